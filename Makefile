@@ -14,7 +14,7 @@
 #   make conformance-lowest     the tests on the lowest allowed versions, in an environment of their own (6 GB)
 #   make conformance-vllm       compressed adapters served by real vLLM, in an environment of its own
 #   make conformance-llama-cpp  the same through llama.cpp (builds it)
-#   make conformance-ray        runs of Bench over Ray and an S3 server, in an environment of its own
+#   make conformance-ray        runs of Bench over Ray, and the files for Slurm and SkyPilot, in environments of their own
 #   make docs                   regenerate what is generated: docs/, the README's blocks and its picture
 #   make clean                  remove .venv and caches
 
@@ -191,18 +191,27 @@ conformance-vllm: $(VENV)/.conformance $(VLLM)/.$(VLLM_VERSION)
 	GRADIENCE_ENGINE_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(PY) -m pytest -m conformance \
 	  tests/conformance/test_vllm_engine.py tests/conformance/test_vllm_failures.py
 
-# Ray Core on this machine, and a server that speaks S3: with what they bring they stay out of the other environments.
+# Ray Core on this machine, and SkyPilot to read a file: what they bring stays out of the other environments.
+# On Debian, apt-get install slurm-client lets sbatch read its file.
 RAY := .venv-ray
+SKYPILOT := .venv-skypilot
 
 $(RAY)/.made: pyproject.toml | $(VENV)/.made
-	@echo "installing Ray and an S3 server into $(RAY) (as much as $(VENV) again, once)"
+	@echo "installing Ray into $(RAY) (as much as $(VENV) again, once)"
 	@test -x $(RAY)/bin/python || $(PY) -m venv $(RAY)
 	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
-	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[bench,ray,s3]" --group test "moto[server]>=5.1"
+	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[bench,ray]" --group test
 	@touch $@
 
-conformance-ray: $(RAY)/.made
-	$(RAY)/bin/python -m pytest -m conformance tests/conformance/test_clusters.py tests/conformance/test_object_storage.py $(ARGS)
+$(SKYPILOT)/.made: | $(VENV)/.made
+	@echo "installing SkyPilot into $(SKYPILOT) (once)"
+	@test -x $(SKYPILOT)/bin/python || $(PY) -m venv $(SKYPILOT)
+	@$(SKYPILOT)/bin/python -m pip install --quiet --disable-pip-version-check "skypilot==0.14.1"
+	@touch $@
+
+conformance-ray: $(RAY)/.made $(SKYPILOT)/.made
+	SKYPILOT_PYTHON=$(SKYPILOT)/bin/python $(RAY)/bin/python -m pytest -m conformance \
+	  tests/conformance/test_clusters.py tests/conformance/test_cluster_files.py $(ARGS)
 
 # The source archive holds llama.cpp itself, and with it the converters.
 LLAMA := .venv-llama-cpp
@@ -230,5 +239,5 @@ docs: $(VENV)/.core
 	$(PY) scripts/update_readme.py
 
 clean:
-	rm -rf $(VENV) $(FUZZ) $(FIGURES) fuzz-finds pictures $(VLLM) $(RAY) $(LLAMA) $(LOWEST) $(SITE) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(FUZZ) $(FIGURES) fuzz-finds pictures $(VLLM) $(RAY) $(SKYPILOT) $(LLAMA) $(LOWEST) $(SITE) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

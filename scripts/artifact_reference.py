@@ -54,10 +54,6 @@ WRITTEN_BY = {
     "training": "It lies beside each adapter that Bench trains. [What a training promises](training.md)",
     "stage": "It is the last file of each finished stage of Bench."
     " [What is made again](../bench.md#resuming-after-an-interruption)",
-    "stage_spec": "`gradience bench run` writes one for each stage that another process makes."
-    " [What is done where](../scale.md#what-is-done-where)",
-    "stage_failure": "Such a process writes it where its stage fails."
-    " [What is done where](../scale.md#what-is-done-where)",
 }
 """Name of the artifact -> who writes it, and where it is explained."""
 

@@ -20,6 +20,7 @@ from gradience.artifacts.packed import unpack
 from gradience.artifacts.prediction import PredictedDivergence
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
+from gradience.artifacts.shared_names import PlainName
 from gradience.words import counted
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED", "SKIPPED", "ERROR"]
@@ -30,7 +31,7 @@ UNDERTRAINED: the probe did not reach its gate. SKIPPED: not made, for a stated 
 class BenchData(Part):
     """Which examples were used to train and to evaluate."""
 
-    task: str
+    task: PlainName
     source: dict[str, str]
     """Where they come from: names, versions, digests."""
     splits: tuple[DataSplit, ...]
@@ -109,7 +110,7 @@ class Measures(Part):
     """Outputs in which no answer was found; they count as wrong."""
     truncated: int = 0
     """Inputs that were too long and were cut."""
-    records: str
+    records: PlainName
     """File with one line per example, relative to this file."""
     records_sha256: str
     training: TrainingFacts | None = None
@@ -209,7 +210,7 @@ class RankSummary(Part):
 class OfAnArm(Part):
     """What a result of a variant is called, on one seed or on all, and which arm it belongs to."""
 
-    name: str
+    name: PlainName
     """`uniform_median`; `uniform_median.truncate`."""
     arm: str
     """`retrain`, `truncate`, `ladder` (a rung of it, truncated), or `control`."""

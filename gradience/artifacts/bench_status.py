@@ -1,4 +1,4 @@
-"""`gradience bench status --json`: how far a run is, who makes what, and what failed."""
+"""`gradience bench status --json`: how far a run is, what it is at, and what failed."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from pydantic import Field
 from gradience.artifacts.base import Artifact, Float12, Part
 
 StageState = Literal["done", "running", "waiting", "failed"]
-RunState = Literal["finished", "going on", "stopped", "unknown"]
+RunState = Literal["finished", "going on", "stopped"]
 
 
-class StageWorker(Part):
-    """The process that makes a stage, or the run."""
+class RunProcess(Part):
+    """The process of `gradience bench run`."""
 
     host: str
     pid: int
     since: datetime
     """When it began, by its clock."""
-    seen: datetime
-    """Its last sign of life, by the clock of the folder or storage."""
-    alive: bool | None
-    """Whether the process runs; null where that cannot be told from the machine that looked."""
+
+
+class StageWork(Part):
+    """How far a running stage is."""
+
+    since: datetime
+    """When it began, or was given to Ray, which may still queue it."""
     done: int | None = None
-    """Steps of the training, or examples that are answered; null where they are not known."""
+    """Steps of the training, or examples that are answered; null if another process than that of the run makes it."""
     of: int | None = None
 
 
@@ -36,15 +39,13 @@ class StageStatus(Part):
     """Such as `uniform_median/train`."""
     state: StageState
     seconds: Float12 | None = None
-    """What it took, of a finished one."""
-    starting_seconds: Float12 | None = None
-    """What a process of its own took until it began; null where there was none."""
-    worker: StageWorker | None = None
-    """Who makes it; of a stage that waits, who had begun it and is gone."""
+    """Duration of a finished stage."""
+    work: StageWork | None = None
+    """Only of a running stage."""
     message: str = ""
-    """Why it failed."""
+    """Error of a failed stage."""
     log: tuple[str, ...] = ()
-    """The last lines of its log, of a failed one."""
+    """Last lines of its traceback."""
 
 
 class SeedStatus(Part):
@@ -59,23 +60,17 @@ class SeedStatus(Part):
 class BenchStatus(Artifact):
     """How far a run of Bench is. Nothing of the run is touched, and no file is compared with its digest."""
 
-    schema_: Literal["gradience.bench_status/1"] = Field(default="gradience.bench_status/1", alias="schema")
+    schema_: Literal["gradience.bench_status/2"] = Field(default="gradience.bench_status/2", alias="schema")
     run: str
     """The last part of the folder's path."""
     looked: datetime
     state: RunState
-    """`stopped`: begun, not finished, and no process at work; `unknown`: the machine that looked cannot tell."""
+    """`stopped`: begun, not finished, and no process holds the lock of the folder."""
     executor: str
     """Where the stages are made."""
-    storage: str | None
-    """Address of what the machines share; null for the folder of the run."""
-    process: StageWorker | None
-    """That of `gradience bench run`; null where none is known."""
+    process: RunProcess | None
+    """Null unless the run goes on."""
     seeds: tuple[SeedStatus, ...]
-    seconds_left: Float12 | None
-    """From what finished stages took, for as many at once as are made now; null where it cannot be known."""
-    left_unknown: str = ""
-    """Why it is null."""
 
     @property
     def stages(self) -> tuple[tuple[int, StageStatus], ...]:

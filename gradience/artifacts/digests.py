@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.artifacts.base import Artifact
-from gradience.artifacts.shared_names import given_text
+from gradience.artifacts.shared_names import PlainName, given_text
 from gradience.digests import sha256_file
 
 DIGESTS = "digests.json"
@@ -25,7 +25,7 @@ class Digests(Artifact):
     repair: ClassVar[str] = "make it again: the same command with the same --output uses what is finished"
 
     schema_: Literal["gradience.digests/1"] = Field(default="gradience.digests/1", alias="schema")
-    files: dict[str, str]
+    files: dict[PlainName, str]
     """Path inside the folder -> sha256. Not listed: this file, its signature, and names that begin with a dot
     (locks, temporaries)."""
 

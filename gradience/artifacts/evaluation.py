@@ -19,6 +19,7 @@ from gradience.artifacts.graded import (
 )
 from gradience.artifacts.report import Report
 from gradience.artifacts.run import RunInfo
+from gradience.artifacts.shared_names import PlainName
 
 RowRole = Literal["reference", "candidate", "base"]
 REFERENCE: Literal["reference"] = "reference"
@@ -50,7 +51,7 @@ class OutputChange(Part):
 class RecordsFile(Part):
     """A file of records, one line for each example."""
 
-    path: str
+    path: PlainName
     """Inside the folder of the evaluation."""
     sha256: str
 
@@ -245,7 +246,7 @@ class KeptRecords(Artifact):
     """`records/manifest.json`: which records may be used again."""
 
     schema_: Literal["gradience.kept_records/1"] = Field(default="gradience.kept_records/1", alias="schema")
-    files: dict[str, KeptFile]
+    files: dict[PlainName, KeptFile]
     """Name in the folder -> what it depends on."""
     budget: KeptBudget | None = None
     """Null where a number of examples was given."""

@@ -55,8 +55,6 @@ class ArtifactName(StrEnum):
     KEPT_RECORDS = "kept_records", "gradience.artifacts.evaluation", "KeptRecords"
     TRAINING = "training", "gradience.artifacts.training", "TrainingReport"
     STAGE = "stage", "gradience.artifacts.stage", "StageManifest"
-    STAGE_SPEC = "stage_spec", "gradience.artifacts.stage_spec", "StageSpec"
-    STAGE_FAILURE = "stage_failure", "gradience.artifacts.stage_spec", "StageFailure"
 
     def load(self) -> type[Artifact]:
         """Import and return the model."""

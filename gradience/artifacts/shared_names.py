@@ -6,7 +6,9 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 ABSOLUTE = re.compile(r"[/~\\]|[A-Za-z]:[\\/]|file:/")
 IN_A_SETTING = re.compile(r"(?<=[=\[,{:\s'\"])(?!//)(?:[/~\\]|file:/)[^,\]}'\"]*")
@@ -14,6 +16,26 @@ IN_A_SETTING = re.compile(r"(?<=[=\[,{:\s'\"])(?!//)(?:[/~\\]|file:/)[^,\]}'\"]*
 IN_A_SENTENCE = re.compile(r"(?<![^\s'\"(\[=,])(?:/|~/|file:/)[^\s:,;'\"()\[\]]+")
 HOMES = ("home", "users")
 """Folders of home folders."""
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a file below a folder. Raises ValueError for one that could lead out of it.
+
+    >>> plain_name("seed_42/bench.json")
+    'seed_42/bench.json'
+    """
+    if (
+        not name
+        or "\0" in name
+        or name.startswith("/")
+        or any(part in ("", ".", "..") for part in name.split("/"))
+    ):
+        raise ValueError(f"{name[:80]!r} is not a plain relative name")
+    return name
+
+
+PlainName = Annotated[str, AfterValidator(plain_name)]
+"""In files that name others."""
 
 
 def given_text(path: str | os.PathLike[str]) -> str:

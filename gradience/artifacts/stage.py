@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from gradience.artifacts.base import Artifact, Float12, Part
+from gradience.artifacts.shared_names import PlainName
 
 MANIFEST = "manifest.json"
 
@@ -29,13 +30,10 @@ class StageManifest(Artifact):
     """sha256 over the stage's name, its version and everything that it depends on."""
     plan_digest: str | None = None
     """Of plan.json, which was written before the first stage; null outside a planned run."""
-    files: dict[str, StageFile]
+    files: dict[PlainName, StageFile]
     """Path inside the stage's folder -> what it holds."""
     seconds: Float12
     """Of the process that finished it; what an interrupted one had done before is not in it."""
-    starting_seconds: Float12 | None = None
-    """Seconds that a process for this stage alone took before it began: libraries, the task, what the stage builds on.
-    Null where the process of the run made it."""
     peak_memory_bytes: int | None
     """On a GPU, what torch had allocated there at most during the stage; on a CPU, the largest resident size of the
     process during it. Null where the system cannot tell one stage from the process so far."""

@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.options import AllowPickle, MaxMemory, Quiet, ReportAsJson, bytes_of, one_of
+from gradience.cli.options import AllowPickle, MaxMemory, Quiet, ReportAsJson, bytes_of
 from gradience.cli.output import command_line, print_result
 from gradience.cli.page import Html
 from gradience.cli.progress import ProgressBar
-from gradience.errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from gradience.fleet.verb import Measure
 
 
-def _executors() -> list[str]:
-    """Those of clusters: processes of this machine need none."""
-    from gradience.executors import EXECUTORS
+class Executor(StrEnum):
+    """Where adapters are measured, if not by processes of this machine."""
 
-    return [name for name in EXECUTORS if name != "local"]
-
-
-def _measure(executor: str | None, parts: int, output: Path | None, root: Path) -> Measure | None:
-    """What measures on a cluster, where one is named. Raises UsageError (unknown-executor, no-output)."""
-    if executor is None:
-        return None
-    if executor not in _executors():
-        raise UsageError(
-            f"there is no executor {executor!r}",
-            code="unknown-executor",
-            hint=did_you_mean(executor, _executors(), f"one of: {', '.join(_executors())}"),
-        )
-    if output is None:
-        raise UsageError("--executor needs --output", code="no-output", hint="such as -o fleet.jsonl")
-    from gradience.executors.measuring import OnExecutor
-
-    return OnExecutor(executor, parts, output.with_name(f"{output.name}.parts"), root)
+    RAY = "ray"
 
 
 def fleet(
@@ -80,20 +59,11 @@ def fleet(
         ),
     ] = None,
     executor: Annotated[
-        str | None,
+        Executor | None,
         typer.Option(
-            "--executor",
-            metavar="NAME",
-            help="Measure by commands on a cluster, with --output: ray (docs/scale.md).",
-            autocompletion=one_of(_executors),
+            "--executor", help="Measure on the Ray cluster that RAY_ADDRESS names (needs the extra [ray])."
         ),
     ] = None,
-    parts: Annotated[
-        int,
-        typer.Option(
-            "--parts", metavar="N", min=1, help="With --executor: how many commands, each on one core."
-        ),
-    ] = 8,
     json: ReportAsJson = False,
     html: Html = None,
     allow_pickle: AllowPickle = False,
@@ -112,10 +82,11 @@ def fleet(
 
       gradience fleet adapters/ --recursive -o fleet.csv
 
-      gradience fleet adapters/ -o fleet.jsonl --executor ray --parts 64
+      gradience fleet adapters/ -o fleet.jsonl --executor ray
 
       gradience compress --fleet fleet.jsonl --to-rank 16 -o smaller/
     """
+    from gradience.fleet.on_ray import rows_on_ray
     from gradience.fleet.verb import audit_fleet
     from gradience.report.fleet import fleet_text
 
@@ -131,7 +102,7 @@ def fleet(
             force=force,
             workers=workers,
             max_memory=limit,
-            measure=_measure(executor, parts, output, root),
+            measure=None if executor is None else rows_on_ray,
             progress=progress,
             command=command_line(),
         )

@@ -64,7 +64,7 @@ def audit_fleet(
     force: replace a table that is there.
     workers: processes; one a processor by default. The rows do not depend on it.
     max_memory: bytes that the work on one adapter may take; as for `audit_adapter`.
-    measure: what measures in place of processes of this machine, such as `executors.measuring.OnExecutor`.
+    measure: what measures in place of processes of this machine, such as `fleet.on_ray.rows_on_ray`.
 
     Raises InputError where there are no adapters, UsageError (outside-root, bad-fleet-output, output-exists),
     LockedError while another run writes the same file, OutputError when the disk refuses, MissingExtra for .parquet

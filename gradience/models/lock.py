@@ -7,12 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gradience.artifacts.scratch import sweep_below
+from gradience.artifacts.scratch import abandoned, sweep_below
 from gradience.errors import InputError, LockedError
+
+LOCK = ".lock"
+MOMENT = 1.0
+"""Seconds to wait for somebody who only looks whether the folder is held."""
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder."""
+    if not (folder / LOCK).is_file():
+        return False
+    with abandoned(folder / LOCK) as free:
+        return not free
 
 
 @contextmanager
-def only_one(folder: Path, *, wait: float = 0) -> Iterator[None]:
+def only_one(folder: Path, *, wait: float = MOMENT) -> Iterator[None]:
     """Hold the output against a second run, and clear away what killed ones left half-written.
 
     The system lets go of the lock when the process ends, however it ends. wait: seconds for which to wait for that.
@@ -23,7 +35,7 @@ def only_one(folder: Path, *, wait: float = 0) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_links(folder)
     try:
-        with FileLock(folder / ".lock", timeout=wait):
+        with FileLock(folder / LOCK, timeout=wait):
             sweep_below(folder)
             yield
     except Timeout:

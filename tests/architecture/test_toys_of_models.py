@@ -205,24 +205,3 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     page = to_markdown(aggregate([bench]))
     assert "unharmed must fail, and passes on the one seed there is" in page
     assert "controls: unharmed is PASS and must be FAIL" in page
-
-
-class ToyExecutor:
-    """Runs nothing."""
-
-    room = 0
-
-    def __init__(self, order):
-        self.order = order
-
-
-def test_a_toy_executor_is_one_file_and_one_line(add, tmp_path):
-    from gradience.bench.config.sections import RuntimeSettings
-    from gradience.executors import executor
-    from gradience.executors.executor import Order
-
-    with pytest.raises(ValueError, match="'nowhere' is not one of local, ray"):
-        RuntimeSettings(executor="nowhere")
-    add("executor", f"{__name__}:ToyExecutor", name="nowhere")
-    runtime = RuntimeSettings(executor="nowhere")
-    assert executor(runtime.executor, Order(workers=3)).order.workers == 3

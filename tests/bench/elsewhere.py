@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import sys
 import threading
 import time
@@ -28,13 +27,14 @@ COMPRESSION: dict[str, Any] = {
 ONE_SEED: dict[str, Any] = {"compression": COMPRESSION, "seeds": [1]}
 """A variant that is retrained and one that is cut: seven stages."""
 TWO_SEEDS: dict[str, Any] = {"compression": COMPRESSION | {"controls": ["aa"]}, "seeds": [1, 2]}
-QUICK = ("runtime.heartbeat=0.5", "runtime.takeover=5")
 ENDS = (0, 1, 8)
 """Exit codes of a run that came to a result."""
 MOMENTS, PARTS = 10, 2
 """At which something is killed; and runs over which they are spread, since a run is what takes long."""
 HITS = 2
-"""Times that one stage is ended from outside: after the third it is given up."""
+"""Times that the process of one stage is killed: after the third the stage has failed."""
+RAY = "ray::1/"
+"""How the title of a process of Ray begins that makes a stage of seed 1."""
 
 
 def finished(output: Path) -> dict[str, int]:
@@ -60,31 +60,21 @@ def _bytes(output: Path) -> dict[str, str]:
 
 
 def stages_running(output: Path) -> dict[int, str]:
-    """Process -> the stage of this run that it makes."""
-    command = ["pgrep", "-f", f"gradience.bench.stage {output}/"]
-    there = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    """Process -> the stage that it makes: in this folder, or for Ray, of which only the tests' runs make any."""
     stages = {}
-    for pid in map(int, there):
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with suppress(OSError):  # it has just ended
-            if _stat(pid)[0] != "Z":
-                line = Path(f"/proc/{pid}/cmdline").read_text().partition("/specs/")[2]
-                stages[pid] = line.rstrip("\0").removesuffix(".json")
-    return {pid: stage for pid, stage in stages.items() if stage}
-
-
-def parent_of(pid: int) -> int:
-    """The process that began it; 0 where it has just ended."""
-    with suppress(OSError):
-        return int(_stat(pid)[1])
-    return 0
-
-
-def _stat(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            line = Path(f"/proc/{pid}/cmdline").read_text()
+            words = line.rstrip("\0").split("\0")
+            if "gradience.bench.run.worker" in words and words[-2].startswith(f"{output}"):
+                stages[pid] = words[-1]
+            elif line.startswith(RAY):
+                stages[pid] = words[0].removeprefix(RAY)
+    return stages
 
 
 class Seen:
-    """Looks at the stages of a run while it goes on: when each was finished, and how many were begun."""
+    """Looks at the stages of a run while it goes on: when each was finished."""
 
     def __init__(self, output: Path) -> None:
         self.output, self.over = output, threading.Event()
@@ -100,10 +90,6 @@ class Seen:
         with suppress(FileNotFoundError):  # a manifest that is just taken away
             for name, moment in finished(self.output).items():
                 self.times.setdefault(name, set()).add(moment)
-
-    @property
-    def begun(self) -> int:
-        return len(list(self.output.glob(".shared/specs/**/*.json")))
 
     def once(self) -> set[str]:
         """The stages, each of which was finished at one moment."""
@@ -121,13 +107,13 @@ class Killing:
         self.config, self.output, self.settings = config, output, settings
         self.stages = stages
         self.chance = random.Random(part)
-        self.begun = sorted(self.chance.sample(range(1, stages), MOMENTS // PARTS))
+        self.after = sorted(self.chance.sample(range(stages), MOMENTS // PARTS))
         self.hits: Counter[str] = Counter()
         self.seen = Seen(output)
         self.begin()
 
     def begin(self) -> None:
-        self.process = start(self.config, self.output, *self.settings, *QUICK)
+        self.process = start(self.config, self.output, *self.settings)
 
     def kill_run(self) -> None:
         """Kill the process that was started, and start it again."""
@@ -136,9 +122,9 @@ class Killing:
         self.begin()
 
     def moments(self) -> Iterator[tuple[int, str]]:
-        """Processes with their stages, each a while after so many stages are begun; until the run is over."""
-        for begun in self.begun:
-            while self.seen.begun < begun and self.process.poll() is None:
+        """Processes with their stages, each a while after so many stages are finished; until the run is over."""
+        for count in self.after:
+            while len(finished(self.output)) < count and self.process.poll() is None:
                 time.sleep(0.05)
             time.sleep(self.chance.uniform(0, 4))
             while not (there := self._victims()) and self.process.poll() is None:

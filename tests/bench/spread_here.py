@@ -1,4 +1,4 @@
-"""Runs of Bench over an executor whose processes are calls in this one."""
+"""Runs of Bench over workers that are calls in this process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import pytest
 from bench_process import write_inputs
 from tiny_bench import Watcher
 
-from gradience.bench import stage as command
 from gradience.bench.config.load import load_config
 from gradience.bench.run import spread
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.needs import Needs
-from gradience.executors.executor import DONE, Ended
+from gradience.bench.run.one import Failure, Order, make_stage
 from gradience.report.faces import to_markdown
 
 SECTIONS: dict[str, Any] = {
@@ -29,35 +27,28 @@ SECTIONS: dict[str, Any] = {
 
 
 class Here:
-    """An executor whose processes are calls in this one; `plot` says what becomes of a stage before it is made."""
+    """Workers that are calls in this process; `plot` gives the failure of a stage that is not made."""
 
     def __init__(self, plot: Any = None) -> None:
-        self.plot = plot or (lambda name, times: None)
-        self.jobs: list[Any] = []
-        self.seen: list[Any] = []
-        self.times: Counter[str] = Counter()
+        self.plot = plot or (lambda name: None)
+        self.waiting: list[tuple[Order, Path]] = []
+        self.gpus: dict[str, int] = {}
         self.done: Counter[str] = Counter()
 
-    room = None
-    has_gpus = False
+    def submit(self, order: Order, folder: Path, gpus: int) -> bool:
+        self.waiting.append((order, folder))
+        self.gpus[f"{order.seed}/{order.stage}"] = gpus
+        return True
 
-    def submit(self, job: Any) -> None:
-        self.jobs.append(job)
-        self.seen.append(job)
-
-    def ended(self, seconds: float) -> list[Ended]:
-        if not self.jobs:
-            return []
-        job = self.jobs.pop()  # the last first: no order is relied on
-        self.times[job.name] += 1
-        code = self.plot(job.name, self.times[job.name])
-        if code is None:
-            code = command.main([job.command[-1]])
-            self.done[job.name] += code == DONE
-        return [Ended(job.name, code)]
+    def ended(self) -> list[tuple[Order, Failure | None]]:
+        order, folder = self.waiting.pop()  # the last first: no order is relied on
+        name = f"{order.seed}/{order.stage}"
+        failure = self.plot(name) or make_stage(order, folder)
+        self.done[name] += failure is None
+        return [(order, failure)]
 
     def close(self) -> None:
-        self.jobs.clear()
+        self.waiting.clear()
 
 
 def write_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -72,14 +63,10 @@ class Silent(Watcher):
 
 
 def runner_over(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run it over an executor, in a folder, with settings of the runtime."""
+    """Run it over such workers, in a folder, with settings of the runtime."""
 
-    def run(executor: Here, output: Path, *overrides: str) -> Silent:
-        monkeypatch.setattr(spread, "executor", lambda name, order: executor)
-        monkeypatch.setattr(spread, "AGAIN", 0.0)
-        monkeypatch.setattr(
-            spread.Needs, "of", lambda config, on_gpus: Needs(1, 1, None)
-        )  # a processor is not measured
+    def run(here: Here, output: Path, *overrides: str) -> Silent:
+        monkeypatch.setattr(spread, "Processes", lambda *_: here)
         watcher = Silent()
         config = load_config(config_file, ["runtime.workers=2", *overrides])
         run_bench(config, output, watcher, page_of=to_markdown)

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from bench_process import timeless
+from killing import HANGS
 from spread_here import Here, Silent, runner_over, write_config
 from tiny_bench import Watcher
 
-from gradience.artifacts.stage import MANIFEST
-from gradience.artifacts.stage_spec import StageFailure, StageSpec
-from gradience.bench import stage as command
+from gradience.artifacts.stage import MANIFEST, StageManifest
 from gradience.bench.config.load import load_config
 from gradience.bench.run import spread
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.last_words import last_words
-from gradience.bench.run.one import do_stage, read_spec
-from gradience.bench.run.places import SHARED, failure_name, log_name, place_of
-from gradience.executors.executor import DONE, FAILED, RETRY
+from gradience.bench.run.one import Failure, Order, make_stage
+from gradience.bench.run.processes import Processes
+from gradience.bench.run.spread import Spread
+from gradience.bench.run.stages import Due
+from gradience.bench.status.failures import logged_failures
+from gradience.errors import NetworkError
 from gradience.report.faces import to_markdown
-from gradience.storage.lease import claim, holder_of
 
 ARTIFACTS = ("bench_aggregate.json", "seed_1/bench.json", "seed_2/bench.json")
 
@@ -62,71 +62,32 @@ def test_the_result_is_that_of_one_process(alone, spread_over, tmp_path):
     assert "1/uniform_median/train" in here.done
 
 
-def test_what_was_killed_or_refused_is_tried_again_and_nothing_is_made_twice(alone, spread_over, tmp_path):
-    here = Here(lambda name, times: {1: -9, 2: RETRY}.get(times))
+def test_a_failed_stage_is_an_error_of_its_variant_with_its_traceback(spread_over, tmp_path):
+    failure = Failure("ProcessEnded", "its process ended with -9")
+    here = Here(lambda name: failure if name == "1/uniform_median/train" else None)
     watcher = spread_over(here, tmp_path / "out")
-    assert results(tmp_path / "out") == results(alone)
-    assert set(here.done.values()) == {1}
-    assert all("tried again" in note for note in watcher.notes)
-
-
-def test_a_stage_whose_process_is_always_ended_is_an_error_of_its_variant(spread_over, tmp_path):
-    shared = tmp_path / "out" / SHARED
-
-    def plot(name, times):
-        if name != "1/uniform_median/train":
-            return None
-        log = shared / log_name(1, "uniform_median/train")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("step 1\nout of \x1b[31mmemory\n")
-        return -9
-
-    here = Here(plot)
-    spread_over(here, tmp_path / "out")
-    said = StageFailure.read(shared / failure_name(1, "uniform_median/train"))
-    assert (said.kind, said.log[0]) == ("ProcessEnded", "step 1")
-    assert "memory" in said.log[1]
-    assert "\x1b" not in said.log[1]
-    assert said.message.startswith("its process ended with -9, 3 times; its log ends with: out of ")
     one, two = (results(tmp_path / "out")[f"seed_{seed}/bench.json"] for seed in (1, 2))
-    status = {row["name"]: row["status"] for row in one["variants"]}
-    assert status["uniform_median"] == "ERROR"
-    assert "ERROR" not in {row["status"] for row in two["variants"]}
-    assert here.times["1/uniform_median/train"] == spread.ATTEMPTS
-
-
-def test_a_worker_that_cannot_say_why_it_failed_has_its_reason_in_its_log(spread_over, tmp_path):
-    """Such as one that alone does not reach the storage; processes of their own are in conformance."""
-    log = tmp_path / "out" / SHARED / log_name(1, "uniform_median/train")
-
-    def plot(name, times):
-        if name != "1/uniform_median/train":
-            return None
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("loading\nerror: s3://mine: no credentials\nhint: give some\n")
-        return FAILED
-
-    watcher = spread_over(Here(plot), tmp_path / "out", "seeds=[1]")
-    assert (
-        "uniform_median/train: tried again: its process ended with 1;"
-        " its log ends with: error: s3://mine: no credentials"
-    ) in watcher.notes
-    (row,) = [
-        row
-        for row in json.loads((tmp_path / "out" / "bench.json").read_text())["variants"]
-        if row["name"] == "uniform_median"
-    ]
+    (row,) = [row for row in one["variants"] if row["name"] == "uniform_median"]
     assert row["status"] == "ERROR"
-    assert any("error: s3://mine: no credentials" in reason for reason in row["reasons"])
-    log.unlink()
-    assert f"look at {log} on the machine that ran it" in last_words(log)
+    assert "ProcessEnded: its process ended with -9" in row["reasons"][0]
+    assert "ERROR" not in {row["status"] for row in two["variants"]}
+    assert watcher.notes == ["uniform_median/train: failed: its process ended with -9"]
+    failed = logged_failures(tmp_path / "out" / "seed_1")["uniform_median"]
+    assert failed.message == "ProcessEnded: its process ended with -9"
+
+
+def test_an_error_of_the_probe_ends_the_run_as_in_one_process(spread_over, tmp_path):
+    failure = Failure("NetworkError", "no answer", "hub-connection", "try again")
+    with pytest.raises(NetworkError, match="no answer") as error:
+        spread_over(Here(lambda name: failure if name == "1/probe/train" else None), tmp_path / "out")
+    assert (error.value.code, error.value.hint) == ("hub-connection", "try again")
 
 
 def test_a_run_goes_on_from_what_is_there(spread_over, alone, tmp_path):
     class Broken(Exception):
         pass
 
-    def breaks(name: str, times: int) -> None:
+    def breaks(name: str) -> None:
         if name.endswith("uniform_median/train"):
             raise Broken
 
@@ -138,134 +99,94 @@ def test_a_run_goes_on_from_what_is_there(spread_over, alone, tmp_path):
     assert set((first.done + second.done).values()) == {1}
 
 
-def test_a_storage_is_all_that_machines_share(spread_over, alone, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
-    here = Here()
-    spread_over(here, tmp_path / "out", f"runtime.storage=file://{tmp_path}/storage")
-    assert results(tmp_path / "out") == results(alone)
-    assert set(here.done.values()) == {1}
-    assert list((tmp_path / "storage").rglob("objects/*/*"))
-    assert not list((tmp_path / "out").rglob("adapter_model.safetensors"))  # weights stay in the storage
+@pytest.fixture(scope="module")
+def finished(config_file, tmp_path_factory) -> Any:
+    """A run that is done, of which a copy is given, and the orders of its first seed."""
+    orders = {}
 
+    class Keeps(Here):
+        def submit(self, order: Order, folder: Path, gpus: int) -> bool:
+            if order.seed == 1:
+                orders[order.stage] = order
+            return super().submit(order, folder, gpus)
 
-def test_a_run_begun_in_a_folder_goes_on_over_a_storage(spread_over, alone, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / "scratch"))
-
-    class Broken(Exception):
-        pass
-
-    def breaks(name: str, times: int) -> None:
-        if name.endswith("uniform_median/train"):
-            raise Broken
-
-    first, second = Here(breaks), Here()
-    with pytest.raises(Broken):
-        spread_over(first, tmp_path / "out")
-    spread_over(second, tmp_path / "out", f"runtime.storage=file://{tmp_path}/storage")
-    assert results(tmp_path / "out") == results(alone)
-    assert set((first.done + second.done).values()) == {1}
+    output = tmp_path_factory.mktemp("finished") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        runner_over(config_file, patch)(Keeps(), output)
+    return output / "seed_1", orders
 
 
 @pytest.fixture
-def spec(spread_over, tmp_path) -> StageSpec:
-    """That of a training which was never begun."""
+def order_of(finished, tmp_path) -> Any:
+    """Gives the order of a stage, and a folder that has all but that."""
+    folder = Path(shutil.copytree(finished[0], tmp_path / "seed_1"))
 
-    class Caught(Exception):
-        pass
+    def order(stage: str) -> tuple[Order, Path]:
+        shutil.rmtree(folder / stage)
+        return finished[1][stage], folder
 
-    def catch(name: str, times: int) -> None:
-        raise Caught
-
-    here = Here(catch)
-    with pytest.raises(Caught):
-        spread_over(here, tmp_path / "out")
-    return read_spec(here.seen[0].command[-1])
+    return order
 
 
-def test_a_stage_that_another_process_makes_is_left_to_it(spec):
-    place = place_of(spec.storage, spec.plan_digest)
-    lease = claim(place, f"leases/{spec.seed}/{spec.stage}")
-    assert do_stage(spec) == RETRY
-    lease.release()
-    assert do_stage(spec) == DONE
-    assert do_stage(spec) == DONE
+def test_inputs_are_those_that_the_walk_has_passed(order_of):
+    order, folder = order_of("audit")
+    assert order.inputs == ("probe/train", "probe/eval")
+    assert make_stage(order, folder) is None
+    assert make_stage(order, folder) is None  # it is there
 
 
-def test_a_process_that_is_asked_to_end_gives_its_lease_back(spec, tmp_path):
-    spec.save(tmp_path / "spec.json")
-    program = [sys.executable, "-m", "gradience.bench.stage", str(tmp_path / "spec.json")]
-    place, name = place_of(spec.storage, spec.plan_digest), f"leases/{spec.seed}/{spec.stage}"
-    process = subprocess.Popen(program, env=os.environ, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
-    while holder_of(place, name) is None and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.005)
-    process.terminate()
-    assert process.wait(60) == 143
-    assert holder_of(place, name) is None
+@pytest.mark.parametrize("changed", ["key", "config"])
+def test_other_data_on_a_machine_are_a_failure_with_a_reason(order_of, changed):
+    """A key differs if the stage itself would; the config stands for a base that makes the inputs differ."""
+    order, folder = order_of("probe/eval")
+    elsewhere = {**order.config, "train": {**order.config["train"], "lr": 1e-3}}
+    values = {"key": "0" * 64} if changed == "key" else {"config": elsewhere}
+    failure = make_stage(replace(order, **values), folder)
+    assert failure is not None
+    assert (failure.kind, failure.code) == ("InputError", "stage-differs")
+    assert failure.log[0].startswith("on ")
 
 
-def test_other_data_on_a_machine_are_a_failure_with_a_reason(spec):
-    assert do_stage(spec.model_copy(update={"key": "0" * 64})) == FAILED
-    content = place_of(spec.storage, spec.plan_digest).read(f"failures/{spec.seed}/{spec.stage}.json")
-    assert json.loads(content)["code"] == "stage-differs"
+def test_an_input_that_is_missing_is_a_failure(order_of):
+    order, folder = order_of("probe/eval")
+    shutil.rmtree(folder / "probe/train")
+    assert make_stage(order, folder).code == "stage-differs"
 
 
-@pytest.fixture
-def finished(spread_over, tmp_path) -> Any:
-    """A run that is done; gives the spec of a stage of its first seed, whose manifest is removed."""
+def test_what_needs_no_gpu_is_made_where_there_is_none(spread_over, order_of, tmp_path):
     here = Here()
     spread_over(here, tmp_path / "out")
-    commands = {job.name: job.command[-1] for job in here.seen}
-
-    def spec_of(stage: str) -> StageSpec:
-        (tmp_path / "out" / "seed_1" / stage / MANIFEST).unlink()
-        return read_spec(commands[f"1/{stage}"])
-
-    return spec_of
-
-
-def failure_of(spec: StageSpec) -> str:
-    """The code of what ended a stage."""
-    content = place_of(spec.storage, spec.plan_digest).read(f"failures/{spec.seed}/{spec.stage}.json")
-    return json.loads(content)["code"]
-
-
-def test_what_a_stage_builds_on_is_what_was_seen_when_it_was_handed_in(finished):
-    spec = finished("audit")
-    assert set(spec.inputs) == {"probe/train", "probe/eval"}
-    other = {"key": "0" * 64}
-    made_again = spec.inputs | {"probe/train": "0" * 64}
-    assert do_stage(spec.model_copy(update=other | {"inputs": made_again})) == RETRY
-    assert do_stage(spec.model_copy(update=other)) == FAILED
-    assert failure_of(spec) == "stage-differs"
-    assert do_stage(spec.model_copy(update={"inputs": made_again})) == DONE  # the same, by the key
-
-
-def test_a_machine_with_another_base_says_so_and_does_not_wait(finished):
-    """To it the training that is there, and that was seen, is one of something else."""
-    spec = finished("probe/eval")
-    elsewhere = spec.config | {"train": spec.config["train"] | {"lr": 1e-3}}
-    assert do_stage(spec.model_copy(update={"config": elsewhere})) == FAILED
-    assert failure_of(spec) == "stage-differs"
-
-
-def test_an_input_that_is_not_there_yet_is_waited_for(finished, tmp_path):
-    spec = finished("probe/eval")
-    (tmp_path / "out" / "seed_1" / "probe" / "train" / MANIFEST).unlink()
-    assert do_stage(spec) == RETRY
-
-
-def test_what_needs_no_gpu_is_made_where_there_is_none(spread_over, tmp_path):
-    here = Here()
-    spread_over(here, tmp_path / "out")
-    jobs = {job.name: job for job in here.seen}
     for name in ("audit", "uniform_median.truncate/adapter", "uniform_median/train"):
-        job = jobs[f"1/{name}"]
-        assert job.needs.gpus == (name == "uniform_median/train")
-        spec = read_spec(job.command[-1])
-        config = spec.config | {"runtime": spec.config["runtime"] | {"device": "cuda"}}
-        (tmp_path / "out" / "seed_1" / name / MANIFEST).unlink()
-        assert do_stage(spec.model_copy(update={"config": config})) == (FAILED if job.needs.gpus else DONE)
+        assert here.gpus[f"1/{name}"] == (name == "uniform_median/train")
+        order, folder = order_of(name)
+        runtime = {**order.config["runtime"], "device": "cuda"}
+        failure = make_stage(replace(order, config={**order.config, "runtime": runtime}), folder)
+        assert (failure is None) == (here.gpus[f"1/{name}"] == 0)
+
+
+def test_what_needs_many_gpus_is_not_overtaken_by_what_needs_one(config_file, tmp_path):
+    """Trainings take two of three GPUs, evaluations one, audits none."""
+    config = load_config(
+        config_file, ["runtime.processes=2", "train.gradient_accumulation_steps=2", "seeds=[1, 2, 3]"]
+    )
+    run = Spread(config, config.task.load(), "", tmp_path, Silent())
+    due = {1: "a/train", 2: "b/train", 3: "c/eval"}
+    for seed, stage in due.items():
+        run.seeds[seed].due = [Due(stage, "", ()), Due("audit", "", ())]
+    free = [3]
+
+    class Three(Here):
+        def submit(self, order: Order, folder: Path, gpus: int) -> bool:
+            if free[0] < gpus:
+                return False
+            free[0] -= gpus
+            return super().submit(order, folder, gpus)
+
+    run._submit(three := Three())
+    assert set(three.gpus) == {"1/a/train", "1/audit", "2/audit", "3/audit"}
+    free[0] += 2
+    run._submit(three)
+    assert set(three.gpus) - {"1/audit", "2/audit", "3/audit"} == {"1/a/train", "2/b/train", "3/c/eval"}
 
 
 def test_a_worker_computes_as_the_run_by_itself_would(config_file):
@@ -275,26 +196,21 @@ def test_a_worker_computes_as_the_run_by_itself_would(config_file):
     assert (runtime["device"], runtime["threads"]) == ("cuda", torch.get_num_threads())
 
 
-@pytest.mark.parametrize("arguments", [[], ["a", "b"]], ids=["none", "two"])
-def test_the_command_takes_one_spec(arguments, capsys):
-    assert command.main(arguments) == 2
-    assert "usage" in capsys.readouterr().err
-
-
-def test_a_spec_that_is_none(tmp_path, capsys):
-    (tmp_path / "spec.json").write_text("{}")
-    assert command.main([str(tmp_path / "spec.json")]) == FAILED
-    assert "spec.json" in capsys.readouterr().err
-
-
-def test_seeds_in_jobs_of_their_own_and_then_the_aggregate(alone, config_file, tmp_path, monkeypatch):
-    jobs = {name: Here() for name in ("1", "2", "all")}
-    for name, settings in {"1": ["only_seed=1"], "2": ["only_seed=2"], "all": []}.items():
-        monkeypatch.setenv("GRADIENCE_SCRATCH", str(tmp_path / f"scratch {name}"))  # another machine
-        monkeypatch.setattr(spread, "executor", lambda *_, here=jobs[name]: here)
-        storage = f"runtime.storage=file://{tmp_path}/storage"
-        config = load_config(config_file, ["runtime.workers=2", storage, *settings])
-        run_bench(config, tmp_path / name, Silent(), page_of=to_markdown)
-    assert {name.partition("/")[0] for name in jobs["1"].done} == {"1"}
-    assert jobs["all"].seen == []  # whoever comes last finds every stage
-    assert results(tmp_path / "all") == results(alone)
+def test_a_killed_worker_of_this_machine_is_started_again(order_of, finished):
+    """A real process, killed while it trains."""
+    order, folder = order_of("probe/train")
+    notes = list[str]()
+    with closing(Processes("cpu", 2, notes.append)) as workers:
+        assert workers.submit(order, folder, 0)
+        until = time.monotonic() + HANGS
+        while not any((folder / "probe/train").glob("*")) and time.monotonic() < until:
+            time.sleep(0.02)
+        workers.running[0].process.kill()
+        assert workers.ended() == [(order, None)]
+    assert [note.partition(" (")[0] for note in notes] == [
+        "probe/train: tried again: its process ended with -9"
+    ]
+    again, before = (StageManifest.read(seed / "probe/train" / MANIFEST) for seed in (folder, finished[0]))
+    name = "adapter/adapter_model.safetensors"
+    assert again.key == before.key
+    assert again.files[name].sha256 == before.files[name].sha256

@@ -1,18 +1,22 @@
-"""What is made of a verified run for others: in-toto statements, Every Eval Ever, the hub's YAML."""
+"""Exports of a run: Every Eval Ever, the hub's YAML; names of a stranger lead nowhere."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 
 from gradience.artifacts.bench import Bench
-from gradience.artifacts.digests import write_digests
+from gradience.artifacts.digests import Digests, write_digests
+from gradience.artifacts.evaluation import KeptRecords
+from gradience.artifacts.stage import StageManifest
 from gradience.bench.export.eee import export_eee
 from gradience.bench.export.hub import export_hub
 from gradience.errors import InputError, UsageError
@@ -68,6 +72,43 @@ def test_every_eval_ever_reads_what_is_exported(name: str, tmp_path: Path) -> No
         assert sum(row["evaluation"]["is_correct"] for row in rows) == int(
             result["score_details"]["details"]["correct"]
         )
+
+
+OUTSIDE = ("../../../outside", "/tmp/outside", "a/../../outside", "..", "")
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("field", ["data.task", "variants.0.name", "probe.records"])
+def test_names_of_a_stranger_lead_out_of_no_folder(
+    labels: Path, tmp_path: Path, field: str, name: str
+) -> None:
+    """bench.json of somebody else's run, whose names become paths where it is exported."""
+    folder, values = tmp_path / "in" / "run", json.loads((labels / "bench.json").read_text())
+    section: Any = values
+    *above, last = field.split(".")
+    for key in above:
+        section = section[int(key) if key.isdigit() else key]
+    section[last] = name
+    folder.mkdir(parents=True)
+    (folder / "bench.json").write_text(json.dumps(values))
+    (tmp_path / "a" / "b" / "out").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    for export in (export_eee, partial(export_hub, dataset="org/data")):
+        with pytest.raises(InputError, match="is not a plain relative name"):
+            export(folder, tmp_path / "a" / "b" / "out")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("kind", [Digests, StageManifest, KeptRecords])
+def test_manifests_name_no_file_outside_their_folder(tmp_path: Path, kind: Any, name: str) -> None:
+    content = {"sha256": "0" * 64, "bytes": 1} if kind is StageManifest else "0" * 64
+    content = {"key": "", "sha256": None} if kind is KeptRecords else content
+    stage = {"stage": "audit", "key": "", "seconds": 1, "peak_memory_bytes": None}
+    values = {"schema": kind.schema_id, "files": {name: content}} | (stage if kind is StageManifest else {})
+    (tmp_path / "file.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="is not a plain relative name"):
+        kind.read(tmp_path / "file.json")
 
 
 def test_the_hubs_yaml_says_n_and_interval_in_its_notes(labels: Path, tmp_path: Path) -> None:

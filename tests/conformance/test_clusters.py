@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from bench_process import finish, start
-from elsewhere import ENDS, PARTS, QUICK, Killing, assert_same, finished, kill, parent_of
+from elsewhere import ENDS, PARTS, Killing, assert_same, finished, kill
 from killing import HANGS
 
 pytestmark = pytest.mark.conformance
@@ -96,7 +97,7 @@ def test_a_run_begun_by_itself_goes_on_in_ray(one_seed, one_alone, tmp_path, mon
 def test_workers_of_ray_are_killed(one_seed, one_alone, cluster, tmp_path, part):
     run = Killing(one_seed, tmp_path / "out", part, "runtime.executor=ray")
     for pid, _ in run.moments():
-        kill(parent_of(pid), signal.SIGKILL)
+        kill(pid, signal.SIGKILL)
     run.result(one_alone)
 
 
@@ -125,7 +126,7 @@ def test_the_head_of_ray_is_killed(one_seed, one_alone, tmp_path, monkeypatch, e
     output, ray = tmp_path / "out", "runtime.executor=ray"
     with two_raylets() as cluster:
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        process = start(one_seed, output, ray, *QUICK)
+        process = start(one_seed, output, ray)
         while len(finished(output)) < 2:
             assert process.poll() is None
             time.sleep(0.05)
@@ -139,10 +140,73 @@ def test_the_head_of_ray_is_killed(one_seed, one_alone, tmp_path, monkeypatch, e
     before = finished(output)
     with two_raylets() as cluster:
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        assert finish(one_seed, output, ray, *QUICK)[0] in ENDS
+        assert finish(one_seed, output, ray)[0] in ENDS
     assert_same(output, one_alone)
     after = finished(output)
     assert {name: after[name] for name in before} == before
+
+
+GIGABYTE = """
+import os, sys, json
+from pathlib import Path
+import numpy as np
+import ray
+from gradience.artifacts.stage import MANIFEST, StageManifest
+from gradience.bench.run import on_ray
+from gradience.bench.run.one import Order
+from gradience.bench.run.stages import files_of
+
+folder = Path(sys.argv[1])
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+def toy(order, environment, stages, *inputs):
+    import tempfile
+    here = Path(tempfile.mkdtemp(dir=folder.parent))
+    sizes = {stage: 0 for stage in stages}
+    for stage, files in zip(stages, inputs):
+        sizes[stage] += sum(content.nbytes for _, content in files)
+    (here / "adapter").mkdir()
+    (here / "sizes.json").write_text(json.dumps(sizes))
+    if order.stage == "probe/train":
+        np.arange(2**27, dtype=np.int64).tofile(here / WEIGHTS)
+    manifest = StageManifest(stage=order.stage, key="", files=files_of(here), seconds=0, peak_memory_bytes=None)
+    manifest.save(here / MANIFEST)
+    return on_ray.packed(here)
+
+def peak():
+    words = Path("/proc/self/status").read_text().split()
+    return {name: int(words[words.index(name + ":") + 1]) / 2**20 for name in ("VmHWM", "RssAnon", "RssShmem")}
+
+def made(on, stage, *inputs):
+    on.run = ray.remote(num_returns=2)(toy)
+    assert on.submit(Order({}, "", 1, stage, "", inputs), folder, 0)
+    (_, failure), = on.ended()
+    assert failure is None, failure
+    assert json.loads((folder / stage / "sizes.json").read_text()).get("probe/train", 2**30) >= 2**30
+
+on = on_ray.OnRay("cpu", None, 1)
+before = peak()
+made(on, "probe/train")
+made(on, "probe/eval", "probe/train")
+through = peak()
+on.objects.clear()  # as in a run that is resumed
+made(on, "probe/eval", "probe/train")
+print(json.dumps([before, through, peak()]))
+on.close()
+"""
+"""An adapter of 1 GiB is made by a task, and given to another from what it returned, and from the folder."""
+
+
+def test_an_adapter_of_a_gigabyte_goes_through_in_one_copy(tmp_path):
+    pytest.importorskip("ray")
+    command = [sys.executable, "-c", GIGABYTE, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before, through, again = json.loads(done.stdout)
+    sys.stderr.write(done.stdout)
+    assert through["VmHWM"] - before["VmHWM"] < 1.5  # GiB
+    assert again["VmHWM"] - before["VmHWM"] < 1.5
+    assert (tmp_path / "run/probe/train/adapter/adapter_model.safetensors").stat().st_size == 2**30
 
 
 def test_a_fleet_is_measured_on_ray(tmp_path):
@@ -165,6 +229,6 @@ def test_a_fleet_is_measured_on_ray(tmp_path):
         "--quiet",
     ]
     output = tmp_path / "there.jsonl"
-    subprocess.run([*words, "-o", str(output), "--executor", "ray", "--parts", "2"], check=True)
+    subprocess.run([*words, "-o", str(output), "--executor", "ray"], check=True)
     audit_fleet(tmp_path / "zoo", tmp_path / "here.jsonl", root=tmp_path)
     assert output.read_bytes() == (tmp_path / "here.jsonl").read_bytes()

@@ -19,7 +19,7 @@ import heal_sample
 
 from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
 from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_status import BenchStatus, SeedStatus, StageStatus, StageWorker
+from gradience.artifacts.bench_status import BenchStatus, RunProcess, SeedStatus, StageStatus, StageWork
 from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.digests import Digests, write_digests
 from gradience.artifacts.evaluation import (
@@ -32,7 +32,6 @@ from gradience.artifacts.evaluation import (
 from gradience.artifacts.forecast import BenchForecast, Check, ScoredExample
 from gradience.artifacts.shrink import PlannedHealing, ShrinkForecast, ShrinkReport
 from gradience.artifacts.stage import StageManifest
-from gradience.artifacts.stage_spec import StageFailure, StageNeeds, StageSpec
 from gradience.artifacts.training import TrainingReport
 from gradience.artifacts.verification import Verification
 from gradience.bench.plan.power import plausible, report_of_numbers
@@ -138,45 +137,15 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.VERIFICATION: verification(),
         ArtifactName.TRAINING: TrainingReport.model_validate_json(kept("probe/train/training.json")),
         ArtifactName.STAGE: StageManifest.model_validate_json(kept("probe/train/manifest.json")),
-        ArtifactName.STAGE_SPEC: stage_spec(),
-        ArtifactName.STAGE_FAILURE: stage_failure(),
     }
-
-
-def stage_spec() -> StageSpec:
-    """A training that another process makes."""
-    return StageSpec(
-        stage="probe/train",
-        seed=42,
-        key=sha256_text("key"),
-        inputs={"audit": sha256_text("manifest")},
-        plan_digest=sha256_text("plan"),
-        config={"seeds": [42]},
-        storage="runs/mine",
-        needs=StageNeeds(gpus=1),
-        heartbeat=30,
-        takeover=300,
-    )
-
-
-def stage_failure() -> StageFailure:
-    """How one ended."""
-    return StageFailure(
-        stage="probe/train",
-        seed=42,
-        kind="ValueError",
-        message="no rows",
-        log=("Traceback", "ValueError"),
-    )
 
 
 def bench_status() -> BenchStatus:
     """A run of one seed, of which one stage runs and one has failed."""
     moment = datetime(2026, 11, 27, tzinfo=UTC)
-    worker = StageWorker(host="a", pid=7, since=moment, seen=moment, alive=True, done=3, of=30)
     stages = (
         StageStatus(name="probe/train", state="done", seconds=2.5),
-        StageStatus(name="probe/eval", state="running", worker=worker),
+        StageStatus(name="probe/eval", state="running", work=StageWork(since=moment, done=3, of=30)),
         StageStatus(
             name="audit", state="failed", message="ValueError: no rows", log=("Traceback", "ValueError")
         ),
@@ -186,11 +155,8 @@ def bench_status() -> BenchStatus:
         looked=moment,
         state="going on",
         executor="local",
-        storage=None,
-        process=worker,
+        process=RunProcess(host="a", pid=7, since=moment),
         seeds=(SeedStatus(seed=42, result=None, stages=stages),),
-        seconds_left=None,
-        left_unknown="none of these has finished yet: evaluation",
     )
 
 

@@ -19,11 +19,8 @@ from gradience.calibrate.heal.inputs import FEWEST as FEWEST_HEALING
 from gradience.calibrate.rows import FEWEST
 from gradience.errors import InputError
 from gradience.evaluate.engines import ENGINES
-from gradience.executors import EXECUTORS
 from gradience.models.settings import Positive, Settings
 from gradience.ranks import DEFAULT_GRID
-from gradience.storage.failures import check_address
-from gradience.storage.lease import HEARTBEAT, LEAST, TAKEOVER
 from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
 
@@ -69,15 +66,7 @@ def _names(values: Mapping[str, Any], key: str) -> list[str]:
 Variant = Annotated[str, AfterValidator(_variant)]
 
 
-def _storage(address: str) -> str:
-    try:
-        check_address(address)
-    except InputError as error:
-        raise ValueError(f"{error}; {error.hint}") from None
-    return address
-
-
-ARM, CONTROL, EXECUTOR, ENGINE = OneOf(ARMS), OneOf(CONTROLS), OneOf(EXECUTORS), OneOf(ENGINES)
+ARM, CONTROL, ENGINE = OneOf(ARMS), OneOf(CONTROLS), OneOf(ENGINES)
 ArmName = Annotated[str, AfterValidator(ARM)]
 ControlName = Annotated[str, AfterValidator(CONTROL)]
 
@@ -299,29 +288,14 @@ class RuntimeSettings(Settings):
     )
     """What answers the examples: `transformers`, or `vllm` in a process of its own, whose Python `--engine-python`
     names. Part of the key of every evaluation: probe and variants have the same."""
-    executor: Annotated[str, AfterValidator(EXECUTOR)] = Field(default="local", exclude=True)
+    executor: Literal["local", "ray"] = Field(default="local", exclude=True)
     """Where the stages are made: `local` on this machine, `ray` on a Ray cluster."""
     workers: Positive | None = Field(default=None, exclude=True)
     """Stages that are made at once. By default one for each GPU of this machine, and on a cluster as many as it takes.
     One alone, on this machine, is this process itself."""
-    storage: Annotated[str, AfterValidator(_storage)] | None = Field(default=None, exclude=True)
-    """Address such as `s3://bucket/prefix`, where the machines of the run do not see one folder."""
-    heartbeat: Annotated[float, Field(gt=0)] = Field(default=HEARTBEAT, exclude=True)
-    """Seconds between two signs of life of who makes a stage."""
-    takeover: Annotated[float, Field(gt=0)] = Field(default=TAKEOVER, exclude=True)
-    """Seconds without one after which another may make it."""
     keep_adapters: Literal["all", "probe", "none"] = "all"
     """Which adapters stay on disk when the run is done."""
     smoke: SmokeSettings = SmokeSettings()
-
-    @model_validator(mode="after")
-    def _leases_outlast_heartbeats(self) -> RuntimeSettings:
-        if self.takeover < LEAST * self.heartbeat:
-            raise ValueError(
-                f"takeover ({self.takeover:g} s) must be {LEAST} times heartbeat ({self.heartbeat:g} s) or more: else a"
-                " stage that is being made is taken over"
-            )
-        return self
 
     def where(self) -> dict[str, Any]:
         """What says on which machines, as far as it is not the default."""

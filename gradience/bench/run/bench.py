@@ -33,7 +33,6 @@ from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
 from gradience.bench.run.calibrate import planned_calibration
 from gradience.bench.run.live import kept_live
 from gradience.bench.run.logs import LOG, logged
-from gradience.bench.run.places import folder_of_seed
 from gradience.bench.run.recount import agrees
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.spread import is_spread, run_spread
@@ -50,6 +49,7 @@ from gradience.bench.verdict.folders import (
     PLAN,
     aggregate_run,
     benches_of,
+    folder_of_seed,
 )
 from gradience.check.files import MAX_BYTES
 from gradience.errors import UsageError
@@ -100,7 +100,7 @@ def run_bench(
         elsewhere = run_spread(config, task, plan_digest(plan), output, watcher) if is_spread(config) else {}
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
-            folder = output if len(config.seeds) == 1 else output / f"seed_{seed}"
+            folder = folder_of_seed(output, config.seeds, seed)
             with only_one(folder) if folder != output or not whole else nullcontext():
                 lost = _lost(config, benches) if whole else {}
                 bench = _one_seed(
@@ -131,14 +131,7 @@ def _live(config: BenchConfig, output: Path, watcher: Watcher) -> AbstractContex
     """Say what this process does, in the folder that it holds."""
     seed, runtime = config.only_seed, config.runtime
     folder = output if seed is None else folder_of_seed(output, config.seeds, seed)
-    return kept_live(
-        folder,
-        watcher,
-        executor=runtime.executor,
-        workers=runtime.workers,
-        storage=runtime.storage,
-        spreads=is_spread(config),
-    )
+    return kept_live(folder, watcher, executor=runtime.executor, spreads=is_spread(config))
 
 
 def _lost(config: BenchConfig, benches: Sequence[Bench]) -> dict[str, str]:

@@ -1,11 +1,13 @@
-"""`.live.json`: which process runs a Bench, and what it is at; for whoever looks from outside, and for nobody else.
+"""`.live.json`: what the process that runs a Bench is at, for `gradience bench status` and for nobody else.
 
-It is written at each stage, and every few seconds within one, and is gone when the run has ended by itself. A process
-that was killed leaves it, and is known by its number and its beginning.
+It is written at each stage, and every few seconds within one, and removed when the run ends by itself. Whether the run
+that wrote it goes on is told by the lock of its folder.
 """
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,57 +16,56 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from gradience.artifacts.bench_status import RunProcess, StageWork
 from gradience.artifacts.whole import write_whole
 from gradience.errors import OutputError
 from gradience.progress import Watcher
-from gradience.storage.lease import Holder, this_process
 
 LIVE = ".live.json"
 BETWEEN = 5.0
-"""Seconds between two times that it is written, within a stage."""
+"""Seconds between two times that it is written within a stage."""
+
+
+class LiveStage(StageWork):
+    """A stage that was begun."""
+
+    seed: int
+    name: str
 
 
 class Live(BaseModel):
     """The file's content."""
 
-    process: Holder
+    process: RunProcess
     executor: str
-    workers: int | None
-    storage: str | None
-    spreads: bool
-    """Whether other processes make the stages; `stage` is then empty."""
-    seed: int = 0
-    stage: str = ""
-    since: datetime
-    """When the stage began."""
-    done: int | None = None
-    of: int | None = None
+    begun: list[LiveStage] = []
+    """Stages that were begun, or given to other processes; those that are over since included."""
 
 
 class LiveRun(Watcher):
-    """Passes on all that it is told, and keeps the file."""
+    """Passes on all calls, and keeps the file."""
 
-    def __init__(self, file: Path, live: Live, inner: Watcher) -> None:
-        self.file, self.live, self.inner = file, live, inner
-        self.written = 0.0
+    def __init__(self, file: Path, live: Live, inner: Watcher, *, spreads: bool) -> None:
+        self.file, self.live, self.inner, self.spreads = file, live, inner, spreads
+        self.written, self.number = 0.0, 0
 
     def seed(self, seed: int, number: int, of: int) -> None:
         """A seed begins."""
-        self.live.seed = seed
+        self.number = seed
         self.inner.seed(seed, number, of)
 
     def stage(self, name: str, number: int, of: int | None) -> None:
-        """A stage begins."""
-        if not self.live.spreads:
-            self.live = self.live.model_copy(
-                update={"stage": name, "since": datetime.now(UTC), "done": None, "of": None}
-            )
-            self.keep()
+        """A stage begins. Only other processes make several at once."""
+        stage = LiveStage(seed=self.number, name=name, since=datetime.now(UTC))
+        self.live.begun = [*(self.live.begun if self.spreads else []), stage]
+        self.keep()
         self.inner.stage(name, number, of)
 
     def step(self, done: int, total: int) -> None:
         """A step is done, or some examples are answered."""
-        self.live.done, self.live.of = done, total
+        if self.live.begun:
+            progress = {"done": done, "of": total}
+            self.live.begun[-1] = self.live.begun[-1].model_copy(update=progress)
         if time.monotonic() - self.written >= BETWEEN:
             self.keep()
         self.inner.step(done, total)
@@ -85,20 +86,10 @@ class LiveRun(Watcher):
 
 
 @contextmanager
-def kept_live(
-    folder: Path, watcher: Watcher, *, executor: str, workers: int | None, storage: str | None, spreads: bool
-) -> Iterator[Watcher]:
+def kept_live(folder: Path, watcher: Watcher, *, executor: str, spreads: bool) -> Iterator[Watcher]:
     """Keep the file in `folder` while the block runs; gives the watcher that tells it what happens."""
-    process = this_process()
-    live = Live(
-        process=process,
-        executor=executor,
-        workers=workers,
-        storage=storage,
-        spreads=spreads,
-        since=process.since,
-    )
-    run = LiveRun(folder / LIVE, live, watcher)
+    process = RunProcess(host=socket.gethostname(), pid=os.getpid(), since=datetime.now(UTC))
+    run = LiveRun(folder / LIVE, Live(process=process, executor=executor), watcher, spreads=spreads)
     run.keep()
     try:
         yield run

@@ -1,4 +1,4 @@
-"""`run.log`: everything that our loggers say while a seed, or a stage of one, is made."""
+"""`run.log`: everything that our loggers say while a seed is made."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from gradience.words import visible
 
 LOG = "run.log"
+LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class _Visible(logging.Formatter):
@@ -23,7 +24,7 @@ class _Visible(logging.Formatter):
 def logged(path: Path) -> Iterator[None]:
     """Everything that our loggers say, appended to the file."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_Visible("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Visible(LINE))
     logger = logging.getLogger("gradience")
     level = logger.level
     logger.addHandler(handler)

@@ -1,108 +1,178 @@
-"""One stage by its spec, in a process of its own: what `python -m gradience.bench.stage spec.json` does."""
+"""Stages that another process makes: a walk through a seed that makes nothing and says what is due, or makes one stage.
+
+The walk is that of a run which makes everything itself (seed.py). So a stage has the same key, and a result the same
+facts, wherever its stages were made.
+"""
 
 from __future__ import annotations
 
-import os
-import tempfile
+import json
+import socket
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from gradience.artifacts.stage_spec import StageFailure, StageSpec
+from gradience import errors
+from gradience.artifacts.shared_names import sentence_text
+from gradience.artifacts.stage import MANIFEST
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.run.due import OneStage
-from gradience.bench.run.logs import LOG, logged
-from gradience.bench.run.places import failure_name, folder_of_seed, is_address, lease_name, place_of
+from gradience.bench.run.numerics import MadeElsewhere
 from gradience.bench.run.seed import SeedRun
-from gradience.bench.run.shelf import Shelf
+from gradience.bench.run.stages import Due, Make, NotDone, Stages, stage_key
 from gradience.errors import GradienceError, InputError
-from gradience.executors.executor import DONE, FAILED, RETRY
 from gradience.models.devices import threads
-from gradience.storage.lease import claim
-from gradience.storage.place import Place
 from gradience.tasks.rendered import rendered
 
-SCRATCH = "GRADIENCE_SCRATCH"
-"""Folder of a machine for its work, where the run has a storage. By default below that for temporary files."""
+LAST_LINES = 20
+"""Lines of a traceback that a failure keeps."""
 
 
-def read_spec(address: str) -> StageSpec:
-    """The spec in a file, or at an address of a storage. Raises InputError (`not-found`, `artifact-invalid`)."""
-    if not is_address(address):
-        return StageSpec.read(address)
-    folder, _, name = address.rpartition("/")
-    content = Place.at(folder).read(name)
-    if content is None:
-        raise InputError(f"{address}: no such file", code="not-found", hint="check the address")
-    return StageSpec.parse(Path(address), content)
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One stage for a process on any machine that has the same base and data. Holds no code and allows none."""
+
+    config: Mapping[str, Any]
+    """Config of the run with all its defaults and absolute paths."""
+    plan: str
+    """Digest of plan.json."""
+    seed: int
+    stage: str
+    """Such as `uniform_median/train`."""
+    key: str
+    """Expected key of the stage."""
+    inputs: tuple[str, ...]
+    """Finished stages that the stage builds on."""
 
 
-def do_stage(spec: StageSpec, began: float | None = None) -> int:
-    """Make the stage, unless it is made, or somebody makes it. Returns 0, 75 or 1, as `executors` means them.
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception of another process."""
 
-    began: when this process did, by `perf_counter`, where it is there for this stage.
-    """
-    place = place_of(spec.storage, spec.plan_digest)
-    folder = _folder(spec)
-    shelf = Shelf(place, folder, spec.seed) if is_address(spec.storage) else None
-    lease = claim(place, lease_name(spec.seed, spec.stage), heartbeat=spec.heartbeat, takeover=spec.takeover)
-    if lease is None:
-        return RETRY
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        code, failure = _made(spec, folder, shelf, began)
-        if failure is not None:
-            place.write(failure_name(spec.seed, spec.stage), failure.to_json().encode())
-        return code
-    finally:
-        lease.release()
+    kind: str
+    """Class name of the exception."""
+    message: str
+    """One line."""
+    code: str = ""
+    """Code of an error that a user can act on; empty for any other."""
+    hint: str = ""
+    log: tuple[str, ...] = ()
+    """Last lines of its traceback, and the machine."""
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """Return what is kept of an error that is being handled."""
+        known = error if isinstance(error, GradienceError) else None
+        return cls(
+            kind=type(error).__name__,
+            message=sentence_text(str(error).split("\n", maxsplit=1)[0]),
+            code=known.code if known else "",
+            hint=known.hint if known else "",
+            log=(f"on {socket.gethostname()}", *traceback.format_exc().splitlines()[-LAST_LINES:]),
+        )
+
+    @classmethod
+    def parse(cls, text: bytes) -> Failure:
+        """Return the failure in the JSON that a worker wrote."""
+        values = json.loads(text)
+        return cls(**values | {"log": tuple(values["log"])})
+
+    def error(self) -> Exception:
+        """Return the exception again, so that a run treats it as one of its own process."""
+        ours = getattr(errors, self.kind, None)
+        if self.code and isinstance(ours, type) and issubclass(ours, GradienceError):
+            return ours(self.message, code=self.code, hint=self.hint)
+        other: type[Exception] = type(self.kind, (Exception,), {})
+        return other(self.message)
 
 
-def _made(
-    spec: StageSpec, folder: Path, shelf: Shelf | None, began: float | None
-) -> tuple[int, StageFailure | None]:
-    config = _config_of(spec)
-    task = rendered(config.task.load(), config.model)
-    make = partial(
-        OneStage,
-        wanted=spec.stage,
-        key=spec.key,
-        inputs=spec.inputs,
-        seed=spec.seed,
-        shelf=shelf,
-        process_began=began,
-    )
-    with threads(config.runtime.threads), logged(folder / LOG):
-        run = SeedRun(config, task, spec.seed, folder, plan=spec.plan_digest, stages=make)
-        stages = run.stages
-        assert isinstance(stages, OneStage)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueStages(Stages):
+    """Makes nothing: a stage that is not finished is due, unless it has failed."""
+
+    failed: Mapping[str, Failure] = field(default_factory=dict)
+    """Stages of this seed that failed since the run began."""
+    passed: list[str] = field(default_factory=list)
+    """Finished stages that the walk has passed."""
+
+    def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
+        """Return the folder of a finished stage. Raises NotDone, or the error that ended the stage elsewhere."""
+        folder, key = self.folder / name, stage_key(name, depends)
+        if self.is_done(name, folder, key):
+            self.passed.append(name)
+            return folder
+        if name in self.failed:
+            raise self.failed[name].error()
+        raise NotDone(Due(name, key, tuple(dict.fromkeys(self.passed))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneStage(Stages):
+    """Makes the stage of an order, and no other."""
+
+    order: Order
+    outcome: list[Failure | None]
+    """Receives None once the stage is finished, or its failure."""
+
+    def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
+        """Return the folder of a finished stage, or of the ordered one. Raises NotDone, and what `make` raises."""
+        folder, key = self.folder / name, stage_key(name, depends)
+        if name != self.order.stage:
+            if self.is_done(name, folder, key):
+                return folder
+            if name in self.order.inputs and (folder / MANIFEST).is_file():
+                raise self._failed(_differs(name))
+            raise NotDone(Due(name, key))
+        if key != self.order.key:
+            raise self._failed(_differs(name))
         try:
-            run.walk()
-        except GradienceError:
-            if not stages.failures:
-                raise
-        finally:
-            run.evaluator.close()
-    if stages.failures:
-        return FAILED, stages.failures[0]
-    return (DONE if stages.is_made else RETRY), None
+            Stages.done(self, name, depends, make, resumable=resumable)
+        except MadeElsewhere as mixed:
+            raise self._failed(_mixed(mixed)) from None
+        except Exception as error:
+            self._failed(error)
+            raise
+        self.outcome.append(None)
+        return folder
+
+    def _failed(self, error: Exception) -> Exception:
+        self.outcome.append(Failure.of(error))
+        return error
 
 
-def _config_of(spec: StageSpec) -> BenchConfig:
+def make_stage(order: Order, folder: Path) -> Failure | None:
+    """Make the stage of an order in the folder of its seed, which holds the inputs. Returns its failure, or None."""
+    outcome = list[Failure | None]()
     try:
-        return BenchConfig.model_validate(spec.config)
-    except ValidationError as error:
-        raise InputError(
-            f"the config of the spec is not one: {error.errors()[0]['msg']}",
-            code="artifact-invalid",
-            hint="run the same version of Gradience on all machines",
-        ) from None
+        config = BenchConfig.model_validate(order.config)
+        task = rendered(config.task.load(), config.model)
+        stages = partial(OneStage, order=order, outcome=outcome)
+        with threads(config.runtime.threads):
+            run = SeedRun(config, task, order.seed, folder, plan=order.plan, stages=stages)
+            try:
+                run.walk()
+            finally:
+                run.evaluator.close()
+    except (GradienceError, ValidationError) as error:
+        return outcome[0] if outcome else Failure.of(error)
+    return outcome[0] if outcome else Failure.of(_differs(order.stage))
 
 
-def _folder(spec: StageSpec) -> Path:
-    """Where this machine has the stages of the seed."""
-    if not is_address(spec.storage):
-        return folder_of_seed(Path(spec.storage), spec.config["seeds"], spec.seed)
-    scratch = os.environ.get(SCRATCH) or tempfile.gettempdir()
-    return Path(scratch) / f"gradience-{spec.plan_digest[:16]}" / f"seed_{spec.seed}"
+def _differs(name: str) -> InputError:
+    return InputError(
+        f"{name}: data, base or adapter differ on this machine from those of the process that started the run",
+        code="stage-differs",
+        hint="give all machines the same files, versions and settings",
+    )
+
+
+def _mixed(error: MadeElsewhere) -> InputError:
+    return InputError(
+        f"answers of one seed are compared, and earlier ones were made on a different machine: {error}",
+        code="machines-differ",
+        hint="run on machines of one kind, or delete the earlier evaluations to repeat them",
+    )

@@ -36,7 +36,7 @@ from gradience.bench.run.calibrate import calibrate_probe, calibration_prompts
 from gradience.bench.run.heal import Healing, heal_variant
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.run.scales import hold_scale
-from gradience.bench.run.stages import Due, NotDone, Stages, StorageAway
+from gradience.bench.run.stages import Due, NotDone, Stages
 from gradience.bench.run.weights import parameters_of, require_weights
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
 from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, SIZES, Outcome, SeedFacts
@@ -51,6 +51,7 @@ from gradience.training.memory import Reading, watch_peak
 from gradience.training.trainer import train
 
 logger = logging.getLogger("gradience.bench")
+logger.addHandler(logging.NullHandler())  # a walk that makes nothing is not logged
 
 
 class SeedRun:
@@ -127,7 +128,6 @@ class SeedRun:
             GradienceError,
             MadeElsewhere,
             NotDone,
-            StorageAway,
         ):  # a message, a second pass, a stage to come: no result
             raise
         except Exception as error:  # noqa: BLE001  (the boundary of a seed: a failed probe is a result, traceback in run.log)
@@ -182,7 +182,7 @@ class SeedRun:
             return
         try:
             facts.calibration = self._calibration(probe)
-        except (OutputError, MadeElsewhere, NotDone, StorageAway):
+        except (OutputError, MadeElsewhere, NotDone):
             raise
         except Exception as error:  # noqa: BLE001  (as in `_attempt`: the variants that need none are still made)
             facts.uncalibrated = self._failed("calibration", error)
@@ -246,7 +246,7 @@ class SeedRun:
         except NotDone as later:
             outcome.waits = True
             self.due.append(later.due)
-        except (OutputError, MadeElsewhere, StorageAway):  # a full disk stops the others as well
+        except (OutputError, MadeElsewhere):  # a full disk stops the others as well
             raise
         except Exception as error:  # noqa: BLE001  (the boundary of a variant: the others are still made, traceback in run.log)
             outcome.error = self._failed(outcome.planned.name, error)

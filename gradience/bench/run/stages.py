@@ -20,7 +20,7 @@ from gradience.adapters.locate import WEIGHTS
 from gradience.artifacts.stage import MANIFEST, StageFile, StageManifest
 from gradience.artifacts.whole import write_errors, write_whole
 from gradience.digests import sha256_file, sha256_text
-from gradience.errors import InputError, NetworkError
+from gradience.errors import InputError
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 logger = logging.getLogger("gradience.bench")
@@ -41,8 +41,8 @@ class Due:
 
     stage: str
     key: str
-    inputs: Mapping[str, str]
-    """Finished stages -> sha256 of their manifests."""
+    inputs: tuple[str, ...] = ()
+    """Finished stages that it builds on."""
 
 
 class NotDone(Exception):
@@ -51,14 +51,6 @@ class NotDone(Exception):
     def __init__(self, due: Due) -> None:
         super().__init__(due.stage)
         self.due = due
-
-
-class StorageAway(Exception):
-    """The storage cannot be asked whether a stage is finished: for now nothing is known."""
-
-    def __init__(self, error: NetworkError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +63,6 @@ class Stages:
     """Digest of the plan that the run follows; every manifest carries it."""
     say: Callable[[str], None] = logger.warning
     """Told why a stage is made again."""
-    process_began: float | None = None
-    """By `perf_counter`, where the process is there for one stage."""
 
     def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
         """Return the folder of the stage `name`, made from `depends` by `make` unless it is there, unchanged.
@@ -94,7 +84,6 @@ class Stages:
             plan_digest=self.plan,
             files=files_of(folder),
             seconds=time.perf_counter() - started,
-            starting_seconds=None if self.process_began is None else started - self.process_began,
             peak_memory_bytes=peak(),
         ).save(folder / MANIFEST)
         with write_errors(folder):

@@ -1,10 +1,11 @@
-"""Why variants failed, by `run.log`: what a run in one process, and each process that makes a stage, says of it."""
+"""Why variants failed, by `run.log`."""
 
 from __future__ import annotations
 
 import os
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from gradience.bench.run.logs import LOG
@@ -24,6 +25,7 @@ class LoggedFailure:
 
     variant: str
     """Or `probe`, or `calibration`."""
+    moment: datetime
     lines: tuple[str, ...]
     """The last ones of the traceback."""
 
@@ -36,15 +38,17 @@ class LoggedFailure:
 def logged_failures(folder: Path) -> dict[str, LoggedFailure]:
     """Return the last failure of each variant that the log in the folder of a seed tells of."""
     failures: dict[str, LoggedFailure] = {}
-    name, lines = "", list[str]()
+    name, moment, lines = "", datetime.min, list[str]()
     for line in [*_last_lines(folder / LOG), None]:
         if line is not None and not _HEAD.match(line):
             lines.append(line)
             continue
         if name:
-            failures[name] = LoggedFailure(name, tuple(lines[-LAST_LINES:]))
+            failures[name] = LoggedFailure(name, moment, tuple(lines[-LAST_LINES:]))
         failed = _FAILED.search(line) if line is not None else None
         name, lines = failed[1] if failed else "", []
+        if failed and line is not None:
+            moment = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone()
     return failures
 
 

@@ -21,6 +21,11 @@ BENCH, PAGE = "bench.json", "bench.md"
 AGGREGATE, DOCUMENT = "bench_aggregate.json", "bench_aggregate.md"
 
 
+def folder_of_seed(run: Path, seeds: Sequence[int], seed: int) -> Path:
+    """Return the folder of a seed in the folder of the run; the same folder if there is one seed."""
+    return run if len(seeds) == 1 else run / f"seed_{seed}"
+
+
 def find_benches(folders: Sequence[Path]) -> list[Path]:
     """Return `DIR/bench.json`, or `DIR/seed_*/bench.json`, of every folder; a file is taken as it is.
 

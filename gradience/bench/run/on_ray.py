@@ -1,0 +1,237 @@
+"""`runtime.executor: ray`: a stage is a task of Ray Core on the cluster that RAY_ADDRESS names, or on this machine.
+
+A task receives its inputs as Ray objects and returns the folder of its stage. Only the process of the run reads and
+writes the run's folder, so the machines share no file system. Ray places the tasks, starts them again when a worker or
+a node is lost, and cancels them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradience.adapters.locate import WEIGHTS
+from gradience.artifacts.shared_names import plain_name
+from gradience.artifacts.stage import MANIFEST, StageManifest
+from gradience.artifacts.whole import write_errors
+from gradience.bench.plan.variants import PROBE
+from gradience.bench.run.one import Failure, Order, make_stage
+from gradience.bench.run.processes import refuse_too_many
+from gradience.digests import sha256_file
+from gradience.errors import InputError, NetworkError, require
+from gradience.evaluate.engines.vllm.environment import BATCH_INVARIANT
+from gradience.evaluate.engines.vllm.interpreter import PYTHON
+from gradience.tasks.user_code import ALLOW
+
+RETRIES = 5
+"""Times that Ray starts a task again whose worker or node was lost."""
+LOOK = 2.0
+"""Seconds between two looks at the head of the cluster."""
+PATIENCE = 20.0
+"""Seconds of its silence after which it is lost. After 60 Ray would end this process, without a word of ours."""
+PIECE = 64 * 2**20
+"""Bytes of a file in one Ray object: this process holds no second copy of an adapter."""
+CARRIED = (ALLOW, PYTHON, BATCH_INVARIANT)
+"""Variables that decide what a stage makes, or whether it can: each task has those of this process."""
+
+Files = list[tuple[str, np.ndarray[Any, np.dtype[np.uint8]]]]
+"""Pieces of files of a stage's folder, in order: name inside the folder, bytes."""
+
+
+class OnRay:
+    """Makes stages as tasks of Ray."""
+
+    def __init__(self, device: str, workers: int | None, threads: int) -> None:
+        self.ray: Any = require("ray", extra="ray")
+        self.workers, self.threads = workers, threads
+        self.tasks: dict[Any, tuple[Order, Path, Any]] = {}
+        """Reference of a task's first result -> its order, the folder of its seed, the reference of its weights."""
+        self.objects: dict[tuple[int, str], tuple[list[Any], list[Any]]] = {}
+        """Seed and stage -> references of its weights, and of its other files."""
+        self.lost = False
+        """Whether the cluster is gone, so that nothing can be cancelled."""
+        self.joined = not self.ray.is_initialized()
+        if self.joined:
+            # RAY_ADDRESS, else the cluster last started on this machine, else one that ends with this process.
+            self.ray.init(log_to_driver=False, configure_logging=False)
+        # a process for each task: it gives back its memory, and the GPU's
+        self.run: Any = self.ray.remote(num_returns=2, max_retries=RETRIES, max_calls=1)(made)
+        self.head: str = self.ray.get_runtime_context().gcs_address
+        self.heard: float | None = None
+        """When the head last answered; None if it never did, as behind a proxy, which proves nothing."""
+        self.nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        self.has_gpus = device not in ("cpu", "mps") and self._most("GPU") > 0
+
+    def submit(self, order: Order, folder: Path, gpus: int) -> bool:
+        """Give the stage to Ray, unless `runtime.workers` are busy. Raises UsageError (`too-few-gpus`)."""
+        if self.workers is not None and len(self.tasks) >= self.workers:
+            return False
+        if self.has_gpus:
+            refuse_too_many(order, gpus, self._most("GPU"), "the largest node of the cluster")
+        cores = 1 if self.has_gpus else max(1, min(self.threads, self._most("CPU")))
+        task = self.run.options(
+            name=f"{order.seed}/{order.stage}", num_cpus=cores, num_gpus=gpus if self.has_gpus else 0
+        )
+        environment = {name: os.environ[name] for name in CARRIED if name in os.environ}
+        inputs = [(stage, each) for stage in _needed(order) for each in self._objects(order, folder, stage)]
+        stages, objects = [stage for stage, _ in inputs], [each for _, each in inputs]
+        files, weights = task.remote(order, environment, stages, *objects)
+        self.tasks[files] = order, folder, weights
+        return True
+
+    def ended(self) -> list[tuple[Order, Failure | None]]:
+        """Wait until a stage has ended, and return it with its failure. Raises NetworkError (`ray-lost`)."""
+        while self.tasks:
+            ready, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=LOOK)
+            self._listen()
+            if ready:
+                return [self._ended(reference, *self.tasks.pop(reference)) for reference in ready]
+        return []
+
+    def close(self) -> None:
+        """Cancel what runs, and leave the cluster."""
+        for reference in () if self.lost else self.tasks:
+            self.ray.cancel(reference, force=True)
+        if self.joined:
+            self.ray.shutdown()
+
+    def _objects(self, order: Order, folder: Path, stage: str) -> list[Any]:
+        """References of the files of an input: of what its task returned, or else put from the run's folder."""
+        if (order.seed, stage) not in self.objects:
+            here = folder / stage
+            put = [[self.ray.put(piece) for piece in _pieces(here, names)] for names in _names(here)]
+            self.objects[order.seed, stage] = put[0], put[1]
+        files, weights = self.objects[order.seed, stage]
+        is_trained_anew = order.stage.endswith("/train")  # from the audit alone
+        return files if is_trained_anew else [*weights, *files]
+
+    def _ended(self, files: Any, order: Order, folder: Path, weights: Any) -> tuple[Order, Failure | None]:
+        errors = self.ray.exceptions
+        here = folder / order.stage
+        try:
+            result = self.ray.get(files)
+            if isinstance(result, Failure):
+                return order, result
+            with write_errors(here):
+                shutil.rmtree(here, ignore_errors=True)
+                _unpack(here, [*self.ray.get(weights), *result])  # the manifest is the last of them
+        except errors.LocalRayletDiedError:
+            raise self._gone("Ray's process on this machine (the raylet) has ended") from None
+        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.TaskCancelledError) as lost:
+            return order, Failure("ProcessEnded", f"{type(lost).__name__} after {RETRIES} retries")
+        except errors.RayTaskError as failed:  # a bug, or a machine without Gradience
+            return order, Failure(
+                "ProcessEnded", str(failed.cause), log=tuple(str(failed).splitlines()[-20:])
+            )
+        except errors.RayError as lost:  # memory, an object that cannot be had any more
+            return order, Failure("ProcessEnded", str(lost).partition("\n")[0])
+        self.objects[order.seed, order.stage] = [files], [weights]
+        variant, _, what = order.stage.rpartition("/")
+        if what == "eval" and variant != PROBE:  # nothing builds on it any more
+            for made_of in ("train", "adapter", "eval"):
+                self.objects.pop((order.seed, f"{variant}/{made_of}"), None)
+        return order, None
+
+    def _listen(self) -> None:
+        """Whether the head answers; after a long silence the cluster is lost."""
+        host, _, port = self.head.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=LOOK).close()
+        except OSError as error:
+            if self.heard is not None and time.monotonic() - self.heard > PATIENCE:
+                raise self._gone(f"its head does not answer: {error.strerror or error}") from None
+            return
+        self.heard = time.monotonic()
+
+    def _gone(self, why: str) -> NetworkError:
+        self.lost = True
+        return NetworkError(
+            f"the Ray cluster at {self.head} is lost: {why}",
+            code="ray-lost",
+            hint="start it again, and the same command: what is finished is kept",
+        )
+
+    def _most(self, resource: str) -> int:
+        """Amount on the node that has most of it."""
+        return int(max((node.get(resource, 0) for node in self.nodes), default=0))
+
+
+def made(
+    order: Order, environment: Mapping[str, str], stages: Sequence[str], *inputs: Files
+) -> tuple[Any, Files]:
+    """Make a stage in a folder for temporary files, from inputs: pieces of the files of `stages`.
+
+    Returns its files other than weights, or its failure; and its weights.
+    """
+    os.environ.update(environment)
+    with tempfile.TemporaryDirectory(prefix="gradience-") as place:
+        folder = Path(place)
+        for stage in dict.fromkeys(stages):
+            pieces = [files for name, files in zip(stages, inputs, strict=True) if name == stage]
+            _unpack(folder / stage, chain.from_iterable(pieces))
+        failure = make_stage(order, folder)
+        if failure is not None:
+            return failure, []
+        return packed(folder / order.stage)
+
+
+def packed(folder: Path) -> tuple[Files, Files]:
+    """Return the files of a finished stage other than weights, the manifest last, and its weights."""
+    files, weights = ([(name, _mapped(folder / name)) for name in names] for names in _names(folder))
+    return files, weights
+
+
+def _needed(order: Order) -> Iterator[str]:
+    """Inputs that are read for a stage: those of the probe, and of the same variant."""
+    variant = order.stage.rpartition("/")[0]
+    for stage in order.inputs:
+        if stage.rpartition("/")[0] in ("", PROBE, "base", variant):
+            yield stage
+
+
+def _names(folder: Path) -> tuple[list[str], list[str]]:
+    """Files of a finished stage: those that are not weights, the manifest last, and the weights that are there."""
+    there = [name for name in StageManifest.read(folder / MANIFEST).files if (folder / name).is_file()]
+    weights = [name for name in there if name.endswith(WEIGHTS)]
+    return [*(name for name in there if name not in weights), MANIFEST], weights
+
+
+def _pieces(folder: Path, names: Iterable[str]) -> Iterator[Files]:
+    for name in names:
+        for at in range(0, (folder / name).stat().st_size or 1, PIECE):
+            yield [(name, np.fromfile(folder / name, np.uint8, PIECE, offset=at))]
+
+
+def _mapped(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The bytes of a file, which are read when Ray copies them. They outlive the file's name."""
+    return np.memmap(path, np.uint8, "r").view(np.ndarray) if path.stat().st_size else np.empty(0, np.uint8)
+
+
+def _unpack(folder: Path, files: Iterable[tuple[str, np.ndarray[Any, np.dtype[np.uint8]]]]) -> None:
+    """Write the files of a stage. Raises InputError (`stage-damaged`) if they differ from its manifest."""
+    for name, content in files:
+        path = folder / plain_name(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(content.data)
+    for name, known in StageManifest.read(folder / MANIFEST).files.items():
+        path = folder / name
+        if not path.is_file():  # weights that are not needed, or not kept
+            continue
+        if sha256_file(path) != known.sha256:
+            raise InputError(
+                f"{path}: changed on its way",
+                code="stage-damaged",
+                hint="run the same command again: what is finished is kept",
+            )
+        if known.mtime_ns is not None:  # so that it is not hashed again
+            os.utime(path, ns=(known.mtime_ns, known.mtime_ns))

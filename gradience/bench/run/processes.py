@@ -1,0 +1,139 @@
+"""`runtime.workers`: stages made by processes of this machine, in the folder of the run.
+
+A machine with GPUs gives each stage as many of them as it needs, by CUDA_VISIBLE_DEVICES. Without GPUs the processes
+share the processor. They end with the process that started them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from gradience.bench.run.one import Failure, Order
+from gradience.errors import UsageError
+from gradience.models.devices import VISIBLE, devices_of
+from gradience.orphans import ends_with_parent
+from gradience.words import counted
+
+WORKER = (sys.executable, "-m", "gradience.bench.run.worker")
+LOGS = ".logs"
+BETWEEN = 0.05
+"""Seconds between two looks at the processes."""
+PATIENCE = 30.0
+"""Seconds that a process has to end after it was asked to."""
+ATTEMPTS = 3
+"""Attempts at a stage whose process ends by a signal."""
+
+
+@dataclass(slots=True)
+class _Running:
+    order: Order
+    folder: Path
+    process: subprocess.Popen[bytes]
+    devices: Sequence[str]
+    answer: IO[bytes]
+
+
+def refuse_too_many(order: Order, gpus: int, most: int, where: str) -> None:
+    """Raise UsageError (`too-few-gpus`) for a stage that would wait for ever. most: GPUs of the largest machine."""
+    if gpus > most:
+        raise UsageError(
+            f"{order.stage} needs {counted(gpus, 'GPU')}, and {where} has {counted(most, 'GPU')}",
+            code="too-few-gpus",
+            hint="set runtime.processes to the number of GPUs of one machine or fewer",
+        )
+
+
+class Processes:
+    """Makes stages beside each other on this machine."""
+
+    def __init__(self, device: str, workers: int | None, note: Callable[[str], None]) -> None:
+        self.devices, self.note = devices_of(device), note
+        self.slots = workers or max(1, len(self.devices))
+        self.running: list[_Running] = []
+        self.lost: Counter[tuple[int, str]] = Counter()
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether stages compute on GPUs."""
+        return bool(self.devices)
+
+    def submit(self, order: Order, folder: Path, gpus: int) -> bool:
+        """Start the stage, unless there is no room now. Raises UsageError (`too-few-gpus`)."""
+        if self.devices:
+            refuse_too_many(order, gpus, len(self.devices), "this machine")
+        used = {device for each in self.running for device in each.devices}
+        free = [device for device in self.devices if device not in used]
+        if len(self.running) >= self.slots or (self.devices and len(free) < gpus):
+            return False
+        self._start(order, folder, free[:gpus])
+        return True
+
+    def ended(self) -> list[tuple[Order, Failure | None]]:
+        """Wait until a stage has ended, and return each that has, with its failure. Starts again what was killed."""
+        while True:
+            over = [each for each in self.running if each.process.poll() is not None]
+            ended = [(each.order, failure) for each in over for failure in self._end(each)]
+            if ended or not self.running:
+                return ended
+            time.sleep(BETWEEN)
+
+    def close(self) -> None:
+        """Ask every process to end, and kill it if it does not."""
+        for each in self.running:
+            each.process.terminate()
+        for each in self.running:
+            try:
+                each.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                each.process.kill()
+                each.process.wait()
+            each.answer.close()
+        self.running.clear()
+
+    def _start(self, order: Order, folder: Path, devices: Sequence[str]) -> None:
+        answer = tempfile.TemporaryFile()  # noqa: SIM115  (read when the process has ended)
+        log = _log_of(folder, order)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile() as asked, log.open("ab") as errors:
+            asked.write(json.dumps(asdict(order)).encode())
+            asked.seek(0)
+            process = subprocess.Popen(
+                [*WORKER, str(folder), order.stage],
+                env=os.environ | ({VISIBLE: ",".join(devices)} if self.devices else {}),
+                stdin=asked,
+                stdout=answer,
+                stderr=errors,
+                preexec_fn=ends_with_parent,
+            )
+        self.running.append(_Running(order, folder, process, devices, answer))
+
+    def _end(self, each: _Running) -> list[Failure | None]:
+        """How the stage has ended; nothing if it was started again."""
+        self.running.remove(each)
+        code, name = each.process.returncode, (each.order.seed, each.order.stage)
+        with each.answer:
+            each.answer.seek(0)
+            said = each.answer.read()
+        if code == 0:
+            return [Failure.parse(said) if said else None]
+        how = f"its process ended with {code} ({_log_of(each.folder, each.order)} has its output)"
+        self.lost[name] += 1
+        if code < 0 and self.lost[name] < ATTEMPTS:
+            self.note(f"{each.order.stage}: tried again: {how}")
+            self._start(each.order, each.folder, each.devices)
+            return []
+        return [Failure("ProcessEnded", how)]
+
+
+def _log_of(folder: Path, order: Order) -> Path:
+    return folder / LOGS / f"{order.stage}.log"
