@@ -64,7 +64,7 @@ class OnRay:
             # RAY_ADDRESS, else the cluster last started on this machine, else one that ends with this process.
             self.ray.init(log_to_driver=False, configure_logging=False)
         # a process for each task: it gives back its memory, and the GPU's
-        self.run: Any = self.ray.remote(num_returns=2, max_retries=RETRIES, max_calls=1)(made)
+        self.run: Any = self.ray.remote(num_returns=2, max_retries=RETRIES, max_calls=1)(run_stage)
         self.head: str = self.ray.get_runtime_context().gcs_address
         self.heard: float | None = None
         """When the head last answered; None if it never did, as behind a proxy, which proves nothing."""
