@@ -61,7 +61,9 @@ def fleet(
     executor: Annotated[
         Executor | None,
         typer.Option(
-            "--executor", help="Measure on the Ray cluster that RAY_ADDRESS names (needs the extra [ray])."
+            "--executor",
+            metavar="NAME",
+            help="ray: measure on the Ray cluster that RAY_ADDRESS names (needs the extra [ray]).",
         ),
     ] = None,
     json: ReportAsJson = False,

@@ -165,7 +165,7 @@ class OnRay:
         return int(max((node.get(resource, 0) for node in self.nodes), default=0))
 
 
-def made(
+def run_stage(
     order: Order, environment: Mapping[str, str], stages: Sequence[str], *inputs: Files
 ) -> tuple[Any, Files]:
     """Make a stage in a folder for temporary files, from inputs: pieces of the files of `stages`.
