@@ -230,6 +230,7 @@ HEAD = {"base_model.model.lm_head.weight": np.zeros((3, 8), "<f4")}
     [
         ("mlx", UNEVEN, None, "rank 2"),
         ("mlx", {"ranks": {Q: 4}, "extra": HEAD, "modules_to_save": ["lm_head"]}, None, "lm_head.weight"),
+        ("mlx", {"ranks": {Q: 4, "lm_head": 4}, "ensure_weight_tying": True}, None, "ensure_weight_tying in its"),
         ("mlx", {"ranks": {"transformer.h.0.attn.c_attn": 4}}, None, "what mlx-lm calls transformer.h.0"),
         ("diffusers", {"ranks": {Q: 4}}, None, "no module of a UNet"),
         ("gguf", {"ranks": {Q: 4, DOWN: 4}, "alpha_pattern": {"down_proj": 1}}, {}, "one α for all"),
@@ -240,8 +241,8 @@ HEAD = {"base_model.model.lm_head.weight": np.zeros((3, 8), "<f4")}
         ("gguf", {"ranks": {Q: 4}}, None, "no config.json of it"),
         ("mlx", {"ranks": {Q: 4}}, {}, "does not depend on it"),
     ],
-    ids=["mlx-ranks", "mlx-head", "mlx-names", "diffusers-names", "gguf-alpha", "gguf-architecture", "gguf-names",
-         "gguf-heads", "gguf-tied-head", "gguf-no-base", "mlx-with-base"],
+    ids=["mlx-ranks", "mlx-head", "mlx-tied", "mlx-names", "diffusers-names", "gguf-alpha", "gguf-architecture",
+         "gguf-names", "gguf-heads", "gguf-tied-head", "gguf-no-base", "mlx-with-base"],
 )  # fmt: skip
 def test_what_a_format_cannot_hold_is_said(to, options, base, says, tmp_path):
     source = adapter(tmp_path / "peft", **options)

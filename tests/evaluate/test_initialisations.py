@@ -171,7 +171,6 @@ REFUSED = {
     "qalora": {"use_qalora": True},
     "activated": {"alora_invocation_tokens": [1, 2]},
     "replicated": {"layer_replication": [[0, 2], [0, 2]]},
-    "tied": {"ensure_weight_tying": True},
     "unknown": {"init_lora_weights": "new_idea"},
     "loftq": {"init_lora_weights": "loftq"},
 }

@@ -28,7 +28,6 @@ _OF_PEFT = (
     "kasa_config",
     "alora_invocation_tokens",
     "layer_replication",
-    "ensure_weight_tying",
 )
 """Fields of PEFT's config with which s·B·A is not the whole update, or belongs to further modules."""
 
@@ -126,6 +125,9 @@ def refuse_meaning(opened: Adapter, form: str) -> None:
             f"{opened.location.path} --initial-adapter INITIAL --rank {rank} --output NEW; then convert NEW",
         )
     field = next((name for name in _OF_PEFT if config.fields.get(name)), None)
+    tied = any(pair.kind == "embedding" or pair.module.endswith("lm_head") for pair in opened.pairs)
+    if tied and config.fields.get("ensure_weight_tying"):
+        field = "ensure_weight_tying"
     parameter = next(
         (pair.module for pair in opened.pairs if ends_with(pair.module, config.target_parameters)), None
     )
