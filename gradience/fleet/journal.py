@@ -22,9 +22,11 @@ from gradience.artifacts.fleet import FleetRow
 from gradience.artifacts.whole import write_errors, write_whole
 from gradience.errors import InputError, LockedError
 from gradience.fleet.measure import same_content, stamp_of, stamped_files
-from gradience.reading import MAX_DATA_BYTES, not_a_file, open_stream
+from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, not_a_file, open_stream
 
 PART = ".part"
+MAX_ROW = MAX_SETTINGS_BYTES
+"""Bytes of a line."""
 BEGINS = b'{"schema":"gradience.fleet_row/'
 """Of a row that was written here."""
 
@@ -76,19 +78,19 @@ class Journal(Closing):
         """
         part = self.output.with_name(self.output.name + PART)
         touched = []
-        start, line = 0, b"\n"
         for start, line in _lines(part):
             row = _torn(line)
-            current = None if row is None else self._current(row, paths, allow_pickle=allow_pickle)
+            if row is None:  # a kill cut it short: rows go on from here
+                with write_errors(part):
+                    self._file.truncate(start)
+                self._end = start
+                break
+            current = self._current(row, paths, allow_pickle=allow_pickle)
             if current is not None and current == row:
                 self._places[current.path] = _Place(start, len(line))
                 yield current
             elif current is not None:
                 touched.append(current)
-        if not line.endswith(b"\n"):  # a kill cut it short
-            with write_errors(part):
-                self._file.truncate(start)
-            self._end = start
         for row in touched:
             if row.path not in self._places:
                 self.add(row)
@@ -136,14 +138,19 @@ class Journal(Closing):
 def read_rows(path: Path) -> Iterator[FleetRow]:
     """Yield the rows of a `fleet.jsonl`, one in memory at a time. Raises InputError as `Artifact.read` does."""
     for _, line in _lines(path):
-        if line.strip():
-            yield FleetRow.parse(path, line)
+        yield FleetRow.parse(path, line)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     start = 0
     with open_stream(path, limit=MAX_DATA_BYTES) as file:
-        for line in file:
+        while line := file.readline(MAX_ROW + 1):
+            if len(line) > MAX_ROW:
+                raise InputError(
+                    f"{path}: not rows of a fleet: a line of more than {MAX_ROW:,} bytes",
+                    code="artifact-invalid",
+                    hint=FleetRow.repair,
+                )
             yield start, line
             start += len(line)
 

@@ -101,6 +101,16 @@ def surface(_folder: Path) -> Surface:
             for name, place in linked.items()
         ),
         *((f"a journal: {name}", again, {"out/fleet.jsonl.part": it}, {3}) for name, it in journals.items()),
+        *(
+            (f"rows: {name}", verb, {place: it}, {3})
+            for name, it in {
+                "sparse, 900 MB": sparse(900_000_000),
+                "a line of 100 MB": b'{"schema":"gradience.fleet_row/1","path":"' + b"a" * 100_000_000,
+                "8 million empty objects": b"{}\n" * 8_000_000,
+            }.items()
+            for verb, place in ((batch, "in/fleet.jsonl"), (again, "out/fleet.jsonl"))
+        ),
+        ("rows: 30 million empty lines", again, {"out/fleet.jsonl": b"\n" * 30_000_000}, {0, 3}),
         ("links in a circle", "fleet in/zoo --recursive", circles, {0}),
     ]
     known = zoo | {"in/fleet.jsonl": rows()}
