@@ -33,7 +33,7 @@ def only_one(folder: Path, *, wait: float = MOMENT) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    _refuse_links(folder)
+    refuse_links(folder)
     try:
         with FileLock(folder / LOCK, timeout=wait):
             sweep_below(folder)
@@ -46,7 +46,7 @@ def only_one(folder: Path, *, wait: float = MOMENT) -> Iterator[None]:
         ) from None
 
 
-def _refuse_links(folder: Path) -> None:
+def refuse_links(folder: Path) -> None:
     """Raise InputError (`symlink-outside`) for a link in the output through which a run would write elsewhere."""
     home = os.path.join(os.path.realpath(folder), "")
     for above, folders, files in os.walk(folder):

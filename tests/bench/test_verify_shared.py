@@ -137,6 +137,34 @@ def test_the_hubs_yaml_says_n_and_interval_in_its_notes(labels: Path, tmp_path: 
     )
 
 
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "a/b", "..", "nul\0"])
+@pytest.mark.parametrize("of", ["task", "variant"])
+def test_a_name_in_a_run_leads_nowhere(labels: Path, tmp_path: Path, name: str, of: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(labels, folder)
+    values = json.loads((folder / "bench.json").read_text(encoding="utf-8"))
+    if of == "task":
+        values["data"]["task"] = name
+    else:
+        values["variants"][0]["name"] = name
+    (folder / "bench.json").write_text(json.dumps(values), encoding="utf-8")
+    for export in (export_eee, export_hub):
+        with pytest.raises(InputError, match="but a path"):
+            export(folder, tmp_path / "out", **({"dataset": "a/b"} if export is export_hub else {}))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_nothing_is_exported_through_a_link(labels: Path, tmp_path: Path) -> None:
+    for name in ("outside", "out"):
+        (tmp_path / name).mkdir()
+    for name in ("data", "seed_42"):
+        (tmp_path / "out" / name).symlink_to(tmp_path / "outside")
+    for export in (export_eee, export_hub):
+        with pytest.raises(InputError, match="a symbolic link that leads out of the output"):
+            export(labels, tmp_path / "out", **({"dataset": "a/b"} if export is export_hub else {}))
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
 def test_a_smoke_run_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         export_eee(RESULTS / "smollm2_gsm8k_smoke", tmp_path)

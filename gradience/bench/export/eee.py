@@ -17,6 +17,7 @@ from gradience.artifacts.records import ClassificationRecord, GenerationRecord, 
 from gradience.artifacts.whole import write_whole
 from gradience.bench.export.adapters import Evaluated, evaluated
 from gradience.digests import sha256_parts
+from gradience.models.lock import refuse_links
 
 SCHEMA_VERSION = "0.3.0"
 TEXT_UNKNOWN = "sha256:"
@@ -25,6 +26,7 @@ TEXT_UNKNOWN = "sha256:"
 
 def export_eee(folder: Path, output: Path) -> list[Path]:
     """Write the run in `folder` below `output`/data, and return the files; raises what `evaluated` does."""
+    refuse_links(output)
     written = []
     for one in evaluated(folder):
         base = one.bench.model.replace(":", "-").replace("/", "-")

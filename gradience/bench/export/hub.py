@@ -13,6 +13,7 @@ import yaml
 from gradience.artifacts.whole import write_whole
 from gradience.bench.export.adapters import Evaluated, evaluated
 from gradience.errors import UsageError
+from gradience.models.lock import refuse_links
 
 KNOWN = {"gsm8k": ("openai/gsm8k", "gsm8k"), "glue": ("nyu-mll/glue", "")}
 """Profile of a task -> its data set on the hub, and the task in it; GLUE's is the subset."""
@@ -24,6 +25,7 @@ def export_hub(folder: Path, output: Path, *, dataset: str | None = None) -> lis
     dataset: the data set on the hub, where the task does not say it. Raises UsageError (`no-dataset`), and what
     `evaluated` and the disk raise.
     """
+    refuse_links(output)
     written = []
     for one in evaluated(folder):
         place = output / f"seed_{one.bench.seed}"
