@@ -54,7 +54,7 @@ def graded_likelihood(
         left, examples = float(margin) - max(likelihood.delta or 0.0, 0.0), None
         if left > 0 and row.n is not None:
             needed = items_for_mean((likelihood.spread or 0.0) ** 2, left, level=0.05 / family)
-            examples = max(needed, row.n + 1)
+            examples = None if needed is None else max(needed, row.n + 1)
         needs = NextGrade(grade="B", examples=examples, seeds=None)
     changes = {"grade": grade, "reason": reason, "adjusted_p": adjusted, "next_grade": needs}
     return EvaluatedAdapter(**{**dict(row), **changes})

@@ -15,6 +15,10 @@ from gradience.words import listed, printable
 
 MAX_ITEMS = 200_000
 """Examples of one log: four times the largest test set in common use, and about 200 MB."""
+MAX_SCORES = 1000
+"""Scores of one example."""
+SMALLEST, LARGEST = 1e-100, 1e100
+"""Absolute values of a score that is not 0: the squares of their differences are still numbers."""
 EXCERPT = 100
 """Characters of an example, and of an answer, that a report shows."""
 
@@ -67,8 +71,8 @@ class Format(NamedTuple):
     """A format of logs."""
 
     name: str
-    fits: Callable[[Path], bool]
-    """Whether a file looks like one, by its name and its first bytes."""
+    fits: Callable[[Path, Mapping[str, Any]], bool]
+    """Whether a file looks like one, by its name and the first of its JSON lines."""
     read: Callable[[Path, Wanted], Log]
 
 
@@ -127,7 +131,7 @@ class Row(NamedTuple):
     item: Item
     """Its score is yet to come."""
     scores: Mapping[str, Any]
-    """What stands under each metric: a number, or what is no score of one example."""
+    """The value of each metric; None for a value that is not a number."""
 
 
 def add(rows: dict[str, Row], row: Row) -> None:
@@ -144,7 +148,13 @@ def add(rows: dict[str, Row], row: Row) -> None:
             code="too-large",
             hint="split the logs by task, or take a part that was drawn at random, the same of both",
         )
-    rows[row.item.id] = row
+    if len(row.scores) > MAX_SCORES:
+        raise InputError(
+            f"{row.place}: {len(row.scores):,} columns, and at most {MAX_SCORES:,} are read",
+            code="log-row",
+            hint="keep the columns `id`, `prompt`, `answer` and the scores",
+        )
+    rows[row.item.id] = row._replace(scores={name: number(value) for name, value in row.scores.items()})
 
 
 def scored(
@@ -155,9 +165,7 @@ def scored(
     default: the metric where none is asked for. Raises UsageError and InputError (see `choose`; `log-score`).
     """
     listed = {name: None for row in rows.values() for name in row.scores}
-    numeric = {
-        name: None for row in rows.values() for name, value in row.scores.items() if number(value) is not None
-    }
+    numeric = {name: None for row in rows.values() for name, value in row.scores.items() if value is not None}
     if wanted is None and default in numeric:
         wanted = default
     metric = choose(path, "metric", numeric, wanted, sorted(listed.keys() - numeric.keys()))
@@ -165,8 +173,8 @@ def scored(
 
 
 def _score(row: Row, metric: str) -> float:
-    value = number(row.scores.get(metric))
-    if value is not None and math.isfinite(value):
+    value: float | None = row.scores.get(metric)
+    if value is not None and (value == 0 or SMALLEST <= abs(value) <= LARGEST):
         return value
     what = "no number" if value is None else f"{value}, which is no score,"
     raise InputError(

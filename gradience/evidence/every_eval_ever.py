@@ -25,14 +25,11 @@ LONGEST_NAME = 255
 """Bytes of a name, as file systems have it."""
 
 
-def fits(path: Path) -> bool:
+def fits(path: Path, first: Mapping[str, Any]) -> bool:
     """Whether the file has the keys of a record, or its first line those of a sample."""
     if path.suffix == ".json":
         return all(key in _record(path) for key in KEYS)
-    if path.suffix != ".jsonl":
-        return False
-    first = next(json_lines(path), None)
-    return first is not None and all(key in first[1] for key in SAMPLE_KEYS)
+    return all(key in first for key in SAMPLE_KEYS)
 
 
 def read(path: Path, wanted: Wanted) -> Log:

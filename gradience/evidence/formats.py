@@ -9,6 +9,7 @@ from pathlib import Path
 from gradience.errors import InputError
 from gradience.evidence import every_eval_ever, inspect_ai, lm_eval, table
 from gradience.evidence.base import Format, Log, Wanted
+from gradience.evidence.text import json_lines
 from gradience.reading import check_regular
 from gradience.words import listed, printable
 
@@ -31,8 +32,9 @@ def read_log(path: Path, wanted: Wanted) -> Log:
     """
     file = _in_folder(path) if path.is_dir() else path
     check_regular(file)
+    _, first = next(json_lines(file), ("", {})) if file.suffix.lower() == ".jsonl" else ("", {})
     for form in FORMATS:
-        if form.fits(file):
+        if form.fits(file, first):
             return form.read(file, wanted)
     hint = f"known are {', '.join(form.name for form in FORMATS)}; any other: write a CSV with id and score"
     if file.name.startswith("results_"):

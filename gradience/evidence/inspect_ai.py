@@ -13,7 +13,7 @@ from typing import Any
 
 from gradience.errors import InputError
 from gradience.evidence.archive import Archive, open_archive
-from gradience.evidence.base import Item, Log, Row, Wanted, add, digest, head, number, scored, tail
+from gradience.evidence.base import Item, Log, Row, Wanted, add, digest, head, scored, tail
 from gradience.evidence.text import json_object, text_or_none, within
 
 NAME = "Inspect"
@@ -29,7 +29,7 @@ OPERATION = {
 """Keys of a GenerateConfig that say how a model is called, and not what it answers."""
 
 
-def fits(path: Path) -> bool:
+def fits(path: Path, _: Mapping[str, Any]) -> bool:
     """Whether the file is called `.eval`."""
     return path.suffix == ".eval"
 
@@ -109,7 +109,7 @@ def _mean(row: Row, runs: list[Row | None]) -> Row:
     """The row with each score's mean; without a score that a run lacks."""
     scores = {}
     for name in row.scores:
-        values = [None if run is None else number(run.scores.get(name)) for run in runs]
+        values = [None if run is None else run.scores.get(name) for run in runs]
         known = [value for value in values if value is not None]
         scores[name] = sum(known) / len(known) if len(known) == len(values) else None
     return row._replace(scores=scores)

@@ -29,12 +29,9 @@ UNSCORED = {
 """Keys of a sample that are no metric."""
 
 
-def fits(path: Path) -> bool:
+def fits(_: Path, first: Mapping[str, Any]) -> bool:
     """Whether the first line of the file has the keys of a sample."""
-    if path.suffix != ".jsonl":
-        return False
-    first = next(json_lines(path), None)
-    return first is not None and all(key in first[1] for key in KEYS)
+    return all(key in first for key in KEYS)
 
 
 def read(path: Path, wanted: Wanted) -> Log:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gradience.errors import InputError
 from gradience.evidence.base import Item, Log, Row, Wanted, add, digest, head, scored, tail
-from gradience.evidence.text import json_lines
+from gradience.evidence.text import json_lines, numbered_lines
 from gradience.reading import MAX_DATA_BYTES, open_stream
 
 NAME = "table"
@@ -19,14 +18,9 @@ TEXTS = ("id", "prompt", "answer", "output")
 """Columns that are no score."""
 
 
-def fits(path: Path) -> bool:
+def fits(path: Path, first: Mapping[str, Any]) -> bool:
     """Whether the file is a CSV or TSV by its name, or the first of its JSON lines has an id."""
-    if path.suffix.lower() in DELIMITERS:
-        return True
-    if path.suffix.lower() != ".jsonl":
-        return False
-    first = next(json_lines(path), None)
-    return first is not None and "id" in first[1]
+    return path.suffix.lower() in DELIMITERS or "id" in first
 
 
 def read(path: Path, wanted: Wanted) -> Log:
@@ -71,7 +65,10 @@ def _number(text: str) -> float | str:
 
 def _delimited(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
     with open_stream(path, limit=MAX_DATA_BYTES) as file:
-        reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=delimiter, strict=True)
+        lines = (
+            text.decode("utf-8-sig" if line == 1 else "utf-8") for line, text in numbered_lines(file, path)
+        )
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             names = next(reader, [])
             if "id" not in names or len(set(names)) < len(names):

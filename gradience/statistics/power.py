@@ -23,6 +23,8 @@ from gradience.statistics.pooled import Claim
 DEFAULT_CORRELATION = 0.2
 MOST_EXAMPLES = 10**7
 """More are not looked for."""
+SMALLEST_SHARE = 1e-8
+"""The smallest margin, in standard deviations of one example, whose number of examples is given."""
 _POINTS = 200
 """Equally probable spreads of S runs, over which the mean is taken."""
 
@@ -68,7 +70,7 @@ def items_needed(
     if claim == "these-runs":
         distance = special.ndtri(wanted) * math.sqrt(discordance - delta**2)
         distance -= special.ndtri(level) * math.sqrt(_variance_at(discordance, delta, -margin))
-        return math.ceil((1 + (seeds - 1) * correlation) / seeds * (distance / (delta + margin)) ** 2 - 1e-9)
+        return _rounded_up((1 + (seeds - 1) * correlation) / seeds, distance, delta + margin)
 
     def suffices(n: int) -> bool:
         reached = power(
@@ -126,15 +128,22 @@ def smallest_margin(
     return float(brentq(missing, 0.0, widest, xtol=1e-9)) if missing(widest) > 0 else 1.0
 
 
-def items_for_mean(variance: float, margin: float, *, level: float = 0.05, wanted: float = 0.8) -> int:
-    """The fewest examples that show a margin for scores that are no 0/1, if both are equally good.
+def items_for_mean(variance: float, margin: float, *, level: float = 0.05, wanted: float = 0.8) -> int | None:
+    """The fewest examples that show a margin for scores that are no 0/1, if both are equally good; None for too many.
 
     >>> items_for_mean(0.25, 0.1)
     155
 
     variance: of the differences of single examples. Normal quantiles: Student's ask for about two examples more.
     """
-    return math.ceil(variance * ((special.ndtri(wanted) - special.ndtri(level)) / margin) ** 2 - 1e-9)
+    return _rounded_up(variance, special.ndtri(wanted) - special.ndtri(level), margin)
+
+
+def _rounded_up(share: float, distance: float, margin: float) -> int | None:
+    """Return share·(distance/margin)² examples, rounded up; None for more than anybody has."""
+    if margin <= SMALLEST_SHARE * distance * math.sqrt(share):
+        return None
+    return math.ceil(share * (distance / margin) ** 2 - 1e-9)
 
 
 def smallest_margin_of_mean(n: int, variance: float, *, level: float = 0.05, wanted: float = 0.8) -> float:

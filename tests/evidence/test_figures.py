@@ -10,7 +10,7 @@ import scipy.stats
 from log_files import counts, table
 
 from gradience import compare_logs
-from gradience.errors import UsageError
+from gradience.errors import InputError, UsageError
 from gradience.statistics import PairedTable, power, tango
 
 
@@ -135,6 +135,20 @@ def test_a_margin_must_mean_something(tmp_path, scores, options, code):
     with pytest.raises(UsageError) as caught:
         compare_logs(a, b, **options)
     assert caught.value.code == code
+
+
+def test_a_margin_that_no_test_set_shows(tmp_path):
+    for scores in ([1, 0] * 50, [0.5, 0.25] * 50):
+        a, b = table(tmp_path / "a.csv", scores), table(tmp_path / "b.csv", [*scores[1:], scores[0]])
+        report = compare_logs(a, b, margin=1e-320)
+        assert (report.grade, report.planning.examples_80, report.planning.examples_90) == ("C", None, None)
+
+
+@pytest.mark.parametrize("score", [1e308, -1e101, 5e-324, 1e-101])
+def test_scores_whose_squares_are_not_numbers_are_refused(tmp_path, score):
+    good, bad = table(tmp_path / "a.csv", [0.5, 2.0, 0]), table(tmp_path / "b.csv", [0.5, score, 0])
+    with pytest.raises(InputError, match="line 3"):
+        compare_logs(good, bad, margin=0.1)
 
 
 def test_flips_are_those_that_differ_most(tmp_path):

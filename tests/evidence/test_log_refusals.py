@@ -9,7 +9,7 @@ from log_files import rows_of, samples, table, write_lines
 
 from gradience import InputError, compare_logs
 from gradience.errors import GradienceError, UsageError
-from gradience.evidence import base
+from gradience.evidence import base, text
 
 STRICT = {"filter": "strict-match"}
 
@@ -200,6 +200,17 @@ def test_more_examples_than_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(base, "MAX_ITEMS", 3)
     path = table(tmp_path / "a.csv", [1, 0, 1, 1])
     assert refused(path, path).code == "too-large"
+
+
+def test_the_columns_and_the_length_of_a_line_are_limited(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "MAX_SCORES", 3)
+    row = {"id": 1, "prompt": "p", "answer": "a", "score": 1}
+    path = write_lines(tmp_path / "a.jsonl", [row | {f"k{place}": 0 for place in range(3)}])
+    assert "line 1: 4 columns, and at most 3 are read" in str(refused(path, path))
+    for name in ("a.csv", "a.jsonl"):
+        (tmp_path / name).write_bytes(b"\0" * 200)
+        monkeypatch.setattr(text, "MAX_LINE", 100)
+        assert "line 1: longer than 100 bytes" in str(refused(tmp_path / name, tmp_path / name))
 
 
 def test_every_refusal_of_a_log_is_an_input_error(tmp_path):

@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from hostile import samples
-from hostile.surface import Input, Surface
+from hostile.surface import Input, Surface, sparse
 
 GOOD = samples.csv_scores()
 VERB = "evidence in/a.csv in/b.csv"
@@ -38,11 +38,24 @@ def surface(_folder: Path) -> Surface:
         ("two million empty lines", jsonl(b"\n" * 2_000_000)),
     ]
     tables = [
+        ("a sparse CSV of 900 MB", {"in/a.csv": GOOD, "in/b.csv": sparse(900_000_000)}),
         ("a field of 50 MB", csv(b"id,score\n" + b"a" * 50_000_000 + b",1\n")),
         ("a quote that never ends", csv(b'id,score\n"' + b"a\n" * 20_000_000)),
         ("a million columns", csv(b"id,score," + b",".join(b"c%d" % n for n in range(1_000_000)) + b"\n")),
         ("a million commas in a row", csv(b"id,score\n" + b"," * 1_000_000)),
         ("200,001 rows", csv(scores(*"1" * 200_001))),
+    ]
+    extreme = [
+        ("1e308", "-1e308"),
+        ("1e308", "1e308"),
+        ("5e-324", "0"),
+        ("-0.0", "0.0"),
+        ("1e-320", "1e308"),
+    ]
+    pairs = [
+        {"in/a.csv": scores(*first * 20), "in/b.csv": scores(*second * 20)}
+        for first in extreme
+        for second in extreme
     ]
     lines = [Input(name, LINES, files, codes={2, 3}) for name, files in rows]
     return Surface(
@@ -55,5 +68,10 @@ def surface(_folder: Path) -> Surface:
             ),
             *lines,
             *(Input(name, VERB, files) for name, files in tables),
+            *(
+                Input(f"scores {number}", f"{VERB} --margin {margin} --json", files, codes={0, 2, 3})
+                for number, files in enumerate(pairs)
+                for margin in ("0.1", "1e-320", "1e308")
+            ),
         ],
     )
