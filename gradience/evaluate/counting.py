@@ -99,7 +99,9 @@ def network_on_meta(
     task_type = "CAUSAL_LM" if labels is None else "SEQ_CLS"
     try:
         # A copy: PEFT extends the list `modules_to_save` that it is given.
-        return base, get_peft_model(base, LoraConfig(task_type=task_type, **copy.deepcopy(dict(lora))))
+        settings = LoraConfig(task_type=task_type, **copy.deepcopy(dict(lora)))
+        with torch.device("meta"):
+            return base, get_peft_model(base, settings)
     except (
         ValueError,
         TypeError,

@@ -51,7 +51,8 @@ def power(
     # What the examples explain of the runs' spread.
     of_one_run = (discordance - delta**2) * (1 - correlation) / n
     estimated = np.maximum(0.0, (spread**2 + of_one_run) * _spreads(seeds) - of_one_run) / seeds
-    freedom = (at_margin + estimated) ** 2 / (at_margin**2 / max(n - 1, 1) + estimated**2 / (seeds - 1))
+    doubt = at_margin**2 / max(n - 1, 1) + estimated**2 / (seeds - 1)  # 0 at a margin of 1
+    freedom = np.divide((at_margin + estimated) ** 2, doubt, out=np.ones_like(doubt), where=doubt > 0)
     errors = -special.stdtrit(freedom, level) * np.sqrt(at_margin + estimated)
     return float(special.ndtr((delta + margin - errors) / math.sqrt(sampling + spread**2 / seeds)).mean())
 

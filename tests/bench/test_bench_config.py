@@ -214,8 +214,9 @@ def test_an_unknown_key_is_named_before_what_it_left_missing(write):
         (MINIMAL.replace("reviews", "reviews, dataset: glue"), "belongs to the profile glue"),
         (MINIMAL + "compression: {variants: [uniform_p90], controls: [per_layer_shuffled]}\n", "needs the variant"),
         (MINIMAL + "compression: {arms: [truncate], retrain: [per_layer]}\n", "`arms` has no `retrain`"),
+        (MINIMAL + "compression: {variants: [per_layer, per_layer_shuffled], controls: 3}\n", "controls"),
     ],
-    ids=range(11),
+    ids=range(12),
 )  # fmt: skip
 def test_settings_that_do_not_fit_together(write, text, said):
     if said is None:

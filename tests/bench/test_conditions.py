@@ -35,6 +35,14 @@ def test_a_run_that_meets_everything():
     assert "**Conditions of a claim**: met" in to_markdown(report)
 
 
+def test_a_tolerance_of_which_twice_is_more_than_all_examples():
+    policy = {"tolerance": "0.7", "floor": "0.7"}
+    report = aggregate(runs(policy=policy))
+    known = [row.evidence.policy for row in report.variants if row.evidence and row.evidence.policy]
+    assert known
+    assert all(chances.pass_if_twice_margin < 1e-6 for chances in known)  # a loss of all examples
+
+
 def test_it_is_not_the_verdict():
     lost = dict.fromkeys(("uniform_median", "uniform_p90", "per_layer"), (40, 0))
     report = aggregate(runs(BAD | lost | {f"{name}.truncate": change for name, change in lost.items()}))

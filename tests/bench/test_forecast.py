@@ -28,6 +28,13 @@ TALL: dict[str, int] = {
 # ------------------------------------------------------------------ counted
 
 
+def test_no_factor_is_allocated_whatever_its_rank() -> None:
+    shape = AutoConfig.for_model("llama", **TALL)
+    rank = 2**40  # 140 TB for a factor of 32 columns
+    _, network = network_on_meta(shape, {**EVERYWHERE, "r": rank}, dtype=torch.float32, labels=None)
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+
+
 def real_and_meta(base: Path) -> tuple[Any, Any]:
     real = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager", dtype=torch.float32)
     config = LoraConfig(task_type="CAUSAL_LM", **EVERYWHERE)

@@ -14,6 +14,7 @@ from gradience.statistics import (
     Claim,
     fixed_sequence,
     holm,
+    items_for_mean,
     items_needed,
     pass_probability,
     pool,
@@ -127,6 +128,14 @@ def test_runs_that_differ_too_much_show_nothing_at_any_size() -> None:
     assert items_needed(0.06, 0.025, seeds=3, spread=0.01, claim="new-run", wanted=0.9) is None
     assert items_needed(0.06, 0.025, delta=-0.025) is None
     assert seeds_needed(200, 0.16, 0.025, spread=0.05, most=10) is None
+
+
+def test_more_examples_than_anybody_has_are_no_number() -> None:
+    for margin in (1e-9, 1e-300, 5e-324):
+        assert items_needed(0.16, margin) is None
+        assert items_for_mean(0.25, margin) is None
+    assert 9e11 < (items_needed(0.16, 1e-6) or 0) < 1.1e12
+    assert power(100, 0.1, 1.0, seeds=3, spread=0.0, claim="new-run") == 1
 
 
 @given(st.sampled_from([0.04, 0.1, 0.2]), st.integers(2, 8), st.sampled_from(["these-runs", "new-run"]))

@@ -259,5 +259,7 @@ def _control(values: Values) -> list[str]:
     if not isinstance(section, dict) or not isinstance(variants, list) or MOVED_CONTROL not in variants:
         return []
     section["variants"] = [name for name in variants if name != MOVED_CONTROL]
-    section["controls"] = [*(section.get("controls") or []), MOVED_CONTROL]
+    controls = section.get("controls") or []
+    if isinstance(controls, list):  # anything else is refused where the section is read
+        section["controls"] = [*controls, MOVED_CONTROL]
     return [f"{MOVED_CONTROL} is a control: read as `compression.controls`"]

@@ -19,7 +19,7 @@ def characteristics(pooled: Pooled, policy: Policy, planned: int) -> OperatingCh
 
     A loss of twice the margin takes a discordance of as much at least.
     """
-    loss = float(2 * policy.tolerance)
+    loss = min(1.0, float(2 * policy.tolerance))
 
     def chance(delta: float, discordance: float) -> float:
         return pass_probability(
