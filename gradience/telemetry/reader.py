@@ -23,6 +23,8 @@ from gradience.telemetry.records import ENVELOPE, NONFINITE, SCHEMA, Json, Recor
 
 MAX_LINE_BYTES = 8 * 2**20
 """A longer line is no telemetry; it is skipped without being held in memory."""
+MAX_LINE_VALUES = 400_000
+"""About what fits into such a line with the name of a module for every ten numbers; more are not parsed."""
 
 MAX_RUN_BYTES = 2 * 2**30
 """Seven million lines or more; a longer file takes minutes to read, and is no telemetry of a training."""
@@ -119,8 +121,8 @@ class TelemetryReader:
         text = line.start.strip()
         if not text:
             return None
-        if line.length > MAX_LINE_BYTES:
-            self._note(number, "line-too-long", f"more than {MAX_LINE_BYTES} bytes")
+        if line.length > MAX_LINE_BYTES or text.count(b",") > MAX_LINE_VALUES:
+            self._note(number, "line-too-long", f"more than {MAX_LINE_BYTES} bytes, or {MAX_LINE_VALUES} values")
             return None
         try:
             value = _decoded(text.decode("utf-8"))

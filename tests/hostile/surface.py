@@ -20,7 +20,7 @@ An input runs in a forked child in a folder of its own with `in` (its files), `o
   - end with one of its exit codes: 3 unless the input says otherwise,
   - say `error: …` once and `hint: …`, and name one of its files; or, with a code of a result, print a result,
   - show no traceback and no character that steers a terminal,
-  - change nothing outside `out` and `tmp`, start no process, open no socket, load no pickle (`may` allows what the
+  - change nothing outside `out`, `tmp` and the cache folder, start no process, open no socket, load no pickle (`may` allows what the
     verb itself does, such as "socket." for a hub on this machine),
   - take at most 10 s of processor time, and 500 MB beyond what the process had with its libraries. An input that may
     take more says how much, and quotes the words of docs/limits.md that say so in `limit`.
@@ -49,6 +49,8 @@ from hostile.sandbox import CHANGES, Outcome, contained
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 10
+CACHE = "cache"
+"""Below the root of all surfaces: where verbs keep what they fetched and unpacked."""
 
 Place = Callable[[Path], None]
 Work = Callable[[], int | None]
@@ -169,9 +171,8 @@ def attack(case: Input, surface: Surface, folder: Path, tally: Tally) -> None:
     """Run one input, and note what is wrong with how it ended."""
     lay_out(case.files, folder)
     before = contents(folder)
-    outcome = contained(
-        work_of(case, folder), folder, [folder / "out", folder / "tmp"], surface.may, int(case.seconds) + 2
-    )
+    writable = [folder / "out", folder / "tmp", folder.parent.parent / CACHE]
+    outcome = contained(work_of(case, folder), folder, writable, surface.may, int(case.seconds) + 2)
     names = case.names or [part for name in case.files for part in (name, os.path.dirname(name))]
     outcome = replace(outcome, peak_bytes=max(0, outcome.peak_bytes - outcome.had_bytes))
     wrong = problems(outcome, names, case.codes, case.memory, case.seconds)
@@ -220,6 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     sys.dont_write_bytecode = True
     root = options.root.resolve()
+    os.environ["XDG_CACHE_HOME"] = str(root / CACHE)
     tallies = [attacked(name, root, options.share, options.only) for name in options.names]
     json.dump([asdict(tally) for tally in tallies], sys.stdout)
 

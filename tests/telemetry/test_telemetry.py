@@ -16,7 +16,7 @@ from killing import program
 
 from gradience.errors import InputError
 from gradience.telemetry import SCHEMA, RunStatus, TelemetryReader, TelemetryWriter, last_position
-from gradience.telemetry.reader import MAX_LINE_BYTES
+from gradience.telemetry.reader import MAX_LINE_BYTES, MAX_LINE_VALUES
 
 
 def strict_lines(path):
@@ -247,9 +247,10 @@ def test_a_full_disk_is_an_oserror():
         (b"\xff\xfe\n", "not-json"),
         (b"[" * 100_000 + b"\n", "not-json"),
         (b'{"x": "' + b"a" * MAX_LINE_BYTES + b'"}\n', "line-too-long"),
+        (b"[" + b"0," * MAX_LINE_VALUES + b"0, 0]\n", "line-too-long"),
         (b'{"event": "alert", "schema": "someone.else/v9"}\n', "other-schema"),
     ],
-    ids=["text", "array", "no-event", "not-utf8", "deep", "long", "schema"],
+    ids=["text", "array", "no-event", "not-utf8", "deep", "long", "values", "schema"],
 )
 def test_a_bad_line_never_hides_its_neighbours(tmp_path, line, code):
     good = b'{"schema":"gradience.vnext.telemetry/v1","ts":1,"run_id":"r","event":"train_step","step":1}\n'
