@@ -16,6 +16,7 @@ To add a surface, add `tests/hostile/surfaces/NAME.py` with a list of inputs; te
         )
 
 `good` runs first in the process that forks, so that what the verbs import is loaded once; its exit code must fit.
+A forked child has none of its parent's threads: set threads to 1 where a config says how many.
 An input runs in a forked child in a folder of its own with `in` (its files), `out` and `tmp`. It must
   - end with one of its exit codes: 3 unless the input says otherwise,
   - say `error: …` once and `hint: …`, and name one of its files; or, with a code of a result, print a result,
