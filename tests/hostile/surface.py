@@ -21,8 +21,8 @@ An input runs in a forked child in a folder of its own with `in` (its files), `o
   - end with one of its exit codes: 3 unless the input says otherwise,
   - say `error: …` once and `hint: …`, and name one of its files; or, with a code of a result, print a result,
   - show no traceback and no character that steers a terminal,
-  - change nothing outside `out`, `tmp` and the cache folder, start no process, open no socket, load no pickle (`may` allows what the
-    verb itself does, such as "socket." for a hub on this machine),
+  - change nothing outside `out`, `tmp` and the cache folder, start no process, open no socket, load no pickle (`may`
+    allows what the verb itself does, such as "socket." for a hub on this machine),
   - take at most 10 s of processor time, and 500 MB beyond what the process had with its libraries. An input that may
     take more says how much, and quotes the words of docs/limits.md that say so in `limit`.
 """
