@@ -122,7 +122,9 @@ class TelemetryReader:
         if not text:
             return None
         if line.length > MAX_LINE_BYTES or text.count(b",") > MAX_LINE_VALUES:
-            self._note(number, "line-too-long", f"more than {MAX_LINE_BYTES} bytes, or {MAX_LINE_VALUES} values")
+            self._note(
+                number, "line-too-long", f"more than {MAX_LINE_BYTES} bytes, or {MAX_LINE_VALUES} values"
+            )
             return None
         try:
             value = _decoded(text.decode("utf-8"))
