@@ -36,6 +36,7 @@ ALLOWED = {
     "telemetry/writer.py": {"os.open"},  # to write
     "fleet/journal.py": {"os.open", "fdopen"},  # to append
     "evaluate/checks.py": {"read_text"},  # /proc/meminfo and the limit of a container
+    "models/chat_process.py": {"read_text"},  # /proc/self/statm
     "adapters/tensors.py": {"read_bytes"},  # of a TensorFile
     "artifacts/calibration.py": {"read_bytes"},  # of a TensorFile
     "report/page/render.py": {"read_text"},  # of the package's own files
@@ -53,7 +54,7 @@ ALLOWED = {
     "shrink/verb.py": {"copytree"},  # of a rung that was just written
     "tasks/harness/definition.py": {"read_bytes"},  # the YAML files of the installed lm-eval
     "models/load.py": {"from_pretrained"},
-    "evaluate/engines/transformers/engine.py": {"safe_open", "from_pretrained"},
+    "evaluate/engines/transformers/engine.py": {"safe_open"},
     # Stages of a Bench, read where the run that wrote them holds the folder.
     "models/gguf_conversion.py": {"from_pretrained"},
     "bench/arms/controls/random_directions.py": {"load_file", "shutil.copy"},

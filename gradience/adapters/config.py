@@ -6,7 +6,7 @@ Unknown fields are normal (other versions of PEFT) and ignored. Nothing in the f
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from gradience.adapters import strict_json
 from gradience.adapters.files import refuse_disguise
 from gradience.adapters.foreign import MLX_HINT, refuse_method
-from gradience.adapters.patterns import Budget, PatternTable, SavedNames
+from gradience.adapters.patterns import Budget, PatternTable, SavedNames, expressions_of, try_expressions
 from gradience.arguments import is_integer, is_number
 from gradience.errors import InputError
 from gradience.ranks import scale_of
@@ -163,6 +163,33 @@ def config_of(path: Path, fields: Mapping[str, Any]) -> PeftConfig:
     )
 
 
+def check_for_peft(config: PeftConfig, names: Sequence[str]) -> None:
+    """Raise InputError (`bad-config`) for a value that PEFT would fail on, or that would keep it busy for ever.
+
+    names: of the base's modules and parameters, with which PEFT compares the expressions.
+    """
+    reader = _Fields(config.path, config.fields)
+    for name, (fits, wanted) in _OF_PEFT.items():
+        reader.check(name, fits, wanted)
+    if isinstance(config.target_modules, tuple) and not all(config.target_modules):
+        raise _bad(config.path, "target_modules holds an empty name")
+    tried = try_expressions(expressions_of(config.fields), names)
+    if tried is not None:
+        field, reason = tried
+        raise InputError(
+            f"{config.path}: {field} is {_json(config.fields[field])}, and comparing it with the names of modules"
+            f" fails: {reason}",
+            code="bad-config",
+            hint=f"list the names of modules in {field}",
+        )
+
+
+def without_imports(config: Any) -> Any:
+    """Take from PEFT's config what chooses a module to import, or a repository to ask, and return it."""
+    config.megatron_config = config.auto_mapping = config.base_model_name_or_path = config.revision = None
+    return config
+
+
 def _refuse_other_tools(path: Path, fields: Mapping[str, Any]) -> None:
     if "fine_tune_type" in fields or "lora_parameters" in fields:
         raise InputError(
@@ -182,6 +209,31 @@ def _bad(path: Path, what: str) -> InputError:
     return InputError(f"{path}: {what}", code="bad-config", hint="save the adapter again with PEFT")
 
 
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _indices(value: Any) -> bool:
+    return isinstance(value, list) and all(is_integer(item) and 0 <= item < 2**31 for item in value)
+
+
+_A_FLAG = (lambda value: isinstance(value, bool), "true or false")
+_OF_PEFT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "exclude_modules": (lambda value: isinstance(value, str) or _texts(value), "a list of names"),
+    "layers_pattern": (lambda value: isinstance(value, str) or _texts(value), "a list of names"),
+    "layers_to_transform": (lambda value: is_integer(value) or _indices(value), "a list of layers"),
+    "lora_dropout": (lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "trainable_token_indices": (
+        lambda value: _indices(value) or (isinstance(value, dict) and all(map(_indices, value.values()))),
+        "a list of tokens, or one for each module",
+    ),
+    "alora_invocation_tokens": (_indices, "a list of tokens"),
+    "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
+    "lora_bias": _A_FLAG,
+    "use_qalora": _A_FLAG,
+    "ensure_weight_tying": _A_FLAG,
+}
+"""Fields that only PEFT reads -> values that it understands (0.21), in words."""
 _A_NUMBER = f"0, or a number between {MIN_ALPHA:g} and {MAX_ALPHA:g}"
 
 
@@ -194,6 +246,11 @@ class _Fields:
 
     def _refuse(self, name: str, wanted: str) -> InputError:
         return _bad(self._path, f"{name} is {_json(self._fields[name])}, not {wanted}")
+
+    def check(self, name: str, fits: Callable[[Any], bool], wanted: str) -> None:
+        value = self._fields.get(name)
+        if value is not None and not fits(value):
+            raise self._refuse(name, wanted)
 
     def text(self, name: str) -> str | None:
         value = self._fields.get(name)

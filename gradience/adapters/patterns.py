@@ -11,11 +11,15 @@ guessed.
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import subprocess
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from operator import itemgetter
@@ -247,6 +251,77 @@ def has_many_repeats(expression: str) -> bool:
     """Whether the numbers in its braces multiply to more than `MAX_REPEATS`."""
     numbers = [int(number[:9]) for pair in _REPEAT.findall(expression) for number in pair if number]
     return math.prod(max(1, number) for number in numbers) > MAX_REPEATS
+
+
+# ---------------------------------------------------------------- expressions that PEFT itself matches
+
+TRIAL_SECONDS = 5
+"""Processor time for comparing the expressions of a config with all names of a base; ordinary ones need 0.1 s."""
+STARTING_SECONDS = 120
+MAX_PATTERNS = 5000
+"""Of a field: PEFT compares and compiles each for each module."""
+V4_EXPERTS = ("gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj")
+"""PEFT 0.21 tries these names beside each parameter as well (utils/transformers_weight_conversion.py)."""
+_TRIAL = """
+import json, re, resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]), int(sys.argv[1]) + 1))
+resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+expressions, names = json.load(sys.stdin)
+for field, how, expression in expressions:
+    print(field, flush=True)
+    try:
+        for name in names:
+            getattr(re, how)(expression, name)
+    except (re.error, OverflowError, RecursionError, MemoryError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def expressions_of(fields: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return field, function of `re`, and expression for all that PEFT 0.21 takes for expressions in a config."""
+    asked = [
+        (name, "fullmatch", fields[name])
+        for name in ("target_modules", "exclude_modules")
+        if isinstance(fields.get(name), str)
+    ]
+    layers = fields.get("layers_pattern") or []
+    forms = {
+        "layers_pattern": (r"(?:^|.*?\.){}\.(?P<idx>\d+)\.", [layers] if isinstance(layers, str) else layers),
+        "rank_pattern": (r"(.*\.)?({})$", fields.get("rank_pattern") or {}),
+        "alpha_pattern": (r"(.*\.)?({})$", fields.get("alpha_pattern") or {}),
+        "modules_to_save": (r"(^|.*\.){}($|\..*)", fields.get("modules_to_save") or []),
+    }
+    for name, (form, keys) in forms.items():
+        plain = len(keys) <= MAX_PATTERNS  # names, which need no trial
+        asked += [
+            (name, "match", form.replace("{}", key)) for key in keys if not (plain and _as_literal(key))
+        ]
+    return asked
+
+
+def try_expressions(
+    expressions: Sequence[tuple[str, str, str]], names: Sequence[str]
+) -> tuple[str, str] | None:
+    """Compare with `re`, as PEFT will, in a process with limits; return the field that fails, and why; None if none."""
+    counted = Counter(field for field, *_ in expressions)
+    many = next((field for field, count in counted.items() if count > MAX_PATTERNS), None)
+    if many is not None:
+        return many, f"it has {counted[many]:,} entries, and at most {MAX_PATTERNS:,} are compared"
+    if not expressions:
+        return None
+    beside = {f"{name.rpartition('.')[0]}.{expert}" for name in names for expert in V4_EXPERTS}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _TRIAL, str(TRIAL_SECONDS)],
+            input=json.dumps([expressions, sorted({*names, *beside})]),
+            capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=STARTING_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        return str(error.stdout or expressions[0][0]).split()[-1], f"it takes more than {STARTING_SECONDS} s"
+    if done.returncode == 0:
+        return None
+    said = done.stderr.strip()[-300:] if done.returncode == 1 else ""
+    return done.stdout.split()[-1], said or f"it takes more than {TRIAL_SECONDS} s of processor time"
 
 
 # ---------------------------------------------------------------- keys that are names

@@ -9,7 +9,7 @@ from gradience.artifacts.shared_names import path_text
 from gradience.calibrate.batches import encode_pairs, encode_targets, encode_texts
 from gradience.calibrate.inputs import TEXT_TOKENS, Inputs
 from gradience.calibrate.needs import needs_of
-from gradience.models.load import from_folder, load_tokenizer, quiet
+from gradience.models.load import from_folder, load_tokenizer, skeleton
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
 
@@ -44,7 +44,6 @@ def forecast_calibration(inputs: Inputs) -> CalibrationForecast:
 
 def _weights_bytes(model: ModelSettings, labels: int | None) -> int:
     """Return the bytes of the base's weights, from its config.json."""
-    import torch
     import transformers
 
     from gradience.evaluate.cost import dtype_of, weights_bytes_of
@@ -55,8 +54,5 @@ def _weights_bytes(model: ModelSettings, labels: int | None) -> int:
         "seq2seq_lm": transformers.AutoModelForSeq2SeqLM,
         "seqcls": transformers.AutoModelForSequenceClassification,
     }[model.type]
-    if labels is not None:
-        shape.num_labels = labels
-    with quiet(), torch.device("meta"):
-        base = factory.from_config(shape, dtype=dtype_of(model, shape))
+    base = skeleton(factory, shape, labels=labels, dtype=dtype_of(model, shape))
     return weights_bytes_of(base, packed=model.quantization is not None)

@@ -131,6 +131,7 @@ def read_inputs(request: Request, teacher: Path | None = None) -> Inputs:
         )
     model = ModelSettings(
         name=name,
+        from_adapter=request.base_model is None,
         type="seqcls" if kind == "sequence_classification" else kind,
         revision=request.revision,
         dtype=request.dtype,

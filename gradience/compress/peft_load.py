@@ -21,6 +21,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import nn
 
+from gradience.adapters.config import without_imports
+
 _CONVOLUTIONS: Mapping[int, type[nn.Module]] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 ADAPTER = "default"
 
@@ -109,8 +111,7 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
     folder = Path(request["folder"])
     answer: dict[str, Any] = {name: version(name) for name in ("peft", "torch", "transformers")}
     answer |= {"modules": 0, "tensors": 0, "problems": []}
-    config = LoraConfig.from_pretrained(str(folder))
-    config.megatron_config = None  # PEFT would import the module that the config names
+    config = without_imports(LoraConfig.from_pretrained(str(folder)))
     config.layer_replication = None  # the skeleton has the replicated layers already
     base = build(request["layers"], request["loose"], request["saved"])
     with warnings.catch_warnings(record=True) as caught:

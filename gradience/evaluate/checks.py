@@ -37,7 +37,7 @@ def notes_of(inputs: Inputs) -> Iterator[str]:
     model, request = inputs.model, inputs.request
     source = locate(model, ("config.json",))
     if source.commit is None:
-        require_weights(source.folder)
+        require_weights(source.folder, pickles=not model.from_adapter)
     shape = from_folder(AutoConfig, model.name, source.folder)
     tokenizer = load_tokenizer(model)
     check_vocabulary(model, tokenizer, shape, {each.given: each.tokens for each in inputs.adapters})

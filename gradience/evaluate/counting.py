@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gradience.adapters.patterns import expressions_of, try_expressions
 from gradience.errors import InputError
 
 # The engine of transformers, whichever engine runs: the tensors are those of its forward pass.
 from gradience.evaluate.engines.transformers.forward import logits_at
+from gradience.models.load import skeleton
 
 NO_KERNEL = ("aten::detach", "aten::_unsafe_view", "aten::lift_fresh", "aten::empty")
 VALUE = "aten::_local_scalar_dense"
@@ -92,10 +94,15 @@ def network_on_meta(
     # The mask that SDPA takes depends on values, and there are none here.
     factory: Any = AutoModelForCausalLM if labels is None else AutoModelForSequenceClassification
     if labels is not None:
-        config.num_labels = labels
         config.pad_token_id = 0
-    with torch.device("meta"):
-        base = factory.from_config(config, dtype=dtype, attn_implementation="eager")
+    base = skeleton(factory, config, labels=labels, dtype=dtype, attn_implementation="eager")
+    names = [name for kind in (base.named_modules(), base.named_parameters()) for name, _ in kind]
+    if (tried := try_expressions(expressions_of(lora), names)) is not None:
+        raise InputError(
+            f"lora: comparing {tried[0]} with the names of modules fails: {tried[1]}",
+            code="lora-misfit",
+            hint=f"list the names of modules in {tried[0]}",
+        )
     task_type = "CAUSAL_LM" if labels is None else "SEQ_CLS"
     try:
         # A copy: PEFT extends the list `modules_to_save` that it is given.

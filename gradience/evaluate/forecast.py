@@ -95,17 +95,22 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
         try:
             base, network = network_on_meta(shape, _lora(inputs.reference), dtype=dtype, labels=labels)
         except InputError as error:
+            if error.code != "lora-misfit":
+                raise
             return None, [f"No memory estimate: {sentence_text(str(error))}"]
         weights = weights_bytes_of(base, packed=inputs.model.quantization is not None)
-        batch = answering_bytes(
-            shape,
-            network,
-            rows=rows,
-            prompt=prompt,
-            new=0 if inputs.likelihoods else new,
-            scored=_scored_rows(inputs, rows) * new,
-            itemsize=dtype.itemsize,
-        )
+        try:
+            batch = answering_bytes(
+                shape,
+                network,
+                rows=rows,
+                prompt=prompt,
+                new=0 if inputs.likelihoods else new,
+                scored=_scored_rows(inputs, rows) * new,
+                itemsize=dtype.itemsize,
+            )
+        except (RuntimeError, ValueError) as error:  # shapes of config.json that do not fit each other
+            return None, [f"No memory estimate: {sentence_text(str(error).splitlines()[0])}"]
     said = []
     if new and not isinstance(inputs.task, ChoiceTask) and not inputs.likelihoods:
         said.append(

@@ -133,6 +133,7 @@ def read_inputs(request: Request) -> Inputs:
         )
     model = ModelSettings(
         name=name,
+        from_adapter=request.base_model is None,
         type=kind,
         revision=request.revision,
         dtype=request.dtype,

@@ -15,6 +15,9 @@ import torch
 from gradience.errors import UsageError
 from gradience.words import counted
 
+SAID_SO = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "not enough memory")
+"""In the RuntimeErrors of the processor's allocator (torch 2.13: `DefaultCPUAllocator: can't allocate memory: you tried
+to allocate … bytes`; on Windows `not enough memory`), of MPS, and of cuBLAS."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SEEN = "`gradience env` says what torch sees"
 
@@ -33,7 +36,14 @@ def choose_device(device: str = "auto") -> torch.device:
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
         device = "cuda" if cuda else "mps" if mps else "cpu"
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UsageError(
+            f"there is no device {device}",
+            code="no-device",
+            hint=f"use auto, cpu, cuda, cuda:0 or mps; {SEEN}",
+        ) from None
     if not {"cpu": True, "cuda": cuda, "mps": mps}.get(chosen.type, False):
         raise UsageError(
             f"runtime.device is {device}, and this machine has none",
@@ -84,6 +94,13 @@ def devices_of(device: str) -> Sequence[str]:
     names = [name.strip() for name in seen.split(",")] if seen else [str(number) for number in range(count)]
     names = names[:count]  # behind an entry that names no GPU, CUDA sees none
     return [names[int(one)]] if one else names
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory could not be had."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_SO)
 
 
 def make_current(device: torch.device) -> None:

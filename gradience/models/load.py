@@ -5,7 +5,9 @@ The one place of Bench that loads a base: training and evaluation get the same w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -16,11 +18,19 @@ import torch
 
 from gradience.digests import Sha256, sha256_file
 from gradience.errors import InputError, require
-from gradience.models.devices import choose_device, make_current
-from gradience.models.locate import BESIDE, EVERYTHING, Source, locate
+from gradience.models.devices import choose_device, lacks_memory, make_current
+from gradience.models.locate import BESIDE, EVERYTHING, Source, locate, require_weights
 from gradience.models.settings import ModelSettings
-from gradience.reading import check_regular
+from gradience.reading import MAX_SETTINGS_BYTES, check_regular, read_file
 
+CONFIG = "config.json"
+MOST = {"layers": 1000, "n_layer": 1000, "experts": 10_000, "num_labels": 100_000}
+"""Largest integers in fields of a config whose names hold these words: transformers makes so many modules or names."""
+FRESH = 2**26
+"""Numbers that a model may have and its weights lack, such as the head of a classifier."""
+PACKED_IN_A_BYTE = 8
+SECONDS_FOR_A_FIELD = 2.0
+"""Processor time for finding the field that is to blame."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
 
@@ -67,6 +77,14 @@ def _tokenizer(settings: ModelSettings, source: Source) -> Any:
                 tokenizer.chat_template = from_folder(
                     AutoTokenizer, settings.name, source.folder
                 ).chat_template
+    try:
+        tokenizer("0 a", verbose=False)
+    except BaseException as error:  # tokenizers raises `Exception`, and where Rust panics a BaseException
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise _unreadable(
+            Path(settings.tokenizer or source.folder), f"its tokenizer encodes no text: {_said(error)}"
+        ) from error
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise InputError(
@@ -87,6 +105,7 @@ def load_base(
     Raises InputError or NetworkError when it cannot be had, MissingExtra without bitsandbytes for `nf4`.
     """
     from transformers import (
+        AutoConfig,
         AutoModelForCausalLM,
         AutoModelForSeq2SeqLM,
         AutoModelForSequenceClassification,
@@ -98,19 +117,31 @@ def load_base(
     source = locate(settings)
     tokenizer = _tokenizer(settings, source)
     arguments: dict[str, Any] = {"output_loading_info": True, "dtype": DTYPES[settings.dtype]}
+    arguments["ignore_mismatched_sizes"] = True  # they are refused below, by their names
     if settings.attn_implementation:
         arguments["attn_implementation"] = settings.attn_implementation
     if settings.quantization:
         arguments |= {"quantization_config": _four_bits(), "device_map": {"": where}}
     if labels is not None:
         arguments["num_labels"] = labels
-    if source.commit:
-        arguments["use_safetensors"] = True  # nothing that was downloaded is unpickled
+    if source.commit is None:
+        require_weights(source.folder, pickles=not settings.from_adapter)
+    if source.commit or settings.from_adapter:
+        arguments["use_safetensors"] = (
+            True  # nothing that was downloaded, or that an adapter chose, is unpickled
+        )
     set_seed(seed)
     factory: Any = AutoModelForSeq2SeqLM if settings.type == "seq2seq_lm" else AutoModelForCausalLM
     if labels is not None:
         factory = AutoModelForSequenceClassification
+    shape = from_folder(AutoConfig, settings.name, source.folder)
+    skeleton(factory, shape, labels=labels)
     model, loaded = from_folder(factory, settings.name, source.folder, **arguments)
+    if loaded["mismatched_keys"]:
+        tensor, stored, wanted = sorted(loaded["mismatched_keys"])[0]
+        raise _unreadable(
+            source.folder, f"{tensor} has the shape {tuple(stored)}, and by config.json {tuple(wanted)}"
+        )
     if labels is not None:
         model.config.pad_token_id = tokenizer.pad_token_id
     if source.commit:
@@ -151,18 +182,115 @@ def from_folder(factory: Any, name: str, folder: Path, **arguments: Any) -> Any:
 
     Raises InputError (`model-unreadable`, and what `reading` raises).
     """
+    from transformers import AutoConfig, AutoTokenizer
+
     _refuse_irregular(folder)
+    fields = _config_fields(folder if folder.is_file() else folder / CONFIG)
     try:
         with quiet():
             return factory.from_pretrained(str(folder), trust_remote_code=False, **arguments)
-    except (OSError, ValueError) as error:  # a missing file, an unknown architecture, no tokenizer
-        first = str(error).strip().split("\n", maxsplit=1)[0]
-        raise InputError(
-            f"{name}: cannot load this model: {first}",
-            code="model-unreadable",
-            hint="check for *.safetensors, the tokenizer's files, and a config.json of an architecture that this"
-            " version of transformers knows",
-        ) from error
+    except Exception as error:
+        # Files of a stranger: transformers and tokenizers raise anything, `Exception` itself included.
+        if lacks_memory(error):
+            raise
+        if factory is AutoConfig:
+            raise _config_error(folder, fields, error, lambda _: None) from error
+        part = "this model"
+        if factory is AutoTokenizer:
+            part = "its tokenizer (tokenizer.json and the files beside it)"
+            if fields:  # the tokenizer's class reads the config as well
+                from_folder(AutoConfig, name, folder)
+        raise _unreadable(folder, f"transformers cannot load {part}: {_said(error)}") from error
+
+
+def skeleton(factory: Any, shape: Any, *, labels: int | None = None, **arguments: Any) -> Any:
+    """Return the model of transformers' config `shape` on torch's meta device: shapes without numbers.
+
+    Raises InputError (`model-unreadable`) where `shape` describes no model, or far more than its weights hold.
+    """
+
+    def build(config: Any) -> Any:
+        if labels is not None:
+            config.num_labels = labels
+        with quiet(), torch.device("meta"):
+            return factory.from_config(config, **arguments)
+
+    folder = Path(shape._name_or_path)
+    try:
+        model = build(shape)
+    except Exception as error:
+        if lacks_memory(error):
+            raise
+        raise _config_error(folder, shape.to_dict(), error, build) from error
+    wanted = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    held = sum(path.stat().st_size for path in weights_in(folder)) if shape._name_or_path else 0
+    packed = getattr(shape, "quantization_config", None) is not None
+    if held and wanted > FRESH + held * (PACKED_IN_A_BYTE if packed else 1):
+        raise _unreadable(
+            folder / CONFIG, f"it describes {wanted:,} numbers, and the weights beside it have {held:,} bytes"
+        )
+    return model
+
+
+def _config_fields(path: Path) -> dict[str, Any]:
+    """Return the fields of a config.json, none of which makes transformers count for ever or fetch code."""
+    if not path.exists():
+        return {}
+    try:
+        fields = json.loads(read_file(path, MAX_SETTINGS_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, f"it is not JSON: {_said(error)}") from None
+    if not isinstance(fields, dict):
+        raise _unreadable(path, "it is not a JSON object")
+    _check_fields(path, fields)
+    return fields
+
+
+def _check_fields(path: Path, fields: Mapping[str, Any]) -> None:
+    for key, value in fields.items():
+        most = next((most for part, most in MOST.items() if part in key), None)
+        if isinstance(value, int) and most is not None and value > most:
+            raise _unreadable(path, f"{key} is {value:.3g}, and at most {most:,} are loaded")
+        if "implementation" in key and "/" in json.dumps(value):
+            raise _unreadable(path, f"{key} names code on the hub, which is not fetched")
+        if isinstance(value, dict) and key.endswith("_config"):
+            _check_fields(path, value)
+
+
+def _config_error(
+    folder: Path, fields: Mapping[str, Any], error: Exception, build: Callable[[Any], Any]
+) -> InputError:
+    """The error for a config that transformers refuses, with the field without which it would not."""
+    from transformers import AutoConfig
+
+    path = folder if folder.suffix == ".json" else folder / CONFIG
+    started, wrong = time.process_time(), ""
+    for key in ("", *fields) if isinstance(fields.get("model_type"), str) else ():
+        if time.process_time() - started > SECONDS_FOR_A_FIELD:
+            break
+        rest = {name: value for name, value in fields.items() if name not in (key, "model_type")}
+        with suppress(Exception), quiet():
+            build(AutoConfig.for_model(fields["model_type"], **rest))
+            wrong = f"{key} is {json.dumps(fields[key], default=str)[:80]}: " if key else ""
+            break
+    return _unreadable(path, f"{wrong}transformers cannot load this model: {_said(error)}")
+
+
+def _said(error: BaseException) -> str:
+    """The first lines of what a library says, as one."""
+    if "weights_only" in str(error):  # it goes on with how to let the pickle run
+        return "PyTorch refuses the pickle: it holds more than tensors"
+    text = " ".join(" ".join(str(error).split("\n")[:3]).split())[:300]
+    return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
+
+
+def _unreadable(path: Path, what: str) -> InputError:
+    return InputError(
+        f"{path}: {what}",
+        code="model-unreadable",
+        hint="check for *.safetensors, the tokenizer's files, and a config.json of an architecture that this"
+        " version of transformers knows",
+    )
 
 
 def _refuse_irregular(folder: Path) -> None:
@@ -218,11 +346,15 @@ WEIGHTS = ("*.safetensors", "*.bin")
 """Files of a base's weights: the first pattern that fits, as transformers chooses."""
 
 
+def weights_in(folder: Path) -> list[Path]:
+    """Return the files of a base's weights."""
+    return next((paths for pattern in WEIGHTS if (paths := sorted(folder.glob(pattern)))), [])
+
+
 def _digest_of_folder(folder: Path) -> str:
     """sha256 over names and hashes of the files that decide what the base in `folder` does."""
-    weights = next((paths for pattern in WEIGHTS if (paths := sorted(folder.glob(pattern)))), [])
     digest = Sha256()
-    for path in sorted([*weights, *(path for pattern in BESIDE for path in folder.glob(pattern))]):
+    for path in sorted([*weights_in(folder), *(path for pattern in BESIDE for path in folder.glob(pattern))]):
         facts = path.stat()
         digest.update(f"{path.name} {_hash(path, facts.st_size, facts.st_mtime_ns)}\n".encode())
     return digest.hexdigest()

@@ -94,9 +94,17 @@ def plain_name(name: str) -> str:
     return name if address is None else address.repo
 
 
-def require_weights(folder: Path) -> None:
-    """Raise InputError (`model-unreadable`) unless there are weights in `folder`."""
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+def require_weights(folder: Path, *, pickles: bool = True) -> None:
+    """Raise InputError (`model-unreadable`) unless there are weights in `folder`; without `pickles` in safetensors."""
+    if any(folder.glob("*.safetensors")):
+        return
+    if not pickles and any(folder.glob("*.bin")):
+        raise InputError(
+            f"{folder}: the adapter's config names this base model, and its weights are a pickle",
+            code="model-unreadable",
+            hint=f"if you trust it, name it yourself: --base-model {folder}",
+        )
+    if not any(folder.glob("*.bin")):
         raise InputError(
             f"{folder}: contains no weights",
             code="model-unreadable",

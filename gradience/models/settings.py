@@ -31,6 +31,8 @@ class ModelSettings(Settings):
     """Where the relative path of a `name` starts: as of `task.folder`."""
     tokenizer: str | None = Field(default=None, exclude=True)
     """Folder of the adapter whose tokenizer is used; None: the base's. No config of Bench has it."""
+    from_adapter: bool = Field(default=False, exclude=True)
+    """An adapter's config chose `name`, not the user: the base is read only from safetensors."""
     revision: str | None = None
     """A commit of the hub's repository."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -25,8 +25,9 @@ from gradience.evaluate.batches import budget_batches
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers import engine as engine_module
-from gradience.evaluate.engines.transformers.memory import lacks_memory, memory
+from gradience.evaluate.engines.transformers.memory import memory
 from gradience.evaluate.evaluator import Evaluator
+from gradience.models.devices import lacks_memory
 from gradience.progress import Watcher
 
 GENERATE = {"filters": {"all": str}, "same": str.__eq__, "max_new_tokens": 4}

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from gradience.adapters.config import PeftConfig, check_for_peft, read_config, without_imports
 from gradience.adapters.patterns import SavedNames
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.base import (
@@ -68,7 +69,10 @@ class TransformersEngine(Engine):
         self._encodes = bool(model.config.is_encoder_decoder) and model.can_generate()
         self._head_unknown = untrained is None and self.classifies
         self._base_facts = identity.base_facts(model, tokenizer)
-        self._weights = dict(model.named_parameters())  # PEFT renames them when it wraps their modules
+        # As they are before PEFT renames them when it wraps modules.
+        self._weights = dict(model.named_parameters())
+        self._vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", 0)
+        self._modules = tuple(name for name, _ in model.named_modules())
         self._peft: Any = None
         self._adapters: dict[str, AdapterIdentity] = {}
         self._keys: dict[str, str] = {}
@@ -110,16 +114,15 @@ class TransformersEngine(Engine):
         (not LoRA), `adapter-changes-base` (it would change what the other adapters stand on), `no-head` (it
         lacks a part that the base has no trained weights for: its outputs would be noise), `adapter-misfit`.
         """
-        from peft import PeftConfig
-
         if name in self._adapters:
             raise UsageError(f"there is already an adapter called {name!r}", code="adapter-name")
         folder = Path(folder)
         digests = AdapterIdentity.of(folder)
-        config = PeftConfig.from_pretrained(str(folder))
+        given = read_config(folder / "adapter_config.json")
+        check_for_peft(given, [*self._weights, *self._modules])
+        config = self._read(given)
         refuse_what_cannot_share(config, folder)
         self._check_what_comes_besides_lora(config, folder)
-        trained_on = config.base_model_name_or_path
         self._added += 1
         # Not `name`: PEFT looks for names inside the keys of tensors, and torch forbids dots in them.
         key = f"gradience{self._added}x"
@@ -138,8 +141,8 @@ class TransformersEngine(Engine):
             raise InputError(
                 f"{folder}: does not fit this base model and its other adapters: {misfits[0]}",
                 code="adapter-misfit",
-                hint=f"load the base that it was trained on ({trained_on or 'its config names none'}), or run it alone:"
-                " LoRA, trained tokens and full weights of one module cannot share a model",
+                hint=f"load the base that it was trained on ({given.base_model or 'its config names none'}), or run it"
+                " alone: LoRA, trained tokens and full weights of one module cannot share a model",
             )
         self._adapters[name], self._keys[name] = digests, key
 
@@ -273,13 +276,38 @@ class TransformersEngine(Engine):
             raise UsageError(f"there is no adapter called {name!r}", code="adapter-name")
         return self._keys[name]
 
+    def _read(self, given: PeftConfig) -> Any:
+        """PEFT's own reading of a config that `check_for_peft` has seen."""
+        from peft import LoraConfig
+
+        fields = {**given.fields, "peft_type": "LORA"}
+        try:
+            config = without_imports(LoraConfig.from_peft_type(**fields))  # type: ignore[no-untyped-call]
+        except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{given.path}: PEFT does not read it: {' '.join(str(error).split())[:200]}",
+                code="bad-config",
+                hint="save the adapter again with PEFT",
+            ) from error
+        tokens = config.trainable_token_indices or []
+        for name, rows in (tokens if isinstance(tokens, dict) else {"": tokens}).items():
+            tables = [weight for key, weight in self._weights.items() if key.endswith(f"{name}.weight")]
+            table = max(map(len, tables), default=0) if name else self._vocabulary
+            if max(rows, default=-1) >= table:
+                raise InputError(
+                    f"{given.path}: trainable_token_indices holds {max(rows)}, and the base has {table:,} tokens",
+                    code="adapter-misfit",
+                    hint=f"load the base that it was trained on ({given.base_model or 'its config names none'})",
+                )
+        return config
+
     def _load(self, key: str, folder: Path, config: Any) -> list[str]:
         """Have PEFT load the adapter; returns what is missing from the file or has no place in the model."""
         from peft import get_peft_model
         from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
         from safetensors import safe_open
 
-        config.inference_mode, config.base_model_name_or_path = True, None
+        config.inference_mode = True
         config.init_lora_weights = (
             True  # the factors come from the file; MiCA would take an SVD of every module first
         )

@@ -9,10 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from gradience.evaluate.engines.base import OutOfMemoryError
-
-SAID_SO = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "not enough memory")
-"""In the RuntimeErrors of the processor's allocator (torch 2.13: `DefaultCPUAllocator: can't allocate memory: you tried
-to allocate … bytes`; on Windows `not enough memory`), of MPS, and of cuBLAS."""
+from gradience.models.devices import lacks_memory
 
 
 @contextmanager
@@ -24,13 +21,6 @@ def memory() -> Iterator[None]:
         if not lacks_memory(error):
             raise
         raise OutOfMemoryError((str(error).splitlines() or [type(error).__name__])[0]) from None
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory could not be had."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_SO)
 
 
 def free_cached() -> None:

@@ -14,12 +14,6 @@ _WRAPPERS = ("base_layer", "original_module", "token_adapter")
 
 
 def refuse_what_cannot_share(config: Any, folder: Path) -> None:
-    if config.peft_type != "LORA":
-        raise InputError(
-            f"{folder}: a {config.peft_type} adapter, not LoRA",
-            code="other-method",
-            hint="evaluate a LoRA adapter: other methods are not supported",
-        )
     if config.bias != "none":
         raise changes_the_base(folder, f"bias={config.bias!r}")
     if config.alora_invocation_tokens:
