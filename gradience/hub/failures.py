@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -46,9 +47,9 @@ def explained(address: Address) -> Iterator[None]:
 
 def _of_name(address: Address, error: Exception) -> NetworkError | None:
     """What is wrong with the name, or with the right to it; None where the error says nothing of that."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
-    page = f"{constants.ENDPOINT}/{address.repo}"
+    page = f"{_endpoint()}/{address.repo}"
     match error:
         case errors.GatedRepoError():
             what = "the repository is gated, and you have no access to it"
@@ -115,10 +116,8 @@ def not_cached(address: Address) -> NetworkError:
 
 def no_hub(address: Address, what: str = "") -> NetworkError:
     """Return the error for a server that does not answer as a hub. what: a verb and its object, such as `names …`."""
-    from huggingface_hub import constants
-
     return NetworkError(
-        f"{address}: the server at {constants.ENDPOINT} {what or 'is not a Hugging Face Hub'}",
+        f"{address}: the server at {_endpoint()} {what or 'is not a Hugging Face Hub'}",
         code="hub-server",
         hint="check HF_ENDPOINT, and proxies that answer with a page of their own",
     )
@@ -130,6 +129,13 @@ def _unreachable(address: Address, error: BaseException) -> NetworkError:
         code="hub-connection",
         hint="check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads what is in the cache",
     )
+
+
+def _endpoint() -> str:
+    """The address of the hub, without a password in it."""
+    from huggingface_hub import constants
+
+    return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
 
 
 def _first_line(error: BaseException) -> str:

@@ -35,6 +35,10 @@ HEADERS: dict[str, dict[str, str | None]] = {
     "size": {"X-Linked-Size": "many", "X-Linked-Etag": "0" * 64},
     "negative size": {"X-Linked-Size": "-5", "X-Linked-Etag": "0" * 64},
     "xet": {"X-Xet-Hash": UP, "X-Xet-Refresh-Route": "http://169.254.169.254/"},
+    "xet backslash": {
+        "X-Xet-Hash": "0" * 64,
+        "X-Xet-Refresh-Route": "https://127.0.0.2\\@huggingface.co/",
+    },
     "xet route": {"X-Xet-Hash": "0" * 64, "X-Xet-Refresh-Route": "http://169.254.169.254/"},
 }
 """What is wrong -> headers of a file's answer; None: there is none."""

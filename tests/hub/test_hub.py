@@ -363,7 +363,7 @@ ATTACKS = {
     **dict.fromkeys(("commit", "no commit", "sha"), "names the commit"),
     **dict.fromkeys(("etag", "etag of a redirect", "long etag", "xet"), "names the digest"),
     **dict.fromkeys(("size", "negative size"), "names the size"),
-    **dict.fromkeys((*LOCATIONS, "list inside", "xet route"), "leads to"),
+    **dict.fromkeys((*LOCATIONS, "list inside", "xet route", "xet backslash"), "leads to"),
     **dict.fromkeys(
         ("null", "nameless", "names", "digests", "sizes", "shapeless"),
         "lists files with invalid names, sizes or digests",
@@ -408,6 +408,13 @@ def test_what_a_server_says_is_checked_before_it_is_used(
     assert not list(home.parents[1].rglob("evil*"))
     assert {path.name for path in home.parents[1].iterdir()} == {"above"}
     assert {path.name for path in home.parent.iterdir()} == {"home"}
+
+
+def test_a_password_of_the_endpoint_is_in_no_message(hub: Hub, tmp_path: Path) -> None:
+    endpoint = hub.url.replace("http://", "http://name:password@")
+    answers = ask(["org/page", "org/gated"], endpoint, tmp_path)
+    assert [answer["code"] for answer in answers.values()] == ["hub-server", "hub-gated"]
+    assert "password" not in json.dumps(answers)
 
 
 def test_no_address_inside_is_asked(attacked: tuple[Hub, Answers, Path]) -> None:
