@@ -16,8 +16,9 @@ from gradience.artifacts.exact import exact_text
 from gradience.bench.config.legacy import ALLOWED, DATASETS, NO_EFFECT, RENAMED, VALUES
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.sections import OneOf
-from gradience.evaluate.request import Request
-from gradience.models.config_errors import section_of
+from gradience.config_errors import section_of
+from gradience.evaluate.settings import EvaluateSettings
+from gradience.settings import fields_of
 
 
 def config_keys() -> str:
@@ -27,7 +28,11 @@ def config_keys() -> str:
 
 def evaluation_keys() -> str:
     """The table of a config of `gradience evaluate`."""
-    return "\n\n".join(_tables(Request, ""))
+    rows = [
+        (name, _default(field), _kind(field.annotation), " ".join((field.description or "").split()))
+        for name, field in fields_of(EvaluateSettings).items()
+    ]
+    return _table(("key", "by default", "takes", "meaning"), rows)
 
 
 def config_dialects() -> str:

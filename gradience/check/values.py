@@ -118,13 +118,3 @@ READERS: Mapping[str, Reader] = {
     for name in names.split()
 }
 """Setting -> how its values are read, unless a dialect says otherwise."""
-
-
-def value_at(values: Mapping[str, Any], key: str, default: Any = None) -> Any:
-    """Return the value under a dotted key; `default` where there is none."""
-    value: Any = values
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return default
-        value = value[part]
-    return value

@@ -14,15 +14,16 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 160}
 """Of the root's context; those of the verbs inherit them."""
 
 
-def records(command: Any, context: Any) -> list[tuple[bool, str, str]]:
-    """Return whether it is an argument, its name as it is typed, and its help, for each parameter of a command."""
+def records(command: Any, context: Any) -> list[tuple[str, str, str]]:
+    """Return its section, its name as it is typed, and its help, for each parameter of a command; arguments first."""
     rows = []
     for param in command.get_params(context):
         record = param.get_help_record(context)
         argument = param.param_type_name == "argument"
         if record:  # typer writes `ADAPTER <list[str]>` for an argument
-            rows.append((argument, record[0].partition(" <")[0] if argument else record[0], record[1]))
-    return rows
+            section = "Arguments" if argument else param.rich_help_panel or "Options"
+            rows.append((section, record[0].partition(" <")[0] if argument else record[0], record[1]))
+    return sorted(rows, key=lambda row: row[0] != "Arguments")
 
 
 class _Page:
@@ -35,11 +36,9 @@ class _Page:
 
     def format_options(self: Any, ctx: Any, formatter: Any) -> None:
         rows = records(self, ctx)
-        for title, wanted in (("Arguments", True), ("Options", False)):
-            section = [(name, text) for argument, name, text in rows if argument is wanted]
-            if section:
-                with formatter.section(title):
-                    formatter.write_dl(section)
+        for title in dict.fromkeys(title for title, _, _ in rows):
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for section, name, text in rows if section == title])
 
 
 class Verb(_Page, TyperCommand):

@@ -4,106 +4,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gradience.cli.engine import name_engine_python
-from gradience.cli.evaluate import options_of
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.options import (
-    AdaptersBase,
-    AllowCode,
-    AnswerTokens,
-    BasePacked,
-    BasePrecision,
-    BaseRevision,
-    Data,
-    Device,
-    Engine,
-    EnginePython,
-    ExampleLimit,
-    Precision,
-    Quiet,
-    ReportAsJson,
-    TaskOptions,
-    TestRole,
-    TextTokens,
-    Tokenizer,
-)
+from gradience.cli.flags import with_flags
+from gradience.cli.options import AllowCode, EnginePython, Quiet, ReportAsJson
 from gradience.cli.output import command_line, print_result
 from gradience.cli.page import Html, NoTexts, shows_texts
-from gradience.errors import UsageError
+from gradience.settings import settings_of
+from gradience.shrink.settings import ShrinkSettings
 
 if TYPE_CHECKING:
     from gradience.artifacts.shrink import ShrinkReport
     from gradience.shrink.plan import Prepared
 
 
+@with_flags(ShrinkSettings)
 def shrink(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of a LoRA adapter.")],
-    base_model: AdaptersBase = None,
-    data: Data = None,
-    task: Annotated[
-        str | None,
-        typer.Option("--task", metavar="NAME", help="A task by its name, such as reviews or gsm8k."),
-    ] = None,
-    option: TaskOptions = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Folder of the smaller adapter and its evidence; an interrupted search resumes there.",
-        ),
-    ] = None,
-    margin: Annotated[
-        str,
-        typer.Option(
-            "--margin", metavar="M", help="The loss that must be excluded, as a share: 0.025 is 2.5 points."
-        ),
-    ] = "0.025",
-    rungs: Annotated[
-        str | None,
-        typer.Option(
-            "--rungs",
-            metavar="RANKS",
-            help="Ranks to test, such as 8,4,2,1 (default: halvings of the audit's p90 suggestion).",
-        ),
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibration",
-            metavar="FILE",
-            help="Of `gradience calibrate`: rungs keep what matters to the output.",
-        ),
-    ] = None,
-    heal_prompts: Annotated[
-        Path | None,
-        typer.Option(
-            "--heal-prompts",
-            metavar="FILE",
-            help="Rows without labels: the smallest rung, healed on them, is one more rung.",
-        ),
-    ] = None,
-    role: Annotated[
-        TestRole, typer.Option("--role", metavar="ROLE", help="Which examples of a --task: confirm or dev.")
-    ] = TestRole.confirm,
-    limit: ExampleLimit = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", metavar="N", min=1, help="Examples that are answered together."),
-    ] = None,
-    max_length: TextTokens = None,
-    max_new_tokens: AnswerTokens = None,
-    dtype: BasePrecision = Precision.auto,
-    quantization: BasePacked = None,
-    revision: BaseRevision = None,
-    tokenizer: Tokenizer = None,
-    device: Device = "auto",
-    engine: Engine = None,
+    given: dict[str, Any],
     engine_python: EnginePython = None,
     dry_run: Annotated[
         bool,
@@ -128,61 +49,21 @@ def shrink(
 
       gradience shrink ./my_adapter -b ./base --data rows.jsonl --rungs 16,8,4 --margin 0.05 -o shrunk
     """
-    from gradience.artifacts.calibration import Calibration
     from gradience.cli.bench_run import need_libraries
-    from gradience.evaluate.request import request_of
-    from gradience.evaluate.verb import margin_of
     from gradience.shrink.plan import prepare
-    from gradience.shrink.verb import refuse_output
+    from gradience.shrink.verb import output_of, refuse_output
     from gradience.tasks.user_code import allowing
 
     texts = shows_texts(html, no_texts=no_texts)
-    given = {
-        "adapters": (adapter,),
-        "base_model": base_model,
-        "data": data,
-        "task": task,
-        "options": options_of(option or []),
-        "margin": margin_of(margin),
-        "role": role.value,
-        "limit": limit,
-        "batch_size": batch_size,
-        "max_length": max_length,
-        "max_new_tokens": max_new_tokens,
-        "dtype": dtype.value,
-        "quantization": quantization and quantization.value,
-        "revision": revision,
-        "tokenizer": tokenizer and tokenizer.value,
-        "device": device,
-        "engine": engine,
-    }
     name_engine_python(engine_python)
     with allowing(allow_code):
-        if output is None and not dry_run:
-            raise UsageError(
-                "no --output given", code="no-output", hint="give --output DIR, or --dry-run to see the plan"
-            )
-        request = request_of({name: value for name, value in given.items() if value is not None})
+        settings = settings_of(ShrinkSettings, given)
+        output = None if dry_run else output_of(settings)
         need_libraries()
-        if output is not None and not dry_run:
-            refuse_output(adapter, output)
-        measured = None if calibration is None else Calibration.read(calibration)
-        prepared = prepare(request, ranks_of(rungs), calibration=measured, heal_prompts=heal_prompts)
-        if output is None or dry_run:
-            return _forecast(prepared, as_json=json, html=html)
-        return _shrink(prepared, output, as_json=json, html=html, texts=texts, quiet=quiet)
-
-
-def ranks_of(text: str | None) -> tuple[int, ...] | None:
-    """Return `8,4,2,1` as ranks; None for None. Raises UsageError (`bad-rank`)."""
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and len(part) < 7 and int(part) for part in parts):
-        raise UsageError(
-            f"--rungs {text}: not ranks", code="bad-rank", hint="whole numbers from 1, such as 8,4,2,1"
-        )
-    return tuple(map(int, parts))
+        if output is None:
+            return _forecast(prepare(settings), as_json=json, html=html)
+        refuse_output(Path(settings.adapter), output)
+        return _shrink(prepare(settings), output, as_json=json, html=html, texts=texts, quiet=quiet)
 
 
 def code_of(report: ShrinkReport) -> ExitCode:

@@ -17,7 +17,7 @@ from gradience.artifacts.shared_names import path_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.checks import notes_of
 from gradience.evaluate.engines.base import AdapterIdentity
-from gradience.evaluate.request import Request
+from gradience.evaluate.settings import EvaluateSettings
 from gradience.models.locate import plain_name
 from gradience.models.settings import ModelSettings, ModelType
 from gradience.models.tokenizers import stored_tokens, with_tokenizer
@@ -69,7 +69,7 @@ class AdapterInput:
 class Inputs:
     """Everything that can be known before a model is loaded."""
 
-    request: Request
+    request: EvaluateSettings
     adapters: tuple[AdapterInput, ...]
     model: ModelSettings
     task: Task
@@ -109,22 +109,23 @@ class Inputs:
         return self.request.max_length or TEXT_TOKENS
 
 
-def read_inputs(request: Request) -> Inputs:
+def read_inputs(request: EvaluateSettings) -> Inputs:
     """Read and check adapters, examples and what of the base is small; no model is loaded.
 
     Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`),
     InputError (`labels-differ`), and what adapters, tasks and `checks.notes_of` raise.
     """
-    if not 0 < request.margin < 1:
+    if not 0 < request.exact_margin < 1:
         raise UsageError(
-            f"a margin of {float(request.margin):g} makes no sense",
+            f"a margin of {float(request.exact_margin):g} makes no sense",
             code="bad-margin",
             hint="a share between 0 and 1: 0.025 is 2.5 points",
         )
-    adapters = _adapters(request.adapters)
+    adapters = _adapters([Path(adapter) for adapter in request.adapters])
     task = _task(request)
     kind = _kind(adapters, task)
-    name = request.base_model or adapters[0].base_model
+    name = None if request.base_model is None else str(request.base_model)
+    name = name or adapters[0].base_model
     if name is None:
         raise UsageError(
             f"{request.adapters[0]}: its config names no base model",
@@ -260,8 +261,9 @@ def _last(name: str) -> str:
 # ---------------------------------------------------------------- examples
 
 
-def _task(request: Request) -> Task | ChatTask:
+def _task(request: EvaluateSettings) -> Task | ChatTask:
     options = dict(request.options)
+    folder = None if request.folder is None else Path(request.folder)
     if request.data is None:
         if request.task is None:
             raise UsageError(
@@ -269,13 +271,13 @@ def _task(request: Request) -> Task | ChatTask:
                 code="no-task",
                 hint=f"give --data FILE, or --task with one of {', '.join(tasks.PROFILES)}",
             )
-        return tasks.load(request.task, options, folder=request.folder, needed=())
+        return tasks.load(request.task, options, folder=folder, needed=())
     more: Mapping[str, Any] = {}
     profile = request.task
     if profile is None:
-        profile, more = reader_of(request.data, options)
-    file = request.data if request.folder is None else request.data.absolute()
-    return tasks.load(profile, {**more, **options, "file": str(file)}, folder=request.folder, needed=())
+        profile, more = reader_of(Path(request.data), options)
+    file = Path(request.data) if request.folder is None else Path(request.data).absolute()
+    return tasks.load(profile, {**more, **options, "file": str(file)}, folder=folder, needed=())
 
 
 def _all_alike(task: Task | ChatTask) -> Task | ChatTask:

@@ -10,7 +10,7 @@ from gradience.artifacts.evaluation import EvaluationPreview
 from gradience.artifacts.forecast import ScoredExample
 from gradience.artifacts.shared_names import path_text
 from gradience.evaluate.inputs import Inputs, read_inputs
-from gradience.evaluate.request import Request
+from gradience.evaluate.settings import EvaluateSettings
 from gradience.models.rendering import encode_apart, encode_pair
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.tasks.user_rows import first_rows
@@ -22,13 +22,13 @@ PREVIEWED = 1000
 """Rows of a file that are read for them."""
 
 
-def read_preview(request: Request) -> Inputs:
+def read_preview(request: EvaluateSettings) -> Inputs:
     """Read the inputs of a preview: of a file of examples only its first rows. Raises as `read_inputs` does."""
     if request.data is None:
         return read_inputs(request)
     limit = min(request.limit or PREVIEWED, PREVIEWED)
     with first_rows(PREVIEWED):
-        inputs = read_inputs(request.model_copy(update={"limit": limit}))
+        inputs = read_inputs(replace(request, limit=limit))
     if len(inputs.examples) < PREVIEWED:
         return inputs
     return replace(inputs, notes=(*inputs.notes, f"a preview reads at most {PREVIEWED:,} examples of a file"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
-Positive = Annotated[int, Field(ge=1, lt=2**31)]
+from gradience.settings import SETTINGS, Flag
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -15,6 +18,30 @@ class Settings(BaseModel):
     """A section of a config: frozen, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _name(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class BaseSettings:
+    """Base model."""
+
+    base_model: Annotated[
+        str | os.PathLike[str] | None, BeforeValidator(_name), Flag("ID_OR_PATH", "-b", text=True)
+    ] = None
+    """A folder, a name on the hub, or embedded:minilm; by default what the adapter's config names."""
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Flag("NAME")] = "auto"
+    """Precision of the base's weights."""
+    quantization: Annotated[Literal["nf4"] | None, Flag("NAME")] = None
+    """nf4: the base in 4 bits through bitsandbytes, as QLoRA trains on it."""
+    revision: Annotated[str | None, Flag("COMMIT")] = None
+    """Git revision of the base model on the hub."""
+    tokenizer: Annotated[Literal["base", "adapter"] | None, Flag("NAME")] = None
+    """Tokenizer and chat template: those of the base or of the adapter; by default the adapter's if it has any."""
+    device: Annotated[str, Flag("NAME")] = "auto"
+    """Device: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
 
 
 ModelType = Literal["seqcls", "causal_lm", "seq2seq_lm"]

@@ -8,17 +8,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.calibration import Calibration
+from gradience.artifacts.calibration import calibration_argument
 from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.shrink import DevRows, ShrinkPlan
 from gradience.audit.adapter import audit_adapter
 from gradience.digests import sha256_text
 from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.inputs import BASE_ROW, Inputs, read_inputs
-from gradience.evaluate.request import Request
 from gradience.models.locate import locate
 from gradience.shrink.prompts import healing_of, notes_on_prompts, planned_healing
 from gradience.shrink.rungs import Source, plan_rungs, with_base
+from gradience.shrink.settings import ShrinkSettings
 from gradience.tasks.examples import LabelledExample, fingerprint
 
 PLAN = "plan.json"
@@ -46,27 +46,16 @@ class Prepared:
     plan: ShrinkPlan
 
 
-def prepare(
-    request: Request,
-    rungs: Sequence[int] | None = None,
-    *,
-    calibration: Calibration | None = None,
-    heal_prompts: Path | None = None,
-) -> Prepared:
-    """Read and audit the adapter, read the rows, and plan.
-
-    request: of one adapter.
-    rungs: ranks to test.
-    calibration: of this adapter, which all rungs are made with.
-    heal_prompts: rows on which the smallest rung is healed, as one more rung.
-
-    Raises what reading, auditing and planning raise.
-    """
+def prepare(settings: ShrinkSettings) -> Prepared:
+    """Read and audit the adapter, read the rows, and plan. Raises what reading, auditing and planning raise."""
     from gradience.statistics.grade import LEVEL
 
+    request, rungs = settings.evaluation, settings.rungs
+    calibration = calibration_argument(settings.calibration)
     inputs = read_inputs(request)
     adapter = inputs.reference
-    healing, healing_ids = (None, ()) if heal_prompts is None else healing_of(request, heal_prompts)
+    prompts = settings.heal_prompts
+    healing, healing_ids = (None, ()) if prompts is None else healing_of(request, Path(prompts))
     source = Source(adapter.folder, audit_adapter(adapter.folder), calibration=calibration, healing=healing)
     if adapter.fields.get("use_dora"):  # which is written anew for the base that it stands on
         source = with_base(source, locate(inputs.model).folder)
@@ -92,7 +81,7 @@ def prepare(
         examples_sha256=fingerprint(test),
         dev=dev_rows,
         compares="nll" if inputs.compares_nll else "correct",
-        margin=request.margin,
+        margin=request.exact_margin,
         level=Fraction(str(LEVEL)),
         test=TEST.format("Student's test" if inputs.compares_nll else "Tango's score test"),
         suggested_rank=None if suggestions is None else suggestions.p90.rank,

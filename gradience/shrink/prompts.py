@@ -14,19 +14,19 @@ from gradience.calibrate.inputs import Request, read_inputs
 from gradience.calibrate.rows import prompt_id
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
-from gradience.evaluate.request import Request as Evaluation
+from gradience.evaluate.settings import EvaluateSettings
 from gradience.tasks.examples import LabelledExample
 
 
-def healing_of(asked: Evaluation, prompts: Path) -> tuple[HealRequest, Sequence[str]]:
+def healing_of(asked: EvaluateSettings, prompts: Path) -> tuple[HealRequest, Sequence[str]]:
     """Return how the smallest rung is healed, as `gradience heal` does by default, and the ids of its prompts.
 
     Raises UsageError (`too-few-rows`), and what reading prompts raises.
     """
     student = Request(
-        adapter=asked.adapters[0],
+        adapter=Path(asked.adapters[0]),
         prompts=prompts,
-        base_model=asked.base_model,
+        base_model=None if asked.base_model is None else str(asked.base_model),
         max_length=asked.max_length,
         dtype=asked.dtype,
         quantization=asked.quantization,
@@ -42,7 +42,7 @@ def healing_of(asked: Evaluation, prompts: Path) -> tuple[HealRequest, Sequence[
             code="too-few-rows",
             hint="give some hundred prompts like those that the adapter will see",
         )
-    return HealRequest(student=student, teacher=asked.adapters[0]), ids
+    return HealRequest(student=student, teacher=Path(asked.adapters[0])), ids
 
 
 def planned_healing(healing: HealRequest) -> PlannedHealing:

@@ -10,18 +10,13 @@ DIR/digests.json    all of these but the rungs, each with its sha256
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.arguments import integer_argument, path_argument, ranks_argument
-from gradience.artifacts.bench_plan import Role
-from gradience.artifacts.calibration import Calibration, calibration_argument
 from gradience.artifacts.card import CARD, write_block
 from gradience.artifacts.digests import DIGESTS, files_below, write_digests
 from gradience.artifacts.report import Report
@@ -33,14 +28,14 @@ from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.kept import MANIFEST
-from gradience.evaluate.request import request_of
-from gradience.evaluate.verb import margin_of, memory_errors, note_changes, require_libraries
+from gradience.evaluate.verb import memory_errors, note_changes, require_libraries
 from gradience.models.lock import only_one
-from gradience.models.tokenizers import TokenizerOf
 from gradience.progress import Watcher
+from gradience.settings import public
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import DEV, PLAN, Prepared, prepare, settle
 from gradience.shrink.rungs import HEALED
+from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.walk import RUNGS, maker, start_of, start_on_dev, walk
 
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
@@ -56,30 +51,8 @@ class Pages(NamedTuple):
     """An adapter's folder, and the evidence about it -> the block of its model card."""
 
 
-def shrink_adapter(
-    adapter: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    *,
-    base_model: str | os.PathLike[str] | None = None,
-    data: str | os.PathLike[str] | None = None,
-    task: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    margin: float | str | Fraction = "0.025",
-    rungs: Iterable[int] | None = None,
-    calibration: Calibration | str | os.PathLike[str] | None = None,
-    heal_prompts: str | os.PathLike[str] | None = None,
-    role: Role = "confirm",
-    limit: int | None = None,
-    batch_size: int | None = None,
-    max_length: int | None = None,
-    max_new_tokens: int | None = None,
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-    quantization: Literal["nf4"] | None = None,
-    revision: str | None = None,
-    tokenizer: TokenizerOf | None = None,
-    device: str = "auto",
-    watcher: Watcher | None = None,
-) -> ShrinkReport:
+@public(ShrinkSettings)
+def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport:
     """Write the smallest adapter that is shown to be as good as `adapter`, and return the evidence.
 
     >>> report = shrink_adapter(
@@ -91,58 +64,21 @@ def shrink_adapter(
     Rungs are smaller copies, and tested from the largest down on the same examples; the first that is not shown to
     hold ends the search. The keywords are the flags of `gradience shrink`:
 
-    adapter: the folder of a LoRA adapter.
-    output: the folder for the smaller adapter and the evidence; with the same folder an interrupted search resumes.
-    base_model: a folder, a name on the hub, or embedded:minilm; by default what the adapter's config names.
-    data: a file of examples (CSV, TSV or JSON lines), every row of which counts.
-    task: a task by its name, in place of data or to say how data are read.
-    options: the options of the task.
-    margin: the loss that must be excluded, as a share: 0.025 is 2.5 points.
-    rungs: ranks to test; by default halvings of the audit's p90 suggestion down to 1.
-    calibration: what `calibrate_adapter` returned or wrote; rungs keep what matters to the output, at equal sizes.
-    heal_prompts: rows without labels; the smallest rung, healed on them, is tested before it as one more rung.
-    role: which of the task's examples: "confirm" (test) or "dev".
-    limit: at most so many examples.
-    batch_size: examples that are answered together; by default as evaluate_adapters has it.
-    max_length: tokens of a text to label that are read; 512 by default.
-    max_new_tokens: of an answer in free text; by default what the task says.
-    dtype: of the base, as in a config of Bench; so are the next three.
-    quantization: of the base.
-    revision: of the base on the hub.
-    tokenizer: "base" or "adapter"; by default the one saved with the adapter where there is one.
-    device: where the base is.
-    watcher: told of each stage and batch.
-
     Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError where no rung is smaller.
     """
-    given = {
-        "adapters": (path_argument("adapter", adapter),),
-        "base_model": None if base_model is None else os.fspath(base_model),
-        "data": None if data is None else path_argument("data", data),
-        "task": task,
-        "options": dict(options or {}),
-        "margin": margin_of(margin),
-        "role": role,
-        "limit": None if limit is None else integer_argument("limit", limit),
-        "batch_size": None if batch_size is None else integer_argument("batch_size", batch_size),
-        "max_length": max_length,
-        "max_new_tokens": max_new_tokens,
-        "dtype": dtype,
-        "quantization": quantization,
-        "revision": revision,
-        "tokenizer": tokenizer,
-        "device": device,
-    }
-    request = request_of({name: value for name, value in given.items() if value is not None})
-    target = path_argument("output", output)
-    ranks = None if rungs is None else ranks_argument("rungs", rungs)
-    kinds: dict[str, Any] = {
-        "calibration": calibration_argument(calibration),
-        "heal_prompts": None if heal_prompts is None else path_argument("heal_prompts", heal_prompts),
-    }
     require_libraries()
-    refuse_output(request.adapters[0], target)
-    return shrink(prepare(request, ranks, **kinds), target, watcher)
+    target = output_of(settings)
+    refuse_output(Path(settings.adapter), target)
+    return shrink(prepare(settings), target, settings.watcher)
+
+
+def output_of(settings: ShrinkSettings) -> Path:
+    """Return the folder to write. Raises UsageError (`no-output`)."""
+    if settings.output is None:
+        raise UsageError(
+            "no --output given", code="no-output", hint="give --output DIR, or --dry-run to see the plan"
+        )
+    return Path(settings.output)
 
 
 def refuse_output(adapter: Path, output: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gradience.errors import UsageError, require
-from gradience.models.settings import Positive
+from gradience.settings import Positive
 from gradience.tasks.base import AnswerScoring, Filter, GenerationTask
 from gradience.tasks.examples import PromptExample, content_id, prepare, role_of
 

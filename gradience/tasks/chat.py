@@ -17,7 +17,7 @@ from pydantic import Field
 from gradience.artifacts.bench_plan import Role
 from gradience.errors import InputError
 from gradience.models.chat import ASSISTANT
-from gradience.models.settings import Positive
+from gradience.settings import Positive
 from gradience.tasks.base import AnswerScoring, ChatTask, LikelihoodScoring
 from gradience.tasks.examples import ChatExample, content_id
 from gradience.tasks.rows import Row

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gradience.artifacts.bench_plan import Role
-from gradience.models.settings import Positive
+from gradience.settings import Positive
 from gradience.tasks.base import (
     AnswerScoring,
     ChoiceScoring,

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from gradience.adapters.config import MAX_ALPHA, MIN_ALPHA
-from gradience.models.settings import Positive, Settings, Share
+from gradience.models.settings import Settings, Share
+from gradience.settings import Positive
 
 
 class LoraSettings(Settings):

@@ -10,8 +10,8 @@ import yaml
 
 from gradience.bench.config.legacy import NO_EFFECT, RENAMED
 from gradience.bench.config.load import OTHER_KEYS, BenchConfig, load_config
+from gradience.config_errors import known_keys, nearest
 from gradience.errors import InputError, UsageError
-from gradience.models.config_errors import known_keys, nearest
 
 MINIMAL = """
 model: {name: embedded:minilm}

@@ -11,8 +11,9 @@ import yaml
 
 from gradience.bench.config.load import BenchConfig
 from gradience.cli.app import run
-from gradience.evaluate.request import Request
-from gradience.models.config_errors import known_keys
+from gradience.config_errors import known_keys
+from gradience.evaluate.settings import EvaluateSettings
+from gradience.settings import fields_of
 
 TESTS = Path(__file__).parents[1]
 ROWS = TESTS.parent / "examples" / "rows"
@@ -104,7 +105,7 @@ def test_the_placeholders_are_refused_by_name_and_may_be_edited(here, tmp_path, 
 def test_a_named_task_gets_the_options_that_it_needs(task, here, tmp_path):
     (here / "my").mkdir(exist_ok=True)
     (here / "my" / "task.py").touch()
-    for verb, keys in (("bench", known_keys(BenchConfig)), ("evaluate", known_keys(Request))):
+    for verb, keys in (("bench", known_keys(BenchConfig)), ("evaluate", fields_of(EvaluateSettings))):
         file = tmp_path / f"{verb}.yaml"
         assert run(["init", verb, "--task", task, "-o", str(file)]) == 0
         text = file.read_text(encoding="utf-8")

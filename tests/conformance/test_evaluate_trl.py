@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from gradience.artifacts.evaluation import EvaluationPreview, EvaluationReport
 from gradience.cli.app import run
 from gradience.evaluate.inputs import read_inputs
-from gradience.evaluate.request import request_of
+from gradience.evaluate.settings import evaluate_settings
 from gradience.models.load import load_tokenizer
 from gradience.models.locate import locate
 from gradience.models.rendering import encode_pair
@@ -74,7 +74,7 @@ def project(tmp_path_factory):
 @pytest.mark.parametrize("form", FORMS)
 def test_the_prompts_are_what_trl_trained_on_token_by_token(project, form, tmp_path):
     given = {"adapters": [project / "trained"], "base_model": BASE.name, "data": project / "rows.jsonl"}
-    inputs = read_inputs(request_of(given))
+    inputs = read_inputs(evaluate_settings(given))
     tokenizer = load_tokenizer(BASE)
     ours = {each.id: encode_pair(tokenizer, each.prompt, each.response) for each in inputs.examples}
     trained = trainer_of(tmp_path, form, 1).train_dataset

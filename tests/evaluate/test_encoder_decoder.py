@@ -19,7 +19,7 @@ from gradience.evaluate import evaluate_choices, evaluate_generation, evaluate_s
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.forecast import forecast_evaluation
 from gradience.evaluate.inputs import read_inputs
-from gradience.evaluate.request import Request
+from gradience.evaluate.settings import EvaluateSettings
 from gradience.models.settings import ModelSettings
 from gradience.tasks.examples import ChoiceExample
 
@@ -147,7 +147,9 @@ def test_adapters_of_an_encoder_decoder_are_compared_on_rows(folder, tmp_path):
         "X",
         True,
     )
-    request = Request(adapters=tuple(adapters), base_model=str(folder / "base"), data=tmp_path / "rows.jsonl")
+    request = EvaluateSettings(
+        adapters=tuple(adapters), base_model=str(folder / "base"), data=tmp_path / "rows.jsonl"
+    )
     assert "encoder–decoder" in " ".join(forecast_evaluation(read_inputs(request)).assumptions)
     config = json.loads((folder / "other" / "adapter_config.json").read_text())
     (tmp_path / "causal").mkdir()

@@ -26,7 +26,7 @@ from gradience.errors import InputError, UsageError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.forecast import forecast_evaluation
 from gradience.evaluate.inputs import read_inputs
-from gradience.evaluate.request import Request
+from gradience.evaluate.settings import EvaluateSettings
 from gradience.progress import Watcher
 from gradience.report.evaluation import evaluation_text
 from gradience.tasks.user_code import allowing
@@ -319,7 +319,7 @@ def test_names_come_from_folders_and_never_collide(folder, tmp_path):
     for name in ("base", "smaller"):
         shutil.copytree(folder / "other", tmp_path / name / "adapter")
     inputs = read_inputs(
-        Request(
+        EvaluateSettings(
             adapters=(tmp_path / "base" / "adapter", tmp_path / "smaller" / "adapter"),
             base_model=str(folder / "base"),
             data=folder / "rows.csv",
@@ -374,7 +374,7 @@ def test_rows_that_nothing_reads_say_what_they_hold(prepared, tmp_path, content,
 def test_the_hint_of_unknown_columns_leads_to_rows_that_are_read(causal, tmp_path, answer):
     rows = [{"question": f"film {n}", "output": " good"} for n in range(3)]
     file = tmp_path / "rows.jsonl"
-    request = Request(adapters=[causal / "reference"], base_model=str(causal / "base"), data=file)
+    request = EvaluateSettings(adapters=[causal / "reference"], base_model=str(causal / "base"), data=file)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InputError, match="its first row has output, question") as refused:
         read_inputs(request)
@@ -413,7 +413,7 @@ def test_multiple_choice_and_conversations_are_evaluated_as_rows_too(causal, tmp
         assert report.candidates[0].change.kl_mean > 0
         assert (report.adapters[0].cut_off is None) == (name == "choices")
         inputs = read_inputs(
-            Request(
+            EvaluateSettings(
                 adapters=(causal / "reference",),
                 base_model=str(tmp_path / "base"),
                 data=tmp_path / f"{name}.jsonl",

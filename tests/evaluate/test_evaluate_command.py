@@ -11,8 +11,9 @@ import pytest
 from gradience.artifacts.digests import Digests
 from gradience.artifacts.evaluation import EvaluationForecast, EvaluationReport
 from gradience.cli.app import run
-from gradience.cli.evaluate import code_of, options_of
+from gradience.cli.evaluate import code_of
 from gradience.errors import UsageError
+from gradience.evaluate.settings import options_of
 from gradience.report.evaluation import evaluation_text
 
 

@@ -16,7 +16,7 @@ from gradience.errors import GradienceError
 from gradience.evaluate import checks
 from gradience.evaluate.forecast import forecast_evaluation
 from gradience.evaluate.inputs import read_inputs
-from gradience.evaluate.request import request_of
+from gradience.evaluate.settings import evaluate_settings
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 TEMPLATE = (
@@ -54,7 +54,7 @@ def inputs(prepared, tmp_path, monkeypatch):
             "data": file,
             "device": "cpu",
         }
-        return read_inputs(request_of({**settings, **given}))
+        return read_inputs(evaluate_settings({**settings, **given}))
 
     return read
 

@@ -6,12 +6,14 @@ import inspect
 
 import pytest
 import yaml
+from typer.main import get_command
 
 from gradience import evaluate_adapters
-from gradience.cli.app import run
+from gradience.cli.app import app, run
 from gradience.errors import GradienceError
 from gradience.evaluate.inputs import read_inputs
-from gradience.evaluate.request import Request, request_of
+from gradience.evaluate.settings import EvaluateSettings, evaluate_settings
+from gradience.settings import fields_of
 from gradience.tasks.user_code import allowing
 
 WHOLE = {
@@ -41,30 +43,32 @@ def config(tmp_path):
 
 def test_paths_start_at_the_folder_of_the_file(config):
     path = config(WHOLE)
-    request, folder = request_of({}, path), path.parent
+    request, folder = evaluate_settings({}, path), path.parent
     assert [str(each) for each in request.adapters] == [f"{folder}/a", "/abs/b"]
     assert (request.data, request.output, request.folder) == (folder / "rows.jsonl", folder / "out", folder)
     assert request.base_model == f"{folder}/base"
     assert (str(request.margin), request.limit, request.with_base) == ("1/20", 7, True)
-    assert request_of({}, config(WHOLE | {"folder": ".."})).data.resolve() == folder.parent / "rows.jsonl"
+    assert (
+        evaluate_settings({}, config(WHOLE | {"folder": ".."})).data.resolve() == folder.parent / "rows.jsonl"
+    )
 
 
 @pytest.mark.parametrize("name", ["org/name", "gpt2", "embedded:minilm"])
 def test_a_name_of_the_hub_is_no_path_unless_such_a_folder_is_there(config, name):
     path = config(WHOLE | {"base_model": name})
-    assert request_of({}, path).base_model == name
+    assert evaluate_settings({}, path).base_model == name
     (path.parent / "gpt2").mkdir()
-    assert (request_of({}, path).base_model == str(path.parent / "gpt2")) == (name == "gpt2")
+    assert (evaluate_settings({}, path).base_model == str(path.parent / "gpt2")) == (name == "gpt2")
 
 
 def test_what_is_given_takes_the_place_of_what_the_file_says(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = config(WHOLE | {"task": "chat"})
     given = {"limit": 3, "options": {"max_new_tokens": 4}, "output": "here", "task": "mine.py"}
-    request = request_of(given, path)
+    request = evaluate_settings(given, path)
     assert (request.limit, str(request.output), str(request.task)) == (3, "here", str(tmp_path / "mine.py"))
     assert request.options == {"scorer": "number", "max_new_tokens": 4}
-    assert request_of({"data": tmp_path / "x.csv"}, path).data == tmp_path / "x.csv"
+    assert evaluate_settings({"data": tmp_path / "x.csv"}, path).data == tmp_path / "x.csv"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def test_what_is_given_takes_the_place_of_what_the_file_says(config, tmp_path, m
 )
 def test_what_is_wrong_is_named_with_its_place(config, values, given, exit_code, said, hint):
     with pytest.raises(GradienceError) as error:
-        request_of(given, config(values))
+        evaluate_settings(given, config(values))
     assert error.value.exit_code == exit_code
     assert said in str(error.value)
     assert hint in error.value.hint
@@ -103,9 +107,11 @@ def test_options_and_a_task_file_start_at_its_folder_too(config, monkeypatch):
     )
     monkeypatch.setattr("gradience.evaluate.inputs._adapters", lambda _: ())
     with allowing(), pytest.raises(ValueError, match=str(path.parent / "rows.jsonl")):
-        read_inputs(request_of({}, path))
+        read_inputs(evaluate_settings({}, path))
 
 
-def test_python_the_command_and_the_file_say_the_same_names():
+def test_python_the_command_and_the_file_have_the_same_names():
     keywords = set(inspect.signature(evaluate_adapters).parameters) - {"watcher"}
-    assert keywords == set(Request.model_fields) - {"folder"}
+    assert keywords == set(fields_of(EvaluateSettings))
+    flags = {param.name for param in get_command(app).commands["evaluate"].params}
+    assert keywords - {"folder"} <= flags

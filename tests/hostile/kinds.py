@@ -24,7 +24,7 @@ from gradience.check.files import read_mapping
 from gradience.cli.app import run
 from gradience.cli.schema import ArtifactName
 from gradience.digests import sha256_text
-from gradience.evaluate.request import request_of
+from gradience.evaluate.settings import evaluate_settings
 from gradience.report.starter_configs import evaluation_config
 from gradience.tasks import load as load_task
 from gradience.training.journal import Journal
@@ -275,12 +275,14 @@ def evaluations() -> dict[str, Kind]:
         reads="jsonl",
     )
     path = "in/evaluate.yaml"
-    return {"evaluation YAML": Kind(path, "yaml", {path: text.encode()}, {"request_of": _request(path)})}
+    return {
+        "evaluation YAML": Kind(path, "yaml", {path: text.encode()}, {"evaluate_settings": _request(path)})
+    }
 
 
 def _request(path: str) -> Read:
     def read() -> None:
-        say(request_of({}, Path(path)).model_dump_json())
+        say(repr(evaluate_settings({}, Path(path))))
 
     return read
 

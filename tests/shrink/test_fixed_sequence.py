@@ -49,7 +49,7 @@ class Kept:
 
     @property
     def inputs(self):
-        request = SimpleNamespace(margin=self.margin)
+        request = SimpleNamespace(exact_margin=self.margin)
         return SimpleNamespace(
             request=request,
             task=None,

@@ -344,7 +344,7 @@ def test_names_never_meet(folder, tmp_path):
     [
         ({"rungs": [4]}, "nothing-smaller"),
         ({"rungs": [0]}, "bad-rank"),
-        ({"rungs": "8,4"}, "wrong-type"),
+        ({"rungs": "8,x"}, "bad-rank"),
         ({"name": "untrained", "rungs": None}, "no-suggestion"),
         ({"data": None}, "no-task"),
         ({"name": "nowhere"}, "not-found"),

@@ -9,9 +9,10 @@ import pytest
 
 from gradience.artifacts.shrink import ShrinkForecast, ShrinkReport
 from gradience.cli.app import run
-from gradience.cli.shrink import code_of, ranks_of
+from gradience.cli.shrink import code_of
 from gradience.errors import UsageError
 from gradience.report.shrink import shrink_text
+from gradience.shrink.settings import ranks_of
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gradience.config_errors import MISSING
 from gradience.errors import InputError, UsageError
-from gradience.models.config_errors import MISSING
 
 Values = dict[str, Any]
 

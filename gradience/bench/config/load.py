@@ -39,9 +39,9 @@ from gradience.bench.config.sections import (
 )
 from gradience.bench.config.shipped import FOLDER
 from gradience.check.files import read_mapping
+from gradience.config_errors import known_keys, refused
 from gradience.digests import sha256_json
 from gradience.errors import InputError, UsageError
-from gradience.models.config_errors import known_keys, refused
 from gradience.models.settings import ModelSettings, Settings, several_processes
 from gradience.training.settings import LoraSettings, TrainSettings
 

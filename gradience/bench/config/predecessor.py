@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gradience.check.values import value_at
+from gradience.config_errors import MISSING, value_at
 from gradience.errors import InputError
-from gradience.models.config_errors import MISSING
 
 MARKS = ("bench_version", "compression.acc_tolerance", "compression.variants_to_test")
 """Keys that stand in its configs and in nobody else's."""

@@ -19,8 +19,9 @@ from gradience.calibrate.heal.inputs import FEWEST as FEWEST_HEALING
 from gradience.calibrate.rows import FEWEST
 from gradience.errors import InputError
 from gradience.evaluate.engines import ENGINES
-from gradience.models.settings import Positive, Settings
+from gradience.models.settings import Settings
 from gradience.ranks import DEFAULT_GRID
+from gradience.settings import Positive
 from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
 

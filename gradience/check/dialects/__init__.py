@@ -14,7 +14,8 @@ from gradience.check.dialects.trainer import TRAINER
 from gradience.check.dialects.trl import TRL
 from gradience.check.dialects.unsloth import UNSLOTH
 from gradience.check.settings import Settings
-from gradience.check.values import READERS, Unreadable, value_at
+from gradience.check.values import READERS, Unreadable
+from gradience.config_errors import value_at
 from gradience.errors import InputError
 
 DIALECTS = (

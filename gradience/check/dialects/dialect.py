@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gradience.check.values import Reader, value_at
+from gradience.check.values import Reader
+from gradience.config_errors import value_at
 
 Values = Mapping[str, Any]
 

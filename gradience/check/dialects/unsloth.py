@@ -7,7 +7,8 @@ from typing import Any
 
 from gradience.adapters.families import LINEAR
 from gradience.check.dialects.dialect import Aim, Dialect, Values, switched
-from gradience.check.values import Reader, negated, targets_or_names, value_at
+from gradience.check.values import Reader, negated, targets_or_names
+from gradience.config_errors import value_at
 
 KEYS: Mapping[str, str | tuple[str, Reader]] = {
     "model": "base_model",

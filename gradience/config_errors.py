@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from gradience.check.values import value_at
 from gradience.errors import GradienceError, InputError, UsageError
 
 MOST = 10
 """Unknown keys that are named; the rest is counted."""
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+"""Pydantic's types of the error of a key that a model, or a dataclass, does not have."""
 KEYS = "docs/reference/configs.md lists all keys"
 MISSING: Any = object()
 CLOSE = 0.6
@@ -30,7 +31,7 @@ def refused(
     All unknown keys are named at once, and before anything else: what is missing is often only misspelt.
     """
     details = error.errors(include_url=False, include_context=False)
-    unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
+    unknown = [detail for detail in details if detail["type"] in UNKNOWN]
     named = unknown[:MOST] or details[:1]
     keys = [key_of(detail, known) for detail in named]
     places = [_place(key, overrides) or path for key in keys]
@@ -76,7 +77,7 @@ def key_of(detail: ErrorDetails, known: Sequence[str]) -> str:
     """Return the dotted key that an error is about; pydantic goes on into lists and members of unions."""
     names = list(takewhile(lambda part: isinstance(part, str), detail["loc"]))
     keys = [".".join(map(str, names[:length])) for length in range(len(names), 0, -1)]
-    return next((key for key in keys if detail["type"] == "extra_forbidden" or key in known), "")
+    return next((key for key in keys if detail["type"] in UNKNOWN or key in known), "")
 
 
 def section_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
@@ -108,3 +109,13 @@ def nearest(key: str, known: Sequence[str]) -> str | None:
 
 def _like(name: str, keys: Mapping[str, str]) -> list[str]:
     return [keys[match] for match in difflib.get_close_matches(name, keys, n=1, cutoff=CLOSE)]
+
+
+def value_at(values: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """Return the value under a dotted key; `default` where there is none."""
+    value: Any = values
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return default
+        value = value[part]
+    return value

@@ -1,0 +1,154 @@
+"""Settings of an evaluation: flags, keywords of Python and keys of a YAML file under the same names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic.dataclasses import dataclass
+
+from gradience.adapters.strict_yaml import loads
+from gradience.artifacts.exact import as_written
+from gradience.check.files import read_mapping
+from gradience.errors import UsageError
+from gradience.evaluate.engines import ENGINES
+from gradience.models.locate import EMBEDDED, is_path
+from gradience.models.settings import BaseSettings
+from gradience.progress import Watcher
+from gradience.settings import SETTINGS, Flag, Positive, PythonOnly, StrPath, settings_of
+from gradience.tasks.user_code import is_file
+
+PATHS = ("adapters", "data", "output")
+
+
+def _engine(name: str) -> str:
+    if name not in ENGINES:
+        raise ValueError(f"{name!r} is not one of {', '.join(ENGINES)}")
+    return name
+
+
+def _margin(value: Any) -> Fraction:
+    """Read a margin exactly as it was written. Raises UsageError (`bad-margin`)."""
+    try:
+        return as_written(value)
+    except ValueError as error:
+        raise UsageError(f"margin: {error}", code="bad-margin", hint="a share: 0.025 is 2.5 points") from None
+
+
+def options_of(given: Any) -> Any:
+    """Read `KEY=VALUE` texts, each value as YAML reads it; a mapping stays one. Raises UsageError (`bad-option`)."""
+    if not isinstance(given, list):
+        return {} if given is None else given
+    options: dict[str, object] = {}
+    for text in given:
+        key, sign, value = str(text).partition("=")
+        if not sign or not key:
+            raise UsageError(
+                f"--option {text}: no KEY=VALUE",
+                code="bad-option",
+                hint="such as --option text_column=review",
+            )
+        options[key] = loads(value.encode(), f"--option {key}")
+    return options
+
+
+def _several(adapters: Any) -> Any:
+    """One adapter is a list of one."""
+    return (adapters,) if isinstance(adapters, str | os.PathLike) else tuple(adapters)
+
+
+Margin = Annotated[float | str | Fraction, BeforeValidator(_margin)]
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class ExampleSettings:
+    """Examples."""
+
+    data: Annotated[StrPath | None, Flag("FILE")] = None
+    """Your examples: CSV, TSV or JSON lines. Every row counts."""
+    task: Annotated[str | None, Flag("NAME")] = None
+    """A task by its name, such as reviews, gsm8k or lm_eval:arc_easy, or a file of your own (`path/to/file.py`, with
+    --allow-code)."""
+    options: Annotated[Mapping[str, Any], BeforeValidator(options_of), Flag("KEY=VALUE", name="--option")] = (
+        field(default_factory=dict)
+    )
+    """Options of the task, such as the scorer or names of columns."""
+    margin: Annotated[Margin, Flag("M")] = Fraction("0.025")
+    """The largest acceptable drop, as a share: 0.025 is 2.5 points."""
+    role: Annotated[Literal["confirm", "dev"], Flag("ROLE")] = "confirm"
+    """Examples of a task: test (confirm) or development (dev)."""
+    limit: Annotated[Positive | None, Flag("N")] = None
+    """Evaluate at most N examples."""
+    batch_size: Annotated[Positive | None, Flag("N")] = None
+    """Examples in a batch; by default as many of like length as fit."""
+    max_length: Annotated[Positive | None, Flag("N")] = None
+    """Tokens of a text to label that are read; 512 if it is not given."""
+    max_new_tokens: Annotated[Positive | None, Flag("N")] = None
+    """Tokens of a generated answer; by default the task's own limit."""
+    engine: Annotated[str, AfterValidator(_engine), Flag("NAME", values=lambda: list(ENGINES))] = (
+        "transformers"
+    )
+    """Engine that generates answers: transformers, or vllm in a process of its own (--engine-python)."""
+    watcher: Annotated[Watcher | None, PythonOnly] = None
+    """A callback for each stage and batch."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class EvaluateSettings(BaseSettings, ExampleSettings):
+    """Adapters and output."""
+
+    adapters: Annotated[Sequence[StrPath], BeforeValidator(_several), Flag("ADAPTER…")] = ()
+    """Folders of LoRA adapters; the first is the reference."""
+    _: KW_ONLY
+    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    """Folder of the result. With the same folder an interrupted evaluation resumes."""
+    with_base: bool = False
+    """Evaluate the base without an adapter as well; for a classifier with the reference's head."""
+    folder: StrPath | None = None
+    """Where relative paths of the file start: by default its own folder. Itself relative to that."""
+
+    @property
+    def exact_margin(self) -> Fraction:
+        """The margin as it was written."""
+        return as_written(self.margin)
+
+
+def evaluate_settings(given: Mapping[str, Any], config: Path | None = None) -> EvaluateSettings:
+    """Return the settings in the file `config`, if there is one, with those that are `given` in their place.
+
+    given: by their names; of the options only those that it names are replaced. Paths in the file start at its folder,
+    and so do those among the options.
+    Raises InputError for the file and UsageError for what is given: config-not-found, bad-yaml, config-key (unknown
+    keys, with the nearest known one), config-value.
+    """
+    values = {} if config is None else read_mapping(config)
+    merged = dict(given)
+    if isinstance(values.get("options"), Mapping) and "options" in given:
+        merged["options"] = {**values["options"], **options_of(given["options"])}
+    settings = settings_of(EvaluateSettings, merged, values, config)
+    if config is None:
+        return settings
+    folder = config.parent / (settings.folder or "")
+    return replace(settings, **_seen_from(folder, settings, [name for name in values if name not in given]))
+
+
+def _seen_from(folder: Path, settings: EvaluateSettings, names: list[str]) -> dict[str, Any]:
+    """The settings that hold paths, those of `names` seen from `folder`."""
+    seen: dict[str, Any] = {"folder": folder if folder != Path() else None}
+    for name in PATHS:
+        value = getattr(settings, name)
+        if name in names and value is not None:
+            seen[name] = tuple(folder / path for path in value) if name == "adapters" else folder / value
+    base, task = str(settings.base_model or ""), settings.task
+    if "base_model" in names and base and base not in EMBEDDED:
+        path = folder / base
+        if os.path.exists(path) or is_path(base):  # False for a name that is too long for a file
+            seen["base_model"] = str(path)
+    if "task" not in names and task is not None and is_file(task):
+        seen["task"] = os.path.abspath(task)  # given beside the file: seen from where the command is run
+    return seen

@@ -1,0 +1,55 @@
+"""Settings of a search: flags and keywords of Python under the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from pydantic.dataclasses import dataclass
+
+from gradience.arguments import ranks_argument
+from gradience.artifacts.calibration import Calibration, calibration_argument
+from gradience.errors import UsageError
+from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
+from gradience.models.settings import BaseSettings
+from gradience.settings import SETTINGS, Flag, StrPath, shared
+
+
+def ranks_of(given: Any) -> tuple[int, ...] | None:
+    """Read `8,4,2,1`, or integers. Raises UsageError (`bad-rank`)."""
+    if given is None or not isinstance(given, str):
+        return None if given is None else ranks_argument("rungs", given)
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 7 and int(part) for part in parts):
+        raise UsageError(
+            f"--rungs {given}: not ranks", code="bad-rank", hint="whole numbers from 1, such as 8,4,2,1"
+        )
+    return tuple(map(int, parts))
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class ShrinkSettings(BaseSettings, ExampleSettings):
+    """Adapter and candidates."""
+
+    adapter: Annotated[StrPath, Flag("ADAPTER")]
+    """Folder of a LoRA adapter."""
+    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    """Folder of the smaller adapter and its evidence. With the same folder an interrupted search resumes."""
+    _: KW_ONLY
+    rungs: Annotated[Sequence[int] | None, BeforeValidator(ranks_of), Flag("RANKS")] = None
+    """Ranks to test, such as 8,4,2,1; by default halvings of the audit's p90 suggestion down to 1."""
+    calibration: Annotated[
+        Calibration | StrPath | None, BeforeValidator(calibration_argument), Flag("FILE")
+    ] = None
+    """A calibration of this adapter: all candidates keep what matters to the output, at equal sizes."""
+    heal_prompts: Annotated[StrPath | None, Flag("FILE")] = None
+    """Rows without labels: the smallest candidate, healed on them, is one more candidate."""
+
+    @property
+    def evaluation(self) -> EvaluateSettings:
+        """The settings of its evaluations."""
+        return EvaluateSettings(
+            (self.adapter,), **shared(self, BaseSettings), **shared(self, ExampleSettings)
+        )
