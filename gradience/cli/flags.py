@@ -53,7 +53,9 @@ def with_flags(settings: type) -> Callable[[Run], Run]:
             key=lambda flag: not isinstance(flag.annotation.__metadata__[0], typer.models.ArgumentInfo)
         )
         command.__signature__ = inspect.Signature([*flags, *parameters])  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*flags, *parameters)}
+        command.__annotations__ = {
+            parameter.name: parameter.annotation for parameter in (*flags, *parameters)
+        }
         command.__name__, command.__doc__ = verb.__name__, verb.__doc__
         command.__module__ = verb.__module__
         return command
