@@ -32,14 +32,6 @@ def _engine(name: str) -> str:
     return name
 
 
-def _margin(value: Any) -> Fraction:
-    """Read a margin exactly as it was written. Raises UsageError (`bad-margin`)."""
-    try:
-        return as_written(value)
-    except ValueError as error:
-        raise UsageError(f"margin: {error}", code="bad-margin", hint="a share: 0.025 is 2.5 points") from None
-
-
 def options_of(given: Any) -> Any:
     """Read `KEY=VALUE` texts, each value as YAML reads it; a mapping stays one. Raises UsageError (`bad-option`)."""
     if not isinstance(given, list):
@@ -62,7 +54,7 @@ def _several(adapters: Any) -> Any:
     return (adapters,) if isinstance(adapters, str | os.PathLike) else tuple(adapters)
 
 
-Margin = Annotated[float | str | Fraction, BeforeValidator(_margin)]
+Margin = Annotated[float | str | Fraction, BeforeValidator(as_written)]
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

@@ -9,6 +9,7 @@ import pytest
 import tiny_bench
 import torch
 from adapters_to_compare import adapter
+from gradience.evaluate.request import request_of
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -19,7 +20,6 @@ from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.inputs import read_inputs
-from gradience.evaluate.request import request_of
 from gradience.models.load import quiet
 
 TEMPLATE = "{% for m in messages %}{{ m.content }} [END] {% endfor %}"
