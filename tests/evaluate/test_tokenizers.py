@@ -9,7 +9,6 @@ import pytest
 import tiny_bench
 import torch
 from adapters_to_compare import adapter
-from gradience.evaluate.request import request_of
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -20,6 +19,7 @@ from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.inputs import read_inputs
+from gradience.evaluate.settings import evaluate_settings
 from gradience.models.load import quiet
 
 TEMPLATE = "{% for m in messages %}{{ m.content }} [END] {% endfor %}"
@@ -49,7 +49,7 @@ def folders(tmp_path_factory):
 
 
 def asked(folders, *names, **given):
-    return request_of(
+    return evaluate_settings(
         {
             "adapters": [folders / name for name in names],
             "base_model": str(folders / "base"),
@@ -173,7 +173,7 @@ def test_an_adapter_with_more_tokens_than_the_base_gets_the_hint_that_helps(tmp_
     with pytest.raises(
         InputError, match=r"trained with 33 tokens in the vocabulary, and .*base has 31"
     ) as caught:
-        read_inputs(request_of({"adapters": [tmp_path / "adapter"], **given}))
+        read_inputs(evaluate_settings({"adapters": [tmp_path / "adapter"], **given}))
     assert caught.value.code == "vocabulary"
     with pytest.raises(InputError, match="trained with 33 tokens"):
         calibration.read_inputs(
@@ -188,7 +188,7 @@ def test_an_adapter_with_more_tokens_than_the_base_gets_the_hint_that_helps(tmp_
         larger.resize_token_embeddings(33)
         PeftModel.from_pretrained(larger, tmp_path / "adapter").unload().save_pretrained(tmp_path / "larger")
     inputs = read_inputs(
-        request_of({"adapters": [tmp_path / "adapter"], **given, "base_model": str(tmp_path / "larger")})
+        evaluate_settings({"adapters": [tmp_path / "adapter"], **given, "base_model": str(tmp_path / "larger")})
     )
     engine = TransformersEngine.load(inputs.model, device="cpu")
     engine.add("it", tmp_path / "adapter")
@@ -204,6 +204,6 @@ def test_a_tokenizer_with_more_tokens_than_the_base_needs_another_base_or_the_ba
     trained.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     given = {"adapters": [tmp_path / "adapter"], "base_model": str(base), "data": tmp_path / "rows.jsonl"}
     with pytest.raises(InputError, match=r"its tokenizer has 33 tokens, and .*base has 31") as caught:
-        read_inputs(request_of(given))
+        read_inputs(evaluate_settings(given))
     assert "--tokenizer base" in caught.value.hint
-    assert read_inputs(request_of({**given, "tokenizer": "base"})).model.tokenizer is None
+    assert read_inputs(evaluate_settings({**given, "tokenizer": "base"})).model.tokenizer is None
