@@ -188,7 +188,9 @@ def test_an_adapter_with_more_tokens_than_the_base_gets_the_hint_that_helps(tmp_
         larger.resize_token_embeddings(33)
         PeftModel.from_pretrained(larger, tmp_path / "adapter").unload().save_pretrained(tmp_path / "larger")
     inputs = read_inputs(
-        evaluate_settings({"adapters": [tmp_path / "adapter"], **given, "base_model": str(tmp_path / "larger")})
+        evaluate_settings(
+            {"adapters": [tmp_path / "adapter"], **given, "base_model": str(tmp_path / "larger")}
+        )
     )
     engine = TransformersEngine.load(inputs.model, device="cpu")
     engine.add("it", tmp_path / "adapter")
