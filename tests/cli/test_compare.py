@@ -84,7 +84,7 @@ def test_quiet_says_nothing(smaller, capsys):
     ("spoil", "code", "words"),
     [
         (lambda folder: shutil.rmtree(folder), 3, "no such file"),
-        (lambda folder: (folder / "adapter_config.json").unlink(), 3, "its scale is unknown"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), 3, "is unknown: no config beside it"),
         (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"x" * 100), 3, "safetensors"),
     ],
     ids=["absent", "no-config", "broken"],
