@@ -106,7 +106,10 @@ class HealReport(Report):
     after: MeanKl
     """Of the adapter as it was written, in its own storage type."""
     change: MeanKl
-    """After − before, paired over rows."""
+    """After − before, paired over rows. Student's interval is wide where a few rows decide; `p_closer` tests it."""
+    p_closer: Float12 | None = None
+    """One-sided p-value of a paired permutation test: how often a mean change at least as low comes from exchanging
+    before and after at random in each row. Above 0.975 it is farther. Null in older files, and if nothing improved."""
     checks: tuple[HealCheck, ...]
     by_row: tuple[HeldOutRow, ...]
     """What before, after and change are made of."""

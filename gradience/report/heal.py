@@ -19,8 +19,11 @@ from gradience.report.blocks import (
     Span,
     Table,
 )
-from gradience.report.numbers import count, plural, sig, signed, size
+from gradience.report.evidence import probability
+from gradience.report.numbers import count, percent, plural, sig, signed, size
 
+LEVEL = 0.025
+"""One-sided level at which healing is said to bring an adapter closer, or farther away."""
 FEW = 30
 """Rows held out below which it is said that they are few."""
 
@@ -37,7 +40,7 @@ def heal_blocks(report: HealReport) -> Document:
     return [
         Heading(("Healing of ", Span(report.adapter_path, "name")), level=1),
         Facts(_facts(report)),
-        Heading("Is it closer to its original?"),
+        Heading("Distance from the original"),
         Paragraph(_answer(report)),
         Table(
             [Column("on rows held out"), Column("KL", ">"), Column("95 % interval", ">")],
@@ -66,15 +69,19 @@ def heal_blocks(report: HealReport) -> Document:
 def _answer(report: HealReport) -> str:
     if not report.improved:
         return "No step was better than the start: the adapter is written as it was given."
-    if report.change.high < 0:
-        return (
-            f"Yes: KL is {sig(report.before.kl / report.after.kl)} times smaller."
-            if report.after.kl
-            else "Yes."
-        )
-    if report.change.low > 0:
-        return "No: on the rows held out it is farther away. Use the adapter that you gave."
-    return "Not shown: the interval of the change contains 0."
+    p = report.p_closer
+    closer = p < LEVEL if p is not None else report.change.high < 0
+    farther = p > 1 - LEVEL if p is not None else report.change.low > 0
+    if farther:
+        return "Farther from the original on the held-out examples: use the adapter that you gave."
+    recovered = 1 - report.after.kl / report.before.kl if report.before.kl else 0.0
+    counted = sum(row.after < row.before for row in report.by_row)
+    how = f"{count(counted)} of {plural(report.held_out_rows, 'held-out example')} are closer"
+    how += "" if p is None else f", {probability(p)} that healing changed nothing"
+    if closer:
+        return f"Closer to the original: healing recovered {percent(recovered)} of the KL ({how})."
+    change = f"KL fell by {percent(recovered)}" if recovered >= 0 else f"KL rose by {percent(-recovered)}"
+    return f"Inconclusive: {change} ({how}). More prompts would show a change of this size."
 
 
 def _facts(report: HealReport) -> list[tuple[str, Inline]]:

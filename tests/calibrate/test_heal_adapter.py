@@ -17,13 +17,15 @@ from toys import logits_of
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from gradience import HealReport, InputError, OutputError, UsageError, compress_adapter, heal_adapter
+from gradience.artifacts.heal import HeldOutRow
 from gradience.calibrate.batches import encode_pairs, encode_texts
 from gradience.calibrate.heal.distil import residual
 from gradience.calibrate.heal.inputs import may_be_one_base, split
-from gradience.calibrate.heal.intervals import mean_kl
+from gradience.calibrate.heal.intervals import mean_kl, p_closer
 from gradience.calibrate.rows import read_rows
 from gradience.cli.app import run
 from gradience.models.load import quiet
+from gradience.report.heal import heal_text
 from gradience.statistics.paired import mean_difference
 
 WEIGHTS = "adapter_model.safetensors"
@@ -112,9 +114,44 @@ def test_what_is_written_is_closer_to_the_original_by_what_peft_itself_computes(
         assert measured.kl == pytest.approx(by_hand.sum() / tokens, rel=1e-3, abs=1e-7)
         assert measured.low < measured.kl < measured.high
     assert report.improved
+    changes = np.array([row.after - row.before for row in report.by_row])
+    flips = np.random.default_rng(0).choice([-1, 1], size=(20_000, len(rows)))
+    assert report.p_closer == pytest.approx(((flips * changes).sum(axis=1) <= changes.sum()).mean(), abs=2e-3)
     assert report.change.kl == pytest.approx(report.after.kl - report.before.kl)
     assert report.after.kl < 0.8 * report.before.kl
     assert min(report.checks, key=lambda check: check.kl).step == report.best_step
+
+
+def test_a_recovery_that_a_few_rows_hide_from_students_interval_is_shown(healed):
+    """Rows of a truncation: nearly all are closer, and one of them is fifty times as far away as the median."""
+    draw = np.random.default_rng(3)
+    before = np.append(np.exp(draw.normal(-7, 1, 60)), 0.06)
+    after = before * np.append(draw.uniform(0.2, 1.1, 60), 0.4)
+    tokens = np.ones(61, dtype=np.int64)
+    change = mean_kl(after - before, tokens, least=-np.inf)
+    assert change.low < 0 < change.high
+    p = p_closer(before, after, 0)
+    assert p < 0.001
+    rows = [HeldOutRow(id="", tokens=1, before=b, after=a) for b, a in zip(before, after, strict=True)]
+    measured = {"before": mean_kl(before, tokens), "after": mean_kl(after, tokens), "change": change}
+    report = healed.report.model_copy(
+        update={**measured, "p_closer": p, "by_row": tuple(rows), "held_out_rows": 61}
+    )
+    shown = " ".join(heal_text(report).split())
+    recovered = 1 - after.mean() / before.mean()
+    assert f"Closer to the original: healing recovered {100 * recovered:.1f} % of the KL" in shown
+    unsure = heal_text(report.model_copy(update={"p_closer": 0.3}))
+    assert "Inconclusive: KL fell by" in " ".join(unsure.split())
+    assert "Farther from the original" in heal_text(report.model_copy(update={"p_closer": 0.99}))
+    older = report.model_copy(update={"p_closer": None})
+    assert "Inconclusive" in heal_text(older)
+
+
+def test_nothing_is_called_closer_more_often_than_its_level_where_nothing_changed():
+    draw = np.random.default_rng(0)
+    pairs = np.exp(draw.normal(0, 1.5, size=(400, 2, 8)))
+    found = np.mean([p_closer(before, after, 0) < 0.025 for before, after in pairs])
+    assert found < 0.05
 
 
 def test_only_the_factors_differ_from_the_adapter_that_was_given(healed):
@@ -306,7 +343,7 @@ def test_the_command_plans_heals_and_does_not_overwrite(classifier, small, tmp_p
     page = tmp_path / "healed.html"
     assert run([*words, "--html", str(page)]) == 0
     assert 'id="plot-kl"' in page.read_text(encoding="utf-8")
-    assert "Is it closer to its original?" in capsys.readouterr().out
+    assert "Closer to the original: healing recovered" in capsys.readouterr().out
     card = (output / "README.md").read_bytes()
     assert b"- **healed**: KL from the original" in card
     assert run(["card", str(output)]) == 0

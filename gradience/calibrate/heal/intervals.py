@@ -9,6 +9,8 @@ from gradience.artifacts.heal import MeanKl
 from gradience.spectra import FloatArray
 from gradience.statistics.paired import mean_difference
 
+RESAMPLES = 9999
+
 
 def mean_kl(sums: FloatArray, tokens: NDArray[np.int64], least: float = 0.0) -> MeanKl:
     """Σ sums / Σ tokens with Student's interval, by the linear approximation of the ratio.
@@ -23,3 +25,29 @@ def mean_kl(sums: FloatArray, tokens: NDArray[np.int64], least: float = 0.0) -> 
     ratio = float(sums.sum() / tokens.sum())
     low, high = mean_difference(ratio + (sums - ratio * tokens) / tokens.mean())
     return MeanKl(kl=ratio, low=max(low, least), high=high)
+
+
+def p_closer(before: FloatArray, after: FloatArray, seed: int) -> float:
+    """Return the one-sided p-value of "healing changed nothing" against a lower KL: a paired permutation test.
+
+    A few rows with a large KL make Student's interval of the change wide. Here they count on both sides: on rows of
+    healed adapters it keeps its level of 2.5 %, and finds 99 % of the recoveries of which Student's finds 69 %
+    (docs/heal.md).
+
+    >>> p_closer(np.array([0.3, 0.2, 0.4, 9.0, 0.2, 0.5]), np.array([0.1, 0.1, 0.2, 4.0, 0.1, 0.3]), seed=0)
+    0.015625
+
+    before, after: KL of each row over its tokens.
+    """
+    from scipy import stats
+
+    test = stats.permutation_test(
+        (after, before),
+        lambda a, b, axis: np.mean(a - b, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        alternative="less",
+        random_state=np.random.default_rng([seed, 4]),
+    )
+    return float(test.pvalue)

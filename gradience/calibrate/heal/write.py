@@ -29,7 +29,7 @@ from gradience.calibrate.heal.distil import (
 )
 from gradience.calibrate.heal.factors import check_names, healed_bytes, read_stored, round_as_stored
 from gradience.calibrate.heal.inputs import HealInputs, Parts, split
-from gradience.calibrate.heal.intervals import mean_kl
+from gradience.calibrate.heal.intervals import mean_kl, p_closer
 from gradience.calibrate.measure import counter, encoded_rows, length_of
 from gradience.compress.carry import (
     HEAL_REPORT,
@@ -88,6 +88,7 @@ def write_healed(
         "before": mean_kl(before, tokens),
         "after": mean_kl(after, tokens),
         "change": mean_kl(after - before, tokens, least=-math.inf),
+        "p_closer": p_closer(before, after, asked.seed) if improved else None,
         "by_row": tuple(
             HeldOutRow(id=row.id, tokens=row.scored, before=float(old), after=float(new))
             for row, old, new in zip(parts.held_out, before, after, strict=True)
