@@ -150,8 +150,8 @@ def test_a_recovery_that_a_few_rows_hide_from_students_interval_is_shown(healed)
 def test_nothing_is_called_closer_more_often_than_its_level_where_nothing_changed():
     draw = np.random.default_rng(0)
     pairs = np.exp(draw.normal(0, 1.5, size=(400, 2, 8)))
-    found = np.mean([p_closer(before, after, 0) < 0.025 for before, after in pairs])
-    assert found < 0.05
+    claimed = np.mean([p_closer(before, after, 0) < 0.025 for before, after in pairs])
+    assert claimed < 0.05
 
 
 def test_only_the_factors_differ_from_the_adapter_that_was_given(healed):
