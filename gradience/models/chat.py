@@ -10,9 +10,10 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from gradience.errors import InputError
@@ -21,8 +22,14 @@ from gradience.models.chat_process import SECONDS
 ASSISTANT = "assistant"
 Message = Mapping[str, str]
 """`role` and `content`."""
+Chat = tuple[Sequence[Message], bool]
+"""A conversation, and whether the assistant is asked to write behind it."""
+TOGETHER = 64
+"""Conversations that are sent to the process at once."""
 MAX_TEMPLATE = 2**20
 """Characters."""
+BEGINNING = 1000
+"""Characters in which the beginning of a text is looked at."""
 MARK = "ENDOFTHISTURN"
 """Stands behind the answer in one of the renderings, so that its end is seen and not searched for."""
 
@@ -59,7 +66,7 @@ def chat_template(tokenizer: Any) -> Iterator[ChatTemplate]:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
     ) as process:
-        chat = ChatTemplate(tokenizer, process)
+        chat = ChatTemplate(tokenizer, process, not _begins(tokenizer, "a", _bare(tokenizer, "a")))
         try:
             chat.send([template, tokenizer.special_tokens_map])
             yield chat
@@ -75,31 +82,33 @@ class ChatTemplate:
 
     tokenizer: Any
     _process: subprocess.Popen[str]
+    _adds_a_beginning: bool = True
 
     def last_turn(self, messages: Sequence[Message]) -> Turn:
         """The last of `messages`, which is the assistant's, as a turn."""
-        *earlier, last = messages
-        content = last["content"].rstrip()
-        mark = MARK
-        while any(mark in message["content"] for message in messages):
-            mark += "X"
-        before, whole, marked = self._written(
-            (earlier, True),
-            ([*earlier, {**last, "content": content}], False),
-            ([*earlier, {**last, "content": content + mark}], False),
-        )
+        return next(self.last_turns([messages]))
+
+    def last_turns(self, conversations: Iterable[Sequence[Message]]) -> Iterator[Turn]:
+        """The last of the messages of each conversation, which is the assistant's, as a turn."""
+        waiting = iter(conversations)
+        while some := list(islice(waiting, TOGETHER)):
+            marks = [_mark(messages) for messages in some]
+            chats = [chat for pair in zip(some, marks, strict=True) for chat in _renderings(*pair)]
+            texts = iter(self._written(chats))
+            for messages, mark in zip(some, marks, strict=True):
+                yield self._cut(messages[-1]["content"].strip(), mark, *islice(texts, 3))
+
+    def _cut(self, content: str, mark: str, before: str, whole: str, marked: str) -> Turn:
         end = marked.find(mark)
         as_given = marked.count(mark) == 1 and marked.replace(mark, "") == whole
-        if not (
-            as_given and whole.startswith(before) and whole[len(before) : end].endswith(content.lstrip())
-        ):
+        if not (as_given and whole.startswith(before) and whole[len(before) : end].endswith(content)):
             raise _refused(self.tokenizer, "writes the assistant's last turn in another way than it is given")
         close = whole[end:].partition(self.tokenizer.eos_token or "\0")[0].strip()
         return Turn(self._without_beginning(before), whole[len(before) : end] + close, close)
 
     def prompt_before(self, messages: Sequence[Message]) -> str:
         """All `messages` as the prompt of the assistant's next turn."""
-        return self._without_beginning(self._written((messages, True))[0])
+        return self._without_beginning(self._written([(messages, True)])[0])
 
     def send(self, what: object) -> None:
         """Send a line to the process: the template, then conversations."""
@@ -110,15 +119,15 @@ class ChatTemplate:
         except BrokenPipeError:
             self._process.wait()  # why it ended is said when its answer is missing
 
-    def _written(self, *chats: tuple[Sequence[Message], bool]) -> list[str]:
+    def _written(self, chats: Sequence[Chat]) -> list[str]:
         """The texts of conversations, each with or without what asks the assistant to write."""
         assert self._process.stdout
         self.send(chats)
         line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"wrong": self._how_it_ended()}
+        answer: dict[str, Any] = json.loads(line) if line else {"wrong": self._how_it_ended(), "at": -1}
         if "texts" in answer:
             return list(answer["texts"])
-        roles = ", ".join(message["role"] for message in chats[-1][0])
+        roles = ", ".join(message["role"] for message in chats[answer["at"]][0])
         raise _refused(
             self.tokenizer,
             f"fails on a conversation of {roles}: {answer['wrong']}",
@@ -135,13 +144,13 @@ class ChatTemplate:
 
     def _without_beginning(self, text: str) -> str:
         """The text without the token that the tokenizer puts before every text anyway."""
-        bare = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        begin = self.tokenizer.bos_token
-        if begin and text.startswith(begin):
-            shorter = text[len(begin) :]
-            if self._begins(shorter, bare):
-                return shorter
-        if not self._begins(text, bare):
+        if not self._adds_a_beginning:
+            return text
+        head, begin = text[:BEGINNING], self.tokenizer.bos_token
+        bare = _bare(self.tokenizer, head)
+        if begin and head.startswith(begin) and _begins(self.tokenizer, head[len(begin) :], bare):
+            return text[len(begin) :]
+        if not _begins(self.tokenizer, head, bare):
             raise _refused(
                 self.tokenizer,
                 "does not begin with the token that the tokenizer puts before every text",
@@ -149,9 +158,31 @@ class ChatTemplate:
             )
         return text
 
-    def _begins(self, text: str, ids: list[int]) -> bool:
-        """Whether `text` with the tokenizer's own special tokens begins with `ids`."""
-        return list(self.tokenizer(text, add_special_tokens=True)["input_ids"])[: len(ids)] == ids
+
+def _mark(messages: Sequence[Message]) -> str:
+    """A word that none of the messages contains."""
+    mark = MARK
+    while any(mark in message["content"] for message in messages):
+        mark += "X"
+    return mark
+
+
+def _renderings(messages: Sequence[Message], mark: str) -> Iterator[Chat]:
+    """All but the last message, the conversation, and the conversation with the mark behind it."""
+    *earlier, last = messages
+    content = last["content"].rstrip()
+    yield earlier, True
+    yield [*earlier, {**last, "content": content}], False
+    yield [*earlier, {**last, "content": content + mark}], False
+
+
+def _bare(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _begins(tokenizer: Any, text: str, ids: list[int]) -> bool:
+    """Whether `text` with the tokenizer's own special tokens begins with `ids`."""
+    return list(tokenizer(text, add_special_tokens=True)["input_ids"])[: len(ids)] == ids
 
 
 def _refused(tokenizer: Any, what: str, hint: str = "correct the template") -> InputError:

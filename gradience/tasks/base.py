@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
 from gradience.artifacts.bench_plan import TaskCode
-from gradience.models.chat import ASSISTANT, ChatTemplate, chat_template
+from gradience.models.chat import ASSISTANT, Message, Turn, chat_template
 from gradience.tasks.examples import ChatExample, ChoiceExample, Examples, LabelledExample, PromptExample
 from gradience.tasks.metrics import Metric
 
@@ -215,9 +215,11 @@ class ChatTask(_Named):
 
         Raises InputError (`no-chat-template`, `chat-template`).
         """
+        asked = [(example, place) for example in self.examples.all for place in _turns(example)]
         with chat_template(tokenizer) as template:
-            turns = [turn for example in self.examples.all for turn in _turns(template, example)]
-        examples = Examples(tuple(prompt for prompt, _ in turns), self.examples.counts)
+            turns = list(template.last_turns(_messages(example, place) for example, place in asked))
+        prompts = (_prompt(*one, turn) for one, turn in zip(asked, turns, strict=True))
+        examples = Examples(tuple(prompts), self.examples.counts)
         named = {each.name: getattr(self, each.name) for each in fields(_Named)}
         if self.likelihoods:
             return LikelihoodTask(examples=examples, **named)
@@ -226,24 +228,28 @@ class ChatTask(_Named):
             filters=self.filters,
             same=self.same,
             max_new_tokens=self.max_new_tokens,
-            stop=tuple(sorted({close for _, close in turns if close})),
+            stop=tuple(sorted({turn.close for turn in turns if turn.close})),
             **named,
         )
 
 
-def _turns(template: ChatTemplate, example: ChatExample) -> Iterator[tuple[PromptExample, str]]:
-    """What one conversation trains or is evaluated on, and what closes a turn of it."""
-    messages = [{"role": role, "content": content} for role, content in example.messages]
-    last = len(messages) - 1
-    for place, message in enumerate(messages):
-        if place == last or (example.role == "train" and message["role"] == ASSISTANT and place > 0):
-            turn = template.last_turn(messages[: place + 1])
-            key, answer = (
-                (example.id, example.answer)
-                if place == last
-                else (f"{example.id}#{place}", message["content"])
-            )
-            yield PromptExample(key, turn.prompt, turn.response, answer, example.role), turn.close
+def _turns(example: ChatExample) -> Iterator[int]:
+    """The places of the messages of a conversation that are trained or evaluated."""
+    last = len(example.messages) - 1
+    for place, (role, _) in enumerate(example.messages):
+        if place == last or (example.role == "train" and role == ASSISTANT and place > 0):
+            yield place
+
+
+def _messages(example: ChatExample, place: int) -> list[Message]:
+    return [{"role": role, "content": content} for role, content in example.messages[: place + 1]]
+
+
+def _prompt(example: ChatExample, place: int, turn: Turn) -> PromptExample:
+    if place == len(example.messages) - 1:
+        return PromptExample(example.id, turn.prompt, turn.response, example.answer, example.role)
+    answer = example.messages[place][1]
+    return PromptExample(f"{example.id}#{place}", turn.prompt, turn.response, answer, example.role)
 
 
 Task = ClassificationTask | GenerationTask | ChoiceTask | LikelihoodTask

@@ -109,7 +109,7 @@ def test_what_closes_a_turn_is_trained_and_stops_an_output_where_it_is_not_the_e
     [
         (None, False, "no-chat-template", "has no chat template"),
         (CHATML, True, "chat-template", "does not begin with the token"),
-        ("{{ raise_exception('no system') }}", False, "chat-template", "fails on .* user, assistant: no system"),
+        ("{{ raise_exception('no system') }}", False, "chat-template", "fails on .* assistant, user: no system"),
         (CHATML.replace("{{ m['content'] }}<e>{% endg", "{{ m['content'] | upper }}<e>{% endg"), False, "chat-template",
          "in another way than it is given"),
         ("x" + "{% if add_generation_prompt %}y{% endif %}", False, "chat-template", "in another way"),
@@ -166,3 +166,13 @@ def test_what_is_wrong_is_named(tmp_path, row, code, message):
     assert caught.value.code == code
     assert message in str(caught.value)
     assert "line 1" in str(caught.value)
+
+
+def test_the_row_that_a_template_refuses_is_the_one_that_is_named(tmp_path):
+    refuses = "{% if messages | length > 2 %}{{ raise_exception('too long') }}{% endif %}" + CHATML
+    short = [[("user", f"one {'hi ' * n}"), ("assistant", "two")] for n in range(70)]
+    long = [("user", "one"), ("assistant", "ho"), ("user", "hi"), ("assistant", "two")]
+    task = tasks.load("chat", {"file": write(tmp_path, [*short, long])})
+    assert len(task.examples.all) == 71
+    with pytest.raises(InputError, match=r"conversation of user, assistant, user.*: too long"):
+        task.rendered(tokenizer(refuses))
