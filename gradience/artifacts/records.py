@@ -7,18 +7,20 @@ by example only when their headers agree on everything but the adapter (`Example
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as row_dataclass
 from pydantic_core import from_json
 
-from gradience.artifacts.base import Float12, Part, interruptible
+from gradience.artifacts.base import ROW_CONFIG, Float12, Part, interruptible
 from gradience.artifacts.whole import write_whole
 from gradience.errors import InputError
-from gradience.reading import MAX_DATA_BYTES, read_file
+from gradience.reading import MAX_DATA_BYTES, open_stream
 
 SCHEMA = "gradience.records/1"
 
@@ -95,7 +97,8 @@ class ExamplesRun(Part):
         return self.model_dump(exclude=adapter) == other.model_dump(exclude=adapter)
 
 
-class ClassificationRecord(Part):
+@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class ClassificationRecord:
     """One text and the label it was given."""
 
     id: str
@@ -114,7 +117,8 @@ class ClassificationRecord(Part):
     """Whether the text was longer than `max_length` tokens."""
 
 
-class GenerationRecord(Part):
+@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class GenerationRecord:
     """One prompt and what was written behind it."""
 
     id: str
@@ -139,7 +143,8 @@ class GenerationRecord(Part):
     """Whether the prompt was too long and was cut: it lost its beginning, of an encoder–decoder its end."""
 
 
-class ChoiceRecord(Part):
+@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class ChoiceRecord:
     """One prompt, and how likely each of the responses is that it may have."""
 
     id: str
@@ -165,7 +170,8 @@ class ChoiceRecord(Part):
     """Whether the prompt was too long for one of them and was cut."""
 
 
-class ScoreRecord(Part):
+@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class ScoreRecord:
     """One prompt with its response: how likely the model finds it, token by token, with the gold tokens before."""
 
     id: str
@@ -202,6 +208,15 @@ RECORD_TYPES: Mapping[RecordKind, type[Record]] = {
     "choices": ChoiceRecord,
     "scores": ScoreRecord,
 }
+_ADAPTERS: Mapping[type[Record], TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in RECORD_TYPES.values()
+}
+MAX_LINE = 2**25
+"""Bytes of a record: an output and its gold answer, of some million characters each."""
+MAX_LISTS = 100_000
+"""Lists in a record, which takes two."""
+SHARED = ("id", "text_sha256", "prompt_sha256", "response_sha256", "choices_sha256")
+"""Texts that the records of all adapters of an evaluation share: each is in memory once."""
 
 
 class Evaluation(NamedTuple, Generic[R]):
@@ -251,7 +266,19 @@ def write_records(path: Path, run: ExamplesRun, records: Sequence[Record]) -> Pa
 def line(part: ExamplesRun | Record) -> bytes:
     """One line of the file, its end included."""
     with interruptible():
-        return part.model_dump_json().encode() + b"\n"
+        if isinstance(part, Part):
+            return part.model_dump_json().encode() + b"\n"
+        return _ADAPTERS[type(part)].dump_json(part) + b"\n"
+
+
+def parsed_record(kind: RecordKind, row: bytes) -> Record:
+    """The record in a line. Raises ValueError (pydantic's ValidationError among them)."""
+    values = _parsed(row)
+    if isinstance(values, dict):
+        for name in SHARED:
+            if isinstance(values.get(name), str):
+                values[name] = sys.intern(values[name])
+    return _ADAPTERS[RECORD_TYPES[kind]].validate_python(values)  # type: ignore[no-any-return]
 
 
 @overload
@@ -265,8 +292,17 @@ def read_records(path: str | os.PathLike[str], expected: type[R] | None = None) 
     it should be, when there are more or fewer records than the header says, or when they are of another kind.
     """
     path = Path(path)
+    number = 0
+    records: list[Any] = []
+    run = None
     try:
-        lines = read_file(path, MAX_DATA_BYTES).split(b"\n")
+        with open_stream(path, limit=MAX_DATA_BYTES) as file:
+            while text := file.readline(MAX_LINE):
+                number += 1
+                if run is None:
+                    run = ExamplesRun.model_validate(_parsed(text))
+                else:
+                    records.append(parsed_record(run.kind, text))
     except InputError as error:
         if error.code != "not-found":
             raise
@@ -275,22 +311,15 @@ def read_records(path: str | os.PathLike[str], expected: type[R] | None = None) 
             code="artifact-missing",
             hint="check the path",
         ) from None
-    rows = lines[1:-1] if lines[-1] == b"" else lines[1:]
-    number = 1
-    records = []
-    try:
-        run = ExamplesRun.model_validate(_parsed(lines[0]))
-        record_type = RECORD_TYPES[run.kind]
-        for row in rows:
-            number += 1
-            records.append(record_type.model_validate(_parsed(row)))
     except ValidationError as error:
         raise _invalid(path, f"line {number}: {error.errors(include_url=False)[0]['msg']}") from None
     except ValueError as error:
         raise _invalid(path, f"line {number}: Invalid JSON: {error}") from None
+    if run is None:
+        raise _invalid(path, "line 1: the file is empty")
     if len(records) != run.n:
         raise _invalid(path, f"{len(records)} records, and the first line says {run.n}")
-    if expected is not None and record_type is not expected:
+    if expected is not None and RECORD_TYPES[run.kind] is not expected:
         raise _invalid(path, f"its records are of the kind {run.kind}")
     return Evaluation(run, tuple(records))
 
@@ -298,6 +327,8 @@ def read_records(path: str | os.PathLike[str], expected: type[R] | None = None) 
 def _parsed(row: bytes) -> Any:
     """The values of a line, parsed apart from the validation: pydantic's errors would hold a copy of the line for each
     field that is missing. Raises ValueError."""
+    if row.count(b"[") > MAX_LISTS:
+        raise ValueError(f"more than {MAX_LISTS:,} lists")
     return from_json(row, allow_inf_nan=False)
 
 

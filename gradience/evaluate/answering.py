@@ -198,6 +198,11 @@ class Answering:
         return fingerprint_of(self.inputs.model)
 
     @cached_property
+    def data(self) -> str:
+        """The examples by their content."""
+        return fingerprint(self.inputs.examples)
+
+    @cached_property
     def _base(self) -> dict[str, Any]:
         tokenizer = self.inputs.model.tokenizer
         return {
@@ -216,7 +221,7 @@ class Answering:
         """What decides every row's records."""
         return {
             **self._base,
-            "data": fingerprint(self.inputs.examples),
+            "data": self.data,
             "settings": self.evaluator.settings,
             "scoring": self.inputs.task.scoring,
             "numerics": self.evaluator.numerics,

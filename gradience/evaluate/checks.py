@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradience.errors import InputError, OutputError, UsageError, require
 from gradience.models.context import context_of
+from gradience.models.rendering import encode_apart, encode_pair, token_counts
 from gradience.models.settings import ModelSettings
 from gradience.models.tokenizers import check_vocabulary, tokenizer_notes
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from gradience.evaluate.inputs import Inputs
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+SPECIAL = 16
+"""Tokens that a tokenizer adds at most, the end token among them."""
 PACKED_SHARE = 0.3
 """Of bfloat16 weights that is left in NF4, embeddings and head in float32 aside."""
 
@@ -102,7 +105,8 @@ def lengths(
 
 def _texts(examples: Sequence[Any], tokenizer: Any, context: int | None, max_length: int) -> Iterator[str]:
     texts = [f"{each.text} {each.text_pair or ''}" for each in examples]
-    counts = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    most = min(max_length, context or max_length)
+    counts = token_counts(tokenizer, [text for text in texts if not is_short(text, most)]) or [0]
     if context is not None and max_length > context and max(counts) > context:
         raise UsageError(
             f"a text has {max(counts):,} tokens, of which {max_length:,} would be read, and the base takes {context:,}",
@@ -119,13 +123,13 @@ def _texts(examples: Sequence[Any], tokenizer: Any, context: int | None, max_len
 def _prompts(
     task: Task, examples: Sequence[Any], tokenizer: Any, context: int, room: int, *, together: bool
 ) -> Iterator[str]:
-    from gradience.models.rendering import encode_apart, encode_pair
-
     encode = encode_pair if together else encode_apart
 
     longest, too_long = 0, 0
-    for example in examples:
+    for number, example in enumerate(examples):
         responses = example.responses if isinstance(task, ChoiceTask) else (example.response,)
+        if number and all(is_short(example.prompt + response, room) for response in responses):
+            continue
         for response in responses:
             before, after = encode(tokenizer, example.prompt, response)
             if len(after) >= context:
@@ -146,6 +150,11 @@ def _prompts(
             f"{_of(too_long, examples, 'prompt')} more than {room:,} tokens (the longest has {longest:,}) and"
             f" {'loses its' if too_long == 1 else 'lose their'} {end}: the base takes {context:,}{less}"
         )
+
+
+def is_short(text: str, tokens: int) -> bool:
+    """Whether a text has certainly no more than so many tokens: in ASCII none has less than a character."""
+    return len(text) + SPECIAL <= tokens and text.isascii()
 
 
 def _of(number: int, examples: Sequence[Any], what: str) -> str:

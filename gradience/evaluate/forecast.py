@@ -127,16 +127,16 @@ def _lengths(inputs: Inputs) -> tuple[int, int, int]:
     """Rows, tokens of a padded prompt or text, and tokens that are generated."""
     from gradience.evaluate.cost import longest_of, sorted_longest
     from gradience.models.load import load_tokenizer
-    from gradience.models.rendering import encode_pair
+    from gradience.models.rendering import encode_pair, token_counts
 
     tokenizer = load_tokenizer(inputs.model)
     if isinstance(inputs.task, ClassificationTask):
         texts = [f"{each.text} {each.text_pair or ''}" for each in inputs.examples]
-        lengths = [min(inputs.max_length, len(ids)) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+        lengths = [min(inputs.max_length, count) for count in token_counts(tokenizer, texts)]
         rows = _rows(inputs, lengths, 0)
         return rows, round(sorted_longest(lengths, rows)), 0
-    pairs = [encode_pair(tokenizer, each.prompt, each.response) for each in inputs.examples]
-    prompts, responses = [len(before) for before, _ in pairs], [len(after) for _, after in pairs]
+    pairs = (encode_pair(tokenizer, each.prompt, each.response) for each in inputs.examples)
+    prompts, responses = zip(*((len(before), len(after)) for before, after in pairs), strict=True)
     most = max(responses)
     if isinstance(inputs.task, GenerationTask):
         most = inputs.request.max_new_tokens or inputs.task.max_new_tokens

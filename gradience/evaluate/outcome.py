@@ -25,7 +25,6 @@ from gradience.evaluate.comparison import diverge
 from gradience.evaluate.inputs import BASE_ROW, Inputs
 from gradience.evaluate.likelihoods import against, graded_likelihood, likelihoods_of
 from gradience.tasks.base import GenerationTask
-from gradience.tasks.examples import fingerprint
 from gradience.words import counted, points
 
 
@@ -42,7 +41,7 @@ def report_of(
         source={key: sentence_text(value) for key, value in inputs.task.source.items()},
         role=inputs.role,
         examples=len(inputs.examples),
-        examples_sha256=fingerprint(inputs.examples),
+        examples_sha256=answering.data,
         margin=inputs.request.exact_margin,
         conditions=conditions_of(first.run, fingerprint_of_base),
         adapters=tuple(_graded(inputs, [row_of(inputs, rows[0], row) for row in rows])),

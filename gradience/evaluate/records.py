@@ -14,15 +14,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic
 
-from pydantic import ValidationError
-
 from gradience.artifacts.records import (
-    RECORD_TYPES,
     Evaluation,
     ExamplesRun,
     R,
     RecordKind,
     line,
+    parsed_record,
     read_records,
     write_records,
 )
@@ -120,8 +118,8 @@ class RecordFile(Generic[R]):
         for batch in self.batches:
             some, rows = rows[: len(batch)], rows[len(batch) :]
             try:
-                records = [RECORD_TYPES[self.run.kind].model_validate_json(row) for row in some]
-            except ValidationError:
+                records = [parsed_record(self.run.kind, row) for row in some]
+            except ValueError:
                 return
             if [record.id for record in records] != [self.ids[place] for place in batch]:
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from gradience.errors import InputError, UsageError, did_you_mean
 from gradience.words import listed, printable
 
 MAX_ITEMS = 200_000
-"""Examples of one log: four times the largest test set in common use, and about 200 MB."""
+"""Examples of one log: four times the largest test set in common use; two logs take about 400 MB."""
 MAX_SCORES = 1000
 """Scores of one example."""
 SMALLEST, LARGEST = 1e-100, 1e100
@@ -193,9 +194,9 @@ def head(text: str) -> str:
 def tail(text: str) -> str:
     """The end of a text on one line."""
     line = " ".join(text[-4 * EXCERPT :].split())
-    return line if len(line) <= EXCERPT else f"…{line[1 - EXCERPT :]}"
+    return sys.intern(line if len(line) <= EXCERPT else f"…{line[1 - EXCERPT :]}")
 
 
 def digest(value: Any) -> str:
-    """The digest of a part of a log; equal values have equal ones."""
-    return sha256_text(json.dumps(value, sort_keys=True))
+    """The digest of a part of a log; equal values have equal ones, which are in memory once for both logs."""
+    return sys.intern(sha256_text(json.dumps(value, sort_keys=True)))

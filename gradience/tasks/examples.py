@@ -10,7 +10,8 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Generic, TypeVar, get_args
 
 from gradience.artifacts.bench_plan import Role
@@ -128,7 +129,8 @@ def fingerprint(
     | Sequence[ChatExample],
 ) -> str:
     """sha256 over everything in `examples`, in their order: equal if and only if they are the same."""
-    return sha256_rows(map(astuple, examples))
+    values = {kind: attrgetter(*(each.name for each in fields(kind))) for kind in {*map(type, examples)}}
+    return sha256_rows(values[type(example)](example) for example in examples)
 
 
 def canonical(text: str) -> str:

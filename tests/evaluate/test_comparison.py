@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -219,3 +222,32 @@ def test_public_names_resolve():
         assert getattr(room, name).__doc__
     with pytest.raises(AttributeError):
         _ = room.Classifier
+
+
+@pytest.mark.parametrize("kind", ["scores", "generation"])
+def test_records_of_several_adapters_take_little_memory(tmp_path, kind):
+    """Texts that they share are there once; a file is read line by line."""
+    count = 5000
+    digests = [hashlib.sha256(str(place).encode()).hexdigest() for place in range(count)]
+    make = {
+        "scores": lambda place: scored(place, -1.25, True, 0.5, 1),
+        "generation": lambda place: written(place, "7"),
+    }
+    rows = [replace(make[kind](place), prompt_sha256=digests[place]) for place in range(count)]
+    files = [write_records(tmp_path / name, run(kind, n=count, adapter=name), rows) for name in "ab"]
+    tracemalloc.start()
+    answers = [read_records(path) for path in files]
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(answers[1].records) == count
+    assert kept / (2 * count) < 800
+    assert peak < kept + 500_000
+
+
+def test_a_record_of_many_lists_is_refused(tmp_path):
+    path = write_records(tmp_path / "a.records.jsonl", run("scores", n=1), [scored(0, -1.0, True)])
+    header, _ = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(header + b"[" + b"[]," * 200_000 + b"0]\n")
+    with pytest.raises(InputError, match="line 2: Invalid JSON: more than 100,000 lists") as caught:
+        read_records(path)
+    assert caught.value.code == "artifact-invalid"

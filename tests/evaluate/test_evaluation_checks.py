@@ -9,6 +9,7 @@ from pathlib import Path
 
 import adapters_to_compare as data
 import pytest
+from transformers import LlamaConfig
 
 from gradience.artifacts.evaluation import EvaluationPreview
 from gradience.cli.app import run
@@ -17,6 +18,7 @@ from gradience.evaluate import checks
 from gradience.evaluate.forecast import forecast_evaluation
 from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import evaluate_settings
+from gradience.models.load import load_tokenizer
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 TEMPLATE = (
@@ -101,6 +103,25 @@ def labelled(*texts):
 )
 def test_what_a_reader_must_know_is_noted(inputs, rows, given, note):
     assert any(note in each for each in inputs(rows, **given).notes)
+
+
+@pytest.mark.parametrize("make", [prompts, labelled])
+def test_texts_that_are_certainly_short_are_not_tokenised(inputs, monkeypatch, make):
+    read = inputs(make(*(f"a film {place}" for place in range(50)), "film " * 70, "é"))
+    lengths = {"shape": LlamaConfig(max_position_embeddings=64), "max_length": 60, "max_new_tokens": 4}
+    tokenizer, asked = load_tokenizer(read.model), []
+
+    class Counting(type(tokenizer)):
+        def __call__(self, text, **given):
+            asked.extend([text] if isinstance(text, str) else text)
+            return super().__call__(text, **given)
+
+    tokenizer.__class__ = Counting
+    notes = list(checks.lengths(read.task, read.examples, tokenizer, **lengths))
+    assert len({text.removesuffix(" good") for text in asked}) < 6
+    monkeypatch.setattr(checks, "is_short", lambda text, tokens: False)
+    assert list(checks.lengths(read.task, read.examples, tokenizer, **lengths)) == notes
+    assert len(notes) == 1
 
 
 def test_rows_that_are_in_order_leave_nothing_to_say(inputs):

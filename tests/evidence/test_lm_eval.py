@@ -32,6 +32,13 @@ def test_the_mean_is_the_one_that_lm_eval_reports(side, task, metric, found_by):
     assert log.settings["few-shot examples"] == ("2" if task == "sums" else "0")
 
 
+def test_what_two_logs_share_is_in_memory_once():
+    a, b = (read_log(samples("orders", side), Wanted()).items for side in "ab")
+    for key in a:
+        for name in ("document", "prompt", "excerpt"):
+            assert getattr(a[key], name) is getattr(b[key], name)
+
+
 def test_two_runs_of_lm_eval():
     report = compare_logs(samples("sums", "a"), samples("sums", "b"), filter="strict-match")
     a, b = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from gradience.artifacts.records import (
@@ -56,7 +57,7 @@ def _again(row: Record, run: ExamplesRun, rules: Scoring) -> Record:
 def _with(row: Record, **fields: Any) -> Record:
     """The record with these fields; itself where it has them."""
     same = all(getattr(row, name) == value for name, value in fields.items())
-    return row if same else row.model_copy(update=fields)
+    return row if same else replace(row, **fields)
 
 
 def repeated(records: Iterable[Record]) -> list[str]:

@@ -37,6 +37,7 @@ from gradience.evaluate.engines.transformers.sharing import (
 from gradience.models.context import context_of
 from gradience.models.devices import choose_device
 from gradience.models.load import load_base
+from gradience.models.rendering import token_counts
 from gradience.models.settings import ModelSettings
 
 
@@ -97,7 +98,7 @@ class TransformersEngine(Engine):
         return context_of(self.base.config)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]
+        return token_counts(self.tokenizer, texts)
 
     @property
     def adapters(self) -> Mapping[str, AdapterIdentity]:
