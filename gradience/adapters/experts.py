@@ -24,8 +24,8 @@ Source: unsloth_zoo 2026.10.9, temporary_patches/moe_utils.py.
 LAYOUTS: tuple[Layout, ...] = ("rank_major", "grouped_by_expert")
 LAYOUT_FIELD = "lora_B_layout"
 SAY_ORDER = (
-    f'add "{LAYOUT_FIELD}": "grouped_by_expert" to adapter_config.json if it was trained with unsloth_zoo before '
-    f'2026.9.6, else "{LAYOUT_FIELD}": "rank_major"'
+    'add "lora_B_layout": "grouped_by_expert" to adapter_config.json if it was trained with unsloth_zoo before '
+    '2026.9.6, else "lora_B_layout": "rank_major"'
 )
 _DETAIL = "unsloth_fused_expert_lora"
 _GROUPED_BY_UNSLOTH = frozenset(("gate_up_proj", "down_proj"))
