@@ -54,11 +54,10 @@ def surface(_folder: Path) -> Surface:
         "HF_HOME": "tmp/hf",
         "HF_HUB_OFFLINE": "0",
     }
-    from huggingface_hub import constants
-
+    # Another surface may have imported it, and it reads the environment only then.
+    for module in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        del sys.modules[module]
     cdn_is_allowed()
-    constants.ENDPOINT = os.environ["HF_ENDPOINT"]  # another surface may have imported it before
-    constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = "tmp/hf/hub", False
     files = {"in/adapter": example_adapter()}
     return Surface(
         what="hub answers",
