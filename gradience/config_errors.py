@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -23,11 +24,15 @@ CLOSE = 0.6
 
 
 def refused(
-    error: ValidationError, known: Sequence[str], path: str, overrides: Mapping[str, Mapping[str, Any]]
+    error: ValidationError,
+    known: Sequence[str],
+    path: str,
+    overrides: Mapping[str, Mapping[str, Any]],
+    instead: Mapping[str, str] = MappingProxyType({}),
 ) -> GradienceError:
     """Return the error for a config that is not valid: UsageError where an override is to blame, else InputError.
 
-    known: all dotted keys. overrides: text -> what it sets, under our names.
+    known: all dotted keys. overrides: text -> what it sets. instead: names of settings elsewhere -> ours.
     All unknown keys are named at once, and before anything else: what is missing is often only misspelt.
     """
     details = error.errors(include_url=False, include_context=False)
@@ -47,8 +52,8 @@ def refused(
         for place in dict.fromkeys(places)
     )
     if path in places:
-        return InputError(message + rest, code="config-key", hint=_meant(keys, known))
-    return UsageError(message + rest, code="config-key", hint=_meant(keys, known))
+        return InputError(message + rest, code="config-key", hint=_meant(keys, known, instead))
+    return UsageError(message + rest, code="config-key", hint=_meant(keys, known, instead))
 
 
 def _what(key: str, detail: ErrorDetails) -> str:
@@ -58,9 +63,11 @@ def _what(key: str, detail: ErrorDetails) -> str:
     return f"`{key}`: {message}" if key else message
 
 
-def _meant(keys: Sequence[str], known: Sequence[str]) -> str:
+def _meant(keys: Sequence[str], known: Sequence[str], instead: Mapping[str, str]) -> str:
     """The hint for unknown keys: what was probably meant by each."""
-    guesses = {key: guess for key in keys if (guess := nearest(key, known))}
+    names = (*known, *instead)
+    likely = {key: key if key in instead else nearest(key, names) for key in keys}
+    guesses = {key: instead.get(guess, guess) for key, guess in likely.items() if guess}
     if len(keys) == 1:
         return "".join(f"did you mean `{guess}`?" for guess in guesses.values()) or KEYS
     listed = ", ".join(f"`{guess}` for `{key}`" for key, guess in guesses.items())

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from gradience.artifacts.exact import exact_text
-from gradience.bench.config.legacy import ALLOWED, DATASETS, NO_EFFECT, RENAMED, VALUES
 from gradience.bench.config.load import BenchConfig
+from gradience.bench.config.names import INSTEAD
 from gradience.bench.config.sections import OneOf
 from gradience.config_errors import section_of
 from gradience.evaluate.settings import EvaluateSettings
@@ -36,29 +36,8 @@ def evaluation_keys() -> str:
 
 
 def config_dialects() -> str:
-    """The tables of other names."""
-    renamed = [(old, f"`{new}`") for old, new in RENAMED.items()]
-    renamed += [
-        (key, "; ".join(f"`{_shown(old)}` is `{new}`" for old, new in spellings.items()))
-        for key, spellings in VALUES.items()
-    ]
-    renamed.append(("task.dataset", "`task.profile` for " + ", ".join(f"`{name}`" for name in DATASETS)
-                    + "; any other is `task.options.dataset`"))  # fmt: skip
-    fixed = [
-        (key, f"only {' or '.join(f'`{_shown(value)}`' for value in allowed)}: {NO_EFFECT[key]}")
-        for key, allowed in ALLOWED.items()
-    ]
-    ignored = [(key, why) for key, why in NO_EFFECT.items() if key not in ALLOWED]
-    return "\n\n".join(
-        [
-            "Read under our name (both in one file must say the same):",
-            _table(("key", "is"), renamed),
-            "Refused with any value but the one that says what Bench does anyway (and then a note):",
-            _table(("key", "why"), fixed),
-            "Without effect (a note says so):",
-            _table(("key", "why"), ignored),
-        ]
-    )
+    """The table of names that are answered with ours."""
+    return _table(("key", "our name"), [(key, f"`{name}`") for key, name in INSTEAD.items()])
 
 
 def _tables(model: type[BaseModel], name: str) -> Iterator[str]:

@@ -124,9 +124,6 @@ def interruptible() -> Iterator[None]:
         raise (SystemExit(int(signalled[1])) if signalled[1] else KeyboardInterrupt) from None
 
 
-PREDECESSORS_MARKS = ("bench_version", "audit_timestamp", "aggregation_timestamp", "layer_data", "peft_dir")
-"""Keys of the public predecessor's bench.json, audit.json and bench_aggregate.json, and none of ours."""
-
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7e]")
 
 
@@ -186,21 +183,13 @@ def _counted(digits: str) -> int:
 
 
 def _without_schema(path: Path, artifact: type[Artifact], values: Any) -> InputError | None:
-    """The error for an object that names no schema, as no file of the public predecessor does; None for any other."""
+    """The error for an object that names no schema; None for any other."""
     if not isinstance(values, dict) or "schema" in values:
         return None
-    mark = next((mark for mark in PREDECESSORS_MARKS if mark in values), None)
-    if mark is None:
-        return InputError(
-            f"{path}: not a valid {artifact.schema_id} file: it names no schema",
-            code="artifact-invalid",
-            hint="name another file, or the folder of a run: every file that Gradience writes has a `schema`",
-        )
     return InputError(
-        f"{path}: written by the original Gradience ({mark}: {str(values[mark])[:40]!r}), which is not"
-        f" {artifact.schema_id}",
-        code="artifact-version",
-        hint="write a new one with `gradience audit` or `gradience bench run`: its fractions give no counts",
+        f"{path}: not a valid {artifact.schema_id} file: it names no schema",
+        code="artifact-invalid",
+        hint="name another file, or the folder of a run: every file that Gradience writes has a `schema`",
     )
 
 

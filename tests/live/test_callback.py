@@ -250,11 +250,6 @@ def test_it_measures_only_when_due(tmp_path, monkeypatch):
     assert measured == []
 
 
-def test_a_module_of_the_predecessor_names_its_place_of_today():
-    with pytest.raises(ImportError, match="from gradience import TelemetryReader, TelemetryWriter"):
-        importlib.import_module("gradience.vnext.telemetry")
-
-
 def test_the_published_names_are_one_class():
     from gradience import GradienceCallback as short
     from gradience.vnext.integrations.hf import GradienceCallback as published

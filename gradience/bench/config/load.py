@@ -1,15 +1,14 @@
 """The config of a Bench run: one YAML file, typed and strict, with everything that can move a result.
 
-Unknown keys are an error that names all of them, and for each the nearest known one. The keys of the public
-predecessor's configs are read where they mean something here, see `legacy`. A verdict's thresholds are exact:
-0.025 is 1/40.
+Unknown keys are an error that names all of them, and for each the nearest known one. A verdict's thresholds are
+exact: 0.025 is 1/40.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,8 +26,7 @@ from pydantic import (
 from gradience.adapters import strict_yaml
 from gradience.artifacts.bench_plan import Policy
 from gradience.bench.arms.registry import CONTROLS
-from gradience.bench.config.legacy import NO_EFFECT, RENAMED, merged, translated
-from gradience.bench.config.predecessor import is_predecessors, predecessor_notes, refuse_policy_file
+from gradience.bench.config.names import INSTEAD
 from gradience.bench.config.sections import (
     ANSWER_GATE,
     LABEL_GATE,
@@ -41,7 +39,7 @@ from gradience.bench.config.shipped import FOLDER
 from gradience.check.files import read_mapping
 from gradience.config_errors import known_keys, refused
 from gradience.digests import sha256_json
-from gradience.errors import InputError, UsageError
+from gradience.errors import GradienceError, InputError, UsageError
 from gradience.models.settings import ModelSettings, Settings, several_processes
 from gradience.training.settings import LoraSettings, TrainSettings
 
@@ -57,8 +55,14 @@ Seeds = Annotated[
 ]
 
 
-OTHER_KEYS = ("seed", *RENAMED, *NO_EFFECT)
-"""Keys that are read under another name, or have no effect."""
+RIVALS: Mapping[str, str] = {
+    "max_steps": "epochs",
+    "epochs": "max_steps",
+    "warmup_steps": "warmup_ratio",
+    "warmup_ratio": "warmup_steps",
+    "seeds": "only_seed",
+}
+"""A setting that is overridden -> the setting that it takes the place of."""
 
 
 class BenchConfig(Settings):
@@ -78,7 +82,7 @@ class BenchConfig(Settings):
     run_type: str | None = None
     """`smoke` shortens the run and marks all its results; any other text is a label."""
     bench_version: str | None = None
-    """Whatever a config of the predecessor says; read by nothing."""
+    """A label that nothing reads. Part of the digest of every config so far."""
     _notes: tuple[str, ...] = PrivateAttr(default=())
 
     @field_validator("only_seed")
@@ -118,7 +122,7 @@ class BenchConfig(Settings):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the reader of the file must know: keys that were read under another name, or have no effect."""
+        """What the reader of the file must know, such as a seed that is run alone."""
         return self._notes
 
     @property
@@ -189,7 +193,7 @@ class BenchConfig(Settings):
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> BenchConfig:
     """Read the config in the file at `path`, changed by overrides such as `train.lr=1e-4` or `seeds=[1, 2]`.
 
-    A smoke run comes shortened. `notes` says which keys were read under another name or have no effect.
+    A smoke run comes shortened. `seed: 42` is a list of one.
     Raises InputError for the file and UsageError for an override: config-not-found, bad-yaml, config-key (an
     unknown key, with the nearest known one), config-value.
     """
@@ -200,28 +204,53 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
             code="config-not-found",
             hint="check the path; `gradience bench configs` lists the shipped configs",
         )
-    given = read_mapping(path)
-    refuse_policy_file(given, str(path))
-    values, notes = translated(given, str(path))
+    values = _with_seeds(read_mapping(path), str(path), InputError)
     changes: dict[str, dict[str, Any]] = {}
     for override in overrides:
-        changes[override], said = translated(_parsed(override), override, is_file=False)
-        values = merged(values, changes[override])
-        notes += said
+        changes[override] = _with_seeds(_parsed(override), override, UsageError)
+        values = _merged(values, changes[override])
     try:
         config = BenchConfig.model_validate(values)
     except ValidationError as error:
-        whose = " (a config of the original Gradience)" if is_predecessors(given) else ""
-        known = (*known_keys(BenchConfig), *OTHER_KEYS)
-        raise refused(error, known, f"{path}{whose}", changes) from None
+        known = (*known_keys(BenchConfig), "seed")
+        raise refused(error, known, str(path), changes, INSTEAD) from None
     config = config.seen_from(_folder(path))
-    config = config.with_notes((*predecessor_notes(given), *notes, *_one_of_several(config)))
+    config = config.with_notes(_one_of_several(config))
     return config.shortened() if config.smoke else config
 
 
 def _folder(path: Path) -> Path | None:
     """Where the relative paths of the config at `path` start; None for a shipped one, beside which no data lie."""
     return None if path.resolve().parent == FOLDER.resolve() else path.parent
+
+
+def _with_seeds(values: Mapping[str, Any], where: str, refusal: type[GradienceError]) -> dict[str, Any]:
+    """`seed: 42` as a list of one; beside `seeds` it may only repeat one of them. Raises `refusal` (config-value)."""
+    result = dict(values)
+    if "seed" not in result:
+        return result
+    seed = result.pop("seed")
+    seeds = result.setdefault("seeds", [seed])
+    if not (isinstance(seeds, list) and seed in seeds):
+        raise refusal(
+            f"{where}: `seed: {seed}` is not among `seeds`", code="config-value", hint="give one of them"
+        )
+    return result
+
+
+def _merged(values: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with `change` on top, section by section; of two settings that exclude each other, its own."""
+    result = dict(values)
+    for key, value in change.items():
+        if key in RIVALS:
+            result.pop(RIVALS[key], None)
+        below = result.get(key)
+        result[key] = (
+            _merged(below if isinstance(below, Mapping) else {}, value)
+            if isinstance(value, Mapping)
+            else value
+        )
+    return result
 
 
 def _one_of_several(config: BenchConfig) -> tuple[str, ...]:
