@@ -1,4 +1,4 @@
-"""Chat templates, which are programs: in the folder of a base model and of an adapter, rendered for a dry run."""
+"""Chat templates, which are programs, and tokenizers: of a base model and of an adapter, used for a dry run."""
 
 from __future__ import annotations
 
@@ -86,6 +86,25 @@ ERRORS = {
 }
 
 
+CONFIGS = {
+    "a list": "[]",
+    "no JSON": "{",
+    "100,000 lists": "[" * 100_000,
+    "an end token that is a number": {"eos_token": 1},
+    "an end token that is a list": {"eos_token": ["a"]},
+    "a class that is a number": {"tokenizer_class": 1},
+    "a class of T5": {"tokenizer_class": "T5Tokenizer"},
+    "a template that is a number": {"chat_template": 1},
+    "templates that are numbers": {"chat_template": [1]},
+    "templates without a name": {"chat_template": [{"template": "a"}]},
+    "templates without a default": {"chat_template": [{"name": "x", "template": "a"}]},
+    "a default that is a number": {"chat_template": [{"name": "default", "template": 1}]},
+    "added tokens that are none": {"added_tokens_decoder": {"5": {"content": 1}}},
+    "special tokens that are a number": {"extra_special_tokens": 1},
+}
+"""What is wrong with the tokenizer_config.json of an adapter."""
+
+
 def surface(folder: Path) -> Surface:
     base = tiny_bench.llama(folder / "base", vocab_size=300)
     reader = FAMILIES["Qwen2.5"].tokenizer()
@@ -98,16 +117,43 @@ def surface(folder: Path) -> Surface:
         content = template if isinstance(template, bytes) else template.encode()
         return Input(name, verb, {**files, "in/base/chat_template.jinja": content}, **more)
 
+    reader.chat_template = CHATML
+    reader.save_pretrained(folder / "with_tokenizer")
+    beside = {f"in/adapter/{path.name}": path.read_bytes() for path in (folder / "with_tokenizer").iterdir()}
+    config = json.loads(beside["in/adapter/tokenizer_config.json"])
+
+    def of_adapter(name: str, **damaged: bytes) -> Input:
+        changed = {f"in/adapter/{key.replace('__', '.')}": content for key, content in damaged.items()}
+        return Input(f"adapter: {name}", VERB, {**files, **beside, **changed})
+
     return Surface(
         what="chat templates",
         good=[
             case("evaluate", CHATML, codes={0}),
             case("calibrate", CHATML, CALIBRATE, codes={0}),
+            Input("of an adapter", VERB, {**files, **beside}, codes={0}),
         ],
         inputs=[
             *(case(name, template) for name, template in {**MEMORY, **TIME, **ERRORS}.items()),
             *(case(f"calibrate: {name}", TIME[name], CALIBRATE) for name in ("loops in loops", "powers")),
             case("not UTF-8", b"\xff\xfe{{"),
+            *(
+                of_adapter(name, chat_template__jinja={**MEMORY, **TIME, **ERRORS}[name].encode())
+                for name in ("center", "loops in loops", "import", "an error that steers a terminal")
+            ),
+            *(
+                of_adapter(
+                    name,
+                    tokenizer_config__json=(
+                        damage if isinstance(damage, str) else json.dumps(config | damage)
+                    ).encode(),
+                    chat_template__jinja=b"",
+                )
+                for name, damage in CONFIGS.items()
+            ),
+            of_adapter("a tokenizer that is a list", tokenizer__json=b"[]"),
+            of_adapter("a tokenizer without a model", tokenizer__json=b"{}"),
+            of_adapter("a tokenizer of 100,000 lists", tokenizer__json=b"[" * 100_000),
         ],
         may=("subprocess.Popen",),
     )
