@@ -66,6 +66,7 @@ def calibration_forecast() -> CalibrationForecast:
         batch_size=8,
         modules=11,
         file_bytes=1000,
+        process_bytes=9000,
         weights_bytes=50000,
         held_bytes=2000,
         batch_bytes=3000,

@@ -73,6 +73,7 @@ def heal_forecast() -> HealForecast:
         backward_examples=800,
         teacher_params=1000,
         trained_params=250,
+        process_bytes=9000,
         weights_bytes=50000,
         held_bytes=9000,
     )

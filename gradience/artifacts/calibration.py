@@ -160,6 +160,8 @@ class CalibrationForecast(Artifact):
     """Tokens of the longest row."""
     batch_size: int
     modules: int
+    process_bytes: int
+    """Python and the libraries; 0 for a GPU."""
     weights_bytes: int
     """Of the base."""
     file_bytes: int

@@ -144,6 +144,8 @@ class HealForecast(Artifact):
     backward_examples: int
     teacher_params: int
     trained_params: int
+    process_bytes: int
+    """Python and the libraries; 0 for a GPU."""
     weights_bytes: int
     """Of the base."""
     held_bytes: int

@@ -16,6 +16,8 @@ from gradience.models.settings import ModelSettings
 
 def forecast_calibration(inputs: Inputs) -> CalibrationForecast:
     """Tokenise the rows and add up what their calibration needs."""
+    from gradience.evaluate.cost import process_bytes
+
     request, tokenizer = inputs.request, load_tokenizer(inputs.model)
     if inputs.kind == "sequence_classification":
         rows = encode_texts(tokenizer, inputs.rows.all, request.max_length or TEXT_TOKENS)
@@ -35,6 +37,7 @@ def forecast_calibration(inputs: Inputs) -> CalibrationForecast:
         longest=longest,
         batch_size=request.batch_size,
         modules=len(inputs.ranks),
+        process_bytes=process_bytes(request.device),
         weights_bytes=_weights_bytes(inputs.model, inputs.labels),
         file_bytes=needs.file,
         held_bytes=needs.held,

@@ -20,7 +20,7 @@ from gradience.report.blocks import (
     Span,
     Table,
 )
-from gradience.report.numbers import count, plural, sig, size
+from gradience.report.numbers import count, memory_parts, plural, sig, size
 
 SHOWN = 8
 """Modules on the screen, unless all are asked for."""
@@ -120,7 +120,12 @@ def calibration_forecast_text(
 ) -> str:
     """Return what `gradience calibrate --dry-run` prints."""
     predicting = forecast.rows - forecast.selection_rows
-    whole = forecast.weights_bytes + forecast.held_bytes + forecast.batch_bytes
+    memory = {
+        "base": forecast.weights_bytes,
+        "measurements": forecast.held_bytes,
+        "one batch": forecast.batch_bytes,
+        "Python and libraries": forecast.process_bytes,
+    }
     rows: list[tuple[str, Inline]] = [
         ("adapter", (Span(forecast.adapter_path, "name"), f", {plural(forecast.modules, 'module')}")),
         ("base", Span(forecast.base, "name")),
@@ -130,11 +135,7 @@ def calibration_forecast_text(
         ),
         ("longest", f"{plural(forecast.longest, 'token')}, {count(forecast.batch_size)} examples in a batch"),
         ("passes", f"{plural(forecast.rows + forecast.selection_rows, 'example')} forward and backward"),
-        (
-            "memory",
-            f"about {size(whole)}: {size(forecast.weights_bytes)} base, {size(forecast.held_bytes)} measurements,"
-            f" {size(forecast.batch_bytes)} a batch",
-        ),
+        ("memory", memory_parts(memory)),
         ("file", size(forecast.file_bytes)),
     ]
     if forecast.sampled_completions:

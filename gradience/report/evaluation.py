@@ -40,7 +40,7 @@ from gradience.report.evaluation_likelihoods import (
     loses_nothing,
 )
 from gradience.report.evidence import GRADES, probability
-from gradience.report.numbers import MISSING, count, in_points, number_range, percent, plural, size
+from gradience.report.numbers import MISSING, count, in_points, memory_parts, number_range, percent, plural
 from gradience.words import points
 
 ASSUMED = 0.05
@@ -310,8 +310,7 @@ def memory_facts(forecast: EvaluationForecast | ShrinkForecast) -> list[tuple[st
         "one batch": forecast.batch_bytes,
         "Python and libraries": forecast.process_bytes or 0,
     }
-    listed = ", ".join(f"{size(part)} {name}" for name, part in parts.items() if part)
-    return [("memory", f"about {size(sum(parts.values()))}: {listed}")]
+    return [("memory", memory_parts(parts))]
 
 
 def margin_blocks(margin: Fraction, margins: Sequence[ShownMargin]) -> list[Block]:

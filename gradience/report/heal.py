@@ -20,7 +20,7 @@ from gradience.report.blocks import (
     Table,
 )
 from gradience.report.evidence import probability
-from gradience.report.numbers import count, percent, plural, sig, signed, size
+from gradience.report.numbers import count, memory_parts, percent, plural, sig, signed
 
 LEVEL = 0.025
 """One-sided level at which healing is said to bring an adapter closer, or farther away."""
@@ -138,7 +138,11 @@ def heal_forecast_text(forecast: HealForecast, *, width: int | None = None, colo
         f"{count(forecast.rows)}: {count(forecast.training_rows)} trained on, "
         f"{count(forecast.stopping_rows)} decide when to stop, {count(forecast.held_out_rows)} held out"
     )
-    whole = forecast.weights_bytes + forecast.held_bytes
+    memory = {
+        "base": forecast.weights_bytes,
+        "adapters and optimizer": forecast.held_bytes,
+        "Python and libraries": forecast.process_bytes,
+    }
     rows: list[tuple[str, Inline]] = [
         (
             "adapter",
@@ -156,11 +160,7 @@ def heal_forecast_text(forecast: HealForecast, *, width: int | None = None, colo
             f"up to {count(forecast.forward_examples)} examples forward and"
             f" {count(forecast.backward_examples)} backward, in {plural(forecast.steps, 'step')}",
         ),
-        (
-            "memory",
-            f"about {size(whole)}: {size(forecast.weights_bytes)} base, {size(forecast.held_bytes)} adapters and"
-            " optimizer",
-        ),
+        ("memory", memory_parts(memory)),
     ]
     if forecast.sampled_completions:
         rows.insert(4, ("completions", f"{count(forecast.sampled_completions)} written by the original"))

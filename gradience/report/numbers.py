@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from gradience.words import noun
 
@@ -77,6 +77,12 @@ def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
         number /= base
         power += 1
     return f"{number:.0f} {units[0]}".rstrip() if power == 0 else f"{number:.1f} {units[power]}"
+
+
+def memory_parts(parts: Mapping[str, int]) -> str:
+    """`about 1.2 GB: 1.0 GB base, 200 MB one batch`; parts of 0 bytes are left out."""
+    listed = ", ".join(f"{size(part)} {name}" for name, part in parts.items() if part)
+    return f"about {size(sum(parts.values()))}: {listed}"
 
 
 def percent(fraction: float | None) -> str:

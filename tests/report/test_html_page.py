@@ -155,7 +155,7 @@ def test_what_a_section_comes_to_stands_above_its_plots():
 def test_the_plots_of_a_calibrated_compression_stand_where_their_question_is():
     page = to_page(PAGES["calibrated compression"]())
     order = ["What is saved? <a", 'id="plot-parameters"', "What is lost? <a", 'id="plot-error"']
-    order += ["What is the output predicted to lose? <a", 'id="plot-kl"', "Where? <a", 'id="plot-kept"']
+    order += ["Predicted change of the output <a", 'id="plot-kl"', "Where? <a", 'id="plot-kept"']
     places = [page.index(text) for text in order]
     assert places == sorted(places)
     assert "this adapter" in page

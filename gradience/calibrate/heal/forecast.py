@@ -36,6 +36,7 @@ def forecast_heal(inputs: HealInputs) -> HealForecast:
         backward_examples=trained,
         teacher_params=inputs.teacher_params,
         trained_params=inputs.student_params,
+        process_bytes=rows.process_bytes,
         weights_bytes=rows.weights_bytes,
         held_bytes=4 * inputs.teacher_params + 5 * 4 * inputs.student_params,
     )

@@ -2,7 +2,7 @@
 
 totals.py    what is saved, what is lost?
 runtimes.py  which runtimes load it?
-prediction.py  what is the model's output predicted to lose? With a calibration
+prediction.py  predicted KL of the output, from a calibration
 where.py     where is it lost? By kind of modules, and module by module
 written.py   how was it written?
 """

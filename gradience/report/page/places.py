@@ -12,7 +12,7 @@ COMPRESSED = {
     "bytes": ("What is saved", "What would be saved"),
     "ranks": ("What is saved", "What would be saved"),
     "error": ("What is lost", "What would be lost"),
-    "kl": ("What is the output predicted", "What would the model's output"),
+    "kl": ("Predicted change of the output",),
     "kept": ("Where?",),
 }
 PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
