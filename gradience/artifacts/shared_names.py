@@ -1,4 +1,4 @@
-"""Paths and commands in artifacts, which are made to be shared: no folder above the last part of an absolute path."""
+"""Paths and commands in artifacts, which are made to be shared: no secret, only the last part of an absolute path."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
+
+from gradience.redaction import REDACTED, SECRET_FIELDS, shareable, without_secrets
 
 ABSOLUTE = re.compile(r"[/~\\]|[A-Za-z]:[\\/]|file:/")
 IN_A_SETTING = re.compile(r"(?<=[=\[,{:\s'\"])(?!//)(?:[/~\\]|file:/)[^,\]}'\"]*")
@@ -51,9 +53,9 @@ def path_text(path: str | os.PathLike[str]) -> str:
     >>> path_text("runs/mine"), path_text("/home/alice/models/mistral"), path_text("/home/alice")
     ('runs/mine', 'mistral', '~')
     """
-    text = given_text(path)
+    text = without_secrets(given_text(path))
     if not ABSOLUTE.match(text):
-        return text
+        return shareable(text)
     separators = r"[\\/]+" if text[:1] not in "/~f" else "/+"  # a backslash may stand in a name of POSIX
     parts = [part for part in re.split(separators, text) if part]
     if len(parts) < 2:
@@ -96,8 +98,8 @@ def _argument_text(argument: str) -> str:
         return path_text(argument)
     name, sign, value = argument.partition("=")
     if sign and ABSOLUTE.match(value):
-        return f"{name}={path_text(value)}"
-    return IN_A_SETTING.sub(lambda match: path_text(match[0]), given_text(argument))
+        return shareable(f"{name}={path_text(value)}")
+    return shareable(IN_A_SETTING.sub(lambda match: path_text(match[0]), given_text(argument)))
 
 
 def values_text(value: Any) -> Any:
@@ -105,7 +107,10 @@ def values_text(value: Any) -> Any:
     if isinstance(value, str):
         return path_text(value)
     if isinstance(value, Mapping):
-        return {key: values_text(item) for key, item in value.items()}
+        return {
+            key: REDACTED if isinstance(item, str) and SECRET_FIELDS.search(str(key)) else values_text(item)
+            for key, item in value.items()
+        }
     return [values_text(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -116,4 +121,4 @@ def sentence_text(text: str) -> str:
     'data.csv: no such file'
     """
     text = text.encode("utf-8", "backslashreplace").decode()  # a path in it may have bytes that are no UTF-8
-    return IN_A_SENTENCE.sub(lambda match: path_text(match[0]), text)
+    return shareable(IN_A_SENTENCE.sub(lambda match: path_text(match[0]), text))

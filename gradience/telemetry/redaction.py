@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gradience.redaction import SECRET_FIELDS, shareable, without_secrets
+
 DATA_FIELDS = frozenset(
     {
         "answer", "completion", "content", "example", "examples", "generation", "input", "inputs",
@@ -23,26 +25,11 @@ DATA_FIELDS = frozenset(
 )  # fmt: skip
 """Fields that hold what a model was shown or said."""
 
-SECRET_FIELDS = re.compile(
-    r"(^|_)(api_?keys?|private_?keys?|access_?keys?|auth|authorization|bearer|credentials?|passw(or)?ds?|secrets?|"
-    r"access_?tokens?|hub_tokens?|auth_tokens?|token)$",
-    re.IGNORECASE,
-)
-"""Fields that hold something that opens a door. `num_tokens` and `pad_token_id` are none."""
-
 KEY_FIELDS = re.compile(r"key(s|_?id)?$", re.IGNORECASE)
 """Fields that may hold a key, such as `wandb_key`, or a name, such as `sort_key`: what looks like noise is a key."""
 NOISE = re.compile(r"^(?=.*[0-9])[A-Za-z0-9+/_=-]*[A-Za-z0-9]{16}[A-Za-z0-9+/_=-]*$")
 """No space and no dot, a digit, and 16 letters and digits in a row."""
 
-SECRET_VALUES = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|"
-    r"github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{16,}|xox[abprs]-[A-Za-z0-9-]{10,}|"
-    r"A(KIA|SIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,}|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.)"
-)
-"""Prefixes that the issuers of tokens use so that scanners find them."""
-
-URL_LOGIN = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^/\s@]{1,256}@", re.IGNORECASE)
 EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){1,4}")
 PATH = re.compile(r"^(~|/|\\\\|[A-Za-z]:[\\/]|file://)")
 OPAQUE = re.compile(r"^(?=.*[0-9])(?=.*[A-Za-z])[A-Za-z0-9+/_=-]{32,}$")
@@ -100,7 +87,7 @@ class Redaction:
         reason = reason_to_redact(text, field, self.max_chars)
         if reason:
             return f"[REDACTED {reason} len={len(text)}]"
-        return short_path(text) if PATH.match(text) else text
+        return short_path(text) if PATH.match(text) else shareable(text)
 
 
 def reason_to_redact(text: str, field: str, max_chars: int) -> str | None:
@@ -111,7 +98,7 @@ def reason_to_redact(text: str, field: str, max_chars: int) -> str | None:
         return "long"
     if "\n" in text:
         return "text"
-    if SECRET_VALUES.search(text) or URL_LOGIN.search(text):
+    if without_secrets(text) != text:
         return "secret"
     if EMAIL.search(text):
         return "e-mail"

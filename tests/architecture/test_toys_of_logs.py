@@ -14,7 +14,7 @@ def test_a_toy_format_of_logs_is_one_file_and_one_line(tmp_path, add, command, a
         items = {str(place): Item(str(place), score=float(mark == "+")) for place, mark in enumerate(marks)}
         return Log(path, "marks", "right", items)
 
-    add("format of logs", Format("marks", lambda path: path.suffix == ".marks", read))
+    add("format of logs", Format("marks", lambda path, _: path.suffix == ".marks", read))
     for name, marks in (("a", "++--"), ("b", "+-+-"), ("broken", "+?")):
         (tmp_path / f"{name}.marks").write_text(marks)
     report = artifact("evidence", tmp_path / "a.marks", tmp_path / "b.marks")
