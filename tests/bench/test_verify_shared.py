@@ -149,7 +149,7 @@ def test_a_name_in_a_run_leads_nowhere(labels: Path, tmp_path: Path, name: str, 
         values["variants"][0]["name"] = name
     (folder / "bench.json").write_text(json.dumps(values), encoding="utf-8")
     for export in (export_eee, export_hub):
-        with pytest.raises(InputError, match="but a path|is not a plain relative name"):
+        with pytest.raises(InputError, match=r"but a path|is not a plain relative name"):
             export(folder, tmp_path / "out", **({"dataset": "a/b"} if export is export_hub else {}))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
