@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from gradience.config_errors import key_of, refused
-from gradience.errors import WrongType
+from gradience.errors import UsageError, WrongType
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -75,6 +75,17 @@ def owner_of(settings: Any, name: str) -> Any:
 def section_of_field(settings: Any, name: str) -> str:
     """Return the first line of the docstring of the class that declares a field: its section in the help."""
     return (owner_of(settings, name).__doc__ or "").partition("\n")[0].rstrip(".")
+
+
+def required_output(output: str | os.PathLike[str] | None, kind: str = "FILE") -> Path:
+    """Return the output of a verb that writes. Raises UsageError (`no-output`). kind: FILE or DIR."""
+    if output is None:
+        raise UsageError(
+            "no --output given",
+            code="no-output",
+            hint=f"give --output {kind}, or --dry-run to see what would be done",
+        )
+    return Path(output)
 
 
 def shared(settings: Any, kind: Callable[..., Any]) -> dict[str, Any]:

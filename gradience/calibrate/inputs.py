@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import HEADS_OF_TASK, PeftConfig
 from gradience.adapters.formats import open_adapter, require_peft
-from gradience.arguments import integer_argument, path_argument
 from gradience.artifacts.shared_names import path_text
 from gradience.calibrate.rows import Kind, Rows, kind_of, read_rows
+from gradience.calibrate.settings import CalibrateSettings
 from gradience.errors import InputError, UsageError, require
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
 from gradience.models.tokenizers import (
-    TokenizerOf,
     check_vocabulary,
     stored_tokens,
     tokenizer_notes,
@@ -36,55 +33,11 @@ KINDS: Mapping[str, Kind] = {
 """task_type of an adapter -> the kind of its model."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A calibration as it is asked for; the defaults are those of the command line."""
-
-    adapter: Path
-    prompts: Path
-    base_model: str | None = None
-    """None: what the adapter's config names."""
-    limit: int | None = None
-    completion_tokens: int = 64
-    seed: int = 42
-    batch_size: int = 8
-    max_length: int | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantization: Literal["nf4"] | None = None
-    revision: str | None = None
-    tokenizer: TokenizerOf | None = None
-    """None: the adapter's where it has one."""
-    device: str = "auto"
-
-
-def checked_request(
-    adapter: Any,
-    prompts: Any,
-    base_model: Any,
-    limit: Any,
-    completion_tokens: Any,
-    seed: Any,
-    batch_size: Any,
-    **base: Any,
-) -> Request:
-    """Return the arguments of a public function as a request; `base`: how it is loaded. Raises WrongType."""
-    return Request(
-        adapter=path_argument("adapter", adapter),
-        prompts=path_argument("prompts", prompts),
-        base_model=None if base_model is None else os.fspath(base_model),
-        limit=None if limit is None else integer_argument("limit", limit),
-        completion_tokens=integer_argument("completion_tokens", completion_tokens),
-        seed=integer_argument("seed", seed),
-        batch_size=integer_argument("batch_size", batch_size),
-        **base,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """Everything that can be known before the base is loaded."""
 
-    request: Request
+    request: CalibrateSettings
     folder: Path
     kind: Kind
     model: ModelSettings
@@ -103,7 +56,7 @@ class Inputs:
         return sum(row.more is None for row in self.rows.all)
 
 
-def read_inputs(request: Request, teacher: Path | None = None) -> Inputs:
+def read_inputs(request: CalibrateSettings, teacher: Path | None = None) -> Inputs:
     """Read adapter and rows. The tokenizer is loaded, the base is not.
 
     teacher: an adapter whose tokenizer is used where the request's own has none.
@@ -116,11 +69,12 @@ def read_inputs(request: Request, teacher: Path | None = None) -> Inputs:
 
     from gradience.models.load import from_folder, load_tokenizer
 
-    with open_adapter(request.adapter) as opened:
-        config = _config(opened, request.adapter)
+    adapter, prompts = Path(request.adapter), Path(request.prompts)
+    with open_adapter(adapter) as opened:
+        config = _config(opened, adapter)
         kind = _kind(request, config.fields.get("task_type"))
-        labels = _labels(opened, request.adapter) if kind == "sequence_classification" else None
-        name = request.base_model or config.base_model
+        labels = _labels(opened, adapter) if kind == "sequence_classification" else None
+        name = config.base_model if request.base_model is None else str(request.base_model)
         folder, ranks = config.path.parent, {pair.module: pair.rank for pair in opened.pairs}
         tokens = stored_tokens({entry_name: entry.shape for entry_name, entry in opened.entries()})
     if name is None:
@@ -138,15 +92,15 @@ def read_inputs(request: Request, teacher: Path | None = None) -> Inputs:
         quantization=request.quantization,
     )
     folders = {
-        path_text(request.adapter): folder,
+        path_text(adapter): folder,
         **({} if teacher is None else {path_text(teacher): teacher}),
     }
     model = with_tokenizer(model, request.tokenizer, list(folders.values()))
     tokenizer = load_tokenizer(model)
     shape = from_folder(AutoConfig, model.name, locate(model, ("config.json",)).folder)
-    check_vocabulary(model, tokenizer, shape, {request.adapter: tokens})
+    check_vocabulary(model, tokenizer, shape, {adapter: tokens})
     notes = tuple(tokenizer_notes(model, tokenizer, folders))
-    rows = read_rows(request.prompts, kind, tokenizer, request.limit)
+    rows = read_rows(prompts, kind, tokenizer, request.limit)
     return Inputs(request, folder, kind, model, labels, rows, ranks, notes)
 
 
@@ -161,9 +115,9 @@ def _config(opened: Adapter, path: Path) -> PeftConfig:
     return opened.config
 
 
-def _kind(request: Request, task_type: object) -> Kind:
+def _kind(request: CalibrateSettings, task_type: object) -> Kind:
     """What the adapter says, or if it says nothing what the rows are for."""
-    rows = kind_of(request.prompts)
+    rows = kind_of(Path(request.prompts))
     if task_type is None:
         return rows
     kind = KINDS.get(str(task_type))

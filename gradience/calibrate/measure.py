@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -231,7 +232,7 @@ def _facts(
         "kind": inputs.kind,
         "notes": inputs.notes,
         "prompts": path_text(request.prompts),
-        "prompts_sha256": sha256_file(request.prompts),
+        "prompts_sha256": sha256_file(Path(request.prompts)),
         "prompt_ids": inputs.rows.prompt_ids(inputs.kind),
         "rows": len(rows),
         "duplicates": inputs.rows.duplicates,

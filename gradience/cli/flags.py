@@ -77,7 +77,7 @@ def _parameter(settings: type, name: str, field: FieldInfo) -> inspect.Parameter
             *words,
             metavar=look.metavar or ("" if kind is bool else None),
             help=help_text,
-            min=_least(field.annotation) if kind is int else None,
+            min=_least(field) if kind is int else None,
             autocompletion=_completion(look.values or (lambda: values)) if look.values or values else None,
             rich_help_panel=section_of_field(settings, name),
         )
@@ -114,14 +114,11 @@ def _typer_type(annotation: Any) -> tuple[Any, tuple[str, ...]]:
     return TYPER.get(annotation, str), ()
 
 
-def _least(annotation: Any) -> int | None:
-    """Return the smallest value of `Annotated[int, Field(ge=1)] | None`."""
-    for part in (annotation, *get_args(annotation)):
-        for item in getattr(part, "__metadata__", ()):
-            for bound in getattr(item, "metadata", ()):
-                if isinstance(bound, Ge):
-                    return int(str(bound.ge))
-    return None
+def _least(field: FieldInfo) -> int | None:
+    """Return the smallest value of `Annotated[int, Field(ge=1)]`, optional or not."""
+    inner = [item for part in get_args(field.annotation) for item in getattr(part, "__metadata__", ())]
+    bounds = [*field.metadata, *(bound for item in inner for bound in getattr(item, "metadata", ()))]
+    return next((int(str(bound.ge)) for bound in bounds if isinstance(bound, Ge)), None)
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from gradience.cli.flags import with_flags
 from gradience.cli.options import AllowCode, EnginePython, Quiet, ReportAsJson
 from gradience.cli.output import command_line, print_result
 from gradience.cli.page import Html, NoTexts, shows_texts
-from gradience.settings import settings_of
+from gradience.settings import required_output, settings_of
 from gradience.shrink.settings import ShrinkSettings
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ def shrink(
     """
     from gradience.cli.bench_run import need_libraries
     from gradience.shrink.plan import prepare
-    from gradience.shrink.verb import output_of, refuse_output
+    from gradience.shrink.verb import refuse_output
     from gradience.tasks.user_code import allowing
 
     texts = shows_texts(html, no_texts=no_texts)
     name_engine_python(engine_python)
     with allowing(allow_code):
         settings = settings_of(ShrinkSettings, given)
-        output = None if dry_run else output_of(settings)
+        output = None if dry_run else required_output(settings.output, "DIR")
         need_libraries()
         if output is None:
             return _forecast(prepare(settings), as_json=json, html=html)

@@ -9,32 +9,27 @@ from typing import Any
 from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.shared_names import path_text
 from gradience.artifacts.shrink import PlannedHealing
-from gradience.calibrate.heal.inputs import FEWEST, HealRequest
-from gradience.calibrate.inputs import Request, read_inputs
+from gradience.calibrate.heal.inputs import FEWEST
+from gradience.calibrate.inputs import read_inputs
 from gradience.calibrate.rows import prompt_id
+from gradience.calibrate.settings import HealSettings
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.evaluate.settings import EvaluateSettings
+from gradience.models.settings import BaseSettings
+from gradience.settings import shared
 from gradience.tasks.examples import LabelledExample
 
 
-def healing_of(asked: EvaluateSettings, prompts: Path) -> tuple[HealRequest, Sequence[str]]:
+def healing_of(asked: EvaluateSettings, prompts: Path) -> tuple[HealSettings, Sequence[str]]:
     """Return how the smallest rung is healed, as `gradience heal` does by default, and the ids of its prompts.
 
     Raises UsageError (`too-few-rows`), and what reading prompts raises.
     """
-    student = Request(
-        adapter=Path(asked.adapters[0]),
-        prompts=prompts,
-        base_model=None if asked.base_model is None else str(asked.base_model),
-        max_length=asked.max_length,
-        dtype=asked.dtype,
-        quantization=asked.quantization,
-        revision=asked.revision,
-        tokenizer=asked.tokenizer,
-        device=asked.device,
-    )
-    inputs = read_inputs(student)
+    adapter = asked.adapters[0]
+    base = {**shared(asked, BaseSettings), "max_length": asked.max_length}
+    healing = HealSettings(adapter, teacher=adapter, prompts=prompts, **base)
+    inputs = read_inputs(healing.student)
     ids = inputs.rows.prompt_ids(inputs.kind)
     if len(ids) < FEWEST:
         raise UsageError(
@@ -42,19 +37,19 @@ def healing_of(asked: EvaluateSettings, prompts: Path) -> tuple[HealRequest, Seq
             code="too-few-rows",
             hint="give some hundred prompts like those that the adapter will see",
         )
-    return HealRequest(student=student, teacher=Path(asked.adapters[0])), ids
+    return healing, ids
 
 
-def planned_healing(healing: HealRequest) -> PlannedHealing:
+def planned_healing(healing: HealSettings) -> PlannedHealing:
     """Return what the plan says of it."""
-    student = healing.student
+    prompts = Path(healing.prompts)
     return PlannedHealing(
-        prompts=path_text(student.prompts),
-        prompts_sha256=sha256_file(student.prompts),
+        prompts=path_text(prompts),
+        prompts_sha256=sha256_file(prompts),
         steps=healing.steps,
         lr=healing.lr,
-        batch_size=student.batch_size,
-        seed=student.seed,
+        batch_size=healing.batch_size,
+        seed=healing.seed,
     )
 
 

@@ -14,8 +14,9 @@ from gradience.artifacts.calibration import Calibration
 from gradience.artifacts.compression import CompressionPlan
 from gradience.artifacts.shrink import PlannedRung
 from gradience.artifacts.whole import write_whole
-from gradience.calibrate.heal.inputs import HealInputs, HealRequest, read_heal_inputs
+from gradience.calibrate.heal.inputs import HealInputs, read_heal_inputs
 from gradience.calibrate.heal.verb import heal
+from gradience.calibrate.settings import HealSettings
 from gradience.compress.adapter import Documents, rehearse_compression, write_compressed
 from gradience.digests import sha256_file, sha256_json
 from gradience.errors import InputError, UsageError
@@ -39,7 +40,7 @@ class Source:
     """A folder with the base's weights, which a DoRA needs."""
     calibration: Calibration | None = None
     """Where there is one, all rungs are made with it."""
-    healing: HealRequest | None = None
+    healing: HealSettings | None = None
     """How the smallest rung is healed; its student is the adapter itself until that rung is made."""
 
     @property
@@ -126,12 +127,12 @@ class Healed:
         cut = cut_of(source)
         student = folder.with_name(rung_name(cut, rank))
         cut.make(source, rank, student, documents)
-        request = replace(source.healing, student=replace(source.healing.student, adapter=student))
+        request = replace(source.healing, adapter=student, force=True)
         inputs, mark = read_heal_inputs(request), folder.with_suffix(".sha256")
         key = _key(inputs)
         if mark.is_file() and mark.read_text(encoding="utf-8") == f"{key} {_files(folder)}":
             return  # healed before an interruption, from the same inputs
-        heal(inputs, folder, force=True)
+        heal(inputs, folder)
         write_whole(mark, [f"{key} {_files(folder)}".encode()])
 
 
@@ -144,13 +145,13 @@ def _key(inputs: HealInputs) -> str:
     decides: dict[str, Any] = {
         "weights": [inputs.student_sha256, inputs.teacher_sha256],
         "configs": [sha256_file(folder / CONFIG) for folder in (student.folder, inputs.teacher)],
-        "prompts": sha256_file(student.request.prompts),
+        "prompts": sha256_file(Path(student.request.prompts)),
         "base": fingerprint_of(student.model),
         "numerics": TransformersEngine.numerics(student.request.device),
         "settings": {**asdict(student.request), "steps": request.steps, "lr": request.lr},
     }
-    for path in ("adapter", "prompts", "base_model"):
-        del decides["settings"][path]
+    for name in ("adapter", "prompts", "base_model", "output", "progress"):
+        del decides["settings"][name]
     return sha256_json(decides)
 
 

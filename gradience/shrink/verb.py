@@ -31,7 +31,7 @@ from gradience.evaluate.kept import MANIFEST
 from gradience.evaluate.verb import memory_errors, note_changes, require_libraries
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
-from gradience.settings import public
+from gradience.settings import public, required_output
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import DEV, PLAN, Prepared, prepare, settle
 from gradience.shrink.rungs import HEALED
@@ -67,18 +67,9 @@ def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport:
     Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError where no rung is smaller.
     """
     require_libraries()
-    target = output_of(settings)
+    target = required_output(settings.output, "DIR")
     refuse_output(Path(settings.adapter), target)
     return shrink(prepare(settings), target, settings.watcher)
-
-
-def output_of(settings: ShrinkSettings) -> Path:
-    """Return the folder to write. Raises UsageError (`no-output`)."""
-    if settings.output is None:
-        raise UsageError(
-            "no --output given", code="no-output", hint="give --output DIR, or --dry-run to see the plan"
-        )
-    return Path(settings.output)
 
 
 def refuse_output(adapter: Path, output: Path) -> None:

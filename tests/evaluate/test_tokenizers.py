@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from gradience import calibrate_adapter, evaluate_adapters
 from gradience.calibrate import inputs as calibration
-from gradience.calibrate.heal.inputs import HealRequest, read_heal_inputs
+from gradience.calibrate.heal.inputs import read_heal_inputs
+from gradience.calibrate.settings import CalibrateSettings, HealSettings
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
@@ -114,14 +115,12 @@ def test_the_records_belong_to_a_tokenizer_and_the_report_names_it(folders, tmp_
 def test_a_calibration_and_a_healing_use_it_too(folders, tmp_path, capsys):
     given = {"prompts": folders / "rows.jsonl", "base_model": str(folders / "base")}
     for of, begins in ((None, "very film"), ("base", "film")):
-        rows = calibration.read_inputs(
-            calibration.Request(adapter=folders / "own", tokenizer=of, **given)
-        ).rows
+        rows = calibration.read_inputs(CalibrateSettings(adapter=folders / "own", tokenizer=of, **given)).rows
         assert all(row.text.startswith(begins) for row in rows.all)
     written = calibrate_adapter(folders / "own", tmp_path / "c.safetensors", device="cpu", **given)
     assert "saved with" in written.report.notes[0]
-    student = calibration.Request(adapter=folders / "bare", **given)
-    healing = read_heal_inputs(HealRequest(student=student, teacher=folders / "own"))
+    settings = HealSettings(adapter=folders / "bare", teacher=folders / "own", **given)
+    healing = read_heal_inputs(settings)
     assert all(row.text.startswith("very film") for row in healing.student.rows.all)
     command = ["calibrate", str(folders / "own"), "-b", str(folders / "base"), "--dry-run"]
     assert run([*command, "--prompts", str(folders / "rows.jsonl")]) == 0
@@ -177,7 +176,7 @@ def test_an_adapter_with_more_tokens_than_the_base_gets_the_hint_that_helps(tmp_
     assert caught.value.code == "vocabulary"
     with pytest.raises(InputError, match="trained with 33 tokens"):
         calibration.read_inputs(
-            calibration.Request(
+            CalibrateSettings(
                 adapter=tmp_path / "adapter", prompts=tmp_path / "rows.jsonl", base_model=str(base)
             )
         )

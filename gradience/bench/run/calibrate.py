@@ -38,4 +38,4 @@ def calibrate_probe(probe: Path, prompts: Prompts, seed: int, folder: Path, prog
     """
     inputs = prompts.inputs(probe, folder, seed)
     measured(inputs, Stopwatch(), progress).write(folder / CALIBRATION)
-    inputs.request.prompts.unlink()
+    Path(inputs.request.prompts).unlink()

@@ -12,11 +12,13 @@ from gradience.artifacts.run import Stopwatch
 from gradience.bench.arms.arm import Healed, Source
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.run.prompts import Prompts
-from gradience.calibrate.heal.inputs import FEWEST, HealInputs, HealRequest
+from gradience.calibrate.heal.inputs import FEWEST, HealInputs
 from gradience.calibrate.heal.write import write_healed
+from gradience.calibrate.settings import HealSettings
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks
 from gradience.progress import Progress
+from gradience.settings import shared
 from gradience.tasks.base import Task
 
 BEFORE = "before"
@@ -55,7 +57,7 @@ def heal_variant(
     inputs = _inputs(before, source, healing)
     write_healed(inputs, target, Stopwatch(), progress, force=True)
     shutil.rmtree(before)
-    inputs.student.request.prompts.unlink()
+    Path(inputs.request.prompts).unlink()
 
 
 def _inputs(before: Path, source: Source, healing: Healing) -> HealInputs:
@@ -69,7 +71,12 @@ def _inputs(before: Path, source: Source, healing: Healing) -> HealInputs:
         )
     with open_adapter(before) as student, open_adapter(source.probe) as teacher:
         return HealInputs(
-            HealRequest(student=inputs.request, teacher=source.probe, steps=healing.steps, lr=healing.lr),
+            HealSettings(
+                **shared(inputs.request, HealSettings),
+                teacher=source.probe,
+                steps=healing.steps,
+                lr=healing.lr,
+            ),
             inputs,
             source.probe,
             student.sha256(),

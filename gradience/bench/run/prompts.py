@@ -11,8 +11,9 @@ from typing import Any
 from gradience.adapters.formats import open_adapter
 from gradience.artifacts.whole import write_whole
 from gradience.bench.config.load import BenchConfig
-from gradience.calibrate.inputs import Inputs, Request
+from gradience.calibrate.inputs import Inputs
 from gradience.calibrate.rows import Kind, read_rows
+from gradience.calibrate.settings import CalibrateSettings
 from gradience.models.load import load_tokenizer
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, Task
@@ -67,7 +68,7 @@ class Prompts:
         """
         file = write_whole(folder / PROMPTS, [self.text.encode()])
         kind: Kind = "causal_lm" if self.labels is None else "sequence_classification"
-        request = Request(
+        request = CalibrateSettings(
             adapter=adapter,
             prompts=file,
             completion_tokens=self.completion_tokens,

@@ -12,7 +12,8 @@ import numpy as np
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
-from gradience.calibrate.inputs import Inputs, Request, read_inputs
+from gradience.calibrate.inputs import Inputs, read_inputs
+from gradience.calibrate.settings import HealSettings
 from gradience.errors import UsageError
 
 Row = TypeVar("Row")
@@ -24,22 +25,11 @@ _SPLIT = 2
 """Stream of random numbers, beside those of `calibrate/draws.py`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealRequest:
-    """A healing as it is asked for; the defaults are those of the command line."""
-
-    student: Request
-    """The smaller adapter, the rows and the base, as a calibration takes them."""
-    teacher: Path
-    steps: int = 100
-    lr: float = 3e-4
-
-
 @dataclass(frozen=True, slots=True)
 class HealInputs:
     """Everything that can be known before the base is loaded."""
 
-    request: HealRequest
+    request: HealSettings
     student: Inputs
     teacher: Path
     """Its folder."""
@@ -70,7 +60,7 @@ def split(rows: Sequence[Row], seed: int) -> Parts[Row]:
     )
 
 
-def read_heal_inputs(request: HealRequest) -> HealInputs:
+def read_heal_inputs(request: HealSettings) -> HealInputs:
     """Read both adapters and the rows. The base's tokenizer is loaded, the base is not.
 
     Raises UsageError (`not-smaller`, `same-adapter`, `other-base`, `other-modules`, `too-few-rows`), and what
@@ -80,16 +70,16 @@ def read_heal_inputs(request: HealRequest) -> HealInputs:
         raise UsageError(
             f"lr is {request.lr}", code="bad-lr", hint="give --lr a positive number, such as 3e-4"
         )
-    student_path = request.student.adapter
-    with open_adapter(student_path) as student, open_adapter(request.teacher) as teacher:
+    student_path, teacher_path = Path(request.adapter), Path(request.teacher)
+    with open_adapter(student_path) as student, open_adapter(teacher_path) as teacher:
         digests = student.sha256(), teacher.sha256()
         if digests[0] == digests[1]:
             raise UsageError(
-                f"{student_path} and {request.teacher} hold the same weights",
+                f"{student_path} and {teacher_path} hold the same weights",
                 code="same-adapter",
                 hint="give the smaller adapter first, and the original as --teacher",
             )
-        _refuse_unlike(student, teacher, student_path, request.teacher)
+        _refuse_unlike(student, teacher, student_path, teacher_path)
         params = [sum(pair.params for pair in adapter.pairs) for adapter in (student, teacher)]
         folder = teacher.location.weights[0].parent
     if params[0] >= params[1]:
@@ -102,7 +92,7 @@ def read_heal_inputs(request: HealRequest) -> HealInputs:
     rows = len(inputs.rows.all)
     if rows < FEWEST:
         raise UsageError(
-            f"{request.student.prompts}: {rows} different rows, and healing needs at least {FEWEST}",
+            f"{request.prompts}: {rows} different rows, and healing needs at least {FEWEST}",
             code="too-few-rows",
             hint="give some hundred prompts like those that the adapter will see",
         )

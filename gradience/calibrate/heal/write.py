@@ -166,7 +166,7 @@ def _facts(inputs: HealInputs, engine: TransformersEngine) -> dict[str, Any]:
         "kind": student.kind,
         "notes": student.notes,
         "prompts": path_text(asked.prompts),
-        "prompts_sha256": sha256_file(asked.prompts),
+        "prompts_sha256": sha256_file(Path(asked.prompts)),
         "duplicates": rows.duplicates,
         "given_completions": len(rows.all) - student.to_sample if writes else 0,
         "sampled_completions": student.to_sample,

@@ -1,0 +1,69 @@
+"""Settings of a calibration and of a healing: flags and keywords of Python under the same names."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gradience.models.settings import BaseSettings
+from gradience.progress import Progress
+from gradience.settings import SETTINGS, Flag, Positive, PythonOnly, StrPath, shared
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class RowSettings:
+    """Prompts."""
+
+    prompts: Annotated[StrPath, Flag("FILE")]
+    """Rows of `prompt` (with or without `completion`), `messages`, or `text` for a classifier (JSONL, CSV, TSV)."""
+    limit: Annotated[Positive | None, Flag("N")] = None
+    """Read at most the first N rows."""
+    completion_tokens: Annotated[Positive, Flag("N")] = 64
+    """Length of the completions that are sampled for rows without one."""
+    seed: Annotated[Seed, Flag("N")] = 42
+    """Seed of everything that is drawn: completions, directions, the split and the order of the rows."""
+    batch_size: Annotated[Positive, Flag("N")] = 8
+    """Rows in a batch."""
+    max_length: Annotated[Positive | None, Flag("N")] = None
+    """Tokens of a row; by default what the base allows, and 512 for a text to label."""
+    progress: Annotated[Progress | None, PythonOnly] = None
+    """A callback after each batch or step."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class CalibrateSettings(BaseSettings, RowSettings):
+    """Adapter and output."""
+
+    adapter: Annotated[StrPath, Flag("ADAPTER")]
+    """Folder of a LoRA adapter of a language model (causal or encoder–decoder) or of a sequence classifier."""
+    output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
+    """The calibration to write, a .safetensors file."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class HealSettings(BaseSettings, RowSettings):
+    """Adapters, output and training."""
+
+    adapter: Annotated[StrPath, Flag("SMALL")]
+    """Folder of the smaller LoRA adapter, such as `gradience compress` writes."""
+    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    """Folder of the healed adapter."""
+    _: KW_ONLY
+    teacher: Annotated[StrPath, Flag("ORIGINAL")]
+    """Folder of the reference adapter that the smaller one was made from."""
+    steps: Annotated[Positive, Flag("N")] = 100
+    """Steps of the optimizer at most; a tenth of those of the training is a good start."""
+    lr: Annotated[float, Flag("RATE")] = 3e-4
+    """Peak AdamW learning rate: 20 % warm-up, then linear decay to 0."""
+    force: bool = False
+    """Replace an existing adapter folder."""
+
+    @property
+    def student(self) -> CalibrateSettings:
+        """The smaller adapter, the rows and the base, as a calibration takes them."""
+        return CalibrateSettings(**shared(self, CalibrateSettings))
