@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradience.calibrate.settings import CalibrateSettings
+from gradience.cli.console import show_note
 from gradience.cli.flags import with_flags
 from gradience.cli.options import Layers, Quiet, ReportAsJson
 from gradience.cli.output import command_line, print_result
@@ -53,6 +54,8 @@ def calibrate(
         )
     page_of_a_report(html, dry_run=dry_run)
     inputs = read_inputs(settings)
+    for note in inputs.notes:
+        show_note(note)
     if output is None:
         _forecast(inputs, as_json=json)
     else:

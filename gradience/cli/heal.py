@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradience.calibrate.settings import HealSettings
+from gradience.cli.console import show_note
 from gradience.cli.flags import with_flags
 from gradience.cli.options import Quiet, ReportAsJson
 from gradience.cli.output import command_line, print_result
@@ -45,6 +46,8 @@ def heal(
         check_heal_output(output, settings)
     page_of_a_report(html, dry_run=dry_run)
     inputs = read_heal_inputs(settings)
+    for note in inputs.student.notes:
+        show_note(note)
     if output is None:
         _forecast(inputs, as_json=json)
     else:

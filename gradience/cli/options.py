@@ -13,33 +13,11 @@ import typer
 from gradience.errors import UsageError
 
 
-class Precision(StrEnum):
-    """Of the base's weights."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Packed(StrEnum):
-    """How the base's weights are packed."""
-
-    nf4 = "nf4"
-
-
 class TokenizerName(StrEnum):
     """Where the tokenizer is from."""
 
     base = "base"
     adapter = "adapter"
-
-
-class TestRole(StrEnum):
-    """Examples that may be evaluated."""
-
-    confirm = "confirm"
-    dev = "dev"
 
 
 AdapterName = Annotated[
@@ -90,39 +68,12 @@ MaxMemory = Annotated[
 
 # ---- of verbs that load a base
 
-AdaptersBase = Annotated[
-    str | None,
-    typer.Option(
-        "--base-model",
-        "-b",
-        metavar="ID_OR_PATH",
-        help="A folder, a name on the hub, or embedded:minilm (default: what the adapter's config names).",
-    ),
-]
-BasePrecision = Annotated[
-    Precision,
-    typer.Option("--dtype", metavar="NAME", help="Of the base's weights: auto, float32, bfloat16, float16."),
-]
-BasePacked = Annotated[
-    Packed | None,
-    typer.Option("--quantization", metavar="NAME", help="nf4: the base in 4 bits, as QLoRA trains on it."),
-]
-BaseRevision = Annotated[
-    str | None,
-    typer.Option("--revision", metavar="COMMIT", help="Of the base on the hub."),
-]
 Tokenizer = Annotated[
     TokenizerName | None,
     typer.Option(
         "--tokenizer",
         metavar="NAME",
         help="Tokenizer and chat template: base or adapter (default: the adapter's, if one was saved with it).",
-    ),
-]
-Engine = Annotated[
-    str | None,
-    typer.Option(
-        "--engine", metavar="NAME", help="What answers: transformers or vllm (default: transformers)."
     ),
 ]
 EnginePython = Annotated[
@@ -133,57 +84,11 @@ EnginePython = Annotated[
         help="The Python that vLLM is installed in (also: GRADIENCE_ENGINE_PYTHON).",
     ),
 ]
-Device = Annotated[
-    str,
-    typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps."),
-]
 
-# ---- of verbs that read prompts without labels
 
-Prompts = Annotated[
-    Path,
-    typer.Option(
-        "--prompts",
-        metavar="FILE",
-        help="Rows of `prompt` (and `completion`), `messages`, or `text` (JSONL, CSV, TSV).",
-    ),
-]
-FirstRows = Annotated[
-    int | None,
-    typer.Option("--limit", metavar="N", min=1, help="At most the first N rows."),
-]
-RowTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--max-length",
-        metavar="N",
-        min=1,
-        help="Tokens of a row (default: what the base allows; of a text to label 512).",
-    ),
-]
 
 # ---- of verbs that evaluate
 
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="FILE", help="Your examples: CSV, TSV or JSON lines; every row counts."),
-]
-TaskOptions = Annotated[
-    list[str] | None,
-    typer.Option("--option", metavar="KEY=VALUE", help="An option of the task; may be repeated."),
-]
-ExampleLimit = Annotated[
-    int | None,
-    typer.Option("--limit", metavar="N", min=1, help="At most so many examples."),
-]
-TextTokens = Annotated[
-    int | None,
-    typer.Option("--max-length", metavar="N", min=1, help="Tokens of a text to label (default: 512)."),
-]
-AnswerTokens = Annotated[
-    int | None,
-    typer.Option("--max-new-tokens", metavar="N", min=1, help="Of an answer (default: what the task says)."),
-]
 AllowCode = Annotated[
     bool,
     typer.Option("--allow-code", help="Let a task of your own run its code (also: GRADIENCE_ALLOW_CODE=1)."),
