@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gradience.errors import UsageError
-
-
-class TokenizerName(StrEnum):
-    """Where the tokenizer is from."""
-
-    base = "base"
-    adapter = "adapter"
-
 
 AdapterName = Annotated[
     str | None,
@@ -66,16 +57,6 @@ MaxMemory = Annotated[
     ),
 ]
 
-# ---- of verbs that load a base
-
-Tokenizer = Annotated[
-    TokenizerName | None,
-    typer.Option(
-        "--tokenizer",
-        metavar="NAME",
-        help="Tokenizer and chat template: base or adapter (default: the adapter's, if one was saved with it).",
-    ),
-]
 EnginePython = Annotated[
     Path | None,
     typer.Option(
@@ -85,9 +66,6 @@ EnginePython = Annotated[
     ),
 ]
 
-
-
-# ---- of verbs that evaluate
 
 AllowCode = Annotated[
     bool,
