@@ -1,0 +1,120 @@
+"""Rows of a stranger's file, the definitions of lm-eval that name one, and outputs that a scorer reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gradience.tasks.scorers import SCORERS
+from hostile.surface import Input, Place, Surface, sparse
+from hostile.surfaces.bases import ROWS, good_files
+
+VERB = "evaluate in/adapter -b in/base --device cpu"
+MILLION = 10**6
+GOOD = b'{"prompt": "2 + 2 =", "answer": "4"}\n'
+LINES: dict[str, bytes | Place] = {
+    "a text of 20 MB": b'{"prompt": "' + b"a " * 10_000_000 + b'", "answer": "4"}',
+    "20 MB of lists": b'{"prompt": "a", "answer": "4", "x": [' + b"[]," * 6_600_000 + b"0]}",
+    "20 MB of keys": b'{"prompt": "a", ' + b",".join(b'"%d":1' % n for n in range(2 * MILLION)) + b"}",
+    "lists 100,000 deep": b'{"prompt": "a", "answer": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "900 MB of NULs": sparse(900_000_000),
+    "20 GB of NULs": sparse(20 * 2**30),
+    "an answer of 5,000 digits": b'{"prompt": "a", "answer": ' + b"9" * 5000 + b"}",
+    "NaN": GOOD + b'{"prompt": "a", "answer": NaN}',
+    "infinity": GOOD + b'{"prompt": "a", "answer": 1e999}',
+    "an answer twice": GOOD + b'{"prompt": "a", "answer": "1", "answer": "2"}',
+    "half of a character": GOOD + rb'{"prompt": "\ud83d", "answer": "1"}',
+    "two million empty lines": b"\n" * 2 * MILLION,
+    "other columns": b'{"question": "2 + 2?", "answer": "4"}',
+    "three other columns": b'{"instruction": "Add", "input": "2 + 2", "output": "4"}',
+}
+TABLES: dict[str, bytes | Place] = {
+    "a field of 20 MB": b"prompt,answer\n" + b"a" * 20_000_000 + b",4\n",
+    "a quote that never ends": b'prompt,answer\n"' + b"a\n" * 10_000_000,
+    "900 MB of NULs": sparse(900_000_000),
+    "a million columns": b"prompt,answer," + b",".join(b"c%d" % n for n in range(MILLION)) + b"\na,b\n",
+    "a million commas": b"prompt,answer\n" + b"," * MILLION,
+    "NULs in a field": b"prompt,answer\na\0b,4\n\0,4,5\n",
+}
+KWARGS = {
+    "a cache anywhere": "{data_files: {test: in/rows.jsonl}, cache_dir: in/cache}",
+    "an address": "{data_files: {test: 'http://127.0.0.1:9/a.jsonl'}}",
+    "an address in a chain": "{data_files: {test: 'zip://a::https://127.0.0.1:9/a.zip'}}",
+    "a bucket": "{data_dir: 's3://bucket/a'}",
+    "a data base": "{sql: 'select 1', con: 'postgresql://127.0.0.1/a'}",
+    "options of a file system": "{data_files: {test: in/rows.jsonl}, storage_options: {a: b}}",
+    "no mapping": "[cache_dir]",
+}
+OUTPUTS = ("1,", "1", ".", "-", "$", "#", "#### ", "-1 ", " a", "a the ")
+
+
+def definition(kwargs: str) -> str:
+    return (
+        f"task: sums\ndataset_path: json\ndataset_kwargs: {kwargs}\ntest_split: test\noutput_type: generate_until\n"
+        'doc_to_text: "{{prompt}}"\ndoc_to_target: "{{answer}}"\nmetric_list: [{metric: exact_match}]\n'
+    )
+
+
+def scored(name: str, text: str) -> None:
+    scorer, output = SCORERS[name], text * 200_000
+    scorer.same(scorer.extract(output + "2") or "", "1")
+    scorer.same(output, output[1:])
+
+
+def many(line: bytes, count: int) -> Place:
+    def make(place: Path) -> None:
+        with place.open("wb") as file:
+            file.write(b"prompt,answer\n")
+            for first in range(0, count, 10_000):
+                file.writelines(line % number for number in range(first, min(first + 10_000, count)))
+
+    return make
+
+
+def surface(folder: Path) -> Surface:
+    (folder / "rows.jsonl").write_text(ROWS)
+    files: dict[str, Any] = good_files(folder)
+
+    def rows(name: str, kind: str, content: bytes | Place, *flags: str, **more: Any) -> Input:
+        verb = f"{VERB} --data in/rows.{kind} {' '.join(flags or ('--dry-run',))}"
+        return Input(name, verb, files | {f"in/rows.{kind}": content}, **more)
+
+    def task(name: str, more: dict[str, Any]) -> Input:
+        return Input(f"lm_eval: {name}", f"{VERB} --task lm_eval:in/task.yaml --dry-run", files | more)
+
+    card = "---\nconfigs:\n- config_name: default\n  data_files: http://127.0.0.1:9/a.jsonl\n---\n"
+    there = definition("{}").replace("json", "in/data", 1)
+    pattern = "--option scorer=regex --option 'pattern=^(?:a|aa)+b' --preview"
+    aaa = json.dumps({"prompt": "a", "completion": "a" * 100}).encode()
+    short: Callable[[bytes], Place] = partial(many, count=MILLION)
+    limit = "A million short rows take 12 s and 450 MB"
+    inputs = [rows(f"lines: {name}", "jsonl", content) for name, content in LINES.items()]
+    inputs += [rows(f"tables: {name}", "csv", content) for name, content in TABLES.items()]
+    inputs += [task(name, {"in/task.yaml": definition(kwargs)}) for name, kwargs in KWARGS.items()]
+    inputs += [
+        task("an address in a card", {"in/task.yaml": there, "in/data/README.md": card}),
+        rows("a million rows for a preview", "csv", short(b"%d + 1 =,4\n"), "--preview", codes={0}),
+        rows(
+            "a million rows for 8", "csv", short(b"%d + 1 =,4\n"), "--dry-run", "--limit 8",
+            codes={0}, seconds=30, limit=limit,
+        ),
+        rows("1,000,001 rows", "csv", many(b"%d + 1 =,4\n", MILLION + 1), seconds=30, limit=limit),
+        rows("a text of 200 kB in a table", "csv", b"prompt,answer\n" + b"a " * 100_000 + b",4\n", codes={0}),
+        rows("a pattern that never ends", "jsonl", aaa, pattern),
+    ]  # fmt: skip
+    inputs += [
+        Input(f"{name}: 200,000 times {text!r}", partial(scored, name, text), codes={0})
+        for name in SCORERS
+        for text in OUTPUTS
+    ]
+    return Surface(
+        what="rows, definitions of lm-eval, outputs",
+        good=[
+            rows("good rows", "jsonl", GOOD, codes={0}),
+            rows("a preview", "jsonl", GOOD, "--preview", codes={0}),
+        ],
+        inputs=inputs,
+    )
