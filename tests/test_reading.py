@@ -59,7 +59,6 @@ ALLOWED = {
     "models/gguf_conversion.py": {"from_pretrained"},
     "bench/arms/controls/random_directions.py": {"load_file", "shutil.copy"},
     "bench/run/weights.py": {"safe_open"},
-    "storage/lease.py": {"read_text"},  # /proc
     "storage/objects.py": {"read_bytes"},  # the manifest of a stage that was just made
 }  # fmt: skip
 READERS = {

@@ -1,1 +1,1 @@
-"""How far a run is, seen from outside: manifests, leases, failures and logs, and nothing of them touched."""
+"""How far a run is, read from its folder: manifests, running stages, failures. Nothing is touched."""
