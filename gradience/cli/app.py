@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections import ChainMap
@@ -20,6 +21,7 @@ from gradience.cli.exit_codes import ExitCode
 from gradience.cli.help import SETTINGS, Group, Verb
 from gradience.cli.predecessor import VERBS_INSTEAD, instead_of
 from gradience.errors import GradienceError, UsageError
+from gradience.words import printable
 
 VERBS: Mapping[str, Mapping[str, str]] = {
     "Inspect": {
@@ -202,6 +204,26 @@ def _command(of: typer.Typer) -> Any:
     return typer.main.get_command(of)
 
 
+RESUMES: dict[str, tuple[str, ...]] = {
+    "shrink": ("",),
+    "evaluate": ("",),
+    "bench": ("run",),
+    "demo": ("--train",),
+    "fleet": ("-o", "--output"),
+    "compress": ("--fleet",),
+}
+"""Verb -> beginnings of arguments, one of which is there where the same command resumes what it began."""
+
+
+def say_how_to_resume(arguments: list[str] | None) -> None:
+    """Write one line about a verb that was stopped and keeps what it finished; nothing for other verbs."""
+    given = sys.argv[1:] if arguments is None else arguments
+    resumes = any(word.startswith(RESUMES.get(given[0], ())) for word in given[1:]) if given else False
+    if resumes and "--dry-run" not in given:
+        command = printable(shlex.join(["gradience", *given]))
+        sys.stderr.write(f"\nstopped; to resume, run the same command again: {command}\n")
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; a bug raises.
 
@@ -226,7 +248,12 @@ def run(arguments: list[str] | None = None) -> int:
         show_error(f"not enough memory: {error}".removesuffix(": "), "free some, or use a machine with more")
         return ExitCode.OUTPUT
     except (KeyboardInterrupt, typer.Abort):
+        say_how_to_resume(arguments)
         return ExitCode.INTERRUPTED
+    except SystemExit as stopped:
+        if stopped.code == ExitCode.TERMINATED:
+            say_how_to_resume(arguments)
+        raise
     return code if isinstance(code, int) else ExitCode.DONE
 
 

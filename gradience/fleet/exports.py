@@ -14,12 +14,13 @@ from gradience.artifacts.fleet import FleetRow
 from gradience.artifacts.whole import already_exists, write_whole
 from gradience.errors import UsageError, require
 from gradience.ranks import VLLM_MAX_LORA_RANKS
+from gradience.words import printable
 
 ROWS, CSV, PARQUET = ".jsonl", ".csv", ".parquet"
 EXTRA = "parquet"
 BATCH = 1000
 """Rows in memory at a time."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@")
 """What a cell must not begin with: a spreadsheet would compute it."""
 TEXTS = ("path", "status", "error", "message", "sha256", "format", "base_model", "dtypes", "init")
 FLAGS = ("use_rslora", "use_dora")
@@ -75,7 +76,10 @@ def _line(cells: Iterable[Any]) -> bytes:
 
 
 def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    shown = printable(value)  # a carriage return would begin a new cell
+    return f"'{shown}" if shown.startswith(FORMULA) else shown
 
 
 def _parquet(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from killing import HANGS
 
 from gradience import errors
+from gradience.cli.app import run
 from gradience.cli.exit_codes import ExitCode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +139,36 @@ def test_a_signal_ends_the_command_and_cleans_up(tmp_path, number, code):
         stdout, stderr = process.communicate(timeout=HANGS)
     assert (process.returncode, stdout, stderr) == (code, "", "")
     assert cleaned.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "resumes"),
+    [
+        (["shrink", "a", "-o", "my out"], True),
+        (["demo", "--train", "runs/demo"], True),
+        (["bench", "run", "-c", "x", "-o", "y"], True),
+        (["fleet", "zoo", "--output=rows.jsonl"], True),
+        (["demo"], False),
+        (["fleet", "zoo"], False),
+        (["shrink", "a", "-o", "b", "--dry-run"], False),
+        (["audit", "a"], False),
+        ([], False),
+    ],
+)
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_what_was_stopped_says_how_to_resume(monkeypatch, capsys, arguments, resumes, stop, code):
+    def stopped(**_):
+        raise stop
+
+    monkeypatch.setattr("gradience.cli.app._command", lambda _: stopped)
+    if isinstance(stop, SystemExit):
+        with pytest.raises(SystemExit):
+            run(arguments)
+    else:
+        assert run(arguments) == code
+    command = shlex.join(["gradience", *arguments])
+    line = f"\nstopped; to resume, run the same command again: {command}\n"
+    assert capsys.readouterr().err == (line if resumes else "")
 
 
 def test_a_bug_keeps_its_traceback():

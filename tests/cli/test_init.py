@@ -13,6 +13,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.cli.app import run
 from gradience.config_errors import known_keys
 from gradience.evaluate.settings import EvaluateSettings
+from gradience.report.starter_configs import scalar
 from gradience.settings import fields_of
 
 TESTS = Path(__file__).parents[1]
@@ -142,3 +143,10 @@ def test_a_file_that_is_there_stays_without_force(here, tmp_path, capsys):
     assert file.read_text() == "mine"
     assert run(["init", "bench", "-o", str(file), "--data", "no.jsonl", "--force"]) == 3
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["x\x1b[31m\r=1", "a\u202eb\x85", "\U000e0041", "\\u0041"])
+def test_names_with_control_characters_are_escaped_and_read_back(name):
+    written = scalar(name)
+    assert written.isprintable()
+    assert yaml.safe_load(written) == name

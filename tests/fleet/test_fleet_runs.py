@@ -435,13 +435,17 @@ def test_updates_of_other_bases_are_not_copies(here):
 # ---------------------------------------------------------------- tables
 
 
+STEERING = "x\x1b\r=1\u202e"
+
+
 def test_a_csv_holds_the_rows_and_nothing_that_a_spreadsheet_computes(here):
-    shutil.copytree("zoo/one", "=1+1")
-    audit_fleet(["zoo", "=1+1"], "fleet.csv")
+    for name in ("=1+1", STEERING):
+        shutil.copytree("zoo/one", name)
+    audit_fleet(["zoo", "=1+1", STEERING], "fleet.csv")
     with open("fleet.csv", encoding="utf-8") as file:
         table = {row["path"]: row for row in csv.DictReader(file)}
     rows = {row.path: row for row in read_rows(Path("fleet.jsonl"))}
-    assert set(table) == {"'=1+1", *(set(rows) - {"=1+1"})}
+    assert set(table) == {"'=1+1", r"x\x1b\x0d=1\u202e", *(set(rows) - {"=1+1", STEERING})}
     wide = table["zoo/wide"]
     assert (int(wide["rank"]), float(wide["lost_energy_at_8"])) == (12, rows["zoo/wide"].lost_energy_at[8])
     assert (wide["lost_energy_at_16"], table["zoo/broken"]["error"]) == ("", "lfs-pointer")
