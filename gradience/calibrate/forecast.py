@@ -9,7 +9,7 @@ from gradience.artifacts.shared_names import path_text
 from gradience.calibrate.batches import encode_pairs, encode_targets, encode_texts
 from gradience.calibrate.inputs import TEXT_TOKENS, Inputs
 from gradience.calibrate.needs import needs_of
-from gradience.models.load import from_folder, load_tokenizer, skeleton
+from gradience.models.load import dtype_of, from_folder, load_tokenizer, skeleton
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
 
@@ -38,18 +38,18 @@ def forecast_calibration(inputs: Inputs) -> CalibrationForecast:
         batch_size=request.batch_size,
         modules=len(inputs.ranks),
         process_bytes=process_bytes(request.device),
-        weights_bytes=_weights_bytes(inputs.model, inputs.labels),
+        weights_bytes=_weights_bytes(inputs.model, inputs.labels, request.device),
         file_bytes=needs.file,
         held_bytes=needs.held,
         batch_bytes=needs.batch,
     )
 
 
-def _weights_bytes(model: ModelSettings, labels: int | None) -> int:
+def _weights_bytes(model: ModelSettings, labels: int | None, device: str) -> int:
     """Return the bytes of the base's weights, from its config.json."""
     import transformers
 
-    from gradience.evaluate.cost import dtype_of, weights_bytes_of
+    from gradience.evaluate.cost import weights_bytes_of
 
     shape = from_folder(transformers.AutoConfig, model.name, locate(model, ("config.json",)).folder)
     factory: Any = {
@@ -57,5 +57,5 @@ def _weights_bytes(model: ModelSettings, labels: int | None) -> int:
         "seq2seq_lm": transformers.AutoModelForSeq2SeqLM,
         "seqcls": transformers.AutoModelForSequenceClassification,
     }[model.type]
-    base = skeleton(factory, shape, labels=labels, dtype=dtype_of(model, shape))
+    base = skeleton(factory, shape, labels=labels, dtype=dtype_of(model, shape, device))
     return weights_bytes_of(base, packed=model.quantization is not None)

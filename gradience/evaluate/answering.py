@@ -204,10 +204,17 @@ class Answering:
 
     @cached_property
     def _base(self) -> dict[str, Any]:
+        import torch
+
+        from gradience.models.devices import choose_device, computes_fast
+
         tokenizer = self.inputs.model.tokenizer
         return {
             "base": self.fingerprint,
             "model": self.inputs.model.model_dump(mode="json", exclude={"name", "revision"}),
+            "bfloat16": computes_fast(
+                torch.bfloat16, choose_device(self.inputs.request.device)
+            ),  # for `auto`
             **({"tokenizer": digest_of_files(Path(tokenizer))} if tokenizer else {}),
         }
 

@@ -34,7 +34,7 @@ def notes_of(inputs: Inputs) -> Iterator[str]:
         require(module, extra="hf")
     from transformers import AutoConfig
 
-    from gradience.models.load import from_folder, load_tokenizer
+    from gradience.models.load import dtype_of, from_folder, load_tokenizer, stored_dtype
     from gradience.models.locate import locate, require_weights
 
     model, request = inputs.model, inputs.request
@@ -55,7 +55,13 @@ def notes_of(inputs: Inputs) -> Iterator[str]:
         max_length=inputs.max_length,
         max_new_tokens=request.max_new_tokens,
     )
-    weights = weights_on_disk(source.folder, model, shape)
+    dtype, stored = dtype_of(model, shape, request.device), stored_dtype(shape)
+    if model.dtype == "auto" and stored not in (None, dtype):
+        yield (
+            f"the base is computed in float32, which is faster on this processor than its own {str(stored)[6:]}:"
+            f" --dtype {str(stored)[6:]} takes half of the memory"
+        )
+    weights = weights_on_disk(source.folder, model, shape, request.device)
     if weights is not None:
         yield from memory(weights + inputs.adapter_bytes, weights, *memory_of(request.device))
 
@@ -168,18 +174,17 @@ def _is(number: int) -> str:
 # ---------------------------------------------------------------- memory
 
 
-def weights_on_disk(folder: Path, model: ModelSettings, shape: Any) -> int | None:
+def weights_on_disk(folder: Path, model: ModelSettings, shape: Any, device: str) -> int | None:
     """Return about how many bytes the base's weights take when they are loaded; None where they are not here yet."""
     import torch
 
-    from gradience.evaluate.cost import dtype_of
+    from gradience.models.load import dtype_of, stored_dtype
 
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    stored = getattr(shape, "dtype", None)
-    itemsize = (stored if isinstance(stored, torch.dtype) else torch.float32).itemsize
+    itemsize = (stored_dtype(shape) or torch.float32).itemsize
     if model.quantization is not None:
         return int(PACKED_SHARE * size * 2 / itemsize) or None
-    return size * dtype_of(model, shape).itemsize // itemsize or None
+    return size * dtype_of(model, shape, device).itemsize // itemsize or None
 
 
 def memory_of(device: str) -> tuple[int, int]:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from gradience.evaluate.counting import forward_of, largest_step
-from gradience.models.settings import ModelSettings
 
 PACKED_BITS = 4.127
 """Of a weight in NF4 with its block constants (QLoRA)."""
@@ -41,14 +40,6 @@ def sorted_longest(lengths: Sequence[int], batch: int) -> float:
     """
     longest = sorted(lengths)[batch - 1 :: batch] or [max(lengths)]
     return sum(longest) / len(longest)
-
-
-def dtype_of(model: ModelSettings, shape: Any) -> torch.dtype:
-    """The precision of the frozen base; `auto` is what its config.json says."""
-    if model.dtype != "auto":
-        return getattr(torch, model.dtype)  # type: ignore[no-any-return]
-    said = getattr(shape, "dtype", None)
-    return said if isinstance(said, torch.dtype) else torch.float32
 
 
 def answering_bytes(

@@ -82,13 +82,13 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
         return None, ["No memory estimate: it is not counted for encoder–decoder models."]
     from transformers import AutoConfig
 
-    from gradience.evaluate.cost import answering_bytes, dtype_of, process_bytes, weights_bytes_of
+    from gradience.evaluate.cost import answering_bytes, process_bytes, weights_bytes_of
     from gradience.evaluate.counting import network_on_meta
-    from gradience.models.load import from_folder, quiet
+    from gradience.models.load import dtype_of, from_folder, quiet
     from gradience.models.locate import locate
 
     shape = from_folder(AutoConfig, inputs.model.name, locate(inputs.model, ("config.json",)).folder)
-    dtype = dtype_of(inputs.model, shape)
+    dtype = dtype_of(inputs.model, shape, inputs.request.device)
     labels = len(inputs.task.label_names) if isinstance(inputs.task, ClassificationTask) else None
     rows, prompt, new = _lengths(inputs)
     with quiet():

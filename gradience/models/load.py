@@ -18,7 +18,7 @@ import torch
 
 from gradience.digests import Sha256, sha256_file
 from gradience.errors import InputError, require
-from gradience.models.devices import choose_device, lacks_memory, make_current
+from gradience.models.devices import choose_device, computes_fast, lacks_memory, make_current
 from gradience.models.locate import BESIDE, EVERYTHING, Source, locate, require_weights
 from gradience.models.settings import ModelSettings
 from gradience.reading import MAX_SETTINGS_BYTES, check_regular, read_file
@@ -31,7 +31,6 @@ FRESH = 2**26
 PACKED_IN_A_BYTE = 8
 SECONDS_FOR_A_FIELD = 2.0
 """Processor time for finding the field that is to blame."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ def load_base(
     make_current(where)
     source = locate(settings)
     tokenizer = _tokenizer(settings, source)
-    arguments: dict[str, Any] = {"output_loading_info": True, "dtype": DTYPES[settings.dtype]}
+    arguments: dict[str, Any] = {"output_loading_info": True}
     arguments["ignore_mismatched_sizes"] = True  # they are refused below, by their names
     if settings.attn_implementation:
         arguments["attn_implementation"] = settings.attn_implementation
@@ -136,6 +135,8 @@ def load_base(
         factory = AutoModelForSequenceClassification
     shape = from_folder(AutoConfig, settings.name, source.folder)
     skeleton(factory, shape, labels=labels)
+    told = settings.dtype != "auto" or stored_dtype(shape) is not None
+    arguments["dtype"] = dtype_of(settings, shape, device) if told else "auto"
     model, loaded = from_folder(factory, settings.name, source.folder, **arguments)
     if loaded["mismatched_keys"]:
         tensor, stored, wanted = sorted(loaded["mismatched_keys"])[0]
@@ -175,6 +176,25 @@ def fingerprint_of(settings: ModelSettings) -> str:
     source = locate(settings, ("config.json",))
     from_folder(AutoConfig, settings.name, source.folder)
     return source.commit or _digest_of_folder(source.folder)
+
+
+def dtype_of(settings: ModelSettings, shape: Any, device: str = "auto") -> torch.dtype:
+    """Return the precision of the frozen base.
+
+    `auto` is that of the checkpoint (float32 where its config does not say), and float32 on a processor that computes
+    the checkpoint's slowly. shape: transformers' config of the base. Raises UsageError (`no-device`).
+    """
+    if settings.dtype != "auto":
+        return getattr(torch, settings.dtype)  # type: ignore[no-any-return]
+    stored = stored_dtype(shape) or torch.float32
+    fast = settings.quantization is not None or computes_fast(stored, choose_device(device))
+    return stored if fast else torch.float32
+
+
+def stored_dtype(shape: Any) -> torch.dtype | None:
+    """Return the dtype of the checkpoint, as its config says; None where it does not."""
+    said = getattr(shape, "dtype", None)
+    return said if isinstance(said, torch.dtype) else None
 
 
 def from_folder(factory: Any, name: str, folder: Path, **arguments: Any) -> Any:

@@ -63,7 +63,8 @@ class ModelSettings(Settings):
     revision: str | None = None
     """A commit of the hub's repository."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the frozen weights. LoRA factors are trained in float32. `auto` is what the checkpoint says."""
+    """Of the frozen weights. LoRA factors are trained in float32. `auto` is what the checkpoint says; float32 on a
+    processor that computes that slowly (bfloat16 without instructions for it, float16)."""
     quantization: Literal["nf4"] | None = None
     """`nf4`: the base in 4 bits through bitsandbytes (QLoRA)."""
     gradient_checkpointing: bool = False

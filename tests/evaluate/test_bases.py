@@ -7,12 +7,14 @@ import shutil
 
 import adapters_to_compare as data
 import pytest
-from transformers import AutoModelForSequenceClassification
+import tiny_bench
+from transformers import AutoModelForSequenceClassification, LlamaForCausalLM
 
 from gradience import evaluate_adapters
 from gradience.artifacts.evaluation import EvaluationReport
 from gradience.artifacts.records import read_records
 from gradience.errors import InputError
+from gradience.models import devices
 from gradience.report.evaluation import evaluation_text
 
 
@@ -67,3 +69,28 @@ def test_the_screen_says_what_is_held_how_and_what_is_answered_together():
     packed = kept.conditions.model_copy(update={"quantization": "bitsandbytes nf4"})
     text = " ".join(evaluation_text(kept.model_copy(update={"conditions": packed})).split())
     assert "linear layers in bitsandbytes nf4, embeddings, norms and head in float32" in text
+
+
+# --- auto -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("instructions", [True, False])
+def test_auto_takes_what_the_processor_computes_fast(tmp_path, monkeypatch, stored, instructions):
+    """Half precision without instructions for it takes 3.5 times as long as float32."""
+    monkeypatch.setattr(devices.torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(devices.torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
+    tiny_bench.llama(tmp_path / "base")
+    half = LlamaForCausalLM.from_pretrained(tmp_path / "base", dtype=stored)
+    half.save_pretrained(tmp_path / "base")
+    data.adapter(tmp_path / "adapter", tmp_path / "base", 1, task="CAUSAL_LM")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "1 + {n} =", "answer": "{n + 1}"}}\n' for n in range(4)))
+    asked = {"base_model": tmp_path / "base", "data": rows, "max_new_tokens": 2, "device": "cpu"}
+    expected = "bfloat16" if (stored, instructions) == ("bfloat16", True) else "float32"
+    report = evaluate_adapters([tmp_path / "adapter"], **asked)
+    assert report.conditions.dtype == expected
+    assert [f"own {stored}" in note for note in report.notes] == [True] * (stored != expected)
+    given = evaluate_adapters([tmp_path / "adapter"], dtype=stored, **asked)
+    assert (given.conditions.dtype, given.notes) == (stored, ())

@@ -13,7 +13,6 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preview import Lengths
 from gradience.evaluate.cost import (
     answering_bytes,
-    dtype_of,
     longest_of,
     process_bytes,
     sorted_longest,
@@ -21,6 +20,7 @@ from gradience.evaluate.cost import (
 )
 from gradience.evaluate.counting import activation_bytes, network_on_meta
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
+from gradience.models.load import dtype_of
 
 ADAM_BYTES = 16
 """For each trained parameter: float32 weight, gradient and two moments."""
@@ -63,7 +63,7 @@ def shapes_of(config: BenchConfig, lengths: Lengths | None, examples: int, new_t
 
 def cost_of(config: BenchConfig, shape: Any, shapes: Shapes, *, labels: int | None) -> CostEstimate:
     """Return the memory of `config`'s stages on a base of this shape (transformers' config)."""
-    dtype = dtype_of(config.model, shape)
+    dtype = dtype_of(config.model, shape, config.runtime.device)
     base, network = _networks(config, shape, dtype, labels)
     parameters = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     rows, length = shapes.train
@@ -109,7 +109,7 @@ def _recomputed(config: BenchConfig, shape: Any, shapes: Shapes, labels: int | N
     layers = shape.get_text_config().num_hidden_layers
     one = copy.deepcopy(shape)
     one.get_text_config().num_hidden_layers = 1
-    dtype = dtype_of(config.model, shape)
+    dtype = dtype_of(config.model, shape, config.runtime.device)
     _, network = network_on_meta(one, config.lora.peft_arguments(), dtype=dtype, labels=labels)
     rows, length = shapes.train
     between = rows * length * shape.get_text_config().hidden_size * dtype.itemsize
