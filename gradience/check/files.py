@@ -8,6 +8,7 @@ from typing import Any
 
 from gradience.adapters import strict_json, strict_yaml
 from gradience.adapters.locate import adapter_folders
+from gradience.check.dialects.run import RUN_FILE, recorded_config
 from gradience.errors import InputError
 from gradience.reading import read_file
 
@@ -34,12 +35,14 @@ ANYBODYS_NAMES = ("config.yaml", "config.yml", "train.yaml", "train.yml")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read the mapping in a .json, .yaml or .yml file.
+    """Read the mapping in a .json, .yaml or .yml file, or the configuration that a run.jsonl recorded.
 
     Raises InputError: config-not-found, config-pickle, config-too-large, bad-json, bad-yaml, config-not-a-mapping.
     """
     if path.suffix.lower() in PICKLES:
         raise _pickle(path)
+    if path.suffix.lower() == ".jsonl" and path.is_file():
+        return dict(recorded_config(path))
     if not path.is_file():
         raise InputError(
             f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}",
@@ -81,7 +84,7 @@ def adapter_config_in(folder: Path) -> Path:
 
 def training_config_in(folder: Path) -> Path:
     """Return the path of a training folder's configuration. Raises InputError (config-not-found, config-pickle)."""
-    for name in TRAINING_NAMES:
+    for name in (*TRAINING_NAMES, RUN_FILE):
         if (folder / name).is_file():
             return folder / name
     if (folder / "training_args.bin").is_file():
@@ -106,7 +109,7 @@ def configurations_at(path: Path) -> list[Path]:
     adapter = path / "adapter_config.json"
     if not adapter.is_file():
         deeper = [folder for folder in adapter_folders(path) if (folder / adapter.name).is_file()]
-        if deeper and not any((path / name).is_file() for name in TRAINING_NAMES):
+        if deeper and not any((path / name).is_file() for name in (*TRAINING_NAMES, RUN_FILE)):
             raise InputError(
                 f"{path}: adapter found in {deeper[0].relative_to(path)}"
                 + (f", and {len(deeper) - 1} more" if len(deeper) > 1 else ""),

@@ -262,7 +262,9 @@ def _usage(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "gradience"
     instead = instead_of(context.info_name if context else None, getattr(error, "option_name", None))
-    show_error(error.format_message().rstrip("."), instead or f"see {path} --help")
+    show_error(
+        error.format_message().replace(": Value error, ", ": ").rstrip("."), instead or f"see {path} --help"
+    )
     return ExitCode.USAGE
 
 

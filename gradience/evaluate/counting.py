@@ -17,7 +17,7 @@ from gradience.errors import InputError
 
 # The engine of transformers, whichever engine runs: the tensors are those of its forward pass.
 from gradience.evaluate.engines.transformers.forward import logits_at
-from gradience.models.load import skeleton
+from gradience.models.load import quiet, skeleton
 
 NO_KERNEL = ("aten::detach", "aten::_unsafe_view", "aten::lift_fresh", "aten::empty")
 VALUE = "aten::_local_scalar_dense"
@@ -107,7 +107,7 @@ def network_on_meta(
     try:
         # A copy: PEFT extends the list `modules_to_save` that it is given.
         settings = LoraConfig(task_type=task_type, **copy.deepcopy(dict(lora)))
-        with torch.device("meta"):
+        with quiet(), torch.device("meta"):
             return base, get_peft_model(base, settings)
     except (
         ValueError,

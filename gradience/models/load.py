@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -135,8 +136,8 @@ def load_base(
         factory = AutoModelForSequenceClassification
     shape = from_folder(AutoConfig, settings.name, source.folder)
     skeleton(factory, shape, labels=labels)
-    told = settings.dtype != "auto" or stored_dtype(shape) is not None
-    arguments["dtype"] = dtype_of(settings, shape, device) if told else "auto"
+    by_weights = settings.dtype == "auto" and stored_dtype(shape) is None
+    arguments["dtype"] = "auto" if by_weights else dtype_of(settings, shape, device)
     model, loaded = from_folder(factory, settings.name, source.folder, **arguments)
     if loaded["mismatched_keys"]:
         tensor, stored, wanted = sorted(loaded["mismatched_keys"])[0]
@@ -330,7 +331,10 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks transformers 5 for a property by its old name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

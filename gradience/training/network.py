@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from gradience.artifacts.whole import whole_folder
 from gradience.digests import Sha256
-from gradience.models.load import Base
+from gradience.models.load import Base, quiet
 from gradience.models.settings import ModelSettings
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.training.seeds import stream
@@ -38,7 +38,8 @@ def with_fresh_lora(
     set_seed(stream(seed, "lora"))
     # A copy: PEFT extends the list `modules_to_save` that it is given.
     config = LoraConfig(task_type="CAUSAL_LM" if labels is None else "SEQ_CLS", **copy.deepcopy(dict(lora)))
-    network = get_peft_model(base.model, config)
+    with quiet():
+        network = get_peft_model(base.model, config)
     if settings.gradient_checkpointing:
         network.enable_input_require_grads()
     if trained == "head":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,20 @@ def test_what_is_told_to_be_typed_exists(capsys):
 def test_any_other_unknown_option_is_sent_to_the_help(capsys):
     assert run(["check", "--colour"]) == 2
     assert "see gradience check --help" in capsys.readouterr().err
+
+
+def test_a_run_folder_is_read_by_what_the_run_recorded(tmp_path, capsys):
+    """The adapters below it are checkpoints of the same training."""
+    shutil.copytree(example_adapter(), tmp_path / "checkpoint-5")
+    shutil.copy(Path(__file__).parents[1] / "monitor" / "runs" / "good.jsonl", tmp_path / "run.jsonl")
+    assert run(["check", str(tmp_path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [file["dialect"] for file in report["files"]] == ["run.jsonl"]
+    read = {name: report["settings"][name] for name in ("r", "alpha", "learning_rate", "epochs", "schedule")}
+    assert read == {"r": 16, "alpha": 32, "learning_rate": 0.001, "epochs": 3, "schedule": "linear"}
+    assert [finding["code"] for finding in report["findings"]] == ["attention-only"]
+    assert run(["check", str(Path(__file__).parents[1] / "monitor" / "runs" / "grpo.jsonl"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["objective"] == "rl"
+    (tmp_path / "run.jsonl").write_text("{}\n")
+    assert run(["check", str(tmp_path)]) == 3
+    assert "run.jsonl: no run_start" in capsys.readouterr().err

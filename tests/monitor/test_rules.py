@@ -1,6 +1,7 @@
 """Every rule on real runs: where it speaks, and where it must not.
 
-scripts/make_monitor_fixtures.py trained them; sft, dpo and grpo… are TRL's trainers (tests/conformance/tiny_trl.py).
+scripts/make_monitor_fixtures.py trained them; short is good as if it had ended at step 100.
+sft, dpo and grpo… are TRL's trainers (tests/conformance/tiny_trl.py).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ CASES = {
     "rank-too-small": (["small_rank"], ["good", "large_rank"]),
     "rank-too-large": (["large_rank"], ["small_rank", "diverging", "exploding"]),
     "plateau": (["slow"], ["good", "overfitting", "arithmetic", *RL]),
+    "still-improving": (["short"], ["good", "overfitting", "arithmetic", "slow", "small_rank", "sft", *RL]),
 }
 
 

@@ -10,6 +10,7 @@ from gradience.check.dialects.axolotl import AXOLOTL
 from gradience.check.dialects.dialect import Dialect
 from gradience.check.dialects.llama_factory import LLAMA_FACTORY, LLAMA_FACTORY_V1
 from gradience.check.dialects.peft import ADAPTER_SETTINGS, PEFT
+from gradience.check.dialects.run import RUN
 from gradience.check.dialects.trainer import TRAINER
 from gradience.check.dialects.trl import TRL
 from gradience.check.dialects.unsloth import UNSLOTH
@@ -19,6 +20,7 @@ from gradience.config_errors import value_at
 from gradience.errors import InputError
 
 DIALECTS = (
+    RUN,
     PEFT,
     UNSLOTH,
     LLAMA_FACTORY,

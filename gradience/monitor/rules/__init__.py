@@ -30,5 +30,6 @@ RULES: tuple[Rule[Run, Observation], ...] = (
     rank.rank_too_small,
     rank.rank_too_large,
     loss.plateau,
+    loss.still_improving,
 )
 """In the order of the report: errors first."""

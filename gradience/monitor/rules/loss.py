@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from gradience.artifacts.monitor import Evidence
 from gradience.monitor.run import (
@@ -152,10 +153,42 @@ def plateau(run: Run) -> Observations:
     )
 
 
-def _standard_error(loss: Series) -> float:
-    """Standard error of the difference between two quarters of the loss curve."""
+IMPROVING = 0.1
+
+
+@rule("still-improving", "info", OWN)
+def still_improving(run: Run) -> Observations:
+    """The last quarter gained ten percent over the third, beyond the noise, and no evaluation was better before."""
+    facts = need_falling_loss(run)
+    loss = need_logs(facts.loss, 2 * MIN_LOGS)
+    before, after = need(loss.level(0.5, 0.75)), need(loss.level(0.75, 1.0))
+    evaluated = [
+        split for split in facts.splits.values() if split.last is not None and split.best is not None
+    ]
+    if (
+        loss.nonfinite
+        or before <= 0
+        or after < SOLVED
+        or any(split.last != split.best for split in evaluated)
+    ):
+        return
+    gain = (before - after) / before
+    if gain < max(IMPROVING, 2 * _standard_error(loss, ((0.5, 0.75), (0.75, 1.0))) / before):
+        return
+    yield Observation(
+        f"the loss was still falling when the training ended: {100 * gain:.0f} % in the last quarter",
+        evidence("mean loss, third quarter", before)
+        + evidence("mean loss, last quarter", after, loss.last_step),
+        "medium",
+        f"train for more steps (here {loss.last_step}), with a schedule made for them",
+        "a longer training may end lower; ranks and spectra of an unfinished training look smaller",
+    )
+
+
+def _standard_error(loss: Series, parts: Sequence[tuple[float, float]] = ((0.25, 0.5), (0.75, 1.0))) -> float:
+    """Standard error of the difference between two parts of the loss curve."""
     errors = []
-    for start, end in ((0.25, 0.5), (0.75, 1.0)):
+    for start, end in parts:
         means = [bucket.mean for bucket in loss.part(start, end)]
         center = sum(means) / len(means)
         variance = sum((mean - center) ** 2 for mean in means) / max(len(means) - 1, 1)

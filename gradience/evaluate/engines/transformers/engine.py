@@ -36,7 +36,7 @@ from gradience.evaluate.engines.transformers.sharing import (
 )
 from gradience.models.context import context_of
 from gradience.models.devices import choose_device
-from gradience.models.load import load_base
+from gradience.models.load import load_base, quiet
 from gradience.models.rendering import token_counts
 from gradience.models.settings import ModelSettings
 
@@ -313,7 +313,8 @@ class TransformersEngine(Engine):
             True  # the factors come from the file; MiCA would take an SVD of every module first
         )
         if self._peft is None:
-            self._peft = get_peft_model(self.base, config, adapter_name=key)
+            with quiet():
+                self._peft = get_peft_model(self.base, config, adapter_name=key)
         else:
             self._peft.add_adapter(key, config)
         for wrapper in self._peft.modules():
