@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+
 from artifact_reference import key_table
+from pydantic import TypeAdapter
 
 from gradience.artifacts.records import RECORD_TYPES, ExamplesRun
 from gradience.artifacts.schemas import DescribedFields
@@ -16,5 +19,8 @@ def record_reference() -> str:
 
 
 def _section(title: str, model: type) -> str:
-    schema = model.model_json_schema(by_alias=True, mode="serialization", schema_generator=DescribedFields)
+    schema = TypeAdapter(model).json_schema(
+        by_alias=True, mode="serialization", schema_generator=DescribedFields
+    )
+    schema.setdefault("description", inspect.getdoc(model))
     return f"### {title}\n\n{' '.join(schema['description'].split())}\n\n{key_table(schema)}"
