@@ -84,11 +84,11 @@ def test_of_many_candidates_the_box_names_the_smallest_and_counts_the_others():
     bad = [
         good.model_copy(update={"name": f"bad{n}", "grade": "D", "reason": "inferior: …"}) for n in range(9)
     ]
-    unknown = good.model_copy(update={"name": "unsure", "grade": "C", "reason": "neither: …"})
+    unknown = good.model_copy(update={"name": "unsure", "grade": "C", "reason": "neither shown: it may …"})
     others = (*report.adapters[:2], *bad, unknown)
     box = in_the_box(to_page([Source("a", report.model_copy(update={"adapters": others}))]))
     assert "bad0, bad1, bad2 and 6 more are shown to be worse" in box
-    assert "unsure is neither shown to be as good nor to be worse: neither: …" in box
+    assert "unsure is neither shown to be as good nor to be worse: it may …" in box
 
 
 def test_a_control_that_is_not_as_expected_is_said_first():

@@ -97,7 +97,10 @@ def _evaluated(report: EvaluationReport) -> list[Note] | None:
     for grade, mark, words in OTHERS:
         rows = [row for row in graded if row.grade == grade]
         if rows:
-            reason = f": {rows[0].reason}" if len(rows) == 1 else ""
+            why = (
+                rows[0].reason.removeprefix("neither shown: ").removeprefix("inferior: ")
+            )  # `words` say that
+            reason = f": {why}" if len(rows) == 1 else ""
             names = Span(listed([row.name for row in rows], NAMED), "name")
             notes.append(Note(mark, (names, f" {noun(len(rows), 'is', 'are')} {words}{reason}")))
     return [*notes, *_inert(report)]
