@@ -51,7 +51,6 @@ ALLOWED = {
     "calibrate/heal/factors.py": {"safe_open"},
     "calibrate/heal/write.py": {"read_bytes"},
     "compress/rotate.py": {"copyfile"},
-    "shrink/rungs.py": {"read_text"},  # the mark that shrink left in its own folder
     "shrink/verb.py": {"copytree"},  # of a rung that was just written
     "tasks/harness/definition.py": {"read_bytes"},  # the YAML files of the installed lm-eval
     "models/load.py": {"from_pretrained"},

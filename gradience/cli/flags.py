@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
-from annotated_types import Ge
 from pydantic.fields import FieldInfo
 
 from gradience.artifacts.exact import exact_text
@@ -118,7 +117,7 @@ def _least(field: FieldInfo) -> int | None:
     """Return the smallest value of `Annotated[int, Field(ge=1)]`, optional or not."""
     inner = [item for part in get_args(field.annotation) for item in getattr(part, "__metadata__", ())]
     bounds = [*field.metadata, *(bound for item in inner for bound in getattr(item, "metadata", ()))]
-    return next((int(str(bound.ge)) for bound in bounds if isinstance(bound, Ge)), None)
+    return next((bound.ge for bound in bounds if hasattr(bound, "ge")), None)
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

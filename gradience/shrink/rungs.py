@@ -23,6 +23,7 @@ from gradience.errors import InputError, UsageError
 from gradience.plan.calibrated import ToSizeOfRank
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.words import listed
 
 AS_IT_IS: Mapping[str, Any] = {"adapter_name": None, "encoding": None, "dtype": None, "strip": ()}
@@ -130,7 +131,7 @@ class Healed:
         request = replace(source.healing, adapter=student, force=True)
         inputs, mark = read_heal_inputs(request), folder.with_suffix(".sha256")
         key = _key(inputs)
-        if mark.is_file() and mark.read_text(encoding="utf-8") == f"{key} {_files(folder)}":
+        if mark.is_file() and read_file(mark, MAX_SETTINGS_BYTES) == f"{key} {_files(folder)}".encode():
             return  # healed before an interruption, from the same inputs
         heal(inputs, folder)
         write_whole(mark, [f"{key} {_files(folder)}".encode()])
