@@ -23,22 +23,12 @@ runpy.run_module({program!r}, run_name="__main__", alter_sys=False)
 """
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("module", ["typer", "gradience.cli.audit", "gradience.audit.adapter"])
-=======
-@pytest.mark.parametrize(
-    "module", ["typer", "gradience.cli.help", "gradience.cli.audit", "gradience.audit.adapter"]
-)
->>>>>>> cf702ae (What the whole suite found)
 @pytest.mark.parametrize("program", ["gradience", "gradience.bench.aggregate"])
 def test_ctrl_c_during_an_import_has_no_traceback(module, program):
     code = IMPORTING.format(module=module, program=program)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=HANGS, check=False)
-<<<<<<< HEAD
     if program == "gradience.bench.aggregate" and module != "typer":
-=======
-    if program == "gradience.bench.aggregate" and "audit" in module:
->>>>>>> cf702ae (What the whole suite found)
         assert b"Traceback" not in done.stderr  # which it never imports
     else:
         assert (done.returncode, done.stderr) == (128 + signal.SIGINT, b"")
