@@ -42,6 +42,7 @@ class Part(BaseModel):
     """A block inside an artifact: frozen, no unknown keys, no NaN."""
 
     model_config = ConfigDict(
+        defer_build=True,  # an audit does not wait for the models of every other report
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,

@@ -18,7 +18,6 @@ from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.adapters.pairs import pairs_of
 from gradience.arguments import integer_argument, number_argument, path_argument, ranks_argument
 from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
-from gradience.artifacts.calibration import Calibration, calibration_argument
 from gradience.artifacts.hub_source import hub_source
 from gradience.artifacts.initial import initial_of
 from gradience.artifacts.run import Stopwatch
@@ -30,13 +29,14 @@ from gradience.audit.settings import settings_of
 from gradience.audit.summary import gain_of, summary_by_type, summary_of
 from gradience.blas import map_in_order, worker_threads
 from gradience.errors import UsageError
-from gradience.plan.effects import with_effects
 from gradience.plan.grids import checked_ranks
 from gradience.plan.suggestions import with_suggestions
 from gradience.progress import Progress
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from gradience.artifacts.calibration import Calibration
 
 DEFAULT_TAU = 0.90
 SAVE_INITIAL = (
@@ -89,7 +89,11 @@ def audit_adapter(
         )
     given = ranks.DEFAULT_GRID if allowed_ranks is None else ranks_argument("allowed_ranks", allowed_ranks)
     allowed = checked_ranks(given)
-    known = calibration_argument(calibration)
+    known = None
+    if calibration is not None:  # imported only if it is needed
+        from gradience.artifacts.calibration import calibration_argument
+
+        known = calibration_argument(calibration)
     watch = Stopwatch(command)
     limit = None if max_memory is None else integer_argument("max_memory", max_memory)
     how: dict[str, Any] = {
@@ -120,7 +124,11 @@ def audit_adapter(
             started=None if opened.initial is None else opened.init.lower(),
         )
         report = with_suggestions(_assemble(opened, digest.result(), facts, tau, watch), allowed)
-    return report if known is None else with_effects(report, known)
+    if known is None:
+        return report
+    from gradience.plan.effects import with_effects
+
+    return with_effects(report, known)
 
 
 @contextmanager
