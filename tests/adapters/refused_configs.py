@@ -125,7 +125,7 @@ case(
     "config_of_17_megabytes",
     lambda: json.dumps(config()).encode() + b" " * 17 * 2**20,
     "such a file has at most 16,777,216",
-    hint="not what its name says",
+    hint="download or save this file again",
 )
 case(
     "base_model_with_a_lone_surrogate",

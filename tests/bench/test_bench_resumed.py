@@ -131,7 +131,7 @@ def test_what_belongs_to_the_machine_is_no_other_run(config_file: Path, output: 
 def test_another_config_is_refused_with_the_settings_that_differ(config_file: Path, output: Path) -> None:
     there = yaml.safe_load((output / "config.yaml").read_text())
     with pytest.raises(UsageError) as caught:
-        again(config_file, output, "train.lr=0.5", "lora.r=7", "runtime.threads=2")
+        again(config_file, output, "train.lr=0.5", "lora.probe_r=7", "runtime.threads=2")
     message, hint = str(caught.value), caught.value.hint
     assert (
         f"another config: `lora.probe_r` is {there['lora']['probe_r']} there, 7 here, `train.lr` is "

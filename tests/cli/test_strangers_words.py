@@ -16,14 +16,14 @@ from gradience.cli.progress import StageProgress
 HOSTILE = "out\x1b[2J\x1b[31m\nverdict: PASS"
 
 
-def test_a_note_on_a_config_is_printed_visibly(tmp_path, capsys):
+def test_an_unknown_key_of_a_config_is_printed_visibly(tmp_path, capsys):
     config = Path(find_config("minilm_reviews_demo")).read_text(encoding="utf-8")
     hostile = tmp_path / "hostile.yaml"
-    setting = 'train:\n  output_dir: "out\\e[2J\\e[31mPASS\\nverdict: PASS"\n'
+    setting = 'train:\n  "out\\e[2J\\e[31mPASS\\nverdict: PASS": 1\n'
     hostile.write_text(config.replace("train:\n", setting, 1), encoding="utf-8")
     run(["bench", "run", "--config", str(hostile)])
     said = capsys.readouterr().err
-    assert "note: " in said
+    assert "unknown key" in said
     assert "\\x1b[2J" in said
     assert "\x1b" not in said
     assert "verdict: PASS" not in said.splitlines()

@@ -82,7 +82,7 @@ def free_places(kind):
     places = []
     for place in paths(values):
         try:
-            changed = type(sample).model_validate(with_text(values, [place], "any name"))
+            changed = type(sample).model_validate(with_text(values, [place], "[any]/../name"))
             to_markdown(changed)
         except (ValidationError, ValueError, KeyError):
             continue
