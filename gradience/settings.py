@@ -17,8 +17,8 @@ from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from gradience.config_errors import key_of, refused
-from gradience.errors import UsageError, WrongType
+from gradience.config_errors import refused
+from gradience.errors import GradienceError, UsageError, WrongType
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -49,7 +49,7 @@ class PythonOnly:
 
 def _path(value: Any) -> Any:
     if value is not None and not isinstance(value, str | os.PathLike):
-        raise ValueError(f"must be a path, not {type(value).__name__}")
+        raise ValueError("must be a path")
     return None if value is None else Path(os.fspath(value))
 
 
@@ -106,8 +106,30 @@ def settings_of(
     try:
         return kind(**{**(values or {}), **given})
     except ValidationError as error:
-        changes = {f"{name}={value}": {name: value} for name, value in given.items()}
-        raise refused(error, tuple(fields_of(kind)), str(path or ""), changes) from None
+        raise _refused(error, kind, given, path) from None
+
+
+def _refused(
+    error: ValidationError, kind: Any, given: Mapping[str, Any], path: Path | None
+) -> GradienceError:
+    """Return the error for a flag if one is to blame, else for the file."""
+    fields = fields_of(kind)
+    for detail in error.errors(include_url=False, include_context=False):
+        name = str(detail["loc"][0])
+        if name in given and name in fields:
+            message = detail["msg"].removeprefix("Value error, ")
+            return UsageError(
+                f"{flag_of(name, fields[name])} {given[name]}: {message}",
+                code="config-value",
+                hint="gradience help VERB lists the values of each flag",
+            )
+    return refused(error, tuple(fields), str(path or ""), {})
+
+
+def flag_of(name: str, field: FieldInfo) -> str:
+    """Return the long flag of a setting, such as `--base-model`."""
+    look = next((item for item in field.metadata if isinstance(item, Flag)), Flag())
+    return look.name or f"--{name.replace('_', '-')}"
 
 
 def public(kind: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]:
@@ -126,7 +148,7 @@ def public(kind: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]
             try:
                 settings = kind(*args, **kwargs)
             except ValidationError as error:
-                raise _wrong_argument(error) from None
+                raise _wrong_argument(error, kind) from None
             return run(settings)
 
         text, _, rest = (run.__doc__ or "").partition("\n\n    Raises ")
@@ -150,11 +172,14 @@ def _signature(kind: Any, returned: Any) -> Signature:
     return given.replace(parameters=parameters, return_annotation=returned)
 
 
-def _wrong_argument(error: ValidationError) -> WrongType:
-    """Return what is wrong with the first argument that is: `limit: Input should be a valid integer, not str ('x')`."""
+def _wrong_argument(error: ValidationError, kind: Any) -> WrongType:
+    """Return what is wrong with the first argument that is: `limit: Input should be a valid integer (got str 'x')`."""
     detail = error.errors(include_url=False, include_context=False)[0]
-    value = detail["input"]
-    name = key_of(detail, [str(part) for part in detail["loc"][:1]]) or str(detail["loc"][0])
-    shown = f" ({value!r:.40})" if isinstance(value, str | bytes | int | float) else ""
+    place = detail["loc"][0]
+    name = list(signature(kind).parameters)[place] if isinstance(place, int) else place
     message = detail["msg"].removeprefix("Value error, ")
-    return WrongType(f"{name}: {message}: {type(value).__name__}{shown}", code="wrong-type")
+    if "missing" in detail["type"]:
+        return WrongType(f"{name} is missing", code="wrong-type")
+    value = detail["input"]
+    shown = f" {value!r:.40}" if isinstance(value, str | bytes | int | float) else ""
+    return WrongType(f"{name}: {message} (got {type(value).__name__}{shown})", code="wrong-type")

@@ -47,7 +47,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}",
             code="config-not-found",
-            hint="check the path; --peft and --training take files, gradience check takes folders too",
+            hint="check the path; if a folder holds the configuration, name the file in it",
         )
     try:
         text = read_file(path, MAX_BYTES)

@@ -254,6 +254,8 @@ def run(arguments: list[str] | None = None) -> int:
         if stopped.code == ExitCode.TERMINATED:
             say_how_to_resume(arguments)
         raise
+    if code == ExitCode.INTERRUPTED:  # typer turns Ctrl-C in a verb into this code
+        say_how_to_resume(arguments)
     return code if isinstance(code, int) else ExitCode.DONE
 
 

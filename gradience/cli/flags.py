@@ -18,7 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from gradience.artifacts.exact import exact_text
-from gradience.settings import Flag, fields_of, section_of_field
+from gradience.settings import Flag, fields_of, flag_of, section_of_field
 
 TYPER: Mapping[Any, Any] = {bool: bool, int: int, float: float, str: str}
 
@@ -71,7 +71,7 @@ def _parameter(settings: type, name: str, field: FieldInfo) -> inspect.Parameter
         info: Any = typer.Argument(metavar=look.metavar or None, help=help_text)
         annotation: Any = Annotated[kind if needed else kind | None, info]
     else:
-        words = [look.name or f"--{name.replace('_', '-')}", *([look.short] if look.short else [])]
+        words = [flag_of(name, field), *([look.short] if look.short else [])]
         info = typer.Option(
             *words,
             metavar=look.metavar or ("" if kind is bool else None),

@@ -114,7 +114,7 @@ def shrink(
             answering, walked = walk(prepared, start, output, watcher, make)
         plan_sha256 = sha256_file(output / PLAN)
         report = report_of(prepared, plan_sha256, answering.fingerprint, dev, start, walked, watch)
-        put_in_place(output, report.smallest)
+        put_in_place(output, report.smallest, watcher.note)
         _save(report, output, pages)
         return report
 
@@ -141,13 +141,16 @@ def _save(report: ShrinkReport, output: Path, pages: Pages | None) -> None:
     write_digests(output, {*names, *(name for name in files_below(output) if name.startswith(beside))})
 
 
-def put_in_place(output: Path, name: str | None) -> None:
+def put_in_place(output: Path, name: str | None, note: Callable[[str], None]) -> None:
     """Have the rung of this name in `adapter/`, as it was evaluated; None leaves no adapter there."""
     target = output / ADAPTER
     if name is None:
         with write_errors(target):
             if target.exists():
                 shutil.rmtree(target)
+                note(
+                    f"{target} is removed: no smaller adapter is shown any more; {output / RUNGS} keeps those tested"
+                )
         return
     source = output / RUNGS / name
     if target.exists() and all(_same(source / file, target / file) for file in (WEIGHTS, CONFIG)):

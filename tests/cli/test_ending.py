@@ -17,7 +17,7 @@ class Finder:
         if name == {module!r}:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
-sys.argv = ["gradience", "audit", "nowhere"]
+sys.argv = ["gradience", *{words!r}]
 import runpy
 runpy.run_module({program!r}, run_name="__main__", alter_sys=False)
 """
@@ -26,12 +26,30 @@ runpy.run_module({program!r}, run_name="__main__", alter_sys=False)
 @pytest.mark.parametrize("module", ["typer", "gradience.cli.audit", "gradience.audit.adapter"])
 @pytest.mark.parametrize("program", ["gradience", "gradience.bench.aggregate"])
 def test_ctrl_c_during_an_import_has_no_traceback(module, program):
-    code = IMPORTING.format(module=module, program=program)
+    code = IMPORTING.format(module=module, program=program, words=["audit", "nowhere"])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=HANGS, check=False)
     if program == "gradience.bench.aggregate" and module != "typer":
         assert b"Traceback" not in done.stderr  # which it never imports
     else:
         assert (done.returncode, done.stderr) == (128 + signal.SIGINT, b"")
+
+
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [
+        (["shrink", "a", "-o", "out"], "gradience.shrink.plan"),
+        (["evaluate", "a", "-o", "out"], "gradience.evaluate.inputs"),
+        (["fleet", "zoo", "-o", "rows.jsonl"], "gradience.fleet.verb"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_ctrl_c_in_a_verb_says_how_to_resume(words, module):
+    """A real Ctrl-C, when the verb imports `module`: typer turns it into an exit code, no exception."""
+    code = IMPORTING.format(module=module, program="gradience", words=words)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=HANGS, check=False)
+    assert done.returncode == 130
+    line = f"\nstopped; to resume, run the same command again: gradience {' '.join(words)}\n"
+    assert done.stderr.decode() == line
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_what_is_given_takes_the_place_of_what_the_file_says(config, tmp_path, m
         ({"limit": 0}, {}, 3, "evaluate.yaml: `limit`: Input should be greater than", "configs.md"),
         ({"margin": "much"}, {}, 3, "`margin`: 'much' is not a number such as 0.025", "configs.md"),
         ({"allow_code": True}, {}, 3, "unknown key `allow_code`", "configs.md"),
-        ({}, {"role": "train"}, 2, "role=train: `role`: Input should be 'confirm' or 'dev'", "configs.md"),
+        ({}, {"role": "train"}, 2, "--role train: Input should be 'confirm' or 'dev'", "gradience help"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(config, values, given, exit_code, said, hint):
