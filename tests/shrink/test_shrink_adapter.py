@@ -197,7 +197,9 @@ def test_a_dora_is_written_for_the_base_that_it_stands_on(folder, tmp_path):
 def test_nothing_shown_leaves_no_adapter_and_says_what_could_be_shown(folder, tmp_path):
     output = tmp_path / "out"
     assert (shrink(folder, output).smallest, (output / "adapter").is_dir()) == ("rank1", True)
-    report = shrink(folder, output, margin="0.0001")
+    watcher = Notes()
+    report = shrink(folder, output, margin="0.0001", watcher=watcher)
+    assert any("adapter is removed: no smaller adapter is shown" in note for note in watcher.notes)
     first = report.rungs[0]
     assert (report.smallest, report.smallest_sha256, (output / "adapter").exists()) == (None, None, False)
     assert first.status in ("not shown", "inferior")
