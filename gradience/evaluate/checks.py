@@ -32,6 +32,8 @@ def notes_of(inputs: Inputs) -> Iterator[str]:
     """
     for module in ("torch", "transformers"):
         require(module, extra="hf")
+    if inputs.model.quantization is not None:
+        require("bitsandbytes", extra="qlora")
     from transformers import AutoConfig
 
     from gradience.models.load import dtype_of, from_folder, load_tokenizer, stored_dtype

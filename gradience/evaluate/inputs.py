@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,12 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
                 hint=f"give --data FILE, or --task with one of {', '.join(tasks.PROFILES)}",
             )
         return tasks.load(request.task, options, folder=folder, needed=())
+    if request.task in tasks.PROFILES and "file" not in signature(tasks.find(request.task)).parameters:
+        raise UsageError(
+            f"--task {request.task} brings its own examples, and --data {request.data} is given",
+            code="data-and-task",
+            hint="leave one of them out",
+        )
     more: Mapping[str, Any] = {}
     profile = request.task
     if profile is None:

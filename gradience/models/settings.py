@@ -31,7 +31,7 @@ class BaseSettings:
     base_model: Annotated[
         str | os.PathLike[str] | None, BeforeValidator(_name), Flag("ID_OR_PATH", "-b", text=True)
     ] = None
-    """A folder, a name on the hub, or embedded:minilm; by default what the adapter's config names."""
+    """A folder, a name on the hub, embedded:minilm or embedded:smollm2; by default what the adapter's config names."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Flag("NAME")] = "auto"
     """Precision of the base's weights."""
     quantization: Annotated[Literal["nf4"] | None, Flag("NAME")] = None

@@ -272,6 +272,7 @@ def test_an_adapter_of_another_base_is_a_row_that_says_so(folder):
         (["reference", "other", "reference"], {}, "same-adapter"),
         (["reference"], {"data": None}, "no-task"),
         (["reference"], {"margin": 0}, "bad-margin"),
+        (["reference"], {"task": "reviews"}, "data-and-task"),
         (["reference"], {"margin": "a lot"}, "wrong-type"),
         (["three"], {}, "labels-differ"),
         (["causal"], {}, "wrong-model"),
