@@ -1,7 +1,7 @@
 """What a server says is checked before huggingface_hub uses it: where a request goes, what is named, how long it is.
 
 huggingface_hub makes files of what a server names (its commit, the ETag of a file), follows a redirect to any address,
-and reads an answer to its end, however long: docs/decisions/024-answers-of-a-hub.md.
+and reads an answer to its end, however long: docs/decisions/025-answers-of-a-hub.md.
 """
 
 from __future__ import annotations
