@@ -194,11 +194,18 @@ def _copies(report: FleetReport, *, brief: bool) -> list[Block]:
     ]
 
 
+ALLOWED = "Add --allow-pickle to read it in a sandboxed process."
+
+
 def _failures(report: FleetReport) -> list[Block]:
     if not report.failures:
         return []
     notes = [
-        Note("error", _failing(failure.code, failure.adapters, failure.first), [failure.message])
+        Note(
+            "error",
+            _failing(failure.code, failure.adapters, failure.first),
+            [failure.message, *([ALLOWED] if failure.code == "pickle" else [])],
+        )
         for failure in report.failures
     ]
     return [Heading("What could not be measured?"), Notes(notes)]

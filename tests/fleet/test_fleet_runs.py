@@ -135,7 +135,7 @@ def test_pickles_get_a_row_where_they_are_allowed(here):
     weights = here / "pickled" / "one" / "adapter_model.safetensors"
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    audit_fleet("pickled", "fleet.jsonl")
+    assert "Add --allow-pickle" in fleet_text(audit_fleet("pickled", "fleet.jsonl"))
     assert [row.error for row in read_rows(Path("fleet.jsonl"))] == ["pickle"]
     assert run(["fleet", "pickled", "-o", "fleet.jsonl", "--allow-pickle", "--quiet"]) == 0
     (row,) = read_rows(Path("fleet.jsonl"))
