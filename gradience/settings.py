@@ -113,7 +113,7 @@ def _refused(
     error: ValidationError, kind: Any, given: Mapping[str, Any], path: Path | None
 ) -> GradienceError:
     """Return the error for a flag if one is to blame, else for the file."""
-    fields = fields_of(kind)
+    fields, verb = fields_of(kind), kind.__name__.removesuffix("Settings").lower()
     for detail in error.errors(include_url=False, include_context=False):
         name = str(detail["loc"][0])
         if name in given and name in fields:
@@ -121,7 +121,7 @@ def _refused(
             return UsageError(
                 f"{flag_of(name, fields[name])} {given[name]}: {message}",
                 code="config-value",
-                hint="gradience help VERB lists the values of each flag",
+                hint=f"gradience help {verb} describes {flag_of(name, fields[name])}",
             )
     return refused(error, tuple(fields), str(path or ""), {})
 

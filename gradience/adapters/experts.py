@@ -83,8 +83,8 @@ def guessed_orders(config: PeftConfig) -> list[str]:
 def layout_of(config: PeftConfig, parameter: str) -> str | None:
     """Return the order of the columns of a stacked lora_B, by the marker that Unsloth writes.
 
-    None: Unsloth wrote the adapter without a marker, so the order is not known. The value of a marker is returned as it
-    is where it is none of `LAYOUTS`. Without Unsloth it is PEFT's order.
+    None: Unsloth wrote the adapter without a marker, so the order is not known. A marker that is not in `LAYOUTS` is
+    returned unchanged. An adapter that Unsloth did not write has PEFT's order.
     """
     name = parameter.rpartition(".")[2]
     mapping = config.fields.get("auto_mapping")

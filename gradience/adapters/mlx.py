@@ -140,7 +140,7 @@ def _bad(path: Path | None, what: str) -> InputError:
 
 
 def _scale(path: Path | None, fields: Mapping[str, Any]) -> float | str:
-    """What the product of the factors is multiplied by, or why the config does not tell.
+    """Return the factor of B·A, or the reason why the config does not determine it.
 
     mlx-lm multiplied by scale·alpha/rank up to 0.14.1 and by scale alone from 0.14.2 on, whatever alpha its config has:
     the layers of 0.12.1 to 0.19.0 were run. The keys of its configs did not change with that. Configs from 0.19.0 on

@@ -248,7 +248,7 @@ def too_large(expression: str) -> str | None:
 
 
 def has_many_repeats(expression: str) -> bool:
-    """Whether the numbers in its braces multiply to more than `MAX_REPEATS`."""
+    """Return True if the numbers in its braces multiply to more than `MAX_REPEATS`."""
     numbers = [int(number[:9]) for pair in _REPEAT.findall(expression) for number in pair if number]
     return math.prod(max(1, number) for number in numbers) > MAX_REPEATS
 
@@ -259,7 +259,7 @@ TRIAL_SECONDS = 5
 """Processor time for comparing the expressions of a config with all names of a base; ordinary ones need 0.1 s."""
 STARTING_SECONDS = 120
 MAX_PATTERNS = 5000
-"""Of a field: PEFT compares and compiles each for each module."""
+"""Patterns that a field may have: PEFT compiles and compares every one for every module."""
 V4_EXPERTS = ("gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj")
 """PEFT 0.21 tries these names beside each parameter as well (utils/transformers_weight_conversion.py)."""
 _TRIAL = """

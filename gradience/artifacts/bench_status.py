@@ -1,4 +1,4 @@
-"""`gradience bench status --json`: how far a run is, what it is at, and what failed."""
+"""`gradience bench status --json`: the progress of a run, its current stage, and its failures."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class CalibrationReport(Report):
     modules: tuple[CalibratedModule, ...]
     excluded: tuple[ExcludedModule, ...]
     notes: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
-    """What a reader must know before the figures. Absent where there is nothing to be said."""
+    """Notes to read before the figures; absent if there are none."""
     run: RunInfo
 
 
@@ -163,7 +163,7 @@ class CalibrationForecast(Artifact):
     process_bytes: int
     """Python and the libraries; 0 for a GPU."""
     weights_bytes: int
-    """Of the base."""
+    """Weights of the base."""
     file_bytes: int
     """Of the calibration, if no module is excluded."""
     held_bytes: int

@@ -116,7 +116,7 @@ class HealReport(Report):
     carried_files: tuple[str, ...]
     left_out_files: tuple[str, ...]
     notes: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
-    """What a reader must know before the figures. Absent where there is nothing to be said."""
+    """Notes to read before the figures; absent if there are none."""
     run: RunInfo
 
 
@@ -147,6 +147,6 @@ class HealForecast(Artifact):
     process_bytes: int
     """Python and the libraries; 0 for a GPU."""
     weights_bytes: int
-    """Of the base."""
+    """Weights of the base."""
     held_bytes: int
     """Factors of both adapters, gradients, the optimiser's moments and the best factors so far, beside the base."""

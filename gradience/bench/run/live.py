@@ -1,7 +1,7 @@
 """`.live.json`: what the process that runs a Bench is at, for `gradience bench status` and for nobody else.
 
 It is written at each stage, and every few seconds within one, and removed when the run ends by itself. Whether the run
-that wrote it goes on is told by the lock of its folder.
+that wrote it is still running is shown by the lock of its folder.
 """
 
 from __future__ import annotations
