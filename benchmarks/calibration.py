@@ -26,8 +26,6 @@ from typing import Any
 import numpy as np
 
 from gradience import AuditReport, ToBudget, ToRank, audit_adapter, calibrate_adapter, plan_compression, tasks
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.compression import CompressionPlan
 from gradience.bench.arms.arm import Healed, Source
 from gradience.bench.arms.controls.probe_healed import PROBE_HEALED
 from gradience.bench.arms.controls.random_directions import write_random_directions
@@ -39,6 +37,8 @@ from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.settings import ModelSettings
 from gradience.plan.calibrated import ToKl, svd_kl, with_calibration
 from gradience.plan.modules import modules_of
+from gradience.reports.calibration import Calibration
+from gradience.reports.compression import CompressionPlan
 from gradience.tasks.base import ClassificationTask
 
 PROBE = "probe"

@@ -32,12 +32,12 @@ import torch
 
 from gradience import ToBudget, ToRank, audit_adapter, calibrate_adapter, plan_compression, tasks
 from gradience.adapters.formats import open_adapter
-from gradience.artifacts.calibration import Calibration
 from gradience.calibrate import passes
 from gradience.compress.adapter import write_compressed
 from gradience.evaluate import evaluate_classification, evaluate_generation, evaluate_scores, kl_divergence
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.settings import ModelSettings
+from gradience.reports.calibration import Calibration
 from gradience.tasks.base import ClassificationTask
 
 PROBE = "probe"

@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from gradience.artifacts.records import ClassificationRecord, Evaluation, count
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.evaluate import diverge, evaluate_classification
 from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.files.records import ClassificationRecord, Evaluation, count
 from gradience.models.settings import ModelSettings
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToRank

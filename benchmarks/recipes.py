@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradience import tasks
-from gradience.artifacts.records import count
-from gradience.artifacts.training import TrainingReport
 from gradience.evaluate import evaluate_classification, evaluate_generation, evaluate_scores
 from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.files.records import count
 from gradience.models.settings import ModelSettings
+from gradience.reports.training import TrainingReport
 from gradience.tasks.base import ClassificationTask, GenerationTask, Task
 from gradience.training.network import Trained
 from gradience.training.settings import TrainSettings

@@ -11,21 +11,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradience.artifacts.audit import AuditReport
-    from gradience.artifacts.bench import Bench
-    from gradience.artifacts.bench_aggregate import BenchAggregate
-    from gradience.artifacts.calibration import Calibration, CalibrationReport
-    from gradience.artifacts.check import CheckReport
-    from gradience.artifacts.comparison import ComparisonReport
-    from gradience.artifacts.compression import CompressionPlan, CompressionReport
-    from gradience.artifacts.conversion import ConversionReport
-    from gradience.artifacts.evaluation import EvaluationReport
-    from gradience.artifacts.evidence import EvidenceReport
-    from gradience.artifacts.fleet import FleetReport
-    from gradience.artifacts.fleet_compression import FleetCompression
-    from gradience.artifacts.heal import HealReport
-    from gradience.artifacts.monitor import MonitorReport
-    from gradience.artifacts.shrink import ShrinkReport
     from gradience.audit.adapter import audit_adapter
     from gradience.calibrate.heal.verb import heal_adapter
     from gradience.calibrate.verb import calibrate_adapter
@@ -53,6 +38,21 @@ if TYPE_CHECKING:
     from gradience.plan.calibrated import ToKl
     from gradience.plan.compression import plan_compression
     from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion
+    from gradience.reports.audit import AuditReport
+    from gradience.reports.bench import Bench
+    from gradience.reports.bench_aggregate import BenchAggregate
+    from gradience.reports.calibration import Calibration, CalibrationReport
+    from gradience.reports.check import CheckReport
+    from gradience.reports.comparison import ComparisonReport
+    from gradience.reports.compression import CompressionPlan, CompressionReport
+    from gradience.reports.conversion import ConversionReport
+    from gradience.reports.evaluation import EvaluationReport
+    from gradience.reports.evidence import EvidenceReport
+    from gradience.reports.fleet import FleetReport
+    from gradience.reports.fleet_compression import FleetCompression
+    from gradience.reports.heal import HealReport
+    from gradience.reports.monitor import MonitorReport
+    from gradience.reports.shrink import ShrinkReport
     from gradience.shrink.verb import shrink_adapter
     from gradience.telemetry import TelemetryReader, TelemetryWriter
 
@@ -60,32 +60,32 @@ __version__ = "0.1.0"
 
 # Public name -> the module it lives in. A new public name is one line here, one above, one in __all__.
 _HOME = {
-    "AuditReport": "gradience.artifacts.audit",
-    "Bench": "gradience.artifacts.bench",
-    "BenchAggregate": "gradience.artifacts.bench_aggregate",
-    "Calibration": "gradience.artifacts.calibration",
-    "CalibrationReport": "gradience.artifacts.calibration",
-    "CheckReport": "gradience.artifacts.check",
-    "ComparisonReport": "gradience.artifacts.comparison",
-    "CompressionPlan": "gradience.artifacts.compression",
-    "CompressionReport": "gradience.artifacts.compression",
-    "ConversionReport": "gradience.artifacts.conversion",
+    "AuditReport": "gradience.reports.audit",
+    "Bench": "gradience.reports.bench",
+    "BenchAggregate": "gradience.reports.bench_aggregate",
+    "Calibration": "gradience.reports.calibration",
+    "CalibrationReport": "gradience.reports.calibration",
+    "CheckReport": "gradience.reports.check",
+    "ComparisonReport": "gradience.reports.comparison",
+    "CompressionPlan": "gradience.reports.compression",
+    "CompressionReport": "gradience.reports.compression",
+    "ConversionReport": "gradience.reports.conversion",
     "EngineError": "gradience.errors",
-    "EvaluationReport": "gradience.artifacts.evaluation",
-    "EvidenceReport": "gradience.artifacts.evidence",
-    "FleetCompression": "gradience.artifacts.fleet_compression",
-    "FleetReport": "gradience.artifacts.fleet",
+    "EvaluationReport": "gradience.reports.evaluation",
+    "EvidenceReport": "gradience.reports.evidence",
+    "FleetCompression": "gradience.reports.fleet_compression",
+    "FleetReport": "gradience.reports.fleet",
     "GradienceCallback": "gradience.live.callback",
     "GradienceError": "gradience.errors",
-    "HealReport": "gradience.artifacts.heal",
+    "HealReport": "gradience.reports.heal",
     "IncompleteError": "gradience.errors",
     "InputError": "gradience.errors",
     "LockedError": "gradience.errors",
     "MissingExtra": "gradience.errors",
-    "MonitorReport": "gradience.artifacts.monitor",
+    "MonitorReport": "gradience.reports.monitor",
     "NetworkError": "gradience.errors",
     "OutputError": "gradience.errors",
-    "ShrinkReport": "gradience.artifacts.shrink",
+    "ShrinkReport": "gradience.reports.shrink",
     "SpectralTracker": "gradience.live",
     "TelemetryReader": "gradience.telemetry",
     "TelemetryWriter": "gradience.telemetry",
@@ -171,7 +171,7 @@ def __getattr__(name: str) -> Any:
     except KeyError:
         raise AttributeError(f"module 'gradience' has no attribute {name!r}") from None
     value = getattr(importlib.import_module(home), name)
-    if "gradience.artifacts.report" in sys.modules:  # a report that somebody gets shows itself
+    if "gradience.reports.base.report" in sys.modules:  # a report that somebody gets shows itself
         importlib.import_module("gradience.report.faces")
     globals()[name] = value
     return value

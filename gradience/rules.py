@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from gradience.artifacts.finding import Severity
+from gradience.reports.base.finding import Severity
 
 Subject = TypeVar("Subject")
 Statement = TypeVar("Statement")

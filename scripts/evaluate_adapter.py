@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from gradience.artifacts.records import ClassificationRecord, Evaluation, count
 from gradience.errors import GradienceError
 from gradience.evaluate import diverge, evaluate_classification
 from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.files.records import ClassificationRecord, Evaluation, count
 from gradience.models.settings import ModelSettings
 from gradience.tasks import reviews
 

@@ -7,8 +7,8 @@ import inspect
 from artifact_reference import key_table
 from pydantic import TypeAdapter
 
-from gradience.artifacts.records import RECORD_TYPES, ExamplesRun
-from gradience.artifacts.schemas import DescribedFields
+from gradience.files.records import RECORD_TYPES, ExamplesRun
+from gradience.reports.base.schemas import DescribedFields
 
 
 def record_reference() -> str:

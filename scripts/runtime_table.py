@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gradience.artifacts.compression import Encoding, RuntimeVerdict
 from gradience.compress.encodings import Target, encode_modules
+from gradience.reports.compression import Encoding, RuntimeVerdict
 from gradience.runtimes.parts import Parts, is_general, parts_of
 from gradience.runtimes.record import Failure, Runs, RuntimeRecord
 from gradience.runtimes.scales import LoadedAdapter, LoadedModule

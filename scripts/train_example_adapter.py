@@ -35,12 +35,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
-from gradience.artifacts.records import count
 from gradience.digests import sha256_file
 from gradience.errors import GradienceError
 from gradience.evaluate import evaluate_classification, fixed_batches
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.classification import classify_batch
+from gradience.files.records import count
 from gradience.models.embedded import MINILM, REVIEWS, minilm
 from gradience.models.settings import ModelSettings
 from gradience.tasks import reviews

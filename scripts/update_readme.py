@@ -21,19 +21,19 @@ from typing import Any, NamedTuple
 
 from blocks import only_checking, replace_block
 
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.evaluation import EvaluationReport
-from gradience.artifacts.fleet import FleetReport
-from gradience.artifacts.fleet_compression import FleetCompression
-from gradience.artifacts.shrink import ShrinkReport
 from gradience.cli.app import main as main_of_gradience
 from gradience.report.bench.numbers import mean_percent, points
 from gradience.report.bench.sections import status_of
 from gradience.report.evaluation import evaluation_text
 from gradience.report.fleet import fleet_text
 from gradience.report.fleet_compression import fleet_compression_text
-from gradience.report.numbers import percent, plural
 from gradience.report.shrink import shrink_text
+from gradience.reports.base.numbers import percent, plural
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.evaluation import EvaluationReport
+from gradience.reports.fleet import FleetReport
+from gradience.reports.fleet_compression import FleetCompression
+from gradience.reports.shrink import ShrinkReport
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "gradience/examples/minilm-reviews-r8"

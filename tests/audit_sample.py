@@ -9,12 +9,12 @@ import numpy as np
 
 from gradience import ranks
 from gradience.adapters.families import family_of
-from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
-from gradience.artifacts.finding import Finding
-from gradience.artifacts.run import RunInfo
 from gradience.audit.measures import MEASURES, Update
 from gradience.audit.summary import gain_of, summary_by_type, summary_of
 from gradience.plan.suggestions import with_suggestions
+from gradience.reports.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
+from gradience.reports.base.finding import Finding
+from gradience.reports.base.run import RunInfo
 
 MISTRAL = {
     "self_attn.q_proj": (4096, 4096),

@@ -9,20 +9,6 @@ from typing import Any
 
 from audit_sample import mistral_rows, report
 
-from gradience.artifacts.bench import (
-    Bench,
-    BenchData,
-    BenchEnvironment,
-    DivergenceSummary,
-    Gate,
-    Measures,
-    Pairs,
-    Probe,
-    TrainingFacts,
-)
-from gradience.artifacts.bench_plan import DataSplit
-from gradience.artifacts.packed import pack
-from gradience.artifacts.run import RunInfo
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest
 from gradience.bench.plan.variants import PlannedVariant, plan_variants
@@ -37,6 +23,20 @@ from gradience.bench.verdict.results import (
     summary,
     unmeasured,
 )
+from gradience.files.packed import pack
+from gradience.reports.base.run import RunInfo
+from gradience.reports.bench import (
+    Bench,
+    BenchData,
+    BenchEnvironment,
+    DivergenceSummary,
+    Gate,
+    Measures,
+    Pairs,
+    Probe,
+    TrainingFacts,
+)
+from gradience.reports.bench_plan import DataSplit
 
 MISTRAL = {
     "model": {"name": "mistralai/Mistral-7B-v0.1", "type": "causal_lm"},

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from gradience.artifacts.calibration import (
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.calibration import (
     CalibratedModule,
     CalibrationForecast,
     CalibrationReport,
     ExcludedModule,
 )
-from gradience.artifacts.run import Stopwatch
 
 
 def calibration_report() -> CalibrationReport:

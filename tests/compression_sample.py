@@ -9,18 +9,18 @@ from typing import Any
 from audit_sample import MISTRAL
 
 from gradience import ranks
-from gradience.artifacts.audit import TensorNote
-from gradience.artifacts.comparison import ComparisonReport, ModuleComparison, Replicates
-from gradience.artifacts.compression import (
+from gradience.reports.audit import TensorNote
+from gradience.reports.base.run import RunInfo
+from gradience.reports.base.source import HubSource
+from gradience.reports.comparison import ComparisonReport, ModuleComparison, Replicates
+from gradience.reports.compression import (
     CompressionPlan,
     CompressionReport,
     ModulePlan,
     ModuleResult,
     RuntimeVerdict,
 )
-from gradience.artifacts.conversion import ConversionReport
-from gradience.artifacts.hub_source import HubSource
-from gradience.artifacts.run import RunInfo
+from gradience.reports.conversion import ConversionReport
 
 RUN = RunInfo(
     gradience_version="0.1.0",

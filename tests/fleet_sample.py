@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from gradience.artifacts.fleet import BaseGroup, Copies, Failure, FleetReport, FleetRow, Forcing, Step
-from gradience.artifacts.fleet_compression import FleetCompression, Squeezed
-from gradience.artifacts.run import Stopwatch
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.fleet import BaseGroup, Copies, Failure, FleetReport, FleetRow, Forcing, Step
+from gradience.reports.fleet_compression import FleetCompression, Squeezed
 
 RUN = Stopwatch("gradience fleet zoo", started=datetime(2026, 1, 1, tzinfo=UTC)).run_info()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gradience.artifacts.heal import HealCheck, HealForecast, HealReport, HeldOutRow, MeanKl
-from gradience.artifacts.run import Stopwatch
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.heal import HealCheck, HealForecast, HealReport, HeldOutRow, MeanKl
 
 
 def heal_report() -> HealReport:

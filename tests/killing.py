@@ -21,7 +21,7 @@ from typing import Any
 import gradience
 
 PACKAGE = Path(gradience.__file__).parent
-WRITING = ("artifacts/base.py", "artifacts/scratch.py", "artifacts/whole.py")
+WRITING = ("files/artifact.py", "files/scratch.py", "files/whole.py")
 KILLED = -signal.SIGKILL
 HANGS = 1800
 """Seconds after which a process is taken for one that never ends: a guard against waiting for ever, no measure."""

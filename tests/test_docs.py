@@ -15,12 +15,13 @@ import jsonschema
 import pytest
 import typer.main
 
-import gradience.artifacts
-from gradience.artifacts.base import Artifact
-from gradience.artifacts.report import Report
+import gradience.files
+import gradience.reports
 from gradience.cli.app import app
 from gradience.cli.demo import example_adapter
 from gradience.cli.schema import ArtifactName, schema_text
+from gradience.files.artifact import Artifact
+from gradience.reports.base.report import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -47,10 +48,13 @@ def test_a_schema_is_valid(name):
 def test_every_artifact_has_a_schema():
     """An artifact is a file that somebody else reads: none is left out."""
     with_schema = {name.model for name in ArtifactName}
-    for module in pkgutil.iter_modules(gradience.artifacts.__path__, "gradience.artifacts."):
-        importlib.import_module(module.name)
+    for package in (gradience.files, gradience.reports):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
     kinds = {*Artifact.__subclasses__(), *Report.__subclasses__()} - {Report}
-    ours = {cls.__name__ for cls in kinds if cls.__module__.startswith("gradience.artifacts.")}
+    ours = {
+        cls.__name__ for cls in kinds if cls.__module__.startswith(("gradience.files.", "gradience.reports."))
+    }
     assert ours == with_schema
 
 

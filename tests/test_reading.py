@@ -31,14 +31,14 @@ ALLOWED = {
     "cli/app.py": {"os.open"},  # /dev/null, to write
     "cli/env.py": {"read_text"},  # /proc/cpuinfo, which has no size
     "training/memory.py": {"read_text"},  # /proc/self/status
-    "artifacts/scratch.py": {"os.open"},  # to lock and to sync, not to read
-    "artifacts/whole.py": {"os.open", "open"},  # to sync
+    "files/scratch.py": {"os.open"},  # to lock and to sync, not to read
+    "files/whole.py": {"os.open", "open"},  # to sync
     "telemetry/writer.py": {"os.open"},  # to write
     "fleet/journal.py": {"os.open", "fdopen"},  # to append
     "evaluate/checks.py": {"read_text"},  # /proc/meminfo and the limit of a container
     "models/chat_process.py": {"read_text"},  # /proc/self/statm
     "adapters/tensors.py": {"read_bytes"},  # of a TensorFile
-    "artifacts/calibration.py": {"read_bytes"},  # of a TensorFile
+    "reports/calibration.py": {"read_bytes"},  # of a TensorFile
     "report/page/render.py": {"read_text"},  # of the package's own files
     "adapters/npz.py": {"fdopen", "ZipFile"},  # of what open_regular has opened
     "compress/carry.py": {"fdopen", "ZipFile"},  # of what open_regular has opened

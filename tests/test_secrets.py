@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from gradience.artifacts.shared_names import command_text, path_text, sentence_text, values_text
+from gradience.files.shared_names import command_text, path_text, sentence_text, values_text
 from gradience.redaction import shareable, without_secrets
 from gradience.telemetry import Redaction
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gradience.artifacts.shared_names import command_text, path_text, paths_text, sentence_text, values_text
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
+from gradience.files.shared_names import command_text, path_text, paths_text, sentence_text, values_text
 
 RUNS = Path(__file__).parent / "monitor" / "runs"
 

@@ -17,11 +17,6 @@ from gradience.adapters.inventory import SkippedTensor
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.adapters.pairs import pairs_of
 from gradience.arguments import integer_argument, number_argument, path_argument, ranks_argument
-from gradience.artifacts.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
-from gradience.artifacts.hub_source import hub_source
-from gradience.artifacts.initial import initial_of
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shared_names import path_text
 from gradience.audit.findings import Facts, find
 from gradience.audit.in_memory import as_folder, is_peft_model
 from gradience.audit.module import measure_pair
@@ -29,14 +24,18 @@ from gradience.audit.settings import settings_of
 from gradience.audit.summary import gain_of, summary_by_type, summary_of
 from gradience.blas import map_in_order, worker_threads
 from gradience.errors import UsageError
+from gradience.files.shared_names import path_text
 from gradience.plan.grids import checked_ranks
 from gradience.plan.suggestions import with_suggestions
 from gradience.progress import Progress
+from gradience.reports.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.source import hub_source, initial_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from gradience.artifacts.calibration import Calibration
+    from gradience.reports.calibration import Calibration
 
 DEFAULT_TAU = 0.90
 SAVE_INITIAL = (
@@ -91,7 +90,7 @@ def audit_adapter(
     allowed = checked_ranks(given)
     known = None
     if calibration is not None:  # imported only if it is needed
-        from gradience.artifacts.calibration import calibration_argument
+        from gradience.reports.calibration import calibration_argument
 
         known = calibration_argument(calibration)
     watch = Stopwatch(command)

@@ -10,16 +10,22 @@ import numpy as np
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.base_weights import BaseWeights
-from gradience.artifacts.audit import AuditReport, LayerAudit
-from gradience.artifacts.dominance import BaseComparison, Dominance, DoraChange, NotCompared
-from gradience.artifacts.shared_names import path_text
 from gradience.audit.dora import DoraUpdate, magnitudes_of
 from gradience.audit.norms import Blocks, Norms, cached_norms, norms_of
 from gradience.blas import worker_threads
 from gradience.errors import InputError
+from gradience.files.shared_names import path_text
 from gradience.lanczos import TOLERANCE
 from gradience.progress import Progress
 from gradience.ranks import percentile
+from gradience.reports.audit import (
+    AuditReport,
+    BaseComparison,
+    Dominance,
+    DoraChange,
+    LayerAudit,
+    NotCompared,
+)
 
 DORA = "DoRA: the update is m·(W + s·B·A)/‖W + s·B·A‖ − W, which needs the adapter's files as well"
 

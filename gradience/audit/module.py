@@ -10,9 +10,9 @@ import numpy as np
 from gradience.adapters.adapter import Factor, LoadedPair, LoraPair
 from gradience.adapters.dtypes import decode, type_names
 from gradience.adapters.families import family_of, layer_of, module_type
-from gradience.artifacts.audit import LayerAudit
 from gradience.audit.grouped import grouped_spectrum
 from gradience.audit.measures import MEASURES, Update
+from gradience.reports.audit import LayerAudit
 from gradience.spectra import ENERGY_SLACK, NonFiniteFactor, Spectrum
 from gradience.spectra import spectrum as spectrum_of
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gradience.adapters.strict_json import loads
-from gradience.artifacts.whole import write_whole
 from gradience.caching import cache_folder
 from gradience.digests import Sha256
 from gradience.errors import InputError, OutputError
+from gradience.files.whole import write_whole
 from gradience.lanczos import FAILURE, SEED, TOLERANCE, spectral_norm
 from gradience.reading import read_file
 from gradience.spectra import FloatArray

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradience.adapters.config import PeftConfig
-from gradience.artifacts.audit import Setting
+from gradience.reports.audit import Setting
 
 MAX_ITEMS = 1000
 """Names or numbers of one setting. Strangers' configs had at most a few dozen."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradience import ranks
 from gradience.adapters.families import MODULE_TYPES, ModuleType
-from gradience.artifacts.audit import Gain, LayerAudit, LayerGain, TypeSummary
+from gradience.reports.audit import Gain, LayerAudit, LayerGain, TypeSummary
 
 
 def _values(layers: Iterable[LayerAudit], name: str) -> list[float]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradience.artifacts.calibration import CalibrationForecast
-from gradience.artifacts.shared_names import path_text
 from gradience.calibrate.batches import encode_pairs, encode_targets, encode_texts
 from gradience.calibrate.inputs import TEXT_TOKENS, Inputs
 from gradience.calibrate.needs import needs_of
+from gradience.files.shared_names import path_text
 from gradience.models.load import dtype_of, from_folder, load_tokenizer, skeleton
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
+from gradience.reports.calibration import CalibrationForecast
 
 
 def forecast_calibration(inputs: Inputs) -> CalibrationForecast:

@@ -9,10 +9,10 @@ from pathlib import Path
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import HEADS_OF_TASK, PeftConfig
 from gradience.adapters.formats import open_adapter, require_peft
-from gradience.artifacts.shared_names import path_text
 from gradience.calibrate.rows import Kind, Rows, kind_of, read_rows
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.errors import InputError, UsageError, require
+from gradience.files.shared_names import path_text
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
 from gradience.models.tokenizers import (

@@ -12,15 +12,6 @@ from numpy.typing import NDArray
 
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
-from gradience.artifacts.calibration import (
-    CalibratedModule,
-    Calibration,
-    CalibrationReport,
-    ExcludedModule,
-    ModuleMoments,
-)
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shared_names import path_text
 from gradience.calibrate.batches import Encoded, batches_of, encode_pairs, encode_targets, encode_texts
 from gradience.calibrate.capture import Reach, reach, routing_of
 from gradience.calibrate.completions import with_completions
@@ -31,7 +22,16 @@ from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.encoder_decoder import opening
+from gradience.files.shared_names import path_text
 from gradience.progress import Progress
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.calibration import (
+    CalibratedModule,
+    Calibration,
+    CalibrationReport,
+    ExcludedModule,
+    ModuleMoments,
+)
 from gradience.spectra import FloatArray, energy_rank, triangle
 
 ADAPTER = "adapter"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.run import Stopwatch
 from gradience.calibrate.inputs import Inputs, read_inputs
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.errors import OutputError
 from gradience.progress import Progress
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.calibration import Calibration
 from gradience.settings import public, required_output
 
 

@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from gradience.adapters.locate import CONFIG
-from gradience.artifacts.check import CheckFinding, CheckReport, SettingsRead, SourceFile
-from gradience.artifacts.finding import SEVERITIES
-from gradience.artifacts.shared_names import path_text
 from gradience.check import rules
 from gradience.check.base import read_base
 from gradience.check.context import Context
@@ -21,8 +18,11 @@ from gradience.check.settings import Settings
 from gradience.check.tasks import TASKS, task_of
 from gradience.check.values import READERS, Unreadable
 from gradience.errors import UsageError
+from gradience.files.shared_names import path_text
 from gradience.hub.address import address_of
 from gradience.hub.client import fetch_folder, with_bars
+from gradience.reports.base.finding import SEVERITIES
+from gradience.reports.check import CheckFinding, CheckReport, SettingsRead, SourceFile
 from gradience.rules import NotApplicable
 
 __all__ = ["TASKS", "check_configs"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gradience.artifacts.check import SettingsRead
 from gradience.ranks import scale_of
+from gradience.reports.check import SettingsRead
 
 
 class Settings(SettingsRead):

@@ -27,7 +27,7 @@ from gradience.cli.progress import ProgressBar
 from gradience.errors import GradienceError, IncompleteError, InputError, UsageError
 
 if TYPE_CHECKING:
-    from gradience.artifacts.audit import AuditReport
+    from gradience.reports.audit import AuditReport
 
 
 def audit(
@@ -210,7 +210,7 @@ def _several(
 
     With `json` each report is printed as soon as it is there, and kept for a page only.
     """
-    from gradience.artifacts.shared_names import given_text
+    from gradience.files.shared_names import given_text
     from gradience.report.audit.series import Refused
     from gradience.report.audit.trend import trend_text
 
@@ -285,7 +285,7 @@ def _check_usage(
             hint="leave out --layers and --top-wasteful",
         )
     if output is not None and not force and os.path.lexists(output):
-        from gradience.artifacts.whole import already_exists
+        from gradience.files.whole import already_exists
 
         raise already_exists(output)
     if append is not None:
@@ -331,7 +331,7 @@ def _append(report: AuditReport, run: Path) -> None:
 
 def _print_config(report: AuditReport, path: str) -> None:
     """The LoraConfig. Raises IncompleteError where no rank is suggested."""
-    from gradience.artifacts.shared_names import given_text
+    from gradience.files.shared_names import given_text
     from gradience.report.audit.lora_config import lora_config_source
 
     source = lora_config_source(report)
@@ -346,7 +346,7 @@ def _print_config(report: AuditReport, path: str) -> None:
 
 def _incomplete(report: AuditReport, path: str, *, layers: bool = False) -> IncompleteError | None:
     """What the exit code 4 is for, or None."""
-    from gradience.artifacts.shared_names import given_text
+    from gradience.files.shared_names import given_text
     from gradience.report.incomplete import incompleteness
 
     reason = incompleteness(report)

@@ -67,13 +67,13 @@ def aggregate(
 
       gradience bench aggregate runs/seed42 runs/seed123 runs/seed456 --output runs/all
     """
-    from gradience.artifacts.whole import already_exists, write_whole
     from gradience.errors import require
+    from gradience.files.whole import already_exists, write_whole
 
     require("scipy", extra="stats")
-    from gradience.artifacts.digests import write_digests
     from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, PLAN
     from gradience.bench.verify.together import aggregate_checked
+    from gradience.files.digests import write_digests
     from gradience.report.bench import aggregate_text
     from gradience.report.faces import to_markdown
 

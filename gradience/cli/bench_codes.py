@@ -11,8 +11,8 @@ import typer
 from gradience.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from gradience.artifacts.bench import Bench, Status
-    from gradience.artifacts.bench_aggregate import BenchAggregate
+    from gradience.reports.bench import Bench, Status
+    from gradience.reports.bench_aggregate import BenchAggregate
 
 
 class Required(StrEnum):

@@ -11,8 +11,8 @@ def configs() -> None:
     To run one: gradience bench run --config NAME --output DIR; with --dry-run to see what it would cost.
     """
     from gradience.bench.config.shipped import config_titles
-    from gradience.report import terminal
-    from gradience.report.blocks import Document, Facts, Span
+    from gradience.reports.base import terminal
+    from gradience.reports.base.blocks import Document, Facts, Span
 
     rows: Document = [Facts([(name, Span(title)) for name, title in config_titles().items()])]
     print_screen(terminal.render, rows)

@@ -14,9 +14,9 @@ from gradience.cli.output import print_result
 from gradience.cli.page import Html
 
 if TYPE_CHECKING:
-    from gradience.artifacts.power import PowerReport
     from gradience.bench.plan.power import Assumptions
     from gradience.errors import UsageError
+    from gradience.reports.power import PowerReport
 
 MOST_EXAMPLES, MOST_SEEDS, DEFAULT_SEEDS = 1_000_000, 100, 3
 
@@ -145,7 +145,7 @@ def _check_counts(n: int | None, seeds: int | None) -> None:
 
 def _share_of(text: str | None) -> Fraction | None:
     """Return `--margin 0.025` exactly; None for None. Raises UsageError (bad-share)."""
-    from gradience.artifacts.exact import as_written
+    from gradience.reports.base.exact import as_written
 
     try:
         share = None if text is None else as_written(text)
@@ -177,11 +177,11 @@ def _not_a_share(option: str, why: str) -> UsageError:
 
 def _seen(paths: list[Path]) -> Assumptions:
     """Return what earlier runs have shown of their variants."""
-    from gradience.artifacts.bench_aggregate import BenchAggregate
-    from gradience.artifacts.shared_names import path_text
     from gradience.bench.plan.power import seen
     from gradience.bench.verdict.folders import read_results
     from gradience.errors import InputError
+    from gradience.files.shared_names import path_text
+    from gradience.reports.bench_aggregate import BenchAggregate
 
     results = [
         result

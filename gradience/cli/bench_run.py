@@ -135,8 +135,8 @@ def _run(
     from gradience.report.faces import to_markdown
 
     need_libraries()
-    from gradience.artifacts.digests import root_of
     from gradience.bench.run.bench import run_bench
+    from gradience.files.digests import root_of
 
     with StageProgress(quiet=quiet) as watcher:
         benches, together = run_bench(config, output, watcher, page_of=to_markdown, command=command_line())

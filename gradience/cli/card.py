@@ -35,7 +35,7 @@ def card(
 
       gradience card ./smaller --evaluation evaluated/evaluation.json --dry-run
     """
-    from gradience.artifacts.card import CARD, block_in, read_card, write_block
+    from gradience.files.card import CARD, block_in, read_card, write_block
     from gradience.report.card import BESIDE, EVALUATED, card_of, read_evaluation
 
     if not adapter.is_dir():

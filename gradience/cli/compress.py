@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from gradience.artifacts.encodings import ENCODING_NAMES
 from gradience.cli.compress_fleet import compress_batch
 from gradience.cli.options import (
     AdapterName,
@@ -24,9 +23,10 @@ from gradience.cli.output import command_line, print_result
 from gradience.cli.page import Html
 from gradience.cli.progress import ProgressBar
 from gradience.errors import UsageError
+from gradience.reports.base.encodings import ENCODING_NAMES
 
 if TYPE_CHECKING:
-    from gradience.artifacts.compression import CompressionPlan, CompressionReport
+    from gradience.reports.compression import CompressionPlan, CompressionReport
 
 
 def _suggestions() -> tuple[str, ...]:
@@ -239,13 +239,13 @@ def compress(
     criterion = criterion_of({name: context.params[name] for name in SIZES}, flag_of)
     grid, limit = allowed_ranks_of(allowed_ranks), bytes_of(max_memory)
     _check_usage(encoding, to, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
-    from gradience.artifacts.calibration import Calibration
-    from gradience.artifacts.card import CARD
     from gradience.audit.adapter import audit_adapter
     from gradience.compress.adapter import rehearse_compression, write_compressed
+    from gradience.files.card import CARD
     from gradience.plan.compression import plan_compression
     from gradience.report.card import card_of
     from gradience.report.faces import to_markdown
+    from gradience.reports.calibration import Calibration
 
     which: dict[str, Any] = {"allow_pickle": allow_pickle, "initial_adapter": initial_adapter}
     measured = None if calibration is None else Calibration.read(calibration)
@@ -334,7 +334,7 @@ def _check_usage(
             "no --output given", code="no-output", hint="give --output DIR, or --dry-run to see the plan"
         )
     if output is not None and not dry_run:
-        from gradience.artifacts.whole import check_output
+        from gradience.files.whole import check_output
 
         check_output(output, adapter, force=force)
     if verify_peft:

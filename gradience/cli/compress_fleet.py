@@ -22,7 +22,7 @@ def compress_batch(context: typer.Context) -> int:
     """Run the batch that the options of `gradience compress` describe, print its report, return the exit code."""
     given: dict[str, Any] = context.params
     _check_usage(given)
-    from gradience.artifacts.whole import write_whole
+    from gradience.files.whole import write_whole
     from gradience.fleet.batch import compress_fleet
     from gradience.report.faces import to_markdown
     from gradience.report.fleet_compression import fleet_compression_text

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from gradience.report.blocks import Facts, Span
+    from gradience.reports.base.blocks import Facts, Span
 
 EXAMPLE = "minilm-reviews-r8"
 CONFIG = "minilm_reviews_demo"
@@ -33,8 +33,8 @@ def demo(
         return train_and_decide(train)
     from gradience.cli.audit import audit
     from gradience.cli.output import print_screen
-    from gradience.report import terminal
-    from gradience.report.blocks import Code, Heading
+    from gradience.reports.base import terminal
+    from gradience.reports.base.blocks import Code, Heading
 
     path = shown_path(example_adapter())
     print_screen(terminal.render, [Code([("$ gradience audit ", typed(path))])])
@@ -47,7 +47,7 @@ def demo(
 
 def next_steps(example: Path) -> Facts:
     """Return what to type or to read after the audit of `example`."""
-    from gradience.report.blocks import Facts, Span
+    from gradience.reports.base.blocks import Facts, Span
 
     return Facts(
         [
@@ -64,7 +64,7 @@ def next_steps(example: Path) -> Facts:
 
 def typed(path: Path) -> Span:
     """Return `path` as a shell takes it."""
-    from gradience.report.blocks import Span
+    from gradience.reports.base.blocks import Span
 
     return Span(shlex.quote(str(path)), "name")
 

@@ -52,8 +52,8 @@ def environment() -> dict[str, Any]:
 
 def environment_text(facts: dict[str, Any], *, width: int | None = None, color: bool = False) -> str:
     """Return the facts as lines for a person."""
-    from gradience.report import terminal
-    from gradience.report.blocks import Facts
+    from gradience.reports.base import terminal
+    from gradience.reports.base.blocks import Facts
 
     cpu = facts["cpu"]
     lines = [

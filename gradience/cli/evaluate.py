@@ -18,8 +18,8 @@ from gradience.errors import UsageError
 from gradience.evaluate.settings import EvaluateSettings, evaluate_settings
 
 if TYPE_CHECKING:
-    from gradience.artifacts.evaluation import EvaluationReport
     from gradience.evaluate.inputs import Inputs
+    from gradience.reports.evaluation import EvaluationReport
 
 
 @with_flags(EvaluateSettings)

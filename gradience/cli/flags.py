@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 from pydantic.fields import FieldInfo
 
-from gradience.artifacts.exact import exact_text
+from gradience.reports.base.exact import exact_text
 from gradience.settings import Flag, fields_of, flag_of, section_of_field
 
 TYPER: Mapping[Any, Any] = {bool: bool, int: int, float: float, str: str}

@@ -131,7 +131,7 @@ def _seen(path: Path, output: Path) -> str:
 
 
 def _write(text: str, output: Path, command: str, *, force: bool) -> None:
-    from gradience.artifacts.whole import write_whole
+    from gradience.files.whole import write_whole
 
     if output.exists() and not force:
         raise UsageError(

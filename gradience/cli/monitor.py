@@ -19,7 +19,7 @@ from gradience.cli.page import Html, save_report
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
-    from gradience.artifacts.monitor import MonitorReport
+    from gradience.reports.monitor import MonitorReport
 
 SECONDS_BETWEEN_LOOKS = 2.0
 

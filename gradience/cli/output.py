@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from gradience.cli.console import beneath, wants_colour
 
 if TYPE_CHECKING:
-    from gradience.artifacts.base import Artifact
+    from gradience.files.artifact import Artifact
 
 
 def command_line() -> str:
     """Return the command for an artifact: as it could be typed again, of absolute paths the last part."""
-    from gradience.artifacts.shared_names import command_text
+    from gradience.files.shared_names import command_text
 
     return command_text(["gradience", *sys.argv[1:]])
 
@@ -48,8 +48,8 @@ def print_result(
     the page quotes examples.
     """
     if html is not None:
-        from gradience.artifacts.report import Report
         from gradience.cli.page import save_report
+        from gradience.reports.base.report import Report
 
         assert isinstance(artifact, Report)
         save_report(html, artifact, folder=folder, texts=texts)
@@ -66,7 +66,7 @@ def print_text(text: str) -> None:
 
 def drawable(text: str) -> str:
     """Return `text`, in plain ASCII where the encoding of stdout cannot hold the signs we draw with."""
-    from gradience.report.ascii import ascii_look
+    from gradience.reports.base.ascii import ascii_look
 
     try:
         "█▁✓σ".encode(_encoding())
@@ -80,7 +80,7 @@ def print_json(artifact: Artifact) -> None:
 
     Where the encoding of stdout cannot hold a character, it is written as JSON escapes it.
     """
-    from gradience.artifacts.base import ascii_json
+    from gradience.files.artifact import ascii_json
 
     out, encoding = beneath(sys.stdout), _encoding()
     for chunk in artifact.json_chunks():

@@ -12,8 +12,8 @@ import typer
 from gradience.errors import UsageError, require
 
 if TYPE_CHECKING:
-    from gradience.artifacts.report import Report
     from gradience.report.inputs import Source
+    from gradience.reports.base.report import Report
 
 
 def check_page(output: Path | None) -> Path | None:
@@ -77,7 +77,7 @@ def page_of_a_report(output: Path | None, *, dry_run: bool) -> None:
 
 def save_page(output: Path, sources: Sequence[Source], *, texts: bool = True) -> bytes:
     """Write the page and return it. texts: whether examples are quoted. Raises OutputError (write-failed)."""
-    from gradience.artifacts.whole import write_whole
+    from gradience.files.whole import write_whole
     from gradience.report.page.render import to_page
 
     page = to_page(sources, texts=texts).encode()

@@ -14,8 +14,8 @@ from gradience.cli.output import print_text
 from gradience.errors import UsageError
 
 if TYPE_CHECKING:
-    from gradience.artifacts.report import Report
     from gradience.report.plots.plot import Plot
+    from gradience.reports.base.report import Report
 
 FILES = ("svg", "pdf", "png")
 NARROWEST, WIDEST = 3.0, 40.0
@@ -80,7 +80,7 @@ def plot(
 
       gradience plot pareto evaluated/evaluation.json -o pareto.pdf --width 3.25 --no-titles
     """
-    from gradience.artifacts.whole import write_whole
+    from gradience.files.whole import write_whole
     from gradience.report.inputs import report_at
     from gradience.report.plots.paper import image_of
 
@@ -124,8 +124,8 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report], *, titl
     """One plot of each report, with its name where there are several; of checkpoints what changed over them."""
     from dataclasses import replace
 
-    from gradience.artifacts.audit import AuditReport
     from gradience.report.plots.steps import evolution_plots
+    from gradience.reports.audit import AuditReport
 
     audits = [report for report in reports if isinstance(report, AuditReport)]
     if kind == EVOLUTION and audits:
@@ -165,7 +165,7 @@ def _plots_of_one(kind: str, report: Report) -> list[Plot]:
 
 def _names(inputs: Sequence[Path]) -> list[str]:
     """What the inputs are called in titles: by their last part where these differ."""
-    from gradience.artifacts.shared_names import paths_text
+    from gradience.files.shared_names import paths_text
 
     names = [path.name for path in inputs]
     if len(set(names)) == len(names):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from gradience.cli.console import beneath, note_line, wants_colour
 from gradience.hub.client import with_bars
 from gradience.progress import Watcher
-from gradience.report.names import display_name
+from gradience.reports.base.names import display_name
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -57,8 +57,8 @@ def report(
     if json:
         from json import dumps
 
-        from gradience.artifacts.base import visible_json
         from gradience.digests import sha256_bytes
+        from gradience.files.artifact import visible_json
 
         made_from = [
             {"file": source.name, "schema": source.report.schema_id, "sha256": source.sha256 or None}
@@ -72,6 +72,6 @@ def report(
         }
         print(visible_json(dumps(facts, ensure_ascii=False)))
     elif not quiet:
-        from gradience.report.numbers import size
+        from gradience.reports.base.numbers import size
 
         show_written(f"{output} ({size(len(page))})")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gradience.artifacts.kinds import ArtifactName
+from gradience.reports.registry import ArtifactName
 
 
 def schema(
@@ -22,6 +22,6 @@ def schema_text(artifact: ArtifactName) -> str:
     """Return the schema as it is printed and committed: indented JSON and a final newline."""
     import json
 
-    from gradience.artifacts.schemas import json_schema
+    from gradience.reports.base.schemas import json_schema
 
     return json.dumps(json_schema(artifact.load()), indent=2, ensure_ascii=False) + "\n"

@@ -18,7 +18,7 @@ from gradience.settings import required_output, settings_of
 from gradience.shrink.settings import ShrinkSettings
 
 if TYPE_CHECKING:
-    from gradience.artifacts.shrink import ShrinkReport
+    from gradience.reports.shrink import ShrinkReport
     from gradience.shrink.plan import Prepared
 
 

@@ -13,16 +13,16 @@ from gradience.adapters.inventory import DORA_REASON
 from gradience.adapters.memory import compare_bytes, comparison_bytes, limit_for, workers_within
 from gradience.adapters.pairs import pairs_of
 from gradience.arguments import integer_argument, path_argument
-from gradience.artifacts.comparison import ComparisonReport
-from gradience.artifacts.hub_source import hub_source
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shared_names import path_text
 from gradience.audit.findings import Facts, meaning
 from gradience.blas import map_in_order, worker_threads
 from gradience.compare.module import compare_modules, total_energies
 from gradience.compare.replicates import replicates_of
 from gradience.errors import InputError
+from gradience.files.shared_names import path_text
 from gradience.progress import Progress
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.source import hub_source
+from gradience.reports.comparison import ComparisonReport
 from gradience.runtimes.architecture import model_config_of
 from gradience.words import counted
 

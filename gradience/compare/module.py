@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradience.adapters.adapter import LoadedPair, LoraPair, word_blocks
-from gradience.artifacts.comparison import ModuleComparison, Presence
 from gradience.errors import InputError
 from gradience.plan.blocking import norm_overflow
+from gradience.reports.comparison import ModuleComparison, Presence
 from gradience.spectra import (
     EPS,
     Blocks,

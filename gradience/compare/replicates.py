@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from gradience.artifacts.comparison import Independence, ModuleComparison, Replicates
+from gradience.reports.comparison import Independence, ModuleComparison, Replicates
 
 INDEPENDENT_COSINE = 0.2
 """|cosine| of factors below which runs count as independent: random factors have about 1/√(r·n) < 0.05."""

@@ -18,14 +18,6 @@ from gradience.adapters.config import PeftConfig
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import compress_bytes, limit_for, workers_within
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.card import CARD, write_block
-from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
-from gradience.artifacts.hub_source import hub_source
-from gradience.artifacts.initial import initial_of
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shared_names import path_text
-from gradience.artifacts.whole import check_output, whole_folder
 from gradience.blas import worker_threads
 from gradience.compress.base import base_folder
 from gradience.compress.carry import (
@@ -44,7 +36,14 @@ from gradience.compress.refusals import another_adapter, is_dora
 from gradience.compress.results import results_of, warnings_of
 from gradience.compress.weights import write_weights
 from gradience.errors import UsageError
+from gradience.files.card import CARD, write_block
+from gradience.files.shared_names import path_text
+from gradience.files.whole import check_output, whole_folder
 from gradience.progress import Progress
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.source import hub_source, initial_of
+from gradience.reports.calibration import Calibration
+from gradience.reports.compression import CompressionPlan, CompressionReport, Encoding
 from gradience.runtimes import architecture_of, check_model_config, verdicts
 
 REPORT = "compression_report.json"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from gradience.adapters.files import PICKLE_STARTS
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
-from gradience.artifacts.card import CARD, read_card, without_block, write_block
-from gradience.artifacts.compression import CompressionReport, ModuleResult
 from gradience.errors import InputError, UsageError
+from gradience.files.card import CARD, read_card, without_block, write_block
 from gradience.reading import MAX_DATA_BYTES, open_regular, pread, pread_blocks
+from gradience.reports.compression import CompressionReport, ModuleResult
 from gradience.words import counted, listed
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from gradience.adapters.keys import is_split_expert
 from gradience.adapters.patterns import anchored_key
-from gradience.artifacts.compression import Encoding
 from gradience.errors import UsageError
+from gradience.reports.compression import Encoding
 
 INTEGER_SLACK = 1e-12
 """s·r′ this close (relatively) to an integer is that integer: s itself came from a division."""

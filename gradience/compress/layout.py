@@ -16,14 +16,14 @@ from gradience.adapters.keys import config_name, ends_with, parse_key
 from gradience.adapters.kohya import ALPHA_REASON
 from gradience.adapters.locate import WEIGHTS, natural_key
 from gradience.adapters.naming import factor_name, peft_name
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.compression import CompressionPlan, Encoding
 from gradience.compress.encodings import Encoded, Target
 from gradience.compress.forms.form import Form, Settings, encode_for, no_place, refuse_types
 from gradience.compress.module import Job
 from gradience.compress.reconfigure import init_fields, target_fields, without_stripped
 from gradience.compress.refusals import refuse_adapter, refuse_copy, refuse_dropped, refuse_jobs, refuse_plan
 from gradience.errors import InputError, UsageError
+from gradience.reports.calibration import Calibration
+from gradience.reports.compression import CompressionPlan, Encoding
 
 
 @dataclass(frozen=True, slots=True)

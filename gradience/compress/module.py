@@ -15,7 +15,6 @@ import numpy as np
 from gradience.adapters.adapter import BLOCK_ELEMENTS, Factor, LoadedPair, LoraPair, word_blocks
 from gradience.adapters.base_weights import BaseWeights
 from gradience.adapters.dtypes import DType, Words, decode, encode
-from gradience.artifacts.compression import ModulePlan
 from gradience.compress.dora import output_error
 from gradience.compress.truncate import (
     Truncation,
@@ -26,6 +25,7 @@ from gradience.compress.truncate import (
     truncation,
 )
 from gradience.errors import InputError
+from gradience.reports.compression import ModulePlan
 from gradience.spectra import Blocks, FloatArray, balance, gram, joined, triangle, with_exponent
 
 Method = Literal["gram", "qr", "copy"]

@@ -20,9 +20,9 @@ from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.keys import ends_with, parse_key
 from gradience.adapters.naming import PREFIX, peft_name
-from gradience.artifacts.compression import PeftCheck
 from gradience.compress.layout import Layout
 from gradience.errors import MissingExtra, VerificationError
+from gradience.reports.compression import PeftCheck
 
 NEEDED = ("peft", "torch")
 TIMEOUT_S = 600

@@ -13,13 +13,13 @@ from gradience.adapters.experts import guessed_orders
 from gradience.adapters.formats import words_of
 from gradience.adapters.inventory import DORA_REASON, LORA_BIAS_REASON, SkippedTensor
 from gradience.adapters.keys import ends_with, parse_key
-from gradience.artifacts.base import round_significant
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.compression import CompressionPlan
 from gradience.compress.forms.form import Form, not_held, refuse_meaning, refuse_tied_embedding
 from gradience.compress.module import Job
 from gradience.errors import InputError, UsageError
+from gradience.files.artifact import round_significant
 from gradience.plan.blocking import is_wrapped, refuse_empty, refuse_unread
+from gradience.reports.calibration import Calibration
+from gradience.reports.compression import CompressionPlan
 
 
 def is_dora(opened: Adapter, config: PeftConfig) -> bool:

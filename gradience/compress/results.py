@@ -10,11 +10,11 @@ from typing import Any
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.dtypes import type_names
 from gradience.adapters.patterns import anchored_key
-from gradience.artifacts.compression import CompressionPlan, ModulePlan, ModuleResult
 from gradience.compress.encodings import Target, uneven_experts
 from gradience.compress.layout import Layout
 from gradience.compress.module import CompressedModule, Job
 from gradience.ranks import max_lora_rank_step
+from gradience.reports.compression import CompressionPlan, ModulePlan, ModuleResult
 from gradience.spectra import relative_error
 from gradience.words import counted
 

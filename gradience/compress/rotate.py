@@ -16,9 +16,9 @@ from gradience.adapters.dtypes import decode, encode
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.headers import NewTensor
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.artifacts.whole import whole_folder
 from gradience.compress.weights import WeightsWriter, pieces
 from gradience.errors import InputError
+from gradience.files.whole import whole_folder
 from gradience.spectra import FloatArray
 
 

@@ -7,19 +7,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from gradience.arguments import integer_argument, names_argument, path_argument, ranks_argument
-from gradience.artifacts.calibration import Calibration, calibration_argument
-from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
-from gradience.artifacts.whole import check_output
 from gradience.audit.adapter import SAVE_INITIAL, audit_adapter
 from gradience.compress.adapter import rehearse_compression, write_compressed
 from gradience.compress.encodings import rule_of
 from gradience.compress.forms import PEFT, form_of
 from gradience.compress.peft_check import require_peft
 from gradience.errors import UsageError
+from gradience.files.whole import check_output
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import Suggested
 from gradience.plan.sizes import criterion_of
 from gradience.progress import Progress
+from gradience.reports.calibration import Calibration, calibration_argument
+from gradience.reports.compression import CompressionPlan, CompressionReport, Encoding
 
 SAVE_FIRST = 'a model in memory is saved first: model.save_pretrained("my_adapter")'
 

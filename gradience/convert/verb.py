@@ -11,16 +11,16 @@ import numpy as np
 from gradience.adapters.adapter import BLOCK_ELEMENTS, Adapter, LoraPair, word_blocks
 from gradience.adapters.formats import open_adapter, require_order, words_of
 from gradience.arguments import path_argument
-from gradience.artifacts.audit import TensorNote
-from gradience.artifacts.conversion import ConversionReport
-from gradience.artifacts.hub_source import hub_source
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shared_names import path_text
-from gradience.artifacts.whole import check_output, whole_folder
 from gradience.compress.base import base_folder
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
 from gradience.convert.targets import target_of
 from gradience.errors import InputError, UsageError, VerificationError
+from gradience.files.shared_names import path_text
+from gradience.files.whole import check_output, whole_folder
+from gradience.reports.audit import TensorNote
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.source import hub_source
+from gradience.reports.conversion import ConversionReport
 
 
 def convert_adapter(

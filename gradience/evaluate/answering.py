@@ -8,16 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gradience.artifacts.evaluation import RecordsFile
-from gradience.artifacts.records import Evaluation
 from gradience.errors import GradienceError, InputError, OutputError
 from gradience.evaluate.budget import Budget
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.inputs import BASE_ROW, AdapterInput, Inputs, why_inert
 from gradience.evaluate.kept import Kept
+from gradience.files.records import Evaluation
 from gradience.models.tokenizers import digest_of_files
 from gradience.progress import Watcher
+from gradience.reports.evaluation import RecordsFile
 from gradience.tasks.examples import fingerprint
 
 RECORDS = "records"

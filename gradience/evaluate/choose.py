@@ -12,13 +12,13 @@ from typing import Protocol
 
 import numpy as np
 
-from gradience.artifacts.records import ChoiceRecord, Evaluation
 from gradience.digests import sha256_rows, sha256_text
 from gradience.evaluate.batches import batched
 from gradience.evaluate.engines.base import Engine, Score
 from gradience.evaluate.examples import require_examples
 from gradience.evaluate.proof import prove_generators
 from gradience.evaluate.records import RecordFile, answer_batches, header
+from gradience.files.records import ChoiceRecord, Evaluation
 from gradience.progress import Progress
 from gradience.tasks.base import ChooseBy, Decide
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradience.artifacts.records import ClassificationRecord, Evaluation
 from gradience.digests import sha256_text
 from gradience.evaluate.batches import batched
 from gradience.evaluate.engines.base import Classified, Engine
 from gradience.evaluate.examples import LabelledText, pair_of, require_examples, whole_text
 from gradience.evaluate.proof import refuse_inert_classifier
 from gradience.evaluate.records import RecordFile, answer_batches, header
+from gradience.files.records import ClassificationRecord, Evaluation
 from gradience.progress import Progress
 
 

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.artifacts.records import (
+from gradience.errors import UsageError
+from gradience.files.records import (
     ChoiceRecord,
     ClassificationRecord,
     ExamplesRun,
     GenerationRecord,
     Record,
 )
-from gradience.errors import UsageError
 
 T = TypeVar("T", bound=Record)
 

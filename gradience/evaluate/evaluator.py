@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.records import Evaluation
 from gradience.evaluate.batches import SCORED_SHARE
 from gradience.evaluate.choose import evaluate_choices
 from gradience.evaluate.classify import evaluate_classification
@@ -19,6 +18,7 @@ from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import Engine
 from gradience.evaluate.generate import evaluate_generation
 from gradience.evaluate.score import evaluate_scores
+from gradience.files.records import Evaluation
 from gradience.models.settings import ModelSettings
 from gradience.progress import Progress
 from gradience.tasks.base import ChoiceTask, ClassificationTask, LikelihoodTask, Task

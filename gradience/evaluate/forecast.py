@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from gradience.artifacts.evaluation import EvaluationForecast, ShownMargin
-from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.errors import InputError
 from gradience.evaluate.batches import CPU_TOKENS, SCORED_SHARE, TRIED_TOKENS
 from gradience.evaluate.budget import on_processor
 from gradience.evaluate.checks import memory, memory_of
 from gradience.evaluate.inputs import AdapterInput, Inputs
+from gradience.files.shared_names import path_text, sentence_text
+from gradience.reports.evaluation import EvaluationForecast, ShownMargin
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask
 
 DISCORDANCES = (0.01, 0.03, 0.05, 0.1, 0.2)

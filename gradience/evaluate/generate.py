@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.records import Evaluation, GenerationRecord
 from gradience.digests import sha256_text
 from gradience.evaluate.batches import batched
 from gradience.evaluate.engines.base import Engine, Output
 from gradience.evaluate.examples import Prompted, require_examples
 from gradience.evaluate.proof import prove_generators
 from gradience.evaluate.records import RecordFile, answer_batches, header
+from gradience.files.records import Evaluation, GenerationRecord
 from gradience.progress import Progress
 from gradience.tasks.base import Decide, Decision, Filter
 

@@ -13,15 +13,15 @@ from gradience import tasks
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import HEADS_OF_TASK
 from gradience.adapters.formats import open_adapter, require_peft
-from gradience.artifacts.bench_plan import Role
-from gradience.artifacts.shared_names import path_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.checks import notes_of
 from gradience.evaluate.engines.base import AdapterIdentity
 from gradience.evaluate.settings import EvaluateSettings
+from gradience.files.shared_names import path_text
 from gradience.models.locate import plain_name
 from gradience.models.settings import ModelSettings, ModelType
 from gradience.models.tokenizers import stored_tokens, with_tokenizer
+from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task
 from gradience.tasks.rendered import rendered
 from gradience.tasks.rows import local

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.evaluation import KeptBudget, KeptFile, KeptRecords
-from gradience.artifacts.records import Evaluation, read_records
-from gradience.artifacts.whole import write_errors
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError
+from gradience.files.records import Evaluation, read_records
+from gradience.files.whole import write_errors
+from gradience.reports.evaluation import KeptBudget, KeptFile, KeptRecords
 
 MANIFEST = "manifest.json"
 VERSION = 2

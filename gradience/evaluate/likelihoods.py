@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from gradience.artifacts.evaluation import EvaluatedAdapter
-from gradience.artifacts.graded import Bounds, LikelihoodEvidence, NextGrade, per_token
-from gradience.artifacts.records import Evaluation
+from gradience.files.records import Evaluation
+from gradience.reports.base.graded import Bounds, LikelihoodEvidence, NextGrade, per_token
+from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.words import counted
 
 

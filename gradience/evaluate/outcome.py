@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from gradience.artifacts.evaluation import (
+from gradience.evaluate.answering import Answering, Answers
+from gradience.evaluate.comparison import diverge
+from gradience.evaluate.inputs import BASE_ROW, Inputs
+from gradience.evaluate.likelihoods import against, graded_likelihood, likelihoods_of
+from gradience.files.records import Evaluation, ExamplesRun, ScoreRecord, count
+from gradience.files.shared_names import path_text, sentence_text
+from gradience.reports.base.graded import Bounds, NextGrade, PairedEvidence
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.evaluation import (
     BASE,
     CANDIDATE,
     REFERENCE,
@@ -16,14 +24,6 @@ from gradience.artifacts.evaluation import (
     EvaluationReport,
     OutputChange,
 )
-from gradience.artifacts.graded import Bounds, NextGrade, PairedEvidence
-from gradience.artifacts.records import Evaluation, ExamplesRun, ScoreRecord, count
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shared_names import path_text, sentence_text
-from gradience.evaluate.answering import Answering, Answers
-from gradience.evaluate.comparison import diverge
-from gradience.evaluate.inputs import BASE_ROW, Inputs
-from gradience.evaluate.likelihoods import against, graded_likelihood, likelihoods_of
 from gradience.tasks.base import GenerationTask
 from gradience.words import counted, points
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gradience.artifacts.evaluation import EvaluationPreview
-from gradience.artifacts.forecast import ScoredExample
-from gradience.artifacts.shared_names import path_text
 from gradience.evaluate.inputs import Inputs, read_inputs
 from gradience.evaluate.settings import EvaluateSettings
+from gradience.files.shared_names import path_text
 from gradience.models.rendering import encode_apart, encode_pair
+from gradience.reports.evaluation import EvaluationPreview
+from gradience.reports.forecast import ScoredExample
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.tasks.user_rows import first_rows
 

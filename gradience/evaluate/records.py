@@ -14,7 +14,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic
 
-from gradience.artifacts.records import (
+from gradience.digests import sha256_rows
+from gradience.errors import InputError
+from gradience.evaluate.engines.base import Engine, OutOfMemoryError
+from gradience.files.records import (
     Evaluation,
     ExamplesRun,
     R,
@@ -24,11 +27,8 @@ from gradience.artifacts.records import (
     read_records,
     write_records,
 )
-from gradience.artifacts.scratch import sweep_beside
-from gradience.artifacts.whole import write_errors, write_whole
-from gradience.digests import sha256_rows
-from gradience.errors import InputError
-from gradience.evaluate.engines.base import Engine, OutOfMemoryError
+from gradience.files.scratch import sweep_beside
+from gradience.files.whole import write_errors, write_whole
 from gradience.progress import Progress
 from gradience.reading import MAX_DATA_BYTES, read_file
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gradience.artifacts.records import Evaluation, ScoreRecord
 from gradience.digests import sha256_text
 from gradience.evaluate.batches import batched
 from gradience.evaluate.engines.base import Engine, Score
 from gradience.evaluate.examples import Answered, require_examples
 from gradience.evaluate.proof import prove_generators
 from gradience.evaluate.records import RecordFile, answer_batches, header
+from gradience.files.records import Evaluation, ScoreRecord
 from gradience.progress import Progress
 
 

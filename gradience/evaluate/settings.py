@@ -13,13 +13,13 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from gradience.adapters.strict_yaml import loads
-from gradience.artifacts.exact import as_written
 from gradience.check.files import read_mapping
 from gradience.errors import UsageError
 from gradience.evaluate.engines import ENGINES
 from gradience.models.locate import EMBEDDED, is_path
 from gradience.models.settings import BaseSettings
 from gradience.progress import Watcher
+from gradience.reports.base.exact import as_written
 from gradience.settings import SETTINGS, Flag, Positive, PythonOnly, StrPath, settings_of
 from gradience.tasks.user_code import is_file
 

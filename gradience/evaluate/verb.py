@@ -6,11 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from gradience.artifacts.digests import DIGESTS, Digests, write_digests
-from gradience.artifacts.evaluation import EvaluationReport
-from gradience.artifacts.report import Report
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.whole import write_errors, write_whole
 from gradience.digests import sha256_file
 from gradience.errors import InputError, OutputError, require
 from gradience.evaluate.answering import RECORDS, Answering
@@ -19,8 +14,13 @@ from gradience.evaluate.inputs import Inputs, read_inputs
 from gradience.evaluate.kept import MANIFEST
 from gradience.evaluate.outcome import report_of
 from gradience.evaluate.settings import EvaluateSettings
+from gradience.files.digests import DIGESTS, Digests, write_digests
+from gradience.files.whole import write_errors, write_whole
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
+from gradience.reports.base.report import Report
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.evaluation import EvaluationReport
 from gradience.settings import public
 
 EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"

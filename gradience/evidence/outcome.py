@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.artifacts.evidence import Flip, Planning
-from gradience.artifacts.graded import Bounds, Grade, PairedEvidence
 from gradience.evidence.pairing import Pair
+from gradience.reports.base.graded import Bounds, Grade, PairedEvidence
+from gradience.reports.evidence import Flip, Planning
 
 FloatArray = NDArray[np.float64]
 

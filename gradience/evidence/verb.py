@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 
 from gradience.arguments import integer_argument, number_argument, path_argument
-from gradience.artifacts.evidence import EvidenceReport, LogFacts
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.digests import sha256_file
 from gradience.errors import UsageError, require
 from gradience.evidence.base import Log, Wanted
@@ -16,6 +13,9 @@ from gradience.evidence.outcome import binary, flips_of, outcome_of
 from gradience.evidence.pairing import lower_is_better as direction_of
 from gradience.evidence.pairing import paired, unchecked
 from gradience.evidence.sentences import verdict_of
+from gradience.files.shared_names import path_text, sentence_text
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.evidence import EvidenceReport, LogFacts
 
 DEFAULT_MARGIN = 0.025
 """2.5 points, as the safety policy of Bench has it."""

@@ -9,17 +9,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gradience.arguments import integer_argument, path_argument
-from gradience.artifacts.fleet import FleetRow
-from gradience.artifacts.fleet_compression import FleetCompression, Squeezed
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.scratch import held
-from gradience.artifacts.whole import write_errors
 from gradience.errors import GradienceError, InputError, UsageError
+from gradience.files.scratch import held
+from gradience.files.whole import write_errors
 from gradience.fleet.journal import read_rows
 from gradience.fleet.processes import Died, answers
 from gradience.fleet.squeeze import failed, target_of
 from gradience.fleet.worker import Request
 from gradience.progress import Progress
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.fleet import FleetRow
+from gradience.reports.fleet_compression import FleetCompression, Squeezed
 
 REPORT = "fleet_compression.json"
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.artifacts.fleet import Copies, CopyKind
+from gradience.reports.fleet import Copies, CopyKind
 
 SAME = 0.005
 """Relative difference of ΔW up to which two updates are the same: rounding factors to bf16 changes ΔW by 0.3 %."""

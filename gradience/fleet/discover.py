@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from gradience.adapters.formats import known_names
 from gradience.adapters.locate import WEIGHT_SUFFIXES, lone_weights, natural_key
-from gradience.artifacts.shared_names import given_text
 from gradience.errors import InputError, UsageError
+from gradience.files.shared_names import given_text
 from gradience.reading import MAX_SETTINGS_BYTES, open_stream
 
 MARKS = known_names()

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.fleet import FleetRow
-from gradience.artifacts.whole import already_exists, write_whole
 from gradience.errors import UsageError, require
+from gradience.files.whole import already_exists, write_whole
 from gradience.ranks import VLLM_MAX_LORA_RANKS
+from gradience.reports.fleet import FleetRow
 from gradience.words import printable
 
 ROWS, CSV, PARQUET = ".jsonl", ".csv", ".parquet"

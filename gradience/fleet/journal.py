@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 from gradience.adapters.files import Closing
-from gradience.artifacts.fleet import FleetRow
-from gradience.artifacts.whole import write_errors, write_whole
 from gradience.errors import InputError, LockedError
+from gradience.files.whole import write_errors, write_whole
 from gradience.fleet.measure import same_content, stamp_of, stamped_files
 from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, not_a_file, open_stream
+from gradience.reports.fleet import FleetRow
 
 PART = ".part"
 MAX_ROW = MAX_SETTINGS_BYTES

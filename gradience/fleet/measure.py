@@ -20,13 +20,13 @@ from gradience.adapters.dtypes import type_names
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
-from gradience.artifacts.fleet import FleetRow
-from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.audit.grouped import grouped_spectrum
 from gradience.digests import sha256_file
 from gradience.errors import GradienceError
+from gradience.files.shared_names import path_text, sentence_text
 from gradience.fleet.sketch import SIDE, sketch_of
 from gradience.reading import MAX_SETTINGS_BYTES, cannot_open
+from gradience.reports.fleet import FleetRow
 from gradience.spectra import (
     FloatArray,
     NonFiniteFactor,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gradience.artifacts.fleet import FleetRow
 from gradience.errors import require
 from gradience.fleet.discover import Member
 from gradience.fleet.verb import measured_rows
+from gradience.reports.fleet import FleetRow
 
 PART = 32
 """Adapters of one task."""

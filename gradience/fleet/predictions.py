@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gradience.artifacts.calibration import Calibration
 from gradience.audit.adapter import audit_adapter
 from gradience.errors import GradienceError, UsageError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
+from gradience.reports.calibration import Calibration
 from gradience.words import listed
 
 

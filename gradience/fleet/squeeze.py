@@ -9,15 +9,15 @@ from typing import Any
 
 from gradience.adapters.locate import WEIGHT_SUFFIXES
 from gradience.adapters.pickles import SUFFIXES
-from gradience.artifacts.compression import CompressionReport
-from gradience.artifacts.fleet import FleetRow
-from gradience.artifacts.fleet_compression import Squeezed
-from gradience.artifacts.shared_names import sentence_text
 from gradience.compress.adapter import REPORT
 from gradience.compress.verb import compress_adapter
 from gradience.errors import GradienceError, InputError
+from gradience.files.shared_names import sentence_text
 from gradience.fleet.measure import stamp_of, stamped_files
 from gradience.plan.criteria import ToRank
+from gradience.reports.compression import CompressionReport
+from gradience.reports.fleet import FleetRow
+from gradience.reports.fleet_compression import Squeezed
 
 
 def squeeze(row: FleetRow, source: Path, target: Path, rank: int, options: dict[str, Any]) -> Squeezed:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from gradience.adapters.locate import natural_key
-from gradience.artifacts.fleet import BaseGroup, Copies, Failure, FleetRow, Forcing, Step
 from gradience.fleet.copies import Difference, Sketched, copies_of
 from gradience.ranks import max_lora_rank_step, percentile
+from gradience.reports.fleet import BaseGroup, Copies, Failure, FleetRow, Forcing, Step
 from gradience.runtimes.slots import slot_bytes, steps_below
 
 FORCING = 1000

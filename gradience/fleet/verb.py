@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gradience.arguments import integer_argument, path_argument
-from gradience.artifacts.fleet import FleetReport, FleetRow
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shared_names import path_text
 from gradience.compare.adapters import compare_adapters
 from gradience.errors import GradienceError
+from gradience.files.shared_names import path_text
 from gradience.fleet.discover import Member, discover
 from gradience.fleet.exports import export, rows_file_of
 from gradience.fleet.journal import Journal, read_rows
@@ -23,6 +21,8 @@ from gradience.fleet.predictions import Predictions
 from gradience.fleet.processes import Died, answers
 from gradience.fleet.summary import Tally
 from gradience.progress import Progress
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.fleet import FleetReport, FleetRow
 from gradience.runtimes.slots import engine
 
 

@@ -29,8 +29,8 @@ def measure(request: Request) -> str:
 
 def squeeze(request: Request) -> str:
     """Return what became of an adapter that was to be written smaller."""
-    from gradience.artifacts.fleet import FleetRow
     from gradience.fleet.squeeze import as_json, squeeze
+    from gradience.reports.fleet import FleetRow
 
     row = FleetRow.model_validate(request["row"])
     places = Path(request["path"]), Path(request["target"])

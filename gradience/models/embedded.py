@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from gradience.artifacts.whole import whole_folder
 from gradience.caching import cache_folder
 from gradience.digests import sha256_file
 from gradience.errors import InputError
+from gradience.files.whole import whole_folder
 from gradience.models.packages import Release, copy_member, fetch
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 

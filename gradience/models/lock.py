@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gradience.artifacts.scratch import abandoned, sweep_below
 from gradience.errors import InputError, LockedError
+from gradience.files.scratch import abandoned, sweep_below
 
 LOCK = ".lock"
 MOMENT = 1.0

@@ -9,12 +9,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from gradience.artifacts.monitor import MonitorReport, RunReport
-from gradience.artifacts.shared_names import paths_text
 from gradience.errors import InputError
+from gradience.files.shared_names import paths_text
 from gradience.monitor.assemble import run_report
 from gradience.monitor.facts import RunFacts
 from gradience.monitor.run import DEFAULT_GAP_THRESHOLD, Options
+from gradience.reports.monitor import MonitorReport, RunReport
 from gradience.telemetry import Record, TelemetryReader
 
 __all__ = ["Options", "RunLog", "monitor_runs", "report_of", "require_strict"]

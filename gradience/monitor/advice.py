@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gradience.artifacts.finding import Severity
-from gradience.artifacts.monitor import Alert, Evidence, Recommendation
 from gradience.monitor import rules
 from gradience.monitor.run import Run
+from gradience.reports.base.finding import Severity
+from gradience.reports.monitor import Alert, Evidence, Recommendation
 from gradience.telemetry import Record
 
 RECORDED_SEVERITIES: Mapping[str, Severity] = {

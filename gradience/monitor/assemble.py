@@ -6,7 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gradience.arguments import is_number
-from gradience.artifacts.monitor import (
+from gradience.files.shared_names import path_text
+from gradience.monitor.advice import advice
+from gradience.monitor.facts import MAX_LAYERS, RunFacts, SpectraPoint, Split, SplitEvaluation
+from gradience.monitor.run import Options, Run
+from gradience.monitor.series import Series
+from gradience.monitor.setup import RunSetup, read_setup
+from gradience.reports.monitor import (
     Curve,
     CurvePoint,
     EvaluationPoint,
@@ -21,12 +27,6 @@ from gradience.artifacts.monitor import (
     Setup,
     SplitReport,
 )
-from gradience.artifacts.shared_names import path_text
-from gradience.monitor.advice import advice
-from gradience.monitor.facts import MAX_LAYERS, RunFacts, SpectraPoint, Split, SplitEvaluation
-from gradience.monitor.run import Options, Run
-from gradience.monitor.series import Series
-from gradience.monitor.setup import RunSetup, read_setup
 from gradience.telemetry import Record, TelemetryReader
 from gradience.telemetry.rank_series import settled_since
 from gradience.telemetry.records import Json

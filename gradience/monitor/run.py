@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gradience.artifacts.monitor import Confidence, Evidence
 from gradience.monitor.facts import RunFacts
 from gradience.monitor.series import Series
 from gradience.monitor.setup import RunSetup
+from gradience.reports.monitor import Confidence, Evidence
 from gradience.rules import NotApplicable
 from gradience.telemetry.trainers import Method
 

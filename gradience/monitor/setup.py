@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from gradience.adapters.strict_json import LARGEST, SMALLEST
 from gradience.arguments import is_number, positive_integer
-from gradience.artifacts.monitor import Setup
+from gradience.reports.monitor import Setup
 from gradience.telemetry.records import Json
 from gradience.telemetry.trainers import method_of
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 
 from gradience.adapters.inventory import SkippedTensor
 from gradience.adapters.keys import ends_with, is_split_expert, parse_key
-from gradience.artifacts.audit import AuditReport, LayerAudit, TensorNote
-from gradience.artifacts.finding import Finding
-from gradience.artifacts.shared_names import given_text
 from gradience.errors import InputError, UsageError
+from gradience.files.shared_names import given_text
+from gradience.reports.audit import AuditReport, LayerAudit, TensorNote
+from gradience.reports.base.finding import Finding
 from gradience.words import noun
 
 NOT_THE_UPDATE = frozenset(("init-not-update", "variant-not-update", "expert-order-unknown", "non-finite"))

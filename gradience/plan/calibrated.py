@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradience.arguments import number_argument
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.prediction import RATIOS, ROUTED, CurvePoint, Prediction
 from gradience.errors import UsageError
 from gradience.plan.allocate import Step, fill, start_cost, steps_of
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToSuggestion
 from gradience.plan.grids import EVERY_RANK, Grid
 from gradience.plan.modules import Effects, Module, Ranks, item_of, size_at
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.prediction import RATIOS, ROUTED, CurvePoint, Prediction
+from gradience.reports.calibration import Calibration
 from gradience.spectra import FloatArray
 
 SCALE_TOLERANCE = 1e-9

@@ -7,16 +7,16 @@ import os
 from collections.abc import Sequence
 
 from gradience.arguments import wrong_type
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.compression import CompressionPlan, ModulePlan
-from gradience.artifacts.prediction import ROUTED
 from gradience.plan.blocking import refuse_empty, refuse_uncompressible
 from gradience.plan.calibrated import calibrated, curve, predicted, refuse_routed, with_calibration
 from gradience.plan.criteria import Criterion, ToPlan
 from gradience.plan.grids import Grid
 from gradience.plan.modules import Module, Ranks, modules_of, size_at
 from gradience.ranks import max_lora_rank_step
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.prediction import ROUTED
+from gradience.reports.calibration import Calibration
+from gradience.reports.compression import CompressionPlan, ModulePlan
 from gradience.spectra import lost_energy, relative_error
 
 

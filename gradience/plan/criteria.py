@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from gradience.adapters.keys import config_name
 from gradience.arguments import integer_argument, number_argument
-from gradience.artifacts.audit import AuditReport, Suggestions
 from gradience.errors import InputError, UsageError
 from gradience.plan.allocate import cover, fill, start_cost
 from gradience.plan.grids import EVERY_RANK, Grid
 from gradience.plan.modules import Module, Ranks, item_of
+from gradience.reports.audit import AuditReport, Suggestions
 from gradience.words import counted
 
 if TYPE_CHECKING:
-    from gradience.artifacts.compression import CompressionPlan
+    from gradience.reports.compression import CompressionPlan
 
 Suggested = Literal["uniform_median", "uniform_p90", "per_layer"]
 """Which of the ranks that the audit suggests."""

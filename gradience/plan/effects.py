@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.prediction import RATIOS, LayerEffect, MeasuredEffects, ModuleEffect
 from gradience.plan.calibrated import curve, with_calibration
 from gradience.plan.modules import Module, modules_of
 from gradience.ranks import percentile
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.prediction import RATIOS, LayerEffect, MeasuredEffects, ModuleEffect
+from gradience.reports.calibration import Calibration
 
 OUTSIDE = "(outside the layers)"
 PREDICTED_KL = (

@@ -9,11 +9,11 @@ from functools import cached_property
 
 import numpy as np
 
-from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.plan.allocate import Item
 from gradience.plan.blocking import modules_with_other_tensors, must_stay, why_fixed
 from gradience.plan.grids import Grid
 from gradience.ranks import scaled_alpha
+from gradience.reports.audit import AuditReport, LayerAudit
 from gradience.spectra import FloatArray, energy_rank, lost_energy
 
 Ranks = Mapping[str, int]

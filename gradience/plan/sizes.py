@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from gradience.arguments import integer_argument, number_argument, path_argument, wrong_type
-from gradience.artifacts.compression import CompressionPlan
-from gradience.artifacts.shared_names import given_text
 from gradience.errors import UsageError
+from gradience.files.shared_names import given_text
 from gradience.plan.calibrated import ToKl
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToPlan, ToRank, ToSuggestion
+from gradience.reports.compression import CompressionPlan
 
 
 class Size(NamedTuple):

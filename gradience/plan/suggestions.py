@@ -11,12 +11,12 @@ from typing import Any
 
 from gradience.adapters.keys import config_name
 from gradience.adapters.patterns import anchored_key
-from gradience.artifacts.audit import AuditReport, PerLayer, Suggestion, Suggestions
 from gradience.plan.blocking import blocks_suggestions
 from gradience.plan.criteria import ToEnergy, ToRank
 from gradience.plan.grids import Grid
 from gradience.plan.modules import Module, Ranks, alphas_at, modules_of, size_at
 from gradience.ranks import max_lora_rank_step, percentile, round_up
+from gradience.reports.audit import AuditReport, PerLayer, Suggestion, Suggestions
 
 WEIGHT_ENERGY = (
     "fewest directions that hold {tau:.6g} of the squared singular values of each module. Crude: it ignores what the "

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 
-from gradience.artifacts.bench_status import BenchStatus, RunState, StageState, StageStatus
-from gradience.report import terminal
-from gradience.report.blocks import (
+from gradience.report.forecast import rough_duration
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
     Block,
     Code,
     Column,
@@ -21,8 +21,8 @@ from gradience.report.blocks import (
     Span,
     Table,
 )
-from gradience.report.forecast import rough_duration
-from gradience.report.numbers import count, plural
+from gradience.reports.base.numbers import count, plural
+from gradience.reports.bench_status import BenchStatus, RunState, StageState, StageStatus
 
 ROLES: dict[StageState, Role] = {"done": "good", "running": "info", "waiting": "dim", "failed": "bad"}
 SAYS: dict[RunState, str] = {

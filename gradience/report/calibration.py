@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gradience.artifacts.calibration import CalibratedModule, CalibrationForecast, CalibrationReport
-from gradience.artifacts.prediction import ROUTED
-from gradience.report import terminal
-from gradience.report.blocks import (
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
@@ -20,7 +18,9 @@ from gradience.report.blocks import (
     Span,
     Table,
 )
-from gradience.report.numbers import count, memory_parts, plural, sig, size
+from gradience.reports.base.numbers import count, memory_parts, plural, sig, size
+from gradience.reports.base.prediction import ROUTED
+from gradience.reports.calibration import CalibratedModule, CalibrationForecast, CalibrationReport
 
 SHOWN = 8
 """Modules on the screen, unless all are asked for."""

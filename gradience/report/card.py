@@ -14,21 +14,21 @@ from typing import TypeVar
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.compression import CompressionReport, RuntimeVerdict
-from gradience.artifacts.evaluation import EvaluatedAdapter, EvaluationReport
-from gradience.artifacts.graded import LikelihoodEvidence
-from gradience.artifacts.heal import HealReport
-from gradience.artifacts.shrink import ShrinkReport
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import HEAL_REPORT, compressed_opening, healed_opening
 from gradience.errors import InputError
 from gradience.ranks import max_lora_rank_step
-from gradience.report import markdown
-from gradience.report.blocks import Block, Code, Facts, Heading, Inline, Notes, Paragraph, Span
 from gradience.report.compression.runtimes import runtime_notes
-from gradience.report.numbers import count, number_range, percent, sig, signed, size, trimmed
+from gradience.reports.audit import AuditReport
+from gradience.reports.base import markdown
+from gradience.reports.base.blocks import Block, Code, Facts, Heading, Inline, Notes, Paragraph, Span
+from gradience.reports.base.graded import LikelihoodEvidence
+from gradience.reports.base.numbers import count, number_range, percent, sig, signed, size, trimmed
+from gradience.reports.compression import CompressionReport, RuntimeVerdict
+from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport
+from gradience.reports.heal import HealReport
+from gradience.reports.shrink import ShrinkReport
 from gradience.runtimes import architecture_of, verdicts
 from gradience.words import points
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from gradience.artifacts.check import CheckFinding, CheckReport
-from gradience.report import terminal
-from gradience.report.blocks import Block, Document, Facts, Heading, Inline, Note, Notes, Paragraph, Span
-from gradience.report.numbers import count, plural, sig, trimmed
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
+    Block,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+)
+from gradience.reports.base.numbers import count, plural, sig, trimmed
+from gradience.reports.check import CheckFinding, CheckReport
 
 
 def check_text(

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gradience.artifacts.comparison import ComparisonReport, Independence, ModuleComparison, Presence
-from gradience.artifacts.hub_source import commit_of
-from gradience.report import terminal
-from gradience.report.blocks import (
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
@@ -22,9 +20,11 @@ from gradience.report.blocks import (
     Span,
     figures,
 )
-from gradience.report.modules import NUMBER, Measure, by_kind, measure, module_table, single
-from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig
-from gradience.report.view import DOCUMENT, View, more
+from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
+from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig
+from gradience.reports.base.source import commit_of
+from gradience.reports.base.view import DOCUMENT, View, more
+from gradience.reports.comparison import ComparisonReport, Independence, ModuleComparison, Presence
 
 Modules = Sequence[ModuleComparison]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gradience.artifacts.conversion import ConversionReport
-from gradience.artifacts.hub_source import commit_of
-from gradience.report import terminal
-from gradience.report.blocks import Document, Facts, Heading, Inline, Note, Notes, Paragraph, Span
-from gradience.report.numbers import count, plural, size
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import Document, Facts, Heading, Inline, Note, Notes, Paragraph, Span
+from gradience.reports.base.numbers import count, plural, size
+from gradience.reports.base.source import commit_of
+from gradience.reports.conversion import ConversionReport
 from gradience.words import listed
 
 

@@ -6,17 +6,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from gradience.artifacts.evaluation import (
-    BASE,
-    EvaluatedAdapter,
-    EvaluationConditions,
-    EvaluationForecast,
-    EvaluationReport,
-    ShownMargin,
+from gradience.report.evaluation_likelihoods import (
+    by_token,
+    change_cells,
+    likelihood_caveats,
+    likelihood_legend,
+    likelihood_of_base,
+    likelihood_table,
+    loses_nothing,
 )
-from gradience.artifacts.shrink import ShrinkForecast
-from gradience.report import terminal
-from gradience.report.blocks import (
+from gradience.report.evidence import GRADES, probability
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
@@ -30,17 +31,24 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.evaluation_likelihoods import (
-    by_token,
-    change_cells,
-    likelihood_caveats,
-    likelihood_legend,
-    likelihood_of_base,
-    likelihood_table,
-    loses_nothing,
+from gradience.reports.base.numbers import (
+    MISSING,
+    count,
+    in_points,
+    memory_parts,
+    number_range,
+    percent,
+    plural,
 )
-from gradience.report.evidence import GRADES, probability
-from gradience.report.numbers import MISSING, count, in_points, memory_parts, number_range, percent, plural
+from gradience.reports.evaluation import (
+    BASE,
+    EvaluatedAdapter,
+    EvaluationConditions,
+    EvaluationForecast,
+    EvaluationReport,
+    ShownMargin,
+)
+from gradience.reports.shrink import ShrinkForecast
 from gradience.words import points
 
 ASSUMED = 0.05

@@ -5,9 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gradience.artifacts.evaluation import BASE, EvaluatedAdapter, EvaluationReport, OutputChange
-from gradience.report.blocks import Block, Column, Facts, Heading, Inline, Note, Notes, Paragraph, Span, Table
-from gradience.report.numbers import MISSING, count, number_range, percent, sig
+from gradience.reports.base.blocks import (
+    Block,
+    Column,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    Table,
+)
+from gradience.reports.base.numbers import MISSING, count, number_range, percent, sig
+from gradience.reports.evaluation import BASE, EvaluatedAdapter, EvaluationReport, OutputChange
 
 
 def likelihood_table(report: EvaluationReport) -> list[Block]:

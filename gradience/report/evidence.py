@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gradience.artifacts.evidence import EvidenceReport, Flip, LogFacts
-from gradience.artifacts.graded import Grade
-from gradience.report import terminal
-from gradience.report.blocks import (
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
     Block,
     Code,
     Column,
@@ -24,8 +22,10 @@ from gradience.report.blocks import (
     Table,
     figures,
 )
-from gradience.report.numbers import count, percent, plain, plural, sig
-from gradience.report.view import DOCUMENT, View, more
+from gradience.reports.base.graded import Grade
+from gradience.reports.base.numbers import count, percent, plain, plural, sig
+from gradience.reports.base.view import DOCUMENT, View, more
+from gradience.reports.evidence import EvidenceReport, Flip, LogFacts
 from gradience.words import points
 
 GRADES: dict[Grade, tuple[Mark, str]] = {

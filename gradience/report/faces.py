@@ -9,9 +9,9 @@ from __future__ import annotations
 from pkgutil import resolve_name
 from typing import Any
 
-from gradience.artifacts.report import Faces, Report
 from gradience.errors import UsageError, did_you_mean
-from gradience.report.blocks import Document
+from gradience.reports.base.blocks import Document
+from gradience.reports.base.report import Faces, Report
 
 DOCUMENTS = {
     "AuditReport": "audit:audit_blocks",
@@ -52,7 +52,7 @@ def blocks_of(report: Report) -> Document:
 
 def to_text(report: Report) -> str:
     """Return the first sections for a terminal of 80 columns, and how many lines there are beyond `PRINTED`."""
-    from gradience.report import terminal
+    from gradience.reports.base import terminal
 
     lines = terminal.render(blocks_of(report), width=terminal.DEFAULT_WIDTH).splitlines()
     if len(lines) <= PRINTED:
@@ -65,14 +65,14 @@ def to_text(report: Report) -> str:
 
 def to_markdown(report: Report) -> str:
     """Return the report as GitHub-flavoured Markdown."""
-    from gradience.report import markdown
+    from gradience.reports.base import markdown
 
     return markdown.render(blocks_of(report))
 
 
 def to_html(report: Report) -> str:
     """Return all of the report as HTML without plots."""
-    from gradience.report import html
+    from gradience.reports.base import html
 
     return html.render(blocks_of(report))
 

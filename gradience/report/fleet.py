@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from gradience.artifacts.fleet import BaseGroup, FleetReport, Forcing
-from gradience.report import terminal
-from gradience.report.blocks import (
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
@@ -18,8 +17,9 @@ from gradience.report.blocks import (
     Span,
     Table,
 )
-from gradience.report.numbers import MISSING, count, max_lora_rank, percent, plural, sig, size
-from gradience.report.view import first_names
+from gradience.reports.base.numbers import MISSING, count, max_lora_rank, percent, plural, sig, size
+from gradience.reports.base.view import first_names
+from gradience.reports.fleet import BaseGroup, FleetReport, Forcing
 
 SHOWN_BASES, SHOWN_FORCING, SHOWN_GROUPS, SHOWN_COPIES = 5, 5, 8, 3
 """On the screen; Markdown and JSON list more."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gradience.artifacts.fleet_compression import FleetCompression, Squeezed
-from gradience.report import terminal
-from gradience.report.blocks import Column, Document, Heading, Inline, Notes, Paragraph, Span, Table
-from gradience.report.blocks import Note as OneNote
-from gradience.report.numbers import count, percent, plural, size
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import Column, Document, Heading, Inline, Notes, Paragraph, Span, Table
+from gradience.reports.base.blocks import Note as OneNote
+from gradience.reports.base.numbers import count, percent, plural, size
+from gradience.reports.fleet_compression import FleetCompression, Squeezed
 
 SHOWN = 10
 """Adapters of each kind on the screen."""

@@ -6,15 +6,8 @@ import json
 from collections.abc import Sequence
 from fractions import Fraction
 
-from gradience.artifacts.evaluation import EvaluationPreview
-from gradience.artifacts.forecast import (
-    BenchForecast,
-    CostEstimate,
-    RenderedExample,
-    ScoredExample,
-)
-from gradience.report import terminal
-from gradience.report.blocks import (
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
@@ -28,7 +21,14 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.numbers import chance, count, in_points, percent, size
+from gradience.reports.base.numbers import chance, count, in_points, percent, size
+from gradience.reports.evaluation import EvaluationPreview
+from gradience.reports.forecast import (
+    BenchForecast,
+    CostEstimate,
+    RenderedExample,
+    ScoredExample,
+)
 
 SHOWN = 400
 """Characters of an example's prompt or response that are shown, from its beginning and its end."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gradience.artifacts.heal import HealForecast, HealReport, MeanKl
-from gradience.report import terminal
-from gradience.report.blocks import (
+from gradience.report.evidence import probability
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
@@ -19,8 +19,8 @@ from gradience.report.blocks import (
     Span,
     Table,
 )
-from gradience.report.evidence import probability
-from gradience.report.numbers import count, memory_parts, percent, plural, sig, signed
+from gradience.reports.base.numbers import count, memory_parts, percent, plural, sig, signed
+from gradience.reports.heal import HealForecast, HealReport, MeanKl
 
 LEVEL = 0.025
 """One-sided level at which healing is said to bring an adapter closer, or farther away."""

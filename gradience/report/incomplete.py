@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from gradience.artifacts.audit import AuditReport, TensorNote
-from gradience.report.numbers import count, plural
+from gradience.reports.audit import AuditReport, TensorNote
+from gradience.reports.base.numbers import count, plural
 
 
 def incompleteness(report: AuditReport) -> str | None:

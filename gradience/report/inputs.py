@@ -14,20 +14,20 @@ from pydantic import ConfigDict, Field
 
 from gradience.adapters.locate import CONFIG, natural_key
 from gradience.adapters.tensors import TensorFile
-from gradience.artifacts.base import MAX_ARTIFACT_BYTES, Artifact
-from gradience.artifacts.calibration import METADATA, Calibration
-from gradience.artifacts.digests import root_of
-from gradience.artifacts.kinds import ArtifactName
-from gradience.artifacts.monitor import MonitorReport
-from gradience.artifacts.report import Report
-from gradience.artifacts.shared_names import command_text, path_text, paths_text
 from gradience.audit.adapter import audit_adapter
 from gradience.digests import sha256_bytes
 from gradience.errors import InputError
+from gradience.files.artifact import MAX_ARTIFACT_BYTES, Artifact
+from gradience.files.digests import root_of
+from gradience.files.shared_names import command_text, path_text, paths_text
 from gradience.monitor import monitor_runs
 from gradience.reading import read_file
 from gradience.report.audit.series import step_of
 from gradience.report.faces import DOCUMENTS
+from gradience.reports.base.report import Report
+from gradience.reports.calibration import METADATA, Calibration
+from gradience.reports.monitor import MonitorReport
+from gradience.reports.registry import ArtifactName
 
 REPORTS = {f"gradience.{kind}": kind for kind in ArtifactName if kind.model in DOCUMENTS}
 """The schema without its version -> the kind of artifact; those that are reports."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from gradience.artifacts.monitor import Alert, MonitorReport, ReadNote, Recommendation, RunReport
 from gradience.learning_rate import rate
-from gradience.report import terminal
-from gradience.report.blocks import Block, Document, Heading, Note, Notes, Paragraph, Span, items
 from gradience.report.monitor_runs import OUTCOMES, runs_table
 from gradience.report.monitor_series import audit_blocks, logged_blocks, rank_use_blocks
-from gradience.report.numbers import count, duration, plain, plural, sig, trimmed
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import Block, Document, Heading, Note, Notes, Paragraph, Span, items
+from gradience.reports.base.numbers import count, duration, plain, plural, sig, trimmed
+from gradience.reports.monitor import Alert, MonitorReport, ReadNote, Recommendation, RunReport
 
 ALERTS = "Alerts"
 """The title of their section."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.monitor import RankUse, RunReport
-from gradience.report.blocks import Column, Document, Heading, Inline, Role, Span, Table
-from gradience.report.numbers import MISSING, count, duration, plural, sig, signed, trimmed
+from gradience.reports.base.blocks import Column, Document, Heading, Inline, Role, Span, Table
+from gradience.reports.base.numbers import MISSING, count, duration, plural, sig, signed, trimmed
+from gradience.reports.monitor import RankUse, RunReport
 from gradience.words import noun
 
 OUTCOMES: dict[str, tuple[str, Role]] = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from gradience.artifacts.monitor import Curve, EvaluationPoint, RankUse, Rewards, RunReport, SplitReport
-from gradience.report.blocks import Block, Column, Facts, Heading, Inline, Paragraph, Span, Table
-from gradience.report.charts import area, sparkline
-from gradience.report.numbers import plain, plural, sig, signed, trimmed
+from gradience.reports.base.blocks import Block, Column, Facts, Heading, Inline, Paragraph, Span, Table
+from gradience.reports.base.charts import area, sparkline
+from gradience.reports.base.numbers import plain, plural, sig, signed, trimmed
+from gradience.reports.monitor import Curve, EvaluationPoint, RankUse, Rewards, RunReport, SplitReport
 
 SPARK, SIDE_SPARK = 32, 16
 """Columns of a small chart."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from base64 import b64encode
 
-from gradience.artifacts.report import Report
 from gradience.errors import MissingExtra
-from gradience.report import html
-from gradience.report.blocks import Block, Document, Heading, Table, spans
 from gradience.report.faces import blocks_of
-from gradience.report.names import html_text
 from gradience.report.plots.kinds import plots_of
 from gradience.report.plots.plot import Plot
+from gradience.reports.base import html
+from gradience.reports.base.blocks import Block, Document, Heading, Table, spans
+from gradience.reports.base.names import html_text
+from gradience.reports.base.report import Report
 
 IN_A_CELL = 760
 """Pixels of a picture, at most."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.power import Need, PowerReport, Scenario
-from gradience.report import terminal
-from gradience.report.blocks import (
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
@@ -18,7 +17,8 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.numbers import MISSING, chance, in_points, percent, plural
+from gradience.reports.base.numbers import MISSING, chance, in_points, percent, plural
+from gradience.reports.power import Need, PowerReport, Scenario
 
 NONE_ENOUGH = "none"
 """No number of examples is enough."""

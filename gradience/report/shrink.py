@@ -6,19 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from gradience.artifacts.evaluation import EvaluatedAdapter
-from gradience.artifacts.shrink import (
-    MeanInterval,
-    PlannedRung,
-    RungStatus,
-    ShrinkForecast,
-    ShrinkPlan,
-    ShrinkReport,
-    ShrinkRung,
-    rung_words,
-)
-from gradience.report import terminal
-from gradience.report.blocks import (
+from gradience.report.evaluation import device_of, margin_blocks, memory_facts
+from gradience.report.evaluation_likelihoods import change_cells
+from gradience.report.evidence import probability
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
@@ -34,10 +26,18 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.evaluation import device_of, margin_blocks, memory_facts
-from gradience.report.evaluation_likelihoods import change_cells
-from gradience.report.evidence import probability
-from gradience.report.numbers import MISSING, count, percent, sig
+from gradience.reports.base.numbers import MISSING, count, percent, sig
+from gradience.reports.evaluation import EvaluatedAdapter
+from gradience.reports.shrink import (
+    MeanInterval,
+    PlannedRung,
+    RungStatus,
+    ShrinkForecast,
+    ShrinkPlan,
+    ShrinkReport,
+    ShrinkRung,
+    rung_words,
+)
 from gradience.words import points
 
 MARKS: dict[RungStatus, Mark] = {

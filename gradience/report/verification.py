@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.verification import (
-    DifferingAnswer,
-    RegeneratedAnswers,
-    Verification,
-    VerificationCheck,
-)
 from gradience.errors import shortened
-from gradience.report import terminal
-from gradience.report.blocks import (
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
@@ -26,7 +20,13 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.numbers import MISSING, count, plural
+from gradience.reports.base.numbers import MISSING, count, plural
+from gradience.reports.verification import (
+    DifferingAnswer,
+    RegeneratedAnswers,
+    Verification,
+    VerificationCheck,
+)
 
 QUOTED = 80
 """Bytes of an answer on a screen."""

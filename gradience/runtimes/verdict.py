@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradience.adapters.adapter import Adapter
-from gradience.artifacts.compression import RuntimeVerdict, Verdict
+from gradience.reports.compression import RuntimeVerdict, Verdict
 from gradience.runtimes.parts import Parts, is_general, parts_of
 from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
 from gradience.runtimes.runtime import RUNTIMES

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.artifacts.records import Evaluation
-from gradience.artifacts.shrink import MeanInterval, OutputDistance
 from gradience.evaluate.answering import Answers
 from gradience.evaluate.comparison import kl_divergence
+from gradience.files.records import Evaluation
+from gradience.reports.shrink import MeanInterval, OutputDistance
 
 Values = NDArray[np.float64]
 

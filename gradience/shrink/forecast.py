@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gradience.artifacts.shrink import ShrinkForecast
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
+from gradience.reports.shrink import ShrinkForecast
 from gradience.shrink.plan import CONTROL, Prepared
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.evaluation import EvaluatedAdapter
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shared_names import path_text, sentence_text
-from gradience.artifacts.shrink import (
+from gradience.evaluate.outcome import conditions_of, row_of
+from gradience.files.shared_names import path_text, sentence_text
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.evaluation import EvaluatedAdapter
+from gradience.reports.shrink import (
     RewriteControl,
     RungStatus,
     ShrinkPlan,
@@ -15,7 +16,6 @@ from gradience.artifacts.shrink import (
     ShrinkRung,
     TestedStatus,
 )
-from gradience.evaluate.outcome import conditions_of, row_of
 from gradience.shrink.distance import distance
 from gradience.shrink.plan import Prepared
 from gradience.shrink.walk import TestedRung, Walk

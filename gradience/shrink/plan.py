@@ -8,14 +8,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.calibration import calibration_argument
-from gradience.artifacts.shared_names import path_text
-from gradience.artifacts.shrink import DevRows, ShrinkPlan
 from gradience.audit.adapter import audit_adapter
 from gradience.digests import sha256_text
 from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.inputs import BASE_ROW, Inputs, read_inputs
+from gradience.files.shared_names import path_text
 from gradience.models.locate import locate
+from gradience.reports.calibration import calibration_argument
+from gradience.reports.shrink import DevRows, ShrinkPlan
 from gradience.shrink.prompts import healing_of, notes_on_prompts, planned_healing
 from gradience.shrink.rungs import Source, plan_rungs, with_base
 from gradience.shrink.settings import ShrinkSettings

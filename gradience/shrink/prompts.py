@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.shared_names import path_text
-from gradience.artifacts.shrink import PlannedHealing
 from gradience.calibrate.heal.inputs import FEWEST
 from gradience.calibrate.inputs import read_inputs
 from gradience.calibrate.rows import prompt_id
@@ -16,7 +13,10 @@ from gradience.calibrate.settings import HealSettings
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.evaluate.settings import EvaluateSettings
+from gradience.files.shared_names import path_text
 from gradience.models.settings import BaseSettings
+from gradience.reports.calibration import Calibration
+from gradience.reports.shrink import PlannedHealing
 from gradience.settings import shared
 from gradience.tasks.examples import LabelledExample
 

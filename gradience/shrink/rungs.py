@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.compression import CompressionPlan
-from gradience.artifacts.shrink import PlannedRung
-from gradience.artifacts.whole import write_whole
 from gradience.calibrate.heal.inputs import HealInputs, read_heal_inputs
 from gradience.calibrate.heal.verb import heal
 from gradience.calibrate.settings import HealSettings
 from gradience.compress.adapter import Documents, rehearse_compression, write_compressed
 from gradience.digests import sha256_file, sha256_json
 from gradience.errors import InputError, UsageError
+from gradience.files.whole import write_whole
 from gradience.plan.calibrated import ToSizeOfRank
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reports.audit import AuditReport
+from gradience.reports.calibration import Calibration
+from gradience.reports.compression import CompressionPlan
+from gradience.reports.shrink import PlannedRung
 from gradience.words import listed
 
 AS_IT_IS: Mapping[str, Any] = {"adapter_name": None, "encoding": None, "dtype": None, "strip": ()}

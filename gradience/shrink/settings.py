@@ -10,10 +10,10 @@ from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from gradience.arguments import ranks_argument
-from gradience.artifacts.calibration import Calibration, calibration_argument
 from gradience.errors import UsageError
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
 from gradience.models.settings import BaseSettings
+from gradience.reports.calibration import Calibration, calibration_argument
 from gradience.settings import SETTINGS, Flag, StrPath, shared
 
 

@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.artifacts.card import CARD, write_block
-from gradience.artifacts.digests import DIGESTS, files_below, write_digests
-from gradience.artifacts.report import Report
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shrink import ShrinkReport
-from gradience.artifacts.whole import check_output, whole_folder, write_errors, write_whole
 from gradience.compress.adapter import Documents
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.kept import MANIFEST
 from gradience.evaluate.verb import memory_errors, note_changes, require_libraries
+from gradience.files.card import CARD, write_block
+from gradience.files.digests import DIGESTS, files_below, write_digests
+from gradience.files.whole import check_output, whole_folder, write_errors, write_whole
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
+from gradience.reports.base.report import Report
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.shrink import ShrinkReport
 from gradience.settings import public, required_output
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import DEV, PLAN, Prepared, prepare, settle

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gradience.artifacts.evaluation import EvaluatedAdapter
-from gradience.artifacts.shrink import PlannedRung
 from gradience.compress.adapter import Documents
 from gradience.compress.rotate import write_rotated
 from gradience.errors import InputError
@@ -15,6 +13,8 @@ from gradience.evaluate.answering import Answering, Answers
 from gradience.evaluate.inputs import AdapterInput, adapter_input
 from gradience.evaluate.outcome import graded, row_of
 from gradience.progress import Watcher
+from gradience.reports.evaluation import EvaluatedAdapter
+from gradience.reports.shrink import PlannedRung
 from gradience.shrink.plan import CONTROL, DEV, Prepared
 from gradience.shrink.rungs import KINDS
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import ValidationError, validate_call
 
-from gradience.artifacts.bench_plan import Role, TaskCode
 from gradience.errors import InputError, did_you_mean
+from gradience.reports.bench_plan import Role, TaskCode
 from gradience.tasks import harness, user_code
 from gradience.tasks.base import ChatTask, Scoring, Task
 from gradience.words import listed

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
-from gradience.artifacts.bench_plan import TaskCode
 from gradience.models.chat import ASSISTANT, Message, Turn, chat_template
+from gradience.reports.bench_plan import TaskCode
 from gradience.tasks.examples import ChatExample, ChoiceExample, Examples, LabelledExample, PromptExample
 from gradience.tasks.metrics import Metric
 

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gradience.artifacts.bench_plan import Role
 from gradience.errors import InputError
 from gradience.models.chat import ASSISTANT
+from gradience.reports.bench_plan import Role
 from gradience.settings import Positive
 from gradience.tasks.base import AnswerScoring, ChatTask, LikelihoodScoring
 from gradience.tasks.examples import ChatExample, content_id

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from gradience.artifacts.bench_plan import Role
 from gradience.errors import InputError
+from gradience.reports.bench_plan import Role
 from gradience.tasks.examples import ChoiceExample, Examples, content_id
 from gradience.tasks.rows import Row, Table
 from gradience.tasks.user_rows import Gathering, answer_of, list_of

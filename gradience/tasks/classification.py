@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gradience.artifacts.bench_plan import Role
+from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import LabelledExample
 from gradience.tasks.labelled import Columns, check_labels, labelled, pair_id, read

@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Generic, TypeVar, get_args
 
-from gradience.artifacts.bench_plan import Role
 from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import UsageError
+from gradience.reports.bench_plan import Role
 from gradience.words import counted
 
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gradience.artifacts.bench_plan import Role
+from gradience.reports.bench_plan import Role
 from gradience.tasks.base import AnswerScoring, Filter, GenerationTask
 from gradience.tasks.examples import PromptExample, content_id, prepare, with_dev
 from gradience.tasks.rows import Row, train_and_confirm

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gradience.artifacts.bench_plan import Role
+from gradience.reports.bench_plan import Role
 from gradience.settings import Positive
 from gradience.tasks.base import (
     AnswerScoring,

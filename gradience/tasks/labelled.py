@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gradience.adapters.strict_json import MAX_DIGITS
-from gradience.artifacts.bench_plan import Role
 from gradience.errors import InputError, UsageError, did_you_mean
+from gradience.reports.bench_plan import Role
 from gradience.tasks.examples import LabelledExample, canonical, content_id, role_of
 from gradience.tasks.metrics import Metric
 from gradience.tasks.rows import Row, Table

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gradience.adapters import strict_json
-from gradience.artifacts.bench_plan import Role
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, UsageError, did_you_mean, require
 from gradience.models.local_only import would_fetch
 from gradience.reading import MAX_DATA_BYTES, check_regular, open_stream
+from gradience.reports.bench_plan import Role
 from gradience.words import counted
 
 MAX_ROW = 4 * 2**20

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gradience.artifacts.bench_plan import Role
+from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import prepare, with_dev
 from gradience.tasks.labelled import Columns, check_labels, labelled, read

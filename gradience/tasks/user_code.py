@@ -17,10 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gradience.artifacts.bench_plan import TaskCode
 from gradience.digests import sha256_file, sha256_parts, sha256_text
 from gradience.errors import InputError
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reports.bench_plan import TaskCode
 
 ALLOW, GROUP, FUNCTION = "GRADIENCE_ALLOW_CODE", "gradience.tasks", "load"
 HOW = f"one of your own is a file, `path/to/file.py`, or an installed entry point of the group `{GROUP}`"

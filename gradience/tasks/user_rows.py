@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from gradience.adapters import strict_json
-from gradience.artifacts.bench_plan import Role
 from gradience.digests import sha256_text
 from gradience.errors import InputError, UsageError
+from gradience.reports.bench_plan import Role
 from gradience.tasks.examples import Example, Examples, content_id, prepare, role_of, with_dev
 from gradience.tasks.rows import Row, Table, local
 from gradience.words import counted

@@ -16,8 +16,8 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers.trainer_callback import TrainerCallback, TrainerState
 
-from gradience.artifacts.whole import sync_folder, write_errors, write_whole
 from gradience.errors import OutputError
+from gradience.files.whole import sync_folder, write_errors, write_whole
 from gradience.reading import MAX_DATA_BYTES, check_regular
 
 MARK = "complete"

@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gradience.artifacts.training import Earlier
-from gradience.artifacts.whole import write_whole
 from gradience.digests import sha256_text
 from gradience.errors import InputError
+from gradience.files.whole import write_whole
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reports.training import Earlier
 
 
 class Numerics(BaseModel):

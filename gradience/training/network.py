@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from transformers import set_seed
 
-from gradience.artifacts.whole import whole_folder
 from gradience.digests import Sha256
+from gradience.files.whole import whole_folder
 from gradience.models.load import Base, quiet
 from gradience.models.settings import ModelSettings
 from gradience.reading import MAX_SETTINGS_BYTES, read_file

@@ -16,9 +16,9 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 
-from gradience.artifacts.training import ADAPTER, REPORT, TrainingReport
 from gradience.digests import sha256_file
 from gradience.errors import InputError
+from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 from gradience.training.checkpoints import (
     complete_checkpoints,
     ended_at,

@@ -19,17 +19,17 @@ import torch
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shared_names import path_text
-from gradience.artifacts.training import ADAPTER, REPORT, Start, TrainedExamples, TrainingReport
-from gradience.artifacts.whole import write_errors
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
+from gradience.files.shared_names import path_text
+from gradience.files.whole import write_errors
 from gradience.live.callback import GradienceCallback
 from gradience.models.devices import choose_device, device_name, processes_here
 from gradience.models.load import Base, load_base
 from gradience.models.settings import ModelSettings, several_processes
 from gradience.progress import Progress
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.training import ADAPTER, REPORT, Start, TrainedExamples, TrainingReport
 from gradience.tasks.base import Task
 from gradience.tasks.examples import fingerprint
 from gradience.training.arguments import (

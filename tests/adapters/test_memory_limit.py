@@ -36,7 +36,7 @@ MEASURE = """
 import json, os, resource, sys
 sys.path.insert(0, os.getcwd())
 from gradience.adapters import memory
-import gradience.artifacts.audit
+import gradience.reports.audit
 from gradience.audit import adapter as audit
 from gradience.compare import adapters as compare
 from gradience.compress import adapter as compress

@@ -19,8 +19,8 @@ def test_a_toy_measure_is_one_function_one_field_and_one_line(add):
     from pydantic.dataclasses import dataclass
 
     from gradience import audit_adapter
-    from gradience.artifacts.audit import LayerAudit
-    from gradience.artifacts.base import ROW_CONFIG
+    from gradience.files.artifact import ROW_CONFIG
+    from gradience.reports.audit import LayerAudit
 
     @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
     class WiderRow(LayerAudit):
@@ -35,8 +35,8 @@ def test_a_toy_measure_is_one_function_one_field_and_one_line(add):
 
 
 def test_a_toy_finding_of_the_audit_is_one_function_and_one_line(add, command, artifact):
-    from gradience.artifacts.finding import Finding
     from gradience.audit.findings.facts import Facts
+    from gradience.reports.base.finding import Finding
 
     def crowd(facts: Facts) -> Iterator[Finding]:
         if len(facts.layers) > 2:
@@ -150,9 +150,9 @@ def test_a_toy_format_that_is_written_is_one_file_and_one_line(tmp_path, add, co
 
 def test_a_toy_encoding_is_one_function_one_name_and_one_line(tmp_path, add, command, artifact):
     """Written, read back, explained in the report, and named in the schema, and where another one is unknown."""
-    from gradience.artifacts.compression import CompressionReport
-    from gradience.artifacts.encodings import ENCODING_NAMES
     from gradience.compress.encodings import Encoded, EncodingRule, Target, config_fields
+    from gradience.reports.base.encodings import ENCODING_NAMES
+    from gradience.reports.compression import CompressionReport
 
     def doubled(targets: list[Target], reason: str) -> Encoded:
         """One rank, and every scale twice what it was: B is halved."""
@@ -203,9 +203,9 @@ def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, add, artifact):
 def test_a_toy_section_of_an_audit_is_one_function_and_one_line(add, command):
     """Seen on the screen, in Markdown and in a notebook; a stranger's name in it is no markup anywhere."""
     from gradience import audit_adapter
-    from gradience.artifacts.audit import AuditReport
     from gradience.report.audit.view import View
-    from gradience.report.blocks import Block, Column, Heading, Span, Table
+    from gradience.reports.audit import AuditReport
+    from gradience.reports.base.blocks import Block, Column, Heading, Span, Table
 
     def letter_blocks(report: AuditReport, view: View) -> list[Block]:
         """Which module has the longest name?"""
@@ -228,7 +228,7 @@ def test_a_toy_section_of_an_audit_is_one_function_and_one_line(add, command):
 
 def test_a_toy_section_of_a_comparison_and_one_of_a_compression(tmp_path, add, command):
     """Seen on the screen of both, of a plan too, and in the page beside the smaller adapter."""
-    from gradience.report.blocks import Heading
+    from gradience.reports.base.blocks import Heading
 
     def type_blocks(report, view):
         return [Heading(f"What is a {type(report).__name__}?")]

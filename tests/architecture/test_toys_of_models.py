@@ -76,10 +76,10 @@ def additions(*, answers: tuple[str, ...] = ("4", "5", "6")) -> GenerationTask:
 def test_a_toy_engine_and_a_toy_task_are_one_file_and_one_line_each(tmp_path, add, new_file):
     """Seen in the answers, the header of the records, the key of the evaluation, and what may be compared."""
     from gradience import tasks
-    from gradience.artifacts.records import count, read_records
     from gradience.errors import UsageError
     from gradience.evaluate import diverge, engine
     from gradience.evaluate.evaluator import Evaluator
+    from gradience.files.records import count, read_records
     from gradience.models.settings import ModelSettings
 
     new_file("tasks/additions.py", f"from {__name__} import additions as load")
@@ -152,7 +152,6 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     """Seen in the config, the plan, a run, its verdict, and the pages."""
     from tiny_bench import bert, sentences
 
-    from gradience.artifacts.run import Stopwatch
     from gradience.bench.arms import ranks, registry
     from gradience.bench.arms.arm import Control, Derived
     from gradience.bench.config.load import BenchConfig
@@ -162,6 +161,7 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     from gradience.bench.verdict.assemble import assemble, data_of
     from gradience.plan.criteria import ToRank
     from gradience.report.faces import to_markdown
+    from gradience.reports.base.run import Stopwatch
 
     values = {
         "model": {"name": str(bert(tmp_path / "base")), "type": "seqcls"},

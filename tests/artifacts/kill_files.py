@@ -10,7 +10,7 @@ from pathlib import Path
 
 from killing import KILLED, WRITING, in_child, moments_of, watched
 
-from gradience.artifacts.whole import whole_folder, write_whole
+from gradience.files.whole import whole_folder, write_whole
 
 
 def write_file(path: Path) -> None:

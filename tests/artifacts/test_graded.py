@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from gradience.artifacts import graded
-from gradience.artifacts.graded import PairedEvidence, PooledEvidence
+from gradience.reports.base import graded
+from gradience.reports.base.graded import PairedEvidence, PooledEvidence
 from gradience.statistics import PairedTable, pool, tango_p_value
 
 

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from calibration_sample import calibration_report
 
-from gradience.artifacts import records
-from gradience.artifacts.base import interruptible
+from gradience.files import records
+from gradience.files.artifact import interruptible
 
 
 def end(signum, frame):

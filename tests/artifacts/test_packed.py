@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.artifacts import packed
-from gradience.artifacts.packed import pack, unpack
+from gradience.files import packed
+from gradience.files.packed import pack, unpack
 
 
 def test_the_examples_are_true() -> None:

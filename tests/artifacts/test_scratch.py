@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from killing import program
 
-from gradience.artifacts.scratch import (
+from gradience.errors import OutputError
+from gradience.files.scratch import (
     scratch_beside,
     scratch_file,
     scratch_folder,
     sweep_below,
     sweep_beside,
 )
-from gradience.artifacts.whole import write_whole
-from gradience.errors import OutputError
+from gradience.files.whole import write_whole
 
 
 @pytest.mark.parametrize(("kind", "least"), [("file", 40), ("folder", 80)])

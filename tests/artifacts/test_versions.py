@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.base import Artifact
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.comparison import ComparisonReport
-from gradience.artifacts.compression import CompressionReport
 from gradience.errors import InputError
+from gradience.files.artifact import Artifact
+from gradience.reports.audit import AuditReport
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.comparison import ComparisonReport
+from gradience.reports.compression import CompressionReport
 
 EARLIER: dict[type[Artifact], str] = {
     AuditReport: "gradience audit",

@@ -11,11 +11,11 @@ import pytest
 from factory import adapter
 from killing import HANGS
 
-from gradience.artifacts import scratch as scratch_files
-from gradience.artifacts import whole
-from gradience.artifacts.exchange import exchange
-from gradience.artifacts.whole import check_output, whole_folder
 from gradience.errors import OutputError, UsageError
+from gradience.files import scratch as scratch_files
+from gradience.files import whole
+from gradience.files.exchange import exchange
+from gradience.files.whole import check_output, whole_folder
 
 ROOT = os.geteuid() == 0
 

@@ -10,10 +10,10 @@ import pytest
 from factory import PREFIX, Stored, adapter, config, factors, safetensors, stored
 
 from gradience import audit_adapter
-from gradience.artifacts.audit import AuditReport
 from gradience.audit.dominance import with_base
 from gradience.cli.app import run
 from gradience.errors import InputError
+from gradience.reports.audit import AuditReport
 
 Q, V = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"
 

@@ -23,9 +23,9 @@ from peft_models import gpt2, llama
 from safetensors.numpy import load_file
 
 from gradience import audit_adapter, compress_adapter
-from gradience.artifacts.audit import AuditReport
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
+from gradience.reports.audit import AuditReport
 
 TOKENS = torch.arange(24).reshape(2, 12)
 RANK, SCALE = 4, 2.0

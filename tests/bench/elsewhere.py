@@ -16,7 +16,7 @@ from typing import Any
 from bench_process import start, without_times
 from killing import HANGS
 
-from gradience.artifacts.stage import MANIFEST, StageManifest
+from gradience.reports.stage import MANIFEST, StageManifest
 
 COMPRESSION: dict[str, Any] = {
     "variants": ["uniform_median"],

@@ -12,8 +12,8 @@ from pathlib import Path
 from killing import KILLED, drawn, in_child, moments_of, watched
 
 import gradience.bench.run.bench  # noqa: F401  (loaded once, before anything is forked)
-from gradience.artifacts.stage import StageManifest
 from gradience.cli.app import run
+from gradience.reports.stage import StageManifest
 
 
 def check_artifacts(output: Path) -> None:

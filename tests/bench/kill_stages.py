@@ -10,9 +10,9 @@ from pathlib import Path
 
 from killing import KILLED, WRITING, in_child, moments_of, watched
 
-from gradience.artifacts.stage import MANIFEST, StageManifest
 from gradience.bench.run.stages import Stages, changed_files
 from gradience.models.lock import only_one
+from gradience.reports.stage import MANIFEST, StageManifest
 
 
 def work(root: Path) -> None:
@@ -29,7 +29,7 @@ def work(root: Path) -> None:
 
 
 def main(root: Path) -> None:
-    files = watched("bench/run/stages.py", "artifacts/stage.py", *WRITING)
+    files = watched("bench/run/stages.py", "reports/stage.py", *WRITING)
     moments, finished = moments_of(lambda: work(root / "whole"), files), 0
     for moment in range(1, moments + 1):
         folder = root / str(moment)

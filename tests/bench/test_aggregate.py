@@ -11,13 +11,13 @@ from statistics import pstdev, stdev
 import pytest
 from bench_sample import PUBLISHED, bench, config, three_seeds
 
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.exact import exact_text
 from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
 from gradience.bench.verdict.folders import aggregate_folders, find_benches, read_results
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
+from gradience.reports.base.exact import exact_text
+from gradience.reports.bench_aggregate import BenchAggregate
 
 
 def named(report: BenchAggregate, name: str):

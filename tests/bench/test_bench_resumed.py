@@ -16,16 +16,16 @@ import yaml
 from bench_process import timeless, write_inputs
 from tiny_bench import Watcher, llama, sums
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.records import read_records
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.verdict.facts import ANSWERS
 from gradience.errors import UsageError
 from gradience.evaluate.engines.transformers import identity
+from gradience.files.records import read_records
 from gradience.models.load import fingerprint_of
 from gradience.models.settings import ModelSettings
 from gradience.report.faces import to_markdown
+from gradience.reports.bench import Bench
 from gradience.tasks import user_code
 
 SECTIONS: dict[str, Any] = {

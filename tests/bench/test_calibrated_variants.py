@@ -15,13 +15,6 @@ from test_heal_arm import config as healing_config
 from test_heal_arm import sentences
 from tiny_bench import Watcher, bert
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_plan import BenchPlan
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.compression import CompressionReport
-from gradience.artifacts.heal import HealReport
-from gradience.artifacts.stage import StageManifest
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.forecast import forecast
 from gradience.bench.plan.variants import plan_variants
@@ -33,6 +26,13 @@ from gradience.bench.verify.verify import verify_run
 from gradience.plan.calibrated import ToKl, ToSizeOfRank
 from gradience.plan.compression import plan_compression
 from gradience.report.faces import to_markdown
+from gradience.reports.audit import AuditReport
+from gradience.reports.bench import Bench
+from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.calibration import Calibration
+from gradience.reports.compression import CompressionReport
+from gradience.reports.heal import HealReport
+from gradience.reports.stage import StageManifest
 
 CALIBRATES: dict[str, Any] = {
     "variants": ["uniform_r1", "calibrated_r1", "calibrated_kl"],

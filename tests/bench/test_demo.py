@@ -8,11 +8,11 @@ import pytest
 from bench_sample import bench
 from scaled_down import scaled_down
 
-from gradience.artifacts.bench import Bench
 from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import find_config
 from gradience.cli.demo import CONFIG, train_and_decide
 from gradience.report.bench import brief_text
+from gradience.reports.bench import Bench
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / CONFIG / "bench.json"
 MOST_LINES = 25

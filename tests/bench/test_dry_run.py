@@ -9,9 +9,9 @@ import pytest
 from data_files import small_gsm8k
 from tiny_bench import bert, gsm8k_values
 
-from gradience.artifacts.forecast import BenchForecast
 from gradience.cli.app import run
 from gradience.report.forecast import forecast_text
+from gradience.reports.forecast import BenchForecast
 
 
 @pytest.fixture(scope="module")

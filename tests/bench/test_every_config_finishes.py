@@ -8,13 +8,13 @@ import pytest
 from safetensors import safe_open
 from scaled_down import scaled_down
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.records import GenerationRecord, read_records
 from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import shipped_configs
 from gradience.bench.plan.variants import asked_for
 from gradience.cli.app import run
+from gradience.files.records import GenerationRecord, read_records
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
 
 CONFIGS = list(shipped_configs())
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from bench_sample import LARGE, SEEDS, bench, config, ladder, three_seeds
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
-from gradience.artifacts.graded import VariantEvidence
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.graded import graded_seed
 from gradience.errors import InputError
+from gradience.reports.base.graded import VariantEvidence
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate, VariantSummary
 from gradience.statistics import PairedTable, holm, pool, tango
 
 
@@ -319,9 +319,9 @@ def test_the_ladder_keeps_its_level_where_every_rung_loses_the_margin() -> None:
     where any false claim begins."""
     from fractions import Fraction
 
-    from gradience.artifacts.graded import PooledEvidence
     from gradience.bench.config.sections import LadderSettings
     from gradience.bench.verdict.ladder import RungFacts, climb_down
+    from gradience.reports.base.graded import PooledEvidence
 
     rng, settings, false = np.random.default_rng(3), LadderSettings(rungs=(8, 4)), 0
     for _ in range(400):

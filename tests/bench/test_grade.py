@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.artifacts.graded import Bounds
 from gradience.bench.verdict.grade import GradeFacts, faults, grade, short_of_a, supported
+from gradience.reports.base.graded import Bounds
 
 MARGIN = Fraction("0.025")
 

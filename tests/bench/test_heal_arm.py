@@ -11,8 +11,6 @@ from bench_process import CONFIG, write_inputs
 from pydantic import ValidationError
 from tiny_bench import ROLES, Watcher, bert, llama, sums
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.heal import HealReport
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.forecast import forecast
 from gradience.bench.run.bench import run_bench
@@ -20,6 +18,8 @@ from gradience.bench.run.seed import SeedRun
 from gradience.bench.verify.regenerate import regenerated
 from gradience.bench.verify.verify import verify_run
 from gradience.report.faces import to_markdown
+from gradience.reports.bench import Bench
+from gradience.reports.heal import HealReport
 from gradience.tasks.base import ClassificationTask
 from gradience.tasks.examples import LabelledExample, content_id, prepare
 

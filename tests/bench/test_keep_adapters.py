@@ -9,10 +9,10 @@ import pytest
 from bench_process import without_times, write_inputs
 from tiny_bench import Watcher
 
-from gradience.artifacts.bench import Bench
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.report.faces import to_markdown
+from gradience.reports.bench import Bench
 
 
 @pytest.fixture(scope="module")

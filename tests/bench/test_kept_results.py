@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.bench_plan import BenchPlan
 from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.report.faces import to_markdown
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench_plan import BenchPlan
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 ARCHIVES = sorted(RESULTS.glob("*/everything.tar.xz"))

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from bench_process import without_times, write_inputs
 
-from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import shipped_configs
 from gradience.bench.plan.forecast import forecast
 from gradience.cli.app import run
 from gradience.models.lock import only_one
+from gradience.reports.bench_aggregate import BenchAggregate
 
 SMALL = {
     "compression": {"variants": ["uniform_r4"], "arms": ["truncate"], "controls": []},

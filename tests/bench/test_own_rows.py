@@ -9,12 +9,12 @@ import yaml
 from data_files import write_jsonl
 from tiny_bench import bert, gsm8k_values, llama, tokenizer
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.records import read_records
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import _resumable
 from gradience.cli.app import run
 from gradience.errors import InputError
+from gradience.files.records import read_records
+from gradience.reports.bench import Bench
 
 ROWS = {
     "jsonl": [{"id": f"row {n}", "prompt": f"{n % 7} {n // 7} is =", "answer": n % 3} for n in range(49)],

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.artifacts.bench_plan import Policy
 from gradience.bench.verdict.policy import (
     SeedOutcome,
     allowed_losses,
@@ -21,6 +20,7 @@ from gradience.bench.verdict.policy import (
     verdict_of_seed,
     verdict_over_seeds,
 )
+from gradience.reports.bench_plan import Policy
 
 TOLERANCE = Fraction("0.025")
 SEEDS = (42, 123, 456)

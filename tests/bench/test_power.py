@@ -12,8 +12,6 @@ import pytest
 from bench_sample import config
 from scipy import stats
 
-from gradience.artifacts.bench_plan import Policy
-from gradience.artifacts.power import PowerReport, Scenario
 from gradience.bench.plan.budget import report_of_config
 from gradience.bench.plan.forecast import forecast
 from gradience.bench.plan.power import Assumed, plausible_for, scenario, seen
@@ -23,6 +21,8 @@ from gradience.cli.app import run
 from gradience.report.faces import to_markdown
 from gradience.report.forecast import forecast_text
 from gradience.report.power import power_text
+from gradience.reports.bench_plan import Policy
+from gradience.reports.power import PowerReport, Scenario
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "minilm_reviews"
 

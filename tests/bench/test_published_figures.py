@@ -12,8 +12,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-from gradience.artifacts.graded import Bounds
 from gradience.bench.verdict.grade import GradeFacts, grade
+from gradience.reports.base.graded import Bounds
 from gradience.statistics import Pooled, holm, seeds_needed
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")

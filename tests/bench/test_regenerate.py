@@ -15,8 +15,6 @@ from bench_process import write_inputs
 from test_verify import SECTIONS, edit, forge
 from tiny_bench import Watcher, llama, sentences, sums
 
-from gradience.artifacts.records import read_records
-from gradience.artifacts.verification import Verification
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.verify.regenerate import drawn, regenerated, undecidable
@@ -24,8 +22,10 @@ from gradience.bench.verify.verify import verify_run
 from gradience.cli.app import run
 from gradience.digests import sha256_file
 from gradience.evaluate.batches import fixed_batches
+from gradience.files.records import read_records
 from gradience.report.faces import to_markdown
 from gradience.report.verification import verification_text
+from gradience.reports.verification import Verification
 
 SHORT = {"max_steps": 3, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 8}
 RUNTIME = {"device": "cpu", "threads": 1, "keep_adapters": "all"}

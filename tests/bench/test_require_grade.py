@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from bench_sample import LARGE, SEEDS, bench, config, ladder, three_seeds
 
-from gradience.artifacts.bench import Bench
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.cli.app import run
 from gradience.cli.bench_codes import Required, ended
+from gradience.reports.bench import Bench
 
 NO_CONTROLS = config(compression={"variants": ["uniform_r4"], "arms": ["truncate"], "controls": []})
 

@@ -6,10 +6,10 @@ import pytest
 from bench_sample import bench, config, pairs, probe_of, three_seeds, variant_measures
 from pydantic import ValidationError
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.packed import pack
 from gradience.bench.plan.variants import plan_variants
 from gradience.bench.verdict.results import gate_sentence, measured
+from gradience.files.packed import pack
+from gradience.reports.bench import Bench
 from gradience.statistics import PairedTable, tango
 
 

@@ -14,12 +14,6 @@ from safetensors.torch import load_file
 from tiny_bench import Watcher, bert, llama, sentences, sums
 
 from gradience import audit_adapter
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_plan import BenchPlan, DataSplit
-from gradience.artifacts.records import read_records
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.stage import MANIFEST, StageManifest
-from gradience.artifacts.training import REPORT, TrainingReport
 from gradience.bench.arms import truncate
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.forecast import forecast
@@ -31,6 +25,12 @@ from gradience.bench.verdict.assemble import assemble, data_of
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.errors import GradienceError, NetworkError
 from gradience.evaluate.evaluator import Evaluator
+from gradience.files.records import read_records
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.bench import Bench
+from gradience.reports.bench_plan import BenchPlan, DataSplit
+from gradience.reports.stage import MANIFEST, StageManifest
+from gradience.reports.training import REPORT, TrainingReport
 from gradience.tasks.base import Task
 from gradience.training.memory import CLEAR
 

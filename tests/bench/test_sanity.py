@@ -10,14 +10,14 @@ from bench_sample import bench, config, three_seeds
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.bench_plan import allowed_losses
 from gradience.bench.arms.registry import CONTROLS as ALL_CONTROLS
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.sanity import as_expected, at_ceiling, seed_notes
 from gradience.cli.bench_codes import code_of
 from gradience.report.bench import aggregate_text, bench_text
 from gradience.report.faces import to_markdown
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench_plan import allowed_losses
 
 CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "aa"], "arms": ["truncate"]}
 SEEDS = (42, 123, 456)

@@ -17,7 +17,6 @@ from killing import HANGS
 from spread_here import Here, Silent, runner_over, write_config
 from tiny_bench import Watcher
 
-from gradience.artifacts.stage import MANIFEST, StageManifest
 from gradience.bench.config.load import load_config
 from gradience.bench.run import spread
 from gradience.bench.run.bench import run_bench
@@ -28,6 +27,7 @@ from gradience.bench.run.stages import Due
 from gradience.bench.status.failures import logged_failures
 from gradience.errors import NetworkError
 from gradience.report.faces import to_markdown
+from gradience.reports.stage import MANIFEST, StageManifest
 
 ARTIFACTS = ("bench_aggregate.json", "seed_1/bench.json", "seed_2/bench.json")
 

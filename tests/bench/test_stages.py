@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from killing import program
 
-from gradience.artifacts.stage import MANIFEST, StageManifest
 from gradience.bench.run.stages import BEGUN, Stages, stage_key
 from gradience.errors import InputError, LockedError, OutputError
 from gradience.models.lock import only_one
+from gradience.reports.stage import MANIFEST, StageManifest
 
 
 @pytest.fixture

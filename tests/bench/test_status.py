@@ -12,7 +12,6 @@ from bench_process import start, write_inputs
 from killing import HANGS
 from spread_here import SECTIONS, Here, Silent, runner_over
 
-from gradience.artifacts.bench_status import BenchStatus, StageStatus
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.one import Failure, Order
@@ -20,6 +19,7 @@ from gradience.bench.status.look import look
 from gradience.cli.app import run
 from gradience.report.bench_status import status_text
 from gradience.report.faces import to_markdown
+from gradience.reports.bench_status import BenchStatus, StageStatus
 
 
 def stage_of(status: BenchStatus, seed: int, name: str) -> StageStatus:

@@ -16,9 +16,6 @@ import pytest
 from bench_process import write_inputs
 from tiny_bench import Watcher
 
-from gradience.artifacts.digests import DIGESTS, files_below, root_of, write_digests
-from gradience.artifacts.packed import pack, unpack
-from gradience.artifacts.verification import Verification
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.verify.files import check_files
@@ -27,7 +24,10 @@ from gradience.bench.verify.verify import verify_run
 from gradience.cli.app import run
 from gradience.digests import sha256_file
 from gradience.errors import InputError
+from gradience.files.digests import DIGESTS, files_below, root_of, write_digests
+from gradience.files.packed import pack, unpack
 from gradience.report.faces import to_markdown
+from gradience.reports.verification import Verification
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results"
 SECTIONS: dict[str, Any] = {
@@ -224,7 +224,7 @@ def better(bench: dict[str, Any]) -> None:
 def test_edited_counts_are_named_field_by_field_and_not_added_up(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from gradience.artifacts.bench import Bench
+    from gradience.reports.bench import Bench
 
     result = copy / "seed_1" / "bench.json"
     edit(result, better)

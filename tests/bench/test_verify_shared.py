@@ -13,13 +13,13 @@ import jsonschema
 import pytest
 import yaml
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.digests import Digests, write_digests
-from gradience.artifacts.evaluation import KeptRecords
-from gradience.artifacts.stage import StageManifest
 from gradience.bench.export.eee import export_eee
 from gradience.bench.export.hub import export_hub
 from gradience.errors import InputError, UsageError
+from gradience.files.digests import Digests, write_digests
+from gradience.reports.bench import Bench
+from gradience.reports.evaluation import KeptRecords
+from gradience.reports.stage import StageManifest
 from gradience.statistics import PairedTable, tango
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

@@ -15,7 +15,7 @@ from transformers import (
     set_seed,
 )
 
-from gradience.artifacts.bench_plan import Role
+from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, GenerationTask
 from gradience.tasks.examples import Examples, LabelledExample, PromptExample, content_id, prepare
 

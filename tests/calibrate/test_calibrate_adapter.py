@@ -10,12 +10,12 @@ from calibrated_cases import adapter, texts, write
 from transformers import AutoModelForSequenceClassification
 
 from gradience import UsageError, calibrate_adapter, tasks
-from gradience.artifacts.calibration import Calibration
 from gradience.calibrate.needs import needs_of
 from gradience.calibrate.rows import read_rows
 from gradience.cli.app import run
 from gradience.errors import InputError
 from gradience.evaluate.inputs import reader_of
+from gradience.reports.calibration import Calibration
 
 
 def tensors(calibration) -> dict[str, np.ndarray]:

@@ -14,7 +14,6 @@ from toys import OPENINGS, batches, logits_of, moments, toy
 from transformers import AutoModelForSeq2SeqLM
 
 from gradience import HealReport, InputError, calibrate_adapter, compress_adapter, heal_adapter
-from gradience.artifacts.calibration import Calibration
 from gradience.calibrate.batches import Encoded, encode_targets
 from gradience.calibrate.completions import draw, with_completions
 from gradience.calibrate.draws import uniforms
@@ -23,6 +22,7 @@ from gradience.cli.app import run
 from gradience.evaluate import evaluate_scores
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.settings import ModelSettings
+from gradience.reports.calibration import Calibration
 
 NEW = 6
 

@@ -13,12 +13,12 @@ from scipy import stats
 from transformers import AutoModelForSequenceClassification
 
 from gradience import CompressionPlan, ToBudget, ToEnergy, ToKl, ToRank, audit_adapter, plan_compression
-from gradience.artifacts.calibration import Calibration, ExcludedModule
 from gradience.compress.verb import compress_adapter
 from gradience.errors import InputError, UsageError
 from gradience.models.load import quiet
 from gradience.plan.calibrated import interval
 from gradience.report.compression import compression_text
+from gradience.reports.calibration import Calibration, ExcludedModule
 
 
 @pytest.fixture(scope="module")

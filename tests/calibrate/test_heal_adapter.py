@@ -17,7 +17,6 @@ from toys import logits_of
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from gradience import HealReport, InputError, OutputError, UsageError, compress_adapter, heal_adapter
-from gradience.artifacts.heal import HeldOutRow
 from gradience.calibrate.batches import encode_pairs, encode_texts
 from gradience.calibrate.heal.distil import residual
 from gradience.calibrate.heal.inputs import may_be_one_base, split
@@ -26,6 +25,7 @@ from gradience.calibrate.rows import read_rows
 from gradience.cli.app import run
 from gradience.models.load import quiet
 from gradience.report.heal import heal_text
+from gradience.reports.heal import HeldOutRow
 from gradience.statistics.paired import mean_difference
 
 WEIGHTS = "adapter_model.safetensors"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command import LAYERS, MODULES, audit, edit, edit_config, untrain
 
-from gradience.artifacts.audit import AuditReport
+from gradience.reports.audit import AuditReport
 
 
 def test_the_screen(adapter):

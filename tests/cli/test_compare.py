@@ -15,11 +15,11 @@ import pytest
 from killing import HANGS
 
 from gradience import compress_adapter
-from gradience.artifacts.comparison import ComparisonReport
-from gradience.artifacts.compression import CompressionReport
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.report.comparison import comparison_text
+from gradience.reports.comparison import ComparisonReport
+from gradience.reports.compression import CompressionReport
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "schemas" / "comparison.schema.json"
 

@@ -16,12 +16,12 @@ from command import gradience
 from killing import HANGS
 from pseudo_terminal import drawn_by
 
-from gradience.artifacts.compression import CompressionPlan, CompressionReport
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.cli.schema import ArtifactName, schema_text
 from gradience.report.compression import compression_text
 from gradience.report.faces import to_markdown
+from gradience.reports.compression import CompressionPlan, CompressionReport
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 from killing import HANGS
 
-from gradience.artifacts.evidence import EvidenceReport
 from gradience.cli.app import run
 from gradience.report.evidence import evidence_text
+from gradience.reports.evidence import EvidenceReport
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "docs" / "schemas" / "evidence.schema.json"

@@ -10,12 +10,12 @@ import pytest
 from hostile.samples import artifacts
 from test_help import EVERY
 
-from gradience.artifacts.forecast import RenderedExample
-from gradience.artifacts.report import Report
-from gradience.artifacts.verification import DifferingAnswer, RegeneratedAnswers, VerificationMismatch
 from gradience.cli.app import run
 from gradience.report.inputs import Source
 from gradience.report.page.render import to_page
+from gradience.reports.base.report import Report
+from gradience.reports.forecast import RenderedExample
+from gradience.reports.verification import DifferingAnswer, RegeneratedAnswers, VerificationMismatch
 
 LOGS = Path(__file__).parents[1] / "evidence" / "logs" / "lm_eval"
 SECRET = "forty-two, said the patient"

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from gradience import audit_adapter
-from gradience.artifacts.compression import CompressionReport
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import Criterion, ToRank
+from gradience.reports.compression import CompressionReport
 
 ENCODINGS = ("uniform", "patterns", "padded", "folded")
 

@@ -18,7 +18,7 @@ from peft.utils.other import ModulesToSaveWrapper
 from peft_models import bert, gpt2, gpt_oss, llama, mixtral, qwen_moe, save, t5
 from torch import nn
 
-from gradience.artifacts.compression import CompressionReport
+from gradience.reports.compression import CompressionReport
 
 LINEAR = ["q_proj", "v_proj", "down_proj"]
 

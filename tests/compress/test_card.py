@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gradience.artifacts.card import BEGIN, CARD, END, with_block, without_block, write_block
 from gradience.compress.carry import annotate
+from gradience.files.card import BEGIN, CARD, END, with_block, without_block, write_block
 
 YAML = b"---\nlicense: mit\ntags: [lora]\n---\n"
 BLOCK = BEGIN + b"Made today.\n" + END

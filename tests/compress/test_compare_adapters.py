@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
 from gradience import audit_adapter
-from gradience.artifacts.comparison import ComparisonReport
 from gradience.compare.adapters import compare_adapters
 from gradience.compress.adapter import write_compressed
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToRank
+from gradience.reports.comparison import ComparisonReport
 
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 shapes = st.lists(

@@ -25,11 +25,11 @@ from peft_cases import (
 from peft_models import peft_updates, save, stored_tensors
 
 from gradience import audit_adapter
-from gradience.artifacts.compression import CompressionReport
 from gradience.compress.adapter import write_compressed
 from gradience.errors import InputError, UsageError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToRank, ToRanks
+from gradience.reports.compression import CompressionReport
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def kill_at(where, call):
     setattr(target, name, counted)
 
 if sys.argv[3] == "by renames":
-    import gradience.artifacts.whole as whole
+    import gradience.files.whole as whole
     whole.exchange = lambda one, other: False
 
 kill_at(sys.argv[1], int(sys.argv[2]))
@@ -53,22 +53,22 @@ POINTS = {
     "before the config": ("gradience.compress.adapter.write_config", 1),
     "before the other files": ("gradience.compress.adapter.carry_files", 1),
     "before the check": ("gradience.compress.adapter.check_written", 1),
-    "before the report": ("gradience.artifacts.base:Artifact.save", 1),
+    "before the report": ("gradience.files.artifact:Artifact.save", 1),
     "before the Markdown": ("gradience.compress.adapter:Path.write_bytes", 2),
-    "before the folder is synced": ("gradience.artifacts.whole._sync", 1),
-    "before the rename": ("gradience.artifacts.whole:Path.rename", 1),
-    "after the rename": ("gradience.artifacts.whole.sync_folder", 5),
+    "before the folder is synced": ("gradience.files.whole._sync", 1),
+    "before the rename": ("gradience.files.whole:Path.rename", 1),
+    "after the rename": ("gradience.files.whole.sync_folder", 5),
 }
 SWAP_POINTS = {
     "in the middle of the weights": POINTS["in the middle of the weights"],
-    "before the exchange": ("gradience.artifacts.whole.exchange", 1),
-    "before the old folder is removed": ("gradience.artifacts.scratch:shutil.rmtree", 1),
+    "before the exchange": ("gradience.files.whole.exchange", 1),
+    "before the old folder is removed": ("gradience.files.scratch:shutil.rmtree", 1),
     "after the exchange": POINTS["after the rename"],
 }
 RENAME_POINTS = {
-    "before the renames": ("gradience.artifacts.whole:Path.rename", 1),
-    "between the renames": ("gradience.artifacts.whole:Path.rename", 2),
-    "before the old folder is removed": ("gradience.artifacts.whole.remove", 1),
+    "before the renames": ("gradience.files.whole:Path.rename", 1),
+    "between the renames": ("gradience.files.whole:Path.rename", 2),
+    "before the old folder is removed": ("gradience.files.whole.remove", 1),
     "after the renames": POINTS["after the rename"],
 }
 

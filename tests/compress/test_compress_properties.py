@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gradience import audit_adapter
-from gradience.artifacts.compression import CompressionReport
 from gradience.compress.adapter import write_compressed
 from gradience.compress.module import write_module
 from gradience.compress.readback import WrittenWrong
 from gradience.errors import InputError, UsageError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank
+from gradience.reports.compression import CompressionReport
 
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 

@@ -141,7 +141,7 @@ def test_a_plan_that_was_edited(rank, tmp_path):
 
 
 def test_plans_survive_their_file(tmp_path):
-    from gradience.artifacts.compression import CompressionPlan
+    from gradience.reports.compression import CompressionPlan
 
     folder = write(tmp_path / "in", FACTORS, lora_alpha=7.3)
     plan = plan_compression(audit_adapter(folder), ToRank(2))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gradience.artifacts.compression import CompressionReport
 from gradience.compress.encodings import ENCODINGS, Target, alpha_for, encode_modules
+from gradience.reports.compression import CompressionReport
 
 scales = st.one_of(
     st.sampled_from(

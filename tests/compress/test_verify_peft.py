@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 
 from gradience import audit_adapter
 from gradience.adapters.formats import open_adapter
-from gradience.artifacts.compression import CompressionReport
 from gradience.cli.app import run
 from gradience.compress.adapter import write_compressed
 from gradience.compress.peft_check import check_with_peft, skeleton
@@ -25,6 +24,7 @@ from gradience.compress.peft_load import check
 from gradience.errors import MissingExtra, VerificationError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToRank
+from gradience.reports.compression import CompressionReport
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 REPLICATED = config(target_modules=["q_proj"], layer_replication=[[0, 2], [0, 2]])

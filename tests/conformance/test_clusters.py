@@ -151,7 +151,7 @@ import os, sys, json
 from pathlib import Path
 import numpy as np
 import ray
-from gradience.artifacts.stage import MANIFEST, StageManifest
+from gradience.reports.stage import MANIFEST, StageManifest
 from gradience.bench.run import on_ray
 from gradience.bench.run.one import Order
 from gradience.bench.run.stages import files_of

@@ -10,7 +10,6 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
-from gradience.artifacts.evaluation import EvaluationPreview, EvaluationReport
 from gradience.cli.app import run
 from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import evaluate_settings
@@ -18,6 +17,7 @@ from gradience.models.load import load_tokenizer
 from gradience.models.locate import locate
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
+from gradience.reports.evaluation import EvaluationPreview, EvaluationReport
 
 pytestmark = [pytest.mark.conformance, pytest.mark.filterwarnings("ignore")]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gradience import evaluate_adapters
-from gradience.artifacts.records import read_records
+from gradience.files.records import read_records
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluate"))
 pytestmark = [pytest.mark.conformance, pytest.mark.filterwarnings("ignore")]

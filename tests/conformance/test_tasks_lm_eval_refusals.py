@@ -237,8 +237,8 @@ def test_bench_trains_on_training_documents_and_confirms_on_the_test(write):
 
 @pytest.mark.parametrize("role", ["confirm", "dev"])
 def test_a_run_of_bench_on_such_a_task_ends_with_a_verdict_that_can_be_verified(write, tmp_path, role):
-    from gradience.artifacts.bench import Bench
     from gradience.cli.app import run
+    from gradience.reports.bench import Bench
 
     base = tiny_bench.llama(tmp_path / "base")
     task = {"profile": write("training_split: train"), "probe_gate": {"min_value": "0", "above_base": None}}

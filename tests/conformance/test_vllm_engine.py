@@ -12,7 +12,6 @@ import pytest
 
 from conformance.tiny_vllm import WITH_VLLM, counted_starts, tiny, write_models
 from gradience import evaluate_adapters
-from gradience.artifacts.records import read_records
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.verdict.facts import ANSWERS, SCORES
 from gradience.cli.app import run
@@ -21,6 +20,7 @@ from gradience.evaluate import diverge
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.vllm import VllmEngine
 from gradience.evaluate.engines.vllm.process import Refused
+from gradience.files.records import read_records
 from gradience.models.settings import ModelSettings
 
 pytestmark = WITH_VLLM

@@ -22,7 +22,7 @@ FILES = (
     "evaluate/records.py",
     "evaluate/verb.py",
     "evaluate/outcome.py",
-    "artifacts/whole.py",
+    "files/whole.py",
 )
 
 

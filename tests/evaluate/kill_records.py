@@ -10,8 +10,8 @@ from pathlib import Path
 
 from killing import KILLED, WRITING, in_child, moments_of, watched
 
-from gradience.artifacts.records import ExamplesRun, ScoreRecord
 from gradience.evaluate.records import RecordFile, answer_batches
+from gradience.files.records import ExamplesRun, ScoreRecord
 
 IDS, BATCHES = ("a", "b", "c"), ((2, 0), (1,))
 FILES = ("first.jsonl", "second.jsonl")
@@ -41,7 +41,7 @@ def evaluate(folder: Path) -> None:
 
 
 def main(root: Path) -> None:
-    files = watched("evaluate/records.py", "artifacts/records.py", *WRITING)
+    files = watched("evaluate/records.py", "files/records.py", *WRITING)
     moments = moments_of(lambda: evaluate(root / "whole"), files)
     whole = [(root / "whole" / name).read_bytes() for name in FILES]
     left = 0

@@ -11,11 +11,11 @@ import tiny_bench
 from transformers import AutoModelForSequenceClassification, LlamaForCausalLM
 
 from gradience import evaluate_adapters
-from gradience.artifacts.evaluation import EvaluationReport
-from gradience.artifacts.records import read_records
 from gradience.errors import InputError
+from gradience.files.records import read_records
 from gradience.models import devices
 from gradience.report.evaluation import evaluation_text
+from gradience.reports.evaluation import EvaluationReport
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,6 @@ from test_choices import EXAMPLES as CHOICES
 from tiny_models import bert, sentences, sums, words_tokenizer
 
 from gradience import evaluate_adapters
-from gradience.artifacts.evaluation import KeptRecords
-from gradience.artifacts.records import read_records
 from gradience.errors import OutputError
 from gradience.evaluate import (
     budget,
@@ -27,8 +25,10 @@ from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers import engine as engine_module
 from gradience.evaluate.engines.transformers.memory import memory
 from gradience.evaluate.evaluator import Evaluator
+from gradience.files.records import read_records
 from gradience.models.devices import lacks_memory
 from gradience.progress import Watcher
+from gradience.reports.evaluation import KeptRecords
 
 GENERATE = {"filters": {"all": str}, "same": str.__eq__, "max_new_tokens": 4}
 

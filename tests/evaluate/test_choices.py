@@ -10,10 +10,10 @@ import torch
 from scipy.special import log_softmax
 
 from gradience import tasks
-from gradience.artifacts.records import ChoiceRecord, count, read_records
 from gradience.bench.verify.rescore import gold_of, rescored
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import diverge, evaluate_choices
+from gradience.files.records import ChoiceRecord, count, read_records
 from gradience.tasks.base import ChoiceScoring
 from gradience.tasks.examples import ChoiceExample
 

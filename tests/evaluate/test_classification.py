@@ -11,10 +11,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_models import Sentence, bert, bert_adapter, classify, sentences, words_tokenizer
 
-from gradience.artifacts.records import ClassificationRecord, count, read_records
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import evaluate_classification, fixed_batches
 from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.files.records import ClassificationRecord, count, read_records
 
 READ = {"batch_size": 8, "max_length": 6}
 KINDS = {"a": {}, "b": {"r": 2}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True, "r": 9}}

@@ -10,7 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gradience.artifacts.records import (
+from gradience.errors import InputError, UsageError
+from gradience.evaluate import diverge, kl_divergence
+from gradience.files.records import (
     ClassificationRecord,
     ExamplesRun,
     GenerationRecord,
@@ -19,8 +21,6 @@ from gradience.artifacts.records import (
     read_records,
     write_records,
 )
-from gradience.errors import InputError, UsageError
-from gradience.evaluate import diverge, kl_divergence
 
 SHA = "0" * 64
 YES, NO = (0.0, 1.0), (1.0, 0.0)

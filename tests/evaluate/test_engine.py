@@ -24,10 +24,10 @@ from tiny_models import (
 )
 from transformers import AutoModelForCausalLM, DistilBertConfig, DistilBertModel, LlamaConfig
 
-from gradience.artifacts.records import ExamplesRun
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import evaluate_classification, evaluate_generation, evaluate_scores
 from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.files.records import ExamplesRun
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
 

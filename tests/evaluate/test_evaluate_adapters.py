@@ -19,16 +19,16 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import gradience
 from gradience import evaluate_adapters
-from gradience.artifacts.digests import DIGESTS, Digests
-from gradience.artifacts.evaluation import EvaluationReport
-from gradience.artifacts.records import read_records
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.forecast import forecast_evaluation
 from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import EvaluateSettings
+from gradience.files.digests import DIGESTS, Digests
+from gradience.files.records import read_records
 from gradience.progress import Watcher
 from gradience.report.evaluation import evaluation_text
+from gradience.reports.evaluation import EvaluationReport
 from gradience.tasks.user_code import allowing
 
 

@@ -8,13 +8,13 @@ import json
 import adapters_to_compare as data
 import pytest
 
-from gradience.artifacts.digests import Digests
-from gradience.artifacts.evaluation import EvaluationForecast, EvaluationReport
 from gradience.cli.app import run
 from gradience.cli.evaluate import code_of
 from gradience.errors import UsageError
 from gradience.evaluate.settings import options_of
+from gradience.files.digests import Digests
 from gradience.report.evaluation import evaluation_text
+from gradience.reports.evaluation import EvaluationForecast, EvaluationReport
 
 
 @pytest.fixture(scope="module")

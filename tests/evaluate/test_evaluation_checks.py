@@ -11,7 +11,6 @@ import adapters_to_compare as data
 import pytest
 from transformers import LlamaConfig
 
-from gradience.artifacts.evaluation import EvaluationPreview
 from gradience.cli.app import run
 from gradience.errors import GradienceError
 from gradience.evaluate import checks
@@ -19,6 +18,7 @@ from gradience.evaluate.forecast import forecast_evaluation
 from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import evaluate_settings
 from gradience.models.load import load_tokenizer
+from gradience.reports.evaluation import EvaluationPreview
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 TEMPLATE = (

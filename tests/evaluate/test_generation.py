@@ -9,9 +9,9 @@ from peft import PeftModel
 from tiny_models import generate, letters_tokenizer, llama, sums, varied_end
 from transformers import GenerationConfig, set_seed
 
-from gradience.artifacts.records import GenerationRecord, count, read_records
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import evaluate_generation
+from gradience.files.records import GenerationRecord, count, read_records
 from gradience.models.rendering import encode_prompt
 
 PROMPTS = [example.prompt for example in sums(25)]

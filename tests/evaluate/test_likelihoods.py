@@ -14,15 +14,15 @@ from scipy import stats
 from scipy.special import log_softmax
 from tiny_models import Sum, letters_tokenizer, llama
 
-from gradience.artifacts.evaluation import EvaluationForecast, EvaluationReport
-from gradience.artifacts.graded import LikelihoodEvidence
-from gradience.artifacts.records import read_records
 from gradience.bench.config.sections import TaskSettings
 from gradience.cli.app import run
 from gradience.errors import InputError
 from gradience.evaluate import evaluate_scores
 from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.files.records import read_records
 from gradience.models.rendering import encode_prompt
+from gradience.reports.base.graded import LikelihoodEvidence
+from gradience.reports.evaluation import EvaluationForecast, EvaluationReport
 from gradience.tasks import load, scoring_of
 from gradience.tasks.base import LikelihoodScoring, LikelihoodTask
 from gradience.tasks.harness.choices import behind_the_blank

@@ -10,9 +10,9 @@ from hostile.figures import record
 from killing import program
 from tiny_models import bert_adapter, sums
 
-from gradience.artifacts.records import read_records
 from gradience.errors import OutputError
 from gradience.evaluate import evaluate_generation, evaluate_scores
+from gradience.files.records import read_records
 
 ASK = {"filters": {"all": str.strip}, "same": str.__eq__, "max_new_tokens": 8, "batch_size": 3}
 BATCHES, SIZE = 10, 3

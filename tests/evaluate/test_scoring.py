@@ -11,11 +11,11 @@ from scipy.special import log_softmax, rel_entr
 from tiny_models import Sum, generate, letters_tokenizer, llama, sums, varied_end
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradience.artifacts.records import ScoreRecord, count, read_records
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import diverge, evaluate_scores, kl_divergence
 from gradience.evaluate.cost import scoring_bytes
 from gradience.evaluate.engines.transformers import TransformersEngine, scoring
+from gradience.files.records import ScoreRecord, count, read_records
 from gradience.models.rendering import encode_pair
 
 EXAMPLES = sums(20)

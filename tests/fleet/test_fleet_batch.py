@@ -12,9 +12,9 @@ import pytest
 from fleets import random_factors, save
 
 from gradience import audit_adapter, audit_fleet, compare_adapters, compress_fleet
-from gradience.artifacts.fleet_compression import FleetCompression
 from gradience.cli.app import run
 from gradience.fleet import squeeze as one
+from gradience.reports.fleet_compression import FleetCompression
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from refused_folders import POINTER
 from safetensors.torch import load_file
 
 from gradience import GradienceError, LockedError, UsageError, audit_adapter, audit_fleet, compress_adapter
-from gradience.artifacts.fleet import FleetReport
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.errors import InputError
@@ -32,6 +31,7 @@ from gradience.fleet.discover import Member, discover
 from gradience.fleet.journal import read_rows
 from gradience.fleet.verb import measured_rows
 from gradience.report.fleet import fleet_text
+from gradience.reports.fleet import FleetReport
 
 FOREIGN = Path(__file__).resolve().parents[1] / "adapters" / "foreign"
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
@@ -468,7 +468,7 @@ def test_a_parquet_file_holds_the_rows(here):
 def test_a_calibration_of_no_adapter_is_an_error(here, monkeypatch):
     import calibration_sample
 
-    from gradience.artifacts.calibration import Calibration
+    from gradience.reports.calibration import Calibration
 
     class Read:
         report = calibration_sample.calibration_report()
@@ -483,7 +483,7 @@ def test_a_calibration_without_a_module_of_the_adapter_is_an_error(here, names):
     """The digest of its adapter is right, and it knows none of its modules."""
     import calibration_sample
 
-    from gradience.artifacts.calibration import Calibration, ModuleMoments
+    from gradience.reports.calibration import Calibration, ModuleMoments
 
     (row,) = (row for row in measured_rows(members(1)) if row.path == "zoo/wide")
     sample = calibration_sample.calibration_report()

@@ -16,15 +16,15 @@ from gradience.adapters.locate import locate
 from gradience.adapters.patterns import PatternTable
 from gradience.adapters.strict_json import loads
 from gradience.adapters.tensors import TensorFile
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.compression import CompressionPlan
-from gradience.artifacts.records import read_records
 from gradience.bench.config.load import load_config
 from gradience.errors import GradienceError
 from gradience.evidence.base import Wanted
 from gradience.evidence.formats import read_log
+from gradience.files.records import read_records
 from gradience.monitor import monitor_runs
 from gradience.report.monitor import monitor_text
+from gradience.reports.bench import Bench
+from gradience.reports.compression import CompressionPlan
 from gradience.tasks import load as load_task
 from gradience.telemetry.reader import last_position
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from factory import CONFIG, INDEX, WEIGHTS, config, modules, safetensors
 from factory import sharded as sharded_folder
 
-from gradience.artifacts.records import read_records
 from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import find_config
 from gradience.bench.run.stages import Stages
@@ -25,6 +24,7 @@ from gradience.cli.app import run
 from gradience.cli.schema import ArtifactName
 from gradience.digests import sha256_text
 from gradience.evaluate.settings import evaluate_settings
+from gradience.files.records import read_records
 from gradience.report.starter_configs import evaluation_config
 from gradience.tasks import load as load_task
 from gradience.training.journal import Journal

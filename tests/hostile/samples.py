@@ -18,22 +18,6 @@ import fleet_sample
 import heal_sample
 
 from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_status import BenchStatus, RunProcess, SeedStatus, StageStatus, StageWork
-from gradience.artifacts.compression import CompressionPlan
-from gradience.artifacts.digests import Digests, write_digests
-from gradience.artifacts.evaluation import (
-    EvaluationForecast,
-    EvaluationPreview,
-    EvaluationReport,
-    KeptFile,
-    KeptRecords,
-)
-from gradience.artifacts.forecast import BenchForecast, Check, ScoredExample
-from gradience.artifacts.shrink import PlannedHealing, ShrinkForecast, ShrinkReport
-from gradience.artifacts.stage import StageManifest
-from gradience.artifacts.training import TrainingReport
-from gradience.artifacts.verification import Verification
 from gradience.bench.plan.power import plausible, report_of_numbers
 from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.run.stages import stage_key
@@ -43,7 +27,23 @@ from gradience.check import check_configs
 from gradience.cli.schema import ArtifactName
 from gradience.digests import sha256_text
 from gradience.evaluate.forecast import margins_of
+from gradience.files.digests import Digests, write_digests
 from gradience.monitor import monitor_runs
+from gradience.reports.bench import Bench
+from gradience.reports.bench_status import BenchStatus, RunProcess, SeedStatus, StageStatus, StageWork
+from gradience.reports.compression import CompressionPlan
+from gradience.reports.evaluation import (
+    EvaluationForecast,
+    EvaluationPreview,
+    EvaluationReport,
+    KeptFile,
+    KeptRecords,
+)
+from gradience.reports.forecast import BenchForecast, Check, ScoredExample
+from gradience.reports.shrink import PlannedHealing, ShrinkForecast, ShrinkReport
+from gradience.reports.stage import StageManifest
+from gradience.reports.training import TrainingReport
+from gradience.reports.verification import Verification
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "benchmarks" / "results" / "minilm_reviews_demo" / "everything.tar.xz"

@@ -15,8 +15,8 @@ from test_names import HOSTILE, parsed, steering
 
 from gradience.live.sinks import chart_values
 from gradience.live.snapshot import ModuleSpectrum, Snapshot
-from gradience.report import terminal
 from gradience.report.faces import DOCUMENTS, blocks_of, to_html, to_markdown
+from gradience.reports.base import terminal
 from hostile import samples
 from hostile.figures import record
 

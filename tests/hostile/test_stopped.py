@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gradience.artifacts.run import Stopwatch
 from gradience.monitor import monitor_runs
+from gradience.reports.base.run import Stopwatch
 from gradience.telemetry import TelemetryReader, TelemetryWriter
 from hostile.crashing import answer_of
 from hostile.figures import record

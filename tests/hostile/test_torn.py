@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gradience.artifacts.records import ExamplesRun, ScoreRecord, read_records
 from gradience.errors import InputError
 from gradience.evaluate.records import RecordFile, answer_batches
+from gradience.files.records import ExamplesRun, ScoreRecord, read_records
 from gradience.telemetry import TelemetryReader, TelemetryWriter, last_position
 from gradience.telemetry.writer import RunStatus
 from hostile.figures import record

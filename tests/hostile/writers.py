@@ -13,12 +13,12 @@ import bench_sample
 from factor_samples import random_factors, write
 from kill_records import evaluate
 
-from gradience.artifacts.whole import write_whole
 from gradience.bench.run.stages import Stages
 from gradience.cli.app import run
 from gradience.cli.console import show_error
 from gradience.cli.exit_codes import ExitCode
 from gradience.errors import GradienceError
+from gradience.files.whole import write_whole
 from gradience.models.lock import only_one
 from gradience.telemetry import TelemetryWriter
 from gradience.telemetry.writer import RunStatus

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gradience.artifacts.monitor import MonitorReport
 from gradience.errors import InputError
 from gradience.monitor import Options, RunLog, monitor_runs, report_of
 from gradience.report.monitor import monitor_text
-from gradience.report.numbers import duration
+from gradience.reports.base.numbers import duration
+from gradience.reports.monitor import MonitorReport
 from gradience.telemetry import RunStatus, TelemetryWriter
 
 RUNS = Path(__file__).parent / "runs"

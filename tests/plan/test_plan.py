@@ -11,14 +11,14 @@ from audit_sample import mistral_rows, power_law, report, row, small_report
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.artifacts.audit import TensorNote
-from gradience.artifacts.compression import CompressionPlan
 from gradience.errors import InputError, UsageError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion
 from gradience.plan.grids import parse_ranks
 from gradience.plan.suggestions import suggest
 from gradience.ranks import DEFAULT_GRID
+from gradience.reports.audit import TensorNote
+from gradience.reports.compression import CompressionPlan
 
 ROUNDING = 1e-11
 """Artifacts keep 12 digits."""

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from audit_sample import report, row
 
-from gradience.artifacts.audit import TensorNote
-from gradience.artifacts.compression import CompressionPlan
 from gradience.errors import UsageError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import EDITED, ToPlan, ToRank, ToRanks
+from gradience.reports.audit import TensorNote
+from gradience.reports.compression import CompressionPlan
 
 SIGMA = np.array([4.0, 2.0, 1.0, 0.5])
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from audit_sample import report, row, small_report
 
-from gradience.artifacts.audit import TensorNote
-from gradience.artifacts.finding import Finding
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion
+from gradience.reports.audit import TensorNote
+from gradience.reports.base.finding import Finding
 
 
 @pytest.mark.parametrize(

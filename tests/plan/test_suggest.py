@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience import ranks
-from gradience.artifacts.audit import LayerAudit
 from gradience.audit.measures import MEASURES
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToSuggestion
 from gradience.plan.modules import modules_of, size_at
 from gradience.plan.suggestions import suggest
 from gradience.ranks import DEFAULT_GRID, max_lora_rank_step
+from gradience.reports.audit import LayerAudit
 
 
 def row(

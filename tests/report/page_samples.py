@@ -13,15 +13,15 @@ from hostile.samples import artifacts
 from test_faces import SAMPLES
 
 from gradience import audit_adapter
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.compression import CompressionPlan, CompressionReport
-from gradience.artifacts.evaluation import EvaluationForecast
-from gradience.artifacts.forecast import BenchForecast, CostEstimate
-from gradience.artifacts.prediction import CurvePoint, Prediction
 from gradience.bench.plan.power import plausible, report_of_numbers
 from gradience.cli.demo import example_adapter
 from gradience.cli.schema import ArtifactName
 from gradience.report.inputs import Source, read_sources
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.prediction import CurvePoint, Prediction
+from gradience.reports.compression import CompressionPlan, CompressionReport
+from gradience.reports.evaluation import EvaluationForecast
+from gradience.reports.forecast import BenchForecast, CostEstimate
 
 RUNS = Path(__file__).parents[1] / "monitor" / "runs"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

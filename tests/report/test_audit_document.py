@@ -17,8 +17,8 @@ from gradience.cli.demo import example_adapter
 from gradience.report.audit import HYPOTHESIS, NO_QUALITY
 from gradience.report.audit.trust import trust_notes
 from gradience.report.faces import to_html, to_markdown, to_notebook
-from gradience.report.names import markdown_text
-from gradience.report.numbers import trimmed
+from gradience.reports.base.names import markdown_text
+from gradience.reports.base.numbers import trimmed
 
 GOLDEN = Path(__file__).parent / "golden"
 

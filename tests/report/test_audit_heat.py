@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from audit_sample import mistral_rows, power_law, report, row
 
-from gradience.report import terminal
 from gradience.report.audit.heat import (
     BLOCKS,
     MAX_KINDS,
@@ -14,6 +13,7 @@ from gradience.report.audit.heat import (
     outside,
     short_labels,
 )
+from gradience.reports.base import terminal
 
 
 def one(name, k, *, r=8, index=0, layer="model.layers", **more):

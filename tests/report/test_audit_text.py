@@ -10,12 +10,12 @@ from audit_sample import mistral_rows, power_law, report, row
 from golden import assert_golden
 from rich.cells import cell_len
 
-from gradience.artifacts.audit import TensorNote
-from gradience.artifacts.finding import Finding
 from gradience.audit.findings import Facts, find
 from gradience.report.audit import HYPOTHESIS, audit_text
 from gradience.report.audit.trust import trust_notes
 from gradience.report.incomplete import incompleteness
+from gradience.reports.audit import TensorNote
+from gradience.reports.base.finding import Finding
 
 GOLDEN = Path(__file__).parent / "golden"
 

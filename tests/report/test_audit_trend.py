@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from gradience.adapters.locate import natural_key
-from gradience.artifacts.finding import Finding
 from gradience.report.audit.series import Refused, Step, step_of, why_no_series
 from gradience.report.audit.trend import (
     agreement,
@@ -22,6 +21,7 @@ from gradience.report.audit.trend import (
     short_names,
     trend_text,
 )
+from gradience.reports.base.finding import Finding
 
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = ("self_attn.q_proj", "self_attn.v_proj")

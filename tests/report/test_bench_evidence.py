@@ -7,13 +7,13 @@ from fractions import Fraction
 import pytest
 from bench_sample import LARGE, SEEDS, bench, config, ladder, three_seeds
 
-from gradience.artifacts.graded import Bounds, PooledEvidence
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.report.bench import aggregate_text, bench_text, summary_text
 from gradience.report.bench.evidence import chance, p_value, round_up
 from gradience.report.bench.intervals import WIDTH, Scale, drawing
-from gradience.report.blocks import spans
 from gradience.report.faces import to_markdown
+from gradience.reports.base.blocks import spans
+from gradience.reports.base.graded import Bounds, PooledEvidence
 
 MARGIN = Fraction("0.025")
 

@@ -12,7 +12,6 @@ from golden import assert_golden
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.graded import graded_seed
 from gradience.bench.verdict.policy import exact_percent
-from gradience.report import html
 from gradience.report.bench import (
     aggregate_text,
     bench_blocks,
@@ -21,6 +20,7 @@ from gradience.report.bench import (
 )
 from gradience.report.bench.numbers import counted_points, points
 from gradience.report.faces import to_markdown
+from gradience.reports.base import html
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL_CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "aa"]}

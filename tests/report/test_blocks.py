@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from test_names import HOSTILE, NAMES, parsed, steering
 
-from gradience.report import blocks, html, markdown, terminal
-from gradience.report.ascii import ascii_look
-from gradience.report.blocks import (
+from gradience.reports.base import blocks, html, markdown, terminal
+from gradience.reports.base.ascii import ascii_look
+from gradience.reports.base.blocks import (
     Bar,
     Bars,
     Code,
@@ -35,7 +35,7 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.names import MAX_NAME, display_name
+from gradience.reports.base.names import MAX_NAME, display_name
 from gradience.words import printable
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -204,7 +204,7 @@ def test_a_path_is_not_broken_in_a_file(kind):
 
 def test_rich_is_imported_when_something_is_drawn():
     code = (
-        "import sys, gradience.report.terminal, gradience.report.html, gradience.report.markdown;"
+        "import sys, gradience.reports.base.terminal, gradience.reports.base.html, gradience.reports.base.markdown;"
         "sys.exit('rich' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -213,7 +213,8 @@ def test_rich_is_imported_when_something_is_drawn():
 @pytest.mark.parametrize("color", [False, True])
 def test_only_colours_import_the_console_of_rich(color):
     code = (
-        "import sys; from gradience.report import terminal; from gradience.report.blocks import Note, Notes, Paragraph;"
+        "import sys; from gradience.reports.base import terminal;"
+        "from gradience.reports.base.blocks import Note, Notes, Paragraph;"
         "document = [Paragraph('a sentence ≥ ' * 20), Notes([Note('good', 'a note ' * 30)])];"
         f"terminal.render(document, color={color});"
         f"sys.exit(('rich.console' in sys.modules) != {color})"

@@ -11,8 +11,8 @@ from compression_sample import alone, compared, comparison
 from golden import assert_golden
 from rich.cells import cell_len
 
-from gradience.artifacts.comparison import Replicates
 from gradience.report.comparison import comparison_text
+from gradience.reports.comparison import Replicates
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -8,9 +8,9 @@ import pytest
 from compression_sample import RUN, alone, compared, comparison, plan, planned, report, verdict, written
 from test_names import FEW, HOSTILE, steering
 
-from gradience.artifacts.comparison import Replicates
 from gradience.report.comparison import comparison_text
 from gradience.report.compression import compression_text
+from gradience.reports.comparison import Replicates
 
 SHAPE = (32, 16)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gradience import EvidenceReport
-from gradience.artifacts.evidence import Flip, LogFacts, Planning
-from gradience.artifacts.graded import Bounds, PairedEvidence
-from gradience.artifacts.run import Stopwatch
 from gradience.report.evidence import evidence_text, interval_lines
+from gradience.reports.base.graded import Bounds, PairedEvidence
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.evidence import Flip, LogFacts, Planning
 from gradience.statistics import PairedTable
 
 

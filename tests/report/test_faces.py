@@ -20,20 +20,20 @@ from test_comparison_text import unlike
 from test_compression_text import budget_plan, padded_report
 from test_evidence_text import two_logs
 
-from gradience.artifacts.evaluation import EvaluationForecast, EvaluationPreview, EvaluationReport
-from gradience.artifacts.forecast import BenchForecast
-from gradience.artifacts.power import PowerReport
-from gradience.artifacts.report import Report
-from gradience.artifacts.shrink import ShrinkForecast, ShrinkReport
-from gradience.artifacts.verification import Verification
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.check import check_configs
 from gradience.cli.schema import ArtifactName
 from gradience.errors import MissingExtra
 from gradience.monitor import monitor_runs
-from gradience.report import terminal
 from gradience.report.faces import DOCUMENTS, blocks_of, to_html
 from gradience.report.plots.kinds import plots_of
+from gradience.reports.base import terminal
+from gradience.reports.base.report import Report
+from gradience.reports.evaluation import EvaluationForecast, EvaluationPreview, EvaluationReport
+from gradience.reports.forecast import BenchForecast
+from gradience.reports.power import PowerReport
+from gradience.reports.shrink import ShrinkForecast, ShrinkReport
+from gradience.reports.verification import Verification
 
 RUNS = Path(__file__).parents[1] / "monitor" / "runs"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from bench_sample import bench, three_seeds
 
-from gradience.artifacts.evaluation import EvaluationReport, RecordsFile
-from gradience.artifacts.records import ExamplesRun, GenerationRecord, write_records
-from gradience.artifacts.shrink import ShrinkReport
 from gradience.bench.verdict.aggregate import aggregate
+from gradience.files.records import ExamplesRun, GenerationRecord, write_records
 from gradience.report.inputs import Source, read_sources
 from gradience.report.page.flips import flip_blocks
 from gradience.report.page.render import to_page
+from gradience.reports.evaluation import EvaluationReport, RecordsFile
+from gradience.reports.shrink import ShrinkReport
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SECRET = "forty-two, said the patient"

@@ -15,13 +15,13 @@ from test_evidence_text import two_logs
 from test_faces import RESULTS, SAMPLES
 from test_names import parsed, steering
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.evaluation import EvaluationReport
 from gradience.report.inputs import Source
 from gradience.report.page.render import BUNDLE, MARK, asset, is_page, json_text, to_page
 from gradience.report.plots.kinds import KINDS, plots_of
 from gradience.report.plots.plotly import to_plotly
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.evaluation import EvaluationReport
 
 ENDING = "</script><img src=x onerror=alert(1)>"
 FEW = ["AuditReport", "BenchAggregate", "MonitorReport", "EvidenceReport"]

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from gradience.artifacts.audit import TensorNote
-from gradience.artifacts.finding import Finding
 from gradience.report.audit import audit_text
 from gradience.report.audit.lora_config import lora_config_source
 from gradience.report.audit.trend import trend_text
-from gradience.report.names import (
+from gradience.reports.audit import TensorNote
+from gradience.reports.base.finding import Finding
+from gradience.reports.base.names import (
     MAX_NAME,
     display_name,
     fit,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.report.numbers import (
+from gradience.reports.base.numbers import (
     count,
     digits_for,
     number_range,

@@ -2,8 +2,6 @@
 
 import pytest
 
-from gradience.report import html, markdown
-from gradience.report.blocks import Inline, Table, spans
 from gradience.report.plots import palette
 from gradience.report.plots.plot import (
     Axis,
@@ -17,6 +15,8 @@ from gradience.report.plots.plot import (
     Points,
     Series,
 )
+from gradience.reports.base import html, markdown
+from gradience.reports.base.blocks import Inline, Table, spans
 
 STEPS = Axis("step")
 SHARE = Axis("energy kept", form="share")

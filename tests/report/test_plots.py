@@ -18,19 +18,19 @@ from compression_sample import mistral as mistral_modules
 from test_faces import SAMPLES
 
 from gradience import audit_adapter
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.evaluation import EvaluationReport
-from gradience.artifacts.prediction import CurvePoint, Prediction
-from gradience.artifacts.shrink import ShrinkReport
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.cli.schema import ArtifactName
 from gradience.errors import MissingExtra, UsageError
 from gradience.monitor import monitor_runs
 from gradience.report.faces import DOCUMENTS
-from gradience.report.numbers import signed
 from gradience.report.plots.kinds import KINDS, plot_of, plots_of
 from gradience.report.plots.steps import evolution_plots
+from gradience.reports.base.numbers import signed
+from gradience.reports.base.prediction import CurvePoint, Prediction
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.evaluation import EvaluationReport
+from gradience.reports.shrink import ShrinkReport
 
 RUN = Path(__file__).parents[1] / "monitor" / "runs" / "arithmetic.jsonl"
 PAGE = Path(__file__).parents[2] / "docs" / "plots.md"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.cli.app import run
-from gradience.report.blocks import spans
 from gradience.report.inputs import Source
 from gradience.report.page.pieces import part_of
 from gradience.report.plots.kinds import plot_of
+from gradience.reports.base.blocks import spans
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
 
 RUNS = Path(__file__).parents[1] / "monitor" / "runs"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

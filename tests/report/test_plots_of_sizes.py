@@ -6,10 +6,10 @@ import pytest
 from page_samples import PAGES
 from test_faces import SAMPLES
 
-from gradience.artifacts.prediction import CurvePoint, Prediction
 from gradience.errors import UsageError
 from gradience.report.page.render import to_page
 from gradience.report.plots.kinds import plot_of
+from gradience.reports.base.prediction import CurvePoint, Prediction
 
 
 def test_a_written_compression_has_its_curve_and_stands_on_it_without_the_zeros_of_its_padding():

@@ -23,7 +23,7 @@ FILES = (
     "shrink/verb.py",
     "shrink/walk.py",
     "shrink/plan.py",
-    "artifacts/whole.py",
+    "files/whole.py",
 )
 
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradience.artifacts.records import ClassificationRecord, Evaluation, ExamplesRun
-from gradience.artifacts.shrink import PlannedRung
 from gradience.evaluate.answering import Answers
 from gradience.evaluate.inputs import AdapterInput
+from gradience.files.records import ClassificationRecord, Evaluation, ExamplesRun
+from gradience.reports.shrink import PlannedRung
 from gradience.shrink.outcome import rungs_of
 from gradience.shrink.walk import Walk, down, start_of
 from gradience.statistics import PairedTable, fixed_sequence, tango, tango_p_value

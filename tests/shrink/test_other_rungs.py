@@ -9,15 +9,15 @@ import adapters_to_compare as data
 import pytest
 
 from gradience import compress_adapter, shrink_adapter
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.heal import HealReport
-from gradience.artifacts.shrink import ShrinkPlan, ShrinkReport
 from gradience.calibrate.heal.verb import heal
 from gradience.calibrate.verb import calibrate_adapter
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
-from gradience.report.numbers import sig
 from gradience.report.shrink import shrink_text
+from gradience.reports.base.numbers import sig
+from gradience.reports.calibration import Calibration
+from gradience.reports.heal import HealReport
+from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import rungs, verb
 from gradience.shrink.plan import settle
 

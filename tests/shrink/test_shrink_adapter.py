@@ -18,15 +18,15 @@ from transformers import AutoModelForSequenceClassification
 
 import gradience
 from gradience import shrink_adapter
-from gradience.artifacts.compression import CompressionReport
-from gradience.artifacts.digests import Digests
-from gradience.artifacts.records import read_records
-from gradience.artifacts.shrink import ShrinkPlan, ShrinkReport
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.answering import Answering
 from gradience.evaluate.evaluator import Evaluator
+from gradience.files.digests import Digests
+from gradience.files.records import read_records
 from gradience.progress import Watcher
+from gradience.reports.compression import CompressionReport
+from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import plan as planning
 from gradience.shrink import walk
 from gradience.shrink.rungs import KINDS, TRUNCATED, Truncated

@@ -7,11 +7,11 @@ import json
 import adapters_to_compare as data
 import pytest
 
-from gradience.artifacts.shrink import ShrinkForecast, ShrinkReport
 from gradience.cli.app import run
 from gradience.cli.shrink import code_of
 from gradience.errors import UsageError
 from gradience.report.shrink import shrink_text
+from gradience.reports.shrink import ShrinkForecast, ShrinkReport
 from gradience.shrink.settings import ranks_of
 
 

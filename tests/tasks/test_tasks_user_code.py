@@ -12,9 +12,9 @@ import pytest
 from tiny_bench import llama
 
 from gradience import tasks
-from gradience.artifacts.bench_plan import BenchPlan
 from gradience.cli.app import run
 from gradience.errors import InputError
+from gradience.reports.bench_plan import BenchPlan
 from gradience.tasks.base import GenerationTask
 from gradience.tasks.examples import ROLES
 from gradience.tasks.user_code import allowing, is_allowed

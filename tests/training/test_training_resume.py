@@ -12,9 +12,9 @@ from killing import program
 from safetensors.torch import load_file, save_file
 from tiny_training import recipe, run, weights
 
-from gradience.artifacts.training import TrainingReport
 from gradience.errors import InputError, OutputError
 from gradience.models.settings import ModelSettings
+from gradience.reports.training import TrainingReport
 from gradience.telemetry import TelemetryReader
 from gradience.training import trainer as training
 from gradience.training.checkpoints import (

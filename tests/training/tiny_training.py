@@ -7,8 +7,8 @@ from typing import Any
 
 from tiny_bench import sentences, sums
 
-from gradience.artifacts.training import TrainingReport
 from gradience.models.settings import ModelSettings
+from gradience.reports.training import TrainingReport
 from gradience.training.settings import TrainSettings
 from gradience.training.trainer import train
 

@@ -6,9 +6,9 @@ function or a `ModuleRule`, and a line in `RULES`.
 
 from __future__ import annotations
 
-from gradience.artifacts.finding import SEVERITIES, Finding
 from gradience.audit.findings import contents, meaning, numbers
 from gradience.audit.findings.facts import Facts, FindingRule
+from gradience.reports.base.finding import SEVERITIES, Finding
 
 __all__ = ["RULES", "Facts", "find"]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from gradience.adapters.adapter import SCALE_HINT
 from gradience.adapters.experts import guessed_orders
 from gradience.adapters.keys import parse_key, path_ends
-from gradience.artifacts.finding import Finding
 from gradience.audit.findings.facts import Facts, many
+from gradience.reports.base.finding import Finding
 from gradience.words import counted, listed, noun
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.inventory import SkippedTensor
-from gradience.artifacts.audit import LayerAudit
-from gradience.artifacts.finding import Finding, Severity
+from gradience.reports.audit import LayerAudit
+from gradience.reports.base.finding import Finding, Severity
 from gradience.words import counted, listed
 
 

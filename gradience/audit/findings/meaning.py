@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from gradience.adapters.experts import SAY_ORDER
 from gradience.adapters.initialisations import initialisation_of
 from gradience.adapters.inventory import DORA_REASON
-from gradience.artifacts.finding import Finding
 from gradience.audit.findings.facts import Facts, many
+from gradience.reports.base.finding import Finding
 from gradience.words import counted
 
 SUBTRACT = (

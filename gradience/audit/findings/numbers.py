@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from gradience.artifacts.audit import LayerAudit
-from gradience.artifacts.finding import Finding
 from gradience.audit.findings.facts import Facts, ModuleRule, many
+from gradience.reports.audit import LayerAudit
+from gradience.reports.base.finding import Finding
 from gradience.words import counted
 
 RANDOM_POSITION = 0.85

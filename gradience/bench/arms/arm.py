@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.calibration import Calibration
 from gradience.bench.arms.ranks import AuditedProbe, Choice
 from gradience.plan.modules import Ranks
+from gradience.reports.audit import AuditReport
+from gradience.reports.calibration import Calibration
 
 
 class Source(NamedTuple):

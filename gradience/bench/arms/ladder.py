@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gradience.artifacts.bench_plan import LadderKind
 from gradience.bench.arms.ranks import AuditedProbe, Choice
 from gradience.plan.criteria import ToEnergy, ToRank
+from gradience.reports.bench_plan import LadderKind
 
 
 def rung_name(kind: LadderKind, rung: float) -> str:

@@ -9,14 +9,14 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from gradience.artifacts.audit import AuditReport, Suggestion, Suggestions
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.prediction import Prediction
 from gradience.errors import UsageError
 from gradience.plan.calibrated import ToKl, ToSizeOfRank, predicted, refuse_routed, with_calibration
 from gradience.plan.criteria import Criterion, ToRank, ToSuggestion
 from gradience.plan.modules import Ranks, modules_of
 from gradience.plan.suggestions import with_suggestions
+from gradience.reports.audit import AuditReport, Suggestion, Suggestions
+from gradience.reports.base.prediction import Prediction
+from gradience.reports.calibration import Calibration
 
 UNDER_KL = "calibrated_kl"
 """The variant that a limit of predicted KL divergence decides."""

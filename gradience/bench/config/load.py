@@ -24,7 +24,6 @@ from pydantic import (
 )
 
 from gradience.adapters import strict_yaml
-from gradience.artifacts.bench_plan import Policy
 from gradience.bench.arms.registry import CONTROLS
 from gradience.bench.config.names import INSTEAD
 from gradience.bench.config.sections import (
@@ -41,6 +40,7 @@ from gradience.config_errors import known_keys, refused
 from gradience.digests import sha256_json
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.models.settings import ModelSettings, Settings, several_processes
+from gradience.reports.bench_plan import Policy
 from gradience.training.settings import LoraSettings, TrainSettings
 
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from gradience import tasks
-from gradience.artifacts.bench_plan import LadderBound, LadderKind, Share
 from gradience.bench.arms.arm import Arm, Healed, Trained
 from gradience.bench.arms.ranks import UNDER_KL, VARIANTS, is_calibrated, is_variant
 from gradience.bench.arms.registry import ARMS, CONTROLS
@@ -21,6 +20,7 @@ from gradience.errors import InputError
 from gradience.evaluate.engines import ENGINES
 from gradience.models.settings import Settings
 from gradience.ranks import DEFAULT_GRID
+from gradience.reports.bench_plan import LadderBound, LadderKind, Share
 from gradience.settings import Positive
 from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset

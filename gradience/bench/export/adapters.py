@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradience.artifacts.bench import Bench, Measures, VariantResult
-from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.bench.verdict.folders import AGGREGATE, find_benches
 from gradience.errors import InputError
+from gradience.reports.bench import Bench, Measures, VariantResult
+from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.statistics import Interval, PairedTable, tango
 
 

@@ -13,10 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.records import ClassificationRecord, GenerationRecord, Record, read_records
-from gradience.artifacts.whole import write_whole
 from gradience.bench.export.adapters import Evaluated, evaluated
 from gradience.digests import sha256_parts
+from gradience.files.records import ClassificationRecord, GenerationRecord, Record, read_records
+from gradience.files.whole import write_whole
 from gradience.models.lock import refuse_links
 
 SCHEMA_VERSION = "0.3.0"

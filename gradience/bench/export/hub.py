@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from gradience.artifacts.whole import write_whole
 from gradience.bench.export.adapters import Evaluated, evaluated
 from gradience.errors import UsageError
+from gradience.files.whole import write_whole
 from gradience.models.lock import refuse_links
 
 KNOWN = {"gsm8k": ("openai/gsm8k", "gsm8k"), "glue": ("nyu-mll/glue", "")}

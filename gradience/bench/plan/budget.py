@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from gradience.artifacts.power import PowerReport
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.forecast import forecast
 from gradience.bench.plan.power import Assumptions, plausible_for, power_report, rests_on
 from gradience.bench.plan.variants import asked_for
 from gradience.errors import UsageError
+from gradience.reports.power import PowerReport
 
 
 def report_of_config(

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from gradience.artifacts.forecast import CostEstimate
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preview import Lengths
 from gradience.evaluate.cost import (
@@ -21,6 +20,7 @@ from gradience.evaluate.cost import (
 from gradience.evaluate.counting import activation_bytes, network_on_meta
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
 from gradience.models.load import dtype_of
+from gradience.reports.forecast import CostEstimate
 
 ADAM_BYTES = 16
 """For each trained parameter: float32 weight, gradient and two moments."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gradience.artifacts.exact import exact_text
-from gradience.artifacts.forecast import BenchForecast, Check, CostEstimate
-from gradience.artifacts.power import Scenario
-from gradience.artifacts.shared_names import path_text, sentence_text
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.cost import cost_of, shapes_of
 from gradience.bench.plan.graph import stage_graph
 from gradience.bench.plan.power import plausible_for, scenario
 from gradience.bench.plan.preview import CHARACTERS, Preview, look
 from gradience.bench.plan.variants import PlannedVariant, asked_for
+from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.load import quiet
+from gradience.reports.base.exact import exact_text
+from gradience.reports.forecast import BenchForecast, Check, CostEstimate
+from gradience.reports.power import Scenario
 from gradience.tasks.base import ClassificationTask, GenerationTask
 
 EXAMPLES: Mapping[str, int] = {"gsm8k": 1_319, "reviews": 2_186}

@@ -13,11 +13,11 @@ from itertools import product
 from statistics import fmean, variance
 from typing import Any, NamedTuple, get_args
 
-from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
-from gradience.artifacts.bench_plan import Policy, allowed_losses
-from gradience.artifacts.power import Need, PowerReport, Scenario
 from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.plan.variants import PlannedVariant
+from gradience.reports.bench_aggregate import BenchAggregate, VariantSummary
+from gradience.reports.bench_plan import Policy, allowed_losses
+from gradience.reports.power import Need, PowerReport, Scenario
 from gradience.statistics import Claim, items_needed, pass_probability, power, seeds_needed, smallest_margin
 from gradience.statistics.power import DEFAULT_CORRELATION
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from gradience.artifacts.bench_plan import BenchPlan, DataSplit, PlannedCalibration, PlannedLadder, TaskCode
-from gradience.artifacts.shared_names import path_text
 from gradience.bench.arms.ladder import rung_name
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import asked_for
 from gradience.digests import sha256_json
+from gradience.files.shared_names import path_text
+from gradience.reports.bench_plan import BenchPlan, DataSplit, PlannedCalibration, PlannedLadder, TaskCode
 
 ALPHA = Fraction("0.05")
 

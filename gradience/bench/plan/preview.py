@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from gradience import tasks
-from gradience.artifacts.forecast import Check, RenderedExample, ScoredExample
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.evaluate.checks import lengths
@@ -25,6 +24,7 @@ from gradience.models.local_only import NotHereError, local_only
 from gradience.models.locate import EMBEDDED, hub_address, locate, require_weights
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
+from gradience.reports.forecast import Check, RenderedExample, ScoredExample
 from gradience.tasks import user_code
 from gradience.tasks.base import ChatTask, ClassificationTask, Task
 from gradience.training.encode import encode, labels_of

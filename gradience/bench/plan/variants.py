@@ -13,9 +13,6 @@ from types import MappingProxyType
 from typing import Any
 
 from gradience.adapters.patterns import anchored_key
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.prediction import PredictedDivergence
 from gradience.bench.arms.arm import Arm, Control, Derived, Healed, Trained, result_name
 from gradience.bench.arms.ladder import ranks_of_rung, rung_name
 from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade, is_calibrated
@@ -25,6 +22,9 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.config.sections import CompressionSettings
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks, alphas_at, size_at
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.prediction import PredictedDivergence
+from gradience.reports.calibration import Calibration
 
 PROBE, LADDER = "probe", "ladder"
 NO_COMPRESSION = "no compression: every module keeps its rank"

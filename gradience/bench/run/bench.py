@@ -20,13 +20,6 @@ from typing import Any
 import yaml
 
 from gradience.adapters import strict_yaml
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.bench_plan import BenchPlan, DataSplit, Role
-from gradience.artifacts.digests import write_digests
-from gradience.artifacts.report import Report
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.whole import write_whole
 from gradience.bench.config.differences import differences
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
@@ -54,10 +47,17 @@ from gradience.bench.verdict.folders import (
 from gradience.check.files import MAX_BYTES
 from gradience.errors import UsageError
 from gradience.evaluate.engines import engine
+from gradience.files.digests import write_digests
+from gradience.files.whole import write_whole
 from gradience.models.devices import check_devices, threads
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reading import read_file
+from gradience.reports.base.report import Report
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench_plan import BenchPlan, DataSplit, Role
 from gradience.tasks.base import Task
 from gradience.tasks.rendered import rendered
 from gradience.tasks.user_code import is_file

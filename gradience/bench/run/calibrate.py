@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gradience.artifacts.bench_plan import PlannedCalibration
-from gradience.artifacts.run import Stopwatch
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.run.prompts import Prompts
 from gradience.bench.verdict.facts import CALIBRATION
 from gradience.calibrate.measure import measured
 from gradience.digests import sha256_text
 from gradience.progress import Progress
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.bench_plan import PlannedCalibration
 from gradience.tasks.base import Task
 
 

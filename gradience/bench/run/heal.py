@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from gradience.adapters.formats import open_adapter
-from gradience.artifacts.run import Stopwatch
 from gradience.bench.arms.arm import Healed, Source
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.run.prompts import Prompts
@@ -18,6 +17,7 @@ from gradience.calibrate.settings import HealSettings
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks
 from gradience.progress import Progress
+from gradience.reports.base.run import Stopwatch
 from gradience.settings import shared
 from gradience.tasks.base import Task
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from gradience.artifacts.bench_status import RunProcess, StageWork
-from gradience.artifacts.whole import write_whole
 from gradience.errors import OutputError
+from gradience.files.whole import write_whole
 from gradience.progress import Watcher
+from gradience.reports.bench_status import RunProcess, StageWork
 
 LIVE = ".live.json"
 BETWEEN = 5.0

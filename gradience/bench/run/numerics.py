@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.records import ExamplesRun
-from gradience.artifacts.stage import MANIFEST
 from gradience.evaluate.numerics import numerics_differences
+from gradience.files.records import ExamplesRun
 from gradience.reading import MAX_DATA_BYTES, open_stream
+from gradience.reports.stage import MANIFEST
 
 
 class MadeElsewhere(Exception):

@@ -20,9 +20,6 @@ from typing import Any
 import numpy as np
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.artifacts.shared_names import plain_name
-from gradience.artifacts.stage import MANIFEST, StageManifest
-from gradience.artifacts.whole import write_errors
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.run.one import Failure, Order, make_stage
 from gradience.bench.run.processes import refuse_too_many
@@ -30,6 +27,9 @@ from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, require
 from gradience.evaluate.engines.vllm.environment import BATCH_INVARIANT
 from gradience.evaluate.engines.vllm.interpreter import PYTHON
+from gradience.files.shared_names import plain_name
+from gradience.files.whole import write_errors
+from gradience.reports.stage import MANIFEST, StageManifest
 from gradience.tasks.user_code import ALLOW
 
 RETRIES = 5

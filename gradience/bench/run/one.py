@@ -18,14 +18,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from gradience import errors
-from gradience.artifacts.shared_names import sentence_text
-from gradience.artifacts.stage import MANIFEST
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.run.numerics import MadeElsewhere
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.stages import Due, Make, NotDone, Stages, stage_key
 from gradience.errors import GradienceError, InputError
+from gradience.files.shared_names import sentence_text
 from gradience.models.devices import threads
+from gradience.reports.stage import MANIFEST
 from gradience.tasks.rendered import rendered
 
 LAST_LINES = 20

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gradience.adapters.formats import open_adapter
-from gradience.artifacts.whole import write_whole
 from gradience.bench.config.load import BenchConfig
 from gradience.calibrate.inputs import Inputs
 from gradience.calibrate.rows import Kind, read_rows
 from gradience.calibrate.settings import CalibrateSettings
+from gradience.files.whole import write_whole
 from gradience.models.load import load_tokenizer
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, Task

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gradience.artifacts.bench import Bench, Measures
-from gradience.artifacts.packed import pack
-from gradience.artifacts.records import read_records
 from gradience.digests import sha256_file
 from gradience.errors import InputError
+from gradience.files.packed import pack
+from gradience.files.records import read_records
+from gradience.reports.bench import Bench, Measures
 
 
 def agrees(folder: Path, bench: Bench) -> bool:

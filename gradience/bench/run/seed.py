@@ -20,12 +20,6 @@ from typing import Any
 
 import torch
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.calibration import Calibration, CalibrationReport
-from gradience.artifacts.records import Evaluation, read_records
-from gradience.artifacts.shared_names import sentence_text
-from gradience.artifacts.training import ADAPTER, REPORT, TrainingReport
-from gradience.artifacts.whole import write_whole
 from gradience.audit.adapter import audit_adapter
 from gradience.bench.arms.arm import Derived, Healed, Source, Trained
 from gradience.bench.arms.retrain import RETRAIN
@@ -41,10 +35,16 @@ from gradience.bench.run.weights import parameters_of, require_weights
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
 from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, SIZES, Outcome, SeedFacts
 from gradience.errors import GradienceError, OutputError
+from gradience.files.records import Evaluation, read_records
+from gradience.files.shared_names import sentence_text
+from gradience.files.whole import write_whole
 from gradience.models.devices import choose_device
 from gradience.models.load import fingerprint_of
 from gradience.plan.modules import Ranks
 from gradience.progress import Watcher
+from gradience.reports.audit import AuditReport
+from gradience.reports.calibration import Calibration, CalibrationReport
+from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.training.launch import Order, launch
 from gradience.training.memory import Reading, watch_peak

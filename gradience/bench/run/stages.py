@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.artifacts.stage import MANIFEST, StageFile, StageManifest
-from gradience.artifacts.whole import write_errors, write_whole
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError
+from gradience.files.whole import write_errors, write_whole
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reports.stage import MANIFEST, StageFile, StageManifest
 
 logger = logging.getLogger("gradience.bench")
 

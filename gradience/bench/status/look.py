@@ -9,12 +9,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_status import BenchStatus, RunState, SeedStatus, StageStatus, StageWork
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.digests import DIGESTS
-from gradience.artifacts.stage import MANIFEST, StageManifest
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.graph import StageNode, stage_graph
 from gradience.bench.plan.variants import PlannedVariant, asked_for, plan_variants
@@ -23,8 +17,14 @@ from gradience.bench.status.failures import LoggedFailure, logged_failures
 from gradience.bench.verdict.facts import AUDIT, CALIBRATION
 from gradience.bench.verdict.folders import BENCH, CONFIG, PLAN, folder_of_seed
 from gradience.errors import GradienceError, InputError
+from gradience.files.digests import DIGESTS
 from gradience.models.lock import is_held
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reports.audit import AuditReport
+from gradience.reports.bench import Bench
+from gradience.reports.bench_status import BenchStatus, RunState, SeedStatus, StageStatus, StageWork
+from gradience.reports.calibration import Calibration
+from gradience.reports.stage import MANIFEST, StageManifest
 
 
 def look(folder: Path) -> BenchStatus:

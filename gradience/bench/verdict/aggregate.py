@@ -12,17 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from statistics import fmean, stdev
 
-from gradience.artifacts.bench import Bench, Status, VariantResult
-from gradience.artifacts.bench_aggregate import (
-    BenchAggregate,
-    BestVariant,
-    SeedRow,
-    Spread,
-    VariantSeed,
-    VariantSummary,
-)
-from gradience.artifacts.bench_plan import Policy
-from gradience.artifacts.run import RunInfo, Stopwatch
 from gradience.bench.verdict.conditions import conditions_of
 from gradience.bench.verdict.graded import graded_together
 from gradience.bench.verdict.policy import (
@@ -36,6 +25,17 @@ from gradience.bench.verdict.policy import (
 from gradience.bench.verdict.sanity import aggregate_notes, cannot_tell
 from gradience.bench.verdict.together import check_together
 from gradience.errors import UsageError
+from gradience.reports.base.run import RunInfo, Stopwatch
+from gradience.reports.bench import Bench, Status, VariantResult
+from gradience.reports.bench_aggregate import (
+    BenchAggregate,
+    BestVariant,
+    SeedRow,
+    Spread,
+    VariantSeed,
+    VariantSummary,
+)
+from gradience.reports.bench_plan import Policy
 from gradience.words import counted
 
 

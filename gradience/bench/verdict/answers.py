@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.artifacts.bench import Bench, Measures, VariantResult
-from gradience.artifacts.graded import AnswerCounts, Noise, NoiseFloor
+from gradience.reports.base.graded import AnswerCounts, Noise, NoiseFloor
+from gradience.reports.bench import Bench, Measures, VariantResult
 from gradience.statistics import Pooled, noise_floor, pool
 
 REWRITE = "aa"

@@ -8,7 +8,27 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from gradience.artifacts.bench import (
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.preregister import plan_digest
+from gradience.bench.plan.variants import PROBE
+from gradience.bench.verdict import results
+from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts
+from gradience.bench.verdict.graded import graded_seed
+from gradience.bench.verdict.policy import gate_passed, is_ahead
+from gradience.bench.verdict.sanity import seed_notes
+from gradience.evaluate import diverge
+from gradience.files.packed import pack
+from gradience.files.records import (
+    ChoiceRecord,
+    ClassificationRecord,
+    Evaluation,
+    GenerationRecord,
+    ScoreRecord,
+    count,
+)
+from gradience.files.shared_names import path_text, sentence_text, values_text
+from gradience.reports.base.run import RunInfo
+from gradience.reports.bench import (
     Bench,
     BenchData,
     BenchEnvironment,
@@ -20,28 +40,8 @@ from gradience.artifacts.bench import (
     TrainingFacts,
     VariantResult,
 )
-from gradience.artifacts.bench_plan import BenchPlan
-from gradience.artifacts.packed import pack
-from gradience.artifacts.records import (
-    ChoiceRecord,
-    ClassificationRecord,
-    Evaluation,
-    GenerationRecord,
-    ScoreRecord,
-    count,
-)
-from gradience.artifacts.run import RunInfo
-from gradience.artifacts.shared_names import path_text, sentence_text, values_text
-from gradience.artifacts.training import TrainingReport
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.preregister import plan_digest
-from gradience.bench.plan.variants import PROBE
-from gradience.bench.verdict import results
-from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts
-from gradience.bench.verdict.graded import graded_seed
-from gradience.bench.verdict.policy import gate_passed, is_ahead
-from gradience.bench.verdict.sanity import seed_notes
-from gradience.evaluate import diverge
+from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.training import TrainingReport
 from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring, Task
 from gradience.tasks.metrics import score
 

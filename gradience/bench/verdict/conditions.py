@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import Condition, SeedRow, VariantSummary
 from gradience.bench.arms.registry import control_of
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import Condition, SeedRow, VariantSummary
 
 MIN_SEEDS = 3
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from gradience.artifacts.bench import Bench, Status, VariantResult
-from gradience.artifacts.graded import Ladder, PooledEvidence, VariantEvidence
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict import outlook
 from gradience.bench.verdict.answers import differences, pooled_answers, results_of
 from gradience.bench.verdict.grade import SCALE_CHANGED, GradeFacts, faults, grade
 from gradience.bench.verdict.ladder import RungFacts, adjusted, climb_down, names_of, settings_of
+from gradience.reports.base.graded import Ladder, PooledEvidence, VariantEvidence
+from gradience.reports.bench import Bench, Status, VariantResult
 from gradience.statistics import Pooled, bootstrap_bound, holm
 
 

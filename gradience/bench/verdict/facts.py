@@ -9,19 +9,19 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.compression import CompressionReport
-from gradience.artifacts.heal import HealReport
-from gradience.artifacts.records import Evaluation, read_records
-from gradience.artifacts.stage import MANIFEST, StageFile, StageManifest
-from gradience.artifacts.training import ADAPTER, REPORT, TrainingReport
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant
 from gradience.compress.adapter import REPORT as COMPRESSION_REPORT
 from gradience.compress.carry import HEAL_REPORT
 from gradience.errors import InputError
+from gradience.files.records import Evaluation, read_records
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reports.audit import AuditReport
+from gradience.reports.calibration import Calibration
+from gradience.reports.compression import CompressionReport
+from gradience.reports.heal import HealReport
+from gradience.reports.stage import MANIFEST, StageFile, StageManifest
+from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 
 ANSWERS, SCORES = "answers.records.jsonl", "scores.records.jsonl"
 """Files in the folder of an evaluation."""

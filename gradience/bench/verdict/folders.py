@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.bench_plan import BenchPlan
-from gradience.artifacts.run import RunInfo, Stopwatch
-from gradience.artifacts.shared_names import given_text, path_text
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.errors import InputError, UsageError
+from gradience.files.shared_names import given_text, path_text
+from gradience.reports.base.run import RunInfo, Stopwatch
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench_plan import BenchPlan
 
 PLAN, CONFIG = "plan.json", "config.yaml"
 BENCH, PAGE = "bench.json", "bench.md"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-from gradience.artifacts.exact import exact_text
-from gradience.artifacts.graded import Bounds, Grade
 from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.verdict.conditions import MIN_SEEDS
+from gradience.reports.base.exact import exact_text
+from gradience.reports.base.graded import Bounds, Grade
 from gradience.words import counted, points
 
 SCALE_CHANGED = "its scale α/r is not the probe's"

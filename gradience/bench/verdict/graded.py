@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.bench.verdict.answers import answer_counts, noise_of, results_of
 from gradience.bench.verdict.conditions import confirm_untouched
 from gradience.bench.verdict.evidence import RunFacts, evidence_of
 from gradience.bench.verdict.sanity import blind_controls
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
 
 
 def graded_seed(bench: Bench) -> Bench:

@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gradience.artifacts.bench_plan import LadderBound, LadderKind
-from gradience.artifacts.graded import Bounds, Ladder, NextRung, PooledEvidence, Rung, RungStatus
 from gradience.bench.arms.ladder import rung_name
 from gradience.bench.config.sections import LadderSettings
 from gradience.bench.verdict.grade import at_worst, exactly, in_points
 from gradience.bench.verdict.outlook import Needs
 from gradience.errors import InputError
+from gradience.reports.base.graded import Bounds, Ladder, NextRung, PooledEvidence, Rung, RungStatus
+from gradience.reports.bench_plan import LadderBound, LadderKind
 from gradience.statistics import Pooled
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from gradience.artifacts.bench_plan import Policy, allowed_losses
-from gradience.artifacts.graded import Grade, NextGrade, OperatingCharacteristics
 from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.verdict.conditions import MIN_SEEDS
 from gradience.bench.verdict.grade import GradeFacts, besides, supported
+from gradience.reports.base.graded import Grade, NextGrade, OperatingCharacteristics
+from gradience.reports.bench_plan import Policy, allowed_losses
 from gradience.statistics import Claim, Pooled, items_needed, pass_probability, seeds_needed
 from gradience.statistics.power import DEFAULT_CORRELATION
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gradience.artifacts.bench import Status
-from gradience.artifacts.bench_plan import Policy, allowed_losses
-from gradience.artifacts.exact import exact_text
+from gradience.reports.base.exact import exact_text
+from gradience.reports.bench import Status
+from gradience.reports.bench_plan import Policy, allowed_losses
 from gradience.words import counted, noun, points
 
 NO_EVIDENCE: tuple[Status, ...] = ("UNDERTRAINED", "SKIPPED", "INCONCLUSIVE")

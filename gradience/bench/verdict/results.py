@@ -6,8 +6,12 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.bench import (
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.variants import PlannedVariant, asked_for
+from gradience.bench.verdict.policy import exact_percent, overall, verdict_of_seed
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.graded import PairedEvidence
+from gradience.reports.bench import (
     AuditSummary,
     Best,
     DivergenceSummary,
@@ -18,11 +22,7 @@ from gradience.artifacts.bench import (
     Status,
     VariantResult,
 )
-from gradience.artifacts.bench_plan import Policy
-from gradience.artifacts.graded import PairedEvidence
-from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.variants import PlannedVariant, asked_for
-from gradience.bench.verdict.policy import exact_percent, overall, verdict_of_seed
+from gradience.reports.bench_plan import Policy
 
 Results = tuple[VariantResult, ...]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from gradience.artifacts.bench import Probe, VariantResult
-from gradience.artifacts.bench_aggregate import SeedRow, VariantSummary
-from gradience.artifacts.bench_plan import Policy, allowed_losses
 from gradience.bench.arms.registry import control_of
+from gradience.reports.bench import Probe, VariantResult
+from gradience.reports.bench_aggregate import SeedRow, VariantSummary
+from gradience.reports.bench_plan import Policy, allowed_losses
 
 
 def as_expected(result: str, status: str) -> bool | None:

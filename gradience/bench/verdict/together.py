@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from gradience.artifacts.bench import Bench
 from gradience.bench.config.differences import UNCOUNTED, differences
 from gradience.errors import InputError
+from gradience.reports.bench import Bench
 
 
 def check_together(benches: Sequence[Bench], sources: Sequence[str]) -> None:

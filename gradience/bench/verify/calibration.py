@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradience.artifacts.bench_plan import BenchPlan
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.prediction import PredictedDivergence
-from gradience.artifacts.training import ADAPTER
 from gradience.bench.verdict.facts import CALIBRATION, Outcome, SeedFacts
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.links import Link
 from gradience.compress.adapter import REPORT
+from gradience.reports.base.prediction import PredictedDivergence
+from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.calibration import Calibration
+from gradience.reports.training import ADAPTER
 
 
 def check_calibration(facts: SeedFacts, plan: BenchPlan, findings: Findings, *, inside: str = "") -> None:

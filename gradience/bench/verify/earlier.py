@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gradience.artifacts.bench import Measures, RankSummary, VariantResult
 from gradience.bench.arms.arm import Arm, Derived, Source, Trained
 from gradience.bench.arms.registry import ARMS, CONTROLS, control_of
 from gradience.bench.plan.variants import PlannedVariant
 from gradience.bench.verdict.facts import StoredAdapter
 from gradience.plan.modules import Ranks
+from gradience.reports.bench import Measures, RankSummary, VariantResult
 
 
 def planned_as_recorded(result: VariantResult, probe_params: int) -> PlannedVariant:

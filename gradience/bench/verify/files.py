@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.artifacts.digests import DIGESTS, Digests, files_below, root_of
 from gradience.bench.verdict.facts import CALIBRATION
 from gradience.bench.verify.findings import Findings
 from gradience.digests import sha256_file
 from gradience.errors import InputError
+from gradience.files.digests import DIGESTS, Digests, files_below, root_of
 from gradience.reading import MAX_DATA_BYTES
 from gradience.words import counted
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gradience.artifacts.verification import Level, VerificationCheck, VerificationMismatch
 from gradience.errors import shortened
+from gradience.reports.verification import Level, VerificationCheck, VerificationMismatch
 
 MAX_BYTES = 400
 """Of a value that is quoted: it may come from a stranger's file."""

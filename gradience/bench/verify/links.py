@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gradience.artifacts.bench_plan import BenchPlan
-from gradience.artifacts.training import ADAPTER
 from gradience.bench.arms.arm import Trained
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.facts import Outcome, SeedFacts, StoredAdapter
@@ -15,6 +13,8 @@ from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.rescore import repeated
 from gradience.compress.carry import HEAL_REPORT
 from gradience.digests import sha256_file
+from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.training import ADAPTER
 from gradience.training.seeds import STREAMS, stream
 
 Link = tuple[str, str, Any, Any]

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from gradience import tasks
 from gradience.adapters import strict_yaml
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_plan import BenchPlan
 from gradience.bench.verdict.folders import CONFIG
 from gradience.errors import GradienceError
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reports.bench import Bench
+from gradience.reports.bench_plan import BenchPlan
 from gradience.tasks import user_code
 from gradience.tasks.base import AnswerScoring, LabelScoring, Scoring
 

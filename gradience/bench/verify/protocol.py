@@ -9,14 +9,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from gradience.adapters import strict_json, strict_yaml
-from gradience.artifacts.bench_plan import BenchPlan
-from gradience.artifacts.shared_names import values_text
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.verdict.folders import CONFIG, PLAN
 from gradience.bench.verify.findings import Findings
 from gradience.digests import sha256_json
 from gradience.errors import InputError
+from gradience.files.shared_names import values_text
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reports.bench_plan import BenchPlan
 
 Values = Mapping[str, Any]
 UNCOUNTED = ("seeds", "runtime", "run_type", "bench_version")

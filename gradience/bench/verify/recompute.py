@@ -7,11 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.bench import Bench, VariantResult
-from gradience.artifacts.calibration import Calibration
-from gradience.artifacts.records import Evaluation, read_records
-from gradience.artifacts.stage import MANIFEST
 from gradience.bench.arms.arm import Trained
 from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
@@ -20,6 +15,11 @@ from gradience.bench.verdict.assemble import leads_base, reaches_gate
 from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, Outcome, SeedFacts
 from gradience.bench.verify.earlier import adapter_as_recorded, planned_as_recorded
 from gradience.errors import InputError
+from gradience.files.records import Evaluation, read_records
+from gradience.reports.audit import AuditReport
+from gradience.reports.bench import Bench, VariantResult
+from gradience.reports.calibration import Calibration
+from gradience.reports.stage import MANIFEST
 
 NO_PROBE = "there is no probe: "
 Mark = Callable[[Evaluation[Any], Path], Evaluation[Any]]

@@ -13,20 +13,6 @@ from typing import Any
 import numpy as np
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.artifacts.bench_plan import BenchPlan
-from gradience.artifacts.records import (
-    ChoiceRecord,
-    ClassificationRecord,
-    Evaluation,
-    ExamplesRun,
-    GenerationRecord,
-    Record,
-    read_records,
-)
-from gradience.artifacts.shared_names import given_text
-from gradience.artifacts.stage import MANIFEST
-from gradience.artifacts.training import ADAPTER
-from gradience.artifacts.verification import DifferingAnswer, RegeneratedAnswers
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.verdict.facts import ANSWERS
 from gradience.bench.verdict.folders import CONFIG
@@ -38,7 +24,21 @@ from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.examples import whole_text
 from gradience.evaluate.numerics import numerics_differences
+from gradience.files.records import (
+    ChoiceRecord,
+    ClassificationRecord,
+    Evaluation,
+    ExamplesRun,
+    GenerationRecord,
+    Record,
+    read_records,
+)
+from gradience.files.shared_names import given_text
 from gradience.models.devices import threads
+from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.stage import MANIFEST
+from gradience.reports.training import ADAPTER
+from gradience.reports.verification import DifferingAnswer, RegeneratedAnswers
 from gradience.tasks.base import ChoiceTask, ClassificationTask, Task
 from gradience.tasks.rendered import rendered
 from gradience.words import counted

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gradience.artifacts.records import (
+from gradience.evaluate.choose import predictions_of
+from gradience.evaluate.generate import decided
+from gradience.files.records import (
     ChoiceRecord,
     ClassificationRecord,
     Evaluation,
@@ -15,8 +17,6 @@ from gradience.artifacts.records import (
     Record,
     ScoreRecord,
 )
-from gradience.evaluate.choose import predictions_of
-from gradience.evaluate.generate import decided
 from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring
 
 

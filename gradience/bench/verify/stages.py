@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.artifacts.shared_names import given_text
-from gradience.artifacts.stage import MANIFEST, StageManifest
 from gradience.bench.verdict.facts import CALIBRATION
 from gradience.bench.verify.findings import Findings
 from gradience.digests import sha256_file
 from gradience.errors import InputError
+from gradience.files.shared_names import given_text
 from gradience.reading import MAX_DATA_BYTES
+from gradience.reports.stage import MANIFEST, StageManifest
 from gradience.words import counted
 
 UNFINISHED = "begun"

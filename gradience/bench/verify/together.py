@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.shared_names import given_text, path_text
 from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, aggregate_folders, find_benches
 from gradience.bench.verify.verify import verify_run
 from gradience.errors import InputError
+from gradience.files.shared_names import given_text, path_text
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.words import counted
 
 NOTHING = ("not-a-run", "nothing-to-verify")

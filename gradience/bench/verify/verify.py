@@ -15,15 +15,6 @@ from typing import Any
 
 from gradience import __version__
 from gradience.adapters import strict_json
-from gradience.artifacts.bench import Bench, Status
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.bench_plan import BenchPlan
-from gradience.artifacts.digests import root_of
-from gradience.artifacts.records import Evaluation
-from gradience.artifacts.report import Report
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shared_names import path_text
-from gradience.artifacts.verification import RegeneratedAnswers, Verification
 from gradience.bench.arms.registry import control_of
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.verdict.aggregate import no_longer_passing
@@ -41,7 +32,16 @@ from gradience.bench.verify.recompute import SeedFolder
 from gradience.bench.verify.rescore import gold_of, rescored
 from gradience.bench.verify.stages import check_stages, stages_of
 from gradience.errors import GradienceError, InputError
+from gradience.files.digests import root_of
+from gradience.files.records import Evaluation
+from gradience.files.shared_names import path_text
 from gradience.reading import MAX_DATA_BYTES, read_file
+from gradience.reports.base.report import Report
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.bench import Bench, Status
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.verification import RegeneratedAnswers, Verification
 
 APART = (
     "schema",

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradience.artifacts.heal import HealCheck
 from gradience.calibrate.batches import Batch, Encoded, batches_of
 from gradience.calibrate.heal.inputs import Parts
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.scoring import CHUNK, measure
+from gradience.reports.heal import HealCheck
 from gradience.spectra import FloatArray
 
 TEACHER, STUDENT = "teacher", "student"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gradience.artifacts.heal import HealForecast
-from gradience.artifacts.shared_names import path_text
 from gradience.calibrate.forecast import forecast_calibration
 from gradience.calibrate.heal.distil import CHECKS
 from gradience.calibrate.heal.inputs import HealInputs, split
+from gradience.files.shared_names import path_text
+from gradience.reports.heal import HealForecast
 
 
 def forecast_heal(inputs: HealInputs) -> HealForecast:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.artifacts.heal import MeanKl
+from gradience.reports.heal import MeanKl
 from gradience.spectra import FloatArray
 from gradience.statistics.paired import mean_difference
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gradience.artifacts.card import CardOf
-from gradience.artifacts.heal import HealReport
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.whole import check_output
 from gradience.calibrate.heal.inputs import HealInputs, read_heal_inputs
 from gradience.calibrate.settings import HealSettings
 from gradience.compress.carry import refuse_foreign_files
 from gradience.errors import OutputError
+from gradience.files.card import CardOf
+from gradience.files.whole import check_output
 from gradience.progress import Progress
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.heal import HealReport
 from gradience.settings import public, required_output
 
 

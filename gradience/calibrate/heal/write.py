@@ -12,11 +12,6 @@ import numpy as np
 
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.artifacts.card import CardOf, write_block
-from gradience.artifacts.heal import HealReport, HeldOutRow
-from gradience.artifacts.run import Stopwatch
-from gradience.artifacts.shared_names import path_text
-from gradience.artifacts.whole import whole_folder
 from gradience.calibrate.batches import Encoded, batches_of
 from gradience.calibrate.heal.distil import (
     STUDENT,
@@ -40,7 +35,12 @@ from gradience.compress.carry import (
 )
 from gradience.digests import sha256_file
 from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.files.card import CardOf, write_block
+from gradience.files.shared_names import path_text
+from gradience.files.whole import whole_folder
 from gradience.progress import Progress
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.heal import HealReport, HeldOutRow
 
 
 def write_healed(

@@ -12,9 +12,9 @@ from gradience.adapters.initialisations import initialisation_of
 from gradience.adapters.inventory import BASE_REASON, GHOST_REASON, SkippedTensor
 from gradience.adapters.keys import ends_with, parse_key
 from gradience.adapters.kohya import ALPHA_REASON
-from gradience.artifacts.compression import Encoding
 from gradience.compress.encodings import Encoded, Target, encode_modules, rule_of
 from gradience.errors import InputError
+from gradience.reports.compression import Encoding
 from gradience.runtimes.architecture import model_config_of
 
 Side = Literal["A", "B"]

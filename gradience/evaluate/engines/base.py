@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.artifacts.records import StopReason
 from gradience.digests import sha256_file
 from gradience.errors import InputError
+from gradience.files.records import StopReason
 from gradience.models.settings import ModelSettings
 from gradience.reading import MAX_SETTINGS_BYTES
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gradience.artifacts.monitor import Evidence
 from gradience.monitor.run import (
     MIN_LOGS,
     Observation,
@@ -16,6 +15,7 @@ from gradience.monitor.run import (
     need_logs,
 )
 from gradience.monitor.series import Series
+from gradience.reports.monitor import Evidence
 from gradience.rules import need, rule
 
 OWN = "Gradience (docs/reference/monitor_rules.md)"

@@ -18,9 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gradience.adapters.formats import words_of
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.hub_source import commit_of
-from gradience.report import terminal
 from gradience.report.audit.dominance import dominance_blocks
 from gradience.report.audit.effects import effect_blocks
 from gradience.report.audit.layers import layer_blocks
@@ -30,8 +27,11 @@ from gradience.report.audit.trust import finding_blocks, number_types, trust_blo
 from gradience.report.audit.use import use_blocks
 from gradience.report.audit.view import DOCUMENT, View
 from gradience.report.audit.where import where_blocks
-from gradience.report.blocks import Block, Document, Heading, Paragraph, Span
-from gradience.report.numbers import count, number_range, plural, size
+from gradience.reports.audit import AuditReport
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import Block, Document, Heading, Paragraph, Span
+from gradience.reports.base.numbers import count, number_range, plural, size
+from gradience.reports.base.source import commit_of
 
 SHOWN_WASTEFUL, SHOWN_FULLEST = 3, 2
 """Modules at either end that the screen lists."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gradience.artifacts.audit import AuditReport
 from gradience.ranks import percentile
 from gradience.report.audit.view import View
-from gradience.report.blocks import (
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Heading,
@@ -19,7 +19,7 @@ from gradience.report.blocks import (
     Table,
     figures,
 )
-from gradience.report.numbers import bound, count, percent, plural, sig
+from gradience.reports.base.numbers import bound, count, percent, plural, sig
 
 SHOWN = 3
 """Modules on the screen."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.prediction import ROUTED, MeasuredEffects
 from gradience.report.audit.view import View
-from gradience.report.blocks import Block, Column, Heading, Inline, Note, Notes, Paragraph, Span, Table
 from gradience.report.compression.prediction import curve_blocks, ratios_text
-from gradience.report.numbers import plural, sig
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.blocks import Block, Column, Heading, Inline, Note, Notes, Paragraph, Span, Table
+from gradience.reports.base.numbers import plural, sig
+from gradience.reports.base.prediction import ROUTED, MeasuredEffects
 
 SHOWN = 3
 """Modules and layers on the screen."""

@@ -14,11 +14,11 @@ from statistics import median
 from typing import NamedTuple
 
 from gradience.adapters.families import MODULE_TYPES
-from gradience.artifacts.audit import AuditReport, LayerAudit
-from gradience.report.blocks import HeatMap, HeatRow, Inline, Role, Span
-from gradience.report.charts import BLOCKS
-from gradience.report.modules import by_kind
-from gradience.report.numbers import number_range, trimmed
+from gradience.reports.audit import AuditReport, LayerAudit
+from gradience.reports.base.blocks import HeatMap, HeatRow, Inline, Role, Span
+from gradience.reports.base.charts import BLOCKS
+from gradience.reports.base.modules import by_kind
+from gradience.reports.base.numbers import number_range, trimmed
 
 HEAT: tuple[Role, ...] = ("heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8")
 ABSENT, UNTRAINED, BROKEN = Span("·", "dim"), Span("○", "dim"), Span("✗", "dim")

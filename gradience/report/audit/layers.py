@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gradience.adapters.locate import natural_key
-from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.audit.view import View, energy_ranks_of, k_label, layer_digits
-from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
-from gradience.report.numbers import percent, sig
+from gradience.reports.audit import AuditReport, LayerAudit
+from gradience.reports.base.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
+from gradience.reports.base.numbers import percent, sig
 
 BORDERLINE = "±"
 FOOTNOTE = f"{BORDERLINE} borderline: a threshold is so near that k may be off by one"

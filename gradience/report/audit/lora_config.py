@@ -7,10 +7,10 @@ from typing import Any
 
 from gradience.adapters.config import HEADS_OF_TASK
 from gradience.adapters.keys import config_name, ends_with
-from gradience.artifacts.audit import AuditReport, Setting
 from gradience.report.audit.view import k_label
-from gradience.report.names import display_name
-from gradience.report.numbers import count, percent
+from gradience.reports.audit import AuditReport, Setting
+from gradience.reports.base.names import display_name
+from gradience.reports.base.numbers import count, percent
 
 
 def lora_config_source(report: AuditReport) -> str | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.audit import AuditReport, PerLayer, Suggestion, Suggestions
 from gradience.report.audit.view import View, k_label
-from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
-from gradience.report.numbers import count, max_lora_rank, number_range, percent, size, trimmed
+from gradience.reports.audit import AuditReport, PerLayer, Suggestion, Suggestions
+from gradience.reports.base.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
+from gradience.reports.base.numbers import count, max_lora_rank, number_range, percent, size, trimmed
 
 
 def rank_blocks(report: AuditReport, view: View) -> list[Block]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gradience.artifacts.audit import AuditReport
+from gradience.reports.audit import AuditReport
 
 _STEP = re.compile(r"(checkpoint|ckpt|global_step|step|iter|epoch)([-_=]?)(\d{1,18})", re.IGNORECASE)
 

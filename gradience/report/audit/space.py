@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gradience.artifacts.audit import AuditReport
 from gradience.report.audit.trust import number_types
 from gradience.report.audit.view import View
-from gradience.report.blocks import Block, Heading, figures
 from gradience.report.incomplete import reasons
-from gradience.report.numbers import percent, size
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.blocks import Block, Heading, figures
+from gradience.reports.base.numbers import percent, size
 
 NARROW = 2
 """Bytes of a number in 16 bits, in which servers hold adapters."""

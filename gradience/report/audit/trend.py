@@ -6,12 +6,13 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.ranks import max_lora_rank_step, percentile
-from gradience.report import terminal
 from gradience.report.audit.series import Refused, by_step, step_number, why_no_series
 from gradience.report.audit.view import energy_ranks_of, k_label, measure_digits, trained_layers
-from gradience.report.blocks import (
+from gradience.report.incomplete import incompleteness
+from gradience.reports.audit import AuditReport, LayerAudit
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
@@ -23,8 +24,7 @@ from gradience.report.blocks import (
     Span,
     Table,
 )
-from gradience.report.incomplete import incompleteness
-from gradience.report.numbers import (
+from gradience.reports.base.numbers import (
     MISSING,
     count,
     max_lora_rank,
@@ -34,7 +34,7 @@ from gradience.report.numbers import (
     sig,
     trimmed,
 )
-from gradience.report.view import first_names
+from gradience.reports.base.view import first_names
 
 BAR = 6
 FORCING = 5

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from textwrap import shorten
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.finding import Finding, Severity
 from gradience.audit.findings.numbers import COARSE_BOUND
 from gradience.report.audit.view import View, trained_layers
-from gradience.report.blocks import Block, Heading, Mark, Note, Notes, Span
 from gradience.report.incomplete import incompleteness, reasons
-from gradience.report.numbers import bound, count, plural
-from gradience.report.view import more
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.blocks import Block, Heading, Mark, Note, Notes, Span
+from gradience.reports.base.finding import Finding, Severity
+from gradience.reports.base.numbers import bound, count, plural
+from gradience.reports.base.view import more
 
 SHOWN_NOTES = 6
 """Findings of a brief report."""

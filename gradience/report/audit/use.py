@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gradience.artifacts.audit import AuditReport
 from gradience.ranks import percentile
 from gradience.report.audit.view import View, energy_ranks_of, k_label, measure_digits, trained_layers
-from gradience.report.blocks import Bar, Bars, Block, Facts, Heading, Inline
-from gradience.report.numbers import percent, sig, trimmed
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.blocks import Bar, Bars, Block, Facts, Heading, Inline
+from gradience.reports.base.numbers import percent, sig, trimmed
 
 
 def use_blocks(report: AuditReport, view: View) -> list[Block]:

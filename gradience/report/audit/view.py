@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradience.artifacts.audit import AuditReport, LayerAudit
-from gradience.report import view
-from gradience.report.numbers import DIGITS, digits_for
+from gradience.reports.audit import AuditReport, LayerAudit
+from gradience.reports.base import view
+from gradience.reports.base.numbers import DIGITS, digits_for
 
 
 @dataclass(frozen=True, slots=True)

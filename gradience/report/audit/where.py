@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.audit.heat import HEAT, SIGN_WORDS, LayerMap, layer_maps, outside
 from gradience.report.audit.view import View, k_label, layer_digits, measure_digits, trained_layers
-from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
-from gradience.report.charts import BLOCKS
-from gradience.report.numbers import count, percent, sig
-from gradience.report.view import more
+from gradience.reports.audit import AuditReport, LayerAudit
+from gradience.reports.base.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
+from gradience.reports.base.charts import BLOCKS
+from gradience.reports.base.numbers import count, percent, sig
+from gradience.reports.base.view import more
 
 SHOWN_OUTSIDE = 3
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.report import terminal
 from gradience.report.bench.brief import brief_blocks
 from gradience.report.bench.seed import bench_blocks
 from gradience.report.bench.summary import summary_blocks
 from gradience.report.bench.together import aggregate_blocks
+from gradience.reports.base import terminal
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
 
 
 def bench_text(bench: Bench, *, width: int | None = None, color: bool = False) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradience.artifacts.bench import Bench, VariantResult
-from gradience.artifacts.bench_plan import allowed_losses
 from gradience.bench.arms.registry import control_of
 from gradience.bench.verdict.policy import exact_percent
 from gradience.report.bench import sections
 from gradience.report.bench.numbers import points
-from gradience.report.blocks import Column, Document, Facts, Heading, Inline, Span, Table, items
-from gradience.report.numbers import MISSING, count, number_range, percent
+from gradience.reports.base.blocks import Column, Document, Facts, Heading, Inline, Span, Table, items
+from gradience.reports.base.numbers import MISSING, count, number_range, percent
+from gradience.reports.bench import Bench, VariantResult
+from gradience.reports.bench_plan import allowed_losses
 
 
 def brief_blocks(bench: Bench) -> Document:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gradience.artifacts.bench import VariantResult
-from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
-from gradience.artifacts.exact import exact_text
-from gradience.artifacts.graded import (
+from gradience.bench.verdict.conditions import MIN_SEEDS
+from gradience.report.bench.intervals import drawing
+from gradience.report.bench.numbers import points
+from gradience.reports.base.blocks import Block, Column, Facts, Heading, Inline, Paragraph, Role, Span, Table
+from gradience.reports.base.exact import exact_text
+from gradience.reports.base.graded import (
     AnswerCounts,
     Bounds,
     Grade,
@@ -16,11 +18,9 @@ from gradience.artifacts.graded import (
     PooledEvidence,
     VariantEvidence,
 )
-from gradience.bench.verdict.conditions import MIN_SEEDS
-from gradience.report.bench.intervals import drawing
-from gradience.report.bench.numbers import points
-from gradience.report.blocks import Block, Column, Facts, Heading, Inline, Paragraph, Role, Span, Table
-from gradience.report.numbers import MISSING, percent, plural, sig
+from gradience.reports.base.numbers import MISSING, percent, plural, sig
+from gradience.reports.bench import VariantResult
+from gradience.reports.bench_aggregate import BenchAggregate, VariantSummary
 
 Result = VariantResult | VariantSummary
 GRADE_ROLES: dict[Grade, Role] = {"A": "good", "B": "good", "C": "warn", "D": "bad", "X": "bad"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from gradience.artifacts.exact import exact_text
-from gradience.artifacts.graded import PooledEvidence
-from gradience.report.blocks import Code, Inline, Span
+from gradience.reports.base.blocks import Code, Inline, Span
+from gradience.reports.base.exact import exact_text
+from gradience.reports.base.graded import PooledEvidence
 
 WIDTH, NAME = 32, 24
 """Signs of the scale, and of a name before it: together they fit a terminal of 60 columns."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.bench import VariantResult
-from gradience.artifacts.bench_aggregate import VariantSummary
-from gradience.artifacts.exact import exact_text
-from gradience.artifacts.graded import Ladder, Rung, RungStatus
 from gradience.report.bench.evidence import amount, p_value
 from gradience.report.bench.numbers import points
 from gradience.report.bench.sections import status
-from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Role, Span, Table
-from gradience.report.numbers import MISSING, percent
+from gradience.reports.base.blocks import Block, Column, Heading, Inline, Paragraph, Role, Span, Table
+from gradience.reports.base.exact import exact_text
+from gradience.reports.base.graded import Ladder, Rung, RungStatus
+from gradience.reports.base.numbers import MISSING, percent
+from gradience.reports.bench import VariantResult
+from gradience.reports.bench_aggregate import VariantSummary
 
 ROLES: dict[RungStatus, Role] = {
     "shown": "good",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gradience import words
-from gradience.artifacts.bench_aggregate import Spread
-from gradience.report.numbers import MISSING
+from gradience.reports.base.numbers import MISSING
+from gradience.reports.bench_aggregate import Spread
 
 
 def points(delta: float | None) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from gradience.artifacts.bench import VariantResult
-from gradience.artifacts.bench_aggregate import VariantSummary
-from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
-from gradience.report.numbers import MISSING, sig
+from gradience.reports.base.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table
+from gradience.reports.base.numbers import MISSING, sig
+from gradience.reports.bench import VariantResult
+from gradience.reports.bench_aggregate import VariantSummary
 
 Result = VariantResult | VariantSummary
 Pair = tuple[float, float]

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gradience.artifacts.bench import Bench, Best, VariantResult
-from gradience.artifacts.bench_aggregate import BenchAggregate, BestVariant, VariantSummary
-from gradience.artifacts.bench_plan import DataSplit, Policy
 from gradience.bench.arms.registry import ARMS, control_of
 from gradience.bench.verdict.policy import exact_percent
 from gradience.bench.verdict.sanity import as_expected
 from gradience.report.bench.evidence import best_grade
-from gradience.report.blocks import Block, Facts, Heading, Inline, Note, Notes, Paragraph, Role, Span, items
-from gradience.report.numbers import count, percent
+from gradience.reports.base.blocks import (
+    Block,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Role,
+    Span,
+    items,
+)
+from gradience.reports.base.numbers import count, percent
+from gradience.reports.bench import Bench, Best, VariantResult
+from gradience.reports.bench_aggregate import BenchAggregate, BestVariant, VariantSummary
+from gradience.reports.bench_plan import DataSplit, Policy
 from gradience.words import points
 
 AS_EXPECTED, NOT_AS_EXPECTED = "as expected", "not as expected"

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.bench import Bench, Probe, VariantResult
-from gradience.artifacts.graded import PairedEvidence
 from gradience.bench.verdict.policy import exact_percent
 from gradience.report.bench import evidence, sections
 from gradience.report.bench.ladder import ladder_section
 from gradience.report.bench.numbers import out_of, points
 from gradience.report.bench.predictions import predictions
 from gradience.report.bench.sections import Row
-from gradience.report.blocks import (
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
@@ -24,7 +22,9 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.numbers import MISSING, count, number_range, percent, plural, sig, size, trimmed
+from gradience.reports.base.graded import PairedEvidence
+from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig, size, trimmed
+from gradience.reports.bench import Bench, Probe, VariantResult
 
 SMOKE = "SMOKE RUN: shortened to see that everything works. Its numbers are no evidence of anything."
 COLUMNS = (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
 from gradience.report.bench.evidence import letter
 from gradience.report.bench.numbers import mean_percent
 from gradience.report.bench.sections import ROLES, SMOKE_STATUS, reduction
-from gradience.report.blocks import Column, Document, Inline, Span, Table
-from gradience.report.numbers import MISSING, count, percent
+from gradience.reports.base.blocks import Column, Document, Inline, Span, Table
+from gradience.reports.base.numbers import MISSING, count, percent
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
 
 
 def summary_blocks(results: Sequence[Bench | BenchAggregate]) -> Document:

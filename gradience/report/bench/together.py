@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSeed, VariantSummary
 from gradience.report.bench import evidence, sections
 from gradience.report.bench.ladder import ladder_section
 from gradience.report.bench.numbers import counted_points, mean_percent, out_of, points
 from gradience.report.bench.predictions import predictions
 from gradience.report.bench.sections import Row
-from gradience.report.blocks import (
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Document,
@@ -22,7 +21,8 @@ from gradience.report.blocks import (
     Table,
     items,
 )
-from gradience.report.numbers import MISSING, number_range, percent, plural
+from gradience.reports.base.numbers import MISSING, number_range, percent, plural
+from gradience.reports.bench_aggregate import BenchAggregate, VariantSeed, VariantSummary
 from gradience.words import noun
 
 COLUMNS = (

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gradience.artifacts.compression import CompressionPlan, CompressionReport
-from gradience.artifacts.hub_source import commit_of
-from gradience.report import terminal
-from gradience.report.blocks import Block, Document, Facts, Heading, Paragraph, Span
 from gradience.report.compression.prediction import prediction_blocks
 from gradience.report.compression.runtimes import runtime_blocks
 from gradience.report.compression.totals import lost_blocks, saved_blocks
 from gradience.report.compression.where import layer_blocks, where_blocks
 from gradience.report.compression.written import written_blocks
-from gradience.report.view import DOCUMENT, View
+from gradience.reports.base import terminal
+from gradience.reports.base.blocks import Block, Document, Facts, Heading, Paragraph, Span
+from gradience.reports.base.source import commit_of
+from gradience.reports.base.view import DOCUMENT, View
+from gradience.reports.compression import CompressionPlan, CompressionReport
 
 Compression = CompressionPlan | CompressionReport
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from gradience.artifacts.compression import CompressionPlan, CompressionReport
-from gradience.artifacts.prediction import ROUTED, CurvePoint, Prediction
-from gradience.report.blocks import (
+from gradience.reports.base.blocks import (
     Block,
     Column,
     Heading,
@@ -19,8 +17,10 @@ from gradience.report.blocks import (
     Table,
     figures,
 )
-from gradience.report.numbers import count, percent, plural, sig
-from gradience.report.view import View
+from gradience.reports.base.numbers import count, percent, plural, sig
+from gradience.reports.base.prediction import ROUTED, CurvePoint, Prediction
+from gradience.reports.base.view import View
+from gradience.reports.compression import CompressionPlan, CompressionReport
 
 WIDE = 0.5
 """Half the interval as a share of the prediction, beyond which more prompts are advised."""

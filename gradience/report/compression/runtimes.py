@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gradience.artifacts.compression import CompressionPlan, CompressionReport, RuntimeVerdict, Verdict
-from gradience.report.blocks import Block, Heading, Mark, Note, Notes, Paragraph, Span
-from gradience.report.view import View
+from gradience.reports.base.blocks import Block, Heading, Mark, Note, Notes, Paragraph, Span
+from gradience.reports.base.view import View
+from gradience.reports.compression import CompressionPlan, CompressionReport, RuntimeVerdict, Verdict
 
 SAID: dict[Verdict, tuple[Mark, str, str]] = {
     "loads": ("good", "loads it", "load it"),

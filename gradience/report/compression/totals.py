@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gradience.artifacts.compression import CompressionPlan, CompressionReport, ModulePlan, ModuleResult
-from gradience.report.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table, figures
 from gradience.report.compression.where import predicted
-from gradience.report.numbers import count, max_lora_rank, percent, plural, sig, size
-from gradience.report.view import View
+from gradience.reports.base.blocks import Block, Column, Heading, Inline, Paragraph, Span, Table, figures
+from gradience.reports.base.numbers import count, max_lora_rank, percent, plural, sig, size
+from gradience.reports.base.view import View
+from gradience.reports.compression import CompressionPlan, CompressionReport, ModulePlan, ModuleResult
 
 
 def saved_blocks(compression: CompressionPlan | CompressionReport, view: View) -> list[Block]:

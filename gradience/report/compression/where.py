@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from gradience.artifacts.compression import CompressionPlan, CompressionReport, ModulePlan, ModuleResult
-from gradience.report.blocks import Block, Column, Heading, Note, Notes
-from gradience.report.modules import NUMBER, Measure, by_kind, measure, module_table, single
-from gradience.report.numbers import count, number_range, percent, plural, sig, size, trimmed
-from gradience.report.view import View, more
+from gradience.reports.base.blocks import Block, Column, Heading, Note, Notes
+from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
+from gradience.reports.base.numbers import count, number_range, percent, plural, sig, size, trimmed
+from gradience.reports.base.view import View, more
+from gradience.reports.compression import CompressionPlan, CompressionReport, ModulePlan, ModuleResult
 from gradience.spectra import GRAM_TOLERANCE
 
 Module = ModulePlan | ModuleResult

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from gradience.artifacts.compression import CompressionPlan, CompressionReport, Encoding
 from gradience.compress.encodings import ENCODINGS, Target
 from gradience.compress.forms import FORMS, PEFT, form_of
 from gradience.compress.forms.form import encode_for
-from gradience.report.blocks import Block, Facts, Heading, Inline, Note, Notes, Span
-from gradience.report.numbers import count, plural
-from gradience.report.view import View
+from gradience.reports.base.blocks import Block, Facts, Heading, Inline, Note, Notes, Span
+from gradience.reports.base.numbers import count, plural
+from gradience.reports.base.view import View
+from gradience.reports.compression import CompressionPlan, CompressionReport, Encoding
 
 Fact = tuple[str, Inline]
 

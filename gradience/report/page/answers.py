@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradience.artifacts.records import (
+from gradience.digests import sha256_file
+from gradience.errors import InputError
+from gradience.files.records import (
     ChoiceRecord,
     ClassificationRecord,
     Evaluation,
@@ -19,8 +21,6 @@ from gradience.artifacts.records import (
     ScoreRecord,
     read_records,
 )
-from gradience.digests import sha256_file
-from gradience.errors import InputError
 from gradience.reading import MAX_DATA_BYTES
 
 EXCERPT = 120

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.evaluation import REFERENCE, EvaluatedAdapter, EvaluationReport
-from gradience.artifacts.records import Evaluation, Record
-from gradience.artifacts.report import Report
-from gradience.artifacts.shrink import ShrinkReport
 from gradience.errors import InputError
-from gradience.report.blocks import Block, Column, Heading, Inline, Note, Notes, Paragraph, Span, Table
-from gradience.report.numbers import count
+from gradience.files.records import Evaluation, Record
 from gradience.report.page.answers import Answers, Pair, flipped, gold_of, read_answers, said_in
 from gradience.report.page.flips_of_seeds import flips_over_seeds
+from gradience.reports.base.blocks import Block, Column, Heading, Inline, Note, Notes, Paragraph, Span, Table
+from gradience.reports.base.numbers import count
+from gradience.reports.base.report import Report
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.evaluation import REFERENCE, EvaluatedAdapter, EvaluationReport
+from gradience.reports.shrink import ShrinkReport
 
 SHOWN = 10
 """Examples of each kind and adapter."""

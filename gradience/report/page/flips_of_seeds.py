@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from gradience.artifacts.bench import Bench, Measures
-from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
-from gradience.artifacts.records import Evaluation, Record
 from gradience.errors import InputError
-from gradience.report.blocks import Block, Column, Inline, Paragraph, Span, Table
-from gradience.report.numbers import count, plural
+from gradience.files.records import Evaluation, Record
 from gradience.report.page.answers import Answers, file_in, flipped, gold_of, read_answers
+from gradience.reports.base.blocks import Block, Column, Inline, Paragraph, Span, Table
+from gradience.reports.base.numbers import count, plural
+from gradience.reports.bench import Bench, Measures
+from gradience.reports.bench_aggregate import BenchAggregate, VariantSummary
 
 SHOWN = 10
 """Examples of each variant, those that flip in most seeds first."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gradience.artifacts.bench import Bench, VariantResult
-from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
-from gradience.artifacts.evaluation import EvaluationReport
-from gradience.artifacts.evidence import EvidenceReport
-from gradience.artifacts.graded import Grade
-from gradience.artifacts.report import Report
-from gradience.artifacts.shrink import ShrinkReport
 from gradience.bench.verdict.sanity import as_expected
-from gradience.report.blocks import Mark, Note, Notes, Span, spans
 from gradience.report.evaluation import base_blocks
 from gradience.report.evidence import GRADES
-from gradience.report.numbers import percent
 from gradience.report.shrink import answer
+from gradience.reports.base.blocks import Mark, Note, Notes, Span, spans
+from gradience.reports.base.graded import Grade
+from gradience.reports.base.numbers import percent
+from gradience.reports.base.report import Report
+from gradience.reports.bench import Bench, VariantResult
+from gradience.reports.bench_aggregate import BenchAggregate, VariantSummary
+from gradience.reports.evaluation import EvaluationReport
+from gradience.reports.evidence import EvidenceReport
+from gradience.reports.shrink import ShrinkReport
 from gradience.words import listed, noun
 
 NAMED = 3

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradience.artifacts.bench import Bench
-from gradience.report.blocks import Block, Document, Heading, Inline, Note, Notes, Paragraph, spans
 from gradience.report.faces import blocks_of
 from gradience.report.inputs import Source
 from gradience.report.page.flips import flip_blocks
@@ -15,6 +13,8 @@ from gradience.report.page.places import PLACES
 from gradience.report.page.titles import heading_of
 from gradience.report.plots.kinds import plots_of
 from gradience.report.plots.plot import Plot
+from gradience.reports.base.blocks import Block, Document, Heading, Inline, Note, Notes, Paragraph, spans
+from gradience.reports.bench import Bench
 
 
 @dataclass(frozen=True, slots=True)

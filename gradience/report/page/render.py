@@ -16,20 +16,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from gradience.artifacts.run import RunInfo
 from gradience.digests import sha256_bytes
 from gradience.errors import InputError, require
 from gradience.reading import open_stream
-from gradience.report import html
-from gradience.report.blocks import Bars, Block, Code, Facts, HeatMap, Inline, Notes, Table, spans
 from gradience.report.inputs import Source
-from gradience.report.names import display_sentence, html_text
-from gradience.report.numbers import plural
 from gradience.report.page.pieces import Part, Section
 from gradience.report.page.texts import without_texts
 from gradience.report.page.together import parts_of
 from gradience.report.plots.plot import Image, Intervals, Plot
 from gradience.report.plots.plotly import to_plotly
+from gradience.reports.base import html
+from gradience.reports.base.blocks import Bars, Block, Code, Facts, HeatMap, Inline, Notes, Table, spans
+from gradience.reports.base.names import display_sentence, html_text
+from gradience.reports.base.numbers import plural
+from gradience.reports.base.run import RunInfo
 
 MARK = b'<!doctype html>\n<html lang="en" data-written-by="gradience">'
 """How a page begins."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gradience.artifacts.evaluation import EvaluationPreview
-from gradience.artifacts.evidence import EvidenceReport
-from gradience.artifacts.forecast import BenchForecast
-from gradience.artifacts.verification import DifferingAnswer, RegeneratedAnswers, Verification
 from gradience.report.inputs import Source
+from gradience.reports.evaluation import EvaluationPreview
+from gradience.reports.evidence import EvidenceReport
+from gradience.reports.forecast import BenchForecast
+from gradience.reports.verification import DifferingAnswer, RegeneratedAnswers, Verification
 
 LEFT_OUT = "(left out)"
 RECORDS = "records.jsonl"

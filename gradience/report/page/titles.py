@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.check import CheckReport
-from gradience.artifacts.comparison import ComparisonReport
-from gradience.artifacts.compression import CompressionPlan, CompressionReport
-from gradience.artifacts.evaluation import REFERENCE, EvaluationForecast, EvaluationPreview, EvaluationReport
-from gradience.artifacts.evidence import EvidenceReport
-from gradience.artifacts.fleet import FleetReport
-from gradience.artifacts.forecast import BenchForecast
-from gradience.artifacts.report import Report
-from gradience.artifacts.shrink import ShrinkForecast, ShrinkReport
 from gradience.report.bench.sections import SMOKE_STATUS, status
-from gradience.report.blocks import Heading, Inline, Span, spans
 from gradience.report.compression.totals import saved
-from gradience.report.numbers import percent, plural
+from gradience.reports.base.blocks import Heading, Inline, Span, spans
+from gradience.reports.base.numbers import percent, plural
+from gradience.reports.base.report import Report
+from gradience.reports.bench import Bench
+from gradience.reports.check import CheckReport
+from gradience.reports.comparison import ComparisonReport
+from gradience.reports.compression import CompressionPlan, CompressionReport
+from gradience.reports.evaluation import REFERENCE, EvaluationForecast, EvaluationPreview, EvaluationReport
+from gradience.reports.evidence import EvidenceReport
+from gradience.reports.fleet import FleetReport
+from gradience.reports.forecast import BenchForecast
+from gradience.reports.shrink import ShrinkForecast, ShrinkReport
 
 FEW = 2
 """Adapters that a title names."""

@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.monitor import MonitorReport, RunReport
 from gradience.report.audit.series import by_step, why_no_series
 from gradience.report.audit.trend import trend_blocks
-from gradience.report.blocks import Document, spans
 from gradience.report.inputs import Source
 from gradience.report.monitor_runs import overview_blocks
 from gradience.report.page.pieces import Part, Section, part_of, split
 from gradience.report.plots.kinds import plots_of
 from gradience.report.plots.plot import Plot
 from gradience.report.plots.steps import evolution_plots
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.blocks import Document, spans
+from gradience.reports.monitor import MonitorReport, RunReport
 
 
 def parts_of(sources: Sequence[Source], *, texts: bool) -> list[Part]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.calibration import CalibrationReport
-from gradience.artifacts.comparison import ComparisonReport
-from gradience.artifacts.compression import CompressionPlan, CompressionReport
 from gradience.report.comparison import label_of
-from gradience.report.numbers import count, percent, plural, sig
 from gradience.report.plots.plot import Axis, BarsOf, Form, Plot
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.numbers import count, percent, plural, sig
+from gradience.reports.calibration import CalibrationReport
+from gradience.reports.comparison import ComparisonReport
+from gradience.reports.compression import CompressionPlan, CompressionReport
 
 MOST = 24
 """Bars in one plot."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.artifacts.power import PowerReport, Scenario
-from gradience.report.numbers import chance, percent
 from gradience.report.plots.plot import Axis, BarsOf, Plot, Series
+from gradience.reports.base.numbers import chance, percent
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.power import PowerReport, Scenario
 
 CHANCE = Axis("chance", low=0.0, high=1.0, form="share")
 

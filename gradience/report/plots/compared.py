@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from gradience.artifacts.bench import Bench, VariantResult
-from gradience.artifacts.bench_aggregate import BenchAggregate, VariantSummary
-from gradience.artifacts.evaluation import BASE, REFERENCE, EvaluatedAdapter, EvaluationReport
-from gradience.artifacts.evidence import EvidenceReport
-from gradience.artifacts.graded import Bounds, Grade, PairedEvidence
-from gradience.artifacts.shrink import ShrinkReport
 from gradience.report.plots.plot import Tone
+from gradience.reports.base.graded import Bounds, Grade, PairedEvidence
+from gradience.reports.bench import Bench, VariantResult
+from gradience.reports.bench_aggregate import BenchAggregate, VariantSummary
+from gradience.reports.evaluation import BASE, REFERENCE, EvaluatedAdapter, EvaluationReport
+from gradience.reports.evidence import EvidenceReport
+from gradience.reports.shrink import ShrinkReport
 
 Comparing = EvaluationReport | ShrinkReport | EvidenceReport | Bench | BenchAggregate
 TONES: dict[Grade | None, Tone] = {"A": "good", "B": "good", "C": "warn", "D": "bad", "X": "bad", None: "dim"}

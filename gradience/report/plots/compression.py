@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.compression import CompressionPlan, CompressionReport, ModulePlan, ModuleResult
 from gradience.report.audit.heat import short_labels
 from gradience.report.compression.totals import padding
 from gradience.report.compression.where import error_of
-from gradience.report.modules import by_kind
-from gradience.report.numbers import count, number_range, percent, plural, sig, size
 from gradience.report.plots.maps import map_plot
 from gradience.report.plots.plot import Axis, BarsOf, Form, Lines, Plot, Points, Series
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.modules import by_kind
+from gradience.reports.base.numbers import count, number_range, percent, plural, sig, size
+from gradience.reports.compression import CompressionPlan, CompressionReport, ModulePlan, ModuleResult
 
 Compression = CompressionReport | CompressionPlan
 Module = ModulePlan | ModuleResult

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.fleet import BaseGroup, FleetReport
-from gradience.artifacts.fleet_compression import FleetCompression
-from gradience.report.numbers import count, percent, plural, size
 from gradience.report.plots.bars import MOST, largest_plot
 from gradience.report.plots.plot import Axis, BarsOf, Lines, Plot, Series
+from gradience.reports.base.numbers import count, percent, plural, size
+from gradience.reports.fleet import BaseGroup, FleetReport
+from gradience.reports.fleet_compression import FleetCompression
 
 MOST_BASES = 6
 """Base models with a series of their own: those with the most adapters."""

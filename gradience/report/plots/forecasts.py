@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gradience.artifacts.evaluation import EvaluationForecast
-from gradience.artifacts.forecast import BenchForecast
-from gradience.artifacts.shrink import ShrinkForecast
-from gradience.report.numbers import in_points, percent, size
 from gradience.report.plots.chances import chances_plot
 from gradience.report.plots.plot import Axis, BarsOf, Lines, Plot, Reference
+from gradience.reports.base.numbers import in_points, percent, size
+from gradience.reports.evaluation import EvaluationForecast
+from gradience.reports.forecast import BenchForecast
+from gradience.reports.shrink import ShrinkForecast
 
 Forecast = BenchForecast | EvaluationForecast | ShrinkForecast
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradience.artifacts.bench import Bench
-from gradience.artifacts.bench_aggregate import BenchAggregate
-from gradience.report.numbers import count, plural, signed
 from gradience.report.plots.compared import Compared, Comparing, Row, compared
 from gradience.report.plots.plot import (
     Axis,
@@ -21,6 +18,9 @@ from gradience.report.plots.plot import (
     Series,
     Tone,
 )
+from gradience.reports.base.numbers import count, plural, signed
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
 
 NAMES = Axis("", scale="categories")
 LABELS = 0.16

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pkgutil import resolve_name
 
-from gradience.artifacts.report import Report
 from gradience.errors import UsageError, did_you_mean
 from gradience.report.plots.plot import Plot
+from gradience.reports.base.report import Report
 
 COMPARED = {
     "forest": "forest:forest_plot",

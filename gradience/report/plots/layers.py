@@ -7,12 +7,12 @@ from collections.abc import Callable
 from itertools import pairwise
 from statistics import median
 
-from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.audit.view import k_label, trained_layers
-from gradience.report.charts import sparkline
-from gradience.report.numbers import plural, sig, trimmed
 from gradience.report.plots.maps import map_plot
 from gradience.report.plots.plot import Axis, Histogram, Plot, Reference
+from gradience.reports.audit import AuditReport, LayerAudit
+from gradience.reports.base.charts import sparkline
+from gradience.reports.base.numbers import plural, sig, trimmed
 
 SPECTRUM = 32
 """Signs of a spectrum in the words of a cell."""

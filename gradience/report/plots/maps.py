@@ -8,9 +8,9 @@ from statistics import median
 
 from gradience.adapters.families import family_of, layer_of
 from gradience.report.audit.heat import short_labels
-from gradience.report.modules import M, by_kind
-from gradience.report.numbers import count, percent, plural, sig
 from gradience.report.plots.plot import Axis, Image, Plot
+from gradience.reports.base.modules import M, by_kind
+from gradience.reports.base.numbers import count, percent, plural, sig
 
 MOST_KINDS = 40
 

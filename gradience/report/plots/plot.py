@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gradience.report.blocks import Table
+from gradience.reports.base.blocks import Table
 
 Scale = Literal["linear", "log", "categories"]
 Form = Literal["number", "count", "share", "bytes"]

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gradience.report.names import display_name, fit_names
 from gradience.report.plots import labels
 from gradience.report.plots.labels import PHONE, SCREEN, Place, label_places
 from gradience.report.plots.palette import SHADES, series_color
@@ -29,6 +28,7 @@ from gradience.report.plots.plot import (
     Tone,
 )
 from gradience.report.plots.table import bin_of, shown
+from gradience.reports.base.names import display_name, fit_names
 
 Json = dict[str, Any]
 LABEL = 32

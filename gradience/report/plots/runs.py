@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from gradience.artifacts.monitor import Curve, MonitorReport, RunReport
 from gradience.report.audit.trend import short_names
-from gradience.report.numbers import count, plural, sig, trimmed
 from gradience.report.plots.plot import Axis, Lines, Plot, Reference, Scale, Series, Tone
 from gradience.report.plots.steps import LAYER, STEP, shaded, shades_said
+from gradience.reports.base.numbers import count, plural, sig, trimmed
+from gradience.reports.monitor import Curve, MonitorReport, RunReport
 
 FEW = 3
 """Runs that a plot shows with all that they logged."""

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from gradience.artifacts.audit import AuditReport, LayerAudit
 from gradience.report.audit.heat import short_labels
 from gradience.report.audit.view import k_label, trained_layers
-from gradience.report.modules import by_kind
-from gradience.report.numbers import count, number_range, plural, sig, trimmed
 from gradience.report.plots.plot import Axis, Lines, Plot, Reference
 from gradience.report.plots.steps import shades_said
+from gradience.reports.audit import AuditReport, LayerAudit
+from gradience.reports.base.modules import by_kind
+from gradience.reports.base.numbers import count, number_range, plural, sig, trimmed
 from gradience.spectra import FloatArray, cumulative_energy
 
 MOST_LINES = 64

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
-from gradience.artifacts.audit import AuditReport
-from gradience.artifacts.heal import HealReport
 from gradience.report.audit.series import step_number
 from gradience.report.audit.view import trained_layers
-from gradience.report.numbers import count, sig, trimmed
 from gradience.report.plots.plot import Axis, Lines, Plot, Reference
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.numbers import count, sig, trimmed
+from gradience.reports.heal import HealReport
 
 STEP = Axis("step", form="count")
 LAYER = Axis("stable rank, median of the layer", low=1.0)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gradience.report.blocks import Column, Inline, Span, Table
-from gradience.report.numbers import MISSING, count, percent, plain, size
 from gradience.report.plots.plot import (
     Axis,
     BarsOf,
@@ -18,6 +16,8 @@ from gradience.report.plots.plot import (
     Points,
     Series,
 )
+from gradience.reports.base.blocks import Column, Inline, Span, Table
+from gradience.reports.base.numbers import MISSING, count, percent, plain, size
 
 Row = tuple[Inline, ...]
 

@@ -14,8 +14,6 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from gradience.errors import require
-from gradience.report.names import display_name
-from gradience.report.numbers import count, sig, size
 from gradience.report.plots.labels import LABEL, PAPER, Place, label_places
 from gradience.report.plots.palette import SHADES, TONES, series_color
 from gradience.report.plots.plot import (
@@ -31,6 +29,8 @@ from gradience.report.plots.plot import (
     Series,
     Tone,
 )
+from gradience.reports.base.names import display_name
+from gradience.reports.base.numbers import count, sig, size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradience.artifacts.bench_plan import Role
+from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ChooseBy
 from gradience.tasks.examples import ChoiceExample
 from gradience.tasks.harness.rule import HarnessRule

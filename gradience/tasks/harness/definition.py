@@ -16,10 +16,10 @@ from typing import Any
 import yaml
 
 from gradience.adapters import strict_yaml
-from gradience.artifacts.bench_plan import TaskCode
 from gradience.digests import sha256_parts
 from gradience.errors import InputError, MissingExtra, did_you_mean
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reports.bench_plan import TaskCode
 
 PREFIX = "lm_eval:"
 EXTRA = "lm-eval"

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from gradience.artifacts.bench_plan import Role
 from gradience.errors import InputError, UsageError
+from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ChoiceTask, GenerationTask, LikelihoodTask, Task
 from gradience.tasks.examples import Examples, PromptExample, content_id, prepare, with_dev
 from gradience.tasks.harness.choices import behind_the_blank, choice_task

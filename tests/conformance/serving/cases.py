@@ -18,11 +18,11 @@ from conformance.serving import model
 from conformance.serving.architectures import Architecture
 from conformance.serving.model import Base, copy_adapter, make_adapter
 from gradience.adapters.patterns import anchored_key
-from gradience.artifacts.compression import Encoding
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToRank
+from gradience.reports.compression import Encoding
 
 Section = Literal["compressed", "other", "special"]
 FIRST = "LlamaForCausalLM"

@@ -8,13 +8,13 @@ from pathlib import Path
 import calibration_sample
 import numpy as np
 
-from gradience.artifacts.calibration import (
+from gradience.audit.adapter import audit_adapter
+from gradience.reports.calibration import (
     CalibratedModule,
     Calibration,
     ExcludedModule,
     ModuleMoments,
 )
-from gradience.audit.adapter import audit_adapter
 from hostile.surface import Input, Surface
 from hostile.writers import adapter
 

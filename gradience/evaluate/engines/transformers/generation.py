@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradience.artifacts.records import StopReason
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.base import Output
 from gradience.evaluate.engines.transformers.forward import next_logits, padded
+from gradience.files.records import StopReason
 from gradience.models.rendering import encode_prompt, end_token
 
 

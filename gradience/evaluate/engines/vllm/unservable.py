@@ -7,8 +7,8 @@ from pathlib import Path
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
-from gradience.artifacts.compression import Verdict
 from gradience.errors import InputError
+from gradience.reports.compression import Verdict
 from gradience.runtimes.architecture import architecture_of
 from gradience.runtimes.verdict import verdicts
 

@@ -1,0 +1,223 @@
+"""What every artifact shares: frozen, strict, versioned by name, written whole.
+
+Floats are stored with 12 significant digits: the last bits differ between CPU kernels, so that
+more digits would promise more than is true and would make equal results look different.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError, from_json
+
+from gradience.errors import InputError
+from gradience.files.whole import write_whole
+from gradience.reading import read_file
+
+SIGNIFICANT_DIGITS = 12
+MAX_ARTIFACT_BYTES = 256 * 2**20
+"""An audit of 50,000 modules has about 100 MB."""
+
+
+def round_significant(value: float) -> float:
+    """`value` with 12 significant digits."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+Float12 = Annotated[float, AfterValidator(round_significant)]
+"""A float that is stored with 12 significant digits."""
+
+ROW_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""The rules of the rows inside an artifact (pydantic dataclasses with slots: an adapter may have 50,000 modules)."""
+
+
+class Part(BaseModel):
+    """A block inside an artifact: frozen, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(
+        defer_build=True,  # an audit does not wait for the models of every other report
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+
+class Artifact(Part):
+    """A file of its own: read with validation, written whole or not at all.
+
+    A subclass has a field `schema`: a literal such as `gradience.audit/2`, which is its default as well.
+    """
+
+    schema_id: ClassVar[str]
+    """That literal."""
+    repair: ClassVar[str] = "make the file again: artifacts are never edited by hand"
+    """What to do about a file that is not valid, or that an earlier version of Gradience wrote."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        if "schema_" in cls.model_fields:
+            cls.schema_id = cls.model_fields["schema_"].default
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Read and validate the artifact at `path`.
+
+        Raises InputError (`artifact-missing`, `artifact-invalid`, `artifact-version`, and what `reading` raises).
+        """
+        path = Path(path)
+        try:
+            text = read_file(path, MAX_ARTIFACT_BYTES)
+        except InputError as error:
+            if error.code != "not-found":
+                raise
+            raise InputError(
+                f"{path}: cannot read this {cls.schema_id} file: no such file",
+                code="artifact-missing",
+                hint="check the path",
+            ) from None
+        return cls.parse(path, text)
+
+    @classmethod
+    def parse(cls, path: Path, text: bytes) -> Self:
+        """Validate the JSON `text`, which stands in the file at `path`. Raises InputError as `read` does."""
+        values = _parsed(path, cls, text)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _without_schema(path, cls, values) or _invalid(path, cls, error) from None
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The artifact as strict JSON text, safe to print (see `visible_json`)."""
+        with interruptible():
+            return visible_json(self.model_dump_json(indent=indent))
+
+    def json_chunks(self) -> Iterator[str]:
+        """The text of `to_json(indent=None)`, in pieces where the artifact may be long."""
+        yield self.to_json(indent=None)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the artifact to `path`: temporary file, fsync, rename.
+
+        Raises OutputError when the disk or the permissions refuse.
+        """
+        return write_whole(Path(path), [self.to_json().encode() + b"\n"])
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise what a signal raised while pydantic-core wrote JSON: it hides it in a PydanticSerializationError."""
+    try:
+        yield
+    except PydanticSerializationError as error:
+        signalled = re.search(r"KeyboardInterrupt|SystemExit: (\d+)", str(error))
+        if signalled is None:
+            raise
+        raise (SystemExit(int(signalled[1])) if signalled[1] else KeyboardInterrupt) from None
+
+
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7e]")
+
+
+def visible_json(text: str) -> str:
+    r"""JSON text of the same value in which no character steers a terminal: `\u009b` in place of the control itself.
+
+    Names come from strangers. pydantic escapes what JSON demands; controls above U+007E, bidirectional
+    overrides and the like are left to us. Outside ASCII a JSON text has characters only inside its strings,
+    where an escape means the same as the character; letters of any script stay readable.
+    """
+    return _BEYOND_ASCII.sub(_escaped_unless_visible, text)
+
+
+def ascii_json(text: str) -> str:
+    r"""JSON text of the same value in ASCII: `\u03c3` for σ, a pair of surrogates beyond the first plane."""
+    return _BEYOND_ASCII.sub(_escaped, text)
+
+
+def _escaped_unless_visible(match: re.Match[str]) -> str:
+    return match[0] if match[0].isprintable() else _escaped(match)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+
+
+_LONG = re.compile(rb"\d{19}")
+
+
+def _parsed(path: Path, artifact: type[Artifact], text: bytes) -> Any:
+    """The values of a JSON text. Raises InputError (`artifact-invalid`), also for an integer of 2^63 or more:
+    nothing is counted so far, and a float has no room for 400 digits.
+
+    Parsed apart from the validation: pydantic's errors hold what they are about, and out of a text that would be a
+    copy of the whole object for each field that is missing, 250 times the file.
+    """
+    try:
+        if _LONG.search(text):  # only a text with so many digits in a row is looked at twice
+            json.loads(text, parse_int=_counted)
+        return from_json(text, allow_inf_nan=False)
+    except OverflowError:
+        what = "it holds an integer of 2^63 or more"
+    except (ValueError, RecursionError) as error:
+        what = f"the file: Invalid JSON: {error}"
+    raise InputError(
+        f"{path}: not a valid {artifact.schema_id} file: {what}",
+        code="artifact-invalid",
+        hint=artifact.repair,
+    )
+
+
+def _counted(digits: str) -> int:
+    if len(digits) > 20 or abs(int(digits)) >= 2**63:
+        raise OverflowError
+    return int(digits)
+
+
+def _without_schema(path: Path, artifact: type[Artifact], values: Any) -> InputError | None:
+    """The error for an object that names no schema; None for any other."""
+    if not isinstance(values, dict) or "schema" in values:
+        return None
+    return InputError(
+        f"{path}: not a valid {artifact.schema_id} file: it names no schema",
+        code="artifact-invalid",
+        hint="name another file, or the folder of a run: every file that Gradience writes has a `schema`",
+    )
+
+
+def _invalid(path: Path, artifact: type[Artifact], error: ValidationError) -> InputError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    if first["loc"] == ("schema",):
+        return _other_schema(path, artifact, first["input"])
+    return InputError(
+        f"{path}: not a valid {artifact.schema_id} file: {where}: {first['msg']}",
+        code="artifact-invalid",
+        hint=artifact.repair,
+    )
+
+
+def _other_schema(path: Path, artifact: type[Artifact], schema: object) -> InputError:
+    """The error for a file of another version, in which keys may mean something else, or of another kind."""
+    name, _, number = artifact.schema_id.partition("/")
+    other, _, version = str(schema).partition("/")
+    if other == name and version.isdecimal() and int(version) < int(number):
+        return InputError(
+            f"{path}: this is {schema}, of an earlier version of Gradience, and not {artifact.schema_id}",
+            code="artifact-version",
+            hint=artifact.repair,
+        )
+    return InputError(
+        f"{path}: this is not {artifact.schema_id} but {str(schema)[:120]!r}",
+        code="artifact-version",
+        hint="read it with the version of Gradience that wrote it, or name the right file",
+    )

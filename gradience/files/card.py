@@ -1,0 +1,69 @@
+"""The model card of an adapter: the block between two markers in its README.md is ours, everything else stays.
+
+The block stands above the text, behind the YAML that hubs read, and first says what is not true of the text around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from gradience.files.whole import write_whole
+from gradience.reading import MAX_DATA_BYTES, read_file
+
+CARD = "README.md"
+BEGIN, END = b"<!-- gradience:card -->\n", b"<!-- /gradience:card -->\n"
+"""No name of a stranger can end a block: Markdown of ours writes `<` as a reference, and code holds none."""
+CardOf = Callable[[Path], str]
+"""An adapter's folder -> the block of its card."""
+_FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n.*?\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_BLOCK = re.compile(re.escape(BEGIN) + rb".*?" + re.escape(END), re.DOTALL)
+
+
+def with_block(card: bytes, block: str) -> bytes:
+    """Return the card with `block` (Markdown) between the markers; a block that is there gives way to it.
+
+    >>> with_block(b"---\\nlicense: mit\\n---\\n# Mine\\n", "Rank 4.")
+    b'---\\nlicense: mit\\n---\\n<!-- gradience:card -->\\nRank 4.\\n<!-- /gradience:card -->\\n# Mine\\n'
+    """
+    text = BEGIN + block.strip("\n").encode() + b"\n" + END
+    match = _BLOCK.search(card)
+    if match is not None:
+        start, end = match.span()
+    else:
+        front = _FRONT_MATTER.match(card)
+        start = end = front.end() if front else 0
+        if start and not card[:start].endswith(b"\n"):
+            text = b"\n" + text
+    return card[:start] + text + card[end:]
+
+
+def block_in(card: bytes) -> str:
+    """Return the block that stands in a card; empty where there is none."""
+    match = _BLOCK.search(card)
+    return "" if match is None else match[0].decode("utf-8", "replace")
+
+
+def without_block(card: bytes) -> bytes:
+    """Return what is not ours: the card without the first block."""
+    return _BLOCK.sub(b"", card, count=1)
+
+
+def read_card(folder: Path) -> bytes:
+    """Return the card in `folder`, empty where there is none. Raises InputError as `read_file` does."""
+    path = folder / CARD
+    return read_file(path, MAX_DATA_BYTES) if path.exists() else b""
+
+
+def write_block(folder: Path, block: str) -> bool:
+    """Put `block` into the card in `folder`, which is made where there is none; whether that changed the file.
+
+    Raises InputError as `read_file` does, OutputError where the disk refuses.
+    """
+    before = read_card(folder)
+    after = with_block(before, block)
+    if after == before:
+        return False
+    write_whole(folder / CARD, [after])
+    return True

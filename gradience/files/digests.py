@@ -1,0 +1,61 @@
+"""`digests.json`: the files of a Bench run or an evaluation, each with its sha256. Its own sha256, the root, stands for
+the whole folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gradience.digests import sha256_file
+from gradience.files.artifact import Artifact
+from gradience.files.shared_names import PlainName, given_text
+
+DIGESTS = "digests.json"
+NOT_LISTED = (DIGESTS, "model.sig")
+"""At the root: this file and its signature."""
+
+
+class Digests(Artifact):
+    """The files of a run as they were when it was done. The same files give the same bytes."""
+
+    repair: ClassVar[str] = "make it again: the same command with the same --output uses what is finished"
+
+    schema_: Literal["gradience.digests/1"] = Field(default="gradience.digests/1", alias="schema")
+    files: dict[PlainName, str]
+    """Path inside the folder -> sha256. Not listed: this file, its signature, and names that begin with a dot
+    (locks, temporaries)."""
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """Return the files of a run by their names inside `folder`, in order; hidden ones and links to folders left out."""
+    return dict(sorted(_files(folder)))
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            inside = given_text(path.relative_to(folder).as_posix())
+            if not name.startswith(".") and inside not in NOT_LISTED:
+                yield inside, path
+
+
+def write_digests(folder: Path, only: Collection[str] | None = None) -> str:
+    """Write `digests.json` for all that lies in `folder`, or `only` for these, and return its own digest: the root."""
+    files = {
+        name: sha256_file(path)
+        for name, path in files_below(folder).items()
+        if path.is_file() and (only is None or name in only)
+    }
+    return sha256_file(Digests(files=files).save(folder / DIGESTS))
+
+
+def root_of(folder: Path) -> str | None:
+    """Return the digest of the `digests.json` in `folder`; None where there is none."""
+    path = folder / DIGESTS
+    return sha256_file(path) if path.is_file() else None

@@ -1,0 +1,340 @@
+"""`*.records.jsonl`: one line for every example that was evaluated, below one line that says how.
+
+Scores are counts over these lines, so that anybody can count again (`count`). Two files may be compared example
+by example only when their headers agree on everything but the adapter (`ExamplesRun.same_run_as`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as row_dataclass
+from pydantic_core import from_json
+
+from gradience.errors import InputError
+from gradience.files.artifact import ROW_CONFIG, Float12, Part, interruptible
+from gradience.files.whole import write_whole
+from gradience.reading import MAX_DATA_BYTES, open_stream
+
+SCHEMA = "gradience.records/1"
+
+RecordKind = Literal["classification", "generation", "choices", "scores"]
+StopReason = Literal["eos", "stop_string", "length"]
+
+
+class ExamplesRun(Part):
+    """The first line: what answered, and everything that can move an answer."""
+
+    schema_: Literal["gradience.records/1"] = Field(default="gradience.records/1", alias="schema")
+    """Name and version of the format."""
+    kind: RecordKind
+    """Which records follow."""
+    adapter: str | None
+    """The name it was evaluated under; null for the base model alone."""
+    adapter_sha256: str | None
+    """Digest of its weights file."""
+    adapter_config_sha256: str | None
+    """Digest of its configuration, which holds the scale."""
+    lora: bool = True
+    """False: the adapter's head alone, on the base's own features (ΔW = 0)."""
+    reference: str | None = None
+    """Scores: the adapter that KL and flips are measured against."""
+    reference_sha256: str | None = None
+    """Digest of the reference's weights file."""
+    engine: str = "transformers"
+    """What loaded the base and answered; files of earlier versions have none."""
+    base: str
+    """The base model's name or folder, as it was loaded."""
+    base_sha256: str
+    """Digest of the name, shape, dtype and 16 values of each parameter of the base, its head apart."""
+    tokenizer_sha256: str
+    """Digest of the tokenizer's vocabulary, rules and special tokens."""
+    quantization: str | None = None
+    """How the base's weights are packed, such as `bitsandbytes nf4`."""
+    dtype: str
+    """The base's dtype, as torch names it; of a packed base that of its embeddings, norms and head. LoRA factors are
+    computed in float32 unless the base is float64; by vLLM in the base's dtype."""
+    attention: str | None
+    """The implementation of attention, as transformers names it."""
+    device: str
+    """The graphics card, or the instructions of the processor."""
+    threads: int
+    """Threads of the processor that are computed with."""
+    versions: dict[str, str]
+    """gradience and what the engine computes with: torch, transformers, peft, tokenizers, vllm."""
+    batch_invariant: bool | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of vLLM: whether its answers do not depend on what is computed beside them. Absent for other engines."""
+    batch_size: int
+    """Examples that are answered together at most; of multiple choice, responses."""
+    batch_tokens: int | None = None
+    """Tokens of a batch at most, padding and what may be generated among them, unless one example has more; null where
+    a number of examples was given."""
+    max_length: int | None
+    """Tokens that an example may have, its answer included (of an encoder–decoder each of the two); what is longer is
+    cut. Null: no limit is known."""
+    max_new_tokens: int | None = None
+    """Generation: tokens of an output at most."""
+    stop: tuple[str, ...] = ()
+    """Generation: an output ends before the first of these."""
+    filters: tuple[str, ...] = ()
+    """Generation: names of the ways of finding the answer. The first decides."""
+    scoring: str | None = None
+    """What decides which answers are correct: a task's version of scoring, or the digest of a user's own code."""
+    examples_sha256: str
+    """Digest of the examples, in their order."""
+    n: int
+    """How many examples follow."""
+
+    def same_run_as(self, other: ExamplesRun) -> bool:
+        """Whether the two differ in the adapter alone."""
+        adapter = {"adapter", "adapter_sha256", "adapter_config_sha256", "lora"}
+        return self.model_dump(exclude=adapter) == other.model_dump(exclude=adapter)
+
+
+@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class ClassificationRecord:
+    """One text and the label it was given."""
+
+    id: str
+    """The example's."""
+    text_sha256: str
+    """Digest of the text exactly as it was given to the tokenizer; a pair is joined by U+0000."""
+    label: int
+    """The correct one."""
+    predicted: int
+    """The one with the largest logit; the first of them where several are."""
+    correct: bool
+    """Whether the two are the same."""
+    logits: tuple[Float12, ...]
+    """One for each label."""
+    truncated: bool
+    """Whether the text was longer than `max_length` tokens."""
+
+
+@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class GenerationRecord:
+    """One prompt and what was written behind it."""
+
+    id: str
+    """The example's."""
+    prompt_sha256: str
+    """Digest of the prompt exactly as it was given to the tokenizer."""
+    answer: str
+    """The gold answer."""
+    output: str
+    """What was generated, without the end token and up to the first stop string."""
+    n_tokens: int
+    """Tokens that were generated, the end token or those of the stop string included."""
+    stopped_by: StopReason
+    """`length`: cut off at `max_new_tokens`."""
+    answers: dict[str, str | None]
+    """Name of a filter -> the answer it finds in the output; null when it finds none."""
+    extracted: str | None
+    """What the first filter finds."""
+    correct: bool
+    """Whether that is the gold answer, as the task compares them."""
+    truncated: bool
+    """Whether the prompt was too long and was cut: it lost its beginning, of an encoder–decoder its end."""
+
+
+@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class ChoiceRecord:
+    """One prompt, and how likely each of the responses is that it may have."""
+
+    id: str
+    """The example's."""
+    prompt_sha256: str
+    """Digest of the prompt."""
+    choices_sha256: str
+    """Digest of the responses, their leading blanks included."""
+    label: int
+    """The place of the correct one."""
+    loglikelihoods: tuple[Float12, ...]
+    """Of each response behind the prompt, summed over its tokens, in nats; without an end token."""
+    characters: tuple[int, ...]
+    """Of each choice, without a leading blank."""
+    predictions: dict[str, int]
+    """Way of choosing -> the place that it chooses: `sum` the largest log-likelihood, `per_character` the largest for
+    each character of the choice; the first of them where several are."""
+    predicted: int
+    """What the way chooses that `scoring` names."""
+    correct: bool
+    """Whether that is the correct one."""
+    truncated: bool
+    """Whether the prompt was too long for one of them and was cut."""
+
+
+@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class ScoreRecord:
+    """One prompt with its response: how likely the model finds it, token by token, with the gold tokens before."""
+
+    id: str
+    """The example's."""
+    prompt_sha256: str
+    """Digest of the prompt."""
+    response_sha256: str
+    """Digest of the response, its leading space included."""
+    loglikelihood: Float12
+    """Sum over the tokens of the response and, where it counts, the end token, in nats."""
+    n_tokens: int
+    """How many tokens that is."""
+    exact: bool
+    """Whether each of them is the most likely one."""
+    kl: Float12 | None = None
+    """KL(reference ‖ adapter) summed over the same positions, in nats; null without a reference."""
+    flips: int | None = None
+    """Positions at which another token is the most likely one; null without a reference."""
+    truncated: bool
+    """Whether the prompt was too long and was cut: it lost its beginning, of an encoder–decoder its end."""
+
+    @property
+    def correct(self) -> bool:
+        """Another name of `exact`, so that every kind of record has it."""
+        return self.exact
+
+
+Record = ClassificationRecord | GenerationRecord | ChoiceRecord | ScoreRecord
+R = TypeVar("R", bound=Record)
+
+RECORD_TYPES: Mapping[RecordKind, type[Record]] = {
+    "classification": ClassificationRecord,
+    "generation": GenerationRecord,
+    "choices": ChoiceRecord,
+    "scores": ScoreRecord,
+}
+_ADAPTERS: Mapping[type[Record], TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in RECORD_TYPES.values()
+}
+MAX_LINE = 2**25
+"""Bytes of a record: an output and its gold answer, of some million characters each."""
+MAX_LISTS = 100_000
+"""Lists in a record, which takes two."""
+SHARED = ("id", "text_sha256", "prompt_sha256", "response_sha256", "choices_sha256")
+"""Texts that the records of all adapters of an evaluation share: each is in memory once."""
+
+
+class Evaluation(NamedTuple, Generic[R]):
+    """What a file of records holds, in the order of the examples."""
+
+    run: ExamplesRun
+    records: tuple[R, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What can be counted over records. 0 where a kind of record does not know the thing."""
+
+    n: int
+    correct: int
+    cut_off: int
+    """Outputs that ended at `max_new_tokens`."""
+    failed_extractions: int
+    """Outputs in which the first filter found no answer."""
+    truncated: int
+    """Examples that were too long and were cut."""
+
+    @property
+    def accuracy(self) -> float:
+        """The share of correct answers (NaN for no examples)."""
+        return self.correct / self.n if self.n else float("nan")
+
+
+def count(records: Iterable[Record]) -> Counts:
+    """The counts of `records`, of whatever kind."""
+    rows = list(records)
+    outputs = [row for row in rows if isinstance(row, GenerationRecord)]
+    return Counts(
+        n=len(rows),
+        correct=sum(row.correct for row in rows),
+        cut_off=sum(row.stopped_by == "length" for row in outputs),
+        failed_extractions=sum(row.extracted is None for row in outputs),
+        truncated=sum(row.truncated for row in rows),
+    )
+
+
+def write_records(path: Path, run: ExamplesRun, records: Sequence[Record]) -> Path:
+    """Write header and records to `path`, whole or not at all. Raises OutputError (`write-failed`)."""
+    return write_whole(path, [line(run), *(line(record) for record in records)])
+
+
+def line(part: ExamplesRun | Record) -> bytes:
+    """One line of the file, its end included."""
+    with interruptible():
+        if isinstance(part, Part):
+            return part.model_dump_json().encode() + b"\n"
+        return _ADAPTERS[type(part)].dump_json(part) + b"\n"
+
+
+def parsed_record(kind: RecordKind, row: bytes) -> Record:
+    """The record in a line. Raises ValueError (pydantic's ValidationError among them)."""
+    values = _parsed(row)
+    if isinstance(values, dict):
+        for name in SHARED:
+            if isinstance(values.get(name), str):
+                values[name] = sys.intern(values[name])
+    return _ADAPTERS[RECORD_TYPES[kind]].validate_python(values)  # type: ignore[no-any-return]
+
+
+@overload
+def read_records(path: str | os.PathLike[str]) -> Evaluation[Any]: ...
+@overload
+def read_records(path: str | os.PathLike[str], expected: type[R]) -> Evaluation[R]: ...
+def read_records(path: str | os.PathLike[str], expected: type[R] | None = None) -> Evaluation[Any]:
+    """Header and records of the file at `path`; with `expected`, records of this type only.
+
+    Raises InputError: `artifact-missing` when it cannot be read, `artifact-invalid` when a line is not what
+    it should be, when there are more or fewer records than the header says, or when they are of another kind.
+    """
+    path = Path(path)
+    number = 0
+    records: list[Any] = []
+    run = None
+    try:
+        with open_stream(path, limit=MAX_DATA_BYTES) as file:
+            while text := file.readline(MAX_LINE):
+                number += 1
+                if run is None:
+                    run = ExamplesRun.model_validate(_parsed(text))
+                else:
+                    records.append(parsed_record(run.kind, text))
+    except InputError as error:
+        if error.code != "not-found":
+            raise
+        raise InputError(
+            f"{path}: cannot read these records: no such file",
+            code="artifact-missing",
+            hint="check the path",
+        ) from None
+    except ValidationError as error:
+        raise _invalid(path, f"line {number}: {error.errors(include_url=False)[0]['msg']}") from None
+    except ValueError as error:
+        raise _invalid(path, f"line {number}: Invalid JSON: {error}") from None
+    if run is None:
+        raise _invalid(path, "line 1: the file is empty")
+    if len(records) != run.n:
+        raise _invalid(path, f"{len(records)} records, and the first line says {run.n}")
+    if expected is not None and RECORD_TYPES[run.kind] is not expected:
+        raise _invalid(path, f"its records are of the kind {run.kind}")
+    return Evaluation(run, tuple(records))
+
+
+def _parsed(row: bytes) -> Any:
+    """The values of a line, parsed apart from the validation: pydantic's errors would hold a copy of the line for each
+    field that is missing. Raises ValueError."""
+    if row.count(b"[") > MAX_LISTS:
+        raise ValueError(f"more than {MAX_LISTS:,} lists")
+    return from_json(row, allow_inf_nan=False)
+
+
+def _invalid(path: Path, why: str) -> InputError:
+    return InputError(
+        f"{path}: not a valid {SCHEMA} file: {why}",
+        code="artifact-invalid",
+        hint="evaluate again: records are never edited by hand",
+    )

@@ -1,0 +1,246 @@
+"""Files and folders that are there whole or not at all: temporary name, fsync, rename.
+
+While it is written it is locked (see `scratch`), so that the next writer can tell the remains of a killed one
+(`.<name>.<random>.tmp`, `.<name>.<random>.old`) from the work of a living one, and removes them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from gradience.adapters.locate import CONFIG
+from gradience.errors import OutputError, UsageError
+from gradience.files.exchange import exchange
+from gradience.files.scratch import (
+    abandoned,
+    left_beside,
+    remove,
+    scratch_beside,
+    scratch_file,
+    scratch_folder,
+    sweep_beside,
+)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk or the permissions refuse inside the block into OutputError (`write-failed`)."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot write: {error.strerror or error}",
+            code="write-failed",
+            hint="check the folder, its permissions and the free space",
+        ) from None
+
+
+def write_whole(path: Path, chunks: Iterable[bytes]) -> Path:
+    """Write `chunks` to `path` so that the file is either the old one or the complete new one.
+
+    The temporary file lies in the same folder (a rename is atomic only within one file system); file and folder are
+    synced. What killed writers of the same file left is removed. Raises OutputError (code `write-failed`).
+    """
+    sweep_beside(path)
+    with write_errors(path):
+        with scratch_file(path) as (scratch, file):
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(scratch, path)
+        sync_folder(path.parent)
+    return path
+
+
+def create_whole(path: Path, content: bytes) -> bool:
+    """Write a file that is not there yet, complete from its first moment on; False where it is there.
+
+    Of any number of processes that try at the same moment one succeeds: a hard link is made by the file system in one
+    step, over NFS as well. A server's answer to it can be lost, which looks like a failure; the number of links says
+    what happened (open(2), "O_EXCL"). Without hard links (FAT, some mounts of other systems) the name is taken first
+    and the content follows: others may see an empty file for a moment. Raises OutputError (code `write-failed`).
+    """
+    with write_errors(path), scratch_file(path) as (scratch, file):
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        try:
+            os.link(scratch, path)
+        except FileExistsError:
+            return os.fstat(file.fileno()).st_nlink > 1
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _create_in_two_steps(path, content)
+        sync_folder(path.parent)
+    return True
+
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+"""What a file system without hard links answers."""
+
+
+def _create_in_two_steps(path: Path, content: bytes) -> bool:
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+    except OSError:
+        remove(path)  # nobody shall wait for who holds an empty file
+        raise
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable (a no-op where folders cannot be opened)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_output(output: Path, source: Path, *, force: bool) -> None:
+    """Refuse an output that exists, or that would lie in or over the adapter at `source`.
+
+    source: the adapter's folder, or a file in it.
+    Raises UsageError (output-exists, output-is-input, not-ours), OutputError (write-failed).
+    """
+    with write_errors(output):
+        there, here = _resolved(output), _resolved(source)
+        here = here.parent if here.is_file() else here
+        _finish_interrupted(there)
+        if there == here or there in here.parents or here in there.parents:
+            raise UsageError(
+                f"{output}: the output is the adapter itself, lies in it, or contains it",
+                code="output-is-input",
+                hint="choose another output folder",
+            )
+        if not os.path.lexists(there):
+            return
+        if not force:
+            raise already_exists(output)
+        if not there.is_dir() or (any(there.iterdir()) and not (there / CONFIG).exists()):
+            raise UsageError(
+                f"{output}: not an adapter folder, so it is not replaced (--force replaces adapters only)",
+                code="not-ours",
+                hint="choose another output folder",
+            )
+
+
+def _resolved(path: Path) -> Path:
+    """`path` without links; it need not be there. Raises OSError for links in a circle, on every Python."""
+    try:
+        path.stat()  # Path.resolve() raises RuntimeError for a circle up to Python 3.12, and nothing from 3.13 on
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise
+    return Path(os.path.realpath(path))
+
+
+def already_exists(output: Path) -> UsageError:
+    """The error for an output that is not replaced without force."""
+    return UsageError(
+        f"{output}: already exists",
+        code="output-exists",
+        hint="choose another output, or replace it with --force (Python: force=True)",
+    )
+
+
+@contextmanager
+def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
+    """A fresh folder that takes the place of `output` when the block ends well, and vanishes when it does not.
+
+    force: replace what is there. Without it, a folder that has come into being meanwhile is left alone.
+    Raises OutputError (code write-failed) for what the disk or the permissions refuse, UsageError (output-exists).
+    """
+    with write_errors(output):
+        place = _resolved(output)  # a link stays a link: what it points at is replaced
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _finish_interrupted(place)
+        with scratch_folder(place) as scratch:
+            yield scratch
+            _sync(scratch)
+            if force:
+                _swap(scratch, place)
+            else:
+                try:
+                    _rename_unless_there(scratch, place)
+                except FileExistsError:
+                    raise already_exists(output) from None
+        sync_folder(place.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Have every file below `folder` on the disk before the folder gets its name."""
+    for entry in folder.rglob("*"):
+        if entry.is_file():
+            with entry.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def _rename_unless_there(scratch: Path, place: Path) -> None:
+    """Raises FileExistsError: the check before the work may be long ago. A folder with files makes a rename fail."""
+    try:
+        scratch.rename(place)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise FileExistsError(error.errno, error.strerror, str(place)) from None
+        raise
+
+
+def _swap(scratch: Path, place: Path) -> None:
+    """`scratch` takes the place. What stood there bears the name of `scratch` then, and vanishes with it.
+
+    Of several that come at the same moment each finds either what stood there or another's result.
+    """
+    while True:
+        try:
+            if not exchange(scratch, place):
+                _swap_by_renames(scratch, place)
+            return
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                _rename_unless_there(scratch, place)
+                return
+
+
+def _swap_by_renames(scratch: Path, place: Path) -> None:
+    """Where nothing can be exchanged in one step. A kill between the renames is mended by the next run."""
+    aside = scratch_beside(place, "old")
+    place.rename(aside)
+    try:
+        scratch.rename(place)
+    except OSError:
+        aside.rename(place)
+        raise
+    remove(aside)
+
+
+def _finish_interrupted(place: Path) -> None:
+    """Clear away what killed runs left beside `place`; if one died between its two renames, put the old folder back.
+
+    While another run is at work on the same place, nothing is touched.
+    """
+    rests = left_beside(place)
+    with ExitStack() as locks:
+        if not all(locks.enter_context(abandoned(rest)) for rest in rests):
+            return
+        for rest in rests:
+            if rest.suffix == ".old" and not os.path.lexists(place):
+                with suppress(FileNotFoundError):  # whoever put it aside has just removed it
+                    rest.rename(place)
+            else:
+                remove(rest)

@@ -1,0 +1,328 @@
+"""Evidence beside a verdict: the parts that a file of one run and a file of several have alike.
+
+Differences are candidate − reference, as shares: −0.025 is 2.5 points fewer correct. A margin is positive, and
+"non-inferior" means that the loss is smaller than the margin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field
+
+from gradience.files.artifact import Float12, Part
+from gradience.reports.bench_plan import LadderBound, LadderKind, Share
+
+if TYPE_CHECKING:  # scipy is loaded where something is computed, not where a file is read
+    from fractions import Fraction
+
+    from gradience.statistics import Interval, PairedTable, Pooled
+    from gradience.statistics import NoiseFloor as Floor
+
+Grade = Literal["A", "B", "C", "D", "X"]
+"""A: certified. B: supported for these runs. C: neither shown. D: inferior. X: invalid."""
+
+Probability = Float12
+
+
+class PairedEvidence(Part):
+    """How two adapters answered the same examples: the paired table of one run, and how sure its difference is.
+
+    >>> from gradience.statistics import PairedTable
+    >>> evidence = PairedEvidence.of(PairedTable(n11=150, n10=12, n01=8, n00=30))
+    >>> evidence.delta, round(evidence.low, 3), round(evidence.high, 3)
+    (-0.02, -0.068, 0.026)
+    """
+
+    n11: int = Field(ge=0)
+    """Both are correct."""
+    n10: int = Field(ge=0)
+    """Only the reference is correct."""
+    n01: int = Field(ge=0)
+    """Only the candidate is correct."""
+    n00: int = Field(ge=0)
+    """Both are wrong."""
+    delta: Float12
+    """Candidate − reference."""
+    low: Float12
+    """Lower end of Tango's 95 % interval of Δ."""
+    high: Float12
+    """Its upper end."""
+    mcnemar_p: Probability
+    """Exact two-sided p-value of "both are equally good". For display: a large one shows no equality."""
+
+    @property
+    def n(self) -> int:
+        """Examples."""
+        return self.n11 + self.n10 + self.n01 + self.n00
+
+    @property
+    def discordance(self) -> float:
+        """Share of the examples on which exactly one is correct."""
+        return (self.n10 + self.n01) / self.n
+
+    @classmethod
+    def of(cls, table: PairedTable) -> Self:
+        """Return the evidence of a paired table. Raises ValueError for one without examples."""
+        from gradience.statistics import mcnemar, tango
+
+        low, high = tango(table)
+        return cls(
+            n11=table.n11, n10=table.n10, n01=table.n01, n00=table.n00,
+            delta=float(table.delta), low=low, high=high, mcnemar_p=mcnemar(table),
+        )  # fmt: skip
+
+
+class LikelihoodEvidence(Part):
+    """How likely given responses are, in nats per token: less is likelier. A difference is per token of the mean
+    example, so that every example counts with its length.
+
+    >>> evidence = LikelihoodEvidence.of([-9.0, -12.0, -6.0], [3, 4, 2], [-9.2, -12.1, -6.0])
+    >>> round(evidence.nll, 4), round(evidence.delta, 4), round(evidence.low, 4), round(evidence.high, 4)
+    (3.0333, 0.0333, -0.0495, 0.1161)
+    """
+
+    tokens: int
+    """Of the responses, the end tokens included where they count."""
+    nll: Float12
+    """Negative log-likelihood per token."""
+    delta: Float12 | None = None
+    """ΔNLL: this one − the reference; above 0 the reference finds the responses likelier. Null for the reference."""
+    low: Float12 | None = None
+    """Lower end of Student's 95 % interval of ΔNLL; null for a single example."""
+    high: Float12 | None = None
+    """Its upper end."""
+    spread: Float12 | None = None
+    """Standard deviation of the differences of single examples."""
+
+    @classmethod
+    def of(
+        cls, reference: Sequence[float], tokens: Sequence[int], candidate: Sequence[float] | None = None
+    ) -> Self:
+        """Return the evidence of log-likelihoods of the same examples; of the reference alone without `candidate`."""
+        from statistics import stdev
+
+        from gradience.statistics import mean_difference
+
+        count = sum(tokens)
+        if candidate is None:
+            return cls(tokens=count, nll=-math.fsum(reference) / count)
+        differences = per_token(reference, tokens, candidate)
+        several = len(differences) > 1
+        low, high = mean_difference(differences) if several else (None, None)
+        return cls(
+            tokens=count,
+            nll=-math.fsum(candidate) / count,
+            delta=-math.fsum(differences) / len(differences),
+            low=None if high is None else -high,
+            high=None if low is None else -low,
+            spread=stdev(differences) if several else None,
+        )
+
+
+def per_token(reference: Sequence[float], tokens: Sequence[int], candidate: Sequence[float]) -> list[float]:
+    """Return what each example gains in log-likelihood, per token of the mean example."""
+    mean = sum(tokens) / len(tokens)
+    return [(after - before) / mean for before, after in zip(reference, candidate, strict=True)]
+
+
+class Bounds(Part):
+    """What is shown of Δ: a 90 % interval, each end of which is a one-sided 95 % bound."""
+
+    low: Float12
+    """Δ is above this, with 95 % confidence."""
+    high: Float12
+    """Δ is below this, with 95 % confidence."""
+    p_value: Probability
+    """One-sided, of "the candidate loses the margin or more": small where it does not."""
+
+    @classmethod
+    def of(cls, interval: Interval, p_value: float) -> Self:
+        """Return the two ends and the p-value."""
+        return cls(low=interval.low, high=interval.high, p_value=p_value)
+
+
+class PooledEvidence(Part):
+    """What several runs on the same examples show together.
+
+    >>> from fractions import Fraction
+    >>> import numpy as np
+    >>> from gradience.statistics import pool
+    >>> differences = np.zeros((3, 500), dtype=int)      # three seeds, 500 examples
+    >>> differences[:, :6], differences[:, 6:10] = -1, 1  # each seed: 6 lost, 4 gained
+    >>> evidence = PooledEvidence.of(pool(differences), Fraction("0.025"))
+    >>> evidence.delta, round(evidence.new_run.low, 4)
+    (-0.004, -0.0161)
+    """
+
+    runs: int
+    examples: int
+    """Of each run: the same ones."""
+    margin: Share
+    """The loss that must be ruled out."""
+    delta: Float12
+    """Candidate − reference, mean over runs and examples."""
+    these_runs: Bounds
+    """F: these runs are fixed, and only other examples might have been asked."""
+    new_run: Bounds | None
+    """R: another seed would have given another pair of adapters as well. Null for one run: its spread is unknown."""
+    discordance: Float12 | None
+    """Share of pairs in which exactly one of the two is correct; null for scores that are no 0/1."""
+    run_spread: Float12 | None
+    """τ: standard deviation of a run's true difference, beyond the choice of examples. Null for one run."""
+    bootstrap_low: Float12 | None = None
+    """A cross-check of `these_runs.low`: examples resampled 10,000 times, with a fixed seed."""
+
+    @classmethod
+    def of(cls, pooled: Pooled, margin: Fraction, *, bootstrap_low: float | None = None) -> Self:
+        """Return the evidence of pooled runs against a margin."""
+        several = pooled.run_variance is not None
+        return cls(
+            runs=pooled.runs,
+            examples=pooled.items,
+            margin=margin,
+            delta=pooled.delta,
+            these_runs=Bounds.of(pooled.interval("these-runs"), pooled.p_value(float(margin), "these-runs")),
+            new_run=Bounds.of(pooled.interval("new-run"), pooled.p_value(float(margin), "new-run"))
+            if several
+            else None,
+            discordance=pooled.discordance,
+            run_spread=None if pooled.run_variance is None else math.sqrt(pooled.run_variance),
+            bootstrap_low=bootstrap_low,
+        )
+
+
+class OperatingCharacteristics(Part):
+    """What the safety policy does at the discordance and the spread that were seen."""
+
+    pass_if_equal: Probability
+    """Chance that a variant that is exactly equal passes (Δ = 0)."""
+    pass_if_twice_margin: Probability
+    """Chance that a variant that loses twice the margin passes (Δ = −2·margin)."""
+
+
+class NextGrade(Part):
+    """What the next better grade needs."""
+
+    grade: Grade
+    examples: int | None
+    """With as many seeds as now (A: at least three), for a chance of 80 % if the true difference is the one that was
+    seen, or 0 where that is above 0. Null where no number is enough."""
+    seeds: int | None
+    """With as many examples as now, for the same; null where 100 are not enough."""
+    obstacles: tuple[str, ...] = ()
+    """What neither more seeds nor more examples change, in words."""
+
+
+class NoiseFloor(Part):
+    """How much differs although nothing was made smaller."""
+
+    comparisons: int
+    discordance: Float12
+    """Mean share of examples on which exactly one of the two is correct."""
+    delta_sd: Float12
+    """Root mean square of the difference in accuracy."""
+    largest_delta: Float12
+
+    @classmethod
+    def of(cls, floor: Floor) -> Self:
+        """Return the part for what `gradience.statistics.noise_floor` computes."""
+        return cls(
+            comparisons=floor.comparisons,
+            discordance=floor.discordance,
+            delta_sd=floor.delta_sd,
+            largest_delta=floor.largest_delta,
+        )
+
+
+class VariantEvidence(Part):
+    """How sure the verdict on one variant is."""
+
+    grade: Grade | None
+    """Null for a control, and for what was not made: nothing is claimed of it."""
+    reason: str
+    """In one sentence; empty without a grade."""
+    pooled: PooledEvidence | None
+    """Null where the answers, example by example, are not known."""
+    adjusted_p: Probability | None
+    """Of the claim about a new run: Holm's over all candidates of the plan; of a rung, the largest down to it. Null for
+    one seed, and for controls."""
+    family: int | None
+    """How many claims it is adjusted for."""
+    policy: OperatingCharacteristics | None
+    """Null for controls, and without `pooled`."""
+    next_grade: NextGrade | None
+    """Null for A, D and X, and without a grade."""
+
+
+class AnswerCounts(Part):
+    """What happened to the answers of one adapter, over all seeds that have some."""
+
+    n: int
+    """Answers."""
+    failed_extractions: int
+    """Outputs in which no answer was found; they count as wrong."""
+    cut_off: int
+    """Outputs that ended at `max_new_tokens`."""
+    truncated: int
+    """Inputs that were too long and were cut."""
+
+
+class Noise(Part):
+    """What differs although nothing was made smaller."""
+
+    probes: NoiseFloor | None
+    """The probes of different seeds against each other, on the same examples."""
+    rewrite: NoiseFloor | None
+    """The rewrite control `aa` against the probe of its seed: the same update in other factors."""
+
+
+RungStatus = Literal["shown", "not shown", "not tested", "not smaller"]
+
+
+class Rung(Part):
+    """One step of the ladder."""
+
+    name: str
+    """Of the result."""
+    rung: int | float
+    """A rank, or the share of each module's energy that is kept."""
+    status: RungStatus
+    """`not smaller`: no rank is below the probe's. `not tested`: the sequence had stopped above it; what its row of the
+    variants says is exploratory."""
+    reason: str = ""
+    """Why it could not be tested."""
+    delta: Float12 | None
+    low: Float12 | None
+    """The lower bound that was held against the margin."""
+    p_value: Probability | None
+
+
+class NextRung(Part):
+    """What the first rung that was not shown would have needed, for a chance of 80 % if its true difference is the one
+    that was seen, or 0 where that is above 0."""
+
+    name: str
+    examples: int | None
+    """With as many seeds as there were; null where no number is enough."""
+    seeds: int | None
+    """With as many examples as there were; null where 100 are not enough."""
+
+
+class Ladder(Part):
+    """The smallest rank that holds: tested from the top, each at the full level, until one is not shown."""
+
+    kind: LadderKind
+    planned_bound: LadderBound
+    """What the plan names."""
+    bound: LadderBound
+    """What was tested: `these-runs` where one seed tells nothing of a new run."""
+    margin: Share
+    rungs: tuple[Rung, ...]
+    smallest_safe: str | None
+    """The last rung that is shown; null where none is."""
+    sentence: str
+    next_rung: NextRung | None
+    """Null where all are shown, or none could be tested."""

@@ -1,0 +1,104 @@
+"""A document as one piece of HTML: for a notebook, or to paste. No script, no style, no remote resource: the colours
+are those of the page around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradience.reports.base import blocks
+from gradience.reports.base.blocks import (
+    Block,
+    Column,
+    Document,
+    Inline,
+    Mark,
+    Note,
+    Span,
+    Table,
+    figures_of,
+    spans,
+)
+from gradience.reports.base.names import html_name, html_text
+
+MARK_WORDS: dict[Mark, str] = {
+    "good": "",
+    "info": "",
+    "warning": "<strong>warning:</strong> ",
+    "error": "<strong>error:</strong> ",
+    "unknown": "unknown: ",
+    "item": "",
+}
+LINK = '<a data-to="{}">'
+"""The start of what is a link where the title that it names has an anchor: a page knows."""
+
+SENTENCES = (Column(), Column(wrap=True))
+"""The columns of facts: labels, and what there is to say."""
+
+
+def render(document: Document) -> str:
+    """The document as a `<div>`. All text in it is escaped."""
+    return f'<div class="gradience">{"".join(map(block, document))}</div>'
+
+
+def block(shown: Block) -> str:
+    """One block as HTML. All text in it is escaped."""
+    match shown:
+        case blocks.Heading():
+            tag = f"h{shown.level + 2}"  # a notebook has headings of its own above
+            aside = f"<p>{inline(shown.aside)}</p>" if shown.aside else ""
+            return f"<{tag}>{inline(shown.text)}</{tag}>{aside}"
+        case blocks.Paragraph():
+            return f"<p>{inline(shown.text)}</p>"
+        case blocks.Notes():
+            return f"<ul>{''.join(map(_note, shown.notes))}</ul>"
+        case blocks.Facts():
+            return _table(Table(SENTENCES, shown.facts))
+        case Table():
+            return _table(shown)
+        case blocks.Bars() | blocks.HeatMap():
+            return _table(figures_of(shown))
+        case blocks.Code():
+            lines = "\n".join(map(inline, shown.lines))
+            return f"<pre>{lines}</pre>"
+
+
+# ---------------------------------------------------------------- text
+
+
+def inline(text: Inline) -> str:
+    """The pieces of `text`, escaped: the one place for it."""
+    return "".join(map(_span, spans(text)))
+
+
+def _span(span: Span) -> str:
+    text = html_name(span.text) if span.role == "name" else html_text(span.text)
+    if span.role == "strong" and text:
+        text = f"<strong>{text}</strong>"
+    return f"{LINK.format(html_text(span.to))}{text}</a>" if span.to else text
+
+
+def _note(note: Note) -> str:
+    details = "".join(f"<br>{inline(detail)}" for detail in note.details)
+    return f'<li class="{note.mark}">{MARK_WORDS[note.mark]}{inline(note.text)}{details}</li>'
+
+
+def _table(table: Table) -> str:
+    """A table without head where no column has a title. The first cell of a row is its header.
+
+    Its classes name the columns of numbers, `n2` for the second, and those of sentences, `s2`: a page that has a style
+    aligns the former to the right and breaks the latter.
+    """
+    titles = "".join(f'<th scope="col">{inline(column.title)}</th>' for column in table.columns)
+    head = f"<thead><tr>{titles}</tr></thead>" if any(column.title for column in table.columns) else ""
+    body = "".join(_row(row, len(table.columns)) for row in table.rows)
+    kinds = ["n" if column.align == ">" else "s" if column.wrap else "" for column in table.columns]
+    named = " ".join(f"{kind}{place}" for place, kind in enumerate(kinds, start=1) if kind)
+    kind = f' class="{named}"' if named else ""
+    return f"<table{kind}>{head}<tbody>{body}</tbody></table>"
+
+
+def _row(cells: Sequence[Inline], columns: int) -> str:
+    """A row, as long as the others: what a shorter one does not say is an empty cell."""
+    first, *rest = map(inline, cells)
+    rest += [""] * (columns - len(cells))
+    return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'

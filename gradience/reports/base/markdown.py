@@ -1,0 +1,92 @@
+"""A document as GitHub-flavoured Markdown. Nothing in it is markup but ours."""
+
+from __future__ import annotations
+
+import re
+
+from gradience.reports.base import blocks
+from gradience.reports.base.blocks import Block, Document, Inline, Mark, Note, Span, Table, figures_of, spans
+from gradience.reports.base.names import display_sentence, markdown_name, markdown_text
+
+MARK_WORDS: dict[Mark, str] = {
+    "good": "ok: ",
+    "info": "note: ",
+    "warning": "**warning**: ",
+    "error": "**error**: ",
+    "unknown": "unknown: ",
+    "item": "",
+}
+
+
+def render(document: Document) -> str:
+    """The document as Markdown that ends with a newline. All text in it is escaped."""
+    return "\n\n".join(_block(block) for block in document) + "\n"
+
+
+def _block(block: Block) -> str:
+    match block:
+        case blocks.Heading():
+            title = f"{'#' * block.level} {_text(block.text)}"
+            return f"{title}\n\n{_line(block.aside)}" if block.aside else title
+        case blocks.Paragraph():
+            return _line(block.text)
+        case blocks.Notes():
+            return "\n".join(map(_note, block.notes))
+        case blocks.Facts():
+            return "\n".join(f"- **{_text(label)}**: {_text(text)}" for label, text in block.facts)
+        case Table():
+            return _table(block)
+        case blocks.Bars() | blocks.HeatMap():
+            return _table(figures_of(block))
+        case blocks.Code():
+            return _code(block)
+
+
+# ---------------------------------------------------------------- text
+
+
+def _text(text: Inline) -> str:
+    """The pieces of `text`, escaped: the one place for it."""
+    return "".join(map(_span, spans(text)))
+
+
+def _span(span: Span) -> str:
+    if span.role == "name":
+        return markdown_name(span.text)
+    text = markdown_text(span.text)
+    if span.role != "strong" or not text.strip():
+        return text
+    inner = text.strip()  # emphasis must begin and end with a character that is no blank
+    return text.replace(inner, f"**{inner}**")
+
+
+_BLOCK_START = re.compile(r"^(\d{1,9}(?=[.)](?:\s|$))|(?=[-+=]))")
+
+
+def _line(text: Inline) -> str:
+    """A line of its own, which begins no list, rule or block of code."""
+    return _BLOCK_START.sub(r"\1\\", _text(text).strip())
+
+
+def _note(note: Note) -> str:
+    details = "".join(f"\n  - {_line(detail)}" for detail in note.details)
+    return f"- {MARK_WORDS[note.mark]}{_line(note.text)}{details}"
+
+
+# ---------------------------------------------------------------- tables and code
+
+
+def _table(table: Table) -> str:
+    """Rows of cells between pipes."""
+    head = [_text(column.title) for column in table.columns]
+    rule = ["---:" if column.align == ">" else "---" for column in table.columns]
+    rows = [[*map(_text, row), *[""] * (len(head) - len(row))] for row in table.rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def _code(code: blocks.Code) -> str:
+    """A fence that is longer than any within."""
+    lines = ["".join(display_sentence(span.text) for span in spans(line)) for line in code.lines]
+    longest = max((len(ticks) for line in lines for ticks in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([fence + code.language, *lines, fence])

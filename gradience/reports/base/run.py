@@ -1,0 +1,50 @@
+"""The `run` block of an artifact: the only part that may differ between two runs on the same input."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+
+from gradience import __version__
+from gradience.files.artifact import Part
+
+
+class RunInfo(Part):
+    """The only part that may differ between two runs on the same input."""
+
+    gradience_version: str
+    command: str
+    started: str
+    """UTC, ISO 8601."""
+    seconds: float
+    python: str
+    numpy: str
+    platform: str
+    cpu_count: int
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Started when it is made. The wall clock is only a label; durations come from the monotonic clock."""
+
+    command: str = ""
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: float = field(default_factory=time.perf_counter)
+
+    def run_info(self) -> RunInfo:
+        """Command, times, versions and host facts."""
+        return RunInfo(
+            gradience_version=__version__,
+            command=self.command,
+            started=self.started.isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - self.clock, 3),
+            python=platform.python_version(),
+            numpy=np.__version__,
+            platform=platform.platform(),
+            cpu_count=os.cpu_count() or 1,
+        )

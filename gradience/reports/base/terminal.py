@@ -1,0 +1,387 @@
+"""A document as text for a terminal, with or without colour.
+
+Sentences wrap between words and do not grow beyond 100 columns, where they are hard to read; tables take what the
+terminal has. The text depends on nothing but the arguments: not on the environment, not on a real terminal.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, zip_longest
+
+from gradience.reports.base import blocks
+from gradience.reports.base.blocks import Block, Column, Document, Inline, Mark, Role, Span, Table, spans
+from gradience.reports.base.names import cells, display_name, display_sentence, fit_names
+
+Line = list[Span]
+"""What stands in a line, or in a cell, from left to right."""
+
+MIN_WIDTH, DEFAULT_WIDTH, MAX_TEXT = 60, 80, 100
+INDENT = 2
+LEAST_NAME, LEAST_SENTENCES = 20, 24
+"""Columns that a name and a column of sentences keep where the terminal is narrow."""
+UNLIMITED = 1_000_000
+MAX_BAR, LEAST_BAR = 40, 10
+WIDE_MAP, MAX_CELL = 36, 4
+"""Columns that a map of few columns is stretched to, each to MAX_CELL signs at most."""
+STYLES = {
+    "": "",
+    "strong": "bold",
+    "dim": "dim",
+    "name": "cyan",
+    "good": "green",
+    "info": "blue",
+    "warn": "yellow",
+    "bad": "bold red",
+    # One hue, the nearer to the typical module the stronger.
+    "bar1": "color(37)",
+    "bar2": "color(31)",
+    "bar3": "color(24)",
+    # From nothing to all of the rank, mid tones that hold on light and on dark backgrounds.
+    "heat1": "color(26)",
+    "heat2": "color(32)",
+    "heat3": "color(37)",
+    "heat4": "color(35)",
+    "heat5": "color(106)",
+    "heat6": "color(178)",
+    "heat7": "color(208)",
+    "heat8": "color(196)",
+}
+MARKS: dict[Mark, Span] = {
+    "good": Span("✓", "good"),
+    "info": Span("·", "dim"),
+    "warning": Span("!", "warn"),
+    "error": Span("✗", "bad"),
+    "unknown": Span("?", "dim"),
+    "item": Span("·", "dim"),
+}
+BAR_SIGNS, REST = "█▓▒", Span("░", "dim")
+"""The first value of a bar, what the second adds, what the third adds, and what is left of the scale."""
+
+
+def render(document: Document, *, width: int | None = None, color: bool = False) -> str:
+    """The document as lines, each ended by a newline. Sections have an empty line before them.
+
+    width: columns of the terminal, of which at least 60 are used. None, for a file or a pipe: sentences wrap at 80
+    columns, tables take what they need, and no name or path is broken.
+    """
+    lines: list[str] = []
+    indent = 0
+    for block in document:
+        at = 0 if isinstance(block, blocks.Heading) else indent
+        if isinstance(block, blocks.Heading):
+            lines += [""] if lines else []
+            indent = INDENT if block.level > 1 else 0
+        room = UNLIMITED if width is None else max(MIN_WIDTH, width) - at
+        text = max(DEFAULT_WIDTH - at, _unbroken(block)) if width is None else min(room, MAX_TEXT - at)
+        drawn = _colored(_lines(block, room, text)) if color else map(_plain, _lines(block, room, text))
+        lines += [" " * at + line if line else "" for line in map(_without_end_blanks, drawn)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _unbroken(block: Block) -> int:
+    """Columns in which no word of a block of sentences is broken: a path must survive a copy from a file."""
+    match block:
+        case blocks.Heading():
+            return max(_longest_word(block.text), _longest_word(block.aside))
+        case blocks.Paragraph():
+            return _longest_word(block.text)
+        case blocks.Notes():
+            texts = [text for note in block.notes for text in (note.text, *note.details)]
+            return 2 + max(map(_longest_word, texts), default=0)
+        case blocks.Facts():
+            labels = max((_width(_safe(label)) for label, _ in block.facts), default=0)
+            return labels + 2 + max((_longest_word(text) for _, text in block.facts), default=0)
+        case _:
+            return 0
+
+
+def _longest_word(text: Inline) -> int:
+    return max(map(cells, "".join(span.text for span in _safe(text)).split()), default=0)
+
+
+def _lines(block: Block, room: int, text: int) -> list[Line]:
+    """The lines of a block. room: columns for tables; text: for sentences."""
+    match block:
+        case blocks.Heading():
+            aside = [Span("  "), *_safe(block.aside, "dim")] if block.aside else []
+            return _wrapped([*_safe(block.text, "strong"), *aside], text)
+        case blocks.Paragraph():
+            return _wrapped(_safe(block.text), text)
+        case blocks.Notes():
+            rows = []
+            for note in block.notes:
+                rows.append((_safe(MARKS[note.mark]), _safe(note.text)))
+                rows += [([Span("")], _safe(detail, "dim")) for detail in note.details]
+            return _beside(rows, text, gap=1)
+        case blocks.Facts():
+            return _beside([(_safe(label, "dim"), _safe(said)) for label, said in block.facts], text, gap=2)
+        case Table():
+            return _table(block, room, text)
+        case blocks.Bars():
+            return _table(_bars(block, text), room, text)
+        case blocks.HeatMap():
+            return _table(_heat_map(block, room), room, text)
+        case blocks.Code():
+            return [_safe(line) for line in block.lines]
+
+
+# ---------------------------------------------------------------- text
+
+
+def _safe(text: Inline, role: Role = "") -> Line:
+    """The pieces of `text`, with every character that is not plainly visible written out: the one place for it.
+
+    role: of the pieces that have none.
+    """
+    return [
+        Span(
+            display_name(span.text) if span.role == "name" else display_sentence(span.text), span.role or role
+        )
+        for span in spans(text)
+    ]
+
+
+def _plain(safe: Sequence[Span]) -> str:
+    return "".join(span.text for span in safe)
+
+
+def _width(safe: Sequence[Span]) -> int:
+    return sum(cells(span.text) for span in safe)
+
+
+_WORD = re.compile(r"\s*\S+\s*")
+
+
+def _wrapped(safe: Line, width: int) -> list[Line]:
+    """Lines of at most `width` columns, broken between words; a longer word starts a line and is broken."""
+    if _width(safe) <= width:
+        return [safe]
+    text = _plain(safe)
+    starts, used = [0], 0
+    for match in _WORD.finditer(text):
+        word = match[0].rstrip()
+        if used + cells(word) > width:
+            starts += [match.start()] if match.start() else []
+            used = 0
+            for i, sign in enumerate(word, match.start()):
+                if used + cells(sign) > width:
+                    starts.append(i)
+                    used = 0
+                used += cells(sign)
+            used += len(match[0]) - len(word)
+        else:
+            used += cells(match[0])
+    ends = [*starts[1:], len(text)]
+    return [
+        _slice(safe, start, start + len(text[start:end].rstrip()))
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _slice(safe: Line, start: int, end: int) -> Line:
+    pieces, at = [], 0
+    for span in safe:
+        pieces.append(Span(span.text[max(0, start - at) : max(0, end - at)], span.role))
+        at += len(span.text)
+    return pieces
+
+
+def _colored(lines: Sequence[Line]) -> list[str]:
+    """The lines with colours, the only thing that needs rich's console: importing it takes longer than an audit."""
+    from rich.console import Console
+    from rich.text import Text
+
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        width=UNLIMITED,
+        color_system="256",
+        force_terminal=True,
+        no_color=False,
+        legacy_windows=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        _environ={},
+    )
+    for line in lines:
+        console.print(Text.assemble(*((span.text, STYLES[span.role]) for span in line)))
+    return out.getvalue().split("\n")[:-1]
+
+
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+
+
+def _without_end_blanks(line: str) -> str:
+    pieces = _COLOUR.split(line)
+    for i in range(len(pieces) - 1, -1, -2):
+        pieces[i] = pieces[i].rstrip(" ")
+        if pieces[i]:
+            break
+    return "".join(pieces)
+
+
+def _beside(rows: Sequence[tuple[Line, Line]], text: int, gap: int) -> list[Line]:
+    """Marks or labels in a column, the sentences beside them."""
+    first, second = (_measured(Column(wrap=True), [row[i] for row in rows]) for i in range(2))
+    first.least = min(first.width, (text - gap) // 2)
+    second.least = min(second.width, text - gap - first.least)
+    return _aligned([first, second], gap)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _table(table: Table, room: int, text: int) -> list[Line]:
+    """The columns that fit, aligned; then which were left out. Figures are never broken and never cut."""
+    rows = [[_safe(cell) for cell in row] for row in table.rows]
+    if any(column.title for column in table.columns):
+        titles = [_safe(column.title) for column in table.columns]
+        rows.insert(0, [[Span(span.text, span.role or "dim") for span in title] for title in titles])
+    rows = [[*row, *[[Span("")]] * (len(table.columns) - len(row))] for row in rows]
+    columns = [_measured(column, [row[i] for row in rows]) for i, column in enumerate(table.columns)]
+    kept = _kept(columns, room)
+    gap = 2 if _total([column.width for column in kept], 2) <= room else 1
+    _share([column for column in kept if column.is_name], kept, room, gap)
+    _share([column for column in kept if column.column.wrap], kept, min(room, text), gap)
+    left_out = [_plain(column.cells[0]) for column in columns if column not in kept and column.column.title]
+    note = _safe(Span(f"not shown at this width: {', '.join(left_out)}", "dim"))
+    return _aligned(kept, gap) + (_wrapped(note, text) if left_out else [])
+
+
+@dataclass(slots=True, eq=False)
+class _Measured:
+    """A column, its cells from the title down, the columns that it would take, and those that it gets."""
+
+    column: Column
+    cells: list[list[Span]]
+    is_name: bool
+    width: int
+    least: int
+
+
+def _measured(column: Column, cells: list[list[Span]]) -> _Measured:
+    width = max(map(_width, cells), default=0)
+    is_name = any(_is_name(cell) for cell in cells)
+    least = LEAST_NAME if is_name else LEAST_SENTENCES if column.wrap else width
+    return _Measured(column, cells, is_name, width, min(width, least))
+
+
+def _is_name(cell: Sequence[Span]) -> bool:
+    return len(cell) == 1 and cell[0].role == "name"
+
+
+def _total(widths: Sequence[int], gap: int) -> int:
+    return sum(widths) + gap * (len(widths) - 1)
+
+
+def _kept(columns: Sequence[_Measured], room: int) -> list[_Measured]:
+    """The columns that are shown in `room`."""
+    kept = list(columns)
+    for column in sorted((column for column in columns if column.column.drop), key=lambda c: c.column.drop):
+        if _total([other.least for other in kept], 1) <= room:
+            break
+        kept.remove(column)
+    return kept
+
+
+def _share(some: Sequence[_Measured], kept: Sequence[_Measured], room: int, gap: int) -> None:
+    """Give the room that is left to the columns of `some`; names that are still too long are shortened."""
+    for column in some:
+        spare = room - _total([other.least for other in kept], gap)
+        column.least = max(column.least, min(column.width, column.least + spare))
+        if column.is_name:
+            names = [cell[0].text for cell in column.cells if _is_name(cell)]
+            shown = iter(fit_names(names, column.least))
+            column.cells = [[Span(next(shown), "name")] if _is_name(cell) else cell for cell in column.cells]
+            column.least = max(map(_width, column.cells))
+
+
+def _aligned(columns: Sequence[_Measured], gap: int) -> list[Line]:
+    """Rows of cells, each row as many lines as its longest cell takes."""
+    lines: list[Line] = []
+    for row in zip(*(column.cells for column in columns), strict=True):
+        wrapped = [_wrapped(cell, column.least) for column, cell in zip(columns, row, strict=True)]
+        for parts in zip_longest(*wrapped, fillvalue=[]):
+            line: Line = []
+            for column, part in zip(columns, parts, strict=True):
+                blank = Span(" " * (column.least - _width(part)))
+                line += [blank, *part] if column.column.align == ">" else [*part, blank]
+                line.append(Span(" " * gap))
+            lines.append(line[:-1])
+    return lines
+
+
+# ---------------------------------------------------------------- drawings
+
+
+def _bars(bars: blocks.Bars, room: int) -> Table:
+    """A bar behind the figures; the titles say which sign is which."""
+    roles: tuple[Role, ...] = ("bar1", "bar2", "bar3")
+    parts = [Span(sign, role) for sign, role in zip(BAR_SIGNS, roles, strict=True)]
+    titles = [
+        Span(f"{part.text} {title}", part.role) for part, title in zip(parts, bars.titles, strict=False)
+    ]
+    columns = [Column(), *(Column(title, ">") for title in titles)]
+    lines = [("", *(title.text for title in titles)), *((bar.label, *bar.figures) for bar in bars.bars)]
+    used = sum(2 + max(map(cells, column)) for column in zip(*lines, strict=True))
+    length = max(LEAST_BAR, min(MAX_BAR, room - used))
+    rows: list[list[Inline]] = []
+    for bar in bars.bars:
+        first, *others = bar.figures
+        drawn = _bar([min(1.0, value / bars.top) for value in bar.values], parts, length)
+        rows.append([bar.label, Span(first, "strong"), *others, drawn])
+    return Table([*columns, Column(f"{REST.text} {bars.scale}")], rows)
+
+
+def _bar(shares: Iterable[float], parts: Sequence[Span], length: int) -> tuple[Span, ...]:
+    """Ascending shares of a length; the first takes at least one sign."""
+    drawn, at = [], 0
+    for share, part in zip(shares, parts, strict=False):
+        end = max(at, 1, round(length * share))
+        drawn.append(Span(part.text * (end - at), part.role))
+        at = end
+    return (*drawn, Span(REST.text * (length - at), REST.role))
+
+
+def _heat_map(heat: blocks.HeatMap, room: int) -> Table:
+    """A ruler, and below it each row of signs, each sign several times where there are few columns."""
+    labels = [heat.title, *(row.label for row in heat.rows)]
+    lines = [heat.titles, *(row.figures for row in heat.rows if row.figures)]
+    used = min(LEAST_NAME, max(_width(_safe(label)) for label in labels))
+    used += sum(2 + max(map(cells, column)) for column in zip(*lines, strict=True))
+    width = heat_cell_width(len(heat.indices), room - used - 2)
+    rows: list[list[Inline]] = []
+    for row in heat.rows:
+        runs = groupby(row.cells, key=lambda cell: cell.role)
+        signs = tuple(Span("".join(cell.text * width for cell in run), role) for role, run in runs)
+        rows.append([row.label, signs, *row.figures])
+    figures = [Column(title, ">") for title in heat.titles]
+    return Table([Column(heat.title), Column(ruler(heat.indices, width)), *figures], rows)
+
+
+def heat_cell_width(columns: int, room: int = WIDE_MAP) -> int:
+    """Signs that draw one column of a map: more than 1 where there are few."""
+    return max(1, min(MAX_CELL, min(WIDE_MAP, room) // columns))
+
+
+def ruler(indices: Sequence[int], width: int) -> str:
+    """Numbers above the columns, as many as fit without touching; the last column is always numbered.
+
+    width: signs that draw one column.
+    """
+    length = len(indices) * width
+    last = str(indices[-1])
+    last_at = max(0, length - max(len(last), width))
+    step = next(step for step in (1, 2, 4, 5, 8, 10, 16, 20, 40) if step * width > len(last))
+    text = [" "] * (last_at + len(last))
+    for position in range(0, len(indices) - 1, step):
+        label, start = str(indices[position]), position * width
+        if start + len(label) < last_at:
+            text[start : start + len(label)] = label
+    text[last_at:] = last
+    return "".join(text)

@@ -1,0 +1,41 @@
+"""How much of an artifact is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradience.reports.base.blocks import Block, Paragraph, Span
+from gradience.reports.base.numbers import count, plural
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the sections show of a report; by default everything that a document shows."""
+
+    brief: bool = False
+    """Short lists; what is left out is counted."""
+    layers: bool = False
+    """Every module, one row each."""
+
+    @property
+    def rest(self) -> str:
+        """Where a reader finds what a list leaves out."""
+        return ": --layers" if self.brief else ""
+
+
+DOCUMENT = View()
+
+
+def first_names(names: Sequence[str], shown: int) -> tuple[str | Span, ...]:
+    """Return the first of many names in a sentence: `a, b and 3 more`."""
+    parts = [part for name in names[:shown] for part in (Span(name, "name"), ", ")][:-1]
+    hidden = len(names) - shown
+    return (*parts, f" and {count(hidden)} more") if hidden > 0 else tuple(parts)
+
+
+def more(number: int, one: str, where: str, many: str | None = None) -> list[Block]:
+    """Return how many are left out, and where they are shown; nothing where none is."""
+    if number <= 0:
+        return []
+    return [Paragraph(Span(f"… {plural(number, one, many)}{where}", "dim"))]

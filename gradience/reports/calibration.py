@@ -1,0 +1,324 @@
+"""A calibration, one safetensors file: what each component of an adapter does to the model's output, on prompts.
+
+The header's metadata has one entry, `gradience`: the JSON of a `CalibrationReport`. Of each calibrated module `M` with
+rank r and k components, over n rows in the order of their identities, there are the tensors
+
+    M:moment_in, M:moment_out   (r, r) F64   E[hhᵀ] and E[ttᵀ] over the tokens of the selection rows
+    M:p, M:q                    (r, k) F64   components by falling score: B·p·qᵀ·A
+    M:values                    (k,)   F64   what each adds to the weighted norm, in the order of the components
+    M:lost                      (k+1,) F64   ‖B·(I − P)·A‖²/‖B·A‖² where the leading 0 … k components are kept
+    M:effects                   (n, k) F32   ⟨J, p·qᵀ⟩ of each row: first-order change of −log p, signed
+    M:svd_effects               (n, k) F32   the same for the components of the SVD, by falling singular value
+
+and of the rows `rows:tokens` (n,) I64, how many tokens are scored, and `rows:selection` (n,) U8, 1 for those that chose
+and 0 for those that predict.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as row_dataclass
+
+from gradience.adapters.headers import NewTensor, header_bytes, in_order_of_type
+from gradience.adapters.tensors import TensorFile
+from gradience.arguments import path_argument
+from gradience.digests import sha256_json, sha256_parts
+from gradience.errors import InputError
+from gradience.files.artifact import ROW_CONFIG, Artifact, Float12
+from gradience.files.whole import write_whole
+from gradience.reports.base.report import Report
+from gradience.reports.base.run import RunInfo
+from gradience.spectra import FloatArray
+
+METADATA = "gradience"
+FEWEST_ROWS = 2
+"""That select, and that predict: a spread needs two."""
+LARGEST_EFFECT = 1e9
+"""Change of −log p of a row, in nats, by one component."""
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "I64": np.dtype("<i8"),
+    "U8": np.dtype("u1"),
+}
+_TENSORS = {
+    "moment_in": "F64",
+    "moment_out": "F64",
+    "p": "F64",
+    "q": "F64",
+    "values": "F64",
+    "lost": "F64",
+    "effects": "F32",
+    "svd_effects": "F32",
+}
+
+
+@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class CalibratedModule:
+    """One module that the prompts reach."""
+
+    name: str
+    rank: int
+    components: int
+    """Fewer than the rank where the factors have linearly dependent directions."""
+    scale: Float12
+    """s when it was calibrated; effects are proportional to it."""
+    importance: Float12
+    """Predicted KL per scored token of leaving out the module's whole update, in nats."""
+    weighted_energy_rank_90: int
+    """Fewest directions that hold 90 % of the gradient-weighted energy."""
+
+
+@row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class ExcludedModule:
+    """One module about which a calibration says nothing: it keeps its rank, and no prediction includes it."""
+
+    name: str
+    reason: str
+
+
+class CalibrationReport(Report):
+    """What was calibrated, with what, and what came out for each module. The metadata of the calibration file.
+
+    >>> report = Calibration.read("calibration.safetensors").report
+    >>> len(report.modules), report.excluded
+    (16, ())
+    """
+
+    row_field: ClassVar[str] = "modules"
+    repair: ClassVar[str] = "calibrate again with `gradience calibrate`"
+
+    schema_: Literal["gradience.calibration/1"] = Field(default="gradience.calibration/1", alias="schema")
+    adapter_path: str
+    adapter_sha256: str
+    """Of its weights: a calibration belongs to one adapter."""
+    base: str
+    base_sha256: str
+    """Over name, shape, type and some values of each parameter."""
+    quantization: str | None
+    dtype: str
+    device: str
+    kind: Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
+    prompts: str
+    prompts_sha256: str
+    prompt_ids: tuple[str, ...] = ()
+    """Of each row, in the order of the arrays: the first 16 hexadecimal digits of the sha256 of its prompt. Empty in a
+    file that was written before they were kept."""
+    rows: int
+    duplicates: int
+    """Rows of the file that repeat another one and were left out."""
+    selection_rows: int
+    """Rows that the moments, the components and their order come from; the other rows predict."""
+    given_completions: int
+    sampled_completions: int
+    """Rows without a completion, for which the adapted model wrote one. Both are 0 for a classifier."""
+    completion_tokens: int | None
+    truncated: int
+    """Rows that were too long and lost the beginning of their prompt; its end, if it goes into an encoder."""
+    scored_tokens: int
+    """Of the rows that predict; one per row for a classifier."""
+    seed: int
+    batch_size: int
+    max_length: int | None
+    ridge: float
+    routing: str = ""
+    """How the base routes tokens, such as `2 of 8 experts`; empty if each token passes all experts, or there are none.
+    A prediction assumes that no token changes its experts."""
+    modules: tuple[CalibratedModule, ...]
+    excluded: tuple[ExcludedModule, ...]
+    notes: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Notes to read before the figures; absent if there are none."""
+    run: RunInfo
+
+
+class CalibrationForecast(Artifact):
+    """What a calibration would need; the base is not loaded."""
+
+    schema_: Literal["gradience.calibration_forecast/1"] = Field(
+        default="gradience.calibration_forecast/1", alias="schema"
+    )
+    adapter_path: str
+    base: str
+    kind: Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
+    rows: int
+    duplicates: int
+    selection_rows: int
+    sampled_completions: int
+    """Rows for which the adapted model would write a completion."""
+    longest: int
+    """Tokens of the longest row."""
+    batch_size: int
+    modules: int
+    process_bytes: int
+    """Python and the libraries; 0 for a GPU."""
+    weights_bytes: int
+    """Weights of the base."""
+    file_bytes: int
+    """Of the calibration, if no module is excluded."""
+    held_bytes: int
+    """In memory from the first batch to the last, beside the base."""
+    batch_bytes: int
+    """What the modules' inputs and gradients take while a batch is computed, beside the base's own activations."""
+
+
+class ModuleMoments(NamedTuple):
+    """The arrays of one module; see the top of this file."""
+
+    moment_in: FloatArray
+    moment_out: FloatArray
+    p: FloatArray
+    q: FloatArray
+    values: FloatArray
+    lost: FloatArray
+    effects: NDArray[np.float32]
+    svd_effects: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration in memory: what each component of an adapter does to the model's output.
+
+    >>> calibration = Calibration.read("calibration.safetensors")
+    >>> calibration.report.rows, len(calibration.modules)
+    (64, 16)
+
+    tokens: (n,) scored tokens of each row.   selection: (n,) true where the row chose; the others predict.
+    path: where it was read from, for refusals.
+    """
+
+    report: CalibrationReport
+    modules: Mapping[str, ModuleMoments]
+    tokens: NDArray[np.int64]
+    selection: NDArray[np.bool_]
+    path: str = "the calibration"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the content: arrays and report without its paths and its `run`, which has times.
+
+        Equal rows, weights, settings and seeds give the same digest on one machine.
+        """
+        facts = self.report.model_dump(mode="json", exclude={"adapter_path", "prompts", "run"})
+        return sha256_parts([sha256_json(facts).encode(), *self._chunks({})])
+
+    def _chunks(self, metadata: Mapping[str, str]) -> Iterator[bytes]:
+        """The bytes of a safetensors file with the arrays, in pieces."""
+        arrays: dict[str, tuple[str, NDArray[Any]]] = {
+            "rows:tokens": ("I64", self.tokens),
+            "rows:selection": ("U8", self.selection.astype(np.uint8)),
+        }
+        for module, moments in self.modules.items():
+            arrays |= {f"{module}:{name}": (kind, getattr(moments, name)) for name, kind in _TENSORS.items()}
+        ordered = in_order_of_type(
+            {name: NewTensor(kind, array.shape) for name, (kind, array) in arrays.items()}
+        )
+        yield header_bytes(ordered, metadata)
+        for name in ordered:
+            kind, array = arrays[name]
+            yield np.ascontiguousarray(array, _DTYPES[kind]).tobytes()
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Read and check a calibration file.
+
+        Raises InputError (`calibration-invalid`, `artifact-version`, and what `TensorFile.open` raises).
+        """
+        path = Path(path)
+        with TensorFile.open(path) as file:
+            text = file.metadata.get(METADATA)
+            if text is None:
+                raise _invalid(path, f"no metadata called {METADATA!r}")
+            report = CalibrationReport.parse(path, text.encode())
+            modules = {
+                row.name: ModuleMoments(
+                    *(_array(file, f"{row.name}:{name}", _TENSORS[name]) for name in _TENSORS)
+                )
+                for row in report.modules
+            }
+            tokens = _array(file, "rows:tokens", "I64")
+            selection = _array(file, "rows:selection", "U8").astype(np.bool_)
+            calibration = cls(report, modules, tokens, selection, str(path))
+        _check(path, calibration)
+        return calibration
+
+    def write(self, path: Path) -> Path:
+        """Write the file, whole or not at all. Raises OutputError."""
+        return write_whole(path, self._chunks({METADATA: self.report.to_json(indent=None)}))
+
+
+def calibration_argument(given: Calibration | str | os.PathLike[str] | None) -> Calibration | None:
+    """A calibration that is given itself or by its path; None for None. Raises WrongType, and as `read` does."""
+    if given is None or isinstance(given, Calibration):
+        return given
+    return Calibration.read(path_argument("calibration", given, "a Calibration, or the path of one"))
+
+
+def _array(file: TensorFile, name: str, dtype: str) -> NDArray[Any]:
+    entry = file.entries.get(name)
+    if entry is None or entry.dtype.name != dtype:
+        raise _invalid(file.path, f"no tensor {name} of type {dtype}")
+    array: NDArray[Any] = np.frombuffer(file.read_bytes(name), _DTYPES[dtype]).reshape(entry.shape)
+    return array
+
+
+def _check(path: Path, calibration: Calibration) -> None:
+    """Raise InputError if shapes or figures contradict each other, or are none that `gradience calibrate` measures."""
+    report, tokens, selects = calibration.report, calibration.tokens, calibration.selection
+    rows = (report.rows,)
+    if tokens.shape != rows or selects.shape != rows:
+        raise _invalid(path, f"not {rows[0]} rows")
+    if len(report.prompt_ids) not in (0, *rows):
+        raise _invalid(path, f"{len(report.prompt_ids)} prompt ids, not {rows[0]}")
+    if not report.modules:
+        raise _invalid(path, "no modules")
+    if min(selects.sum(), (~selects).sum()) < FEWEST_ROWS:
+        raise _invalid(path, f"fewer than {FEWEST_ROWS} rows that select, or that predict")
+    if tokens.min() < 1:
+        raise _invalid(path, f"a row with {tokens.min()} scored tokens")
+    if (report.selection_rows, report.scored_tokens) != (selects.sum(), tokens[~selects].sum()):
+        raise _invalid(path, "its rows are not those that its report counts")
+    names = Counter([row.name for row in report.modules] + [row.name for row in report.excluded])
+    if twice := [name for name, number in names.items() if number > 1]:
+        raise _invalid(path, f"the module {twice[0]} twice")
+    for module in report.modules:
+        _check_module(path, calibration, module)
+
+
+def _check_module(path: Path, calibration: Calibration, module: CalibratedModule) -> None:
+    moments, r, k = calibration.modules[module.name], module.rank, module.components
+    n, predicts = calibration.report.rows, ~calibration.selection
+    shapes = [(r, r), (r, r), (r, k), (r, k), (k,), (k + 1,), (n, k)]
+    svd = moments.svd_effects.shape
+    if [array.shape for array in moments[:-1]] != shapes or svd[:-1] != (n,) or not 1 <= k <= r >= svd[1]:
+        raise _invalid(path, f"the tensors of {module.name} have other shapes than its row says")
+    if not all(np.isfinite(array).all() for array in moments):
+        raise _invalid(path, f"NaN or infinity in the tensors of {module.name}")
+    change = moments.effects[predicts].astype(np.float64).sum(axis=1)
+    importance = float(np.square(change).sum() / 2 / calibration.tokens[predicts].sum())
+    scores = np.square(moments.effects[~predicts].astype(np.float64)).mean(axis=0)
+    if (
+        not math.isclose(module.importance, importance, rel_tol=1e-6)
+        or (np.diff(scores) > 1e-6 * scores[0]).any()
+        or max(np.abs(each).max() for each in moments[-2:]) > LARGEST_EFFECT
+        or min(moments.values.min(), moments.lost.min()) < 0
+    ):
+        raise _invalid(path, f"scores of {module.name} that no measurement gives")
+
+
+def _invalid(path: Path, what: str) -> InputError:
+    return InputError(
+        f"{path}: not a calibration: {what}",
+        code="calibration-invalid",
+        hint="give the file that `gradience calibrate` wrote, or " + CalibrationReport.repair,
+    )

@@ -1,0 +1,51 @@
+"""What became of an adapter that was written in another format."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gradience.reports.audit import TensorNote
+from gradience.reports.base.report import Report
+from gradience.reports.base.run import RunInfo
+from gradience.reports.base.source import HubSource
+
+
+class ConversionReport(Report):
+    """An adapter that was written in another format, values and scales unchanged.
+
+    >>> report = convert_adapter("my_adapter", "as_peft")
+    >>> report.to, report.modules, report.renamed
+    ('peft', 16, 0)
+    """
+
+    row_field: ClassVar[str] = "left_out"
+    repair: ClassVar[str] = "convert the adapter again: gradience convert ADAPTER DIR --json"
+
+    schema_: Literal["gradience.conversion/1"] = Field(default="gradience.conversion/1", alias="schema")
+    source_path: str
+    source_format: str
+    """What the format is called, such as `PEFT LoRA`."""
+    source_sha256: str
+    source: HubSource | None = None
+    """Where on the hub it was read; null for one on the disk."""
+    pickle: bool
+    """The weights were read from a pickle, in a process of its own."""
+    output_path: str
+    output_sha256: str
+    to: str
+    """The format that was written."""
+    modules: int
+    lora_params: int
+    bytes: int
+    """Size of the weights that were written."""
+    tensors: int
+    renamed: int
+    """Tensors that have another name than they had."""
+    left_out: tuple[TensorNote, ...]
+    """Tensors that were not written: copies, and those of other adapters in the same file."""
+    carried_files: tuple[str, ...]
+    left_out_files: tuple[str, ...]
+    """Files and folders beside the weights that were not copied: pickles, reports, what is hidden."""
+    run: RunInfo
