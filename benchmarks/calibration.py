@@ -1,12 +1,13 @@
-"""Predicted and measured KL of smaller adapters: SVD, calibrated, healed, random; one task, seeds × budgets × methods.
+"""Predicted and measured KL of smaller adapters: SVD, calibrated, distilled, random, on one task.
 
     python benchmarks/calibration.py --output OUT --base embedded:minilm --task reviews --max-length 64 \
         --adapter 42=runs/minilm_reviews/seed_42/probe/train/adapter --budgets 8 4 2 1
 
 OUT/results.jsonl has one line for each seed, method and budget (a budget is the parameters of that uniform rank); what
 is there is not measured again, so an interrupted run resumes. OUT/kl/ has KL(original ‖ smaller) of each test example.
-`rewrite` is a control: the same update in other factors, whose KL is the noise of storage and kernels. `probe_healed`
-is another: the probe itself, healed as `calibrated_heal` is. All of a seed are read in the same batches.
+`rewrite` is a control: the same update in other factors, whose KL is the noise of storage and kernels.
+`probe_distilled` is another: the probe itself, distilled as `calibrated_distill` is. All of a seed are read in the same
+batches.
 
 Calibration rows are training examples without their labels; `--completions sampled` takes their gold completions away
 as well. Language models are scored teacher-forced on the gold responses; correct is that every token is the likeliest.
@@ -26,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from gradience import AuditReport, ToBudget, ToRank, audit_adapter, calibrate_adapter, plan_compression, tasks
-from gradience.bench.arms.arm import Healed, Source
-from gradience.bench.arms.controls.probe_healed import PROBE_HEALED
+from gradience.bench.arms.arm import Distilled, Source
+from gradience.bench.arms.controls.probe_distilled import PROBE_DISTILLED
 from gradience.bench.arms.controls.random_directions import write_random_directions
-from gradience.bench.run.heal import Healing, heal_variant
+from gradience.bench.run.distill import Distillation, distill_variant
 from gradience.bench.run.prompts import Prompts
 from gradience.compress.adapter import write_compressed
 from gradience.evaluate import evaluate_classification, evaluate_scores, kl_divergence
@@ -46,15 +47,15 @@ METHODS = [
     "svd_uniform",
     "svd_global",
     "calibrated",
-    "calibrated_heal",
+    "calibrated_distill",
     "random",
-    "probe_healed",
+    "probe_distilled",
     "under_limit",
 ]
-CONTROLS = ("rewrite", "probe_healed")
+CONTROLS = ("rewrite", "probe_distilled")
 LIMITED = "under_limit"
 """The smallest adapter whose predicted KL is at most `--max-kl`. Like the controls, once a seed; the budget is 0."""
-COSTLY = ("calibrated_heal", "random")
+COSTLY = ("calibrated_distill", "random")
 """Made at the budgets `--few` alone."""
 
 
@@ -67,7 +68,7 @@ class Probe:
     work: Path
     report: AuditReport
     calibration: Calibration
-    healing: Healing
+    distillation: Distillation
     max_kl: float
 
     def plan(self, method: str, budget: int) -> CompressionPlan:
@@ -86,11 +87,11 @@ class Probe:
         shutil.rmtree(target.parent, ignore_errors=True)
         target.parent.mkdir(parents=True)
         ranks = {row.name: row.new_rank for row in plan.modules}
-        if method == "probe_healed":
-            assert isinstance(PROBE_HEALED.arm, Healed)
-            self.heal(PROBE_HEALED.arm.begin, ranks, target)
-        elif method.endswith("_heal"):
-            self.heal(lambda source, ranks, folder: self.smaller(plan, folder), ranks, target)
+        if method == "probe_distilled":
+            assert isinstance(PROBE_DISTILLED.arm, Distilled)
+            self.distill(PROBE_DISTILLED.arm.begin, ranks, target)
+        elif method.endswith("_distill"):
+            self.distill(lambda source, ranks, folder: self.smaller(plan, folder), ranks, target)
         elif method == "rewrite":
             write_random_directions(self.folder, self.folder, ranks, target, seed=0)
         elif method == "random":
@@ -105,10 +106,12 @@ class Probe:
         given = self.calibration if plan.calibration_sha256 else None
         write_compressed(self.folder, plan, target, calibration=given)
 
-    def heal(self, begin: Callable[[Source, Any, Path], None], ranks: Any, target: Path) -> None:
-        """As Bench heals: the probe teaches, no label is read."""
+    def distill(self, begin: Callable[[Source, Any, Path], None], ranks: Any, target: Path) -> None:
+        """As Bench distills: the probe teaches, no label is read."""
         source = Source(self.folder, self.report, int(self.seed))
-        heal_variant(Healed("heal", begin), source, ranks, target, self.healing, lambda done, total: None)
+        distill_variant(
+            Distilled("distill", begin), source, ranks, target, self.distillation, lambda done, total: None
+        )
 
     def predicted(self, method: str, plan: CompressionPlan) -> float | None:
         """KL per scored token; None where the calibration does not know the directions."""
@@ -176,7 +179,7 @@ def main() -> None:
     training, testing = (list(task.examples.of(role)) for role in ("train", "confirm"))
     options.output.mkdir(parents=True, exist_ok=True)
     prompts = options.output / "prompts.jsonl"
-    rows = [json.dumps(row) for row in rows_of(training[: max(options.rows, options.heal_rows)], options)]
+    rows = [json.dumps(row) for row in rows_of(training[: max(options.rows, options.distill_rows)], options)]
     prompts.write_text("".join(f"{row}\n" for row in rows[: options.rows]))
     results = options.output / "results.jsonl"
     known = {tuple(map(json.loads(line).get, ("seed", "method", "budget"))) for line in lines_of(results)}
@@ -185,7 +188,7 @@ def main() -> None:
         wanted = [each for each in cells(options) if (seed, *each) not in known]
         if wanted:
             labels = len(task.label_names) if isinstance(task, ClassificationTask) else None
-            probe = prepared(seed, Path(folder), labels, prompts, rows[: options.heal_rows], options)
+            probe = prepared(seed, Path(folder), labels, prompts, rows[: options.distill_rows], options)
             for row in measured(probe, wanted, labels, testing[: options.examples], options):
                 with results.open("a") as file:
                     file.write(json.dumps(row) + "\n")
@@ -198,7 +201,7 @@ def cells(options: argparse.Namespace) -> list[tuple[str, int]]:
     methods = [method for method in options.methods if method not in (*CONTROLS, LIMITED)]
     return [
         ("rewrite", 0),
-        *((method, 0) for method in ("probe_healed", LIMITED) if method in options.methods),
+        *((method, 0) for method in ("probe_distilled", LIMITED) if method in options.methods),
         *(
             (method, budget)
             for budget in options.budgets
@@ -289,10 +292,10 @@ def prepared(
         completion_tokens=64,
         device=options.device,
     )
-    healing = Healing(given, steps=options.heal_steps, lr=3e-4)
+    distillation = Distillation(given, steps=options.distill_steps, lr=3e-4)
     path = work / "calibration.safetensors"
     if path.exists():
-        return Probe(seed, folder, work, report, Calibration.read(path), healing, options.max_kl)
+        return Probe(seed, folder, work, report, Calibration.read(path), distillation, options.max_kl)
     started = time.perf_counter()
     calibration = calibrate_adapter(
         folder,
@@ -306,7 +309,7 @@ def prepared(
     )
     seconds = {"seed": seed, "rows": calibration.report.rows, "seconds": time.perf_counter() - started}
     (work / "calibration_cost.json").write_text(json.dumps(seconds) + "\n")
-    return Probe(seed, folder, work, report, calibration, healing, options.max_kl)
+    return Probe(seed, folder, work, report, calibration, distillation, options.max_kl)
 
 
 def rows_of(examples: Sequence[Any], options: argparse.Namespace) -> Iterator[dict[str, str]]:
@@ -335,12 +338,12 @@ def parsed() -> argparse.Namespace:
     add("--budgets", type=int, nargs="+", default=[16, 8, 4, 2, 1])
     add("--methods", nargs="+", default=METHODS)
     add("--max-kl", type=float, default=0.002, help="of the adapters `under_limit`")
-    add("--few", type=int, nargs="+", help="budgets of healed and random adapters, where not all")
+    add("--few", type=int, nargs="+", help="budgets of distilled and random adapters, where not all")
     add("--rows", type=int, default=256, help="training examples to calibrate on")
     add("--examples", type=int, default=None, help="test examples at most")
     add("--completions", choices=["given", "sampled"], default="given")
-    add("--heal-rows", type=int, default=512, help="training examples to heal on")
-    add("--heal-steps", type=int, default=30, help="a tenth of the probe's, as Bench does")
+    add("--distill-rows", type=int, default=512, help="training examples to distill on")
+    add("--distill-steps", type=int, default=30, help="a tenth of the probe's, as Bench does")
     add("--batch-size", type=int, default=16)
     add("--test-batch-size", type=int, default=64)
     add("--named", help="the task in the results, in place of its profile")

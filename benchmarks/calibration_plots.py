@@ -24,14 +24,14 @@ METHODS = {
     "svd_uniform": "SVD, uniform",
     "svd_global": "SVD, by energy",
     "calibrated": "calibrated",
-    "calibrated_heal": "calibrated, healed",
+    "calibrated_distill": "calibrated, distilled",
     "random": "random directions",
     "under_limit": "calibrated, under the limit of KL",
 }
 """Method of a line -> its name; another one is called as it is. In this order, so that each has its mark and colour."""
 REWRITE, RANDOM = "rewrite", "random"
 """The axis of Δ does not reach down to random directions."""
-CONTROLS = (REWRITE, "probe_healed")
+CONTROLS = (REWRITE, "probe_distilled")
 FACTOR = 3.0
 MARGIN = 2.5
 PARAMS = "LoRA parameters"

@@ -20,15 +20,15 @@ from scipy.stats import spearmanr
 Row = dict[str, Any]
 EIGHTH = 4
 """Budget of an eighth of the parameters, of probes of rank 32."""
-SVD, CALIBRATED, HEALED = "svd_uniform", "calibrated", "calibrated_heal"
+SVD, CALIBRATED, DISTILLED = "svd_uniform", "calibrated", "calibrated_distill"
 REWRITE, LIMITED = "rewrite", "under_limit"
 NAMES = {
     "rewrite": "probe, other factors",
-    "probe_healed": "probe, healed",
+    "probe_distilled": "probe, distilled",
     "svd_uniform": "SVD, uniform",
     "svd_global": "SVD, by energy",
     "calibrated": "calibrated",
-    "calibrated_heal": "calibrated, healed",
+    "calibrated_distill": "calibrated, distilled",
     "random": "random directions",
 }
 
@@ -82,10 +82,10 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 def ratios(rows: Sequence[Row], kls: Any) -> list[str]:
     """Calibrated over uniform SVD, measured, with the interval of a bootstrap over examples in pairs."""
-    lines = ["| budget | seed | calibrated / uniform SVD | healed / uniform SVD |", "|---:|---|---|---|"]
+    lines = ["| budget | seed | calibrated / uniform SVD | distilled / uniform SVD |", "|---:|---|---|---|"]
     for budget in sorted({row["budget"] for row in rows} - {0}, reverse=True):
         for seed in dict.fromkeys(row["seed"] for row in rows):
-            names = [f"{seed}_{method}_{budget}" for method in (SVD, CALIBRATED, HEALED)]
+            names = [f"{seed}_{method}_{budget}" for method in (SVD, CALIBRATED, DISTILLED)]
             if names[0] in kls and names[1] in kls:
                 cells = [interval(kls[name], kls[names[0]]) if name in kls else "" for name in names[1:]]
                 lines.append(f"| {budget} | {seed} | {cells[0]} | {cells[1]} |")

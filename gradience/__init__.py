@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradience.audit.adapter import audit_adapter
-    from gradience.calibrate.heal.verb import heal_adapter
     from gradience.calibrate.verb import calibrate_adapter
     from gradience.compare.adapters import compare_adapters
     from gradience.compress.verb import compress_adapter
     from gradience.convert.verb import convert_adapter
+    from gradience.distill.verb import distill_adapter
     from gradience.errors import (
         EngineError,
         GradienceError,
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     from gradience.reports.comparison import ComparisonReport
     from gradience.reports.compression import CompressionPlan, CompressionReport
     from gradience.reports.conversion import ConversionReport
+    from gradience.reports.distill import DistillReport
     from gradience.reports.evaluation import EvaluationReport
     from gradience.reports.evidence import EvidenceReport
     from gradience.reports.fleet import FleetReport
     from gradience.reports.fleet_compression import FleetCompression
-    from gradience.reports.heal import HealReport
     from gradience.reports.monitor import MonitorReport
     from gradience.reports.shrink import ShrinkReport
     from gradience.shrink.verb import shrink_adapter
@@ -77,7 +77,7 @@ _HOME = {
     "FleetReport": "gradience.reports.fleet",
     "GradienceCallback": "gradience.live.callback",
     "GradienceError": "gradience.errors",
-    "HealReport": "gradience.reports.heal",
+    "DistillReport": "gradience.reports.distill",
     "IncompleteError": "gradience.errors",
     "InputError": "gradience.errors",
     "LockedError": "gradience.errors",
@@ -105,7 +105,7 @@ _HOME = {
     "compress_fleet": "gradience.fleet.batch",
     "convert_adapter": "gradience.convert.verb",
     "evaluate_adapters": "gradience.evaluate.verb",
-    "heal_adapter": "gradience.calibrate.heal.verb",
+    "distill_adapter": "gradience.distill.verb",
     "monitor_runs": "gradience.monitor",
     "plan_compression": "gradience.plan.compression",
     "shrink_adapter": "gradience.shrink.verb",
@@ -122,6 +122,7 @@ __all__ = [
     "CompressionPlan",
     "CompressionReport",
     "ConversionReport",
+    "DistillReport",
     "EngineError",
     "EvaluationReport",
     "EvidenceReport",
@@ -129,7 +130,6 @@ __all__ = [
     "FleetReport",
     "GradienceCallback",
     "GradienceError",
-    "HealReport",
     "IncompleteError",
     "InputError",
     "LockedError",
@@ -156,8 +156,8 @@ __all__ = [
     "compress_adapter",
     "compress_fleet",
     "convert_adapter",
+    "distill_adapter",
     "evaluate_adapters",
-    "heal_adapter",
     "monitor_runs",
     "plan_compression",
     "shrink_adapter",

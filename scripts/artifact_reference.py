@@ -19,8 +19,8 @@ WRITTEN_BY = {
     "calibration": "`gradience calibrate` writes it into the metadata of its file, `--json` prints it."
     " [What it says](../calibrate.md)",
     "calibration_forecast": "`gradience calibrate --dry-run --json` prints it. [What it says](../calibrate.md#cost)",
-    "heal": "`gradience heal` writes it beside the healed adapter. [What it says](../heal.md)",
-    "heal_forecast": "`gradience heal --dry-run --json` prints it. [What it says](../heal.md#cost)",
+    "distill": "`gradience distill` writes it beside the distilled adapter. [What it says](../distill.md)",
+    "distill_forecast": "`gradience distill --dry-run --json` prints it. [What it says](../distill.md#cost)",
     "conversion": "`gradience convert --json` prints it. [What it says](../convert.md)",
     "comparison": "`gradience compare A B --json` prints it. [How to read it](../compare.md)",
     "fleet": "`gradience fleet --json` prints it. [How to read it](../fleet.md)",

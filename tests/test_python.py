@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from heal_sample import heal_report
+from distill_sample import distill_report
 
 import gradience
 from gradience import (
@@ -256,7 +256,7 @@ def example_files(folder):
     rows = (kept / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     Path("rows.jsonl").write_text("".join(rows[:8]), encoding="utf-8")
     Path("prompts.jsonl").write_text("".join(rows[:16]), encoding="utf-8")
-    heal_report().save("heal_report.json")
+    distill_report().save("distill_report.json")
     return folder
 
 

@@ -48,8 +48,8 @@ ALLOWED = {
     "adapters/unpickle.py": {"read_text", "ZipFile", "torch.load"},  # in the process that has limits
     "compress/peft_load.py": {"json.load", "load_file", "from_pretrained"},
     "training/checkpoints.py": {"load_file", "load_from_json"},
-    "calibrate/heal/factors.py": {"safe_open"},
-    "calibrate/heal/write.py": {"read_bytes"},
+    "distill/factors.py": {"safe_open"},
+    "distill/write.py": {"read_bytes"},
     "compress/rotate.py": {"copyfile"},
     "shrink/verb.py": {"copytree"},  # of a rung that was just written
     "tasks/harness/definition.py": {"read_bytes"},  # the YAML files of the installed lm-eval

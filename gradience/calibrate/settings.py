@@ -1,4 +1,4 @@
-"""Settings of a calibration and of a healing: flags and keywords of Python under the same names."""
+"""Settings of a calibration and of a distillation: flags and keywords of Python under the same names."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class CalibrateSettings(BaseSettings, RowSettings):
 
 
 @dataclass(frozen=True, config=SETTINGS)
-class HealSettings(BaseSettings, RowSettings):
+class DistillSettings(BaseSettings, RowSettings):
     """Adapters, output and training."""
 
     adapter: Annotated[StrPath, Flag("SMALL")]
     """Folder of the smaller LoRA adapter, such as `gradience compress` writes."""
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
-    """Folder of the healed adapter."""
+    """Folder of the distilled adapter."""
     _: KW_ONLY
     teacher: Annotated[StrPath, Flag("ORIGINAL")]
     """Folder of the reference adapter that the smaller one was made from."""

@@ -35,7 +35,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
         "shrink": "Write the smallest adapter that is shown to be as good.",
         "compress": "Write a smaller approximation of an adapter at the same scale.",
         "calibrate": "Measure how much each component matters on your prompts.",
-        "heal": "Distill the reference adapter into a smaller one.",
+        "distill": "Distill the reference adapter into a smaller one.",
     },
     "Prove": {
         "evaluate": "Compare adapters with the first one on the same examples.",

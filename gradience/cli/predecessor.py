@@ -38,6 +38,7 @@ INSTEAD = {
 """(verb, option) -> what to type."""
 
 VERBS_INSTEAD = {
+    "heal": "the verb is distill: gradience distill --help",
     "verify": "gradience env shows the installation, gradience demo shows that it works",
 }
 """verb -> what to type."""

@@ -25,7 +25,7 @@ DOING = {
     "adapter": "making",
     "audit": "auditing",
     "calibration": "calibrating",
-    "heal": "healing",
+    "distill": "distilling",
 }
 """The last part of a stage's name -> what is done in it."""
 

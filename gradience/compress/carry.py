@@ -24,8 +24,8 @@ PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 ARCHIVE_START = b"PK\x03\x04"
 PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", "scheduler", "scaler")
 """How the names of pickles that end in .bin begin."""
-HEAL_REPORT = "heal_report.json"
-REPORTS = ("compression_report.json", "compression_report.md", HEAL_REPORT)
+DISTILL_REPORT = "distill_report.json"
+REPORTS = ("compression_report.json", "compression_report.md", DISTILL_REPORT)
 OPENING = "> **A smaller approximation of another adapter.**"
 AROUND = "The text around this block, every figure in it included, describes the original."
 
@@ -34,8 +34,8 @@ def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]
     """Copy the files beside the weights of an adapter; names of the copied ones and of those left out.
 
     Neither: the weights and the config, which the caller writes. Left out are pickles (training state and weights of
-    the old shapes among them), reports of an earlier compression or healing, sub-folders, hidden files, pipes, links
-    that lead elsewhere, and what is larger than `MAX_DATA_BYTES`.
+    the old shapes among them), reports of an earlier compression or distillation, sub-folders, hidden files, pipes,
+    links that lead elsewhere, and what is larger than `MAX_DATA_BYTES`.
     Raises InputError for a file that cannot be read.
     """
     carried, left = [], []
@@ -145,10 +145,10 @@ def compressed_opening(rows: Sequence[ModuleResult], error: float) -> str:
     )
 
 
-def healed_opening(steps: int) -> str:
-    """Return what the card of an adapter that was healed for so many steps must say first."""
+def distilled_opening(steps: int) -> str:
+    """Return what the card of an adapter that was distilled for so many steps must say first."""
     return (
-        f"{OPENING} `gradience heal` trained it for {counted(steps, 'step')} to answer as the original does, without"
+        f"{OPENING} `gradience distill` trained it for {counted(steps, 'step')} to answer as the original does, without"
         f" labels. {AROUND}"
     )
 

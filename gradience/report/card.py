@@ -16,7 +16,7 @@ from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import REPORT
-from gradience.compress.carry import HEAL_REPORT, compressed_opening, healed_opening
+from gradience.compress.carry import DISTILL_REPORT, compressed_opening, distilled_opening
 from gradience.errors import InputError
 from gradience.ranks import max_lora_rank_step
 from gradience.report.compression.runtimes import runtime_notes
@@ -26,8 +26,8 @@ from gradience.reports.base.blocks import Block, Code, Facts, Heading, Inline, N
 from gradience.reports.base.graded import LikelihoodEvidence
 from gradience.reports.base.numbers import count, number_range, percent, sig, signed, size, trimmed
 from gradience.reports.compression import CompressionReport, RuntimeVerdict
+from gradience.reports.distill import DistillReport
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport
-from gradience.reports.heal import HealReport
 from gradience.reports.shrink import ShrinkReport
 from gradience.runtimes import architecture_of, verdicts
 from gradience.words import points
@@ -71,7 +71,7 @@ GRADES = {
 }
 
 Rows = list[tuple[str, Inline]]
-Written = TypeVar("Written", CompressionReport, HealReport)
+Written = TypeVar("Written", CompressionReport, DistillReport)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Known:
     largest_rank: int
     runtimes: tuple[RuntimeVerdict, ...]
     compression: CompressionReport | None
-    healing: HealReport | None
+    distillation: DistillReport | None
     audit: AuditReport | None
     """Null where a compression says more."""
     evaluation: tuple[Evaluation, EvaluatedAdapter] | None
@@ -107,7 +107,7 @@ def look_at(folder: Path, evaluation: Evaluation | None = None) -> Known:
     with open_adapter(folder) as adapter:
         sha256, config = adapter.sha256(), adapter.config
         compression = _of_these_weights(CompressionReport, folder / REPORT, sha256)
-        healing = _of_these_weights(HealReport, folder / HEAL_REPORT, sha256)
+        distillation = _of_these_weights(DistillReport, folder / DISTILL_REPORT, sha256)
         return Known(
             format=adapter.format,
             sha256=sha256,
@@ -116,7 +116,7 @@ def look_at(folder: Path, evaluation: Evaluation | None = None) -> Known:
             largest_rank=max((pair.rank for pair in adapter.pairs), default=0),
             runtimes=compression.runtimes if compression else _verdicts(adapter, folder),
             compression=compression,
-            healing=healing,
+            distillation=distillation,
             audit=None if compression else audit_adapter(folder),
             evaluation=_evaluated(folder, sha256, evaluation),
         )
@@ -180,8 +180,8 @@ def rows_of(report: Evaluation) -> tuple[EvaluatedAdapter, ...]:
 
 def _opening(known: Known) -> list[str]:
     """What must be said first, in Markdown of our own."""
-    if known.healing is not None and known.healing.improved:
-        return [healed_opening(known.healing.best_step)]
+    if known.distillation is not None and known.distillation.improved:
+        return [distilled_opening(known.distillation.best_step)]
     if known.compression is not None:
         return [compressed_opening(known.compression.modules, known.compression.measured_error)]
     return []
@@ -189,7 +189,7 @@ def _opening(known: Known) -> list[str]:
 
 def card_blocks(known: Known) -> list[Block]:
     """Return the card's sections."""
-    facts = [*_ranks(known), *_healed(known), *_evaluation(known), *_digests(known)]
+    facts = [*_ranks(known), *_distilled(known), *_evaluation(known), *_digests(known)]
     return [Heading("Ranks and evidence"), Facts(facts), *_loading(known)]
 
 
@@ -239,14 +239,14 @@ def _compressed(report: CompressionReport) -> Rows:
     return rows
 
 
-def _healed(known: Known) -> Rows:
-    report = known.healing
+def _distilled(known: Known) -> Rows:
+    report = known.distillation
     if report is None or not report.improved:
         return []
     held_out = f"on {count(report.held_out_rows)} rows that were held out"
     return [
         (
-            "healed",
+            "distilled",
             f"KL from the original {sig(report.before.kl)} → {sig(report.after.kl)} per token, {held_out}",
         )
     ]
@@ -289,8 +289,8 @@ def _digests(known: Known) -> Rows:
     rows: Rows = [("weights", f"sha256 {known.sha256}")]
     if known.compression is not None:
         rows.append(("original", f"sha256 {known.compression.source_sha256}"))
-    elif known.healing is not None:
-        rows.append(("original", f"sha256 {known.healing.teacher_sha256}"))
+    elif known.distillation is not None:
+        rows.append(("original", f"sha256 {known.distillation.teacher_sha256}"))
     return rows
 
 

@@ -30,7 +30,7 @@ DOCUMENTS = {
     "EvaluationReport": "evaluation:evaluation_blocks",
     "FleetCompression": "fleet_compression:fleet_compression_blocks",
     "FleetReport": "fleet:fleet_blocks",
-    "HealReport": "heal:heal_blocks",
+    "DistillReport": "distill:distill_blocks",
     "MonitorReport": "monitor:monitor_blocks",
     "PowerReport": "power:power_blocks",
     "ShrinkForecast": "shrink:shrink_forecast_blocks",

@@ -35,7 +35,7 @@ OF_A_RUN = ("bench_aggregate.json", "shrink.json", "evaluation.json", "bench.jso
 """In a folder, the report about all of it."""
 LOG = "run.jsonl"
 """What was logged in a training."""
-NAMES = (*OF_A_RUN, "compression_report.json", "heal_report.json", "audit.json", LOG)
+NAMES = (*OF_A_RUN, "compression_report.json", "distill_report.json", "audit.json", LOG)
 """What is looked for in a folder, in the order of a page: what was shown, then what it rests on."""
 MOST_FILES = 40
 """Of a folder."""

@@ -114,11 +114,11 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
         ("rungs", (_rungs(plan), Span(f"  {why}", "dim"))),
         ("margin", plan.loss(plan.margin)),
     ]
-    if plan.healing is not None:
-        heal = plan.healing
+    if plan.distillation is not None:
+        distill = plan.distillation
         facts.insert(
             4,
-            ("healed", (f"up to {count(heal.steps)} steps on ", Span(heal.prompts, "name"))),
+            ("distilled", (f"up to {count(distill.steps)} steps on ", Span(distill.prompts, "name"))),
         )
     if plan.calibration_sha256 is not None:
         facts.insert(4, ("calibration", f"sha256 {plan.calibration_sha256[:12]}…"))

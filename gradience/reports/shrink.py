@@ -30,7 +30,7 @@ class PlannedRung(Part):
     name: str
     kind: str
     """How it is made. `truncated`: the leading directions of each module. `calibrated`: what a calibration says matters
-    most to the output. `healed`: the smallest of those, trained a little to answer as the adapter does."""
+    most to the output. `distilled`: the smallest of those, trained a little to answer as the adapter does."""
     rank: int
     """Of every module that has more; the others keep theirs. With a calibration the rank whose LoRA parameters are the
     budget of the rung."""
@@ -40,7 +40,7 @@ class PlannedRung(Part):
     kept_energy: Float12
     """Σσ² kept / Σσ², over all modules."""
     predicted_kl: Float12 | None = None
-    """Of the calibration, in nats per scored token; null without one, and for a healed rung."""
+    """Of the calibration, in nats per scored token; null without one, and for a distilled rung."""
 
     @property
     def words(self) -> str:
@@ -48,8 +48,8 @@ class PlannedRung(Part):
         return rung_words(self.kind, self.rank)
 
 
-class PlannedHealing(Part):
-    """How the healed rung is trained, on which prompts."""
+class PlannedDistillation(Part):
+    """How the distilled rung is trained, on which prompts."""
 
     prompts: str
     prompts_sha256: str
@@ -74,7 +74,7 @@ class ShrinkPlan(Artifact):
 
     repair: ClassVar[str] = "give another --output: a plan that was edited is none"
 
-    schema_: Literal["gradience.shrink_plan/1"] = Field(default="gradience.shrink_plan/1", alias="schema")
+    schema_: Literal["gradience.shrink_plan/2"] = Field(default="gradience.shrink_plan/2", alias="schema")
     adapter: str
     adapter_sha256: str
     """Of its weights file."""
@@ -105,11 +105,11 @@ class ShrinkPlan(Artifact):
     given: bool
     """Whether the rungs were given; else they are halvings of the suggested rank."""
     rungs: tuple[PlannedRung, ...]
-    """In the order in which they are tested: from the largest down, the healed one before the smallest."""
+    """In the order in which they are tested: from the largest down, the distilled one before the smallest."""
     calibration_sha256: str | None = None
     """Of the calibration that all rungs are made with; null for truncations."""
-    healing: PlannedHealing | None = None
-    """Null where no rung is healed."""
+    distillation: PlannedDistillation | None = None
+    """Null where no rung is distilled."""
     changes: tuple[str, ...] = ()
     """What was another in an earlier plan of this folder, after answers were there."""
 
@@ -188,7 +188,7 @@ class ShrinkReport(Report):
     row_field: ClassVar[str] = "rungs"
     repair: ClassVar[str] = "shrink again: gradience shrink … --output DIR"
 
-    schema_: Literal["gradience.shrink/1"] = Field(default="gradience.shrink/1", alias="schema")
+    schema_: Literal["gradience.shrink/2"] = Field(default="gradience.shrink/2", alias="schema")
     base: str
     task: str
     source: dict[str, str]
@@ -219,8 +219,8 @@ class ShrinkForecast(Report):
 
     row_field: ClassVar[str] = "rungs"
 
-    schema_: Literal["gradience.shrink_forecast/2"] = Field(
-        default="gradience.shrink_forecast/2", alias="schema"
+    schema_: Literal["gradience.shrink_forecast/3"] = Field(
+        default="gradience.shrink_forecast/3", alias="schema"
     )
     plan: ShrinkPlan
     rungs: tuple[PlannedRung, ...]

@@ -16,7 +16,7 @@ from gradience.files.shared_names import path_text
 from gradience.models.locate import locate
 from gradience.reports.calibration import calibration_argument
 from gradience.reports.shrink import DevRows, ShrinkPlan
-from gradience.shrink.prompts import healing_of, notes_on_prompts, planned_healing
+from gradience.shrink.prompts import distillation_of, notes_on_prompts, planned_distillation
 from gradience.shrink.rungs import Source, plan_rungs, with_base
 from gradience.shrink.settings import ShrinkSettings
 from gradience.tasks.examples import LabelledExample, fingerprint
@@ -54,9 +54,13 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     calibration = calibration_argument(settings.calibration)
     inputs = read_inputs(request)
     adapter = inputs.reference
-    prompts = settings.heal_prompts
-    healing, healing_ids = (None, ()) if prompts is None else healing_of(request, Path(prompts))
-    source = Source(adapter.folder, audit_adapter(adapter.folder), calibration=calibration, healing=healing)
+    prompts = settings.distill_prompts
+    distillation, distillation_ids = (
+        (None, ()) if prompts is None else distillation_of(request, Path(prompts))
+    )
+    source = Source(
+        adapter.folder, audit_adapter(adapter.folder), calibration=calibration, distillation=distillation
+    )
     if adapter.fields.get("use_dora"):  # which is written anew for the base that it stands on
         source = with_base(source, locate(inputs.model).folder)
     planned, notes = plan_rungs(source, rungs)
@@ -64,8 +68,8 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")
     test, dev, dev_rows = split(inputs, len(planned))
-    planned_heal = None if healing is None else planned_healing(healing)
-    known = notes_on_prompts(test, calibration, healing_ids)
+    planned_distill = None if distillation is None else planned_distillation(distillation)
+    known = notes_on_prompts(test, calibration, distillation_ids)
     inputs = replace(inputs, adapters=(adapter,), examples=test, notes=(*inputs.notes, *notes, *known))
     suggestions = source.audit.suggestions
     plan = ShrinkPlan(
@@ -88,7 +92,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         given=rungs is not None,
         rungs=planned,
         calibration_sha256=None if calibration is None else calibration.sha256,
-        healing=planned_heal,
+        distillation=planned_distill,
     )
     return Prepared(inputs, dev, source, plan)
 
@@ -161,8 +165,8 @@ def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
     # That there is none any more is said by the rungs.
     if earlier.calibration_sha256 and now.calibration_sha256 not in (None, earlier.calibration_sha256):
         changes.append("the calibration is another")
-    if earlier.healing and now.healing not in (None, earlier.healing):
-        changes.append("the prompts or settings of the healing are others")
+    if earlier.distillation and now.distillation not in (None, earlier.distillation):
+        changes.append("the prompts or settings of the distillation are others")
     if earlier.margin != now.margin:
         before, after = (plan.loss(plan.margin) for plan in (earlier, now))
         changes.append(f"the margin was {before}, and is {after}")

@@ -1,5 +1,5 @@
 """Rungs: smaller adapters, each known by a size. A new kind is an object like `TRUNCATED`, and one line in `KINDS`: it
-chooses ranks otherwise (from a calibration), or goes on from another rung (and heals it)."""
+chooses ranks otherwise (from a calibration), or goes on from another rung (and distills it)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.calibrate.heal.inputs import HealInputs, read_heal_inputs
-from gradience.calibrate.heal.verb import heal
-from gradience.calibrate.settings import HealSettings
+from gradience.calibrate.settings import DistillSettings
 from gradience.compress.adapter import Documents, rehearse_compression, write_compressed
 from gradience.digests import sha256_file, sha256_json
+from gradience.distill.inputs import DistillInputs, read_distill_inputs
+from gradience.distill.verb import distill
 from gradience.errors import InputError, UsageError
 from gradience.files.whole import write_whole
 from gradience.plan.calibrated import ToSizeOfRank
@@ -41,8 +41,8 @@ class Source:
     """A folder with the base's weights, which a DoRA needs."""
     calibration: Calibration | None = None
     """Where there is one, all rungs are made with it."""
-    healing: HealSettings | None = None
-    """How the smallest rung is healed; its student is the adapter itself until that rung is made."""
+    distillation: DistillSettings | None = None
+    """How the smallest rung is distilled; its student is the adapter itself until that rung is made."""
 
     @property
     def rank(self) -> int:
@@ -115,30 +115,30 @@ class Calibrated:
 
 
 @dataclass(frozen=True, slots=True)
-class Healed:
+class Distilled:
     """The rung of this size, trained for a few steps on prompts to answer as the adapter does."""
 
-    name: str = "healed"
+    name: str = "distilled"
 
     def plan(self, source: Source, rank: int) -> CompressionPlan:
         return cut_of(source).plan(source, rank).model_copy(update={"prediction": None})
 
     def make(self, source: Source, rank: int, folder: Path, documents: Documents | None) -> None:
-        assert source.healing is not None
+        assert source.distillation is not None
         cut = cut_of(source)
         student = folder.with_name(rung_name(cut, rank))
         cut.make(source, rank, student, documents)
-        request = replace(source.healing, adapter=student, force=True)
-        inputs, mark = read_heal_inputs(request), folder.with_suffix(".sha256")
+        request = replace(source.distillation, adapter=student, force=True)
+        inputs, mark = read_distill_inputs(request), folder.with_suffix(".sha256")
         key = _key(inputs)
         if mark.is_file() and read_file(mark, MAX_SETTINGS_BYTES) == f"{key} {_files(folder)}".encode():
-            return  # healed before an interruption, from the same inputs
-        heal(inputs, folder)
+            return  # distilled before an interruption, from the same inputs
+        distill(inputs, folder)
         write_whole(mark, [f"{key} {_files(folder)}".encode()])
 
 
-def _key(inputs: HealInputs) -> str:
-    """Return a digest of everything that decides a healed adapter."""
+def _key(inputs: DistillInputs) -> str:
+    """Return a digest of everything that decides a distilled adapter."""
     from gradience.evaluate.engines.transformers import TransformersEngine
     from gradience.models.load import fingerprint_of
 
@@ -162,12 +162,12 @@ def _files(folder: Path) -> str:
     )
 
 
-TRUNCATED, CALIBRATED, HEALED = Truncated(), Calibrated(), Healed()
-KINDS: Mapping[str, RungKind] = {kind.name: kind for kind in (TRUNCATED, CALIBRATED, HEALED)}
+TRUNCATED, CALIBRATED, DISTILLED = Truncated(), Calibrated(), Distilled()
+KINDS: Mapping[str, RungKind] = {kind.name: kind for kind in (TRUNCATED, CALIBRATED, DISTILLED)}
 
 
 def cut_of(source: Source) -> RungKind:
-    """Return the kind of all rungs but a healed one."""
+    """Return the kind of all rungs but a distilled one."""
     return TRUNCATED if source.calibration is None else CALIBRATED
 
 
@@ -190,8 +190,8 @@ def plan_rungs(
 ) -> tuple[tuple[PlannedRung, ...], tuple[str, ...]]:
     """Return the rungs from the largest down, and what was left out of them and why.
 
-    The healed rung stands before the smallest, which is of its size: behind it, it would be tested only where nothing
-    needs healing.
+    The distilled rung stands before the smallest, which is of its size: behind it, it would be tested only
+    where nothing needs distillation.
 
     given: ranks in place of the halvings of the audit's p90 suggestion. Raises UsageError (`bad-rank`,
     `nothing-smaller`), InputError (`no-suggestion`), and what planning a compression raises.
@@ -214,9 +214,9 @@ def plan_rungs(
             code="nothing-smaller",
             hint="give --rungs with ranks below it",
         )
-    if source.healing is not None:
+    if source.distillation is not None:
         rank = rungs[-1].rank
-        rungs.insert(-1, _planned(HEALED, rank, HEALED.plan(source, rank)))
+        rungs.insert(-1, _planned(DISTILLED, rank, DISTILLED.plan(source, rank)))
     if given is None or not left_out:
         return tuple(rungs), ()
     names = listed([f"rank {rank}" for rank in left_out], most=5)

@@ -44,8 +44,8 @@ class ShrinkSettings(BaseSettings, ExampleSettings):
         Calibration | StrPath | None, BeforeValidator(calibration_argument), Flag("FILE")
     ] = None
     """A calibration of this adapter: all candidates keep what matters to the output, at equal sizes."""
-    heal_prompts: Annotated[StrPath | None, Flag("FILE")] = None
-    """Rows without labels: the smallest candidate, healed on them, is one more candidate."""
+    distill_prompts: Annotated[StrPath | None, Flag("FILE")] = None
+    """Rows without labels: the smallest candidate, distilled on them, is one more candidate."""
 
     @property
     def evaluation(self) -> EvaluateSettings:

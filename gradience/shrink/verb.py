@@ -34,7 +34,7 @@ from gradience.reports.shrink import ShrinkReport
 from gradience.settings import public, required_output
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import DEV, PLAN, Prepared, prepare, settle
-from gradience.shrink.rungs import HEALED
+from gradience.shrink.rungs import DISTILLED
 from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.walk import RUNGS, maker, start_of, start_on_dev, walk
 
@@ -105,8 +105,8 @@ def shrink(
         prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))
         make = maker(prepared, output, _documents(pages))
         for rung in prepared.plan.rungs:
-            if rung.kind == HEALED.name:  # while no other base is loaded
-                watcher.stage(f"{rung.name}/heal", 1, None)
+            if rung.kind == DISTILLED.name:  # while no other base is loaded
+                watcher.stage(f"{rung.name}/distill", 1, None)
                 make(rung)
         with memory_errors():
             dev = start_on_dev(prepared, output, watcher, make)

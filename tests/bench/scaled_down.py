@@ -158,6 +158,6 @@ def scaled_down(config: BenchConfig, folder: Path) -> list[str]:
     ]
     if config.compression.calibration is not None:
         changes.append("compression.calibration.rows=16")
-    if config.compression.healing is not None:
-        changes.append("compression.healing.rows=32")
+    if config.compression.distillation is not None:
+        changes.append("compression.distillation.rows=32")
     return [*changes, "task.generation.max_new_tokens=6"] if config.model.type == "causal_lm" else changes

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from bench_process import write_inputs
 from pydantic import ValidationError
-from test_heal_arm import config as healing_config
-from test_heal_arm import sentences
+from test_distill_arm import config as distillation_config
+from test_distill_arm import sentences
 from tiny_bench import Watcher, bert
 
 from gradience.bench.config.load import BenchConfig, load_config
@@ -31,15 +31,15 @@ from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionReport
-from gradience.reports.heal import HealReport
+from gradience.reports.distill import DistillReport
 from gradience.reports.stage import StageManifest
 
 CALIBRATES: dict[str, Any] = {
     "variants": ["uniform_r1", "calibrated_r1", "calibrated_kl"],
-    "arms": ["retrain", "truncate", "heal"],
+    "arms": ["retrain", "truncate", "distill"],
     "retrain": ["calibrated_kl"],
-    "controls": ["aa", "probe_healed"],
-    "healing": {"lr": 1e-2, "rows": 32},
+    "controls": ["aa", "probe_distilled"],
+    "distillation": {"lr": 1e-2, "rows": 32},
     "calibration": {"rows": 32, "max_kl": 5e-2},
 }
 FILE = "calibration/calibration.safetensors"
@@ -50,10 +50,10 @@ def config(folder: Path, **compression: Any) -> BenchConfig:
     plain = {
         "arms": ["truncate"],
         "controls": [],
-        "healing": None,
+        "distillation": None,
         "variants": ["uniform_r1", "calibrated_r1"],
     }
-    return healing_config("seqcls", folder, **{**plain, "calibration": {"rows": 16}, **compression})
+    return distillation_config("seqcls", folder, **{**plain, "calibration": {"rows": 16}, **compression})
 
 
 class Run:
@@ -99,8 +99,8 @@ def test_only_the_truncation_has_a_prediction(run: Run) -> None:
     }  # fmt: skip
 
 
-def test_healing_begins_with_the_calibrated_truncation(run: Run) -> None:
-    report = HealReport.read(run.output / "calibrated_r1.heal/adapter/adapter/heal_report.json")
+def test_distillation_begins_with_the_calibrated_truncation(run: Run) -> None:
+    report = DistillReport.read(run.output / "calibrated_r1.distill/adapter/adapter/distill_report.json")
     assert report.adapter_sha256 == run.variants["calibrated_r1.truncate"].measures.adapter_sha256
 
 

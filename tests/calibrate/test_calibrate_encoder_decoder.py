@@ -1,4 +1,4 @@
-"""Encoder–decoder models, T5 and BART: calibrated, compressed, healed; what is predicted is what is measured."""
+"""Encoder–decoder models, T5 and BART: calibrated, compressed, distilled; what is predicted is what is measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiny_models import Sum
 from toys import OPENINGS, batches, logits_of, moments, toy
 from transformers import AutoModelForSeq2SeqLM
 
-from gradience import HealReport, InputError, calibrate_adapter, compress_adapter, heal_adapter
+from gradience import DistillReport, InputError, calibrate_adapter, compress_adapter, distill_adapter
 from gradience.calibrate.batches import Encoded, encode_targets
 from gradience.calibrate.completions import draw, with_completions
 from gradience.calibrate.draws import uniforms
@@ -86,13 +86,13 @@ def test_what_a_truncation_costs_is_what_was_predicted(case, reduction, tmp_path
     assert 0.4 < kl / plan.prediction.kl < 2.5
 
 
-def test_healing_brings_it_closer_to_its_original(case, tmp_path):
+def test_distillation_brings_it_closer_to_its_original(case, tmp_path):
     compress_adapter(case.adapter, tmp_path / "small", rank=1)
     options = asked(case.base, case.prompts, teacher=case.adapter, steps=20, lr=1e-2)
-    report = heal_adapter(tmp_path / "small", tmp_path / "healed", **options)
+    report = distill_adapter(tmp_path / "small", tmp_path / "distilled", **options)
     assert (report.kind, report.improved) == ("seq2seq_lm", True)
     assert report.change.high < 0
-    assert HealReport.read(tmp_path / "healed" / "heal_report.json") == report
+    assert DistillReport.read(tmp_path / "distilled" / "distill_report.json") == report
 
 
 def test_a_target_as_long_as_its_prompt_is_not_taken_for_it():

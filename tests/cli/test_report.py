@@ -150,11 +150,11 @@ def test_pages_of_a_fleet_of_a_conversion_and_of_a_budget(tmp_path, capsys):
         assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["calibrate", "heal"])
+@pytest.mark.parametrize("verb", ["calibrate", "distill"])
 def test_a_plan_of_needs_has_no_page(verb, tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "x"}\n', encoding="utf-8")
     words = [verb, str(example_adapter()), "--prompts", str(tmp_path / "rows.jsonl"), "--dry-run"]
-    words += ["--teacher", str(example_adapter())] if verb == "heal" else []
+    words += ["--teacher", str(example_adapter())] if verb == "distill" else []
     assert run([*words, "--html", str(tmp_path / "x.html")]) == 2
     assert "--html and --dry-run" in capsys.readouterr().err
 

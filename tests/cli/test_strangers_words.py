@@ -64,7 +64,7 @@ def test_what_was_written_is_printed_visibly(verb, tmp_path, capsys):
 
 
 def test_every_verb_says_so_through_one_function(capsys):
-    """`heal`, `calibrate`, `evaluate`, `shrink` and Bench need a model to get there."""
+    """`distill`, `calibrate`, `evaluate`, `shrink` and Bench need a model to get there."""
     cli = Path(run.__code__.co_filename).parent
     assert [path.name for path in cli.glob("*.py") if 'print(f"written: ' in path.read_text()] == []
     show_written(HOSTILE)

@@ -133,7 +133,7 @@ def test_the_figures_behind_a_plot_are_those_that_are_drawn(chromium, pages):
 def test_an_axis_begins_where_it_says(chromium, pages):
     """plotly 4.1 forgets one end of a range where a margin grows."""
     with browsing(chromium) as page:
-        page.open(pages("HealReport"))
+        page.open(pages("DistillReport"))
         assert page.value("document.querySelector('#plot-kl [data-plot]')._fullLayout.yaxis.range[0]") == 0
 
 

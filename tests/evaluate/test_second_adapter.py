@@ -14,7 +14,7 @@ from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig, 
 from tiny_models import LETTERS, SPECIAL, letters_tokenizer, llama, llama_adapter, sums
 from transformers import MixtralConfig, MixtralForCausalLM, set_seed
 
-from gradience import compress_adapter, evaluate_adapters, heal_adapter, shrink_adapter
+from gradience import compress_adapter, distill_adapter, evaluate_adapters, shrink_adapter
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers import TransformersEngine
 
@@ -180,7 +180,7 @@ def base(tmp_path_factory):
 
 
 def verbs(base: Path, folders: dict[tuple[str, int], Path], name: str, output: Path) -> None:
-    """Evaluate two adapters of a kind; truncate one, distil it; search for the smallest."""
+    """Evaluate two adapters of a kind; truncate one, distill it; search for the smallest."""
     given = {"base_model": base / "base", "device": "cpu"}
     asked = {"data": base / "rows.jsonl", "max_new_tokens": 3, "batch_size": 20, **given}
     one, other = folders[name, 1], folders[name, 2]
@@ -189,10 +189,10 @@ def verbs(base: Path, folders: dict[tuple[str, int], Path], name: str, output: P
     if name in NOT_TRUNCATED:
         return
     compress_adapter(one, output / "small", rank=1)
-    healed = heal_adapter(
-        output / "small", output / "healed", teacher=one, prompts=base / "prompts.jsonl", steps=2, **given
+    distilled = distill_adapter(
+        output / "small", output / "distilled", teacher=one, prompts=base / "prompts.jsonl", steps=2, **given
     )
-    assert healed.steps == 2
+    assert distilled.steps == 2
     shrunk = shrink_adapter(one, output / "shrunk", rungs=[1], margin="0.9", **asked)
     assert shrunk.rungs[0].status != "not evaluated"
 

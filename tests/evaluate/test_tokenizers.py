@@ -1,4 +1,4 @@
-"""Which tokenizer an evaluation, a calibration and a healing use, and adapters that were trained with more tokens."""
+"""The tokenizer of an evaluation, a calibration and a distillation; adapters trained with more tokens."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from gradience import calibrate_adapter, evaluate_adapters
 from gradience.calibrate import inputs as calibration
-from gradience.calibrate.heal.inputs import read_heal_inputs
-from gradience.calibrate.settings import CalibrateSettings, HealSettings
+from gradience.calibrate.settings import CalibrateSettings, DistillSettings
 from gradience.cli.app import run
+from gradience.distill.inputs import read_distill_inputs
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.evaluate.inputs import read_inputs
@@ -112,16 +112,16 @@ def test_the_records_belong_to_a_tokenizer_and_the_report_names_it(folders, tmp_
     assert records.stat().st_mtime_ns != before
 
 
-def test_a_calibration_and_a_healing_use_it_too(folders, tmp_path, capsys):
+def test_a_calibration_and_a_distillation_use_it_too(folders, tmp_path, capsys):
     given = {"prompts": folders / "rows.jsonl", "base_model": str(folders / "base")}
     for of, begins in ((None, "very film"), ("base", "film")):
         rows = calibration.read_inputs(CalibrateSettings(adapter=folders / "own", tokenizer=of, **given)).rows
         assert all(row.text.startswith(begins) for row in rows.all)
     written = calibrate_adapter(folders / "own", tmp_path / "c.safetensors", device="cpu", **given)
     assert "saved with" in written.report.notes[0]
-    settings = HealSettings(adapter=folders / "bare", teacher=folders / "own", **given)
-    healing = read_heal_inputs(settings)
-    assert all(row.text.startswith("very film") for row in healing.student.rows.all)
+    settings = DistillSettings(adapter=folders / "bare", teacher=folders / "own", **given)
+    distillation = read_distill_inputs(settings)
+    assert all(row.text.startswith("very film") for row in distillation.student.rows.all)
     command = ["calibrate", str(folders / "own"), "-b", str(folders / "base"), "--dry-run"]
     assert run([*command, "--prompts", str(folders / "rows.jsonl")]) == 0
     assert "note: the tokenizer and its chat template are those saved with" in capsys.readouterr().err

@@ -14,8 +14,8 @@ import audit_sample
 import bench_sample
 import calibration_sample
 import compression_sample
+import distill_sample
 import fleet_sample
-import heal_sample
 
 from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
 from gradience.bench.plan.power import plausible, report_of_numbers
@@ -40,7 +40,7 @@ from gradience.reports.evaluation import (
     KeptRecords,
 )
 from gradience.reports.forecast import BenchForecast, Check, ScoredExample
-from gradience.reports.shrink import PlannedHealing, ShrinkForecast, ShrinkReport
+from gradience.reports.shrink import PlannedDistillation, ShrinkForecast, ShrinkReport
 from gradience.reports.stage import StageManifest
 from gradience.reports.training import TrainingReport
 from gradience.reports.verification import Verification
@@ -101,8 +101,8 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.COMPRESSION_PLAN: compression_sample.plan(planned),
         ArtifactName.CALIBRATION: calibration_sample.calibration_report(),
         ArtifactName.CALIBRATION_FORECAST: calibration_sample.calibration_forecast(),
-        ArtifactName.HEAL: heal_sample.heal_report(),
-        ArtifactName.HEAL_FORECAST: heal_sample.heal_forecast(),
+        ArtifactName.DISTILL: distill_sample.distill_report(),
+        ArtifactName.DISTILL_FORECAST: distill_sample.distill_forecast(),
         ArtifactName.CONVERSION: compression_sample.conversion(),
         ArtifactName.COMPARISON: compression_sample.comparison(compared),
         ArtifactName.EVALUATION: EvaluationReport.read(EVALUATED),
@@ -213,10 +213,10 @@ def evaluation_forecast() -> EvaluationForecast:
 
 def shrink() -> ShrinkReport:
     report = ShrinkReport.read(SHRUNK)
-    healing = PlannedHealing(
+    distillation = PlannedDistillation(
         prompts="prompts.jsonl", prompts_sha256="0" * 64, steps=100, lr=3e-4, batch_size=8, seed=42
     )
-    plan = report.plan.model_copy(update={"healing": healing, "calibration_sha256": "0" * 64})
+    plan = report.plan.model_copy(update={"distillation": distillation, "calibration_sha256": "0" * 64})
     return report.model_copy(update={"plan": plan})
 
 

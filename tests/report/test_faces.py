@@ -12,8 +12,8 @@ import pytest
 from bench_sample import bench, three_seeds
 from calibration_sample import calibration_report
 from compression_sample import conversion
+from distill_sample import distill_report
 from fleet_sample import fleet_compression, fleet_report
-from heal_sample import heal_report
 from test_audit_document import Reader
 from test_audit_text import mistral
 from test_comparison_text import unlike
@@ -51,7 +51,7 @@ SAMPLES = {
     "EvidenceReport": two_logs,
     "FleetCompression": fleet_compression,
     "FleetReport": fleet_report,
-    "HealReport": heal_report,
+    "DistillReport": distill_report,
     "ShrinkReport": lambda: ShrinkReport.read(RESULTS / "minilm_shrink" / "shrink.json"),
     "MonitorReport": lambda: monitor_runs(sorted(RUNS.glob("*.jsonl"))),
 }

@@ -1,4 +1,4 @@
-"""Rungs from a calibration and a healed one: their place, what they are made of, what is said of prompts."""
+"""Rungs from a calibration and a distilled one: their place, what they are made of, what is said of prompts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import adapters_to_compare as data
 import pytest
 
 from gradience import compress_adapter, shrink_adapter
-from gradience.calibrate.heal.verb import heal
 from gradience.calibrate.verb import calibrate_adapter
 from gradience.digests import sha256_file
+from gradience.distill.verb import distill
 from gradience.errors import UsageError
 from gradience.report.shrink import shrink_text
 from gradience.reports.base.numbers import sig
 from gradience.reports.calibration import Calibration
-from gradience.reports.heal import HealReport
+from gradience.reports.distill import DistillReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import rungs, verb
 from gradience.shrink.plan import settle
@@ -50,14 +50,14 @@ def finished(folder, tmp_path_factory):
     """A search with rungs of both kinds, each of which holds."""
     output = tmp_path_factory.mktemp("finished") / "out"
     return shrink(
-        folder, output, calibration=folder / "c.safetensors", heal_prompts=folder / "prompts.jsonl"
+        folder, output, calibration=folder / "c.safetensors", distill_prompts=folder / "prompts.jsonl"
     ), output
 
 
 def test_calibrated_rungs_have_the_size_of_a_rank_and_the_prediction_of_their_plan(folder, finished):
     report, output = finished
     plan = ShrinkPlan.read(output / "plan.json")
-    assert [rung.name for rung in plan.rungs] == ["calibrated2", "healed1", "calibrated1"]
+    assert [rung.name for rung in plan.rungs] == ["calibrated2", "distilled1", "calibrated1"]
     assert plan.calibration_sha256 == Calibration.read(folder / "c.safetensors").sha256
     for rung in (plan.rungs[0], plan.rungs[2]):
         uniform = compress_adapter(folder / "reference", rank=rung.rank, dry_run=True).new_params
@@ -73,16 +73,16 @@ def test_calibrated_rungs_have_the_size_of_a_rank_and_the_prediction_of_their_pl
     assert [rung.predicted_kl for rung in report.rungs] == [rung.predicted_kl for rung in plan.rungs]
 
 
-def test_the_healed_rung_stands_before_the_one_that_it_is_made_from(folder, finished):
+def test_the_distilled_rung_stands_before_the_one_that_it_is_made_from(folder, finished):
     report, output = finished
-    healed, cut = report.plan.rungs[1:]
-    assert (healed.kind, healed.rank, healed.lora_params) == ("healed", cut.rank, cut.lora_params)
-    assert healed.predicted_kl is None
-    done = HealReport.read(output / "rungs" / "healed1" / "heal_report.json")
+    distilled, cut = report.plan.rungs[1:]
+    assert (distilled.kind, distilled.rank, distilled.lora_params) == ("distilled", cut.rank, cut.lora_params)
+    assert distilled.predicted_kl is None
+    done = DistillReport.read(output / "rungs" / "distilled1" / "distill_report.json")
     assert done.adapter_sha256 == sha256_file(output / "rungs" / "calibrated1" / WEIGHTS)
     assert done.teacher_sha256 == report.plan.adapter_sha256
     assert done.output_sha256 == report.rungs[1].result.sha256
-    planned = report.plan.healing
+    planned = report.plan.distillation
     assert (planned.prompts_sha256, planned.steps, planned.lr, planned.batch_size, planned.seed) == (
         done.prompts_sha256, done.planned_steps, done.lr, done.batch_size, done.seed
     )  # fmt: skip
@@ -94,7 +94,7 @@ def test_the_healed_rung_stands_before_the_one_that_it_is_made_from(folder, fini
 
 def test_the_screen_says_what_is_predicted_and_how_rungs_are_made(finished):
     screen = shrink_text(finished[0])
-    assert "calibrated rank 2, healed rank 1, calibrated rank 1" in " ".join(screen.split())
+    assert "calibrated rank 2, distilled rank 1, calibrated rank 1" in " ".join(screen.split())
     assert "up to 100 steps on prompts.jsonl" in " ".join(screen.split())
     _, table = screen.split("How much do the outputs change?")
     heading, *rows = table.strip().splitlines()
@@ -108,24 +108,26 @@ def test_the_screen_says_what_is_predicted_and_how_rungs_are_made(finished):
     assert "predicted" not in shrink_text(kept)
 
 
-def test_a_search_that_resumes_heals_again_only_if_something_changed(folder, tmp_path, monkeypatch):
-    healed = []
-    monkeypatch.setattr(rungs, "heal", lambda *given, **how: healed.append(given) or heal(*given, **how))
-    given, output = {"heal_prompts": folder / "prompts.jsonl", "rungs": [1]}, tmp_path / "out"
+def test_a_search_that_resumes_distills_again_only_if_something_changed(folder, tmp_path, monkeypatch):
+    distilled = []
+    monkeypatch.setattr(
+        rungs, "distill", lambda *given, **how: distilled.append(given) or distill(*given, **how)
+    )
+    given, output = {"distill_prompts": folder / "prompts.jsonl", "rungs": [1]}, tmp_path / "out"
     first = shrink(folder, output, **given)
     assert shrink(folder, output, **given).rungs == first.rungs
-    assert len(healed) == 1
-    weights = output / "rungs" / "healed1" / WEIGHTS
+    assert len(distilled) == 1
+    weights = output / "rungs" / "distilled1" / WEIGHTS
     weights.write_bytes((output / "rungs" / "rank1" / WEIGHTS).read_bytes())
     assert shrink(folder, output, **given).rungs == first.rungs
-    assert len(healed) == 2
+    assert len(distilled) == 2
     more = tmp_path / "more.jsonl"
     more.write_text((folder / "prompts.jsonl").read_text() + json.dumps({"text": "one more"}) + "\n")
-    shrink(folder, output, **{**given, "heal_prompts": more})
-    assert len(healed) == 3
+    shrink(folder, output, **{**given, "distill_prompts": more})
+    assert len(distilled) == 3
 
 
-def test_a_truncation_is_healed_as_well_and_prompts_that_are_tested_are_counted(
+def test_a_truncation_is_distilled_as_well_and_prompts_that_are_tested_are_counted(
     folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(verb, "shrink", lambda prepared, output, watcher: prepared)
@@ -133,10 +135,10 @@ def test_a_truncation_is_healed_as_well_and_prompts_that_are_tested_are_counted(
     rows = [json.dumps({"text": row.split(",")[0]}) for row in tested]
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text("\n".join(rows) + "\n" + (folder / "prompts.jsonl").read_text())
-    prepared = shrink(folder, tmp_path / "out", heal_prompts=mixed)
-    assert [rung.name for rung in prepared.plan.rungs] == ["rank2", "healed1", "rank1"]
+    prepared = shrink(folder, tmp_path / "out", distill_prompts=mixed)
+    assert [rung.name for rung in prepared.plan.rungs] == ["rank2", "distilled1", "rank1"]
     (note,) = prepared.inputs.notes
-    assert note.startswith("3 of the 23 prompts that heal are rows that are tested")
+    assert note.startswith("3 of the 23 prompts that distill are rows that are tested")
 
 
 def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, monkeypatch):
@@ -160,7 +162,7 @@ def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, 
     ("options", "code"),
     [
         ({"name": "other", "calibration": "c.safetensors"}, "other-calibration"),
-        ({"heal_prompts": "few.jsonl"}, "too-few-rows"),
+        ({"distill_prompts": "few.jsonl"}, "too-few-rows"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(folder, tmp_path, options, code):
@@ -173,21 +175,21 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(folder, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_another_calibration_or_healing_changes_the_plan(finished, tmp_path):
+def test_another_calibration_or_distillation_changes_the_plan(finished, tmp_path):
     plan = finished[0].plan
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "reference.jsonl").touch()
     settle(plan, tmp_path, print)
-    other = plan.healing.model_copy(update={"prompts_sha256": "0" * 64})
+    other = plan.distillation.model_copy(update={"prompts_sha256": "0" * 64})
     changed = settle(
-        plan.model_copy(update={"calibration_sha256": "0" * 64, "healing": other}), tmp_path, print
+        plan.model_copy(update={"calibration_sha256": "0" * 64, "distillation": other}), tmp_path, print
     )
     assert changed.changes == (
         "the calibration is another",
-        "the prompts or settings of the healing are others",
+        "the prompts or settings of the distillation are others",
     )
-    cut = plan.model_copy(update={"calibration_sha256": None, "healing": None, "rungs": plan.rungs[:1]})
+    cut = plan.model_copy(update={"calibration_sha256": None, "distillation": None, "rungs": plan.rungs[:1]})
     assert (
-        "the rungs were calibrated rank 2, healed rank 1, calibrated rank 1, and are calibrated rank 2"
+        "the rungs were calibrated rank 2, distilled rank 1, calibrated rank 1, and are calibrated rank 2"
         in settle(cut, tmp_path, print).changes
     )

@@ -55,13 +55,13 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
-class Healed:
+class Distilled:
     """An arm that is made from the probe's files, and then trained for a few steps to answer as the probe does."""
 
     name: str
     """As above."""
     begin: Callable[[Source, Ranks, Path], None]
-    """Writes the adapter that is healed to a folder, as PEFT would."""
+    """Writes the adapter that is distilled to a folder, as PEFT would."""
     words: str = ""
     """As above."""
     suffix: bool = True
@@ -70,7 +70,7 @@ class Healed:
     """The control without which it is not reported."""
 
 
-Arm = Derived | Healed | Trained
+Arm = Derived | Distilled | Trained
 
 
 def result_name(variant: str, arm: Arm) -> str:

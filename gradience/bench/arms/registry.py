@@ -6,15 +6,16 @@ from gradience.bench.arms.arm import Arm, Control
 from gradience.bench.arms.controls.aa import AA
 from gradience.bench.arms.controls.head_only import HEAD_ONLY
 from gradience.bench.arms.controls.per_layer_shuffled import PER_LAYER_SHUFFLED
-from gradience.bench.arms.controls.probe_healed import PROBE_HEALED
+from gradience.bench.arms.controls.probe_distilled import PROBE_DISTILLED
 from gradience.bench.arms.controls.random_directions import RANDOM_DIRECTIONS
-from gradience.bench.arms.heal import HEAL
+from gradience.bench.arms.distill import DISTILL
 from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.arms.truncate import TRUNCATE
 
-ARMS: dict[str, Arm] = {arm.name: arm for arm in (RETRAIN, TRUNCATE, HEAL)}
+ARMS: dict[str, Arm] = {arm.name: arm for arm in (RETRAIN, TRUNCATE, DISTILL)}
 CONTROLS: dict[str, Control] = {
-    control.name: control for control in (PER_LAYER_SHUFFLED, RANDOM_DIRECTIONS, HEAD_ONLY, AA, PROBE_HEALED)
+    control.name: control
+    for control in (PER_LAYER_SHUFFLED, RANDOM_DIRECTIONS, HEAD_ONLY, AA, PROBE_DISTILLED)
 }
 
 

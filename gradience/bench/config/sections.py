@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from gradience import tasks
-from gradience.bench.arms.arm import Arm, Healed, Trained
+from gradience.bench.arms.arm import Arm, Distilled, Trained
 from gradience.bench.arms.ranks import UNDER_KL, VARIANTS, is_calibrated, is_variant
 from gradience.bench.arms.registry import ARMS, CONTROLS
-from gradience.calibrate.heal.inputs import FEWEST as FEWEST_HEALING
 from gradience.calibrate.rows import FEWEST
+from gradience.distill.inputs import FEWEST as FEWEST_DISTILLATION
 from gradience.errors import InputError
 from gradience.evaluate.engines import ENGINES
 from gradience.models.settings import Settings
@@ -157,19 +157,19 @@ class LadderSettings(Settings):
         return self
 
 
-class HealingSettings(Settings):
-    """How the arm `heal` trains, on the probe's training prompts and without their labels."""
+class DistillationSettings(Settings):
+    """How the arm `distill` trains, on the probe's training prompts and without their labels."""
 
     steps: Annotated[Share, Field(gt=0)] = Fraction(1, 10)
     """Share of the probe's training steps, at most: it stops where nothing gets better. A step takes
     `train.per_device_train_batch_size` rows."""
-    rows: Annotated[int, Field(ge=FEWEST_HEALING)] = 512
+    rows: Annotated[int, Field(ge=FEWEST_DISTILLATION)] = 512
     """The first so many training examples. Of them a quarter is held out, and an eighth decides which step is kept."""
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """At most; it rises over a fifth of the steps and falls in a straight line to 0."""
 
     def steps_of(self, training: int) -> int:
-        """Steps of a healing after a training of so many."""
+        """Steps of a distillation after a training of so many."""
         return max(1, round(self.steps * training))
 
 
@@ -209,8 +209,10 @@ class CompressionSettings(Settings):
     """Beside the variants: the smallest rank that holds. By default none."""
     stop_early: bool = Field(default=True, exclude_if=lambda stops: stops)
     """Retrain no variant on a further seed once it cannot pass any more, whatever the further seeds say."""
-    healing: HealingSettings | None = Field(default=None, exclude_if=lambda healing: healing is None)
-    """Of the arm `heal`; its defaults where that is among the arms."""
+    distillation: DistillationSettings | None = Field(
+        default=None, exclude_if=lambda distillation: distillation is None
+    )
+    """Of the arm `distill`; its defaults where that is among the arms."""
     calibration: CalibrationSettings | None = Field(
         default=None, exclude_if=lambda calibration: calibration is None
     )
@@ -221,12 +223,12 @@ class CompressionSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _says_how(cls, values: Any) -> Any:
-        """How is healed or calibrated by default stands in the config all the same: it decides what is made."""
+        """How is distilled or calibrated by default stands in the config all the same: it decides what is made."""
         if not isinstance(values, dict):
             return values
-        heals = any(isinstance(ARMS.get(name), Healed) for name in _names(values, "arms"))
+        distills = any(isinstance(ARMS.get(name), Distilled) for name in _names(values, "arms"))
         calibrates = any(map(is_calibrated, _names(values, "variants")))
-        needed = {"healing": heals, "calibration": calibrates}
+        needed = {"distillation": distills, "calibration": calibrates}
         return values | {name: {} for name, is_so in needed.items() if is_so and values.get(name) is None}
 
     @model_validator(mode="after")
@@ -241,10 +243,10 @@ class CompressionSettings(Settings):
         if extra:
             raise ValueError(f"`retrain` names {extra[0]}, which is not among `variants`")
         for arm in (ARMS[name] for name in self.arms):
-            if isinstance(arm, Healed) and arm.needs_control not in self.controls:
+            if isinstance(arm, Distilled) and arm.needs_control not in self.controls:
                 raise ValueError(f"the arm {arm.name} needs the control {arm.needs_control}")
-        if self.healing is not None and not any(isinstance(ARMS[name], Healed) for name in self.arms):
-            raise ValueError("`healing` says how is healed, and `arms` has no `heal`")
+        if self.distillation is not None and not any(isinstance(ARMS[name], Distilled) for name in self.arms):
+            raise ValueError("`distillation` is given, but `arms` has no `distill`")
         if self.calibration is not None and not any(map(is_calibrated, self.variants)):
             raise ValueError("`calibration` says how is calibrated, and `variants` has no `calibrated`")
         if (self.calibration is not None and self.calibration.max_kl is not None) != (

@@ -8,7 +8,7 @@ from typing import Literal
 
 from gradience.bench.plan.variants import PlannedVariant
 
-Kind = Literal["training", "evaluation", "audit", "calibration", "healing", "cut"]
+Kind = Literal["training", "evaluation", "audit", "calibration", "distillation", "cut"]
 """What is done in a stage; `cut`: an adapter is derived from the probe's files."""
 
 
@@ -26,7 +26,7 @@ def stage_graph(
 ) -> tuple[StageNode, ...]:
     """Return the stages of a seed in the order in which one process makes them.
 
-    What is cut from the probe comes while its base is loaded, then what is healed, then what is trained.
+    What is cut from the probe comes while its base is loaded, then what is distilled, then what is trained.
     """
     nodes = [
         StageNode("probe/train", "training"),
@@ -36,14 +36,14 @@ def stage_graph(
     nodes += [StageNode("audit", "audit", (nodes[-1].name,))]
     nodes += [StageNode("calibration", "calibration", ("audit",))] if calibrates else []
     planned = (nodes[-1].name,)
-    healed = [variant for variant in variants if variant.is_healed]
+    distilled = [variant for variant in variants if variant.is_distilled]
     trained = [variant for variant in variants if variant.is_trained]
     for variant in variants:
-        if not variant.is_trained and not variant.is_healed:
+        if not variant.is_trained and not variant.is_distilled:
             nodes += [StageNode(f"{variant.name}/adapter", "cut", planned), _evaluation(variant, "adapter")]
-    nodes += [StageNode(f"{variant.name}/adapter", "healing", planned) for variant in healed]
+    nodes += [StageNode(f"{variant.name}/adapter", "distillation", planned) for variant in distilled]
     nodes += [StageNode(f"{variant.name}/train", "training", planned) for variant in trained]
-    nodes += [_evaluation(variant, "adapter") for variant in healed]
+    nodes += [_evaluation(variant, "adapter") for variant in distilled]
     nodes += [_evaluation(variant, "train") for variant in trained]
     return tuple(nodes)
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gradience.adapters.patterns import anchored_key
-from gradience.bench.arms.arm import Arm, Control, Derived, Healed, Trained, result_name
+from gradience.bench.arms.arm import Arm, Control, Derived, Distilled, Trained, result_name
 from gradience.bench.arms.ladder import ranks_of_rung, rung_name
 from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade, is_calibrated
 from gradience.bench.arms.registry import CONTROLS
@@ -83,9 +83,9 @@ class PlannedVariant:
         return isinstance(self.making, Trained)
 
     @property
-    def is_healed(self) -> bool:
-        """Whether it is derived from the probe and then healed."""
-        return isinstance(self.making, Healed)
+    def is_distilled(self) -> bool:
+        """Whether it is derived from the probe and then distilled."""
+        return isinstance(self.making, Distilled)
 
     @property
     def needs_calibration(self) -> bool:

@@ -1,4 +1,4 @@
-"""The probe's own training prompts, without their labels: what Bench calibrates and heals on."""
+"""The probe's own training prompts, without their labels: what Bench calibrates and distills on."""
 
 from __future__ import annotations
 

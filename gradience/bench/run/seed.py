@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from gradience.audit.adapter import audit_adapter
-from gradience.bench.arms.arm import Derived, Healed, Source, Trained
+from gradience.bench.arms.arm import Derived, Distilled, Source, Trained
 from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
 from gradience.bench.run.answers import evaluate_adapter, evaluator_of
 from gradience.bench.run.calibrate import calibrate_probe, calibration_prompts
-from gradience.bench.run.heal import Healing, heal_variant
+from gradience.bench.run.distill import Distillation, distill_variant
 from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
 from gradience.bench.run.scales import hold_scale
 from gradience.bench.run.stages import Due, NotDone, Stages
@@ -81,7 +81,7 @@ class SeedRun:
         self.evaluator = evaluator_of(config, task, self.examples, self.watcher.step)
         self.number = 0
         self.planned: int | None = None
-        self.healed: set[str] = set()
+        self.distilled: set[str] = set()
         """Stages that make an adapter with the base."""
 
     def run(self) -> SeedFacts:
@@ -221,19 +221,19 @@ class SeedRun:
         outcomes = [Outcome(variant) for variant in planned]
         due = [outcome for outcome in outcomes if outcome.planned.is_made]
         self.planned = self.number + 2 * len(due)
-        healed = [outcome for outcome in due if outcome.planned.is_healed]
+        distilled = [outcome for outcome in due if outcome.planned.is_distilled]
         trained = [outcome for outcome in due if outcome.planned.is_trained]
-        derived = [outcome for outcome in due if outcome not in healed and outcome not in trained]
+        derived = [outcome for outcome in due if outcome not in distilled and outcome not in trained]
         for outcome in derived:  # while the base is loaded
             self._attempt(outcome, self._derive, probe, facts)
             self._attempt(outcome, self._evaluate, probe)
-        if (healed or trained) and torch.cuda.is_available():
+        if (distilled or trained) and torch.cuda.is_available():
             self.evaluator.close()  # a card holds one base more easily than two
-        for outcome in healed:
-            self._attempt(outcome, self._heal, probe, facts)
+        for outcome in distilled:
+            self._attempt(outcome, self._distill, probe, facts)
         for outcome in trained:
             self._attempt(outcome, self._retrain)
-        for outcome in (*healed, *trained):
+        for outcome in (*distilled, *trained):
             self._attempt(outcome, self._evaluate, probe)
         return outcomes
 
@@ -265,18 +265,20 @@ class SeedRun:
         assert isinstance(arm, Derived)
         self._from_probe(outcome, probe, facts, arm.make, {})
 
-    def _heal(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
+    def _distill(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
         """Make an adapter from the files of the probe, and train it to answer as the probe does."""
         arm = outcome.planned.making
-        assert isinstance(arm, Healed)
+        assert isinstance(arm, Distilled)
         assert probe.adapter is not None
         assert probe.adapter.training is not None
-        healing = Healing.of(self.config, self.task, probe.adapter.training.planned_steps)
+        distillation = Distillation.of(self.config, self.task, probe.adapter.training.planned_steps)
 
         def make(source: Source, ranks: Ranks, target: Path) -> None:
-            heal_variant(arm, source, ranks, target, healing, self.watcher.step)
+            distill_variant(arm, source, ranks, target, distillation, self.watcher.step)
 
-        self._from_probe(outcome, probe, facts, make, {"base": self.base, "healing": healing.decides()})
+        self._from_probe(
+            outcome, probe, facts, make, {"base": self.base, "distillation": distillation.decides()}
+        )
 
     def _from_probe(
         self,
@@ -306,8 +308,8 @@ class SeedRun:
             write(Source(source.folder, audit, self.seed, calibration), planned.ranks, target)
             write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
 
-        if planned.is_healed:
-            self.healed.add(f"{planned.name}/adapter")
+        if planned.is_distilled:
+            self.distilled.add(f"{planned.name}/adapter")
         outcome.read_derived(self._stage(f"{planned.name}/adapter", depends, make, resumable=False))
 
     # ------------------------------------------------------------ training and evaluating
@@ -392,7 +394,9 @@ class SeedRun:
         if stage.endswith("/train"):
             report = self.folder / stage / REPORT
             return lambda: TrainingReport.read(report).peak_memory_bytes
-        on_cpu = stage == "audit" or (stage.endswith("/adapter") and stage not in self.healed)  # numpy's work
+        on_cpu = stage == "audit" or (
+            stage.endswith("/adapter") and stage not in self.distilled
+        )  # numpy's work
         return watch_peak(torch.device("cpu") if on_cpu else choose_device(self.config.runtime.device))
 
     def _failed(self, name: str, error: Exception) -> str:

@@ -116,7 +116,7 @@ class Spread:
     def _gpus(self, stage: str, run: SeedRun) -> int:
         """GPUs that a stage needs on a machine that has some. Audits and truncations are numpy's work."""
         what = stage.rpartition("/")[2]
-        if what == "audit" or (what == "adapter" and stage not in run.healed):
+        if what == "audit" or (what == "adapter" and stage not in run.distilled):
             return 0
         return self.config.runtime.processes if what == "train" else 1
 

@@ -12,14 +12,14 @@ from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant
 from gradience.compress.adapter import REPORT as COMPRESSION_REPORT
-from gradience.compress.carry import HEAL_REPORT
+from gradience.compress.carry import DISTILL_REPORT
 from gradience.errors import InputError
 from gradience.files.records import Evaluation, read_records
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionReport
-from gradience.reports.heal import HealReport
+from gradience.reports.distill import DistillReport
 from gradience.reports.stage import MANIFEST, StageFile, StageManifest
 from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 
@@ -46,7 +46,7 @@ class StoredAdapter:
     lora: bool = True
     """False: its head alone is used, and its LoRA was never trained."""
     training: TrainingReport | None = None
-    healing: HealReport | None = None
+    distillation: DistillReport | None = None
     compression: CompressionReport | None = None
     """Where a calibration has chosen what was kept."""
 
@@ -89,12 +89,12 @@ class Outcome:
                 hint="make it again: gradience bench run with the same --config and --output",
             ) from None
         lora_params, other_params = sizes
-        report = stage / ADAPTER / HEAL_REPORT
+        report = stage / ADAPTER / DISTILL_REPORT
         self._add_adapter(
             stage,
             lora_params=lora_params,
             other_params=other_params,
-            healing=HealReport.read(report) if self.planned.is_healed else None,
+            distillation=DistillReport.read(report) if self.planned.is_distilled else None,
             compression=CompressionReport.read(stage / ADAPTER / COMPRESSION_REPORT)
             if self.planned.predicted is not None
             else None,

@@ -11,7 +11,7 @@ from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.facts import Outcome, SeedFacts, StoredAdapter
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.rescore import repeated
-from gradience.compress.carry import HEAL_REPORT
+from gradience.compress.carry import DISTILL_REPORT
 from gradience.digests import sha256_file
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.training import ADAPTER
@@ -43,7 +43,7 @@ def _links(facts: SeedFacts, plan: BenchPlan, config: Mapping[str, Any]) -> Iter
     for outcome in (facts.probe, *facts.outcomes):
         if outcome.adapter is not None:
             yield from _of_training(outcome, outcome.adapter, facts, plan, config)
-            yield from _of_healing(outcome, outcome.adapter, facts.probe, facts)
+            yield from _of_distillation(outcome, outcome.adapter, facts.probe, facts)
             yield from _of_answers(outcome, outcome.adapter, probe, plan)
 
 
@@ -69,18 +69,20 @@ def _of_training(
     yield file, "examples.sha256", report.examples.sha256, data.sha256
 
 
-def _of_healing(outcome: Outcome, adapter: StoredAdapter, probe: Outcome, facts: SeedFacts) -> Iterator[Link]:
-    healing, training = facts.config.compression.healing, probe.adapter and probe.adapter.training
-    if not outcome.planned.is_healed or healing is None or not probe.adapter or not training:
+def _of_distillation(
+    outcome: Outcome, adapter: StoredAdapter, probe: Outcome, facts: SeedFacts
+) -> Iterator[Link]:
+    distillation, training = facts.config.compression.distillation, probe.adapter and probe.adapter.training
+    if not outcome.planned.is_distilled or distillation is None or not probe.adapter or not training:
         return
-    file, report = f"{outcome.planned.name}/adapter/{ADAPTER}/{HEAL_REPORT}", adapter.healing
+    file, report = f"{outcome.planned.name}/adapter/{ADAPTER}/{DISTILL_REPORT}", adapter.distillation
     if report is None:
         return
     yield file, "teacher_sha256", report.teacher_sha256, probe.adapter.sha256
     yield file, "output_sha256", report.output_sha256, adapter.sha256
     yield file, "seed", report.seed, facts.seed
-    yield file, "lr", report.lr, healing.lr
-    yield file, "planned_steps", report.planned_steps, healing.steps_of(training.planned_steps)
+    yield file, "lr", report.lr, distillation.lr
+    yield file, "planned_steps", report.planned_steps, distillation.steps_of(training.planned_steps)
 
 
 def _of_answers(

@@ -48,7 +48,7 @@ PLACES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "EvidenceReport": {"forest": ("How large",), "pairs": ("How large",)},
     "FleetCompression": {"bytes": ("Smaller",), "error": ("Smaller",)},
     "FleetReport": {"slots": ("What would a lower",), "steps": ("What would a lower",)},
-    "HealReport": {"kl": ("Which step",)},
+    "DistillReport": {"kl": ("Which step",)},
     "MonitorReport": {
         "loss": ("Loss",),
         "reward": ("Reward",),

@@ -53,7 +53,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "EvidenceReport": COMPARED,
     "FleetCompression": {"bytes": "fleet:squeezed_bytes_plot", "error": "fleet:squeezed_error_plot"},
     "FleetReport": {"steps": "fleet:steps_plot", "slots": "fleet:slots_plot"},
-    "HealReport": {"kl": "steps:heal_plot"},
+    "DistillReport": {"kl": "steps:distill_plot"},
     "MonitorReport": {
         "loss": "runs:loss_plot",
         "reward": "runs:reward_plot",

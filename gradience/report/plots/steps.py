@@ -1,5 +1,5 @@
 """What changed over the steps of a training, as several checkpoints were audited: use of rank, the stable rank of each
-layer; and KL over the steps of a healing. What a run logged is in runs.py."""
+layer; and KL over the steps of a distillation. What a run logged is in runs.py."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from gradience.report.audit.view import trained_layers
 from gradience.report.plots.plot import Axis, Lines, Plot, Reference
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.numbers import count, sig, trimmed
-from gradience.reports.heal import HealReport
+from gradience.reports.distill import DistillReport
 
 STEP = Axis("step", form="count")
 LAYER = Axis("stable rank, median of the layer", low=1.0)
 
 
-def heal_plot(report: HealReport) -> Plot | None:
-    """Return KL from the original over the steps of a healing, on the rows that decide when to stop."""
+def distill_plot(report: DistillReport) -> Plot | None:
+    """Return KL from the original over the steps of a distillation, on the rows that decide when to stop."""
     steps = [check.step for check in report.checks]
     return Plot(
         "kl",
-        "KL from the original while healing",
+        "KL from the original during distillation",
         STEP,
         Axis("KL", "nats per scored token", low=0.0),
         [Lines("rows that decide", steps, [check.kl for check in report.checks], marked=True)],

@@ -1,29 +1,29 @@
-"""`heal_adapter`: what `gradience heal` does, as one function: read, load, distil, write."""
+"""`distill_adapter`: what `gradience distill` does, as one function: read, load, distill, write."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from gradience.calibrate.heal.inputs import HealInputs, read_heal_inputs
-from gradience.calibrate.settings import HealSettings
+from gradience.calibrate.settings import DistillSettings
 from gradience.compress.carry import refuse_foreign_files
+from gradience.distill.inputs import DistillInputs, read_distill_inputs
 from gradience.errors import OutputError
 from gradience.files.card import CardOf
 from gradience.files.whole import check_output
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.heal import HealReport
+from gradience.reports.distill import DistillReport
 from gradience.settings import public, required_output
 
 
-@public(HealSettings)
-def heal_adapter(settings: HealSettings) -> HealReport:
+@public(DistillSettings)
+def distill_adapter(settings: DistillSettings) -> DistillReport:
     """Train a smaller adapter for a few steps to answer as its original does, and write it to the folder `output`.
 
-    >>> report = heal_adapter(
+    >>> report = distill_adapter(
     ...     "smaller",
-    ...     "healed",
+    ...     "distilled",
     ...     teacher="my_adapter",
     ...     prompts="prompts.jsonl",
     ...     base_model="embedded:minilm",
@@ -32,17 +32,17 @@ def heal_adapter(settings: HealSettings) -> HealReport:
     >>> report.training_rows, report.held_out_rows  # better with some hundred rows
     (10, 4)
 
-    The keywords are the flags of `gradience heal`:
+    The keywords are the flags of `gradience distill`:
 
     Raises InputError where adapters, rows or base cannot be used, UsageError for what makes no sense together,
     MissingExtra, OutputError when disk or memory refuse.
     """
     output = required_output(settings.output, "DIR")
-    check_heal_output(output, settings)
-    return heal(read_heal_inputs(settings), output, progress=settings.progress)
+    check_distill_output(output, settings)
+    return distill(read_distill_inputs(settings), output, progress=settings.progress)
 
 
-def check_heal_output(output: Path, settings: HealSettings) -> None:
+def check_distill_output(output: Path, settings: DistillSettings) -> None:
     """Refuse an output that exists, or that is one of the inputs, before anything is loaded."""
     beside = Path(settings.adapter)
     for source in (beside, Path(settings.teacher)):
@@ -50,23 +50,23 @@ def check_heal_output(output: Path, settings: HealSettings) -> None:
     refuse_foreign_files(output, os.listdir(beside) if beside.is_dir() else ())
 
 
-def heal(
-    inputs: HealInputs,
+def distill(
+    inputs: DistillInputs,
     output: Path,
     *,
     progress: Progress | None = None,
     card: CardOf | None = None,
     command: str = "",
-) -> HealReport:
-    """Heal what was read, and write the folder. card: makes the block of its model card from the folder."""
-    from gradience.calibrate.heal.write import write_healed
+) -> DistillReport:
+    """Distill what was read, and write the folder. card: makes the block of its model card from the folder."""
+    from gradience.distill.write import write_distilled
     from gradience.evaluate.engines.base import OutOfMemoryError
     from gradience.evaluate.engines.transformers.memory import memory
 
     watch = Stopwatch(command)
     try:
         with memory():
-            return write_healed(inputs, output, watch, progress, force=inputs.request.force, card=card)
+            return write_distilled(inputs, output, watch, progress, force=inputs.request.force, card=card)
     except OutOfMemoryError as error:
         raise OutputError(
             f"the device has not enough memory: {error}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.reports.heal import MeanKl
+from gradience.reports.distill import MeanKl
 from gradience.spectra import FloatArray
 from gradience.statistics.paired import mean_difference
 
@@ -28,11 +28,11 @@ def mean_kl(sums: FloatArray, tokens: NDArray[np.int64], least: float = 0.0) -> 
 
 
 def p_closer(before: FloatArray, after: FloatArray, seed: int) -> float:
-    """Return the one-sided p-value of "healing changed nothing" against a lower KL: a paired permutation test.
+    """Return the one-sided p-value of "distillation changed nothing" against a lower KL: a paired permutation test.
 
     A few rows with a large KL make Student's interval of the change wide. Here they count on both sides: on rows of
-    healed adapters it keeps its level of 2.5 %, and finds 99 % of the recoveries of which Student's finds 69 %
-    (docs/heal.md).
+    distilled adapters it keeps its level of 2.5 %, and finds 99 % of the recoveries of which Student's finds 69 %
+    (docs/distill.md).
 
     >>> p_closer(np.array([0.3, 0.2, 0.4, 9.0, 0.2, 0.5]), np.array([0.1, 0.1, 0.2, 4.0, 0.1, 0.3]), seed=0)
     0.015625

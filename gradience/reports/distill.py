@@ -1,4 +1,4 @@
-"""What healing a smaller adapter came to: KL to the original before and after, and which step was kept."""
+"""Result of a distillation: KL to the original before and after, and which step was kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
 
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
-class HealCheck:
+class DistillCheck:
     """One look at the rows that decide when to stop."""
 
     step: int
@@ -43,18 +43,18 @@ class MeanKl(Part):
     high: Float12
 
 
-class HealReport(Report):
-    """How far a smaller adapter was from its original before and after healing. Lies beside the healed adapter.
+class DistillReport(Report):
+    """How far a smaller adapter was from its original before and after distillation. Lies beside the distilled adapter.
 
-    >>> report = HealReport.read("heal_report.json")
+    >>> report = DistillReport.read("distill_report.json")
     >>> report.improved, report.best_step <= report.steps
     (True, True)
     """
 
     row_field: ClassVar[str] = "by_row"
-    repair: ClassVar[str] = "heal again with `gradience heal`"
+    repair: ClassVar[str] = "distill again with `gradience distill`"
 
-    schema_: Literal["gradience.heal/1"] = Field(default="gradience.heal/1", alias="schema")
+    schema_: Literal["gradience.distill/1"] = Field(default="gradience.distill/1", alias="schema")
     adapter_path: str
     adapter_sha256: str
     """Of the weights of the smaller adapter, as it was given."""
@@ -110,7 +110,7 @@ class HealReport(Report):
     p_closer: Float12 | None = None
     """One-sided p-value of a paired permutation test: how often a mean change at least as low comes from exchanging
     before and after at random in each row. Above 0.975 it is farther. Null in older files, and if nothing improved."""
-    checks: tuple[HealCheck, ...]
+    checks: tuple[DistillCheck, ...]
     by_row: tuple[HeldOutRow, ...]
     """What before, after and change are made of."""
     carried_files: tuple[str, ...]
@@ -120,10 +120,12 @@ class HealReport(Report):
     run: RunInfo
 
 
-class HealForecast(Artifact):
-    """What a healing would do and need; the base is not loaded."""
+class DistillForecast(Artifact):
+    """What a distillation would do and need; the base is not loaded."""
 
-    schema_: Literal["gradience.heal_forecast/1"] = Field(default="gradience.heal_forecast/1", alias="schema")
+    schema_: Literal["gradience.distill_forecast/1"] = Field(
+        default="gradience.distill_forecast/1", alias="schema"
+    )
     adapter_path: str
     teacher_path: str
     base: str

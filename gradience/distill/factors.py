@@ -1,4 +1,4 @@
-"""The healed factors among the stored tensors of the adapter: same names, same types, everything else as it was."""
+"""The distilled factors among the stored tensors of the adapter: same names, same types, everything else as it was."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.calibrate.heal.distil import FACTORS
+from gradience.distill.train import FACTORS
 from gradience.errors import InputError
 
 
@@ -37,7 +37,7 @@ def check_names(stored: Stored, factors: Mapping[str, Tensor], folder: Path) -> 
         raise InputError(
             f"{folder}: PEFT loads it, but gives factors other names than the file: {unlike[0]}",
             code="other-names",
-            hint="load it with PEFT, save it with save_pretrained(), and heal what that writes",
+            hint="load it with PEFT, save it with save_pretrained(), and distill what that writes",
         )
 
 
@@ -48,7 +48,7 @@ def round_as_stored(stored: Stored, factors: Mapping[str, Tensor]) -> None:
             factor.copy_(factor.to(stored.tensors[name].dtype).to(factor.dtype))
 
 
-def healed_bytes(stored: Stored, factors: Mapping[str, Tensor]) -> bytes:
+def distilled_bytes(stored: Stored, factors: Mapping[str, Tensor]) -> bytes:
     """The file with the factors in their places. Equal factors give equal bytes."""
     new = {
         name: factors[name].detach().cpu().to(tensor.dtype).contiguous() if name in factors else tensor

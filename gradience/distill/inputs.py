@@ -1,4 +1,4 @@
-"""What a healing is asked to do, read and checked before the base is loaded."""
+"""What a distillation is asked to do, read and checked before the base is loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.calibrate.inputs import Inputs, read_inputs
-from gradience.calibrate.settings import HealSettings
+from gradience.calibrate.settings import DistillSettings
 from gradience.errors import UsageError
 
 Row = TypeVar("Row")
@@ -26,10 +26,10 @@ _SPLIT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class HealInputs:
+class DistillInputs:
     """Everything that can be known before the base is loaded."""
 
-    request: HealSettings
+    request: DistillSettings
     student: Inputs
     teacher: Path
     """Its folder."""
@@ -60,7 +60,7 @@ def split(rows: Sequence[Row], seed: int) -> Parts[Row]:
     )
 
 
-def read_heal_inputs(request: HealSettings) -> HealInputs:
+def read_distill_inputs(request: DistillSettings) -> DistillInputs:
     """Read both adapters and the rows. The base's tokenizer is loaded, the base is not.
 
     Raises UsageError (`not-smaller`, `same-adapter`, `other-base`, `other-modules`, `too-few-rows`), and what
@@ -92,11 +92,11 @@ def read_heal_inputs(request: HealSettings) -> HealInputs:
     rows = len(inputs.rows.all)
     if rows < FEWEST:
         raise UsageError(
-            f"{request.prompts}: {rows} different rows, and healing needs at least {FEWEST}",
+            f"{request.prompts}: {rows} different rows, and distillation needs at least {FEWEST}",
             code="too-few-rows",
             hint="give some hundred prompts like those that the adapter will see",
         )
-    return HealInputs(request, inputs, folder, *digests, *params)
+    return DistillInputs(request, inputs, folder, *digests, *params)
 
 
 def may_be_one_base(one: str, other: str) -> bool:
@@ -124,12 +124,12 @@ def _refuse_unlike(student: Adapter, teacher: Adapter, student_path: Path, teach
         raise UsageError(
             f"{student_path} was trained on {names[0]}, {teacher_path} on {names[1]}",
             code="other-base",
-            hint="heal an adapter with the one that it was made from",
+            hint="distill an adapter with the one that it was made from",
         )
     foreign = sorted({pair.module for pair in student.pairs} - {pair.module for pair in teacher.pairs})
     if foreign:
         raise UsageError(
             f"{student_path} changes {foreign[0]}, which {teacher_path} does not",
             code="other-modules",
-            hint="heal an adapter with the one that it was made from",
+            hint="distill an adapter with the one that it was made from",
         )

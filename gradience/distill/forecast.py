@@ -1,15 +1,15 @@
-"""What a healing does and needs, before the base is loaded."""
+"""What a distillation does and needs, before the base is loaded."""
 
 from __future__ import annotations
 
 from gradience.calibrate.forecast import forecast_calibration
-from gradience.calibrate.heal.distil import CHECKS
-from gradience.calibrate.heal.inputs import HealInputs, split
+from gradience.distill.inputs import DistillInputs, split
+from gradience.distill.train import CHECKS
 from gradience.files.shared_names import path_text
-from gradience.reports.heal import HealForecast
+from gradience.reports.distill import DistillForecast
 
 
-def forecast_heal(inputs: HealInputs) -> HealForecast:
+def forecast_distill(inputs: DistillInputs) -> DistillForecast:
     """Tokenise the rows, split them, and add up what the training holds.
 
     Of each trained parameter there are, in float32, the factor, its gradient, two moments and the best so far.
@@ -18,7 +18,7 @@ def forecast_heal(inputs: HealInputs) -> HealForecast:
     parts = split(inputs.student.rows.all, inputs.student.request.seed)
     trained = inputs.request.steps * rows.batch_size
     measured = (CHECKS + 1) * len(parts.stopping) + 2 * len(parts.held_out)
-    return HealForecast(
+    return DistillForecast(
         adapter_path=rows.adapter_path,
         teacher_path=path_text(inputs.request.teacher),
         base=rows.base,

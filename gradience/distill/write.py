@@ -1,4 +1,4 @@
-"""Inputs -> the healed adapter's folder and its report: load, measure, distil, measure again, write."""
+"""Inputs -> the distilled adapter's folder and its report: load, measure, distill, measure again, write."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ import numpy as np
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.calibrate.batches import Encoded, batches_of
-from gradience.calibrate.heal.distil import (
-    STUDENT,
-    TEACHER,
-    Distilled,
-    as_rows,
-    distil,
-    divergences,
-    factors_of,
-)
-from gradience.calibrate.heal.factors import check_names, healed_bytes, read_stored, round_as_stored
-from gradience.calibrate.heal.inputs import HealInputs, Parts, split
-from gradience.calibrate.heal.intervals import mean_kl, p_closer
 from gradience.calibrate.measure import counter, encoded_rows, length_of
 from gradience.compress.carry import (
-    HEAL_REPORT,
+    DISTILL_REPORT,
     annotate,
     carry_files,
-    healed_opening,
+    distilled_opening,
     refuse_foreign_files,
 )
 from gradience.digests import sha256_file
+from gradience.distill.factors import check_names, distilled_bytes, read_stored, round_as_stored
+from gradience.distill.inputs import DistillInputs, Parts, split
+from gradience.distill.intervals import mean_kl, p_closer
+from gradience.distill.train import (
+    STUDENT,
+    TEACHER,
+    Trained,
+    as_rows,
+    divergences,
+    factors_of,
+    train,
+)
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.files.card import CardOf, write_block
 from gradience.files.shared_names import path_text
 from gradience.files.whole import whole_folder
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.heal import HealReport, HeldOutRow
+from gradience.reports.distill import DistillReport, HeldOutRow
 
 
-def write_healed(
-    inputs: HealInputs,
+def write_distilled(
+    inputs: DistillInputs,
     output: Path,
     watch: Stopwatch,
     progress: Progress | None,
     *,
     force: bool,
     card: CardOf | None = None,
-) -> HealReport:
-    """Heal the adapter, and write it with its report to the folder `output`."""
+) -> DistillReport:
+    """Distill the adapter, and write it with its report to the folder `output`."""
     request, student = inputs.request, inputs.student
     asked = student.request
     stored = read_stored(student.folder)
@@ -69,7 +69,7 @@ def write_healed(
         parts = split(encoded_rows(student, engine, model, advance), asked.seed)
     held_out = batches_of(engine.tokenizer, parts.held_out, asked.batch_size, engine.base.device)
     before = as_rows(divergences(engine, held_out, advance), parts.held_out)
-    done = distil(
+    done = train(
         engine,
         parts,
         steps=request.steps,
@@ -82,7 +82,7 @@ def write_healed(
     if improved:
         round_as_stored(stored, factors)
     after = as_rows(divergences(engine, held_out, advance), parts.held_out) if improved else before
-    weights = healed_bytes(stored, factors) if improved else (student.folder / WEIGHTS).read_bytes()
+    weights = distilled_bytes(stored, factors) if improved else (student.folder / WEIGHTS).read_bytes()
     tokens = np.array([row.scored for row in parts.held_out], dtype=np.int64)
     measured = {
         "before": mean_kl(before, tokens),
@@ -101,7 +101,7 @@ def write_healed(
 
 
 def _write(
-    inputs: HealInputs,
+    inputs: DistillInputs,
     output: Path,
     weights: bytes,
     measured: Mapping[str, Any],
@@ -109,7 +109,7 @@ def _write(
     *,
     force: bool,
     card: CardOf | None,
-) -> HealReport:
+) -> DistillReport:
     """The folder: weights, config, the other files of the adapter, and the report."""
     source = inputs.student.folder
     with open_adapter(source) as opened, whole_folder(output, force=force) as folder:
@@ -117,10 +117,10 @@ def _write(
         (folder / CONFIG).write_bytes((source / CONFIG).read_bytes())
         carried, left_out = carry_files(opened.location, folder)
         if measured["improved"]:
-            annotate(folder, healed_opening(measured["best_step"]))
+            annotate(folder, distilled_opening(measured["best_step"]))
         with open_adapter(folder) as written:
             digest = written.sha256()
-        report = HealReport(
+        report = DistillReport(
             output_path=path_text(output),
             output_sha256=digest,
             carried_files=tuple(carried),
@@ -128,14 +128,14 @@ def _write(
             **measured,
             run=watch.run_info(),
         )
-        report.save(folder / HEAL_REPORT)
+        report.save(folder / DISTILL_REPORT)
         if card is not None:
             write_block(folder, card(folder))
         refuse_foreign_files(output, os.listdir(folder))
     return report
 
 
-def _outcome(parts: Parts[Encoded], done: Distilled, planned: int) -> dict[str, Any]:
+def _outcome(parts: Parts[Encoded], done: Trained, planned: int) -> dict[str, Any]:
     every = (*parts.training, *parts.stopping, *parts.held_out)
     return {
         "rows": len(every),
@@ -151,7 +151,7 @@ def _outcome(parts: Parts[Encoded], done: Distilled, planned: int) -> dict[str, 
     }
 
 
-def _facts(inputs: HealInputs, engine: TransformersEngine) -> dict[str, Any]:
+def _facts(inputs: DistillInputs, engine: TransformersEngine) -> dict[str, Any]:
     student, facts = inputs.student, engine.facts
     asked, rows = student.request, student.rows
     writes = student.kind != "sequence_classification"

@@ -1,19 +1,19 @@
-"""A healing's report and its forecast, as they would be written."""
+"""A distillation's report and its forecast, as they would be written."""
 
 from __future__ import annotations
 
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.heal import HealCheck, HealForecast, HealReport, HeldOutRow, MeanKl
+from gradience.reports.distill import DistillCheck, DistillForecast, DistillReport, HeldOutRow, MeanKl
 
 
-def heal_report() -> HealReport:
+def distill_report() -> DistillReport:
     checks = [(0, 0.03), (10, 0.02), (20, 0.012), (30, 0.013)]
-    return HealReport(
+    return DistillReport(
         adapter_path="smaller",
         adapter_sha256="a" * 64,
         teacher_path="my_adapter",
         teacher_sha256="b" * 64,
-        output_path="healed",
+        output_path="distilled",
         output_sha256="c" * 64,
         base="base",
         base_sha256="d" * 64,
@@ -46,7 +46,7 @@ def heal_report() -> HealReport:
         before=MeanKl(kl=0.03, low=0.02, high=0.04),
         after=MeanKl(kl=0.015, low=0.01, high=0.02),
         change=MeanKl(kl=-0.015, low=-0.02, high=-0.01),
-        checks=tuple(HealCheck(step=step, kl=kl) for step, kl in checks),
+        checks=tuple(DistillCheck(step=step, kl=kl) for step, kl in checks),
         by_row=(HeldOutRow(id="0123456789abcdef", tokens=3, before=0.09, after=0.05),),
         carried_files=("README.md",),
         left_out_files=(),
@@ -54,8 +54,8 @@ def heal_report() -> HealReport:
     )
 
 
-def heal_forecast() -> HealForecast:
-    return HealForecast(
+def distill_forecast() -> DistillForecast:
+    return DistillForecast(
         adapter_path="smaller",
         teacher_path="my_adapter",
         base="base",

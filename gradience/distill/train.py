@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from gradience.calibrate.batches import Batch, Encoded, batches_of
-from gradience.calibrate.heal.inputs import Parts
+from gradience.distill.inputs import Parts
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.scoring import CHUNK, measure
-from gradience.reports.heal import HealCheck
+from gradience.reports.distill import DistillCheck
 from gradience.spectra import FloatArray
 
 TEACHER, STUDENT = "teacher", "student"
@@ -35,14 +35,14 @@ _ORDER = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Distilled:
+class Trained:
     """What the training came to. The student's factors are those of the best step."""
 
-    checks: tuple[HealCheck, ...]
+    checks: tuple[DistillCheck, ...]
     steps: int
 
     @property
-    def best(self) -> HealCheck:
+    def best(self) -> DistillCheck:
         """The first of the lowest KL."""
         return min(self.checks, key=lambda check: (check.kl, check.step))
 
@@ -57,7 +57,7 @@ def factors_of(model: Any) -> dict[str, torch.nn.Parameter]:
     }
 
 
-def distil(
+def train(
     engine: TransformersEngine,
     parts: Parts[Encoded],
     *,
@@ -66,7 +66,7 @@ def distil(
     batch_size: int,
     seed: int,
     on_step: Callable[[], None],
-) -> Distilled:
+) -> Trained:
     """Train the student's factors, and leave the best of them in it.
 
     AdamW without weight decay, whose rate rises to `lr` over the first steps and falls in a straight line to 0.
@@ -76,7 +76,7 @@ def distil(
         factors = factors_of(model)
     optimizer = torch.optim.AdamW(factors.values(), lr=lr, weight_decay=0.0)
     stopping = batches_of(engine.tokenizer, parts.stopping, batch_size, engine.base.device)
-    checks = [HealCheck(step=0, kl=per_token(divergences(engine, stopping), parts.stopping))]
+    checks = [DistillCheck(step=0, kl=per_token(divergences(engine, stopping), parts.stopping))]
     best = checks[0]
     kept = copied(factors)
     step = 0
@@ -88,13 +88,13 @@ def distil(
         on_step()
         if step % max(1, steps // CHECKS) and step < steps:
             continue
-        checks.append(HealCheck(step=step, kl=per_token(divergences(engine, stopping), parts.stopping)))
+        checks.append(DistillCheck(step=step, kl=per_token(divergences(engine, stopping), parts.stopping)))
         if checks[-1].kl < best.kl:
             best, kept = checks[-1], copied(factors)
         elif step >= steps / 2 and len(checks) - checks.index(best) > PATIENCE:
             break
     restore(factors, kept)
-    return Distilled(tuple(checks), step)
+    return Trained(tuple(checks), step)
 
 
 def _few(rows: Sequence[Encoded], steps: int, batch_size: int, seed: int) -> Iterator[list[Encoded]]:

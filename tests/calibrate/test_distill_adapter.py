@@ -1,4 +1,4 @@
-"""`heal_adapter` and `gradience heal`: closer to the original on rows held out; what is written was measured."""
+"""`distill_adapter` and `gradience distill`: closer to the original on rows held out; what is written was measured."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from safetensors.numpy import load_file, save_file
 from toys import logits_of
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from gradience import HealReport, InputError, OutputError, UsageError, compress_adapter, heal_adapter
+from gradience import DistillReport, InputError, OutputError, UsageError, compress_adapter, distill_adapter
 from gradience.calibrate.batches import encode_pairs, encode_texts
-from gradience.calibrate.heal.distil import residual
-from gradience.calibrate.heal.inputs import may_be_one_base, split
-from gradience.calibrate.heal.intervals import mean_kl, p_closer
 from gradience.calibrate.rows import read_rows
 from gradience.cli.app import run
+from gradience.distill.inputs import may_be_one_base, split
+from gradience.distill.intervals import mean_kl, p_closer
+from gradience.distill.train import residual
 from gradience.models.load import quiet
-from gradience.report.heal import heal_text
-from gradience.reports.heal import HeldOutRow
+from gradience.report.distill import distill_text
+from gradience.reports.distill import HeldOutRow
 from gradience.statistics.paired import mean_difference
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-class Healed(NamedTuple):
+class Distilled(NamedTuple):
     case: object
     small: object
     options: dict
     output: object
-    report: HealReport
+    report: DistillReport
 
 
-def heal(case, small, output, **options) -> HealReport:
+def distill(case, small, output, **options) -> DistillReport:
     options = {
         "teacher": case.adapter,
         "prompts": case.prompts,
@@ -50,11 +50,11 @@ def heal(case, small, output, **options) -> HealReport:
         "lr": 1e-2,
         **options,
     }
-    return heal_adapter(small, output, **options)
+    return distill_adapter(small, output, **options)
 
 
 @pytest.fixture(scope="module", params=["classifier", "writer"])
-def healed(request, tmp_path_factory) -> Healed:
+def distilled(request, tmp_path_factory) -> Distilled:
     """A classifier, and a language model whose small adapter is stored in two bytes and has given completions."""
     case, root = request.getfixturevalue(request.param), tmp_path_factory.mktemp(request.param)
     options = {}
@@ -63,8 +63,8 @@ def healed(request, tmp_path_factory) -> Healed:
         case = case._replace(prompts=write(root / "rows.jsonl", rows))
         options = {"dtype": "BF16"}
     compress_adapter(case.adapter, root / "small", rank=2, **options)
-    report = heal(case, root / "small", root / "healed")
-    return Healed(case, root / "small", options, root / "healed", report)
+    report = distill(case, root / "small", root / "distilled")
+    return Distilled(case, root / "small", options, root / "distilled", report)
 
 
 def loaded(case, folder):
@@ -99,15 +99,15 @@ def kl_of_rows(case, folder, rows) -> np.ndarray:
     return np.array(sums)
 
 
-def test_what_is_written_is_closer_to_the_original_by_what_peft_itself_computes(healed):
+def test_what_is_written_is_closer_to_the_original_by_what_peft_itself_computes(distilled):
     """Teacher and student are read from the disk anew: neither was changed by the training of the other."""
-    rows, report = rows_held_out(healed.case, healed.report), healed.report
+    rows, report = rows_held_out(distilled.case, distilled.report), distilled.report
     tokens = sum(row.scored for row in rows)
     assert (len(rows), tokens) == (report.held_out_rows, report.scored_tokens)
     assert [(row.id, row.tokens) for row in report.by_row] == [(row.id, row.scored) for row in rows]
-    for name, folder in (("before", healed.small), ("after", healed.output)):
+    for name, folder in (("before", distilled.small), ("after", distilled.output)):
         measured = getattr(report, name)
-        by_hand = kl_of_rows(healed.case, folder, rows)
+        by_hand = kl_of_rows(distilled.case, folder, rows)
         np.testing.assert_allclose(
             [getattr(row, name) for row in report.by_row], by_hand, rtol=2e-3, atol=1e-6
         )
@@ -122,7 +122,7 @@ def test_what_is_written_is_closer_to_the_original_by_what_peft_itself_computes(
     assert min(report.checks, key=lambda check: check.kl).step == report.best_step
 
 
-def test_a_recovery_that_a_few_rows_hide_from_students_interval_is_shown(healed):
+def test_a_recovery_that_a_few_rows_hide_from_students_interval_is_shown(distilled):
     """Rows of a truncation: nearly all are closer, and one of them is fifty times as far away as the median."""
     draw = np.random.default_rng(3)
     before = np.append(np.exp(draw.normal(-7, 1, 60)), 0.06)
@@ -134,17 +134,17 @@ def test_a_recovery_that_a_few_rows_hide_from_students_interval_is_shown(healed)
     assert p < 0.001
     rows = [HeldOutRow(id="", tokens=1, before=b, after=a) for b, a in zip(before, after, strict=True)]
     measured = {"before": mean_kl(before, tokens), "after": mean_kl(after, tokens), "change": change}
-    report = healed.report.model_copy(
+    report = distilled.report.model_copy(
         update={**measured, "p_closer": p, "by_row": tuple(rows), "held_out_rows": 61}
     )
-    shown = " ".join(heal_text(report).split())
+    shown = " ".join(distill_text(report).split())
     recovered = 1 - after.mean() / before.mean()
-    assert f"Closer to the original: healing recovered {100 * recovered:.1f} % of the KL" in shown
-    unsure = heal_text(report.model_copy(update={"p_closer": 0.3}))
+    assert f"Closer to the original: distillation recovered {100 * recovered:.1f} % of the KL" in shown
+    unsure = distill_text(report.model_copy(update={"p_closer": 0.3}))
     assert "Inconclusive: KL fell by" in " ".join(unsure.split())
-    assert "Farther from the original" in heal_text(report.model_copy(update={"p_closer": 0.99}))
+    assert "Farther from the original" in distill_text(report.model_copy(update={"p_closer": 0.99}))
     older = report.model_copy(update={"p_closer": None})
-    assert "Inconclusive" in heal_text(older)
+    assert "Inconclusive" in distill_text(older)
 
 
 def test_nothing_is_called_closer_more_often_than_its_level_where_nothing_changed():
@@ -154,8 +154,11 @@ def test_nothing_is_called_closer_more_often_than_its_level_where_nothing_change
     assert claimed < 0.05
 
 
-def test_only_the_factors_differ_from_the_adapter_that_was_given(healed):
-    with safe_open(healed.small / WEIGHTS, "pt") as old, safe_open(healed.output / WEIGHTS, "pt") as new:
+def test_only_the_factors_differ_from_the_adapter_that_was_given(distilled):
+    with (
+        safe_open(distilled.small / WEIGHTS, "pt") as old,
+        safe_open(distilled.output / WEIGHTS, "pt") as new,
+    ):
         assert list(old.keys()) == list(new.keys())
         assert old.metadata() == new.metadata()
         trained = 0
@@ -164,29 +167,29 @@ def test_only_the_factors_differ_from_the_adapter_that_was_given(healed):
             assert (before.dtype, before.shape) == (after.dtype, after.shape)
             trained += before.numel() if "lora_" in name else 0
             assert torch.equal(before, after) == ("lora_" not in name), name
-    assert healed.report.trained_params == trained < healed.report.teacher_params
-    assert (healed.small / "adapter_config.json").read_bytes() == (
-        healed.output / "adapter_config.json"
+    assert distilled.report.trained_params == trained < distilled.report.teacher_params
+    assert (distilled.small / "adapter_config.json").read_bytes() == (
+        distilled.output / "adapter_config.json"
     ).read_bytes()
-    assert HealReport.read(healed.output / "heal_report.json") == healed.report
-    compress_adapter(healed.output, healed.output.parent / "again", rank=1, force=True)
-    assert not (healed.output.parent / "again" / "heal_report.json").exists()
+    assert DistillReport.read(distilled.output / "distill_report.json") == distilled.report
+    compress_adapter(distilled.output, distilled.output.parent / "again", rank=1, force=True)
+    assert not (distilled.output.parent / "again" / "distill_report.json").exists()
 
 
-def test_the_same_rows_give_the_same_adapter_in_whatever_order_they_stand(healed, tmp_path):
-    lines = healed.case.prompts.read_text().splitlines(keepends=True)
+def test_the_same_rows_give_the_same_adapter_in_whatever_order_they_stand(distilled, tmp_path):
+    lines = distilled.case.prompts.read_text().splitlines(keepends=True)
     (tmp_path / "turned.jsonl").write_text("".join(reversed(lines)) + lines[0])
-    again = heal(healed.case, healed.small, tmp_path / "again", prompts=tmp_path / "turned.jsonl")
-    assert again.duplicates == healed.report.duplicates + 1
-    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (healed.output / WEIGHTS).read_bytes()
-    assert (again.checks, again.after) == (healed.report.checks, healed.report.after)
+    again = distill(distilled.case, distilled.small, tmp_path / "again", prompts=tmp_path / "turned.jsonl")
+    assert again.duplicates == distilled.report.duplicates + 1
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (distilled.output / WEIGHTS).read_bytes()
+    assert (again.checks, again.after) == (distilled.report.checks, distilled.report.after)
 
 
-def test_where_nothing_improves_the_adapter_is_written_as_it_was_and_that_is_said(healed, tmp_path):
-    report = heal(healed.case, healed.small, tmp_path / "healed", lr=1e-30)
+def test_where_nothing_improves_the_adapter_is_written_as_it_was_and_that_is_said(distilled, tmp_path):
+    report = distill(distilled.case, distilled.small, tmp_path / "distilled", lr=1e-30)
     assert (report.improved, report.best_step, report.steps) == (False, 0, 20)
     assert report.output_sha256 == report.adapter_sha256
-    assert (tmp_path / "healed" / WEIGHTS).read_bytes() == (healed.small / WEIGHTS).read_bytes()
+    assert (tmp_path / "distilled" / WEIGHTS).read_bytes() == (distilled.small / WEIGHTS).read_bytes()
     assert (report.after, report.change.kl) == (report.before, 0)
     assert "written as it was given" in str(report)
 
@@ -201,16 +204,16 @@ def test_factors_of_every_kind_of_layer_are_trained_and_magnitudes_are_not(confi
     rows = [{"prompt": f"{n % 20} {n % 7} =", "completion": f" {n % 20}"} for n in range(60)]
     case = case._replace(prompts=write(tmp_path / "rows.jsonl", rows))
     compress_adapter(case.adapter, tmp_path / "small", rank=1, base_model=case.base)
-    report = heal(case, tmp_path / "small", tmp_path / "healed", steps=30)
+    report = distill(case, tmp_path / "small", tmp_path / "distilled", steps=30)
     assert report.after.kl < report.before.kl
-    old, new = (load_file(tmp_path / name / WEIGHTS) for name in ("small", "healed"))
+    old, new = (load_file(tmp_path / name / WEIGHTS) for name in ("small", "distilled"))
     for name, tensor in old.items():
         assert (tensor == new[name]).all() == ("lora_magnitude_vector" in name), name
 
 
 def test_completions_are_written_by_the_original_where_a_row_has_none(writer, tmp_path):
     compress_adapter(writer.adapter, tmp_path / "small", rank=1)
-    report = heal(writer, tmp_path / "small", tmp_path / "healed", steps=2)
+    report = distill(writer, tmp_path / "small", tmp_path / "distilled", steps=2)
     assert (report.given_completions, report.sampled_completions) == (30, 30)
     assert (report.training_rows, report.stopping_rows, report.held_out_rows) == (38, 7, 15)
 
@@ -252,8 +255,8 @@ def small(classifier, tmp_path_factory):
 def test_adapters_that_do_not_belong_together_are_refused(classifier, writer, small, tmp_path):
     def refused(adapter, **options) -> str:
         with pytest.raises((UsageError, InputError)) as caught:
-            heal(classifier, adapter, tmp_path / "healed", **options)
-        assert not (tmp_path / "healed").exists()
+            distill(classifier, adapter, tmp_path / "distilled", **options)
+        assert not (tmp_path / "distilled").exists()
         return caught.value.code
 
     assert refused(classifier.adapter, teacher=small) == "not-smaller"
@@ -301,11 +304,11 @@ def test_a_full_device_is_said(classifier, small, tmp_path, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("gradience.calibrate.heal.write.distil", full)
+    monkeypatch.setattr("gradience.distill.write.train", full)
     with pytest.raises(OutputError, match="not enough memory") as caught:
-        heal(classifier, small, tmp_path / "healed")
+        distill(classifier, small, tmp_path / "distilled")
     assert caught.value.code == "out-of-memory"
-    assert not (tmp_path / "healed").exists()
+    assert not (tmp_path / "distilled").exists()
 
 
 @pytest.mark.parametrize("kind", ["classifier", "writer"])
@@ -326,9 +329,16 @@ def test_what_a_card_says_about_loading_is_run(kind, request, tmp_path):
     assert any("lora_A" in name for name, _ in names["model"].named_parameters())
 
 
-def test_the_command_plans_heals_and_does_not_overwrite(classifier, small, tmp_path, capsys):
-    output = tmp_path / "healed"
-    words = ["heal", str(small), "--teacher", str(classifier.adapter), "--prompts", str(classifier.prompts)]
+def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tmp_path, capsys):
+    output = tmp_path / "distilled"
+    words = [
+        "distill",
+        str(small),
+        "--teacher",
+        str(classifier.adapter),
+        "--prompts",
+        str(classifier.prompts),
+    ]
     words += ["--base-model", str(classifier.base), "--device", "cpu", "--steps", "3"]
     assert run(words) == 2
     assert "no --output given" in capsys.readouterr().err
@@ -338,20 +348,20 @@ def test_the_command_plans_heals_and_does_not_overwrite(classifier, small, tmp_p
     assert "38 trained on, 7 decide when to stop, 15 held out" in shown
     assert "examples forward and" in shown
     assert run([*words, "--dry-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["schema"] == "gradience.heal_forecast/1"
+    assert json.loads(capsys.readouterr().out)["schema"] == "gradience.distill_forecast/1"
     assert not output.exists()
-    page = tmp_path / "healed.html"
+    page = tmp_path / "distilled.html"
     assert run([*words, "--html", str(page)]) == 0
     assert 'id="plot-kl"' in page.read_text(encoding="utf-8")
-    assert "Closer to the original: healing recovered" in capsys.readouterr().out
+    assert "Closer to the original: distillation recovered" in capsys.readouterr().out
     card = (output / "README.md").read_bytes()
-    assert b"- **healed**: KL from the original" in card
+    assert b"- **distilled**: KL from the original" in card
     assert run(["card", str(output)]) == 0
     assert (output / "README.md").read_bytes() == card
     assert run(words) == 2
     assert "already exists" in capsys.readouterr().err
     assert run([*words, "--force", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["schema"] == "gradience.heal/1"
+    assert json.loads(capsys.readouterr().out)["schema"] == "gradience.distill/1"
     words[words.index("-o") + 1] = str(classifier.adapter)
     assert run([*words, "--force"]) == 2
     assert "the output is the adapter itself" in capsys.readouterr().err

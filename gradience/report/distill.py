@@ -1,4 +1,4 @@
-"""`gradience heal`: how far the smaller adapter is from its original, before and after, as blocks."""
+"""`gradience distill`: how far the smaller adapter is from its original, before and after, as blocks."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from gradience.reports.base.blocks import (
     Table,
 )
 from gradience.reports.base.numbers import count, memory_parts, percent, plural, sig, signed
-from gradience.reports.heal import HealForecast, HealReport, MeanKl
+from gradience.reports.distill import DistillForecast, DistillReport, MeanKl
 
 LEVEL = 0.025
-"""One-sided level at which healing is said to bring an adapter closer, or farther away."""
+"""One-sided level at which distillation is said to bring an adapter closer, or farther away."""
 FEW = 30
 """Rows held out below which it is said that they are few."""
 
 
-def heal_text(report: HealReport, *, width: int | None = None, color: bool = False) -> str:
-    """Return what `gradience heal` prints."""
-    following = "Next: gradience evaluate ORIGINAL HEALED --base-model ID_OR_PATH --data ROWS -o DIR"
-    blocks = [*heal_blocks(report), Paragraph(Span(following, "dim"))]
+def distill_text(report: DistillReport, *, width: int | None = None, color: bool = False) -> str:
+    """Return what `gradience distill` prints."""
+    following = "Next: gradience evaluate ORIGINAL DISTILLED --base-model ID_OR_PATH --data ROWS -o DIR"
+    blocks = [*distill_blocks(report), Paragraph(Span(following, "dim"))]
     return terminal.render(blocks, width=width, color=color)
 
 
-def heal_blocks(report: HealReport) -> Document:
+def distill_blocks(report: DistillReport) -> Document:
     """Return what was trained on what, KL before and after, and what the early stop saw."""
     return [
-        Heading(("Healing of ", Span(report.adapter_path, "name")), level=1),
+        Heading(("Distillation of ", Span(report.adapter_path, "name")), level=1),
         Facts(_facts(report)),
         Heading("Distance from the original"),
         Paragraph(_answer(report)),
@@ -66,7 +66,7 @@ def heal_blocks(report: HealReport) -> Document:
     ]
 
 
-def _answer(report: HealReport) -> str:
+def _answer(report: DistillReport) -> str:
     if not report.improved:
         return "No step was better than the start: the adapter is written as it was given."
     p = report.p_closer
@@ -77,14 +77,14 @@ def _answer(report: HealReport) -> str:
     recovered = 1 - report.after.kl / report.before.kl if report.before.kl else 0.0
     counted = sum(row.after < row.before for row in report.by_row)
     how = f"{count(counted)} of {plural(report.held_out_rows, 'held-out example')} are closer"
-    how += "" if p is None else f", {probability(p)} that healing changed nothing"
+    how += "" if p is None else f", {probability(p)} that distillation changed nothing"
     if closer:
-        return f"Closer to the original: healing recovered {percent(recovered)} of the KL ({how})."
+        return f"Closer to the original: distillation recovered {percent(recovered)} of the KL ({how})."
     change = f"KL fell by {percent(recovered)}" if recovered >= 0 else f"KL rose by {percent(-recovered)}"
     return f"Inconclusive: {change} ({how}). More prompts would show a change of this size."
 
 
-def _facts(report: HealReport) -> list[tuple[str, Inline]]:
+def _facts(report: DistillReport) -> list[tuple[str, Inline]]:
     parts = (
         f"{count(report.training_rows)} trained on, {count(report.stopping_rows)} decide when to stop, "
         f"{count(report.held_out_rows)} held out"
@@ -115,7 +115,7 @@ def _row(name: str, mean: MeanKl, number: Callable[[float], str]) -> list[Inline
     return [name, number(mean.kl), f"{number(mean.low)} … {number(mean.high)}"]
 
 
-def _notes(report: HealReport) -> list[Block]:
+def _notes(report: DistillReport) -> list[Block]:
     notes = [Note("info", note) for note in report.notes]
     if report.held_out_rows < FEW:
         notes.append(
@@ -132,8 +132,8 @@ def _notes(report: HealReport) -> list[Block]:
 # ---------------------------------------------------------------- before it
 
 
-def heal_forecast_text(forecast: HealForecast, *, width: int | None = None, color: bool = False) -> str:
-    """Return what `gradience heal --dry-run` prints."""
+def distill_forecast_text(forecast: DistillForecast, *, width: int | None = None, color: bool = False) -> str:
+    """Return what `gradience distill --dry-run` prints."""
     parts = (
         f"{count(forecast.rows)}: {count(forecast.training_rows)} trained on, "
         f"{count(forecast.stopping_rows)} decide when to stop, {count(forecast.held_out_rows)} held out"

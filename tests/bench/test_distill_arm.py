@@ -1,4 +1,4 @@
-"""The arm `heal` and its control: truncated, healed by the probe, and never without the control."""
+"""The arm `distill` and its control: truncated, distilled by the probe, and never without the control."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from gradience.bench.verify.regenerate import regenerated
 from gradience.bench.verify.verify import verify_run
 from gradience.report.faces import to_markdown
 from gradience.reports.bench import Bench
-from gradience.reports.heal import HealReport
+from gradience.reports.distill import DistillReport
 from gradience.tasks.base import ClassificationTask
 from gradience.tasks.examples import LabelledExample, content_id, prepare
 
-HEALS = {
+DISTILLS = {
     "variants": ["uniform_r1"],
-    "arms": ["truncate", "heal"],
-    "controls": ["aa", "probe_healed"],
-    "healing": {"lr": 1e-2, "steps": 1},
+    "arms": ["truncate", "distill"],
+    "controls": ["aa", "probe_distilled"],
+    "distillation": {"lr": 1e-2, "steps": 1},
 }
 VALUES: dict[str, Any] = CONFIG | {
     "train": CONFIG["train"] | {"max_steps": 40, "save_steps": None},
-    "compression": HEALS,
+    "compression": DISTILLS,
 }
 
 
@@ -52,7 +52,7 @@ def config(kind: str, folder: Path, **compression: Any) -> BenchConfig:
         VALUES
         | {"lora": lora}
         | {"model": {"name": str(folder), "type": kind}, "task": {"profile": profile, "probe_gate": gate}}
-        | {"compression": HEALS | compression}
+        | {"compression": DISTILLS | compression}
     )
 
 
@@ -64,25 +64,25 @@ def test_the_truncated_probe_comes_closer_to_the_probe(kind: str, tmp_path: Path
     facts = SeedRun(config(kind, base), task, 42, folder, watcher).run()
     by_name = {outcome.planned.name: outcome for outcome in facts.outcomes}
     assert {name: outcome.error for name, outcome in by_name.items() if outcome.error} == {}
-    assert set(by_name) == {"uniform_r1.truncate", "uniform_r1.heal", "aa", "probe_healed"}
+    assert set(by_name) == {"uniform_r1.truncate", "uniform_r1.distill", "aa", "probe_distilled"}
     stages = iter(watcher.stages)
-    order = ["aa/eval", "uniform_r1.heal/adapter", "probe_healed/adapter", "uniform_r1.heal/eval"]
+    order = ["aa/eval", "uniform_r1.distill/adapter", "probe_distilled/adapter", "uniform_r1.distill/eval"]
     assert all(stage in stages for stage in order)
-    healed = by_name["uniform_r1.heal"].adapter
-    assert healed is not None
+    distilled = by_name["uniform_r1.distill"].adapter
+    assert distilled is not None
     assert facts.probe is not None
     assert facts.probe.adapter is not None
-    report = HealReport.read(healed.folder / "heal_report.json")
+    report = DistillReport.read(distilled.folder / "distill_report.json")
     assert report.adapter_sha256 == by_name["uniform_r1.truncate"].adapter.sha256
     assert report.teacher_sha256 == facts.probe.adapter.sha256
-    assert report.output_sha256 == healed.sha256
+    assert report.output_sha256 == distilled.sha256
     assert report.planned_steps == 40
     assert report.improved
     assert report.after.kl < report.before.kl
-    assert healed.lora_params == by_name["uniform_r1.truncate"].adapter.lora_params
-    left = {path.name for path in (folder / "uniform_r1.heal/adapter").iterdir()}
+    assert distilled.lora_params == by_name["uniform_r1.truncate"].adapter.lora_params
+    left = {path.name for path in (folder / "uniform_r1.distill/adapter").iterdir()}
     assert left == {"adapter", "manifest.json", "parameters.json"}
-    control = HealReport.read(folder / "probe_healed/adapter/adapter/heal_report.json")
+    control = DistillReport.read(folder / "probe_distilled/adapter/adapter/distill_report.json")
     assert control.before.kl == pytest.approx(0, abs=1e-6)
     assert control.trained_params == control.teacher_params
 
@@ -92,56 +92,65 @@ def test_the_truncated_probe_comes_closer_to_the_probe(kind: str, tmp_path: Path
     assert again.notes == []
 
 
-def test_a_run_with_healed_variants_is_verified_and_asked_again(tmp_path: Path) -> None:
-    path = write_inputs(tmp_path / "inputs", compression=HEALS | {"healing": {"lr": 1e-2, "rows": 64}})
+def test_a_run_with_distilled_variants_is_verified_and_asked_again(tmp_path: Path) -> None:
+    path = write_inputs(
+        tmp_path / "inputs", compression=DISTILLS | {"distillation": {"lr": 1e-2, "rows": 64}}
+    )
     config, output = load_config(path), tmp_path / "mine"
     run_bench(config, output, Watcher(), page_of=to_markdown)
     results = {variant.name: variant for variant in Bench.read(output / "bench.json").variants}
-    assert (results["uniform_r1.heal"].arm, results["probe_healed"].arm) == ("heal", "control")
+    assert (results["uniform_r1.distill"].arm, results["probe_distilled"].arm) == ("distill", "control")
     verified = verify_run(output, page_of=to_markdown, regenerate=partial(regenerated, least=4))
     assert verified.mismatches == ()
     assert verified.regenerated is not None
-    assert {one.file.partition("/")[0] for one in verified.regenerated} >= {"uniform_r1.heal", "probe_healed"}
+    assert {one.file.partition("/")[0] for one in verified.regenerated} >= {
+        "uniform_r1.distill",
+        "probe_distilled",
+    }
 
     # Another lr than the config's: a report that was exchanged together with its manifest.
-    file = output / "uniform_r1.heal/adapter/adapter/heal_report.json"
-    HealReport.read(file).model_copy(update={"lr": 3e-3, "teacher_sha256": "0" * 64}).save(file)
+    file = output / "uniform_r1.distill/adapter/adapter/distill_report.json"
+    DistillReport.read(file).model_copy(update={"lr": 3e-3, "teacher_sha256": "0" * 64}).save(file)
     fields = {one.field for one in verify_run(output, page_of=to_markdown).mismatches}
     assert {"lr", "teacher_sha256"} <= fields
 
 
-def test_where_healing_helps_nowhere_it_is_graded_as_the_truncated_probe_that_it_is(tmp_path: Path) -> None:
-    path = write_inputs(tmp_path / "inputs", compression=HEALS | {"healing": {"lr": 1e-30, "rows": 64}})
+def test_where_distillation_helps_nowhere_it_is_graded_as_the_truncated_probe_that_it_is(
+    tmp_path: Path,
+) -> None:
+    path = write_inputs(
+        tmp_path / "inputs", compression=DISTILLS | {"distillation": {"lr": 1e-30, "rows": 64}}
+    )
     anyhow = ["task.probe_gate.min_value=0", "task.probe_gate.above_base=null"]
     (bench,), _ = run_bench(load_config(path, anyhow), tmp_path / "out", Watcher(), page_of=to_markdown)
-    report = HealReport.read(tmp_path / "out/uniform_r1.heal/adapter/adapter/heal_report.json")
+    report = DistillReport.read(tmp_path / "out/uniform_r1.distill/adapter/adapter/distill_report.json")
     assert not report.improved
-    truncated, healed = bench.variant("uniform_r1.truncate"), bench.variant("uniform_r1.heal")
-    assert healed.measures is not None
+    truncated, distilled = bench.variant("uniform_r1.truncate"), bench.variant("uniform_r1.distill")
+    assert distilled.measures is not None
     assert truncated.measures is not None
-    assert healed.measures.adapter_sha256 == truncated.measures.adapter_sha256
-    assert healed.evidence is not None
+    assert distilled.measures.adapter_sha256 == truncated.measures.adapter_sha256
+    assert distilled.evidence is not None
     assert truncated.evidence is not None
-    assert healed.evidence.grade == truncated.evidence.grade != "X"
+    assert distilled.evidence.grade == truncated.evidence.grade != "X"
 
 
 def test_the_forecast_names_the_stages(tmp_path: Path) -> None:
-    path = write_inputs(tmp_path, compression=HEALS | {"healing": {}})
+    path = write_inputs(tmp_path, compression=DISTILLS | {"distillation": {}})
     seen = forecast(load_config(path))
-    stages = [stage for stage in seen.stages if "heal" in stage]
+    stages = [stage for stage in seen.stages if "distill" in stage]
     assert stages == [
-        "uniform_r1.heal/adapter", "probe_healed/adapter", "uniform_r1.heal/eval", "probe_healed/eval",
+        "uniform_r1.distill/adapter", "probe_distilled/adapter", "uniform_r1.distill/eval", "probe_distilled/eval",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"controls": ["aa"]}, "the arm heal needs the control probe_healed"),
-        ({"arms": ["truncate"], "healing": None}, "the control probe_healed needs the arm heal"),
-        ({"arms": ["truncate"], "controls": []}, "`arms` has no `heal`"),
-        ({"healing": {"rows": 15}}, "greater than or equal to 16"),
-        ({"healing": {"steps": 0}}, "greater than 0"),
+        ({"controls": ["aa"]}, "the arm distill needs the control probe_distilled"),
+        ({"arms": ["truncate"], "distillation": None}, "the control probe_distilled needs the arm distill"),
+        ({"arms": ["truncate"], "controls": []}, "`arms` has no `distill`"),
+        ({"distillation": {"rows": 15}}, "greater than or equal to 16"),
+        ({"distillation": {"steps": 0}}, "greater than 0"),
     ],
 )
 def test_what_makes_no_sense_together_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -149,8 +158,8 @@ def test_what_makes_no_sense_together_is_refused(changes: dict[str, Any], said: 
         config("seqcls", tmp_path, **changes)
 
 
-def test_how_is_healed_stands_in_the_plan_only_where_something_is(tmp_path: Path) -> None:
-    heals = config("seqcls", tmp_path, healing=None).model_dump(mode="json")["compression"]
-    assert heals["healing"] == {"steps": "0.1", "rows": 512, "lr": 3e-4}
-    without = config("seqcls", tmp_path, arms=["truncate"], controls=[], healing=None)
-    assert "healing" not in without.model_dump(mode="json")["compression"]
+def test_how_is_distilled_stands_in_the_plan_only_where_something_is(tmp_path: Path) -> None:
+    distills = config("seqcls", tmp_path, distillation=None).model_dump(mode="json")["compression"]
+    assert distills["distillation"] == {"steps": "0.1", "rows": 512, "lr": 3e-4}
+    without = config("seqcls", tmp_path, arms=["truncate"], controls=[], distillation=None)
+    assert "distillation" not in without.model_dump(mode="json")["compression"]
