@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gradience.audit.adapter import audit_adapter
     from gradience.calibrate.verb import calibrate_adapter
+    from gradience.check import check_config
     from gradience.compare.adapters import compare_adapters
     from gradience.compress.verb import compress_adapter
     from gradience.convert.verb import convert_adapter
@@ -99,6 +100,7 @@ _HOME = {
     "audit_adapter": "gradience.audit.adapter",
     "audit_fleet": "gradience.fleet.verb",
     "calibrate_adapter": "gradience.calibrate.verb",
+    "check_config": "gradience.check",
     "compare_adapters": "gradience.compare.adapters",
     "compare_logs": "gradience.evidence.verb",
     "compress_adapter": "gradience.compress.verb",
@@ -151,6 +153,7 @@ __all__ = [
     "audit_adapter",
     "audit_fleet",
     "calibrate_adapter",
+    "check_config",
     "compare_adapters",
     "compare_logs",
     "compress_adapter",

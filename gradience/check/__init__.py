@@ -7,16 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters.locate import CONFIG
 from gradience.check import rules
-from gradience.check.base import read_base
-from gradience.check.context import Context
-from gradience.check.dialects import dialect_of, read_settings
-from gradience.check.dialects.peft import PEFT
-from gradience.check.files import adapter_config_in, configurations_at, read_mapping, training_config_in
-from gradience.check.settings import Settings
-from gradience.check.tasks import TASKS, task_of
-from gradience.check.values import READERS, Unreadable
+from gradience.check.dialects import PEFT, dialect_of, read_settings
+from gradience.check.files import (
+    CONFIG,
+    adapter_config_in,
+    configurations_at,
+    read_base,
+    read_mapping,
+    training_config_in,
+)
+from gradience.check.rules import Context
+from gradience.check.settings import READERS, TASKS, Settings, Unreadable, task_of
 from gradience.errors import UsageError
 from gradience.files.shared_names import path_text
 from gradience.hub.address import address_of
@@ -25,12 +27,12 @@ from gradience.reports.base.finding import SEVERITIES
 from gradience.reports.check import CheckFinding, CheckReport, SettingsRead, SourceFile
 from gradience.rules import NotApplicable
 
-__all__ = ["TASKS", "check_configs"]
+__all__ = ["TASKS", "check_config"]
 
 PathLike = str | os.PathLike[str]
 
 
-def check_configs(
+def check_config(
     *configs: PathLike,
     peft: PathLike | None = None,
     training: PathLike | None = None,
@@ -45,13 +47,13 @@ def check_configs(
 ) -> CheckReport:
     """Read the files and return what is wrong in them. At least one file or folder is needed, or a setting.
 
-    >>> check_configs(r=16, alpha=16, lr=2e-4).settings.scale
+    >>> check_config(r=16, alpha=16, lr=2e-4).settings.scale
     1.0
 
     configs                 files or folders, whatever they hold; what an earlier one says counts
     peft, peft_dir          an adapter configuration, as a file or in its folder, which may be a name on the hub
     training, training_dir  a training configuration; one file may hold both (TRL, Axolotl, ...)
-    task                    one of TASKS, or a name that means one (`gradience.check.tasks`)
+    task                    one of TASKS, or a name that means one, such as `sst2` or `text-generation`
     lr, r, alpha            settings to judge instead of those in the files
     base_config             config.json of the base model, or its folder
     completion_tokens       tokens that are trained on, for the rule on capacity
@@ -62,8 +64,12 @@ def check_configs(
     task = task_of(task) if task is not None else None
     paths = [path for config in configs for path in configurations_at(Path(config))]
     shown: dict[Path, str] = {}
-    if peft_dir is not None:
-        paths.append(_adapter_config(peft_dir, shown))
+    if peft_dir is not None and (address := address_of(peft_dir)) is not None:
+        with with_bars(False):  # for a file of a few kB
+            paths.append(adapter_config_in(fetch_folder(address, (CONFIG,))[0]))
+        shown[paths[-1]] = f"{address}/{CONFIG}"
+    elif peft_dir is not None:
+        paths.append(adapter_config_in(Path(peft_dir)))
     paths += [Path(path) for path in (peft, training) if path is not None]
     paths += [training_config_in(Path(training_dir))] if training_dir is not None else []
     settings, files, training_dialect = _typed(lr, r, alpha), [], PEFT
@@ -80,25 +86,13 @@ def check_configs(
         training_dialect = dialect if training_dialect is PEFT else training_dialect
         settings = settings.filled_from(read_settings(values, dialect, path))
     base = read_base(Path(base_config)) if base_config is not None else None
-    return report_of(Context(settings.completed(), task, base, completion_tokens, training_dialect), files)
-
-
-def _adapter_config(folder: PathLike, shown: dict[Path, str]) -> Path:
-    """The configuration in a folder; of a name on the hub it alone is fetched, and `shown` under that name."""
-    address = address_of(folder)
-    if address is None:
-        return adapter_config_in(Path(folder))
-    with with_bars(False):  # for a file of a few kB
-        path = adapter_config_in(fetch_folder(address, (CONFIG,))[0])
-    shown[path] = f"{address}/{path.name}"
-    return path
+    return _report(Context(settings.completed(), task, base, completion_tokens, training_dialect), files)
 
 
 def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:
     """Settings that were given by hand."""
-    given = {"learning_rate": lr, "r": r, "alpha": alpha}
     typed: dict[str, Any] = {}
-    for (name, value), flag in zip(given.items(), ("lr", "r", "alpha"), strict=True):
+    for flag, name, value in (("lr", "learning_rate", lr), ("r", "r", r), ("alpha", "alpha", alpha)):
         try:
             typed |= {} if value is None else {name: READERS[name](value)}
         except Unreadable as error:
@@ -110,20 +104,22 @@ def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:
     return Settings(**typed, where=dict.fromkeys(typed, "as given"))
 
 
-def report_of(context: Context, files: list[SourceFile]) -> CheckReport:
-    """Return what every rule says, errors first."""
+def _report(context: Context, files: list[SourceFile]) -> CheckReport:
+    """What every rule says, errors first."""
     from gradience import __version__
 
     findings: list[CheckFinding] = []
     passed: list[str] = []
     not_applicable: list[str] = []
-    settings = context.settings
+    settings, base = context.settings, context.base
     for rule in rules.RULES:
         try:
             problems = list(rule.look(context))
         except NotApplicable:
             not_applicable.append(rule.code)
             continue
+        if not problems:
+            passed.append(rule.code)
         findings += [
             CheckFinding(
                 code=rule.code,
@@ -134,16 +130,13 @@ def report_of(context: Context, files: list[SourceFile]) -> CheckReport:
             )
             for problem in problems
         ]
-        if not problems:
-            passed.append(rule.code)
-    base = context.base
-    shown = {name: getattr(settings, name) for name in SettingsRead.model_fields}
-    shown["base_model"] = settings.base_model and path_text(settings.base_model)
+    shown = settings.model_dump(include={*SettingsRead.model_fields})
+    shown |= {"base_model": settings.base_model and path_text(settings.base_model)}
     return CheckReport(
         gradience_version=__version__,
         task=context.task,
         files=tuple(files),
-        settings=SettingsRead(**{**shown, "objective": context.objective}),
+        settings=SettingsRead(**shown | {"objective": context.objective}),
         lora_params=base.lora_params(settings.r, settings.target_modules) if base and settings.r else None,
         findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
         passed=tuple(passed),

@@ -1,18 +1,22 @@
-"""Reading a configuration from JSON or YAML that strangers wrote: bounded, plain values only, nothing executed."""
+"""Configuration files that strangers wrote: where they are, and what they hold. Bounded, nothing executed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gradience.adapters import strict_json, strict_yaml
+from gradience.adapters.families import LINEAR, LINEAR_IN
 from gradience.adapters.locate import adapter_folders
-from gradience.check.dialects.run import RUN_FILE, recorded_config
+from gradience.arguments import positive_integer
 from gradience.errors import InputError
 from gradience.reading import read_file
+from gradience.telemetry import TelemetryReader
 
 MAX_BYTES = 1_000_000
+CONFIG, RUN_FILE = "adapter_config.json", "run.jsonl"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
 
 TRAINING_NAMES = (
@@ -42,7 +46,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if path.suffix.lower() in PICKLES:
         raise _pickle(path)
     if path.suffix.lower() == ".jsonl" and path.is_file():
-        return dict(recorded_config(path))
+        return _recorded_config(path)
     if not path.is_file():
         raise InputError(
             f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}",
@@ -70,9 +74,22 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return {str(key): item for key, item in value.items()}
 
 
+def _recorded_config(path: Path) -> dict[str, Any]:
+    """Return the configuration of the first run in a run.jsonl. Raises InputError (config-unknown)."""
+    for record in TelemetryReader(path):
+        config = record.data.get("config")
+        if record.event == "run_start" and isinstance(config, Mapping):
+            return dict(config)
+    raise InputError(
+        f"{path}: no run_start with a configuration in it",
+        code="config-unknown",
+        hint="give the training's configuration file, or a run.jsonl that GradienceCallback wrote",
+    )
+
+
 def adapter_config_in(folder: Path) -> Path:
     """Return the path of an adapter folder's `adapter_config.json`. Raises InputError (config-not-found)."""
-    path = folder / "adapter_config.json"
+    path = folder / CONFIG
     if not path.is_file():
         raise InputError(
             f"{folder}: no adapter_config.json in it",
@@ -106,9 +123,9 @@ def configurations_at(path: Path) -> list[Path]:
         return [adapter_config_in(path.parent)]
     if not path.is_dir():
         return [path]
-    adapter = path / "adapter_config.json"
+    adapter = path / CONFIG
     if not adapter.is_file():
-        deeper = [folder for folder in adapter_folders(path) if (folder / adapter.name).is_file()]
+        deeper = [folder for folder in adapter_folders(path) if (folder / CONFIG).is_file()]
         if deeper and not any((path / name).is_file() for name in (*TRAINING_NAMES, RUN_FILE)):
             raise InputError(
                 f"{path}: adapter found in {deeper[0].relative_to(path)}"
@@ -127,3 +144,42 @@ def _pickle(path: Path) -> InputError:
         code="config-pickle",
         hint='write the settings as JSON: open("training_args.json", "w").write(args.to_json_string())',
     )
+
+
+# ---------------------------------------------------------------- the base model
+
+
+@dataclass(frozen=True, slots=True)
+class BaseShape:
+    """What a rule may need of the base model."""
+
+    model_type: str | None
+    hidden_size: int | None
+    projections: Mapping[str, tuple[int, int]]
+    """(in, out) of each linear layer of one transformer layer; empty for model types we do not know."""
+    layers: int
+
+    def lora_params(self, r: int, targets: tuple[str, ...] | str | None) -> int | None:
+        """Return Σ r·(in + out) over the targeted modules; None where it cannot be known."""
+        if not self.projections or targets is None or (isinstance(targets, str) and targets != "all-linear"):
+            return None
+        chosen = self.projections if isinstance(targets, str) else targets
+        if any(name not in self.projections for name in chosen):
+            return None
+        return self.layers * sum(r * sum(self.projections[name]) for name in set(chosen))
+
+
+def read_base(path: Path) -> BaseShape:
+    """Read shapes from a config.json, or from the folder that holds it. Raises InputError as `read_mapping` does."""
+    config = read_mapping(path / "config.json" if path.is_dir() else path)
+    model_type = config.get("model_type")
+    names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
+    hidden, inner, heads, layers = (positive_integer(config.get(name)) for name in names)
+    shapes: list[tuple[int, int]] = []
+    if model_type in LINEAR_IN and hidden and inner and heads and layers:
+        head = positive_integer(config.get("head_dim")) or hidden // heads
+        queries, keys = heads * head, (positive_integer(config.get("num_key_value_heads")) or heads) * head
+        attention = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
+        shapes = [*attention, (hidden, inner), (hidden, inner), (inner, hidden)]
+    projections = dict(zip(LINEAR, shapes, strict=False))
+    return BaseShape(model_type if isinstance(model_type, str) else None, hidden, projections, layers or 0)

@@ -14,7 +14,7 @@ from gradience.cli.page import Html
 
 
 def _tasks() -> tuple[str, ...]:
-    from gradience.check.tasks import TASKS
+    from gradience.check.settings import TASKS
 
     return TASKS
 
@@ -94,10 +94,10 @@ def check(
 
       gradience check --peft adapter_config.json --training-dir ./run --json
     """
-    from gradience.check import check_configs
+    from gradience.check import check_config
     from gradience.report.check import check_text
 
-    report = check_configs(
+    report = check_config(
         *(configs or []),
         peft=peft,
         training=training,

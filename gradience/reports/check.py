@@ -70,8 +70,8 @@ class CheckFinding(Part):
 class CheckReport(Report):
     """Everything that was read, and every finding.
 
-    >>> from gradience.check import check_configs
-    >>> [finding.code for finding in check_configs(r=16, alpha=16, lr=0.5).findings]
+    >>> from gradience.check import check_config
+    >>> [finding.code for finding in check_config(r=16, alpha=16, lr=0.5).findings]
     ['learning-rate']
     """
 

@@ -6,7 +6,7 @@ import json
 
 
 def test_a_toy_rule_of_check_is_one_function_and_one_line(tmp_path, add, command, artifact):
-    from gradience.check.context import Context, Problem, Problems
+    from gradience.check.rules import Context, Problem, Problems
     from gradience.rules import need, rule
 
     @rule("odd-rank", "error", "arithmetic")
@@ -31,7 +31,7 @@ def test_a_toy_rule_of_check_is_one_function_and_one_line(tmp_path, add, command
 
 
 def test_a_toy_dialect_of_check_is_one_object_and_one_line(tmp_path, add, command, artifact):
-    from gradience.check.dialects.dialect import Dialect, switched
+    from gradience.check.dialects import Dialect, switched
 
     keys = {"size": "r", "strength": "alpha", "speed": "learning_rate", "shy": "prompt_loss"}
     toy = Dialect(

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from gradience.check import check_configs
-from gradience.check.dialects.dialect import OF_ALGORITHM
-from gradience.check.rules import RULES
-from gradience.report.check import settings_sentence
-from tests.check.tool_cases import CANNOT, CASES, POLICY_GRADIENT, SEVEN, SOUND
+from gradience.check import check_config
+from gradience.check.dialects import OF_ALGORITHM
+from tests.check.tool_cases import CASES, SEVEN, SOUND
 
 BASES = {
     "llama": {
@@ -49,17 +47,12 @@ def checked(tmp_path, tool, changes, options=None):
     if base:
         (tmp_path / "base.json").write_text(json.dumps(BASES[base]))
         options["base_config"] = tmp_path / "base.json"
-    report = check_configs(training=path, **options)
+    report = check_config(training=path, **options)
     assert report.files[0].dialect == tool
     return report, {finding.code for finding in report.findings}
 
 
 PAIRS = [pytest.param(tool, code, id=f"{tool}: {code}") for tool, cases in CASES.items() for code in cases]
-
-
-@pytest.mark.parametrize("tool", SOUND)
-def test_every_rule_is_spoken_for(tool):
-    assert sorted([*CASES[tool], *CANNOT[tool]]) == sorted(rule.code for rule in RULES)
 
 
 @pytest.mark.parametrize("tool", SOUND)
@@ -69,24 +62,12 @@ def test_a_sound_file_has_no_finding(tmp_path, tool):
 
 
 @pytest.mark.parametrize(("tool", "code"), PAIRS)
-def test_the_rule_speaks(tmp_path, tool, code):
+def test_the_rule_speaks_where_it_should_alone(tmp_path, tool, code):
     case = CASES[tool][code]
     _, codes = checked(tmp_path, tool, case.fires, case.options)
     assert code in codes
-
-
-@pytest.mark.parametrize(("tool", "code"), PAIRS)
-def test_the_rule_must_not_speak(tmp_path, tool, code):
-    case = CASES[tool][code]
     _, codes = checked(tmp_path, tool, case.silent, case.silent_options)
     assert code not in codes
-
-
-@pytest.mark.parametrize("tool", SOUND)
-def test_what_a_file_cannot_ask_for_is_never_found(tmp_path, tool):
-    for case in CASES[tool].values():
-        _, codes = checked(tmp_path, tool, case.fires, case.options)
-        assert not codes & set(CANNOT[tool])
 
 
 # ------------------------------------------------------------ what is trained for
@@ -130,21 +111,10 @@ def test_other_methods_are_recognised_and_get_no_advice_on_supervised_tuning(
 
 
 @pytest.mark.parametrize("tool", SOUND)
-def test_what_the_sound_files_train_for(tmp_path, tool):
-    report, _ = checked(tmp_path, tool, {})
-    assert report.settings.objective == (None if tool == "llama-factory-v1" else "sft")
-
-
-@pytest.mark.parametrize("tool", SOUND)
 def test_the_users_word_counts_where_the_file_names_no_other_method(tmp_path, tool):
     report, codes = checked(tmp_path, tool, {}, {"task": "rl"})
     assert report.settings.objective == "rl"
     assert codes & SFT_ADVICE == set()
-
-
-def test_a_file_of_another_method_is_what_it_says(tmp_path):
-    report, _ = checked(tmp_path, "axolotl", {"rl": "dpo"}, {"task": "rl"})
-    assert report.settings.objective == "preference"
 
 
 @pytest.mark.parametrize("tool", ["trl", "llama-factory-v1"])
@@ -157,31 +127,11 @@ def test_a_low_rate_is_left_alone_where_the_command_line_names_the_method(tmp_pa
     assert "learning-rate" in checked(tmp_path, tool, low, {"task": "generation"})[1]
 
 
-def test_other_adapters_are_not_called_full_fine_tuning(tmp_path):
-    report, codes = checked(tmp_path, "llama-factory", {"finetuning_type": "oft", "quantization_bit": 4})
-    assert codes == {"no-adapter"}
-    assert report.findings[0].message == "no LoRA adapter is trained"
-
-
 def test_the_shortest_file_of_trl_is_read(tmp_path):
     path = tmp_path / "dpo_config.yaml"
     path.write_text("model_name_or_path: Qwen/Qwen2.5-0.5B\ndataset_name: anthropic/hh-rlhf\n")
-    report = check_configs(path)
+    report = check_config(path)
     assert (report.files[0].dialect, report.findings) == ("trl", ())
-
-
-def test_what_is_trained_for_is_shown(tmp_path):
-    report, _ = checked(tmp_path, "llama-factory", {"stage": "ppo"})
-    assert "objective rl (ppo)" in settings_sentence(report)
-    report, _ = checked(tmp_path, "trl", {}, {"task": "rl"})
-    assert settings_sentence(report).endswith("1 epoch · task rl")
-
-
-def test_where_the_method_was_read_is_told(tmp_path):
-    report, _ = checked(tmp_path, "trl", {"learning_rate": 1e-3} | POLICY_GRADIENT["trl"])
-    finding = next(f for f in report.findings if f.code == "rl-learning-rate")
-    assert finding.advised == "about 1e-05"
-    assert "reinforcement learning" in finding.message
 
 
 # ------------------------------------------------------------ what is trained at all
@@ -228,23 +178,12 @@ def test_a_dump_of_trl_arguments_without_lora_gets_no_default_rank(tmp_path):
     path.write_text(
         json.dumps({"learning_rate": 1e-6, "num_generations": 8, "per_device_train_batch_size": 8})
     )
-    report = check_configs(training=path)
+    report = check_config(training=path)
     assert report.files[0].dialect == "trl"
     assert (report.settings.r, report.settings.adapter, report.settings.objective) == (None, None, "rl")
-
-
-def test_lora_target_linear_adds_every_linear_layer(tmp_path):
-    report, _ = checked(tmp_path, "axolotl", {"lora_target_modules": ["q_proj"]})
-    assert report.settings.target_modules == "all-linear"
 
 
 def test_unsloths_defaults_are_filled_in(tmp_path):
     report, _ = checked(tmp_path, "unsloth", {"lora": None, "training.train_on_completions": None})
     assert (report.settings.r, report.settings.alpha) == (64, 16)
     assert report.settings.target_modules == tuple(SEVEN)
-
-
-def test_unsloths_vision_files_name_no_module(tmp_path):
-    report, codes = checked(tmp_path, "unsloth", {"lora.target_modules": "", "lora.vision_all_linear": True})
-    assert report.settings.target_modules == "all-linear"
-    assert codes == set()

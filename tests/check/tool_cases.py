@@ -1,6 +1,6 @@
 """For each tool and each rule: what to write over a sound file so that the rule speaks, and so that it must not.
 
-Keys with a dot lie in a section; a value of None takes the key away. Options go to `check_configs`.
+Keys with a dot lie in a section; a value of None takes the key away. Options go to `check_config`.
 """
 
 from __future__ import annotations
@@ -192,55 +192,3 @@ CASES: dict[str, dict[str, Case]] = {
         "quantised-base": Case({"training.load_in_4bit": None}, {"training.load_in_4bit": False}),
     },
 }  # fmt: skip
-
-_OWN_KEYS = "its keys are its own, whatever transformers drops"
-_NO_PATTERNS = "no key for it"
-_PATTERNS = (
-    "layers-with-regex",
-    "pattern-without-layers",
-    "initialisation",
-    "dora",
-    "lora-bias",
-    "pattern-scale",
-)
-CANNOT: dict[str, dict[str, str]] = {
-    "trl": dict.fromkeys(_PATTERNS, _NO_PATTERNS),
-    "axolotl": {
-        "dora": _NO_PATTERNS,
-        "lora-bias": _NO_PATTERNS,
-        "removed-argument": _OWN_KEYS,
-        "best-model": "it drops the switch where evaluation and saving do not match (core/builders/causal.py)",
-        "task-type": "it takes the task type from the model's class (loaders/adapter.py)",
-    },
-    "llama-factory": {
-        **dict.fromkeys(_PATTERNS, _NO_PATTERNS),
-        "initialisation": "only a switch for PiSSA",
-        "no-targets": "its default is every linear layer",
-        "removed-argument": _OWN_KEYS,
-        "task-type": "its heads are its own",
-    },
-    "llama-factory-v1": {
-        **dict.fromkeys(
-            (*_PATTERNS, "best-model", "prompt-loss", "precision"),
-            _NO_PATTERNS,
-        ),
-        "no-targets": "its default is every linear layer",
-        "removed-argument": _OWN_KEYS,
-        "task-type": "its command line says what is trained",
-        "no-evaluation": "it evaluates nothing while it trains, so nothing could be advised",
-    },
-    "unsloth": {
-        **dict.fromkeys(
-            ("layers-with-regex", "pattern-without-layers", "dora", "lora-bias", "pattern-scale"),
-            _NO_PATTERNS,
-        ),
-        "initialisation": "only a switch for LoftQ, which brings its configuration",
-        "no-targets": "its default is seven projections",
-        "removed-argument": _OWN_KEYS,
-        "best-model": "no key for it",
-        "task-type": "it trains language models",
-        "no-evaluation": "its files have no evaluation, so nothing could be advised",
-        "precision": "no key for it",
-    },
-}
-"""The rules that a tool's file cannot make speak, and why; a test holds them silent."""

@@ -7,7 +7,7 @@ import importlib
 
 import pytest
 
-from gradience.check import check_configs
+from gradience.check import check_config
 from gradience.check.dialects import trl as dialect
 
 pytestmark = pytest.mark.conformance
@@ -37,7 +37,7 @@ def test_a_dump_of_the_arguments_is_recognised(tmp_path, trl, name, objective):
     )
     path = tmp_path / "training_args.json"
     path.write_text(args.to_json_string())
-    report = check_configs(training_dir=tmp_path)
+    report = check_config(training_dir=tmp_path)
     assert report.files[0].dialect == "trl"
     assert report.settings.objective == objective
     assert report.settings.r is None

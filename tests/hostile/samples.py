@@ -23,7 +23,7 @@ from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.run.stages import stage_key
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verify.verify import verify_run
-from gradience.check import check_configs
+from gradience.check import check_config
 from gradience.cli.schema import ArtifactName
 from gradience.digests import sha256_text
 from gradience.evaluate.forecast import margins_of
@@ -126,7 +126,7 @@ def artifacts() -> dict[ArtifactName, Any]:
         ArtifactName.FLEET_ROW: fleet_sample.fleet_row(),
         ArtifactName.EVIDENCE: evidence(),
         ArtifactName.MONITOR: monitor_runs([runs / "nan.jsonl"]),
-        ArtifactName.CHECK: check_configs(r=16, alpha=16, lr=0.5),
+        ArtifactName.CHECK: check_config(r=16, alpha=16, lr=0.5),
         ArtifactName.BENCH: seeds()[0],
         ArtifactName.BENCH_AGGREGATE: aggregate(seeds(), ["a", "b", "c"]),
         ArtifactName.BENCH_PLAN: bench_plan(config, "gsm8k", seeds()[0].data.splits),

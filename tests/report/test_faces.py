@@ -21,7 +21,7 @@ from test_compression_text import budget_plan, padded_report
 from test_evidence_text import two_logs
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.check import check_configs
+from gradience.check import check_config
 from gradience.cli.schema import ArtifactName
 from gradience.errors import MissingExtra
 from gradience.monitor import monitor_runs
@@ -42,7 +42,7 @@ SAMPLES = {
     "Bench": lambda: bench(42),
     "BenchAggregate": lambda: aggregate(three_seeds(), ["a", "b", "c"]),
     "CalibrationReport": calibration_report,
-    "CheckReport": lambda: check_configs(r=16, alpha=16, lr=0.5),
+    "CheckReport": lambda: check_config(r=16, alpha=16, lr=0.5),
     "ComparisonReport": unlike,
     "CompressionPlan": budget_plan,
     "CompressionReport": padded_report,
@@ -134,7 +134,7 @@ def test_what_is_saved_shows_the_same(name, tmp_path):
 
 
 def test_no_findings_are_no_rows_of_the_same_columns():
-    report = check_configs(r=16, alpha=16, lr=2e-4)
+    report = check_config(r=16, alpha=16, lr=2e-4)
     assert report.findings == ()
     assert list(report.to_dataframe()) == list(SAMPLES["CheckReport"]().to_dataframe())
     assert report.to_markdown().startswith("# Check before training\n\nr=16")
