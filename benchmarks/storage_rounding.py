@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gradience import spectra
-from gradience.adapters.dtypes import DTYPES, DType, decode, encode
 from gradience.adapters.formats import open_adapter
+from gradience.adapters.tensors import DTYPES, DType, decode, encode
 from gradience.audit.measures import TAUS
 from gradience.cli.demo import example_adapter
 from gradience.spectra import FloatArray

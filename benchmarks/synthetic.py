@@ -15,7 +15,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from gradience.adapters.headers import NewTensor, header_bytes, in_order_of_type
+from gradience.adapters.tensors import NewTensor, header_bytes, in_order_of_type
 
 
 def projections(hidden: int, keys: int, inner: int) -> dict[str, tuple[int, int]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gradience.calibrate.verb import calibrate_adapter
     from gradience.check import check_config
     from gradience.compare.adapters import compare_adapters
-    from gradience.compress.verb import compress_adapter
+    from gradience.compress.adapter import compress_adapter
     from gradience.convert.verb import convert_adapter
     from gradience.distill.verb import distill_adapter
     from gradience.errors import (
@@ -103,7 +103,7 @@ _HOME = {
     "check_config": "gradience.check",
     "compare_adapters": "gradience.compare.adapters",
     "compare_logs": "gradience.evidence.verb",
-    "compress_adapter": "gradience.compress.verb",
+    "compress_adapter": "gradience.compress.adapter",
     "compress_fleet": "gradience.fleet.batch",
     "convert_adapter": "gradience.convert.verb",
     "evaluate_adapters": "gradience.evaluate.verb",

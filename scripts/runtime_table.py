@@ -8,10 +8,8 @@ from typing import Any
 
 from gradience.compress.encodings import Target, encode_modules
 from gradience.reports.compression import Encoding, RuntimeVerdict
-from gradience.runtimes.parts import Parts, is_general, parts_of
-from gradience.runtimes.record import Failure, Runs, RuntimeRecord
-from gradience.runtimes.scales import LoadedAdapter, LoadedModule
-from gradience.runtimes.verdict import verdict_of
+from gradience.runtimes.record import Failure, Parts, Runs, RuntimeRecord, is_general, parts_of
+from gradience.runtimes.verdict import LoadedAdapter, LoadedModule, verdict_of
 
 ARCHITECTURE = "LlamaForCausalLM"
 PROJECTIONS = (

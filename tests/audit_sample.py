@@ -9,8 +9,8 @@ import numpy as np
 
 from gradience import ranks
 from gradience.adapters.families import family_of
+from gradience.audit.adapter import gain_of, summary_by_type, summary_of
 from gradience.audit.measures import MEASURES, Update
-from gradience.audit.summary import gain_of, summary_by_type, summary_of
 from gradience.plan.suggestions import with_suggestions
 from gradience.reports.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
 from gradience.reports.base.finding import Finding

@@ -1,27 +1,89 @@
-"""An open adapter: its LoRA modules as pairs of stored factors, one of them in memory at a time."""
+"""An open adapter: its LoRA modules as pairs of stored factors, one of them in memory at a time.
+
+Every format sorts the tensors of its file into pairs, other tensors that are understood, and the rest, with reasons.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from gradience.adapters.config import PeftConfig
-from gradience.adapters.dtypes import Words, decode
 from gradience.adapters.files import Closing
-from gradience.adapters.inventory import GHOST_REASON, SkippedTensor
-from gradience.adapters.keys import Kind, parse_key
+from gradience.adapters.keys import Key, Kind, is_applied, parse_key
 from gradience.adapters.locate import Location
-from gradience.adapters.naming import is_applied
-from gradience.adapters.tensors import TensorEntry, TensorFile
+from gradience.adapters.tensors import TensorEntry, TensorFile, Words, decode
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError
 from gradience.hub.client import Source
 from gradience.spectra import Blocks, FloatArray
+from gradience.words import counted
+
+
+class SkippedTensor(NamedTuple):
+    """A tensor that was not audited, why, and its parameters."""
+
+    tensor: str
+    reason: str
+    params: int
+
+
+DORA_REASON = "DoRA magnitude"
+LORA_BIAS_REASON = "bias of lora_B (lora_bias)"
+SAVED_REASON = "full-weight module (modules_to_save)"
+TOKENS_REASON = "trained rows of an embedding (trainable_token_indices)"
+BASE_BIAS_REASON, BIAS_REASON = "bias of the base layer", "bias"
+GHOST_REASON = "ghost copy of a module"
+BASE_REASON = "weight of the base model saved beside the adapter"
+_HEADS = (
+    "classifier",
+    "score",
+    "lm_head",
+    "qa_outputs",
+    "embed_tokens",
+    "embed_out",
+    "pre_classifier",
+    "pooler",
+)
+
+
+def describe_other(
+    name: str, key: Key, entry: TensorEntry, config: PeftConfig | None
+) -> tuple[SkippedTensor, bool]:
+    """What a tensor that is no factor is, and whether that is understood."""
+    reason = _known_reason(key, config)
+    return SkippedTensor(name, reason or "unknown tensor", entry.params), reason is not None
+
+
+def _known_reason(key: Key, config: PeftConfig | None) -> str | None:
+    parts = key.module.split(".")
+    if key.role == "magnitude":
+        return DORA_REASON
+    if key.role == "lora_bias":
+        return LORA_BIAS_REASON
+    if parts[-1] in ("trainable_tokens_delta", "trainable_tokens_original"):
+        return TOKENS_REASON
+    if parts[-2:] == ["base_layer", "bias"]:
+        return BASE_BIAS_REASON
+    if "base_layer" in parts:
+        return BASE_REASON
+    if "original_module" in parts:
+        return "copy of the untrained module"
+    if "modules_to_save" in parts or (config and config.saved_whole(key.module.rpartition(".")[0])):
+        return SAVED_REASON
+    if parts[-1] == "bias":
+        return BIAS_REASON
+    if any(part in _HEADS for part in parts):
+        return "full-weight head or embedding"
+    return None
+
 
 SCALE_HINT = "set lora_parameters.scale to the factor of lora_a·lora_b, and remove alpha"
 BLOCK_ELEMENTS = 2**17
@@ -229,3 +291,111 @@ class Adapter(Closing):
             return sha256_file(self.pickle)
         digests = [file.sha256() for file in self.files]
         return digests[0] if len(digests) == 1 else sha256_text("\n".join(digests))
+
+
+SEVERAL = "several tensors claim to be the same factor"
+NO_B = "A without B: half of a LoRA pair is missing"
+NO_A = "B without A: half of a LoRA pair is missing"
+
+Tensors = Mapping[str, tuple[TensorFile, TensorEntry]]
+
+
+class Shape(NamedTuple):
+    """What two factors say of their product, in the fields of a `LoraPair`."""
+
+    kind: Kind
+    rank: int
+    rows: int
+    columns: int
+    groups: int
+
+
+def unusable(a: Factor, b: Factor) -> str | None:
+    """Why no product can be made of these two, whatever their format; None where it can."""
+    if a.entry.shape[:1] == (0,) and len(a.entry.shape) > 1 and b.entry.shape[1:2] == (0,):
+        return f"rank 0: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
+    for factor in (a, b):
+        if 0 in factor.entry.shape:
+            return (
+                "empty tensor (0 elements): saved under DeepSpeed ZeRO-3 without gathering the weights "
+                "(set stage3_gather_16bit_weights_on_model_save and save again)"
+            )
+        if factor.entry.dtype.numpy_name is None:
+            return f"stored as {factor.entry.dtype.name}, which is not a type for LoRA factors"
+        if len(factor.entry.shape) < 2:
+            dimensions = counted(len(factor.entry.shape), "dimension")
+            return f"a factor with {dimensions}: flattened or sharded, the shape is lost"
+    return None
+
+
+def shape_of(kind: Kind, a: Factor, b: Factor) -> Shape | str:
+    """The shape of B·A for A (r, n…) and B (m, r…), a convolution where A has a kernel; or the reason why not."""
+    rank, rows, groups = a.entry.shape[0], b.entry.shape[0], 1
+    inner = math.prod(b.entry.shape[1:])
+    if any(side != 1 for side in b.entry.shape[2:]):
+        return f"B of shape {list(b.entry.shape)}: a B kernel larger than 1 is unknown"
+    if len(a.entry.shape) > 2:
+        kind = "conv"
+        if inner and rank % inner == 0 and rows % (rank // inner) == 0:
+            groups = rank // inner
+    if inner * groups != rank:
+        return mismatch(a, b)
+    return Shape(kind, rank, rows, math.prod(a.entry.shape[1:]), groups)
+
+
+def mismatch(a: Factor, b: Factor) -> str:
+    """The reason for two factors that cannot be multiplied."""
+    return f"inner dimensions differ: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
+
+
+# ---------------------------------------------------------------- formats that name every factor
+
+
+class Place(NamedTuple):
+    """Which factor of which module a tensor is."""
+
+    module: str
+    side: Literal["A", "B"]
+
+
+def add_pairs(
+    adapter: Adapter,
+    tensors: Tensors,
+    places: Mapping[str, Place],
+    make: Callable[[str, Factor, Factor], LoraPair | str],
+) -> None:
+    """Put every tensor that has a place into a pair of `adapter`, or into what is not audited, with the reason.
+
+    make: (module, A, B) -> the pair, or the reason why there is none; it is asked once per module that has both.
+    """
+    modules: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, place in places.items():
+        modules[place.module][place.side].append(name)
+    for module, sides in modules.items():
+        pair = _pair(module, sides, tensors, make)
+        if isinstance(pair, str):
+            names = [name for group in sides.values() for name in group]
+            adapter.unaudited.extend(SkippedTensor(name, pair, tensors[name][1].params) for name in names)
+        else:
+            adapter.pairs.append(pair)
+    in_order_of_data(adapter)
+
+
+def _pair(
+    module: str,
+    sides: Mapping[str, list[str]],
+    tensors: Tensors,
+    make: Callable[[str, Factor, Factor], LoraPair | str],
+) -> LoraPair | str:
+    names_A, names_B = sides.get("A", []), sides.get("B", [])
+    if len(names_A) > 1 or len(names_B) > 1:
+        return SEVERAL
+    if not names_A or not names_B:
+        return NO_B if names_A else NO_A
+    a, b = (Factor(name, *tensors[name]) for name in (names_A[0], names_B[0]))
+    return unusable(a, b) or make(module, a, b)
+
+
+def in_order_of_data(adapter: Adapter) -> None:
+    """Sort the pairs by where they lie, so that a file is read from its beginning to its end."""
+    adapter.pairs.sort(key=lambda pair: (pair.a.file.path.name, min(pair.a.entry.start, pair.b.entry.start)))

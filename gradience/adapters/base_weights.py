@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from gradience.adapters import strict_json
-from gradience.adapters.dtypes import Words, decode
 from gradience.adapters.files import Closing
 from gradience.adapters.locate import MAX_INDEX_BYTES
-from gradience.adapters.tensors import TensorEntry, TensorFile
+from gradience.adapters.tensors import TensorEntry, TensorFile, Words, decode
 from gradience.arguments import is_integer
 from gradience.errors import InputError
 from gradience.reading import MAX_SETTINGS_BYTES, pread, read_file

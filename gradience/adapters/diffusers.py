@@ -1,31 +1,141 @@
-"""A LoRA of diffusers: `pytorch_lora_weights.safetensors`, of today's keys and of the old ones.
+"""LoRA of image models: diffusers' `pytorch_lora_weights.safetensors`, and files with the keys of sd-scripts (kohya).
 
-Today `unet.<module>.lora_A.weight` (`transformer.`, `text_encoder.`, …) with a config in the header, one of PEFT for
-each part of the pipeline; before `<module>.lora.down.weight`, and first `<module>.processor.to_q_lora.down.weight`.
+diffusers: today `unet.<module>.lora_A.weight` (`transformer.`, `text_encoder.`, …) with a config in the header, one of
+PEFT for each part of the pipeline; before `<module>.lora.down.weight`, and first
+`<module>.processor.to_q_lora.down.weight`.
+kohya: `<module>.lora_down.weight` (r, n[, k, k]), `.lora_up.weight` (m, r[, 1, 1]); dots of the module's path are
+underscores, which cannot be undone without the model, so such a file is read, and not written.
 Without a config s = α/r of the number `<module>.alpha`, and 1 where there is none.
-Source: diffusers 0.42.1, utils/peft_utils.py (`get_peft_kwargs`), utils/state_dict_utils.py, loaders/lora_base.py.
+Source: diffusers 0.42.1, utils/peft_utils.py (`get_peft_kwargs`), utils/state_dict_utils.py, loaders/lora_base.py;
+sd-scripts 48d368fa, networks/lora.py.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from gradience.adapters import strict_json
-from gradience.adapters.adapter import Adapter, Factor, LoraPair
-from gradience.adapters.config import PeftConfig, config_of
+from gradience.adapters.adapter import (
+    DORA_REASON,
+    Adapter,
+    Factor,
+    LoraPair,
+    Place,
+    SkippedTensor,
+    add_pairs,
+    shape_of,
+)
+from gradience.adapters.config import PeftConfig, config_of, is_alpha
 from gradience.adapters.foreign import from_diffusers, no_factors
-from gradience.adapters.inventory import DORA_REASON
-from gradience.adapters.kohya import alphas_of, scaled_pair, settings_of, sort_others
-from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
-from gradience.adapters.pairing import Place, add_pairs
-from gradience.adapters.sniffing import listing, single, sniff
-from gradience.adapters.tensors import TensorFile
+from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location, listing, single, sniff
+from gradience.adapters.tensors import TensorFile, decode
 from gradience.errors import InputError
+
+_KOHYA_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>down|up)\.weight")
+ALPHA_REASON = "α of a module"
+
+
+def is_kohya(path: Path) -> bool:
+    """Whether the safetensors file at `path` holds `lora_down` and `lora_up`."""
+    return path.name not in (WEIGHTS, INDEX) and any(map(_KOHYA_FACTOR.fullmatch, sniff(path).shapes))
+
+
+def open_kohya(path: Path, adapter: str | None) -> Adapter:
+    """Open the LoRA at `path`. Raises InputError: bad-alpha, and what `tensors` raises."""
+    weights = single(path, adapter, lambda name: True, "files")
+    with ExitStack() as stack:
+        file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
+        opened = Adapter("kohya", Location(path, weights.parent, (weights,), None), None, [file], None)
+        opened.unwritable = "dots of its modules' names are underscores, so no adapter of PEFT can name them"
+        places = {
+            name: Place(match["module"], "A" if match["side"] == "down" else "B")
+            for name in file.entries
+            if (match := _KOHYA_FACTOR.fullmatch(name))
+        }
+        alphas = alphas_of(file, {place.module for place in places.values()})
+        tucker = {name.removesuffix(".lora_mid.weight") for name in file.entries if "lora_mid" in name}
+        tensors = {name: (file, entry) for name, entry in file.entries.items()}
+
+        def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
+            if module in tucker:
+                return "a Tucker decomposition (lora_mid): not a product of two factors"
+            return scaled_pair(module, a, b, alphas.get(module))
+
+        add_pairs(opened, tensors, places, make)
+        sort_others(opened, file, places, alphas)
+        opened.config = settings_of(opened, file)
+        opened.stack = stack.pop_all()
+        return opened
+
+
+def alphas_of(file: TensorFile, modules: set[str]) -> Mapping[str, float]:
+    """Module -> α, of the tensors `<module>.alpha`. Raises InputError (bad-alpha) for one that is no number."""
+    alphas = {}
+    for module in modules:
+        entry = file.entries.get(f"{module}.alpha")
+        if entry is None:
+            continue
+        readable = entry.params == 1 and entry.dtype.numpy_name is not None
+        value = float(decode(file.read_words(f"{module}.alpha")).reshape(-1)[0]) if readable else math.nan
+        if not is_alpha(value):
+            raise InputError(
+                f"{file.path}: {module[:200]}.alpha is not one number of a usable size",
+                code="bad-alpha",
+                hint="save the adapter again: its scale is α/r",
+            )
+        alphas[module] = value
+    return alphas
+
+
+def scaled_pair(module: str, a: Factor, b: Factor, alpha: float | None) -> LoraPair | str:
+    """The pair with s = α/r; α is the rank where the file does not tell, which is what its readers take."""
+    shape = shape_of("linear", a, b)
+    if isinstance(shape, str):
+        return shape
+    known = float(shape.rank) if alpha is None else alpha
+    return LoraPair(
+        module, shape.kind, a, b, shape.rank, shape.rows, shape.columns,
+        groups=shape.groups, alpha=known, scale=known / shape.rank,
+    )  # fmt: skip
+
+
+def sort_others(
+    opened: Adapter, file: TensorFile, places: Mapping[str, Place], alphas: Mapping[str, float]
+) -> None:
+    """The tensors that are no factors: numbers that were used, magnitudes, and what is unknown."""
+    for name, entry in file.entries.items():
+        if name in places:
+            continue
+        module, _, last = name.removesuffix(".weight").rpartition(".")
+        reason = {"alpha": ALPHA_REASON, "dora_scale": DORA_REASON, "lora_magnitude_vector": DORA_REASON}.get(
+            last
+        )
+        if last == "alpha" and module not in alphas:
+            reason = None
+        note = SkippedTensor(name, reason or "unknown tensor", entry.params)
+        (opened.other if reason else opened.unaudited).append(note)
+
+
+def settings_of(opened: Adapter, file: TensorFile) -> PeftConfig:
+    """The commonest rank and α, and the name of the base where the header has it."""
+    ranks = Counter(pair.rank for pair in opened.pairs).most_common(1)
+    alphas = Counter(pair.alpha for pair in opened.pairs).most_common(1)
+    return PeftConfig(
+        file.path,
+        {},
+        r=ranks[0][0] if ranks else None,
+        lora_alpha=alphas[0][0] if alphas else None,
+        use_dora=any(note.reason == DORA_REASON for note in opened.other),
+        base_model=file.metadata.get("ss_sd_model_name") or file.metadata.get("ss_base_model_version"),
+    )
+
 
 NAME = "pytorch_lora_weights.safetensors"
 METADATA = "lora_adapter_metadata"

@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gradience.adapters.adapter import Adapter
-from gradience.adapters.diffusers import NAME, is_diffusers, open_diffusers
-from gradience.adapters.experts import SAY_ORDER
+from gradience.adapters.diffusers import NAME, is_diffusers, is_kohya, open_diffusers, open_kohya
 from gradience.adapters.gguf import is_gguf, open_gguf
 from gradience.adapters.initial import subtract_initial
-from gradience.adapters.kohya import is_kohya, open_kohya
-from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, adapter_folders, lone_weights
+from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, adapter_folders, listing, lone_weights
 from gradience.adapters.mlx import FINAL, is_mlx, open_mlx
 from gradience.adapters.pairs import WORDS, Pairs, open_pairs
-from gradience.adapters.peft import open_peft
+from gradience.adapters.peft import SAY_ORDER, open_peft
 from gradience.adapters.pickles import NAMES, pickle_at, twin_of
 from gradience.adapters.remote import Weights, fetch_adapter
-from gradience.adapters.sniffing import listing
 from gradience.errors import InputError
 from gradience.hub.address import address_of
 

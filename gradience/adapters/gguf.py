@@ -20,16 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradience.adapters.adapter import Adapter, Factor, LoraPair
+from gradience.adapters.adapter import Adapter, Factor, LoraPair, Place, SkippedTensor, add_pairs, shape_of
 from gradience.adapters.config import PeftConfig, is_alpha
-from gradience.adapters.dtypes import DTYPES, DType, Words
 from gradience.adapters.files import refuse_placeholder
 from gradience.adapters.foreign import no_factors
-from gradience.adapters.inventory import SkippedTensor
-from gradience.adapters.locate import INDEX, WEIGHTS, Location
-from gradience.adapters.pairing import Place, add_pairs, shape_of
-from gradience.adapters.sniffing import listing, single
-from gradience.adapters.tensors import MAX_NAME, MAX_TENSORS, TensorEntry, TensorFile
+from gradience.adapters.locate import INDEX, WEIGHTS, Location, listing, single
+from gradience.adapters.tensors import DTYPES, MAX_NAME, MAX_TENSORS, DType, TensorEntry, TensorFile, Words
 from gradience.arguments import is_integer
 from gradience.errors import InputError
 from gradience.reading import open_regular, pread

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
-from gradience.adapters.config import PeftConfig, config_of
-from gradience.adapters.dtypes import DTYPES, DType, Words, decode, encode
-from gradience.adapters.initialisations import initialisation_of
+from gradience.adapters.config import PeftConfig, config_of, initialisation_of
+from gradience.adapters.tensors import DTYPES, DType, Words, decode, encode
 from gradience.errors import InputError, UsageError
 
 SAME = 1e-12

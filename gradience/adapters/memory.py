@@ -31,7 +31,7 @@ SIGMA = 80
 """What a report keeps of one singular value: a float, its place in a tuple, its text."""
 FLOAT = 8
 DORA_ROWS = 512
-"""Of the base's weight at a time (compress/dora.py)."""
+"""Of the base's weight at a time (compress/module.py)."""
 
 
 def limit_for(max_memory: int | None, adapters: Iterable[Adapter]) -> int:
@@ -113,7 +113,7 @@ def core_bytes(rank: int, rows: int) -> int:
 def audit_bytes(pair: LoraPair) -> int:
     """What measuring one module takes: its factors, blocks of them, and the matrices that they are reduced to."""
     sides = (pair.rows, pair.columns)
-    if pair.groups > 1:  # group by group (audit/grouped.py)
+    if pair.groups > 1:  # group by group (audit/measures.py)
         block = FLOAT * max(
             BLOCK_ELEMENTS, pair.rank // pair.groups * (pair.columns + pair.rows // pair.groups)
         )

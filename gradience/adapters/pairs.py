@@ -14,12 +14,18 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from gradience.adapters.adapter import Adapter, Factor, LoraPair
+from gradience.adapters.adapter import (
+    Adapter,
+    Factor,
+    LoraPair,
+    Place,
+    SkippedTensor,
+    Tensors,
+    add_pairs,
+    shape_of,
+)
 from gradience.adapters.config import PeftConfig, is_alpha
-from gradience.adapters.inventory import SkippedTensor
-from gradience.adapters.locate import Location
-from gradience.adapters.pairing import Place, Tensors, add_pairs, shape_of
-from gradience.adapters.sniffing import single
+from gradience.adapters.locate import Location, single
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError, UsageError
 

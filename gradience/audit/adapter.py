@@ -3,39 +3,240 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from statistics import fmean, median
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gradience import ranks
-from gradience.adapters.adapter import Adapter
+from gradience.adapters.adapter import Adapter, SkippedTensor
+from gradience.adapters.config import PeftConfig
+from gradience.adapters.families import MODULE_TYPES, ModuleType
+from gradience.adapters.foreign import refuse_method
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.inventory import SkippedTensor
+from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.adapters.pairs import pairs_of
 from gradience.arguments import integer_argument, number_argument, path_argument, ranks_argument
 from gradience.audit.findings import Facts, find
-from gradience.audit.in_memory import as_folder, is_peft_model
-from gradience.audit.module import measure_pair
-from gradience.audit.settings import settings_of
-from gradience.audit.summary import gain_of, summary_by_type, summary_of
+from gradience.audit.measures import measure_pair
 from gradience.blas import map_in_order, worker_threads
-from gradience.errors import UsageError
+from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import path_text
 from gradience.plan.grids import checked_ranks
 from gradience.plan.suggestions import with_suggestions
 from gradience.progress import Progress
-from gradience.reports.audit import AdapterInfo, AuditReport, Coverage, LayerAudit, TensorNote
+from gradience.reports.audit import (
+    AdapterInfo,
+    AuditReport,
+    Coverage,
+    Gain,
+    LayerAudit,
+    LayerGain,
+    Setting,
+    TensorNote,
+    TypeSummary,
+)
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source, initial_of
+from gradience.words import listed
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
     from gradience.reports.calibration import Calibration
+
+
+MAX_ITEMS = 1000
+"""Names or numbers of one setting. Strangers' configs had at most a few dozen."""
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _list_of(value: Any, kind: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and 0 < len(value) <= MAX_ITEMS and all(map(kind, value))
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_ITEMS
+
+
+def _texts(value: Any) -> bool:
+    return _list_of(value, _text)
+
+
+def _counts(value: Any) -> bool:
+    return _list_of(value, _count)
+
+
+def _pairs(value: Any) -> bool:
+    return _list_of(value, _counts)
+
+
+def _tokens(value: Any) -> bool:
+    named = isinstance(value, dict) and len(value) <= MAX_ITEMS
+    return _counts(value) or (named and all(_text(key) and _counts(item) for key, item in value.items()))
+
+
+def _on(value: Any) -> bool:
+    return value is True
+
+
+SETTINGS: Mapping[str, Callable[[Any], bool]] = {
+    "bias": lambda value: value in ("all", "lora_only"),
+    "lora_dropout": lambda value: type(value) in (int, float) and 0 < value < 1,
+    "modules_to_save": _texts,
+    "exclude_modules": lambda value: _text(value) or _texts(value),
+    "target_parameters": _texts,
+    "fan_in_fan_out": _on,
+    "lora_bias": _on,
+    "trainable_token_indices": _tokens,
+    "ensure_weight_tying": _on,
+    "layer_replication": _pairs,
+    "alora_invocation_tokens": _counts,
+    "init_lora_weights": lambda value: value == "gaussian",
+}
+"""Field of LoraConfig -> whether a value is one that is not the default and that PEFT 0.21 understands."""
+
+
+def settings_of(config: PeftConfig) -> dict[str, Setting]:
+    """The fields of SETTINGS that say something, in that order. Anything else in the file is left alone."""
+    return {name: config.fields[name] for name, fits in SETTINGS.items() if fits(config.fields.get(name))}
+
+
+def _values(layers: Iterable[LayerAudit], name: str) -> list[float]:
+    return [value for layer in layers if (value := getattr(layer, name)) is not None]
+
+
+def summary_of(trained: Sequence[LayerAudit]) -> dict[str, Any]:
+    """Means, medians and percentiles over the trained modules; nothing where there are none."""
+    if not trained:
+        return {}
+    stable = _values(trained, "stable_rank")
+    weights = [layer.params for layer in trained]
+    measures: dict[str, float | None] = {
+        "stable_rank_mean": fmean(stable),
+        "stable_rank_median": median(stable),
+        "stable_rank_weighted_mean": fmean(stable, weights),
+        "effective_rank_mean": fmean(_values(trained, "effective_rank")),
+        "utilization_mean": fmean(_values(trained, "utilization")),
+        "utilization_median": median(_values(trained, "utilization")),
+    }
+    for name in ("rank_use", "null_position"):
+        values = _values(trained, name)
+        measures[f"{name}_median"] = median(values) if values else None
+    for percent in (90, 95, 99):
+        energy_ranks = _values(trained, f"energy_rank_{percent}")
+        measures[f"energy_rank_{percent}_p50"] = float(ranks.percentile(energy_ranks, 50))
+        measures[f"energy_rank_{percent}_p90"] = float(ranks.percentile(energy_ranks, 90))
+    return measures
+
+
+def summary_by_type(layers: Sequence[LayerAudit]) -> dict[ModuleType, TypeSummary]:
+    summaries = {}
+    for kind in MODULE_TYPES:
+        members = [layer for layer in layers if layer.module_type == kind]
+        if not members:
+            continue
+        summary = summary_of([layer for layer in members if layer.status == "ok"])
+        summaries[kind] = TypeSummary(
+            n_layers=len(members),
+            params=sum(layer.params for layer in members),
+            stable_rank_mean=summary.get("stable_rank_mean"),
+            utilization_mean=summary.get("utilization_mean"),
+            energy_rank_90_p50=summary.get("energy_rank_90_p50"),
+            energy_rank_90_p90=summary.get("energy_rank_90_p90"),
+        )
+    return summaries
+
+
+def gain_of(trained: Sequence[LayerAudit]) -> Gain | None:
+    """Norms and where the energy sits; None where some scale is unknown or everything is 0."""
+    if not trained or any(layer.fro_norm is None for layer in trained):
+        return None
+    norms = {layer.label: layer.fro_norm or 0.0 for layer in trained}
+    peak = max(norms.values())
+    if peak == 0.0:
+        return None
+    # Energies relative to the largest norm: squares of norms beyond 1e154 would overflow.
+    energies = [(norm / peak) ** 2 for norm in norms.values()]
+    total = sum(energies)
+    per_layer: dict[str, float] = defaultdict(float)
+    for layer, energy in zip(trained, energies, strict=True):
+        per_layer[layer.layer or "(outside the layers)"] += energy
+    shares = {name: energy / total for name, energy in per_layer.items()}
+    ordered = sorted(zip(norms, energies, strict=True), key=lambda item: -item[1])
+    top = ordered[: max(1, round(len(ordered) / 10))]
+    largest = float(np.finfo(np.float64).max)
+    return Gain(
+        fro_norm_total=min(peak * total**0.5, largest),
+        sigma_max=max(layer.sigma_max or 0.0 for layer in trained),
+        per_layer=tuple(
+            LayerGain(layer=name, energy=min(per_layer[name] * peak * peak, largest), share=share)
+            for name, share in shares.items()
+        ),
+        top_modules=tuple(name for name, _ in ordered[:10]),
+        top_modules_share=sum(energy for _, energy in top) / total,
+        hhi=sum(share * share for share in shares.values()),
+    )
+
+
+def is_peft_model(value: object) -> bool:
+    """Whether `value` is a PeftModel."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(value, peft.PeftModel)
+
+
+@contextmanager
+def as_folder(model: Any, adapter: str | None) -> Iterator[Path]:
+    """Yield a temporary folder with one adapter of `model`, named after its class; the model stays as it is.
+
+    adapter: its name; the active one by default. Raises InputError for one that is not there, or is no LoRA.
+    """
+    name = adapter or _active(model)
+    config = model.peft_config.get(name)
+    shown = Path(type(model).__name__)
+    if config is None:
+        raise InputError(
+            f"{shown}: contains no adapter called {name!r}, only {listed(list(model.peft_config))}",
+            code="no-such-adapter",
+            hint=f"adapter={next(iter(model.peft_config))!r}",
+        )
+    if config.peft_type != "LORA":
+        raise refuse_method(shown, str(getattr(config.peft_type, "value", config.peft_type)))
+    # Without the whole embeddings that PEFT may save beside the factors: it would ask the hub about them.
+    state = sys.modules["peft"].get_peft_model_state_dict(
+        model, adapter_name=name, save_embedding_layers=False
+    )
+    copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in state.items()}
+    with TemporaryDirectory(prefix="gradience-") as scratch:
+        folder = Path(scratch) / shown
+        config.save_pretrained(str(folder))
+        import_module("safetensors.torch").save_file(copies, folder / WEIGHTS)
+        yield folder
+
+
+def _active(model: Any) -> str:
+    names: list[str] = list(model.active_adapters)
+    if len(names) != 1:
+        raise InputError(
+            f"{type(model).__name__}: {len(names)} adapters are active: {listed(names)}",
+            code="several-adapters",
+            hint=f"name one: adapter={names[0]!r}" if names else "call model.set_adapter first",
+        )
+    return names[0]
+
 
 DEFAULT_TAU = 0.90
 SAVE_INITIAL = (

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from gradience.adapters.adapter import Adapter
-from gradience.adapters.base_weights import BaseWeights
-from gradience.audit.dora import DoraUpdate, magnitudes_of
-from gradience.audit.norms import Blocks, Norms, cached_norms, norms_of
+from gradience.adapters.adapter import DORA_REASON, Adapter, Factor, LoraPair
+from gradience.adapters.base_weights import BaseWeights, Rows
+from gradience.adapters.keys import parse_key
+from gradience.adapters.strict_json import loads
+from gradience.adapters.tensors import decode
 from gradience.blas import worker_threads
-from gradience.errors import InputError
+from gradience.caching import cache_folder
+from gradience.digests import Sha256
+from gradience.errors import InputError, OutputError
 from gradience.files.shared_names import path_text
-from gradience.lanczos import TOLERANCE
+from gradience.files.whole import write_whole
+from gradience.lanczos import FAILURE, SEED, TOLERANCE, spectral_norm
 from gradience.progress import Progress
 from gradience.ranks import percentile
+from gradience.reading import read_file
 from gradience.reports.audit import (
     AuditReport,
     BaseComparison,
@@ -26,6 +35,143 @@ from gradience.reports.audit import (
     LayerAudit,
     NotCompared,
 )
+from gradience.spectra import FloatArray
+
+KEPT_BYTES = 2**28
+"""Of a weight that is kept in float32 while its norm is found; a larger one is read again for every product."""
+MAX_ENTRY = 1000
+"""Bytes of a file of the cache."""
+Blocks = Callable[[], Iterable[FloatArray]]
+
+
+class Norms(NamedTuple):
+    """Of one weight; NaN where an entry is not finite, or where all are 0."""
+
+    frobenius: float
+    largest: float
+
+
+def norms_of(blocks: Blocks) -> Norms:
+    """Return ‖W‖_F, and ‖W‖₂ within the tolerance of `lanczos`.
+
+    blocks: makes the rows of W in blocks, (k, n), from the start.
+    """
+    total, size, columns = 0.0, 0, 0
+    kept: list[FloatArray] | None = []
+    for block in blocks():
+        total += float(np.square(block).sum())
+        size, columns = size + block.size, block.shape[1]
+        if kept is not None:
+            kept.append(block.astype(np.float32))
+            kept = kept if 4 * size <= KEPT_BYTES else None
+    if not math.isfinite(total) or total == 0.0:
+        return Norms(math.nan, math.nan)
+    parts: Blocks = blocks if kept is None else lambda: kept
+
+    def product(vector: FloatArray) -> FloatArray:
+        image = np.zeros(columns)
+        for block in parts():
+            narrow = vector.astype(block.dtype)
+            # Every entry is finite, by the sum above. OpenBLAS reads whole vector registers, also behind the end of a
+            # small matrix, and a NaN that lies there raises the flag that numpy would warn of.
+            with np.errstate(invalid="ignore"):
+                image += block.T @ (block @ narrow)
+        return image
+
+    return Norms(math.sqrt(total), spectral_norm(product, columns))
+
+
+def cached_norms(blocks: Blocks) -> Norms:
+    """Return the same from the cache, or find them and keep them there. A cache that cannot be written is none.
+
+    An entry that is not what was written is found anew. A file is renamed into its place whole, by whichever process.
+    """
+    digest = Sha256(f"{TOLERANCE} {FAILURE} {SEED}".encode())
+    for block in blocks():
+        digest.update(f"{block.shape}".encode())
+        digest.update(block.astype(np.float32).data)
+    name = digest.hexdigest()
+    place = cache_folder() / "norms" / name[:2] / f"{name}.json"
+    with suppress(InputError, ValueError, TypeError, KeyError):
+        return _entry(place, name)
+    norms = norms_of(blocks)
+    if math.isfinite(norms.largest):
+        with suppress(OutputError, OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, [json.dumps({"of": name, **norms._asdict()}).encode()])
+    return norms
+
+
+def _entry(place: Path, name: str) -> Norms:
+    """Raise InputError, ValueError, TypeError or KeyError for anything but an entry of this name."""
+    entry = loads(read_file(place, MAX_ENTRY), place, place.name)
+    norms = Norms(float(entry["frobenius"]), float(entry["largest"]))
+    # ‖W‖₂ ≤ ‖W‖_F but for the rounding of float32.
+    if entry["of"] != name or not 0 < norms.largest <= 1.001 * norms.frobenius < math.inf:
+        raise ValueError("not an entry")
+    return norms
+
+
+ROWS = 512
+"""Rows of W in memory at a time."""
+
+
+def magnitudes_of(opened: Adapter) -> dict[str, Factor]:
+    """Return the magnitude of each module that has one."""
+    files = {name: file for file in opened.files for name in file.entries}
+    return {
+        parse_key(note.tensor).module: Factor(
+            note.tensor, files[note.tensor], files[note.tensor].entries[note.tensor]
+        )
+        for note in opened.other
+        if note.reason == DORA_REASON
+    }
+
+
+class DoraUpdate:
+    """ΔW of one linear module in blocks of rows, and how far its magnitude has moved.
+
+    Raises InputError: dora for a module that is not linear or has no magnitude, and what the base raises.
+    """
+
+    def __init__(
+        self, pair: LoraPair, magnitude: Factor | None, base: BaseWeights, *, transposed: bool
+    ) -> None:
+        if pair.kind != "linear" or magnitude is None or pair.scale is None:
+            raise InputError(
+                f"DoRA of a {pair.kind} module, or without its magnitude or α",
+                code="dora",
+                hint="retrain without DoRA on it",
+            )
+        self._weight: Rows = base.weight(pair.module, (pair.rows, pair.columns), transposed=transposed)
+        self._magnitude = decode(magnitude.read()).reshape(-1)
+        if self._magnitude.shape != (pair.rows,):
+            raise InputError(
+                f"the magnitude has {len(self._magnitude)} entries, the module {pair.rows} rows",
+                code="dora",
+                hint="save the adapter again with PEFT",
+            )
+        loaded = pair.load()
+        self._a, self._b = decode(loaded.words_A()).T, pair.scale * decode(loaded.words_B())
+
+    def blocks(self) -> Iterator[FloatArray]:
+        """Yield ΔW, some rows at a time."""
+        for rows in self._rows():
+            weight = self._weight(rows)
+            direction = weight + self._b[rows] @ self._a
+            lengths = np.linalg.norm(direction, axis=1)
+            lengths[lengths == 0] = 1.0
+            yield (self._magnitude[rows] / lengths)[:, None] * direction - weight
+
+    def magnitude_change(self) -> float:
+        """‖m − m₀‖₂/‖m₀‖₂, where m₀, the norms of W's rows, is what training starts from."""
+        before = np.concatenate([np.linalg.norm(self._weight(rows), axis=1) for rows in self._rows()])
+        return float(np.linalg.norm(self._magnitude - before) / np.linalg.norm(before))
+
+    def _rows(self) -> Iterator[slice]:
+        for start in range(0, len(self._magnitude), ROWS):
+            yield slice(start, start + ROWS)
+
 
 DORA = "DoRA: the update is m·(W + s·B·A)/‖W + s·B·A‖ − W, which needs the adapter's files as well"
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from gradience.adapters.config import INITIALISATIONS, initialisation_of
 from gradience.adapters.families import ADAPTED_BESIDE_ATTENTION, DEFAULT_TARGETS, module_type
-from gradience.adapters.initialisations import INITIALISATIONS, initialisation_of
 from gradience.arguments import is_integer
 from gradience.check.dialects import PEFT, SUPERVISED, Dialect
 from gradience.check.files import BaseShape

@@ -37,7 +37,7 @@ def _suggestions() -> tuple[str, ...]:
 
 def _dtypes() -> list[str]:
     """Return the storage types that factors can have."""
-    from gradience.adapters.dtypes import DTYPES
+    from gradience.adapters.tensors import DTYPES
 
     return [name for name, dtype in DTYPES.items() if dtype.numpy_name is not None]
 
@@ -338,7 +338,7 @@ def _check_usage(
 
         check_output(output, adapter, force=force)
     if verify_peft:
-        from gradience.compress.peft_check import require_peft
+        from gradience.compress.check import require_peft
 
         require_peft()
 

@@ -14,7 +14,7 @@ from gradience.cli.progress import ProgressBar
 
 
 def _targets() -> list[str]:
-    from gradience.convert.targets import TARGETS
+    from gradience.convert.verb import TARGETS
 
     return list(TARGETS)
 

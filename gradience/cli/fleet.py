@@ -88,8 +88,7 @@ def fleet(
 
       gradience compress --fleet fleet.jsonl --to-rank 16 -o smaller/
     """
-    from gradience.fleet.on_ray import rows_on_ray
-    from gradience.fleet.verb import audit_fleet
+    from gradience.fleet.verb import audit_fleet, rows_on_ray
     from gradience.report.fleet import fleet_text
 
     limit = bytes_of(max_memory)

@@ -1,4 +1,4 @@
-"""Compression: an adapter and a plan -> a smaller approximation with the same scale, and a report of what was lost.
+"""Compression: an adapter -> a smaller approximation with the same scale, and a report of what was lost.
 
 Training-free and exact: every module gets the best approximation of its rank (Eckart–Young), found in r-space, one
 module at a time, without the base model. The error reported is the one of the factors as they are stored.
@@ -6,20 +6,25 @@ module at a time, without the base model. The error reported is the one of the f
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack, overload
 
-from gradience.adapters.adapter import Adapter
+from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.base_weights import BaseWeights
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import compress_bytes, limit_for, workers_within
+from gradience.adapters.patterns import anchored_key
+from gradience.adapters.tensors import type_names
+from gradience.arguments import integer_argument, names_argument, path_argument, ranks_argument
+from gradience.audit.adapter import SAVE_INITIAL, audit_adapter
 from gradience.blas import worker_threads
-from gradience.compress.base import base_folder
 from gradience.compress.carry import (
     annotate,
     carry_files,
@@ -27,24 +32,164 @@ from gradience.compress.carry import (
     names_beside,
     refuse_foreign_files,
 )
+from gradience.compress.check import check_with_peft, check_written, require_peft
+from gradience.compress.encodings import (
+    Target,
+    changed_fields,
+    merged_fields,
+    require_config,
+    rule_of,
+    uneven_experts,
+    write_config,
+)
 from gradience.compress.forms import PEFT, form_of
-from gradience.compress.layout import Layout, lay_out
-from gradience.compress.peft_check import check_with_peft, require_peft
-from gradience.compress.readback import check_written
-from gradience.compress.reconfigure import changed_fields, merged_fields, require_config, write_config
-from gradience.compress.refusals import another_adapter, is_dora
-from gradience.compress.results import results_of, warnings_of
+from gradience.compress.layout import Layout, another_adapter, is_dora, lay_out
+from gradience.compress.module import CompressedModule, Job
 from gradience.compress.weights import write_weights
 from gradience.errors import UsageError
 from gradience.files.card import CARD, write_block
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, whole_folder
+from gradience.hub.address import address_of
+from gradience.hub.client import fetch_folder
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import Suggested
+from gradience.plan.sizes import criterion_of
 from gradience.progress import Progress
+from gradience.ranks import max_lora_rank_step
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source, initial_of
-from gradience.reports.calibration import Calibration
-from gradience.reports.compression import CompressionPlan, CompressionReport, Encoding
+from gradience.reports.calibration import Calibration, calibration_argument
+from gradience.reports.compression import (
+    CompressionPlan,
+    CompressionReport,
+    Encoding,
+    ModulePlan,
+    ModuleResult,
+)
 from gradience.runtimes import architecture_of, check_model_config, verdicts
+from gradience.spectra import relative_error
+from gradience.words import counted
+
+_BASE_CONFIG = ("config.json",)
+_BASE_WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+
+
+def base_folder(name: str | os.PathLike[str], *, weights: bool = False) -> Path:
+    """Return the folder of a base model. weights: those as well, and not its config alone.
+
+    Raises what `fetch_folder` raises for a name on the hub, UsageError (`bad-address`).
+    """
+    address = address_of(name)
+    return (
+        Path(name)
+        if address is None
+        else fetch_folder(address, _BASE_WEIGHTS if weights else _BASE_CONFIG)[0]
+    )
+
+
+ROUNDING_SHOWS = 0.01
+"""Relative error from which a loss by rounding alone is worth a warning."""
+
+
+def results_of(
+    opened: Adapter, plan: CompressionPlan, layout: Layout, modules: Mapping[str, CompressedModule]
+) -> dict[str, Any]:
+    """Every module as written or dropped, in the order of the adapter, and the sums over them."""
+    plans = {module.name: module for module in plan.modules}
+    jobs = {job.pair.module: job for job in layout.jobs}
+    rows = tuple(
+        _row(plans[pair.module], pair, jobs.get(pair.module), modules.get(pair.module))
+        for pair in opened.pairs
+    )
+    norms = {pair.module: plans[pair.module].norm or 0.0 for pair in layout.dropped}
+    norms |= {name: module.norm for name, module in modules.items()}
+    errors = {row.name: row.measured_error or 0.0 for row in rows}
+    # Relative to the largest norm: squares of norms beyond 1e154 would overflow.
+    peak = max(norms.values()) or 1.0
+    total = math.fsum((norm / peak) ** 2 for norm in norms.values())
+    lost = math.fsum((errors[name] * norm / peak) ** 2 for name, norm in norms.items())
+    old_params, new_params = sum(row.old_params for row in rows), sum(row.new_params for row in rows)
+    return {
+        "modules": rows,
+        "dropped": tuple(pair.module for pair in layout.dropped),
+        "kept_energy": plan.kept_energy,
+        "predicted_error": plan.predicted_error,
+        "measured_error": relative_error(lost, total) or 0.0,
+        "old_params": old_params,
+        "new_params": new_params,
+        "reduction": 1 - new_params / old_params,
+        "old_max_lora_rank": plan.old_max_lora_rank,
+        "new_max_lora_rank": max_lora_rank_step(max(row.stored_rank for row in rows)),
+    }
+
+
+def _row(plan: ModulePlan, pair: LoraPair, job: Job | None, module: CompressedModule | None) -> ModuleResult:
+    """One module as it was written by `job`; without a job it was dropped."""
+    row: dict[str, Any] = {
+        "name": pair.module,
+        "old_rank": pair.rank,
+        "new_rank": plan.new_rank,
+        "scale": pair.scale or 0.0,
+        "kept_energy": plan.kept_energy,
+        "predicted_error": plan.predicted_error,
+        "old_params": pair.params,
+        "old_bytes": pair.bytes,
+    }
+    if job is None or module is None:
+        return ModuleResult(
+            **row,
+            stored_rank=0,
+            folded=1.0,
+            dtype=type_names(pair.a.entry.dtype, pair.b.entry.dtype),
+            unchanged=False,
+            measured_error=plan.predicted_error,
+            new_params=0,
+            new_bytes=0,
+            method="dropped",
+        )
+    params_A, params_B = (math.prod(shape) for shape in job.shapes())
+    return ModuleResult(
+        **row,
+        stored_rank=job.stored_rank,
+        folded=job.fold,
+        dtype=type_names(job.dtype_A, job.dtype_B),
+        unchanged=job.unchanged,
+        measured_error=module.error,
+        output_error=module.output_error,
+        new_params=params_A + params_B,
+        new_bytes=round(params_A * job.dtype_A.itemsize + params_B * job.dtype_B.itemsize),
+        method=module.method,
+    )
+
+
+def warnings_of(plan: CompressionPlan, layout: Layout, results: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a reader of the report should know."""
+    kept = Counter(module.fixed for module in plan.modules if module.fixed)
+    warnings = [
+        f"{counted(count, 'module keeps its rank', 'modules keep their rank')}: {reason}"
+        for reason, count in kept.items()
+    ]
+    keys = {**layout.encoded.fields["rank_pattern"], **layout.encoded.fields["alpha_pattern"]}
+    if any(anchored_key(job.pair.module) in keys for job in layout.jobs if job.parameter):
+        warnings.append(
+            "PEFT 0.21 says that pattern keys of target_parameters match nothing, and applies them"
+        )
+    rounding = math.sqrt(max(0.0, results["measured_error"] ** 2 - results["predicted_error"] ** 2))
+    targets = [Target(job.pair.module, job.stored_rank, job.written_scale) for job in layout.jobs]
+    if uneven_experts(targets):
+        warnings.append(
+            "PEFT 0.21 with transformers 5 does not load experts of several ranks: --encoding padded does"
+        )
+    if not any(module.norm for module in plan.modules):
+        warnings.append("untrained: B·A = 0, so the kept energy and the error say nothing")
+    if rounding > max(results["predicted_error"], ROUNDING_SHOWS):
+        warnings.append(
+            f"rounding to the storage type costs more ({rounding:.2g}) than the smaller rank does: "
+            "use a wider --dtype"
+        )
+    return tuple(warnings)
+
 
 REPORT = "compression_report.json"
 Documents = Callable[[Path, CompressionReport], Mapping[str, str]]
@@ -260,3 +405,196 @@ def _runtimes(
         return {"architecture": architecture, "runtimes": ()}
     with open_adapter(folder) as written:
         return {"architecture": architecture, "runtimes": verdicts(written, architecture)}
+
+
+SAVE_FIRST = 'a model in memory is saved first: model.save_pretrained("my_adapter")'
+
+
+class Options(TypedDict, total=False):
+    """The keywords of `compress_adapter`, for its two types of result."""
+
+    rank: int | None
+    energy: float | None
+    suggested: Suggested | None
+    reduction: float | None
+    max_params: int | None
+    max_bytes: int | None
+    max_error: float | None
+    max_kl: float | None
+    plan: CompressionPlan | str | os.PathLike[str] | None
+    calibration: Calibration | str | os.PathLike[str] | None
+    allow_routed: bool
+    allowed_ranks: Iterable[int] | None
+    multiple_of: int | None
+    allow_untrained: bool
+    encoding: Encoding | None
+    dtype: str | None
+    strip: Sequence[str]
+    base_model: str | os.PathLike[str] | None
+    adapter: str | None
+    allow_pickle: bool
+    initial_adapter: str | os.PathLike[str] | None
+    to: str | None
+    verify_peft: bool
+    force: bool
+    workers: int | None
+    max_memory: int | None
+    progress: Progress | None
+
+
+@overload
+def compress_adapter(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    dry_run: Literal[False] = False,
+    **options: Unpack[Options],
+) -> CompressionReport: ...
+@overload
+def compress_adapter(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    dry_run: Literal[True],
+    **options: Unpack[Options],
+) -> CompressionPlan: ...
+def compress_adapter(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    suggested: Suggested | None = None,
+    reduction: float | None = None,
+    max_params: int | None = None,
+    max_bytes: int | None = None,
+    max_error: float | None = None,
+    max_kl: float | None = None,
+    plan: CompressionPlan | str | os.PathLike[str] | None = None,
+    calibration: Calibration | str | os.PathLike[str] | None = None,
+    allow_routed: bool = False,
+    allowed_ranks: Iterable[int] | None = None,
+    multiple_of: int | None = None,
+    allow_untrained: bool = False,
+    encoding: Encoding | None = None,
+    dtype: str | None = None,
+    strip: Sequence[str] = (),
+    base_model: str | os.PathLike[str] | None = None,
+    adapter: str | None = None,
+    allow_pickle: bool = False,
+    initial_adapter: str | os.PathLike[str] | None = None,
+    to: str | None = None,
+    verify_peft: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    workers: int | None = None,
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+) -> CompressionReport | CompressionPlan:
+    """Write a smaller approximation of the adapter at `path` to the folder `output`, and return what was lost.
+
+    >>> report = compress_adapter("my_adapter", rank=4, output="small")
+    >>> report.old_params, report.new_params, f"{report.measured_error:.1%}"
+    (135168, 67584, '12.6%')
+    >>> compress_adapter("my_adapter", reduction=0.75, dry_run=True).new_params
+    33792
+
+    Every module gets the best approximation of its new rank, at the scale that it had; nothing is trained, no base
+    model is read. The keywords are the flags of `gradience compress`. Exactly one of the first nine says how small:
+
+    rank: every module to this rank.
+    energy: every module to the smallest rank that holds this share of its energy.
+    suggested: what the audit suggests: "uniform_median", "uniform_p90" or "per_layer".
+    reduction: save this share of the LoRA parameters, allocated over modules.
+    max_params: at most so many LoRA parameters, allocated over modules.
+    max_bytes: at most so many bytes of LoRA factors, allocated over modules.
+    max_error: relative error of the whole adapter at most this, allocated over modules.
+    max_kl: predicted KL divergence per scored token at most this, in nats; needs a calibration.
+    plan: an earlier plan or its file, whose ranks may have been edited.
+
+    calibration: what `calibrate_adapter` returned or wrote: then directions and budgets follow the model's output.
+    allow_routed: predict the KL, and accept max_kl, also if the base routes tokens to experts.
+    allowed_ranks: every rank is one of these, or the module's own.
+    multiple_of: every rank is a multiple of it, or the module's own.
+    allow_untrained: compress an adapter whose every B·A is 0 as well.
+    encoding: how ranks and scales are written, a name in compress/encodings.py; the simplest right one by default.
+    dtype: storage type of the factors (BF16, F16, F32 …); each keeps its own by default.
+    strip: parts of tensor names; tensors beside the factors that have one are dropped.
+    base_model: folder of the base model, or its name on the hub. Its config.json names the architecture for the
+        verdicts on runtimes; its safetensors are needed for DoRA alone.
+    adapter: which one, where a folder or a file holds several.
+    allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
+    initial_adapter: the adapter before training, for one whose start changed the base (PiSSA, OLoRA, CorDA, LoRA-GA,
+        LoftQ): written is the difference, a plain LoRA for the base as it was.
+    to: the format to write: "peft", "mlx" or "diffusers"; by default the adapter's own where it is one of them, else
+        PEFT's.
+    verify_peft: let PEFT load the result before it is put in place (a child process; needs the extra `hf`).
+    dry_run: return the plan, and write nothing.
+    force: replace an adapter folder that is there.
+    workers: modules at a time; the processor count by default. The result does not depend on it.
+    max_memory: bytes that the work may take; 500 MB by default, or eight times the file. More is refused beforehand.
+
+    Raises InputError where the adapter cannot be compressed, UsageError for arguments that make no sense (WrongType, a
+    TypeError too, for those of a wrong type), VerificationError where PEFT does not load the result, OutputError when
+    the disk refuses. Nothing is left half-written.
+    """
+    source = path_argument("path", path, hint=SAVE_FIRST)
+    target = None if output is None else path_argument("output", output)
+    sizes = {
+        "rank": rank,
+        "energy": energy,
+        "suggested": suggested,
+        "reduction": reduction,
+        "max_params": max_params,
+        "max_bytes": max_bytes,
+        "max_error": max_error,
+        "max_kl": max_kl,
+        "plan": plan,
+    }
+    criterion = criterion_of(sizes)
+    grid = None if allowed_ranks is None else ranks_argument("allowed_ranks", allowed_ranks)
+    how: dict[str, Any] = {
+        "encoding": encoding,
+        "dtype": dtype,
+        "strip": names_argument("strip", strip, "a list of parts of names, such as ['lm_head']"),
+        "base_model": None if base_model is None else path_argument("base_model", base_model),
+        "adapter_name": adapter,
+        "allow_pickle": allow_pickle,
+        "initial_adapter": None
+        if initial_adapter is None
+        else path_argument("initial_adapter", initial_adapter, hint=SAVE_INITIAL),
+        "calibration": calibration_argument(calibration),
+        "to": to,
+    }
+    if multiple_of is not None:
+        multiple_of = integer_argument("multiple_of", multiple_of)
+    if encoding is not None:
+        rule_of(encoding)
+    form_of(to, PEFT)
+    if not dry_run:
+        if target is None:
+            raise UsageError(
+                "no output given",
+                code="no-output",
+                hint="give output=FOLDER, or dry_run=True to see the plan",
+            )
+        check_output(target, source, force=force)
+        if verify_peft:
+            require_peft()
+    machine: dict[str, Any] = {"workers": workers, "max_memory": max_memory, "progress": progress}
+    which: dict[str, Any] = {name: how[name] for name in ("allow_pickle", "initial_adapter")}
+    audited = audit_adapter(source, adapter=adapter, **which, **machine)
+    planned = plan_compression(
+        audited,
+        criterion,
+        allowed_ranks=grid,
+        multiple_of=multiple_of,
+        allow_untrained=allow_untrained,
+        path=source,
+        calibration=how["calibration"],
+        allow_routed=allow_routed,
+    )
+    if dry_run or target is None:
+        rehearse_compression(source, planned, **how)
+        return planned
+    return write_compressed(source, planned, target, **how, verify_peft=verify_peft, force=force, **machine)

@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from gradience.adapters.adapter import Adapter, LoraPair
-from gradience.adapters.dtypes import decode, encode
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.headers import NewTensor
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.compress.weights import WeightsWriter, pieces
+from gradience.adapters.tensors import NewTensor, WeightsWriter, decode, encode, pieces
 from gradience.errors import InputError
 from gradience.files.whole import whole_folder
 from gradience.spectra import FloatArray

@@ -7,55 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
 from gradience.adapters.adapter import Adapter
-from gradience.adapters.headers import NewTensor, header_bytes, in_order_of_type
-from gradience.adapters.tensors import TensorFile
-from gradience.compress.forms.form import Form
+from gradience.adapters.tensors import NewTensor, WeightsWriter, pieces
+from gradience.compress.forms import Form
 from gradience.compress.layout import Layout
 from gradience.compress.module import CompressedModule, Job, write_module
-from gradience.digests import Sha256
 from gradience.progress import Progress
-from gradience.reading import pread_blocks
-
-
-class WeightsWriter:
-    """Writes one safetensors file: the header first, then every tensor in the order of `names`.
-
-    Use as a context manager, in a folder that is synced before it gets its name (`whole_folder`).
-    size: bytes written so far.
-    """
-
-    def __init__(self, path: Path, tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> None:
-        ordered = in_order_of_type(tensors)
-        self.names: tuple[str, ...] = tuple(ordered)
-        self.size = 0
-        self._digest = Sha256()
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (__exit__ closes it)
-        self._head = header_bytes(ordered, metadata)
-
-    def __enter__(self) -> Self:
-        self.put(self._head)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-
-    def put(self, data: bytes | bytearray | memoryview) -> None:
-        """The next bytes of the next tensor. Raises OSError."""
-        view = memoryview(data)
-        self._digest.update(view)
-        self.size += len(view)
-        while view:
-            view = view[self._file.write(view) :]
-
-    def close(self) -> str:
-        """Close the file and return the SHA-256 of what was written. Raises OSError."""
-        self._file.close()
-        return self._digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,36 +67,19 @@ def write_weights(
         return Weights(writer.close(), writer.size, done)
 
 
-def pieces(file: TensorFile, name: str) -> Iterator[bytearray]:
-    """Return the stored bytes of a tensor, a few MB at a time: a head may be larger than all factors together."""
-    entry = file.entries[name]
-    return pread_blocks(file.handle, entry.size, entry.start, file.path)
-
-
 def _tensors(opened: Adapter, layout: Layout) -> dict[str, NewTensor]:
     tensors: dict[str, NewTensor] = {}
     for job in layout.jobs:
-        shape_A, shape_B = _shapes(layout.form, job)
+        shape_A, shape_B = job.shapes()
+        if layout.form is not None:
+            shape_A = layout.form.shape(shape_A, "A", job.pair)
+            shape_B = layout.form.shape(shape_B, "B", job.pair)
         tensors[layout.names[job.pair.a.tensor]] = NewTensor(job.dtype_A.name, shape_A)
         tensors[layout.names[job.pair.b.tensor]] = NewTensor(job.dtype_B.name, shape_B)
     entries = dict(opened.entries())
     for name in layout.carried:
         tensors[layout.names[name]] = NewTensor(entries[name].dtype.name, entries[name].shape)
     return tensors
-
-
-def _shapes(form: Form | None, job: Job) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of A and B as they are written."""
-    shape_A, shape_B = job.shapes()
-    if form is None:
-        return shape_A, shape_B
-    # A view of a placeholder of this shape has the turned shape; no element is stored.
-    blank = np.zeros((), np.uint8)
-    pair = job.pair
-    return (
-        form.turn(np.broadcast_to(blank, shape_A), "A", pair).shape,
-        form.turn(np.broadcast_to(blank, shape_B), "B", pair).shape,
-    )
 
 
 def _in_order(form: Form | None, job: Job, done: CompressedModule) -> tuple[bytes, bytes]:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from gradience.adapters.adapter import Adapter, LoraPair
-from gradience.adapters.dtypes import Words
 from gradience.adapters.families import layer_of
 from gradience.adapters.gguf import ARCHITECTURES, heads_of, llama_cpp_name
+from gradience.adapters.tensors import Words
 from gradience.arguments import is_integer
-from gradience.compress.forms.form import Side, not_held, refuse_beside
+from gradience.compress.forms import Side, not_held, refuse_beside
 from gradience.convert.written import Written
 from gradience.digests import sha256_file
 from gradience.errors import InputError, require

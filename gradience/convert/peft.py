@@ -12,20 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradience.adapters.adapter import Adapter, Factor, LoraPair
+from gradience.adapters.adapter import GHOST_REASON, Adapter, Factor, LoraPair, SkippedTensor
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.diffusers import part_of
-from gradience.adapters.experts import fields_in_peft_order
-from gradience.adapters.headers import NewTensor
-from gradience.adapters.inventory import GHOST_REASON, SkippedTensor
-from gradience.adapters.keys import parse_key
+from gradience.adapters.keys import PREFIX, parse_key, peft_name
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.adapters.naming import PREFIX, peft_name
-from gradience.adapters.tensors import TensorFile
-from gradience.compress.encodings import Target, encode_modules
-from gradience.compress.forms.form import not_held, refuse_tied_embedding
-from gradience.compress.reconfigure import require_config, write_config
-from gradience.compress.weights import WeightsWriter, pieces
+from gradience.adapters.peft import fields_in_peft_order
+from gradience.adapters.tensors import NewTensor, TensorFile, WeightsWriter, pieces
+from gradience.compress.encodings import Target, encode_modules, require_config, write_config
+from gradience.compress.forms import not_held, refuse_tied_embedding
 from gradience.convert.written import Written
 from gradience.errors import InputError
 

@@ -11,16 +11,42 @@ import numpy as np
 from gradience.adapters.adapter import BLOCK_ELEMENTS, Adapter, LoraPair, word_blocks
 from gradience.adapters.formats import open_adapter, require_order, words_of
 from gradience.arguments import path_argument
-from gradience.compress.base import base_folder
+from gradience.compress.adapter import base_folder
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
-from gradience.convert.targets import target_of
-from gradience.errors import InputError, UsageError, VerificationError
+from gradience.compress.forms import FORMS
+from gradience.convert.gguf import write_gguf
+from gradience.convert.peft import write_peft
+from gradience.convert.written import OutputFormat, write_form
+from gradience.errors import InputError, UsageError, VerificationError, did_you_mean
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, whole_folder
 from gradience.reports.audit import TensorNote
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source
 from gradience.reports.conversion import ConversionReport
+
+
+def _formed(words: str, name: str) -> OutputFormat:
+    return OutputFormat(words, lambda opened, folder, base: write_form(FORMS[name], opened, folder))
+
+
+TARGETS: dict[str, OutputFormat] = {
+    "peft": OutputFormat("adapter_config.json and adapter_model.safetensors, as PEFT saves them", write_peft),
+    "mlx": _formed("adapter_config.json and adapters.safetensors, as mlx-lm saves them", "mlx"),
+    "gguf": OutputFormat("adapter.gguf, as llama.cpp's converter writes it", write_gguf, asks_base=True),
+    "diffusers": _formed("pytorch_lora_weights.safetensors, as diffusers saves it", "diffusers"),
+}
+
+
+def target_of(name: str) -> OutputFormat:
+    """Return the format of this name. Raises UsageError (unknown-target)."""
+    if name not in TARGETS:
+        raise UsageError(
+            f"{name!r} is no format that is written",
+            code="unknown-target",
+            hint=did_you_mean(name, TARGETS, f"one of: {', '.join(TARGETS)}"),
+        )
+    return TARGETS[name]
 
 
 def convert_adapter(
@@ -43,7 +69,7 @@ def convert_adapter(
     Values and scales stay what they are: nothing is truncated, rounded or trained.
 
     path: an adapter in any format that is read, or its name on the hub.
-    to: the format, a name in convert/targets.py.
+    to: the format, a name in convert/verb.py.
     base_model: folder of the base model, or its name on the hub: GGUF's names depend on its config.json.
     adapter: which one, where a folder or a file holds several.
     allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -16,18 +17,18 @@ import numpy as np
 
 from gradience import ranks
 from gradience.adapters.adapter import Adapter, LoadedPair, LoraPair
-from gradience.adapters.dtypes import type_names
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
-from gradience.audit.grouped import grouped_spectrum
-from gradience.digests import sha256_file
+from gradience.adapters.tensors import type_names
+from gradience.audit.measures import grouped_spectrum
+from gradience.digests import sha256_bytes, sha256_file
 from gradience.errors import GradienceError
 from gradience.files.shared_names import path_text, sentence_text
-from gradience.fleet.sketch import SIDE, sketch_of
 from gradience.reading import MAX_SETTINGS_BYTES, cannot_open
 from gradience.reports.fleet import FleetRow
 from gradience.spectra import (
+    Blocks,
     FloatArray,
     NonFiniteFactor,
     Spectrum,
@@ -37,6 +38,58 @@ from gradience.spectra import (
     spectrum,
     stable_rank,
 )
+
+SIDE = 8
+"""Vectors on each side; SIDE² numbers."""
+SEED = 20261126
+CACHED_ROWS = 2**19
+"""Of signs that are kept: 32 MB for each side of a vocabulary, and never more than `CACHED` of them."""
+CACHED = 16
+
+
+def sketch_of(
+    name: str, scale: float, blocks_A: Blocks, blocks_B: Blocks, rows: tuple[int, int]
+) -> FloatArray:
+    """Return the contribution of one module, (SIDE²,).
+
+    name: of the module, which its signs depend on, so that modules do not stand in for each other.
+    rows: of Aᵀ and of B: n and m.
+    """
+    right = _projected(blocks_A(), _signs(rows[0], 0))
+    left = _projected(blocks_B(), _signs(rows[1], 1))
+    return scale * _module_signs(name) * (left @ right.T).ravel()
+
+
+def _projected(blocks: Iterable[FloatArray], signs: FloatArray) -> FloatArray:
+    """Signsᵀ·X, (SIDE, r), for a tall factor X in blocks of rows."""
+    start, total = 0, None
+    for block in blocks:
+        part = signs[:, start : start + len(block)] @ block
+        total = part if total is None else total + part
+        start += len(block)
+    assert total is not None  # a factor has rows
+    return total
+
+
+def _signs(rows: int, side: int) -> FloatArray:
+    """Random signs, (SIDE, rows): those of a shorter side are the first of a longer one's."""
+    return _kept_signs(rows, side) if rows <= CACHED_ROWS else _new_signs(rows, side)
+
+
+def _new_signs(rows: int, side: int) -> FloatArray:
+    drawn = np.random.default_rng((SEED, side)).integers(0, 2, size=(rows, SIDE), dtype=np.int8)
+    return np.ascontiguousarray((2 * drawn - 1).T, dtype=np.float64)
+
+
+_kept_signs = lru_cache(maxsize=CACHED)(_new_signs)
+
+
+@lru_cache(maxsize=4096)
+def _module_signs(name: str) -> FloatArray:
+    digest = sha256_bytes(name.encode(errors="surrogatepass"))[: SIDE * SIDE // 8]
+    bits = np.unpackbits(np.frombuffer(digest, dtype=np.uint8))
+    return 2 * bits.astype(np.float64) - 1
+
 
 SKETCH_DIGITS = 7
 

@@ -1,5 +1,7 @@
 """Adapters spread over processes: a thread for each process hands it an adapter and waits for the answer.
 
+A request is a line of JSON on the process's standard input, an answer a line on its standard output, so that nothing of
+a stranger's is unpacked in the process that asked. It ends when its input does: then whoever asked has ended as well.
 A process that dies of an adapter (memory, a fault in a library) costs that adapter's answer alone; another takes its
 place.
 """
@@ -8,18 +10,62 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from threadpoolctl import threadpool_limits
 
 from gradience.blas import processors
-from gradience.fleet.worker import Request, answer
+
+Request = dict[str, Any]
+"""`task`, a name of TASKS; `path` and `name` of an adapter; and what else the task takes."""
+
+
+def measure(request: Request) -> str:
+    """Return the row of an adapter."""
+    from gradience.fleet.measure import measure
+
+    row = measure(Path(request["path"]), request["name"], **request["options"])
+    return row.to_json(indent=None)
+
+
+def squeeze(request: Request) -> str:
+    """Return what became of an adapter that was to be written smaller."""
+    from gradience.fleet.batch import as_json, squeeze
+    from gradience.reports.fleet import FleetRow
+
+    row = FleetRow.model_validate(request["row"])
+    places = Path(request["path"]), Path(request["target"])
+    return json.dumps(as_json(squeeze(row, *places, request["rank"], request["options"])))
+
+
+TASKS: dict[str, Callable[[Request], str]] = {"measure": measure, "squeeze": squeeze}
+
+
+def answer(request: Request) -> bytes:
+    """Return the answer to a request, a line of JSON."""
+    return TASKS[request["task"]](request).encode() + b"\n"
+
+
+def serve(requests: TextIO) -> None:
+    """Answer every request on standard output, in order, until there are no more."""
+    with threadpool_limits(limits=1, user_api="blas"):
+        for line in requests:
+            sys.stdout.buffer.write(answer(json.loads(line)))
+            sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever asked was killed: nobody waits for the answer
+    serve(sys.stdin)
+
 
 WORTH_A_PROCESS = 16
 """Adapters below which another process would not earn its start."""
@@ -114,7 +160,7 @@ class _Process:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._running = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gradience.fleet.worker"],
+            [sys.executable, "-P", "-m", "gradience.fleet.processes"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **ONE_THREAD},

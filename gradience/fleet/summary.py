@@ -1,4 +1,4 @@
-"""Rows -> what holds over all of them: a server's step and slots for each base model, copies, and failures. Pure.
+"""Rows -> what holds over all of them: a server's step and slots for each base model, copies, and failures.
 
 Of a row only what is needed here is kept, so that ten thousand of them take a few megabytes.
 """
@@ -6,17 +6,126 @@ Of a row only what is needed here is kept, so that ten thousand of them take a f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradience.adapters.locate import natural_key
-from gradience.fleet.copies import Difference, Sketched, copies_of
+from gradience.audit.adapter import audit_adapter
+from gradience.errors import GradienceError, UsageError
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToRank
 from gradience.ranks import max_lora_rank_step, percentile
-from gradience.reports.fleet import BaseGroup, Copies, Failure, FleetRow, Forcing, Step
-from gradience.runtimes.slots import slot_bytes, steps_below
+from gradience.reports.calibration import Calibration
+from gradience.reports.fleet import BaseGroup, Copies, CopyKind, Failure, FleetRow, Forcing, Step
+from gradience.runtimes.verdict import slot_bytes, steps_below
+from gradience.words import listed
+
+SAME = 0.005
+"""Relative difference of ΔW up to which two updates are the same: rounding factors to bf16 changes ΔW by 0.3 %."""
+NEAR = 0.1
+"""Up to which they are near."""
+CANDIDATE = 3 * NEAR
+"""Distance of sketches, relative to the longer, from which on nothing is compared: 64 numbers estimate a distance to
+within a factor of 3, and a pair that is missed is an update of rank one at worst."""
+
+
+class Sketched(NamedTuple):
+    """What copies are recognised by."""
+
+    name: str
+    group: tuple[str | None, bool]
+    """Base model, and whether it is DoRA: only within a group are adapters compared."""
+    identity: tuple[str, float | None]
+    """Digest of the weights, and ‖ΔW‖, which tells two scales of the same file apart."""
+    sketch: NDArray[np.float32]
+    """(64,), or (0,) where there is none."""
+
+
+Difference = Callable[[str, str], float | None]
+"""Exact ‖ΔW_a − ΔW_b‖_F/‖ΔW_a‖_F of two adapters by name; None where they cannot be compared."""
+
+
+def copies_of(adapters: Sequence[Sketched], difference: Difference) -> tuple[Copies, ...]:
+    """Return the groups of copies, those of the same file first, each in the order of `adapters`."""
+    files: dict[tuple[str, float | None], list[Sketched]] = {}
+    for adapter in adapters:
+        files.setdefault(adapter.identity, []).append(adapter)
+    same = [
+        Copies(kind="same file", paths=tuple(copy.name for copy in group), difference=0.0)
+        for group in files.values()
+        if len(group) > 1
+    ]
+    groups: dict[tuple[str | None, bool], list[Sketched]] = {}
+    for first, *_ in files.values():
+        if len(first.sketch) and not first.group[1]:
+            groups.setdefault(first.group, []).append(first)
+    alike = [copies for group in groups.values() for copies in _alike(group, difference)]
+    return (*same, *sorted(alike, key=lambda copies: (copies.kind != "same update", copies.paths)))
+
+
+def _alike(adapters: Sequence[Sketched], difference: Difference) -> Iterator[Copies]:
+    """Groups of adapters of one base: each adapter that is not in one yet is compared with those behind it."""
+    sketches = np.stack([adapter.sketch for adapter in adapters]).astype(np.float64)
+    lengths = np.square(sketches).sum(axis=1)
+    waiting = np.ones(len(adapters), dtype=bool)
+    for first, adapter in enumerate(adapters):
+        if not waiting[first]:
+            continue
+        waiting[: first + 1] = False
+        (others,) = np.nonzero(waiting)
+        distances = lengths[first] + lengths[others] - 2 * sketches[others] @ sketches[first]
+        candidates = others[distances <= CANDIDATE**2 * np.maximum(lengths[others], lengths[first])]
+        members: dict[CopyKind, list[tuple[int, float]]] = {"same update": [], "near": []}
+        for other in candidates.tolist():
+            apart = difference(adapter.name, adapters[other].name)
+            if apart is not None and apart <= NEAR:
+                members["same update" if apart <= SAME else "near"].append((other, apart))
+                waiting[other] = False
+        for kind, group in members.items():
+            if group:
+                names = (adapter.name, *(adapters[other].name for other, _ in group))
+                yield Copies(kind=kind, paths=names, difference=max(apart for _, apart in group))
+
+
+class Predictions:
+    """The calibrations that were given, by the digest of their adapter. Raises InputError for one that is broken."""
+
+    def __init__(self, files: Sequence[Path], *, allow_pickle: bool = False) -> None:
+        self._allow_pickle = allow_pickle
+        self._files = {}
+        self._calibrations = {}
+        for file in files:
+            calibration = Calibration.read(file)
+            self._files[calibration.report.adapter_sha256] = file
+            self._calibrations[calibration.report.adapter_sha256] = calibration
+
+    def check_used(self, digests: frozenset[str]) -> None:
+        """Raise UsageError (other-calibration) for a calibration of none of these adapters."""
+        unused = [str(file) for digest, file in self._files.items() if digest not in digests]
+        if unused:
+            raise UsageError(
+                f"{listed(unused)}: of none of these adapters",
+                code="other-calibration",
+                hint="give calibrations of adapters in the fleet, made from these very weights",
+            )
+
+    def kl(self, paths: Mapping[str, Path], name: str, sha256: str, rank: int) -> float | None:
+        """Return the predicted KL per scored token of an adapter at a rank, in nats; None where nothing predicts it."""
+        calibration = self._calibrations.get(sha256)
+        if calibration is None:
+            return None
+        try:
+            audited = audit_adapter(paths[name], workers=1, allow_pickle=self._allow_pickle)
+            plan = plan_compression(audited, ToRank(rank), path=paths[name], calibration=calibration)
+        except GradienceError:  # what compress would refuse has no prediction
+            return None
+        return None if plan.prediction is None else plan.prediction.kl
+
 
 FORCING = 1000
 """Adapters above the next step that a report lists for one base; it counts all of them."""

@@ -11,19 +11,18 @@ from typing import Any, Protocol
 
 from gradience.arguments import integer_argument, path_argument
 from gradience.compare.adapters import compare_adapters
-from gradience.errors import GradienceError
+from gradience.errors import GradienceError, require
 from gradience.files.shared_names import path_text
 from gradience.fleet.discover import Member, discover
 from gradience.fleet.exports import export, rows_file_of
 from gradience.fleet.journal import Journal, read_rows
 from gradience.fleet.measure import failed
-from gradience.fleet.predictions import Predictions
 from gradience.fleet.processes import Died, answers
-from gradience.fleet.summary import Tally
+from gradience.fleet.summary import Predictions, Tally
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.fleet import FleetReport, FleetRow
-from gradience.runtimes.slots import engine
+from gradience.runtimes.verdict import engine
 
 
 class Measure(Protocol):
@@ -147,3 +146,24 @@ def _difference(paths: dict[str, Path], a: str, b: str, *, allow_pickle: bool) -
         return compare_adapters(paths[a], paths[b], workers=1, allow_pickle=allow_pickle).relative_difference
     except GradienceError:
         return None
+
+
+PART = 32
+"""Adapters of one task."""
+
+
+def rows_on_ray(members: Sequence[Member], **options: Any) -> Iterator[FleetRow]:
+    """Yield the row of every adapter, as they come. options: keywords of `measure`. Raises MissingExtra without Ray."""
+    ray: Any = require("ray", extra="ray")
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, configure_logging=False)
+    task = ray.remote(max_retries=5)(_rows)
+    there = [member._replace(path=member.path.absolute()) for member in members]
+    waiting = [task.remote(there[at : at + PART], options) for at in range(0, len(there), PART)]
+    while waiting:
+        (done,), waiting = ray.wait(waiting)
+        yield from ray.get(done)
+
+
+def _rows(members: Sequence[Member], options: dict[str, Any]) -> list[FleetRow]:
+    return list(measured_rows(members, workers=1, **options))

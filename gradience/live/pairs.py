@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
-from gradience.adapters.initialisations import initialisation_of
+from gradience.adapters.config import initialisation_of
 from gradience.adapters.keys import parse_key
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from gradience.adapters.inventory import SkippedTensor
+from gradience.adapters.adapter import SkippedTensor
 from gradience.adapters.keys import ends_with, is_split_expert, parse_key
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import given_text

@@ -30,8 +30,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass as row_dataclass
 
-from gradience.adapters.headers import NewTensor, header_bytes, in_order_of_type
-from gradience.adapters.tensors import TensorFile
+from gradience.adapters.tensors import NewTensor, TensorFile, header_bytes, in_order_of_type
 from gradience.arguments import path_argument
 from gradience.digests import sha256_json, sha256_parts
 from gradience.errors import InputError

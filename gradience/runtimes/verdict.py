@@ -1,15 +1,167 @@
-"""The verdict of each runtime on an adapter, from its runs of adapters that hold the same."""
+"""The verdict of each runtime on an adapter: from runs of adapters that hold the same, and the scale it computes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from gradience.adapters.adapter import Adapter
+from gradience.adapters.config import DEFAULT_ALPHA, DEFAULT_RANK
+from gradience.adapters.patterns import PatternTable
+from gradience.ranks import VLLM_MAX_LORA_RANKS, max_lora_rank_step, scale_of
 from gradience.reports.compression import RuntimeVerdict, Verdict
-from gradience.runtimes.parts import Parts, is_general, parts_of
-from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
-from gradience.runtimes.runtime import RUNTIMES
-from gradience.runtimes.scales import LoadedAdapter, LoadedModule, wrong_scale
+from gradience.runtimes.record import Parts, Runs, RuntimeRecord, is_general, parts_of, read_runs
+
+SCALE_SLACK = 1e-9
+"""Two scales this close (relatively) are the same: they came from divisions."""
+
+
+class LoadedModule(NamedTuple):
+    """One LoRA module. rank: inner dimension on disk, per expert."""
+
+    name: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """The config and the modules of an adapter, as a runtime finds them."""
+
+    config: Mapping[str, Any]
+    modules: Sequence[LoadedModule]
+
+    @cached_property
+    def rank_pattern(self) -> PatternTable:
+        """rank_pattern, ready for look-ups by PEFT's rule."""
+        return PatternTable(self.config.get("rank_pattern") or {})
+
+    @cached_property
+    def alpha_pattern(self) -> PatternTable:
+        """alpha_pattern, ready for look-ups by PEFT's rule."""
+        return PatternTable(self.config.get("alpha_pattern") or {})
+
+    @cached_property
+    def r(self) -> int:
+        """The global rank."""
+        return int(self.config.get("r") or DEFAULT_RANK)
+
+    @cached_property
+    def alpha(self) -> float:
+        """The global α."""
+        value = self.config.get("lora_alpha")
+        return float(DEFAULT_ALPHA if value is None else value)
+
+    @cached_property
+    def rslora(self) -> bool:
+        """use_rslora."""
+        return bool(self.config.get("use_rslora"))
+
+    @cached_property
+    def largest(self) -> int:
+        """The largest rank, of the config and of the tensors."""
+        return max((self.r, *(module.rank for module in self.modules)))
+
+    def declared(self, module: LoadedModule) -> int:
+        """Return the rank that the config gives a module."""
+        value = self.rank_pattern.lookup(module.name).value
+        return self.r if value is None else int(value)
+
+
+Scale = Callable[[LoadedAdapter, LoadedModule], float]
+"""The scale that a runtime gives a module."""
+
+
+def peft_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
+    """Return the scale in PEFT (0.21, tuners/lora/layer.py) and in vLLM 0.32 (lora/peft_helper.py).
+
+    The first pattern that matches a module gives its α.
+    """
+    value = adapter.alpha_pattern.lookup(module.name).value
+    return scale_of(
+        adapter.alpha if value is None else value, adapter.declared(module), use_rslora=adapter.rslora
+    )
+
+
+def config_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
+    """Return the scale in PEFT's hotswap: the config's α and r for every module, with rsLoRA."""
+    return scale_of(adapter.alpha, adapter.r, use_rslora=adapter.rslora)
+
+
+def gguf_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
+    """Return the scale in llama.cpp (llama-adapter.h): the config's α over the tensor's rank; 1 where α = 0."""
+    return scale_of(adapter.alpha, module.rank, use_rslora=False) if adapter.alpha else 1.0
+
+
+def wrong_scale(scale: Scale, adapter: LoadedAdapter) -> str:
+    """Return the modules that get another scale than PEFT gives them, in words; empty where there are none."""
+    wrong = [
+        module
+        for module in adapter.modules
+        if not math.isclose(scale(adapter, module), peft_scale(adapter, module), rel_tol=SCALE_SLACK)
+    ]
+    if not wrong:
+        return ""
+    first = wrong[0]
+    used, meant = scale(adapter, first), peft_scale(adapter, first)
+    return f"{len(wrong)} of {len(adapter.modules)} modules; {first.name} gets {used:.4g}, not {meant:.4g}"
+
+
+class Runtime(NamedTuple):
+    """One runtime. The runs hold `scale` to what the runtime computed; `needs` is what the run needed, in words."""
+
+    scale: Scale
+    needs: Callable[[LoadedAdapter], str] = lambda adapter: ""
+
+
+def _slot(adapter: LoadedAdapter) -> str:
+    return (
+        f"in place of an adapter of use_rslora {adapter.rslora}, rank {adapter.largest} or more, "
+        "and the same lora_dropout"
+    )
+
+
+def _allocated(adapter: LoadedAdapter) -> str:
+    return f"with --max-lora-rank {max_lora_rank_step(adapter.largest)} or more"
+
+
+RUNTIMES: dict[str, Runtime] = {
+    "PEFT": Runtime(peft_scale),
+    "PEFT hotswap": Runtime(config_scale, _slot),
+    "vLLM": Runtime(peft_scale, _allocated),
+    "llama.cpp": Runtime(gguf_scale),
+}
+"""By the names of `runs.json`."""
+
+
+ENGINE = "vLLM"
+SLOT_BYTES = 2
+"""Of one number: adapters are held in the base's type, which is a 16-bit one (`lora_dtype: auto`)."""
+
+
+def engine() -> str:
+    """Return the engine and its version that was run: `vLLM 0.32.0`."""
+    return next(f"{ENGINE} {record.version}" for record in read_runs() if record.runtime == ENGINE)
+
+
+def slot_bytes(width: float, max_lora_rank: int) -> int:
+    """Return the bytes of one slot: A is (max_lora_rank, n) and B (m, max_lora_rank) of every module, zeros included.
+
+    width: Σ(m + n) over the modules that LoRA is on. A lower bound, since vLLM holds room for every module of the model
+    that can have LoRA (of `lora_target_modules`, where that is set), embedding and head among them, whether or not an
+    adapter uses it. Source: `create_lora_weights` of vLLM 0.32.0, lora/layers/base_linear.py; checked against what
+    it holds for every linear module of SmolLM2-135M (docs/conformance/vllm_slots.json).
+    """
+    return math.ceil(SLOT_BYTES * width * max_lora_rank)
+
+
+def steps_below(rank: int) -> tuple[int, ...]:
+    """Return vLLM's permitted max_lora_rank below the one that holds `rank`, from the next one down."""
+    holding = next((step for step in VLLM_MAX_LORA_RANKS if rank <= step), math.inf)
+    return tuple(step for step in reversed(VLLM_MAX_LORA_RANKS) if step < holding)
+
 
 UNKNOWN = "the architecture is not known: --base-model DIR, with the base model's config.json, names it"
 USUAL_TYPES = frozenset(("F32", "F16", "BF16"))

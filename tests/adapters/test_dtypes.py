@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradience.adapters.dtypes import DTYPES, decode, encode
+from gradience.adapters.tensors import DTYPES, decode, encode
 
 REFERENCE = {
     "F16": torch.float16,

@@ -21,8 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from gradience import audit_adapter, compare_adapters, compress_adapter, convert_adapter
 from gradience.adapters.config import PeftConfig
-from gradience.adapters.experts import fields_in_peft_order, layout_of
 from gradience.adapters.formats import open_adapter
+from gradience.adapters.peft import fields_in_peft_order, layout_of
 from gradience.cli.app import run
 from gradience.errors import InputError
 from gradience.evaluate.inputs import adapter_input

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from gradience import audit_adapter, compare_adapters, compress_adapter
-from gradience.adapters.dtypes import decode
 from gradience.adapters.formats import open_adapter
+from gradience.adapters.tensors import decode
 from gradience.cli.app import run
 from gradience.errors import InputError
 
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_mlx_is_read_by_its_name_and_by_itself(tmp_path):
 def plain_mlx(folder):
     """An adapter of one module, with a checkpoint beside it."""
     folder.mkdir()
-    from gradience.adapters.headers import NewTensor, header_bytes
+    from gradience.adapters.tensors import NewTensor, header_bytes
 
     random = np.random.default_rng(0)
     factors = {"model.layers.0.q_proj.lora_a": (16, 4), "model.layers.0.q_proj.lora_b": (4, 12)}

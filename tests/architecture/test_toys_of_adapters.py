@@ -35,7 +35,7 @@ def test_a_toy_measure_is_one_function_one_field_and_one_line(add):
 
 
 def test_a_toy_finding_of_the_audit_is_one_function_and_one_line(add, command, artifact):
-    from gradience.audit.findings.facts import Facts
+    from gradience.audit.findings import Facts
     from gradience.reports.base.finding import Finding
 
     def crowd(facts: Facts) -> Iterator[Finding]:
@@ -133,13 +133,13 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
 
 def test_a_toy_format_that_is_written_is_one_file_and_one_line(tmp_path, add, command):
     from gradience.convert.peft import write_peft
-    from gradience.convert.written import Target
+    from gradience.convert.written import OutputFormat
 
     def write_toy(opened, folder, base):
         (folder / "toy.txt").write_text(f"{len(opened.pairs)} toys")
         return write_peft(opened, folder)
 
-    add("format that is written", Target("toy.txt", write_toy), name="toy")
+    add("format that is written", OutputFormat("toy.txt", write_toy), name="toy")
     assert " to toy" in command("convert", EXAMPLE, tmp_path / "toy", "--to", "toy").out
     assert (tmp_path / "toy" / "toy.txt").read_text() == "16 toys"
     assert (
@@ -177,8 +177,7 @@ def test_a_toy_encoding_is_one_function_one_name_and_one_line(tmp_path, add, com
 
 def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, add, artifact):
     from gradience.runtimes.record import Runs, RuntimeRecord, read_runs
-    from gradience.runtimes.runtime import Runtime
-    from gradience.runtimes.scales import LoadedAdapter, LoadedModule, peft_scale
+    from gradience.runtimes.verdict import LoadedAdapter, LoadedModule, Runtime, peft_scale
 
     def doubled(adapter: LoadedAdapter, module: LoadedModule) -> float:
         return 2 * peft_scale(adapter, module)

@@ -167,7 +167,7 @@ def test_norms_are_found_once_for_the_same_values(tmp_path, own_cache, monkeypat
     def found_anew(*_):
         raise AssertionError
 
-    monkeypatch.setattr("gradience.audit.norms.spectral_norm", found_anew)
+    monkeypatch.setattr("gradience.audit.dominance.spectral_norm", found_anew)
     moved = base(tmp_path / "moved", dict(reversed(tensors.items())))
     assert with_base(report, moved, name="base").base == first
     with pytest.raises(AssertionError):
@@ -220,7 +220,7 @@ def test_a_weight_of_zeros_has_no_ratio(tmp_path):
 def test_a_large_weight_is_read_again_for_every_product(tmp_path, monkeypatch):
     tensors = {f"{Q}.weight": stored(weights((12, 16)))}
     kept, _ = compared(tmp_path, tensors, pairs=factors(Q))
-    monkeypatch.setattr("gradience.audit.norms.KEPT_BYTES", 0)
+    monkeypatch.setattr("gradience.audit.dominance.KEPT_BYTES", 0)
     monkeypatch.setenv("GRADIENCE_CACHE", str(tmp_path / "another cache"))
     monkeypatch.setattr("gradience.adapters.base_weights.BLOCK_BYTES", 300)
     streamed, _ = compared(tmp_path, tensors, pairs=factors(Q))

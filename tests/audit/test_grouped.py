@@ -11,9 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gradience.adapters.adapter import Factor, LoadedPair, LoraPair
-from gradience.adapters.dtypes import DTYPES
-from gradience.adapters.tensors import TensorEntry, TensorFile
-from gradience.audit.grouped import grouped_spectrum
+from gradience.adapters.tensors import DTYPES, TensorEntry, TensorFile
+from gradience.audit.measures import grouped_spectrum
 from gradience.spectra import NonFiniteFactor, spectrum
 
 NOWHERE = TensorFile(Path(), -1, 0, {}, {})

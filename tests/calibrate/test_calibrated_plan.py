@@ -13,7 +13,7 @@ from scipy import stats
 from transformers import AutoModelForSequenceClassification
 
 from gradience import CompressionPlan, ToBudget, ToEnergy, ToKl, ToRank, audit_adapter, plan_compression
-from gradience.compress.verb import compress_adapter
+from gradience.compress.adapter import compress_adapter
 from gradience.errors import InputError, UsageError
 from gradience.models.load import quiet
 from gradience.plan.calibrated import interval

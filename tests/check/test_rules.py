@@ -192,7 +192,7 @@ def test_what_is_an_error_here_is_refused_by_peft(code):
 def test_initialisations_are_those_that_peft_knows(name):
     from torch import nn
 
-    from gradience.adapters.initialisations import initialisation_of
+    from gradience.adapters.config import initialisation_of
 
     config = LoraConfig(r=2, target_modules=["0"], init_lora_weights=True if name == "true" else name)
     known = initialisation_of(name) is not None

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from gradience import audit_adapter
 from gradience.compress.adapter import write_compressed
+from gradience.compress.check import WrittenWrong
 from gradience.compress.module import write_module
-from gradience.compress.readback import WrittenWrong
 from gradience.errors import InputError, UsageError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank

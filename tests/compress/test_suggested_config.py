@@ -71,7 +71,7 @@ def test_it_trains_what_the_original_trained(name, tmp_path):
 )
 def test_values_that_peft_would_not_take_are_left_out(fields, tmp_path):
     from gradience.adapters.config import PeftConfig
-    from gradience.audit.settings import settings_of
+    from gradience.audit.adapter import settings_of
 
     assert settings_of(PeftConfig(tmp_path, fields)) == {}
 

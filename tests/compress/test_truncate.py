@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.compress.truncate import frobenius, norm_from_grams, truncation
+from gradience.compress.module import frobenius, norm_from_grams, truncation
 from gradience.spectra import NonFiniteFactor, array_blocks, gram, joined, triangle, with_exponent
 
 

@@ -19,7 +19,7 @@ from gradience import audit_adapter
 from gradience.adapters.formats import open_adapter
 from gradience.cli.app import run
 from gradience.compress.adapter import write_compressed
-from gradience.compress.peft_check import check_with_peft, skeleton
+from gradience.compress.check import check_with_peft, skeleton
 from gradience.compress.peft_load import check
 from gradience.errors import MissingExtra, VerificationError
 from gradience.plan.compression import plan_compression
@@ -181,7 +181,7 @@ def test_a_folder_that_peft_does_not_load_is_not_put_in_place(tmp_path, monkeypa
 
 def test_without_peft_it_says_so_before_it_writes(tmp_path, monkeypatch):
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), decay=0.3))
-    monkeypatch.setattr("gradience.compress.peft_check.find_spec", lambda name: None)
+    monkeypatch.setattr("gradience.compress.check.find_spec", lambda name: None)
     plan = plan_compression(audit_adapter(folder), ToRank(2))
     with pytest.raises(MissingExtra, match="peft is not installed") as refusal:
         write_compressed(folder, plan, tmp_path / "out", verify_peft=True)
@@ -198,7 +198,7 @@ from gradience import audit_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
-from gradience.compress.readback import WrittenWrong
+from gradience.compress.check import WrittenWrong
 assert False, "assertions are off"
 write = weights.write_module
 weights.write_module = lambda job: write(job)._replace(data_A=bytes(len(write(job).data_A)))

@@ -11,12 +11,10 @@ import pytest
 from factory import adapter, config, modules, sharded
 
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.headers import NewTensor
 from gradience.adapters.locate import locate
-from gradience.adapters.tensors import TensorFile
+from gradience.adapters.tensors import NewTensor, TensorFile, WeightsWriter
 from gradience.compress.carry import carry_files
-from gradience.compress.reconfigure import changed_fields, merged_fields, require_config, write_config
-from gradience.compress.weights import WeightsWriter
+from gradience.compress.encodings import changed_fields, merged_fields, require_config, write_config
 from gradience.errors import GradienceError, InputError
 
 # ---------------------------------------------------------------- the weights

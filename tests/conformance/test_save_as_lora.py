@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gradience import audit_adapter
-from gradience.adapters.dtypes import decode
 from gradience.adapters.formats import open_adapter
+from gradience.adapters.tensors import decode
 from gradience.errors import InputError
 
 pytestmark = pytest.mark.conformance

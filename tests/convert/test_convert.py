@@ -19,7 +19,7 @@ from gradience.adapters.tensors import TensorFile
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.convert.peft import write_peft
-from gradience.convert.targets import TARGETS
+from gradience.convert.verb import TARGETS
 from gradience.errors import GradienceError, InputError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_models import letters_tokenizer
 
 from gradience import audit_adapter, compress_adapter, convert_adapter
-from gradience.adapters.initialisations import INITIALISATIONS, initialisation_of
+from gradience.adapters.config import INITIALISATIONS, initialisation_of
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.live.pairs import find_pairs, starts_at_zero

@@ -13,7 +13,7 @@ from fleets import random_factors, save
 
 from gradience import audit_adapter, audit_fleet, compare_adapters, compress_fleet
 from gradience.cli.app import run
-from gradience.fleet import squeeze as one
+from gradience.fleet import batch as one
 from gradience.reports.fleet_compression import FleetCompression
 
 

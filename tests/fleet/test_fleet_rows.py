@@ -11,7 +11,7 @@ from gradience import audit_adapter
 from gradience.adapters.formats import open_adapter
 from gradience.cli.demo import example_adapter
 from gradience.fleet.measure import measure, stamp_of, stamped_files
-from gradience.runtimes.slots import slot_bytes, steps_below
+from gradience.runtimes.verdict import slot_bytes, steps_below
 
 
 def test_the_figures_are_those_of_the_audit():

@@ -43,7 +43,7 @@ CORES = {
         "gradience.audit.measures", ("tests/audit/test_measures.py", "tests/report/test_audit_text.py")
     ),
     "allocate": Core("gradience.plan.allocate", ("tests/plan/test_allocate.py",)),
-    "truncate": Core("gradience.compress.truncate", ("tests/compress/test_truncate.py",)),
+    "truncate": Core("gradience.compress.module", ("tests/compress/test_truncate.py",)),
     "policy": Core("gradience.bench.verdict.policy", ("tests/bench/test_policy.py",)),
 }
 

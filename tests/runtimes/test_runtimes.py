@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from gradience.adapters.patterns import anchored_key
-from gradience.runtimes.parts import parts_of
-from gradience.runtimes.record import RUNS, Failure, Runs, RuntimeRecord, read_runs
-from gradience.runtimes.runtime import RUNTIMES
-from gradience.runtimes.scales import (
+from gradience.runtimes.record import RUNS, Failure, Runs, RuntimeRecord, parts_of, read_runs
+from gradience.runtimes.verdict import (
+    RUNTIMES,
+    UNKNOWN,
     LoadedAdapter,
     LoadedModule,
     config_scale,
     gguf_scale,
+    verdict_of,
     wrong_scale,
 )
-from gradience.runtimes.verdict import UNKNOWN, verdict_of
 
 ROOT = Path(__file__).resolve().parents[2]
 LLAMA = "LlamaForCausalLM"

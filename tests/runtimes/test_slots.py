@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gradience.models.known import KNOWN
-from gradience.runtimes.slots import engine, slot_bytes, steps_below
+from gradience.runtimes.verdict import engine, slot_bytes, steps_below
 
 RECORD = Path(__file__).resolve().parents[2] / "docs" / "conformance" / "vllm_slots.json"
 SETTINGS = json.loads(RECORD.read_text(encoding="utf-8"))["settings"]

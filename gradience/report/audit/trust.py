@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from textwrap import shorten
 
-from gradience.audit.findings.numbers import COARSE_BOUND
+from gradience.audit.findings import COARSE_BOUND
 from gradience.report.audit.view import View, trained_layers
 from gradience.report.incomplete import incompleteness, reasons
 from gradience.reports.audit import AuditReport

@@ -6,8 +6,7 @@ import json
 from collections.abc import Sequence
 
 from gradience.compress.encodings import ENCODINGS, Target
-from gradience.compress.forms import FORMS, PEFT, form_of
-from gradience.compress.forms.form import encode_for
+from gradience.compress.forms import FORMS, PEFT, encode_for, form_of
 from gradience.reports.base.blocks import Block, Facts, Heading, Inline, Note, Notes, Span
 from gradience.reports.base.numbers import count, plural
 from gradience.reports.base.view import View

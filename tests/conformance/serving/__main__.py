@@ -32,8 +32,8 @@ from conformance.serving.llama_cpp_server import LlamaCpp
 from conformance.serving.served import Asked, Reply, Served, Server, say
 from conformance.serving.vllm_server import Vllm
 from gradience.adapters.formats import open_adapter
-from gradience.runtimes.parts import parts_of
-from gradience.runtimes.scales import LoadedAdapter, LoadedModule, Scale, config_scale, wrong_scale
+from gradience.runtimes.record import parts_of
+from gradience.runtimes.verdict import LoadedAdapter, LoadedModule, Scale, config_scale, wrong_scale
 
 ROOT = Path(__file__).parents[3]
 

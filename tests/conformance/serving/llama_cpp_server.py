@@ -13,7 +13,7 @@ from conformance.serving import model
 from conformance.serving.architectures import Architecture
 from conformance.serving.cases import Workshop
 from conformance.serving.served import Asked, Reply, Served, run, say
-from gradience.runtimes.scales import Scale, gguf_scale
+from gradience.runtimes.verdict import Scale, gguf_scale
 
 SERVE = Path(__file__).with_name("serve_llama_cpp.py")
 CONVERT_BASE = Path(__file__).with_name("convert_base_to_gguf.py")

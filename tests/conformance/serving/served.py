@@ -12,8 +12,8 @@ from conformance.serving.architectures import Architecture
 from conformance.serving.cases import Case, CaseAdapter, Workshop
 from conformance.serving.compare import Compared
 from conformance.serving.model import Logprobs
-from gradience.runtimes.parts import Parts
-from gradience.runtimes.scales import LoadedAdapter, Scale
+from gradience.runtimes.record import Parts
+from gradience.runtimes.verdict import LoadedAdapter, Scale
 
 
 class Asked(NamedTuple):

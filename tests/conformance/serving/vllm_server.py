@@ -11,7 +11,7 @@ from conformance.serving import model
 from conformance.serving.architectures import Architecture
 from conformance.serving.cases import Workshop
 from conformance.serving.served import Asked, Reply, Served, run, say
-from gradience.runtimes.scales import Scale, peft_scale
+from gradience.runtimes.verdict import Scale, peft_scale
 
 SERVE = Path(__file__).with_name("serve_vllm.py")
 

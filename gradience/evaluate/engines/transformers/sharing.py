@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters.config import HEADS_OF_TASK
-from gradience.adapters.initialisations import initialisation_of
+from gradience.adapters.config import HEADS_OF_TASK, initialisation_of
 from gradience.errors import InputError
 
 _WRAPPERS = ("base_layer", "original_module", "token_adapter")

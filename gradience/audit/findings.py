@@ -1,0 +1,619 @@
+"""What a person should know about an adapter: rules over measured rows and the config. Pure.
+
+One finding per code and cause, with a count: an adapter of 224 modules must not print 224 lines. A new rule is a
+function or a `ModuleRule`, and a line in `RULES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import NamedTuple
+
+from gradience.adapters.adapter import DORA_REASON, SCALE_HINT, SkippedTensor
+from gradience.adapters.config import PeftConfig, initialisation_of
+from gradience.adapters.keys import parse_key, path_ends
+from gradience.adapters.peft import SAY_ORDER, guessed_orders
+from gradience.reports.audit import LayerAudit
+from gradience.reports.base.finding import SEVERITIES, Finding, Severity
+from gradience.words import counted, listed, noun
+
+
+class Facts(NamedTuple):
+    """What the audit knows of an adapter, for the rules that look for findings."""
+
+    layers: Sequence[LayerAudit]
+    config: PeftConfig | None
+    other: Sequence[SkippedTensor]
+    unaudited: Sequence[SkippedTensor]
+    ghosts: Sequence[str]
+    nonfinite: Sequence[str]
+    """One sentence per factor with NaN or infinity."""
+    misnamed: Sequence[str] = ()
+    """Tensors of the adapter under names that PEFT does not look for."""
+    grouped: Sequence[str] = ()
+    """Stacked modules whose lora_B is grouped by expert on disk, in Unsloth's order."""
+    unordered: Sequence[str] = ()
+    """Stacked modules that Unsloth wrote without saying in which order."""
+    no_scale: str | None = None
+    """Why no scale is known, although there is a config."""
+    started: str | None = None
+    """How the training started, where the initial adapter was subtracted."""
+
+
+FindingRule = Callable[[Facts], Iterator[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRule:
+    """A rule that looks at one module at a time: one finding for all modules to which it applies, with a count.
+
+    message: stands behind `3 of 64 modules`.   of_all: whether it says of how many.
+    """
+
+    code: str
+    severity: Severity
+    applies: Callable[[LayerAudit], bool]
+    message: str
+    hint: str
+    of_all: bool = True
+
+    def __call__(self, facts: Facts) -> Iterator[Finding]:
+        names = [layer.label for layer in facts.layers if self.applies(layer)]
+        total = len(facts.layers) if self.of_all else None
+        return many(self.code, self.severity, names, self.message, self.hint, total)
+
+
+def many(
+    code: str, severity: Severity, names: Sequence[str], message: str, hint: str, total: int | None = None
+) -> Iterator[Finding]:
+    """One finding for all modules in `names`, if there are any."""
+    if names:
+        head = (
+            counted(len(names), "module") if total is None else f"{len(names)} of {counted(total, 'module')}"
+        )
+        yield Finding(
+            code=code,
+            severity=severity,
+            module=names[0],
+            message=f"{head} {message}: {listed(names)}",
+            hint=hint,
+        )
+
+
+def no_config(facts: Facts) -> Iterator[Finding]:
+    if facts.config is None:
+        yield Finding(
+            code="no-config",
+            severity="warning",
+            message="no adapter_config.json: α (and so every norm), initialisation and variant are unknown",
+            hint="put the adapter_config.json beside the weights",
+        )
+    elif facts.no_scale:
+        yield Finding(
+            code="unclear-scale",
+            severity="warning",
+            message=f"{facts.no_scale}: there are no norms, and nothing is converted or compressed",
+            hint=SCALE_HINT,
+        )
+    elif any(layer.scale == 0 for layer in facts.layers):
+        yield Finding(
+            code="zero-scale",
+            severity="error",
+            message="α is 0 for some modules: their update is multiplied by 0 and does nothing",
+            hint="set lora_alpha",
+        )
+
+
+def declared_ranks(facts: Facts) -> Iterator[Finding]:
+    wrong = [
+        layer for layer in facts.layers if layer.declared_r not in (None, layer.r) and layer.expert is None
+    ]
+    if wrong:
+        first = wrong[0]
+        yield from many(
+            "rank-disagrees",
+            "error",
+            [layer.name for layer in wrong],
+            f"with another rank than the config says (tensors {first.r}, config {first.declared_r})",
+            "correct r or rank_pattern: PEFT will not load this; the audit takes the tensors' ranks (also in s = α/r)",
+        )
+
+
+def targets(facts: Facts) -> Iterator[Finding]:
+    config = facts.config
+    if config is None:
+        return
+    modules = {layer.name for layer in facts.layers} | {
+        parse_key(note.tensor).module for note in facts.unaudited
+    }
+    targets = config.target_modules if isinstance(config.target_modules, tuple) else ()
+    ends = {end for module in modules for end in path_ends(module)}
+    missing = [target for target in (*targets, *config.target_parameters) if target not in ends]
+    if missing and targets != ("all-linear",):
+        yield Finding(
+            code="target-unmatched",
+            severity="warning",
+            message=f"{noun(len(missing), 'target')} without a matching module in the file: {listed(missing, 6)}",
+            hint="check target_modules for a typo: what it does not match was never trained",
+        )
+    guessed = guessed_orders(config)
+    if guessed:
+        yield Finding(
+            code="parameter-order",
+            severity="warning",
+            message=(
+                f"several parameters of one module are targeted ({listed(guessed)}); the file does not say which "
+                "tensor belongs to which: named in alphabetical order"
+            ),
+            hint="compare the shapes: rank_pattern and alpha_pattern may apply to the wrong parameter",
+        )
+    for label, table in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        for key, reason in table.skipped.items():
+            yield Finding(
+                code="pattern-skipped",
+                severity="error",
+                message=f"{label} key {key[:80]!r} was not applied ({reason}): rank or scale may be wrong",
+                hint="write the key as the module's name, with dots escaped",
+            )
+        if table.unmatched:
+            keys = noun(len(table.unmatched), "key")
+            yield Finding(
+                code="pattern-unmatched",
+                severity="warning",
+                message=f"{label} {keys} without a matching module: {listed([key[:80] for key in table.unmatched])}",
+                hint="PEFT ignores them; a key must match the end of a module's name",
+            )
+
+
+def saved_parts(facts: Facts) -> Iterator[Finding]:
+    config = facts.config
+    if config is None:
+        return
+    tensors = [note.tensor for note in facts.other]
+    if config.bias != "none" and not any(tensor.endswith("bias") for tensor in tensors):
+        yield Finding(
+            code="bias-missing",
+            severity="warning",
+            message=f"the config says bias={config.bias!r}, the file contains none: trained biases may be missing",
+            hint="save it again with PEFT's save_pretrained",
+        )
+    saved = (config.saved_whole(parse_key(tensor).module) for tensor in tensors)
+    held = {match[1] for match in saved if match}
+    absent = [name for name in config.modules_to_save if name not in held]
+    if held.intersection(config.heads_of_task):
+        absent = [name for name in absent if name not in config.heads_of_task]
+    if absent:
+        yield Finding(
+            code="saved-module-missing",
+            severity="warning",
+            message=f"modules_to_save not in the file: {listed(absent)}",
+            hint="save it again with PEFT's save_pretrained: without their weights these load untrained",
+        )
+
+
+def names(facts: Facts) -> Iterator[Finding]:
+    if facts.misnamed:
+        yield Finding(
+            code="not-applied",
+            severity="error",
+            message=(
+                f"{counted(len(facts.misnamed), 'tensor')} with names that PEFT does not write: "
+                f"{listed(facts.misnamed, 1)}. PeftModel.from_pretrained (0.21) refuses such an adapter, or ignores "
+                "the tensors and answers as the base does"
+            ),
+            hint="`gradience compress` writes PEFT's own names, at the same ranks too (--rank R --encoding patterns)",
+        )
+
+
+def saved_and_adapted(facts: Facts) -> Iterator[Finding]:
+    saved = [layer.name for layer in facts.layers if facts.config and facts.config.saved_whole(layer.name)]
+    yield from many(
+        "saved-and-adapted",
+        "warning",
+        list(dict.fromkeys(saved)),
+        "with LoRA factors and also in modules_to_save (which matches the end of a name)",
+        "take them out of modules_to_save or of target_modules: PEFT 0.21 does not load both",
+    )
+
+
+def ghosts(facts: Facts) -> Iterator[Finding]:
+    if facts.ghosts:
+        yield Finding(
+            code="ghost-copies",
+            severity="warning",
+            message=(
+                f"{counted(len(facts.ghosts), 'tensor')} repeat a module under original_module or modules_to_save: "
+                f"{listed(facts.ghosts, 2)}"
+            ),
+            hint="`gradience convert` leaves them out; they are counted once here",
+        )
+
+
+def unaudited(facts: Facts) -> Iterator[Finding]:
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for note in facts.unaudited:
+        by_reason[note.reason].append(note.tensor)
+    for reason, tensors in by_reason.items():
+        yield Finding(
+            code="unaudited",
+            severity="error",
+            module=tensors[0],
+            message=f"{counted(len(tensors), 'tensor')} not audited: {reason}: {listed(tensors, 2)}",
+            hint="excluded from all figures below; the reason says what is wrong with the file",
+        )
+
+
+SUBTRACT = (
+    "audit and compress read the difference to the adapter as it was saved before training: --initial-adapter DIR "
+    "(Python: initial_adapter=)"
+)
+
+
+def initialisation(facts: Facts) -> Iterator[Finding]:
+    if facts.started is not None:
+        rounding = "; against the unquantized base, the rounding of its quantization comes on top"
+        yield Finding(
+            code="init-subtracted",
+            severity="info",
+            message=(
+                f"initialised with {facts.started}: this is the difference to the initial adapter, of twice the rank: "
+                f"what training added to the base as it was before{rounding if facts.started == 'loftq' else ''}"
+            ),
+        )
+    init = facts.config.init.lower() if facts.config else "true"
+    start = initialisation_of(init)
+    if start is None:
+        yield Finding(
+            code="init-unknown",
+            severity="warning",
+            message=f"unknown initialisation {init[:60]!r}: unless it starts from B·A = 0, this is not the update",
+            hint="look up what this init_lora_weights does before using a suggestion",
+        )
+    elif init == "loftq":
+        yield Finding(
+            code="init-not-update",
+            severity="error",
+            message="initialised with LoftQ: B·A contains the correction of the quantised base, not only the update",
+            hint=f"no rank is suggested from it; {SUBTRACT}",
+        )
+    elif not start.keeps_base:
+        yield Finding(
+            code="init-not-update",
+            severity="error",
+            message=(
+                f"initialised with {init}: the base weights were changed at the start and B·A contains that change. "
+                "These are spectra of B·A, not of what training learned"
+            ),
+            hint=f"no rank is suggested from it; {SUBTRACT}",
+        )
+    elif not start.zero:
+        rounding = "factors whose product is 0 to rounding alone (orthogonal): B·A held that rounding before training"
+        random = "random non-zero factors (false): B·A was noise of full rank r before training"
+        yield Finding(
+            code="init-noise",
+            severity="error",
+            message=f"initialised with {rounding if init == 'orthogonal' else random}",
+            hint="energy ranks are inflated by it, so none is suggested; the default init_lora_weights avoids it",
+        )
+
+
+def variant(facts: Facts) -> Iterator[Finding]:
+    fields = facts.config.fields if facts.config else {}
+    for name, what in (
+        ("use_qalora", "QA-LoRA (inputs are pooled before A)"),
+        ("use_bdlora", "BD-LoRA (block-diagonal factors)"),
+        ("kasa_config", "KaSA (a diagonal between the factors, and a truncated base)"),
+    ):
+        if fields.get(name):
+            yield Finding(
+                code="variant-not-update",
+                severity="error",
+                message=f"{what}: the update is not s·B·A",
+                hint="the spectra are those of B·A, so no rank is suggested; evaluate a smaller rank on the task",
+            )
+    if fields.get("alora_invocation_tokens"):
+        yield Finding(
+            code="activated-lora",
+            severity="info",
+            message="activated LoRA: the update acts only after its invocation tokens",
+        )
+
+
+def expert_order(facts: Facts) -> Iterator[Finding]:
+    yield from many(
+        "expert-order",
+        "info",
+        facts.grouped,
+        "with the columns of lora_B grouped by expert, as the config says (lora_B_layout); PEFT 0.21 reads them in "
+        "another order",
+        "`gradience convert` writes them in PEFT's order",
+    )
+    yield from many(
+        "expert-order-unknown",
+        "warning",
+        facts.unordered,
+        "of stacked experts saved by Unsloth without lora_B_layout, read in PEFT's order. Before release 2026.9.6, "
+        "unsloth_zoo grouped the columns of lora_B by expert: if it did here, the figures of these modules are wrong",
+        SAY_ORDER,
+    )
+
+
+def dora(facts: Facts) -> Iterator[Finding]:
+    magnitudes = sum(note.reason == DORA_REASON for note in facts.other)
+    declared = bool(facts.config and facts.config.use_dora)
+    if magnitudes:
+        yield Finding(
+            code="dora",
+            severity="warning",
+            message=(
+                f"DoRA: {counted(magnitudes, 'magnitude vector')} beside the factors. ΔW is not s·B·A alone; "
+                "the audit covers the low-rank part of the direction"
+            ),
+            hint="evaluate a smaller rank on the task; compressing DoRA needs the base weights (--base-model)",
+        )
+    if facts.config and declared != bool(magnitudes):
+        held = "no magnitude vectors" if declared else "magnitude vectors"
+        yield Finding(
+            code="config-disagrees",
+            severity="error",
+            message=f"the config says use_dora={str(declared).lower()}, the file contains {held}",
+            hint="save it again: the file and the config do not belong together, or the save is incomplete",
+        )
+
+
+RANDOM_POSITION = 0.85
+"""null_position above which factors look random. Trained adapters of strangers: median 0.02 to 0.2."""
+RANDOM_MIN_RANK = 4
+"""Below this rank a trained and a random spectrum cannot be told apart."""
+RANDOM_MIN_SIDE = 2
+"""Nor can they where the smaller side of ΔW has fewer than this many times r rows: a head of six labels that was
+trained well spreads over all of its few directions."""
+NEARLY_ALL = 0.85
+"""k@90 / r from which a module uses nearly all of its rank (random factors: 0.88 to 1)."""
+COARSE_BOUND = 1e-3
+"""error_bound from which a reader must know: the printed digits are no longer true."""
+DEAD_RATIO = 1e-3
+"""‖ΔW‖_F below this fraction of the family's median: the module hardly moved."""
+DIVERGED_NORM = 1e3
+"""‖ΔW‖_F above this is larger than any weight matrix of a language model; strangers' diverged runs had 1.9e4."""
+SPIKE_SHARE = 0.99
+SPIKE_RATIO = 3.0
+"""A rank-one spike: σ₁ holds 99 % of the energy, at three times the family's median norm."""
+OUTLIER_DEVIATIONS = 8.0
+OUTLIER_MIN_FAMILY = 6
+
+
+def nonfinite(facts: Facts) -> Iterator[Finding]:
+    if facts.nonfinite:
+        more = (
+            f" (and {counted(len(facts.nonfinite) - 1, 'more factor')})" if len(facts.nonfinite) > 1 else ""
+        )
+        yield Finding(
+            code="non-finite",
+            severity="error",
+            message=facts.nonfinite[0] + more,
+            hint="use an earlier checkpoint: the training diverged, or the save overflowed fp16",
+        )
+
+
+cancelled = ModuleRule(
+    "cancelled",
+    "error",
+    lambda layer: layer.status == "unsupported",
+    "cannot be measured: A and B cancel, and what is left of B·A is below their rounding",
+    "two opposite adapters concatenated? the update of such a module is too small to measure",
+)
+
+
+def imprecise(facts: Facts) -> Iterator[Finding]:
+    """Factors that nearly cancel: ‖A‖·‖B‖ is so much larger than ‖BA‖ that their rounding shows."""
+    coarse = [layer for layer in facts.layers if COARSE_BOUND < (layer.error_bound or 0.0) < 1]
+    worst = max((layer.error_bound or 0.0 for layer in coarse), default=0.0)
+    yield from many(
+        "imprecise",
+        "warning",
+        [layer.label for layer in coarse],
+        f"accurate only to about {100 * worst:.2g} %, because A and B nearly cancel",
+        "--json lists error_bound and eta of each module",
+        total=len(facts.layers),
+    )
+
+
+def untrained(facts: Facts) -> Iterator[Finding]:
+    names = [layer.label for layer in facts.layers if layer.status == "untrained"]
+    if not names:
+        return
+    if len(names) == len(facts.layers):
+        everything = "the one module is" if len(names) == 1 else f"all {len(names)} modules are"
+        yield Finding(
+            code="untrained",
+            severity="error",
+            message=f"{everything} untrained: B·A = 0 exactly",
+            hint="a fresh adapter? if it was trained, the trained weights were not saved",
+        )
+    else:
+        yield from many(
+            "dead-modules",
+            "warning",
+            names,
+            "never trained (B·A = 0)",
+            "the smallest rank is suggested there; check that gradients flow (frozen or unused modules)",
+            total=len(facts.layers),
+        )
+
+
+def random(facts: Facts) -> Iterator[Finding]:
+    able = [
+        layer
+        for layer in facts.layers
+        if layer.null_position is not None
+        and layer.r >= RANDOM_MIN_RANK
+        and min(layer.shape) >= RANDOM_MIN_SIDE * layer.r
+    ]
+    names = [layer.label for layer in able if (layer.null_position or 0.0) >= RANDOM_POSITION]
+    trained = sum(layer.status == "ok" for layer in facts.layers)
+    if names and len(names) == len(able) and 2 * len(able) >= trained:
+        who = "the one module" if len(names) == trained == 1 else f"{len(names)} of {trained} modules"
+        yield Finding(
+            code="looks-random",
+            severity="error",
+            message=f"{who}: spectra like those of random factors of these shapes, and no module looks trained",
+            hint="a synthetic or hardly trained adapter? no rank is suggested from it",
+        )
+    else:
+        yield from many(
+            "random-modules",
+            "warning",
+            names,
+            "with spectra like those of random factors",
+            "hardly trained, or trained to use every direction: compare with the rest of the family",
+            total=len(facts.layers),
+        )
+
+
+def _uses_all(layer: LayerAudit) -> bool:
+    return (
+        layer.energy_rank_90 is not None
+        and layer.r >= 2
+        and layer.energy_rank_90 >= NEARLY_ALL * layer.r
+        and (layer.null_position is None or layer.null_position < RANDOM_POSITION)
+    )
+
+
+saturated = ModuleRule(
+    "saturated",
+    "warning",
+    _uses_all,
+    "with nearly all of the rank in use (k@90 near r)",
+    "the rank may be too small there; a larger probe would tell",
+)
+
+shape_ceiling = ModuleRule(
+    "rank-above-shape",
+    "warning",
+    lambda layer: layer.r > min(layer.shape),
+    "with a rank above what the shape can use (min(m, n))",
+    "the surplus does nothing: lower the rank there (rank_pattern)",
+    of_all=False,
+)
+
+diverged = ModuleRule(
+    "diverged-norm",
+    "warning",
+    lambda layer: (layer.fro_norm or 0.0) >= DIVERGED_NORM,
+    f"with ‖ΔW‖_F above {DIVERGED_NORM:g}",
+    "larger than a weight matrix itself: did the training diverge? look at its loss (gradience monitor run.jsonl)",
+    of_all=False,
+)
+
+
+def _families(layers: Sequence[LayerAudit]) -> dict[str, list[LayerAudit]]:
+    families: dict[str, list[LayerAudit]] = defaultdict(list)
+    for layer in layers:
+        if layer.fro_norm:
+            families[layer.family].append(layer)
+    return families
+
+
+def unlike_family(facts: Facts) -> Iterator[Finding]:
+    """Norms far below those of the same module in other layers, and far above in one direction."""
+    weak, spikes = [], []
+    for members in _families(facts.layers).values():
+        typical = median(layer.fro_norm or 0.0 for layer in members)
+        for layer in members:
+            norm = layer.fro_norm or 0.0
+            if norm < DEAD_RATIO * typical:
+                weak.append(layer.label)
+            top_share = 1 / layer.stable_rank if layer.stable_rank else 0.0
+            if layer.r > 1 and top_share >= SPIKE_SHARE and norm >= SPIKE_RATIO * typical:
+                spikes.append(layer.label)
+    yield from many(
+        "nearly-dead",
+        "warning",
+        weak,
+        "with a norm far below the same module's in other layers: hardly trained",
+        "check that gradients reach every module: frozen for most of the training, or cut off from the loss?",
+    )
+    yield from many(
+        "rank-one-spike",
+        "warning",
+        spikes,
+        "with one dominant direction (a rank-one spike)",
+        "a lower learning rate or α avoids it; such adapters combine badly with others",
+    )
+
+
+def outliers(facts: Facts) -> Iterator[Finding]:
+    names = []
+    for members in _families(facts.layers).values():
+        if len(members) < OUTLIER_MIN_FAMILY:
+            continue
+        for measure in ("fro_norm", "stable_rank"):
+            values = [math.log(getattr(layer, measure)) for layer in members]
+            center = median(values)
+            spread = median(abs(item - center) for item in values)
+            # The spread is at least 5 %: in a family of near-equals a small difference is no outlier.
+            limit = OUTLIER_DEVIATIONS * max(spread, 0.05)
+            names += [
+                layer.label for layer, item in zip(members, values, strict=True) if abs(item - center) > limit
+            ]
+    yield from many(
+        "family-outlier",
+        "info",
+        list(dict.fromkeys(names)),
+        "far from the same module in other layers in norm or stable rank",
+        "--layers lists norm and stable rank of every module",
+        total=len(facts.layers),
+    )
+
+
+def coarse_storage(facts: Facts) -> Iterator[Finding]:
+    rows = [layer for layer in facts.layers if layer.dtype.startswith("F8")]
+    coarse = sorted({layer.dtype for layer in rows})
+    worst = max((layer.storage_error or 0.0 for layer in rows), default=0.0)
+    if coarse:
+        yield Finding(
+            code="coarse-storage",
+            severity="info",
+            message=f"stored as {', '.join(coarse)}: rounding alone may move the stable rank by up to {worst:.1%}",
+            hint="audit the adapter as it was before the conversion: small entries are lost in these types",
+        )
+
+
+__all__ = ["RULES", "Facts", "find"]
+
+RULES: tuple[FindingRule, ...] = (
+    nonfinite,
+    cancelled,
+    imprecise,
+    initialisation,
+    variant,
+    expert_order,
+    untrained,
+    random,
+    unaudited,
+    declared_ranks,
+    no_config,
+    names,
+    saved_and_adapted,
+    dora,
+    targets,
+    saved_parts,
+    ghosts,
+    shape_ceiling,
+    saturated,
+    diverged,
+    unlike_family,
+    outliers,
+    coarse_storage,
+)
+
+
+def find(facts: Facts) -> tuple[Finding, ...]:
+    """All findings, the gravest first."""
+    findings = [finding for rule in RULES for finding in rule(facts)]
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -1,0 +1,363 @@
+"""Formats beside PEFT's in which an adapter is written: names, order of axes, settings."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from gradience.adapters.adapter import BASE_REASON, GHOST_REASON, Adapter, LoraPair, SkippedTensor
+from gradience.adapters.config import initialisation_of
+from gradience.adapters.diffusers import ALPHA_REASON, METADATA, NAME, configs_of, part_of, part_of_all
+from gradience.adapters.formats import words_of
+from gradience.adapters.keys import ends_with, is_split_expert, parse_key
+from gradience.adapters.mlx import FINAL, read_settings
+from gradience.adapters.tensors import Words
+from gradience.compress.encodings import Encoded, Target, encode_modules, rule_of
+from gradience.errors import InputError, UsageError, did_you_mean
+from gradience.reports.compression import Encoding
+from gradience.runtimes.architecture import model_config_of
+
+Side = Literal["A", "B"]
+_LEFT_OUT = (GHOST_REASON, BASE_REASON)
+"""What no update is: copies."""
+
+_OF_PEFT = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "alora_invocation_tokens",
+    "layer_replication",
+)
+"""Fields of PEFT's config with which s·B·A is not the whole update, or belongs to further modules."""
+
+
+class Settings(NamedTuple):
+    """What a folder says beside its factors.
+
+    config: adapter_config.json, where the format has one.   old: what the source said, for the report; new: what is
+    said now, wherever the format has it.   metadata: of the header of the weights.
+    """
+
+    config: Mapping[str, Any] | None
+    old: Mapping[str, Any]
+    new: Mapping[str, Any]
+    metadata: Mapping[str, str]
+
+
+class Form(ABC):
+    """How an adapter is written in one format.
+
+    name: as `Adapter.format` has it.   words: what messages call it.   weights: name of the file.
+    dtypes: storage types that its library reads.   one_rank: whether all modules have one rank and one scale.
+    """
+
+    name: ClassVar[str]
+    words: ClassVar[str]
+    weights: ClassVar[str]
+    dtypes: ClassVar[frozenset[str]]
+    one_rank: ClassVar[bool] = False
+
+    @abstractmethod
+    def module(self, opened: Adapter, name: str) -> str:
+        """Return what the format calls a module of the adapter. Raises InputError (not-in-format)."""
+
+    @abstractmethod
+    def factor(self, module: str, side: Side) -> str:
+        """Return the name of a tensor. module: as the format calls it."""
+
+    @abstractmethod
+    def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
+        """Return what stands beside the factors of `modules`. Raises InputError (not-in-format)."""
+
+    def turn(self, words: Words, side: Side, pair: LoraPair) -> Words:
+        """Return a view, in the format's order of axes, of words in PEFT's order."""
+        return words
+
+    def shape(self, shape: tuple[int, ...], side: Side, pair: LoraPair) -> tuple[int, ...]:
+        """Return the shape in the format of a factor that has `shape` in PEFT; no element is stored for it."""
+        return self.turn(np.broadcast_to(np.zeros((), np.uint8), shape), side, pair).shape
+
+
+def encode_for(form: Form | None, targets: Sequence[Target], encoding: Encoding | None) -> Encoded:
+    """Write `targets` by the rule `encoding`, or by the one that fits them and the format; form None: PEFT's."""
+    encoded = encode_modules(targets, encoding)
+    if form is None or not form.one_rank or encoding is not None or encoded.encoding != "patterns":
+        return encoded
+    reason = f"{encoded.reason}, and {form.words} has one rank and one scale for all of them"
+    return rule_of("padded").encode(targets, reason)
+
+
+def not_held(opened: Adapter, form: str, what: str, hint: str) -> InputError:
+    """The error for what the format `form` cannot hold of an adapter."""
+    source = words_of(opened.format)
+    return InputError(
+        f"{opened.location.path}: {source if source == form else f'{source} as {form}'}: {what}",
+        code="not-in-format",
+        hint=hint,
+    )
+
+
+def refuse_beside(opened: Adapter, form: str) -> tuple[SkippedTensor, ...]:
+    """Return the tensors that are copies, or of another adapter in the file: they are left out.
+
+    Raises InputError (not-in-format) for a tensor beside the factors that belongs to this adapter, for which the format
+    has no place, and what `refuse_meaning` raises.
+    """
+    left_out = []
+    for note in (*opened.unaudited, *opened.other):
+        if note.reason == ALPHA_REASON:
+            continue  # in the settings of what is written
+        if note.reason in _LEFT_OUT or parse_key(note.tensor).adapter not in (None, opened.adapter_name):
+            left_out.append(note)
+            continue
+        raise no_place(opened, form, note)
+    refuse_meaning(opened, form)
+    return tuple(left_out)
+
+
+def refuse_meaning(opened: Adapter, form: str) -> None:
+    """Raise InputError (not-in-format) for an update that is not s·B·A of modules on the base as it is.
+
+    Only PEFT's config says how the base is changed, or that a factor belongs to a parameter.
+    """
+    config = opened.config
+    if config is None:
+        return
+    start = initialisation_of(config.init)
+    if start is None or not start.keeps_base:
+        rank = 2 * max((pair.rank for pair in opened.pairs), default=1)
+        raise not_held(
+            opened,
+            form,
+            f"init_lora_weights is {config.init[:60]!r}: "
+            + ("PEFT changes the base weights, too" if start else "what PEFT does to the base is unknown"),
+            f"write the difference to the adapter before training, as plain LoRA: gradience compress "
+            f"{opened.location.path} --initial-adapter INITIAL --rank {rank} --output NEW; then convert NEW",
+        )
+    field = next((name for name in _OF_PEFT if config.fields.get(name)), None)
+    tied = any(pair.kind == "embedding" or pair.module.endswith("lm_head") for pair in opened.pairs)
+    if tied and config.fields.get("ensure_weight_tying"):
+        field = "ensure_weight_tying"
+    parameter = next(
+        (pair.module for pair in opened.pairs if ends_with(pair.module, config.target_parameters)), None
+    )
+    if field or parameter:
+        what = (
+            f"{field} in its config has no equivalent there"
+            if field
+            else f"{parameter} is a parameter, not a module"
+        )
+        raise not_held(opened, form, what, "only PEFT's format holds it")
+
+
+def refuse_tied_embedding(opened: Adapter, form: str) -> None:
+    """Raise InputError (not-in-format) between PEFT and mlx-lm for an embedding that is the head as well.
+
+    mlx-lm adds the update of the embedding to the head, too (0.32.2, tuner/lora.py, `LoRAEmbedding.as_linear`), PEFT
+    does not. A base whose config.json is not on this disk is not checked.
+    """
+    embedding = next((pair.module for pair in opened.pairs if pair.kind == "embedding"), None)
+    if embedding is None or opened.config is None:
+        return
+    base = model_config_of(opened.config, opened.location.root) or {}
+    if base.get("tie_word_embeddings") is True:
+        raise not_held(
+            opened,
+            form,
+            f"{embedding} is also the head of this base model (tie_word_embeddings): mlx-lm updates both, PEFT only "
+            "the embedding",
+            "train without LoRA on the embedding, or load the adapter with the library that trained it",
+        )
+
+
+def no_place(opened: Adapter, form: str, note: SkippedTensor) -> InputError:
+    """The error for a tensor beside the factors, where the format `form` has factors alone."""
+    return not_held(
+        opened,
+        form,
+        f"it has no place for {note.tensor[:120]} ({note.reason})",
+        "leave it out, where the adapter may do without: gradience compress ADAPTER --rank R --strip NAME "
+        "--output NEW; PEFT's format holds it",
+    )
+
+
+def refuse_types(opened: Adapter, form: Form, types: Mapping[str, str]) -> None:
+    """Raise InputError (not-in-format) for a storage type that the format's library does not read.
+
+    types: module -> storage type of one of its factors as written.
+    """
+    for module, dtype in types.items():
+        if dtype not in form.dtypes:
+            raise not_held(
+                opened,
+                form.words,
+                f"{module} is stored as {dtype}, and {form.words} has {', '.join(sorted(form.dtypes))}",
+                "gradience compress ADAPTER --rank R --dtype F32 --output NEW stores it so",
+            )
+
+
+class MlxForm(Form):
+    """lora_a (n, r) and lora_b (r, m) of every module, one rank and one scale for all of them.
+
+    mlx-lm gives every module that `keys` names in the last `num_layers` layers (-1: in all) factors of `rank`, and then
+    puts those of the file in their place; a name or a shape that does not fit ends the loading.
+    Source: mlx-lm 0.32.2, tuner/utils.py (`linear_to_lora_layers`, `load_adapters`).
+    """
+
+    name = "mlx"
+    words = "MLX-LM LoRA"
+    weights = FINAL[0]
+    dtypes = frozenset(("F32", "F16", "BF16"))
+    one_rank = True
+    _layer = re.compile(r"(?:.+\.)?(?:layers|h|blocks)\.\d+\.(?P<inner>.+)")
+    _known = re.compile(r"model\.layers\.\d+\..+|model\.embed_tokens|lm_head")
+    """Modules that mlx-lm calls as transformers does."""
+
+    def module(self, opened: Adapter, name: str) -> str:
+        if opened.format == "mlx":
+            return name
+        if is_split_expert(name) or not self._known.fullmatch(name):
+            raise not_held(
+                opened,
+                self.words,
+                f"what mlx-lm calls {name} is not known (known are model.layers.N.…, model.embed_tokens and lm_head)",
+                "leave it out of the adapter, or train it with mlx-lm",
+            )
+        return name
+
+    def factor(self, module: str, side: Side) -> str:
+        return f"{module}.lora_{side.lower()}"
+
+    def turn(self, words: Words, side: Side, pair: LoraPair) -> Words:
+        if pair.kind != "expert":
+            return words.T
+        if side == "A":
+            return words.reshape(pair.experts, -1, pair.columns)
+        return words.reshape(pair.rows, -1, pair.experts).transpose(2, 0, 1)
+
+    def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
+        first = modules[0]
+        for module in modules:
+            if module.rank != first.rank or not math.isclose(module.scale, first.scale, rel_tol=1e-12):
+                raise not_held(
+                    opened,
+                    self.words,
+                    f"it has one rank and one scale, and {first.name} has rank {first.rank} and scale "
+                    f"{first.scale:g}, {module.name} rank {module.rank} and scale {module.scale:g}",
+                    "bring them to one first: gradience compress ADAPTER --rank R --encoding padded --output NEW; "
+                    "PEFT's format holds several: --to peft",
+                )
+        convolution = next((pair.module for pair in opened.pairs if pair.kind == "conv"), None)
+        if convolution is not None:
+            raise not_held(opened, self.words, f"{convolution} is a convolution", "PEFT's format holds it")
+        if opened.format != "mlx":
+            refuse_tied_embedding(opened, self.words)
+        old = read_settings(opened.location) if opened.format == "mlx" else {}
+        keys = {
+            match["inner"] if (match := self._layer.fullmatch(module.name)) else module.name
+            for module in modules
+        }
+        config = {
+            **old,
+            "fine_tune_type": "lora",
+            "num_layers": old.get("num_layers", old.get("lora_layers", -1)),
+            "lora_parameters": {
+                "rank": first.rank,
+                "scale": first.scale,
+                "dropout": old.get("lora_parameters", {}).get("dropout", 0.0),
+                "keys": sorted(keys),
+            },
+        }
+        if not old and opened.config and opened.config.base_model is not None:
+            config["model"] = opened.config.base_model
+        return Settings(config, old, config, {"format": "mlx"})
+
+
+class DiffusersForm(Form):
+    """`<part>.<module>.lora_A.weight`, and a config of PEFT for each part in the header.
+
+    Source: diffusers 0.42.1, loaders/lora_base.py (`_save_lora_weights`), loaders/peft.py (`load_lora_adapter`).
+    """
+
+    name = "diffusers"
+    words = "diffusers LoRA"
+    weights = NAME
+    dtypes = frozenset(("F32", "F16", "BF16", "F64"))
+
+    def module(self, opened: Adapter, name: str) -> str:
+        """The name behind its part of the pipeline, which the modules tell where the adapter names none."""
+        if opened.format == "diffusers" and part_of(name):
+            return name
+        part = part_of_all(pair.module for pair in opened.pairs)
+        if not part:
+            raise not_held(
+                opened,
+                self.words,
+                f"{name} is no module of a UNet or a transformer of diffusers (down_blocks.…, transformer_blocks.…)",
+                "load it into its own model with PEFT, and save it with the pipeline's save_lora_weights",
+            )
+        return part + name
+
+    def factor(self, module: str, side: Side) -> str:
+        return f"{module}.lora_{side}.weight"
+
+    def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
+        foreign = next((pair for pair in opened.pairs if pair.kind not in ("linear", "conv")), None)
+        if foreign is not None:
+            raise not_held(
+                opened,
+                self.words,
+                f"{foreign.module} is of the kind {foreign.kind}",
+                "PEFT's format holds it",
+            )
+        parts: dict[str, list[Target]] = defaultdict(list)
+        for module in modules:
+            part, _, inner = self.module(opened, module.name).partition(".")
+            parts[part].append(module._replace(name=inner))
+        configs = configs_of(opened.files[0]) if opened.format == "diffusers" else {}
+        old = {
+            f"{part}.{name}": value
+            for part, config in configs.items()
+            for name, value in config.fields.items()
+        }
+        header: dict[str, Any] = {}
+        for part, inside in sorted(parts.items()):
+            fields = {
+                **(configs[part].fields if part in configs else {}),
+                **encode_modules(inside, "patterns").fields,
+                "target_modules": sorted(target.name for target in inside),
+            }
+            header |= {f"{part}.{name}": value for name, value in fields.items()}
+        text = json.dumps(header, indent=2, sort_keys=True)
+        return Settings(None, old, header, {"format": "pt", METADATA: text})
+
+
+PEFT = "peft"
+FORMS: dict[str, Form] = {form.name: form for form in (MlxForm(), DiffusersForm())}
+"""Name of a format, as `Adapter.format` has it -> how it is written."""
+WRITABLE = (PEFT, *FORMS)
+"""What `gradience compress --to` takes."""
+
+
+def form_of(name: str | None, source: str) -> Form | None:
+    """The format to write: that of this name, else that of the adapter where it is one of these; None for PEFT's.
+
+    Raises UsageError (unknown-target).
+    """
+    if name is None:
+        return FORMS.get(source)
+    if name not in WRITABLE:
+        raise UsageError(
+            f"{name!r} is no format that a smaller adapter is written in",
+            code="unknown-target",
+            hint=did_you_mean(name, WRITABLE, f"one of: {', '.join(WRITABLE)}"),
+        )
+    return FORMS.get(name)
