@@ -117,7 +117,7 @@ KEPT = (
         "fleet_probes/fleet.json",
         ("What must a server hold?", "What would a lower step take?"),
     ),
-    Kept(QUESTIONS, "squeezed", "fleet_probes/fleet_compression.json"),
+    Kept(QUESTIONS, "truncated", "fleet_probes/fleet_compression.json"),
     Kept(QUESTIONS, "anything", "smollm2_evaluation/arithmetic.json", ("Does probe do anything",)),
     Kept(QUESTIONS, "which-rank", "minilm_shrink/shrink.json", ("Which is the smallest",)),
 )

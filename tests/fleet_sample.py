@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.fleet import BaseGroup, Copies, Failure, FleetReport, FleetRow, Forcing, Step
-from gradience.reports.fleet_compression import FleetCompression, Squeezed
+from gradience.reports.fleet_compression import FleetCompression, Truncated
 
 RUN = Stopwatch("gradience fleet zoo", started=datetime(2026, 1, 1, tzinfo=UTC)).run_info()
 
@@ -34,7 +34,7 @@ def fleet_row() -> FleetRow:
 
 def fleet_report() -> FleetReport:
     steps = tuple(
-        Step(max_lora_rank=k, slot_bytes=k * 8, squeezed=1, lost_energy_median=0.1, lost_energy_max=0.2)
+        Step(max_lora_rank=k, slot_bytes=k * 8, truncated=1, lost_energy_median=0.1, lost_energy_max=0.2)
         for k in (16, 8, 1)
     )
     base = BaseGroup(
@@ -75,9 +75,9 @@ def fleet_compression() -> FleetCompression:
         old_bytes=9,
         new_bytes=4,
         adapters=(
-            Squeezed(path="a", status="written", old_rank=8, old_bytes=9, new_bytes=4, measured_error=0.1),
-            Squeezed(path="b", status="small enough", old_rank=2, old_bytes=9),
-            Squeezed(path="c", status="failed", error="dora", message="a DoRA adapter"),
+            Truncated(path="a", status="written", old_rank=8, old_bytes=9, new_bytes=4, measured_error=0.1),
+            Truncated(path="b", status="small enough", old_rank=2, old_bytes=9),
+            Truncated(path="c", status="failed", error="dora", message="a DoRA adapter"),
         ),
         run=RUN,
     )

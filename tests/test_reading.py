@@ -51,7 +51,7 @@ ALLOWED = {
     "distill/factors.py": {"safe_open"},
     "distill/write.py": {"read_bytes"},
     "compress/rotate.py": {"copyfile"},
-    "shrink/verb.py": {"copytree"},  # of a rung that was just written
+    "shrink/verb.py": {"copytree"},  # of a candidate that was just written
     "tasks/harness/definition.py": {"read_bytes"},  # the YAML files of the installed lm-eval
     "models/load.py": {"from_pretrained"},
     "evaluate/engines/transformers/engine.py": {"safe_open"},

@@ -29,7 +29,7 @@ def shrink(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check the inputs; print rungs, memory and the margin that can be shown."
+            "--dry-run", help="Check the inputs; print candidates, memory and the margin that can be shown."
         ),
     ] = False,
     allow_code: AllowCode = False,
@@ -38,7 +38,7 @@ def shrink(
     no_texts: NoTexts = False,
     quiet: Quiet = False,
 ) -> int:
-    """Rungs are smaller copies, tested from the largest down on the same examples until one is not shown to hold.
+    """Candidates are smaller copies, tested from the largest down on the same examples until one is not shown to hold.
 
     Exit codes: 0 a smaller one is shown to hold, 8 none is shown, 1 the first one tested is inferior, 4 one could not
     be evaluated.
@@ -47,7 +47,7 @@ def shrink(
 
       gradience shrink ./my_adapter --base-model embedded:minilm --task reviews -o shrunk
 
-      gradience shrink ./my_adapter -b ./base --data rows.jsonl --rungs 16,8,4 --margin 0.05 -o shrunk
+      gradience shrink ./my_adapter -b ./base --data rows.jsonl --ranks 16,8,4 --margin 0.05 -o shrunk
     """
     from gradience.cli.bench_run import need_libraries
     from gradience.shrink.plan import prepare
@@ -67,13 +67,13 @@ def shrink(
 
 
 def code_of(report: ShrinkReport) -> ExitCode:
-    """Return 4 where a rung could not be evaluated, 0 where one is shown to hold, 1 for an inferior one, else 8."""
-    statuses = {rung.status for rung in report.rungs}
+    """Return 4 if a candidate could not be evaluated, 0 if one is shown to hold, 1 if the first is worse, else 8."""
+    statuses = {candidate.status for candidate in report.candidates}
     if "not evaluated" in statuses:
         return ExitCode.INCOMPLETE
     if report.smallest is not None:
         return ExitCode.DONE
-    return ExitCode.GATE_FAILED if "inferior" in statuses else ExitCode.INCONCLUSIVE
+    return ExitCode.GATE_FAILED if "worse" in statuses else ExitCode.INCONCLUSIVE
 
 
 def _forecast(prepared: Prepared, *, as_json: bool, html: Path | None) -> int:

@@ -28,10 +28,10 @@ from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.compression import CompressionReport
 from gradience.reports.fleet import FleetRow
-from gradience.reports.fleet_compression import FleetCompression, Squeezed
+from gradience.reports.fleet_compression import FleetCompression, Truncated
 
 
-def squeeze(row: FleetRow, source: Path, target: Path, rank: int, options: dict[str, Any]) -> Squeezed:
+def truncate(row: FleetRow, source: Path, target: Path, rank: int, options: dict[str, Any]) -> Truncated:
     """Bring the adapter of a row to a rank, and return what became of it.
 
     options: keywords of `compress_adapter`. Raises nothing that a user could act on: that is in what is returned.
@@ -40,17 +40,17 @@ def squeeze(row: FleetRow, source: Path, target: Path, rank: int, options: dict[
     try:
         _refuse_outdated(row, source)
         if not options.get("force") and (report := _earlier(row, target, rank, options)) is not None:
-            return Squeezed(status="reused", **facts, **_figures(report))
+            return Truncated(status="reused", **facts, **_figures(report))
         report = compress_adapter(source, target, rank=rank, workers=1, **options)
     except GradienceError as error:
         return failed(row, error)
-    return Squeezed(status="written", **facts, **_figures(report))
+    return Truncated(status="written", **facts, **_figures(report))
 
 
-def failed(row: FleetRow, error: GradienceError) -> Squeezed:
+def failed(row: FleetRow, error: GradienceError) -> Truncated:
     """Return what is said of an adapter that was not written."""
     message = sentence_text(str(error))
-    return Squeezed(
+    return Truncated(
         path=row.path,
         status="failed",
         old_rank=row.rank,
@@ -60,9 +60,9 @@ def failed(row: FleetRow, error: GradienceError) -> Squeezed:
     )
 
 
-def as_json(squeezed: Squeezed) -> dict[str, Any]:
-    """Return it as what `Squeezed(**…)` takes."""
-    return asdict(squeezed)
+def as_json(truncated: Truncated) -> dict[str, Any]:
+    """Return it as what `Truncated(**…)` takes."""
+    return asdict(truncated)
 
 
 def target_of(row: FleetRow, output: Path) -> Path:
@@ -188,7 +188,7 @@ def compress_fleet(
     with held(folder):
         results, requests = _sorted_out(rows, folder, home, wanted, options)
         for request, answer in answers(requests, workers=workers):
-            results[request["name"]] = _squeezed(request, answer)
+            results[request["name"]] = _truncated(request, answer)
             if progress:
                 progress(len(results), len(rows))
         report = _report(wanted, [results[row.path] for row in rows], watch)
@@ -198,9 +198,9 @@ def compress_fleet(
 
 def _sorted_out(
     rows: Iterable[FleetRow], folder: Path, home: Path, rank: int, options: dict[str, Any]
-) -> tuple[dict[str, Squeezed], list[Request]]:
+) -> tuple[dict[str, Truncated], list[Request]]:
     """What is known without work, and what is to be done."""
-    results: dict[str, Squeezed] = {}
+    results: dict[str, Truncated] = {}
     requests: list[Request] = []
     names = {row.path for row in rows}
     for row in rows:
@@ -213,12 +213,12 @@ def _sorted_out(
             results[row.path] = failed(row, error)
             continue
         if row.rank <= rank:
-            results[row.path] = Squeezed(
+            results[row.path] = Truncated(
                 path=row.path, status="small enough", old_rank=row.rank, old_bytes=row.bytes
             )
             continue
         requests.append({
-            "task": "squeeze",
+            "task": "truncate",
             "name": row.path,
             "row": row.model_dump(mode="json"),
             "path": str(home / row.path),
@@ -240,15 +240,15 @@ def _refuse_nested(row: FleetRow, names: set[str]) -> None:
         )
 
 
-def _squeezed(request: Request, answer: bytes | Died) -> Squeezed:
+def _truncated(request: Request, answer: bytes | Died) -> Truncated:
     if isinstance(answer, Died):
         return failed(FleetRow.model_validate(request["row"]), InputError(answer.words, code="process-died"))
     from pydantic import TypeAdapter
 
-    return TypeAdapter(Squeezed).validate_json(answer)
+    return TypeAdapter(Truncated).validate_json(answer)
 
 
-def _report(rank: int, adapters: Sequence[Squeezed], watch: Stopwatch) -> FleetCompression:
+def _report(rank: int, adapters: Sequence[Truncated], watch: Stopwatch) -> FleetCompression:
     statuses = Counter(adapter.status for adapter in adapters)
     there = [adapter for adapter in adapters if adapter.new_bytes is not None]
     return FleetCompression(

@@ -36,17 +36,17 @@ def measure(request: Request) -> str:
     return row.to_json(indent=None)
 
 
-def squeeze(request: Request) -> str:
+def truncate(request: Request) -> str:
     """Return what became of an adapter that was to be written smaller."""
-    from gradience.fleet.batch import as_json, squeeze
+    from gradience.fleet.batch import as_json, truncate
     from gradience.reports.fleet import FleetRow
 
     row = FleetRow.model_validate(request["row"])
     places = Path(request["path"]), Path(request["target"])
-    return json.dumps(as_json(squeeze(row, *places, request["rank"], request["options"])))
+    return json.dumps(as_json(truncate(row, *places, request["rank"], request["options"])))
 
 
-TASKS: dict[str, Callable[[Request], str]] = {"measure": measure, "squeeze": squeeze}
+TASKS: dict[str, Callable[[Request], str]] = {"measure": measure, "truncate": truncate}
 
 
 def answer(request: Request) -> bytes:

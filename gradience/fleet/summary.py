@@ -229,7 +229,7 @@ def _step(rank: int, size: int, adapters: Iterable[_Served]) -> Step:
     return Step(
         max_lora_rank=rank,
         slot_bytes=size,
-        squeezed=len(above),
+        truncated=len(above),
         lost_energy_median=float(percentile(lost, 50)) if lost else None,
         lost_energy_max=max(lost, default=None),
     )

@@ -172,7 +172,10 @@ def rows_of(report: Evaluation) -> tuple[EvaluatedAdapter, ...]:
     """Return every adapter that was evaluated."""
     if isinstance(report, EvaluationReport):
         return report.adapters
-    return (report.reference, *(rung.result for rung in report.rungs if rung.result is not None))
+    return (
+        report.reference,
+        *(candidate.result for candidate in report.candidates if candidate.result is not None),
+    )
 
 
 # ---------------------------------------------------------------- what it says

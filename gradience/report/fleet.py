@@ -110,7 +110,7 @@ def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
     columns = [
         Column("max_lora_rank", ">"),
         Column("per slot ≥", ">"),
-        Column("to squeeze", ">"),
+        Column("to truncate", ">"),
         Column("energy lost, median", ">"),
         Column("most", ">"),
     ]
@@ -118,7 +118,7 @@ def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
         [
             str(step.max_lora_rank),
             size(step.slot_bytes),
-            f"{count(step.squeezed)} of {count(base.adapters)}",
+            f"{count(step.truncated)} of {count(base.adapters)}",
             percent(step.lost_energy_median),
             percent(step.lost_energy_max),
         ]
@@ -142,8 +142,8 @@ def _forcing(base: BaseGroup, *, brief: bool) -> list[Block]:
         *([Column("predicted KL", ">")] if calibrated else []),
     ]
     blocks: list[Block] = [Table(columns, [_forcing_row(adapter, calibrated) for adapter in shown])]
-    if step.squeezed > len(shown):
-        blocks.append(Paragraph(Span(f"and {count(step.squeezed - len(shown))} more", "dim")))
+    if step.truncated > len(shown):
+        blocks.append(Paragraph(Span(f"and {count(step.truncated - len(shown))} more", "dim")))
     return blocks
 
 

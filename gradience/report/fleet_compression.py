@@ -6,7 +6,7 @@ from gradience.reports.base import terminal
 from gradience.reports.base.blocks import Column, Document, Heading, Inline, Notes, Paragraph, Span, Table
 from gradience.reports.base.blocks import Note as OneNote
 from gradience.reports.base.numbers import count, percent, plural, size
-from gradience.reports.fleet_compression import FleetCompression, Squeezed
+from gradience.reports.fleet_compression import FleetCompression, Truncated
 
 SHOWN = 10
 """Adapters of each kind on the screen."""
@@ -42,7 +42,7 @@ def fleet_compression_blocks(report: FleetCompression, shown: int | None = None)
     return [block for part in blocks for block in part]
 
 
-def _section(title: str, adapters: list[Squeezed], shown: int | None) -> Document:
+def _section(title: str, adapters: list[Truncated], shown: int | None) -> Document:
     if not adapters:
         return []
     columns = [Column("adapter"), Column("r", ">"), Column("error", ">")]
@@ -53,13 +53,13 @@ def _section(title: str, adapters: list[Squeezed], shown: int | None) -> Documen
     ]
 
 
-def _row(adapter: Squeezed) -> list[Inline]:
+def _row(adapter: Truncated) -> list[Inline]:
     rank = "" if adapter.old_rank is None else count(adapter.old_rank)
     error = percent(adapter.measured_error) if adapter.new_bytes is not None else ""
     return [Span(adapter.path, "name"), rank, error]
 
 
-def _refused(adapters: list[Squeezed], shown: int | None) -> Document:
+def _refused(adapters: list[Truncated], shown: int | None) -> Document:
     if not adapters:
         return []
     notes = [
@@ -73,6 +73,6 @@ def _refused(adapters: list[Squeezed], shown: int | None) -> Document:
     return [Heading("What could not be compressed?"), Notes(notes), *_more(adapters, shown)]
 
 
-def _more(adapters: list[Squeezed], shown: int | None) -> Document:
+def _more(adapters: list[Truncated], shown: int | None) -> Document:
     hidden = len(adapters) - len(adapters[:shown])
     return [Paragraph(Span(f"and {count(hidden)} more", "dim"))] if hidden else []

@@ -29,29 +29,29 @@ from gradience.reports.base.blocks import (
 from gradience.reports.base.numbers import MISSING, count, percent, sig
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.reports.shrink import (
+    CandidateStatus,
     MeanInterval,
-    PlannedRung,
-    RungStatus,
+    PlannedCandidate,
+    ShrinkCandidate,
     ShrinkForecast,
     ShrinkPlan,
     ShrinkReport,
-    ShrinkRung,
-    rung_words,
+    candidate_words,
 )
 from gradience.words import points
 
-MARKS: dict[RungStatus, Mark] = {
+MARKS: dict[CandidateStatus, Mark] = {
     "shown": "good",
-    "not shown": "unknown",
-    "inferior": "error",
+    "inconclusive": "unknown",
+    "worse": "error",
     "not evaluated": "error",
     "skipped": "unknown",
     "not tested": "unknown",
 }
-ROLES: dict[RungStatus, Role] = {
+ROLES: dict[CandidateStatus, Role] = {
     "shown": "good",
-    "not shown": "warn",
-    "inferior": "bad",
+    "inconclusive": "warn",
+    "worse": "bad",
     "not evaluated": "bad",
 }
 COUNTED = (
@@ -111,8 +111,8 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
         ("adapter", (Span(plan.adapter, "name"), largest)),
         ("base", (Span(plan.base, "name"), Span(f"  {dtype}", "dim"))),
         ("examples", (f"{count(plan.examples)} of ", Span(plan.task, "name"), which)),
-        ("rungs", (_rungs(plan), Span(f"  {why}", "dim"))),
-        ("margin", plan.loss(plan.margin)),
+        ("candidates", (_candidates(plan), Span(f"  {why}", "dim"))),
+        ("margin", plan.drop(plan.margin)),
     ]
     if plan.distillation is not None:
         distill = plan.distillation
@@ -129,18 +129,20 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
     return facts
 
 
-def _rungs(plan: ShrinkPlan) -> str:
+def _candidates(plan: ShrinkPlan) -> str:
     """In the order of the tests; a kind stands once before its ranks."""
     groups = [
-        (kind, [rung.rank for rung in rungs]) for kind, rungs in groupby(plan.rungs, lambda rung: rung.kind)
+        (kind, [candidate.rank for candidate in candidates])
+        for kind, candidates in groupby(plan.candidates, lambda candidate: candidate.kind)
     ]
     return ", ".join(
-        f"{rung_words(kind, ranks[0])}{''.join(f', {rank}' for rank in ranks[1:])}" for kind, ranks in groups
+        f"{candidate_words(kind, ranks[0])}{''.join(f', {rank}' for rank in ranks[1:])}"
+        for kind, ranks in groups
     )
 
 
-def rung_blocks(report: ShrinkReport) -> list[Block]:
-    """Return one row for each rung, and the answer."""
+def candidate_blocks(report: ShrinkReport) -> list[Block]:
+    """Return one row for each candidate, and the answer."""
     counts = report.plan.compares == "correct"
     columns = [
         Column(),
@@ -161,24 +163,24 @@ def rung_blocks(report: ShrinkReport) -> list[Block]:
     cells = _cells if counts else _likelihood_cells
     return [
         Heading(("Which is the smallest that is as good as ", name, "?")),
-        Table(columns, [first, *map(cells, report.rungs)]),
+        Table(columns, [first, *map(cells, report.candidates)]),
         Notes([answer(report), *_stopped(report)]),
         Facts([DELTA if counts else DELTA_NLL]),
     ]
 
 
-def _size(rung: ShrinkRung) -> tuple[Inline, ...]:
-    return (Span(rung.name, "name"), str(rung.rank), percent(rung.params_saved))
+def _size(candidate: ShrinkCandidate) -> tuple[Inline, ...]:
+    return (Span(candidate.name, "name"), str(candidate.rank), percent(candidate.params_saved))
 
 
 def _predicted(kl: float | None) -> str:
     return MISSING if kl is None else sig(kl, 2)
 
 
-def _cells(rung: ShrinkRung) -> Sequence[Inline]:
-    first = _size(rung)
-    status = Span(rung.status, ROLES.get(rung.status, "dim"))
-    row = rung.result
+def _cells(candidate: ShrinkCandidate) -> Sequence[Inline]:
+    first = _size(candidate)
+    status = Span(candidate.status, ROLES.get(candidate.status, "dim"))
+    row = candidate.result
     if row is None or row.pairs is None:
         return (*first, MISSING, "", "", "", "", status)
     pairs = row.pairs
@@ -187,14 +189,14 @@ def _cells(rung: ShrinkRung) -> Sequence[Inline]:
     return (*first, _correct(row), *only, points(pairs.delta), interval, status)
 
 
-def _likelihood_cells(rung: ShrinkRung) -> Sequence[Inline]:
-    first = _size(rung)
-    status = Span(rung.status, ROLES.get(rung.status, "dim"))
-    likelihood = None if rung.result is None else rung.result.likelihood
-    if rung.result is None or likelihood is None:
+def _likelihood_cells(candidate: ShrinkCandidate) -> Sequence[Inline]:
+    first = _size(candidate)
+    status = Span(candidate.status, ROLES.get(candidate.status, "dim"))
+    likelihood = None if candidate.result is None else candidate.result.likelihood
+    if candidate.result is None or likelihood is None:
         return (*first, MISSING, "", "", status)
     interval = "" if likelihood.low is None else f"{_signed(likelihood.low)} … {_signed(likelihood.high)}"
-    return (*first, _nll(rung.result), _signed(likelihood.delta), interval, status)
+    return (*first, _nll(candidate.result), _signed(likelihood.delta), interval, status)
 
 
 def _nll(row: EvaluatedAdapter) -> str:
@@ -209,33 +211,39 @@ def _correct(row: EvaluatedAdapter) -> str:
 
 def answer(report: ShrinkReport) -> Note:
     """Return the sentence, with the evidence that decides it."""
-    last = next((rung for rung in reversed(report.rungs) if rung.result is not None), None)
+    last = next(
+        (candidate for candidate in reversed(report.candidates) if candidate.result is not None), None
+    )
     assert last is not None
-    shown = next((rung for rung in report.rungs if rung.name == report.smallest), None)
+    shown = next((candidate for candidate in report.candidates if candidate.name == report.smallest), None)
     mark = MARKS[last.status] if shown is None else "good"
     details: list[Inline] = []
     if shown is not None and shown.result is not None and shown.result.adjusted_p is not None:
         details.append(
-            f"grade B: {probability(shown.result.adjusted_p)} for a loss of the margin (the largest of the rungs down"
-            " to it)"
+            f"grade B: {probability(shown.result.adjusted_p)} for a loss of the margin (the largest of the candidates"
+            " down to it)"
         )
         details.append(f"written to adapter/ (sha256 {(report.smallest_sha256 or '')[:12]}…)")
     return Note(mark, report.sentence, details)
 
 
 def _stopped(report: ShrinkReport) -> list[Note]:
-    """What the rung below the smallest would have needed."""
-    last = next(rung for rung in reversed(report.rungs) if rung.result is not None)
+    """What the candidate below the smallest would have needed."""
+    last = next(candidate for candidate in reversed(report.candidates) if candidate.result is not None)
     if report.smallest is None or last.status == "shown" or last.result is None:
         return []
-    if last.status == "not shown":
+    if last.status == "inconclusive":
         return [Note("unknown", last.needs)]
     return [Note(MARKS[last.status], f"{last.words}: {last.result.reason}")]
 
 
 def distance_blocks(report: ShrinkReport) -> list[Block]:
     """Return how far the outputs are from the adapter's, against what writing it anew changes."""
-    rows = [(rung.name, rung.distance, rung.result) for rung in report.rungs if rung.distance is not None]
+    rows = [
+        (candidate.name, candidate.distance, candidate.result)
+        for candidate in report.candidates
+        if candidate.distance is not None
+    ]
     control = report.control
     if control.distance is not None:
         rows.append(("rewrite control", control.distance, control.result))
@@ -245,7 +253,11 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
         blocks.append(Notes([Note("warning", f"no rewrite control: {control.reason}")]))
     if not rows:
         return blocks if control.reason else []
-    predicted = {rung.name: rung.predicted_kl for rung in report.rungs if rung.predicted_kl is not None}
+    predicted = {
+        candidate.name: candidate.predicted_kl
+        for candidate in report.candidates
+        if candidate.predicted_kl is not None
+    }
     changes = {name: None if row is None else row.change for name, _, row in rows}
     tokens = bool(predicted) or any(change is not None and change.has_tokens for change in changes.values())
     columns = [
@@ -296,7 +308,7 @@ def _interval(mean: MeanInterval | None) -> str:
 def caveat_blocks(report: ShrinkReport) -> list[Block]:
     """Return what a search never shows."""
     fixed = (
-        "Rungs, rows and margin were written to plan.json before anything was evaluated"
+        "Candidates, rows and margin were written to plan.json before anything was evaluated"
         if not report.plan.changes
         else "The plan was changed after answers were there, so the 5 % of a wrong claim do not hold"
     )
@@ -304,14 +316,14 @@ def caveat_blocks(report: ShrinkReport) -> list[Block]:
         Heading("What does this not show?"),
         Paragraph(
             "Whether another training run would come out the same: one adapter gives at most grade B. Nor anything"
-            f" about rungs that were not tested, or rows unlike these. {fixed}."
+            f" about candidates that were not tested, or rows unlike these. {fixed}."
         ),
     ]
 
 
 SECTIONS: tuple[Callable[[ShrinkReport], list[Block]], ...] = (
     title_blocks,
-    rung_blocks,
+    candidate_blocks,
     distance_blocks,
     caveat_blocks,
 )
@@ -332,15 +344,15 @@ def shrink_forecast_blocks(forecast: ShrinkForecast) -> Document:
     if forecast.notes:
         blocks.append(Notes([Note("warning", note) for note in forecast.notes]))
     predicts = forecast.plan.calibration_sha256 is not None
-    columns = [Column("rung"), Column("saved", ">"), Column("energy kept", ">")]
+    columns = [Column("candidate"), Column("saved", ">"), Column("energy kept", ">")]
     columns += [Column("predicted KL", ">")] if predicts else []
-    table = Table(columns, [_planned(rung, predicts) for rung in forecast.rungs])
+    table = Table(columns, [_planned(candidate, predicts) for candidate in forecast.candidates])
     blocks += [Heading("What is tested, from the largest down?"), table]
     margins = margin_blocks(forecast.plan.margin, forecast.margins) if forecast.margins else []
     blocks += margins
     return [*blocks, Heading("Assumptions"), items(forecast.assumptions)] if forecast.assumptions else blocks
 
 
-def _planned(rung: PlannedRung, predicts: bool) -> Sequence[Inline]:
-    cells = (Span(rung.name, "name"), percent(rung.params_saved), percent(rung.kept_energy))
-    return (*cells, *([_predicted(rung.predicted_kl)] if predicts else []))
+def _planned(candidate: PlannedCandidate, predicts: bool) -> Sequence[Inline]:
+    cells = (Span(candidate.name, "name"), percent(candidate.params_saved), percent(candidate.kept_energy))
+    return (*cells, *([_predicted(candidate.predicted_kl)] if predicts else []))

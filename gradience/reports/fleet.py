@@ -87,7 +87,7 @@ class Step:
     max_lora_rank: int
     slot_bytes: int
     """Of one slot, for the modules of the widest adapter, 16 bit each."""
-    squeezed: int
+    truncated: int
     """Adapters whose rank is larger."""
     lost_energy_median: Float12 | None = None
     """Over these: share of ‖ΔW‖² that truncation to this rank loses."""
@@ -120,7 +120,7 @@ class BaseGroup:
     steps: tuple[Step, ...]
     """The lower ones, from the next one down."""
     forcing: tuple[Forcing, ...]
-    """Adapters above the next lower step, the costliest to squeeze first."""
+    """Adapters above the next lower step, the costliest to truncate first."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -158,7 +158,7 @@ class FleetReport(Report):
     row_field: ClassVar[str] = "bases"
     repair: ClassVar[str] = "measure the fleet again: gradience fleet DIR --json"
 
-    schema_: Literal["gradience.fleet/1"] = Field(default="gradience.fleet/1", alias="schema")
+    schema_: Literal["gradience.fleet/2"] = Field(default="gradience.fleet/2", alias="schema")
     adapters: int
     measured: int
     """Adapters measured in this run, `incomplete` and `untrained` ones included. `measured`, `reused` and `failed` add

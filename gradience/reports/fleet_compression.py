@@ -11,15 +11,15 @@ from gradience.files.artifact import ROW_CONFIG, Float12
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 
-SqueezeStatus = Literal["written", "reused", "small enough", "failed"]
+TruncationStatus = Literal["written", "reused", "small enough", "failed"]
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
-class Squeezed:
+class Truncated:
     """What became of one adapter of the batch."""
 
     path: str
-    status: SqueezeStatus
+    status: TruncationStatus
     """`reused`: an earlier run of the same batch has written it. `small enough`: left as it is, nothing written."""
     old_rank: int | None = None
     old_bytes: int | None = None
@@ -53,5 +53,5 @@ class FleetCompression(Report):
     old_bytes: int
     """Of those that were written or reused."""
     new_bytes: int
-    adapters: tuple[Squeezed, ...]
+    adapters: tuple[Truncated, ...]
     run: RunInfo

@@ -15,16 +15,16 @@ from gradience.reports.bench_plan import Role, Share
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationConditions, ShownMargin
 from gradience.words import points
 
-TestedStatus = Literal["shown", "not shown", "inferior", "not evaluated"]
-RungStatus = Literal[TestedStatus, "skipped", "not tested"]
+TestedStatus = Literal["shown", "inconclusive", "worse", "not evaluated"]
+CandidateStatus = Literal[TestedStatus, "skipped", "not tested"]
 
 
-def rung_words(kind: str, rank: int) -> str:
-    """Return what a rung is called in a sentence."""
+def candidate_words(kind: str, rank: int) -> str:
+    """Return what a candidate is called in a sentence."""
     return f"rank {rank}" if kind == "truncated" else f"{kind} rank {rank}"
 
 
-class PlannedRung(Part):
+class PlannedCandidate(Part):
     """One smaller adapter that may be made."""
 
     name: str
@@ -33,23 +33,23 @@ class PlannedRung(Part):
     most to the output. `distilled`: the smallest of those, trained a little to answer as the adapter does."""
     rank: int
     """Of every module that has more; the others keep theirs. With a calibration the rank whose LoRA parameters are the
-    budget of the rung."""
+    budget of the candidate."""
     lora_params: int
     params_saved: Float12
     """Share of the adapter's LoRA parameters."""
     kept_energy: Float12
     """Σσ² kept / Σσ², over all modules."""
     predicted_kl: Float12 | None = None
-    """Of the calibration, in nats per scored token; null without one, and for a distilled rung."""
+    """Of the calibration, in nats per scored token; null without one, and for a distilled candidate."""
 
     @property
     def words(self) -> str:
         """What it is called in a sentence."""
-        return rung_words(self.kind, self.rank)
+        return candidate_words(self.kind, self.rank)
 
 
 class PlannedDistillation(Part):
-    """How the distilled rung is trained, on which prompts."""
+    """How the distilled candidate is trained, on which prompts."""
 
     prompts: str
     prompts_sha256: str
@@ -87,34 +87,34 @@ class ShrinkPlan(Artifact):
     role: Role | None
     """Which of the task's examples; null for all rows of a file."""
     examples: int
-    """Rows that the rungs are tested on."""
+    """Rows that the candidates are tested on."""
     examples_sha256: str
     dev: DevRows | None
-    """Null up to 2,000 rows, and for up to four rungs."""
+    """Null up to 2,000 rows, and for up to four candidates."""
     compares: Literal["correct", "nll"] = "correct"
     """`correct`: how many examples are. `nll`: how likely given responses are, where none is correct or not."""
     margin: Share
     """The loss that must be excluded: a share of the examples; of likelihoods, nats per token."""
     level: Share
-    """One-sided error of each test. The sequence stops at the first rung that is not shown, so the chance of any wrong
-    claim is that of one test."""
+    """One-sided error of each test. The sequence stops at the first candidate that is not shown, so the chance of any
+    wrong claim is that of one test."""
     test: str
     """What is tested, in words."""
     suggested_rank: int | None
     """The audit's p90 suggestion; null where the audit makes none."""
     given: bool
-    """Whether the rungs were given; else they are halvings of the suggested rank."""
-    rungs: tuple[PlannedRung, ...]
+    """Whether the candidates were given; else they are halvings of the suggested rank."""
+    candidates: tuple[PlannedCandidate, ...]
     """In the order in which they are tested: from the largest down, the distilled one before the smallest."""
     calibration_sha256: str | None = None
-    """Of the calibration that all rungs are made with; null for truncations."""
+    """Of the calibration that all candidates are made with; null for truncations."""
     distillation: PlannedDistillation | None = None
-    """Null where no rung is distilled."""
+    """Null where no candidate is distilled."""
     changes: tuple[str, ...] = ()
     """What was another in an earlier plan of this folder, after answers were there."""
 
-    def loss(self, size: Fraction | float) -> str:
-        """Return the size of a loss in words."""
+    def drop(self, size: Fraction | float) -> str:
+        """Return the size of a drop in words."""
         if self.compares == "nll":
             return f"{float(size):.2g} nats per token"
         return f"{points(size).removeprefix('+')} points"
@@ -151,8 +151,8 @@ class RewriteControl(Part):
     """Why there is none."""
 
 
-class ShrinkRung(Part):
-    """A rung of the plan, and what came of it."""
+class ShrinkCandidate(Part):
+    """A candidate of the plan, and what came of it."""
 
     name: str
     kind: str
@@ -161,12 +161,12 @@ class ShrinkRung(Part):
     params_saved: Float12
     predicted_kl: Float12 | None = None
     """As planned."""
-    status: RungStatus
+    status: CandidateStatus
     """`skipped`: the sequence started below it. `not tested`: it had stopped above it."""
     dev: PairedEvidence | None = None
     """On the dev rows; null where it was not evaluated on them."""
     result: EvaluatedAdapter | None = None
-    """On the test rows, `adjusted_p` being the largest p-value down to this rung. Null where it was not tested."""
+    """On the test rows, `adjusted_p` being the largest p-value down to this candidate. Null where it was not tested."""
     distance: OutputDistance | None = None
     needs: str = ""
     """Of one that is not shown: which margin these rows show of it, and how many rows that of the plan would take."""
@@ -174,18 +174,18 @@ class ShrinkRung(Part):
     @property
     def words(self) -> str:
         """What it is called in a sentence."""
-        return rung_words(self.kind, self.rank)
+        return candidate_words(self.kind, self.rank)
 
 
 class ShrinkReport(Report):
     """`shrink.json`: the smallest adapter that is shown to hold.
 
     >>> report = ShrinkReport.read("shrink.json")
-    >>> report.smallest, [(rung.name, rung.status) for rung in report.rungs]
+    >>> report.smallest, [(candidate.name, candidate.status) for candidate in report.candidates]
     ('rank1', [('rank4', 'shown'), ('rank2', 'shown'), ('rank1', 'shown')])
     """
 
-    row_field: ClassVar[str] = "rungs"
+    row_field: ClassVar[str] = "candidates"
     repair: ClassVar[str] = "shrink again: gradience shrink … --output DIR"
 
     schema_: Literal["gradience.shrink/2"] = Field(default="gradience.shrink/2", alias="schema")
@@ -201,10 +201,10 @@ class ShrinkReport(Report):
     """The adapter itself."""
     control: RewriteControl
     start: str
-    """The rung that was tested first."""
-    rungs: tuple[ShrinkRung, ...]
+    """The candidate that was tested first."""
+    candidates: tuple[ShrinkCandidate, ...]
     smallest: str | None
-    """The last rung that is shown, which lies in `adapter/`; null where none is."""
+    """The last candidate that is shown, which lies in `adapter/`; null where none is."""
     smallest_sha256: str | None
     """Of its weights file."""
     sentence: str
@@ -217,18 +217,18 @@ class ShrinkReport(Report):
 class ShrinkForecast(Report):
     """What a search would do, cost and be able to show; no model is loaded."""
 
-    row_field: ClassVar[str] = "rungs"
+    row_field: ClassVar[str] = "candidates"
 
     schema_: Literal["gradience.shrink_forecast/3"] = Field(
         default="gradience.shrink_forecast/3", alias="schema"
     )
     plan: ShrinkPlan
-    rungs: tuple[PlannedRung, ...]
+    candidates: tuple[PlannedCandidate, ...]
     margins: tuple[ShownMargin, ...]
     weights_bytes: int | None
     """The base in its precision; null where the shape of the model is not known here."""
     adapter_bytes: int
-    """The adapter and the largest rung in float32: no more are loaded at once."""
+    """The adapter and the largest candidate in float32: no more are loaded at once."""
     batch_bytes: int | None
     process_bytes: int | None
     """Python, PyTorch and their libraries, as measured in the process that made the forecast; 0 on a GPU."""

@@ -1,1 +1,1 @@
-"""The smallest adapter that is shown to be as good: rungs planned beforehand, tested from the largest down."""
+"""The smallest adapter that is shown to be as good: candidates planned beforehand, tested from the largest down."""

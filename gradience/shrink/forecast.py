@@ -12,14 +12,17 @@ from gradience.shrink.plan import CONTROL, Prepared
 def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
     """Return what `prepared` would do: only the base's config.json and its tokenizer are read."""
     inputs, plan = prepared.inputs, prepared.plan
-    smaller = [replace(inputs.reference, name=rung.name, lora_params=rung.lora_params) for rung in plan.rungs]
+    smaller = [
+        replace(inputs.reference, name=candidate.name, lora_params=candidate.lora_params)
+        for candidate in plan.candidates
+    ]
     rewritten = replace(inputs.reference, name=CONTROL)
     expected = forecast_evaluation(
         replace(inputs, adapters=(inputs.reference, rewritten, *smaller), notes=inputs.notes)
     )
     return ShrinkForecast(
         plan=plan,
-        rungs=plan.rungs,
+        candidates=plan.candidates,
         margins=() if inputs.compares_nll else margins_of(len(inputs.examples), 1),
         weights_bytes=expected.weights_bytes,
         adapter_bytes=expected.adapter_bytes,

@@ -1,4 +1,4 @@
-"""What is decided before anything is evaluated: rungs, margin, rows, and which of those choose where to start."""
+"""What is decided before anything is evaluated: candidates, margin, rows, and which of those choose where to start."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gradience.files.shared_names import path_text
 from gradience.models.locate import locate
 from gradience.reports.calibration import calibration_argument
 from gradience.reports.shrink import DevRows, ShrinkPlan
+from gradience.shrink.candidates import Source, plan_candidates, with_base
 from gradience.shrink.prompts import distillation_of, notes_on_prompts, planned_distillation
-from gradience.shrink.rungs import Source, plan_rungs, with_base
 from gradience.shrink.settings import ShrinkSettings
 from gradience.tasks.examples import LabelledExample, fingerprint
 
@@ -26,7 +26,7 @@ DEV = "dev"
 CONTROL = "rewrite"
 UNSPLIT = 2000
 """Up to so many rows all are tested on; of more, never fewer."""
-FEW_RUNGS = 4
+FEW_CANDIDATES = 4
 """Of so many all are tested on all rows: dev rows would save nothing (docs/decisions/016-shrink.md)."""
 TEST = (
     "non-inferiority at the margin by {}, one-sided, on all test rows; in fixed sequence from the start down, each at"
@@ -39,7 +39,7 @@ class Prepared:
     """All that is known before a model is loaded."""
 
     inputs: Inputs
-    """The adapter alone, and the rows that the rungs are tested on."""
+    """The adapter alone, and the rows that the candidates are tested on."""
     dev: Sequence[Any]
     """Rows that choose the start."""
     source: Source
@@ -50,7 +50,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     """Read and audit the adapter, read the rows, and plan. Raises what reading, auditing and planning raise."""
     from gradience.statistics.grade import LEVEL
 
-    request, rungs = settings.evaluation, settings.rungs
+    request, candidates = settings.evaluation, settings.ranks
     calibration = calibration_argument(settings.calibration)
     inputs = read_inputs(request)
     adapter = inputs.reference
@@ -63,8 +63,8 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     )
     if adapter.fields.get("use_dora"):  # which is written anew for the base that it stands on
         source = with_base(source, locate(inputs.model).folder)
-    planned, notes = plan_rungs(source, rungs)
-    names = {*(rung.name for rung in planned), CONTROL, BASE_ROW}
+    planned, notes = plan_candidates(source, candidates)
+    names = {*(candidate.name for candidate in planned), CONTROL, BASE_ROW}
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")
     test, dev, dev_rows = split(inputs, len(planned))
@@ -89,8 +89,8 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         level=Fraction(str(LEVEL)),
         test=TEST.format("Student's test" if inputs.compares_nll else "Tango's score test"),
         suggested_rank=None if suggestions is None else suggestions.p90.rank,
-        given=rungs is not None,
-        rungs=planned,
+        given=candidates is not None,
+        candidates=planned,
         calibration_sha256=None if calibration is None else calibration.sha256,
         distillation=planned_distill,
     )
@@ -100,14 +100,14 @@ def prepare(settings: ShrinkSettings) -> Prepared:
 # ---------------------------------------------------------------- rows
 
 
-def split(inputs: Inputs, rungs: int) -> tuple[Sequence[Any], Sequence[Any], DevRows | None]:
+def split(inputs: Inputs, candidates: int) -> tuple[Sequence[Any], Sequence[Any], DevRows | None]:
     """Return the rows that are tested on, the dev rows, and what the plan says of those.
 
-    For up to 4 rungs, or 2,000 rows, there are none. Else they are the task's own where it has some; or the rows beyond
-    2,000, at most half of all, chosen by what they hold, so that neither order nor seed matters.
+    For up to 4 candidates, or 2,000 rows, there are none. Else they are the task's own where it has some; or the rows
+    beyond 2,000, at most half of all, chosen by what they hold, so that neither order nor seed matters.
     """
     rows = inputs.examples
-    if len(rows) <= UNSPLIT or rungs <= FEW_RUNGS:
+    if len(rows) <= UNSPLIT or candidates <= FEW_CANDIDATES:
         return rows, (), None
     given = inputs.task.examples.of("dev")[: len(rows) // 2] if inputs.role == "confirm" else ()
     if given:
@@ -156,19 +156,21 @@ def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
     """What of the claim is another, in sentences."""
 
     def ranks(plan: ShrinkPlan) -> str:
-        cut = all(rung.kind == "truncated" for rung in plan.rungs)
-        return ", ".join(str(rung.rank) if cut else rung.words for rung in plan.rungs)
+        cut = all(candidate.kind == "truncated" for candidate in plan.candidates)
+        return ", ".join(str(candidate.rank) if cut else candidate.words for candidate in plan.candidates)
 
     changes = []
-    if [(rung.kind, rung.rank) for rung in earlier.rungs] != [(rung.kind, rung.rank) for rung in now.rungs]:
-        changes.append(f"the rungs were {ranks(earlier)}, and are {ranks(now)}")
-    # That there is none any more is said by the rungs.
+    if [(candidate.kind, candidate.rank) for candidate in earlier.candidates] != [
+        (candidate.kind, candidate.rank) for candidate in now.candidates
+    ]:
+        changes.append(f"the candidates were {ranks(earlier)}, and are {ranks(now)}")
+    # That there is none any more is said by the candidates.
     if earlier.calibration_sha256 and now.calibration_sha256 not in (None, earlier.calibration_sha256):
         changes.append("the calibration is another")
     if earlier.distillation and now.distillation not in (None, earlier.distillation):
         changes.append("the prompts or settings of the distillation are others")
     if earlier.margin != now.margin:
-        before, after = (plan.loss(plan.margin) for plan in (earlier, now))
+        before, after = (plan.drop(plan.margin) for plan in (earlier, now))
         changes.append(f"the margin was {before}, and is {after}")
     if (earlier.examples_sha256, earlier.dev) != (now.examples_sha256, now.dev):
         changes.append(f"the rows are others: {earlier.examples:,} were tested on, now {now.examples:,}")

@@ -22,7 +22,7 @@ from gradience.tasks.examples import LabelledExample
 
 
 def distillation_of(asked: EvaluateSettings, prompts: Path) -> tuple[DistillSettings, Sequence[str]]:
-    """Return how the smallest rung is distilled, as `gradience distill` does by default, and the ids of its prompts.
+    """Return how the smallest candidate is distilled (with the defaults of `gradience distill`), and its prompts' ids.
 
     Raises UsageError (`too-few-rows`), and what reading prompts raises.
     """
@@ -63,8 +63,8 @@ def notes_on_prompts(
         f"{both:,} of the {len(prompts):,} prompts that {what} are rows that are tested: {whose} may look better than"
         f" {pronoun}"
         for prompts, what, whose, pronoun in (
-            (distillation_ids, "distill", "the distilled rung", "it is"),
-            (known, "calibrate", "all rungs", "they are"),
+            (distillation_ids, "distill", "the distilled candidate", "it is"),
+            (known, "calibrate", "all candidates", "they are"),
         )
         if (both := sum(prompt in ids for prompt in prompts))
     ]

@@ -20,11 +20,11 @@ from gradience.settings import SETTINGS, Flag, StrPath, shared
 def ranks_of(given: Any) -> tuple[int, ...] | None:
     """Read `8,4,2,1`, or integers. Raises UsageError (`bad-rank`)."""
     if given is None or not isinstance(given, str):
-        return None if given is None else ranks_argument("rungs", given)
+        return None if given is None else ranks_argument("ranks", given)
     parts = [part.strip() for part in given.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) < 7 and int(part) for part in parts):
         raise UsageError(
-            f"--rungs {given}: not ranks", code="bad-rank", hint="whole numbers from 1, such as 8,4,2,1"
+            f"--ranks {given}: not ranks", code="bad-rank", hint="whole numbers from 1, such as 8,4,2,1"
         )
     return tuple(map(int, parts))
 
@@ -38,7 +38,7 @@ class ShrinkSettings(BaseSettings, ExampleSettings):
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
     """Folder of the smaller adapter and its evidence. With the same folder an interrupted search resumes."""
     _: KW_ONLY
-    rungs: Annotated[Sequence[int] | None, BeforeValidator(ranks_of), Flag("RANKS")] = None
+    ranks: Annotated[Sequence[int] | None, BeforeValidator(ranks_of), Flag("RANKS")] = None
     """Ranks to test, such as 8,4,2,1; by default halvings of the audit's p90 suggestion down to 1."""
     calibration: Annotated[
         Calibration | StrPath | None, BeforeValidator(calibration_argument), Flag("FILE")

@@ -1,11 +1,11 @@
 """`shrink_adapter`: what `gradience shrink` does, as one function: audit, plan, make, evaluate, write.
 
 DIR/plan.json       what is decided before anything is evaluated
-DIR/rungs/NAME/     each rung that was made, with the report of its compression; and the rewrite control
+DIR/candidates/NAME/     each candidate that was made, with the report of its compression; and the rewrite control
 DIR/records/        the answers on the test rows;  DIR/dev/records/  those on the dev rows
-DIR/adapter/        the smallest rung that is shown to hold; the card in it names the evidence
+DIR/adapter/        the smallest candidate that is shown to hold; the card in it names the evidence
 DIR/shrink.json     the evidence
-DIR/digests.json    all of these but the rungs, each with its sha256
+DIR/digests.json    all of these but the candidates, each with its sha256
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.shrink import ShrinkReport
 from gradience.settings import public, required_output
+from gradience.shrink.candidates import DISTILLED
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import DEV, PLAN, Prepared, prepare, settle
-from gradience.shrink.rungs import DISTILLED
 from gradience.shrink.settings import ShrinkSettings
-from gradience.shrink.walk import RUNGS, maker, start_of, start_on_dev, walk
+from gradience.shrink.walk import CANDIDATES, maker, start_of, start_on_dev, walk
 
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
 COMPRESSION_DOCUMENT = "compression_report.md"
@@ -56,15 +56,15 @@ def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport:
     """Write the smallest adapter that is shown to be as good as `adapter`, and return the evidence.
 
     >>> report = shrink_adapter(
-    ...     "my_adapter", "shrunk", base_model="embedded:minilm", task="reviews", limit=64, rungs=[4], margin=0.05
+    ...     "my_adapter", "shrunk", base_model="embedded:minilm", task="reviews", limit=64, ranks=[4], margin=0.05
     ... )
-    >>> report.smallest, [rung.status for rung in report.rungs]
+    >>> report.smallest, [candidate.status for candidate in report.candidates]
     ('rank4', ['shown'])
 
-    Rungs are smaller copies, and tested from the largest down on the same examples; the first that is not shown to
+    Candidates are smaller copies, and tested from the largest down on the same examples; the first that is not shown to
     hold ends the search. The keywords are the flags of `gradience shrink`:
 
-    Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError where no rung is smaller.
+    Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError where no candidate is smaller.
     """
     require_libraries()
     target = required_output(settings.output, "DIR")
@@ -94,7 +94,7 @@ def shrink(
     pages: Pages | None = None,
     command: str = "",
 ) -> ShrinkReport:
-    """Search the smallest rung that holds; what is finished in `output` is used again.
+    """Search the smallest candidate that holds; what is finished in `output` is used again.
 
     pages: makes what is written for people.
     """
@@ -104,10 +104,10 @@ def shrink(
         note_changes(output, (PLAN, SHRUNK, DOCUMENT), watcher.note)
         prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))
         make = maker(prepared, output, _documents(pages))
-        for rung in prepared.plan.rungs:
-            if rung.kind == DISTILLED.name:  # while no other base is loaded
-                watcher.stage(f"{rung.name}/distill", 1, None)
-                make(rung)
+        for candidate in prepared.plan.candidates:
+            if candidate.kind == DISTILLED.name:  # while no other base is loaded
+                watcher.stage(f"{candidate.name}/distill", 1, None)
+                make(candidate)
         with memory_errors():
             dev = start_on_dev(prepared, output, watcher, make)
             start = start_of(dev)
@@ -128,7 +128,7 @@ def _save(report: ShrinkReport, output: Path, pages: Pages | None) -> None:
         write_whole(output / DOCUMENT, [pages.document(report).encode()])
         if report.smallest is not None:
             write_block(output / ADAPTER, pages.card(output / ADAPTER, report))
-    rows = [report.reference, report.control.result, *(rung.result for rung in report.rungs)]
+    rows = [report.reference, report.control.result, *(candidate.result for candidate in report.candidates)]
     names = {
         PLAN,
         SHRUNK,
@@ -142,17 +142,18 @@ def _save(report: ShrinkReport, output: Path, pages: Pages | None) -> None:
 
 
 def put_in_place(output: Path, name: str | None, note: Callable[[str], None]) -> None:
-    """Have the rung of this name in `adapter/`, as it was evaluated; None leaves no adapter there."""
+    """Have the candidate of this name in `adapter/`, as it was evaluated; None leaves no adapter there."""
     target = output / ADAPTER
     if name is None:
         with write_errors(target):
             if target.exists():
                 shutil.rmtree(target)
                 note(
-                    f"{target} is removed: no smaller adapter is shown any more; {output / RUNGS} keeps those tested"
+                    f"{target} is removed: no smaller adapter is shown any more; {output / CANDIDATES}"
+                    " keeps those tested"
                 )
         return
-    source = output / RUNGS / name
+    source = output / CANDIDATES / name
     if target.exists() and all(_same(source / file, target / file) for file in (WEIGHTS, CONFIG)):
         return
     with whole_folder(target, force=True) as folder:

@@ -1,4 +1,4 @@
-"""Down the rungs: each is made, evaluated and tested, and the first that is not shown ends the walk."""
+"""Down the candidates: each is made, evaluated and tested, and the first that is not shown ends the walk."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from gradience.evaluate.inputs import AdapterInput, adapter_input
 from gradience.evaluate.outcome import graded, row_of
 from gradience.progress import Watcher
 from gradience.reports.evaluation import EvaluatedAdapter
-from gradience.reports.shrink import PlannedRung
+from gradience.reports.shrink import PlannedCandidate
+from gradience.shrink.candidates import KINDS
 from gradience.shrink.plan import CONTROL, DEV, Prepared
-from gradience.shrink.rungs import KINDS
 
-RUNGS = "rungs"
-Make = Callable[[PlannedRung], AdapterInput]
+CANDIDATES = "candidates"
+Make = Callable[[PlannedCandidate], AdapterInput]
 
 
 @dataclass(frozen=True, slots=True)
-class TestedRung:
-    """A rung, its answers, and its row with the grade that they have."""
+class TestedCandidate:
+    """A candidate, its answers, and its row with the grade that they have."""
 
-    rung: PlannedRung
+    candidate: PlannedCandidate
     answers: Answers
     row: EvaluatedAdapter
 
@@ -39,20 +39,20 @@ class Walk:
     control: Answers | None
     """None where it could not be written."""
     control_reason: str
-    tested: tuple[TestedRung, ...]
+    tested: tuple[TestedCandidate, ...]
 
 
-def start_on_dev(prepared: Prepared, output: Path, watcher: Watcher, make: Make) -> Sequence[TestedRung]:
-    """Test the rungs on the dev rows, from the largest down to the first that is not shown there."""
+def start_on_dev(prepared: Prepared, output: Path, watcher: Watcher, make: Make) -> Sequence[TestedCandidate]:
+    """Test the candidates on the dev rows, from the largest down to the first that is not shown there."""
     if not prepared.dev:
         return ()
-    rungs, inputs = prepared.plan.rungs, replace(prepared.inputs, examples=prepared.dev)
-    answering = Answering(inputs, output / DEV, watcher, rows=1 + len(rungs))
-    return answering.work(lambda asked: tuple(down(asked, asked.reference(), rungs, make)))
+    candidates, inputs = prepared.plan.candidates, replace(prepared.inputs, examples=prepared.dev)
+    answering = Answering(inputs, output / DEV, watcher, rows=1 + len(candidates))
+    return answering.work(lambda asked: tuple(down(asked, asked.reference(), candidates, make)))
 
 
-def start_of(dev: Sequence[TestedRung]) -> int:
-    """Return the place of the rung to begin with: one above the smallest that is shown on the dev rows.
+def start_of(dev: Sequence[TestedCandidate]) -> int:
+    """Return the place of the candidate to begin with: one above the smallest that is shown on the dev rows.
 
     That one passes again more surely than the smallest itself, whose luck on the dev rows chose it.
     """
@@ -63,53 +63,53 @@ def start_of(dev: Sequence[TestedRung]) -> int:
 def walk(
     prepared: Prepared, start: int, output: Path, watcher: Watcher, make: Make
 ) -> tuple[Answering, Walk]:
-    """Evaluate the adapter, its rewrite control, and the rungs from `start` down, on the test rows."""
-    rungs = prepared.plan.rungs[start:]
+    """Evaluate the adapter, its rewrite control, and the candidates from `start` down, on the test rows."""
+    candidates = prepared.plan.candidates[start:]
     control, reason = _control(prepared, output)
-    rows = 1 + (control is not None) + len(rungs)
+    rows = 1 + (control is not None) + len(candidates)
     answering = Answering(prepared.inputs, output, watcher, rows=rows, likelihoods=True)
 
     def evaluate(asked: Answering) -> Walk:
         reference = asked.reference()
         rewritten = None if control is None else asked.candidate(control)
-        return Walk(reference, rewritten, reason, tuple(down(asked, reference, rungs, make)))
+        return Walk(reference, rewritten, reason, tuple(down(asked, reference, candidates, make)))
 
     return answering, answering.work(evaluate)
 
 
 def down(
-    answering: Answering, reference: Answers, rungs: Sequence[PlannedRung], make: Make
-) -> Iterator[TestedRung]:
-    """Test each rung at the full level; the first that is not shown is the last."""
+    answering: Answering, reference: Answers, candidates: Sequence[PlannedCandidate], make: Make
+) -> Iterator[TestedCandidate]:
+    """Test each candidate at the full level; the first that is not shown is the last."""
     largest = 0.0
-    for rung in rungs:
-        answers = answering.candidate(make(rung))
+    for candidate in candidates:
+        answers = answering.candidate(make(candidate))
         row = row_of(answering.inputs, reference, answers)
         if row.bounds is not None:
             largest = max(largest, row.bounds.p_value)
             row = graded(answering.inputs, row, largest)
-        yield TestedRung(rung, answers, row)
+        yield TestedCandidate(candidate, answers, row)
         if row.grade != "B":
             return
 
 
 def maker(prepared: Prepared, output: Path, documents: Documents | None) -> Make:
-    """Return what makes a rung below `output`, once."""
+    """Return what makes a candidate below `output`, once."""
     ready: dict[str, AdapterInput] = {}
 
-    def make(rung: PlannedRung) -> AdapterInput:
-        if rung.name not in ready:
-            folder = output / RUNGS / rung.name
-            KINDS[rung.kind].make(prepared.source, rung.rank, folder, documents)
-            ready[rung.name] = adapter_input(rung.name, folder)
-        return ready[rung.name]
+    def make(candidate: PlannedCandidate) -> AdapterInput:
+        if candidate.name not in ready:
+            folder = output / CANDIDATES / candidate.name
+            KINDS[candidate.kind].make(prepared.source, candidate.rank, folder, documents)
+            ready[candidate.name] = adapter_input(candidate.name, folder)
+        return ready[candidate.name]
 
     return make
 
 
 def _control(prepared: Prepared, output: Path) -> tuple[AdapterInput | None, str]:
     """The adapter in other factors; or why it has none."""
-    folder = output / RUNGS / CONTROL
+    folder = output / CANDIDATES / CONTROL
     try:
         write_rotated(prepared.source.adapter, folder)
     except InputError as error:

@@ -124,12 +124,12 @@ def test_a_toy_metric_is_one_function_and_one_line(add, tmp_path):
         tasks.load("text_classification", {**options, "metric": "mistakes"})
 
 
-def test_a_toy_kind_of_rung_is_one_object_and_one_line(tmp_path, add):
-    """Seen in the rungs of a plan, and in what is made for them."""
+def test_a_toy_kind_of_candidate_is_one_object_and_one_line(tmp_path, add):
+    """Seen in the candidates of a plan, and in what is made for them."""
     from types import SimpleNamespace
 
     from gradience import audit_adapter
-    from gradience.shrink.rungs import KINDS, Source, Truncated, plan_rungs
+    from gradience.shrink.candidates import KINDS, Source, Truncated, plan_candidates
     from gradience.shrink.walk import maker
 
     class Twin(Truncated):
@@ -141,11 +141,11 @@ def test_a_toy_kind_of_rung_is_one_object_and_one_line(tmp_path, add):
         def make(self, source, rank, folder, documents):
             super().make(source, 2 * rank, folder, documents)
 
-    add("kind of rung", Twin("twin"), name="twin")
+    add("kind of candidate", Twin("twin"), name="twin")
     source = Source(EXAMPLE, audit_adapter(EXAMPLE))
-    (rung,), _ = plan_rungs(source, [2], KINDS["twin"])
-    assert (rung.kind, rung.params_saved) == ("twin", 0.5)
-    assert maker(SimpleNamespace(source=source), tmp_path, None)(rung).ranks == (4, 4)
+    (candidate,), _ = plan_candidates(source, [2], KINDS["twin"])
+    assert (candidate.kind, candidate.params_saved) == ("twin", 0.5)
+    assert maker(SimpleNamespace(source=source), tmp_path, None)(candidate).ranks == (4, 4)
 
 
 def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_each(tmp_path, add):

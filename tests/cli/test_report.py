@@ -166,10 +166,10 @@ def test_several_audits_are_one_page(tmp_path):
 
 
 def test_the_folder_of_a_search_gives_its_evidence_and_the_adapter_that_holds(tmp_path, capsys):
-    """Not the rungs, which lie one folder deeper."""
+    """Not the candidates, which lie one folder deeper."""
     shrunk = KEPT.parent / "minilm_shrink" / "shrink.json"
     shutil.copyfile(shrunk, tmp_path / "shrink.json")
-    for place in ("adapter", "rungs/rank2"):
+    for place in ("adapter", "candidates/rank2"):
         assert (
             run(["compress", str(example_adapter()), "--rank", "2", "-o", str(tmp_path / place), "-q"]) == 0
         )

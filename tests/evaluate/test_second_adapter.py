@@ -193,8 +193,8 @@ def verbs(base: Path, folders: dict[tuple[str, int], Path], name: str, output: P
         output / "small", output / "distilled", teacher=one, prompts=base / "prompts.jsonl", steps=2, **given
     )
     assert distilled.steps == 2
-    shrunk = shrink_adapter(one, output / "shrunk", rungs=[1], margin="0.9", **asked)
-    assert shrunk.rungs[0].status != "not evaluated"
+    shrunk = shrink_adapter(one, output / "shrunk", ranks=[1], margin="0.9", **asked)
+    assert shrunk.candidates[0].status != "not evaluated"
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def test_a_row_each_and_what_holds_over_all(here, capsys):
     (base,) = report.bases
     assert (base.base_model, base.largest_rank, base.max_lora_rank) == ("org/base", 12, 16)
     assert [step.max_lora_rank for step in base.steps] == [8, 1]
-    assert [step.squeezed for step in base.steps] == [1, 3]
+    assert [step.truncated for step in base.steps] == [1, 3]
     assert [adapter.path for adapter in base.forcing] == ["zoo/wide"]
     assert base.forcing[0].lost_energy == base.steps[0].lost_energy_max > 0
     assert [(group.kind, group.paths) for group in report.copies] == [

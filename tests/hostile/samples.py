@@ -223,7 +223,7 @@ def shrink() -> ShrinkReport:
 def shrink_forecast() -> ShrinkForecast:
     return ShrinkForecast(
         plan=shrink().plan,
-        rungs=shrink().plan.rungs,
+        candidates=shrink().plan.candidates,
         margins=margins_of(200, 1),
         weights_bytes=None,
         adapter_bytes=1,

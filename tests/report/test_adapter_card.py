@@ -35,9 +35,9 @@ def facts(block: str) -> dict[str, str]:
 
 
 def about(folder: Path, place: Path) -> Path:
-    """A real search's evidence, as if its first rung were the adapter in `folder`."""
+    """A real search's evidence, as if its first candidate were the adapter in `folder`."""
     report = ShrinkReport.read(SHRUNK)
-    old = report.rungs[0].result.sha256
+    old = report.candidates[0].result.sha256
     weights = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
     path = place / "shrink.json"
     path.write_text(SHRUNK.read_text(encoding="utf-8").replace(str(old), weights), encoding="utf-8")
@@ -99,7 +99,7 @@ def test_the_evaluation_above_the_folder_is_shown_with_interval_and_grade(smalle
     folder = tmp_path / "adapter"
     shutil.copytree(smaller, folder)
     report = ShrinkReport.read(about(folder, tmp_path))
-    row = report.rungs[0].result
+    row = report.candidates[0].result
     assert run(["card", str(folder), "--dry-run"]) == 0
     said = facts(capsys.readouterr().out)
     assert said["grade"] == f"{row.grade}: {row.reason}"

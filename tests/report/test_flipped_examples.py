@@ -75,16 +75,16 @@ def test_answers_of_private_data_are_left_out(folder):
     assert [key for key in OLD if f">{key}<" in section(page)] == ["e2", "e3", "e4"]
 
 
-def test_a_search_shows_the_flips_of_its_rungs(tmp_path):
+def test_a_search_shows_the_flips_of_its_candidates(tmp_path):
     report = ShrinkReport.read(RESULTS / "minilm_shrink" / "shrink.json")
     reference = report.reference.model_copy(
         update={"records": (records(tmp_path / "records" / "r.jsonl", OLD),)}
     )
-    result = report.rungs[0].result.model_copy(
+    result = report.candidates[0].result.model_copy(
         update={"records": (records(tmp_path / "records" / "s.jsonl", NEW),)}
     )
-    rung = report.rungs[0].model_copy(update={"result": result})
-    report = report.model_copy(update={"reference": reference, "rungs": (rung,)})
+    candidate = report.candidates[0].model_copy(update={"result": result})
+    report = report.model_copy(update={"reference": reference, "candidates": (candidate,)})
     assert "2 that only the original has correct" in section(to_page([Source("", report, folder=tmp_path)]))
 
 

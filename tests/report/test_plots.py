@@ -261,13 +261,13 @@ def test_the_forest_has_the_counts_and_intervals_of_an_evaluation():
     assert [line.at for line in forest.references] == [0, -100 * float(report.margin)]
 
 
-def test_the_pareto_plot_has_the_sizes_of_the_rungs():
+def test_the_pareto_plot_has_the_sizes_of_the_candidates():
     report = ShrinkReport.read(SHRUNK)
     points = [one for one in plot_of(report, "pareto").series if getattr(one, "labels", ())]
     drawn = {label: (x, y) for one in points for label, x, y in zip(one.labels, one.x, one.y, strict=True)}
-    for rung in report.rungs:
-        kept = rung.result.lora_params / report.reference.lora_params
-        assert drawn[rung.name] == pytest.approx((kept, 100 * rung.result.pairs.delta))
+    for candidate in report.candidates:
+        kept = candidate.result.lora_params / report.reference.lora_params
+        assert drawn[candidate.name] == pytest.approx((kept, 100 * candidate.result.pairs.delta))
 
 
 def test_a_kept_run_has_its_ladder_and_what_the_policy_does():

@@ -1,4 +1,4 @@
-"""The walk down the rungs against a plain recount: which are evaluated, which are shown, where a search begins."""
+"""The walk down the candidates against a plain recount: which are evaluated, which are shown, where a search begins."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from gradience.evaluate.answering import Answers
 from gradience.evaluate.inputs import AdapterInput
 from gradience.files.records import ClassificationRecord, Evaluation, ExamplesRun
-from gradience.reports.shrink import PlannedRung
-from gradience.shrink.outcome import rungs_of
+from gradience.reports.shrink import PlannedCandidate
+from gradience.shrink.outcome import candidates_of
 from gradience.shrink.walk import Walk, down, start_of
 from gradience.statistics import PairedTable, fixed_sequence, tango, tango_p_value
 
@@ -80,13 +80,13 @@ def cases(draw):
 def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
     known, margin = case
     asked, names = Kept(known, Fraction(margin)), [name for name in known if name != "reference"]
-    rungs = tuple(
-        PlannedRung(
+    candidates = tuple(
+        PlannedCandidate(
             name=name, kind="truncated", rank=int(name[4:]), lora_params=1, params_saved=0.5, kept_energy=1
         )
         for name in names
     )
-    tested = tuple(down(asked, known["reference"], rungs, lambda rung: rung.name))
+    tested = tuple(down(asked, known["reference"], candidates, lambda candidate: candidate.name))
     right = {name: [row.correct for row in one.answers.records] for name, one in known.items()}
     tables = {name: PairedTable.of(right["reference"], right[name]) for name in names}
     p_values = [tango_p_value(tables[name], float(margin)) for name in names]
@@ -96,14 +96,14 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
     assert [each.row.adjusted_p for each in tested] == pytest.approx(
         [max(p_values[: place + 1]) for place in range(len(tested))]
     )
-    plan = SimpleNamespace(rungs=rungs, margin=Fraction(margin), loss=str)
-    rows = rungs_of(plan, (), 0, Walk(known["reference"], None, "", tested))
+    plan = SimpleNamespace(candidates=candidates, margin=Fraction(margin), drop=str)
+    rows = candidates_of(plan, (), 0, Walk(known["reference"], None, "", tested))
     below = ["not tested"] * (len(names) - shown - 1)
     assert [row.status for row in rows][shown + 1 :] == below
     if shown < len(names):
         worse = tango(tables[names[shown]], 0.90).high < -float(margin)
-        assert rows[shown].status == ("inferior" if worse else "not shown")
-        assert bool(rows[shown].needs) == (rows[shown].status == "not shown")
+        assert rows[shown].status == ("worse" if worse else "inconclusive")
+        assert bool(rows[shown].needs) == (rows[shown].status == "inconclusive")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from gradience.reports.compression import CompressionReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import plan as planning
 from gradience.shrink import walk
-from gradience.shrink.rungs import KINDS, TRUNCATED, Truncated
+from gradience.shrink.candidates import KINDS, TRUNCATED, Truncated
 from gradience.statistics import PairedTable, mean_difference, tango
 from gradience.tasks.user_code import allowing
 
@@ -60,16 +60,16 @@ class Notes(Watcher):
 
 def shrink(folder, output, name="reference", **options):
     settings = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "batch_size": 7}
-    return shrink_adapter(folder / name, output, **{**settings, "margin": "0.9", "rungs": [2, 1], **options})
+    return shrink_adapter(folder / name, output, **{**settings, "margin": "0.9", "ranks": [2, 1], **options})
 
 
 def statuses(report):
-    return {rung.name: rung.status for rung in report.rungs}
+    return {candidate.name: candidate.status for candidate in report.candidates}
 
 
 @pytest.fixture(scope="session")
 def finished(prepared, tmp_path_factory):
-    """A search in which every rung holds."""
+    """A search in which every candidate holds."""
     output = tmp_path_factory.mktemp("finished") / "out"
     return shrink(prepared, output), output
 
@@ -120,20 +120,20 @@ def test_every_figure_is_a_plain_count_over_the_records(finished):
         for name, values in log_p.items()
     }
     assert report.reference.correct == right["reference"].sum()
-    for rung in report.rungs:
-        table = PairedTable.of(right["reference"], right[rung.name])
-        assert (rung.result.pairs.n10, rung.result.pairs.n01) == (table.n10, table.n01)
-        assert rung.result.bounds.low == pytest.approx(tango(table, 0.90).low)
+    for candidate in report.candidates:
+        table = PairedTable.of(right["reference"], right[candidate.name])
+        assert (candidate.result.pairs.n10, candidate.result.pairs.n01) == (table.n10, table.n01)
+        assert candidate.result.bounds.low == pytest.approx(tango(table, 0.90).low)
         for mean, values in (
-            (rung.distance.nll, nll[rung.name] - nll["reference"]),
-            (rung.distance.kl, kl[rung.name]),
-            (rung.distance.kl_above_floor, kl[rung.name] - kl["rewrite"]),
+            (candidate.distance.nll, nll[candidate.name] - nll["reference"]),
+            (candidate.distance.kl, kl[candidate.name]),
+            (candidate.distance.kl_above_floor, kl[candidate.name] - kl["rewrite"]),
         ):
             assert (mean.low, mean.high) == pytest.approx(mean_difference(values), abs=1e-9)
             assert mean.mean == pytest.approx(values.mean(), abs=1e-9)
     control = report.control
     assert control.distance.kl.mean == pytest.approx(kl["rewrite"].mean(), abs=1e-9)
-    assert control.distance.kl.mean < 1e-6 < report.rungs[0].distance.kl.mean
+    assert control.distance.kl.mean < 1e-6 < report.candidates[0].distance.kl.mean
     assert control.distance.kl_above_floor is None
     assert (right["rewrite"] == right["reference"]).all()
 
@@ -147,7 +147,7 @@ def test_free_text_has_the_likelihood_of_its_gold_responses(causal, tmp_path):
     with allowing(True):
         report = shrink_adapter(
             causal / "reference", tmp_path / "out", base_model=causal / "base", task=str(causal / "task.py"),
-            role="dev", device="cpu", batch_size=8, margin="0.9", rungs=[2],
+            role="dev", device="cpu", batch_size=8, margin="0.9", ranks=[2],
         )  # fmt: skip
     scores = {
         name: read_records(tmp_path / "out" / "records" / f"{name}.scores.jsonl").records
@@ -157,7 +157,7 @@ def test_free_text_has_the_likelihood_of_its_gold_responses(causal, tmp_path):
         [a.loglikelihood - b.loglikelihood for a, b in zip(scores["reference"], scores["rank2"], strict=True)]
     )
     above = np.array([b.kl - a.kl for a, b in zip(scores["rewrite"], scores["rank2"], strict=True)])
-    distance = report.rungs[0].distance
+    distance = report.candidates[0].distance
     assert distance.nll.mean == pytest.approx(lost.mean(), abs=1e-9)
     assert distance.kl_above_floor.mean == pytest.approx(above.mean(), abs=1e-9)
     assert [record.kl for record in scores["reference"]] == pytest.approx([0.0] * len(lost), abs=1e-6)
@@ -169,26 +169,26 @@ def test_likelihoods_are_compared_in_nats_per_token(causal, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = shrink_adapter(
         causal / "reference", tmp_path / "out", base_model=causal / "base", data=tmp_path / "rows.jsonl",
-        options={"scorer": "nll"}, device="cpu", margin="0.01", rungs=[1],
+        options={"scorer": "nll"}, device="cpu", margin="0.01", ranks=[1],
     )  # fmt: skip
-    (rung,) = report.rungs
+    (candidate,) = report.candidates
     before, after = (
         read_records(tmp_path / "out" / "records" / f"{name}.jsonl").records
         for name in ("reference", "rank1")
     )
     tokens = np.mean([record.n_tokens for record in before])
     lost = np.array([a.loglikelihood - b.loglikelihood for a, b in zip(before, after, strict=True)])
-    assert rung.distance.nll.mean == pytest.approx(lost.mean(), abs=1e-9)
-    assert rung.result.likelihood.delta == pytest.approx(lost.mean() / tokens, abs=1e-9)
+    assert candidate.distance.nll.mean == pytest.approx(lost.mean(), abs=1e-9)
+    assert candidate.result.likelihood.delta == pytest.approx(lost.mean() / tokens, abs=1e-9)
     expected = mean_difference(-lost / tokens, 0.90)
-    assert rung.result.bounds.low == pytest.approx(expected.low, abs=1e-9)
-    assert (rung.status == "shown") == (expected.low > -0.01)
+    assert candidate.result.bounds.low == pytest.approx(expected.low, abs=1e-9)
+    assert (candidate.status == "shown") == (expected.low > -0.01)
     assert "0.01 nats per token" in report.to_markdown()
     assert "points" not in report.to_markdown()
 
 
 def test_a_dora_is_written_for_the_base_that_it_stands_on(folder, tmp_path):
-    report = shrink(folder, tmp_path / "out", "dora", rungs=[2])
+    report = shrink(folder, tmp_path / "out", "dora", ranks=[2])
     assert report.smallest == "rank2"
     base = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=2)
     assert PeftModel.from_pretrained(base, tmp_path / "out" / "adapter").peft_config["default"].use_dora
@@ -200,10 +200,10 @@ def test_nothing_shown_leaves_no_adapter_and_says_what_could_be_shown(folder, tm
     watcher = Notes()
     report = shrink(folder, output, margin="0.0001", watcher=watcher)
     assert any("adapter is removed: no smaller adapter is shown" in note for note in watcher.notes)
-    first = report.rungs[0]
+    first = report.candidates[0]
     assert (report.smallest, report.smallest_sha256, (output / "adapter").exists()) == (None, None, False)
-    assert first.status in ("not shown", "inferior")
-    assert report.rungs[1].status == "not tested"
+    assert first.status in ("inconclusive", "worse")
+    assert report.candidates[1].status == "not tested"
     assert "these 60 rows exclude a loss of" in report.sentence or "is inferior" in report.sentence
 
 
@@ -219,27 +219,27 @@ def test_the_plan_is_on_the_disk_before_anything_is_evaluated(folder, tmp_path, 
         return evaluate(self)
 
     monkeypatch.setattr(Answering, "reference", watched)
-    report = shrink(folder, tmp_path / "out", rungs=[3, 1])
+    report = shrink(folder, tmp_path / "out", ranks=[3, 1])
     assert plans == [report.plan]
-    assert [rung.rank for rung in report.plan.rungs] == [3, 1]
+    assert [candidate.rank for candidate in report.plan.candidates] == [3, 1]
     assert report.plan_sha256 == sha256_file(tmp_path / "out" / "plan.json")
     watcher = Notes()
     (tmp_path / "out" / "plan.json").write_bytes((tmp_path / "out" / "plan.json").read_bytes() + b" ")
-    shrink(folder, tmp_path / "out", rungs=[3, 1], watcher=watcher)
+    shrink(folder, tmp_path / "out", ranks=[3, 1], watcher=watcher)
     assert watcher.notes == ["plan.json: made again: it is not what was written"]
 
 
 def test_a_plan_that_changes_after_answers_is_noticed_and_stays_said(folder, tmp_path):
     output, watcher = tmp_path / "out", Notes()
-    shrink(folder, output, rungs=[2])
-    assert shrink(folder, output, rungs=[2]).plan.changes == ()
-    changed = shrink(folder, output, watcher=watcher, rungs=[2, 1], margin="0.8")
+    shrink(folder, output, ranks=[2])
+    assert shrink(folder, output, ranks=[2]).plan.changes == ()
+    changed = shrink(folder, output, watcher=watcher, ranks=[2, 1], margin="0.8")
     assert changed.plan.changes == (
-        "the rungs were 2, and are 2, 1",
+        "the candidates were 2, and are 2, 1",
         "the margin was 90.00 points, and is 80.00 points",
     )
     assert [note for note in watcher.notes if "the plan has changed" in note]
-    assert shrink(folder, output, rungs=[2, 1], margin="0.8").plan.changes == changed.plan.changes
+    assert shrink(folder, output, ranks=[2, 1], margin="0.8").plan.changes == changed.plan.changes
     assert "do not hold" in changed.to_markdown()
 
 
@@ -248,20 +248,20 @@ def test_a_plan_without_answers_may_change(folder, tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(Answering, "reference", lambda self: 1 // 0)
         with pytest.raises(ZeroDivisionError):
-            shrink(folder, output, rungs=[2])
-    assert ShrinkPlan.read(output / "plan.json").rungs[0].rank == 2
-    assert shrink(folder, output, rungs=[1]).plan.changes == ()
+            shrink(folder, output, ranks=[2])
+    assert ShrinkPlan.read(output / "plan.json").candidates[0].rank == 2
+    assert shrink(folder, output, ranks=[1]).plan.changes == ()
 
 
 def test_the_dev_rows_choose_the_start_and_nothing_else(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "UNSPLIT", 40)
-    monkeypatch.setattr(planning, "FEW_RUNGS", 2)
+    monkeypatch.setattr(planning, "FEW_CANDIDATES", 2)
     watcher = Notes()
-    report = shrink(folder, tmp_path / "out", rungs=[3, 2, 1], watcher=watcher)
+    report = shrink(folder, tmp_path / "out", ranks=[3, 2, 1], watcher=watcher)
     assert (report.plan.examples, report.plan.dev.examples, report.plan.dev.source) == (40, 20, "split")
     assert statuses(report) == {"rank3": "skipped", "rank2": "shown", "rank1": "shown"}
-    assert [rung.dev.n for rung in report.rungs] == [20, 20, 20]
-    assert [rung.result and rung.result.n for rung in report.rungs] == [None, 40, 40]
+    assert [candidate.dev.n for candidate in report.candidates] == [20, 20, 20]
+    assert [candidate.result and candidate.result.n for candidate in report.candidates] == [None, 40, 40]
     assert [name for name, _, _ in watcher.stages] == [
         f"{name}/eval"
         for name in ("reference", "rank3", "rank2", "rank1", "reference", "rewrite", "rank2", "rank1")
@@ -308,7 +308,7 @@ def test_killed_and_run_again_it_ends_with_the_same(prepared, tmp_path):
 
 
 class Inert(Truncated):
-    """Rungs that do nothing from rank 1 down."""
+    """Candidates that do nothing from rank 1 down."""
 
     def make(self, source, rank, folder, documents):
         super().make(source, rank, folder, documents)
@@ -316,12 +316,12 @@ class Inert(Truncated):
             data.edit(folder, lora_alpha=0)
 
 
-def test_a_rung_of_another_kind_that_does_nothing_ends_the_sequence(folder, tmp_path, monkeypatch):
+def test_a_candidate_of_another_kind_that_does_nothing_ends_the_sequence(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(KINDS, TRUNCATED.name, Inert())
-    report = shrink(folder, tmp_path / "out", rungs=[2, 1])
+    report = shrink(folder, tmp_path / "out", ranks=[2, 1])
     assert statuses(report) == {"rank2": "shown", "rank1": "not evaluated"}
     assert report.smallest == "rank2"
-    assert "this adapter does nothing here: its scale is 0" in report.rungs[1].result.reason
+    assert "this adapter does nothing here: its scale is 0" in report.candidates[1].result.reason
 
 
 def test_without_other_factors_there_is_no_floor_and_the_reason(folder, tmp_path, monkeypatch):
@@ -329,25 +329,25 @@ def test_without_other_factors_there_is_no_floor_and_the_reason(folder, tmp_path
         raise InputError("no other factors", code="not-rotatable", hint="none")
 
     monkeypatch.setattr(walk, "write_rotated", refuse)
-    report = shrink(folder, tmp_path / "out", rungs=[1])
+    report = shrink(folder, tmp_path / "out", ranks=[1])
     assert (report.control.result, report.control.reason) == (None, "no other factors")
-    assert report.rungs[0].distance.kl_above_floor is None
+    assert report.candidates[0].distance.kl_above_floor is None
     assert "no rewrite control: no other factors" in report.to_markdown()
 
 
 def test_names_never_meet(folder, tmp_path):
     shutil.copytree(folder / "reference", folder / "rank1")
-    report = shrink(folder, tmp_path / "out", "rank1", rungs=[1])
+    report = shrink(folder, tmp_path / "out", "rank1", ranks=[1])
     assert report.reference.name == "rank1-original"
 
 
 @pytest.mark.parametrize(
     ("options", "code"),
     [
-        ({"rungs": [4]}, "nothing-smaller"),
-        ({"rungs": [0]}, "bad-rank"),
-        ({"rungs": "8,x"}, "bad-rank"),
-        ({"name": "untrained", "rungs": None}, "no-suggestion"),
+        ({"ranks": [4]}, "nothing-smaller"),
+        ({"ranks": [0]}, "bad-rank"),
+        ({"ranks": "8,x"}, "bad-rank"),
+        ({"name": "untrained", "ranks": None}, "no-suggestion"),
         ({"data": None}, "no-task"),
         ({"name": "nowhere"}, "not-found"),
     ],

@@ -23,7 +23,7 @@ def prepared(tmp_path_factory):
 @pytest.fixture
 def arguments(prepared, monkeypatch):
     monkeypatch.chdir(prepared)
-    return ["shrink", "reference", "-b", "base", "--data", "rows.csv", "--device", "cpu", "--rungs", "2,1"]
+    return ["shrink", "reference", "-b", "base", "--data", "rows.csv", "--device", "cpu", "--ranks", "2,1"]
 
 
 def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments, tmp_path, capsys):
@@ -51,24 +51,26 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     ("statuses", "code"),
     [
         (("shown", "shown"), 0),
-        (("shown", "inferior"), 0),
-        (("skipped", "not shown"), 8),
-        (("inferior", "not tested"), 1),
+        (("shown", "worse"), 0),
+        (("skipped", "inconclusive"), 8),
+        (("worse", "not tested"), 1),
         (("shown", "not evaluated"), 4),
     ],
 )
 def test_a_smaller_one_that_holds_gives_0_and_one_that_could_not_be_evaluated_4(statuses, code):
     kept = ShrinkReport.read(data.RESULTS / "minilm_shrink" / "shrink.json")
-    rungs = tuple(kept.rungs[0].model_copy(update={"status": status}) for status in statuses)
+    candidates = tuple(kept.candidates[0].model_copy(update={"status": status}) for status in statuses)
     smallest = "rank4" if "shown" in statuses else None
-    assert code_of(kept.model_copy(update={"rungs": rungs, "smallest": smallest})) == code
+    assert code_of(kept.model_copy(update={"candidates": candidates, "smallest": smallest})) == code
 
 
-def test_a_plan_loads_nothing_and_names_rungs_margins_and_memory(arguments, capsys, monkeypatch, tmp_path):
+def test_a_plan_loads_nothing_and_names_candidates_margins_and_memory(
+    arguments, capsys, monkeypatch, tmp_path
+):
     monkeypatch.setattr("gradience.models.load.load_base", lambda *_, **__: pytest.fail("a model is loaded"))
     assert run([*arguments, "--dry-run", "--json", "-o", str(tmp_path / "out")]) == 0
     plan = ShrinkForecast.model_validate(json.loads(capsys.readouterr().out))
-    assert [rung.rank for rung in plan.rungs] == [2, 1]
+    assert [candidate.rank for candidate in plan.candidates] == [2, 1]
     assert plan.weights_bytes > 0 < plan.batch_bytes
     assert plan.process_bytes > 100e6
     assert run([*arguments, "--dry-run"]) == 0
@@ -86,8 +88,8 @@ def test_a_plan_loads_nothing_and_names_rungs_margins_and_memory(arguments, caps
     ("more", "code", "words"),
     [
         ([], 2, "no --output given"),
-        (["-o", "out", "--rungs", "4,x"], 2, "not ranks"),
-        (["-o", "out", "--rungs", "9"], 2, "no rung is smaller"),
+        (["-o", "out", "--ranks", "4,x"], 2, "not ranks"),
+        (["-o", "out", "--ranks", "9"], 2, "no candidate is smaller"),
         (["-o", "reference"], 2, "the output is the adapter itself"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a search fixes beforehand: its rungs, and the rows that choose where it starts."""
+"""What a search fixes beforehand: its candidates, and the rows that choose where it starts."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import pytest
 import gradience
 from gradience import audit_adapter
 from gradience.shrink import plan as planning
+from gradience.shrink.candidates import Source, halvings, plan_candidates
 from gradience.shrink.plan import split
-from gradience.shrink.rungs import Source, halvings, plan_rungs
 from gradience.tasks.examples import LabelledExample, content_id
 
 EXAMPLE = Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8"
 
 
-def test_rungs_are_halvings_of_the_suggestion_that_make_something_smaller():
+def test_candidates_are_halvings_of_the_suggestion_that_make_something_smaller():
     source = Source(EXAMPLE, audit_adapter(EXAMPLE))
     assert source.audit.suggestions.p90.rank == source.rank == 8  # which makes nothing smaller
-    rungs, notes = plan_rungs(source, None)
-    assert [(rung.name, rung.params_saved) for rung in rungs] == [
+    candidates, notes = plan_candidates(source, None)
+    assert [(candidate.name, candidate.params_saved) for candidate in candidates] == [
         ("rank4", 0.5),
         ("rank2", 0.75),
         ("rank1", 0.875),
     ]
     assert notes == ()
-    given, notes = plan_rungs(source, [2, 16, 2, 8])
-    assert [rung.name for rung in given] == ["rank2"]
+    given, notes = plan_candidates(source, [2, 16, 2, 8])
+    assert [candidate.name for candidate in given] == ["rank2"]
     assert notes == ("left out, since it makes nothing smaller: rank 16, rank 8",)
     assert [halvings(rank) for rank in (1, 24)] == [(1,), (24, 12, 6, 3, 1)]
 

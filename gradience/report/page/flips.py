@@ -57,8 +57,8 @@ def _answers(report: Report) -> tuple[Answers | None, list[Answers]]:
         case EvaluationReport():
             rows = [row for row in report.adapters if row.records]
         case ShrinkReport():
-            rungs = [rung.result for rung in report.rungs if rung.result is not None]
-            rows = [row for row in (report.reference, *rungs) if row.records]
+            candidates = [candidate.result for candidate in report.candidates if candidate.result is not None]
+            rows = [row for row in (report.reference, *candidates) if row.records]
         case Bench() if report.probe is not None:
             probe = Answers("probe", report.probe.records, report.probe.records_sha256)
             measured = [(row.name, row.measures) for row in report.variants]

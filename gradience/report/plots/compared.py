@@ -84,7 +84,7 @@ def compared(report: Comparing) -> Compared:
         case EvaluationReport():
             return _evaluated(report.adapters, float(report.margin))
         case ShrinkReport():
-            results = [rung.result for rung in report.rungs if rung.result is not None]
+            results = [candidate.result for candidate in report.candidates if candidate.result is not None]
             outcome = _evaluated(results, float(report.plan.margin))
             return replace(outcome, chosen=report.smallest or "")
         case EvidenceReport():

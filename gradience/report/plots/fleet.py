@@ -42,7 +42,7 @@ def slots_plot(report: FleetReport) -> Plot | None:
 
 
 def steps_plot(report: FleetReport) -> Plot | None:
-    """Return the energy that adapters lose which are squeezed to a lower max_lora_rank; nothing where none is known."""
+    """Return the energy that adapters lose if truncated to a lower max_lora_rank; nothing where none is known."""
     bases = [
         base for base in _largest(report) if any(step.lost_energy_max is not None for step in base.steps)
     ]
@@ -55,8 +55,9 @@ def steps_plot(report: FleetReport) -> Plot | None:
         at = [place for place, rank in enumerate(ranks) if rank in steps]
         shown = [steps[ranks[place]] for place in at]
         said = [
-            f"max_lora_rank {step.max_lora_rank}\n{count(step.squeezed)} of {plural(base.adapters, 'adapter')} squeezed"
-            f"\nenergy lost {percent(step.lost_energy_median)} at the median, {percent(step.lost_energy_max)} at most"
+            f"max_lora_rank {step.max_lora_rank}\n{count(step.truncated)} of {plural(base.adapters, 'adapter')}"
+            f" truncated\nenergy lost {percent(step.lost_energy_median)} at the median,"
+            f" {percent(step.lost_energy_max)} at most"
             for step in shown
         ]
         most = [step.lost_energy_max for step in shown]
@@ -71,7 +72,7 @@ def steps_plot(report: FleetReport) -> Plot | None:
         Axis("max_lora_rank", scale="categories", categories=[str(rank) for rank in ranks]),
         Axis("energy lost", low=0.0, form="share"),
         series,
-        f"At max_lora_rank {step.max_lora_rank} {count(step.squeezed)} of {plural(first.adapters, 'adapter')} of"
+        f"At max_lora_rank {step.max_lora_rank} {count(step.truncated)} of {plural(first.adapters, 'adapter')} of"
         f" {_name(first)} lose {percent(step.lost_energy_median)} of their energy at the median,"
         f" {percent(step.lost_energy_max)} at most.",
     )
@@ -94,7 +95,7 @@ def _name(base: BaseGroup) -> str:
 # ---------------------------------------------------------------- a batch
 
 
-def squeezed_bytes_plot(report: FleetCompression) -> Plot | None:
+def truncated_bytes_plot(report: FleetCompression) -> Plot | None:
     """Return the bytes of each adapter before and after, the largest first."""
     rows = [row for row in report.adapters if row.old_bytes is not None and row.new_bytes is not None]
     rows = sorted(rows, key=lambda row: (-(row.old_bytes or 0), row.path))[:MOST]
@@ -114,7 +115,7 @@ def squeezed_bytes_plot(report: FleetCompression) -> Plot | None:
     )
 
 
-def squeezed_error_plot(report: FleetCompression) -> Plot | None:
+def truncated_error_plot(report: FleetCompression) -> Plot | None:
     """Return the relative error of each adapter's update, the largest first."""
     rows = [(row.path, row.measured_error) for row in report.adapters]
     return largest_plot(

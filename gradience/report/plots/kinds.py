@@ -51,7 +51,7 @@ KINDS: Mapping[str, Mapping[str, str]] = {
     "EvaluationForecast": PLANNED,
     "EvaluationReport": COMPARED,
     "EvidenceReport": COMPARED,
-    "FleetCompression": {"bytes": "fleet:squeezed_bytes_plot", "error": "fleet:squeezed_error_plot"},
+    "FleetCompression": {"bytes": "fleet:truncated_bytes_plot", "error": "fleet:truncated_error_plot"},
     "FleetReport": {"steps": "fleet:steps_plot", "slots": "fleet:slots_plot"},
     "DistillReport": {"kl": "steps:distill_plot"},
     "MonitorReport": {

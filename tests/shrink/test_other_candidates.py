@@ -1,4 +1,4 @@
-"""Rungs from a calibration and a distilled one: their place, what they are made of, what is said of prompts."""
+"""Candidates from a calibration and a distilled one: their place, what they are made of, what is said of prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradience.reports.base.numbers import sig
 from gradience.reports.calibration import Calibration
 from gradience.reports.distill import DistillReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
-from gradience.shrink import rungs, verb
+from gradience.shrink import candidates, verb
 from gradience.shrink.plan import settle
 
 WEIGHTS = "adapter_model.safetensors"
@@ -27,7 +27,7 @@ WEIGHTS = "adapter_model.safetensors"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Adapters, rows to test on, and 20 other prompts with a calibration on them."""
-    root = data.classifiers(tmp_path_factory.mktemp("rungs"))
+    root = data.classifiers(tmp_path_factory.mktemp("candidates"))
     words = data.tiny_bench.WORDS[8:13]
     texts = [f"{words[place % 5]} {words[place // 5]} {words[0]}" for place in range(20)]
     (root / "prompts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -42,67 +42,69 @@ def calibrate(root, prompts, output):
 
 def shrink(folder, output, name="reference", **options):
     settings = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "margin": "0.9"}
-    return shrink_adapter(folder / name, output, **{**settings, "rungs": [2, 1], **options})
+    return shrink_adapter(folder / name, output, **{**settings, "ranks": [2, 1], **options})
 
 
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
-    """A search with rungs of both kinds, each of which holds."""
+    """A search with candidates of both kinds, each of which holds."""
     output = tmp_path_factory.mktemp("finished") / "out"
     return shrink(
         folder, output, calibration=folder / "c.safetensors", distill_prompts=folder / "prompts.jsonl"
     ), output
 
 
-def test_calibrated_rungs_have_the_size_of_a_rank_and_the_prediction_of_their_plan(folder, finished):
+def test_calibrated_candidates_have_the_size_of_a_rank_and_the_prediction_of_their_plan(folder, finished):
     report, output = finished
     plan = ShrinkPlan.read(output / "plan.json")
-    assert [rung.name for rung in plan.rungs] == ["calibrated2", "distilled1", "calibrated1"]
+    assert [candidate.name for candidate in plan.candidates] == ["calibrated2", "distilled1", "calibrated1"]
     assert plan.calibration_sha256 == Calibration.read(folder / "c.safetensors").sha256
-    for rung in (plan.rungs[0], plan.rungs[2]):
-        uniform = compress_adapter(folder / "reference", rank=rung.rank, dry_run=True).new_params
+    for candidate in (plan.candidates[0], plan.candidates[2]):
+        uniform = compress_adapter(folder / "reference", rank=candidate.rank, dry_run=True).new_params
         expected = compress_adapter(
             folder / "reference",
-            output / f"expected{rung.rank}",
+            output / f"expected{candidate.rank}",
             max_params=uniform,
             calibration=folder / "c.safetensors",
         )
-        assert rung.lora_params == expected.new_params <= uniform
-        assert rung.predicted_kl == expected.prediction.kl
-        assert sha256_file(output / "rungs" / rung.name / WEIGHTS) == expected.output_sha256
-    assert [rung.predicted_kl for rung in report.rungs] == [rung.predicted_kl for rung in plan.rungs]
+        assert candidate.lora_params == expected.new_params <= uniform
+        assert candidate.predicted_kl == expected.prediction.kl
+        assert sha256_file(output / "candidates" / candidate.name / WEIGHTS) == expected.output_sha256
+    assert [candidate.predicted_kl for candidate in report.candidates] == [
+        candidate.predicted_kl for candidate in plan.candidates
+    ]
 
 
-def test_the_distilled_rung_stands_before_the_one_that_it_is_made_from(folder, finished):
+def test_the_distilled_candidate_stands_before_the_one_that_it_is_made_from(folder, finished):
     report, output = finished
-    distilled, cut = report.plan.rungs[1:]
+    distilled, cut = report.plan.candidates[1:]
     assert (distilled.kind, distilled.rank, distilled.lora_params) == ("distilled", cut.rank, cut.lora_params)
     assert distilled.predicted_kl is None
-    done = DistillReport.read(output / "rungs" / "distilled1" / "distill_report.json")
-    assert done.adapter_sha256 == sha256_file(output / "rungs" / "calibrated1" / WEIGHTS)
+    done = DistillReport.read(output / "candidates" / "distilled1" / "distill_report.json")
+    assert done.adapter_sha256 == sha256_file(output / "candidates" / "calibrated1" / WEIGHTS)
     assert done.teacher_sha256 == report.plan.adapter_sha256
-    assert done.output_sha256 == report.rungs[1].result.sha256
+    assert done.output_sha256 == report.candidates[1].result.sha256
     planned = report.plan.distillation
     assert (planned.prompts_sha256, planned.steps, planned.lr, planned.batch_size, planned.seed) == (
         done.prompts_sha256, done.planned_steps, done.lr, done.batch_size, done.seed
     )  # fmt: skip
-    assert [rung.status for rung in report.rungs] == ["shown"] * 3
+    assert [candidate.status for candidate in report.candidates] == ["shown"] * 3
     assert report.smallest == "calibrated1"
     assert report.sentence.startswith("calibrated rank 1 is the smallest shown to hold")
     assert report.notes == ()  # both were made on the same prompts, none of which is tested
 
 
-def test_the_screen_says_what_is_predicted_and_how_rungs_are_made(finished):
+def test_the_screen_says_what_is_predicted_and_how_candidates_are_made(finished):
     screen = shrink_text(finished[0])
     assert "calibrated rank 2, distilled rank 1, calibrated rank 1" in " ".join(screen.split())
     assert "up to 100 steps on prompts.jsonl" in " ".join(screen.split())
     _, table = screen.split("How much do the outputs change?")
     heading, *rows = table.strip().splitlines()
     assert "KL  KL/token  predicted  above rewrite" in heading
-    for rung, row in zip(finished[0].rungs, rows, strict=False):
-        measured, predicted = rung.result.change.kl_per_token, rung.predicted_kl
+    for candidate, row in zip(finished[0].candidates, rows, strict=False):
+        measured, predicted = candidate.result.change.kl_per_token, candidate.predicted_kl
         shown = [sig(measured, 2), "–" if predicted is None else sig(predicted, 2)]
-        assert row.split()[0] == rung.name
+        assert row.split()[0] == candidate.name
         assert " ".join(shown) in " ".join(row.split())
     kept = ShrinkReport.read(data.RESULTS / "minilm_shrink" / "shrink.json")
     assert "predicted" not in shrink_text(kept)
@@ -111,15 +113,15 @@ def test_the_screen_says_what_is_predicted_and_how_rungs_are_made(finished):
 def test_a_search_that_resumes_distills_again_only_if_something_changed(folder, tmp_path, monkeypatch):
     distilled = []
     monkeypatch.setattr(
-        rungs, "distill", lambda *given, **how: distilled.append(given) or distill(*given, **how)
+        candidates, "distill", lambda *given, **how: distilled.append(given) or distill(*given, **how)
     )
-    given, output = {"distill_prompts": folder / "prompts.jsonl", "rungs": [1]}, tmp_path / "out"
+    given, output = {"distill_prompts": folder / "prompts.jsonl", "ranks": [1]}, tmp_path / "out"
     first = shrink(folder, output, **given)
-    assert shrink(folder, output, **given).rungs == first.rungs
+    assert shrink(folder, output, **given).candidates == first.candidates
     assert len(distilled) == 1
-    weights = output / "rungs" / "distilled1" / WEIGHTS
-    weights.write_bytes((output / "rungs" / "rank1" / WEIGHTS).read_bytes())
-    assert shrink(folder, output, **given).rungs == first.rungs
+    weights = output / "candidates" / "distilled1" / WEIGHTS
+    weights.write_bytes((output / "candidates" / "rank1" / WEIGHTS).read_bytes())
+    assert shrink(folder, output, **given).candidates == first.candidates
     assert len(distilled) == 2
     more = tmp_path / "more.jsonl"
     more.write_text((folder / "prompts.jsonl").read_text() + json.dumps({"text": "one more"}) + "\n")
@@ -136,7 +138,7 @@ def test_a_truncation_is_distilled_as_well_and_prompts_that_are_tested_are_count
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text("\n".join(rows) + "\n" + (folder / "prompts.jsonl").read_text())
     prepared = shrink(folder, tmp_path / "out", distill_prompts=mixed)
-    assert [rung.name for rung in prepared.plan.rungs] == ["rank2", "distilled1", "rank1"]
+    assert [candidate.name for candidate in prepared.plan.candidates] == ["rank2", "distilled1", "rank1"]
     (note,) = prepared.inputs.notes
     assert note.startswith("3 of the 23 prompts that distill are rows that are tested")
 
@@ -188,8 +190,10 @@ def test_another_calibration_or_distillation_changes_the_plan(finished, tmp_path
         "the calibration is another",
         "the prompts or settings of the distillation are others",
     )
-    cut = plan.model_copy(update={"calibration_sha256": None, "distillation": None, "rungs": plan.rungs[:1]})
+    cut = plan.model_copy(
+        update={"calibration_sha256": None, "distillation": None, "candidates": plan.candidates[:1]}
+    )
     assert (
-        "the rungs were calibrated rank 2, distilled rank 1, calibrated rank 1, and are calibrated rank 2"
+        "the candidates were calibrated rank 2, distilled rank 1, calibrated rank 1, and are calibrated rank 2"
         in settle(cut, tmp_path, print).changes
     )

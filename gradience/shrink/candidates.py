@@ -1,5 +1,5 @@
-"""Rungs: smaller adapters, each known by a size. A new kind is an object like `TRUNCATED`, and one line in `KINDS`: it
-chooses ranks otherwise (from a calibration), or goes on from another rung (and distills it)."""
+"""Candidates: smaller adapters, each known by a size. A new kind is an object like `TRUNCATED` and a line in `KINDS`:
+it chooses ranks otherwise (from a calibration), or starts from another candidate (and distills it)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionPlan
-from gradience.reports.shrink import PlannedRung
+from gradience.reports.shrink import PlannedCandidate
 from gradience.words import listed
 
 AS_IT_IS: Mapping[str, Any] = {"adapter_name": None, "encoding": None, "dtype": None, "strip": ()}
-"""How a rung is written: as `gradience compress` does where nothing else is asked for."""
+"""How a candidate is written: as `gradience compress` does where nothing else is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What rungs are made from."""
+    """What candidates are made from."""
 
     adapter: Path
     """PEFT's folder."""
@@ -40,9 +40,9 @@ class Source:
     base_model: Path | None = None
     """A folder with the base's weights, which a DoRA needs."""
     calibration: Calibration | None = None
-    """Where there is one, all rungs are made with it."""
+    """Where there is one, all candidates are made with it."""
     distillation: DistillSettings | None = None
-    """How the smallest rung is distilled; its student is the adapter itself until that rung is made."""
+    """How the smallest candidate is distilled; its student is the adapter itself until that candidate is made."""
 
     @property
     def rank(self) -> int:
@@ -50,7 +50,7 @@ class Source:
         return max((layer.r for layer in self.audit.layers), default=0)
 
 
-class RungKind(Protocol):
+class CandidateKind(Protocol):
     """One way of making a smaller adapter."""
 
     @property
@@ -58,10 +58,10 @@ class RungKind(Protocol):
         """In the plan and in the result."""
 
     def plan(self, source: Source, rank: int) -> CompressionPlan:
-        """The ranks of a rung and what they cost, read from the audit alone. Raises what keeps it from being made."""
+        """Return the ranks of a candidate and their cost, from the audit. Raises what keeps it from being made."""
 
     def make(self, source: Source, rank: int, folder: Path, documents: Documents | None) -> None:
-        """Write a rung to `folder`, as PEFT would; what is there is replaced. The same inputs give the same weights."""
+        """Write a candidate to `folder`, as PEFT would, replacing it. The same inputs give the same weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Calibrated:
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """The rung of this size, trained for a few steps on prompts to answer as the adapter does."""
+    """The candidate of this size, trained for a few steps on prompts to answer as the adapter does."""
 
     name: str = "distilled"
 
@@ -126,7 +126,7 @@ class Distilled:
     def make(self, source: Source, rank: int, folder: Path, documents: Documents | None) -> None:
         assert source.distillation is not None
         cut = cut_of(source)
-        student = folder.with_name(rung_name(cut, rank))
+        student = folder.with_name(candidate_name(cut, rank))
         cut.make(source, rank, student, documents)
         request = replace(source.distillation, adapter=student, force=True)
         inputs, mark = read_distill_inputs(request), folder.with_suffix(".sha256")
@@ -163,16 +163,16 @@ def _files(folder: Path) -> str:
 
 
 TRUNCATED, CALIBRATED, DISTILLED = Truncated(), Calibrated(), Distilled()
-KINDS: Mapping[str, RungKind] = {kind.name: kind for kind in (TRUNCATED, CALIBRATED, DISTILLED)}
+KINDS: Mapping[str, CandidateKind] = {kind.name: kind for kind in (TRUNCATED, CALIBRATED, DISTILLED)}
 
 
-def cut_of(source: Source) -> RungKind:
-    """Return the kind of all rungs but a distilled one."""
+def cut_of(source: Source) -> CandidateKind:
+    """Return the kind of all candidates but a distilled one."""
     return TRUNCATED if source.calibration is None else CALIBRATED
 
 
-def rung_name(kind: RungKind, rank: int) -> str:
-    """Return the name of a rung, which is that of its folder and of its records."""
+def candidate_name(kind: CandidateKind, rank: int) -> str:
+    """Return the name of a candidate, which is that of its folder and of its records."""
     return f"rank{rank}" if kind is TRUNCATED else f"{kind.name}{rank}"
 
 
@@ -185,12 +185,12 @@ def halvings(rank: int) -> tuple[int, ...]:
     return tuple(rank >> step for step in range(rank.bit_length()))
 
 
-def plan_rungs(
-    source: Source, given: Iterable[int] | None, kind: RungKind | None = None
-) -> tuple[tuple[PlannedRung, ...], tuple[str, ...]]:
-    """Return the rungs from the largest down, and what was left out of them and why.
+def plan_candidates(
+    source: Source, given: Iterable[int] | None, kind: CandidateKind | None = None
+) -> tuple[tuple[PlannedCandidate, ...], tuple[str, ...]]:
+    """Return the candidates from the largest down, and what was left out of them and why.
 
-    The distilled rung stands before the smallest, which is of its size: behind it, it would be tested only
+    The distilled candidate stands before the smallest, which is of its size: behind it, it would be tested only
     where nothing needs distillation.
 
     given: ranks in place of the halvings of the audit's p90 suggestion. Raises UsageError (`bad-rank`,
@@ -198,7 +198,7 @@ def plan_rungs(
     """
     kind = kind or cut_of(source)
     ranks = sorted({*_suggested(source)} if given is None else {*given}, reverse=True)
-    rungs: list[PlannedRung] = []
+    candidates: list[PlannedCandidate] = []
     left_out: list[int] = []
     smallest = None
     for rank in ranks:
@@ -207,25 +207,25 @@ def plan_rungs(
             left_out.append(rank)
             continue
         smallest = plan.new_params
-        rungs.append(_planned(kind, rank, plan))
-    if not rungs:
+        candidates.append(_planned(kind, rank, plan))
+    if not candidates:
         raise UsageError(
-            f"{source.adapter}: its rank is {source.rank}, and no rung is smaller",
+            f"{source.adapter}: its rank is {source.rank}, and no candidate is smaller",
             code="nothing-smaller",
-            hint="give --rungs with ranks below it",
+            hint="give --ranks with ranks below it",
         )
     if source.distillation is not None:
-        rank = rungs[-1].rank
-        rungs.insert(-1, _planned(DISTILLED, rank, DISTILLED.plan(source, rank)))
+        rank = candidates[-1].rank
+        candidates.insert(-1, _planned(DISTILLED, rank, DISTILLED.plan(source, rank)))
     if given is None or not left_out:
-        return tuple(rungs), ()
+        return tuple(candidates), ()
     names = listed([f"rank {rank}" for rank in left_out], most=5)
-    return tuple(rungs), (f"left out, since it makes nothing smaller: {names}",)
+    return tuple(candidates), (f"left out, since it makes nothing smaller: {names}",)
 
 
-def _planned(kind: RungKind, rank: int, plan: CompressionPlan) -> PlannedRung:
-    return PlannedRung(
-        name=rung_name(kind, rank),
+def _planned(kind: CandidateKind, rank: int, plan: CompressionPlan) -> PlannedCandidate:
+    return PlannedCandidate(
+        name=candidate_name(kind, rank),
         kind=kind.name,
         rank=rank,
         lora_params=plan.new_params,
@@ -245,6 +245,6 @@ def _suggested(source: Source) -> tuple[int, ...]:
         raise InputError(
             f"{source.adapter}: the audit suggests no rank to begin with",
             code="no-suggestion",
-            hint="give --rungs, such as 8,4,2,1; `gradience audit` says why",
+            hint="give --ranks, such as 8,4,2,1; `gradience audit` says why",
         )
     return halvings(source.audit.suggestions.p90.rank)
