@@ -15,7 +15,15 @@ import shutil
 import tarfile
 from pathlib import Path
 
-READ = ("plan.json", "bench.json", "bench.md", "bench_aggregate.json", "bench_aggregate.md", "digests.json")
+READ = (
+    "plan.json",
+    "bench.json",
+    "bench.md",
+    "bench_aggregate.json",
+    "bench_aggregate.md",
+    "digests.json",
+    "rederived.json",
+)
 ARCHIVE = "everything.tar.xz"
 LEFT_OUT = (".safetensors", ".lock")
 

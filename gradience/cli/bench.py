@@ -72,7 +72,7 @@ def aggregate(
 
     require("scipy", extra="stats")
     from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, PLAN
-    from gradience.bench.verify.together import aggregate_checked
+    from gradience.bench.verify.verify import aggregate_checked
     from gradience.files.digests import write_digests
     from gradience.report.bench import aggregate_text
     from gradience.report.faces import to_markdown

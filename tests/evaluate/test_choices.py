@@ -10,7 +10,7 @@ import torch
 from scipy.special import log_softmax
 
 from gradience import tasks
-from gradience.bench.verify.rescore import gold_of, rescored
+from gradience.bench.verify.recompute import gold_of, rescored
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import diverge, evaluate_choices
 from gradience.files.records import ChoiceRecord, count, read_records

@@ -5,8 +5,8 @@ Candidates are every variant's ranks in every arm of the config. A control choos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -100,5 +100,3 @@ class Control:
     """The status that it must have, for the test to have been able to see a difference; None: it may have any."""
     otherwise: str = "the task cannot tell good from bad"
     """What it means when it has the other one."""
-    formerly: Mapping[str, str] = field(default_factory=dict)
-    """`made_by` of runs that made it in an older way, which decide nothing now -> the words for that way."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience.adapters.locate import WEIGHTS
+from gradience.bench.verdict.facts import BEGUN
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError
 from gradience.files.whole import write_errors, write_whole
@@ -27,7 +28,6 @@ logger = logging.getLogger("gradience.bench")
 
 VERSION = 1
 """Raised when a stage starts to mean something else: what was made before is then made again."""
-BEGUN = "begun"
 
 Make = Callable[[Path], None]
 """Fills the folder it is given; called again with what is there after a kill."""

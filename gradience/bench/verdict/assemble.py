@@ -173,8 +173,6 @@ def gate_of_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[A
         correct, what = count(base.records).correct, "without an adapter"
     else:
         labels = Counter(row.label for row in probe.records if isinstance(row, ClassificationRecord))
-        if not labels:  # an older run, whose base was not asked
-            return {}
         correct, what = max(labels.values()), "most frequent label"
     return {"above_base": margin, "base_correct": correct, "base": what}
 

@@ -28,6 +28,8 @@ ANSWERS, SCORES = "answers.records.jsonl", "scores.records.jsonl"
 AUDIT, CALIBRATION, SIZES = "audit.json", "calibration.safetensors", "parameters.json"
 """What audit and calibration write; beside a derived adapter, its parameters: of LoRA factors, and of all else."""
 
+BEGUN = "begun"
+"""In the folder of a stage that is not finished: its key."""
 _TWO_SIZES: TypeAdapter[tuple[int, int]] = TypeAdapter(tuple[int, int])
 
 

@@ -1,4 +1,4 @@
-"""The files of a run and their digests: `digests.json`, and what has changed since it was written."""
+"""Digests: the files of a run against `digests.json`, the files of each stage against its manifest."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.bench.verdict.facts import CALIBRATION
+from gradience.bench.verdict.facts import BEGUN, CALIBRATION
 from gradience.bench.verify.findings import Findings
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.files.digests import DIGESTS, Digests, files_below, root_of
+from gradience.files.shared_names import given_text
 from gradience.reading import MAX_DATA_BYTES
+from gradience.reports.stage import MANIFEST, StageManifest
 from gradience.words import counted
 
 SHOWN = 8
@@ -26,7 +28,7 @@ def check_files(folder: Path, findings: Findings, *, below: str = "", expected: 
     if expected is not None and root != expected.strip().lower():
         findings.mismatch(DIGESTS, f"its sha256 is {root or 'none: it is missing'}; expected: {expected}")
     if root is None:
-        findings.not_done("files", "L1", f"there is no {DIGESTS}: an older run, or one that did not end")
+        findings.not_done("files", "L1", f"there is no {DIGESTS}: the run did not end")
         findings.gap("files that no manifest of a stage lists: there is no digests.json")
         return
     try:
@@ -35,30 +37,89 @@ def check_files(folder: Path, findings: Findings, *, below: str = "", expected: 
         findings.mismatch(DIGESTS, str(error))
         return
     listed = {name: digest for name, digest in listed.items() if name.startswith(below)}
-    there = {name: path for name, path in files_below(folder).items() if name.startswith(below)}
+    present = {name: path for name, path in files_below(folder).items() if name.startswith(below)}
     with findings.check("files", "L1", f"{len(listed):,} files have the digests in {DIGESTS}"):
-        _compare(listed, there, findings)
-    extra = sorted(there.keys() - listed.keys())
+        gone = _compare(listed, present, DIGESTS, findings)
+    if gone:
+        findings.gap(f"the weights of {counted(gone, 'adapter')} that {DIGESTS} lists and that are not here")
+    extra = sorted(present.keys() - listed.keys())
     if extra:
         names = ", ".join(extra[:SHOWN]) + (f" and {len(extra) - SHOWN} more" if len(extra) > SHOWN else "")
         findings.gap(f"files that {DIGESTS} does not list: {names}")
 
 
-def _compare(listed: Mapping[str, str], there: Mapping[str, Path], findings: Findings) -> None:
+def stages_of(seed: Path) -> list[Path]:
+    """Return the folders of the finished stages of a seed."""
+    return sorted(path.parent for path in (*seed.glob(f"*/{MANIFEST}"), *seed.glob(f"*/*/{MANIFEST}")))
+
+
+def check_stages(seed: Path, plan_digest: str | None, findings: Findings, *, inside: str = "") -> None:
+    """Compare every file of every stage with its manifest. plan_digest: of the plan that they must have followed.
+
+    inside: prefix of the names of this seed's files.
+    """
+    stages, gone = stages_of(seed), 0
+    if not stages:
+        return
+    what = f"{inside or 'the run'}: {len(stages)} stages are as their manifests say"
+    with findings.check("stages", "L1", what):
+        for stage in stages:
+            name = given_text(stage.relative_to(seed).as_posix())
+            at = f"{inside}{name}/"
+            try:
+                manifest = StageManifest.read(stage / MANIFEST)
+            except InputError as error:
+                findings.mismatch(f"{at}{MANIFEST}", str(error))
+                continue
+            if manifest.stage != name:
+                findings.mismatch(f"{at}{MANIFEST}", f"of the stage {manifest.stage}", "stage")
+            if plan_digest is not None and manifest.plan_digest != plan_digest:
+                findings.mismatch(f"{at}{MANIFEST}", "it followed another plan than plan.json", "plan_digest")
+            paths = {
+                given_text(path.relative_to(stage).as_posix()): path for path in sorted(stage.rglob("*"))
+            }
+            present = {name: path for name, path in paths.items() if path.is_file()}
+            digests = {name: file.sha256 for name, file in manifest.files.items()}
+            sizes = {name: file.bytes for name, file in manifest.files.items()}
+            gone += _compare(digests, present, MANIFEST, findings, at, sizes)
+            for name, path in present.items():
+                if not path.name.startswith(".") and name not in {*digests, MANIFEST, BEGUN}:
+                    findings.mismatch(f"{at}{name}", f"not among the files of its stage ({MANIFEST})")
+    if gone:
+        findings.gap(f"the weights of {counted(gone, 'adapter')} that were not kept: their digests are there")
+
+
+def _compare(
+    listed: Mapping[str, str],
+    present: Mapping[str, Path],
+    source: str,
+    findings: Findings,
+    at: str = "",
+    sizes: Mapping[str, int] | None = None,
+) -> int:
+    """Compare files with the digests in `source`; return how many files of weights are missing.
+
+    sizes: in bytes, as `source` has them; without them weights are read however large they are.
+    """
     gone = 0
     for name, digest in listed.items():
-        if name not in there:
+        path = present.get(name)
+        if path is None:
             if name.endswith(WEIGHTS):  # large, and often not published
                 gone += 1
             elif not name.endswith(CALIBRATION):  # large as well; the ranks that rest on it say so
-                findings.mismatch(name, f"listed in {DIGESTS}, and not there")
+                findings.mismatch(f"{at}{name}", f"listed in {source}, and not there")
             continue
+        size = path.stat().st_size
+        if sizes is not None and size > max(sizes[name], MAX_DATA_BYTES):  # a digest of 20 GB takes minutes
+            findings.mismatch(f"{at}{name}", f"{size:,} bytes; in {source} {sizes[name]:,}")
+            continue
+        limit = None if sizes is not None or name.endswith(WEIGHTS) else MAX_DATA_BYTES
         try:
-            now = sha256_file(there[name], limit=None if name.endswith(WEIGHTS) else MAX_DATA_BYTES)
+            now = sha256_file(path, limit=limit)
         except InputError as error:
-            findings.mismatch(name, str(error))
+            findings.mismatch(f"{at}{name}", str(error))
             continue
         if now != digest:
-            findings.mismatch(name, f"sha256 {now[:16]}…; in {DIGESTS} {digest[:16]}…")
-    if gone:
-        findings.gap(f"the weights of {counted(gone, 'adapter')} that {DIGESTS} lists and that are not here")
+            findings.mismatch(f"{at}{name}", f"sha256 {now[:16]}…; in {source} {digest[:16]}…")
+    return gone

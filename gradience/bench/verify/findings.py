@@ -1,4 +1,4 @@
-"""What a verification comes upon, collected as it goes."""
+"""Checks, mismatches and gaps of a verification, collected as it goes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Findings:
 
     def mismatch(self, file: str, what: str, field: str = "") -> None:
         """Name something that does not agree."""
-        one = VerificationMismatch(file=file, field=field, what=shortened(what, MAX_BYTES))
-        if one not in self.mismatches:
-            self.mismatches.append(one)
+        found = VerificationMismatch(file=file, field=field, what=shortened(what, MAX_BYTES))
+        if found not in self.mismatches:
+            self.mismatches.append(found)
 
     def gap(self, what: str) -> None:
         """Say what was not verified; each thing once."""

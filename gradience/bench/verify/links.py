@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from gradience.bench.arms.arm import Trained
 from gradience.bench.plan.variants import PROBE
-from gradience.bench.verdict.facts import Outcome, SeedFacts, StoredAdapter
+from gradience.bench.verdict.facts import CALIBRATION, Outcome, SeedFacts, StoredAdapter
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.rescore import repeated
+from gradience.bench.verify.recompute import repeated
+from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.digests import sha256_file
+from gradience.reports.base.prediction import PredictedDivergence
 from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.calibration import Calibration
 from gradience.reports.training import ADAPTER
+from gradience.reports.verification import Level
 from gradience.training.seeds import STREAMS, stream
 
 Link = tuple[str, str, Any, Any]
 """File, field, what stands there, what must."""
 
 
-def check_links(
-    facts: SeedFacts, plan: BenchPlan, config: Mapping[str, Any], findings: Findings, *, inside: str = ""
-) -> None:
-    """Compare what the files of a seed say of each other. config: as the result records it."""
-    what = (
-        f"{inside or 'the run'}: trainings, adapters, audit and answers belong to each other and to the seed"
-    )
-    with findings.check("links", "L1", what):
-        for file, field, there, expected in _links(facts, plan, config):
-            if there != expected:
-                findings.mismatch(f"{inside}{file}", f"{there}; must be {expected}", field)
+def check_links(facts: SeedFacts, plan: BenchPlan, findings: Findings, *, inside: str = "") -> None:
+    """Compare what the files of a seed say of each other. inside: prefix of the names of this seed's files."""
+    place = inside or "the run"
+    what = f"{place}: trainings, adapters, audit and answers belong to each other and to the seed"
+    checks: list[tuple[str, Level, str, Iterator[Link]]] = [("links", "L1", what, _links(facts, plan))]
+    if facts.calibration is not None:
+        what = f"{place}: what calibrated variants keep, and its prediction, follow from {CALIBRATION}"
+        checks.append(("calibration", "L2", what, _of_calibration(facts, facts.calibration, plan)))
+    for name, level, what, links in checks:
+        with findings.check(name, level, what):
+            for file, field, found, expected in links:
+                if found != expected:
+                    findings.mismatch(f"{inside}{file}", f"{found}; must be {expected}", field)
 
 
-def _links(facts: SeedFacts, plan: BenchPlan, config: Mapping[str, Any]) -> Iterator[Link]:
+def _links(facts: SeedFacts, plan: BenchPlan) -> Iterator[Link]:
     if facts.probe is None or facts.probe.adapter is None:
         return
     probe = facts.probe.adapter
@@ -42,18 +48,18 @@ def _links(facts: SeedFacts, plan: BenchPlan, config: Mapping[str, Any]) -> Iter
         yield "audit/audit.json", "adapter.sha256", facts.audit.adapter.sha256, probe.sha256
     for outcome in (facts.probe, *facts.outcomes):
         if outcome.adapter is not None:
-            yield from _of_training(outcome, outcome.adapter, facts, plan, config)
-            yield from _of_distillation(outcome, outcome.adapter, facts.probe, facts)
+            yield from _of_training(outcome, outcome.adapter, facts, plan)
+            yield from _of_distillation(outcome, outcome.adapter, probe, facts)
             yield from _of_answers(outcome, outcome.adapter, probe, plan)
 
 
 def _of_training(
-    outcome: Outcome, adapter: StoredAdapter, facts: SeedFacts, plan: BenchPlan, config: Mapping[str, Any]
+    outcome: Outcome, adapter: StoredAdapter, facts: SeedFacts, plan: BenchPlan
 ) -> Iterator[Link]:
     report, arm = adapter.training, outcome.planned.making
     if report is None or not isinstance(arm, Trained):
         return
-    file, recipe = f"{outcome.planned.name}/train/training.json", config["train"]
+    file, recipe = f"{outcome.planned.name}/train/training.json", facts.config.train.model_dump(mode="json")
     data = next(split for split in plan.splits if split.role == "train")
     yield file, "adapter_sha256", report.adapter_sha256, adapter.sha256
     yield file, "start.seed", report.start.seed, facts.seed
@@ -70,19 +76,17 @@ def _of_training(
 
 
 def _of_distillation(
-    outcome: Outcome, adapter: StoredAdapter, probe: Outcome, facts: SeedFacts
+    outcome: Outcome, adapter: StoredAdapter, probe: StoredAdapter, facts: SeedFacts
 ) -> Iterator[Link]:
-    distillation, training = facts.config.compression.distillation, probe.adapter and probe.adapter.training
-    if not outcome.planned.is_distilled or distillation is None or not probe.adapter or not training:
+    distillation, report = facts.config.compression.distillation, adapter.distillation
+    if distillation is None or report is None or probe.training is None:
         return
-    file, report = f"{outcome.planned.name}/adapter/{ADAPTER}/{DISTILL_REPORT}", adapter.distillation
-    if report is None:
-        return
-    yield file, "teacher_sha256", report.teacher_sha256, probe.adapter.sha256
+    file = f"{outcome.planned.name}/adapter/{ADAPTER}/{DISTILL_REPORT}"
+    yield file, "teacher_sha256", report.teacher_sha256, probe.sha256
     yield file, "output_sha256", report.output_sha256, adapter.sha256
     yield file, "seed", report.seed, facts.seed
     yield file, "lr", report.lr, distillation.lr
-    yield file, "planned_steps", report.planned_steps, distillation.steps_of(training.planned_steps)
+    yield file, "planned_steps", report.planned_steps, distillation.steps_of(probe.training.planned_steps)
 
 
 def _of_answers(
@@ -102,3 +106,24 @@ def _of_answers(
         yield file, "id", repeated(evaluation.records)[:3], []
         if kind == "scores":
             yield file, "reference_sha256", run.reference_sha256, probe.sha256
+
+
+def _of_calibration(facts: SeedFacts, calibration: Calibration, plan: BenchPlan) -> Iterator[Link]:
+    """Ranks are compared module by module: the result has their range alone."""
+    file, report, planned = f"calibration/{CALIBRATION}", calibration.report, plan.calibration
+    settings, probe = facts.config.compression.calibration, facts.probe and facts.probe.adapter
+    yield file, "adapter_sha256", report.adapter_sha256, probe and probe.sha256
+    yield file, "seed", report.seed, facts.seed
+    yield file, "prompts_sha256", report.prompts_sha256, planned and planned.prompts_sha256
+    yield file, "rows", report.rows + report.duplicates, planned and planned.rows
+    yield "plan.json", "calibration.max_kl", planned and planned.max_kl, settings and settings.max_kl
+    for outcome in facts.outcomes:
+        if outcome.adapter is None or outcome.adapter.compression is None:
+            continue
+        made = outcome.adapter.compression
+        file = f"{outcome.planned.name}/adapter/{ADAPTER}/{REPORT}"
+        predicted = made.prediction and PredictedDivergence.of(made.prediction)
+        ranks = {module.name: module.new_rank for module in made.modules}
+        yield file, "calibration_sha256", made.calibration_sha256, calibration.sha256
+        yield file, "prediction", predicted, outcome.planned.predicted
+        yield file, "modules", ranks, dict(outcome.planned.ranks)

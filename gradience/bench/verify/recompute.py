@@ -1,29 +1,144 @@
-"""The folder of a seed -> the `bench.json` that its records give. Nothing is trained, evaluated or believed."""
+"""The folder of a seed -> the `bench.json` that its records give. Nothing is trained, evaluated or believed.
+
+Stored answers are scored again: from the output to the answer in it, from the logits to the label.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from gradience import tasks
+from gradience.adapters import strict_yaml
 from gradience.bench.arms.arm import Trained
 from gradience.bench.arms.retrain import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for, plan_variants
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
 from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, Outcome, SeedFacts
-from gradience.bench.verify.earlier import adapter_as_recorded, planned_as_recorded
-from gradience.errors import InputError
-from gradience.files.records import Evaluation, read_records
+from gradience.bench.verdict.folders import CONFIG
+from gradience.errors import GradienceError
+from gradience.evaluate.choose import predictions_of
+from gradience.evaluate.generate import decided
+from gradience.files.records import (
+    ChoiceRecord,
+    ClassificationRecord,
+    Evaluation,
+    ExamplesRun,
+    GenerationRecord,
+    Record,
+    ScoreRecord,
+    read_records,
+)
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench, VariantResult
+from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
 from gradience.reports.stage import MANIFEST
+from gradience.tasks import user_code
+from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring
 
 NO_PROBE = "there is no probe: "
 Mark = Callable[[Evaluation[Any], Path], Evaluation[Any]]
-"""(records, their folder) -> the records as they are marked now."""
+"""(records, their folder) -> the records as they are scored now."""
+
+
+# ------------------------------------------------------------ answers, scored again
+
+
+class Marking(NamedTuple):
+    """The rules by which the answers of a run are scored again."""
+
+    rules: Scoring
+    why_not: str = ""
+    """Why answers are taken as they are scored; empty where they are scored again."""
+    unknown: tuple[str, ...] = ()
+    """Fields of a result that only the task's code can compute."""
+
+
+def marking_of(run: Path, plan: BenchPlan, recorded: Bench) -> Marking:
+    """Return how answers are scored: by the task that comes with Gradience, or by a user's where that may run."""
+    values: Any = recorded.config
+    if (run / CONFIG).is_file():  # its paths stand whole
+        values = strict_yaml.loads(read_file(run / CONFIG, MAX_SETTINGS_BYTES), run / CONFIG)
+    task = values["task"]
+    profile, options = str(task["profile"]), dict(task.get("options") or {})
+    folder = run / task["folder"] if task.get("folder") else None
+    try:
+        code = tasks.code_of(profile, folder)
+        if code is None and plan.task_code is None:
+            return Marking(tasks.scoring_of(profile, options, folder=folder))
+        if not user_code.is_allowed():
+            why = "the task is somebody's own code: not scored again (--allow-code, where you trust it)"
+        elif code is None or plan.task_code is None or code.sha256 != plan.task_code.sha256:
+            why = f"{profile}: not the code that the plan names: not scored again"
+        else:
+            return Marking(tasks.scoring_of(profile, options, folder=folder))
+    except GradienceError as error:
+        why = f"the task's rules cannot be had: not scored again: {error}"
+    unknown = ("probe.metrics", *(f"variants.{result.name}.measures.metrics" for result in recorded.variants))
+    if recorded.model_type == "seqcls":  # a label is right where it is the example's, whoever made the task
+        return Marking(LabelScoring(), unknown=unknown)
+    return Marking(AnswerScoring(filters={}, same=lambda _, __: False), why_not=why, unknown=unknown)
+
+
+class Rescored(NamedTuple):
+    """An evaluation as it is scored now."""
+
+    evaluation: Evaluation[Any]
+    changed: tuple[str, ...]
+    """Identities of the examples whose record says something else."""
+
+
+def rescored(evaluation: Evaluation[Any], rules: Scoring) -> Rescored:
+    """Score every answer again, as an evaluation would."""
+    rows = tuple(_again(row, evaluation.run, rules) for row in evaluation.records)
+    changed = tuple(row.id for row, before in zip(rows, evaluation.records, strict=True) if row is not before)
+    return Rescored(Evaluation(evaluation.run, rows), changed)
+
+
+def _again(row: Record, run: ExamplesRun, rules: Scoring) -> Record:
+    fields: dict[str, Any] = {}
+    if isinstance(row, ClassificationRecord) and isinstance(rules, LabelScoring) and row.logits:
+        predicted = max(range(len(row.logits)), key=lambda place: row.logits[place])  # the first of equals
+        fields = {"predicted": predicted, "correct": predicted == row.label}
+    elif isinstance(row, ChoiceRecord) and isinstance(rules, ChoiceScoring):
+        predictions = predictions_of(row.loglikelihoods, row.characters)
+        predicted = predictions[rules.choose_by]
+        fields = {"predictions": predictions, "predicted": predicted, "correct": predicted == row.label}
+    elif isinstance(row, GenerationRecord) and isinstance(rules, AnswerScoring):
+        verdict = (
+            decided(row.output, row.answer, rules.filters, rules.same)
+            if rules.decide is None
+            else rules.decide(row.id, [row.output])
+        )
+        extracted = next(iter(verdict.answers.values()), None)
+        fields = {"answers": dict(verdict.answers), "extracted": extracted, "correct": verdict.correct}
+    is_same = all(getattr(row, name) == value for name, value in fields.items())
+    return row if is_same else replace(row, **fields)
+
+
+def repeated(records: Iterable[Record]) -> list[str]:
+    """Return the identities that more than one record has."""
+    seen: set[str] = set()
+    return [row.id for row in records if row.id in seen or seen.add(row.id)]  # type: ignore[func-returns-value]
+
+
+def gold_of(row: Record) -> tuple[str, str, str]:
+    """Return what a record says of the example itself: identity, digest of the text, and the gold answer."""
+    if isinstance(row, ClassificationRecord):
+        return row.id, row.text_sha256, str(row.label)
+    if isinstance(row, ChoiceRecord):
+        return row.id, row.prompt_sha256, f"{row.choices_sha256} {row.label}"
+    if isinstance(row, ScoreRecord):
+        return row.id, row.prompt_sha256, row.response_sha256
+    return row.id, row.prompt_sha256, row.answer
+
+
+# ------------------------------------------------------------ the stages of a seed
 
 
 @dataclass(slots=True)
@@ -40,26 +155,29 @@ class SeedFolder:
     """Variants that earlier seeds had decided, and why."""
     taken_as_recorded: list[str] = field(default_factory=list)
     """Adapters whose error is one that this folder cannot show."""
-    is_earlier: bool = False
-    """Whether the audit is of a version that is not read any more; then ranks are as recorded."""
-    calibration_is_gone: bool = False
-    """Whether the calibration was made and not kept; then ranks that rest on it are as recorded."""
+    ranks_as_recorded: list[str] = field(default_factory=list)
+    """Variants whose ranks rest on a calibration that was not kept."""
 
     def facts(self) -> SeedFacts:
         """Return what the stages left. Raises InputError for files that are not what they should be."""
         facts = SeedFacts(self.config, self.seed)
-        why = self._probe(facts)
-        if not why and facts.gate_passed:
+        missing = self._probe(facts)
+        if not missing and facts.gate_passed:
             if self._is_done("audit"):
-                facts.outcomes = [self._variant(planned) for planned in self._planned(facts)]
+                facts.audit = AuditReport.read(self.folder / "audit" / AUDIT)
+                facts.outcomes = [self._variant(planned) for planned in self._planned(facts, facts.audit)]
             else:
-                why = "audit"
-        if why:
-            facts.error = self._error_of_probe(why)
+                missing = "audit"
+        if missing:
+            reasons = [why for result in self.recorded.variants for why in result.reasons]
+            facts.error = f"its stage {missing} is not there"
+            if reasons and reasons[0].startswith(NO_PROBE):
+                self.taken_as_recorded.append(PROBE)
+                facts.error = reasons[0].removeprefix(NO_PROBE)
         return facts
 
     def _probe(self, facts: SeedFacts) -> str:
-        """Fill in the probe; return the stage that is not there, or nothing."""
+        """Fill in the probe; return the stage that is missing, or nothing."""
         outcome = Outcome(PlannedVariant(PROBE, RETRAIN))
         if not self._is_done("probe/train"):
             return "probe/train"
@@ -70,93 +188,78 @@ class SeedFolder:
             self._read_answers(outcome)
             assert outcome.answers is not None
             if reaches_gate(self.config, outcome.answers):
-                facts.base = self._base()
+                folder = self.folder / "base" / "eval"
+                if self._is_done("base/eval"):
+                    facts.base = self.mark(read_records(folder / ANSWERS), folder)
                 facts.gate_passed = leads_base(self.config, outcome.answers, facts.base)
         facts.probe = outcome
         return ""
 
-    def _base(self) -> Evaluation[Any] | None:
-        """What the base answers alone, where it was asked."""
-        folder = self.folder / "base" / "eval"
-        if not self._is_done("base/eval"):
-            return None
-        return self.mark(read_records(folder / ANSWERS), folder)
-
-    def _planned(self, facts: SeedFacts) -> Sequence[PlannedVariant]:
-        """What was to be compared, by the audit; by the result itself where the audit is of an earlier version."""
-        try:
-            facts.audit = AuditReport.read(self.folder / "audit" / AUDIT)
-        except InputError as error:
-            if error.code != "artifact-version":
-                raise
-            self.is_earlier = True
-            return [self._as_recorded(result) for result in self.recorded.variants]
-        self._calibration(facts)
+    def _planned(self, facts: SeedFacts, audit: AuditReport) -> Sequence[PlannedVariant]:
+        """Return what was to be compared, by the audit and the calibration; fill in the calibration."""
+        is_gone = False
+        if self.config.compression.calibration is not None:
+            file = self.folder / "calibration" / CALIBRATION
+            if not self._is_done("calibration"):
+                facts.uncalibrated = self._error_of_calibration()
+            elif file.is_file():
+                facts.calibration = Calibration.read(file)
+            else:
+                is_gone = True
+                facts.uncalibrated = "its calibration was not kept"
         planned = plan_variants(
-            facts.audit,
+            audit,
             self.config,
             self.seed,
             lost=self.lost,
             calibration=facts.calibration,
             uncalibrated=facts.uncalibrated,
         )
-        if not self.calibration_is_gone:
+        if not is_gone:
             return planned
         unknown = {variant.name for variant in planned if variant.needs_calibration}
         results = {result.name: result for result in self.recorded.variants}
         return [
-            self._as_recorded(results[variant.name])
+            self._as_recorded(variant, results[variant.name])
             if unknown & {variant.name, results[variant.name].same_as}
             else variant
             for variant in planned
         ]
 
-    def _calibration(self, facts: SeedFacts) -> None:
-        """Fill in the calibration, where a variant needs it, or why there is none."""
-        if self.config.compression.calibration is None:
-            return
-        file = self.folder / "calibration" / CALIBRATION
-        if not self._is_done("calibration"):
-            facts.uncalibrated = self._error_of_calibration()
-        elif file.is_file():
-            facts.calibration = Calibration.read(file)
-        else:
-            self.calibration_is_gone = True
-            facts.uncalibrated = "its calibration was not kept"
-
-    def _as_recorded(self, result: VariantResult) -> PlannedVariant:
-        probe = self.recorded.probe.lora_params if self.recorded.probe is not None else 0
-        return planned_as_recorded(result, probe)
+    def _as_recorded(self, variant: PlannedVariant, result: VariantResult) -> PlannedVariant:
+        """The variant with the size that its result states. Its ranks, module by module, are not known."""
+        self.ranks_as_recorded.append(variant.name)
+        return replace(
+            variant,
+            unplanned="",
+            ranks={"": result.ranks.largest} if result.ranks else {},
+            lora_params=result.planned_lora_params or 0,
+            probe_params=self.recorded.probe.lora_params if self.recorded.probe is not None else 0,
+            rank_basis=result.rank_basis,
+            predicted=result.predicted,
+            as_recorded=True,
+            same_as=result.same_as,
+            skipped=result.reasons[0] if result.status == "SKIPPED" and result.reasons else "",
+        )
 
     def _variant(self, planned: PlannedVariant) -> Outcome:
         outcome = Outcome(planned)
         if not planned.is_made:
             return outcome
-        if self._has_no_stage(outcome):
-            return outcome
         making = "train" if planned.is_trained else "adapter"
+        folder, arm = self.folder / planned.name, planned.making
         for stage in (making, "eval"):
             if not self._is_done(f"{planned.name}/{stage}"):
-                outcome.error = self._error_of(planned.name, stage)
+                outcome.error = (
+                    self._recorded_error(planned.name) or f"its stage {planned.name}/{stage} is not there"
+                )
                 return outcome
-        folder, arm = self.folder / planned.name, planned.making
         if isinstance(arm, Trained):
             outcome.read_training(folder / making, has_lora=arm.trains == "lora")
         else:
             outcome.read_derived(folder / making)
         self._read_answers(outcome)
         return outcome
-
-    def _has_no_stage(self, outcome: Outcome) -> bool:
-        """Take an adapter of an earlier version as recorded, where only its evaluation has a folder."""
-        name = outcome.planned.name
-        result = self.recorded.variant(name)
-        alone = not any(self._is_done(f"{name}/{stage}") for stage in ("train", "adapter"))
-        if not (self.is_earlier and alone and result and result.measures and self._is_done(f"{name}/eval")):
-            return False
-        outcome.adapter = adapter_as_recorded(name, result.measures, self.folder / name)
-        self._read_answers(outcome)
-        return True
 
     def _read_answers(self, outcome: Outcome) -> None:
         folder = self.folder / outcome.planned.name / "eval"
@@ -167,24 +270,15 @@ class SeedFolder:
     def _is_done(self, stage: str) -> bool:
         return (self.folder / stage / MANIFEST).is_file()
 
-    def _error_of(self, name: str, stage: str) -> str:
+    def _recorded_error(self, name: str, called: str = "") -> str:
+        """The error that the result of a variant states; empty where it states none."""
         result = self.recorded.variant(name)
-        if result is not None and result.status == "ERROR" and result.reasons:
-            self.taken_as_recorded.append(name)
-            return result.reasons[0]
-        return f"its stage {name}/{stage} is not there"
+        if result is None or result.status != "ERROR" or not result.reasons:
+            return ""
+        self.taken_as_recorded.append(called or name)
+        return result.reasons[0]
 
     def _error_of_calibration(self) -> str:
-        for planned in asked_for(self.config.compression):
-            result = self.recorded.variant(planned.name) if planned.needs_calibration else None
-            if result is not None and result.status == "ERROR" and result.reasons:
-                self.taken_as_recorded.append("calibration")
-                return result.reasons[0]
-        return "its stage calibration is not there"
-
-    def _error_of_probe(self, stage: str) -> str:
-        reasons = [why for result in self.recorded.variants for why in result.reasons]
-        if reasons and reasons[0].startswith(NO_PROBE):
-            self.taken_as_recorded.append(PROBE)
-            return reasons[0].removeprefix(NO_PROBE)
-        return f"its stage {stage} is not there"
+        calibrated = (p.name for p in asked_for(self.config.compression) if p.needs_calibration)
+        errors = (self._recorded_error(name, "calibration") for name in calibrated)
+        return next(filter(None, errors), "its stage calibration is not there")

@@ -17,8 +17,8 @@ from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.verdict.facts import ANSWERS
 from gradience.bench.verdict.folders import CONFIG
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.protocol import plan_of
-from gradience.bench.verify.rescore import gold_of
+from gradience.bench.verify.recompute import gold_of
+from gradience.bench.verify.verify import plan_of
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.evaluator import Evaluator
@@ -57,7 +57,7 @@ def regenerated(run: Path, only: str, findings: Findings, *, least: int) -> tupl
     only: the folder of the one seed that is verified. What cannot be made again is said in the findings.
     """
     try:
-        plan, _ = plan_of(run)
+        plan = plan_of(run)
         config = load_config(run / CONFIG)
         task = _task(config, plan)
         with threads(config.runtime.threads):

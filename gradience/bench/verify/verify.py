@@ -7,42 +7,63 @@ What is left is said: that the answers are those of the adapters, and that the f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import lzma
+import math
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from gradience import __version__
-from gradience.adapters import strict_json
-from gradience.bench.arms.registry import control_of
+from gradience.adapters import strict_json, strict_yaml
 from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble
 from gradience.bench.verdict.facts import SeedFacts
-from gradience.bench.verdict.folders import AGGREGATE, BENCH, PLAN, aggregate_run, benches_of
-from gradience.bench.verify.calibration import check_calibration
-from gradience.bench.verify.difference import Difference, differences
-from gradience.bench.verify.files import check_files
+from gradience.bench.verdict.folders import (
+    AGGREGATE,
+    BENCH,
+    CONFIG,
+    DOCUMENT,
+    PAGE,
+    PLAN,
+    aggregate_folders,
+    aggregate_run,
+    benches_of,
+    find_benches,
+)
+from gradience.bench.verify.files import check_files, check_stages, stages_of
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.links import check_links
-from gradience.bench.verify.marking import Marking, marking_of
-from gradience.bench.verify.protocol import check_protocol, plan_of
-from gradience.bench.verify.recompute import SeedFolder
-from gradience.bench.verify.rescore import gold_of, rescored
-from gradience.bench.verify.stages import check_stages, stages_of
+from gradience.bench.verify.recompute import Marking, SeedFolder, gold_of, marking_of, rescored
 from gradience.errors import GradienceError, InputError
 from gradience.files.digests import root_of
 from gradience.files.records import Evaluation
-from gradience.files.shared_names import path_text
-from gradience.reading import MAX_DATA_BYTES, read_file
+from gradience.files.shared_names import given_text, path_text, values_text
+from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, read_file
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench, Status
 from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.verification import RegeneratedAnswers, Verification
+from gradience.words import counted
 
+ARCHIVE = "everything.tar.xz"
+"""What `benchmarks/pack_results.py` packs of a run beside its results."""
+MAX_MEMBERS = 100_000
+CLOSE = 1e-9
+"""Relative to the larger one, and absolute: two ways of adding up the same numbers may differ in their last bits."""
+NAMES = ("name", "seed", "role")
+"""What tells the entries of a list apart, where they have it."""
 APART = (
     "schema",
     "run",
@@ -60,6 +81,7 @@ MADE_UP = (
     "that nobody made up the whole run: a root or a signature from elsewhere shows that the folder is the one that was"
     " published, and running its config again that its adapters answer so"
 )
+UNVERIFIABLE = ("not-a-run", "nothing-to-verify")
 Page = Callable[[Report], str]
 Regenerate = Callable[[Path, str, Findings], tuple[RegeneratedAnswers, ...]]
 """(folder of the run, the seed's folder inside it or nothing, findings) -> what was answered again."""
@@ -73,6 +95,7 @@ class RunFolder:
     """Of the run: where plan.json lies."""
     only: str = ""
     """The seed's folder inside it, where that alone is verified."""
+    page_of: Page | None = None
     findings: Findings = field(default_factory=Findings)
     seeds: list[int] = field(default_factory=list)
     """Whose results were made again."""
@@ -88,24 +111,36 @@ def verify_run(
     regenerate: Regenerate | None = None,
     command: str = "",
 ) -> Verification:
-    """Verify the run in `folder`, or the one seed of it that lies there.
+    """Verify the run in `folder`, or the one seed of it that lies there, packed (`everything.tar.xz`) or not.
 
     root: sha256 that its digests.json must have. page_of: what renders a result as Markdown; without it pages are not
     compared. regenerate: what answers examples again; it needs the model, and nothing else here does.
-    Raises InputError (`not-a-run`, `nothing-to-verify`) where there is nothing that could be verified.
+    Raises InputError (`not-a-run`, `nothing-to-verify`, `bad-archive`) where there is nothing that could be verified.
     """
     watch = Stopwatch(command)
-    run = _opened(folder)
-    findings = run.findings
-    check_files(run.folder, findings, below=run.only, expected=root)
-    status = _check_results(run, page_of)
-    if not any(check.result != "not done" for check in findings.checks) and not findings.mismatches:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder", code="not-a-run", hint="name the folder of a run")
+    whole, only, above = folder, "", folder.absolute().parent
+    if not (folder / PLAN).is_file() and folder.name.startswith("seed_") and (above / PLAN).is_file():
+        whole, only = folder.parent, f"{folder.name}/"
+    elif not any((folder / name).is_file() for name in (PLAN, BENCH, AGGREGATE)):
         raise InputError(
-            f"{folder}: nothing to verify its results by: no digests.json, and no records of answers",
-            code="nothing-to-verify",
-            hint="unpack what was published beside it, or name the folder that `gradience bench run` wrote",
+            f"{folder}: no run: neither {PLAN} nor {BENCH} nor {AGGREGATE} in it",
+            code="not-a-run",
+            hint="name the folder that `gradience bench run` wrote",
         )
-    regenerated = regenerate(run.folder, run.only, findings) if regenerate is not None else None
+    with unpacked(whole) as place:
+        run = RunFolder(place, only, page_of)
+        findings = run.findings
+        check_files(place, findings, below=only, expected=root)
+        status = _check_results(run)
+        if not any(check.result != "not done" for check in findings.checks) and not findings.mismatches:
+            raise InputError(
+                f"{folder}: nothing to verify its results by: no digests.json, and no records of answers",
+                code="nothing-to-verify",
+                hint="unpack what was published beside it, or name the folder that `gradience bench run` wrote",
+            )
+        regenerated = regenerate(place, only, findings) if regenerate is not None else None
     if root is None:
         findings.gap("that this is the folder that was published: give its --root")
     findings.gap(MADE_UP)
@@ -113,7 +148,7 @@ def verify_run(
         folder=path_text(folder),
         verified=not findings.mismatches,
         level=findings.level,
-        root=root_of(run.folder),
+        root=root_of(whole),
         root_expected=root,
         status=status,
         seeds=tuple(run.seeds),
@@ -125,30 +160,44 @@ def verify_run(
     )
 
 
-def _opened(folder: Path) -> RunFolder:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder", code="not-a-run", hint="name the folder of a run")
-    above = folder.absolute().parent
-    if not (folder / PLAN).is_file() and folder.name.startswith("seed_") and (above / PLAN).is_file():
-        return RunFolder(folder.parent, f"{folder.name}/")
-    if not any((folder / name).is_file() for name in (PLAN, BENCH, AGGREGATE)):
-        raise InputError(
-            f"{folder}: no run: neither {PLAN} nor {BENCH} nor {AGGREGATE} in it",
-            code="not-a-run",
-            hint="name the folder that `gradience bench run` wrote",
-        )
-    return RunFolder(folder)
+@contextmanager
+def unpacked(folder: Path) -> Iterator[Path]:
+    """The folder with what lies packed in it, in a place for temporary files; itself where nothing is packed.
+
+    Raises InputError (`bad-archive`) for an archive that is damaged, too large, or leads out of its folder.
+    """
+    if not (folder / ARCHIVE).is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="gradience-") as name:
+        place, size = Path(name) / "run", 0
+        try:
+            with tarfile.open(folder / ARCHIVE, "r|xz") as archive:
+                for number, member in enumerate(archive):
+                    size += member.size
+                    if size > MAX_DATA_BYTES or number > MAX_MEMBERS:
+                        raise tarfile.TarError(f"more than {MAX_DATA_BYTES:,} bytes or {MAX_MEMBERS:,} files")
+                    archive.extract(member, place, filter="data")
+            shutil.copytree(
+                folder, place, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns(ARCHIVE)
+            )
+        except (tarfile.TarError, lzma.LZMAError, EOFError, shutil.Error, OSError) as error:
+            raise InputError(
+                f"{folder / ARCHIVE}: cannot be unpacked: {error}",
+                code="bad-archive",
+                hint="get the archive again from where the run was published",
+            ) from None
+        yield place
 
 
 # ---------------------------------------------------------------- the results of a run
 
 
-def _check_results(run: RunFolder, page_of: Page | None) -> Status | None:
+def _check_results(run: RunFolder) -> Status | None:
     """Check every seed, and the aggregate; return the verdict that stands in the folder."""
     plan: BenchPlan | None = None
-    digest = ""
     try:
-        plan, digest = plan_of(run.folder)
+        plan = plan_of(run.folder)
     except InputError as error:
         if (run.folder / PLAN).exists() or stages_of(run.folder):
             run.findings.mismatch(PLAN, str(error))
@@ -160,15 +209,29 @@ def _check_results(run: RunFolder, page_of: Page | None) -> Status | None:
     status: Status | None = None
     for place in places:
         if run.only in ("", place) and (run.folder / place / BENCH).is_file():
-            status = _check_seed(run, place, plan, digest, page_of) or status
+            status = _check_seed(run, place, plan) or status
     if run.only or not (run.folder / AGGREGATE).is_file():
         return status if not several or run.only else None
-    return _check_aggregate(run, plan, page_of)
+    return _check_aggregate(run, plan)
 
 
-def _check_seed(
-    run: RunFolder, place: str, plan: BenchPlan | None, digest: str, page_of: Page | None
-) -> Status | None:
+def plan_of(folder: Path) -> BenchPlan:
+    """Return the plan in a folder.
+
+    Raises InputError (`artifact-invalid` where it names no examples as well), and what `BenchPlan.read` raises.
+    """
+    plan = BenchPlan.read(folder / PLAN)
+    missing = {"train", plan.eval_role} - {split.role for split in plan.splits}
+    if missing:
+        raise InputError(
+            f"{folder / PLAN}: splits: no {' and no '.join(sorted(missing))} examples",
+            code="artifact-invalid",
+            hint="get the plan.json that the run wrote",
+        )
+    return plan
+
+
+def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | None:
     """Check one seed; return the status that it has recorded."""
     findings, seed, file = run.findings, run.folder / place, f"{place}{BENCH}"
     try:
@@ -177,10 +240,9 @@ def _check_seed(
     except InputError as error:
         findings.mismatch(file, str(error))
         return None
-    _check_page(recorded, f"{place}bench.md", run, page_of)
-    if plan is not None:
-        check_protocol(run.folder, plan, digest, values, file, findings)
-    check_stages(seed, digest or None, findings, inside=place)
+    _check_page(recorded, f"{place}{PAGE}", run)
+    config = None if plan is None else _check_protocol(run, plan, recorded, file)
+    check_stages(seed, None if plan is None else plan_digest(plan), findings, inside=place)
     if plan is None or not stages_of(seed):
         findings.not_done("results", "L1", f"{file}: no records beside it, from which it could be made again")
         return recorded.status
@@ -188,19 +250,76 @@ def _check_seed(
     if recorded.seed != expected:
         findings.mismatch(file, f"{recorded.seed}; its folder is that of seed {expected}", "seed")
     try:
-        _check_result(run, place, recorded, values, plan, expected)
+        config = config or BenchConfig.model_validate(recorded.config)
+        _check_result(run, place, recorded, values, plan, config, expected)
     except (GradienceError, LookupError, ValueError, ArithmeticError, AssertionError) as error:
         # what stands in a stranger's files need not fit together: then nothing can be made of it
         findings.mismatch(file, f"cannot be made again from its records: {type(error).__name__}: {error}")
     return recorded.status
 
 
+def _check_protocol(run: RunFolder, plan: BenchPlan, recorded: Bench, file: str) -> BenchConfig | None:
+    """Compare a seed's result with the plan and with its own config; return that."""
+    findings, result, planned = run.findings, recorded.model_dump(mode="json"), plan.model_dump(mode="json")
+    rungs = planned["ladder"]["names"] if planned["ladder"] else []
+    named = [*planned["tests"], *rungs, *planned["controls"]]
+    facts = {
+        "plan_digest": (recorded.plan_digest, plan_digest(plan)),
+        "policy": (result["policy"], planned["policy"]),
+        "planned_seeds": (result["planned_seeds"], planned["seeds"]),
+        "smoke": (result["smoke"], planned["smoke"]),
+        "protocol_digest": (result["protocol_digest"], planned["protocol_digest"]),
+        "data.task": (result["data"]["task"], planned["task"]),
+        "data.splits": (result["data"]["splits"], planned["splits"]),
+        "data.eval_role": (result["data"]["eval_role"], planned["eval_role"]),
+        "variants": ([variant.name for variant in recorded.variants], named),
+    }
+    with findings.check("plan", "L1", f"{file} follows plan.json: policy, seeds, variants, config"):
+        for name, (found, expected) in facts.items():
+            if found != expected:
+                findings.mismatch(file, f"{found}; in plan.json {expected}", name)
+        config = _config_of(run.folder, recorded)
+        if config is None:
+            findings.mismatch(file, "it is not the digest of `config`", "config_digest")
+            return None
+        if config.protocol_digest() != plan.protocol_digest:
+            findings.mismatch(PLAN, f"it is not that of the config in {file}", "protocol_digest")
+        stated = config.model_dump(mode="json")
+        for name in ("policy", "seeds"):
+            if stated[name] != planned[name]:
+                findings.mismatch(PLAN, f"{planned[name]}; in the config {stated[name]}", name)
+    return config
+
+
+def _config_of(folder: Path, recorded: Bench) -> BenchConfig | None:
+    """The config whose digest the result bears: the one in it, or config.yaml, where paths stand whole."""
+    path = folder / CONFIG
+    for of_result in (True, False):
+        if not of_result and not path.is_file():
+            return None
+        try:
+            values = (
+                recorded.config if of_result else strict_yaml.loads(read_file(path, MAX_SETTINGS_BYTES), path)
+            )
+            config = BenchConfig.model_validate(values)
+        except (InputError, ValidationError):
+            continue
+        if config.digest() == recorded.config_digest:
+            return config if values_text(config.model_dump(mode="json")) == recorded.config else None
+    return None
+
+
 def _check_result(
-    run: RunFolder, place: str, recorded: Bench, values: dict[str, Any], plan: BenchPlan, seed: int
+    run: RunFolder,
+    place: str,
+    recorded: Bench,
+    values: dict[str, Any],
+    plan: BenchPlan,
+    config: BenchConfig,
+    seed: int,
 ) -> None:
     """Make the result of a seed again and compare it, field by field."""
     findings, file = run.findings, f"{place}{BENCH}"
-    config = BenchConfig.model_validate(_with_the_gate_of(recorded, values["config"], findings, place))
     marking = marking_of(run.folder, plan, recorded)
     mark, lost = partial(_marked, run, place, marking), _decided_before(run, recorded, plan, seed)
     folder = SeedFolder(run.folder / place, config, seed, recorded, mark, lost)
@@ -208,55 +327,23 @@ def _check_result(
         findings.not_done("answers", "L2", marking.why_not)
         facts = folder.facts()
     else:
-        with findings.check(
-            "answers",
-            "L2",
-            f"{place or 'the run'}: answers extracted and scored again from the stored outputs",
-        ):
+        what = f"{place or 'the run'}: answers extracted and scored again from the stored outputs"
+        with findings.check("answers", "L2", what):
             facts = folder.facts()
-    unknown = (*APART, *marking.unknown)
-    if folder.is_earlier:
-        findings.gap(
-            f"{place}audit/audit.json, of an earlier version: the ranks of the variants are as recorded"
-        )
-        unknown = (*unknown, "audit")
-    if folder.calibration_is_gone:
+    if folder.ranks_as_recorded:
         findings.gap(f"{place}calibration, which was not kept: the ranks that rest on it are as recorded")
     for name in folder.taken_as_recorded:
         findings.gap(f"{place}{name}: that it ended in the error that is recorded")
-    check_links(facts, plan, values["config"], findings, inside=place)
-    check_calibration(facts, plan, findings, inside=place)
+    check_links(facts, plan, findings, inside=place)
     _check_gold(run, place, facts)
     with findings.check("results", "L1", f"{file}: every count, verdict and number is that of the records"):
         data = recorded.data.model_copy(update={"splits": plan.splits})
         again = assemble(facts, marking.rules, data, plan, recorded.run)
-        given = recorded.notes[
-            : max(0, len(recorded.notes) - len(again.notes))
-        ]  # what the config's reader said
-        again = again.model_copy(update={"notes": (*given, *again.notes)})
-        _compare(
-            values,
-            again.model_dump(mode="json"),
-            file,
-            run,
-            unknown,
-            "" if folder.is_earlier else recorded.run.gradience_version,
-        )
+        of_reader = max(0, len(recorded.notes) - len(again.notes))  # notes of the config's reader
+        again = again.model_copy(update={"notes": (*recorded.notes[:of_reader], *again.notes)})
+        ranks = [f"variants.{name}.ranks" for name in folder.ranks_as_recorded]
+        _compare(values, again, file, findings, (*APART, *marking.unknown, *ranks))
     run.seeds.append(seed)
-
-
-def _with_the_gate_of(
-    recorded: Bench, config: dict[str, Any], findings: Findings, place: str
-) -> dict[str, Any]:
-    """The config as it was meant: a run of an earlier version did not hold its probe against the base."""
-    task = config.get("task")
-    gate = task.get("probe_gate") if isinstance(task, dict) else None
-    if not isinstance(task, dict) or not isinstance(gate, dict):
-        return config  # it is refused where it is read as a config
-    if recorded.probe is None or recorded.probe.gate.above_base is not None or "above_base" in gate:
-        return config
-    findings.gap(f"{place}that the probe has more correct than its base: an earlier version did not ask")
-    return config | {"task": task | {"probe_gate": gate | {"above_base": None}}}
 
 
 def _decided_before(run: RunFolder, recorded: Bench, plan: BenchPlan, seed: int) -> dict[str, str]:
@@ -273,10 +360,10 @@ def _decided_before(run: RunFolder, recorded: Bench, plan: BenchPlan, seed: int)
 def _marked(
     run: RunFolder, place: str, marking: Marking, evaluation: Evaluation[Any], folder: Path
 ) -> Evaluation[Any]:
-    """The records, marked again; says where they were marked otherwise."""
-    again = rescored(evaluation, marking.rules) if not marking.why_not else None
-    if again is None:
+    """The records, scored again; says where they were scored otherwise."""
+    if marking.why_not:
         return evaluation
+    again = rescored(evaluation, marking.rules)
     if again.changed:
         name = f"{place}{folder.parent.name}/eval/answers.records.jsonl"
         some = ", ".join(again.changed[:3])
@@ -302,17 +389,15 @@ def _check_gold(run: RunFolder, place: str, facts: SeedFacts) -> None:
         )
 
 
-def _check_aggregate(run: RunFolder, plan: BenchPlan | None, page_of: Page | None) -> Status | None:
-    findings = run.findings
+def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
+    findings, path = run.findings, run.folder / AGGREGATE
     try:
-        recorded = BenchAggregate.read(run.folder / AGGREGATE)
-        values = strict_json.loads(
-            read_file(run.folder / AGGREGATE, MAX_DATA_BYTES), run.folder / AGGREGATE, AGGREGATE
-        )
+        recorded = BenchAggregate.read(path)
+        values = strict_json.loads(read_file(path, MAX_DATA_BYTES), path, AGGREGATE)
     except InputError as error:
         findings.mismatch(AGGREGATE, str(error))
         return None
-    _check_page(recorded, "bench_aggregate.md", run, page_of)
+    _check_page(recorded, DOCUMENT, run)
     if plan is None:
         findings.not_done("aggregate", "L1", f"{AGGREGATE}: its seeds are elsewhere: verify their folders")
         findings.gap("the seeds of the aggregate, which are elsewhere")
@@ -320,7 +405,7 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None, page_of: Page | Non
     try:
         benches = benches_of(run.folder, plan.seeds)
         verified = {bench.seed for bench in benches} <= {*run.seeds} and not any(
-            one.file.startswith("seed_") for one in findings.mismatches
+            found.file.startswith("seed_") for found in findings.mismatches
         )
         again = aggregate_run(
             run.folder, benches, recorded.run, records_verified=bool(recorded.records_verified) and verified
@@ -329,21 +414,14 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None, page_of: Page | Non
         findings.mismatch(AGGREGATE, f"cannot be made again from its seeds: {error}")
         return recorded.status
     with findings.check("aggregate", "L1", f"{AGGREGATE} is that of the seeds"):
-        _compare(
-            values,
-            again.model_dump(mode="json"),
-            AGGREGATE,
-            run,
-            ("schema", "run"),
-            recorded.run.gradience_version,
-        )
+        _compare(values, again, AGGREGATE, findings, ("schema", "run"))
     return recorded.status
 
 
-def _check_page(result: Bench | BenchAggregate, name: str, run: RunFolder, page_of: Page | None) -> None:
+def _check_page(result: Bench | BenchAggregate, name: str, run: RunFolder) -> None:
     """Compare the page beside a result with what its JSON gives."""
     path = run.folder / name
-    if page_of is None or not path.is_file():
+    if run.page_of is None or not path.is_file():
         return
     version = result.run.gradience_version
     if version != __version__:
@@ -353,35 +431,135 @@ def _check_page(result: Bench | BenchAggregate, name: str, run: RunFolder, page_
         return
     with run.findings.check("pages", "L1", f"{name} is the page of its JSON, byte for byte"):
         try:
-            same = read_file(path, MAX_DATA_BYTES) == page_of(result).encode()
+            if read_file(path, MAX_DATA_BYTES) != run.page_of(result).encode():
+                run.findings.mismatch(name, "not the page that its JSON gives")
         except InputError as error:
             run.findings.mismatch(name, str(error))
-            return
-        if not same:
-            run.findings.mismatch(name, "not the page that its JSON gives")
+
+
+# ---------------------------------------------------------------- two values of JSON
 
 
 def _compare(
-    recorded: Any, computed: Any, file: str, run: RunFolder, ignored: tuple[str, ...], version: str
+    recorded: Any, again: Bench | BenchAggregate, file: str, findings: Findings, ignored: Collection[str]
 ) -> None:
-    for one in differences(recorded, computed, ignored=ignored):
-        words = one.is_text and any(part in WORDS for part in one.field.split("."))
-        if one.unrecorded:
-            run.findings.gap(
-                f"{file}: {one.field.rpartition('.')[2]}, which an earlier version did not record"
-            )
-        elif one.field.endswith(".made_by"):
-            _check_making(one, file, run.findings)
-        elif words and version != __version__:
-            run.findings.gap(f"sentences of version {version}: not compared")
+    """Name the fields in which a recorded result differs from the one that was made again."""
+    version = again.run.gradience_version
+    for found in differences(recorded, again.model_dump(mode="json"), ignored=ignored):
+        if found.is_text and version != __version__ and set(found.field.split(".")) & {*WORDS}:
+            findings.gap(f"sentences of version {version}: not compared")
         else:
-            run.findings.mismatch(file, one.what, one.field)
+            findings.mismatch(file, found.what, found.field)
 
 
-def _check_making(one: Difference, file: str, findings: Findings) -> None:
-    """An earlier version may have made a control in another way, which is known."""
-    control = control_of(one.field.split(".")[1])
-    if control is not None and str(one.recorded) in control.formerly:
-        findings.gap(f"{file}: {control.name}, which an earlier version made in another way")
-    else:
-        findings.mismatch(file, one.what, one.field)
+class Difference(NamedTuple):
+    """One place in which a recorded value differs from the computed one."""
+
+    field: str
+    what: str
+    is_text: bool
+    """Whether both are sentences, which another version may word in another way."""
+
+
+def differences(
+    recorded: Any, computed: Any, *, ignored: Collection[str] = (), at: str = ""
+) -> Iterator[Difference]:
+    """Yield where the two differ. Counts and texts must be equal, floats to 1e-9; null and a missing key are one.
+
+    ignored: fields that are not compared, by their whole names.
+    """
+    if at in ignored:
+        return
+    if isinstance(recorded, Mapping) and isinstance(computed, Mapping):
+        for key in (*computed, *(key for key in recorded if key not in computed)):
+            where = f"{at}.{key}" if at else str(key)
+            yield from differences(recorded.get(key), computed.get(key), ignored=ignored, at=where)
+    elif isinstance(recorded, list) and isinstance(computed, list):
+        key = next((name for name in NAMES if all(_has(entry, name) for entry in recorded + computed)), None)
+        if key is not None and recorded and computed:
+            ours, theirs = ({str(entry[key]): entry for entry in entries} for entries in (recorded, computed))
+            if list(ours) != list(theirs):
+                what = f"{', '.join(ours)} recorded; {', '.join(theirs)} by the records"
+                yield Difference(at, what, is_text=False)
+            for name in ours.keys() & theirs.keys():
+                yield from differences(ours[name], theirs[name], ignored=ignored, at=f"{at}.{name}")
+        elif len(recorded) != len(computed):
+            is_text = all(isinstance(entry, str) for entry in recorded + computed)
+            yield Difference(at, f"{len(recorded)} recorded, {len(computed)} by the records", is_text)
+        else:
+            for place, (ours, theirs) in enumerate(zip(recorded, computed, strict=True)):
+                yield from differences(ours, theirs, ignored=ignored, at=f"{at}.{place}")
+    elif not _equal(recorded, computed):
+        is_text = isinstance(recorded, str) and isinstance(computed, str)
+        what = f"{_shown(recorded)} recorded, {_shown(computed)} by the records"
+        yield Difference(at, what, is_text)
+
+
+def _has(entry: Any, name: str) -> bool:
+    return isinstance(entry, Mapping) and name in entry
+
+
+def _equal(recorded: Any, computed: Any) -> bool:
+    if recorded is None or computed is None:
+        return _is_nothing(recorded) and _is_nothing(computed)
+    if isinstance(recorded, bool) or isinstance(computed, bool):
+        return recorded is computed
+    if isinstance(recorded, float) or isinstance(computed, float):
+        numbers = isinstance(recorded, int | float) and isinstance(computed, int | float)
+        return numbers and math.isclose(recorded, computed, rel_tol=CLOSE, abs_tol=CLOSE)
+    return bool(recorded == computed)
+
+
+def _is_nothing(value: Any) -> bool:
+    """null, and what a missing field means: an empty text, list or mapping."""
+    return value is None or value in ("", [], {})
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if _is_nothing(value) else str(value)
+
+
+# ---------------------------------------------------------------- an aggregate of verified runs
+
+
+def aggregate_checked(folders: Sequence[Path], *, command: str = "") -> BenchAggregate:
+    """Aggregate the runs in `folders`, as `aggregate_folders` does, each held against its own records first.
+
+    What its own records and digests contradict is refused; a result that has none beside it is taken as it stands, and
+    a note says so. Raises InputError (`bench-altered`), and what `aggregate_folders` raises.
+    """
+    for path in find_benches(folders):  # first: whether there is anything at all, and can be read
+        Bench.read(path)
+    unchecked = [name for folder in folders for name in _unchecked(folder)]
+    notes = []
+    if unchecked:
+        notes = [f"nothing to check the counts of {', '.join(unchecked)} by: no records beside the result"]
+    return aggregate_folders(folders, command=command, notes=notes, records_verified=not unchecked)
+
+
+def _unchecked(folder: Path) -> list[str]:
+    """The results in a folder that nothing speaks for. Raises InputError where something speaks against one."""
+    place = folder if folder.is_dir() else folder.parent
+    try:
+        verification = verify_run(place)
+    except InputError as error:
+        if error.code not in UNVERIFIABLE:
+            raise
+        return [path_text(folder)]
+    # an aggregate in the folder may be older than its seeds: a new one is made of them
+    wrong = [found for found in verification.mismatches if found.file not in (AGGREGATE, DOCUMENT)]
+    if wrong:
+        first, count = wrong[0], len(wrong)
+        where = f"{given_text(place)}/{first.file}" + (f": {first.field}" if first.field else "")
+        rest = f" (and {counted(count - 1, 'other mismatch', 'other mismatches')})" if count > 1 else ""
+        raise InputError(
+            f"{where}: {first.what}{rest}",
+            code="bench-altered",
+            hint=f"gradience bench verify {given_text(place)} says all; an interrupted or edited run is made whole"
+            " by gradience bench run with the same --config and --output",
+        )
+    return [
+        check.what.partition(":")[0]
+        for check in verification.checks
+        if check.name == "results" and check.result == "not done"
+    ]

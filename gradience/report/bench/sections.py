@@ -117,7 +117,7 @@ def controls(results: Sequence[Result], table: Block) -> list[Block]:
     words: dict[str, Inline] = {}
     for result in results:
         if (control := control_of(result.name)) is not None:
-            words[control.name] = control.formerly.get(result.made_by, control.words)
+            words[control.name] = control.words
     title = Heading(
         "Controls: not candidates", aside="can these examples tell a good adapter from a bad one?"
     )

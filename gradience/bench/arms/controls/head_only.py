@@ -12,8 +12,4 @@ HEAD_ONLY = Control(
     arm=Trained("head", trains="head"),
     needs_head=True,
     expected="FAIL",
-    formerly={  # a trained head may well beat it
-        "head_only": "no LoRA: the probe's head with its LoRA off (an older control, before a head was trained alone);"
-        " must fail"
-    },
 )

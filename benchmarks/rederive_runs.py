@@ -1,0 +1,152 @@
+"""Derive a kept run of Bench again from its records, with the code of today, and pack it where it lies.
+
+python benchmarks/rederive_runs.py DIR…
+
+Records and trainings stay as they are, byte for byte. Derived again are the audits (their measures are kept, under the
+names of today), the plan, the results, the aggregate, the pages, and the digests. `rederived.json` in the run names the
+root before, every file that changed with its digest before, and what is no longer counted:
+
+- the question whether the probe is ahead of its base, which these runs did not ask when they were planned, stays
+  unasked (`above_base: null`);
+- a control that was made in a way, or at ranks, that no control has any more is no longer counted; its records stay in
+  the archive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pack_results import pack
+
+from gradience import __version__
+from gradience.bench.arms.registry import ARMS, CONTROLS
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.preregister import bench_plan, plan_digest
+from gradience.bench.verdict.assemble import assemble
+from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PAGE, PLAN, aggregate_run
+from gradience.bench.verify.recompute import SeedFolder, marking_of, rescored
+from gradience.bench.verify.verify import unpacked
+from gradience.files.digests import DIGESTS, files_below, write_digests
+from gradience.report.faces import to_markdown
+from gradience.reports.audit import AuditReport
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.stage import MANIFEST, StageFile, StageManifest
+
+NOTE = "rederived.json"
+MADE_BY = {*ARMS, *(control.arm.name for control in CONTROLS.values() if control.arm is not None)}
+
+
+def digests_of(run: Path) -> dict[str, str]:
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files_below(run).items()}
+
+
+def rederive(run: Path) -> None:
+    """Derive the unpacked run in the folder `run` again."""
+    before, root = digests_of(run), write_digests(run)
+    plan = BenchPlan.read(run / PLAN)
+    places = {seed: run / f"seed_{seed}" if len(plan.seeds) > 1 else run for seed in plan.seeds}
+    results = {seed: Bench.read(place / BENCH) for seed, place in places.items()}
+    for path in run.rglob("audit/audit.json"):
+        rename_grid(path)
+    former = {one.name for bench in results.values() for one in bench.variants if one.made_by not in MADE_BY}
+    while True:
+        config = config_of(results[plan.seeds[0]].config, former)
+        plan = bench_plan(config, plan.task, plan.splits, plan.task_code)
+        again = {
+            seed: result_of(run, place, seed, config, plan, results[seed]) for seed, place in places.items()
+        }
+        of_other_ranks = {
+            one.name
+            for seed, bench in again.items()
+            for one in bench.variants
+            if one.is_control
+            and one.status == "ERROR" != getattr(results[seed].variant(one.name), "status", "")
+        }
+        if not of_other_ranks:
+            break
+        former |= of_other_ranks
+    plan.save(run / PLAN)
+    for path in run.rglob(MANIFEST):
+        manifest = StageManifest.read(path)
+        files = {name: fact_of(path.parent / name, file) for name, file in manifest.files.items()}
+        manifest.model_copy(update={"plan_digest": plan_digest(plan), "files": files}).save(path)
+    for seed, place in places.items():
+        again[seed].save(place / BENCH)
+        (place / PAGE).write_text(to_markdown(again[seed]), encoding="utf-8")
+    if (run / AGGREGATE).is_file():
+        info = BenchAggregate.read(run / AGGREGATE).run
+        together = aggregate_run(run, list(again.values()), info, records_verified=True)
+        together.save(run / AGGREGATE)
+        (run / DOCUMENT).write_text(to_markdown(together), encoding="utf-8")
+    after = digests_of(run)
+    note = {
+        "why": "derived again from unchanged records and trainings, since no released version wrote its files",
+        "gradience_version": __version__,
+        "root_before": root,
+        "digests_before": {name: digest for name, digest in before.items() if after.get(name) != digest},
+        "unchanged_files": sum(after.get(name) == digest for name, digest in before.items()),
+        "not_counted_any_more": sorted(former),
+    }
+    (run / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    write_digests(run)
+
+
+def config_of(values: dict[str, Any], former: set[str]) -> BenchConfig:
+    values = json.loads(json.dumps(values))
+    values["task"]["probe_gate"].setdefault("above_base", None)
+    compression = values["compression"]
+    compression["controls"] = [name for name in compression["controls"] if name not in former]
+    return BenchConfig.model_validate(values)
+
+
+def rename_grid(path: Path) -> None:
+    """Give an audit the schema of today: the allowed ranks of its suggestions had another name."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values["schema"] == "gradience.audit/1":
+        values["suggestions"]["allowed_ranks"] = values["suggestions"].pop("grid")
+        AuditReport.model_validate(values | {"schema": AuditReport.schema_id}).save(path)
+
+
+def fact_of(path: Path, file: StageFile) -> StageFile:
+    """What a manifest says of a file: what it said, or what is there now. Weights are not kept."""
+    if not path.is_file():
+        return file
+    content = path.read_bytes()
+    return file.model_copy(update={"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)})
+
+
+def result_of(
+    run: Path, place: Path, seed: int, config: BenchConfig, plan: BenchPlan, recorded: Bench
+) -> Bench:
+    marking = marking_of(run, plan, recorded)
+    folder = SeedFolder(
+        place, config, seed, recorded, lambda records, _: rescored(records, marking.rules).evaluation
+    )
+    return assemble(folder.facts(), marking.rules, recorded.data, plan, recorded.run)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+")
+    for run in parser.parse_args().runs:
+        with unpacked(run) as found, tempfile.TemporaryDirectory() as name:
+            copy = Path(shutil.copytree(found, Path(name) / "run"))
+            if (copy / NOTE).exists():
+                raise SystemExit(f"{run}: derived again already")
+            rederive(copy)
+            pack(copy, run)
+        print(f"{run}: root {hashlib.sha256((run / DIGESTS).read_bytes()).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()
