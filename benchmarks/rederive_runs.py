@@ -139,8 +139,8 @@ def main() -> None:
     )
     parser.add_argument("runs", type=Path, nargs="+")
     for run in parser.parse_args().runs:
-        with unpacked(run) as found, tempfile.TemporaryDirectory() as name:
-            copy = Path(shutil.copytree(found, Path(name) / "run"))
+        with unpacked(run) as place, tempfile.TemporaryDirectory() as name:
+            copy = Path(shutil.copytree(place, Path(name) / "run"))
             if (copy / NOTE).exists():
                 raise SystemExit(f"{run}: derived again already")
             rederive(copy)

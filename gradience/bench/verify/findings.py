@@ -22,9 +22,9 @@ class Findings:
 
     def mismatch(self, file: str, what: str, field: str = "") -> None:
         """Name something that does not agree."""
-        found = VerificationMismatch(file=file, field=field, what=shortened(what, MAX_BYTES))
-        if found not in self.mismatches:
-            self.mismatches.append(found)
+        mismatch = VerificationMismatch(file=file, field=field, what=shortened(what, MAX_BYTES))
+        if mismatch not in self.mismatches:
+            self.mismatches.append(mismatch)
 
     def gap(self, what: str) -> None:
         """Say what was not verified; each thing once."""

@@ -35,9 +35,9 @@ def check_links(facts: SeedFacts, plan: BenchPlan, findings: Findings, *, inside
         checks.append(("calibration", "L2", what, _of_calibration(facts, facts.calibration, plan)))
     for name, level, what, links in checks:
         with findings.check(name, level, what):
-            for file, field, found, expected in links:
-                if found != expected:
-                    findings.mismatch(f"{inside}{file}", f"{found}; must be {expected}", field)
+            for file, field, actual, expected in links:
+                if actual != expected:
+                    findings.mismatch(f"{inside}{file}", f"{actual}; must be {expected}", field)
 
 
 def _links(facts: SeedFacts, plan: BenchPlan) -> Iterator[Link]:
@@ -120,10 +120,10 @@ def _of_calibration(facts: SeedFacts, calibration: Calibration, plan: BenchPlan)
     for outcome in facts.outcomes:
         if outcome.adapter is None or outcome.adapter.compression is None:
             continue
-        made = outcome.adapter.compression
+        report_of_adapter = outcome.adapter.compression
         file = f"{outcome.planned.name}/adapter/{ADAPTER}/{REPORT}"
-        predicted = made.prediction and PredictedDivergence.of(made.prediction)
-        ranks = {module.name: module.new_rank for module in made.modules}
-        yield file, "calibration_sha256", made.calibration_sha256, calibration.sha256
+        predicted = report_of_adapter.prediction and PredictedDivergence.of(report_of_adapter.prediction)
+        ranks = {module.name: module.new_rank for module in report_of_adapter.modules}
+        yield file, "calibration_sha256", report_of_adapter.calibration_sha256, calibration.sha256
         yield file, "prediction", predicted, outcome.planned.predicted
         yield file, "modules", ranks, dict(outcome.planned.ranks)

@@ -275,9 +275,9 @@ def _check_protocol(run: RunFolder, plan: BenchPlan, recorded: Bench, file: str)
         "variants": ([variant.name for variant in recorded.variants], named),
     }
     with findings.check("plan", "L1", f"{file} follows plan.json: policy, seeds, variants, config"):
-        for name, (found, expected) in facts.items():
-            if found != expected:
-                findings.mismatch(file, f"{found}; in plan.json {expected}", name)
+        for name, (recorded_value, expected) in facts.items():
+            if recorded_value != expected:
+                findings.mismatch(file, f"{recorded_value}; in plan.json {expected}", name)
         config = _config_of(run.folder, recorded)
         if config is None:
             findings.mismatch(file, "it is not the digest of `config`", "config_digest")
@@ -405,7 +405,7 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
     try:
         benches = benches_of(run.folder, plan.seeds)
         verified = {bench.seed for bench in benches} <= {*run.seeds} and not any(
-            found.file.startswith("seed_") for found in findings.mismatches
+            mismatch.file.startswith("seed_") for mismatch in findings.mismatches
         )
         again = aggregate_run(
             run.folder, benches, recorded.run, records_verified=bool(recorded.records_verified) and verified
@@ -445,11 +445,11 @@ def _compare(
 ) -> None:
     """Name the fields in which a recorded result differs from the one that was made again."""
     version = again.run.gradience_version
-    for found in differences(recorded, again.model_dump(mode="json"), ignored=ignored):
-        if found.is_text and version != __version__ and set(found.field.split(".")) & {*WORDS}:
+    for difference in differences(recorded, again.model_dump(mode="json"), ignored=ignored):
+        if difference.is_text and version != __version__ and set(difference.field.split(".")) & {*WORDS}:
             findings.gap(f"sentences of version {version}: not compared")
         else:
-            findings.mismatch(file, found.what, found.field)
+            findings.mismatch(file, difference.what, difference.field)
 
 
 class Difference(NamedTuple):
@@ -547,7 +547,7 @@ def _unchecked(folder: Path) -> list[str]:
             raise
         return [path_text(folder)]
     # an aggregate in the folder may be older than its seeds: a new one is made of them
-    wrong = [found for found in verification.mismatches if found.file not in (AGGREGATE, DOCUMENT)]
+    wrong = [mismatch for mismatch in verification.mismatches if mismatch.file not in (AGGREGATE, DOCUMENT)]
     if wrong:
         first, count = wrong[0], len(wrong)
         where = f"{given_text(place)}/{first.file}" + (f": {first.field}" if first.field else "")
