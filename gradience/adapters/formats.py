@@ -22,7 +22,7 @@ from gradience.adapters.mlx import FINAL, is_mlx, open_mlx
 from gradience.adapters.pairs import WORDS, Pairs, open_pairs
 from gradience.adapters.peft import SAY_ORDER, open_peft
 from gradience.adapters.pickles import NAMES, pickle_at, twin_of
-from gradience.adapters.remote import Weights, fetch_adapter
+from gradience.adapters.remote import Weights, fetch_adapter, fetch_tokenizer
 from gradience.errors import InputError
 from gradience.hub.address import address_of
 
@@ -64,6 +64,7 @@ def open_adapter(
     allow_pickle: bool = False,
     pairs: Pairs | None = None,
     initial: Path | None = None,
+    tokenizer: bool = False,
 ) -> Adapter:
     """Open the adapter at `path`, whatever its format. Close it with `with`.
 
@@ -72,9 +73,15 @@ def open_adapter(
     allow_pickle: read a pickle in a process of its own (see `pickles`), where there are no other weights.
     pairs: how the factors of a home-made file are called: then it is of no format.
     initial: the adapter before training, where that changed the base: what is read is the difference (see `initial`).
+    tokenizer: of a name on the hub, fetch the tokenizer that lies beside the weights as well.
     Raises InputError; NetworkError and MissingExtra for a name on the hub.
     """
     opened = _open(path, adapter, pairs, allow_pickle=allow_pickle)
+    if tokenizer and opened.source is not None:
+        with ExitStack() as stack:
+            stack.push(opened)
+            fetch_tokenizer(opened.source, opened.location.weights[0].parent)
+            stack.pop_all()
     if initial is None:
         return opened
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""An adapter on the hub: its config and weights alone are fetched, and then read like any other on this disk."""
+"""An adapter on the hub: config and weights are fetched, the tokenizer if a model is to run, and then read as here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ from gradience.adapters.files import PICKLE_HINT
 from gradience.adapters.locate import CONFIG, LISTED, PICKLES, WEIGHT_SUFFIXES, lone_weights, natural_key
 from gradience.errors import InputError, NetworkError
 from gradience.hub.address import Address
-from gradience.hub.client import Source, cached, download, is_offline, list_files, need_client
+from gradience.hub.client import (
+    Source,
+    cached,
+    download,
+    is_cached,
+    is_offline,
+    list_files,
+    need_client,
+    remember_absent,
+)
 from gradience.hub.failures import not_cached
 from gradience.words import listed
 
@@ -24,6 +33,22 @@ _PLAIN = re.compile(r"[\w.+-]{1,200}", re.ASCII)
 """Names of files that are fetched: a stranger's name steers nothing."""
 MAX_LONE = 2 * 2**30
 """Bytes of a file that is fetched without having been named, where its own name says nothing."""
+
+
+TOKENIZER = "tokenizer_config.json"
+"""The file without which there is no tokenizer; it is fetched last, so that it says that all of them are there."""
+BESIDE_TOKENIZER = (
+    *(
+        "tokenizer.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+    ),
+    *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
+)
+MAX_TOKENIZER = 128 * 2**20
+"""Bytes of one file of a tokenizer; the largest of common models has 35 MB."""
 
 
 class Fetched(NamedTuple):
@@ -59,6 +84,42 @@ def fetch_adapter(address: Address, weights: Weights, adapter: str | None = None
     choice = _choose(address, list_files(address), weights, adapter)
     root, commit = download(address, [posixpath.join(choice.folder, name) for name in choice.files])
     return Fetched(root / choice.folder / choice.point, Source(address, commit))
+
+
+@cache
+def fetch_tokenizer(source: Source, folder: Path) -> None:
+    """Fetch the files of the tokenizer that lies beside an adapter of the hub into its `folder` in the cache.
+
+    Raises NetworkError (`hub-…`; `hub-offline` where only the hub knows whether there is one), InputError
+    (`tokenizer-too-large`).
+    """
+    address = Address(source.address.repo, source.commit)
+    inside = "/".join(folder.parts[folder.parts.index(source.commit) + 1 :])
+    last = posixpath.join(inside, TOKENIZER)
+    if is_cached(address, last) is not None:
+        return
+    if is_offline():
+        raise NetworkError(
+            f"{source.address}: whether it has a tokenizer of its own is not in the cache of the hub, and the network "
+            "is not to be used",
+            code="hub-offline",
+            hint="use the base's: --tokenizer base; or unset HF_HUB_OFFLINE",
+        )
+    sizes = list_files(address)
+    if last not in sizes:
+        remember_absent(address, last)
+        return
+    wanted = [*(posixpath.join(inside, name) for name in BESIDE_TOKENIZER), last]
+    names = [name for name in wanted if name in sizes]
+    large = next((name for name in names if (sizes[name] or 0) > MAX_TOKENIZER), None)
+    if large is not None:
+        raise InputError(
+            f"{source.address}: {large} of its tokenizer has {sizes[large]:,} bytes, and at most {MAX_TOKENIZER:,} are "
+            "fetched",
+            code="tokenizer-too-large",
+            hint="use the base's: --tokenizer base",
+        )
+    download(address, names, limit=MAX_TOKENIZER)
 
 
 def _is_commit(revision: str | None) -> bool:

@@ -70,7 +70,7 @@ def read_inputs(request: CalibrateSettings, teacher: Path | None = None) -> Inpu
     from gradience.models.load import from_folder, load_tokenizer
 
     adapter, prompts = Path(request.adapter), Path(request.prompts)
-    with open_adapter(adapter) as opened:
+    with open_adapter(adapter, tokenizer=request.tokenizer != "base") as opened:
         config = _config(opened, adapter)
         kind = _kind(request, config.fields.get("task_type"))
         labels = _labels(opened, adapter) if kind == "sequence_classification" else None

@@ -71,7 +71,10 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
             f"lr is {request.lr}", code="bad-lr", hint="give --lr a positive number, such as 3e-4"
         )
     student_path, teacher_path = Path(request.adapter), Path(request.teacher)
-    with open_adapter(student_path) as student, open_adapter(teacher_path) as teacher:
+    with (
+        open_adapter(student_path) as student,
+        open_adapter(teacher_path, tokenizer=request.tokenizer != "base") as teacher,
+    ):
         digests = student.sha256(), teacher.sha256()
         if digests[0] == digests[1]:
             raise UsageError(

@@ -122,7 +122,9 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
             code="bad-margin",
             hint="a share between 0 and 1: 0.025 is 2.5 points",
         )
-    adapters = _adapters([Path(adapter) for adapter in request.adapters])
+    adapters = _adapters(
+        [Path(adapter) for adapter in request.adapters], tokenizer=request.tokenizer != "base"
+    )
     task = _task(request)
     kind = _kind(adapters, task)
     name = None if request.base_model is None else str(request.base_model)
@@ -156,7 +158,7 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
 # ---------------------------------------------------------------- adapters
 
 
-def _adapters(paths: Sequence[Path]) -> tuple[AdapterInput, ...]:
+def _adapters(paths: Sequence[Path], *, tokenizer: bool) -> tuple[AdapterInput, ...]:
     if not paths:
         raise UsageError("no adapter given", code="no-adapter", hint="name at least one adapter folder")
     whole = [path.resolve() for path in paths]
@@ -165,7 +167,8 @@ def _adapters(paths: Sequence[Path]) -> tuple[AdapterInput, ...]:
             raise UsageError(
                 f"{paths[place]} is given twice", code="same-adapter", hint="name each adapter once"
             )
-    return tuple(adapter_input(name, path) for name, path in zip(short_names(whole), paths, strict=True))
+    named = zip(short_names(whole), paths, strict=True)
+    return tuple(adapter_input(name, path, tokenizer=tokenizer) for name, path in named)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -199,9 +202,12 @@ def _differ(names: Sequence[str]) -> bool:
     return len({*lower}) == len(lower) and BASE_ROW not in lower
 
 
-def adapter_input(name: str, path: Path) -> AdapterInput:
-    """Read the adapter at `path`, to be called `name`. Raises InputError (`no-config`), and what reading raises."""
-    with open_adapter(path) as adapter:
+def adapter_input(name: str, path: Path, *, tokenizer: bool = False) -> AdapterInput:
+    """Read the adapter at `path`, to be called `name`. Raises InputError (`no-config`), and what reading raises.
+
+    tokenizer: of a name on the hub, fetch the tokenizer that lies beside the weights as well.
+    """
+    with open_adapter(path, tokenizer=tokenizer) as adapter:
         config = adapter.config
         if config is None:
             raise InputError(

@@ -75,26 +75,29 @@ def list_files(address: Address) -> Mapping[str, int | None]:
         return {file.rfilename: file.size for file in info.siblings or ()}
 
 
-def download(address: Address, names: Sequence[str]) -> tuple[Path, str]:
+def download(address: Address, names: Sequence[str], *, limit: int | None = None) -> tuple[Path, str]:
     """Fetch files of one commit into the cache. Returns the folder of that commit, and the commit.
 
-    names: paths in the repository. Raises NetworkError (see `explained`, and hub-corrupted).
+    names: paths in the repository.   limit: bytes of one file, whatever the server said of its size.
+    Raises NetworkError (see `explained`, and hub-corrupted).
     """
     # The first file is asked for by the revision, so that the cache knows it offline; the others by its commit.
     revision, root = address.revision, Path()
     for name in names:
-        path = _whole(address, name, _downloaded(address, name, revision))
+        path = _whole(address, name, _downloaded(address, name, revision, limit=limit))
         _refuse_pointer(address, name, path)
         root = path.parents[name.count("/")]
         revision = _commit(address, root)
     return root, root.name
 
 
-def _downloaded(address: Address, name: str, revision: str | None, *, again: bool = False) -> Path:
+def _downloaded(
+    address: Address, name: str, revision: str | None, *, again: bool = False, limit: int | None = None
+) -> Path:
     from huggingface_hub import hf_hub_download
 
     bars = None if _BARS.get() else _no_bars()
-    with explained(address), guarded(address):
+    with explained(address), guarded(address, limit):
         return Path(
             hf_hub_download(address.repo, name, revision=revision, tqdm_class=bars, force_download=again)
         )
@@ -136,6 +139,23 @@ def cached(address: Address, name: str) -> Path | None:
 
     path = try_to_load_from_cache(address.repo, name, revision=address.revision)
     return Path(path).parents[name.count("/")] if isinstance(path, str) else None
+
+
+def is_cached(address: Address, name: str) -> bool | None:
+    """Return whether the commit has a file of this name, as far as the cache tells; None if it does not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(address.repo, name, revision=address.revision)
+    return None if path is None else isinstance(path, str)
+
+
+def remember_absent(address: Address, name: str) -> None:
+    """Let huggingface_hub note in its cache that the commit has no file of this name."""
+    try:
+        _downloaded(address, name, address.revision)
+    except NetworkError as error:
+        if error.code != "hub-file":
+            raise
 
 
 @cache

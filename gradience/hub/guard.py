@@ -35,8 +35,11 @@ _guard: _Guard | None = None
 
 
 @contextmanager
-def guarded(address: Address) -> Iterator[None]:
-    """Check all that huggingface_hub asks and is answered within. Raises NetworkError (hub-server)."""
+def guarded(address: Address, limit: int | None = None) -> Iterator[None]:
+    """Check all that huggingface_hub asks and is answered within. Raises NetworkError (hub-server).
+
+    limit: bytes of a file; by default any number that the server says beforehand.
+    """
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http
 
@@ -44,7 +47,7 @@ def guarded(address: Address) -> Iterator[None]:
     factory = _http._GLOBAL_CLIENT_FACTORY
     if not (isinstance(factory, partial) and factory.func is _hooked):
         set_client_factory(partial(_hooked, factory))
-    before, _guard = _guard, _Guard(address)
+    before, _guard = _guard, _Guard(address, limit)
     try:
         yield
     finally:
@@ -75,12 +78,13 @@ def _check_response(response: Any) -> None:
 class _Guard:
     """What is known while one name is looked up."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, limit: int | None) -> None:
         from huggingface_hub import constants
 
         self.address = address
         self.endpoint = constants.ENDPOINT
         self.left = MAX_ANSWER
+        self.limit = limit
 
     def refuse(self, what: str) -> NetworkError:
         return no_hub(self.address, what)
@@ -155,13 +159,14 @@ class _Guard:
         """The content of an answer, which raises NetworkError where it does not end."""
         url = str(response.request.url).removeprefix(self.endpoint)
         is_file = response.is_success and not re.match(r"/api/(?!resolve-cache/)", url)
-        sized = is_file and "Content-Length" in response.headers  # and no more than that is read
+        # Of what has a length no more than that is read.
+        sized = is_file and "Content-Length" in response.headers and self.limit is None
         stream, until = response.stream, time.monotonic() + SECONDS
         name = type(response).__module__.partition(".")[0]  # httpx, whatever it is called there
 
         class Bounded(sys.modules[name].SyncByteStream):  # type: ignore[misc]
             def __iter__(bounded) -> Iterator[bytes]:
-                unsized = MAX_UNSIZED
+                unsized = self.limit or MAX_UNSIZED
                 for chunk in stream:
                     if is_file:
                         unsized -= 0 if sized else len(chunk)

@@ -196,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo, commit = known
         data = repo.files[commit].get(path)
         if data is None:
-            self._no(404, "EntryNotFound")
+            self._no(404, "EntryNotFound", commit=commit)
         elif repo.wrong == "moved" and "/resolve-cache/" not in self.path:
             there = f"/api/resolve-cache/models/{name}/{commit}/{path}"
             headers = {"Location": there, "ETag": 'W/"f-mY2V+/x="', "X-Repo-Commit": commit}
@@ -237,8 +237,8 @@ class _Handler(BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(chunk)
 
-    def _no(self, status: int, code: str, message: str = "no") -> None:
-        headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})}
+    def _no(self, status: int, code: str, message: str = "no", commit: str | None = None) -> None:
+        headers = {"X-Error-Message": message, "X-Error-Code": code or None, "X-Repo-Commit": commit}
         self._send(status, b"{}", headers, body=self.command == "GET")
 
     def _send(

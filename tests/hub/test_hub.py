@@ -264,6 +264,49 @@ def test_offline_reads_the_cache_and_asks_nobody(hub: Hub, home: Path, answers: 
     assert len(hub.asked) == asked
 
 
+TOKENIZER = {
+    "tokenizer_config.json": b"{}",
+    "tokenizer.json": b'{"model": {}}',
+    "chat_template.jinja": b"{{ messages }}",
+}
+
+
+def test_the_tokenizer_of_an_adapter_is_fetched_from_its_commit_and_no_code(tmp_path: Path) -> None:
+    """Once, and of the commit of the weights; without one nothing but the weights is asked for again."""
+    with serving() as hub:
+        first, _ = hub.add("org/chat", {**GOOD, **TOKENIZER, "tokenizer.py": b"raise SystemExit"}, GOOD, v1=0)
+        hub.add("org/nested", below("last", {**GOOD, **TOKENIZER}))
+        hub.add("org/huge", {**GOOD, **TOKENIZER}, wrong="large")
+        hub.add("org/plain", GOOD)
+        names = ["org/chat@v1", "org/nested:last", f"org/chat@{first}", "org/chat", "org/plain"]
+        cases = [f"tokenizer {name}" for name in names]
+        answers = ask([*cases, "tokenizer org/huge"], hub.url, tmp_path)
+        for case in cases[:3]:
+            files = answers[case]["files"]
+            assert answers[case]["used"]
+            assert {name: files[name].encode() for name in TOKENIZER} == TOKENIZER
+            assert files.keys() == {"adapter_config.json", *TOKENIZER}
+        assert [answers[case]["used"] for case in cases[3:]] == [False, False]
+        assert answers["tokenizer org/huge"]["code"] == "tokenizer-too-large"
+        asked = len(hub.asked)
+        offline = ask([*cases, "tokenizer org/nested"], hub.url, tmp_path, HF_HUB_OFFLINE="1")
+        assert {case: offline[case] for case in cases} == {case: answers[case] for case in cases}
+        assert len(hub.asked) == asked
+
+
+def test_offline_an_adapter_that_may_have_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with serving() as hub:
+        hub.add("org/chat", {**GOOD, **TOKENIZER})
+        ask(["org/chat"], hub.url, tmp_path)
+        offline = ask(["org/chat", "tokenizer org/chat"], hub.url, tmp_path, HF_HUB_OFFLINE="1")
+    assert offline["org/chat"]["format"] == "peft"
+    assert (offline["tokenizer org/chat"]["code"], offline["tokenizer org/chat"]["exit"]) == (
+        "hub-offline",
+        7,
+    )
+    assert "--tokenizer base" in offline["tokenizer org/chat"]["hint"]
+
+
 def test_without_a_connection_a_commit_in_the_cache_is_enough(hub: Hub, home: Path, answers: Answers) -> None:
     commit = answers["org/good"]["source"]["commit"]
     dead = ask([f"org/good@{commit}", "org/good", "org/never"], "http://127.0.0.1:9", home)
