@@ -45,8 +45,8 @@ def power(
         str | None,
         typer.Option(
             "--margin",
-            metavar="M",
-            help="Largest loss that counts as none, as a share (default: 0.025, or the config's tolerance).",
+            metavar="POINTS",
+            help="The largest acceptable drop in accuracy, in points (default: 2.5, or the config's tolerance).",
         ),
     ] = None,
     discordance: Annotated[
@@ -144,16 +144,13 @@ def _check_counts(n: int | None, seeds: int | None) -> None:
 
 
 def _share_of(text: str | None) -> Fraction | None:
-    """Return `--margin 0.025` exactly; None for None. Raises UsageError (bad-share)."""
-    from gradience.reports.base.exact import as_written
+    """Return `--margin 2.5` as a share, exactly; None for None. Raises UsageError (bad-share, bad-margin)."""
+    from gradience.reports.base.exact import as_written, share_of_points
 
     try:
-        share = None if text is None else as_written(text)
+        return None if text is None else share_of_points(as_written(text))
     except ValueError as error:
         raise _not_a_share("--margin", str(error)) from None
-    if share is not None and not 0 < share < 1:
-        raise _not_a_share("--margin", f"{text} is not between 0 and 1")
-    return share
 
 
 def _stated(discordances: list[float], spreads: list[float]) -> Assumptions | None:

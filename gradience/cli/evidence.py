@@ -31,7 +31,7 @@ def evidence(
         typer.Option(
             "--margin",
             metavar="M",
-            help="How much worse B may be, in the score's units (default: 0.025, 2.5 points, for scores from 0 to 1).",
+            help="How much worse B may be: in points for 0/1 scores (default: 2.5), else in the score's units.",
         ),
     ] = None,
     metric: Annotated[

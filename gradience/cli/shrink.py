@@ -47,7 +47,7 @@ def shrink(
 
       gradience shrink ./my_adapter --base-model embedded:minilm --task reviews -o shrunk
 
-      gradience shrink ./my_adapter -b ./base --data rows.jsonl --ranks 16,8,4 --margin 0.05 -o shrunk
+      gradience shrink ./my_adapter -b ./base --data rows.jsonl --ranks 16,8,4 --margin 5 -o shrunk
     """
     from gradience.cli.bench_run import need_libraries
     from gradience.shrink.plan import prepare

@@ -50,7 +50,7 @@ def forecast_evaluation(inputs: Inputs) -> EvaluationForecast:
         adapters=tuple(each.name for each in inputs.adapters),
         with_base=request.with_base,
         examples=examples,
-        margin=request.exact_margin,
+        margin=inputs.margin,
         margins=() if inputs.compares_nll else margins_of(examples, len(inputs.adapters) - 1),
         weights_bytes=cost.weights if cost else None,
         adapter_bytes=inputs.adapter_bytes,

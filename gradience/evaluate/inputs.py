@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gradience.files.shared_names import path_text
 from gradience.models.locate import plain_name
 from gradience.models.settings import ModelSettings, ModelType
 from gradience.models.tokenizers import stored_tokens, with_tokenizer
+from gradience.reports.base.exact import as_written, share_of_points
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task
 from gradience.tasks.rendered import rendered
@@ -100,6 +102,24 @@ class Inputs:
         return isinstance(self.task, LikelihoodTask) and self.task.decide_by == "nll"
 
     @property
+    def margin(self) -> Fraction:
+        """The largest acceptable drop: a share of the examples; of likelihoods, nats per token.
+
+        Raises UsageError (`bad-margin`).
+        """
+        given = self.request.margin
+        if not self.compares_nll:
+            return share_of_points(Fraction("2.5") if given is None else as_written(given))
+        margin = Fraction("0.025") if given is None else as_written(given)
+        if not 0 < margin < 1:
+            raise UsageError(
+                f"a margin of {float(margin):g} nats per token makes no sense",
+                code="bad-margin",
+                hint="between 0 and 1: 0.025 is a perplexity that is 2.5 % higher",
+            )
+        return margin
+
+    @property
     def adapter_bytes(self) -> int:
         """The largest two adapters in float32: no more are loaded at once."""
         return 4 * sum(sorted(each.lora_params + each.other_params for each in self.adapters)[-2:])
@@ -116,12 +136,6 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
     Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`),
     InputError (`labels-differ`), and what adapters, tasks and `checks.notes_of` raise.
     """
-    if not 0 < request.exact_margin < 1:
-        raise UsageError(
-            f"a margin of {float(request.exact_margin):g} makes no sense",
-            code="bad-margin",
-            hint="a share between 0 and 1: 0.025 is 2.5 points",
-        )
     adapters = _adapters(
         [Path(adapter) for adapter in request.adapters], tokenizer=request.tokenizer != "base"
     )
@@ -152,6 +166,7 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
             f"{task.name} has no {role} examples", code="no-examples", hint="choose another --role"
         )
     inputs = Inputs(request, adapters, model, asked, examples, role, tuple(_notes(adapters, name)))
+    _ = inputs.margin  # refuses a bad one before a model is loaded
     return replace(inputs, notes=(*inputs.notes, *notes_of(inputs)))
 
 

@@ -42,7 +42,7 @@ def report_of(
         role=inputs.role,
         examples=len(inputs.examples),
         examples_sha256=answering.data,
-        margin=inputs.request.exact_margin,
+        margin=inputs.margin,
         conditions=conditions_of(first.run, fingerprint_of_base),
         adapters=tuple(_graded(inputs, [row_of(inputs, rows[0], row) for row in rows])),
         notes=tuple(map(sentence_text, inputs.notes)),
@@ -110,7 +110,7 @@ def _against(inputs: Inputs, reference: Evaluation[Any], row: Answers) -> dict[s
     scores = row.answers if inputs.likelihoods else row.scores
     output = _change_of_scores(scores, change.flips) if scores is not None else None
     if inputs.compares_nll:
-        return {**against(reference, row.answers, inputs.request.exact_margin), "change": output}
+        return {**against(reference, row.answers, inputs.margin), "change": output}
     if output is None and change.kl_mean is not None and change.flips is not None:
         output = OutputChange(
             kl_mean=change.kl_mean,
@@ -121,7 +121,7 @@ def _against(inputs: Inputs, reference: Evaluation[Any], row: Answers) -> dict[s
         )
     return {
         "pairs": PairedEvidence.of(table),
-        "bounds": Bounds.of(tango(table, 0.90), tango_p_value(table, float(inputs.request.exact_margin))),
+        "bounds": Bounds.of(tango(table, 0.90), tango_p_value(table, float(inputs.margin))),
         "change": output,
     }
 
@@ -174,8 +174,8 @@ def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int =
     from gradience.statistics import items_needed, pair_grade
 
     if row.likelihood is not None:
-        return graded_likelihood(row, inputs.request.exact_margin, adjusted, family)
-    pairs, bounds, margin = row.pairs, row.bounds, inputs.request.exact_margin
+        return graded_likelihood(row, inputs.margin, adjusted, family)
+    pairs, bounds, margin = row.pairs, row.bounds, inputs.margin
     assert pairs is not None
     assert bounds is not None
     allowed = f"(margin {points(margin).removeprefix('+')} points)"

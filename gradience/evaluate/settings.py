@@ -70,8 +70,8 @@ class ExampleSettings:
         field(default_factory=dict)
     )
     """Options of the task, such as the scorer or names of columns."""
-    margin: Annotated[Margin, Flag("M")] = Fraction("0.025")
-    """The largest acceptable drop, as a share: 0.025 is 2.5 points."""
+    margin: Annotated[Margin | None, Flag("POINTS")] = None
+    """The largest acceptable drop in accuracy, in points (default: 2.5); for likelihoods in nats per token (0.025)."""
     role: Annotated[Literal["confirm", "dev"], Flag("ROLE")] = "confirm"
     """Examples of a task: test (confirm) or development (dev)."""
     limit: Annotated[Positive | None, Flag("N")] = None
@@ -103,11 +103,6 @@ class EvaluateSettings(BaseSettings, ExampleSettings):
     """Evaluate the base without an adapter as well; for a classifier with the reference's head."""
     folder: StrPath | None = None
     """Where relative paths of the file start: by default its own folder. Itself relative to that."""
-
-    @property
-    def exact_margin(self) -> Fraction:
-        """The margin as it was written."""
-        return as_written(self.margin)
 
 
 def evaluate_settings(given: Mapping[str, Any], config: Path | None = None) -> EvaluateSettings:

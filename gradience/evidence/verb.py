@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from fractions import Fraction
 
 from gradience.arguments import integer_argument, number_argument, path_argument
 from gradience.digests import sha256_file
@@ -10,15 +12,14 @@ from gradience.errors import UsageError, require
 from gradience.evidence.base import Log, Wanted
 from gradience.evidence.formats import read_log
 from gradience.evidence.outcome import binary, flips_of, outcome_of
+from gradience.evidence.pairing import Pair, paired, unchecked
 from gradience.evidence.pairing import lower_is_better as direction_of
-from gradience.evidence.pairing import paired, unchecked
 from gradience.evidence.sentences import verdict_of
 from gradience.files.shared_names import path_text, sentence_text
+from gradience.reports.base.exact import share_of_points
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evidence import EvidenceReport, LogFacts
 
-DEFAULT_MARGIN = 0.025
-"""2.5 points, as the safety policy of Bench has it."""
 DEFAULT_FLIPS = 5
 
 
@@ -35,13 +36,14 @@ def compare_logs(
 ) -> EvidenceReport:
     """Compare two logs of the same examples, and return the difference of their scores and what it shows.
 
-    >>> report = compare_logs("probe.csv", "truncated.csv", margin=0.01)
+    >>> report = compare_logs("probe.csv", "truncated.csv", margin=1)
     >>> report.grade, report.n, round(report.low, 4), round(report.high, 4)
     ('B', 2186, -0.0029, 0.004)
 
     a: the reference: a log of lm-eval, Inspect or Every Eval Ever, or a table (CSV, JSON lines) with `id` and `score`.
     b: the candidate, of the same kind.
-    margin: how much worse B may be, in the score's units; 0.025 for scores between 0 and 1 of which more is better.
+    margin: how much worse B may be: in points for scores that are 0 or 1 (default: 2.5), in the score's units for
+        others (default: 0.025 for scores between 0 and 1 of which more is better).
     metric: which score, where a log has several.
     filter: which way of finding the answer, where a log has several.
     lower_is_better: None for what the logs say; more is better where they say nothing.
@@ -59,8 +61,7 @@ def compare_logs(
     left, right = (read_log(path, wanted) for path in paths)
     pairs = paired(left, right)
     lower = direction_of(left, right, lower_is_better)
-    bounded = all(0 <= item.score <= 1 for pair in pairs for item in (pair.a, pair.b))
-    allowed = _margin(given, left.metric, bounded=bounded, lower_is_better=lower)
+    allowed = _margin(given, left.metric, pairs, lower_is_better=lower)
     result = outcome_of(pairs, allowed, lower_is_better=lower)
     n_lost, n_gained, rows = flips_of(pairs, max(shown, 0), lower_is_better=lower)
     facts = [_facts(left), _facts(right)]
@@ -94,23 +95,24 @@ def compare_logs(
     )
 
 
-def _margin(given: float | None, metric: str, *, bounded: bool, lower_is_better: bool) -> float:
-    """The margin, positive. Raises UsageError: `no-margin` where 2.5 points mean nothing, `bad-margin`."""
+def _margin(given: float | None, metric: str, pairs: Sequence[Pair], *, lower_is_better: bool) -> float:
+    """Return the margin in the score's units. Raises UsageError: `no-margin` without a default, `bad-margin`."""
+    bounded = all(0 <= item.score <= 1 for pair in pairs for item in (pair.a, pair.b))
     if given is None:
         if bounded and not lower_is_better:
-            return DEFAULT_MARGIN
+            return 0.025  # 2.5 points, as the safety policy of Bench has it
         raise UsageError(
             f"no default says how much worse {metric} may be",
             code="no-margin",
-            hint=f"say it in the units of {metric}, as it was planned: --margin 0.05",
+            hint=f"give --margin as planned: in points if {metric} is 0 or 1 for each example, else in its units",
         )
-    if not 0 < given < float("inf") or (bounded and given >= 1):
+    if not 0 < given < float("inf") or (bounded and given >= 1 and not binary(pairs)):
         raise UsageError(
             f"a margin of {given} makes no sense here",
             code="bad-margin",
-            hint="a positive number in the units of the score: --margin 0.025 is 2.5 points of 0/1 scores",
+            hint="a positive number: points for 0/1 scores (2.5), else units of the score",
         )
-    return given
+    return float(share_of_points(Fraction(repr(given)))) if binary(pairs) else given
 
 
 def _facts(log: Log) -> LogFacts:

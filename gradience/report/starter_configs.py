@@ -72,7 +72,7 @@ adapters:  # the first is the reference
 {base}
 {examples}
 output: evaluation  # the result; with the same folder an interrupted evaluation resumes
-margin: 0.025  # the loss that must be excluded: 2.5 points. Choose it before you look
+margin: 2.5  # points: the largest acceptable drop in accuracy. Choose it before you look
 with_base: true  # the base alone as well: does the adapter do anything?
 # limit: 200  # at most so many examples
 # dtype: bfloat16  # of the base's weights; auto is what the checkpoint says

@@ -85,7 +85,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         examples_sha256=fingerprint(test),
         dev=dev_rows,
         compares="nll" if inputs.compares_nll else "correct",
-        margin=request.exact_margin,
+        margin=inputs.margin,
         level=Fraction(str(LEVEL)),
         test=TEST.format("Student's test" if inputs.compares_nll else "Tango's score test"),
         suggested_rank=None if suggestions is None else suggestions.p90.rank,

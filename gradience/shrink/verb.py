@@ -56,7 +56,7 @@ def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport:
     """Write the smallest adapter that is shown to be as good as `adapter`, and return the evidence.
 
     >>> report = shrink_adapter(
-    ...     "my_adapter", "shrunk", base_model="embedded:minilm", task="reviews", limit=64, ranks=[4], margin=0.05
+    ...     "my_adapter", "shrunk", base_model="embedded:minilm", task="reviews", limit=64, ranks=[4], margin=5
     ... )
     >>> report.smallest, [candidate.status for candidate in report.candidates]
     ('rank4', ['shown'])

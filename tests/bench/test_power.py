@@ -144,7 +144,7 @@ def test_the_screen_is_made_from_the_json(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_margin_is_that_of_claims_and_policy(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "power", "--n", "200", "--margin", "0.05", "--json"]) == 0
+    assert run(["bench", "power", "--n", "200", "--margin", "5", "--json"]) == 0
     report = PowerReport.model_validate_json(capsys.readouterr().out)
     assert (report.margin, report.allowed) == (Fraction(1, 20), 10)
 
@@ -166,7 +166,7 @@ def test_one_seed_shows_nothing_about_a_new_run(capsys: pytest.CaptureFixture[st
         (["--n", "200", "--discordance", "16"], 2, "16.0 is not between 0 and 1"),
         (["--n", "200", "--discordance", "0"], 2, "0.0 is not between 0 and 1"),
         (["--n", "200", "--spread", "-0.1"], 2, "-0.1 is not between 0 and 1"),
-        (["--n", "200", "--margin", "2.5"], 2, "2.5 is not between 0 and 1"),
+        (["--n", "200", "--margin", "0.025"], 2, "0.025 points? For 2.5 points write 2.5"),
         (["--n", "200", "--margin", "much"], 2, "'much' is not a number"),
         (["--n", "200", "--from", "somewhere", "--discordance", "0.1"], 2, "give only one of --from"),
         (["--n", "200", "--from", "somewhere"], 3, "somewhere: no bench.json in it"),

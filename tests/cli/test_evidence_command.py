@@ -76,7 +76,7 @@ def test_no_folder_of_the_machine_is_in_the_json(tmp_path, capsys):
 def test_two_logs_of_lm_eval_in_a_process_of_their_own():
     """Neither torch nor anything of a model is loaded."""
     paths = [str(path) for side in "ab" for path in (LOGS / side).glob("samples_sums_*")]
-    words = ["evidence", *paths, "--filter", "strict-match", "--margin", "0.05", "--flips", "1"]
+    words = ["evidence", *paths, "--filter", "strict-match", "--margin", "5", "--flips", "1"]
     heavy = {"torch", "transformers", "peft", "datasets", "pandas"}
     code = (
         "import sys; from gradience.cli.app import run\n"

@@ -175,14 +175,14 @@ def test_free_text_is_what_transformers_writes(causal, tmp_path):
 
 
 def test_several_claims_are_adjusted_and_the_order_of_candidates_changes_no_grade(folder):
-    there = evaluate(folder, "reference", "other", "dora", margin="0.3")
-    back = evaluate(folder, "reference", "dora", "other", margin="0.3")
+    there = evaluate(folder, "reference", "other", "dora", margin="30")
+    back = evaluate(folder, "reference", "dora", "other", margin="30")
     assert {row.name: row.grade for row in there.candidates} == {
         row.name: row.grade for row in back.candidates
     }
     smallest = min(there.candidates, key=lambda row: row.bounds.p_value)
     assert smallest.adjusted_p == pytest.approx(min(1.0, 2 * smallest.bounds.p_value))
-    alone = evaluate(folder, "reference", smallest.name, margin="0.3")
+    alone = evaluate(folder, "reference", smallest.name, margin="30")
     assert alone.candidates[0].adjusted_p == alone.candidates[0].bounds.p_value
 
 
@@ -197,7 +197,7 @@ def finished(folder, tmp_path):
 
 def test_what_is_finished_loads_no_model_and_another_margin_is_another_grade(folder, finished, monkeypatch):
     monkeypatch.setattr(Evaluator, "engine", property(lambda self: pytest.fail("a model is loaded")))
-    wide = evaluate(folder, "reference", "other", output=finished, margin="0.9")
+    wide = evaluate(folder, "reference", "other", output=finished, margin="90")
     assert wide.candidates[0].grade == "B"
     assert wide.margin == Fraction("0.9")
 
@@ -272,6 +272,7 @@ def test_an_adapter_of_another_base_is_a_row_that_says_so(folder):
         (["reference", "other", "reference"], {}, "same-adapter"),
         (["reference"], {"data": None}, "no-task"),
         (["reference"], {"margin": 0}, "bad-margin"),
+        (["reference"], {"margin": 0.025}, "bad-margin"),
         (["reference"], {"task": "reviews"}, "data-and-task"),
         (["reference"], {"margin": "a lot"}, "wrong-type"),
         (["three"], {}, "labels-differ"),

@@ -30,7 +30,7 @@ def arguments(prepared, monkeypatch):
 
 def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_path, capsys):
     out = tmp_path / "out"
-    code = run([*arguments, "-o", str(out), "--with-base", "--margin", "0.9"])
+    code = run([*arguments, "-o", str(out), "--with-base", "--margin", "90"])
     printed = capsys.readouterr()
     report = EvaluationReport.read(out / "evaluation.json")
     assert (code, report.candidates[0].grade) == (0, "B")
@@ -41,7 +41,7 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     for words in ("Is each as good as reference?", "Does reference do anything?", "other: B, supported"):
         assert words in printed.out
     assert f"{report.adapters[0].correct}  " in (out / "evaluation.md").read_text(encoding="utf-8")
-    assert run([*arguments, "-o", str(out), "--margin", "0.0001", "--json", "--quiet"]) in (1, 8)
+    assert run([*arguments, "-o", str(out), "--margin", "0.5", "--json", "--quiet"]) in (1, 8)
     again = EvaluationReport.model_validate(json.loads(capsys.readouterr().out))
     assert again.candidates[0].pairs == report.candidates[0].pairs
     listed = Digests.read(out / "digests.json").files
@@ -50,7 +50,7 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     assert listed == {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in listed}
     page = out / "evaluation.md"
     page.write_text(page.read_text(encoding="utf-8").replace("other", "mine"), encoding="utf-8")
-    assert run([*arguments, "-o", str(out), "--margin", "0.9"]) == 0
+    assert run([*arguments, "-o", str(out), "--margin", "90"]) == 0
     said = capsys.readouterr().err
     assert "evaluation.md: made again: it is not what was written" in said
     assert "evaluation.json: made again" not in said
@@ -62,7 +62,7 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
 
 def test_a_candidate_that_cannot_be_evaluated_gives_4(arguments, prepared, tmp_path, capsys):
     data.adapter(prepared / "inert", prepared / "base", 3, init_lora_weights=True)
-    assert run([*arguments, "inert", "-o", str(tmp_path), "--margin", "0.9"]) == 4
+    assert run([*arguments, "inert", "-o", str(tmp_path), "--margin", "90"]) == 4
     printed = capsys.readouterr()
     assert "inert: X, could not be evaluated: inert: this adapter does nothing here: B is 0" in " ".join(
         printed.out.split()

@@ -22,7 +22,7 @@ WHOLE = {
     "data": "rows.jsonl",
     "options": {"scorer": "number"},
     "output": "out",
-    "margin": 0.05,
+    "margin": 5,
     "limit": 7,
     "with_base": True,
 }
@@ -47,7 +47,7 @@ def test_paths_start_at_the_folder_of_the_file(config):
     assert [str(each) for each in request.adapters] == [f"{folder}/a", "/abs/b"]
     assert (request.data, request.output, request.folder) == (folder / "rows.jsonl", folder / "out", folder)
     assert request.base_model == f"{folder}/base"
-    assert (str(request.margin), request.limit, request.with_base) == ("1/20", 7, True)
+    assert (str(request.margin), request.limit, request.with_base) == ("5", 7, True)
     assert (
         evaluate_settings({}, config(WHOLE | {"folder": ".."})).data.resolve() == folder.parent / "rows.jsonl"
     )

@@ -193,7 +193,7 @@ def verbs(base: Path, folders: dict[tuple[str, int], Path], name: str, output: P
         output / "small", output / "distilled", teacher=one, prompts=base / "prompts.jsonl", steps=2, **given
     )
     assert distilled.steps == 2
-    shrunk = shrink_adapter(one, output / "shrunk", ranks=[1], margin="0.9", **asked)
+    shrunk = shrink_adapter(one, output / "shrunk", ranks=[1], margin="90", **asked)
     assert shrunk.candidates[0].status != "not evaluated"
 
 

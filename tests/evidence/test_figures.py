@@ -68,8 +68,8 @@ def test_where_lower_is_better_the_same_difference_reads_the_other_way_round(tmp
 
 
 def test_errors_as_zeros_and_ones_count_as_correct_where_they_are_zero(tmp_path):
-    report = compare_logs(*counts(tmp_path, 30, 8, 12, 150), margin=0.025, lower_is_better=True)
-    same = compare_logs(*counts(tmp_path, 150, 12, 8, 30), margin=0.025)
+    report = compare_logs(*counts(tmp_path, 30, 8, 12, 150), margin=2.5, lower_is_better=True)
+    same = compare_logs(*counts(tmp_path, 150, 12, 8, 30), margin=2.5)
     assert report.table == same.table
     assert (report.delta, report.low, report.high) == pytest.approx((0.02, -same.high, -same.low))
     assert report.bounds.p_value == same.bounds.p_value
@@ -87,7 +87,7 @@ def test_errors_as_zeros_and_ones_count_as_correct_where_they_are_zero(tmp_path)
     ids=["equal", "few", "worse", "worse-but-allowed", "better"],
 )
 def test_the_grade_is_where_the_bounds_lie(tmp_path, cells, margin, grade):
-    report = compare_logs(*counts(tmp_path, *cells), margin=margin)
+    report = compare_logs(*counts(tmp_path, *cells), margin=100 * margin)
     bounds = tango(PairedTable(*cells), 0.90)
     expected = "B" if bounds.low > -margin else "D" if bounds.high < -margin else "C"
     assert report.grade == expected == grade
@@ -127,6 +127,7 @@ def test_equal_differences_show_nothing(tmp_path):
         ([0.5, 0.25, 1.0], {"margin": 0.0}, "bad-margin"),
         ([0.5, 0.25, 1.0], {"margin": 2.5}, "bad-margin"),
         ([3.0, 4.0, 2.5], {"margin": float("nan")}, "bad-margin"),
+        ([1, 0, 1], {"margin": 0.025}, "bad-margin"),
     ],
 )
 def test_a_margin_must_mean_something(tmp_path, scores, options, code):
@@ -138,10 +139,10 @@ def test_a_margin_must_mean_something(tmp_path, scores, options, code):
 
 
 def test_a_margin_that_no_test_set_shows(tmp_path):
-    for scores in ([1, 0] * 50, [0.5, 0.25] * 50):
-        a, b = table(tmp_path / "a.csv", scores), table(tmp_path / "b.csv", [*scores[1:], scores[0]])
-        report = compare_logs(a, b, margin=1e-320)
-        assert (report.grade, report.planning.examples_80, report.planning.examples_90) == ("C", None, None)
+    scores = [0.5, 0.25] * 50
+    a, b = table(tmp_path / "a.csv", scores), table(tmp_path / "b.csv", [*scores[1:], scores[0]])
+    report = compare_logs(a, b, margin=1e-320)
+    assert (report.grade, report.planning.examples_80, report.planning.examples_90) == ("C", None, None)
 
 
 @pytest.mark.parametrize("score", [1e308, -1e101, 5e-324, 1e-101])

@@ -29,7 +29,7 @@ FILES = (
 
 def shrink(folder: Path, output: Path) -> None:
     shrink_adapter(
-        folder / "reference", output, base_model=folder / "base", data=folder / "rows.csv", margin="0.9",
+        folder / "reference", output, base_model=folder / "base", data=folder / "rows.csv", margin="90",
         ranks=[1], batch_size=30, device="cpu",
     )  # fmt: skip
 

@@ -49,9 +49,8 @@ class Kept:
 
     @property
     def inputs(self):
-        request = SimpleNamespace(exact_margin=self.margin)
         return SimpleNamespace(
-            request=request,
+            margin=self.margin,
             task=None,
             likelihoods=False,
             compares_nll=False,

@@ -41,7 +41,7 @@ def calibrate(root, prompts, output):
 
 
 def shrink(folder, output, name="reference", **options):
-    settings = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "margin": "0.9"}
+    settings = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "margin": "90"}
     return shrink_adapter(folder / name, output, **{**settings, "ranks": [2, 1], **options})
 
 

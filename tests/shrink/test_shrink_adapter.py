@@ -60,7 +60,7 @@ class Notes(Watcher):
 
 def shrink(folder, output, name="reference", **options):
     settings = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "batch_size": 7}
-    return shrink_adapter(folder / name, output, **{**settings, "margin": "0.9", "ranks": [2, 1], **options})
+    return shrink_adapter(folder / name, output, **{**settings, "margin": "90", "ranks": [2, 1], **options})
 
 
 def statuses(report):
@@ -147,7 +147,7 @@ def test_free_text_has_the_likelihood_of_its_gold_responses(causal, tmp_path):
     with allowing(True):
         report = shrink_adapter(
             causal / "reference", tmp_path / "out", base_model=causal / "base", task=str(causal / "task.py"),
-            role="dev", device="cpu", batch_size=8, margin="0.9", ranks=[2],
+            role="dev", device="cpu", batch_size=8, margin="90", ranks=[2],
         )  # fmt: skip
     scores = {
         name: read_records(tmp_path / "out" / "records" / f"{name}.scores.jsonl").records
@@ -198,7 +198,7 @@ def test_nothing_shown_leaves_no_adapter_and_says_what_could_be_shown(folder, tm
     output = tmp_path / "out"
     assert (shrink(folder, output).smallest, (output / "adapter").is_dir()) == ("rank1", True)
     watcher = Notes()
-    report = shrink(folder, output, margin="0.0001", watcher=watcher)
+    report = shrink(folder, output, margin="0.5", watcher=watcher)
     assert any("adapter is removed: no smaller adapter is shown" in note for note in watcher.notes)
     first = report.candidates[0]
     assert (report.smallest, report.smallest_sha256, (output / "adapter").exists()) == (None, None, False)
@@ -233,13 +233,13 @@ def test_a_plan_that_changes_after_answers_is_noticed_and_stays_said(folder, tmp
     output, watcher = tmp_path / "out", Notes()
     shrink(folder, output, ranks=[2])
     assert shrink(folder, output, ranks=[2]).plan.changes == ()
-    changed = shrink(folder, output, watcher=watcher, ranks=[2, 1], margin="0.8")
+    changed = shrink(folder, output, watcher=watcher, ranks=[2, 1], margin="80")
     assert changed.plan.changes == (
         "the candidates were 2, and are 2, 1",
         "the margin was 90.00 points, and is 80.00 points",
     )
     assert [note for note in watcher.notes if "the plan has changed" in note]
-    assert shrink(folder, output, ranks=[2, 1], margin="0.8").plan.changes == changed.plan.changes
+    assert shrink(folder, output, ranks=[2, 1], margin="80").plan.changes == changed.plan.changes
     assert "do not hold" in changed.to_markdown()
 
 

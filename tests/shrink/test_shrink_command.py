@@ -28,7 +28,7 @@ def arguments(prepared, monkeypatch):
 
 def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments, tmp_path, capsys):
     out = tmp_path / "out"
-    assert run([*arguments, "-o", str(out), "--margin", "0.9"]) == 0
+    assert run([*arguments, "-o", str(out), "--margin", "90"]) == 0
     printed = capsys.readouterr()
     report = ShrinkReport.read(out / "shrink.json")
     assert printed.out == shrink_text(report)
@@ -38,11 +38,11 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     assert "rank 1 is the smallest shown to hold: 75.0 % of the LoRA" in " ".join(printed.out.split())
     assert report.sentence in (out / "shrink.md").read_text(encoding="utf-8")
     assert (out / "adapter" / "compression_report.md").read_text(encoding="utf-8")
-    assert run([*arguments, "-o", str(out), "--margin", "0.0001", "--json", "--quiet"]) in (1, 8)
+    assert run([*arguments, "-o", str(out), "--margin", "0.5", "--json", "--quiet"]) in (1, 8)
     printed = capsys.readouterr()
     again = ShrinkReport.model_validate(json.loads(printed.out))
     assert again.smallest is None
-    assert again.plan.changes == ("the margin was 90.00 points, and is 0.01 points",)
+    assert again.plan.changes == ("the margin was 90.00 points, and is 0.50 points",)
     screen = shrink_text(again)
     assert "not fixed before the answers: the margin was 90.00 points" in " ".join(screen.split())
 

@@ -13,8 +13,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
+from gradience.errors import UsageError
+
 PLACES = 18
 """Decimal places at most: `1e999999999` would fill the memory."""
+SMALLEST_POINTS = Fraction(1, 2)
 _NUMBER = re.compile(
     r"([-+]?\d{1,30})/(\d{1,30})|[-+]?(?=\.?\d)\d{0,30}\.?\d{0,30}([eE][-+]?\d{1,3})?", re.ASCII
 )
@@ -41,6 +44,30 @@ def exact_text(value: Fraction) -> str:
     if places is None:
         return f"{value.numerator}/{value.denominator}"
     return format(Decimal(int(value * 10**places)).scaleb(-places), "f")
+
+
+def share_of_points(points: Fraction) -> Fraction:
+    """Return an accuracy drop, given in points, as a share of the examples.
+
+    >>> share_of_points(Fraction("2.5"))
+    Fraction(1, 40)
+
+    Raises UsageError (`bad-margin`) below 0.5, where a share was probably meant, and from 100.
+    """
+    if SMALLEST_POINTS <= 100 * points < SMALLEST_POINTS * 100:
+        meant = exact_text(100 * points)
+        raise UsageError(
+            f"{exact_text(points)} points? For {meant} points write {meant}",
+            code="bad-margin",
+            hint="margins and drops are in points: 2.5 is 2.5 % of the examples",
+        )
+    if not SMALLEST_POINTS <= points < 100:
+        raise UsageError(
+            f"a margin of {float(points):g} points makes no sense",
+            code="bad-margin",
+            hint="from 0.5 to less than 100 points; 2.5 is 2.5 % of the examples",
+        )
+    return points / 100
 
 
 Exact = Annotated[
