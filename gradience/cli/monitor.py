@@ -131,14 +131,14 @@ def _follow(files: list[Path], gap_threshold: float, *, verbose: bool, json: boo
 
 def _reports(file: Path, gap_threshold: float) -> Iterator[MonitorReport]:
     """A report whenever the file has grown; the last one is of the run's end."""
-    from gradience.monitor import Options, RunLog, report_of
+    from gradience.monitor import RunLog, report_of
 
-    log, options, records = RunLog(file), Options(gap_threshold=gap_threshold), -1
+    log, records = RunLog(file), -1
     while True:
         log.update(follow=True)
         if log.records and log.records != records:
             records = log.records
-            report = report_of([log], options)
+            report = report_of([log], gap_threshold)
             yield report
             if report.runs[0].outcome != "unfinished":
                 return

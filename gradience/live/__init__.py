@@ -13,8 +13,7 @@ measurements nothing is computed and nothing is synchronised.
                 run.metrics("lora_spectra", step, tracker.measure(step).to_metrics())
 """
 
-from gradience.live.pairs import LivePair, find_pairs
-from gradience.live.snapshot import ModuleSpectrum, Signal, Snapshot
-from gradience.live.tracker import SpectralTracker
+from gradience.live.pairs import LivePair, ModuleSpectrum, find_pairs
+from gradience.live.tracker import Signal, Snapshot, SpectralTracker
 
 __all__ = ["LivePair", "ModuleSpectrum", "Signal", "Snapshot", "SpectralTracker", "find_pairs"]

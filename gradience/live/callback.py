@@ -28,7 +28,6 @@ from gradience.errors import InputError
 from gradience.live import SpectralTracker
 from gradience.live.describe import class_names, describe_run, describe_trainer, is_language_model
 from gradience.live.sinks import Sink, chart_values, open_sinks
-from gradience.live.speed import Speed
 from gradience.telemetry import DEFAULT_REDACTION, Redaction, RunStatus, TelemetryWriter, last_position
 from gradience.telemetry.trainers import method_of
 from gradience.telemetry.writer import status_of
@@ -61,6 +60,33 @@ def guarded(hook: Hook) -> Hook:
             self._switch_off(hook.__name__)
 
     return safe  # type: ignore[return-value]
+
+
+class Speed:
+    """Steps per second since the log before; evaluations and measurements are taken out."""
+
+    def __init__(self, step: int = 0) -> None:
+        """step: the one at which training begins, now."""
+        self._restart(step)
+
+    def _restart(self, step: int) -> None:
+        self._began, self._step, self._apart = time.perf_counter(), step, 0.0
+
+    def leave_out(self, seconds: float) -> None:
+        """Take out `seconds` since the last log that went into something else."""
+        self._apart += seconds
+
+    def at(self, step: int, sequences_per_step: int) -> dict[str, float]:
+        """Return `steps_per_second` and `samples_per_second` until now, and begin again; nothing without a step."""
+        seconds = time.perf_counter() - self._began - self._apart
+        steps = step - self._step
+        self._restart(step)
+        if seconds <= 0 or steps <= 0:
+            return {}
+        return {
+            "steps_per_second": round(steps / seconds, 4),
+            "samples_per_second": round(steps * sequences_per_step / seconds, 3),
+        }
 
 
 class GradienceCallback(TrainerCallback):
@@ -131,12 +157,12 @@ class GradienceCallback(TrainerCallback):
         resumed = state.global_step or None
         run = self._open(args, self._id_to_use(args, resumed is not None))
         self._trained = True
-        loader = kwargs.get("train_dataloader")
+        rows: Any = getattr(kwargs.get("train_dataloader"), "dataset", None)
         config = describe_run(args, state, model) | {
             "trainer": describe_trainer(args, state),
             "notes": self._notes,
             "evaluated_by": self._evaluated_by,
-            "data": {"train_rows": _length(getattr(loader, "dataset", None))},
+            "data": {"train_rows": len(rows) if hasattr(rows, "__len__") else None},
         }
         run.start(config, meta=_versions(), resumed_from_step=resumed)
         self._speed = Speed(state.global_step)
@@ -257,15 +283,10 @@ class GradienceCallback(TrainerCallback):
         self._measured_at = step
         self._run.metrics("lora_spectra", step, snapshot.to_metrics())
         for signal in self._tracker.new_signals():
-            self._run.alert(
-                signal.code, signal.message, severity=signal.severity, step=step, context=signal.context
-            )
-            logger.log(
-                logging.INFO if signal.severity == "info" else logging.WARNING,
-                "step %d: %s",
-                step,
-                signal.message,
-            )
+            code, severity, message, context = signal.code, signal.severity, signal.message, signal.context
+            self._run.alert(code, message, severity=severity, step=step, context=context)
+            level = logging.INFO if severity == "info" else logging.WARNING
+            logger.log(level, "step %d: %s", step, message)
         self._send(chart_values(snapshot, everything=self._all_charts), step)
         self._speed.leave_out(time.perf_counter() - started)
 
@@ -324,10 +345,6 @@ def _record_left_run(run: TelemetryWriter) -> None:
         run.close()
     except Exception:  # at exit nobody could catch it, and the process's own exit code matters more
         logger.warning("Gradience could not record the end of the run", exc_info=True)
-
-
-def _length(dataset: Any) -> int | None:
-    return len(dataset) if hasattr(dataset, "__len__") else None
 
 
 def _versions() -> dict[str, str]:

@@ -30,49 +30,50 @@ QLORA_MEANING = (
 
 def describe_run(args: TrainingArguments, state: TrainerState, model: nn.Module) -> dict[str, Any]:
     """Return the `config` of `run_start`."""
-    base = describe_base(model)
+    base = _base(model)
+    checkpointing = ("activation_checkpointing", "gradient_checkpointing")  # renamed within transformers 5
     return {
         "model_name": base["name"],
         "dataset_name": None,
         "task_profile": task_type(model),
         "optimizer": {
-            "name": str(getattr(args.optim, "value", args.optim)),
+            "name": _name(args.optim),
             "lr": args.learning_rate,
             "weight_decay": args.weight_decay,
             "betas": [args.adam_beta1, args.adam_beta2],
             "eps": args.adam_epsilon,
         },
-        "lora": describe_lora(model),
-        "training": describe_training(args, state),
+        "lora": _lora(model),
+        "training": {
+            "seed": args.seed,
+            "batch_size": args.per_device_train_batch_size,
+            "gradient_accumulation": args.gradient_accumulation_steps,
+            "world_size": args.world_size,
+            "effective_batch_size": args.train_batch_size
+            * args.gradient_accumulation_steps
+            * args.world_size,
+            "max_steps": state.max_steps,
+            "epochs": args.num_train_epochs,
+            "dtype": "bf16" if args.bf16 else "fp16" if args.fp16 else None,
+            "schedule": _name(args.lr_scheduler_type),
+            "warmup_steps": args.get_warmup_steps(state.max_steps),
+            "max_grad_norm": args.max_grad_norm,
+            "gradient_checkpointing": any(getattr(args, name, False) for name in checkpointing),
+            "logging_steps": args.logging_steps,
+            "evaluation": _name(args.eval_strategy),
+            "logging_nan_inf_filter": args.logging_nan_inf_filter,
+        },
         "base": base,
     }
 
 
-def describe_training(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-    """Return schedule, batch, precision, and what is logged and evaluated when."""
-    return {
-        "seed": args.seed,
-        "batch_size": args.per_device_train_batch_size,
-        "gradient_accumulation": args.gradient_accumulation_steps,
-        "world_size": args.world_size,
-        "effective_batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        "max_steps": state.max_steps,
-        "epochs": args.num_train_epochs,
-        "dtype": "bf16" if args.bf16 else "fp16" if args.fp16 else None,
-        "schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-        "warmup_steps": args.get_warmup_steps(state.max_steps),
-        "max_grad_norm": args.max_grad_norm,
-        "gradient_checkpointing": bool(
-            getattr(args, "activation_checkpointing", False) or getattr(args, "gradient_checkpointing", False)
-        ),
-        "logging_steps": args.logging_steps,
-        "evaluation": str(getattr(args.eval_strategy, "value", args.eval_strategy)),
-        "logging_nan_inf_filter": args.logging_nan_inf_filter,
-    }
+def _name(value: Any) -> str:
+    """The value of an enumeration, or a plain one, as text."""
+    return str(getattr(value, "value", value))
 
 
-def describe_lora(model: nn.Module) -> dict[str, Any] | None:
-    """Return the LoRA config of the adapter that trains; None for a model without PEFT."""
+def _lora(model: nn.Module) -> dict[str, Any] | None:
+    """The LoRA config of the adapter that trains; None for a model without PEFT."""
     configs: Mapping[str, Any] | None = getattr(model, "peft_config", None)
     if not configs:
         return None
@@ -84,7 +85,7 @@ def describe_lora(model: nn.Module) -> dict[str, Any] | None:
     targets = getattr(config, "target_modules", None)
     return {
         "adapter": name,
-        "peft_type": str(getattr(config.peft_type, "value", config.peft_type)),
+        "peft_type": _name(config.peft_type),
         "r": r,
         "alpha": alpha,
         "alpha_over_r": alpha / r if r and alpha is not None else None,
@@ -102,11 +103,24 @@ def describe_lora(model: nn.Module) -> dict[str, Any] | None:
     }
 
 
-def describe_base(model: nn.Module) -> dict[str, Any]:
-    """Return the model below the adapter, and whether it is quantised."""
+def _base(model: nn.Module) -> dict[str, Any]:
+    """The model below the adapter; if it is quantised, how, and what that means for reading the spectra."""
     config = getattr(model, "config", None)
-    read = config.get if isinstance(config, dict) else lambda key, default=None: getattr(config, key, default)
-    dtype = read("dtype")
+    read: Any = config.get if isinstance(config, dict) else lambda key: getattr(config, key, None)
+    dtype, quantization = read("dtype"), read("quantization_config")
+    if quantization is not None:
+        values: Mapping[str, Any] = (
+            quantization if isinstance(quantization, Mapping) else quantization.to_dict()
+        )
+        bits = 4 if values.get("load_in_4bit") else 8 if values.get("load_in_8bit") else values.get("bits")
+        quantization = {
+            "name": "QLoRA" if bits == 4 else "LoRA on a quantised base",
+            "method": _name(values.get("quant_method")),
+            "bits": bits,
+            "type": values.get("bnb_4bit_quant_type"),
+            "double": values.get("bnb_4bit_use_double_quant"),
+            "meaning": QLORA_MEANING.format(bits=bits if bits is not None else "fewer"),
+        }
     return {
         "name": read("_name_or_path") or read("model_type"),
         "model_type": read("model_type"),
@@ -114,33 +128,14 @@ def describe_base(model: nn.Module) -> dict[str, Any]:
         "layers": read("num_hidden_layers"),
         "dtype": str(dtype).removeprefix("torch.") if dtype is not None else None,
         "params": sum(p.numel() for p in model.parameters()),
-        "quantization": describe_quantization(read("quantization_config")),
-    }
-
-
-def describe_quantization(config: Any) -> dict[str, Any] | None:
-    """Return method and bits of a quantised base, and what that means for reading the spectra; None without."""
-    if config is None:
-        return None
-    values: Mapping[str, Any] = config if isinstance(config, Mapping) else config.to_dict()
-    method = values.get("quant_method")
-    bits = 4 if values.get("load_in_4bit") else 8 if values.get("load_in_8bit") else values.get("bits")
-    return {
-        "name": "QLoRA" if bits == 4 else "LoRA on a quantised base",
-        "method": str(getattr(method, "value", method)),
-        "bits": bits,
-        "type": values.get("bnb_4bit_quant_type"),
-        "double": values.get("bnb_4bit_use_double_quant"),
-        "meaning": QLORA_MEANING.format(bits=bits if bits is not None else "fewer"),
+        "quantization": quantization,
     }
 
 
 def task_type(model: nn.Module) -> str | None:
     """Return PEFT's task type, e.g. CAUSAL_LM; None where nobody set one."""
     configs: Mapping[str, Any] = getattr(model, "peft_config", None) or {}
-    return next(
-        (str(getattr(c.task_type, "value", c.task_type)) for c in configs.values() if c.task_type), None
-    )
+    return next((_name(config.task_type) for config in configs.values() if config.task_type), None)
 
 
 def is_language_model(model: nn.Module) -> bool:
@@ -157,29 +152,23 @@ def describe_trainer(args: TrainingArguments, state: TrainerState) -> dict[str, 
     `class` is None where the hook was called without a Trainer.
     """
     names = class_names(state)
-    known = {key: getattr(args, key) for key in METHOD_SETTINGS if hasattr(args, key)}
     return {
         "class": names[0] if names else None,
         "bases": list(names[1:]),
         "arguments": type(args).__name__,
-        **known,
+        **{key: getattr(args, key) for key in METHOD_SETTINGS if hasattr(args, key)},
     }
 
 
 def class_names(state: TrainerState) -> tuple[str, ...]:
-    """Return the names of the calling Trainer's class and of those it extends, up to `Trainer`; empty without one."""
-    trainer = calling_trainer(state)
-    if trainer is None:
-        return ()
-    return tuple(kind.__name__ for kind in type(trainer).__mro__ if issubclass(kind, Trainer))
+    """Return the names of the calling Trainer's class and of those it extends, up to `Trainer`; empty without one.
 
-
-def calling_trainer(state: TrainerState) -> Trainer | None:
-    """Return the Trainer on the call stack whose state this is: no hook is given it, but each is called by it."""
+    No hook is given its Trainer, but each is called by it: it is the one on the call stack whose state this is.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, Trainer) and owner.state is state:
-            return owner
+            return tuple(kind.__name__ for kind in type(owner).__mro__ if issubclass(kind, Trainer))
         frame = frame.f_back
-    return None
+    return ()

@@ -1,12 +1,17 @@
-"""Which tensors are LoRA factors: PEFT's layers inside any model, wrapped or not."""
+"""The LoRA factors inside a model, and their singular values: only r x r matrices leave the device."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from gradience import spectra
 from gradience.adapters.config import initialisation_of
 from gradience.adapters.keys import parse_key
 
@@ -43,19 +48,20 @@ def find_pairs(model: nn.Module, adapter: str | None = None) -> tuple[list[LiveP
             unmeasured[name] = "AdaLoRA"
         elif isinstance(layer, ParamWrapper):
             unmeasured[name] = "stacked experts"
-        elif (chosen := adapter or _trained_adapter(layer)) and (factors := _factors(layer, chosen)):
-            if reason := _unmeasurable(*factors):
+        else:
+            active = [adapter] if adapter else layer.active_adapters
+            factors = {candidate: pair for candidate in active if (pair := _factors(layer, candidate))}
+            training = (
+                candidate for candidate, (A, B) in factors.items() if A.requires_grad or B.requires_grad
+            )
+            chosen = next(training, next(iter(factors), None))
+            if chosen is None:
+                continue
+            if reason := _unmeasurable(*factors[chosen]):
                 unmeasured[name] = reason
             else:
-                pairs.append(LivePair(name, *factors, scale=float(layer.scaling[chosen])))
+                pairs.append(LivePair(name, *factors[chosen], scale=float(layer.scaling[chosen])))
     return pairs, unmeasured
-
-
-def _trained_adapter(layer: LoraLayer) -> str | None:
-    """The active adapter that is being trained, else the first active one."""
-    active = [name for name in layer.active_adapters if _factors(layer, name) is not None]
-    trained = [name for name in active if any(factor.requires_grad for factor in _factors(layer, name) or ())]
-    return next(iter(trained or active), None)
 
 
 def _factors(layer: LoraLayer, adapter: str) -> tuple[Tensor, Tensor] | None:
@@ -80,7 +86,12 @@ def _unmeasurable(A: Tensor, B: Tensor) -> str | None:
 
 def starts_at_zero(model: nn.Module, adapter: str | None) -> bool:
     """Return whether ΔW = 0 before the first step; True for a model without PEFT."""
-    configs = getattr(_unwrapped(model), "peft_config", None)
+    while not hasattr(model, "peft_config"):  # DistributedDataParallel and torch.compile wrap it
+        inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return True
+        model = inner
+    configs: Any = model.peft_config
     if not configs:
         return True
     config = configs[adapter] if adapter in configs else next(iter(configs.values()))
@@ -88,10 +99,101 @@ def starts_at_zero(model: nn.Module, adapter: str | None) -> bool:
     return start is not None and start.zero
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Without DistributedDataParallel and torch.compile around it."""
-    for attribute in ("module", "_orig_mod"):
-        inner = getattr(model, attribute, None)
-        if isinstance(inner, nn.Module) and not hasattr(model, "peft_config"):
-            return _unwrapped(inner)
-    return model
+# ---------------------------------------------------------------- from factors to singular values
+
+MAX_ETA = 10.0
+"""Float32 Gram products lose η²·6e-8; beyond this η the factors themselves go to the CPU (float64, QR)."""
+LOWEST, HIGHEST = 1e-30, 1e30
+"""Outside this range a float32 Gram product may have left its own range: the same way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSpectrum:
+    """What one module's update looks like now. The measures are None unless status is `ok`."""
+
+    name: str
+    r: int
+    status: Literal["ok", "untrained", "nonfinite"]
+    stable_rank: float | None = None
+    energy_rank_90: int | None = None
+    fro_norm: float | None = None
+    """‖ΔW‖_F, with the scale."""
+    sigma_max: float | None = None
+
+    @property
+    def utilization(self) -> float | None:
+        """stable rank / r."""
+        return None if self.stable_rank is None else self.stable_rank / self.r
+
+
+def gram_products(pairs: Sequence[LivePair]) -> list[tuple[spectra.FloatArray, spectra.FloatArray]]:
+    """Return AAᵀ and BᵀB of every pair, (r, r) float64 each, in one copy per device."""
+    products: list[Tensor] = []
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(
+        "highest"
+    )  # float32 as IEEE has it: no TF32, no bfloat16 passes, no autocast
+    try:
+        with torch.no_grad(), torch.autocast(pairs[0].A.device.type, enabled=False):
+            for pair in pairs:
+                A, B = (factor.detach().flatten(1).float() for factor in (pair.A, pair.B))
+                products += [A @ A.T, B.T @ B]
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    on_cpu = iter(_to_cpu(products))
+    return [(next(on_cpu), next(on_cpu)) for _ in pairs]
+
+
+def _to_cpu(tensors: Sequence[Tensor]) -> list[spectra.FloatArray]:
+    """Every tensor as float64 on the CPU; one copy for each device that holds some of them."""
+    groups: dict[torch.device, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        groups.setdefault(tensor.device, []).append(index)
+    arrays: dict[int, spectra.FloatArray] = {}
+    for indices in groups.values():
+        flat = torch.cat([tensors[i].reshape(-1) for i in indices]).cpu().numpy().astype(np.float64)
+        ends = np.cumsum([tensors[i].numel() for i in indices])[:-1]
+        for i, part in zip(indices, np.split(flat, ends), strict=True):
+            arrays[i] = part.reshape(tensors[i].shape)
+    return [arrays[i] for i in range(len(tensors))]
+
+
+def module_spectrum(pair: LivePair, gram_A: spectra.FloatArray, gram_B: spectra.FloatArray) -> ModuleSpectrum:
+    """Return the measures of one module from its Gram products, or from its factors where those are too inexact."""
+    try:
+        spectrum = _from_grams(pair, gram_A, gram_B) or _from_factors(pair)
+    except spectra.NonFiniteFactor:
+        return ModuleSpectrum(pair.name, pair.rank, "nonfinite")
+    if not spectrum.values.any():
+        return ModuleSpectrum(pair.name, pair.rank, "untrained")
+    scaled = spectrum.scaled(pair.scale)
+    return ModuleSpectrum(
+        pair.name,
+        pair.rank,
+        "ok",
+        stable_rank=spectra.stable_rank(spectrum.values),
+        energy_rank_90=spectra.energy_rank(spectrum.values, 0.90),
+        fro_norm=float(np.linalg.norm(scaled)),
+        sigma_max=float(scaled[0]),
+    )
+
+
+def _from_grams(
+    pair: LivePair, gram_A: spectra.FloatArray, gram_B: spectra.FloatArray
+) -> spectra.Spectrum | None:
+    """The spectrum from float32 Gram products, or None where they are not good enough."""
+    columns, rows = math.prod(pair.A.shape[1:]), int(pair.B.shape[0])
+    for gram in (gram_A, gram_B):
+        top = float(gram.diagonal().max())
+        if not (gram.any() and LOWEST < top < HIGHEST):
+            return None
+    spectrum = spectra.spectrum_from_grams(spectra.Core(gram_A, 0, columns), spectra.Core(gram_B, 0, rows))
+    return spectrum if spectrum is not None and spectrum.eta <= MAX_ETA else None
+
+
+def _from_factors(pair: LivePair) -> spectra.Spectrum:
+    """The slow and exact way: the factors themselves, in float64."""
+    A, B = (factor.detach().flatten(1).cpu().double().numpy() for factor in (pair.A, pair.B))
+    if not (np.isfinite(A).all() and np.isfinite(B).all()):
+        raise spectra.NonFiniteFactor
+    return spectra.spectrum(spectra.array_blocks(A.T), spectra.array_blocks(B))

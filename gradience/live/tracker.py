@@ -1,21 +1,95 @@
-"""The tracker: measures on request, remembers the last few measurements, and says what is new."""
+"""Measurements of all modules on request: their numbers as run.jsonl has them, and what the last few show."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Self
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 from torch import nn
 
-from gradience.adapters.families import module_type
+from gradience.adapters.families import family_of, module_type
 from gradience.errors import InputError
-from gradience.live.grams import gram_products, module_spectrum
-from gradience.live.pairs import LivePair, find_pairs, starts_at_zero
-from gradience.live.snapshot import Signal, Snapshot, digits
+from gradience.live.pairs import (
+    LivePair,
+    ModuleSpectrum,
+    find_pairs,
+    gram_products,
+    module_spectrum,
+    starts_at_zero,
+)
+from gradience.ranks import percentile
 from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint, settled_since, too_large, too_small
 from gradience.words import counted, listed
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Something that a measurement shows for the first time."""
+
+    code: Literal["rank-settled", "rank-too-small", "rank-too-large", "nonfinite-weights"]
+    severity: Literal["info", "warning", "error"]
+    message: str
+    context: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All modules at one step."""
+
+    step: int
+    modules: tuple[ModuleSpectrum, ...]
+    seconds: float
+    """Wall time of the measurement, the wait for the device included."""
+    moved: int | None
+    """Modules whose k@90 differs from the measurement before; None for the first."""
+
+    def to_metrics(self) -> dict[str, object]:
+        """Return the `lora_spectra` record of run.jsonl: a summary, by family, and one column per measure.
+
+        The columns follow the order of names in the `lora_modules` record before it.
+        """
+        families: dict[str, list[ModuleSpectrum]] = {}
+        for module in self.modules:
+            families.setdefault(family_of(module.name), []).append(module)
+        return {
+            "summary": summarise(self.modules) | {"k90_moved": self.moved, "seconds": round(self.seconds, 4)},
+            "by_family": {name: summarise(group) for name, group in families.items()},
+            "stable_rank": [digits(module.stable_rank) for module in self.modules],
+            "energy_rank_90": [module.energy_rank_90 for module in self.modules],
+            "utilization": [digits(module.utilization, 4) for module in self.modules],
+            "fro_norm": [digits(module.fro_norm) for module in self.modules],
+            "status": {m.name: m.status for m in self.modules if m.status != "ok"},
+        }
+
+
+def summarise(modules: Sequence[ModuleSpectrum]) -> dict[str, float | int | None]:
+    """Return counts, means and percentiles over the modules that could be measured."""
+
+    def measured(measure: str) -> list[Any]:
+        return [getattr(module, measure) for module in modules if module.status == "ok"]
+
+    stable, needed = measured("stable_rank"), measured("energy_rank_90")
+    used, norms = measured("utilization"), measured("fro_norm")
+    return {
+        "modules": len(modules),
+        "untrained": sum(module.status == "untrained" for module in modules),
+        "nonfinite": sum(module.status == "nonfinite" for module in modules),
+        "stable_rank_mean": digits(sum(stable) / len(stable)) if stable else None,
+        "stable_rank_median": digits(float(percentile(stable, 50))) if stable else None,
+        "energy_rank_90_p50": float(percentile(needed, 50)) if needed else None,
+        "energy_rank_90_p90": float(percentile(needed, 90)) if needed else None,
+        "utilization_median": digits(float(percentile(used, 50)), 4) if used else None,
+        "fro_norm": digits(math.hypot(*norms)) if norms else None,
+    }
+
+
+def digits(value: float | None, digits: int = 7) -> float | None:
+    """Return `value` with at most `digits` significant digits: shorter lines, and no false precision."""
+    return None if value is None else float(f"{value:.{digits}g}")
 
 
 class SpectralTracker:
@@ -85,7 +159,8 @@ class SpectralTracker:
         if before is not None:
             moved = sum(a.energy_rank_90 != b.energy_rank_90 for a, b in zip(before, modules, strict=True))
         self._last = Snapshot(step, modules, time.perf_counter() - started, moved)
-        self._points.append(self._last.point())
+        needed = tuple(module.energy_rank_90 for module in modules)
+        self._points.append(RankPoint(step, tuple(module.r for module in modules), needed))
         return self._last
 
     def new_signals(self) -> list[Signal]:

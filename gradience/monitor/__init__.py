@@ -6,18 +6,20 @@ The file is read once, in constant memory. Where it holds several runs, the last
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gradience.errors import InputError
 from gradience.files.shared_names import paths_text
 from gradience.monitor.assemble import run_report
 from gradience.monitor.facts import RunFacts
-from gradience.monitor.run import DEFAULT_GAP_THRESHOLD, Options
+from gradience.monitor.rules import DEFAULT_GAP_THRESHOLD
 from gradience.reports.monitor import MonitorReport, RunReport
 from gradience.telemetry import Record, TelemetryReader
 
-__all__ = ["Options", "RunLog", "monitor_runs", "report_of", "require_strict"]
+__all__ = ["RunLog", "monitor_runs", "report_of", "require_strict"]
+
+PathLike = str | os.PathLike[str]
 
 
 class RunLog:
@@ -26,7 +28,7 @@ class RunLog:
     Raises InputError (`run-not-found`, `run-not-a-file`; `run-empty` from `report`).
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
         self._reader = TelemetryReader(path)
         self._facts: RunFacts | None = None
@@ -49,7 +51,7 @@ class RunLog:
                 self._ids.add(record.run_id)
         self._facts.add(record)
 
-    def report(self, options: Options, name: str) -> RunReport:
+    def report(self, name: str, gap_threshold: float) -> RunReport:
         """Return the report on the last run of the file, which it calls `name`."""
         if self._facts is None:
             raise InputError(
@@ -57,39 +59,38 @@ class RunLog:
                 code="run-empty",
                 hint="give the run.jsonl that GradienceCallback or TelemetryWriter wrote",
             )
-        return run_report(name, self._facts, self._reader, len(self._ids), options)
+        return run_report(name, self._facts, self._reader, len(self._ids), gap_threshold)
 
 
 def monitor_runs(
-    paths: Iterable[str | os.PathLike[str]], *, gap_threshold: float = DEFAULT_GAP_THRESHOLD
+    paths: PathLike | Iterable[PathLike], *, gap_threshold: float = DEFAULT_GAP_THRESHOLD
 ) -> MonitorReport:
     """Read the runs at `paths` and report what happened in each of them.
 
     >>> from gradience import monitor_runs
-    >>> monitor_runs(["run.jsonl"]).runs[0].outcome
+    >>> monitor_runs("run.jsonl").runs[0].outcome
     'ok'
 
+    paths: one run.jsonl, or several.
     gap_threshold: exp(evaluation loss − training loss) from which a gap is an alert.
 
     Raises InputError when a file is missing or holds no record.
     """
-    options = Options(gap_threshold=gap_threshold)
-    logs = [RunLog(path) for path in paths]
+    logs = [RunLog(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
     for log in logs:
         log.update()
-    return report_of(logs, options)
+    return report_of(logs, gap_threshold)
 
 
-def report_of(logs: Iterable[RunLog], options: Options) -> MonitorReport:
+def report_of(logs: Sequence[RunLog], gap_threshold: float) -> MonitorReport:
     """Return the artifact for logs that were read."""
     from gradience import __version__
 
-    logs = list(logs)
     names = paths_text([log.path for log in logs])
     return MonitorReport(
         gradience_version=__version__,
-        gap_threshold=options.gap_threshold,
-        runs=tuple(log.report(options, name) for log, name in zip(logs, names, strict=True)),
+        gap_threshold=gap_threshold,
+        runs=tuple(log.report(name, gap_threshold) for log, name in zip(logs, names, strict=True)),
     )
 
 

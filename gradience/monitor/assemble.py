@@ -7,21 +7,32 @@ from collections.abc import Mapping, Sequence
 
 from gradience.arguments import is_number
 from gradience.files.shared_names import path_text
-from gradience.monitor.advice import advice
-from gradience.monitor.facts import MAX_LAYERS, RunFacts, SpectraPoint, Split, SplitEvaluation
-from gradience.monitor.run import Options, Run
+from gradience.monitor import rules
+from gradience.monitor.facts import (
+    MAX_LAYERS,
+    RunFacts,
+    RunSetup,
+    SpectraPoint,
+    Split,
+    SplitEvaluation,
+    read_setup,
+)
+from gradience.monitor.rules import Run
 from gradience.monitor.series import Series
-from gradience.monitor.setup import RunSetup, read_setup
+from gradience.reports.base.finding import Severity
 from gradience.reports.monitor import (
+    Alert,
     Curve,
     CurvePoint,
     EvaluationPoint,
+    Evidence,
     FamilyUse,
     LayerUse,
     Outcome,
     RankUse,
     RankUsePoint,
     ReadNote,
+    Recommendation,
     Rewards,
     RunReport,
     Setup,
@@ -46,11 +57,11 @@ AUDIT_KEYS = (
 
 
 def run_report(
-    file: str, facts: RunFacts, reader: TelemetryReader, runs_in_file: int, options: Options
+    file: str, facts: RunFacts, reader: TelemetryReader, runs_in_file: int, gap_threshold: float
 ) -> RunReport:
     """Return everything that is known about one run."""
     setup = read_setup(facts.config, facts.rl)
-    alerts, recommendations = advice(Run(facts, setup, options))
+    alerts, recommendations = advice(Run(facts, setup, gap_threshold))
     outcome, reason = _outcome(facts)
     return RunReport(
         file=file,
@@ -96,18 +107,16 @@ def _outcome(facts: RunFacts) -> tuple[Outcome, str | None]:
 
 
 def _read_notes(reader: TelemetryReader) -> tuple[ReadNote, ...]:
-    notes = []
-    for code, count in sorted(reader.issue_counts.items()):
-        first = next((issue for issue in reader.issues if issue.code == code), None)
-        notes.append(
-            ReadNote(
-                code=code,
-                count=count,
-                first_line=first.line if first else 0,
-                message=first.message if first else "",
-            )
+    first = {issue.code: issue for issue in reversed(reader.issues)}
+    return tuple(
+        ReadNote(
+            code=code,
+            count=count,
+            first_line=first[code].line if code in first else 0,
+            message=first[code].message if code in first else "",
         )
-    return tuple(notes)
+        for code, count in sorted(reader.issue_counts.items())
+    )
 
 
 def _curve(series: Series) -> Curve:
@@ -229,3 +238,77 @@ def _notes(facts: RunFacts, setup: RunSetup) -> list[str]:
     if facts.not_kept:
         notes.append(f"Recorded alerts, recommendations or splits that are not shown: {facts.not_kept}.")
     return notes
+
+
+# ---------------------------------------------------------------- alerts and recommendations
+
+RECORDED_SEVERITIES: Mapping[str, Severity] = {
+    "info": "info",
+    "warning": "warning",
+    "error": "error",
+    "critical": "error",
+}
+LIVE_SIGNALS = {"rank-settled", "rank-too-small", "rank-too-large", "nonfinite-weights"}
+"""What the tracker said while the run went on. The rules judge the same at the end, so it is not repeated."""
+
+
+def advice(run: Run) -> tuple[tuple[Alert, ...], tuple[Recommendation, ...]]:
+    """Return what every rule says about one run, errors first, and what to do about it; then what was recorded."""
+    alerts: list[Alert] = []
+    recommendations: list[Recommendation] = []
+    for rule in rules.RULES:
+        for observation in rule.statements(run):
+            alerts.append(
+                Alert(
+                    code=rule.code,
+                    severity=rule.severity,
+                    message=observation.message,
+                    evidence=observation.evidence,
+                    confidence=observation.confidence,
+                    source=rule.source,
+                )
+            )
+            if observation.action:
+                recommendations.append(
+                    Recommendation(
+                        action=observation.action,
+                        reason=observation.reason,
+                        because=rule.code,
+                        evidence=observation.evidence,
+                        confidence=observation.confidence,
+                    )
+                )
+    said = {alert.code for alert in alerts} | LIVE_SIGNALS
+    alerts += [alert for alert in map(_recorded_alert, run.facts.alerts) if alert.code not in said]
+    recommendations += [item for record in run.facts.recommendations for item in _recorded(record)]
+    return tuple(alerts), tuple(recommendations)
+
+
+def _recorded_alert(record: Record) -> Alert:
+    context = record.mapping("context")
+    return Alert(
+        code=record.text("code") or "unnamed",
+        severity=RECORDED_SEVERITIES.get(record.text("severity") or "", "warning"),
+        message=record.text("message") or "",
+        evidence=tuple(
+            Evidence(what=key, value=value, step=record.step)
+            for key, value in context.items()
+            if isinstance(value, (int, float, str)) and not isinstance(value, bool)
+        ),
+        confidence="medium",
+        source="recorded",
+    )
+
+
+def _recorded(record: Record) -> list[Recommendation]:
+    items = record.data.get("recommendations")
+    return [
+        Recommendation(
+            action=str(item.get("action") or item.get("message") or item.get("title") or "(not said)"),
+            reason=str(item.get("reason") or item.get("rationale") or "(not said)"),
+            because="recorded",
+            confidence="low",
+        )
+        for item in (items if isinstance(items, list) else [])
+        if isinstance(item, Mapping)
+    ]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import median
 
 MAX_BUCKETS = 512
 
@@ -26,16 +27,6 @@ class Bucket:
     @property
     def mean(self) -> float:
         return self.total / self.count
-
-    def add(self, step: int, value: float) -> None:
-        """Take the next point in."""
-        self.last_step = step
-        self.count += 1
-        self.total += value
-        if value < self.low:
-            self.low, self.low_step = value, step
-        if value > self.high:
-            self.high, self.high_step = value, step
 
     def absorb(self, later: Bucket) -> None:
         """Take the points of the next bucket in."""
@@ -69,19 +60,16 @@ class Series:
             if self.first_nonfinite_step is None:
                 self.first_nonfinite_step = step
             return
-        buckets = self.buckets
-        if buckets and buckets[-1].count < self._width:
-            buckets[-1].add(step, value)
+        point = Bucket(step, step, 1, value, value, step, value, step)
+        if self.buckets and self.buckets[-1].count < self._width:
+            self.buckets[-1].absorb(point)
             return
-        if len(buckets) == MAX_BUCKETS:
-            self._halve()
-        buckets.append(Bucket(step, step, 1, value, value, step, value, step))
-
-    def _halve(self) -> None:
-        for left, right in zip(self.buckets[::2], self.buckets[1::2], strict=True):
-            left.absorb(right)
-        del self.buckets[1::2]
-        self._width *= 2
+        if len(self.buckets) == MAX_BUCKETS:
+            for left, right in zip(self.buckets[::2], self.buckets[1::2], strict=True):
+                left.absorb(right)
+            del self.buckets[1::2]
+            self._width *= 2
+        self.buckets.append(point)
 
     def drop_after(self, step: int) -> None:
         """Forget what lies behind `step`: a resumed run writes those steps again.
@@ -129,9 +117,7 @@ class Series:
 
     def median(self) -> float | None:
         """Return the median of the bucket means."""
-        means = sorted(bucket.mean for bucket in self.buckets)
-        n = len(means)
-        return (means[(n - 1) // 2] + means[n // 2]) / 2 if n else None
+        return median(bucket.mean for bucket in self.buckets) if self.buckets else None
 
     def noise(self) -> float:
         """Return the standard deviation around the trend: √π/2 of the mean step between neighbours (if normal)."""

@@ -29,7 +29,6 @@ MAX_LINE_VALUES = 400_000
 MAX_RUN_BYTES = 2 * 2**30
 """Seven million lines or more; a longer file takes minutes to read, and is no telemetry of a training."""
 
-TAIL_BYTES, MAX_TAIL_BYTES = 2**16, 32 * 2**20
 KEPT_ISSUES = 20
 
 FINITE = 1e100
@@ -129,10 +128,8 @@ class TelemetryReader:
         try:
             value = _decoded(text.decode("utf-8"))
         except (ValueError, RecursionError):
-            if line.finished:
-                self._note(number, "not-json", "not JSON")
-                return None
-            self._note(number, "torn-line", "the last line was cut off")
+            torn = ("torn-line", "the last line was cut off")
+            self._note(number, *(("not-json", "not JSON") if line.finished else torn))
             return None
         if not isinstance(value, dict):
             self._note(number, "not-an-object", "JSON, but not an object")
@@ -143,7 +140,15 @@ class TelemetryReader:
             return None
         if value.get("schema") != SCHEMA:
             self._note(number, "other-schema", f"schema is not {SCHEMA}")
-        return _to_record(event, value, number)
+        run_id, step, ts = value.get("run_id"), value.get("step"), value.get("ts")
+        return Record(
+            event=event,
+            run_id=run_id if isinstance(run_id, str) else "",
+            step=step if is_integer(step) else None,
+            ts=float(ts) if is_number(ts) and 0 <= ts <= YEAR_9999 else None,
+            line=number,
+            data={key: value[key] for key in value if key not in ENVELOPE},
+        )
 
     def _note(self, line: int, code: str, message: str) -> None:
         self.issue_counts[code] += 1
@@ -183,20 +188,6 @@ def _integer(text: str) -> float:
     return int(text) if len(text) <= MAX_DIGITS else _number(text)
 
 
-def _to_record(event: str, value: dict[str, Json], line: int) -> Record:
-    run_id, step, ts = value.get("run_id"), value.get("step"), value.get("ts")
-    for key in ENVELOPE:
-        value.pop(key, None)
-    return Record(
-        event=event,
-        run_id=run_id if isinstance(run_id, str) else "",
-        step=step if is_integer(step) else None,
-        ts=float(ts) if is_number(ts) and 0 <= ts <= YEAR_9999 else None,
-        line=line,
-        data=value,
-    )
-
-
 class _Line(NamedTuple):
     start: bytes
     """The whole line, or its first bytes where it is too long."""
@@ -215,38 +206,13 @@ def _lines(file: BinaryIO) -> Iterator[_Line]:
 
 
 def last_position(path: str | os.PathLike[str]) -> tuple[str, int | None] | None:
-    """The run id of the file's last record and the last step seen near its end.
+    """The run id of the file's last run and the last step seen in it; None: no file, or no record with a run id in it.
 
-    For whoever appends to a finished run (an audit) or resumes one. Reads the last
-    64 kB only, or the last 32 MB where that is not enough. None: no file, or no record in it.
+    For whoever appends to a finished run (an audit) or resumes one.
     """
-    file_path = Path(path)
-    if not file_path.is_file():
-        return None
-    size = file_path.stat().st_size
-    for window in (TAIL_BYTES, min(size, MAX_TAIL_BYTES)):
-        with open_stream(file_path) as file:
-            file.seek(max(0, size - window))
-            lines = file.read(min(window, size)).split(b"\n")
-        last = _last_of(lines)
-        if last is not None and (last[1] is not None or window != TAIL_BYTES):
-            return last
-    return None
-
-
-def _last_of(lines: list[bytes]) -> tuple[str, int | None] | None:
-    run_id: str | None = None
-    for line in reversed(lines):
-        try:
-            value = _decoded(line.decode("utf-8"))
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(value, dict) or not isinstance(value.get("run_id"), str):
-            continue
-        if run_id is None:
-            run_id = value["run_id"]
-        elif value["run_id"] != run_id:
-            return run_id, None
-        if isinstance(value.get("step"), int):
-            return run_id, value["step"]
-    return None if run_id is None else (run_id, None)
+    position: tuple[str, int | None] | None = None
+    for record in TelemetryReader(path) if Path(path).is_file() else ():
+        starts = position is None or record.run_id != position[0]
+        if record.run_id and (starts or record.step is not None):
+            position = record.run_id, record.step
+    return position

@@ -67,12 +67,29 @@ class TelemetryWriter:
         return self._ended
 
     def elapsed(self) -> float:
-        """Seconds since this writer was made, from the monotonic clock."""
-        return time.monotonic() - self._started
+        """Seconds since this writer was made, from the monotonic clock, in milliseconds."""
+        return round(time.monotonic() - self._started, 3)
 
-    def write(self, event: str, step: int | None = None, **payload: object) -> None:
+    def write(self, event: str, step: int | None = None, /, **payload: object) -> None:
         """Append one record of any event. Keys of the envelope cannot be payload."""
-        self._append(event, step, payload)
+        if self._fd is None:
+            raise ValueError(f"{self.path.name} is closed")
+        clash = [key for key in ENVELOPE if key in payload]
+        if clash:
+            raise ValueError(f"{', '.join(clash)}: the envelope's own field, not payload")
+        envelope = {
+            "schema": SCHEMA,
+            "ts": round(time.time(), 3),
+            "run_id": self.run_id,
+            "event": event,
+            "step": step,
+        }
+        line = encode(envelope, self._redaction.clean(payload))
+        if _torn(self._fd):
+            line = b"\n" + line
+        written = os.write(self._fd, line)
+        if written < len(line):
+            raise OSError(28, f"wrote {written} of {len(line)} bytes", str(self.path))
 
     def start(
         self,
@@ -82,22 +99,20 @@ class TelemetryWriter:
         resumed_from_step: int | None = None,
     ) -> None:
         """`run_start`: how the run is set up, and the step that it is resumed from, if any."""
-        payload: dict[str, object] = {"config": config, "meta": dict(meta or {})}
-        if resumed_from_step is not None:
-            payload["resumed_from_step"] = resumed_from_step
-        self._append("run_start", resumed_from_step, payload)
+        resumed = {} if resumed_from_step is None else {"resumed_from_step": resumed_from_step}
+        self.write("run_start", resumed_from_step, config=config, meta=dict(meta or {}), **resumed)
 
     def train_step(self, step: int, **values: object) -> None:
         """`train_step`: loss, lr, grad_norm, epoch and other numbers of one logging step."""
-        self._append("train_step", step, {**values, "elapsed_s": round(self.elapsed(), 3)})
+        self.write("train_step", step, **{**values, "elapsed_s": self.elapsed()})
 
     def eval(self, step: int | None, metrics: Mapping[str, object], *, split: str = "eval") -> None:
         """`eval`: the metrics of one evaluation on one split."""
-        self._append("eval", step, {"split": split, "metrics": metrics})
+        self.write("eval", step, split=split, metrics=metrics)
 
     def metrics(self, kind: str, step: int | None, metrics: Mapping[str, object]) -> None:
         """`metrics`: measurements of one kind (`lora_spectra`, `lora_audit`, yours)."""
-        self._append("metrics", step, {"kind": kind, "metrics": metrics})
+        self.write("metrics", step, kind=kind, metrics=metrics)
 
     def alert(
         self,
@@ -109,15 +124,7 @@ class TelemetryWriter:
         context: Mapping[str, object] | None = None,
     ) -> None:
         """`alert`: severity is info, warning, error or critical."""
-        self._append(
-            "alert",
-            step,
-            {"severity": severity, "code": code, "message": message, "context": dict(context or {})},
-        )
-
-    def recommendation(self, *recommendations: Mapping[str, object], step: int | None) -> None:
-        """`recommendation`: what to do, each as a mapping with `action` and `reason`."""
-        self._append("recommendation", step, {"recommendations": list(recommendations)})
+        self.write("alert", step, severity=severity, code=code, message=message, context=dict(context or {}))
 
     def end(
         self,
@@ -130,10 +137,8 @@ class TelemetryWriter:
         """`run_end`, once, and to the disk. A second call does nothing."""
         if self._ended:
             return
-        payload = {"status": status.value, "elapsed_s": round(self.elapsed(), 3), **facts}
-        if reason:
-            payload["reason"] = reason
-        self._append("run_end", step, payload)
+        facts |= {"reason": reason} if reason else {}
+        self.write("run_end", step, **{"status": status.value, "elapsed_s": self.elapsed(), **facts})
         self._ended = True
         if self._fd is not None:
             os.fsync(self._fd)
@@ -160,26 +165,6 @@ class TelemetryWriter:
                 raise  # nothing else is on its way to the caller, so this must be
         finally:
             self.close()
-
-    def _append(self, event: str, step: int | None, payload: Mapping[str, object]) -> None:
-        if self._fd is None:
-            raise ValueError(f"{self.path.name} is closed")
-        clash = [key for key in ENVELOPE if key in payload]
-        if clash:
-            raise ValueError(f"{', '.join(clash)}: the envelope's own field, not payload")
-        envelope = {
-            "schema": SCHEMA,
-            "ts": round(time.time(), 3),
-            "run_id": self.run_id,
-            "event": event,
-            "step": step,
-        }
-        line = encode(envelope, self._redaction.clean(payload))
-        if _torn(self._fd):
-            line = b"\n" + line
-        written = os.write(self._fd, line)
-        if written < len(line):
-            raise OSError(28, f"wrote {written} of {len(line)} bytes", str(self.path))
 
 
 def status_of(kind: type[BaseException] | None) -> RunStatus:

@@ -13,8 +13,8 @@ import pytest
 from pydantic import ValidationError
 from test_names import HOSTILE, parsed, steering
 
+from gradience.live import ModuleSpectrum, Snapshot
 from gradience.live.sinks import chart_values
-from gradience.live.snapshot import ModuleSpectrum, Snapshot
 from gradience.report.faces import DOCUMENTS, blocks_of, to_html, to_markdown
 from gradience.reports.base import terminal
 from hostile import samples

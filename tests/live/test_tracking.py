@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import nn
 
 from gradience.errors import InputError
@@ -64,13 +64,6 @@ def test_agrees_in_every_storage_type(dtype):
         assert_agrees(module, pair)
 
 
-@pytest.mark.parametrize(("scale_A", "scale_B"), [(1e-25, 1e-12), (1e18, 1e18), (1e-20, 1e20)])
-def test_a_scale_beyond_float32_products_takes_the_exact_way(scale_A, scale_B):
-    A, B = torch.randn(4, 30) * scale_A, torch.randn(20, 4) * scale_B
-    pair = LivePair("x", A, B, 2.0)
-    assert_agrees(SpectralTracker.from_pairs([pair]).measure(0).modules[0], pair)
-
-
 def test_factors_that_cancel_take_the_exact_way():
     """η is large: float32 Gram products would be off by far more than 1e-4."""
     torch.manual_seed(0)
@@ -81,19 +74,11 @@ def test_factors_that_cancel_take_the_exact_way():
     assert_agrees(SpectralTracker.from_pairs([pair]).measure(0).modules[0], pair)
 
 
-def test_convolutions():
-    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv1d(16, 8, 3))
-    model = give_random_factors(get_peft_model(net, LoraConfig(r=4, target_modules=["0", "2"])))
-    tracker = SpectralTracker(model)
-    for module, pair in zip(tracker.measure(0).modules, tracker.pairs, strict=True):
-        assert_agrees(module, pair)
-
-
 def test_untrained_and_nonfinite_are_statuses_not_numbers():
     model = lora_llama()
     fresh = SpectralTracker(model).measure(0)
     assert {module.status for module in fresh.modules} == {"untrained"}
-    assert fresh.summary()["stable_rank_median"] is None
+    assert fresh.to_metrics()["summary"]["stable_rank_median"] is None
     give_random_factors(model)
     tracker = SpectralTracker(model)
     with torch.no_grad():
@@ -141,15 +126,6 @@ def test_names_are_those_of_the_base_model_under_wrappers_too():
 
     assert [pair.name for pair in find_pairs(Wrapper(model))[0]] == names
     assert SpectralTracker(Wrapper(model)).starts_at_zero
-
-
-def test_the_adapter_that_trains_is_measured():
-    model = lora_llama(target_modules=["q_proj"])
-    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    assert {pair.rank for pair in SpectralTracker(model).pairs} == {8}
-    model.set_adapter("second")
-    assert {pair.rank for pair in SpectralTracker(model).pairs} == {2}
-    assert {pair.rank for pair in SpectralTracker(model, adapter="default").pairs} == {8}
 
 
 def test_nothing_to_measure_is_an_error_with_a_reason():

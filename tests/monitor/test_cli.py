@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
@@ -12,55 +11,11 @@ import pytest
 from pseudo_terminal import drawing
 
 from gradience.cli.app import run
-from gradience.cli.demo import example_adapter
 from gradience.telemetry import RunStatus, TelemetryWriter
 from tests.monitor.terminal import Terminal
 
 RUNS = Path(__file__).parent / "runs"
 GOOD, NAN = str(RUNS / "good.jsonl"), str(RUNS / "nan.jsonl")
-
-
-def test_the_first_screen(capsys):
-    assert run(["monitor", GOOD]) == 0
-    out = capsys.readouterr().out
-    for part in ("finished", "Loss", "Evaluation", "gap to training", "Use of rank", "Alerts"):
-        assert part in out
-
-
-def evaluation(screen):
-    """The rows under the heading of the evaluation, by their labels."""
-    rows = screen.partition("Evaluation")[2].splitlines()[2:]
-    table = itertools.takewhile(lambda row: row.split()[:1] in (["best"], ["last"]), rows)
-    return {row.split()[0]: row.split(maxsplit=1)[1] for row in table}
-
-
-def test_a_loss_of_preferences_has_no_perplexity_and_no_threshold(capsys):
-    """DPO's loss is no cross-entropy, and `memorization-gap` is not asked of it."""
-    assert run(["monitor", str(RUNS / "dpo.jsonl")]) == 0
-    out = capsys.readouterr().out
-    assert "gap to training  −0.0316\n" in out
-    assert "2 evaluations on eval, the last is the best\n" in out
-    assert evaluation(out)["last"].split()[:2] == ["40", "0.578"]
-    assert "perplexity" not in out
-    run(["monitor", str(RUNS / "sft.jsonl")])
-    assert "nats (perplexity ratio 0.955, alert threshold 1.5)" in capsys.readouterr().out
-
-
-def test_one_evaluation_stands_once(tmp_path, capsys):
-    lines = (RUNS / "sft.jsonl").read_text().splitlines()
-    evaluations = [text for text in lines if '"event":"eval"' in text.replace(" ", "")]
-    kept = [text for text in lines if text not in evaluations[:-1]]
-    (tmp_path / "run.jsonl").write_text("\n".join(kept) + "\n")
-    assert run(["monitor", str(tmp_path / "run.jsonl")]) == 0
-    out = capsys.readouterr().out
-    assert "1 evaluation on eval" in out
-    assert list(evaluation(out)) == ["last"]
-    assert evaluation(out)["last"].split()[:2] == ["60", "3.87"]
-
-
-def test_modules_that_never_moved_have_no_k90_to_settle(capsys):
-    assert run(["monitor", str(RUNS / "grpo_constant.jsonl")]) == 0
-    assert "measured 4 times, steps 2 to 60; every ΔW is zero" in capsys.readouterr().out
 
 
 def test_verbose_adds_evidence_and_sources(capsys):
@@ -78,14 +33,6 @@ def test_json_is_the_artifact(capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["schema"] == "gradience.monitor/1"
     assert [r["outcome"] for r in report["runs"]] == ["ok", "ok"]
-
-
-def test_several_files_begin_with_a_table(capsys):
-    run(["monitor", GOOD, NAN])
-    first = capsys.readouterr().out.splitlines()[:3]
-    assert first[0].split()[:3] == ["run", "outcome", "steps"]
-    assert first[0].split()[-2:] == ["errors", "warnings"]
-    assert first[2].split()[-2:] == ["1", "0"]
 
 
 @pytest.mark.parametrize(
@@ -186,22 +133,6 @@ def test_strict_schema_refuses_what_is_otherwise_skipped(tmp_path, capsys):
     assert shown.out == ""
     assert "not JSON" in shown.err
     assert "(2 such lines)" in shown.err
-
-
-DEEP = ["[" * 100_000, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000,
-        '{"run_id": "other", "step": 9, "x": ' + "[" * 60 + "]" * 60 + "}"]  # fmt: skip
-
-
-@pytest.mark.parametrize("last", DEEP, ids=["lists", "mappings", "closed", "a record"])
-def test_an_audit_is_appended_below_a_line_nested_too_deeply(tmp_path, last):
-    path = tmp_path / "run.jsonl"
-    before = '{"run_id": "mine", "step": 7}\n' + last + "\n"
-    path.write_text(before)
-    assert run(["audit", str(example_adapter()), "--append", str(path), "--quiet"]) == 0
-    after = path.read_text()
-    assert after.startswith(before)
-    record = json.loads(after.splitlines()[-1])
-    assert (record["run_id"], record["step"], record["kind"]) == ("mine", 7, "lora_audit")
 
 
 def test_an_audit_is_appended_to_the_run_and_shown(tmp_path, capsys):

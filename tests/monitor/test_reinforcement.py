@@ -68,15 +68,6 @@ def test_what_is_said_of_a_shape(tmp_path, columns, said):
     assert codes(tmp_path, **columns) == said
 
 
-@pytest.mark.parametrize("trainer", [None, "Trainer", "MyTrainer"])
-def test_a_loss_that_grows_with_the_kl_is_no_divergence_where_the_trainer_says_nothing(tmp_path, trainer):
-    loss, rate = ramp(0.001, 0.1), [1e-5] * STEPS
-    assert (
-        codes(tmp_path / "rl", trainer, loss=loss, kl=ramp(0, 0.3), reward=ramp(0.2, 0.8), lr=rate) == set()
-    )
-    assert "divergence" in codes(tmp_path / "other", trainer, loss=loss, lr=rate)
-
-
 @pytest.mark.parametrize(
     ("classes", "logged", "method"),
     [

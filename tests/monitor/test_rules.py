@@ -55,7 +55,7 @@ def test_every_rule_has_its_runs():
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
-def test_it_speaks_where_it_should(rule):
+def test_it_speaks_where_it_should_alone(rule):
     for name in CASES[rule.code][0]:
         alert = next((a for a in report(name).alerts if a.code == rule.code), None)
         assert alert is not None, name
@@ -63,18 +63,8 @@ def test_it_speaks_where_it_should(rule):
         assert alert.source == rule.source
         assert alert.message
         assert alert.evidence or rule.code == "run-error"
-
-
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
-def test_it_is_silent_where_it_must_be(rule):
     for name in CASES[rule.code][1]:
         assert rule.code not in {alert.code for alert in report(name).alerts}, name
-
-
-def test_the_page_tells_of_every_rule_with_its_severity():
-    page = (Path(__file__).parents[2] / "docs" / "reference" / "monitor_rules.md").read_text(encoding="utf-8")
-    for rule in RULES:
-        assert f"| `{rule.code}` | {rule.severity} |" in page
 
 
 @pytest.mark.parametrize("name", ["good", "sft", "dpo", "grpo"])
@@ -118,23 +108,6 @@ def test_trainers_of_trl_are_known(name, trainer, method):
     run = report(name)
     assert (run.setup.trainer, run.setup.method) == (trainer, method)
     assert (run.rewards is not None) == (method == "reinforcement")
-
-
-def test_rewards_kl_length_and_entropy_are_read_as_such():
-    rewards = report("grpo").rewards
-    assert 0.6 < rewards.reward.first < rewards.reward.high < 1
-    assert 0 <= rewards.kl.first < rewards.kl.last < 0.1
-    assert rewards.length.last < rewards.length.first <= 24
-    assert (
-        rewards.entropy.count == rewards.clipped.count == rewards.zero_std.count == rewards.reward.count == 30
-    )
-    assert rewards.sequence_kl.count == 0
-
-
-def test_a_perplexity_and_a_gap_only_where_they_mean_something():
-    assert report("sft").evaluations["eval"].last.perplexity > 1
-    assert report("sft").evaluations["eval"].last.gap is not None
-    assert report("dpo").evaluations["eval"].last.perplexity is None
 
 
 def test_who_evaluates_afterwards_is_not_asked_for_an_evaluation(tmp_path):

@@ -33,13 +33,6 @@ def test_extremes_and_count_are_exact_and_memory_is_bounded(numbers):
     assert series.level(0, 1) == pytest.approx(sum(numbers) / len(numbers), rel=1e-9, abs=1e-3)
 
 
-@given(values)
-def test_buckets_are_in_order_and_cover_every_step_once(numbers):
-    buckets = filled(numbers).buckets
-    assert [b.first_step for b in buckets] == [0, *(b.last_step + 1 for b in buckets[:-1])]
-    assert buckets[-1].last_step == len(numbers) - 1
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_counted_and_left_out(bad):
     series = filled([1.0, bad, 3.0, bad])
@@ -54,9 +47,3 @@ def test_dropping_what_a_resumed_run_writes_again():
     assert (series.count, series.nonfinite, series.last, series.last_step) == (2, 0, 2.0, 1)
     series.add(2, 1.5)
     assert [b.mean for b in series.buckets] == [3.0, 2.0, 1.5]
-
-
-def test_nothing():
-    series = Series()
-    assert (series.first, series.lowest, series.level(0, 1), series.median()) == (None, None, None, None)
-    series.drop_after(3)

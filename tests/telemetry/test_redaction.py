@@ -81,13 +81,6 @@ def test_paths_lose_the_folders_above(tmp_path, path, kept):
     assert "alice" not in (tmp_path / "run.jsonl").read_text()
 
 
-def test_names_of_fields_are_looked_at_too(tmp_path):
-    key = "what the customer wrote " * 20
-    text = str(written(tmp_path, Redaction(), per_prompt={key: 1.0}))
-    assert "customer" not in text
-    assert "1.0" in text
-
-
 def test_what_is_asked_for_is_kept(tmp_path):
     allowed = Redaction(allow=frozenset({"prompt", "metrics.notes"}))
     assert written(tmp_path, allowed, prompt="hello", notes="a\nb") == {"prompt": "hello", "notes": "a\nb"}
@@ -97,8 +90,3 @@ def test_what_is_asked_for_is_kept(tmp_path):
         "prompt": "hello",
         "path": "/home/alice/x",
     }
-
-
-def test_keys_in_a_list_are_hidden(tmp_path):
-    marks = written(tmp_path, Redaction(), api_keys=["one", "two"], wandb_keys=["0123456789abcdef" * 2])
-    assert all(mark.startswith("[REDACTED secret") for key in marks for mark in marks[key])

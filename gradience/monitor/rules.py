@@ -1,0 +1,640 @@
+"""What monitor looks for: one function for each rule, and one line in `RULES`.
+
+Thresholds are constants beside their rule; docs/reference/monitor_rules.md says where they come from and on which runs
+they were tried, and tests/monitor holds one real run where the rule speaks and one where it must not.
+
+In reinforcement learning the loss is left alone: advantages within a group add up to zero, so with one update a batch
+GRPO's loss is little more than its KL term (Shao et al., DeepSeekMath, 2024, eq. 3) and may well rise while the policy
+improves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import variance
+from typing import NamedTuple
+
+from gradience.learning_rate import (
+    LR_TOLERANCE,
+    THINKING_MACHINES,
+    effective_alpha,
+    is_adam_like,
+    rate,
+    reference_lr,
+)
+from gradience.monitor.facts import RunFacts, RunSetup, Split
+from gradience.monitor.series import Series
+from gradience.ranks import DEFAULT_GRID, round_up
+from gradience.reports.monitor import Confidence, Evidence
+from gradience.rules import NotApplicable, Rule, need, rule
+from gradience.telemetry.rank_series import SATURATED_AT, RankPoint, settled_since, too_large, too_small
+from gradience.telemetry.trainers import Method
+from gradience.words import counted
+
+DEFAULT_GAP_THRESHOLD = 1.5
+MIN_LOGS = 8
+"""Points below which a series says nothing."""
+
+
+class Run(NamedTuple):
+    """One run: what its records say, how it was configured, and what the user set."""
+
+    facts: RunFacts
+    setup: RunSetup
+    gap_threshold: float = DEFAULT_GAP_THRESHOLD
+    """exp(evaluation loss − training loss) from which a gap is an alert."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one rule says."""
+
+    message: str
+    evidence: tuple[Evidence, ...]
+    confidence: Confidence
+    action: str = ""
+    """What to do; empty where nothing follows."""
+    reason: str = ""
+
+
+Observations = Iterator[Observation]
+
+
+def need_method(run: Run, *methods: Method) -> RunFacts:
+    """Return the facts of a run of one of these methods. Raises NotApplicable for any other."""
+    if run.setup.method not in methods:
+        raise NotApplicable
+    return run.facts
+
+
+def need_falling_loss(run: Run) -> RunFacts:
+    """Return the facts of a run. Raises NotApplicable in reinforcement learning: there the reward is to rise."""
+    return need_method(run, "supervised", "preference")
+
+
+def need_logs(series: Series, least: int = MIN_LOGS) -> Series:
+    """Return a series that is long enough to say something. Raises NotApplicable for any other."""
+    if series.count < least:
+        raise NotApplicable
+    return series
+
+
+def evidence(what: str, value: float | str | None, step: int | None = None) -> tuple[Evidence, ...]:
+    """Return one piece of evidence; none where there is no value."""
+    return () if value is None else (Evidence(what=what, value=value, step=step),)
+
+
+# ---------------------------------------------------------------- broken numbers, and the shape of the loss curve
+
+OWN = "Gradience (docs/reference/monitor_rules.md)"
+IEEE = "IEEE 754: NaN propagates through every sum"
+
+
+@rule("nonfinite", "error", IEEE)
+def nonfinite(run: Run) -> Observations:
+    """NaN or infinity in losses, gradients or LoRA weights."""
+    facts = run.facts
+    broken: tuple[Evidence, ...] = ()
+    for what, series in (("loss", facts.loss), ("gradient norm", facts.grad_norm)):
+        if series.nonfinite:
+            broken += evidence(f"first NaN or infinite {what}", str(series.last), series.first_nonfinite_step)
+    for name, split in facts.splits.items():
+        if split.losses.nonfinite:
+            broken += evidence(
+                f"first NaN loss on {name}", str(split.losses.last), split.losses.first_nonfinite_step
+            )
+    if facts.nonfinite_modules:
+        step = facts.last_spectra.step if facts.last_spectra else None
+        broken += evidence("LoRA modules with NaN or infinity", facts.nonfinite_modules, step)
+    if not broken:
+        return
+    first = min((e.step for e in broken if e.step is not None), default=None)
+    hidden = facts.grad_norm.nonfinite and not facts.loss.nonfinite and run.setup.nan_filter
+    note = "; the Trainer's logging_nan_inf_filter hid it from the logged loss" if hidden else ""
+    yield Observation(
+        f"NaN or infinity since step {first}{note}",
+        broken,
+        "high",
+        "go back to a checkpoint before that step, and check the data and the precision there",
+        "weights that are NaN never recover; usual causes are a missing label, a row without any label to"
+        " predict, float16, or a learning rate far too high",
+    )
+
+
+EXPLODED = 50.0
+
+
+@rule("gradient-explosion", "warning", OWN)
+def gradient_explosion(run: Run) -> Observations:
+    """A gradient norm fifty times above what is usual in the run: its median, or its first quarter.
+
+    The first quarter counts because the gradients of a solved task vanish, and anything towers above them.
+    """
+    norms = need_logs(need_falling_loss(run).grad_norm)
+    top, usual = need(norms.highest), max(need(norms.median()), need(norms.level(0, 0.25)))
+    if usual <= 0 or top.high < EXPLODED * usual:
+        return
+    yield Observation(
+        f"the gradient norm reached {top.high:.3g}, {top.high / usual:.0f} times what is usual in this run",
+        evidence("largest gradient norm", top.high, top.high_step) + evidence("usual", usual),
+        "high",
+        "clip gradients (max_grad_norm = 1.0), warm up longer, or lower the learning rate",
+        "a single step of that size can undo the training before it",
+    )
+
+
+LOSS_EXPLODED = 10.0
+
+
+@rule("loss-explosion", "warning", OWN)
+def loss_explosion(run: Run) -> Observations:
+    """A logged loss ten times above the first one."""
+    loss = need_logs(need_falling_loss(run).loss)
+    first, top = need(loss.first), need(loss.highest)
+    if first <= 0 or top.high < LOSS_EXPLODED * first:
+        return
+    yield Observation(
+        f"the loss reached {top.high:.3g}, {top.high / first:.3g} times the first one",
+        evidence("largest loss", top.high, top.high_step) + evidence("first loss", first),
+        "high",
+        f"look at the rows that were trained on shortly before step {top.high_step}, and at the learning rate there",
+        "one row with a wrong label or an extreme value can do this, and so can a step that is too large",
+    )
+
+
+DIVERGED = 1.5
+"""The end is this much above the start."""
+LOST = 2.0
+"""… or above the best level that was reached, by this factor and by half of the start."""
+
+
+@rule("divergence", "error", OWN)
+def divergence(run: Run) -> Observations:
+    """The loss ends far above where it started or has been."""
+    loss = need_logs(need_falling_loss(run).loss)
+    first, end, low = need(loss.first), need(loss.level(0.8, 1.0)), need(loss.lowest)
+    above_start = end > DIVERGED * first
+    above_best = end > LOST * max(low.mean, 0.0) and end - low.mean > 0.5 * first
+    if first <= 0 or not (above_start or above_best):
+        return
+    yield Observation(
+        f"the last fifth of the run has a mean loss of {end:.3g}, after {low.low:.3g} at step {low.low_step}",
+        evidence("first logged loss", first)
+        + evidence("lowest loss", low.low, low.low_step)
+        + evidence("mean of the last fifth", end, loss.last_step),
+        "high" if above_start else "medium",
+        "lower the learning rate (by ten, then look again)",
+        "a loss that rises and stays up usually comes from steps that are too large",
+    )
+
+
+FLAT = 0.01
+FLAT_LR = 0.3
+SOLVED = 0.02
+"""A loss so small that a relative change says nothing."""
+
+
+@rule("plateau", "info", OWN)
+def plateau(run: Run) -> Observations:
+    """Less than one percent gained in the second half, while the learning rate was still up.
+
+    The difference must also be small against the scatter of the halves' points, else it is not known.
+    """
+    facts = need_falling_loss(run)
+    loss = need_logs(facts.loss, 2 * MIN_LOGS)
+    before, after = need(loss.level(0.25, 0.5)), need(loss.level(0.75, 1.0))
+    lr_then, lr_top = need(facts.lr.level(0.75, 1.0)), need(facts.lr.highest)
+    if before <= 0 or loss.nonfinite or lr_then < FLAT_LR * lr_top.high or after < SOLVED:
+        return
+    if abs(before - after) / before >= max(
+        FLAT, 2 * _standard_error(loss, (0.25, 0.5), (0.75, 1.0)) / before
+    ):
+        return
+    yield Observation(
+        f"the loss has not moved since about step {loss.part(0.5, 0.5)[0].first_step}",
+        evidence("mean loss, second quarter", before)
+        + evidence("mean loss, last quarter", after)
+        + evidence("learning rate, last quarter", lr_then),
+        "medium",
+        "stop here, or change the learning rate, the data or the adapted modules",
+        "more steps of the same kind are unlikely to help",
+    )
+
+
+IMPROVING = 0.1
+
+
+@rule("still-improving", "info", OWN)
+def still_improving(run: Run) -> Observations:
+    """The last quarter gained ten percent over the third, beyond the noise, and no evaluation was better before."""
+    facts = need_falling_loss(run)
+    loss = need_logs(facts.loss, 2 * MIN_LOGS)
+    before, after = need(loss.level(0.5, 0.75)), need(loss.level(0.75, 1.0))
+    evaluated = (split for split in facts.splits.values() if split.last and split.best)
+    if (
+        loss.nonfinite
+        or before <= 0
+        or after < SOLVED
+        or any(split.last != split.best for split in evaluated)
+    ):
+        return
+    gain = (before - after) / before
+    if gain < max(IMPROVING, 2 * _standard_error(loss, (0.5, 0.75), (0.75, 1.0)) / before):
+        return
+    yield Observation(
+        f"the loss was still falling when the training ended: {100 * gain:.0f} % in the last quarter",
+        evidence("mean loss, third quarter", before)
+        + evidence("mean loss, last quarter", after, loss.last_step),
+        "medium",
+        f"train for more steps (here {loss.last_step}), with a schedule made for them",
+        "a longer training may end lower; ranks and spectra of an unfinished training look smaller",
+    )
+
+
+def _standard_error(loss: Series, *parts: tuple[float, float]) -> float:
+    """Standard error of the difference between two parts of the loss curve."""
+    means = [[bucket.mean for bucket in loss.part(start, end)] for start, end in parts]
+    return math.sqrt(sum(variance(part) / len(part) for part in means if len(part) > 1))
+
+
+# ---------------------------------------------------------------- evaluations, and none at all
+
+PRECHELT = "Prechelt, Early Stopping — But When? (1998)"
+
+
+@rule("no-evaluation", "warning", OWN)
+def no_evaluation(run: Run) -> Observations:
+    """A run without a single evaluation, of which nobody said that it is evaluated elsewhere."""
+    facts = need_falling_loss(run)
+    if facts.splits or facts.loss.count < MIN_LOGS or run.setup.evaluated_by:
+        return
+    yield Observation(
+        "nothing was evaluated during training",
+        evidence("logged losses", facts.loss.count, facts.last_step),
+        "medium",
+        'hold some rows back: eval_dataset=…, eval_strategy="steps"; if you evaluate afterwards, say so:'
+        ' GradienceCallback(evaluated_by="…")',
+        "without an evaluation nobody can tell learning from memorization",
+    )
+
+
+@rule("memorization-gap", "warning", "the public predecessor's threshold of 1.5")
+def memorization_gap(run: Run) -> Observations:
+    """The last evaluation is far above the training loss: exp(difference) reaches the threshold."""
+    facts = need_method(run, "supervised")
+    for name, split in _with_losses(facts):
+        last = split.last
+        if last is None or last.loss is None or last.train_loss is None:
+            continue
+        if not (math.isfinite(last.loss) and math.isfinite(last.train_loss)):
+            continue
+        ratio = math.exp(min(last.loss - last.train_loss, 700.0))
+        if ratio >= run.gap_threshold:
+            yield Observation(
+                f"loss on {name} is {last.loss:.3g}, in training {last.train_loss:.3g}"
+                f" (ratio of perplexities {ratio:.3g})",
+                evidence(f"loss on {name}", last.loss, last.step)
+                + evidence("training loss", last.train_loss, last.step)
+                + evidence("threshold", run.gap_threshold),
+                "high" if split.count > 1 else "medium",
+                "train for fewer epochs, or with more or more varied rows",
+                "the model knows its training rows better than the task",
+            )
+            return
+
+
+RISEN = 0.05
+MIN_EVALUATIONS = 3
+
+
+@rule("overfitting", "warning", PRECHELT)
+def overfitting(run: Run) -> Observations:
+    """The evaluation loss has risen by 5 % above its best while the training loss went on falling."""
+    facts = need_falling_loss(run)
+    for name, split in _with_losses(facts):
+        best, last = split.best, split.last
+        if best is None or last is None or best.loss is None or last.loss is None:
+            continue
+        if split.count < MIN_EVALUATIONS or not last.loss > (1 + RISEN) * best.loss or best.step == last.step:
+            continue
+        if best.train_loss is None or last.train_loss is None or last.train_loss >= best.train_loss:
+            continue
+        yield Observation(
+            f"loss on {name} was best at step {best.step} ({best.loss:.3g}) and has risen to {last.loss:.3g}",
+            evidence("best", best.loss, best.step) + evidence("last", last.loss, last.step),
+            "high" if last.loss > (1 + 2 * RISEN) * best.loss else "medium",
+            f"use the checkpoint of step {best.step}; set load_best_model_at_end and early stopping",
+            "after the best evaluation the model memorized its training rows",
+        )
+        return
+
+
+def _with_losses(facts: RunFacts) -> list[tuple[str, Split]]:
+    return [(name, split) for name, split in facts.splits.items() if split.losses.count]
+
+
+# ---------------------------------------------------------------- reinforcement learning: rewards, KL, lengths
+
+GAO = "Gao, Schulman and Hilton, Scaling Laws for Reward Model Overoptimization (2023)"
+GRPO = "Shao et al., DeepSeekMath (2024), the advantage of GRPO; Yu et al., DAPO (2025)"
+LENGTH = "Yu et al., DAPO (2025); Liu et al., Understanding R1-Zero-Like Training (2025)"
+
+NOTHING = Series()
+START, END = (0.0, 0.25), (0.8, 1.0)
+"""Parts of a run that are compared."""
+CLEAR = 2.0
+"""Standard errors from which a difference counts as one."""
+
+
+def _logged(run: Run, name: str) -> Series:
+    return need_method(run, "reinforcement").rl.get(name, NOTHING)
+
+
+def _reward_rose(run: Run) -> bool:
+    """Whether the end of the run is rewarded clearly more than its beginning."""
+    reward = _logged(run, "reward")
+    before, after = reward.estimate(*START), reward.estimate(*END)
+    return before is not None and after is not None and after.above(before, CLEAR)
+
+
+KL_HIGH = 1.0
+KL_LOST = 10.0
+
+
+@rule("kl-runaway", "warning", GAO)
+def kl_runaway(run: Run) -> Observations:
+    """Far from the reference model with no reward to show for it, or so far that nothing is left of it.
+
+    Speaks when the mean of the last fifth of the logged KL (nats per token) is at least 1 and the reward has
+    not risen since the first quarter, or at least 10 whatever the reward: text that the reference gives e⁻¹⁰
+    of the policy's probability at every token.
+    Source: reward bought with KL turns against the true goal (Gao, Schulman and Hilton, Scaling Laws for
+    Reward Model Overoptimization, ICML 2023; Stiennon et al., NeurIPS 2020, fig. 5). The thresholds are ours.
+    """
+    kl = need_logs(_logged(run, "kl"))
+    end, top = need(kl.level(*END)), kl.highest
+    if end < KL_HIGH or (end < KL_LOST and _reward_rose(run)):
+        return
+    yield Observation(
+        f"the policy is {end:.2g} nats per token away from the reference model"
+        + ("" if end >= KL_LOST else ", and the reward has not risen"),
+        evidence("KL, mean of the last fifth", end, kl.last_step)
+        + (evidence("largest KL", top.high, top.high_step) if top else ()),
+        "high" if end >= KL_LOST else "medium",
+        "go back to a checkpoint before the KL rose; lower the learning rate or raise beta",
+        "a policy that left the reference without being rewarded for it has drifted, and seldom comes back",
+    )
+
+
+COLLAPSED = 0.5
+COLLAPSED_OF_BEST = 0.25
+SURE = 4.0
+
+
+@rule("reward-collapse", "error", GAO)
+def reward_collapse(run: Run) -> Observations:
+    """The reward was clearly higher than where it ends.
+
+    Compares the last fifth with the best tenth of the run. Speaks when the fall is more than four standard
+    errors (the best of ten is lucky), at least a quarter of the best level, and at least half of what had been
+    gained by then.
+    Source: the rise and fall of reward in overoptimised policies (Gao et al. 2023) and in unstable GRPO runs
+    (Yu et al., DAPO, 2025, on what keeps them stable). The thresholds are ours.
+    """
+    reward = need_logs(_logged(run, "reward"), 2 * MIN_LOGS)
+    first, end, top = need(reward.estimate(*START)), need(reward.estimate(*END)), reward.highest
+    windows = [reward.estimate(i / 10, (i + 1) / 10) for i in range(10)]
+    best = max((window for window in windows if window), key=lambda window: window.mean)
+    fall = best.mean - end.mean
+    if not best.above(end, SURE) or fall < COLLAPSED_OF_BEST * abs(best.mean):
+        return
+    if fall < COLLAPSED * (best.mean - first.mean):
+        return
+    yield Observation(
+        f"the reward ends at {end.mean:.3g}, after {best.mean:.3g} at its best",
+        evidence("best mean over a tenth of the run", best.mean)
+        + evidence("mean of the last fifth", end.mean, reward.last_step)
+        + (evidence("highest logged reward", top.high, top.high_step) if top else ()),
+        "high",
+        "use a checkpoint from before the fall; lower the learning rate, raise beta or clip gradients",
+        "the policy unlearned what it was rewarded for; where prompts became harder on purpose, compare on old ones",
+    )
+
+
+SAME = 0.9
+
+
+@rule("constant-reward", "warning", GRPO)
+def constant_reward(run: Run) -> Observations:
+    """All completions of a prompt got the same reward over the second half, and no reward was gained.
+
+    Speaks when `frac_reward_zero_std` averages 0.9 or more over the second half (where it is not logged:
+    `reward_std` is zero there, or the reward never moved), unless the reward has risen (a solved task) or
+    collapsed (which is said already).
+    Source: GRPO's advantage is (reward − mean of the group) / its deviation (Shao et al. 2024): zero for such
+    a group, so it teaches nothing; DAPO leaves those groups out for that reason (Yu et al. 2025, §3.2).
+    """
+    reward = need_logs(_logged(run, "reward"))
+    if _reward_rose(run) or reward_collapse.statements(run):
+        return
+    spread, share = _logged(run, "reward_std"), _logged(run, "zero_std").level(0.5, 1.0)
+    if share is not None:
+        constant = share >= SAME
+    elif spread.count:
+        constant = spread.level(0.5, 1.0) == 0
+    else:
+        constant = reward.lowest is not None and reward.lowest.low == max(b.high for b in reward.buckets)
+    if not constant:
+        return
+    said = f"in {share:.0%} of the groups of the second half" if share is not None else "all along"
+    yield Observation(
+        f"all completions of a prompt got the same reward {said}: there was nothing to learn from",
+        evidence("reward, second half", reward.level(0.5, 1.0), reward.last_step)
+        + evidence("groups without a difference in reward, second half", share),
+        "high",
+        "look at the reward of single completions: prompts may be too hard or too easy, the reward function broken or"
+        " too coarse; more generations per prompt help when rewards are rare",
+        "only differences within a group move the policy",
+    )
+
+
+LONGER = 2.0
+LONGER_TOKENS = 10.0
+CUT = 0.5
+AT_THE_LIMIT = 0.9
+
+
+@rule("length-blowup", "warning", LENGTH)
+def length_blowup(run: Run) -> Observations:
+    """Completions became twice as long, and either most of them are cut off or the reward did not rise with it.
+
+    Speaks when the last fifth is at least twice as long as the shortest mean of the first quarter and 10 tokens
+    longer, and half of the completions there reach the limit, or the reward has not risen. Completions that
+    grow with the reward are what reasoning looks like, and are left alone.
+    Source: completions cut at the limit are rewarded wrongly and add noise (Yu et al., DAPO, 2025, §3.4);
+    the loss of GRPO favours long wrong answers (Liu et al., Understanding R1-Zero-Like Training, 2025, §3.1).
+    """
+    length = need_logs(_logged(run, "length"))
+    before, after = min(bucket.mean for bucket in length.part(*START)), need(length.level(*END))
+    if after < LONGER * before or after - before < LONGER_TOKENS:
+        return
+    cut = _logged(run, "clipped").level(*END)
+    limit = run.setup.max_completion_length
+    at_limit = cut >= CUT if cut is not None else limit is not None and after >= AT_THE_LIMIT * limit
+    if not at_limit and _reward_rose(run):
+        return
+    why = "and most of them are cut off" if at_limit else "and the reward has not risen with it"
+    yield Observation(
+        f"completions grew from {before:.0f} to {after:.0f} tokens, {why}",
+        evidence("shortest mean length, first quarter", before)
+        + evidence("mean length, last fifth", after, length.last_step)
+        + evidence("share cut off at the limit, last fifth", cut),
+        "high" if at_limit else "medium",
+        "read some completions; penalise length, leave out what is cut off (mask_truncated_completions), or allow more"
+        " tokens",
+        "length that brings no reward is drift, and an answer that is cut off cannot be judged",
+    )
+
+
+# ---------------------------------------------------------------- use of rank, at the end of a run that did not break
+
+ADAPTERS = "122 adapters of strangers and repeated runs (docs/reference/monitor_rules.md)"
+ZERO_B = "LoRA's initialisation B = 0 (Hu et al., 2021)"
+
+
+@rule("untrained-modules", "warning", ZERO_B)
+def untrained_modules(run: Run) -> Observations:
+    """Some modules have ΔW = 0 although others train."""
+    last = run.facts.last_spectra
+    if last is None:
+        return
+    untrained, modules = int(last.summary.get("untrained", 0)), int(last.summary.get("modules", 0))
+    if not untrained or not last.step:
+        return
+    yield Observation(
+        f"ΔW is still zero in {untrained} of {counted(modules, 'LoRA module')}",
+        evidence("modules with ΔW = 0", untrained, last.step),
+        "high",
+        "check whether the forward pass uses these modules and whether gradients reach them",
+        "B starts at zero and moves with the first gradient",
+    )
+
+
+@rule("rank-too-small", "warning", ADAPTERS)
+def rank_too_small(run: Run) -> Observations:
+    """At least half of the modules need nearly all of their rank, and the picture has settled."""
+    point = _settled_point(run)
+    if point is None or not too_small(point):
+        return
+    count, alpha = len(point.saturated()), run.setup.alpha
+    doubled = f"{2 * alpha:g} (same α/r)" if alpha else "twice the old one"
+    yield Observation(
+        f"{count} of {counted(len(point.measured), 'module')} at nearly full rank ({max(point.ranks)})",
+        evidence(f"modules whose k@90 reaches {SATURATED_AT:.0%} of their rank", count, point.step)
+        + evidence("median k@90", point.needed_percentile(50), point.step),
+        "medium",
+        f"try rank {2 * max(point.ranks)} with α = {doubled} and compare the evaluation",
+        "an update that fills its rank may need more; only an evaluation shows whether it does",
+    )
+
+
+@rule("rank-too-large", "info", ADAPTERS)
+def rank_too_large(run: Run) -> Observations:
+    """Nine modules of ten hold 90 % of their energy in a quarter of their rank, and the picture has settled."""
+    point = _settled_point(run)
+    if point is None or not too_large(point):
+        return
+    needed = point.needed_percentile(90) or 1.0
+    rank, _ = round_up(needed, DEFAULT_GRID, ceiling=max(point.ranks))
+    yield Observation(
+        f"nine modules in ten have 90 % of their energy in {needed:g} of {max(point.ranks)} directions",
+        evidence("k@90, 90th percentile of modules", needed, point.step)
+        + evidence("allocated rank", max(point.ranks)),
+        "medium",
+        f"audit the adapter; rank {rank} may be enough (retrain or truncate, then evaluate)",
+        "energy is a crude stand-in for importance: a hypothesis, not a verdict",
+    )
+
+
+def _settled_point(run: Run) -> RankPoint | None:
+    """The last measurement, where it can be judged: k@90 stands still, B·A is ΔW, and the run did not break."""
+    facts = run.facts
+    if not facts.recent or facts.modules.get("starts_at_zero") is False:
+        return None
+    breaks = (reward_collapse, kl_runaway) if run.setup.method == "reinforcement" else (divergence,)
+    if any(broken.statements(run) for broken in (nonfinite, *breaks)):
+        return None
+    return facts.recent[-1] if settled_since(facts.recent) is not None else None
+
+
+# ---------------------------------------------------------------- how the run was set up, and how it ended
+
+
+@rule("learning-rate", "warning", THINKING_MACHINES)
+def learning_rate(run: Run) -> Observations:
+    """The peak learning rate is more than ten times off what width and α suggest for LoRA with AdamW.
+
+    The peak is the configured one: a log between two steps of a schedule never shows it.
+    """
+    setup, top = run.setup, need_method(run, "supervised").lr.highest
+    peak = max(setup.learning_rate or 0.0, top.high if top else 0.0)
+    if not peak or not setup.r or not setup.alpha or not is_adam_like(setup.optimizer):
+        return
+    alpha = effective_alpha(setup.r, setup.alpha, rslora=setup.rslora)
+    reference = reference_lr(setup.hidden_size, alpha, setup.model)
+    ratio = peak / reference
+    if 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
+        return
+    side = "above" if ratio > 1 else "below"
+    by = ratio if ratio > 1 else 1 / ratio
+    yield Observation(
+        f"the learning rate {rate(peak)} is {float(f'{by:.2g}'):,.0f} times {side} what α = {setup.alpha:g} suggests",
+        evidence("peak learning rate", peak)
+        + evidence("reference", reference)
+        + evidence("α/r", alpha / setup.r),
+        "medium" if setup.hidden_size else "low",
+        f"try {rate(reference, 1)}",
+        "the best learning rate of LoRA is about ten times that of full fine-tuning and hardly depends on the"
+        " rank while α stays the same",
+    )
+
+
+@rule("run-error", "error", "the run's own `run_end`")
+def run_error(run: Run) -> Observations:
+    """The run ended with an error."""
+    facts = run.facts
+    if facts.end is None or facts.end.text("status") != "error":
+        return
+    reason = facts.end.text("reason") or "no reason recorded"
+    yield Observation(
+        f"the run ended with an error: {reason}",
+        evidence("last step", facts.last_step),
+        "high",
+        "see the training's own output for the traceback",
+        "run.jsonl records the type of an exception, never its text",
+    )
+
+
+RULES: tuple[Rule[Run, Observation], ...] = (
+    run_error,
+    nonfinite,
+    divergence,
+    reward_collapse,
+    kl_runaway,
+    constant_reward,
+    length_blowup,
+    loss_explosion,
+    gradient_explosion,
+    overfitting,
+    memorization_gap,
+    learning_rate,
+    no_evaluation,
+    untrained_modules,
+    rank_too_small,
+    rank_too_large,
+    plateau,
+    still_improving,
+)
+"""In the order of the report: errors first."""
