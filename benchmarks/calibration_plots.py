@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from gradience.report.plots.matplotlib import image_of
 from gradience.report.plots.plot import Axis, Lines, Plot, Points, Reference
-from gradience.report.plots.to_matplotlib import image_of
 
 METHODS = {
     "svd_uniform": "SVD, uniform",

@@ -82,7 +82,7 @@ def plot(
     """
     from gradience.files.whole import write_whole
     from gradience.report.inputs import report_at
-    from gradience.report.plots.paper import image_of
+    from gradience.report.plots.matplotlib import image_of
 
     file = _file_kind(output, force=force)
     if width is not None and not NARROWEST <= width <= WIDEST:
@@ -124,7 +124,7 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report], *, titl
     """One plot of each report, with its name where there are several; of checkpoints what changed over them."""
     from dataclasses import replace
 
-    from gradience.report.plots.steps import evolution_plots
+    from gradience.report.plots.audits import evolution_plots
     from gradience.reports.audit import AuditReport
 
     audits = [report for report in reports if isinstance(report, AuditReport)]

@@ -38,8 +38,8 @@ DOCUMENTS = {
     "Verification": "verification:verification_blocks",
 }
 """What a report is called -> the module of this room, and its function that returns the blocks."""
-BACKENDS = {"plotly": "plotly_figure:figure_of", "matplotlib": "paper:figure_of"}
-"""What draws plots -> its module below plots/, and the function that returns its figure."""
+BACKENDS = ("plotly", "matplotlib")
+"""What draws plots: modules of plots/ with a function `figure_of`."""
 PRINTED = 30
 """Lines of a report that is printed; Markdown and HTML are whole."""
 
@@ -95,7 +95,7 @@ def to_figure(report: Report, kind: str | None, backend: str) -> Any:
             hint=did_you_mean(str(backend), BACKENDS) or "plotly",
         )
     plot = plot_of(report, kind)
-    return resolve_name(f"gradience.report.plots.{BACKENDS[backend]}")([plot])
+    return resolve_name(f"gradience.report.plots.{backend}:figure_of")([plot])
 
 
 Report.faces = Faces(to_text, to_markdown, to_notebook, to_figure)

@@ -41,7 +41,7 @@ def _first(document: Document) -> tuple[list[Block], list[str]]:
 
 def _picture(plot: Plot) -> str:
     """The plot as an image that holds all of itself: no script, nothing to fetch."""
-    from gradience.report.plots.paper import image_of
+    from gradience.report.plots.matplotlib import image_of
 
     try:
         image = b64encode(image_of([plot], "svg")).decode()

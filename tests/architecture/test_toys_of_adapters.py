@@ -254,10 +254,10 @@ def count_plot(report):
 def test_a_toy_plot(add, new_file):
     """Of a comparison, which had another one."""
     from gradience import compare_adapters
-    from gradience.report.plots.kinds import plot_of
+    from gradience.report.plots.kinds import Kind, plot_of
 
     new_file("report/plots/toy.py", TOY_PLOT)
-    add("plot", {"count": "toy:count_plot"}, name="ComparisonReport")
+    add("plot", {"count": Kind("toy:count_plot")}, name="ComparisonReport")
     assert plot_of(compare_adapters(EXAMPLE, EXAMPLE), "count").series[0].y == [16]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
-from pkgutil import resolve_name
 
 import numpy as np
 import pytest
@@ -15,24 +15,31 @@ from audit_sample import mistral_rows, power_law, row
 from audit_sample import report as audit_report
 from compression_sample import compared, comparison, plan, planned
 from compression_sample import mistral as mistral_modules
+from page_samples import PAGES
 from test_faces import SAMPLES
 
 from gradience import audit_adapter
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
-from gradience.cli.schema import ArtifactName
 from gradience.errors import MissingExtra, UsageError
 from gradience.monitor import monitor_runs
 from gradience.report.faces import DOCUMENTS
+from gradience.report.inputs import Source
+from gradience.report.page.pieces import part_of
+from gradience.report.page.render import to_page
+from gradience.report.plots.audits import evolution_plots
 from gradience.report.plots.kinds import KINDS, plot_of, plots_of
-from gradience.report.plots.steps import evolution_plots
+from gradience.report.plots.table import table_of
+from gradience.reports.base.blocks import spans
 from gradience.reports.base.numbers import signed
 from gradience.reports.base.prediction import CurvePoint, Prediction
+from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.shrink import ShrinkReport
 
 RUN = Path(__file__).parents[1] / "monitor" / "runs" / "arithmetic.jsonl"
+RUNS = RUN.parent
 PAGE = Path(__file__).parents[2] / "docs" / "plots.md"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 REVIEWS = RESULTS / "minilm_reviews" / "bench_aggregate.json"
@@ -40,6 +47,11 @@ SHRUNK, EVALUATED = (
     RESULTS / "minilm_shrink" / "shrink.json",
     RESULTS / "minilm_evaluation" / "evaluation.json",
 )
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +75,7 @@ def test_every_plot_has_a_sentence_a_name_of_its_own_and_a_table(name):
     for plot in plots.values():
         assert re.fullmatch(r"[a-z0-9-]+", plot.name)
         assert re.search(r"\d.*\.$", plot.sentence, flags=re.DOTALL)
-        assert plot.table().rows
-
-
-def test_kinds_are_functions_of_reports():
-    assert set(KINDS) <= {artifact.model for artifact in ArtifactName}
-    places = {where for kinds in KINDS.values() for where in kinds.values()}
-    assert all(callable(resolve_name(f"gradience.report.plots.{where}")) for where in places)
+        assert table_of(plot).rows
 
 
 def test_a_kind_that_there_is_not_is_named_with_those_that_there_are(audit):
@@ -147,9 +153,25 @@ def test_the_map_has_each_module_where_it_belongs(audit):
 
 
 def test_use_counts_the_modules(audit):
-    (histogram,) = plot_of(audit, "use").series
+    plot = plot_of(audit, "use")
+    (bars,) = plot.series
     ranks = Counter(layer.energy_rank_90 for layer in audit.layers)
-    assert list(histogram.counts) == [ranks[k] for k in range(1, 9)]
+    assert list(bars.values) == [ranks[k] for k in range(1, 9)]
+    assert plot.x.categories[2] == "3"
+    assert [line.at for line in plot.references] == [
+        7,
+        1,
+        4,
+    ]  # of r, the median and the 90th percentile: from 0
+
+
+def test_use_of_large_ranks_is_counted_in_bins():
+    plot = plot_of(audit_report(mistral_rows(layers=2, r=256)), "use")
+    assert plot.x.categories[1] == "5 – 8"
+    assert sum(plot.series[0].values) == 14
+    assert (
+        plot.references[0].at == 63.375
+    )  # 256 of bins of 4 directions, counted from the middle of the first
 
 
 def test_checkpoints_are_in_the_order_of_their_steps():
@@ -242,11 +264,8 @@ def test_the_stable_rank_of_a_layer_is_the_median_of_its_modules_in_the_log():
 def test_the_forest_has_the_counts_and_intervals_of_an_evaluation():
     report = EvaluationReport.read(EVALUATED)
     forest, pairs = plot_of(report), plot_of(report, "pairs")
-    rows = {each.label: each for each in forest.series[0].rows}
-    lost, gained = (
-        {pairs.y.categories[at]: value for at, value in zip(one.at, one.values, strict=True)}
-        for one in pairs.series
-    )
+    rows = dict(zip(forest.y.categories, forest.series[0].rows, strict=True))
+    lost, gained = (dict(zip(pairs.y.categories, bars.values, strict=True)) for bars in pairs.series)
     for adapter in report.adapters[1:]:
         label = "base alone" if adapter.role == "base" else adapter.name
         table = adapter.pairs
@@ -263,8 +282,12 @@ def test_the_forest_has_the_counts_and_intervals_of_an_evaluation():
 
 def test_the_pareto_plot_has_the_sizes_of_the_candidates():
     report = ShrinkReport.read(SHRUNK)
-    points = [one for one in plot_of(report, "pareto").series if getattr(one, "labels", ())]
-    drawn = {label: (x, y) for one in points for label, x, y in zip(one.labels, one.x, one.y, strict=True)}
+    series = plot_of(report, "pareto").series
+    drawn = {
+        label: (x, y)
+        for points in series
+        for label, x, y in zip(points.labels, points.x, points.y, strict=True)
+    }
     for candidate in report.candidates:
         kept = candidate.result.lora_params / report.reference.lora_params
         assert drawn[candidate.name] == pytest.approx((kept, 100 * candidate.result.pairs.delta))
@@ -284,7 +307,11 @@ def test_a_kept_run_has_its_ladder_and_what_the_policy_does():
         for variant in report.variants
         if variant.evidence.policy is not None
     }
-    drawn = {each.label: (each.low, each.high) for each in plot_of(report, "forest").series[0].rows}
+    forest = plot_of(report, "forest")
+    drawn = {
+        name: (row.low, row.high)
+        for name, row in zip(forest.y.categories, forest.series[0].rows, strict=True)
+    }
     pooled = {variant.name: variant.evidence.pooled for variant in report.variants if variant.evidence.pooled}
     assert set(pooled) - set(drawn) == {"random_directions", "head_only"}
     for name in drawn:
@@ -304,6 +331,80 @@ def test_the_curve_of_predicted_kl_is_that_of_the_plan():
     assert list(plot.series[0].x) == [1000, 2000, 4000]
     assert plot.series[1].y == pytest.approx([0.2, 0.1, 0.05])
     assert (plot.series[2].x, plot.series[2].y) == ([smaller.new_params], [0.04])
+
+
+def test_of_two_logs_the_bounds_that_decide_are_drawn():
+    report = SAMPLES["EvidenceReport"]()
+    (series,) = plot_of(report, "forest").series
+    (row,) = series.rows
+    assert row.inner == pytest.approx((100 * report.bounds.low, 100 * report.bounds.high))
+    safe = report.bounds.low > -report.margin
+    assert plot_of(report, "forest").sentence.startswith(f"{int(safe)} of 1 adapter lies on the safe side")
+
+
+# ---------------------------------------------------------------- what is smaller, or planned
+
+
+def test_a_written_compression_has_its_curve_and_stands_on_it_without_the_zeros_of_its_padding():
+    points = tuple(CurvePoint(rank=k, params=1000 * k, calibrated_kl=0.1 / k, svd_kl=0.2 / k) for k in (2, 1))
+    prediction = Prediction(
+        kl=0.04, standard_error=0.01, rows=8, scored_tokens=80, excluded_modules=0, ratios={}
+    )
+    report = SAMPLES["CompressionReport"]().model_copy(update={"curve": points, "prediction": prediction})
+    chosen = plot_of(report, "kl").series[2]
+    without = sum(
+        row.new_params * row.new_rank // row.stored_rank for row in report.modules if row.stored_rank
+    )
+    assert without < report.new_params
+    assert (list(chosen.x), list(chosen.y)) == ([without], [0.04])
+
+
+def test_sizes_of_kinds_add_up_to_those_of_the_compression():
+    report = SAMPLES["CompressionReport"]()
+    for kind, field in (("parameters", "params"), ("bytes", "bytes")):
+        before, after = plot_of(report, kind).series
+        assert sum(before.values) == sum(getattr(row, f"old_{field}") for row in report.modules)
+        assert sum(after.values) == sum(getattr(row, f"new_{field}") for row in report.modules)
+    plot = plot_of(report, "kept")
+    (image,) = plot.series
+    cells = {
+        (module, layer): value
+        for module, values in zip(plot.y.categories, image.values, strict=True)
+        for layer, value in zip(plot.x.categories, values, strict=True)
+    }
+    row = next(row for row in report.modules if row.name.endswith("layers.1.mlp.up_proj"))
+    assert cells["up_proj", "1"] == row.kept_energy
+    assert f"rank {row.old_rank} → {row.new_rank}" in str(image.hover)
+
+
+def test_a_fleet_shows_what_each_step_takes_and_loses():
+    report = SAMPLES["FleetReport"]()
+    (base,) = report.bases
+    slots = plot_of(report, "slots")
+    (bars,) = slots.series
+    sizes = dict(zip(slots.x.categories, bars.values, strict=True))
+    assert sizes == {str(step.max_lora_rank): step.slot_bytes for step in base.steps} | {
+        str(base.max_lora_rank): base.slot_bytes
+    }
+    steps = plot_of(report, "steps")
+    lost = {
+        steps.x.categories[at]: value for at, value in zip(steps.series[0].x, steps.series[0].y, strict=True)
+    }
+    assert lost == {str(step.max_lora_rank): step.lost_energy_max for step in base.steps}
+
+
+def test_a_plan_shows_the_parts_of_its_memory():
+    plan_ = PAGES["planned run"]()[0].report
+    cost, memory = plan_.cost, plot_of(plan_, "memory")
+    parts = [cost.weights_bytes, cost.trained_bytes, cost.activation_bytes, cost.process_bytes]
+    assert list(memory.series[0].values) == parts
+    margins = plot_of(PAGES["EvaluationForecast"]()[0].report, "margins").series[0]
+    assert list(margins.y) == sorted(margins.y)
+
+
+def test_the_plot_of_rewards_stands_in_the_section_about_them():
+    page = to_page(PAGES["run of rewards"]())
+    assert page.index("Reward <a") < page.index('id="plot-reward"') < page.index("Use of rank <a")
 
 
 WITHOUT = {"CheckReport", "ConversionReport", "EvaluationPreview", "Verification"}
@@ -377,17 +478,92 @@ def test_each_kind_is_drawn_of_real_input(kind, inputs, text, tmp_path, capsys):
     ],
     ids=["kind of file", "one checkpoint", "another's plot", "no schema", "no JSON"],
 )
-def test_what_cannot_be_drawn_is_said(arguments, code, says, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_what_cannot_be_drawn_is_said(arguments, code, says, tmp_path, capsys):
     assert run(["plot", *arguments]) == code
     assert says in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_two_logs_the_bounds_that_decide_are_drawn():
-    report = SAMPLES["EvidenceReport"]()
-    (series,) = plot_of(report, "forest").series
-    (row,) = series.rows
-    assert row.inner == pytest.approx((100 * report.bounds.low, 100 * report.bounds.high))
-    safe = report.bounds.low > -report.margin
-    assert plot_of(report, "forest").sentence.startswith(f"{int(safe)} of 1 adapter lies on the safe side")
+# ---------------------------------------------------------------- several inputs beside each other
+
+
+def drawn(capsys, *words: str) -> list[dict]:
+    assert run(["plot", *map(str, words), "-o", "x.svg", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)["plots"]
+
+
+def test_what_has_no_such_plot_is_left_out_by_name(capsys):
+    files = [RUNS / f"{name}.jsonl" for name in ("good", "grpo", "diverging")]
+    assert run(["plot", "loss", *map(str, files), "-o", "x.svg"]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2
+    assert f"left out: {RUNS / 'grpo.jsonl'}: no plot of the kind 'loss'" in said.err
+    assert run(["plot", "reward", str(files[0]), str(files[2]), "-o", "y.svg"]) == 2
+    assert f"error: {files[0]}: no plot of the kind 'reward'" in capsys.readouterr().err
+    assert not Path("y.svg").exists()
+
+
+def test_inputs_of_one_name_are_told_apart(capsys):
+    folders = [RESULTS / name for name in ("minilm_shrink", "smollm2_shrink")]
+    titles = [one["title"] for one in drawn(capsys, "forest", *(each / "shrink.json" for each in folders))]
+    assert [title.partition(":")[0] for title in titles] == [f"{each.name}/shrink.json" for each in folders]
+    for each in folders:
+        shutil.copytree(each, Path("here") / each.name)
+    relative = drawn(
+        capsys, "forest", *(Path("here") / each.name / "shrink.json" for each in folders), "--force"
+    )
+    assert [one["title"] for one in relative] == titles
+
+
+def test_a_figure_is_as_wide_as_the_column_of_a_paper(capsys):
+    words = ["plot", "forest", str(RESULTS / "minilm_shrink" / "shrink.json"), "-o", "x.svg"]
+    assert run([*words, "--width", "3.25", "--no-titles"]) == 0
+    image = Path("x.svg").read_text(encoding="utf-8")
+    assert 'width="234pt"' in image
+    assert "answers, with Tango" not in image.partition("</metadata>")[2]
+    assert run([*words, "--force"]) == 0
+    assert "answers, with Tango" in Path("x.svg").read_text(encoding="utf-8").partition("</metadata>")[2]
+    capsys.readouterr()
+    assert run([*words, "--force", "--width", "325"]) == 2
+    assert capsys.readouterr().err.startswith("error: --width 325: not between 3 and 40 inches\n")
+
+
+def test_the_folder_of_a_training_is_its_log(tmp_path, capsys):
+    (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
+    shutil.copy(RUNS / "good.jsonl", tmp_path / "run" / "run.jsonl")
+    assert {"loss", "rank"} <= {one["name"] for one in drawn(capsys, "evolution", tmp_path / "run")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "start"),
+    [
+        (Bench, "smollm2_gsm8k_smoke/bench.json", "None is supported; the smallest, "),
+        (Bench, "smollm2_arithmetic/seed_42/bench.json", "The smallest that passes, ladder.r4, "),
+        (
+            ShrinkReport,
+            "minilm_shrink_calibrated/shrink.json",
+            "The smallest that is supported, calibrated1, ",
+        ),
+    ],
+    ids=["a smoke run", "one seed", "two of one size"],
+)
+def test_the_smallest_is_named(kind, path, start):
+    assert plot_of(kind.read(RESULTS / path), "pareto").sentence.startswith(start)
+
+
+def test_a_variant_without_a_bound_for_a_new_run_is_told_apart():
+    report = BenchAggregate.read(RESULTS / "smollm2_arithmetic" / "bench_aggregate.json")
+    labels = plot_of(report, "forest").y.categories
+    assert "uniform_median (these runs)" in labels
+    assert "ladder.r4" in labels
+    lost, _ = plot_of(report, "pairs").series
+    seed = next(one for one in report.variants if one.name == "ladder.r4").seeds
+    assert lost.values[labels.index("ladder.r4")] == sum(cell.only_probe_correct for cell in seed) / 3
+
+
+def test_the_title_of_a_smoke_run_claims_nothing():
+    report = Bench.read(RESULTS / "smollm2_gsm8k_smoke" / "bench.json")
+    title = part_of(Source("bench.json", report)).title
+    text = "".join(span.text for span in spans(title))
+    assert text.startswith("Bench smoke, no evidence: ")
+    assert "PASS" not in text

@@ -5,7 +5,6 @@ flips.py    the examples that only one of two adapters has correct; flips_of_see
 pieces.py   what a page is made of: parts, sections, blocks, and plots among them
 together.py   the parts of a page, and one over several audits or runs
 titles.py   what a page is called: what of which adapter, run or model
-places.py   which plots stand in which section of a report
 render.py   pieces as HTML: the template, the policy, the one place where scripts come in
 assets/     template, style and script of ours, and plotly's bundle with its licence
 """

@@ -9,9 +9,8 @@ from gradience.report.faces import blocks_of
 from gradience.report.inputs import Source
 from gradience.report.page.flips import flip_blocks
 from gradience.report.page.in_short import in_short
-from gradience.report.page.places import PLACES
 from gradience.report.page.titles import heading_of
-from gradience.report.plots.kinds import plots_of
+from gradience.report.plots.kinds import KINDS, plots_of
 from gradience.report.plots.plot import Plot
 from gradience.reports.base.blocks import Block, Document, Heading, Inline, Note, Notes, Paragraph, spans
 from gradience.reports.bench import Bench
@@ -46,7 +45,7 @@ class Part:
 
 def part_of(source: Source, *, texts: bool = True) -> Part:
     """Return a report's sections in their order, each plot in the section that it belongs to."""
-    places = PLACES.get(type(source.report).__name__, {})
+    kinds = KINDS.get(type(source.report).__name__, {})
     plots = plots_of(source.report)
     flips = [] if source.folder is None else flip_blocks(source.report, source.folder, texts=texts)
     first, opening, sections = split([*blocks_of(source.report), *flips])
@@ -56,7 +55,7 @@ def part_of(source: Source, *, texts: bool = True) -> Part:
     titles = ["".join(span.text for span in spans(heading.text)) for heading, _ in sections]
     at: dict[int, list[Plot]] = {}
     for kind, plot in plots.items():
-        starts = places.get(kind, ())
+        starts = kinds[kind].sections
         matching = (number for number, text in enumerate(titles) if text.startswith(starts))
         at.setdefault(next(matching, -1) if starts else -1, []).append(plot)
     short = in_short(source.report)

@@ -25,6 +25,7 @@ from gradience.report.page.texts import without_texts
 from gradience.report.page.together import parts_of
 from gradience.report.plots.plot import Image, Intervals, Plot
 from gradience.report.plots.plotly import to_plotly
+from gradience.report.plots.table import table_of
 from gradience.reports.base import html
 from gradience.reports.base.blocks import Bars, Block, Code, Facts, HeatMap, Inline, Notes, Table, spans
 from gradience.reports.base.names import display_sentence, html_text
@@ -155,7 +156,7 @@ class _Writer:
             "label": display_sentence(f"{plot.title}. {plot.sentence}"),
             "height": height_of(plot),
             "wide": wide,
-            "table": self.safe(_scrolled(plot.table(), f"Figures: {plot.title}")),
+            "table": self.safe(_scrolled(table_of(plot), f"Figures: {plot.title}")),
         }
 
     def blocks(self, blocks: Sequence[Block], plots: Sequence[Plot]) -> Any:
@@ -256,12 +257,5 @@ def rows_of(plots: Sequence[Plot]) -> list[bool]:
 
 def height_of(plot: Plot) -> int:
     """Return the pixels of a plot: rows of a forest or a heat map have room of their own."""
-    rows = 0
-    for one in plot.series:
-        if isinstance(one, Intervals):
-            rows = len(one.rows)
-        elif isinstance(one, Image):
-            rows = len(one.values)
-        elif plot.y.scale == "categories":
-            rows = len(plot.y.categories)
+    rows = len(plot.y.categories)
     return min(MOST_HEIGHT, max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows)) if rows else HEIGHT

@@ -11,9 +11,9 @@ from gradience.report.audit.trend import trend_blocks
 from gradience.report.inputs import Source
 from gradience.report.monitor_runs import overview_blocks
 from gradience.report.page.pieces import Part, Section, part_of, split
+from gradience.report.plots.audits import evolution_plots
 from gradience.report.plots.kinds import plots_of
 from gradience.report.plots.plot import Plot
-from gradience.report.plots.steps import evolution_plots
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.blocks import Document, spans
 from gradience.reports.monitor import MonitorReport, RunReport

@@ -1,14 +1,13 @@
 """Plots as pure data, and what draws them.
 
-plot.py     what a plot is made of: axes, series of a few kinds, reference lines, a sentence; and the table behind it
+plot.py     the model of a plot: axes, series of a few kinds, reference lines, a sentence, and colours
 table.py    the figures behind a plot
-kinds.py    which plots each report has
-spectra.py, layers.py, fleet.py, … the functions that make them, a file for each subject
-palette.py  the colours, the same in every renderer
+kinds.py    which plots each report has, and in which section each stands
+audits.py, compared.py, runs.py, sizes.py   the functions that make them; shared.py has what several of these use
 labels.py   where names of points stand, so that none lies on another
-plotly.py   the JSON of a plotly figure, for a page and a notebook; plotly_figure.py makes plotly's own object of it
-to_matplotlib.py   a plot as matplotlib draws it; paper.py puts plots beside each other, as SVG, PDF or PNG
+plotly.py   a plot as the JSON of a plotly figure for a page, and as plotly's figure for a notebook
+matplotlib.py   plots as matplotlib draws them for a paper, also beside each other, as SVG, PDF or PNG
 
-A plot is made of a report by a function of the file of its kind, and holds plain text, never markup: a renderer
-escapes all of it in one place.
+A plot is made of a report by one function, and holds plain text, never markup: a renderer escapes all of it in one
+place.
 """

@@ -1,75 +1,109 @@
-"""Which plots a report has: by the name of its class, kind -> the function that makes it, the most telling first."""
+"""Which plots a report has, and in which section of its document each stands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pkgutil import resolve_name
 
 from gradience.errors import UsageError, did_you_mean
 from gradience.report.plots.plot import Plot
 from gradience.reports.base.report import Report
 
-COMPARED = {
-    "forest": "forest:forest_plot",
-    "pareto": "forest:pareto_plot",
-    "pairs": "forest:pairs_plot",
-}
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of plot of a report."""
+
+    where: str
+    """The module of this folder, and its function; one that has nothing to show returns None."""
+    sections: tuple[str, ...] = ()
+    """How the title of its section begins; without one it stands before the first section."""
+
+    def make(self, report: Report) -> Plot | None:
+        """Return the plot of a report."""
+        maker: Callable[[Report], Plot | None] = resolve_name(f"gradience.report.plots.{self.where}")
+        return maker(report)
+
+
+def _compared(forest: str, pareto: str) -> dict[str, Kind]:
+    """Of a report that compares adapters: the sections of the intervals, and of the sizes."""
+    return {
+        "forest": Kind("compared:forest_plot", (forest,)),
+        "pareto": Kind("compared:pareto_plot", (pareto,)),
+        "pairs": Kind("compared:pairs_plot", (forest,)),
+    }
+
+
+SAVED, LOST = ("What is saved", "What would be saved"), ("What is lost", "What would be lost")
 COMPRESSED = {
-    "error": "bars:error_plot",
-    "ranks": "compression:ranks_plot",
-    "parameters": "compression:parameters_plot",
-    "bytes": "compression:bytes_plot",
-    "kept": "compression:kept_plot",
+    "error": Kind("sizes:error_plot", LOST),
+    "ranks": Kind("sizes:ranks_plot", SAVED),
+    "parameters": Kind("sizes:parameters_plot", SAVED),
+    "bytes": Kind("sizes:bytes_plot", SAVED),
+    "kept": Kind("sizes:kept_plot", ("Where?",)),
 }
+COMPRESSED_KL = {"kl": Kind("sizes:kl_plot", ("Predicted change of the output",))}
+EFFECTS = ("What matters", "What ranks")
 PLANNED = {
-    "margins": "forecasts:margins_plot",
-    "memory": "forecasts:memory_plot",
+    "margins": Kind("sizes:margins_plot", ("What can these",)),
+    "memory": Kind("sizes:memory_plot"),
 }
-KINDS: Mapping[str, Mapping[str, str]] = {
+KINDS: Mapping[str, Mapping[str, Kind]] = {
     "AuditReport": {
-        "heatmap": "layers:heatmap_plot",
-        "energy": "spectra:energy_plot",
-        "spectrum": "spectra:spectrum_plot",
-        "use": "layers:use_plot",
-        "stable-rank": "layers:stable_rank_plot",
-        "kl": "compression:kl_plot",
-        "importance": "bars:importance_plot",
+        "heatmap": Kind("audits:heatmap_plot", ("Where?",)),
+        "energy": Kind("audits:energy_plot", ("Where?",)),
+        "spectrum": Kind("audits:spectrum_plot", ("Where?",)),
+        "use": Kind("audits:use_plot", ("How much of its rank",)),
+        "stable-rank": Kind("audits:stable_rank_plot", ("Where?",)),
+        "kl": Kind("sizes:kl_plot", EFFECTS),
+        "importance": Kind("audits:importance_plot", EFFECTS),
     },
-    "Bench": {**COMPARED, "ladder": "forest:ladder_plot"},
-    "BenchAggregate": {**COMPARED, "ladder": "forest:ladder_plot", "operating": "chances:operating_plot"},
+    "Bench": {
+        **_compared("Variants", "Variants"),
+        "ladder": Kind("compared:ladder_plot", ("Which is the smallest", "Ladder", "Variants")),
+    },
+    "BenchAggregate": {
+        **_compared("Δ and how sure", "Variants"),
+        "ladder": Kind("compared:ladder_plot", ("Which is the smallest", "Ladder", "Grades")),
+        "operating": Kind("compared:operating_plot", ("Grades",)),
+    },
     "BenchForecast": {
-        "memory": "forecasts:memory_plot",
-        "power": "forecasts:scenarios_plot",
+        "memory": Kind("sizes:memory_plot", ("Plan",)),
+        "power": Kind("sizes:power_plot", ("What it can show",)),
     },
-    "CalibrationReport": {"importance": "bars:importance_plot"},
-    "ComparisonReport": {"difference": "bars:difference_plot"},
-    "CompressionPlan": {
-        "kl": "compression:kl_plot",
-        **COMPRESSED,
-    },
-    "CompressionReport": {**COMPRESSED, "kl": "compression:kl_plot"},
+    "CalibrationReport": {"importance": Kind("audits:importance_plot", ("Which modules matter",))},
+    "ComparisonReport": {"difference": Kind("sizes:difference_plot", ("Where?",))},
+    "CompressionPlan": COMPRESSED_KL | COMPRESSED,
+    "CompressionReport": COMPRESSED | COMPRESSED_KL,
     "EvaluationForecast": PLANNED,
-    "EvaluationReport": COMPARED,
-    "EvidenceReport": COMPARED,
-    "FleetCompression": {"bytes": "fleet:truncated_bytes_plot", "error": "fleet:truncated_error_plot"},
-    "FleetReport": {"steps": "fleet:steps_plot", "slots": "fleet:slots_plot"},
-    "DistillReport": {"kl": "steps:distill_plot"},
-    "MonitorReport": {
-        "loss": "runs:loss_plot",
-        "reward": "runs:reward_plot",
-        "rank": "runs:rank_plot",
-        "stable-rank-by-layer": "runs:layers_plot",
+    "EvaluationReport": _compared("Is each", "Is each"),
+    "EvidenceReport": _compared("How large", "How large"),
+    "FleetCompression": {
+        "bytes": Kind("sizes:truncated_bytes_plot", ("Smaller",)),
+        "error": Kind("sizes:truncated_error_plot", ("Smaller",)),
     },
-    "PowerReport": {"power": "chances:power_plot"},
+    "FleetReport": {
+        "steps": Kind("sizes:steps_plot", ("What would a lower",)),
+        "slots": Kind("sizes:slots_plot", ("What would a lower",)),
+    },
+    "DistillReport": {"kl": Kind("runs:distill_plot", ("Which step",))},
+    "MonitorReport": {
+        "loss": Kind("runs:loss_plot", ("Loss",)),
+        "reward": Kind("runs:reward_plot", ("Reward",)),
+        "rank": Kind("runs:rank_plot", ("Use of rank",)),
+        "stable-rank-by-layer": Kind("runs:layers_plot", ("Use of rank",)),
+    },
+    "PowerReport": {"power": Kind("sizes:power_plot")},
     "ShrinkForecast": PLANNED,
-    "ShrinkReport": COMPARED,
+    "ShrinkReport": _compared("Which is the smallest", "Which is the smallest"),
 }
-"""The functions stand in the modules of this folder; one that has nothing to show returns None."""
+"""By the name of a report's class: kind -> the plot, the most telling first."""
 
 
 def plots_of(report: Report) -> dict[str, Plot]:
     """Return every plot that there is of a report, the most telling first; none for a report that only has words."""
-    plots = {kind: _maker(where)(report) for kind, where in KINDS.get(type(report).__name__, {}).items()}
+    plots = {kind: entry.make(report) for kind, entry in KINDS.get(type(report).__name__, {}).items()}
     return {kind: plot for kind, plot in plots.items() if plot is not None}
 
 
@@ -82,18 +116,13 @@ def plot_of(report: Report, kind: str | None = None) -> Plot:
     if kind is None:
         plot = next(iter(plots_of(report).values()), None)
     else:
-        plot = _maker(kinds[kind])(report) if kind in kinds else None
+        plot = kinds[kind].make(report) if kind in kinds else None
     if plot is None:
-        there = ", ".join(plots_of(report)) or "none"
-        hint = did_you_mean(kind or "", kinds) if kind is not None and kind not in kinds else ""
+        hint = "" if kind is None or kind in kinds else did_you_mean(kind, kinds)
+        there = f"plots of it: {', '.join(plots_of(report)) or 'none'}"
         raise UsageError(
             f"no plot of the kind {kind!r} of this {name}" if kind else f"no plot of this {name}",
             code="no-plot",
-            hint=hint or (f"plots of it: {there}" if kinds else "what it says are words: print(report)"),
+            hint=hint or (there if kinds else "what it says are words: print(report)"),
         )
     return plot
-
-
-def _maker(where: str) -> Callable[[Report], Plot | None]:
-    maker: Callable[[Report], Plot | None] = resolve_name(f"gradience.report.plots.{where}")
-    return maker

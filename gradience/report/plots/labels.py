@@ -7,7 +7,7 @@ in the plot, and keeps it in the table and where the pointer is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from gradience.report.plots.plot import Axis, Lines, Plot, Points
@@ -25,10 +25,6 @@ class Canvas(NamedTuple):
     width: float
     height: float
 
-    def narrowed(self, share: float) -> Canvas:
-        """Return the canvas with a share of its width, and less height where it is narrower."""
-        return Canvas(self.width * share, self.height * min(1.0, share))
-
 
 PHONE, PAPER, SCREEN = Canvas(270, 220), Canvas(480, 300), Canvas(760, 250)
 LETTER, LINE, GAP = 6.6, 14.0, 7.0
@@ -37,19 +33,18 @@ LABEL = 28
 """Characters of a name beside a point."""
 
 
-class _Box(NamedTuple):
+class Box(NamedTuple):
+    """What is taken on a canvas."""
+
     left: float
     top: float
     right: float
     bottom: float
 
-    def meets(self, other: _Box) -> bool:
-        return (
-            self.left < other.right
-            and other.left < self.right
-            and self.top < other.bottom
-            and other.top < self.bottom
-        )
+    def meets(self, other: Box) -> bool:
+        """Return whether two boxes lie on each other."""
+        across = self.left < other.right and other.left < self.right
+        return across and self.top < other.bottom and other.top < self.bottom
 
 
 def label_places(plot: Plot, canvas: Canvas = SCREEN) -> dict[int, list[Place | None]]:
@@ -61,86 +56,57 @@ def label_places(plot: Plot, canvas: Canvas = SCREEN) -> dict[int, list[Place | 
     named = {at: one for at, one in enumerate(plot.series) if isinstance(one, Points) and one.labels}
     if not named:
         return {}
-    drawn = _Drawn(plot, canvas)
-    taken = [*drawn.marks(named.values()), *drawn.upright_lines(), *drawn.names_of_references()]
-    lines = list(drawn.references())
+    curves = [series for series in plot.series if isinstance(series, Points | Lines)]
+    x_ends = _ends(plot.x, [value for series in curves for value in series.x])
+    y_ends = _ends(plot.y, [value for series in curves for value in series.y if value is not None])
+
+    def pixels(x: float, y: float) -> tuple[float, float]:
+        return canvas.width * _share(x, x_ends, plot.x), canvas.height * (1 - _share(y, y_ends, plot.y))
+
+    taken: list[Box] = []
+    for points in named.values():
+        for place, (x, y) in enumerate(zip(points.x, points.y, strict=True)):
+            if y is None:
+                continue
+            across, down = pixels(x, y)
+            taken.append(Box(across - 4, down - 4, across + 4, down + 4))
+            low, high = (points.low[place], points.high[place]) if points.low else (None, None)
+            if low is not None and high is not None:
+                taken.append(Box(across - 1, pixels(x, high)[1], across + 1, pixels(x, low)[1]))
+    lines: list[Box] = []
+    for reference in plot.references:
+        if reference.on == "y":
+            _, down = pixels(x_ends[0], reference.at)
+            taken.append(Box(canvas.width - LETTER * len(reference.label), down - LINE, canvas.width, down))
+            lines.append(Box(0, down - 1, canvas.width, down + 1))
     places: dict[int, list[Place | None]] = {at: [None] * len(points.x) for at, points in named.items()}
     for avoided in (lines, []):
         for at, points in named.items():
             for number, (x, y, label) in enumerate(zip(points.x, points.y, points.labels, strict=True)):
                 if y is None or places[at][number]:
                     continue
-                place = drawn.free(x, y, label, [*taken, *avoided])
-                places[at][number] = place and place[0]
-                taken += [place[1]] if place else []
+                for place_name, box in _boxes(*pixels(x, y), label, canvas):
+                    if not any(box.meets(other) for other in (*taken, *avoided)):
+                        places[at][number] = place_name
+                        taken.append(box)
+                        break
     return places
 
 
-class _Drawn:
-    """A plot on a canvas: values as pixels."""
-
-    def __init__(self, plot: Plot, canvas: Canvas) -> None:
-        self.plot, self.canvas = plot, canvas
-        drawn = [one for one in plot.series if isinstance(one, Points | Lines)]
-        self.across = _ends(plot.x, [value for one in drawn for value in one.x])
-        self.down = _ends(plot.y, [value for one in drawn for value in one.y if value is not None])
-
-    def x(self, value: float) -> float:
-        return self.canvas.width * _share(value, self.across, self.plot.x)
-
-    def y(self, value: float) -> float:
-        return self.canvas.height * (1 - _share(value, self.down, self.plot.y))
-
-    def marks(self, series: Iterable[Points]) -> Iterator[_Box]:
-        for one in series:
-            for x, y in zip(one.x, one.y, strict=True):
-                if y is not None:
-                    yield _Box(self.x(x) - 4, self.y(y) - 4, self.x(x) + 4, self.y(y) + 4)
-
-    def upright_lines(self) -> Iterator[_Box]:
-        """Intervals of points."""
-        for one in self.plot.series:
-            if isinstance(one, Lines) and len(set(one.x)) == 1:
-                ends = [self.y(value) for value in one.y if value is not None]
-                if ends:
-                    yield _Box(self.x(one.x[0]) - 1, min(ends), self.x(one.x[0]) + 1, max(ends))
-
-    def references(self) -> Iterator[_Box]:
-        """Lines across."""
-        for line in self.plot.references:
-            if line.on == "y":
-                yield _Box(0, self.y(line.at) - 1, self.canvas.width, self.y(line.at) + 1)
-
-    def names_of_references(self) -> Iterator[_Box]:
-        """They stand on the lines, at the right end."""
-        width = self.canvas.width
-        for line in self.plot.references:
-            if line.on == "y":
-                bottom = self.y(line.at)
-                yield _Box(width - LETTER * len(line.label), bottom - LINE, width, bottom)
-
-    def free(self, x: float, y: float, label: str, taken: Sequence[_Box]) -> tuple[Place, _Box] | None:
-        """The first place where the label lies on nothing: towards the middle of the plot before its edge."""
-        canvas = self.canvas
-        at, width = (self.x(x), self.y(y)), LETTER * min(len(label), LABEL)
-        places: list[Place] = list(get_args(Place))
-        if at[0] > canvas.width / 2:
-            places = [*places[3:6], *places[:3], *places[6:]]
-        for place in places:
-            box = _box(at, place, width)
-            inside = min(box.left, box.top) >= 0 and box.right <= canvas.width and box.bottom <= canvas.height
-            if inside and not any(box.meets(other) for other in taken):
-                return place, box
-        return None
-
-
-def _box(at: tuple[float, float], place: Place, width: float) -> _Box:
-    """Of a label at a place beside the point."""
-    x, y = at
-    high, beside = place.split(" ")
-    left = {"right": x + GAP, "left": x - GAP - width, "center": x - width / 2}[beside]
-    top = {"middle": y - LINE / 2, "top": y - GAP - LINE, "bottom": y + GAP}[high]
-    return _Box(left, top, left + width, top + LINE)
+def _boxes(x: float, y: float, label: str, canvas: Canvas) -> list[tuple[Place, Box]]:
+    """The places of a label that lie inside the canvas: towards the middle of the plot before its edge."""
+    width = LETTER * min(len(label), LABEL)
+    places: list[Place] = list(get_args(Place))
+    if x > canvas.width / 2:
+        places = [*places[3:6], *places[:3], *places[6:]]
+    boxes: list[tuple[Place, Box]] = []
+    for place in places:
+        high, beside = place.split(" ")
+        left = {"right": x + GAP, "left": x - GAP - width, "center": x - width / 2}[beside]
+        top = {"middle": y - LINE / 2, "top": y - GAP - LINE, "bottom": y + GAP}[high]
+        if min(left, top) >= 0 and left + width <= canvas.width and top + LINE <= canvas.height:
+            boxes.append((place, Box(left, top, left + width, top + LINE)))
+    return boxes
 
 
 def _ends(axis: Axis, values: Sequence[float]) -> tuple[float, float]:

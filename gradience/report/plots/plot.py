@@ -1,4 +1,4 @@
-"""What a plot is made of: axes, series of a few kinds, reference lines, and a sentence that says what is seen.
+"""The model of a plot: axes, series of a few kinds, reference lines, a sentence that says what is seen, and colours.
 
 A plot is pure data of plain text and plain numbers: one description for the page in a browser, for a paper and for
 whoever cannot see it. Text may hold a stranger's names: each renderer escapes all text in one place. A value that does
@@ -11,9 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gradience.reports.base.blocks import Table
-
-Scale = Literal["linear", "log", "categories"]
 Form = Literal["number", "count", "share", "bytes"]
 """How values are shown: 1.87; 0.9 as 90 %; 298500 as 298.5 kB."""
 
@@ -28,12 +25,12 @@ class Axis:
     title: str
     unit: str = ""
     """Shown behind the title, such as `MB`; a share needs none."""
-    scale: Scale = "linear"
+    scale: Literal["linear", "log"] = "linear"
     low: float | None = None
     high: float | None = None
     """The ends of the axis; None leaves them to the values. A logarithmic axis has them above 0."""
     categories: Sequence[str] = ()
-    """Of an axis of categories, the name of each position 0, 1, 2, … of the series."""
+    """The names of positions 0, 1, 2, …; upwards the first stands at the top."""
     form: Form = "number"
 
     @property
@@ -52,10 +49,6 @@ class Lines:
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
     """A band around the line, such as an interval or percentiles; empty for none."""
-    band: str = ""
-    """What the band is, such as `10th to 90th percentile`."""
-    step: bool = False
-    """Joined by steps: a value holds until the next."""
     marked: bool = False
     """Each point has a mark."""
     dashed: bool = False
@@ -75,35 +68,19 @@ class Points:
     y: Sequence[float | None]
     labels: Sequence[str] = ()
     """Written beside each point; empty for none."""
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
+    """The interval of each point, an upright line; empty for none."""
     tone: Tone = ""
-    shade: float | None = None
     hover: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class BarsOf:
-    """A bar for each position of an axis of categories, which is x, or y where the bars lie."""
+class Bars:
+    """A bar for each category of an axis; those of several series stand beside each other."""
 
     name: str
-    at: Sequence[float]
-    """Where each bar stands."""
     values: Sequence[float | None]
-    lying: bool = False
-    """Bars go to the right, the first category at the top: for long names."""
-    stacked: bool = False
-    """On top of the series before; otherwise beside it."""
-    tone: Tone = ""
-    hover: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """How many values lie between edges; counted by whoever makes the plot."""
-
-    name: str
-    edges: Sequence[float]
-    """One more than there are counts, ascending."""
-    counts: Sequence[int]
     tone: Tone = ""
 
 
@@ -111,7 +88,6 @@ class Histogram:
 class Interval:
     """One row of a forest plot."""
 
-    label: str
     value: float | None
     low: float | None
     high: float | None
@@ -124,8 +100,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """A forest plot: a value and its interval on x, one below the other. The axis y takes the labels: it is one of
-    categories, empty, and the first row stands at the top."""
+    """A forest plot: a value and its interval on x for each category of y."""
 
     name: str
     rows: Sequence[Interval]
@@ -135,7 +110,7 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A heat map: a colour for each cell. Both axes are of categories; the first row stands at the top."""
+    """A heat map: a colour for each cell of two axes of categories."""
 
     name: str
     values: Sequence[Sequence[float | None]]
@@ -145,7 +120,7 @@ class Image:
     """What the colour says, and its ends."""
 
 
-Series = Lines | Points | BarsOf | Histogram | Intervals | Image
+Series = Lines | Points | Bars | Intervals | Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +148,41 @@ class Plot:
     """What is seen, for whoever does not look: with figures, a full sentence."""
     references: Sequence[Reference] = ()
 
-    def table(self) -> Table:
-        """Return the figures behind the plot, every value of every series."""
-        from gradience.report.plots.table import table_of
+    @property
+    def crowded(self) -> bool:
+        """Several series have their place on a scale of colours: a legend names only a few of them."""
+        return any(isinstance(series, Lines) and series.shade is not None for series in self.series)
 
-        return table_of(self)
+
+# ---------------------------------------------------------------- colours
+
+SERIES = ("#3b78c4", "#d9822b", "#2f9e77", "#b3589a", "#7352d1", "#8f5f33", "#45a2cc", "#ae9258")
+"""Of series without a tone, by their place in the plot; the ninth begins anew. Any two are 14 or more apart in CIELAB,
+also for who has no red or no green receptor (Machado, Oliveira and Fernandes, 2009)."""
+
+TONES: dict[Tone, str] = {
+    "accent": SERIES[0],
+    "good": "#2f9e77",
+    "warn": "#c98a1b",
+    "bad": "#cf4b4b",
+    "dim": "#8c8c8c",
+}
+
+SHADES = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
+"""From low to high, even steps (viridis, Smith and van der Walt, 2015; CC0): heat maps, and series by their shade."""
+
+SHADE_LOW, SHADE_TOP = 0.3, 0.85
+"""Lines use the scale between these: its dark end is not seen on a dark page, its light end not on white."""
+
+
+def series_color(tone: Tone, place: int = 0, shade: float | None = None) -> str:
+    """Return the colour of a series: of its tone, of its shade, or of its place in the plot."""
+    if tone:
+        return TONES[tone]
+    if shade is None:
+        return SERIES[place % len(SERIES)]
+    at = (SHADE_LOW + (SHADE_TOP - SHADE_LOW) * shade) * (len(SHADES) - 1)
+    step = min(max(int(at), 0), len(SHADES) - 2)
+    low, high = (bytes.fromhex(color[1:]) for color in SHADES[step : step + 2])
+    mixed = bytes(round(a + (b - a) * (at - step)) for a, b in zip(low, high, strict=True))
+    return f"#{mixed.hex()}"

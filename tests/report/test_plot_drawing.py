@@ -1,0 +1,380 @@
+"""How a plot of every kind of series is drawn by plotly and matplotlib, and the table behind it: values lie where they
+belong, names are text, and none lies on another."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from itertools import combinations
+
+import numpy as np
+import pytest
+from test_faces import SAMPLES
+
+from gradience.report.plots.kinds import plots_of
+from gradience.report.plots.labels import GAP, LETTER, LINE, PAPER, PHONE, SCREEN, label_places
+from gradience.report.plots.plot import (
+    SERIES,
+    SHADES,
+    TONES,
+    Axis,
+    Bars,
+    Image,
+    Interval,
+    Intervals,
+    Lines,
+    Plot,
+    Points,
+    Reference,
+    series_color,
+)
+from gradience.report.plots.plotly import figure_of as plotly_figure
+from gradience.report.plots.plotly import to_plotly
+from gradience.report.plots.runs import together
+from gradience.report.plots.table import table_of
+from gradience.reports.base import html, markdown
+from gradience.reports.base.blocks import spans
+
+pytest.importorskip("matplotlib")
+
+from gradience.report.plots.matplotlib import figure_of, image_of
+
+HOSTILE = "</script>$x_1$ \u202e層 &amp;"
+NAMES = Axis("module", categories=["q", "k", HOSTILE])
+PLOT = Plot(
+    "everything",
+    "Lines & points",
+    Axis("parameters", scale="log", low=100, high=1_000_000),
+    Axis("KL", "nats"),
+    [
+        Lines("a line", [1e3, 1e4, 1e5], [3.0, None, 1.0], [2.0, 2.0, 0.5], [4.0, 4.0, 1.5], marked=True),
+        Lines("another", [1e3, 1e5], [0.5, 2.5], dashed=True, tone="bad"),
+        Points(HOSTILE, [2e3, 3e4], [2.0, None], ["here", ""], [1.0, None], [2.5, None]),
+    ],
+    "It falls from 3 to 1.",
+    [Reference(2.0, "margin"), Reference(1e4, "event", on="x", tone="bad")],
+)
+ROWS = [Interval(1.0, 0.5, 2.0), Interval(-1.0, None, 0.0), Interval(None, None, None)]
+FOREST = Plot(
+    "forest", "Forest", Axis("Δ", "points"), Axis("", categories=["first", HOSTILE, "x"]), [Intervals("95 %", ROWS)],
+    "One row of two is above 0.",
+)  # fmt: skip
+GROUPED = Plot(
+    "grouped", "Grouped", NAMES, Axis("share", form="share"), [Bars("a", [1.0, 2.0, None]), Bars("b", [3.0, 1.0, 2.0])],
+    "b is beside a.",
+)  # fmt: skip
+LYING = Plot("lying", "Lying", Axis("bytes", form="bytes"), NAMES, [Bars("", [1e6, 2e6, 0.0])], "Two.")
+HEAT = Plot(
+    "heat", "Heat", Axis("layer", categories=[str(i) for i in range(90)]), NAMES,
+    [Image("", [[i / 90 for i in range(90)], [None] * 90, [0.5] * 90], color=Axis("use", low=0, high=1, form="share"))],
+    "Use rises.",
+)  # fmt: skip
+EVERY = [PLOT, FOREST, GROUPED, LYING, HEAT]
+
+
+X, Y = Axis("x"), Axis("y")
+
+
+def plot_of(*series, x=X, y=Y, references=()):
+    return Plot("a", "A", x, y, series, "1.", references)
+
+
+# ---------------------------------------------------------------- matplotlib
+
+
+def test_an_svg_holds_its_text_as_text_and_nothing_of_a_name_is_markup():
+    image = image_of(EVERY, "svg")
+    root = ElementTree.fromstring(image)
+    texts = {"".join(node.itertext()).strip() for node in root.iter("{http://www.w3.org/2000/svg}text")}
+    shown = HOSTILE.replace("\u202e", r"\u202e")
+    expected = {"Lines & points", "KL (nats)", "parameters", "a line", "here", "margin", "event", "first"}
+    assert expected | {"10,000", "2.0 MB", shown, "100 %"} <= texts
+    assert not list(root.iter("{http://www.w3.org/2000/svg}script"))
+    assert "It falls from 3 to 1." in "".join(root.itertext())
+    assert image == image_of(EVERY, "svg")
+
+
+@pytest.mark.parametrize(("kind", "start"), [("pdf", b"%PDF-"), ("png", b"\x89PNG")])
+def test_other_files_repeat_their_bytes(kind, start):
+    image = image_of([LYING], kind)
+    assert image.startswith(start)
+    assert image == image_of([LYING], kind)
+
+
+def test_values_lie_where_they_belong_on_paper():
+    lines, forest, grouped, lying, heat, *_ = figure_of(EVERY).axes
+    drawn = {line.get_label(): line for line in lines.get_lines()}
+    assert list(drawn["a line"].get_xdata()) == [1e3, 1e4, 1e5]
+    assert drawn["a line"].get_ydata()[::2].tolist() == [3.0, 1.0]
+    assert lines.get_xlim() == (100, 1_000_000)
+    assert forest.get_ylim()[0] > forest.get_ylim()[1]  # the first row stands at the top
+    assert next(iter(forest.get_yticklabels())).get_text() == "first"
+    assert [bar.get_x() for bar in grouped.patches[:2]] == pytest.approx([-0.4, 0.6])
+    assert [bar.get_width() for bar in lying.patches] == [1e6, 2e6, 0.0]
+    (image,) = heat.get_images()
+    assert image.get_array().mask.sum() == 90
+    assert len(heat.get_xticks()) <= 40
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_nothing_is_cut_off_in_a_column_of_a_paper(name):
+    for plot in plots_of(SAMPLES[name]()).values():
+        figure = figure_of([plot], width=3.25)
+        assert figure.get_size_inches()[0] == 3.25
+        figure.draw_without_rendering()
+        drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) > -0.05, plot.name
+
+
+def test_plots_in_a_column_stand_below_each_other_without_titles():
+    column = figure_of([PLOT, GROUPED], width=3.25, titles=False)
+    first, second = column.axes
+    assert first.get_position().y0 > second.get_position().y1
+    assert not any(axes.get_title() for axes in column.axes)
+    page = figure_of([PLOT, GROUPED], width=7)
+    assert page.axes[0].get_position().x1 < page.axes[1].get_position().x0
+
+
+# ---------------------------------------------------------------- plotly
+
+
+def test_plotly_accepts_every_kind_of_series():
+    """It raises for a property that there is not."""
+    pytest.importorskip("plotly")
+    for plot in [*EVERY, *(plot for sample in SAMPLES.values() for plot in plots_of(sample()).values())]:
+        assert plotly_figure([plot]).layout.title.text.startswith(plot.title.partition(" ")[0])
+        json.dumps(to_plotly(plot), allow_nan=False)
+
+
+def test_nothing_of_a_name_is_markup_of_plotly():
+    for plot in EVERY:
+        text = json.dumps(to_plotly(plot), ensure_ascii=False)
+        assert "</script" not in text
+        assert "\u202e" not in text
+        assert "&amp;amp;" in text
+
+
+def test_values_are_those_of_the_plot_in_a_browser():
+    low, high, line, _, points = to_plotly(PLOT)["data"]
+    assert (line["x"], line["y"]) == ([1e3, 1e4, 1e5], [3.0, None, 1.0])
+    assert (low["y"], high["y"]) == ([2.0, 2.0, 0.5], [4.0, 4.0, 1.5])
+    assert to_plotly(PLOT)["layout"]["xaxis"]["range"] == [2, 6]
+    assert (points["error_y"]["array"], points["error_y"]["arrayminus"]) == ([0.5, 0], [1.0, 0])
+    lines, marks = to_plotly(FOREST)["data"]
+    start, end = to_plotly(FOREST)["layout"]["xaxis"]["range"]
+    assert start < -1 < 2 < end
+    assert lines["x"] == [0.5, 2.0, None, pytest.approx(start), 0.0, None]  # an open end: as far as the axis
+    assert (marks["x"], marks["y"]) == ([1.0, -1.0, None], [0, 1, 2])
+    (bars,) = to_plotly(LYING)["data"]
+    assert (bars["orientation"], bars["x"]) == ("h", [1e6, 2e6, 0.0])
+    (image,) = to_plotly(HEAT)["data"]
+    assert image["z"][1] == [None] * 90
+    assert to_plotly(HEAT)["layout"]["yaxis"]["autorange"] == "reversed"
+
+
+def test_a_label_of_a_line_stands_where_the_line_does_on_a_logarithmic_axis():
+    layout = to_plotly(plot_of(y=Axis("y", scale="log"), references=[Reference(100.0, "margin")]))["layout"]
+    assert (layout["shapes"][0]["y0"], layout["annotations"][0]["y"]) == (100.0, 2.0)
+
+
+def test_names_beside_an_axis_stay_apart():
+    names = [
+        f"bert.encoder.layer.{at}.attention.self.{kind}" for at in range(12) for kind in ("query", "value")
+    ]
+    shown = to_plotly(plot_of(y=Axis("module", categories=names)))["layout"]["yaxis"]["ticktext"]
+    assert len(set(shown)) == len(names)
+    assert max(map(len, shown)) <= 32
+    assert all(short.endswith(name[-12:]) for short, name in zip(shown, names, strict=True))
+
+
+# ---------------------------------------------------------------- names of points, and colours
+
+AXES = {"x": Axis("size", low=0.0, high=1.0), "y": Axis("delta", low=-4.0, high=2.0)}
+SAME = Points("", [0.5] * 4, [0.0] * 4, ["first", "second", "third", "fourth"])
+CROWD = Points(
+    "", [0.1 * at for at in range(11)], [-0.1 * at for at in range(11)], [f"ladder.r{at}" for at in range(11)]
+)
+
+
+def boxes(plot, canvas):
+    """Left, top, right and bottom of each label that has a place, counted anew from its place."""
+    for at, places in label_places(plot, canvas).items():
+        points = plot.series[at]
+        for x, y, label, place in zip(points.x, points.y, points.labels, places, strict=True):
+            if place is None:
+                continue
+            high, beside = place.split(" ")
+            across, down, wide = x * canvas.width, (2.0 - y) / 6 * canvas.height, LETTER * len(label)
+            left = {"left": across - GAP - wide, "right": across + GAP, "center": across - wide / 2}[beside]
+            top = {"top": down - GAP - LINE, "bottom": down + GAP, "middle": down - LINE / 2}[high]
+            yield left, top, left + wide, top + LINE
+
+
+def meet(box, other):
+    return box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+
+
+@pytest.mark.parametrize("canvas", [PHONE, PAPER, SCREEN], ids=["phone", "paper", "screen"])
+@pytest.mark.parametrize("points", [SAME, CROWD], ids=["one place", "a crowd"])
+def test_no_label_lies_on_another_or_outside(points, canvas):
+    labels = list(boxes(plot_of(points, **AXES), canvas))
+    assert len(labels) > 3
+    assert not any(meet(box, other) for box, other in combinations(labels, 2))
+    assert all(left >= 0 and top >= 0 and right <= canvas.width for left, top, right, _ in labels)
+
+
+def test_labels_keep_off_lines_and_a_point_without_a_value_has_none():
+    points = [
+        Points("", [0.5], [0.0], ["a long name of an adapter"]),
+        Points("", [0.6, 0.2], [-1.0, None], ["", "b"], [-3.0, None], [1.0, None]),
+    ]
+    plot = plot_of(*points, references=[Reference(0.0, "original")], **AXES)
+    (left, top, right, bottom), *_ = boxes(plot, SCREEN)
+    assert not top < 2 / 6 * SCREEN.height < bottom
+    assert not left < 0.6 * SCREEN.width < right
+    assert label_places(plot)[1][1] is None
+    assert label_places(plot_of(Points("", [0.1], [1.0]))) == {}
+
+
+def test_a_phone_has_the_names_for_which_it_has_room():
+    crowd = Points("", [float(at) for at in range(12)], [0.0] * 12, [f"a candidate {at}" for at in range(12)])
+    (trace,) = to_plotly(plot_of(crowd))["data"]
+    named = [sum(map(bool, text)) for text in (trace["text"], trace["meta"]["text"])]
+    assert 0 < named[1] < named[0] <= 12
+
+
+@pytest.mark.parametrize(
+    ("events", "shown"),
+    [
+        ([(10, "a"), (60, "b")], [(10, "a"), (60, "b")]),
+        ([(12, "b"), (10, "a"), (13, "b")], [(10, "a, b"), (12, ""), (13, "")]),
+        ([(10, "a"), (14, "b"), (18, "c")], [(10, "a, b"), (14, ""), (18, "c")]),
+        ([], []),
+    ],
+)
+def test_events_at_close_steps_have_one_label_and_keep_their_lines(events, shown):
+    lines = together([Reference(at, label, on="x") for at, label in events], steps=100)
+    assert [(line.at, line.label) for line in lines] == shown
+
+
+def test_series_are_told_apart_without_colour():
+    axes = figure_of([PLOT]).axes[0]
+    assert len({(line.get_marker(), line.get_linestyle()) for line in axes.get_lines()[:3]}) == 3
+    assert len({bar.get_hatch() for bar in figure_of([GROUPED]).axes[0].patches}) == 2
+    assert len({str(bars["marker"].get("pattern")) for bars in to_plotly(GROUPED)["data"]}) == 2
+    tones = [Points("", [1.0], [1.0], tone=tone) for tone in ("good", "warn", "bad", "dim")]
+    traces = to_plotly(plot_of(*tones))["data"]
+    assert len({trace["marker"]["symbol"] for trace in traces}) == len(tones)
+
+
+NO_RED = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+NO_GREEN = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+NO_BLUE = [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+SEEN = {
+    "all": np.eye(3),
+    "no red": np.array(NO_RED),
+    "no green": np.array(NO_GREEN),
+    "no blue": np.array(NO_BLUE),
+}
+"""Linear sRGB as it is seen: Machado, Oliveira and Fernandes, 2009, severity 1."""
+CARDS = ("#f7f8fa", "#1b2027")
+"""What plots stand on, light and dark."""
+
+
+def linear(color):
+    parts = np.array([int(color[at : at + 2], 16) for at in (1, 3, 5)]) / 255
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
+def lab(light):
+    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = matrix @ np.clip(light, 0, 1) / [0.9505, 1, 1.089]
+    cube = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * cube[1] - 16, 500 * (cube[0] - cube[1]), 200 * (cube[1] - cube[2])])
+
+
+@pytest.mark.parametrize("sight", SEEN)
+def test_colours_of_series_are_apart(sight):
+    seen = [lab(SEEN[sight] @ linear(color)) for color in SERIES]
+    least = min(np.linalg.norm(color - other) for color, other in combinations(seen, 2))
+    assert least > (9 if sight == "no blue" else 14)
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_lines_are_seen_on_light_and_on_dark_cards(card):
+    for color in {*SERIES, *TONES.values()}:
+        dark, light = sorted(linear(shown) @ [0.2126, 0.7152, 0.0722] for shown in (color, card))
+        assert (light + 0.05) / (dark + 0.05) > 2.6, color
+
+
+def test_colours_of_a_scale_lie_between_its_steps():
+    colors = [series_color("", shade=shade) for shade in (0.0, 0.5, 1.0)]
+    assert len(set(colors)) == 3
+    assert not set(colors) & set(SHADES)
+    assert len({series_color("", place) for place in range(8)}) == 8
+
+
+# ---------------------------------------------------------------- tables
+
+KINDS = Axis("module type", categories=("q_proj", "v_proj"))
+BYTES, SHARE, STEPS = Axis("size", form="bytes"), Axis("energy kept", form="share"), Axis("step")
+TABLES = {
+    "series at the same places side by side": (
+        plot_of(Lines("loss", (0, 10), (2.5, None)), Lines("eval loss", (0, 10), (2.75, 1.5)), x=STEPS),
+        [["step", "loss", "eval loss"], ["0", "2.50", "2.75"], ["10", "–", "1.50"]],
+    ),
+    "series at places of their own in rows": (
+        plot_of(Lines("loss", (0, 10), (2.5, 2.25)), Points("eval loss", (10,), (1.5,)), x=STEPS),
+        [
+            ["series", "step", "y"],
+            ["loss", "0", "2.50"],
+            ["loss", "10", "2.25"],
+            ["eval loss", "10", "1.50"],
+        ],
+    ),
+    "a band with both ends": (
+        plot_of(Lines("median", (1,), (0.5,), low=(0.25,), high=(0.75,)), x=Axis("rank"), y=SHARE),
+        [["rank", "median", "median, from", "median, to"], ["1", "50.0 %", "25.0 %", "75.0 %"]],
+    ),
+    "upright bars": (
+        plot_of(Bars("bytes", (298500, 812)), x=KINDS, y=BYTES),
+        [["module type", "bytes"], ["q_proj", "298.5 kB"], ["v_proj", "812 B"]],
+    ),
+    "lying bars": (
+        plot_of(Bars("bytes", (298500, None)), x=BYTES, y=KINDS),
+        [["module type", "bytes"], ["q_proj", "298.5 kB"], ["v_proj", "–"]],
+    ),
+    "a forest with open ends": (
+        plot_of(Intervals("mean", (Interval(-0.5, -1.25, None, inner=(-1.0, 0.0)), Interval(0.25, -0.5, 1.0)), "inner"),
+                x=Axis("difference", "points"), y=KINDS),
+        [
+            ["module type", "series", "difference (points)", "from", "to"],
+            ["q_proj", "mean", "-0.500", "-1.25", "–"],
+            ["v_proj", "mean", "0.250", "-0.500", "1"],
+            ["q_proj", "inner", "", "-1", "0"],
+        ],
+    ),
+    "a heat map with each cell": (
+        plot_of(Image("", ((1.5, None), (2.5, 3.5))), x=Axis("layer", categories=("0", "1")), y=KINDS),
+        [["module type", "0", "1"], ["q_proj", "1.50", "–"], ["v_proj", "2.50", "3.50"]],
+    ),
+    "points with names and intervals": (
+        plot_of(Points("supported", [0.5], [-0.3], ["wide"], [-0.6], [0.0]), Points("bad", [0.1], [-4.0], ["small"]),
+                x=SHARE),
+        [
+            ["name", "series", "energy kept", "y", "from", "to"],
+            ["wide", "supported", "50.0 %", "-0.300", "-0.600", "0"],
+            ["small", "bad", "10.0 %", "-4", "", ""],
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_table_behind_a_plot_has_every_figure(name):
+    plot, expected = TABLES[name]
+    table = table_of(plot)
+    rows = [[column.title for column in table.columns], *table.rows]
+    assert [["".join(span.text for span in spans(cell)) for cell in row] for row in rows] == expected
+    assert markdown.render([table])
+    assert html.render([table])
