@@ -73,6 +73,8 @@ def documents() -> dict[Path, str]:
             error_table(),
         ),
     }
+    glossary = DOCS.parent / "gradience" / "cli" / "glossary.md"
+    files[DOCS / "glossary.md"] = glossary.read_text(encoding="utf-8")
     for name in ArtifactName:
         files[DOCS / "schemas" / f"{name}.schema.json"] = schema_text(name)
     return files

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from importlib.resources import files
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -70,7 +71,7 @@ Gradience measures how much of its rank a LoRA adapter uses, and tests if a smal
   gradience demo
       an audit of the adapter that comes with the package
 
-All verbs: gradience --help. One verb: gradience help VERB."""
+All verbs: gradience --help. One verb: gradience help VERB. Terms: gradience help glossary."""
 
 
 class PipeClosed(Exception):
@@ -105,6 +106,13 @@ class LazyVerbs(Mapping[str, Any]):
         raise KeyError(name)
 
 
+def glossary() -> list[list[str]]:
+    """Return the rows of the glossary, each a term, its meaning and the words that it replaces."""
+    page = files("gradience.cli").joinpath("glossary.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in rows[1:]]
+
+
 @cache
 def _verb(name: str, summary: str) -> Any:
     """Return the command of one verb."""
@@ -133,6 +141,11 @@ class Verbs(Group):
         if not args and not ctx.resilient_parsing:
             print(INTRODUCTION, file=sys.stderr)
             raise typer.Exit(ExitCode.USAGE)
+        if args == ["help", "glossary"]:
+            formatter = ctx.make_formatter()
+            formatter.write_dl([(row[0], row[1]) for row in glossary()])
+            print(formatter.getvalue(), end="")
+            raise typer.Exit
         return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -85,6 +85,8 @@ def test_help_takes_the_name_of_a_verb(capsys):
     assert capsys.readouterr().out == shown
     assert app.run(["help", "bench", "run"]) == 0
     assert "--dry-run" in capsys.readouterr().out
+    assert app.run(["help", "glossary"]) == 0
+    assert "Train briefly, without labels" in capsys.readouterr().out
     assert app.run(["help"]) == 0
     assert "Set up:" in capsys.readouterr().out
     assert app.run(["help", "auditt"]) == 2
