@@ -13,47 +13,47 @@ from gradience.cli.schema import ArtifactName, schema_text
 WRITTEN_BY = {
     "audit": "`gradience audit --output audit.json` writes it, `--json` prints it. [How to read it](../audit.md)",
     "compression": "`gradience compress` writes it beside the smaller adapter."
-    " [How to read it](../compress.md#the-report)",
+    " [How to read it](../compress.md#report)",
     "compression_plan": "`gradience compress --dry-run --json` prints it, `--plan` reads it."
-    " [What may be edited](../compress.md#a-plan-in-a-file)",
+    " [What may be edited](../compress.md#editing-a-plan)",
     "calibration": "`gradience calibrate` writes it into the metadata of its file, `--json` prints it."
     " [What it says](../calibrate.md)",
-    "calibration_forecast": "`gradience calibrate --dry-run --json` prints it. [What it says](../calibrate.md#cost)",
+    "calibration_forecast": "`gradience calibrate --dry-run --json` prints it. [What it says](../calibrate.md#cost-and-limits)",
     "distill": "`gradience distill` writes it beside the distilled adapter. [What it says](../distill.md)",
     "distill_forecast": "`gradience distill --dry-run --json` prints it. [What it says](../distill.md#cost)",
     "conversion": "`gradience convert --json` prints it. [What it says](../convert.md)",
     "comparison": "`gradience compare A B --json` prints it. [How to read it](../compare.md)",
     "fleet": "`gradience fleet --json` prints it. [How to read it](../fleet.md)",
     "fleet_compression": "`gradience compress --fleet` writes it into the folder of the batch."
-    " [How to read it](../fleet.md#all-to-one-rank)",
+    " [How to read it](../fleet.md#all-adapters-to-one-rank)",
     "fleet_row": "`gradience fleet --output fleet.jsonl` writes one per line. [How to read it](../fleet.md#the-rows)",
     "evidence": "`gradience evidence A B --json` prints it. [How to read it](../evidence.md)",
     "evaluation": "`gradience evaluate` writes it. [How to read it](../evaluate.md)",
     "evaluation_preview": "`gradience evaluate --preview --json` prints it.",
     "evaluation_forecast": "`gradience evaluate --dry-run --json` prints it."
-    " [What it says](../evaluate.md#before-it-begins)",
+    " [What it says](../evaluate.md#before-the-run)",
     "shrink": "`gradience shrink` writes it. [How to read it](../shrink.md)",
     "shrink_plan": "`gradience shrink` writes it as plan.json before anything is evaluated."
-    " [What it fixes](../shrink.md#what-is-decided-before)",
+    " [What it fixes](../shrink.md#the-plan)",
     "shrink_forecast": "`gradience shrink --dry-run --json` prints it."
-    " [What it says](../shrink.md#before-it-begins)",
+    " [What it says](../shrink.md#your-examples)",
     "kept_records": "`gradience evaluate` and `gradience shrink` keep it beside its records."
-    " [What is used again](../evaluate.md#what-lies-in-the-folder)",
+    " [What is used again](../evaluate.md#files)",
     "monitor": "`gradience monitor --json` prints it. [How to read it](../train_and_monitor.md)",
     "check": "`gradience check --json` prints it. [The rules](check_rules.md)",
     "bench": "`gradience bench run` writes one for each seed. [The protocol](../bench.md)",
     "bench_aggregate": "`gradience bench run` with several seeds and `gradience bench aggregate` write it."
     " [The protocol](../bench.md)",
     "bench_plan": "`gradience bench run` writes it before anything is trained. [The protocol](../bench.md)",
-    "bench_forecast": "`gradience bench run --dry-run --json` prints it. [What it says](../bench.md#before-a-run)",
-    "bench_status": "`gradience bench status --json` prints it. [How to read it](../scale.md#how-far-a-run-is)",
+    "bench_forecast": "`gradience bench run --dry-run --json` prints it. [What it says](../bench.md#dry-run)",
+    "bench_status": "`gradience bench status --json` prints it. [How to read it](../scale.md#how-stages-run)",
     "power": "`gradience bench power --json` prints it. [How to read it](../bench.md#how-much-evidence)",
     "digests": "`gradience bench run`, `gradience bench aggregate` and `gradience evaluate` write it last."
     " [How to verify](../verify.md)",
     "verification": "`gradience bench verify --json` prints it. [How to verify](../verify.md)",
     "training": "It lies beside each adapter that Bench trains. [What a training promises](training.md)",
     "stage": "It is the last file of each finished stage of Bench."
-    " [What is made again](../bench.md#resuming-after-an-interruption)",
+    " [What is made again](../bench.md#resuming)",
 }
 """Name of the artifact -> who writes it, and where it is explained."""
 
