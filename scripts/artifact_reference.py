@@ -20,7 +20,7 @@ WRITTEN_BY = {
     " [What it says](../calibrate.md)",
     "calibration_forecast": "`gradience calibrate --dry-run --json` prints it. [What it says](../calibrate.md#cost-and-limits)",
     "distill": "`gradience distill` writes it beside the distilled adapter. [What it says](../distill.md)",
-    "distill_forecast": "`gradience distill --dry-run --json` prints it. [What it says](../distill.md#cost-and-limits)",
+    "distill_forecast": "`gradience distill --dry-run --json` prints it. [Cost](../distill.md#cost-and-limits)",
     "conversion": "`gradience convert --json` prints it. [What it says](../convert.md)",
     "comparison": "`gradience compare A B --json` prints it. [How to read it](../compare.md)",
     "fleet": "`gradience fleet --json` prints it. [How to read it](../fleet.md)",
