@@ -18,7 +18,7 @@ WRITTEN_BY = {
     " [What may be edited](../compress.md#editing-a-plan)",
     "calibration": "`gradience calibrate` writes it into the metadata of its file, `--json` prints it."
     " [What it says](../calibrate.md)",
-    "calibration_forecast": "`gradience calibrate --dry-run --json` prints it. [What it says](../calibrate.md#cost-and-limits)",
+    "calibration_forecast": "`gradience calibrate --dry-run --json` prints it. [Cost](../calibrate.md#cost-and-limits)",
     "distill": "`gradience distill` writes it beside the distilled adapter. [What it says](../distill.md)",
     "distill_forecast": "`gradience distill --dry-run --json` prints it. [Cost](../distill.md#cost-and-limits)",
     "conversion": "`gradience convert --json` prints it. [What it says](../convert.md)",
