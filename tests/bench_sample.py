@@ -11,21 +11,13 @@ from audit_sample import mistral_rows, report
 
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest
-from gradience.bench.plan.variants import PlannedVariant, plan_variants
+from gradience.bench.plan.variants import PlannedVariant, asked_for, plan_variants
+from gradience.bench.verdict.assemble import best_of, described, gate_sentence, measured, repeated, status_of
 from gradience.bench.verdict.policy import gate_passed
-from gradience.bench.verdict.results import (
-    all_unmeasured,
-    best_of,
-    gate_sentence,
-    measured,
-    repeated,
-    status_of,
-    summary,
-    unmeasured,
-)
 from gradience.files.packed import pack
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench import (
+    AuditSummary,
     Bench,
     BenchData,
     BenchEnvironment,
@@ -150,25 +142,26 @@ def variants_of(
     changes: dict[str, tuple[int, int] | str],
 ) -> tuple[Any, ...]:
     """The results of one seed's variants; changes as in `bench`."""
+    planned = asked_for(asked.compression)
     if probe is None:
-        return tuple(all_unmeasured(asked, "ERROR", f"there is no probe: {probe_error}"))
+        return tuple(described(one, "ERROR", (f"there is no probe: {probe_error}",)) for one in planned)
     if not probe.gate.passed:
-        return tuple(all_unmeasured(asked, "UNDERTRAINED", gate_sentence(probe)))
-    variants: Any = []
-    for planned in plan_variants(REPORT, asked, seed):
-        change = changes.get(planned.name, (0, 0))
-        if planned.skipped:
-            variants.append(unmeasured(planned, "SKIPPED", planned.skipped))
-        elif planned.same_as:
-            variants.append(repeated(planned, variants))
+        return tuple(described(one, "UNDERTRAINED", (gate_sentence(probe),)) for one in planned)
+    variants: dict[str, Any] = {}
+    for one in plan_variants(REPORT, asked, seed):
+        change = changes.get(one.name, (0, 0))
+        if one.skipped:
+            variants[one.name] = described(one, "SKIPPED", (one.skipped,))
+        elif one.same_as:
+            variants[one.name] = repeated(one, variants[one.same_as])
         elif isinstance(change, str):
-            variants.append(unmeasured(planned, "ERROR", change))
+            variants[one.name] = described(one, "ERROR", (change,))
         else:
             counted = pairs(n, correct, *change)
             close = DivergenceSummary(kl_mean=0.0123, kl_standard_error=0.0011, flips=31)
-            measures = variant_measures(planned, seed, counted)
-            variants.append(measured(planned, measures, counted, asked.policy, close))
-    return tuple(variants)
+            measures = variant_measures(one, seed, counted)
+            variants[one.name] = measured(one, measures, counted, asked.policy, close)
+    return tuple(variants.values())
 
 
 def bench(
@@ -221,7 +214,9 @@ def bench(
             versions={"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2"},
         ),
         "probe": probe,
-        "audit": summary(REPORT) if probe is not None and probe.gate.passed else None,
+        "audit": AuditSummary(**{name: getattr(REPORT, name) for name in AuditSummary.model_fields})
+        if probe is not None and probe.gate.passed
+        else None,
         "variants": variants,
         "best": best_of(variants),
         "run": RUN,

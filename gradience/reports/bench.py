@@ -99,9 +99,9 @@ class Measures(Part):
     correct: int
     score: Float12
     """correct / n."""
-    correct_examples: str | None = None
+    correct_examples: str
     """Which ones: a bit for each in the order of the records, the first the highest bit of the first byte, in base64.
-    The same example has the same place in every seed. Null in files of earlier versions."""
+    The same example has the same place in every seed."""
     metrics: dict[str, Float12] = Field(default_factory=dict)
     """What else the task reports: F1, another way of finding the answer."""
     cut_off: int = 0
@@ -126,13 +126,13 @@ class Measures(Part):
         if self.score != round_significant(self.correct / self.n):
             raise ValueError(f"score {self.score} is not {self.correct}/{self.n}")
         answers = self.answers()
-        if answers is not None and sum(answers) != self.correct:
+        if sum(answers) != self.correct:
             raise ValueError(f"{sum(answers)} correct by `correct_examples`, and {self.correct} by `correct`")
         return self
 
-    def answers(self) -> tuple[bool, ...] | None:
-        """Whether each example is correct, in the order of the records; None where the file does not say."""
-        return None if self.correct_examples is None else unpack(self.correct_examples, self.n)
+    def answers(self) -> tuple[bool, ...]:
+        """Whether each example is correct, in the order of the records."""
+        return unpack(self.correct_examples, self.n)
 
 
 class Probe(Measures):
@@ -236,7 +236,7 @@ class VariantResult(OfAnArm):
 
     made_by: str
     """How it comes to be. `retrain`, `truncate`. `random_directions`: the probe's factors kept in random directions.
-    `head`: ΔW = 0, a head trained alone. `head_only`, in older runs: the probe's head with its LoRA off. `rotate`: the
+    `head`: ΔW = 0, a head trained alone. `rotate`: the
     same update in other factors: only rounding differs."""
     status: Status
     """PASS and FAIL: what the policy's tolerance says of the counts of this one seed."""

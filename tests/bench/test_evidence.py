@@ -10,7 +10,7 @@ import pytest
 from bench_sample import LARGE, SEEDS, bench, config, ladder, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.bench.verdict.graded import graded_seed
+from gradience.bench.verdict.evidence import graded_seed
 from gradience.errors import InputError
 from gradience.reports.base.graded import VariantEvidence
 from gradience.reports.bench import Bench
@@ -78,23 +78,6 @@ def test_a_single_seed_has_tangos_bounds_and_nothing_of_a_new_run() -> None:
 def test_a_seed_of_several_and_a_smoke_run_have_no_grade_of_their_own() -> None:
     for run in (bench(42), bench(42, asked=config(run_type="smoke", seeds=[42]))):
         assert {result.evidence for result in graded_seed(run).variants} == {None}
-
-
-def test_files_without_answers_have_no_bounds_and_say_so() -> None:
-    report = aggregate([without_answers(run) for run in three_seeds()])
-    shown = evidence(report)
-    assert (shown.grade, shown.pooled, shown.policy, shown.next_grade) == ("C", None, None, None)
-    assert "example by example, are not in the file" in shown.reason
-    assert report.noise.probes is None
-
-
-def without_answers(run: Bench) -> Bench:
-    """As an earlier version wrote it."""
-    values = run.model_dump(by_alias=True)
-    for measures in (values["probe"], *(row["measures"] for row in values["variants"])):
-        if measures is not None:
-            measures["correct_examples"] = None
-    return Bench.model_validate(values)
 
 
 # ---------------------------------------------------------------- grades
@@ -320,7 +303,7 @@ def test_the_ladder_keeps_its_level_where_every_rung_loses_the_margin() -> None:
     from fractions import Fraction
 
     from gradience.bench.config.sections import LadderSettings
-    from gradience.bench.verdict.ladder import RungFacts, climb_down
+    from gradience.bench.verdict.evidence import RungFacts, climb_down
     from gradience.reports.base.graded import PooledEvidence
 
     rng, settings, false = np.random.default_rng(3), LadderSettings(rungs=(8, 4)), 0

@@ -7,7 +7,7 @@ from bench_sample import bench, config, pairs, probe_of, three_seeds, variant_me
 from pydantic import ValidationError
 
 from gradience.bench.plan.variants import plan_variants
-from gradience.bench.verdict.results import gate_sentence, measured
+from gradience.bench.verdict.assemble import gate_sentence, measured
 from gradience.files.packed import pack
 from gradience.reports.bench import Bench
 from gradience.statistics import PairedTable, tango
@@ -68,18 +68,6 @@ def test_a_variant_has_the_interval_of_its_own_seed():
     assert (paired.n11, paired.n10, paired.n01, paired.n00) == (41, 13, 8, 138)
     low, high = tango(PairedTable(41, 13, 8, 138))
     assert (paired.delta, paired.low, paired.high) == (-0.025, pytest.approx(low), pytest.approx(high))
-
-
-def test_a_file_of_an_earlier_version_knows_no_answers():
-    values = bench(42).model_dump(by_alias=True)
-    for measures in (values["probe"], *(row["measures"] for row in values["variants"])):
-        if measures is not None:
-            del measures["correct_examples"]
-    for row in values["variants"]:
-        del row["paired"]
-    run = Bench.model_validate(values)
-    assert run.probe.answers() is None
-    assert {row.paired for row in run.variants} == {None}
 
 
 def test_a_probe_below_its_gate_makes_everything_undertrained():

@@ -10,7 +10,7 @@ from bench_sample import bench, config, ladder, probe_of, three_seeds
 from golden import assert_golden
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.bench.verdict.graded import graded_seed
+from gradience.bench.verdict.evidence import graded_seed
 from gradience.bench.verdict.policy import exact_percent
 from gradience.report.bench import (
     aggregate_text,

@@ -20,8 +20,7 @@ from typing import Any
 import yaml
 
 from gradience.adapters import strict_yaml
-from gradience.bench.config.differences import differences
-from gradience.bench.config.load import BenchConfig
+from gradience.bench.config.load import BenchConfig, differences
 from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
 from gradience.bench.run.calibrate import planned_calibration
 from gradience.bench.run.live import kept_live

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gradience.adapters.config import read_config
 from gradience.adapters.keys import config_name
-from gradience.bench.verdict.grade import SCALE_CHANGED
+from gradience.bench.verdict.evidence import SCALE_CHANGED
 from gradience.plan.modules import Ranks
 
 CONFIG = "adapter_config.json"

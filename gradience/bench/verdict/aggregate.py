@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
+from itertools import combinations
 from statistics import fmean, stdev
 
-from gradience.bench.verdict.conditions import conditions_of
-from gradience.bench.verdict.graded import graded_together
+from gradience.bench.arms.registry import control_of
+from gradience.bench.config.load import UNCOUNTED, differences
+from gradience.bench.verdict.conditions import aggregate_notes, blind_controls, conditions_of
+from gradience.bench.verdict.evidence import graded_together
 from gradience.bench.verdict.policy import (
     SeedOutcome,
     lost_already,
@@ -22,9 +25,7 @@ from gradience.bench.verdict.policy import (
     policy_notes,
     verdict_over_seeds,
 )
-from gradience.bench.verdict.sanity import aggregate_notes, cannot_tell
-from gradience.bench.verdict.together import check_together
-from gradience.errors import UsageError
+from gradience.errors import InputError, UsageError
 from gradience.reports.base.run import RunInfo, Stopwatch
 from gradience.reports.bench import Bench, Status, VariantResult
 from gradience.reports.bench_aggregate import (
@@ -60,24 +61,37 @@ def aggregate(
     sources = sources or [f"seed {bench.seed}" for bench in benches]
     check_together(benches, sources)
     ordered = sorted(zip(benches, sources, strict=True), key=lambda pair: pair[0].seed)
-    by_seed = {bench.seed: (bench, source) for bench, source in ordered}
-    planned = tuple(
-        sorted({*stopped, *(seed for bench in benches for seed in (*bench.planned_seeds, bench.seed))})
-    )
+    runs = {bench.seed: bench for bench, _ in ordered}
+    planned = tuple(sorted({*stopped, *(seed for b in benches for seed in (*b.planned_seeds, b.seed))}))
     first = ordered[0][0]
-    rows = tuple(_seed_row(seed, by_seed.get(seed), stopped=seed in stopped) for seed in planned)
-    runs = {seed: bench for seed, (bench, _) in by_seed.items()}
-    missing = {row.seed: _why_missing(row) for row in rows if row.seed not in runs}
+    source_of = {bench.seed: source for bench, source in ordered}
+    rows = tuple(_seed_row(seed, runs.get(seed), source_of.get(seed), seed in stopped) for seed in planned)
+    missing = {
+        row.seed: "started, and not finished" if row.unfinished else "never run"
+        for row in rows
+        if row.seed not in runs
+    }
     variants = tuple(_variant(name, runs, planned, missing) for name in _names(benches))
     candidates = [variant for variant in variants if variant.is_candidate]
-    unfinished = [_unfinished(row, runs.get(row.seed)) for row in rows if row.status == "ERROR"]
+    unfinished = [
+        f"seed {row.seed}: {missing.get(row.seed) or '; '.join(runs[row.seed].reasons)}"
+        for row in rows
+        if row.status == "ERROR"
+    ]
     status: Status = "ERROR" if unfinished else overall(variant.status for variant in candidates)
-    blind = cannot_tell(variants) if status in ("PASS", "FAIL") else ()
-    status = "INCONCLUSIVE" if blind else status
+    reasons = unfinished or _reasons(status, candidates)
+    blind = blind_controls(variants) if status in ("PASS", "FAIL") else []
+    if blind:
+        status = "INCONCLUSIVE"
+        reasons = [
+            f"{result.name}, which must fail, passes on all {result.planned} seeds: {control.otherwise}"
+            for result in blind
+            if (control := control_of(result.name)) is not None
+        ]
     ranks = {bench.probe.rank for bench in benches if bench.probe is not None}
     report = BenchAggregate(
         status=status,
-        reasons=blind or _reasons(status, unfinished, candidates),
+        reasons=tuple(reasons),
         model=first.model,
         model_type=first.model_type,
         base_params=first.base_params,
@@ -100,20 +114,103 @@ def aggregate(
     return graded_together(report, benches, records_verified=records_verified)
 
 
+# ---------------------------------------------------------------- which runs belong together
+
+
+def check_together(benches: Sequence[Bench], sources: Sequence[str]) -> None:
+    """Check that runs may be counted together: independent ones of one protocol, each seed once, and no smoke runs.
+
+    Raises InputError (bench-smoke, bench-repeated, bench-mismatch, bench-not-independent).
+    """
+    for bench, source in zip(benches, sources, strict=True):
+        if bench.smoke:
+            raise InputError(
+                f"{source}: a smoke run is no evidence",
+                code="bench-smoke",
+                hint="run the config without --smoke",
+            )
+    for (a, here), (b, there) in combinations(zip(benches, sources, strict=True), 2):
+        if a.seed == b.seed:
+            raise InputError(
+                f"{there}: seed {b.seed} is in {here} already: one run would be counted twice",
+                code="bench-repeated",
+                hint="give every seed once",
+            )
+        if difference := _difference(a, b):
+            raise InputError(
+                f"{there}: not the same protocol as {here}: {difference}",
+                code="bench-mismatch",
+                hint="seeds are counted together only when nothing but the seed differs",
+            )
+        if same := _same_start(a, b):
+            raise InputError(
+                f"{there}: not independent of {here}: {same} although the seeds differ",
+                code="bench-not-independent",
+                hint="these are one run under two names: train again, from a seed that is really set",
+            )
+
+
+def _difference(a: Bench, b: Bench) -> str:
+    """The first thing in which two runs may not differ, in words; empty where they agree."""
+    named = [
+        ("model", a.model, b.model),
+        ("base weights", a.base_fingerprint, b.base_fingerprint),
+        ("task", a.data.task, b.data.task),
+        ("data", a.data.splits, b.data.splits),
+        ("evaluated role", a.data.eval_role, b.data.eval_role),
+        ("policy", a.policy, b.policy),
+    ]
+    for what, left, right in named:
+        if left != right:
+            short = f"{left} there, {right} here" if isinstance(left, str) else "the contents differ"
+            return f"another {what} ({short})"
+    if a.protocol_digest != b.protocol_digest:
+        for key, left, right in differences(a.config, b.config, ignored=("seeds", *UNCOUNTED)):
+            return f"`{key}` is {left} there, {right} here"
+        return "another protocol digest"
+    return ""
+
+
+def _same_start(a: Bench, b: Bench) -> str:
+    """Which beginning two seeds have in common, in words; empty where none."""
+    starts, other_starts = _starts(a), _starts(b)
+    for name in starts.keys() & other_starts.keys():
+        (adapter, batch), (other_adapter, other_batch) = starts[name], other_starts[name]
+        if adapter == other_adapter:
+            return f"{name} started from the same initial adapter"
+        if batch == other_batch:
+            return f"{name} began with the same first batch"
+    return ""
+
+
+def _starts(bench: Bench) -> dict[str, tuple[str, str]]:
+    """Name of a trained adapter -> hashes of its initial weights and of its first batch."""
+    measured = {result.name: result.measures for result in bench.variants if result.same_as is None}
+    trained = {"probe": bench.probe} | measured
+    return {
+        name: (measures.training.initial_adapter_sha256, measures.training.first_batch_sha256)
+        for name, measures in sorted(trained.items())
+        if measures is not None and measures.training is not None
+    }
+
+
+# ---------------------------------------------------------------- seeds and variants
+
+
 def no_longer_passing(benches: Sequence[Bench], planned: Sequence[int], policy: Policy) -> dict[str, str]:
     """Return the variants that cannot pass any more, whatever the seeds that are not in `benches` say, and why."""
     done, lost = {bench.seed: bench for bench in benches}, {}
     for name in _names(benches):
-        rows = [_so_far(seed, done.get(seed), name) for seed in planned]
+        rows = []
+        for seed in planned:
+            result = done[seed].variant(name) if seed in done else None
+            if result is None or result.status == "ERROR":  # it has decided nothing: the run may be resumed
+                rows.append(SeedOutcome(seed, "SKIPPED"))
+            else:
+                rows.append(_outcome(seed, result))
         for why in lost_already(rows, policy):
             lost[name] = why
     return lost
-
-
-def _so_far(seed: int, bench: Bench | None, name: str) -> SeedOutcome:
-    """What a seed has decided; an error has decided nothing, since the run may be resumed."""
-    result = bench.variant(name) if bench else None
-    return _outcome(seed, result) if result and result.status != "ERROR" else SeedOutcome(seed, "SKIPPED")
 
 
 def spread(values: Sequence[Fraction]) -> Spread | None:
@@ -130,36 +227,22 @@ def spread(values: Sequence[Fraction]) -> Spread | None:
     )
 
 
-def _seed_row(seed: int, result: tuple[Bench, str] | None, *, stopped: bool) -> SeedRow:
-    """The row of a planned seed. result: with the place that it was read from."""
-    if result is None:
+def _seed_row(seed: int, bench: Bench | None, source: str | None, stopped: bool) -> SeedRow:
+    """The row of a planned seed."""
+    if bench is None:
         return SeedRow(seed=seed, source=None, status="ERROR", unfinished=stopped)
-    bench, source = result
+    row = SeedRow(seed=seed, source=source, status=bench.status, plan_digest=bench.plan_digest)
     if bench.probe is None:
-        return SeedRow(seed=seed, source=source, status=bench.status, plan_digest=bench.plan_digest)
-    probe = bench.probe
-    return SeedRow(
-        seed=seed,
-        source=source,
-        status=bench.status,
-        plan_digest=bench.plan_digest,
-        correct=probe.correct,
-        n=probe.n,
-        score=probe.score,
-        gate_passed=probe.gate.passed,
-        lora_params=probe.lora_params,
-        other_params=probe.other_params,
-    )
+        return row
+    names = ("correct", "n", "score", "lora_params", "other_params")
+    measures = {name: getattr(bench.probe, name) for name in names}
+    return row.model_copy(update=measures | {"gate_passed": bench.probe.gate.passed})
 
 
 def _names(benches: Sequence[Bench]) -> list[str]:
     """All names, in the order in which they were planned, controls last."""
     is_control = {result.name: result.is_control for bench in benches for result in bench.variants}
     return sorted(is_control, key=lambda name: is_control[name])
-
-
-def _why_missing(row: SeedRow) -> str:
-    return "started, and not finished" if row.unfinished else "never run"
 
 
 def _variant(
@@ -171,10 +254,9 @@ def _variant(
     outcomes = [_outcome(seed, result) for seed, result in results.items()]
     outcomes += [SeedOutcome(seed, "ERROR", why=why) for seed, why in missing.items()]
     verdict = verdict_over_seeds(outcomes, planned, policy)
-    rows = tuple(_variant_seed(seed, results.get(seed)) for seed in planned)
-    counted = [result for result in results.values() if result.pairs is not None]
-    deltas = [result.pairs.delta for result in counted if result.pairs is not None]
-    worst = min(counted, key=lambda result: result.pairs.delta if result.pairs else 0, default=None)
+    compared = [(r.pairs.delta, r) for r in results.values() if r.pairs is not None]
+    deltas = [delta for delta, _ in compared]
+    worst = min(compared, key=lambda pair: pair[0])[1] if compared else None
     reductions = [result.reduction for result in results.values() if result.reduction is not None]
     return VariantSummary(
         name=name,
@@ -188,17 +270,17 @@ def _variant(
         worst_delta=worst.delta if worst else None,
         worst_delta_exact=worst.delta_exact if worst else None,
         mean_delta=float(sum(deltas) / len(deltas)) if deltas else None,
-        accuracy=spread([Fraction(r.measures.correct, r.measures.n) for r in counted if r.measures]),
+        accuracy=spread([Fraction(r.measures.correct, r.measures.n) for _, r in compared if r.measures]),
         mean_reduction=fmean(reductions) if reductions else None,
-        seeds=rows,
+        seeds=tuple(_variant_seed(seed, results.get(seed)) for seed in planned),
     )
 
 
 def _outcome(seed: int, result: VariantResult) -> SeedOutcome:
-    why = result.reasons[0] if result.reasons else ""
-    if result.pairs is None or result.status == "ERROR":
-        return SeedOutcome(seed, result.status, why=why, stopped_early=result.stopped_early)
     pairs = result.pairs
+    if pairs is None or result.status == "ERROR":
+        why = result.reasons[0] if result.reasons else ""
+        return SeedOutcome(seed, result.status, why=why, stopped_early=result.stopped_early)
     return SeedOutcome(
         seed, n=pairs.n, only_probe=pairs.only_probe_correct, only_variant=pairs.only_variant_correct
     )
@@ -227,50 +309,25 @@ def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
 
 
 def _best(candidates: Sequence[VariantSummary]) -> BestVariant | None:
-    passing = [
-        variant for variant in candidates if variant.status == "PASS" and variant.mean_reduction is not None
-    ]
-    best = max(passing, key=lambda variant: variant.mean_reduction or 0.0, default=None)
-    if best is None or best.mean_reduction is None:
-        return None
-    return BestVariant(name=best.name, mean_reduction=best.mean_reduction)
+    best: BestVariant | None = None
+    for variant in candidates:
+        saved = variant.mean_reduction if variant.status == "PASS" else None
+        if saved is not None and (best is None or saved > best.mean_reduction):
+            best = BestVariant(name=variant.name, mean_reduction=saved)
+    return best
 
 
-def _unfinished(row: SeedRow, bench: Bench | None) -> str:
-    return f"seed {row.seed}: " + ("; ".join(bench.reasons) if bench else _why_missing(row))
+# ---------------------------------------------------------------- reasons and notes
 
 
-def _reasons(
-    status: Status, unfinished: Sequence[str], candidates: Sequence[VariantSummary]
-) -> tuple[str, ...]:
-    if unfinished:
-        return tuple(unfinished)
+def _reasons(status: Status, candidates: Sequence[VariantSummary]) -> list[str]:
     if status == "PASS":
-        return (f"passes: {', '.join(variant.name for variant in candidates if variant.status == 'PASS')}",)
+        return [f"passes: {', '.join(variant.name for variant in candidates if variant.status == 'PASS')}"]
     alike: dict[str, list[str]] = defaultdict(list)
     for variant in candidates:
         if variant.reasons:
             alike[variant.reasons[0]].append(variant.name)
-    return tuple(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
-
-
-def _savings(benches: Sequence[Bench], candidates: Sequence[VariantSummary]) -> list[str]:
-    """What was not trained, since it could not have changed a verdict."""
-    notes = []
-    for variant in candidates:
-        stopped = [str(row.seed) for row in variant.seeds if row.stopped_early]
-        results = [result for bench in benches if (result := bench.variant(variant.name)) is not None]
-        took = [result.measures.seconds for result in results if result.measures and not result.same_as]
-        if stopped:
-            saved = (
-                f", about {counted(max(1, round(fmean(took) * len(stopped) / 60)), 'minute')} saved"
-                if took
-                else ""
-            )
-            notes.append(
-                f"{variant.name} was not trained on seed {', '.join(stopped)}, since it could no longer pass{saved}"
-            )
-    return notes
+    return [f"{', '.join(names)}: {reason}" for reason, names in alike.items()]
 
 
 def _notes(
@@ -285,7 +342,18 @@ def _notes(
         )
     if benches[0].data.eval_role == "dev":
         notes.append("evaluated on dev: a claim needs the confirm split, looked at once")
-    notes += _savings(benches, candidates)
+    for variant in candidates:  # trainings that could not have changed a verdict
+        stopped = [str(row.seed) for row in variant.seeds if row.stopped_early]
+        results = [result for bench in benches if (result := bench.variant(variant.name)) is not None]
+        seconds = [result.measures.seconds for result in results if result.measures and not result.same_as]
+        if stopped:
+            saved = ""
+            if seconds:
+                minutes = max(1, round(fmean(seconds) * len(stopped) / 60))
+                saved = f", about {counted(minutes, 'minute')} saved"
+            notes.append(
+                f"{variant.name} was not trained on seed {', '.join(stopped)}, since it could no longer pass{saved}"
+            )
     twins: dict[tuple[str, str], list[int]] = defaultdict(list)
     for variant in candidates:
         for row in variant.seeds:
@@ -297,8 +365,7 @@ def _notes(
     if len({bench.planned_seeds for bench in benches}) > 1:
         notes.append("the seeds were planned one by one, so it cannot be checked whether another was run and left "
                      "out: a claim needs one plan that names them all")  # fmt: skip
-    engines = {bench.environment.model_dump_json(exclude={"processes"}) for bench in benches}
-    if len(engines) > 1:
+    if len({bench.environment.model_dump_json(exclude={"processes"}) for bench in benches}) > 1:
         notes.append("the seeds ran on different devices or library versions: each variant was still compared "
                      "with the probe of its own seed")  # fmt: skip
     return tuple(notes)

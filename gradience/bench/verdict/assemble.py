@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from statistics import fmean, stdev
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median, stdev
 from typing import Any
 
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import plan_digest
-from gradience.bench.plan.variants import PROBE
-from gradience.bench.verdict import results
+from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for
+from gradience.bench.verdict.conditions import seed_notes
+from gradience.bench.verdict.evidence import graded_seed
 from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts
-from gradience.bench.verdict.graded import graded_seed
-from gradience.bench.verdict.policy import gate_passed, is_ahead
-from gradience.bench.verdict.sanity import seed_notes
+from gradience.bench.verdict.policy import exact_percent, gate_passed, is_ahead, overall, verdict_of_seed
 from gradience.evaluate import diverge
+from gradience.files.artifact import round_significant
 from gradience.files.packed import pack
 from gradience.files.records import (
     ChoiceRecord,
@@ -27,21 +27,27 @@ from gradience.files.records import (
     count,
 )
 from gradience.files.shared_names import path_text, sentence_text, values_text
+from gradience.reports.base.graded import PairedEvidence
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench import (
+    AuditSummary,
     Bench,
     BenchData,
     BenchEnvironment,
+    Best,
     DivergenceSummary,
     Gate,
     Measures,
     Pairs,
     Probe,
+    RankSummary,
+    Status,
     TrainingFacts,
     VariantResult,
 )
-from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.bench_plan import BenchPlan, Policy
 from gradience.reports.training import TrainingReport
+from gradience.statistics import PairedTable
 from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring, Task
 from gradience.tasks.metrics import score
 
@@ -63,7 +69,8 @@ def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan,
     training = facts.probe.adapter.training if facts.probe and facts.probe.adapter else None
     probe = _probe(facts, rules)
     variants = _variants(facts, rules, probe, training)
-    status, reasons = results.status_of(variants)
+    status, reasons = status_of(variants)
+    audit = facts.audit
     bench = Bench(
         smoke=config.smoke,
         status=status,
@@ -82,42 +89,86 @@ def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan,
         data=data,
         environment=_environment(facts, training),
         probe=probe,
-        audit=results.summary(facts.audit) if facts.audit else None,
+        audit=AuditSummary(**{name: getattr(audit, name) for name in AuditSummary.model_fields})
+        if audit
+        else None,
         variants=variants,
-        best=results.best_of(variants),
+        best=best_of(variants),
         notes=(*map(sentence_text, config.notes), *seed_notes(probe, variants, config.policy)),
         run=run,
     )
     return graded_seed(bench)
 
 
+def status_of(variants: Sequence[VariantResult]) -> tuple[Status, tuple[str, ...]]:
+    """Return the status of the seed, and why."""
+    candidates = [result for result in variants if result.is_candidate]
+    errors = [result.name for result in variants if result.status == "ERROR"]
+    if errors:
+        return "ERROR", (f"ended in an error: {', '.join(errors)}",)
+    status = overall(result.status for result in candidates)
+    reasons = [why for result in candidates if result.status == status != "PASS" for why in result.reasons]
+    return status, tuple(dict.fromkeys(reasons))[:3]
+
+
+def best_of(variants: Sequence[VariantResult]) -> Best | None:
+    """Return the smallest candidate that passes; of equals the first."""
+    best: Best | None = None
+    for result in variants:
+        reduction, params = result.reduction, result.planned_lora_params
+        if result.status != "PASS" or not result.is_candidate or result.same_as is not None:
+            continue
+        if reduction is None or params is None:
+            continue
+        if best is None or reduction > best.reduction:
+            best = Best(name=result.name, lora_params=params, reduction=reduction)
+    return best
+
+
+# ---------------------------------------------------------------- variants
+
+
 def _variants(
     facts: SeedFacts, rules: Scoring, probe: Probe | None, training: TrainingReport | None
-) -> results.Results:
+) -> tuple[VariantResult, ...]:
+    status: Status = "UNDERTRAINED"
     if facts.error:
-        return results.all_unmeasured(facts.config, "ERROR", f"there is no probe: {facts.error}")
-    if probe is None:
+        status, why = "ERROR", f"there is no probe: {facts.error}"
+    elif probe is None:
         step = training.steps if training else 0
         why = f"the probe's training diverged at step {step}: its loss was no number"
-        return results.all_unmeasured(facts.config, "UNDERTRAINED", why)
-    if not facts.gate_passed:
-        return results.all_unmeasured(facts.config, "UNDERTRAINED", results.gate_sentence(probe))
-    variants: list[VariantResult] = []
-    for outcome in facts.outcomes:
-        variants.append(_variant(outcome, variants, facts, rules))
-    return tuple(variants)
+    elif not facts.gate_passed:
+        why = gate_sentence(probe)
+    else:
+        variants: dict[str, VariantResult] = {}
+        for outcome in facts.outcomes:
+            variants[outcome.planned.name] = _variant(outcome, variants, facts, rules)
+        return tuple(variants.values())
+    return tuple(described(planned, status, (why,)) for planned in asked_for(facts.config.compression))
+
+
+def gate_sentence(probe: Probe) -> str:
+    """Say what the probe reached, and what it had to."""
+    diverged = "the training diverged; " if probe.training is not None and probe.training.diverged else ""
+    reached = f"the probe has {probe.correct:,} / {probe.n:,} correct ({probe.score:.1%})".replace("%", " %")
+    gate = f"its quality gate is {exact_percent(probe.gate.min_value)}"
+    if probe.gate.base_correct is not None:
+        is_base = probe.gate.base == "without an adapter"
+        base = "its base alone" if is_base else "the most frequent label alone"
+        gate += f", and {base} has {probe.gate.base_correct:,}"
+    return f"{diverged}{reached}; {gate}"
 
 
 def _variant(
-    outcome: Outcome, before: Sequence[VariantResult], facts: SeedFacts, rules: Scoring
+    outcome: Outcome, before: Mapping[str, VariantResult], facts: SeedFacts, rules: Scoring
 ) -> VariantResult:
     planned = outcome.planned
     if planned.same_as not in (None, PROBE):
-        return results.repeated(planned, before)
+        return repeated(planned, before[planned.same_as])
     if planned.skipped:
-        return results.unmeasured(planned, "SKIPPED", planned.skipped)
+        return described(planned, "SKIPPED", (planned.skipped,))
     if outcome.error or planned.unplanned:
-        return results.unmeasured(planned, "ERROR", outcome.error or planned.unplanned)
+        return described(planned, "ERROR", (outcome.error or planned.unplanned,))
     assert outcome.answers is not None
     assert facts.probe is not None
     assert facts.probe.answers is not None
@@ -128,25 +179,85 @@ def _variant(
         only_variant_correct=change.only_b_correct,
         both_wrong=change.both_wrong,
     )
-    divergence = _divergence_of_scores(outcome) if outcome.scores else None
+    divergence = None
     if change.kl_mean is not None and change.flips is not None:
         divergence = DivergenceSummary(
             kl_mean=change.kl_mean, kl_standard_error=change.kl_standard_error, flips=change.flips
         )
-    return results.measured(
-        planned, Measures(**_measures(outcome, rules)), pairs, facts.config.policy, divergence
+    elif outcome.scores:  # KL and flips on the gold responses, against the probe
+        rows = [row for row in outcome.scores.records if isinstance(row, ScoreRecord)]
+        values = [row.kl or 0.0 for row in rows]
+        divergence = DivergenceSummary(
+            kl_mean=fmean(values),
+            kl_standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
+            flips=sum(row.flips or 0 for row in rows),
+        )
+    return measured(planned, Measures(**_measures(outcome, rules)), pairs, facts.config.policy, divergence)
+
+
+def measured(
+    planned: PlannedVariant,
+    measures: Measures,
+    pairs: Pairs,
+    policy: Policy,
+    divergence: DivergenceSummary | None = None,
+) -> VariantResult:
+    """Return the result of a variant that was made and evaluated.
+
+    An adapter with another number of parameters than was planned is an ERROR: the predecessor's per_layer was never
+    what it said, and nobody counted.
+    """
+    verdict = verdict_of_seed(pairs.n, pairs.only_probe_correct, pairs.only_variant_correct, policy)
+    status, reasons = verdict.status, verdict.reasons
+    if measures.lora_params != planned.lora_params:
+        why = f"it has {measures.lora_params:,} LoRA parameters; planned: {planned.lora_params:,}"
+        status, reasons = "ERROR", (why,)
+    table = PairedTable(
+        n11=pairs.both_correct,
+        n10=pairs.only_probe_correct,
+        n01=pairs.only_variant_correct,
+        n00=pairs.both_wrong,
+    )
+    return described(planned, status, reasons).model_copy(
+        update={
+            "measures": measures,
+            "pairs": pairs,
+            "delta": round_significant(float(pairs.delta)),
+            "delta_exact": pairs.delta_exact,
+            "paired": PairedEvidence.of(table),
+            "divergence": divergence,
+        }
     )
 
 
-def _divergence_of_scores(outcome: Outcome) -> DivergenceSummary:
-    """KL and flips on the gold responses, against the probe."""
-    assert outcome.scores is not None
-    rows = [row for row in outcome.scores.records if isinstance(row, ScoreRecord)]
-    values = [row.kl or 0.0 for row in rows]
-    return DivergenceSummary(
-        kl_mean=fmean(values),
-        kl_standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
-        flips=sum(row.flips or 0 for row in rows),
+def repeated(planned: PlannedVariant, first: VariantResult) -> VariantResult:
+    """Return the result of a variant that equals an earlier one: its numbers under another name."""
+    same = {"name": planned.name, "arm": planned.arm, "same_as": first.name}
+    reasons = (f"the same adapter as {first.name}", *first.reasons)
+    return first.model_copy(update=same | {"rank_basis": planned.rank_basis, "reasons": reasons})
+
+
+def described(planned: PlannedVariant, status: Status, reasons: tuple[str, ...]) -> VariantResult:
+    """Return the result of a variant without counts: what was planned, and what came of it."""
+    ranks = list(planned.ranks.values())
+    summary = None
+    if ranks:
+        summary = RankSummary(
+            smallest=min(ranks), median=median(ranks), largest=max(ranks), modules=len(ranks)
+        )
+    return VariantResult(
+        name=planned.name,
+        arm=planned.arm,
+        made_by=planned.making.name,
+        status=status,
+        reasons=reasons,
+        stopped_early=planned.stopped_early,
+        same_as=planned.same_as,
+        rank_basis=planned.rank_basis,
+        ranks=summary,
+        planned_lora_params=planned.lora_params if ranks else None,
+        reduction=planned.reduction if ranks else None,
+        predicted=planned.predicted,
     )
 
 
@@ -232,14 +343,13 @@ def metrics_of(rules: Scoring, records: Sequence[Any]) -> dict[str, float]:
         return {other: sum(row.predictions[other] == row.label for row in choices) / len(choices)}
     if not isinstance(rules, AnswerScoring) or rules.decide is not None:
         return {}
-    answers = [row for row in records if isinstance(row, GenerationRecord)]
-    return {name: _share(rules, answers, name) for name in list(rules.filters)[1:]}
-
-
-def _share(rules: AnswerScoring, rows: Sequence[GenerationRecord], name: str) -> float:
-    """Share of outputs in which this filter finds the correct answer."""
-    answers = [(row.answers[name], row.answer) for row in rows]
-    return sum(answer is not None and rules.same(answer, gold) for answer, gold in answers) / len(rows)
+    outputs = [row for row in records if isinstance(row, GenerationRecord)]
+    shares = {}
+    for name in list(rules.filters)[1:]:  # other ways of finding the answer
+        answers = [(row.answers[name], row.answer) for row in outputs]
+        correct = sum(answer is not None and rules.same(answer, gold) for answer, gold in answers)
+        shares[name] = correct / len(outputs)
+    return shares
 
 
 def _training(report: TrainingReport | None) -> TrainingFacts | None:

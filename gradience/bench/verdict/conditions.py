@@ -1,15 +1,17 @@
-"""Whether what was run can carry a claim at all, PASS or FAIL, condition by condition. Pure.
+"""Can what was run carry a claim at all, PASS or FAIL? Conditions, controls, the probe's ceiling. Pure.
 
-It says nothing about the verdict. docs/bench.md defines it in words.
+They say nothing about the verdict. docs/bench.md defines the conditions in words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 
 from gradience.bench.arms.registry import control_of
-from gradience.reports.bench import Bench
+from gradience.reports.bench import Bench, Probe, VariantResult
 from gradience.reports.bench_aggregate import Condition, SeedRow, VariantSummary
+from gradience.reports.bench_plan import Policy, allowed_losses
 
 MIN_SEEDS = 3
 
@@ -18,16 +20,16 @@ def conditions_of(
     benches: Sequence[Bench], rows: Sequence[SeedRow], variants: Sequence[VariantSummary]
 ) -> tuple[Condition, ...]:
     """Check the conditions over the planned seeds (`rows`), of which `benches` have results."""
-    return (
-        _condition("protocol", *_protocol(benches, rows)),
-        _condition("seeds", len(rows) >= MIN_SEEDS, f"{len(rows)} planned; {MIN_SEEDS} or more are needed"),
-        _condition("confirm", *confirm_untouched(benches)),
-        _condition("controls", *_controls(variants)),
+    checks = {
+        "protocol": _protocol(benches, rows),
+        "seeds": (len(rows) >= MIN_SEEDS, f"{len(rows)} planned; {MIN_SEEDS} or more are needed"),
+        "confirm": confirm_untouched(benches),
+        "controls": _controls(variants),
+    }
+    return tuple(
+        Condition.model_validate({"name": name, "met": met, "why": why})
+        for name, (met, why) in checks.items()
     )
-
-
-def _condition(name: str, met: bool, why: str) -> Condition:
-    return Condition.model_validate({"name": name, "met": met, "why": why})
 
 
 def _protocol(benches: Sequence[Bench], rows: Sequence[SeedRow]) -> tuple[bool, str]:
@@ -35,10 +37,7 @@ def _protocol(benches: Sequence[Bench], rows: Sequence[SeedRow]) -> tuple[bool, 
     without = [str(row.seed) for row in rows if row.status == "ERROR"]
     if without:
         return False, f"no complete result for seed {', '.join(without)}"
-    if (
-        len({bench.planned_seeds for bench in benches}) > 1
-        or len({bench.plan_digest for bench in benches}) > 1
-    ):
+    if len({(bench.planned_seeds, bench.plan_digest) for bench in benches}) > 1:
         return False, "the seeds were planned one by one"
     return True, "one plan, written first, and a result for every seed of it"
 
@@ -58,21 +57,104 @@ def confirm_untouched(benches: Sequence[Bench]) -> tuple[bool, str]:
 
 def _controls(variants: Sequence[VariantSummary]) -> tuple[bool, str]:
     """A control that must fail is there, and each of which something is expected has come to it."""
-    expected = [
-        (variant, control.expected)
-        for variant in variants
-        if (control := control_of(variant.name)) is not None and control.expected is not None
-    ]
-    wrong = [why for variant, status in expected if (why := _not_shown(variant, status))]
+    expected, wrong = {}, []
+    for variant in variants:
+        control = control_of(variant.name)
+        if control is None or control.expected is None:
+            continue
+        expected[variant.name] = control.expected
+        if variant.status in ("PASS", "FAIL") and not variant.complete:
+            wrong.append(f"seeds of {variant.name} are missing")
+        elif variant.status != control.expected:
+            wrong.append(f"{variant.name} is {variant.status} and must be {control.expected}")
     if wrong:
         return False, ", ".join(wrong)
-    if all(status != "FAIL" for _, status in expected):
+    if "FAIL" not in expected.values():
         return False, "no control that must fail was planned"
-    return True, f"as expected: {', '.join(variant.name for variant, _ in expected)}"
+    return True, f"as expected: {', '.join(expected)}"
 
 
-def _not_shown(control: VariantSummary, expected: str) -> str:
-    """Why a control has not come to what is expected of it; empty where it has."""
-    if control.status in ("PASS", "FAIL") and not control.complete:
-        return f"seeds of {control.name} are missing"
-    return "" if control.status == expected else f"{control.name} is {control.status} and must be {expected}"
+# ---------------------------------------------------------------- controls
+
+
+def as_expected(result: str, status: str) -> bool | None:
+    """Return whether a control's status is the expected one; None where nothing is expected, or nothing is known.
+
+    >>> as_expected("head_only", "PASS"), as_expected("aa", "PASS"), as_expected("aa", "SKIPPED")
+    (False, True, None)
+    """
+    control = control_of(result)
+    if control is None or control.expected is None or status not in ("PASS", "FAIL"):
+        return None
+    return status == control.expected
+
+
+def seed_notes(probe: Probe | None, variants: Iterable[VariantResult], policy: Policy) -> tuple[str, ...]:
+    """Return the notes on the controls and the probe of one seed."""
+    notes = [] if probe is None else _ceiling_notes([(probe.correct, probe.n)], policy)
+    for result in variants:
+        control = control_of(result.name)
+        if control is None or as_expected(result.name, result.status) is not False:
+            continue
+        if control.expected == "FAIL":
+            notes.append(
+                f"{result.name} must fail, and passes on this seed: where it does on all seeds, {control.otherwise}"
+            )
+        else:
+            notes.append(f"{result.name} must pass, and does not: {control.otherwise}")
+    return tuple(notes)
+
+
+def aggregate_notes(
+    rows: Sequence[SeedRow], variants: Iterable[VariantSummary], policy: Policy
+) -> tuple[str, ...]:
+    """Return the notes on the controls and the probe over all seeds."""
+    notes = _ceiling_notes(
+        [(row.correct, row.n) for row in rows if row.correct is not None and row.n], policy
+    )
+    for result in variants:
+        control = control_of(result.name)
+        if control is None or control.expected is None or result.status == control.expected:
+            continue
+        if control.expected == "PASS" and result.complete:
+            notes.append(f"{result.name} must pass, and does not: {control.otherwise}")
+        elif result.status == "PASS" and result.planned == 1:
+            notes.append(f"{result.name} must fail, and passes on the one seed there is")
+    return tuple(notes)
+
+
+def blind_controls(variants: Iterable[VariantSummary]) -> list[VariantSummary]:
+    """Return the controls that must fail and pass on each of several seeds."""
+    return [
+        result
+        for result in variants
+        if (control := control_of(result.name)) is not None
+        and control.expected == "FAIL"
+        and result.status == "PASS"
+        and result.passing == result.planned > 1
+    ]
+
+
+def _ceiling_notes(scores: Sequence[tuple[int, int]], policy: Policy) -> list[str]:
+    """Warn where a probe has so few examples wrong that little is left to tell adapters apart by.
+
+    scores: (correct, examples) of each seed.
+    """
+    high = [(correct, n) for correct, n in scores if n and at_ceiling(correct, n, policy.tolerance)]
+    if not high:
+        return []
+    correct, n = high[0]
+    where = "" if len(scores) == 1 else f" on {len(high)} of {len(scores)} seeds"
+    return [
+        f"warning: the probe is at its ceiling{where} ({correct:,} / {n:,} correct): worse adapters have easy examples"
+        " correct as well; harder ones tell more"
+    ]
+
+
+def at_ceiling(correct: int, n: int, tolerance: Fraction) -> bool:
+    """Return whether no more of `n` examples are wrong than a variant may lose, net.
+
+    >>> at_ceiling(195, 200, Fraction(1, 40)), at_ceiling(194, 200, Fraction(1, 40))
+    (True, False)
+    """
+    return n - correct <= allowed_losses(n, tolerance)

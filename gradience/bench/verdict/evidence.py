@@ -1,51 +1,183 @@
-"""The seeds of a run -> evidence for every variant of it: bounds, adjusted p-values, a grade. Pure.
+"""The seeds of a run -> evidence for every variant of it: bounds, adjusted p-values, a grade; and the ladder. Pure.
 
-One function for one seed and for several: `bench.json` of a plan with one seed has what its aggregate would have.
+Rungs of a ladder are tested from the top, each at the full level, until one is not shown to be safe. The order and the
+bound stand in the plan, so that the chance of calling any unsafe rung safe stays at the level of one test.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from gradience.bench.arms.ladder import rung_name
+from gradience.bench.config.sections import LadderSettings
 from gradience.bench.plan.variants import PROBE
-from gradience.bench.verdict import outlook
-from gradience.bench.verdict.answers import differences, pooled_answers, results_of
-from gradience.bench.verdict.grade import SCALE_CHANGED, GradeFacts, faults, grade
-from gradience.bench.verdict.ladder import RungFacts, adjusted, climb_down, names_of, settings_of
-from gradience.reports.base.graded import Ladder, PooledEvidence, VariantEvidence
-from gradience.reports.bench import Bench, Status, VariantResult
-from gradience.statistics import Pooled, bootstrap_bound, holm
+from gradience.bench.verdict.conditions import blind_controls, confirm_untouched
+from gradience.bench.verdict.grade import (
+    GradeFacts,
+    Needs,
+    at_worst,
+    characteristics,
+    exactly,
+    grade,
+    in_points,
+    next_grade,
+)
+from gradience.errors import InputError
+from gradience.reports.base.graded import (
+    AnswerCounts,
+    Ladder,
+    NextRung,
+    Noise,
+    NoiseFloor,
+    PooledEvidence,
+    Rung,
+    RungStatus,
+    VariantEvidence,
+)
+from gradience.reports.bench import Bench, Measures, Status, VariantResult
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench_plan import LadderBound
+from gradience.statistics import Pooled, bootstrap_bound, holm, noise_floor, pool
+
+REWRITE = "aa"
+SCALE_CHANGED = "its scale α/r is not the probe's"
+"""Said of a variant that ends in an error for it."""
+Differences = NDArray[np.int8]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
-    """What concerns every variant of a run."""
+def graded_seed(bench: Bench) -> Bench:
+    """Return the result of a seed with its evidence, where it is all that was planned; else as it is.
 
-    planned: Sequence[int]
-    statuses: Mapping[str, Status]
-    """The policy's verdict on every variant, over all planned seeds."""
-    blind: str = ""
-    """The control that must fail and passed on all seeds."""
-    confirm_untouched: bool
-    plan_followed: bool
-    records_verified: bool
-
-
-class Evidence(NamedTuple):
-    """Evidence for every variant by its name, and the ladder where there is one."""
-
-    variants: dict[str, VariantEvidence]
-    ladder: Ladder | None
+    Of several seeds each has its intervals, and they are graded together. A smoke run is no evidence.
+    """
+    if bench.smoke or len(bench.planned_seeds) > 1:
+        return bench
+    statuses = {result.name: result.status for result in bench.variants}
+    obstacles = _obstacles(
+        confirm=confirm_untouched([bench])[0],
+        plan=bench.status != "ERROR",
+        records=True,  # they have just been counted
+    )
+    evidence, ladder = _evidence_of([bench], bench.planned_seeds, statuses, "", obstacles)
+    variants = [result.model_copy(update={"evidence": evidence[result.name]}) for result in bench.variants]
+    return bench.model_copy(update={"variants": tuple(variants), "ladder": ladder})
 
 
-class _Subject(NamedTuple):
+def graded_together(
+    report: BenchAggregate, benches: Sequence[Bench], *, records_verified: bool
+) -> BenchAggregate:
+    """Return the aggregate of seeds with its evidence.
+
+    records_verified: whether the counts are known to be those of the records.
+    """
+    met = {condition.name: condition.met for condition in report.conditions}
+    evidence, ladder = _evidence_of(
+        benches,
+        report.planned_seeds,
+        {variant.name: variant.status for variant in report.variants},
+        ", ".join(variant.name for variant in blind_controls(report.variants)),
+        _obstacles(confirm=met["confirm"], plan=met["protocol"], records=records_verified),
+    )
+    variants = [
+        variant.model_copy(
+            update={
+                "evidence": evidence[variant.name],
+                "answers": _answer_counts(
+                    result.measures for result in _results_of(benches, variant.name).values()
+                ),
+            }
+        )
+        for variant in report.variants
+    ]
+    probes = [bench.probe.answers() for bench in benches if bench.probe is not None]
+    rewrite = _differences(benches, REWRITE)
+    noise = Noise(
+        probes=NoiseFloor.of(noise_floor(probes)) if len(probes) > 1 else None,
+        rewrite=None if rewrite is None else _floor_of(rewrite),
+    )
+    return report.model_copy(
+        update={
+            "variants": tuple(variants),
+            "ladder": ladder,
+            "noise": noise,
+            "probe_answers": _answer_counts(bench.probe for bench in benches),
+            "records_verified": records_verified,
+        }
+    )
+
+
+def _obstacles(*, confirm: bool, plan: bool, records: bool) -> tuple[str, ...]:
+    """What a certificate lacks that neither seeds nor examples give."""
+    lacks = {
+        "not all of an untouched confirm split was evaluated": not confirm,
+        "the seeds do not follow one plan to its end": not plan,
+        "its records were not verified": not records,
+    }
+    return tuple(words for words, is_lacking in lacks.items() if is_lacking)
+
+
+# ---------------------------------------------------------------- answers, example by example
+
+
+def _results_of(benches: Sequence[Bench], name: str) -> dict[int, VariantResult]:
+    return {bench.seed: result for bench in benches if (result := bench.variant(name)) is not None}
+
+
+def _differences(benches: Sequence[Bench], name: str) -> Differences | None:
+    """variant − probe of every seed that compared them, (runs, examples): −1, 0 or 1. None where no seed did."""
+    rows = []
+    for bench in benches:
+        result = bench.variant(name)
+        if bench.probe is not None and result is not None and result.pairs and result.measures:
+            variant, probe = result.measures.answers(), bench.probe.answers()
+            rows.append(np.array(variant, dtype=np.int8) - np.array(probe, dtype=np.int8))
+    return np.stack(rows) if rows else None
+
+
+def _floor_of(rows: Differences) -> NoiseFloor:
+    deltas = rows.mean(axis=1)
+    return NoiseFloor(
+        comparisons=len(rows),
+        discordance=float(np.abs(rows).mean()),
+        delta_sd=float(np.sqrt((deltas**2).mean())),
+        largest_delta=float(np.abs(deltas).max()),
+    )
+
+
+def _answer_counts(measures: Iterable[Measures | None]) -> AnswerCounts | None:
+    """The sums over the seeds of one adapter; None without any."""
+    known = [of_seed for of_seed in measures if of_seed is not None]
+    names = AnswerCounts.model_fields
+    sums = {name: sum(getattr(of_seed, name) for of_seed in known) for name in names}
+    return AnswerCounts(**sums) if known else None
+
+
+# ---------------------------------------------------------------- evidence
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
     """One variant over its seeds."""
 
     results: dict[int, VariantResult]
-    pooled: Pooled | None
-    shown: PooledEvidence | None
+    pooled: Pooled | None = None
+    """None without answers to two examples or more."""
+    shown: PooledEvidence | None = None
+
+    @classmethod
+    def of(cls, benches: Sequence[Bench], name: str) -> _Subject:
+        results, rows = _results_of(benches, name), _differences(benches, name)
+        if rows is None or rows.shape[1] < 2:
+            return cls(results)
+        pooled, margin = pool(rows), benches[0].policy.tolerance
+        return cls(results, pooled, PooledEvidence.of(pooled, margin, bootstrap_low=bootstrap_bound(rows)))
 
     @property
     def kind(self) -> VariantResult:
@@ -53,54 +185,87 @@ class _Subject(NamedTuple):
         return next(iter(self.results.values()))
 
 
-def evidence_of(benches: Sequence[Bench], run: RunFacts) -> Evidence:
-    """Return the evidence of a run from its seeds, in whatever order."""
-    ordered = sorted(benches, key=lambda bench: bench.seed)
-    subjects = {name: _subject(ordered, name) for name in run.statuses}
-    facts = {name: _facts(ordered, run, name, subject) for name, subject in subjects.items()}
-    ladder = _ladder(ordered, run, subjects, facts)
-    facts = _with_adjusted(facts, subjects, ladder)
-    return Evidence(
-        {name: _evidence(facts[name], subjects[name], run, ordered[0]) for name in subjects}, ladder
-    )
+def _evidence_of(
+    benches: Sequence[Bench],
+    planned: Sequence[int],
+    statuses: Mapping[str, Status],
+    blind: str,
+    obstacles: tuple[str, ...],
+) -> tuple[dict[str, VariantEvidence], Ladder | None]:
+    """Evidence for every variant by its name, and the ladder where there is one.
+
+    statuses: the policy's verdict on every variant, over all planned seeds. blind: the control that must fail and
+    passed on all seeds. obstacles: of `GradeFacts`.
+    """
+    benches = sorted(benches, key=lambda bench: bench.seed)
+    policy = benches[0].policy
+    subjects = {name: _Subject.of(benches, name) for name in statuses}
+    facts = {
+        name: GradeFacts(
+            faults=_faults(benches, planned, subject, blind),
+            passes=statuses[name] == "PASS",
+            margin=policy.tolerance,
+            these_runs=subject.shown.these_runs if subject.shown else None,
+            new_run=subject.shown.new_run if subject.shown else None,
+            adjusted_p=None,
+            seeds=len(planned),
+            obstacles=obstacles,
+        )
+        for name, subject in subjects.items()
+    }
+    # Holm for candidates, the sequence for rungs
+    candidates = [name for name, subject in subjects.items() if subject.kind.is_candidate]
+    p_values = {name: bounds.p_value for name in candidates if (bounds := facts[name].new_run) is not None}
+    adjusted = holm([p_values.get(name, 1.0) for name in candidates])
+    for name, value in zip(candidates, adjusted, strict=True):
+        if name in p_values:
+            facts[name] = replace(facts[name], adjusted_p=value, family=len(candidates))
+    ladder = _ladder(benches[0].config, subjects, facts, policy.tolerance, len(planned))
+    if ladder is not None:
+        facts |= _with_sequence(ladder, facts)
+    evidence = {}
+    for name, subject in subjects.items():
+        of_policy, letter, reason = None, None, ""
+        if subject.pooled is not None and not subject.kind.is_control:
+            of_policy = characteristics(subject.pooled, policy, len(planned))
+            facts[name] = replace(facts[name], pass_if_equal=of_policy.pass_if_equal)
+        if not subject.kind.is_control and any(r.status != "SKIPPED" for r in subject.results.values()):
+            letter, reason = grade(facts[name])
+        evidence[name] = VariantEvidence(
+            grade=letter,
+            reason=reason,
+            pooled=subject.shown,
+            adjusted_p=facts[name].adjusted_p,
+            family=facts[name].family if facts[name].adjusted_p is not None else None,
+            policy=of_policy,
+            next_grade=next_grade(letter, facts[name], subject.pooled),
+        )
+    return evidence, ladder
 
 
-def _subject(benches: Sequence[Bench], name: str) -> _Subject:
-    rows = differences(benches, name)
-    pooled = pooled_answers(rows)
-    if pooled is None or rows is None:
-        return _Subject(results_of(benches, name), None, None)
-    margin = benches[0].policy.tolerance
-    shown = PooledEvidence.of(pooled, margin, bootstrap_low=bootstrap_bound(rows))
-    return _Subject(results_of(benches, name), pooled, shown)
-
-
-def _facts(benches: Sequence[Bench], run: RunFacts, name: str, subject: _Subject) -> GradeFacts:
-    """What its grade hangs on, before the claims are adjusted for each other."""
-    results, probes = subject.results, {bench.seed: bench.probe for bench in benches}
+def _faults(
+    benches: Sequence[Bench], planned: Sequence[int], subject: _Subject, blind: str
+) -> tuple[str, ...]:
+    """Why nothing can be concluded of a variant, in words."""
+    results = subject.results
     twins = {result.same_as for result in results.values()} - {PROBE}
-    duplicate = len(twins) == 1 and subject.kind.is_candidate
+    twin = next(iter(twins)) if len(twins) == 1 and subject.kind.is_candidate else None
     precisions = {(bench.environment.dtype, bench.environment.quantization) for bench in benches}
-    return GradeFacts(
-        gate_passed=all(probe is None or probe.gate.passed for probe in probes.values()),
-        pairs_complete=all(_compared(results.get(seed)) for seed in run.planned),
-        one_engine=len(precisions) == 1,
-        scale_held=not any(SCALE_CHANGED in why for result in results.values() for why in result.reasons),
-        same_as=(twins.pop() or "") if duplicate else "",
-        seeded=all(
-            _seeded(result, bench) for bench in benches if (result := results.get(bench.seed)) is not None
+    reasons = [why for result in results.values() for why in result.reasons]
+    checks = {
+        "the probe does not pass its quality gate": not all(
+            bench.probe is None or bench.probe.gate.passed for bench in benches
         ),
-        blind=run.blind,
-        passes=run.statuses[name] == "PASS",
-        margin=benches[0].policy.tolerance,
-        these_runs=subject.shown.these_runs if subject.shown else None,
-        new_run=subject.shown.new_run if subject.shown else None,
-        adjusted_p=None,
-        seeds=len(run.planned),
-        confirm_untouched=run.confirm_untouched,
-        plan_followed=run.plan_followed,
-        records_verified=run.records_verified,
-    )
+        "a planned seed has no answers to compare": not all(_compared(results.get(seed)) for seed in planned),
+        "the seeds were not computed in the same precision": len(precisions) > 1,
+        SCALE_CHANGED: any(SCALE_CHANGED in why for why in reasons),
+        f"the same adapter as {twin}: one result, not two": twin is not None,
+        "its training was not seeded": not all(
+            _seeded(results[bench.seed], bench) for bench in benches if bench.seed in results
+        ),
+        f"{blind} must fail and passes on all seeds: a loss would not be seen": bool(blind),
+    }
+    return tuple(words for words, is_so in checks.items() if is_so)
 
 
 def _compared(result: VariantResult | None) -> bool:
@@ -117,68 +282,138 @@ def _seeded(result: VariantResult, bench: Bench) -> bool:
     return training is None or probe is None or training.first_batch_sha256 == probe.first_batch_sha256
 
 
+# ---------------------------------------------------------------- the ladder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RungFacts:
+    """What is known of one rung."""
+
+    name: str
+    rung: float
+    is_probe: bool = False
+    """No rank is below the probe's."""
+    faults: tuple[str, ...] = ()
+    """Why nothing can be concluded."""
+    pooled: Pooled | None = None
+    evidence: PooledEvidence | None = None
+
+
 def _ladder(
-    benches: Sequence[Bench], run: RunFacts, subjects: Mapping[str, _Subject], facts: Mapping[str, GradeFacts]
+    config: Mapping[str, Any],
+    subjects: Mapping[str, _Subject],
+    facts: Mapping[str, GradeFacts],
+    margin: Fraction,
+    seeds: int,
 ) -> Ladder | None:
-    settings = settings_of(benches[0].config)
-    if settings is None:
+    compression = config.get("compression")
+    planned = compression.get("ladder") if isinstance(compression, dict) else None
+    if planned is None:
         return None
+    try:
+        settings = LadderSettings.model_validate(planned)
+    except ValidationError as error:
+        raise InputError(
+            f"bench.json: not a ladder: {error.errors(include_url=False)[0]['msg']}",
+            code="artifact-invalid",
+            hint="make it again with gradience bench run",
+        ) from None
+    names = {rung_name(settings.kind, rung): rung for rung in settings.rungs}
     rungs = [
         RungFacts(
             name=name,
             rung=rung,
             is_probe=all(result.same_as == PROBE for result in subjects[name].results.values()),
-            faults=faults(facts[name]),
+            faults=facts[name].faults,
             pooled=subjects[name].pooled,
             evidence=subjects[name].shown,
         )
-        for name, rung in names_of(settings).items()
+        for name, rung in names.items()
         if name in subjects
     ]
-    return climb_down(rungs, settings, benches[0].policy.tolerance, seeds=len(run.planned))
+    return climb_down(rungs, settings, margin, seeds=seeds)
 
 
-def _with_adjusted(
-    facts: Mapping[str, GradeFacts], subjects: Mapping[str, _Subject], ladder: Ladder | None
-) -> dict[str, GradeFacts]:
-    """The same with p-values of a new run that are adjusted: Holm for candidates, the sequence for rungs."""
-    candidates = [name for name, subject in subjects.items() if subject.kind.is_candidate]
-    p_values = {name: shown.new_run.p_value if (shown := subjects[name].shown) and shown.new_run else None
-                for name in candidates}  # fmt: skip
-    corrected = dict(zip(candidates, holm([1.0 if p is None else p for p in p_values.values()]), strict=True))
-    graded = {
-        name: replace(facts[name], adjusted_p=corrected[name], family=len(candidates))
-        for name, p in p_values.items()
-        if p is not None
-    }
-    if ladder is not None:
-        shown_rungs = {name: subject.shown for name, subject in subjects.items() if subject.shown is not None}
-        sequence = adjusted(ladder, shown_rungs)
-        stop = next((row.name for row in ladder.rungs if row.status == "not shown"), "")
-        for place, row in enumerate(ladder.rungs, start=1):
-            graded[row.name] = replace(
-                facts[row.name],
-                adjusted_p=sequence.get(row.name),
-                family=place,
-                untested=stop if row.status == "not tested" else "",
+def climb_down(
+    rungs: Sequence[RungFacts], settings: LadderSettings, margin: Fraction, *, seeds: int
+) -> Ladder:
+    """Test the rungs in their order. seeds: that were planned; one tells nothing of a new run."""
+    bound: LadderBound = settings.bound if seeds > 1 else "these-runs"
+    rows: list[Rung] = []
+    stopped: RungFacts | None = None
+    for facts in rungs:
+        shown, reason = facts.evidence, "; ".join(facts.faults)
+        bounds = None
+        if shown is not None:
+            bounds = shown.new_run if bound == "new-run" else shown.these_runs
+        elif not reason and not facts.is_probe:
+            reason = "its answers, example by example, are not known"
+        status: RungStatus = "not shown"
+        if facts.is_probe:
+            status = "not smaller"
+        elif stopped is not None:
+            status = "not tested"
+        elif not facts.faults and bounds is not None and exactly(bounds.low) > -margin:
+            status = "shown"
+        else:
+            stopped = facts
+        rows.append(
+            Rung(
+                name=facts.name,
+                rung=facts.rung,
+                status=status,
+                reason=reason,
+                delta=shown.delta if shown else None,
+                low=bounds.low if bounds else None,
+                p_value=bounds.p_value if bounds else None,
             )
-    return {**facts, **graded}
-
-
-def _evidence(facts: GradeFacts, subject: _Subject, run: RunFacts, first: Bench) -> VariantEvidence:
-    control = subject.kind.is_control
-    policy = None
-    if subject.pooled is not None and not control:
-        policy = outlook.characteristics(subject.pooled, first.policy, len(run.planned))
-        facts = replace(facts, pass_if_equal=policy.pass_if_equal)
-    graded = not control and any(result.status != "SKIPPED" for result in subject.results.values())
-    letter, reason = grade(facts) if graded else (None, "")
-    return VariantEvidence(
-        grade=letter,
-        reason=reason,
-        pooled=subject.shown,
-        adjusted_p=facts.adjusted_p,
-        family=facts.family if facts.adjusted_p is not None else None,
-        policy=policy,
-        next_grade=outlook.next_grade(letter, facts, subject.pooled) if letter else None,
+        )
+    safe = [row for row in rows if row.status == "shown"]
+    next_rung = None
+    if stopped is not None and stopped.pooled is not None and not stopped.faults:
+        needs = Needs(stopped.pooled, margin, bound)
+        next_rung = NextRung(name=stopped.name, examples=needs.examples(), seeds=needs.seeds())
+    return Ladder(
+        kind=settings.kind,
+        planned_bound=settings.bound,
+        bound=bound,
+        margin=margin,
+        rungs=tuple(rows),
+        smallest_safe=safe[-1].name if safe else None,
+        sentence=_sentence(safe[-1], settings, bound, margin, seeds)
+        if safe
+        else "no rung is shown to be safe",
+        next_rung=next_rung,
     )
+
+
+def _sentence(
+    smallest: Rung, settings: LadderSettings, bound: LadderBound, margin: Fraction, seeds: int
+) -> str:
+    assert smallest.low is not None
+    what = (
+        f"rank {smallest.rung:g} is the smallest"
+        if settings.kind == "uniform"
+        else f"{100 * smallest.rung:g} % of the energy is the least"
+    )
+    where = " in a new training run too" if bound == "new-run" else " in these runs"
+    only = "; one seed says nothing of the next training" if seeds == 1 else ""
+    return (
+        f"{what} shown to be safe: with 95 % confidence it has {at_worst(smallest.low)}{where}"
+        f" (margin {in_points(margin)}){only}"
+    )
+
+
+def _with_sequence(ladder: Ladder, facts: Mapping[str, GradeFacts]) -> dict[str, GradeFacts]:
+    """Facts of the rungs with their adjusted p-values for a new run: the largest down to each."""
+    stop = next((row.name for row in ladder.rungs if row.status == "not shown"), "")
+    largest: float | None = 0.0
+    sequence = {}
+    for place, row in enumerate(ladder.rungs, start=1):
+        adjusted, bounds = None, facts[row.name].new_run
+        if row.status != "not smaller":
+            largest = None if bounds is None or largest is None else max(largest, bounds.p_value)
+            adjusted = largest
+        untested = stop if row.status == "not tested" else ""
+        sequence[row.name] = replace(facts[row.name], adjusted_p=adjusted, family=place, untested=untested)
+    return sequence

@@ -1,4 +1,4 @@
-"""The grade: how sure a verdict is, from A (certified) to X (invalid). Pure; a total function, the first match wins.
+"""The grade: how sure a verdict is, from A (certified) to X (invalid), and what a better one would need. Pure.
 
 The policy's verdict and the grade are two axes: a variant may pass and not be shown to be as good (C), or fail and be
 shown to be (still C: the policy decides what may be claimed).
@@ -6,6 +6,7 @@ shown to be (still C: the policy decides what may be claimed).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -13,56 +14,49 @@ from typing import NamedTuple
 from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.verdict.conditions import MIN_SEEDS
 from gradience.reports.base.exact import exact_text
-from gradience.reports.base.graded import Bounds, Grade
+from gradience.reports.base.graded import Bounds, Grade, NextGrade, OperatingCharacteristics
+from gradience.reports.bench_plan import Policy, allowed_losses
+from gradience.statistics import Claim, Pooled, items_needed, pass_probability, seeds_needed
+from gradience.statistics.power import DEFAULT_CORRELATION
 from gradience.words import counted, points
-
-SCALE_CHANGED = "its scale α/r is not the probe's"
-"""Said of a variant that ends in an error for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradeFacts:
     """Everything that the grade of one variant hangs on."""
 
-    # ---- what makes it invalid (X) where it is not so
-    gate_passed: bool = True
-    """On every seed that has a probe."""
-    pairs_complete: bool = True
-    """Every planned seed has the answers of both, to the same examples."""
-    one_engine: bool = True
-    """The same dtype and quantization on every seed."""
-    scale_held: bool = True
-    """α/r is the probe's in every module."""
-    same_as: str = ""
-    """The variant that it repeats on every seed."""
-    seeded: bool = True
-    """Every training began at a point of its own, set by its seed."""
-    blind: str = ""
-    """The control that must fail and passed on all seeds."""
-
-    # ---- what was found
+    faults: tuple[str, ...] = ()
+    """Why nothing can be concluded, in words; empty where something can."""
     passes: bool
     """The policy's verdict is PASS."""
     margin: Fraction
     these_runs: Bounds | None
-    """F; None where the answers, example by example, are not known."""
+    """F; None where nothing was compared."""
     new_run: Bounds | None
     """R; None for one seed."""
     adjusted_p: float | None
     """Of R: adjusted for the other variants (Holm), or for the rungs above (fixed sequence)."""
     family: int = 1
-    """How many claims it was adjusted for."""
+    """Number of claims for which it was adjusted."""
     untested: str = ""
     """Of a rung of a ladder: the rung at which the sequence had stopped before."""
-
     pass_if_equal: float | None = None
     """The chance that an adapter which is exactly as good passes the policy."""
-
-    # ---- what a certificate needs besides
     seeds: int
-    confirm_untouched: bool = True
-    plan_followed: bool = True
-    records_verified: bool = True
+    obstacles: tuple[str, ...] = ()
+    """What a certificate lacks that neither seeds nor examples give."""
+
+    @property
+    def supported(self) -> bool:
+        """Whether a loss of the margin is ruled out for these runs, whatever the policy says."""
+        bounds = self.these_runs
+        return bounds is not None and exactly(bounds.low) > -self.margin and not self.untested
+
+    @property
+    def besides(self) -> tuple[str, ...]:
+        """What a certificate lacks beside seeds and examples, in words."""
+        stopped = (f"not tested, the sequence stopped at {self.untested}",) if self.untested else ()
+        return (*stopped, *self.obstacles)
 
 
 class Graded(NamedTuple):
@@ -73,132 +67,165 @@ class Graded(NamedTuple):
 
 
 def grade(facts: GradeFacts) -> Graded:
-    """Return the grade of one variant and why.
+    """Return the grade of one variant and why; the first that matches.
 
     X: invalid. D: inferior, the one-sided 95 % upper bound for these runs lies below −margin. A: certified, it passes,
     the bound for a new run lies above −margin after adjustment, and `short_of_a` finds nothing. B: supported for these
     runs, it passes and their bound lies above −margin. C: neither is shown, whatever the policy says.
     """
-    if invalid := faults(facts):
-        return Graded("X", f"invalid: {'; '.join(invalid)}")
-    margin = f"(margin {in_points(facts.margin)})"
-    bounds = facts.these_runs
+    if facts.faults:
+        return Graded("X", f"invalid: {'; '.join(facts.faults)}")
+    margin, bounds = f"(margin {in_points(facts.margin)})", facts.these_runs
     if bounds is not None and exactly(bounds.high) < -facts.margin:
-        return Graded("D", f"inferior: with 95 % confidence it has {_or_worse(bounds.high)} {margin}")
+        least = points(-bounds.high).removeprefix("+")
+        return Graded(
+            "D",
+            f"inferior: with 95 % confidence it has at least {least} points fewer correct than the probe {margin}",
+        )
     missing = short_of_a(facts)
     if facts.passes and not missing and facts.new_run is not None:
         worst = at_worst(facts.new_run.low)
         return Graded(
             "A", f"certified: with 95 % confidence it has {worst} in a new training run too {margin}"
         )
-    if facts.passes and bounds is not None and supported(facts):
-        worst = at_worst(bounds.low)
+    if facts.passes and bounds is not None and facts.supported:
         return Graded(
             "B",
-            f"supported for these runs: with 95 % confidence it has {worst} {margin}; not A: {missing[0]}",
+            f"supported for these runs: with 95 % confidence it has {at_worst(bounds.low)} {margin};"
+            f" not A: {missing[0]}",
         )
-    return Graded("C", _neither(facts, margin))
-
-
-def supported(facts: GradeFacts) -> bool:
-    """Return whether a loss of the margin is ruled out for these runs, whatever the policy says."""
-    bounds = facts.these_runs
-    return bounds is not None and exactly(bounds.low) > -facts.margin and not facts.untested
-
-
-def faults(facts: GradeFacts) -> tuple[str, ...]:
-    """Return why nothing can be concluded, in words; empty where something can."""
-    checks = (
-        (not facts.gate_passed, "the probe does not pass its quality gate"),
-        (not facts.pairs_complete, "a planned seed has no answers to compare"),
-        (not facts.one_engine, "the seeds were not computed in the same precision"),
-        (not facts.scale_held, SCALE_CHANGED),
-        (bool(facts.same_as), f"the same adapter as {facts.same_as}: one result, not two"),
-        (not facts.seeded, "its training was not seeded"),
-        (bool(facts.blind), f"{facts.blind} must fail and passes on all seeds: a loss would not be seen"),
-    )
-    return tuple(words for is_so, words in checks if is_so)
+    verdict = f"{'passes' if facts.passes else 'fails'} the policy"
+    if bounds is None:
+        return Graded(
+            "C",
+            f"{verdict}; nothing more is shown, since its answers, example by example, are not in the file",
+        )
+    if facts.untested:
+        stopped = f"since the sequence stopped at {facts.untested}"
+        return Graded("C", f"not tested, {stopped}: its numbers are exploratory")
+    if facts.supported:
+        luck = ""
+        if facts.pass_if_equal is not None:
+            fails = 100 * (1 - facts.pass_if_equal)
+            luck = f"; one that is exactly as good fails in {fails:.0f} % of such runs"
+        return Graded(
+            "C",
+            "policy FAIL, statistically non-inferior: with 95 % confidence it has"
+            f" {at_worst(bounds.low)} in these runs {margin}{luck}",
+        )
+    worst = at_worst(bounds.low, bound="")
+    return Graded("C", f"{verdict}, and is not shown to be as good: it may have {worst} {margin}")
 
 
 def short_of_a(facts: GradeFacts) -> tuple[str, ...]:
     """Return what a certificate lacks, the verdict of the policy apart; empty where it lacks nothing."""
-    few = f"{counted(facts.seeds, 'seed')}, and {MIN_SEEDS} or more are needed"
-    checks = (
-        (facts.seeds < MIN_SEEDS, few),
-        (facts.new_run is None, "the spread between training runs is unknown"),
-        (facts.new_run is not None and not _shown(facts), _not_shown(facts)),
-    )
-    return (*(words for is_so, words in checks if is_so), *besides(facts))
-
-
-def besides(facts: GradeFacts) -> tuple[str, ...]:
-    """Return what a certificate lacks that neither seeds nor examples give."""
-    checks = (
-        (bool(facts.untested), f"not tested, the sequence stopped at {facts.untested}"),
-        (not facts.confirm_untouched, "not all of an untouched confirm split was evaluated"),
-        (not facts.plan_followed, "the seeds do not follow one plan to its end"),
-        (not facts.records_verified, "its records were not verified"),
-    )
-    return tuple(words for is_so, words in checks if is_so)
-
-
-def _shown(facts: GradeFacts) -> bool:
-    """Whether R rules out a loss of the margin, adjusted for the other claims."""
-    return (
-        facts.new_run is not None
-        and exactly(facts.new_run.low) > -facts.margin
-        and facts.adjusted_p is not None
-        and exactly(facts.adjusted_p) <= ALPHA
-    )
-
-
-def _not_shown(facts: GradeFacts) -> str:
-    if facts.new_run is None:
-        return ""
-    if exactly(facts.new_run.low) > -facts.margin:
-        return f"for a new training run it is not shown after adjustment for {counted(facts.family, 'claim')}"
-    return f"in a new training run it may have {at_worst(facts.new_run.low, bound='')}"
-
-
-def _neither(facts: GradeFacts, margin: str) -> str:
-    """Why it is a C."""
-    verdict = f"{'passes' if facts.passes else 'fails'} the policy"
-    bounds = facts.these_runs
-    if bounds is None:
-        return f"{verdict}; nothing more is shown, since its answers, example by example, are not in the file"
-    if facts.untested:
-        return f"not tested, since the sequence stopped at {facts.untested}: its numbers are exploratory"
-    if supported(facts):
-        chance = facts.pass_if_equal
-        luck = (
-            ""
-            if chance is None
-            else f"; one that is exactly as good fails in {100 * (1 - chance):.0f} % of such runs"
-        )
-        return (
-            "policy FAIL, statistically non-inferior: with 95 % confidence it has"
-            f" {at_worst(bounds.low)} in these runs {margin}{luck}"
-        )
-    return f"{verdict}, and is not shown to be as good: it may have {at_worst(bounds.low, bound='')} {margin}"
+    missing, new_run = [], facts.new_run
+    if facts.seeds < MIN_SEEDS:
+        missing.append(f"{counted(facts.seeds, 'seed')}, and {MIN_SEEDS} or more are needed")
+    if new_run is None:
+        missing.append("the spread between training runs is unknown")
+    elif exactly(new_run.low) <= -facts.margin:
+        missing.append(f"in a new training run it may have {at_worst(new_run.low, bound='')}")
+    elif facts.adjusted_p is None or exactly(facts.adjusted_p) > ALPHA:
+        claims = counted(facts.family, "claim")
+        missing.append(f"for a new training run it is not shown after adjustment for {claims}")
+    return (*missing, *facts.besides)
 
 
 def exactly(value: float) -> Fraction:
-    """A number as a file has it: −0.025 is the margin exactly, and its binary number is a little less."""
+    """Return a number as a file has it: −0.025 is the margin exactly, and its binary number is a little less."""
     return Fraction(repr(value))
 
 
 def at_worst(low: float, *, bound: str = "at most ") -> str:
-    """A lower bound of Δ in words."""
+    """Say a lower bound of Δ in words."""
     size = points(abs(low)).removeprefix("+")
     if low < 0:
         return f"{bound}{size} points fewer correct than the probe"
     return f"{'at least ' if bound else ''}{size} points more correct than the probe"
 
 
-def _or_worse(high: float) -> str:
-    """An upper bound of Δ, which is below 0, in words."""
-    return f"at least {points(-high).removeprefix('+')} points fewer correct than the probe"
-
-
 def in_points(share: Fraction) -> str:
+    """Format a share as `2.5 points`."""
     return f"{exact_text(share * 100)} points"
+
+
+# ---------------------------------------------------------------- what a better grade would need
+
+
+def characteristics(pooled: Pooled, policy: Policy, planned: int) -> OperatingCharacteristics:
+    """Return the chances to pass the policy over `planned` seeds, at the discordance and the spread of these runs.
+
+    A loss of twice the margin takes a discordance of as much at least.
+    """
+    loss = min(1.0, float(2 * policy.tolerance))
+
+    def chance(delta: float, discordance: float) -> float:
+        return pass_probability(
+            pooled.items,
+            allowed_losses(pooled.items, policy.tolerance),
+            discordance,
+            delta,
+            math.sqrt(pooled.run_variance or 0.0),
+            seeds=planned,
+            needed=math.ceil(policy.pass_rate * planned),
+            floor_allowed=allowed_losses(pooled.items, policy.floor),
+        )
+
+    discordance = pooled.discordance or 0.0
+    return OperatingCharacteristics(
+        pass_if_equal=chance(0.0, discordance), pass_if_twice_margin=chance(-loss, max(discordance, loss))
+    )
+
+
+def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -> NextGrade | None:
+    """Return what the grade above needs; None above A, and where something is invalid or inferior.
+
+    A is adjusted for the other claims: it gets the share of the level that the least sure of them gets.
+    """
+    if letter not in ("B", "C") or pooled is None:
+        return None
+    of_policy = () if facts.passes else ("it does not pass the policy",)
+    if letter == "C":
+        needs = Needs(pooled, facts.margin, "these-runs")
+        examples, seeds = needs.examples(), needs.seeds()
+        if facts.supported:  # the policy alone stands in the way
+            examples, seeds = pooled.items, pooled.runs
+        return NextGrade(grade="B", examples=examples, seeds=seeds, obstacles=of_policy)
+    needs = Needs(pooled, facts.margin, "new-run", level=float(ALPHA) / facts.family)
+    obstacles = (*of_policy, *facts.besides)
+    return NextGrade(grade="A", examples=needs.examples(), seeds=needs.seeds(MIN_SEEDS), obstacles=obstacles)
+
+
+class Needs:
+    """Examples and seeds that a claim needs, at the noise and the difference that were seen."""
+
+    def __init__(
+        self, pooled: Pooled, margin: Fraction, claim: Claim, *, level: float = float(ALPHA)
+    ) -> None:
+        self.pooled, self.margin, self.claim, self.level = pooled, float(margin), claim, level
+        self.delta = min(pooled.delta, 0.0)
+        one_pair = 1 / (pooled.runs * pooled.items)
+        self.discordance = pooled.discordance or one_pair  # of none: as if one pair had differed
+        self.spread = math.sqrt(pooled.run_variance or 0.0)
+        self.correlation = DEFAULT_CORRELATION
+        if pooled.runs > 1:
+            self.correlation = min(max((pooled.design_effect - 1) / (pooled.runs - 1), 0.0), 1.0)
+
+    def examples(self) -> int | None:
+        """With as many seeds as there are; for a new run at least three."""
+        seeds = self.pooled.runs if self.claim == "these-runs" else max(self.pooled.runs, MIN_SEEDS)
+        return items_needed(
+            self.discordance, self.margin, seeds=seeds, spread=self.spread, claim=self.claim,
+            correlation=self.correlation, delta=self.delta, level=self.level,
+        )  # fmt: skip
+
+    def seeds(self, fewest: int = 1) -> int | None:
+        """With as many examples as there are."""
+        if self.delta <= -self.margin:
+            return None
+        needed = seeds_needed(
+            self.pooled.items, self.discordance, self.margin, spread=self.spread, claim=self.claim,
+            correlation=self.correlation, delta=self.delta, level=self.level,
+        )  # fmt: skip
+        return None if needed is None else max(needed, fewest)

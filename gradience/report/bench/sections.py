@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gradience.bench.arms.registry import ARMS, control_of
+from gradience.bench.verdict.conditions import as_expected
 from gradience.bench.verdict.policy import exact_percent
-from gradience.bench.verdict.sanity import as_expected
 from gradience.report.bench.evidence import best_grade
 from gradience.reports.base.blocks import (
     Block,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gradience.bench.verdict.sanity import as_expected
+from gradience.bench.verdict.conditions import as_expected
 from gradience.report.evaluation import base_blocks
 from gradience.report.evidence import GRADES
 from gradience.report.shrink import answer
