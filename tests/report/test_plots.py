@@ -25,7 +25,7 @@ from gradience.errors import MissingExtra, UsageError
 from gradience.monitor import monitor_runs
 from gradience.report.faces import DOCUMENTS
 from gradience.report.inputs import Source
-from gradience.report.page.pieces import part_of
+from gradience.report.page.parts import part_of
 from gradience.report.page.render import to_page
 from gradience.report.plots.audits import evolution_plots
 from gradience.report.plots.kinds import KINDS, plot_of, plots_of

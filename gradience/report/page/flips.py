@@ -1,27 +1,46 @@
-"""Which examples flipped: those that only the original or only a smaller adapter has correct, from the records.
+"""Which examples flipped: those that only the original or only a smaller adapter has correct, from the records that a
+report names, where they lie beside it. Over the seeds of a Bench run, how often: one that flips in most of them does so
+for a reason.
 
-A page is made without the records too, and then has no such section.
+Records that are not those of the report's digest are not read, and no name leads out of the report's folder. A page is
+made without the records too, and then has no such section.
 """
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
+from gradience.digests import sha256_file
 from gradience.errors import InputError
-from gradience.files.records import Evaluation, Record
-from gradience.report.page.answers import Answers, Pair, flipped, gold_of, read_answers, said_in
-from gradience.report.page.flips_of_seeds import flips_over_seeds
+from gradience.files.records import (
+    ChoiceRecord,
+    ClassificationRecord,
+    Evaluation,
+    GenerationRecord,
+    Record,
+    ScoreRecord,
+    read_records,
+)
+from gradience.reading import MAX_DATA_BYTES
 from gradience.reports.base.blocks import Block, Column, Heading, Inline, Note, Notes, Paragraph, Span, Table
-from gradience.reports.base.numbers import count
+from gradience.reports.base.numbers import count, plural
 from gradience.reports.base.report import Report
 from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate
-from gradience.reports.evaluation import REFERENCE, EvaluatedAdapter, EvaluationReport
+from gradience.reports.bench_aggregate import BenchAggregate, VariantSummary
+from gradience.reports.evaluation import REFERENCE, EvaluationReport
 from gradience.reports.shrink import ShrinkReport
 
 SHOWN = 10
 """Examples of each kind and adapter."""
+EXCERPT = 120
+"""Characters of an answer: its end, where the answer of a text stands."""
+Pair = tuple[Record, Record]
+"""What the original and what the smaller adapter answered to one example."""
 
 
 def flip_blocks(report: Report, folder: Path, *, texts: bool = True) -> list[Block]:
@@ -34,67 +53,205 @@ def flip_blocks(report: Report, folder: Path, *, texts: bool = True) -> list[Blo
     try:
         if isinstance(report, BenchAggregate):
             aside = "in how many seeds: those that flip in more than one, at most 10 of a variant"
-            blocks += flips_over_seeds(report, folder, texts=texts)
+            blocks += _over_seeds(report, folder, texts=texts)
         else:
-            blocks += _of_report(report, folder, texts=texts)
+            for flips in _flips(report, folder, PurePosixPath()):
+                blocks += _of_one(flips, texts=texts)
     except InputError as error:
         blocks.append(Notes([Note("warning", f"records that are not shown: {error}")]))
     return [Heading("Which examples flipped?", aside=aside), *blocks] if blocks else []
 
 
-def _of_report(report: Report, folder: Path, *, texts: bool) -> Iterator[Block]:
-    reference, candidates = _answers(report)
-    before = None if reference is None else read_answers(reference, folder)
-    for candidate in candidates if before else []:
-        after = read_answers(candidate, folder)
-        if before and after:
-            yield from _of_one(candidate.name, before, after, texts=texts)
+# ---------------------------------------------------------------- records
 
 
-def _answers(report: Report) -> tuple[Answers | None, list[Answers]]:
-    """The reference's answers and those of each smaller adapter."""
+class Answers(NamedTuple):
+    """What one adapter answered."""
+
+    name: str
+    file: str
+    """Below the folder of the report."""
+    sha256: str
+
+
+class Flips(NamedTuple):
+    """The examples that only one of two adapters has correct."""
+
+    name: str
+    lost: Sequence[Pair]
+    """Only the original has it correct."""
+    gained: Sequence[Pair]
+
+
+def _answers(report: Report, place: PurePosixPath) -> list[Answers]:
+    """The reference's answers, then those of each smaller adapter; nothing without a reference."""
     match report:
         case EvaluationReport():
-            rows = [row for row in report.adapters if row.records]
+            rows = list(report.adapters)
         case ShrinkReport():
-            candidates = [candidate.result for candidate in report.candidates if candidate.result is not None]
-            rows = [row for row in (report.reference, *candidates) if row.records]
+            results = [candidate.result for candidate in report.candidates if candidate.result is not None]
+            rows = [report.reference, *results]
         case Bench() if report.probe is not None:
-            probe = Answers("probe", report.probe.records, report.probe.records_sha256)
-            measured = [(row.name, row.measures) for row in report.variants]
-            return probe, [
-                Answers(name, one.records, one.records_sha256) for name, one in measured if one is not None
+            measured = [("probe", report.probe), *((row.name, row.measures) for row in report.variants)]
+            return [
+                Answers(name, str(place / measures.records), measures.records_sha256)
+                for name, measures in measured
+                if measures is not None
             ]
         case _:
-            return None, []
-    first = next((row for row in rows if row.role == REFERENCE), None)
-    return (
-        None if first is None else _of_row(first),
-        [_of_row(row) for row in rows if row.role != REFERENCE],
-    )
+            return []
+    kept = sorted((row for row in rows if row.records), key=lambda row: row.role != REFERENCE)
+    if not kept or kept[0].role != REFERENCE:
+        return []
+    # the first of its files: of free text the second has scores of the gold responses
+    return [Answers(row.name, row.records[0].path, row.records[0].sha256) for row in kept]
 
 
-def _of_row(row: EvaluatedAdapter) -> Answers:
-    """The first of its files: of free text the second has scores of the gold responses."""
-    return Answers(row.name, row.records[0].path, row.records[0].sha256)
+def _flips(report: Report, folder: Path, place: PurePosixPath) -> Iterator[Flips]:
+    """Yield those of each adapter whose records are there. Raises InputError (`other-records`)."""
+    answers = _answers(report, place)
+    before = _read(answers[0], folder) if answers else None
+    if before is None:
+        return
+    old = {record.id: record for record in before.records if not isinstance(record, ScoreRecord)}
+    for candidate in answers[1:]:
+        after = _read(candidate, folder)
+        if after is not None:
+            pairs = [(old[record.id], record) for record in after.records if record.id in old]
+            lost = [pair for pair in pairs if pair[0].correct and not pair[1].correct]
+            gained = [pair for pair in pairs if pair[1].correct and not pair[0].correct]
+            yield Flips(candidate.name, lost, gained)
 
 
-def _of_one(
-    name: str, before: Evaluation[Record], after: Evaluation[Record], *, texts: bool
-) -> Iterator[Block]:
-    lost, gained = flipped(before, after)
-    for pairs, words in ((lost, "only the original has correct"), (gained, "only this one has correct")):
-        if pairs:
-            yield Paragraph((Span(name, "name"), f": {count(len(pairs))} that {words}"))
-            yield _table(pairs[:SHOWN], texts=texts)
+def _read(answers: Answers, folder: Path) -> Evaluation[Record] | None:
+    path = _file_in(folder, answers.file)
+    if path is None:
+        return None
+    if sha256_file(path, limit=MAX_DATA_BYTES) != answers.sha256:
+        raise InputError(
+            f"{answers.file}: not the records that the report was made from: another sha256",
+            code="other-records",
+            hint="evaluate again",
+        )
+    return read_records(path)
 
 
-def _table(pairs: Sequence[Pair], *, texts: bool) -> Table:
-    columns = [Column("id")]
-    if texts:
-        columns += [Column("correct answer"), Column("original"), Column("this one")]
-    rows: list[list[Inline]] = []
-    for old, new in pairs:
-        said = (gold_of(old), said_in(old), said_in(new)) if texts else ()
-        rows.append([Span(new.id, "name"), *(Span(text, "name") for text in said)])
-    return Table(columns, rows)
+def _file_in(folder: Path, name: str) -> Path | None:
+    """The file of this name; None where there is none in the folder."""
+    path = folder / name
+    inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    return path if inside and path.is_file() else None
+
+
+def _gold(record: Record) -> str:
+    """The correct answer."""
+    if isinstance(record, ClassificationRecord | ChoiceRecord):
+        return str(record.label)
+    return _end(record.answer) if isinstance(record, GenerationRecord) else ""
+
+
+def _given(record: Record) -> str:
+    """What was answered."""
+    if isinstance(record, ClassificationRecord | ChoiceRecord):
+        return str(record.predicted)
+    if isinstance(record, GenerationRecord):
+        return _end(record.output if record.extracted is None else record.extracted)
+    return ""
+
+
+def _end(text: str) -> str:
+    return text if len(text) <= EXCERPT else f"…{text[-EXCERPT:]}"
+
+
+# ---------------------------------------------------------------- one evaluation
+
+
+def _of_one(flips: Flips, *, texts: bool) -> Iterator[Block]:
+    kinds = ((flips.lost, "only the original has correct"), (flips.gained, "only this one has correct"))
+    answers = [Column("correct answer"), Column("original"), Column("this one")] if texts else []
+    for pairs, words in kinds:
+        if not pairs:
+            continue
+        rows: list[list[Inline]] = []
+        for old, new in pairs[:SHOWN]:
+            cells = (_gold(old), _given(old), _given(new)) if texts else ()
+            rows.append([Span(text, "name") for text in (new.id, *cells)])
+        yield Paragraph((Span(flips.name, "name"), f": {count(len(pairs))} that {words}"))
+        yield Table([Column("id"), *answers], rows)
+
+
+# ---------------------------------------------------------------- several seeds
+
+
+@dataclass(slots=True)
+class Repeated:
+    """The examples of one variant that only one of the two has correct, over its seeds."""
+
+    seeds: int = 0
+    """How many have records."""
+    lost: Counter[str] = field(default_factory=Counter)
+    """Identity -> in how many of them only the original has it correct."""
+    gained: Counter[str] = field(default_factory=Counter)
+    """The same of this one."""
+    gold: dict[str, str] = field(default_factory=dict)
+
+    def most(self, example: str) -> int:
+        """Return in how many seeds the example flips in the same direction, at most."""
+        return max(self.lost[example], self.gained[example])
+
+
+def _over_seeds(report: BenchAggregate, folder: Path, *, texts: bool) -> Iterator[Block]:
+    """Yield the counts of each variant that is no control, and a table of what flips in more than one seed.
+
+    Raises InputError (`other-records`) where the records are not those that the report has counted.
+    """
+    variants = {row.name: row for row in report.variants if not row.is_control}
+    repeated = {name: Repeated() for name in variants}
+    for seed in report.seeds:
+        path = None if seed.source is None else _file_in(folder, seed.source)
+        if path is None or seed.source is None:
+            continue
+        for flips in _flips(Bench.read(path), folder, PurePosixPath(seed.source).parent):
+            if flips.name in variants:
+                _check_counts(variants[flips.name], seed.seed, flips)
+                variant = repeated[flips.name]
+                variant.seeds += 1
+                for counter, pairs in ((variant.lost, flips.lost), (variant.gained, flips.gained)):
+                    counter.update(old.id for old, _ in pairs)
+                    variant.gold.update((old.id, _gold(old)) for old, _ in pairs)
+    for name, variant in repeated.items():
+        if variant.gold:
+            yield from _of_variant(name, variant, texts=texts)
+
+
+def _check_counts(variant: VariantSummary, seed: int, flips: Flips) -> None:
+    counted = next((row for row in variant.seeds if row.seed == seed), None)
+    counts = (None, None) if counted is None else (counted.only_probe_correct, counted.only_variant_correct)
+    lost, gained = len(flips.lost), len(flips.gained)
+    if counts not in ((None, None), (lost, gained)):
+        raise InputError(
+            f"seed {seed}, {variant.name}: {lost} and {gained} examples flip in the records, other than in the report",
+            code="other-records",
+            hint="aggregate the seeds again",
+        )
+
+
+def _of_variant(name: str, flips: Repeated, *, texts: bool) -> Iterator[Block]:
+    examples = sorted(flips.gold, key=lambda example: (-flips.most(example), example))
+    always = sum(flips.most(example) == flips.seeds for example in examples)
+    words = f": {plural(len(examples), 'example flips', 'examples flip')} over {plural(flips.seeds, 'seed')}"
+    words += f", {count(always)} in each seed and in the same direction" if flips.seeds > 1 else ""
+    yield Paragraph((Span(name, "name"), words))
+    again = [example for example in examples if flips.most(example) > 1 or flips.seeds == 1]
+    if again:
+        rows: list[list[Inline]] = [
+            [
+                *(Span(text, "name") for text in (example, *([flips.gold[example]] if texts else []))),
+                str(flips.lost[example] or ""),
+                str(flips.gained[example] or ""),
+            ]
+            for example in again[:SHOWN]
+        ]
+        columns = [Column("id"), *([Column("correct answer")] if texts else [])]
+        columns += [Column("only the original, seeds", ">"), Column("only this one, seeds", ">")]
+        yield Table(columns, rows)

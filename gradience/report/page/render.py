@@ -11,7 +11,6 @@ import base64
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,7 @@ from gradience.digests import sha256_bytes
 from gradience.errors import InputError, require
 from gradience.reading import open_stream
 from gradience.report.inputs import Source
-from gradience.report.page.pieces import Part, Section
-from gradience.report.page.texts import without_texts
-from gradience.report.page.together import parts_of
+from gradience.report.page.parts import Part, Section, parts_of
 from gradience.report.plots.plot import Image, Intervals, Plot
 from gradience.report.plots.plotly import to_plotly
 from gradience.report.plots.table import table_of
@@ -61,113 +58,140 @@ def to_page(sources: Sequence[Source], *, texts: bool = True) -> str:
     sources: the first gives the title. texts: whether examples and answers are quoted.
     Raises MissingExtra without jinja2.
     """
-    return _Writer(sources if texts else [without_texts(source) for source in sources], texts).page()
+    from gradience import __version__
+
+    jinja2 = require("jinja2", extra="report")
+    parts = parts_of(sources, texts=texts)
+    figures: list[Values] = []
+    drawn = _parts(parts, figures)
+    script, bundle = asset("page.js"), asset(BUNDLE) if figures else ""
+    others = sum(part.reports for part in parts if part.reports == 1) - parts[0].reports
+    more = f" and {plural(others, 'more report')}" if others > 0 else ""
+    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(asset("page.html"))
+    page: str = template.render(
+        title=f"{_plain(parts[0].title)}{more}",
+        policy=_policy([bundle, script] if bundle else [script]),
+        style=_safe(asset("page.css")),
+        script=_safe(script),
+        plotly=_safe(bundle),
+        plots=_safe(json_text(figures)) if figures else "",
+        parts=drawn,
+        sources=[
+            {
+                "name": display_sentence(source.name),
+                "schema": type(source.report).schema_id,
+                "sha256": source.sha256,
+                "verify": display_sentence(source.verify),
+                "command": display_sentence(_command(source)),
+            }
+            for source in sources
+        ],
+        version=__version__,
+    )
+    return page
 
 
-@dataclass
-class _Writer:
-    """Numbers the plots and the anchors of one page."""
+def asset(name: str) -> str:
+    """Return a file of assets/."""
+    return (files("gradience.report.page") / "assets" / name).read_text(encoding="utf-8")
 
-    sources: Sequence[Source]
-    texts: bool
 
-    def page(self) -> str:
-        from gradience import __version__
+def json_text(values: Any) -> str:
+    r"""Return JSON for a script element: `<` as `\u003c`, so that no string ends it or opens a comment."""
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
-        jinja2 = require("jinja2", extra="report")
-        self.safe = require("markupsafe", extra="report").Markup  # which jinja2 brings
-        self.figures: list[Values] = []
-        several = parts_of(self.sources, texts=self.texts)
-        anchors = [f"report-{number}" if len(several) > 1 else "top" for number in range(1, len(several) + 1)]
-        self.titles = {html_text(plain(part.title)): at for part, at in zip(several, anchors, strict=True)}
-        parts = [
-            self.part(anchor, f"{number}-" if len(several) > 1 else "", part)
-            for number, (anchor, part) in enumerate(zip(anchors, several, strict=True), start=1)
-        ]
-        script = asset("page.js")
-        bundle = asset(BUNDLE) if self.figures else ""
-        template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(asset("page.html"))
-        page: str = template.render(
-            title=title_of(several, parts[0]["plain"]),
-            policy=policy([bundle, script] if bundle else [script]),
-            style=self.safe(asset("page.css")),
-            script=self.safe(script),
-            plotly=self.safe(bundle),
-            plots=self.safe(json_text(self.figures)) if self.figures else "",
-            parts=parts,
-            sources=[
-                {
-                    "name": display_sentence(source.name),
-                    "schema": type(source.report).schema_id,
-                    "sha256": source.sha256,
-                    "verify": display_sentence(source.verify),
-                    "command": display_sentence(command_of(source)),
-                }
-                for source in self.sources
-            ],
-            version=__version__,
+
+def _safe(markup: str) -> Any:
+    """What the template takes as it is."""
+    return require("markupsafe", extra="report").Markup(markup)  # which jinja2 brings
+
+
+def _plain(text: Inline) -> str:
+    """The text of a line, shortened and visible."""
+    return display_sentence("".join(span.text for span in spans(text)))
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """The Content-Security-Policy: nothing is fetched, and only these scripts run."""
+    hashes = (base64.b64encode(sha256_bytes(script.encode())).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:;"
+        " base-uri 'none'; form-action 'none'"
+    )
+
+
+def _command(source: Source) -> str:
+    """The command that made a report; empty where it does not say."""
+    run = getattr(source.report, "run", None)
+    return run.command or "" if isinstance(run, RunInfo) else ""
+
+
+# ---------------------------------------------------------------- parts, sections, blocks
+
+
+def _parts(parts: Sequence[Part], figures: list[Values]) -> list[Values]:
+    """The parts as the template takes them. figures: takes the figures of their plots."""
+    several = len(parts) > 1
+    anchors = [f"report-{number}" if several else "top" for number in range(1, len(parts) + 1)]
+    titles = {html_text(_plain(part.title)): anchor for part, anchor in zip(parts, anchors, strict=True)}
+    drawn: list[Values] = []
+    for number, (anchor, part) in enumerate(zip(anchors, parts, strict=True), start=1):
+        prefix = f"{number}-" if several else ""
+        sections = {
+            f"section-{prefix}{place}": section for place, section in enumerate(part.sections, start=1)
+        }
+        links = titles | {html_text(_plain(section.title)): at for at, section in sections.items()}
+        drawn.append(
+            {
+                "anchor": anchor,
+                "title": _inline(part.title, {}),
+                "plain": _plain(part.title),
+                "aside": _inline(part.aside, links),
+                "answer": _blocks(part.answer, part.plots, links),
+                "opening": _blocks(part.opening, part.plots, links),
+                "plots": _plots(part.plots, prefix, figures),
+                "sections": [
+                    {"anchor": at, "plots": _plots(section.plots, prefix, figures)} | _section(section, links)
+                    for at, section in sections.items()
+                ],
+            }
         )
-        return page
-
-    def part(self, anchor: str, prefix: str, part: Part) -> Values:
-        at = [f"section-{prefix}{number}" for number in range(1, len(part.sections) + 1)]
-        titles = [html_text(plain(section.title)) for section in part.sections]
-        self.targets = self.titles | dict(zip(titles, at, strict=True))
-        return {
-            "anchor": anchor,
-            "title": self.safe(html.inline(part.title)),
-            "aside": self.safe(linked(html.inline(part.aside), self.targets)),
-            "plain": plain(part.title),
-            "answer": self.blocks(part.answer, part.plots),
-            "opening": self.blocks(part.opening, part.plots),
-            "plots": self.plots(prefix, part.plots),
-            "sections": [
-                self.section(prefix, anchor, section)
-                for anchor, section in zip(at, part.sections, strict=True)
-            ],
-        }
-
-    def section(self, prefix: str, anchor: str, section: Section) -> Values:
-        # above plots what they come to, below them what they rest on
-        notes = [block for block in section.blocks if section.plots and isinstance(block, Notes)]
-        body = [block for block in section.blocks if block not in notes]
-        aside = linked(html.inline(section.aside), self.targets)
-        return {
-            "anchor": anchor,
-            "title": self.safe(html.inline(section.title)),
-            # what the signs of a map mean: the page shows its plot instead
-            "aside": "" if _has_map(section.blocks) else self.safe(aside),
-            "notes": self.blocks(notes, section.plots),
-            "plots": self.plots(prefix, section.plots),
-            "body": self.blocks(body, section.plots),
-        }
-
-    def plots(self, prefix: str, plots: Sequence[Plot]) -> list[Values]:
-        return [self.plot(prefix, plot, wide=wide) for plot, wide in zip(plots, rows_of(plots), strict=True)]
-
-    def plot(self, prefix: str, plot: Plot, *, wide: bool) -> Values:
-        number = len(self.figures)
-        self.figures.append(to_plotly(plot))
-        return {
-            "number": number,
-            "anchor": f"plot-{prefix}{plot.name}",
-            "title": display_sentence(plot.title),
-            "sentence": display_sentence(plot.sentence),
-            "label": display_sentence(f"{plot.title}. {plot.sentence}"),
-            "height": height_of(plot),
-            "wide": wide,
-            "table": self.safe(_scrolled(table_of(plot), f"Figures: {plot.title}")),
-        }
-
-    def blocks(self, blocks: Sequence[Block], plots: Sequence[Plot]) -> Any:
-        """The blocks; drawings only where no plot says the same."""
-        shown = [block for block in blocks if not (plots and isinstance(block, Code) and block.drawing)]
-        markup = f'<div class="gradience">{"".join(_drawn(shown))}</div>' if shown else ""
-        return self.safe(linked(markup, self.targets))
+    return drawn
 
 
-def _has_map(blocks: Sequence[Block]) -> bool:
-    return any(isinstance(block, HeatMap) for block in blocks)
+def _section(section: Section, links: Mapping[str, str]) -> Values:
+    # above plots what they come to, below them what they rest on
+    notes = [block for block in section.blocks if section.plots and isinstance(block, Notes)]
+    mapped = any(isinstance(block, HeatMap) for block in section.blocks)
+    return {
+        "title": _inline(section.title, {}),
+        # what the signs of a map mean: the page shows its plot instead
+        "aside": "" if mapped else _inline(section.aside, links),
+        "notes": _blocks(notes, section.plots, links),
+        "body": _blocks([block for block in section.blocks if block not in notes], section.plots, links),
+    }
+
+
+def _inline(text: Inline, links: Mapping[str, str]) -> Any:
+    return _safe(_linked(html.inline(text), links))
+
+
+def _linked(markup: str, links: Mapping[str, str]) -> str:
+    """The markup with its links to titles: `links` has the anchor of each title, as it stands in HTML."""
+
+    def link(start: re.Match[str]) -> str:
+        return f'<a href="#{links[start[1]]}">' if start[1] in links else "<a>"
+
+    return re.sub(html.LINK.format('([^"]*)'), link, markup)
+
+
+def _blocks(blocks: Sequence[Block], plots: Sequence[Plot], links: Mapping[str, str]) -> Any:
+    """The blocks; drawings only where no plot says the same."""
+    shown = [block for block in blocks if not (plots and isinstance(block, Code) and block.drawing)]
+    markup = f'<div class="gradience">{"".join(_drawn(shown))}</div>' if shown else ""
+    return _safe(_linked(markup, links))
 
 
 def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
@@ -188,74 +212,36 @@ def _scrolled(block: Table | Facts | Bars, label: str) -> str:
     return f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">{html.block(block)}</div>'
 
 
-# ---------------------------------------------------------------- parts of the file
+# ---------------------------------------------------------------- plots
 
 
-def asset(name: str) -> str:
-    """Return a file of assets/."""
-    return (files("gradience.report.page") / "assets" / name).read_text(encoding="utf-8")
+def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Values]:
+    drawn: list[Values] = []
+    for plot, wide in zip(plots, _rows(plots), strict=True):
+        rows = len(plot.y.categories)
+        drawn.append(
+            {
+                "number": len(figures),
+                "anchor": f"plot-{prefix}{plot.name}",
+                "title": display_sentence(plot.title),
+                "sentence": display_sentence(plot.sentence),
+                "label": display_sentence(f"{plot.title}. {plot.sentence}"),
+                # rows of a forest or a heat map have room of their own
+                "height": min(MOST_HEIGHT, max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows)) if rows else HEIGHT,
+                "wide": wide,
+                "table": _safe(_scrolled(table_of(plot), f"Figures: {plot.title}")),
+            }
+        )
+        figures.append(to_plotly(plot))
+    return drawn
 
 
-def policy(scripts: Sequence[str]) -> str:
-    """Return the Content-Security-Policy: nothing is fetched, and only these scripts run."""
-    hashes = (base64.b64encode(sha256_bytes(script.encode())).decode() for script in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:;"
-        " base-uri 'none'; form-action 'none'"
-    )
-
-
-def json_text(values: Any) -> str:
-    r"""Return JSON for a script element: `<` as `\u003c`, so that no string ends it or opens a comment."""
-    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def plain(text: Inline) -> str:
-    """Return the text of a line, shortened and visible."""
-    return display_sentence("".join(span.text for span in spans(text)))
-
-
-def linked(markup: str, anchors: Mapping[str, str]) -> str:
-    """Return the markup with its links to titles: anchors has that of each title, as it stands in HTML."""
-
-    def link(start: re.Match[str]) -> str:
-        return f'<a href="#{anchors[start[1]]}">' if start[1] in anchors else "<a>"
-
-    return re.sub(html.LINK.format('([^"]*)'), link, markup)
-
-
-def title_of(parts: Sequence[Part], first: str) -> str:
-    """Return what a browser's tab says: the title of the first part, and how many reports there are beside it."""
-    others = sum(part.reports for part in parts if part.reports == 1) - (parts[0].reports if parts else 0)
-    return f"{first} and {plural(others, 'more report')}" if others > 0 else first
-
-
-def command_of(source: Source) -> str:
-    """Return the command that made a report; empty where it does not say."""
-    run = getattr(source.report, "run", None)
-    return run.command or "" if isinstance(run, RunInfo) else ""
-
-
-def is_wide(plot: Plot) -> bool:
-    """Whether a plot takes a row of its own: a heat map, a forest plot."""
-    return any(isinstance(one, Image | Intervals) for one in plot.series)
-
-
-def rows_of(plots: Sequence[Plot]) -> list[bool]:
-    """Return which plots have a row of their own: those that need it, and one that would stand there alone."""
-    wide: list[bool] = []
-    alone = False
-    for plot in plots:
-        if is_wide(plot) and alone:
-            wide[-1] = True
-        wide.append(is_wide(plot))
-        alone = not (is_wide(plot) or alone)
-    return [*wide[:-1], True] if alone else wide
-
-
-def height_of(plot: Plot) -> int:
-    """Return the pixels of a plot: rows of a forest or a heat map have room of their own."""
-    rows = len(plot.y.categories)
-    return min(MOST_HEIGHT, max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows)) if rows else HEIGHT
+def _rows(plots: Sequence[Plot]) -> list[bool]:
+    """Which plots have a row of their own: heat maps, forest plots, and one that would stand there alone."""
+    wide = [any(isinstance(series, Image | Intervals) for series in plot.series) for plot in plots]
+    alone: int | None = None
+    for place, whole in enumerate([*wide, True]):
+        if whole and alone is not None:
+            wide[alone] = True
+        alone = None if whole or alone is not None else place
+    return wide
