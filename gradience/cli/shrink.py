@@ -14,7 +14,7 @@ from gradience.cli.flags import with_flags
 from gradience.cli.options import AllowCode, EnginePython, Quiet, ReportAsJson
 from gradience.cli.output import command_line, print_result
 from gradience.cli.page import Html, NoTexts, shows_texts
-from gradience.settings import required_output, settings_of
+from gradience.settings import settings_of
 from gradience.shrink.settings import ShrinkSettings
 
 if TYPE_CHECKING:
@@ -58,12 +58,11 @@ def shrink(
     name_engine_python(engine_python)
     with allowing(allow_code):
         settings = settings_of(ShrinkSettings, given)
-        output = None if dry_run else required_output(settings.output, "DIR")
         need_libraries()
-        if output is None:
+        if dry_run:
             return _forecast(prepare(settings), as_json=json, html=html)
-        refuse_output(Path(settings.adapter), output)
-        return _shrink(prepare(settings), output, as_json=json, html=html, texts=texts, quiet=quiet)
+        refuse_output(Path(settings.adapter), settings.folder)
+        return _shrink(prepare(settings), settings.folder, as_json=json, html=html, texts=texts, quiet=quiet)
 
 
 def code_of(report: ShrinkReport) -> ExitCode:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -12,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from gradience.arguments import ranks_argument
 from gradience.errors import UsageError
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
+from gradience.hub.address import address_of
 from gradience.models.settings import BaseSettings
 from gradience.reports.calibration import Calibration, calibration_argument
 from gradience.settings import SETTINGS, Flag, StrPath, shared
@@ -36,7 +38,9 @@ class ShrinkSettings(BaseSettings, ExampleSettings):
     adapter: Annotated[StrPath, Flag("ADAPTER")]
     """Folder of a LoRA adapter."""
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
-    """Folder of the smaller adapter and its evidence. With the same folder an interrupted search resumes."""
+    """Folder of the smaller adapter and its evidence (default: the adapter's name and -shrunk, here).
+
+    With the same folder an interrupted search resumes."""
     _: KW_ONLY
     ranks: Annotated[Sequence[int] | None, BeforeValidator(ranks_of), Flag("RANKS")] = None
     """Ranks to test, such as 8,4,2,1; by default halvings of the audit's p90 suggestion down to 1."""
@@ -46,6 +50,15 @@ class ShrinkSettings(BaseSettings, ExampleSettings):
     """A calibration of this adapter: all candidates keep what matters to the output, at equal sizes."""
     distill_prompts: Annotated[StrPath | None, Flag("FILE")] = None
     """Rows without labels: the smallest candidate, distilled on them, is one more candidate."""
+
+    @property
+    def folder(self) -> Path:
+        """Return `output`, or the adapter's name and `-shrunk` in the current folder."""
+        if self.output is not None:
+            return Path(self.output)
+        hub = None if Path(self.adapter).exists() else address_of(self.adapter)
+        name = hub.repo.rpartition("/")[2] if hub else Path(self.adapter).resolve().name
+        return Path(f"{name}-shrunk")
 
     @property
     def evaluation(self) -> EvaluateSettings:

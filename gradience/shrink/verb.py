@@ -31,7 +31,7 @@ from gradience.progress import Watcher
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.shrink import ShrinkReport
-from gradience.settings import public, required_output
+from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED
 from gradience.shrink.outcome import report_of
 from gradience.shrink.plan import DEV, PLAN, Prepared, prepare, settle
@@ -67,9 +67,8 @@ def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport:
     Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError where no candidate is smaller.
     """
     require_libraries()
-    target = required_output(settings.output, "DIR")
-    refuse_output(Path(settings.adapter), target)
-    return shrink(prepare(settings), target, settings.watcher)
+    refuse_output(Path(settings.adapter), settings.folder)
+    return shrink(prepare(settings), settings.folder, settings.watcher)
 
 
 def refuse_output(adapter: Path, output: Path) -> None:
