@@ -13,7 +13,7 @@ from golden import assert_golden
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from test_names import HOSTILE, NAMES, parsed, steering
+from test_names import HOSTILE, parsed, steering
 
 from gradience.reports.base import blocks, html, markdown, terminal
 from gradience.reports.base.ascii import ascii_look
@@ -85,7 +85,7 @@ def each_block(name="adapter", words=SENTENCE):
     }  # fmt: skip
 
 
-BLOCK = pytest.mark.parametrize("kind", list(each_block()))
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def test_there_is_one_of_every_kind():
@@ -120,30 +120,21 @@ def test_sentences_wrap_between_words_and_lose_nothing(words, width):
     assert " ".join(lines).split() == printable(" ".join(words)).split()
 
 
-@BLOCK
-@pytest.mark.parametrize("width", range(60, 161, 10))
-def test_no_line_is_wider_than_the_terminal(kind, width):
+@pytest.mark.parametrize("kind", each_block())
+def test_no_line_is_wider_than_the_terminal(kind):
     document = [Heading("A section"), each_block("a.module.of.some.length")[kind]]
-    lines = terminal.render(document, width=width).splitlines()
-    assert max(map(cell_len, lines)) <= width or kind == "code"
-    assert not any(line.endswith(" ") for line in lines)
+    for width in range(60, 161, 10):
+        lines = terminal.render(document, width=width).splitlines()
+        assert max(map(cell_len, lines)) <= width or kind == "code"
+        assert not any(line.endswith(" ") for line in lines)
 
 
-@BLOCK
-def test_colour_adds_nothing_but_colour(kind):
-    document = [each_block()[kind]]
+def test_colour_adds_nothing_but_colour():
+    document = list(each_block().values())
     coloured = terminal.render(document, color=True)
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == terminal.render(document)
-
-
-@pytest.mark.parametrize("role", [role for role in get_args(Role) if role])
-def test_every_role_shows_in_colour(role):
-    assert "\x1b[" in terminal.render([Paragraph(Span("text", role))], color=True)
-
-
-def test_markup_is_text():
-    words = "[bold]x[/bold] [/] :skull:"
-    assert terminal.render([Paragraph(words)], color=True) == f"{words}\n"
+    assert COLOUR.sub("", coloured) == terminal.render(document)
+    for role in get_args(Role):
+        assert bool(COLOUR.search(terminal.render([Paragraph(Span("text", role))], color=True))) == bool(role)
 
 
 def test_nothing_depends_on_the_environment(monkeypatch):
@@ -195,19 +186,11 @@ def test_a_file_has_whole_names():
     assert "…" in terminal.render([each_block(PATH.format(0))["table"]], width=60)
 
 
-@pytest.mark.parametrize("kind", ["title", "paragraph", "notes", "facts"])
-def test_a_path_is_not_broken_in_a_file(kind):
+def test_a_path_is_not_broken_in_a_file():
     """What is copied from a pipe must be the path."""
     path = "/runs/" + "x" * 120
-    assert path in terminal.render([each_block(path)[kind]])
-
-
-def test_rich_is_imported_when_something_is_drawn():
-    code = (
-        "import sys, gradience.reports.base.terminal, gradience.reports.base.html, gradience.reports.base.markdown;"
-        "sys.exit('rich' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    for kind in ("title", "paragraph", "notes", "facts"):
+        assert path in terminal.render([each_block(path)[kind]])
 
 
 @pytest.mark.parametrize("color", [False, True])
@@ -228,38 +211,42 @@ def test_ascii_look_keeps_the_width():
     assert len(ascii_look(signs)) == len(signs)
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.txt")), ids=lambda path: path.stem)
-def test_every_screen_can_be_shown_in_ascii(path):
-    assert ascii_look(path.read_text(encoding="utf-8")).isascii()
+def test_every_screen_can_be_shown_in_ascii():
+    for path in GOLDEN.glob("*.txt"):
+        assert ascii_look(path.read_text(encoding="utf-8")).isascii(), path
 
 
 # ---------------------------------------------------------------- names from strangers
 
 
-@NAMES
-def test_a_name_steers_no_terminal(name):
-    for kind, block in each_block(name, name).items():
-        text = terminal.render([block], width=100)
-        assert not steering(text, "\n")
-        assert not steering(re.sub(r"\x1b\[[0-9;]*m", "", terminal.render([block], color=True)), "\n")
-        if len(display_name(name)) < 20:
-            plain = each_block("plain", "plain")[kind]
-            assert text.count("\n") == terminal.render([plain], width=100).count("\n")
+def test_a_name_steers_no_terminal():
+    plain = {
+        kind: terminal.render([block], width=100) for kind, block in each_block("plain", "plain").items()
+    }
+    for label, name in HOSTILE.items():
+        for kind, block in each_block(name, name).items():
+            text = terminal.render([block], width=100)
+            assert not steering(text, "\n"), label
+            if len(display_name(name)) < 20:
+                assert text.count("\n") == plain[kind].count("\n"), label
+        coloured = terminal.render(list(each_block(name, name).values()), color=True)
+        assert not steering(COLOUR.sub("", coloured), "\n"), label
 
 
-@NAMES
-def test_a_name_is_no_markup_in_markdown(name):
-    for kind, block in each_block(name, name).items():
-        text, plain = markdown.render([block]), markdown.render([each_block("plain", "plain")[kind]])
-        assert not steering(text, "\n")
-        if kind == "code":  # within a fence nothing is markup, so long as nothing closes it
-            fence = text.partition("python")[0]
-            assert set(fence) == {"`"}
-            assert text.count(fence) == 2
-            continue
-        outside = re.sub(r"`[\w.\-/ …]+`", "", text)
-        assert not re.search(r"[<>]|\]\(|!\[|https?://|www\.|~~|\$|`", outside)
-        assert structure(text) == structure(plain)
+def test_a_name_is_no_markup_in_markdown():
+    plain = {kind: markdown.render([block]) for kind, block in each_block("plain", "plain").items()}
+    for label, name in HOSTILE.items():
+        for kind, block in each_block(name, name).items():
+            text = markdown.render([block])
+            assert not steering(text, "\n"), label
+            if kind == "code":  # within a fence nothing is markup, so long as nothing closes it
+                fence = text.partition("python")[0]
+                assert set(fence) == {"`"}, label
+                assert text.count(fence) == 2, label
+                continue
+            outside = re.sub(r"`[\w.\-/ …]+`", "", text)
+            assert not re.search(r"[<>]|\]\(|!\[|https?://|www\.|~~|\$|`", outside), label
+            assert structure(text) == structure(plain[kind]), label
 
 
 def structure(text):
@@ -268,11 +255,13 @@ def structure(text):
     return [(starts.match(line)[0], line.count("|")) for line in text.splitlines()]
 
 
-@NAMES
-def test_a_name_is_no_markup_in_html(name):
-    text, plain = (html.render(list(each_block(each, each).values())) for each in (name, "plain"))
-    assert not steering(text, "\n")
-    assert parsed(text).tags == parsed(plain).tags
+def test_a_name_is_no_markup_in_html():
+    plain = html.render(list(each_block("plain", "plain").values()))
+    assert not re.search(r"<(script|style|img|link|iframe)|src=|href=|\bon\w+=|url\(", plain)
+    for label, name in HOSTILE.items():
+        text = html.render(list(each_block(name, name).values()))
+        assert not steering(text, "\n"), label
+        assert parsed(text).tags == parsed(plain).tags, label
 
 
 @pytest.mark.parametrize(
@@ -295,9 +284,3 @@ def test_markdown_emphasis_has_no_blank_at_its_ends():
 def test_a_name_is_cut_in_its_middle(draw):
     text = draw([Paragraph(Span(HOSTILE["long"], "name"))])
     assert text.count("x") == MAX_NAME - 1
-
-
-@BLOCK
-def test_html_loads_nothing_and_runs_nothing(kind):
-    text = html.render([each_block()[kind]])
-    assert not re.search(r"<(script|style|img|link|iframe)|src=|href=|\bon\w+=|url\(", text)

@@ -13,12 +13,11 @@ from audit_sample import mistral_rows, report
 from page_samples import PAGES
 from test_evidence_text import two_logs
 from test_faces import RESULTS, SAMPLES
-from test_names import parsed, steering
+from test_names import HOSTILE, WORST, parsed, steering
 
 from gradience.report.inputs import Source
 from gradience.report.page.render import BUNDLE, MARK, asset, is_page, json_text, to_page
 from gradience.report.plots.kinds import KINDS, plots_of
-from gradience.report.plots.plotly import to_plotly
 from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.reports.evaluation import EvaluationReport
@@ -73,11 +72,6 @@ def test_a_verdict_stands_first(name, words):
     assert all(word in box for word in words)
 
 
-def test_a_reference_that_does_harm_is_no_measure_and_the_box_says_so():
-    box = in_the_box(to_page([Source("a", EvaluationReport.read(RESULTS / "smollm2_lm_eval" / "read.json"))]))
-    assert "error: my_adapter: it finds the responses less likely" in box
-
-
 def test_of_many_candidates_the_box_names_the_smallest_and_counts_the_others():
     report = EvaluationReport.read(RESULTS / "minilm_evaluation" / "evaluation.json")
     good, *_ = report.candidates
@@ -91,22 +85,37 @@ def test_of_many_candidates_the_box_names_the_smallest_and_counts_the_others():
     assert "unsure is neither shown to be as good nor to be worse: it may …" in box
 
 
+@pytest.mark.parametrize(
+    ("kind", "path", "words"),
+    [
+        (
+            EvaluationReport,
+            "smollm2_lm_eval/read.json",
+            ["error: my_adapter: it finds the responses less likely"],
+        ),
+        (
+            BenchAggregate,
+            "smollm2_arithmetic/bench_aggregate.json",
+            [
+                "Ladder of truncations: rank 4 is the smallest shown to be safe",
+                "It has 87.5 % fewer LoRA parameters.",
+                "not A: not all of an untouched confirm split was evaluated",
+            ],
+        ),
+    ],
+    ids=["a reference that does harm", "a ladder"],
+)
+def test_what_a_verdict_rests_on_stands_first(kind, path, words):
+    box = in_the_box(to_page([Source("a", kind.read(RESULTS / path))]))
+    assert all(word in box for word in words)
+
+
 def test_a_control_that_is_not_as_expected_is_said_first():
-    seed = Bench.read(RESULTS / "minilm_reviews_demo" / "bench.json")
-    passes = {"status": "PASS"}
-    variants = [
-        one.model_copy(update=passes if one.name == "random_directions" else {}) for one in seed.variants
-    ]
-    seed = seed.model_copy(update={"variants": tuple(variants)})
-    assert "random_directions: not as a control must be" in in_the_box(to_page([Source("a", seed)]))
-
-
-def test_the_smallest_rank_of_a_ladder_stands_first():
-    with_ladder = BenchAggregate.read(RESULTS / "smollm2_arithmetic" / "bench_aggregate.json")
-    box = in_the_box(to_page([Source("a", with_ladder)]))
-    assert "Ladder of truncations: rank 4 is the smallest shown to be safe" in box
-    assert "It has 87.5 % fewer LoRA parameters." in box
-    assert "not A: not all of an untouched confirm split was evaluated" in box
+    seed = Bench.read(RESULTS / "minilm_reviews" / "seed_42" / "bench.json")
+    passes = {"random_directions": {"status": "PASS"}}
+    variants = [row.model_copy(update=passes.get(row.name, {})) for row in seed.variants]
+    box = in_the_box(to_page([Source("a", seed.model_copy(update={"variants": tuple(variants)}))]))
+    assert "random_directions: not as a control must be" in box
 
 
 def test_a_smoke_run_has_no_verdict_to_put_first():
@@ -151,19 +160,29 @@ def test_a_page_is_called_by_what_it_is_about(name):
     assert re.sub("<[^>]*>", "", heading) == TITLES[name]
 
 
-def test_what_a_section_comes_to_stands_above_its_plots():
-    page = page_of("ShrinkReport")
-    assert page.index("is the smallest shown to hold") < page.index('id="plot-forest"')
-    assert "Dry run: no model was loaded" in to_page(PAGES["planned run"]())
+ORDERS = {
+    "ShrinkReport": ["is the smallest shown to hold", 'id="plot-forest"'],
+    "run of rewards": ["Reward <a", 'id="plot-reward"', "Use of rank <a"],
+    "planned run": ["Dry run: no model was loaded"],
+    "calibrated compression": [
+        "What is saved? <a",
+        'id="plot-parameters"',
+        "What is lost? <a",
+        'id="plot-error"',
+        "Predicted change of the output <a",
+        'id="plot-kl"',
+        "this adapter",
+        "Where? <a",
+        'id="plot-kept"',
+    ],
+}
 
 
-def test_the_plots_of_a_calibrated_compression_stand_where_their_question_is():
-    page = to_page(PAGES["calibrated compression"]())
-    order = ["What is saved? <a", 'id="plot-parameters"', "What is lost? <a", 'id="plot-error"']
-    order += ["Predicted change of the output <a", 'id="plot-kl"', "Where? <a", 'id="plot-kept"']
-    places = [page.index(text) for text in order]
+@pytest.mark.parametrize("name", ORDERS)
+def test_plots_stand_where_their_question_is_below_what_it_comes_to(name):
+    page = to_page(PAGES[name]())
+    places = [page.index(text) for text in ORDERS[name]]
     assert places == sorted(places)
-    assert "this adapter" in page
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -195,14 +214,6 @@ def test_json_in_a_script_cannot_end_it():
     assert json.loads(text) == {"name": ENDING + "<!--\u2028"}
 
 
-HOSTILE = {
-    "script": ENDING,
-    "right to left": "\u202egpj.exe",
-    "long": "x" * 10_000,
-    "attribute": '" onfocus="a()',
-}
-
-
 def hostile_page(name):
     rows = mistral_rows(layers=2, r=4)
     named = report(rows).model_copy(update={"n_layers": len(rows)})
@@ -210,7 +221,9 @@ def hostile_page(name):
     return to_page([Source(name, named.model_copy(update={"adapter": adapter}), "0" * 64)])
 
 
-@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize(
+    "name", [WORST, ENDING, HOSTILE["attribute"], "x" * 10_000], ids=lambda name: name[-4:]
+)
 def test_names_are_text(name):
     page = hostile_page(name)
     outside = page.partition('<script type="application/json"')[0]
@@ -273,12 +286,3 @@ def test_only_a_page_of_ours_is_known_as_one(tmp_path):
     assert not is_page(other)
     assert not is_page(tmp_path)
     assert not is_page(tmp_path / "none.html")
-
-
-@pytest.mark.parametrize("name", [name for name in SAMPLES if name in KINDS])
-def test_plotly_itself_takes_every_figure(name):
-    figures = pytest.importorskip("plotly.graph_objects")
-    for plot in plots_of(SAMPLES[name]()).values():
-        drawn = to_plotly(plot)
-        figures.Figure(drawn)  # which refuses what is not in its schema
-        json.dumps(drawn, allow_nan=False)

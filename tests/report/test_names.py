@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from html.parser import HTMLParser
 
@@ -19,8 +20,10 @@ from gradience.reports.base.finding import Finding
 from gradience.reports.base.names import (
     MAX_NAME,
     display_name,
+    display_sentence,
     fit,
     html_name,
+    html_text,
     markdown_name,
     markdown_text,
 )
@@ -107,21 +110,8 @@ HOSTILE = {
     "combining": "a" + "\u0301" * 300,
     "emoji": "🧠" * 120,
 }  # fmt: skip
-NAMES = pytest.mark.parametrize("name", list(HOSTILE.values()), ids=list(HOSTILE))
-"""For the renderers, each of which escapes in one place."""
-FEW = (
-    "colour",
-    "newline",
-    "bidi-override",
-    "rich-close",
-    "pipe",
-    "md-link",
-    "single-quote",
-    "python",
-    "c1-csi",
-    "long",
-)
-"""For the texts that a report writes itself; tests/hostile/test_names_everywhere.py sweeps every report."""
+WORST = "\x1b[31m\x9b2J\u202e\r\nerror: forged|`[x](https://evil.example)</script>[/]$'\" #"
+"""Something of each, for what a report writes itself: each renderer escapes in one place, and tests/hostile/ sweeps."""
 
 
 def hostile_report(name):
@@ -140,18 +130,6 @@ def hostile_report(name):
 def steering(text, allowed=""):
     """Characters of `text` that are not plainly visible."""
     return {c for c in text if not c.isprintable() and c not in allowed}
-
-
-def test_there_are_enough_hostile_names():
-    assert len(HOSTILE) >= 60
-    assert len(set(HOSTILE.values())) == len(HOSTILE)
-
-
-def test_display_name_is_visible_and_short():
-    for name in HOSTILE.values():
-        shown = display_name(name)
-        assert shown.isprintable()
-        assert 0 < len(shown) <= MAX_NAME
 
 
 class Tags(HTMLParser):
@@ -174,14 +152,14 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def parsed(html):
+def parsed(markup):
     parser = Tags()
-    parser.feed(html)
+    parser.feed(markup)
     parser.close()
     return parser
 
 
-@pytest.mark.parametrize("name", [HOSTILE[kind] for kind in FEW], ids=FEW)
+@pytest.mark.parametrize("name", [WORST, HOSTILE["python"], HOSTILE["long"]], ids=["worst", "python", "long"])
 def test_the_lora_config_stays_inside_its_strings(name):
     audited = hostile_report(name)
     source = lora_config_source(audited)
@@ -198,7 +176,7 @@ def test_the_lora_config_stays_inside_its_strings(name):
     assert given["task_type"] == name
 
 
-@pytest.mark.parametrize("name", [HOSTILE[kind] for kind in FEW], ids=FEW)
+@pytest.mark.parametrize("name", [WORST, HOSTILE["long"]], ids=["worst", "long"])
 def test_tables_keep_their_rows(name):
     audited = hostile_report(name)
     text = audit_text(audited, width=80, layers=True)
@@ -208,20 +186,34 @@ def test_tables_keep_their_rows(name):
     assert len(modules.splitlines()) == 1 + 3 + 1
 
 
-@given(st.text(max_size=300))
-def test_printable_is_idempotent_and_visible(text):
+# ---------------------------------------------------------------- the escapers
+
+
+def check_escapers(text):
+    """Every sink takes any text: what it gives is visible, short, and holds no markup."""
     shown = printable(text)
     assert shown.isprintable()
     assert printable(shown) == shown
     assert len(shown) >= len(text)
+    name = display_name(text)
+    assert name.isprintable()
+    assert len(name) <= MAX_NAME
+    assert not text or name
+    assert not re.search(r"[<>|`\n]|\]\(|!\[|://|www\.|~~|\$", markdown_text(text))
+    assert not re.search(r"[<>|\n]", markdown_name(text))
+    assert not re.search(r"[<>\"']", html_name(text).removeprefix("<bdi>").removesuffix("</bdi>"))
+    assert html.unescape(html_text(text)) == display_sentence(text)
+    assert html.unescape(markdown_text(text)).replace("\\_", "_") == display_sentence(text)
+
+
+@pytest.mark.parametrize("name", [*HOSTILE.values(), WORST], ids=[*HOSTILE, "worst"])
+def test_a_hostile_name_is_escaped_for_every_sink(name):
+    check_escapers(name)
 
 
 @given(st.text(max_size=600))
-def test_every_sink_takes_any_text(text):
-    assert len(display_name(text)) <= MAX_NAME
-    assert not re.search(r"[<>|`\n]", markdown_text(text))
-    assert "|" not in markdown_name(text)
-    assert not re.search(r"[<>\"]", html_name(text).removeprefix("<bdi>").removesuffix("</bdi>"))
+def test_any_text_is_escaped_for_every_sink(text):
+    check_escapers(text)
 
 
 @given(st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=MAX_NAME))
@@ -229,14 +221,11 @@ def test_an_ordinary_name_is_shown_as_it_is(name):
     assert display_name(name) == name
 
 
-def test_a_long_name_keeps_both_ends():
+def test_a_long_name_keeps_both_ends_and_undecodable_bytes_are_written_out():
     shown = display_name("model." + "x" * 1000 + ".q_proj")
     assert shown.startswith("model.")
     assert shown.endswith(".q_proj")
     assert "…" in shown
-
-
-def test_surrogates_of_undecodable_paths_are_written_out():
     assert display_name("caf\udce9") == "caf\\udce9"
 
 
