@@ -27,11 +27,9 @@ from typing import Any
 import numpy as np
 
 from gradience import AuditReport, ToBudget, ToRank, audit_adapter, calibrate_adapter, plan_compression, tasks
-from gradience.bench.arms.arm import Distilled, Source
-from gradience.bench.arms.controls.probe_distilled import PROBE_DISTILLED
-from gradience.bench.arms.controls.random_directions import write_random_directions
-from gradience.bench.run.distill import Distillation, distill_variant
-from gradience.bench.run.prompts import Prompts
+from gradience.bench.arms.arm import Arm, Source
+from gradience.bench.arms.controls import PROBE_DISTILLED, write_random_directions
+from gradience.bench.run.prompts import Distillation, Prompts, distill_variant
 from gradience.compress.adapter import write_compressed
 from gradience.evaluate import evaluate_classification, evaluate_scores, kl_divergence
 from gradience.evaluate.engines.transformers import TransformersEngine
@@ -88,8 +86,9 @@ class Probe:
         target.parent.mkdir(parents=True)
         ranks = {row.name: row.new_rank for row in plan.modules}
         if method == "probe_distilled":
-            assert isinstance(PROBE_DISTILLED.arm, Distilled)
-            self.distill(PROBE_DISTILLED.arm.begin, ranks, target)
+            assert PROBE_DISTILLED.arm is not None
+            assert PROBE_DISTILLED.arm.make is not None
+            self.distill(PROBE_DISTILLED.arm.make, ranks, target)
         elif method.endswith("_distill"):
             self.distill(lambda source, ranks, folder: self.smaller(plan, folder), ranks, target)
         elif method == "rewrite":
@@ -110,7 +109,7 @@ class Probe:
         """As Bench distills: the probe teaches, no label is read."""
         source = Source(self.folder, self.report, int(self.seed))
         distill_variant(
-            Distilled("distill", begin), source, ranks, target, self.distillation, lambda done, total: None
+            Arm("distill", begin, distills=True), source, ranks, target, self.distillation, lambda done, total: None
         )
 
     def predicted(self, method: str, plan: CompressionPlan) -> float | None:

@@ -124,7 +124,7 @@ def _of_config(
     for note in config.notes:
         show_note(note)
     need_libraries()
-    from gradience.bench.plan.budget import report_of_config
+    from gradience.bench.plan.forecast import report_of_config
 
     return report_of_config(config, assumed, n=n, seeds=seeds, margin=_share_of(margin))
 

@@ -153,7 +153,7 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     from tiny_bench import bert, sentences
 
     from gradience.bench.arms import ranks, registry
-    from gradience.bench.arms.arm import Control, Derived
+    from gradience.bench.arms.arm import Arm, Control
     from gradience.bench.config.load import BenchConfig
     from gradience.bench.plan.preregister import bench_plan
     from gradience.bench.run.seed import SeedRun
@@ -176,13 +176,13 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
 
     narrow = ranks.Choice({}, "two of each module")
     add("variant", lambda probe: narrow._replace(ranks=probe.ranks_by(ToRank(2))), name="narrow")
-    cut = Derived("cut", registry.ARMS["truncate"].make)
+    cut = Arm("cut", registry.ARMS["truncate"].make)
     add("arm", cut, name="cut")
     unharmed = Control(
         name="unharmed",
         words="the probe itself: must fail, which it cannot",
         ranks=lambda probe: ranks.Choice(probe.ranks, "all of it"),
-        arm=Derived("copy", lambda source, _, target: copytree(source.probe, target)),
+        arm=Arm("copy", lambda source, _, target: copytree(source.probe, target)),
         expected="FAIL",
         otherwise="nothing was lost",
     )

@@ -66,7 +66,7 @@ def stages_running(output: Path) -> dict[int, str]:
         with suppress(OSError):  # it has just ended
             line = Path(f"/proc/{pid}/cmdline").read_text()
             words = line.rstrip("\0").split("\0")
-            if "gradience.bench.run.worker" in words and words[-2].startswith(f"{output}"):
+            if "gradience.bench.run.processes" in words and words[-2].startswith(f"{output}"):
                 stages[pid] = words[-1]
             elif line.startswith(RAY):
                 stages[pid] = words[0].removeprefix(RAY)

@@ -15,8 +15,7 @@ from transformers import AutoModelForCausalLM, set_seed
 
 from gradience import audit_adapter, compress_adapter
 from gradience.bench.arms.arm import Source
-from gradience.bench.arms.controls.aa import AA
-from gradience.bench.arms.controls.random_directions import RANDOM_DIRECTIONS, write_random_directions
+from gradience.bench.arms.controls import AA, RANDOM_DIRECTIONS, write_random_directions
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks
 

@@ -22,7 +22,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def dry_run(base, tmp_path, capsys, monkeypatch):
     """`--dry-run` of a config with these sections: exit code, stdout, stderr."""
-    monkeypatch.setattr("gradience.bench.plan.cost.process_bytes", lambda device: 500_000_000)
+    monkeypatch.setattr("gradience.bench.plan.forecast.process_bytes", lambda device: 500_000_000)
 
     def call(*arguments, **changes):
         path = tmp_path / "config.yaml"

@@ -13,7 +13,7 @@ from tiny_bench import gsm8k_values
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.cost import ADAM_BYTES, Shapes, cost_of, longest_of, shapes_of, sorted_longest
+from gradience.bench.plan.forecast import ADAM_BYTES, Shapes, cost_of, longest_of, shapes_of, sorted_longest
 from gradience.bench.plan.preview import Lengths
 from gradience.evaluate.counting import activation_bytes, forward_of, largest_step, network_on_meta
 from gradience.report.forecast import rough_duration

@@ -12,8 +12,7 @@ import pytest
 from bench_sample import config
 from scipy import stats
 
-from gradience.bench.plan.budget import report_of_config
-from gradience.bench.plan.forecast import forecast
+from gradience.bench.plan.forecast import forecast, report_of_config
 from gradience.bench.plan.power import Assumed, plausible_for, scenario, seen
 from gradience.bench.plan.variants import asked_for
 from gradience.bench.verdict.folders import read_results

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gradience.bench.run.scales import ScaleChanged, hold_scale
+from gradience.bench.run.seed import ScaleChanged, hold_scale
 
 PROBE = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": ["q", "v"]}
 MODULES = {"layers.0.q": 8, "layers.0.v": 4}

@@ -12,7 +12,7 @@ import pytest
 
 from conformance.tiny_vllm import WITH_VLLM, counted_starts, tiny, write_models
 from gradience import evaluate_adapters
-from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
+from gradience.bench.run.seed import MadeElsewhere, refuse_mixture
 from gradience.bench.verdict.facts import ANSWERS, SCORES
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError

@@ -1,4 +1,4 @@
-"""What an arm is: a way of making an adapter that is compared with the probe; and what a control is.
+"""Ways of making an adapter that is compared with the probe, and controls.
 
 Candidates are every variant's ranks in every arm of the config. A control chooses ranks of its own.
 """
@@ -28,54 +28,33 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
-    """An arm that is made from the probe's files, without training."""
+class Arm:
+    """A way of making an adapter."""
 
     name: str
     """In `compression.arms`, and as `made_by` in the results."""
-    make: Callable[[Source, Ranks, Path], None]
-    """Writes the adapter with these ranks to a folder, as PEFT would."""
+    make: Callable[[Source, Ranks, Path], None] | None = None
+    """Writes the adapter with these ranks, from the probe's files, to a folder, as PEFT would. None: it is trained from
+    scratch, with the probe's recipe and seed."""
     words: str = ""
     """What a candidate is, for the reference of the config and beside the results."""
     suffix: bool = True
     """Whether its name stands behind the variant's (`per_layer.truncate`); without it the result has that alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """An arm that is trained from scratch, with the probe's recipe and seed."""
-
-    name: str
-    words: str = ""
-    """As above."""
-    suffix: bool = True
-    """As above."""
     trains: Literal["lora", "head"] = "lora"
     """`head`: the model's head alone; the LoRA stays at ΔW = 0 and is left out when the head is evaluated."""
-
-
-@dataclass(frozen=True, slots=True)
-class Distilled:
-    """An arm that is made from the probe's files, and then trained for a few steps to answer as the probe does."""
-
-    name: str
-    """As above."""
-    begin: Callable[[Source, Ranks, Path], None]
-    """Writes the adapter that is distilled to a folder, as PEFT would."""
-    words: str = ""
-    """As above."""
-    suffix: bool = True
-    """As above."""
+    distills: bool = False
+    """Whether what was derived from the probe is then trained for a few steps to answer as the probe does."""
     needs_control: str = ""
     """The control without which it is not reported."""
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is trained from scratch; everything else is derived from the probe."""
+        return self.make is None
 
-Arm = Derived | Distilled | Trained
-
-
-def result_name(variant: str, arm: Arm) -> str:
-    """Return the name of a variant's result in an arm."""
-    return f"{variant}.{arm.name}" if arm.suffix else variant
+    def result_name(self, variant: str) -> str:
+        """Return the name of a variant's result in this arm."""
+        return f"{variant}.{self.name}" if self.suffix else variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

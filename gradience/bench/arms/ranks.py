@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from gradience.errors import UsageError
 from gradience.plan.calibrated import ToKl, ToSizeOfRank, predicted, refuse_routed, with_calibration
-from gradience.plan.criteria import Criterion, ToRank, ToSuggestion
+from gradience.plan.criteria import Criterion, ToEnergy, ToRank, ToSuggestion
 from gradience.plan.modules import Ranks, modules_of
 from gradience.plan.suggestions import with_suggestions
 from gradience.reports.audit import AuditReport, Suggestion, Suggestions
 from gradience.reports.base.prediction import Prediction
+from gradience.reports.bench_plan import LadderKind
 from gradience.reports.calibration import Calibration
 
 UNDER_KL = "calibrated_kl"
@@ -145,6 +146,25 @@ def _uniform(probe: AuditedProbe, statistic: str, chosen: Suggestion) -> Choice:
         f"{statistic} of the directions that hold {probe.suggestions.tau:g} of the energy: {chosen.unrounded:g}"
         f"{rounding[chosen.decided_by]}",
     )
+
+
+# ---------------------------------------------------------------- the ladder
+
+
+def rung_name(kind: LadderKind, rung: float) -> str:
+    """Return the name of a rung's result.
+
+    >>> rung_name("uniform", 8), rung_name("per_layer", 0.9)
+    ('ladder.r8', 'ladder.e0.9')
+    """
+    return f"ladder.{'r' if kind == 'uniform' else 'e'}{rung:g}"
+
+
+def ranks_of_rung(probe: AuditedProbe, kind: LadderKind, rung: float) -> Choice:
+    """Return the ranks of a rung: one for every module, or the smallest that holds the share of its energy."""
+    if kind == "uniform":
+        return Choice(probe.ranks_by(ToRank(int(rung))), "as planned")
+    return Choice(probe.ranks_by(ToEnergy(rung)), f"directions that hold {rung:g} of each module's energy")
 
 
 VARIANTS: dict[str, Callable[[AuditedProbe], Choice]] = {

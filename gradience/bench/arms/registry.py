@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from gradience.bench.arms.arm import Arm, Control
-from gradience.bench.arms.controls.aa import AA
-from gradience.bench.arms.controls.head_only import HEAD_ONLY
-from gradience.bench.arms.controls.per_layer_shuffled import PER_LAYER_SHUFFLED
-from gradience.bench.arms.controls.probe_distilled import PROBE_DISTILLED
-from gradience.bench.arms.controls.random_directions import RANDOM_DIRECTIONS
-from gradience.bench.arms.distill import DISTILL
-from gradience.bench.arms.retrain import RETRAIN
-from gradience.bench.arms.truncate import TRUNCATE
+from gradience.bench.arms.controls import (
+    AA,
+    HEAD_ONLY,
+    PER_LAYER_SHUFFLED,
+    PROBE_DISTILLED,
+    RANDOM_DIRECTIONS,
+)
+from gradience.bench.arms.truncate import DISTILL, RETRAIN, TRUNCATE
 
 ARMS: dict[str, Arm] = {arm.name: arm for arm in (RETRAIN, TRUNCATE, DISTILL)}
 CONTROLS: dict[str, Control] = {

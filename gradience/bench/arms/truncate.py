@@ -1,11 +1,14 @@
-"""The leading directions of each module: the best approximation of its update at that rank (Eckart–Young); where a
-calibration chooses, those that matter most to the output."""
+"""The arms: retrained from scratch, truncated, truncated and distilled.
+
+Of a truncation the leading directions of each module are kept: the best approximation of its update at that rank
+(Eckart–Young); where a calibration chooses, those that matter most to the output.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from gradience.bench.arms.arm import Derived, Source
+from gradience.bench.arms.arm import Arm, Source
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRanks
@@ -19,4 +22,12 @@ def truncate(source: Source, ranks: Ranks, target: Path) -> None:
     write_compressed(source.probe, plan, target, calibration=source.calibration, force=True)
 
 
-TRUNCATE = Derived("truncate", truncate, "the probe itself, truncated")
+RETRAIN = Arm("retrain", words="retrained from scratch at the smaller ranks", suffix=False)
+TRUNCATE = Arm("truncate", truncate, "the probe itself, truncated")
+DISTILL = Arm(
+    "distill",
+    truncate,
+    "the probe itself, truncated, then trained for a few steps without labels to answer as the probe does",
+    distills=True,
+    needs_control="probe_distilled",
+)

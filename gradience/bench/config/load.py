@@ -131,6 +131,11 @@ class BenchConfig(Settings):
         return self.seeds if self.only_seed is None else (self.only_seed,)
 
     @property
+    def asks_base(self) -> bool:
+        """Whether the base answers the examples as well, for the probe's gate."""
+        return self.model.type == "causal_lm" and self.task.probe_gate.above_base is not None
+
+    @property
     def smoke(self) -> bool:
         """Whether this is only to see that everything works."""
         return self.run_type == "smoke"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from gradience import tasks
-from gradience.bench.arms.arm import Arm, Distilled, Trained
+from gradience.bench.arms.arm import Arm
 from gradience.bench.arms.ranks import UNDER_KL, VARIANTS, is_calibrated, is_variant
 from gradience.bench.arms.registry import ARMS, CONTROLS
 from gradience.calibrate.rows import FEWEST
@@ -226,7 +226,7 @@ class CompressionSettings(Settings):
         """How is distilled or calibrated by default stands in the config all the same: it decides what is made."""
         if not isinstance(values, dict):
             return values
-        distills = any(isinstance(ARMS.get(name), Distilled) for name in _names(values, "arms"))
+        distills = any(name in ARMS and ARMS[name].distills for name in _names(values, "arms"))
         calibrates = any(map(is_calibrated, _names(values, "variants")))
         needed = {"distillation": distills, "calibration": calibrates}
         return values | {name: {} for name, is_so in needed.items() if is_so and values.get(name) is None}
@@ -237,15 +237,15 @@ class CompressionSettings(Settings):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"`{name}` lists a name twice")
-        if self.retrain is not None and not any(isinstance(ARMS[name], Trained) for name in self.arms):
+        if self.retrain is not None and not any(ARMS[name].is_trained for name in self.arms):
             raise ValueError("`retrain` limits what is retrained, and `arms` has no `retrain`")
         extra = [name for name in self.retrain or () if name not in self.variants]
         if extra:
             raise ValueError(f"`retrain` names {extra[0]}, which is not among `variants`")
         for arm in (ARMS[name] for name in self.arms):
-            if isinstance(arm, Distilled) and arm.needs_control not in self.controls:
+            if arm.needs_control and arm.needs_control not in self.controls:
                 raise ValueError(f"the arm {arm.name} needs the control {arm.needs_control}")
-        if self.distillation is not None and not any(isinstance(ARMS[name], Distilled) for name in self.arms):
+        if self.distillation is not None and not any(ARMS[name].distills for name in self.arms):
             raise ValueError("`distillation` is given, but `arms` has no `distill`")
         if self.calibration is not None and not any(map(is_calibrated, self.variants)):
             raise ValueError("`calibration` says how is calibrated, and `variants` has no `calibrated`")
@@ -264,7 +264,7 @@ class CompressionSettings(Settings):
         """The arms in which the variant is made."""
         limited = self.retrain is not None and variant not in self.retrain
         arms = [ARMS[name] for name in self.arms]
-        return [arm for arm in arms if not (limited and isinstance(arm, Trained))]
+        return [arm for arm in arms if not (limited and arm.is_trained)]
 
 
 class SmokeSettings(Settings):

@@ -1,39 +1,61 @@
-"""The config -> the stages of a run, its memory, and if its inputs are there. Nothing is trained."""
+"""The config -> the stages of a run, its memory, whether its inputs are there, what its budget can show.
+
+Nothing is trained: memory follows from shapes that are counted and lengths that were read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
 
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.cost import cost_of, shapes_of
-from gradience.bench.plan.graph import stage_graph
-from gradience.bench.plan.power import plausible_for, scenario
-from gradience.bench.plan.preview import CHARACTERS, Preview, look
-from gradience.bench.plan.variants import PlannedVariant, asked_for
+from gradience.bench.plan.power import Assumptions, plausible_for, power_report, rests_on, scenario
+from gradience.bench.plan.preview import CHARACTERS, Lengths, Preview, look
+from gradience.bench.plan.variants import asked_for, stage_graph
+from gradience.errors import UsageError
+from gradience.evaluate.cost import (
+    answering_bytes,
+    longest_of,
+    process_bytes,
+    sorted_longest,
+    weights_bytes_of,
+)
+from gradience.evaluate.counting import activation_bytes, network_on_meta
+from gradience.evaluate.evaluator import SCORED_AT_ONCE
 from gradience.files.shared_names import path_text, sentence_text
-from gradience.models.load import quiet
+from gradience.models.load import dtype_of, quiet
 from gradience.reports.base.exact import exact_text
-from gradience.reports.forecast import BenchForecast, Check, CostEstimate
-from gradience.reports.power import Scenario
+from gradience.reports.forecast import BenchForecast, CostEstimate
+from gradience.reports.power import PowerReport, Scenario
 from gradience.tasks.base import ClassificationTask, GenerationTask
 
 EXAMPLES: Mapping[str, int] = {"gsm8k": 1_319, "reviews": 2_186}
 """Examples that decide (role confirm), of tasks whose data do not change; GLUE's stand with its subsets."""
-
 NEW_TOKENS = 256
 """Of an answer at most, where neither the config nor the task says it."""
+ADAM_BYTES = 16
+"""For each trained parameter: float32 weight, gradient and two moments."""
 
 
 def forecast(config: BenchConfig) -> BenchForecast:
     """Return the stages of a run of `config` and its memory; raises what `preview.look` raises for missing inputs."""
-    wanted = asked_for(config.compression)
-    trainings = 1 + sum(variant.is_trained for variant in wanted)
-    seen = look(config)
-    examples = _examples(config, seen)
-    has_base = config.model.type == "causal_lm" and config.task.probe_gate.above_base is not None
-    evaluations = 1 + has_base + len(wanted)
-    calibrates = config.compression.calibration is not None
-    cost = _cost(config, seen, examples)
+    wanted, preview = asked_for(config.compression), look(config)
+    examples = _examples(config, preview)
+    cost = _cost(config, preview, examples)
+    checks = (
+        check.model_copy(update={"name": path_text(check.name), "note": sentence_text(check.note)})
+        for check in preview.checks
+    )
+    scenarios: tuple[Scenario, ...] = ()
+    if examples is not None and not config.smoke:
+        policy, seeds = config.policy, len(config.seeds)
+        margin = float(policy.tolerance)
+        scenarios = tuple(scenario(v, examples, seeds, policy, margin) for v in plausible_for(wanted).of)
     return BenchForecast(
         config_digest=config.digest(),
         protocol_digest=config.protocol_digest(),
@@ -41,83 +63,195 @@ def forecast(config: BenchConfig) -> BenchForecast:
         model=path_text(config.model.name),
         task=path_text(config.task.profile),
         seeds=config.due,
-        checks=tuple(map(_shared, seen.checks)),
-        example=seen.example,
-        scored=seen.scored,
-        scored_by=seen.task.scored_by if seen.task is not None else "",
-        stages=tuple(node.name for node in stage_graph(wanted, has_base=has_base, calibrates=calibrates)),
-        trainings=trainings,
-        evaluations=evaluations,
+        checks=tuple(checks),
+        example=preview.example,
+        scored=preview.scored,
+        scored_by=preview.task.scored_by if preview.task is not None else "",
+        stages=tuple(node.name for node in stage_graph(wanted, config)),
+        trainings=1 + sum(variant.is_trained for variant in wanted),
+        evaluations=1 + config.asks_base + len(wanted),
         examples=examples,
         gate=exact_text(config.gate()),
         policy=config.policy,
         cost=cost,
-        scenarios=_scenarios(config, examples, wanted),
-        assumptions=tuple(_assumptions(config, seen, examples, cost)),
+        scenarios=scenarios,
+        assumptions=tuple(_assumptions(config, preview, examples, cost)),
         notes=tuple(map(sentence_text, config.notes)),
     )
 
 
-def _scenarios(
-    config: BenchConfig, examples: int | None, wanted: Sequence[PlannedVariant]
-) -> tuple[Scenario, ...]:
-    if examples is None or config.smoke:
-        return ()
-    policy, seeds = config.policy, len(config.seeds)
-    margin = float(policy.tolerance)
-    return tuple(scenario(each, examples, seeds, policy, margin) for each in plausible_for(wanted).of)
+def report_of_config(
+    config: BenchConfig,
+    assumed: Assumptions | None = None,
+    *,
+    n: int | None = None,
+    seeds: int | None = None,
+    margin: Fraction | None = None,
+) -> PowerReport:
+    """Return what `config` can show; n, seeds and margin replace its own. assumed: None for plausible values.
 
-
-def _shared(check: Check) -> Check:
-    return check.model_copy(update={"name": path_text(check.name), "note": sentence_text(check.note)})
+    Raises what `forecast` raises, and UsageError where only the data can tell how many examples decide.
+    """
+    expected = forecast(config)
+    examples = n or expected.examples
+    if examples is None:
+        raise UsageError(
+            f"{expected.task}: how many examples decide is known when the data are read",
+            code="no-budget",
+            hint="give --n as well",
+        )
+    wanted = asked_for(config.compression)
+    tested = sum(variant.is_candidate for variant in wanted)
+    assumed = assumed or plausible_for(wanted)
+    return power_report(
+        examples,
+        seeds or len(config.seeds),
+        config.policy,
+        assumed.of,
+        margin=margin,
+        assumptions=[*rests_on(assumed, tested=tested), *expected.assumptions],
+    )
 
 
 def _assumptions(
-    config: BenchConfig, seen: Preview, examples: int | None, cost: CostEstimate | None
+    config: BenchConfig, preview: Preview, examples: int | None, cost: CostEstimate | None
 ) -> list[str]:
-    if seen.shape is None:
+    if preview.shape is None:
         return [
             f"No memory estimate: the shape of {path_text(config.model.name)} is not known here; give a folder with"
             " config.json."
         ]
     if cost is None:
         return ["No memory estimate: the number of steps is known only once the data are read."]
-    said = []
-    if seen.lengths is None:
-        said.append(
+    sentences = []
+    if preview.lengths is None:
+        sentences.append(
             "Lengths are not known here: examples are counted at `max_length`, answers at `max_new_tokens`."
         )
-    elif not seen.lengths.counted:
-        said.append(f"The tokenizer is not here: {CHARACTERS} characters are counted as one token.")
-    if seen.lengths is not None and seen.lengths.responses:
-        said.append(
+    elif not preview.lengths.counted:
+        sentences.append(f"The tokenizer is not here: {CHARACTERS} characters are counted as one token.")
+    if preview.lengths is not None and preview.lengths.responses:
+        sentences.append(
             "Answers are assumed as long as the gold ones; a model that does not stop writes up to `max_new_tokens`."
         )
     if not examples:
-        said.append("The number of test examples is known only once the data are read.")
-    return said
+        sentences.append("The number of test examples is known only once the data are read.")
+    return sentences
 
 
-def _examples(config: BenchConfig, seen: Preview) -> int | None:
+def _examples(config: BenchConfig, preview: Preview) -> int | None:
     asked = config.task.eval_samples
-    if seen.task is not None:
-        return len(seen.task.examples.of(config.task.eval_role, asked))
+    if preview.task is not None:
+        return len(preview.task.examples.of(config.task.eval_role, asked))
     subset = config.task.glue_subset
     known = subset.confirms if subset else EXAMPLES.get(config.task.profile)
     whole = known if config.task.eval_role == "confirm" else None
     return min(whole, asked) if whole and asked else whole or asked
 
 
-def _cost(config: BenchConfig, seen: Preview, examples: int | None) -> CostEstimate | None:
-    task = seen.task
+def _cost(config: BenchConfig, preview: Preview, examples: int | None) -> CostEstimate | None:
+    task = preview.task
     new_tokens = config.task.generation.max_new_tokens
     if new_tokens is None:
         new_tokens = task.max_new_tokens if isinstance(task, GenerationTask) else NEW_TOKENS
-    shapes = shapes_of(config, seen.lengths, examples or 0, new_tokens)
-    if seen.shape is None or shapes is None:
+    shapes = shapes_of(config, preview.lengths, examples or 0, new_tokens)
+    if preview.shape is None or shapes is None:
         return None
     labels = None
     if config.model.type == "seqcls":
         labels = len(task.label_names) if isinstance(task, ClassificationTask) else 2
     with quiet():
-        return cost_of(config, seen.shape, shapes, labels=labels)
+        return cost_of(config, preview.shape, shapes, labels=labels)
+
+
+# ---------------------------------------------------------------- memory
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Rows and tokens of the batches of a run."""
+
+    steps: int
+    """Of a training."""
+    train: tuple[int, int]
+    """Rows and tokens of a batch, padding included."""
+    rows: int
+    """Of a batch of an evaluation."""
+    prompt: int
+    new: int
+    """Tokens that a batch generates until its last row ends; 0 for labels."""
+
+
+def shapes_of(config: BenchConfig, lengths: Lengths | None, examples: int, new_tokens: int) -> Shapes | None:
+    """The batches of a run; every example at its limit where the lengths are not known. None without steps."""
+    recipe, causal = config.train, config.model.type == "causal_lm"
+    known = lengths or Lengths((recipe.max_length,), (recipe.max_length,), (new_tokens,) if causal else ())
+    steps = recipe.max_steps
+    if steps is None and recipe.epochs is not None and lengths is not None:
+        sequences = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+        steps = round(recipe.epochs * -(-len(lengths.train) // sequences))
+    if steps is None:
+        return None
+    batch, rows = recipe.per_device_train_batch_size, min(recipe.per_device_eval_batch_size, max(1, examples))
+    return Shapes(
+        steps,
+        (batch, round((sorted_longest if config.train.group_by_length else longest_of)(known.train, batch))),
+        rows,
+        round(sorted_longest(known.prompts, min(rows, len(known.prompts)))),
+        min(new_tokens, round(longest_of(known.responses, rows))) if causal else 0,
+    )
+
+
+def cost_of(config: BenchConfig, shape: Any, shapes: Shapes, *, labels: int | None) -> CostEstimate:
+    """Return the memory of `config`'s stages on a base of this shape (transformers' config)."""
+    dtype = dtype_of(config.model, shape, config.runtime.device)
+    base, network = _networks(config, shape, dtype, labels)
+    parameters = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    rows, length = shapes.train
+    return CostEstimate(
+        base_params=sum(weight.numel() for name, weight in base.named_parameters() if "lora_" not in name),
+        probe_params=parameters,
+        weights_bytes=weights_bytes_of(base, packed=config.model.quantization is not None),
+        trained_bytes=ADAM_BYTES * parameters,
+        activation_bytes=(
+            _recomputed(config, shape, shapes, labels)
+            if config.model.gradient_checkpointing
+            else activation_bytes(network, rows, length, labels=labels is not None)
+        ),
+        evaluation_bytes=answering_bytes(
+            shape,
+            network,
+            rows=shapes.rows,
+            prompt=shapes.prompt,
+            new=shapes.new,
+            scored=SCORED_AT_ONCE * shapes.new,
+            itemsize=dtype.itemsize,
+        ),
+        process_bytes=process_bytes(config.runtime.device),
+        tokens_per_training=shapes.steps * config.train.gradient_accumulation_steps * rows * length,
+    )
+
+
+def _networks(config: BenchConfig, shape: Any, dtype: torch.dtype, labels: int | None) -> tuple[Any, Any]:
+    base, network = network_on_meta(
+        copy.deepcopy(shape), config.lora.peft_arguments(), dtype=dtype, labels=labels
+    )
+    if config.model.gradient_checkpointing:
+        how = {"use_reentrant": False, "preserve_rng_state": False}
+        # Renamed within transformers 5; the old name goes away in 6.
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable(how)
+        network.enable_input_require_grads()
+    return base, network
+
+
+def _recomputed(config: BenchConfig, shape: Any, shapes: Shapes, labels: int | None) -> int:
+    """Bytes that gradient checkpointing keeps: what goes into each layer, and one layer while it is computed again."""
+    layers = shape.get_text_config().num_hidden_layers
+    one = copy.deepcopy(shape)
+    one.get_text_config().num_hidden_layers = 1
+    dtype = dtype_of(config.model, shape, config.runtime.device)
+    _, network = network_on_meta(one, config.lora.peft_arguments(), dtype=dtype, labels=labels)
+    rows, length = shapes.train
+    between = rows * length * shape.get_text_config().hidden_size * dtype.itemsize
+    return activation_bytes(network, rows, length, labels=labels is not None) + int(layers * between)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from gradience.bench.arms.ladder import rung_name
+from gradience.bench.arms.ranks import rung_name
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import asked_for
 from gradience.digests import sha256_json

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from gradience.adapters.patterns import anchored_key
-from gradience.bench.arms.arm import Arm, Control, Derived, Distilled, Trained, result_name
-from gradience.bench.arms.ladder import ranks_of_rung, rung_name
-from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade, is_calibrated
+from gradience.bench.arms.arm import Arm, Control
+from gradience.bench.arms.ranks import AuditedProbe, NotMade, is_calibrated, ranks_of_rung, rung_name
 from gradience.bench.arms.registry import CONTROLS
 from gradience.bench.arms.truncate import TRUNCATE
 from gradience.bench.config.load import BenchConfig
@@ -80,12 +79,12 @@ class PlannedVariant:
     @property
     def is_trained(self) -> bool:
         """Whether it is trained from scratch; everything else is derived from the probe."""
-        return isinstance(self.making, Trained)
+        return self.making.is_trained
 
     @property
     def is_distilled(self) -> bool:
         """Whether it is derived from the probe and then distilled."""
-        return isinstance(self.making, Distilled)
+        return self.making.distills
 
     @property
     def needs_calibration(self) -> bool:
@@ -168,30 +167,24 @@ def plan_variants(
 def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
     """Return all that is going to be compared, as far as it is known before the audit: names, not ranks."""
     candidates = [
-        PlannedVariant(result_name(variant, arm), arm)
+        PlannedVariant(arm.result_name(variant), arm)
         for variant in compression.variants
         for arm in compression.arms_of(variant)
     ]
-    controls = [
-        PlannedVariant(name, arm, control)
-        for control in (CONTROLS[name] for name in compression.controls)
-        for name, arm in _arms_of(control, compression)
-    ]
-    return (*candidates, *_rungs(compression), *controls)
-
-
-def _rungs(compression: CompressionSettings) -> list[PlannedVariant]:
     ladder = compression.ladder
-    if ladder is None:
-        return []
-    return [PlannedVariant(rung_name(ladder.kind, rung), TRUNCATE, rung=rung) for rung in ladder.rungs]
-
-
-def _arms_of(control: Control, compression: CompressionSettings) -> list[tuple[str, Arm]]:
-    """The names of a control's results, and how each is made."""
-    if control.arm is not None:
-        return [(control.name, control.arm)]
-    return [(result_name(control.name, arm), arm) for arm in compression.arms_of(control.needs_variant)]
+    rungs = [] if ladder is None else [(rung_name(ladder.kind, rung), rung) for rung in ladder.rungs]
+    controls = []
+    for control in (CONTROLS[name] for name in compression.controls):
+        if control.arm is not None:
+            controls.append(PlannedVariant(control.name, control.arm, control))
+        else:
+            arms = compression.arms_of(control.needs_variant)
+            controls += [PlannedVariant(arm.result_name(control.name), arm, control) for arm in arms]
+    return (
+        *candidates,
+        *(PlannedVariant(name, TRUNCATE, rung=rung) for name, rung in rungs),
+        *controls,
+    )
 
 
 def _with_ranks(
@@ -199,11 +192,17 @@ def _with_ranks(
 ) -> PlannedVariant:
     """The same with its ranks, or with the reason why it is not made."""
     try:
-        ranks, basis, prediction = _choice(variant, compression, probe)
+        if variant.control is not None:
+            ranks, basis, prediction = variant.control.ranks(probe)
+        elif variant.rung is not None and compression.ladder is not None:
+            ranks, basis, prediction = ranks_of_rung(probe, compression.ladder.kind, variant.rung)
+        else:
+            ranks, basis, prediction = probe.choose(variant.name.partition(".")[0])
     except NotMade as reason:
         return replace(variant, skipped=str(reason))
     if variant.is_candidate and variant.is_trained and variant.name in lost:
         variant = replace(variant, skipped=lost[variant.name], stopped_early=True)
+    is_cut = not variant.is_trained and not variant.is_distilled
     return replace(
         variant,
         ranks=ranks,
@@ -212,18 +211,8 @@ def _with_ranks(
         probe_params=size_at(probe.modules, probe.ranks)[0],
         rank_basis=basis,
         by_effect=prediction is not None and not variant.is_trained,
-        predicted=PredictedDivergence.of(prediction)
-        if prediction is not None and isinstance(variant.making, Derived)
-        else None,
+        predicted=PredictedDivergence.of(prediction) if prediction is not None and is_cut else None,
     )
-
-
-def _choice(variant: PlannedVariant, compression: CompressionSettings, probe: AuditedProbe) -> Choice:
-    if variant.control is not None:
-        return variant.control.ranks(probe)
-    if variant.rung is not None and compression.ladder is not None:
-        return ranks_of_rung(probe, compression.ladder.kind, variant.rung)
-    return probe.choose(variant.name.partition(".")[0])
 
 
 def _once_each(variants: Sequence[PlannedVariant], full: Ranks) -> tuple[PlannedVariant, ...]:
@@ -242,3 +231,51 @@ def _once_each(variants: Sequence[PlannedVariant], full: Ranks) -> tuple[Planned
             first[key] = variant.name
             marked.append(variant)
     return tuple(marked)
+
+
+# ---------------------------------------------------------------- stages
+
+Kind = Literal["training", "evaluation", "audit", "calibration", "distillation", "cut"]
+"""What is done in a stage; `cut`: an adapter is derived from the probe's files."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageNode:
+    """A stage, and the stages whose results it needs."""
+
+    name: str
+    kind: Kind
+    after: tuple[str, ...] = ()
+
+
+def stage_graph(variants: Sequence[PlannedVariant], config: BenchConfig) -> tuple[StageNode, ...]:
+    """Return the stages of a seed in the order in which one process makes them.
+
+    What is cut from the probe comes while its base is loaded, then what is distilled, then what is trained.
+    """
+    nodes = [
+        StageNode("probe/train", "training"),
+        StageNode("probe/eval", "evaluation", ("probe/train",)),
+    ]
+    nodes += [StageNode("base/eval", "evaluation", ("probe/eval",))] if config.asks_base else []
+    nodes += [StageNode("audit", "audit", (nodes[-1].name,))]
+    nodes += (
+        [StageNode("calibration", "calibration", ("audit",))]
+        if config.compression.calibration is not None
+        else []
+    )
+    planned = (nodes[-1].name,)
+    distilled = [variant for variant in variants if variant.is_distilled]
+    trained = [variant for variant in variants if variant.is_trained]
+    for variant in variants:
+        if not variant.is_trained and not variant.is_distilled:
+            nodes += [StageNode(f"{variant.name}/adapter", "cut", planned), _evaluation(variant, "adapter")]
+    nodes += [StageNode(f"{variant.name}/adapter", "distillation", planned) for variant in distilled]
+    nodes += [StageNode(f"{variant.name}/train", "training", planned) for variant in trained]
+    nodes += [_evaluation(variant, "adapter") for variant in distilled]
+    nodes += [_evaluation(variant, "train") for variant in trained]
+    return tuple(nodes)
+
+
+def _evaluation(variant: PlannedVariant, after: str) -> StageNode:
+    return StageNode(f"{variant.name}/eval", "evaluation", (f"{variant.name}/{after}",))

@@ -1,4 +1,4 @@
-"""`.live.json`: what the process that runs a Bench is at, for `gradience bench status` and for nobody else.
+"""`.live.json`: progress of the process that runs a Bench, for `gradience bench status` alone; and `run.log`.
 
 It is written at each stage, and every few seconds within one, and removed when the run ends by itself. Whether the run
 that wrote it is still running is shown by the lock of its folder.
@@ -6,6 +6,7 @@ that wrote it is still running is shown by the lock of its folder.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -20,6 +21,7 @@ from gradience.errors import OutputError
 from gradience.files.whole import write_whole
 from gradience.progress import Watcher
 from gradience.reports.bench_status import RunProcess, StageWork
+from gradience.words import visible
 
 LIVE = ".live.json"
 BETWEEN = 5.0
@@ -96,3 +98,34 @@ def kept_live(folder: Path, watcher: Watcher, *, executor: str, spreads: bool) -
     finally:
         with suppress(OSError):
             run.file.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------ run.log
+
+
+LOG = "run.log"
+LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class _Visible(logging.Formatter):
+    """A line of the log, which is read in a terminal: names and tracebacks in it cannot steer it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Everything that our loggers say, appended to the file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_Visible(LINE))
+    logger = logging.getLogger("gradience")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()

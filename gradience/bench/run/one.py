@@ -19,8 +19,7 @@ from pydantic import ValidationError
 
 from gradience import errors
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.run.numerics import MadeElsewhere
-from gradience.bench.run.seed import SeedRun
+from gradience.bench.run.seed import MadeElsewhere, SeedRun
 from gradience.bench.run.stages import Due, Make, NotDone, Stages, stage_key
 from gradience.errors import GradienceError, InputError
 from gradience.files.shared_names import sentence_text

@@ -7,7 +7,9 @@ share the processor. They end with the process that started them.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,13 +20,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from gradience.bench.run.one import Failure, Order
+from gradience.bench.run.live import LINE
+from gradience.bench.run.one import Failure, Order, make_stage
 from gradience.errors import UsageError
 from gradience.models.devices import VISIBLE, devices_of
 from gradience.orphans import ends_with_parent
 from gradience.words import counted
 
-WORKER = (sys.executable, "-m", "gradience.bench.run.worker")
+WORKER = (sys.executable, "-m", "gradience.bench.run.processes")
 LOGS = ".logs"
 BETWEEN = 0.05
 """Seconds between two looks at the processes."""
@@ -61,11 +64,6 @@ class Processes:
         self.slots = workers or max(1, len(self.devices))
         self.running: list[_Running] = []
         self.lost: Counter[tuple[int, str]] = Counter()
-
-    @property
-    def has_gpus(self) -> bool:
-        """Whether stages compute on GPUs."""
-        return bool(self.devices)
 
     def submit(self, order: Order, folder: Path, gpus: int) -> bool:
         """Start the stage, unless there is no room now. Raises UsageError (`too-few-gpus`)."""
@@ -137,3 +135,25 @@ class Processes:
 
 def _log_of(folder: Path, order: Order) -> Path:
     return folder / LOGS / f"{order.stage}.log"
+
+
+def main() -> None:
+    """Make one stage: `python -m gradience.bench.run.processes FOLDER STAGE`, which `ps` shows.
+
+    The order comes as JSON on standard input, a failure goes as JSON to standard output; what libraries print goes to
+    standard error. A bug ends with its traceback and exit code 1.
+    """
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answer:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        order = json.load(sys.stdin)
+        failure = make_stage(Order(**order | {"inputs": tuple(order["inputs"])}), Path(sys.argv[1]))
+        if failure is not None:
+            json.dump(asdict(failure), answer)
+
+
+if __name__ == "__main__":
+    signal.signal(
+        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+    )  # ends the processes of a training
+    logging.basicConfig(level=logging.INFO, format=LINE)
+    main()

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gradience.adapters.formats import open_adapter
+from gradience.bench.arms.arm import Arm, Source
 from gradience.bench.config.load import BenchConfig
+from gradience.bench.verdict.facts import CALIBRATION
 from gradience.calibrate.inputs import Inputs
+from gradience.calibrate.measure import measured
 from gradience.calibrate.rows import Kind, read_rows
-from gradience.calibrate.settings import CalibrateSettings
+from gradience.calibrate.settings import CalibrateSettings, DistillSettings
+from gradience.digests import sha256_text
+from gradience.distill.inputs import FEWEST, DistillInputs
+from gradience.distill.write import write_distilled
+from gradience.errors import UsageError
 from gradience.files.whole import write_whole
 from gradience.models.load import load_tokenizer
 from gradience.models.settings import ModelSettings
+from gradience.plan.modules import Ranks
+from gradience.progress import Progress
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.bench_plan import PlannedCalibration
+from gradience.settings import shared
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, Task
 
 PROMPTS = "prompts.jsonl"
 """The rows, in the folder of a stage while it is made."""
+BEFORE = "before"
+"""Beside them where a stage distills: the adapter that is distilled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +114,93 @@ def rows_of(task: Task, examples: Sequence[Any]) -> Iterator[str]:
         else:
             row = {"prompt": example.prompt}
         yield json.dumps(row, ensure_ascii=False)
+
+
+# ------------------------------------------------------------ calibration
+
+
+def calibration_prompts(config: BenchConfig, task: Task) -> Prompts | None:
+    """The prompts that the config says; None where nothing is calibrated."""
+    settings = config.compression.calibration
+    return None if settings is None else Prompts.of(config, task, settings.rows)
+
+
+def planned_calibration(config: BenchConfig, task: Task) -> PlannedCalibration | None:
+    """What the plan says of it; None where nothing is calibrated."""
+    settings, prompts = config.compression.calibration, calibration_prompts(config, task)
+    if settings is None or prompts is None:
+        return None
+    digest = sha256_text(prompts.text)
+    return PlannedCalibration(rows=len(prompts.rows), prompts_sha256=digest, max_kl=settings.max_kl)
+
+
+def calibrate_probe(probe: Path, prompts: Prompts, seed: int, folder: Path, progress: Progress) -> None:
+    """Calibrate the adapter in PEFT's folder `probe`, and write the calibration to `folder`.
+
+    Raises UsageError (`too-few-rows`), and what loading the base, encoding rows and measuring raise.
+    """
+    inputs = prompts.inputs(probe, folder, seed)
+    measured(inputs, Stopwatch(), progress).write(folder / CALIBRATION)
+    Path(inputs.request.prompts).unlink()
+
+
+# ------------------------------------------------------------ distillation: the probe teaches
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """How all adapters of a run are distilled."""
+
+    prompts: Prompts
+    steps: int
+    lr: float
+
+    @classmethod
+    def of(cls, config: BenchConfig, task: Task, trained: int) -> Distillation:
+        """What the config says. trained: steps that were planned for the probe."""
+        settings = config.compression.distillation
+        assert settings is not None
+        return cls(Prompts.of(config, task, settings.rows), settings.steps_of(trained), settings.lr)
+
+    def decides(self) -> dict[str, Any]:
+        """What decides the result, beside base and seed."""
+        return {**self.prompts.decides(), "steps": self.steps, "lr": self.lr}
+
+
+def distill_variant(
+    arm: Arm, source: Source, ranks: Ranks, target: Path, distillation: Distillation, progress: Progress
+) -> None:
+    """Write the adapter with which `arm` begins, distilled, to the folder `target`.
+
+    Raises UsageError (`too-few-rows`), and what loading the base and encoding rows raise.
+    """
+    assert arm.make is not None
+    before = target.with_name(BEFORE)
+    arm.make(source, ranks, before)
+    # as `read_distill_inputs` reads them, but for its refusal of what is no smaller than its teacher
+    inputs = distillation.prompts.inputs(before, before.parent, source.seed)
+    if len(inputs.rows.all) < FEWEST:
+        raise UsageError(
+            f"{len(inputs.rows.all)} different training prompts, and distillation needs at least {FEWEST}",
+            code="too-few-rows",
+            hint="train on more examples, or remove distill from compression.arms",
+        )
+    settings = DistillSettings(
+        **shared(inputs.request, DistillSettings),
+        teacher=source.probe,
+        steps=distillation.steps,
+        lr=distillation.lr,
+    )
+    with open_adapter(before) as student, open_adapter(source.probe) as teacher:
+        of_both = DistillInputs(
+            settings,
+            inputs,
+            source.probe,
+            student.sha256(),
+            teacher.sha256(),
+            sum(pair.params for pair in student.pairs),
+            sum(pair.params for pair in teacher.pairs),
+        )
+    write_distilled(of_both, target, Stopwatch(), progress, force=True)
+    shutil.rmtree(before)
+    Path(inputs.request.prompts).unlink()

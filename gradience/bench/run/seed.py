@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
@@ -20,30 +21,41 @@ from typing import Any
 
 import torch
 
+from gradience.adapters.config import read_config
+from gradience.adapters.keys import config_name
 from gradience.audit.adapter import audit_adapter
-from gradience.bench.arms.arm import Derived, Distilled, Source, Trained
-from gradience.bench.arms.retrain import RETRAIN
+from gradience.bench.arms.arm import Arm, Source
+from gradience.bench.arms.truncate import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
-from gradience.bench.run.answers import evaluate_adapter, evaluator_of
-from gradience.bench.run.calibrate import calibrate_probe, calibration_prompts
-from gradience.bench.run.distill import Distillation, distill_variant
-from gradience.bench.run.numerics import MadeElsewhere, refuse_mixture
-from gradience.bench.run.scales import hold_scale
-from gradience.bench.run.stages import Due, NotDone, Stages
-from gradience.bench.run.weights import parameters_of, require_weights
+from gradience.bench.run.prompts import Distillation, calibrate_probe, calibration_prompts, distill_variant
+from gradience.bench.run.stages import Due, NotDone, Stages, parameters_of, require_weights
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
-from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, SIZES, Outcome, SeedFacts
+from gradience.bench.verdict.evidence import SCALE_CHANGED
+from gradience.bench.verdict.facts import (
+    ANSWERS,
+    AUDIT,
+    CALIBRATION,
+    SCORES,
+    SIZES,
+    Outcome,
+    SeedFacts,
+    StoredAdapter,
+)
 from gradience.errors import GradienceError, OutputError
-from gradience.files.records import Evaluation, read_records
+from gradience.evaluate.evaluator import Evaluator
+from gradience.evaluate.numerics import numerics_differences
+from gradience.files.records import ExamplesRun, read_records
 from gradience.files.shared_names import sentence_text
 from gradience.files.whole import write_whole
 from gradience.models.devices import choose_device
 from gradience.models.load import fingerprint_of
 from gradience.plan.modules import Ranks
 from gradience.progress import Watcher
+from gradience.reading import MAX_DATA_BYTES, open_stream
 from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration, CalibrationReport
+from gradience.reports.stage import MANIFEST
 from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 from gradience.tasks.base import ClassificationTask, Task
 from gradience.training.launch import Order, launch
@@ -52,6 +64,18 @@ from gradience.training.trainer import train
 
 logger = logging.getLogger("gradience.bench")
 logger.addHandler(logging.NullHandler())  # a walk that makes nothing is not logged
+
+
+class ScaleChanged(Exception):
+    """An adapter whose α/r is not the probe's."""
+
+
+class MadeElsewhere(Exception):
+    """Finished evaluations of this seed that cannot be compared with one that is made here and now."""
+
+    def __init__(self, folders: list[Path], differences: str) -> None:
+        super().__init__(differences)
+        self.folders, self.differences = folders, differences
 
 
 class SeedRun:
@@ -78,7 +102,17 @@ class SeedRun:
         self.watcher = watcher or Watcher()
         self.stages = stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
         self.examples = task.examples.of(config.task.eval_role, config.task.eval_samples)
-        self.evaluator = evaluator_of(config, task, self.examples, self.watcher.step)
+        self.evaluator = Evaluator(
+            task,
+            config.model,
+            self.examples,
+            batch_size=config.train.per_device_eval_batch_size,
+            max_length=config.train.max_length,
+            max_new_tokens=config.task.generation.max_new_tokens,
+            device=config.runtime.device,
+            on_batch=self.watcher.step,
+            engine_name=config.runtime.engine,
+        )
         self.number = 0
         self.planned: int | None = None
         self.distilled: set[str] = set()
@@ -111,19 +145,8 @@ class SeedRun:
         """The stages in their order; those that are done are not done again."""
         facts = SeedFacts(self.config, self.seed)
         self.number, self.planned = 0, None  # stages; the audit says which adapters follow
-        self._probe_to_audit(facts)
-        if facts.probe is not None and facts.audit is not None:
-            self._calibrate(facts.probe, facts)
-            facts.outcomes = self._variants(facts.probe, facts.audit, facts)
-        return facts
-
-    def _probe_to_audit(self, facts: SeedFacts) -> None:
-        """Fill the facts as far as the probe gets."""
         try:
-            facts.probe = self._probe()
-            if facts.probe.answers is not None and self._passes_gate(facts.probe.answers, facts):
-                facts.gate_passed = True
-                facts.audit = self._audit(facts.probe)
+            self._probe(facts)
         except (
             GradienceError,
             MadeElsewhere,
@@ -132,64 +155,54 @@ class SeedRun:
             raise
         except Exception as error:  # noqa: BLE001  (the boundary of a seed: a failed probe is a result, traceback in run.log)
             facts.error = self._failed(PROBE, error)
+        if facts.probe is None or facts.audit is None:
+            return facts
+        if self.config.compression.calibration is not None:
+            try:
+                facts.calibration = self._calibration(facts.probe)
+            except (OutputError, MadeElsewhere, NotDone):
+                raise
+            except Exception as error:  # noqa: BLE001  (as in `_attempt`: the variants that need none are still made)
+                facts.uncalibrated = self._failed("calibration", error)
+        facts.outcomes = self._variants(facts.probe, facts.audit, facts)
+        return facts
 
     # ------------------------------------------------------------ the probe
 
-    def _probe(self) -> Outcome:
+    def _probe(self, facts: SeedFacts) -> None:
+        """Train, evaluate and audit the probe; fill in the facts as far as it gets."""
         outcome = Outcome(PlannedVariant(PROBE, RETRAIN))
         report = self._train(outcome, RETRAIN, self.config.lora.peft_arguments())
         if not report.diverged:  # what has diverged answers nothing
             self._evaluate(outcome, None)
-        return outcome
+        facts.probe, answers = outcome, outcome.answers
+        if answers is not None and reaches_gate(self.config, answers):
+            if self.config.task.probe_gate.above_base is not None and not self.is_labels:
+                depends = {"base": self.base, "data": self.data, **self._asking}
+                folder = self._stage("base/eval", depends, self._answer_without_adapter)
+                facts.base = read_records(folder / ANSWERS)
+            if leads_base(self.config, answers, facts.base):
+                facts.gate_passed = True
+                facts.audit = self._audit(outcome)
 
-    def _base_answers(self) -> Evaluation[Any] | None:
-        """Answers in free text of the base without an adapter; None where the gate does not ask for them."""
-        if self.config.task.probe_gate.above_base is None or isinstance(self.task, ClassificationTask):
-            return None
-
-        def make(folder: Path) -> None:
-            refuse_mixture(self.folder, ANSWERS, self.evaluator.numerics)
-            self.evaluator.answers(None, None, folder / ANSWERS)
-
-        folder = self._stage("base/eval", {"base": self.base, "data": self.data, **self._asking}, make)
-        return read_records(folder / ANSWERS)
-
-    def _passes_gate(self, answers: Evaluation[Any], facts: SeedFacts) -> bool:
-        """Whether the probe reaches its gate; its base is asked only where it has enough correct."""
-        if not reaches_gate(self.config, answers):
-            return False
-        facts.base = self._base_answers()
-        return leads_base(self.config, answers, facts.base)
+    def _answer_without_adapter(self, folder: Path) -> None:
+        self._refuse_mixture()
+        self.evaluator.answers(None, None, folder / ANSWERS)
 
     def _audit(self, probe: Outcome) -> AuditReport:
         assert probe.adapter is not None
-        adapter = probe.adapter.folder
-        depends = {
-            "adapter": probe.adapter.sha256,
-            "energy": self.config.compression.energy,
-            "schema": AuditReport.schema_id,
-        }
+        adapter, energy = probe.adapter.folder, self.config.compression.energy
+        depends = {"adapter": probe.adapter.sha256, "energy": energy, "schema": AuditReport.schema_id}
 
         def make(folder: Path) -> None:
             require_weights(adapter)
-            audit_adapter(adapter, tau=self.config.compression.energy).save(folder / AUDIT)
+            audit_adapter(adapter, tau=energy).save(folder / AUDIT)
 
         return AuditReport.read(self._stage("audit", depends, make, resumable=False) / AUDIT)
 
-    def _calibrate(self, probe: Outcome, facts: SeedFacts) -> None:
-        """Fill in the calibration of the probe, where a variant needs it, or why there is none."""
-        if self.config.compression.calibration is None:
-            return
-        try:
-            facts.calibration = self._calibration(probe)
-        except (OutputError, MadeElsewhere, NotDone):
-            raise
-        except Exception as error:  # noqa: BLE001  (as in `_attempt`: the variants that need none are still made)
-            facts.uncalibrated = self._failed("calibration", error)
-
     def _calibration(self, probe: Outcome) -> Calibration:
-        assert probe.adapter is not None
         adapter, prompts = probe.adapter, calibration_prompts(self.config, self.task)
+        assert adapter is not None
         assert prompts is not None
         depends = {
             "adapter": adapter.sha256,
@@ -201,8 +214,7 @@ class SeedRun:
 
         def make(folder: Path) -> None:
             require_weights(adapter.folder)
-            if torch.cuda.is_available():
-                self.evaluator.close()  # a card holds one base more easily than two
+            self._free_card()
             calibrate_probe(adapter.folder, prompts, self.seed, folder, self.watcher.step)
 
         return Calibration.read(self._stage("calibration", depends, make, resumable=False) / CALIBRATION)
@@ -223,98 +235,81 @@ class SeedRun:
         self.planned = self.number + 2 * len(due)
         distilled = [outcome for outcome in due if outcome.planned.is_distilled]
         trained = [outcome for outcome in due if outcome.planned.is_trained]
-        derived = [outcome for outcome in due if outcome not in distilled and outcome not in trained]
-        for outcome in derived:  # while the base is loaded
-            self._attempt(outcome, self._derive, probe, facts)
-            self._attempt(outcome, self._evaluate, probe)
-        if (distilled or trained) and torch.cuda.is_available():
-            self.evaluator.close()  # a card holds one base more easily than two
+        for outcome in due:
+            if outcome not in distilled and outcome not in trained:  # while the base is loaded
+                self._attempt(outcome, self._derive, probe, facts)
+                self._attempt(outcome, self._evaluate, probe)
+        if distilled or trained:
+            self._free_card()
         for outcome in distilled:
-            self._attempt(outcome, self._distill, probe, facts)
+            self._attempt(outcome, self._derive, probe, facts)
         for outcome in trained:
             self._attempt(outcome, self._retrain)
         for outcome in (*distilled, *trained):
             self._attempt(outcome, self._evaluate, probe)
         return outcomes
 
-    def _attempt(self, outcome: Outcome, step: Any, *arguments: Any) -> None:
+    def _free_card(self) -> None:
+        if torch.cuda.is_available():
+            self.evaluator.close()  # a card holds one base more easily than two
+
+    def _attempt(self, outcome: Outcome, step: Callable[..., object], *arguments: object) -> None:
         """One step of a variant; after an error its later steps are not tried."""
         if outcome.error or outcome.waits:
             return
         try:
             step(outcome, *arguments)
-        except NotDone as later:
+        except NotDone as stop:
             outcome.waits = True
-            self.due.append(later.due)
+            self.due.append(stop.due)
         except (OutputError, MadeElsewhere):  # a full disk stops the others as well
             raise
         except Exception as error:  # noqa: BLE001  (the boundary of a variant: the others are still made, traceback in run.log)
             outcome.error = self._failed(outcome.planned.name, error)
 
     def _retrain(self, outcome: Outcome) -> None:
-        arm = outcome.planned.making
-        assert isinstance(arm, Trained)
-        lora = self.config.lora.peft_arguments()
+        arm, lora = outcome.planned.making, self.config.lora.peft_arguments()
         if arm.trains == "lora":
             lora |= outcome.planned.lora_arguments()
         self._train(outcome, arm, lora)
 
     def _derive(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
-        """Make an adapter from the files of the probe."""
-        arm = outcome.planned.making
-        assert isinstance(arm, Derived)
-        self._from_probe(outcome, probe, facts, arm.make, {})
-
-    def _distill(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
-        """Make an adapter from the files of the probe, and train it to answer as the probe does."""
-        arm = outcome.planned.making
-        assert isinstance(arm, Distilled)
-        assert probe.adapter is not None
-        assert probe.adapter.training is not None
-        distillation = Distillation.of(self.config, self.task, probe.adapter.training.planned_steps)
-
-        def make(source: Source, ranks: Ranks, target: Path) -> None:
-            distill_variant(arm, source, ranks, target, distillation, self.watcher.step)
-
-        self._from_probe(
-            outcome, probe, facts, make, {"base": self.base, "distillation": distillation.decides()}
-        )
-
-    def _from_probe(
-        self,
-        outcome: Outcome,
-        probe: Outcome,
-        facts: SeedFacts,
-        write: Callable[[Source, Ranks, Path], None],
-        more: Mapping[str, Any],
-    ) -> None:
-        """The stage of an adapter that `write` makes. more: what it depends on beside the probe and the ranks."""
-        planned, source, audit = outcome.planned, probe.adapter, facts.audit
-        assert source is not None
+        """Make an adapter from the files of the probe; where its arm distills, train it to answer as the probe does."""
+        planned, adapter, audit, arm = outcome.planned, probe.adapter, facts.audit, outcome.planned.making
+        assert adapter is not None
         assert audit is not None
         calibration = facts.calibration if planned.by_effect else None
-        depends = {
-            "adapter": source.sha256,
+        source = Source(adapter.folder, audit, self.seed, calibration)
+        depends: dict[str, Any] = {
+            "adapter": adapter.sha256,
             "ranks": dict(planned.ranks),
-            "made_by": planned.making.name,
+            "made_by": arm.name,
             "seed": self.seed,
-            **({"calibration": calibration.sha256} if calibration is not None else {}),
-            **more,
         }
+        if calibration is not None:
+            depends["calibration"] = calibration.sha256
+        distillation = None
+        if arm.distills:
+            assert adapter.training is not None
+            distillation = Distillation.of(self.config, self.task, adapter.training.planned_steps)
+            depends |= {"base": self.base, "distillation": distillation.decides()}
+            self.distilled.add(f"{planned.name}/adapter")
 
         def make(folder: Path) -> None:
-            require_weights(source.folder)
+            require_weights(adapter.folder)
             target = folder / ADAPTER
-            write(Source(source.folder, audit, self.seed, calibration), planned.ranks, target)
+            if distillation is not None:
+                distill_variant(arm, source, planned.ranks, target, distillation, self.watcher.step)
+            else:
+                assert arm.make is not None
+                arm.make(source, planned.ranks, target)
             write_whole(folder / SIZES, [json.dumps(parameters_of(target)).encode()])
 
-        if planned.is_distilled:
-            self.distilled.add(f"{planned.name}/adapter")
         outcome.read_derived(self._stage(f"{planned.name}/adapter", depends, make, resumable=False))
 
     # ------------------------------------------------------------ training and evaluating
 
-    def _train(self, outcome: Outcome, arm: Trained, lora: Mapping[str, Any]) -> TrainingReport:
+    def _train(self, outcome: Outcome, arm: Arm, lora: Mapping[str, Any]) -> TrainingReport:
         """Train the adapter of `outcome`. A head alone is evaluated without its LoRA, which stays as it began."""
         config, name, has_lora = self.config, outcome.planned.name, arm.trains == "lora"
         data = self.task.examples.fingerprint("train", config.train.train_samples)
@@ -336,7 +331,7 @@ class SeedRun:
     def _evaluate(self, outcome: Outcome, probe: Outcome | None) -> None:
         """Records of the variant's answers, and for a causal model of its divergence from the probe."""
         assert outcome.adapter is not None
-        adapter = outcome.adapter
+        adapter, is_control = outcome.adapter, outcome.planned.control is not None
         reference = probe.adapter if probe else None
         if reference is not None:
             hold_scale(reference.folder, adapter.folder, outcome.planned.ranks)
@@ -350,18 +345,37 @@ class SeedRun:
         }
 
         def make(folder: Path) -> None:
-            evaluate_adapter(
-                self.evaluator,
-                adapter,
-                reference,
-                folder,
-                seed=self.folder,
-                inert=outcome.planned.control is not None,
-            )
+            self._refuse_mixture()
+            needed = [stored.folder for stored in (adapter, reference) if stored is not None]
+            for place in needed:
+                require_weights(place)
+            self.evaluator.expect(needed)  # of a run that is resumed, the probe is the larger one
+            self._answer(adapter, reference, folder, inert=is_control)
 
         outcome.read_answers(self._stage(f"{adapter.name}/eval", depends, make))
 
+    def _answer(
+        self, adapter: StoredAdapter, reference: StoredAdapter | None, folder: Path, *, inert: bool
+    ) -> None:
+        """Write the records of `adapter`. inert: it may leave the base as it is."""
+        name, file = adapter.name, folder / ANSWERS
+        self.evaluator.answers(name, adapter.folder, file, lora=adapter.lora, allow_inert=inert)
+        if reference is None:
+            return
+        if not self.is_labels:
+            probe = (reference.name, reference.folder)
+            self.evaluator.scores(name, adapter.folder, folder / SCORES, reference=probe, allow_inert=inert)
+        self.evaluator.forget(name)
+
+    def _refuse_mixture(self) -> None:
+        refuse_mixture(self.folder, ANSWERS, self.evaluator.numerics)
+
     # ------------------------------------------------------------ around them
+
+    @property
+    def is_labels(self) -> bool:
+        """Whether texts are labelled; else answers are free text or choices."""
+        return isinstance(self.task, ClassificationTask)
 
     @property
     def data(self) -> str:
@@ -402,3 +416,37 @@ class SeedRun:
     def _failed(self, name: str, error: Exception) -> str:
         logger.error("seed %d: %s failed\n%s", self.seed, name, traceback.format_exc())
         return sentence_text(f"{type(error).__name__}: {error}".split("\n", maxsplit=1)[0])
+
+
+def hold_scale(probe: Path, adapter: Path, ranks: Ranks) -> None:
+    """Check that every module is scaled as in the probe, by the two configs as PEFT reads them.
+
+    Rank and scale are never changed together, or a verdict is about both. ranks: of the adapter; modules at rank 0 have
+    none. Raises ScaleChanged, which names the first module that differs.
+    """
+    before, after = (read_config(folder / "adapter_config.json") for folder in (probe, adapter))
+    for module, rank in ranks.items():
+        name = config_name(module)
+        full = before.rank_of(name)
+        if not rank or full is None:
+            continue
+        was, is_now = before.scale(before.alpha_of(name), full), after.scale(after.alpha_of(name), rank)
+        if was is not None and (is_now is None or not math.isclose(was, is_now, rel_tol=1e-6)):
+            raise ScaleChanged(f"{SCALE_CHANGED}: {module} has {is_now}, and the probe has {was}")
+
+
+def refuse_mixture(seed: Path, records: str, here: Mapping[str, Any]) -> None:
+    """Raise MadeElsewhere when a finished evaluation below `seed` was made on something else than this.
+
+    Answers are compared only where device, threads and versions agree.
+    records: name of the file of records in the folder of an evaluation. here: `Engine.numerics` of this one.
+    """
+    elsewhere = {}
+    for path in sorted(seed.glob(f"*/eval/{records}")):
+        with open_stream(path, limit=MAX_DATA_BYTES) as file:
+            run = ExamplesRun.model_validate_json(file.readline())
+        differences = numerics_differences(run.model_dump(), here)
+        if differences and (path.parent / MANIFEST).is_file():
+            elsewhere[path.parent] = differences
+    if elsewhere:
+        raise MadeElsewhere(list(elsewhere), next(iter(elsewhere.values())))

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.run.logs import LOG, logged
+from gradience.bench.run.live import LOG, logged
 from gradience.bench.run.on_ray import OnRay
 from gradience.bench.run.one import DueStages, Failure, Order
 from gradience.bench.run.processes import Processes

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,38 @@ def _begin(folder: Path, key: str, *, resumable: bool) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     write_whole(begun, [key.encode()])
+
+
+# ------------------------------------------------------------ weights of the adapters
+
+
+def parameters_of(adapter: Path) -> tuple[int, int]:
+    """Count the parameters in an adapter's file: of LoRA factors, and of everything else."""
+    from safetensors import safe_open
+
+    lora = other = 0
+    with safe_open(adapter / WEIGHTS, framework="np") as file:
+        for name in file.keys():  # noqa: SIM118  (no dict)
+            size = math.prod(file.get_slice(name).get_shape())
+            if "lora_" in name:
+                lora += size
+            else:
+                other += size
+    return lora, other
+
+
+def require_weights(adapter: Path) -> None:
+    """Raise InputError (`weights-removed`) where a finished stage is needed again and its weights are gone."""
+    if not (adapter / WEIGHTS).is_file():
+        raise InputError(
+            f"{adapter}: its weights are needed again, and were removed when the run ended (runtime.keep_adapters)",
+            code="weights-removed",
+            hint=f"delete {adapter.parent} and run again to retrain it, or give another --output",
+        )
+
+
+def remove_weights(stages: Iterable[Path]) -> None:
+    """Delete the weights below these folders; configs, reports and records stay."""
+    for folder in stages:
+        for path in folder.rglob(WEIGHTS):
+            path.unlink()

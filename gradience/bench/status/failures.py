@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from gradience.bench.run.logs import LOG
+from gradience.bench.run.live import LOG
 from gradience.reading import open_stream
 
 LAST_BYTES = 2**20

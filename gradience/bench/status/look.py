@@ -10,8 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gradience.bench.config.load import BenchConfig, load_config
-from gradience.bench.plan.graph import StageNode, stage_graph
-from gradience.bench.plan.variants import PlannedVariant, asked_for, plan_variants
+from gradience.bench.plan.variants import PlannedVariant, StageNode, asked_for, plan_variants, stage_graph
 from gradience.bench.run.live import LIVE, Live
 from gradience.bench.status.failures import LoggedFailure, logged_failures
 from gradience.bench.verdict.facts import AUDIT, CALIBRATION
@@ -87,9 +86,7 @@ def _seed(
 
 
 def _graph(here: Path, config: BenchConfig, seed: int) -> tuple[StageNode, ...]:
-    base = config.model.type == "causal_lm" and config.task.probe_gate.above_base is not None
-    calibrates = config.compression.calibration is not None
-    return stage_graph(_variants(here, config, seed), has_base=base, calibrates=calibrates)
+    return stage_graph(_variants(here, config, seed), config)
 
 
 def _variants(here: Path, config: BenchConfig, seed: int) -> Sequence[PlannedVariant]:

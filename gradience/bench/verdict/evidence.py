@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from gradience.bench.arms.ladder import rung_name
+from gradience.bench.arms.ranks import rung_name
 from gradience.bench.config.sections import LadderSettings
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.conditions import blind_controls, confirm_untouched

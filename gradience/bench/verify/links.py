@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from gradience.bench.arms.arm import Trained
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.facts import CALIBRATION, Outcome, SeedFacts, StoredAdapter
 from gradience.bench.verify.findings import Findings
@@ -57,7 +56,7 @@ def _of_training(
     outcome: Outcome, adapter: StoredAdapter, facts: SeedFacts, plan: BenchPlan
 ) -> Iterator[Link]:
     report, arm = adapter.training, outcome.planned.making
-    if report is None or not isinstance(arm, Trained):
+    if report is None or not arm.is_trained:
         return
     file, recipe = f"{outcome.planned.name}/train/training.json", facts.config.train.model_dump(mode="json")
     data = next(split for split in plan.splits if split.role == "train")

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from gradience import tasks
 from gradience.adapters import strict_yaml
-from gradience.bench.arms.arm import Trained
-from gradience.bench.arms.retrain import RETRAIN
+from gradience.bench.arms.truncate import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for, plan_variants
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
@@ -254,7 +253,7 @@ class SeedFolder:
                     self._recorded_error(planned.name) or f"its stage {planned.name}/{stage} is not there"
                 )
                 return outcome
-        if isinstance(arm, Trained):
+        if arm.is_trained:
             outcome.read_training(folder / making, has_lora=arm.trains == "lora")
         else:
             outcome.read_derived(folder / making)

@@ -1,15 +1,18 @@
-"""The probe in random directions instead of the leading ones: whether it matters which directions are kept."""
+"""Controls: adapters that must fail or pass for the test to have been able to see a difference."""
 
 from __future__ import annotations
 
+import random
 import shutil
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import WEIGHTS
-from gradience.bench.arms.arm import Control, Derived, Source
+from gradience.bench.arms.arm import Arm, Control, Source
 from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade
 from gradience.bench.arms.truncate import truncate
 from gradience.compress.rotate import rotated
@@ -17,6 +20,39 @@ from gradience.errors import UsageError
 from gradience.plan.modules import Ranks
 
 QUARTER = 4
+
+
+def shuffled_ranks(probe: AuditedProbe) -> Choice:
+    """Return the ranks of `per_layer`, shuffled among modules of one shape, so that the parameters stay the same.
+
+    As many modules as possible get another rank. Raises NotMade where that is less than half of them.
+    """
+    ranks = probe.choose("per_layer").ranks
+    alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for module in probe.modules:
+        if not module.fixed:
+            alike[module.rank, module.shape, module.bytes, len(module.rows), module.alpha].append(module.name)
+    draw = random.Random(f"{probe.seed}/per_layer_shuffled")
+    shuffled = dict(ranks)
+    for names in alike.values():
+        order = sorted(names)
+        draw.shuffle(order)
+        # sorted by rank and shifted by the most frequent rank's count: nothing meets itself unless that rank has more
+        # than half of the places
+        order.sort(key=lambda name: ranks[name])
+        shift = max(Counter(ranks[name] for name in order).values())
+        shuffled |= {name: ranks[order[(place + shift) % len(order)]] for place, name in enumerate(order)}
+    if 2 * sum(shuffled[name] != ranks[name] for name in ranks) < len(ranks):
+        raise NotMade("impossible: too few modules of one shape differ in rank")
+    return Choice(shuffled, "the ranks of per_layer on other modules")
+
+
+PER_LAYER_SHUFFLED = Control(
+    name="per_layer_shuffled",
+    words="the ranks of per_layer, shuffled among modules; if it is as good, it does not matter where the ranks are",
+    ranks=shuffled_ranks,
+    needs_variant="per_layer",
+)
 
 
 def quarter_at_most(probe: AuditedProbe) -> Choice:
@@ -85,6 +121,49 @@ RANDOM_DIRECTIONS = Control(
     name="random_directions",
     words="the probe in random directions instead of the leading ones; must fail",
     ranks=quarter_at_most,
-    arm=Derived("random_directions", random_directions),
+    arm=Arm("random_directions", random_directions),
+    expected="FAIL",
+)
+
+
+def rotate(source: Source, ranks: Ranks, target: Path) -> None:
+    """Write the probe's own update in other factors to the folder `target`."""
+    write_random_directions(source.probe, source.probe, ranks, target, seed=source.seed)
+
+
+def rotate_again(source: Source, ranks: Ranks, target: Path) -> None:
+    """Write the probe in other factors than its own and than those of the control `aa`.
+
+    Distillation would leave the probe's own as they are: its loss and its gradient would be exactly 0.
+    """
+    write_random_directions(source.probe, source.probe, ranks, target, seed=source.seed + 1)
+
+
+AA = Control(
+    name="aa",
+    words="rewrite control: same update, other factors; must pass, and what it changes is noise",
+    ranks=lambda probe: Choice(probe.ranks, "the probe, in other factors"),
+    arm=Arm("rotate", rotate),
+    expected="PASS",
+    otherwise="the same update in other factors changes more answers than the policy allows, so rounding alone"
+    " decides here",
+)
+PROBE_DISTILLED = Control(
+    name="probe_distilled",
+    words="distillation control: the probe in other factors, distilled like the arm distill; must pass, and what it"
+    " changes is not restored but added",
+    ranks=lambda probe: Choice(probe.ranks, "the probe, in other factors"),
+    arm=Arm("rotate_distill", rotate_again, distills=True),
+    needs_arm="distill",
+    expected="PASS",
+    otherwise="distillation changes more answers than the policy allows where nothing was cut, so what the arm distill"
+    " shows is further training as well",
+)
+HEAD_ONLY = Control(
+    name="head_only",
+    words="no LoRA: a head trained alone; same steps, learning rate and seed as the probe; must fail",
+    ranks=lambda probe: Choice(dict.fromkeys(probe.ranks, 0), "no LoRA, a head trained alone"),
+    arm=Arm("head", trains="head"),
+    needs_head=True,
     expected="FAIL",
 )

@@ -1,1 +1,0 @@
-"""Controls: one file each, registered in `gradience.bench.arms.registry`."""
