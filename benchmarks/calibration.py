@@ -109,7 +109,12 @@ class Probe:
         """As Bench distills: the probe teaches, no label is read."""
         source = Source(self.folder, self.report, int(self.seed))
         distill_variant(
-            Arm("distill", begin, distills=True), source, ranks, target, self.distillation, lambda done, total: None
+            Arm("distill", begin, distills=True),
+            source,
+            ranks,
+            target,
+            self.distillation,
+            lambda done, total: None,
         )
 
     def predicted(self, method: str, plan: CompressionPlan) -> float | None:
