@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.files import Closing
-from gradience.adapters.keys import Key, Kind, is_applied, parse_key
+from gradience.adapters.keys import Key, Kind, Side, is_applied, parse_key
 from gradience.adapters.locate import Location
 from gradience.adapters.tensors import TensorEntry, TensorFile, Words, decode
 from gradience.digests import sha256_file, sha256_text
@@ -148,6 +148,11 @@ class LoraPair:
         """Bytes of both tensors."""
         return self.a.entry.size + self.b.entry.size
 
+    @property
+    def factors(self) -> dict[Side, Factor]:
+        """Both factors by their side."""
+        return {"A": self.a, "B": self.b}
+
     def load(self) -> LoadedPair:
         """Read both tensors. Raises InputError (truncated, unreadable)."""
         return LoadedPair(self, self.a.read(), self.b.read())
@@ -261,16 +266,25 @@ class Adapter(Closing):
         """Return the modules whose stacked B has this `layout` on disk."""
         return [pair.module for pair in self.pairs if pair.layout == layout]
 
+    def is_foreign(self, note: SkippedTensor) -> bool:
+        """Whether PEFT would not look at a tensor: of another adapter in the file, or a copy that PEFT once kept."""
+        return note.reason == GHOST_REASON or parse_key(note.tensor).adapter not in (None, self.adapter_name)
+
+    def magnitudes(self) -> dict[str, Factor]:
+        """Return the magnitude of each DoRA module that has one."""
+        files = {name: file for file in self.files for name in file.entries}
+        tensors = [note.tensor for note in self.other if note.reason == DORA_REASON]
+        return {
+            parse_key(tensor).module: Factor(tensor, files[tensor], files[tensor].entries[tensor])
+            for tensor in tensors
+        }
+
     def misnamed(self) -> list[str]:
-        """Tensors of this adapter under names that PEFT does not look for (see `naming`); none of another format."""
+        """Tensors of this adapter under names that PEFT does not look for (see `keys`); none of another format."""
         if not self.of_peft:
             return []
         factors = [factor.tensor for pair in self.pairs for factor in (pair.a, pair.b)]
-        others = [
-            note.tensor
-            for note in self.other
-            if note.reason != GHOST_REASON and parse_key(note.tensor).adapter in (None, self.adapter_name)
-        ]
+        others = [note.tensor for note in self.other if not self.is_foreign(note)]
         return [name for name in (*factors, *others) if not is_applied(name, self.adapter_name)]
 
     def scale_of(self, pair: LoraPair) -> float:
@@ -355,7 +369,7 @@ class Place(NamedTuple):
     """Which factor of which module a tensor is."""
 
     module: str
-    side: Literal["A", "B"]
+    side: Side
 
 
 def add_pairs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from gradience.adapters.locate import MAX_INDEX_BYTES
 from gradience.adapters.tensors import TensorEntry, TensorFile, Words, decode
 from gradience.arguments import is_integer
 from gradience.errors import InputError
+from gradience.hub.address import address_of
+from gradience.hub.client import fetch_folder
 from gradience.reading import MAX_SETTINGS_BYTES, pread, read_file
 from gradience.spectra import FloatArray
 
@@ -259,3 +262,13 @@ def _read_rows(file: TensorFile, entry: TensorEntry, rows: slice) -> Words:
     width = entry.size // entry.shape[0]
     data = pread(file.handle, (stop - start) * width, entry.start + start * width, file.path)
     return np.frombuffer(data, dtype=entry.dtype.numpy).reshape(stop - start, entry.shape[1])
+
+
+def base_folder(name: str | os.PathLike[str], *, weights: bool = False) -> Path:
+    """Return the folder of a base model, here or fetched from the hub. weights: those as well, not only its config.
+
+    Raises what `fetch_folder` raises for a name on the hub, UsageError (`bad-address`).
+    """
+    address = address_of(name)
+    needed = ("config.json", *(("*.safetensors", "*.safetensors.index.json") if weights else ()))
+    return Path(name) if address is None else fetch_folder(address, needed)[0]

@@ -19,6 +19,8 @@ from gradience.errors import InputError
 Ghost = Literal["", "modules_to_save", "original_module"]
 Kind = Literal["linear", "embedding", "conv", "expert"]
 """What a pair of factors is on."""
+Side = Literal["A", "B"]
+"""One of the two factors of a pair."""
 Role = Literal["A", "B", "embedding_A", "embedding_B", "magnitude", "lora_bias", "other"]
 
 _FACTORS: dict[str, Role] = {
@@ -194,7 +196,7 @@ def peft_name(name: str, adapter: str | None = None) -> str:
     )
 
 
-def factor_name(tensor: str, module: str, kind: Kind, side: Literal["A", "B"]) -> str:
+def factor_name(tensor: str, module: str, kind: Kind, side: Side) -> str:
     """The name, in a file that PEFT saves, of a module's factor `side`, which another format calls `tensor`.
 
     >>> factor_name("layers.0.q_proj/down", "layers.0.q_proj", "linear", "A")

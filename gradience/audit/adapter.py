@@ -294,41 +294,60 @@ def audit_adapter(
         from gradience.reports.calibration import calibration_argument
 
         known = calibration_argument(calibration)
-    watch = Stopwatch(command)
-    limit = None if max_memory is None else integer_argument("max_memory", max_memory)
     how: dict[str, Any] = {
         "pairs": pairs_of(pairs, scale),
         "allow_pickle": allow_pickle,
-        "initial": None
-        if initial_adapter is None
-        else path_argument("initial_adapter", initial_adapter, hint=SAVE_INITIAL),
+        "initial": initial_adapter and path_argument("initial_adapter", initial_adapter, hint=SAVE_INITIAL),
     }
     with _opened(path, adapter, **how) as opened:
-        work = ((pair, audit_bytes(pair)) for pair in opened.pairs)
-        fitting = workers_within(limit_for(limit, [opened]), [opened], work, workers)
-        with worker_threads(fitting) as pool:
-            digest = pool.submit(opened.sha256)
-            measured = map_in_order(pool, partial(measure_pair, tau=tau), opened.pairs, progress)
-        layers = tuple(row for item in measured for row in item.rows)
-        facts = Facts(
-            layers=layers,
-            config=opened.config,
-            other=opened.other,
-            unaudited=opened.unaudited,
-            ghosts=opened.ghosts,
-            nonfinite=[sentence for item in measured for sentence in item.nonfinite],
-            misnamed=opened.misnamed(),
-            no_scale=opened.no_scale,
-            grouped=opened.packed("grouped_by_expert"),
-            unordered=opened.packed(None),
-            started=None if opened.initial is None else opened.init.lower(),
+        report = audit_opened(
+            opened,
+            tau=tau,
+            allowed=allowed,
+            workers=workers,
+            max_memory=max_memory,
+            progress=progress,
+            command=command,
         )
-        report = with_suggestions(_assemble(opened, digest.result(), facts, tau, watch), allowed)
     if known is None:
         return report
     from gradience.plan.effects import with_effects
 
     return with_effects(report, known)
+
+
+def audit_opened(
+    opened: Adapter,
+    *,
+    tau: float = DEFAULT_TAU,
+    allowed: Sequence[int] = ranks.DEFAULT_GRID,
+    workers: int | None = None,
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> AuditReport:
+    """Measure an adapter that is open. Keywords as of `audit_adapter`, which have been checked."""
+    watch = Stopwatch(command)
+    limit = None if max_memory is None else integer_argument("max_memory", max_memory)
+    work = ((pair, audit_bytes(pair)) for pair in opened.pairs)
+    fitting = workers_within(limit_for(limit, [opened]), [opened], work, workers)
+    with worker_threads(fitting) as pool:
+        digest = pool.submit(opened.sha256)
+        measured = map_in_order(pool, partial(measure_pair, tau=tau), opened.pairs, progress)
+    facts = Facts(
+        layers=tuple(row for item in measured for row in item.rows),
+        config=opened.config,
+        other=opened.other,
+        unaudited=opened.unaudited,
+        ghosts=opened.ghosts,
+        nonfinite=[sentence for item in measured for sentence in item.nonfinite],
+        misnamed=opened.misnamed(),
+        no_scale=opened.no_scale,
+        grouped=opened.packed("grouped_by_expert"),
+        unordered=opened.packed(None),
+        started=None if opened.initial is None else opened.init.lower(),
+    )
+    return with_suggestions(_assemble(opened, digest.result(), facts, tau, watch), allowed)
 
 
 @contextmanager

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradience.adapters.adapter import DORA_REASON, Adapter, Factor, LoraPair
+from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.base_weights import BaseWeights, Rows
-from gradience.adapters.keys import parse_key
 from gradience.adapters.strict_json import loads
 from gradience.adapters.tensors import decode
 from gradience.blas import worker_threads
@@ -114,18 +113,6 @@ def _entry(place: Path, name: str) -> Norms:
 
 ROWS = 512
 """Rows of W in memory at a time."""
-
-
-def magnitudes_of(opened: Adapter) -> dict[str, Factor]:
-    """Return the magnitude of each module that has one."""
-    files = {name: file for file in opened.files for name in file.entries}
-    return {
-        parse_key(note.tensor).module: Factor(
-            note.tensor, files[note.tensor], files[note.tensor].entries[note.tensor]
-        )
-        for note in opened.other
-        if note.reason == DORA_REASON
-    }
 
 
 class DoraUpdate:
@@ -269,7 +256,7 @@ def _dora(
     pair = next(pair for pair in adapter.pairs if pair.module == layer.name)
     turned = bool(adapter.config and adapter.config.fan_in_fan_out)
     try:
-        update = DoraUpdate(pair, magnitudes_of(adapter).get(layer.name), base, transposed=turned)
+        update = DoraUpdate(pair, adapter.magnitudes().get(layer.name), base, transposed=turned)
         weight = look_up(partial(base.blocks, layer.name, layer.shape))
         change, norms = update.magnitude_change(), norms_of(update.blocks)
     except InputError as error:

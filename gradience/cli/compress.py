@@ -236,56 +236,45 @@ def compress(
     if fleet is not None:
         return compress_batch(context)
     adapter = _one_adapter(adapter, to_rank=to_rank, root=root)
-    criterion = criterion_of({name: context.params[name] for name in SIZES}, flag_of)
+    sizes: dict[str, Any] = {name: context.params[name] for name in SIZES}
+    criterion_of(sizes, flag_of)
     grid, limit = allowed_ranks_of(allowed_ranks), bytes_of(max_memory)
     _check_usage(encoding, to, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
-    from gradience.audit.adapter import audit_adapter
-    from gradience.compress.adapter import rehearse_compression, write_compressed
+    from gradience.compress.adapter import compress_adapter
     from gradience.files.card import CARD
-    from gradience.plan.compression import plan_compression
     from gradience.report.card import card_of
     from gradience.report.faces import to_markdown
-    from gradience.reports.calibration import Calibration
 
-    which: dict[str, Any] = {"allow_pickle": allow_pickle, "initial_adapter": initial_adapter}
-    measured = None if calibration is None else Calibration.read(calibration)
-    with ProgressBar(f"measuring {adapter}", quiet=quiet) as progress:
-        audited = audit_adapter(
-            adapter, adapter=name, **which, max_memory=limit, progress=progress, command=command_line()
-        )
-    ranks = plan_compression(
-        audited,
-        criterion,
-        allowed_ranks=grid,
-        multiple_of=multiple_of,
-        allow_untrained=allow_untrained,
-        path=adapter,
-        calibration=measured,
-        allow_routed=allow_routed,
-    )
-    how: dict[str, Any] = {"encoding": encoding, "dtype": dtype, "strip": strip or (), **which}
-    how |= {"base_model": base_model, "adapter_name": name, "calibration": measured, "to": to}
-    if output is None or dry_run:
-        rehearse_compression(adapter, ranks, **how)
-        _show(ranks, layers=layers, json=json, html=html, quiet=quiet)
-        return None
-    with ProgressBar(f"writing {output}", quiet=quiet) as progress:
-        report = write_compressed(
+    with ProgressBar(f"compressing {adapter}", quiet=quiet) as progress:
+        result = compress_adapter(
             adapter,
-            ranks,
             output,
-            **how,
+            **sizes,
+            calibration=calibration,
+            allow_routed=allow_routed,
+            allowed_ranks=grid,
+            multiple_of=multiple_of,
+            allow_untrained=allow_untrained,
+            encoding=encoding,
+            dtype=dtype,
+            strip=strip or (),
+            base_model=base_model,
+            adapter=name,
+            allow_pickle=allow_pickle,
+            initial_adapter=initial_adapter,
+            to=to,
             verify_peft=verify_peft,
+            dry_run=dry_run,
             force=force,
             max_memory=limit,
             progress=progress,
-            command=command_line(),
-            documents=lambda folder, report: {
+            documents=lambda written, report: {
                 "compression_report.md": to_markdown(report),
-                CARD: card_of(folder),
+                CARD: card_of(written.location.path, opened=written),
             },
+            command=command_line(),
         )
-    _show(report, layers=layers, json=json, html=html, quiet=quiet)
+    _show(result, layers=layers, json=json, html=html, quiet=quiet)
     return None
 
 

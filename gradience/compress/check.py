@@ -19,7 +19,6 @@ from typing import Any
 
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.config import PeftConfig
-from gradience.adapters.formats import open_adapter
 from gradience.adapters.keys import PREFIX, ends_with, is_applied, parse_key, path_ends, peft_name
 from gradience.compare.module import compare_modules
 from gradience.compress.layout import Layout
@@ -35,16 +34,17 @@ class WrittenWrong(RuntimeError):
     """What was written is not what was meant: a bug of Gradience, so it keeps its traceback."""
 
 
-def check_written(folder: Path, layout: Layout, modules: Mapping[str, CompressedModule], size: int) -> None:
-    """Read the adapter in `folder` back, by the rules of its format.
+def check_written(
+    written: Adapter, layout: Layout, modules: Mapping[str, CompressedModule], size: int
+) -> None:
+    """Compare the adapter that was read back with what was to be written.
 
     Raises WrittenWrong, before anybody sees the folder.
 
     The errors of the modules are measured again by another route (`compare`), up to CHECKED_PARAMS.
     """
-    with open_adapter(folder) as written:
-        for complaint in _complaints(written, layout, modules, size):
-            raise WrittenWrong(f"{folder}: {complaint}")
+    for complaint in _complaints(written, layout, modules, size):
+        raise WrittenWrong(f"{written.location.path}: {complaint}")
 
 
 def _complaints(
@@ -134,7 +134,7 @@ def require_peft() -> None:
         )
 
 
-def check_with_peft(folder: Path, opened: Adapter, config: PeftConfig, layout: Layout) -> PeftCheck:
+def check_with_peft(folder: Path, opened: Adapter, layout: Layout) -> PeftCheck:
     """Load the adapter in `folder` with PEFT; `opened` is the original that it was made from.
 
     Returns the versions and what was counted. Raises VerificationError (exit 1) where PEFT refuses it, makes a module
@@ -142,7 +142,7 @@ def check_with_peft(folder: Path, opened: Adapter, config: PeftConfig, layout: L
     """
     request = {
         "folder": str(folder),
-        **skeleton(opened, config),
+        **skeleton(opened, layout.config),
         "expected": {job.pair.module: [job.stored_rank, job.written_scale] for job in layout.jobs},
     }
     try:

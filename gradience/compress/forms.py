@@ -8,25 +8,21 @@ import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from gradience.adapters.adapter import BASE_REASON, GHOST_REASON, Adapter, LoraPair, SkippedTensor
+from gradience.adapters.adapter import BASE_REASON, Adapter, LoraPair, SkippedTensor
 from gradience.adapters.config import initialisation_of
 from gradience.adapters.diffusers import ALPHA_REASON, METADATA, NAME, configs_of, part_of, part_of_all
 from gradience.adapters.formats import words_of
-from gradience.adapters.keys import ends_with, is_split_expert, parse_key
+from gradience.adapters.keys import Side, ends_with, is_split_expert
 from gradience.adapters.mlx import FINAL, read_settings
-from gradience.adapters.tensors import Words
+from gradience.adapters.tensors import DType, Words
 from gradience.compress.encodings import Encoded, Target, encode_modules, rule_of
 from gradience.errors import InputError, UsageError, did_you_mean
 from gradience.reports.compression import Encoding
 from gradience.runtimes.architecture import model_config_of
-
-Side = Literal["A", "B"]
-_LEFT_OUT = (GHOST_REASON, BASE_REASON)
-"""What no update is: copies."""
 
 _OF_PEFT = (
     "use_dora",
@@ -115,7 +111,7 @@ def refuse_beside(opened: Adapter, form: str) -> tuple[SkippedTensor, ...]:
     for note in (*opened.unaudited, *opened.other):
         if note.reason == ALPHA_REASON:
             continue  # in the settings of what is written
-        if note.reason in _LEFT_OUT or parse_key(note.tensor).adapter not in (None, opened.adapter_name):
+        if note.reason == BASE_REASON or opened.is_foreign(note):
             left_out.append(note)
             continue
         raise no_place(opened, form, note)
@@ -189,19 +185,15 @@ def no_place(opened: Adapter, form: str, note: SkippedTensor) -> InputError:
     )
 
 
-def refuse_types(opened: Adapter, form: Form, types: Mapping[str, str]) -> None:
-    """Raise InputError (not-in-format) for a storage type that the format's library does not read.
-
-    types: module -> storage type of one of its factors as written.
-    """
-    for module, dtype in types.items():
-        if dtype not in form.dtypes:
-            raise not_held(
-                opened,
-                form.words,
-                f"{module} is stored as {dtype}, and {form.words} has {', '.join(sorted(form.dtypes))}",
-                "gradience compress ADAPTER --rank R --dtype F32 --output NEW stores it so",
-            )
+def refuse_type(opened: Adapter, form: Form, module: str, dtype: DType) -> None:
+    """Raise InputError (not-in-format) for the storage type of a factor that the format's library does not read."""
+    if dtype.name not in form.dtypes:
+        raise not_held(
+            opened,
+            form.words,
+            f"{module} is stored as {dtype.name}, and {form.words} has {', '.join(sorted(form.dtypes))}",
+            "gradience compress ADAPTER --rank R --dtype F32 --output NEW stores it so",
+        )
 
 
 class MlxForm(Form):

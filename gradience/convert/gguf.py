@@ -17,9 +17,8 @@ import numpy as np
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.families import layer_of
 from gradience.adapters.gguf import ARCHITECTURES, heads_of, llama_cpp_name
-from gradience.adapters.tensors import Words
 from gradience.arguments import is_integer
-from gradience.compress.forms import Side, not_held, refuse_beside
+from gradience.compress.forms import not_held, refuse_beside
 from gradience.convert.written import Written
 from gradience.digests import sha256_file
 from gradience.errors import InputError, require
@@ -76,8 +75,14 @@ def write_gguf(opened: Adapter, folder: Path, base: Path | None) -> Written:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for pair in opened.pairs:
-        for side in ("A", "B"):
-            words = _turned(pair, "A" if side == "A" else "B", heads.get(pair.module.rpartition(".")[2]))
+        first, second = pair.a.read(), pair.b.read()
+        if pair.kind == "embedding":
+            first = first.T
+        count = heads.get(pair.module.rpartition(".")[2])
+        if count is not None:
+            halves = second.reshape(count, 2, pair.rows // count // 2, -1)
+            second = halves.swapaxes(1, 2).reshape(second.shape)
+        for words in (first, second):
             writer.write_tensor_data(np.ascontiguousarray(words).reshape(-1).view(np.uint8))
     writer.close()
     path = folder / NAME
@@ -219,12 +224,3 @@ def _heads(opened: Adapter, config: Mapping[str, Any]) -> dict[str, int]:
                 "check --base-model",
             )
     return {name: int(size) for name, size in sizes.items() if is_integer(size)}
-
-
-def _turned(pair: LoraPair, side: Side, heads: int | None) -> Words:
-    words = (pair.a if side == "A" else pair.b).read()
-    if side == "A":
-        return words.T if pair.kind == "embedding" else words
-    if heads is None:
-        return words
-    return words.reshape(heads, 2, pair.rows // heads // 2, -1).swapaxes(1, 2).reshape(words.shape)

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradience.adapters.adapter import GHOST_REASON, Adapter, Factor, LoraPair, SkippedTensor
+from gradience.adapters.adapter import Adapter, Factor
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.diffusers import part_of
-from gradience.adapters.keys import PREFIX, parse_key, peft_name
+from gradience.adapters.keys import PREFIX, peft_name
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.adapters.peft import fields_in_peft_order
 from gradience.adapters.tensors import NewTensor, TensorFile, WeightsWriter, pieces
@@ -47,7 +47,7 @@ def write_peft(opened: Adapter, folder: Path, base: Path | None = None) -> Writt
         )
     if opened.format == "mlx":
         refuse_tied_embedding(opened, "PEFT LoRA")
-    left_out = tuple(note for note in opened.other if _of_another(opened, note))
+    left_out = tuple(note for note in opened.other if opened.is_foreign(note))
     tensors: dict[str, _Tensor] = {}
     for tensor in _tensors(opened, {note.tensor for note in left_out}):
         if tensor.new in tensors:
@@ -89,55 +89,38 @@ def _fields(opened: Adapter, config: PeftConfig) -> dict[str, Any]:
     }
 
 
-def _of_another(opened: Adapter, note: SkippedTensor) -> bool:
-    """A copy that PEFT does not read, or a tensor of another adapter in the same file."""
-    return note.reason == GHOST_REASON or parse_key(note.tensor).adapter not in (None, opened.adapter_name)
-
-
 def _tensors(opened: Adapter, without: set[str]) -> Iterator[_Tensor]:
     factors = set()
     for pair in opened.pairs:
-        for side, factor in (("A", pair.a), ("B", pair.b)):
+        for side, factor in pair.factors.items():
             factors.add(factor.tensor)
-            if not opened.of_peft:
-                yield _turned(opened, pair, factor, is_a=side == "A")
-            elif factor.turn is not None:  # experts in Unsloth's order
+            if opened.of_peft and factor.turn is None:
+                yield _copied(opened, factor.file, factor.tensor)
+                continue
+            if opened.of_peft:  # experts in Unsloth's order
                 new = peft_name(factor.tensor, opened.adapter_name)
-                yield _Tensor(factor.tensor, new, _header(factor), partial(_words, factor))
+            elif pair.kind == "expert":
+                raise not_held(
+                    opened,
+                    "PEFT LoRA",
+                    f"{pair.module} holds experts in one tensor, which PEFT reads only by the names of the base's "
+                    "parameters",
+                    "`gradience audit` and `gradience compress` take it as it is",
+                )
             else:
-                yield _copied(factor.file, factor.tensor, peft_name(factor.tensor, opened.adapter_name))
+                ending = f"lora_embedding_{side}" if pair.kind == "embedding" else f"lora_{side}.weight"
+                new = f"{PREFIX}{_inside(pair.module)}.{ending}"
+            header = NewTensor(factor.entry.dtype.name, factor.entry.shape)
+            yield _Tensor(factor.tensor, new, header, partial(_words, factor))
     for file in opened.files:
         for name in file.entries:
             if opened.of_peft and name not in factors and name not in without:
-                yield _copied(file, name, peft_name(name, opened.adapter_name))
+                yield _copied(opened, file, name)
 
 
-def _copied(file: TensorFile, name: str, new: str) -> _Tensor:
-    entry = file.entries[name]
-    return _Tensor(name, new, NewTensor(entry.dtype.name, entry.shape), partial(pieces, file, name))
-
-
-def _turned(opened: Adapter, pair: LoraPair, factor: Factor, *, is_a: bool) -> _Tensor:
-    """A factor of another format, as PEFT stores it. Raises InputError (not-in-format)."""
-    if pair.kind == "expert":
-        raise not_held(
-            opened,
-            "PEFT LoRA",
-            f"{pair.module} holds experts in one tensor, which PEFT reads only by the names of the base's parameters",
-            "`gradience audit` and `gradience compress` take it as it is",
-        )
-
-    ending = (
-        f"lora_embedding_{'A' if is_a else 'B'}"
-        if pair.kind == "embedding"
-        else f"lora_{'A' if is_a else 'B'}.weight"
-    )
-    new = f"{PREFIX}{_inside(pair.module)}.{ending}"
-    return _Tensor(factor.tensor, new, _header(factor), partial(_words, factor))
-
-
-def _header(factor: Factor) -> NewTensor:
-    return NewTensor(factor.entry.dtype.name, factor.entry.shape)
+def _copied(opened: Adapter, file: TensorFile, name: str) -> _Tensor:
+    header = NewTensor(file.entries[name].dtype.name, file.entries[name].shape)
+    return _Tensor(name, peft_name(name, opened.adapter_name), header, partial(pieces, file, name))
 
 
 def _words(factor: Factor) -> Iterator[bytes]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from gradience.adapters.adapter import BLOCK_ELEMENTS, Adapter, LoraPair, word_blocks
+from gradience.adapters.base_weights import base_folder
 from gradience.adapters.formats import open_adapter, require_order, words_of
 from gradience.arguments import path_argument
-from gradience.compress.adapter import base_folder
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
 from gradience.compress.forms import FORMS
 from gradience.convert.gguf import write_gguf

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from gradience.adapters.adapter import Adapter, Factor, LoraPair, SkippedTensor
+from gradience.adapters.adapter import Adapter, SkippedTensor
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.tensors import NewTensor, WeightsWriter
 from gradience.compress.encodings import Target, write_config
-from gradience.compress.forms import Form, Side, refuse_beside, refuse_types
+from gradience.compress.forms import Form, refuse_beside, refuse_type
 
 
 class Written(NamedTuple):
@@ -51,26 +51,25 @@ def write_form(form: Form, opened: Adapter, folder: Path) -> Written:
     targets = [Target(pair.module, pair.rank, opened.scale_of(pair)) for pair in opened.pairs]
     names = {pair.module: form.module(opened, pair.module) for pair in opened.pairs}
     left_out = refuse_beside(opened, form.words)
-    refuse_types(opened, form, {pair.module: factor.entry.dtype.name for pair, _, factor in _factors(opened)})
+    for pair in opened.pairs:
+        for factor in (pair.a, pair.b):
+            refuse_type(opened, form, pair.module, factor.entry.dtype)
     settings = form.settings(opened, targets)
-    written = {form.factor(names[pair.module], side): (pair, side) for pair, side, _ in _factors(opened)}
-    headers = {}
-    for name, (pair, side) in written.items():
-        factor = pair.a if side == "A" else pair.b
-        headers[name] = NewTensor(factor.entry.dtype.name, form.shape(factor.entry.shape, side, pair))
+    factors = {
+        form.factor(names[pair.module], side): (pair, side, factor)
+        for pair in opened.pairs
+        for side, factor in pair.factors.items()
+    }
+    headers = {
+        name: NewTensor(factor.entry.dtype.name, form.shape(factor.entry.shape, side, pair))
+        for name, (pair, side, factor) in factors.items()
+    }
     with WeightsWriter(folder / form.weights, headers, settings.metadata) as writer:
         for name in writer.names:
-            pair, side = written[name]
-            words = (pair.a if side == "A" else pair.b).read()
-            writer.put(np.ascontiguousarray(form.turn(words, side, pair)).tobytes())
+            pair, side, factor = factors[name]
+            writer.put(np.ascontiguousarray(form.turn(factor.read(), side, pair)).tobytes())
         digest = writer.close()
     if settings.config is not None:
         write_config(folder / CONFIG, settings.config)
-    old = {factor.tensor for _, _, factor in _factors(opened)}
-    return Written(digest, writer.size, len(written), len(written.keys() - old), left_out, names)
-
-
-def _factors(opened: Adapter) -> Iterator[tuple[LoraPair, Side, Factor]]:
-    for pair in opened.pairs:
-        yield pair, "A", pair.a
-        yield pair, "B", pair.b
+    renamed = factors.keys() - {factor.tensor for _, _, factor in factors.values()}
+    return Written(digest, writer.size, len(factors), len(renamed), left_out, names)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from gradience.adapters.locate import WEIGHT_SUFFIXES
 from gradience.adapters.pickles import SUFFIXES
@@ -28,98 +29,7 @@ from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.compression import CompressionReport
 from gradience.reports.fleet import FleetRow
-from gradience.reports.fleet_compression import FleetCompression, Truncated
-
-
-def truncate(row: FleetRow, source: Path, target: Path, rank: int, options: dict[str, Any]) -> Truncated:
-    """Bring the adapter of a row to a rank, and return what became of it.
-
-    options: keywords of `compress_adapter`. Raises nothing that a user could act on: that is in what is returned.
-    """
-    facts: dict[str, Any] = {"path": row.path, "old_rank": row.rank, "old_bytes": row.bytes}
-    try:
-        _refuse_outdated(row, source)
-        if not options.get("force") and (report := _earlier(row, target, rank, options)) is not None:
-            return Truncated(status="reused", **facts, **_figures(report))
-        report = compress_adapter(source, target, rank=rank, workers=1, **options)
-    except GradienceError as error:
-        return failed(row, error)
-    return Truncated(status="written", **facts, **_figures(report))
-
-
-def failed(row: FleetRow, error: GradienceError) -> Truncated:
-    """Return what is said of an adapter that was not written."""
-    message = sentence_text(str(error))
-    return Truncated(
-        path=row.path,
-        status="failed",
-        old_rank=row.rank,
-        old_bytes=row.bytes,
-        error=error.code,
-        message=message,
-    )
-
-
-def as_json(truncated: Truncated) -> dict[str, Any]:
-    """Return it as what `Truncated(**…)` takes."""
-    return asdict(truncated)
-
-
-def target_of(row: FleetRow, output: Path) -> Path:
-    """Return where the smaller adapter goes: the path of the row, below the output; of a file without its suffix.
-
-    Raises InputError (bad-row-path, symlink-outside) for a path that leads out of it, or through a link.
-    """
-    path = PurePosixPath(row.path)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in row.path:
-        raise InputError(
-            f"the row of {row.path!r} has a path that is not below its root",
-            code="bad-row-path",
-            hint="measure again with --root DIR, a folder above the adapters",
-        )
-    inside = path.with_suffix("") if path.suffix.lower() in (*WEIGHT_SUFFIXES, *SUFFIXES) else path
-    target = output / inside
-    if os.path.realpath(target) != os.path.join(os.path.realpath(output), inside):
-        raise InputError(
-            f"{target}: a symbolic link in the output leads elsewhere, so nothing is written there",
-            code="symlink-outside",
-            hint=f"remove the link, or give another output than {output}",
-        )
-    return target
-
-
-def _refuse_outdated(row: FleetRow, source: Path) -> None:
-    if stamp_of(stamped_files(source)) != row.stamp:
-        raise InputError(
-            f"{source}: not there, or changed since its row was measured",
-            code="row-outdated",
-            hint="run gradience fleet again; --root says what the paths of the rows are relative to",
-        )
-
-
-def _earlier(row: FleetRow, target: Path, rank: int, options: dict[str, Any]) -> CompressionReport | None:
-    """The report of an earlier run, where it made the same from the same weights."""
-    if not (target / REPORT).exists():
-        return None
-    report = CompressionReport.read(target / REPORT)
-    same = report.source_sha256 == row.sha256 and report.criterion == ToRank(rank).words
-    return report if same and _was_asked(report, options) else None
-
-
-def _was_asked(report: CompressionReport, options: dict[str, Any]) -> bool:
-    """Whether what is there was written as these options say: in another format or type it is made again."""
-    dtype = options.get("dtype")
-    return (
-        options.get("encoding") in (None, report.encoding)
-        and options.get("to") in (None, report.format)
-        and (dtype is None or {row.dtype for row in report.modules if row.new_rank} <= {dtype.upper()})
-        and all(any(part in name for name in report.stripped) for part in options.get("strip") or ())
-    )
-
-
-def _figures(report: CompressionReport) -> dict[str, Any]:
-    return {"new_bytes": report.new_bytes, "measured_error": report.measured_error}
-
+from gradience.reports.fleet_compression import FleetCompression, Truncated, TruncationStatus
 
 BATCH_REPORT = "fleet_compression.json"
 
@@ -182,83 +92,147 @@ def compress_fleet(
         "force": force,
         "max_memory": max_memory,
     }
-    rows = list(read_rows(path_argument("fleet", fleet)))
+    rows = {row.path: row for row in read_rows(path_argument("fleet", fleet))}
+    results: dict[str, Truncated] = {}
+    requests: list[Request] = []
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with held(folder):
-        results, requests = _sorted_out(rows, folder, home, wanted, options)
+        for name, row in rows.items():
+            try:
+                target = _target(row, folder, rows)
+            except GradienceError as error:
+                results[name] = failed(row, error)
+                continue
+            if row.rank is not None and row.rank <= wanted:
+                results[name] = Truncated(
+                    path=name, status="small enough", old_rank=row.rank, old_bytes=row.bytes
+                )
+                continue
+            requests.append({
+                "task": "truncate",
+                "name": name,
+                "row": row.model_dump(mode="json"),
+                "path": str(home / name),
+                "target": str(target),
+                "rank": wanted,
+                "options": options,
+            })  # fmt: skip
         for request, answer in answers(requests, workers=workers):
-            results[request["name"]] = _truncated(request, answer)
+            name = request["name"]
+            if isinstance(answer, Died):
+                results[name] = failed(rows[name], InputError(answer.words, code="process-died"))
+            else:
+                results[name] = TypeAdapter(Truncated).validate_json(answer)
             if progress:
                 progress(len(results), len(rows))
-        report = _report(wanted, [results[row.path] for row in rows], watch)
+        adapters = [results[name] for name in rows]
+        statuses = Counter(adapter.status for adapter in adapters)
+        written = [adapter for adapter in adapters if adapter.new_bytes is not None]
+        report = FleetCompression(
+            rank=wanted,
+            written=statuses["written"],
+            reused=statuses["reused"],
+            small_enough=statuses["small enough"],
+            failed=statuses["failed"],
+            old_bytes=sum(adapter.old_bytes or 0 for adapter in written),
+            new_bytes=sum(adapter.new_bytes or 0 for adapter in written),
+            adapters=tuple(adapters),
+            run=watch.run_info(),
+        )
         report.save(folder / BATCH_REPORT)
     return report
 
 
-def _sorted_out(
-    rows: Iterable[FleetRow], folder: Path, home: Path, rank: int, options: dict[str, Any]
-) -> tuple[dict[str, Truncated], list[Request]]:
-    """What is known without work, and what is to be done."""
-    results: dict[str, Truncated] = {}
-    requests: list[Request] = []
-    names = {row.path for row in rows}
-    for row in rows:
-        try:
-            target = target_of(row, folder)
-            _refuse_nested(row, names)
-            if row.status == "failed" or row.rank is None:
-                raise InputError(row.message or "its rank is not known", code=row.error or "no-rank")
-        except GradienceError as error:
-            results[row.path] = failed(row, error)
-            continue
-        if row.rank <= rank:
-            results[row.path] = Truncated(
-                path=row.path, status="small enough", old_rank=row.rank, old_bytes=row.bytes
-            )
-            continue
-        requests.append({
-            "task": "truncate",
-            "name": row.path,
-            "row": row.model_dump(mode="json"),
-            "path": str(home / row.path),
-            "target": str(target),
-            "rank": rank,
-            "options": options,
-        })  # fmt: skip
-    return results, requests
+def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:
+    """Where the smaller adapter goes: the path of the row, below the output; of a file without its suffix.
 
-
-def _refuse_nested(row: FleetRow, names: set[str]) -> None:
-    """Its folder would appear inside another that takes its place whole."""
-    outer = next((str(above) for above in PurePosixPath(row.path).parents if str(above) in names), None)
-    if outer is not None:
+    Raises InputError: bad-row-path, symlink-outside for a path that leads out of it, or through a link; nested-adapter;
+    what the row failed with.
+    """
+    path = PurePosixPath(row.path)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in row.path:
+        raise InputError(
+            f"the row of {row.path!r} has a path that is not below its root",
+            code="bad-row-path",
+            hint="measure again with --root DIR, a folder above the adapters",
+        )
+    inside = path.with_suffix("") if path.suffix.lower() in (*WEIGHT_SUFFIXES, *SUFFIXES) else path
+    target = output / inside
+    if os.path.realpath(target) != os.path.join(os.path.realpath(output), inside):
+        raise InputError(
+            f"{target}: a symbolic link in the output leads elsewhere, so nothing is written there",
+            code="symlink-outside",
+            hint=f"remove the link, or give another output than {output}",
+        )
+    outer = next((str(above) for above in path.parents if str(above) in names), None)
+    if outer is not None:  # whose folder takes its place whole
         raise InputError(
             f"{row.path}: lies inside {outer}, another adapter of the fleet",
             code="nested-adapter",
             hint="compress it by itself: gradience compress ADAPTER --rank K -o DIR",
         )
+    if row.status == "failed" or row.rank is None:
+        raise InputError(row.message or "its rank is not known", code=row.error or "no-rank")
+    return target
 
 
-def _truncated(request: Request, answer: bytes | Died) -> Truncated:
-    if isinstance(answer, Died):
-        return failed(FleetRow.model_validate(request["row"]), InputError(answer.words, code="process-died"))
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Truncated).validate_json(answer)
+# ---------------------------------------------------------------- one adapter, in a process of `processes`
 
 
-def _report(rank: int, adapters: Sequence[Truncated], watch: Stopwatch) -> FleetCompression:
-    statuses = Counter(adapter.status for adapter in adapters)
-    there = [adapter for adapter in adapters if adapter.new_bytes is not None]
-    return FleetCompression(
-        rank=rank,
-        written=statuses["written"],
-        reused=statuses["reused"],
-        small_enough=statuses["small enough"],
-        failed=statuses["failed"],
-        old_bytes=sum(adapter.old_bytes or 0 for adapter in there),
-        new_bytes=sum(adapter.new_bytes or 0 for adapter in there),
-        adapters=tuple(adapters),
-        run=watch.run_info(),
+def truncate(row: FleetRow, source: Path, target: Path, rank: int, options: dict[str, Any]) -> Truncated:
+    """Bring the adapter of a row to a rank, and return what became of it.
+
+    options: keywords of `compress_adapter`. Raises nothing that a user could act on: that is in what is returned.
+    """
+    try:
+        if stamp_of(stamped_files(source)) != row.stamp:
+            raise InputError(
+                f"{source}: not there, or changed since its row was measured",
+                code="row-outdated",
+                hint="run gradience fleet again; --root says what the paths of the rows are relative to",
+            )
+        report = None if options.get("force") else _earlier(row, target, rank, options)
+        status: TruncationStatus = "written" if report is None else "reused"
+        if report is None:
+            compress_adapter(source, target, rank=rank, workers=1, **options)
+            report = CompressionReport.read(target / REPORT)
+    except GradienceError as error:
+        return failed(row, error)
+    return Truncated(
+        path=row.path,
+        status=status,
+        old_rank=row.rank,
+        old_bytes=row.bytes,
+        new_bytes=report.new_bytes,
+        measured_error=report.measured_error,
     )
+
+
+def failed(row: FleetRow, error: GradienceError) -> Truncated:
+    """Return what is said of an adapter that was not written."""
+    return Truncated(
+        path=row.path,
+        status="failed",
+        old_rank=row.rank,
+        old_bytes=row.bytes,
+        error=error.code,
+        message=sentence_text(str(error)),
+    )
+
+
+def _earlier(row: FleetRow, target: Path, rank: int, options: dict[str, Any]) -> CompressionReport | None:
+    """The report of an earlier run, where it made the same from the same weights, as these options say."""
+    if not (target / REPORT).exists():
+        return None
+    report = CompressionReport.read(target / REPORT)
+    dtype = options.get("dtype")
+    same = (
+        report.source_sha256 == row.sha256
+        and report.criterion == ToRank(rank).words
+        and options.get("encoding") in (None, report.encoding)
+        and options.get("to") in (None, report.format)
+        and (dtype is None or {row.dtype for row in report.modules if row.new_rank} <= {dtype.upper()})
+        and all(any(part in name for name in report.stripped) for part in options.get("strip") or ())
+    )
+    return report if same else None

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TextIO
@@ -38,12 +39,12 @@ def measure(request: Request) -> str:
 
 def truncate(request: Request) -> str:
     """Return what became of an adapter that was to be written smaller."""
-    from gradience.fleet.batch import as_json, truncate
+    from gradience.fleet.batch import truncate
     from gradience.reports.fleet import FleetRow
 
     row = FleetRow.model_validate(request["row"])
     places = Path(request["path"]), Path(request["target"])
-    return json.dumps(as_json(truncate(row, *places, request["rank"], request["options"])))
+    return json.dumps(asdict(truncate(row, *places, request["rank"], request["options"])))
 
 
 TASKS: dict[str, Callable[[Request], str]] = {"measure": measure, "truncate": truncate}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -91,20 +91,21 @@ class Known:
     evaluation: tuple[Evaluation, EvaluatedAdapter] | None
 
 
-def card_of(folder: Path, evaluation: Evaluation | None = None) -> str:
+def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapter | None = None) -> str:
     """Return the block (Markdown) for the card of the adapter in `folder`.
 
     evaluation: the one to show; by default that in the folder, or in the one above it, which names these weights.
+    opened: the adapter, where it is open already.
 
     Raises what `audit_adapter` raises, and InputError (`other-adapter`) where `evaluation` has another adapter's rows.
     """
-    known = look_at(folder, evaluation)
+    known = look_at(folder, evaluation, opened)
     return "\n\n".join([*_opening(known), markdown.render(card_blocks(known))])
 
 
-def look_at(folder: Path, evaluation: Evaluation | None = None) -> Known:
+def look_at(folder: Path, evaluation: Evaluation | None = None, opened: Adapter | None = None) -> Known:
     """Return what the folder, and an evaluation, say about the adapter in it. Raises as `card_of` does."""
-    with open_adapter(folder) as adapter:
+    with open_adapter(folder) if opened is None else nullcontext(opened) as adapter:
         sha256, config = adapter.sha256(), adapter.config
         compression = _of_these_weights(CompressionReport, folder / REPORT, sha256)
         distillation = _of_these_weights(DistillReport, folder / DISTILL_REPORT, sha256)

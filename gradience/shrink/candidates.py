@@ -26,9 +26,6 @@ from gradience.reports.compression import CompressionPlan
 from gradience.reports.shrink import PlannedCandidate
 from gradience.words import listed
 
-AS_IT_IS: Mapping[str, Any] = {"adapter_name": None, "encoding": None, "dtype": None, "strip": ()}
-"""How a candidate is written: as `gradience compress` does where nothing else is asked for."""
-
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -73,7 +70,7 @@ class Truncated:
     def plan(self, source: Source, rank: int) -> CompressionPlan:
         plan = plan_compression(source.audit, ToRank(rank), path=source.adapter)
         if plan.new_params < plan.old_params:
-            rehearse_compression(source.adapter, plan, base_model=source.base_model, **AS_IT_IS)
+            rehearse_compression(source.adapter, plan, base_model=source.base_model)
         return plan
 
     def make(self, source: Source, rank: int, folder: Path, documents: Documents | None) -> None:
@@ -95,7 +92,7 @@ class Calibrated:
         )
         if plan.new_params < plan.old_params:
             rehearse_compression(
-                source.adapter, plan, base_model=source.base_model, calibration=source.calibration, **AS_IT_IS
+                source.adapter, plan, base_model=source.base_model, calibration=source.calibration
             )
         return plan
 

@@ -166,7 +166,7 @@ def _same(a: Path, b: Path) -> bool:
 def _documents(pages: Pages | None) -> Documents | None:
     if pages is None:
         return None
-    return lambda folder, report: {
+    return lambda written, report: {
         COMPRESSION_DOCUMENT: pages.document(report),
-        CARD: pages.card(folder, None),
+        CARD: pages.card(written.location.path, None),
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gradience import audit_adapter
+from gradience.adapters.formats import open_adapter
+from gradience.audit.adapter import audit_opened
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import Criterion, ToRank
@@ -15,9 +16,14 @@ ENCODINGS = ("uniform", "patterns", "padded", "folded")
 
 
 def compress(
-    folder: Path, output: Path, criterion: Criterion | None = None, **options: Any
+    folder: Path,
+    output: Path,
+    criterion: Criterion | None = None,
+    *,
+    adapter: str | None = None,
+    **options: Any,
 ) -> CompressionReport:
     """criterion: rank 2 by default."""
-    audited = audit_adapter(folder, adapter=options.get("adapter_name"))
-    plan = plan_compression(audited, criterion or ToRank(2), path=folder)
-    return write_compressed(folder, plan, output, **options)
+    with open_adapter(folder, adapter=adapter) as opened:
+        plan = plan_compression(audit_opened(opened), criterion or ToRank(2), path=folder)
+        return write_compressed(opened, plan, output, **options)

@@ -310,7 +310,7 @@ def test_documents_are_written_with_the_rest(tmp_path):
         folder,
         plan,
         tmp_path / "out",
-        documents=lambda folder, report: {"notes.md": f"rank {report.modules[0].new_rank}"},
+        documents=lambda written, report: {"notes.md": f"rank {report.modules[0].new_rank}"},
     )
     assert (tmp_path / "out" / "notes.md").read_text() == "rank 2"
 

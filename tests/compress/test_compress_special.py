@@ -286,7 +286,7 @@ def test_one_of_two_adapters_in_a_file(chosen, tmp_path):
         for name, tensor in tensors.items()
     }
     save_file(both, tmp_path / "in" / "adapter_model.safetensors")
-    report = compress(tmp_path / "in", tmp_path / "out", ToRank(2), adapter_name=chosen)
+    report = compress(tmp_path / "in", tmp_path / "out", ToRank(2), adapter=chosen)
     after = stored_tensors(tmp_path / "out")
     assert after.keys() == tensors.keys()  # as PEFT saves them: without the adapter's name
     assert len(report.stripped) == len(tensors)
@@ -297,7 +297,7 @@ def test_an_adapter_in_a_sub_folder(tmp_path):
     save(llama(), config(target_modules=LINEAR), tmp_path / "in", adapter="style")
     (tmp_path / "in" / "notes.txt").write_text("outer")
     (tmp_path / "in" / "style" / "notes.txt").write_text("inner")
-    compress(tmp_path / "in", tmp_path / "out", ToRank(2), adapter_name="style")
+    compress(tmp_path / "in", tmp_path / "out", ToRank(2), adapter="style")
     load_strict(llama(), tmp_path / "out")
     assert (tmp_path / "out" / "notes.txt").read_text() == "inner"
 
