@@ -158,7 +158,18 @@ def read_config(path: Path, *, root: Path | None = None) -> PeftConfig:
     fields = strict_json.loads(text, path, path.name)
     if not isinstance(fields, dict):
         raise _bad(path, "it is not a JSON object")
-    _refuse_other_tools(path, fields)
+    if "fine_tune_type" in fields or "lora_parameters" in fields:
+        raise InputError(
+            f"{path}: the config of an MLX-LM adapter (fine_tune_type, lora_parameters), beside other weights",
+            code="mlx-adapter",
+            hint=MLX_HINT,
+        )
+    if "config" in fields and "model_class" in fields and "peft_type" not in fields:
+        raise InputError(
+            f"{path}: an adapter of the AdapterHub library, not a PEFT one",
+            code="adapterhub-adapter",
+            hint="train it with PEFT: only PEFT LoRA adapters are read",
+        )
     return config_of(path, fields)
 
 
@@ -167,8 +178,8 @@ def config_of(path: Path, fields: Mapping[str, Any]) -> PeftConfig:
 
     Raises InputError: bad-config, other-method, not-peft-config.
     """
-    reader = _Fields(path, fields)
-    peft_type = reader.text("peft_type")
+    _check(path, fields, {"peft_type": _A_TEXT})
+    peft_type = fields.get("peft_type")
     if peft_type is not None and peft_type.upper() != "LORA":
         raise refuse_method(path, peft_type)
     if peft_type is None and not {"r", "lora_alpha"} & fields.keys():
@@ -177,26 +188,38 @@ def config_of(path: Path, fields: Mapping[str, Any]) -> PeftConfig:
             code="not-peft-config",
             hint="put the adapter's own adapter_config.json here, or remove this file to audit the weights alone",
         )
+    _check(path, fields, _READ)
+    for name, (fits, wanted) in (("rank_pattern", _A_RANK), ("alpha_pattern", _A_NUMBER)):
+        for key, number in (fields.get(name) or {}).items():
+            if not fits(number):
+                raise _bad(path, f"{name}[{_json(key)}] is {_json(number)}, not {wanted}")
+
+    def names(field: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(fields.get(field) or ()))
+
     budget = Budget()
+    targets, init = fields.get("target_modules"), fields.get("init_lora_weights", True)
+    if not isinstance(init, str):  # null as PEFT reads it: neither factor is set to 0
+        init = "true" if init else "false"
     return PeftConfig(
         path=path,
         fields=fields,
-        r=reader.count("r", DEFAULT_RANK),
-        lora_alpha=reader.number("lora_alpha", DEFAULT_ALPHA),
-        rank_pattern=PatternTable(reader.pattern("rank_pattern", ranks=True), budget),
-        alpha_pattern=PatternTable(reader.pattern("alpha_pattern", ranks=False), budget),
-        use_rslora=reader.flag("use_rslora"),
-        use_dora=reader.flag("use_dora"),
-        fan_in_fan_out=reader.flag("fan_in_fan_out"),
-        bias=reader.text("bias") or "none",
-        init=reader.init(),
-        target_modules=reader.targets(),
-        target_parameters=reader.names("target_parameters"),
-        modules_to_save=reader.names("modules_to_save"),
-        base_model=reader.text("base_model_name_or_path"),
-        task_type=reader.text("task_type"),
+        r=int(fields.get("r", DEFAULT_RANK)),
+        lora_alpha=float(fields.get("lora_alpha", DEFAULT_ALPHA)),
+        rank_pattern=PatternTable(fields.get("rank_pattern") or {}, budget),
+        alpha_pattern=PatternTable(fields.get("alpha_pattern") or {}, budget),
+        use_rslora=bool(fields.get("use_rslora")),
+        use_dora=bool(fields.get("use_dora")),
+        fan_in_fan_out=bool(fields.get("fan_in_fan_out")),
+        bias=fields.get("bias") or "none",
+        init=init,
+        target_modules=targets if targets is None or isinstance(targets, str) else names("target_modules"),
+        target_parameters=names("target_parameters"),
+        modules_to_save=names("modules_to_save"),
+        base_model=fields.get("base_model_name_or_path"),
+        task_type=fields.get("task_type"),
         peft_type=peft_type,
-        peft_version=reader.text("peft_version"),
+        peft_version=fields.get("peft_version"),
     )
 
 
@@ -205,9 +228,7 @@ def check_for_peft(config: PeftConfig, names: Sequence[str]) -> None:
 
     names: of the base's modules and parameters, with which PEFT compares the expressions.
     """
-    reader = _Fields(config.path, config.fields)
-    for name, (fits, wanted) in _OF_PEFT.items():
-        reader.check(name, fits, wanted)
+    _check(config.path, config.fields, _OF_PEFT)
     if isinstance(config.target_modules, tuple) and not all(config.target_modules):
         raise _bad(config.path, "target_modules holds an empty name")
     tried = try_expressions(expressions_of(config.fields), names)
@@ -227,143 +248,6 @@ def without_imports(config: Any) -> Any:
     return config
 
 
-def _refuse_other_tools(path: Path, fields: Mapping[str, Any]) -> None:
-    if "fine_tune_type" in fields or "lora_parameters" in fields:
-        raise InputError(
-            f"{path}: the config of an MLX-LM adapter (fine_tune_type, lora_parameters), beside other weights",
-            code="mlx-adapter",
-            hint=MLX_HINT,
-        )
-    if "config" in fields and "model_class" in fields and "peft_type" not in fields:
-        raise InputError(
-            f"{path}: an adapter of the AdapterHub library, not a PEFT one",
-            code="adapterhub-adapter",
-            hint="train it with PEFT: only PEFT LoRA adapters are read",
-        )
-
-
-def _bad(path: Path, what: str) -> InputError:
-    return InputError(f"{path}: {what}", code="bad-config", hint="save the adapter again with PEFT")
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _indices(value: Any) -> bool:
-    return isinstance(value, list) and all(is_integer(item) and 0 <= item < 2**31 for item in value)
-
-
-_A_FLAG = (lambda value: isinstance(value, bool), "true or false")
-_OF_PEFT: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "exclude_modules": (lambda value: isinstance(value, str) or _texts(value), "a list of names"),
-    "layers_pattern": (lambda value: isinstance(value, str) or _texts(value), "a list of names"),
-    "layers_to_transform": (lambda value: is_integer(value) or _indices(value), "a list of layers"),
-    "lora_dropout": (lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
-    "trainable_token_indices": (
-        lambda value: _indices(value) or (isinstance(value, dict) and all(map(_indices, value.values()))),
-        "a list of tokens, or one for each module",
-    ),
-    "alora_invocation_tokens": (_indices, "a list of tokens"),
-    "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
-    "lora_bias": _A_FLAG,
-    "use_qalora": _A_FLAG,
-    "ensure_weight_tying": _A_FLAG,
-}
-"""Fields that only PEFT reads -> values that it understands (0.21), in words."""
-_A_NUMBER = f"0, or a number between {MIN_ALPHA:g} and {MAX_ALPHA:g}"
-
-
-class _Fields:
-    """Typed access to the fields of one config."""
-
-    def __init__(self, path: Path, fields: Mapping[str, Any]) -> None:
-        self._path = path
-        self._fields = fields
-
-    def _refuse(self, name: str, wanted: str) -> InputError:
-        return _bad(self._path, f"{name} is {_json(self._fields[name])}, not {wanted}")
-
-    def check(self, name: str, fits: Callable[[Any], bool], wanted: str) -> None:
-        value = self._fields.get(name)
-        if value is not None and not fits(value):
-            raise self._refuse(name, wanted)
-
-    def text(self, name: str) -> str | None:
-        value = self._fields.get(name)
-        if value is not None and not isinstance(value, str):
-            raise self._refuse(name, "text")
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self._fields.get(name)
-        if value is None:
-            return False
-        if not isinstance(value, bool):
-            raise self._refuse(name, "true or false")
-        return value
-
-    def count(self, name: str, default: int) -> int:
-        value = self._fields.get(name, default)
-        if not is_rank(value):
-            raise self._refuse(name, f"an integer from 1 to {MAX_RANK}")
-        return int(value)
-
-    def number(self, name: str, default: float) -> float:
-        value = self._fields.get(name, default)
-        if not is_alpha(value):
-            raise self._refuse(name, _A_NUMBER)
-        return float(value)
-
-    def pattern(self, name: str, *, ranks: bool) -> dict[str, float]:
-        value = self._fields.get(name)
-        if value is None:
-            return {}
-        if not isinstance(value, dict) or len(value) > MAX_NAMES:
-            raise self._refuse(name, f"a map from module names to numbers, at most {MAX_NAMES:,}")
-        for key, number in value.items():
-            if not (is_rank(number) if ranks else is_alpha(number)):
-                wanted = f"an integer from 1 to {MAX_RANK}" if ranks else _A_NUMBER
-                raise _bad(self._path, f"{name}[{_json(key)}] is {_json(number)}, not {wanted}")
-        return dict(value)
-
-    def names(self, name: str) -> tuple[str, ...]:
-        value = self._fields.get(name)
-        if value is None:
-            return ()
-        strings = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        if not strings or len(value) > MAX_NAMES:
-            raise self._refuse(name, f"a list of names, at most {MAX_NAMES:,}")
-        return tuple(dict.fromkeys(value))
-
-    def targets(self) -> tuple[str, ...] | str | None:
-        value = self._fields.get("target_modules")
-        if value is None or isinstance(value, str):
-            return value
-        return self.names("target_modules")
-
-    def init(self) -> str:
-        value = self._fields.get("init_lora_weights", True)
-        if value is None or isinstance(value, bool):  # null as PEFT reads it: neither factor is set to 0
-            return "true" if value else "false"
-        if not isinstance(value, str):
-            raise self._refuse("init_lora_weights", "true, false or the name of an initialisation")
-        return value
-
-
-def _json(value: Any) -> str:
-    """The beginning of a value as it stands in the file; of a long one no more is written than is shown."""
-    pieces, size = [], 0
-    for piece in json.JSONEncoder(ensure_ascii=False).iterencode(
-        value[:80] if isinstance(value, str) else value
-    ):
-        pieces.append(piece)
-        size += len(piece)
-        if size > 80:
-            break
-    return "".join(pieces)[:80]
-
-
 def is_rank(value: Any) -> bool:
     """Whether a value of a config can be a rank."""
     return is_integer(value) and 1 <= value <= MAX_RANK
@@ -372,3 +256,84 @@ def is_rank(value: Any) -> bool:
 def is_alpha(value: Any) -> bool:
     """Whether a value of a config can be an α or a scale: 0, or of a size that stays within float64."""
     return is_number(value) and (not value or MIN_ALPHA <= abs(value) <= MAX_ALPHA)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _names(value: Any) -> bool:
+    return _texts(value) and len(value) <= MAX_NAMES
+
+
+def _map(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) <= MAX_NAMES
+
+
+def _indices(value: Any) -> bool:
+    return isinstance(value, list) and all(is_integer(item) and 0 <= item < 2**31 for item in value)
+
+
+Values = tuple[Callable[[Any], bool], str]
+"""Which values of a field are understood, and in words."""
+_A_TEXT: Values = (lambda value: isinstance(value, str), "text")
+_A_FLAG: Values = (lambda value: isinstance(value, bool), "true or false")
+_A_RANK: Values = (is_rank, f"an integer from 1 to {MAX_RANK}")
+_A_NUMBER: Values = (is_alpha, f"0, or a number between {MIN_ALPHA:g} and {MAX_ALPHA:g}")
+_NAMES: Values = (_names, f"a list of names, at most {MAX_NAMES:,}")
+_PATTERN: Values = (_map, f"a map from module names to numbers, at most {MAX_NAMES:,}")
+_NAMES_OR_ONE: Values = (lambda value: isinstance(value, str) or _texts(value), "a list of names")
+_READ: Mapping[str, Values] = {
+    "r": _A_RANK,
+    "lora_alpha": _A_NUMBER,
+    "rank_pattern": _PATTERN,
+    "alpha_pattern": _PATTERN,
+    **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out"), _A_FLAG),
+    "bias": _A_TEXT,
+    "init_lora_weights": (
+        lambda value: isinstance(value, bool | str),
+        "true, false or the name of an initialisation",
+    ),
+    "target_modules": (lambda value: isinstance(value, str) or _names(value), _NAMES[1]),
+    **dict.fromkeys(("target_parameters", "modules_to_save"), _NAMES),
+    **dict.fromkeys(("base_model_name_or_path", "task_type", "peft_version"), _A_TEXT),
+}
+"""Fields that the audit reads."""
+_OF_PEFT: Mapping[str, Values] = {
+    "exclude_modules": _NAMES_OR_ONE,
+    "layers_pattern": _NAMES_OR_ONE,
+    "layers_to_transform": (lambda value: is_integer(value) or _indices(value), "a list of layers"),
+    "lora_dropout": (lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "trainable_token_indices": (
+        lambda value: _indices(value) or (isinstance(value, dict) and all(map(_indices, value.values()))),
+        "a list of tokens, or one for each module",
+    ),
+    "alora_invocation_tokens": (_indices, "a list of tokens"),
+    "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
+    **dict.fromkeys(("lora_bias", "use_qalora", "ensure_weight_tying"), _A_FLAG),
+}
+"""Fields that only PEFT reads -> values that it understands (0.21)."""
+
+
+def _check(path: Path, fields: Mapping[str, Any], known: Mapping[str, Values]) -> None:
+    """Raise InputError (bad-config) for a value that is not understood; null is a field that is not there."""
+    for name, (fits, wanted) in known.items():
+        value = fields.get(name)
+        given = name in fields if name in ("r", "lora_alpha") else value is not None
+        if given and not fits(value):
+            raise _bad(path, f"{name} is {_json(value)}, not {wanted}")
+
+
+def _bad(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: {what}", code="bad-config", hint="save the adapter again with PEFT")
+
+
+def _json(value: Any) -> str:
+    """The beginning of a value as it stands in the file; of a long one no more is written than is shown."""
+    text = ""
+    encoder = json.JSONEncoder(ensure_ascii=False)
+    for piece in encoder.iterencode(value[:80] if isinstance(value, str) else value):
+        text += piece
+        if len(text) > 80:
+            break
+    return text[:80]

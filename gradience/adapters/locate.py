@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import re
 import shlex
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -18,7 +19,7 @@ from gradience.adapters.files import PICKLE_HINT, refuse_disguise, refuse_placeh
 from gradience.adapters.foreign import FOLDERS
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
-from gradience.reading import cannot_open, open_regular, pread, read_file
+from gradience.reading import cannot_open, open_stream, read_file
 from gradience.words import listed
 
 WEIGHTS = "adapter_model.safetensors"
@@ -54,24 +55,17 @@ def locate(path: Path, *, adapter: str | None = None) -> Location:
     Raises InputError: not-found, not-a-file, several-adapters, no-such-adapter, pickle, full-model,
     gguf, diffusers, not-an-adapter, bad-index and those of `files`.
     """
-    if _is_folder(path):
-        return _in_folder(path, adapter)
-    return _single_file(path, adapter)
-
-
-def _is_folder(path: Path) -> bool:
     try:
-        return stat.S_ISDIR(os.stat(path).st_mode)
+        folder = stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as error:
         refusal = cannot_open(path, error)
         if refusal.code == "not-found" and not os.path.islink(path):
             refusal.hint += "; an adapter on the hub is called org/name (or hf://org/name)"
         raise refusal from None
-
-
-def _single_file(path: Path, adapter: str | None) -> Location:
-    name = path.name.lower()
+    if folder:
+        return _in_folder(path, adapter)
     _refuse_other_methods(path.parent)
+    name = path.name.lower()
     if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
         raise _pickle(path)
     if name == CONFIG:
@@ -81,50 +75,39 @@ def _single_file(path: Path, adapter: str | None) -> Location:
     return Location(path, path.parent, (path,), _config_in(path.parent))
 
 
+# Names are looked for with lexists: a dangling link is there, and then is reported as one.
+
+
 def _config_in(folder: Path) -> Path | None:
     config = folder / CONFIG
-    return config if _present(config) else None
+    return config if os.path.lexists(config) else None
 
 
 def _in_folder(folder: Path, adapter: str | None) -> Location:
-    if adapter is not None and _names_a_folder(folder, adapter):
-        chosen = _in_folder(folder / adapter, None)
+    inner = PurePath(adapter or "")
+    if inner.parts and not inner.is_absolute() and ".." not in inner.parts and (folder / inner).is_dir():
         # The outer folder stays the limit for links: the inner one may be a link out of it.
-        return replace(chosen, root=folder, sub_folder=True)
-    if _present(folder / INDEX) and not _present(folder / WEIGHTS):
-        return _sharded(folder, folder / INDEX)
-    if _present(folder / WEIGHTS):
+        return replace(_in_folder(folder / inner, None), root=folder, sub_folder=True)
+    if os.path.lexists(folder / WEIGHTS):
         return Location(folder, folder, (folder / WEIGHTS,), _config_in(folder))
-    nested = adapter_folders(folder)
-    if nested:
-        raise _nested(folder, [str(inner.relative_to(folder)) for inner in nested], adapter)
-    raise _something_else(folder)
-
-
-def _names_a_folder(folder: Path, adapter: str) -> bool:
-    parts = PurePath(adapter)
-    return (
-        not parts.is_absolute()
-        and ".." not in parts.parts
-        and parts.parts != ()
-        and (folder / parts).is_dir()
-    )
-
-
-def _nested(folder: Path, names: list[str], adapter: str | None) -> InputError:
+    if os.path.lexists(folder / INDEX):
+        return _sharded(folder, folder / INDEX)
+    names = [str(inner.relative_to(folder)) for inner in adapter_folders(folder)]
+    if not names:
+        raise _something_else(folder)
     if adapter is not None:
-        return InputError(
+        raise InputError(
             f"{folder}: contains no adapter called {adapter!r}, only {_listed(names)}",
             code="no-such-adapter",
             hint=f"--adapter {names[0]}",
         )
     if len(names) == 1:
-        return InputError(
+        raise InputError(
             f"{folder}: adapter found in {names[0]}",
             code="several-adapters",
             hint=f"point at {folder / names[0]}",
         )
-    return InputError(
+    raise InputError(
         f"{folder}: contains {len(names)} adapters: {_listed(names)}",
         code="several-adapters",
         hint=f"name one with --adapter {names[0]}, or list their folders to audit several",
@@ -153,26 +136,12 @@ def adapter_folders(folder: Path) -> list[Path]:
 
 def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
     """Sort key under which checkpoint-200 comes before checkpoint-1000."""
-    parts: list[tuple[int, int | str]] = []
-    digits = ""
-    for character in str(path) + "\0":
-        if character.isascii() and character.isdigit():
-            digits += character
-            continue
-        if digits:
-            parts.append((0, int(digits[:18])))
-            digits = ""
-        parts.append((1, character))
-    return parts
-
-
-def _present(path: Path) -> bool:
-    """There under this name, even as a dangling link (which then is reported as one)."""
-    return os.path.lexists(path)
+    parts = re.findall(r"[0-9]+|[^0-9]", f"{path}\0")
+    return [(0, int(part[:18])) if part[0] in "0123456789" else (1, part) for part in parts]
 
 
 def _pickle(path: Path) -> InputError:
-    """The refusal of a pickle file, or of the Git LFS pointer or web page that often lies in its place."""
+    """The refusal of a pickle file. Raises that of a Git LFS pointer or web page, which often lies in its place."""
     _refuse_placeholders(path)
     return InputError(f"{path}: a pickle file (torch.save)", code="pickle", hint=PICKLE_HINT)
 
@@ -197,15 +166,11 @@ def _something_else(folder: Path) -> InputError:
     for name in weights:
         _refuse_placeholders(folder / name)
     what = f"{CONFIG} but no {WEIGHTS}" if CONFIG in names else f"neither {WEIGHTS} nor {CONFIG}"
-    file = (
-        f"at {shlex.quote(str(folder / weights[0]))}"
-        if len(weights) == 1
-        else "at the .safetensors file itself"
-    )
+    only = f"at {shlex.quote(str(folder / weights[0]))}" if len(weights) == 1 else ""
     return InputError(
         f"{folder}: no adapter here: {what} (the folder contains {_listed(names)})",
         code="not-an-adapter",
-        hint=f"point at the folder that save_pretrained() wrote, or {file}",
+        hint=f"point at the folder that save_pretrained() wrote, or {only or 'at the .safetensors file itself'}",
     )
 
 
@@ -226,12 +191,8 @@ def _refuse_other_methods(folder: Path) -> None:
 
 def _refuse_placeholders(path: Path) -> None:
     """Raise where a Git LFS pointer or a web page lies in the place of a file."""
-    handle = open_regular(path)
-    try:
-        size = os.fstat(handle).st_size
-        refuse_placeholder(path, bytes(pread(handle, min(size, 1024), 0, path)))
-    finally:
-        os.close(handle)
+    with open_stream(path) as file:
+        refuse_placeholder(path, file.read(1024))
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -246,25 +207,24 @@ def _sharded(folder: Path, index: Path) -> Location:
     if not isinstance(shard_of, dict) or not shard_of:
         raise _bad_index(index, "it has no weight_map")
     for name, shard in shard_of.items():
-        if not isinstance(shard, str) or not _is_shard_name(shard):
+        plain = isinstance(shard, str) and os.path.basename(shard) == shard and "\0" not in shard
+        if not plain or not shard.endswith(".safetensors"):
             shown = json.dumps(shard)[:80]
             raise _bad_index(
                 index, f"tensor {name[:80]!r} is in {shown}, which is not a file name in this folder"
             )
     shards = tuple(folder / shard for shard in sorted(set(shard_of.values())))
     for shard in shards:
-        if not _present(shard):
+        if not os.path.lexists(shard):
             raise _bad_index(index, f"the shard {shard.name[:80]!r} that it names is missing")
     return Location(folder, folder, shards, _config_in(folder), shard_of)
 
 
-def _is_shard_name(name: str) -> bool:
-    """A file name in the folder: no path, and nothing that no file name holds."""
-    return name.endswith(".safetensors") and os.path.basename(name) == name and "\0" not in name
-
-
 def _bad_index(index: Path, what: str) -> InputError:
     return InputError(f"{index}: {what}", code="bad-index", hint="download or save the adapter again")
+
+
+# ---------------------------------------------------------------- the format of a stranger's file
 
 
 def listing(folder: Path) -> list[str]:
