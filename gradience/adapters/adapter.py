@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,27 +42,13 @@ TOKENS_REASON = "trained rows of an embedding (trainable_token_indices)"
 BASE_BIAS_REASON, BIAS_REASON = "bias of the base layer", "bias"
 GHOST_REASON = "ghost copy of a module"
 BASE_REASON = "weight of the base model saved beside the adapter"
-_HEADS = (
-    "classifier",
-    "score",
-    "lm_head",
-    "qa_outputs",
-    "embed_tokens",
-    "embed_out",
-    "pre_classifier",
-    "pooler",
+_HEADS = frozenset(
+    ("classifier", "score", "lm_head", "qa_outputs", "embed_tokens", "embed_out", "pre_classifier", "pooler")
 )
 
 
-def describe_other(
-    name: str, key: Key, entry: TensorEntry, config: PeftConfig | None
-) -> tuple[SkippedTensor, bool]:
-    """What a tensor that is no factor is, and whether that is understood."""
-    reason = _known_reason(key, config)
-    return SkippedTensor(name, reason or "unknown tensor", entry.params), reason is not None
-
-
-def _known_reason(key: Key, config: PeftConfig | None) -> str | None:
+def known_reason(key: Key, config: PeftConfig | None) -> str | None:
+    """What a tensor of PEFT that is no factor is; None where that is not understood."""
     parts = key.module.split(".")
     if key.role == "magnitude":
         return DORA_REASON
@@ -80,9 +66,7 @@ def _known_reason(key: Key, config: PeftConfig | None) -> str | None:
         return SAVED_REASON
     if parts[-1] == "bias":
         return BIAS_REASON
-    if any(part in _HEADS for part in parts):
-        return "full-weight head or embedding"
-    return None
+    return "full-weight head or embedding" if _HEADS.intersection(parts) else None
 
 
 SCALE_HINT = "set lora_parameters.scale to the factor of lora_a·lora_b, and remove alpha"
@@ -112,6 +96,10 @@ class Factor(NamedTuple):
     def turned(self, shape: tuple[int, ...], turn: Callable[[Words], Words]) -> Factor:
         """The factor as PEFT has it: `shape` once `turn` has been applied."""
         return self._replace(entry=self.entry._replace(shape=shape), turn=turn)
+
+    def transposed(self) -> Factor:
+        """The factor as PEFT has it, where the file has its transpose."""
+        return self.turned(self.entry.shape[::-1], np.transpose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +254,10 @@ class Adapter(Closing):
         """Return the modules whose stacked B has this `layout` on disk."""
         return [pair.module for pair in self.pairs if pair.layout == layout]
 
+    def in_order_of_data(self) -> None:
+        """Sort the pairs by where they lie, so that a file is read from its beginning to its end."""
+        self.pairs.sort(key=lambda pair: (pair.a.file.path.name, min(pair.a.entry.start, pair.b.entry.start)))
+
     def is_foreign(self, note: SkippedTensor) -> bool:
         """Whether PEFT would not look at a tensor: of another adapter in the file, or a copy that PEFT once kept."""
         return note.reason == GHOST_REASON or parse_key(note.tensor).adapter not in (None, self.adapter_name)
@@ -307,25 +299,22 @@ class Adapter(Closing):
         return digests[0] if len(digests) == 1 else sha256_text("\n".join(digests))
 
 
-SEVERAL = "several tensors claim to be the same factor"
-NO_B = "A without B: half of a LoRA pair is missing"
-NO_A = "B without A: half of a LoRA pair is missing"
+# ---------------------------------------------------------------- two stored factors -> a pair, or why there is none
 
+SEVERAL = "several tensors claim to be the same factor"
 Tensors = Mapping[str, tuple[TensorFile, TensorEntry]]
 
 
-class Shape(NamedTuple):
-    """What two factors say of their product, in the fields of a `LoraPair`."""
-
-    kind: Kind
-    rank: int
-    rows: int
-    columns: int
-    groups: int
-
-
-def unusable(a: Factor, b: Factor) -> str | None:
-    """Why no product can be made of these two, whatever their format; None where it can."""
+def factors_of(
+    names_A: Sequence[str], names_B: Sequence[str], tensors: Tensors
+) -> tuple[Factor, Factor] | str:
+    """The two factors that tensors of these names are, or why no product can be made of them, whatever the format."""
+    if len(names_A) > 1 or len(names_B) > 1:
+        return SEVERAL
+    if not names_A or not names_B:
+        there, missing = ("A", "B") if names_A else ("B", "A")
+        return f"{there} without {missing}: half of a LoRA pair is missing"
+    a, b = (Factor(name, *tensors[name]) for name in (names_A[0], names_B[0]))
     if a.entry.shape[:1] == (0,) and len(a.entry.shape) > 1 and b.entry.shape[1:2] == (0,):
         return f"rank 0: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
     for factor in (a, b):
@@ -339,11 +328,14 @@ def unusable(a: Factor, b: Factor) -> str | None:
         if len(factor.entry.shape) < 2:
             dimensions = counted(len(factor.entry.shape), "dimension")
             return f"a factor with {dimensions}: flattened or sharded, the shape is lost"
-    return None
+    return a, b
 
 
-def shape_of(kind: Kind, a: Factor, b: Factor) -> Shape | str:
-    """The shape of B·A for A (r, n…) and B (m, r…), a convolution where A has a kernel; or the reason why not."""
+def paired(module: str, kind: Kind, a: Factor, b: Factor, alpha: float | None = None) -> LoraPair | str:
+    """The pair of A (r, n…) and B (m, r…), a convolution where A has a kernel; or the reason why there is none.
+
+    alpha: s = α/r; where a format knows it otherwise, or not at all, None.
+    """
     rank, rows, groups = a.entry.shape[0], b.entry.shape[0], 1
     inner = math.prod(b.entry.shape[1:])
     if any(side != 1 for side in b.entry.shape[2:]):
@@ -354,7 +346,9 @@ def shape_of(kind: Kind, a: Factor, b: Factor) -> Shape | str:
             groups = rank // inner
     if inner * groups != rank:
         return mismatch(a, b)
-    return Shape(kind, rank, rows, math.prod(a.entry.shape[1:]), groups)
+    scale = None if alpha is None else alpha / rank
+    columns = math.prod(a.entry.shape[1:])
+    return LoraPair(module, kind, a, b, rank, rows, columns, groups=groups, alpha=alpha, scale=scale)
 
 
 def mismatch(a: Factor, b: Factor) -> str:
@@ -362,7 +356,9 @@ def mismatch(a: Factor, b: Factor) -> str:
     return f"inner dimensions differ: A is {list(a.entry.shape)}, B is {list(b.entry.shape)}"
 
 
-# ---------------------------------------------------------------- formats that name every factor
+def notes_of(names: Iterable[str], reason: str, tensors: Tensors) -> list[SkippedTensor]:
+    """Notes with one reason for tensors of these names."""
+    return [SkippedTensor(name, reason, tensors[name][1].params) for name in names]
 
 
 class Place(NamedTuple):
@@ -372,44 +368,34 @@ class Place(NamedTuple):
     side: Side
 
 
-def add_pairs(
+def sort_tensors(
     adapter: Adapter,
-    tensors: Tensors,
     places: Mapping[str, Place],
     make: Callable[[str, Factor, Factor], LoraPair | str],
+    known: Callable[[str], str | None] = lambda name: None,
+    unknown: str = "unknown tensor",
 ) -> None:
-    """Put every tensor that has a place into a pair of `adapter`, or into what is not audited, with the reason.
+    """Put every tensor of the adapter's only file into a pair, among those that are understood, or among the rest.
 
     make: (module, A, B) -> the pair, or the reason why there is none; it is asked once per module that has both.
+    known: name of a tensor that is no factor -> what it is; None where that is `unknown`.
     """
-    modules: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    (file,) = adapter.files
+    tensors = {name: (file, entry) for name, entry in file.entries.items()}
+    modules: dict[str, dict[Side, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, place in places.items():
         modules[place.module][place.side].append(name)
     for module, sides in modules.items():
-        pair = _pair(module, sides, tensors, make)
+        factors = factors_of(sides["A"], sides["B"], tensors)
+        pair = factors if isinstance(factors, str) else make(module, *factors)
         if isinstance(pair, str):
             names = [name for group in sides.values() for name in group]
-            adapter.unaudited.extend(SkippedTensor(name, pair, tensors[name][1].params) for name in names)
+            adapter.unaudited += notes_of(names, pair, tensors)
         else:
             adapter.pairs.append(pair)
-    in_order_of_data(adapter)
-
-
-def _pair(
-    module: str,
-    sides: Mapping[str, list[str]],
-    tensors: Tensors,
-    make: Callable[[str, Factor, Factor], LoraPair | str],
-) -> LoraPair | str:
-    names_A, names_B = sides.get("A", []), sides.get("B", [])
-    if len(names_A) > 1 or len(names_B) > 1:
-        return SEVERAL
-    if not names_A or not names_B:
-        return NO_B if names_A else NO_A
-    a, b = (Factor(name, *tensors[name]) for name in (names_A[0], names_B[0]))
-    return unusable(a, b) or make(module, a, b)
-
-
-def in_order_of_data(adapter: Adapter) -> None:
-    """Sort the pairs by where they lie, so that a file is read from its beginning to its end."""
-    adapter.pairs.sort(key=lambda pair: (pair.a.file.path.name, min(pair.a.entry.start, pair.b.entry.start)))
+    adapter.in_order_of_data()
+    for name, entry in file.entries.items():
+        if name not in places:
+            reason = known(name)
+            notes = adapter.unaudited if reason is None else adapter.other
+            notes.append(SkippedTensor(name, reason or unknown, entry.params))

@@ -19,19 +19,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gradience.adapters import strict_json
-from gradience.adapters.adapter import (
-    DORA_REASON,
-    Adapter,
-    Factor,
-    LoraPair,
-    Place,
-    SkippedTensor,
-    add_pairs,
-    shape_of,
-)
+from gradience.adapters.adapter import DORA_REASON, Adapter, Factor, LoraPair, Place, paired, sort_tensors
 from gradience.adapters.config import PeftConfig, config_of, is_alpha
 from gradience.adapters.foreign import from_diffusers, no_factors
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location, listing, single, sniff
@@ -59,23 +51,21 @@ def open_kohya(path: Path, adapter: str | None) -> Adapter:
             for name in file.entries
             if (match := _KOHYA_FACTOR.fullmatch(name))
         }
-        alphas = alphas_of(file, {place.module for place in places.values()})
+        alphas = _alphas(file, {place.module for place in places.values()})
         tucker = {name.removesuffix(".lora_mid.weight") for name in file.entries if "lora_mid" in name}
-        tensors = {name: (file, entry) for name, entry in file.entries.items()}
 
         def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
             if module in tucker:
                 return "a Tucker decomposition (lora_mid): not a product of two factors"
-            return scaled_pair(module, a, b, alphas.get(module))
+            return paired(module, "linear", a, b, alphas.get(module, a.entry.shape[0]))
 
-        add_pairs(opened, tensors, places, make)
-        sort_others(opened, file, places, alphas)
-        opened.config = settings_of(opened, file)
+        sort_tensors(opened, places, make, partial(_known, alphas))
+        opened.config = _settings(opened, file)
         opened.stack = stack.pop_all()
         return opened
 
 
-def alphas_of(file: TensorFile, modules: set[str]) -> Mapping[str, float]:
+def _alphas(file: TensorFile, modules: Iterable[str]) -> Mapping[str, float]:
     """Module -> α, of the tensors `<module>.alpha`. Raises InputError (bad-alpha) for one that is no number."""
     alphas = {}
     for module in modules:
@@ -94,36 +84,15 @@ def alphas_of(file: TensorFile, modules: set[str]) -> Mapping[str, float]:
     return alphas
 
 
-def scaled_pair(module: str, a: Factor, b: Factor, alpha: float | None) -> LoraPair | str:
-    """The pair with s = α/r; α is the rank where the file does not tell, which is what its readers take."""
-    shape = shape_of("linear", a, b)
-    if isinstance(shape, str):
-        return shape
-    known = float(shape.rank) if alpha is None else alpha
-    return LoraPair(
-        module, shape.kind, a, b, shape.rank, shape.rows, shape.columns,
-        groups=shape.groups, alpha=known, scale=known / shape.rank,
-    )  # fmt: skip
+def _known(alphas: Mapping[str, float], name: str) -> str | None:
+    """What a tensor that is no factor is: a number that was used, or a magnitude."""
+    module, _, last = name.removesuffix(".weight").rpartition(".")
+    if last == "alpha":
+        return ALPHA_REASON if module in alphas else None
+    return DORA_REASON if last in ("dora_scale", "lora_magnitude_vector") else None
 
 
-def sort_others(
-    opened: Adapter, file: TensorFile, places: Mapping[str, Place], alphas: Mapping[str, float]
-) -> None:
-    """The tensors that are no factors: numbers that were used, magnitudes, and what is unknown."""
-    for name, entry in file.entries.items():
-        if name in places:
-            continue
-        module, _, last = name.removesuffix(".weight").rpartition(".")
-        reason = {"alpha": ALPHA_REASON, "dora_scale": DORA_REASON, "lora_magnitude_vector": DORA_REASON}.get(
-            last
-        )
-        if last == "alpha" and module not in alphas:
-            reason = None
-        note = SkippedTensor(name, reason or "unknown tensor", entry.params)
-        (opened.other if reason else opened.unaudited).append(note)
-
-
-def settings_of(opened: Adapter, file: TensorFile) -> PeftConfig:
+def _settings(opened: Adapter, file: TensorFile) -> PeftConfig:
     """The commonest rank and α, and the name of the base where the header has it."""
     ranks = Counter(pair.rank for pair in opened.pairs).most_common(1)
     alphas = Counter(pair.alpha for pair in opened.pairs).most_common(1)
@@ -179,30 +148,32 @@ def open_diffusers(path: Path, adapter: str | None) -> Adapter:
         part = part_of_all({place.module for place in in_file.values()})
         places = {name: place._replace(module=part + place.module) for name, place in in_file.items()}
         configs = configs_of(file)
-        opened = Adapter("diffusers", Location(path, weights.parent, (weights,), None), None, [file], None)
-        alphas = alphas_of(file, {place.module for place in in_file.values()})
-        tensors = {name: (file, entry) for name, entry in file.entries.items()}
+        alphas = _alphas(file, {place.module for place in in_file.values()})
 
         def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
             model, _, inner = module.partition(".")
             config = configs.get(model)
             if config is None:
-                return scaled_pair(module, a, b, alphas.get(module.removeprefix(part)))
-            pair = scaled_pair(module, a, b, None)
+                alpha = alphas.get(module.removeprefix(part), a.entry.shape[0])
+                return paired(module, "linear", a, b, alpha)
+            pair, declared = paired(module, "linear", a, b), config.alpha_of(inner)
             if isinstance(pair, str):
                 return pair
-            alpha = config.alpha_of(inner)
-            return LoraPair(
-                module, pair.kind, a, b, pair.rank, pair.rows, pair.columns, groups=pair.groups,
-                declared_rank=config.rank_of(inner), alpha=alpha, scale=config.scale(alpha, pair.rank),
-            )  # fmt: skip
+            return replace(
+                pair,
+                declared_rank=config.rank_of(inner),
+                alpha=declared,
+                scale=config.scale(declared, pair.rank),
+            )
 
-        add_pairs(opened, tensors, places, make)
-        sort_others(opened, file, places, alphas)
-        opened.config = replace(settings_of(opened, file), init=_init(configs))
+        opened = Adapter("diffusers", Location(path, weights.parent, (weights,), None), None, [file], None)
+        sort_tensors(opened, places, make, partial(_known, alphas))
+        # How the factors were initialised: what is not plain, where a part says so.
+        init = next((config.init for config in configs.values() if config.init != "true"), "true")
+        opened.config = replace(_settings(opened, file), init=init)
         if len({part_of(pair.module) for pair in opened.pairs}) > 1:
             opened.unwritable = SEVERAL
-        elif any(note.reason == DORA_REASON for note in opened.other):
+        elif opened.config.use_dora:
             opened.unwritable = "its DoRA magnitudes are kept in PEFT's format alone"
         opened.stack = stack.pop_all()
         return opened
@@ -225,11 +196,6 @@ def part_of_all(modules: Iterable[str]) -> str:
         if any(pattern.match(name) for name in names) and not any(part_of(name) for name in names):
             return f"{part}."
     return ""
-
-
-def _init(configs: Mapping[str, PeftConfig]) -> str:
-    """How the factors were initialised: what is not plain, where a part says so."""
-    return next((config.init for config in configs.values() if config.init != "true"), "true")
 
 
 def _place(name: str) -> Place | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from gradience.adapters.strict_json import BOM
 from gradience.errors import InputError
+from gradience.reading import open_regular
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 PICKLE_HINT = (
@@ -49,6 +53,17 @@ class Closing(ABC):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+@contextmanager
+def kept_open(path: Path, root: Path | None) -> Iterator[int]:
+    """A file open for reading, which is closed if something is raised within. Raises as `open_regular` does."""
+    handle = open_regular(path, root=root)
+    try:
+        yield handle
+    except BaseException:  # Ctrl-C as well: nobody else knows the handle yet
+        os.close(handle)
+        raise
 
 
 def refuse_placeholder(path: Path, head: bytes) -> None:

@@ -13,22 +13,23 @@ import os
 import re
 import struct
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from gradience.adapters.adapter import Adapter, Factor, LoraPair, Place, SkippedTensor, add_pairs, shape_of
+from gradience.adapters.adapter import Adapter, Factor, LoraPair, Place, paired, sort_tensors
 from gradience.adapters.config import PeftConfig, is_alpha
-from gradience.adapters.files import refuse_placeholder
+from gradience.adapters.files import kept_open, refuse_placeholder
 from gradience.adapters.foreign import no_factors
 from gradience.adapters.locate import INDEX, WEIGHTS, Location, listing, single
 from gradience.adapters.tensors import DTYPES, MAX_NAME, MAX_TENSORS, DType, TensorEntry, TensorFile, Words
 from gradience.arguments import is_integer
 from gradience.errors import InputError
-from gradience.reading import open_regular, pread
+from gradience.reading import pread
 
 MAGIC = b"GGUF"
 MAX_HEADER = 32 * 2**20
@@ -142,69 +143,52 @@ def is_gguf(path: Path) -> bool:
 def open_gguf(path: Path, adapter: str | None) -> Adapter:
     """Open the GGUF LoRA at `path`. Raises InputError: bad-gguf, full-model, no-lora-tensors, several-adapters."""
     weights = single(path, adapter, lambda name: name.lower().endswith(".gguf"), "GGUF files")
-    file, settings = _open_file(weights, path.parent if weights == path else path)
-    try:
-        _refuse_models(weights, settings)
+    with ExitStack() as stack:
+        file, settings = _open_file(weights, path.parent if weights == path else path)
+        stack.enter_context(file)
+        kind, method = (str(settings.get(name))[:40] for name in ("general.type", "adapter.type"))
+        if kind != "adapter":
+            raise InputError(
+                f"{weights}: a GGUF model, not an adapter (general.type is {kind!r})",
+                code="full-model",
+                hint="point at the GGUF file of the adapter, or at the PEFT adapter that it was converted from",
+            )
+        if method != "lora":
+            raise InputError(
+                f"{weights}: an adapter of the type {method!r}, not LoRA",
+                code="other-method",
+                hint="only LoRA adapters are audited",
+            )
         alpha = settings.get("adapter.lora.alpha", 0.0)
         if not is_alpha(alpha):
             raise _bad(weights, f"adapter.lora.alpha is {str(alpha)[:40]}, not a number of a usable size")
-        return _sorted(path, file, float(alpha))
-    except BaseException:  # Ctrl-C as well: whatever ends this, the file is closed
-        file.close()
-        raise
+        places = {
+            name: Place(match["module"], "A" if match["side"] == "a" else "B")
+            for name in file.entries
+            if (match := _FACTOR.fullmatch(name))
+        }
+        if not places:
+            raise no_factors(file.path, file.entries)
 
+        def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
+            embedding = module.endswith("token_embd")
+            if embedding and len(a.entry.shape) == 2:
+                a = a.transposed()
+            return paired(
+                module, "embedding" if embedding else "linear", a, b, float(alpha or a.entry.shape[0])
+            )
 
-def _refuse_models(path: Path, settings: Mapping[str, Any]) -> None:
-    if settings.get("general.type") != "adapter":
-        raise InputError(
-            f"{path}: a GGUF model, not an adapter (general.type is {str(settings.get('general.type'))[:40]!r})",
-            code="full-model",
-            hint="point at the GGUF file of the adapter, or at the PEFT adapter that it was converted from",
-        )
-    if settings.get("adapter.type") != "lora":
-        raise InputError(
-            f"{path}: an adapter of the type {str(settings.get('adapter.type'))[:40]!r}, not LoRA",
-            code="other-method",
-            hint="only LoRA adapters are audited",
-        )
+        def known(name: str) -> str | None:
+            norm = "norm" in name and name.endswith((".weight", ".bias"))
+            return "whole weights of a norm" if norm else None
 
-
-def _sorted(path: Path, file: GgufFile, alpha: float) -> Adapter:
-    places = {
-        name: Place(match["module"], "A" if match["side"] == "a" else "B")
-        for name in file.entries
-        if (match := _FACTOR.fullmatch(name))
-    }
-    if not places:
-        raise no_factors(file.path, file.entries)
-    location = Location(path, file.path.parent, (file.path,), None)
-    opened = Adapter("gguf", location, None, [file], None)
-    opened.unwritable = "its modules have llama.cpp's names, which no model of PEFT has"
-    tensors = {name: (file, entry) for name, entry in file.entries.items()}
-    add_pairs(opened, tensors, places, lambda module, a, b: _pair(module, a, b, alpha))
-    for name, entry in file.entries.items():
-        if name not in places:
-            known = name.endswith((".weight", ".bias")) and "norm" in name
-            note = SkippedTensor(name, "whole weights of a norm" if known else "unknown tensor", entry.params)
-            (opened.other if known else opened.unaudited).append(note)
-    rank = max((pair.rank for pair in opened.pairs), default=None)
-    opened.config = PeftConfig(file.path, {}, r=rank, lora_alpha=alpha or rank)
-    opened.stack.enter_context(file)
-    return opened
-
-
-def _pair(module: str, a: Factor, b: Factor, alpha: float) -> LoraPair | str:
-    embedding = module.endswith("token_embd")
-    if embedding and len(a.entry.shape) == 2:
-        a = a.turned(a.entry.shape[::-1], lambda words: words.T)
-    shape = shape_of("embedding" if embedding else "linear", a, b)
-    if isinstance(shape, str):
-        return shape
-    scale = alpha / shape.rank if alpha else 1.0
-    return LoraPair(
-        module, shape.kind, a, b, shape.rank, shape.rows, shape.columns,
-        groups=shape.groups, alpha=alpha or float(shape.rank), scale=scale,
-    )  # fmt: skip
+        opened = Adapter("gguf", Location(path, weights.parent, (weights,), None), None, [file], None)
+        opened.unwritable = "its modules have llama.cpp's names, which no model of PEFT has"
+        sort_tensors(opened, places, make, known)
+        rank = max((pair.rank for pair in opened.pairs), default=None)
+        opened.config = PeftConfig(weights, {}, r=rank, lora_alpha=float(alpha) or rank)
+        opened.stack = stack.pop_all()
+        return opened
 
 
 # ---------------------------------------------------------------- the file
@@ -254,72 +238,53 @@ class _Reader:
         return [self.value(inner, depth + 1) for _ in range(length)]
 
 
-class _Described(NamedTuple):
-    name: str
-    shape: tuple[int, ...]
-    kind: int
-    offset: int
-
-
 def _open_file(path: Path, root: Path) -> tuple[GgufFile, Mapping[str, Any]]:
     """Open and check the header. Raises InputError (bad-gguf, and what `open_regular` raises)."""
-    handle = open_regular(path, root=root)
-    try:
+    with kept_open(path, root) as handle:
         size = os.fstat(handle).st_size
         text = bytes(pread(handle, min(size, MAX_HEADER), 0, path))
         refuse_placeholder(path, text[:1024])
         reader = _Reader(path, text)
-        settings, described = _header(reader)
+        (magic,) = reader.numbers("4s")
+        if magic != MAGIC:
+            raise _bad(path, "it does not begin with GGUF")
+        version, tensors, count = reader.numbers("IQQ")
+        if version not in (2, 3):
+            raise _bad(path, f"version {version:,} of GGUF (2 and 3 are read, in little-endian order)")
+        if tensors > MAX_TENSORS or count > MAX_SETTINGS:
+            raise _bad(path, f"{tensors:,} tensors and {count:,} settings, more than are read")
+        settings: dict[str, Any] = {}
+        for _ in range(count):
+            name = reader.string(MAX_NAME)
+            if name in settings:
+                raise _bad(path, f"the setting {name[:80]!r} twice")
+            settings[name] = reader.value(*reader.numbers("I"))
+        described: dict[str, tuple[tuple[int, ...], int, int]] = {}
+        """Name -> shape, type, offset."""
+        for _ in range(tensors):
+            name = reader.string(MAX_NAME)
+            (dimensions,) = reader.numbers("I")
+            if dimensions > 4 or name in described:
+                raise _bad(path, f"tensor {name[:80]!r} twice, or of more than 4 dimensions")
+            sides = reader.numbers(f"{dimensions}Q")
+            described[name] = (sides[::-1], *reader.numbers("IQ"))
         alignment = settings.get("general.alignment", ALIGNMENT)
         if not (type(alignment) is int and 0 < alignment <= MAX_ALIGNMENT):
             raise _bad(path, "general.alignment is not a usable number")
         start = -(-reader.at // alignment) * alignment
-        entries = {tensor.name: _entry(path, tensor, start, size) for tensor in described}
-    except BaseException:  # Ctrl-C as well: nobody else knows the handle yet
-        os.close(handle)
-        raise
-    ordered = dict(sorted(entries.items(), key=lambda item: item[1].start))
-    metadata = {"general.architecture": str(settings.get("general.architecture"))}
-    return GgufFile(path, handle, size, ordered, metadata), settings
-
-
-def _header(reader: _Reader) -> tuple[dict[str, Any], list[_Described]]:
-    (magic,) = reader.numbers("4s")
-    if magic != MAGIC:
-        raise _bad(reader.path, "it does not begin with GGUF")
-    version, tensors, count = reader.numbers("IQQ")
-    if version not in (2, 3):
-        raise _bad(reader.path, f"version {version:,} of GGUF (2 and 3 are read, in little-endian order)")
-    if tensors > MAX_TENSORS or count > MAX_SETTINGS:
-        raise _bad(reader.path, f"{tensors:,} tensors and {count:,} settings, more than are read")
-    settings: dict[str, Any] = {}
-    for _ in range(count):
-        name = reader.string(MAX_NAME)
-        if name in settings:
-            raise _bad(reader.path, f"the setting {name[:80]!r} twice")
-        settings[name] = reader.value(*reader.numbers("I"))
-    described: dict[str, _Described] = {}
-    for _ in range(tensors):
-        name = reader.string(MAX_NAME)
-        (dimensions,) = reader.numbers("I")
-        if dimensions > 4 or name in described:
-            raise _bad(reader.path, f"tensor {name[:80]!r} twice, or of more than 4 dimensions")
-        sides = reader.numbers(f"{dimensions}Q")
-        kind, offset = reader.numbers("IQ")
-        described[name] = _Described(name, sides[::-1], kind, offset)
-    return settings, list(described.values())
-
-
-def _entry(path: Path, tensor: _Described, start: int, size: int) -> TensorEntry:
-    dtype = _TYPES.get(tensor.kind)
-    params = math.prod(tensor.shape)
-    if dtype is None or (dtype is Q8_0 and (not tensor.shape or tensor.shape[-1] % BLOCK)):
-        unknown = replace(DTYPES["U8"], name=f"ggml type {tensor.kind}")
-        return TensorEntry(unknown, tensor.shape, start, 0)
-    stored = params // BLOCK * BLOCK_BYTES if dtype is Q8_0 else params * dtype.bits // 8
-    if start + tensor.offset + stored > size:
-        raise _bad(path, f"tensor {tensor.name[:80]!r} lies beyond the end of the file")
-    return TensorEntry(dtype, tensor.shape, start + tensor.offset, params * dtype.bits // 8)
+        entries = {}
+        for name, (shape, kind, offset) in described.items():
+            dtype, params = _TYPES.get(kind), math.prod(shape)
+            if dtype is None or (dtype is Q8_0 and (not shape or shape[-1] % BLOCK)):
+                entries[name] = TensorEntry(replace(DTYPES["U8"], name=f"ggml type {kind}"), shape, start, 0)
+                continue
+            stored = params // BLOCK * BLOCK_BYTES if dtype is Q8_0 else params * dtype.bits // 8
+            if start + offset + stored > size:
+                raise _bad(path, f"tensor {name[:80]!r} lies beyond the end of the file")
+            entries[name] = TensorEntry(dtype, shape, start + offset, params * dtype.bits // 8)
+        ordered = dict(sorted(entries.items(), key=lambda item: item[1].start))
+        metadata = {"general.architecture": str(settings.get("general.architecture"))}
+        return GgufFile(path, handle, size, ordered, metadata), settings
 
 
 def _bad(path: Path, what: str) -> InputError:

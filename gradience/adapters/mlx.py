@@ -15,6 +15,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,12 @@ from gradience.adapters.adapter import (
     Factor,
     LoraPair,
     Place,
-    SkippedTensor,
-    add_pairs,
     mismatch,
-    shape_of,
+    paired,
+    sort_tensors,
 )
 from gradience.adapters.config import MAX_RANK, PeftConfig, is_alpha, is_rank
-from gradience.adapters.files import refuse_disguise, refuse_placeholder
+from gradience.adapters.files import kept_open, refuse_disguise, refuse_placeholder
 from gradience.adapters.foreign import no_factors
 from gradience.adapters.keys import Kind
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location, listing, single, sniff
@@ -40,13 +40,11 @@ from gradience.adapters.tensors import (
     MAX_DIMENSIONS,
     MAX_NAME,
     MAX_TENSORS,
-    DType,
     TensorEntry,
     TensorFile,
-    Words,
 )
 from gradience.errors import InputError
-from gradience.reading import MAX_SETTINGS_BYTES, open_regular, pread, read_file
+from gradience.reading import MAX_SETTINGS_BYTES, pread, read_file
 
 FINAL = ("adapters.safetensors", "adapters.npz")
 """Names of the weights after training; `0000100_adapters.safetensors` is a checkpoint."""
@@ -61,23 +59,30 @@ HINT = "save the adapter again with mlx-lm"
 def is_mlx(path: Path) -> bool:
     """Whether MLX-LM's weights lie at `path`: by their names, by the config beside them, by the tensors of a file."""
     if os.path.isdir(path):
-        return not any(os.path.lexists(path / name) for name in (WEIGHTS, INDEX)) and any(
-            map(_are_weights(path), listing(path))
-        )
+        peft = any(os.path.lexists(path / name) for name in (WEIGHTS, INDEX))
+        return not peft and any(map(_are_weights(path), listing(path)))
     if path.name in FINAL or _CHECKPOINT.fullmatch(path.name) or path.suffix == ".npz":
         return True
     return any(_FACTOR.fullmatch(name) for name in sniff(path).shapes)
 
 
+def _are_weights(folder: Path) -> Callable[[str], object]:
+    """Whether a name in the folder is that of its final weights; of a checkpoint, where there are none."""
+    final = next((name for name in FINAL if os.path.lexists(folder / name)), None)
+    return _CHECKPOINT.fullmatch if final is None else lambda name: name == final
+
+
 def open_mlx(path: Path, adapter: str | None) -> Adapter:
     """Open the adapter at `path`; weights without a config have no scale.
 
-    Raises InputError: several-adapters, no-such-adapter, bad-config, full-model, no-lora-tensors, and what `tensors`
-    and `npz` raise.
+    Raises InputError: several-adapters, no-such-adapter, bad-config, full-model, no-lora-tensors, bad-archive, and what
+    `tensors` raises.
     """
-    location = _locate(path, adapter)
+    fits = _CHECKPOINT.fullmatch if adapter and _CHECKPOINT.fullmatch(adapter) else _are_weights(path)
+    weights = single(path, adapter, fits, "checkpoints of MLX-LM")
+    beside = weights.parent / CONFIG
+    location = Location(path, weights.parent, (weights,), beside if os.path.lexists(beside) else None)
     settings = read_settings(location) if location.config else None
-    weights = location.weights[0]
     with ExitStack() as stack:
         reader = open_npz if weights.suffix == ".npz" else TensorFile.open
         file = stack.enter_context(reader(weights, root=location.root))
@@ -92,38 +97,48 @@ def open_mlx(path: Path, adapter: str | None) -> Adapter:
         opened = Adapter("mlx", location, None, [file], None)
         if isinstance(scale, str):
             scale, opened.no_scale = None, scale
-        tensors = {name: (file, entry) for name, entry in file.entries.items()}
-        add_pairs(opened, tensors, places, lambda module, a, b: _pair(module, a, b, scale))
-        for name, entry in file.entries.items():
-            if name not in places:
-                module, _, last = name.rpartition(".")
-                known = last == "m" and any(place.module == module for place in places.values())
-                note = SkippedTensor(name, DORA_REASON if known else "unknown tensor", entry.params)
-                (opened.other if known else opened.unaudited).append(note)
-        opened.unwritable = _unwritable(opened)
-        if settings is not None:
+        modules = {place.module for place in places.values()}
+
+        def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
+            pair = _pair(module, a, b)
+            if isinstance(pair, str) or scale is None:
+                return pair
+            return replace(pair, alpha=scale * pair.rank, scale=scale)
+
+        def known(name: str) -> str | None:
+            module, _, last = name.rpartition(".")
+            return DORA_REASON if last == "m" and module in modules else None
+
+        sort_tensors(opened, places, make, known)
+        # What the same factors in PEFT's names would not say.
+        stacked = next((pair.module for pair in opened.pairs if pair.kind == "expert"), None)
+        if stacked is not None:
+            only = "which PEFT reads only by the names of the base's parameters"
+            opened.unwritable = f"{stacked} holds experts in one tensor, {only}"
+        elif opened.other:
+            opened.unwritable = "its DoRA magnitudes are kept in PEFT's format alone"
+        if location.config is not None and settings is not None:
             opened.config = _as_peft(location.config, settings, opened, scale)
         opened.stack = stack.pop_all()
         return opened
 
 
-# ---------------------------------------------------------------- where it lies
-
-
-def _are_weights(folder: Path) -> Callable[[str], object]:
-    """Whether a name in the folder is that of its final weights; of a checkpoint, where there are none."""
-    final = next((name for name in FINAL if os.path.lexists(folder / name)), None)
-    return _CHECKPOINT.fullmatch if final is None else lambda name: name == final
-
-
-def _locate(path: Path, adapter: str | None) -> Location:
-    fits = _CHECKPOINT.fullmatch if adapter and _CHECKPOINT.fullmatch(adapter) else _are_weights(path)
-    weights = single(path, adapter, fits, "checkpoints of MLX-LM")
-    config = weights.parent / CONFIG
-    return Location(path, weights.parent, (weights,), config if os.path.lexists(config) else None)
-
-
-# ---------------------------------------------------------------- what it says
+def _pair(module: str, a: Factor, b: Factor) -> LoraPair | str:
+    """The pair of lora_a and lora_b, as PEFT has it."""
+    shape_a, shape_b = a.entry.shape, b.entry.shape
+    if len(shape_b) == 3:
+        experts, rows, rank = shape_b
+        columns = shape_a[-1]
+        if math.prod(shape_a[:-1]) != experts * rank or len(shape_a) > 3:
+            return mismatch(a, b)
+        flat = a.turned((experts * rank, columns), lambda words: words.reshape(experts * rank, columns))
+        last = b.turned((rows, rank * experts), lambda words: words.transpose(1, 2, 0))  # (m, r, E), a view
+        return LoraPair(module, "expert", flat, last, rank, rows, columns, experts=experts)
+    if len(shape_a) != 2 or len(shape_b) != 2:
+        return f"factors of {list(shape_a)} and {list(shape_b)}: not a layer that MLX-LM adapts"
+    kind: Kind = "embedding" if module.rpartition(".")[2] in _EMBEDDINGS else "linear"
+    pair = paired(module, kind, a.transposed(), b.transposed())
+    return mismatch(a, b) if isinstance(pair, str) else pair
 
 
 def read_settings(location: Location) -> Mapping[str, Any]:
@@ -178,16 +193,12 @@ def _scale(path: Path | None, fields: Mapping[str, Any]) -> float | str:
     )
 
 
-def _as_peft(
-    path: Path | None, fields: Mapping[str, Any], opened: Adapter, scale: float | None
-) -> PeftConfig:
+def _as_peft(path: Path, fields: Mapping[str, Any], opened: Adapter, scale: float | None) -> PeftConfig:
     """The settings in PEFT's words, with which the same update is written in PEFT's format."""
-    assert path is not None
     rank = max((pair.rank for pair in opened.pairs), default=None)
     alpha = None if scale is None or rank is None else scale * rank
     dora = fields.get("fine_tune_type") == "dora" or any(note.reason == DORA_REASON for note in opened.other)
-    model = fields.get("model")
-    base = model if isinstance(model, str) else None
+    base = fields.get("model") if isinstance(fields.get("model"), str) else None
     targets = [pair.module for pair in opened.pairs]
     written = {
         "peft_type": "LORA",
@@ -203,61 +214,7 @@ def _as_peft(
     )
 
 
-def _unwritable(opened: Adapter) -> str | None:
-    """What the same factors in PEFT's names would not say."""
-    stacked = next((pair.module for pair in opened.pairs if pair.kind == "expert"), None)
-    if stacked is not None:
-        return f"{stacked} holds experts in one tensor, which PEFT reads only by the names of the base's parameters"
-    return "its DoRA magnitudes are kept in PEFT's format alone" if opened.other else None
-
-
-# ---------------------------------------------------------------- the factors
-
-
-def _transposed(words: Words) -> Words:
-    return words.T
-
-
-def _output_first(words: Words) -> Words:
-    """lora_b of experts, (E, m, r), as (m, r, E): a view."""
-    return words.transpose(1, 2, 0)
-
-
-def _pair(module: str, a: Factor, b: Factor, scale: float | None) -> LoraPair | str:
-    if len(b.entry.shape) == 3:
-        return _expert_pair(module, a, b, scale)
-    if len(a.entry.shape) != 2 or len(b.entry.shape) != 2:
-        return f"factors of {list(a.entry.shape)} and {list(b.entry.shape)}: not a layer that MLX-LM adapts"
-    kind: Kind = "embedding" if module.rpartition(".")[2] in _EMBEDDINGS else "linear"
-    turned_A, turned_B = (factor.turned(factor.entry.shape[::-1], _transposed) for factor in (a, b))
-    shape = shape_of(kind, turned_A, turned_B)
-    if isinstance(shape, str):
-        return mismatch(a, b)
-    alpha = None if scale is None else scale * shape.rank
-    return LoraPair(
-        module,
-        shape.kind,
-        turned_A,
-        turned_B,
-        shape.rank,
-        shape.rows,
-        shape.columns,
-        alpha=alpha,
-        scale=scale,
-    )
-
-
-def _expert_pair(module: str, a: Factor, b: Factor, scale: float | None) -> LoraPair | str:
-    experts, rows, rank = b.entry.shape
-    columns = a.entry.shape[-1]
-    if math.prod(a.entry.shape[:-1]) != experts * rank or len(a.entry.shape) > 3:
-        return mismatch(a, b)
-    flat_A = a.turned((experts * rank, columns), lambda words: words.reshape(experts * rank, columns))
-    last_B = b.turned((rows, rank * experts), _output_first)
-    alpha = None if scale is None else scale * rank
-    return LoraPair(
-        module, "expert", flat_A, last_B, rank, rows, columns, experts=experts, alpha=alpha, scale=scale
-    )
+# ---------------------------------------------------------------- arrays of an .npz archive
 
 
 MAX_DIRECTORY = 32 * 2**20
@@ -278,51 +235,38 @@ _NPZ_TYPES = {"f8": "F64", "f4": "F32", "f2": "F16", "V2": "BF16", "i8": "I64", 
 def open_npz(path: Path, *, root: Path | None = None) -> TensorFile:
     """Open an .npz archive of stored arrays. Close it with `with`.
 
+    `numpy.savez` and `mlx.core.savez` store their members as they are, so each array is a range of bytes of the
+    archive, and nothing is unpacked. Compressed members are refused: their true size cannot be told beforehand.
+    Format: a zip archive of .npy files; numpy, lib/format.py.
     Raises InputError: bad-archive, unknown-dtype, and what `open_regular` raises.
     """
-    handle = open_regular(path, root=root)
-    try:
+    with kept_open(path, root) as handle:
         size = os.fstat(handle).st_size
         refuse_placeholder(path, bytes(pread(handle, min(size, 1024), 0, path)))
+        # The length of the list of members is looked at before it is read.
+        tail = bytes(pread(handle, min(size, _END + 2**16), max(0, size - _END - 2**16), path))
+        end = tail.rfind(b"PK\x05\x06")
+        if end < 0 or len(tail) < end + _END:
+            raise _bad_archive(path, "not a zip archive, or one that is cut off")
+        length = struct.unpack_from("<I", tail, end + 12)[0]
+        if length > MAX_DIRECTORY:
+            raise _bad_archive(
+                path, f"its list of members has {length:,} bytes (at most {MAX_DIRECTORY:,} are read)"
+            )
+        try:
+            with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
+            raise _bad_archive(path, f"its list of members cannot be read: {error}") from None
+        if len(members) > MAX_TENSORS:
+            raise _bad_archive(path, f"{len(members):,} members (at most {MAX_TENSORS:,} are read)")
+        if len({info.filename.removesuffix(".npy") for info in members}) != len(members):
+            raise _bad_archive(path, "two of its members have one name")
         entries = {
-            info.filename.removesuffix(".npy"): _npz_entry(path, handle, info, size)
-            for info in _members(path, handle, size)
+            info.filename.removesuffix(".npy"): _npz_entry(path, handle, info, size) for info in members
         }
-    except BaseException:  # Ctrl-C as well: nobody else knows the handle yet
-        os.close(handle)
-        raise
-    ordered = dict(sorted(entries.items(), key=lambda item: item[1].start))
-    return TensorFile(path, handle, size, ordered, {})
-
-
-def _bad_archive(path: Path, what: str) -> InputError:
-    return InputError(
-        f"{path}: {what}", code="bad-archive", hint="download it again, or save it with numpy.savez"
-    )
-
-
-def _members(path: Path, handle: int, size: int) -> list[zipfile.ZipInfo]:
-    """The archive's list of members, whose length is looked at before it is read."""
-    tail = bytes(pread(handle, min(size, _END + 2**16), max(0, size - _END - 2**16), path))
-    end = tail.rfind(b"PK\x05\x06")
-    if end < 0 or len(tail) < end + _END:
-        raise _bad_archive(path, "not a zip archive, or one that is cut off")
-    length = struct.unpack_from("<I", tail, end + 12)[0]
-    if length > MAX_DIRECTORY:
-        raise _bad_archive(
-            path, f"its list of members has {length:,} bytes (at most {MAX_DIRECTORY:,} are read)"
-        )
-    try:
-        with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
-        raise _bad_archive(path, f"its list of members cannot be read: {error}") from None
-    if len(members) > MAX_TENSORS:
-        raise _bad_archive(path, f"{len(members):,} members (at most {MAX_TENSORS:,} are read)")
-    names = [info.filename.removesuffix(".npy") for info in members]
-    if len(set(names)) != len(names):
-        raise _bad_archive(path, "two of its members have one name")
-    return members
+        ordered = dict(sorted(entries.items(), key=lambda item: item[1].start))
+        return TensorFile(path, handle, size, ordered, {})
 
 
 def _npz_entry(path: Path, handle: int, info: zipfile.ZipInfo, size: int) -> TensorEntry:
@@ -340,43 +284,33 @@ def _npz_entry(path: Path, handle: int, info: zipfile.ZipInfo, size: int) -> Ten
     if not head.startswith(b"PK\x03\x04") or start + info.file_size > size:
         raise _bad_archive(path, f"{name} does not lie where the list of members says")
     text = bytes(pread(handle, min(info.file_size, _MEMBER), start, path))
-    array = _array_header(text)
-    if array is None:
+    begin = 10 if text[6:7] == b"\1" else 12
+    offset = begin + int.from_bytes(text[8:begin], "little")
+    array = _ARRAY.fullmatch(text[begin:offset])
+    plain = text.startswith(b"\x93NUMPY") and text[6:7] in (b"\1", b"\2", b"\3") and len(text) >= offset
+    if not plain or array is None:
         raise _bad_archive(path, f"{name} is not a numpy array of numbers")
-    descr, fortran, shape, offset = array
-    stored = _stored_type(path, name, descr)
-    if len(shape) > MAX_DIMENSIONS:
-        raise _bad_archive(path, f"{name} has a shape of {len(shape)} dimensions that is not read")
-    if fortran and len(shape) > 1:
-        raise _bad_archive(path, f"{name} is stored column by column (Fortran order)")
-    length = math.prod(shape) * stored.bits // 8
-    if offset + length != info.file_size:
-        raise _bad_archive(
-            path,
-            f"{name} has {info.file_size - offset:,} bytes, its shape {list(shape)} needs {length:,}",
-        )
-    return TensorEntry(stored, shape, start + offset, length)
-
-
-def _array_header(text: bytes) -> tuple[str, bool, tuple[int, ...], int] | None:
-    """Type, whether it is stored by columns, shape, and where the values begin; None for what is no plain array."""
-    if not text.startswith(b"\x93NUMPY") or text[6:7] not in (b"\1", b"\2", b"\3"):
-        return None
-    begin = 10 if text[6] == 1 else 12
-    length = int.from_bytes(text[8:begin], "little")
-    match = _ARRAY.fullmatch(text[begin : begin + length])
-    if match is None or len(text) < begin + length:
-        return None
-    sides = tuple(int(side) for side in re.findall(rb"\d+", match["shape"]))
-    return match["descr"].decode(), match["fortran"] == b"True", sides, begin + length
-
-
-def _stored_type(path: Path, name: str, descr: str) -> DType:
-    known = _NPZ_TYPES.get(descr.lstrip("<|"))
-    if known is None:
+    descr = array["descr"].decode()
+    stored = _NPZ_TYPES.get(descr.lstrip("<|"))
+    if stored is None:
         raise InputError(
             f"{path}: {name} has the type {descr!r}, which is not read",
             code="unknown-dtype",
             hint="save it as float32, float16 or bfloat16, little-endian",
         )
-    return DTYPES[known]
+    shape = tuple(int(side) for side in re.findall(rb"\d+", array["shape"]))
+    if len(shape) > MAX_DIMENSIONS:
+        raise _bad_archive(path, f"{name} has a shape of {len(shape)} dimensions that is not read")
+    if array["fortran"] == b"True" and len(shape) > 1:
+        raise _bad_archive(path, f"{name} is stored column by column (Fortran order)")
+    length = math.prod(shape) * DTYPES[stored].bits // 8
+    if offset + length != info.file_size:
+        held = info.file_size - offset
+        raise _bad_archive(path, f"{name} has {held:,} bytes, its shape {list(shape)} needs {length:,}")
+    return TensorEntry(DTYPES[stored], shape, start + offset, length)
+
+
+def _bad_archive(path: Path, what: str) -> InputError:
+    return InputError(
+        f"{path}: {what}", code="bad-archive", hint="download it again, or save it with numpy.savez"
+    )

@@ -8,22 +8,14 @@ an inner dimension that is not larger than its sides.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from gradience.adapters.adapter import (
-    Adapter,
-    Factor,
-    LoraPair,
-    Place,
-    SkippedTensor,
-    Tensors,
-    add_pairs,
-    shape_of,
-)
+from gradience.adapters.adapter import Adapter, Factor, LoraPair, Place, paired, sort_tensors
 from gradience.adapters.config import PeftConfig, is_alpha
 from gradience.adapters.locate import Location, single
 from gradience.adapters.tensors import TensorFile
@@ -89,19 +81,21 @@ def open_pairs(path: Path, adapter: str | None, pairs: Pairs) -> Adapter:
     weights = single(path, adapter, lambda name: name.endswith(".safetensors"), "safetensors files")
     with ExitStack() as stack:
         file = stack.enter_context(TensorFile.open(weights, root=weights.parent))
-        tensors = {name: (file, entry) for name, entry in file.entries.items()}
-        places = _places(weights, tensors, pairs)
-        name = _orientation(weights, tensors, places)
+        places = _places(weights, file.entries, pairs)
+        name = _orientation(weights, file, places)
+        turn_A, turn_B, _ = ORIENTATIONS[name]
+
+        def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
+            pair = paired(module, "linear", a.transposed() if turn_A else a, b.transposed() if turn_B else b)
+            if isinstance(pair, str) or pairs.scale is None:
+                return pair
+            return replace(pair, alpha=pairs.scale * pair.rank, scale=pairs.scale)
+
         opened = Adapter(name, Location(path, weights.parent, (weights,), None), None, [file], None)
         opened.unwritable = (
             "its names are its maker's own, and nothing but that maker's code would load the result"
         )
-        add_pairs(opened, tensors, places, _maker(ORIENTATIONS[name], pairs.scale))
-        opened.unaudited.extend(
-            SkippedTensor(tensor, "matches neither of the names in --pairs", entry.params)
-            for tensor, entry in file.entries.items()
-            if tensor not in places
-        )
+        sort_tensors(opened, places, make, unknown="matches neither of the names in --pairs")
         if pairs.scale is not None:
             rank = max((pair.rank for pair in opened.pairs), default=None)
             opened.config = PeftConfig(weights, {}, r=rank, lora_alpha=pairs.scale * rank if rank else None)
@@ -146,15 +140,23 @@ def _module(pairs: Pairs, text: tuple[str, ...], tensor: str) -> str:
     return common
 
 
-def _orientation(path: Path, tensors: Tensors, places: dict[str, Place]) -> str:
+def _orientation(path: Path, file: TensorFile, places: Mapping[str, Place]) -> str:
     """The only orientation that makes low-rank products of all pairs. Raises InputError (unclear-orientation)."""
     modules: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, place in places.items():
-        modules.setdefault(place.module, {})[place.side] = tensors[name][1].shape
+        modules.setdefault(place.module, {})[place.side] = file.entries[name].shape
     whole = [(sides["A"], sides["B"]) for sides in modules.values() if len(sides) == 2]
     flat = [(a, b) for a, b in whole if len(a) == len(b) == 2 and 0 not in a + b]
+
+    def is_low_rank(orientation: Orientation, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+        rank, columns = reversed(a) if orientation.turn_A else a
+        rows, inner = reversed(b) if orientation.turn_B else b
+        return rank == inner and rank <= min(rows, columns)
+
     fitting = [
-        name for name, each in ORIENTATIONS.items() if flat and all(_is_low_rank(each, a, b) for a, b in flat)
+        name
+        for name, orientation in ORIENTATIONS.items()
+        if flat and all(is_low_rank(orientation, a, b) for a, b in flat)
     ]
     if len(fitting) == 1:
         return fitting[0]
@@ -165,28 +167,3 @@ def _orientation(path: Path, tensors: Tensors, places: dict[str, Place]) -> str:
         code="unclear-orientation",
         hint="save them with names that PEFT gives: <module>.lora_A.weight (r, n) and <module>.lora_B.weight (m, r)",
     )
-
-
-def _is_low_rank(orientation: Orientation, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    (rank, columns), (rows, inner) = (
-        a[:: -1 if orientation.turn_A else 1],
-        b[:: -1 if orientation.turn_B else 1],
-    )
-    return rank == inner and rank <= min(rows, columns)
-
-
-def _maker(orientation: Orientation, scale: float | None) -> Callable[[str, Factor, Factor], LoraPair | str]:
-    def make(module: str, a: Factor, b: Factor) -> LoraPair | str:
-        if orientation.turn_A:
-            a = a.turned(a.entry.shape[::-1], lambda words: words.T)
-        if orientation.turn_B:
-            b = b.turned(b.entry.shape[::-1], lambda words: words.T)
-        shape = shape_of("linear", a, b)
-        if isinstance(shape, str):
-            return shape
-        alpha = None if scale is None else scale * shape.rank
-        return LoraPair(
-            module, "linear", a, b, shape.rank, shape.rows, shape.columns, alpha=alpha, scale=scale
-        )
-
-    return make

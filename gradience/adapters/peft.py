@@ -15,7 +15,7 @@ Source: PEFT 0.21, tuners/tuners_utils.py, `_inject_parameters`; tested in tests
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,19 +23,16 @@ from typing import Any, Literal
 
 from gradience.adapters.adapter import (
     GHOST_REASON,
-    NO_A,
-    NO_B,
     SEVERAL,
     Adapter,
     Factor,
     LoraPair,
-    SkippedTensor,
     Tensors,
-    describe_other,
-    in_order_of_data,
+    factors_of,
+    known_reason,
     mismatch,
-    shape_of,
-    unusable,
+    notes_of,
+    paired,
 )
 from gradience.adapters.config import PeftConfig, read_config
 from gradience.adapters.foreign import no_factors, refuse_foreign
@@ -88,12 +85,9 @@ def wrapped_parameter(config: PeftConfig, module: str, depth: int, deepest: int,
     position = deepest - depth
     if position >= len(set(names)):
         return None
-    return f"{module}.{_in_order(names)[position]}"
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
     order = {name: index for index, name in enumerate(_KNOWN_ORDER)}
-    return sorted(set(names), key=lambda name: (order.get(name, len(order)), name))
+    ordered = sorted(set(names), key=lambda name: (order.get(name, len(order)), name))
+    return f"{module}.{ordered[position]}"
 
 
 def guessed_orders(config: PeftConfig) -> list[str]:
@@ -119,18 +113,14 @@ def layout_of(config: PeftConfig, parameter: str) -> str | None:
     mapping = config.fields.get("auto_mapping")
     mapping = mapping if isinstance(mapping, dict) else {}
     for fields in (config.fields, mapping):
-        declared = _declared(fields, name)
+        detail = fields.get(_DETAIL)
+        parameters = detail.get("parameters") if isinstance(detail, dict) else None
+        entry = parameters.get(name) if isinstance(parameters, dict) else None
+        exact = entry.get(LAYOUT_FIELD) if isinstance(entry, dict) else None
+        declared = fields.get(LAYOUT_FIELD) if exact is None else exact
         if declared is not None:
             return str(declared)[:40]
     return None if mapping.get("unsloth_fixed") and name in _GROUPED_BY_UNSLOTH else "rank_major"
-
-
-def _declared(fields: Mapping[str, Any], name: str) -> Any:
-    detail = fields.get(_DETAIL)
-    parameters = detail.get("parameters") if isinstance(detail, dict) else None
-    entry = parameters.get(name) if isinstance(parameters, dict) else None
-    exact = entry.get(LAYOUT_FIELD) if isinstance(entry, dict) else None
-    return fields.get(LAYOUT_FIELD) if exact is None else exact
 
 
 def fields_in_peft_order(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +150,7 @@ def fields_in_peft_order(fields: Mapping[str, Any]) -> dict[str, Any]:
 def open_peft(path: Path, adapter: str | None) -> Adapter:
     """Open the adapter at `path` and sort its tensors; weights without a config have no scale.
 
-    Raises InputError (see `locate`, `config`, `tensors`, `inventory`), also for what is no adapter of PEFT.
+    Raises InputError (see `locate`, `config`, `tensors`), also for what is no adapter of PEFT.
     """
     location = locate(path, adapter=adapter)
     config = read_config(location.config, root=location.root) if location.config else None
@@ -172,15 +162,11 @@ def open_peft(path: Path, adapter: str | None) -> Adapter:
         refuse_foreign(location.path, entries, files[0].metadata, has_config=config is not None)
         keys = {name: parse_key(name) for name in tensors}
         name = choose_adapter(location.path, keys.values(), None if location.sub_folder else adapter)
-        kind = "peft" if config else "safetensors"
-        opened = Adapter(kind, location, config, files, name, of_peft=True, stack=stack.pop_all())
-        try:
-            _sort_tensors(opened, tensors, keys)
-            if not opened.pairs and not opened.unaudited:
-                raise no_factors(location.path, entries)
-        except BaseException:  # Ctrl-C as well: whatever ends this, the files are closed
-            opened.close()
-            raise
+        opened = Adapter("peft" if config else "safetensors", location, config, files, name, of_peft=True)
+        _sort_tensors(opened, tensors, keys)
+        if not opened.pairs and not opened.unaudited:
+            raise no_factors(location.path, entries)
+        opened.stack = stack.pop_all()
         return opened
 
 
@@ -209,41 +195,35 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
     """Every tensor into pairs, other or unaudited: coverage adds up to the file."""
     slots: dict[Slot, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, key in keys.items():
-        _, entry = tensors[name]
         if ".modules_to_save." in name and name.replace(".modules_to_save.", ".") in tensors:
             # Beside what it trained, PEFT also saves an embedding or a head as it lies in the live model.
             adapter.ghosts.append(name)
-            adapter.other.append(SkippedTensor(name, GHOST_REASON, entry.params))
+            adapter.other += notes_of([name], GHOST_REASON, tensors)
         elif key.adapter is not None and key.adapter != adapter.adapter_name:
-            adapter.other.append(SkippedTensor(name, f"another adapter ({key.adapter})", entry.params))
+            adapter.other += notes_of([name], f"another adapter ({key.adapter})", tensors)
         elif key.role in ("A", "B", "embedding_A", "embedding_B"):
             slots[key.module, key.depth, key.ghost][key.role].append(name)
+        elif reason := known_reason(key, adapter.config):
+            adapter.other += notes_of([name], reason, tensors)
         else:
-            note, known = describe_other(name, key, entry, adapter.config)
-            (adapter.other if known else adapter.unaudited).append(note)
-    depths = _parameter_depths(slots)
+            adapter.unaudited += notes_of([name], "unknown tensor", tensors)
+    deepest: dict[str, int] = defaultdict(int)
+    """Module -> largest nesting depth of its wrappers."""
+    for module, depth, _ in slots:
+        deepest[module] = max(deepest[module], depth)
     for (module, depth, ghost), roles in slots.items():
         names = [name for group in roles.values() for name in group]
         # The module itself is read if it is there, else the copy that was trained, else the one that was not.
-        better = _GHOSTS[: _GHOSTS.index(ghost)]
-        if any((module, depth, other) in slots for other in better):
-            adapter.ghosts.extend(names)
-            adapter.other.extend(SkippedTensor(name, GHOST_REASON, tensors[name][1].params) for name in names)
+        if any((module, depth, better) in slots for better in _GHOSTS[: _GHOSTS.index(ghost)]):
+            adapter.ghosts += names
+            adapter.other += notes_of(names, GHOST_REASON, tensors)
             continue
-        pair = _make_pair(adapter.config, module, depth, depths[module], roles, tensors)
+        pair = _make_pair(adapter.config, module, depth, deepest[module], roles, tensors)
         if isinstance(pair, str):
-            adapter.unaudited.extend(SkippedTensor(name, pair, tensors[name][1].params) for name in names)
+            adapter.unaudited += notes_of(names, pair, tensors)
         else:
             adapter.pairs.append(pair)
-    in_order_of_data(adapter)
-
-
-def _parameter_depths(slots: Iterable[Slot]) -> dict[str, int]:
-    """Module -> largest nesting depth of its wrappers (see `experts`)."""
-    deepest: dict[str, int] = defaultdict(int)
-    for module, depth, _ in slots:
-        deepest[module] = max(deepest[module], depth)
-    return deepest
+    adapter.in_order_of_data()
 
 
 def _make_pair(
@@ -257,33 +237,31 @@ def _make_pair(
     """The pair, or the reason why there is none."""
     embedding = "embedding_A" in roles or "embedding_B" in roles
     side_A, side_B = ("embedding_A", "embedding_B") if embedding else ("A", "B")
-    names_A, names_B = roles.get(side_A, []), roles.get(side_B, [])
-    if len(names_A) > 1 or len(names_B) > 1 or set(roles) - {side_A, side_B}:
+    if set(roles) - {side_A, side_B}:
         return SEVERAL
-    if not names_A or not names_B:
-        return NO_B if names_A else NO_A
-    a = Factor(names_A[0], *tensors[names_A[0]])
-    b = Factor(names_B[0], *tensors[names_B[0]])
-    reason = unusable(a, b)
-    if reason is not None:
-        return reason
+    factors = factors_of(roles.get(side_A, []), roles.get(side_B, []), tensors)
+    if isinstance(factors, str):
+        return factors
+    a, b = factors
+    pair: LoraPair | str | None = None
     if config is not None and config.fields.get("enable_lora") is not None:
         return "MergedLinear of PEFT before 0.4 (enable_lora): block-diagonal factors"
     if config is not None and config.target_parameters:
         parameter = wrapped_parameter(config, module, depth, deepest, a.entry.shape[0])
-        if parameter is not None:
-            return _expert_pair(config, parameter, a, b)
-    if deepest:
+        pair = None if parameter is None else _expert_pair(config, parameter, a, b)
+    if pair is None and deepest:
         return "one of several wrappers of one module (base_layer), which only target_parameters tells apart"
-    return _plain_pair(config, module, "embedding" if embedding else "linear", a, b)
-
-
-def _plain_pair(config: PeftConfig | None, module: str, kind: Kind, a: Factor, b: Factor) -> LoraPair | str:
-    shape = shape_of(kind, a, b)
-    if isinstance(shape, str):
-        return shape
-    kind, rank, rows, columns, groups = shape
-    return _scaled(config, module, kind, a, b, rank, rows, columns, groups=groups)
+    if pair is None:
+        pair = paired(module, "embedding" if embedding else "linear", a, b)
+    if isinstance(pair, str) or config is None:
+        return pair
+    alpha = config.alpha_of(config_name(pair.module))
+    return replace(
+        pair,
+        declared_rank=config.rank_of(config_name(pair.module)),
+        alpha=alpha,
+        scale=config.scale(alpha, pair.rank),
+    )
 
 
 def _expert_pair(config: PeftConfig, parameter: str, a: Factor, b: Factor) -> LoraPair | str:
@@ -304,24 +282,4 @@ def _expert_pair(config: PeftConfig, parameter: str, a: Factor, b: Factor) -> Lo
         return f"stacked experts: {LAYOUT_FIELD} is {layout!r} in the config, not {' or '.join(LAYOUTS)}"
     if layout == "grouped_by_expert":
         b = b.turned(b.entry.shape, lambda words: words.reshape(rows, experts, rank).transpose(0, 2, 1))
-    pair = _scaled(config, parameter, kind, a, b, rank, rows, columns, experts=experts)
-    return replace(pair, layout=layout)
-
-
-def _scaled(
-    config: PeftConfig | None,
-    module: str,
-    kind: Kind,
-    a: Factor,
-    b: Factor,
-    rank: int,
-    rows: int,
-    columns: int,
-    *,
-    experts: int = 1,
-    groups: int = 1,
-) -> LoraPair:
-    declared = config.rank_of(config_name(module)) if config else None
-    alpha = config.alpha_of(config_name(module)) if config else None
-    scale = config.scale(alpha, rank) if config else None
-    return LoraPair(module, kind, a, b, rank, rows, columns, experts, groups, declared, alpha, scale)
+    return LoraPair(parameter, kind, a, b, rank, rows, columns, experts, layout=layout)

@@ -13,7 +13,7 @@ import gc
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradience.adapters import strict_json
-from gradience.adapters.files import Closing, refuse_disguise, refuse_text
+from gradience.adapters.files import Closing, kept_open, refuse_disguise, refuse_text
 from gradience.digests import Sha256, sha256_parts
 from gradience.errors import InputError
-from gradience.reading import open_regular, pread, pread_blocks, truncated
+from gradience.reading import pread, pread_blocks, truncated
 from gradience.spectra import FloatArray
 
 Words = NDArray[Any]
@@ -178,38 +178,30 @@ class TensorFile(Closing):
         Raises InputError with the codes of `reading.open_regular` and `files.refuse_disguise`, and truncated,
         header-too-large, bad-json, bad-encoding, bad-header, unknown-dtype, bad-offsets.
         """
-        handle = open_regular(path, root=root)
-        try:
-            return cls._check(path, handle)
-        except BaseException:  # Ctrl-C as well: nobody else knows the handle yet
-            os.close(handle)
-            raise
-
-    @classmethod
-    def _check(cls, path: Path, handle: int) -> TensorFile:
-        size = os.fstat(handle).st_size
-        head = bytes(pread(handle, min(size, 1024), 0, path))
-        length = int.from_bytes(head[:8], "little")
-        # Only where this cannot be a header: lengths such as 640 look like the first bytes of a pickle.
-        if head[8:9] != b"{" or length > MAX_HEADER_BYTES:
-            refuse_disguise(path, head)
-            refuse_text(path, head)
-        if size < 8:
-            raise truncated(path, expected=8, actual=size)
-        if length > MAX_HEADER_BYTES:
-            raise InputError(
-                f"{path}: its first 8 bytes promise a header of {length:,} bytes "
-                f"(at most {MAX_HEADER_BYTES:,} are read): not a safetensors file, or a broken one",
-                code="header-too-large",
-                hint="download or save the adapter again",
-            )
-        if head[8:9] != b"{" or length == 0:
-            raise _bad_header(
-                path, "its header does not begin with {: not a safetensors file, or a broken one"
-            )
-        with _no_collection():
-            entries, metadata = _read_header(path, bytes(pread(handle, length, 8, path)), size)
-        return cls(path, handle, size, entries, metadata)
+        with kept_open(path, root) as handle:
+            size = os.fstat(handle).st_size
+            head = bytes(pread(handle, min(size, 1024), 0, path))
+            length = int.from_bytes(head[:8], "little")
+            # Only where this cannot be a header: lengths such as 640 look like the first bytes of a pickle.
+            if head[8:9] != b"{" or length > MAX_HEADER_BYTES:
+                refuse_disguise(path, head)
+                refuse_text(path, head)
+            if size < 8:
+                raise truncated(path, expected=8, actual=size)
+            if length > MAX_HEADER_BYTES:
+                raise InputError(
+                    f"{path}: its first 8 bytes promise a header of {length:,} bytes "
+                    f"(at most {MAX_HEADER_BYTES:,} are read): not a safetensors file, or a broken one",
+                    code="header-too-large",
+                    hint="download or save the adapter again",
+                )
+            if head[8:9] != b"{" or length == 0:
+                raise _bad_header(
+                    path, "its header does not begin with {: not a safetensors file, or a broken one"
+                )
+            with _no_collection():
+                entries, metadata = _read_header(path, bytes(pread(handle, length, 8, path)), size)
+            return cls(path, handle, size, entries, metadata)
 
     def close(self) -> None:
         """Close the file."""
@@ -252,7 +244,22 @@ def _no_collection() -> Iterator[None]:
 
 def _read_header(path: Path, text: bytes, size: int) -> tuple[dict[str, TensorEntry], Mapping[str, str]]:
     """Tensors in the order of the data, and the metadata."""
-    header = strict_json.loads(text, path, "header", convert=_compact(path))
+    objects = 0
+
+    def compact(item: dict[str, Any]) -> Any:
+        """A tensor's description as a tuple: a third of the memory of a dict, which counts at 100,000 tensors.
+
+        It stops at `MAX_TENSORS`, before a hostile header of empty objects has filled the memory.
+        """
+        nonlocal objects
+        objects += 1
+        if objects > MAX_TENSORS + 2:  # the metadata and the header itself
+            raise _bad_header(path, f"more than {MAX_TENSORS:,} tensors, the most that are read")
+        if item.keys() == {"dtype", "shape", "data_offsets"}:
+            return _RawEntry(item["dtype"], item["shape"], item["data_offsets"])
+        return item
+
+    header = strict_json.loads(text, path, "header", convert=compact)
     if not isinstance(header, dict):
         raise _bad_header(path, "the header is not a JSON object that describes tensors")
     metadata = header.pop("__metadata__", None)
@@ -263,31 +270,35 @@ def _read_header(path: Path, text: bytes, size: int) -> tuple[dict[str, TensorEn
     data = 8 + len(text)
     entries = {name: _entry(path, name, raw, data) for name, raw in header.items()}
     entries = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].size)))
-    _check_cover(path, entries, start=data, end=size)
+    # Every byte of the data belongs to exactly one tensor.
+    position = data
+    for name, entry in entries.items():
+        if entry.start != position:
+            what = "overlap" if entry.start < position else "leave a gap"
+            at = min(entry.start, position)
+            raise _bad_offsets(
+                path, f"the tensors {what} at byte {at:,} (tensor {name[:200]!r})", _TWO_READERS
+            )
+        position += entry.size
+    if position > size:
+        raise truncated(path, expected=position, actual=size)
+    if position < size:
+        raise _bad_offsets(
+            path, f"{size - position:,} bytes after the last tensor belong to none", _TWO_READERS
+        )
     return entries, metadata
 
 
-def _compact(path: Path) -> Callable[[dict[str, Any]], Any]:
-    """Makes a tensor's description a tuple: a third of the memory of a dict, which counts at 100,000 tensors.
-
-    It stops at `MAX_TENSORS`, before a hostile header of empty objects has filled the memory.
-    """
-    objects = 0
-
-    def convert(item: dict[str, Any]) -> Any:
-        nonlocal objects
-        objects += 1
-        if objects > MAX_TENSORS + 2:  # the metadata and the header itself
-            raise _bad_header(path, f"more than {MAX_TENSORS:,} tensors, the most that are read")
-        if item.keys() == {"dtype", "shape", "data_offsets"}:
-            return _RawEntry(item["dtype"], item["shape"], item["data_offsets"])
-        return item
-
-    return convert
+_AGAIN = "download or save the adapter again"
+_TWO_READERS = f"{_AGAIN}: two readers could see different weights"
 
 
 def _bad_header(path: Path, what: str) -> InputError:
-    return InputError(f"{path}: {what}", code="bad-header", hint="download or save the adapter again")
+    return InputError(f"{path}: {what}", code="bad-header", hint=_AGAIN)
+
+
+def _bad_offsets(path: Path, what: str, hint: str) -> InputError:
+    return InputError(f"{path}: {what}", code="bad-offsets", hint=hint)
 
 
 def _is_count(value: Any) -> bool:
@@ -295,71 +306,37 @@ def _is_count(value: Any) -> bool:
 
 
 def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
+    tensor = f"tensor {name[:200]!r}"
     if len(name) > MAX_NAME:
-        raise _bad_tensor(
-            path, name, f"has a name of {len(name):,} characters (at most {MAX_NAME:,} are read)"
+        raise _bad_header(
+            path, f"{tensor} has a name of {len(name):,} characters (at most {MAX_NAME:,} are read)"
         )
     if name.count(".") >= MAX_DEPTH:
-        raise _bad_tensor(
-            path, name, f"has a name of more than {MAX_DEPTH} parts, which are as many as are read"
+        raise _bad_header(
+            path, f"{tensor} has a name of more than {MAX_DEPTH} parts, which are as many as are read"
         )
     if not isinstance(raw, _RawEntry):
-        raise _bad_tensor(path, name, "does not have exactly dtype, shape and data_offsets")
+        raise _bad_header(path, f"{tensor} does not have exactly dtype, shape and data_offsets")
     dtype = DTYPES.get(raw.dtype) if isinstance(raw.dtype, str) else None
     if dtype is None:
         raise InputError(
-            f"{path}: {_tensor(name)} has the unknown type {str(raw.dtype)[:40]!r}",
+            f"{path}: {tensor} has the unknown type {str(raw.dtype)[:40]!r}",
             code="unknown-dtype",
             hint=f"save it in one of the types {', '.join(DTYPES)}",
         )
-    shape = raw.shape
+    shape, offsets = raw.shape, raw.offsets
     if isinstance(shape, list) and len(shape) > MAX_DIMENSIONS:
-        raise _bad_tensor(path, name, f"has {len(shape):,} dimensions (at most {MAX_DIMENSIONS} are read)")
+        raise _bad_header(path, f"{tensor} has {len(shape):,} dimensions (at most {MAX_DIMENSIONS} are read)")
     if not isinstance(shape, list) or not all(map(_is_count, shape)):
-        raise _bad_tensor(path, name, "has a shape that is not a list of counts")
-    offsets = raw.offsets
+        raise _bad_header(path, f"{tensor} has a shape that is not a list of counts")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
-        raise _bad_tensor(path, name, "has data_offsets that are not a pair of counts")
+        raise _bad_header(path, f"{tensor} has data_offsets that are not a pair of counts")
     bits = math.prod(shape) * dtype.bits
     size = offsets[1] - offsets[0]
     if bits % 8 or size != bits // 8:
-        raise InputError(
-            f"{path}: {_tensor(name)} occupies {size:,} bytes,"
-            f" its shape {shape} of {dtype.name} needs {bits / 8:,.15g}",
-            code="bad-offsets",
-            hint="download or save the adapter again",
-        )
+        needed = f"its shape {shape} of {dtype.name} needs {bits / 8:,.15g}"
+        raise _bad_offsets(path, f"{tensor} occupies {size:,} bytes, {needed}", _AGAIN)
     return TensorEntry(dtype, tuple(shape), data_start + offsets[0], size)
-
-
-def _tensor(name: str) -> str:
-    return f"tensor {name[:200]!r}"
-
-
-def _bad_tensor(path: Path, name: str, what: str) -> InputError:
-    return _bad_header(path, f"{_tensor(name)} {what}")
-
-
-def _check_cover(path: Path, entries: Mapping[str, TensorEntry], *, start: int, end: int) -> None:
-    """Every byte of the data belongs to exactly one tensor."""
-    position = start
-    for name, entry in entries.items():
-        if entry.start != position:
-            what = "overlap" if entry.start < position else "leave a gap"
-            raise InputError(
-                f"{path}: the tensors {what} at byte {min(entry.start, position):,} ({_tensor(name)})",
-                code="bad-offsets",
-                hint="download or save the adapter again: two readers could see different weights",
-            )
-        position += entry.size
-    if position > end:
-        raise truncated(path, expected=position, actual=end)
-    if position < end:
-        raise InputError(
-            f"{path}: {end - position:,} bytes after the last tensor belong to none",
-            code="bad-offsets",
-            hint="download or save the adapter again: two readers could see different weights",
-        )
 
 
 class NewTensor(NamedTuple):
