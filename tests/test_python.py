@@ -78,7 +78,7 @@ def test_a_plan_is_given_as_an_object_or_as_its_file(folder):
 
 
 def test_what_cannot_be_written_is_said_before_anything_is_measured(folder, monkeypatch):
-    monkeypatch.setattr("gradience.compress.adapter.audit_adapter", lambda *a, **k: pytest.fail("measured"))
+    monkeypatch.setattr("gradience.compress.adapter.audit_opened", lambda *a, **k: pytest.fail("measured"))
     for options, code in [
         ({"rank": 4}, "no-output"),
         ({"rank": 4, "output": "my_adapter"}, "output-is-input"),
