@@ -81,6 +81,7 @@ class Kept(NamedTuple):
 
 QUESTIONS = "docs/questions.md"
 KEPT = (
+    Kept("README.md", "shrink", "minilm_shrink_rows/shrink.json", ("…", "Which is the smallest")),
     Kept("docs/evaluate.md", "evaluation", "minilm_evaluation/evaluation.json"),
     Kept(
         "docs/evaluate.md",
@@ -148,13 +149,6 @@ FLEET = (
     "compress my_adapter --rank 1 --output adapters/reviews-rank1",
 )
 PAGES = (
-    Shown("README.md", "audit", AUDIT, ("What ranks are suggested?",)),
-    Shown(
-        "README.md",
-        "compress",
-        "compress ./adapter --rank 4 --output smaller",
-        ("What is saved?", "What is lost?"),
-    ),
     Shown(
         "docs/quickstart.md",
         "audit",
@@ -227,16 +221,19 @@ def text_of(shown: Shown) -> str:
 
 
 def part_of(printed: str, headings: Sequence[str]) -> str:
-    """Return the title and the sections of these headings; `…` stands for what is left out. All where none is named."""
+    """Return the title and the sections of these headings (all if none is named); `…` stands for what is left out.
+
+    A heading `…` leaves the title out.
+    """
     title, *sections = printed.strip().split("\n\n")
-    shown, left_out = title, False
+    shown, left_out = ("", True) if "…" in headings else (title, False)
     for section in sections:
         if headings and not COLOUR.sub("", section).startswith(tuple(headings)):
             left_out = True
             continue
         shown += ("\n…\n" if left_out else "\n\n") + section
         left_out = False
-    return shown + ("\n…" if left_out else "")
+    return shown.lstrip("\n") + ("\n…" if left_out else "")
 
 
 def in_scratch(command: str, before: Sequence[str] = (), *, colour: bool = False) -> str:
