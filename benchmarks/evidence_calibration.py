@@ -24,7 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from gradience.statistics import Claim, PairedTable, Pooled, items_needed, pool, power, tango_p_value
+from gradience.statistics.paired import tango_p_value
+from gradience.statistics.pooled import Claim, Pooled, pool
+from gradience.statistics.power import examples_needed, power
+from gradience.statistics.table import PairedTable
 
 MARGIN = 0.025
 LEVEL = 0.05
@@ -85,10 +88,12 @@ def main() -> None:
 def planned() -> Iterator[tuple[Cell, Claim, float]]:
     """The examples that the planning formulas ask for, and the power that they promise with them."""
     for discordance, seeds, wanted in PLANNED:
-        needed = items_needed(discordance, MARGIN, seeds=seeds, wanted=wanted)
+        needed = examples_needed(discordance, MARGIN, seeds=seeds, wanted=wanted)
         yield Cell(seeds, needed or 0, discordance), "these-runs", wanted
     for discordance, seeds, wanted, spread in PLANNED_NEW:
-        needed = items_needed(discordance, MARGIN, seeds=seeds, spread=spread, claim="new-run", wanted=wanted)
+        needed = examples_needed(
+            discordance, MARGIN, seeds=seeds, spread=spread, claim="new-run", wanted=wanted
+        )
         if needed and needed <= MOST:
             yield Cell(seeds, needed, discordance, spread), "new-run", wanted
 
@@ -100,7 +105,8 @@ def tango_row(n: int, discordance: float) -> dict[str, Any]:
         lost = np.arange(discordant + 1)
         chances = stats.binom.pmf(lost, discordant, lost_share / discordance)
         claims = [
-            tango_p_value(PairedTable(n - discordant, int(k), discordant - int(k), 0), MARGIN) <= LEVEL
+            tango_p_value(PairedTable(n11=n - discordant, n10=int(k), n01=discordant - int(k), n00=0), MARGIN)
+            <= LEVEL
             for k in lost
         ]
         error += stats.binom.pmf(discordant, n, discordance) * float(chances[claims].sum())

@@ -3,7 +3,8 @@
 python benchmarks/rederive_runs.py DIR…
 
 Records and trainings stay as they are, byte for byte. Derived again are the audits (their measures are kept, under the
-names of today), the plan, the results, the aggregate, the pages, and the digests. `rederived.json` in the run names the
+names of today), the plan, the results, the aggregate, the pages, and the digests; keys have their
+names of today. `rederived.json` in the run names the
 root before, every file that changed with its digest before, and what is no longer counted:
 
 - the question whether the probe is ahead of its base, which these runs did not ask when they were planned, stays
@@ -28,6 +29,7 @@ from gradience import __version__
 from gradience.bench.arms.registry import ARMS, CONTROLS
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import bench_plan, plan_digest
+from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PAGE, PLAN, aggregate_run
 from gradience.bench.verify.recompute import SeedFolder, marking_of, rescored
@@ -51,6 +53,7 @@ def digests_of(run: Path) -> dict[str, str]:
 def rederive(run: Path) -> None:
     """Derive the unpacked run in the folder `run` again."""
     before, root = digests_of(run), write_digests(run)
+    rename_keys(run)
     plan = BenchPlan.read(run / PLAN)
     places = {seed: run / f"seed_{seed}" if len(plan.seeds) > 1 else run for seed in plan.seeds}
     results = {seed: Bench.read(place / BENCH) for seed, place in places.items()}
@@ -58,11 +61,15 @@ def rederive(run: Path) -> None:
         rename_grid(path)
     former = {one.name for bench in results.values() for one in bench.variants if one.made_by not in MADE_BY}
     while True:
-        config = config_of(results[plan.seeds[0]].config, former)
+        config = config_of(results[plan.seeds[0]], former)
         plan = bench_plan(config, plan.task, plan.splits, plan.task_code)
-        again = {
-            seed: result_of(run, place, seed, config, plan, results[seed]) for seed, place in places.items()
-        }
+        again: dict[int, Bench] = {}
+        for seed, place in places.items():
+            before_it = list(again.values())
+            lost = no_longer_passing(before_it, plan.seeds, plan.policy) if before_it else {}
+            stopped = {one.name for one in results[seed].variants if one.stopped_early}
+            lost = {name: why for name, why in lost.items() if name in stopped}
+            again[seed] = result_of(run, place, seed, config, plan, results[seed], lost)
         of_other_ranks = {
             one.name
             for seed, bench in again.items()
@@ -99,12 +106,37 @@ def rederive(run: Path) -> None:
     write_digests(run)
 
 
-def config_of(values: dict[str, Any], former: set[str]) -> BenchConfig:
-    values = json.loads(json.dumps(values))
-    values["task"]["probe_gate"].setdefault("above_base", None)
+def config_of(recorded: Bench, former: set[str]) -> BenchConfig:
+    values: dict[str, Any] = json.loads(json.dumps(recorded.config))
+    if recorded.probe is not None and recorded.probe.gate.base_correct is None:
+        values["task"]["probe_gate"].setdefault("above_base", None)
     compression = values["compression"]
     compression["controls"] = [name for name in compression["controls"] if name not in former]
     return BenchConfig.model_validate(values)
+
+
+def rename_keys(run: Path) -> None:
+    """Give plan and results the keys of today: a ladder has steps, and a variant one paired table."""
+    for path in (run / PLAN, *run.rglob(BENCH), *run.rglob(AGGREGATE)):
+        if not path.is_file():
+            continue
+        values = json.loads(path.read_text(encoding="utf-8").replace('"rungs":', '"steps":'))
+        kind, number = values["schema"].split("/")
+        if (kind, number) not in {
+            ("gradience.bench_plan", "1"),
+            ("gradience.bench", "2"),
+            ("gradience.bench_aggregate", "2"),
+        }:
+            continue
+        values["schema"] = f"{kind}/{int(number) + 1}"
+        if kind != "gradience.bench_plan":
+            values["ladder"] = None  # it is tested again
+        for variant in values.get("variants", []):
+            variant.pop("paired", None)
+            if kind == "gradience.bench" and variant["pairs"] is not None:
+                counts = variant["pairs"].values()
+                variant["pairs"] = dict(zip(("n11", "n10", "n01", "n00"), counts, strict=True))
+        path.write_text(json.dumps(values), encoding="utf-8")
 
 
 def rename_grid(path: Path) -> None:
@@ -124,11 +156,17 @@ def fact_of(path: Path, file: StageFile) -> StageFile:
 
 
 def result_of(
-    run: Path, place: Path, seed: int, config: BenchConfig, plan: BenchPlan, recorded: Bench
+    run: Path,
+    place: Path,
+    seed: int,
+    config: BenchConfig,
+    plan: BenchPlan,
+    recorded: Bench,
+    lost: dict[str, str],
 ) -> Bench:
     marking = marking_of(run, plan, recorded)
     folder = SeedFolder(
-        place, config, seed, recorded, lambda records, _: rescored(records, marking.rules).evaluation
+        place, config, seed, recorded, lambda records, _: rescored(records, marking.rules).evaluation, lost
     )
     return assemble(folder.facts(), marking.rules, recorded.data, plan, recorded.run)
 

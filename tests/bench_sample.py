@@ -24,11 +24,11 @@ from gradience.reports.bench import (
     DivergenceSummary,
     Gate,
     Measures,
-    Pairs,
     Probe,
     TrainingFacts,
 )
 from gradience.reports.bench_plan import DataSplit
+from gradience.statistics.table import PairedTable
 
 MISTRAL = {
     "model": {"name": "mistralai/Mistral-7B-v0.1", "type": "causal_lm"},
@@ -56,12 +56,12 @@ def config(**sections: Any) -> BenchConfig:
     return BenchConfig.model_validate(MISTRAL | sections)
 
 
-def pairs(n: int, probe: int, only_probe: int, only_variant: int) -> Pairs:
-    return Pairs(
-        both_correct=probe - only_probe,
-        only_probe_correct=only_probe,
-        only_variant_correct=only_variant,
-        both_wrong=n - probe - only_variant,
+def pairs(n: int, probe: int, only_probe: int, only_variant: int) -> PairedTable:
+    return PairedTable(
+        n11=probe - only_probe,
+        n10=only_probe,
+        n01=only_variant,
+        n00=n - probe - only_variant,
     )
 
 
@@ -106,22 +106,22 @@ def probe_of(seed: int, *, correct: int, n: int, gate: str, rank: int = 64, **mo
     return Probe(**(facts | more))
 
 
-def variant_measures(planned: PlannedVariant, seed: int, counts: Pairs, **more: Any) -> Measures:
+def variant_measures(planned: PlannedVariant, seed: int, counts: PairedTable, **more: Any) -> Measures:
     facts: dict[str, Any] = {
         "lora_params": planned.lora_params,
         "other_params": 0,
         "bytes": 2 * planned.lora_params,
         "adapter_sha256": f"{planned.name}-{seed}",
         "n": counts.n,
-        "correct": counts.both_correct + counts.only_variant_correct,
-        "score": (counts.both_correct + counts.only_variant_correct) / counts.n,
+        "correct": counts.n11 + counts.n01,
+        "score": (counts.n11 + counts.n01) / counts.n,
         "correct_examples": pack(
             answers(
                 counts.n,
-                counts.both_correct + counts.only_probe_correct,
+                counts.n11 + counts.n10,
                 seed,
                 planned.name,
-                (counts.only_probe_correct, counts.only_variant_correct),
+                (counts.n10, counts.n01),
             )
         ),
         "records": f"{planned.name}/eval/answers.records.jsonl",
@@ -238,7 +238,7 @@ def three_seeds(**more: Any) -> list[Bench]:
 
 
 SEEDS = (42, 123, 456)
-RUNGS = (32, 16, 8, 4)
+STEPS = (32, 16, 8, 4)
 LARGE: dict[str, Any] = {"n": 2000, "correct": 1500}
 """Enough examples to show something."""
 
@@ -246,14 +246,14 @@ LARGE: dict[str, Any] = {"n": 2000, "correct": 1500}
 def ladder(
     *losses: tuple[int, int], seeds: Sequence[int] = SEEDS, bound: str = "new-run", **more: Any
 ) -> list[Bench]:
-    """Seeds with a ladder of four rungs. losses: of each rung, the same number on every seed."""
+    """Seeds with a ladder of four steps. losses: of each step, the same number on every seed."""
     compression = {
         "variants": ["uniform_r2"],
         "controls": [],
-        "ladder": {"rungs": list(RUNGS), "bound": bound},
+        "ladder": {"steps": list(STEPS), "bound": bound},
     }
     asked = config(compression=compression, seeds=list(seeds))
     changes: dict[str, tuple[int, int] | str] = {
-        f"ladder.r{rung}": loss for rung, loss in zip(RUNGS, losses, strict=True)
+        f"ladder.r{step}": loss for step, loss in zip(STEPS, losses, strict=True)
     }
     return [bench(seed, changes, asked=asked, **(LARGE | more)) for seed in seeds]

@@ -17,6 +17,7 @@ from gradience.files.records import (
     GenerationRecord,
     Record,
 )
+from gradience.statistics.table import PairedTable
 
 T = TypeVar("T", bound=Record)
 
@@ -25,11 +26,7 @@ T = TypeVar("T", bound=Record)
 class Divergence:
     """Adapter B against adapter A on the same examples."""
 
-    n: int
-    both_correct: int
-    only_a_correct: int
-    only_b_correct: int
-    both_wrong: int
+    table: PairedTable
     flips: int | None
     """Examples with another predicted label or choice, another extracted answer (none at all counts as an answer), or,
     for scores, another most likely token at one position or more."""
@@ -52,13 +49,8 @@ def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T
     _refuse_unpaired(run_a, records_a, run_b, records_b)
     rows = list(zip(records_a, records_b, strict=True))
     flips, kl, gain = _changes(run_a, run_b, rows)
-    right = [(x.correct, y.correct) for x, y in rows]
     return Divergence(
-        n=len(rows),
-        both_correct=right.count((True, True)),
-        only_a_correct=right.count((True, False)),
-        only_b_correct=right.count((False, True)),
-        both_wrong=right.count((False, False)),
+        table=PairedTable.of((x.correct for x, _ in rows), (y.correct for _, y in rows)),
         flips=flips,
         kl_mean=None if kl is None else float(kl.mean()),
         kl_standard_error=None if kl is None or len(kl) < 2 else float(kl.std(ddof=1) / np.sqrt(len(kl))),

@@ -28,7 +28,7 @@ def margins_of(examples: int, claims: int) -> tuple[ShownMargin, ...]:
 
     claims: candidates that share the error of 5 %; the smallest p-value must pass the strictest of Holm's levels.
     """
-    from gradience.statistics import smallest_margin
+    from gradience.statistics.power import smallest_margin
 
     return tuple(
         ShownMargin(

@@ -19,7 +19,7 @@ def likelihoods_of(answers: Evaluation[Any]) -> LikelihoodEvidence:
 
 def against(reference: Evaluation[Any], answers: Evaluation[Any], margin: Fraction) -> dict[str, Any]:
     """Return the fields of a row that compare it with the reference. margin: nats per token."""
-    from gradience.statistics import mean_difference, mean_p_value
+    from gradience.statistics.paired import mean_difference, mean_p_value
 
     before, tokens = _columns(reference)
     after, _ = _columns(answers)
@@ -34,7 +34,8 @@ def graded_likelihood(
     row: EvaluatedAdapter, margin: Fraction, adjusted: float, family: int
 ) -> EvaluatedAdapter:
     """Return a candidate's row with its grade."""
-    from gradience.statistics import items_for_mean, pair_grade
+    from gradience.statistics.paired import pair_grade
+    from gradience.statistics.power import examples_for_mean
 
     bounds, likelihood = row.bounds, row.likelihood
     assert bounds is not None
@@ -53,7 +54,7 @@ def graded_likelihood(
             reason = f"not shown after adjustment for {several}: {_at_worst(bounds.low)} {allowed}"
         left, examples = float(margin) - max(likelihood.delta or 0.0, 0.0), None
         if left > 0 and row.n is not None:
-            needed = items_for_mean((likelihood.spread or 0.0) ** 2, left, level=0.05 / family)
+            needed = examples_for_mean((likelihood.spread or 0.0) ** 2, left, level=0.05 / family)
             examples = None if needed is None else max(needed, row.n + 1)
         needs = NextGrade(grade="B", examples=examples, seeds=None)
     changes = {"grade": grade, "reason": reason, "adjusted_p": adjusted, "next_grade": needs}

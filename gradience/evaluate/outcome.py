@@ -13,7 +13,7 @@ from gradience.evaluate.inputs import BASE_ROW, Inputs
 from gradience.evaluate.likelihoods import against, graded_likelihood, likelihoods_of
 from gradience.files.records import Evaluation, ExamplesRun, ScoreRecord, count
 from gradience.files.shared_names import path_text, sentence_text
-from gradience.reports.base.graded import Bounds, NextGrade, PairedEvidence
+from gradience.reports.base.graded import Bounds, NextGrade
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import (
     BASE,
@@ -97,16 +97,10 @@ def row_of(inputs: Inputs, reference: Answers, row: Answers) -> EvaluatedAdapter
 
 def _against(inputs: Inputs, reference: Evaluation[Any], row: Answers) -> dict[str, Any]:
     """The fields that compare with the reference."""
-    from gradience.statistics import PairedTable, tango, tango_p_value
+    from gradience.statistics.paired import tango, tango_p_value
 
     assert row.answers is not None
     change = diverge(reference, row.answers)  # refuses what was not evaluated in the same way
-    table = PairedTable(
-        n11=change.both_correct,
-        n10=change.only_a_correct,
-        n01=change.only_b_correct,
-        n00=change.both_wrong,
-    )
     scores = row.answers if inputs.likelihoods else row.scores
     output = _change_of_scores(scores, change.flips) if scores is not None else None
     if inputs.compares_nll:
@@ -120,8 +114,8 @@ def _against(inputs: Inputs, reference: Evaluation[Any], row: Answers) -> dict[s
             kl_per_token=change.kl_mean,
         )
     return {
-        "pairs": PairedEvidence.of(table),
-        "bounds": Bounds.of(tango(table, 0.90), tango_p_value(table, float(inputs.margin))),
+        "pairs": change.table,
+        "bounds": Bounds.of(tango(change.table, 0.90), tango_p_value(change.table, float(inputs.margin))),
         "change": output,
     }
 
@@ -151,7 +145,7 @@ def _change_of_scores(scores: Evaluation[Any], flipped: int | None) -> OutputCha
 
 def _graded(inputs: Inputs, rows: Sequence[EvaluatedAdapter]) -> list[EvaluatedAdapter]:
     """The rows, the candidates among them with their grades: several claims from one experiment are adjusted."""
-    from gradience.statistics import holm
+    from gradience.statistics.paired import holm
 
     tested = [row for row in rows if row.role == CANDIDATE and row.bounds is not None]
     adjusted = dict(
@@ -171,7 +165,8 @@ def _graded(inputs: Inputs, rows: Sequence[EvaluatedAdapter]) -> list[EvaluatedA
 
 def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int = 1) -> EvaluatedAdapter:
     """Return a candidate's row with its grade. adjusted: its p-value, for the claims in `family` together."""
-    from gradience.statistics import items_needed, pair_grade
+    from gradience.statistics.paired import pair_grade
+    from gradience.statistics.power import examples_needed
 
     if row.likelihood is not None:
         return graded_likelihood(row, inputs.margin, adjusted, family)
@@ -191,7 +186,7 @@ def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int =
         if pair_grade(bounds.low, bounds.high, margin, 0.0) == "B":
             several = counted(family, "candidate")
             reason = f"not shown after adjustment for {several}: {_at_worst(bounds.low)} {allowed}"
-        needed = items_needed(
+        needed = examples_needed(
             pairs.discordance, float(margin), delta=min(pairs.delta, 0.0), level=0.05 / family
         )
         # One that lies between: what it needs is never less than what it has.

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradience.evidence.pairing import Pair
-from gradience.reports.base.graded import Bounds, Grade, PairedEvidence
+from gradience.reports.base.graded import Bounds, Grade
 from gradience.reports.evidence import Flip, Planning
+from gradience.statistics.table import PairedTable
 
 FloatArray = NDArray[np.float64]
 
@@ -27,7 +28,7 @@ class Outcome:
     low: float
     high: float
     bounds: Bounds
-    table: PairedEvidence | None
+    table: PairedTable | None
     planning: Planning
     grade: Grade
     flat: bool
@@ -41,64 +42,47 @@ def binary(pairs: Sequence[Pair]) -> bool:
 
 def outcome_of(pairs: Sequence[Pair], margin: float, *, lower_is_better: bool) -> Outcome:
     """Compare the scores. margin: positive, in the score's units."""
-    from gradience.statistics import pair_grade
+    from gradience.statistics.paired import mean_difference, mean_p_value, pair_grade, tango, tango_p_value
+    from gradience.statistics.power import (
+        examples_for_mean,
+        examples_needed,
+        smallest_margin,
+        smallest_margin_of_mean,
+    )
 
     a = np.array([pair.a.score for pair in pairs])
     b = np.array([pair.b.score for pair in pairs])
-    better = a - b if lower_is_better else b - a
-    evidence = _of_counts if binary(pairs) else _of_scores
-    low, high, worst, best, p_value, table = evidence(better, a if not lower_is_better else 1 - a, margin)
     sign = -1.0 if lower_is_better else 1.0
-    turned = [sorted(sign * value for value in ends) for ends in ((low, high), (worst, best))]
-    flat = table is None and bool((better == better[0]).all())
-    return Outcome(
-        float((b - a).mean()),
-        turned[0][0],
-        turned[0][1],
-        Bounds(low=turned[1][0], high=turned[1][1], p_value=p_value),
-        table,
-        _planning(better, margin, table),
-        "C" if flat else pair_grade(worst, best, margin),
-        flat,
-    )
-
-
-Found = tuple[float, float, float, float, float, PairedEvidence | None]
-"""The 95 % interval of how much better B is, the 90 % one, the p-value of the margin, the table."""
-
-
-def _of_counts(better: FloatArray, correct_a: FloatArray, margin: float) -> Found:
-    from gradience.statistics import PairedTable, tango, tango_p_value
-
-    counts = PairedTable.of(correct_a == 1, correct_a + better == 1)
-    table = PairedEvidence.of(counts)
-    worst, best = tango(counts, 0.90)
-    return table.low, table.high, worst, best, tango_p_value(counts, margin), table
-
-
-def _of_scores(better: FloatArray, _: FloatArray, margin: float) -> Found:
-    from gradience.statistics import mean_difference, mean_p_value
-
-    low, high = mean_difference(better)
-    worst, best = mean_difference(better, 0.90)
-    return low, high, worst, best, mean_p_value(better, margin), None
-
-
-def _planning(better: FloatArray, margin: float, table: PairedEvidence | None) -> Planning:
-    from gradience.statistics import items_for_mean, items_needed, smallest_margin, smallest_margin_of_mean
-
-    variance = float(better.var(ddof=1)) if table is None else table.discordance
-    if variance == 0:
-        return Planning(variance=None, examples_80=None, examples_90=None, margin_80=None, margin_90=None)
+    better = sign * (b - a)
+    if binary(pairs):
+        table = PairedTable.of(a != lower_is_better, b != lower_is_better)
+        ends, bounds, p_value = (table.low, table.high), tango(table, 0.90), tango_p_value(table, margin)
+        variance, flat = table.discordance, False
+    else:
+        table = None
+        ends, bounds = mean_difference(better), mean_difference(better, 0.90)
+        p_value = mean_p_value(better, margin)
+        variance, flat = float(better.var(ddof=1)), bool((better == better[0]).all())
     needed, smallest = (
-        (items_for_mean, smallest_margin_of_mean) if table is None else (items_needed, smallest_margin)
+        (examples_for_mean, smallest_margin_of_mean) if table is None else (examples_needed, smallest_margin)
     )
-    return Planning(
-        variance=variance,
-        examples_80=needed(variance, margin, wanted=0.8),
-        examples_90=needed(variance, margin, wanted=0.9),
-        margin_80=smallest(len(better), variance, wanted=0.8),
-        margin_90=smallest(len(better), variance, wanted=0.9),
+    low, high = sorted(sign * end for end in ends)
+    lowest, highest = sorted(sign * bound for bound in bounds)
+    return Outcome(
+        delta=float((b - a).mean()),
+        low=low,
+        high=high,
+        bounds=Bounds(low=lowest, high=highest, p_value=p_value),
+        table=table,
+        planning=Planning(
+            variance=variance or None,
+            examples_80=needed(variance, margin, wanted=0.8) if variance else None,
+            examples_90=needed(variance, margin, wanted=0.9) if variance else None,
+            margin_80=smallest(len(better), variance, wanted=0.8) if variance else None,
+            margin_90=smallest(len(better), variance, wanted=0.9) if variance else None,
+        ),
+        grade="C" if flat else pair_grade(bounds[0], bounds[1], margin),
+        flat=flat,
     )
 
 

@@ -54,7 +54,7 @@ compression:
   variants: [uniform_median, per_layer]  # ranks that the audit suggests
   arms: [truncate]  # add `retrain` to train each variant as well, which is what costs
   ladder:
-    rungs: [16, 8, 4, 2, 1]  # truncations in this order: the smallest rank that is shown to hold
+    steps: [16, 8, 4, 2, 1]  # truncations in this order: the smallest rank that is shown to hold
 policy:
   tolerance: 0.025  # the loss that still counts as none: 2.5 points. Choose it before you look
 seeds: [42]  # three or more for a claim about the next training

@@ -6,9 +6,6 @@ here, and the records that the counts were made from are named with their digest
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -16,11 +13,12 @@ from pydantic import Field, model_validator
 from gradience.files.artifact import Float12, Part, round_significant
 from gradience.files.packed import unpack
 from gradience.files.shared_names import PlainName
-from gradience.reports.base.graded import Ladder, PairedEvidence, VariantEvidence
+from gradience.reports.base.graded import Ladder, VariantEvidence
 from gradience.reports.base.prediction import PredictedDivergence
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import DataSplit, Policy, Share
+from gradience.statistics.table import PairedTable
 from gradience.words import counted
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED", "SKIPPED", "ERROR"]
@@ -154,40 +152,6 @@ class AuditSummary(Part):
     utilization_mean: Float12 | None
 
 
-class Pairs(Part):
-    """The examples by which of the two has them correct: a table of pairs, whose sum is n."""
-
-    both_correct: int
-    only_probe_correct: int
-    only_variant_correct: int
-    both_wrong: int
-
-    @classmethod
-    def of(cls, probe: Sequence[bool], variant: Sequence[bool]) -> Pairs:
-        """Count the answers of two, in the same order."""
-        counts = Counter(zip(probe, variant, strict=True))
-        return cls(
-            both_correct=counts[True, True],
-            only_probe_correct=counts[True, False],
-            only_variant_correct=counts[False, True],
-            both_wrong=counts[False, False],
-        )
-
-    @property
-    def n(self) -> int:
-        return self.both_correct + self.only_probe_correct + self.only_variant_correct + self.both_wrong
-
-    @property
-    def delta(self) -> Fraction:
-        """Variant − probe, as a share of the examples."""
-        return Fraction(self.only_variant_correct - self.only_probe_correct, self.n)
-
-    @property
-    def delta_exact(self) -> str:
-        """The same as it was counted, not reduced: `-5/200`."""
-        return f"{self.only_variant_correct - self.only_probe_correct}/{self.n}"
-
-
 class DivergenceSummary(Part):
     """How far its outputs are from the probe's, whether correct or not."""
 
@@ -213,7 +177,7 @@ class OfAnArm(Part):
     name: PlainName
     """`uniform_median`; `uniform_median.truncate`."""
     arm: str
-    """`retrain`, `truncate`, `ladder` (a rung of it, truncated), or `control`."""
+    """`retrain`, `truncate`, `ladder` (a step of it, truncated), or `control`."""
 
     @property
     def is_control(self) -> bool:
@@ -221,14 +185,14 @@ class OfAnArm(Part):
         return self.arm == "control"
 
     @property
-    def is_rung(self) -> bool:
+    def is_step(self) -> bool:
         """Whether it belongs to the ladder."""
         return self.arm == "ladder"
 
     @property
     def is_candidate(self) -> bool:
-        """Whether it is neither a control nor a rung of the ladder."""
-        return not self.is_control and not self.is_rung
+        """Whether it is neither a control nor a step of the ladder."""
+        return not self.is_control and not self.is_step
 
 
 class VariantResult(OfAnArm):
@@ -255,13 +219,12 @@ class VariantResult(OfAnArm):
     reduction: Float12 | None = None
     """1 − planned_lora_params / the probe's: LoRA factors only, no head in either."""
     measures: Measures | None = None
-    pairs: Pairs | None = None
+    pairs: PairedTable | None = None
+    """The probe is the reference. How sure the difference is, by this seed alone."""
     delta: Float12 | None = None
     """Variant − probe, as a share of the examples."""
     delta_exact: str | None = None
     """The same as counted: `-5/200`."""
-    paired: PairedEvidence | None = None
-    """How sure the difference is, by this seed alone. Null without counts, and in files of earlier versions."""
     evidence: VariantEvidence | None = None
     """How sure the verdict is. Null where several seeds are planned, which are graded together, of a smoke run, and in
     files of earlier versions."""
@@ -277,25 +240,11 @@ class VariantResult(OfAnArm):
             return self
         if self.pairs.n != self.measures.n:
             raise ValueError(f"{self.name}: {self.pairs.n} pairs and {self.measures.n} examples")
-        if self.pairs.both_correct + self.pairs.only_variant_correct != self.measures.correct:
+        if self.pairs.n11 + self.pairs.n01 != self.measures.correct:
             raise ValueError(f"{self.name}: pairs and `correct` disagree")
-        if self.delta_exact != self.pairs.delta_exact:
-            raise ValueError(f"{self.name}: delta_exact is not {self.pairs.delta_exact}")
-        if self.paired is not None and _table(self.paired) != _table(self.pairs):
-            raise ValueError(f"{self.name}: `paired` and `pairs` disagree")
+        if self.delta_exact != self.pairs.delta_as_counted:
+            raise ValueError(f"{self.name}: delta_exact is not {self.pairs.delta_as_counted}")
         return self
-
-
-def _table(pairs: Pairs | PairedEvidence) -> tuple[int, int, int, int]:
-    """Both correct, only the probe, only the variant, both wrong."""
-    if isinstance(pairs, Pairs):
-        return (
-            pairs.both_correct,
-            pairs.only_probe_correct,
-            pairs.only_variant_correct,
-            pairs.both_wrong,
-        )
-    return pairs.n11, pairs.n10, pairs.n01, pairs.n00
 
 
 class Best(Part):
@@ -319,7 +268,7 @@ class Bench(Report):
         "make it again: gradience bench run with the same --config and --output, which uses the finished stages"
     )
 
-    schema_: Literal["gradience.bench/2"] = Field(default="gradience.bench/2", alias="schema")
+    schema_: Literal["gradience.bench/3"] = Field(default="gradience.bench/3", alias="schema")
     smoke: bool
     """Shortened, to see that everything works: no evidence, whatever the verdicts say."""
     status: Status
@@ -360,7 +309,7 @@ class Bench(Report):
             answers = result.measures.answers() if result.measures else None
             if probe is None or answers is None or result.pairs is None:
                 continue
-            if len(probe) != len(answers) or Pairs.of(probe, answers) != result.pairs:
+            if len(probe) != len(answers) or PairedTable.of(probe, answers) != result.pairs:
                 raise ValueError(f"{result.name}: `correct_examples` and `pairs` disagree")
         return self
 
@@ -370,9 +319,9 @@ class Bench(Report):
         return tuple(result for result in self.variants if result.is_candidate)
 
     @property
-    def rungs(self) -> tuple[VariantResult, ...]:
-        """The rungs among the variants."""
-        return tuple(result for result in self.variants if result.is_rung)
+    def steps(self) -> tuple[VariantResult, ...]:
+        """The steps among the variants."""
+        return tuple(result for result in self.variants if result.is_step)
 
     @property
     def controls(self) -> tuple[VariantResult, ...]:

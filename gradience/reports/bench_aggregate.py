@@ -130,8 +130,8 @@ class BenchAggregate(Report):
     row_field: ClassVar[str] = "variants"
     repair: ClassVar[str] = "aggregate the runs again: gradience bench aggregate DIR… --output DIR"
 
-    schema_: Literal["gradience.bench_aggregate/2"] = Field(
-        default="gradience.bench_aggregate/2", alias="schema"
+    schema_: Literal["gradience.bench_aggregate/3"] = Field(
+        default="gradience.bench_aggregate/3", alias="schema"
     )
     status: Status
     """ERROR if a planned seed has an error or no result; else PASS if a variant passes."""
@@ -179,9 +179,9 @@ class BenchAggregate(Report):
         return tuple(variant for variant in self.variants if variant.is_candidate)
 
     @property
-    def rungs(self) -> tuple[VariantSummary, ...]:
-        """The rungs of the ladder among the variants."""
-        return tuple(variant for variant in self.variants if variant.is_rung)
+    def steps(self) -> tuple[VariantSummary, ...]:
+        """The steps of the ladder among the variants."""
+        return tuple(variant for variant in self.variants if variant.is_step)
 
     @property
     def controls(self) -> tuple[VariantSummary, ...]:

@@ -63,8 +63,8 @@ class PlannedLadder(Part):
     """Truncations that are tested one after the other, from the largest down, until one is not shown to be safe."""
 
     kind: LadderKind
-    """`uniform`: a rung is a rank. `per_layer`: a share of every module's energy."""
-    rungs: tuple[int | float, ...]
+    """`uniform`: a step is a rank. `per_layer`: a share of every module's energy."""
+    steps: tuple[int | float, ...]
     names: tuple[str, ...]
     """Of the results, in the same order."""
     bound: LadderBound
@@ -84,7 +84,7 @@ class PlannedCalibration(Part):
 class BenchPlan(Artifact):
     """What was decided before anything was trained. Every later artifact carries its digest."""
 
-    schema_: Literal["gradience.bench_plan/1"] = Field(default="gradience.bench_plan/1", alias="schema")
+    schema_: Literal["gradience.bench_plan/2"] = Field(default="gradience.bench_plan/2", alias="schema")
     config_digest: str
     """sha256 of the config without the machine (`runtime`), as canonical JSON."""
     protocol_digest: str

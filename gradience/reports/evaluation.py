@@ -13,13 +13,13 @@ from gradience.reports.base.graded import (
     Grade,
     LikelihoodEvidence,
     NextGrade,
-    PairedEvidence,
     Probability,
 )
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Role, Share
 from gradience.reports.forecast import ScoredExample
+from gradience.statistics.table import PairedTable
 
 RowRole = Literal["reference", "candidate", "base"]
 REFERENCE: Literal["reference"] = "reference"
@@ -84,7 +84,7 @@ class EvaluatedAdapter(Part):
     """Outputs that ended at `max_new_tokens`."""
     failed_extractions: int | None = None
     """Outputs in which no answer was found; they count as wrong."""
-    pairs: PairedEvidence | None = None
+    pairs: PairedTable | None = None
     """Against the reference; null for itself, and where likelihoods are compared."""
     likelihood: LikelihoodEvidence | None = None
     """Where likelihoods are compared: those of the given responses."""

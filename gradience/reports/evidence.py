@@ -8,9 +8,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gradience.files.artifact import ROW_CONFIG, Float12, Part
-from gradience.reports.base.graded import Bounds, Grade, PairedEvidence
+from gradience.reports.base.graded import Bounds, Grade
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
+from gradience.statistics.table import PairedTable
 
 
 class LogFacts(Part):
@@ -91,7 +92,7 @@ class EvidenceReport(Report):
     """How much worse B may be, as a positive number."""
     bounds: Bounds
     """One-sided 95 % bounds on Δ, and the p-value of "B is worse by the margin or more"."""
-    table: PairedEvidence | None
+    table: PairedTable | None
     """For scores that are 0 or 1: how often both, one or none is correct. A is the reference."""
     planning: Planning
     grade: Grade

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.files.artifact import Artifact, Float12, Part
-from gradience.reports.base.graded import PairedEvidence
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Role, Share
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationConditions, ShownMargin
+from gradience.statistics.table import PairedTable
 from gradience.words import points
 
 TestedStatus = Literal["shown", "inconclusive", "worse", "not evaluated"]
@@ -163,7 +163,7 @@ class ShrinkCandidate(Part):
     """As planned."""
     status: CandidateStatus
     """`skipped`: the sequence started below it. `not tested`: it had stopped above it."""
-    dev: PairedEvidence | None = None
+    dev: PairedTable | None = None
     """On the dev rows; null where it was not evaluated on them."""
     result: EvaluatedAdapter | None = None
     """On the test rows, `adjusted_p` being the largest p-value down to this candidate. Null where it was not tested."""

@@ -32,7 +32,7 @@ class VerificationMismatch(Part):
     file: str
     """Inside the folder."""
     field: str = ""
-    """Where in the file: `variants.per_layer.pairs.only_probe_correct`; empty for the file as a whole."""
+    """Where in the file: `variants.per_layer.pairs.n10`; empty for the file as a whole."""
     what: str
 
 

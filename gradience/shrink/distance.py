@@ -55,7 +55,7 @@ def kl_rows(reference: Answers, row: Answers) -> Values | None:
 
 def mean_interval(values: Values) -> MeanInterval:
     """Return the mean with Student's 95 % interval."""
-    from gradience.statistics import mean_difference
+    from gradience.statistics.paired import mean_difference
 
     low, high = mean_difference(values) if len(values) > 1 else (None, None)
     return MeanInterval(mean=float(values.mean()), low=low, high=high)

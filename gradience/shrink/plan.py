@@ -48,7 +48,7 @@ class Prepared:
 
 def prepare(settings: ShrinkSettings) -> Prepared:
     """Read and audit the adapter, read the rows, and plan. Raises what reading, auditing and planning raise."""
-    from gradience.statistics.grade import LEVEL
+    from gradience.statistics.paired import LEVEL
 
     request, candidates = settings.evaluation, settings.ranks
     calibration = calibration_argument(settings.calibration)

@@ -1,18 +1,23 @@
-"""One reference, one candidate, the same examples: the paired table, Tango's interval, McNemar's test."""
+"""One reference, one candidate, the same examples: intervals, tests, the grade of a pair; several claims together."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.optimize import brentq
 
+from gradience.statistics.table import PairedTable
+
+PairGrade = Literal["B", "C", "D"]
+"""Of one run: a claim about another training run (A) would need several."""
+LEVEL = 0.05
+"""One-sided error of a claim."""
 _EDGE = 1e-12
 """Differences of ±1 exactly have a variance of 0: bounds are looked for just inside."""
 
@@ -22,52 +27,6 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-
-
-@dataclass(frozen=True, slots=True)
-class PairedTable:
-    """How two adapters answered the same examples.
-
-    >>> table = PairedTable(n11=150, n10=12, n01=8, n00=30)
-    >>> table.n, table.delta, round(table.discordance, 3)
-    (200, Fraction(-1, 50), 0.1)
-
-    The first digit is the reference, the second the candidate; 1 is correct. Raises ValueError for a negative count.
-    """
-
-    n11: int
-    n10: int
-    """Only the reference is correct."""
-    n01: int
-    """Only the candidate is correct."""
-    n00: int
-
-    def __post_init__(self) -> None:
-        if min(self.n11, self.n10, self.n01, self.n00) < 0:
-            raise ValueError(f"counts cannot be negative: {self}")
-
-    @classmethod
-    def of(cls, reference: Iterable[bool], candidate: Iterable[bool]) -> PairedTable:
-        """Count two lists of answers in the same order. Raises ValueError where their lengths differ."""
-        counts = {(True, True): 0, (True, False): 0, (False, True): 0, (False, False): 0}
-        for pair in zip(reference, candidate, strict=True):
-            counts[bool(pair[0]), bool(pair[1])] += 1
-        return cls(*counts.values())
-
-    @property
-    def n(self) -> int:
-        """Examples."""
-        return self.n11 + self.n10 + self.n01 + self.n00
-
-    @property
-    def delta(self) -> Fraction:
-        """Candidate − reference, as an exact share. Raises ZeroDivisionError without examples."""
-        return Fraction(self.n01 - self.n10, self.n)
-
-    @property
-    def discordance(self) -> float:
-        """The share of examples on which exactly one of the two is correct."""
-        return (self.n10 + self.n01) / self.n
 
 
 def tango(table: PairedTable, confidence: float = 0.95) -> Interval:
@@ -82,7 +41,7 @@ def tango(table: PairedTable, confidence: float = 0.95) -> Interval:
     if table.n == 0:
         raise ValueError("an interval needs at least one example")
     quantile = float(stats.norm.isf((1 - confidence) / 2))
-    return invert(lambda null: score(table.n01, table.n10, table.n, null), float(table.delta), quantile)
+    return invert(lambda null: score(table.n01, table.n10, table.n, null), float(table.exact_delta), quantile)
 
 
 def tango_p_value(table: PairedTable, margin: float) -> float:
@@ -170,3 +129,56 @@ def invert(statistic: Callable[[float], float], center: float, quantile: float) 
         brentq(lambda null: statistic(null) - quantile, low, center) if statistic(low) > quantile else -1.0,
         brentq(lambda null: statistic(null) + quantile, center, high) if statistic(high) < -quantile else 1.0,
     )
+
+
+def pair_grade(low: float, high: float, margin: Fraction | float, p_value: float = 0.0) -> PairGrade:
+    """Return B where a loss of the margin is excluded, D where a loss of more is shown, else C.
+
+    >>> pair_grade(-0.01, 0.01, Fraction("0.025"), 0.001), pair_grade(-0.2, -0.1, Fraction("0.025"), 1.0)
+    ('B', 'D')
+    >>> pair_grade(-0.025, 0.01, Fraction("0.025"), 0.05)
+    'C'
+
+    low, high: the one-sided 95 % bounds of Δ. margin: positive. p_value: of "it loses the margin or more", adjusted
+    where there are several candidates.
+    """
+    allowed = _exact(margin)
+    if _exact(high) < -allowed:
+        return "D"
+    return "B" if _exact(low) > -allowed and p_value <= LEVEL else "C"
+
+
+def _exact(value: Fraction | float) -> Fraction:
+    """A number as a file has it: the binary number of −0.025 is a little less."""
+    return value if isinstance(value, Fraction) else Fraction(repr(float(value)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values: each at most 0.05 keeps the chance of any false claim at 5 %.
+
+    >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+
+    Source: S. Holm, Scandinavian Journal of Statistics 6 (1979) 65-70.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, floor = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = floor
+    return adjusted
+
+
+def fixed_sequence(p_values: Sequence[float], level: float = 0.05) -> int:
+    """How many claims, from the first on, are shown when each is tested at the full level until one is not.
+
+    >>> fixed_sequence([0.001, 0.02, 0.3, 0.01])  # the fourth is not looked at
+    2
+
+    The order must be fixed before the answers are known. Source: W. Maurer et al., Biometrie in der
+    chemisch-pharmazeutischen Industrie 6 (1995).
+    """
+    for index, value in enumerate(p_values):
+        if not value <= level:
+            return index
+    return len(p_values)

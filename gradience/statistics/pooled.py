@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -25,13 +26,13 @@ class Pooled:
     """What several paired runs say together. Made by `pool`."""
 
     runs: int
-    items: int
+    examples: int
     delta: float
     """Mean of candidate − reference over runs and examples."""
     gained: int | None
     """Pairs of which only the candidate is correct, over all runs; None for scores that are no 0/1."""
     lost: int | None
-    item_variance: float
+    example_variance: float
     """Variance of `delta` from the choice of examples, an example's runs taken together."""
     design_effect: float
     """How much more the runs' answers to one example agree than independent ones would: 1 … runs."""
@@ -43,7 +44,7 @@ class Pooled:
         """The share of pairs in which exactly one is correct."""
         if self.gained is None or self.lost is None:
             return None
-        return (self.gained + self.lost) / (self.runs * self.items)
+        return (self.gained + self.lost) / (self.runs * self.examples)
 
     def p_value(self, margin: float, claim: Claim = "these-runs") -> float:
         """The one-sided p-value of "the candidate loses `margin` or more"."""
@@ -76,8 +77,8 @@ class Pooled:
 
     def _sampling(self, null: float) -> float:
         if self.gained is None or self.lost is None:
-            return self.item_variance
-        tango = score_variance(self.gained, self.lost, self.runs * self.items, null)
+            return self.example_variance
+        tango = score_variance(self.gained, self.lost, self.runs * self.examples, null)
         return self.design_effect * tango
 
     def _between(self) -> float:
@@ -88,11 +89,11 @@ class Pooled:
     def _freedom(self, null: float, claim: Claim) -> float:
         """Degrees of freedom of Student's distribution: infinite for a score of these runs, else Satterthwaite's."""
         if claim == "these-runs":
-            return math.inf if self.gained is not None else self.items - 1
+            return math.inf if self.gained is not None else self.examples - 1
         sampling, between = self._sampling(null), self._between()
         if sampling + between == 0:
-            return self.items - 1
-        return (sampling + between) ** 2 / (sampling**2 / (self.items - 1) + between**2 / (self.runs - 1))
+            return self.examples - 1
+        return (sampling + between) ** 2 / (sampling**2 / (self.examples - 1) + between**2 / (self.runs - 1))
 
 
 def pool(differences: ArrayLike) -> Pooled:
@@ -107,34 +108,90 @@ def pool(differences: ArrayLike) -> Pooled:
     >>> round(pooled.interval("new-run").low, 4)
     -0.0161
 
-    differences: (runs, items), candidate − reference: −1, 0 or 1, or differences of scores.
-    For 0/1 answers the sampling variance is Tango's constrained one times the design effect of items that several runs
-    share (J. N. K. Rao & A. J. Scott, Biometrics 48 (1992) 577-585); with one run it is Tango's test itself. The
-    items are the clusters (E. Miller, arXiv 2411.00640). τ² is the two-way analysis of variance's estimate, at least 0;
-    degrees of freedom: F. E. Satterthwaite, Biometrics Bulletin 2 (1946).
-    Raises ValueError for another shape, fewer than two items, or what is not finite.
+    differences: (runs, examples), candidate − reference: −1, 0 or 1, or differences of scores.
+    For 0/1 answers the sampling variance is Tango's constrained one times the design effect of examples that several
+    runs share (J. N. K. Rao & A. J. Scott, Biometrics 48 (1992) 577-585); with one run it is Tango's test itself. The
+    examples are the clusters (E. Miller, arXiv 2411.00640). τ² is the estimate of the two-way analysis of variance, at
+    least 0; degrees of freedom: F. E. Satterthwaite, Biometrics Bulletin 2 (1946).
+    Raises ValueError for another shape, fewer than two examples, or what is not finite.
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 2 or values.shape[0] < 1 or values.shape[1] < 2 or not np.isfinite(values).all():
-        raise ValueError("differences are finite, of the shape (runs, items), with two items or more")
-    runs, items = values.shape
-    of_item, of_run, mean = values.mean(axis=0), values.mean(axis=1), float(values.mean())
-    item_variance = float(of_item.var(ddof=1)) / items
-    residuals = values - of_item[None, :] - of_run[:, None] + mean
+        raise ValueError("differences are finite, of the shape (runs, examples), with two examples or more")
+    runs, examples = values.shape
+    of_example, of_run, mean = values.mean(axis=0), values.mean(axis=1), float(values.mean())
+    example_variance = float(of_example.var(ddof=1)) / examples
+    residuals = values - of_example[None, :] - of_run[:, None] + mean
     run_variance = None
     if runs > 1:
-        noise = float((residuals**2).sum()) / ((runs - 1) * (items - 1)) / items
+        noise = float((residuals**2).sum()) / ((runs - 1) * (examples - 1)) / examples
         run_variance = max(0.0, float(of_run.var(ddof=1)) - noise)
     counted = bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
     gained, lost = (int((values > 0).sum()), int((values < 0).sum())) if counted else (None, None)
-    effect = _design_effect(values, item_variance)
-    return Pooled(runs, items, mean, gained, lost, item_variance, effect, run_variance)
+    effect = _design_effect(values, example_variance)
+    return Pooled(runs, examples, mean, gained, lost, example_variance, effect, run_variance)
 
 
-def _design_effect(values: NDArray[np.float64], item_variance: float) -> float:
+def _design_effect(values: NDArray[np.float64], example_variance: float) -> float:
     """The variance of the mean against that of independent pairs; `runs` where no pair differs, which is the worst."""
-    runs, items = values.shape
-    independent = float(values.var()) / (runs * items)
+    runs, examples = values.shape
+    independent = float(values.var()) / (runs * examples)
     if independent == 0:
         return float(runs)
-    return float(min(max(item_variance / independent, 1.0), runs))
+    return float(min(max(example_variance / independent, 1.0), runs))
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseFloor:
+    """How far runs of one recipe lie from each other."""
+
+    comparisons: int
+    discordance: float
+    """Mean share of examples on which exactly one of two runs is correct."""
+    delta_sd: float
+    """Root mean square of the difference in accuracy of two runs."""
+    largest_delta: float
+
+
+def noise_floor(correct: ArrayLike) -> NoiseFloor:
+    """Compare every two of the same recipe's runs on the same examples.
+
+    >>> floor = noise_floor([[1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]])
+    >>> floor.comparisons, round(floor.discordance, 3), round(floor.largest_delta, 3)
+    (3, 0.333, 0.5)
+
+    correct: (runs, examples), 0 or 1. Raises ValueError for fewer than two runs or no examples.
+    """
+    answers = np.asarray(correct)
+    if answers.ndim != 2 or answers.shape[0] < 2 or answers.shape[1] < 1:
+        raise ValueError("a noise floor needs two runs or more on the same examples")
+    answers = answers.astype(bool)
+    pairs = [
+        answers[first].astype(int) - answers[second] for first, second in combinations(range(len(answers)), 2)
+    ]
+    deltas = [float(pair.mean()) for pair in pairs]
+    return NoiseFloor(
+        comparisons=len(pairs),
+        discordance=float(np.mean([np.abs(pair).mean() for pair in pairs])),
+        delta_sd=math.sqrt(sum(delta * delta for delta in deltas) / len(deltas)),
+        largest_delta=max(abs(delta) for delta in deltas),
+    )
+
+
+def bootstrap_bound(
+    differences: ArrayLike, confidence: float = 0.95, *, resamples: int = 10_000, seed: int = 0
+) -> float:
+    """The one-sided lower bound of the mean difference by resampling examples: a cross-check for "these runs".
+
+    >>> import numpy as np
+    >>> round(bootstrap_bound(np.repeat([[-1, 0, 1]], [5, 190, 5], axis=1), resamples=2000), 3)
+    -0.025
+
+    differences: (runs, examples); the runs of an item stay together. The percentile bootstrap (B. Efron, 1979).
+    """
+    of_example = np.asarray(differences, dtype=np.float64).mean(axis=0)
+    values, counts = np.unique(
+        of_example, return_counts=True
+    )  # few values: a multinomial is the same resampling
+    draws = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+    return float(np.quantile(draws @ values / counts.sum(), 1 - confidence))

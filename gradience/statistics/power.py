@@ -57,13 +57,13 @@ def power(
     return float(special.ndtr((delta + margin - errors) / math.sqrt(sampling + spread**2 / seeds)).mean())
 
 
-def items_needed(
+def examples_needed(
     discordance: float, margin: float, *, seeds: int = 1, spread: float = 0.0, claim: Claim = "these-runs",
     correlation: float = DEFAULT_CORRELATION, delta: float = 0.0, level: float = 0.05, wanted: float = 0.8,
 ) -> int | None:  # fmt: skip
     """The fewest examples that give the power `wanted`; None where no number does, since runs differ too much.
 
-    >>> items_needed(0.16, 0.025, seeds=3), items_needed(0.16, 0.025, seeds=3, spread=0.005, claim="new-run")
+    >>> examples_needed(0.16, 0.025, seeds=3), examples_needed(0.16, 0.025, seeds=3, spread=0.005, claim="new-run")
     (747, 1002)
     """
     if delta + margin <= 0:
@@ -129,10 +129,12 @@ def smallest_margin(
     return float(brentq(missing, 0.0, widest, xtol=1e-9)) if missing(widest) > 0 else 1.0
 
 
-def items_for_mean(variance: float, margin: float, *, level: float = 0.05, wanted: float = 0.8) -> int | None:
+def examples_for_mean(
+    variance: float, margin: float, *, level: float = 0.05, wanted: float = 0.8
+) -> int | None:
     """The fewest examples that show a margin for scores that are no 0/1, if both are equally good; None for too many.
 
-    >>> items_for_mean(0.25, 0.1)
+    >>> examples_for_mean(0.25, 0.1)
     155
 
     variance: of the differences of single examples. Normal quantiles: Student's ask for about two examples more.
@@ -169,3 +171,67 @@ def _spreads(seeds: int) -> NDArray[np.float64]:
     shares = (np.arange(_POINTS) + 0.5) / _POINTS
     spreads: NDArray[np.float64] = 2 * special.gammaincinv((seeds - 1) / 2, shares) / (seeds - 1)
     return spreads
+
+
+def seed_pass_probability(
+    n: int, allowed: int, discordance: float, delta: float, spread: float = 0.0
+) -> float:
+    """The chance that one seed loses at most `allowed` of `n` examples, net.
+
+    >>> round(seed_pass_probability(200, 5, discordance=0.16, delta=0.0), 3)
+    0.835
+
+    discordance: P(exactly one correct). delta: true candidate − reference. spread: the standard deviation of a run's
+    own true difference around it (by Gauss–Hermite quadrature). A run's difference is never beyond ± discordance.
+    """
+    if spread == 0:
+        return _passes(n, allowed, discordance, delta)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(21)
+    shares = weights / weights.sum()
+    return float(
+        sum(
+            share * _passes(n, allowed, discordance, round(delta + spread * node, 9))
+            for share, node in zip(shares, nodes, strict=True)
+        )
+    )
+
+
+def pass_probability(
+    n: int, allowed: int, discordance: float, delta: float, spread: float = 0.0, *, seeds: int = 3,
+    needed: int | None = None, floor_allowed: int | None = None,
+) -> float:  # fmt: skip
+    """The chance that a variant passes the policy: `needed` of `seeds` seeds, and none below the floor.
+
+    >>> round(pass_probability(200, 5, discordance=0.16, delta=0.0), 2)  # an equal variant, three seeds
+    0.58
+
+    needed: all seeds by default. floor_allowed: net losses that no seed may exceed; as many as `allowed` by default.
+    Runs count as independent, though they share their examples: this gives the chance slightly too low.
+    """
+    needed = seeds if needed is None else needed
+    floor_allowed = allowed if floor_allowed is None else floor_allowed
+    passes = seed_pass_probability(n, allowed, discordance, delta, spread)
+    holds = seed_pass_probability(n, max(floor_allowed, allowed), discordance, delta, spread)
+    if floor_allowed < allowed:  # a seed below the floor fails the variant, whatever its tolerance
+        passes = holds = seed_pass_probability(n, floor_allowed, discordance, delta, spread)
+    between = max(holds - passes, 0.0)  # kept the floor, missed the tolerance
+    return sum(
+        math.comb(seeds, good) * passes**good * between ** (seeds - good) for good in range(needed, seeds + 1)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _passes(n: int, allowed: int, discordance: float, delta: float) -> float:
+    return min(float(_net(n, discordance, delta)[: allowed + n + 1].sum()), 1.0)
+
+
+def _net(n: int, discordance: float, delta: float) -> NDArray[np.float64]:
+    """The distribution of lost − gained over −n … n: the discordant pairs are binomial, and so is their split."""
+    delta = min(max(delta, -discordance), discordance)
+    lost, gained = (discordance - delta) / 2, (discordance + delta) / 2
+    size = 2 * n + 1
+    step = np.zeros(size)
+    step[[0, 1, -1]] = 1 - lost - gained, lost, gained  # one example: net 0, +1, −1 (around the circle)
+    spectrum = np.fft.rfft(step) ** n
+    around = np.fft.irfft(spectrum, size)
+    return np.clip(np.roll(around, n), 0.0, None)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from gradience.reports.base import graded
-from gradience.reports.base.graded import PairedEvidence, PooledEvidence
-from gradience.statistics import PairedTable, pool, tango_p_value
+from gradience.reports.base.graded import PooledEvidence
+from gradience.statistics.paired import tango_p_value
+from gradience.statistics.pooled import pool
+from gradience.statistics.table import PairedTable
 
 
 def test_the_examples_are_true() -> None:
@@ -26,12 +28,12 @@ def test_one_run_is_pooled_as_tango_tests_it_and_shows_nothing_of_a_new_run() ->
     assert evidence.these_runs.p_value == pytest.approx(tango_p_value(table, 0.025))
     assert evidence.new_run is None
     assert evidence.run_spread is None
-    assert evidence.discordance == PairedEvidence.of(table).discordance == 0.1
+    assert evidence.discordance == table.discordance == 0.1
 
 
 def test_a_file_gives_the_same_evidence_back() -> None:
-    paired = PairedEvidence.of(PairedTable(n11=150, n10=12, n01=8, n00=30))
+    paired = PairedTable(n11=150, n10=12, n01=8, n00=30)
     rng = np.random.default_rng(0)
     pooled = PooledEvidence.of(pool(rng.integers(-1, 2, (3, 50))), Fraction("0.025"), bootstrap_low=-0.1)
-    assert PairedEvidence.model_validate_json(paired.model_dump_json()) == paired
+    assert PairedTable.model_validate_json(paired.model_dump_json()) == paired
     assert PooledEvidence.model_validate_json(pooled.model_dump_json()) == pooled

@@ -15,7 +15,9 @@ from gradience.errors import InputError
 from gradience.reports.base.graded import VariantEvidence
 from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate, VariantSummary
-from gradience.statistics import PairedTable, holm, pool, tango
+from gradience.statistics.paired import holm, tango
+from gradience.statistics.pooled import pool
+from gradience.statistics.table import PairedTable
 
 
 def large(*changes: dict[str, tuple[int, int] | str], **more: Any) -> list[Bench]:
@@ -65,7 +67,7 @@ def test_seeds_in_another_order_have_the_same_evidence() -> None:
 def test_a_single_seed_has_tangos_bounds_and_nothing_of_a_new_run() -> None:
     one = graded_seed(bench(42, {"per_layer": (9, 16)}, asked=config(seeds=[42])))
     shown = evidence(one, "per_layer")
-    low, high = tango(PairedTable(48, 9, 16, 127), confidence=0.90)
+    low, high = tango(PairedTable(n11=48, n10=9, n01=16, n00=127), confidence=0.90)
     assert (shown.pooled.these_runs.low, shown.pooled.these_runs.high) == (
         pytest.approx(low, abs=1e-6),
         pytest.approx(high, abs=1e-6),
@@ -227,40 +229,40 @@ def test_what_happened_to_the_answers_is_added_up() -> None:
 # ---------------------------------------------------------------- the ladder
 
 
-def test_the_smallest_rung_that_is_shown_is_the_last_before_the_first_that_is_not() -> None:
+def test_the_smallest_step_that_is_shown_is_the_last_before_the_first_that_is_not() -> None:
     """The fourth is perfect, and is not looked at: the order was fixed, and the third had failed."""
     report = aggregate(ladder((5, 5), (30, 25), (90, 40), (0, 0)), records_verified=True)
     outcome = report.ladder
-    assert [rung.status for rung in outcome.rungs] == ["shown", "shown", "not shown", "not tested"]
+    assert [step.status for step in outcome.steps] == ["shown", "shown", "inconclusive", "not tested"]
     assert outcome.smallest_safe == "ladder.r16"
     assert "rank 16 is the smallest shown to be safe" in outcome.sentence
     assert "in a new training run too" in outcome.sentence
-    assert outcome.next_rung.name == "ladder.r8"
+    assert outcome.next_step.name == "ladder.r8"
     assert grades(report)["ladder.r16"] == "A"
     assert grades(report)["ladder.r4"] == "C"
     assert "the sequence stopped at ladder.r8" in named(report, "ladder.r4").evidence.reason
 
 
-def test_each_rung_is_tested_at_the_full_level() -> None:
-    """The adjusted value of a rung is the largest down to it, and no multiple of its own."""
+def test_each_step_is_tested_at_the_full_level() -> None:
+    """The adjusted value of a step is the largest down to it, and no multiple of its own."""
     report = aggregate(ladder((40, 40), (20, 20), (60, 58), (90, 40)), records_verified=True)
-    p_values = [rung.p_value for rung in report.ladder.rungs]
-    adjusted = [evidence(report, rung.name).adjusted_p for rung in report.ladder.rungs]
+    p_values = [step.p_value for step in report.ladder.steps]
+    adjusted = [evidence(report, step.name).adjusted_p for step in report.ladder.steps]
     assert adjusted == [max(p_values[: place + 1]) for place in range(4)]
 
 
-def test_rungs_do_not_count_among_the_candidates() -> None:
+def test_steps_do_not_count_among_the_candidates() -> None:
     report = aggregate(ladder((5, 5), (5, 5), (5, 5), (5, 5)))
     assert evidence(report, "uniform_r2").family == sum(variant.is_candidate for variant in report.variants)
-    assert report.ladder.next_rung is None
+    assert report.ladder.next_step is None
     assert report.ladder.smallest_safe == "ladder.r4"
 
 
-def test_nothing_is_shown_where_the_first_rung_is_not() -> None:
+def test_nothing_is_shown_where_the_first_step_is_not() -> None:
     outcome = aggregate(ladder((200, 5), (5, 5), (5, 5), (5, 5))).ladder
-    assert (outcome.smallest_safe, outcome.sentence) == (None, "no rung is shown to be safe")
-    assert [rung.status for rung in outcome.rungs] == ["not shown", *["not tested"] * 3]
-    assert (outcome.next_rung.name, outcome.next_rung.examples) == ("ladder.r32", None)
+    assert (outcome.smallest_safe, outcome.sentence) == (None, "no step is shown to be safe")
+    assert [step.status for step in outcome.steps] == ["inconclusive", *["not tested"] * 3]
+    assert (outcome.next_step.name, outcome.next_step.examples) == ("ladder.r32", None)
 
 
 def test_one_seed_says_nothing_of_a_new_run() -> None:
@@ -272,48 +274,48 @@ def test_one_seed_says_nothing_of_a_new_run() -> None:
 
 def test_a_plan_may_name_the_bound_of_these_runs() -> None:
     report = aggregate(ladder((5, 5), (5, 5), (5, 5), (5, 5), bound="these-runs"))
-    for rung in report.ladder.rungs:
-        assert rung.low == evidence(report, rung.name).pooled.these_runs.low
+    for step in report.ladder.steps:
+        assert step.low == evidence(report, step.name).pooled.these_runs.low
 
 
-def test_a_rung_at_the_probes_own_rank_is_no_rung_to_be_shown() -> None:
-    compression = {"variants": ["uniform_median"], "controls": [], "ladder": {"rungs": [64, 32]}}
+def test_a_step_at_the_probes_own_rank_is_no_step_to_be_shown() -> None:
+    compression = {"variants": ["uniform_median"], "controls": [], "ladder": {"steps": [64, 32]}}
     asked = config(compression=compression)
     report = aggregate([bench(seed, asked=asked, **LARGE) for seed in SEEDS])
-    assert [rung.status for rung in report.ladder.rungs] == ["not smaller", "shown"]
+    assert [step.status for step in report.ladder.steps] == ["not smaller", "shown"]
 
 
 def test_a_ladder_that_is_none_is_refused() -> None:
     one, *_ = ladder((5, 5), (5, 5), (5, 5), (5, 5), seeds=[42])
-    one.config["compression"]["ladder"] = {"rungs": "junk"}
+    one.config["compression"]["ladder"] = {"steps": "junk"}
     with pytest.raises(InputError, match=r"bench\.json: not a ladder"):
         aggregate([one])
 
 
-def test_an_invalid_run_shows_no_rung() -> None:
+def test_an_invalid_run_shows_no_step() -> None:
     runs = ladder((5, 5), (5, 5), (5, 5), (5, 5))
     outcome = aggregate(runs[:2]).ladder
     assert outcome.smallest_safe is None
-    assert outcome.rungs[0].reason == "a planned seed has no answers to compare"
+    assert outcome.steps[0].reason == "a planned seed has no answers to compare"
 
 
-def test_the_ladder_keeps_its_level_where_every_rung_loses_the_margin() -> None:
-    """Simulated: three seeds, 400 examples, every rung exactly at the margin: at most 5 % show the first, which is
+def test_the_ladder_keeps_its_level_where_every_step_loses_the_margin() -> None:
+    """Simulated: three seeds, 400 examples, every step exactly at the margin: at most 5 % show the first, which is
     where any false claim begins."""
     from fractions import Fraction
 
     from gradience.bench.config.sections import LadderSettings
-    from gradience.bench.verdict.evidence import RungFacts, climb_down
+    from gradience.bench.verdict.evidence import StepFacts, climb_down
     from gradience.reports.base.graded import PooledEvidence
 
-    rng, settings, false = np.random.default_rng(3), LadderSettings(rungs=(8, 4)), 0
+    rng, settings, false = np.random.default_rng(3), LadderSettings(steps=(8, 4)), 0
     for _ in range(400):
-        rungs = []
-        for rung in settings.rungs:
+        steps = []
+        for step in settings.steps:
             pooled = pool(rng.choice([-1, 0, 1], p=[0.0625, 0.9, 0.0375], size=(3, 400)))
             shown = PooledEvidence.of(pooled, Fraction("0.025"))
-            rungs.append(RungFacts(name=f"ladder.r{rung}", rung=rung, pooled=pooled, evidence=shown))
-        false += climb_down(rungs, settings, Fraction("0.025"), seeds=3).smallest_safe is not None
+            steps.append(StepFacts(name=f"ladder.r{step}", step=step, pooled=pooled, evidence=shown))
+        false += climb_down(steps, settings, Fraction("0.025"), seeds=3).smallest_safe is not None
     assert false <= 400 * 0.05 + 3 * (400 * 0.05 * 0.95) ** 0.5
     assert false > 0
 

@@ -68,8 +68,8 @@ ROWS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"these_runs": None, "new_run": None, "adjusted_p": None},
         "example by example, are not in the file",
     ),
-    "a rung below the stop": ("C", {"untested": "rank 4"}, "not tested, since the sequence stopped at rank 4"),
-    "a rung below the stop that is inferior": (
+    "a step below the stop": ("C", {"untested": "rank 4"}, "not tested, since the sequence stopped at rank 4"),
+    "a step below the stop that is inferior": (
         "D", {"untested": "rank 4", "these_runs": bounds(-0.09, -0.05)}, "inferior",
     ),
 }  # fmt: skip

@@ -77,8 +77,8 @@ def test_its_counts_are_those_of_the_records(path: Path, unpacked: Path) -> None
             lost = sum(probe[key]["correct"] and not row["correct"] for key, row in rows.items())
             won = sum(row["correct"] and not probe[key]["correct"] for key, row in rows.items())
             assert (lost, won) == (
-                variant["pairs"]["only_probe_correct"],
-                variant["pairs"]["only_variant_correct"],
+                variant["pairs"]["n10"],
+                variant["pairs"]["n01"],
             )
             assert variant["delta_exact"] == f"{won - lost}/{len(rows)}"
             assert variant["status"] == ("PASS" if 40 * (lost - won) <= len(rows) else "FAIL")  # 0.025

@@ -14,7 +14,9 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from gradience.bench.verdict.grade import GradeFacts, grade
 from gradience.reports.base.graded import Bounds
-from gradience.statistics import Pooled, holm, seeds_needed
+from gradience.statistics.paired import holm
+from gradience.statistics.pooled import Pooled
+from gradience.statistics.power import seeds_needed
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")
 RANKS = {42: 2, 123: 4, 456: 2}

@@ -10,7 +10,8 @@ from gradience.bench.plan.variants import plan_variants
 from gradience.bench.verdict.assemble import gate_sentence, measured
 from gradience.files.packed import pack
 from gradience.reports.bench import Bench
-from gradience.statistics import PairedTable, tango
+from gradience.statistics.paired import tango
+from gradience.statistics.table import PairedTable
 
 
 def test_a_seed_round_trips_and_has_a_status():
@@ -42,11 +43,10 @@ def test_counts_that_disagree_are_no_artifact():
     for change in (
         {"delta_exact": "-1/200"},
         {"pairs": None},
-        {"pairs": {**good["pairs"], "both_wrong": 0}},
+        {"pairs": {**good["pairs"], "n00": 0}},
         {"measures": {**good["measures"], "correct": 56}},
         {"measures": {**good["measures"], "score": 0.5}},
         {"measures": {**good["measures"], "correct_examples": pack([True] * 200)}},
-        {"paired": {**good["paired"], "n11": 0}},
     ):
         with pytest.raises(ValidationError):
             type(bench(42).variants[0]).model_validate(good | change)
@@ -64,9 +64,9 @@ def test_answers_of_other_examples_are_no_artifact():
 
 def test_a_variant_has_the_interval_of_its_own_seed():
     """Tango's, as for one table anywhere: 13 lost and 8 won of 200."""
-    [paired] = [row.paired for row in three_seeds()[0].variants if row.name == "uniform_median"]
+    [paired] = [row.pairs for row in three_seeds()[0].variants if row.name == "uniform_median"]
     assert (paired.n11, paired.n10, paired.n01, paired.n00) == (41, 13, 8, 138)
-    low, high = tango(PairedTable(41, 13, 8, 138))
+    low, high = tango(PairedTable(n11=41, n10=13, n01=8, n00=138))
     assert (paired.delta, paired.low, paired.high) == (-0.025, pytest.approx(low), pytest.approx(high))
 
 

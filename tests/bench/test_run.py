@@ -166,7 +166,7 @@ def test_the_same_configuration_is_trained_once(classified: tuple[Path, Bench, W
 def test_the_probe_written_again_answers_the_same(classified: tuple[Path, Bench, Watcher]) -> None:
     _, bench, _ = classified
     again = bench.variant("aa")
-    assert again.pairs.only_probe_correct == again.pairs.only_variant_correct == 0
+    assert again.pairs.n10 == again.pairs.n01 == 0
     assert again.divergence.flips == 0
     assert again.divergence.kl_mean < 1e-6
 

@@ -261,28 +261,28 @@ def test_a_plan_is_the_same_on_every_machine():
 # ---------------------------------------------------------------- the ladder
 
 
-def test_rungs_are_truncations_from_the_largest_down():
-    by_name = planned(audited(3, 3, 9), variants=["per_layer"], ladder={"rungs": [16, 4, 1]})
+def test_steps_are_truncations_from_the_largest_down():
+    by_name = planned(audited(3, 3, 9), variants=["per_layer"], ladder={"steps": [16, 4, 1]})
     assert list(by_name) == ["per_layer", "ladder.r16", "ladder.r4", "ladder.r1"]
     for name, rank in (("ladder.r16", 16), ("ladder.r4", 4), ("ladder.r1", 1)):
-        rung = by_name[name]
-        assert set(rung.ranks.values()) == {rank}
-        assert (rung.arm, rung.making.name, rung.is_candidate, rung.is_trained) == (
+        step = by_name[name]
+        assert set(step.ranks.values()) == {rank}
+        assert (step.arm, step.making.name, step.is_candidate, step.is_trained) == (
             "ladder", "truncate", False, False,
         )  # fmt: skip
 
 
-def test_rungs_of_energy_give_every_module_its_own_rank():
+def test_steps_of_energy_give_every_module_its_own_rank():
     by_name = planned(
-        audited(3, 9), variants=["per_layer"], ladder={"kind": "per_layer", "rungs": [0.9, 0.3]}
+        audited(3, 9), variants=["per_layer"], ladder={"kind": "per_layer", "steps": [0.9, 0.3]}
     )
     assert list(by_name["ladder.e0.9"].ranks.values()) == [3, 9]
     assert list(by_name["ladder.e0.3"].ranks.values()) == [1, 3]
 
 
-def test_a_rung_that_equals_a_truncated_variant_is_not_made_again():
+def test_a_step_that_equals_a_truncated_variant_is_not_made_again():
     by_name = planned(
-        audited(3, 3, 3), variants=["uniform_median"], arms=["truncate"], ladder={"rungs": [32, 4, 2]}
+        audited(3, 3, 3), variants=["uniform_median"], arms=["truncate"], ladder={"steps": [32, 4, 2]}
     )
     assert by_name["ladder.r4"].same_as == "uniform_median.truncate"
     assert by_name["ladder.r32"].skipped == NO_COMPRESSION
@@ -292,12 +292,12 @@ def test_a_rung_that_equals_a_truncated_variant_is_not_made_again():
 @pytest.mark.parametrize(
     ("ladder", "said"),
     [
-        ({"rungs": [4, 8]}, "from the largest down"),
-        ({"rungs": [8, 8]}, "each once"),
-        ({"rungs": [8, 0]}, "are ranks"),
-        ({"rungs": [0.9, 0.5]}, "are ranks"),
-        ({"kind": "per_layer", "rungs": [16, 8]}, "are shares of the energy"),
-        ({"rungs": []}, "at least 1 item"),
+        ({"steps": [4, 8]}, "from the largest down"),
+        ({"steps": [8, 8]}, "each once"),
+        ({"steps": [8, 0]}, "are ranks"),
+        ({"steps": [0.9, 0.5]}, "are ranks"),
+        ({"kind": "per_layer", "steps": [16, 8]}, "are shares of the energy"),
+        ({"steps": []}, "at least 1 item"),
     ],
 )
 def test_ladders_that_make_no_sense(ladder, said):
@@ -305,8 +305,8 @@ def test_ladders_that_make_no_sense(ladder, said):
         config(ladder=ladder)
 
 
-def test_the_plan_names_the_rungs_and_their_bound_beside_the_tests():
-    plan = bench_plan(config(ladder={"rungs": [8, 4]}), "t", [])
+def test_the_plan_names_the_steps_and_their_bound_beside_the_tests():
+    plan = bench_plan(config(ladder={"steps": [8, 4]}), "t", [])
     assert plan.tests == ("uniform_median", "uniform_p90", "per_layer")
     assert (plan.ladder.names, plan.ladder.bound) == (("ladder.r8", "ladder.r4"), "new-run")
     assert bench_plan(config(), "t", []).ladder is None
@@ -329,4 +329,4 @@ def test_what_is_not_asked_for_leaves_the_digests_as_they_were():
     """A run of before can still be counted together with one of today."""
     plain = config()
     assert "ladder" not in plain.model_dump(mode="json")["compression"]
-    assert config(stop_early=False).digest() != plain.digest() != config(ladder={"rungs": [2]}).digest()
+    assert config(stop_early=False).digest() != plain.digest() != config(ladder={"steps": [2]}).digest()

@@ -204,8 +204,8 @@ def better(bench: dict[str, Any]) -> None:
     """One example more for a variant, consistently: pairs, counts, difference."""
     result = next(row for row in bench["variants"] if row["name"] == "head_only")
     pairs, measures = result["pairs"], result["measures"]
-    lost = pairs["only_probe_correct"] > 0
-    kind, other = ("only_probe_correct", "both_correct") if lost else ("both_wrong", "only_variant_correct")
+    lost = pairs["n10"] > 0
+    kind, other = ("n10", "n11") if lost else ("n00", "n01")
     pairs[kind] -= 1
     pairs[other] += 1
     measures["correct"] += 1
@@ -214,8 +214,9 @@ def better(bench: dict[str, Any]) -> None:
     answers[next(i for i, ours in enumerate(answers) if not ours and of_probe[i] is lost)] = True
     measures["correct_examples"] = pack(answers)
     measures["score"] = round(measures["correct"] / measures["n"], 12)
-    del result["paired"]
-    net = pairs["only_variant_correct"] - pairs["only_probe_correct"]
+    for name in ("delta", "low", "high", "mcnemar_p"):
+        del pairs[name]
+    net = pairs["n01"] - pairs["n10"]
     result |= {"delta": round(net / measures["n"], 12), "delta_exact": f"{net}/{measures['n']}"}
 
 
@@ -229,7 +230,7 @@ def test_edited_counts_are_named_field_by_field_and_not_added_up(
     (copy / "seed_1" / "bench.md").write_text(to_markdown(Bench.read(result)), encoding="utf-8")
     forge(copy)
     fields = named(copy)["seed_1/bench.json"]
-    assert any(field.endswith((".pairs.both_correct", ".pairs.both_wrong")) for field in fields)
+    assert any(field.endswith((".pairs.n11", ".pairs.n00")) for field in fields)
     assert any(field.endswith(".measures.correct") for field in fields)
     assert run(["bench", "aggregate", str(copy)]) == 3
     said = capsys.readouterr().err

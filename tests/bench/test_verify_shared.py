@@ -20,7 +20,8 @@ from gradience.files.digests import Digests, write_digests
 from gradience.reports.bench import Bench
 from gradience.reports.evaluation import KeptRecords
 from gradience.reports.stage import StageManifest
-from gradience.statistics import PairedTable, tango
+from gradience.statistics.paired import tango
+from gradience.statistics.table import PairedTable
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SCHEMAS = Path(__file__).with_name("every_eval_ever")
@@ -125,10 +126,10 @@ def test_the_hubs_yaml_says_n_and_interval_in_its_notes(labels: Path, tmp_path: 
     assert result.measures is not None
     pairs = result.pairs
     table = PairedTable(
-        n11=pairs.both_correct,
-        n10=pairs.only_probe_correct,
-        n01=pairs.only_variant_correct,
-        n00=pairs.both_wrong,
+        n11=pairs.n11,
+        n10=pairs.n10,
+        n01=pairs.n01,
+        n00=pairs.n00,
     )
     low, high = tango(table)
     assert f"{result.measures.correct:,} of {result.measures.n:,} correct" in entry["notes"]

@@ -41,7 +41,7 @@ WAYS = (
 SHORT = [
     "seeds=[42]", "runtime.threads=1", "train.max_steps=12", "train.per_device_train_batch_size=8",
     "task.eval_samples=24", "task.probe_gate.min_value=0", "task.probe_gate.above_base=null",
-    "compression.ladder.rungs=[8,2]", "compression.variants=[uniform_median]", "compression.controls=[aa]",
+    "compression.ladder.steps=[8,2]", "compression.variants=[uniform_median]", "compression.controls=[aa]",
 ]  # fmt: skip
 
 

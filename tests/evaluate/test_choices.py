@@ -61,7 +61,7 @@ def test_records_are_read_again_and_paired(engine, tmp_path):
     plain = evaluate_choices(engine, "plain", EXAMPLES, path=path)
     assert read_records(path, ChoiceRecord) == plain
     change = diverge(plain, evaluate_choices(engine, "rslora", EXAMPLES))
-    assert change.n == len(EXAMPLES)
+    assert change.table.n == len(EXAMPLES)
     other = [
         example if example.id != "10" else ChoiceExample("10", "x", ("1", "2"), 0, "confirm")
         for example in EXAMPLES

@@ -77,8 +77,8 @@ def test_every_cell_of_two_classifiers_is_counted():
     first = [(YES, 1), (YES, 1), (YES, 1), (NO, 1), (NO, 1), (NO, 1), (NO, 0)]
     second = [(YES, 1), (NO, 1), (NO, 1), (YES, 1), (NO, 1), (NO, 1), (NO, 0)]
     change = diverge((run(), labels(first)), (run(adapter="b"), labels(second)))
-    assert (change.n, change.flips) == (7, 3)
-    assert (change.both_correct, change.only_a_correct, change.only_b_correct, change.both_wrong) == (
+    assert (change.table.n, change.flips) == (7, 3)
+    assert (change.table.n11, change.table.n10, change.table.n01, change.table.n00) == (
         2,
         2,
         1,
@@ -96,7 +96,7 @@ def test_two_writers_differ_in_answers_and_in_being_right():
     first = [written(0, "7"), written(1, "7"), written(2, "8"), written(3, None), written(4, None)]
     second = [written(0, "7"), written(1, "9"), written(2, "9"), written(3, "7"), written(4, None)]
     change = diverge((run("generation"), first), (run("generation", "b"), second))
-    assert (change.both_correct, change.only_a_correct, change.only_b_correct, change.both_wrong) == (
+    assert (change.table.n11, change.table.n10, change.table.n01, change.table.n00) == (
         1,
         1,
         1,
@@ -124,7 +124,7 @@ def test_scores_tell_kl_only_against_their_reference():
     a, b = (run("scores", "a", **reference), first), (run("scores", "b", **reference), second)
     change = diverge(a, b)
     assert (change.kl_mean, change.flips, change.loglikelihood_gain) == (0.5, 1, 0.25)
-    assert (change.both_correct, change.only_b_correct) == (1, 1)
+    assert (change.table.n11, change.table.n01) == (1, 1)
     assert diverge(b, a).kl_mean is None
     other = (run("scores", "a", **{**reference, "reference_sha256": "1" * 64}), first)
     with pytest.raises(UsageError):
@@ -133,7 +133,7 @@ def test_scores_tell_kl_only_against_their_reference():
 
 def test_a_single_example_has_no_standard_error():
     change = diverge((run(), labels([(YES, 1)])), (run(), labels([(NO, 1)])))
-    assert (change.n, change.kl_standard_error) == (1, None)
+    assert (change.table.n, change.kl_standard_error) == (1, None)
 
 
 @pytest.mark.parametrize(

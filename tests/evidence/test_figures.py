@@ -11,7 +11,9 @@ from log_files import counts, table
 
 from gradience import compare_logs
 from gradience.errors import InputError, UsageError
-from gradience.statistics import PairedTable, power, tango
+from gradience.statistics.paired import tango
+from gradience.statistics.power import power
+from gradience.statistics.table import PairedTable
 
 
 def test_a_table_counted_by_hand(tmp_path):
@@ -21,7 +23,7 @@ def test_a_table_counted_by_hand(tmp_path):
     assert (report.a.mean, report.b.mean) == (0.81, 0.79)
     assert (report.table.n11, report.table.n10, report.table.n01, report.table.n00) == (150, 12, 8, 30)
     assert report.table.mcnemar_p == pytest.approx(scipy.stats.binomtest(8, 20).pvalue)
-    low, high = tango(PairedTable(150, 12, 8, 30))
+    low, high = tango(PairedTable(n11=150, n10=12, n01=8, n00=30))
     assert (report.low, report.high) == pytest.approx((low, high))
     assert report.planning.variance == 0.1
     assert power(report.planning.examples_80, 0.1, 0.025) == pytest.approx(0.8, abs=1e-3)
@@ -88,7 +90,7 @@ def test_errors_as_zeros_and_ones_count_as_correct_where_they_are_zero(tmp_path)
 )
 def test_the_grade_is_where_the_bounds_lie(tmp_path, cells, margin, grade):
     report = compare_logs(*counts(tmp_path, *cells), margin=100 * margin)
-    bounds = tango(PairedTable(*cells), 0.90)
+    bounds = tango(PairedTable(n11=cells[0], n10=cells[1], n01=cells[2], n00=cells[3]), 0.90)
     expected = "B" if bounds.low > -margin else "D" if bounds.high < -margin else "C"
     assert report.grade == expected == grade
     assert (report.bounds.p_value < 0.05) == (grade == "B")

@@ -6,17 +6,17 @@ import pytest
 
 from gradience import EvidenceReport
 from gradience.report.evidence import evidence_text, interval_lines
-from gradience.reports.base.graded import Bounds, PairedEvidence
+from gradience.reports.base.graded import Bounds
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evidence import Flip, LogFacts, Planning
-from gradience.statistics import PairedTable
+from gradience.statistics.table import PairedTable
 
 
 def two_logs(**more):
     """150 of 200 examples correct with both, 12 with A alone, 8 with B alone."""
     log = {"sha256": "a" * 64, "format": "lm-eval", "model": "base"}
     flip = {"id": "q1", "score_a": 1, "score_b": 0, "excerpt": "1 + 1 =", "answer_a": "2", "answer_b": "3"}
-    table = PairedEvidence.of(PairedTable(150, 12, 8, 30))
+    table = PairedTable(n11=150, n10=12, n01=8, n00=30)
     facts = {
         "a": LogFacts(path="a.jsonl", mean=0.81, **log),
         "b": LogFacts(path="b.jsonl", mean=0.79, **log),

@@ -297,7 +297,7 @@ def test_a_kept_run_has_its_ladder_and_what_the_policy_does():
     ladder, chances = plot_of(report, "ladder"), plot_of(report, "operating")
     lows = [each.low for each in ladder.series[0].rows]
     assert lows == pytest.approx(
-        [None if rung.low is None else 100 * rung.low for rung in report.ladder.rungs]
+        [None if step.low is None else 100 * step.low for step in report.ladder.steps]
     )
     assert all(each.high is None for each in ladder.series[0].rows)
     equal = dict(zip(chances.y.categories, chances.series[0].values, strict=True))

@@ -16,7 +16,8 @@ from gradience.files.records import ClassificationRecord, Evaluation, ExamplesRu
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.outcome import candidates_of
 from gradience.shrink.walk import Walk, down, start_of
-from gradience.statistics import PairedTable, fixed_sequence, tango, tango_p_value
+from gradience.statistics.paired import fixed_sequence, tango, tango_p_value
+from gradience.statistics.table import PairedTable
 
 RUN = {
     "kind": "classification", "adapter_sha256": "a", "adapter_config_sha256": "c", "base": "b", "base_sha256": "b",

@@ -30,7 +30,8 @@ from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import plan as planning
 from gradience.shrink import walk
 from gradience.shrink.candidates import KINDS, TRUNCATED, Truncated
-from gradience.statistics import PairedTable, mean_difference, tango
+from gradience.statistics.paired import mean_difference, tango
+from gradience.statistics.table import PairedTable
 from gradience.tasks.user_code import allowing
 
 

@@ -12,17 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from gradience.statistics import PairedTable, mcnemar, mean_difference, tango, tango_p_value
-from gradience.statistics.paired import score, score_variance
+from gradience.statistics.paired import mcnemar, mean_difference, score, score_variance, tango, tango_p_value
+from gradience.statistics.table import PairedTable
 
 
 @pytest.mark.parametrize(
     ("table", "published"),
     [
         pytest.param(
-            PairedTable(1, 7, 1, 12), (-0.517, -0.026), id="Fagerland, Lydersen and Laake 2014, table II"
+            PairedTable(n11=1, n10=7, n01=1, n00=12),
+            (-0.517, -0.026),
+            id="Fagerland, Lydersen and Laake 2014, table II",
         ),
-        pytest.param(PairedTable(53, 8, 16, 9), (-0.020, 0.207), id="Agresti and Min 2005"),
+        pytest.param(PairedTable(n11=53, n10=8, n01=16, n00=9), (-0.020, 0.207), id="Agresti and Min 2005"),
     ],
 )
 def test_published_intervals(table: PairedTable, published: tuple[float, float]) -> None:
@@ -54,19 +56,19 @@ def test_the_closed_form_is_the_constrained_maximum_of_the_likelihood(
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 400), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
 def test_the_bounds_are_where_the_test_turns(gained: int, lost: int, rest: int, confidence: float) -> None:
-    table = PairedTable(rest, lost, gained, 0)
+    table = PairedTable(n11=rest, n10=lost, n01=gained, n00=0)
     low, high = tango(table, confidence)
     quantile = stats.norm.isf((1 - confidence) / 2)
     assert -1 <= low <= float(table.delta) <= high <= 1
     assert score(gained, lost, table.n, low) == pytest.approx(quantile, abs=1e-4) or low == -1
     assert score(gained, lost, table.n, high) == pytest.approx(-quantile, abs=1e-4) or high == 1
-    mirrored = tango(PairedTable(rest, gained, lost, 0), confidence)
+    mirrored = tango(PairedTable(n11=rest, n10=gained, n01=lost, n00=0), confidence)
     assert mirrored == pytest.approx((-high, -low), abs=1e-8)
 
 
 @pytest.mark.parametrize("n", [50, 100, 200, 400])
 def test_without_a_discordant_pair_the_bound_shrinks_with_the_examples(n: int) -> None:
-    low, high = tango(PairedTable(n, 0, 0, 0), confidence=0.90)
+    low, high = tango(PairedTable(n11=n, n10=0, n01=0, n00=0), confidence=0.90)
     square = stats.norm.isf(0.05) ** 2
     assert (low, high) == pytest.approx((-square / (n + square), square / (n + square)))
 
@@ -82,7 +84,8 @@ def test_type_one_error_at_the_margin_by_enumeration(n: int, discordance: float)
         gained = np.arange(discordant + 1)
         chances = stats.binom.pmf(gained, discordant, gained_share / (lost_share + gained_share))
         claims = [
-            tango_p_value(PairedTable(n - discordant, discordant - int(g), int(g), 0), margin) <= 0.05
+            tango_p_value(PairedTable(n11=n - discordant, n10=discordant - int(g), n01=int(g), n00=0), margin)
+            <= 0.05
             for g in gained
         ]
         error += weight * float(chances[claims].sum())
@@ -91,10 +94,10 @@ def test_type_one_error_at_the_margin_by_enumeration(n: int, discordance: float)
 
 
 def test_mcnemar_is_the_sign_test() -> None:
-    assert mcnemar(PairedTable(10, 9, 1, 3)) == pytest.approx(
+    assert mcnemar(PairedTable(n11=10, n10=9, n01=1, n00=3)) == pytest.approx(
         2 * sum(math.comb(10, k) for k in (0, 1)) / 2**10
     )
-    assert mcnemar(PairedTable(10, 0, 0, 3)) == 1.0
+    assert mcnemar(PairedTable(n11=10, n10=0, n01=0, n00=3)) == 1.0
 
 
 @given(
@@ -109,11 +112,11 @@ def test_mean_difference_is_scipys(differences: list[float]) -> None:
 
 def test_a_table_counts_answers() -> None:
     table = PairedTable.of([True, True, False, False, True], [True, False, True, False, True])
-    assert table == PairedTable(2, 1, 1, 1)
+    assert table == PairedTable(n11=2, n10=1, n01=1, n00=1)
     assert (table.n, table.delta, table.discordance) == (5, Fraction(0), 0.4)
     with pytest.raises(ValueError, match="argument 2"):
         PairedTable.of([True], [True, False])
-    with pytest.raises(ValueError, match="negative"):
-        PairedTable(-1, 0, 0, 0)
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        PairedTable(n11=-1, n10=0, n01=0, n00=0)
     with pytest.raises(ValueError, match="at least one"):
-        tango(PairedTable(0, 0, 0, 0))
+        tango(PairedTable(n11=0, n10=0, n01=0, n00=0))

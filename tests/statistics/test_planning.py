@@ -10,14 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gradience.statistics import (
-    Claim,
-    fixed_sequence,
-    holm,
-    items_for_mean,
-    items_needed,
+from gradience.statistics.paired import fixed_sequence, holm
+from gradience.statistics.pooled import Claim, pool
+from gradience.statistics.power import (
+    examples_for_mean,
+    examples_needed,
     pass_probability,
-    pool,
     power,
     seed_pass_probability,
     seeds_needed,
@@ -53,7 +51,7 @@ def test_these_runs_need_the_textbooks_examples_and_more_where_few_answers_chang
     quantiles = stats.norm.isf(0.05) + stats.norm.ppf(wanted)
     textbook = discordance * (1 + 0.2 * (seeds - 1)) / seeds * (quantiles / 0.025) ** 2
     assert textbook == pytest.approx(items, abs=1)
-    needed = items_needed(discordance, 0.025, seeds=seeds, wanted=wanted)
+    needed = examples_needed(discordance, 0.025, seeds=seeds, wanted=wanted)
     assert needed is not None
     more = (
         needed / textbook
@@ -83,9 +81,9 @@ NEW_RUN = {
 def test_a_new_run_needs_no_more_examples_than_the_worst_degrees_of_freedom_ask_for(
     discordance: float, spread: float, seeds: int, at_most: int
 ) -> None:
-    needed = items_needed(discordance, 0.025, seeds=seeds, spread=spread, claim="new-run")
+    needed = examples_needed(discordance, 0.025, seeds=seeds, spread=spread, claim="new-run")
     assert needed is not None
-    of_these_runs = items_needed(discordance, 0.025, seeds=seeds)
+    of_these_runs = examples_needed(discordance, 0.025, seeds=seeds)
     assert of_these_runs is not None
     assert of_these_runs < needed < at_most
     variance = (
@@ -125,23 +123,23 @@ def test_the_smallest_margin_of_three_seeds(n: int, points: float) -> None:
 
 
 def test_runs_that_differ_too_much_show_nothing_at_any_size() -> None:
-    assert items_needed(0.06, 0.025, seeds=3, spread=0.01, claim="new-run", wanted=0.9) is None
-    assert items_needed(0.06, 0.025, delta=-0.025) is None
+    assert examples_needed(0.06, 0.025, seeds=3, spread=0.01, claim="new-run", wanted=0.9) is None
+    assert examples_needed(0.06, 0.025, delta=-0.025) is None
     assert seeds_needed(200, 0.16, 0.025, spread=0.05, most=10) is None
 
 
 def test_more_examples_than_anybody_has_are_no_number() -> None:
     for margin in (1e-9, 1e-300, 5e-324):
-        assert items_needed(0.16, margin) is None
-        assert items_for_mean(0.25, margin) is None
-    assert 9e11 < (items_needed(0.16, 1e-6) or 0) < 1.1e12
+        assert examples_needed(0.16, margin) is None
+        assert examples_for_mean(0.25, margin) is None
+    assert 9e11 < (examples_needed(0.16, 1e-6) or 0) < 1.1e12
     assert power(100, 0.1, 1.0, seeds=3, spread=0.0, claim="new-run") == 1
 
 
 @given(st.sampled_from([0.04, 0.1, 0.2]), st.integers(2, 8), st.sampled_from(["these-runs", "new-run"]))
 def test_what_is_needed_gives_the_power_and_the_margin(discordance: float, seeds: int, claim: str) -> None:
     plan = {"seeds": seeds, "claim": claim, "spread": 0.002}
-    needed = items_needed(discordance, 0.025, **plan)  # type: ignore[arg-type]
+    needed = examples_needed(discordance, 0.025, **plan)  # type: ignore[arg-type]
     if needed is None:
         return
     assert power(needed, discordance, 0.025, **plan) >= 0.8 - 0.01  # type: ignore[arg-type]

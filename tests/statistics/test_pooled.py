@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gradience.statistics import PairedTable, bootstrap_bound, noise_floor, pool, tango, tango_p_value
+from gradience.statistics.paired import tango, tango_p_value
+from gradience.statistics.pooled import bootstrap_bound, noise_floor, pool
+from gradience.statistics.table import PairedTable
 from tests.statistics.paired_runs import draw
 
 MARGIN = 0.025
@@ -16,7 +18,7 @@ MARGIN = 0.025
 
 def test_one_run_is_tangos_test() -> None:
     differences = np.array([[-1] * 12 + [1] * 8 + [0] * 180])
-    table = PairedTable(180, 12, 8, 0)
+    table = PairedTable(n11=180, n10=12, n01=8, n00=0)
     pooled = pool(differences)
     assert pooled.interval(confidence=0.9) == pytest.approx(tango(table, 0.9))
     assert pooled.p_value(MARGIN) == pytest.approx(tango_p_value(table, MARGIN))
@@ -33,7 +35,8 @@ def test_identical_runs_are_worth_one() -> None:
 
 
 def test_runs_without_any_discordant_pair_are_worth_one_as_well() -> None:
-    assert pool(np.zeros((3, 60))).interval().low == pytest.approx(tango(PairedTable(60, 0, 0, 0), 0.9).low)
+    unchanged = PairedTable(n11=60, n10=0, n01=0, n00=0)
+    assert pool(np.zeros((3, 60))).interval().low == pytest.approx(tango(unchanged, 0.9).low)
 
 
 def test_the_spread_between_runs_is_the_analysis_of_variances() -> None:

@@ -151,20 +151,20 @@ def _uniform(probe: AuditedProbe, statistic: str, chosen: Suggestion) -> Choice:
 # ---------------------------------------------------------------- the ladder
 
 
-def rung_name(kind: LadderKind, rung: float) -> str:
-    """Return the name of a rung's result.
+def step_name(kind: LadderKind, step: float) -> str:
+    """Return the name of a step's result.
 
-    >>> rung_name("uniform", 8), rung_name("per_layer", 0.9)
+    >>> step_name("uniform", 8), step_name("per_layer", 0.9)
     ('ladder.r8', 'ladder.e0.9')
     """
-    return f"ladder.{'r' if kind == 'uniform' else 'e'}{rung:g}"
+    return f"ladder.{'r' if kind == 'uniform' else 'e'}{step:g}"
 
 
-def ranks_of_rung(probe: AuditedProbe, kind: LadderKind, rung: float) -> Choice:
-    """Return the ranks of a rung: one for every module, or the smallest that holds the share of its energy."""
+def ranks_of_step(probe: AuditedProbe, kind: LadderKind, step: float) -> Choice:
+    """Return the ranks of a step: one for every module, or the smallest that holds the share of its energy."""
     if kind == "uniform":
-        return Choice(probe.ranks_by(ToRank(int(rung))), "as planned")
-    return Choice(probe.ranks_by(ToEnergy(rung)), f"directions that hold {rung:g} of each module's energy")
+        return Choice(probe.ranks_by(ToRank(int(step))), "as planned")
+    return Choice(probe.ranks_by(ToEnergy(step)), f"directions that hold {step:g} of each module's energy")
 
 
 VARIANTS: dict[str, Callable[[AuditedProbe], Choice]] = {

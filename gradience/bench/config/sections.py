@@ -137,22 +137,22 @@ class LadderSettings(Settings):
     """Truncations of the probe, from the largest down: the smallest rank that is shown to be safe."""
 
     kind: LadderKind = "uniform"
-    """What a rung is: `uniform` one rank for every module; `per_layer` the share of its energy that each keeps."""
-    rungs: Annotated[tuple[int | float, ...], Field(min_length=1)]
+    """What a step is: `uniform` one rank for every module; `per_layer` the share of its energy that each keeps."""
+    steps: Annotated[tuple[int | float, ...], Field(min_length=1)]
     """From the largest down: ranks such as `[16, 8, 4]`, or shares of the energy such as `[0.95, 0.9, 0.8]`. Tested in
     this order, each at the full level, until one is not shown to be safe."""
     bound: LadderBound = "new-run"
-    """What a rung must be shown for: `new-run` the next training as well; `these-runs` the adapters of this run."""
+    """What a step must be shown for: `new-run` the next training as well; `these-runs` the adapters of this run."""
 
     @model_validator(mode="after")
     def _descends(self) -> LadderSettings:
-        if list(self.rungs) != sorted(set(self.rungs), reverse=True):
-            raise ValueError("`rungs` go from the largest down, each once")
-        if self.kind == "uniform" and not all(isinstance(rung, int) and rung > 0 for rung in self.rungs):
-            raise ValueError("`rungs` of a uniform ladder are ranks, such as [16, 8, 4]")
-        if self.kind == "per_layer" and not all(0 < rung <= 1 for rung in self.rungs):
+        if list(self.steps) != sorted(set(self.steps), reverse=True):
+            raise ValueError("`steps` go from the largest down, each once")
+        if self.kind == "uniform" and not all(isinstance(step, int) and step > 0 for step in self.steps):
+            raise ValueError("`steps` of a uniform ladder are ranks, such as [16, 8, 4]")
+        if self.kind == "per_layer" and not all(0 < step <= 1 for step in self.steps):
             raise ValueError(
-                "`rungs` of a per_layer ladder are shares of the energy, such as [0.95, 0.9, 0.8]"
+                "`steps` of a per_layer ladder are shares of the energy, such as [0.95, 0.9, 0.8]"
             )
         return self
 

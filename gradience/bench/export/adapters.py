@@ -10,7 +10,7 @@ from gradience.bench.verdict.folders import AGGREGATE, find_benches
 from gradience.errors import InputError
 from gradience.reports.bench import Bench, Measures, VariantResult
 from gradience.reports.bench_aggregate import BenchAggregate
-from gradience.statistics import Interval, PairedTable, tango
+from gradience.statistics.paired import Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,7 @@ class Evaluated:
         pairs = self.result.pairs if self.result is not None else None
         if pairs is None:
             return None
-        return tango(
-            PairedTable(
-                n11=pairs.both_correct,
-                n10=pairs.only_probe_correct,
-                n01=pairs.only_variant_correct,
-                n00=pairs.both_wrong,
-            )
-        )
+        return Interval(pairs.low, pairs.high)
 
 
 def evaluated(folder: Path) -> Iterator[Evaluated]:

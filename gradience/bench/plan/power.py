@@ -18,8 +18,15 @@ from gradience.bench.plan.variants import PlannedVariant
 from gradience.reports.bench_aggregate import BenchAggregate, VariantSummary
 from gradience.reports.bench_plan import Policy, allowed_losses
 from gradience.reports.power import Need, PowerReport, Scenario
-from gradience.statistics import Claim, items_needed, pass_probability, power, seeds_needed, smallest_margin
-from gradience.statistics.power import DEFAULT_CORRELATION
+from gradience.statistics.pooled import Claim
+from gradience.statistics.power import (
+    DEFAULT_CORRELATION,
+    examples_needed,
+    pass_probability,
+    power,
+    seeds_needed,
+    smallest_margin,
+)
 
 WANTED = (0.8, 0.9)
 SPREADS = (0.0, 0.01)
@@ -84,7 +91,7 @@ def seen(results: Sequence[BenchAggregate], source: str) -> Assumptions:
 
 
 def seen_in(together: BenchAggregate) -> Iterator[Assumed]:
-    """Yield what candidates and rungs have shown; not of a variant that is another one under a second name."""
+    """Yield what candidates and steps have shown; not of a variant that is another one under a second name."""
     for variant in (each for each in together.variants if not each.is_control):
         if any(row.n and row.same_as is None for row in variant.seeds):
             yield from _seen_of(variant)
@@ -182,7 +189,7 @@ def _need(claim: Claim, wanted: float, assumed: Assumed, n: int, seeds: int, mar
         claim=claim,
         wanted=wanted,
         smallest_margin=None if impossible else smallest_margin(n, assumed.discordance, **how),
-        examples=None if impossible else items_needed(assumed.discordance, margin, **how),
+        examples=None if impossible else examples_needed(assumed.discordance, margin, **how),
         seeds=seeds_needed(n, assumed.discordance, margin, **of_any_seeds),
     )
 

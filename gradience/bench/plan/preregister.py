@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from gradience.bench.arms.ranks import rung_name
+from gradience.bench.arms.ranks import step_name
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import asked_for
 from gradience.digests import sha256_json
@@ -54,8 +54,8 @@ def _ladder(config: BenchConfig) -> PlannedLadder | None:
     ladder = config.compression.ladder
     if ladder is None:
         return None
-    names = tuple(rung_name(ladder.kind, rung) for rung in ladder.rungs)
-    return PlannedLadder(kind=ladder.kind, rungs=ladder.rungs, names=names, bound=ladder.bound)
+    names = tuple(step_name(ladder.kind, step) for step in ladder.steps)
+    return PlannedLadder(kind=ladder.kind, steps=ladder.steps, names=names, bound=ladder.bound)
 
 
 def promised(plan: BenchPlan) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from gradience.adapters.patterns import anchored_key
 from gradience.bench.arms.arm import Arm, Control
-from gradience.bench.arms.ranks import AuditedProbe, NotMade, is_calibrated, ranks_of_rung, rung_name
+from gradience.bench.arms.ranks import AuditedProbe, NotMade, is_calibrated, ranks_of_step, step_name
 from gradience.bench.arms.registry import CONTROLS
 from gradience.bench.arms.truncate import TRUNCATE
 from gradience.bench.config.load import BenchConfig
@@ -38,8 +38,8 @@ class PlannedVariant:
     making: Arm
     """How it is made."""
     control: Control | None = None
-    """None: a candidate, or a rung."""
-    rung: float | None = None
+    """None: a candidate, or a step."""
+    step: float | None = None
     """Of the ladder: a rank, or a share of the energy."""
     ranks: Ranks = field(default_factory=dict)
     """The rank of every module, by its path in the base model; 0 where the LoRA is left out of it."""
@@ -69,12 +69,12 @@ class PlannedVariant:
         """`control`, `ladder`, or the arm of a candidate: what the results call it."""
         if self.control:
             return "control"
-        return self.making.name if self.rung is None else LADDER
+        return self.making.name if self.step is None else LADDER
 
     @property
     def is_candidate(self) -> bool:
-        """Whether it is neither a control nor a rung of the ladder."""
-        return self.control is None and self.rung is None
+        """Whether it is neither a control nor a step of the ladder."""
+        return self.control is None and self.step is None
 
     @property
     def is_trained(self) -> bool:
@@ -172,7 +172,7 @@ def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
         for arm in compression.arms_of(variant)
     ]
     ladder = compression.ladder
-    rungs = [] if ladder is None else [(rung_name(ladder.kind, rung), rung) for rung in ladder.rungs]
+    steps = [] if ladder is None else [(step_name(ladder.kind, step), step) for step in ladder.steps]
     controls = []
     for control in (CONTROLS[name] for name in compression.controls):
         if control.arm is not None:
@@ -182,7 +182,7 @@ def asked_for(compression: CompressionSettings) -> tuple[PlannedVariant, ...]:
             controls += [PlannedVariant(arm.result_name(control.name), arm, control) for arm in arms]
     return (
         *candidates,
-        *(PlannedVariant(name, TRUNCATE, rung=rung) for name, rung in rungs),
+        *(PlannedVariant(name, TRUNCATE, step=step) for name, step in steps),
         *controls,
     )
 
@@ -194,8 +194,8 @@ def _with_ranks(
     try:
         if variant.control is not None:
             ranks, basis, prediction = variant.control.ranks(probe)
-        elif variant.rung is not None and compression.ladder is not None:
-            ranks, basis, prediction = ranks_of_rung(probe, compression.ladder.kind, variant.rung)
+        elif variant.step is not None and compression.ladder is not None:
+            ranks, basis, prediction = ranks_of_step(probe, compression.ladder.kind, variant.step)
         else:
             ranks, basis, prediction = probe.choose(variant.name.partition(".")[0])
     except NotMade as reason:

@@ -254,7 +254,7 @@ def _variant(
     outcomes = [_outcome(seed, result) for seed, result in results.items()]
     outcomes += [SeedOutcome(seed, "ERROR", why=why) for seed, why in missing.items()]
     verdict = verdict_over_seeds(outcomes, planned, policy)
-    compared = [(r.pairs.delta, r) for r in results.values() if r.pairs is not None]
+    compared = [(r.pairs.exact_delta, r) for r in results.values() if r.pairs is not None]
     deltas = [delta for delta, _ in compared]
     worst = min(compared, key=lambda pair: pair[0])[1] if compared else None
     reductions = [result.reduction for result in results.values() if result.reduction is not None]
@@ -281,9 +281,7 @@ def _outcome(seed: int, result: VariantResult) -> SeedOutcome:
     if pairs is None or result.status == "ERROR":
         why = result.reasons[0] if result.reasons else ""
         return SeedOutcome(seed, result.status, why=why, stopped_early=result.stopped_early)
-    return SeedOutcome(
-        seed, n=pairs.n, only_probe=pairs.only_probe_correct, only_variant=pairs.only_variant_correct
-    )
+    return SeedOutcome(seed, n=pairs.n, only_probe=pairs.n10, only_variant=pairs.n01)
 
 
 def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
@@ -295,8 +293,8 @@ def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
         status=result.status,
         n=pairs.n if pairs else None,
         correct=measures.correct if measures else None,
-        only_probe_correct=pairs.only_probe_correct if pairs else None,
-        only_variant_correct=pairs.only_variant_correct if pairs else None,
+        only_probe_correct=pairs.n10 if pairs else None,
+        only_variant_correct=pairs.n01 if pairs else None,
         delta=result.delta,
         delta_exact=result.delta_exact,
         reduction=result.reduction,

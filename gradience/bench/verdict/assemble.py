@@ -16,7 +16,6 @@ from gradience.bench.verdict.evidence import graded_seed
 from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts
 from gradience.bench.verdict.policy import exact_percent, gate_passed, is_ahead, overall, verdict_of_seed
 from gradience.evaluate import diverge
-from gradience.files.artifact import round_significant
 from gradience.files.packed import pack
 from gradience.files.records import (
     ChoiceRecord,
@@ -27,7 +26,6 @@ from gradience.files.records import (
     count,
 )
 from gradience.files.shared_names import path_text, sentence_text, values_text
-from gradience.reports.base.graded import PairedEvidence
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench import (
     AuditSummary,
@@ -38,7 +36,6 @@ from gradience.reports.bench import (
     DivergenceSummary,
     Gate,
     Measures,
-    Pairs,
     Probe,
     RankSummary,
     Status,
@@ -47,7 +44,7 @@ from gradience.reports.bench import (
 )
 from gradience.reports.bench_plan import BenchPlan, Policy
 from gradience.reports.training import TrainingReport
-from gradience.statistics import PairedTable
+from gradience.statistics.table import PairedTable
 from gradience.tasks.base import AnswerScoring, ChoiceScoring, LabelScoring, Scoring, Task
 from gradience.tasks.metrics import score
 
@@ -173,12 +170,6 @@ def _variant(
     assert facts.probe is not None
     assert facts.probe.answers is not None
     change = diverge(facts.probe.answers, outcome.answers)  # refuses what was not evaluated in the same way
-    pairs = Pairs(
-        both_correct=change.both_correct,
-        only_probe_correct=change.only_a_correct,
-        only_variant_correct=change.only_b_correct,
-        both_wrong=change.both_wrong,
-    )
     divergence = None
     if change.kl_mean is not None and change.flips is not None:
         divergence = DivergenceSummary(
@@ -192,13 +183,15 @@ def _variant(
             kl_standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
             flips=sum(row.flips or 0 for row in rows),
         )
-    return measured(planned, Measures(**_measures(outcome, rules)), pairs, facts.config.policy, divergence)
+    return measured(
+        planned, Measures(**_measures(outcome, rules)), change.table, facts.config.policy, divergence
+    )
 
 
 def measured(
     planned: PlannedVariant,
     measures: Measures,
-    pairs: Pairs,
+    pairs: PairedTable,
     policy: Policy,
     divergence: DivergenceSummary | None = None,
 ) -> VariantResult:
@@ -207,24 +200,17 @@ def measured(
     An adapter with another number of parameters than was planned is an ERROR: the predecessor's per_layer was never
     what it said, and nobody counted.
     """
-    verdict = verdict_of_seed(pairs.n, pairs.only_probe_correct, pairs.only_variant_correct, policy)
+    verdict = verdict_of_seed(pairs.n, pairs.n10, pairs.n01, policy)
     status, reasons = verdict.status, verdict.reasons
     if measures.lora_params != planned.lora_params:
         why = f"it has {measures.lora_params:,} LoRA parameters; planned: {planned.lora_params:,}"
         status, reasons = "ERROR", (why,)
-    table = PairedTable(
-        n11=pairs.both_correct,
-        n10=pairs.only_probe_correct,
-        n01=pairs.only_variant_correct,
-        n00=pairs.both_wrong,
-    )
     return described(planned, status, reasons).model_copy(
         update={
             "measures": measures,
             "pairs": pairs,
-            "delta": round_significant(float(pairs.delta)),
-            "delta_exact": pairs.delta_exact,
-            "paired": PairedEvidence.of(table),
+            "delta": pairs.delta,
+            "delta_exact": pairs.delta_as_counted,
             "divergence": divergence,
         }
     )

@@ -1,7 +1,7 @@
 """The seeds of a run -> evidence for every variant of it: bounds, adjusted p-values, a grade; and the ladder. Pure.
 
-Rungs of a ladder are tested from the top, each at the full level, until one is not shown to be safe. The order and the
-bound stand in the plan, so that the chance of calling any unsafe rung safe stays at the level of one test.
+Steps of a ladder are tested from the top, each at the full level, until one is not shown to be safe. The order and the
+bound stand in the plan, so that the chance of calling any unsafe step safe stays at the level of one test.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from gradience.bench.arms.ranks import rung_name
+from gradience.bench.arms.ranks import step_name
 from gradience.bench.config.sections import LadderSettings
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.conditions import blind_controls, confirm_untouched
@@ -33,18 +33,19 @@ from gradience.errors import InputError
 from gradience.reports.base.graded import (
     AnswerCounts,
     Ladder,
-    NextRung,
+    NextStep,
     Noise,
     NoiseFloor,
     PooledEvidence,
-    Rung,
-    RungStatus,
+    Step,
+    StepStatus,
     VariantEvidence,
 )
 from gradience.reports.bench import Bench, Measures, Status, VariantResult
 from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.reports.bench_plan import LadderBound
-from gradience.statistics import Pooled, bootstrap_bound, holm, noise_floor, pool
+from gradience.statistics.paired import holm
+from gradience.statistics.pooled import Pooled, bootstrap_bound, noise_floor, pool
 
 REWRITE = "aa"
 SCALE_CHANGED = "its scale α/r is not the probe's"
@@ -213,7 +214,7 @@ def _evidence_of(
         )
         for name, subject in subjects.items()
     }
-    # Holm for candidates, the sequence for rungs
+    # Holm for candidates, the sequence for steps
     candidates = [name for name, subject in subjects.items() if subject.kind.is_candidate]
     p_values = {name: bounds.p_value for name in candidates if (bounds := facts[name].new_run) is not None}
     adjusted = holm([p_values.get(name, 1.0) for name in candidates])
@@ -286,11 +287,11 @@ def _seeded(result: VariantResult, bench: Bench) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RungFacts:
-    """What is known of one rung."""
+class StepFacts:
+    """What is known of one step."""
 
     name: str
-    rung: float
+    step: float
     is_probe: bool = False
     """No rank is below the probe's."""
     faults: tuple[str, ...] = ()
@@ -318,37 +319,37 @@ def _ladder(
             code="artifact-invalid",
             hint="make it again with gradience bench run",
         ) from None
-    names = {rung_name(settings.kind, rung): rung for rung in settings.rungs}
-    rungs = [
-        RungFacts(
+    names = {step_name(settings.kind, step): step for step in settings.steps}
+    steps = [
+        StepFacts(
             name=name,
-            rung=rung,
+            step=step,
             is_probe=all(result.same_as == PROBE for result in subjects[name].results.values()),
             faults=facts[name].faults,
             pooled=subjects[name].pooled,
             evidence=subjects[name].shown,
         )
-        for name, rung in names.items()
+        for name, step in names.items()
         if name in subjects
     ]
-    return climb_down(rungs, settings, margin, seeds=seeds)
+    return climb_down(steps, settings, margin, seeds=seeds)
 
 
 def climb_down(
-    rungs: Sequence[RungFacts], settings: LadderSettings, margin: Fraction, *, seeds: int
+    steps: Sequence[StepFacts], settings: LadderSettings, margin: Fraction, *, seeds: int
 ) -> Ladder:
-    """Test the rungs in their order. seeds: that were planned; one tells nothing of a new run."""
+    """Test the steps in their order. seeds: that were planned; one tells nothing of a new run."""
     bound: LadderBound = settings.bound if seeds > 1 else "these-runs"
-    rows: list[Rung] = []
-    stopped: RungFacts | None = None
-    for facts in rungs:
+    rows: list[Step] = []
+    stopped: StepFacts | None = None
+    for facts in steps:
         shown, reason = facts.evidence, "; ".join(facts.faults)
         bounds = None
         if shown is not None:
             bounds = shown.new_run if bound == "new-run" else shown.these_runs
         elif not reason and not facts.is_probe:
             reason = "its answers, example by example, are not known"
-        status: RungStatus = "not shown"
+        status: StepStatus = "inconclusive"
         if facts.is_probe:
             status = "not smaller"
         elif stopped is not None:
@@ -358,9 +359,9 @@ def climb_down(
         else:
             stopped = facts
         rows.append(
-            Rung(
+            Step(
                 name=facts.name,
-                rung=facts.rung,
+                step=facts.step,
                 status=status,
                 reason=reason,
                 delta=shown.delta if shown else None,
@@ -369,32 +370,32 @@ def climb_down(
             )
         )
     safe = [row for row in rows if row.status == "shown"]
-    next_rung = None
+    next_step = None
     if stopped is not None and stopped.pooled is not None and not stopped.faults:
         needs = Needs(stopped.pooled, margin, bound)
-        next_rung = NextRung(name=stopped.name, examples=needs.examples(), seeds=needs.seeds())
+        next_step = NextStep(name=stopped.name, examples=needs.examples(), seeds=needs.seeds())
     return Ladder(
         kind=settings.kind,
         planned_bound=settings.bound,
         bound=bound,
         margin=margin,
-        rungs=tuple(rows),
+        steps=tuple(rows),
         smallest_safe=safe[-1].name if safe else None,
         sentence=_sentence(safe[-1], settings, bound, margin, seeds)
         if safe
-        else "no rung is shown to be safe",
-        next_rung=next_rung,
+        else "no step is shown to be safe",
+        next_step=next_step,
     )
 
 
 def _sentence(
-    smallest: Rung, settings: LadderSettings, bound: LadderBound, margin: Fraction, seeds: int
+    smallest: Step, settings: LadderSettings, bound: LadderBound, margin: Fraction, seeds: int
 ) -> str:
     assert smallest.low is not None
     what = (
-        f"rank {smallest.rung:g} is the smallest"
+        f"rank {smallest.step:g} is the smallest"
         if settings.kind == "uniform"
-        else f"{100 * smallest.rung:g} % of the energy is the least"
+        else f"{100 * smallest.step:g} % of the energy is the least"
     )
     where = " in a new training run too" if bound == "new-run" else " in these runs"
     only = "; one seed says nothing of the next training" if seeds == 1 else ""
@@ -405,11 +406,11 @@ def _sentence(
 
 
 def _with_sequence(ladder: Ladder, facts: Mapping[str, GradeFacts]) -> dict[str, GradeFacts]:
-    """Facts of the rungs with their adjusted p-values for a new run: the largest down to each."""
-    stop = next((row.name for row in ladder.rungs if row.status == "not shown"), "")
+    """Facts of the steps with their adjusted p-values for a new run: the largest down to each."""
+    stop = next((row.name for row in ladder.steps if row.status == "inconclusive"), "")
     largest: float | None = 0.0
     sequence = {}
-    for place, row in enumerate(ladder.rungs, start=1):
+    for place, row in enumerate(ladder.steps, start=1):
         adjusted, bounds = None, facts[row.name].new_run
         if row.status != "not smaller":
             largest = None if bounds is None or largest is None else max(largest, bounds.p_value)

@@ -16,8 +16,8 @@ from gradience.bench.verdict.conditions import MIN_SEEDS
 from gradience.reports.base.exact import exact_text
 from gradience.reports.base.graded import Bounds, Grade, NextGrade, OperatingCharacteristics
 from gradience.reports.bench_plan import Policy, allowed_losses
-from gradience.statistics import Claim, Pooled, items_needed, pass_probability, seeds_needed
-from gradience.statistics.power import DEFAULT_CORRELATION
+from gradience.statistics.pooled import Claim, Pooled
+from gradience.statistics.power import DEFAULT_CORRELATION, examples_needed, pass_probability, seeds_needed
 from gradience.words import counted, points
 
 
@@ -35,11 +35,11 @@ class GradeFacts:
     new_run: Bounds | None
     """R; None for one seed."""
     adjusted_p: float | None
-    """Of R: adjusted for the other variants (Holm), or for the rungs above (fixed sequence)."""
+    """Of R: adjusted for the other variants (Holm), or for the steps above (fixed sequence)."""
     family: int = 1
     """Number of claims for which it was adjusted."""
     untested: str = ""
-    """Of a rung of a ladder: the rung at which the sequence had stopped before."""
+    """Of a step of a ladder: the step at which the sequence had stopped before."""
     pass_if_equal: float | None = None
     """The chance that an adapter which is exactly as good passes the policy."""
     seeds: int
@@ -162,14 +162,14 @@ def characteristics(pooled: Pooled, policy: Policy, planned: int) -> OperatingCh
 
     def chance(delta: float, discordance: float) -> float:
         return pass_probability(
-            pooled.items,
-            allowed_losses(pooled.items, policy.tolerance),
+            pooled.examples,
+            allowed_losses(pooled.examples, policy.tolerance),
             discordance,
             delta,
             math.sqrt(pooled.run_variance or 0.0),
             seeds=planned,
             needed=math.ceil(policy.pass_rate * planned),
-            floor_allowed=allowed_losses(pooled.items, policy.floor),
+            floor_allowed=allowed_losses(pooled.examples, policy.floor),
         )
 
     discordance = pooled.discordance or 0.0
@@ -190,7 +190,7 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
         needs = Needs(pooled, facts.margin, "these-runs")
         examples, seeds = needs.examples(), needs.seeds()
         if facts.supported:  # the policy alone stands in the way
-            examples, seeds = pooled.items, pooled.runs
+            examples, seeds = pooled.examples, pooled.runs
         return NextGrade(grade="B", examples=examples, seeds=seeds, obstacles=of_policy)
     needs = Needs(pooled, facts.margin, "new-run", level=float(ALPHA) / facts.family)
     obstacles = (*of_policy, *facts.besides)
@@ -205,7 +205,7 @@ class Needs:
     ) -> None:
         self.pooled, self.margin, self.claim, self.level = pooled, float(margin), claim, level
         self.delta = min(pooled.delta, 0.0)
-        one_pair = 1 / (pooled.runs * pooled.items)
+        one_pair = 1 / (pooled.runs * pooled.examples)
         self.discordance = pooled.discordance or one_pair  # of none: as if one pair had differed
         self.spread = math.sqrt(pooled.run_variance or 0.0)
         self.correlation = DEFAULT_CORRELATION
@@ -215,7 +215,7 @@ class Needs:
     def examples(self) -> int | None:
         """With as many seeds as there are; for a new run at least three."""
         seeds = self.pooled.runs if self.claim == "these-runs" else max(self.pooled.runs, MIN_SEEDS)
-        return items_needed(
+        return examples_needed(
             self.discordance, self.margin, seeds=seeds, spread=self.spread, claim=self.claim,
             correlation=self.correlation, delta=self.delta, level=self.level,
         )  # fmt: skip
@@ -225,7 +225,7 @@ class Needs:
         if self.delta <= -self.margin:
             return None
         needed = seeds_needed(
-            self.pooled.items, self.discordance, self.margin, spread=self.spread, claim=self.claim,
+            self.pooled.examples, self.discordance, self.margin, spread=self.spread, claim=self.claim,
             correlation=self.correlation, delta=self.delta, level=self.level,
         )  # fmt: skip
         return None if needed is None else max(needed, fewest)

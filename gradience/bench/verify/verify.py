@@ -261,8 +261,8 @@ def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | 
 def _check_protocol(run: RunFolder, plan: BenchPlan, recorded: Bench, file: str) -> BenchConfig | None:
     """Compare a seed's result with the plan and with its own config; return that."""
     findings, result, planned = run.findings, recorded.model_dump(mode="json"), plan.model_dump(mode="json")
-    rungs = planned["ladder"]["names"] if planned["ladder"] else []
-    named = [*planned["tests"], *rungs, *planned["controls"]]
+    steps = planned["ladder"]["names"] if planned["ladder"] else []
+    named = [*planned["tests"], *steps, *planned["controls"]]
     facts = {
         "plan_digest": (recorded.plan_digest, plan_digest(plan)),
         "policy": (result["policy"], planned["policy"]),

@@ -1,4 +1,4 @@
-"""The ladder as a section of its own: which rungs are shown, and what the next would have needed."""
+"""The ladder as a section of its own: which steps are shown, and what the next would have needed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from gradience.report.bench.numbers import points
 from gradience.report.bench.sections import status
 from gradience.reports.base.blocks import Block, Column, Heading, Inline, Paragraph, Role, Span, Table
 from gradience.reports.base.exact import exact_text
-from gradience.reports.base.graded import Ladder, Rung, RungStatus
+from gradience.reports.base.graded import Ladder, Step, StepStatus
 from gradience.reports.base.numbers import MISSING, percent
 from gradience.reports.bench import VariantResult
 from gradience.reports.bench_aggregate import VariantSummary
 
-ROLES: dict[RungStatus, Role] = {
+ROLES: dict[StepStatus, Role] = {
     "shown": "good",
-    "not shown": "warn",
+    "inconclusive": "warn",
     "not tested": "dim",
     "not smaller": "dim",
 }
 Result = VariantResult | VariantSummary
 
 
-def ladder_section(ladder: Ladder, rungs: Sequence[Result]) -> list[Block]:
-    """Return the answer, and the rungs from the top."""
+def ladder_section(ladder: Ladder, steps: Sequence[Result]) -> list[Block]:
+    """Return the answer, and the steps from the top."""
     where = "a new run" if ladder.bound == "new-run" else "these runs"
     columns = [
         Column(),
@@ -35,7 +35,7 @@ def ladder_section(ladder: Ladder, rungs: Sequence[Result]) -> list[Block]:
         Column("p", ">", drop=1),
         Column("saved", ">", drop=3),
     ]
-    of_name = {result.name: result for result in rungs}
+    of_name = {result.name: result for result in steps}
     legend = (
         "Truncations of the probe, tested from the top until one is not shown to be safe: its bound must lie above"
         f" −{exact_text(100 * ladder.margin)} points, with 95 % confidence. What stands below is not tested; its"
@@ -46,31 +46,31 @@ def ladder_section(ladder: Ladder, rungs: Sequence[Result]) -> list[Block]:
     return [
         Heading("Ladder: the smallest rank that holds"),
         Paragraph(Span(sentence, "strong")),
-        Table(columns, [_row(rung, of_name.get(rung.name)) for rung in ladder.rungs]),
+        Table(columns, [_row(step, of_name.get(step.name)) for step in ladder.steps]),
         Paragraph(Span(legend, "dim")),
         *_needs(ladder, of_name),
     ]
 
 
-def _row(rung: Rung, result: Result | None) -> list[Inline]:
-    words = rung.status + (f": {rung.reason}" if rung.reason and rung.status == "not shown" else "")
+def _row(step: Step, result: Result | None) -> list[Inline]:
+    words = step.status + (f": {step.reason}" if step.reason and step.status == "inconclusive" else "")
     saved = (
         result.reduction if isinstance(result, VariantResult) else result.mean_reduction if result else None
     )
     return [
-        Span(rung.name, "name"),
-        Span(words, ROLES[rung.status]),
+        Span(step.name, "name"),
+        Span(words, ROLES[step.status]),
         status(result.status) if result else MISSING,
-        points(rung.delta),
-        points(rung.low),
-        p_value(rung.p_value),
+        points(step.delta),
+        points(step.low),
+        p_value(step.p_value),
         percent(saved),
     ]
 
 
 def _needs(ladder: Ladder, of_name: dict[str, Result]) -> list[Block]:
-    """What the first rung that is not shown would have needed."""
-    needs = ladder.next_rung
+    """What the first step that is not shown would have needed."""
+    needs = ladder.next_step
     result = of_name.get(needs.name) if needs else None
     if needs is None or result is None or result.evidence is None or result.evidence.pooled is None:
         return []

@@ -22,9 +22,9 @@ from gradience.reports.base.blocks import (
     Table,
     items,
 )
-from gradience.reports.base.graded import PairedEvidence
 from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig, size, trimmed
 from gradience.reports.bench import Bench, Probe, VariantResult
+from gradience.statistics.table import PairedTable
 
 SMOKE = "SMOKE RUN: shortened to see that everything works. Its numbers are no evidence of anything."
 COLUMNS = (
@@ -106,7 +106,7 @@ def _audit(bench: Bench) -> list[Row]:
 
 
 def _table(results: Sequence[VariantResult]) -> Table:
-    graded, paired = evidence.is_graded(results), any(result.paired for result in results)
+    graded, paired = evidence.is_graded(results), any(result.pairs for result in results)
     columns = [
         Column(),
         Column("status"),
@@ -124,11 +124,11 @@ def _table(results: Sequence[VariantResult]) -> Table:
 
 
 def _ladder(bench: Bench) -> list[Block]:
-    """The rungs: tested where this seed is all that was planned, else their counts."""
+    """The steps: tested where this seed is all that was planned, else their counts."""
     if bench.ladder is not None:
-        return ladder_section(bench.ladder, bench.rungs)
+        return ladder_section(bench.ladder, bench.steps)
     title = Heading("Ladder: the probe truncated, from the largest down", aside="tested over all seeds")
-    return [title, _table(bench.rungs)] if bench.rungs else []
+    return [title, _table(bench.steps)] if bench.steps else []
 
 
 def _row(result: VariantResult, graded: bool, paired: bool) -> list[Inline]:
@@ -139,17 +139,17 @@ def _row(result: VariantResult, graded: bool, paired: bool) -> list[Inline]:
         *([evidence.letter(result)] if graded else []),
         number_range((ranks.smallest, ranks.largest)) if ranks else MISSING,
         f"{measures.correct:,}" if measures else MISSING,
-        f"{pairs.only_probe_correct:,}" if pairs else MISSING,
-        f"{pairs.only_variant_correct:,}" if pairs else MISSING,
+        f"{pairs.n10:,}" if pairs else MISSING,
+        f"{pairs.n01:,}" if pairs else MISSING,
         points(result.delta),
-        *([_interval(result.paired)] if paired else []),
+        *([_interval(result.pairs)] if paired else []),
         percent(result.reduction),
         # never below 0; rounding was, in older runs
         sig(max(0.0, result.divergence.kl_mean)) if result.divergence else MISSING,
     ]
 
 
-def _interval(paired: PairedEvidence | None) -> str:
+def _interval(paired: PairedTable | None) -> str:
     return MISSING if paired is None else f"{points(paired.low)} … {points(paired.high)}"
 
 

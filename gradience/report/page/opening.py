@@ -140,9 +140,9 @@ def _bench(run: Bench | BenchAggregate) -> list[Note]:
             notes.append(Note(mark, f"Grade {evidence.grade}: {evidence.reason}."))
     if run.ladder is not None:
         keeps = ""
-        for rung in run.rungs:
-            share = rung.reduction if isinstance(rung, VariantResult) else rung.mean_reduction
-            if rung.name == run.ladder.smallest_safe and share is not None:
+        for step in run.steps:
+            share = step.reduction if isinstance(step, VariantResult) else step.mean_reduction
+            if step.name == run.ladder.smallest_safe and share is not None:
                 keeps = f" It has {percent(share)} fewer LoRA parameters."
         sentence = f"Ladder of truncations: {run.ladder.sentence.removesuffix('.')}.{keeps}"
         notes.append(Note("good" if run.ladder.smallest_safe else "unknown", sentence))

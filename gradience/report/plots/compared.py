@@ -26,8 +26,8 @@ GRADES: dict[Grade | None, Tone] = {
     None: "dim",
 }
 STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
-STEPS: dict[str, Tone] = {"shown": "good", "not shown": "warn"}
-STEP_WORDS = {"shown": "shown to hold", "not shown": "not shown to hold"}
+STEPS: dict[str, Tone] = {"shown": "good", "inconclusive": "warn"}
+STEP_WORDS = {"shown": "shown to hold", "inconclusive": "not shown to hold"}
 """Of a ladder's step, in words that stand alone."""
 WORDS: dict[Tone, str] = {"good": "supported", "warn": "not shown to hold", "bad": "inferior or failed"}
 BY_STATUS: dict[Tone, str] = {"good": "passes", "warn": "not concluded", "bad": "fails"}
@@ -183,7 +183,7 @@ def _logs(report: EvidenceReport) -> Compared:
 
 
 def _one_seed(report: Bench) -> Compared:
-    """Without an interval where the file is of a version that had none; its reasons are the policy's."""
+    """The reasons are the policy's."""
     rows: list[Row] = []
     for variant in report.variants:
         tone = "dim" if variant.is_control else STATUSES.get(variant.status, "warn")
@@ -191,16 +191,16 @@ def _one_seed(report: Bench) -> Compared:
             tone = "warn"  # a smoke run shows nothing
         if variant.pairs is None or variant.delta is None:
             continue
-        paired = variant.paired
+        pairs = variant.pairs
         rows.append(
             Row(
                 variant.name,
                 100 * variant.delta,
-                (None, None) if paired is None else (100 * paired.low, 100 * paired.high),
+                (100 * pairs.low, 100 * pairs.high),
                 tone,
                 variant.reduction,
-                variant.pairs.only_probe_correct,
-                variant.pairs.only_variant_correct,
+                pairs.n10,
+                pairs.n01,
                 "; ".join(variant.reasons),
             )
         )
@@ -375,17 +375,17 @@ def _examples(numbers: Sequence[float]) -> str:
 
 
 def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
-    """Return the rungs with the lower bound that was held against the margin; nothing without a ladder."""
+    """Return the steps with the lower bound that was held against the margin; nothing without a ladder."""
     ladder = report.ladder
     if ladder is None:
         return None
     names: list[str] = []
     rows: list[Interval] = []
-    for rung in ladder.rungs:
-        delta, low = (None if end is None else 100 * end for end in (rung.delta, rung.low))
-        names.append(f"{rung.name} ({STEP_WORDS.get(rung.status, rung.status)})")
-        hover = rung.reason or f"{names[-1]}\n{plain(delta)} ({plain(low)} … {plain(None)})"
-        rows.append(Interval(delta, low, None, STEPS.get(rung.status, "dim"), hover))
+    for step in ladder.steps:
+        delta, low = (None if end is None else 100 * end for end in (step.delta, step.low))
+        names.append(f"{step.name} ({STEP_WORDS.get(step.status, step.status)})")
+        hover = step.reason or f"{names[-1]}\n{plain(delta)} ({plain(low)} … {plain(None)})"
+        rows.append(Interval(delta, low, None, STEPS.get(step.status, "dim"), hover))
     where = "a new run" if ladder.bound == "new-run" else "these runs"
     return Plot(
         "ladder",

@@ -10,69 +10,20 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
-
 from gradience.files.artifact import Float12, Part
 from gradience.reports.bench_plan import LadderBound, LadderKind, Share
 
 if TYPE_CHECKING:  # scipy is loaded where something is computed, not where a file is read
     from fractions import Fraction
 
-    from gradience.statistics import Interval, PairedTable, Pooled
-    from gradience.statistics import NoiseFloor as Floor
+    from gradience.statistics.paired import Interval
+    from gradience.statistics.pooled import NoiseFloor as Floor
+    from gradience.statistics.pooled import Pooled
 
 Grade = Literal["A", "B", "C", "D", "X"]
 """A: certified. B: supported for these runs. C: neither shown. D: inferior. X: invalid."""
 
 Probability = Float12
-
-
-class PairedEvidence(Part):
-    """How two adapters answered the same examples: the paired table of one run, and how sure its difference is.
-
-    >>> from gradience.statistics import PairedTable
-    >>> evidence = PairedEvidence.of(PairedTable(n11=150, n10=12, n01=8, n00=30))
-    >>> evidence.delta, round(evidence.low, 3), round(evidence.high, 3)
-    (-0.02, -0.068, 0.026)
-    """
-
-    n11: int = Field(ge=0)
-    """Both are correct."""
-    n10: int = Field(ge=0)
-    """Only the reference is correct."""
-    n01: int = Field(ge=0)
-    """Only the candidate is correct."""
-    n00: int = Field(ge=0)
-    """Both are wrong."""
-    delta: Float12
-    """Candidate − reference."""
-    low: Float12
-    """Lower end of Tango's 95 % interval of Δ."""
-    high: Float12
-    """Its upper end."""
-    mcnemar_p: Probability
-    """Exact two-sided p-value of "both are equally good". For display: a large one shows no equality."""
-
-    @property
-    def n(self) -> int:
-        """Examples."""
-        return self.n11 + self.n10 + self.n01 + self.n00
-
-    @property
-    def discordance(self) -> float:
-        """Share of the examples on which exactly one is correct."""
-        return (self.n10 + self.n01) / self.n
-
-    @classmethod
-    def of(cls, table: PairedTable) -> Self:
-        """Return the evidence of a paired table. Raises ValueError for one without examples."""
-        from gradience.statistics import mcnemar, tango
-
-        low, high = tango(table)
-        return cls(
-            n11=table.n11, n10=table.n10, n01=table.n01, n00=table.n00,
-            delta=float(table.delta), low=low, high=high, mcnemar_p=mcnemar(table),
-        )  # fmt: skip
 
 
 class LikelihoodEvidence(Part):
@@ -104,7 +55,7 @@ class LikelihoodEvidence(Part):
         """Return the evidence of log-likelihoods of the same examples; of the reference alone without `candidate`."""
         from statistics import stdev
 
-        from gradience.statistics import mean_difference
+        from gradience.statistics.paired import mean_difference
 
         count = sum(tokens)
         if candidate is None:
@@ -149,7 +100,7 @@ class PooledEvidence(Part):
 
     >>> from fractions import Fraction
     >>> import numpy as np
-    >>> from gradience.statistics import pool
+    >>> from gradience.statistics.pooled import pool
     >>> differences = np.zeros((3, 500), dtype=int)      # three seeds, 500 examples
     >>> differences[:, :6], differences[:, 6:10] = -1, 1  # each seed: 6 lost, 4 gained
     >>> evidence = PooledEvidence.of(pool(differences), Fraction("0.025"))
@@ -181,7 +132,7 @@ class PooledEvidence(Part):
         several = pooled.run_variance is not None
         return cls(
             runs=pooled.runs,
-            examples=pooled.items,
+            examples=pooled.examples,
             margin=margin,
             delta=pooled.delta,
             these_runs=Bounds.of(pooled.interval("these-runs"), pooled.p_value(float(margin), "these-runs")),
@@ -247,7 +198,7 @@ class VariantEvidence(Part):
     pooled: PooledEvidence | None
     """Null where the answers, example by example, are not known."""
     adjusted_p: Probability | None
-    """Of the claim about a new run: Holm's over all candidates of the plan; of a rung, the largest down to it. Null for
+    """Of the claim about a new run: Holm's over all candidates of the plan; of a step, the largest down to it. Null for
     one seed, and for controls."""
     family: int | None
     """How many claims it is adjusted for."""
@@ -279,17 +230,17 @@ class Noise(Part):
     """The rewrite control `aa` against the probe of its seed: the same update in other factors."""
 
 
-RungStatus = Literal["shown", "not shown", "not tested", "not smaller"]
+StepStatus = Literal["shown", "inconclusive", "not tested", "not smaller"]
 
 
-class Rung(Part):
+class Step(Part):
     """One step of the ladder."""
 
     name: str
     """Of the result."""
-    rung: int | float
+    step: int | float
     """A rank, or the share of each module's energy that is kept."""
-    status: RungStatus
+    status: StepStatus
     """`not smaller`: no rank is below the probe's. `not tested`: the sequence had stopped above it; what its row of the
     variants says is exploratory."""
     reason: str = ""
@@ -300,8 +251,8 @@ class Rung(Part):
     p_value: Probability | None
 
 
-class NextRung(Part):
-    """What the first rung that was not shown would have needed, for a chance of 80 % if its true difference is the one
+class NextStep(Part):
+    """What the first step that was not shown would have needed, for a chance of 80 % if its true difference is the one
     that was seen, or 0 where that is above 0."""
 
     name: str
@@ -320,9 +271,9 @@ class Ladder(Part):
     bound: LadderBound
     """What was tested: `these-runs` where one seed tells nothing of a new run."""
     margin: Share
-    rungs: tuple[Rung, ...]
+    steps: tuple[Step, ...]
     smallest_safe: str | None
-    """The last rung that is shown; null where none is."""
+    """The last step that is shown; null where none is."""
     sentence: str
-    next_rung: NextRung | None
+    next_step: NextStep | None
     """Null where all are shown, or none could be tested."""
