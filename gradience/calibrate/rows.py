@@ -17,10 +17,9 @@ from gradience.digests import sha256_json
 from gradience.errors import InputError, UsageError
 from gradience.models.chat import ASSISTANT, ChatTemplate, chat_template
 from gradience.tasks.chat import messages_of, several_messages_of
-from gradience.tasks.choices import choice_of
-from gradience.tasks.jsonl import response_of
+from gradience.tasks.jsonl import choice_of, response_of
 from gradience.tasks.rows import Row, local
-from gradience.tasks.user_rows import kind_of as kind_of_row
+from gradience.tasks.rows import kind_of as kind_of_row
 
 Kind = Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
 FEWEST = 4
@@ -69,7 +68,7 @@ def kind_of(file: Path) -> Kind:
 
     Raises InputError (`calibration-rows`).
     """
-    first = next(iter(local(file).rows), None)
+    first = next(local(file).read(), None)
     if first is not None and (first.has("prompt") or first.has("messages")):
         return "causal_lm"
     if first is not None and first.has("text"):
@@ -105,7 +104,7 @@ def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) 
 
 def _read(file: Path, kind: Kind, tokenizer: Any, stack: ExitStack) -> Iterator[CalibrationRow]:
     template = None
-    for row in local(file).rows:
+    for row in local(file).read():
         if kind == "sequence_classification":
             text, more = row.text("text"), row.text("text_pair") if row.has("text_pair") else None
         elif row.has("messages"):

@@ -24,10 +24,8 @@ from gradience.models.settings import ModelSettings, ModelType
 from gradience.models.tokenizers import stored_tokens, with_tokenizer
 from gradience.reports.base.exact import as_written, share_of_points
 from gradience.reports.bench_plan import Role
-from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task
-from gradience.tasks.rendered import rendered
-from gradience.tasks.rows import local
-from gradience.tasks.user_rows import Kind, kind_of
+from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task, rendered
+from gradience.tasks.rows import Kind, kind_of, local
 from gradience.words import counted
 
 BASE_ROW = "base"
@@ -320,7 +318,7 @@ def reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str,
     """The task that reads such rows, and options that it needs. Raises InputError (`task-kind`)."""
     if "text_column" in options or "label_column" in options:
         return "text_classification", {"text_column": "text", "label_column": "label"}
-    first = next(iter(local(data).rows), None)
+    first = next(local(data).read(), None)
     kind = None if first is None else kind_of(first)
     if kind is None:
         what = "has no rows" if first is None else f"its first row has {', '.join(sorted(first.values)[:8])}"

@@ -13,7 +13,7 @@ from gradience.models.rendering import encode_apart, encode_pair
 from gradience.reports.evaluation import EvaluationPreview
 from gradience.reports.forecast import ScoredExample
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
-from gradience.tasks.user_rows import first_rows
+from gradience.tasks.rows import first_rows
 
 Encode = Callable[[Any, str, str], tuple[list[int], list[int]]]
 SHOWN = 3

@@ -19,7 +19,7 @@ from pydantic import ValidationError, validate_call
 from gradience.errors import InputError, did_you_mean
 from gradience.reports.bench_plan import Role, TaskCode
 from gradience.tasks import harness, user_code
-from gradience.tasks.base import ChatTask, Scoring, Task
+from gradience.tasks.base import ChatTask, LikelihoodScoring, Scoring, Task
 from gradience.words import listed
 
 Load = Callable[..., Task | ChatTask]
@@ -89,7 +89,9 @@ def scoring_of(profile: str, options: Mapping[str, Any], *, folder: Path | None 
     module = sys.modules.get(getattr(function, "__module__", ""))
     alone = getattr(module, "scoring", None) if getattr(module, "load", None) is function else None
     if not callable(alone):
-        return load(profile, options, folder=folder).rules
+        task = load(profile, options, folder=folder)
+        likelihoods = isinstance(task, ChatTask) and task.likelihoods
+        return LikelihoodScoring(scoring_version=task.scoring_version) if likelihoods else task
     rules = alone(**_checked(profile, function, options))
     if not isinstance(rules, Scoring):
         raise InputError(

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
-from gradience.models.chat import ASSISTANT, Message, Turn, chat_template
+from gradience.models.chat import ASSISTANT, Message, chat_template
+from gradience.models.settings import ModelSettings
 from gradience.reports.bench_plan import TaskCode
 from gradience.tasks.examples import ChatExample, ChoiceExample, Examples, LabelledExample, PromptExample
 from gradience.tasks.metrics import Metric
@@ -40,67 +41,61 @@ class Decide(Protocol):
         """Say what is correct of an output, or of (log-likelihood, is it the likeliest token by token) per choice."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelScoring:
-    """How labels are scored: the predicted one is right when it is the example's."""
-
-    metric: Metric = "accuracy"
-    """What the field reports; shown beside accuracy."""
-    version: int = 1
-    """The task's `scoring_version`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerScoring:
-    """How outputs in free text are scored."""
-
-    filters: Mapping[str, Filter]
-    """Ways of finding the answer in an output. The first decides."""
-    same: Callable[[str, str], bool]
-    """(extracted, gold) -> whether they are the same answer."""
-    version: int = 1
-    """The task's `scoring_version`."""
-    decide: Decide | None = None
-    """Decides in place of filters and comparison."""
-
-
 ChooseBy = Literal["sum", "per_character"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChoiceScoring:
-    """How choices are scored: the chosen one is right when it is the example's."""
-
-    choose_by: ChooseBy = "sum"
-    """The largest log-likelihood, or the largest for each character; the other one is shown beside it."""
-    version: int = 1
-    """The task's `scoring_version`."""
-
-
 DecideBy = Literal["exact", "nll"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodScoring:
+class _Versioned:
+    scoring_version: int = 1
+    """Raised when the same outputs come to count otherwise: finished evaluations are then made again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScoring(_Versioned):
+    """How labels are scored: the predicted one is right when it is the example's."""
+
+    metric: Metric = "accuracy"
+    """What the field reports for this task; shown beside accuracy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerScoring(_Versioned):
+    """How outputs in free text are scored: right when the extracted answer is the gold answer."""
+
+    filters: Mapping[str, Filter]
+    """Ways of finding the answer in an output. The first decides; the others are shown beside it."""
+    same: Callable[[str, str], bool]
+    """(extracted, gold) -> whether they are the same answer."""
+    decide: Decide | None = None
+    """Decides in place of filters and comparison."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceScoring(_Versioned):
+    """How choices are scored: the chosen one is right when it is the example's."""
+
+    choose_by: ChooseBy = "sum"
+    """The largest log-likelihood, or the largest for each character; the other one is shown beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodScoring(_Versioned):
     """How given responses are compared: nothing is generated."""
 
     decide_by: DecideBy = "nll"
     """`exact`: a response is correct when each of its tokens is the most likely one. `nll`: none is correct, and the
     likelihoods themselves are compared."""
-    version: int = 1
-    """The task's `scoring_version`."""
 
 
 Scoring = LabelScoring | AnswerScoring | ChoiceScoring | LikelihoodScoring
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Named:
-    """What both kinds of task have."""
+class _Named(_Versioned):
+    """What every kind of task has."""
 
     name: str
-    scoring_version: int = 1
-    """Raised when the same outputs come to count otherwise: finished evaluations are then made again."""
     scored_by: str = ""
     """Which of several ways of scoring a task's options choose; it is part of `scoring`."""
     code: TaskCode | None = None
@@ -118,119 +113,79 @@ class _Named:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationTask(_Named):
+class ClassificationTask(_Named, LabelScoring):
     """Texts to label. The verdicts of Bench rest on counts of right labels, whatever `metric` is shown."""
 
     examples: Examples[LabelledExample]
     label_names: tuple[str, ...]
-    metric: Metric = "accuracy"
-    """What the field reports for this task; shown beside accuracy."""
-
-    @property
-    def rules(self) -> LabelScoring:
-        """How its labels are scored."""
-        return LabelScoring(metric=self.metric, version=self.scoring_version)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationTask(_Named):
-    """Prompts to answer in free text; right when the extracted answer is the gold answer."""
+class GenerationTask(_Named, AnswerScoring):
+    """Prompts to answer in free text."""
 
     examples: Examples[PromptExample]
-    filters: Mapping[str, Filter]
-    """Ways of finding the answer in an output. The first decides; the others are shown beside it."""
-    same: Callable[[str, str], bool]
-    """(extracted, gold) -> whether they are the same answer."""
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     """An output ends before the first of these."""
-    decide: Decide | None = None
-    """Decides in place of `filters` and `same`."""
 
     @property
     def ways(self) -> tuple[str, ...]:
         """Names of the ways of finding the answer; the first decides."""
         return tuple(self.filters) if self.decide is None else self.decide.names
 
-    @property
-    def rules(self) -> AnswerScoring:
-        """How its outputs are scored."""
-        return AnswerScoring(
-            filters=self.filters, same=self.same, version=self.scoring_version, decide=self.decide
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceTask(_Named):
+class ChoiceTask(_Named, ChoiceScoring):
     """Prompts with several responses; right when the likeliest is the correct one. Nothing is generated."""
 
     examples: Examples[ChoiceExample]
-    choose_by: ChooseBy = "sum"
     decide: Decide | None = None
     """Decides in place of `choose_by`."""
 
-    @property
-    def rules(self) -> ChoiceScoring:
-        """How its choices are scored."""
-        return ChoiceScoring(choose_by=self.choose_by, version=self.scoring_version)
-
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodTask(_Named):
+class LikelihoodTask(_Named, LikelihoodScoring):
     """Prompts with their responses, or whole texts: how likely are they? Nothing is generated."""
 
     examples: Examples[PromptExample]
-    decide_by: DecideBy = "nll"
     end: bool = True
     """Whether the end token behind a response counts."""
     rolling: bool = False
     """Whether the responses are whole texts of any length, without prompts."""
 
-    @property
-    def rules(self) -> LikelihoodScoring:
-        """How its responses are compared."""
-        return LikelihoodScoring(decide_by=self.decide_by, version=self.scoring_version)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ChatTask(_Named):
+class ChatTask(_Named, AnswerScoring):
     """Conversations: the chat template of a tokenizer makes prompts of them, and then it is a `GenerationTask`."""
 
     examples: Examples[ChatExample]
-    filters: Mapping[str, Filter]
-    same: Callable[[str, str], bool]
     max_new_tokens: int
     likelihoods: bool = False
     """Whether nothing is generated, and the likelihoods of the last turns are compared."""
-
-    @property
-    def rules(self) -> AnswerScoring | LikelihoodScoring:
-        """How the assistant's last turns are scored."""
-        if self.likelihoods:
-            return LikelihoodScoring(version=self.scoring_version)
-        return AnswerScoring(filters=self.filters, same=self.same, version=self.scoring_version)
 
     def rendered(self, tokenizer: Any) -> GenerationTask | LikelihoodTask:
         """The assistant's turns as prompts and responses: in training all of them, else the last of a conversation.
 
         Raises InputError (`no-chat-template`, `chat-template`).
         """
-        asked = [(example, place) for example in self.examples.all for place in _turns(example)]
+        turns = [(example, place) for example in self.examples.all for place in _turns(example)]
+        prompts: list[PromptExample] = []
+        stops: set[str] = set()
         with chat_template(tokenizer) as template:
-            turns = list(template.last_turns(_messages(example, place) for example, place in asked))
-        prompts = (_prompt(*one, turn) for one, turn in zip(asked, turns, strict=True))
-        examples = Examples(tuple(prompts), self.examples.counts)
-        named = {each.name: getattr(self, each.name) for each in fields(_Named)}
+            messages = (_messages(example.messages[: place + 1]) for example, place in turns)
+            for (example, place), turn in zip(turns, template.last_turns(messages), strict=True):
+                last = place == len(example.messages) - 1
+                key, gold = example.id if last else f"{example.id}#{place}", example.messages[place][1]
+                answer = example.answer if last else gold
+                prompts.append(PromptExample(key, turn.prompt, turn.response, answer, example.role))
+                stops |= {turn.close} if turn.close else set()
+        shared = {item.name: getattr(self, item.name) for item in fields(_Named)}
+        shared["examples"] = Examples(tuple(prompts), self.examples.counts)
         if self.likelihoods:
-            return LikelihoodTask(examples=examples, **named)
-        return GenerationTask(
-            examples=examples,
-            filters=self.filters,
-            same=self.same,
-            max_new_tokens=self.max_new_tokens,
-            stop=tuple(sorted({turn.close for turn in turns if turn.close})),
-            **named,
-        )
+            return LikelihoodTask(**shared)
+        shared |= {item.name: getattr(self, item.name) for item in fields(AnswerScoring)}
+        return GenerationTask(**shared, max_new_tokens=self.max_new_tokens, stop=tuple(sorted(stops)))
 
 
 def _turns(example: ChatExample) -> Iterator[int]:
@@ -241,17 +196,22 @@ def _turns(example: ChatExample) -> Iterator[int]:
             yield place
 
 
-def _messages(example: ChatExample, place: int) -> list[Message]:
-    return [{"role": role, "content": content} for role, content in example.messages[: place + 1]]
-
-
-def _prompt(example: ChatExample, place: int, turn: Turn) -> PromptExample:
-    if place == len(example.messages) - 1:
-        return PromptExample(example.id, turn.prompt, turn.response, example.answer, example.role)
-    answer = example.messages[place][1]
-    return PromptExample(f"{example.id}#{place}", turn.prompt, turn.response, answer, example.role)
+def _messages(messages: Sequence[tuple[str, str]]) -> list[Message]:
+    return [{"role": role, "content": content} for role, content in messages]
 
 
 Task = ClassificationTask | GenerationTask | ChoiceTask | LikelihoodTask
 """What can be evaluated; a `ChatTask` once it is rendered. Bench counts correct answers, so that it takes no
 `LikelihoodTask`."""
+
+
+def rendered(task: Task | ChatTask, model: ModelSettings) -> Task:
+    """The task itself, or the conversations of a chat as prompts in the chat template of `model`.
+
+    Raises InputError (`no-chat-template`, `chat-template`), and what loading the tokenizer raises.
+    """
+    if not isinstance(task, ChatTask):
+        return task
+    from gradience.models.load import load_tokenizer
+
+    return task.rendered(load_tokenizer(model))

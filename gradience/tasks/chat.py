@@ -8,9 +8,9 @@ are no separate evidence.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,9 +20,8 @@ from gradience.reports.bench_plan import Role
 from gradience.settings import Positive
 from gradience.tasks.base import AnswerScoring, ChatTask, LikelihoodScoring
 from gradience.tasks.examples import ChatExample, content_id
-from gradience.tasks.rows import Row
+from gradience.tasks.rows import Row, gather, sources_of, tables_of
 from gradience.tasks.scorers import NLL, ScorerName, gold_of, room_for, scorer_of
-from gradience.tasks.user_rows import Gathering, answer_of, list_of, tables_of
 
 ROLES = ("system", "developer", "user", ASSISTANT, "tool")
 
@@ -43,20 +42,19 @@ def load(
     The last message is the assistant's, or the row has an `answer`, which then is that message. The gold answer is the
     `answer`, or what the scorer extracts from the last message. max_new_tokens: as in `jsonl`.
     Raises UsageError (`task-scorer`, `task-pattern`), InputError (`task-messages`: a message is none, or the last is
-    not the assistant's; `task-answer`), and as `tables_of` and `Gathering.examples` do.
+    not the assistant's; `task-answer`), and as `tables_of` and `gather` do.
     """
     likelihoods = scorer == NLL
     rule = scorer_of("exact" if likelihoods else scorer, pattern)
 
-    def make(row: Row, role: Role) -> Iterator[ChatExample]:
+    def make(row: Row, role: Role) -> ChatExample:
         messages = messages_of(row)
-        answer = answer_of(row).strip() if row.has("answer") else None
+        answer = row.answer().strip() if row.has("answer") else None
         gold = messages[-1][1] if likelihoods else gold_of(row, messages[-1][1], answer, rule)
-        yield ChatExample(content_id(_text(messages), exact=True), messages, gold, role)
+        return ChatExample(content_id(_text(messages), exact=True), messages, gold, role)
 
     tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file)
-    gathering = Gathering("messages", lambda row: _text(messages_of(row)[:-1]), make)
-    examples = gathering.examples(tables, dev)
+    examples = gather(tables, "messages", lambda row: _text(messages_of(row)[:-1]), make, dev)
     return ChatTask(
         name="chat",
         scored_by=scorer if pattern is None else f"{rule.name} {pattern}",
@@ -65,7 +63,7 @@ def load(
         filters={rule.name: rule.extract},
         same=rule.same,
         max_new_tokens=max_new_tokens or room_for(example.messages[-1][1] for example in examples.all),
-        source={role or "all": table.source for role, table in tables.items()},
+        source=sources_of(tables),
     )
 
 
@@ -83,7 +81,7 @@ def messages_of(row: Row) -> tuple[tuple[str, str], ...]:
     """(role, content) of each message, the assistant's last. Raises InputError (`task-messages`, `task-text`)."""
     messages = several_messages_of(row)
     if messages[-1][0] != ASSISTANT and row.has("answer"):
-        messages.append((ASSISTANT, answer_of(row)))
+        messages.append((ASSISTANT, row.answer()))
     if messages[-1][0] != ASSISTANT:
         raise _no_message(
             row, f"the last message is of the {messages[-1][0]}, so nothing says what is to be answered"
@@ -95,18 +93,15 @@ def messages_of(row: Row) -> tuple[tuple[str, str], ...]:
 
 def several_messages_of(row: Row) -> list[tuple[str, str]]:
     """(role, content) of each message, whoever says the last. Raises InputError (`task-messages`, `task-text`)."""
-    return [
-        _message(row, number, value) for number, value in enumerate(list_of(row, "messages", "message", 1), 1)
-    ]
-
-
-def _message(row: Row, number: int, value: Any) -> tuple[str, str]:
-    role, content = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None, None)
-    if role not in ROLES:
-        raise _no_message(row, f"message {number} has no role of {', '.join(ROLES)}")
-    if not isinstance(content, str) or not content.strip():
-        raise _no_message(row, f"the content of message {number} is no text, or empty")
-    return role, Row(row.place, {"messages": content}).text("messages")
+    messages = []
+    for number, value in enumerate(row.items("messages", "message", 1), 1):
+        role, content = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None, None)
+        if role not in ROLES:
+            raise _no_message(row, f"message {number} has no role of {', '.join(ROLES)}")
+        if not isinstance(content, str) or not content.strip():
+            raise _no_message(row, f"the content of message {number} is no text, or empty")
+        messages.append((role, content))
+    return messages
 
 
 def _no_message(row: Row, what: str) -> InputError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +10,9 @@ from pydantic import Field
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import LabelledExample
-from gradience.tasks.labelled import Columns, check_labels, labelled, pair_id, read
-from gradience.tasks.labelled import label_names as names_in
+from gradience.tasks.labelled import Columns, Labels, check_labels, pair_id
 from gradience.tasks.metrics import Metric
-from gradience.tasks.rows import Row
-from gradience.tasks.user_rows import Gathering, tables_of
+from gradience.tasks.rows import Row, checked, gather, sources_of, tables_of
 
 PAIR = "text_pair"
 
@@ -35,39 +31,28 @@ def load(
 
     label_names: in the order of the head's outputs; by default the sorted labels of train.
     Other columns, and data sets on the hub: `text_classification`.
-    Raises UsageError (`task-metric`), InputError (`task-label`), and as `tables_of` and `Gathering.examples` do.
+    Raises UsageError (`task-metric`), InputError (`task-label`), and as `tables_of` and `gather` do.
     """
-    tables = {
-        role: replace(table, rows=list(table.rows))
-        for role, table in tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file).items()
-    }
-    rows = [row for table in tables.values() for row in table.rows]
-    pair = PAIR if any(row.has(PAIR) for row in rows) else None
-    labels: dict[str, int] = {}
+    tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file)
+    pairs = [row.has(PAIR) for table in tables.values() for row in checked(table, "labels")]
+    columns = Columns("text", "label", PAIR if any(pairs) else None)
+    labels = Labels(tables, columns)
+    names = label_names or labels.names()
+    check_labels(names, metric, tables)
+    indices = labels.indices(names)
 
-    def about(row: Row) -> str:
-        return "\n".join(row.text(column) for column in ("text", pair) if column)
+    def make(row: Row, role: Role) -> LabelledExample:
+        text, second = columns.texts(row)
+        return LabelledExample(
+            pair_id(text, second, exact=True), text, indices[columns.word(row)], role, second
+        )
 
-    def make(row: Row, role: Role) -> Iterator[LabelledExample]:
-        text, second = row.text("text"), row.text(pair) if pair else None
-        yield LabelledExample(pair_id(text, second, exact=True), text, labels[row.place], role, second)
-
-    gathering = Gathering("labels", about, make)
-    gathering.check(tables)
-    reads = [
-        one for role, table in tables.items() for one in read(table, Columns("text", "label", pair), role)
-    ]
-    names = label_names or names_in(one for one in reads if one.role in (None, "train"))
-    check_labels(names, metric, " and ".join(table.source for table in tables.values()))
-    labels.update(
-        (one.place, example.label) for one, example in zip(reads, labelled(reads, names), strict=True)
-    )
     return ClassificationTask(
         name="classification",
-        examples=gathering.examples(tables, dev),
+        examples=gather(tables, "labels", lambda row: "\n".join(filter(None, columns.texts(row))), make, dev),
         label_names=tuple(names),
         metric=metric,
-        source={role or "all": table.source for role, table in tables.items()},
+        source=sources_of(tables),
     )
 
 

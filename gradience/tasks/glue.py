@@ -15,9 +15,9 @@ from pydantic import Field
 from gradience.errors import InputError, UsageError
 from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import prepare, with_dev
-from gradience.tasks.labelled import Columns, labelled, read
+from gradience.tasks.labelled import Columns, Labels, labelled
 from gradience.tasks.metrics import Metric
-from gradience.tasks.rows import train_and_confirm
+from gradience.tasks.rows import sources_of, train_and_confirm
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def load(
 
     subset: cola, mnli, mrpc, qnli, qqp, rte or sst2. mismatched: confirm on MNLI's other validation split.
     dev: how many examples of train become dev (500; a fifth of train where that is less).
-    Raises UsageError (`glue-subset`), InputError (`task-label`), and what `rows.train_and_confirm`, `labelled.read` and
+    Raises UsageError (`glue-subset`), InputError (`task-label`), and what `rows.train_and_confirm`, `Labels` and
     `examples.with_dev` raise.
     """
     kind = _subset(subset)
@@ -99,13 +99,13 @@ def load(
                 code="task-label",
                 hint="use the profile text_classification: this is not the GLUE task of that name",
             )
-    rows = [row for role, table in tables.items() for row in read(table, kind.columns, role)]
+    indices = Labels(tables, kind.columns).indices(kind.label_names)
     return ClassificationTask(
         name=f"glue_{subset}",
-        examples=with_dev(prepare(labelled(rows, kind.label_names, exact=kind.exact)), dev),
+        examples=with_dev(prepare(labelled(tables, kind.columns, indices, exact=kind.exact)), dev),
         label_names=kind.label_names,
         metric=kind.metric,
-        source={role: table.source for role, table in tables.items()},
+        source=sources_of(tables),
     )
 
 

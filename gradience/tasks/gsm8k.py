@@ -18,7 +18,7 @@ from pydantic import Field
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import AnswerScoring, Filter, GenerationTask
 from gradience.tasks.examples import PromptExample, content_id, prepare, with_dev
-from gradience.tasks.rows import Row, train_and_confirm
+from gradience.tasks.rows import Row, sources_of, train_and_confirm
 
 STOP = ("Question:", "</s>", "<|im_end|>")
 
@@ -52,7 +52,7 @@ def load(
     read = [
         _example(row, role, strip=annotations == "strip")
         for role, table in tables.items()
-        for row in table.rows
+        for row in table.read()
     ]
     examples = with_dev(prepare(example for example in read if example is not None), dev)
     counts = {**examples.counts, "rows": len(read), "unparsable": read.count(None)}
@@ -63,7 +63,7 @@ def load(
         same=same,
         max_new_tokens=max_new_tokens,
         stop=STOP,
-        source={role: table.source for role, table in tables.items()} | {"annotations": annotations},
+        source=sources_of(tables) | {"annotations": annotations},
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from gradience.errors import InputError
 from gradience.reports.bench_plan import Role
 from gradience.settings import Positive
 from gradience.tasks.base import (
@@ -19,11 +19,9 @@ from gradience.tasks.base import (
     LikelihoodScoring,
     LikelihoodTask,
 )
-from gradience.tasks.choices import choice_examples
-from gradience.tasks.examples import PromptExample, content_id
-from gradience.tasks.rows import Row
+from gradience.tasks.examples import ChoiceExample, PromptExample, content_id
+from gradience.tasks.rows import Row, gather, sources_of, tables_of
 from gradience.tasks.scorers import NLL, Scorer, ScorerName, gold_of, room_for, scorer_of
-from gradience.tasks.user_rows import Gathering, answer_of, tables_of
 
 
 def load(
@@ -47,31 +45,26 @@ def load(
     scorer: `nll` generates nothing either, and compares how likely the responses are.
     max_new_tokens: by default as many as the longest response has bytes, and some, at most 1,024.
     Raises UsageError (`task-scorer`, `task-pattern`), InputError (`task-answer`: a row's own completion would be scored
-    wrong), and as `tables_of` and `Gathering.examples` do.
+    wrong), and as `tables_of` and `gather` do.
     """
     tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file)
-    source: dict[str, str] = {role or "all": table.source for role, table in tables.items()}
+    source = sources_of(tables)
     if scorer == "multiple_choice":
-        way = f"{scorer} {choose_by}"
         return ChoiceTask(
             name="jsonl",
-            scored_by=way,
-            examples=choice_examples(tables, dev),
+            scored_by=f"{scorer} {choose_by}",
+            examples=gather(tables, "choices", _asked_with_choices, choice_of, dev),
             choose_by=choose_by,
             source=source,
         )
     rule = scorer_of("exact" if scorer == NLL else scorer, pattern)
 
-    def make(row: Row, role: Role) -> Iterator[PromptExample]:
-        prompt = row.text("prompt")
-        if scorer == NLL:
-            response = response_of(row)
-            answer = response.strip()
-        else:
-            response, answer = trained_and_gold(row, role, rule)
-        yield PromptExample(content_id(prompt, exact=True), prompt, response, answer, role)
+    def make(row: Row, role: Role) -> PromptExample:
+        prompt, response = row.text("prompt"), response_of(row)
+        gold = response.strip() if scorer == NLL else _gold(row, response, role, rule)
+        return PromptExample(content_id(prompt, exact=True), prompt, response, gold, role)
 
-    examples = Gathering("prompts", lambda row: row.text("prompt"), make).examples(tables, dev)
+    examples = gather(tables, "prompts", lambda row: row.text("prompt"), make, dev)
     if scorer == NLL:
         return LikelihoodTask(name="jsonl", scored_by=NLL, examples=examples, source=source)
     return GenerationTask(
@@ -102,14 +95,53 @@ def response_of(row: Row) -> str:
     """What follows the prompt: the `completion` as it is, or the `answer` behind a blank. Raises InputError."""
     if row.has("completion"):
         return row.text("completion")
-    return answer_of(row).strip() if row.text("prompt")[-1].isspace() else f" {answer_of(row).strip()}"
+    return row.answer().strip() if row.text("prompt")[-1].isspace() else f" {row.answer().strip()}"
 
 
-def trained_and_gold(row: Row, role: Role, rule: Scorer) -> tuple[str, str]:
-    """What follows the prompt in training, and the gold answer. Raises InputError (`task-text`, `task-answer`)."""
-    response, answer = response_of(row), answer_of(row).strip() if row.has("answer") else None
-    if row.has("completion"):
-        return response, gold_of(row, response, answer, rule)
-    assert answer is not None
+def _gold(row: Row, response: str, role: Role, rule: Scorer) -> str:
+    """The gold answer. Raises InputError (`task-text`, `task-answer`)."""
+    answer = row.answer().strip() if row.has("answer") else None
     # What only an answer is known of may be asked for in another form than it is written in, unless it is trained.
-    return response, gold_of(row, response, answer, rule) if role == "train" else answer
+    if answer is not None and not row.has("completion") and role != "train":
+        return answer
+    return gold_of(row, response, answer, rule)
+
+
+def choice_of(row: Row, role: Role = "confirm") -> ChoiceExample:
+    """The example of a row. Raises InputError (`task-choices`, `task-answer`, `task-text`)."""
+    prompt, choices = row.text("prompt"), choices_of(row)
+    key = content_id("\0".join([prompt, *choices]), exact=True)
+    blank = "" if prompt[-1].isspace() else " "
+    return ChoiceExample(key, prompt, choices, _label(row, choices), role, blank)
+
+
+def _asked_with_choices(row: Row) -> str:
+    return "\n".join([row.text("prompt"), *choices_of(row)])
+
+
+def choices_of(row: Row) -> tuple[str, ...]:
+    """Two texts or more, each once. Raises InputError (`task-choices`, `task-text`)."""
+    choices = row.items("choices", "choice", 2)
+    texts = tuple(Row(row.place, {"choices": choice}).answer("choices").strip() for choice in choices)
+    if len(set(texts)) < len(texts):
+        raise InputError(
+            f"{row.place}: a choice is there twice", code="task-choices", hint="give each choice once"
+        )
+    return texts
+
+
+def _label(row: Row, choices: tuple[str, ...]) -> int:
+    """The place of the correct choice: `answer` is its text, or its place counted from 0."""
+    word = row.answer().strip()
+    place = int(word) if word.isdecimal() and len(word) < 4 else None
+    readings = {choices.index(word)} if word in choices else set()
+    if place is not None and place < len(choices):
+        readings.add(place)
+    if len(readings) == 1:
+        return readings.pop()
+    what = "a choice, and the place of another one" if readings else f"none of the {len(choices)} choices"
+    raise InputError(
+        f"{row.place}: the answer is {word[:80]!r}, which is {what}",
+        code="task-answer",
+        hint="write the text of a choice, or its place: 0 is the first",
+    )

@@ -2,67 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from gradience.adapters.strict_json import MAX_DIGITS
 from gradience.errors import InputError, UsageError, did_you_mean
 from gradience.reports.bench_plan import Role
 from gradience.tasks.examples import LabelledExample, canonical, content_id, role_of
 from gradience.tasks.metrics import Metric
-from gradience.tasks.rows import Row, Table
+from gradience.tasks.rows import Row, Table, Tables
+
+_FALSE_TRUE = (("false", "False", "FALSE"), ("true", "True", "TRUE"))
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(NamedTuple):
     """The names of the columns that make an example."""
 
     text: str
     label: str
     text_pair: str | None = None
 
+    def texts(self, row: Row) -> tuple[str, str | None]:
+        """The text of a row, and the second one of a pair. Raises InputError (`task-column`, `task-text`)."""
+        return row.text(self.text), row.text(self.text_pair) if self.text_pair else None
 
-@dataclass(frozen=True, slots=True)
-class Read:
-    """One row as it was read: its label is still a word."""
+    def word(self, row: Row, classes: Sequence[str] = ()) -> str:
+        """The label as a word: of 1 and true the data type is forgotten. Raises InputError (`task-label`).
 
-    place: str
-    text: str
-    text_pair: str | None
-    label: str
-    """As a word: of 1 and true the data type is forgotten."""
-    role: Role | None
-    """None where the identity decides."""
-
-
-def read(table: Table, columns: Columns, role: Role | None) -> Iterator[Read]:
-    """The rows of `table`. Raises InputError (`task-column`, `task-text`, `task-label`)."""
-    for row in table.rows:
-        text = row.text(columns.text)
-        pair = row.text(columns.text_pair) if columns.text_pair else None
-        label = _label(row, columns.label, table.label_names.get(columns.label, ()))
-        yield Read(row.place, text, pair, label, role)
-
-
-def label_names(rows: Iterable[Read]) -> tuple[str, ...]:
-    """The different labels in `rows`: numbers by size, otherwise by the alphabet."""
-    labels = {row.label for row in rows}
-    if all(_is_whole(label) for label in labels):
-        return tuple(sorted(labels, key=lambda label: (int(label), label)))
-    return tuple(sorted(labels))
+        classes: names of the data's classes; then a number is the place of such a name.
+        """
+        value = row.value(self.label)
+        if classes and isinstance(value, int) and 0 <= value < len(classes):
+            return classes[value]
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+            return str(int(value))
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+        raise InputError(
+            f"{row.place}: column `{self.label}` contains {value!r:.40}, which is not a label",
+            code="task-label",
+            hint="use words, integers, true or false as labels",
+        )
 
 
-def labelled(rows: Sequence[Read], names: Sequence[str], *, exact: bool = False) -> Iterator[LabelledExample]:
-    """The examples of `rows`. Labels are names, or all of them are places in `names` (0, 1, …; false, true).
+class Labels:
+    """The labels that occur in `tables`: reading them checks every row.
+
+    Raises InputError (`task-column`, `task-text`, `task-label`).
+    """
+
+    def __init__(self, tables: Tables | Mapping[Role, Table], columns: Columns) -> None:
+        self.places: dict[str, str] = {}
+        """Label -> the first row that has it."""
+        self.trained: set[str] = set()
+        """Labels of train, or of everything where the identities give the roles."""
+        for role, table in tables.items():
+            classes = table.label_names.get(columns.label, ())
+            for row in table.read():
+                columns.texts(row)
+                word = columns.word(row, classes)
+                self.places.setdefault(word, row.place)
+                if role in (None, "train"):
+                    self.trained.add(word)
+
+    def names(self) -> tuple[str, ...]:
+        """The different labels to train on: numbers by size, otherwise by the alphabet."""
+        whole = (word.removeprefix("-").isdecimal() and word.isascii() for word in self.trained)
+        if all(whole) and all(len(word) <= MAX_DIGITS for word in self.trained):
+            return tuple(sorted(self.trained, key=lambda word: (int(word), word)))
+        return tuple(sorted(self.trained))
+
+    def indices(self, names: Sequence[str]) -> Mapping[str, int]:
+        """Place in `names` by label. One reading for the whole data: `1` is never once a name and once a place.
+
+        Labels are names, or all of them are places in `names` (0, 1, …; false, true).
+        Raises InputError (`task-label`) for the first label that is neither.
+        """
+        by_name = {name: place for place, name in enumerate(names)}
+        by_place = {str(place): place for place in range(len(names))}
+        if len(names) == 2:
+            by_place |= {word: place for place, both in enumerate(_FALSE_TRUE) for word in both}
+        words = self.places.keys()
+        reading = by_place if words & by_place.keys() and not words & by_name.keys() else by_name
+        for word, place in self.places.items():
+            if word not in reading:
+                raise InputError(
+                    f"{place}: `{word}` is not one of the labels {', '.join(names)}",
+                    code="task-label",
+                    hint=did_you_mean(word, names) or "correct the row, or list all labels in label_names",
+                )
+        return reading
+
+
+def labelled(
+    tables: Tables | Mapping[Role, Table],
+    columns: Columns,
+    indices: Mapping[str, int],
+    *,
+    exact: bool = False,
+) -> Iterator[LabelledExample]:
+    """The examples of `tables`, whose labels were read.
 
     `exact` tells texts apart that differ only in case, accents, punctuation or spacing.
-    Raises InputError (`task-label`) for the first label that is neither.
     """
-    indices = _indices(rows, names)
-    for row in rows:
-        key = pair_id(row.text, row.text_pair, exact=exact)
-        role = row.role or role_of(key)
-        yield LabelledExample(key, row.text, indices[row.label], role, row.text_pair)
+    for role, table in tables.items():
+        classes = table.label_names.get(columns.label, ())
+        for row in table.read():
+            text, second = columns.texts(row)
+            key = pair_id(text, second, exact=exact)
+            yield LabelledExample(
+                key, text, indices[columns.word(row, classes)], role or role_of(key), second
+            )
 
 
 def pair_id(text: str, text_pair: str | None, *, exact: bool = False) -> str:
@@ -73,12 +125,13 @@ def pair_id(text: str, text_pair: str | None, *, exact: bool = False) -> str:
     return content_id("\n".join(parts), exact=True)
 
 
-def check_labels(names: Sequence[str], metric: Metric, source: str) -> None:
+def check_labels(names: Sequence[str], metric: Metric, tables: Tables) -> None:
     """Raise InputError (`task-label`) unless there are two labels or more, each once.
 
     UsageError (`task-metric`) where `metric` needs exactly two.
     """
     if len(set(names)) < max(2, len(names)):
+        source = " and ".join(table.source for table in tables.values())
         raise InputError(
             f"{source}: its labels are {', '.join(names) or 'none'}",
             code="task-label",
@@ -90,47 +143,3 @@ def check_labels(names: Sequence[str], metric: Metric, source: str) -> None:
             code="task-metric",
             hint="use `metric: accuracy` or `metric: matthews`",
         )
-
-
-def _indices(rows: Sequence[Read], names: Sequence[str]) -> Mapping[str, int]:
-    """Place in `names` by label. One reading for the whole data: `1` is never once a name and once a place."""
-    by_name = {name: place for place, name in enumerate(names)}
-    by_place = {str(place): place for place in range(len(names))}
-    if len(names) == 2:
-        by_place |= {word: place for place, both in enumerate(_FALSE_TRUE) for word in both}
-    words = {row.label for row in rows}
-    places = words & by_place.keys() and not words & by_name.keys()
-    reading = by_place if places else by_name
-    for row in rows:
-        if row.label not in reading:
-            raise InputError(
-                f"{row.place}: `{row.label}` is not one of the labels {', '.join(names)}",
-                code="task-label",
-                hint=did_you_mean(row.label, names) or "correct the row, or list all labels in label_names",
-            )
-    return reading
-
-
-def _label(row: Row, column: str, class_names: Sequence[str]) -> str:
-    """The label as a word; where the data name their classes, a number is the place of such a name."""
-    value = row.value(column)
-    if class_names and isinstance(value, int) and 0 <= value < len(class_names):
-        return class_names[value]
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        return str(int(value))
-    if isinstance(value, str) and value.strip():
-        return value.strip()
-    raise InputError(
-        f"{row.place}: column `{column}` contains {value!r:.40}, which is not a label",
-        code="task-label",
-        hint="use words, integers, true or false as labels",
-    )
-
-
-def _is_whole(label: str) -> bool:
-    return label.removeprefix("-").isdecimal() and label.isascii() and len(label) <= MAX_DIGITS
-
-
-_FALSE_TRUE = (("false", "False", "FALSE"), ("true", "True", "TRUE"))

@@ -1,8 +1,11 @@
-"""Rows of a local file or of a split on the hub, each with the place that an error names. Nothing is guessed.
+"""Examples from files and from the hub: rows, each with the place that an error names, and the kinds that they are of.
 
 CSV follows RFC 4180: quoted fields may hold commas, quotes and line breaks. TSV follows IANA's
 text/tab-separated-values: a quote is a character like any other, so a field holds no tab and no line break.
-JSONL is one object a line. All are UTF-8, with or without a byte order mark, with any line ends.
+JSONL is one object a line. All are UTF-8, with or without a byte order mark, with any line ends. Nothing is guessed.
+
+Two prompts that differ in case, accents, punctuation or spacing always get the same role, so that none is trained on
+and evaluated with; but only equal prompts are the same example: `3 - 4` is not `3 + 4`.
 """
 
 from __future__ import annotations
@@ -10,17 +13,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO, TypeVar
 
 from gradience.adapters import strict_json
-from gradience.digests import sha256_file
+from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, NetworkError, UsageError, did_you_mean, require
 from gradience.models.local_only import would_fetch
 from gradience.reading import MAX_DATA_BYTES, check_regular, open_stream
 from gradience.reports.bench_plan import Role
+from gradience.tasks.examples import Example, Examples, content_id, prepare, role_of, with_dev
 from gradience.words import counted
 
 MAX_ROW = 4 * 2**20
@@ -61,6 +69,41 @@ class Row:
             raise self.wrong(column, "is empty")
         return text
 
+    def answer(self, column: str = "answer") -> str:
+        """The text in `column`, as it is; a number is written out. Raises InputError (`task-column`, `task-text`)."""
+        value = self.value(column)
+        return (
+            str(value)
+            if isinstance(value, int | float) and not isinstance(value, bool)
+            else self.text(column)
+        )
+
+    def items(self, column: str, what: str, least: int) -> Sequence[Any]:
+        """The list in `column`: a JSON list, or in CSV the text of one. Raises InputError (`task-text`)."""
+        value = self.value(column)
+        if isinstance(value, str):
+            try:
+                value = strict_json.parse(value)
+            except ValueError:
+                raise self.wrong(column, "is no list in JSON") from None
+        if not isinstance(value, list) or len(value) < least:
+            raise self.wrong(column, f"is no list of {counted(least, what)} or more")
+        return value
+
+    @property
+    def id(self) -> str | None:
+        """The id that the row brings; None where it brings none. Raises InputError (`task-id`)."""
+        value = self.values.get("id")
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return self.text("id") if isinstance(value, str) and value.strip() else str(value).strip() or None
+        if value is None:
+            return None
+        raise InputError(
+            f"{self.place}: the id is {value!r:.40}, which is neither a text nor a whole number",
+            code="task-id",
+            hint="write it in quotes, or leave it out",
+        )
+
     def has(self, column: str) -> bool:
         """Whether something stands in `column`: not null, and in CSV, where every row has every column, not blank."""
         value = self.values.get(column)
@@ -79,12 +122,19 @@ class Row:
 class Table:
     """The rows of one file or split, and what is known of them."""
 
-    rows: Iterable[Row]
-    """To be read once."""
+    read: Callable[[], Iterator[Row]]
+    """Begins to read the rows."""
     source: str
     """Name and version: for a file its sha256, on the hub the revision when one was asked for."""
     label_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By column: the names of its labels, where the data say them (`ClassLabel` on the hub)."""
+
+
+Tables = Mapping[Role | None, Table]
+"""By role, what confirms first; under None what the identities split."""
+
+
+# ---------------------------------------------------------------- files
 
 
 def local(path: Path) -> Table:
@@ -101,80 +151,14 @@ def local(path: Path) -> Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file", code="task-file", hint="check the path")
     check_regular(path, limit=MAX_DATA_BYTES)
-    return Table(_file_rows(path), f"{path.name} sha256:{sha256_file(path)}")
-
-
-def hub(dataset: str, split: str, *, subset: str | None = None, revision: str | None = None) -> Table:
-    """The rows of a split of a data set on the hub, or of a folder that looks like one.
-
-    Raises MissingExtra; NetworkError (`task-dataset`) when the hub cannot be reached or has no such data
-    set; InputError (`task-dataset`) when the data set has no such subset or split, or cannot be read.
-    """
-    if not Path(dataset).is_dir():
-        would_fetch(f"{dataset} (from the hub)")
-    datasets = require("datasets", extra="hf")
-    from huggingface_hub.errors import HfHubHTTPError
-
-    name = f"{dataset}{f'/{subset}' if subset else ''} {split}"
-    try:
-        loaded = datasets.load_dataset(dataset, subset, split=split, revision=revision)
-    except (ConnectionError, HfHubHTTPError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise NetworkError(
-            f"{name}: {_first_line(error)}",
-            code="task-dataset",
-            hint="check the name, the network and `hf auth login`, or use local files with the same rows",
-        ) from None
-    # What `datasets` raises for an unknown subset or split, for unreadable files, and for a loading script.
-    except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{name}: {_first_line(error)}",
-            code="task-dataset",
-            hint="check subset and split, or use local files with the same rows",
-        ) from None
-    return Table(
-        (Row(f"{name}: row {number}", values) for number, values in enumerate(loaded)),
-        name + (f" revision:{revision}" if revision else ""),
-        {
-            column: tuple(feature.names)
-            for column, feature in loaded.features.items()
-            if isinstance(feature, datasets.ClassLabel)
-        },
-    )
-
-
-def train_and_confirm(
-    train_file: Path | None,
-    confirm_file: Path | None,
-    *,
-    dataset: str,
-    subset: str,
-    split: str,
-    revision: str | None,
-) -> dict[Role, Table]:
-    """Return what trains and what confirms: two files, or `train` and `split` of a data set on the hub.
-
-    What confirms comes first: the first spelling of a text stays, so what train repeats falls out of train.
-    Raises UsageError (`task-files`) for one file without the other, and what `local` and `hub` raise.
-    """
-    if (train_file is None) != (confirm_file is None):
-        raise UsageError(
-            f"only one of `train_file` and `{split.partition('_')[0]}_file` is given",
-            code="task-files",
-            hint="give both, or neither to load the data set from the hub",
-        )
-    if train_file and confirm_file:
-        return {"confirm": local(confirm_file), "train": local(train_file)}
-    return {
-        "confirm": hub(dataset, split, subset=subset, revision=revision),
-        "train": hub(dataset, "train", subset=subset, revision=revision),
-    }
+    return Table(partial(_file_rows, path), f"{path.name} sha256:{sha256_file(path)}")
 
 
 def _file_rows(path: Path) -> Iterator[Row]:
     with open_stream(path, limit=MAX_DATA_BYTES) as file:
         lines = _Lines(path, io.TextIOWrapper(file, "utf-8-sig", newline=""))
         try:
-            for number, row in enumerate(_READERS[path.suffix.lower()](path, lines)):
+            for number, row in enumerate(_READERS[path.suffix.lower()](lines)):
                 if number == MAX_ROWS:
                     raise InputError(
                         f"{path}: more than {MAX_ROWS:,} rows",
@@ -214,16 +198,9 @@ class _Lines:
         return line
 
 
-def _csv_rows(path: Path, lines: _Lines) -> Iterator[Row]:
-    return _delimited(path, lines, csv.reader(lines, strict=True))
-
-
-def _tsv_rows(path: Path, lines: _Lines) -> Iterator[Row]:
-    return _delimited(path, lines, csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True))
-
-
-def _delimited(path: Path, lines: _Lines, reader: Any) -> Iterator[Row]:
-    """`reader` is one of `csv`, which gives its type no public name."""
+def _delimited(lines: _Lines, **dialect: Any) -> Iterator[Row]:
+    reader = csv.reader(lines, strict=True, **dialect)
+    path = lines.path
     try:
         header: list[str] = next(reader, [])
         if not header or len(set(header)) < len(header):
@@ -254,25 +231,305 @@ def _delimited(path: Path, lines: _Lines, reader: Any) -> Iterator[Row]:
         ) from None
 
 
-def _json_rows(path: Path, lines: _Lines) -> Iterator[Row]:
+def _json_rows(lines: _Lines) -> Iterator[Row]:
+    hint = 'write one JSON object per line: {"text": "…", "label": "…"}'
     for line in lines:
         lines.characters = 0
         if not line.strip():
             continue
-        place = f"{path}: line {lines.number}"
+        place = f"{lines.path}: line {lines.number}"
         try:
             values = strict_json.parse(line)
         except ValueError as error:
-            what = getattr(error, "msg", str(error))
-            raise InputError(f"{place}: {what}", code="task-row", hint=_ONE_OBJECT) from None
+            raise InputError(
+                f"{place}: {getattr(error, 'msg', str(error))}", code="task-row", hint=hint
+            ) from None
         if not isinstance(values, dict):
-            raise InputError(f"{place} is not a JSON object", code="task-row", hint=_ONE_OBJECT)
+            raise InputError(f"{place} is not a JSON object", code="task-row", hint=hint)
         yield Row(place, values)
 
 
-_ONE_OBJECT = 'write one JSON object per line: {"text": "…", "label": "…"}'
-_READERS = {".csv": _csv_rows, ".tsv": _tsv_rows, ".jsonl": _json_rows}
+_READERS: Mapping[str, Callable[[_Lines], Iterator[Row]]] = {
+    ".csv": _delimited,
+    ".tsv": partial(_delimited, delimiter="\t", quoting=csv.QUOTE_NONE),
+    ".jsonl": _json_rows,
+}
 
 
-def _first_line(error: Exception) -> str:
+# ---------------------------------------------------------------- the hub
+
+
+def hub(dataset: str, split: str, *, subset: str | None = None, revision: str | None = None) -> Table:
+    """The rows of a split of a data set on the hub, or of a folder that looks like one.
+
+    Raises MissingExtra; NetworkError (`task-dataset`) when the hub cannot be reached or has no such data
+    set; InputError (`task-dataset`) when the data set has no such subset or split, or cannot be read.
+    """
+    if not Path(dataset).is_dir():
+        would_fetch(f"{dataset} (from the hub)")
+    datasets = require("datasets", extra="hf")
+    from huggingface_hub.errors import HfHubHTTPError
+
+    name = f"{dataset}{f'/{subset}' if subset else ''} {split}"
+    try:
+        loaded = datasets.load_dataset(dataset, subset, split=split, revision=revision)
+    except (ConnectionError, HfHubHTTPError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise NetworkError(
+            f"{name}: {first_line(error)}",
+            code="task-dataset",
+            hint="check the name, the network and `hf auth login`, or use local files with the same rows",
+        ) from None
+    # What `datasets` raises for an unknown subset or split, for unreadable files, and for a loading script.
+    except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name}: {first_line(error)}",
+            code="task-dataset",
+            hint="check subset and split, or use local files with the same rows",
+        ) from None
+    return Table(
+        lambda: (Row(f"{name}: row {number}", values) for number, values in enumerate(loaded)),
+        name + (f" revision:{revision}" if revision else ""),
+        {
+            column: tuple(feature.names)
+            for column, feature in loaded.features.items()
+            if isinstance(feature, datasets.ClassLabel)
+        },
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; its name where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# ---------------------------------------------------------------- which rows play which role
+
+Place = TypeVar("Place", Path, str)
+"""A file, or a split of a data set."""
+
+
+def unclear(hint: str) -> UsageError:
+    """The error (`task-files`) for data whose roles nothing says."""
+    return UsageError(
+        "it is unclear which data are for training and which for evaluation", code="task-files", hint=hint
+    )
+
+
+def by_role(alone: Place | None, places: Mapping[Role, Place | None]) -> dict[Role | None, Place]:
+    """What to read, in the order in which a text keeps its first role; under None what the identities split.
+
+    Raises UsageError (`task-files`) unless there is one place alone, or one to train on and one to confirm with.
+    """
+    if alone is not None:
+        return {None: alone}
+    known: dict[Role | None, Place] = {role: place for role, place in places.items() if place is not None}
+    if not {"confirm", "train"} <= known.keys():
+        raise unclear("give both a train and a confirm file or split; dev may be left out")
+    return known
+
+
+def tables_of(
+    file: Path | None, *, train: Path | None, dev: Path | None, confirm: Path | None
+) -> dict[Role | None, Table]:
+    """The files of a task as tables by role, what confirms first. Raises as `by_role` and `local` do."""
+    if (file is None) == (train is None and dev is None and confirm is None):
+        raise unclear(
+            "give one `file`, which is split, or `train_file` and `confirm_file`, with or without `dev_file`"
+        )
+    files = by_role(file, {"confirm": confirm, "dev": dev, "train": train})
+    return {role: local(path) for role, path in files.items()}
+
+
+def train_and_confirm(
+    train_file: Path | None,
+    confirm_file: Path | None,
+    *,
+    dataset: str,
+    subset: str,
+    split: str,
+    revision: str | None,
+) -> dict[Role, Table]:
+    """Return what trains and what confirms: two files, or `train` and `split` of a data set on the hub.
+
+    What confirms comes first: the first spelling of a text stays, so what train repeats falls out of train.
+    Raises UsageError (`task-files`) for one file without the other, and what `local` and `hub` raise.
+    """
+    if (train_file is None) != (confirm_file is None):
+        raise UsageError(
+            f"only one of `train_file` and `{split.partition('_')[0]}_file` is given",
+            code="task-files",
+            hint="give both, or neither to load the data set from the hub",
+        )
+    if train_file and confirm_file:
+        return {"confirm": local(confirm_file), "train": local(train_file)}
+    return {
+        "confirm": hub(dataset, split, subset=subset, revision=revision),
+        "train": hub(dataset, "train", subset=subset, revision=revision),
+    }
+
+
+def sources_of(tables: Mapping[Any, Table]) -> dict[str, str]:
+    """Where the data of a task come from, by role."""
+    return {role or "all": table.source for role, table in tables.items()}
+
+
+# ---------------------------------------------------------------- kinds of rows
+
+Kind = Literal["prompts", "choices", "labels", "messages"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What the rows of a kind have."""
+
+    needed: tuple[str, ...]
+    one_of: tuple[str, ...] = ()
+    """At least one of these as well."""
+    profile: str = "jsonl"
+    """The task that reads them."""
+
+    @property
+    def words(self) -> str:
+        """The fields, for an error: `prompt` and `completion` or `answer`."""
+        alternatives = [" or ".join(f"`{name}`" for name in self.one_of)] if self.one_of else []
+        return " and ".join([*(f"`{name}`" for name in self.needed), *alternatives])
+
+    def are_in(self, row: Row) -> bool:
+        """Whether the row has them."""
+        return all(map(row.has, self.needed)) and (not self.one_of or any(map(row.has, self.one_of)))
+
+
+KINDS: Mapping[Kind, Fields] = {
+    "messages": Fields(("messages",), profile="chat"),
+    "choices": Fields(("prompt", "choices", "answer"), profile="jsonl with `scorer: multiple_choice`"),
+    "labels": Fields(("text", "label"), profile="classification"),
+    "prompts": Fields(("prompt",), ("completion", "answer")),
+}
+"""The kinds, the one that says most first: a row of choices has a prompt and an answer as well."""
+
+
+def kind_of(row: Row) -> Kind | None:
+    """The kind that the fields of a row make it; None where they make none."""
+    return next((kind for kind, fields in KINDS.items() if fields.are_in(row)), None)
+
+
+def checked(table: Table, kind: Kind) -> Iterator[Row]:
+    """The rows of `table`, each of them of this kind, with an id of its own or none.
+
+    Raises InputError: `task-column` (a field is missing), `task-kind` (rows of another kind, or of two), `task-id` (not
+    a text or a number, or there twice), and what `local` raises.
+    """
+    ids: dict[str, str] = {}
+    shape: frozenset[str] | None = None
+
+    def names(fields: Iterable[str]) -> str:
+        return " and ".join(f"`{name}`" for name in sorted(fields))
+
+    for row in table.read():
+        if not KINDS[kind].are_in(row):
+            raise _not_of(kind, row, first=shape is None)
+        present = frozenset(filter(row.has, KINDS[kind].one_of))
+        if shape not in (None, present):
+            raise InputError(
+                f"{row.place}: has {names(present)}, and the rows before have {names(shape or ())}",
+                code="task-kind",
+                hint="give all rows of a file the same fields",
+            )
+        shape = present
+        key = row.id
+        if key is not None and ids.setdefault(key, row.place) != row.place:
+            raise InputError(
+                f"{row.place}: the id {key[:80]!r} is also that of {ids[key].rpartition(': ')[2]}",
+                code="task-id",
+                hint="give every row an id of its own, or leave the ids out",
+            )
+        yield row
+
+
+def _not_of(kind: Kind, row: Row, *, first: bool) -> InputError:
+    """What is wrong with a row that lacks fields of its kind."""
+    fields, other = KINDS[kind], kind_of(row)
+    if other is not None and first:
+        return InputError(
+            f"{row.place}: has {KINDS[other].words}, and this task needs {fields.words}",
+            code="task-kind",
+            hint=f"`profile: {KINDS[other].profile}` reads such rows",
+        )
+    if other is not None:
+        return InputError(
+            f"{row.place}: has {KINDS[other].words}, and the rows before have {fields.words}",
+            code="task-kind",
+            hint="put rows of another kind into a file of their own",
+        )
+    for name in fields.needed:
+        row.value(name)  # says which columns there are, and which one is near
+    missing = next((name for name in fields.needed if not row.has(name)), None)
+    if missing is not None:
+        return row.wrong(missing, "is empty")
+    return InputError(
+        f"{row.place}: neither {' nor '.join(f'`{name}`' for name in fields.one_of)}",
+        code="task-text",
+        hint=f"give each row {fields.words}; take out a row without an answer",
+    )
+
+
+# ---------------------------------------------------------------- from rows to examples
+
+_FIRST: ContextVar[int | None] = ContextVar("first_rows", default=None)
+
+
+@contextmanager
+def first_rows(count: int) -> Iterator[None]:
+    """While this lasts, read only the first rows of a file, unless they have labels: all rows say which there are."""
+    token = _FIRST.set(count)
+    try:
+        yield
+    finally:
+        _FIRST.reset(token)
+
+
+def gather(
+    tables: Tables,
+    kind: Kind,
+    about: Callable[[Row], str],
+    make: Callable[[Row, Role], Example],
+    dev: int | None,
+) -> Examples[Example]:
+    """The examples of `tables`, `dev` of them held out of train where only train and confirm are there.
+
+    about: the text that a row's identity is made of; rows that share it are of one role, never of two.
+    Raises InputError (`task-leak`: a row of one file is in another one, too), UsageError (`task-files`), and as
+    `checked`, `make` and `with_dev` do.
+    """
+    ids: dict[str, str] = {}  # of an example -> the id that its row brings
+
+    def all_rows() -> Iterator[Example]:
+        seen: dict[str, tuple[Role | None, str]] = {}
+        for role, table in tables.items():
+            for row in islice(checked(table, kind), None if kind == "labels" else _FIRST.get()):
+                text = about(row)
+                if len(tables) > 1:
+                    before, place = seen.setdefault(sha256_text(text), (role, row.place))
+                    if before != role:
+                        raise InputError(
+                            f"{row.place}: the same as {place}: no row can be in the {role} and the {before} file",
+                            code="task-leak",
+                            hint=f"take it out of one of the two files, best out of {role}",
+                        )
+                example = make(row, role or role_of(content_id(text)))
+                if row.id is not None:
+                    ids.setdefault(example.id, row.id)
+                yield example
+
+    examples = prepare(all_rows())
+    if tables.keys() == {"confirm", "train"}:
+        examples = with_dev(examples, dev)
+    elif dev is not None:
+        raise UsageError(
+            "`dev` holds examples out of `train_file`, and the roles are given otherwise",
+            code="task-files",
+            hint="leave `dev` out",
+        )
+    if not ids:
+        return examples
+    return replace(examples, all=tuple(replace(item, id=ids.get(item.id, item.id)) for item in examples.all))

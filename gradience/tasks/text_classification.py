@@ -10,11 +10,9 @@ from pydantic import Field
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import prepare, with_dev
-from gradience.tasks.labelled import Columns, check_labels, labelled, read
-from gradience.tasks.labelled import label_names as names_in
+from gradience.tasks.labelled import Columns, Labels, check_labels, labelled
 from gradience.tasks.metrics import Metric
-from gradience.tasks.rows import Table, hub
-from gradience.tasks.user_rows import by_role, tables_of, unclear
+from gradience.tasks.rows import Table, by_role, hub, sources_of, tables_of, unclear
 
 
 def load(
@@ -45,7 +43,7 @@ def load(
     label_names: in the order of their indices; by default what the data say, or the sorted labels of train.
     exact: texts that differ only in case, accents, punctuation or spacing are different texts.
     Raises UsageError (`task-files`, `task-metric`), InputError (`task-label`), and what `rows.local`,
-    `rows.hub`, `labelled.read` and `examples.with_dev` raise.
+    `rows.hub`, `Labels` and `examples.with_dev` raise.
     """
     if sum(given is not None for given in (file, train_file or dev_file or confirm_file, dataset)) != 1:
         raise unclear("give exactly one of `file`, `train_file` with `confirm_file`, and `dataset`")
@@ -59,21 +57,17 @@ def load(
             role: hub(dataset, split, subset=subset, revision=revision) for role, split in splits.items()
         }
     columns = Columns(text_column, label_column, text_pair_column)
-    rows = [row for role, table in tables.items() for row in read(table, columns, role)]
-    known = [
-        table.label_names[label_column] for table in tables.values() if label_column in table.label_names
-    ]
-    names = (
-        label_names or next(iter(known), ()) or names_in(row for row in rows if row.role in (None, "train"))
-    )
-    check_labels(names, metric, " and ".join(table.source for table in tables.values()))
-    examples = prepare(labelled(rows, names, exact=exact))
+    labels = Labels(tables, columns)
+    known = (table.label_names.get(label_column) for table in tables.values())
+    names = label_names or next(filter(None, known), ()) or labels.names()
+    check_labels(names, metric, tables)
+    examples = prepare(labelled(tables, columns, labels.indices(names), exact=exact))
     return ClassificationTask(
         name="text_classification",
         examples=with_dev(examples, dev) if tables.keys() == {"confirm", "train"} else examples,
         label_names=tuple(names),
         metric=metric,
-        source={role or "all": table.source for role, table in tables.items()},
+        source=sources_of(tables),
     )
 
 

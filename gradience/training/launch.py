@@ -21,7 +21,7 @@ from gradience.errors import IncompleteError, InputError
 from gradience.models.settings import ModelSettings
 from gradience.orphans import ends_with_parent
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
-from gradience.tasks.rendered import rendered
+from gradience.tasks.base import rendered
 from gradience.training.network import Trained
 from gradience.training.settings import TrainSettings
 from gradience.training.trainer import train

@@ -88,7 +88,7 @@ def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_r
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in given_rows)
     (folder / "a.jsonl").write_bytes(lines.encode())
     for name in ("a.csv", "a.jsonl"):
-        assert [row.values for row in local(folder / name).rows] == given_rows
+        assert [row.values for row in local(folder / name).read()] == given_rows
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ def test_rows_are_read_one_at_a_time(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "Fine"}\n' * 2_000_000)
     tracemalloc.start()
-    rows = local(path).rows
+    rows = local(path).read()
     assert next(iter(rows)).values == {"text": "Fine"}
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 6_000_000
     with pytest.raises(InputError, match="more than 1,000,000 rows"):
-        collections.deque(local(path).rows, maxlen=0)
+        collections.deque(local(path).read(), maxlen=0)
 
 
 def test_a_file_that_is_not_there(tmp_path):

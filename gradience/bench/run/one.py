@@ -25,7 +25,7 @@ from gradience.errors import GradienceError, InputError
 from gradience.files.shared_names import sentence_text
 from gradience.models.devices import threads
 from gradience.reports.stage import MANIFEST
-from gradience.tasks.rendered import rendered
+from gradience.tasks.base import rendered
 
 LAST_LINES = 20
 """Lines of a traceback that a failure keeps."""

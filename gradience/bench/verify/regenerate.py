@@ -39,8 +39,7 @@ from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.stage import MANIFEST
 from gradience.reports.training import ADAPTER
 from gradience.reports.verification import DifferingAnswer, RegeneratedAnswers
-from gradience.tasks.base import ChoiceTask, ClassificationTask, Task
-from gradience.tasks.rendered import rendered
+from gradience.tasks.base import ChoiceTask, ClassificationTask, Task, rendered
 from gradience.words import counted
 
 SEED = 0
