@@ -25,7 +25,7 @@ from gradience.reports.base.graded import LikelihoodEvidence
 from gradience.reports.evaluation import EvaluationForecast, EvaluationReport
 from gradience.tasks import load, scoring_of
 from gradience.tasks.base import LikelihoodScoring, LikelihoodTask
-from gradience.tasks.harness.choices import behind_the_blank
+from gradience.tasks.harness.make import behind_the_blank
 
 TEXTS = ["1", "12 + 7 = 19", "3 + 4 = 7 and 5 + 5 = 10 and 12 + 12 = 24"]
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from gradience.errors import InputError, UsageError
+from gradience.errors import InputError, UsageError, did_you_mean
 from gradience.reports.bench_plan import Role
-from gradience.tasks.base import ChoiceTask, GenerationTask, LikelihoodTask, Task
-from gradience.tasks.examples import Examples, PromptExample, content_id, prepare, with_dev
-from gradience.tasks.harness.choices import behind_the_blank, choice_task
+from gradience.tasks.base import ChoiceTask, ChooseBy, Decision, GenerationTask, LikelihoodTask, Task
+from gradience.tasks.examples import ChoiceExample, Examples, PromptExample, content_id, prepare, with_dev
 from gradience.tasks.harness.definition import Definition
-from gradience.tasks.harness.library import load, unusable, unusable_errors
-from gradience.tasks.harness.rule import HarnessRule, filters_of, metric_of
+from gradience.tasks.harness.library import SECONDS, harness, load, unusable, unusable_errors
 
+CORRECT = ("exact_match", "acc", "acc_norm", "acc_bytes", "acc_mutual_info", "em")
+"""Metrics of lm-eval that are 0 or 1 for each document: the first of a task's that is one of them decides."""
+WAYS: dict[str, ChooseBy] = {"acc": "sum", "acc_norm": "per_character"}
+"""Metrics that are our own ways of choosing."""
+NOTHING = "[invalid]"
+"""What lm-eval's filters say where they find nothing."""
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Names of the longest output, as lm-eval reads them: the first that is given counts."""
 MOST_TOKENS = 256
@@ -27,6 +32,9 @@ GREEDY = {"do_sample": (False, None), "temperature": (0, 0.0, None), "num_beams"
 """What generation settings may say: everything else is not what a greedy answer is."""
 IDLE = {"until", "top_p", "top_k", *LENGTHS, *GREEDY}
 """Settings that are read, or change nothing in a greedy answer."""
+
+Documents = Mapping[str, Sequence[Any]]
+"""Identity of an example -> lm-eval's requests of its document."""
 
 
 def maker(definition: Definition, *, training: bool) -> Callable[..., Task]:
@@ -50,66 +58,79 @@ def maker(definition: Definition, *, training: bool) -> Callable[..., Task]:
 class Making:
     """One task on its way to ours."""
 
+    confirm: Documents
+    """Test documents, or validation where there are none."""
+    train: Documents
+    dev: int | None
+
     def __init__(
         self, definition: Definition, num_fewshot: int | None, metric: str | None, wanted_filter: str | None
     ) -> None:
-        """Load it, and see what decides."""
+        """Load it, and see what decides. Raises UsageError (`task-option`) for a metric or filter that it lacks."""
         self.definition, self.profile = definition, definition.profile
         self.harness = load(definition, num_fewshot)
-        self.output_type = str(self.harness.OUTPUT_TYPE)
-        if self.harness.get_config("doc_to_image") or self.harness.get_config("doc_to_audio"):
+        if self._config("doc_to_image") or self._config("doc_to_audio"):
             raise self._refused("its documents hold images or sounds")
-        if (self.harness.get_config("repeats") or 1) > 1:
+        if (self._config("repeats") or 1) > 1:
             raise self._refused("it asks for several samples of each answer, and decoding is greedy here")
-        self.metric = metric_of(self.harness, self.profile, metric)
-        self.filters = filters_of(self.harness, self.profile, wanted_filter)
+        metrics = list(self.harness.aggregation())
+        if self._config("process_results") is None:
+            self._require_known("metric", metric, metrics)
+        decides = next((name for name in metrics if name in CORRECT), metrics[0] if metrics else "acc")
+        self.metric = metric or decides
+        filters = [ensemble.name for ensemble in self.harness._filters]
+        self._require_known("filter", wanted_filter, filters)
+        self.filters = tuple(sorted(filters, key=lambda name: name != wanted_filter))
 
     def task(self, *, training: bool, dev: int | None) -> Task:
-        """Return the task: its test documents, or validation where there are none, and train where it is wanted.
+        """Return the task, with train documents where they are wanted.
 
         Raises InputError (`task-harness`, `task-empty`: it has no training documents).
         """
-        confirm = list(self._requests(self.harness.eval_docs, self.harness.get_config("num_fewshot")))
-        train: list[tuple[str, Sequence[Any]]] = []
+        self.confirm = self._requests(self.harness.eval_docs, self._config("num_fewshot"))
+        self.train, self.dev = {}, dev
+        if training and not self.harness.has_training_docs():
+            raise InputError(
+                f"{self.profile}: has no training documents, and Bench trains a probe",
+                code="task-empty",
+                hint=f"compare adapters that you have: gradience evaluate … --task {self.profile}",
+            )
         if training:
-            if not self.harness.has_training_docs():
-                raise InputError(
-                    f"{self.profile}: has no training documents, and Bench trains a probe",
-                    code="task-empty",
-                    hint=f"compare adapters that you have: gradience evaluate … --task {self.profile}",
-                )
-            train = list(self._requests(self.harness.training_docs(), 0))
-        kinds: Mapping[str, Callable[..., Task]] = {
+            self.train = self._requests(self.harness.training_docs(), 0)
+        kinds: Mapping[str, Callable[[], Task]] = {
             "generate_until": self._generation,
             "multiple_choice": self._choices,
             "loglikelihood": self._likelihoods,
             "loglikelihood_rolling": self._likelihoods,
         }
-        if self.output_type not in kinds:
-            raise self._refused(f"its output type is {self.output_type}")
-        return kinds[self.output_type](confirm, train, dev)
+        output_type = str(self.harness.OUTPUT_TYPE)
+        if output_type not in kinds:
+            raise self._refused(f"its output type is {output_type}")
+        return kinds[output_type]()
 
-    def _named(self, scored_by: str) -> dict[str, Any]:
-        """Name, way of scoring and sources, as every kind of task has them."""
-        config, release = self.harness.config, version("lm_eval")
-        shots = self.harness.get_config("num_fewshot")
-        data = " ".join(filter(None, [config.dataset_path, config.dataset_name]))
-        return {
-            "name": f"lm_eval:{config.task}",
-            "scored_by": f"lm-eval {release}, {scored_by}, {shots}-shot, {self.definition.sha256[:16]}",
-            "source": {
-                "confirm": f"{data} {config.test_split or config.validation_split}",
-                "definition": f"{self.definition.path.name} sha256:{self.definition.sha256}",
-                "lm_eval": release,
-            },
-        }
+    def _config(self, key: str) -> Any:
+        return self.harness.get_config(key)
+
+    def _require_known(self, what: str, wanted: str | None, known: Sequence[str]) -> None:
+        if wanted is not None and wanted not in known:
+            raise UsageError(
+                f"{self.profile} has no {what} `{wanted}`",
+                code="task-option",
+                hint=did_you_mean(wanted, known, f"its {what}s are {', '.join(known)}"),
+            )
+
+    def _refused(self, why: str) -> UsageError:
+        return UsageError(
+            f"{self.profile}: {why}", code="task-unsupported", hint="evaluate it with lm-eval itself"
+        )
 
     # ------------------------------------------------------------ documents
 
-    def _requests(self, documents: Any, shots: int) -> Iterator[tuple[str, list[Any]]]:
+    def _requests(self, documents: Any, shots: int) -> dict[str, Sequence[Any]]:
         """An identity of its own, and lm-eval's requests, for each document in its order."""
         seen: Counter[str] = Counter()
         task = self.harness
+        requested: dict[str, Sequence[Any]] = {}
         try:
             for number, doc in enumerate(documents):
                 context = task.fewshot_context(doc, num_fewshot=shots, gen_prefix=task.doc_to_prefix(doc))
@@ -118,58 +139,90 @@ class Making:
                 )
                 key = content_id(json.dumps(doc, sort_keys=True, ensure_ascii=False, default=str), exact=True)
                 seen[key] += 1
-                yield (
-                    key if seen[key] == 1 else f"{key}#{seen[key]}",
-                    requests if isinstance(requests, list) else [requests],
-                )
+                key = key if seen[key] == 1 else f"{key}#{seen[key]}"
+                requested[key] = requests if isinstance(requests, list) else [requests]
         except unusable_errors() as error:
             raise unusable(self.profile, error) from None
+        return requested
 
-    def _examples(
-        self,
-        confirm: Sequence[tuple[str, Any]],
-        train: Sequence[tuple[str, Any]],
-        dev: int | None,
-        make: Callable[[str, Any, Role], Any],
-    ) -> Examples[Any]:
+    def _examples(self, make: Callable[[str, Any, Role], Any]) -> Examples[Any]:
         """All test documents, in lm-eval's order, repeated ones too; of train what is not among them, once each."""
-        tested = [make(key, requests, "confirm") for key, requests in confirm]
-        counts = {"rows": len(confirm), "duplicates": 0, "conflicts": 0}
-        if not train:
+        tested = [make(key, requests, "confirm") for key, requests in self.confirm.items()]
+        counts = {"rows": len(tested), "duplicates": 0, "conflicts": 0}
+        if not self.train:
             return Examples(tuple(tested), counts)
-        known = {key for key, _ in confirm}
-        trained: list[Any] = [make(key, requests, "train") for key, requests in train if key not in known]
-        left: Examples[Any] = with_dev(prepare(trained), dev)
-        counts |= {"rows": len(confirm) + len(train), "duplicates": len(train) - len(left.all)}
+        trained: list[Any] = [
+            make(key, requests, "train") for key, requests in self.train.items() if key not in self.confirm
+        ]
+        left: Examples[Any] = with_dev(prepare(trained), self.dev)
+        counts |= {"rows": len(tested) + len(self.train), "duplicates": len(self.train) - len(left.all)}
         return Examples((*tested, *left.all), counts)
+
+    def _named(self, scored_by: str) -> dict[str, Any]:
+        """Name, way of scoring and sources, as every kind of task has them."""
+        config, release, sha256 = self.harness.config, version("lm_eval"), self.definition.sha256
+        data = " ".join(filter(None, [config.dataset_path, config.dataset_name]))
+        shots = self._config("num_fewshot")
+        return {
+            "name": f"lm_eval:{config.task}",
+            "scored_by": f"lm-eval {release}, {scored_by}, {shots}-shot, {sha256[:16]}",
+            "source": {
+                "confirm": f"{data} {config.test_split or config.validation_split}",
+                "definition": f"{self.definition.path.name} sha256:{sha256}",
+                "lm_eval": release,
+            },
+        }
+
+    def _rule(self, respond: Callable[[Sequence[Any]], list[Any]] | None = None) -> HarnessRule:
+        """What decides. With `respond`, it decides about one document before a model is loaded.
+
+        Raises InputError (`task-harness`, `task-metric`).
+        """
+        rule = HarnessRule(
+            self.harness, self.profile, self.metric, self.filters, {**self.train, **self.confirm}
+        )
+        # A function of somebody's may not bear what no model has written.
+        if respond is not None and self.confirm and self.definition.values is not None:
+            key, requests = next(iter(self.confirm.items()))
+            try:
+                rule(key, respond(requests))
+            except unusable_errors() as error:
+                raise unusable(self.profile, error) from None
+        return rule
 
     # ------------------------------------------------------------ output types
 
-    def _generation(self, confirm: Sequence[Any], train: Sequence[Any], dev: int | None) -> GenerationTask:
-        settings = confirm[0][1][0].arguments[1] if confirm else {}
+    def _generation(self) -> GenerationTask:
+        first = next(iter(self.confirm.items()), None)
+        settings = first[1][0].arguments[1] if first else {}
         for name, value in settings.items():
             if name not in IDLE or value not in GREEDY.get(name, (value,)):
                 raise self._refused(f"it generates with `{name}: {value}`, and decoding is greedy here")
         until = settings.get("until") or []
-        rule = self._rule([*confirm, *train])
+
+        def gold(doc: Any) -> str:
+            target = self.harness.doc_to_target(doc)
+            if isinstance(target, int) and self._config("doc_to_choice") is not None:
+                target = self.harness.doc_to_choice(doc)[target]
+            return str(target[0] if isinstance(target, list) and target else target)
 
         def make(key: str, requests: Any, role: Role) -> PromptExample:
-            gold = self._target(requests[0].doc)
-            response = f"{self.harness.config.target_delimiter}{gold}"
-            return PromptExample(key, requests[0].arguments[0], response, gold, role)
+            answer = gold(requests[0].doc)
+            response = f"{self.harness.config.target_delimiter}{answer}"
+            return PromptExample(key, requests[0].arguments[0], response, answer, role)
 
-        self._try(rule, confirm, lambda requests: [self._target(requests[0].doc)])
-        if train:
-            key, requests = confirm[0]
-            first = make(key, requests, "confirm")
-            if not rule(first.id, [first.response]).correct:
+        rule = self._rule(lambda requests: [gold(requests[0].doc)])
+        if self.train and first:
+            trained = make(*first, "confirm")
+            if not rule(trained.id, [trained.response]).correct:
                 raise InputError(
-                    f"{self.profile}: its own answer {first.response[:80]!r}, which is trained, would be scored wrong",
+                    f"{self.profile}: its own answer {trained.response[:80]!r}, which is trained, would be scored"
+                    " wrong",
                     code="task-answer",
                     hint="add a filter to the task, such as `remove_whitespace`, or choose one: --option filter=NAME",
                 )
         return GenerationTask(
-            examples=self._examples(confirm, train, dev, make),
+            examples=self._examples(make),
             filters={},
             same=str.__eq__,
             decide=rule,
@@ -178,60 +231,168 @@ class Making:
             **self._named(f"{self.metric} by {self.filters[0]}"),
         )
 
-    def _target(self, doc: Any) -> str:
-        """The gold answer as a text; of several the first."""
-        target = self.harness.doc_to_target(doc)
-        if isinstance(target, int) and self.harness.get_config("doc_to_choice") is not None:
-            target = self.harness.doc_to_choice(doc)[target]
-        return str(target[0] if isinstance(target, list) and target else target)
+    def _choices(self) -> ChoiceTask:
+        """Choices behind one prompt, or one text behind several prompts.
 
-    def _try(self, rule: HarnessRule, confirm: Sequence[Any], respond: Callable[[Any], list[Any]]) -> None:
-        """Decide about one document before a model is loaded. Raises InputError (`task-harness`, `task-metric`)."""
-        if self.definition.values is None:  # a function of somebody's may not bear what no model has written
-            return
-        try:
-            for key, requests in confirm[:1]:
-                rule(key, respond(requests))
-        except unusable_errors() as error:
-            raise unusable(self.profile, error) from None
+        Where lm-eval's rule is one of ours, it is ours that decides, and anybody can count again from the records.
+        """
+        task = self.harness
+        named = self._named(self.metric)
+        if self.metric in WAYS and all(map(self._is_plain, self.confirm.values())):
 
-    def _rule(self, confirm: Sequence[tuple[str, Any]]) -> HarnessRule:
-        return HarnessRule(self.harness, self.profile, self.metric, self.filters, dict(confirm))
+            def plain(key: str, requests: Any, role: Role) -> ChoiceExample:
+                prompt, doc = requests[0].arguments[0], requests[0].doc
+                bare, label = prompt.rstrip(), _label(task, doc)
+                assert label is not None
+                before = prompt[len(bare) :] + task.config.target_delimiter
+                return ChoiceExample(key, bare, tuple(task.doc_to_choice(doc)), label, role, before)
 
-    def _choices(self, confirm: Sequence[Any], train: Sequence[Any], dev: int | None) -> ChoiceTask:
-        task, make = choice_task(self.harness, self.metric, confirm, self._rule(confirm))
-        if task.get("decide") is not None:
-            self._try(task["decide"], confirm, lambda requests: [(-1.0, False)] * len(requests))
-        if task.get("decide") is not None and train:
+            return ChoiceTask(examples=self._examples(plain), choose_by=WAYS[self.metric], **named)
+        rule = self._rule(lambda requests: [(-1.0, False)] * len(requests))
+        if self.train:
             raise self._refused(
                 f"its `{self.metric}` cannot be counted again from the likelihoods of its choices, as Bench does"
             )
-        return ChoiceTask(
-            examples=self._examples(confirm, train, dev, make), **task, **self._named(self.metric)
-        )
 
-    def _likelihoods(self, confirm: Sequence[Any], train: Sequence[Any], dev: int | None) -> LikelihoodTask:
-        rolling = self.output_type == "loglikelihood_rolling"
-        exact = not rolling and self.metric == "acc" and self.harness.get_config("process_results") is None
+        def pairs(key: str, requests: Any, role: Role) -> ChoiceExample:
+            doc = requests[0].doc
+            choices = tuple(map(str, task.doc_to_choice(doc)))
+            given = tuple(behind_the_blank(*request.arguments) for request in requests)
+            return PairsExample(key, given[0][0], choices, _label(task, doc) or 0, role, given=given)
+
+        return ChoiceTask(examples=self._examples(pairs), decide=rule, **named)
+
+    def _is_plain(self, requests: Sequence[Any]) -> bool:
+        """Whether there is one prompt, one choice for each request, and one correct choice among them."""
+        task, doc = self.harness, requests[0].doc
+        if self._config("process_results") is not None or task.multiple_input or task.multiple_target:
+            return False
+        choices = task.doc_to_choice(doc)
+        return len(requests) == len(choices) and all(choices) and _label(task, doc) is not None
+
+    def _likelihoods(self) -> LikelihoodTask:
+        rolling = self.harness.OUTPUT_TYPE == "loglikelihood_rolling"
+        exact = not rolling and self.metric == "acc" and self._config("process_results") is None
 
         def make(key: str, requests: Any, role: Role) -> PromptExample:
             arguments = requests[0].arguments
             prompt, response = ("", *arguments) if rolling else behind_the_blank(*arguments)
             if not response:
-                raise unusable(
-                    self.profile, ValueError(f"the text of document {requests[0].doc_id} is empty")
-                )
+                empty = ValueError(f"the text of document {requests[0].doc_id} is empty")
+                raise unusable(self.profile, empty)
             return PromptExample(key, prompt, response, response.strip(), role)
 
         return LikelihoodTask(
-            examples=self._examples(confirm, train, dev, make),
+            examples=self._examples(make),
             decide_by="exact" if exact else "nll",
             end=False,
             rolling=rolling,
             **self._named("acc" if exact else "nll"),
         )
 
-    def _refused(self, why: str) -> UsageError:
-        return UsageError(
-            f"{self.profile}: {why}", code="task-unsupported", hint="evaluate it with lm-eval itself"
+
+def _label(task: Any, doc: Any) -> int | None:
+    """The place of the correct choice; None where lm-eval finds none, or several."""
+    choices = task.doc_to_choice(doc)
+    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    if isinstance(gold, str):
+        return choices.index(gold) if gold in choices else None
+    return gold if isinstance(gold, int) and 0 <= gold < len(choices) else None
+
+
+def behind_the_blank(prompt: str, response: str) -> tuple[str, str]:
+    """Move the blanks at the end of a prompt to its response, as lm-eval does before it tokenises the two.
+
+    >>> behind_the_blank("Answer: ", "yes")
+    ('Answer:', ' yes')
+    """
+    bare = prompt.rstrip()
+    return bare, prompt[len(bare) :] + response
+
+
+@dataclass(frozen=True, slots=True)
+class PairsExample(ChoiceExample):
+    """A document whose choices are scored as lm-eval's pairs say, such as several prompts with one ending."""
+
+    given: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """What is scored."""
+        return self.given
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """Every pair as one text."""
+        return tuple(prompt + response for prompt, response in self.given)
+
+    @property
+    def response(self) -> str:
+        """What follows the prompt of the correct choice."""
+        return self.given[self.label][1]
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessRule:
+    """Decides about an example as lm-eval does about its document: its filters and its metric."""
+
+    task: Any
+    """lm-eval's."""
+    profile: str
+    metric: str
+    """Whose value, 0 or 1, says whether a document is answered correctly."""
+    names: tuple[str, ...]
+    """Of the filters; the first decides."""
+    documents: Documents
+
+    def __call__(self, example_id: str, responses: Sequence[Any]) -> Decision:
+        """Filter the responses and apply the metric. Raises InputError.
+
+        `task-metric`: it is neither 0 nor 1; `task-pattern`: a search takes too long, and what is correct must not
+        depend on the clock.
+        """
+        requests = self.documents[example_id]
+        instance = harness("lm_eval.api.instance").Instance
+        answered = [
+            instance(
+                request_type=request.request_type,
+                doc=request.doc,
+                arguments=request.arguments,
+                idx=request.idx,
+                resps=[response],
+            )
+            for request, response in zip(requests, responses, strict=True)
+        ]
+        try:
+            for ensemble in self.task._filters:
+                ensemble.apply(answered)
+            filtered = {name: [item.filtered_resps[name] for item in answered] for name in self.names}
+            values = self.task.process_results(requests[0].doc, filtered[self.names[0]])
+        except TimeoutError:
+            raise InputError(
+                f"{self.profile}: a pattern of its filters or metrics takes more than {SECONDS:g} s on one output",
+                code="task-pattern",
+                hint="write it without repeats inside repeats, such as `(a+)+`",
+            ) from None
+        answers: dict[str, str | None] = {}
+        if len(answered) == 1:
+            answers = {
+                name: None if answer in (None, NOTHING) else str(answer)
+                for name, (answer,) in filtered.items()
+            }
+        return Decision(self._correct(values), answers)
+
+    def _correct(self, values: Mapping[str, Any]) -> bool:
+        value = values.get(self.metric)
+        if isinstance(value, bool | int | float) or hasattr(value, "item"):
+            number = float(value)  # type: ignore[arg-type]
+            if number in (0.0, 1.0):
+                return bool(number)
+        what = f"is not among its values ({', '.join(values) or 'nothing'})"
+        if self.metric in values:
+            what = f"is {value!r:.40}, neither 0 nor 1"
+        raise InputError(
+            f"{self.profile}: the metric `{self.metric}` of a document {what}",
+            code="task-metric",
+            hint="choose a metric that says correct or not: --option metric=NAME",
         )
