@@ -16,8 +16,8 @@ import torch
 from gradience import tasks
 from gradience.models.load import load_tokenizer
 from gradience.models.settings import ModelSettings
+from gradience.training.arguments import ByLength
 from gradience.training.encode import encode
-from gradience.training.order import ByLength
 
 CASES = {
     "reviews": ModelSettings(name="embedded:minilm"),

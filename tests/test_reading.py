@@ -106,7 +106,7 @@ import json, resource, signal, sys
 from gradience.cli.app import run
 from gradience.audit.adapter import audit_adapter  # all is imported before memory is limited
 import gradience.compress.adapter, gradience.compare.adapters, gradience.check, gradience.monitor
-import gradience.plan.sizes, gradience.bench.verdict.folders, gradience.bench.config.load
+import gradience.plan.compression, gradience.bench.verdict.folders, gradience.bench.config.load
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 500 * 2**20, -1))
 for arguments in json.loads(sys.stdin.read()):

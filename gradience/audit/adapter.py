@@ -32,7 +32,7 @@ from gradience.audit.measures import measure_pair
 from gradience.blas import map_in_order, worker_threads
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import path_text
-from gradience.plan.grids import checked_ranks
+from gradience.plan.modules import checked_ranks
 from gradience.plan.suggestions import with_suggestions
 from gradience.progress import Progress
 from gradience.reports.audit import (
@@ -311,7 +311,7 @@ def audit_adapter(
         )
     if known is None:
         return report
-    from gradience.plan.effects import with_effects
+    from gradience.plan.calibrated import with_effects
 
     return with_effects(report, known)
 

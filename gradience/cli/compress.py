@@ -231,7 +231,7 @@ def compress(
 
       gradience compress --fleet fleet.jsonl --to-rank 16 -o ./smaller
     """
-    from gradience.plan.sizes import SIZES, criterion_of
+    from gradience.plan.compression import SIZES, criterion_of
 
     if fleet is not None:
         return compress_batch(context)

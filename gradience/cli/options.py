@@ -86,7 +86,7 @@ def bytes_of(text: str | None) -> int | None:
 
 def allowed_ranks_of(text: str | None) -> tuple[int, ...] | None:
     """Return `--allowed-ranks 4,8,16` as ranks; None where it was not given. Raises UsageError (code bad-grid)."""
-    from gradience.plan.grids import parse_ranks
+    from gradience.plan.modules import parse_ranks
 
     return None if text is None else parse_ranks(text)
 

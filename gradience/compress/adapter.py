@@ -49,7 +49,7 @@ from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, whole_folder
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import Suggested
-from gradience.plan.sizes import criterion_of
+from gradience.plan.compression import criterion_of
 from gradience.progress import Progress
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.base.run import Stopwatch

@@ -1,23 +1,80 @@
-"""An audit and a criterion -> the plan of a compression: a rank for every module, and what it is predicted to cost."""
+"""An audit and a size that one asks for -> the plan of a compression: a rank for every module, and what that costs."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from gradience.arguments import wrong_type
+from gradience.arguments import integer_argument, number_argument, path_argument, wrong_type
+from gradience.errors import UsageError
+from gradience.files.shared_names import given_text
 from gradience.plan.blocking import refuse_empty, refuse_uncompressible
-from gradience.plan.calibrated import calibrated, curve, predicted, refuse_routed, with_calibration
-from gradience.plan.criteria import Criterion, ToPlan
-from gradience.plan.grids import Grid
-from gradience.plan.modules import Module, Ranks, modules_of, size_at
+from gradience.plan.calibrated import ToKl, calibrated, curve, predicted, refuse_routed, with_calibration
+from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToPlan, ToRank, ToSuggestion
+from gradience.plan.modules import Grid, Module, Ranks, modules_of, size_at
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.prediction import ROUTED
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionPlan, ModulePlan
 from gradience.spectra import lost_energy, relative_error
+
+
+class Size(NamedTuple):
+    """One way to ask for a size: makes the value of a user one for the criterion, or raises WrongType."""
+
+    value: Callable[[str, Any], Any]
+    criterion: Callable[[Any], Criterion]
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong_type(name, value, "a name, such as 'uniform_median'")
+    return value
+
+
+def _plan(name: str, value: Any) -> ToPlan:
+    if isinstance(value, CompressionPlan):
+        return ToPlan(value)
+    if not isinstance(value, str | os.PathLike):
+        raise wrong_type(name, value, "a CompressionPlan, or the path of one")
+    path = path_argument(name, value)
+    return ToPlan(CompressionPlan.read(path), given_text(path))
+
+
+def _budget(name: str) -> Callable[[Any], Criterion]:
+    return lambda value: ToBudget(**{name: value})
+
+
+SIZES: dict[str, Size] = {
+    "rank": Size(integer_argument, ToRank),
+    "energy": Size(number_argument, ToEnergy),
+    "suggested": Size(_text, ToSuggestion),
+    "reduction": Size(number_argument, _budget("reduction")),
+    "max_params": Size(integer_argument, _budget("max_params")),
+    "max_bytes": Size(integer_argument, _budget("max_bytes")),
+    "max_error": Size(number_argument, _budget("max_error")),
+    "max_kl": Size(number_argument, ToKl),
+    "plan": Size(_plan, lambda plan: plan),
+}
+
+
+def criterion_of(given: Mapping[str, Any], spelled: Callable[[str], str] = str) -> Criterion:
+    """Return the one criterion that was given; None stands for one that was not.
+
+    given: name in SIZES -> value.   spelled: a name as the user types it, such as `--rank`.
+    Raises UsageError for none or several, InputError for a plan that cannot be read.
+    """
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        what = f"give only one of {' and '.join(map(spelled, names))}" if names else "no target size given"
+        raise UsageError(
+            what, code="several-criteria", hint=f"give exactly one of {', '.join(map(spelled, SIZES))}"
+        )
+    size = SIZES[names[0]]
+    return size.criterion(size.value(names[0], given[names[0]]))
 
 
 def plan_compression(

@@ -16,8 +16,7 @@ from gradience.adapters.keys import config_name
 from gradience.arguments import integer_argument, number_argument
 from gradience.errors import InputError, UsageError
 from gradience.plan.allocate import cover, fill, start_cost
-from gradience.plan.grids import EVERY_RANK, Grid
-from gradience.plan.modules import Module, Ranks, item_of
+from gradience.plan.modules import EVERY_RANK, Grid, Module, Ranks, item_of
 from gradience.reports.audit import AuditReport, Suggestions
 from gradience.words import counted
 

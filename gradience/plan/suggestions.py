@@ -13,8 +13,7 @@ from gradience.adapters.keys import config_name
 from gradience.adapters.patterns import anchored_key
 from gradience.plan.blocking import blocks_suggestions
 from gradience.plan.criteria import ToEnergy, ToRank
-from gradience.plan.grids import Grid
-from gradience.plan.modules import Module, Ranks, alphas_at, modules_of, size_at
+from gradience.plan.modules import Grid, Module, Ranks, alphas_at, modules_of, size_at
 from gradience.ranks import max_lora_rank_step, percentile, round_up
 from gradience.reports.audit import AuditReport, PerLayer, Suggestion, Suggestions
 

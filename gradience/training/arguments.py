@@ -1,23 +1,23 @@
-"""The recipe as the Trainer's arguments: on the one device that was chosen, with the batch that the recipe says."""
+"""The Trainer as it is used here: on the chosen device, with the batch that the recipe says, in a seeded order."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from gradience.errors import UsageError
 from gradience.models.devices import make_current, processes_here
 from gradience.models.load import Base
-from gradience.training.order import BY_LENGTH
-from gradience.training.seeds import stream
-from gradience.training.settings import TrainSettings
+from gradience.training.settings import TrainSettings, stream
 
 
 @dataclass
@@ -37,6 +37,49 @@ class OneDevice(TrainingArguments):
     def n_gpu(self) -> int:
         """At most one: several would share each batch through DataParallel, and so multiply it."""
         return min(1, int(super().n_gpu))
+
+
+BY_LENGTH = "group_by_length"
+"""What transformers calls it."""
+
+
+class ByLength(Sampler[int]):
+    """Groups of like length in another order for each epoch, which the seed and the number of the epoch decide.
+
+    transformers' own sampler draws from torch's global state, so that a training which is resumed would see other
+    examples than one that was left alone.
+    """
+
+    def __init__(self, lengths: Sequence[int], together: int, seed: int) -> None:
+        """lengths: tokens of each example. together: examples of a step."""
+        self.lengths, self.together, self.seed = list(lengths), together, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        places: list[int] = get_length_grouped_indices(  # type: ignore[no-untyped-call]
+            self.lengths, self.together, generator=generator
+        )
+        return iter(places)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+class OrderedTrainer(Trainer):
+    """The Trainer, with `ByLength` where its arguments ask for groups of like length."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != BY_LENGTH:
+            return super()._get_train_sampler(train_dataset)
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        args = self.args
+        step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return ByLength([len(row["input_ids"]) for row in rows], step, int(args.data_seed or 0))
 
 
 @contextmanager

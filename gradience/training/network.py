@@ -15,7 +15,7 @@ from gradience.files.whole import whole_folder
 from gradience.models.load import Base, quiet
 from gradience.models.settings import ModelSettings
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
-from gradience.training.seeds import stream
+from gradience.training.settings import stream
 
 Trained = Literal["lora", "head"]
 

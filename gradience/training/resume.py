@@ -3,30 +3,215 @@
 OUTPUT/training.json   written last: the training is done
 OUTPUT/adapter         what came out
 OUTPUT/checkpoints, start.json   until then
+
+The Trainer writes a checkpoint file by file. A process killed in the middle leaves a folder that looks like a
+checkpoint; so a mark is written last, and a folder without the mark is thrown away.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from transformers import Trainer
-from transformers.trainer_callback import TrainerState
+from transformers.trainer_callback import TrainerCallback, TrainerState
 
-from gradience.digests import sha256_file
-from gradience.errors import InputError
-from gradience.reports.training import ADAPTER, REPORT, TrainingReport
-from gradience.training.checkpoints import (
-    complete_checkpoints,
-    ended_at,
-    remove_incomplete,
-    restore_adapter,
-    step_of,
-)
-from gradience.training.journal import Journal
+from gradience.digests import sha256_file, sha256_text
+from gradience.errors import InputError, OutputError
+from gradience.files.whole import sync_folder, write_errors, write_whole
+from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, check_regular, read_file
+from gradience.reports.training import ADAPTER, REPORT, Earlier, TrainingReport
+
+MARK = "complete"
+KEPT = 2
+TORCH_WRITING = ("inline_container", "iostream", "Parent directory")
+"""What torch.save says in a plain RuntimeError when the disk refuses: its own file, or the library that writes."""
+
+
+class MarkComplete(TrainerCallback):
+    """Marks each checkpoint after its last file, and keeps only the newest ones."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The Trainer has just written the checkpoint of this step."""
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir)
+        write_whole(folder / f"checkpoint-{state.global_step}" / MARK, [b"\n"])
+        sync_folder(folder)
+        for old in complete_checkpoints(folder)[:-KEPT]:
+            shutil.rmtree(old)
+
+
+@contextmanager
+def library_write_errors(folder: Path) -> Iterator[None]:
+    """Turn what the disk refuses to PEFT, torch and safetensors into OutputError (`write-failed`).
+
+    Only Python's own writing raises OSError. A full disk must end the run: as another error it would count as a failed
+    training, which is a result.
+    """
+    try:
+        with write_errors(folder):
+            yield
+    except (RuntimeError, SafetensorError) as error:
+        words = str(error).strip().splitlines()[0]
+        if isinstance(error, RuntimeError) and not any(mark in words for mark in TORCH_WRITING):
+            raise
+        raise OutputError(
+            f"{folder}: cannot write: {words}",
+            code="write-failed",
+            hint="check the folder, its permissions and the free space",
+        ) from None
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints in `folder`, oldest first."""
+    marked = [path for path in folder.glob("checkpoint-*") if (path / MARK).is_file()]
+    return sorted(marked, key=step_of)
+
+
+def remove_incomplete(folder: Path) -> None:
+    """Delete what a killed process left half-written, lest the Trainer writes into it."""
+    for path in set(folder.glob("checkpoint-*")) - set(complete_checkpoints(folder)):
+        shutil.rmtree(path)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the number of steps that had been done."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def ended_at(checkpoint: Path) -> TrainerState | None:
+    """Return the state in a checkpoint after which no step is left; None where some are.
+
+    None is left when all are done, or when the loss is no number any more.
+    """
+    path = checkpoint / "trainer_state.json"
+    check_regular(path, limit=MAX_DATA_BYTES)
+    state = TrainerState.load_from_json(str(path))
+    diverged = not all(math.isfinite(row.get("loss", 0.0)) for row in state.log_history)
+    return state if diverged or state.global_step >= state.max_steps else None
+
+
+def restore_adapter(network: Any, checkpoint: Path) -> None:
+    """Load the adapter of a checkpoint, a saved head included, into the network that wrote it."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    path = checkpoint / "adapter_model.safetensors"
+    check_regular(path)
+    set_peft_model_state_dict(network, load_file(path))
+
+
+def last_loss(history: Sequence[Mapping[str, Any]], interval: int) -> float | None:
+    """Return the mean loss over the steps since the last multiple of `interval` before the end; None if not finite.
+
+    history: the Trainer's log, with the mean since the row before it in each row that has a `loss`; there is one at
+    each multiple of `interval`, at each checkpoint and at the end.
+
+    >>> last_loss([{"step": 10, "loss": 5.0}, {"step": 15, "loss": 2.0}, {"step": 20, "loss": 4.0}], 10)
+    3.0
+    """
+    rows = [(row["step"], row["loss"]) for row in history if "loss" in row]
+    if not rows or not math.isfinite(rows[-1][1]):
+        return None
+    end = rows[-1][0]
+    begin = (end - 1) // interval * interval
+    steps = [begin, *(step for step, _ in rows if step > begin)]
+    losses = [loss for step, loss in rows if step > begin]
+    total = sum(loss * (step - before) for before, step, loss in zip(steps, steps[1:], losses, strict=False))
+    return float(total / (end - begin))
+
+
+# ---------------------------------------------------------------- what the training was started from
+
+
+class Numerics(BaseModel):
+    """On what a process computes: what `Earlier` says of steps that were done elsewhere."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: str
+    threads: int
+    versions: dict[str, str]
+
+
+class Started(BaseModel):
+    """What the file says: what decides the training, and on what it ran."""
+
+    call: str
+    """Digest of everything that decides the training."""
+    initial: str
+    """Digest of the adapter before the first step."""
+    first_batch: str
+    numerics: Numerics
+    """Device, threads and versions of the process that is at work, or was last."""
+    resumed: list[int] = []
+    earlier: list[Earlier] = []
+
+
+class Journal:
+    """Written when the first step is done, read when the training is resumed."""
+
+    def __init__(
+        self, path: Path, call: Mapping[str, Any], initial: str, numerics: Mapping[str, Any]
+    ) -> None:
+        """call: what decides the training. initial: digest of the adapter as this process drew it.
+
+        numerics (device, threads, versions) may differ when the training is resumed: then the file names both.
+        Raises InputError (`other-training`) when `path` was written by a training with other settings.
+        """
+        self.path, self.initial, self.numerics = path, initial, Numerics(**numerics)
+        self.call = sha256_text(json.dumps(call, sort_keys=True, default=str))
+        self.started = self._read()
+        if self.started and self.started.call != self.call:
+            raise InputError(
+                f"{path.parent}: contains another training, begun with other settings or data",
+                code="other-training",
+                hint="give an empty folder, or delete this one",
+            )
+
+    def begin(self, first_batch: str) -> None:
+        """Record the start, once the first step is done."""
+        self._write(
+            Started(call=self.call, initial=self.initial, first_batch=first_batch, numerics=self.numerics)
+        )
+
+    def resume(self, step: int) -> None:
+        """Record that the training resumes from the checkpoint of `step`."""
+        if self.started is None:
+            return
+        update: dict[str, Any] = {"resumed": [*self.started.resumed, step], "numerics": self.numerics}
+        if self.started.numerics != self.numerics:
+            before = Earlier(until_step=step, **self.started.numerics.model_dump())
+            update["earlier"] = [*self.started.earlier, before]
+        self._write(self.started.model_copy(update=update))
+
+    def _write(self, started: Started) -> None:
+        self.started = started
+        write_whole(self.path, [started.model_dump_json().encode()])
+
+    def _read(self) -> Started | None:
+        if not self.path.exists():
+            return None
+        try:
+            return Started.model_validate_json(read_file(self.path, MAX_SETTINGS_BYTES))
+        except ValidationError as error:
+            raise InputError(
+                f"{self.path}: not a valid training journal: {error.errors(include_url=False)[0]['msg']}",
+                code="other-training",
+                hint="delete the folder and train again",
+            ) from None
+
+
+# ---------------------------------------------------------------- resuming
 
 CHECKPOINTS, JOURNAL = "checkpoints", "start.json"
 

@@ -1,14 +1,29 @@
-"""Settings of the adapter and of its training: typed, strict, in the words that users know."""
+"""Settings of the adapter and of its training: typed, strict, in the words that users know; and the seeds of a run.
+
+One seed for a run, and a random stream of its own for everything that is drawn. A head that is made with more classes,
+or an adapter with another rank, consumes another amount of randomness. With one stream for all, every later draw would
+move; with named streams the data keep their order.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from gradience.adapters.config import MAX_ALPHA, MIN_ALPHA
+from gradience.digests import sha256_text
 from gradience.models.settings import Settings, Share
 from gradience.settings import Positive
+
+Stream = Literal["base", "lora", "data order", "training"]
+"""What the base lacks (a fresh head), the LoRA factors, the order of the examples, and dropout."""
+STREAMS: tuple[Stream, ...] = get_args(Stream)
+
+
+def stream(seed: int, name: Stream) -> int:
+    """Return the seed of one stream: 31 bits of sha256, so that neighbouring seeds have nothing in common."""
+    return int(sha256_text(f"{seed}/{name}")[:8], 16) >> 1
 
 
 class LoraSettings(Settings):

@@ -34,19 +34,26 @@ from gradience.tasks.base import Task
 from gradience.tasks.examples import fingerprint
 from gradience.training.arguments import (
     OneDevice,
+    OrderedTrainer,
     products_in_tf32,
     sequences_per_step,
     trainer_arguments,
 )
-from gradience.training.checkpoints import MarkComplete, last_loss, library_write_errors
 from gradience.training.encode import Collator, Encoded, encode, labels_of
-from gradience.training.journal import Journal
 from gradience.training.memory import watch_peak
 from gradience.training.network import Trained, store, weights_of, with_fresh_lora
-from gradience.training.order import OrderedTrainer
-from gradience.training.resume import CHECKPOINTS, JOURNAL, clear, finished, run_from_newest
-from gradience.training.seeds import STREAMS, stream
-from gradience.training.settings import TrainSettings
+from gradience.training.resume import (
+    CHECKPOINTS,
+    JOURNAL,
+    Journal,
+    MarkComplete,
+    clear,
+    finished,
+    last_loss,
+    library_write_errors,
+    run_from_newest,
+)
+from gradience.training.settings import STREAMS, TrainSettings, stream
 
 
 def train(

@@ -50,7 +50,7 @@ def test_a_toy_finding_of_the_audit_is_one_function_and_one_line(add, command, a
 def test_a_toy_criterion_is_one_class(tmp_path):
     """The plan says what it follows, and what is written has its ranks."""
     from gradience import audit_adapter, compress_adapter, plan_compression
-    from gradience.plan.grids import EVERY_RANK
+    from gradience.plan.modules import EVERY_RANK
 
     class ByStableRank:
         words = "the stable rank of every module"

@@ -27,7 +27,7 @@ from gradience.evaluate.settings import evaluate_settings
 from gradience.files.records import read_records
 from gradience.report.starter_configs import evaluation_config
 from gradience.tasks import load as load_task
-from gradience.training.journal import Journal
+from gradience.training.resume import Journal
 from hostile import samples
 
 TESTS = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gradience.errors import InputError, UsageError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion
-from gradience.plan.grids import parse_ranks
+from gradience.plan.modules import parse_ranks
 from gradience.plan.suggestions import suggest
 from gradience.ranks import DEFAULT_GRID
 from gradience.reports.audit import TensorNote

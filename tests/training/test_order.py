@@ -9,7 +9,7 @@ import torch
 from tiny_training import recipe, run, weights
 
 from gradience.models.settings import ModelSettings
-from gradience.training.order import ByLength
+from gradience.training.arguments import ByLength
 from gradience.training.settings import TrainSettings
 
 

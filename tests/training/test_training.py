@@ -19,7 +19,7 @@ from gradience.models.settings import ModelSettings
 from gradience.monitor import monitor_runs
 from gradience.training import trainer as training
 from gradience.training.encode import Collator, encode_labelled, encode_prompts
-from gradience.training.seeds import STREAMS, stream
+from gradience.training.settings import STREAMS, stream
 from gradience.training.trainer import train
 
 # ------------------------------------------------------------------ what is trained

@@ -17,7 +17,7 @@ from gradience.models.settings import ModelSettings
 from gradience.reports.training import TrainingReport
 from gradience.telemetry import TelemetryReader
 from gradience.training import trainer as training
-from gradience.training.checkpoints import (
+from gradience.training.resume import (
     MARK,
     complete_checkpoints,
     library_write_errors,

@@ -12,8 +12,9 @@ DIR/digests.json               every file with its sha256, written last
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ import yaml
 from gradience.adapters import strict_yaml
 from gradience.bench.config.load import BenchConfig, differences
 from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
-from gradience.bench.run.bench import agrees
 from gradience.bench.run.live import LOG, kept_live, logged
 from gradience.bench.run.prompts import planned_calibration
 from gradience.bench.run.seed import SeedRun
@@ -43,9 +43,12 @@ from gradience.bench.verdict.folders import (
     folder_of_seed,
 )
 from gradience.check.files import MAX_BYTES
-from gradience.errors import UsageError
+from gradience.digests import sha256_file
+from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import engine
 from gradience.files.digests import write_digests
+from gradience.files.packed import pack
+from gradience.files.records import read_records
 from gradience.files.whole import write_whole
 from gradience.models.devices import check_devices, threads
 from gradience.models.lock import only_one
@@ -56,7 +59,8 @@ from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.reports.bench_plan import BenchPlan, DataSplit, Role
-from gradience.tasks.base import Task, rendered
+from gradience.tasks.base import Task
+from gradience.tasks.base import rendered
 from gradience.tasks.user_code import is_file
 from gradience.words import listed
 
@@ -79,36 +83,57 @@ def run_bench(
     writing there, UsageError (`output-other-run`) when the folder holds a run of another config or other
     data, and whatever a user can act on: what cannot be loaded, read or written.
     """
-    if config.runtime.executor == "local":  # a cluster's machines have devices of their own
-        check_devices(config.runtime.device, config.runtime.processes)
-    engine(config.runtime.engine).check(config.model)
-    whole = config.only_seed is None
+    runtime, whole = config.runtime, config.only_seed is None
+    if runtime.executor == "local":  # a cluster's machines have devices of their own
+        check_devices(runtime.device, runtime.processes)
+    engine(runtime.engine).check(config.model)
     task = rendered(config.task.load(), config.model)
-    planned = _planned(config, task)  # what is refused so far leaves no folder behind
+    role = config.task.eval_role
+    limits: dict[Role, int | None] = {"train": config.train.train_samples, role: config.task.eval_samples}
+    splits = [_split(task, role, limit) for role, limit in limits.items()]
+    planned = bench_plan(config, task.name, splits, task.code, planned_calibration(config, task))
+    # what is refused so far leaves no folder behind
+    place = output if config.only_seed is None else folder_of_seed(output, config.seeds, config.only_seed)
+    spreads = is_spread(config)
     with (
         _held(output, whole) as locked,
-        threads(config.runtime.threads),
-        _live(config, output, watcher) as watcher,
+        threads(runtime.threads),
+        kept_live(place, watcher, executor=runtime.executor, spreads=spreads) as watcher,
     ):
         with locked():
             plan = _plan_on_disk(config, planned, output, watcher)
         watch = Stopwatch(command)
         benches: list[Bench] = []
-        elsewhere = run_spread(config, task, plan_digest(plan), output, watcher) if is_spread(config) else {}
+        elsewhere = run_spread(config, task, plan_digest(plan), output, watcher) if spreads else {}
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
             folder = folder_of_seed(output, config.seeds, seed)
             with only_one(folder) if folder != output or not whole else nullcontext():
-                lost = _lost(config, benches) if whole else {}
-                bench = _one_seed(
-                    config, task, plan, seed, folder, watcher, command, lost, elsewhere.get(seed)
-                )
+                lost = {}  # variants that the seeds so far have decided: they cannot pass any more
+                if whole and config.compression.stop_early:
+                    lost = no_longer_passing(benches, config.seeds, config.policy)
+                of_seed, facts = Stopwatch(command), elsewhere.get(seed)
+                if facts is None:
+                    run = partial(SeedRun, config, task, seed, folder, watcher)
+                    with logged(folder / LOG):
+                        facts = run(plan=plan_digest(plan), lost=lost).run()
+                bench = assemble(facts, task, data_of(task, config, plan), plan, of_seed.run_info())
+                bench.save(folder / BENCH)
+                if bench.status != "ERROR":  # else the next run still needs them
+                    _tidy(config, facts)
                 write_whole(folder / PAGE, [page_of(bench).encode()])
                 benches.append(bench)
         together = None
         with locked():
             if len(config.seeds) > 1 and not config.smoke:  # a smoke run is no evidence, whatever is added up
-                together = _together(config, output, watch, benches)
+                # the planned seeds that are there; the others are missing
+                results, of_this_process = benches_of(output, config.seeds), {bench.seed for bench in benches}
+                verified = all(
+                    bench.seed in of_this_process or _agrees(output / f"seed_{bench.seed}", bench)
+                    for bench in results
+                )
+                together = aggregate_run(output, results, watch.run_info(), records_verified=verified)
+                together.save(output / AGGREGATE)
                 write_whole(output / DOCUMENT, [page_of(together).encode()])
             write_digests(output)
         return benches, together
@@ -124,56 +149,19 @@ def _held(output: Path, whole: bool) -> Iterator[Callable[[], AbstractContextMan
         yield nullcontext
 
 
-def _live(config: BenchConfig, output: Path, watcher: Watcher) -> AbstractContextManager[Watcher]:
-    """Say what this process does, in the folder that it holds."""
-    seed, runtime = config.only_seed, config.runtime
-    folder = output if seed is None else folder_of_seed(output, config.seeds, seed)
-    return kept_live(folder, watcher, executor=runtime.executor, spreads=is_spread(config))
-
-
-def _lost(config: BenchConfig, benches: Sequence[Bench]) -> dict[str, str]:
-    """Variants that the seeds so far have decided: they cannot pass any more."""
-    return no_longer_passing(benches, config.seeds, config.policy) if config.compression.stop_early else {}
-
-
-def _one_seed(
-    config: BenchConfig,
-    task: Task,
-    plan: BenchPlan,
-    seed: int,
-    folder: Path,
-    watcher: Watcher,
-    command: str,
-    lost: Mapping[str, str],
-    elsewhere: SeedFacts | None,
-) -> Bench:
-    """elsewhere: what the seed yielded, where its stages were made elsewhere."""
-    watch = Stopwatch(command=command)
-    with logged(folder / LOG):
-        facts = (
-            elsewhere or SeedRun(config, task, seed, folder, watcher, plan=plan_digest(plan), lost=lost).run()
-        )
-    bench = assemble(facts, task, data_of(task, config, plan), plan, watch.run_info())
-    bench.save(folder / BENCH)
-    if bench.status != "ERROR":  # else the next run still needs them
-        _tidy(config, facts)
-    return bench
-
-
-def _together(config: BenchConfig, output: Path, watch: Stopwatch, counted: list[Bench]) -> BenchAggregate:
-    """The aggregate of the planned seeds that are there; the others are missing. counted: seeds of this process."""
-    here = {bench.seed for bench in counted}
-    benches = benches_of(output, config.seeds)
-    verified = all(bench.seed in here or agrees(output / f"seed_{bench.seed}", bench) for bench in benches)
-    together = aggregate_run(output, benches, watch.run_info(), records_verified=verified)
-    together.save(output / AGGREGATE)
-    return together
-
-
-def _planned(config: BenchConfig, task: Task) -> BenchPlan:
-    role, limit = config.task.eval_role, config.task.eval_samples
-    splits = [_split(task, "train", config.train.train_samples), _split(task, role, limit)]
-    return bench_plan(config, task.name, splits, task.code, planned_calibration(config, task))
+def _agrees(folder: Path, bench: Bench) -> bool:
+    """Whether every count of a seed that another process ran is the one of the records beside it."""
+    for measures in (bench.probe, *(result.measures for result in bench.variants)):
+        if measures is None:
+            continue
+        try:
+            rows = read_records(folder / measures.records).records
+        except InputError:  # gone, or no records
+            return False
+        is_same_file = sha256_file(folder / measures.records) == measures.records_sha256
+        if not is_same_file or pack(row.correct for row in rows) != measures.correct_examples:
+            return False
+    return True
 
 
 def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: Watcher) -> BenchPlan:

@@ -18,7 +18,7 @@ from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
 from gradience.reports.training import ADAPTER
 from gradience.reports.verification import Level
-from gradience.training.seeds import STREAMS, stream
+from gradience.training.settings import STREAMS, stream
 
 Link = tuple[str, str, Any, Any]
 """File, field, what stands there, what must."""
