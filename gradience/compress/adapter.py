@@ -47,9 +47,8 @@ from gradience.errors import UsageError
 from gradience.files.card import CARD, write_block
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, whole_folder
-from gradience.plan.compression import plan_compression
+from gradience.plan.compression import criterion_of, plan_compression
 from gradience.plan.criteria import Suggested
-from gradience.plan.compression import criterion_of
 from gradience.progress import Progress
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.base.run import Stopwatch

@@ -59,8 +59,7 @@ from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.reports.bench_plan import BenchPlan, DataSplit, Role
-from gradience.tasks.base import Task
-from gradience.tasks.base import rendered
+from gradience.tasks.base import Task, rendered
 from gradience.tasks.user_code import is_file
 from gradience.words import listed
 
