@@ -7,6 +7,7 @@ python scripts/generate_docs.py --check   exit 1 and name the files that are out
 from __future__ import annotations
 
 import sys
+from importlib import resources
 from pathlib import Path
 
 from architecture_drawing import architecture_drawing
@@ -73,8 +74,9 @@ def documents() -> dict[Path, str]:
             error_table(),
         ),
     }
-    glossary = DOCS.parent / "gradience" / "cli" / "glossary.md"
-    files[DOCS / "glossary.md"] = glossary.read_text(encoding="utf-8")
+    files[DOCS / "glossary.md"] = (resources.files("gradience.cli") / "glossary.md").read_text(
+        encoding="utf-8"
+    )
     for name in ArtifactName:
         files[DOCS / "schemas" / f"{name}.schema.json"] = schema_text(name)
     return files
