@@ -6,7 +6,7 @@ import json
 
 import pytest
 from compression_sample import RUN, alone, compared, comparison, plan, planned, report, verdict, written
-from test_names import HOSTILE, WORST, steering
+from test_names import LONG, WORST, steering
 
 from gradience.report.comparison import comparison_text
 from gradience.report.compression import compression_text
@@ -51,7 +51,7 @@ def hostile_comparison(name):
     return comparison(rows, path_a=name, path_b=name, replicates=answer, notes=(name,))
 
 
-@pytest.mark.parametrize("name", [WORST, HOSTILE["long"]], ids=["worst", "long"])
+@pytest.mark.parametrize("name", [WORST, LONG], ids=["worst", "long"])
 def test_the_table_of_modules_keeps_its_rows(name):
     texts = [
         compression_text(hostile_plan(name), layers=True),

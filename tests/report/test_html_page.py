@@ -13,7 +13,7 @@ from audit_sample import mistral_rows, report
 from page_samples import PAGES
 from test_evidence_text import two_logs
 from test_faces import RESULTS, SAMPLES
-from test_names import HOSTILE, WORST, parsed, steering
+from test_names import ATTRIBUTE, WORST, parsed, steering
 
 from gradience.report.inputs import Source
 from gradience.report.page.render import BUNDLE, MARK, asset, is_page, json_text, to_page
@@ -221,9 +221,7 @@ def hostile_page(name):
     return to_page([Source(name, named.model_copy(update={"adapter": adapter}), "0" * 64)])
 
 
-@pytest.mark.parametrize(
-    "name", [WORST, ENDING, HOSTILE["attribute"], "x" * 10_000], ids=lambda name: name[-4:]
-)
+@pytest.mark.parametrize("name", [WORST, ENDING, ATTRIBUTE, "x" * 10_000], ids=lambda name: name[-4:])
 def test_names_are_text(name):
     page = hostile_page(name)
     outside = page.partition('<script type="application/json"')[0]

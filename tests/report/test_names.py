@@ -29,86 +29,31 @@ from gradience.reports.base.names import (
 )
 from gradience.words import printable
 
+INVISIBLE = (
+    "\0\a\b\t\n\v\f\r\x0e\x7f\x85\x9b\u2028\u2029\u202b\u202e\u2067\u200e\u200f\u061c\u200b\u200d\u2060\ufeff\u00ad\u00a0"
+    "\u3000\u3164\uffa0\u2800\u034f\ufe0f\ue000\ufffe\ufff9\ufffb\U000e0041\U000e0100\U0001d173"
+)
+"""Controls, directions, blanks and characters that take no room."""
+LONG, PYTHON, ATTRIBUTE = "x" * 5000, "'], r=1, x=__import__('os').system('id') #", '" onmouseover="alert(1)'
 HOSTILE = {
-    "colour": "\x1b[31mred",
-    "clear-screen": "a\x1b[2J\x1b[Hb",
-    "hyperlink": "\x1b]8;;https://evil.example\x1b\\click\x1b]8;;\x1b\\",
-    "title": "\x1b]0;owned\x07",
-    "paste": "\x1b[?2004h",
-    "dcs": "\x1bP+q544e\x1b\\",
-    "c1-csi": "\x9b31mred",
-    "c1-osc": "\x9d0;x\x9c",
-    "c1-nel": "a\x85b",
-    "nul": "a\x00b",
-    "bell": "a\x07b",
-    "backspace": "safe\x08\x08\x08\x08evil",
-    "delete": "a\x7fb",
-    "carriage-return": "harmless\rerror: gone",
-    "newline": "a\nerror: forged",
-    "crlf": "a\r\nb",
-    "tab": "a\tb",
-    "vertical-tab": "a\x0bb",
-    "form-feed": "a\x0cb",
-    "shift-out": "a\x0eb",
-    "line-separator": "a\u2028b",
-    "paragraph-separator": "a\u2029b",
-    "bidi-override": "a\u202egpj.exe",
-    "bidi-embedding": "a\u202bb\u202c",
-    "bidi-isolate": "a\u2067b\u2069",
-    "bidi-mark": "a\u200fb\u200e",
-    "arabic-mark": "a\u061cb",
-    "zero-width-space": "q\u200b_proj",
-    "zero-width-joiner": "q\u200d_proj",
-    "word-joiner": "q\u2060_proj",
-    "bom": "\ufeffq_proj",
-    "soft-hyphen": "q\u00ad_proj",
-    "no-break-space": "q\u00a0proj",
-    "ideographic-space": "q\u3000proj",
-    "hangul-filler": "q\u3164proj",
-    "halfwidth-filler": "q\uffa0proj",
-    "braille-blank": "q\u2800proj",
-    "grapheme-joiner": "q\u034fproj",
-    "variation-selector": "q\ufe0fproj",
-    "supplement-selector": "q\U000e0100proj",
-    "tag-characters": "q\U000e0041\U000e007fproj",
-    "private-use": "q\ue000proj",
-    "noncharacter": "q\ufffeproj",
-    "interlinear": "q\ufff9a\ufffab\ufffb",
-    "musical-control": "q\U0001d173proj",
-    "rich-markup": "[bold red]x[/]",
-    "rich-close": "a[/]b",
-    "rich-link": "[link=https://evil.example]x[/link]",
-    "rich-emoji": ":skull:",
-    "script": "<script>alert(1)</script>",
-    "img": "<img src=x onerror=alert(1)>",
-    "attribute": "\" onmouseover=\"alert(1)",
-    "single-quote": "' onload='x",
-    "comment": "--><!-- x",
-    "entity": "&lt;b&gt;&amp;",
-    "closing": "</td></tr></table><h1>owned",
-    "style": "</style><style>*{display:none}",
-    "pipe": "a|b|c",
-    "escaped-pipe": "a\\|b",
-    "backtick": "`code`",
-    "backticks": "a``b```c",
-    "md-link": "[x](https://evil.example)",
-    "md-image": "![x](https://evil.example/p.png)",
-    "md-bare-link": "https://evil.example/x",
-    "md-www": "www.evil.example",
-    "md-mention": "@everyone",
-    "md-heading": "# owned",
-    "md-emphasis": "**a** _b_ ~~c~~",
-    "md-math": "$\\href{x}{y}$",
-    "formula": "=HYPERLINK(\"https://evil.example\")",
-    "percent": "%s %n {0} {self}",
-    "python": "'], r=1, x=__import__('os').system('id') #",
-    "backslash": "C:\\new\\table",
-    "regex": "(a+)+$",
-    "long": "x" * 5000,
-    "long-escapes": "\x1b" * 5000,
-    "cjk": "模型.层" * 60,
-    "combining": "a" + "\u0301" * 300,
-    "emoji": "🧠" * 120,
+    ascii(name)[1:30]: name
+    for name in (
+        *(f"q{character}proj" for character in INVISIBLE),
+        # what steers a terminal, and what forges a line of one
+        "\x1b[31mred", "a\x1b[2J\x1b[Hb", "\x1b]8;;https://evil.example\x1b\\click\x1b]8;;\x1b\\", "\x1b]0;owned\x07",
+        "\x1b[?2004h", "\x1bP+q544e\x1b\\", "\x9b31mred", "\x9d0;x\x9c", "harmless\rerror: gone", "a\nerror: forged",
+        "a\r\nb", "[bold red]x[/]", "a[/]b", "[link=https://evil.example]x[/link]", ":skull:",
+        # HTML
+        "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", ATTRIBUTE, "' onload='x", "--><!-- x",
+        "&lt;b&gt;&amp;", "</td></tr></table><h1>owned", "</style><style>*{display:none}",
+        # Markdown
+        "a|b|c", "a\\|b", "`code`", "a``b```c", "[x](https://evil.example)", "![x](https://evil.example/p.png)",
+        "https://evil.example/x", "www.evil.example", "@everyone", "# owned", "**a** _b_ ~~c~~", "$\\href{x}{y}$",
+        # what other programs take for more than text
+        '=HYPERLINK("https://evil.example")', "%s %n {0} {self}", PYTHON, "C:\\new\\table", "(a+)+$",
+        # sizes
+        LONG, "\x1b" * 5000, "模型.层" * 60, "a" + "\u0301" * 300, "🧠" * 120,
+    )
 }  # fmt: skip
 WORST = "\x1b[31m\x9b2J\u202e\r\nerror: forged|`[x](https://evil.example)</script>[/]$'\" #"
 """Something of each, for what a report writes itself: each renderer escapes in one place, and tests/hostile/ sweeps."""
@@ -159,7 +104,7 @@ def parsed(markup):
     return parser
 
 
-@pytest.mark.parametrize("name", [WORST, HOSTILE["python"], HOSTILE["long"]], ids=["worst", "python", "long"])
+@pytest.mark.parametrize("name", [WORST, PYTHON, LONG], ids=["worst", "python", "long"])
 def test_the_lora_config_stays_inside_its_strings(name):
     audited = hostile_report(name)
     source = lora_config_source(audited)
@@ -176,7 +121,7 @@ def test_the_lora_config_stays_inside_its_strings(name):
     assert given["task_type"] == name
 
 
-@pytest.mark.parametrize("name", [WORST, HOSTILE["long"]], ids=["worst", "long"])
+@pytest.mark.parametrize("name", [WORST, LONG], ids=["worst", "long"])
 def test_tables_keep_their_rows(name):
     audited = hostile_report(name)
     text = audit_text(audited, width=80, layers=True)

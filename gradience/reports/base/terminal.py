@@ -6,7 +6,6 @@ terminal has. The text depends on nothing but the arguments: not on the environm
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -77,8 +76,8 @@ def render(document: Document, *, width: int | None = None, color: bool = False)
             indent = INDENT if block.level > 1 else 0
         room = UNLIMITED if width is None else max(MIN_WIDTH, width) - at
         text = max(DEFAULT_WIDTH - at, _unbroken(block)) if width is None else min(room, MAX_TEXT - at)
-        drawn = _colored(_lines(block, room, text)) if color else map(_plain, _lines(block, room, text))
-        lines += [" " * at + line if line else "" for line in map(_without_end_blanks, drawn)]
+        for line in map(_without_end_blanks, _lines(block, room, text)):
+            lines.append(" " * at + (_colored(line) if color else _plain(line)) if line else "")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -190,39 +189,21 @@ def _slice(safe: Line, start: int, end: int) -> Line:
     return pieces
 
 
-def _colored(lines: Sequence[Line]) -> list[str]:
-    """The lines with colours, the only thing that needs rich's console: importing it takes longer than an audit."""
-    from rich.console import Console
-    from rich.text import Text
+def _without_end_blanks(safe: Line) -> Line:
+    kept = list(safe)
+    while kept and not kept[-1].text.rstrip(" "):
+        kept.pop()
+    return [*kept[:-1], Span(kept[-1].text.rstrip(" "), kept[-1].role)] if kept else []
 
-    out = io.StringIO()
-    console = Console(
-        file=out,
-        width=UNLIMITED,
-        color_system="256",
-        force_terminal=True,
-        no_color=False,
-        legacy_windows=False,
-        highlight=False,
-        markup=False,
-        emoji=False,
-        _environ={},
+
+def _colored(safe: Line) -> str:
+    """The pieces with the codes of their colours, of which a terminal has 256."""
+    from rich.color import ColorSystem
+    from rich.style import Style
+
+    return "".join(
+        Style.parse(STYLES[span.role]).render(span.text, color_system=ColorSystem.EIGHT_BIT) for span in safe
     )
-    for line in lines:
-        console.print(Text.assemble(*((span.text, STYLES[span.role]) for span in line)))
-    return out.getvalue().split("\n")[:-1]
-
-
-_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
-
-
-def _without_end_blanks(line: str) -> str:
-    pieces = _COLOUR.split(line)
-    for i in range(len(pieces) - 1, -1, -2):
-        pieces[i] = pieces[i].rstrip(" ")
-        if pieces[i]:
-            break
-    return "".join(pieces)
 
 
 def _beside(rows: Sequence[tuple[Line, Line]], text: int, gap: int) -> list[Line]:
