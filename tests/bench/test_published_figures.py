@@ -74,7 +74,7 @@ def at_best(net: int, worst: int, discordance: float) -> Pooled:
         delta=net / (N * SEEDS),
         gained=(pairs + net) // 2,
         lost=(pairs - net) // 2,
-        item_variance=effect * share / (N * SEEDS),
+        example_variance=effect * share / (N * SEEDS),
         design_effect=effect,
         run_variance=max(0.0, float(of_run.var(ddof=1)) - 0.8 * share / N),
     )
