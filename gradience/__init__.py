@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradience.audit.adapter import audit_adapter
+    from gradience.bench.verb import run_bench, verify
     from gradience.calibrate.verb import calibrate_adapter
     from gradience.check import check_config
     from gradience.compare.adapters import compare_adapters
@@ -110,7 +111,9 @@ _HOME = {
     "distill_adapter": "gradience.distill.verb",
     "monitor_runs": "gradience.monitor",
     "plan_compression": "gradience.plan.compression",
+    "run_bench": "gradience.bench.verb",
     "shrink_adapter": "gradience.shrink.verb",
+    "verify": "gradience.bench.verb",
 }
 
 __all__ = [
@@ -163,7 +166,9 @@ __all__ = [
     "evaluate_adapters",
     "monitor_runs",
     "plan_compression",
+    "run_bench",
     "shrink_adapter",
+    "verify",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterable
 from types import ModuleType
 from typing import ClassVar
@@ -60,7 +61,7 @@ class UsageError(GradienceError):
     ...     compress_adapter("my_adapter", rank=4, energy=0.9, output="small")
     ... except UsageError as error:
     ...     print(error)
-    give only one of rank and energy
+    give only one of --rank and --energy
     """
 
     exit_code = 2
@@ -167,11 +168,22 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module.split(".", maxsplit=1)[0]:
             raise
-        raise MissingExtra(
-            f"{module} is not installed",
-            code="missing-extra",
-            hint=f'in your clone of Gradience: pip install ".[{extra}]"',
-        ) from None
+        raise _missing(module, extra) from None
+
+
+def require_installed(*modules: str, extra: str) -> None:
+    """Check that optional dependencies are installed, and import none. Raises MissingExtra, as `require` does."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise _missing(module, extra)
+
+
+def _missing(module: str, extra: str) -> MissingExtra:
+    return MissingExtra(
+        f"{module} is not installed",
+        code="missing-extra",
+        hint=f'in your clone of Gradience: pip install ".[{extra}]"',
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str], then: str = "", most: int = 1) -> str:

@@ -244,12 +244,12 @@ def test_env_names_versions_and_extras_but_nobody():
 
 
 def test_env_for_people_names_what_an_extra_lacks():
-    from gradience.cli.env import environment_text, installed_versions
+    from gradience.cli.env import environment_text
 
     facts = {
         "gradience": "0.1.0", "python": "3.11", "implementation": "CPython", "platform": "Linux", "blas": [],
         "cpu": {"model": None, "count": 2, "usable": 1}, "variables": {}, "core": {"numpy": "2.0"},
-        "extras": {"x": installed_versions(["numpy", "no-such-package-anywhere"])},
+        "extras": {"x": {"numpy": "2.0", "no-such-package-anywhere": None}},
     }  # fmt: skip
     text = environment_text(facts)
     assert "extra      x: not installed (missing: no-such-package-anywhere)" in text

@@ -26,9 +26,9 @@ from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.adapters.pairs import pairs_of
-from gradience.arguments import integer_argument, number_argument, path_argument, ranks_argument
 from gradience.audit.findings import Facts, find
 from gradience.audit.measures import measure_pair
+from gradience.audit.options import AuditSettings
 from gradience.blas import map_in_order, worker_threads
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import path_text
@@ -48,12 +48,11 @@ from gradience.reports.audit import (
 )
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source, initial_of
+from gradience.settings import public
 from gradience.words import listed
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-    from gradience.reports.calibration import Calibration
 
 
 MAX_ITEMS = 1000
@@ -239,81 +238,51 @@ def _active(model: Any) -> str:
 
 
 DEFAULT_TAU = 0.90
-SAVE_INITIAL = (
-    'save it before training: set init_lora_weights=True in its config, then model.save_pretrained("initial")'
-)
 
 
-def audit_adapter(
-    path: str | os.PathLike[str] | PeftModel,
-    *,
-    adapter: str | None = None,
-    tau: float = DEFAULT_TAU,
-    allowed_ranks: Iterable[int] | None = None,
-    calibration: Calibration | str | os.PathLike[str] | None = None,
-    allow_pickle: bool = False,
-    pairs: tuple[str, str] | None = None,
-    scale: float | None = None,
-    initial_adapter: str | os.PathLike[str] | None = None,
-    workers: int | None = None,
-    max_memory: int | None = None,
-    progress: Progress | None = None,
-    command: str = "",
-) -> AuditReport:
+@public(AuditSettings)
+def audit_adapter(settings: AuditSettings) -> AuditReport:
     """Measure how much of its rank an adapter uses, and return the report.
 
     >>> report = audit_adapter("my_adapter")
     >>> report.n_layers, report.energy_rank_90_p90, report.suggested_r_global_90
     (16, 5.0, 8)
 
-    path: a PEFT folder, a Trainer checkpoint, a .safetensors file, a name on the hub, or a PeftModel in memory.
-    adapter: which one, where a folder, a file or a model holds several.
-    tau: energy threshold that the suggestions rest on, in (0, 1].
-    allowed_ranks: ranks that may be suggested; powers of two by default.
-    calibration: what `calibrate_adapter` returned or wrote for this adapter: adds what matters to the output.
-    allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
-    pairs: names of A and B in a home-made file, with {} for what differs: ("blocks.{}.w_a", "blocks.{}.w_b").
-    scale: what B·A of such pairs is multiplied by; without it there are no norms.
-    initial_adapter: the adapter before training, for one whose start changed the base (PiSSA, OLoRA, CorDA, LoRA-GA,
-        LoftQ): what is measured is the difference s·(B·A − B₀·A₀), of rank 2r.
-    workers: modules measured at a time; the processor count by default. The result does not depend on it.
-    max_memory: bytes that the work may take; 500 MB by default, or eight times the file. More is refused beforehand.
+    With an `initial_adapter`, for an adapter whose start changed the base, the difference s·(B·A − B₀·A₀), of rank
+    2r, is measured. The keywords are the flags of `gradience audit`:
 
     Raises InputError when there is nothing to audit, UsageError for a tau or ranks that make no sense, WrongType (a
     TypeError too) for an argument of another type.
     Modules that cannot be measured do not raise: they are rows with a status, findings, and coverage.
     """
-    if not 0 < number_argument("tau", tau) <= 1:
+    tau, initial = settings.tau, settings.initial_adapter
+    if not 0 < tau <= 1:
         raise UsageError(
             f"tau is {tau}, not in (0, 1]", code="bad-tau", hint="a share of the energy such as 0.95"
         )
-    given = ranks.DEFAULT_GRID if allowed_ranks is None else ranks_argument("allowed_ranks", allowed_ranks)
-    allowed = checked_ranks(given)
-    known = None
-    if calibration is not None:  # imported only if it is needed
-        from gradience.reports.calibration import calibration_argument
-
-        known = calibration_argument(calibration)
+    allowed = checked_ranks(ranks.DEFAULT_GRID if settings.allowed_ranks is None else settings.allowed_ranks)
     how: dict[str, Any] = {
-        "pairs": pairs_of(pairs, scale),
-        "allow_pickle": allow_pickle,
-        "initial": initial_adapter and path_argument("initial_adapter", initial_adapter, hint=SAVE_INITIAL),
+        "pairs": pairs_of(settings.pairs, settings.scale),
+        "allow_pickle": settings.allow_pickle,
+        "initial": None if initial is None else Path(initial),
     }
-    with _opened(path, adapter, **how) as opened:
+    with _opened(settings.path, settings.adapter, **how) as opened:
         report = audit_opened(
             opened,
             tau=tau,
             allowed=allowed,
-            workers=workers,
-            max_memory=max_memory,
-            progress=progress,
-            command=command,
+            workers=settings.workers,
+            max_memory=settings.max_memory,
+            progress=settings.progress,
+            command=settings.command,
         )
-    if known is None:
+    if settings.calibration is None:
         return report
     from gradience.plan.calibrated import with_effects
+    from gradience.reports.calibration import calibration_argument
 
-    return with_effects(report, known)
+    calibration = calibration_argument(settings.calibration)
+    return report if calibration is None else with_effects(report, calibration)
 
 
 def audit_opened(
@@ -328,9 +297,8 @@ def audit_opened(
 ) -> AuditReport:
     """Measure an adapter that is open. Keywords as of `audit_adapter`, which have been checked."""
     watch = Stopwatch(command)
-    limit = None if max_memory is None else integer_argument("max_memory", max_memory)
     work = ((pair, audit_bytes(pair)) for pair in opened.pairs)
-    fitting = workers_within(limit_for(limit, [opened]), [opened], work, workers)
+    fitting = workers_within(limit_for(max_memory, [opened]), [opened], work, workers)
     with worker_threads(fitting) as pool:
         digest = pool.submit(opened.sha256)
         measured = map_in_order(pool, partial(measure_pair, tau=tau), opened.pairs, progress)
@@ -363,8 +331,7 @@ def _opened(
             opened.location = replace(opened.location, path=Path(folder.name))
             yield opened
     else:
-        path = path_argument("path", source, "a path or a PeftModel")
-        with open_adapter(path, adapter=adapter, **how) as opened:
+        with open_adapter(Path(source), adapter=adapter, **how) as opened:
             yield opened
 
 

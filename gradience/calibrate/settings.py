@@ -43,6 +43,9 @@ class CalibrateSettings(BaseSettings, RowSettings):
     """Folder of a LoRA adapter of a language model (causal or encoder–decoder) or of a sequence classifier."""
     output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
     """The calibration to write, a .safetensors file."""
+    _: KW_ONLY
+    force: bool = False
+    """Replace an existing file."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

@@ -7,6 +7,7 @@ from pathlib import Path
 from gradience.calibrate.inputs import Inputs, read_inputs
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.errors import OutputError
+from gradience.files.whole import already_exists
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.calibration import Calibration
@@ -30,8 +31,16 @@ def calibrate_adapter(settings: CalibrateSettings) -> Calibration:
     Raises InputError where adapter, rows or base cannot be used, UsageError for what makes no sense together,
     MissingExtra, OutputError when disk or memory refuse.
     """
-    output = required_output(settings.output)
+    output = new_file(settings)
     return calibrate(read_inputs(settings), output, progress=settings.progress)
+
+
+def new_file(settings: CalibrateSettings) -> Path:
+    """Return where the calibration is written. Raises UsageError (`no-output`, `output-exists`)."""
+    output = required_output(settings.output)
+    if output.exists() and not settings.force:
+        raise already_exists(output)
+    return output
 
 
 def calibrate(

@@ -17,8 +17,9 @@ from gradience.check.files import (
     read_mapping,
     training_config_in,
 )
+from gradience.check.options import CheckSettings
 from gradience.check.rules import Context
-from gradience.check.settings import READERS, TASKS, Settings, Unreadable, task_of
+from gradience.check.settings import READERS, Settings, Unreadable, task_of
 from gradience.errors import UsageError
 from gradience.files.shared_names import path_text
 from gradience.hub.address import address_of
@@ -26,54 +27,33 @@ from gradience.hub.client import fetch_folder, with_bars
 from gradience.reports.base.finding import SEVERITIES
 from gradience.reports.check import CheckFinding, CheckReport, SettingsRead, SourceFile
 from gradience.rules import NotApplicable
+from gradience.settings import paths_of, public
 
-__all__ = ["TASKS", "check_config"]
-
-PathLike = str | os.PathLike[str]
+__all__ = ["check_config"]
 
 
-def check_config(
-    *configs: PathLike,
-    peft: PathLike | None = None,
-    training: PathLike | None = None,
-    peft_dir: PathLike | None = None,
-    training_dir: PathLike | None = None,
-    task: str | None = None,
-    lr: float | None = None,
-    r: int | None = None,
-    alpha: float | None = None,
-    base_config: PathLike | None = None,
-    completion_tokens: int | None = None,
-) -> CheckReport:
+@public(CheckSettings)
+def check_config(settings: CheckSettings) -> CheckReport:
     """Read the files and return what is wrong in them. At least one file or folder is needed, or a setting.
 
     >>> check_config(r=16, alpha=16, lr=2e-4).settings.scale
     1.0
 
-    configs                 files or folders, whatever they hold; what an earlier one says counts
-    peft, peft_dir          an adapter configuration, as a file or in its folder, which may be a name on the hub
-    training, training_dir  a training configuration; one file may hold both (TRL, Axolotl, ...)
-    task                    one of TASKS, or a name that means one, such as `sst2` or `text-generation`
-    lr, r, alpha            settings to judge instead of those in the files
-    base_config             config.json of the base model, or its folder
-    completion_tokens       tokens that are trained on, for the rule on capacity
+    The keywords are the flags of `gradience check`:
 
     Raises UsageError (nothing-to-check, unknown-task, bad-setting), InputError (see `gradience.check.files`), and
     NetworkError and MissingExtra for a name on the hub.
     """
-    task = task_of(task) if task is not None else None
-    paths = [path for config in configs for path in configurations_at(Path(config))]
+    task = None if settings.task is None else task_of(settings.task)
+    paths = [path for config in paths_of(settings.configs) for path in configurations_at(config)]
     shown: dict[Path, str] = {}
-    if peft_dir is not None and (address := address_of(peft_dir)) is not None:
-        with with_bars(False):  # for a file of a few kB
-            paths.append(adapter_config_in(fetch_folder(address, (CONFIG,))[0]))
-        shown[paths[-1]] = f"{address}/{CONFIG}"
-    elif peft_dir is not None:
-        paths.append(adapter_config_in(Path(peft_dir)))
-    paths += [Path(path) for path in (peft, training) if path is not None]
-    paths += [training_config_in(Path(training_dir))] if training_dir is not None else []
-    settings, files, training_dialect = _typed(lr, r, alpha), [], PEFT
-    if not paths and not settings.where:
+    if settings.peft_dir is not None:
+        paths.append(_adapter_config(settings.peft_dir, shown))
+    paths += [Path(path) for path in (settings.peft, settings.training) if path is not None]
+    if settings.training_dir is not None:
+        paths.append(training_config_in(Path(settings.training_dir)))
+    given, files, training_dialect = _typed(settings.lr, settings.r, settings.alpha), [], PEFT
+    if not paths and not given.where:
         raise UsageError(
             "nothing to check",
             code="nothing-to-check",
@@ -84,9 +64,21 @@ def check_config(
         dialect = dialect_of(values, path)
         files.append(SourceFile(path=shown.get(path) or path_text(path), dialect=dialect.name))
         training_dialect = dialect if training_dialect is PEFT else training_dialect
-        settings = settings.filled_from(read_settings(values, dialect, path))
-    base = read_base(Path(base_config)) if base_config is not None else None
-    return _report(Context(settings.completed(), task, base, completion_tokens, training_dialect), files)
+        given = given.filled_from(read_settings(values, dialect, path))
+    base = None if settings.base_config is None else read_base(Path(settings.base_config))
+    context = Context(given.completed(), task, base, settings.completion_tokens, training_dialect)
+    return _report(context, files)
+
+
+def _adapter_config(folder: str | os.PathLike[str], shown: dict[Path, str]) -> Path:
+    """The configuration in a folder; of a name on the hub it alone is fetched, and `shown` under that name."""
+    address = address_of(folder)
+    if address is None:
+        return adapter_config_in(Path(folder))
+    with with_bars(False):  # for a file of a few kB
+        path = adapter_config_in(fetch_folder(address, (CONFIG,))[0])
+    shown[path] = f"{address}/{path.name}"
+    return path
 
 
 def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:

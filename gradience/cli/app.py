@@ -20,8 +20,8 @@ import typer
 from gradience.cli.console import VisibleStream, show_error
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.help import SETTINGS, Group, Verb
-from gradience.cli.predecessor import VERBS_INSTEAD, instead_of
-from gradience.errors import GradienceError, UsageError
+from gradience.cli.predecessor import instead_of
+from gradience.errors import GradienceError
 from gradience.words import printable
 
 VERBS: Mapping[str, Mapping[str, str]] = {
@@ -41,6 +41,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
     "Prove": {
         "evaluate": "Compare adapters with the first one on the same examples.",
         "evidence": "Compare two logs of one evaluation, example by example.",
+        "verify": "Verify a finished run, without a model and without PyTorch.",
         "bench": "Test over several seeds if smaller adapters are as good.",
     },
     "Publish": {
@@ -116,10 +117,12 @@ def glossary() -> list[list[str]]:
 @cache
 def _verb(name: str, summary: str) -> Any:
     """Return the command of one verb."""
+    from gradience.cli.flags import with_flags
+
     verb = getattr(import_module(f"gradience.cli.{name}"), name)
     if not isinstance(verb, typer.Typer):
         function, verb = verb, typer.Typer(rich_markup_mode=None, add_completion=False)
-        verb.command(name, cls=Verb)(function)
+        verb.command(name, cls=Verb)(with_flags(function))
     command = typer.main.get_command(verb)
     command.help = f"{summary}\n\n{command.help}" if command.help else summary
     return command
@@ -159,12 +162,6 @@ class Verbs(Group):
             context = super().make_context(*args, **kwargs)
             sys.stdout.flush()
         return context
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Resolve as typer does, but answer a verb that only the original has with ours."""
-        if args[0] in VERBS_INSTEAD and args[0] not in self.commands:
-            raise UsageError(f"no verb {args[0]!r}", code="no-verb", hint=VERBS_INSTEAD[args[0]])
-        return super().resolve_command(ctx, args)
 
     def invoke(self, *args: Any) -> Any:
         with _closed_pipe_apart():

@@ -5,118 +5,58 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
+from gradience.audit.options import AuditSettings
 from gradience.cli.console import show_error
-from gradience.cli.options import (
-    AdapterName,
-    AllowPickle,
-    InitialAdapter,
-    MaxMemory,
-    PairNames,
-    PairScale,
-    allowed_ranks_of,
-    bytes_of,
-)
-from gradience.cli.output import command_line, print_json, print_screen, print_text
-from gradience.cli.page import Html, save_report
-from gradience.cli.progress import ProgressBar
+from gradience.cli.output import LayersOutput, print_json, print_screen, print_text
 from gradience.errors import GradienceError, IncompleteError, InputError, UsageError
+from gradience.settings import SETTINGS, Flag, Integer, StrPath, settings_of
 
 if TYPE_CHECKING:
     from gradience.reports.audit import AuditReport
 
 
-def audit(
-    adapters: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="ADAPTER",
-            help="Folder of save_pretrained(), Trainer checkpoint, .safetensors file or org/name on the hub; several"
-            " give one table.",
-            show_default=False,
-        ),
-    ] = None,
-    peft_dir: Annotated[
-        str | None, typer.Option("--peft-dir", metavar="DIR", help="Same as ADAPTER.")
-    ] = None,
-    adapter: AdapterName = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Show every module and every finding.")] = False,
-    top_wasteful: Annotated[
-        int | None,
-        typer.Option(
-            "--top-wasteful",
-            metavar="N",
-            min=0,
-            help="List the N modules with the most unused rank (default 3).",
-        ),
-    ] = None,
-    suggest_per_layer: Annotated[
-        bool,
-        typer.Option("--suggest-per-layer", help="Print only the suggested ranks, as a LoraConfig to copy."),
-    ] = False,
-    tau: Annotated[
-        float,
-        typer.Option(
-            "--tau", metavar="T", help="Share of the energy that a suggested rank must keep, in (0, 1]."
-        ),
-    ] = 0.90,
-    allowed_ranks: Annotated[
-        str | None,
-        typer.Option(
-            "--allowed-ranks",
-            metavar="R,R...",
-            help="Ranks that may be suggested, such as 4,8,16 (default: powers of 2).",
-        ),
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibration",
-            metavar="FILE",
-            help="Add what `gradience calibrate` measured: what matters to the output, and what sizes cost.",
-        ),
-    ] = None,
-    pairs: PairNames = None,
-    scale: PairScale = None,
-    base_model: Annotated[
-        str | None,
-        typer.Option(
-            "--base-model",
-            "-b",
-            metavar="NAME",
-            help="Base model, a folder or a name: adds how large each update is beside its weight.",
-        ),
-    ] = None,
-    no_cache: Annotated[
-        bool,
-        typer.Option("--no-cache", help="Find the norms of the base anew, and keep none of them."),
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print audit.json instead of the report, one line per adapter.")
-    ] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write audit.json to FILE.")
-    ] = None,
-    append: Annotated[
-        Path | None,
-        typer.Option("--append", metavar="RUN", help="Append a summary to the run.jsonl of its training."),
-    ] = None,
-    allow_pickle: AllowPickle = False,
-    initial_adapter: InitialAdapter = None,
-    html: Html = None,
-    max_memory: MaxMemory = None,
-    force: Annotated[bool, typer.Option("--force", help="Let --output replace a file.")] = False,
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet", "-q", help="No report and no progress bar: only errors, --json and --output."
-        ),
-    ] = False,
-) -> int:
+@dataclass(frozen=True, config=SETTINGS)
+class AuditedSettings:
+    """Base model."""
+
+    adapters: Annotated[Sequence[str], Flag("ADAPTER")] = ()
+    """Folder of save_pretrained(), Trainer checkpoint, .safetensors file or org/name on the hub; several give one
+    table."""
+    _: KW_ONLY
+    peft_dir: Annotated[str | None, Flag("DIR")] = None
+    """Same as ADAPTER."""
+    base_model: Annotated[str | None, Flag("NAME", "-b")] = None
+    """Base model, a folder or a name: adds how large each update is beside its weight."""
+    no_cache: bool = False
+    """Find the norms of the base anew, and keep none of them."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class AuditOutput(LayersOutput):
+    """Output."""
+
+    layers: bool = False
+    """Show every module and every finding."""
+    top_wasteful: Annotated[Integer | None, Field(ge=0), Flag("N")] = None
+    """List the N modules with the most unused rank (default 3)."""
+    suggest_per_layer: bool = False
+    """Print only the suggested ranks, as a LoraConfig to copy."""
+    output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
+    """Write audit.json to FILE."""
+    append: Annotated[StrPath | None, Flag("RUN")] = None
+    """Append a summary to the run.jsonl of its training."""
+    force: bool = False
+    """Let --output replace a file."""
+
+
+def audit(what: AuditedSettings, given: Annotated[dict[str, Any], AuditSettings], out: AuditOutput) -> int:
     """Reads only the adapter: no base model, no GPU, no PyTorch. Exit code 4: a part could not be measured, or
     nothing was trained.
 
@@ -130,85 +70,65 @@ def audit(
 
       gradience audit org/name@revision:folder
     """
-    paths = [*(adapters or []), *([peft_dir] if peft_dir else [])]
-    _check_usage(paths, layers, top_wasteful, suggest_per_layer, json, output, append, force=force)
-    ranks, limit = allowed_ranks_of(allowed_ranks), bytes_of(max_memory)
+    paths = [*what.adapters, *([what.peft_dir] if what.peft_dir else [])]
+    _check_usage(paths, out)
 
     def measure(path: str, label: str) -> AuditReport:
         from gradience.audit.adapter import audit_adapter
 
-        with ProgressBar(label, quiet=quiet) as progress:
-            report = audit_adapter(
-                path,
-                adapter=adapter,
-                tau=tau,
-                allowed_ranks=ranks,
-                calibration=calibration,
-                allow_pickle=allow_pickle,
-                pairs=pairs,
-                scale=scale,
-                initial_adapter=initial_adapter,
-                max_memory=limit,
-                progress=progress,
-                command=command_line(),
-            )
-        if base_model is None:
-            return report
-        how: dict[str, Any] = {"adapter": adapter, "allow_pickle": allow_pickle}
-        return _beside_base(report, base_model, path, how, cache=not no_cache, quiet=quiet)
+        report = out.run(audit_adapter, settings_of(AuditSettings, {"path": path, **given}), label)
+        return report if what.base_model is None else _beside_base(report, path, what, given, out)
 
     if len(paths) > 1:
-        return _several(paths, measure, layers=layers, json=json, html=html, quiet=quiet)
+        return _several(paths, measure, out)
     report = measure(paths[0], paths[0])
-    if output:
-        report.save(output)
-    if append:
-        _append(report, append)
-    save_report(html, report)
-    if json:
+    if out.output:
+        report.save(out.output)
+    if out.append:
+        _append(report, Path(out.append))
+    out.save_page(report)
+    incomplete = _incomplete(report, paths[0], layers=out.layers)
+    if out.json:
         print_json(report)
-    elif suggest_per_layer:
+    elif out.suggest_per_layer:
         _print_config(report, paths[0])
-    elif not quiet:
+    elif not out.quiet:
         from gradience.report.audit import SHOWN_WASTEFUL, audit_text
 
-        most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
-        print_screen(audit_text, report, layers=layers, top_wasteful=most)
-    incomplete = _incomplete(report, paths[0], layers=layers)
+        most = SHOWN_WASTEFUL if out.top_wasteful is None else out.top_wasteful
+        print_screen(audit_text, report, layers=out.layers, top_wasteful=most)
     if incomplete:
         raise incomplete
     return 0
 
 
 def _beside_base(
-    report: AuditReport, name: str, path: str, how: dict[str, Any], *, cache: bool, quiet: bool
+    report: AuditReport, path: str, what: AuditedSettings, given: dict[str, Any], out: AuditOutput
 ) -> AuditReport:
-    """The report with the weights of the base model beside the updates; `how` the adapter at `path` is opened."""
+    """Return the report with the weights of the base model beside the updates."""
     from gradience.adapters.formats import open_adapter
     from gradience.audit.dominance import with_base
+    from gradience.cli.progress import ProgressBar
     from gradience.models.locate import locate
     from gradience.models.settings import ModelSettings
 
+    name = str(what.base_model)
     folder = locate(ModelSettings(name=name), ("*.safetensors", "*.json")).folder
     with ExitStack() as stack:
-        progress = stack.enter_context(ProgressBar(f"reading {name}", quiet=quiet))
-        dora = report.adapter.use_dora
-        opened = stack.enter_context(open_adapter(Path(path), **how)) if dora else None
-        return with_base(report, folder, name=name, adapter=opened, cache=cache, progress=progress)
+        progress = stack.enter_context(ProgressBar(f"reading {name}", quiet=out.quiet))
+        opened = None
+        if report.adapter.use_dora:
+            which = {"adapter": given.get("adapter"), "allow_pickle": given.get("allow_pickle", False)}
+            opened = stack.enter_context(open_adapter(Path(path), **which))
+        return with_base(
+            report, folder, name=name, adapter=opened, cache=not what.no_cache, progress=progress
+        )
 
 
-def _several(
-    paths: Sequence[str],
-    measure: Callable[[str, str], AuditReport],
-    *,
-    layers: bool,
-    json: bool,
-    html: Path | None,
-    quiet: bool,
-) -> int:
+def _several(paths: Sequence[str], measure: Callable[[str, str], AuditReport], out: AuditOutput) -> int:
     """Audit each path in the order given, past those that fail, and return the highest exit code.
 
-    With `json` each report is printed as soon as it is there, and kept for a page only.
+    With --json each report is printed as soon as it is there, and kept for a page only.
     """
     from gradience.files.shared_names import given_text
     from gradience.report.audit.series import Refused
@@ -225,10 +145,10 @@ def _several(
             troubles.append(error)
             entries.append(Refused(given_text(path), error.code))
             continue
-        incomplete = _incomplete(report, path, layers=layers)
+        incomplete = _incomplete(report, path, layers=out.layers)
         troubles += [incomplete] if incomplete else []
-        for_page += [report] if html is not None else []
-        if json:
+        for_page += [report] if out.html is not None else []
+        if out.json:
             print_json(report)
             if incomplete:
                 show_error(str(incomplete), incomplete.hint)
@@ -236,40 +156,27 @@ def _several(
             shown = report.adapter.model_copy(update={"path": given_text(path)})
             entries.append(report.model_copy(update={"adapter": shown}))
     if for_page:
-        save_report(html, *for_page)
-    if not quiet and any(not isinstance(entry, Refused) for entry in entries):
-        print_screen(trend_text, entries, layers=layers)
-    if not json:
+        out.save_page(*for_page)
+    if not out.quiet and any(not isinstance(entry, Refused) for entry in entries):
+        print_screen(trend_text, entries, layers=out.layers)
+    if not out.json:
         for trouble in troubles:
             if isinstance(trouble, IncompleteError):
                 show_error(str(trouble), trouble.hint)
     return max((trouble.exit_code for trouble in troubles), default=0)
 
 
-# ---------------------------------------------------------------- the command line
-
-
-def _check_usage(
-    paths: Sequence[str],
-    layers: bool,
-    top_wasteful: int | None,
-    suggest_per_layer: bool,
-    json: bool,
-    output: Path | None,
-    append: Path | None,
-    *,
-    force: bool,
-) -> None:
+def _check_usage(paths: Sequence[str], out: AuditOutput) -> None:
     """Refuse what makes no sense together, before any work is done. Raises UsageError."""
     if not paths:
         raise UsageError(
             "no adapter given", code="no-adapter", hint="give its folder: gradience audit ./my_adapter"
         )
     one_only = {
-        "--output": output is not None,
-        "--append": append is not None,
-        "--suggest-per-layer": suggest_per_layer and not json,
-        "--top-wasteful": top_wasteful is not None and not json,
+        "--output": out.output is not None,
+        "--append": out.append is not None,
+        "--suggest-per-layer": out.suggest_per_layer and not out.json,
+        "--top-wasteful": out.top_wasteful is not None and not out.json,
     }
     for option, given in one_only.items():
         if given and len(paths) > 1:
@@ -278,18 +185,18 @@ def _check_usage(
                 code="one-adapter",
                 hint="give one of them; --json prints one line per adapter",
             )
-    if suggest_per_layer and not json and (layers or top_wasteful is not None):
+    if out.suggest_per_layer and not out.json and (out.layers or out.top_wasteful is not None):
         raise UsageError(
             "--suggest-per-layer prints a LoraConfig and nothing else",
             code="config-only",
             hint="leave out --layers and --top-wasteful",
         )
-    if output is not None and not force and os.path.lexists(output):
+    if out.output is not None and not out.force and os.path.lexists(out.output):
         from gradience.files.whole import already_exists
 
-        raise already_exists(output)
-    if append is not None:
-        _check_run(append)
+        raise already_exists(Path(out.output))
+    if out.append is not None:
+        _check_run(Path(out.append))
 
 
 def _check_run(run: Path) -> None:
@@ -311,7 +218,7 @@ def _check_run(run: Path) -> None:
 
 
 def _append(report: AuditReport, run: Path) -> None:
-    """A `metrics` record of kind `lora_audit` under the id and the last step of the run."""
+    """Append a `metrics` record of kind `lora_audit` under the id and the last step of the run."""
     from gradience.telemetry import TelemetryWriter, last_position
 
     run_id, step = last_position(run) or (None, None)
@@ -326,11 +233,8 @@ def _append(report: AuditReport, run: Path) -> None:
         writer.close()
 
 
-# ---------------------------------------------------------------- printing
-
-
 def _print_config(report: AuditReport, path: str) -> None:
-    """The LoraConfig. Raises IncompleteError where no rank is suggested."""
+    """Print the LoraConfig. Raises IncompleteError where no rank is suggested."""
     from gradience.files.shared_names import given_text
     from gradience.report.audit.lora_config import lora_config_source
 
@@ -345,7 +249,7 @@ def _print_config(report: AuditReport, path: str) -> None:
 
 
 def _incomplete(report: AuditReport, path: str, *, layers: bool = False) -> IncompleteError | None:
-    """What the exit code 4 is for, or None."""
+    """Return what the exit code 4 is for, or None."""
     from gradience.files.shared_names import given_text
     from gradience.report.incomplete import incompleteness
 

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from pydantic.dataclasses import dataclass
 
-from gradience.cli.bench_codes import RequireGrade, ended
-from gradience.cli.bench_configs import configs
-from gradience.cli.bench_export import export
-from gradience.cli.bench_power import power
-from gradience.cli.bench_run import run, say_root
-from gradience.cli.bench_status import status
-from gradience.cli.bench_verify import verify
+from gradience.bench.settings import (
+    AggregateSettings,
+    BenchSettings,
+    ExportSettings,
+    PowerSettings,
+    VerifySettings,
+)
+from gradience.cli.console import show_note, show_written
+from gradience.cli.exit_codes import ExitCode
+from gradience.cli.flags import with_flags
 from gradience.cli.help import Group, Verb
-from gradience.cli.output import command_line, print_result, print_screen
-from gradience.cli.page import Html, NoTexts, shows_texts
+from gradience.cli.options import CodeSettings, DryRun
+from gradience.cli.output import JsonOutput, PageOutput, TextsOutput, command_line, print_screen
+from gradience.cli.verify import verify as verify_run
+from gradience.settings import SETTINGS, Flag, StrPath, call
+from gradience.words import noun
+
+if TYPE_CHECKING:
+    from gradience.reports.bench import Bench, Status
+    from gradience.reports.bench_aggregate import BenchAggregate
 
 bench = typer.Typer(
     name="bench",
@@ -26,37 +38,192 @@ bench = typer.Typer(
 )
 
 
-bench.command(cls=Verb)(run)
-bench.command(cls=Verb)(status)
-bench.command(cls=Verb)(power)
-bench.command(cls=Verb)(verify)
-bench.command(cls=Verb)(export)
-bench.command(cls=Verb)(configs)
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class BenchOutput(TextsOutput):
+    """Output."""
 
-Folders = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="DIR", help="Folders of finished runs: with a bench.json, or with seed_N/bench.json."
-    ),
-]
+    require_grade: Annotated[Literal["A", "B"] | None, Flag("GRADE")] = None
+    """Of a PASS, exit with 0 only if a variant that passes has this grade or a better one; else with 8, or with 1 if
+    all of them are D or X."""
 
 
-@bench.command(cls=Verb)
-def aggregate(
-    folders: Folders,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="Write bench_aggregate.json and bench_aggregate.md to DIR."
-        ),
-    ] = None,
-    require_grade: RequireGrade = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the aggregate as JSON.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing aggregate.")] = False,
-    html: Html = None,
-    no_texts: NoTexts = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report.")] = False,
-) -> int:
+def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOutput) -> int:
+    """Train, audit, make smaller adapters, evaluate them and decide.
+
+    Exit codes: 0 a smaller adapter passes, 1 none does, 8 nothing can be concluded, 4 a stage ended in an error or
+    planned seeds are missing.
+
+    Examples:
+
+      gradience bench run --config minilm_reviews_demo --output out
+
+      gradience bench run -c my.yaml -o out train.lr=1e-4 'seeds=[1, 2, 3]'
+    """
+    from dataclasses import replace
+
+    import gradience.report.faces  # noqa: F401  (a run writes pages)
+    from gradience.bench import verb
+    from gradience.cli.options import need_libraries
+    from gradience.cli.progress import StageProgress
+    from gradience.files.digests import root_of
+    from gradience.report.bench import aggregate_text, bench_text
+    from gradience.settings import required_output
+
+    config = verb.read_config(settings)
+    for note in config.notes:
+        show_note(note)
+    with code.allowing():
+        if plan.dry_run:
+            from gradience.report.forecast import forecast_text
+
+            need_libraries()
+            from gradience.bench.plan.forecast import forecast
+
+            out.show(forecast_text, forecast(config))
+            return ExitCode.DONE
+        output = required_output(settings.output, "DIR")
+        need_libraries()
+        with StageProgress(quiet=out.quiet) as watcher:
+            watched = replace(settings, watcher=watcher, command=command_line())
+            benches, together = verb.run_config(config, watched)
+    root = root_of(output)
+    if root is not None:
+        _say_root(output, root)
+    missing = [row.seed for row in together.seeds if row.source is None] if together else []
+    name = "bench_aggregate" if together else "bench"
+    result: Bench | BenchAggregate = benches[-1] if missing or together is None else together
+    folder = output
+    if result is benches[-1] and len(config.seeds) > 1:
+        folder = output / f"seed_{benches[-1].seed}"
+    out.save_page(result, folder=folder)
+    out.print(bench_text if result is benches[-1] else aggregate_text, result)
+    if not out.json:
+        show_written(f"{output / name}.json, {name}.md")
+    if not missing:
+        return ended(result, out.require_grade)
+    seeds = ", ".join(map(str, missing))
+    print(
+        f"missing: {noun(len(missing), 'seed')} {seeds}, of {len(config.seeds)} that are planned: a seed that"
+        " is not run counts as failed (--only-seed N runs one; without it, all)",
+        file=sys.stderr,
+    )
+    return ExitCode.INCOMPLETE
+
+
+def _say_root(output: Path, root: str) -> None:
+    """Print the digest that stands for the whole folder, for whoever publishes it."""
+    print(f"root: {root} (sha256 of {output / 'digests.json'})", file=sys.stderr)
+
+
+def code_of(status: Status) -> ExitCode:
+    """Return 0 for PASS (and SKIPPED: nothing to compress), 1 FAIL, 8 no evidence, 4 something ended in an error."""
+    codes = {"FAIL": ExitCode.GATE_FAILED, "ERROR": ExitCode.INCOMPLETE}
+    codes |= dict.fromkeys(("PASS", "SKIPPED"), ExitCode.DONE)
+    return codes.get(status, ExitCode.INCONCLUSIVE)
+
+
+def ended(result: Bench | BenchAggregate, required: str | None) -> ExitCode:
+    """Return the exit code of a result, and say on stderr where a required grade is missed.
+
+    What the policy does not pass keeps its own code. Nothing that passed without a grade is a grade: 8.
+    """
+    code = code_of(result.status)
+    if required is None or code is not ExitCode.DONE:
+        return code
+    grades = {
+        variant.name: variant.evidence.grade
+        for variant in result.candidates
+        if variant.status == "PASS" and variant.evidence is not None and variant.evidence.grade is not None
+    }
+    best = min(grades.values(), default=None)  # A comes first
+    if best is not None and best <= required:
+        return code
+    if best is None:
+        print(f"required: grade {required}; nothing that passes has a grade", file=sys.stderr)
+        return ExitCode.INCONCLUSIVE
+    names = ", ".join(name for name, grade in grades.items() if grade == best)
+    print(f"required: grade {required}; the best of what passes is {best}: {names}", file=sys.stderr)
+    return ExitCode.GATE_FAILED if best in ("D", "X") else ExitCode.INCONCLUSIVE
+
+
+def status(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Folder of a run, which may be running, stopped or finished."),
+    ],
+    out: JsonOutput,
+) -> None:
+    """Show how far a run is: finished, running and failed stages.
+
+    Reads the folder of the run and changes nothing. Needs no PyTorch.
+
+    Examples:
+
+      gradience bench status runs/mine
+
+      watch -n 5 gradience bench status runs/mine
+    """
+    from gradience.bench.status.look import look
+    from gradience.report.bench_status import status_text
+
+    out.print(status_text, look(folder))
+
+
+def power(settings: PowerSettings, out: PageOutput) -> None:
+    """Compute what a budget of examples and seeds can show.
+
+    And what it takes to show more. Two claims: non-inferior in these runs, and in a new run with another seed. For
+    each the chance to show it, the smallest margin, the examples and seeds that it needs; and how often the safety
+    policy passes a variant that is as good, and one that is not.
+
+    Examples:
+
+      gradience bench power --n 500 --seeds 3 --discordance 0.12
+
+      gradience bench power --config minilm_reviews --from runs/minilm_reviews
+    """
+    from gradience.bench.verb import power_of_a_budget
+    from gradience.report.power import power_text
+
+    out.show(power_text, call(power_of_a_budget, settings, note=show_note))
+
+
+def export(settings: ExportSettings) -> None:
+    """Export results to Every Eval Ever or the Hugging Face hub.
+
+    Examples:
+
+      gradience bench export runs/mine --to eee -o every_eval_ever
+
+      gradience bench export runs/gsm8k --to hub -o eval_results
+    """
+    from gradience.bench.export.eee import export_eee
+    from gradience.bench.export.hub import export_hub
+    from gradience.errors import require_installed
+
+    require_installed("scipy", extra="stats")
+    folder, output = Path(settings.folder), Path(settings.output)
+    if settings.to == "eee":
+        written = export_eee(folder, output)
+    else:
+        written = export_hub(folder, output, dataset=settings.dataset)
+    show_written(f"{len(written)} files in {output}")
+
+
+def configs() -> None:
+    """List the configs that come with Gradience.
+
+    To run one: gradience bench run --config NAME --output DIR; with --dry-run to see what it would cost.
+    """
+    from gradience.bench.config.shipped import config_titles
+    from gradience.reports.base import terminal
+    from gradience.reports.base.blocks import Document, Facts, Span
+
+    rows: Document = [Facts([(name, Span(title)) for name, title in config_titles().items()])]
+    print_screen(terminal.render, rows)
+
+
+def aggregate(settings: AggregateSettings, out: BenchOutput) -> int:
     """Combine the seeds of one protocol and apply the safety policy.
 
     Not combined: different models, data or settings, a seed twice, smoke runs, runs that are not independent. A
@@ -67,42 +234,46 @@ def aggregate(
 
       gradience bench aggregate runs/seed42 runs/seed123 runs/seed456 --output runs/all
     """
-    from gradience.errors import require
-    from gradience.files.whole import already_exists, write_whole
-
-    require("scipy", extra="stats")
-    from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, PLAN
-    from gradience.bench.verify.verify import aggregate_checked
-    from gradience.files.digests import write_digests
+    import gradience.report.faces  # noqa: F401  (an aggregate is written as Markdown as well)
+    from gradience.bench.verb import aggregate as run
     from gradience.report.bench import aggregate_text
-    from gradience.report.faces import to_markdown
 
-    texts = shows_texts(html, no_texts=no_texts)
-    if output is not None and (output / AGGREGATE).exists() and not force:
-        raise already_exists(output / AGGREGATE)
-    report = aggregate_checked(folders, command=command_line())
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        report.save(output / AGGREGATE)
-        write_whole(output / DOCUMENT, [to_markdown(report).encode()])
-        # a folder of its own holds nothing else that is ours; that of a run is listed as a whole
-        say_root(output, write_digests(output, None if (output / PLAN).is_file() else (AGGREGATE, DOCUMENT)))
-    print_result(aggregate_text, report, as_json=json, quiet=quiet, html=html, folder=output, texts=texts)
-    return ended(report, require_grade)
+    report, root = call(run, settings, command=command_line())
+    output = None if settings.output is None else Path(settings.output)
+    if output is not None and root is not None:
+        _say_root(output, root)
+    out.show(aggregate_text, report, folder=output)
+    return ended(report, out.require_grade)
 
 
-@bench.command(cls=Verb)
-def summary(folders: Folders) -> None:
+@dataclass(frozen=True, config=SETTINGS)
+class SummarySettings:
+    """Runs."""
+
+    folders: Annotated[list[StrPath], Flag("DIR")]
+    """Folders of finished runs: with a bench.json, or with seed_N/bench.json."""
+
+
+def summary(settings: SummarySettings) -> None:
     """Print one table of several runs: model, task, savings, status.
 
     Examples:
 
       gradience bench summary runs/minilm runs/smollm2 runs/mistral
     """
-    from gradience.errors import require
-
-    require("scipy", extra="stats")
     from gradience.bench.verdict.folders import read_results
+    from gradience.errors import require_installed
     from gradience.report.bench import summary_text
+    from gradience.settings import paths_of
 
-    print_screen(summary_text, read_results(folders))
+    require_installed("scipy", extra="stats")
+    print_screen(summary_text, read_results(paths_of(settings.folders)))
+
+
+def verify(settings: VerifySettings, out: TextsOutput) -> int:
+    return verify_run(settings, out)
+
+
+verify.__doc__ = f"Verify a finished run; the same as gradience verify.\n\n    {verify_run.__doc__}"
+for command in (run, status, power, verify, export, configs, aggregate, summary):
+    bench.command(cls=Verb)(with_flags(command))

@@ -2,221 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import KW_ONLY
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from pydantic.dataclasses import dataclass
 
-from gradience.cli.compress_fleet import compress_batch
-from gradience.cli.options import (
-    AdapterName,
-    AllowPickle,
-    InitialAdapter,
-    Layers,
-    MaxMemory,
-    Quiet,
-    allowed_ranks_of,
-    bytes_of,
-    one_of,
-)
-from gradience.cli.output import command_line, print_result
-from gradience.cli.page import Html
-from gradience.cli.progress import ProgressBar
+from gradience.cli.exit_codes import ExitCode
+from gradience.cli.output import LayersOutput
+from gradience.compress.settings import CompressSettings, WriteSettings
 from gradience.errors import UsageError
-from gradience.reports.base.encodings import ENCODING_NAMES
+from gradience.settings import SETTINGS, Flag, Integer, StrPath, fields_of, settings_of
 
 if TYPE_CHECKING:
-    from gradience.reports.compression import CompressionPlan, CompressionReport
+    from gradience.adapters.adapter import Adapter
+    from gradience.reports.compression import CompressionReport
 
 
-def _suggestions() -> tuple[str, ...]:
-    from gradience.plan.criteria import Suggested
+@dataclass(frozen=True, config=SETTINGS)
+class Sources:
+    """Many adapters."""
 
-    return get_args(Suggested)
-
-
-def _dtypes() -> list[str]:
-    """Return the storage types that factors can have."""
-    from gradience.adapters.tensors import DTYPES
-
-    return [name for name, dtype in DTYPES.items() if dtype.numpy_name is not None]
-
-
-def _formats() -> tuple[str, ...]:
-    from gradience.compress.forms import WRITABLE
-
-    return WRITABLE
+    source: Annotated[StrPath | None, Flag("ADAPTER")] = None
+    """Folder of save_pretrained(), a .safetensors file in one, or org/name."""
+    _: KW_ONLY
+    fleet: Annotated[StrPath | None, Flag("FILE")] = None
+    """Compress every adapter of this fleet.jsonl above --to-rank."""
+    to_rank: Annotated[Integer | None, Flag("K")] = None
+    """With --fleet: the largest rank that is left."""
+    root: Annotated[StrPath | None, Flag("DIR")] = None
+    """With --fleet: what its paths are relative to."""
 
 
 def compress(
-    context: typer.Context,
-    adapter: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="ADAPTER",
-            help="Folder of save_pretrained(), a .safetensors file in one, or org/name.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Where the smaller adapter is written."),
-    ] = None,
-    rank: Annotated[
-        int | None, typer.Option("--rank", metavar="K", help="Truncate every module to rank K.")
-    ] = None,
-    energy: Annotated[
-        float | None,
-        typer.Option(
-            "--energy",
-            metavar="T",
-            help="Truncate every module to the smallest rank that keeps the share T of its energy.",
-        ),
-    ] = None,
-    suggested: Annotated[
-        str | None,
-        typer.Option(
-            "--suggested",
-            metavar="WHICH",
-            help="Ranks that the audit suggests: uniform_median, uniform_p90 or per_layer.",
-            autocompletion=one_of(_suggestions),
-        ),
-    ] = None,
-    plan: Annotated[
-        Path | None,
-        typer.Option("--plan", metavar="FILE", help="Ranks of a plan printed by --dry-run --json."),
-    ] = None,
-    reduction: Annotated[
-        float | None,
-        typer.Option(
-            "--reduction",
-            metavar="F",
-            help="Remove the share F of the LoRA parameters, where it costs least.",
-        ),
-    ] = None,
-    max_params: Annotated[
-        int | None,
-        typer.Option("--max-params", metavar="N", help="Keep at most N LoRA parameters."),
-    ] = None,
-    max_bytes: Annotated[
-        int | None,
-        typer.Option("--max-bytes", metavar="N", help="Keep at most N bytes of LoRA factors."),
-    ] = None,
-    max_error: Annotated[
-        float | None,
-        typer.Option(
-            "--max-error", metavar="E", help="Keep the relative error of the whole adapter at or below E."
-        ),
-    ] = None,
-    max_kl: Annotated[
-        float | None,
-        typer.Option(
-            "--max-kl",
-            metavar="X",
-            help="Keep the predicted KL per scored token below X nats, by the upper end of its interval (needs"
-            " --calibration).",
-        ),
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibration",
-            metavar="FILE",
-            help="Choose directions and ranks by what `gradience calibrate` measured.",
-        ),
-    ] = None,
-    allow_routed: Annotated[
-        bool,
-        typer.Option(
-            "--allow-routed",
-            help="Predict the KL, and accept --max-kl, also if the base routes tokens to experts.",
-        ),
-    ] = False,
-    allowed_ranks: Annotated[
-        str | None,
-        typer.Option(
-            "--allowed-ranks", metavar="R,R...", help="Ranks that modules may have, such as 4,8,16."
-        ),
-    ] = None,
-    multiple_of: Annotated[
-        int | None,
-        typer.Option("--multiple-of", metavar="N", help="Ranks that modules may have: multiples of N."),
-    ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(
-            "--encoding",
-            metavar="HOW",
-            help=f"One of {', '.join(ENCODING_NAMES)} (default: uniform if ranks and scales agree, else patterns).",
-            autocompletion=one_of(lambda: ENCODING_NAMES),
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype",
-            metavar="TYPE",
-            help="Storage type: BF16, F16, F32 … (default: unchanged).",
-            autocompletion=one_of(_dtypes),
-        ),
-    ] = None,
-    strip: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--strip", metavar="PART", help="Drop non-LoRA tensors with PART in their name; may be repeated."
-        ),
-    ] = None,
-    base_model: Annotated[
-        Path | None,
-        typer.Option(
-            "--base-model",
-            metavar="NAME",
-            help="Base model, a folder or a name on the hub: names the architecture; DoRA also needs its weights.",
-        ),
-    ] = None,
-    fleet: Annotated[
-        Path | None,
-        typer.Option(
-            "--fleet", metavar="FILE", help="Compress every adapter of this fleet.jsonl above --to-rank."
-        ),
-    ] = None,
-    to_rank: Annotated[
-        int | None,
-        typer.Option("--to-rank", metavar="K", help="With --fleet: the largest rank that is left."),
-    ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option("--root", metavar="DIR", help="With --fleet: what its paths are relative to."),
-    ] = None,
-    name: AdapterName = None,
-    allow_untrained: Annotated[
-        bool, typer.Option("--allow-untrained", help="Accept an adapter whose every B·A is 0.")
-    ] = False,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            metavar="FORMAT",
-            help="Format to write: peft, mlx or diffusers (default: the adapter's own of these, else peft).",
-            autocompletion=one_of(_formats),
-        ),
-    ] = None,
-    verify_peft: Annotated[
-        bool,
-        typer.Option(
-            "--verify-peft", help="Load the result with PEFT before it is put in place (needs PEFT)."
-        ),
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
-    layers: Layers = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the report (or the plan) as JSON.")] = False,
-    allow_pickle: AllowPickle = False,
-    initial_adapter: InitialAdapter = None,
-    html: Html = None,
-    max_memory: MaxMemory = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing adapter folder.")] = False,
-    quiet: Quiet = False,
-) -> int | None:
+    given: Annotated[dict[str, Any], CompressSettings],
+    what: Annotated[dict[str, Any], Sources],
+    out: LayersOutput,
+) -> int:
     """The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
     approximation of its new rank. Give one of --rank, --energy, --suggested, --plan; or one of --reduction,
     --max-params, --max-bytes, --max-error, --max-kl, which choose a rank for each module.
@@ -231,114 +54,65 @@ def compress(
 
       gradience compress --fleet fleet.jsonl --to-rank 16 -o ./smaller
     """
-    from gradience.plan.compression import SIZES, criterion_of
-
-    if fleet is not None:
-        return compress_batch(context)
-    adapter = _one_adapter(adapter, to_rank=to_rank, root=root)
-    sizes: dict[str, Any] = {name: context.params[name] for name in SIZES}
-    criterion_of(sizes, flag_of)
-    grid, limit = allowed_ranks_of(allowed_ranks), bytes_of(max_memory)
-    _check_usage(encoding, to, adapter, output, dry_run=dry_run, force=force, verify_peft=verify_peft)
-    from gradience.compress.adapter import compress_adapter
-    from gradience.files.card import CARD
-    from gradience.report.card import card_of
-    from gradience.report.faces import to_markdown
-
-    with ProgressBar(f"compressing {adapter}", quiet=quiet) as progress:
-        result = compress_adapter(
-            adapter,
-            output,
-            **sizes,
-            calibration=calibration,
-            allow_routed=allow_routed,
-            allowed_ranks=grid,
-            multiple_of=multiple_of,
-            allow_untrained=allow_untrained,
-            encoding=encoding,
-            dtype=dtype,
-            strip=strip or (),
-            base_model=base_model,
-            adapter=name,
-            allow_pickle=allow_pickle,
-            initial_adapter=initial_adapter,
-            to=to,
-            verify_peft=verify_peft,
-            dry_run=dry_run,
-            force=force,
-            max_memory=limit,
-            progress=progress,
-            documents=lambda written, report: {
-                "compression_report.md": to_markdown(report),
-                CARD: card_of(written.location.path, opened=written),
-            },
-            command=command_line(),
-        )
-    _show(result, layers=layers, json=json, html=html, quiet=quiet)
-    return None
-
-
-# ---------------------------------------------------------------- the command line
-
-
-def _one_adapter(adapter: Path | None, *, to_rank: int | None, root: Path | None) -> Path:
-    """The adapter. Raises UsageError where there is none, or where what belongs to --fleet is given."""
-    if to_rank is not None or root is not None:
+    if "fleet" in what:
+        return _fleet(given, what, out)
+    if what.keys() - {"source"}:
         raise UsageError(
             "--to-rank and --root belong to --fleet", code="no-fleet", hint="for one adapter, give --rank K"
         )
-    if adapter is None:
+    if "source" not in what:
         raise UsageError(
             "no adapter given",
             code="no-adapter",
             hint="give its folder, or --fleet fleet.jsonl for many: gradience compress ./my_adapter --rank 4 -o DIR",
         )
-    return adapter
-
-
-def flag_of(keyword: str) -> str:
-    """Return the flag of a keyword: `--max-params`."""
-    return f"--{keyword.replace('_', '-')}"
-
-
-def _check_usage(
-    encoding: str | None,
-    to: str | None,
-    adapter: Path,
-    output: Path | None,
-    *,
-    dry_run: bool,
-    force: bool,
-    verify_peft: bool,
-) -> None:
-    """Refuse, before any work is done, what cannot be written. Raises UsageError, and MissingExtra without PEFT."""
-    from gradience.compress.encodings import rule_of
-    from gradience.compress.forms import PEFT, form_of
-
-    form_of(to, PEFT)
-    if encoding is not None:
-        rule_of(encoding)
-    if output is None and not dry_run:
-        raise UsageError(
-            "no --output given", code="no-output", hint="give --output DIR, or --dry-run to see the plan"
-        )
-    if output is not None and not dry_run:
-        from gradience.files.whole import check_output
-
-        check_output(output, adapter, force=force)
-    if verify_peft:
-        from gradience.compress.check import require_peft
-
-        require_peft()
-
-
-# ---------------------------------------------------------------- printing
-
-
-def _show(
-    artifact: CompressionPlan | CompressionReport, *, layers: bool, json: bool, html: Path | None, quiet: bool
-) -> None:
-    """The artifact as JSON, or the screen that is made from it."""
+    from gradience.compress.adapter import compress_adapter
     from gradience.report.compression import compression_text
 
-    print_result(compression_text, artifact, as_json=json, quiet=quiet, html=html, layers=layers)
+    path = what["source"]
+    settings = settings_of(CompressSettings, {"path": path, "documents": _documents, **given})
+    report = out.run(compress_adapter, settings, f"compressing {path}")
+    out.show(compression_text, report, layers=out.layers)
+    return ExitCode.DONE
+
+
+def _documents(written: Adapter, report: CompressionReport) -> Mapping[str, str]:
+    from gradience.files.card import CARD
+    from gradience.report.card import card_of
+    from gradience.report.faces import to_markdown
+
+    return {
+        "compression_report.md": to_markdown(report),
+        CARD: card_of(written.location.path, opened=written),
+    }
+
+
+def _fleet(given: dict[str, Any], what: dict[str, Any], out: LayersOutput) -> int:
+    """Compress every adapter of a fleet.jsonl, print what became of them, and return the exit code."""
+    from gradience.files.whole import write_whole
+    from gradience.fleet.batch import compress_fleet
+    from gradience.fleet.settings import FleetCompressSettings
+    from gradience.report.faces import to_markdown
+    from gradience.report.fleet_compression import fleet_compression_text
+
+    if "to_rank" not in what:
+        raise UsageError("--fleet needs --to-rank", code="no-to-rank", hint="such as --to-rank 16")
+    if "output" not in given:
+        raise UsageError("--fleet needs --output", code="no-output", hint="give --output DIR")
+    taken = {"output", "allow_pickle", "max_memory", *fields_of(WriteSettings)}
+    other = ["ADAPTER"] if "source" in what else []
+    other += [f"--{name.replace('_', '-')}" for name in given if name not in taken]
+    other += ["--layers"] if out.layers else []
+    if other:
+        raise UsageError(
+            f"{other[0]} and --fleet do not go together",
+            code="fleet-alone",
+            hint="a fleet takes --to-rank, --root, --encoding, --to, --dtype, --strip, --base-model,"
+            " --allow-pickle and --force",
+        )
+    of_the_fleet = {"rank" if name == "to_rank" else name: value for name, value in what.items()}
+    settings = settings_of(FleetCompressSettings, {**given, **of_the_fleet})
+    report = out.run(compress_fleet, settings, "compressing adapters")
+    write_whole(Path(settings.output) / "fleet_compression.md", [to_markdown(report).encode()])
+    out.show(fleet_compression_text, report)
+    return ExitCode.INCOMPLETE if report.failed else ExitCode.DONE

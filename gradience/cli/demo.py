@@ -8,7 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from pydantic.dataclasses import dataclass
+
+from gradience.settings import SETTINGS, Flag, StrPath
 
 if TYPE_CHECKING:
     from gradience.reports.base.blocks import Facts, Span
@@ -17,32 +19,34 @@ EXAMPLE = "minilm-reviews-r8"
 CONFIG = "minilm_reviews_demo"
 
 
-def demo(
-    train: Annotated[
-        Path | None,
-        typer.Option(
-            "--train", metavar="DIR", help="Train and evaluate in DIR instead: minutes, needs [bench]."
-        ),
-    ] = None,
-) -> int:
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class DemoSettings:
+    """Options."""
+
+    train: Annotated[StrPath | None, Flag("DIR")] = None
+    """Train and evaluate in DIR instead: minutes, needs [bench]."""
+
+
+def demo(settings: DemoSettings) -> int:
     """It is a LoRA adapter of MiniLM-L6, trained on movie-review sentences; nothing is downloaded. With --train, an
     adapter of rank 32 is trained, audited and truncated, a smaller one is retrained, and all of them are evaluated on
     the same sentences: is a smaller one as good?
     """
-    if train is not None:
-        return train_and_decide(train)
-    from gradience.cli.audit import audit
-    from gradience.cli.output import print_screen
+    if settings.train is not None:
+        return train_and_decide(Path(settings.train))
+    from gradience.audit.adapter import audit_adapter
+    from gradience.cli.output import command_line, print_screen
+    from gradience.report.audit import audit_text
     from gradience.reports.base import terminal
     from gradience.reports.base.blocks import Code, Heading
 
     path = shown_path(example_adapter())
     print_screen(terminal.render, [Code([("$ gradience audit ", typed(path))])])
     print()
-    code = audit([str(path)])
+    print_screen(audit_text, audit_adapter(str(path), command=command_line()))
     print()
     print_screen(terminal.render, [Heading("What next?"), next_steps(path)])
-    return code
+    return 0
 
 
 def next_steps(example: Path) -> Facts:
@@ -71,25 +75,23 @@ def typed(path: Path) -> Span:
 
 def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
     """Run Bench on the demo's config in the folder `output`, print its result briefly, and return the exit code."""
-    from gradience.bench.config.load import load_config
-    from gradience.bench.config.shipped import find_config
-    from gradience.cli.bench_codes import code_of
-    from gradience.cli.bench_run import need_libraries
+    import gradience.report.faces  # noqa: F401  (a run writes pages)
+    from gradience.bench.verb import run_bench
+    from gradience.cli.bench import code_of
     from gradience.cli.console import show_written
     from gradience.cli.output import command_line, print_screen
     from gradience.cli.progress import StageProgress
     from gradience.report.bench import brief_text
-    from gradience.report.faces import to_markdown
+    from gradience.reports.bench import Bench
 
-    need_libraries()
-    from gradience.bench.run.bench import run_bench
-
-    config = load_config(find_config(CONFIG), overrides)
     with StageProgress() as watcher:
-        (bench,), _ = run_bench(config, output, watcher, page_of=to_markdown, command=command_line())
-    print_screen(brief_text, bench)
+        result = run_bench(
+            config=CONFIG, output=output, overrides=overrides, watcher=watcher, command=command_line()
+        )
+    assert isinstance(result, Bench)  # of one seed
+    print_screen(brief_text, result)
     show_written(f"{output / 'bench.json'}, bench.md")
-    return code_of(bench.status)
+    return code_of(result.status)
 
 
 def example_adapter() -> Path:

@@ -1,4 +1,4 @@
-"""The flags of a verb, from its settings: `@with_flags(EvaluateSettings)` above the function of the verb.
+"""Flags of a verb from its settings: each parameter of its function whose type is a settings model becomes its flags.
 
 The settings are declared once (`gradience/settings.py`); here they become what typer reads. A flag that is not given is
 no setting: then the default of the settings counts, or what a YAML file says.
@@ -18,66 +18,87 @@ import typer
 from pydantic.fields import FieldInfo
 
 from gradience.reports.base.exact import exact_text
-from gradience.settings import Flag, fields_of, flag_of, section_of_field
+from gradience.settings import Flag, fields_of, flag_of, help_of, parameters_of, section_of_field, settings_of
 
 TYPER: Mapping[Any, Any] = {bool: bool, int: int, float: float, str: str}
+Function = Callable[..., int | None]
 
 
-Run = Callable[..., int | None]
+def with_flags(verb: Function) -> Function:
+    """Return what typer calls for the function of a verb, such as `evaluate(settings: EvaluateSettings, out: Output)`.
+
+    A parameter `Annotated[dict[str, Any], EvaluateSettings]` gets what was given, by the names of the settings.
+    """
+    hints = get_type_hints(verb, include_extras=True)
+    flags: dict[str, list[inspect.Parameter]] = {}
+    plain: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(verb).parameters.items():
+        kind = _settings_in(hints[name])
+        if kind is None:
+            plain.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+        else:
+            fields = fields_of(kind)
+            flags[name] = [
+                _parameter(kind, field, fields[field])
+                for field in fields
+                if not _look(fields[field]).key_only
+            ]
+
+    def command(**values: Any) -> int | None:
+        for name, parameters in flags.items():
+            kind = _settings_in(hints[name])
+            texts = {flag.name: values.pop(flag.name) for flag in parameters}
+            given = {
+                field: _read(kind, field, value)
+                for field, value in texts.items()
+                if value is not None and value is not False and value != []
+            }
+            values[name] = given if get_origin(hints[name]) is Annotated else settings_of(kind, given)
+        return verb(**values)
+
+    # Arguments first, as they are typed.
+    parameters = sorted(
+        [*(flag for its in flags.values() for flag in its), *plain],
+        key=lambda flag: not isinstance(flag.annotation.__metadata__[0], typer.models.ArgumentInfo),
+    )
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__name__, command.__doc__, command.__module__ = verb.__name__, verb.__doc__, verb.__module__
+    return command
 
 
-def with_flags(settings: type) -> Callable[[Run], Run]:
-    """Put the flags of `settings` before those of a verb, whose first argument is a dict of those that were given."""
+def _settings_in(annotation: Any) -> Any:
+    """Return the settings model that a parameter is annotated with; None for a parameter of typer's."""
+    kinds = (annotation, *getattr(annotation, "__metadata__", ()))
+    return next((kind for kind in kinds if hasattr(kind, "__pydantic_fields__")), None)
 
-    def decorate(verb: Run) -> Run:
-        hints = get_type_hints(verb, include_extras=True)
-        parameters = [
-            parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
-            for name, parameter in list(inspect.signature(verb).parameters.items())[1:]
-        ]
-        flags = [
-            _parameter(settings, name, field)
-            for name, field in fields_of(settings).items()
-            if name != "folder"
-        ]
 
-        def command(**values: Any) -> int | None:
-            given = {flag.name: values.pop(flag.name) for flag in flags}
-            return verb(
-                {name: value for name, value in given.items() if value not in (None, [], False)}, **values
-            )
+def _look(field: FieldInfo) -> Flag:
+    return next((item for item in field.metadata if isinstance(item, Flag)), Flag())
 
-        # Arguments first, as they are typed.
-        flags.sort(
-            key=lambda flag: not isinstance(flag.annotation.__metadata__[0], typer.models.ArgumentInfo)
-        )
-        command.__signature__ = inspect.Signature([*flags, *parameters])  # type: ignore[attr-defined]
-        command.__annotations__ = {
-            parameter.name: parameter.annotation for parameter in (*flags, *parameters)
-        }
-        command.__name__, command.__doc__ = verb.__name__, verb.__doc__
-        command.__module__ = verb.__module__
-        return command
 
-    return decorate
+def _read(kind: Any, name: str, value: Any) -> Any:
+    read = _look(fields_of(kind)[name]).read
+    return value if read is None else read(value)
 
 
 def _parameter(settings: type, name: str, field: FieldInfo) -> inspect.Parameter:
-    look = next((item for item in field.metadata if isinstance(item, Flag)), Flag())
-    kind, values = (str, ()) if look.text else _typer_type(field.annotation)
-    help_text = _help(field, values)
-    if _is_argument(settings, name):
+    look = _look(field)
+    kind, values = (str, ()) if look.text or look.read else _typer_type(field.annotation)
+    help_text = _help(help_of(settings, name), field, values)
+    if look.positional or _is_argument(settings, name):
         needed = field.is_required()
         info: Any = typer.Argument(metavar=look.metavar or None, help=help_text)
         annotation: Any = Annotated[kind if needed else kind | None, info]
     else:
         words = [flag_of(name, field), *([look.short] if look.short else [])]
+        complete = look.values or (lambda: values if len(values) > 1 else ())
         info = typer.Option(
             *words,
             metavar=look.metavar or ("" if kind is bool else None),
             help=help_text,
-            min=_least(field) if kind is int else None,
-            autocompletion=_completion(look.values or (lambda: values)) if look.values or values else None,
+            min=_least(field) if kind in (int, float) else None,
+            autocompletion=_completion(complete) if look.values or values else None,
             rich_help_panel=section_of_field(settings, name),
         )
         annotation = Annotated[bool if kind is bool else kind | None, info]
@@ -90,8 +111,8 @@ def _parameter(settings: type, name: str, field: FieldInfo) -> inspect.Parameter
 
 def _is_argument(settings: type, name: str) -> bool:
     """Whether a setting is positional in Python, and so on the command line; `output` is always a flag."""
-    parameter = inspect.signature(settings).parameters[name]
-    return parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and name != "output"
+    positional = parameters_of(settings)[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return positional and name != "output"
 
 
 def _typer_type(annotation: Any) -> tuple[Any, tuple[str, ...]]:
@@ -101,15 +122,22 @@ def _typer_type(annotation: Any) -> tuple[Any, tuple[str, ...]]:
         return _typer_type(arguments[0])
     if origin in (Union, types.UnionType):
         kinds = [kind for kind in arguments if kind is not types.NoneType]
-        if any(_is_path(kind) for kind in kinds):
-            return Path, ()
+        read = [_typer_type(kind)[0] for kind in kinds]
+        for kind in (list[Path], list[str], Path):
+            if kind in read:
+                return kind, ()
         return _typer_type(kinds[0]) if len(kinds) == 1 else (str, ())
     if origin is Literal:
         return str, arguments
+    if origin is tuple and len(arguments) == 2 and arguments[1] is not Ellipsis:
+        return tuple[arguments], ()  # type: ignore[valid-type]
+    if any(inspect.isclass(each) and issubclass(each, os.PathLike) for each in (annotation, origin)):
+        return Path, ()
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return list[str], ()
-    if origin is not None:  # a sequence: of paths an argument, of ranks one text
-        return (list[Path], ()) if any(_is_path(kind) for kind in _parts(arguments[0])) else (str, ())
+    if origin is not None:  # a sequence: ranks are one text, anything else is given several times
+        (element, _) = _typer_type(arguments[0])
+        return (str if element is int else list[element]), ()  # type: ignore[valid-type]
     return TYPER.get(annotation, str), ()
 
 
@@ -120,19 +148,9 @@ def _least(field: FieldInfo) -> int | None:
     return next((bound.ge for bound in bounds if hasattr(bound, "ge")), None)
 
 
-def _parts(annotation: Any) -> tuple[Any, ...]:
-    while get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    return get_args(annotation) or (annotation,)
-
-
-def _is_path(kind: Any) -> bool:
-    return any(inspect.isclass(each) and issubclass(each, os.PathLike) for each in (kind, get_origin(kind)))
-
-
-def _help(field: FieldInfo, values: tuple[str, ...]) -> str:
+def _help(text: str, field: FieldInfo, values: tuple[str, ...]) -> str:
     """The docstring of a setting, the values that it takes, and its default."""
-    text = " ".join((field.description or "").split()).replace("`", "")
+    text = text.replace("`", "")
     more = [*([", ".join(map(str, values))] if len(values) > 1 else [])]
     if (
         not field.is_required()
@@ -144,5 +162,11 @@ def _help(field: FieldInfo, values: tuple[str, ...]) -> str:
     return f"{text.removesuffix('.')} ({'; '.join(more)})." if more else text
 
 
-def _completion(values: Callable[[], Any]) -> Callable[[str], list[str]]:
-    return lambda incomplete: [value for value in values() if value.startswith(incomplete)]
+def _completion(values: Callable[[], Any]) -> Callable[[str], list[Any]]:
+    """Complete names, or pairs of a name and what it is."""
+
+    def complete(incomplete: str) -> list[Any]:
+        named = [(value if isinstance(value, str) else value[0], value) for value in values()]
+        return [value for name, value in named if name.startswith(incomplete)]
+
+    return complete

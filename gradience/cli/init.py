@@ -4,50 +4,50 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic.dataclasses import dataclass
 
 from gradience.cli.console import show_written
+from gradience.cli.flags import with_flags
 from gradience.cli.help import Group, Verb
-from gradience.errors import UsageError
+from gradience.settings import SETTINGS, Flag, StrPath, paths_of
 
-init = typer.Typer(
-    name="init",
-    cls=Group,
-    rich_markup_mode=None,
-)
-
-Task = Annotated[
-    str | None,
-    typer.Option(
-        "--task", metavar="NAME", help="A task by its name, or path/to/file.py (default: what --data holds)."
-    ),
-]
-BaseModel = Annotated[
-    str | None,
-    typer.Option(
-        "--base-model", "-b", metavar="ID_OR_PATH", help="A folder, a name on the hub, or embedded:minilm."
-    ),
-]
-Data = Annotated[
-    Path | None, typer.Option("--data", metavar="FILE", help="Your examples: CSV, TSV or JSON lines.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+init = typer.Typer(name="init", cls=Group, rich_markup_mode=None)
 
 
-@init.command(cls=Verb)
-def bench(
-    task: Task = None,
-    base_model: BaseModel = None,
-    data: Data = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where it is written.")
-    ] = Path("bench.yaml"),
-    force: Force = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class StarterSettings:
+    """Config."""
+
+    task: Annotated[str | None, Flag("NAME")] = None
+    """A task by its name, or path/to/file.py (default: what --data holds)."""
+    base_model: Annotated[str | None, Flag("ID_OR_PATH", "-b")] = None
+    """A folder, a name on the hub, or embedded:minilm."""
+    data: Annotated[StrPath | None, Flag("FILE")] = None
+    """Your examples: CSV, TSV or JSON lines."""
+    output: Annotated[StrPath, Flag("FILE", "-o")] = "bench.yaml"
+    """Where it is written."""
+    force: bool = False
+    """Replace an existing file."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class EvaluationStarterSettings(StarterSettings):
+    """Adapters."""
+
+    adapters: Annotated[Sequence[StrPath], Flag("ADAPTER")] = ()
+    """Adapter folders; the first is the reference."""
+    _: KW_ONLY
+    output: Annotated[StrPath, Flag("FILE", "-o")] = "evaluate.yaml"
+    """Where it is written."""
+
+
+def bench(settings: StarterSettings) -> None:
     """Write a config of Bench.
 
     What is not given stands as a placeholder. Paths in the file start at its folder.
@@ -58,31 +58,19 @@ def bench(
     """
     from gradience.report.starter_configs import bench_config
 
+    output, task, data = Path(settings.output), settings.task, settings.data
     profile, options = _rows(data) if task is None and data is not None else (_profile(task, output), {})
     text = bench_config(
         output.name,
-        model=_model(base_model, output),
+        model=_model(settings.base_model, output),
         profile=profile,
         options=options,
         data=_file(data, output),
     )
-    _write(text, output, "gradience bench run --config", force=force)
+    _write(text, output, "gradience bench run --config", force=settings.force)
 
 
-@init.command(cls=Verb)
-def evaluate(
-    adapters: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="ADAPTER…", help="Adapter folders; the first is the reference."),
-    ] = None,
-    task: Task = None,
-    base_model: BaseModel = None,
-    data: Data = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where it is written.")
-    ] = Path("evaluate.yaml"),
-    force: Force = False,
-) -> None:
+def evaluate(settings: EvaluationStarterSettings) -> None:
     """Write a config of an evaluation.
 
     What is not given stands as a placeholder. Paths in the file start at its folder.
@@ -93,22 +81,27 @@ def evaluate(
     """
     from gradience.report.starter_configs import evaluation_config
 
+    output, task, data = Path(settings.output), settings.task, settings.data
     text = evaluation_config(
         output.name,
-        adapters=[_seen(each, output) for each in adapters or ()],
-        base_model=_model(base_model, output),
+        adapters=[_seen(path, output) for path in paths_of(settings.adapters)],
+        base_model=_model(settings.base_model, output),
         profile=_profile(task, output),
         data=_file(data, output),
         reads="jsonl" if data is None or task is not None else _rows(data)[0],
     )
-    _write(text, output, "gradience evaluate --config", force=force)
+    _write(text, output, "gradience evaluate --config", force=settings.force)
 
 
-def _rows(data: Path) -> tuple[str, Mapping[str, Any]]:
+init.command(cls=Verb)(with_flags(bench))
+init.command(cls=Verb)(with_flags(evaluate))
+
+
+def _rows(data: str | os.PathLike[str]) -> tuple[str, Mapping[str, Any]]:
     """The task that reads such rows, and options that it needs."""
     from gradience.evaluate.inputs import reader_of
 
-    return reader_of(data, {})
+    return reader_of(Path(data), {})
 
 
 def _profile(task: str | None, output: Path) -> str | None:
@@ -121,8 +114,8 @@ def _model(name: str | None, output: Path) -> str | None:
     return _seen(Path(name), output) if name is not None and Path(name).is_dir() else name
 
 
-def _file(data: Path | None, output: Path) -> str | None:
-    return None if data is None else _seen(data, output)
+def _file(data: str | os.PathLike[str] | None, output: Path) -> str | None:
+    return None if data is None else _seen(Path(data), output)
 
 
 def _seen(path: Path, output: Path) -> str:
@@ -131,13 +124,9 @@ def _seen(path: Path, output: Path) -> str:
 
 
 def _write(text: str, output: Path, command: str, *, force: bool) -> None:
-    from gradience.files.whole import write_whole
+    from gradience.files.whole import already_exists, write_whole
 
     if output.exists() and not force:
-        raise UsageError(
-            f"{output}: exists already",
-            code="output-exists",
-            hint="give --force to replace it, or another --output",
-        )
+        raise already_exists(output)
     write_whole(output, [text.encode()])
     show_written(f"{output}; next: {command} {shlex.quote(str(output))} --dry-run")

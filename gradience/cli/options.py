@@ -1,100 +1,66 @@
-"""Options that several verbs have in common, as types of their parameters; the defaults stand with the verbs."""
+"""What the verbs that run a model have in common on the command line."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable
+import os
+import sys
+import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from pydantic.dataclasses import dataclass
 
-from gradience.errors import UsageError
+from gradience.cli.console import beneath, show_note
+from gradience.errors import require_installed
+from gradience.settings import SETTINGS, Flag, StrPath
 
-AdapterName = Annotated[
-    str | None,
-    typer.Option(
-        "--adapter", metavar="NAME", help="Which adapter, if there are several in one folder or file."
-    ),
-]
-PairNames = Annotated[
-    tuple[str, str] | None,
-    typer.Option(
-        "--pairs",
-        metavar="A B",
-        help="Names of the factors in a home-made file, two braces for what differs (docs/formats.md).",
-    ),
-]
-PairScale = Annotated[
-    float | None,
-    typer.Option("--scale", metavar="S", help="What B·A is multiplied by, with --pairs (default: unknown)."),
-]
-Layers = Annotated[bool, typer.Option("--layers", help="Show every module.")]
-ReportAsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No report and no progress bar.")]
+if TYPE_CHECKING:
+    from gradience.evaluate.inputs import Inputs
 
 
-AllowPickle = Annotated[
-    bool,
-    typer.Option(
-        "--allow-pickle", help="Read .bin and .pt too, in a process with limits (needs PyTorch 2.10)."
-    ),
-]
-InitialAdapter = Annotated[
-    Path | None,
-    typer.Option(
-        "--initial-adapter",
-        metavar="DIR",
-        help="The adapter before training (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ): reads the difference to it.",
-    ),
-]
-MaxMemory = Annotated[
-    str | None,
-    typer.Option(
-        "--max-memory",
-        metavar="SIZE",
-        help="Refuse what would take more memory (default: 500MB, or eight times the adapter's files).",
-    ),
-]
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class DryRun:
+    """Options."""
 
-EnginePython = Annotated[
-    Path | None,
-    typer.Option(
-        "--engine-python",
-        metavar="PATH",
-        help="The Python that vLLM is installed in (also: GRADIENCE_ENGINE_PYTHON).",
-    ),
-]
+    dry_run: bool = False
+    """Check the inputs and print what would be done; no model is loaded."""
 
 
-AllowCode = Annotated[
-    bool,
-    typer.Option("--allow-code", help="Let a task of your own run its code (also: GRADIENCE_ALLOW_CODE=1)."),
-]
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class CodeSettings:
+    """Options."""
+
+    allow_code: bool = False
+    """Let a task of your own run its code (also: GRADIENCE_ALLOW_CODE=1)."""
+    engine_python: Annotated[StrPath | None, Flag("PATH")] = None
+    """The Python that vLLM is installed in (also: GRADIENCE_ENGINE_PYTHON)."""
+
+    def allowing(self) -> AbstractContextManager[None]:
+        """Let the user's own code run inside, and name the Python of another engine to all processes."""
+        from gradience.evaluate.engines.vllm.interpreter import PYTHON
+        from gradience.tasks.user_code import allowing
+
+        if self.engine_python is not None:
+            python = Path(self.engine_python)  # of a name without a folder the PATH says where it is
+            os.environ[PYTHON] = os.path.abspath(python) if len(python.parts) > 1 else str(python)
+        return allowing(self.allow_code)
 
 
-def bytes_of(text: str | None) -> int | None:
-    """Return a size such as `2GB`, `800 MB` or `1500000` in bytes; None for None. Raises UsageError (bad-size)."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([kmgt]?)b?", text.strip(), re.ASCII | re.IGNORECASE)
-    size = match and int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
-    if not size:
-        raise UsageError(f"{text!r} is no size", code="bad-size", hint="such as --max-memory 2GB")
-    return size
+def need_libraries() -> None:
+    """Check that the libraries of a run and its forecast are installed; none is imported. Raises MissingExtra."""
+    require_installed("torch", "transformers", "peft", "accelerate", "datasets", extra="hf")
+    # Warnings of the libraries about each other; ours go through the log.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
 
 
-def allowed_ranks_of(text: str | None) -> tuple[int, ...] | None:
-    """Return `--allowed-ranks 4,8,16` as ranks; None where it was not given. Raises UsageError (code bad-grid)."""
-    from gradience.plan.modules import parse_ranks
+def say_notes(inputs: Inputs, *, candidates: int, quiet: bool) -> None:
+    """Print what was noticed in the inputs, and the margin that their examples can show."""
+    from gradience.evaluate.forecast import margins_of
+    from gradience.report.evaluation import showable
 
-    return None if text is None else parse_ranks(text)
-
-
-def one_of(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Return the shell completion of an option that takes one of `values`, which are asked for when Tab is pressed."""
-
-    def complete(incomplete: str) -> list[str]:
-        return [value for value in values() if value.startswith(incomplete)]
-
-    return complete
+    for note in inputs.notes:
+        show_note(note)
+    if not quiet and candidates and not inputs.compares_nll:
+        examples = len(inputs.examples)
+        print(showable(examples, margins_of(examples, candidates)), file=beneath(sys.stderr), flush=True)

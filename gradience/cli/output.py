@@ -1,17 +1,171 @@
-"""Print a result: an artifact as JSON or as its screen, in the width, the colours and the signs that stdout takes."""
+"""Results: an artifact as JSON, as a page or as a screen for what stdout is."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
 
 from gradience.cli.console import beneath, wants_colour
+from gradience.errors import UsageError, require
+from gradience.settings import SETTINGS, Flag, StrPath, call
 
 if TYPE_CHECKING:
     from gradience.files.artifact import Artifact
+    from gradience.reports.base.report import Report
+
+R = TypeVar("R")
+
+
+def check_page(output: Path) -> Path:
+    """Refuse, before any work is done, a page that cannot be written.
+
+    An earlier page is replaced, and no other file. Raises UsageError (`not-ours`), MissingExtra without jinja2.
+    """
+    from gradience.report.page.render import is_page
+
+    require("jinja2", extra="report")
+    if os.path.lexists(output) and not is_page(output):
+        raise UsageError(
+            f"{output}: there already, and no page that Gradience wrote, so it is not replaced",
+            code="not-ours",
+            hint="choose another file",
+        )
+    return output
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class JsonOutput:
+    """Output."""
+
+    json: bool = False
+    """Print the report as JSON."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether no screen is printed."""
+        return False
+
+    def print(self, draw: Callable[..., str], report: Artifact, **options: Any) -> None:
+        """Print an artifact as JSON, or as the screen that `draw` makes of it."""
+        if self.json:
+            print_json(report)
+        elif not self.silent:
+            print_screen(draw, report, **options)
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class PageOutput(JsonOutput):
+    """Output."""
+
+    html: Annotated[StrPath | None, AfterValidator(lambda path: path and check_page(path)), Flag("FILE")] = (
+        None
+    )
+    """Also write the report as one HTML file (needs the extra report)."""
+
+    @property
+    def texts(self) -> bool:
+        """Whether the page quotes examples and answers."""
+        return True
+
+    def show(
+        self, draw: Callable[..., str], report: Artifact, *, folder: Path | None = None, **options: Any
+    ) -> None:
+        """Write the page that was asked for, and print. folder: where the records lie that the artifact names."""
+        if self.html is not None:
+            self.save_page(report, folder=folder)  # type: ignore[arg-type]
+        self.print(draw, report, **options)
+
+    def save_page(self, *reports: Report, folder: Path | None = None) -> None:
+        """Write the page of `--html`; nothing if it was not asked for."""
+        if self.html is None:
+            return
+        from gradience.report.inputs import Source, verification_of
+
+        sources = [
+            Source("", report, verify=verification_of(report, folder) if folder else "", folder=folder)
+            for report in reports
+        ]
+        write_page(Path(self.html), sources, texts=self.texts)
+
+    def refuse_page(self) -> None:
+        """Refuse a page of a plan that is a few facts and no report. Raises UsageError (`no-page`)."""
+        if self.html is not None:
+            raise UsageError(
+                "--html and --dry-run do not go together here: a plan of needs is no report",
+                code="no-page",
+                hint="leave one of them out",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Output(PageOutput):
+    """Output."""
+
+    quiet: Annotated[bool, Flag(short="-q")] = False
+    """No report and no progress bar."""
+
+    @property
+    def silent(self) -> bool:
+        return self.quiet
+
+    def run(self, function: Callable[..., R], settings: Any, label: str, *, announce: bool = False) -> R:
+        """Call a public function under a progress bar. announce: print the label at once, for work of minutes."""
+        from gradience.cli.progress import ProgressBar
+
+        with ProgressBar(label, quiet=self.quiet, announce=announce) as progress:
+            more = {"progress": progress, "command": command_line()}
+            return call(function, settings, **{name: more[name] for name in more if hasattr(settings, name)})
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class LayersOutput(Output):
+    """Output."""
+
+    layers: bool = False
+    """Show every module."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class TextsOutput(Output):
+    """Output."""
+
+    no_texts: bool = False
+    """Leave examples and answers out of the page of --html: for private data."""
+
+    def __post_init__(self) -> None:
+        if self.no_texts and self.html is None:
+            raise UsageError(
+                "--no-texts is about the page of --html, and none is asked for",
+                code="no-page",
+                hint="leave --no-texts out, or add --html FILE",
+            )
+
+    @property
+    def texts(self) -> bool:
+        return not self.no_texts
+
+
+def write_page(output: Path, sources: Any, *, texts: bool = True) -> bytes:
+    """Write the page of the sources and return it. Raises OutputError (`write-failed`)."""
+    from gradience.files.whole import write_whole
+    from gradience.report.page.render import to_page
+
+    page = to_page(sources, texts=texts).encode()
+    write_whole(output, [page])
+    return page
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print one JSON object."""
+    print(json.dumps(facts, indent=2))
 
 
 def command_line() -> str:
@@ -29,34 +183,6 @@ def screen(draw: Callable[..., str], content: Any, **options: Any) -> str:
 def print_screen(draw: Callable[..., str], content: Any, **options: Any) -> None:
     """Print `screen(draw, content, **options)`."""
     print_text(screen(draw, content, **options))
-
-
-def print_result(
-    draw: Callable[..., str],
-    artifact: Artifact,
-    *,
-    as_json: bool,
-    quiet: bool = False,
-    html: Path | None = None,
-    folder: Path | None = None,
-    texts: bool = True,
-    **options: Any,
-) -> None:
-    """Print an artifact as JSON, or as the screen that `draw` makes of it; quiet leaves out the screen.
-
-    html: the page to write first, of `--html`. folder: where the records lie that the artifact names. texts: whether
-    the page quotes examples.
-    """
-    if html is not None:
-        from gradience.cli.page import save_report
-        from gradience.reports.base.report import Report
-
-        assert isinstance(artifact, Report)
-        save_report(html, artifact, folder=folder, texts=texts)
-    if as_json:
-        print_json(artifact)
-    elif not quiet:
-        print_screen(draw, artifact, **options)
 
 
 def print_text(text: str) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from pydantic.dataclasses import dataclass
 
 from gradience.cli.console import show_written
-from gradience.cli.options import one_of
-from gradience.cli.output import print_text
+from gradience.cli.output import JsonOutput, print_facts, print_text
 from gradience.errors import UsageError
+from gradience.settings import SETTINGS, Flag, Number, StrPath, paths_of
 
 if TYPE_CHECKING:
     from gradience.report.plots.plot import Plot
@@ -30,45 +31,27 @@ def _kinds() -> list[str]:
     return [EVOLUTION, *dict.fromkeys(kind for kinds in KINDS.values() for kind in kinds)]
 
 
-def plot(
-    kind: Annotated[
-        str,
-        typer.Argument(
-            metavar="KIND",
-            help="heatmap, energy, spectrum, use, stable-rank (audit); loss, reward, rank, evolution (run); error,"
-            " ranks, kl (compression); forest, pareto, pairs, ladder, operating (evaluation, Bench); importance,"
-            " difference.",
-            autocompletion=one_of(_kinds),
-        ),
-    ],
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="INPUT…",
-            help="Adapter folders, run.jsonl files, or reports that Gradience wrote; several stand beside each other.",
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where it is written: .svg, .pdf or .png.")
-    ],
-    width: Annotated[
-        float | None,
-        typer.Option(
-            "--width",
-            metavar="INCHES",
-            help="Width of the whole figure, such as 3.25 for a column of a paper; text keeps its size.",
-        ),
-    ] = None,
-    no_titles: Annotated[
-        bool,
-        typer.Option(
-            "--no-titles",
-            help="No title above a plot, of several the name of the input: the caption of a paper says it.",
-        ),
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+@dataclass(frozen=True, config=SETTINGS)
+class PlotSettings(JsonOutput):
+    """Plot."""
+
+    kind: Annotated[str, Flag("KIND", values=_kinds)]
+    """heatmap, energy, spectrum, use, stable-rank (audit); loss, reward, rank, evolution (run); error, ranks, kl
+    (compression); forest, pareto, pairs, ladder, operating (evaluation, Bench); importance, difference."""
+    inputs: Annotated[Sequence[StrPath], Flag("INPUT")]
+    """Adapter folders, run.jsonl files, or reports that Gradience wrote; several stand beside each other."""
+    _: KW_ONLY
+    output: Annotated[StrPath, Flag("FILE", "-o")]
+    """Where it is written: .svg, .pdf or .png."""
+    width: Annotated[Number | None, Flag("INCHES")] = None
+    """Width of the whole figure, such as 3.25 for a column of a paper; text keeps its size."""
+    no_titles: bool = False
+    """No title above a plot, of several the name of the input: the caption of a paper says it."""
+    force: bool = False
+    """Replace an existing file."""
+
+
+def plot(settings: PlotSettings) -> None:
     """Prints a one-sentence description of the plot. The same input gives the same bytes with one version
     of matplotlib.
 
@@ -80,44 +63,35 @@ def plot(
 
       gradience plot pareto evaluated/evaluation.json -o pareto.pdf --width 3.25 --no-titles
     """
-    from gradience.files.whole import write_whole
+    from gradience.files.whole import already_exists, write_whole
     from gradience.report.inputs import report_at
     from gradience.report.plots.matplotlib import image_of
 
-    file = _file_kind(output, force=force)
+    output, inputs, width = Path(settings.output), paths_of(settings.inputs), settings.width
+    file = output.suffix.lower().removeprefix(".")
+    if file not in FILES:
+        raise UsageError(
+            f"{output}: not a kind of file that is drawn",
+            code="plot-file",
+            hint=f"end the name with one of {', '.join(f'.{file}' for file in FILES)}",
+        )
+    if output.exists() and not settings.force:
+        raise already_exists(output)
     if width is not None and not NARROWEST <= width <= WIDEST:
         raise UsageError(
             f"--width {width:g}: not between {NARROWEST:g} and {WIDEST:g} inches",
             code="plot-width",
             hint="a column of a paper is 3 to 3.5 inches wide, a page about 7",
         )
-    plots = _plots(kind, inputs, [report_at(path) for path in inputs], titles=not no_titles)
-    write_whole(output, [image_of(plots, file, width=width, titles=not no_titles or len(inputs) > 1)])
-    if json:
-        import json as json_module
-
-        drawn = [{"name": one.name, "title": one.title, "sentence": one.sentence} for one in plots]
-        print(json_module.dumps({"file": str(output), "plots": drawn}, indent=2))
-        return
-    print_text("".join(f"{one.sentence}\n" for one in plots))
-    show_written(output)
-
-
-def _file_kind(output: Path, *, force: bool) -> str:
-    kind = output.suffix.lower().removeprefix(".")
-    if kind not in FILES:
-        raise UsageError(
-            f"{output}: not a kind of file that is drawn",
-            code="plot-file",
-            hint=f"end the name with one of {', '.join(f'.{file}' for file in FILES)}",
-        )
-    if output.exists() and not force:
-        raise UsageError(
-            f"{output}: exists already",
-            code="output-exists",
-            hint="give --force to replace it, or another --output",
-        )
-    return kind
+    titles = not settings.no_titles
+    plots = _plots(settings.kind, inputs, [report_at(path) for path in inputs], titles=titles)
+    write_whole(output, [image_of(plots, file, width=width, titles=titles or len(inputs) > 1)])
+    if settings.json:
+        drawn = [{"name": plot.name, "title": plot.title, "sentence": plot.sentence} for plot in plots]
+        print_facts({"file": str(output), "plots": drawn})
+    else:
+        print_text("".join(f"{plot.sentence}\n" for plot in plots))
+        show_written(output)
 
 
 def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report], *, titles: bool) -> list[Plot]:
@@ -146,11 +120,11 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report], *, titl
         except UsageError as error:
             without.append(UsageError(f"{path}: {error}", code=error.code, hint=error.hint))
             continue
-        drawn += [replace(one, title=f"{name}: {one.title}" if titles else name) for one in plots]
+        drawn += [replace(plot, title=f"{name}: {plot.title}" if titles else name) for plot in plots]
     if not drawn:
         raise without[0]
-    for each in without:
-        show_written(each, "left out")
+    for reason in without:
+        show_written(reason, "left out")
     return drawn
 
 

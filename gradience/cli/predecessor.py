@@ -1,4 +1,4 @@
-"""Verbs and options of the original's command line that are answered with what to type instead."""
+"""Options of the original's command line that are answered with what to type instead."""
 
 from __future__ import annotations
 
@@ -36,12 +36,6 @@ INSTEAD = {
     ("aggregate", "--include-smoke"): "leave it out: a smoke run is no evidence, and none is aggregated",
 }
 """(verb, option) -> what to type."""
-
-VERBS_INSTEAD = {
-    "heal": "the verb is distill: gradience distill --help",
-    "verify": "gradience env shows the installation, gradience demo shows that it works",
-}
-"""verb -> what to type."""
 
 
 def instead_of(verb: str | None, option: str | None) -> str | None:

@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
 
 from gradience.cli.console import show_written
-from gradience.cli.options import Quiet
-from gradience.cli.page import check_page, save_page
+from gradience.cli.output import JsonOutput, check_page, print_facts, write_page
+from gradience.settings import SETTINGS, Flag, StrPath, paths_of
 
 
-def report(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILE_OR_DIR...",
-            help="audit.json and what other verbs write, run.jsonl, a calibration; or the folder of a run.",
-        ),
-    ],
+@dataclass(frozen=True, config=SETTINGS)
+class PageSettings(JsonOutput):
+    """Page."""
+
+    files: Annotated[Sequence[StrPath], Flag("FILE_OR_DIR")]
+    """audit.json and what other verbs write, run.jsonl, a calibration; or the folder of a run."""
+    _: KW_ONLY
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            callback=check_page,
-            help="The page; an earlier page is replaced.",
-        ),
-    ] = Path("report.html"),
-    no_texts: Annotated[
-        bool,
-        typer.Option("--no-texts", help="Leave out examples and answers: for private data."),
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print what the page was made from, and its sha256, as JSON.")
-    ] = False,
-    quiet: Quiet = False,
-) -> None:
+        StrPath, AfterValidator(check_page), Field(validate_default=True), Flag("FILE", "-o")
+    ] = "report.html"
+    """The page; an earlier page is replaced."""
+    no_texts: bool = False
+    """Leave out examples and answers: for private data."""
+    quiet: Annotated[bool, Flag(short="-q")] = False
+    """Do not print what was written."""
+
+
+def report(settings: PageSettings) -> None:
     """Several reports become sections of one page. A folder stands for the reports in it and in its direct subfolders;
     checkpoints without an audit.json are audited.
 
@@ -50,28 +44,18 @@ def report(
 
       gradience report checkpoint-*/audit.json run.jsonl -o training.html
     """
+    from gradience.digests import sha256_bytes
     from gradience.report.inputs import read_sources
+    from gradience.reports.base.numbers import size
 
-    sources = read_sources(files)
-    page = save_page(output, sources, texts=not no_texts)
-    if json:
-        from json import dumps
-
-        from gradience.digests import sha256_bytes
-        from gradience.files.artifact import visible_json
-
+    output, sources = Path(settings.output), read_sources(paths_of(settings.files))
+    page = write_page(output, sources, texts=not settings.no_texts)
+    if settings.json:
         made_from = [
             {"file": source.name, "schema": source.report.schema_id, "sha256": source.sha256 or None}
             for source in sources
         ]
-        facts = {
-            "page": str(output),
-            "bytes": len(page),
-            "sha256": sha256_bytes(page).hex(),
-            "from": made_from,
-        }
-        print(visible_json(dumps(facts, ensure_ascii=False)))
-    elif not quiet:
-        from gradience.reports.base.numbers import size
-
+        sha256 = sha256_bytes(page).hex()
+        print_facts({"page": str(output), "bytes": len(page), "sha256": sha256, "from": made_from})
+    elif not settings.quiet:
         show_written(f"{output} ({size(len(page))})")

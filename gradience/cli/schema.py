@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -20,8 +21,6 @@ def schema(
 
 def schema_text(artifact: ArtifactName) -> str:
     """Return the schema as it is printed and committed: indented JSON and a final newline."""
-    import json
-
     from gradience.reports.base.schemas import json_schema
 
     return json.dumps(json_schema(artifact.load()), indent=2, ensure_ascii=False) + "\n"

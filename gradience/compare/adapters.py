@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 from gradience.adapters.adapter import DORA_REASON, Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.gguf import pairs_of_transformers
 from gradience.adapters.memory import compare_bytes, comparison_bytes, limit_for, workers_within
 from gradience.adapters.pairs import pairs_of
-from gradience.arguments import integer_argument, path_argument
 from gradience.audit.findings import Facts, expert_order, initialisation, variant
 from gradience.blas import map_in_order, worker_threads
 from gradience.compare.module import compare_modules, total_energies
+from gradience.compare.settings import CompareSettings
 from gradience.errors import InputError
 from gradience.files.shared_names import path_text
-from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source
 from gradience.reports.comparison import ComparisonReport, Independence, ModuleComparison, Replicates
 from gradience.runtimes.architecture import model_config_of
+from gradience.settings import public
 from gradience.words import counted
 
 INDEPENDENT_COSINE = 0.2
@@ -94,45 +95,27 @@ def _all_truncated(modules: Sequence[tuple[float, float, bool]]) -> bool:
     return fits and any(smaller or 1 - ratio**2 > LOST_ENERGY for _, ratio, smaller in modules)
 
 
-def compare_adapters(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
-    *,
-    adapter_a: str | None = None,
-    adapter_b: str | None = None,
-    pairs: tuple[str, str] | None = None,
-    scale: float | None = None,
-    allow_pickle: bool = False,
-    workers: int | None = None,
-    max_memory: int | None = None,
-    progress: Progress | None = None,
-    command: str = "",
-) -> ComparisonReport:
+@public(CompareSettings)
+def compare_adapters(settings: CompareSettings) -> ComparisonReport:
     """Compare the adapters at `a` and `b`, and return how far apart they are, module by module and overall.
 
     >>> report = compare_adapters("my_adapter", "smaller")
     >>> f"{report.relative_difference:.1%}", report.n_both, report.replicates.verdict
     ('12.6%', 16, 'truncation')
 
-    a: the reference of relative differences and kept energy; a path, or a name on the hub.
-    adapter_a: which one, where `a` holds several.
-    adapter_b: which one, where `b` holds several.
-    pairs: names of A and B in two home-made files, with {} for what differs: ("blocks.{}.w_a", "blocks.{}.w_b").
-    scale: what B·A of such pairs is multiplied by.
-    allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
-    max_memory: bytes that the work may take; 500 MB by default, or eight times the files. More is refused beforehand.
+    The keywords are the flags of `gradience compare`:
 
     Raises InputError when one cannot be read, holds NaN or infinity, or has no known scale; WrongType (a TypeError too)
     for what is no path.
     """
-    path_a, path_b = path_argument("a", a), path_argument("b", b)
-    if max_memory is not None:
-        max_memory = integer_argument("max_memory", max_memory)
-    named_pairs = pairs_of(pairs, scale)
-    watch = Stopwatch(command)
+    read: dict[str, Any] = {
+        "pairs": pairs_of(settings.pairs, settings.scale),
+        "allow_pickle": settings.allow_pickle,
+    }
+    watch = Stopwatch(settings.command)
     with (
-        open_adapter(path_a, adapter=adapter_a, pairs=named_pairs, allow_pickle=allow_pickle) as left,
-        open_adapter(path_b, adapter=adapter_b, pairs=named_pairs, allow_pickle=allow_pickle) as right,
+        open_adapter(Path(settings.a), adapter=settings.adapter_a, **read) as left,
+        open_adapter(Path(settings.b), adapter=settings.adapter_b, **read) as right,
         ExitStack() as stack,
     ):
         pairs_a, pairs_b = _by_name(left, right), _by_name(right, left)
@@ -146,14 +129,14 @@ def compare_adapters(
         names = list(dict.fromkeys([*pairs_a, *pairs_b]))
         work = [compare_bytes(*filter(None, (pairs_a.get(name), pairs_b.get(name)))) for name in names]
         named = [pairs_a.get(name) or pairs_b[name] for name in names]
-        limit = limit_for(max_memory, [left, right])
+        limit = limit_for(settings.max_memory, [left, right])
         fitting = workers_within(
-            limit, [left, right], zip(named, work, strict=True), workers, comparison_bytes
+            limit, [left, right], zip(named, work, strict=True), settings.workers, comparison_bytes
         )
         pool = stack.enter_context(worker_threads(fitting))
         digests = [pool.submit(left.sha256), pool.submit(right.sha256)]
         compared = map_in_order(
-            pool, lambda name: compare_modules(pairs_a.get(name), pairs_b.get(name)), names, progress
+            pool, lambda name: compare_modules(pairs_a.get(name), pairs_b.get(name)), names, settings.progress
         )
         rows = tuple(row for rows, _ in compared for row in rows)
         presences = Counter(row.presence for row in rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,7 @@ from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import compress_bytes, limit_for, workers_within
 from gradience.adapters.patterns import anchored_key
 from gradience.adapters.tensors import type_names
-from gradience.arguments import integer_argument, names_argument, path_argument, ranks_argument
-from gradience.audit.adapter import SAVE_INITIAL, audit_opened
+from gradience.audit.adapter import audit_opened
 from gradience.blas import worker_threads
 from gradience.compress.carry import (
     annotate,
@@ -42,13 +41,13 @@ from gradience.compress.encodings import (
 from gradience.compress.forms import PEFT, form_of
 from gradience.compress.layout import Layout, another_adapter, lay_out
 from gradience.compress.module import CompressedModule, Job
+from gradience.compress.settings import CompressSettings
 from gradience.compress.weights import write_weights
 from gradience.errors import UsageError
 from gradience.files.card import CARD, write_block
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, whole_folder
-from gradience.plan.compression import criterion_of, plan_compression
-from gradience.plan.criteria import Suggested
+from gradience.plan.compression import SIZES, criterion_of, plan_compression
 from gradience.progress import Progress
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.base.run import Stopwatch
@@ -62,52 +61,19 @@ from gradience.reports.compression import (
     ModuleResult,
 )
 from gradience.runtimes import architecture_of, verdicts
+from gradience.settings import public, required_output
 from gradience.spectra import relative_error
 from gradience.words import counted
 
 REPORT = "compression_report.json"
 Documents = Callable[[Adapter, CompressionReport], Mapping[str, str]]
 """The written adapter, open, and its report -> further files, name -> text; of README.md the block of the card."""
-SAVE_FIRST = 'a model in memory is saved first: model.save_pretrained("my_adapter")'
 ROUNDING_SHOWS = 0.01
 """Relative error from which a loss by rounding alone is worth a warning."""
 
 
-def compress_adapter(
-    path: str | os.PathLike[str],
-    output: str | os.PathLike[str] | None = None,
-    *,
-    rank: int | None = None,
-    energy: float | None = None,
-    suggested: Suggested | None = None,
-    reduction: float | None = None,
-    max_params: int | None = None,
-    max_bytes: int | None = None,
-    max_error: float | None = None,
-    max_kl: float | None = None,
-    plan: CompressionPlan | str | os.PathLike[str] | None = None,
-    calibration: Calibration | str | os.PathLike[str] | None = None,
-    allow_routed: bool = False,
-    allowed_ranks: Iterable[int] | None = None,
-    multiple_of: int | None = None,
-    allow_untrained: bool = False,
-    encoding: Encoding | None = None,
-    dtype: str | None = None,
-    strip: Sequence[str] = (),
-    base_model: str | os.PathLike[str] | None = None,
-    adapter: str | None = None,
-    allow_pickle: bool = False,
-    initial_adapter: str | os.PathLike[str] | None = None,
-    to: str | None = None,
-    verify_peft: bool = False,
-    dry_run: bool = False,
-    force: bool = False,
-    workers: int | None = None,
-    max_memory: int | None = None,
-    progress: Progress | None = None,
-    documents: Documents | None = None,
-    command: str = "",
-) -> CompressionReport | CompressionPlan:
+@public(CompressSettings)
+def compress_adapter(settings: CompressSettings) -> CompressionReport | CompressionPlan:
     """Write a smaller approximation of the adapter at `path` to the folder `output`, and return what was lost.
 
     >>> report = compress_adapter("my_adapter", rank=4, output="small")
@@ -117,103 +83,44 @@ def compress_adapter(
     33792
 
     Every module gets the best approximation of its new rank, at the scale that it had; nothing is trained, no base
-    model is read. The keywords are the flags of `gradience compress`. Exactly one of the first nine says how small:
-
-    rank: every module to this rank.
-    energy: every module to the smallest rank that holds this share of its energy.
-    suggested: what the audit suggests: "uniform_median", "uniform_p90" or "per_layer".
-    reduction: save this share of the LoRA parameters, allocated over modules.
-    max_params: at most so many LoRA parameters, allocated over modules.
-    max_bytes: at most so many bytes of LoRA factors, allocated over modules.
-    max_error: relative error of the whole adapter at most this, allocated over modules.
-    max_kl: predicted KL divergence per scored token at most this, in nats; needs a calibration.
-    plan: an earlier plan or its file, whose ranks may have been edited.
-
-    calibration: what `calibrate_adapter` returned or wrote: then directions and budgets follow the model's output.
-    allow_routed: predict the KL, and accept max_kl, also if the base routes tokens to experts.
-    allowed_ranks: every rank is one of these, or the module's own.
-    multiple_of: every rank is a multiple of it, or the module's own.
-    allow_untrained: compress an adapter whose every B·A is 0 as well.
-    encoding: how ranks and scales are written, a name in compress/encodings.py; the simplest right one by default.
-    dtype: storage type of the factors (BF16, F16, F32 …); each keeps its own by default.
-    strip: parts of tensor names; tensors beside the factors that have one are dropped.
-    base_model: folder of the base model, or its name on the hub. Its config.json names the architecture for the
-        verdicts on runtimes; its safetensors are needed for DoRA alone.
-    adapter: which one, where a folder or a file holds several.
-    allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
-    initial_adapter: the adapter before training, for one whose start changed the base (PiSSA, OLoRA, CorDA, LoRA-GA,
-        LoftQ): written is the difference, a plain LoRA for the base as it was.
-    to: the format to write: "peft", "mlx" or "diffusers"; by default the adapter's own where it is one of them, else
-        PEFT's.
-    verify_peft: let PEFT load the result before it is put in place (a child process; needs the extra `hf`).
-    dry_run: return the plan, and write nothing.
-    force: replace an adapter folder that is there.
-    workers: modules at a time; the processor count by default. The result does not depend on it.
-    max_memory: bytes that the work may take; 500 MB by default, or eight times the file. More is refused beforehand.
-    documents: makes further files of the folder from it and the report: its Markdown, the block of its card.
+    model is read. A dry run returns the plan. Exactly one of the keywords from `rank` to `plan` says how small; all
+    are the flags of `gradience compress`:
 
     Raises InputError where the adapter cannot be compressed, UsageError for arguments that make no sense (WrongType, a
     TypeError too, for those of a wrong type), VerificationError where PEFT does not load the result, OutputError when
     the disk refuses. Nothing is left half-written.
     """
-    source = path_argument("path", path, hint=SAVE_FIRST)
-    target = None if output is None else path_argument("output", output)
-    criterion = criterion_of({
-        "rank": rank,
-        "energy": energy,
-        "suggested": suggested,
-        "reduction": reduction,
-        "max_params": max_params,
-        "max_bytes": max_bytes,
-        "max_error": max_error,
-        "max_kl": max_kl,
-        "plan": plan,
-    })  # fmt: skip
-    grid = None if allowed_ranks is None else ranks_argument("allowed_ranks", allowed_ranks)
-    parts = names_argument("strip", strip, "a list of parts of names, such as ['lm_head']")
-    base = None if base_model is None else path_argument("base_model", base_model)
-    initial = (
-        None
-        if initial_adapter is None
-        else path_argument("initial_adapter", initial_adapter, hint=SAVE_INITIAL)
-    )
-    measured = calibration_argument(calibration)
-    if multiple_of is not None:
-        multiple_of = integer_argument("multiple_of", multiple_of)
-    if encoding is not None:
-        rule_of(encoding)
-    form_of(to, PEFT)
-    if not dry_run:
-        if target is None:
-            raise UsageError(
-                "no output given",
-                code="no-output",
-                hint="give output=FOLDER, or dry_run=True to see the plan",
-            )
-        check_output(target, source, force=force)
-        if verify_peft:
+    source, grid = Path(settings.path), settings.allowed_ranks
+    criterion = criterion_of({name: getattr(settings, name) for name in SIZES})
+    if settings.encoding is not None:
+        rule_of(settings.encoding)
+    form_of(settings.to, PEFT)
+    target = None
+    if not settings.dry_run:
+        target = required_output(settings.output, "DIR")
+        check_output(target, source, force=settings.force)
+        if settings.verify_peft:
             require_peft()
-    with open_adapter(source, adapter=adapter, allow_pickle=allow_pickle, initial=initial) as opened:
-        audited = audit_opened(opened, workers=workers, max_memory=max_memory, progress=progress)
-        planned = plan_compression(
-            audited,
-            criterion,
-            allowed_ranks=grid,
-            multiple_of=multiple_of,
-            allow_untrained=allow_untrained,
-            path=source,
-            calibration=measured,
-            allow_routed=allow_routed,
-        )
+    initial = None if settings.initial_adapter is None else Path(settings.initial_adapter)
+    work: dict[str, Any] = {name: getattr(settings, name) for name in ("workers", "max_memory", "progress")}
+    with open_adapter(
+        source, adapter=settings.adapter, allow_pickle=settings.allow_pickle, initial=initial
+    ) as opened:
         choices: dict[str, Any] = {
-            "encoding": encoding,
-            "dtype": dtype,
-            "strip": parts,
-            "base_model": base,
-            "calibration": measured,
-            "to": to,
+            name: getattr(settings, name) for name in ("encoding", "dtype", "strip", "base_model", "to")
         }
-        if dry_run or target is None:
+        choices["calibration"] = calibration_argument(settings.calibration)
+        planned = plan_compression(
+            audit_opened(opened, **work),
+            criterion,
+            allowed_ranks=None if grid is None else tuple(grid),
+            multiple_of=settings.multiple_of,
+            allow_untrained=settings.allow_untrained,
+            path=source,
+            calibration=choices["calibration"],
+            allow_routed=settings.allow_routed,
+        )
+        if target is None:
             lay_out(opened, planned, **choices)
             return planned
         return write_compressed(
@@ -221,13 +128,11 @@ def compress_adapter(
             planned,
             target,
             **choices,
-            verify_peft=verify_peft,
-            force=force,
-            workers=workers,
-            max_memory=max_memory,
-            progress=progress,
-            documents=documents,
-            command=command,
+            **work,
+            verify_peft=settings.verify_peft,
+            force=settings.force,
+            documents=settings.documents,
+            command=settings.command,
         )
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from gradience.adapters.adapter import BLOCK_ELEMENTS, Adapter, LoraPair, word_blocks
 from gradience.adapters.base_weights import base_folder
 from gradience.adapters.formats import open_adapter, require_order, words_of
-from gradience.arguments import path_argument
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
 from gradience.compress.forms import FORMS
 from gradience.convert.gguf import write_gguf
 from gradience.convert.peft import write_peft
+from gradience.convert.settings import ConvertSettings
 from gradience.convert.written import OutputFormat, write_form
 from gradience.errors import InputError, UsageError, VerificationError, did_you_mean
 from gradience.files.shared_names import path_text
@@ -24,6 +24,7 @@ from gradience.reports.audit import TensorNote
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source
 from gradience.reports.conversion import ConversionReport
+from gradience.settings import public
 
 
 def _formed(words: str, name: str) -> OutputFormat:
@@ -49,51 +50,36 @@ def target_of(name: str) -> OutputFormat:
     return TARGETS[name]
 
 
-def convert_adapter(
-    path: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    *,
-    to: str = "peft",
-    base_model: str | os.PathLike[str] | None = None,
-    adapter: str | None = None,
-    allow_pickle: bool = False,
-    force: bool = False,
-    command: str = "",
-) -> ConversionReport:
+@public(ConvertSettings)
+def convert_adapter(settings: ConvertSettings) -> ConversionReport:
     """Write the adapter at `path` in another format to the folder `output`, and return what became of it.
 
     >>> report = convert_adapter("my_adapter", "as_peft")
     >>> report.to, report.modules, report.renamed
     ('peft', 16, 0)
 
-    Values and scales stay what they are: nothing is truncated, rounded or trained.
-
-    path: an adapter in any format that is read, or its name on the hub.
-    to: the format, a name in convert/verb.py.
-    base_model: folder of the base model, or its name on the hub: GGUF's names depend on its config.json.
-    adapter: which one, where a folder or a file holds several.
-    allow_pickle: read `.bin` and `.pt` as well, in a process of its own with limits (needs the extra `hf`).
-    force: replace an adapter folder that is there.
+    Values and scales stay what they are: nothing is truncated, rounded or trained. The keywords are the flags of
+    `gradience convert`:
 
     Raises InputError for what cannot be read, or not be held by the format; UsageError (`unknown-target`, and for an
     output that is there); VerificationError where what was written reads otherwise; OutputError when the disk refuses.
     Nothing is left half-written.
     """
-    source, target = path_argument("path", path), path_argument("output", output)
-    chosen = target_of(to)
-    if base_model is not None and not chosen.asks_base:
+    source, target = Path(settings.path), Path(settings.output)
+    chosen = target_of(settings.to)
+    if settings.base_model is not None and not chosen.asks_base:
         raise UsageError(
-            f"a base model is given, and {to} does not depend on it",
+            f"a base model is given, and {settings.to} does not depend on it",
             code="base-not-used",
             hint="leave --base-model out (Python: base_model=)",
         )
-    base = None if base_model is None else base_folder(path_argument("base_model", base_model))
-    watch = Stopwatch(command)
-    check_output(target, source, force=force)
+    base = None if settings.base_model is None else base_folder(settings.base_model)
+    watch = Stopwatch(settings.command)
+    check_output(target, source, force=settings.force)
     refuse_foreign_files(target, names_beside(source))
     with (
-        open_adapter(source, adapter=adapter, allow_pickle=allow_pickle) as opened,
-        whole_folder(target, force=force) as folder,
+        open_adapter(source, adapter=settings.adapter, allow_pickle=settings.allow_pickle) as opened,
+        whole_folder(target, force=settings.force) as folder,
     ):
         require_order(opened)
         _refuse_nonfinite(opened)
@@ -109,7 +95,7 @@ def convert_adapter(
             pickle=opened.pickle is not None,
             output_path=path_text(target),
             output_sha256=written.sha256,
-            to=to,
+            to=settings.to,
             modules=len(opened.pairs),
             lora_params=sum(pair.params for pair in opened.pairs),
             bytes=written.bytes,

@@ -101,7 +101,7 @@ class EvaluateSettings(BaseSettings, ExampleSettings):
     """Folder of the result. With the same folder an interrupted evaluation resumes."""
     with_base: bool = False
     """Evaluate the base without an adapter as well; for a classifier with the reference's head."""
-    folder: StrPath | None = None
+    folder: Annotated[StrPath | None, Flag(key_only=True)] = None
     """Where relative paths of the file start: by default its own folder. Itself relative to that."""
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 
-from gradience.arguments import integer_argument, number_argument, path_argument
 from gradience.digests import sha256_file
 from gradience.errors import UsageError, require
 from gradience.evidence.base import Log, Wanted
@@ -15,55 +14,37 @@ from gradience.evidence.outcome import binary, flips_of, outcome_of
 from gradience.evidence.pairing import Pair, paired, unchecked
 from gradience.evidence.pairing import lower_is_better as direction_of
 from gradience.evidence.sentences import verdict_of
+from gradience.evidence.settings import EvidenceSettings
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.exact import share_of_points
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evidence import EvidenceReport, LogFacts
+from gradience.settings import public
 
-DEFAULT_FLIPS = 5
 
-
-def compare_logs(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
-    *,
-    margin: float | None = None,
-    metric: str | None = None,
-    filter: str | None = None,
-    lower_is_better: bool | None = None,
-    flips: int = DEFAULT_FLIPS,
-    command: str = "",
-) -> EvidenceReport:
+@public(EvidenceSettings)
+def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     """Compare two logs of the same examples, and return the difference of their scores and what it shows.
 
     >>> report = compare_logs("probe.csv", "truncated.csv", margin=1)
     >>> report.grade, report.n, round(report.low, 4), round(report.high, 4)
     ('B', 2186, -0.0029, 0.004)
 
-    a: the reference: a log of lm-eval, Inspect or Every Eval Ever, or a table (CSV, JSON lines) with `id` and `score`.
-    b: the candidate, of the same kind.
-    margin: how much worse B may be: in points for scores that are 0 or 1 (default: 2.5), in the score's units for
-        others (default: 0.025 for scores between 0 and 1 of which more is better).
-    metric: which score, where a log has several.
-    filter: which way of finding the answer, where a log has several.
-    lower_is_better: None for what the logs say; more is better where they say nothing.
-    flips: how many examples that B lost, and that it gained, the report holds.
+    A log is of lm-eval, Inspect or Every Eval Ever, or a table (CSV, JSON lines) with `id` and `score`. The keywords
+    are the flags of `gradience evidence`:
 
     Raises InputError where one cannot be read, or where the two were not asked the same; UsageError where a choice is
     missing; MissingExtra without scipy.
     """
     require("scipy", extra="stats")
-    paths = path_argument("a", a), path_argument("b", b)
-    shown = integer_argument("flips", flips)
-    given = None if margin is None else number_argument("margin", margin)
-    watch = Stopwatch(command)
-    wanted = Wanted(metric, filter)
-    left, right = (read_log(path, wanted) for path in paths)
+    watch = Stopwatch(settings.command)
+    wanted = Wanted(settings.metric, settings.filter)
+    left, right = (read_log(Path(path), wanted) for path in (settings.a, settings.b))
     pairs = paired(left, right)
-    lower = direction_of(left, right, lower_is_better)
-    allowed = _margin(given, left.metric, pairs, lower_is_better=lower)
+    lower = direction_of(left, right, settings.lower_is_better)
+    allowed = _margin(settings.margin, left.metric, pairs, lower_is_better=lower)
     result = outcome_of(pairs, allowed, lower_is_better=lower)
-    n_lost, n_gained, rows = flips_of(pairs, max(shown, 0), lower_is_better=lower)
+    n_lost, n_gained, rows = flips_of(pairs, settings.flips, lower_is_better=lower)
     facts = [_facts(left), _facts(right)]
     notes = unchecked(left, right, pairs)
     if facts[0].sha256 == facts[1].sha256:

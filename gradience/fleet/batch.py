@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 
 from gradience.adapters.locate import WEIGHT_SUFFIXES
 from gradience.adapters.pickles import SUFFIXES
-from gradience.arguments import integer_argument, path_argument
 from gradience.compress.adapter import REPORT, compress_adapter
+from gradience.compress.settings import WriteSettings
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.files.scratch import held
 from gradience.files.shared_names import sentence_text
@@ -24,75 +24,43 @@ from gradience.files.whole import write_errors
 from gradience.fleet.journal import read_rows
 from gradience.fleet.measure import stamp_of, stamped_files
 from gradience.fleet.processes import Died, Request, answers
+from gradience.fleet.settings import FleetCompressSettings
 from gradience.plan.criteria import ToRank
-from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.compression import CompressionReport
 from gradience.reports.fleet import FleetRow
 from gradience.reports.fleet_compression import FleetCompression, Truncated, TruncationStatus
+from gradience.settings import public, shared
 
 BATCH_REPORT = "fleet_compression.json"
 
 
-def compress_fleet(
-    fleet: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    *,
-    rank: int,
-    root: str | os.PathLike[str] = ".",
-    encoding: str | None = None,
-    to: str | None = None,
-    dtype: str | None = None,
-    strip: Sequence[str] = (),
-    base_model: str | os.PathLike[str] | None = None,
-    allow_pickle: bool = False,
-    force: bool = False,
-    workers: int | None = None,
-    max_memory: int | None = None,
-    progress: Progress | None = None,
-    command: str = "",
-) -> FleetCompression:
+@public(FleetCompressSettings)
+def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
     """Bring every adapter of a `fleet.jsonl` whose rank is larger to `rank`, and return what became of each.
 
     >>> batch = compress_fleet("fleet.jsonl", "batch", rank=4)
     >>> batch.written, batch.small_enough, batch.failed
     (2, 1, 0)
 
-    fleet: the rows that `audit_fleet` wrote.
-    output: folder of the batch; each smaller adapter lies there under the path of its row.
-    rank: every module that is larger is truncated to it. An adapter without such a module is left as it is.
-    root: what the paths of the rows are relative to, as when they were measured.
-    encoding: of every adapter, as for `compress_adapter`.
-    to: of every adapter, as for `compress_adapter`.
-    dtype: of every adapter, as for `compress_adapter`.
-    strip: of every adapter, as for `compress_adapter`.
-    base_model: of every adapter, as for `compress_adapter`.
-    allow_pickle: of every adapter, as for `compress_adapter`.
-    force: make again what an earlier run has made, and replace adapter folders that are there.
-    workers: processes; one a processor by default.
-    max_memory: bytes that the work on one adapter may take.
-
     Each adapter is there whole or not at all. What an earlier run of the same batch has written is kept: a run that was
-    killed is continued by the same call. Raises InputError for a broken fleet.jsonl, UsageError (bad-rank), LockedError
-    while another batch writes to `output`, OutputError when the disk refuses. An adapter that cannot be compressed does
-    not raise: its entry has the error's code.
+    killed is continued by the same call. The keywords are the flags of `gradience compress --fleet`:
+
+    Raises InputError for a broken fleet.jsonl, UsageError (bad-rank), LockedError while another batch writes to
+    `output`, OutputError when the disk refuses. An adapter that cannot be compressed does not raise: its entry has the
+    error's code.
     """
-    watch = Stopwatch(command)
-    wanted = integer_argument("rank", rank)
+    watch, wanted = Stopwatch(settings.command), settings.rank
     if wanted < 1:
         raise UsageError(f"{wanted} is no rank", code="bad-rank", hint="a whole number from 1, such as 16")
-    folder, home = path_argument("output", output), path_argument("root", root)
-    options = {
-        "encoding": encoding,
-        "to": to,
-        "dtype": dtype,
-        "strip": list(strip),
-        "base_model": None if base_model is None else str(path_argument("base_model", base_model)),
-        "allow_pickle": allow_pickle,
-        "force": force,
-        "max_memory": max_memory,
+    folder, home = Path(settings.output), Path(settings.root)
+    options = shared(settings, WriteSettings)
+    options |= {
+        "base_model": None if settings.base_model is None else str(settings.base_model),
+        "allow_pickle": settings.allow_pickle,
+        "max_memory": settings.max_memory,
     }
-    rows = {row.path: row for row in read_rows(path_argument("fleet", fleet))}
+    rows = {row.path: row for row in read_rows(Path(settings.fleet))}
     results: dict[str, Truncated] = {}
     requests: list[Request] = []
     with write_errors(folder):
@@ -118,14 +86,14 @@ def compress_fleet(
                 "rank": wanted,
                 "options": options,
             })  # fmt: skip
-        for request, answer in answers(requests, workers=workers):
+        for request, answer in answers(requests, workers=settings.workers):
             name = request["name"]
             if isinstance(answer, Died):
                 results[name] = failed(rows[name], InputError(answer.words, code="process-died"))
             else:
                 results[name] = TypeAdapter(Truncated).validate_json(answer)
-            if progress:
-                progress(len(results), len(rows))
+            if settings.progress:
+                settings.progress(len(results), len(rows))
         adapters = [results[name] for name in rows]
         statuses = Counter(adapter.status for adapter in adapters)
         written = [adapter for adapter in adapters if adapter.new_bytes is not None]

@@ -3,83 +3,56 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from gradience.arguments import integer_argument, path_argument
 from gradience.compare.adapters import compare_adapters
-from gradience.errors import GradienceError, require
+from gradience.errors import GradienceError, InputError, require
 from gradience.files.shared_names import path_text
 from gradience.fleet.discover import Member, discover
 from gradience.fleet.exports import export, rows_file_of
 from gradience.fleet.journal import Journal, read_rows
 from gradience.fleet.measure import failed
 from gradience.fleet.processes import Died, answers
+from gradience.fleet.settings import FleetSettings
 from gradience.fleet.summary import Predictions, Tally
-from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.fleet import FleetReport, FleetRow
 from gradience.runtimes.verdict import engine
+from gradience.settings import paths_of, public
+
+ADAPTERS_OF_A_TASK = 32
 
 
-class Measure(Protocol):
-    """What measures adapters."""
-
-    def __call__(self, members: Sequence[Member], **options: Any) -> Iterator[FleetRow]:
-        """Yield the row of every adapter, as they come. options: keywords of `measure`."""
-
-
-def audit_fleet(
-    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-    output: str | os.PathLike[str] | None = None,
-    *,
-    root: str | os.PathLike[str] = ".",
-    recursive: bool = False,
-    calibrations: Iterable[str | os.PathLike[str]] = (),
-    allow_pickle: bool = False,
-    force: bool = False,
-    workers: int | None = None,
-    max_memory: int | None = None,
-    measure: Measure | None = None,
-    progress: Progress | None = None,
-    command: str = "",
-) -> FleetReport:
+@public(FleetSettings)
+def audit_fleet(settings: FleetSettings) -> FleetReport:
     """Measure every adapter of the sources, write a row for each, and return what holds over all of them.
 
     >>> report = audit_fleet("adapters", "adapters.jsonl")
     >>> report.adapters, report.failed, report.bases[0].largest_rank
     (3, 0, 8)
 
-    sources: folders of adapters, adapters, and .txt files with a path a line; one or several.
-    output: fleet.jsonl; or fleet.csv or fleet.parquet, with a fleet.jsonl beside it. A fleet.jsonl that is there is
-        resumed: rows whose files have not changed are taken over.
-    root: what the paths of the rows are relative to; the current folder by default.
-    recursive: look for adapters at any depth.
-    calibrations: files of `gradience calibrate`; each predicts the cost of the next lower step for its adapter.
-    allow_pickle: read `.bin` and `.pt` as well, each in a process of its own with limits (needs the extra `hf`).
-    force: replace a table that is there.
-    workers: processes; one a processor by default. The rows do not depend on it.
-    max_memory: bytes that the work on one adapter may take; as for `audit_adapter`.
-    measure: what measures in place of processes of this machine, such as `fleet.on_ray.rows_on_ray`.
+    A fleet.jsonl that is there is resumed: rows whose files have not changed are taken over. The keywords are the flags
+    of `gradience fleet`:
 
     Raises InputError where there are no adapters, UsageError (outside-root, bad-fleet-output, output-exists),
     LockedError while another run writes the same file, OutputError when the disk refuses, MissingExtra for .parquet
     without pyarrow. An adapter that cannot be measured does not raise: its row has the error's code.
     """
-    watch = Stopwatch(command)
-    given = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    home = path_argument("root", root)
-    table = None if output is None else path_argument("output", output)
-    rows_file = None if table is None else rows_file_of(table, force=force)
-    limit = None if max_memory is None else integer_argument("max_memory", max_memory)
-    options = {"max_memory": limit, "allow_pickle": allow_pickle}
-    predictions = Predictions(
-        [path_argument("calibrations", each) for each in calibrations], allow_pickle=allow_pickle
-    )
-    fleet = discover([path_argument("sources", each) for each in given], root=home, recursive=recursive)
+    watch, home = Stopwatch(settings.command), Path(settings.root)
+    table = None if settings.output is None else Path(settings.output)
+    rows_file = None if table is None else rows_file_of(table, force=settings.force)
+    allow_pickle = settings.allow_pickle
+    options = {"max_memory": settings.max_memory, "allow_pickle": allow_pickle}
+    predictions = Predictions(paths_of(settings.calibrations), allow_pickle=allow_pickle)
+    sources = paths_of(settings.sources)
+    for source in sources:
+        if not os.path.lexists(source):
+            raise InputError(f"{source}: no such file or folder", code="not-found", hint="check the path")
+    fleet = discover(sources, root=home, recursive=settings.recursive)
     paths = {member.name: member.path for member in fleet.members}
     tally = Tally()
     with ExitStack() as stack:
@@ -90,13 +63,16 @@ def audit_fleet(
             tally.add(row)
         measured = 0
         rest = [member for member in fleet.members if member.name not in reused]
-        for row in (measure or partial(measured_rows, workers=workers))(rest, **options):
+        measure = (
+            rows_on_ray if settings.executor == "ray" else partial(measured_rows, workers=settings.workers)
+        )
+        for row in measure(rest, **options):
             if journal:
                 journal.add(row)
             tally.add(row)
             measured += row.status != "failed"
-            if progress:
-                progress(tally.count, len(paths))
+            if settings.progress:
+                settings.progress(tally.count, len(paths))
         if journal and rows_file:
             journal.finish(paths)
             if table and table != rows_file:
@@ -140,26 +116,18 @@ def measured_rows(
             yield FleetRow.model_validate_json(answer)
 
 
-def _difference(paths: dict[str, Path], a: str, b: str, *, allow_pickle: bool) -> float | None:
-    """Exact; None where one of them can no longer be read."""
-    try:
-        return compare_adapters(paths[a], paths[b], workers=1, allow_pickle=allow_pickle).relative_difference
-    except GradienceError:
-        return None
-
-
-PART = 32
-"""Adapters of one task."""
-
-
 def rows_on_ray(members: Sequence[Member], **options: Any) -> Iterator[FleetRow]:
-    """Yield the row of every adapter, as they come. options: keywords of `measure`. Raises MissingExtra without Ray."""
+    """Yield the row of every adapter, measured by tasks of Ray; all machines see the same paths.
+
+    options: keywords of `measure`. Raises MissingExtra without Ray.
+    """
     ray: Any = require("ray", extra="ray")
     if not ray.is_initialized():
         ray.init(log_to_driver=False, configure_logging=False)
     task = ray.remote(max_retries=5)(_rows)
     there = [member._replace(path=member.path.absolute()) for member in members]
-    waiting = [task.remote(there[at : at + PART], options) for at in range(0, len(there), PART)]
+    starts = range(0, len(there), ADAPTERS_OF_A_TASK)
+    waiting = [task.remote(there[start : start + ADAPTERS_OF_A_TASK], options) for start in starts]
     while waiting:
         (done,), waiting = ray.wait(waiting)
         yield from ray.get(done)
@@ -167,3 +135,11 @@ def rows_on_ray(members: Sequence[Member], **options: Any) -> Iterator[FleetRow]
 
 def _rows(members: Sequence[Member], options: dict[str, Any]) -> list[FleetRow]:
     return list(measured_rows(members, workers=1, **options))
+
+
+def _difference(paths: dict[str, Path], a: str, b: str, *, allow_pickle: bool) -> float | None:
+    """Exact; None where one of them can no longer be read."""
+    try:
+        return compare_adapters(paths[a], paths[b], workers=1, allow_pickle=allow_pickle).relative_difference
+    except GradienceError:
+        return None

@@ -6,20 +6,19 @@ The file is read once, in constant memory. Where it holds several runs, the last
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from gradience.errors import InputError
 from gradience.files.shared_names import paths_text
 from gradience.monitor.assemble import run_report
 from gradience.monitor.facts import RunFacts
-from gradience.monitor.rules import DEFAULT_GAP_THRESHOLD
+from gradience.monitor.settings import MonitorSettings
 from gradience.reports.monitor import MonitorReport, RunReport
+from gradience.settings import paths_of, public
 from gradience.telemetry import Record, TelemetryReader
 
 __all__ = ["RunLog", "monitor_runs", "report_of", "require_strict"]
-
-PathLike = str | os.PathLike[str]
 
 
 class RunLog:
@@ -28,7 +27,7 @@ class RunLog:
     Raises InputError (`run-not-found`, `run-not-a-file`; `run-empty` from `report`).
     """
 
-    def __init__(self, path: PathLike) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._reader = TelemetryReader(path)
         self._facts: RunFacts | None = None
@@ -62,24 +61,25 @@ class RunLog:
         return run_report(name, self._facts, self._reader, len(self._ids), gap_threshold)
 
 
-def monitor_runs(
-    paths: PathLike | Iterable[PathLike], *, gap_threshold: float = DEFAULT_GAP_THRESHOLD
-) -> MonitorReport:
+@public(MonitorSettings)
+def monitor_runs(settings: MonitorSettings) -> MonitorReport:
     """Read the runs at `paths` and report what happened in each of them.
 
     >>> from gradience import monitor_runs
     >>> monitor_runs("run.jsonl").runs[0].outcome
     'ok'
 
-    paths: one run.jsonl, or several.
-    gap_threshold: exp(evaluation loss − training loss) from which a gap is an alert.
+    The keywords are the flags of `gradience monitor`:
 
-    Raises InputError when a file is missing or holds no record.
+    Raises InputError when a file is missing or holds no record, or is not strict (`run-not-strict`).
     """
-    logs = [RunLog(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    logs = [RunLog(path) for path in paths_of(settings.paths)]
     for log in logs:
         log.update()
-    return report_of(logs, gap_threshold)
+    report = report_of(logs, settings.gap_threshold)
+    if settings.strict_schema:
+        require_strict(report)
+    return report
 
 
 def report_of(logs: Sequence[RunLog], gap_threshold: float) -> MonitorReport:
@@ -107,5 +107,5 @@ def require_strict(report: MonitorReport) -> None:
             raise InputError(
                 f"{run.file}: line {note.first_line}: {note.message}{more}",
                 code="run-not-strict",
-                hint="leave out --strict-schema (strict=) to skip such lines; the report lists them",
+                hint="leave out --strict-schema (Python: strict_schema=) to skip such lines; the report lists them",
             )

@@ -11,11 +11,11 @@ from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from gradience.arguments import ranks_argument
+from gradience.audit.options import CalibrationFile
 from gradience.errors import UsageError
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
 from gradience.hub.address import address_of
 from gradience.models.settings import BaseSettings
-from gradience.reports.calibration import Calibration, calibration_argument
 from gradience.settings import SETTINGS, Flag, StrPath, shared
 
 
@@ -44,9 +44,7 @@ class ShrinkSettings(BaseSettings, ExampleSettings):
     _: KW_ONLY
     ranks: Annotated[Sequence[int] | None, BeforeValidator(ranks_of), Flag("RANKS")] = None
     """Ranks to test, such as 8,4,2,1; by default halvings of the audit's p90 suggestion down to 1."""
-    calibration: Annotated[
-        Calibration | StrPath | None, BeforeValidator(calibration_argument), Flag("FILE")
-    ] = None
+    calibration: CalibrationFile = None
     """A calibration of this adapter: all candidates keep what matters to the output, at equal sizes."""
     distill_prompts: Annotated[StrPath | None, Flag("FILE")] = None
     """Rows without labels: the smallest candidate, distilled on them, is one more candidate."""

@@ -28,8 +28,8 @@ from killing import HANGS
 from gradience import audit_adapter, compare_adapters, compress_adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.memory import LEAST_LIMIT, MB, audit_bytes, limit_for, report_bytes, workers_within
+from gradience.adapters.settings import bytes_of
 from gradience.cli.app import run
-from gradience.cli.options import bytes_of
 from gradience.errors import InputError, UsageError, WrongType
 
 MEASURE = """
@@ -301,7 +301,6 @@ def test_a_name_of_many_parts_is_refused(tmp_path, capsys):
         ("800M", 8 * 10**8),
         ("123456", 123456),
         ("7kB", 7000),
-        (None, None),
     ],
 )
 def test_a_size(text, size):

@@ -270,17 +270,15 @@ from typing import Annotated
 
 import typer
 
-from gradience.cli.options import AdapterName, Quiet
-from gradience.cli.progress import ProgressBar
+from gradience.adapters.settings import NameSettings
+from gradience.audit.options import AuditSettings
+from gradience.cli.output import Output
 
 
-def modules(
-    folder: Annotated[str, typer.Argument(metavar="ADAPTER")], name: AdapterName = None, quiet: Quiet = False
-) -> int:
+def modules(folder: Annotated[str, typer.Argument(metavar="ADAPTER")], name: NameSettings, out: Output) -> int:
     from gradience.audit.adapter import audit_adapter
 
-    with ProgressBar(folder, quiet=quiet) as progress:
-        print(audit_adapter(folder, adapter=name, progress=progress).n_layers)
+    print(out.run(audit_adapter, AuditSettings(folder, adapter=name.adapter), folder).n_layers)
     return 8
 '''
 

@@ -9,7 +9,7 @@ from bench_sample import LARGE, SEEDS, bench, config, ladder, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.cli.app import run
-from gradience.cli.bench_codes import Required, ended
+from gradience.cli.bench import ended
 from gradience.reports.bench import Bench
 
 NO_CONTROLS = config(compression={"variants": ["uniform_r4"], "arms": ["truncate"], "controls": []})
@@ -48,7 +48,7 @@ def unseeded(run: Bench) -> Bench:
 @pytest.mark.parametrize("case", CASES)
 def test_the_code_says_whether_the_grade_is_reached(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     make, required, code = CASES[case]
-    assert ended(make(), Required(required) if required else None) == code
+    assert ended(make(), required) == code
     assert (f"required: grade {required}" in capsys.readouterr().err) == (code == 8 or case.startswith("X"))
 
 

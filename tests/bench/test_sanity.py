@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gradience.bench.arms.registry import CONTROLS as ALL_CONTROLS
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.conditions import as_expected, at_ceiling, seed_notes
-from gradience.cli.bench_codes import code_of
+from gradience.cli.bench import code_of
 from gradience.report.bench import aggregate_text, bench_text
 from gradience.report.faces import to_markdown
 from gradience.reports.bench_aggregate import BenchAggregate

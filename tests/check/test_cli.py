@@ -13,7 +13,7 @@ from gradience.check import TASKS, check_config
 from gradience.check.settings import task_of
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
-from gradience.cli.predecessor import INSTEAD, VERBS_INSTEAD
+from gradience.cli.predecessor import INSTEAD
 from gradience.errors import InputError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -164,14 +164,8 @@ def test_an_option_of_the_original_is_answered_with_what_to_type(verb, option, c
     assert f"hint: {INSTEAD[verb, option]}" in said
 
 
-@pytest.mark.parametrize("verb", VERBS_INSTEAD)
-def test_a_verb_of_the_original_is_answered_with_what_to_type(verb, capsys):
-    assert run([verb, "x", "--json"]) == 2
-    assert f"hint: {VERBS_INSTEAD[verb]}" in capsys.readouterr().err
-
-
 def test_what_is_told_to_be_typed_exists(capsys):
-    for instead in (*INSTEAD.values(), *VERBS_INSTEAD.values()):
+    for instead in INSTEAD.values():
         for verb in re.findall(r"gradience (bench \w+|\w+)", instead):
             assert run([*verb.split(), "--help"]) == 0
     capsys.readouterr()

@@ -139,7 +139,7 @@ def test_a_file_that_is_there_stays_without_force(here, tmp_path, capsys):
     file = tmp_path / "mine.yaml"
     file.write_text("mine")
     assert run(["init", "bench", "-o", str(file)]) == 2
-    assert "give --force to replace it" in capsys.readouterr().err
+    assert "replace it with --force" in capsys.readouterr().err
     assert file.read_text() == "mine"
     assert run(["init", "bench", "-o", str(file), "--data", "no.jsonl", "--force"]) == 3
     assert file.read_text() == "mine"

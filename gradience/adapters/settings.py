@@ -1,0 +1,83 @@
+"""Settings of reading adapters that several verbs share."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from pydantic.dataclasses import dataclass
+
+from gradience.arguments import path_argument
+from gradience.errors import UsageError
+from gradience.progress import Progress
+from gradience.settings import SETTINGS, Flag, Integer, Number, PythonOnly, StrPath
+
+SAVE_INITIAL = (
+    'save it before training: set init_lora_weights=True in its config, then model.save_pretrained("initial")'
+)
+
+
+def bytes_of(text: str) -> int:
+    """Return a size such as `2GB`, `800 MB` or `1500000` in bytes. Raises UsageError (`bad-size`)."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([kmgt]?)b?", text.strip(), re.ASCII | re.IGNORECASE)
+    size = match and int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
+    if not size:
+        raise UsageError(f"{text!r} is no size", code="bad-size", hint="such as --max-memory 2GB")
+    return size
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class ReadSettings:
+    """Reading adapters."""
+
+    allow_pickle: bool = False
+    """Read .bin and .pt too, in a process with limits (needs PyTorch 2.10)."""
+    command: Annotated[str, PythonOnly] = ""
+    """The command line that the report names."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class WorkSettings(ReadSettings):
+    """Memory."""
+
+    max_memory: Annotated[Integer | None, Flag("SIZE", read=bytes_of)] = None
+    """Refuse what would take more bytes (default: 500MB, or eight times the adapter's files)."""
+    workers: Annotated[Integer | None, PythonOnly] = None
+    """Modules at a time; the processor count by default. The result does not depend on it."""
+    progress: Annotated[Progress | None, PythonOnly] = None
+    """A callback after each module."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class NameSettings:
+    """Reading adapters."""
+
+    adapter: Annotated[str | None, Flag("NAME")] = None
+    """Which adapter, if there are several in one folder or file."""
+
+
+def _initial(value: Any) -> Path:
+    return path_argument("initial_adapter", value, hint=SAVE_INITIAL)
+
+
+Initial = Annotated[StrPath, BeforeValidator(_initial)]
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class StartSettings:
+    """Reading adapters."""
+
+    initial_adapter: Annotated[Initial | None, Flag("DIR")] = None
+    """The adapter before training (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ): reads the difference to it."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class PairSettings:
+    """Home-made files."""
+
+    pairs: Annotated[tuple[str, str] | None, Flag("A B")] = None
+    """Names of the factors in a home-made file, two braces for what differs (docs/formats.md)."""
+    scale: Annotated[Number | None, Flag("S")] = None
+    """What B·A is multiplied by, with --pairs (default: unknown)."""

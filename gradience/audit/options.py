@@ -1,0 +1,64 @@
+"""Settings of an audit: flags and keywords of Python under the same names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import KW_ONLY
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator
+from pydantic.dataclasses import dataclass
+
+from gradience.adapters.settings import NameSettings, PairSettings, StartSettings, WorkSettings
+from gradience.settings import SETTINGS, Flag, Number, PythonOnly, Ranks, StrPath
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from gradience.reports.calibration import Calibration
+else:
+    PeftModel = Calibration = Any  # neither is imported to read a command line
+
+
+def _path_or_model(value: Any) -> Any:
+    if isinstance(value, str | os.PathLike):
+        return value
+    from gradience.audit.adapter import is_peft_model
+
+    if not is_peft_model(value):
+        raise ValueError("must be a path or a PeftModel")
+    return value
+
+
+def _ranks(text: str) -> tuple[int, ...]:
+    from gradience.plan.modules import parse_ranks
+
+    return parse_ranks(text)
+
+
+def read_calibration(given: Any) -> Any:
+    """Return a calibration that is given itself or by its path. Raises WrongType, and as `Calibration.read` does."""
+    if given is None:
+        return None
+    from gradience.reports.calibration import calibration_argument
+
+    return calibration_argument(given)
+
+
+CalibrationFile = Annotated[Calibration | StrPath | None, BeforeValidator(read_calibration), Flag("FILE")]
+AllowedRanks = Annotated[Ranks | None, Flag("R,R...", read=_ranks)]
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class AuditSettings(WorkSettings, NameSettings, StartSettings, PairSettings):
+    """Audit."""
+
+    path: Annotated[str | os.PathLike[str] | PeftModel, BeforeValidator(_path_or_model), PythonOnly]
+    """A PEFT folder, a Trainer checkpoint, a .safetensors file, a name on the hub, or a PeftModel in memory."""
+    _: KW_ONLY
+    tau: Annotated[Number, Flag("T")] = 0.9
+    """Share of the energy that a suggested rank must keep, in (0, 1]."""
+    allowed_ranks: AllowedRanks = None
+    """Ranks that may be suggested, such as 4,8,16 (default: powers of 2)."""
+    calibration: CalibrationFile = None
+    """Add what gradience calibrate measured: what matters to the output, and what sizes cost."""

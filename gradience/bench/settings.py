@@ -1,0 +1,135 @@
+"""Settings of the verbs of Bench: flags and keywords of Python under the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+from pydantic.dataclasses import dataclass
+
+from gradience.errors import UsageError
+from gradience.progress import Watcher
+from gradience.reports.base.exact import as_written
+from gradience.settings import SETTINGS, Flag, Integer, Number, Positive, PythonOnly, StrPath, several
+
+
+def _configs() -> list[tuple[str, str]]:
+    """Return name and title of each shipped config; files are left to the shell."""
+    from gradience.bench.config.shipped import config_titles
+
+    return [*config_titles().items()]
+
+
+def _margin(value: float | str | Fraction | None) -> Fraction | None:
+    """Return points exactly. Raises UsageError (`bad-share`)."""
+    try:
+        return None if value is None else as_written(value)
+    except ValueError as error:
+        raise not_a_share("--margin", str(error)) from None
+
+
+def not_a_share(option: str, why: str) -> UsageError:
+    """Return the error for a number that is no share."""
+    return UsageError(f"{option}: {why}", code="bad-share", hint="2.5 points are 0.025")
+
+
+ConfigName = Annotated[StrPath, Flag("CONFIG", "-c", values=_configs, text=True)]
+Overrides = Annotated[str | Sequence[str], BeforeValidator(several), Flag("KEY=VALUE", positional=True)]
+Folders = Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("DIR")]
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class CommandSettings:
+    """Run."""
+
+    command: Annotated[str, PythonOnly] = ""
+    """The command line that the report names."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class BenchSettings(CommandSettings):
+    """Run."""
+
+    config: ConfigName
+    """A YAML file, or a name that gradience bench configs lists."""
+    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    """Folder of the run; with the same folder an interrupted run resumes."""
+    overrides: Overrides = ()
+    """Settings that replace those of the config."""
+    only_seed: Annotated[Integer | None, Flag("N")] = None
+    """Run only this one of the planned seeds."""
+    smoke: bool = False
+    """A shortened run to see that everything works; its results are no evidence."""
+    watcher: Annotated[Watcher | None, PythonOnly] = None
+    """A callback for each stage and step."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class VerifySettings(CommandSettings):
+    """Verification."""
+
+    folder: Annotated[StrPath, Flag("DIR")]
+    """Folder of a finished run, or of one of its seeds."""
+    _: KW_ONLY
+    root: Annotated[str | None, Flag("SHA256")] = None
+    """What the sha256 of its digests.json must be, from where the result was published."""
+    regenerate: Annotated[Positive | None, Flag("K")] = None
+    """Also let every adapter whose weights are there answer K examples again, or a few more: whole batches. Needs the
+    model, the data and PyTorch."""
+    allow_code: bool = False
+    """Allow the run's own task code to score answers (also: GRADIENCE_ALLOW_CODE=1)."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class AggregateSettings(CommandSettings):
+    """Runs."""
+
+    folders: Folders
+    """Folders of finished runs: with a bench.json, or with seed_N/bench.json."""
+    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    """Write bench_aggregate.json and bench_aggregate.md to DIR."""
+    _: KW_ONLY
+    force: bool = False
+    """Replace an existing aggregate."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class ExportSettings:
+    """Export."""
+
+    folder: Annotated[StrPath, Flag("DIR")]
+    """Folder of a finished run."""
+    output: Annotated[StrPath, Flag("OUT", "-o")]
+    """Folder to write to."""
+    _: KW_ONLY
+    to: Annotated[Literal["eee", "hub"], Flag("FORMAT")]
+    """eee: Every Eval Ever 0.3.0, JSON and JSONL; hub: YAML for .eval_results/."""
+    dataset: Annotated[str | None, Flag("ORG/NAME")] = None
+    """hub: the data set, if the task does not name it."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class PowerSettings:
+    """Budget."""
+
+    config: Annotated[ConfigName | None, Flag("CONFIG", "-c", values=_configs, text=True)] = None
+    """Examples, seeds, policy and costs of this config: a YAML file or a shipped name."""
+    overrides: Overrides = ()
+    """Settings that replace those of the config."""
+    n: Annotated[Integer | None, Flag("N")] = None
+    """Examples that decide."""
+    seeds: Annotated[Integer | None, Flag("N")] = None
+    """How many seeds (default: 3, or the config's)."""
+    margin: Annotated[float | str | Fraction | None, BeforeValidator(_margin), Flag("POINTS")] = None
+    """The largest acceptable drop in accuracy, in points (default: 2.5, or the config's tolerance)."""
+    discordance: Annotated[Sequence[Number], BeforeValidator(several), Flag("D")] = ()
+    """Share of the examples on which exactly one of probe and variant is correct; may be repeated."""
+    spread: Annotated[Sequence[Number], BeforeValidator(several), Flag("T")] = ()
+    """Standard deviation of a run's true difference over seeds, as a share; may be repeated."""
+    earlier: Annotated[Folders, Flag("DIR|FILE", name="--from")] = ()
+    """Discordance and spread as an earlier run's results have them."""
+    note: Annotated[Callable[[str], None] | None, PythonOnly] = None
+    """Called with each remark about the config."""

@@ -1,0 +1,208 @@
+"""The verbs of Bench as functions: `run_bench`, `verify`, and what `gradience bench aggregate` and `power` do."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from gradience.bench.config.load import BenchConfig, load_config
+from gradience.bench.config.shipped import find_config
+from gradience.bench.plan.power import Assumptions, plausible, report_of_numbers, seen, stated
+from gradience.bench.settings import (
+    AggregateSettings,
+    BenchSettings,
+    PowerSettings,
+    VerifySettings,
+    not_a_share,
+)
+from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, PLAN, read_results
+from gradience.bench.verify.verify import aggregate_checked, verify_run
+from gradience.errors import InputError, UsageError, require_installed
+from gradience.files.digests import write_digests
+from gradience.files.shared_names import path_text
+from gradience.files.whole import already_exists, write_whole
+from gradience.progress import Watcher
+from gradience.reports.base.exact import as_written, share_of_points
+from gradience.reports.base.report import Report
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.power import PowerReport
+from gradience.reports.verification import Verification
+from gradience.settings import paths_of, public, required_output
+from gradience.tasks.user_code import allowing
+
+MOST_EXAMPLES, MOST_SEEDS, DEFAULT_SEEDS = 1_000_000, 100, 3
+
+
+class Results(NamedTuple):
+    """What a run came to."""
+
+    benches: list[Bench]
+    """The result of each seed that was run."""
+    together: BenchAggregate | None
+    """That of all that are there, if several are planned."""
+
+
+@public(BenchSettings)
+def run_bench(settings: BenchSettings) -> Bench | BenchAggregate:
+    """Train, audit, make smaller adapters, evaluate them and decide, as a config says; resume what is in `output`.
+
+    >>> run_bench(config="minilm_reviews_demo", output="runs/demo").status  # doctest: +SKIP
+    'PASS'
+
+    Returns the aggregate if several seeds are planned, else the result of the one. The keywords are the flags of
+    `gradience bench run`:
+
+    Raises UsageError for a wrong setting and for a folder of another run, InputError for what cannot be read,
+    MissingExtra, LockedError while another run writes there, OutputError when disk or memory refuse.
+    """
+    benches, together = run_config(read_config(settings), settings)
+    return together or benches[-1]
+
+
+def read_config(settings: BenchSettings) -> BenchConfig:
+    """Return the config with what replaces its settings."""
+    given = [*settings.overrides, *(["run_type=smoke"] if settings.smoke else [])]
+    given += [] if settings.only_seed is None else [f"only_seed={settings.only_seed}"]
+    return load_config(find_config(str(settings.config)), given)
+
+
+def run_config(config: BenchConfig, settings: BenchSettings) -> Results:
+    """Run, or resume, what was read. Raises UsageError (`no-output`), and as `run_bench` does."""
+    output = required_output(settings.output, "DIR")
+    require_installed("torch", "transformers", "peft", "accelerate", "datasets", extra="hf")
+    from gradience.bench.run.bench import run_bench as run
+
+    watcher = settings.watcher or Watcher()
+    return Results(*run(config, output, watcher, page_of=Report.to_markdown, command=settings.command))
+
+
+@public(VerifySettings)
+def verify(settings: VerifySettings) -> Verification:
+    """Verify a finished run: digests, scores of the stored answers, counts, verdicts, aggregate and pages.
+
+    >>> verify("runs/mine").verified  # doctest: +SKIP
+    True
+
+    Needs no model unless answers are regenerated. The keywords are the flags of `gradience verify`:
+
+    Raises InputError (`not-a-run`, `nothing-to-verify`) if there is nothing that could be verified.
+    """
+    again = None
+    if settings.regenerate is not None:
+        from gradience.bench.verify.regenerate import regenerated
+
+        again = partial(regenerated, least=settings.regenerate)
+    with allowing(settings.allow_code):
+        return verify_run(
+            Path(settings.folder),
+            root=settings.root,
+            page_of=Report.to_markdown,
+            regenerate=again,
+            command=settings.command,
+        )
+
+
+class Aggregated(NamedTuple):
+    """An aggregate, and the digest of the folder that it was written to."""
+
+    report: BenchAggregate
+    root: str | None
+
+
+@public(AggregateSettings)
+def aggregate(settings: AggregateSettings) -> Aggregated:
+    """Combine the seeds of one protocol and apply the safety policy.
+
+    The keywords are the flags of `gradience bench aggregate`:
+
+    Raises InputError (`bench-altered`, and for runs that do not belong together), UsageError (`output-exists`).
+    """
+    require_installed("scipy", extra="stats")
+    output = None if settings.output is None else Path(settings.output)
+    if output is not None and (output / AGGREGATE).exists() and not settings.force:
+        raise already_exists(output / AGGREGATE)
+    report = aggregate_checked(paths_of(settings.folders), command=settings.command)
+    if output is None:
+        return Aggregated(report, None)
+    output.mkdir(parents=True, exist_ok=True)
+    report.save(output / AGGREGATE)
+    write_whole(output / DOCUMENT, [report.to_markdown().encode()])
+    # a folder of its own holds nothing else that is ours; that of a run is listed as a whole
+    return Aggregated(
+        report, write_digests(output, None if (output / PLAN).is_file() else (AGGREGATE, DOCUMENT))
+    )
+
+
+@public(PowerSettings)
+def power_of_a_budget(settings: PowerSettings) -> PowerReport:
+    """Compute what a budget of examples and seeds can show, and what it takes to show more.
+
+    The keywords are the flags of `gradience bench power`:
+
+    Raises UsageError (`no-budget`, `bad-count`, `bad-share`), InputError (`nothing-seen`), MissingExtra.
+    """
+    require_installed("scipy", extra="stats")
+    n, seeds = settings.n, settings.seeds
+    margin = None if settings.margin is None else share_of_points(as_written(settings.margin))
+    if settings.config is None and n is None:
+        raise UsageError("no budget given", code="no-budget", hint="give --config CONFIG, or --n and --seeds")
+    if settings.config is None and settings.overrides:
+        raise UsageError(
+            f"{settings.overrides[0]}: there is no config to change",
+            code="no-budget",
+            hint="give --config CONFIG",
+        )
+    if settings.earlier and (settings.discordance or settings.spread):
+        raise UsageError(
+            "give only one of --from and --discordance",
+            code="no-budget",
+            hint="--from takes discordance and spread from an earlier run",
+        )
+    for option, number, least, most in (("--n", n, 2, MOST_EXAMPLES), ("--seeds", seeds, 1, MOST_SEEDS)):
+        if number is not None and not least <= number <= most:
+            raise UsageError(
+                f"{option}: {number} is not between {least} and {most}",
+                code="bad-count",
+                hint="--n are the examples that decide, --seeds how many seeds",
+            )
+    assumed = _assumed(settings)
+    if settings.config is None:
+        return report_of_numbers(n or 0, seeds or DEFAULT_SEEDS, margin, assumed or plausible())
+    config = load_config(find_config(str(settings.config)), settings.overrides)
+    if settings.note is not None:
+        for note in config.notes:
+            settings.note(note)
+    require_installed("torch", "transformers", "peft", "accelerate", "datasets", extra="hf")
+    from gradience.bench.plan.forecast import report_of_config
+
+    return report_of_config(config, assumed, n=n, seeds=seeds, margin=margin)
+
+
+def _assumed(settings: PowerSettings) -> Assumptions | None:
+    """Return what the settings or earlier runs say of a variant; None if they say nothing."""
+    paths = paths_of(settings.earlier)
+    if not paths:
+        discordances, spreads = settings.discordance, settings.spread
+        for discordance in discordances:
+            if not 0 < discordance <= 1:
+                raise not_a_share("--discordance", f"{discordance} is not between 0 and 1")
+        for spread in spreads:
+            if not 0 <= spread < 1:
+                raise not_a_share("--spread", f"{spread} is not between 0 and 1")
+        return stated(discordances, spreads) if discordances or spreads else None
+    results = [
+        result
+        for path in paths
+        for result in ([BenchAggregate.read(path)] if path.is_file() else read_results([path]))
+    ]
+    aggregates = [result for result in results if isinstance(result, BenchAggregate)]
+    assumed = seen(aggregates, ", ".join(map(path_text, paths)))
+    if not assumed.of:
+        raise InputError(
+            f"{paths[0]}: no variant has counts there that are evidence",
+            code="nothing-seen",
+            hint="name a finished run that is no smoke run, or give --discordance",
+        )
+    return assumed

@@ -1,0 +1,28 @@
+"""`gradience verify`: does the folder of a run agree with itself, and with what was published?"""
+
+from __future__ import annotations
+
+from gradience.bench.settings import VerifySettings
+from gradience.cli.exit_codes import ExitCode
+from gradience.cli.output import TextsOutput
+
+
+def verify(settings: VerifySettings, out: TextsOutput) -> int:
+    """Digests, scores of the stored answers, counts, verdicts, aggregate and pages are made again and compared; what
+    cannot be verified so is listed. Only --regenerate needs the model. Exit codes: 0 nothing disagrees, 1 something
+    does.
+
+    Examples:
+
+      gradience verify runs/mine
+
+      gradience verify runs/mine --root 5e2dad3437c42908dacc05164a5c6fa313983eef2258ffe9ef34b4997834ae43
+
+      gradience verify runs/mine --regenerate 16
+    """
+    from gradience.bench.verb import verify as verify_run
+    from gradience.report.verification import verification_text
+
+    report = out.run(verify_run, settings, f"verifying {settings.folder}")
+    out.show(verification_text, report)
+    return ExitCode.DONE if report.verified else ExitCode.GATE_FAILED

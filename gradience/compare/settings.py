@@ -1,0 +1,26 @@
+"""Settings of a comparison: flags and keywords of Python under the same names."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from typing import Annotated
+
+from pydantic.dataclasses import dataclass
+
+from gradience.adapters.settings import PairSettings, WorkSettings
+from gradience.settings import SETTINGS, Flag, StrPath
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class CompareSettings(WorkSettings, PairSettings):
+    """Adapters."""
+
+    a: Annotated[StrPath, Flag("A")]
+    """The reference: an adapter folder, a .safetensors file or org/name."""
+    b: Annotated[StrPath, Flag("B")]
+    """The adapter to compare with it."""
+    _: KW_ONLY
+    adapter_a: Annotated[str | None, Flag("NAME")] = None
+    """Which adapter, if A contains several."""
+    adapter_b: Annotated[str | None, Flag("NAME")] = None
+    """Which adapter, if B contains several."""

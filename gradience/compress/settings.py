@@ -1,0 +1,151 @@
+"""Settings of a compression: flags and keywords of Python under the same names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, SkipValidation
+from pydantic.dataclasses import dataclass
+
+from gradience.adapters.settings import NameSettings, StartSettings, WorkSettings
+from gradience.arguments import path_argument
+from gradience.audit.options import AllowedRanks, CalibrationFile
+from gradience.reports.base.encodings import ENCODING_NAMES
+from gradience.settings import SETTINGS, Flag, Integer, Number, PythonOnly, StrPath
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gradience.compress.adapter import Documents
+    from gradience.reports.compression import CompressionPlan
+else:
+    CompressionPlan = Documents = Any  # not imported to read a command line
+
+SAVE_FIRST = 'a model in memory is saved first: model.save_pretrained("my_adapter")'
+
+
+def _suggestions() -> tuple[str, ...]:
+    from typing import get_args
+
+    from gradience.plan.criteria import Suggested
+
+    return get_args(Suggested)
+
+
+def _dtypes() -> list[str]:
+    """Return the storage types that factors can have."""
+    from gradience.adapters.tensors import DTYPES
+
+    return [name for name, dtype in DTYPES.items() if dtype.numpy_name is not None]
+
+
+def _formats() -> tuple[str, ...]:
+    from gradience.compress.forms import WRITABLE
+
+    return WRITABLE
+
+
+def _source(value: Any) -> Path:
+    return path_argument("path", value, hint=SAVE_FIRST)
+
+
+def _name(value: Any) -> Any:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("must be a name, such as 'uniform_median'")
+    return value
+
+
+def _plan(value: Any) -> Any:
+    from gradience.reports.compression import CompressionPlan
+
+    if value is not None and not isinstance(value, CompressionPlan | str | os.PathLike):
+        raise ValueError("must be a CompressionPlan, or the path of one")
+    return value
+
+
+def _parts(value: Any) -> tuple[str, ...]:
+    parts = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else (None,)
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be a list of parts of names, such as ['lm_head']")
+    return parts
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class SizeSettings:
+    """Target size (give one)."""
+
+    rank: Annotated[Integer | None, Flag("K")] = None
+    """Truncate every module to rank K."""
+    energy: Annotated[Number | None, Flag("T")] = None
+    """Truncate every module to the smallest rank that keeps the share T of its energy."""
+    suggested: Annotated[str | None, BeforeValidator(_name), Flag("WHICH", values=_suggestions)] = None
+    """Ranks that the audit suggests: uniform_median, uniform_p90 or per_layer."""
+    reduction: Annotated[Number | None, Flag("F")] = None
+    """Remove the share F of the LoRA parameters, where it costs least."""
+    max_params: Annotated[Integer | None, Flag("N")] = None
+    """Keep at most N LoRA parameters."""
+    max_bytes: Annotated[Integer | None, Flag("N")] = None
+    """Keep at most N bytes of LoRA factors."""
+    max_error: Annotated[Number | None, Flag("E")] = None
+    """Keep the relative error of the whole adapter at or below E."""
+    max_kl: Annotated[Number | None, Flag("X")] = None
+    """Keep the predicted KL per scored token below X nats, by the upper end of its interval (needs --calibration)."""
+    plan: Annotated[
+        SkipValidation[CompressionPlan | StrPath | None], BeforeValidator(_plan), Flag("FILE")
+    ] = None
+    """An earlier plan or its file, as --dry-run --json prints it; its ranks may have been edited."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class RankSettings:
+    """Ranks and directions."""
+
+    allowed_ranks: AllowedRanks = None
+    """Ranks that modules may have, such as 4,8,16."""
+    multiple_of: Annotated[Integer | None, Flag("N")] = None
+    """Ranks that modules may have: multiples of N."""
+    calibration: CalibrationFile = None
+    """Choose directions and ranks by what gradience calibrate measured."""
+    allow_routed: bool = False
+    """Predict the KL, and accept --max-kl, also if the base routes tokens to experts."""
+    allow_untrained: bool = False
+    """Accept an adapter whose every B·A is 0."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class WriteSettings:
+    """Written files."""
+
+    encoding: Annotated[str | None, Flag("HOW", values=lambda: ENCODING_NAMES)] = None
+    """How ranks and scales are written: uniform, patterns, padded or folded (default: uniform if ranks and
+    scales agree, else patterns)."""
+    to: Annotated[str | None, Flag("FORMAT", values=_formats)] = None
+    """Format to write: peft, mlx or diffusers (default: the adapter's own of these, else peft)."""
+    dtype: Annotated[str | None, Flag("TYPE", values=_dtypes)] = None
+    """Storage type: BF16, F16, F32 … (default: unchanged)."""
+    strip: Annotated[Sequence[str], BeforeValidator(_parts), Flag("PART")] = ()
+    """Drop non-LoRA tensors with PART in their name; may be repeated."""
+    base_model: Annotated[StrPath | None, Flag("NAME")] = None
+    """Base model, a folder or a name on the hub: names the architecture; DoRA also needs its weights."""
+    force: bool = False
+    """Replace an existing adapter folder."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, NameSettings, StartSettings):
+    """Output."""
+
+    path: Annotated[StrPath, BeforeValidator(_source), PythonOnly]
+    """Folder of save_pretrained(), a .safetensors file in one, or org/name."""
+    output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
+    """Where the smaller adapter is written."""
+    _: KW_ONLY
+    dry_run: bool = False
+    """Return the plan, and write nothing."""
+    verify_peft: bool = False
+    """Load the result with PEFT before it is put in place (needs PEFT)."""
+    documents: Annotated[Documents | None, PythonOnly] = None
+    """Makes further files of the folder from it and the report: its Markdown, the block of its card."""

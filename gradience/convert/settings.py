@@ -1,0 +1,34 @@
+"""Settings of a conversion: flags and keywords of Python under the same names."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from typing import Annotated
+
+from pydantic.dataclasses import dataclass
+
+from gradience.adapters.settings import NameSettings, ReadSettings
+from gradience.settings import SETTINGS, Flag, StrPath
+
+
+def _targets() -> list[str]:
+    from gradience.convert.verb import TARGETS
+
+    return list(TARGETS)
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class ConvertSettings(ReadSettings, NameSettings):
+    """Conversion."""
+
+    path: Annotated[StrPath, Flag("ADAPTER")]
+    """In any format that is read, or org/name on the hub."""
+    output: Annotated[StrPath, Flag("DIR", positional=True)]
+    """Where the converted adapter is written."""
+    _: KW_ONLY
+    to: Annotated[str, Flag("FORMAT", values=_targets)] = "peft"
+    """Format to write: peft, mlx, gguf or diffusers."""
+    base_model: Annotated[StrPath | None, Flag("NAME")] = None
+    """With --to gguf: base model, a folder or a name on the hub, whose config.json says what modules are called."""
+    force: bool = False
+    """Replace an existing adapter folder."""

@@ -1,0 +1,54 @@
+"""Settings of the verbs on many adapters: flags and keywords of Python under the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+from pydantic.dataclasses import dataclass
+
+from gradience.adapters.settings import WorkSettings
+from gradience.compress.settings import WriteSettings
+from gradience.settings import SETTINGS, Flag, Integer, Positive, StrPath, several
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class FleetSettings(WorkSettings):
+    """Adapters and output."""
+
+    sources: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("SOURCE")]
+    """Folder of adapters, adapter, or .txt file with a path per line; one or several."""
+    output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
+    """fleet.jsonl, one row per adapter; .csv and .parquet are written beside it."""
+    _: KW_ONLY
+    recursive: bool = False
+    """Look for adapters in folders at any depth."""
+    root: Annotated[StrPath, Flag("DIR")] = "."
+    """Folder that the paths of the rows are relative to."""
+    calibrations: Annotated[
+        StrPath | Sequence[StrPath], BeforeValidator(several), Flag("FILE", name="--calibration")
+    ] = ()
+    """Predict what a lower step does to the outputs of this calibration's adapter; may be repeated."""
+    workers: Annotated[Positive | None, Flag("N")] = None
+    """Processes at a time (default: one per processor). The rows do not depend on it."""
+    executor: Annotated[Literal["ray"] | None, Flag("NAME")] = None
+    """ray: measure on the Ray cluster that RAY_ADDRESS names (needs the extra ray)."""
+    force: bool = False
+    """Replace an existing .csv or .parquet file."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class FleetCompressSettings(WriteSettings, WorkSettings):
+    """Many adapters."""
+
+    fleet: Annotated[StrPath, Flag("FILE")]
+    """The fleet.jsonl whose adapters are compressed, as gradience fleet wrote it."""
+    output: Annotated[StrPath, Flag("DIR", "-o")]
+    """Folder of the batch; each smaller adapter lies there under the path of its row."""
+    _: KW_ONLY
+    rank: Annotated[Integer, Flag("K", name="--to-rank")]
+    """The largest rank that is left: every larger module is truncated to it."""
+    root: Annotated[StrPath, Flag("DIR")] = "."
+    """Folder that the paths of the rows are relative to, as when they were measured."""

@@ -1,0 +1,25 @@
+"""Settings of a reading of runs: flags and keywords of Python under the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass
+
+from gradience.settings import SETTINGS, Flag, Number, StrPath, several
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class MonitorSettings:
+    """Runs."""
+
+    paths: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("RUN.jsonl")]
+    """File written by GradienceCallback; several are compared."""
+    _: KW_ONLY
+    gap_threshold: Annotated[Number, Field(ge=1), Flag("X")] = 1.5
+    """Alert threshold: ratio of evaluation to training perplexity, exp(evaluation loss − training loss)."""
+    strict_schema: bool = False
+    """Refuse a file with an unreadable line or another schema."""
