@@ -115,7 +115,7 @@ class ExportSettings:
 class PowerSettings:
     """Budget."""
 
-    config: Annotated[ConfigName | None, Flag("CONFIG", "-c", values=_configs, text=True)] = None
+    config: Annotated[StrPath | None, Flag("CONFIG", "-c", values=_configs, text=True)] = None
     """Examples, seeds, policy and costs of this config: a YAML file or a shipped name."""
     overrides: Overrides = ()
     """Settings that replace those of the config."""
@@ -129,7 +129,9 @@ class PowerSettings:
     """Share of the examples on which exactly one of probe and variant is correct; may be repeated."""
     spread: Annotated[Sequence[Number], BeforeValidator(several), Flag("T")] = ()
     """Standard deviation of a run's true difference over seeds, as a share; may be repeated."""
-    earlier: Annotated[Folders, Flag("DIR|FILE", name="--from")] = ()
+    earlier: Annotated[
+        StrPath | Sequence[StrPath], BeforeValidator(several), Flag("DIR|FILE", name="--from")
+    ] = ()
     """Discordance and spread as an earlier run's results have them."""
     note: Annotated[Callable[[str], None] | None, PythonOnly] = None
     """Called with each remark about the config."""

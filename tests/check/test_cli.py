@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradience.check import check_config
-from gradience.check.settings import TASKS
-from gradience.check.settings import task_of
+from gradience.check.settings import TASKS, task_of
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.cli.predecessor import INSTEAD
