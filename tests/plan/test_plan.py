@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from audit_sample import mistral_rows, power_law, report, row, small_report
+from audit_sample import mistral_rows, report, row, small_report
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -159,24 +158,6 @@ def test_components_compete_over_modules():
     assert list(ranks_of(plan).values()) == [2, 0]
 
 
-def test_scales_far_from_one():
-    """Squares of 1e-200 are 0 in float64: the plan is made from ratios."""
-    sigma = np.array([4.0, 2.0, 1.0])
-    plain = plan_compression(small_report(list(sigma), list(sigma / 3)), ToBudget(reduction=0.5))
-    for size in (1e-200, 1e150):
-        moved = plan_compression(
-            small_report(list(sigma * size), list(sigma / 3 * size)), ToBudget(reduction=0.5)
-        )
-        assert ranks_of(moved) == ranks_of(plain)
-        assert moved.kept_energy == pytest.approx(plain.kept_energy)
-        assert moved.modules[0].norm == pytest.approx(plain.modules[0].norm * size)
-
-
-@pytest.mark.parametrize(("text", "grid"), [("8", (8,)), ("16,4,8,4", (4, 8, 16)), (" 1, 2 ", (1, 2))])
-def test_grids(text, grid):
-    assert parse_ranks(text) == grid
-
-
 @pytest.mark.parametrize("text", ["", "8,", "0,4", "-2", "4.5", "a", "4;8"])
 def test_no_grids(text):
     with pytest.raises(UsageError, match="allowed rank"):
@@ -236,18 +217,6 @@ def test_modules_with_other_tensors_are_never_left_out(tensor, reason, grid, lea
     assert ranks_of(plan) == {"m.0.q": least, "m.1.q": 4, "m.1.qq": 0}
 
 
-def test_tensors_of_another_adapter_keep_nothing():
-    rows = [
-        row("m.0.q", np.array([1e-6, 1e-7]), r=2, shape=(8, 8)),
-        row("m.1.q", np.array([4.0, 3.0]), r=2, shape=(8, 8)),
-    ]
-    note = TensorNote(
-        tensor="base_model.model.m.0.q.lora_A.other.weight", reason="another adapter (other)", params=16
-    )
-    audited = report(rows, with_gain=False, other=[note], adapter={"adapter_name": "mine"})
-    assert ranks_of(plan_compression(audited, ToBudget(reduction=0.5))) == {"m.0.q": 0, "m.1.q": 2}
-
-
 def test_experts_share_a_rank_and_stay():
     spectra = ([4.0, 1.0, 0.1], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
     rows = [
@@ -292,14 +261,6 @@ def test_modules_that_keep_their_rank(changes, reason, criterion):
 # ---------------------------------------------------------------- the file
 
 
-def test_a_plan_is_a_file(tmp_path):
-    plan = plan_compression(report(mistral_rows(2)), ToBudget(reduction=0.5), multiple_of=8)
-    assert CompressionPlan.read(plan.save(tmp_path / "plan.json")) == plan
-    assert "0.5 of the parameters saved" in plan.criterion
-    assert "multiple of 8" in plan.criterion
-    assert (plan.old_max_lora_rank, plan.new_max_lora_rank) == (64, 64)
-
-
 @pytest.mark.parametrize(
     ("criterion", "words"),
     [
@@ -314,14 +275,3 @@ def test_a_plan_is_a_file(tmp_path):
 )
 def test_a_plan_says_what_it_follows(criterion, words):
     assert plan_compression(report(mistral_rows(1)), criterion).criterion.startswith(words)
-
-
-def test_a_large_adapter_is_planned_in_a_moment():
-    """20,000 modules of rank 8: the allocation is a sort, not a search."""
-    layer = row("m.0", power_law(8, 0.7), r=8, shape=(32, 32))
-    rows = [replace(layer, name=f"model.layers.{i}.q") for i in range(20_000)]
-    audited = report(rows[:2], with_gain=False, suggest=False).model_copy(update={"layers": tuple(rows)})
-    start = time.process_time()
-    plan = plan_compression(audited, ToBudget(reduction=0.5))
-    assert plan.new_params <= plan.old_params / 2
-    assert time.process_time() - start < 10

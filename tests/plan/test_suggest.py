@@ -16,7 +16,6 @@ from gradience import ranks
 from gradience.audit.measures import MEASURES
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToSuggestion
-from gradience.plan.modules import modules_of, size_at
 from gradience.plan.suggestions import suggest
 from gradience.ranks import DEFAULT_GRID, max_lora_rank_step
 from gradience.reports.audit import LayerAudit
@@ -95,24 +94,6 @@ def test_what_a_uniform_rank_costs():
     ) == (64, 64, 8)
 
 
-def test_what_a_module_costs():
-    (projection,) = modules_of(
-        report([row("q", 1, r=64, shape=(4096, 4096))], suggest=False, with_gain=False)
-    )
-    assert size_at([projection], {"q": 64}) == (524_288, 1_048_576)
-    assert size_at([projection], {"q": 16})[1] == 262_144
-    grouped = row("conv", 1, r=8, shape=(16, 9), groups=4)
-    assert (
-        size_at(modules_of(report([grouped], suggest=False, with_gain=False)), {"conv": 8})[0]
-        == 8 * 9 + 16 * 2
-    )
-
-
-def test_the_cap_is_named():
-    suggestions = suggested([row("a", 20, r=24)])
-    assert (suggestions.p90.rank, suggestions.p90.decided_by, suggestions.p90.reduction) == (24, "cap", 0)
-
-
 def test_every_module_has_an_explicit_rank():
     suggestions = suggested(
         [
@@ -146,14 +127,6 @@ def test_stacked_experts_share_a_rank_that_suffices_for_each():
     assert suggestions.per_layer.reduction == pytest.approx(1 - 8 / 64)
 
 
-def test_a_grouped_convolution_keeps_its_rank():
-    """PEFT demands a rank that its groups divide."""
-    suggestions = suggested([row("conv", 2, r=8, shape=(16, 36), groups=4), row("a", 2, r=8)], grid=(1, 2))
-    assert by_name(suggestions.per_layer.rank_pattern) == {"conv": 8, "a": 2}
-    assert suggestions.per_layer.params == 8 * (4 + 36) + 2 * 128
-    assert suggestions.p90.params == suggestions.per_layer.params
-
-
 @pytest.mark.parametrize("which", ["uniform_median", "uniform_p90", "per_layer"])
 def test_a_suggestion_is_what_compress_would_write(which):
     """Modules that share a name in the config share a rank: here one of them keeps its own, so both do."""
@@ -168,10 +141,6 @@ def test_a_suggestion_is_what_compress_would_write(which):
     assert [module.new_rank for module in plan.modules] == [4, 4, 1]
     assert (suggestion.params, suggestion.bytes) == (plan.new_params, plan.new_bytes)
     assert suggestion.reduction == plan.reduction
-
-
-def test_nothing_is_suggested_where_nothing_was_trained():
-    assert suggested([row("a", None), row("b", None, status="nonfinite")]) is None
 
 
 def test_without_alpha_there_are_ranks_and_no_alphas():

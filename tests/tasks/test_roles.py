@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.errors import InputError
 from gradience.tasks import reviews
 from gradience.tasks.examples import (
     PER_10_000,
@@ -44,15 +42,6 @@ def test_the_split_is_what_it_was_when_the_adapters_were_trained() -> None:
     assert {text: (content_id(text), role_of(content_id(text))) for text in expected} == expected
 
 
-def test_roles_do_not_depend_on_order_or_on_the_other_rows() -> None:
-    whole = prepare(rows(500))
-    shuffled = rows(500)
-    random.Random(0).shuffle(shuffled)
-    assert prepare(shuffled).all == whole.all
-    role = {example.id: example.role for example in whole.all}
-    assert all(example.role == role[example.id] for example in prepare(rows(100)).all)
-
-
 def test_roles_are_disjoint_complete_and_of_the_stated_size() -> None:
     examples = prepare(rows(20_000))
     by_role = {role: {example.id for example in examples.of(role)} for role in ROLES}
@@ -77,29 +66,9 @@ def test_a_text_with_two_labels_is_left_out_and_counted() -> None:
     assert examples.counts == {"rows": 4, "duplicates": 0, "conflicts": 3}
 
 
-def test_a_train_row_that_contradicts_the_test_split_takes_nothing_out_of_it() -> None:
-    rows = [("Fine.", 1, "confirm"), ("fine", 0, "train"), ("Good.", 1, "train")]
-    examples = prepare_examples(
-        LabelledExample(content_id(text), text, label, role) for text, label, role in rows
-    )
-    assert [(item.text, item.label) for item in examples.of("confirm")] == [("Fine.", 1)]
-    assert [item.text for item in examples.of("train")] == ["Good."]
-    assert examples.counts == {"rows": 3, "duplicates": 1, "conflicts": 0}
-
-
 @pytest.mark.parametrize("pair", [("कि", "का"), ("กิ", "กา")], ids=["Devanagari", "Thai"])
 def test_vowel_signs_are_no_accents(pair: tuple[str, str]) -> None:
     assert content_id(pair[0]) != content_id(pair[1])
-
-
-def test_texts_without_letters_stay_apart() -> None:
-    assert len(prepare([(":-)", 1), (":-(", 0)]).all) == 2
-
-
-@given(st.text(st.characters(max_codepoint=127)))
-def test_the_canonical_form_of_ascii(text: str) -> None:
-    words = "".join(c if c.isalnum() else " " for c in text.casefold()).split()
-    assert canonical(text) == " ".join(words or text.split())
 
 
 @given(st.text())
@@ -134,12 +103,3 @@ def test_reviews_are_read_with_their_labels_and_the_neutral_ones_counted(tmp_pat
     }
     assert examples.counts == {"rows": 5, "duplicates": 1, "conflicts": 0, "neutral": 1}
     assert task.label_names[1] == "positive"
-
-
-@pytest.mark.parametrize("line", ["1\t2.5", "1\tgood\tA film.", "<html>", ""])
-def test_a_line_that_is_no_review_is_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "reviews.txt"
-    path.write_text(f"1\t2.5\tGood.\n{line}\n3\t1\tFine.\n", encoding="utf-8")
-    with pytest.raises(InputError, match="line 2") as caught:
-        reviews.load(path)
-    assert caught.value.code == "task-row"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gradience.errors import MissingExtra, UsageError
 from gradience.tasks import arithmetic
-from gradience.tasks.examples import ROLES, content_id, role_of
+from gradience.tasks.examples import ROLES
 
 WORDS = "State the final answer to the following arithmetic problem: "
 NEEDED = "needs the extra `demo`: make conformance installs it"
@@ -42,22 +42,11 @@ def test_filters(output, leading, flexible):
     assert arithmetic.flexible(output) == flexible
 
 
-@given(st.integers(), st.sampled_from(["", ".", ",", " apples", "\n", " = x"]))
-def test_both_filters_find_a_number_that_stands_alone(number, after):
-    for extract in arithmetic.FILTERS.values():
-        assert extract(f" {number}{after}") == str(number)
-
-
 @given(st.integers(), st.integers(), st.integers(0, 3))
 def test_numbers_are_the_same_when_they_are_equal(one, other, zeros):
     padded = str(one).replace("-", "").zfill(len(str(abs(one))) + zeros)
     assert arithmetic.same(("-" if one < 0 else "") + padded, str(one))
     assert arithmetic.same(str(one), str(other)) is (one == other)
-
-
-def test_zero_has_no_sign_and_no_length_is_too_much():
-    assert arithmetic.same("-0", "0")
-    assert not arithmetic.same("1" * 10_000, "1")
 
 
 def test_without_the_generator_the_extra_is_named(monkeypatch):
@@ -83,27 +72,12 @@ def task():
     return arithmetic.load()
 
 
-def test_by_default_there_is_enough_to_train_and_to_confirm(task):
-    assert len(task.examples.of("train")) >= 5000
-    assert len(task.examples.of("confirm")) >= 600
-    assert task.examples.counts["rows"] == 14_000
-    assert task.examples.counts["conflicts"] == 0
-
-
 def test_answers_are_right_and_found_by_both_filters(task):
     for item in task.examples.all:
         assert eval(item.prompt.removeprefix(WORDS).removesuffix(" =")) == int(item.answer)
         assert item.response == f" {item.answer}"
         assert all(extract(item.response) == item.answer for extract in task.filters.values())
         assert len(item.response) < task.max_new_tokens
-
-
-def test_signs_make_another_question(task):
-    assert all(item.id == content_id(item.prompt, exact=True) for item in task.examples.all)
-    assert all(item.role == role_of(item.id) for item in task.examples.all)
-    prompts = {item.prompt for item in task.examples.all}
-    assert len(prompts) == len(task.examples.all)
-    assert {f"{WORDS}3 + 4 =", f"{WORDS}3 - 4 ="} <= prompts
 
 
 def test_another_process_makes_the_same_questions(task):
@@ -119,17 +93,3 @@ def test_another_process_makes_the_same_questions(task):
         check=True,
     )
     assert done.stdout.split() == [task.examples.fingerprint(role) for role in ROLES]
-
-
-def test_a_question_has_the_same_role_under_every_seed(task):
-    role = {item.id: item.role for item in task.examples.all}
-    other = arithmetic.load(seed=43, size=2000)
-    assert other.examples != arithmetic.load(seed=44, size=2000).examples
-    assert all(role.get(item.id, item.role) == item.role for item in other.examples.all)
-
-
-def test_longer_numbers_get_more_tokens():
-    pytest.importorskip("reasoning_gym", reason=NEEDED)
-    task = arithmetic.load(size=50, min_terms=4, max_terms=4, min_digits=30, max_digits=30)
-    assert all(len(item.response) < task.max_new_tokens for item in task.examples.all)
-    assert task.max_new_tokens > 30

@@ -106,25 +106,6 @@ def test_labels_in_another_order_are_refused(repository):
     assert caught.value.code == "task-label"
 
 
-def test_a_test_split_without_labels_is_refused(tmp_path):
-    train = write_jsonl(tmp_path / "train.jsonl", rows("sst2", 0, 50))
-    unlabelled = [{**row, "label": -1} for row in rows("sst2", 100, 3)]
-    with pytest.raises(InputError, match=r"test.jsonl: line 1: `-1` is not one of the labels"):
-        glue.load(
-            subset="sst2",
-            train_file=train,
-            validation_file=write_jsonl(tmp_path / "test.jsonl", unlabelled),
-        )
-
-
-def test_cola_tells_texts_apart_by_their_punctuation(tmp_path):
-    pair = [{"sentence": "Him, I like.", "label": 1}, {"sentence": "Him I like", "label": 0}]
-    train = write_jsonl(tmp_path / "train.jsonl", [*rows("cola", 0, 20), *pair])
-    validation = write_jsonl(tmp_path / "validation.jsonl", rows("cola", 100, 5))
-    task = glue.load(subset="cola", train_file=train, validation_file=validation)
-    assert task.examples.counts == {"rows": 27, "duplicates": 0, "conflicts": 0}
-
-
 @pytest.mark.parametrize(
     ("subset", "why"),
     [
@@ -166,16 +147,3 @@ def test_metrics_are_what_the_four_counts_give(pairs):
     spread = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     expected = (tp * tn - fp * fn) / spread if spread else 0.0
     assert score("matthews", labels, predictions) == pytest.approx(expected)
-
-
-def test_metrics_of_three_labels():
-    assert score("accuracy", [0, 1, 2, 2], [0, 1, 2, 1]) == 0.75
-    assert 0 < score("matthews", [0, 1, 2, 2], [0, 1, 2, 1]) < 1
-    with pytest.raises(ValueError, match="and there are others"):
-        score("f1", [0, 1, 2], [0, 1, 2])
-
-
-@pytest.mark.parametrize(("labels", "predictions"), [([], []), ([1], [1, 0])], ids=["nothing", "lengths"])
-def test_what_cannot_be_scored(labels, predictions):
-    with pytest.raises(ValueError, match="cannot be compared"):
-        score("accuracy", labels, predictions)

@@ -160,18 +160,6 @@ def test_data_are_read_here_and_written_nowhere(write, tmp_path, line, words):
     assert refused.value.hint
 
 
-def test_data_on_the_hub_are_named_in_its_own_way(write):
-    files = "dataset_kwargs: {data_files: {test: 'hf://datasets/org/name/a.jsonl'}, revision: main}"
-    text = textwrap.dedent(PLAIN).replace("dataset_kwargs: {data_files: {test: rows.jsonl}}", files)
-    assert definition_of(write(text)).values["dataset_kwargs"]["revision"] == "main"
-
-
-def test_a_path_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="no such file") as refused:
-        tasks.find("lm_eval:nowhere.yaml", tmp_path)
-    assert refused.value.code == "task-file"
-
-
 def test_a_name_is_looked_up_in_the_installed_lm_eval(tmp_path, monkeypatch):
     folder = tmp_path / "lm_eval" / "tasks"
     (folder / "sums").mkdir(parents=True)

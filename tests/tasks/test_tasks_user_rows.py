@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from gradience.tasks.examples import ROLES, content_id, role_of
 PROMPTS = [{"id": f"q{n}", "prompt": f"{n} - 1 =", "answer": n - 1} for n in range(30)]
 LABELS = [{"text": f"text {n}", "label": ("no", "yes")[n % 2]} for n in range(30)]
 MESSAGES = [{"messages": [{"role": "user", "content": "Hi"}]}]
-CHOICES = [{"prompt": "x", "choices": ["a", "b"], "answer": 0}]
 
 
 def load(folder: Path, rows, profile="jsonl", **options):
@@ -30,20 +28,6 @@ def test_prompts_and_answers_become_examples_that_keep_their_ids(tmp_path):
     assert seven.role == role_of(content_id("7 - 1 ="))
     assert task.examples.counts == {"rows": 30, "duplicates": 0, "conflicts": 0}
     assert task.scoring == "jsonl 1, exact"
-
-
-def test_a_csv_is_read_as_the_same_rows(tmp_path):
-    path = tmp_path / "a.csv"
-    lines = [f"{row['id']},{row['prompt']},{row['answer']}," for row in PROMPTS]
-    path.write_text("\n".join(["id,prompt,answer,text", *lines]), encoding="utf-8")
-    assert tasks.load("jsonl", {"file": path}).examples == load(tmp_path, PROMPTS).examples
-
-
-def test_the_order_does_not_depend_on_the_ids_or_the_rows(tmp_path):
-    bare = [{name: value for name, value in row.items() if name != "id"} for row in reversed(PROMPTS)]
-    with_ids, without = load(tmp_path, PROMPTS), load(tmp_path, bare)
-    assert [e.prompt for e in with_ids.examples.all] == [e.prompt for e in without.examples.all]
-    assert all(item.id == content_id(item.prompt, exact=True) for item in without.examples.all)
 
 
 def test_signs_make_another_example_and_spellings_share_a_role(tmp_path):
@@ -62,11 +46,6 @@ def test_a_completion_is_trained_as_it_is_and_the_answer_is_what_the_scorer_find
     assert item.response == f"\nIt is {item.answer}, so {item.answer}"
     task = load(tmp_path, rows, scorer="regex", pattern=r"so (\d+)")
     assert {e.answer for e in task.examples.all} == {str(n) for n in range(30)}
-
-
-def test_a_prompt_that_ends_in_a_blank_gets_no_second_one(tmp_path):
-    task = load(tmp_path, [{"prompt": f"{n}\n", "answer": f"{n}"} for n in range(30)])
-    assert {e.response for e in task.examples.all} == {str(n) for n in range(30)}
 
 
 @pytest.mark.parametrize(
@@ -132,30 +111,7 @@ def test_files_that_leave_the_roles_open(tmp_path, names):
     assert caught.value.code == "task-files"
 
 
-def test_dev_is_held_out_of_a_train_file_alone(tmp_path):
-    with pytest.raises(UsageError, match="holds examples out of `train_file`"):
-        load(tmp_path, PROMPTS, dev=3)
-
-
 # --- labels ---------------------------------------------------------------------------------------
-
-
-def test_labels_by_their_names(tmp_path):
-    task = load(tmp_path, LABELS, "classification")
-    assert task.label_names == ("no", "yes")
-    assert {e.text: task.label_names[e.label] for e in task.examples.all} == {
-        row["text"]: row["label"] for row in LABELS
-    }
-    turned = load(tmp_path, LABELS, "classification", label_names=["yes", "no"])
-    assert [1 - e.label for e in turned.examples.all] == [e.label for e in task.examples.all]
-
-
-def test_pairs_of_texts(tmp_path):
-    pairs = [{**row, "text_pair": f"second {n}"} for n, row in enumerate(LABELS)]
-    task = load(tmp_path, pairs, "classification")
-    assert {(e.text, e.text_pair) for e in task.examples.all} == {(r["text"], r["text_pair"]) for r in pairs}
-    with pytest.raises(InputError, match="line 31: no column `text_pair`"):
-        load(tmp_path, [*pairs, {"text": "x", "label": "no"}], "classification")
 
 
 @pytest.mark.parametrize(
@@ -190,20 +146,3 @@ def test_relative_paths_start_at_the_folder(tmp_path):
 
 
 # --- the examples of the page ---------------------------------------------------------------------
-
-ROWS = Path(__file__).parents[2] / "examples" / "rows"
-SHOWN = {
-    "prompts.jsonl": {"profile": "jsonl"},
-    "choices.jsonl": {"profile": "jsonl", "scorer": "multiple_choice"},
-    "messages.jsonl": {"profile": "chat"},
-    "labels.csv": {"profile": "classification"},
-}
-
-
-@pytest.mark.parametrize("name", SHOWN)
-def test_the_example_files_are_read(name):
-    profile, *options = SHOWN[name].items()
-    task = tasks.load(profile[1], {"file": name, **dict(options)}, folder=ROWS)
-    assert task.examples.counts == {"rows": 12, "duplicates": 0, "conflicts": 0}
-    assert all(task.examples.of(role) for role in ("train", "confirm"))
-    assert json.dumps(task.source).count("sha256") == 1

@@ -8,15 +8,12 @@ from typing import Any
 import pytest
 import torch
 from tiny_bench import llama, sums
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, Trainer
 
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import UsageError
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.transformers.scoring import measure
 from gradience.evaluate.evaluator import Evaluator
-from gradience.live import grams
 from gradience.models import load as models
 from gradience.models.devices import check_devices, choose_device
 from gradience.models.load import Base, load_base
@@ -100,13 +97,6 @@ def test_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("cuda:1")
 
 
-def test_one_mps_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert choose_device("auto") == torch.device("mps")
-    with pytest.raises(UsageError, match="one device, and there are 2 processes"):
-        check_devices("auto", 2)
-
-
 def test_training_and_evaluation_load_on_the_same_device(
     causal: ModelSettings, gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,49 +165,7 @@ def test_the_trainer_puts_model_and_batches_where_the_base_is(
     assert {weight.device.type for weight in network.parameters()} == {"meta"}
 
 
-def test_a_training_records_its_device_and_the_examples_of_a_step(
-    causal: ModelSettings, tmp_path: Path
-) -> None:
-    report = train(sums(), model=causal, lora=LORA, recipe=RECIPE, seed=1, output=tmp_path, device="cpu")
-    assert (report.device, report.processes, report.sequences_per_step) == ("cpu", 1, 16)
-
-
 # ------------------------------------------------------------------ MPS has no float64
-
-
-class LikeMPS(TorchDispatchMode):
-    """The meta device with what MPS does: values can be fetched from it, and it knows no float64."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.ops.aten._to_copy.default and kwargs.get("device") == torch.device("cpu"):
-            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
-        result = func(*args, **kwargs)
-        if isinstance(result, torch.Tensor) and result.is_meta and result.dtype == torch.float64:
-            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
-        return result
-
-
-def test_scores_are_summed_in_float64_without_it_on_mps() -> None:
-    with LikeMPS():
-        reference, adapter = (torch.empty(3, 7, device="meta", dtype=torch.bfloat16) for _ in range(2))
-        with pytest.raises(TypeError, match="float64"):
-            reference.double()
-        terms = measure(reference, torch.empty(3, dtype=torch.long, device="meta"), adapter)
-    assert terms.kl is not None
-    assert {(value.device.type, value.dtype) for value in (terms.likelihood, terms.kl)} == {
-        ("cpu", torch.float64)
-    }
-
-
-def test_nor_are_spectra_of_live_factors_made_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: order.append("cpu") or tensor)
-    double = torch.Tensor.double
-    monkeypatch.setattr(torch.Tensor, "double", lambda tensor: order.append("double") or double(tensor))
-    pair = type("Pair", (), {"A": torch.randn(2, 5), "B": torch.randn(4, 2)})
-    grams._from_factors(pair)  # type: ignore[arg-type]
-    assert order == ["cpu", "double"] * 2
 
 
 # ------------------------------------------------------------------ four bits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,14 +25,6 @@ def test_a_stage_s_peak_is_not_that_of_the_stage_before() -> None:
     assert first is not None
     assert second is not None
     assert first - second > LARGE // 2
-
-
-def test_where_the_system_cannot_forget_nothing_is_claimed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "CLEAR", tmp_path / "no" / "such" / "file")
-    assert watch_peak(torch.device("cpu"))() is None
-    assert watch_peak(torch.device("mps"))() is None
 
 
 def test_a_gpu_is_asked_for_its_own_peak(monkeypatch: pytest.MonkeyPatch) -> None:

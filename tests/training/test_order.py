@@ -10,7 +10,6 @@ from tiny_training import recipe, run, weights
 
 from gradience.models.settings import ModelSettings
 from gradience.training.arguments import ByLength
-from gradience.training.settings import TrainSettings
 
 
 class Stop(Exception):
@@ -68,7 +67,3 @@ def test_float32_products_are_as_the_recipe_says_whatever_the_process_did_before
     finally:
         torch.set_float32_matmul_precision("highest")
     assert set(seen) == {precision}
-
-
-def test_a_recipe_with_neither_is_written_as_before() -> None:
-    assert {"tf32", "group_by_length"}.isdisjoint(TrainSettings(max_steps=1, lr=1e-3).model_dump())

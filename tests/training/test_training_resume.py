@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from killing import program
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tiny_training import recipe, run, weights
 
 from gradience.errors import InputError, OutputError
@@ -97,17 +96,6 @@ def test_an_unfinished_training_is_not_continued_with_other_settings(
     assert run(causal, tmp_path, recipe=recipe(save_steps=1)).resumed_from == [2]
 
 
-def test_peft_does_not_reach_into_the_config(classifier: ModelSettings, tmp_path: Path) -> None:
-    """It extends the list `modules_to_save` that it is given; three seeds would be three protocols."""
-    given = {"r": 2, "lora_alpha": 4, "target_modules": ["query"], "modules_to_save": ["pooler"]}
-    before = copy.deepcopy(given)
-    report = run(classifier, tmp_path, lora=given, recipe=recipe(max_steps=1))
-    assert given == before
-    assert report.lora == before
-    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    assert "base_model.model.bert.pooler.dense.weight" in saved
-
-
 # ------------------------------------------------------------------ whatever the moment of the kill
 
 
@@ -176,16 +164,6 @@ def test_resumed_with_other_versions_it_continues_and_says_so(
     assert report.resumed_from == [2]
     (earlier,) = report.earlier
     assert (earlier.until_step, earlier.versions, report.versions["torch"]) == (2, before, "9.9")
-
-
-def test_what_a_finished_training_no_longer_needs_goes_even_after_a_kill(
-    causal: ModelSettings, tmp_path: Path
-) -> None:
-    run(causal, tmp_path)
-    (tmp_path / "checkpoints" / "checkpoint-6").mkdir(parents=True)
-    (tmp_path / "start.json").write_text("{}")
-    run(causal, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "run.jsonl", "training.json"]
 
 
 def test_exchanged_weights_are_not_taken_for_a_finished_training(
