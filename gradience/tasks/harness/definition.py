@@ -92,96 +92,65 @@ def definition_of(profile: str, folder: Path | None = None) -> Definition:
 
 
 def _read(profile: str, path: Path) -> Definition:
-    chain = list(_chain(path, ()))
-    reasons: dict[str, None] = {}
-    modules: dict[Path, bytes] = {}
-    for file, content in chain:
-        for function in _functions(file, content):
-            reasons[f"{FUNCTION} {function}"] = None
-            module = file.parent / f"{function.rpartition('.')[0].replace('.', '/')}.py"
-            if module.is_file():
-                modules[module] = read_file(module, MAX_SETTINGS_BYTES)
-    values = None
-    if not reasons:
-        values = _merged(path, dict(chain))
+    chain: list[tuple[Path, bytes]] = []
+    functions: dict[str, Path | None] = {}
+    values = _merged(path, (), chain, functions)
+    reasons = [f"{FUNCTION} {function}" for function in functions]
+    if not functions:
         _check_data(profile, values)
-        reasons = dict.fromkeys(_code_in(values))
-    kind = values if values is not None else {}
-    if "group" in kind or isinstance(kind.get("task"), list) or _is_group(chain[0][1]):
+        reasons = list(dict.fromkeys(_code_in(values)))
+    if "group" in values or isinstance(values.get("task"), list):
         raise InputError(
             f"{profile}: a group of tasks, whose scores are different things",
             code="task-group",
             hint="name one task of it; `lm-eval ls tasks` lists them",
         )
-    files = [*chain, *sorted(modules.items())]
+    modules = sorted({module for module in functions.values() if module is not None})
+    files = [*chain, *((module, read_file(module, MAX_SETTINGS_BYTES)) for module in modules)]
     return Definition(
-        profile, path, tuple((file.name, content) for file, content in files), values, tuple(reasons)
+        profile,
+        path,
+        tuple((file.name, content) for file, content in files),
+        None if functions else values,
+        tuple(reasons),
     )
 
 
-# ---------------------------------------------------------------- files
+def _merged(
+    path: Path,
+    above: tuple[Path, ...],
+    chain: list[tuple[Path, bytes]],
+    functions: dict[str, Path | None],
+) -> dict[str, Any]:
+    """What a file and what it includes say together: it stands over what it includes, as in lm-eval.
 
-
-def _chain(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, bytes]]:
-    """The file and all that it includes, each with its content."""
+    chain: gets each file with its content.   functions: get what follows each `!function`, with the module beside the
+    file that lm-eval would import. Raises InputError (`bad-yaml`, `task-file`).
+    """
     path = path.expanduser().resolve()
     if path in above or len(above) >= MOST_FILES:
         raise InputError(f"{path}: includes itself", code="task-file", hint="take one `include` out")
     content = read_file(path, MAX_SETTINGS_BYTES)
-    yield path, content
-    for included in _includes(path, content):
-        yield from _chain(path.parent / included, (*above, path))
-
-
-def _includes(path: Path, content: bytes) -> list[str]:
-    """What `include` at the top of a file names, whatever else stands in it."""
-    root = _composed(path, content)
-    for key, value in root.value:
-        if getattr(key, "value", None) == "include":
-            nodes = value.value if isinstance(value, yaml.SequenceNode) else [value]
-            return [str(node.value) for node in nodes]
-    return []
-
-
-def _composed(path: Path, content: bytes) -> yaml.MappingNode:
-    """The nodes of a YAML, none of them built. Raises InputError (`bad-yaml`, `task-file`)."""
-    strict_yaml.loads(_without_functions(content), path)  # its bounds, and an error with its line
-    root = yaml.compose(_without_functions(content), Loader=yaml.SafeLoader)
-    if not isinstance(root, yaml.MappingNode):
+    chain.append((path, content))
+    bare = content.replace(FUNCTION.encode(), b"")
+    values = strict_yaml.loads(bare, path)  # with its bounds, before anything else reads it
+    if not isinstance(values, dict):
         raise InputError(f"{path}: no mapping", code="task-file", hint="name the YAML of one task")
-    return root
-
-
-def _without_functions(content: bytes) -> bytes:
-    return content.replace(FUNCTION.encode(), b"")
-
-
-def _functions(path: Path, content: bytes) -> list[str]:
-    """What follows each `!function`, as lm-eval would import it. Raises InputError (`bad-yaml`) for another tag."""
-    names = []
-    for event in yaml.parse(content, Loader=yaml.SafeLoader):
-        if getattr(event, "tag", None) == FUNCTION:
-            names.append(str(getattr(event, "value", "?")))
-    if not names:
-        strict_yaml.loads(content, path)  # refuses every other tag
-    return names
-
-
-def _merged(path: Path, contents: Mapping[Path, bytes]) -> dict[str, Any]:
-    """What the files say together: what a file says itself stands over what it includes, as in lm-eval."""
-    path = path.expanduser().resolve()
-    values = dict(strict_yaml.loads(contents[path], path))
+    tagged = [
+        event for event in yaml.parse(content, yaml.SafeLoader) if getattr(event, "tag", None) == FUNCTION
+    ]
+    if not tagged:
+        values = strict_yaml.loads(content, path)  # refuses every other tag
+    for event in tagged:
+        function = str(getattr(event, "value", "?"))
+        module = path.parent / f"{function.rpartition('.')[0].replace('.', '/')}.py"
+        functions[function] = module if module.is_file() else None
+    included = values.get("include", [])
     merged: dict[str, Any] = {}
-    for included in _includes(path, contents[path]):
-        other = _merged(path.parent / included, contents)
-        other.pop("task_list", None)
-        merged.update(other)
-    values.pop("include", None)
-    return merged | values
-
-
-def _is_group(content: bytes) -> bool:
-    return re.search(rb"""^["']?group["']?:""", content, re.MULTILINE) is not None
+    for name in included if isinstance(included, list) else [included]:
+        merged |= _merged(path.parent / str(name), (*above, path), chain, functions)
+        merged.pop("task_list", None)
+    return merged | {key: value for key, value in values.items() if key != "include"}
 
 
 # ---------------------------------------------------------------- code
