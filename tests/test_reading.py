@@ -47,7 +47,7 @@ ALLOWED = {
     # What a library opens by its name; check_regular or our own reader has looked at it.
     "adapters/unpickle.py": {"read_text", "ZipFile", "torch.load"},  # in the process that has limits
     "compress/peft_load.py": {"json.load", "load_file", "from_pretrained"},
-    "training/checkpoints.py": {"load_file", "load_from_json"},
+    "training/resume.py": {"load_file", "load_from_json"},
     "distill/factors.py": {"safe_open"},
     "distill/write.py": {"read_bytes"},
     "compress/rotate.py": {"copyfile"},

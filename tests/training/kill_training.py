@@ -24,7 +24,7 @@ def main(base: str, root: Path) -> None:
             recipe=recipe(max_steps=12, save_steps=1),
         )
 
-    everything, writing = watched(), watched("training/checkpoints.py", "training/journal.py", *WRITING)
+    everything, writing = watched(), watched("training/resume.py", *WRITING)
     moments = moments_of(lambda: train("whole"), everything)
     writes = moments_of(lambda: train("counted"), writing)
     for moment in drawn(moments, 2 * KILLS, seed=5)[:KILLS]:
