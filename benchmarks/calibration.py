@@ -31,7 +31,7 @@ from gradience.bench.arms.arm import Arm, Source
 from gradience.bench.arms.controls import PROBE_DISTILLED, write_random_directions
 from gradience.bench.run.prompts import Distillation, Prompts, distill_variant
 from gradience.compress.adapter import write_compressed
-from gradience.evaluate import evaluate_classification, evaluate_scores, kl_divergence
+from gradience.evaluate import Classification, Scores, evaluate_rows, kl_divergence
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.settings import ModelSettings
 from gradience.plan.calibrated import ToKl, svd_kl, with_calibration
@@ -144,13 +144,12 @@ class Measure:
         """All of `names` on the same batches, which the probe reads once."""
         if self.reference is not None:
             return {name: self._changed(self.reference, self._classified(name)) for name in names}
-        scores = evaluate_scores(
+        scores = evaluate_rows(
             self.engine,
+            Scores(reference=PROBE, max_length=self.options.max_length),
             [PROBE, *names],
             self.examples,
-            reference=PROBE,
             batch_size=self.options.test_batch_size,
-            max_length=self.options.max_length,
             allow_inert=True,
         )
         before = np.array([row.exact for row in scores[PROBE].records])
@@ -167,14 +166,14 @@ class Measure:
         return kl, flips, *right, len(kl)
 
     def _classified(self, name: str) -> Sequence[Any]:
-        return evaluate_classification(
+        return evaluate_rows(
             self.engine,
-            name,
+            Classification(max_length=self.options.max_length),
+            [name],
             self.examples,
             batch_size=self.options.test_batch_size,
-            max_length=self.options.max_length,
             allow_inert=True,
-        ).records
+        )[name].records
 
 
 def main() -> None:

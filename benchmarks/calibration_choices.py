@@ -34,7 +34,7 @@ from gradience import ToBudget, ToRank, audit_adapter, calibrate_adapter, plan_c
 from gradience.adapters.formats import open_adapter
 from gradience.calibrate import passes
 from gradience.compress.adapter import write_compressed
-from gradience.evaluate import evaluate_classification, evaluate_generation, evaluate_scores, kl_divergence
+from gradience.evaluate import Classification, Generation, Scores, evaluate_rows, kl_divergence
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.settings import ModelSettings
 from gradience.reports.calibration import Calibration
@@ -180,16 +180,16 @@ def divergences(
     engine: TransformersEngine, names: Sequence[str], examples: Any, options: Any
 ) -> dict[str, Any]:
     """Of each name KL of every example, scored tokens, and (only the original, only the other) correct."""
-    how = {"batch_size": options.batch_size, "max_length": options.max_length, "allow_inert": True}
+    how, length = {"batch_size": options.batch_size, "allow_inert": True}, options.max_length
+    scores, labels = Scores(reference=PROBE, max_length=length), Classification(max_length=length)
+    answers = evaluate_rows(engine, labels if engine.classifies else scores, [PROBE, *names], examples, **how)
+    rows = {name: answers[name].records for name in [PROBE, *names]}
     if engine.classifies:
-        rows = {n: evaluate_classification(engine, n, examples, **how).records for n in [PROBE, *names]}
         logits = {name: np.array([row.logits for row in each]) for name, each in rows.items()}
         kl = {name: kl_divergence(logits[PROBE], logits[name]) for name in names}
         correct = {name: np.array([row.correct for row in each]) for name, each in rows.items()}
         tokens = len(examples)
     else:
-        scores = evaluate_scores(engine, [PROBE, *names], examples, reference=PROBE, **how)
-        rows = {name: scores[name].records for name in [PROBE, *names]}
         kl = {name: np.array([row.kl for row in rows[name]]) for name in names}
         correct = {name: np.array([row.exact for row in each]) for name, each in rows.items()}
         tokens = sum(row.n_tokens for row in rows[PROBE])
@@ -217,8 +217,9 @@ def tried(original: Original, prompts: Mapping[str, Path], examples: Any, task: 
     engine.add(PROBE, original.folder)
     scored = {"gold": examples}
     if "written" in options.on:
-        ask = {"filters": {"all": str}, "same": str.__eq__, "max_new_tokens": options.completion_tokens}
-        records = evaluate_generation(engine, PROBE, examples, batch_size=options.batch_size, **ask).records
+        ask = Generation(filters={"all": str}, same=str.__eq__, max_new_tokens=options.completion_tokens)
+        answers = evaluate_rows(engine, ask, [PROBE], examples, batch_size=options.batch_size)
+        records = answers[PROBE].records
         scored["written"] = [
             replace(e, response=row.output) for e, row in zip(examples, records, strict=True)
         ]

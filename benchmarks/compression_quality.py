@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import write_compressed
-from gradience.evaluate import diverge, evaluate_classification
+from gradience.evaluate import Classification, diverge, evaluate_rows
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.files.records import ClassificationRecord, Evaluation, count
 from gradience.models.settings import ModelSettings
@@ -141,7 +141,8 @@ def evaluate(
     if variant.label.startswith("svd,"):
         slug = f"budget-{variant.rank}"
     engine.add(name, variant.folder)
-    evaluation = evaluate_classification(engine, name, examples, path=output / f"{slug}.records.jsonl")
+    paths = {name: output / f"{slug}.records.jsonl"}
+    evaluation = evaluate_rows(engine, Classification(), [name], examples, batch_size=64, paths=paths)[name]
     engine.remove(name)
     return evaluation
 

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gradience.evaluate import fixed_batches
 from gradience.evaluate.engines.base import Output
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.transformers.generation import generate_batch
+from gradience.evaluate.engines.transformers.forward import generate_batch
 from gradience.models.embedded import smollm2
 from gradience.models.rendering import encode_prompt
 from gradience.models.settings import ModelSettings

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradience import tasks
-from gradience.evaluate import evaluate_classification, evaluate_generation, evaluate_scores
+from gradience.evaluate import Classification, Generation, Scores, evaluate_rows
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.files.records import count
 from gradience.models.settings import ModelSettings
@@ -85,8 +85,11 @@ def minilm_row(engine: TransformersEngine, run: Run, report: TrainingReport, out
     """Correct answers on dev."""
     assert isinstance(run.task, ClassificationTask)
     examples, lora = run.task.examples.of("dev"), run.trained == "lora"
-    records = output / f"{run.name}.dev.records.jsonl"
-    score = count(evaluate_classification(engine, run.name, examples, lora=lora, path=records).records)
+    paths = {run.name: output / f"{run.name}.dev.records.jsonl"}
+    answers = evaluate_rows(
+        engine, Classification(lora=lora), [run.name], examples, batch_size=64, paths=paths
+    )
+    score = count(answers[run.name].records)
     return {
         "trained": run.trained,
         "r": run.r if lora else None,
@@ -150,19 +153,16 @@ def answered(engine: TransformersEngine, name: str | None, task: Task, output: P
     examples = task.examples.of("dev", GSM8K_QUESTIONS if gsm8k else QUESTIONS)
     records = output / "records"
     records.mkdir(parents=True, exist_ok=True)
-    generated = evaluate_generation(
-        engine,
-        name,
-        examples,
+    generation = Generation(
         filters=task.filters,
         same=task.same,
         max_new_tokens=256 if gsm8k else task.max_new_tokens,
         stop=task.stop,
-        batch_size=64,
-        path=records / f"{name or 'base'}.generation.records.jsonl",
     )
+    paths = {name: records / f"{name or 'base'}.generation.records.jsonl"}
+    generated = evaluate_rows(engine, generation, [name], examples, batch_size=64, paths=paths)[name]
     paths = {name: records / f"{name or 'base'}.scores.records.jsonl"}
-    scored = evaluate_scores(engine, [name], examples, paths=paths)[name]
+    scored = evaluate_rows(engine, Scores(), [name], examples, batch_size=16, paths=paths)[name]
     free, forced = count(generated.records), count(scored.records)
     both = [(a.correct, b.correct) for a, b in zip(generated.records, scored.records, strict=True)]
     return {

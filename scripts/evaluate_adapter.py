@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from gradience.errors import GradienceError
-from gradience.evaluate import diverge, evaluate_classification
+from gradience.evaluate import Classification, diverge, evaluate_rows
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.files.records import ClassificationRecord, Evaluation, count
 from gradience.models.settings import ModelSettings
@@ -74,8 +74,10 @@ def main() -> int:
             engine.add(name, adapter)
             for lora in (True, False) if arguments.head_only else (True,):
                 suffix = "" if lora else ".head-only"
-                path = arguments.output / f"{name}{suffix}.{arguments.role}.records.jsonl"
-                evaluations.append(evaluate_classification(engine, name, examples, lora=lora, path=path))
+                paths = {name: arguments.output / f"{name}{suffix}.{arguments.role}.records.jsonl"}
+                procedure = Classification(lora=lora)
+                answers = evaluate_rows(engine, procedure, [name], examples, batch_size=64, paths=paths)
+                evaluations.append(answers[name])
     except GradienceError as error:
         print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
         return error.exit_code

@@ -37,9 +37,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_
 
 from gradience.digests import sha256_file
 from gradience.errors import GradienceError
-from gradience.evaluate import evaluate_classification, fixed_batches
+from gradience.evaluate import Classification, evaluate_rows, fixed_batches
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.transformers.classification import classify_batch
+from gradience.evaluate.engines.transformers.forward import classify_batch
 from gradience.files.records import count
 from gradience.models.embedded import MINILM, REVIEWS, minilm
 from gradience.models.settings import ModelSettings
@@ -251,8 +251,8 @@ def train(preset: Preset, folder: Path) -> dict[str, Any]:
     engine = TransformersEngine.load(ModelSettings(name="embedded:minilm", dtype="float32"), labels=2)
     engine.add("stored", folder)
     stored, its_head = (
-        count(evaluate_classification(engine, "stored", dev, lora=lora, max_length=preset.max_length).records)
-        for lora in (True, False)
+        count(evaluate_rows(engine, procedure, ["stored"], dev, batch_size=64)["stored"].records)
+        for procedure in (Classification(lora=lora, max_length=preset.max_length) for lora in (True, False))
     )
     controls = head_only(preset, base, tokenizer, data)
     gain = (stored.correct - max(controls.values())) / len(dev)

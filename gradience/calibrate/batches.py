@@ -14,8 +14,7 @@ from gradience.calibrate.rows import CalibrationRow
 from gradience.errors import InputError
 from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.engines.transformers.encoder_decoder import source_ids, target_ids
-from gradience.evaluate.engines.transformers.forward import logits_at, padded
-from gradience.evaluate.engines.transformers.generation import prompt_ids
+from gradience.evaluate.engines.transformers.forward import logits_at, padded, prompt_ids
 from gradience.models.rendering import encode_pair, end_token
 
 

@@ -14,8 +14,7 @@ from gradience.calibrate.batches import Encoded
 from gradience.calibrate.draws import uniforms
 from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.engines.transformers.encoder_decoder import decoding
-from gradience.evaluate.engines.transformers.forward import padded
-from gradience.evaluate.engines.transformers.generation import continuing
+from gradience.evaluate.engines.transformers.forward import continuing, padded
 from gradience.models.rendering import end_token
 from gradience.spectra import FloatArray
 

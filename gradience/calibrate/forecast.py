@@ -16,7 +16,7 @@ from gradience.reports.calibration import CalibrationForecast
 
 def forecast_calibration(inputs: Inputs) -> CalibrationForecast:
     """Tokenise the rows and add up what their calibration needs."""
-    from gradience.evaluate.cost import process_bytes
+    from gradience.evaluate.memory import process_bytes
 
     request, tokenizer = inputs.request, load_tokenizer(inputs.model)
     if inputs.kind == "sequence_classification":
@@ -49,7 +49,7 @@ def _weights_bytes(model: ModelSettings, labels: int | None, device: str) -> int
     """Return the bytes of the base's weights, from its config.json."""
     import transformers
 
-    from gradience.evaluate.cost import weights_bytes_of
+    from gradience.evaluate.memory import weights_bytes_of
 
     shape = from_folder(transformers.AutoConfig, model.name, locate(model, ("config.json",)).folder)
     factory: Any = {

@@ -38,7 +38,7 @@ class CodeSettings:
 
     def allowing(self) -> AbstractContextManager[None]:
         """Let the user's own code run inside, and name the Python of another engine to all processes."""
-        from gradience.evaluate.engines.vllm.interpreter import PYTHON
+        from gradience.evaluate.engines.vllm.process import PYTHON
         from gradience.tasks.user_code import allowing
 
         if self.engine_python is not None:

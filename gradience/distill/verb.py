@@ -61,7 +61,7 @@ def distill(
     """Distill what was read, and write the folder. card: makes the block of its model card from the folder."""
     from gradience.distill.write import write_distilled
     from gradience.evaluate.engines.base import OutOfMemoryError
-    from gradience.evaluate.engines.transformers.memory import memory
+    from gradience.evaluate.engines.transformers.engine import memory
 
     watch = Stopwatch(command)
     try:

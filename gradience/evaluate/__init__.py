@@ -5,23 +5,21 @@ Every number that is reported is counted over the records, never the other way r
 """
 
 from gradience.evaluate.batches import fixed_batches
-from gradience.evaluate.choose import evaluate_choices
-from gradience.evaluate.classify import evaluate_classification
 from gradience.evaluate.comparison import Divergence, diverge, kl_divergence
 from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import Engine
-from gradience.evaluate.generate import evaluate_generation
-from gradience.evaluate.score import evaluate_scores
+from gradience.evaluate.rows import Choices, Classification, Generation, Scores, evaluate_rows
 
 __all__ = [
+    "Choices",
+    "Classification",
     "Divergence",
     "Engine",
+    "Generation",
+    "Scores",
     "diverge",
     "engine",
-    "evaluate_choices",
-    "evaluate_classification",
-    "evaluate_generation",
-    "evaluate_scores",
+    "evaluate_rows",
     "fixed_batches",
     "kl_divergence",
 ]

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gradience.errors import GradienceError, InputError, OutputError
-from gradience.evaluate.budget import Budget
+from gradience.evaluate.adapters import BASE_ROW, AdapterInput, why_inert
+from gradience.evaluate.batches import CPU_TOKENS, TRIED_TOKENS
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.evaluator import Evaluator
-from gradience.evaluate.inputs import BASE_ROW, AdapterInput, Inputs, why_inert
+from gradience.evaluate.inputs import Inputs
 from gradience.evaluate.kept import Kept
 from gradience.files.records import Evaluation
-from gradience.models.tokenizers import digest_of_files
 from gradience.progress import Watcher
 from gradience.reports.evaluation import RecordsFile
 from gradience.tasks.examples import fingerprint
@@ -26,16 +26,22 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Answers:
-    """What one row left."""
+    """What one adapter left."""
 
     adapter: AdapterInput | None
     """None: the base."""
     answers: Evaluation[Any] | None = None
     scores: Evaluation[Any] | None = None
-    """Of the gold responses; None for labels, for the reference, and where they are the answers."""
+    """Of the gold responses; None for labels, for the reference, where they are the answers, and where the engine gives
+    none."""
     files: list[RecordsFile] = field(default_factory=list)
     error: str = ""
     """Why there are no answers."""
+
+    @property
+    def file_name(self) -> str:
+        """With which the names of its files begin."""
+        return BASE_ROW if self.adapter is None else self.adapter.name
 
 
 class Answering:
@@ -70,6 +76,7 @@ class Answering:
             on_batch=watcher.step,
             on_tokens=watcher.tokens,
             engine_name=request.engine,
+            tokenizer=inputs.tokenizer,
         )
         self.evaluator.expect([adapter.folder for adapter in inputs.adapters])
         self._number = 0
@@ -79,27 +86,61 @@ class Answering:
         return self.work(Answering._all)
 
     def work(self, do: Callable[[Answering], T]) -> T:
-        """Return what `do` makes of adapters that it evaluates here; the memory of the base is free afterwards."""
+        """Return what `do` makes of adapters that it evaluates here; the memory of the base is free afterwards.
+
+        Where memory ends, `do` is called again, with smaller batches for all its adapters, since their answers are
+        compared. Raises OutOfMemoryError where smaller ones do not help.
+        """
         try:
-            return self.sharing_batches(lambda: do(self))
+            if self.evaluator.batch_size is None:
+                self._find_batches()
+            while True:
+                self._number = 0
+                try:
+                    return do(self)
+                except OutOfMemoryError as error:
+                    before = self.evaluator.batch_tokens
+                    self._halve_batches(error)
+                    self.watcher.note(
+                        f"batches of {before:,} tokens do not fit in memory ({error}): all adapters are evaluated again"
+                        f" in batches of {self.evaluator.batch_tokens:,}, since their answers are compared"
+                    )
+                    self._keep_batches()
         finally:
             self.evaluator.close()
 
-    def sharing_batches(self, evaluate: Callable[[], T]) -> T:
-        """Return what `evaluate` returns; where memory ends, call it again, with smaller batches for all its adapters.
+    # ------------------------------------------------------------ batches of which nobody said how large they are
 
-        The size of batches that nobody gave is decided here. Raises OutOfMemoryError where smaller ones do not help.
+    def _find_batches(self) -> None:
+        """Take the size that was kept, or the first that holds the longest batch, if the engine tries it.
+
+        Raises OutOfMemoryError where a single example does not fit.
         """
-        reference = self.inputs.reference
-        budget = Budget(self.evaluator, self.kept, self._device, self.watcher.note)
-        if self.evaluator.batch_size is None:
-            budget.find((reference.name, reference.folder))
-        while True:
-            self._number = 0
+        kept = None if self.kept is None else self.kept.budget(self._device)
+        if kept is not None:
+            self.evaluator.batch_tokens = kept
+            return
+        tries = self.evaluator.engine_type.tries_memory(self.evaluator.device)
+        self.evaluator.batch_tokens = TRIED_TOKENS if tries else CPU_TOKENS
+        while tries:
             try:
-                return evaluate()
+                self.evaluator.try_longest((self.inputs.reference.name, self.inputs.reference.folder))
+                break
             except OutOfMemoryError as error:
-                budget.smaller(error)
+                self._halve_batches(error)
+        self._keep_batches()
+
+    def _halve_batches(self, error: OutOfMemoryError) -> None:
+        tokens = self.evaluator.batch_tokens
+        if tokens is None or tokens < 2 or not error.divisible:
+            raise error
+        self.evaluator.batch_tokens = tokens // 2
+
+    def _keep_batches(self) -> None:
+        if self.kept is not None and self.evaluator.batch_tokens is not None:
+            self.kept.keep_budget(self._device, self.evaluator.batch_tokens)
+
+    # ------------------------------------------------------------ adapters
 
     def _all(self) -> list[Answers]:
         rows = [self.reference(), *map(self.candidate, self.inputs.adapters[1:])]
@@ -117,10 +158,6 @@ class Answering:
     def candidate(self, adapter: AdapterInput) -> Answers:
         """Evaluate an adapter against the reference; one that cannot be evaluated is a row with its error."""
         row = Answers(adapter)
-        self._attempt(row)
-        return row
-
-    def _attempt(self, row: Answers) -> None:
         try:
             self._evaluate(row)
         except OutputError:  # a full disk stops the others as well
@@ -128,16 +165,17 @@ class Answering:
         except GradienceError as error:
             row.answers, row.error = None, str(error)
             self.watcher.note(str(error))
+        return row
 
     def _evaluate(self, row: Answers) -> None:
+        reference = row.adapter is self.inputs.reference
         try:
             if self.inputs.likelihoods:
-                row.answers = self._scores(row, "eval", f"{_file_name(row)}.jsonl")
+                row.answers = self._scores(row, "eval", f"{row.file_name}.jsonl")
             else:
-                self._answer(row)
-                scored = self._likelihoods or row.adapter is not self.inputs.reference
-                if scored and not self.inputs.classifies:
-                    row.scores = self._scores(row, "scores", f"{_file_name(row)}.scores.jsonl")
+                row.answers = self._answers(row)
+                if self.inputs.measures_divergence and (self._likelihoods or not reference):
+                    row.scores = self._scores(row, "scores", f"{row.file_name}.scores.jsonl")
         except InputError as error:
             if error.code != "adapter-inert" or row.adapter is None:
                 raise
@@ -147,55 +185,64 @@ class Answering:
                 code=error.code,
                 hint=error.hint,
             ) from None
-        if row.adapter is not None and row.adapter is not self.inputs.reference:
+        if row.adapter is not None and not reference:
             self.evaluator.forget(row.adapter.name)
 
-    def _answer(self, row: Answers) -> None:
-        """Answers of the row; a classifier's base has the head of the reference, and no LoRA."""
+    def _answers(self, row: Answers) -> Evaluation[Any]:
+        """Return the answers of a row; a classifier's base has the head of the reference, and no LoRA."""
         adapter, lora = row.adapter, True
         if adapter is None and self.inputs.classifies:
             adapter, lora = self.inputs.reference, False
-        name, folder = (None, None) if adapter is None else (adapter.name, adapter.folder)
+        name, folder = _known(adapter)
         self._stage(row, "eval")
         depends = {"kind": "answers", "adapter": _digests(adapter), "name": name, "lora": lora}
-
-        def make(path: Path | None) -> Evaluation[Any]:
-            return self.evaluator.answers(name, folder, path, lora=lora)
-
-        row.answers = self._keep(row, f"{_file_name(row)}.jsonl", depends, make)
+        return self._keep(
+            row,
+            f"{row.file_name}.jsonl",
+            depends,
+            lambda path: self.evaluator.answers(name, folder, path, lora=lora),
+        )
 
     def _scores(self, row: Answers, stage: str, file: str) -> Evaluation[Any]:
-        """Likelihoods of the gold responses; where nothing is generated, they are the answers."""
-        reference, adapter = self.inputs.reference, row.adapter
-        name, folder = (None, None) if adapter is None else (adapter.name, adapter.folder)
+        """Return likelihoods of the gold responses; where nothing is generated, they are the answers."""
+        reference = self.inputs.reference
+        name, folder = _known(row.adapter)
         self._stage(row, stage)
-        depends = {"kind": "scores", "adapter": _digests(adapter), "name": name}
+        depends = {"kind": "scores", "adapter": _digests(row.adapter), "name": name}
         depends |= {"reference": _digests(reference), "reference_name": reference.name}
-
-        def make(path: Path | None) -> Evaluation[Any]:
-            return self.evaluator.scores(name, folder, path, reference=(reference.name, reference.folder))
-
-        return self._keep(row, file, depends, make)
+        return self._keep(
+            row,
+            file,
+            depends,
+            lambda path: self.evaluator.scores(
+                name, folder, path, reference=(reference.name, reference.folder)
+            ),
+        )
 
     def _keep(self, row: Answers, file: str, depends: Mapping[str, Any], make: Any) -> Evaluation[Any]:
         if self.kept is None:
             return make(None)  # type: ignore[no-any-return]
-        evaluation, digest = self.kept.records(file, {**self._shared, **depends}, make)
+        shared = {
+            **self._base,
+            "data": self.data,
+            "settings": self.evaluator.settings,
+            "scoring": self.inputs.task.scoring,
+            "numerics": self.evaluator.numerics,
+        }
+        evaluation, digest = self.kept.records(file, {**shared, **depends}, make)
         row.files.append(RecordsFile(path=f"{RECORDS}/{file}", sha256=digest))
         return evaluation
 
-    def _stage(self, row: Answers, what: str) -> None:
-        alone = self.inputs.classifies or self.inputs.likelihoods
-        stages = self._rows if alone else 2 * self._rows - (not self._likelihoods)
+    def _stage(self, row: Answers, stage: str) -> None:
+        once = self.inputs.likelihoods or not self.inputs.measures_divergence
+        stages = self._rows if once else 2 * self._rows - (not self._likelihoods)
         self._number += 1
-        self.watcher.stage(f"{_file_name(row)}/{what}", self._number, stages)
+        self.watcher.stage(f"{row.file_name}/{stage}", self._number, stages)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """The base by its content."""
-        from gradience.models.load import fingerprint_of
-
-        return fingerprint_of(self.inputs.model)
+        """The base by its content, if the engine can say that."""
+        return str(self._base["base"])
 
     @cached_property
     def data(self) -> str:
@@ -204,40 +251,22 @@ class Answering:
 
     @cached_property
     def _base(self) -> dict[str, Any]:
-        import torch
-
-        from gradience.models.devices import choose_device, computes_fast
-
-        tokenizer = self.inputs.model.tokenizer
-        return {
-            "base": self.fingerprint,
-            "model": self.inputs.model.model_dump(mode="json", exclude={"name", "revision"}),
-            "bfloat16": computes_fast(
-                torch.bfloat16, choose_device(self.inputs.request.device)
-            ),  # for `auto`
-            **({"tokenizer": digest_of_files(Path(tokenizer))} if tokenizer else {}),
-        }
+        model = self.inputs.model
+        identity = self.evaluator.engine_type.identify(model, self.evaluator.device)
+        return {**identity, "model": model.model_dump(mode="json", exclude={"name", "revision"})}
 
     @property
     def _device(self) -> dict[str, Any]:
         """What decides how much fits."""
         return {**self._base, "device": self.evaluator.numerics["device"]}
 
-    @property
-    def _shared(self) -> dict[str, Any]:
-        """What decides every row's records."""
-        return {
-            **self._base,
-            "data": self.data,
-            "settings": self.evaluator.settings,
-            "scoring": self.inputs.task.scoring,
-            "numerics": self.evaluator.numerics,
-        }
+
+def _known(adapter: AdapterInput | None) -> tuple[str | None, Path | None]:
+    return (None, None) if adapter is None else (adapter.name, adapter.folder)
 
 
 def _digests(adapter: AdapterInput | None) -> list[str] | None:
-    return None if adapter is None else [adapter.identity.weights_sha256, adapter.identity.config_sha256]
-
-
-def _file_name(row: Answers) -> str:
-    return BASE_ROW if row.adapter is None else row.adapter.name
+    if adapter is None:
+        return None
+    identity = adapter.identity
+    return [identity.weights_sha256 or str(identity.folder), identity.config_sha256]

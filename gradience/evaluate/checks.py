@@ -1,22 +1,25 @@
-"""What can be wrong with an evaluation before its base is loaded: rows that repeat, lengths, memory."""
+"""What can be wrong with an evaluation on a base that lies here, before it is loaded: its files, lengths, memory."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import AutoConfig
 
 from gradience.errors import InputError, OutputError, UsageError, require
-from gradience.models.context import context_of
+from gradience.evaluate.engines.base import Planned, repeated
+from gradience.evaluate.rows import texts_of
+from gradience.models.devices import choose_device
+from gradience.models.load import context_of, dtype_of, from_folder, stored_dtype
+from gradience.models.locate import locate, require_weights
 from gradience.models.rendering import encode_apart, encode_pair, token_counts
-from gradience.models.settings import ModelSettings
 from gradience.models.tokenizers import check_vocabulary, tokenizer_notes
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 from gradience.words import counted
-
-if TYPE_CHECKING:
-    from gradience.evaluate.inputs import Inputs
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 SPECIAL = 16
@@ -25,56 +28,44 @@ PACKED_SHARE = 0.3
 """Of bfloat16 weights that is left in NF4, embeddings and head in float32 aside."""
 
 
-def notes_of(inputs: Inputs) -> Iterator[str]:
-    """Yield what a reader must know of `inputs` before anything is run; only config.json and the tokenizer are read.
+def base_notes(planned: Planned) -> Iterator[str]:
+    """Yield what a reader must know before anything is run; only config.json and the tokenizer are read.
 
     Raises what `lengths` and `memory` raise, MissingExtra, and InputError or NetworkError where the base is not there.
     """
-    for module in ("torch", "transformers"):
-        require(module, extra="hf")
-    if inputs.model.quantization is not None:
+    model, adapters = planned.model, planned.adapters
+    require("transformers", extra="hf")
+    if model.quantization is not None:
         require("bitsandbytes", extra="qlora")
-    from transformers import AutoConfig
-
-    from gradience.models.load import dtype_of, from_folder, load_tokenizer, stored_dtype
-    from gradience.models.locate import locate, require_weights
-
-    model, request = inputs.model, inputs.request
     source = locate(model, ("config.json",))
     if source.commit is None:
         require_weights(source.folder, pickles=not model.from_adapter)
     shape = from_folder(AutoConfig, model.name, source.folder)
-    tokenizer = load_tokenizer(model)
-    check_vocabulary(model, tokenizer, shape, {each.given: each.tokens for each in inputs.adapters})
-    yield from tokenizer_notes(model, tokenizer, {each.name: each.folder for each in inputs.adapters})
-    if inputs.role is None:
-        yield from repeated(inputs.task.examples.counts)
+    check_vocabulary(model, planned.tokenizer, shape, {each.given: each.tokens for each in adapters})
+    yield from tokenizer_notes(model, planned.tokenizer, {each.name: each.folder for each in adapters})
+    yield from repeated(planned.counts)
     yield from lengths(
-        inputs.task,
-        inputs.examples,
-        tokenizer,
+        planned.task,
+        planned.examples,
+        planned.tokenizer,
         shape=shape,
-        max_length=inputs.max_length,
-        max_new_tokens=request.max_new_tokens,
+        max_length=planned.max_length,
+        max_new_tokens=planned.max_new_tokens,
     )
-    dtype, stored = dtype_of(model, shape, request.device), stored_dtype(shape)
+    dtype, stored = dtype_of(model, shape, planned.device), stored_dtype(shape)
     if model.dtype == "auto" and stored not in (None, dtype):
         yield (
             f"the base is computed in float32, which is faster on this processor than its own {str(stored)[6:]}:"
             f" --dtype {str(stored)[6:]} takes half of the memory"
         )
-    weights = weights_on_disk(source.folder, model, shape, request.device)
-    if weights is not None:
-        yield from memory(weights + inputs.adapter_bytes, weights, *memory_of(request.device))
-
-
-def repeated(counts: Mapping[str, int]) -> Iterator[str]:
-    """Yield what is to be said of rows of a file that are not asked: one text counts once."""
-    if duplicates := counts.get("duplicates", 0):
-        verb = "repeats" if duplicates == 1 else "repeat"
-        yield f"{counted(duplicates, 'row')} of {counts['rows']:,} {verb} an earlier one: each text counts once"
-    if conflicts := counts.get("conflicts", 0):
-        yield f"{counted(conflicts, 'row')} of {counts['rows']:,} are left out: the same text with different answers"
+    size = sum(path.stat().st_size for path in source.folder.glob("*.safetensors"))
+    itemsize = (stored or torch.float32).itemsize
+    weights = size * dtype.itemsize // itemsize
+    if model.quantization is not None:
+        weights = int(PACKED_SHARE * size * 2 / itemsize)
+    if weights:  # else they are not here yet
+        loaded = sum(sorted(adapter.bytes for adapter in adapters)[-2:])
+        yield from memory(weights + loaded, weights, *memory_of(planned.device))
 
 
 def lengths(
@@ -92,12 +83,13 @@ def lengths(
     Raises UsageError (`no-room`, `max-length`) and InputError (`response-too-long`): with these nothing could be run.
     """
     context = context_of(shape)
-    together = not getattr(shape, "is_encoder_decoder", False)  # prompt and answer share the context
     if isinstance(task, ClassificationTask):
         yield from _texts(examples, tokenizer, context, max_length)
         return
     if context is None or (isinstance(task, LikelihoodTask) and task.rolling):
         return
+    together = not getattr(shape, "is_encoder_decoder", False)  # prompt and answer share the context
+    encode = encode_pair if together else encode_apart
     room = context
     if isinstance(task, GenerationTask) and together:
         new = max_new_tokens or task.max_new_tokens
@@ -108,36 +100,12 @@ def lengths(
                 code="no-room",
                 hint="lower max_new_tokens",
             )
-    yield from _prompts(task, examples, tokenizer, context, room, together=together)
-
-
-def _texts(examples: Sequence[Any], tokenizer: Any, context: int | None, max_length: int) -> Iterator[str]:
-    texts = [f"{each.text} {each.text_pair or ''}" for each in examples]
-    most = min(max_length, context or max_length)
-    counts = token_counts(tokenizer, [text for text in texts if not is_short(text, most)]) or [0]
-    if context is not None and max_length > context and max(counts) > context:
-        raise UsageError(
-            f"a text has {max(counts):,} tokens, of which {max_length:,} would be read, and the base takes {context:,}",
-            code="max-length",
-            hint=f"set max_length to {context} or less",
-        )
-    if too_long := sum(count > max_length for count in counts):
-        yield (
-            f"{_of(too_long, examples, 'text')} more than {max_length:,} tokens (the longest has {max(counts):,}) and"
-            f" {_is(too_long)} cut: a larger max_length reads more, up to what the base takes"
-        )
-
-
-def _prompts(
-    task: Task, examples: Sequence[Any], tokenizer: Any, context: int, room: int, *, together: bool
-) -> Iterator[str]:
-    encode = encode_pair if together else encode_apart
-
     longest, too_long = 0, 0
     for number, example in enumerate(examples):
         responses = example.responses if isinstance(task, ChoiceTask) else (example.response,)
         if number and all(is_short(example.prompt + response, room) for response in responses):
             continue
+        wanted = 0
         for response in responses:
             before, after = encode(tokenizer, example.prompt, response)
             if len(after) >= context:
@@ -146,9 +114,8 @@ def _prompts(
                     code="response-too-long",
                     hint="take this row out, or shorten it",
                 )
-            wanted = (
-                len(before) if isinstance(task, GenerationTask) or not together else len(before) + len(after)
-            )
+            alone = isinstance(task, GenerationTask) or not together
+            wanted = len(before) if alone else len(before) + len(after)
             longest = max(longest, wanted)
         too_long += wanted > room
     if too_long:
@@ -160,8 +127,25 @@ def _prompts(
         )
 
 
+def _texts(examples: Sequence[Any], tokenizer: Any, context: int | None, max_length: int) -> Iterator[str]:
+    texts = [texts_of(example) for example in examples]
+    most = min(max_length, context or max_length)
+    counts = token_counts(tokenizer, [text for text in texts if not is_short(" ".join(text), most)]) or [0]
+    if context is not None and max_length > context and max(counts) > context:
+        raise UsageError(
+            f"a text has {max(counts):,} tokens, of which {max_length:,} would be read, and the base takes {context:,}",
+            code="max-length",
+            hint=f"set max_length to {context} or less",
+        )
+    if too_long := sum(count > max_length for count in counts):
+        yield (
+            f"{_of(too_long, examples, 'text')} more than {max_length:,} tokens (the longest has {max(counts):,}) and"
+            f" {'is' if too_long == 1 else 'are'} cut: a larger max_length reads more, up to what the base takes"
+        )
+
+
 def is_short(text: str, tokens: int) -> bool:
-    """Whether a text has certainly no more than so many tokens: in ASCII none has less than a character."""
+    """Return True if a text has certainly no more than so many tokens: in ASCII none has less than a character."""
     return len(text) + SPECIAL <= tokens and text.isascii()
 
 
@@ -169,41 +153,16 @@ def _of(number: int, examples: Sequence[Any], what: str) -> str:
     return f"{number:,} of {counted(len(examples), what)} {'has' if number == 1 else 'have'}"
 
 
-def _is(number: int) -> str:
-    return "is" if number == 1 else "are"
-
-
 # ---------------------------------------------------------------- memory
 
 
-def weights_on_disk(folder: Path, model: ModelSettings, shape: Any, device: str) -> int | None:
-    """Return about how many bytes the base's weights take when they are loaded; None where they are not here yet."""
-    import torch
-
-    from gradience.models.load import dtype_of, stored_dtype
-
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    itemsize = (stored_dtype(shape) or torch.float32).itemsize
-    if model.quantization is not None:
-        return int(PACKED_SHARE * size * 2 / itemsize) or None
-    return size * dtype_of(model, shape, device).itemsize // itemsize or None
-
-
 def memory_of(device: str) -> tuple[int, int]:
-    """Return how many bytes are free on a device, and how many it has. Raises UsageError (`no-device`)."""
-    import torch
-
-    from gradience.models.devices import choose_device
-
+    """Return how many bytes are free on a device, and how many it has: of a processor those of the machine, or what the
+    container may take where that is less. Raises UsageError (`no-device`)."""
     chosen = choose_device(device)
     if chosen.type == "cuda":
         free, whole = torch.cuda.mem_get_info(chosen)
         return int(free), int(whole)
-    return _machine()
-
-
-def _machine() -> tuple[int, int]:
-    """Free and whole memory of the machine, or what the container may take where that is less."""
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = whole
     if MEMINFO.is_file():
@@ -223,16 +182,12 @@ def memory(needed: int, weights: int, free: int, whole: int) -> Iterator[str]:
     smaller = "--dtype bfloat16, --quantization nf4, or another --device"
     if weights > whole:
         raise OutputError(
-            f"the base alone takes about {_gigabytes(weights)}, and there are {_gigabytes(whole)}",
+            f"the base alone takes about {weights / 1e9:.1f} GB, and there are {whole / 1e9:.1f} GB",
             code="out-of-memory",
             hint=smaller,
         )
     if needed > free:
         yield (
-            f"about {_gigabytes(needed)} of memory are needed, and {_gigabytes(free)} are free: a smaller"
+            f"about {needed / 1e9:.1f} GB of memory are needed, and {free / 1e9:.1f} GB are free: a smaller"
             f" --batch-size, {smaller}"
         )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

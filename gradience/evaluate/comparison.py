@@ -46,9 +46,30 @@ def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T
     Raises UsageError (`not-paired`) when the two were not evaluated on the same examples in the same way.
     """
     (run_a, records_a), (run_b, records_b) = a, b
-    _refuse_unpaired(run_a, records_a, run_b, records_b)
-    rows = list(zip(records_a, records_b, strict=True))
-    flips, kl, gain = _changes(run_a, run_b, rows)
+    same_examples = [_example(r) for r in records_a] == [_example(r) for r in records_b]
+    if not same_examples or not run_a.same_run_as(run_b):
+        raise UsageError(
+            f"{run_a.adapter} and {run_b.adapter} cannot be compared:"
+            f" {'their settings' if same_examples else 'their examples'} differ",
+            code="not-paired",
+            hint="evaluate both again on the same examples, with the same base, batch size, dtype, threads and"
+            " versions",
+        )
+    rows: list[tuple[Any, Any]] = list(zip(records_a, records_b, strict=True))
+    flips, gain = None, None
+    kl: NDArray[np.float64] | None = None
+    if run_a.kind == "scores":
+        gain = float(np.mean([y.loglikelihood - x.loglikelihood for x, y in rows]))
+        against_a = (run_b.reference, run_b.reference_sha256) == (run_a.adapter, run_a.adapter_sha256)
+        measured = all(y.kl is not None and y.flips is not None for _, y in rows)
+        if run_b.reference is not None and against_a and measured:
+            flips, kl = sum(bool(y.flips) for _, y in rows), np.array([y.kl for _, y in rows])
+    elif run_a.kind == "generation":
+        flips = sum(x.extracted != y.extracted for x, y in rows)
+    else:
+        flips = sum(x.predicted != y.predicted for x, y in rows)
+        if run_a.kind == "classification":
+            kl = kl_divergence(np.array([x.logits for x, _ in rows]), np.array([y.logits for _, y in rows]))
     return Divergence(
         table=PairedTable.of((x.correct for x, _ in rows), (y.correct for _, y in rows)),
         flips=flips,
@@ -58,45 +79,8 @@ def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T
     )
 
 
-def _changes(
-    run_a: ExamplesRun, run_b: ExamplesRun, rows: Sequence[tuple[Any, Any]]
-) -> tuple[int | None, NDArray[np.float64] | None, float | None]:
-    """Flips, KL of each example, mean gain in log-likelihood: what this kind of records tells of them."""
-    if run_a.kind == "classification":
-        kl = kl_divergence(np.array([x.logits for x, _ in rows]), np.array([y.logits for _, y in rows]))
-        return sum(x.predicted != y.predicted for x, y in rows), kl, None
-    if run_a.kind == "generation":
-        return sum(x.extracted != y.extracted for x, y in rows), None, None
-    if run_a.kind == "choices":
-        return sum(x.predicted != y.predicted for x, y in rows), None, None
-    gain = float(np.mean([y.loglikelihood - x.loglikelihood for x, y in rows]))
-    if (
-        run_b.reference is None
-        or run_b.reference_sha256 != run_a.adapter_sha256
-        or run_b.reference != run_a.adapter
-    ):
-        return None, None, gain
-    if any(y.kl is None or y.flips is None for _, y in rows):  # an engine of one's own need not measure them
-        return None, None, gain
-    return sum(bool(y.flips) for _, y in rows), np.array([y.kl for _, y in rows], dtype=np.float64), gain
-
-
-def _refuse_unpaired(
-    run_a: ExamplesRun, records_a: Sequence[Record], run_b: ExamplesRun, records_b: Sequence[Record]
-) -> None:
-    same_examples = [_example(r) for r in records_a] == [_example(r) for r in records_b]
-    if same_examples and run_a.same_run_as(run_b):
-        return
-    raise UsageError(
-        f"{run_a.adapter} and {run_b.adapter} cannot be compared:"
-        f" {'their settings' if same_examples else 'their examples'} differ",
-        code="not-paired",
-        hint="evaluate both again on the same examples, with the same base, batch size, dtype, threads and versions",
-    )
-
-
 def _example(record: Record) -> tuple[str | int, ...]:
-    """What two records of the same example have in common."""
+    """Return what two records of the same example have in common."""
     if isinstance(record, ClassificationRecord):
         return record.id, record.text_sha256, record.label
     if isinstance(record, GenerationRecord):

@@ -1,4 +1,4 @@
-"""Evaluates adapters for Bench: one loaded base, the same examples in the same batches, records for each.
+"""Evaluates adapters: one loaded base, the same examples in the same batches, records for each.
 
 The base is loaded when the first evaluation that is not done yet needs it, and an adapter when it is first
 evaluated. So a run that is resumed after all evaluations loads nothing.
@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gradience.evaluate.batches import SCORED_SHARE
-from gradience.evaluate.choose import evaluate_choices
-from gradience.evaluate.classify import evaluate_classification
 from gradience.evaluate.engines import engine
-from gradience.evaluate.engines.base import Engine
-from gradience.evaluate.generate import evaluate_generation
-from gradience.evaluate.score import evaluate_scores
+from gradience.evaluate.engines.base import RECORDS_OF, Engine
+from gradience.evaluate.rows import Choices, Classification, Generation, Procedure, Scores, evaluate_rows
 from gradience.files.records import Evaluation
 from gradience.models.settings import ModelSettings
 from gradience.progress import Progress
@@ -44,43 +41,65 @@ class Evaluator:
         on_batch: Progress | None = None,
         on_tokens: Callable[[int], None] | None = None,
         engine_name: str = "transformers",
+        tokenizer: Any = None,
     ) -> None:
         """`examples` are some of `task`. `max_length`: tokens of a text to label that are read.
 
         batch_size: examples that are answered together; None: as many as `batch_tokens` hold. on_tokens: called after
-        each batch, before `on_batch`, with the tokens that were read and written for it.
+        each batch, before `on_batch`, with the tokens that were read and written for it. tokenizer: the base's, with
+        the rows that it has encoded already.
         """
         self.task, self.model, self.examples, self.device = task, model, examples, device
         self.batch_size, self.batch_tokens, self.max_length = batch_size, batch_tokens, max_length
-        self.max_new_tokens = max_new_tokens
+        self.max_new_tokens, self._tokenizer = max_new_tokens, tokenizer
         self.on_batch = on_batch if on_tokens is None else self._counted(on_tokens, on_batch)
         self.loads = 0
         """How often the base has been loaded."""
-        self._engine_type = engine(engine_name)
-        self._engine_type.check(model, labels=self._labels)
+        self.engine_type = engine(engine_name)
+        self._labels = len(task.label_names) if isinstance(task, ClassificationTask) else None
+        self.engine_type.check(model, labels=self._labels)
+        self.engine_type.require(RECORDS_OF[type(task)])
         self._engine: Engine | None = None
         self._expected: list[Path] = []
+
+    def procedure(self, *, lora: bool = True, reference: str | None = None) -> Procedure:
+        """Return how the task's rows are answered. reference: what likelihoods are compared with."""
+        task = self.task
+        if isinstance(task, ClassificationTask):
+            return Classification(max_length=self.max_length, lora=lora)
+        if isinstance(task, ChoiceTask):
+            return Choices(choose_by=task.choose_by, decide=task.decide)
+        if isinstance(task, LikelihoodTask):
+            return Scores(reference=reference, end=task.end, rolling=task.rolling)
+        return Generation(
+            filters=task.filters,
+            same=task.same,
+            decide=task.decide,
+            stop=task.stop,
+            max_new_tokens=self.max_new_tokens or task.max_new_tokens,
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides an answer, beside adapter, base and examples."""
-        settings = {"engine": self._engine_type.name, **self._engine_type.decides(), **self._batches()}
-        if isinstance(self.task, ClassificationTask):
+        settings = {"engine": self.engine_type.name, **self.engine_type.decides(), **self._batches()}
+        task = self.task
+        if isinstance(task, ClassificationTask):
             return settings | {"max_length": self.max_length}
-        if isinstance(self.task, ChoiceTask):
-            return settings | {"choose_by": self.task.choose_by, "prompts": "once for all choices"}
-        if isinstance(self.task, LikelihoodTask):
-            return settings | {"end": self.task.end, "rolling": self.task.rolling}
+        if isinstance(task, ChoiceTask):
+            return settings | {"choose_by": task.choose_by, "prompts": "once for all choices"}
+        if isinstance(task, LikelihoodTask):
+            return settings | {"end": task.end, "rolling": task.rolling}
         return settings | {
-            "max_new_tokens": self.max_new_tokens or self.task.max_new_tokens,
-            "stop": list(self.task.stop),
-            "filters": list(self.task.ways),
+            "max_new_tokens": self.max_new_tokens or task.max_new_tokens,
+            "stop": list(task.stop),
+            "filters": list(task.ways),
         }
 
     @property
     def numerics(self) -> dict[str, Any]:
         """Device, threads and versions of an evaluation here and now; nothing is loaded."""
-        return self._engine_type.numerics(self.device)
+        return self.engine_type.numerics(self.device)
 
     def answers(
         self,
@@ -91,30 +110,15 @@ class Evaluator:
         lora: bool = True,
         allow_inert: bool = False,
     ) -> Evaluation[Any]:
-        """The records of the adapter called `name`, None for the base alone: labels, choices, or generated answers.
+        """Return the records of the adapter called `name`, None for the base: labels, choices, or generated answers.
 
         They lie at `path`, where one is given.
         """
-        engine = self.engine if name is None or adapter is None else self.engine_with(name, adapter)
-        task = self.task
-        settings: dict[str, Any] = {
-            **self._batches(),
-            "scoring": task.scoring,
-            "path": path,
-            "on_batch": self.on_batch,
-            "allow_inert": allow_inert,
-        }
-        if isinstance(task, ClassificationTask):
-            settings |= {"max_length": self.max_length, "lora": lora}
-            return evaluate_classification(engine, name, self.examples, **settings)
-        if isinstance(task, ChoiceTask):
-            settings |= {"choose_by": task.choose_by, "decide": task.decide}
-            return evaluate_choices(engine, name, self.examples, **settings)
-        if isinstance(task, LikelihoodTask):
+        if isinstance(self.task, LikelihoodTask):
             raise TypeError("the answers of a task of likelihoods are its scores")
-        settings |= {"filters": task.filters, "same": task.same, "decide": task.decide, "stop": task.stop}
-        settings["max_new_tokens"] = self.max_new_tokens or task.max_new_tokens
-        return evaluate_generation(engine, name, self.examples, **settings)
+        engine = self.engine if name is None or adapter is None else self.engine_with(name, adapter)
+        procedure = self.procedure(lora=lora)
+        return self._rows(engine, procedure, name, path, self.task.scoring, allow_inert=allow_inert)
 
     def scores(
         self,
@@ -124,39 +128,52 @@ class Evaluator:
         *,
         reference: tuple[str, Path],
         allow_inert: bool = False,
-    ) -> Evaluation[Any]:
-        """Log-likelihood, KL and flips on the gold responses, against the adapter `reference`; for causal models.
+    ) -> Evaluation[Any] | None:
+        """Return log-likelihood, KL and flips on the gold responses, against the adapter `reference`.
 
-        name: None for the base alone.
+        name: None for the base. Nothing is returned where the engine gives no likelihoods.
         """
         engine = self.engine_with(*reference)
         if name is not None and adapter is not None:
             self.engine_with(name, adapter)
-        whole: dict[str, Any] = {}
         if isinstance(self.task, LikelihoodTask):  # whose answers these are
-            whole = {"end": self.task.end, "rolling": self.task.rolling, "scoring": self.task.scoring}
-        else:
-            engine = engine.divergence
-        return evaluate_scores(
+            procedure, scoring = self.procedure(reference=reference[0]), self.task.scoring
+            return self._rows(engine, procedure, name, path, scoring, allow_inert=allow_inert)
+        if engine.divergence is None:
+            return None
+        procedure = Scores(reference=reference[0])
+        return self._rows(engine.divergence, procedure, name, path, None, allow_inert=allow_inert)
+
+    def _rows(
+        self,
+        engine: Engine,
+        procedure: Procedure,
+        name: str | None,
+        path: Path | None,
+        scoring: str | None,
+        *,
+        allow_inert: bool,
+    ) -> Evaluation[Any]:
+        return evaluate_rows(
             engine,
+            procedure,
             [name],
             self.examples,
-            reference=reference[0],
-            **self._batches(scored=True, at_once=engine.batches_at_once),
+            **self._batches(scored=procedure.kind == "scores", at_once=engine.batches_at_once),
+            scoring=scoring,
             paths=None if path is None else {name: path},
             on_batch=self.on_batch,
             allow_inert=allow_inert,
-            **whole,
         )[name]
 
     def try_longest(self, reference: tuple[str, Path]) -> None:
-        """Answer the longest batch with an adapter, and score it, for the memory alone; nothing is kept.
+        """Answer the longest batch with an adapter, and score it, for the memory only; nothing is kept.
 
         Raises OutOfMemoryError where that does not fit.
         """
         usual, self.on_batch = self.on_batch, _stop
         try:
-            if not isinstance(self.task, LikelihoodTask) and self._engine_type.batches_at_once == 1:
+            if not isinstance(self.task, LikelihoodTask) and self.engine_type.batches_at_once == 1:
                 with suppress(_TriedError):
                     self.answers(*reference, None, allow_inert=True)
             if not isinstance(self.task, ClassificationTask):
@@ -179,13 +196,9 @@ class Evaluator:
 
         return batch
 
-    @property
-    def _labels(self) -> int | None:
-        return len(self.task.label_names) if isinstance(self.task, ClassificationTask) else None
-
     def _batches(self, *, scored: bool = False, at_once: int | None = None) -> dict[str, Any]:
-        """How examples are batched, as the functions of this room take it; at_once: of the engine that answers."""
-        times = self._engine_type.batches_at_once if at_once is None else at_once
+        """Return how examples are batched, as `evaluate_rows` takes it; at_once: of the engine that answers."""
+        times = self.engine_type.batches_at_once if at_once is None else at_once
         if self.batch_size is not None:
             size = min(self.batch_size, SCORED_AT_ONCE) if scored else self.batch_size
             return {"batch_size": times * size}
@@ -197,7 +210,9 @@ class Evaluator:
     def engine(self) -> Engine:
         """The engine, loaded at its first use."""
         if self._engine is None:
-            self._engine = self._engine_type.load(self.model, labels=self._labels, device=self.device)
+            self._engine = self.engine_type.load(
+                self.model, labels=self._labels, device=self.device, tokenizer=self._tokenizer
+            )
             self._engine.expect(self._expected)
             self.loads += 1
         return self._engine
@@ -209,7 +224,7 @@ class Evaluator:
             self._engine.expect(folders)
 
     def engine_with(self, name: str, adapter: Path) -> Engine:
-        """The engine, with the adapter in the folder `adapter` loaded as `name`."""
+        """Return the engine, with the adapter in the folder `adapter` loaded as `name`."""
         if name not in self.engine.adapters:
             self.engine.add(name, adapter)
         return self.engine

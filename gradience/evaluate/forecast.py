@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from gradience.errors import InputError
 from gradience.evaluate.batches import CPU_TOKENS, SCORED_SHARE, TRIED_TOKENS
-from gradience.evaluate.budget import on_processor
-from gradience.evaluate.checks import memory, memory_of
-from gradience.evaluate.inputs import AdapterInput, Inputs
+from gradience.evaluate.engines import engine
+from gradience.evaluate.evaluator import SCORED_AT_ONCE
+from gradience.evaluate.inputs import Inputs
+from gradience.evaluate.rows import texts_of
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.evaluation import EvaluationForecast, ShownMargin
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask
@@ -42,8 +41,13 @@ def margins_of(examples: int, claims: int) -> tuple[ShownMargin, ...]:
 def forecast_evaluation(inputs: Inputs) -> EvaluationForecast:
     """Return what `inputs` would do: only the base's config.json and its tokenizer are read."""
     examples, request = len(inputs.examples), inputs.request
-    cost, assumptions = _cost(inputs)
-    notes = (*inputs.notes, *(_memory(inputs, cost) if cost else ()))
+    cost = _cost(inputs) if engine(request.engine).local else "the engine computes elsewhere."
+    known = None if isinstance(cost, str) else cost
+    assumptions = [f"No memory estimate: {cost}"] if isinstance(cost, str) else []
+    if known is not None and known.generates:
+        assumptions.append(
+            "Answers are assumed as long as the gold ones; a model that does not stop writes up to `max_new_tokens`."
+        )
     return EvaluationForecast(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
@@ -52,12 +56,12 @@ def forecast_evaluation(inputs: Inputs) -> EvaluationForecast:
         examples=examples,
         margin=inputs.margin,
         margins=() if inputs.compares_nll else margins_of(examples, len(inputs.adapters) - 1),
-        weights_bytes=cost.weights if cost else None,
+        weights_bytes=None if known is None else known.weights,
         adapter_bytes=inputs.adapter_bytes,
-        batch_bytes=cost.batch if cost else None,
-        process_bytes=cost.process if cost else None,
+        batch_bytes=None if known is None else known.batch,
+        process_bytes=None if known is None else known.process,
         assumptions=tuple(assumptions),
-        notes=tuple(map(sentence_text, notes)),
+        notes=tuple(map(sentence_text, (*inputs.notes, *(known.notes if known else ())))),
     )
 
 
@@ -66,24 +70,18 @@ class _Cost:
     weights: int
     batch: int
     process: int
+    generates: bool
+    notes: tuple[str, ...]
 
 
-def _memory(inputs: Inputs, cost: _Cost) -> Iterator[str]:
-    """What the batches add to what `checks.notes_of` has said of the weights."""
-    free, whole = memory_of(inputs.request.device)
-    alone = cost.weights + inputs.adapter_bytes
-    if alone <= free:
-        yield from memory(alone + cost.batch, cost.weights, free, whole)
-
-
-def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
-    """Memory, and what it rests on."""
+def _cost(inputs: Inputs) -> _Cost | str:
+    """Return the memory, or why it is not known."""
     if inputs.model.type == "seq2seq_lm":
-        return None, ["No memory estimate: it is not counted for encoder–decoder models."]
+        return "it is not counted for encoder–decoder models."
     from transformers import AutoConfig
 
-    from gradience.evaluate.cost import answering_bytes, process_bytes, weights_bytes_of
-    from gradience.evaluate.counting import network_on_meta
+    from gradience.evaluate.checks import memory, memory_of
+    from gradience.evaluate.memory import answering_bytes, network_on_meta, process_bytes, weights_bytes_of
     from gradience.models.load import dtype_of, from_folder, quiet
     from gradience.models.locate import locate
 
@@ -91,13 +89,19 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
     dtype = dtype_of(inputs.model, shape, inputs.request.device)
     labels = len(inputs.task.label_names) if isinstance(inputs.task, ClassificationTask) else None
     rows, prompt, new = _lengths(inputs)
+    generates = bool(new) and not isinstance(inputs.task, ChoiceTask) and not inputs.likelihoods
+    scored = max(1, rows // SCORED_SHARE)
+    if inputs.request.batch_size:
+        scored = min(rows, SCORED_AT_ONCE)
+    fields = inputs.reference.fields
+    lora = {key: fields[key] for key in SHAPING if fields.get(key)}
     with quiet():
         try:
-            base, network = network_on_meta(shape, _lora(inputs.reference), dtype=dtype, labels=labels)
+            base, network = network_on_meta(shape, lora, dtype=dtype, labels=labels)
         except InputError as error:
             if error.code != "lora-misfit":
                 raise
-            return None, [f"No memory estimate: {sentence_text(str(error))}"]
+            return sentence_text(str(error))
         weights = weights_bytes_of(base, packed=inputs.model.quantization is not None)
         try:
             batch = answering_bytes(
@@ -106,53 +110,38 @@ def _cost(inputs: Inputs) -> tuple[_Cost | None, list[str]]:
                 rows=rows,
                 prompt=prompt,
                 new=0 if inputs.likelihoods else new,
-                scored=_scored_rows(inputs, rows) * new,
+                scored=scored * new,
                 itemsize=dtype.itemsize,
             )
         except (RuntimeError, ValueError) as error:  # shapes of config.json that do not fit each other
-            return None, [f"No memory estimate: {sentence_text(str(error).splitlines()[0])}"]
-    said = []
-    if new and not isinstance(inputs.task, ChoiceTask) and not inputs.likelihoods:
-        said.append(
-            "Answers are assumed as long as the gold ones; a model that does not stop writes up to `max_new_tokens`."
-        )
-    return _Cost(weights, batch, process_bytes(inputs.request.device)), said
-
-
-def _lora(adapter: AdapterInput) -> Mapping[str, Any]:
-    return {key: adapter.fields[key] for key in SHAPING if adapter.fields.get(key)}
+            return sentence_text(str(error).splitlines()[0])
+    free, whole = memory_of(inputs.request.device)
+    alone = weights + inputs.adapter_bytes  # where that is too much, a note has said so
+    notes = tuple(memory(alone + batch, weights, free, whole)) if alone <= free else ()
+    return _Cost(weights, batch, process_bytes(inputs.request.device), generates, notes)
 
 
 def _lengths(inputs: Inputs) -> tuple[int, int, int]:
-    """Rows, tokens of a padded prompt or text, and tokens that are generated."""
-    from gradience.evaluate.cost import longest_of, sorted_longest
-    from gradience.models.load import load_tokenizer
+    """Return rows of a batch, tokens of a padded prompt or text, and tokens that are generated.
+
+    Rows: as many as were asked for, or of the mean length as the first budget holds.
+    """
+    from gradience.evaluate.memory import longest_of, sorted_longest
     from gradience.models.rendering import encode_pair, token_counts
 
-    tokenizer = load_tokenizer(inputs.model)
-    if isinstance(inputs.task, ClassificationTask):
-        texts = [f"{each.text} {each.text_pair or ''}" for each in inputs.examples]
-        lengths = [min(inputs.max_length, count) for count in token_counts(tokenizer, texts)]
-        rows = _rows(inputs, lengths, 0)
-        return rows, round(sorted_longest(lengths, rows)), 0
-    pairs = (encode_pair(tokenizer, each.prompt, each.response) for each in inputs.examples)
-    prompts, responses = zip(*((len(before), len(after)) for before, after in pairs), strict=True)
-    most = max(responses)
-    if isinstance(inputs.task, GenerationTask):
-        most = inputs.request.max_new_tokens or inputs.task.max_new_tokens
-    rows = _rows(inputs, prompts, most)
-    return rows, round(sorted_longest(prompts, rows)), min(most, round(longest_of(responses, rows)))
-
-
-def _rows(inputs: Inputs, lengths: Sequence[int], new: int) -> int:
-    """Examples of a batch: as many as were asked for, or of the mean length as the first budget holds."""
-    budget = CPU_TOKENS if on_processor(inputs.request.device) else TRIED_TOKENS
-    many = inputs.request.batch_size or max(1, budget // max(1, round(fmean(lengths)) + new))
-    return min(many, len(inputs.examples))
-
-
-def _scored_rows(inputs: Inputs, rows: int) -> int:
-    """Responses that are scored together, where `rows` are answered together."""
-    from gradience.evaluate.evaluator import SCORED_AT_ONCE
-
-    return min(rows, SCORED_AT_ONCE) if inputs.request.batch_size else max(1, rows // SCORED_SHARE)
+    request = inputs.request
+    responses, most = [0], 0
+    if inputs.classifies:
+        counts = token_counts(inputs.tokenizer, [texts_of(row) for row in inputs.examples])
+        prompts = [min(inputs.max_length, count) for count in counts]
+    else:
+        pairs = [encode_pair(inputs.tokenizer, row.prompt, row.response) for row in inputs.examples]
+        prompts, responses = [len(before) for before, _ in pairs], [len(after) for _, after in pairs]
+        most = max(responses)
+        if isinstance(inputs.task, GenerationTask):
+            most = request.max_new_tokens or inputs.task.max_new_tokens
+    budget = TRIED_TOKENS if engine(request.engine).tries_memory(request.device) else CPU_TOKENS
+    fit = request.batch_size or max(1, budget // max(1, round(fmean(prompts)) + most))
+    rows = min(fit, len(inputs.examples))
+    new = min(most, round(longest_of(responses, rows))) if most else 0
+    return rows, round(sorted_longest(prompts, rows)), new

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from inspect import signature
@@ -11,24 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from gradience import tasks
-from gradience.adapters.adapter import Adapter
-from gradience.adapters.config import HEADS_OF_TASK
-from gradience.adapters.formats import open_adapter, require_peft
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.checks import notes_of
-from gradience.evaluate.engines.base import AdapterIdentity
+from gradience.evaluate.adapters import AdapterInput, adapter_inputs
+from gradience.evaluate.engines import engine
+from gradience.evaluate.engines.base import RECORDS_OF, Planned
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.shared_names import path_text
 from gradience.models.locate import plain_name
 from gradience.models.settings import ModelSettings, ModelType
-from gradience.models.tokenizers import stored_tokens, with_tokenizer
+from gradience.models.tokenizers import with_tokenizer
 from gradience.reports.base.exact import as_written, share_of_points
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task, rendered
 from gradience.tasks.rows import Kind, kind_of, local
 from gradience.words import counted
 
-BASE_ROW = "base"
 READERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
     "labels": ("classification", {}),
     "prompts": ("jsonl", {}),
@@ -39,31 +35,6 @@ READERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
 ENCODER_DECODER = "SEQ_2_SEQ_LM"
 TEXT_TOKENS = 512
 """Of a text to label, where no other number is given: what BERT and its kin can tell apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterInput:
-    """One adapter on disk."""
-
-    name: str
-    """Short, and different from all others."""
-    given: Path
-    identity: AdapterIdentity
-    ranks: tuple[int, int]
-    """Smallest and largest."""
-    lora_params: int
-    other_params: int
-    base_model: str | None
-    """What its config names."""
-    fields: Mapping[str, Any]
-    """Its whole config."""
-    tokens: int | None = None
-    """Rows of an embedding or head over tokens that it stores whole; None where it stores none."""
-
-    @property
-    def folder(self) -> Path:
-        """PEFT's folder."""
-        return self.identity.folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +49,10 @@ class Inputs:
     role: Role | None
     """None: all rows of a file."""
     notes: tuple[str, ...]
+    tokenizer: Any = None
+    """The base's, which encodes each row once; None where the engine has none here."""
+    measures_divergence: bool = True
+    """Whether KL and flips on the gold responses are measured beside the answers."""
 
     @property
     def reference(self) -> AdapterInput:
@@ -120,7 +95,7 @@ class Inputs:
     @property
     def adapter_bytes(self) -> int:
         """The largest two adapters in float32: no more are loaded at once."""
-        return 4 * sum(sorted(each.lora_params + each.other_params for each in self.adapters)[-2:])
+        return sum(sorted(adapter.bytes for adapter in self.adapters)[-2:])
 
     @property
     def max_length(self) -> int:
@@ -131,11 +106,14 @@ class Inputs:
 def read_inputs(request: EvaluateSettings) -> Inputs:
     """Read and check adapters, examples and what of the base is small; no model is loaded.
 
-    Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`),
-    InputError (`labels-differ`), and what adapters, tasks and `checks.notes_of` raise.
+    Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`,
+    `engine-cannot`), InputError (`labels-differ`), and what adapters, tasks and the engine's `inspect` raise.
     """
-    adapters = _adapters(
-        [Path(adapter) for adapter in request.adapters], tokenizer=request.tokenizer != "base"
+    engine_type = engine(request.engine)
+    adapters = adapter_inputs(
+        [Path(adapter) for adapter in request.adapters],
+        tokenizer=request.tokenizer != "base",
+        local=engine_type.local,
     )
     task = _task(request)
     kind = _kind(adapters, task)
@@ -157,121 +135,53 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
     )
     model = with_tokenizer(model, request.tokenizer, [adapters[0].folder])
     role = None if request.data is not None else request.role
-    asked = rendered(task if role is not None else _all_alike(task), model)
-    examples = (asked.examples.all if role is None else asked.examples.of(role))[: request.limit]
+    if role is None and isinstance(task, ChatTask):  # only the last turns are asked: none is trained on
+        last = tuple(replace(example, role="confirm") for example in task.examples.all)
+        task = replace(task, examples=replace(task.examples, all=last))
+    tokenizer = engine_type.tokenizer_of(model)
+    if isinstance(task, ChatTask) and tokenizer is not None:
+        task = task.rendered(tokenizer)
+    task = rendered(task, model)
+    if not isinstance(task, ClassificationTask):  # of which `check` says more
+        engine_type.require(RECORDS_OF[type(task)])
+    examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
     if not examples:
         raise UsageError(
             f"{task.name} has no {role} examples", code="no-examples", hint="choose another --role"
         )
-    inputs = Inputs(request, adapters, model, asked, examples, role, tuple(_notes(adapters, name)))
+    inputs = Inputs(request, adapters, model, task, examples, role, (), tokenizer)
     _ = inputs.margin  # refuses a bad one before a model is loaded
-    return replace(inputs, notes=(*inputs.notes, *notes_of(inputs)))
-
-
-# ---------------------------------------------------------------- adapters
-
-
-def _adapters(paths: Sequence[Path], *, tokenizer: bool) -> tuple[AdapterInput, ...]:
-    if not paths:
-        raise UsageError("no adapter given", code="no-adapter", hint="name at least one adapter folder")
-    whole = [path.resolve() for path in paths]
-    for place, path in enumerate(whole):
-        if path in whole[:place]:
-            raise UsageError(
-                f"{paths[place]} is given twice", code="same-adapter", hint="name each adapter once"
-            )
-    named = zip(short_names(whole), paths, strict=True)
-    return tuple(adapter_input(name, path, tokenizer=tokenizer) for name, path in named)
-
-
-def short_names(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each path: its last part, and where several share that, the part before it in its place.
-
-    >>> short_names([Path("/runs/r8"), Path("/runs/r4")])
-    ['r8', 'r4']
-    >>> short_names([Path("/run/probe/adapter"), Path("/run/small/adapter"), Path("/run/mine")])
-    ['probe', 'small', 'mine']
-
-    None is the base's; where single parts do not tell all apart, the last parts are joined.
-    """
-    named = list(paths)
-    while all(path.name for path in named):
-        names = [path.name for path in named]
-        if _differ(names):
-            return names
-        shared = Counter(map(str.casefold, names))
-        if BASE_ROW in shared:
-            break
-        named = [path.parent if shared[path.name.casefold()] > 1 else path for path in named]
-    for depth in range(2, max(len(path.parts) for path in paths) + 1):
-        names = ["-".join(part for part in path.parts[-depth:] if part != path.anchor) for path in paths]
-        if _differ(names):
-            return names
-    return [f"{place}-{path.name}" for place, path in enumerate(paths, start=1)]
-
-
-def _differ(names: Sequence[str]) -> bool:
-    lower = [name.casefold() for name in names]  # some disks know no difference
-    return len({*lower}) == len(lower) and BASE_ROW not in lower
-
-
-def adapter_input(name: str, path: Path, *, tokenizer: bool = False) -> AdapterInput:
-    """Read the adapter at `path`, to be called `name`. Raises InputError (`no-config`), and what reading raises.
-
-    tokenizer: of a name on the hub, fetch the tokenizer that lies beside the weights as well.
-    """
-    with open_adapter(path, tokenizer=tokenizer) as adapter:
-        config = adapter.config
-        if config is None:
-            raise InputError(
-                f"{path}: there is no adapter_config.json beside the weights",
-                code="no-config",
-                hint="give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
-            )
-        require_peft(adapter)
-        ranks = [pair.rank for pair in adapter.pairs]
-        lora = sum(pair.params for pair in adapter.pairs)
-        return AdapterInput(
-            name,
-            path,
-            AdapterIdentity.of(config.path.parent),
-            (min(ranks, default=0), max(ranks, default=0)),
-            lora,
-            sum(entry.params for _, entry in adapter.entries()) - lora,
-            config.base_model,
-            config.fields,
-            stored_tokens({entry_name: entry.shape for entry_name, entry in adapter.entries()}),
-        )
-
-
-def why_inert(folder: Path) -> str:
-    """Return why an adapter changes nothing, as far as its file shows it; empty where that is not known."""
-    with open_adapter(folder) as adapter:
-        if adapter.pairs and all(pair.scale == 0 for pair in adapter.pairs):
-            return "its scale is 0 in every module (lora_alpha is 0)"
-        if adapter.pairs and all(_is_zero(adapter, place) for place in range(len(adapter.pairs))):
-            return "B is 0 in every module, as before training"
-    return ""
-
-
-def _is_zero(adapter: Adapter, place: int) -> bool:
-    pair = adapter.pairs[place].load()
-    return not any(
-        block.any() for expert in range(adapter.pairs[place].experts) for block in pair.blocks_B(expert)()
+    planned = Planned(
+        model,
+        task,
+        examples,
+        counts=task.examples.counts if role is None else {},
+        adapters=adapters,
+        device=request.device,
+        max_length=inputs.max_length,
+        max_new_tokens=request.max_new_tokens,
+        tokenizer=tokenizer,
     )
+    notes = [*_other_bases(adapters, name), *engine_type.inspect(planned)]
+    measures = not inputs.classifies and "scores" in engine_type.answers
+    if not measures and not inputs.classifies:
+        notes.append(
+            f"the engine {engine_type.name} gives no likelihoods: KL, flips, and whether an adapter has any effect were"
+            " not measured"
+        )
+    return replace(inputs, notes=tuple(notes), measures_divergence=measures)
 
 
-def _notes(adapters: Sequence[AdapterInput], base: str) -> list[str]:
+def _other_bases(adapters: Sequence[AdapterInput], base: str) -> Iterator[str]:
     """Configs that name another base: not wrong, since a copy of it has another name."""
     base = plain_name(base)
-    short = path_text(base)
-    return [
-        f"{adapter.name}: its config names {path_text(adapter.base_model)} as its base, and it is evaluated on {short}"
-        for adapter in adapters
-        if adapter.base_model is not None
-        and _last(adapter.base_model) != _last(base)
-        and not base.startswith("embedded:")
-    ]
+    for adapter in adapters:
+        named = adapter.base_model
+        if named is not None and _last(named) != _last(base) and not base.startswith("embedded:"):
+            yield (
+                f"{adapter.name}: its config names {path_text(named)} as its base, and it is evaluated on"
+                f" {path_text(base)}"
+            )
 
 
 def _last(name: str) -> str:
@@ -306,16 +216,8 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
     return tasks.load(profile, {**more, **options, "file": str(file)}, folder=folder, needed=())
 
 
-def _all_alike(task: Task | ChatTask) -> Task | ChatTask:
-    """The task with conversations of one role: only their last turns are asked, since none of them is trained on."""
-    if not isinstance(task, ChatTask):
-        return task
-    last = tuple(replace(example, role="confirm") for example in task.examples.all)
-    return replace(task, examples=replace(task.examples, all=last))
-
-
 def reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The task that reads such rows, and options that it needs. Raises InputError (`task-kind`)."""
+    """Return the task that reads such rows, and options that it needs. Raises InputError (`task-kind`)."""
     if "text_column" in options or "label_column" in options:
         return "text_classification", {"text_column": "text", "label_column": "label"}
     first = next(local(data).read(), None)
@@ -338,23 +240,29 @@ def _kind(adapters: Sequence[AdapterInput], task: Task | ChatTask) -> ModelType:
     Raises UsageError (`wrong-model`) for a kind that does not fit the task or the first adapter, InputError
     (`labels-differ`) for a head with another number of labels.
     """
-    classifies = isinstance(task, ClassificationTask)
-    fitting: tuple[str, ...] = ("SEQ_CLS",) if classifies else ("CAUSAL_LM", ENCODER_DECODER)
-    if (
-        isinstance(task, LikelihoodTask) and task.rolling
-    ):  # of a whole text an encoder–decoder has no likelihood
-        fitting = ("CAUSAL_LM",)
-    needed = " or ".join(fitting)
+    fitting: tuple[str, ...] = ("CAUSAL_LM", ENCODER_DECODER)
+    if isinstance(task, ClassificationTask):
+        fitting = ("SEQ_CLS",)
+    elif isinstance(task, LikelihoodTask) and task.rolling:
+        fitting = ("CAUSAL_LM",)  # of a whole text an encoder–decoder has no likelihood
     for adapter in adapters:
         kind = adapter.fields.get("task_type")
         if kind is not None and kind not in fitting:
             raise UsageError(
-                f"{adapter.given}: its task_type is {kind}, and {task.name} needs {needed}",
+                f"{adapter.given}: its task_type is {kind}, and {task.name} needs {' or '.join(fitting)}",
                 code="wrong-model",
                 hint="choose a task of the adapter's kind",
             )
-        if isinstance(task, ClassificationTask):
-            _check_labels(adapter, task)
+        if not isinstance(task, ClassificationTask):
+            continue
+        labels = len(task.label_names)
+        if adapter.labels and labels not in adapter.labels:
+            raise InputError(
+                f"{adapter.given}: its head has {counted(min(adapter.labels), 'label')}, and {task.name} has {labels}"
+                f" ({', '.join(task.label_names[:5])})",
+                code="labels-differ",
+                hint="check the label column, or list the labels with --option label_names=…",
+            )
     kinds = {kind for adapter in adapters if (kind := adapter.fields.get("task_type")) is not None}
     if len(kinds) > 1:
         raise UsageError(
@@ -362,27 +270,6 @@ def _kind(adapters: Sequence[AdapterInput], task: Task | ChatTask) -> ModelType:
             code="wrong-model",
             hint="evaluate those of one base together",
         )
-    if classifies:
+    if isinstance(task, ClassificationTask):
         return "seqcls"
     return "seq2seq_lm" if kinds == {ENCODER_DECODER} else "causal_lm"
-
-
-def _check_labels(adapter: AdapterInput, task: ClassificationTask) -> None:
-    """Raise InputError (`labels-differ`) where no matrix of the adapter's head has a row for each label."""
-    labels = len(task.label_names)
-    with open_adapter(adapter.folder) as opened:
-        rows = {
-            entry.shape[0]
-            for name, entry in opened.entries()
-            if name.endswith(".weight")
-            and "lora_" not in name
-            and len(entry.shape) == 2
-            and any(part in HEADS_OF_TASK["SEQ_CLS"] for part in name.split("."))
-        }
-    if rows and labels not in rows:
-        raise InputError(
-            f"{adapter.given}: its head has {counted(min(rows), 'label')}, and {task.name} has {labels}"
-            f" ({', '.join(task.label_names[:5])})",
-            code="labels-differ",
-            hint="check the label column, or list the labels with --option label_names=…",
-        )

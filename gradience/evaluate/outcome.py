@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from statistics import fmean, stdev
 from typing import Any
 
+from gradience.evaluate.adapters import BASE_ROW
 from gradience.evaluate.answering import Answering, Answers
 from gradience.evaluate.comparison import diverge
-from gradience.evaluate.inputs import BASE_ROW, Inputs
-from gradience.evaluate.likelihoods import against, graded_likelihood, likelihoods_of
+from gradience.evaluate.inputs import Inputs
 from gradience.files.records import Evaluation, ExamplesRun, ScoreRecord, count
 from gradience.files.shared_names import path_text, sentence_text
-from gradience.reports.base.graded import Bounds, NextGrade
+from gradience.reports.base.graded import Bounds, LikelihoodEvidence, NextGrade, per_token
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import (
     BASE,
@@ -35,6 +36,7 @@ def report_of(
     inputs = answering.inputs
     first = rows[0].answers
     assert first is not None
+    engines = {row.scores.run.engine for row in rows if row.scores is not None} - {first.run.engine}
     return EvaluationReport(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
@@ -43,18 +45,22 @@ def report_of(
         examples=len(inputs.examples),
         examples_sha256=answering.data,
         margin=inputs.margin,
-        conditions=conditions_of(first.run, fingerprint_of_base),
+        conditions=conditions_of(first.run, fingerprint_of_base, *engines),
         adapters=tuple(_graded(inputs, [row_of(inputs, rows[0], row) for row in rows])),
         notes=tuple(map(sentence_text, inputs.notes)),
         run=watch.run_info(),
     )
 
 
-def conditions_of(run: ExamplesRun, fingerprint_of_base: str) -> EvaluationConditions:
+def conditions_of(
+    run: ExamplesRun, fingerprint_of_base: str, divergence_engine: str | None = None
+) -> EvaluationConditions:
     """Return what decides an answer, from the header of the reference's records."""
-    names = EvaluationConditions.model_fields.keys() - {"base_fingerprint"}
+    names = EvaluationConditions.model_fields.keys() & ExamplesRun.model_fields.keys()
     return EvaluationConditions(
-        **{name: getattr(run, name) for name in names}, base_fingerprint=fingerprint_of_base
+        **{name: getattr(run, name) for name in names},
+        base_fingerprint=fingerprint_of_base,
+        divergence_engine=divergence_engine,
     )
 
 
@@ -65,46 +71,55 @@ def row_of(inputs: Inputs, reference: Answers, row: Answers) -> EvaluatedAdapter
         counts = count(row.answers.records)
         facts |= {"n": counts.n, "correct": counts.correct, "truncated": counts.truncated}
         if inputs.compares_nll:
-            facts |= {"correct": None, "likelihood": likelihoods_of(row.answers)}
+            facts |= {"correct": None, "likelihood": LikelihoodEvidence.of(*_columns(row.answers))}
         if isinstance(inputs.task, GenerationTask):
             facts |= {"cut_off": counts.cut_off, "failed_extractions": counts.failed_extractions}
     if row.answers is not None and row is not reference:
         assert reference.answers is not None
-        facts |= _against(inputs, reference.answers, row)
-    if row.adapter is None:
+        facts |= _against(inputs, reference.answers, row.answers, row.scores)
+    adapter, is_reference = row.adapter, row is reference
+    if adapter is None:
         return EvaluatedAdapter(
             name=BASE_ROW, role=BASE, path=None, sha256=None, config_sha256=None, smallest_rank=None,
             largest_rank=None, lora_params=0, other_params=0, params_saved=None, **facts,
         )  # fmt: skip
-    adapter, whole = row.adapter, inputs.reference.lora_params
-    is_reference = row is reference
+    smallest, largest = adapter.ranks or (None, None)
+    whole, read = inputs.reference.lora_params, adapter.ranks is not None
     return EvaluatedAdapter(
         name=adapter.name,
         role=REFERENCE if is_reference else CANDIDATE,
         path=path_text(adapter.given),
-        sha256=adapter.identity.weights_sha256,
-        config_sha256=adapter.identity.config_sha256,
-        smallest_rank=adapter.ranks[0],
-        largest_rank=adapter.ranks[1],
-        lora_params=adapter.lora_params,
-        other_params=adapter.other_params,
-        params_saved=None if is_reference or not whole else 1 - adapter.lora_params / whole,
+        sha256=adapter.identity.weights_sha256 or None,
+        config_sha256=adapter.identity.config_sha256 or None,
+        smallest_rank=smallest,
+        largest_rank=largest,
+        lora_params=adapter.lora_params if read else None,
+        other_params=adapter.other_params if read else None,
+        params_saved=None if is_reference or not whole or not read else 1 - adapter.lora_params / whole,
         grade="X" if row.error else None,
         reason=f"could not be evaluated: {sentence_text(row.error)}" if row.error else "",
         **facts,
     )
 
 
-def _against(inputs: Inputs, reference: Evaluation[Any], row: Answers) -> dict[str, Any]:
-    """The fields that compare with the reference."""
-    from gradience.statistics.paired import tango, tango_p_value
+def _against(
+    inputs: Inputs, reference: Evaluation[Any], answers: Evaluation[Any], scores: Evaluation[Any] | None
+) -> dict[str, Any]:
+    """Return the fields that compare with the reference."""
+    from gradience.statistics.paired import mean_difference, mean_p_value, tango, tango_p_value
 
-    assert row.answers is not None
-    change = diverge(reference, row.answers)  # refuses what was not evaluated in the same way
-    scores = row.answers if inputs.likelihoods else row.scores
-    output = _change_of_scores(scores, change.flips) if scores is not None else None
+    margin = float(inputs.margin)
+    change = diverge(reference, answers)  # refuses what was not evaluated in the same way
+    output = _change_of_scores(answers if inputs.likelihoods else scores, change.flips)
     if inputs.compares_nll:
-        return {**against(reference, row.answers, inputs.margin), "change": output}
+        before, tokens = _columns(reference)
+        after, _ = _columns(answers)
+        gains = per_token(before, tokens, after)
+        bounds = None
+        if len(gains) > 1:
+            bounds = Bounds.of(mean_difference(gains, 0.90), mean_p_value(gains, margin))
+        likelihood = LikelihoodEvidence.of(before, tokens, after)
+        return {"likelihood": likelihood, "bounds": bounds, "change": output}
     if output is None and change.kl_mean is not None and change.flips is not None:
         output = OutputChange(
             kl_mean=change.kl_mean,
@@ -115,25 +130,29 @@ def _against(inputs: Inputs, reference: Evaluation[Any], row: Answers) -> dict[s
         )
     return {
         "pairs": change.table,
-        "bounds": Bounds.of(tango(change.table, 0.90), tango_p_value(change.table, float(inputs.margin))),
+        "bounds": Bounds.of(tango(change.table, 0.90), tango_p_value(change.table, margin)),
         "change": output,
     }
 
 
-def _change_of_scores(scores: Evaluation[Any], flipped: int | None) -> OutputChange | None:
+def _columns(answers: Evaluation[Any]) -> tuple[Sequence[float], Sequence[int]]:
+    """Return log-likelihood and tokens of each response."""
+    return [row.loglikelihood for row in answers.records], [row.n_tokens for row in answers.records]
+
+
+def _change_of_scores(scores: Evaluation[Any] | None, flipped: int | None) -> OutputChange | None:
     """Return KL and flips on the gold responses; None if the engine does not measure them.
 
     flipped: examples whose own output changes.
     """
-    rows = [row for row in scores.records if isinstance(row, ScoreRecord)]
+    rows = [row for row in scores.records if isinstance(row, ScoreRecord)] if scores is not None else []
     values = [row.kl for row in rows if row.kl is not None]
     flips = [row.flips for row in rows if row.flips is not None]
     if not rows or len(values) < len(rows) or len(flips) < len(rows):
         return None
-    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return OutputChange(
         kl_mean=fmean(values),
-        kl_standard_error=error,
+        kl_standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
         flips=sum(flips),
         flipped_examples=flipped,
         kl_per_token=sum(values) / sum(row.n_tokens for row in rows),
@@ -144,17 +163,13 @@ def _change_of_scores(scores: Evaluation[Any], flipped: int | None) -> OutputCha
 
 
 def _graded(inputs: Inputs, rows: Sequence[EvaluatedAdapter]) -> list[EvaluatedAdapter]:
-    """The rows, the candidates among them with their grades: several claims from one experiment are adjusted."""
+    """Return the rows, the candidates with their grades: several claims from one experiment are adjusted."""
     from gradience.statistics.paired import holm
 
-    tested = [row for row in rows if row.role == CANDIDATE and row.bounds is not None]
-    adjusted = dict(
-        zip(
-            [row.name for row in tested],
-            holm([row.bounds.p_value for row in tested if row.bounds is not None]),
-            strict=True,
-        )
-    )
+    tested = {
+        row.name: row.bounds.p_value for row in rows if row.role == CANDIDATE and row.bounds is not None
+    }
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     return [
         graded(inputs, row, adjusted[row.name], len(tested))
         if row.role == CANDIDATE and row.name in adjusted
@@ -166,36 +181,53 @@ def _graded(inputs: Inputs, rows: Sequence[EvaluatedAdapter]) -> list[EvaluatedA
 def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int = 1) -> EvaluatedAdapter:
     """Return a candidate's row with its grade. adjusted: its p-value, for the claims in `family` together."""
     from gradience.statistics.paired import pair_grade
-    from gradience.statistics.power import examples_needed
 
-    if row.likelihood is not None:
-        return graded_likelihood(row, inputs.margin, adjusted, family)
-    pairs, bounds, margin = row.pairs, row.bounds, inputs.margin
-    assert pairs is not None
+    bounds, margin = row.bounds, inputs.margin
     assert bounds is not None
-    allowed = f"(margin {points(margin).removeprefix('+')} points)"
-    grade = pair_grade(bounds.low, bounds.high, margin, adjusted)
-    needs = None
-    if grade == "B":
-        reason = f"supported for these runs: with 95 % confidence {_at_worst(bounds.low)} {allowed}"
-    elif grade == "D":
-        least = points(-bounds.high).removeprefix("+")
-        reason = f"inferior: with 95 % confidence at least {least} points fewer correct {allowed}"
-    else:
-        reason = f"neither shown: it may have {_at_worst(bounds.low).removeprefix('at most ')} {allowed}"
-        if pair_grade(bounds.low, bounds.high, margin, 0.0) == "B":
-            several = counted(family, "candidate")
-            reason = f"not shown after adjustment for {several}: {_at_worst(bounds.low)} {allowed}"
-        needed = examples_needed(
-            pairs.discordance, float(margin), delta=min(pairs.delta, 0.0), level=0.05 / family
+    if row.likelihood is not None:
+        lost, gained, verb, allowed = (
+            "nats per token more",
+            "nats per token less",
+            "take",
+            f"{float(margin):g}",
         )
-        # One that lies between: what it needs is never less than what it has.
-        examples = None if needed is None else max(needed, pairs.n + 1)
-        needs = NextGrade(grade="B", examples=examples, seeds=None)
+    else:
+        lost, gained, verb = "points fewer correct", "points more correct", "have"
+        allowed = f"{points(margin).removeprefix('+')} points"
+
+    def size(value: float) -> str:
+        return f"{value:.2g}" if row.likelihood is not None else points(value).removeprefix("+")
+
+    worst = (
+        f"at most {size(-bounds.low)} {lost}" if bounds.low < 0 else f"at least {size(bounds.low)} {gained}"
+    )
+    grade, needs = pair_grade(bounds.low, bounds.high, margin, adjusted), None
+    if grade == "B":
+        reason = f"supported for these runs: with 95 % confidence {worst} (margin {allowed})"
+    elif grade == "D":
+        reason = f"inferior: with 95 % confidence at least {size(-bounds.high)} {lost} (margin {allowed})"
+    else:
+        reason = f"neither shown: it may {verb} {worst.removeprefix('at most ')} (margin {allowed})"
+        if pair_grade(bounds.low, bounds.high, margin, 0.0) == "B":
+            reason = (
+                f"not shown after adjustment for {counted(family, 'candidate')}: {worst} (margin {allowed})"
+            )
+        needs = NextGrade(grade="B", examples=_needed(row, margin, 0.05 / family), seeds=None)
     changes = {"grade": grade, "reason": reason, "adjusted_p": adjusted, "next_grade": needs}
     return EvaluatedAdapter(**{**dict(row), **changes})
 
 
-def _at_worst(low: float) -> str:
-    size = points(abs(low)).removeprefix("+")
-    return f"at most {size} points fewer correct" if low < 0 else f"at least {size} points more correct"
+def _needed(row: EvaluatedAdapter, margin: Fraction, level: float) -> int | None:
+    """Return the examples that a B needs: never fewer than one more than there are."""
+    from gradience.statistics.power import examples_for_mean, examples_needed
+
+    needed = None
+    if row.likelihood is not None:
+        left = float(margin) - max(row.likelihood.delta or 0.0, 0.0)
+        if left > 0:
+            needed = examples_for_mean((row.likelihood.spread or 0.0) ** 2, left, level=level)
+    elif row.pairs is not None:
+        needed = examples_needed(
+            row.pairs.discordance, float(margin), delta=min(row.pairs.delta, 0.0), level=level
+        )
+    return None if needed is None or row.n is None else max(needed, row.n + 1)

@@ -36,9 +36,6 @@ def read_preview(request: EvaluateSettings) -> Inputs:
 
 def preview_evaluation(inputs: Inputs) -> EvaluationPreview:
     """Return the first examples of an evaluation as the model would see them, with what is scored in them."""
-    from gradience.models.load import load_tokenizer
-
-    tokenizer = load_tokenizer(inputs.model)
     encode = encode_apart if inputs.model.type == "seq2seq_lm" else encode_pair
     return EvaluationPreview(
         base=path_text(inputs.model.name),
@@ -46,7 +43,7 @@ def preview_evaluation(inputs: Inputs) -> EvaluationPreview:
         scored_by=inputs.task.scored_by,
         examples=len(inputs.examples),
         scored=tuple(
-            scored_example(inputs.task, each, tokenizer, encode) for each in inputs.examples[:SHOWN]
+            scored_example(inputs.task, each, inputs.tokenizer, encode) for each in inputs.examples[:SHOWN]
         ),
         notes=inputs.notes,
     )
@@ -89,5 +86,5 @@ def scored_example(task: Task, example: Any, tokenizer: Any, encode: Encode = en
 def text_and_ids(example: Any, tokenizer: Any) -> tuple[str, list[int] | None]:
     """Return a text or a pair as the model sees it, and its ids where the tokenizer is here."""
     pair = (example.text, example.text_pair) if example.text_pair is not None else (example.text,)
-    ids = tokenizer(*pair)["input_ids"] if tokenizer is not None else None
+    ids = list(tokenizer(*pair)["input_ids"]) if tokenizer is not None else None
     return (tokenizer.decode(ids) if ids is not None else "\n".join(pair)), ids

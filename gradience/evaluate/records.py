@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, Generic
+from typing import Generic
 
-from gradience.digests import sha256_rows
 from gradience.errors import InputError
-from gradience.evaluate.engines.base import Engine, OutOfMemoryError
+from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.files.records import (
     Evaluation,
     ExamplesRun,
     R,
-    RecordKind,
     line,
     parsed_record,
     read_records,
@@ -33,28 +30,8 @@ from gradience.progress import Progress
 from gradience.reading import MAX_DATA_BYTES, read_file
 
 
-def header(
-    engine: Engine, kind: RecordKind, name: str | None, rows: Sequence[Sequence[Any]], **settings: Any
-) -> ExamplesRun:
-    """The first line of the records of the adapter `name`: who answers, which examples, and how.
-
-    rows: what decides each example, its gold answer included.
-    """
-    adapter = None if name is None else engine.adapters[name]
-    return ExamplesRun(
-        kind=kind,
-        adapter=name,
-        adapter_sha256=None if adapter is None else adapter.weights_sha256,
-        adapter_config_sha256=None if adapter is None else adapter.config_sha256,
-        examples_sha256=sha256_rows(rows),
-        n=len(rows),
-        **engine.facts,
-        **settings,
-    )
-
-
 class RecordFile(Generic[R]):
-    """The records of one adapter, batch by batch; in memory alone when there is no path."""
+    """The records of one adapter, batch by batch; in memory only when there is no path."""
 
     def __init__(
         self, run: ExamplesRun, ids: Sequence[str], batches: Sequence[Sequence[int]], path: Path | None
@@ -63,14 +40,20 @@ class RecordFile(Generic[R]):
         self.run, self.ids, self.batches, self.path = run, ids, batches, path
         self.done: list[list[R]] = []
         self.finished = False
-        if path is not None:
-            with write_errors(path):
-                self._take_up(path)
-
-    @property
-    def part(self) -> Path | None:
-        """Where the complete batches lie until all are."""
-        return None if self.path is None else self.path.with_name(f"{self.path.name}.part")
+        self.part = None if path is None else path.with_name(f"{path.name}.part")
+        if path is None or self.part is None:
+            return
+        with write_errors(path):
+            sweep_beside(path)
+            try:
+                whole: Evaluation[R] | None = read_records(path) if path.exists() else None
+            except InputError:  # something else, which this evaluation replaces
+                whole = None
+            if whole is not None and whole.run == run:  # which says that the examples are the same, too
+                self.done = [[whole.records[place] for place in batch] for batch in batches]
+                self.finished = True
+            elif self.part.exists():
+                self.done = list(self._complete(read_file(self.part, MAX_DATA_BYTES)))
 
     def keep(self, count: int) -> None:
         """Forget all but the first `count` batches: what another adapter of the same evaluation lacks."""
@@ -86,8 +69,10 @@ class RecordFile(Generic[R]):
         """Add the next batch, and have it on the disk."""
         self.done.append(list(records))
         if self.part is not None:
-            with write_errors(self.part):
-                _append(self.part, b"".join(map(line, records)))
+            with write_errors(self.part), self.part.open("ab") as file:
+                file.write(b"".join(map(line, records)))
+                file.flush()
+                os.fsync(file.fileno())
 
     def finish(self) -> Evaluation[R]:
         """All records in the order of the examples; the file is written whole and its `.part` removed."""
@@ -100,17 +85,8 @@ class RecordFile(Generic[R]):
                 self.part.unlink(missing_ok=True)
         return evaluation
 
-    def _take_up(self, path: Path) -> None:
-        sweep_beside(path)
-        whole: Evaluation[R] | None = _readable(path) if path.exists() else None
-        if whole is not None and whole.run == self.run:  # which says that the examples are the same, too
-            self.done = [[whole.records[place] for place in batch] for batch in self.batches]
-            self.finished = True
-        elif self.part is not None and self.part.exists():
-            self.done = list(self._complete(read_file(self.part, MAX_DATA_BYTES)))
-
     def _complete(self, content: bytes) -> Iterator[list[R]]:
-        """The batches in `content` whose every record is there, is whole and answers the right example."""
+        """Yield the batches in `content` whose every record is there, is whole and answers the right example."""
         # What stands behind the last end of line was cut while it was written.
         header, *rows = content.split(b"\n")[:-1] or [b""]
         if header + b"\n" != line(self.run):
@@ -130,58 +106,24 @@ def answer_batches(
     files: Sequence[RecordFile[R]],
     answer: Callable[[Sequence[int]], Sequence[Sequence[R]]],
     on_batch: Progress | None = None,
-    engine: Engine | None = None,
 ) -> list[Evaluation[R]]:
     """Answer the batches that are missing in any of `files`, which have the same batches.
 
-    answer: places of the examples in a batch -> the records for each of the files. on_batch: told
-    how many examples are answered, after each batch, and within one where `engine`, which answers, says how far it is.
+    answer: places of the examples in a batch -> the records for each of the files. on_batch: called after each batch
+    with how many examples are answered.
     """
     batches = files[0].batches
     first = min(len(file.done) for file in files)
-    sizes = [len(batch) for batch in batches]
     for file in files:
         file.keep(first)
-    for done in range(first, len(batches)):
-        before = sum(sizes[:done])
+    for number in range(first, len(batches)):
         try:
-            with _telling(engine, on_batch, before, sizes[done], sum(sizes)):
-                answers = answer(batches[done])
+            answers = answer(batches[number])
         except OutOfMemoryError as error:
-            error.divisible = sizes[done] > 1
+            error.divisible = len(batches[number]) > 1
             raise
         for file, records in zip(files, answers, strict=True):
             file.append(records)
         if on_batch is not None:
-            on_batch(before + sizes[done], sum(sizes))
+            on_batch(sum(map(len, batches[: number + 1])), sum(map(len, batches)))
     return [file.finish() for file in files]
-
-
-@contextmanager
-def _telling(
-    engine: Engine | None, on_batch: Progress | None, before: int, size: int, total: int
-) -> Iterator[None]:
-    """While the block lasts the engine tells how far it is in a batch of `size`, behind `before` of `total`."""
-    if engine is None or on_batch is None:
-        yield
-        return
-    engine.on_part = lambda share: on_batch(before + int(share * size), total)
-    try:
-        yield
-    finally:
-        engine.on_part = None
-
-
-def _readable(path: Path) -> Evaluation[R] | None:
-    """What is at `path`, or None for something else, which the evaluation then replaces."""
-    try:
-        return read_records(path)
-    except InputError:
-        return None
-
-
-def _append(path: Path, lines: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(lines)
-        file.flush()
-        os.fsync(file.fileno())

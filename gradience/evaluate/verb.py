@@ -9,6 +9,7 @@ from pathlib import Path
 from gradience.digests import sha256_file
 from gradience.errors import InputError, OutputError, require
 from gradience.evaluate.answering import RECORDS, Answering
+from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.inputs import Inputs, read_inputs
 from gradience.evaluate.kept import MANIFEST
@@ -24,7 +25,6 @@ from gradience.reports.evaluation import EvaluationReport
 from gradience.settings import public
 
 EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"
-LIBRARIES = ("scipy", "torch", "transformers", "peft")
 
 
 @public(EvaluateSettings)
@@ -43,7 +43,7 @@ def evaluate_adapters(settings: EvaluateSettings) -> EvaluationReport:
     Raises InputError where adapters, data or base cannot be used, UsageError for what makes no sense together,
     MissingExtra, LockedError while another evaluation writes to `output`, OutputError when disk or memory refuse.
     """
-    require_libraries()
+    require_libraries(settings.engine)
     output = None if settings.output is None else Path(settings.output)
     return evaluate(read_inputs(settings), output, settings.watcher)
 
@@ -57,7 +57,7 @@ def evaluate(
     command: str = "",
 ) -> EvaluationReport:
     """Evaluate what was read; what is finished in `output` is used again. page_of: makes the Markdown beside it."""
-    require_libraries()
+    require_libraries(inputs.request.engine)
     watch = Stopwatch(command)
     with nullcontext() if output is None else only_one(output):
         watcher = watcher or Watcher()
@@ -116,7 +116,8 @@ def note_changes(output: Path, names: Iterable[str], note: Callable[[str], None]
             note(f"{name}: made again: it is not what was written")
 
 
-def require_libraries() -> None:
-    """Check that the libraries of an evaluation are there. Raises MissingExtra."""
-    for module in LIBRARIES:
-        require(module, extra="hf")
+def require_libraries(engine_name: str = "transformers") -> None:
+    """Check that the libraries of an evaluation are there. Raises MissingExtra, UsageError (`unknown-engine`)."""
+    require("scipy", extra="hf")
+    if engine(engine_name).local:
+        require("peft", extra="hf")

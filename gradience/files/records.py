@@ -50,21 +50,21 @@ class ExamplesRun(Part):
     engine: str = "transformers"
     """What loaded the base and answered; files of earlier versions have none."""
     base: str
-    """The base model's name or folder, as it was loaded."""
-    base_sha256: str
+    """The base model's name or folder, as it was loaded. What follows is null if the engine does not know it."""
+    base_sha256: str | None
     """Digest of the name, shape, dtype and 16 values of each parameter of the base, its head apart."""
-    tokenizer_sha256: str
+    tokenizer_sha256: str | None
     """Digest of the tokenizer's vocabulary, rules and special tokens."""
     quantization: str | None = None
     """How the base's weights are packed, such as `bitsandbytes nf4`."""
-    dtype: str
+    dtype: str | None
     """The base's dtype, as torch names it; of a packed base that of its embeddings, norms and head. LoRA factors are
     computed in float32 unless the base is float64; by vLLM in the base's dtype."""
     attention: str | None
     """The implementation of attention, as transformers names it."""
-    device: str
+    device: str | None
     """The graphics card, or the instructions of the processor."""
-    threads: int
+    threads: int | None
     """Threads of the processor that are computed with."""
     versions: dict[str, str]
     """gradience and what the engine computes with: torch, transformers, peft, tokenizers, vllm."""

@@ -97,11 +97,17 @@ def _tokenizer(settings: ModelSettings, source: Source) -> Any:
 
 
 def load_base(
-    settings: ModelSettings, *, labels: int | None = None, seed: int = 0, device: str = "auto"
+    settings: ModelSettings,
+    *,
+    labels: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    tokenizer: Any = None,
 ) -> Base:
     """Load the base: a sequence classifier with `labels` labels, or a language model when None.
 
-    `seed` is set before the model is made, since a classifier's head is drawn then.
+    tokenizer: that of `load_tokenizer`, if it is loaded already. `seed` is set before the model is made, since a
+    classifier's head is drawn then.
     Raises InputError or NetworkError when it cannot be had, MissingExtra without bitsandbytes for `nf4`.
     """
     from transformers import (
@@ -115,7 +121,8 @@ def load_base(
     where = choose_device(device)
     make_current(where)
     source = locate(settings)
-    tokenizer = _tokenizer(settings, source)
+    if tokenizer is None:
+        tokenizer = _tokenizer(settings, source)
     arguments: dict[str, Any] = {"output_loading_info": True}
     arguments["ignore_mismatched_sizes"] = True  # they are refused below, by their names
     if settings.attn_implementation:
@@ -196,6 +203,17 @@ def stored_dtype(shape: Any) -> torch.dtype | None:
     """Return the dtype of the checkpoint, as its config says; None where it does not."""
     said = getattr(shape, "dtype", None)
     return said if isinstance(said, torch.dtype) else None
+
+
+def context_of(config: Any) -> int | None:
+    """Return the context of the text model in transformers' `config`; None where it names none, or no limit.
+
+    >>> from transformers import LlamaConfig, XLNetConfig
+    >>> context_of(LlamaConfig(max_position_embeddings=512)), context_of(XLNetConfig())
+    (512, None)
+    """
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit if limit is not None and limit > 0 else None  # XLNet writes −1
 
 
 def from_folder(factory: Any, name: str, folder: Path, **arguments: Any) -> Any:

@@ -5,33 +5,75 @@ Training on other ids than those of the evaluation would measure the difference 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from gradience.errors import InputError
 
-AT_ONCE = 256
-"""Texts that are tokenised together to be counted."""
+
+class CachedTokenizer:
+    """A tokenizer of transformers that encodes each text once: all adapters of a base answer the same rows."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        """load: returns the tokenizer; called at its first use."""
+        self._load = load
+        self._encoded: dict[Any, Mapping[str, Any]] = {}
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer itself."""
+        return self._load()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+    def __call__(
+        self,
+        *texts: str,
+        text_target: str | None = None,
+        add_special_tokens: bool = True,
+        truncation: bool = False,
+        max_length: int | None = None,
+        verbose: bool = True,
+    ) -> Mapping[str, Any]:
+        """Encode a text, a pair of texts, or a target; a list of texts is not taken. Masks are left out."""
+        key = (texts, text_target, add_special_tokens, truncation and max_length)
+        if key not in self._encoded:
+            encoding = self.tokenizer(
+                *texts,
+                text_target=text_target,
+                add_special_tokens=add_special_tokens,
+                truncation=truncation,
+                max_length=max_length,
+                verbose=verbose,
+            )
+            self._encoded[key] = {
+                name: array("i", ids) for name, ids in encoding.items() if name != "attention_mask"
+            }
+        return self._encoded[key]
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """The ids of `prompt` with the special tokens that the tokenizer puts before it, and nothing behind it.
+    """Return the ids of `prompt` with the special tokens that the tokenizer puts before it, and nothing behind it.
 
     Some tokenizers close every text with the end token; a model would have nothing left to say.
     Raises InputError (`no-end-token`).
     """
     end = end_token(tokenizer)
-    ids = _ids(tokenizer, prompt, special=True)
+    # verbose=False: no warning about texts that are longer than the model; who feeds it decides that.
+    ids = list(tokenizer(prompt, verbose=False)["input_ids"])
     # A lone end token is the beginning: some tokenizers have one token for both.
     if len(ids) < 2 or ids[-1] != end:
         return ids
-    plain = _ids(tokenizer, prompt, special=False)
+    plain = _plain(tokenizer, prompt)
     # The prompt itself may end with the end token, spelled out.
     return ids[:-1] if ids[-1 - len(plain) : -1] == plain else ids
 
 
 def encode_pair(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], list[int]]:
-    """Ids of the prompt, as `encode_prompt` has them, and ids of the response with the end token behind them.
+    """Return the ids of the prompt, as `encode_prompt` has them, and of the response with the end token behind them.
 
     Prompt and response are tokenised as one text, so that the response begins as the model would begin it. Where
     the two melt into one token at the seam, the response is tokenised by itself.
@@ -39,18 +81,17 @@ def encode_pair(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], 
     """
     before, whole = encode_prompt(tokenizer, prompt), encode_prompt(tokenizer, prompt + response)
     joined = whole[: len(before)] == before
-    answer = whole[len(before) :] if joined else _ids(tokenizer, response, special=False)
+    answer = whole[len(before) :] if joined else _plain(tokenizer, response)
     return before, [*answer, end_token(tokenizer)]
 
 
-def token_counts(tokenizer: Any, texts: Sequence[str]) -> list[int]:
-    """Tokens of each text with its special ones. What a tokenizer returns takes many times the memory of the texts."""
-    some = (list(texts[place : place + AT_ONCE]) for place in range(0, len(texts), AT_ONCE))
-    return [len(ids) for each in some for ids in tokenizer(each, verbose=False)["input_ids"]]
+def token_counts(tokenizer: Any, texts: Sequence[tuple[str, ...]]) -> list[int]:
+    """Return the tokens of each text, or pair of texts, with its special ones."""
+    return [len(tokenizer(*text, verbose=False)["input_ids"]) for text in texts]
 
 
 def begin_token(tokenizer: Any) -> int:
-    """The id that stands before a text without a prompt: the begin token, or where there is none the end token.
+    """Return the id that stands before a text without a prompt: the begin token, or where there is none the end token.
 
     As lm-evaluation-harness does (`prefix_token_id`). Raises InputError (`no-end-token`) when there is neither.
     """
@@ -59,13 +100,14 @@ def begin_token(tokenizer: Any) -> int:
 
 
 def encode_apart(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], list[int]]:
-    """Ids of a prompt for an encoder and of a response for its decoder, each with all that the tokenizer adds."""
+    """Return the ids of a prompt for an encoder and of a response for its decoder, each with all that the tokenizer
+    adds."""
     source = tokenizer(prompt, verbose=False)["input_ids"]
     return list(source), list(tokenizer(text_target=response.lstrip(" "), verbose=False)["input_ids"])
 
 
 def end_token(tokenizer: Any) -> int:
-    """The id of the end token. Raises InputError (`no-end-token`) when the tokenizer has none."""
+    """Return the id of the end token. Raises InputError (`no-end-token`) when the tokenizer has none."""
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"{tokenizer.name_or_path or 'the tokenizer'}: has no end token, so a response would never end",
@@ -75,6 +117,5 @@ def end_token(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
-    # verbose=False: no warning about texts that are longer than the model; who feeds it decides that.
-    return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+def _plain(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

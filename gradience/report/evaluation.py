@@ -94,21 +94,23 @@ def _engine(conditions: EvaluationConditions) -> list[tuple[str, Inline]]:
         return []
     version = conditions.versions.get(conditions.engine, "")
     free = "" if conditions.batch_invariant is not False else ", not batch-invariant"
-    return [
-        ("engine", (f"{conditions.engine} {version}{free}", Span("; KL and flips by transformers", "dim")))
-    ]
+    other = conditions.divergence_engine
+    by = f"; KL and flips by {other}" if other is not None else ""
+    return [("engine", (f"{conditions.engine} {version}{free}".strip(), Span(by, "dim")))]
 
 
 def device_of(conditions: EvaluationConditions) -> Inline:
     """Return the device, its threads where it is a processor, and the batches."""
-    threads = f", {plural(conditions.threads, 'thread')}" if conditions.device.startswith("cpu") else ""
-    return (conditions.device, Span(f"{threads}, {_batches(conditions)}", "dim"))
+    device, threads = conditions.device or "unknown", ""
+    if device.startswith("cpu") and conditions.threads is not None:
+        threads = f", {plural(conditions.threads, 'thread')}"
+    return (device, Span(f"{threads}, {_batches(conditions)}", "dim"))
 
 
 def _held(conditions: EvaluationConditions) -> str:
     """How the base's weights are held: of a packed one `dtype` is that of the rest."""
     if conditions.quantization is None:
-        return conditions.dtype
+        return conditions.dtype or "precision unknown"
     return f"linear layers in {conditions.quantization}, embeddings, norms and head in {conditions.dtype}"
 
 
@@ -154,7 +156,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
 def _legend(report: EvaluationReport) -> Sequence[tuple[str, Inline]]:
     """What the columns are; and what the base of a classifier is."""
     base = any(row.role == BASE for row in report.adapters)
-    head = base and report.conditions.max_new_tokens is None and report.adapters[0].other_params > 0
+    head = base and report.conditions.max_new_tokens is None and (report.adapters[0].other_params or 0) > 0
     name = Span(report.adapters[0].name, "name")
     legend = (*LEGEND, PER_TOKEN) if by_token(report) else LEGEND
     return (*legend, ("base alone", ("the base's features under the head of ", name))) if head else legend

@@ -69,8 +69,9 @@ class EvaluatedAdapter(Part):
     config_sha256: str | None
     smallest_rank: int | None
     largest_rank: int | None
-    lora_params: int
-    other_params: int
+    lora_params: int | None
+    """Null for an adapter that only its engine knows, by name."""
+    other_params: int | None
     """Heads and full-weight modules."""
     params_saved: Float12 | None
     """Share of the reference's LoRA parameters; null for the reference and the base."""
@@ -109,10 +110,13 @@ class EvaluationConditions(Part):
     """What decides an answer, beside adapter and examples."""
 
     engine: str
-    """What answered. KL and flips on gold responses are transformers' under any engine."""
-    device: str
-    threads: int
-    dtype: str
+    """What answered."""
+    divergence_engine: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """What measured KL and flips on the gold responses, if another engine answered. Absent otherwise."""
+    device: str | None
+    """Null, as everything below, if the engine does not say so."""
+    threads: int | None
+    dtype: str | None
     """Of the base's weights; of a packed base that of its embeddings, norms and head."""
     quantization: str | None
     """How the linear layers of the base are packed; null: they are not."""
@@ -128,7 +132,7 @@ class EvaluationConditions(Part):
     """Of vLLM: whether its answers do not depend on what is computed beside them. Absent for other engines."""
     base_fingerprint: str
     """The commit on the hub, or sha256 over the names and hashes of the folder's files."""
-    tokenizer_sha256: str
+    tokenizer_sha256: str | None
     scoring: str | None
     """What decides which answers are correct."""
 

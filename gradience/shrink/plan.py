@@ -10,8 +10,9 @@ from typing import Any
 
 from gradience.audit.adapter import audit_adapter
 from gradience.digests import sha256_text
+from gradience.evaluate.adapters import BASE_ROW
 from gradience.evaluate.answering import RECORDS
-from gradience.evaluate.inputs import BASE_ROW, Inputs, read_inputs
+from gradience.evaluate.inputs import Inputs, read_inputs
 from gradience.files.shared_names import path_text
 from gradience.models.locate import locate
 from gradience.reports.calibration import calibration_argument

@@ -9,8 +9,8 @@ from pathlib import Path
 from gradience.compress.adapter import Documents
 from gradience.compress.rotate import write_rotated
 from gradience.errors import InputError
+from gradience.evaluate.adapters import AdapterInput, adapter_input
 from gradience.evaluate.answering import Answering, Answers
-from gradience.evaluate.inputs import AdapterInput, adapter_input
 from gradience.evaluate.outcome import graded, row_of
 from gradience.progress import Watcher
 from gradience.reports.evaluation import EvaluatedAdapter

@@ -25,7 +25,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.adapters.peft import fields_in_peft_order, layout_of
 from gradience.cli.app import run
 from gradience.errors import InputError
-from gradience.evaluate.inputs import adapter_input
+from gradience.evaluate.adapters import adapter_input
 
 BASES = {"mixtral": mixtral, "qwen": qwen_moe, "gpt-oss": gpt_oss}
 BOTH = ["experts.gate_up_proj", "experts.down_proj"]

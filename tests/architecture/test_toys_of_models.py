@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pytest
 
 import gradience
-from gradience.evaluate.engines.base import AdapterIdentity, Engine, Output, Score
+from gradience.evaluate.engines.base import Engine, Output
 from gradience.tasks.base import GenerationTask
 from gradience.tasks.examples import PromptExample, content_id, prepare
 
@@ -17,45 +17,16 @@ EXAMPLE = Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8"
 
 
 class TableEngine(Engine):
-    """Answers from a table; the base alone says nothing."""
+    """Answers from a table, by names; the adapter `forgetful` knows less, and the base alone says nothing."""
 
     name = "table"
-    classifies = False
-    max_length = None
-    adapters = MappingProxyType({})
     table = MappingProxyType({"two and two": "4", "two and three": "5"})
 
-    def __init__(self, base: str) -> None:
-        self.base, self.adapters = base, {}
-
-    @classmethod
-    def load(cls, model, *, labels=None, device="auto"):
-        assert labels is None
-        return cls(model.name)
-
-    @classmethod
-    def numerics(cls, device="auto"):
-        return {"device": device, "threads": 1, "versions": {"table": "1"}}
-
-    @property
-    def facts(self):
-        made_of = {"base_sha256": "0", "tokenizer_sha256": "0", "dtype": "float32", "attention": None}
-        return {"engine": self.name, "base": self.base, **made_of, **self.numerics()}
-
-    def add(self, name, folder):
-        self.adapters[name] = AdapterIdentity.of(folder)
-
-    def remove(self, name):
-        del self.adapters[name]
-
     def generate(self, name, prompts, *, max_new_tokens, stop=(), max_length=None):
-        return [Output(self.table.get(prompt, "") if name else "", 1, "eos", False) for prompt in prompts]
-
-    def score(self, names, pairs, *, reference=None, max_length=None):
-        return [[Score(0.0 if name else -1.0, 1, True, None, None, False) for _ in pairs] for name in names]
-
-    def close(self):
-        self.adapters.clear()
+        known = {prompt: self.table.get(prompt, "") if name else "" for prompt in prompts}
+        if name == "forgetful":
+            known["two and three"] = ""
+        return [Output(known[prompt], 1, "eos", truncated=False) for prompt in prompts]
 
 
 def additions(*, answers: tuple[str, ...] = ("4", "5", "6")) -> GenerationTask:
@@ -90,20 +61,56 @@ def test_a_toy_engine_and_a_toy_task_are_one_file_and_one_line_each(tmp_path, ad
     add("engine", f"{__name__}:TableEngine", name="table")
 
     task = tasks.load("additions", {"answers": ["4", "5", "6"]})
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        (tmp_path / name).touch()
     examples, base = task.examples.of("confirm"), ModelSettings(name="nothing", type="causal_lm")
     evaluator = Evaluator(task, base, examples, batch_size=2, max_length=8, engine_name="table")
     assert evaluator.settings["engine"] == "table"
-    assert evaluator.numerics["versions"] == {"table": "1"}
     answers = evaluator.answers("a", tmp_path, tmp_path / "a.records.jsonl")
     assert (count(answers.records).correct, count(answers.records).failed_extractions) == (2, 1)
     assert read_records(tmp_path / "a.records.jsonl") == answers
     assert (answers.run.engine, answers.run.scoring) == ("table", "additions 1")
+    assert (answers.run.adapter_sha256, answers.run.dtype, answers.run.device) == (None, None, None)
     elsewhere = answers.run.model_copy(update={"engine": "transformers"})
     with pytest.raises(UsageError, match="their settings differ"):
         diverge(answers, (elsewhere, answers.records))
     evaluator.close()
+
+
+def test_an_engine_that_only_generates_from_names_goes_through_evaluate(tmp_path, add, new_file):
+    """Neither files of a base or an adapter nor scores: the report says what was not measured."""
+    from gradience import evaluate_adapters
+    from gradience.errors import UsageError
+    from gradience.evaluate.forecast import forecast_evaluation
+    from gradience.evaluate.inputs import read_inputs
+    from gradience.evaluate.preview import preview_evaluation
+    from gradience.evaluate.settings import EvaluateSettings
+    from gradience.report.faces import to_markdown
+
+    new_file("tasks/additions.py", f"from {__name__} import additions as load")
+    add("task", "additions")
+    add("engine", f"{__name__}:TableEngine", name="table")
+    given = {"base_model": "served/base", "task": "additions", "engine": "table", "with_base": True}
+    adapters = ["known", "org/forgetful"]
+    inputs = read_inputs(EvaluateSettings(adapters, **given))
+    assert forecast_evaluation(inputs).assumptions == ("No memory estimate: the engine computes elsewhere.",)
+    assert preview_evaluation(inputs).scored[0].prompt.startswith("two and")
+
+    report = evaluate_adapters(adapters, output=tmp_path / "out", **given)
+    rows = {row.name: (row.correct, row.lora_params, row.sha256, row.change) for row in report.adapters}
+    assert rows == {
+        "known": (2, None, None, None),
+        "forgetful": (1, None, None, None),
+        "base": (0, 0, None, None),
+    }
+    assert (report.conditions.engine, report.conditions.dtype, report.base) == ("table", None, "served/base")
+    page = to_markdown(report)
+    assert "gives no likelihoods: KL, flips, and whether an adapter has any effect were not measured" in page
+    assert "KL and flips by" not in page
+    again = evaluate_adapters(adapters, output=tmp_path / "out", **given)  # from the records
+    assert again.adapters == report.adapters
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "two", "answer": "2"}\n')
+    with pytest.raises(UsageError, match="the engine table does not score given responses"):
+        evaluate_adapters(["known"], base_model="b", data=rows, options={"scorer": "nll"}, engine="table")
 
 
 def test_a_toy_metric_is_one_function_and_one_line(add, tmp_path):

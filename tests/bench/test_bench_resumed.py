@@ -20,7 +20,7 @@ from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.verdict.facts import ANSWERS
 from gradience.errors import UsageError
-from gradience.evaluate.engines.transformers import identity
+from gradience.evaluate.engines.transformers import engine
 from gradience.files.records import read_records
 from gradience.models.load import fingerprint_of
 from gradience.models.settings import ModelSettings
@@ -80,13 +80,13 @@ def results(bench: Bench) -> Any:
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on this is another machine, with another torch."""
-    real = identity.numerics
+    real = engine.numerics_on
 
     def numerics_elsewhere(device: torch.device) -> dict[str, Any]:
         facts = real(device)
         return facts | {"device": "another card", "versions": facts["versions"] | {"torch": "9.9"}}
 
-    monkeypatch.setattr(identity, "numerics", numerics_elsewhere)
+    monkeypatch.setattr(engine, "numerics_on", numerics_elsewhere)
 
 
 # ------------------------------------------------------------------ another machine, other versions

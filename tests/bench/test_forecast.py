@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.forecast import ADAM_BYTES, Shapes, cost_of, longest_of, shapes_of, sorted_longest
 from gradience.bench.plan.preview import Lengths
-from gradience.evaluate.counting import activation_bytes, forward_of, largest_step, network_on_meta
+from gradience.evaluate.memory import activation_bytes, forward_of, largest_step, network_on_meta
 from gradience.report.forecast import rough_duration
 
 EVERYWHERE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}

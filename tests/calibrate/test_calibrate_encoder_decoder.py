@@ -19,7 +19,7 @@ from gradience.calibrate.completions import draw, with_completions
 from gradience.calibrate.draws import uniforms
 from gradience.calibrate.rows import CalibrationRow
 from gradience.cli.app import run
-from gradience.evaluate import evaluate_scores
+from gradience.evaluate import Scores, evaluate_rows
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.settings import ModelSettings
 from gradience.reports.calibration import Calibration
@@ -80,7 +80,7 @@ def test_what_a_truncation_costs_is_what_was_predicted(case, reduction, tmp_path
     engine = TransformersEngine.load(ModelSettings(name=str(case.base), type="seq2seq_lm"), device="cpu")
     for name, folder in (("whole", case.adapter), ("small", tmp_path / "small")):
         engine.add(name, folder)
-    records = evaluate_scores(engine, ["small"], rows_of(case), reference="whole")["small"].records
+    records = evaluate_rows(engine, Scores(reference="whole"), ["small"], rows_of(case))["small"].records
     kl = sum(row.kl for row in records) / sum(row.n_tokens for row in records)
     assert kl > 1e-7  # of what float32 can tell
     assert 0.4 < kl / plan.prediction.kl < 2.5

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from gradience.evaluate.engines.vllm.interpreter import PYTHON
-from gradience.evaluate.engines.vllm.process import VllmProcess
+from gradience.evaluate.engines.vllm.process import PYTHON, VllmProcess
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluate"))
 import tiny_models as tiny

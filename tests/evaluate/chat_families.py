@@ -60,7 +60,6 @@ FAMILIES = {
         "<|im_end|>",
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + ASKED_IN_CHATML,
     ),
-    "Qwen, base tokenizer": Family(CHATML, CHATML_TOKENS, "<|endoftext|>", ASKED_IN_CHATML, "<|im_end|>"),
     "Qwen3": Family(
         "{% for m in messages %}{% set said = m.content.split('</think>')[-1].lstrip('\n') %}"
         "{{ '<|im_start|>' + m.role + '\n' }}"
@@ -113,61 +112,5 @@ FAMILIES = {
         f"[INST] {QUESTION}[/INST]",
         begin="<s>",
         before=" ",
-    ),
-    "Phi-3": Family(
-        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}",
-        ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>"),
-        "<|endoftext|>",
-        f"<|user|>\n{QUESTION}<|end|>\n<|assistant|>\n",
-        "<|end|>",
-    ),
-    "Phi-4": Family(
-        "{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}",
-        (*CHATML_TOKENS, "<|im_sep|>"),
-        "<|im_end|>",
-        f"<|im_start|>user<|im_sep|>{QUESTION}<|im_end|><|im_start|>assistant<|im_sep|>",
-    ),
-    "DeepSeek": Family(
-        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<｜User｜>' + m.content }}"
-        "{% else %}{{ '<｜Assistant｜>' + m.content + '<｜end▁of▁sentence｜>' }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}",
-        ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"),
-        "<｜end▁of▁sentence｜>",
-        f"<｜User｜>{QUESTION}<｜Assistant｜>",
-        begin="<｜begin▁of▁sentence｜>",
-    ),
-    "Zephyr": Family(
-        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + eos_token + '\n' }}"
-        "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}",
-        ("<s>", "</s>"),
-        "</s>",
-        f"<|user|>\n{QUESTION}</s>\n<|assistant|>\n",
-    ),
-    "Command-R": Family(
-        "{{ bos_token }}{% for m in messages %}{{ '<|START_OF_TURN_TOKEN|>' }}"
-        "{{ '<|CHATBOT_TOKEN|>' if m.role == 'assistant' else '<|USER_TOKEN|>' }}"
-        "{{ m.content.strip() + '<|END_OF_TURN_TOKEN|>' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}",
-        (
-            "<BOS_TOKEN>",
-            "<|START_OF_TURN_TOKEN|>",
-            "<|END_OF_TURN_TOKEN|>",
-            "<|USER_TOKEN|>",
-            "<|CHATBOT_TOKEN|>",
-        ),
-        "<|END_OF_TURN_TOKEN|>",
-        f"<|START_OF_TURN_TOKEN|><|USER_TOKEN|>{QUESTION}<|END_OF_TURN_TOKEN|>"
-        "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
-        begin="<BOS_TOKEN>",
-    ),
-    "Granite": Family(
-        "{% for m in messages %}{{ '<|start_of_role|>' + m.role + '<|end_of_role|>' + m.content }}"
-        "{{ '<|end_of_text|>\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}",
-        ("<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>"),
-        "<|end_of_text|>",
-        f"<|start_of_role|>user<|end_of_role|>{QUESTION}<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>",
     ),
 }

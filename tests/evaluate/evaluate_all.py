@@ -9,10 +9,10 @@ import os
 import sys
 from pathlib import Path
 
+from evaluating import evaluate_classification, evaluate_generation, evaluate_scores
 from killing import KILLED, drawn, in_child, moments_of, watched
 from tiny_models import bert, letters_tokenizer, llama, sentences, sums, words_tokenizer
 
-from gradience.evaluate import evaluate_classification, evaluate_generation, evaluate_scores
 from gradience.evaluate.engines.transformers import TransformersEngine
 
 

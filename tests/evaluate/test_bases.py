@@ -14,8 +14,6 @@ from gradience import evaluate_adapters
 from gradience.errors import InputError
 from gradience.files.records import read_records
 from gradience.models import devices
-from gradience.report.evaluation import evaluation_text
-from gradience.reports.evaluation import EvaluationReport
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +56,6 @@ def test_a_base_in_shards_answers_as_the_same_base_in_one_file(folder, tmp_path)
     index = folder / "shards" / "model.safetensors.index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"metadata": {}}))
     assert evaluate(folder, "shards", None).conditions.base_fingerprint != parts.conditions.base_fingerprint
-
-
-def test_the_screen_says_what_is_held_how_and_what_is_answered_together():
-    kept = EvaluationReport.read(data.KEPT)
-    assert "embedded:minilm  float32" in evaluation_text(kept)
-    assert "1 thread, batches of up to 4,096 tokens (240 examples)" in evaluation_text(kept)
-    fixed = kept.conditions.model_copy(update={"batch_size": 32, "batch_tokens": None})
-    assert "1 thread, batches of 32\n" in evaluation_text(kept.model_copy(update={"conditions": fixed}))
-    packed = kept.conditions.model_copy(update={"quantization": "bitsandbytes nf4"})
-    text = " ".join(evaluation_text(kept.model_copy(update={"conditions": packed})).split())
-    assert "linear layers in bitsandbytes nf4, embeddings, norms and head in float32" in text
 
 
 # --- auto -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import adapters_to_compare as data
 import pytest
 import torch
+from evaluating import evaluate_choices, evaluate_classification, evaluate_generation, evaluate_scores
 from hypothesis import given
 from hypothesis import strategies as st
 from test_choices import EXAMPLES as CHOICES
@@ -12,18 +13,12 @@ from tiny_models import bert, sentences, sums, words_tokenizer
 
 from gradience import evaluate_adapters
 from gradience.errors import OutputError
-from gradience.evaluate import (
-    budget,
-    evaluate_choices,
-    evaluate_classification,
-    evaluate_generation,
-    evaluate_scores,
-)
+from gradience.evaluate import Classification, answering
 from gradience.evaluate.batches import budget_batches
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers import engine as engine_module
-from gradience.evaluate.engines.transformers.memory import memory
+from gradience.evaluate.engines.transformers.engine import memory
 from gradience.evaluate.evaluator import Evaluator
 from gradience.files.records import read_records
 from gradience.models.devices import lacks_memory
@@ -176,7 +171,7 @@ def headers(out):
 
 @pytest.mark.parametrize("error", [CUDA, CPU_ALLOCATOR], ids=["cuda", "cpu"])
 def test_out_of_memory_at_the_second_adapter_starts_all_of_them_again(prepared, tmp_path, monkeypatch, error):
-    monkeypatch.setattr(budget, "CPU_TOKENS", 200)
+    monkeypatch.setattr(answering, "CPU_TOKENS", 200)
     device = Device(monkeypatch, rows=40, start=5, error=error)  # two of the gate, one batch, two of the gate
     watcher, out = Notes(), tmp_path / "out"
     report = evaluate(prepared, "reference", "other", output=out, watcher=watcher)
@@ -189,7 +184,7 @@ def test_out_of_memory_at_the_second_adapter_starts_all_of_them_again(prepared, 
     assert {run.batch_tokens for run in headers(out)} == {100}
     assert [row.n for row in report.adapters] == [data.ROWS, data.ROWS]
     # An evaluation that has had this budget from the beginning has the same bytes.
-    monkeypatch.setattr(budget, "CPU_TOKENS", 100)
+    monkeypatch.setattr(answering, "CPU_TOKENS", 100)
     evaluate(prepared, "reference", "other", output=tmp_path / "small")
     for name in ("reference", "other"):
         again, small = (folder / "records" / f"{name}.jsonl" for folder in (out, tmp_path / "small"))
@@ -201,8 +196,8 @@ def test_out_of_memory_at_the_second_adapter_starts_all_of_them_again(prepared, 
 
 def test_where_one_example_does_not_fit_or_the_size_was_given_it_ends(prepared, monkeypatch):
     device = Device(monkeypatch, rows=0)
-    monkeypatch.setattr(budget, "CPU_TOKENS", 30)
-    monkeypatch.setattr("gradience.evaluate.classify.refuse_inert_classifier", lambda *_: None)
+    monkeypatch.setattr(answering, "CPU_TOKENS", 30)
+    monkeypatch.setattr(Classification, "prove", lambda *_, **__: None)
     watcher = Notes()
     with pytest.raises(OutputError, match=r"not enough memory: CUDA out of memory\. 2 GiB") as caught:
         evaluate(prepared, "reference", watcher=watcher)
@@ -221,8 +216,8 @@ def test_where_one_example_does_not_fit_or_the_size_was_given_it_ends(prepared, 
 def test_elsewhere_than_on_a_processor_the_longest_batch_is_tried_before_the_first_stage(
     prepared, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(budget, "on_processor", lambda _: False)
-    monkeypatch.setattr(budget, "TRIED_TOKENS", 1600)
+    monkeypatch.setattr(TransformersEngine, "tries_memory", lambda _: True)
+    monkeypatch.setattr(answering, "TRIED_TOKENS", 1600)
     device = Device(monkeypatch, rows=40)
     watcher = Notes()
     report = evaluate(prepared, "reference", "other", output=tmp_path, watcher=watcher)
@@ -237,7 +232,7 @@ def test_elsewhere_than_on_a_processor_the_longest_batch_is_tried_before_the_fir
 def test_the_trial_scores_free_text_as_well(tmp_path, monkeypatch):
     folder = data.writers(tmp_path)
     (folder / "rows.jsonl").write_text('{"prompt": "good film", "answer": "bad"}\n' * 12)
-    monkeypatch.setattr(budget, "on_processor", lambda _: False)
+    monkeypatch.setattr(TransformersEngine, "tries_memory", lambda _: True)
     batch, sizes = engine_module.ResponseBatch, []
 
     def small(tokenizer, pairs, *rest, **options):

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from evaluating import evaluate_choices
 from scipy.special import log_softmax
 
 from gradience import tasks
 from gradience.bench.verify.recompute import gold_of, rescored
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import diverge, evaluate_choices
+from gradience.evaluate import diverge
 from gradience.files.records import ChoiceRecord, count, read_records
 from gradience.tasks.base import ChoiceScoring
 from gradience.tasks.examples import ChoiceExample
@@ -68,28 +69,6 @@ def test_records_are_read_again_and_paired(engine, tmp_path):
     ]
     with pytest.raises(UsageError, match="their examples differ"):
         diverge(plain, evaluate_choices(engine, "rslora", other))
-
-
-def test_an_evaluation_that_was_stopped_resumes_with_the_same_bytes(engine, tmp_path):
-    whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
-    evaluate_choices(engine, "plain", EXAMPLES, batch_size=6, path=whole)
-
-    counts = []
-
-    def stop(done, total):
-        counts.append(done)
-        if len(counts) == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        evaluate_choices(engine, "plain", EXAMPLES, batch_size=6, path=stopped, on_batch=stop)
-    seen = []
-    evaluate_choices(
-        engine, "plain", EXAMPLES, batch_size=6, path=stopped, on_batch=lambda done, total: seen.append(done)
-    )
-    assert seen[0] > counts[-1]
-    assert seen[-1] == len(EXAMPLES)
-    assert stopped.read_bytes() == whole.read_bytes()
 
 
 # --- rows -----------------------------------------------------------------------------------------

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from evaluating import evaluate_classification
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_models import Sentence, bert, bert_adapter, classify, sentences, words_tokenizer
 
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import evaluate_classification, fixed_batches
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.files.records import ClassificationRecord, count, read_records
+from gradience.files.records import count
 
 READ = {"batch_size": 8, "max_length": 6}
 KINDS = {"a": {}, "b": {"r": 2}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True, "r": 9}}
@@ -76,12 +74,6 @@ def test_rows_come_back_in_the_order_of_the_texts(engine):
     np.testing.assert_allclose(logits_of(engine, "a", texts), alone, rtol=0, atol=1e-5)
 
 
-def test_batches_depend_on_the_texts_alone_and_hold_each_once():
-    texts = ["ccc", "a", "bb", "a", "dddd"]
-    assert fixed_batches(texts, 2) == [[1, 3], [2, 0], [4]]
-    assert fixed_batches([], 2) == []
-
-
 def test_a_record_for_every_example(engine):
     examples = sentences(40)
     run, records = evaluate_classification(engine, "a", examples, **READ)
@@ -125,13 +117,6 @@ def test_pairs_of_texts_are_read_as_pairs(engine):
     assert caught.value.code == "mixed-examples"
 
 
-def test_an_evaluation_with_a_path_is_the_file(engine, tmp_path):
-    path = tmp_path / "deep" / "a.records.jsonl"
-    evaluation = evaluate_classification(engine, "a", sentences(20), path=path)
-    assert read_records(path, ClassificationRecord) == evaluation
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_an_adapter_that_changes_nothing_is_an_error(tmp_path, engine, kind):
     engine.add("untrained", bert_adapter(tmp_path / "untrained", 3, B=False, **kind))
@@ -144,21 +129,9 @@ def test_an_adapter_that_changes_nothing_is_an_error(tmp_path, engine, kind):
     assert head.records == control.records
 
 
-def test_no_examples_and_the_wrong_model(engine):
-    with pytest.raises(UsageError) as caught:
-        evaluate_classification(engine, "a", [])
-    assert caught.value.code == "no-examples"
-
-
 def test_the_order_of_the_examples_changes_no_record(engine):
     examples = sentences(30)
     forward = evaluate_classification(engine, "a", examples, **READ).records
     # Two sentences of the same words may change places in a batch; their records are equal all the same.
     backward = evaluate_classification(engine, "a", examples[::-1], **READ).records
     assert backward[::-1] == forward
-
-
-def test_a_moved_text_is_another_example(engine):
-    run, _ = evaluate_classification(engine, "a", sentences(5))
-    moved = [replace(example, text=example.text + " film") for example in sentences(5)]
-    assert evaluate_classification(engine, "a", moved).run.examples_sha256 != run.examples_sha256

@@ -214,16 +214,6 @@ def test_records_survive_the_disk_and_damage_is_named(tmp_path, kind, rows, othe
     assert missing.value.code == "artifact-missing"
 
 
-def test_public_names_resolve():
-    import gradience.evaluate as room
-
-    assert room.__all__ == sorted(room.__all__)
-    for name in room.__all__:
-        assert getattr(room, name).__doc__
-    with pytest.raises(AttributeError):
-        _ = room.Classifier
-
-
 @pytest.mark.parametrize("kind", ["scores", "generation"])
 def test_records_of_several_adapters_take_little_memory(tmp_path, kind):
     """Texts that they share are there once; a file is read line by line."""

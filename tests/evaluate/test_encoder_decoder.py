@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluating import evaluate_choices, evaluate_generation, evaluate_scores
 from peft import LoraConfig, PeftModel, get_peft_model
 from scipy.special import log_softmax, rel_entr
 from tiny_encoder_decoders import BEGIN, END, EXAMPLES, TARGETS, labels_of, model_of, tokenizer_of, train
@@ -15,7 +16,6 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from gradience import evaluate_adapters
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import evaluate_choices, evaluate_generation, evaluate_scores
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.forecast import forecast_evaluation
 from gradience.evaluate.inputs import read_inputs

@@ -8,12 +8,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from evaluating import evaluate_classification, evaluate_generation, evaluate_scores
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_models import (
     bert,
     bert_adapter,
-    generate,
     letters_tokenizer,
     llama,
     llama_adapter,
@@ -25,9 +25,7 @@ from tiny_models import (
 from transformers import AutoModelForCausalLM, DistilBertConfig, DistilBertModel, LlamaConfig
 
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import evaluate_classification, evaluate_generation, evaluate_scores
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.files.records import ExamplesRun
 from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings
 
@@ -62,17 +60,6 @@ def test_adapters_and_base_are_switched_without_a_trace(engine, adapter_folders)
         alone = llama() if name is None else PeftModel.from_pretrained(llama(), str(adapter_folders[name]))
         assert torch.equal(logits(engine, name), alone.eval()(input_ids=IDS).logits)
     assert torch.equal(logits(engine, None), untouched)
-
-
-def test_an_adapter_on_the_head_itself(tmp_path):
-    folder = llama_adapter(tmp_path / "a", 1, target_modules=["q_proj", "lm_head"])
-    engine = TransformersEngine(llama(), letters_tokenizer())
-    engine.add("a", folder)
-    alone = PeftModel.from_pretrained(llama(), str(folder)).eval()
-    prompts = [example.prompt for example in sums(9)]
-    with engine.using("a") as model:
-        outputs = generate(model, engine.tokenizer, prompts, max_new_tokens=5)
-    assert outputs == generate(alone, engine.tokenizer, prompts, max_new_tokens=5, batch_size=1)
 
 
 def test_removed_adapters_leave_the_others_and_the_base_as_they_were(engine, adapter_folders):
@@ -123,18 +110,6 @@ def test_factors_stay_in_float32_on_a_bfloat16_base(adapter_folders, tmp_path):
     assert dtypes == {torch.float32}
     run = evaluate_generation(engine, "half", sums(3), **ASK).run
     assert run.dtype == "bfloat16"
-
-
-def test_a_base_is_loaded_from_a_folder(tmp_path, adapter_folders):
-    llama().save_pretrained(tmp_path / "base")
-    letters_tokenizer().save_pretrained(tmp_path / "base")
-    engine = loaded(tmp_path / "base")
-    assert not engine.untrained
-    engine.add("plain", adapter_folders["plain"])
-    expected = TransformersEngine(llama(), letters_tokenizer())
-    expected.add("plain", adapter_folders["plain"])
-    assert torch.equal(logits(engine, "plain"), logits(expected, "plain"))
-    assert loaded(tmp_path / "base", dtype="bfloat16").facts["dtype"] == "bfloat16"
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -267,14 +242,6 @@ def test_other_methods_and_empty_folders(tmp_path):
     assert caught.value.code == "no-such-adapter"
 
 
-def test_a_model_with_an_adapter_is_no_base(adapter_folders):
-    with pytest.raises(UsageError) as caught:
-        TransformersEngine(
-            PeftModel.from_pretrained(llama(), str(adapter_folders["plain"])), letters_tokenizer()
-        )
-    assert caught.value.code == "not-a-base"
-
-
 @pytest.mark.parametrize(
     "kind", [{}, {"use_dora": True}, {"use_rslora": True}], ids=["lora", "dora", "rslora"]
 )
@@ -356,7 +323,7 @@ def test_a_classifiers_identity_leaves_out_its_random_head(tmp_path):
 
 
 def test_a_packed_base_is_named():
-    from gradience.evaluate.engines.transformers.identity import quantization_of
+    from gradience.evaluate.engines.transformers.engine import quantization_of
 
     packed = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     for facts, name in [
@@ -365,23 +332,3 @@ def test_a_packed_base_is_named():
         ({"quant_method": "gptq", "bits": 4}, "gptq"),
     ]:
         assert quantization_of(LlamaConfig(quantization_config=facts)) == name
-
-
-def test_the_header_names_every_setting_that_must_agree():
-    assert set(ExamplesRun.model_fields) == {
-        *("schema_", "kind", "engine", "adapter", "adapter_sha256", "adapter_config_sha256", "lora"),
-        *("reference", "reference_sha256", "base", "base_sha256", "tokenizer_sha256", "quantization"),
-        *("dtype", "attention", "device", "threads", "versions"),
-        *(
-            "batch_size",
-            "batch_tokens",
-            "max_length",
-            "max_new_tokens",
-            "stop",
-            "filters",
-            "scoring",
-            "examples_sha256",
-            "n",
-            "batch_invariant",
-        ),
-    }

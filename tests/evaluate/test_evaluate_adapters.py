@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import gradience
 from gradience import evaluate_adapters
-from gradience.errors import InputError, UsageError
+from gradience.errors import InputError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.forecast import forecast_evaluation
 from gradience.evaluate.inputs import read_inputs
@@ -309,26 +309,7 @@ def test_a_second_evaluation_does_not_write_into_the_same_folder(folder, finishe
         evaluate(folder, "reference", "other", output=finished)
 
 
-def test_a_wrong_argument_is_a_usage_error():
-    with pytest.raises(UsageError):
-        evaluate_adapters([3], task="reviews")
-
-
 # ---------------------------------------------------------------- before a run
-
-
-def test_names_come_from_folders_and_never_collide(folder, tmp_path):
-    for name in ("base", "smaller"):
-        shutil.copytree(folder / "other", tmp_path / name / "adapter")
-    inputs = read_inputs(
-        EvaluateSettings(
-            adapters=(tmp_path / "base" / "adapter", tmp_path / "smaller" / "adapter"),
-            base_model=str(folder / "base"),
-            data=folder / "rows.csv",
-        )
-    )
-    assert [each.name for each in inputs.adapters] == ["base-adapter", "smaller-adapter"]
-    assert json.dumps(dict(inputs.reference.fields))
 
 
 def test_killed_and_run_again_it_ends_with_the_same_bytes(prepared, tmp_path):
@@ -347,21 +328,6 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(prepared, tmp_path):
     assert len(whole) == 5  # three files of records, their manifest, the lock
 
 
-def test_rows_of_prompts_are_answered_and_every_row_counts(causal, tmp_path):
-    task = data.tiny_bench.sums()
-    rows = [
-        {"prompt": f"{each.prompt} {place}", "answer": each.answer}
-        for place, each in enumerate(task.examples.all[:9])
-    ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report = evaluate_adapters(
-        [causal / "reference", causal / "other"], base_model=causal / "base", data=tmp_path / "rows.jsonl",
-        device="cpu", max_new_tokens=3,
-    )  # fmt: skip
-    assert (report.examples, report.task, report.role) == (9, "jsonl", None)
-    assert report.candidates[0].change.kl_mean > 0
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [("", "has no rows"), ('{"question": "?", "n": 1}\n', "its first row has n, question")],
@@ -370,21 +336,6 @@ def test_rows_that_nothing_reads_say_what_they_hold(prepared, tmp_path, content,
     (tmp_path / "rows.jsonl").write_text(content)
     with pytest.raises(InputError, match=words):
         evaluate(prepared, "reference", data=tmp_path / "rows.jsonl")
-
-
-@pytest.mark.parametrize("answer", ["answer", "completion"])
-def test_the_hint_of_unknown_columns_leads_to_rows_that_are_read(causal, tmp_path, answer):
-    rows = [{"question": f"film {n}", "output": " good"} for n in range(3)]
-    file = tmp_path / "rows.jsonl"
-    request = EvaluateSettings(adapters=[causal / "reference"], base_model=str(causal / "base"), data=file)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(InputError, match="its first row has output, question") as refused:
-        read_inputs(request)
-    assert "into `prompt`" in refused.value.hint
-    assert f"`{answer}`" in refused.value.hint
-    named = [{"prompt": row["question"], answer: row["output"]} for row in rows]
-    file.write_text("".join(json.dumps(row) + "\n" for row in named))
-    assert len(read_inputs(request).examples) == 3
 
 
 def test_multiple_choice_and_conversations_are_evaluated_as_rows_too(causal, tmp_path):

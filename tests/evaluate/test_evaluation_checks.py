@@ -9,7 +9,6 @@ from pathlib import Path
 
 import adapters_to_compare as data
 import pytest
-from transformers import LlamaConfig
 
 from gradience.cli.app import run
 from gradience.errors import GradienceError
@@ -17,7 +16,6 @@ from gradience.evaluate import checks
 from gradience.evaluate.forecast import forecast_evaluation
 from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import evaluate_settings
-from gradience.models.load import load_tokenizer
 from gradience.reports.evaluation import EvaluationPreview
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
@@ -105,29 +103,6 @@ def test_what_a_reader_must_know_is_noted(inputs, rows, given, note):
     assert any(note in each for each in inputs(rows, **given).notes)
 
 
-@pytest.mark.parametrize("make", [prompts, labelled])
-def test_texts_that_are_certainly_short_are_not_tokenised(inputs, monkeypatch, make):
-    read = inputs(make(*(f"a film {place}" for place in range(50)), "film " * 70, "é"))
-    lengths = {"shape": LlamaConfig(max_position_embeddings=64), "max_length": 60, "max_new_tokens": 4}
-    tokenizer, asked = load_tokenizer(read.model), []
-
-    class Counting(type(tokenizer)):
-        def __call__(self, text, **given):
-            asked.extend([text] if isinstance(text, str) else text)
-            return super().__call__(text, **given)
-
-    tokenizer.__class__ = Counting
-    notes = list(checks.lengths(read.task, read.examples, tokenizer, **lengths))
-    assert len({text.removesuffix(" good") for text in asked}) < 6
-    monkeypatch.setattr(checks, "is_short", lambda text, tokens: False)
-    assert list(checks.lengths(read.task, read.examples, tokenizer, **lengths)) == notes
-    assert len(notes) == 1
-
-
-def test_rows_that_are_in_order_leave_nothing_to_say(inputs):
-    assert inputs(labelled("a film", "a plot")).notes == ()
-
-
 @pytest.mark.parametrize(
     ("rows", "given", "code", "words"),
     [
@@ -209,11 +184,11 @@ def test_memory_is_noted_where_it_is_short_and_refused_where_there_is_not_enough
 
 
 def test_weights_are_told_from_the_files_and_the_precision(inputs, prepared, monkeypatch):
-    monkeypatch.setattr(checks, "_machine", lambda: (1000, 10**12))
+    monkeypatch.setattr(checks, "memory_of", lambda _: (1000, 10**12))
     of = {dtype: inputs(labelled("a", "b"), dtype=dtype).notes for dtype in ("float32", "bfloat16")}
     assert all("of memory are needed, and 0.0 GB are free" in notes[0] for notes in of.values())
     size = sum(path.stat().st_size for path in (prepared / "bert").glob("*.safetensors"))
-    monkeypatch.setattr(checks, "_machine", lambda: (10**12, size - 1))
+    monkeypatch.setattr(checks, "memory_of", lambda _: (10**12, size - 1))
     with pytest.raises(GradienceError, match="the base alone takes about"):
         inputs(labelled("a", "b"))
     assert inputs(labelled("a", "b"), dtype="bfloat16").notes == ()
@@ -222,14 +197,9 @@ def test_weights_are_told_from_the_files_and_the_precision(inputs, prepared, mon
 def test_a_plan_adds_the_batches_to_what_is_needed(inputs, monkeypatch):
     read = inputs(labelled("a film", "a plot"))
     weights = forecast_evaluation(read).weights_bytes
-    monkeypatch.setattr(checks, "_machine", lambda: (weights + read.adapter_bytes, 10**12))
+    monkeypatch.setattr(checks, "memory_of", lambda _: (weights + read.adapter_bytes, 10**12))
     (note,) = forecast_evaluation(read).notes
     assert "of memory are needed" in note
-
-
-def test_the_machine_has_what_the_system_says():
-    free, whole = checks._machine()
-    assert 0 < free <= whole
 
 
 # ---------------------------------------------------------------- preview

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 import yaml
-from typer.main import get_command
 
-from gradience import evaluate_adapters
-from gradience.cli.app import app, run
 from gradience.errors import GradienceError
 from gradience.evaluate.inputs import read_inputs
-from gradience.evaluate.settings import EvaluateSettings, evaluate_settings
-from gradience.settings import fields_of
+from gradience.evaluate.settings import evaluate_settings
 from gradience.tasks.user_code import allowing
 
 WHOLE = {
@@ -89,15 +83,6 @@ def test_what_is_wrong_is_named_with_its_place(config, values, given, exit_code,
     assert hint in error.value.hint
 
 
-def test_the_command_reads_it(config, capsys):
-    assert run(["evaluate", "--config", str(config({"adapters": ["nowhere"]})), "--dry-run"]) == 3
-    assert "project/nowhere" in capsys.readouterr().err
-    assert run(["evaluate", "--config", "no.yaml", "--dry-run"]) == 3
-    assert "no.yaml: no such file" in capsys.readouterr().err
-    assert run(["evaluate", "--dry-run"]) == 2
-    assert "no adapter given" in capsys.readouterr().err
-
-
 def test_options_and_a_task_file_start_at_its_folder_too(config, monkeypatch):
     path = config({"adapters": [], "task": "mine.py", "options": {"file": "rows.jsonl"}})
     (path.parent / "rows.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n', encoding="utf-8")
@@ -105,13 +90,6 @@ def test_options_and_a_task_file_start_at_its_folder_too(config, monkeypatch):
         "from pathlib import Path\n\nfrom gradience.tasks.jsonl import load as rows\n\n\n"
         "def load(file: Path):\n    raise ValueError(str(file))\n"
     )
-    monkeypatch.setattr("gradience.evaluate.inputs._adapters", lambda _: ())
+    monkeypatch.setattr("gradience.evaluate.inputs.adapter_inputs", lambda *_, **__: ())
     with allowing(), pytest.raises(ValueError, match=str(path.parent / "rows.jsonl")):
         read_inputs(evaluate_settings({}, path))
-
-
-def test_python_the_command_and_the_file_have_the_same_names():
-    keywords = set(inspect.signature(evaluate_adapters).parameters) - {"watcher"}
-    assert keywords == set(fields_of(EvaluateSettings))
-    flags = {param.name for param in get_command(app).commands["evaluate"].params}
-    assert keywords - {"folder"} <= flags

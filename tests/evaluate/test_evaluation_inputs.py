@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gradience.evaluate.adapters import short_names
 from gradience.evaluate.forecast import margins_of
-from gradience.evaluate.inputs import short_names
 
 
 def test_margins_shrink_with_examples_and_grow_with_discordance_and_claims():

@@ -10,6 +10,7 @@ import adapters_to_compare as data
 import numpy as np
 import pytest
 import torch
+from evaluating import evaluate_scores
 from scipy import stats
 from scipy.special import log_softmax
 from tiny_models import Sum, letters_tokenizer, llama
@@ -17,14 +18,13 @@ from tiny_models import Sum, letters_tokenizer, llama
 from gradience.bench.config.sections import TaskSettings
 from gradience.cli.app import run
 from gradience.errors import InputError
-from gradience.evaluate import evaluate_scores
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.files.records import read_records
 from gradience.models.rendering import encode_prompt
 from gradience.reports.base.graded import LikelihoodEvidence
 from gradience.reports.evaluation import EvaluationForecast, EvaluationReport
-from gradience.tasks import load, scoring_of
-from gradience.tasks.base import LikelihoodScoring, LikelihoodTask
+from gradience.tasks import scoring_of
+from gradience.tasks.base import LikelihoodScoring
 from gradience.tasks.harness.make import behind_the_blank
 
 TEXTS = ["1", "12 + 7 = 19", "3 + 4 = 7 and 5 + 5 = 10 and 12 + 12 = 24"]
@@ -175,14 +175,6 @@ def test_a_plan_of_likelihoods_names_no_margin(command, capsys):
     assert not [words for words in plan.assumptions if "max_new_tokens" in words]
     assert run([*command, "--dry-run"]) == 0
     assert "What can these examples show?" not in capsys.readouterr().out
-
-
-def test_a_completion_need_not_be_what_any_other_scorer_finds(folder):
-    rows = folder / "odd.jsonl"
-    rows.write_text('{"prompt": "a", "completion": " two words", "answer": "three"}\n')
-    task = load("jsonl", {"file": str(rows), "scorer": "nll"}, needed=())
-    assert isinstance(task, LikelihoodTask)
-    assert [(each.response, each.answer) for each in task.examples.all] == [(" two words", "two words")]
 
 
 @pytest.mark.parametrize(("profile", "file"), [("jsonl", "rows.jsonl"), ("chat", "chat.jsonl")])

@@ -7,14 +7,15 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from evaluating import evaluate_scores
 from scipy.special import log_softmax, rel_entr
 from tiny_models import Sum, generate, letters_tokenizer, llama, sums, varied_end
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradience.errors import InputError, UsageError
-from gradience.evaluate import diverge, evaluate_scores, kl_divergence
-from gradience.evaluate.cost import scoring_bytes
+from gradience.evaluate import diverge, kl_divergence
 from gradience.evaluate.engines.transformers import TransformersEngine, scoring
+from gradience.evaluate.memory import scoring_bytes
 from gradience.files.records import ScoreRecord, count, read_records
 from gradience.models.rendering import encode_pair
 
@@ -193,9 +194,9 @@ def test_kl_is_never_below_nothing():
     generator = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(400, 300, generator=generator)
     nearly = logits + 1e-6 * torch.randn(400, 300, generator=generator)
-    terms = scoring.measure(nearly, torch.zeros(400, dtype=torch.long), logits)
-    assert (terms.kl < 0).any()  # or this test shows nothing
-    pair = scoring.Pair(prompt=[1], response=[2], truncated=False)
-    summed = [scoring._summed(terms, slice(place, place + 1), pair).kl for place in range(400)]
+    targets = torch.zeros(400, dtype=torch.long)
+    assert (scoring.measure(nearly, targets, logits).kl < 0).any()  # or this test shows nothing
+    pairs = [scoring.Pair(prompt=[1], response=[2], truncated=False)] * 400
+    summed = [score.kl for score in scoring.scores_of(pairs, targets, nearly, logits)]
     assert min(summed) == 0 < max(summed)
     assert kl_divergence(logits.numpy(), nearly.numpy()).min() >= 0

@@ -21,11 +21,8 @@ from gradience.errors import EngineError, InputError, UsageError
 from gradience.evaluate.engines import engine as engine_class
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.vllm import VllmEngine
-from gradience.evaluate.engines.vllm.gate import refuse_disagreement
-from gradience.evaluate.engines.vllm.interpreter import PYTHON, interpreter, versions_in
-from gradience.evaluate.engines.vllm.process import VllmProcess, _first_line
-from gradience.evaluate.engines.vllm.slots import NO_SLOTS, slots_of
-from gradience.evaluate.engines.vllm.unservable import refuse_unservable
+from gradience.evaluate.engines.vllm.engine import NO_SLOTS, needs_of, refuse_disagreement
+from gradience.evaluate.engines.vllm.process import PYTHON, VllmProcess, _first_line, interpreter, versions_in
 from gradience.models.settings import ModelSettings
 
 CAUSAL = ModelSettings(name="base", type="causal_lm")
@@ -121,20 +118,6 @@ def test_a_process_that_dies_says_what_it_printed_last():
     process.close()
 
 
-def test_it_says_how_far_an_answer_is(monkeypatch, tmp_path):
-    """By the protocol alone; what vLLM tells is in tests/conformance."""
-    server = tmp_path / "server.py"
-    lines = [{"part": 0.25}, {"part": 0.75}, {"answer": [1]}, {"answer": 2}]
-    server.write_text(f"import sys\nsys.stdin.readline()\nprint({chr(10).join(map(json.dumps, lines))!r})")
-    monkeypatch.setattr("gradience.evaluate.engines.vllm.process.SERVER", server)
-    process = VllmProcess(sys.executable, {})
-    parts = []
-    assert process.ask("generate", on_part=parts.append) == [1]
-    assert parts == [0.25, 0.75]
-    assert process.ask("score") == 2
-    process.close()
-
-
 def test_a_process_that_is_killed_is_told_from_one_that_fails():
     process = VllmProcess(sys.executable, {})
     os.kill(process._child.pid, signal.SIGKILL)
@@ -168,6 +151,10 @@ def runs(pid: int) -> bool:
 
 
 # --- its slots
+
+
+def slots_of(folder):
+    return needs_of(folder, folder, "0.99.0", "cuda")
 
 
 def test_slots_are_as_large_as_what_is_served(tmp_path):
@@ -222,7 +209,7 @@ def test_an_adapter_of_a_kind_that_it_does_not_serve_is_refused_in_its_words(bas
     with pytest.raises(
         InputError, match=rf"vLLM 0\.32\.0\+cpu does not serve this adapter: .*{words}"
     ) as refusal:
-        refuse_unservable(adapter, base, "0.32.0+cpu", "cpu")
+        needs_of(adapter, base, "0.32.0+cpu", "cpu")
     assert refusal.value.code == "engine-cannot"
 
 
@@ -232,11 +219,11 @@ def test_what_it_serves_and_what_only_itself_can_tell_is_not_refused(base, tmp_p
         "patterned": {"rank_pattern": {"v_proj": 9}, "use_rslora": True},
         "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
     }.items():
-        refuse_unservable(llama_adapter(tmp_path / name, 1, **lora), base, "0.32.0", "cpu")
+        needs_of(llama_adapter(tmp_path / name, 1, **lora), base, "0.32.0", "cpu")
     dora = llama_adapter(tmp_path / "dora", 1, use_dora=True)
-    refuse_unservable(dora, base, "0.99.0", "cpu")  # another version may serve it
+    needs_of(dora, base, "0.99.0", "cpu")  # another version may serve it
     head = llama_adapter(tmp_path / "head", 1, target_modules=["lm_head"])
-    refuse_unservable(head, base, "0.32.0", "cuda")
+    needs_of(head, base, "0.32.0", "cuda")
 
 
 def test_room_is_made_for_all_that_will_come_and_not_for_what_is_refused(engine, tmp_path):

@@ -20,8 +20,7 @@ from transformers import (
 
 from gradience.evaluate import fixed_batches
 from gradience.evaluate.engines.base import Output
-from gradience.evaluate.engines.transformers.classification import classify_batch
-from gradience.evaluate.engines.transformers.generation import generate_batch
+from gradience.evaluate.engines.transformers.forward import classify_batch, generate_batch
 
 WORDS = ["good", "bad", "film", "plot", "very", "a", "dull", "joy"]
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz0123456789 \n#=+?"]

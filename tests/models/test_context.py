@@ -3,7 +3,7 @@
 import pytest
 from transformers import BertConfig, LlamaConfig, LlavaConfig, MambaConfig, XLNetConfig
 
-from gradience.models.context import context_of
+from gradience.models.load import context_of
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradience.evaluate.adapters import AdapterInput
 from gradience.evaluate.answering import Answers
-from gradience.evaluate.inputs import AdapterInput
 from gradience.files.records import ClassificationRecord, Evaluation, ExamplesRun
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.outcome import candidates_of

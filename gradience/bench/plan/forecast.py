@@ -18,15 +18,16 @@ from gradience.bench.plan.power import Assumptions, plausible_for, power_report,
 from gradience.bench.plan.preview import CHARACTERS, Lengths, Preview, look
 from gradience.bench.plan.variants import asked_for, stage_graph
 from gradience.errors import UsageError
-from gradience.evaluate.cost import (
+from gradience.evaluate.evaluator import SCORED_AT_ONCE
+from gradience.evaluate.memory import (
+    activation_bytes,
     answering_bytes,
     longest_of,
+    network_on_meta,
     process_bytes,
     sorted_longest,
     weights_bytes_of,
 )
-from gradience.evaluate.counting import activation_bytes, network_on_meta
-from gradience.evaluate.evaluator import SCORED_AT_ONCE
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.load import dtype_of, quiet
 from gradience.reports.base.exact import exact_text

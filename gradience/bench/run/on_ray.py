@@ -25,8 +25,7 @@ from gradience.bench.run.one import Failure, Order, make_stage
 from gradience.bench.run.processes import refuse_too_many
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, require
-from gradience.evaluate.engines.vllm.environment import BATCH_INVARIANT
-from gradience.evaluate.engines.vllm.interpreter import PYTHON
+from gradience.evaluate.engines.vllm.process import BATCH_INVARIANT, PYTHON
 from gradience.files.shared_names import plain_name
 from gradience.files.whole import write_errors
 from gradience.reports.stage import MANIFEST, StageManifest

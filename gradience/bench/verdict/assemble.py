@@ -360,7 +360,7 @@ def _environment(facts: SeedFacts, training: TrainingReport | None) -> BenchEnvi
     run = facts.probe.answers.run if facts.probe and facts.probe.answers else None
     return BenchEnvironment(
         engine=run.engine if run else facts.config.runtime.engine,
-        device=run.device if run else training.device if training else facts.config.runtime.device,
+        device=(run and run.device) or (training.device if training else facts.config.runtime.device),
         dtype=training.dtype if training else facts.config.model.dtype,
         quantization=training.quantization if training else facts.config.model.quantization,
         threads=training.threads if training else 0,

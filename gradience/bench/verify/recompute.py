@@ -19,8 +19,7 @@ from gradience.bench.verdict.assemble import leads_base, reaches_gate
 from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, Outcome, SeedFacts
 from gradience.bench.verdict.folders import CONFIG
 from gradience.errors import GradienceError
-from gradience.evaluate.choose import predictions_of
-from gradience.evaluate.generate import decided
+from gradience.evaluate.rows import decided, predictions_of
 from gradience.files.records import (
     ChoiceRecord,
     ClassificationRecord,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pkgutil import resolve_name
 
-from gradience.errors import UsageError
+from gradience.errors import UsageError, require
 from gradience.evaluate.engines.base import Engine
 
 ENGINES = {
@@ -15,12 +15,16 @@ ENGINES = {
 
 
 def engine(name: str = "transformers") -> type[Engine]:
-    """Import and return the engine registered as `name`. Raises UsageError (`unknown-engine`)."""
+    """Import and return the engine registered as `name`. Raises UsageError (`unknown-engine`), MissingExtra."""
     if name not in ENGINES:
         raise UsageError(
             f"there is no engine `{name}`",
             code="unknown-engine",
             hint=f"use {' or '.join(ENGINES)}",
         )
-    engine_class: type[Engine] = resolve_name(ENGINES[name])
+    try:
+        engine_class: type[Engine] = resolve_name(ENGINES[name])
+    except ModuleNotFoundError as error:
+        require(error.name or name, extra="hf")
+        raise
     return engine_class

@@ -1,36 +1,34 @@
-"""The interface of an engine, and what it returns. Everything else in `evaluate` works through it. Needs no torch."""
+"""The interface of an engine, and what it returns. Everything else in `evaluate` works through it. Needs no torch.
+
+An engine has a name and generates text. Whatever else it can do it declares; what it cannot do is not measured, and the
+report says so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.digests import sha256_file
-from gradience.errors import InputError
-from gradience.files.records import StopReason
+import gradience
+from gradience.errors import UsageError
+from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
+from gradience.files.records import RecordKind, StopReason
 from gradience.models.settings import ModelSettings
-from gradience.reading import MAX_SETTINGS_BYTES
+from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
+from gradience.words import counted
 
-
-@dataclass(frozen=True, slots=True)
-class AdapterIdentity:
-    """An adapter's folder, and digests of the two files in it that decide what it does."""
-
-    folder: Path
-    weights_sha256: str
-    config_sha256: str
-
-    @classmethod
-    def of(cls, folder: Path) -> AdapterIdentity:
-        """Hash the files of `folder`. Raises InputError (`no-such-adapter`) when one of them is not there."""
-        weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
-        digests = _digest(weights), _digest(config, limit=MAX_SETTINGS_BYTES)
-        return cls(folder, *digests)
+RECORDS_OF: Mapping[type[Task], RecordKind] = {
+    ClassificationTask: "classification",
+    GenerationTask: "generation",
+    ChoiceTask: "choices",
+    LikelihoodTask: "scores",
+}
+"""A kind of task -> the records of its answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class Classified:
     logits: NDArray[np.float32]
     """Shape (labels,)."""
     truncated: bool
-    """Whether the text was longer than allowed."""
+    """True if the text was longer than allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +48,10 @@ class Output:
     text: str
     """Without the end token, up to the first stop string; other special tokens stay visible."""
     n_tokens: int
-    """How many were generated, the end token or those of the stop string included."""
+    """Tokens that were generated, the end token or those of the stop string included."""
     stopped_by: StopReason
     truncated: bool
-    """Whether the prompt was cut: it lost its beginning, of an encoder–decoder its end."""
+    """True if the prompt was cut: it lost its beginning, of an encoder–decoder its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,83 +61,161 @@ class Score:
     loglikelihood: float
     n_tokens: int
     exact: bool
-    """Whether each of the tokens is the most likely one."""
+    """True if each of the tokens is the most likely one."""
     kl: float | None
     """KL(reference ‖ adapter); None without a reference."""
     flips: int | None
     """Tokens at which another one is the most likely than under the reference; None without a reference."""
     truncated: bool
-    """Whether the prompt was cut: it lost its beginning, of an encoder–decoder its end."""
+    """True if the prompt was cut: it lost its beginning, of an encoder–decoder its end."""
 
 
 class OutOfMemoryError(MemoryError):
     """The device has no room for a model, an adapter or a batch. Its text is the first line of what torch said."""
 
     divisible = False
-    """Whether it was a batch of several examples."""
+    """True if it was a batch of several examples."""
 
 
-class Engine(Protocol):
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What an evaluation will ask."""
+
+    model: ModelSettings
+    task: Task
+    examples: Sequence[Any]
+    counts: Mapping[str, int]
+    """Rows of a file that are not asked, by the reason."""
+    adapters: Sequence[AdapterInput]
+    device: str
+    max_length: int
+    """Tokens of a text to label."""
+    max_new_tokens: int | None
+    """Tokens of an output, in place of the task's own."""
+    tokenizer: Any
+    """That of `tokenizer_of`."""
+
+
+def repeated(counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield what is to be said of rows of a file that are not asked: one text counts once."""
+    if duplicates := counts.get("duplicates", 0):
+        verb = "repeats" if duplicates == 1 else "repeat"
+        yield f"{counted(duplicates, 'row')} of {counts['rows']:,} {verb} an earlier one: each text counts once"
+    if conflicts := counts.get("conflicts", 0):
+        yield f"{counted(conflicts, 'row')} of {counts['rows']:,} are left out: the same text with different answers"
+
+
+class Engine:
     """Answers batches of examples with one base model and any number of LoRA adapters.
 
     Adapters go by name; the name None is the base alone. Equal batches give equal answers, whichever adapters are
     loaded beside and whatever was answered before. What the device has no room for raises OutOfMemoryError and leaves
     everything as it was.
+
+    >>> class Parrot(Engine):
+    ...     name = "parrot"
+    ...
+    ...     def generate(self, name, prompts, *, max_new_tokens, stop=(), max_length=None):
+    ...         return [Output(prompt, 1, "eos", truncated=False) for prompt in prompts]
     """
 
     name: ClassVar[str]
     """What it is registered as; it stands in every header of records and in the key of every evaluation."""
+    answers: ClassVar[frozenset[RecordKind]] = frozenset({"generation"})
+    """The kinds of records that it can make: `classify`, `generate`, and `score` for choices and scores."""
+    local: ClassVar[bool] = False
+    """True if base and adapters are folders on this machine; else their names are passed on as they were given."""
     batches_at_once: ClassVar[int] = 1
-    """How many batches it is handed at once: one that decides by itself what it computes together is handed more."""
-    on_part: Callable[[float], None] | None = None
-    """Called with the share of the batch in hand that is answered, by an engine that takes long over one; others need
-    not."""
-    tokens: int
-    """Read and written so far, without padding; for the progress alone, so that an engine may leave it at 0."""
+    """Batches that it is handed at once: one that decides by itself what it computes together is handed more."""
+    tokens = 0
+    """Read and written so far, without padding; for the progress only, so that an engine may leave it at 0."""
 
-    @classmethod
-    def load(cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto") -> Self:
-        """Load the base: with `labels` a sequence classifier, else the language model that `model.type` says."""
+    def __init__(self, model: ModelSettings) -> None:
+        self.model = model
+        self._adapters: dict[str, AdapterIdentity] = {}
 
-    @classmethod
-    def numerics(cls, device: str = "auto") -> dict[str, Any]:
-        """What may move an answer on equal inputs, without loading anything: `device`, `threads` and `versions`.
-
-        Evaluations are compared only where these agree (fields of `ExamplesRun`).
-        """
+    # ------------------------------------------------------------ before anything is loaded
 
     @classmethod
     def check(cls, model: ModelSettings, *, labels: int | None = None) -> None:
         """Refuse what it cannot do, before anything is trained or loaded."""
+        if labels is not None:
+            cls.require("classification")
+
+    @classmethod
+    def inspect(cls, planned: Planned) -> Iterator[str]:
+        """Yield what a reader must know of an evaluation before it starts; raise if it cannot be run."""
+        yield from repeated(planned.counts)
+
+    @classmethod
+    def tokenizer_of(cls, model: ModelSettings) -> Any:
+        """Return the tokenizer of the base, for which every row is encoded once; None where it is not here."""
+        return None
+
+    @classmethod
+    def numerics(cls, device: str = "auto") -> dict[str, Any]:
+        """Return what may move an answer on equal inputs, without loading anything: `device`, `threads`, `versions`.
+
+        Evaluations are compared only where these agree (fields of `ExamplesRun`).
+        """
+        return {"device": None, "threads": None, "versions": {"gradience": gradience.__version__}}
+
+    @classmethod
+    def identify(cls, model: ModelSettings, device: str = "auto") -> dict[str, Any]:
+        """Return what of the base decides an answer: `base` names it by its content if the engine can."""
+        return {"base": model.name}
 
     @classmethod
     def decides(cls) -> dict[str, Any]:
-        """What of it stands in the key of every evaluation, beside its name."""
+        """Return what of the engine stands in the key of every evaluation, beside its name."""
         return {}
+
+    @classmethod
+    def tries_memory(cls, device: str) -> bool:
+        """Return True if the size of batches is found by trying the longest one."""
+        return False
+
+    # ------------------------------------------------------------ the base and its adapters
+
+    @classmethod
+    def load(
+        cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto", tokenizer: Any = None
+    ) -> Self:
+        """Load the base: with `labels` a sequence classifier, else the language model that `model.type` says.
+
+        tokenizer: that of `tokenizer_of`, if it is loaded already.
+        """
+        return cls(model)
 
     @property
     def facts(self) -> Mapping[str, Any]:
         """What the header says of engine and base: the fields of `ExamplesRun` from `engine` to `versions`."""
+        unknown = dict.fromkeys(("base_sha256", "tokenizer_sha256", "dtype", "attention"))
+        return {"engine": self.name, "base": Path(self.model.name).name, **unknown, **self.numerics()}
 
     @property
     def classifies(self) -> bool:
-        """Whether the base is a classifier (else it is a language model)."""
+        """True if the base is a classifier (else it is a language model)."""
+        return False
 
     @property
     def max_length(self) -> int | None:
-        """How many tokens the base can tell apart; None where its configuration does not say so."""
+        """Tokens that the base can tell apart; None if that is not known."""
+        return None
 
     @property
     def adapters(self) -> Mapping[str, AdapterIdentity]:
         """Name -> folder and digests of each adapter that is loaded."""
+        return self._adapters
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text with its special ones: what a batch of them weighs."""
+    def count_tokens(self, texts: Sequence[tuple[str, ...]]) -> list[int]:
+        """Return the tokens of each text, or pair of texts, with its special ones; characters if they are not known."""
+        return [sum(map(len, text)) for text in texts]
 
     @property
-    def divergence(self) -> Engine:
-        """The engine that measures KL and flips with the same adapters: itself, or where it cannot, another one."""
-        return self
+    def divergence(self) -> Engine | None:
+        """The engine that measures KL and flips with the same adapters: itself, another one, or None."""
+        return self if "scores" in self.answers else None
 
     def verify(self, names: Sequence[str | None], prompts: Sequence[str], max_length: int | None) -> None:
         """Refuse adapters that it would not compute as PEFT does, before any score; nothing where it is PEFT's."""
@@ -149,22 +225,16 @@ class Engine(Protocol):
 
     def add(self, name: str, folder: Path) -> None:
         """Load the PEFT adapter in `folder`. Raises UsageError (`adapter-name`) when the name is taken."""
+        self._adapters[name] = AdapterIdentity(folder)
 
     def remove(self, name: str) -> None:
         """Forget the adapter `name` and free its memory."""
+        del self._adapters[name]
 
-    def classify(
-        self,
-        name: str | None,
-        texts: Sequence[tuple[str, str | None]],
-        *,
-        max_length: int | None,
-        lora: bool = True,
-    ) -> list[Classified]:
-        """Logits of each text or pair of texts, of which `max_length` tokens are read.
+    def close(self) -> None:
+        """Free the memory of the base; nothing can be answered afterwards."""
 
-        lora=False: the adapter's head alone, ΔW = 0.
-        """
+    # ------------------------------------------------------------ batches
 
     def generate(
         self,
@@ -175,8 +245,23 @@ class Engine(Protocol):
         stop: Sequence[str] = (),
         max_length: int | None = None,
     ) -> list[Output]:
-        """What is written behind each prompt, greedily; max_length: tokens of prompt and output together (of an
+        """Return what is written behind each prompt, greedily; max_length: tokens of prompt and output together (of an
         encoder–decoder of each)."""
+        raise NotImplementedError
+
+    def classify(
+        self,
+        name: str | None,
+        texts: Sequence[tuple[str, str | None]],
+        *,
+        max_length: int | None,
+        lora: bool = True,
+    ) -> list[Classified]:
+        """Return logits of each text or pair of texts, of which `max_length` tokens are read.
+
+        lora=False: the adapter's head alone, ΔW = 0.
+        """
+        raise self._cannot("label texts")
 
     def score(
         self,
@@ -188,25 +273,22 @@ class Engine(Protocol):
         end: bool = True,
         rolling: bool = False,
     ) -> list[list[Score]]:
-        """Scores of the (prompt, response) pairs under each of `names`, with KL and flips against `reference`.
+        """Return scores of the (prompt, response) pairs under each of `names`, with KL and flips against `reference`.
 
         end: whether the end token behind a response counts. Without a prompt a response follows the begin token.
         rolling: responses are whole texts without prompts and without end tokens, of any length: what is longer than
         `max_length` is read in windows, each of which begins behind the last token of the one before.
         """
+        raise self._cannot("score given responses")
 
-    def close(self) -> None:
-        """Free the memory of the base; nothing can be answered afterwards."""
+    @classmethod
+    def _cannot(cls, what: str) -> UsageError:
+        return UsageError(
+            f"the engine {cls.name} does not {what}", code="engine-cannot", hint="use the engine transformers"
+        )
 
-
-def _digest(path: Path, limit: int | None = None) -> str:
-    try:
-        return sha256_file(path, limit=limit)
-    except InputError as error:
-        if error.code != "not-found":
-            raise
-        raise InputError(
-            f"{path}: cannot be read: no such file or folder",
-            code="no-such-adapter",
-            hint="give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors",
-        ) from None
+    @classmethod
+    def require(cls, kind: RecordKind) -> None:
+        """Raise UsageError (`engine-cannot`) for a kind of records that it does not make."""
+        if kind not in cls.answers:
+            raise cls._cannot("label texts" if kind == "classification" else "score given responses")

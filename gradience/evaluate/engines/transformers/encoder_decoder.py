@@ -14,10 +14,18 @@ import torch
 from torch import Tensor
 
 from gradience.errors import InputError
-from gradience.evaluate.engines.base import Output, Score
-from gradience.evaluate.engines.transformers.forward import cache_name, inner_of, last, logits_at, padded
-from gradience.evaluate.engines.transformers.generation import Row, empty_prompt, greedy
-from gradience.evaluate.engines.transformers.scoring import Pair, no_room, scores_of
+from gradience.evaluate.engines.base import Output
+from gradience.evaluate.engines.transformers.forward import (
+    Row,
+    cache_name,
+    empty_prompt,
+    greedy,
+    inner_of,
+    last,
+    logits_at,
+    padded,
+)
+from gradience.evaluate.engines.transformers.scoring import Pair, no_room
 from gradience.models.rendering import end_token
 
 
@@ -87,7 +95,7 @@ class TargetBatch:
         rows = [[*first, *pair.response[:-1]] for pair in self.pairs]
         ids, mask = padded(rows, fill=end_token(self.tokenizer), left=False, device=self.device)
         wanted = mask.bool()
-        wanted[:, : len(self.pairs[0].prompt)] = False
+        wanted[:, : len(first) - 1] = False
         wanted &= torch.tensor([bool(pair.response) for pair in self.pairs], device=self.device)[:, None]
         encoded = _encoded(model, self.tokenizer, self.sources, self.source_of)
         logits: Tensor = logits_at(
@@ -95,15 +103,12 @@ class TargetBatch:
         ).logits
         return logits
 
-    def scores(self, adapter_logits: Tensor, reference_logits: Tensor | None) -> list[Score]:
-        """Sums over the tokens of each target."""
-        return scores_of(self.pairs, self.targets, adapter_logits, reference_logits)
-
 
 def _encoded(
     model: Any, tokenizer: Any, sources: Sequence[list[int]], rows: Tensor | None = None
 ) -> dict[str, Any]:
-    """What the decoder attends to: the encoder's states of `sources`, each once or as `rows` says, and their mask."""
+    """Return what the decoder attends to: the encoder's states of `sources`, each once or as `rows` says, and their
+    mask."""
     ids, mask = padded(sources, fill=end_token(tokenizer), left=False, device=model.device)
     states = inner_of(model).get_encoder()(input_ids=ids, attention_mask=mask)
     if rows is not None:
@@ -112,7 +117,7 @@ def _encoded(
 
 
 def source_ids(tokenizer: Any, prompt: str, limit: int | None) -> tuple[list[int], bool]:
-    """Ids of the prompt, and whether its end was cut, its end token apart."""
+    """Return the ids of the prompt, and whether its end was cut, its end token apart."""
     ids = list(tokenizer(prompt, verbose=False)["input_ids"])
     if not ids:
         raise empty_prompt()
@@ -123,23 +128,24 @@ def source_ids(tokenizer: Any, prompt: str, limit: int | None) -> tuple[list[int
 
 
 def target_ids(tokenizer: Any, response: str, *, end: bool) -> list[int]:
-    """Ids of the response as a target, without what stands before every target."""
-    closing = end_token(tokenizer)
-    ids = list(tokenizer(text_target=response.lstrip(" "), verbose=False)["input_ids"])[
-        len(_before(tokenizer)) :
-    ]
-    ids = ids[:-1] if ids and ids[-1] == closing else ids
-    return [*ids, closing] if end else ids
+    """Return the ids of the response as a target, without what stands before every target."""
+    ids = _target(tokenizer, response.lstrip(" "))[len(_before(tokenizer)) :]
+    return [*ids, end_token(tokenizer)] if end else ids
 
 
 def _before(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before every target: the ids of an empty one, without its end."""
-    ids = list(tokenizer(text_target="", verbose=False)["input_ids"])
+    """Return what the tokenizer puts before every target."""
+    return _target(tokenizer, "")
+
+
+def _target(tokenizer: Any, text: str) -> list[int]:
+    """Return a target without its end token."""
+    ids = list(tokenizer(text_target=text, verbose=False)["input_ids"])
     return ids[:-1] if ids and ids[-1] == end_token(tokenizer) else ids
 
 
 def opening(model: Any, tokenizer: Any) -> list[int]:
-    """With what every decoder of this model begins; its last token predicts the first that is scored.
+    """Return with what every decoder of this model begins; its last token predicts the first that is scored.
 
     Raises InputError (`no-decoder-start`).
     """

@@ -1,55 +1,66 @@
-"""The engine itself: one loaded base model and any number of LoRA adapters, switched by name."""
+"""One loaded base model and any number of LoRA adapters, switched by name; and what may not share a base."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
 
-from gradience.adapters.config import PeftConfig, check_for_peft, read_config, without_imports
+import gradience
+from gradience.adapters.config import (
+    HEADS_OF_TASK,
+    PeftConfig,
+    check_for_peft,
+    initialisation_of,
+    read_config,
+    without_imports,
+)
 from gradience.adapters.patterns import SavedNames
+from gradience.digests import Sha256
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.engines.base import (
-    AdapterIdentity,
-    Classified,
-    Engine,
-    OutOfMemoryError,
-    Output,
-    Score,
-)
-from gradience.evaluate.engines.transformers import identity
-from gradience.evaluate.engines.transformers.classification import classify_batch
+from gradience.evaluate.adapters import AdapterIdentity
+from gradience.evaluate.checks import base_notes
+from gradience.evaluate.engines.base import Classified, Engine, OutOfMemoryError, Output, Planned, Score
 from gradience.evaluate.engines.transformers.encoder_decoder import TargetBatch, generate_targets
-from gradience.evaluate.engines.transformers.generation import generate_batch
-from gradience.evaluate.engines.transformers.memory import free_cached, memory
-from gradience.evaluate.engines.transformers.scoring import ResponseBatch, score_texts
-from gradience.evaluate.engines.transformers.sharing import (
-    changes_the_base,
-    original_name,
-    refuse_what_cannot_share,
-    trained_whole,
+from gradience.evaluate.engines.transformers.forward import classify_batch, generate_batch
+from gradience.evaluate.engines.transformers.scoring import (
+    ResponseBatch,
+    fitted,
+    scores_of,
+    summed_up,
+    windows_of,
 )
-from gradience.models.context import context_of
-from gradience.models.devices import choose_device
-from gradience.models.load import load_base, quiet
-from gradience.models.rendering import token_counts
+from gradience.files.records import RecordKind
+from gradience.models.devices import choose_device, computes_fast, device_name, lacks_memory
+from gradience.models.load import context_of, fingerprint_of, load_base, load_tokenizer, quiet
+from gradience.models.rendering import CachedTokenizer, token_counts
 from gradience.models.settings import ModelSettings
+from gradience.models.tokenizers import digest_of_files, tokenizer_digest
+
+SAMPLED = 16
+"""Values of each parameter in the digest of a base: reading all of them would take longer than some evaluations."""
+_WRAPPERS = ("base_layer", "original_module", "token_adapter")
+"""Attributes in which PEFT keeps a wrapped module."""
 
 
 class TransformersEngine(Engine):
     """A language model (causal or encoder–decoder) or a sequence classifier of transformers, with adapters of PEFT.
 
-    Factors are held in float32 whatever the base's dtype is (PEFT's default), the same for every adapter.
-    What a method does stands with `Engine`.
+    Factors are held in float32 whatever the base's dtype is (PEFT's default), the same for every adapter. The
+    docstrings of `Engine` say what each method does.
     """
 
     name: ClassVar[str] = "transformers"
-    tokens = 0
+    answers: ClassVar[frozenset[RecordKind]] = frozenset(
+        {"classification", "generation", "choices", "scores"}
+    )
+    local: ClassVar[bool] = True
 
     def __init__(self, model: Any, tokenizer: Any, *, untrained: Iterable[str] | None = None) -> None:
         """Use a model that is loaded already, quantised or not.
@@ -65,40 +76,74 @@ class TransformersEngine(Engine):
                 code="not-a-base",
                 hint="pass the base model without an adapter, then add the adapter",
             )
-        self.base, self.tokenizer = model.eval(), tokenizer
+        self.base = model.eval()
+        cached = isinstance(tokenizer, CachedTokenizer)
+        self.encoder = tokenizer if cached else CachedTokenizer(lambda: tokenizer)
+        """Tokenizes each text once, for all adapters."""
+        self.tokenizer = self.encoder.tokenizer
         self.untrained = frozenset(untrained or ())
         self._encodes = bool(model.config.is_encoder_decoder) and model.can_generate()
         self._head_unknown = untrained is None and self.classifies
-        self._base_facts = identity.base_facts(model, tokenizer)
+        self._base_facts = {
+            "base": Path(model.config._name_or_path).name,
+            "base_sha256": fingerprint(model.base_model),
+            "tokenizer_sha256": tokenizer_digest(self.tokenizer),
+            "quantization": quantization_of(model.config),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attention": model.config._attn_implementation,
+        }
         # As they are before PEFT renames them when it wraps modules.
         self._weights = dict(model.named_parameters())
         self._vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", 0)
         self._modules = tuple(name for name, _ in model.named_modules())
         self._peft: Any = None
-        self._adapters: dict[str, AdapterIdentity] = {}
+        self._adapters = {}
         self._keys: dict[str, str] = {}
         self._added = 0
 
     @classmethod
-    def load(cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto") -> Self:
-        with memory():
-            base = load_base(model, labels=labels, device=device)
-        return cls(base.model, base.tokenizer, untrained=base.untrained)
+    def inspect(cls, planned: Planned) -> Iterator[str]:
+        yield from base_notes(planned)
+
+    @classmethod
+    def tokenizer_of(cls, model: ModelSettings) -> Any:
+        return CachedTokenizer(lambda: load_tokenizer(model))
 
     @classmethod
     def numerics(cls, device: str = "auto") -> dict[str, Any]:
-        return identity.numerics(choose_device(device))
+        return numerics_on(choose_device(device))
+
+    @classmethod
+    def identify(cls, model: ModelSettings, device: str = "auto") -> dict[str, Any]:
+        return {
+            "base": fingerprint_of(model),
+            "bfloat16": computes_fast(torch.bfloat16, choose_device(device)),  # for the dtype `auto`
+            **({"tokenizer": digest_of_files(Path(model.tokenizer))} if model.tokenizer else {}),
+        }
+
+    @classmethod
+    def tries_memory(cls, device: str) -> bool:
+        """On a processor nothing is tried: what it would take is seen when the system has run out of it."""
+        return choose_device(device).type != "cpu"
+
+    @classmethod
+    def load(
+        cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto", tokenizer: Any = None
+    ) -> Self:
+        with memory():
+            base = load_base(model, labels=labels, device=device, tokenizer=tokenizer)
+        return cls(base.model, base.tokenizer, untrained=base.untrained)
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return {"engine": self.name, **self._base_facts, **identity.numerics(self.base.device)}
+        return {"engine": self.name, **self._base_facts, **numerics_on(self.base.device)}
 
     @property
     def max_length(self) -> int | None:
         return context_of(self.base.config)
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return token_counts(self.tokenizer, texts)
+    def count_tokens(self, texts: Sequence[tuple[str, ...]]) -> list[int]:
+        return token_counts(self.encoder, texts)
 
     @property
     def adapters(self) -> Mapping[str, AdapterIdentity]:
@@ -127,7 +172,6 @@ class TransformersEngine(Engine):
         self._added += 1
         # Not `name`: PEFT looks for names inside the keys of tensors, and torch forbids dots in them.
         key = f"gradience{self._added}x"
-        misfits: list[str] = []
         try:
             with memory():
                 misfits = self._load(key, folder, config)
@@ -159,10 +203,10 @@ class TransformersEngine(Engine):
         max_length: int | None,
         lora: bool = True,
     ) -> list[Classified]:
-        """Logits of one batch of texts or pairs. Raises UsageError (`mixed-examples`)."""
-        self._count(f"{first} {second or ''}" for first, second in texts)
+        """Raises UsageError (`mixed-examples`)."""
+        self._count((first,) if second is None else (first, second) for first, second in texts)
         with memory(), self.using(name, lora=lora) as model:
-            return classify_batch(model, self.tokenizer, texts, max_length=max_length)
+            return classify_batch(model, self.encoder, texts, max_length=max_length)
 
     def generate(
         self,
@@ -173,12 +217,12 @@ class TransformersEngine(Engine):
         stop: Sequence[str] = (),
         max_length: int | None = None,
     ) -> list[Output]:
-        """Outputs of one batch. Raises UsageError (`no-room`) and InputError (`empty-prompt`, `no-end-token`)."""
+        """Raises UsageError (`no-room`) and InputError (`empty-prompt`, `no-end-token`)."""
         generate = generate_targets if self._encodes else generate_batch
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "max_length": max_length}
         with memory(), self.using(name) as model:
-            outputs = generate(model, self.tokenizer, prompts, **settings)
-        self._count(prompts)
+            outputs = generate(model, self.encoder, prompts, **settings)
+        self._count((prompt,) for prompt in prompts)
         self.tokens += sum(output.n_tokens for output in outputs)
         return outputs
 
@@ -194,8 +238,9 @@ class TransformersEngine(Engine):
     ) -> list[list[Score]]:
         """Scores of one batch of (prompt, response) under each of `names`: one forward pass each.
 
-        Whole texts are read window by window. Raises InputError (`response-too-long`, `no-end-token`), UsageError
-        (`wrong-model`: whole texts for an encoder–decoder model).
+        Whole texts are read window by window, each a batch of its own, since a window is as long as the model allows.
+        Raises InputError (`response-too-long`, `no-end-token`), UsageError (`wrong-model`: whole texts for an
+        encoder–decoder model).
         """
         if rolling and self._encodes:
             raise UsageError(
@@ -204,15 +249,27 @@ class TransformersEngine(Engine):
                 hint="give prompts with their responses",
             )
         device, passes = self.base.device, len({*names, reference or names[0]})
-        self._count((prompt + response for prompt, response in pairs), passes)
+        self._count(((prompt + response,) for prompt, response in pairs), passes)
         with memory():
             if rolling:
-                texts = [text for _, text in pairs]
-                windows = partial(self._scores, names, reference=reference)
-                return score_texts(windows, self.tokenizer, texts, max_length, device)
-            kind = TargetBatch if self._encodes else ResponseBatch
-            batch = kind(self.tokenizer, pairs, max_length, device, end=end)
-            return self._scores(names, batch, reference)
+                texts = [
+                    [
+                        self._scores(
+                            names, ResponseBatch(self.encoder, [pair], device, window=True), reference
+                        )
+                        for pair in windows_of(self.encoder, text, max_length)
+                    ]
+                    for _, text in pairs
+                ]
+                return [
+                    [summed_up([window[place][0] for window in windows]) for windows in texts]
+                    for place in range(len(names))
+                ]
+            if self._encodes:
+                targets = TargetBatch(self.encoder, pairs, max_length, device, end=end)
+                return self._scores(names, targets, reference)
+            rows = [fitted(self.encoder, *pair, max_length, end=end) for pair in pairs]
+            return self._scores(names, ResponseBatch(self.encoder, rows, device, choices=not end), reference)
 
     def _scores(
         self, names: Sequence[str | None], batch: ResponseBatch | TargetBatch, reference: str | None
@@ -226,16 +283,19 @@ class TransformersEngine(Engine):
             of_reference = None if reference is None else logits(reference)
             for name in names:
                 known = of_reference if name == reference else None
-                scores.append(batch.scores(logits(name) if known is None else known, of_reference))
+                given = logits(name) if known is None else known
+                scores.append(scores_of(batch.pairs, batch.targets, given, of_reference))
         return scores
 
-    def _count(self, texts: Iterable[str], passes: int = 1) -> None:
+    def _count(self, texts: Iterable[tuple[str, ...]], passes: int = 1) -> None:
         self.tokens += passes * sum(self.count_tokens(list(texts)))
 
     def close(self) -> None:
         self.base = self._peft = None
         self._weights = {}
-        free_cached()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     @contextmanager
     def using(self, name: str | None, *, lora: bool = True) -> Iterator[Any]:
@@ -245,20 +305,12 @@ class TransformersEngine(Engine):
         Raises UsageError (`adapter-name`: there is none of this name) and InputError (`no-head`: None was given,
         and parts of the base are untrained).
         """
-        if name is None:
-            with self._base_alone() as model:
-                yield model
-            return
-        key = self._key(name)
-        self._peft.set_adapter(key)
-        if lora:
-            yield self._peft
-        else:
-            with _without_lora(self._peft):
+        if name is not None:
+            key = self._key(name)
+            self._peft.set_adapter(key)
+            with nullcontext() if lora else _without_lora(self._peft):
                 yield self._peft
-
-    @contextmanager
-    def _base_alone(self) -> Iterator[Any]:
+            return
         if self.untrained:
             raise InputError(
                 f"{self._base_facts['base']}: {_few(self.untrained)} untrained: without an adapter its outputs are"
@@ -266,11 +318,8 @@ class TransformersEngine(Engine):
                 code="no-head",
                 hint="evaluate an adapter; lora=False uses its head without its LoRA",
             )
-        if self._peft is None:
-            yield self.base
-        else:
-            with self._peft.disable_adapter():
-                yield self._peft
+        with nullcontext() if self._peft is None else self._peft.disable_adapter():
+            yield self.base if self._peft is None else self._peft
 
     def _key(self, name: str) -> str:
         if name not in self._keys:
@@ -278,7 +327,7 @@ class TransformersEngine(Engine):
         return self._keys[name]
 
     def _read(self, given: PeftConfig) -> Any:
-        """PEFT's own reading of a config that `check_for_peft` has seen."""
+        """Return PEFT's own reading of a config that `check_for_peft` has seen."""
         from peft import LoraConfig
 
         fields = {**given.fields, "peft_type": "LORA"}
@@ -309,9 +358,8 @@ class TransformersEngine(Engine):
         from safetensors import safe_open
 
         config.inference_mode = True
-        config.init_lora_weights = (
-            True  # the factors come from the file; MiCA would take an SVD of every module first
-        )
+        # The factors come from the file; MiCA would take an SVD of every module first.
+        config.init_lora_weights = True
         if self._peft is None:
             with quiet():
                 self._peft = get_peft_model(self.base, config, adapter_name=key)
@@ -320,9 +368,8 @@ class TransformersEngine(Engine):
         for wrapper in self._peft.modules():
             if not isinstance(wrapper, AuxiliaryTrainingWrapper):
                 continue
-            if isinstance(
-                wrapper.original_module, AuxiliaryTrainingWrapper
-            ):  # PEFT nests them, and cannot run that
+            # PEFT nests them, and cannot run that.
+            if isinstance(wrapper.original_module, AuxiliaryTrainingWrapper):
                 return ["it trains a module that another adapter trains in another way"]
             if isinstance(wrapper, TrainableTokensWrapper) and key not in wrapper._adapters:
                 # PEFT 0.21 asks the file of every adapter for the tokens that another adapter has trained.
@@ -368,24 +415,36 @@ class TransformersEngine(Engine):
         """
         from safetensors import safe_open
 
-        brought = SavedNames(trained_whole(config))
-        weights = self._weights
+        # PEFT adds the head of a classifier by itself.
+        whole = {*(config.modules_to_save or ()), *HEADS_OF_TASK.get(config.task_type or "", ())}
+        brought, weights = SavedNames(whole), self._weights
         declared = {name for name in weights if brought.find(name.rpartition(".")[0])}
         with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
             stored = {original_name(key.removeprefix("base_model.model.")): key for key in file.keys()}  # noqa: SIM118
-            self._refuse_without_head(declared, stored, folder)
+            self._refuse_without_head(declared, stored.keys(), folder)
             for name in weights.keys() & stored.keys() - declared:
                 if not torch.equal(file.get_tensor(stored[name]).to(weights[name]), weights[name]):
                     raise changes_the_base(folder, f"its own {name}")
 
-    def _refuse_without_head(self, declared: Set[str], stored: Iterable[str], folder: Path) -> None:
-        lacking = (self.untrained - declared) | (declared - set(stored))
+    def _refuse_without_head(self, declared: Set[str], stored: Set[str], folder: Path) -> None:
+        lacking = (self.untrained - declared) | (declared - stored)
         if lacking or (self._head_unknown and not declared):
             raise InputError(
                 f"{folder}: contains no {f'weights for {_few(lacking)}' if lacking else 'classification head'}",
                 code="no-head",
                 hint='retrain with task_type="SEQ_CLS", and put what else the base lacks into modules_to_save',
             )
+
+
+@contextmanager
+def memory() -> Iterator[None]:
+    """Raise OutOfMemoryError for what torch raises inside the block when there is no room."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        raise OutOfMemoryError((str(error).splitlines() or [type(error).__name__])[0]) from None
 
 
 def _unwrap(model: Any, without: Sequence[str] = ()) -> None:
@@ -425,3 +484,85 @@ def _without_lora(model: Any) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+
+
+# ---------------------------------------------------------------- what may not share a base
+
+
+def refuse_what_cannot_share(config: Any, folder: Path) -> None:
+    """Raise InputError for an adapter that would change the base under the others, or applies to some tokens only."""
+    if config.alora_invocation_tokens:
+        raise InputError(
+            f"{folder}: an activated LoRA (alora_invocation_tokens), which applies only after certain tokens",
+            code="other-method",
+            hint="evaluate it with PEFT's own generate: here its LoRA would apply to other tokens",
+        )
+    start = initialisation_of(config.init_lora_weights)
+    for change, changes in {
+        f"bias={config.bias!r}": config.bias != "none",
+        "kasa_config": getattr(config, "kasa_config", None),  # since PEFT 0.21
+        "layer_replication": config.layer_replication,
+        f"init_lora_weights={config.init_lora_weights!r}": start is not None and not start.keeps_base,
+    }.items():
+        if changes:
+            raise changes_the_base(folder, change)
+
+
+def changes_the_base(folder: Path, what: str) -> InputError:
+    """Return the error for an adapter that would change the base under the others."""
+    return InputError(
+        f"{folder}: {what} changes the base's weights, on which the other adapters stand",
+        code="adapter-changes-base",
+        hint="retrain with bias='none'; of PiSSA and its like, write plain LoRA: gradience compress ADAPTER"
+        " --initial-adapter DIR --energy 1 --output NEW",
+    )
+
+
+def original_name(name: str) -> str:
+    """Return the name of a parameter of the base before PEFT wrapped its module, however often.
+
+    >>> original_name("mlp.experts.base_layer.base_layer.down_proj")
+    'mlp.experts.down_proj'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+# ---------------------------------------------------------------- facts for the header of records
+
+
+def numerics_on(device: torch.device) -> dict[str, Any]:
+    """Return device, threads and versions, which may move an answer on equal inputs. Fields of `ExamplesRun`."""
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "gradience": gradience.__version__,
+            **{name: version(name) for name in ("torch", "transformers", "peft", "tokenizers")},
+        },
+    }
+
+
+def fingerprint(model: Any) -> str:
+    """Return sha256 over name, shape, dtype and a few values of every parameter.
+
+    Of a sequence classifier give the part below the head: the head is drawn anew at each loading.
+    """
+    digest = Sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
+        values = parameter.detach().flatten()
+        few = values[:: max(1, len(values) // SAMPLED)][:SAMPLED].contiguous()
+        digest.update(few.view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def quantization_of(config: Any) -> str | None:
+    """Return how the weights are packed, in words; None when they are not."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return None
+    facts = settings if isinstance(settings, dict) else settings.to_dict()
+    method = str(getattr(facts["quant_method"], "value", facts["quant_method"]))
+    if facts.get("load_in_4bit"):
+        return f"{method} {facts['bnb_4bit_quant_type']}"
+    return f"{method} int8" if facts.get("load_in_8bit") else method

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from gradience.errors import InputError
 from gradience.evaluate.engines.base import Score
-from gradience.evaluate.engines.transformers.forward import logits_at, padded
-from gradience.evaluate.engines.transformers.generation import prompt_ids
-from gradience.evaluate.engines.transformers.shared_prompts import shared_logits
+from gradience.evaluate.engines.transformers.forward import caches, logits_at, next_logits, padded, prompt_ids
 from gradience.models.rendering import begin_token, encode_pair, encode_prompt, end_token
-
-N = TypeVar("N", int, float)
 
 CHUNK = 2**24
 """Logits that are held in float32 at a time."""
@@ -25,13 +21,15 @@ CHUNK = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Pair:
+    """A prompt and the response behind it, as ids."""
+
     prompt: list[int]
     response: list[int]
     truncated: bool
 
 
 def fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *, end: bool) -> Pair:
-    """Ids of both; where they are too many, the prompt loses its beginning, never the response its end."""
+    """Return the ids of both; where they are too many, the prompt loses its beginning, never the response its end."""
     _, answer = encode_pair(tokenizer, prompt, response)
     answer = answer if end else answer[:-1]
     room = None if max_length is None else max_length - len(answer)
@@ -42,7 +40,7 @@ def fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *
 
 
 def no_room(tokens: int, max_length: int) -> InputError:
-    """What is raised for a response that is too long."""
+    """Return the error for a response that is too long."""
     return InputError(
         f"a response of {tokens} tokens leaves no room for its prompt in max_length={max_length}",
         code="response-too-long",
@@ -51,8 +49,8 @@ def no_room(tokens: int, max_length: int) -> InputError:
 
 
 def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[Pair]:
-    """A whole text in windows of `max_length` tokens, each behind the last token before it; the first behind the begin
-    token.
+    """Return a whole text in windows of `max_length` tokens, each behind the last token before it; the first behind the
+    begin token.
 
     As lm-evaluation-harness has them (`get_rolling_token_windows` with a context of one token): of the last window the
     context reaches back as far as there is room. A begin token that the tokenizer puts before every text is predicted.
@@ -73,32 +71,29 @@ class ResponseBatch:
     def __init__(
         self,
         tokenizer: Any,
-        pairs: Sequence[tuple[str, str]],
-        max_length: int | None,
+        pairs: Sequence[Pair],
         device: torch.device,
         *,
-        end: bool = True,
+        choices: bool = False,
+        window: bool = False,
     ) -> None:
-        """Tokenise (prompt, response) pairs, each of `max_length` tokens at most.
-
-        end: the end token counts. Without it the responses are choices, and those of one prompt read it once.
-        """
-        self.fill, self.device, self.choices = end_token(tokenizer), device, not end
-        self.pairs = [fitted(tokenizer, *pair, max_length, end=end) for pair in pairs]
-        rows = [pair.prompt + pair.response for pair in self.pairs]
-        self.ids, self.mask = padded(rows, fill=self.fill, left=False, device=device)
+        """choices: those of one prompt read it once. window: without the last token, which predicts nothing, since a
+        window may be as long as the model allows."""
+        self.fill, self.device, self.choices, self.pairs = end_token(tokenizer), device, choices, pairs
+        rows = [pair.prompt + pair.response for pair in pairs]
+        self.ids, self.mask = padded(
+            [row[:-1] for row in rows] if window else rows, fill=self.fill, left=False, device=device
+        )
         self.wanted = torch.zeros_like(self.mask, dtype=torch.bool)
-        for place, pair in enumerate(self.pairs):
+        for place, pair in enumerate(pairs):
             self.wanted[place, len(pair.prompt) - 1 : len(rows[place]) - 1] = True
-        self.targets = torch.tensor([token for pair in self.pairs for token in pair.response], device=device)
+        self.targets = torch.tensor([token for pair in pairs for token in pair.response], device=device)
 
     def logits(self, model: Any) -> Tensor:
-        """Shape (response tokens of the batch, vocabulary), in the base's dtype."""
-        if self.choices:
-            rows = [(pair.prompt, pair.response) for pair in self.pairs]
-            shared = shared_logits(model, rows, self.fill, self.device)
-            if shared is not None:
-                return shared
+        """Return logits of shape (response tokens of the batch, vocabulary), in the base's dtype."""
+        shared = shared_logits(model, self.pairs, self.fill, self.device) if self.choices else None
+        if shared is not None:
+            return shared
         logits: Tensor = logits_at(
             model,
             lambda hidden: hidden[self.wanted],
@@ -108,67 +103,44 @@ class ResponseBatch:
         ).logits
         return logits
 
-    def scores(self, adapter_logits: Tensor, reference_logits: Tensor | None) -> list[Score]:
-        """Sums over the tokens of each pair."""
-        return scores_of(self.pairs, self.targets, adapter_logits, reference_logits)
-
 
 def scores_of(
     pairs: Sequence[Pair], targets: Tensor, adapter_logits: Tensor, reference_logits: Tensor | None
 ) -> list[Score]:
-    """Sums over the tokens of each pair; `targets` are those of all responses, one behind the other."""
-    terms = measure(adapter_logits, targets, reference_logits)
-    ends = accumulate(len(pair.response) for pair in pairs)
-    return [
-        _summed(terms, slice(end - len(pair.response), end), pair)
-        for pair, end in zip(pairs, ends, strict=True)
-    ]
+    """Return sums over the tokens of each pair; `targets` are those of all responses, one behind the other."""
+    sizes = [len(pair.response) for pair in pairs]
+    measured = measure(adapter_logits, targets, reference_logits)
+    terms = [None if values is None else torch.split(values, sizes) for values in measured]
+    scores = []
+    for place, pair in enumerate(pairs):
+        likelihood, hits, kl, flips = (None if parts is None else parts[place] for parts in terms)
+        assert likelihood is not None
+        assert hits is not None
+        scores.append(
+            Score(
+                loglikelihood=float(likelihood.sum()),
+                n_tokens=len(pair.response),
+                exact=bool(hits.all()),
+                kl=None if kl is None else max(0.0, float(kl.sum())),  # rounding may leave it below 0
+                flips=None if flips is None else int(flips.sum()),
+                truncated=pair.truncated,
+            )
+        )
+    return scores
 
 
-class Window(ResponseBatch):
-    """One window of a text: a batch of its own, since a window is as long as the model allows."""
-
-    def __init__(self, pair: Pair, device: torch.device) -> None:
-        """Without its last token, which predicts nothing: there may be no place for it in the model."""
-        row = (pair.prompt + pair.response)[:-1]
-        self.pairs, self.choices = [pair], False
-        self.ids = torch.tensor([row], device=device)
-        self.mask = torch.ones_like(self.ids)
-        self.wanted = torch.zeros_like(self.mask, dtype=torch.bool)
-        self.wanted[0, len(pair.prompt) - 1 :] = True
-        self.targets = torch.tensor(pair.response, device=device)
-
-
-def score_texts(
-    score: Callable[[Window], list[list[Score]]],
-    tokenizer: Any,
-    texts: Sequence[str],
-    max_length: int | None,
-    device: torch.device,
-) -> list[list[Score]]:
-    """Scores of whole texts under each adapter. score: a window -> its score under each of them."""
-    windows = [
-        [score(Window(pair, device)) for pair in windows_of(tokenizer, text, max_length)] for text in texts
-    ]
-    adapters = range(len(windows[0][0]))
-    return [[_summed_up([one[place][0] for one in parts]) for parts in windows] for place in adapters]
-
-
-def _summed_up(windows: Sequence[Score]) -> Score:
-    """The score of a text from those of its windows."""
+def summed_up(windows: Sequence[Score]) -> Score:
+    """Return the score of a text from those of its windows."""
+    kl = [score.kl for score in windows if score.kl is not None]
+    flips = [score.flips for score in windows if score.flips is not None]
     return Score(
         loglikelihood=sum(score.loglikelihood for score in windows),
         n_tokens=sum(score.n_tokens for score in windows),
         exact=all(score.exact for score in windows),
-        kl=_total([score.kl for score in windows]),
-        flips=_total([score.flips for score in windows]),
+        kl=sum(kl) if kl else None,
+        flips=sum(flips) if flips else None,
         truncated=False,
     )
-
-
-def _total(values: Sequence[N | None]) -> N | None:
-    known = [value for value in values if value is not None]
-    return sum(known[1:], start=known[0]) if known else None
 
 
 class Terms(NamedTuple):
@@ -185,49 +157,60 @@ class Terms(NamedTuple):
 
 
 def measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor | None = None) -> Terms:
-    """Terms of the tokens `targets` (tokens,) under an adapter's logits, against those of the reference.
+    """Return terms of the tokens `targets` (tokens,) under an adapter's logits, against those of the reference.
 
     Logits are (tokens, vocabulary), in any dtype; a few rows at a time are made float32.
     """
+    parts: list[list[Tensor]] = []
     rows = max(1, CHUNK // adapter_logits.shape[1])
-    parts = [
-        _measure(
-            adapter_logits[few], targets[few], None if reference_logits is None else reference_logits[few]
-        )
-        for few in (slice(start, start + rows) for start in range(0, len(adapter_logits), rows))
-    ]
-    return Terms(
-        likelihood=torch.cat([part.likelihood for part in parts]),
-        hits=torch.cat([part.hits for part in parts]),
-        kl=_joined(part.kl for part in parts),
-        flips=_joined(part.flips for part in parts),
+    for start in range(0, len(adapter_logits), rows):
+        few = slice(start, start + rows)
+        logs, best = adapter_logits[few].float().log_softmax(dim=-1), adapter_logits[few].argmax(dim=-1)
+        # To the processor first: MPS has no float64.
+        likelihood = logs.gather(1, targets[few, None])[:, 0].cpu().double()
+        parts.append([likelihood, (best == targets[few]).cpu()])
+        if reference_logits is not None:
+            reference = reference_logits[few].float().log_softmax(dim=-1)
+            kl = (reference.exp() * (reference - logs)).sum(dim=-1)
+            parts[-1] += [kl.cpu().double(), (reference_logits[few].argmax(dim=-1) != best).cpu()]
+    likelihood, hits, *divergence = map(torch.cat, zip(*parts, strict=True))
+    return Terms(likelihood, hits, *(divergence or (None, None)))
+
+
+def shared_logits(model: Any, pairs: Sequence[Pair], fill: int, device: torch.device) -> Tensor | None:
+    """Return logits (response tokens, vocabulary) of pairs, in their order; every prompt is read once.
+
+    Of multiple choice that is most of the work, of choices of one token all of it: they need no second pass.
+    None where that is not possible or does not save anything: no prompt is there twice, or the model keeps something
+    else than keys and values.
+    """
+    places = {
+        prompt: place for place, prompt in enumerate(dict.fromkeys(tuple(pair.prompt) for pair in pairs))
+    }
+    if len(places) == len(pairs) or not caches(model):
+        return None
+    ids, mask = padded([list(prompt) for prompt in places], fill=fill, left=True, device=device)
+    first, cache = next_logits(model, ids, mask)
+    prompt_of = [places[tuple(pair.prompt)] for pair in pairs]
+    longer = [place for place, pair in enumerate(pairs) if len(pair.response) > 1]
+    if not longer:
+        return first[torch.tensor(prompt_of, device=device)]
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+        return None
+    of_longer = torch.tensor([prompt_of[place] for place in longer], device=device)
+    cache.batch_select_indices(of_longer)
+    ids, beyond = padded(
+        [pairs[place].response[:-1] for place in longer], fill=fill, left=False, device=device
     )
-
-
-def _joined(parts: Iterable[Tensor | None]) -> Tensor | None:
-    present = [part for part in parts if part is not None]
-    return torch.cat(present) if present else None
-
-
-def _measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor | None) -> Terms:
-    logs, best = adapter_logits.float().log_softmax(dim=-1), adapter_logits.argmax(dim=-1)
-    # To the processor first: MPS has no float64.
-    likelihood, hits = logs.gather(1, targets[:, None])[:, 0].cpu().double(), (best == targets).cpu()
-    if reference_logits is None:
-        return Terms(likelihood, hits, None, None)
-    reference_logs = reference_logits.float().log_softmax(dim=-1)
-    kl = (reference_logs.exp() * (reference_logs - logs)).sum(dim=-1)
-    return Terms(likelihood, hits, kl.cpu().double(), (reference_logits.argmax(dim=-1) != best).cpu())
-
-
-def _summed(terms: Terms, where: slice, pair: Pair) -> Score:
-    return Score(
-        loglikelihood=float(terms.likelihood[where].sum()),
-        n_tokens=len(pair.response),
-        exact=bool(terms.hits[where].all()),
-        kl=None
-        if terms.kl is None
-        else max(0.0, float(terms.kl[where].sum())),  # rounding may leave it below 0
-        flips=None if terms.flips is None else int(terms.flips[where].sum()),
-        truncated=pair.truncated,
+    wanted = beyond.bool()
+    rest, _ = next_logits(
+        model, ids, torch.cat([mask[of_longer], beyond], dim=1), cache, lambda hidden: hidden[wanted]
     )
+    # The logits of a first token are at its prompt, those of the others one behind the other.
+    order: list[int] = []
+    behind = len(first)
+    for pair, prompt in zip(pairs, prompt_of, strict=True):
+        if pair.response:
+            order += [prompt, *range(behind, behind + len(pair.response) - 1)]
+            behind += len(pair.response) - 1
+    return torch.cat([first, rest])[torch.tensor(order, device=device)]

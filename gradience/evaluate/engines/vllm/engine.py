@@ -1,4 +1,4 @@
-"""The engine itself: vLLM answers; what it is checked against, and KL, is computed by transformers."""
+"""vLLM answers; what it is checked against, and KL, is computed by transformers on the same base."""
 
 from __future__ import annotations
 
@@ -12,33 +12,83 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 
 import gradience
+from gradience.adapters.formats import open_adapter
 from gradience.errors import EngineError, GradienceError, InputError, UsageError
-from gradience.evaluate.engines.base import (
-    AdapterIdentity,
-    Classified,
-    Engine,
-    OutOfMemoryError,
-    Output,
-    Score,
-)
+from gradience.evaluate.adapters import AdapterIdentity
+from gradience.evaluate.engines.base import Engine, OutOfMemoryError, Output, Score
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.transformers.generation import Row, prompt_ids, room_of
+from gradience.evaluate.engines.transformers.forward import Row, prompt_ids, room_of
 from gradience.evaluate.engines.transformers.scoring import Pair, fitted, windows_of
-from gradience.evaluate.engines.vllm.environment import CACHE, CACHE_GIB, environment, is_batch_invariant
-from gradience.evaluate.engines.vllm.gate import refuse_disagreement
-from gradience.evaluate.engines.vllm.interpreter import HOW, interpreter, versions_in
-from gradience.evaluate.engines.vllm.process import Refused, VllmProcess
-from gradience.evaluate.engines.vllm.slots import NO_SLOTS, Slots, slots_of
-from gradience.evaluate.engines.vllm.unservable import refuse_unservable
+from gradience.evaluate.engines.vllm.process import (
+    CACHE,
+    CACHE_GIB,
+    HOW,
+    Refused,
+    VllmProcess,
+    environment,
+    interpreter,
+    is_batch_invariant,
+    versions_in,
+)
+from gradience.files.records import RecordKind
 from gradience.models.devices import choose_device, device_name
 from gradience.models.locate import locate
 from gradience.models.rendering import end_token
 from gradience.models.settings import ModelSettings
+from gradience.ranks import max_lora_rank_step
+from gradience.reports.compression import Verdict
+from gradience.runtimes.architecture import architecture_of
+from gradience.runtimes.verdict import verdicts
+from gradience.words import counted
 
 WHOLE_CONTEXT = 8192
 """Up to so many tokens vLLM holds the base's whole context; of a longer one as much as its memory takes."""
 SHARE_OF_FREE = 0.75
 """Of a GPU's memory that is free once transformers has loaded the base: the rest is for scoring there."""
+TOLERANCE = {"float32": 0.001, "float16": 0.02, "bfloat16": 0.1}
+"""Nats per token of a prompt, by the base's dtype: how far vLLM and PEFT may be apart in its mean log-probability. vLLM
+computes LoRA in the base's dtype, PEFT in float32. Measured on processors: docs/engines.md."""
+UNSERVABLE: frozenset[Verdict] = frozenset(("refuses", "wrong meaning", "wrong scale"))
+HEAD = "lm_head"
+OTHER = "use the engine transformers"
+
+
+class Slots(NamedTuple):
+    """The room that vLLM makes for adapters when it starts: as large as those that are served need, and no larger.
+
+    One slot: adapters answer one after another, so that none depends on which others are there.
+    """
+
+    rank: int
+    """A max_lora_rank that vLLM takes: of the largest module, and what lies between the steps."""
+    modules: frozenset[str]
+    """Last parts of the names of the modules that have LoRA, such as `q_proj`."""
+
+    def hold(self, needs: Slots) -> bool:
+        """Whether an adapter that needs so much fits."""
+        return needs.rank <= self.rank and needs.modules <= self.modules
+
+    def joined(self, other: Slots) -> Slots:
+        """Return what holds both."""
+        return Slots(max(self.rank, other.rank), self.modules | other.modules)
+
+    def settings(self) -> dict[str, Any]:
+        """Return settings of `vllm.LLM`.
+
+        Only the modules that are needed: with LoRA on the head vLLM 0.32 cannot score prompts on a processor, and
+        every module takes memory.
+        """
+        if not self.modules:
+            return {"enable_lora": False}
+        return {
+            "enable_lora": True,
+            "max_loras": 1,
+            "max_lora_rank": self.rank,
+            "lora_target_modules": sorted(self.modules),
+        }
+
+
+NO_SLOTS = Slots(0, frozenset())
 
 
 class Served(NamedTuple):
@@ -53,12 +103,13 @@ class VllmEngine(Engine):
     """A causal language model in vLLM, with adapters of PEFT, one at a time in its slot.
 
     The same base is loaded by transformers beside it: it tokenises, proves that vLLM computes each adapter as PEFT
-    does, and measures KL over the whole vocabulary. What a method does stands with `Engine`.
+    does, and measures KL over the whole vocabulary. The docstrings of `Engine` say what each method does.
     """
 
     name: ClassVar[str] = "vllm"
+    answers: ClassVar[frozenset[RecordKind]] = frozenset({"generation", "choices", "scores"})
+    local: ClassVar[bool] = True
     batches_at_once: ClassVar[int] = 16
-    tokens = 0
 
     def __init__(self, peft: TransformersEngine, folder: Path, device: torch.device) -> None:
         """peft: the base, loaded. folder: where its files are. Nothing of vLLM is started before it is needed."""
@@ -72,9 +123,12 @@ class VllmEngine(Engine):
         self._longest = 0
 
     @classmethod
-    def load(cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto") -> Self:
+    def load(
+        cls, model: ModelSettings, *, labels: int | None = None, device: str = "auto", tokenizer: Any = None
+    ) -> Self:
         cls.check(model, labels=labels)
-        return cls(TransformersEngine.load(model, device=device), locate(model).folder, choose_device(device))
+        peft = TransformersEngine.load(model, device=device, tokenizer=tokenizer)
+        return cls(peft, locate(model).folder, choose_device(device))
 
     @classmethod
     def check(cls, model: ModelSettings, *, labels: int | None = None) -> None:
@@ -87,11 +141,14 @@ class VllmEngine(Engine):
         for kind, is_so in kinds.items():
             if is_so:
                 raise UsageError(
-                    f"{model.name}: the engine vllm is not used for {kind}",
-                    code="engine-cannot",
-                    hint="use the engine transformers",
+                    f"{model.name}: the engine vllm is not used for {kind}", code="engine-cannot", hint=OTHER
                 )
         versions_in(interpreter())
+
+    inspect = TransformersEngine.inspect
+    tokenizer_of = TransformersEngine.tokenizer_of
+    identify = TransformersEngine.identify
+    tries_memory = TransformersEngine.tries_memory
 
     @classmethod
     def decides(cls) -> dict[str, Any]:
@@ -108,17 +165,12 @@ class VllmEngine(Engine):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        numerics = self.numerics(str(self._device))
         here = {"engine": self.name, "attention": None, "batch_invariant": is_batch_invariant()}
-        return {**self.peft.facts, **here, **numerics}
+        return {**self.peft.facts, **here, **self.numerics(str(self._device))}
 
     @property
     def divergence(self) -> Engine:
         return self.peft
-
-    @property
-    def classifies(self) -> bool:
-        return False
 
     @property
     def max_length(self) -> int | None:
@@ -128,17 +180,13 @@ class VllmEngine(Engine):
     def adapters(self) -> Mapping[str, AdapterIdentity]:
         return self.peft.adapters
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+    def count_tokens(self, texts: Sequence[tuple[str, ...]]) -> list[int]:
         return self.peft.count_tokens(texts)
 
     def expect(self, folders: Iterable[Path]) -> None:
         for folder in folders:
             with suppress(GradienceError):  # `add` says what is wrong with it
                 self._expected = self._expected.joined(self._needs(folder))
-
-    def _needs(self, folder: Path) -> Slots:
-        refuse_unservable(folder, self._folder, self.decides()["engine_version"], self._device.type)
-        return slots_of(folder)
 
     def add(self, name: str, folder: Path) -> None:
         """Load the PEFT adapter in `folder`, into both. Raises what transformers' engine raises, and InputError
@@ -154,6 +202,9 @@ class VllmEngine(Engine):
             raise
         self._served[name] = served
 
+    def _needs(self, folder: Path) -> Slots:
+        return needs_of(folder, self._folder, versions_in(self._python)["vllm"], self._device.type)
+
     def remove(self, name: str) -> None:
         self.peft.remove(name)
         served = self._served.pop(name)
@@ -167,16 +218,6 @@ class VllmEngine(Engine):
             refuse_disagreement(self, self.peft, new, prompts, max_length)
             self._verified.update(new)
 
-    def classify(
-        self,
-        name: str | None,
-        texts: Sequence[tuple[str, str | None]],
-        *,
-        max_length: int | None,
-        lora: bool = True,
-    ) -> list[Classified]:
-        raise TypeError("vLLM is not asked for labels: `check` refuses a classifier")
-
     def generate(
         self,
         name: str | None,
@@ -187,15 +228,24 @@ class VllmEngine(Engine):
         max_length: int | None = None,
     ) -> list[Output]:
         """Outputs, cut where transformers' engine cuts them: a row that vLLM stopped earlier is asked to go on."""
-        tokenizer = self.peft.tokenizer
+        tokenizer = self.peft.encoder
         encoded = [prompt_ids(tokenizer, prompt, room_of(max_length, max_new_tokens)) for prompt in prompts]
         rows = [Row(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
         waiting = list(range(len(rows)))
         while waiting:
-            some = [(encoded[place][0], rows[place]) for place in waiting]
-            self._generate(
-                name, some, max_new_tokens, self._part(len(rows) - len(some), len(some), len(rows))
+            room = [max_new_tokens - len(rows[place].ids) for place in waiting]
+            written = self._ask(
+                "generate",
+                name,
+                [encoded[place][0] + rows[place].ids for place in waiting],
+                room,
+                room=room,
+                end=end_token(tokenizer),
+                stop=list(stop),
             )
+            for place, ids in zip(waiting, written, strict=True):
+                for token in ids:
+                    rows[place].take(token)
             waiting = [
                 place
                 for place in waiting
@@ -203,33 +253,6 @@ class VllmEngine(Engine):
             ]
         self.tokens += sum(len(ids) for ids, _ in encoded) + sum(len(row.ids) for row in rows)
         return [row.output() for row in rows]
-
-    def _part(self, before: int, asked: int, of: int) -> Callable[[float], None] | None:
-        """Tells how far the batch is while `asked` of it are answered, behind `before`."""
-        tell = self.on_part
-        return None if tell is None else lambda share: tell((before + share * asked) / of)
-
-    def _generate(
-        self,
-        name: str | None,
-        rows: Sequence[tuple[list[int], Row]],
-        max_new_tokens: int,
-        on_part: Callable[[float], None] | None,
-    ) -> None:
-        room = [max_new_tokens - len(row.ids) for _, row in rows]
-        written = self._ask(
-            "generate",
-            name,
-            [ids + row.ids for ids, row in rows],
-            room=room,
-            more=room,
-            end=end_token(self.peft.tokenizer),
-            stop=list(rows[0][1].stop),
-            on_part=on_part,
-        )
-        for (_, row), ids in zip(rows, written, strict=True):
-            for token in ids:
-                row.take(token)
 
     def score(
         self,
@@ -242,44 +265,47 @@ class VllmEngine(Engine):
         rolling: bool = False,
     ) -> list[list[Score]]:
         """Scores without KL and flips, which need the whole vocabulary: `divergence` measures them."""
-        tokenizer = self.peft.tokenizer
+        tokenizer = self.peft.encoder
         if rolling:
             parts = [windows_of(tokenizer, text, max_length) for _, text in pairs]
         else:
             parts = [[fitted(tokenizer, *pair, max_length, end=end)] for pair in pairs]
-        return [
-            self._scores(name, parts, self._part(place, 1, len(names))) for place, name in enumerate(names)
-        ]
+        return [self._scores(name, parts) for name in names]
 
-    def _scores(
-        self, name: str | None, parts: Sequence[Sequence[Pair]], on_part: Callable[[float], None] | None
-    ) -> list[Score]:
-        asked = [pair for some in parts for pair in some if pair.response]
-        rows = [pair.prompt + pair.response for pair in asked]
-        first = [len(pair.prompt) for pair in asked]
+    def _scores(self, name: str | None, parts: Sequence[Sequence[Pair]]) -> list[Score]:
+        """Return a score of each example from its parts."""
+        scored = [pair for some in parts for pair in some if pair.response]
+        rows = [pair.prompt + pair.response for pair in scored]
         self.tokens += sum(map(len, rows))
-        terms = iter(self._ask("score", name, rows, first=first, on_part=on_part) if rows else [])
-        return [
-            _summed(some, list(islice(terms, sum(bool(pair.response) for pair in some)))) for some in parts
-        ]
+        first = [len(pair.prompt) for pair in scored]
+        answers = iter(self._ask("score", name, rows, first=first) if rows else [])
+        scores = []
+        for some in parts:
+            terms = [
+                term for part in islice(answers, sum(bool(pair.response) for pair in some)) for term in part
+            ]
+            scores.append(
+                Score(
+                    loglikelihood=sum(value for value, _ in terms),
+                    n_tokens=len(terms),
+                    exact=all(best for _, best in terms),
+                    kl=None,
+                    flips=None,
+                    truncated=any(pair.truncated for pair in some),
+                )
+            )
+        return scores
 
     def close(self) -> None:
         self._stop()
         self.peft.close()
 
     def _ask(
-        self,
-        what: str,
-        name: str | None,
-        rows: list[list[int]],
-        more: Sequence[int] = (),
-        **question: Any,
+        self, method: str, name: str | None, rows: list[list[int]], more: Sequence[int] = (), **arguments: Any
     ) -> Any:
-        """Answers to `rows` of ids. more: tokens that may follow each of them."""
+        """Return answers to `rows` of ids. more: tokens that may follow each of them."""
         process = self._server(NO_SLOTS)
-        longest = max(
-            length + beyond for length, beyond in zip(map(len, rows), more or [0] * len(rows), strict=True)
-        )
+        longest = max(map(sum, zip(map(len, rows), more or [0] * len(rows), strict=True)))
         if longest > self._longest:
             raise InputError(
                 f"{longest} tokens in a sequence, and vLLM holds {self._longest} here",
@@ -287,10 +313,11 @@ class VllmEngine(Engine):
                 hint="lower max_new_tokens or max_length, or use the engine transformers",
             )
         number = None if name is None else self._served[name].number
-        return self._answer(partial(process.ask, what, number=number, rows=rows, **question), what)
+        return self._answer(partial(process.ask, method, number=number, rows=rows, **arguments), method)
 
     def _server(self, needs: Slots) -> VllmProcess:
-        """The process, whose slots hold what an adapter needs; else it is started anew, with all its adapters."""
+        """Return the process, whose slots hold what an adapter needs; else it is started anew, with all its
+        adapters."""
         if self._process is not None and self._slots.hold(needs):
             return self._process
         self._stop()
@@ -310,12 +337,31 @@ class VllmEngine(Engine):
             self._load(served)
         return process
 
-    def _start(self, process: VllmProcess) -> Mapping[str, Any]:
-        """Import vLLM there and load the base; where one of them fails the process is ended."""
-        start = partial(process.ask, "start", settings=self._settings())
+    def _start(self, process: VllmProcess) -> Any:
+        """Import vLLM there and load the base; where one of them fails the process is ended.
+
+        Nothing is unpickled, nothing of the checkpoint's generation settings is used, and no answer rests on what was
+        computed for another one before.
+        """
+        context = self.max_length
+        processor = self._device.type == "cpu"
+        settings = {
+            "model": str(self._folder),
+            "load_format": "safetensors",
+            "dtype": self.peft.facts["dtype"],
+            "generation_config": "vllm",
+            **self._slots.settings(),
+            "max_model_len": -1 if context is None or context > WHOLE_CONTEXT else context + 1,
+            "enable_prefix_caching": False,
+            "enforce_eager": processor,
+            "seed": 0,
+        }
+        if not processor:
+            free, total = torch.cuda.mem_get_info(self._device)
+            settings["gpu_memory_utilization"] = SHARE_OF_FREE * free / total
         try:
             self._answer(partial(process.ask, "imports"), f"be imported by {self._python}", hint=HOW)
-            return self._answer(start, "load the base")  # type: ignore[no-any-return]
+            return self._answer(partial(process.ask, "start", settings=settings), "load the base")
         except OutOfMemoryError as error:
             raise EngineError(
                 f"vLLM has too little memory to load the base: {error}",
@@ -332,7 +378,7 @@ class VllmEngine(Engine):
         ask = partial(self._process.ask, "add", number=served.number, path=str(served.folder))
         self._answer(ask, f"load {served.folder}")
 
-    def _answer(self, ask: Callable[[], Any], what: str, hint: str = "use the engine transformers") -> Any:
+    def _answer(self, ask: Callable[[], Any], what: str, hint: str = OTHER) -> Any:
         try:
             return ask()
         except Refused as refusal:
@@ -350,36 +396,80 @@ class VllmEngine(Engine):
             self._process.close()
             self._process = None
 
-    def _settings(self) -> dict[str, Any]:
-        """Of `vllm.LLM`. Nothing is unpickled, nothing of the checkpoint's generation settings is used, and no answer
-        rests on what was computed for another one before."""
-        context = self.max_length
-        processor = self._device.type == "cpu"
-        settings = {
-            "model": str(self._folder),
-            "load_format": "safetensors",
-            "dtype": self.peft.facts["dtype"],
-            "generation_config": "vllm",
-            **self._slots.settings(),
-            "max_model_len": -1 if context is None or context > WHOLE_CONTEXT else context + 1,
-            "enable_prefix_caching": False,
-            "enforce_eager": processor,
-            "seed": 0,
-        }
-        if processor:
-            return settings
-        free, total = torch.cuda.mem_get_info(self._device)
-        return settings | {"gpu_memory_utilization": SHARE_OF_FREE * free / total}
+
+def needs_of(folder: Path, base: Path, version: str, device: str) -> Slots:
+    """Return the largest rank that an adapter's config names or its file holds, and where it has LoRA.
+
+    Raises InputError (`engine-cannot`) for an adapter that would get no answers, or wrong ones: by the runs of this
+    version of vLLM (of another one nothing is known, and it is asked itself), or for LoRA on the head where vLLM cannot
+    read prompts with that.
+
+    base: folder of the base. version: of vLLM. device: kind of it.
+    """
+    reasons: list[str] = []
+    fields: Mapping[str, Any] = {}
+    with open_adapter(folder) as adapter:
+        modules = frozenset(pair.module.rpartition(".")[2] for pair in adapter.pairs)
+        if adapter.config is not None:
+            fields = adapter.config.fields
+            reasons = [
+                row.why
+                for row in verdicts(adapter, architecture_of(adapter.config, folder, base))
+                if (row.runtime, row.version) == ("vLLM", version.partition("+")[0])
+                and row.verdict in UNSERVABLE
+            ]
+        ranks = [
+            int(fields.get("r") or 1),
+            *map(int, (fields.get("rank_pattern") or {}).values()),
+            *(pair.rank for pair in adapter.pairs),
+        ]
+    if device == "cpu" and HEAD in modules:
+        reasons.append(f"LoRA on {HEAD}, with which it cannot read prompts on a processor")
+    if reasons:
+        raise InputError(
+            f"{folder}: vLLM {version} does not serve this adapter: {reasons[0]}",
+            code="engine-cannot",
+            hint=OTHER,
+        )
+    largest = max(ranks)
+    return Slots(max_lora_rank_step(largest) or largest, modules)  # beyond its largest vLLM refuses
 
 
-def _summed(pairs: Sequence[Pair], terms: Sequence[Sequence[tuple[float, bool]]]) -> Score:
-    """The score of an example from the terms of its parts."""
-    whole = [term for some in terms for term in some]
-    return Score(
-        loglikelihood=sum(value for value, _ in whole),
-        n_tokens=len(whole),
-        exact=all(best for _, best in whole),
-        kl=None,
-        flips=None,
-        truncated=any(pair.truncated for pair in pairs),
+def refuse_disagreement(
+    vllm: Engine, peft: Engine, names: Sequence[str | None], prompts: Sequence[str], max_length: int | None
+) -> None:
+    """Raise InputError where vLLM's log-probabilities of `prompts` are not those of PEFT.
+
+    A serving runtime may leave an adapter out without a word (names that it does not know), or give it another scale.
+    So both engines read the same prompts, token by token, before any score.
+    Codes: `engine-disagrees`, and `engine-ignores-adapter` where vLLM's do not change with an adapter though PEFT's do.
+    """
+    dtype, read = str(peft.facts["dtype"]), counted(len(prompts), "prompt")
+    compared, pairs = list(dict.fromkeys([None, *names])), [("", prompt) for prompt in prompts]
+    here, there = (
+        engine.score(compared, pairs, max_length=max_length, rolling=True, end=False)
+        for engine in (vllm, peft)
     )
+    for name, ours, theirs in zip(compared, here, there, strict=True):
+        who = str(peft.facts["base"]) if name is None else str(peft.adapters[name].folder)
+        if name is not None and ours == here[0] and theirs != there[0]:
+            raise InputError(
+                f"{who}: vLLM leaves this adapter out: the log-probabilities of {read} are those of the base, and with"
+                " PEFT they are not",
+                code="engine-ignores-adapter",
+                hint="evaluate with the engine transformers",
+            )
+        apart = max(
+            (
+                abs(one.loglikelihood - other.loglikelihood) / max(1, other.n_tokens)
+                for one, other in zip(ours, theirs, strict=True)
+            ),
+            default=0.0,
+        )
+        if not apart <= TOLERANCE[dtype]:  # nor NaN
+            raise InputError(
+                f"{who}: vLLM computes otherwise than PEFT: log-probabilities of {read} differ by up to {apart:.2g}"
+                f" nats per token, and {TOLERANCE[dtype]:g} are allowed in {dtype}",
+                code="engine-disagrees",
+                hint="evaluate with the engine transformers",
+            )

@@ -1,25 +1,102 @@
-"""The process of vLLM: started once, asked in lines of JSON (server.py); it ends when this process does."""
+"""The process of vLLM: a Python of its own, since vLLM pins a torch of its own; what it finds in its environment (one
+device, nobody to ask, vLLM's own variables); started once, asked in lines of JSON (server.py), ended with this one."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any, NoReturn
 
-from gradience.errors import EngineError
+import torch
+
+from gradience.errors import EngineError, UsageError
 from gradience.evaluate.engines.base import OutOfMemoryError
-from gradience.evaluate.engines.vllm.interpreter import SERVER, clean
+from gradience.models.devices import VISIBLE, devices_of
 from gradience.words import counted
 
+PYTHON = "GRADIENCE_ENGINE_PYTHON"
+"""Environment variable that names the Python. No config can: what is run is for who runs it to say."""
+SERVER = Path(__file__).with_name("server.py")
+SECONDS = 60
+"""For a list of what is installed."""
+HOW = (
+    "give --engine-python PATH (or set GRADIENCE_ENGINE_PYTHON): the python of an environment with"
+    " `pip install vllm`"
+)
+BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
+"""vLLM's own variable: answers that do not depend on what is computed beside them, at a price."""
+CACHE = "VLLM_CPU_KVCACHE_SPACE"
+"""vLLM's own variable: GiB for keys and values on a processor."""
+CACHE_GIB = "2"
+"""Unless that says otherwise."""
 LEAVES = 30
 """Seconds that it has to leave, before it is killed."""
 LAST = 4
 """Lines of what it printed that stand in a message."""
 LONGEST = 300
 """Characters of a refusal: some list all that there is."""
+
+
+def interpreter() -> str:
+    """Return the program that the environment names. Raises UsageError (`no-engine-python`)."""
+    named = os.environ.get(PYTHON)
+    if not named:
+        raise UsageError("the engine vllm needs a Python of its own", code="no-engine-python", hint=HOW)
+    program = shutil.which(named)
+    if program is None:
+        raise UsageError(f"{named}: there is no such program", code="no-engine-python", hint=HOW)
+    return program
+
+
+@cache
+def versions_in(python: str) -> dict[str, str]:
+    """Return the versions of vLLM and what it computes with, as they are installed there; nothing is imported.
+
+    Raises UsageError: `no-engine-python` for what is no Python, `no-vllm` where it has none.
+    """
+    try:
+        done = subprocess.run(
+            [python, str(SERVER), "versions"], env=_clean(), capture_output=True, timeout=SECONDS, check=True
+        )
+        versions: dict[str, str] = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise UsageError(
+            f"{python}: cannot be used as the Python of vLLM: {error}", code="no-engine-python", hint=HOW
+        ) from None
+    if "vllm" not in versions:
+        raise UsageError(f"{python}: vLLM is not installed there", code="no-vllm", hint=HOW)
+    return versions
+
+
+def _clean() -> dict[str, str]:
+    """Return the environment for another Python: without what says where this one finds its modules."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Return that of one process on this device: a refusal arrives as one, and no worker outlives it."""
+    return {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",  # one token more than the context: it is not read
+        CACHE: os.environ.get(CACHE, CACHE_GIB),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        VISIBLE: devices_of("cuda")[device.index or 0] if device.type == "cuda" else "",
+    }
+
+
+def is_batch_invariant() -> bool:
+    """Return whether vLLM is asked for answers that do not depend on what is computed beside them."""
+    return os.environ.get(BATCH_INVARIANT, "0") not in ("", "0")
 
 
 class Refused(Exception):
@@ -31,56 +108,47 @@ class VllmProcess:
 
     def __init__(self, python: str, environment: Mapping[str, str]) -> None:
         """python: as `interpreter` names it. environment: added to that of this process."""
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process is)
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process is)
         self._child = subprocess.Popen(
             [python, str(SERVER)],
-            env=clean() | dict(environment),
+            env=_clean() | dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._printed,
             encoding="utf-8",
         )
 
-    def ask(self, what: str, *, on_part: Callable[[float], None] | None = None, **question: Any) -> Any:
-        """The answer to a question.
+    def ask(self, method: str, **arguments: Any) -> Any:
+        """Return what a method of `server.Server` returns.
 
-        on_part: called with the share of the rows that are answered.
         Raises Refused, OutOfMemoryError, and EngineError (`engine-died`) where the process is gone.
         """
         assert self._child.stdin is not None
         assert self._child.stdout is not None
-        try:
-            self._child.stdin.write(json.dumps({"ask": what, **question}) + "\n")
+        with suppress(BrokenPipeError):  # then there is no reply
+            self._child.stdin.write(json.dumps({"ask": method, **arguments}) + "\n")
             self._child.stdin.flush()
-        except BrokenPipeError:
-            self._died(what)
-        while "part" in (reply := self._reply(what)):
-            if on_part is not None:
-                on_part(reply["part"])
+        line = self._child.stdout.readline()
+        if not line:
+            self._died(method)
+        reply = json.loads(line)
         if "refusal" not in reply:
             return reply["answer"]
-        if reply["memory"]:
-            raise OutOfMemoryError(_first_line(reply["refusal"]))
-        raise Refused(_first_line(reply["refusal"]))
+        raise (OutOfMemoryError if reply["memory"] else Refused)(_first_line(reply["refusal"]))
 
-    def _reply(self, what: str) -> Any:
-        assert self._child.stdout is not None
-        line = self._child.stdout.readline()
-        return json.loads(line) if line else self._died(what)
-
-    def _died(self, what: str) -> NoReturn:
+    def _died(self, method: str) -> NoReturn:
         code = self._child.wait()
         how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         hint = "the system may have run out of memory (signal 9)" if code < 0 else ""
-        raise EngineError(
-            f"the process of vLLM {how}, asked to {what}. {self._last_lines()}", code="engine-died", hint=hint
-        )
-
-    def _last_lines(self) -> str:
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").split("\n")
+        self._printed.seek(0)
+        lines = self._printed.read().decode(errors="replace").split("\n")
         last = [line.strip() for line in lines if line.strip()][-LAST:]
-        return f"Its last {counted(len(last), 'line')}: {' / '.join(last)}" if last else "It printed nothing"
+        printed = (
+            f"Its last {counted(len(last), 'line')}: {' / '.join(last)}" if last else "It printed nothing"
+        )
+        raise EngineError(
+            f"the process of vLLM {how}, asked to {method}. {printed}", code="engine-died", hint=hint
+        )
 
     def close(self) -> None:
         """End it."""
@@ -94,12 +162,14 @@ class VllmProcess:
             self._child.kill()
             self._child.wait()
         self._child.stdout.close()
-        self._said.close()
+        self._printed.close()
 
 
 def _first_line(text: str) -> str:
-    """A refusal in one line: pydantic's begin with how many there are, and say what it is in front of a type."""
+    """Return a refusal in one line: pydantic's begin with how many there are, and say what it is in front of a type."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line.partition(" [type=")[0].removeprefix("Value error, ") for line in lines if " [type=" in line]
-    line = next(iter(said or lines), text)
+    reasons = [
+        line.partition(" [type=")[0].removeprefix("Value error, ") for line in lines if " [type=" in line
+    ]
+    line = next(iter(reasons or lines), text)
     return line if len(line) <= LONGEST else line[:LONGEST].rpartition(" ")[0] + " …"

@@ -4,38 +4,30 @@
     python server.py versions   # what is installed there, as JSON; nothing heavy is imported
 
 Questions come on standard input, `{"ask": NAME, …}`, a line each; the answer to each is a line on standard output,
-`{"answer": …}` or, where vLLM refuses, `{"refusal": TEXT, "memory": BOOL}`. Before one that takes long come lines
-`{"part": SHARE}`: so much of it is done. Whatever else it prints goes to standard error. It ends when its input does:
-with the process that started it.
+`{"answer": …}` or, where vLLM refuses, `{"refusal": TEXT, "memory": BOOL}`. Whatever else it prints goes to standard
+error. It ends when its input does: with the process that started it.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import queue
 import sys
 import threading
-import time
-from collections.abc import Callable
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import Any
 
 LIBRARIES = ("vllm", "torch", "transformers")
 REFUSALS = (AssertionError, ImportError, MemoryError, OSError, RuntimeError, ValueError)
 """What vLLM and torch raise for a model, an adapter, memory or a library that they do not get; anything else ends the
 process."""
-BETWEEN = 1.0
-"""Seconds between two lines that say how much is answered."""
 
 
 class Server:
     """The engine, and the adapters that it knows by number."""
 
-    def __init__(self, tell: Callable[[float], None]) -> None:
-        """tell: called with the share of the rows that are answered."""
-        self.tell = tell
+    def __init__(self) -> None:
         self.engine: Any = None
         self.adapters: dict[int, Any] = {}
 
@@ -114,29 +106,8 @@ class Server:
     def _run(self, number: int | None, rows: list[list[int]], how: list[Any]) -> list[Any]:
         adapter = None if number is None else self.adapters[number]
         prompts = [{"prompt_token_ids": row} for row in rows]
-        bar = _bar(self.tell)
-        outputs: list[Any] = self.engine.generate(prompts, how, lora_request=adapter, use_tqdm=bar)
+        outputs: list[Any] = self.engine.generate(prompts, how, lora_request=adapter, use_tqdm=False)
         return outputs
-
-
-def _bar(tell: Callable[[float], None]) -> Any:
-    """A bar of tqdm, as vLLM draws one while it answers, that draws nothing and tells."""
-    tqdm: Any = import_module("tqdm").tqdm
-    last = time.monotonic()
-
-    class Bar(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **how: Any) -> None:
-            super().__init__(*args, **{**how, "file": io.StringIO()})
-
-        def update(self, n: float | None = 1) -> bool | None:
-            nonlocal last
-            drawn: bool | None = super().update(n)
-            if self.total and time.monotonic() - last > BETWEEN:
-                last = time.monotonic()
-                tell(self.n / self.total)
-            return drawn
-
-    return Bar
 
 
 def _terms(output: Any, row: list[int], first: int) -> list[list[Any]]:
@@ -163,13 +134,10 @@ def main() -> None:
     questions: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=[questions], daemon=True).start()
 
-    def say(line: dict[str, Any]) -> None:
-        answers.write(json.dumps(line) + "\n")
-        answers.flush()
-
-    server = Server(lambda share: say({"part": share}))
+    server = Server()
     while True:
-        say(answer(server, json.loads(questions.get())))
+        answers.write(json.dumps(answer(server, json.loads(questions.get()))) + "\n")
+        answers.flush()
 
 
 def _listen(questions: queue.Queue[str]) -> None:

@@ -1,0 +1,185 @@
+"""Adapters as an evaluation sees them: a short name for each, and what its files say. Each is opened once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gradience.adapters.adapter import Adapter
+from gradience.adapters.config import HEADS_OF_TASK
+from gradience.adapters.formats import open_adapter, require_peft
+from gradience.digests import sha256_file
+from gradience.errors import InputError, UsageError
+from gradience.models.tokenizers import stored_tokens
+from gradience.reading import MAX_SETTINGS_BYTES
+
+BASE_ROW = "base"
+NO_ADAPTER = "give the folder that PEFT wrote, with adapter_config.json and adapter_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterIdentity:
+    """An adapter's folder, and digests of the two files in it that decide what it does; empty for a mere name."""
+
+    folder: Path
+    weights_sha256: str = ""
+    config_sha256: str = ""
+
+    @classmethod
+    def of(cls, folder: Path) -> AdapterIdentity:
+        """Hash the files of `folder`. Raises InputError (`no-such-adapter`) when one of them is not there."""
+        path = folder / "adapter_model.safetensors"
+        try:
+            weights = sha256_file(path)
+            path = folder / "adapter_config.json"
+            return cls(folder, weights, sha256_file(path, limit=MAX_SETTINGS_BYTES))
+        except InputError as error:
+            if error.code != "not-found":
+                raise
+            raise InputError(
+                f"{path}: cannot be read: no such file or folder", code="no-such-adapter", hint=NO_ADAPTER
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInput:
+    """One adapter, by what its files say; of a mere name nothing is known."""
+
+    name: str
+    """Short, and different from all others."""
+    given: Path
+    identity: AdapterIdentity
+    ranks: tuple[int, int] | None = None
+    """Smallest and largest; None for a mere name."""
+    lora_params: int = 0
+    other_params: int = 0
+    base_model: str | None = None
+    """What its config names."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Its whole config."""
+    tokens: int | None = None
+    """Rows of an embedding or head over tokens that it stores whole; None where it stores none."""
+    labels: frozenset[int] = frozenset()
+    """Rows of the matrices of a classifier's head that it stores."""
+
+    @property
+    def folder(self) -> Path:
+        """PEFT's folder."""
+        return self.identity.folder
+
+    @property
+    def bytes(self) -> int:
+        """Its size in float32."""
+        return 4 * (self.lora_params + self.other_params)
+
+
+def adapter_inputs(
+    paths: Sequence[Path], *, tokenizer: bool = False, local: bool = True
+) -> tuple[AdapterInput, ...]:
+    """Read adapters. local: they are folders; else what is no folder here is a name that the engine knows.
+
+    Raises UsageError (`no-adapter`, `same-adapter`), and what `adapter_input` raises.
+    """
+    if not paths:
+        raise UsageError("no adapter given", code="no-adapter", hint="name at least one adapter folder")
+    whole = [path.resolve() for path in paths]
+    for place, path in enumerate(whole):
+        if path in whole[:place]:
+            raise UsageError(
+                f"{paths[place]} is given twice", code="same-adapter", hint="name each adapter once"
+            )
+    return tuple(
+        adapter_input(name, path, tokenizer=tokenizer)
+        if local or path.exists()
+        else AdapterInput(name, path, AdapterIdentity(path))
+        for name, path in zip(short_names(whole), paths, strict=True)
+    )
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each path: its last part, and where several share that, the part before it in its place.
+
+    >>> short_names([Path("/runs/r8"), Path("/runs/r4")])
+    ['r8', 'r4']
+    >>> short_names([Path("/run/probe/adapter"), Path("/run/small/adapter"), Path("/run/mine")])
+    ['probe', 'small', 'mine']
+
+    None is the base's; where single parts do not tell all apart, the last parts are joined.
+    """
+    named = list(paths)
+    while all(path.name for path in named):
+        names = [path.name for path in named]
+        if _differ(names):
+            return names
+        shared = Counter(map(str.casefold, names))
+        if BASE_ROW in shared:
+            break
+        named = [path.parent if shared[path.name.casefold()] > 1 else path for path in named]
+    for depth in range(2, max(len(path.parts) for path in paths) + 1):
+        names = ["-".join(part for part in path.parts[-depth:] if part != path.anchor) for path in paths]
+        if _differ(names):
+            return names
+    return [f"{place}-{path.name}" for place, path in enumerate(paths, start=1)]
+
+
+def _differ(names: Sequence[str]) -> bool:
+    lower = [name.casefold() for name in names]  # some disks know no difference
+    return len({*lower}) == len(lower) and BASE_ROW not in lower
+
+
+def adapter_input(name: str, path: Path, *, tokenizer: bool = False) -> AdapterInput:
+    """Read the adapter at `path`, to be called `name`. Raises InputError (`no-config`), and what reading raises.
+
+    tokenizer: of a name on the hub, fetch the tokenizer that lies beside the weights as well.
+    """
+    with open_adapter(path, tokenizer=tokenizer) as adapter:
+        config = adapter.config
+        if config is None:
+            raise InputError(
+                f"{path}: there is no adapter_config.json beside the weights",
+                code="no-config",
+                hint=NO_ADAPTER,
+            )
+        require_peft(adapter)
+        shapes = {entry_name: entry.shape for entry_name, entry in adapter.entries()}
+        ranks = [pair.rank for pair in adapter.pairs]
+        lora = sum(pair.params for pair in adapter.pairs)
+        return AdapterInput(
+            name,
+            path,
+            AdapterIdentity.of(config.path.parent),
+            ranks=(min(ranks, default=0), max(ranks, default=0)),
+            lora_params=lora,
+            other_params=sum(entry.params for _, entry in adapter.entries()) - lora,
+            base_model=config.base_model,
+            fields=config.fields,
+            tokens=stored_tokens(shapes),
+            labels=frozenset(
+                shape[0]
+                for entry_name, shape in shapes.items()
+                if entry_name.endswith(".weight")
+                and "lora_" not in entry_name
+                and len(shape) == 2
+                and any(part in HEADS_OF_TASK["SEQ_CLS"] for part in entry_name.split("."))
+            ),
+        )
+
+
+def why_inert(folder: Path) -> str:
+    """Return why an adapter changes nothing, as far as its file shows it; empty where that is not known."""
+    with open_adapter(folder) as adapter:
+        if adapter.pairs and all(pair.scale == 0 for pair in adapter.pairs):
+            return "its scale is 0 in every module (lora_alpha is 0)"
+        if adapter.pairs and all(_is_zero(adapter, place) for place in range(len(adapter.pairs))):
+            return "B is 0 in every module, as before training"
+    return ""
+
+
+def _is_zero(adapter: Adapter, place: int) -> bool:
+    pair = adapter.pairs[place].load()
+    return not any(
+        block.any() for expert in range(adapter.pairs[place].experts) for block in pair.blocks_B(expert)()
+    )

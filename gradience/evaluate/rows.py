@@ -1,0 +1,470 @@
+"""Rows under adapters: a record for every row and adapter, whatever is asked of them.
+
+`evaluate_rows` is the one loop. It takes any slice of the rows of a data set, so that a set may be evaluated in parts,
+and any number of adapters. A `Procedure` says how a row is answered and what is recorded of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gradience.digests import sha256_rows, sha256_text
+from gradience.errors import InputError, UsageError
+from gradience.evaluate.batches import batched
+from gradience.evaluate.engines.base import Engine, Score
+from gradience.evaluate.records import RecordFile, answer_batches
+from gradience.files.records import (
+    ChoiceRecord,
+    ClassificationRecord,
+    Evaluation,
+    ExamplesRun,
+    GenerationRecord,
+    Record,
+    RecordKind,
+    ScoreRecord,
+)
+from gradience.progress import Progress
+from gradience.tasks.base import ChooseBy, Decide, Decision, Filter
+from gradience.words import counted
+
+EXAMPLES_OF_PROOF = 8
+"""Texts or prompts on which an adapter must have an effect: the shortest, which fit where any batch does."""
+Names = Sequence[str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Procedure(ABC):
+    """How a row is answered, and what is recorded of it. Rows are of any class with the attributes that it reads."""
+
+    kind: ClassVar[RecordKind]
+    max_length: int | None = None
+    """Tokens of a row, its answer included; by default what the base allows. What is longer is cut."""
+
+    def limit(self, engine: Engine) -> int | None:
+        """Return the tokens that a row may have."""
+        return self.max_length if self.max_length is not None else engine.max_length
+
+    def settings(self, engine: Engine) -> dict[str, Any]:
+        """Return the fields of the header that say how rows are answered."""
+        return {"max_length": self.limit(engine)}
+
+    @abstractmethod
+    def text(self, row: Any) -> str:
+        """Return what rows are sorted and batched by."""
+
+    @abstractmethod
+    def identity(self, row: Any) -> tuple[Any, ...]:
+        """Return what decides a row, its gold answer included."""
+
+    @abstractmethod
+    def encoded(self, row: Any) -> tuple[str, ...]:
+        """Return the text, or pair of texts, whose tokens a row has."""
+
+    def added(self) -> int:
+        """Return the tokens that follow."""
+        return 0
+
+    def sequences(self, row: Any) -> int:
+        """Return how many sequences are computed for a row."""
+        return 1
+
+    def lengths(self, engine: Engine, rows: Sequence[Any]) -> list[int]:
+        """Return the tokens of each row."""
+        limit, counts = self.limit(engine), engine.count_tokens([self.encoded(row) for row in rows])
+        whole = [count + self.added() for count in counts]
+        return whole if limit is None else [min(count, limit) for count in whole]
+
+    def prove(self, engine: Engine, names: Names, rows: Sequence[Any], *, allow_inert: bool) -> None:
+        """Raise InputError where the engine does not compute one of `names` as PEFT does, or it has no effect.
+
+        The latter (`adapter-inert`, unless `allow_inert`) is seen in the likelihood that a prompt ends, which depends
+        on the logits of the whole vocabulary. An engine that gives no likelihoods shows nothing here.
+        """
+        adapters = [name for name in names if name is not None]
+        prompts, limit = _shortest([row.prompt for row in rows]), self.limit(engine)
+        engine.verify(adapters, prompts, limit)
+        if not adapters or allow_inert or engine.divergence is None:
+            return
+        ends = [(prompt, "") for prompt in prompts]
+        base, *scores = engine.divergence.score([None, *adapters], ends, max_length=limit)
+        for name, scored in zip(adapters, scores, strict=True):
+            if scored == base:
+                how = f"the likelihoods after {counted(len(ends), 'prompt')} are the same without it"
+                raise _inert(engine, name, how)
+
+    @abstractmethod
+    def records(self, engine: Engine, names: Names, rows: Sequence[Any]) -> Sequence[Sequence[Record]]:
+        """Answer a batch; for each of `names` the records of its rows."""
+
+
+def evaluate_rows(
+    engine: Engine,
+    procedure: Procedure,
+    names: Names,
+    rows: Sequence[Any],
+    *,
+    batch_size: int = 32,
+    batch_tokens: int | None = None,
+    scoring: str | None = None,
+    paths: Mapping[str | None, Path] | None = None,
+    on_batch: Progress | None = None,
+    allow_inert: bool = False,
+) -> dict[str | None, Evaluation[Any]]:
+    """Answer each of `rows` with each adapter of `names` (None: the base), batch after batch.
+
+    >>> answers = evaluate_rows(engine, Scores(reference="r64"), ["r64", "r8"], rows)
+    >>> [record.kl for record in answers["r8"].records]
+
+    batch_size: sequences that are computed together; batch_tokens: tokens of a batch in place of that. scoring: what
+    the records say of who decides what is right. paths: a file for each name, in which an evaluation resumes.
+    Raises UsageError (`no-examples`, `wrong-model`, `engine-cannot`), InputError (`adapter-inert` unless
+    `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
+    """
+    if not rows:
+        raise UsageError("there is no example to evaluate", code="no-examples")
+    engine.require(procedure.kind)
+    classifies = procedure.kind == "classification"
+    if engine.classifies != classifies:
+        kinds = ("a language model", "a sequence classifier")
+        raise UsageError(
+            f"{engine.facts['base']} was loaded as {kinds[engine.classifies]}; this evaluation needs"
+            f" {kinds[classifies]}",
+            code="wrong-model",
+            hint="load a classifier with the engine's `load(..., labels=N)`, a language model without labels",
+        )
+    procedure.prove(engine, names, rows, allow_inert=allow_inert)
+    batches = batched(
+        [procedure.text(row) for row in rows],
+        lambda: procedure.lengths(engine, rows),
+        size=batch_size,
+        tokens=batch_tokens,
+        rows=[procedure.sequences(row) for row in rows],
+    )
+    shared = {
+        "kind": procedure.kind,
+        "examples_sha256": sha256_rows([procedure.identity(row) for row in rows]),
+        "n": len(rows),
+        "scoring": scoring,
+        **engine.facts,
+        **procedure.settings(engine),
+        **batches.facts,
+    }
+    files: list[RecordFile[Any]] = []
+    for name in names:
+        adapter = None if name is None else engine.adapters[name]
+        header = ExamplesRun(
+            adapter=name,
+            adapter_sha256=None if adapter is None else adapter.weights_sha256 or None,
+            adapter_config_sha256=None if adapter is None else adapter.config_sha256 or None,
+            **shared,
+        )
+        path = None if paths is None else paths[name]
+        files.append(RecordFile(header, [row.id for row in rows], batches.places, path))
+    answered = answer_batches(
+        files, lambda places: procedure.records(engine, names, [rows[place] for place in places]), on_batch
+    )
+    return dict(zip(names, answered, strict=True))
+
+
+def _shortest(texts: Sequence[Any]) -> list[Any]:
+    return sorted(texts, key=lambda text: len(text if isinstance(text, str) else text[0]))[:EXAMPLES_OF_PROOF]
+
+
+def _inert(engine: Engine, name: str, how: str) -> InputError:
+    return InputError(
+        f"{engine.adapters[name].folder}: has no effect: {how}",
+        code="adapter-inert",
+        hint="check that it is trained (some B is not zero) and that its modules fit this base model",
+    )
+
+
+# ---------------------------------------------------------------- labels
+
+
+def texts_of(row: Any) -> tuple[str, ...]:
+    """Return the text of a row, or both of its texts."""
+    second: str | None = getattr(row, "text_pair", None)
+    return (row.text,) if second is None else (row.text, second)
+
+
+def whole_text(row: Any) -> str:
+    """Return both texts of a row as one, to sort and to hash."""
+    return "\0".join(texts_of(row))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification(Procedure):
+    """Label each text or pair of texts (`id`, `text`, `label`, perhaps `text_pair`); the largest logit decides."""
+
+    kind: ClassVar[RecordKind] = "classification"
+    max_length: int | None = 64
+    lora: bool = True
+    """False: the adapter's head alone, ΔW = 0."""
+
+    def limit(self, engine: Engine) -> int | None:
+        return self.max_length
+
+    def settings(self, engine: Engine) -> dict[str, Any]:
+        return {"max_length": self.max_length, "lora": self.lora}
+
+    def text(self, row: Any) -> str:
+        return whole_text(row)
+
+    def identity(self, row: Any) -> tuple[Any, ...]:
+        return row.id, row.text, getattr(row, "text_pair", None), row.label
+
+    def encoded(self, row: Any) -> tuple[str, ...]:
+        return texts_of(row)
+
+    def prove(self, engine: Engine, names: Names, rows: Sequence[Any], *, allow_inert: bool) -> None:
+        """Raise InputError (`adapter-inert`) where LoRA changes no logit (beside its head)."""
+        texts = _shortest([(row.text, getattr(row, "text_pair", None)) for row in rows])
+        for name in names:
+            if name is None or not self.lora or allow_inert:
+                continue
+            with_lora, without = (
+                [
+                    answer.logits.tolist()
+                    for answer in engine.classify(name, texts, max_length=self.max_length, lora=lora)
+                ]
+                for lora in (True, False)
+            )
+            if with_lora == without:
+                how = f"the logits of {counted(len(texts), 'text')} are the same without its LoRA"
+                raise _inert(engine, name, how)
+
+    def records(self, engine: Engine, names: Names, rows: Sequence[Any]) -> list[list[ClassificationRecord]]:
+        texts = [(row.text, getattr(row, "text_pair", None)) for row in rows]
+        return [
+            [
+                ClassificationRecord(
+                    id=row.id,
+                    text_sha256=sha256_text(whole_text(row)),
+                    label=row.label,
+                    predicted=int(answer.logits.argmax()),
+                    correct=int(answer.logits.argmax()) == row.label,
+                    logits=tuple(float(value) for value in answer.logits),
+                    truncated=answer.truncated,
+                )
+                for row, answer in zip(
+                    rows,
+                    engine.classify(name, texts, lora=self.lora, max_length=self.max_length),
+                    strict=True,
+                )
+            ]
+            for name in names
+        ]
+
+
+# ---------------------------------------------------------------- text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation(Procedure):
+    """Write behind each prompt, and find the answer in what is written (`id`, `prompt`, `answer`).
+
+    A prompt that is too long loses its beginning. Raises UsageError (`no-room`), InputError (`empty-prompt`,
+    `no-end-token`).
+    """
+
+    kind: ClassVar[RecordKind] = "generation"
+    filters: Mapping[str, Filter]
+    """Ways of finding the answer; the first decides."""
+    same: Callable[[str, str], bool]
+    """(extracted, gold) -> whether they are the same answer."""
+    max_new_tokens: int
+    decide: Decide | None = None
+    """Decides in place of both."""
+    stop: Sequence[str] = ()
+
+    def settings(self, engine: Engine) -> dict[str, Any]:
+        return {
+            "filters": tuple(self.filters) if self.decide is None else self.decide.names,
+            "max_new_tokens": self.max_new_tokens,
+            "stop": tuple(self.stop),
+            "max_length": self.limit(engine),
+        }
+
+    def text(self, row: Any) -> str:
+        return row.prompt  # type: ignore[no-any-return]
+
+    def identity(self, row: Any) -> tuple[Any, ...]:
+        return row.id, row.prompt, row.answer
+
+    def encoded(self, row: Any) -> tuple[str, ...]:
+        return (row.prompt,)
+
+    def added(self) -> int:
+        return self.max_new_tokens
+
+    def records(self, engine: Engine, names: Names, rows: Sequence[Any]) -> list[list[GenerationRecord]]:
+        prompts, limit = [row.prompt for row in rows], self.limit(engine)
+        answered = []
+        for name in names:
+            outputs = engine.generate(
+                name, prompts, max_new_tokens=self.max_new_tokens, stop=tuple(self.stop), max_length=limit
+            )
+            records = []
+            for row, output in zip(rows, outputs, strict=True):
+                if self.decide is None:
+                    decision = decided(output.text, row.answer, self.filters, self.same)
+                else:
+                    decision = self.decide(row.id, [output.text])
+                records.append(
+                    GenerationRecord(
+                        id=row.id,
+                        prompt_sha256=sha256_text(row.prompt),
+                        answer=row.answer,
+                        output=output.text,
+                        n_tokens=output.n_tokens,
+                        stopped_by=output.stopped_by,
+                        answers=dict(decision.answers),
+                        extracted=next(iter(decision.answers.values()), None),
+                        correct=decision.correct,
+                        truncated=output.truncated,
+                    )
+                )
+            answered.append(records)
+        return answered
+
+
+def decided(
+    output: str, gold: str, filters: Mapping[str, Filter], same: Callable[[str, str], bool]
+) -> Decision:
+    """Return what each filter finds in an output; it is correct when what the first one finds is the gold answer."""
+    answers = {name: extract(output) for name, extract in filters.items()}
+    extracted = next(iter(answers.values()), None)
+    return Decision(extracted is not None and same(extracted, gold), answers)
+
+
+# ---------------------------------------------------------------- likelihoods
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices(Procedure):
+    """Choose the likeliest of given responses (`id`, `prompt`, `choices`, `responses`, `pairs`, `label`).
+
+    As lm-evaluation-harness scores `multiple_choice`: log-likelihoods of the choices behind the prompt, without an end
+    token; the largest sum decides (its `acc`), or the largest per character of the choice (its `acc_norm`).
+    Raises InputError (`empty-prompt`, `response-too-long`, `no-end-token`).
+    """
+
+    kind: ClassVar[RecordKind] = "choices"
+    choose_by: ChooseBy = "sum"
+    decide: Decide | None = None
+    """Decides in place of `choose_by`."""
+
+    def text(self, row: Any) -> str:
+        return row.prompt + "".join(row.responses)  # type: ignore[no-any-return]
+
+    def identity(self, row: Any) -> tuple[Any, ...]:
+        return row.id, row.prompt, *row.responses, row.label
+
+    def encoded(self, row: Any) -> tuple[str, ...]:
+        return (max(map("".join, row.pairs), key=len),)
+
+    def sequences(self, row: Any) -> int:
+        return len(row.pairs)
+
+    def records(self, engine: Engine, names: Names, rows: Sequence[Any]) -> list[list[ChoiceRecord]]:
+        pairs = [pair for row in rows for pair in row.pairs]
+        answered = []
+        for answers in engine.score(names, pairs, max_length=self.limit(engine), end=False):
+            scores = iter(answers)
+            answered.append([self._record(row, [next(scores) for _ in row.pairs]) for row in rows])
+        return answered
+
+    def _record(self, row: Any, scores: Sequence[Score]) -> ChoiceRecord:
+        sums = tuple(score.loglikelihood for score in scores)
+        characters = tuple(map(len, row.choices))
+        predictions = predictions_of(sums[: len(characters)], characters)
+        correct = predictions[self.choose_by] == row.label
+        if self.decide is not None:
+            correct = self.decide(row.id, [(score.loglikelihood, score.exact) for score in scores]).correct
+        return ChoiceRecord(
+            id=row.id,
+            prompt_sha256=sha256_text(row.prompt),
+            choices_sha256=sha256_rows([list(row.responses)]),
+            label=row.label,
+            loglikelihoods=sums,
+            characters=characters,
+            predictions=predictions,
+            predicted=predictions[self.choose_by],
+            correct=correct,
+            truncated=any(score.truncated for score in scores),
+        )
+
+
+def predictions_of(loglikelihoods: Sequence[float], characters: Sequence[int]) -> dict[str, int]:
+    """Return the place that each way chooses: the largest log-likelihood, and the largest for each character."""
+    sums = np.array(loglikelihoods)
+    return {"sum": int(sums.argmax()), "per_character": int((sums / np.array(characters)).argmax())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores(Procedure):
+    """Score each response behind its prompt (`id`, `prompt`, `response`, its leading space included).
+
+    Every batch is read once by the reference and once by each adapter.
+    Raises InputError (`empty-prompt`, `response-too-long`, `no-end-token`).
+    """
+
+    kind: ClassVar[RecordKind] = "scores"
+    reference: str | None = None
+    """The adapter that KL and flips are measured against."""
+    end: bool = True
+    """Whether the end token counts."""
+    rolling: bool = False
+    """Whether the responses are whole texts without prompts, read in windows."""
+
+    def settings(self, engine: Engine) -> dict[str, Any]:
+        reference = None if self.reference is None else engine.adapters[self.reference].weights_sha256 or None
+        return {**super().settings(engine), "reference": self.reference, "reference_sha256": reference}
+
+    def text(self, row: Any) -> str:
+        return row.prompt + row.response  # type: ignore[no-any-return]
+
+    def identity(self, row: Any) -> tuple[Any, ...]:
+        return row.id, row.prompt, row.response
+
+    def encoded(self, row: Any) -> tuple[str, ...]:
+        return (row.prompt + row.response,)
+
+    def added(self) -> int:
+        return 1  # the end token
+
+    def prove(self, engine: Engine, names: Names, rows: Sequence[Any], *, allow_inert: bool) -> None:
+        super().prove(engine, list(dict.fromkeys([*names, self.reference])), rows, allow_inert=allow_inert)
+
+    def records(self, engine: Engine, names: Names, rows: Sequence[Any]) -> list[list[ScoreRecord]]:
+        answers = engine.score(
+            names,
+            [(row.prompt, row.response) for row in rows],
+            reference=self.reference,
+            max_length=self.limit(engine),
+            end=self.end and not self.rolling,
+            rolling=self.rolling,
+        )
+        return [
+            [
+                ScoreRecord(
+                    id=row.id,
+                    prompt_sha256=sha256_text(row.prompt),
+                    response_sha256=sha256_text(row.response),
+                    loglikelihood=score.loglikelihood,
+                    n_tokens=score.n_tokens,
+                    exact=score.exact,
+                    kl=score.kl,
+                    flips=score.flips,
+                    truncated=score.truncated,
+                )
+                for row, score in zip(rows, scores, strict=True)
+            ]
+            for scores in answers
+        ]
