@@ -86,7 +86,7 @@ def test_compress_never_loads_torch(tmp_path):
         ("import gradience.bench.config.load, gradience.bench.aggregate, gradience.bench.verdict.assemble",
          {"safetensors"}),
         ("import gradience.monitor, gradience.report.bench, gradience.report.monitor", set()),
-        ("import gradience.bench.status.look, gradience.report.bench_status", set()),
+        ("import gradience.bench.status, gradience.report.bench_status", set()),
     ],
     ids=["telemetry", "tasks", "evaluate", "bench", "report", "status"],
 )  # fmt: skip

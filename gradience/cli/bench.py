@@ -163,7 +163,7 @@ def status(
 
       watch -n 5 gradience bench status runs/mine
     """
-    from gradience.bench.status.look import look
+    from gradience.bench.status import look
     from gradience.report.bench_status import status_text
 
     out.print(status_text, look(folder))
@@ -197,8 +197,8 @@ def export(settings: ExportSettings) -> None:
 
       gradience bench export runs/gsm8k --to hub -o eval_results
     """
-    from gradience.bench.export.eee import export_eee
-    from gradience.bench.export.hub import export_hub
+    from gradience.bench.export import export_eee
+    from gradience.bench.export import export_hub
     from gradience.errors import require_installed
 
     require_installed("scipy", extra="stats")

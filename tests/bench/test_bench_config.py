@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gradience.bench.config.load import BenchConfig, load_config
-from gradience.bench.config.names import INSTEAD
+from gradience.bench.config.load import INSTEAD, BenchConfig, load_config
 from gradience.config_errors import known_keys
 from gradience.errors import InputError, UsageError
 

@@ -24,7 +24,7 @@ from gradience.bench.run.one import Failure, Order, make_stage
 from gradience.bench.run.processes import Processes
 from gradience.bench.run.spread import Spread
 from gradience.bench.run.stages import Due
-from gradience.bench.status.failures import logged_failures
+from gradience.bench.status import logged_failures
 from gradience.errors import NetworkError
 from gradience.report.faces import to_markdown
 from gradience.reports.stage import MANIFEST, StageManifest

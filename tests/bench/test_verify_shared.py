@@ -13,8 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from gradience.bench.export.eee import export_eee
-from gradience.bench.export.hub import export_hub
+from gradience.bench.export import export_eee, export_hub
 from gradience.errors import InputError, UsageError
 from gradience.files.digests import Digests, write_digests
 from gradience.reports.bench import Bench

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,19 +14,25 @@ from pydantic import ValidationError
 
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.variants import PlannedVariant, StageNode, asked_for, plan_variants, stage_graph
-from gradience.bench.run.live import LIVE, Live
-from gradience.bench.status.failures import LoggedFailure, logged_failures
+from gradience.bench.run.live import LIVE, LOG, Live
 from gradience.bench.verdict.facts import AUDIT, CALIBRATION
 from gradience.bench.verdict.folders import BENCH, CONFIG, PLAN, folder_of_seed
 from gradience.errors import GradienceError, InputError
 from gradience.files.digests import DIGESTS
 from gradience.models.lock import is_held
-from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reading import MAX_SETTINGS_BYTES, open_stream, read_file
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench
 from gradience.reports.bench_status import BenchStatus, RunState, SeedStatus, StageStatus, StageWork
 from gradience.reports.calibration import Calibration
 from gradience.reports.stage import MANIFEST, StageManifest
+
+LAST_BYTES = 2**20
+"""Of a log, its end is read."""
+LAST_LINES = 20
+_HEAD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [\w.]+: ")
+"""With what a line begins, where it does not go on with the one before."""
+_FAILED = re.compile(r" ERROR gradience\.bench: seed \d+: (.+) failed$")
 
 
 def look(folder: Path) -> BenchStatus:
@@ -38,62 +47,47 @@ def look(folder: Path) -> BenchStatus:
             hint="give the folder that `gradience bench run --output` names",
         )
     config = load_config(folder / CONFIG)
-    places = dict.fromkeys(
-        [folder, *(folder_of_seed(folder, config.seeds, seed) for seed in config.seeds)]
-    )  # a run of `--only-seed` holds the folder of its seed
-    lives = [live for live in map(_live, places) if live is not None]
-    work = {(each.seed, each.name): each for live in lives for each in live.begun}
+    # a run of `--only-seed` holds the folder of its seed
+    places = [folder, *(folder_of_seed(folder, config.seeds, seed) for seed in config.seeds)]
+    running = []
+    for place in filter(is_held, dict.fromkeys(places)):
+        with suppress(InputError, OSError, ValidationError):  # a run that ends meanwhile removes it
+            running.append(Live.model_validate_json(read_file(place / LIVE, MAX_SETTINGS_BYTES)))
+    work = {(stage.seed, stage.name): stage for live in running for stage in live.begun}
     seeds = tuple(_seed(folder, config, seed, work) for seed in config.seeds)
-    newest = max(lives, key=lambda live: live.process.since, default=None)
+    newest = max(running, key=lambda live: live.process.since, default=None)
+    is_finished = all(seed.result is not None for seed in seeds) and (folder / DIGESTS).is_file()
+    state: RunState = "going on" if newest is not None else "finished" if is_finished else "stopped"
     return BenchStatus(
         run=folder.resolve().name,
         looked=datetime.now(UTC),
-        state=_state(folder, seeds, goes_on=newest is not None),
+        state=state,
         executor=config.runtime.executor if newest is None else newest.executor,
         process=None if newest is None else newest.process,
         seeds=seeds,
     )
 
 
-def _live(folder: Path) -> Live | None:
-    """What the process says that runs here; None if none does."""
-    if is_held(folder):
-        with suppress(InputError, OSError, ValidationError):  # a run that ends meanwhile removes it
-            return Live.model_validate_json(read_file(folder / LIVE, MAX_SETTINGS_BYTES))
-    return None
-
-
-def _state(folder: Path, seeds: Sequence[SeedStatus], *, goes_on: bool) -> RunState:
-    if goes_on:
-        return "going on"
-    is_finished = all(seed.result is not None for seed in seeds) and (folder / DIGESTS).is_file()
-    return "finished" if is_finished else "stopped"
-
-
 def _seed(
     folder: Path, config: BenchConfig, seed: int, work: Mapping[tuple[int, str], StageWork]
 ) -> SeedStatus:
-    here = folder_of_seed(folder, config.seeds, seed)
-    bench = Bench.read(here / BENCH) if (here / BENCH).is_file() else None
-    logged = logged_failures(here)
+    place = folder_of_seed(folder, config.seeds, seed)
+    bench = Bench.read(place / BENCH) if (place / BENCH).is_file() else None
+    logged = logged_failures(place)
     stages, failed = list[StageStatus](), list[str]()
-    for node in _graph(here, config, seed):
-        stage = _stage(here, node, work.get((seed, node.name)), logged, failed)
+    for node in stage_graph(_variants(place, config, seed), config):
+        stage = _stage(place, node, work.get((seed, node.name)), logged, failed)
         failed += [node.name] if stage.state == "failed" else []
         if bench is None or stage.state != "waiting":  # a seed with a result waits for nothing
             stages.append(stage)
     return SeedStatus(seed=seed, result=None if bench is None else bench.status, stages=tuple(stages))
 
 
-def _graph(here: Path, config: BenchConfig, seed: int) -> tuple[StageNode, ...]:
-    return stage_graph(_variants(here, config, seed), config)
-
-
-def _variants(here: Path, config: BenchConfig, seed: int) -> Sequence[PlannedVariant]:
+def _variants(place: Path, config: BenchConfig, seed: int) -> Sequence[PlannedVariant]:
     """The variants that are made; before the audit all that are asked for, some of which may prove to be the same."""
     with suppress(GradienceError, OSError):  # not there yet, or being written
-        audit = AuditReport.read(here / "audit" / AUDIT)
-        file = here / "calibration" / CALIBRATION
+        audit = AuditReport.read(place / "audit" / AUDIT)
+        file = place / "calibration" / CALIBRATION
         calibration = Calibration.read(file) if file.is_file() else None
         planned = plan_variants(audit, config, seed, calibration=calibration)
         return [variant for variant in planned if not variant.skipped and variant.same_as is None]
@@ -101,13 +95,13 @@ def _variants(here: Path, config: BenchConfig, seed: int) -> Sequence[PlannedVar
 
 
 def _stage(
-    here: Path,
+    place: Path,
     node: StageNode,
     work: StageWork | None,
     logged: Mapping[str, LoggedFailure],
     failed: Sequence[str],
 ) -> StageStatus:
-    file = here / node.name / MANIFEST
+    file = place / node.name / MANIFEST
     with suppress(GradienceError):  # a damaged one: the run will make the stage again
         if file.is_file():
             return StageStatus(name=node.name, state="done", seconds=StageManifest.read(file).seconds)
@@ -119,3 +113,43 @@ def _stage(
         running = StageWork(since=work.since, done=work.done, of=work.of)
         return StageStatus(name=node.name, state="running", work=running)
     return StageStatus(name=node.name, state="waiting")
+
+
+# ---------------------------------------------------------------- failures, by `run.log`
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedFailure:
+    """An error with its traceback, as the log has it."""
+
+    moment: datetime
+    lines: tuple[str, ...]
+    """The last ones of the traceback."""
+
+    @property
+    def message(self) -> str:
+        """The error itself: the last line that a traceback does not indent."""
+        return next((line for line in reversed(self.lines) if line and not line.startswith(" ")), "")
+
+
+def logged_failures(folder: Path) -> dict[str, LoggedFailure]:
+    """Return the last failure of each variant (or `probe`, `calibration`) in the log of a seed."""
+    if not (folder / LOG).is_file():
+        return {}
+    with open_stream(folder / LOG) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - LAST_BYTES))
+        text = file.read(LAST_BYTES).decode("utf-8", errors="replace")
+    failures: dict[str, LoggedFailure] = {}
+    name, moment, lines = "", datetime.min, list[str]()
+    for line in [*text.splitlines(), None]:
+        if line is not None and not _HEAD.match(line):
+            lines.append(line)
+            continue
+        if name:
+            failures[name] = LoggedFailure(moment, tuple(lines[-LAST_LINES:]))
+        failed = _FAILED.search(line) if line is not None else None
+        name, lines = failed[1] if failed else "", []
+        if failed and line is not None:
+            moment = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone()
+    return failures

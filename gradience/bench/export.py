@@ -1,23 +1,92 @@
-"""A run as Every Eval Ever 0.3.0 has it: for each adapter one JSON, and one line for each example.
-
-Schemas: evaleval/every_eval_ever, `eval.schema.json` and `instance_level_eval.schema.json`. They know no adapter and no
-paired difference: these stand under `details`. Prompts are not in the records, so their digests stand in their place.
-"""
+"""What every export is about: one adapter of one seed, its counts, and what is known of its difference to the probe."""
 
 from __future__ import annotations
 
 import json
 import math
 import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gradience.bench.export.adapters import Evaluated, evaluated
+import yaml
+
+from gradience.bench.verdict.folders import AGGREGATE, find_benches
 from gradience.digests import sha256_parts
+from gradience.errors import InputError, UsageError
 from gradience.files.records import ClassificationRecord, GenerationRecord, Record, read_records
 from gradience.files.whole import write_whole
 from gradience.models.lock import refuse_links
+from gradience.reports.bench import Bench, Measures, VariantResult
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.statistics.paired import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One adapter that was evaluated."""
+
+    name: str
+    """`probe`, or the variant's."""
+    folder: Path
+    """Of the seed."""
+    bench: Bench
+    measures: Measures
+    result: VariantResult | None
+    """None: the probe."""
+    grade: str | None
+    """Over all seeds; None where none was given."""
+
+    @property
+    def label(self) -> str:
+        """A name of its own in the run."""
+        return f"{self.name}-seed{self.bench.seed}"
+
+    @property
+    def difference(self) -> Interval | None:
+        """Tango's 95 % interval of variant − probe; None for the probe, and where nothing was paired."""
+        pairs = self.result.pairs if self.result is not None else None
+        if pairs is None:
+            return None
+        return Interval(pairs.low, pairs.high)
+
+
+def evaluated(folder: Path) -> Iterator[Evaluated]:
+    """Yield the adapters of a run, seed after seed, the probe first; duplicates are left out.
+
+    Raises InputError (`bench-smoke`, `bad-name`), and what `find_benches` and `Bench.read` raise.
+    """
+    together = BenchAggregate.read(folder / AGGREGATE) if (folder / AGGREGATE).is_file() else None
+    for path in find_benches([folder]):
+        bench = Bench.read(path)
+        if bench.smoke:
+            raise InputError(
+                f"{path}: a smoke run is no evidence", code="bench-smoke", hint="run it without --smoke"
+            )
+        for name in (bench.data.task, *(result.name for result in bench.variants)):
+            if name in ("", ".", "..") or "/" in name or "\0" in name:
+                raise InputError(
+                    f"{path}: {name!r} names no task or variant, but a path",
+                    code="bad-name",
+                    hint="export the folder as `gradience bench run` wrote it",
+                )
+        if bench.probe is not None:
+            yield Evaluated("probe", path.parent, bench, bench.probe, None, None)
+        for result in bench.variants:
+            if result.measures is not None and result.same_as is None:
+                grade = _grade(result, together)
+                yield Evaluated(result.name, path.parent, bench, result.measures, result, grade)
+
+
+def _grade(result: VariantResult, together: BenchAggregate | None) -> str | None:
+    graded = (
+        [variant for variant in together.variants if variant.name == result.name] if together else [result]
+    )
+    evidence = graded[0].evidence if graded else None
+    return evidence.grade if evidence is not None else None
+
 
 SCHEMA_VERSION = "0.3.0"
 TEXT_UNKNOWN = "sha256:"
@@ -182,4 +251,58 @@ def _row(record: Record, how: str) -> dict[str, Any]:
             }
         ],
         "evaluation": {"score": float(record.correct), "is_correct": record.correct},
+    }
+
+
+KNOWN = {"gsm8k": ("openai/gsm8k", "gsm8k"), "glue": ("nyu-mll/glue", "")}
+"""Profile of a task -> its data set on the hub, and the task in it; GLUE's is the subset."""
+
+
+def export_hub(folder: Path, output: Path, *, dataset: str | None = None) -> list[Path]:
+    """Write a YAML for each adapter of the run in `folder`, and return the files.
+
+    dataset: the data set on the hub, where the task does not say it. Raises UsageError (`no-dataset`), and what
+    `evaluated` and the disk raise.
+    """
+    refuse_links(output)
+    written = []
+    for one in evaluated(folder):
+        place = output / f"seed_{one.bench.seed}"
+        place.mkdir(parents=True, exist_ok=True)
+        entries = [_entry(one, *_dataset(one, dataset))]
+        text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=100)
+        written.append(write_whole(place / f"{one.name}.yaml", [text.encode()]))
+    return written
+
+
+def _dataset(one: Evaluated, given: str | None) -> tuple[str, str]:
+    task = one.bench.config["task"]
+    options = task.get("options") or {}
+    known, name = KNOWN.get(task["profile"], (None, ""))
+    dataset = given or options.get("dataset") or known
+    if dataset is None:
+        raise UsageError(
+            f"{one.bench.data.task}: its data set has no name on the hub",
+            code="no-dataset",
+            hint="give --dataset ORG/NAME, or export --to eee",
+        )
+    return str(dataset), str(options.get("subset") or name or one.bench.data.task)
+
+
+def _entry(one: Evaluated, dataset: str, task: str) -> dict[str, object]:
+    measures, interval = one.measures, one.difference
+    notes = [f"{measures.correct:,} of {measures.n:,} correct (gradience bench, seed {one.bench.seed})"]
+    if interval is not None and one.result is not None:
+        low, high = (f"{100 * end:+.2f}" for end in (interval.low, interval.high))
+        notes.append(
+            f"difference to the full rank {one.result.delta_exact}, 95 % interval {low} to {high} points"
+        )
+        notes.append(f"policy of this seed: {one.result.status}")
+    if one.grade is not None:
+        notes.append(f"grade over all seeds: {one.grade}")
+    return {
+        "dataset": {"id": dataset, "task_id": task},
+        "value": round(100 * measures.score, 4),
+        "date": one.bench.run.started[:10],
+        "notes": "; ".join(notes),
     }
