@@ -197,8 +197,7 @@ def export(settings: ExportSettings) -> None:
 
       gradience bench export runs/gsm8k --to hub -o eval_results
     """
-    from gradience.bench.export import export_eee
-    from gradience.bench.export import export_hub
+    from gradience.bench.export import export_eee, export_hub
     from gradience.errors import require_installed
 
     require_installed("scipy", extra="stats")

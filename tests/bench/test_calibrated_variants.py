@@ -16,7 +16,6 @@ from test_distill_arm import sentences
 from tiny_bench import Watcher, bert
 
 from gradience.bench.config.load import BenchConfig, load_config
-from gradience.bench.plan.forecast import forecast
 from gradience.bench.plan.variants import plan_variants
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import SeedRun
@@ -31,7 +30,6 @@ from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionReport
-from gradience.reports.distill import DistillReport
 from gradience.reports.stage import StageManifest
 
 CALIBRATES: dict[str, Any] = {
@@ -93,17 +91,6 @@ def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run
     assert run.variants["calibrated_r1.truncate"].planned_lora_params <= uniform.planned_lora_params
 
 
-def test_only_the_truncation_has_a_prediction(run: Run) -> None:
-    assert {name for name, result in run.variants.items() if result.predicted is not None} == {
-        "calibrated_r1.truncate", "calibrated_kl.truncate",
-    }  # fmt: skip
-
-
-def test_distillation_begins_with_the_calibrated_truncation(run: Run) -> None:
-    report = DistillReport.read(run.output / "calibrated_r1.distill/adapter/adapter/distill_report.json")
-    assert report.adapter_sha256 == run.variants["calibrated_r1.truncate"].measures.adapter_sha256
-
-
 def test_retrained_at_the_calibrated_ranks_it_has_no_lora_where_they_are_0(run: Run) -> None:
     ranks = {module.name: module.new_rank for module in run.report("calibrated_kl.truncate").modules}
     written = json.loads((run.output / "calibrated_kl/train/adapter/adapter_config.json").read_text())
@@ -122,13 +109,6 @@ def test_the_plan_names_the_prompts_before_anything_is_trained(run: Run) -> None
     assert {path.name for path in (run.output / "calibration").iterdir()} == {
         "calibration.safetensors", "manifest.json",
     }  # fmt: skip
-
-
-def test_the_page_shows_what_was_predicted_beside_what_was_measured(run: Run) -> None:
-    page = (run.output / "bench.md").read_text(encoding="utf-8")
-    section = page.partition("## Predicted and measured")[2].partition("##")[0]
-    assert "calibrated_r1.truncate" in section
-    assert "uniform_r1" not in section
 
 
 def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> None:
@@ -237,13 +217,6 @@ def test_where_it_fails_the_other_variants_are_made(tmp_path: Path, monkeypatch:
     assert any("calibration: that it ended in the error" in gap for gap in verified.not_verified)
 
 
-def test_the_forecast_names_the_stage(tmp_path: Path) -> None:
-    compression = {"variants": ["calibrated_r1"], "arms": ["truncate"], "controls": []}
-    path = write_inputs(tmp_path, compression=compression)
-    seen = forecast(load_config(path, ["compression.calibration.rows=8"]))
-    assert seen.stages[2:5] == ("audit", "calibration", "calibrated_r1.truncate/adapter")
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -264,10 +237,3 @@ def test_the_forecast_names_the_stage(tmp_path: Path) -> None:
 def test_what_makes_no_sense_together_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=said):
         config(tmp_path, **changes)
-
-
-def test_how_is_calibrated_stands_in_the_plan_only_where_something_is(tmp_path: Path) -> None:
-    calibrates = config(tmp_path, calibration=None).model_dump(mode="json")["compression"]
-    assert calibrates["calibration"] == {"rows": 256}
-    without = config(tmp_path, variants=["uniform_r1"], calibration=None)
-    assert "calibration" not in without.model_dump(mode="json")["compression"]

@@ -70,26 +70,6 @@ def test_as_many_directions_are_the_same_update_in_other_factors(
     torch.testing.assert_close(outputs(base, again), outputs(base, probe), rtol=1e-4, atol=1e-4)
 
 
-def test_fewer_directions_keep_less_than_the_leading_ones(base: Path, tmp_path: Path) -> None:
-    probe, leading, random = adapter(base, tmp_path / "probe"), tmp_path / "leading", tmp_path / "drawn"
-    compress_adapter(probe, leading, rank=3)
-    write_random_directions(probe, leading, ranks_of(leading), random, seed=5)
-    for name, update in updates(probe).items():
-        in_random_directions = updates(random)[name]
-        assert torch.linalg.matrix_rank(in_random_directions, rtol=1e-4) == 3
-        assert (update - in_random_directions).norm() > (
-            update - updates(leading)[name]
-        ).norm()  # Eckart and Young
-
-
-def test_the_seed_decides_the_directions(base: Path, tmp_path: Path) -> None:
-    probe = adapter(base, tmp_path / "probe")
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_random_directions(probe, probe, ranks_of(probe), tmp_path / name, seed=seed)
-    a, b, c = ((tmp_path / name / WEIGHTS).read_bytes() for name in "abc")
-    assert a == b != c
-
-
 def test_fewer_directions_of_a_dora_are_refused_before_anything_is_written(
     base: Path, tmp_path: Path
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bench_sample import bench
 from scaled_down import scaled_down
 
 from gradience.bench.config.load import load_config
@@ -48,17 +47,3 @@ def test_the_last_screen_is_short_and_explains_each_number(width: int | None) ->
     ):
         assert f"\n  {label}" in explained
     assert "at most 54 fewer correct (2.5 %)" in explained
-
-
-def test_a_probe_below_its_gate_has_reasons_and_no_table() -> None:
-    screen = brief_text(bench(42, correct=10))
-    assert screen.startswith("Bench UNDERTRAINED")
-    assert "gate" in screen
-    assert "Δ" not in screen
-
-
-def test_a_control_that_passes_and_must_not_is_said_below_the_verdict() -> None:
-    noted = Bench.read(KEPT).model_copy(
-        update={"notes": ("random_directions must fail, and passes on this seed",)}
-    )
-    assert "random_directions must fail, and passes" in brief_text(noted).split("How many are correct?")[0]

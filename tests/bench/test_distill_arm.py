@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from tiny_bench import ROLES, Watcher, bert, llama, sums
 
 from gradience.bench.config.load import BenchConfig, load_config
-from gradience.bench.plan.forecast import forecast
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.verify.regenerate import regenerated
@@ -115,34 +114,6 @@ def test_a_run_with_distilled_variants_is_verified_and_asked_again(tmp_path: Pat
     assert {"lr", "teacher_sha256"} <= fields
 
 
-def test_where_distillation_helps_nowhere_it_is_graded_as_the_truncated_probe_that_it_is(
-    tmp_path: Path,
-) -> None:
-    path = write_inputs(
-        tmp_path / "inputs", compression=DISTILLS | {"distillation": {"lr": 1e-30, "rows": 64}}
-    )
-    anyhow = ["task.probe_gate.min_value=0", "task.probe_gate.above_base=null"]
-    (bench,), _ = run_bench(load_config(path, anyhow), tmp_path / "out", Watcher(), page_of=to_markdown)
-    report = DistillReport.read(tmp_path / "out/uniform_r1.distill/adapter/adapter/distill_report.json")
-    assert not report.improved
-    truncated, distilled = bench.variant("uniform_r1.truncate"), bench.variant("uniform_r1.distill")
-    assert distilled.measures is not None
-    assert truncated.measures is not None
-    assert distilled.measures.adapter_sha256 == truncated.measures.adapter_sha256
-    assert distilled.evidence is not None
-    assert truncated.evidence is not None
-    assert distilled.evidence.grade == truncated.evidence.grade != "X"
-
-
-def test_the_forecast_names_the_stages(tmp_path: Path) -> None:
-    path = write_inputs(tmp_path, compression=DISTILLS | {"distillation": {}})
-    seen = forecast(load_config(path))
-    stages = [stage for stage in seen.stages if "distill" in stage]
-    assert stages == [
-        "uniform_r1.distill/adapter", "probe_distilled/adapter", "uniform_r1.distill/eval", "probe_distilled/eval",
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -156,10 +127,3 @@ def test_the_forecast_names_the_stages(tmp_path: Path) -> None:
 def test_what_makes_no_sense_together_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=said):
         config("seqcls", tmp_path, **changes)
-
-
-def test_how_is_distilled_stands_in_the_plan_only_where_something_is(tmp_path: Path) -> None:
-    distills = config("seqcls", tmp_path, distillation=None).model_dump(mode="json")["compression"]
-    assert distills["distillation"] == {"steps": "0.1", "rows": 512, "lr": 3e-4}
-    without = config("seqcls", tmp_path, arms=["truncate"], controls=[], distillation=None)
-    assert "distillation" not in without.model_dump(mode="json")["compression"]

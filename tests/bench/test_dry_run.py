@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from data_files import small_gsm8k
-from tiny_bench import bert, gsm8k_values
+from tiny_bench import gsm8k_values
 
 from gradience.cli.app import run
 from gradience.report.forecast import forecast_text
@@ -73,15 +73,6 @@ def test_what_is_too_long_is_counted(dry_run, tmp_path):
     code, _, err = dry_run(task=task(**options, max_new_tokens=64))
     assert code == 2
     assert "64 new tokens leave no room for a prompt: the base takes 64" in err
-
-
-def test_what_the_run_can_show_is_said_unless_it_is_a_smoke_run(dry_run, data):
-    code, out, err = dry_run(task=task(**data))
-    assert code == 0, err
-    table = out[out.index("What it can show") :].splitlines()
-    assert table[1].split()[-3:] == ["PASS", "if", "equal"]
-    assert table[2].split()[0] == "truncated"
-    assert "What it can show" not in dry_run("--smoke", task=task(**data))[1]
 
 
 @pytest.mark.parametrize(
@@ -159,15 +150,3 @@ def test_code_of_one_s_own_is_named_and_not_run(dry_run, tmp_path, monkeypatch, 
     assert "the run executes it" in out
     assert ("needs --allow-code" in out) == (not allowed)
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_classifier_is_forecast_too(dry_run, tmp_path):
-    rows = "text,label\n" + "".join(f"{'good' if n % 2 else 'bad'} film {n},{n % 2}\n" for n in range(200))
-    (tmp_path / "rows.csv").write_text(rows, encoding="utf-8")
-    options = {"file": str(tmp_path / "rows.csv"), "text_column": "text", "label_column": "label"}
-    code, out, err = dry_run(
-        model={"name": str(bert(tmp_path / "bert")), "type": "seqcls"},
-        task={"profile": "text_classification", "options": options},
-    )
-    assert code == 0, err
-    assert "Python and libraries" in " ".join(out.split())

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 from scaled_down import scaled_down
 
 from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import shipped_configs
 from gradience.bench.plan.variants import asked_for
 from gradience.cli.app import run
-from gradience.files.records import GenerationRecord, read_records
 from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate
 
@@ -44,34 +42,6 @@ def test_it_goes_from_the_config_to_a_verdict(
     assert bench.smoke == config.smoke
     assert (bench.probe.rank, bench.probe.n) == (config.lora.probe_r, 4)
     assert all(variant.name in said.out for variant in bench.variants)
-
-
-def test_both_layers_of_distilbert_s_head_are_trained_and_saved(folder: Path, tmp_path: Path) -> None:
-    """PEFT saves `pre_classifier` because its name ends in `classifier`; the base's checkpoint has neither."""
-    name = "distilbert_sst2_certifiable_seed42"
-    config = load_config(shipped_configs()[name])
-    changes = [
-        *scaled_down(config, folder),
-        "compression.variants=[uniform_r2]",
-        "compression.arms=[truncate]",
-    ]
-    few = ["compression.retrain=null", "compression.controls=[]", "seeds=[42]"]
-    assert run(["bench", "run", "-c", name, "-o", str(tmp_path), "--quiet", *changes, *few]) in (0, 1)
-    for stage in ("probe/train", "uniform_r2.truncate/adapter"):
-        with safe_open(tmp_path / stage / "adapter" / "adapter_model.safetensors", framework="np") as file:
-            heads = {key for key in file.keys() if "classifier" in key}  # noqa: SIM118
-        assert heads == {f"base_model.model.{layer}.{what}" for layer in ("pre_classifier", "classifier")
-                         for what in ("weight", "bias")}  # fmt: skip
-
-
-def test_the_answers_of_a_causal_config_are_cut_where_it_says(folder: Path, tmp_path: Path) -> None:
-    config = load_config(shipped_configs()["mistral_gsm8k_smoke"])
-    changes = [*scaled_down(config, folder), "compression.arms=[truncate]", "compression.controls=[]"]
-    assert run(["bench", "run", "-c", "mistral_gsm8k_smoke", "-o", str(tmp_path), "-q", *changes]) in (0, 1)
-    probe = Bench.read(tmp_path / "bench.json").probe
-    _, records = read_records(tmp_path / probe.records, GenerationRecord)
-    assert all(record.n_tokens <= 6 for record in records)
-    assert probe.cut_off == sum(record.stopped_by == "length" for record in records)
 
 
 @pytest.mark.conformance

@@ -15,24 +15,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.forecast import ADAM_BYTES, Shapes, cost_of, longest_of, shapes_of, sorted_longest
 from gradience.bench.plan.preview import Lengths
-from gradience.evaluate.memory import activation_bytes, forward_of, largest_step, network_on_meta
-from gradience.report.forecast import rough_duration
+from gradience.evaluate.memory import activation_bytes, network_on_meta
 
 EVERYWHERE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
-TALL: dict[str, int] = {
-    "vocab_size": 5000, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}  # fmt: skip
 """A head that outweighs everything else."""
 
 # ------------------------------------------------------------------ counted
-
-
-def test_no_factor_is_allocated_whatever_its_rank() -> None:
-    shape = AutoConfig.for_model("llama", **TALL)
-    rank = 2**40  # 140 TB for a factor of 32 columns
-    _, network = network_on_meta(shape, {**EVERYWHERE, "r": rank}, dtype=torch.float32, labels=None)
-    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
 
 
 def real_and_meta(base: Path) -> tuple[Any, Any]:
@@ -42,15 +30,6 @@ def real_and_meta(base: Path) -> tuple[Any, Any]:
     return get_peft_model(real, config), network_on_meta(shape, EVERYWHERE, dtype=torch.float32, labels=None)[
         1
     ]
-
-
-def test_the_head_is_read_once_however_many_rows_are_answered() -> None:
-    shape = AutoConfig.for_model("llama", **TALL)
-    _, network = network_on_meta(shape, EVERYWHERE, dtype=torch.float32, labels=None)
-    width, vocabulary = TALL["hidden_size"], TALL["vocab_size"]
-    for rows in (1, 16):
-        largest = largest_step(lambda: forward_of(network, rows=rows, length=4, logits=1))  # noqa: B023
-        assert largest == 4 * (width * vocabulary + rows * (width + vocabulary))
 
 
 def test_activations_are_those_that_a_real_training_keeps(base: Path) -> None:
@@ -141,18 +120,3 @@ def test_four_bits_pack_the_linear_layers_alone(base: Path) -> None:
         if "proj" not in name
     )
     assert cost.weights_bytes == int((4.127 * (cost.base_params - outside) + 32 * outside) / 8)
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        (rough_duration(0.2), "less than 1 s"),
-        (rough_duration(89), "89 s"),
-        (rough_duration(840), "14 min"),
-        (rough_duration(3 * 3600), "3.0 h"),
-        (rough_duration(30 * 3600), "30 h"),
-        (rough_duration(10 * 86400), "10 days"),
-    ],
-)
-def test_units_that_a_person_reads(text: str, shown: str) -> None:
-    assert text == shown

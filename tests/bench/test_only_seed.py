@@ -87,19 +87,6 @@ def test_a_seed_of_another_process_is_counted_again_before_anything_is_certified
     assert BenchAggregate.read(tmp_path / "bench_aggregate.json").records_verified is False
 
 
-def test_a_seed_that_was_stopped_is_not_one_that_was_never_run(
-    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bench(tmp_path, "--only-seed", "42")
-    (tmp_path / "seed_123" / "probe" / "train").mkdir(parents=True)
-    assert run(["bench", "aggregate", str(tmp_path), "--output", str(tmp_path / "again")]) == 4
-    report = BenchAggregate.read(tmp_path / "again" / "bench_aggregate.json")
-    assert [row.unfinished for row in report.seeds] == [False, True]
-    assert report.reasons == ("seed 123: started, and not finished",)
-    assert "not finished" in capsys.readouterr().out
-    assert report.variants[0].status == "FAIL"
-
-
 def test_seeds_run_side_by_side_and_no_seed_twice_at_once(bench: Bench, tmp_path: Path) -> None:
     with only_one(tmp_path / "seed_42"):
         assert bench(tmp_path, "--only-seed", "123")[0] == 4
@@ -113,12 +100,6 @@ def test_a_seed_outside_the_plan_is_refused(bench: Bench, tmp_path: Path) -> Non
     assert code == 2
     assert "only_seed=7: `only_seed`: 7 is not among the planned seeds 42, 123" in said
     assert not list(tmp_path.iterdir())
-
-
-def test_other_seeds_are_a_plan_of_their_own(config: Path) -> None:
-    assert load_config(config, ["only_seed=42"]).digest() == load_config(config).digest()
-    again = load_config(config, ["only_seed=42", "seeds=[1, 2]"])
-    assert (again.seeds, again.only_seed) == ((1, 2), None)
 
 
 def test_a_forecast_counts_the_seeds_that_are_run() -> None:

@@ -91,12 +91,6 @@ def test_code_and_base_beside_the_config_are_found_from_elsewhere(config, tmp_pa
     assert again.digest() == loaded.digest()
 
 
-def test_a_base_that_is_not_there_is_named_with_its_place(config, capsys):
-    path = config("jsonl")
-    assert run(["bench", "run", "--config", str(path), "--dry-run", "model.name=./bases/none"]) == 3
-    assert f"{path.parent}/bases/none: there is no such folder" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("profile", "options", "row", "shown"),
     [

@@ -13,7 +13,7 @@ from bench_sample import config
 from scipy import stats
 
 from gradience.bench.plan.forecast import forecast, report_of_config
-from gradience.bench.plan.power import Assumed, plausible_for, scenario, seen
+from gradience.bench.plan.power import Assumed, scenario, seen
 from gradience.bench.plan.variants import asked_for
 from gradience.bench.verdict.folders import read_results
 from gradience.cli.app import run
@@ -64,11 +64,6 @@ def test_what_is_needed_by_hand() -> None:
     assert expected.power_new_run is None
 
 
-def test_a_policy_with_a_rate_and_a_floor_of_its_own() -> None:
-    lenient = Policy(tolerance=Fraction("0.025"), floor=Fraction("0.1"), pass_rate=Fraction(2, 3))
-    assert of(200, 3, 0.16, 0.0, lenient).pass_if_equal > of(200, 3, 0.16, 0.0).pass_if_equal + 0.2
-
-
 def test_what_a_kept_run_has_shown_is_counted_from_its_file() -> None:
     path = KEPT / "bench_aggregate.json"
     variants = {row["name"]: row for row in json.loads(path.read_text(encoding="utf-8"))["variants"]}
@@ -83,35 +78,6 @@ def test_what_a_kept_run_has_shown_is_counted_from_its_file() -> None:
         assert each.discordance == pytest.approx(share)
         apart = statistics.variance([row["delta"] for row in seeds])
         assert each.spread**2 == pytest.approx(max(0, apart - 0.8 * share / pairs[0][2]), abs=1e-12)
-
-
-def test_a_variant_without_one_changed_answer_is_not_certain() -> None:
-    [together] = read_results([KEPT])
-    row = (
-        together.variants[0]
-        .seeds[0]
-        .model_copy(  # type: ignore[union-attr]
-            update={"only_probe_correct": 0, "only_variant_correct": 0, "n": 600, "delta": 0.0}
-        )
-    )
-    alone = together.variants[0].model_copy(update={"seeds": (row,)})
-    few = together.model_copy(update={"variants": (alone,), "planned_seeds": (42,)})
-    assumed = seen([few], "a run")  # type: ignore[list-item]
-    assert [each[1:] for each in assumed.of] == [(3 / 600, 0.0), (3 / 600, 0.01)]
-    assert "one seed shows no spread" in assumed.why[0]
-
-
-@pytest.mark.parametrize(
-    ("arms", "names"),
-    [
-        pytest.param(["truncate"], {"truncated"}, id="truncate"),
-        pytest.param(["retrain"], {"retrained"}, id="retrain"),
-        pytest.param(["truncate", "retrain"], {"truncated", "retrained"}, id="both"),
-    ],
-)
-def test_plausible_variants_are_those_of_the_arms(arms: list[str], names: set[str]) -> None:
-    wanted = asked_for(config(compression={"arms": arms}).compression)
-    assert {each.name for each in plausible_for(wanted).of} == names
 
 
 def test_a_config_gives_examples_seeds_and_arms() -> None:
@@ -146,13 +112,6 @@ def test_a_margin_is_that_of_claims_and_policy(capsys: pytest.CaptureFixture[str
     assert run(["bench", "power", "--n", "200", "--margin", "5", "--json"]) == 0
     report = PowerReport.model_validate_json(capsys.readouterr().out)
     assert (report.margin, report.allowed) == (Fraction(1, 20), 10)
-
-
-def test_one_seed_shows_nothing_about_a_new_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "power", "--n", "200", "--seeds", "1", "--discordance", "0.1", "--spread", "0"]) == 0
-    out = capsys.readouterr().out
-    row = out[out.index("A new run") :].splitlines()[2]
-    assert row.split()[:7] == ["a", "variant", "10.0", "%", "0", "–", "–"]
 
 
 @pytest.mark.parametrize(

@@ -88,14 +88,6 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         each.processes.close()
 
 
-def test_each_gpu_has_a_worker(begin: Any, gpus: Any) -> None:
-    gpus(8)
-    machine = begin()
-    assert all(machine.submit(str(number), 1) for number in range(8))
-    assert [machine.seen(str(number)) for number in range(8)] == [[str(number)] for number in range(8)]
-    assert not machine.submit("late", 1)
-
-
 def test_a_stage_gets_as_many_gpus_as_it_needs_and_nobody_shares_them(begin: Any, gpus: Any) -> None:
     gpus(8)
     machine = begin()
@@ -116,13 +108,6 @@ def test_gpus_that_are_given_back_are_given_again(begin: Any, gpus: Any) -> None
     machine.let_go("a")
     assert machine.submit("c", 1)
     assert machine.seen("c") == one
-
-
-def test_fewer_workers_than_gpus(begin: Any, gpus: Any) -> None:
-    gpus(8)
-    machine = begin(workers=2)
-    assert [machine.submit(name, 2) for name in "abc"] == [True, True, False]
-    assert machine.seen("a") + machine.seen("b") == ["0", "1", "2", "3"]
 
 
 def test_a_killed_process_is_started_again_twice(begin: Any, gpus: Any) -> None:
@@ -208,12 +193,6 @@ def test_gpus_have_the_names_that_cuda_gives_them(
 ) -> None:
     gpus(count, visible)
     assert list(devices_of(device)) == names
-
-
-def test_a_gpu_that_this_machine_lacks(gpus: Any) -> None:
-    gpus(2, "4,5")
-    with pytest.raises(UsageError, match=r"no cuda:2: this machine has 2 GPUs"):
-        devices_of("cuda:2")
 
 
 def test_what_is_closed_ends_its_processes(begin: Any, gpus: Any) -> None:

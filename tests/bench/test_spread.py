@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from bench_process import timeless
 from killing import HANGS
 from spread_here import Here, Silent, runner_over, write_config
 from tiny_bench import Watcher
 
 from gradience.bench.config.load import load_config
-from gradience.bench.run import spread
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.one import Failure, Order, make_stage
 from gradience.bench.run.processes import Processes
@@ -147,12 +145,6 @@ def test_other_data_on_a_machine_are_a_failure_with_a_reason(order_of, changed):
     assert failure.log[0].startswith("on ")
 
 
-def test_an_input_that_is_missing_is_a_failure(order_of):
-    order, folder = order_of("probe/eval")
-    shutil.rmtree(folder / "probe/train")
-    assert make_stage(order, folder).code == "stage-differs"
-
-
 def test_what_needs_no_gpu_is_made_where_there_is_none(spread_over, order_of, tmp_path):
     here = Here()
     spread_over(here, tmp_path / "out")
@@ -187,13 +179,6 @@ def test_what_needs_many_gpus_is_not_overtaken_by_what_needs_one(config_file, tm
     free[0] += 2
     run._submit(three)
     assert set(three.gpus) - {"1/audit", "2/audit", "3/audit"} == {"1/a/train", "2/b/train", "3/c/eval"}
-
-
-def test_a_worker_computes_as_the_run_by_itself_would(config_file):
-    """On the first of the GPUs that it is given, and with the threads of the process that was started."""
-    config = load_config(config_file, ["runtime.threads=null", "runtime.device=cuda:1"])
-    runtime = spread._whole(config)["runtime"]
-    assert (runtime["device"], runtime["threads"]) == ("cuda", torch.get_num_threads())
 
 
 def test_a_killed_worker_of_this_machine_is_started_again(order_of, finished):

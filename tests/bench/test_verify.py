@@ -355,17 +355,6 @@ def test_another_root_is_a_mismatch_and_the_right_one_is_said(copy: Path) -> Non
     assert [one.file for one in report.mismatches] == [DIGESTS]
 
 
-def test_a_resumed_run_has_its_digests_made_again(trained: Path) -> None:
-    names = json.loads((trained / DIGESTS).read_text())["files"]
-    assert {
-        "plan.json",
-        "bench_aggregate.json",
-        "bench_aggregate.md",
-        "config.yaml",
-        "seed_1/run.log",
-    } <= names.keys()
-
-
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
 def test_an_archive_that_cannot_be_unpacked_is_named(content: bytes | None, tmp_path: Path) -> None:
     """None: whole, but one of its names leads out of the folder."""
