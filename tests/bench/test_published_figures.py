@@ -70,7 +70,7 @@ def at_best(net: int, worst: int, discordance: float) -> Pooled:
     effect = 1 + 0.2 * (SEEDS - 1)
     return Pooled(
         runs=SEEDS,
-        items=N,
+        examples=N,
         delta=net / (N * SEEDS),
         gained=(pairs + net) // 2,
         lost=(pairs - net) // 2,
