@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.adapters.adapter import Adapter, LoraPair
+from gradience.adapters.adapter import LoraPair
 from gradience.adapters.formats import open_adapter
 from gradience.calibrate.batches import Encoded, batches_of, encode_pairs, encode_targets, encode_texts
-from gradience.calibrate.capture import Reach, reach, routing_of
-from gradience.calibrate.completions import with_completions
 from gradience.calibrate.inputs import TEXT_TOKENS, Inputs
-from gradience.calibrate.passes import Moments, gather_effects, gather_moments
+from gradience.calibrate.passes import Moments, gather_effects, gather_moments, reach, routing_of
+from gradience.calibrate.sampling import with_completions
 from gradience.components import RIDGE, Components, components, lost_energies, root
 from gradience.digests import sha256_file
 from gradience.errors import InputError
@@ -77,7 +76,12 @@ def measured(inputs: Inputs, watch: Stopwatch, progress: Progress | None) -> Cal
         ids, effects, lost = gather_effects(
             model, watched, second if kept else (), bases, request.seed, advance
         )
-        excluded = _excluded(opened, effects, layers, {**reasons, **lost})
+        known = {**dict.fromkeys(layers.layers, NO_EFFECT), **layers.reasons, **reasons, **lost}
+        excluded = tuple(
+            ExcludedModule(name=pair.module, reason=known.get(pair.module, NOT_A_LAYER))
+            for pair in opened.pairs
+            if pair.module not in effects
+        )
         if not effects:
             raise InputError(
                 f"{request.adapter}: no module can be calibrated: {excluded[0].name}: {excluded[0].reason}",
@@ -91,12 +95,50 @@ def measured(inputs: Inputs, watch: Stopwatch, progress: Progress | None) -> Cal
             for name, both in effects.items()
         }
         tokens = np.array([row.scored for row in rows], dtype=np.int64)
+        predicted = int(tokens[~selects].sum())
+        writes = inputs.kind != "sequence_classification"
+
+        def importance(effects: NDArray[np.float32]) -> float:
+            change = effects[~selects].astype(np.float64).sum(axis=1)
+            return float(np.square(change).sum() / 2 / predicted)
+
         report = CalibrationReport(
             adapter_path=path_text(request.adapter),
             adapter_sha256=opened.sha256(),
-            **_facts(inputs, engine, rows, tokens, selects),
+            **{
+                name: engine.facts[name]
+                for name in ("base", "base_sha256", "quantization", "dtype", "device")
+            },
+            kind=inputs.kind,
+            notes=inputs.notes,
+            prompts=path_text(request.prompts),
+            prompts_sha256=sha256_file(Path(request.prompts)),
+            prompt_ids=inputs.rows.prompt_ids(inputs.kind),
+            rows=len(rows),
+            duplicates=inputs.rows.duplicates,
+            selection_rows=int(selects.sum()),
+            given_completions=len(rows) - inputs.to_sample if writes else 0,
+            sampled_completions=inputs.to_sample,
+            completion_tokens=request.completion_tokens if writes else None,
+            truncated=sum(row.truncated for row in rows),
+            scored_tokens=predicted,
+            seed=request.seed,
+            batch_size=request.batch_size,
+            max_length=length_of(inputs, engine),
+            ridge=RIDGE,
             routing=routing_of(model.config.to_dict()),
-            modules=_rows(opened, arrays, tokens, selects),
+            modules=tuple(
+                CalibratedModule(
+                    name=pair.module,
+                    rank=pair.rank,
+                    components=len(arrays[pair.module].values),
+                    scale=pair.scale or 0.0,
+                    importance=importance(arrays[pair.module].effects),
+                    weighted_energy_rank_90=energy_rank(np.sort(arrays[pair.module].values)[::-1], 0.9),
+                )
+                for pair in opened.pairs
+                if pair.module in arrays
+            ),
             excluded=excluded,
             run=watch.run_info(),
         )
@@ -180,70 +222,3 @@ def _ordered(module: _Measured, effects: Sequence[FloatArray], selects: NDArray[
         effects=effects[0][:, order].astype(np.float32),
         svd_effects=effects[1].astype(np.float32),
     )
-
-
-def _excluded(
-    opened: Adapter, kept: Mapping[str, object], layers: Reach, reasons: Mapping[str, str]
-) -> tuple[ExcludedModule, ...]:
-    """Every module of the adapter that is not in `kept`, and why."""
-    known = {**dict.fromkeys(layers.layers, NO_EFFECT), **layers.reasons, **reasons}
-    return tuple(
-        ExcludedModule(name=pair.module, reason=known.get(pair.module, NOT_A_LAYER))
-        for pair in opened.pairs
-        if pair.module not in kept
-    )
-
-
-# ---------------------------------------------------------------- the report
-
-
-def _rows(
-    opened: Adapter,
-    arrays: Mapping[str, ModuleMoments],
-    tokens: NDArray[np.int64],
-    selects: NDArray[np.bool_],
-) -> tuple[CalibratedModule, ...]:
-    def row(pair: LoraPair) -> CalibratedModule:
-        moments = arrays[pair.module]
-        change = moments.effects[~selects].astype(np.float64).sum(axis=1)
-        return CalibratedModule(
-            name=pair.module,
-            rank=pair.rank,
-            components=len(moments.values),
-            scale=pair.scale or 0.0,
-            importance=float(np.square(change).sum() / 2 / tokens[~selects].sum()),
-            weighted_energy_rank_90=energy_rank(np.sort(moments.values)[::-1], 0.9),
-        )
-
-    return tuple(row(pair) for pair in opened.pairs if pair.module in arrays)
-
-
-def _facts(
-    inputs: Inputs,
-    engine: TransformersEngine,
-    rows: Sequence[Encoded],
-    tokens: NDArray[np.int64],
-    selects: NDArray[np.bool_],
-) -> dict[str, Any]:
-    request, facts = inputs.request, engine.facts
-    writes = inputs.kind != "sequence_classification"
-    return {
-        **{name: facts[name] for name in ("base", "base_sha256", "quantization", "dtype", "device")},
-        "kind": inputs.kind,
-        "notes": inputs.notes,
-        "prompts": path_text(request.prompts),
-        "prompts_sha256": sha256_file(Path(request.prompts)),
-        "prompt_ids": inputs.rows.prompt_ids(inputs.kind),
-        "rows": len(rows),
-        "duplicates": inputs.rows.duplicates,
-        "selection_rows": int(selects.sum()),
-        "given_completions": len(rows) - inputs.to_sample if writes else 0,
-        "sampled_completions": inputs.to_sample,
-        "completion_tokens": request.completion_tokens if writes else None,
-        "truncated": sum(row.truncated for row in rows),
-        "scored_tokens": int(tokens[~selects].sum()),
-        "seed": request.seed,
-        "batch_size": request.batch_size,
-        "max_length": length_of(inputs, engine),
-        "ridge": RIDGE,
-    }

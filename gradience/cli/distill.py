@@ -31,9 +31,7 @@ def distill(settings: DistillSettings, plan: DryRun, out: Output) -> None:
     for note in inputs.student.notes:
         show_note(note)
     if output is None:
-        from gradience.distill.forecast import forecast_distill
-
-        out.show(distill_forecast_text, forecast_distill(inputs))
+        out.show(distill_forecast_text, verb.forecast_distill(inputs))
         return
     from gradience.cli.progress import ProgressBar
     from gradience.report.card import card_of

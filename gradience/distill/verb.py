@@ -7,13 +7,14 @@ from pathlib import Path
 
 from gradience.calibrate.settings import DistillSettings
 from gradience.compress.carry import refuse_foreign_files
-from gradience.distill.inputs import DistillInputs, read_distill_inputs
+from gradience.distill.inputs import DistillInputs, read_distill_inputs, split
 from gradience.errors import OutputError
 from gradience.files.card import CardOf
+from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.distill import DistillReport
+from gradience.reports.distill import DistillForecast, DistillReport
 from gradience.settings import public, required_output
 
 
@@ -59,7 +60,7 @@ def distill(
     command: str = "",
 ) -> DistillReport:
     """Distill what was read, and write the folder. card: makes the block of its model card from the folder."""
-    from gradience.distill.write import write_distilled
+    from gradience.distill.train import write_distilled
     from gradience.evaluate.engines.base import OutOfMemoryError
     from gradience.evaluate.engines.transformers.engine import memory
 
@@ -73,3 +74,39 @@ def distill(
             code="out-of-memory",
             hint=f"a smaller --batch-size than {inputs.request.batch_size}, or --quantization nf4",
         ) from None
+
+
+def forecast_distill(inputs: DistillInputs) -> DistillForecast:
+    """Tokenise the rows, split them, and add up what the training holds.
+
+    Of each trained parameter there are, in float32, the factor, its gradient, two moments and the best so far.
+    """
+    from gradience.calibrate.forecast import forecast_calibration
+    from gradience.distill.train import CHECKS
+
+    rows = forecast_calibration(inputs.student)
+    parts = split(inputs.student.rows.all, inputs.student.request.seed)
+    trained = inputs.request.steps * rows.batch_size
+    measured = (CHECKS + 1) * len(parts.stopping) + 2 * len(parts.held_out)
+    return DistillForecast(
+        adapter_path=rows.adapter_path,
+        teacher_path=path_text(inputs.request.teacher),
+        base=rows.base,
+        kind=rows.kind,
+        rows=rows.rows,
+        duplicates=rows.duplicates,
+        training_rows=len(parts.training),
+        stopping_rows=len(parts.stopping),
+        held_out_rows=len(parts.held_out),
+        sampled_completions=rows.sampled_completions,
+        longest=rows.longest,
+        batch_size=rows.batch_size,
+        steps=inputs.request.steps,
+        forward_examples=2 * (trained + measured),
+        backward_examples=trained,
+        teacher_params=inputs.teacher_params,
+        trained_params=inputs.student_params,
+        process_bytes=rows.process_bytes,
+        weights_bytes=rows.weights_bytes,
+        held_bytes=4 * inputs.teacher_params + 5 * 4 * inputs.student_params,
+    )

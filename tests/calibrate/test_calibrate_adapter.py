@@ -10,7 +10,7 @@ from calibrated_cases import adapter, texts, write
 from transformers import AutoModelForSequenceClassification
 
 from gradience import UsageError, calibrate_adapter, tasks
-from gradience.calibrate.needs import needs_of
+from gradience.calibrate.forecast import needs_of
 from gradience.calibrate.rows import read_rows
 from gradience.cli.app import run
 from gradience.errors import InputError

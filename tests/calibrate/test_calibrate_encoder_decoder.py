@@ -15,9 +15,8 @@ from transformers import AutoModelForSeq2SeqLM
 
 from gradience import DistillReport, InputError, calibrate_adapter, compress_adapter, distill_adapter
 from gradience.calibrate.batches import Encoded, encode_targets
-from gradience.calibrate.completions import draw, with_completions
-from gradience.calibrate.draws import uniforms
 from gradience.calibrate.rows import CalibrationRow
+from gradience.calibrate.sampling import draw, uniforms, with_completions
 from gradience.cli.app import run
 from gradience.evaluate import Scores, evaluate_rows
 from gradience.evaluate.engines.transformers import TransformersEngine

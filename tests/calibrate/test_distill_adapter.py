@@ -21,8 +21,7 @@ from gradience.calibrate.batches import encode_pairs, encode_texts
 from gradience.calibrate.rows import read_rows
 from gradience.cli.app import run
 from gradience.distill.inputs import may_be_one_base, split
-from gradience.distill.intervals import mean_kl, p_closer
-from gradience.distill.train import residual
+from gradience.distill.train import mean_kl, p_closer, residual
 from gradience.models.load import quiet
 from gradience.report.distill import distill_text
 from gradience.reports.distill import HeldOutRow
@@ -304,7 +303,7 @@ def test_a_full_device_is_said(classifier, small, tmp_path, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("gradience.distill.write.train", full)
+    monkeypatch.setattr("gradience.distill.train.train", full)
     with pytest.raises(OutputError, match="not enough memory") as caught:
         distill(classifier, small, tmp_path / "distilled")
     assert caught.value.code == "out-of-memory"

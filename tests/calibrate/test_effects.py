@@ -23,8 +23,8 @@ from toys import (
 )
 
 from gradience.calibrate.batches import Encoded
-from gradience.calibrate.completions import draw
 from gradience.calibrate.passes import direction
+from gradience.calibrate.sampling import draw
 from gradience.components import Components
 
 EVERY = pytest.mark.parametrize("kind", MODELS)

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from gradience import UsageError, audit_adapter, calibrate_adapter, compress_adapter
-from gradience.calibrate.capture import reach
 from gradience.calibrate.measure import NOT_A_LAYER
+from gradience.calibrate.passes import reach
 from gradience.report.calibration import calibration_text
 from gradience.report.compression import compression_text
 

@@ -19,9 +19,8 @@ from transformers import (
 )
 
 from gradience.calibrate.batches import Encoded, batches_of
-from gradience.calibrate.capture import reach
-from gradience.calibrate.draws import signs
-from gradience.calibrate.passes import direction, gather_effects, gather_moments
+from gradience.calibrate.passes import direction, gather_effects, gather_moments, reach
+from gradience.calibrate.sampling import signs
 from gradience.components import Components
 
 VOCABULARY, SEED = 29, 5

@@ -19,7 +19,7 @@ from gradience.calibrate.rows import Kind, read_rows
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings
 from gradience.digests import sha256_text
 from gradience.distill.inputs import FEWEST, DistillInputs
-from gradience.distill.write import write_distilled
+from gradience.distill.train import write_distilled
 from gradience.errors import UsageError
 from gradience.files.whole import write_whole
 from gradience.models.load import load_tokenizer

@@ -1,22 +1,48 @@
-"""Completions that the adapted model writes for prompts without one, drawn from it as it is: no temperature, no cut."""
+"""Random numbers that belong to a row, not to its place, and completions that the adapted model writes with them.
+
+Completions are drawn from the model as it is, for prompts without one: no temperature, no cut.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gradience.calibrate.batches import Encoded
-from gradience.calibrate.draws import uniforms
 from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.engines.transformers.encoder_decoder import decoding
 from gradience.evaluate.engines.transformers.forward import continuing, padded
 from gradience.models.rendering import end_token
 from gradience.spectra import FloatArray
+
+_STREAMS = {"signs": 0, "completion": 1}
+
+
+def uniforms(seed: int, row_id: str, count: int) -> FloatArray:
+    """`count` numbers in [0, 1) that draw a completion of the row with this identity (hexadecimal digits)."""
+    return _stream(seed, row_id, "completion").random(count)
+
+
+def signs(seed: int, row_id: str, count: int, classes: int) -> NDArray[np.float32]:
+    """+1 or −1, as likely, for each scored token of the row and each class: (count, classes)."""
+    drawn = np.frombuffer(_stream(seed, row_id, "signs").bytes(-(-count * classes // 8)), dtype=np.uint8)
+    bits = np.unpackbits(drawn, count=count * classes).reshape(count, classes)
+    return bits.astype(np.float32) * 2 - 1
+
+
+def signs_of(seed: int, rows: Sequence[tuple[str, int]], classes: int) -> NDArray[np.float32]:
+    """The signs of several rows (identity, scored tokens), one row after the other."""
+    return np.concatenate([signs(seed, row, count, classes) for row, count in rows])
+
+
+def _stream(seed: int, row_id: str, of: Literal["signs", "completion"]) -> np.random.Generator:
+    return np.random.default_rng([seed, _STREAMS[of], int(row_id, 16)])
 
 
 def with_completions(
