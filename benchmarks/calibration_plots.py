@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from gradience.report.plots.matplotlib import image_of
-from gradience.report.plots.plot import Axis, Lines, Plot, Points, Reference
+from gradience.reports.plots.matplotlib import image_of
+from gradience.reports.plots.plot import Axis, Lines, Plot, Points, Reference
 
 METHODS = {
     "svd_uniform": "SVD, uniform",

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from browser import browser, browsing
 from long_run import write_run
 
-from gradience.report.inputs import read_sources
-from gradience.report.page.render import to_page
+from gradience.reports.page.render import to_page
+from gradience.sources import read_sources
 
 SHORT = 1000
 

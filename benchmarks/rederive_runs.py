@@ -35,7 +35,6 @@ from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PAGE, PL
 from gradience.bench.verify.recompute import SeedFolder, marking_of, rescored
 from gradience.bench.verify.verify import unpacked
 from gradience.files.digests import DIGESTS, files_below, write_digests
-from gradience.report.faces import to_markdown
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate
@@ -87,12 +86,12 @@ def rederive(run: Path) -> None:
         manifest.model_copy(update={"plan_digest": plan_digest(plan), "files": files}).save(path)
     for seed, place in places.items():
         again[seed].save(place / BENCH)
-        (place / PAGE).write_text(to_markdown(again[seed]), encoding="utf-8")
+        (place / PAGE).write_text(again[seed].to_markdown(), encoding="utf-8")
     if (run / AGGREGATE).is_file():
         info = BenchAggregate.read(run / AGGREGATE).run
         together = aggregate_run(run, list(again.values()), info, records_verified=True)
         together.save(run / AGGREGATE)
-        (run / DOCUMENT).write_text(to_markdown(together), encoding="utf-8")
+        (run / DOCUMENT).write_text(together.to_markdown(), encoding="utf-8")
     after = digests_of(run)
     note = {
         "why": "derived again from unchanged records and trainings, since no released version wrote its files",

@@ -7,7 +7,6 @@ never loads numpy, pydantic or torch.
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -179,8 +178,6 @@ def __getattr__(name: str) -> Any:
     except KeyError:
         raise AttributeError(f"module 'gradience' has no attribute {name!r}") from None
     value = getattr(importlib.import_module(home), name)
-    if "gradience.reports.base.report" in sys.modules:  # a report that somebody gets shows itself
-        importlib.import_module("gradience.report.faces")
     globals()[name] = value
     return value
 

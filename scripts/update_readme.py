@@ -14,20 +14,17 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from blocks import only_checking, replace_block
 
 from gradience.cli.app import main as main_of_gradience
 from gradience.report.bench.numbers import mean_percent, points
 from gradience.report.bench.sections import status_of
-from gradience.report.evaluation import evaluation_text
-from gradience.report.fleet import fleet_text
-from gradience.report.fleet_compression import fleet_compression_text
-from gradience.report.shrink import shrink_text
 from gradience.reports.base.numbers import percent, plural
+from gradience.reports.base.report import Report
 from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.fleet import FleetReport
@@ -121,7 +118,7 @@ KEPT = (
     Kept(QUESTIONS, "anything", "smollm2_evaluation/arithmetic.json", ("Does probe do anything",)),
     Kept(QUESTIONS, "which-rank", "minilm_shrink/shrink.json", ("Which is the smallest",)),
 )
-SCREENS: Mapping[str, tuple[Any, Callable[[Any], str]]] = {
+SCREENS: Mapping[str, type[Report]] = {
     **dict.fromkeys(
         (
             "evaluation.json",
@@ -132,13 +129,13 @@ SCREENS: Mapping[str, tuple[Any, Callable[[Any], str]]] = {
             "ended.json",
             "read.json",
         ),
-        (EvaluationReport, evaluation_text),
+        EvaluationReport,
     ),
-    "shrink.json": (ShrinkReport, shrink_text),
-    "fleet.json": (FleetReport, fleet_text),
-    "fleet_compression.json": (FleetCompression, fleet_compression_text),
+    "shrink.json": ShrinkReport,
+    "fleet.json": FleetReport,
+    "fleet_compression.json": FleetCompression,
 }
-"""Name of a kept file -> its artifact, and the screen of that."""
+"""Name of a kept file -> its report."""
 SMALLER = "compress my_adapter --rank 4 --output smaller"
 WIDE = "compress my_adapter --rank 8 --dtype F32 --output wide"
 SPACE = ("What takes the space?",)
@@ -320,9 +317,8 @@ def bench_table() -> str:
 
 def screen_of(kept: Kept) -> str:
     """Return a kept result as its command and its screen, or some sections of it."""
-    kind, text = SCREENS[Path(kept.file).name]
-    result = kind.read(ROOT / "benchmarks" / "results" / kept.file)
-    return f"```text\n$ {result.run.command}\n\n{part_of(text(result), kept.sections).strip()}\n```"
+    result = SCREENS[Path(kept.file).name].read(ROOT / "benchmarks" / "results" / kept.file)
+    return f"```text\n$ {result.run.command}\n\n{part_of(result.to_text(), kept.sections).strip()}\n```"
 
 
 def portable(page: str) -> str:

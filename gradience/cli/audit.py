@@ -93,10 +93,7 @@ def audit(what: AuditedSettings, given: Annotated[dict[str, Any], AuditSettings]
     elif out.suggest_per_layer:
         _print_config(report, paths[0])
     elif not out.quiet:
-        from gradience.report.audit import SHOWN_WASTEFUL, audit_text
-
-        most = SHOWN_WASTEFUL if out.top_wasteful is None else out.top_wasteful
-        print_screen(audit_text, report, layers=out.layers, top_wasteful=most)
+        print_screen(type(report).to_text, report, layers=out.layers, top_wasteful=out.top_wasteful)
     if incomplete:
         raise incomplete
     return 0
@@ -131,8 +128,7 @@ def _several(paths: Sequence[str], measure: Callable[[str, str], AuditReport], o
     With --json each report is printed as soon as it is there, and kept for a page only.
     """
     from gradience.files.shared_names import given_text
-    from gradience.report.audit.series import Refused
-    from gradience.report.audit.trend import trend_text
+    from gradience.reports.audit_series import Refused, trend_text
 
     entries: list[AuditReport | Refused] = []
     troubles: list[GradienceError] = []
@@ -236,7 +232,7 @@ def _append(report: AuditReport, run: Path) -> None:
 def _print_config(report: AuditReport, path: str) -> None:
     """Print the LoraConfig. Raises IncompleteError where no rank is suggested."""
     from gradience.files.shared_names import given_text
-    from gradience.report.audit.lora_config import lora_config_source
+    from gradience.reports.lora_config import lora_config_source
 
     source = lora_config_source(report)
     if source is None:
@@ -251,7 +247,7 @@ def _print_config(report: AuditReport, path: str) -> None:
 def _incomplete(report: AuditReport, path: str, *, layers: bool = False) -> IncompleteError | None:
     """Return what the exit code 4 is for, or None."""
     from gradience.files.shared_names import given_text
-    from gradience.report.incomplete import incompleteness
+    from gradience.reports.audit import incompleteness
 
     reason = incompleteness(report)
     if reason is None:

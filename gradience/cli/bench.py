@@ -61,12 +61,10 @@ def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOut
     """
     from dataclasses import replace
 
-    import gradience.report.faces  # noqa: F401  (a run writes pages)
     from gradience.bench import verb
     from gradience.cli.options import need_libraries
     from gradience.cli.progress import StageProgress
     from gradience.files.digests import root_of
-    from gradience.report.bench import aggregate_text, bench_text
     from gradience.settings import required_output
 
     config = verb.read_config(settings)
@@ -74,12 +72,10 @@ def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOut
         show_note(note)
     with code.allowing():
         if plan.dry_run:
-            from gradience.report.forecast import forecast_text
-
             need_libraries()
             from gradience.bench.plan.forecast import forecast
 
-            out.show(forecast_text, forecast(config))
+            out.show(forecast(config))
             return ExitCode.DONE
         output = required_output(settings.output, "DIR")
         need_libraries()
@@ -96,7 +92,7 @@ def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOut
     if result is benches[-1] and len(config.seeds) > 1:
         folder = output / f"seed_{benches[-1].seed}"
     out.save_page(result, folder=folder)
-    out.print(bench_text if result is benches[-1] else aggregate_text, result)
+    out.print(result)
     if not out.json:
         show_written(f"{output / name}.json, {name}.md")
     if not missing:
@@ -164,9 +160,8 @@ def status(
       watch -n 5 gradience bench status runs/mine
     """
     from gradience.bench.status import look
-    from gradience.report.bench_status import status_text
 
-    out.print(status_text, look(folder))
+    out.print(look(folder))
 
 
 def power(settings: PowerSettings, out: PageOutput) -> None:
@@ -183,9 +178,8 @@ def power(settings: PowerSettings, out: PageOutput) -> None:
       gradience bench power --config minilm_reviews --from runs/minilm_reviews
     """
     from gradience.bench.verb import power_of_a_budget
-    from gradience.report.power import power_text
 
-    out.show(power_text, call(power_of_a_budget, settings, note=show_note))
+    out.show(call(power_of_a_budget, settings, note=show_note))
 
 
 def export(settings: ExportSettings) -> None:
@@ -233,15 +227,13 @@ def aggregate(settings: AggregateSettings, out: BenchOutput) -> int:
 
       gradience bench aggregate runs/seed42 runs/seed123 runs/seed456 --output runs/all
     """
-    import gradience.report.faces  # noqa: F401  (an aggregate is written as Markdown as well)
     from gradience.bench.verb import aggregate as run
-    from gradience.report.bench import aggregate_text
 
     report, root = call(run, settings, command=command_line())
     output = None if settings.output is None else Path(settings.output)
     if output is not None and root is not None:
         _say_root(output, root)
-    out.show(aggregate_text, report, folder=output)
+    out.show(report, folder=output)
     return ended(report, out.require_grade)
 
 

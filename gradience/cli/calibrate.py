@@ -21,7 +21,6 @@ def calibrate(settings: CalibrateSettings, plan: DryRun, out: LayersOutput) -> N
     """
     from gradience.calibrate import verb
     from gradience.calibrate.inputs import read_inputs
-    from gradience.report.calibration import calibration_forecast_text, calibration_text
 
     output = None if plan.dry_run else verb.new_file(settings)
     if output is None:
@@ -32,12 +31,12 @@ def calibrate(settings: CalibrateSettings, plan: DryRun, out: LayersOutput) -> N
     if output is None:
         from gradience.calibrate.forecast import forecast_calibration
 
-        out.show(calibration_forecast_text, forecast_calibration(inputs))
+        out.show(forecast_calibration(inputs))
         return
     from gradience.cli.progress import ProgressBar
 
     with ProgressBar(f"calibrating {settings.adapter}", quiet=out.quiet, announce=True) as progress:
         calibration = verb.calibrate(inputs, output, progress=progress, command=command_line())
-    out.show(calibration_text, calibration.report, layers=out.layers)
+    out.show(calibration.report, layers=out.layers)
     if not out.quiet:
         show_written(output)

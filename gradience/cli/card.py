@@ -37,8 +37,8 @@ def card(settings: CardSettings, out: JsonOutput) -> None:
 
       gradience card ./smaller --evaluation evaluated/evaluation.json --dry-run
     """
+    from gradience.card import BESIDE, EVALUATED, card_of, read_evaluation
     from gradience.files.card import CARD, block_in, read_card, write_block
-    from gradience.report.card import BESIDE, EVALUATED, card_of, read_evaluation
 
     adapter = Path(settings.adapter)
     if not adapter.is_dir():

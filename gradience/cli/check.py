@@ -33,9 +33,8 @@ def check(settings: CheckSettings, out: CheckOutput) -> int:
       gradience check --peft adapter_config.json --training-dir ./run --json
     """
     from gradience.check import check_config
-    from gradience.report.check import check_text
 
     report = call(check_config, settings)
-    out.show(check_text, report, verbose=out.verbose)
+    out.show(report, verbose=out.verbose)
     errors = any(finding.severity == "error" for finding in report.findings)
     return ExitCode.GATE_FAILED if errors else ExitCode.DONE

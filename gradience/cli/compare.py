@@ -16,7 +16,6 @@ def compare(settings: CompareSettings, out: LayersOutput) -> None:
       gradience compare ./seed42 ./seed123 --layers
     """
     from gradience.compare.adapters import compare_adapters
-    from gradience.report.comparison import comparison_text
 
     report = out.run(compare_adapters, settings, f"comparing {settings.a}")
-    out.show(comparison_text, report, layers=out.layers)
+    out.show(report, layers=out.layers)

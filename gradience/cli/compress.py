@@ -67,22 +67,20 @@ def compress(
             hint="give its folder, or --fleet fleet.jsonl for many: gradience compress ./my_adapter --rank 4 -o DIR",
         )
     from gradience.compress.adapter import compress_adapter
-    from gradience.report.compression import compression_text
 
     path = what["source"]
     settings = settings_of(CompressSettings, {"path": path, "documents": _documents, **given})
     report = out.run(compress_adapter, settings, f"compressing {path}")
-    out.show(compression_text, report, layers=out.layers)
+    out.show(report, layers=out.layers)
     return ExitCode.DONE
 
 
 def _documents(written: Adapter, report: CompressionReport) -> Mapping[str, str]:
+    from gradience.card import card_of
     from gradience.files.card import CARD
-    from gradience.report.card import card_of
-    from gradience.report.faces import to_markdown
 
     return {
-        "compression_report.md": to_markdown(report),
+        "compression_report.md": report.to_markdown(),
         CARD: card_of(written.location.path, opened=written),
     }
 
@@ -92,8 +90,6 @@ def _fleet(given: dict[str, Any], what: dict[str, Any], out: LayersOutput) -> in
     from gradience.files.whole import write_whole
     from gradience.fleet.batch import compress_fleet
     from gradience.fleet.settings import FleetCompressSettings
-    from gradience.report.faces import to_markdown
-    from gradience.report.fleet_compression import fleet_compression_text
 
     if "to_rank" not in what:
         raise UsageError("--fleet needs --to-rank", code="no-to-rank", hint="such as --to-rank 16")
@@ -113,6 +109,6 @@ def _fleet(given: dict[str, Any], what: dict[str, Any], out: LayersOutput) -> in
     of_the_fleet = {"rank" if name == "to_rank" else name: value for name, value in what.items()}
     settings = settings_of(FleetCompressSettings, {**given, **of_the_fleet})
     report = out.run(compress_fleet, settings, "compressing adapters")
-    write_whole(Path(settings.output) / "fleet_compression.md", [to_markdown(report).encode()])
-    out.show(fleet_compression_text, report)
+    write_whole(Path(settings.output) / "fleet_compression.md", [report.to_markdown().encode()])
+    out.show(report)
     return ExitCode.INCOMPLETE if report.failed else ExitCode.DONE

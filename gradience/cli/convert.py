@@ -19,6 +19,5 @@ def convert(settings: ConvertSettings, out: Output) -> None:
       gradience convert ./my_adapter ./for_mlx --to mlx
     """
     from gradience.convert.verb import convert_adapter
-    from gradience.report.conversion import conversion_text
 
-    out.show(conversion_text, out.run(convert_adapter, settings, f"converting {settings.path}"))
+    out.show(out.run(convert_adapter, settings, f"converting {settings.path}"))

@@ -36,14 +36,14 @@ def demo(settings: DemoSettings) -> int:
         return train_and_decide(Path(settings.train))
     from gradience.audit.adapter import audit_adapter
     from gradience.cli.output import command_line, print_screen
-    from gradience.report.audit import audit_text
     from gradience.reports.base import terminal
     from gradience.reports.base.blocks import Code, Heading
 
     path = shown_path(example_adapter())
     print_screen(terminal.render, [Code([("$ gradience audit ", typed(path))])])
     print()
-    print_screen(audit_text, audit_adapter(str(path), command=command_line()))
+    report = audit_adapter(str(path), command=command_line())
+    print_screen(type(report).to_text, report)
     print()
     print_screen(terminal.render, [Heading("What next?"), next_steps(path)])
     return 0
@@ -75,7 +75,6 @@ def typed(path: Path) -> Span:
 
 def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
     """Run Bench on the demo's config in the folder `output`, print its result briefly, and return the exit code."""
-    import gradience.report.faces  # noqa: F401  (a run writes pages)
     from gradience.bench.verb import run_bench
     from gradience.cli.bench import code_of
     from gradience.cli.console import show_written

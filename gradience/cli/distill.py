@@ -20,7 +20,6 @@ def distill(settings: DistillSettings, plan: DryRun, out: Output) -> None:
     """
     from gradience.distill import verb
     from gradience.distill.inputs import read_distill_inputs
-    from gradience.report.distill import distill_forecast_text, distill_text
 
     output = None if plan.dry_run else required_output(settings.output, "DIR")
     if output is None:
@@ -31,13 +30,13 @@ def distill(settings: DistillSettings, plan: DryRun, out: Output) -> None:
     for note in inputs.student.notes:
         show_note(note)
     if output is None:
-        out.show(distill_forecast_text, verb.forecast_distill(inputs))
+        out.show(verb.forecast_distill(inputs))
         return
+    from gradience.card import card_of
     from gradience.cli.progress import ProgressBar
-    from gradience.report.card import card_of
 
     with ProgressBar(f"distilling {settings.adapter}", quiet=out.quiet, announce=True) as progress:
         report = verb.distill(inputs, output, progress=progress, card=card_of, command=command_line())
-    out.show(distill_text, report)
+    out.show(report)
     if not out.quiet:
         show_written(output)

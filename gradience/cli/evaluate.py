@@ -45,29 +45,28 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
         need_libraries()
         if how.preview:
             from gradience.evaluate.preview import preview_evaluation, read_preview
-            from gradience.report.forecast import preview_text
 
-            out.show(preview_text, preview_evaluation(read_preview(settings)))
+            out.show(preview_evaluation(read_preview(settings)))
             return ExitCode.DONE
         from gradience.evaluate.inputs import read_inputs
 
         inputs = read_inputs(settings)
         if output is None:
             from gradience.evaluate.forecast import forecast_evaluation
-            from gradience.report.evaluation import evaluation_forecast_text
 
-            out.show(evaluation_forecast_text, forecast_evaluation(inputs))
+            out.show(forecast_evaluation(inputs))
             return ExitCode.DONE
         from gradience.cli.console import show_written
         from gradience.cli.progress import StageProgress
         from gradience.evaluate import verb
-        from gradience.report.evaluation import evaluation_text
-        from gradience.report.faces import to_markdown
+        from gradience.reports.base.report import Report
 
         say_notes(inputs, candidates=len(inputs.adapters) - 1, quiet=out.quiet)
         with StageProgress(quiet=out.quiet) as watcher:
-            report = verb.evaluate(inputs, output, watcher, page_of=to_markdown, command=command_line())
-        out.show(evaluation_text, report, folder=output)
+            report = verb.evaluate(
+                inputs, output, watcher, page_of=Report.to_markdown, command=command_line()
+            )
+        out.show(report, folder=output)
         if not out.quiet:
             show_written(f"{output / verb.EVALUATION}, {verb.DOCUMENT}")
         return code_of(report)

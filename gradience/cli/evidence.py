@@ -33,10 +33,9 @@ def evidence(settings: EvidenceSettings, out: GradedOutput) -> int:
       gradience evidence a.csv b.csv --require-grade B
     """
     from gradience.evidence.verb import compare_logs
-    from gradience.report.evidence import evidence_text
 
     report = call(compare_logs, settings, command=command_line())
-    out.show(evidence_text, report)
+    out.show(report)
     if out.require_grade is None or report.grade <= out.require_grade:
         return ExitCode.DONE
     return ExitCode.INCONCLUSIVE if report.grade == "C" else ExitCode.GATE_FAILED

@@ -22,8 +22,7 @@ def fleet(settings: FleetSettings, out: Output) -> int:
       gradience compress --fleet fleet.jsonl --to-rank 16 -o smaller/
     """
     from gradience.fleet.verb import audit_fleet
-    from gradience.report.fleet import fleet_text
 
     report = out.run(audit_fleet, settings, "measuring adapters")
-    out.show(fleet_text, report)
+    out.show(report)
     return ExitCode.INCOMPLETE if report.failed or report.incomplete else ExitCode.DONE

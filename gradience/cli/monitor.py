@@ -58,9 +58,8 @@ def monitor(settings: MonitorSettings, out: MonitorOutput) -> int:
 
 
 def _print(report: MonitorReport, out: MonitorOutput) -> None:
-    from gradience.report.monitor import monitor_text
 
-    out.print(monitor_text, report, verbose=out.verbose)
+    out.print(report, verbose=out.verbose)
     sys.stdout.flush()
 
 
@@ -70,7 +69,6 @@ def _follow(settings: MonitorSettings, out: MonitorOutput) -> MonitorReport:
     Until then a terminal shows it in place, and `--json` prints a line whenever the file has grown.
     """
     from gradience.cli.follow import Screen, can_redraw
-    from gradience.report.monitor import monitor_text
 
     if len(paths_of(settings.paths)) > 1:
         raise UsageError("--follow takes one run", code="follow-one", hint="give one file")
@@ -82,7 +80,7 @@ def _follow(settings: MonitorSettings, out: MonitorOutput) -> MonitorReport:
         elif can_redraw():
             with Screen() as terminal:
                 for report in _reports(settings):
-                    terminal.draw(screen(monitor_text, report, verbose=out.verbose))
+                    terminal.draw(screen(type(report).to_text, report, verbose=out.verbose))
         else:  # a file or a pipe gets the last one
             *_, report = _reports(settings)
     except KeyboardInterrupt:

@@ -57,7 +57,7 @@ def need_libraries() -> None:
 def say_notes(inputs: Inputs, *, candidates: int, quiet: bool) -> None:
     """Print what was noticed in the inputs, and the margin that their examples can show."""
     from gradience.evaluate.forecast import margins_of
-    from gradience.report.evaluation import showable
+    from gradience.reports.evaluation import showable
 
     for note in inputs.notes:
         show_note(note)

@@ -19,7 +19,7 @@ from gradience.settings import SETTINGS, Flag, StrPath, call
 
 if TYPE_CHECKING:
     from gradience.files.artifact import Artifact
-    from gradience.reports.base.report import Report
+    from gradience.reports.base.report import Readable, Report
 
 R = TypeVar("R")
 
@@ -29,7 +29,7 @@ def check_page(output: Path) -> Path:
 
     An earlier page is replaced, and no other file. Raises UsageError (`not-ours`), MissingExtra without jinja2.
     """
-    from gradience.report.page.render import is_page
+    from gradience.reports.page.render import is_page
 
     require("jinja2", extra="report")
     if os.path.lexists(output) and not is_page(output):
@@ -53,12 +53,12 @@ class JsonOutput:
         """Whether no screen is printed."""
         return False
 
-    def print(self, draw: Callable[..., str], report: Artifact, **options: Any) -> None:
-        """Print an artifact as JSON, or as the screen that `draw` makes of it."""
+    def print(self, report: Readable, **options: Any) -> None:
+        """Print an artifact as JSON, or as its screen."""
         if self.json:
             print_json(report)
         elif not self.silent:
-            print_screen(draw, report, **options)
+            print_screen(type(report).to_text, report, **options)
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -75,19 +75,18 @@ class PageOutput(JsonOutput):
         """Whether the page quotes examples and answers."""
         return True
 
-    def show(
-        self, draw: Callable[..., str], report: Artifact, *, folder: Path | None = None, **options: Any
-    ) -> None:
+    def show(self, report: Readable, *, folder: Path | None = None, **options: Any) -> None:
         """Write the page that was asked for, and print. folder: where the records lie that the artifact names."""
         if self.html is not None:
             self.save_page(report, folder=folder)  # type: ignore[arg-type]
-        self.print(draw, report, **options)
+        self.print(report, **options)
 
     def save_page(self, *reports: Report, folder: Path | None = None) -> None:
         """Write the page of `--html`; nothing if it was not asked for."""
         if self.html is None:
             return
-        from gradience.report.inputs import Source, verification_of
+        from gradience.reports.page.parts import Source
+        from gradience.sources import verification_of
 
         sources = [
             Source("", report, verify=verification_of(report, folder) if folder else "", folder=folder)
@@ -156,7 +155,7 @@ class TextsOutput(Output):
 def write_page(output: Path, sources: Any, *, texts: bool = True) -> bytes:
     """Write the page of the sources and return it. Raises OutputError (`write-failed`)."""
     from gradience.files.whole import write_whole
-    from gradience.report.page.render import to_page
+    from gradience.reports.page.render import to_page
 
     page = to_page(sources, texts=texts).encode()
     write_whole(output, [page])

@@ -15,8 +15,8 @@ from gradience.errors import UsageError
 from gradience.settings import SETTINGS, Flag, Number, StrPath, paths_of
 
 if TYPE_CHECKING:
-    from gradience.report.plots.plot import Plot
     from gradience.reports.base.report import Report
+    from gradience.reports.plots.plot import Plot
 
 FILES = ("svg", "pdf", "png")
 NARROWEST, WIDEST = 3.0, 40.0
@@ -26,9 +26,9 @@ EVOLUTION = "evolution"
 
 
 def _kinds() -> list[str]:
-    from gradience.report.plots.kinds import KINDS
+    from gradience.reports.registry import reports
 
-    return [EVOLUTION, *dict.fromkeys(kind for kinds in KINDS.values() for kind in kinds)]
+    return [EVOLUTION, *dict.fromkeys(kind for report in reports().values() for kind in report.plots)]
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -64,8 +64,8 @@ def plot(settings: PlotSettings) -> None:
       gradience plot pareto evaluated/evaluation.json -o pareto.pdf --width 3.25 --no-titles
     """
     from gradience.files.whole import already_exists, write_whole
-    from gradience.report.inputs import report_at
-    from gradience.report.plots.matplotlib import image_of
+    from gradience.reports.plots.matplotlib import image_of
+    from gradience.sources import report_at
 
     output, inputs, width = Path(settings.output), paths_of(settings.inputs), settings.width
     file = output.suffix.lower().removeprefix(".")
@@ -98,8 +98,8 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report], *, titl
     """One plot of each report, with its name where there are several; of checkpoints what changed over them."""
     from dataclasses import replace
 
-    from gradience.report.plots.audits import evolution_plots
     from gradience.reports.audit import AuditReport
+    from gradience.reports.plots.audits import evolution_plots
 
     audits = [report for report in reports if isinstance(report, AuditReport)]
     if kind == EVOLUTION and audits:
@@ -130,7 +130,7 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report], *, titl
 
 def _plots_of_one(kind: str, report: Report) -> list[Plot]:
     """Of a kind; `evolution` of a run is all that it has. Raises UsageError (`no-plot`) where there is none."""
-    from gradience.report.plots.kinds import plot_of, plots_of
+    from gradience.reports.plots.kinds import plot_of, plots_of
 
     if kind == EVOLUTION:
         return list(plots_of(report).values()) or [plot_of(report)]

@@ -199,7 +199,7 @@ class _Pace:
 
     def left(self, done: int, total: int, now: float) -> str:
         """`about 3 min left`, at the pace since the first sign; empty at that."""
-        from gradience.report.forecast import rough_duration
+        from gradience.reports.base.numbers import rough_duration
 
         first, since = self.first or (done, now)
         if done <= first:

@@ -45,8 +45,8 @@ def report(settings: PageSettings) -> None:
       gradience report checkpoint-*/audit.json run.jsonl -o training.html
     """
     from gradience.digests import sha256_bytes
-    from gradience.report.inputs import read_sources
     from gradience.reports.base.numbers import size
+    from gradience.sources import read_sources
 
     output, sources = Path(settings.output), read_sources(paths_of(settings.files))
     page = write_page(output, sources, texts=not settings.no_texts)

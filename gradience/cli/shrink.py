@@ -32,25 +32,23 @@ def shrink(settings: ShrinkSettings, plan: DryRun, code: CodeSettings, out: Text
         from gradience.shrink.plan import prepare
 
         if plan.dry_run:
-            from gradience.report.shrink import shrink_forecast_text
             from gradience.shrink.forecast import forecast_shrink
 
-            out.show(shrink_forecast_text, forecast_shrink(prepare(settings)))
+            out.show(forecast_shrink(prepare(settings)))
             return ExitCode.DONE
+        from gradience.card import card_of
         from gradience.cli.console import show_written
         from gradience.cli.progress import StageProgress
-        from gradience.report.card import card_of
-        from gradience.report.faces import to_markdown
-        from gradience.report.shrink import shrink_text
+        from gradience.reports.base.report import Report
 
         output = settings.folder
         verb.refuse_output(Path(settings.adapter), output)
         prepared = prepare(settings)
         say_notes(prepared.inputs, candidates=1, quiet=out.quiet)
-        pages = verb.Pages(to_markdown, card_of)
+        pages = verb.Pages(Report.to_markdown, card_of)
         with StageProgress(quiet=out.quiet) as watcher:
             report = verb.shrink(prepared, output, watcher, pages=pages, command=command_line())
-        out.show(shrink_text, report, folder=output)
+        out.show(report, folder=output)
         if not out.quiet:
             adapter = "" if report.smallest is None else f", {verb.ADAPTER}/"
             show_written(f"{output / verb.SHRUNK}, {verb.DOCUMENT}{adapter}")

@@ -21,8 +21,7 @@ def verify(settings: VerifySettings, out: TextsOutput) -> int:
       gradience verify runs/mine --regenerate 16
     """
     from gradience.bench.verb import verify as verify_run
-    from gradience.report.verification import verification_text
 
     report = out.run(verify_run, settings, f"verifying {settings.folder}")
-    out.show(verification_text, report)
+    out.show(report)
     return ExitCode.DONE if report.verified else ExitCode.GATE_FAILED

@@ -6,20 +6,66 @@ stable rank) is null, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from fractions import Fraction
+from statistics import median
+from textwrap import shorten
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gradience.adapters.families import ModuleType
+from gradience.adapters.families import MODULE_TYPES, ModuleType
+from gradience.adapters.formats import words_of
 from gradience.adapters.keys import Kind
+from gradience.adapters.locate import natural_key
 from gradience.files.artifact import ROW_CONFIG, Float12, Part, interruptible, visible_json
-from gradience.reports.base.finding import Finding
-from gradience.reports.base.prediction import MeasuredEffects
-from gradience.reports.base.report import Report
+from gradience.ranks import percentile
+from gradience.reports.base import view as base_view
+from gradience.reports.base.blocks import (
+    Bar,
+    Bars,
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    HeatMap,
+    HeatRow,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Role,
+    Span,
+    Table,
+    figures,
+)
+from gradience.reports.base.charts import BLOCKS
+from gradience.reports.base.finding import Finding, Severity
+from gradience.reports.base.modules import by_kind, short_labels
+from gradience.reports.base.numbers import (
+    DIGITS,
+    bound,
+    count,
+    digits_for,
+    max_lora_rank,
+    number_range,
+    percent,
+    plural,
+    sig,
+    size,
+    trimmed,
+)
+from gradience.reports.base.prediction import ROUTED, MeasuredEffects, curve_blocks, ratios_text
+from gradience.reports.base.report import PlotOf, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.source import HubSource, InitialAdapter
+from gradience.reports.base.source import HubSource, InitialAdapter, commit_of
+from gradience.reports.base.view import more
 
 Status = Literal["ok", "untrained", "nonfinite", "unsupported"]
 Setting = bool | int | float | str | list[str] | list[int] | list[list[int]] | dict[str, list[int]]
@@ -318,6 +364,15 @@ class AuditReport(Report):
 
     row_field: ClassVar[str] = "layers"
     repair: ClassVar[str] = "audit the adapter again: gradience audit ADAPTER --output FILE"
+    plots: ClassVar[Plots] = {
+        "heatmap": PlotOf("audits:heatmap_plot", ("Where?",)),
+        "energy": PlotOf("audits:energy_plot", ("Where?",)),
+        "spectrum": PlotOf("audits:spectrum_plot", ("Where?",)),
+        "use": PlotOf("audits:use_plot", ("How much of its rank",)),
+        "stable-rank": PlotOf("audits:stable_rank_plot", ("Where?",)),
+        "kl": PlotOf("sizes:kl_plot", ("What matters", "What ranks")),
+        "importance": PlotOf("audits:importance_plot", ("What matters", "What ranks")),
+    }
 
     schema_: Literal["gradience.audit/2"] = Field(default="gradience.audit/2", alias="schema")
     adapter: AdapterInfo
@@ -366,6 +421,41 @@ class AuditReport(Report):
         """`rank_pattern` of the per-layer suggestion for PEFT's LoraConfig; empty without a suggestion."""
         return dict(self.suggestions.per_layer.rank_pattern) if self.suggestions else {}
 
+    def blocks(self) -> Document:
+        """Return the sections of a document."""
+        return audit_blocks(self)
+
+    def to_text(
+        self,
+        *,
+        width: int | None = None,
+        color: bool = False,
+        top_wasteful: int | None = None,
+        layers: bool = False,
+    ) -> str:
+        """Return the screen of one adapter, about 45 lines.
+
+        top_wasteful: modules listed with most spare rank. layers: every module and every finding with its hint, and
+        nothing points to `--layers`.
+        """
+        from gradience.reports.base.terminal import DEFAULT_WIDTH, MIN_WIDTH
+
+        columns = max(MIN_WIDTH, width or DEFAULT_WIDTH) - BESIDE_MAP
+        most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
+        view = View(not layers, layers, most, SHOWN_FULLEST, columns)
+        # the command that would write the first suggestion that is smaller. ADAPTER stands for the path: of an absolute
+        # one the self knows only the last part
+        plan = self.suggestions
+        saved = (
+            {"uniform_median": plan.median.reduction, "per_layer": plan.per_layer.reduction} if plan else {}
+        )
+        named = next((name for name, reduction in saved.items() if reduction > 0), None)
+        steps = [f"gradience compress ADAPTER --suggested {named} --dry-run"] if named else []
+        steps += [] if layers else ["--layers"]
+        steps += ["--suggest-per-layer (a LoraConfig to copy)"] if plan else []
+        following = Paragraph(("Next: ", Span(" · ".join([*steps, "--json"]), "dim")))
+        return self.drawn([*audit_blocks(self, view), following], width, color)
+
     def json_chunks(self) -> Iterator[str]:
         """The same text as `to_json(indent=None)`, a few modules at a time (50,000 of them make a long string)."""
         from pydantic import TypeAdapter
@@ -379,3 +469,676 @@ class AuditReport(Report):
                 text = visible_json(adapter.dump_json(layer).decode())
             yield ("," if index else "") + text
         yield "]" + after
+
+
+SHOWN_WASTEFUL, SHOWN_FULLEST = 3, 2
+"""Modules at either end that the screen lists."""
+BESIDE_MAP = 46
+"""Columns of a terminal that stand around the signs of a map."""
+HYPOTHESIS = "Quality: each rank is a hypothesis until evaluated on the task, over seeds."
+NO_QUALITY = "Quality: an audit measures weights, not answers."
+COARSE_BOUND = 1e-3
+"""error_bound from which a reader must know: the printed digits are no longer true."""
+SHOWN = 3
+"""Modules, layers and reasons on the screen."""
+
+
+@plain_dataclass(frozen=True, slots=True)
+class View(base_view.View):
+    """What the sections show of an audit."""
+
+    most_spare: int = 5
+    least_spare: int = 5
+    """Modules listed at either end."""
+    map_columns: int = 128
+    """Columns of the widest map."""
+
+
+DOCUMENT = View()
+
+
+def audit_blocks(report: AuditReport, view: View = DOCUMENT) -> Document:
+    """Return the sections, in the order of the questions that a reader has."""
+    return [block for section in SECTIONS for block in section(report, view)]
+
+
+# ---------------------------------------------------------------- what its sections share
+
+
+def trained_layers(report: AuditReport) -> list[LayerAudit]:
+    """Return the modules that means and percentiles are over."""
+    return [layer for layer in report.layers if layer.status == "ok"]
+
+
+def k_label(threshold: float) -> str:
+    """Return `k@90` for 0.90, `k@97.5` for 0.975."""
+    return f"k@{100 * threshold:.6g}"
+
+
+def energy_ranks_of(layer: LayerAudit, tau: float) -> dict[float, int | None]:
+    """Return the energy rank at each threshold that a report with `tau` has, the smallest threshold first."""
+    ranks = {tau: layer.energy_rank_tau}
+    ranks |= {0.90: layer.energy_rank_90, 0.95: layer.energy_rank_95, 0.99: layer.energy_rank_99}
+    return dict(sorted(ranks.items()))
+
+
+def measure_digits(report: AuditReport) -> int:
+    """Return the digits that hold in a measure of every module."""
+    return min((layer_digits(layer) for layer in trained_layers(report)), default=DIGITS)
+
+
+def layer_digits(layer: LayerAudit) -> int:
+    """Return the digits of a module's measures that storage rounding and the error of the computation leave."""
+    return digits_for((layer.storage_error or 0.0) + (layer.error_bound or 0.0))
+
+
+def _number_types(report: AuditReport) -> str:
+    """Storage types in lower case, `bf16` or `f16+f32`."""
+    return "+".join(sorted({part.lower() for dtype in report.adapter.dtypes for part in dtype.split("+")}))
+
+
+def incompleteness(report: AuditReport) -> str | None:
+    """Return why the result is incomplete, in one sentence; None where it is complete.
+
+    Incomplete means: some tensor or module could not be measured, or nothing at all was trained.
+    """
+    statuses = Counter(layer.status for layer in report.layers)
+    modules = plural(report.n_layers, "module")
+    parts = []
+    if statuses["nonfinite"]:
+        parts.append(f"NaN or infinity in {count(statuses['nonfinite'])} of {modules}")
+    if statuses["unsupported"]:
+        parts.append(f"{count(statuses['unsupported'])} of {modules} could not be measured")
+    if report.coverage.unaudited:
+        unaudited = report.coverage.unaudited
+        parts.append(
+            f"{plural(len(unaudited), 'tensor')} ({count(report.coverage.unaudited_params)} parameters) "
+            f"could not be audited: {_reasons(unaudited)}"
+        )
+    if report.n_layers and statuses["untrained"] == report.n_layers:
+        which = "the one module is" if report.n_layers == 1 else f"all {count(report.n_layers)} modules are"
+        parts.append(f"{which} untrained (ΔW = 0): there is nothing to measure")
+    return "; ".join(parts) or None
+
+
+def _reasons(notes: Iterable[TensorNote], most: int = 2) -> str:
+    """The most frequent reasons, with how many tensors each has."""
+    reasons = Counter(note.reason for note in notes)
+    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{reason} ({count(number)})" for reason, number in ranked[:most]]
+    rest = len(ranked) - most
+    return ", ".join(shown) + (f" and {plural(rest, 'other reason')}" if rest > 0 else "")
+
+
+# ---------------------------------------------------------------- sections
+
+
+def title_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return path, kind, rank, scale, base; modules, parameters, bytes, storage type, digest."""
+    adapter = report.adapter
+    kind = words_of(adapter.format)
+    kind += " (DoRA: magnitudes are not part of this)" if adapter.use_dora else ""
+    alphas = [layer.alpha for layer in report.layers if layer.alpha is not None]
+    scales = [layer.scale for layer in report.layers if layer.scale is not None]
+    scale = "α unknown"
+    if alphas and scales:
+        rule = "α/√r" if adapter.use_rslora else "α/r"
+        scale = f"α {number_range(alphas)}, s = {rule} = {number_range(scales)}"
+    ranks = f"r {number_range(layer.r for layer in report.layers)}"
+    base = f"on {adapter.base_model}" if adapter.base_model else "base model not named"
+    inventory = [
+        plural(report.n_layers, "module"),
+        f"{count(report.total_lora_params)} LoRA parameters",
+        f"{size(adapter.bytes)} {_number_types(report)}",
+        f"sha256 {adapter.sha256[:12]}",
+        *commit_of(adapter.source),
+    ]
+    blocks: list[Block] = [
+        Heading(("Audit of ", Span(adapter.path, "name")), level=1),
+        Paragraph(" · ".join([kind, ranks, scale, base])),
+    ]
+    if adapter.initial:
+        initial = Span(adapter.initial.path, "name")
+        blocks.append(
+            Paragraph(("difference to the initial adapter ", initial, ", of twice the adapter's rank"))
+        )
+    return [*blocks, Paragraph(Span(" · ".join(inventory), "dim"))]
+
+
+SHOWN_NOTES = 6
+"""Findings of a brief report."""
+GIST = 80
+"""Characters of a warning above the section that says it whole."""
+FINDINGS = "Findings"
+"""The title of their section."""
+
+
+def trust_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return coverage, errors, and precision; on a screen also what else was noticed, in a file how much of it."""
+    heading = Heading("Can I trust it?")
+    if view.layers:
+        return [heading, Notes(trust_notes(report))]
+    if view.brief:
+        notes = trust_notes(report)
+        shown = [note if note.mark == "error" else replace(note, details=()) for note in notes[:SHOWN_NOTES]]
+        return [heading, Notes(shown), *more(len(notes) - len(shown), "more finding", ": --layers or --json")]
+    warnings: dict[str, Note] = {}
+    for finding in report.findings:
+        if finding.severity == "warning":
+            gist = f"{finding.code}: {shorten(finding.message, GIST, placeholder=' …')} ("
+            text = (gist, Span(f"see {FINDINGS}", to=FINDINGS), ")")
+            warnings.setdefault(finding.code, Note("warning", text))
+    errors = _finding_notes(report, "error")
+    return [heading, Notes([_coverage_note(report), *errors, *warnings.values(), *_precision_notes(report)])]
+
+
+def trust_notes(report: AuditReport) -> list[Note]:
+    """Return coverage, errors, warnings, precision, and what is merely good to know, in this order."""
+    worse, known = _finding_notes(report, "error", "warning"), _finding_notes(report, "info")
+    return [_coverage_note(report), *worse, *_precision_notes(report), *_other_notes(report), *known]
+
+
+def _coverage_note(report: AuditReport) -> Note:
+    missing = incompleteness(report)
+    if missing:
+        return Note("error", f"incomplete: {missing}")
+    measured = f"all {count(report.n_layers)} modules" if report.n_layers > 1 else "the one module"
+    tensors = f"all {count(report.coverage.tensors)} tensors accounted for"
+    return Note("good", f"complete: {measured} measured, {tensors}")
+
+
+def finding_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return warnings, and what is merely good to know: in a file, behind the figures that they are about."""
+    if view.brief or view.layers:
+        return []
+    notes = [*_finding_notes(report, "warning"), *_other_notes(report), *_finding_notes(report, "info")]
+    if not notes and report.findings:  # errors stand at the top
+        return []
+    return [Heading(FINDINGS), Notes(notes or [Note("good", "none")])]
+
+
+def _other_notes(report: AuditReport) -> list[Note]:
+    other = report.coverage.other
+    if not other:
+        return []
+    text = (
+        f"{count(report.coverage.other_params)} parameters in {plural(len(other), 'tensor')} "
+        f"are not LoRA weights and are counted separately: {_reasons(other)}"
+    )
+    return [Note("info", text)]
+
+
+def _precision_notes(report: AuditReport) -> list[Note]:
+    """How exact the figures are; modules that are not have a finding of their own (`imprecise`)."""
+    if not report.n_trained:
+        return []
+    trained = trained_layers(report)
+    exact = [error for layer in trained if (error := layer.error_bound or 0.0) <= COARSE_BOUND]
+    coarse = len(trained) - len(exact)
+    parts = [f"numerical error ≤ {bound(max(exact, default=COARSE_BOUND))}"] if exact else []
+    if coarse:
+        worst = max(layer.error_bound or 0.0 for layer in trained)
+        others = plural(coarse, "other module") if exact else plural(coarse, "module")
+        parts.append(f"numerical error up to {bound(worst)} in {others}")
+    storage = max(layer.storage_error or 0.0 for layer in trained)
+    if storage:
+        parts.append(f"{_number_types(report)} storage moves the stable rank by up to {bound(storage)}")
+    borderline = sum(layer.borderline for layer in trained)
+    if borderline:
+        parts.append(f"{plural(borderline, 'module')} borderline: k may be off by one")
+    return [Note("warning" if coarse else "good", "; ".join(parts))]
+
+
+def _finding_notes(report: AuditReport, *severities: Severity) -> list[Note]:
+    """One note for each kind of finding, in this order; what repeats is counted, and its first case is shown."""
+    notes = []
+    for severity in severities:
+        groups: dict[str, list[Finding]] = {}
+        for finding in report.findings:
+            if finding.severity == severity:
+                groups.setdefault(finding.code, []).append(finding)
+        for code, (first, *others) in groups.items():
+            where = f"{first.module}: " if first.module and first.module not in first.message else ""
+            repeats = f" (and {count(len(others))} more like this)" if others else ""
+            text = f"{code}: {where}{first.message}{repeats}"
+            notes.append(Note(severity, text, [first.hint] if first.hint else []))
+    return notes
+
+
+NARROW = 2
+"""Bytes of a number in 16 bits, in which servers hold adapters."""
+WORTH_SHOWING = 0.1
+"""Share of the file beside the LoRA weights from which on they are no longer what matters."""
+
+
+def space_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return the bytes of the LoRA weights, also in 16 bits, and of the rest, where there is more to say."""
+    total = report.adapter.bytes
+    lora = sum(layer.bytes for layer in report.layers)
+    narrow = NARROW * sum(layer.params for layer in report.layers)
+    rest = max(0, total - lora)
+    if lora <= narrow and rest < WORTH_SHOWING * total:
+        return []
+    rows = [("LoRA weights", f"{size(lora)}, {percent(lora / total)}", _number_types(report))]
+    if lora > narrow:
+        largest = max(layer.r for layer in report.layers)
+        rows.append(("in 16 bits", size(narrow), f"compress ADAPTER --rank {largest} --dtype BF16"))
+    notes = (*report.coverage.other, *report.coverage.unaudited)
+    if notes:
+        rows.append(("other weights", f"{size(rest)}, {percent(rest / total)}", _reasons(notes)))
+    return [Heading("What takes the space?", aside=f"{size(total)} on disk"), figures(rows)]
+
+
+def use_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return energy ranks and stable rank over the trained modules, on the scale of r; then what is relative to r."""
+    trained = trained_layers(report)
+    if not trained:
+        return []
+    digits = measure_digits(report)
+    ranks: dict[float, list[int]] = {}
+    for layer in trained:
+        for threshold, k in energy_ranks_of(layer, report.tau).items():
+            ranks.setdefault(threshold, []).extend([] if k is None else [k])
+    bars = [_bar(k_label(threshold), values, trimmed) for threshold, values in ranks.items() if values]
+    stable = [layer.stable_rank for layer in trained if layer.stable_rank is not None]
+    bars += [_bar("stable rank Σσ²/σ₁²", stable, lambda value: sig(value, digits))] if stable else []
+    facts: list[tuple[str, Inline]] = [
+        ("utilization", f"{percent(report.utilization_median)} (median stable rank / r)")
+    ]
+    if report.rank_use_median is not None:
+        facts.append(("rank use", f"{percent(report.rank_use_median)} (median (stable rank − 1) / (r − 1))"))
+    if report.null_position_median is not None:
+        position = sig(report.null_position_median, min(2, digits))
+        facts.append(("null position", f"{position} (median; 0 is one direction, 1 is random factors)"))
+    top = max(layer.r for layer in report.layers)
+    scale = f"r = {top}" if all(layer.r == top for layer in report.layers) else f"r ≤ {top}"
+    tau = k_label(report.tau)
+    return [
+        Heading(
+            "How much of its rank does it use?", aside=f"{tau}: directions with {tau[2:]} % of the energy"
+        ),
+        Bars(("median", "p90", "max"), bars, top, scale),
+        Facts(facts),
+    ]
+
+
+def _bar(label: str, values: Sequence[float], show: Callable[[float], str]) -> Bar:
+    spread = (float(percentile(values, 50)), float(percentile(values, 90)), max(values))
+    return Bar(label, [show(value) for value in spread], spread)
+
+
+def effect_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return the predicted curve, and the modules and layers that matter most, where a calibration was given."""
+    effects = report.effects
+    if effects is None:
+        return []
+    notes = []
+    if effects.routing:
+        notes.append(Note("warning", f"no KL of sizes: {ROUTED.format(effects.routing)}"))
+    if effects.excluded_modules:
+        excluded = plural(effects.excluded_modules, "module")
+        notes.append(Note("info", f"{excluded} excluded: the rank stays in every prediction"))
+    shown = SHOWN if view.brief else None
+    layers = sorted(effects.by_layer, key=lambda layer: (-layer.importance, layer.layer))[:shown]
+    modules = sorted(effects.modules, key=lambda module: (-module.importance, module.name))[:shown]
+    rows: list[tuple[Inline, ...]] = [
+        *(("layer", Span(layer.layer, "name"), sig(layer.importance)) for layer in layers),
+        *(("module", Span(module.name, "name"), sig(module.importance)) for module in modules),
+    ]
+    basis = (
+        f"KL in nats per scored token, to second order, from {plural(effects.rows, 'row')}. Measured / predicted so"
+        f" far: {ratios_text(effects.ratios)}. --max-kl of compress takes a limit."
+    )
+    return [
+        Heading("What matters to the output?", aside="from a calibration"),
+        *([Notes(notes)] if notes else []),
+        *(curve_blocks(effects.curve) if effects.curve else []),
+        Table([Column("matters most"), Column(""), Column("KL without it", ">")], rows),
+        Paragraph(Span(basis, "dim")),
+    ]
+
+
+def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return how large the update is beside the base's weights, where they were given, and what was not compared."""
+    base = report.base
+    if base is None:
+        return []
+    blocks: list[Block] = [Heading("How large is it beside the base?", aside=Span(base.base, "name"))]
+    if base.quantization is not None:
+        blocks.append(Paragraph(("a quantized base: ", Span(base.quantization, "name"))))
+    if base.modules:
+        pairs = (
+            ("‖ΔW‖₂/‖W‖₂", base.spectral_median, base.spectral_p90),
+            ("‖ΔW‖_F/‖W‖_F", base.frobenius_median, base.frobenius_p90),
+        )
+        rows = [(label, f"{sig(middle)}, {sig(high)}", "median, p90") for label, middle, high in pairs]
+        for norm, tenth, third in (
+            ("by ‖·‖₂", base.above_10_percent, base.above_30_percent),
+            ("by ‖·‖_F", base.frobenius_above_10_percent, base.frobenius_above_30_percent),
+        ):
+            of = f"of {plural(len(base.modules), 'module')}, {norm}"
+            rows.append(("above 0.1, 0.3", f"{percent(tenth)}, {percent(third)}", of))
+        moved = [module.dora.magnitude for module in base.modules if module.dora]
+        if moved:
+            spread = f"{sig(float(percentile(moved, 50)))}, {sig(float(percentile(moved, 90)))}"
+            meaning = "median, p90: DoRA's magnitudes, of which ΔW here is made too"
+            rows.append(("‖m − m₀‖/‖m₀‖", spread, meaning))
+        largest = sorted(base.modules, key=lambda module: (-module.spectral, module.name))
+        cells = [
+            (Span(module.name, "name"), sig(module.spectral), sig(module.frobenius))
+            for module in largest[: SHOWN if view.brief else None]
+        ]
+        tolerance = (
+            f"{bound(100 * base.tolerance)} % too small, so that the ratio is at most as much too large"
+        )
+        blocks += [
+            figures(rows),
+            Table([Column("largest"), Column("‖·‖₂", ">"), Column("‖·‖_F", ">")], cells),
+            Notes([Note("info", f"‖W‖₂ is at most {tolerance}")]),
+        ]
+    reasons = Counter(module.reason for module in base.not_compared)
+    notes = [
+        Note("warning", f"{plural(number, 'module')} not compared: {reason}")
+        for reason, number in reasons.most_common(SHOWN)
+    ]
+    if len(reasons) > SHOWN:
+        notes.append(Note("warning", f"{count(len(reasons) - SHOWN)} more reasons in --json"))
+    return [*blocks, *([Notes(notes)] if notes else [])]
+
+
+def rank_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return now and three smaller adapters, with what each saves."""
+    plan = report.suggestions
+    if plan is None:
+        why = (
+            "None: see the findings above. A rank is suggested only from a trained update that is B·A alone."
+        )
+        return [Heading("What ranks are suggested?"), Paragraph(why)]
+    columns = [
+        Column(),
+        Column(k_label(report.tau), ">"),
+        Column("rank", ">"),
+        Column("parameters", ">"),
+        Column("size", ">", drop=2),
+        Column("saved", ">"),
+        Column("max_lora_rank", ">", drop=1),
+    ]
+    now = Span(number_range(layer.r for layer in report.layers), "strong")
+    bytes_now = size(sum(layer.bytes for layer in report.layers))
+    current = max_lora_rank(plan.current_max_lora_rank)
+    rows: list[list[Inline]] = [["now", "", now, count(report.total_lora_params), bytes_now, "", current]]
+    for name, evidence, rank, suggestion in (
+        ("uniform_median", trimmed(plan.median.unrounded), str(plan.median.rank), plan.median),
+        ("uniform_p90", trimmed(plan.p90.unrounded), str(plan.p90.rank), plan.p90),
+        ("per_layer", "each", number_range(plan.per_layer.rank_pattern.values()), plan.per_layer),
+    ):
+        saved = Span(percent(suggestion.reduction), "good" if suggestion.reduction else "")
+        sizes = (count(suggestion.params), size(suggestion.bytes))
+        rows.append(
+            [name, evidence, Span(rank, "strong"), *sizes, saved, max_lora_rank(suggestion.max_lora_rank)]
+        )
+    return [
+        Heading("What ranks are suggested?", aside="from weight energy, a crude guide to quality"),
+        Table(columns, rows),
+        Paragraph(Span(_decision_sentence(plan), "dim")),
+    ]
+
+
+def _decision_sentence(plan: Suggestions) -> str:
+    """How each uniform rank came from its evidence: as measured, rounded up, or limited."""
+    ranks = list(map(str, plan.allowed_ranks))
+    grid = ", ".join(ranks) if len(ranks) <= 5 else f"{', '.join(ranks[:3])} … {ranks[-1]}"
+    words = {
+        "evidence": "as measured",
+        "grid": f"rounded up (allowed: {grid})",
+        "cap": "limited by the current rank",
+    }
+    median, p90 = (
+        f"{name} {trimmed(suggestion.unrounded)} → {suggestion.rank}"
+        for name, suggestion in (("median", plan.median), ("p90", plan.p90))
+    )
+    if plan.median.decided_by == plan.p90.decided_by:
+        return f"{median}, {p90}: {words[plan.median.decided_by]}"
+    return f"{median}: {words[plan.median.decided_by]}; {p90}: {words[plan.p90.decided_by]}"
+
+
+def caveat_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return what no audit shows."""
+    return [Heading("What does this not show?"), Paragraph(HYPOTHESIS if report.suggestions else NO_QUALITY)]
+
+
+def layer_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return the table of modules (layer 2 before layer 10), where asked for, and what ± means where it occurs."""
+    if not view.layers:
+        return []
+    thresholds = sorted({report.tau, 0.90, 0.95, 0.99})
+    columns = [
+        Column("module"),
+        Column("r", ">"),
+        *(Column(k_label(tau), ">", drop=3 if tau == 0.95 else 0) for tau in thresholds),
+        Column("stable", ">"),
+        Column("effect.", ">", drop=1),
+        Column("util.", ">", drop=2),
+        Column("‖ΔW‖_F", ">"),
+        Column(),
+    ]
+    rows: list[list[Inline]] = []
+    for layer in sorted(report.layers, key=lambda layer: natural_key(layer.label)):
+        row: list[Inline] = [Span(layer.label, "name"), str(layer.r)]
+        if layer.status != "ok":  # it says why in place of measures
+            status = Span(layer.status, "warn" if layer.status == "untrained" else "bad")
+            rows.append([*row, *[""] * (len(thresholds) + 3), status])
+            continue
+        digits = layer_digits(layer)
+        row += map(str, energy_ranks_of(layer, report.tau).values())
+        row += [sig(layer.stable_rank, digits), sig(layer.effective_rank, digits), percent(layer.utilization)]
+        rows.append([*row, sig(layer.fro_norm, digits), Span("±" if layer.borderline else "", "warn")])
+    footnote = "± borderline: a threshold is so near that k may be off by one"
+    borderline = any(layer.borderline for layer in report.layers)
+    return [
+        Heading("Every module"),
+        Table(columns, rows),
+        *([Paragraph(Span(footnote, "dim"))] if borderline else []),
+    ]
+
+
+# ---------------------------------------------------------------- where?
+
+HEAT: tuple[Role, ...] = ("heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8")
+ABSENT, UNTRAINED, BROKEN = Span("·", "dim"), Span("○", "dim"), Span("✗", "dim")
+SIGN_WORDS = {ABSENT: "none", UNTRAINED: "untrained", BROKEN: "not measured"}
+MAX_KINDS = 12
+"""Most rows of all maps together: the kinds with the most parameters are drawn."""
+MAX_MAPS = 2
+"""Most stacks that are drawn."""
+MAX_SPAN = 1024
+"""Most layers drawn with their gaps; a stack with larger numbers is drawn without gaps."""
+
+
+def where_blocks(report: AuditReport, view: View) -> list[Block]:
+    """Return maps of the largest stacks of layers, modules outside of them, where the energy is, and both ends."""
+    if not report.layers:
+        return []
+    maps, hidden_stacks = layer_maps(report, view.map_columns)
+    signs = {cell for layers in maps for row in layers.heat.rows for cell in row.cells}
+    others = [f"  {sign.text} {word}" for sign, word in SIGN_WORDS.items() if sign in signs]
+    legend: tuple[str | Span, ...] = (
+        f"{k_label(report.tau)} / r in eighths ",
+        *map(Span, BLOCKS, HEAT),
+        *others,
+    )
+    blocks: list[Block] = [Heading("Where?", aside=legend if maps else "")]
+    for layers in maps:
+        blocks += [
+            layers.heat,
+            *more(layers.hidden, "more kind of modules", view.rest, "more kinds of modules"),
+        ]
+        if layers.most_modules > 1:
+            merged = f"{layers.per_column} layers per column, " if layers.per_column > 1 else ""
+            several = f"{merged}each sign the median of up to {layers.most_modules} modules"
+            blocks.append(Paragraph(Span(several, "dim")))
+    blocks += more(hidden_stacks, "more stack of layers", view.rest, "more stacks of layers")
+    outside = [layer for layer in report.layers if layer.layer is None or layer.layer_index is None]
+    parts: list[str | Span] = []
+    for layer in outside[:SHOWN]:
+        k = layer.energy_rank_tau
+        ranks = f"{k_label(report.tau)} {k} of {layer.r}" if k is not None else layer.status
+        parts += ["; " if parts else "outside the layers: ", Span(layer.label, "name"), f" {ranks}"]
+    parts += [f"; {count(len(outside) - SHOWN)} more{view.rest}"] if len(outside) > SHOWN else []
+    blocks += [Paragraph(tuple(parts))] if parts else []
+    sentence = _gain_sentence(report)
+    blocks += [Paragraph(sentence)] if sentence else []
+    spare = wasteful(report, view.most_spare)
+    full = [layer for layer in fullest(report, view.least_spare) if layer not in spare]
+    titles = ("r", k_label(report.tau), "stable", "spare params")
+    columns = [Column("spare"), Column("module"), *(Column(title, ">") for title in titles)]
+    rows: list[list[Inline]] = [
+        [
+            Span(end, "dim"),
+            Span(layer.label, "name"),
+            str(layer.r),
+            str(layer.energy_rank_tau),
+            sig(layer.stable_rank, layer_digits(layer)),
+            count(_spare_params(layer)),
+        ]
+        for end, layer in (*(("most", layer) for layer in spare), *(("least", layer) for layer in full))
+    ]
+    return [*blocks, Table(columns, rows)] if rows else blocks
+
+
+def _gain_sentence(report: AuditReport) -> str:
+    """How large the update is and where it sits; empty where the scale is unknown."""
+    gain = report.gain
+    if gain is None or not gain.per_layer:
+        return ""
+    digits = measure_digits(report)
+    parts = [f"‖ΔW‖_F {sig(gain.fro_norm_total, digits)}", f"‖ΔW‖₂ ≤ {sig(gain.sigma_max, digits)}"]
+    if len(gain.per_layer) > 1:
+        top = max(gain.per_layer, key=lambda layer: layer.share)
+        stack, _, number = top.layer.rpartition(".")
+        stacks = {layer.layer.rpartition(".")[0] for layer in report.layers if layer.layer}
+        name = f"layer {number}" if stacks == {stack} else top.layer
+        parts += [f"{name} has {percent(top.share)} of the energy", f"HHI {sig(gain.hhi, 2)}"]
+    return " · ".join(parts)
+
+
+def _spare_params(layer: LayerAudit) -> int:
+    """Parameters of the directions beyond the energy rank."""
+    k = layer.energy_rank_tau
+    return 0 if k is None else layer.params // layer.r * (layer.r - k)
+
+
+def wasteful(report: AuditReport, number: int) -> list[LayerAudit]:
+    """Return the modules with the most parameters beyond their energy rank; none where nothing may be suggested."""
+    ranked = sorted(
+        (layer for layer in trained_layers(report) if _spare_params(layer) > 0),
+        key=lambda layer: (-_spare_params(layer), layer.stable_rank or 0.0, layer.label),
+    )
+    return ranked[:number] if report.suggestions is not None else []
+
+
+def fullest(report: AuditReport, number: int) -> list[LayerAudit]:
+    """Return the modules whose energy rank is nearest to r: there a smaller rank costs most."""
+    ranked = sorted(
+        trained_layers(report),
+        key=lambda layer: (-(layer.energy_rank_tau or 0) / layer.r, -(layer.stable_rank or 0.0), layer.label),
+    )
+    return ranked[:number] if report.suggestions is not None else []
+
+
+class LayerMap(NamedTuple):
+    """The map of one stack of layers, such as `model.layers`: kinds of modules down, layers across, one sign a module.
+
+    The sign is the share of its rank that a module needs, in eighths. Any architecture's naming works, and no naming
+    can make the map larger than its limits.
+    """
+
+    heat: HeatMap
+    per_column: int
+    """Layers in one column: 1, or more where the stack is wider than the screen."""
+    most_modules: int
+    """Modules behind one sign, at most: where there are several (experts, merged columns), it is their median."""
+    hidden: int
+    """Kinds of modules that are not drawn, because there are too many."""
+
+
+def layer_maps(report: AuditReport, width: int) -> tuple[list[LayerMap], int]:
+    """Return maps of the largest stacks, at most `width` columns wide, and how many stacks are left out."""
+    stacks: dict[str, list[LayerAudit]] = {}
+    for layer in report.layers:
+        if layer.layer is not None and layer.layer_index is not None:
+            stacks.setdefault(layer.layer.rpartition(".")[0], []).append(layer)
+    largest = sorted(stacks, key=lambda stack: (-len(stacks[stack]), stack))[:MAX_MAPS]
+    uniform = len({layer.r for layer in report.layers}) == 1
+    maps = []
+    for stack in largest:
+        title = Span(stack, "name") if len(largest) > 1 else "layer"
+        maps.append(_map(title, stacks[stack], width, MAX_KINDS // len(largest), uniform=uniform))
+    return maps, len(stacks) - len(maps)
+
+
+def _map(title: Inline, layers: Sequence[LayerAudit], width: int, most: int, *, uniform: bool) -> LayerMap:
+    """The map of one stack. uniform: all modules have the same rank, so that it need not be said in each row."""
+    numbers = {layer.layer_index or 0 for layer in layers}
+    low, high = min(numbers), max(numbers)
+    # gaps are drawn, unless they are absurd
+    indices = list(range(low, high + 1)) if high - low < MAX_SPAN else sorted(numbers)
+    per_column = math.ceil(len(indices) / width)
+    column = {index: position // per_column for position, index in enumerate(indices)}
+    number = math.ceil(len(indices) / per_column)
+    kinds, hidden = by_kind(layers, lambda layer: layer.params, most)
+    kinds.sort(key=lambda kind: MODULE_TYPES.index(kind[1][0].module_type))  # attention before MLP
+    labels = short_labels([kind for kind, _ in kinds])
+    rows, most_modules = [], 1
+    for kind, members in kinds:
+        places: list[list[LayerAudit]] = [[] for _ in range(number)]
+        for layer in members:
+            places[column[layer.layer_index or 0]].append(layer)
+        most_modules = max(most_modules, *map(len, places))
+        ks = [k for layer in members if layer.status == "ok" and (k := layer.energy_rank_tau) is not None]
+        rank = "" if uniform else f" of {number_range(layer.r for layer in members)}"
+        numbers_of = (trimmed(median(ks) if ks else None), f"{trimmed(max(ks, default=None))}{rank}")
+        rows.append(HeatRow(Span(labels[kind], "name"), [cell(place) for place in places], numbers_of))
+    # the share of Σ‖ΔW‖² of each column, in eighths of the largest; nothing where the scale is unknown
+    sums = [0.0] * number
+    for layer in layers:
+        sums[column[layer.layer_index or 0]] += (
+            min(layer.fro_norm or 0.0, 1e150) ** 2
+        )  # no overflow in a picture
+    top = max(sums)
+    if top:
+        energy = [Span(block(value / top).text, "dim") if value else ABSENT for value in sums]
+        rows.append(HeatRow(Span("energy ‖ΔW‖²", "dim"), energy))
+    heat = HeatMap(title, indices[::per_column], ("median", "max"), rows)
+    return LayerMap(heat, per_column, most_modules, hidden)
+
+
+def cell(place: Sequence[LayerAudit]) -> Span:
+    """Return the sign of one place: the median of k/r where it holds several modules; trouble before numbers."""
+    if not place:
+        return ABSENT
+    if any(layer.status in ("nonfinite", "unsupported") for layer in place):
+        return BROKEN
+    shares = [Fraction(k, layer.r) for layer in place if (k := layer.energy_rank_tau) is not None]
+    return block(median(shares)) if shares else UNTRAINED
+
+
+def block(share: float | Fraction) -> Span:
+    """Return the block for a share in (0, 1]: the first eighth that covers it."""
+    level = min(8, max(1, math.ceil(8 * share)))
+    return Span(BLOCKS[level - 1], HEAT[level - 1])
+
+
+SECTIONS: tuple[Callable[[AuditReport, View], list[Block]], ...] = (
+    title_blocks,
+    trust_blocks,
+    space_blocks,
+    use_blocks,
+    effect_blocks,
+    dominance_blocks,
+    rank_blocks,
+    where_blocks,
+    finding_blocks,
+    caveat_blocks,
+    layer_blocks,
+)

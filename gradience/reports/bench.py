@@ -6,6 +6,8 @@ here, and the records that the counts were made from are named with their digest
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pkgutil import resolve_name
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -13,9 +15,10 @@ from pydantic import Field, model_validator
 from gradience.files.artifact import Float12, Part, round_significant
 from gradience.files.packed import unpack
 from gradience.files.shared_names import PlainName
+from gradience.reports.base.blocks import Document, Heading, Note, Span, spans
 from gradience.reports.base.graded import Ladder, VariantEvidence
 from gradience.reports.base.prediction import PredictedDivergence
-from gradience.reports.base.report import Report
+from gradience.reports.base.report import PlotOf, Plots, Report, compared_plots
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import DataSplit, Policy, Share
 from gradience.statistics.table import PairedTable
@@ -264,6 +267,10 @@ class Bench(Report):
     """
 
     row_field: ClassVar[str] = "variants"
+    plots: ClassVar[Plots] = {
+        **compared_plots("Variants", "Variants"),
+        "ladder": PlotOf("compared:ladder_plot", ("Which is the smallest", "Ladder", "Variants")),
+    }
     repair: ClassVar[str] = (
         "make it again: gradience bench run with the same --config and --output, which uses the finished stages"
     )
@@ -301,6 +308,32 @@ class Bench(Report):
     """The smallest rank that holds in this one run; null where none was planned, or several seeds are."""
     notes: tuple[str, ...] = ()
     run: RunInfo
+
+    def blocks(self) -> Document:
+        """Return the sections, with what the numbers rest on."""
+        blocks: Document = resolve_name("gradience.report.bench:bench_blocks")(self)
+        return blocks
+
+    def screen(self) -> Document:
+        """Return the sections."""
+        blocks: Document = resolve_name("gradience.report.bench:bench_blocks")(self, sources=False)
+        return blocks
+
+    def page_heading(self, heading: Heading) -> Heading:
+        """Return the title, without the verdict of a smoke run."""
+        if not self.smoke:
+            return heading
+        before, _, *after = spans(heading.text)
+        return replace(heading, text=(before, Span("smoke, no evidence", "warn"), *after))
+
+    def page_opening(self, opening: Document) -> Document:
+        """Leave out the smallest that passes of a smoke run: the next sentence takes it back."""
+        return opening[1:] if self.smoke else opening
+
+    def summary(self) -> list[Note] | None:
+        """Return what controls and grade say, and the smallest rank of the ladder."""
+        notes: list[Note] | None = resolve_name("gradience.report.bench.in_short:in_short")(self)
+        return notes
 
     @model_validator(mode="after")
     def _pairs_are_those_of_the_answers(self) -> Bench:

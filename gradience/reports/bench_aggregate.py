@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from gradience.files.artifact import Float12, Part
+from gradience.reports.base.blocks import Document, Note
 from gradience.reports.base.graded import AnswerCounts, Ladder, Noise, VariantEvidence
-from gradience.reports.base.report import Report
+from gradience.reports.base.report import PlotOf, Plots, Report, compared_plots
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench import OfAnArm, Status
 from gradience.reports.bench_plan import DataSplit, Policy, Share
@@ -128,6 +130,11 @@ class BenchAggregate(Report):
     """
 
     row_field: ClassVar[str] = "variants"
+    plots: ClassVar[Plots] = {
+        **compared_plots("Δ and how sure", "Variants"),
+        "ladder": PlotOf("compared:ladder_plot", ("Which is the smallest", "Ladder", "Grades")),
+        "operating": PlotOf("compared:operating_plot", ("Grades",)),
+    }
     repair: ClassVar[str] = "aggregate the runs again: gradience bench aggregate DIR… --output DIR"
 
     schema_: Literal["gradience.bench_aggregate/3"] = Field(
@@ -167,6 +174,21 @@ class BenchAggregate(Report):
     notes: tuple[str, ...]
     """What the thresholds mean in examples, and what limits the verdicts."""
     run: RunInfo
+
+    def blocks(self) -> Document:
+        """Return the sections, with what the numbers rest on."""
+        blocks: Document = resolve_name("gradience.report.bench:aggregate_blocks")(self)
+        return blocks
+
+    def screen(self) -> Document:
+        """Return the sections."""
+        blocks: Document = resolve_name("gradience.report.bench:aggregate_blocks")(self, sources=False)
+        return blocks
+
+    def summary(self) -> list[Note] | None:
+        """Return what controls and grade say, and the smallest rank of the ladder."""
+        notes: list[Note] | None = resolve_name("gradience.report.bench.in_short:in_short")(self)
+        return notes
 
     @property
     def conditions_met(self) -> bool:

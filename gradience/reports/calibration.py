@@ -34,9 +34,23 @@ from gradience.adapters.tensors import NewTensor, TensorFile, header_bytes, in_o
 from gradience.arguments import path_argument
 from gradience.digests import sha256_json, sha256_parts
 from gradience.errors import InputError
-from gradience.files.artifact import ROW_CONFIG, Artifact, Float12
+from gradience.files.artifact import ROW_CONFIG, Float12
 from gradience.files.whole import write_whole
-from gradience.reports.base.report import Report
+from gradience.reports.base.blocks import (
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    Table,
+)
+from gradience.reports.base.numbers import count, memory_parts, plural, sig, size
+from gradience.reports.base.prediction import ROUTED
+from gradience.reports.base.report import PlotOf, Plots, Readable, Report
 from gradience.reports.base.run import RunInfo
 from gradience.spectra import FloatArray
 
@@ -97,6 +111,7 @@ class CalibrationReport(Report):
 
     row_field: ClassVar[str] = "modules"
     repair: ClassVar[str] = "calibrate again with `gradience calibrate`"
+    plots: ClassVar[Plots] = {"importance": PlotOf("audits:importance_plot", ("Which modules matter",))}
 
     schema_: Literal["gradience.calibration/1"] = Field(default="gradience.calibration/1", alias="schema")
     adapter_path: str
@@ -140,8 +155,18 @@ class CalibrationReport(Report):
     """Notes to read before the figures; absent if there are none."""
     run: RunInfo
 
+    def blocks(self) -> Document:
+        """Return what was measured, with every module."""
+        return calibration_blocks(self)
 
-class CalibrationForecast(Artifact):
+    def to_text(self, *, width: int | None = None, color: bool = False, layers: bool = False) -> str:
+        """Return the screen. layers: every module."""
+        following = "Next: gradience compress ADAPTER --calibration FILE --dry-run --max-kl 0.01"
+        blocks = calibration_blocks(self, shown=None if layers else SHOWN)
+        return self.drawn([*blocks, Paragraph(Span(following, "dim"))], width, color)
+
+
+class CalibrationForecast(Readable):
     """What a calibration would need; the base is not loaded."""
 
     schema_: Literal["gradience.calibration_forecast/1"] = Field(
@@ -169,6 +194,33 @@ class CalibrationForecast(Artifact):
     """In memory from the first batch to the last, beside the base."""
     batch_bytes: int
     """What the modules' inputs and gradients take while a batch is computed, beside the base's own activations."""
+
+    def blocks(self) -> Document:
+        """Return what `gradience calibrate --dry-run` prints."""
+        predicting = self.rows - self.selection_rows
+        memory = {
+            "base": self.weights_bytes,
+            "measurements": self.held_bytes,
+            "one batch": self.batch_bytes,
+            "Python and libraries": self.process_bytes,
+        }
+        examples = f"{count(self.rows)}: {count(self.selection_rows)} choose, {count(predicting)} predict"
+        facts: list[tuple[str, Inline]] = [
+            ("adapter", (Span(self.adapter_path, "name"), f", {plural(self.modules, 'module')}")),
+            ("base", Span(self.base, "name")),
+            ("examples", examples),
+            ("longest", f"{plural(self.longest, 'token')}, {count(self.batch_size)} examples in a batch"),
+            ("passes", f"{plural(self.rows + self.selection_rows, 'example')} forward and backward"),
+            ("memory", memory_parts(memory)),
+            ("file", size(self.file_bytes)),
+        ]
+        if self.sampled_completions:
+            facts.insert(3, ("completions", f"{count(self.sampled_completions)} sampled first"))
+        return [
+            Heading("Dry run: no model was loaded", level=1),
+            Facts(facts),
+            Paragraph("Memory does not include the base's activations and their gradients."),
+        ]
 
 
 class ModuleMoments(NamedTuple):
@@ -321,3 +373,64 @@ def _invalid(path: Path, what: str) -> InputError:
         code="calibration-invalid",
         hint="give the file that `gradience calibrate` wrote, or " + CalibrationReport.repair,
     )
+
+
+SHOWN = 8
+"""Modules on the screen, unless all are asked for."""
+
+
+def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> Document:
+    """Return what was measured on, what is excluded, and which modules matter; `shown` of them, or all."""
+    predicting = report.rows - report.selection_rows
+    facts: list[tuple[str, Inline]] = [
+        ("base", Span(report.base, "name")),
+        ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'row')}")),
+        ("halves", f"{count(report.selection_rows)} choose, {count(predicting)} predict"),
+        ("scored", f"{plural(report.scored_tokens, 'token')} of the rows that predict"),
+        ("modules", f"{count(len(report.modules))} calibrated, {count(len(report.excluded))} excluded"),
+    ]
+    if report.kind != "sequence_classification":
+        completions = f"{count(report.given_completions)} given, {count(report.sampled_completions)} sampled"
+        facts.insert(3, ("completions", completions))
+    ordered = sorted(report.modules, key=lambda module: (-module.importance, module.name))
+    tokens = report.scored_tokens / predicting
+    rows: list[list[Inline]] = []
+    for module in ordered[:shown]:
+        of_example = [sig(module.importance * tokens)] if tokens != 1 else []
+        rows.append([Span(module.name, "name"), sig(module.importance), *of_example, str(module.rank)])
+    if len(rows) < len(ordered):
+        rows.append([f"… {len(ordered) - len(rows)} more with --layers"])
+    titles = ("KL without it", *(("per example",) if tokens != 1 else ()), "rank")
+    notes = _notes(report)
+    return [
+        Heading(("Calibration of ", Span(report.adapter_path, "name")), level=1),
+        Facts(facts),
+        *([Notes(notes)] if notes else []),
+        Heading("Which modules matter?"),
+        Table([Column("module"), *(Column(title, ">") for title in titles)], rows),
+        Paragraph(
+            "KL without it: predicted divergence in nats per scored token if the module's whole update is left out. Per"
+            " example: the same for all scored tokens of an example."
+        ),
+    ]
+
+
+def _notes(report: CalibrationReport) -> list[Note]:
+    notes = []
+    if report.routing:
+        withheld = "compress withholds predictions, unless --allow-routed is given"
+        notes.append(Note("warning", f"{ROUTED.format(report.routing)}: {withheld}"))
+    notes += [Note("info", note) for note in report.notes]
+    for reason, number in Counter(module.reason for module in report.excluded).items():
+        excluded = f"{plural(number, 'module')} excluded from every prediction: {reason}"
+        notes.append(Note("warning", excluded))
+    if report.truncated:
+        lost = "the beginning of the prompt" if report.kind == "causal_lm" else "the end of the text"
+        notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: lost {lost}"))
+    if report.duplicates:
+        notes.append(Note("info", f"{plural(report.duplicates, 'repeated row')} left out"))
+    dependent = sum(module.components < module.rank for module in report.modules)
+    if dependent:
+        factors = "linearly dependent factors: fewer components than the rank"
+        notes.append(Note("info", f"{plural(dependent, 'module')} with {factors}"))
+    return notes

@@ -7,7 +7,19 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.files.artifact import Float12, Part
+from gradience.reports.base.blocks import (
+    Block,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+)
 from gradience.reports.base.finding import Severity
+from gradience.reports.base.numbers import count, plural, sig, trimmed
 from gradience.reports.base.report import Report
 
 
@@ -89,3 +101,71 @@ class CheckReport(Report):
     """Codes of the rules that had what they need and found nothing."""
     not_applicable: tuple[str, ...]
     """Codes of the rules that lacked what they need."""
+
+    def blocks(self) -> Document:
+        """Return files and settings, the findings and the count of them."""
+        return check_blocks(self)
+
+    def to_text(self, *, width: int | None = None, color: bool = False, verbose: bool = False) -> str:
+        """Return the screen. verbose: also sources, and the rules that found nothing."""
+        return self.drawn(check_blocks(self, verbose=verbose), width, color)
+
+    def page_heading(self, heading: Heading) -> Heading:
+        """Return which configuration was checked, where it has a name."""
+        name = self.files[0].path if self.files else self.settings.base_model
+        return Heading(("Check of ", Span(name, "name"), " before training")) if name else heading
+
+
+def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
+    """Return files and settings, and the findings with their count. verbose: also sources and rules without finding."""
+    files: list[tuple[str, Inline]] = [
+        (f"read as {file.dialect}", Span(file.path, "name")) for file in report.files
+    ]
+    blocks: list[Block] = [Heading("Check before training", level=1)]
+    blocks += [Facts(files)] if files else []
+    blocks.append(Paragraph(Span(settings_sentence(report), "dim")))
+    notes = []
+    for finding in report.findings:
+        where = f", {finding.where}" if finding.where else ""
+        details = [f"now: {finding.seen}", f"advised: {finding.advised}", finding.reason]
+        details += [f"source: {finding.source}"] if verbose else []
+        notes.append(Note(finding.severity, f"{finding.message} ({finding.code}{where})", details))
+    blocks += [Heading("Findings"), Notes(notes)] if notes else []
+    severities = [finding.severity for finding in report.findings]
+    nouns = {"error": "error", "warning": "warning", "info": "note"}
+    counts = [plural(severities.count(name), noun) for name, noun in nouns.items() if name in severities]
+    applied = len({*report.passed, *(finding.code for finding in report.findings)})
+    verdict = f"{', '.join(counts) or 'nothing to report'}; {plural(applied, 'rule')} applied"
+    blocks.append(Paragraph(Span(verdict, "strong")))
+    if verbose:
+        without: list[tuple[str, Inline]] = [
+            ("no finding", ", ".join(report.passed) or "none"),
+            ("not applicable", ", ".join(report.not_applicable) or "none"),
+        ]
+        blocks.append(Facts(without))
+    return blocks
+
+
+def settings_sentence(report: CheckReport) -> str:
+    """Return what was read, in one sentence."""
+    s = report.settings
+    targets = s.target_modules if isinstance(s.target_modules, str) else ", ".join(s.target_modules or ())
+    method = f" ({s.algorithm})" if s.algorithm not in (None, s.objective) else ""
+    says_more = s.objective is not None and (s.objective != report.task or s.algorithm is not None)
+    parts = [
+        s.base_model or "",
+        f"{s.quantized_bits}-bit base" if s.quantized_bits in (4, 8) else "",
+        f"r={s.r}" if s.r is not None else "",
+        f"α={trimmed(s.alpha)}" if s.alpha is not None else "",
+        f"scale {sig(s.scale)}" if s.scale is not None else "",
+        "rsLoRA" if s.use_rslora else "",
+        "DoRA" if s.use_dora else "",
+        f"on {targets}" if targets else "",
+        f"{count(report.lora_params)} LoRA parameters" if report.lora_params is not None else "",
+        f"lr {sig(s.learning_rate, 2)}" if s.learning_rate is not None else "",
+        f"batch {s.effective_batch_size}" if s.effective_batch_size is not None else "",
+        f"{trimmed(s.epochs)} epoch{'' if s.epochs == 1 else 's'}" if s.epochs is not None else "",
+        f"task {report.task}" if report.task else "",
+        f"objective {s.objective}{method}" if says_more else "",
+    ]
+    return " · ".join(part for part in parts if part) or "no setting was recognized"

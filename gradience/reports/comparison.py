@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gradience.files.artifact import ROW_CONFIG, Float12, Part
-from gradience.reports.base.report import Report
+from gradience.reports.base.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Mark,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    figures,
+)
+from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
+from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig
+from gradience.reports.base.report import PlotOf, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.source import HubSource
+from gradience.reports.base.source import HubSource, commit_of
+from gradience.reports.base.view import DOCUMENT, View, more
 
 Presence = Literal["both", "only-a", "only-b", "shapes-differ"]
 Independence = Literal["independent", "same-start", "near-copies", "truncation", "not-comparable"]
@@ -50,6 +68,11 @@ class ModuleComparison:
     cosine_lora_B: Float12 | None = None
     """The same for the factors B (`lora_B`)."""
 
+    @property
+    def label(self) -> str:
+        """The name; with the expert's number where one tensor stacks several."""
+        return self.name if self.expert is None else f"{self.name}[{self.expert}]"
+
 
 class Replicates(Part):
     """Are these two runs independent? Factors of independent runs are nearly orthogonal (random A)."""
@@ -59,6 +82,9 @@ class Replicates(Part):
     cosine_lora_A_median: Float12 | None
     cosine_lora_B_median: Float12 | None
     reason: str
+
+
+PLOTS: Plots = {"difference": PlotOf("sizes:difference_plot", ("Where?",))}
 
 
 class ComparisonReport(Report):
@@ -71,6 +97,7 @@ class ComparisonReport(Report):
 
     row_field: ClassVar[str] = "modules"
     repair: ClassVar[str] = "compare the adapters again: gradience compare A B --json"
+    plots: ClassVar[Plots] = PLOTS
 
     schema_: Literal["gradience.comparison/2"] = Field(default="gradience.comparison/2", alias="schema")
     path_a: str
@@ -94,3 +121,188 @@ class ComparisonReport(Report):
     modules: tuple[ModuleComparison, ...]
     notes: tuple[str, ...]
     run: RunInfo
+
+    def blocks(self) -> Document:
+        """Return the sections, with whole lists."""
+        return comparison_blocks(self)
+
+    def to_text(self, *, width: int | None = None, color: bool = False, layers: bool = False) -> str:
+        """Return the screen. layers: whole lists and every module, and nothing points to `--layers`."""
+        return self.drawn(comparison_blocks(self, View(brief=not layers, layers=layers)), width, color)
+
+    def page_heading(self, heading: Heading) -> Heading:
+        """Return which adapters are compared."""
+        names = (Span(self.path_a, "name"), " and ", Span(self.path_b, "name"))
+        return Heading(("Comparison of ", *names))
+
+
+SHOWN_KINDS, SHOWN_FURTHEST, SHOWN_APART = 12, 5, 3
+PRESENCE: dict[Presence, str] = {
+    "only-a": "only in A",
+    "only-b": "only in B",
+    "shapes-differ": "shapes differ",
+}
+INDEPENDENCE: dict[Independence, tuple[Mark, str]] = {
+    "independent": ("good", "yes: "),
+    "same-start": ("warning", "no, they share their start: "),
+    "near-copies": ("warning", "no, they are nearly the same: "),
+    "truncation": ("info", ""),
+    "not-comparable": ("unknown", "not comparable: "),
+}
+
+
+def comparison_blocks(report: ComparisonReport, view: View = DOCUMENT) -> Document:
+    """Return the sections, in the order of the questions that a reader has."""
+    return [block for section in SECTIONS for block in section(report, view)]
+
+
+def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
+    """Return both adapters, how many modules could be compared, and what stands in the way of more."""
+    numbers = (
+        (report.n_only_a, "only in A"),
+        (report.n_only_b, "only in B"),
+        (report.n_shapes_differ, "with different shapes"),
+    )
+    parts = [f"{plural(report.n_both, 'module')} in both"]
+    parts += [f"{count(number)} {words}" for number, words in numbers if number]
+    adapters: list[tuple[str, Inline]] = []
+    for side, path, digest, source in (
+        ("A", report.path_a, report.sha256_a, report.source_a),
+        ("B", report.path_b, report.sha256_b, report.source_b),
+    ):
+        origin = " · ".join([f"sha256 {digest[:12]}", *commit_of(source)])
+        adapters.append((side, (Span(path, "name"), Span(f"  {origin}", "dim"))))
+    blocks: list[Block] = [Heading("Comparison", level=1), Facts(adapters), Paragraph(" · ".join(parts))]
+    return [*blocks, Notes([Note("warning", note) for note in report.notes])] if report.notes else blocks
+
+
+def distance_blocks(report: ComparisonReport, view: View) -> list[Block]:
+    """Return the three figures over all modules; one that a side lacks, or has in another shape, counts as 0 there."""
+    apart = report.n_only_a + report.n_only_b + report.n_shapes_differ
+    over = "over all modules"
+    if apart:
+        modules = plural(apart, "module without a counterpart counts", "modules without a counterpart count")
+        over += f"; {modules} as 0 on the other side"
+    rows = (
+        ("difference", sig(report.relative_difference), f"‖ΔW_A − ΔW_B‖ / ‖ΔW_A‖ {over}"),
+        ("cosine", sig(report.cosine), "between the updates: 1 same direction, 0 orthogonal"),
+        ("kept energy", percent(report.kept_energy), "of A inside the directions of B"),
+    )
+    return [Heading("How far apart are the updates?"), figures(rows)]
+
+
+def independence_blocks(report: ComparisonReport, view: View) -> list[Block]:
+    """Return whether these are replicates of one experiment; of an adapter and a truncation of it nobody asks that."""
+    replicates = report.replicates
+    mark, answer = INDEPENDENCE[replicates.verdict]
+    truncation = replicates.verdict == "truncation"
+    a, b = replicates.cosine_lora_A_median, replicates.cosine_lora_B_median
+    cosines = []
+    if not truncation and a is not None and b is not None:
+        cosines = [f"median |cosine| between the factors: A {sig(a, 2)}, B {sig(b, 2)}"]
+    return [
+        Heading("How are they related?" if truncation else "Are they independent runs?"),
+        Notes([Note(mark, f"{answer}{replicates.reason}", cosines)]),
+    ]
+
+
+def _ranks(modules: Sequence[ModuleComparison]) -> str:
+    """`8`, `8 : 1–2` for A and B, `8 : –` where one lacks them."""
+    ranks_a = number_range(module.r_a for module in modules if module.r_a is not None)
+    ranks_b = number_range(module.r_b for module in modules if module.r_b is not None)
+    return ranks_a if ranks_a == ranks_b else f"{ranks_a} : {ranks_b}"
+
+
+def _why_apart(modules: Sequence[ModuleComparison]) -> str:
+    """`only in A`; `shapes differ (64 × 48 : 64 × 96)`, those of ΔW in A and in B."""
+    (module,) = modules
+    why = PRESENCE[module.presence]
+    if module.presence != "shapes-differ" or not (module.shape_a and module.shape_b):
+        return why
+    return f"{why} ({' : '.join('{} × {}'.format(*shape) for shape in (module.shape_a, module.shape_b))})"
+
+
+def _hundredths(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def _degrees(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.0f}°"
+
+
+def _label(module: ModuleComparison) -> str:
+    return module.label
+
+
+RANK: Measure[ModuleComparison] = Measure(Column("rank", ">"), _ranks)
+WHY_APART: Measure[ModuleComparison] = Measure(Column(), _why_apart)
+DISTANCE: tuple[Measure[ModuleComparison], ...] = (
+    RANK,
+    measure("difference", lambda module: module.relative_difference, sig),
+    measure("cosine", lambda module: module.cosine, sig),
+    measure("kept", lambda module: module.kept_energy, percent),
+)
+EVERYTHING: tuple[Measure[ModuleComparison], ...] = (
+    *DISTANCE,
+    measure("output", lambda module: module.left_overlap, _hundredths, drop=3),
+    measure("input", lambda module: module.right_overlap, _hundredths, drop=2),
+    measure("angle", lambda module: module.largest_angle, _degrees, drop=1),
+)
+
+
+def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
+    """Return medians of each kind, the modules that differ most, and those that could not be compared."""
+    kinds, hidden = by_kind(report.modules, lambda module: 1, SHOWN_KINDS if view.brief else None)
+    blocks: list[Block] = [
+        Heading("Where?", aside="medians of each kind"),
+        module_table("kind", kinds, (NUMBER, *EVERYTHING)),
+        *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
+    ]
+    different = [module for module in report.modules if module.relative_difference]
+    different.sort(key=lambda module: (-(module.relative_difference or 0.0), module.label))
+    if len(different) > 1:
+        blocks.append(module_table("differ most", single(different[:SHOWN_FURTHEST], _label), DISTANCE))
+    if any(module.left_overlap is not None for module in report.modules):
+        overlap = "mean squared cosine between the k leading directions on that side, k the smaller k@90"
+        legend: list[tuple[str, Inline]] = [
+            ("kept", "energy of A inside the directions of B"),
+            ("output, input", overlap),
+            ("angle", "the largest principal angle between them"),
+        ]
+        blocks.append(Facts(legend))
+    groups = [[row for row in report.modules if row.presence == presence] for presence in PRESENCE]
+    shown = [row for group in groups for row in group[: SHOWN_APART if view.brief else None]]
+    if shown:
+        hidden = sum(map(len, groups)) - len(shown)
+        blocks.append(module_table("not compared", single(shown, _label), (RANK, WHY_APART)))
+        blocks += more(hidden, "more that is not compared", view.rest, "more that are not compared")
+    return blocks
+
+
+def caveat_blocks(report: ComparisonReport, view: View) -> list[Block]:
+    """Return what no comparison shows."""
+    return [
+        Heading("What does this not show?"),
+        Paragraph(
+            "Whether both answer alike: directions of equal energy can matter very differently to a task. Evaluate"
+            " both."
+        ),
+    ]
+
+
+def layer_blocks(report: ComparisonReport, view: View) -> list[Block]:
+    """Return every module that was compared, where that is asked for."""
+    both = [module for module in report.modules if module.presence == "both"]
+    if not view.layers or not both:
+        return []
+    return [Heading("Every module"), module_table("module", single(both, _label), EVERYTHING)]
+
+
+SECTIONS: tuple[Callable[[ComparisonReport, View], list[Block]], ...] = (
+    title_blocks,
+    distance_blocks,
+    independence_blocks,
+    where_blocks,
+    caveat_blocks,
+    layer_blocks,
+)

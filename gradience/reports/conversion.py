@@ -7,9 +7,12 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.reports.audit import TensorNote
+from gradience.reports.base.blocks import Document, Facts, Heading, Inline, Note, Notes, Paragraph, Span
+from gradience.reports.base.numbers import count, plural, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.source import HubSource
+from gradience.reports.base.source import HubSource, commit_of
+from gradience.words import listed
 
 
 class ConversionReport(Report):
@@ -49,3 +52,29 @@ class ConversionReport(Report):
     left_out_files: tuple[str, ...]
     """Files and folders beside the weights that were not copied: pickles, reports, what is hidden."""
     run: RunInfo
+
+    def blocks(self) -> Document:
+        """Return what was made of which adapter, what has another name, and what was left out."""
+        digests = f"sha256 {self.output_sha256[:12]} from {self.source_sha256[:12]}"
+        facts: list[tuple[str, Inline]] = [
+            ("modules", f"{count(self.modules)}, {count(self.lora_params)} LoRA parameters"),
+            ("tensors", f"{count(self.tensors)}, {size(self.bytes)}; renamed: {count(self.renamed)}"),
+        ]
+        if self.carried_files:
+            facts.append(("copied as they are", Span(listed(self.carried_files, 8), "name")))
+        if self.left_out_files:
+            facts.append(("files left out", Span(listed(self.left_out_files, 8), "name")))
+        notes = []
+        if self.left_out:
+            names = listed([note.tensor for note in self.left_out])
+            notes.append(Note("warning", f"{plural(len(self.left_out), 'tensor')} left out: {names}"))
+        if self.pickle:
+            notes.append(Note("info", "read from a pickle, in a process of its own with limits"))
+        return [
+            Heading(("Converted to ", Span(self.output_path, "name")), level=1),
+            Paragraph(("from ", Span(self.source_path, "name"), f" ({self.source_format}) to {self.to}")),
+            Paragraph(Span(" · ".join([digests, *commit_of(self.source)]), "dim")),
+            Facts(facts),
+            *([Notes(notes)] if notes else []),
+            Paragraph("Values and scales are what they were: nothing was truncated, rounded or trained."),
+        ]

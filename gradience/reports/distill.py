@@ -7,8 +7,22 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass as row_dataclass
 
-from gradience.files.artifact import ROW_CONFIG, Artifact, Float12, Part
-from gradience.reports.base.report import Report
+from gradience.files.artifact import ROW_CONFIG, Float12, Part
+from gradience.reports.base.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    Table,
+)
+from gradience.reports.base.numbers import count, memory_parts, percent, plural, probability, sig, signed
+from gradience.reports.base.report import PlotOf, Plots, Readable, Report
 from gradience.reports.base.run import RunInfo
 
 Kind = Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
@@ -53,6 +67,7 @@ class DistillReport(Report):
 
     row_field: ClassVar[str] = "by_row"
     repair: ClassVar[str] = "distill again with `gradience distill`"
+    plots: ClassVar[Plots] = {"kl": PlotOf("runs:distill_plot", ("Which step",))}
 
     schema_: Literal["gradience.distill/1"] = Field(default="gradience.distill/1", alias="schema")
     adapter_path: str
@@ -119,8 +134,42 @@ class DistillReport(Report):
     """Notes to read before the figures; absent if there are none."""
     run: RunInfo
 
+    def blocks(self) -> Document:
+        """Return what was trained on what, KL before and after, and what the early stop saw."""
+        distances: list[list[Inline]] = [
+            [name, number(mean.kl), f"{number(mean.low)} … {number(mean.high)}"]
+            for name, mean, number in (
+                ("before", self.before, sig),
+                ("after", self.after, sig),
+                ("after − before", self.change, signed),
+            )
+        ]
+        checks: list[list[Inline]] = [
+            [str(check.step), sig(check.kl), "kept" if check.step == self.best_step else ""]
+            for check in self.checks
+        ]
+        return [
+            Heading(("Distillation of ", Span(self.adapter_path, "name")), level=1),
+            Facts(_facts(self)),
+            Heading("Distance from the original"),
+            Paragraph(_answer(self)),
+            Table([Column("on rows held out"), Column("KL", ">"), Column("95 % interval", ">")], distances),
+            *_notes(self),
+            Heading("Which step was kept?"),
+            Table([Column("step", ">"), Column("KL on rows that decide", ">"), Column("")], checks),
+            Paragraph(
+                "KL: divergence of the adapter from its original per scored token, in nats. It is no accuracy: evaluate"
+                " the result."
+            ),
+        ]
 
-class DistillForecast(Artifact):
+    def screen(self) -> Document:
+        """Return the document, and what to do next."""
+        following = "Next: gradience evaluate ORIGINAL DISTILLED --base-model ID_OR_PATH --data ROWS -o DIR"
+        return [*self.blocks(), Paragraph(Span(following, "dim"))]
+
+
+class DistillForecast(Readable):
     """What a distillation would do and need; the base is not loaded."""
 
     schema_: Literal["gradience.distill_forecast/1"] = Field(
@@ -152,3 +201,96 @@ class DistillForecast(Artifact):
     """Weights of the base."""
     held_bytes: int
     """Factors of both adapters, gradients, the optimiser's moments and the best factors so far, beside the base."""
+
+    def blocks(self) -> Document:
+        """Return what `gradience distill --dry-run` prints."""
+        memory = {
+            "base": self.weights_bytes,
+            "adapters and optimizer": self.held_bytes,
+            "Python and libraries": self.process_bytes,
+        }
+        trained = f", {plural(self.trained_params, 'parameter')}"
+        original = f", {plural(self.teacher_params, 'parameter')}"
+        passes = (
+            f"up to {count(self.forward_examples)} examples forward and {count(self.backward_examples)} backward,"
+            f" in {plural(self.steps, 'step')}"
+        )
+        facts: list[tuple[str, Inline]] = [
+            ("adapter", (Span(self.adapter_path, "name"), trained)),
+            ("original", (Span(self.teacher_path, "name"), original)),
+            ("base", Span(self.base, "name")),
+            ("examples", f"{count(self.rows)}: {_split(self)}"),
+            ("longest", f"{plural(self.longest, 'token')}, {count(self.batch_size)} examples in a batch"),
+            ("passes", passes),
+            ("memory", memory_parts(memory)),
+        ]
+        if self.sampled_completions:
+            facts.insert(4, ("completions", f"{count(self.sampled_completions)} written by the original"))
+        missing = "the base's activations, their gradients, and the logits of a batch, twice"
+        return [
+            Heading("Dry run: no model was loaded", level=1),
+            Facts(facts),
+            Paragraph(f"Memory does not include {missing}."),
+        ]
+
+
+LEVEL = 0.025
+"""One-sided level at which distillation is said to bring an adapter closer, or farther away."""
+FEW = 30
+"""Rows held out below which it is said that they are few."""
+
+
+def _answer(report: DistillReport) -> str:
+    if not report.improved:
+        return "No step was better than the start: the adapter is written as it was given."
+    p = report.p_closer
+    closer = p < LEVEL if p is not None else report.change.high < 0
+    farther = p > 1 - LEVEL if p is not None else report.change.low > 0
+    if farther:
+        return "Farther from the original on the held-out examples: use the adapter that you gave."
+    recovered = 1 - report.after.kl / report.before.kl if report.before.kl else 0.0
+    counted = sum(row.after < row.before for row in report.by_row)
+    how = f"{count(counted)} of {plural(report.held_out_rows, 'held-out example')} are closer"
+    how += "" if p is None else f", {probability(p)} that distillation changed nothing"
+    if closer:
+        return f"Closer to the original: distillation recovered {percent(recovered)} of the KL ({how})."
+    change = f"KL fell by {percent(recovered)}" if recovered >= 0 else f"KL rose by {percent(-recovered)}"
+    return f"Inconclusive: {change} ({how}). More prompts would show a change of this size."
+
+
+def _facts(report: DistillReport) -> list[tuple[str, Inline]]:
+    original = f"the original has {count(report.teacher_params)}"
+    steps = f"{count(report.steps)} of {count(report.planned_steps)}, {count(report.batch_size)} rows each"
+    facts: list[tuple[str, Inline]] = [
+        ("original", Span(report.teacher_path, "name")),
+        ("base", Span(report.base, "name")),
+        ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'row')}")),
+        ("rows", _split(report)),
+        ("scored", f"{plural(report.scored_tokens, 'token')} of the rows held out"),
+        ("trained", f"{plural(report.trained_params, 'parameter')} of LoRA factors alone; {original}"),
+        ("steps", steps),
+    ]
+    if report.kind != "sequence_classification":
+        sampled = f"{count(report.sampled_completions)} written by the original"
+        facts.insert(4, ("completions", f"{count(report.given_completions)} given, {sampled}"))
+    return facts
+
+
+def _split(report: DistillReport | DistillForecast) -> str:
+    return (
+        f"{count(report.training_rows)} trained on, {count(report.stopping_rows)} decide when to stop, "
+        f"{count(report.held_out_rows)} held out"
+    )
+
+
+def _notes(report: DistillReport) -> list[Block]:
+    notes = [Note("info", note) for note in report.notes]
+    if report.held_out_rows < FEW:
+        few = f"only {plural(report.held_out_rows, 'row')} held out: give some hundred"
+        notes.append(Note("warning", few))
+    if report.truncated:
+        lost = "the end of the text" if report.kind != "causal_lm" else "the beginning of the prompt"
+        notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: lost {lost}"))
+    if report.duplicates:
+        notes.append(Note("info", f"{plural(report.duplicates, 'repeated row')} left out"))
+    return [Notes(notes)] if notes else []

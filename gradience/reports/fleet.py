@@ -6,14 +6,29 @@ a smaller rank would cost, and a sketch of the update by which copies are recogn
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from gradience.files.artifact import ROW_CONFIG, Artifact, Float12
-from gradience.reports.base.report import Report
+from gradience.reports.base.blocks import (
+    Block,
+    Column,
+    Document,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    Table,
+)
+from gradience.reports.base.numbers import MISSING, count, max_lora_rank, percent, plural, sig, size
+from gradience.reports.base.report import PlotOf, Plots, Report
 from gradience.reports.base.run import RunInfo
+from gradience.reports.base.view import first_names
 
 RowStatus = Literal["ok", "incomplete", "untrained", "failed"]
 CopyKind = Literal["same file", "same update", "near"]
@@ -157,6 +172,10 @@ class FleetReport(Report):
 
     row_field: ClassVar[str] = "bases"
     repair: ClassVar[str] = "measure the fleet again: gradience fleet DIR --json"
+    plots: ClassVar[Plots] = {
+        "steps": PlotOf("sizes:steps_plot", ("What would a lower",)),
+        "slots": PlotOf("sizes:slots_plot", ("What would a lower",)),
+    }
 
     schema_: Literal["gradience.fleet/2"] = Field(default="gradience.fleet/2", alias="schema")
     adapters: int
@@ -183,3 +202,175 @@ class FleetReport(Report):
     copies: tuple[Copies, ...]
     failures: tuple[Failure, ...]
     run: RunInfo
+
+    def blocks(self) -> Document:
+        """Return the document, with long lists."""
+        return fleet_blocks(self)
+
+    def screen(self) -> Document:
+        """Return the shorter lists of a screen."""
+        return fleet_blocks(self, brief=True)
+
+    def page_heading(self, heading: Heading) -> Heading:
+        """Return the number of adapters."""
+        return Heading(f"Fleet of {plural(self.adapters, 'adapter')}")
+
+
+SHOWN_BASES, SHOWN_FORCING, SHOWN_GROUPS, SHOWN_COPIES = 5, 5, 8, 3
+"""On the screen; Markdown and JSON list more."""
+LISTED = 100
+"""Forcing adapters of one base and groups of copies in a document."""
+
+
+def fleet_blocks(report: FleetReport, *, brief: bool = False) -> Document:
+    """Return the whole document, or with `brief` the shorter lists of a screen."""
+    bases = report.bases[: SHOWN_BASES if brief else None]
+    return [
+        *_title(report),
+        *_serving(report),
+        *(block for base in bases if base.steps for block in _lower_steps(base, brief=brief)),
+        *_next(report),
+        *_copies(report, brief=brief),
+        *_failures(report),
+        Heading("What does this not show?"),
+        Paragraph(
+            f"Quality: lost energy is a crude guide to it. Slots are as {report.engine} held them when it was run, for"
+            " the modules that the adapters have; unless told otherwise it makes room in all others, too."
+        ),
+    ]
+
+
+def _title(report: FleetReport) -> list[Block]:
+    parts = [
+        f"{size(report.bytes)}, {count(report.params)} LoRA parameters",
+        f"{count(report.measured)} measured now, {count(report.reused)} unchanged since an earlier run",
+    ]
+    if report.elsewhere:
+        parts.append(f"{plural(report.elsewhere, 'folder')} without an adapter")
+    notes = []
+    if report.failed:
+        notes.append(Note("error", f"{plural(report.failed, 'adapter')} could not be measured: see below"))
+    if report.incomplete:
+        incomplete = f"{plural(report.incomplete, 'adapter')} measured in part (status incomplete)"
+        notes.append(Note("warning", incomplete))
+    if report.untrained:
+        notes.append(Note("warning", f"{plural(report.untrained, 'adapter')} untrained: every B·A is 0"))
+    heading = Heading(plural(report.adapters, "adapter"), level=1)
+    return [heading, Paragraph(" · ".join(parts)), *([Notes(notes)] if notes else [])]
+
+
+def _base(base: BaseGroup) -> Span:
+    return Span(base.base_model, "name") if base.base_model else Span("(no base model named)", "dim")
+
+
+def _serving(report: FleetReport) -> list[Block]:
+    """Each base with the step that its largest adapter needs."""
+    if not report.bases:
+        return []
+    columns = [
+        Column("base model"),
+        Column("adapters", ">"),
+        Column("largest r", ">"),
+        Column("max_lora_rank", ">"),
+        Column("per slot ≥", ">"),
+        Column("on disk", ">", drop=1),
+    ]
+    rows: list[list[Inline]] = [
+        [
+            _base(base),
+            count(base.adapters),
+            count(base.largest_rank),
+            Span(max_lora_rank(base.max_lora_rank), "strong"),
+            MISSING if base.slot_bytes is None else size(base.slot_bytes),
+            size(base.bytes),
+        ]
+        for base in report.bases
+    ]
+    return [Heading("What must a server hold?", aside=report.engine), Table(columns, rows)]
+
+
+def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
+    """What each lower step takes, and the adapters above the next one."""
+    titles = ("max_lora_rank", "per slot ≥", "to truncate", "energy lost, median", "most")
+    steps = [
+        [
+            str(step.max_lora_rank),
+            size(step.slot_bytes),
+            f"{count(step.truncated)} of {count(base.adapters)}",
+            percent(step.lost_energy_median),
+            percent(step.lost_energy_max),
+        ]
+        for step in base.steps
+    ]
+    calibrated = any(adapter.predicted_kl is not None for adapter in base.forcing)
+    forcing: list[list[Inline]] = []
+    for adapter in base.forcing[: SHOWN_FORCING if brief else LISTED]:
+        kl = [sig(adapter.predicted_kl)] if calibrated else []
+        rank, lost = count(adapter.rank), percent(adapter.lost_energy)
+        forcing.append([Span(adapter.path, "name"), rank, lost, *kl])
+    columns = [
+        Column(f"above {base.steps[0].max_lora_rank}"),
+        Column("r", ">"),
+        Column("energy lost", ">"),
+        *([Column("predicted KL", ">")] if calibrated else []),
+    ]
+    hidden = base.steps[0].truncated - len(forcing)
+    return [
+        Heading(("What would a lower step take?  ", _base(base))),
+        Table([Column(title, ">") for title in titles], steps),
+        Table(columns, forcing),
+        *([Paragraph(Span(f"and {count(hidden)} more", "dim"))] if hidden > 0 else []),
+    ]
+
+
+def _next(report: FleetReport) -> list[Block]:
+    """The command that brings all to the next step of the first base."""
+    steps = [base.steps[0].max_lora_rank for base in report.bases if base.steps]
+    if not steps:
+        return []
+    advice = "-o fleet.jsonl keeps the rows; gradience compress --fleet brings them to one rank"
+    if report.rows_file is not None:
+        root = "" if report.root == "." else " --root ROOT"
+        rows = shlex.quote(report.rows_file)
+        advice = f"gradience compress --fleet {rows}{root} --to-rank {steps[0]} -o DIR"
+        advice += "  (every base)" if len(steps) > 1 else ""
+    return [Paragraph(Span(f"Next: {advice}", "dim"))]
+
+
+def _copies(report: FleetReport, *, brief: bool) -> list[Block]:
+    if not report.copies:
+        return []
+    groups = report.copies[: SHOWN_GROUPS if brief else LISTED]
+    rows: list[list[Inline]] = [
+        [
+            group.kind,
+            count(len(group.paths)),
+            "" if group.kind == "same file" else percent(group.difference),
+            first_names(group.paths, SHOWN_COPIES if brief else len(group.paths)),
+        ]
+        for group in groups
+    ]
+    columns = [
+        Column("copies"),
+        Column("adapters", ">"),
+        Column("difference ≤", ">"),
+        Column("which", wrap=True),
+    ]
+    hidden = len(report.copies) - len(groups)
+    return [
+        Heading("Which are the same?", aside="by ΔW, in whatever factors"),
+        Table(columns, rows),
+        *([Paragraph(Span(f"and {count(hidden)} more groups", "dim"))] if hidden else []),
+    ]
+
+
+def _failures(report: FleetReport) -> list[Block]:
+    notes = []
+    for failure in report.failures:
+        several = f": {plural(failure.adapters, 'adapter')}, such as " if failure.adapters > 1 else ": "
+        details = [failure.message]
+        if failure.code == "pickle":
+            details.append("Add --allow-pickle to read it in a sandboxed process.")
+        text = (Span(failure.code, "bad"), several, Span(failure.first, "name"))
+        notes.append(Note("error", text, details))
+    return [Heading("What could not be measured?"), Notes(notes)] if notes else []

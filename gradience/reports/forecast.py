@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import json
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
 from gradience.files.artifact import Part
-from gradience.reports.base.report import Report
+from gradience.reports.base.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Paragraph,
+    Span,
+    Table,
+    items,
+)
+from gradience.reports.base.numbers import chance, count, in_points, percent, size
+from gradience.reports.base.report import PlotOf, Plots, Report
 from gradience.reports.bench_plan import Policy
 from gradience.reports.power import Scenario
 
@@ -74,6 +90,10 @@ class BenchForecast(Report):
     """A plan before anything is loaded."""
 
     row_field: ClassVar[str] = "checks"
+    plots: ClassVar[Plots] = {
+        "memory": PlotOf("sizes:memory_plot", ("Plan",)),
+        "power": PlotOf("sizes:power_plot", ("What it can show",)),
+    }
 
     schema_: Literal["gradience.bench_forecast/3"] = Field(
         default="gradience.bench_forecast/3", alias="schema"
@@ -110,3 +130,118 @@ class BenchForecast(Report):
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
     """Keys of the config that were read under another name or have no effect."""
+
+    def blocks(self) -> Document:
+        """Return the plan, its inputs, an example, the stages, and what the estimates rest on."""
+        blocks: list[Block] = [Heading("Dry run: no model was loaded", level=1)]
+        if self.smoke:
+            blocks.append(Paragraph(Span("SMOKE RUN: no evidence.", "warn")))
+        checks: list[tuple[str, Inline]] = [
+            (check.what, (Span(check.name, "name"), f": {check.state}: {check.note}"))
+            for check in self.checks
+        ]
+        blocks += [Heading("Plan"), Facts(_plan(self)), Heading("Inputs"), Facts(checks)]
+        if self.scenarios:
+            blocks += _chances(self)
+        if self.example is not None:
+            example: list[tuple[str, Inline]] = [
+                ("prompt", _quoted(self.example.prompt)),
+                ("response", _quoted(self.example.response)),
+            ]
+            if self.example.tokens is not None:
+                example.append(("tokens", str(self.example.tokens)))
+            blocks += [Heading("First training example"), Facts(example)]
+        if self.scored:
+            scored = Facts(scored_facts(self.scored, self.scored_by))
+            blocks += [Heading("First examples that decide"), scored]
+        stages: list[tuple[str, Inline]] = [
+            (str(number), name) for number, name in enumerate(self.stages, start=1)
+        ]
+        blocks += [Heading("Stages of a seed"), Facts(stages)]
+        blocks += [Heading("Assumptions"), items(self.assumptions)] if self.assumptions else []
+        return [*blocks, Heading("Notes on the config"), items(self.notes)] if self.notes else blocks
+
+    def page_heading(self, heading: Heading) -> Heading:
+        """Return the model and the task of the run."""
+        text = ("Plan of a Bench run: ", Span(self.model, "name"), " on ", Span(self.task, "name"))
+        return Heading(text, aside=heading.text)
+
+    def without_texts(self) -> Self:
+        """Return the plan without examples."""
+        return self.model_copy(update={"example": None, "scored": ()})
+
+
+SHOWN = 400
+"""Characters of an example's prompt or response that are shown, from its beginning and its end."""
+WANTED = 0.8
+"""The chance at which margins are shown."""
+
+
+def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
+    """Model, task, seeds, gate, trainings; and what they take."""
+    facts: list[tuple[str, Inline]] = [
+        ("model", Span(forecast.model, "name")),
+        ("task", Span(forecast.task, "name")),
+        ("seeds", ", ".join(map(str, forecast.seeds))),
+        ("examples", f"{forecast.examples:,}" if forecast.examples else "known when the data are read"),
+        ("gate", f"the probe must reach {100 * float(Fraction(forecast.gate)):.3g} %"),
+        ("trainings", f"{forecast.trainings} per seed (fewer if variants coincide)"),
+        ("evaluations", f"{forecast.evaluations} per seed"),
+    ]
+    cost = forecast.cost
+    if cost is None:
+        return facts
+    training = cost.trained_bytes + cost.activation_bytes
+    memory = cost.process_bytes + cost.weights_bytes + max(training, cost.evaluation_bytes)
+    parts = (
+        f"{size(cost.weights_bytes)} base, {size(training)} training ({size(cost.activation_bytes)} of it activations),"
+        f" or {size(cost.evaluation_bytes)} evaluation"
+    )
+    parts += f"; {size(cost.process_bytes)} Python and libraries" if cost.process_bytes else ""
+    return [
+        *facts,
+        ("base", f"{count(cost.base_params)} parameters"),
+        ("probe", f"{count(cost.probe_params)} trained parameters"),
+        ("memory", f"about {size(memory)}: {parts}"),
+        ("tokens", f"{count(cost.tokens_per_training)} per training, padding included"),
+    ]
+
+
+def _chances(forecast: BenchForecast) -> list[Block]:
+    """What the run can show of a variant that is as good as the probe, and how often it passes."""
+    titles = ("discordance", "spread", "margin, these runs", "a new run", "PASS if equal")
+    rows: list[tuple[Inline, ...]] = []
+    for scenario in forecast.scenarios:
+        of_claim = {need.claim: need for need in scenario.needs if need.wanted == WANTED}
+        margins = [in_points(of_claim[claim].smallest_margin) for claim in ("these-runs", "new-run")]
+        figures = (percent(scenario.discordance), in_points(scenario.spread), *margins)
+        rows.append((Span(scenario.name, "name"), *figures, chance(scenario.pass_if_equal)))
+    legend = (
+        "Margin: the smallest that is shown with a chance of 80 % if the variant is exactly as good as the probe, in"
+        " points; a new run: with another seed as well. Plausible variants, not measured: `gradience bench power` says"
+        " what they rest on and what more would need."
+    )
+    columns = [Column("variant"), *(Column(title, ">") for title in titles)]
+    return [Heading("What it can show"), Table(columns, rows), Paragraph(legend)]
+
+
+def scored_facts(examples: Sequence[ScoredExample], scored_by: str) -> list[tuple[str, Inline]]:
+    """Return prompts, and behind each what its answer is compared with."""
+    facts: list[tuple[str, Inline]] = [("scored by", scored_by)] if scored_by else []
+    for example in examples:
+        facts.append(("prompt", _quoted(example.prompt)))
+        if example.response is not None:
+            facts.append(("response", _quoted(example.response)))
+        facts.append(("scored", _quoted(example.scored)))
+        if example.correct is not None:
+            text = "nothing" if example.extracted is None else _quoted(example.extracted)
+            verdict = Span(": correct", "good") if example.correct else Span(": wrong", "bad")
+            facts.append(("extracted", (text, verdict)))
+    return facts
+
+
+def _quoted(text: str) -> str:
+    r"""On one line: line breaks as `\n`."""
+    half = SHOWN // 2
+    cut = text if len(text) <= SHOWN else f"{text[:half]}…{text[-half:]}"
+    return json.dumps(cut, ensure_ascii=False)

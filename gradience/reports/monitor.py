@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from gradience.files.artifact import Float12, Part
+from gradience.learning_rate import rate
+from gradience.reports.base.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Role,
+    Span,
+    Table,
+    items,
+)
+from gradience.reports.base.charts import area, sparkline
 from gradience.reports.base.finding import Severity
-from gradience.reports.base.report import Report
+from gradience.reports.base.numbers import MISSING, count, duration, plain, plural, sig, signed, trimmed
+from gradience.reports.base.report import PlotOf, Plots, Report
+from gradience.words import noun
 
 Confidence = Literal["low", "medium", "high"]
 Outcome = Literal["ok", "stopped-early", "interrupted", "error", "unfinished"]
@@ -248,8 +270,361 @@ class MonitorReport(Report):
     """
 
     row_field: ClassVar[str] = "runs"
+    plots: ClassVar[Plots] = {
+        "loss": PlotOf("runs:loss_plot", ("Loss",)),
+        "reward": PlotOf("runs:reward_plot", ("Reward",)),
+        "rank": PlotOf("runs:rank_plot", ("Use of rank",)),
+        "stable-rank-by-layer": PlotOf("runs:layers_plot", ("Use of rank",)),
+    }
 
     schema_: Literal["gradience.monitor/1"] = Field(default="gradience.monitor/1", alias="schema")
     gradience_version: str
     gap_threshold: Float12
     runs: tuple[RunReport, ...]
+
+    def blocks(self) -> Document:
+        """Return all runs, before them a table that compares several."""
+        return monitor_blocks(self)
+
+    def to_text(self, *, width: int | None = None, color: bool = False, verbose: bool = False) -> str:
+        """Return the screen. verbose: gradient norm, learning rate, families, evidence and sources too."""
+        from gradience.reports.base.terminal import INDENT, MAX_TEXT, MIN_WIDTH
+
+        columns = min(max(width or MAX_TEXT, MIN_WIDTH), MAX_TEXT) - INDENT
+        return self.drawn(monitor_blocks(self, verbose=verbose, chart_columns=columns), width, color)
+
+
+ALERTS = "Alerts"
+"""The title of their section."""
+OUTCOMES: dict[Outcome, tuple[str, Role]] = {
+    "ok": ("finished", "good"),
+    "stopped-early": ("stopped early", "good"),
+    "interrupted": ("interrupted", "warn"),
+    "error": ("ended with an error", "bad"),
+    "unfinished": ("still running, or killed", "warn"),
+}
+SHORT_OUTCOMES = {"error": "error", "unfinished": "no end"}
+SPARK, SIDE_SPARK = 32, 16
+"""Columns of a small chart."""
+SHOWN = ("reward", "accuracy", "f1", "exact_match", "rewards/accuracies", "mean_token_accuracy")
+"""Metrics of an evaluation that are shown without being asked for, at most two."""
+NOT_SHOWN = (
+    *("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time"),
+    "num_tokens",
+)
+"""What the Trainer reports about an evaluation itself, and what grows whatever the model learns."""
+RL_SERIES = {
+    "KL, nats/token": "kl",
+    "KL, nats/completion": "sequence_kl",
+    "entropy": "entropy",
+    "length, tokens": "length",
+    "cut off at the limit": "clipped",
+    "reward, std": "reward_std",
+    "groups, equal rewards": "zero_std",
+}
+RANK_SERIES = {
+    "k@90, median module": ("energy_rank_90_p50", trimmed),
+    "k@90, 9 of 10 modules": ("energy_rank_90_p90", trimmed),
+    "stable rank, median": ("stable_rank_median", sig),
+    "utilization, median": ("utilization_median", sig),
+    "‖ΔW‖, all modules": ("fro_norm", sig),
+}
+
+
+def monitor_blocks(report: MonitorReport, *, verbose: bool = False, chart_columns: int = 98) -> Document:
+    """Return all runs, before them a table that compares several.
+
+    verbose: gradient norm, learning rate, families, evidence and sources too. chart_columns: of the largest chart.
+    """
+    blocks: list[Block] = [runs_table(report.runs)] if len(report.runs) > 1 else []
+    notes_before: set[str] = set()
+    for run in report.runs:
+        blocks += _title(run)
+        blocks += _logged(run, report.gap_threshold, chart_columns, verbose=verbose)
+        blocks += _rank_use(run.rank_use, verbose=verbose) if run.rank_use is not None else []
+        blocks += _audits(run)
+        blocks += _alerts(run, verbose=verbose)
+        advice = [
+            Note(
+                "item", advice.action, [f"{advice.reason} ({advice.because}, {advice.confidence} confidence)"]
+            )
+            for advice in run.recommendations
+        ]
+        blocks += [Heading("What to do"), Notes(advice)] if advice else []
+        notes = [*run.notes]
+        for unread in run.read_notes:
+            where = f"line {unread.first_line}"
+            if unread.count != 1:
+                where = f"{unread.count} lines, the first is {unread.first_line}"
+            notes.append(f"{unread.message} ({where})")
+        notes = [note for note in notes if note not in notes_before]
+        notes_before.update(notes)
+        blocks += [Heading("Keep in mind"), items(notes)] if notes else []
+    return blocks
+
+
+def _title(run: RunReport) -> list[Block]:
+    """File and outcome; steps and time; setup; the user's own note."""
+    word, role = OUTCOMES[run.outcome]
+    severities = Counter(alert.severity for alert in run.alerts)
+    alerts = " and ".join(plural(severities[name], name) for name in ("error", "warning") if severities[name])
+    facts = [plural(run.last_step, "step")] if run.last_step is not None else []
+    facts += [duration(run.seconds)] if run.seconds is not None else []
+    facts += [f"{sig(run.samples_per_second)} samples/s"] if run.samples_per_second else []
+    facts += [f"resumed at step {step}" for step in run.resumed_from]
+    facts += [f"last of {run.runs_in_file} runs in the file"] if run.runs_in_file > 1 else []
+    sentences = [" · ".join(facts), run.outcome_reason, setup_sentence(run)]
+    sentences += [f"“{run.setup.notes}”"] if run.setup.notes else []
+    aside = (Span(word, role), *((", ", Span(alerts, to=ALERTS)) if alerts else ()))
+    return [
+        Heading(Span(run.file, "name"), level=1, aside=aside),
+        *(Paragraph(Span(sentence, "dim")) for sentence in sentences if sentence),
+    ]
+
+
+def setup_sentence(run: RunReport) -> str:
+    """Return model, rank and α, parameters, learning rate, batch and precision, as far as the file says."""
+    setup = run.setup
+    parts = [name for name in (setup.model, setup.trainer) if name and name != "Trainer"]
+    parts += [setup.quantization] if setup.quantization else []
+    if setup.r:
+        parts.append(f"r={setup.r}" + (f" α={trimmed(setup.alpha)}" if setup.alpha is not None else ""))
+    if setup.trainable_params:
+        parts.append(f"{count(setup.trainable_params)} trainable parameters")
+    if setup.learning_rate is not None:
+        kinds = filter(None, (f"lr {rate(setup.learning_rate)}", setup.schedule, setup.optimizer))
+        parts.append(" ".join(kinds))
+    parts += [f"batch {setup.effective_batch_size}"] if setup.effective_batch_size else []
+    parts += [setup.precision] if setup.precision else []
+    return " · ".join(parts) or "no configuration recorded"
+
+
+def _alerts(run: RunReport, *, verbose: bool) -> list[Block]:
+    notes = []
+    for alert in run.alerts:
+        values = []
+        for item in alert.evidence:
+            value = item.value if isinstance(item.value, str) else plain(item.value)
+            values.append(f"{item.what}: {value}" + (f" at step {count(item.step)}" if item.step else ""))
+        evidence = [*(["; ".join(values)] if values else []), f"source: {alert.source}"]
+        text = f"{alert.message} ({alert.code}, {alert.confidence} confidence)"
+        notes.append(Note(alert.severity, text, evidence if verbose else ()))
+    return [Heading(ALERTS), Notes(notes or [Note("good", "none")])]
+
+
+# ---------------------------------------------------------------- several runs side by side
+
+
+def overview_blocks(runs: Sequence[RunReport]) -> Document:
+    """Return how many runs there are, how many have errors or warnings, and the table."""
+    worst = [{alert.severity for alert in run.alerts} for run in runs]
+    errors = sum("error" in severities for severities in worst)
+    warnings = sum("warning" in severities and "error" not in severities for severities in worst)
+    parts = [plural(errors, "run has errors", "runs have errors")] if errors else []
+    if warnings:
+        parts.append(f"{count(warnings)} {'more' if errors else noun(warnings, 'run')} with warnings")
+    verdict = Span("no errors and no warnings", "good")
+    if parts:
+        verdict = Span(", ".join(parts), "bad" if errors else "warn")
+    return [Heading(plural(len(runs), "run"), level=1, aside=verdict), runs_table(runs)]
+
+
+def runs_table(runs: Sequence[RunReport]) -> Table:
+    """Return one row per run. In a narrow terminal time goes first, then steps, gap, evaluation, outcome, k@90."""
+    progress = "loss or reward" if any(run.rewards for run in runs) else "loss"
+    columns = [
+        Column("run"),
+        Column("outcome", drop=5),
+        Column("steps", ">", drop=2),
+        Column("time", ">", drop=1),
+        Column(progress),
+        Column("best eval", ">", drop=4),
+        Column("gap", ">", drop=3),
+        Column("k@90 / r, median", ">", drop=6),
+        Column("errors", ">"),
+        Column("warnings", ">"),
+    ]
+    rows: list[list[Inline]] = []
+    for run in runs:
+        split = next(iter(run.evaluations.values()), None)
+        word, role = OUTCOMES[run.outcome]
+        severities = [alert.severity for alert in run.alerts]
+        errors, warnings = severities.count("error"), severities.count("warning")
+        curve, unit = (run.rewards.reward, "reward ") if run.rewards else (run.loss, "")
+        use, ranks = run.rank_use, MISSING
+        if use is not None and use.points:
+            of = MISSING if use.max_rank is None else count(use.max_rank)
+            ranks = f"{trimmed(use.points[-1].energy_rank_90_p50)} / {of}"
+        rows.append(
+            [
+                Span(run.file, "name", to=run.file),
+                Span(SHORT_OUTCOMES.get(run.outcome, word), role),
+                MISSING if run.last_step is None else count(run.last_step),
+                duration(run.seconds),
+                f"{unit}{sig(curve.first)} → {sig(curve.last)}" if curve.count else MISSING,
+                sig(split.best.loss) if split and split.best else MISSING,
+                signed(split.last.gap) if split and split.last else MISSING,
+                ranks,
+                Span(str(errors), "bad") if errors else "0",
+                Span(str(warnings), "warn") if warnings else "0",
+            ]
+        )
+    return Table(columns, rows)
+
+
+# ---------------------------------------------------------------- what a run logged over its steps
+
+
+def _logged(run: RunReport, gap_threshold: float, columns: int, *, verbose: bool) -> list[Block]:
+    """Loss, or rewards in reinforcement learning, and the evaluations of each split. columns: of a chart."""
+    blocks: list[Block] = []
+    rewards = run.rewards
+    if rewards is not None:  # the loss only on request, because it is no measure of progress
+        curve, words = rewards.reward, "none logged"
+        if curve.count:
+            highest = f"highest {plain(curve.high)} at step {curve.high_step}"
+            words = f"{sig(curve.first)} → {sig(curve.last)}, {highest}"
+        series: dict[str, Curve] = {label: getattr(rewards, name) for label, name in RL_SERIES.items()}
+        series |= {"loss (not progress)": run.loss} if verbose else {}
+        rows = [(label, _means(row), f"{sig(row.first)} → {sig(row.last)}") for label, row in series.items()]
+        blocks += [*_chart("Reward", curve, words, columns), *_series(rows)]
+    if rewards is None or not rewards.reward.count:
+        blocks += _chart("Loss", run.loss, _loss_words(run.loss), columns)
+    if verbose:
+        side = []
+        for name, curve in (("gradient norm", run.grad_norm), ("learning rate", run.learning_rate)):
+            highest = f"highest {sig(curve.high)} at step {curve.high_step}"
+            change = f"{sig(curve.first)} → {sig(curve.last)}, {highest}"
+            side.append((name, _means(curve), _nonfinite(curve) if curve.nonfinite else change))
+        blocks += _series(side, SIDE_SPARK)
+    threshold = gap_threshold if run.setup.method == "supervised" else None
+    for name, split in run.evaluations.items():
+        blocks += _evaluation(name, split, threshold, verbose=verbose)
+    return blocks
+
+
+def _means(curve: Curve) -> list[float]:
+    return [point.mean for point in curve.points]
+
+
+def _chart(title: str, curve: Curve, words: str, columns: int) -> list[Block]:
+    """A heading with the curve in words, and the curve drawn where there is one."""
+    heading = Heading(title, aside=words)
+    if not curve.points:
+        return [heading]
+    return [heading, area(_means(curve), curve.points[0].step, curve.points[-1].step, width=columns)]
+
+
+def _loss_words(curve: Curve) -> str:
+    if not curve.count:
+        unusable = f"no finite value in {plural(curve.nonfinite, 'record')}"
+        return unusable if curve.nonfinite else "nothing logged"
+    words = f"{sig(curve.first)} → {sig(curve.last)}, lowest {sig(curve.low)} at step {curve.low_step}"
+    return f"{words}, {_nonfinite(curve)}" if curve.nonfinite else words
+
+
+def _nonfinite(curve: Curve) -> str:
+    return f"NaN or infinite {plural(curve.nonfinite, 'time')} from step {curve.first_nonfinite_step}"
+
+
+def _series(rows: Iterable[tuple[str, list[float], str]], width: int = SPARK) -> list[Block]:
+    """A row for each series: its name, a small chart, and its figures; nothing where nothing was logged."""
+    cells: list[list[Inline]] = [
+        [label, sparkline(values, width), words] for label, values, words in rows if values
+    ]
+    return [Table([Column(), Column(drop=1), Column(wrap=True)], cells)] if cells else []
+
+
+def _evaluation(name: str, split: SplitReport, gap_threshold: float | None, *, verbose: bool) -> list[Block]:
+    best, last = split.best, split.last
+    points, note = {"best": best, "last": last}, ""
+    if best is not None and last is not None and best.step == last.step:
+        points, note = {"last": last}, ", the last is the best" if split.count > 1 else ""
+    words = (plural(split.count, "evaluation"), " on ", Span(name, "name"), note)
+    blocks: list[Block] = [Heading("Evaluation", aside=words)]
+    shown = {label: point for label, point in points.items() if point is not None}
+    if shown:
+        blocks.append(_evaluation_table(shown, split))
+    facts: list[tuple[str, Inline]] = []
+    if split.loss.count > 1:
+        facts.append(("loss", sparkline(_means(split.loss), SPARK)))
+    if last is not None and last.gap is not None:
+        gap: Inline = signed(last.gap)
+        if gap_threshold is not None:  # the loss is a cross-entropy
+            ratio = f"perplexity ratio {sig(math.exp(min(last.gap, 700.0)))}"
+            gap = (f"{gap} nats", Span(f" ({ratio}, alert threshold {trimmed(gap_threshold)})", "dim"))
+        facts.append(("gap to training", gap))
+    if verbose and last is not None:
+        facts += [(key, plain(value)) for key, value in last.metrics.items() if key not in NOT_SHOWN]
+    return [*blocks, Facts(facts)] if facts else blocks
+
+
+def _evaluation_table(points: Mapping[str, EvaluationPoint], split: SplitReport) -> Table:
+    """Best and last evaluation: step, loss, perplexity where the loss is one, and the known metrics."""
+    metrics = [key for key in SHOWN if any(key in point.metrics for point in points.values())][:2]
+    perplexity = any(point.perplexity is not None for point in points.values())
+    titles = ["step", "loss", *(["perplexity"] if perplexity else []), *metrics]
+    rows: list[list[Inline]] = []
+    for label, point in points.items():
+        loss = "NaN" if point.loss is None and split.loss.nonfinite else sig(point.loss)
+        figures = [sig(point.perplexity)] if perplexity else []
+        figures += [sig(point.metrics.get(key)) for key in metrics]
+        rows.append([label, str(point.step), loss, *figures])
+    return Table([Column(), *(Column(title, ">") for title in titles)], rows)
+
+
+def _rank_use(use: RankUse, *, verbose: bool) -> list[Block]:
+    """The live spectra over the steps; verbose: the last ones by family of modules."""
+    rank = f", rank {use.max_rank}" if use.max_rank else ""
+    extra = f", {use.unmeasured} more not measured" if use.unmeasured else ""
+    rows = []
+    for label, (key, words) in RANK_SERIES.items():
+        values = [value for point in use.points if (value := getattr(point, key)) is not None]
+        if values:
+            rows.append((label, values, f"{words(values[0])} → {words(values[-1])}"))
+    blocks: list[Block] = [Heading("Use of rank", aside=f"{plural(use.modules, 'module')}{rank}{extra}")]
+    blocks += _series(rows)
+    if use.points:
+        steps = [point.step for point in use.points]
+        when = f"steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f"step {steps[0]}"
+        state = "k@90 not settled"
+        if use.untrained == use.modules:
+            state = "every ΔW is zero"
+        elif use.settled_since is not None:
+            state = f"k@90 settled since step {use.settled_since}"
+        measured = f"measured {plural(len(steps), 'time')}, {when}; {state}"
+        blocks.append(Paragraph(Span(measured, "dim")))
+    if verbose and use.families:
+        columns = [
+            Column("family"),
+            Column("modules", ">", drop=1),
+            Column("k@90 median", ">"),
+            Column("k@90 p90", ">"),
+            Column("stable rank", ">", drop=2),
+            Column("‖ΔW‖", ">"),
+        ]
+        families: list[list[Inline]] = [
+            [
+                Span(name, "name"),
+                str(family.modules),
+                trimmed(family.energy_rank_90_p50),
+                trimmed(family.energy_rank_90_p90),
+                sig(family.stable_rank_median),
+                sig(family.fro_norm),
+            ]
+            for name, family in use.families.items()
+        ]
+        blocks.append(Table(columns, families))
+    return blocks
+
+
+def _audits(run: RunReport) -> list[Block]:
+    """A line for each audit that was appended to the log."""
+    facts: list[tuple[str, Inline]] = []
+    for audit in run.audits:
+        suggested = audit.get("suggested_r_global_90")
+        rank = f", suggests rank {trimmed(float(suggested))}" if isinstance(suggested, (int, float)) else ""
+        stable = audit.get("stable_rank_median", audit.get("stable_rank_mean"))
+        use = f"stable rank {sig(float(stable))}" if isinstance(stable, (int, float)) else "no summary"
+        facts.append((f"step {audit.get('step')}", use + rank))
+    return [Heading("Audits"), Facts(facts)] if facts else []

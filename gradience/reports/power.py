@@ -7,7 +7,19 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.files.artifact import Float12, Part
-from gradience.reports.base.report import Report
+from gradience.reports.base.blocks import (
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Paragraph,
+    Span,
+    Table,
+    items,
+)
+from gradience.reports.base.numbers import MISSING, chance, in_points, percent, plural
+from gradience.reports.base.report import PlotOf, Plots, Report
 from gradience.reports.bench_plan import Policy, Share
 
 
@@ -48,6 +60,7 @@ class PowerReport(Report):
     """What a budget of examples and seeds can show."""
 
     row_field: ClassVar[str] = "scenarios"
+    plots: ClassVar[Plots] = {"power": PlotOf("sizes:power_plot")}
 
     schema_: Literal["gradience.power/2"] = Field(default="gradience.power/2", alias="schema")
     n: int
@@ -64,3 +77,79 @@ class PowerReport(Report):
     """How many fewer than the probe a variant may have correct, on each seed."""
     scenarios: tuple[Scenario, ...]
     assumptions: tuple[str, ...]
+
+    def blocks(self) -> Document:
+        """Return the budget, the two claims, the policy, and what all of it rests on."""
+        examples, seeds = plural(self.n, "example"), plural(self.seeds, "seed")
+        error = f"at a one-sided error of {percent(float(self.alpha))}"
+        legend = (
+            "If the variant is exactly as good as the probe. Power: chance to show it with this budget. Margin: the "
+            "smallest that this budget shows with that chance, in points. Examples: how many are needed with "
+            f"{seeds}. Seeds: how many are needed with {examples}."
+        )
+        # as good, or worse by two margins
+        worse = f"PASS if {in_points(2 * float(self.margin))} points worse"
+        titles = ("discordance", "spread", "PASS if equal", worse)
+        policy = [
+            (
+                Span(row.name, "name"),
+                percent(row.discordance),
+                in_points(row.spread),
+                chance(row.pass_if_equal),
+                chance(row.pass_if_worse),
+            )
+            for row in self.scenarios
+        ]
+        fewer = f"at most {self.allowed:,} of {self.n:,} fewer correct than the probe"
+        return [
+            Heading(f"What {examples} and {seeds} can show", level=1),
+            Facts([("margin", f"{in_points(float(self.margin))} points, {error}")]),
+            Heading("These runs", aside="non-inferior on other examples, asked of the same adapters"),
+            _claim_table(self, "these-runs"),
+            Heading("A new run", aside="non-inferior on other examples, with another seed"),
+            _claim_table(self, "new-run"),
+            Paragraph(legend),
+            Heading("The policy", aside=fewer),
+            Table([Column("variant"), *(Column(title, ">") for title in titles)], policy),
+            Heading("What this rests on"),
+            items(self.assumptions),
+        ]
+
+
+def _claim_table(report: PowerReport, claim: Literal["these-runs", "new-run"]) -> Table:
+    """One row for each scenario; those that differ in nothing that the claim depends on stand once."""
+    new_run = claim == "new-run"
+    columns = [
+        Column("variant"),
+        Column("discordance", ">"),
+        *([Column("spread", ">")] if new_run else []),
+        Column("power", ">"),
+        Column("margin 80 %", ">"),
+        Column("90 %", ">", drop=2),
+        Column("examples 80 %", ">"),
+        Column("90 %", ">", drop=1),
+        Column("seeds 80 %", ">"),
+        Column("90 %", ">", drop=1),
+    ]
+    rows: dict[tuple[Inline, ...], None] = {}
+    for scenario in report.scenarios:
+        needs = [need for need in scenario.needs if need.claim == claim]
+        power = scenario.power_new_run if new_run else scenario.power_these_runs
+        row = (
+            Span(scenario.name, "name"),
+            percent(scenario.discordance),
+            *((in_points(scenario.spread),) if new_run else ()),
+            chance(power),
+            *(in_points(need.smallest_margin) for need in needs),
+            *(_examples(need) for need in needs),
+            *("over 100" if need.seeds is None else str(need.seeds) for need in needs),
+        )
+        rows[row] = None
+    return Table(columns, list(rows))
+
+
+def _examples(need: Need) -> str:
+    """`none` where no number is enough."""
+    if need.examples is None:
+        return "none" if need.smallest_margin is not None else MISSING
+    return f"{need.examples:,}"

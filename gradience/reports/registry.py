@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gradience.files.artifact import Artifact
+    from gradience.reports.base.report import Report
 
 
 class ArtifactName(StrEnum):
@@ -60,3 +61,11 @@ class ArtifactName(StrEnum):
         """Import and return the model."""
         artifact: type[Artifact] = getattr(import_module(self.module), self.model)
         return artifact
+
+
+def reports() -> dict[str, type[Report]]:
+    """Return every report by the name of its class. Importing them all takes a second: for lists, not for a verb."""
+    from gradience.reports.base.report import Report
+
+    models = [name.load() for name in ArtifactName]
+    return {model.__name__: model for model in models if issubclass(model, Report)}

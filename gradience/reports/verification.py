@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
+from gradience.errors import shortened
 from gradience.files.artifact import Part
+from gradience.reports.base.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Role,
+    Span,
+    Table,
+    items,
+)
+from gradience.reports.base.numbers import MISSING, count, plural
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench import Status
@@ -90,3 +107,104 @@ class Verification(Report):
     regenerated: tuple[RegeneratedAnswers, ...] | None = None
     """What was answered again, for each adapter whose weights are there; null without `--regenerate`."""
     run: RunInfo
+
+    def blocks(self) -> Document:
+        """Return the sections with every mismatch."""
+        return verification_blocks(self)
+
+    def screen(self) -> Document:
+        """Return the sections with the first mismatches."""
+        return verification_blocks(self, SHOWN)
+
+    def without_texts(self) -> Self:
+        """Return the report without outputs that were recorded, and those that were made again."""
+        mismatches = [
+            row.model_copy(update={"what": LEFT_OUT}) if row.file.endswith(RECORDS) else row
+            for row in self.mismatches
+        ]
+        outputs = {"recorded": LEFT_OUT, "again": LEFT_OUT}
+        regenerated = []
+        for answers in self.regenerated or ():
+            differing = tuple(row.model_copy(update=outputs) for row in answers.differing)
+            regenerated.append(answers.model_copy(update={"differing": differing}))
+        return self.model_copy(update={"mismatches": tuple(mismatches), "regenerated": tuple(regenerated)})
+
+
+QUOTED = 80
+"""Bytes of an answer on a screen."""
+SHOWN = 20
+"""Mismatches on a screen; Markdown and JSON have all."""
+LEFT_OUT = "(left out)"
+RECORDS = "records.jsonl"
+"""How the name of a file of records ends: what disagrees there may be an answer."""
+LEVELS: dict[Level, str] = {
+    "L1": "the folder agrees with itself, from the scored answers to the verdict",
+    "L2": "the answers were scored again from the stored outputs, and everything follows from them",
+    "L3": "a sample of the outputs was generated again, and is the same",
+}
+ROLES: dict[str, Role] = {"passed": "good", "failed": "bad", "not done": "dim"}
+
+
+def verification_blocks(report: Verification, most: int | None = None) -> Document:
+    """Return the answer, what was checked, what disagrees, and what nobody could see. most: mismatches shown."""
+    answer: Inline = Span("Nothing disagrees, and nothing could be made again", "warn")
+    if not report.verified:
+        answer = Span(f"NOT VERIFIED: {plural(len(report.mismatches), 'mismatch', 'mismatches')}", "bad")
+    elif report.level is not None:
+        answer = (Span(f"Verified, {report.level}", "good"), f": {LEVELS[report.level]}")
+    root = report.root or "none: there is no digests.json"
+    if report.root is not None and report.root == (report.root_expected or "").lower():
+        root += " (as expected)"
+    facts: list[tuple[str, Inline]] = [
+        ("verdict in the folder", report.status or MISSING),
+        ("seeds made again", ", ".join(map(str, report.seeds)) or "none"),
+        ("root", root),
+    ]
+    heading = Heading((Span("Verification of "), Span(report.folder, "name")), level=1)
+    blocks: list[Block] = [heading, Paragraph(answer), Facts(facts)]
+    if report.mismatches:
+        notes = []
+        for mismatch in report.mismatches[:most]:
+            field = (": ", Span(mismatch.field, "name")) if mismatch.field else ()
+            where = (Span(mismatch.file, "name"), *field)
+            notes.append(Note("error", where, [Span(mismatch.what, "name")]))
+        blocks += [Heading("Mismatches"), Notes(notes), *_more(len(report.mismatches) - len(notes))]
+    if report.regenerated:
+        blocks += [Heading("Answered again"), *_regenerated(report.regenerated, most)]
+    columns = [Column("check"), Column("level"), Column("result"), Column("what", wrap=True)]
+    rows: list[list[Inline]] = [
+        [check.name, check.level, Span(check.result, ROLES[check.result]), Span(check.what, "name")]
+        for check in report.checks
+    ]
+    return [
+        *blocks,
+        Heading("Checks"),
+        Table(columns, rows),
+        Heading("Not verified"),
+        items(report.not_verified),
+    ]
+
+
+def _regenerated(answers: tuple[RegeneratedAnswers, ...], most: int | None) -> list[Block]:
+    """Counts for each evaluation, and the differences that are no mismatches: those are named above."""
+    columns = [Column(title, ">") for title in ("examples", "equal", "differing")]
+    rows: list[list[Inline]] = [
+        [Span(answer.file, "name"), count(answer.examples), count(answer.equal), count(len(answer.differing))]
+        for answer in answers
+    ]
+    undecided: list[Inline] = []
+    for answer in answers:
+        for differing in answer.differing if answer.undecidable else ():
+            recorded, again = (shortened(text, QUOTED) for text in (differing.recorded, differing.again))
+            was = "correct" if differing.recorded_correct else "wrong"
+            now = "correct" if differing.again_correct else "wrong"
+            change = f"{recorded!r} ({was}) recorded, {again!r} ({now}) when it is answered again"
+            undecided.append((Span(f"{answer.file}, {differing.id}", "name"), ": ", Span(change, "name")))
+    blocks: list[Block] = [Table([Column("records", wrap=True), *columns], rows)]
+    if undecided:
+        blocks += [items(undecided[:most]), *_more(len(undecided) - len(undecided[:most]))]
+    return blocks
+
+
+def _more(hidden: int) -> list[Block]:
+    return [Paragraph(Span(f"… {plural(hidden, 'more')} in --json", "dim"))] if hidden else []

@@ -41,7 +41,7 @@ from gradience.audit import adapter as audit
 from gradience.compare import adapters as compare
 from gradience.compress import adapter as compress
 from gradience.cli.app import run
-import gradience.report.audit, gradience.report.compression, gradience.report.comparison
+import gradience.reports.audit, gradience.reports.compression, gradience.reports.comparison
 
 needs = [0]
 def one_at_a_time(limit, adapters, work, workers, *report):

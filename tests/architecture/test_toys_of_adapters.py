@@ -10,7 +10,7 @@ from shutil import copytree
 import pytest
 
 from gradience.cli.demo import example_adapter
-from gradience.report.faces import to_html
+from gradience.reports.base import html
 
 EXAMPLE = example_adapter()
 
@@ -202,8 +202,7 @@ def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, add, artifact):
 def test_a_toy_section_of_an_audit_is_one_function_and_one_line(add, command):
     """Seen on the screen, in Markdown and in a notebook; a stranger's name in it is no markup anywhere."""
     from gradience import audit_adapter
-    from gradience.report.audit.view import View
-    from gradience.reports.audit import AuditReport
+    from gradience.reports.audit import AuditReport, View
     from gradience.reports.base.blocks import Block, Column, Heading, Span, Table
 
     def letter_blocks(report: AuditReport, view: View) -> list[Block]:
@@ -221,8 +220,8 @@ def test_a_toy_section_of_an_audit_is_one_function_and_one_line(add, command):
         "\n## Which name is long?\n\n| module | letters |\n| --- | ---: |\n| &#60;bert."
         in report.to_markdown()
     )
-    assert "<h4>Which name is long?</h4>" in to_html(report)
-    assert "<bdi>&lt;bert." in to_html(report)
+    assert "<h4>Which name is long?</h4>" in html.render(report.blocks())
+    assert "<bdi>&lt;bert." in html.render(report.blocks())
 
 
 def test_a_toy_section_of_a_comparison_and_one_of_a_compression(tmp_path, add, command):
@@ -243,7 +242,7 @@ def test_a_toy_section_of_a_comparison_and_one_of_a_compression(tmp_path, add, c
 
 
 TOY_PLOT = """
-from gradience.report.plots.plot import Axis, Plot, Points
+from gradience.reports.plots.plot import Axis, Plot, Points
 
 
 def count_plot(report):
@@ -252,12 +251,13 @@ def count_plot(report):
 
 
 def test_a_toy_plot(add, new_file):
-    """Of a comparison, which had another one."""
+    """Of a comparison, which has another one."""
     from gradience import compare_adapters
-    from gradience.report.plots.kinds import Kind, plot_of
+    from gradience.reports.base.report import PlotOf
+    from gradience.reports.plots.kinds import plot_of
 
-    new_file("report/plots/toy.py", TOY_PLOT)
-    add("plot", {"count": Kind("toy:count_plot")}, name="ComparisonReport")
+    new_file("reports/plots/toy.py", TOY_PLOT)
+    add("plot", PlotOf("toy:count_plot"), name="count")
     assert plot_of(compare_adapters(EXAMPLE, EXAMPLE), "count").series[0].y == [16]
 
 

@@ -34,7 +34,7 @@ def test_a_toy_format_of_logs_is_one_file_and_one_line(tmp_path, add, command, a
 def test_a_toy_section_of_two_logs(tmp_path, add, command):
     from gradience.reports.base.blocks import Heading
 
-    def guess_blocks(report, view):
+    def guess_blocks(report):
         return [Heading(f"What was guessed of {report.n}?")]
 
     add("section of two logs", guess_blocks)

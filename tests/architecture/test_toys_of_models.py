@@ -83,7 +83,6 @@ def test_an_engine_that_only_generates_from_names_goes_through_evaluate(tmp_path
     from gradience.evaluate.inputs import read_inputs
     from gradience.evaluate.preview import preview_evaluation
     from gradience.evaluate.settings import EvaluateSettings
-    from gradience.report.faces import to_markdown
 
     new_file("tasks/additions.py", f"from {__name__} import additions as load")
     add("task", "additions")
@@ -102,7 +101,7 @@ def test_an_engine_that_only_generates_from_names_goes_through_evaluate(tmp_path
         "base": (0, 0, None, None),
     }
     assert (report.conditions.engine, report.conditions.dtype, report.base) == ("table", None, "served/base")
-    page = to_markdown(report)
+    page = report.to_markdown()
     assert "gives no likelihoods: KL, flips, and whether an adapter has any effect were not measured" in page
     assert "KL and flips by" not in page
     again = evaluate_adapters(adapters, output=tmp_path / "out", **given)  # from the records
@@ -167,7 +166,6 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     from gradience.bench.verdict.aggregate import aggregate
     from gradience.bench.verdict.assemble import assemble, data_of
     from gradience.plan.criteria import ToRank
-    from gradience.report.faces import to_markdown
     from gradience.reports.base.run import Stopwatch
 
     values = {
@@ -206,9 +204,9 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     ]
     assert bench.variants[0].ranks.largest == 2
     assert bench.notes[-1].endswith("where it does on all seeds, nothing was lost")
-    assert "- **unharmed**: the probe itself: must fail, which it cannot" in to_markdown(bench)
-    assert "| `unharmed` | not as expected |" in to_markdown(bench)
+    assert "- **unharmed**: the probe itself: must fail, which it cannot" in bench.to_markdown()
+    assert "| `unharmed` | not as expected |" in bench.to_markdown()
 
-    page = to_markdown(aggregate([bench]))
+    page = aggregate([bench]).to_markdown()
     assert "unharmed must fail, and passes on the one seed there is" in page
     assert "controls: unharmed is PASS and must be FAIL" in page

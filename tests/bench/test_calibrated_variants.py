@@ -24,8 +24,8 @@ from gradience.bench.verify.regenerate import regenerated
 from gradience.bench.verify.verify import verify_run
 from gradience.plan.calibrated import ToKl, ToSizeOfRank
 from gradience.plan.compression import plan_compression
-from gradience.report.faces import to_markdown
 from gradience.reports.audit import AuditReport
+from gradience.reports.base.report import Report
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
@@ -60,7 +60,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.config = load_config(write_inputs(folder / "inputs", compression=CALIBRATES))
         self.output = folder / "run"
-        run_bench(self.config, self.output, Watcher(), page_of=to_markdown)
+        run_bench(self.config, self.output, Watcher(), page_of=Report.to_markdown)
         self.bench = Bench.read(self.output / "bench.json")
         self.variants = {variant.name: variant for variant in self.bench.variants}
         self.calibration = Calibration.read(self.output / FILE)
@@ -112,7 +112,7 @@ def test_the_plan_names_the_prompts_before_anything_is_trained(run: Run) -> None
 
 
 def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> None:
-    verified = verify_run(run.output, page_of=to_markdown, regenerate=partial(regenerated, least=4))
+    verified = verify_run(run.output, page_of=Report.to_markdown, regenerate=partial(regenerated, least=4))
     assert verified.mismatches == ()
     assert (verified.level, ["calibration"]) == (
         "L3",
@@ -131,7 +131,7 @@ def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> 
             path
         )
         manifest.model_copy(update={"files": files_of(path.parent)}).save(manifest_path)
-        changed = verify_run(run.output, page_of=to_markdown)
+        changed = verify_run(run.output, page_of=Report.to_markdown)
         places = {(one.file, one.field) for one in changed.mismatches}
         report = "calibrated_r1.truncate/adapter/adapter/compression_report.json"
         assert {(report, "calibration_sha256"), (report, "prediction")} <= places
@@ -139,7 +139,7 @@ def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> 
 
         path.unlink()  # large, and not always published
         manifest.save(manifest_path)
-        without = verify_run(run.output, page_of=to_markdown)
+        without = verify_run(run.output, page_of=Report.to_markdown)
         assert without.mismatches == ()
         assert any("calibration, which was not kept" in gap for gap in without.not_verified)
     finally:
@@ -208,11 +208,11 @@ def test_where_it_fails_the_other_variants_are_made(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("gradience.bench.run.seed.calibrate_probe", fails)
     compression = {"variants": ["calibrated_r1", "uniform_r1"], "arms": ["truncate"], "controls": []}
     path = write_inputs(tmp_path / "inputs", compression=compression)
-    run_bench(load_config(path), tmp_path / "run", Watcher(), page_of=to_markdown)
+    run_bench(load_config(path), tmp_path / "run", Watcher(), page_of=Report.to_markdown)
     calibrated, uniform = Bench.read(tmp_path / "run" / "bench.json").variants
     assert (calibrated.status, calibrated.reasons) == ("ERROR", ("RuntimeError: no memory left",))
     assert uniform.status in ("PASS", "FAIL")
-    verified = verify_run(tmp_path / "run", page_of=to_markdown)
+    verified = verify_run(tmp_path / "run", page_of=Report.to_markdown)
     assert verified.mismatches == ()
     assert any("calibration: that it ended in the error" in gap for gap in verified.not_verified)
 

@@ -9,7 +9,6 @@ from bench_sample import MISTRAL, bench, config, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.conditions import MIN_SEEDS
-from gradience.report.faces import to_markdown
 
 CONTROLS = {"compression": {"controls": ["per_layer_shuffled", "random_directions", "aa"]}}
 BAD = {"random_directions": (40, 2)}
@@ -32,7 +31,7 @@ def test_a_run_that_meets_everything():
     assert report.status == "PASS"
     assert report.conditions_met
     assert list(of(report)) == ["protocol", "seeds", "confirm", "controls"]
-    assert "**Conditions of a claim**: met" in to_markdown(report)
+    assert "**Conditions of a claim**: met" in report.to_markdown()
 
 
 UNMET = {
@@ -79,4 +78,4 @@ def test_a_condition_that_is_not_met_is_named_with_its_reason(runs_of, unmet, wh
     assert not report.conditions_met
     assert {name for name, condition in of(report).items() if not condition.met} == unmet
     assert any(why in condition.why for condition in of(report).values() if not condition.met)
-    assert "**Conditions of a claim**: not met" in to_markdown(report)
+    assert "**Conditions of a claim**: not met" in report.to_markdown()

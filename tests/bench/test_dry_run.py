@@ -10,7 +10,6 @@ from data_files import small_gsm8k
 from tiny_bench import gsm8k_values
 
 from gradience.cli.app import run
-from gradience.report.forecast import forecast_text
 from gradience.reports.forecast import BenchForecast
 
 
@@ -49,7 +48,7 @@ def test_the_first_example_is_shown_as_the_model_sees_it(dry_run, data, tmp_path
     assert "[END]" in out
     assert "40 train, 0 dev, 10 confirm" in out
     parsed = BenchForecast.model_validate_json(dry_run("--json", task=task(**data))[1])
-    assert forecast_text(parsed) == out
+    assert parsed.to_text() == out
     assert parsed.cost.tokens_per_training < 6 * 3 * 2 * 512 / 10  # real lengths
     assert parsed.example.tokens is not None
 

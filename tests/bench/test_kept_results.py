@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.report.faces import to_markdown
 from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate
 
@@ -80,7 +79,7 @@ def test_its_counts_are_those_of_the_records(path: Path, unpacked: Path) -> None
 
 @pytest.mark.parametrize("path", BENCHES, ids=of)
 def test_its_page_is_what_its_json_says(path: Path) -> None:
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == to_markdown(Bench.read(path))
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == Bench.read(path).to_markdown()
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("bench_aggregate.json")), ids=of)
@@ -89,7 +88,7 @@ def test_its_aggregate_can_be_made_again(path: Path) -> None:
     sources = [row.source or "" for row in kept.seeds]
     benches = [Bench.read(path.parent / source) for source in sources]
     assert aggregate(benches, sources, run=kept.run, records_verified=True) == kept
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == to_markdown(kept)
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == kept.to_markdown()
 
 
 @pytest.mark.parametrize("name", ["minilm_reviews", "smollm2_arithmetic"])

@@ -17,9 +17,6 @@ from gradience.bench.plan.power import Assumed, scenario, seen
 from gradience.bench.plan.variants import asked_for
 from gradience.bench.verdict.folders import read_results
 from gradience.cli.app import run
-from gradience.report.faces import to_markdown
-from gradience.report.forecast import forecast_text
-from gradience.report.power import power_text
 from gradience.reports.bench_plan import Policy
 from gradience.reports.power import PowerReport, Scenario
 
@@ -87,11 +84,11 @@ def test_a_config_gives_examples_seeds_and_arms() -> None:
     assert (report.n, report.seeds, report.allowed) == (500, 3, 12)
     tested = sum(variant.is_candidate for variant in asked_for(ours.compression))
     assert any(f"of {tested} that are tested together" in said for said in report.assumptions)
-    text = power_text(report)
+    text = report.to_text()
     assert "500 examples and 3 seeds" in text
     assert {each.name for each in expected.scenarios} == {each.name for each in report.scenarios}
     assert expected.scenarios == report.scenarios
-    assert "What it can show" in forecast_text(expected)
+    assert "What it can show" in expected.to_text()
 
 
 # ---------------------------------------------------------------- the command
@@ -102,8 +99,8 @@ def test_the_screen_is_made_from_the_json(capsys: pytest.CaptureFixture[str]) ->
     assert run([*arguments, "--json"]) == 0
     report = PowerReport.model_validate_json(capsys.readouterr().out)
     assert run(arguments) == 0
-    assert capsys.readouterr().out == power_text(report)
-    assert to_markdown(report).startswith("# What 500 examples and 5 seeds can show\n")
+    assert capsys.readouterr().out == report.to_text()
+    assert report.to_markdown().startswith("# What 500 examples and 5 seeds can show\n")
     assert len(report.to_dataframe()) == 1
     assert [each.discordance for each in report.scenarios] == [0.06]
 

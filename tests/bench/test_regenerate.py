@@ -22,8 +22,7 @@ from gradience.bench.verify.verify import verify_run
 from gradience.cli.app import run
 from gradience.digests import sha256_file
 from gradience.evaluate.batches import fixed_batches
-from gradience.report.faces import to_markdown
-from gradience.report.verification import verification_text
+from gradience.reports.base.report import Report
 from gradience.reports.verification import Verification
 
 SHORT = {"max_steps": 3, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 8}
@@ -68,7 +67,7 @@ def causal(inputs: Path) -> Path:
 def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("ended") / "mine"
     config = load_config(request.param(tmp_path_factory.mktemp("inputs")))
-    run_bench(config, output, Watcher(), page_of=to_markdown)
+    run_bench(config, output, Watcher(), page_of=Report.to_markdown)
     return output
 
 
@@ -78,7 +77,7 @@ def copy(ended: Path, tmp_path: Path) -> Path:
 
 
 def again(folder: Path, least: int = 10) -> Verification:
-    return verify_run(folder, page_of=to_markdown, regenerate=partial(regenerated, least=least))
+    return verify_run(folder, page_of=Report.to_markdown, regenerate=partial(regenerated, least=least))
 
 
 def records_of(folder: Path) -> list[Path]:
@@ -161,7 +160,7 @@ def test_on_another_machine_a_difference_is_counted_and_no_mismatch(copy: Path) 
     assert report.level == (None if labels(path) else "L2")
     assert [one.result for one in report.checks if one.level == "L3"] == ["not done"]
     assert any("not decidable: torch 1.0, here" in gap for gap in report.not_verified)
-    assert "answered again" in verification_text(report, width=200)
+    assert "answered again" in report.to_text(width=200)
 
 
 def test_weights_that_are_not_there_are_said(copy: Path) -> None:

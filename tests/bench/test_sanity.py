@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.conditions import at_ceiling, seed_notes
 from gradience.cli.bench import code_of
-from gradience.report.bench import aggregate_text, bench_text
-from gradience.report.faces import to_markdown
 from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.reports.bench_plan import allowed_losses
 
@@ -48,7 +46,7 @@ def test_a_control_that_must_fail_and_passes_on_all_seeds_makes_the_run_inconclu
     )
     assert report.best is None
     assert int(code_of(report.status)) == 8
-    for text in (aggregate_text(report, width=100), to_markdown(report).replace("\\_", "_")):
+    for text in (report.to_text(width=100), report.to_markdown().replace("\\_", "_")):
         assert "the task cannot tell good from bad" in text
         assert "not as expected" in text
         assert "Smallest that passes" not in text
@@ -60,7 +58,7 @@ def test_a_control_that_fails_on_one_seed_has_seen_a_loss(lost: tuple[int, ...])
     report = over_seeds(random_directions=lost)
     assert report.status == "PASS"
     assert report.best is not None
-    assert "as expected" in aggregate_text(report)
+    assert "as expected" in report.to_text()
 
 
 def test_on_one_seed_it_is_a_note() -> None:
@@ -94,8 +92,8 @@ def test_a_rewrite_that_does_not_pass_is_said_to_be_noise() -> None:
 def test_a_control_s_row_never_says_pass(name: str, lost: int, shown: str) -> None:
     run = bench(42, {name: (lost, 0)}, asked=config(compression=CONTROLS, seeds=[42]))
     report = aggregate([run])
-    texts = (bench_text(run, width=200), aggregate_text(report, width=200))
-    for text in (*texts, to_markdown(run), to_markdown(report)):
+    texts = (run.to_text(width=200), report.to_text(width=200))
+    for text in (*texts, run.to_markdown(), report.to_markdown()):
         rows = rows_of(name, text)
         assert any(shown in row for row in rows)
         assert not any(status in row for status in ("PASS", "FAIL") for row in rows)

@@ -17,8 +17,7 @@ from gradience.bench.run.bench import run_bench
 from gradience.bench.run.one import Failure, Order
 from gradience.bench.status import look
 from gradience.cli.app import run
-from gradience.report.bench_status import status_text
-from gradience.report.faces import to_markdown
+from gradience.reports.base.report import Report
 from gradience.reports.bench_status import BenchStatus, StageStatus
 
 
@@ -62,13 +61,13 @@ def test_a_run_in_one_process_while_it_runs_and_after_a_kill(config_file, tmp_pa
         assert (status.state, status.process.pid, stage.state) == ("going on", process.pid, "running")
         assert stage.work.of == 1_000_000
         assert stage_of(status, 2, "uniform_median/train").state == "waiting"
-        assert f"pid {process.pid} on" in status_text(status)
+        assert f"pid {process.pid} on" in status.to_text()
         process.kill()
         process.communicate()
         gone = look(output)
         assert (gone.state, gone.process) == ("stopped", None)
         assert stage_of(gone, 1, "probe/train").state == "waiting"
-        assert "resumes it" in status_text(gone)
+        assert "resumes it" in gone.to_text()
     finally:
         process.kill()
         process.communicate()
@@ -85,7 +84,7 @@ def test_a_finished_run_in_which_a_variant_failed(config_file, tmp_path, monkeyp
     trains = seed.train
     monkeypatch.setattr(seed, "train", breaks)
     output = tmp_path / "out"
-    run_bench(load_config(config_file), output, Silent(), page_of=to_markdown)
+    run_bench(load_config(config_file), output, Silent(), page_of=Report.to_markdown)
     before = listing(output)
     status = look(output)
     assert listing(output) == before
@@ -95,7 +94,7 @@ def test_a_finished_run_in_which_a_variant_failed(config_file, tmp_path, monkeyp
     assert any("in breaks" in line for line in failed.log)
     assert (2, "uniform_median/eval") not in {(number, stage.name) for number, stage in status.stages}
     assert {stage.state for number, stage in status.stages if number == 1} == {"done"}
-    shown = status_text(status)
+    shown = status.to_text()
     assert "the card fell off the bus" in shown
     assert "in breaks" in shown
     assert run(["bench", "status", str(output), "--json"]) == 0

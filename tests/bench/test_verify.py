@@ -26,7 +26,7 @@ from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.files.digests import DIGESTS, files_below, root_of, write_digests
 from gradience.files.packed import pack, unpack
-from gradience.report.faces import to_markdown
+from gradience.reports.base.report import Report
 from gradience.reports.verification import Verification
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run of two seeds."""
     output = tmp_path_factory.mktemp("trained") / "mine"
     config = load_config(write_inputs(tmp_path_factory.mktemp("inputs"), **SECTIONS))
-    run_bench(config, output, Watcher(), page_of=to_markdown)
+    run_bench(config, output, Watcher(), page_of=Report.to_markdown)
     return output
 
 
@@ -68,7 +68,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def verified(folder: Path, root: str | None = None) -> Verification:
-    return verify_run(folder, root=root, page_of=to_markdown)
+    return verify_run(folder, root=root, page_of=Report.to_markdown)
 
 
 def named(folder: Path, root: str | None = None) -> dict[str, list[str]]:
@@ -227,7 +227,7 @@ def test_edited_counts_are_named_field_by_field_and_not_added_up(
 
     result = copy / "seed_1" / "bench.json"
     edit(result, better)
-    (copy / "seed_1" / "bench.md").write_text(to_markdown(Bench.read(result)), encoding="utf-8")
+    (copy / "seed_1" / "bench.md").write_text(Bench.read(result).to_markdown(), encoding="utf-8")
     forge(copy)
     fields = named(copy)["seed_1/bench.json"]
     assert any(field.endswith((".pairs.n11", ".pairs.n00")) for field in fields)

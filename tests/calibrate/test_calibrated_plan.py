@@ -17,7 +17,6 @@ from gradience.compress.adapter import compress_adapter
 from gradience.errors import InputError, UsageError
 from gradience.models.load import quiet
 from gradience.plan.calibrated import interval
-from gradience.report.compression import compression_text
 from gradience.reports.calibration import Calibration, ExcludedModule
 
 
@@ -100,11 +99,11 @@ def test_a_wide_interval_is_warned_of_with_the_prompts_that_it_takes(report, cal
     prediction = plan.prediction
     uncertainty = (prediction.high - prediction.low) / 2 / prediction.kl
     assert uncertainty > 0.5
-    shown = " ".join(compression_text(plan).split())
+    shown = " ".join(plan.to_text().split())
     assert f"the interval is ± {100 * uncertainty:.0f} %" in shown.replace(".0 %", " %")
     assert "30 scored tokens are few. Calibrate on about" in shown
     narrow = prediction.model_copy(update={"low": 0.9 * prediction.kl, "high": 1.1 * prediction.kl})
-    assert "are few" not in compression_text(plan.model_copy(update={"prediction": narrow}))
+    assert "are few" not in plan.model_copy(update={"prediction": narrow}).to_text()
 
 
 def test_sizes_are_labelled_by_what_they_are(report, calibration, capsys):
@@ -112,7 +111,7 @@ def test_sizes_are_labelled_by_what_they_are(report, calibration, capsys):
     plan = plan_compression(report, ToRank(2), calibration=calibration)
     row = next(point for point in plan.curve if point.rank == 2)
     assert plan.prediction.kl > 1.5 * row.calibrated_kl
-    shown = " ".join(compression_text(plan).split())
+    shown = " ".join(plan.to_text().split())
     assert "size of rank parameters KL, by effect KL, SVD" in shown
     assert "--rank K with the calibration is neither" in shown
 

@@ -23,7 +23,6 @@ from gradience.cli.app import run
 from gradience.distill.inputs import may_be_one_base, split
 from gradience.distill.train import mean_kl, p_closer, residual
 from gradience.models.load import quiet
-from gradience.report.distill import distill_text
 from gradience.reports.distill import HeldOutRow
 from gradience.statistics.paired import mean_difference
 
@@ -136,14 +135,14 @@ def test_a_recovery_that_a_few_rows_hide_from_students_interval_is_shown(distill
     report = distilled.report.model_copy(
         update={**measured, "p_closer": p, "by_row": tuple(rows), "held_out_rows": 61}
     )
-    shown = " ".join(distill_text(report).split())
+    shown = " ".join(report.to_text().split())
     recovered = 1 - after.mean() / before.mean()
     assert f"Closer to the original: distillation recovered {100 * recovered:.1f} % of the KL" in shown
-    unsure = distill_text(report.model_copy(update={"p_closer": 0.3}))
+    unsure = report.model_copy(update={"p_closer": 0.3}).to_text()
     assert "Inconclusive: KL fell by" in " ".join(unsure.split())
-    assert "Farther from the original" in distill_text(report.model_copy(update={"p_closer": 0.99}))
+    assert "Farther from the original" in report.model_copy(update={"p_closer": 0.99}).to_text()
     older = report.model_copy(update={"p_closer": None})
-    assert "Inconclusive" in distill_text(older)
+    assert "Inconclusive" in older.to_text()
 
 
 def test_nothing_is_called_closer_more_often_than_its_level_where_nothing_changed():

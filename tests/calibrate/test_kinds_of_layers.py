@@ -23,8 +23,6 @@ from transformers import (
 from gradience import UsageError, audit_adapter, calibrate_adapter, compress_adapter
 from gradience.calibrate.measure import NOT_A_LAYER
 from gradience.calibrate.passes import reach
-from gradience.report.calibration import calibration_text
-from gradience.report.compression import compression_text
 
 ROWS = [{"prompt": f"{n % 20} {n % 7} =", "completion": f" {n % 20}"} for n in range(24)]
 
@@ -121,18 +119,18 @@ def measured_kl(tmp_path, folder, rows) -> float:
 def test_a_base_that_routes_is_named_and_its_prediction_withheld(tmp_path):
     folder, rows, calibration = routed(tmp_path, 1)
     assert calibration.report.routing == "1 of 4 experts"
-    assert "routes each token to 1 of 4 experts" in " ".join(calibration_text(calibration.report).split())
+    assert "routes each token to 1 of 4 experts" in " ".join(calibration.report.to_text().split())
     given = {"calibration": tmp_path / "c.safetensors"}
     plan = compress_adapter(folder, reduction=0.05, dry_run=True, **given)
     assert (plan.prediction, plan.curve) == (None, ())
-    assert "no prediction: the base routes each token" in " ".join(compression_text(plan).split())
+    assert "no prediction: the base routes each token" in " ".join(plan.to_text().split())
     assert audit_adapter(folder, **given).effects.curve == ()
     with pytest.raises(UsageError, match="routes each token to 1 of 4 experts") as error:
         compress_adapter(folder, max_kl=0.1, dry_run=True, **given)
     assert (error.value.code, error.value.exit_code) == ("routed-base", 2)
     assert compress_adapter(folder, max_kl=0.1, dry_run=True, allow_routed=True, **given).prediction
     report = compress_adapter(folder, tmp_path / "small", reduction=0.05, allow_routed=True, **given)
-    assert "can be many times the prediction" in " ".join(compression_text(report).split())
+    assert "can be many times the prediction" in " ".join(report.to_text().split())
     assert measured_kl(tmp_path, folder, rows) > 5 * report.prediction.kl  # tokens changed their experts
 
 

@@ -13,7 +13,6 @@ from transformers import TrainingArguments
 from gradience.check import check_config
 from gradience.check.dialects import PEFT_KEYS, REMOVED_IN_TRANSFORMERS_5, TRAINER_KEYS
 from gradience.errors import InputError
-from gradience.report.check import check_text
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -103,7 +102,7 @@ def test_a_number_beyond_all_use_is_a_finding(tmp_path, key, number):
     path.write_text(json.dumps(given))
     report = check_config(path, task="generation")
     json.loads(report.to_json(), parse_constant=pytest.fail)
-    check_text(report, verbose=True)
+    report.to_text(verbose=True)
     assert "unreadable-value" in [finding.code for finding in report.findings]
 
 

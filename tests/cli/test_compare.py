@@ -17,7 +17,6 @@ from killing import HANGS
 from gradience import compress_adapter
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
-from gradience.report.comparison import comparison_text
 from gradience.reports.comparison import ComparisonReport
 from gradience.reports.compression import CompressionReport
 
@@ -49,7 +48,7 @@ def test_the_screen_is_made_from_the_json(smaller):
     jsonschema.validate(json.loads(printed.stdout), json.loads(SCHEMA.read_text(encoding="utf-8")))
     assert printed.stdout.count("\n") == 1
     report = ComparisonReport.model_validate_json(printed.stdout)
-    assert screen.stdout == comparison_text(report)
+    assert screen.stdout == report.to_text()
     assert report.run.command == f"gradience compare {example_adapter().name} {smaller.name} --json"
 
 

@@ -19,8 +19,6 @@ from pseudo_terminal import drawn_by
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.cli.schema import ArtifactName, schema_text
-from gradience.report.compression import compression_text
-from gradience.report.faces import to_markdown
 from gradience.reports.compression import CompressionPlan, CompressionReport
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -62,8 +60,8 @@ def test_the_report_on_disk_is_the_report_on_the_screen(adapter, tmp_path):
     done = gradience("compress", adapter, "--rank", "4", "--output", output, "--layers")
     assert (done.returncode, done.stderr) == (0, "")
     report = CompressionReport.read(output / "compression_report.json")
-    assert done.stdout == compression_text(report, layers=True)
-    assert (output / "compression_report.md").read_text(encoding="utf-8") == to_markdown(report)
+    assert done.stdout == report.to_text(layers=True)
+    assert (output / "compression_report.md").read_text(encoding="utf-8") == report.to_markdown()
     assert report.run.command == f"gradience compress {adapter.name} --rank 4 --output {output.name} --layers"
     assert {path.name for path in output.iterdir()} >= {
         WEIGHTS,
@@ -132,9 +130,9 @@ def test_the_screen_of_a_dry_run_is_made_from_its_json(adapter, capsys):
     text = capsys.readouterr().out
     assert run([*arguments, "--json"]) == 0
     plan = CompressionPlan.model_validate_json(capsys.readouterr().out)
-    assert text == compression_text(plan)
+    assert text == plan.to_text()
     assert run([*arguments, "--layers"]) == 0
-    assert capsys.readouterr().out == compression_text(plan, layers=True)
+    assert capsys.readouterr().out == plan.to_text(layers=True)
 
 
 def test_quiet_says_nothing_when_all_is_well(adapter, tmp_path, capsys):
@@ -190,7 +188,7 @@ def test_on_a_terminal_it_is_coloured_fits_and_leaves_no_progress_behind(adapter
     assert "\x1b" not in plain
     assert max(map(len, plain.splitlines())) <= 80
     report = CompressionReport.read(tmp_path / "out" / "compression_report.json")
-    expected = compression_text(report, width=80, layers=True)
+    expected = report.to_text(width=80, layers=True)
     assert plain.strip().endswith(expected.strip())
 
 

@@ -12,7 +12,6 @@ import pytest
 from killing import HANGS
 
 from gradience.cli.app import run
-from gradience.report.evidence import evidence_text
 from gradience.reports.evidence import EvidenceReport
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +61,7 @@ def test_the_screen_is_made_from_the_json(tmp_path, capsys):
     printed = capsys.readouterr().out
     jsonschema.validate(json.loads(printed), json.loads(SCHEMA.read_text(encoding="utf-8")))
     assert printed.count("\n") == 1
-    assert screen == evidence_text(EvidenceReport.model_validate_json(printed))
+    assert screen == EvidenceReport.model_validate_json(printed).to_text()
     assert run([*words, "--quiet"]) == 0
     assert capsys.readouterr().out == ""
 

@@ -11,9 +11,9 @@ import yaml
 
 from gradience.bench.config.load import BenchConfig
 from gradience.cli.app import run
+from gradience.cli.starter_configs import scalar
 from gradience.config_errors import known_keys
 from gradience.evaluate.settings import EvaluateSettings
-from gradience.report.starter_configs import scalar
 from gradience.settings import fields_of
 
 TESTS = Path(__file__).parents[1]

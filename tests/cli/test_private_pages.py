@@ -11,11 +11,11 @@ from hostile.samples import artifacts
 from test_help import EVERY
 
 from gradience.cli.app import run
-from gradience.report.inputs import Source
-from gradience.report.page.render import to_page
 from gradience.reports.base.report import Report
 from gradience.reports.forecast import RenderedExample
+from gradience.reports.page.render import to_page
 from gradience.reports.verification import DifferingAnswer, RegeneratedAnswers, VerificationMismatch
+from gradience.sources import Source
 
 LOGS = Path(__file__).parents[1] / "evidence" / "logs" / "lm_eval"
 SECRET = "forty-two, said the patient"

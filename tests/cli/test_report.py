@@ -12,8 +12,6 @@ from test_help import EVERY
 
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
-from gradience.report.faces import DOCUMENTS
-from gradience.report.inputs import REPORTS
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "minilm_reviews"
 RUN = Path(__file__).parents[1] / "monitor" / "runs" / "good.jsonl"
@@ -180,10 +178,3 @@ def test_the_folder_of_a_search_gives_its_evidence_and_the_adapter_that_holds(tm
     assert [one["file"] for one in made_from] == ["shrink.json", "adapter/compression_report.json"]
     text = page.read_text(encoding="utf-8")
     assert all(f'id="plot-{anchor}"' in text for anchor in ("1-forest", "1-pareto", "2-kept", "2-bytes"))
-
-
-def test_every_kind_of_report_that_is_written_has_its_page():
-    """Whatever has blocks can be read by `report` and `plot`, by the name in its file."""
-    models = {kind.load() for kind in REPORTS.values()}
-    assert {model.__name__ for model in models} == set(DOCUMENTS)
-    assert {model.schema_id.partition("/")[0] for model in models} == set(REPORTS)

@@ -13,7 +13,6 @@ from gradience.compare.adapters import compare_adapters
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
-from gradience.report.comparison import comparison_text
 
 # ---------------------------------------------------------------- are two runs independent?
 
@@ -82,7 +81,7 @@ def test_modules_of_other_shapes_are_shown_and_count_against_zero(tmp_path):
     apart = np.square(left["wide"]).sum() + np.square(right["wide"]).sum()
     assert report.relative_difference == pytest.approx(math.sqrt(apart / whole))
     assert report.relative_difference > 0.1
-    assert "wide 4 : 2 shapes differ (9 × 8 : 9 × 16)" in " ".join(comparison_text(report).split())
+    assert "wide 4 : 2 shapes differ (9 × 8 : 9 × 16)" in " ".join(report.to_text().split())
 
 
 def test_where_all_shapes_differ_nothing_is_alike(tmp_path):
@@ -114,7 +113,7 @@ def test_an_adapter_and_its_own_compression(tmp_path, encoding, dtype):
     forth, back = compare_adapters(source, tmp_path / "b"), compare_adapters(tmp_path / "b", source)
     assert (forth.replicates.verdict, forth.replicates.reason[:14]) == ("truncation", "B is A truncat")
     assert (back.replicates.verdict, back.replicates.reason[:14]) == ("truncation", "A is B truncat")
-    assert "independent runs" not in comparison_text(forth)
+    assert "independent runs" not in forth.to_text()
 
 
 @pytest.mark.parametrize("change", ["scaled", "trained on", "another run", "fewer directions"])

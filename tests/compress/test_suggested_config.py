@@ -12,7 +12,7 @@ from peft_cases import CASES, Case, config, fresh, llama
 from peft_models import save
 
 from gradience import audit_adapter
-from gradience.report.audit.lora_config import lora_config_source
+from gradience.reports.lora_config import lora_config_source
 
 DROPOUT = Case(
     llama, config(target_modules=["q_proj"], lora_dropout=0.25, exclude_modules="model.layers.1..*")

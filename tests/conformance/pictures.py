@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from browser import browser, browsing
 from page_samples import PAGES
 
-from gradience.report.page.render import to_page
+from gradience.reports.page.render import to_page
 
 ROOT = Path(__file__).parents[2]
 WIDTHS = (390, 1280, 2560)

@@ -16,8 +16,8 @@ from page_samples import PAGES
 from test_html_page import hostile_page
 from test_names import WORST
 
-from gradience.report.inputs import read_sources
-from gradience.report.page.render import to_page
+from gradience.reports.page.render import to_page
+from gradience.sources import read_sources
 
 pytestmark = pytest.mark.conformance
 

@@ -27,7 +27,6 @@ from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.digests import DIGESTS, Digests
 from gradience.files.records import read_records
 from gradience.progress import Watcher
-from gradience.report.evaluation import evaluation_text
 from gradience.reports.evaluation import EvaluationReport
 from gradience.tasks.user_code import allowing
 
@@ -162,7 +161,7 @@ def test_free_text_is_what_transformers_writes(causal, tmp_path):
         different = [a != b for a, b in zip(answers["reference"], answers[name], strict=True)]
         assert change.flipped_examples == sum(different) <= len(examples)
     assert change.flips > len(examples)  # token positions, of which an example has several
-    shown = evaluation_text(report)
+    shown = report.to_text()
     (line,) = [line for line in shown.splitlines() if line.strip().startswith("base alone")]
     assert line.split()[-1] == f"{change.flipped_examples}"
     assert "KL/token" in shown

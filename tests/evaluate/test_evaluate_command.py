@@ -13,7 +13,6 @@ from gradience.cli.evaluate import code_of
 from gradience.errors import UsageError
 from gradience.evaluate.settings import options_of
 from gradience.files.digests import Digests
-from gradience.report.evaluation import evaluation_text
 from gradience.reports.evaluation import EvaluationForecast, EvaluationReport
 
 
@@ -37,7 +36,7 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     assert printed.err.startswith("60 examples can show a margin of ")
     for words in ("stage 3 of 3: evaluating base", f"written: {out}/evaluation.json, evaluation.md"):
         assert words in printed.err
-    assert printed.out == evaluation_text(report)
+    assert printed.out == report.to_text()
     for words in ("Is each as good as reference?", "Does reference do anything?", "other: B, supported"):
         assert words in printed.out
     assert f"{report.adapters[0].correct}  " in (out / "evaluation.md").read_text(encoding="utf-8")

@@ -30,7 +30,6 @@ from gradience.fleet import journal, processes
 from gradience.fleet.discover import Member, discover
 from gradience.fleet.journal import read_rows
 from gradience.fleet.verb import measured_rows
-from gradience.report.fleet import fleet_text
 from gradience.reports.fleet import FleetReport
 
 FOREIGN = Path(__file__).resolve().parents[1] / "adapters" / "foreign"
@@ -85,11 +84,11 @@ def test_rows_and_report_fit_their_schemas(here, capsys):
 
 
 def test_the_screen_says_who_forces_what_and_what_it_costs(here):
-    text = fleet_text(audit_fleet("zoo", "rows.csv"))
+    text = audit_fleet("zoo", "rows.csv").to_text()
     for part in ("4 adapters", "1 of 3", "zoo/wide", "same update", "lfs-pointer"):
         assert part in text
     assert "gradience compress --fleet rows.jsonl --to-rank 8 -o DIR" in text
-    assert "-o fleet.jsonl keeps the rows" in fleet_text(audit_fleet("zoo"))
+    assert "-o fleet.jsonl keeps the rows" in audit_fleet("zoo").to_text()
 
 
 # ---------------------------------------------------------------- where adapters are
@@ -135,7 +134,7 @@ def test_pickles_get_a_row_where_they_are_allowed(here):
     weights = here / "pickled" / "one" / "adapter_model.safetensors"
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    assert "Add --allow-pickle" in fleet_text(audit_fleet("pickled", "fleet.jsonl"))
+    assert "Add --allow-pickle" in audit_fleet("pickled", "fleet.jsonl").to_text()
     assert [row.error for row in read_rows(Path("fleet.jsonl"))] == ["pickle"]
     assert run(["fleet", "pickled", "-o", "fleet.jsonl", "--allow-pickle", "--quiet"]) == 0
     (row,) = read_rows(Path("fleet.jsonl"))

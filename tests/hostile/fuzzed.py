@@ -22,7 +22,6 @@ from gradience.evidence.base import Wanted
 from gradience.evidence.formats import read_log
 from gradience.files.records import read_records
 from gradience.monitor import monitor_runs
-from gradience.report.monitor import monitor_text
 from gradience.reports.bench import Bench
 from gradience.reports.compression import CompressionPlan
 from gradience.tasks import load as load_task
@@ -70,7 +69,7 @@ def bench_config(path: Path) -> None:
 
 def run(path: Path) -> None:
     last_position(path)
-    monitor_text(monitor_runs([path]), verbose=True)
+    monitor_runs([path]).to_text(verbose=True)
 
 
 def records(path: Path) -> None:

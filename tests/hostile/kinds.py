@@ -22,10 +22,10 @@ from gradience.bench.run.stages import Stages
 from gradience.check.files import read_mapping
 from gradience.cli.app import run
 from gradience.cli.schema import ArtifactName
+from gradience.cli.starter_configs import evaluation_config
 from gradience.digests import sha256_text
 from gradience.evaluate.settings import evaluate_settings
 from gradience.files.records import read_records
-from gradience.report.starter_configs import evaluation_config
 from gradience.tasks import load as load_task
 from gradience.training.resume import Journal
 from hostile import samples

@@ -15,8 +15,8 @@ from test_names import HOSTILE, WORST, parsed, steering
 
 from gradience.live import ModuleSpectrum, Snapshot
 from gradience.live.sinks import chart_values
-from gradience.report.faces import DOCUMENTS, blocks_of, to_html, to_markdown
-from gradience.reports.base import terminal
+from gradience.reports.base import html, terminal
+from gradience.reports.registry import reports as report_classes
 from hostile import samples
 from hostile.figures import record
 
@@ -39,7 +39,7 @@ def reports():
     return {
         type(sample).__name__: sample
         for sample in samples.artifacts().values()
-        if type(sample).__name__ in DOCUMENTS
+        if type(sample).__name__ in report_classes()
     }
 
 
@@ -72,7 +72,7 @@ def free_places(kind):
     for place in paths(values):
         try:
             changed = type(sample).model_validate(with_text(values, [place], "[any]/../name"))
-            to_markdown(changed)
+            changed.to_markdown()
         except (ValidationError, ValueError, KeyError):
             continue
         places.append(place)
@@ -94,20 +94,20 @@ def structure(markdown):
 
 def check(kind, name):
     report, plain = named(kind, name), named(kind, "plain")
-    text, page = terminal.render(blocks_of(report), width=80), to_markdown(report)
-    html = to_html(report)
+    text, page = terminal.render(report.blocks(), width=80), report.to_markdown()
+    markup = html.render(report.blocks())
     assert not steering(text, "\n")
     assert not steering(page, "\n")
-    assert not steering(html, "\n")
+    assert not steering(markup, "\n")
     assert not any(line.startswith("error:") for line in text.splitlines())
-    assert structure(page) == structure(to_markdown(plain))
-    assert parsed(html).tags == parsed(to_html(plain)).tags
+    assert structure(page) == structure(plain.to_markdown())
+    assert parsed(markup).tags == parsed(html.render(plain.blocks())).tags
     again = type(report).model_validate_json(report.to_json())
     assert again == report
     assert not steering(report.to_json(), "\n")
 
 
-@pytest.mark.parametrize("kind", DOCUMENTS)
+@pytest.mark.parametrize("kind", report_classes())
 def test_hostile_names_in_every_report(kind):
     assert len(free_places(kind)[1]) >= 5
     for name in FEW.values():
@@ -117,15 +117,15 @@ def test_hostile_names_in_every_report(kind):
 @pytest.mark.hostile
 def test_every_hostile_name_in_every_report():
     started = time.perf_counter()
-    for kind in DOCUMENTS:
+    for kind in report_classes():
         for name in NAMES.values():
             check(kind, name)
-    places = sum(len(free_places(kind)[1]) for kind in DOCUMENTS)
+    places = sum(len(free_places(kind)[1]) for kind in report_classes())
     record(
         "R16",
         "names",
         names=len(NAMES),
-        reports=len(DOCUMENTS),
+        reports=len(report_classes()),
         places=places,
         faces=4,
         seconds=round(time.perf_counter() - started),

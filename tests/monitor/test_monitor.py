@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from gradience.monitor import RunLog, monitor_runs, report_of
-from gradience.report.monitor import monitor_text
 from gradience.reports.monitor import MonitorReport
 from gradience.telemetry import RunStatus, TelemetryWriter
 
@@ -57,7 +56,7 @@ def test_the_last_of_several_runs_in_a_file_is_reported(tmp_path):
     write(path, [2.0, 3.0], run_id="b")
     run = only(path)
     assert (run.run_id, run.runs_in_file, run.loss.count) == ("b", 2, 2)
-    assert "last of 2 runs" in monitor_text(monitor_runs([path]))
+    assert "last of 2 runs" in monitor_runs([path]).to_text()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_a_torn_line_is_skipped_and_said(tmp_path):
     run = only(path)
     assert (run.loss.count, run.outcome) == (2, "unfinished")
     assert [(note.code, note.count) for note in run.read_notes] == [("torn-line", 1)]
-    assert "the last line was cut off" in monitor_text(monitor_runs([path]))
+    assert "the last line was cut off" in monitor_runs([path]).to_text()
 
 
 def test_the_threshold_of_the_gap_is_the_users(tmp_path):
@@ -95,7 +94,7 @@ def test_an_audit_that_was_appended_is_shown(tmp_path):
         run.metrics("lora_audit", 1, {"stable_rank_mean": 2.5, "suggested_r_global_90": 4, "text": "x"})
     report = only(path)
     assert report.audits == ({"step": 1, "stable_rank_mean": 2.5, "suggested_r_global_90": 4},)
-    assert "suggests rank 4" in monitor_text(monitor_runs([path]))
+    assert "suggests rank 4" in monitor_runs([path]).to_text()
 
 
 PREDECESSOR = [
@@ -161,7 +160,7 @@ def test_odd_numbers_give_a_report_in_strict_json(tmp_path, record, number):
     path.write_text("\n".join([*lines[:20], *[odd] * 2, *lines[20:]]))
     report = monitor_runs([path])
     json.loads(report.to_json(), parse_constant=pytest.fail)
-    monitor_text(report, verbose=True)
+    report.to_text(verbose=True)
 
 
 def test_a_number_beyond_the_largest_counts_as_infinite(tmp_path):
@@ -189,11 +188,11 @@ def test_following_sees_what_is_added(tmp_path):
 
 
 def test_reinforcement_learning_draws_the_reward_and_not_the_loss():
-    text = monitor_text(monitor_runs([RUNS / "grpo.jsonl"]))
+    text = monitor_runs([RUNS / "grpo.jsonl"]).to_text()
     for part in ("GRPOTrainer", "Reward  0.751 → 0.850", "KL, nats/token", "entropy", "length, tokens"):
         assert part in text
     assert "Loss" not in text
-    assert "loss (not progress)" in monitor_text(monitor_runs([RUNS / "grpo.jsonl"]), verbose=True)
+    assert "loss (not progress)" in monitor_runs([RUNS / "grpo.jsonl"]).to_text(verbose=True)
 
 
 def test_rewards_that_a_trainer_logs_without_a_loss_are_read(tmp_path):
@@ -210,10 +209,10 @@ def test_rewards_that_a_trainer_logs_without_a_loss_are_read(tmp_path):
 def test_the_screen_fits_and_needs_no_colour():
     report = monitor_runs(sorted(RUNS.glob("*.jsonl")))
     for width in (60, 80, 100, 200):
-        plain = monitor_text(report, width=width, verbose=True)
+        plain = report.to_text(width=width, verbose=True)
         assert "\x1b" not in plain
         assert max(map(len, plain.splitlines())) <= width
-    assert "\x1b[" in monitor_text(report, color=True)
+    assert "\x1b[" in report.to_text(color=True)
 
 
 MEASURE = """

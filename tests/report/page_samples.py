@@ -16,12 +16,12 @@ from gradience import audit_adapter
 from gradience.bench.plan.power import plausible, report_of_numbers
 from gradience.cli.demo import example_adapter
 from gradience.cli.schema import ArtifactName
-from gradience.report.inputs import Source, read_sources
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.prediction import CurvePoint, Prediction
 from gradience.reports.compression import CompressionPlan, CompressionReport
 from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.forecast import BenchForecast, CostEstimate
+from gradience.sources import Source, read_sources
 
 RUNS = Path(__file__).parents[1] / "monitor" / "runs"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

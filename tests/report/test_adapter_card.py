@@ -12,11 +12,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from gradience.card import card_of, read_evaluation
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.errors import InputError
 from gradience.files.card import BEGIN, CARD, END, without_block
-from gradience.report.card import card_of, read_evaluation
 from gradience.reports.compression import CompressionReport
 from gradience.reports.shrink import ShrinkReport
 

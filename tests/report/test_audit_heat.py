@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 from audit_sample import mistral_rows, power_law, report, row
 
-from gradience.report.audit.heat import (
+from gradience.reports.audit import (
     BLOCKS,
     MAX_KINDS,
     block,
     layer_maps,
-    outside,
     short_labels,
 )
 from gradience.reports.base import terminal
@@ -99,7 +98,7 @@ def test_encoder_and_decoder_have_maps_of_their_own():
 
 def test_what_lies_outside_the_layers_is_listed_apart():
     rows = [one("model.layers.0.q_proj", 1), row("lm_head", power_law(8, 1.0), r=8, shape=(100, 16))]
-    assert [layer.name for layer in outside(report(rows))] == ["lm_head"]
+    assert "outside the layers: lm_head k@90" in report(rows).to_text()
     (layers,), _ = layer_maps(report(rows), 40)
     assert len(kinds_of(layers)) == 1
 

@@ -7,8 +7,7 @@ from factory import PREFIX, adapter, config, modules, stored
 
 from gradience import audit_adapter
 from gradience.cli.demo import example_adapter
-from gradience.report.audit.space import space_blocks
-from gradience.report.audit.view import DOCUMENT
+from gradience.reports.audit import DOCUMENT, space_blocks
 from gradience.reports.base import terminal
 
 

@@ -11,10 +11,7 @@ from golden import assert_golden
 from rich.cells import cell_len
 
 from gradience.audit.findings import Facts, find
-from gradience.report.audit import HYPOTHESIS, audit_text
-from gradience.report.audit.trust import trust_notes
-from gradience.report.incomplete import incompleteness
-from gradience.reports.audit import TensorNote
+from gradience.reports.audit import HYPOTHESIS, TensorNote, incompleteness, trust_notes
 from gradience.reports.base.finding import Finding
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -126,43 +123,43 @@ EACH = pytest.mark.parametrize("make", list(CASES.values()), ids=list(CASES))
 @EACH
 def test_golden_screen(make):
     name = next(name for name, case in CASES.items() if case is make)
-    assert_golden(GOLDEN / f"{name}.txt", audit_text(make(), width=80))
+    assert_golden(GOLDEN / f"{name}.txt", make().to_text(width=80))
 
 
 @EACH
 def test_golden_layers(make):
     name = next(name for name, case in CASES.items() if case is make)
     if make is not mistral:
-        assert_golden(GOLDEN / f"{name}-layers.txt", audit_text(make(), width=80, layers=True))
+        assert_golden(GOLDEN / f"{name}-layers.txt", make().to_text(width=80, layers=True))
     else:
         assert len(modules(make())) == 224
 
 
 def modules(report):
     """The rows of the table of modules, as words."""
-    table = audit_text(report, layers=True).partition("\nEvery module\n")[2].partition("\n  Next: ")[0]
+    table = report.to_text(layers=True).partition("\nEvery module\n")[2].partition("\n  Next: ")[0]
     return [line.split() for line in table.splitlines()[1:] if not line.startswith("  ±")]
 
 
 @EACH
 @pytest.mark.parametrize("width", [20, 60, 70, 80, 90, 100, 250])
 def test_no_line_is_wider_than_the_screen(make, width):
-    text = audit_text(make(), width=width, layers=True)
+    text = make().to_text(width=width, layers=True)
     assert max(map(cell_len, text.splitlines())) <= max(60, width)
 
 
 @EACH
 def test_no_blank_at_the_end_of_a_line(make):
-    assert not re.search(r"[ \t]+$", audit_text(make(), width=80, layers=True), flags=re.MULTILINE)
+    assert not re.search(r"[ \t]+$", make().to_text(width=80, layers=True), flags=re.MULTILINE)
 
 
 def test_a_7b_adapter_fits_on_one_screen():
-    assert len(audit_text(mistral(), width=80).splitlines()) <= 50
+    assert len(mistral().to_text(width=80).splitlines()) <= 50
 
 
 @EACH
 def test_the_questions_come_in_their_order(make):
-    text = audit_text(make())
+    text = make().to_text()
     questions = re.findall(r"^[A-Z][^.?]*\?", text, flags=re.MULTILINE)
     asked = ["Can I trust it?", "How much of its rank does it use?", "What ranks are suggested?", "Where?"]
     assert questions == [*asked, "What does this not show?"]
@@ -175,18 +172,18 @@ def test_errors_come_before_warnings_and_both_before_good_news():
 
 def test_the_next_step_is_a_command_that_writes_something_smaller():
     smaller = "gradience compress ADAPTER --suggested uniform_median --dry-run"
-    assert f"Next: {smaller}" in audit_text(mistral(), width=None)
+    assert f"Next: {smaller}" in mistral().to_text(width=None)
     plan = mistral().suggestions
     kept = plan.median.model_copy(update={"reduction": 0.0})
     only_per_layer = mistral().model_copy(update={"suggestions": plan.model_copy(update={"median": kept})})
-    assert f"Next: {smaller.replace('uniform_median', 'per_layer')}" in audit_text(only_per_layer, width=None)
-    assert "gradience compress" not in audit_text(refused(), width=None), "nothing is suggested"
+    assert f"Next: {smaller.replace('uniform_median', 'per_layer')}" in only_per_layer.to_text(width=None)
+    assert "gradience compress" not in refused().to_text(width=None), "nothing is suggested"
 
 
 def test_a_suggestion_is_called_a_hypothesis():
     assert "hypothesis" in HYPOTHESIS
-    assert "hypothesis" in " ".join(audit_text(mistral()).split())
-    assert "hypothesis" not in audit_text(refused())
+    assert "hypothesis" in " ".join(mistral().to_text().split())
+    assert "hypothesis" not in refused().to_text()
 
 
 def test_more_findings_than_fit_are_counted_and_shown_with_layers():
@@ -195,28 +192,28 @@ def test_more_findings_than_fit_are_counted_and_shown_with_layers():
         for i in range(12)
     ]
     audited = report(mistral_rows(2), findings=findings)
-    assert "8 more findings: --layers or --json" in audit_text(audited)
-    assert all(f"trouble {i}" in audit_text(audited, layers=True) for i in range(12))
-    assert all(f"way {i}" in audit_text(audited, layers=True) for i in range(12))
+    assert "8 more findings: --layers or --json" in audited.to_text()
+    assert all(f"trouble {i}" in audited.to_text(layers=True) for i in range(12))
+    assert all(f"way {i}" in audited.to_text(layers=True) for i in range(12))
 
 
 def test_top_wasteful_lists_the_modules_with_most_spare_parameters():
     audited = mistral()
-    lines = audit_text(audited, top_wasteful=20).splitlines()
+    lines = audited.to_text(top_wasteful=20).splitlines()
     listed = [line.split()[1] for line in lines if line.startswith("  most ")]
     spare = {layer.name: (layer.r - layer.energy_rank_90) * sum(layer.shape) for layer in audited.layers}
     assert len(listed) == 20
     assert [spare[name] for name in listed] == sorted(spare.values(), reverse=True)[:20]
-    assert "\n  most " not in audit_text(audited, top_wasteful=0)
+    assert "\n  most " not in audited.to_text(top_wasteful=0)
 
 
 def test_fp8_shows_fewer_digits():
-    line = next(line for line in audit_text(small()).splitlines() if line.startswith("  stable rank"))
+    line = next(line for line in small().to_text().splitlines() if line.startswith("  stable rank"))
     assert re.findall(r"\d+(?:\.\d+)?", line.partition("σ₁²")[2]) == ["1.7", "2.6", "3.4"]
 
 
 def test_it_is_deterministic():
-    assert audit_text(mistral(), color=True) == audit_text(mistral(), color=True)
+    assert mistral().to_text(color=True) == mistral().to_text(color=True)
 
 
 @pytest.mark.parametrize(
@@ -237,19 +234,19 @@ def test_incompleteness(status, others, words):
 
 
 def test_an_adapter_of_one_module_of_rank_one():
-    text = audit_text(report([row("lm_head", power_law(1, 1.0), r=1, shape=(10, 4))]))
+    text = report.to_text([row("lm_head", power_law(1, 1.0), r=1, shape=(10, 4))])
     assert "k@90 1 of 1" in text
     assert max(map(cell_len, text.splitlines())) <= 80
 
 
 def test_a_scale_that_is_unknown_is_said():
-    assert "α unknown" in audit_text(refused())
-    assert "‖ΔW‖_F" not in audit_text(refused())
+    assert "α unknown" in refused().to_text()
+    assert "‖ΔW‖_F" not in refused().to_text()
 
 
 def test_the_threshold_is_known_where_no_rank_is_suggested():
     rows = [row("a", power_law(8, 0.5), r=8, shape=(32, 16), tau=0.6)]
-    text = audit_text(report(rows, suggest=False, tau=0.6))
+    text = report(rows, suggest=False, tau=0.6).to_text()
     assert "k@60: directions with 60 % of the energy" in text
     assert "k@60 3 of 8" in text
 
@@ -268,8 +265,8 @@ def test_with_layers_nothing_advises_layers():
         for i in range(18)
     ]
     rows += [row(f"head{i}", power_law(4, 1.0), r=4, shape=(9, 9)) for i in range(6)]
-    assert audit_text(report(rows)).count("--layers") > 3
-    assert "--layers" not in audit_text(report(rows), layers=True)
+    assert report(rows).to_text().count("--layers") > 3
+    assert "--layers" not in report(rows).to_text(layers=True)
 
 
 def test_a_sign_that_stands_for_several_modules_says_so():
@@ -278,15 +275,13 @@ def test_a_sign_that_stands_for_several_modules_says_so():
         for i in range(2)
         for j in range(5)
     ]
-    assert "each sign the median of up to 5 modules" in audit_text(report(experts))
+    assert "each sign the median of up to 5 modules" in report(experts).to_text()
     deep = [
         row(f"layers.{i}.up", power_law(8, 1.0), r=8, shape=(32, 32), layer=f"layers.{i}", index=i)
         for i in range(90)
     ]
-    assert "3 layers per column, each sign the median of up to 3 modules" in audit_text(
-        report(deep), width=80
-    )
-    assert "median of" not in audit_text(report(deep), width=160)
+    assert "3 layers per column, each sign the median of up to 3 modules" in report(deep).to_text(width=80)
+    assert "median of" not in report(deep).to_text(width=160)
 
 
 def test_the_module_with_least_spare_rank_is_not_called_full():
@@ -294,7 +289,7 @@ def test_the_module_with_least_spare_rank_is_not_called_full():
         row(f"layers.{i}.q", power_law(8, 3.0 + i), r=8, shape=(32, 32), layer=f"layers.{i}", index=i)
         for i in range(5)
     ]
-    lines = [line.split() for line in audit_text(report(rows)).splitlines()]
+    lines = [line.split() for line in report(rows).to_text().splitlines()]
     assert {line[3] for line in lines if line[:1] == ["least"]} == {"1"}
     assert not [line for line in lines if line[:1] == ["full"]]
 
@@ -302,11 +297,11 @@ def test_the_module_with_least_spare_rank_is_not_called_full():
 def test_names_that_are_cut_stay_apart_and_a_wide_terminal_shows_them_whole():
     path = "{}.a.very.long.path.of.modules.that.all.end.in.the.same.way.attention.self.query"
     rows = [row(path.format(side), power_law(8, 6.0), r=8, shape=(32, 32)) for side in ("encoder", "decoder")]
-    narrow = audit_text(report(rows), width=80)
+    narrow = report(rows).to_text(width=80)
     cut = [line.split()[1] for line in narrow.splitlines() if line.startswith("  most ")]
     assert len(set(cut)) == 2
     assert all("…" in name for name in cut)
-    assert "…" not in audit_text(report(rows), width=200)
+    assert "…" not in report(rows).to_text(width=200)
 
 
 def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
@@ -317,13 +312,13 @@ def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
         for finding in find(Facts([good, coarse], None, (), (), (), ()))
         if finding.code == "imprecise"
     ]
-    text = audit_text(report([good, coarse], findings=[finding]))
+    text = report([good, coarse], findings=[finding]).to_text()
     assert "1 of 2 modules accurate only to about 7.2 %" in " ".join(text.split())
     assert "! numerical error ≤ 4e-13; numerical error up to 0.08 in 1 other module" in text
     assert "✓ numerical" not in text
     digits = [row[5] for row in modules(report([good, coarse]))]
     assert [len(number) for number in digits] == [4, 1]  # 1.53 and 2
-    assert "✓ numerical error ≤ 4e-13" in audit_text(report([good]))
+    assert "✓ numerical error ≤ 4e-13" in report([good]).to_text()
 
 
 def test_modules_stand_in_the_order_of_their_layers():

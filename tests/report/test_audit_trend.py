@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from gradience.adapters.locate import natural_key
-from gradience.report.audit.series import Refused, Step, step_of, why_no_series
-from gradience.report.audit.trend import (
-    agreement,
+from gradience.reports.audit_series import (
+    Refused,
+    Step,
     common_folder,
     difference,
     short_names,
+    step_of,
     trend_text,
+    why_no_series,
 )
 from gradience.reports.base.finding import Finding
 
@@ -113,11 +115,6 @@ def test_checkpoints_sort_by_number():
 def test_any_names_have_one_order(both):
     names, shuffled = both
     assert sorted(names, key=natural_key) == sorted(shuffled, key=natural_key)
-
-
-def test_agreement_is_over_the_modules_in_both():
-    assert agreement({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 3, "d": 3}) == 0.5
-    assert agreement({"a": 1}, {"b": 1}) is None
 
 
 @pytest.mark.parametrize(

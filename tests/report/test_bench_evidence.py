@@ -8,10 +8,9 @@ import pytest
 from bench_sample import LARGE, SEEDS, bench, config, ladder, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.report.bench import aggregate_text, bench_text, summary_text
+from gradience.report.bench import summary_text
 from gradience.report.bench.evidence import chance, p_value, round_up
 from gradience.report.bench.intervals import WIDTH, Scale, drawing
-from gradience.report.faces import to_markdown
 from gradience.reports.base.blocks import spans
 from gradience.reports.base.graded import Bounds, PooledEvidence
 
@@ -85,10 +84,10 @@ def test_certifiable_stands_only_beside_grade_a_of_a_run_that_can_carry_a_claim(
     verified, unknown = (aggregate(runs, records_verified=known) for known in (True, False))
     assert verified.conditions_met
     for report, says in ((verified, True), (unknown, False)):
-        for text in (aggregate_text(report), to_markdown(report)):
+        for text in (report.to_text(), report.to_markdown()):
             assert ("certifiable" in text) == says
     without_controls = aggregate(ladder(*[(5, 5)] * 4), records_verified=True)
-    assert "Its grade is A." in " ".join(aggregate_text(without_controls).split())
+    assert "Its grade is A." in " ".join(without_controls.to_text().split())
 
 
 def test_files_of_earlier_versions_say_nothing_of_grades() -> None:
@@ -96,12 +95,12 @@ def test_files_of_earlier_versions_say_nothing_of_grades() -> None:
     bare = [variant.model_copy(update={"evidence": None, "answers": None}) for variant in report.variants]
     gone = dict.fromkeys(("noise", "ladder", "probe_answers", "records_verified"))
     old = report.model_copy(update={"variants": tuple(bare), **gone})
-    for text in (aggregate_text(old), to_markdown(old), summary_text([old])):
+    for text in (old.to_text(), old.to_markdown(), summary_text([old])):
         assert "grade" not in text.lower()
 
 
 def test_a_seed_of_several_shows_the_interval_of_its_own_counts() -> None:
-    text = bench_text(three_seeds()[0])
+    text = three_seeds()[0].to_text()
     assert "95 % interval" in text
     assert "−7.40 … +2.15" in text
     assert "grade" not in text

@@ -13,13 +13,10 @@ from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.evidence import graded_seed
 from gradience.bench.verdict.policy import exact_percent
 from gradience.report.bench import (
-    aggregate_text,
     bench_blocks,
-    bench_text,
     summary_text,
 )
 from gradience.report.bench.numbers import counted_points, points
-from gradience.report.faces import to_markdown
 from gradience.reports.base import html
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,15 +53,15 @@ TOGETHER = {
 @pytest.mark.parametrize("name", SEEDS)
 def test_one_seed(name):
     seed_run = SEEDS[name]()
-    assert_golden(GOLDEN / f"bench_{name}.txt", bench_text(seed_run))
-    assert_golden(GOLDEN / f"bench_{name}.md", to_markdown(seed_run))
+    assert_golden(GOLDEN / f"bench_{name}.txt", seed_run.to_text())
+    assert_golden(GOLDEN / f"bench_{name}.md", seed_run.to_markdown())
 
 
 @pytest.mark.parametrize("name", TOGETHER)
 def test_seeds_together(name):
     report = TOGETHER[name]()
-    assert_golden(GOLDEN / f"bench_aggregate_{name}.txt", aggregate_text(report))
-    assert_golden(GOLDEN / f"bench_aggregate_{name}.md", to_markdown(report))
+    assert_golden(GOLDEN / f"bench_aggregate_{name}.txt", report.to_text())
+    assert_golden(GOLDEN / f"bench_aggregate_{name}.md", report.to_markdown())
 
 
 def test_the_summary():
@@ -74,7 +71,7 @@ def test_the_summary():
 
 def test_a_smoke_run_is_marked_in_every_face():
     seed_run = SEEDS["smoke"]()
-    for text in (bench_text(seed_run), to_markdown(seed_run), summary_text([seed_run])):
+    for text in (seed_run.to_text(), seed_run.to_markdown(), summary_text([seed_run])):
         assert "no evidence" in text
 
 
@@ -85,10 +82,8 @@ def test_the_screen_says_why_a_control_has_no_result():
     for status in ("SKIPPED", "ERROR"):
         unmeasured = shuffled.model_copy(update={"status": status, "reasons": (reason,)})
         variants = tuple(unmeasured if one.name == shuffled.name else one for one in seed_run.variants)
-        assert f"· {shuffled.name}: {reason}" in bench_text(
-            seed_run.model_copy(update={"variants": variants})
-        )
-    assert f"· {shuffled.name}" not in bench_text(seed_run)
+        assert f"· {shuffled.name}: {reason}" in seed_run.model_copy(update={"variants": variants}).to_text()
+    assert f"· {shuffled.name}" not in seed_run.to_text()
 
 
 def test_head_parameters_stand_apart():
@@ -96,16 +91,16 @@ def test_head_parameters_stand_apart():
     facts = {"correct": 57, "n": 200, "gate": "0.1", "other_params": 592_130}
     probe = probe_of(42, **facts)
     seed_run = three_seeds()[0].model_copy(update={"probe": probe})
-    assert "other parameters  592,130, not LoRA weights; counted separately" in bench_text(seed_run)
-    assert "classifier heads excluded" in to_markdown(seed_run)
+    assert "other parameters  592,130, not LoRA weights; counted separately" in seed_run.to_text()
+    assert "classifier heads excluded" in seed_run.to_markdown()
     seeds = [seed.model_copy(update={"probe": probe_of(seed.seed, **facts)}) for seed in three_seeds()]
-    assert "592,130, not LoRA weights; counted separately" in to_markdown(aggregate(seeds))
+    assert "592,130, not LoRA weights; counted separately" in aggregate(seeds).to_markdown()
 
 
 def test_colour_changes_nothing_but_colour():
     for plain, coloured in (
-        (bench_text(three_seeds()[0]), bench_text(three_seeds()[0], color=True)),
-        (aggregate_text(TOGETHER["pass"]()), aggregate_text(TOGETHER["pass"](), color=True)),
+        (three_seeds()[0].to_text(), three_seeds()[0].to_text(color=True)),
+        (TOGETHER["pass"]().to_text(), TOGETHER["pass"]().to_text(color=True)),
     ):
         assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
         assert coloured != plain
@@ -113,8 +108,8 @@ def test_colour_changes_nothing_but_colour():
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
 def test_it_fits_the_terminal(width):
-    screens = [bench_text(make(), width=width) for make in SEEDS.values()]
-    screens += [aggregate_text(make(), width=width) for make in TOGETHER.values()]
+    screens = [make().to_text(width=width) for make in SEEDS.values()]
+    screens += [make().to_text(width=width) for make in TOGETHER.values()]
     assert max(len(line) for screen in screens for line in screen.splitlines()) <= width
 
 
@@ -122,11 +117,11 @@ def test_names_from_strangers_are_harmless():
     seed_run = three_seeds()[0].model_copy(update={"model": "evil\x1b[31m|name\n# heading"})
     page = html.render(bench_blocks(seed_run.model_copy(update={"model": "<script>"})))
     assert "<bdi>&lt;script&gt;</bdi>" in page
-    for text in (bench_text(seed_run), to_markdown(seed_run), summary_text([seed_run])):
+    for text in (seed_run.to_text(), seed_run.to_markdown(), summary_text([seed_run])):
         assert "\x1b" not in text
         assert "\n# heading" not in text
     report = aggregate([seed_run])
-    assert "\x1b" not in aggregate_text(report) + to_markdown(report)
+    assert "\x1b" not in report.to_text() + report.to_markdown()
 
 
 @pytest.mark.parametrize(

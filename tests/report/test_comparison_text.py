@@ -11,7 +11,6 @@ from compression_sample import alone, compared, comparison
 from golden import assert_golden
 from rich.cells import cell_len
 
-from gradience.report.comparison import comparison_text
 from gradience.reports.comparison import Replicates
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -79,28 +78,26 @@ EACH = pytest.mark.parametrize("name", list(CASES))
 
 @EACH
 def test_golden_screen(name):
-    assert_golden(
-        GOLDEN / f"{name}.txt", comparison_text(CASES[name](), width=80, layers=name != "compared-seeds")
-    )
+    assert_golden(GOLDEN / f"{name}.txt", CASES[name]().to_text(width=80, layers=name != "compared-seeds"))
 
 
 @EACH
 @pytest.mark.parametrize("width", [20, 60, 80, 90, 100, 250])
 def test_no_line_is_wider_than_the_screen(name, width):
-    text = comparison_text(CASES[name](), width=width, layers=True)
+    text = CASES[name]().to_text(width=width, layers=True)
     assert max(map(cell_len, text.splitlines())) <= max(60, width)
     assert not re.search(r"[ \t]+$", text, flags=re.MULTILINE)
 
 
 @EACH
 def test_colour_adds_nothing_but_colour(name):
-    coloured = comparison_text(CASES[name](), color=True, layers=True)
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == comparison_text(CASES[name](), layers=True)
+    coloured = CASES[name]().to_text(color=True, layers=True)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == CASES[name]().to_text(layers=True)
 
 
 @EACH
 def test_the_questions_come_in_their_order(name):
-    assert re.findall(r"^[A-Z][^.?\n]*\?", comparison_text(CASES[name]()), flags=re.MULTILINE) == [
+    assert re.findall(r"^[A-Z][^.?\n]*\?", CASES[name]().to_text(), flags=re.MULTILINE) == [
         "How far apart are the updates?",
         "How are they related?" if name == "compared-truncated" else "Are they independent runs?",
         "Where?",
@@ -109,7 +106,7 @@ def test_the_questions_come_in_their_order(name):
 
 
 def test_a_7b_comparison_fits_on_one_screen():
-    assert len(comparison_text(seeds()).splitlines()) <= 46
+    assert len(seeds().to_text().splitlines()) <= 46
 
 
 @pytest.mark.parametrize(
@@ -125,12 +122,12 @@ def test_independence(verdict, words):
     answer = Replicates(
         verdict=verdict, cosine_lora_A_median=0.5, cosine_lora_B_median=0.25, reason="because"
     )
-    text = comparison_text(comparison([compared("a", 30)], replicates=answer))
+    text = comparison([compared("a", 30)], replicates=answer).to_text()
     assert f"{words}because median |cosine| between the factors: A 0.50, B 0.25" in " ".join(text.split())
 
 
 def test_the_modules_furthest_apart_come_first():
-    lines = comparison_text(seeds()).splitlines()
+    lines = seeds().to_text().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("  differ most"))
     shown = [float(line.split()[2]) for line in lines[start + 1 : start + 6]]
     everything = sorted((round(module.relative_difference, 2) for module in seeds().modules), reverse=True)
@@ -139,15 +136,15 @@ def test_the_modules_furthest_apart_come_first():
 
 def test_names_are_whole_where_there_is_no_width():
     name = "model." + "x" * 120 + ".q_proj"
-    text = comparison_text(comparison([compared(name, 10)]), layers=True)
+    text = comparison([compared(name, 10)]).to_text(layers=True)
     assert name in text
-    assert name not in comparison_text(comparison([compared(name, 10)]), width=80, layers=True)
+    assert name not in comparison([compared(name, 10)]).to_text(width=80, layers=True)
 
 
 def test_names_that_are_cut_stay_apart_and_a_wide_terminal_shows_them_whole():
     path = "very.long.path.of.a.model.{}.with.many.parts.in.it.that.all.look.alike"
     report = comparison([compared(path.format(side), 30.0) for side in ("encoder", "decoder")])
-    narrow, wide = (comparison_text(report, width=width, layers=True) for width in (80, 200))
+    narrow, wide = (report.to_text(width=width, layers=True) for width in (80, 200))
     cut = [line.split()[0] for line in narrow.splitlines() if line.startswith("  very") and "…" in line]
     assert len(set(cut)) == 2
     assert "…" not in wide
@@ -156,5 +153,5 @@ def test_names_that_are_cut_stay_apart_and_a_wide_terminal_shows_them_whole():
 
 def test_with_layers_nothing_advises_layers():
     report = comparison(compared(f"kind{i}.x", 30.0) for i in range(20))
-    assert "--layers" in comparison_text(report)
-    assert "--layers" not in comparison_text(report, layers=True)
+    assert "--layers" in report.to_text()
+    assert "--layers" not in report.to_text(layers=True)

@@ -8,8 +8,6 @@ import pytest
 from compression_sample import RUN, alone, compared, comparison, plan, planned, report, verdict, written
 from test_names import LONG, WORST, steering
 
-from gradience.report.comparison import comparison_text
-from gradience.report.compression import compression_text
 from gradience.reports.comparison import Replicates
 
 SHAPE = (32, 16)
@@ -54,9 +52,9 @@ def hostile_comparison(name):
 @pytest.mark.parametrize("name", [WORST, LONG], ids=["worst", "long"])
 def test_the_table_of_modules_keeps_its_rows(name):
     texts = [
-        compression_text(hostile_plan(name), layers=True),
-        compression_text(hostile_report(name), layers=True),
-        comparison_text(hostile_comparison(name), layers=True),
+        hostile_plan(name).to_text(layers=True),
+        hostile_report(name).to_text(layers=True),
+        hostile_comparison(name).to_text(layers=True),
     ]
     for text in texts:
         assert not steering(text, "\n")
@@ -68,8 +66,8 @@ def test_names_that_are_cut_stay_different():
     tail = "very_long_name_of_a_submodule." * 3 + "layers.0.q_proj"
     a_plan = plan([planned(f"{side}.{tail}", 8, 4, SHAPE) for side in ("encoder", "decoder")])
     assert len(tail) > 80
-    modules = compression_text(a_plan, width=80, layers=True).partition("\nEvery module\n")[2]
-    for text in (compression_text(a_plan, width=80), modules):
+    modules = a_plan.to_text(width=80, layers=True).partition("\nEvery module\n")[2]
+    for text in (a_plan.to_text(width=80), modules):
         names = [
             line.split()[0] for line in text.splitlines() if "q_proj  8 → 4" in line or "q_proj 8 → 4" in line
         ]

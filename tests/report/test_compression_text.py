@@ -11,10 +11,7 @@ from compression_sample import mistral, plan, planned, report, verdict, written
 from golden import assert_golden
 from rich.cells import cell_len
 
-from gradience.report.compression import QUALITY, compression_text
-from gradience.report.compression.totals import saved
-from gradience.report.compression.where import LISTED_MODULES, predicted, worst
-from gradience.report.faces import to_markdown
+from gradience.reports.compression import LISTED_MODULES, QUALITY, predicted, saved, worst
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -105,25 +102,25 @@ EACH_REPORT = pytest.mark.parametrize("name", list(REPORTS))
 def screens(width=80, color=False):
     """Every screen, with its table of modules, by name."""
     return {
-        name: compression_text(make(), width=width, color=color, layers=True)
+        name: make().to_text(width=width, color=color, layers=True)
         for name, make in (PLANS | REPORTS).items()
     }
 
 
 @EACH_PLAN
 def test_golden_plan(name):
-    assert_golden(GOLDEN / f"{name}.txt", compression_text(PLANS[name]()))
+    assert_golden(GOLDEN / f"{name}.txt", PLANS[name]().to_text())
 
 
 @EACH_REPORT
 def test_golden_report(name):
-    assert_golden(GOLDEN / f"{name}.txt", compression_text(REPORTS[name]()))
-    assert_golden(GOLDEN / f"{name}.md", to_markdown(REPORTS[name]()))
+    assert_golden(GOLDEN / f"{name}.txt", REPORTS[name]().to_text())
+    assert_golden(GOLDEN / f"{name}.md", REPORTS[name]().to_markdown())
 
 
 @pytest.mark.parametrize("name", ["compressed-padded", "compressed-dora"])
 def test_golden_modules(name):
-    assert_golden(GOLDEN / f"{name}-layers.txt", compression_text(REPORTS[name](), width=80, layers=True))
+    assert_golden(GOLDEN / f"{name}-layers.txt", REPORTS[name]().to_text(width=80, layers=True))
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 90, 100, 250])
@@ -139,8 +136,8 @@ def test_colour_adds_nothing_but_colour():
 
 
 def test_a_7b_adapter_fits_on_one_screen():
-    assert len(compression_text(uniform_plan()).splitlines()) <= 46
-    assert len(compression_text(uniform_report()).splitlines()) <= 56
+    assert len(uniform_plan().to_text().splitlines()) <= 46
+    assert len(uniform_report().to_text().splitlines()) <= 56
 
 
 @EACH_REPORT
@@ -154,13 +151,13 @@ def test_the_questions_come_in_their_order(name):
         "What does this not show?",
     ]
     artifact = REPORTS[name]()
-    assert re.findall(r"^[A-Z][^.?\n]*\?", compression_text(artifact), flags=re.MULTILINE) == asked
-    assert re.findall(r"^## ([A-Z].*\?)$", to_markdown(artifact), flags=re.MULTILINE) == asked
+    assert re.findall(r"^[A-Z][^.?\n]*\?", artifact.to_text(), flags=re.MULTILINE) == asked
+    assert re.findall(r"^## ([A-Z].*\?)$", artifact.to_markdown(), flags=re.MULTILINE) == asked
 
 
 @EACH_PLAN
 def test_a_plan_says_that_it_is_none_of_it_done(name):
-    text = compression_text(PLANS[name]())
+    text = PLANS[name]().to_text()
     assert "Nothing was written." in " ".join(text.splitlines()[:4])
     assert re.findall(r"^[A-Z][^.?\n]*\?", text, flags=re.MULTILINE)[:3] == [
         "What would be saved?",
@@ -171,7 +168,7 @@ def test_a_plan_says_that_it_is_none_of_it_done(name):
 
 def test_every_face_says_what_it_does_not_show():
     words = QUALITY.split()[:12]
-    for text in [*screens().values(), *(to_markdown(make()) for make in REPORTS.values())]:
+    for text in [*screens().values(), *(make().to_markdown() for make in REPORTS.values())]:
         assert " ".join(words) in " ".join(text.split())
 
 
@@ -179,7 +176,7 @@ def test_every_face_says_what_it_does_not_show():
 
 
 def test_what_was_run_and_what_was_not_stand_apart():
-    text = " ".join(compression_text(uniform_report()).split())
+    text = " ".join(uniform_report().to_text().split())
     ran, _, not_run = text.partition(" Not run: ")
     assert "Run on MistralForCausalLM with such tensors (docs/runtimes.md):" in ran
     assert "✓ PEFT 0.21.2 loads it" in ran
@@ -189,18 +186,18 @@ def test_what_was_run_and_what_was_not_stand_apart():
 
 def test_where_nothing_was_run_nothing_is_claimed():
     rows = tuple(verdict(name, "1", "not run", "the architecture is not known") for name in ("A", "B"))
-    text = compression_text(report(uniform_report().modules, architecture=None, runtimes=rows))
+    text = report(uniform_report().modules, architecture=None, runtimes=rows).to_text()
     block = text.partition("Which runtimes load it?\n")[2].partition("\n\n")[0]
     assert block.splitlines() == ["  Not run:", "  ? A 1, B 1: the architecture is not known"]
 
 
 def test_runtimes_with_one_reason_are_one_sentence():
-    text = " ".join(compression_text(uniform_report()).split())
+    text = " ".join(uniform_report().to_text().split())
     assert "✗ X 1, Y 2 refuse it: full weight: not a lora_A or lora_B tensor" in text
 
 
 def test_what_goes_wrong_in_silence_comes_before_a_refusal():
-    text = compression_text(uniform_report())
+    text = uniform_report().to_text()
     said = ("loads it with a wrong scale, silently", "gets it wrong, silently", "refuse it")
     assert [text.index(words) for words in said] == sorted(text.index(words) for words in said)
 
@@ -238,30 +235,30 @@ def test_zeros_of_a_padded_adapter_are_counted():
         (24 - row.new_rank) * row.new_params // 24 for row in artifact.modules if row.stored_rank == 24
     )
     assert zeros > 0
-    assert f"{zeros / 1e6:.1f} M parameters are zeros of padding" in compression_text(artifact)
+    assert f"{zeros / 1e6:.1f} M parameters are zeros of padding" in artifact.to_text()
 
 
 def test_many_kinds_of_modules_are_counted_not_listed():
     artifact = report([written(f"model.layers.0.block_{i}.proj", 8, 2, (16, 16 + i)) for i in range(30)])
-    text = compression_text(artifact)
+    text = artifact.to_text()
     assert "… 18 more kinds of modules: --layers" in text
     assert "block_29" in text
     assert "block_3.proj" not in text.partition("loses most")[0]
-    assert to_markdown(artifact).count("| `block_") == 30
+    assert artifact.to_markdown().count("| `block_") == 30
 
 
 def test_markdown_lists_every_module_until_there_are_too_many():
-    few = to_markdown(uniform_report())
+    few = uniform_report().to_markdown()
     assert few.partition("## Every module")[2].count("\n| `model.layers.") == 224
     many = report([written(f"model.layers.0.e.{i}", 4, 2, (8, 8)) for i in range(LISTED_MODULES + 5)])
-    text = to_markdown(many)
+    text = many.to_markdown()
     assert text.count("\n| `model.layers.0.e.") == LISTED_MODULES + 10  # with those that lose most
     assert "… 5 more modules in the JSON" in text
 
 
 @EACH_REPORT
 def test_markdown_tables_are_whole(name):
-    tables = re.findall(r"(?:^\|.*\n)+", to_markdown(REPORTS[name]()), flags=re.MULTILINE)
+    tables = re.findall(r"(?:^\|.*\n)+", REPORTS[name]().to_markdown(), flags=re.MULTILINE)
     assert len(tables) >= 3
     for table in tables:
         assert len({line.count(" |") for line in table.splitlines()}) == 1

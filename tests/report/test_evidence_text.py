@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gradience import EvidenceReport
-from gradience.report.evidence import evidence_text, interval_lines
 from gradience.reports.base.graded import Bounds
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.evidence import Flip, LogFacts, Planning
+from gradience.reports.evidence import Flip, LogFacts, Planning, interval_lines
 from gradience.statistics.table import PairedTable
 
 
@@ -67,7 +66,7 @@ def test_where_lower_is_better_the_margin_lies_above_zero():
 
 
 def test_what_counts_have_and_scores_have_not():
-    counts, scores = evidence_text(two_logs()), " ".join(evidence_text(two_logs(**SCORES)).split())
+    counts, scores = two_logs().to_text(), " ".join(two_logs(**SCORES).to_text().split())
     assert "A         81.0 %, 162 / 200 (the reference)" in counts
     assert "A correct        150       12" in counts
     assert "B correct" not in scores
@@ -78,7 +77,7 @@ def test_what_counts_have_and_scores_have_not():
 
 @pytest.mark.parametrize(("grade", "words"), [("B", "supported"), ("C", "neither shown"), ("D", "inferior")])
 def test_every_grade_has_its_words(grade, words):
-    assert f"grade {grade}: {words}" in evidence_text(two_logs(grade=grade))
+    assert f"grade {grade}: {words}" in two_logs(grade=grade).to_text()
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -86,7 +85,7 @@ def test_no_line_is_wider_than_the_terminal(width):
     long = Flip(
         id="q1", change="lost", score_a=1, score_b=0, excerpt="e" * 100, answer_a="a" * 100, answer_b="b"
     )
-    shown = evidence_text(two_logs(flips=(long,)), width=width)
+    shown = two_logs(flips=(long,)).to_text(width=width)
     assert max(map(len, shown.splitlines())) <= width
 
 

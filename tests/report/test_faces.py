@@ -22,16 +22,15 @@ from test_evidence_text import two_logs
 
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.check import check_config
-from gradience.cli.schema import ArtifactName
 from gradience.errors import MissingExtra
 from gradience.monitor import monitor_runs
-from gradience.report.faces import DOCUMENTS, blocks_of, to_html
-from gradience.report.plots.kinds import plots_of
-from gradience.reports.base import terminal
+from gradience.reports.base import html, terminal
 from gradience.reports.base.report import Report
 from gradience.reports.evaluation import EvaluationForecast, EvaluationPreview, EvaluationReport
 from gradience.reports.forecast import BenchForecast
+from gradience.reports.plots.kinds import plots_of
 from gradience.reports.power import PowerReport
+from gradience.reports.registry import reports
 from gradience.reports.shrink import ShrinkForecast, ShrinkReport
 from gradience.reports.verification import Verification
 
@@ -81,7 +80,7 @@ def test_a_notebook_shows_a_table_and_a_picture_that_hold_all_of_themselves(name
     assert reader.text
     assert not re.search(r"<(script|style|img|link|iframe)|src=|href=|on\w+=|url\(", shown)
     assert reader.rows or name == "CheckReport"
-    whole = "".join(re.findall(r">([^<]*)<", to_html(report)))
+    whole = "".join(re.findall(r">([^<]*)<", html.render(report.blocks())))
     assert "".join(re.findall(r">([^<]*)<", shown.partition("</div><p>")[0])) in whole
 
 
@@ -103,7 +102,7 @@ def test_what_is_printed_is_short_and_begins_like_the_screen(name):
     assert repr(report) == str(report)
     lines = str(report).splitlines()
     assert len(lines) <= 30
-    whole = terminal.render(blocks_of(report), width=80).splitlines()
+    whole = terminal.render(report.blocks(), width=80).splitlines()
     if len(whole) > 30:
         *lines, empty, last = lines
         assert empty == ""
@@ -140,12 +139,13 @@ def test_no_findings_are_no_rows_of_the_same_columns():
     assert report.to_markdown().startswith("# Check before training\n\nr=16")
 
 
-def test_every_report_has_a_document_and_rows():
-    reports = {kind.__name__ for kind in Report.__subclasses__() if kind.__module__.startswith("gradience.")}
-    assert reports == set(DOCUMENTS) == {*SAMPLES, *COMMAND_LINE_ONLY}
-    assert all(kind.row_field in kind.model_fields for kind in Report.__subclasses__())
-    assert set(DOCUMENTS) <= {artifact.model for artifact in ArtifactName}
-    assert all(callable(resolve_name(f"gradience.report.{place}")) for place in DOCUMENTS.values())
+def test_every_report_is_registered_and_has_rows():
+    written = {kind for kind in Report.__subclasses__() if kind.__module__.startswith("gradience.")}
+    assert written == set(reports().values())
+    assert set(reports()) == {*SAMPLES, *COMMAND_LINE_ONLY}
+    assert all(kind.row_field in kind.model_fields for kind in written)
+    makers = {plot.maker for kind in written for plot in kind.plots.values()}
+    assert all(callable(resolve_name(f"gradience.reports.plots.{maker}")) for maker in makers)
 
 
 def test_reports_are_public_and_show_themselves_from_their_file(tmp_path):

@@ -11,11 +11,11 @@ from bench_sample import bench, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.files.records import ExamplesRun, GenerationRecord, write_records
-from gradience.report.inputs import Source, read_sources
-from gradience.report.page.flips import flip_blocks
-from gradience.report.page.render import to_page
 from gradience.reports.evaluation import EvaluationReport, RecordsFile
+from gradience.reports.page.flips import flip_blocks
+from gradience.reports.page.render import to_page
 from gradience.reports.shrink import ShrinkReport
+from gradience.sources import Source, read_sources
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SECRET = "forty-two, said the patient"

@@ -15,13 +15,15 @@ from test_evidence_text import two_logs
 from test_faces import RESULTS, SAMPLES
 from test_names import ATTRIBUTE, WORST, parsed, steering
 
-from gradience.report.inputs import Source
-from gradience.report.page.render import BUNDLE, MARK, asset, is_page, json_text, to_page
-from gradience.report.plots.kinds import KINDS, plots_of
 from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.reports.evaluation import EvaluationReport
+from gradience.reports.page.render import BUNDLE, MARK, asset, is_page, json_text, to_page
+from gradience.reports.plots.kinds import plots_of
+from gradience.reports.registry import reports
+from gradience.sources import Source
 
+KINDS = {name: report.plots for name, report in reports().items() if report.plots}
 ENDING = "</script><img src=x onerror=alert(1)>"
 FEW = ["AuditReport", "BenchAggregate", "MonitorReport", "EvidenceReport"]
 

@@ -8,7 +8,7 @@ import pytest
 from audit_sample import mistral_rows, power_law, report, row
 from test_audit_text import refused
 
-from gradience.report.audit.lora_config import lora_config_source
+from gradience.reports.lora_config import lora_config_source
 
 
 def arguments(source):

@@ -12,10 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from gradience.report.audit import audit_text
-from gradience.report.audit.lora_config import lora_config_source
-from gradience.report.audit.trend import trend_text
 from gradience.reports.audit import TensorNote
+from gradience.reports.audit_series import trend_text
 from gradience.reports.base.finding import Finding
 from gradience.reports.base.names import (
     MAX_NAME,
@@ -27,6 +25,7 @@ from gradience.reports.base.names import (
     markdown_name,
     markdown_text,
 )
+from gradience.reports.lora_config import lora_config_source
 from gradience.words import printable
 
 INVISIBLE = (
@@ -124,7 +123,7 @@ def test_the_lora_config_stays_inside_its_strings(name):
 @pytest.mark.parametrize("name", [WORST, LONG], ids=["worst", "long"])
 def test_tables_keep_their_rows(name):
     audited = hostile_report(name)
-    text = audit_text(audited, width=80, layers=True)
+    text = audited.to_text(width=80, layers=True)
     for table in (text, trend_text([audited, audited], width=80)):
         assert not steering(table, "\n")
     modules = text.partition("\nEvery module\n")[2].partition("\n  Next: ")[0]

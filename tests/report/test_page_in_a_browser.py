@@ -5,9 +5,9 @@ from __future__ import annotations
 from audit_sample import mistral_rows, report
 from browser import assert_sound, browser, browsing, need_browser
 
-from gradience.report.inputs import Source
-from gradience.report.page.render import to_page
-from gradience.report.plots.kinds import plots_of
+from gradience.reports.page.render import to_page
+from gradience.reports.plots.kinds import plots_of
+from gradience.sources import Source
 
 
 def test_an_audit_opens_from_disk(tmp_path):

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from test_faces import SAMPLES
 
-from gradience.report.plots.kinds import plots_of
-from gradience.report.plots.labels import GAP, LETTER, LINE, PAPER, PHONE, SCREEN, label_places
-from gradience.report.plots.plot import (
+from gradience.reports.base import html, markdown
+from gradience.reports.base.blocks import spans
+from gradience.reports.plots.kinds import plots_of
+from gradience.reports.plots.labels import GAP, LETTER, LINE, PAPER, PHONE, SCREEN, label_places
+from gradience.reports.plots.plot import (
     SERIES,
     SHADES,
     TONES,
@@ -28,16 +30,14 @@ from gradience.report.plots.plot import (
     Reference,
     series_color,
 )
-from gradience.report.plots.plotly import figure_of as plotly_figure
-from gradience.report.plots.plotly import to_plotly
-from gradience.report.plots.runs import together
-from gradience.report.plots.table import table_of
-from gradience.reports.base import html, markdown
-from gradience.reports.base.blocks import spans
+from gradience.reports.plots.plotly import figure_of as plotly_figure
+from gradience.reports.plots.plotly import to_plotly
+from gradience.reports.plots.runs import together
+from gradience.reports.plots.table import table_of
 
 pytest.importorskip("matplotlib")
 
-from gradience.report.plots.matplotlib import figure_of, image_of
+from gradience.reports.plots.matplotlib import figure_of, image_of
 
 HOSTILE = "</script>$x_1$ \u202e層 &amp;"
 NAMES = Axis("module", categories=["q", "k", HOSTILE])

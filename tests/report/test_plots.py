@@ -22,16 +22,17 @@ from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.errors import MissingExtra, UsageError
 from gradience.monitor import monitor_runs
-from gradience.report.faces import DOCUMENTS
-from gradience.report.plots.audits import evolution_plots
-from gradience.report.plots.kinds import KINDS, plot_of, plots_of
-from gradience.report.plots.table import table_of
 from gradience.reports.base.numbers import signed
 from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.reports.evaluation import EvaluationReport
+from gradience.reports.plots.audits import evolution_plots
+from gradience.reports.plots.kinds import plot_of, plots_of
+from gradience.reports.plots.table import table_of
+from gradience.reports.registry import reports
 from gradience.reports.shrink import ShrinkReport
 
+KINDS = {name: report.plots for name, report in reports().items() if report.plots}
 RUN = Path(__file__).parents[1] / "monitor" / "runs" / "arithmetic.jsonl"
 RUNS = RUN.parent
 PAGE = Path(__file__).parents[2] / "docs" / "plots.md"
@@ -78,7 +79,7 @@ def test_a_kind_that_there_is_not_is_named_with_those_that_there_are(audit):
 
 def test_every_report_has_a_plot_or_says_that_it_has_none():
     """A picture of some would say nothing that a sentence does not: docs/plots.md names them."""
-    without = set(DOCUMENTS) - set(KINDS)
+    without = set(reports()) - set(KINDS)
     assert len(without) == 4
     assert all(f"`{name}`" in PAGE.read_text(encoding="utf-8") for name in without)
     with pytest.raises(UsageError, match="no plot of this CheckReport") as caught:

@@ -13,7 +13,6 @@ from gradience.calibrate.verb import calibrate_adapter
 from gradience.digests import sha256_file
 from gradience.distill.verb import distill
 from gradience.errors import UsageError
-from gradience.report.shrink import shrink_text
 from gradience.reports.base.numbers import sig
 from gradience.reports.calibration import Calibration
 from gradience.reports.distill import DistillReport
@@ -95,7 +94,7 @@ def test_the_distilled_candidate_stands_before_the_one_that_it_is_made_from(fold
 
 
 def test_the_screen_says_what_is_predicted_and_how_candidates_are_made(finished):
-    screen = shrink_text(finished[0])
+    screen = finished[0].to_text()
     assert "calibrated rank 2, distilled rank 1, calibrated rank 1" in " ".join(screen.split())
     assert "up to 100 steps on prompts.jsonl" in " ".join(screen.split())
     _, table = screen.split("How much do the outputs change?")
@@ -107,7 +106,7 @@ def test_the_screen_says_what_is_predicted_and_how_candidates_are_made(finished)
         assert row.split()[0] == candidate.name
         assert " ".join(shown) in " ".join(row.split())
     kept = ShrinkReport.read(data.RESULTS / "minilm_shrink" / "shrink.json")
-    assert "predicted" not in shrink_text(kept)
+    assert "predicted" not in kept.to_text()
 
 
 def test_a_search_that_resumes_distills_again_only_if_something_changed(folder, tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ import pytest
 from gradience.cli.app import run
 from gradience.cli.shrink import code_of
 from gradience.errors import UsageError
-from gradience.report.shrink import shrink_text
 from gradience.reports.shrink import ShrinkForecast, ShrinkReport
 from gradience.shrink.settings import ranks_of
 
@@ -31,7 +30,7 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     assert run([*arguments, "-o", str(out), "--margin", "90"]) == 0
     printed = capsys.readouterr()
     report = ShrinkReport.read(out / "shrink.json")
-    assert printed.out == shrink_text(report)
+    assert printed.out == report.to_text()
     assert printed.err.startswith("60 examples can show a margin of ")
     for words in ("stage 4 of 4: evaluating rank1", f"written: {out}/shrink.json, shrink.md, adapter/"):
         assert words in printed.err
@@ -43,7 +42,7 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     again = ShrinkReport.model_validate(json.loads(printed.out))
     assert again.smallest is None
     assert again.plan.changes == ("the margin was 90.00 points, and is 0.50 points",)
-    screen = shrink_text(again)
+    screen = again.to_text()
     assert "not fixed before the answers: the margin was 90.00 points" in " ".join(screen.split())
 
 

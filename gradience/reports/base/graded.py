@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
 from gradience.files.artifact import Float12, Part
+from gradience.reports.base.blocks import Mark
 from gradience.reports.bench_plan import LadderBound, LadderKind, Share
 
 if TYPE_CHECKING:  # scipy is loaded where something is computed, not where a file is read
@@ -22,6 +23,13 @@ if TYPE_CHECKING:  # scipy is loaded where something is computed, not where a fi
 
 Grade = Literal["A", "B", "C", "D", "X"]
 """A: certified. B: supported for these runs. C: neither shown. D: inferior. X: invalid."""
+GRADES: dict[Grade, tuple[Mark, str]] = {
+    "A": ("good", "certified"),
+    "B": ("good", "supported for these runs"),
+    "C": ("unknown", "neither shown"),
+    "D": ("error", "inferior"),
+    "X": ("error", "invalid"),
+}
 
 Probability = Float12
 

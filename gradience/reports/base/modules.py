@@ -81,3 +81,17 @@ def single(
 ) -> list[tuple[str, list[M]]]:
     """Return a row for each module."""
     return [(label(module), [module]) for module in modules]
+
+
+def short_labels(kinds: Sequence[str]) -> dict[str, str]:
+    """The shortest ends of dotted names that still differ: `q_proj`, or `attn.c_proj` beside `mlp.c_proj`."""
+    labels = {}
+    for kind in kinds:
+        parts = kind.split(".")
+        for length in range(1, len(parts) + 1):
+            label = ".".join(parts[-length:])
+            rivals = sum(1 for other in kinds if other == label or other.endswith(f".{label}"))
+            if rivals == 1:
+                break
+        labels[kind] = label
+    return labels

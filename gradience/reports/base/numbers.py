@@ -108,6 +108,11 @@ def chance(value: float | None) -> str:
     return f"{100 * value:.0f} %" if value >= 0.01 else "under 1 %"
 
 
+def probability(value: float) -> str:
+    """`p = 0.41`, two digits, or `p below 0.0001`."""
+    return "p below 0.0001" if value < 1e-4 else f"p = {sig(value, 2)}"
+
+
 def in_points(difference: float | None) -> str:
     """A difference of shares in percentage points, two digits: 0.025 -> 2.5, 0.0119 -> 1.2."""
     return MISSING if difference is None else sig(100 * difference, 2)
@@ -135,6 +140,22 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{sig(seconds, 2)} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def rough_duration(seconds: float) -> str:
+    """Seconds in a unit that a person reads: `1.5 h`, `14 min`, `40 s`; an estimate has two digits.
+
+    >>> rough_duration(5_400), rough_duration(840), rough_duration(40), rough_duration(0.2)
+    ('1.5 h', '14 min', '40 s', 'less than 1 s')
+    """
+    if seconds < 1:
+        return "less than 1 s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.2g} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 10 else f"{hours:,.0f} h" if hours < 72 else f"{hours / 24:,.0f} days"
 
 
 def signed(value: float | None) -> str:

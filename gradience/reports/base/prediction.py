@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from gradience.files.artifact import Float12, Part
+from gradience.reports.base.blocks import (
+    Block,
+    Column,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    Table,
+    figures,
+)
+from gradience.reports.base.numbers import count, percent, plural, sig
 
 RATIOS = {
     "MiniLM-L6, reviews": (0.75, 2.76),
@@ -116,3 +132,76 @@ class MeasuredEffects(Part):
     """Measured / predicted in the experiments so far, by model and task."""
     routing: str = ""
     """How the base routes tokens; then there is no curve."""
+
+
+WIDE = 0.5
+"""Half the interval as a share of the prediction, beyond which more prompts are advised."""
+
+
+def prediction_blocks(
+    prediction: Prediction | None, withheld: str, curve: tuple[CurvePoint, ...]
+) -> list[Block]:
+    """Return the predicted divergence, how far predictions were off so far, and those of other sizes.
+
+    withheld: why there is a calibration and no prediction.
+    """
+    heading = Heading("Predicted change of the output")
+    if prediction is None:
+        text = f"no prediction: {withheld}. --allow-routed predicts it all the same"
+        return [heading, Notes([Note("warning", text)])] if withheld else []
+    kl = sig(prediction.kl)
+    if prediction.low is not None and prediction.high is not None:
+        kl += f", 95 % interval {sig(prediction.low, 2)} … {sig(prediction.high, 2)}"
+    rows = [("predicted KL", kl, "nats per scored token")]
+    tokens = prediction.scored_tokens / prediction.rows
+    if tokens != 1:
+        average = f"nats, {tokens:.1f} scored tokens on average"
+        rows.append(("per example", sig(prediction.kl * tokens), average))
+    notes = []
+    if prediction.routing:
+        many_times = "measured KL can be many times the prediction. Evaluate"
+        notes.append(f"{ROUTED.format(prediction.routing)}: {many_times}")
+    uncertainty = prediction.uncertainty
+    scored = plural(prediction.scored_tokens, "scored token")
+    if uncertainty is not None and uncertainty > WIDE:
+        # Half of the prompts predict, and an interval falls with the root of their number.
+        needed = math.ceil(2 * prediction.rows * min(4, uncertainty / WIDE) ** 2 / 10) * 10
+        notes.append(
+            f"the interval is ± {percent(uncertainty)} of the prediction: {scored} are few. Calibrate on about"
+            f" {count(needed)} prompts for ± 50 %"
+        )
+    left_out = ""
+    if prediction.excluded_modules:
+        left_out = f" It excludes {plural(prediction.excluded_modules, 'module')}, whose rank stays."
+    basis = (
+        f"Second order, from {plural(prediction.rows, 'row')} ({scored}) that did not choose the components. The"
+        " interval is over rows and random directions. Measured / predicted so far:"
+        f" {ratios_text(prediction.ratios)}.{left_out} It is no accuracy: evaluate the result."
+    )
+    return [
+        heading,
+        figures(rows),
+        *([Notes([Note("warning", note) for note in notes])] if notes else []),
+        Paragraph(basis),
+        *(curve_blocks(curve) if curve else []),
+    ]
+
+
+def ratios_text(ratios: Mapping[str, tuple[float, float]]) -> str:
+    """Return how far measured values were from predicted ones, by model and task."""
+    return "; ".join(f"{low:g} to {high:g} on {where}" for where, (low, high) in ratios.items())
+
+
+def curve_blocks(points: tuple[CurvePoint, ...]) -> list[Block]:
+    """Return the predicted KL of each size, for both ways to spend its parameters."""
+    rows: list[list[Inline]] = [
+        [str(point.rank), count(point.params), Span(sig(point.calibrated_kl), "strong"), sig(point.svd_kl)]
+        for point in points
+    ]
+    titles = ("size of rank", "parameters", "KL, by effect", "KL, SVD")
+    text = (
+        "Predicted KL per scored token at the parameters of each rank. By effect: --max-params N with the calibration"
+        " gives modules different ranks. SVD: --rank K without the calibration. --rank K with the calibration is"
+        " neither: --dry-run predicts it."
+    )
+    return [Table([Column(title, ">") for title in titles], rows), Paragraph(text)]

@@ -1,37 +1,101 @@
-"""What every report shares: an artifact that people read as text, Markdown or HTML, or as a table of rows."""
+"""What every report shares: an artifact that people read as text, Markdown or HTML, as plots, or as a table of rows.
+
+A report is one file of this folder's parent: its model, the blocks that a screen and a document are made of, and which
+plots it has. What draws them is imported when a report is drawn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast, get_args
 
-from gradience.errors import UsageError, require
+from gradience.errors import require
 from gradience.files.artifact import Artifact
+from gradience.reports.base.blocks import Document, Heading, Note
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-
-class Faces(NamedTuple):
-    """What draws a report: short text for `print`, Markdown, HTML for a notebook, a figure of plotly or matplotlib."""
-
-    text: Callable[[Report], str]
-    markdown: Callable[[Report], str]
-    html: Callable[[Report], str]
-    figure: Callable[[Report, str | None, str], Any]
+PRINTED = 30
+"""Lines of a report that is printed; Markdown and HTML are whole."""
 
 
-class Report(Artifact):
+class PlotOf(NamedTuple):
+    """One plot of a report, and where a page shows it."""
+
+    maker: str
+    """`forest:forest_plot`: a module of `gradience.reports.plots`, and its function of the report."""
+    sections: tuple[str, ...] = ()
+    """How the titles of its section begin. A plot whose section the report does not have stands before the first."""
+
+
+Plots = Mapping[str, PlotOf]
+"""Kind of plot -> the plot, the most telling first. One that has nothing to show is left out."""
+
+
+def compared_plots(intervals: str, sizes: str) -> dict[str, PlotOf]:
+    """Return the plots of a report that compares adapters: the sections of their intervals, and of their sizes."""
+    return {
+        "forest": PlotOf("compared:forest_plot", (intervals,)),
+        "pareto": PlotOf("compared:pareto_plot", (sizes,)),
+        "pairs": PlotOf("compared:pairs_plot", (intervals,)),
+    }
+
+
+class Readable(Artifact):
+    """An artifact that the command line prints."""
+
+    def blocks(self) -> Document:
+        """Return all that there is to say, for a document."""
+        raise NotImplementedError
+
+    def screen(self) -> Document:
+        """Return what the command line prints."""
+        return self.blocks()
+
+    def to_text(self, *, width: int | None = None, color: bool = False) -> str:
+        """Return what the command line prints. width: columns of the terminal; None for a file or a pipe."""
+        return self.drawn(self.screen(), width, color)
+
+    @staticmethod
+    def drawn(blocks: Document, width: int | None, color: bool) -> str:
+        """Return blocks as text for a terminal."""
+        from gradience.reports.base import terminal
+
+        return terminal.render(blocks, width=width, color=color)
+
+
+class Report(Readable):
     """An artifact that shows itself: with `print`, in a notebook, as Markdown, as a plot, as a DataFrame."""
 
     row_field: ClassVar[str]
     """The field whose entries are the rows of `to_dataframe`."""
-    faces: ClassVar[Faces | None] = None
-    """Set by `gradience.report.faces`, which `import gradience` loads with the first public name."""
+    plots: ClassVar[Plots] = {}
+
+    def page_heading(self, heading: Heading) -> Heading:
+        """Return the title of the report's page: a browser's tab and a shared link show nothing else.
+
+        heading: the title of `blocks`.
+        """
+        return heading
+
+    def page_opening(self, opening: Document) -> Document:
+        """Return what a page shows before the first section. opening: as `blocks` has it."""
+        return opening
+
+    def summary(self) -> list[Note] | None:
+        """Return the verdict for readers who stop there; None for a report without one."""
+        return None
+
+    def without_texts(self) -> Self:
+        """Return the report without quoted examples and answers, which may be private."""
+        return self
 
     def to_markdown(self) -> str:
         """Return the report as GitHub-flavoured Markdown, for a model card or a pull request."""
-        return self._drawn_by().markdown(self)
+        from gradience.reports.base import markdown
+
+        return markdown.render(self.blocks())
 
     def plot(self, kind: str | None = None, *, backend: Literal["plotly", "matplotlib"] = "plotly") -> Any:
         """Return a plot of the report: plotly's figure for a notebook, or matplotlib's for a paper.
@@ -44,7 +108,9 @@ class Report(Artifact):
 
         Raises UsageError (`no-plot`, `no-backend`), and MissingExtra without the extra `plots`.
         """
-        return self._drawn_by().figure(self, kind, backend)
+        from gradience.reports.plots.kinds import figure_of
+
+        return figure_of(self, kind, backend)
 
     def to_dataframe(self) -> DataFrame:
         """Return one row for each module, variant, run, finding or flip. Raises MissingExtra without pandas."""
@@ -56,20 +122,20 @@ class Report(Artifact):
         return cast("DataFrame", pandas.json_normalize(rows))
 
     def _repr_html_(self) -> str:
-        return self._drawn_by().html(self)
+        from gradience.reports.base.notebook import to_notebook
+
+        return to_notebook(self)
 
     def __str__(self) -> str:
-        """At most 30 lines."""
-        return super().__repr__() if self.faces is None else self.faces.text(self)
+        """At most 30 lines: the first sections, and how many lines there are beyond."""
+        from gradience.reports.base import terminal
+
+        lines = terminal.render(self.blocks(), width=terminal.DEFAULT_WIDTH).splitlines()
+        if len(lines) <= PRINTED:
+            return "\n".join(lines)
+        room = PRINTED - 2
+        ends = [number for number in range(room // 2, room + 1) if not lines[number]]  # of whole sections
+        shown = lines[: ends[-1] if ends else room]
+        return "\n".join([*shown, "", f"… {len(lines) - len(shown)} more lines in to_markdown()"])
 
     __repr__ = __str__  # what an interactive session shows: thousands of modules are no help there
-
-    def _drawn_by(self) -> Faces:
-        if self.faces is None:
-            name = type(self).__name__
-            raise UsageError(
-                f"the module that prints a {name} is not imported",
-                code="no-faces",
-                hint=f"from gradience import {name}",
-            )
-        return self.faces

@@ -1,0 +1,106 @@
+"""`audit.json` -> a LoraConfig to copy: an explicit rank for every module, and the α that keeps its scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gradience.adapters.config import HEADS_OF_TASK
+from gradience.adapters.keys import config_name, ends_with
+from gradience.reports.audit import AuditReport, Setting, k_label
+from gradience.reports.base.names import display_name
+from gradience.reports.base.numbers import count, percent
+
+
+def lora_config_source(report: AuditReport) -> str | None:
+    """Python source that makes the suggested LoraConfig; None where no suggestion may be made.
+
+    `target_modules` names every module in full, so that the config applies to exactly the modules of the adapter;
+    saved modules, biases, dropout and what else was set is said again. Names are written as ASCII literals: nothing
+    in them can leave its string.
+    """
+    plan = report.suggestions
+    if plan is None:
+        return None
+    per = plan.per_layer
+    adapter = report.adapter
+    named = list(dict.fromkeys(config_name(layer.name) for layer in report.layers))
+    stacks = {layer.name for layer in report.layers if layer.kind == "expert"}
+    wrapped = adapter.settings.get("target_parameters")
+    parameters = tuple(map(str, wrapped)) if isinstance(wrapped, list) else ()
+    stacked = [name for name in named if name in stacks or ends_with(name, parameters)]
+    plain = [name for name in named if name not in set(stacked)]
+    arguments = [f"r={per.r},"]
+    arguments += [f"lora_alpha={per.lora_alpha!r},"] if per.lora_alpha is not None else []
+    arguments += ["use_rslora=True,"] if adapter.use_rslora else []
+    arguments += ["use_dora=True,"] if adapter.use_dora else []
+    arguments += [f"task_type={_literal(adapter.task_type)},"] if adapter.task_type else []
+    arguments += [f"{name}={_source(value)}," for name, value in _settings(report).items()]
+    arguments += _list("target_modules", plain)
+    arguments += _list("target_parameters", stacked) if stacked else []
+    arguments += _dict("rank_pattern", per.rank_pattern)
+    if per.lora_alpha is not None:
+        arguments += _dict("alpha_pattern", per.alpha_pattern)
+        alpha = "α goes with the rank, so that the scale of every module stays what it was."
+    else:
+        alpha = "The adapter does not tell its α: set lora_alpha and alpha_pattern yourself."
+    comments = [
+        f"Made from {display_name(adapter.path)}, sha256 {adapter.sha256[:12]}.",
+        f"Each rank is the module's {k_label(plan.tau)}, rounded up to the allowed ranks: {_saving(report)}.",
+        "It rests on the energy of the weights: a hypothesis, to be evaluated on the task.",
+        alpha,
+    ]
+    if adapter.init not in ("true", "gaussian"):
+        comments.append(
+            f"It was initialised with {display_name(adapter.init)}: set init_lora_weights yourself."
+        )
+    if stacked:
+        comments.append(
+            "PEFT 0.21 warns that it ignored the keys of target_parameters, and applies them all the same."
+        )
+    lines = [*(f"# {comment}" for comment in comments), "from peft import LoraConfig", ""]
+    lines += ["config = LoraConfig(", *(f"    {argument}" for argument in arguments), ")"]
+    return "\n".join(lines) + "\n"
+
+
+def _saving(report: AuditReport) -> str:
+    per = report.suggestions.per_layer if report.suggestions else None
+    if per is None:
+        return ""
+    now, then = count(report.total_lora_params), count(per.params)
+    return f"{now} LoRA parameters become {then} ({percent(per.reduction)} saved)"
+
+
+def _settings(report: AuditReport) -> dict[str, Setting]:
+    """Without the targets, which are named in full, and the heads that PEFT saves because of the task."""
+    heads = HEADS_OF_TASK.get(report.adapter.task_type or "", ())
+    settings = dict(report.adapter.settings)
+    settings.pop("target_parameters", None)
+    saved = settings.pop("modules_to_save", None)
+    others = [name for name in saved if name not in heads] if isinstance(saved, list) else []
+    return settings | ({"modules_to_save": [str(name) for name in others]} if others else {})
+
+
+def _source(value: Any) -> str:
+    """A value of JSON as Python source in which every text is a literal."""
+    if isinstance(value, str):
+        return _literal(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_source, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_literal(key)}: {_source(item)}' for key, item in value.items())}}}"
+    return repr(value)
+
+
+def _list(name: str, items: Iterable[str]) -> list[str]:
+    return [f"{name}=[", *(f"    {_literal(item)}," for item in items), "],"]
+
+
+def _dict(name: str, items: Mapping[str, int | float]) -> list[str]:
+    return [f"{name}={{", *(f"    {_literal(key)}: {value!r}," for key, value in items.items()), "},"]
+
+
+def _literal(text: str) -> str:
+    """An ASCII string literal of Python, in double quotes where that needs no further escape."""
+    literal = ascii(text)
+    return f'"{literal[1:-1]}"' if literal[0] == "'" and '"' not in literal else literal

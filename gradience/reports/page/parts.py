@@ -1,0 +1,156 @@
+"""What a page is made of: a part for each report with its sections, and in them blocks and plots; before several of a
+kind a part over all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from gradience.reports.audit import AuditReport
+from gradience.reports.audit_series import by_step, trend_blocks, why_no_series
+from gradience.reports.base.blocks import Block, Document, Heading, Inline, Notes, Paragraph, spans
+from gradience.reports.base.report import Report
+from gradience.reports.monitor import MonitorReport, overview_blocks
+from gradience.reports.page.flips import flip_blocks
+from gradience.reports.plots.audits import evolution_plots
+from gradience.reports.plots.kinds import plots_of
+from gradience.reports.plots.plot import Plot
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A report and where it comes from."""
+
+    name: str
+    """What it is called on a page: a page is shared, and tells no more of the path."""
+    report: Report
+    sha256: str = ""
+    """Of the file; empty where the report was not read from one."""
+    verify: str = ""
+    """The command that verifies it."""
+    folder: Path | None = None
+    """Where the records lie that the report names; None where there is no such folder."""
+    log: Path | None = None
+    """The run.jsonl that was read."""
+
+
+@dataclass(slots=True)
+class Section:
+    """One question with its answer."""
+
+    title: Inline
+    aside: Inline
+    blocks: list[Block] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Part:
+    """One report, or what several have in common."""
+
+    title: Inline
+    aside: Inline
+    """Its verdict, below the title."""
+    opening: list[Block]
+    """What stands before the first section."""
+    sections: list[Section]
+    plots: list[Plot] = field(default_factory=list)
+    """Those that stand before the first section."""
+    answer: list[Block] = field(default_factory=list)
+    """What a reader takes along who stops there: the verdict, and what warns of it."""
+    reports: int = 1
+    """How many it is about."""
+
+
+def parts_of(sources: Sequence[Source], *, texts: bool) -> list[Part]:
+    """Return a part for each report and each run, before several of a kind one over all of them.
+
+    texts: whether examples and answers are quoted.
+    """
+    single = list(_of_one_run(sources))
+    parts: list[Part] = []
+    begun: set[type] = set()
+    for source in single:
+        kind = type(source.report)
+        if kind not in begun:
+            parts += _over([other.report for other in single if isinstance(other.report, kind)])
+        begun.add(kind)
+        parts.append(part_of(source, texts=texts))
+    if len(parts) == 1 and isinstance(single[0].report, MonitorReport):
+        parts[0].title = ("Training run ", *spans(parts[0].title))  # a file alone does not say what it is
+    return parts
+
+
+def part_of(source: Source, *, texts: bool = True) -> Part:
+    """Return a report's sections in their order, each plot in the section that it belongs to."""
+    report = source.report if texts else source.report.without_texts()
+    flips = [] if source.folder is None else flip_blocks(report, source.folder, texts=texts)
+    part = _part([*report.blocks(), *flips])
+    part.opening = [*report.page_opening(part.opening)]
+    heading = report.page_heading(Heading(part.title, aside=part.aside))
+    part.title, part.aside = heading.text, heading.aside
+    titles = ["".join(span.text for span in spans(section.title)) for section in part.sections]
+    for kind, plot in plots_of(report).items():
+        matching = (
+            section
+            for title, section in zip(titles, part.sections, strict=True)
+            if title.startswith(report.plots[kind].sections)
+        )
+        next(matching, part).plots.append(plot)
+    short = report.summary()
+    if short is not None:  # the verdict as the opening says it, what it rests on, and what warns of it
+        said = [block for block in part.opening if isinstance(block, Paragraph)]
+        warned = [block for block in part.opening if isinstance(block, Notes)]
+        part.answer = [*said[:1], *([Notes(short)] if short else []), *said[1:], *warned]
+        part.opening = [block for block in part.opening if block not in part.answer]
+    return part
+
+
+def _of_one_run(sources: Sequence[Source]) -> Iterator[Source]:
+    """The sources, where a report on several runs is one of each; runs of the same name have a number."""
+    monitored = [source.report for source in sources if isinstance(source.report, MonitorReport)]
+    files = Counter(run.file for report in monitored for run in report.runs)
+    number: Counter[str] = Counter()
+    for source in sources:
+        if not isinstance(source.report, MonitorReport):
+            yield source
+            continue
+        for run in source.report.runs:
+            number[run.file] += 1
+            name = f"{run.file} ({number[run.file]})" if files[run.file] > 1 else run.file
+            named = run.model_copy(update={"file": name})
+            yield replace(source, report=source.report.model_copy(update={"runs": (named,)}))
+
+
+def _over(reports: Sequence[Report]) -> list[Part]:
+    """A part over several audits or several runs."""
+    audits = [report for report in reports if isinstance(report, AuditReport)]
+    runs = [run for report in reports if isinstance(report, MonitorReport) for run in report.runs]
+    if len(audits) > 1:
+        series = why_no_series(audits) is None
+        ordered = by_step(audits) if series else audits
+        part = _part(trend_blocks(ordered))
+        part.plots = evolution_plots(ordered) if series else []
+        part.reports = len(audits)
+        return [part]
+    if len(runs) > 1:
+        part = _part(overview_blocks(runs))
+        part.plots = list(plots_of(reports[0].model_copy(update={"runs": tuple(runs)})).values())
+        part.reports = len(runs)
+        return [part]
+    return []
+
+
+def _part(document: Document) -> Part:
+    """The title, what stands before the first head of a section, and the sections."""
+    title, *rest = document
+    assert isinstance(title, Heading)
+    part = Part(title.text, title.aside, [], [])
+    for block in rest:
+        if isinstance(block, Heading):
+            part.sections.append(Section(block.text, block.aside))
+        else:
+            (part.sections[-1].blocks if part.sections else part.opening).append(block)
+    return part

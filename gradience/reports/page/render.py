@@ -1,0 +1,246 @@
+"""A page as one HTML file: the template, the policy that a browser holds it to, and the place where scripts come in.
+
+Text of a stranger gets in by two ways, both escaped: as markup of `html.py`, which escapes every span, and through
+the template's autoescape. Data of plots are JSON in which `<` is written as an escape, so that nothing in it ends its
+element.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from gradience.digests import sha256_bytes
+from gradience.errors import InputError, require
+from gradience.reading import open_stream
+from gradience.reports.base import html
+from gradience.reports.base.blocks import Bars, Block, Code, Facts, HeatMap, Inline, Notes, Table, spans
+from gradience.reports.base.names import display_sentence, html_text
+from gradience.reports.base.numbers import plural
+from gradience.reports.base.run import RunInfo
+from gradience.reports.page.parts import Part, Section, Source, parts_of
+from gradience.reports.plots.plot import Image, Intervals, Plot
+from gradience.reports.plots.plotly import to_plotly
+from gradience.reports.plots.table import table_of
+
+MARK = b'<!doctype html>\n<html lang="en" data-written-by="gradience">'
+"""How a page begins."""
+FOLDED = 40
+"""A table with more rows is folded away."""
+HEIGHT, LEAST_HEIGHT, MOST_HEIGHT = 360, 220, 1600
+ROW_HEIGHT = 26
+"""Of a forest plot or a heat map: pixels for each row."""
+BUNDLE = "plotly-cartesian.min.js"
+
+Values = dict[str, Any]
+
+
+def is_page(path: Path) -> bool:
+    """Whether a page that Gradience wrote lies at `path`: it may be replaced."""
+    try:
+        with open_stream(path) as file:
+            return file.read(len(MARK)) == MARK
+    except InputError:
+        return False
+
+
+def to_page(sources: Sequence[Source], *, texts: bool = True) -> str:
+    """Return reports as one HTML file of at most 2.5 MB for 1,000 modules of rank 64.
+
+    >>> page = to_page([Source("audit.json", audit_adapter("my_adapter"))])
+
+    sources: the first gives the title. texts: whether examples and answers are quoted.
+    Raises MissingExtra without jinja2.
+    """
+    from gradience import __version__
+
+    jinja2 = require("jinja2", extra="report")
+    parts = parts_of(sources, texts=texts)
+    figures: list[Values] = []
+    drawn = _parts(parts, figures)
+    script, bundle = asset("page.js"), asset(BUNDLE) if figures else ""
+    others = sum(part.reports for part in parts if part.reports == 1) - parts[0].reports
+    more = f" and {plural(others, 'more report')}" if others > 0 else ""
+    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(asset("page.html"))
+    page: str = template.render(
+        title=f"{_plain(parts[0].title)}{more}",
+        policy=_policy([bundle, script] if bundle else [script]),
+        style=_safe(asset("page.css")),
+        script=_safe(script),
+        plotly=_safe(bundle),
+        plots=_safe(json_text(figures)) if figures else "",
+        parts=drawn,
+        sources=[
+            {
+                "name": display_sentence(source.name),
+                "schema": type(source.report).schema_id,
+                "sha256": source.sha256,
+                "verify": display_sentence(source.verify),
+                "command": display_sentence(_command(source)),
+            }
+            for source in sources
+        ],
+        version=__version__,
+    )
+    return page
+
+
+def asset(name: str) -> str:
+    """Return a file of assets/."""
+    return (files("gradience.reports.page") / "assets" / name).read_text(encoding="utf-8")
+
+
+def json_text(values: Any) -> str:
+    r"""Return JSON for a script element: `<` as `\u003c`, so that no string ends it or opens a comment."""
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _safe(markup: str) -> Any:
+    """What the template takes as it is."""
+    return require("markupsafe", extra="report").Markup(markup)  # which jinja2 brings
+
+
+def _plain(text: Inline) -> str:
+    """The text of a line, shortened and visible."""
+    return display_sentence("".join(span.text for span in spans(text)))
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """The Content-Security-Policy: nothing is fetched, and only these scripts run."""
+    hashes = (base64.b64encode(sha256_bytes(script.encode())).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:;"
+        " base-uri 'none'; form-action 'none'"
+    )
+
+
+def _command(source: Source) -> str:
+    """The command that made a report; empty where it does not say."""
+    run = getattr(source.report, "run", None)
+    return run.command or "" if isinstance(run, RunInfo) else ""
+
+
+# ---------------------------------------------------------------- parts, sections, blocks
+
+
+def _parts(parts: Sequence[Part], figures: list[Values]) -> list[Values]:
+    """The parts as the template takes them. figures: takes the figures of their plots."""
+    several = len(parts) > 1
+    anchors = [f"report-{number}" if several else "top" for number in range(1, len(parts) + 1)]
+    titles = {html_text(_plain(part.title)): anchor for part, anchor in zip(parts, anchors, strict=True)}
+    drawn: list[Values] = []
+    for number, (anchor, part) in enumerate(zip(anchors, parts, strict=True), start=1):
+        prefix = f"{number}-" if several else ""
+        sections = {
+            f"section-{prefix}{place}": section for place, section in enumerate(part.sections, start=1)
+        }
+        links = titles | {html_text(_plain(section.title)): at for at, section in sections.items()}
+        drawn.append(
+            {
+                "anchor": anchor,
+                "title": _inline(part.title, {}),
+                "plain": _plain(part.title),
+                "aside": _inline(part.aside, links),
+                "answer": _blocks(part.answer, part.plots, links),
+                "opening": _blocks(part.opening, part.plots, links),
+                "plots": _plots(part.plots, prefix, figures),
+                "sections": [
+                    {"anchor": at, "plots": _plots(section.plots, prefix, figures)} | _section(section, links)
+                    for at, section in sections.items()
+                ],
+            }
+        )
+    return drawn
+
+
+def _section(section: Section, links: Mapping[str, str]) -> Values:
+    # above plots what they come to, below them what they rest on
+    notes = [block for block in section.blocks if section.plots and isinstance(block, Notes)]
+    mapped = any(isinstance(block, HeatMap) for block in section.blocks)
+    return {
+        "title": _inline(section.title, {}),
+        # what the signs of a map mean: the page shows its plot instead
+        "aside": "" if mapped else _inline(section.aside, links),
+        "notes": _blocks(notes, section.plots, links),
+        "body": _blocks([block for block in section.blocks if block not in notes], section.plots, links),
+    }
+
+
+def _inline(text: Inline, links: Mapping[str, str]) -> Any:
+    return _safe(_linked(html.inline(text), links))
+
+
+def _linked(markup: str, links: Mapping[str, str]) -> str:
+    """The markup with its links to titles: `links` has the anchor of each title, as it stands in HTML."""
+
+    def link(start: re.Match[str]) -> str:
+        return f'<a href="#{links[start[1]]}">' if start[1] in links else "<a>"
+
+    return re.sub(html.LINK.format('([^"]*)'), link, markup)
+
+
+def _blocks(blocks: Sequence[Block], plots: Sequence[Plot], links: Mapping[str, str]) -> Any:
+    """The blocks; drawings only where no plot says the same."""
+    shown = [block for block in blocks if not (plots and isinstance(block, Code) and block.drawing)]
+    markup = f'<div class="gradience">{"".join(_drawn(shown))}</div>' if shown else ""
+    return _safe(_linked(markup, links))
+
+
+def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
+    for block in blocks:
+        if isinstance(block, HeatMap):
+            continue
+        if not isinstance(block, Table | Facts | Bars):
+            yield html.block(block)
+        elif isinstance(block, Table) and len(block.rows) > FOLDED:
+            yield f"<details><summary>{len(block.rows):,} rows</summary>{_scrolled(block, 'Table')}</details>"
+        else:
+            yield _scrolled(block, "Table")
+
+
+def _scrolled(block: Table | Facts | Bars, label: str) -> str:
+    """A table that is wider than a phone scrolls by itself, also by keyboard."""
+    name = html_text(label)
+    return f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">{html.block(block)}</div>'
+
+
+# ---------------------------------------------------------------- plots
+
+
+def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Values]:
+    drawn: list[Values] = []
+    for plot, wide in zip(plots, _rows(plots), strict=True):
+        rows = len(plot.y.categories)
+        drawn.append(
+            {
+                "number": len(figures),
+                "anchor": f"plot-{prefix}{plot.name}",
+                "title": display_sentence(plot.title),
+                "sentence": display_sentence(plot.sentence),
+                "label": display_sentence(f"{plot.title}. {plot.sentence}"),
+                # rows of a forest or a heat map have room of their own
+                "height": min(MOST_HEIGHT, max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows)) if rows else HEIGHT,
+                "wide": wide,
+                "table": _safe(_scrolled(table_of(plot), f"Figures: {plot.title}")),
+            }
+        )
+        figures.append(to_plotly(plot))
+    return drawn
+
+
+def _rows(plots: Sequence[Plot]) -> list[bool]:
+    """Which plots have a row of their own: heat maps, forest plots, and one that would stand there alone."""
+    wide = [any(isinstance(series, Image | Intervals) for series in plot.series) for plot in plots]
+    alone: int | None = None
+    for place, whole in enumerate([*wide, True]):
+        if whole and alone is not None:
+            wide[alone] = True
+        alone = None if whole or alone is not None else place
+    return wide

@@ -1,0 +1,424 @@
+"""Plots of smaller adapters against their original, whatever compared them: their differences with intervals, what each
+size costs, the examples that only one of the two has correct, a ladder, and what the policy does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from gradience.reports.base.graded import Grade
+from gradience.reports.base.numbers import chance, count, plain, plural, signed
+from gradience.reports.bench import Bench
+from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.evaluation import BASE, REFERENCE, EvaluatedAdapter, EvaluationReport
+from gradience.reports.evidence import EvidenceReport
+from gradience.reports.plots.plot import Axis, Bars, Interval, Intervals, Plot, Points, Reference, Tone
+from gradience.reports.shrink import ShrinkReport
+
+Comparing = EvaluationReport | ShrinkReport | EvidenceReport | Bench | BenchAggregate
+GRADES: dict[Grade | None, Tone] = {
+    "A": "good",
+    "B": "good",
+    "C": "warn",
+    "D": "bad",
+    "X": "bad",
+    None: "dim",
+}
+STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
+STEPS: dict[str, Tone] = {"shown": "good", "inconclusive": "warn"}
+STEP_WORDS = {"shown": "shown to hold", "inconclusive": "not shown to hold"}
+"""Of a ladder's step, in words that stand alone."""
+WORDS: dict[Tone, str] = {"good": "supported", "warn": "not shown to hold", "bad": "inferior or failed"}
+BY_STATUS: dict[Tone, str] = {"good": "passes", "warn": "not concluded", "bad": "fails"}
+"""Where nothing is graded: what the policy says of one seed."""
+ONE_SIDED = "one-sided 95 % bounds"
+CORRECT = "Δ of correct answers"
+TANGO, STUDENT = "Tango's 95 % interval", "Student's 95 % interval"
+LABELS = 0.16
+"""Share of the axis that is left for the names of lines at its end."""
+FAR = 0.5
+"""Of the span of the candidates: what lies further beyond them is named in place of drawn."""
+
+Ends = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One adapter against the reference, in the unit of its comparison."""
+
+    name: str
+    delta: float
+    ends: Ends
+    tone: Tone
+    saved: float | None = None
+    """Share of the reference's LoRA parameters."""
+    lost: float | None = None
+    """Examples that only the reference has correct; over several seeds the mean."""
+    gained: float | None = None
+    """Examples that only this one has correct; over several seeds the mean."""
+    reason: str = ""
+    inner: tuple[float, float] | None = None
+    """A narrower interval: of these runs beside one of a new run, or one-sided bounds beside a two-sided interval."""
+    aside: str = ""
+    """Said behind the name where its interval is another one than that of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """All rows of a report, and what they are measured in; the reference itself has none."""
+
+    rows: Sequence[Row]
+    measure: str
+    """What Δ is of."""
+    unit: str
+    interval: str
+    """What the interval is."""
+    margin: float
+    """On the scale of Δ."""
+    lower_is_better: bool = False
+    inner: str = ""
+    """What the narrower intervals are; empty without any."""
+    by_inner: bool = False
+    """Whether it is the narrower interval that is held against the margin."""
+    by_status: bool = False
+    """Whether tones say what the policy says, as nothing is graded."""
+    chosen: str = ""
+    """The row that the report names as the smallest; empty where it names none."""
+    counted: str = "examples"
+    """What `lost` and `gained` count."""
+
+    @property
+    def judged(self) -> Sequence[Row]:
+        """The candidates; where there are none, all rows."""
+        return [row for row in self.rows if row.tone != "dim"] or self.rows
+
+    def bounds(self, row: Row) -> Ends:
+        """Return the ends of a row that are held against the margin."""
+        return row.inner if self.by_inner and row.inner is not None else row.ends
+
+    def holds(self, row: Row) -> bool:
+        """Return whether its interval lies on the safe side of the margin."""
+        low, high = self.bounds(row)
+        if self.lower_is_better:
+            return high is not None and high < self.margin
+        return low is not None and low > self.margin
+
+    def hover(self, row: Row) -> str:
+        """Return what is said of a row where the pointer is."""
+        low, high = row.ends
+        interval = "" if low is None else f" ({signed(low)} … {signed(high)})"
+        figures = f"{self.measure} {signed(row.delta)} {self.unit}{interval}"
+        return "\n".join(filter(None, (row.name, figures, row.reason)))
+
+
+def compared(report: Comparing) -> Compared:
+    """Return the rows of any report that compares adapters."""
+    match report:
+        case EvaluationReport():
+            return _evaluated(report.adapters, float(report.margin))
+        case ShrinkReport():
+            results = [candidate.result for candidate in report.candidates if candidate.result is not None]
+            return replace(_evaluated(results, float(report.plan.margin)), chosen=report.smallest or "")
+        case EvidenceReport():
+            return _logs(report)
+        case Bench():
+            return _one_seed(report)
+        case BenchAggregate():
+            return _seeds(report)
+
+
+def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
+    rows: list[Row] = []
+    likelihoods = False
+    for adapter in adapters:
+        if adapter.role == REFERENCE:
+            continue
+        name = "base alone" if adapter.role == BASE else adapter.name
+        tone, saved, reason = GRADES[adapter.grade], adapter.params_saved, adapter.reason
+        pairs, scored, bounds = adapter.pairs, adapter.likelihood, adapter.bounds
+        if pairs is not None:
+            ends: Ends = (100 * pairs.low, 100 * pairs.high)
+            inner = None if bounds is None else (100 * bounds.low, 100 * bounds.high)
+            delta = 100 * pairs.delta
+            rows.append(Row(name, delta, ends, tone, saved, pairs.n10, pairs.n01, reason, inner))
+        elif scored is not None and scored.delta is not None:
+            likelihoods = True
+            ends = (scored.low, scored.high)
+            inner = None if bounds is None else (-bounds.high, -bounds.low)
+            rows.append(Row(name, scored.delta, ends, tone, saved, reason=reason, inner=inner))
+    by_inner = any(row.inner for row in rows)
+    inner_name = ONE_SIDED if by_inner else ""
+    outcome = Compared(rows, CORRECT, "points", TANGO, -100 * margin, False, inner_name, by_inner)
+    if likelihoods:
+        outcome = Compared(rows, "ΔNLL", "nats per token", STUDENT, margin, True, inner_name, by_inner)
+    return outcome
+
+
+def _logs(report: EvidenceReport) -> Compared:
+    table = report.table
+    scale, unit, interval = (1, "", STUDENT) if table is None else (100, "points", TANGO)
+    lost, gained = (report.n_lost, report.n_gained) if table is None else (table.n10, table.n01)
+    row = Row(
+        report.b.model or report.b.path,
+        scale * report.delta,
+        (scale * report.low, scale * report.high),
+        GRADES[report.grade],
+        lost=lost,
+        gained=gained,
+        reason=report.verdict,
+        inner=(scale * report.bounds.low, scale * report.bounds.high),
+    )
+    lower = report.lower_is_better
+    return Compared(
+        [row],
+        f"Δ of {report.metric}",
+        unit,
+        interval,
+        scale * (report.margin if lower else -report.margin),
+        lower,
+        ONE_SIDED,
+        by_inner=True,
+    )
+
+
+def _one_seed(report: Bench) -> Compared:
+    """The reasons are the policy's."""
+    rows: list[Row] = []
+    for variant in report.variants:
+        tone = "dim" if variant.is_control else STATUSES.get(variant.status, "warn")
+        if report.smoke and not variant.is_control:
+            tone = "warn"  # a smoke run shows nothing
+        if variant.pairs is None or variant.delta is None:
+            continue
+        pairs = variant.pairs
+        rows.append(
+            Row(
+                variant.name,
+                100 * variant.delta,
+                (100 * pairs.low, 100 * pairs.high),
+                tone,
+                variant.reduction,
+                pairs.n10,
+                pairs.n01,
+                "; ".join(variant.reasons),
+            )
+        )
+    margin = -100 * float(report.policy.tolerance)
+    return Compared(rows, CORRECT, "points", TANGO, margin, by_status=not report.smoke)
+
+
+def _seeds(report: BenchAggregate) -> Compared:
+    """The one-sided 95 % bounds of a new run, where several seeds tell of one; else of these runs."""
+    rows: list[Row] = []
+    known = [row.evidence.pooled for row in report.variants if row.evidence and row.evidence.pooled]
+    new_runs = any(pooled.new_run is not None for pooled in known)
+    for variant in report.variants:
+        if variant.evidence is None or variant.evidence.pooled is None:
+            continue
+        pooled, grade = variant.evidence.pooled, variant.evidence.grade
+        these, bounds = pooled.these_runs, pooled.new_run or pooled.these_runs
+        counted = [seed for seed in variant.seeds if seed.n]
+        tone = STATUSES.get(variant.status, "warn") if grade is None else GRADES[grade]
+        rows.append(
+            Row(
+                variant.name,
+                100 * pooled.delta,
+                (100 * bounds.low, 100 * bounds.high),
+                "dim" if variant.is_control else tone,
+                variant.mean_reduction,
+                fmean(seed.only_probe_correct or 0 for seed in counted) if counted else None,
+                fmean(seed.only_variant_correct or 0 for seed in counted) if counted else None,
+                variant.evidence.reason,
+                (100 * these.low, 100 * these.high) if pooled.new_run else None,
+                " (these runs)" if new_runs and pooled.new_run is None else "",
+            )
+        )
+    return Compared(
+        rows,
+        CORRECT,
+        "points",
+        f"{ONE_SIDED}, {'a new run' if new_runs else 'these runs'}",
+        -100 * float(report.policy.tolerance),
+        inner=f"{ONE_SIDED}, these runs" if new_runs else "",
+        counted="examples, mean over the seeds",
+    )
+
+
+# ---------------------------------------------------------------- their plots
+
+
+def forest_plot(report: Comparing) -> Plot | None:
+    """Return Δ of each adapter with its interval, beside 0 and the margin.
+
+    Controls, and the base alone, that would press all candidates together are named in place of drawn.
+    """
+    outcome = compared(report)
+    judged = outcome.judged
+    if all(row.ends == (None, None) for row in outcome.rows):
+        return None
+    ends = [
+        0.0,
+        outcome.margin,
+        *(end for row in judged for end in (row.delta, *row.ends) if end is not None),
+    ]
+    room = FAR * (max(ends) - min(ends))
+    near = [row for row in outcome.rows if row in judged or min(ends) - room <= row.delta <= max(ends) + room]
+    far = ", ".join(f"{row.name} ({signed(row.delta)})" for row in outcome.rows if row not in near)
+    held = outcome.inner if outcome.by_inner else outcome.interval
+    safe = sum(outcome.holds(row) for row in judged)
+    result = (
+        f"{safe} of {plural(len(judged), 'adapter')} {'lies' if len(judged) == 1 else 'lie'} on the safe side of"
+        f" the margin with {held}."
+        if any(row.tone != "dim" for row in outcome.rows)
+        else "None of them is a candidate."
+    )
+    heavy = f" Heavy lines: {outcome.inner}." if outcome.inner else ""
+    intervals = [Interval(row.delta, *row.ends, row.tone, outcome.hover(row), row.inner) for row in near]
+    return Plot(
+        "forest",
+        f"{outcome.measure}, with {outcome.interval}",
+        Axis(outcome.measure, outcome.unit),
+        Axis("", categories=[f"{row.name}{row.aside}" for row in near]),
+        [Intervals(outcome.interval, intervals, outcome.inner)],
+        f"{result}{heavy}{f' Too far away to be drawn: {far}.' if far else ''}",
+        [Reference(0.0, "", on="x"), Reference(outcome.margin, "margin", on="x", tone="bad")],
+    )
+
+
+def pareto_plot(report: Comparing) -> Plot | None:
+    """Return the LoRA parameters that each candidate keeps, and what it costs; nothing where no size is known."""
+    outcome = compared(report)
+    # Where names crowd, the smallest keeps its own: it is given a place first.
+    rows = sorted(
+        (row for row in outcome.rows if row.saved is not None and row.tone != "dim"),
+        key=lambda row: (-(row.saved or 0.0), row.name != outcome.chosen),
+    )
+    if not rows:
+        return None
+    kept = {row.name: 1 - (row.saved or 0.0) for row in rows}
+    series: list[Points] = []
+    for tone, words in (BY_STATUS if outcome.by_status else WORDS).items():
+        of_tone = [row for row in rows if row.tone == tone]
+        if of_tone:
+            ends = [outcome.bounds(row) for row in of_tone]
+            series.append(
+                Points(
+                    words,
+                    [kept[row.name] for row in of_tone],
+                    [row.delta for row in of_tone],
+                    [row.name for row in of_tone],
+                    [low for low, _ in ends],
+                    [high for _, high in ends],
+                    tone,
+                    [outcome.hover(row) for row in of_tone],
+                )
+            )
+    left, right = _room(list(kept.values()), 0.12)
+    ends_of_all = [end for row in rows for end in (row.delta, *outcome.bounds(row)) if end is not None]
+    low, high = _room([0.0, outcome.margin, *ends_of_all], 0.06)
+    supported = [row for row in rows if row.tone == "good"]
+    smallest = (supported or rows)[0]
+    verb = "passes" if outcome.by_status else "is supported"
+    which = f"The smallest that {verb}" if supported else f"None {verb}; the smallest"
+    intervals = any(None not in outcome.bounds(row) for row in rows)
+    lines = f" Lines: {outcome.inner if outcome.by_inner else outcome.interval}." if intervals else ""
+    return Plot(
+        "pareto",
+        f"{outcome.measure} by size",
+        Axis(
+            "LoRA parameters kept",
+            low=max(0.0, left),
+            high=right + LABELS * (right - left),
+            form="share",
+        ),
+        Axis(outcome.measure, outcome.unit, low=low, high=high),
+        series,
+        f"{which}, {smallest.name}, keeps {100 * kept[smallest.name]:.1f} % of the LoRA parameters, with"
+        f" {outcome.measure} {signed(smallest.delta)} {outcome.unit}.{lines}",
+        [Reference(0.0, "original"), Reference(outcome.margin, "margin", tone="bad")],
+    )
+
+
+def _room(values: Sequence[float], share: float) -> tuple[float, float]:
+    """The ends of an axis with room beyond the values, a share of their span."""
+    room = share * (max(values) - min(values)) or 0.1 * abs(values[0]) or 0.1
+    return min(values) - room, max(values) + room
+
+
+def pairs_plot(report: Comparing) -> Plot | None:
+    """Return how many examples only the original, and only the smaller adapter, has correct."""
+    outcome = compared(report)
+    rows = [row for row in outcome.rows if row.lost is not None and row.gained is not None]
+    if not any(row.lost or row.gained for row in rows):
+        return None
+    judged = [row for row in rows if row.tone != "dim"] or rows
+    mean = " in the mean" if outcome.counted != "examples" else ""
+    return Plot(
+        "pairs",
+        "Examples that only one of the two has correct",
+        Axis(outcome.counted, low=0.0, form="count"),
+        Axis("", categories=[row.name for row in rows]),
+        [
+            Bars("only the original", [row.lost for row in rows], tone="bad"),
+            Bars("only this one", [row.gained for row in rows], tone="good"),
+        ],
+        f"{_examples([row.lost or 0 for row in judged])} that only the original has correct,"
+        f" {_examples([row.gained or 0 for row in judged])} that only the other has{mean}.",
+    )
+
+
+def _examples(numbers: Sequence[float]) -> str:
+    """`3 to 8 examples`, of each adapter."""
+    low, high = round(min(numbers)), round(max(numbers))
+    return plural(high, "example") if low == high else f"{count(low)} to {plural(high, 'example')}"
+
+
+def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
+    """Return the steps with the lower bound that was held against the margin; nothing without a ladder."""
+    ladder = report.ladder
+    if ladder is None:
+        return None
+    names: list[str] = []
+    rows: list[Interval] = []
+    for step in ladder.steps:
+        delta, low = (None if end is None else 100 * end for end in (step.delta, step.low))
+        names.append(f"{step.name} ({STEP_WORDS.get(step.status, step.status)})")
+        hover = step.reason or f"{names[-1]}\n{plain(delta)} ({plain(low)} … {plain(None)})"
+        rows.append(Interval(delta, low, None, STEPS.get(step.status, "dim"), hover))
+    where = "a new run" if ladder.bound == "new-run" else "these runs"
+    return Plot(
+        "ladder",
+        "Ladder: the smallest rank that holds",
+        Axis(CORRECT, "points"),
+        Axis("", categories=names),
+        [Intervals(f"lower bound of {where}, 95 %", rows)],
+        f"{ladder.sentence[0].upper()}{ladder.sentence[1:]}.",
+        [
+            Reference(0.0, "", on="x"),
+            Reference(-100 * float(ladder.margin), "margin", on="x", tone="bad"),
+        ],
+    )
+
+
+def operating_plot(report: BenchAggregate) -> Plot | None:
+    """Return the chance that the policy passes each variant if it is equal, and if it loses twice the margin."""
+    known = [
+        (row.name, row.evidence.policy) for row in report.variants if row.evidence and row.evidence.policy
+    ]
+    if not known:
+        return None
+    equal = [policy.pass_if_equal for _, policy in known]
+    worse = [policy.pass_if_twice_margin for _, policy in known]
+    return Plot(
+        "operating",
+        "What the policy does, at the discordance and the spread that were seen",
+        Axis("chance", low=0.0, high=1.0, form="share"),
+        Axis("", categories=[name for name, _ in known]),
+        [
+            Bars("passes if equal", equal, tone="good"),
+            Bars("passes at twice the margin", worse, tone="bad"),
+        ],
+        f"The policy passes an equal variant with a chance of {chance(min(equal))} or more, and one that loses"
+        f" twice the margin with {chance(max(worse))} at most.",
+    )

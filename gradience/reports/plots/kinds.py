@@ -1,0 +1,57 @@
+"""The plots of a report, each made by a function of this folder that its class names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pkgutil import resolve_name
+from typing import Any
+
+from gradience.errors import UsageError, did_you_mean
+from gradience.reports.base.report import PlotOf, Report
+from gradience.reports.plots.plot import Plot
+
+BACKENDS = ("plotly", "matplotlib")
+"""What draws plots: modules of this folder with a function `figure_of`."""
+
+
+def _made(plot: PlotOf, report: Report) -> Plot | None:
+    maker: Callable[[Report], Plot | None] = resolve_name(f"gradience.reports.plots.{plot.maker}")
+    return maker(report)
+
+
+def plots_of(report: Report) -> dict[str, Plot]:
+    """Return every plot that there is of a report, the most telling first; none for a report that only has words."""
+    plots = {kind: _made(plot, report) for kind, plot in report.plots.items()}
+    return {kind: plot for kind, plot in plots.items() if plot is not None}
+
+
+def plot_of(report: Report, kind: str | None = None) -> Plot:
+    """Return one plot of a report: of a kind, or the most telling one.
+
+    Raises UsageError (`no-plot`) where there is no such plot of it.
+    """
+    name, kinds = type(report).__name__, report.plots
+    if kind is None:
+        plot = next(iter(plots_of(report).values()), None)
+    else:
+        plot = _made(kinds[kind], report) if kind in kinds else None
+    if plot is None:
+        hint = "" if kind is None or kind in kinds else did_you_mean(kind, kinds)
+        there = f"plots of it: {', '.join(plots_of(report)) or 'none'}"
+        raise UsageError(
+            f"no plot of the kind {kind!r} of this {name}" if kind else f"no plot of this {name}",
+            code="no-plot",
+            hint=hint or (there if kinds else "what it says are words: print(report)"),
+        )
+    return plot
+
+
+def figure_of(report: Report, kind: str | None, backend: str) -> Any:
+    """Return a plot of the report, drawn by plotly or matplotlib. Raises UsageError (`no-plot`, `no-backend`)."""
+    if backend not in BACKENDS:
+        raise UsageError(
+            f"no backend {backend!r}",
+            code="no-backend",
+            hint=did_you_mean(str(backend), BACKENDS) or "plotly",
+        )
+    return resolve_name(f"gradience.reports.plots.{backend}:figure_of")([plot_of(report, kind)])

@@ -1,0 +1,366 @@
+"""Plots drawn by matplotlib for a paper: each, and several beside each other as SVG, PDF or PNG.
+
+Text stays text in an SVG. Series differ in their mark, dash or hatching as well as in colour, so that a plot printed in
+black says the same. The same plots give the same bytes with one version of matplotlib: no date, no random identifiers.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from gradience.errors import require
+from gradience.reports.base.names import display_name
+from gradience.reports.base.numbers import count, sig, size
+from gradience.reports.plots.labels import LABEL, PAPER, Canvas, label_places
+from gradience.reports.plots.plot import (
+    SHADES,
+    Axis,
+    Bars,
+    Image,
+    Intervals,
+    Lines,
+    Plot,
+    Points,
+    Reference,
+    Tone,
+    series_color,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "font.size": 9.0,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.5,
+    "legend.fontsize": "small",
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5.0,
+    "pdf.fonttype": 42,  # text that can be searched and copied
+    "svg.fonttype": "none",
+    "svg.hashsalt": "gradience",
+    "text.parse_math": False,  # a `$` in a stranger's name is a `$`
+}
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARK_OF_TONE: dict[Tone, str] = {"good": "o", "warn": "D", "bad": "X", "dim": "s"}
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
+TICKS = 48
+"""Names on an upright axis of categories, or their letters on a lying one, at most."""
+FEW = 12
+WIDE_TICKS = 5
+"""Of an axis across whose figures have a unit."""
+LEGEND, LEGEND_LINE = 10, 12.5
+"""Series in a legend, at most; of more the first and the last are named. Points of one of its lines."""
+ABSENT = "#f2f2f2"
+"""Of a cell without a value."""
+TITLE, NAME, NARROW, NARROW_NAME = 48, 60, 56, 42
+"""Characters of a line of a title, of a name in a plot; and along the lower side and of a name of one that is made
+narrower."""
+PANEL = (5.2, 3.6)
+"""Inches of one plot."""
+ROW = 0.28
+"""Inches of one row of a forest plot or a heat map."""
+COLUMNS = 3
+LEAST = (2.4, 2.2)
+"""Inches below which a plot has no room for its text."""
+
+
+def figure_of(plots: Sequence[Plot], *, width: float | None = None, titles: bool = True) -> Figure:
+    """Return a figure of matplotlib with the plots beside each other, or below where there is no room.
+
+    plots: at least one.
+    width: inches of the whole, such as a column of the paper; text keeps its size. By default 5.2 for each of up to
+        three plots beside each other.
+    titles: whether each plot has its title; in a paper the caption says it.
+
+    Raises MissingExtra without matplotlib.
+    """
+    across = min(len(plots), COLUMNS if width is None else max(1, min(COLUMNS, int(width // LEAST[0]))))
+    down = math.ceil(len(plots) / across)
+    whole = PANEL[0] * across if width is None else width
+    share = whole / across / PANEL[0]
+    with _style():
+        figure: Figure = _part("figure").Figure(figsize=(whole, PANEL[1]), layout="constrained")
+        heights = [0.0] * down
+        panels = list(figure.subplots(down, across, squeeze=False).flat)
+        for place, (plot, axes) in enumerate(zip(plots, panels, strict=False)):
+            above = _draw(plot, axes, share=share, title=titles)
+            least = max(LEAST[1], PANEL[1] * min(1.0, share), 1.4 + ROW * len(plot.y.categories))
+            heights[place // across] = max(heights[place // across], least + above * LEGEND_LINE / 72)
+        for axes in panels[len(plots) :]:
+            axes.set_axis_off()
+        figure.set_size_inches(whole, sum(heights))
+    return figure
+
+
+def image_of(plots: Sequence[Plot], kind: str, *, width: float | None = None, titles: bool = True) -> bytes:
+    """Return the plots as the bytes of a file: kind is `svg`, `pdf` or `png`. Raises MissingExtra."""
+    figure = figure_of(plots, width=width, titles=titles)
+    title, sentence = plots[0].title, " ".join(plot.sentence for plot in plots)
+    metadata: dict[str, dict[str, Any]] = {
+        "svg": {"Date": None, "Creator": None, "Title": title, "Description": sentence},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None, "Title": title, "Subject": sentence},
+        "png": {"Software": None, "Title": title, "Description": sentence},
+    }
+    file = BytesIO()
+    with _style():
+        figure.savefig(file, format=kind, metadata=metadata[kind], dpi=200)
+    return file.getvalue()
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """While the block lasts, matplotlib draws and writes as the plots are meant. Raises MissingExtra."""
+    with require("matplotlib", extra="plots").rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def _part(name: str) -> Any:
+    return require(f"matplotlib.{name}", extra="plots")
+
+
+def _text(text: str, most: int = NAME) -> str:
+    """A name or a title: visible characters only, and not too many."""
+    return display_name(text, most)
+
+
+def _gaps(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+# ---------------------------------------------------------------- one plot
+
+
+def _draw(plot: Plot, axes: Axes, *, share: float, title: bool) -> int:
+    """Draw a plot, and return the lines of a legend that has no room in it, and stands above it.
+
+    share: of the usual width of a plot. title: whether it stands above the plot.
+    """
+    narrow, named = share < 1, bool(plot.y.categories)
+    room = max(12, round(NARROW_NAME * share)) if share != 1 else NAME
+    across = share / 2 if named and narrow else share  # beside names there is half of it
+    for side, axis in (("x", plot.x), ("y", plot.y)):
+        if axis.scale == "log":
+            getattr(axes, f"set_{side}scale")("log")
+    places = label_places(plot, Canvas(PAPER.width * share, PAPER.height * min(1.0, share)))
+    for place, series in enumerate(plot.series):
+        match series:
+            case Lines():
+                _draw_lines(axes, series, place)
+            case Points():
+                _draw_points(axes, series, place, places.get(place, []))
+            case Bars():
+                _draw_bars(axes, plot, series, place)
+            case Intervals():
+                _draw_intervals(axes, series, place)
+            case Image():
+                _draw_image(axes, series)
+    _draw_axis(axes, "x", plot.x, round(NARROW * across) if narrow else NAME)
+    _draw_axis(axes, "y", plot.y, NAME, names=room)
+    if named:
+        if narrow:
+            axes.tick_params(axis="y", labelsize="small")
+        if not isinstance(plot.series[0], Image):  # its first row is at the top already
+            axes.invert_yaxis()
+        if isinstance(plot.series[0], Intervals):
+            axes.grid(visible=False, axis="y")
+    for reference in plot.references:
+        _draw_reference(axes, reference)
+    lines = _draw_legend(axes, plot, outside=narrow)
+    if title:
+        title_room = max(16, round(TITLE * across))
+        axes.set_title(fill(_text(plot.title, 120), title_room), pad=6 + LEGEND_LINE * lines)
+    return lines
+
+
+def _draw_lines(axes: Axes, series: Lines, place: int) -> None:
+    color = series_color(series.tone, place, series.shade)
+    solid = series.shade is not None or series.marked or bool(series.tone)
+    axes.plot(
+        series.x,
+        _gaps(series.y),
+        color=color,
+        label=_text(series.name),
+        marker=MARKS[place % len(MARKS)] if series.marked else "",
+        linestyle=DASHES[1] if series.dashed else DASHES[0 if solid else place % len(DASHES)],
+    )
+    if series.low and series.high:
+        low, high = _gaps(series.low), _gaps(series.high)
+        axes.fill_between(series.x, low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def _draw_points(axes: Axes, series: Points, place: int, places: Sequence[str | None]) -> None:
+    color = series_color(series.tone, place)
+    mark: dict[str, Any] = {
+        "marker": MARKS[place % len(MARKS)],
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.5,
+    }
+    axes.plot(series.x, _gaps(series.y), color=color, linestyle="", label=_text(series.name), **mark)
+    if series.low:
+        axes.vlines(series.x, _gaps(series.low), _gaps(series.high), color=color, linewidth=1.4)
+    for x, y, label, beside in zip(series.x, series.y, series.labels, places, strict=False):
+        if y is None or beside is None:
+            continue
+        high, side = beside.split(" ")
+        right = {"left": -1, "center": 0, "right": 1}[side]
+        up = {"bottom": -1, "middle": 0, "top": 1}[high]
+        axes.annotate(
+            _text(label, LABEL),
+            (x, y),
+            xytext=(5 * right, 5 * up),
+            textcoords="offset points",
+            fontsize=7,
+            ha={-1: "right", 0: "center", 1: "left"}[right],
+            va={-1: "top", 0: "center", 1: "bottom"}[up],
+        )
+
+
+def _draw_bars(axes: Axes, plot: Plot, series: Bars, place: int) -> None:
+    number = len(plot.series)
+    thick = 0.8 / number
+    at = [category + (place - (number - 1) / 2) * thick for category in range(len(series.values))]
+    look: dict[str, Any] = {
+        "color": series_color(series.tone, place),
+        "edgecolor": "white",
+        "hatch": HATCHES[place % len(HATCHES)] if number > 1 else "",
+        "label": _text(series.name),
+    }
+    if plot.y.categories:
+        axes.barh(at, _gaps(series.values), height=thick, **look)
+        axes.set_ylim(-0.6, len(series.values) - 0.4)
+    else:
+        axes.bar(at, _gaps(series.values), width=thick, **look)
+
+
+def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
+    """A mark with a line for each row; an arrow where an end is open."""
+    known = [value for row in series.rows for value in (row.value, row.low, row.high) if value is not None]
+    span = max(known, default=1.0) - min(known, default=0.0)
+    left, right = min(known, default=0.0) - 0.05 * span, max(known, default=1.0) + 0.05 * span
+    for at, row in enumerate(series.rows):
+        if row.value is None:
+            continue
+        color = series_color(row.tone, place)
+        ends = (left if row.low is None else row.low, right if row.high is None else row.high)
+        axes.plot(ends, (at, at), color=color, linewidth=1.6, solid_capstyle="butt")
+        if row.inner is not None:
+            axes.plot(row.inner, (at, at), color=color, linewidth=4.5, solid_capstyle="butt")
+        for end, value, arrow in ((ends[0], row.low, "<"), (ends[1], row.high, ">")):
+            mark = arrow if value is None else "|"
+            axes.plot(end, at, marker=mark, color=color, markersize=6, linestyle="")
+        mark = MARK_OF_TONE.get(row.tone, MARKS[place % len(MARKS)])
+        axes.plot(row.value, at, marker=mark, color=color, linestyle="")
+    axes.set_ylim(-0.7, len(series.rows) - 0.3)
+
+
+def _draw_image(axes: Axes, image: Image) -> None:
+    scale = _part("colors").LinearSegmentedColormap.from_list("shades", SHADES)
+    shown = axes.imshow(
+        [_gaps(row) for row in image.values],
+        cmap=scale.with_extremes(bad=ABSENT),
+        aspect="auto",
+        interpolation="nearest",
+        vmin=image.color.low,
+        vmax=image.color.high,
+    )
+    axes.grid(visible=False)
+    figure = axes.get_figure()
+    assert figure is not None
+    bar = figure.colorbar(shown, ax=axes, label=_text(image.color.label), pad=0.02)
+    bar.ax.yaxis.set_major_formatter(_formatter(image.color))
+
+
+def _draw_reference(axes: Axes, reference: Reference) -> None:
+    color = series_color(reference.tone)
+    line: dict[str, Any] = {"color": color, "linewidth": 1.0, "linestyle": DASHES[1], "zorder": 1}
+    text: dict[str, Any] = {"color": color, "fontsize": 7, "zorder": 3, "ha": "right"}
+    if reference.label:
+        text["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
+    label = _text(reference.label)
+    if reference.on == "x":
+        axes.axvline(reference.at, **line)
+        across = axes.get_xaxis_transform()
+        axes.text(reference.at, 1.0, label, transform=across, rotation=90, va="top", **text)
+    else:
+        axes.axhline(reference.at, **line)
+        axes.text(1.0, reference.at, label, transform=axes.get_yaxis_transform(), va="bottom", **text)
+
+
+def _draw_legend(axes: Axes, plot: Plot, *, outside: bool) -> int:
+    """outside: above the plot, since there is no room in it. Returns its lines there."""
+    handles, labels = axes.get_legend_handles_labels()
+    named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
+    if len(named) > LEGEND and plot.crowded:
+        named = [named[0], named[-1]]
+    if len(named) < (1 if isinstance(plot.series[0], Points) else 2):  # their colour is a verdict
+        return 0
+    where: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0)} if outside else {}
+    axes.legend([handle for handle, _ in named], [label for _, label in named], **where)
+    return len(named) if outside else 0
+
+
+# ---------------------------------------------------------------- axes
+
+
+def _draw_axis(axes: Axes, side: str, axis: Axis, room: int, names: int = NAME) -> None:
+    """room: characters of a line of its label. names: of a category."""
+    getattr(axes, f"set_{side}label")(fill(_text(axis.label, 120), room))
+    shown = getattr(axes, f"{side}axis")
+    if axis.categories:
+        longest = max(map(len, axis.categories))
+        few = max(TICKS // max(2, longest), min(len(axis.categories), FEW))
+        every = math.ceil(len(axis.categories) / (TICKS if side == "y" else few))
+        texts = [_text(name, names) for name in axis.categories[::every]]
+        shown.set_ticks(range(0, len(axis.categories), every), texts)
+        if side == "x" and sum(map(len, texts)) > TICKS:
+            shown.set_tick_params(labelrotation=90, labelsize=7)
+        return
+    if axis.low is not None or axis.high is not None:
+        low, high = ("left", "right") if side == "x" else ("bottom", "top")
+        getattr(axes, f"set_{side}lim")(**{low: axis.low, high: axis.high})
+    ticker = _part("ticker")
+    if axis.scale == "log":
+        low_end, high_end = getattr(axes, f"get_{side}lim")()
+        narrow = high_end / low_end < 200
+        shown.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+        shown.set_minor_formatter(ticker.NullFormatter())
+    elif axis.form == "count":
+        shown.set_major_locator(ticker.MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    elif axis.form == "bytes" and side == "x":
+        shown.set_major_locator(ticker.MaxNLocator(WIDE_TICKS))
+    shown.set_major_formatter(_formatter(axis))
+
+
+def _formatter(axis: Axis) -> Any:
+    forms: dict[str, Callable[[float], str]] = {
+        "share": lambda value: f"{100 * value:.4g} %",
+        "bytes": lambda value: size(round(value)),
+    }
+    form = forms.get(axis.form, _number)
+    return _part("ticker").FuncFormatter(lambda value, _: form(float(value)))
+
+
+def _number(value: float) -> str:
+    """A tick: 0.001, 2.5, 20,000, 1e-5."""
+    value = float(f"{value:.6g}")
+    if value.is_integer() and abs(value) < 1e15:
+        return count(int(value)).replace("-", "−")
+    text = f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 else sig(value, 1)
+    return text.replace("-", "−") if value < 0 else text

@@ -1,0 +1,324 @@
+"""A plot as the JSON of a plotly figure for a page, without plotly itself, and as plotly's own figure for a notebook.
+
+plotly takes text as a small markup of its own, so that all text is escaped here, in one place. Colours of text and
+lines around the plot are left to the page.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gradience.errors import require
+from gradience.reports.base.names import display_name, fit_names
+from gradience.reports.plots import labels
+from gradience.reports.plots.labels import PHONE, SCREEN, label_places
+from gradience.reports.plots.plot import (
+    SHADES,
+    Axis,
+    Bars,
+    Image,
+    Intervals,
+    Lines,
+    Plot,
+    Points,
+    Reference,
+    Tone,
+    series_color,
+)
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Json = dict[str, Any]
+LABEL = 32
+"""Characters of a name beside an axis; all of it stands in the table."""
+SERIES = 60
+"""Characters of the name of a series."""
+TICKS, MOST_ROWS = 48, 60
+"""Names beside an axis of categories, across the plot and down."""
+HOVER_LINES = 12
+FEW_COUNTS = 12
+"""So many counts beside each other have a tick each."""
+LEGEND, SHADED = 20, 10
+"""Up to so many series are named in a legend; of those whose shade says their place fewer."""
+GAPS = 64
+"""Up to so many columns of a heat map are parted by a line of the page."""
+BAND = 0.18
+"""How opaque a band is."""
+SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "circle-open"}
+"""Of marks that say something by their colour."""
+DASHES = ("solid", "dash", "dot", "dashdot")
+MARKS = ("circle", "square", "triangle-up", "diamond")
+"""Of lines of several series, by their place: those with marks differ in these, the others in their dashes."""
+PATTERNS = ("", "/", ".", "x", "-")
+"""Of bars of several series: whoever does not see their colours tells them apart."""
+QUIET: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
+"""A line that belongs to another trace."""
+ROW, LEAST_HEIGHT = 24, 420
+"""Pixels of a row of names in a notebook, and of a figure at least."""
+
+
+def to_plotly(plot: Plot) -> Json:
+    """Return `data` and `layout` of a plotly figure without its title. No value is NaN: JSON."""
+    span = _span(plot)
+    data = [trace for place in range(len(plot.series)) for trace in _traces(plot, place, span)]
+    named = sum(trace.get("showlegend", True) for trace in data)
+    x, y = _axis(plot.x, TICKS), _axis(plot.y, MOST_ROWS)
+    if span is not None:
+        x["range"] = list(span)
+    values = [value for series in plot.series if isinstance(series, Lines | Points) for value in series.x]
+    if plot.x.form == "count" and values and max(values) - min(values) <= FEW_COUNTS:
+        x["dtick"] = 1  # there would be ticks between whole numbers
+    if plot.y.categories:
+        y["autorange"] = "reversed"
+    layout: Json = {
+        "xaxis": x,
+        "yaxis": y,
+        "showlegend": 1 < named <= (SHADED if plot.crowded else LEGEND),
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
+        "hovermode": "closest",
+        "margin": {"l": 60, "r": 20, "t": 28, "b": 52},
+        "shapes": [_line(reference) for reference in plot.references],
+        "annotations": [_label(reference, plot) for reference in plot.references if reference.label],
+    }
+    if any(isinstance(series, Bars) for series in plot.series):
+        layout["barmode"] = "group"
+    return {"data": data, "layout": layout}
+
+
+def figure_of(plots: Sequence[Plot]) -> Figure:
+    """Return plotly's figure of one plot, with its title and colours of its own. Raises MissingExtra without plotly."""
+    (plot,) = plots
+    figure: Figure = require("plotly.graph_objects", extra="plots").Figure(to_plotly(plot))
+    height = max(LEAST_HEIGHT, 160 + ROW * len(plot.y.categories))
+    figure.update_layout(title_text=_text(plot.title), template="plotly_white", height=height, margin_t=90)
+    return figure
+
+
+# ---------------------------------------------------------------- text, numbers, axes and reference lines
+
+
+def _text(text: str, limit: int = 200) -> str:
+    """Text that plotly shows as it is."""
+    return html.escape(display_name(text, limit), quote=False)
+
+
+def _hover(text: str) -> str:
+    return "<br>".join(_text(line) for line in text.split("\n")[:HOVER_LINES])
+
+
+def _numbers(values: Iterable[float | None]) -> list[float | None]:
+    """Six digits: no screen shows more."""
+    return [None if value is None else float(f"{value:.6g}") for value in values]
+
+
+def _axis(axis: Axis, most: int) -> Json:
+    drawn: Json = {
+        "title": {"text": _text(axis.label), "standoff": 10},
+        "automargin": True,
+        "zeroline": False,
+    }
+    if axis.categories:
+        number = len(axis.categories)
+        every = -(-number // most)
+        short = fit_names([display_name(name) for name in axis.categories], LABEL)
+        names = [_text(name, 2 * LABEL) for name in short]  # some stay long, to stay apart
+        return drawn | {
+            "tickvals": list(range(0, number, every)),
+            "ticktext": names[::every],
+            "showgrid": False,
+        }
+    if axis.scale == "log":
+        drawn |= {"type": "log", "exponentformat": "power", "dtick": 1}
+    if axis.form == "share":
+        drawn |= {"tickformat": ".0%", "hoverformat": ".1%"}
+    elif axis.form == "bytes":
+        drawn |= {"tickformat": "~s", "ticksuffix": "B", "hoverformat": ".4~s"}
+    else:
+        drawn |= {"hoverformat": ".4~g"}
+    low, high = _end(axis, axis.low), _end(axis, axis.high)
+    if low is not None and high is not None:
+        drawn["range"] = [low, high]
+    elif low is not None or high is not None:
+        # no range with one end: where a margin grows for a label, plotly 4.1 forgets that end
+        ends = {"minallowed": low, "maxallowed": high}
+        drawn["autorangeoptions"] = {end: value for end, value in ends.items() if value is not None}
+    return drawn
+
+
+def _end(axis: Axis, value: float | None) -> float | None:
+    """An end of an axis: plotly counts a logarithmic one in powers of ten."""
+    return value if value is None or axis.scale != "log" else math.log10(value)
+
+
+def _span(plot: Plot) -> tuple[float, float] | None:
+    """Of a forest plot, the ends of x: an open interval is drawn up to there."""
+    rows = [row for series in plot.series if isinstance(series, Intervals) for row in series.rows]
+    if not rows:
+        return None
+    ends = [value for row in rows for value in (row.low, row.value, row.high) if value is not None]
+    ends += [reference.at for reference in plot.references if reference.on == "x"]
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    room = 0.08 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def _line(reference: Reference) -> Json:
+    across = {"xref": "paper", "x0": 0, "x1": 1, "y0": reference.at, "y1": reference.at}
+    upright = {"yref": "paper", "y0": 0, "y1": 1, "x0": reference.at, "x1": reference.at}
+    line = {"color": series_color(reference.tone), "width": 1.5, "dash": "dash"}
+    return {"type": "line", "line": line, **(across if reference.on == "y" else upright)}
+
+
+def _label(reference: Reference, plot: Plot) -> Json:
+    at = _end(plot.x if reference.on == "x" else plot.y, reference.at)
+    place: Json = {"xref": "paper", "x": 1, "xanchor": "right", "y": at, "yanchor": "bottom"}
+    if reference.on == "x":
+        place = {"yref": "paper", "y": 1, "x": at}
+        if plot.y.categories:  # the first row would lie beneath an upright label
+            place |= {"yanchor": "bottom"}
+        else:
+            place |= {"yanchor": "top", "xanchor": "right", "textangle": -90}
+    return {"text": _text(reference.label, LABEL), "showarrow": False, "font": {"size": 11}, **place}
+
+
+# ---------------------------------------------------------------- series
+
+
+def _traces(plot: Plot, place: int, span: tuple[float, float] | None) -> list[Json]:
+    series = plot.series[place]
+    match series:
+        case Lines():
+            return _lines(series, place)
+        case Points():
+            return [_points(plot, series, place)]
+        case Bars():
+            return [_bars(plot, series, place)]
+        case Intervals():
+            assert span is not None
+            return _intervals(series, span)
+        case Image():
+            return [_image(plot, series)]
+
+
+def _named(name: str, hover: Sequence[str], **rest: Any) -> Json:
+    """A trace with its name; with texts of its own only these are shown of a point."""
+    trace = {"name": _text(name, SERIES), "showlegend": bool(name), **rest}
+    return trace | {"hovertext": [_hover(text) for text in hover], "hoverinfo": "text"} if hover else trace
+
+
+def _lines(series: Lines, place: int) -> list[Json]:
+    color = series_color(series.tone, place, series.shade)
+    line = {"color": color, "width": 2}
+    x, y = _numbers(series.x), _numbers(series.y)
+    marked = series.marked or len(x) == 1
+    if series.dashed:
+        line["dash"] = "dash"
+    elif series.shade is None and not series.tone and not marked:
+        line["dash"] = DASHES[place % len(DASHES)]
+    mode = "lines+markers" if marked else "lines"
+    drawn = _named(series.name, series.hover, type="scatter", mode=mode, x=x, y=y, line=line)
+    if marked:
+        drawn["marker"] = {"symbol": MARKS[place % len(MARKS)], "size": 7}
+    ends = [
+        (at, low, high)
+        for at, low, high in zip(x, _numbers(series.low), _numbers(series.high), strict=False)
+        if low is not None and high is not None
+    ]
+    if not ends:
+        return [drawn]
+    at, low, high = (list(column) for column in zip(*ends, strict=True))
+    edge = QUIET | {"line": {"width": 0}, "x": at}
+    red, green, blue = bytes.fromhex(color[1:])
+    fill = {"fill": "tonexty", "fillcolor": f"rgba({red},{green},{blue},{BAND})"}
+    return [edge | {"y": low}, edge | fill | {"y": high}, drawn]
+
+
+def _points(plot: Plot, series: Points, place: int) -> Json:
+    """Marks with the names that have room; those that have it on a phone in `meta`, where a page takes them."""
+    color = series_color(series.tone, place)
+    rest: Json = {"type": "scatter", "mode": "markers", "x": _numbers(series.x), "y": _numbers(series.y)}
+    rest["marker"] = {"color": color, "size": 9, "symbol": SYMBOLS.get(series.tone, "circle")}
+    if series.low:
+        ends = [
+            (0.0, 0.0) if None in (y, low, high) else (y - low, high - y)  # type: ignore[operator]
+            for y, low, high in zip(series.y, series.low, series.high, strict=True)
+        ]
+        below, above = (_numbers(side) for side in zip(*ends, strict=True))
+        bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+        rest["error_y"] = {**bars, "color": color, "thickness": 2, "width": 0}
+    if series.labels:
+        beside: list[Json] = []
+        for canvas in (SCREEN, PHONE):
+            places = label_places(plot, canvas)[place]
+            texts = [
+                _text(label, labels.LABEL) if at else ""
+                for label, at in zip(series.labels, places, strict=True)
+            ]
+            beside.append({"text": texts, "textposition": [at or "top center" for at in places]})
+        rest |= {"mode": "markers+text", "cliponaxis": False, **beside[0], "meta": beside[1]}
+    return _named(series.name, series.hover or series.labels, **rest)
+
+
+def _bars(plot: Plot, series: Bars, place: int) -> Json:
+    at, values = list(range(len(series.values))), _numbers(series.values)
+    lying = bool(plot.y.categories)
+    x, y = (values, at) if lying else (at, values)
+    marker: Json = {"color": series_color(series.tone, place)}
+    if len(plot.series) > 1 and (pattern := PATTERNS[place % len(PATTERNS)]):
+        marker["pattern"] = {"shape": pattern, "fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.4}
+    return _named(series.name, (), type="bar", orientation="h" if lying else "v", x=x, y=y, marker=marker)
+
+
+def _intervals(series: Intervals, span: tuple[float, float]) -> list[Json]:
+    """The intervals as one line with gaps in each tone, then the values on them."""
+    traces: list[Json] = []
+    for tone in sorted({row.tone for row in series.rows}):
+        x: list[float | None] = []
+        y: list[float | None] = []
+        for place, row in enumerate(series.rows):
+            if row.tone == tone and (row.low is not None or row.high is not None):
+                ends = (span[0] if row.low is None else row.low, span[1] if row.high is None else row.high)
+                x += [*ends, None]
+                y += [place, place, None]
+        line = {"color": series_color(tone), "width": 3}
+        traces.append({**QUIET, "x": _numbers(x), "y": y, "line": line})
+    for place, row in enumerate(series.rows):
+        if row.inner is not None:
+            line = {"color": series_color(row.tone), "width": 7}
+            traces.append({**QUIET, "x": _numbers(row.inner), "y": [place, place], "line": line})
+    marker = {
+        "color": [series_color(row.tone) for row in series.rows],
+        "symbol": [SYMBOLS.get(row.tone, "circle") for row in series.rows],
+        "size": 10,
+    }
+    values: Json = {"x": _numbers(row.value for row in series.rows), "y": list(range(len(series.rows)))}
+    hover = [row.hover for row in series.rows]
+    marks = _named(series.name, hover, type="scatter", mode="markers", marker=marker, **values)
+    return [*traces, marks | {"showlegend": False}]
+
+
+def _image(plot: Plot, series: Image) -> Json:
+    bar: Json = {"title": {"text": _text(series.color.label), "side": "top"}, "thickness": 12}
+    if series.color.form == "share":
+        bar["tickformat"] = ".0%"
+    trace: Json = {
+        "type": "heatmap",
+        "z": [_numbers(row) for row in series.values],
+        "colorscale": [[place / (len(SHADES) - 1), color] for place, color in enumerate(SHADES)],
+        "xgap": 1 if len(plot.x.categories) <= GAPS else 0,
+        "ygap": 1,
+        "showlegend": False,
+        "colorbar": bar,
+    }
+    low, high = series.color.low, series.color.high
+    if low is not None or high is not None:
+        values = [value for row in series.values for value in row if value is not None]
+        trace["zmin"] = min(values, default=0) if low is None else low
+        trace["zmax"] = max(values, default=1) if high is None else high
+    if series.hover:
+        trace |= {"hovertext": [[_hover(text) for text in row] for row in series.hover], "hoverinfo": "text"}
+    return trace

@@ -1,0 +1,268 @@
+"""Plots of what was logged over steps: loss or reward with evaluations and events, use of rank, the stable rank of each
+layer; and the KL of a distillation.
+
+Of more than `FEW` runs a plot has one line each, and those with errors or warnings stand out: their events stand in the
+plots of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from gradience.reports.audit_series import short_names
+from gradience.reports.base.numbers import count, plural, sig, trimmed
+from gradience.reports.distill import DistillReport
+from gradience.reports.monitor import Curve, MonitorReport, RankUse, RunReport
+from gradience.reports.plots.plot import Axis, Lines, Plot, Reference, Tone
+from gradience.reports.plots.shared import LAYER, STEP, shaded, shades_said
+
+FEW = 3
+"""Runs that a plot shows with all that they logged."""
+WIDE = 50
+"""Where a loss reaches so many times the median of all, the axis is logarithmic: the others would be one line at 0."""
+CLOSE = 0.05
+"""Of the steps: on a phone the label of an event is as wide."""
+TONES: dict[str, Tone] = {"error": "bad", "warning": "warn", "": "dim"}
+
+
+def distill_plot(report: DistillReport) -> Plot | None:
+    """Return KL from the original over the steps of a distillation, on the rows that decide when to stop."""
+    steps, divergences = [check.step for check in report.checks], [check.kl for check in report.checks]
+    return Plot(
+        "kl",
+        "KL from the original during distillation",
+        STEP,
+        Axis("KL", "nats per scored token", low=0.0),
+        [Lines("rows that decide", steps, divergences, marked=True)],
+        f"On the rows held out KL from the original goes from {sig(report.before.kl)} to {sig(report.after.kl)} nats"
+        " per scored token.",
+        [Reference(report.best_step, "kept", on="x", tone="good")],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run and its name among the others, which is empty for a single one."""
+
+    name: str
+    report: RunReport
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the names of its series."""
+        return f"{self.name}: " if self.name else ""
+
+    @property
+    def severity(self) -> str:
+        """The worst of its alerts."""
+        severities = {alert.severity for alert in self.report.alerts}
+        return "error" if "error" in severities else "warning" if "warning" in severities else ""
+
+    def one_of_many(self, line: Lines) -> Lines:
+        """Return the line without its band, in the tone of the run's alerts; one with errors is dashed."""
+        dashed = self.severity == "error"
+        return replace(line, name=self.name, low=(), high=(), tone=TONES[self.severity], dashed=dashed)
+
+
+def _runs(report: MonitorReport) -> list[Run]:
+    if len(report.runs) == 1:
+        return [Run("", report.runs[0])]
+    files = [run.file for run in report.runs]
+    names = short_names(files) if len(set(files)) == len(files) else files
+    return [
+        Run(name if names.count(name) == 1 else f"{name} ({place})", run)
+        for place, (name, run) in enumerate(zip(names, report.runs, strict=True), start=1)
+    ]
+
+
+def _rewards(run: Run) -> Curve | None:
+    """The rewards of a run of reinforcement learning, which is judged by them."""
+    rewards = run.report.rewards
+    return rewards.reward if rewards is not None and rewards.reward.points else None
+
+
+def loss_plot(report: MonitorReport) -> Plot | None:
+    """Return the loss of each run that is not judged by rewards, with evaluations and events."""
+    return _progress_plot("loss", [(run, run.report.loss) for run in _runs(report) if not _rewards(run)])
+
+
+def reward_plot(report: MonitorReport) -> Plot | None:
+    """Return the reward of each run of reinforcement learning, with events."""
+    return _progress_plot("reward", [(run, curve) for run in _runs(report) if (curve := _rewards(run))])
+
+
+def _progress_plot(what: str, logged: Sequence[tuple[Run, Curve]]) -> Plot | None:
+    curves = [(run, curve) for run, curve in logged if curve.points]
+    if not curves:
+        return None
+    few = len(curves) <= FEW
+    series: list[Lines] = []
+    for run, curve in curves:
+        line = _line(f"{run.prefix}training {what}", curve)
+        series.append(line if few else run.one_of_many(line))
+        if few and what == "loss":
+            series += [
+                replace(_line(f"{run.prefix}{split} loss", evaluated.loss), marked=True)
+                for split, evaluated in run.report.evaluations.items()
+                if evaluated.loss.points
+            ]
+    if few:
+        sentence = _sentence(
+            (
+                run,
+                f"the training {what} goes from {sig(curve.first)} to {sig(curve.last)} over"
+                f" {count(run.report.last_step or 0)} steps",
+            )
+            for run, curve in curves
+        )
+    else:
+        sentence = _sentence_of_many(what, curves)
+    values = [point.mean for _, curve in curves for point in curve.points]
+    log = what == "loss" and max(values) > WIDE * median(values) > 0
+    axis = Axis(what, scale="log" if log else "linear")
+    return Plot(what, what.capitalize(), STEP, axis, series, sentence, _events([run for run, _ in curves]))
+
+
+def _line(name: str, curve: Curve) -> Lines:
+    """The means of a curve, with a band from the lowest to the highest of neighbouring steps."""
+    points = curve.points
+    banded = any(point.low != point.high for point in points)
+    return Lines(
+        name,
+        [point.step for point in points],
+        [point.mean for point in points],
+        [point.low for point in points] if banded else (),
+        [point.high for point in points] if banded else (),
+    )
+
+
+def rank_plot(report: MonitorReport) -> Plot | None:
+    """Return the use of rank over the steps of each run that measured it."""
+    measured = [
+        (run, use) for run in _runs(report) if (use := run.report.rank_use) is not None and use.points
+    ]
+    if not measured:
+        return None
+    few = len(measured) <= FEW
+    series: list[Lines] = []
+    for run, use in measured:
+        steps = [point.step for point in use.points]
+        medians = [point.energy_rank_90_p50 for point in use.points]
+        line = Lines(f"{run.prefix}k@90, median module", steps, medians, marked=True)
+        if not few:
+            series.append(run.one_of_many(replace(line, marked=False)))
+            continue
+        most = [point.energy_rank_90_p90 for point in use.points]
+        ranks = [point.stable_rank_median for point in use.points]
+        series += [
+            line,
+            Lines(f"{run.prefix}k@90, 90th percentile", steps, most, marked=True),
+            Lines(f"{run.prefix}stable rank, median", steps, ranks, marked=True),
+        ]
+    runs = [run for run, _ in measured]
+    axis = Axis("directions" if few else "k@90, median module", low=0.0)
+    sentence = _sentence((run, _rank_words(use)) for run, use in measured)
+    if not few:
+        last = [rank for _, use in measured if (rank := use.points[-1].energy_rank_90_p50) is not None]
+        spread = f": {trimmed(min(last))} to {trimmed(max(last))} at the last step of each" if last else ""
+        sentence = f"k@90 of the median module in {plural(len(measured), 'run')}{spread}."
+    return Plot("rank", "Use of rank", STEP, axis, series, sentence, _events(runs))
+
+
+def _rank_words(use: RankUse) -> str:
+    last = use.points[-1]
+    return (
+        f"the median module has k@90 {trimmed(last.energy_rank_90_p50)} at step {count(last.step)}, of"
+        f" {plural(use.modules, 'module')} with rank {use.max_rank or 'unknown'}"
+    )
+
+
+def layers_plot(report: MonitorReport) -> Plot | None:
+    """Return the stable rank of each transformer layer over the steps of each run that measured it, of a few runs."""
+    measured = [
+        (run, use) for run in _runs(report) if (use := run.report.rank_use) is not None and use.layers
+    ]
+    if not measured or len(measured) > FEW:
+        return None
+    series: list[Lines] = []
+    clauses: list[tuple[Run, str]] = []
+    for run, use in measured:
+        steps = [point.step for point in use.points]
+        layers = {row.layer: row.stable_rank_median for row in use.layers}
+        series += shaded(layers, steps, run.prefix, dashed=bool(series))
+        words = f"{plural(len(layers), 'layer')} over {plural(len(steps), 'measurement')}"
+        clauses.append((run, f"median stable rank of {words}"))
+    sentence = f"{_sentence(clauses)}{shades_said(series)}"
+    events = _events([run for run, _ in measured])
+    return Plot("stable-rank-by-layer", "Stable rank of each layer", STEP, LAYER, series, sentence, events)
+
+
+# ---------------------------------------------------------------- sentences and events
+
+
+def _sentence(clauses: Iterable[tuple[Run, str]]) -> str:
+    """One sentence; of several runs a clause for each with its name."""
+    clauses = list(clauses)
+    text = "; ".join(f"{run.prefix}{clause}" for run, clause in clauses)
+    return f"{text}." if clauses[0][0].name else f"{text[0].upper()}{text[1:]}."
+
+
+def _sentence_of_many(what: str, curves: Sequence[tuple[Run, Curve]]) -> str:
+    """How many came to a better value, which came to the best, and what the lines say by their look."""
+    sign, way, most = (1, "higher", "highest") if what == "reward" else (-1, "lower", "lowest")
+    known = [
+        (run, curve.first, curve.last)
+        for run, curve in curves
+        if curve.first is not None and curve.last is not None
+    ]
+    better = sum(sign * (last - first) > 0 for _, first, last in known)
+    text = f"Of {plural(len(curves), 'run')} {count(better)} end with a {way} training {what} than they begin with"
+    sound = [(sign * last, last, run.name) for run, _, last in known if run.severity != "error"]
+    if sound:
+        _, last, name = max(sound, key=lambda end: end[0])
+        text += f"; the {most} at the end without an error is {sig(last)} ({name})"
+    severities = [run.severity for run, _ in curves]
+    looks = [
+        f"{look}: {count(severities.count(severity))} with {severity}s"
+        for look, severity in (("dashed", "error"), ("orange", "warning"))
+        if severity in severities
+    ]
+    return f"{text}. {'; '.join(looks).capitalize()}." if looks else f"{text}."
+
+
+def _events(runs: Sequence[Run]) -> list[Reference]:
+    """Where runs were resumed, and the steps that their alerts name; of many runs none."""
+    if len(runs) > FEW:
+        return []
+    events: list[Reference] = []
+    for run in runs:
+        codes: dict[int, list[str]] = {}
+        for alert in run.report.alerts:
+            for evidence in alert.evidence[:1]:
+                if evidence.step is not None:
+                    codes.setdefault(evidence.step, []).append(alert.code)
+        events += [Reference(step, f"{run.prefix}resumed", on="x") for step in run.report.resumed_from] + [
+            Reference(step, f"{run.prefix}{', '.join(alerts)}", on="x", tone="warn")
+            for step, alerts in sorted(codes.items())
+        ]
+    return together(events, max(run.report.last_step or 0 for run in runs))
+
+
+def together(events: Sequence[Reference], steps: int) -> list[Reference]:
+    """Return the events in their order; of those whose labels would lie on each other the first names all.
+
+    steps: of the longest run.
+    """
+    groups: list[list[Reference]] = []
+    for event in sorted(events, key=lambda event: event.at):
+        if groups and event.at - groups[-1][0].at < CLOSE * steps:
+            groups[-1].append(event)
+        else:
+            groups.append([event])
+    named: list[Reference] = []
+    for first, *others in groups:
+        labels = dict.fromkeys(event.label for event in (first, *others))
+        named += [replace(first, label=", ".join(labels)), *(replace(event, label="") for event in others)]
+    return named

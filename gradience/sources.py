@@ -1,0 +1,165 @@
+"""Files and folders as reports: each file by the reader of its kind, which its `schema` names; an adapter is audited.
+
+The one reader of what people draw and pass on: `gradience plot` takes one report of a path, a page all that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from pydantic import ConfigDict, Field
+
+from gradience.adapters.locate import CONFIG, natural_key
+from gradience.adapters.tensors import TensorFile
+from gradience.audit.adapter import audit_adapter
+from gradience.digests import sha256_bytes
+from gradience.errors import InputError
+from gradience.files.artifact import MAX_ARTIFACT_BYTES, Artifact
+from gradience.files.digests import root_of
+from gradience.files.shared_names import command_text, path_text, paths_text
+from gradience.monitor import monitor_runs
+from gradience.reading import read_file
+from gradience.reports.audit_series import step_of
+from gradience.reports.base.report import Report
+from gradience.reports.calibration import METADATA, Calibration
+from gradience.reports.monitor import MonitorReport
+from gradience.reports.page.parts import Source
+from gradience.reports.registry import ArtifactName
+
+KINDS = {f"gradience.{kind}": kind for kind in ArtifactName}
+"""The schema without its version -> the kind of artifact."""
+OF_A_RUN = ("bench_aggregate.json", "shrink.json", "evaluation.json", "bench.json")
+"""In a folder, the report about all of it."""
+LOG = "run.jsonl"
+"""What was logged in a training."""
+NAMES = (*OF_A_RUN, "compression_report.json", "distill_report.json", "audit.json", LOG)
+"""What is looked for in a folder, in the order of a page: what was shown, then what it rests on."""
+MOST_FILES = 40
+"""Of a folder."""
+
+
+class Named(Artifact):
+    """Any artifact, of which only the kind is read."""
+
+    model_config = ConfigDict(extra="ignore")
+    repair = (
+        "name an adapter's folder, a run.jsonl, or a file that Gradience wrote: audit.json, evaluation.json …"
+    )
+
+    schema_: str = Field(default="Gradience", alias="schema")
+
+
+def report_at(path: Path) -> Report:
+    """Return the one report of a path: a file's, of a run's folder that about all of it, else the audit of an adapter.
+
+    A folder that is no adapter may be that of a training, whose log is read.
+
+    Raises InputError (`not-a-report`, and what reading and auditing raise).
+    """
+    if not path.is_dir():
+        return _read(path, path.name).report
+    logs = () if (path / CONFIG).is_file() else (LOG,)
+    file = next((path / name for name in (*OF_A_RUN, *logs) if (path / name).is_file()), None)
+    return audit_adapter(path) if file is None else _read(file, file.name).report
+
+
+def read_sources(paths: Sequence[Path]) -> list[Source]:
+    """Return the reports of files and of folders, in the order given.
+
+    Of a folder: the reports with known names in it and in the folders right below, and an audit of each checkpoint that
+    has none, or of the folder itself where it is an adapter without reports.
+    Raises InputError (`not-a-report`, `no-reports`, `many-reports`, and what reading and auditing raise).
+    """
+    sources = [
+        source for path in paths for source in (_all_in(path) if path.is_dir() else [_read(path, path.name)])
+    ]
+    names = iter(paths_text([source.log for source in sources if source.log]))
+    return [_called(source, next(names)) if source.log else source for source in sources]
+
+
+def _called(source: Source, name: str) -> Source:
+    """The source of a run, under a name that differs from those of the others: all files are called run.jsonl."""
+    report = cast("MonitorReport", source.report)
+    runs = tuple(run.model_copy(update={"file": name}) for run in report.runs)
+    return replace(source, report=report.model_copy(update={"runs": runs}))
+
+
+def _all_in(path: Path) -> Iterator[Source]:
+    within = sorted((folder for folder in path.iterdir() if folder.is_dir()), key=_place)
+    places = [path, *within]
+    files = [folder / name for name in NAMES for folder in places if (folder / name).is_file()]
+    adapters = [folder for folder in within if step_of(folder.name) and _unaudited(folder)]
+    if not files and not adapters and _unaudited(path):
+        adapters = [path]
+    if not files and not adapters:
+        raise InputError(
+            f"{path}: no report and no adapter in this folder, nor in the folders in it",
+            code="no-reports",
+            hint="name its files, such as logs that are not called run.jsonl;"
+            " an adapter is audited first: gradience audit ADAPTER --output audit.json",
+        )
+    number = len(files) + len(adapters)
+    if number > MOST_FILES:
+        raise InputError(
+            f"{path}: {number} reports, and a page takes at most {MOST_FILES} of a folder",
+            code="many-reports",
+            hint="name the files that you want",
+        )
+    yield from (_read(file, str(file.relative_to(path))) for file in files)
+    yield from (Source(_name_in(path, folder), audit_adapter(folder)) for folder in adapters)
+
+
+def _place(folder: Path) -> tuple[int, list[tuple[int, int | str]]]:
+    """Checkpoints stand in the order of their steps, and seeds in that of their numbers: 90 before 100."""
+    step = step_of(folder.name)
+    return (step.number if step else -1, natural_key(folder.name))
+
+
+def _unaudited(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() and not (folder / "audit.json").is_file()
+
+
+def _name_in(path: Path, folder: Path) -> str:
+    return path_text(folder) if folder == path else str(folder.relative_to(path))
+
+
+def _read(path: Path, name: str) -> Source:
+    if path.suffix == ".jsonl":
+        return Source(name, monitor_runs([path]), log=path)
+    if path.suffix == ".safetensors":
+        return Source(name, _weights(path))
+    text = read_file(path, MAX_ARTIFACT_BYTES)
+    schema = Named.parse(path, text).schema_
+    kind = KINDS.get(schema.partition("/")[0])
+    reader = None if kind is None else kind.load()
+    if reader is None or not issubclass(reader, Report):
+        raise InputError(
+            f"{path}: no report is made of this kind of file: {schema[:120]!r}",
+            code="not-a-report",
+            hint=Named.repair,
+        )
+    report = reader.parse(path, text)
+    return Source(name, report, sha256_bytes(text).hex(), verification_of(report, path.parent), path.parent)
+
+
+def _weights(path: Path) -> Report:
+    """A calibration, or the weights of an adapter."""
+    with TensorFile.open(path) as file:
+        calibrated = METADATA in file.metadata
+    return Calibration.read(path).report if calibrated else audit_adapter(path)
+
+
+def verification_of(report: Report, folder: Path) -> str:
+    """Return the command that checks a report in `folder` against what it was made from; empty where there is none.
+
+    The digest that stands for the folder is in it, so that it is checked as well where others have the folder.
+    """
+    if type(report).__name__ not in ("Bench", "BenchAggregate"):
+        return ""
+    root = root_of(folder)
+    return command_text(
+        ["gradience", "bench", "verify", path_text(folder), *(["--root", root] if root else [])]
+    )
