@@ -10,7 +10,6 @@ from fractions import Fraction
 import pytest
 from bench_sample import PUBLISHED, bench, config, three_seeds
 
-from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.verdict.aggregate import aggregate, no_longer_passing
 from gradience.bench.verdict.folders import aggregate_folders, find_benches, read_results
 from gradience.cli.app import run
@@ -54,19 +53,6 @@ def test_exactly_five_of_200_fewer_passes_and_six_do_not():
 
 
 # ---------------------------------------------------------------- missing and failed seeds
-
-
-def test_a_run_that_was_begun_in_a_folder_of_its_own_is_unfinished(runs):
-    plan = bench_plan(config(seeds=[7]), "gsm8k", [])
-    begun = runs / "begun"
-    begun.mkdir()
-    plan.save(begun / "plan.json")
-    report = aggregate_folders([runs / "all", begun])
-    assert report.planned_seeds == (7, 42, 123, 456)
-    assert [row.unfinished for row in report.seeds] == [True, False, False, False]
-    assert report.status == "ERROR"
-    with pytest.raises(InputError, match="no seed has a result yet"):
-        aggregate_folders([begun])
 
 
 def test_a_bad_seed_cannot_be_left_out_of_a_plan_that_names_it():
@@ -262,29 +248,3 @@ def test_what_can_no_longer_pass_is_known_before_the_last_seed():
     failed = worse.variant("uniform_median").model_copy(update={"status": "ERROR"})
     resumable = worse.model_copy(update={"variants": (failed,)})
     assert no_longer_passing([resumable], planned, worse.policy) == {}
-
-
-def test_the_training_that_was_saved_is_said():
-    worse = bench(42, {"uniform_median": (30, 0)}, correct=57)
-    others = [bench(seed, {"uniform_median": (1, 0)}, correct=57) for seed in (123, 456)]
-    stopped = [
-        other.model_copy(
-            update={
-                "variants": tuple(
-                    result.model_copy(
-                        update={"status": "SKIPPED", "stopped_early": True, "pairs": None, "measures": None,
-                                "delta": None, "delta_exact": None, "reasons": ("lost",)}
-                    )
-                    for result in other.variants
-                )
-            }
-        )
-        for other in others
-    ]  # fmt: skip
-    report = aggregate([worse, *stopped])
-    median = named(report, "uniform_median")
-    assert median.status == "FAIL"
-    assert [row.stopped_early for row in median.seeds] == [False, True, True]
-    assert any(
-        "was not trained on seed 123, 456, since it could no longer pass" in note for note in report.notes
-    )

@@ -145,12 +145,6 @@ def test_settings_that_do_not_fit_together(write, text, said):
     assert said in str(caught.value)
 
 
-def test_seeds_in_all_their_forms(write):
-    assert load_config(write(MINIMAL), ["seed=7"]).seeds == (7,)
-    assert load_config(write(MINIMAL), ["seeds=[7, 8]"]).seeds == (7, 8)
-    assert load_config(write(MINIMAL + "seed: 7\n"), ["seeds=[8, 9]"]).seeds == (8, 9)
-
-
 def test_smoke_shortens(write):
     config = load_config(write(MINIMAL), ["run_type=smoke", "train.warmup_steps=20"])
     assert config.smoke

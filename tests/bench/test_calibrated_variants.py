@@ -16,7 +16,6 @@ from test_distill_arm import sentences
 from tiny_bench import Watcher, bert
 
 from gradience.bench.config.load import BenchConfig, load_config
-from gradience.bench.plan.variants import plan_variants
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.stages import files_of
@@ -145,29 +144,6 @@ def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> 
     finally:
         path.write_bytes(original)
         manifest.save(manifest_path)
-
-
-def test_equal_ranks_are_one_adapter_only_where_the_same_thing_chooses_them(run: Run) -> None:
-    variants = ["uniform_r8", "uniform_r1", "calibrated_r1", "calibrated_r8", "calibrated_kl", "calibrated"]
-    chosen = run.config.model_copy(
-        update={
-            "compression": run.config.compression.model_validate(
-                {"variants": variants, "arms": ["truncate"], "calibration": {"max_kl": 1e6}}
-            )
-        }
-    )
-    planned = {one.name: one for one in plan_variants(run.audit, chosen, 42, calibration=run.calibration)}
-    full = planned["calibrated_r8.truncate"]
-    assert (full.same_as, full.is_made) == ("probe", False)
-    assert planned["calibrated_r1.truncate"].is_made
-    assert "no module would be left" in planned["calibrated_kl.truncate"].skipped
-    median = run.audit.suggestions.median.rank
-    twins = {1: "calibrated_r1.truncate", 8: "probe"}
-    assert planned["calibrated.truncate"].same_as == twins.get(median)
-    without = {one.name: one for one in plan_variants(run.audit, chosen, 42)}
-    assert without["calibrated_r1.truncate"].unplanned == "the probe is not calibrated"
-    assert not any(without[name].is_made for name in without if name.startswith("calibrated"))
-    assert without["uniform_r1.truncate"].is_made
 
 
 class Interrupted(Watcher):

@@ -91,13 +91,6 @@ def test_a_variant_that_is_as_good_on_enough_examples_is_certified() -> None:
     assert shown.next_grade is None
 
 
-def test_counts_that_nobody_verified_are_not_certified() -> None:
-    report = aggregate(large({"uniform_median": (30, 28)}))
-    assert evidence(report).grade == "B"
-    assert "not A: its records were not verified" in evidence(report).reason
-    assert evidence(report).next_grade.obstacles == ("its records were not verified",)
-
-
 def test_every_arm_of_the_plan_counts_in_holms_family() -> None:
     """Six arms are planned, of which two are not made: they count as not shown."""
     report = aggregate(three_seeds())
@@ -193,15 +186,6 @@ def test_a_variant_that_repeats_another_on_every_seed_is_no_result_of_its_own() 
 # ---------------------------------------------------------------- what differs anyway
 
 
-def test_the_noise_floor_counts_pairs_of_probes() -> None:
-    """The easiest 54, 57 and 60 examples: 3, 3 and 6 differ; aa: 3, 0 and 3 of 200."""
-    noise = aggregate(three_seeds()).noise
-    assert (noise.probes.comparisons, noise.probes.largest_delta) == (3, 0.03)
-    assert noise.probes.discordance == pytest.approx(12 / 600)
-    assert noise.rewrite.discordance == pytest.approx(6 / 600)
-    assert noise.rewrite.largest_delta == 0.005
-
-
 # ---------------------------------------------------------------- the ladder
 
 
@@ -234,25 +218,11 @@ def test_steps_do_not_count_among_the_candidates() -> None:
     assert report.ladder.smallest_safe == "ladder.r4"
 
 
-def test_nothing_is_shown_where_the_first_step_is_not() -> None:
-    outcome = aggregate(ladder((200, 5), (5, 5), (5, 5), (5, 5))).ladder
-    assert (outcome.smallest_safe, outcome.sentence) == (None, "no step is shown to be safe")
-    assert [step.status for step in outcome.steps] == ["inconclusive", *["not tested"] * 3]
-    assert (outcome.next_step.name, outcome.next_step.examples) == ("ladder.r32", None)
-
-
 def test_one_seed_says_nothing_of_a_new_run() -> None:
     one = graded_seed(ladder((5, 5), (5, 5), (200, 5), (5, 5), seeds=[42])[0])
     assert (one.ladder.planned_bound, one.ladder.bound) == ("new-run", "these-runs")
     assert one.ladder.smallest_safe == "ladder.r16"
     assert one.ladder.sentence.endswith("one seed says nothing of the next training")
-
-
-def test_a_step_at_the_probes_own_rank_is_no_step_to_be_shown() -> None:
-    compression = {"variants": ["uniform_median"], "controls": [], "ladder": {"steps": [64, 32]}}
-    asked = config(compression=compression)
-    report = aggregate([bench(seed, asked=asked, **LARGE) for seed in SEEDS])
-    assert [step.status for step in report.ladder.steps] == ["not smaller", "shown"]
 
 
 def test_a_ladder_that_is_none_is_refused() -> None:

@@ -94,29 +94,3 @@ def test_memory_by_hand(base: Path) -> None:
     assert cost.tokens_per_training == 6 * 3 * 2 * 10
     assert cost.activation_bytes == activation_bytes(network, 2, 10, labels=False)
     assert cost.process_bytes > 100e6  # PyTorch and transformers
-
-
-def test_checkpointing_keeps_less(base: Path) -> None:
-    deep = AutoConfig.from_pretrained(base)
-    deep.num_hidden_layers = 5
-    shapes = Shapes(6, (4, 32), rows=16, prompt=6, new=4)
-    costs = []
-    for checkpointing in (False, True):
-        model = {"name": str(base), "type": "causal_lm", "gradient_checkpointing": checkpointing}
-        config = BenchConfig.model_validate(gsm8k_values(base, model=model))
-        costs.append(cost_of(config, deep, shapes, labels=None))
-    plain, saved = costs
-    assert saved.activation_bytes < 0.6 * plain.activation_bytes
-
-
-def test_four_bits_pack_the_linear_layers_alone(base: Path) -> None:
-    model = {"name": str(base), "type": "causal_lm", "quantization": "nf4"}
-    shape, shapes = AutoConfig.from_pretrained(base), Shapes(1, (1, 4), 1, 4, 1)
-    config = BenchConfig.model_validate(gsm8k_values(base, model=model))
-    cost = cost_of(config, shape, shapes, labels=None)
-    outside = sum(
-        weight.numel()
-        for name, weight in AutoModelForCausalLM.from_pretrained(base).named_parameters()
-        if "proj" not in name
-    )
-    assert cost.weights_bytes == int((4.127 * (cost.base_params - outside) + 32 * outside) / 8)

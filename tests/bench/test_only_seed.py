@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 from bench_process import without_times, write_inputs
 
-from gradience.bench.config.load import load_config
-from gradience.bench.config.shipped import shipped_configs
-from gradience.bench.plan.forecast import forecast
 from gradience.cli.app import run
 from gradience.models.lock import only_one
 from gradience.reports.bench_aggregate import BenchAggregate
@@ -100,10 +97,3 @@ def test_a_seed_outside_the_plan_is_refused(bench: Bench, tmp_path: Path) -> Non
     assert code == 2
     assert "only_seed=7: `only_seed`: 7 is not among the planned seeds 42, 123" in said
     assert not list(tmp_path.iterdir())
-
-
-def test_a_forecast_counts_the_seeds_that_are_run() -> None:
-    one = forecast(load_config(shipped_configs()["mistral_gsm8k_certifiable_seed123"]))
-    assert one.seeds == (123,)
-    assert one.notes == ("seed 123 is run alone; the plan has 42, 123, 456",)
-    assert forecast(load_config(shipped_configs()["mistral_gsm8k_certifiable"])).seeds == (42, 123, 456)

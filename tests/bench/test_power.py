@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -103,12 +102,6 @@ def test_the_screen_is_made_from_the_json(capsys: pytest.CaptureFixture[str]) ->
     assert report.to_markdown().startswith("# What 500 examples and 5 seeds can show\n")
     assert len(report.to_dataframe()) == 1
     assert [each.discordance for each in report.scenarios] == [0.06]
-
-
-def test_a_margin_is_that_of_claims_and_policy(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "power", "--n", "200", "--margin", "5", "--json"]) == 0
-    report = PowerReport.model_validate_json(capsys.readouterr().out)
-    assert (report.margin, report.allowed) == (Fraction(1, 20), 10)
 
 
 @pytest.mark.parametrize(

@@ -98,18 +98,6 @@ def test_a_stage_gets_as_many_gpus_as_it_needs_and_nobody_shares_them(begin: Any
     assert sorted(each for given in seen.values() for each in given) == [str(n) for n in range(8)]
 
 
-def test_gpus_that_are_given_back_are_given_again(begin: Any, gpus: Any) -> None:
-    gpus(2)
-    machine = begin(workers=5)
-    assert [machine.submit(name, 1) for name in "abc"] == [True, True, False]
-    assert machine.submit("none", 0)  # an audit takes none
-    assert machine.seen("none") == []
-    one = machine.seen("a")
-    machine.let_go("a")
-    assert machine.submit("c", 1)
-    assert machine.seen("c") == one
-
-
 def test_a_killed_process_is_started_again_twice(begin: Any, gpus: Any) -> None:
     gpus(2)
     machine = begin()

@@ -19,7 +19,6 @@ from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.verify.regenerate import drawn, regenerated
 from gradience.bench.verify.verify import verify_run
-from gradience.cli.app import run
 from gradience.digests import sha256_file
 from gradience.evaluate.batches import fixed_batches
 from gradience.reports.base.report import Report
@@ -193,17 +192,6 @@ def test_other_data_are_not_asked(copy: Path, tmp_path: Path) -> None:
     assert report.regenerated == ()
     (check,) = (one for one in report.checks if one.level == "L3")
     assert (check.result, "other data" in check.what) == ("not done", True)
-
-
-def test_the_command_line_tells_what_was_answered_again(
-    ended: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["bench", "verify", str(ended), "--regenerate", "1"]) == 0
-    said = capsys.readouterr().out
-    assert "Verified, L3" in said
-    assert "Answered again" in said
-    assert run(["bench", "verify", str(ended), "--regenerate", "1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["regenerated"]
 
 
 @pytest.mark.parametrize("least", [1, 5, 9, 1000])

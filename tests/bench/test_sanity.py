@@ -71,13 +71,6 @@ def test_on_one_seed_it_is_a_note() -> None:
     assert "random_directions must fail, and passes on the one seed there is" in alone.notes
 
 
-def test_a_rewrite_that_does_not_pass_is_said_to_be_noise() -> None:
-    report = over_seeds(aa=20, random_directions=50)
-    assert any("rounding alone decides here" in note for note in report.notes)
-    run = bench(42, {"aa": (20, 0)})
-    assert any("rounding alone" in note for note in seed_notes(run.probe, run.variants, run.policy))
-
-
 @pytest.mark.parametrize(
     ("name", "lost", "shown"),
     [

@@ -12,7 +12,7 @@ import pytest
 from killing import program
 
 from gradience.bench.run.stages import BEGUN, Stages
-from gradience.errors import InputError, LockedError, OutputError
+from gradience.errors import InputError, LockedError
 from gradience.models.lock import only_one
 from gradience.reports.stage import MANIFEST
 
@@ -20,12 +20,6 @@ from gradience.reports.stage import MANIFEST
 @pytest.fixture
 def stages(tmp_path: Path) -> Stages:
     return Stages(tmp_path, watch=lambda stage: lambda: 1_000, plan="abc")
-
-
-def test_what_it_depends_on_has_changed_so_it_begins_anew(stages: Stages) -> None:
-    stages.done("audit", {"adapter": "1"}, lambda folder: (folder / "old").touch())
-    folder = stages.done("audit", {"adapter": "2"}, lambda folder: (folder / "new").touch())
-    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, "new"]
 
 
 @pytest.mark.parametrize(
@@ -137,17 +131,3 @@ def test_what_was_exchanged_is_noticed_and_made_again(
         assert (folder / "records").read_bytes() == b"records"
         stages.done("train", {}, make)
         assert len(seen) == 1
-
-
-def test_a_disk_that_refuses_around_a_stage_ends_the_run(
-    stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As another error it would count as a failed variant, which is a result."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(OutputError) as caught:
-        stages.done("train", {}, lambda folder: None)
-    assert caught.value.code == "write-failed"

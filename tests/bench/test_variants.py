@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.plan.preregister import bench_plan
-from gradience.bench.plan.variants import NO_COMPRESSION, asked_for, plan_variants
+from gradience.bench.plan.variants import NO_COMPRESSION, plan_variants
 from gradience.errors import UsageError
 
 
@@ -112,19 +111,6 @@ def test_equal_configurations_are_one_run():
     assert by_name["per_layer"].same_as == "uniform_median"
     assert by_name["uniform_median.truncate"].same_as is None  # made in another way
     assert by_name["uniform_p90.truncate"].same_as == "uniform_median.truncate"
-
-
-def test_an_untrained_module_gets_the_smallest_rank_and_is_not_evidence():
-    by_name = planned(audited(None, 8, 8))
-    assert list(by_name["per_layer"].ranks.values()) == [1, 8, 8]
-    assert by_name["uniform_median"].rank_basis.endswith("energy: 8")
-
-
-def test_retraining_can_be_limited():
-    compression = {"arms": ["retrain", "truncate"], "retrain": ["uniform_p90"]}
-    names = tuple(one.name for one in asked_for(config(**compression).compression))
-    assert names == ("uniform_median.truncate", "uniform_p90", "uniform_p90.truncate", "per_layer.truncate")
-    assert tuple(planned(audited(3, 3, 3, 9), **compression)) == names
 
 
 def test_the_audit_must_have_the_energy_of_the_config():
@@ -249,13 +235,6 @@ def test_a_step_that_equals_a_truncated_variant_is_not_made_again():
 def test_ladders_that_make_no_sense(ladder, said):
     with pytest.raises(ValueError, match=said):
         config(ladder=ladder)
-
-
-def test_the_plan_names_the_steps_and_their_bound_beside_the_tests():
-    plan = bench_plan(config(ladder={"steps": [8, 4]}), "t", [])
-    assert plan.tests == ("uniform_median", "uniform_p90", "per_layer")
-    assert (plan.ladder.names, plan.ladder.bound) == (("ladder.r8", "ladder.r4"), "new-run")
-    assert bench_plan(config(), "t", []).ladder is None
 
 
 def test_what_can_no_longer_pass_is_not_retrained_and_what_equals_it_is():
