@@ -15,7 +15,7 @@ import torch
 
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.power import Assumptions, plausible_for, power_report, rests_on, scenario
-from gradience.bench.plan.preview import CHARACTERS, Lengths, Preview, look
+from gradience.bench.plan.preview import Lengths, Preview, look
 from gradience.bench.plan.variants import asked_for, stage_graph
 from gradience.errors import UsageError
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
@@ -129,9 +129,7 @@ def _assumptions(
         sentences.append(
             "Lengths are not known here: examples are counted at `max_length`, answers at `max_new_tokens`."
         )
-    elif not preview.lengths.counted:
-        sentences.append(f"The tokenizer is not here: {CHARACTERS} characters are counted as one token.")
-    if preview.lengths is not None and preview.lengths.responses:
+    elif preview.lengths.responses:
         sentences.append(
             "Answers are assumed as long as the gold ones; a model that does not stop writes up to `max_new_tokens`."
         )

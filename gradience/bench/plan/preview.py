@@ -9,7 +9,7 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gradience import tasks
 from gradience.bench.config.load import BenchConfig
@@ -24,16 +24,16 @@ from gradience.models.local_only import NotHereError, local_only
 from gradience.models.locate import EMBEDDED, hub_address, locate, require_weights
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
+from gradience.reports.bench_plan import Role
 from gradience.reports.forecast import Check, RenderedExample, ScoredExample
 from gradience.tasks import user_code
 from gradience.tasks.base import ChatTask, ClassificationTask, Task
 from gradience.training.encode import encode, labels_of
 from gradience.words import counted
 
+What = Literal["model", "tokenizer", "data", "code"]
 HUB_SECONDS = 5
 """How long the hub may take to answer."""
-CHARACTERS = 3.5
-"""Of a token of prose, where the tokenizer is not here to count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,6 @@ class Lengths:
     """Of each example that decides; for texts to label the whole text."""
     responses: tuple[int, ...] = ()
     """Of their gold responses with the end token; empty for texts to label."""
-    counted: bool = True
-    """False: guessed from the characters, since the tokenizer is not here."""
 
 
 @dataclass(slots=True)
@@ -60,10 +58,14 @@ class Preview:
     task: Task | None = None
     """None where its data are not here, it is code of the user's own, or a chat whose template is not here."""
     lengths: Lengths | None = None
-    """None where the task is not here."""
+    """None where the task or its tokenizer is not here."""
     example: RenderedExample | None = None
     scored: tuple[ScoredExample, ...] = ()
     """The first of the examples that decide."""
+
+    def check(self, what: What, name: str, state: Literal["found", "not checked"], note: str) -> None:
+        """Say of an input whether it is here."""
+        self.checks.append(Check(what=what, name=name, state=state, note=note))
 
 
 def look(config: BenchConfig) -> Preview:
@@ -73,35 +75,41 @@ def look(config: BenchConfig) -> Preview:
     not exist or cannot be read, NetworkError for what the hub does not have, UsageError where task and model do not
     fit together. A hub that cannot be reached is no error: the check says `not checked`.
     """
-    seen = Preview()
+    preview = Preview()
     with local_only():
-        seen.shape = _model(config.model, seen.checks)
-        task = _task(config, seen.checks)
-        tokenizer = None if task is None else _tokenizer(config.model, seen.checks)
+        preview.shape = _model(config.model, preview)
+        task, tokenizer = _task(config, preview), None
+        if task is not None:
+            try:
+                tokenizer = load_tokenizer(config.model)
+            except (NotHereError, NetworkError):
+                preview.check("tokenizer", config.model.name, "not checked", "it is not here yet")
         if isinstance(task, ChatTask):
             task = None if tokenizer is None else task.rendered(tokenizer)
-        seen.task = task
-        if seen.task is not None:
-            labels_of(seen.task, config.model)
-            seen.example = _rendered(seen.task, tokenizer)
-            deciding = seen.task.examples.of(config.task.eval_role, SHOWN)
-            seen.scored = tuple(scored_example(seen.task, one, tokenizer) for one in deciding)
-            if tokenizer is None:
-                seen.lengths = _guessed(config, seen.task)
-            else:
-                seen.lengths, too_long = _lengths(config, seen.task, tokenizer, seen.shape)
-                seen.checks = [_with(check, too_long) for check in seen.checks]
-    return seen
+        preview.task = task
+        if task is not None:
+            labels_of(task, config.model)
+            preview.example = _rendered(task, tokenizer)
+            deciding = task.examples.of(config.task.eval_role, SHOWN)
+            preview.scored = tuple(scored_example(task, example, tokenizer) for example in deciding)
+            if tokenizer is not None:
+                preview.lengths, too_long = _lengths(config, task, tokenizer, preview.shape)
+                for place, check in enumerate(preview.checks):
+                    if check.what == "data":
+                        note = "; ".join([check.note, *too_long])
+                        preview.checks[place] = check.model_copy(update={"note": note})
+    return preview
 
 
 # ------------------------------------------------------------------ the model
 
 
-def _model(settings: ModelSettings, checks: list[Check]) -> Any:
+def _model(settings: ModelSettings, preview: Preview) -> Any:
     """The shape of the model; None where nobody here knows it."""
     from transformers import AutoConfig
 
     name, known = settings.name, KNOWN.get(settings.name)
+    source: Path | None = None
     if name.startswith("embedded:"):
         if name not in EMBEDDED:
             raise InputError(
@@ -109,22 +117,21 @@ def _model(settings: ModelSettings, checks: list[Check]) -> Any:
                 code="unknown-model",
                 hint=f"use {' or '.join(EMBEDDED)}, a hub name or a folder",
             )
-        source: str | None = None
-        checks.append(Check(what="model", name=name, state="found", note="of the package index, pinned"))
+        preview.check("model", name, "found", "of the package index, pinned")
     elif settings.path.is_dir():
         require_weights(settings.path)
-        source = str(settings.path)
-        checks.append(Check(what="model", name=name, state="found", note="a folder"))
+        source = settings.path
+        preview.check("model", name, "found", "a folder")
     elif (address := hub_address(settings)) is None:
-        source = str(locate(settings).folder)  # refused, since there is none
+        source = locate(settings).folder  # refused, since there is none
     else:
-        source = _hub_config(address, checks)
+        source = _hub_config(address, preview)
     if source is None:
         return AutoConfig.for_model(**known) if known else None
-    return from_folder(AutoConfig, name, Path(source))
+    return from_folder(AutoConfig, name, source)
 
 
-def _hub_config(address: Address, checks: list[Check]) -> str | None:
+def _hub_config(address: Address, preview: Preview) -> Path | None:
     """The file config.json from the cache or the hub; None when the hub cannot be reached."""
     from huggingface_hub import hf_hub_download, logging
 
@@ -141,57 +148,39 @@ def _hub_config(address: Address, checks: list[Check]) -> str | None:
     except NetworkError as error:
         if error.code not in ("hub-offline", "hub-connection"):
             raise
-        checks.append(Check(what="model", name=name, state="not checked", note="the hub cannot be reached"))
+        preview.check("model", name, "not checked", "the hub cannot be reached")
         return None
     finally:
         logging.set_verbosity(level)
-    checks.append(Check(what="model", name=name, state="found", note="on the hub, or in its cache here"))
-    return str(path)
-
-
-def _tokenizer(settings: ModelSettings, checks: list[Check]) -> Any:
-    """The tokenizer, where it is here; else None."""
-    try:
-        return load_tokenizer(settings)
-    except (NotHereError, NetworkError):
-        checks.append(
-            Check(what="tokenizer", name=settings.name, state="not checked", note="it is not here yet")
-        )
-        return None
+    preview.check("model", name, "found", "on the hub, or in its cache here")
+    return Path(path)
 
 
 # ------------------------------------------------------------------ the task
 
 
-def _task(config: BenchConfig, checks: list[Check]) -> Task | ChatTask | None:
+def _task(config: BenchConfig, preview: Preview) -> Task | ChatTask | None:
     profile = config.task.profile
     code = tasks.code_of(profile, config.task.place)
     if code is not None:
         allowed = "allowed" if user_code.is_allowed() else "not allowed: it needs --allow-code"
-        note = f"the run executes it ({allowed}); a dry run does not"
-        checks.append(Check(what="code", name=code.name, state="found", note=note))
+        preview.check("code", code.name, "found", f"the run executes it ({allowed}); a dry run does not")
         return None
     try:
         task = config.task.load()
     except NotHereError as error:
-        checks.append(Check(what="data", name=profile, state="not checked", note=f"not here yet: {error}"))
+        preview.check("data", profile, "not checked", f"not here yet: {error}")
         return None
     except MissingExtra as error:
-        checks.append(Check(what="data", name=profile, state="not checked", note=f"{error}: {error.hint}"))
+        preview.check("data", profile, "not checked", f"{error}: {error.hint}")
         return None
-    checks.append(Check(what="data", name=profile, state="found", note=_counts(task)))
+    roles: tuple[Role, ...] = ("train", "dev", "confirm")
+    notes = [", ".join(f"{len(task.examples.of(role)):,} {role}" for role in roles)]
+    for key, what in (("duplicates", "repeated row"), ("conflicts", "row of contradicting ones")):
+        if number := task.examples.counts.get(key, 0):
+            notes.append(f"{counted(number, what)} left out")
+    preview.check("data", profile, "found", "; ".join(notes))
     return task
-
-
-def _counts(task: Task | ChatTask) -> str:
-    roles = ("train", "dev", "confirm")
-    shown = ", ".join(f"{len(task.examples.of(role)):,} {role}" for role in roles)  # type: ignore[arg-type]
-    left_out = [
-        f"{counted(number, what)} left out"
-        for key, what in (("duplicates", "repeated row"), ("conflicts", "row of contradicting ones"))
-        if (number := task.examples.counts.get(key, 0))
-    ]
-    return "; ".join([shown, *left_out])
 
 
 def _rendered(task: Task, tokenizer: Any) -> RenderedExample:
@@ -214,36 +203,6 @@ def _rendered(task: Task, tokenizer: Any) -> RenderedExample:
         response=tokenizer.decode(after),
         tokens=len(before) + len(after),
     )
-
-
-def _guessed(config: BenchConfig, task: Task) -> Lengths:
-    limit = config.train.max_length
-    train: Sequence[Any] = task.examples.of("train", config.train.train_samples)
-    deciding: Sequence[Any] = task.examples.of(config.task.eval_role, config.task.eval_samples)
-    if isinstance(task, ClassificationTask):
-        texts = [
-            [min(limit, _tokens(one.text + (one.text_pair or ""))) for one in some]
-            for some in (train, deciding)
-        ]
-        return Lengths(tuple(texts[0]), tuple(texts[1]), counted=False)
-    whole = [_tokens(one.prompt) + _tokens(one.response) for one in train]
-    return Lengths(
-        tuple(length for length in whole if length <= limit) or (limit,),
-        tuple(_tokens(one.prompt) for one in deciding),
-        tuple(_tokens(one.response) for one in deciding),
-        counted=False,
-    )
-
-
-def _tokens(text: str) -> int:
-    return 1 + round(len(text) / CHARACTERS)
-
-
-def _with(check: Check, too_long: Sequence[str]) -> Check:
-    """The check of the data, with what is to be said of examples that are too long."""
-    if check.what != "data":
-        return check
-    return check.model_copy(update={"note": "; ".join([check.note, *too_long])})
 
 
 def _lengths(config: BenchConfig, task: Task, tokenizer: Any, shape: Any) -> tuple[Lengths, list[str]]:

@@ -6,7 +6,7 @@ every adapter and in every verification, so whoever forges can know it; with as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from gradience.evaluate.rows import whole_text
 from gradience.files.records import (
     ChoiceRecord,
     ClassificationRecord,
-    Evaluation,
     ExamplesRun,
     GenerationRecord,
     Record,
@@ -35,7 +34,6 @@ from gradience.files.records import (
 )
 from gradience.files.shared_names import given_text
 from gradience.models.devices import threads
-from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.stage import MANIFEST
 from gradience.reports.training import ADAPTER
 from gradience.reports.verification import DifferingAnswer, RegeneratedAnswers
@@ -58,33 +56,22 @@ def regenerated(run: Path, only: str, findings: Findings, *, least: int) -> tupl
     try:
         plan = plan_of(run)
         config = load_config(run / CONFIG)
-        task = _task(config, plan)
+        task, role = rendered(config.task.load(), config.model), config.task.eval_role
+        planned = {split.role: split.sha256 for split in plan.splits}
+        here = task.examples.fingerprint(role, config.task.eval_samples)
+        if here != planned.get(role) or task.code != plan.task_code:
+            raise InputError(
+                f"other data: the {role} examples here, or the task's code, are not those of plan.json",
+                code="other-data",
+                hint="get the data with which the run was made",
+            )
+        is_one = only or len(plan.seeds) == 1
+        places = [only] if is_one else [f"seed_{seed}/" for seed in plan.seeds]
         with threads(config.runtime.threads):
-            return _Regeneration(run, findings, config, task, least).of(_places(plan, only))
+            return _Regeneration(run, findings, config, task, least).of(places)
     except GradienceError as error:
         findings.not_done("regenerated", "L3", f"not regenerated: {error}")
         return ()
-
-
-def _places(plan: BenchPlan, only: str) -> list[str]:
-    return [only] if only or len(plan.seeds) == 1 else [f"seed_{seed}/" for seed in plan.seeds]
-
-
-def _task(config: BenchConfig, plan: BenchPlan) -> Task:
-    """The task of the run, with the very examples that its plan names."""
-    task = rendered(config.task.load(), config.model)
-    role = config.task.eval_role
-    planned = {split.role: split.sha256 for split in plan.splits}
-    if (
-        task.examples.fingerprint(role, config.task.eval_samples) != planned.get(role)
-        or task.code != plan.task_code
-    ):
-        raise InputError(
-            f"other data: the {role} examples here, or the task's code, are not those of plan.json",
-            code="other-data",
-            hint="get the data with which the run was made",
-        )
-    return task
 
 
 class _Regeneration:
@@ -104,76 +91,99 @@ class _Regeneration:
             device=config.runtime.device,
             engine_name=config.runtime.engine,
         )
-        self.uncompared: list[str] = []
+        self.uncompared = 0
         """Evaluations that could have been made again, and were not."""
+        self.mismatches: list[tuple[str, str]] = []
 
     def of(self, places: Sequence[str]) -> tuple[RegeneratedAnswers, ...]:
         """Answer again and compare, and say in one check what came of it."""
-        mismatches: list[tuple[str, str]] = []
+        evaluations = [
+            (f"{place}{given_text(path.parents[1].name)}/eval/{ANSWERS}", path)
+            for place in places
+            for path in sorted((self.run / place).glob(f"*/eval/{ANSWERS}"))
+            if (path.parent / MANIFEST).is_file()
+        ]
+        again: list[RegeneratedAnswers] = []
         try:
-            again = tuple(self._all(places, mismatches))
+            self.evaluator.expect(list(filter(None, (_adapter(path.parents[1]) for _, path in evaluations))))
+            for file, path in evaluations:
+                adapter = _adapter(path.parents[1])
+                if adapter is None and path.parents[1].name != BASE:
+                    self.findings.gap(f"{file}: not regenerated: the adapter's weights are not here")
+                    continue
+                try:
+                    again.append(self._compared(file, path, adapter))
+                except GradienceError as error:
+                    self.uncompared += 1
+                    self.findings.gap(f"{file}: not regenerated: {error}")
         finally:
             self.evaluator.close()
         equal, asked = sum(one.equal for one in again), sum(one.examples for one in again)
         counts = f"{equal:,} of {asked:,} answers in {counted(len(again), 'evaluation')} are the same when made again"
         undecided = sum(len(one.differing) for one in again if one.undecidable)
         if not again:
-            self.findings.not_done(
-                "regenerated", "L3", "no adapter's answers were made again: see Not verified"
-            )
-        elif mismatches or not (undecided or self.uncompared):
+            why = "no adapter's answers were made again: see Not verified"
+            self.findings.not_done("regenerated", "L3", why)
+        elif self.mismatches or not (undecided or self.uncompared):
             with self.findings.check("regenerated", "L3", counts):
-                for file, what in mismatches:
+                for file, what in self.mismatches:
                     self.findings.mismatch(file, what)
         else:
-            others = f"; {len(self.uncompared)} more could not be compared" if self.uncompared else ""
+            others = f"; {self.uncompared} more could not be compared" if self.uncompared else ""
             why = f"; {undecided:,} differ, which is not decidable" if undecided else ""
             self.findings.not_done("regenerated", "L3", f"{counts}{why}{others}")
-        return again
+        return tuple(again)
 
-    def _all(self, places: Sequence[str], mismatches: list[tuple[str, str]]) -> Iterator[RegeneratedAnswers]:
-        answers = {place: sorted((self.run / place).glob(f"*/eval/{ANSWERS}")) for place in places}
-        adapters = (_adapter(records.parent.parent) for some in answers.values() for records in some)
-        self.evaluator.expect(list(filter(None, adapters)))
-        for place, some in answers.items():
-            for records in some:
-                folder = records.parent.parent
-                file = f"{place}{given_text(folder.name)}/eval/{ANSWERS}"
-                adapter = _adapter(folder)
-                if not (records.parent / MANIFEST).is_file():
-                    continue
-                if adapter is None and folder.name != BASE:
-                    self.findings.gap(f"{file}: not regenerated: the adapter's weights are not here")
-                    continue
-                try:
-                    stored = read_records(records)
-                    again = self._again(folder.name, adapter, stored.run)
-                except GradienceError as error:
-                    self._not_compared(file, str(error))
-                    continue
-                others = _other_settings(stored.run, again.run)
-                if others:
-                    self._not_compared(file, f"its header has another {others}")
-                    continue
-                why = undecidable(stored.run, self.evaluator.numerics)
-                result = compared(stored, again, file, undecidable=why)
-                mismatches += _mismatches(stored, again, result)
-                if result.differing and result.undecidable:
-                    count = f"{len(result.differing)} of {result.examples}"
-                    self.findings.gap(f"{file}: {count} answers differ, not decidable: {result.undecidable}")
-                yield result
-
-    def _again(self, name: str, adapter: Path | None, header: ExamplesRun) -> Evaluation[Any]:
+    def _compared(self, file: str, path: Path, adapter: Path | None) -> RegeneratedAnswers:
+        """Answer again, and compare with what is stored. Raises GradienceError where that cannot be done."""
+        stored, name = read_records(path), path.parents[1].name
         if adapter is None:
-            return self.evaluator.answers(None, None, None)
-        try:
-            return self.evaluator.answers(name, adapter, None, lora=header.lora, allow_inert=True)
-        finally:
-            self.evaluator.forget(name)
-
-    def _not_compared(self, file: str, why: str) -> None:
-        self.uncompared.append(file)
-        self.findings.gap(f"{file}: not regenerated: {why}")
+            again = self.evaluator.answers(None, None, None)
+        else:
+            try:
+                again = self.evaluator.answers(name, adapter, None, lora=stored.run.lora, allow_inert=True)
+            finally:
+                self.evaluator.forget(name)
+        before, now = (header.model_dump(exclude=OF_THE_SAMPLE) for header in (stored.run, again.run))
+        before["base"] = now["base"]  # the same base may lie elsewhere: its digest tells
+        if others := ", ".join(field for field in now if before.get(field) != now[field]):
+            raise InputError(f"its header has another {others}", code="other-data")
+        why = undecidable(stored.run, self.evaluator.numerics)
+        rows, differing, equal = {row.id: row for row in stored.records}, [], 0
+        for new in again.records:
+            old = rows.get(new.id)
+            if old is None:
+                what = f"{new.id}: the task has this example, the records have not"
+                self.mismatches.append((file, what))
+                continue
+            if gold_of(old) != gold_of(new):
+                self.mismatches.append((file, f"{new.id}: another text or gold answer than the task's"))
+            recorded, answer = answer_of(old), answer_of(new)
+            if recorded == answer:
+                equal += 1
+                continue
+            differing.append(
+                DifferingAnswer(
+                    id=new.id,
+                    recorded=recorded,
+                    again=answer,
+                    recorded_correct=old.correct,
+                    again_correct=new.correct,
+                )
+            )
+            if not why:
+                what = f"{new.id}: {recorded!r} recorded, {answer!r} when it is answered again"
+                self.mismatches.append((file, what))
+        if differing and why:
+            count = f"{len(differing)} of {len(again.records)}"
+            self.findings.gap(f"{file}: {count} answers differ, not decidable: {why}")
+        return RegeneratedAnswers(
+            file=file,
+            examples=len(again.records),
+            equal=equal,
+            differing=tuple(differing),
+            undecidable=why,
+        )
 
 
 def undecidable(header: ExamplesRun, here: Mapping[str, Any]) -> str:
@@ -209,60 +219,9 @@ def _adapter(folder: Path) -> Path | None:
     return next((place for place in places if (place / WEIGHTS).is_file()), None)
 
 
-def _other_settings(stored: ExamplesRun, again: ExamplesRun) -> str:
-    before, now = (header.model_dump(exclude=OF_THE_SAMPLE) for header in (stored, again))
-    before["base"] = now["base"]  # the same base may lie elsewhere: its digest tells
-    return ", ".join(name for name in now if before.get(name) != now[name])
-
-
-def compared(
-    stored: Evaluation[Any], again: Evaluation[Any], file: str, *, undecidable: str
-) -> RegeneratedAnswers:
-    """Compare the answers of the examples in `again` with the stored ones."""
-    rows = _by_id(stored)
-    pairs = [(rows[row.id], row) for row in again.records if row.id in rows]
-    differing = tuple(
-        DifferingAnswer(
-            id=new.id,
-            recorded=answer_of(old),
-            again=answer_of(new),
-            recorded_correct=old.correct,
-            again_correct=new.correct,
-        )
-        for old, new in pairs
-        if answer_of(old) != answer_of(new)
-    )
-    return RegeneratedAnswers(
-        file=file,
-        examples=len(again.records),
-        equal=len(pairs) - len(differing),
-        differing=differing,
-        undecidable=undecidable,
-    )
-
-
 def answer_of(row: Record) -> str:
     """Return what was answered: the output, or the number of the label or choice."""
     if isinstance(row, GenerationRecord):
         return row.output
     assert isinstance(row, ClassificationRecord | ChoiceRecord)
     return str(row.predicted)
-
-
-def _mismatches(
-    stored: Evaluation[Any], again: Evaluation[Any], result: RegeneratedAnswers
-) -> Iterator[tuple[str, str]]:
-    """What is another example in the records than in the task, and, where it can be decided, another answer."""
-    rows = _by_id(stored)
-    for new in again.records:
-        if new.id not in rows:
-            yield result.file, f"{new.id}: the task has this example, the records have not"
-        elif gold_of(rows[new.id]) != gold_of(new):
-            yield result.file, f"{new.id}: another text or gold answer than the task's"
-    if not result.undecidable:
-        for one in result.differing:
-            yield result.file, f"{one.id}: {one.recorded!r} recorded, {one.again!r} when it is answered again"
-
-
-def _by_id(evaluation: Evaluation[Any]) -> Mapping[str, Any]:
-    return {row.id: row for row in evaluation.records}
