@@ -11,7 +11,7 @@ from gradience.adapters.config import HEADS_OF_TASK, PeftConfig
 from gradience.adapters.formats import open_adapter, require_peft
 from gradience.calibrate.rows import Kind, Rows, kind_of, read_rows
 from gradience.calibrate.settings import CalibrateSettings
-from gradience.errors import InputError, UsageError, require
+from gradience.errors import InputError, UsageError, require_installed
 from gradience.files.shared_names import path_text
 from gradience.models.locate import locate
 from gradience.models.settings import ModelSettings
@@ -63,12 +63,7 @@ def read_inputs(request: CalibrateSettings, teacher: Path | None = None) -> Inpu
 
     Raises InputError (`no-config`, `calibration-rows` …), UsageError (`wrong-model`, `no-base`, `too-few-rows`).
     """
-    for module in LIBRARIES:
-        require(module, extra="hf")
-    from transformers import AutoConfig
-
-    from gradience.models.load import from_folder, load_tokenizer
-
+    require_installed(*LIBRARIES, extra="hf")
     adapter, prompts = Path(request.adapter), Path(request.prompts)
     with open_adapter(adapter, tokenizer=request.tokenizer != "base") as opened:
         config = _config(opened, adapter)
@@ -77,6 +72,10 @@ def read_inputs(request: CalibrateSettings, teacher: Path | None = None) -> Inpu
         name = config.base_model if request.base_model is None else str(request.base_model)
         folder, ranks = config.path.parent, {pair.module: pair.rank for pair in opened.pairs}
         tokens = stored_tokens({entry_name: entry.shape for entry_name, entry in opened.entries()})
+    from transformers import AutoConfig
+
+    from gradience.models.load import from_folder, load_tokenizer
+
     if name is None:
         raise UsageError(
             f"{request.adapter}: its config names no base model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.cli.console import show_note, show_written
-from gradience.cli.options import DryRun
+from gradience.cli.options import DryRun, require_files
 from gradience.cli.output import LayersOutput, command_line
 
 
@@ -19,6 +19,7 @@ def calibrate(settings: CalibrateSettings, plan: DryRun, out: LayersOutput) -> N
 
       gradience compress ./my_adapter --calibration calibration.safetensors --max-kl 0.01 -o ./smaller
     """
+    require_files(settings.prompts)
     from gradience.calibrate import verb
     from gradience.calibrate.inputs import read_inputs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradience.calibrate.settings import DistillSettings
 from gradience.cli.console import show_note, show_written
-from gradience.cli.options import DryRun
+from gradience.cli.options import DryRun, require_files
 from gradience.cli.output import Output, command_line
 from gradience.settings import required_output
 
@@ -18,6 +18,7 @@ def distill(settings: DistillSettings, plan: DryRun, out: Output) -> None:
 
       gradience distill ./smaller --teacher ./my_adapter --prompts rows.jsonl -o ./distilled
     """
+    require_files(settings.prompts)
     from gradience.distill import verb
     from gradience.distill.inputs import read_distill_inputs
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic.dataclasses import dataclass
 
 from gradience.cli.console import beneath, show_note
-from gradience.errors import require_installed
+from gradience.errors import InputError, require_installed
 from gradience.settings import SETTINGS, Flag, StrPath
 
 if TYPE_CHECKING:
@@ -38,13 +38,21 @@ class CodeSettings:
 
     def allowing(self) -> AbstractContextManager[None]:
         """Let the user's own code run inside, and name the Python of another engine to all processes."""
-        from gradience.evaluate.engines.vllm.process import PYTHON
         from gradience.tasks.user_code import allowing
 
         if self.engine_python is not None:
+            from gradience.evaluate.engines.vllm.process import PYTHON
+
             python = Path(self.engine_python)  # of a name without a folder the PATH says where it is
             os.environ[PYTHON] = os.path.abspath(python) if len(python.parts) > 1 else str(python)
         return allowing(self.allow_code)
+
+
+def require_files(*paths: str | os.PathLike[str] | None) -> None:
+    """Check that files are there, before anything slow is imported. Raises InputError (`task-file`)."""
+    for path in paths:
+        if path is not None and not os.path.exists(path):
+            raise InputError(f"{path}: no such file", code="task-file", hint="check the path")
 
 
 def need_libraries() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.options import CodeSettings, DryRun, need_libraries, say_notes
+from gradience.cli.options import CodeSettings, DryRun, need_libraries, require_files, say_notes
 from gradience.cli.output import TextsOutput, command_line
 from gradience.shrink.settings import ShrinkSettings
 
@@ -28,6 +28,7 @@ def shrink(settings: ShrinkSettings, plan: DryRun, code: CodeSettings, out: Text
     """
     with code.allowing():
         need_libraries()
+        require_files(settings.data, settings.distill_prompts)
         from gradience.shrink import verb
         from gradience.shrink.plan import prepare
 

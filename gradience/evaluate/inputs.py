@@ -115,7 +115,12 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
         tokenizer=request.tokenizer != "base",
         local=engine_type.local,
     )
-    task = _task(request)
+    try:
+        task = _task(request)
+    except InputError as error:
+        if error.code != "task-unknown":
+            raise
+        raise UsageError(str(error), code=error.code, hint=error.hint) from None
     kind = _kind(adapters, task)
     name = None if request.base_model is None else str(request.base_model)
     name = name or adapters[0].base_model

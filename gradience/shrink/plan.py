@@ -49,8 +49,6 @@ class Prepared:
 
 def prepare(settings: ShrinkSettings) -> Prepared:
     """Read and audit the adapter, read the rows, and plan. Raises what reading, auditing and planning raise."""
-    from gradience.statistics.paired import LEVEL
-
     request, candidates = settings.evaluation, settings.ranks
     calibration = calibration_argument(settings.calibration)
     inputs = read_inputs(request)
@@ -73,6 +71,8 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     known = notes_on_prompts(test, calibration, distillation_ids)
     inputs = replace(inputs, adapters=(adapter,), examples=test, notes=(*inputs.notes, *notes, *known))
     suggestions = source.audit.suggestions
+    from gradience.statistics.paired import LEVEL
+
     plan = ShrinkPlan(
         adapter=path_text(adapter.given),
         adapter_sha256=adapter.identity.weights_sha256,
