@@ -203,7 +203,7 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     assert "Which modules matter?" in shown
     assert "calibrated, 0 excluded" in shown
     assert run(words) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     page = tmp_path / "c.html"
     assert run([*words, "--force", "--json", "--html", str(page)]) == 0
     assert 'id="plot-importance"' in page.read_text(encoding="utf-8")
