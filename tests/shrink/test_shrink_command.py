@@ -86,7 +86,6 @@ def test_a_plan_loads_nothing_and_names_candidates_margins_and_memory(
 @pytest.mark.parametrize(
     ("more", "code", "words"),
     [
-        ([], 2, "no --output given"),
         (["-o", "out", "--ranks", "4,x"], 2, "not ranks"),
         (["-o", "out", "--ranks", "9"], 2, "no candidate is smaller"),
         (["-o", "reference"], 2, "the output is the adapter itself"),
