@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gradience.errors import InputError
 from gradience.evidence.base import Item, Log, Row, Wanted, add, digest, head, scored, tail
-from gradience.evidence.text import json_lines, numbered_lines
-from gradience.reading import MAX_DATA_BYTES, open_stream
+from gradience.evidence.text import json_lines
+from gradience.files.rows import rows_of
 
 NAME = "table"
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+DELIMITED = (".csv", ".tsv")
 TEXTS = ("id", "prompt", "answer", "output")
 """Columns that are no score."""
 
 
 def fits(path: Path, first: Mapping[str, Any]) -> bool:
     """Whether the file is a CSV or TSV by its name, or the first of its JSON lines has an id."""
-    return path.suffix.lower() in DELIMITERS or "id" in first
+    return path.suffix.lower() in DELIMITED or "id" in first
 
 
 def read(path: Path, wanted: Wanted) -> Log:
     """Read the table. Raises InputError and UsageError (see `base` and `text`; `log-row`)."""
-    delimiter = DELIMITERS.get(path.suffix.lower())
+    delimited = path.suffix.lower() in DELIMITED
     rows: dict[str, Row] = {}
-    for place, values in json_lines(path) if delimiter is None else _delimited(path, delimiter):
+    codes = {"file_code": "log-row", "row_code": "log-row"}
+    for place, values in rows_of(path, **codes) if delimited else json_lines(path):
         key = values.get("id")
         if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
             raise InputError(
@@ -43,7 +43,7 @@ def read(path: Path, wanted: Wanted) -> Log:
             output=head(str(values.get("output", ""))),
         )
         scores = {name: value for name, value in values.items() if name not in TEXTS}
-        add(rows, Row(place, item, _numbers(scores) if delimiter else scores))
+        add(rows, Row(place, item, _numbers(scores) if delimited else scores))
     metric, items = scored(path, rows, wanted.metric, default="score")
     return Log(path, NAME, metric, items)
 
@@ -61,34 +61,3 @@ def _number(text: str) -> float | str:
         return float(word)
     except ValueError:
         return text
-
-
-def _delimited(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    with open_stream(path, limit=MAX_DATA_BYTES) as file:
-        lines = (
-            text.decode("utf-8-sig" if line == 1 else "utf-8") for line, text in numbered_lines(file, path)
-        )
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        try:
-            names = next(reader, [])
-            if "id" not in names or len(set(names)) < len(names):
-                raise _bad(f"{path}: line 1", "no header with `id` and `score`, each once")
-            for cells in reader:
-                if not cells:
-                    continue
-                place = f"{path}: line {reader.line_num}"
-                if len(cells) != len(names):
-                    raise _bad(place, f"{len(cells)} fields, and the header names {len(names)}")
-                yield place, dict(zip(names, cells, strict=True))
-        except UnicodeDecodeError:
-            raise _bad(str(path), "not UTF-8") from None
-        except csv.Error as error:
-            raise _bad(f"{path}: line {reader.line_num}", str(error)) from None
-
-
-def _bad(place: str, what: str) -> InputError:
-    return InputError(
-        f"{place}: {what}",
-        code="log-row",
-        hint="write `id,score` into the first line and one example into each other, in UTF-8; or use JSON lines",
-    )

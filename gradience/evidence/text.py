@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from gradience.adapters.strict_json import parse
 from gradience.errors import InputError
@@ -20,23 +20,17 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises InputError (`log-row`, and what `open_stream` raises).
     """
     with open_stream(path, limit=MAX_DATA_BYTES) as file:
-        for line, text in numbered_lines(file, path):
+        line = 0
+        while text := file.readline(MAX_LINE + 1):
+            line += 1
+            if len(text) > MAX_LINE:
+                raise InputError(
+                    f"{path}: line {line}: longer than {MAX_LINE:,} bytes",
+                    code="log-row",
+                    hint="a log has one example a line",
+                )
             if text.strip():
                 yield f"{path}: line {line}", json_object(text, f"{path}: line {line}")
-
-
-def numbered_lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
-    """Every line of a file with its number, from 1. Raises InputError (`log-row`) for a line beyond MAX_LINE."""
-    line = 0
-    while text := file.readline(MAX_LINE + 1):
-        line += 1
-        if len(text) > MAX_LINE:
-            raise InputError(
-                f"{path}: line {line}: longer than {MAX_LINE:,} bytes",
-                code="log-row",
-                hint="a log has one example a line",
-            )
-        yield line, text
 
 
 def json_object(text: bytes, place: str) -> dict[str, Any]:

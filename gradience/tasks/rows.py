@@ -1,41 +1,29 @@
 """Examples from files and from the hub: rows, each with the place that an error names, and the kinds that they are of.
 
-CSV follows RFC 4180: quoted fields may hold commas, quotes and line breaks. TSV follows IANA's
-text/tab-separated-values: a quote is a character like any other, so a field holds no tab and no line break.
-JSONL is one object a line. All are UTF-8, with or without a byte order mark, with any line ends. Nothing is guessed.
-
 Two prompts that differ in case, accents, punctuation or spacing always get the same role, so that none is trained on
 and evaluated with; but only equal prompts are the same example: `3 - 4` is not `3 + 4`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, Literal, TypeVar
 
 from gradience.adapters import strict_json
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, NetworkError, UsageError, did_you_mean, require
+from gradience.files.rows import SUFFIXES, rows_of
 from gradience.models.local_only import would_fetch
-from gradience.reading import MAX_DATA_BYTES, check_regular, open_stream
+from gradience.reading import MAX_DATA_BYTES, check_regular
 from gradience.reports.bench_plan import Role
 from gradience.tasks.examples import Example, Examples, content_id, prepare, role_of, with_dev
 from gradience.words import counted
-
-MAX_ROW = 4 * 2**20
-"""Characters of one row of a file: about a million tokens."""
-MAX_ROWS = 1_000_000
-"""Rows of one file: its examples are kept in memory."""
-csv.field_size_limit(MAX_ROW)  # its own limit, 131,072, is less than an honest long text
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,118 +130,19 @@ def local(path: Path) -> Table:
 
     Raises InputError (`task-file`; while reading also `task-row`).
     """
-    if path.suffix.lower() not in _READERS:
+    if path.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"{path}: no file format is known by this extension",
             code="task-file",
-            hint=f"rename it with the extension of its format: {', '.join(_READERS)}",
+            hint=f"rename it with the extension of its format: {', '.join(SUFFIXES)}",
         )
     if not path.is_file():
         raise InputError(f"{path}: no such file", code="task-file", hint="check the path")
     check_regular(path, limit=MAX_DATA_BYTES)
-    return Table(partial(_file_rows, path), f"{path.name} sha256:{sha256_file(path)}")
-
-
-def _file_rows(path: Path) -> Iterator[Row]:
-    with open_stream(path, limit=MAX_DATA_BYTES) as file:
-        lines = _Lines(path, io.TextIOWrapper(file, "utf-8-sig", newline=""))
-        try:
-            for number, row in enumerate(_READERS[path.suffix.lower()](lines)):
-                if number == MAX_ROWS:
-                    raise InputError(
-                        f"{path}: more than {MAX_ROWS:,} rows",
-                        code="task-file",
-                        hint="split the file, or take a sample of its rows",
-                    )
-                yield row
-        except UnicodeDecodeError:
-            raise InputError(
-                f"{path} is not UTF-8", code="task-file", hint="save it again as UTF-8"
-            ) from None
-
-
-class _Lines:
-    """The lines of a file, read when they are asked for. A row too long for memory is refused before it is there."""
-
-    def __init__(self, path: Path, file: TextIO) -> None:
-        self.path, self.file = path, file
-        self.number = self.characters = 0
-        """Of the last line, and of the lines of its row up to it."""
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self.file.readline(MAX_ROW + 1)
-        if not line:
-            raise StopIteration
-        self.number += 1
-        self.characters += len(line)
-        if self.characters > MAX_ROW:
-            raise InputError(
-                f"{self.path}: line {self.number}: a row of more than {MAX_ROW:,} characters",
-                code="task-row",
-                hint="shorten it; where a CSV file has no such row, look for a quote that is not closed",
-            )
-        return line
-
-
-def _delimited(lines: _Lines, **dialect: Any) -> Iterator[Row]:
-    reader = csv.reader(lines, strict=True, **dialect)
-    path = lines.path
-    try:
-        header: list[str] = next(reader, [])
-        if not header or len(set(header)) < len(header):
-            raise InputError(
-                f"{path}: line 1 must name the columns, each once",
-                code="task-file",
-                hint="write the names of the columns into the first line",
-            )
-        line = reader.line_num + 1
-        for fields in reader:
-            place, line, lines.characters = f"{path}: line {line}", reader.line_num + 1, 0
-            if not fields:
-                continue
-            if len(fields) != len(header):
-                columns = counted(len(header), "column")
-                raise InputError(
-                    f"{place}: {counted(len(fields), 'field')}, and the first line names {columns}",
-                    code="task-row",
-                    hint="quote texts with commas or line breaks (CSV); a TSV file can contain neither tabs nor"
-                    " line breaks in a text: use CSV or JSONL",
-                )
-            yield Row(place, dict(zip(header, fields, strict=True)))
-    except csv.Error as error:
-        raise InputError(
-            f"{path}: line {reader.line_num}: {error}",
-            code="task-row",
-            hint='write a quote inside a quoted text twice (`""`), or use JSONL',
-        ) from None
-
-
-def _json_rows(lines: _Lines) -> Iterator[Row]:
-    hint = 'write one JSON object per line: {"text": "…", "label": "…"}'
-    for line in lines:
-        lines.characters = 0
-        if not line.strip():
-            continue
-        place = f"{lines.path}: line {lines.number}"
-        try:
-            values = strict_json.parse(line)
-        except ValueError as error:
-            raise InputError(
-                f"{place}: {getattr(error, 'msg', str(error))}", code="task-row", hint=hint
-            ) from None
-        if not isinstance(values, dict):
-            raise InputError(f"{place} is not a JSON object", code="task-row", hint=hint)
-        yield Row(place, values)
-
-
-_READERS: Mapping[str, Callable[[_Lines], Iterator[Row]]] = {
-    ".csv": _delimited,
-    ".tsv": partial(_delimited, delimiter="\t", quoting=csv.QUOTE_NONE),
-    ".jsonl": _json_rows,
-}
+    return Table(
+        lambda: (Row(place, values) for place, values in rows_of(path)),
+        f"{path.name} sha256:{sha256_file(path)}",
+    )
 
 
 # ---------------------------------------------------------------- the hub

@@ -10,6 +10,7 @@ from log_files import rows_of, samples, table, write_lines
 from gradience import InputError, compare_logs
 from gradience.errors import GradienceError, UsageError
 from gradience.evidence import base, text
+from gradience.files import rows
 
 STRICT = {"filter": "strict-match"}
 
@@ -134,12 +135,12 @@ def test_the_direction_of_the_log_wins_over_a_slip(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no header"),
-        ("name,score\na,1\n", "no header"),
-        ("id,id\na,1\n", "no header"),
+        ("", "line 1 must name the columns"),
+        ("name,score\na,1\n", "line 2: no id"),
+        ("id,id\na,1\n", "line 1 must name the columns, each once"),
         ("id,score\na,1\na,0\n", "the id 'a' occurs twice"),
         ("id,score\n,1\nb,1\n", "no id"),
-        ("id,score\na,1\nb\n", "line 3: 1 fields, and the header names 2"),
+        ("id,score\na,1\nb\n", "line 3: 1 field, and the first line names 2 columns"),
         ("id,score\na,1\nb,good\n", "line 3: no number under 'score'"),
         ("id,score\na,1\nb,nan\n", "nan, which is no score"),
         ("id,score\na,good\nb,bad\n", "no score of single examples in it; score: no number"),
@@ -207,10 +208,11 @@ def test_the_columns_and_the_length_of_a_line_are_limited(tmp_path, monkeypatch)
     row = {"id": 1, "prompt": "p", "answer": "a", "score": 1}
     path = write_lines(tmp_path / "a.jsonl", [row | {f"k{place}": 0 for place in range(3)}])
     assert "line 1: 4 columns, and at most 3 are read" in str(refused(path, path))
-    for name in ("a.csv", "a.jsonl"):
+    monkeypatch.setattr(text, "MAX_LINE", 100)
+    monkeypatch.setattr(rows, "MAX_ROW", 100)
+    for name, words in (("a.jsonl", "longer than 100 bytes"), ("a.csv", "a row of more than 100 characters")):
         (tmp_path / name).write_bytes(b"\0" * 200)
-        monkeypatch.setattr(text, "MAX_LINE", 100)
-        assert "line 1: longer than 100 bytes" in str(refused(tmp_path / name, tmp_path / name))
+        assert f"line 1: {words}" in str(refused(tmp_path / name, tmp_path / name))
 
 
 def test_every_refusal_of_a_log_is_an_input_error(tmp_path):

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience.errors import InputError, UsageError
+from gradience.files.rows import MAX_ROW
 from gradience.tasks import text_classification
 from gradience.tasks.examples import ROLES, role_of
-from gradience.tasks.rows import MAX_ROW, local
+from gradience.tasks.rows import local
 
 COLUMNS = {"text_column": "text", "label_column": "label"}
 

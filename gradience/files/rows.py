@@ -1,0 +1,136 @@
+"""Rows of CSV, TSV and JSONL files, read one at a time within bounds: the one place that parses them.
+
+CSV follows RFC 4180: quoted fields may hold commas, quotes and line breaks. TSV follows IANA's
+text/tab-separated-values: a quote is a character like any other, so a field holds no tab and no line break.
+JSONL is one object a line. All are UTF-8, with or without a byte order mark, with any line ends. Nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+from gradience.adapters import strict_json
+from gradience.errors import InputError
+from gradience.reading import MAX_DATA_BYTES, open_stream
+from gradience.words import counted
+
+MAX_ROW = 4 * 2**20
+"""Characters of one row of a file: about a million tokens."""
+MAX_ROWS = 1_000_000
+"""Rows of one file: its examples are kept in memory."""
+csv.field_size_limit(MAX_ROW)  # its own limit, 131,072, is less than an honest long text
+
+PlacedRow = tuple[str, dict[str, Any]]
+
+
+def rows_of(path: Path, *, file_code: str = "task-file", row_code: str = "task-row") -> Iterator[PlacedRow]:
+    """The rows of a CSV, TSV or JSONL file, each with its place for errors (`reviews.csv: line 12`).
+
+    Raises InputError (`file_code`, `row_code`, and what `open_stream` raises).
+    """
+    with open_stream(path, limit=MAX_DATA_BYTES) as file:
+        lines = _Lines(path, io.TextIOWrapper(file, "utf-8-sig", newline=""), file_code, row_code)
+        try:
+            for number, row in enumerate(_READERS[path.suffix.lower()](lines)):
+                if number == MAX_ROWS:
+                    raise InputError(
+                        f"{path}: more than {MAX_ROWS:,} rows",
+                        code=lines.file_code,
+                        hint="split the file, or take a sample of its rows",
+                    )
+                yield row
+        except UnicodeDecodeError:
+            raise InputError(
+                f"{path} is not UTF-8", code=lines.file_code, hint="save it again as UTF-8"
+            ) from None
+
+
+class _Lines:
+    """The lines of a file, read when they are asked for. A row too long for memory is refused before it is there."""
+
+    def __init__(self, path: Path, file: TextIO, file_code: str, row_code: str) -> None:
+        self.path, self.file = path, file
+        self.file_code, self.row_code = file_code, row_code
+        self.number = self.characters = 0
+        """Of the last line, and of the lines of its row up to it."""
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.file.readline(MAX_ROW + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.characters += len(line)
+        if self.characters > MAX_ROW:
+            raise InputError(
+                f"{self.path}: line {self.number}: a row of more than {MAX_ROW:,} characters",
+                code=self.row_code,
+                hint="shorten it; where a CSV file has no such row, look for a quote that is not closed",
+            )
+        return line
+
+
+def _delimited(lines: _Lines, **dialect: Any) -> Iterator[PlacedRow]:
+    reader = csv.reader(lines, strict=True, **dialect)
+    path = lines.path
+    try:
+        header: list[str] = next(reader, [])
+        if not header or len(set(header)) < len(header):
+            raise InputError(
+                f"{path}: line 1 must name the columns, each once",
+                code=lines.file_code,
+                hint="write the names of the columns into the first line",
+            )
+        line = reader.line_num + 1
+        for fields in reader:
+            place, line, lines.characters = f"{path}: line {line}", reader.line_num + 1, 0
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                columns = counted(len(header), "column")
+                raise InputError(
+                    f"{place}: {counted(len(fields), 'field')}, and the first line names {columns}",
+                    code=lines.row_code,
+                    hint="quote texts with commas or line breaks (CSV); a TSV file can contain neither tabs nor"
+                    " line breaks in a text: use CSV or JSONL",
+                )
+            yield place, dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise InputError(
+            f"{path}: line {reader.line_num}: {error}",
+            code=lines.row_code,
+            hint='write a quote inside a quoted text twice (`""`), or use JSONL',
+        ) from None
+
+
+def _json_rows(lines: _Lines) -> Iterator[PlacedRow]:
+    hint = 'write one JSON object per line: {"text": "…", "label": "…"}'
+    for line in lines:
+        lines.characters = 0
+        if not line.strip():
+            continue
+        place = f"{lines.path}: line {lines.number}"
+        try:
+            values = strict_json.parse(line)
+        except ValueError as error:
+            raise InputError(
+                f"{place}: {getattr(error, 'msg', str(error))}", code=lines.row_code, hint=hint
+            ) from None
+        if not isinstance(values, dict):
+            raise InputError(f"{place} is not a JSON object", code=lines.row_code, hint=hint)
+        yield place, values
+
+
+_READERS: Mapping[str, Callable[[_Lines], Iterator[PlacedRow]]] = {
+    ".csv": _delimited,
+    ".tsv": partial(_delimited, delimiter="\t", quoting=csv.QUOTE_NONE),
+    ".jsonl": _json_rows,
+}
+SUFFIXES = tuple(_READERS)
