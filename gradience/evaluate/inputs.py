@@ -22,7 +22,7 @@ from gradience.models.tokenizers import with_tokenizer
 from gradience.reports.base.exact import as_written, share_of_points
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task, rendered
-from gradience.tasks.rows import Kind, kind_of, local
+from gradience.tasks.rows import Kind, kind_of, local, sample_of
 from gradience.words import counted
 
 READERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
@@ -218,7 +218,9 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
     if profile is None:
         profile, more = reader_of(Path(request.data), options)
     file = Path(request.data) if request.folder is None else Path(request.data).absolute()
-    return tasks.load(profile, {**more, **options, "file": str(file)}, folder=folder, needed=())
+    # A task of the user's may choose among all examples.
+    with sample_of(request.limit if profile in tasks.PROFILES else None):
+        return tasks.load(profile, {**more, **options, "file": str(file)}, folder=folder, needed=())
 
 
 def reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

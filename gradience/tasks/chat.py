@@ -62,7 +62,7 @@ def load(
         examples=examples,
         filters={rule.name: rule.extract},
         same=rule.same,
-        max_new_tokens=max_new_tokens or room_for(example.messages[-1][1] for example in examples.all),
+        max_new_tokens=max_new_tokens or room_for(examples),
         source=sources_of(tables),
     )
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from heapq import nsmallest
 from operator import attrgetter
 from typing import Generic, TypeVar, get_args
 
@@ -100,6 +101,11 @@ class ChatExample:
     """The gold answer, as the task's filters extract it from the last message."""
     role: Role
 
+    @property
+    def response(self) -> str:
+        """What the assistant says last."""
+        return self.messages[-1][1]
+
 
 Example = TypeVar("Example", LabelledExample, PromptExample, ChoiceExample, ChatExample)
 
@@ -112,6 +118,8 @@ class Examples(Generic[Example]):
     counts: Mapping[str, int]
     """rows, duplicates (later spellings of a kept text), conflicts (rows of texts with more than one label or
     answer within a role); a task adds what else it left out."""
+    longest: int | None = None
+    """Bytes of the longest response, where only the first examples were kept."""
 
     def of(self, role: Role, limit: int | None = None) -> tuple[Example, ...]:
         """The examples that have `role`; with `limit` the first so many, in an order that is as good as random."""
@@ -189,6 +197,47 @@ def prepare(examples: Iterable[Example]) -> Examples[Example]:
     return Examples(tuple(kept[key] for key in sorted(kept) if key not in conflicting), dict(counts))
 
 
+def prepare_first(examples: Callable[[], Iterable[Example]], limit: int) -> Examples[Example]:
+    """Return the first `limit` examples that `prepare` returns, and its counts, without holding all of them.
+
+    Of every example, which has the role that its identity gives it, only numbers are kept: identity, digest of its
+    answer, length of its response. `examples` begins to read them; a second time only where many are left out.
+    """
+    facts: dict[int, tuple[int, int]] = {}
+    repeated: Counter[int] = Counter()
+    conflicting: set[int] = set()
+    kept: dict[int, Example] = {}
+    bound = 16**16
+    """Identities from here on are not among the first."""
+    for example in examples():
+        key = int(example.id, 16)
+        fact = hash(_truth(example)), len(_response(example).encode())
+        if key in facts:
+            repeated[key] += 1
+            if facts[key][0] != fact[0]:
+                conflicting.add(key)
+            continue
+        facts[key] = fact
+        if key < bound:
+            kept[key] = example
+        if len(kept) > 4 * limit + 1000:
+            smallest = nsmallest(2 * limit + 500, kept)
+            bound = smallest[-1] + 1
+            kept = {key: kept[key] for key in smallest}
+    first: list[int] = nsmallest(limit, facts.keys() - conflicting)
+    if not kept.keys() >= {*first}:
+        for example in examples():
+            if int(example.id, 16) in first:
+                kept.setdefault(int(example.id, 16), example)
+    counts = {
+        "rows": len(facts) + repeated.total(),
+        "duplicates": sum(number for key, number in repeated.items() if key not in conflicting),
+        "conflicts": sum(1 + repeated[key] for key in conflicting),
+    }
+    longest = max((length for key, (_, length) in facts.items() if key not in conflicting), default=0)
+    return Examples(tuple(kept[key] for key in first), counts, longest)
+
+
 def with_dev(examples: Examples[Example], dev: int | None) -> Examples[Example]:
     """The same examples, `dev` of the training examples made dev; None takes the default.
 
@@ -210,6 +259,10 @@ def with_dev(examples: Examples[Example], dev: int | None) -> Examples[Example]:
             replace(example, role="dev") if example.id in chosen else example for example in examples.all
         ),
     )
+
+
+def _response(example: LabelledExample | PromptExample | ChoiceExample | ChatExample) -> str:
+    return "" if isinstance(example, LabelledExample) else example.response
 
 
 def _truth(example: LabelledExample | PromptExample | ChoiceExample | ChatExample) -> int | str:

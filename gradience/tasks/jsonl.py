@@ -73,7 +73,7 @@ def load(
         examples=examples,
         filters={rule.name: rule.extract},
         same=rule.same,
-        max_new_tokens=max_new_tokens or room_for(example.response for example in examples.all),
+        max_new_tokens=max_new_tokens or room_for(examples),
         stop=tuple(stop or ()),
         source=source,
     )

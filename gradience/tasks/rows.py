@@ -22,7 +22,7 @@ from gradience.files.rows import SUFFIXES, rows_of
 from gradience.models.local_only import would_fetch
 from gradience.reading import MAX_DATA_BYTES, check_regular
 from gradience.reports.bench_plan import Role
-from gradience.tasks.examples import Example, Examples, content_id, prepare, role_of, with_dev
+from gradience.tasks.examples import Example, Examples, content_id, prepare, prepare_first, role_of, with_dev
 from gradience.words import counted
 
 
@@ -377,6 +377,19 @@ def first_rows(count: int) -> Iterator[None]:
         _FIRST.reset(token)
 
 
+_SAMPLE: ContextVar[int | None] = ContextVar("sample", default=None)
+
+
+@contextmanager
+def sample_of(count: int | None) -> Iterator[None]:
+    """While this lasts, keep only the first examples of a file by their identities, unless they have labels."""
+    token = _SAMPLE.set(count)
+    try:
+        yield
+    finally:
+        _SAMPLE.reset(token)
+
+
 def gather(
     tables: Tables,
     kind: Kind,
@@ -410,7 +423,8 @@ def gather(
                     ids.setdefault(example.id, row.id)
                 yield example
 
-    examples = prepare(all_rows())
+    sample = _SAMPLE.get() if tables.keys() == {None} and kind != "labels" else None
+    examples = prepare(all_rows()) if sample is None else prepare_first(all_rows, sample)
     if tables.keys() == {"confirm", "train"}:
         examples = with_dev(examples, dev)
     elif dev is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from gradience.adapters.patterns import too_large
 from gradience.errors import InputError, UsageError
 from gradience.tasks import gsm8k
 from gradience.tasks.base import Filter
+from gradience.tasks.examples import ChatExample, Examples, PromptExample
 from gradience.tasks.rows import Row
 
 ScorerName = Literal["exact", "normalised", "contains", "regex", "number"]
@@ -92,9 +93,11 @@ def scorer_of(name: str, pattern: str | None) -> Scorer:
     return Scorer(name, matching(pattern), str.__eq__, f"what `{pattern}` extracts is the answer")
 
 
-def room_for(responses: Iterable[str]) -> int:
+def room_for(examples: Examples[PromptExample] | Examples[ChatExample]) -> int:
     """How many tokens an output may have: a token is never less than a byte of the longest response."""
-    longest = max((len(response.encode()) for response in responses), default=0)
+    longest = examples.longest
+    if longest is None:
+        longest = max((len(example.response.encode()) for example in examples.all), default=0)
     return min(longest + ROOM, MOST_TOKENS)
 
 

@@ -14,11 +14,14 @@ from gradience.tasks.examples import (
     ROLES,
     Examples,
     LabelledExample,
+    PromptExample,
     canonical,
     content_id,
+    prepare_first,
     role_of,
 )
 from gradience.tasks.examples import prepare as prepare_examples
+from gradience.tasks.scorers import room_for
 
 
 def prepare(rows: list[tuple[str, int]]) -> Examples[LabelledExample]:
@@ -103,3 +106,23 @@ def test_reviews_are_read_with_their_labels_and_the_neutral_ones_counted(tmp_pat
     }
     assert examples.counts == {"rows": 5, "duplicates": 1, "conflicts": 0, "neutral": 1}
     assert task.label_names[1] == "positive"
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 2)), max_size=120),
+    limit=st.integers(1, 12),
+)
+def test_the_first_examples_are_those_of_a_reading_that_holds_all(rows, limit):
+    """Duplicates, contradictions and the room of an output included, also where many of the first are left out."""
+    examples = [PromptExample(content_id(f"{n}"), f"{n}", "x" * a, f"{a}", "train") for n, a in rows]
+    whole, first = prepare_examples(examples), prepare_first(lambda: iter(examples), limit)
+    assert (first.all, first.counts) == (whole.all[:limit], whole.counts)
+    assert room_for(first) == room_for(whole)
+
+
+def test_examples_that_were_dropped_come_back_where_the_first_contradict_each_other():
+    rows = [(n, 0) for n in range(3000)]
+    ordered = sorted(rows, key=lambda row: content_id(f"{row[0]}"))
+    rows += [(n, 1) for n, _ in ordered[:600]]
+    examples = [PromptExample(content_id(f"{n}"), f"{n}", "x", f"{a}", "train") for n, a in rows]
+    assert prepare_first(lambda: iter(examples), 20).all == prepare_examples(examples).all[:20]
