@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from typing import Annotated
 
-from pydantic import BeforeValidator, SkipValidation
+from pydantic import BeforeValidator, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 
-from gradience.settings import SETTINGS, Flag, Positive, StrPath, several
+from gradience.settings import SETTINGS, Flag, StrPath, several
 
 
 def _tasks() -> tuple[str, ...]:
@@ -43,5 +43,5 @@ class CheckSettings:
     """Check this α instead of the file's."""
     base_config: Annotated[StrPath | None, Flag("PATH")] = None
     """config.json of the base model, or its folder."""
-    completion_tokens: Annotated[Positive | None, Flag("N")] = None
+    completion_tokens: Annotated[int | None, Field(ge=1), Flag("N")] = None
     """Tokens in all training completions of one epoch."""

@@ -39,7 +39,7 @@ def test_an_example_writes_what_monitor_reads(tmp_path, name):
 
 
 def test_the_callback_of_the_readme_runs(tmp_path, monkeypatch):
-    from transformers import TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = (
@@ -49,7 +49,13 @@ def test_the_callback_of_the_readme_runs(tmp_path, monkeypatch):
     args = TrainingArguments(
         "out", max_steps=3, logging_steps=1, use_cpu=True, report_to=[], save_strategy="no"
     )
-    names = {"model": lora_llama(), "args": args, "train_dataset": Tokens(), "eval_dataset": Tokens(8)}
+    names = {
+        "Trainer": Trainer,
+        "model": lora_llama(),
+        "args": args,
+        "train_dataset": Tokens(),
+        "eval_dataset": Tokens(8),
+    }
     exec(code, names)
     names["trainer"].train()
     assert monitor_runs([tmp_path / "out" / "run.jsonl"]).runs[0].outcome == "ok"

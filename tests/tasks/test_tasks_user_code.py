@@ -28,6 +28,11 @@ def load():
 
 
 @pytest.fixture
+def allowed(monkeypatch):
+    monkeypatch.setenv("GRADIENCE_ALLOW_CODE", "1")
+
+
+@pytest.fixture
 def trace(tmp_path):
     """A task file that says when it was run."""
     path = tmp_path / "trace.py"

@@ -90,7 +90,7 @@ def surface(folder: Path) -> Surface:
     pattern = "--option scorer=regex --option 'pattern=^(?:a|aa)+b' --preview"
     aaa = json.dumps({"prompt": "a", "completion": "a" * 100}).encode()
     short: Callable[[bytes], Place] = partial(many, count=MILLION)
-    limit = "A million short rows take 12 s and 450 MB"
+    limit = "A million short rows take 12 s and 520 MB"
     inputs = [rows(f"lines: {name}", "jsonl", content) for name, content in LINES.items()]
     inputs += [rows(f"tables: {name}", "csv", content) for name, content in TABLES.items()]
     inputs += [task(name, {"in/task.yaml": definition(kwargs)}) for name, kwargs in KWARGS.items()]
