@@ -181,16 +181,12 @@ def test_labels_and_figures_that_are_too_long_are_whole():
     assert "1,234" in bars
 
 
-def test_a_file_has_whole_names():
-    assert PATH.format(0) in terminal.render([each_block(PATH.format(0))["table"]])
-    assert "…" in terminal.render([each_block(PATH.format(0))["table"]], width=60)
-
-
-def test_a_path_is_not_broken_in_a_file():
+def test_a_file_has_whole_names_and_paths():
     """What is copied from a pipe must be the path."""
     path = "/runs/" + "x" * 120
-    for kind in ("title", "paragraph", "notes", "facts"):
-        assert path in terminal.render([each_block(path)[kind]])
+    for kind in ("title", "paragraph", "notes", "facts", "table"):
+        assert path in terminal.render([each_block(path)[kind]]), kind
+    assert "…" in terminal.render([each_block(PATH.format(0))["table"]], width=60)
 
 
 def test_drawing_never_loads_the_console_of_rich():
@@ -259,19 +255,10 @@ def test_a_name_is_no_markup_in_html():
         assert parsed(text).tags == parsed(plain).tags, label
 
 
-@pytest.mark.parametrize(
-    "words", ["- item", "+ item", "1. item", "2) item", "---", "===", "# title", "    code"]
-)
-def test_a_paragraph_of_markdown_begins_nothing_else(words):
-    text = markdown.render([Paragraph(words)])
-    assert not re.match(r"\s*(?:[-+#=]|\d+[.)]|    )", text)
-
-
-def test_a_fence_is_longer_than_any_within():
-    assert markdown.render([Code(["a ````` b"])]).startswith("``````\n")
-
-
-def test_markdown_emphasis_has_no_blank_at_its_ends():
+def test_a_paragraph_of_markdown_begins_nothing_else():
+    for words in ("- item", "+ item", "1. item", "2) item", "---", "===", "# title", "    code"):
+        assert not re.match(r"\s*(?:[-+#=]|\d+[.)]|    )", markdown.render([Paragraph(words)])), words
+    assert markdown.render([Code(["a ````` b"])]).startswith("``````\n")  # a fence is longer than any within
     assert markdown.render([Paragraph((Span(" yes ", "strong"), "or no"))]) == "**yes** or no\n"
 
 

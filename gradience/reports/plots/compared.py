@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from gradience.reports.base.graded import Grade
+from gradience.reports.base.graded import Bounds, Grade
 from gradience.reports.base.numbers import chance, count, plain, plural, signed
 from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate
@@ -15,6 +15,7 @@ from gradience.reports.evaluation import BASE, REFERENCE, EvaluatedAdapter, Eval
 from gradience.reports.evidence import EvidenceReport
 from gradience.reports.plots.plot import Axis, Bars, Interval, Intervals, Plot, Points, Reference, Tone
 from gradience.reports.shrink import ShrinkReport
+from gradience.statistics.table import PairedTable
 
 Comparing = EvaluationReport | ShrinkReport | EvidenceReport | Bench | BenchAggregate
 GRADES: dict[Grade | None, Tone] = {
@@ -33,7 +34,6 @@ WORDS: dict[Tone, str] = {"good": "supported", "warn": "not shown to hold", "bad
 BY_STATUS: dict[Tone, str] = {"good": "passes", "warn": "not concluded", "bad": "fails"}
 """Where nothing is graded: what the policy says of one seed."""
 ONE_SIDED = "one-sided 95 % bounds"
-CORRECT = "Δ of correct answers"
 TANGO, STUDENT = "Tango's 95 % interval", "Student's 95 % interval"
 LABELS = 0.16
 """Share of the axis that is left for the names of lines at its end."""
@@ -45,7 +45,7 @@ Ends = tuple[float | None, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One adapter against the reference, in the unit of its comparison."""
+    """One adapter against the reference."""
 
     name: str
     delta: float
@@ -69,33 +69,30 @@ class Compared:
     """All rows of a report, and what they are measured in; the reference itself has none."""
 
     rows: Sequence[Row]
-    measure: str
-    """What Δ is of."""
-    unit: str
-    interval: str
-    """What the interval is."""
     margin: float
     """On the scale of Δ."""
-    lower_is_better: bool = False
+    interval: str
+    """What the interval is."""
     inner: str = ""
-    """What the narrower intervals are; empty without any."""
-    by_inner: bool = False
-    """Whether it is the narrower interval that is held against the margin."""
-    by_status: bool = False
-    """Whether tones say what the policy says, as nothing is graded."""
-    chosen: str = ""
-    """The row that the report names as the smallest; empty where it names none."""
-    counted: str = "examples"
-    """What `lost` and `gained` count."""
+    """What the narrower intervals are; empty without any. One-sided bounds are held against the margin."""
+    measure: str = "Δ of correct answers"
+    """What Δ is of."""
+    unit: str = "points"
+    lower_is_better: bool = False
 
     @property
     def judged(self) -> Sequence[Row]:
         """The candidates; where there are none, all rows."""
         return [row for row in self.rows if row.tone != "dim"] or self.rows
 
+    @property
+    def deciding(self) -> str:
+        """What is held against the margin."""
+        return self.inner if self.inner == ONE_SIDED else self.interval
+
     def bounds(self, row: Row) -> Ends:
         """Return the ends of a row that are held against the margin."""
-        return row.inner if self.by_inner and row.inner is not None else row.ends
+        return row.inner if self.inner == ONE_SIDED and row.inner is not None else row.ends
 
     def holds(self, row: Row) -> bool:
         """Return whether its interval lies on the safe side of the margin."""
@@ -113,13 +110,13 @@ class Compared:
 
 
 def compared(report: Comparing) -> Compared:
-    """Return the rows of any report that compares adapters."""
+    """Return the rows of any report that compares adapters; of shares of examples in points."""
     match report:
         case EvaluationReport():
             return _evaluated(report.adapters, float(report.margin))
         case ShrinkReport():
             results = [candidate.result for candidate in report.candidates if candidate.result is not None]
-            return replace(_evaluated(results, float(report.plan.margin)), chosen=report.smallest or "")
+            return _evaluated(results, float(report.plan.margin))
         case EvidenceReport():
             return _logs(report)
         case Bench():
@@ -128,35 +125,35 @@ def compared(report: Comparing) -> Compared:
             return _seeds(report)
 
 
+def _points(interval: Bounds | PairedTable | None) -> tuple[float, float] | None:
+    return None if interval is None else (100 * interval.low, 100 * interval.high)
+
+
 def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
     rows: list[Row] = []
     likelihoods = False
     for adapter in adapters:
+        pairs, scored, bounds = adapter.pairs, adapter.likelihood, adapter.bounds
         if adapter.role == REFERENCE:
             continue
         name = "base alone" if adapter.role == BASE else adapter.name
-        tone, saved, reason = GRADES[adapter.grade], adapter.params_saved, adapter.reason
-        pairs, scored, bounds = adapter.pairs, adapter.likelihood, adapter.bounds
+        row = Row(name, 0.0, (None, None), GRADES[adapter.grade], adapter.params_saved, reason=adapter.reason)
         if pairs is not None:
-            ends: Ends = (100 * pairs.low, 100 * pairs.high)
-            inner = None if bounds is None else (100 * bounds.low, 100 * bounds.high)
+            ends, inner = _points(pairs) or (None, None), _points(bounds)
             delta = 100 * pairs.delta
-            rows.append(Row(name, delta, ends, tone, saved, pairs.n10, pairs.n01, reason, inner))
+            rows.append(replace(row, delta=delta, ends=ends, inner=inner, lost=pairs.n10, gained=pairs.n01))
         elif scored is not None and scored.delta is not None:
             likelihoods = True
-            ends = (scored.low, scored.high)
             inner = None if bounds is None else (-bounds.high, -bounds.low)
-            rows.append(Row(name, scored.delta, ends, tone, saved, reason=reason, inner=inner))
-    by_inner = any(row.inner for row in rows)
-    inner_name = ONE_SIDED if by_inner else ""
-    outcome = Compared(rows, CORRECT, "points", TANGO, -100 * margin, False, inner_name, by_inner)
+            rows.append(replace(row, delta=scored.delta, ends=(scored.low, scored.high), inner=inner))
+    inner_name = ONE_SIDED if any(row.inner for row in rows) else ""
     if likelihoods:
-        outcome = Compared(rows, "ΔNLL", "nats per token", STUDENT, margin, True, inner_name, by_inner)
-    return outcome
+        return Compared(rows, margin, STUDENT, inner_name, "ΔNLL", "nats per token", lower_is_better=True)
+    return Compared(rows, -100 * margin, TANGO, inner_name)
 
 
 def _logs(report: EvidenceReport) -> Compared:
-    table = report.table
+    table, lower = report.table, report.lower_is_better
     scale, unit, interval = (1, "", STUDENT) if table is None else (100, "points", TANGO)
     lost, gained = (report.n_lost, report.n_gained) if table is None else (table.n10, table.n01)
     row = Row(
@@ -169,80 +166,64 @@ def _logs(report: EvidenceReport) -> Compared:
         reason=report.verdict,
         inner=(scale * report.bounds.low, scale * report.bounds.high),
     )
-    lower = report.lower_is_better
-    return Compared(
-        [row],
-        f"Δ of {report.metric}",
-        unit,
-        interval,
-        scale * (report.margin if lower else -report.margin),
-        lower,
-        ONE_SIDED,
-        by_inner=True,
-    )
+    margin = scale * (report.margin if lower else -report.margin)
+    return Compared([row], margin, interval, ONE_SIDED, f"Δ of {report.metric}", unit, lower)
 
 
 def _one_seed(report: Bench) -> Compared:
     """The reasons are the policy's."""
     rows: list[Row] = []
     for variant in report.variants:
-        tone = "dim" if variant.is_control else STATUSES.get(variant.status, "warn")
-        if report.smoke and not variant.is_control:
-            tone = "warn"  # a smoke run shows nothing
         if variant.pairs is None or variant.delta is None:
             continue
-        pairs = variant.pairs
+        # a smoke run shows nothing
+        tone = "warn" if report.smoke else STATUSES.get(variant.status, "warn")
         rows.append(
             Row(
                 variant.name,
                 100 * variant.delta,
-                (100 * pairs.low, 100 * pairs.high),
-                tone,
+                _points(variant.pairs) or (None, None),
+                "dim" if variant.is_control else tone,
                 variant.reduction,
-                pairs.n10,
-                pairs.n01,
+                variant.pairs.n10,
+                variant.pairs.n01,
                 "; ".join(variant.reasons),
             )
         )
-    margin = -100 * float(report.policy.tolerance)
-    return Compared(rows, CORRECT, "points", TANGO, margin, by_status=not report.smoke)
+    return Compared(rows, -100 * float(report.policy.tolerance), TANGO)
 
 
 def _seeds(report: BenchAggregate) -> Compared:
     """The one-sided 95 % bounds of a new run, where several seeds tell of one; else of these runs."""
     rows: list[Row] = []
-    known = [row.evidence.pooled for row in report.variants if row.evidence and row.evidence.pooled]
-    new_runs = any(pooled.new_run is not None for pooled in known)
-    for variant in report.variants:
-        if variant.evidence is None or variant.evidence.pooled is None:
-            continue
-        pooled, grade = variant.evidence.pooled, variant.evidence.grade
-        these, bounds = pooled.these_runs, pooled.new_run or pooled.these_runs
+    known = [
+        (row, row.evidence, row.evidence.pooled)
+        for row in report.variants
+        if row.evidence and row.evidence.pooled
+    ]
+    new_runs = any(pooled.new_run is not None for _, _, pooled in known)
+    for variant, evidence, pooled in known:
+        these, new_run = pooled.these_runs, pooled.new_run
         counted = [seed for seed in variant.seeds if seed.n]
-        tone = STATUSES.get(variant.status, "warn") if grade is None else GRADES[grade]
+        tone = GRADES[evidence.grade] if evidence.grade else STATUSES.get(variant.status, "warn")
         rows.append(
             Row(
                 variant.name,
                 100 * pooled.delta,
-                (100 * bounds.low, 100 * bounds.high),
+                _points(new_run or these) or (None, None),
                 "dim" if variant.is_control else tone,
                 variant.mean_reduction,
                 fmean(seed.only_probe_correct or 0 for seed in counted) if counted else None,
                 fmean(seed.only_variant_correct or 0 for seed in counted) if counted else None,
-                variant.evidence.reason,
-                (100 * these.low, 100 * these.high) if pooled.new_run else None,
-                " (these runs)" if new_runs and pooled.new_run is None else "",
+                evidence.reason,
+                _points(these) if new_run else None,
+                " (these runs)" if new_runs and new_run is None else "",
             )
         )
-    return Compared(
-        rows,
-        CORRECT,
-        "points",
-        f"{ONE_SIDED}, {'a new run' if new_runs else 'these runs'}",
-        -100 * float(report.policy.tolerance),
-        inner=f"{ONE_SIDED}, these runs" if new_runs else "",
-        counted="examples, mean over the seeds",
-    )
+    margin = -100 * float(report.policy.tolerance)
+    if new_runs:
+        return Compared(rows, margin, f"{ONE_SIDED}, a new run", f"{ONE_SIDED}, these runs")
+    return Compared(rows, margin, f"{ONE_SIDED}, these runs")
 
 
 # ---------------------------------------------------------------- their plots
@@ -265,11 +246,10 @@ def forest_plot(report: Comparing) -> Plot | None:
     room = FAR * (max(ends) - min(ends))
     near = [row for row in outcome.rows if row in judged or min(ends) - room <= row.delta <= max(ends) + room]
     far = ", ".join(f"{row.name} ({signed(row.delta)})" for row in outcome.rows if row not in near)
-    held = outcome.inner if outcome.by_inner else outcome.interval
     safe = sum(outcome.holds(row) for row in judged)
     result = (
         f"{safe} of {plural(len(judged), 'adapter')} {'lies' if len(judged) == 1 else 'lie'} on the safe side of"
-        f" the margin with {held}."
+        f" the margin with {outcome.deciding}."
         if any(row.tone != "dim" for row in outcome.rows)
         else "None of them is a candidate."
     )
@@ -289,16 +269,18 @@ def forest_plot(report: Comparing) -> Plot | None:
 def pareto_plot(report: Comparing) -> Plot | None:
     """Return the LoRA parameters that each candidate keeps, and what it costs; nothing where no size is known."""
     outcome = compared(report)
+    chosen = report.smallest if isinstance(report, ShrinkReport) else None
+    by_status = isinstance(report, Bench) and not report.smoke  # nothing is graded
     # Where names crowd, the smallest keeps its own: it is given a place first.
     rows = sorted(
         (row for row in outcome.rows if row.saved is not None and row.tone != "dim"),
-        key=lambda row: (-(row.saved or 0.0), row.name != outcome.chosen),
+        key=lambda row: (-(row.saved or 0.0), row.name != chosen),
     )
     if not rows:
         return None
     kept = {row.name: 1 - (row.saved or 0.0) for row in rows}
     series: list[Points] = []
-    for tone, words in (BY_STATUS if outcome.by_status else WORDS).items():
+    for tone, words in (BY_STATUS if by_status else WORDS).items():
         of_tone = [row for row in rows if row.tone == tone]
         if of_tone:
             ends = [outcome.bounds(row) for row in of_tone]
@@ -319,10 +301,10 @@ def pareto_plot(report: Comparing) -> Plot | None:
     low, high = _room([0.0, outcome.margin, *ends_of_all], 0.06)
     supported = [row for row in rows if row.tone == "good"]
     smallest = (supported or rows)[0]
-    verb = "passes" if outcome.by_status else "is supported"
+    verb = "passes" if by_status else "is supported"
     which = f"The smallest that {verb}" if supported else f"None {verb}; the smallest"
     intervals = any(None not in outcome.bounds(row) for row in rows)
-    lines = f" Lines: {outcome.inner if outcome.by_inner else outcome.interval}." if intervals else ""
+    lines = f" Lines: {outcome.deciding}." if intervals else ""
     return Plot(
         "pareto",
         f"{outcome.measure} by size",
@@ -353,11 +335,13 @@ def pairs_plot(report: Comparing) -> Plot | None:
     if not any(row.lost or row.gained for row in rows):
         return None
     judged = [row for row in rows if row.tone != "dim"] or rows
-    mean = " in the mean" if outcome.counted != "examples" else ""
+    counted, mean = "examples", ""
+    if isinstance(report, BenchAggregate):
+        counted, mean = "examples, mean over the seeds", " in the mean"
     return Plot(
         "pairs",
         "Examples that only one of the two has correct",
-        Axis(outcome.counted, low=0.0, form="count"),
+        Axis(counted, low=0.0, form="count"),
         Axis("", categories=[row.name for row in rows]),
         [
             Bars("only the original", [row.lost for row in rows], tone="bad"),
@@ -390,7 +374,7 @@ def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
     return Plot(
         "ladder",
         "Ladder: the smallest rank that holds",
-        Axis(CORRECT, "points"),
+        Axis("Δ of correct answers", "points"),
         Axis("", categories=names),
         [Intervals(f"lower bound of {where}, 95 %", rows)],
         f"{ladder.sentence[0].upper()}{ladder.sentence[1:]}.",
