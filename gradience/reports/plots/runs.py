@@ -7,14 +7,14 @@ plots of each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
 from gradience.reports.audit_series import short_names
 from gradience.reports.base.numbers import count, plural, sig, trimmed
 from gradience.reports.distill import DistillReport
-from gradience.reports.monitor import Curve, MonitorReport, RankUse, RunReport
+from gradience.reports.monitor import Curve, MonitorReport, RunReport
 from gradience.reports.plots.plot import Axis, Lines, Plot, Reference, Tone
 from gradience.reports.plots.shared import LAYER, STEP, shaded, shades_said
 
@@ -99,91 +99,67 @@ def _progress_plot(what: str, logged: Sequence[tuple[Run, Curve]]) -> Plot | Non
         return None
     few = len(curves) <= FEW
     series: list[Lines] = []
+    clauses: list[tuple[Run, str]] = []
     for run, curve in curves:
         line = _line(f"{run.prefix}training {what}", curve)
         series.append(line if few else run.one_of_many(line))
-        if few and what == "loss":
-            series += [
-                replace(_line(f"{run.prefix}{split} loss", evaluated.loss), marked=True)
-                for split, evaluated in run.report.evaluations.items()
-                if evaluated.loss.points
-            ]
-    if few:
-        sentence = _sentence(
-            (
-                run,
-                f"the training {what} goes from {sig(curve.first)} to {sig(curve.last)} over"
-                f" {count(run.report.last_step or 0)} steps",
-            )
-            for run, curve in curves
-        )
-    else:
-        sentence = _sentence_of_many(what, curves)
+        ends = f"{sig(curve.first)} to {sig(curve.last)} over {count(run.report.last_step or 0)} steps"
+        clauses.append((run, f"the training {what} goes from {ends}"))
+        for split, evaluated in run.report.evaluations.items() if few and what == "loss" else ():
+            if evaluated.loss.points:
+                series.append(replace(_line(f"{run.prefix}{split} loss", evaluated.loss), marked=True))
     values = [point.mean for _, curve in curves for point in curve.points]
     log = what == "loss" and max(values) > WIDE * median(values) > 0
     axis = Axis(what, scale="log" if log else "linear")
+    sentence = _sentence(clauses) if few else _sentence_of_many(what, curves)
     return Plot(what, what.capitalize(), STEP, axis, series, sentence, _events([run for run, _ in curves]))
 
 
 def _line(name: str, curve: Curve) -> Lines:
     """The means of a curve, with a band from the lowest to the highest of neighbouring steps."""
     points = curve.points
-    banded = any(point.low != point.high for point in points)
-    return Lines(
-        name,
-        [point.step for point in points],
-        [point.mean for point in points],
-        [point.low for point in points] if banded else (),
-        [point.high for point in points] if banded else (),
-    )
+    line = Lines(name, [point.step for point in points], [point.mean for point in points])
+    if all(point.low == point.high for point in points):
+        return line
+    return replace(line, low=[point.low for point in points], high=[point.high for point in points])
 
 
 def rank_plot(report: MonitorReport) -> Plot | None:
     """Return the use of rank over the steps of each run that measured it."""
-    measured = [
-        (run, use) for run in _runs(report) if (use := run.report.rank_use) is not None and use.points
-    ]
+    measured = [(run, use) for run in _runs(report) if (use := run.report.rank_use) and use.points]
     if not measured:
         return None
     few = len(measured) <= FEW
     series: list[Lines] = []
+    clauses: list[tuple[Run, str]] = []
     for run, use in measured:
-        steps = [point.step for point in use.points]
+        steps, last = [point.step for point in use.points], use.points[-1]
         medians = [point.energy_rank_90_p50 for point in use.points]
-        line = Lines(f"{run.prefix}k@90, median module", steps, medians, marked=True)
-        if not few:
-            series.append(run.one_of_many(replace(line, marked=False)))
-            continue
-        most = [point.energy_rank_90_p90 for point in use.points]
-        ranks = [point.stable_rank_median for point in use.points]
-        series += [
-            line,
-            Lines(f"{run.prefix}k@90, 90th percentile", steps, most, marked=True),
-            Lines(f"{run.prefix}stable rank, median", steps, ranks, marked=True),
-        ]
-    runs = [run for run, _ in measured]
-    axis = Axis("directions" if few else "k@90, median module", low=0.0)
-    sentence = _sentence((run, _rank_words(use)) for run, use in measured)
+        if few:
+            most = [point.energy_rank_90_p90 for point in use.points]
+            ranks = [point.stable_rank_median for point in use.points]
+            series += [
+                Lines(f"{run.prefix}k@90, median module", steps, medians, marked=True),
+                Lines(f"{run.prefix}k@90, 90th percentile", steps, most, marked=True),
+                Lines(f"{run.prefix}stable rank, median", steps, ranks, marked=True),
+            ]
+        else:
+            series.append(run.one_of_many(Lines("", steps, medians)))
+        modules = f"{plural(use.modules, 'module')} with rank {use.max_rank or 'unknown'}"
+        reached = f"k@90 {trimmed(last.energy_rank_90_p50)} at step {count(last.step)}"
+        clauses.append((run, f"the median module has {reached}, of {modules}"))
+    sentence = _sentence(clauses)
     if not few:
-        last = [rank for _, use in measured if (rank := use.points[-1].energy_rank_90_p50) is not None]
-        spread = f": {trimmed(min(last))} to {trimmed(max(last))} at the last step of each" if last else ""
+        ends = [rank for _, use in measured if (rank := use.points[-1].energy_rank_90_p50) is not None]
+        spread = f": {trimmed(min(ends))} to {trimmed(max(ends))} at the last step of each" if ends else ""
         sentence = f"k@90 of the median module in {plural(len(measured), 'run')}{spread}."
-    return Plot("rank", "Use of rank", STEP, axis, series, sentence, _events(runs))
-
-
-def _rank_words(use: RankUse) -> str:
-    last = use.points[-1]
-    return (
-        f"the median module has k@90 {trimmed(last.energy_rank_90_p50)} at step {count(last.step)}, of"
-        f" {plural(use.modules, 'module')} with rank {use.max_rank or 'unknown'}"
-    )
+    axis = Axis("directions" if few else "k@90, median module", low=0.0)
+    return Plot("rank", "Use of rank", STEP, axis, series, sentence, _events([run for run, _ in measured]))
 
 
 def layers_plot(report: MonitorReport) -> Plot | None:
     """Return the stable rank of each transformer layer over the steps of each run that measured it, of a few runs."""
-    measured = [
-        (run, use) for run in _runs(report) if (use := run.report.rank_use) is not None and use.layers
-    ]
+    measured = [(run, use) for run in _runs(report) if (use := run.report.rank_use) and use.layers]
     if not measured or len(measured) > FEW:
         return None
     series: list[Lines] = []
@@ -202,9 +178,8 @@ def layers_plot(report: MonitorReport) -> Plot | None:
 # ---------------------------------------------------------------- sentences and events
 
 
-def _sentence(clauses: Iterable[tuple[Run, str]]) -> str:
+def _sentence(clauses: Sequence[tuple[Run, str]]) -> str:
     """One sentence; of several runs a clause for each with its name."""
-    clauses = list(clauses)
     text = "; ".join(f"{run.prefix}{clause}" for run, clause in clauses)
     return f"{text}." if clauses[0][0].name else f"{text[0].upper()}{text[1:]}."
 
@@ -212,14 +187,15 @@ def _sentence(clauses: Iterable[tuple[Run, str]]) -> str:
 def _sentence_of_many(what: str, curves: Sequence[tuple[Run, Curve]]) -> str:
     """How many came to a better value, which came to the best, and what the lines say by their look."""
     sign, way, most = (1, "higher", "highest") if what == "reward" else (-1, "lower", "lowest")
-    known = [
-        (run, curve.first, curve.last)
-        for run, curve in curves
-        if curve.first is not None and curve.last is not None
-    ]
-    better = sum(sign * (last - first) > 0 for _, first, last in known)
+    better = 0
+    sound: list[tuple[float, float, str]] = []
+    for run, curve in curves:
+        if curve.first is None or curve.last is None:
+            continue
+        better += sign * (curve.last - curve.first) > 0
+        if run.severity != "error":
+            sound.append((sign * curve.last, curve.last, run.name))
     text = f"Of {plural(len(curves), 'run')} {count(better)} end with a {way} training {what} than they begin with"
-    sound = [(sign * last, last, run.name) for run, _, last in known if run.severity != "error"]
     if sound:
         _, last, name = max(sound, key=lambda end: end[0])
         text += f"; the {most} at the end without an error is {sig(last)} ({name})"
@@ -243,10 +219,9 @@ def _events(runs: Sequence[Run]) -> list[Reference]:
             for evidence in alert.evidence[:1]:
                 if evidence.step is not None:
                     codes.setdefault(evidence.step, []).append(alert.code)
-        events += [Reference(step, f"{run.prefix}resumed", on="x") for step in run.report.resumed_from] + [
-            Reference(step, f"{run.prefix}{', '.join(alerts)}", on="x", tone="warn")
-            for step, alerts in sorted(codes.items())
-        ]
+        events += [Reference(step, f"{run.prefix}resumed", on="x") for step in run.report.resumed_from]
+        for step, alerts in sorted(codes.items()):
+            events.append(Reference(step, f"{run.prefix}{', '.join(alerts)}", on="x", tone="warn"))
     return together(events, max(run.report.last_step or 0 for run in runs))
 
 
