@@ -25,20 +25,14 @@ from gradience.sources import Source
 
 KINDS = {name: report.plots for name, report in reports().items() if report.plots}
 ENDING = "</script><img src=x onerror=alert(1)>"
-FEW = ["AuditReport", "BenchAggregate", "MonitorReport", "EvidenceReport"]
 
 
 def page_of(name, **options):
     return to_page([Source(f"{name}.json", SAMPLES[name]())], **options)
 
 
-def scripts(page):
-    """Kind and text of each script element."""
-    return re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
-
-
 @pytest.mark.parametrize("name", SAMPLES)
-def test_every_plot_of_a_report_stands_on_its_page(name):
+def test_a_page_has_every_plot_and_runs_only_our_scripts(name):
     page = page_of(name)
     plots = plots_of(SAMPLES[name]())
     anchors = re.findall(r'<figure id="plot-([^"]+)"', page)
@@ -48,9 +42,17 @@ def test_every_plot_of_a_report_stands_on_its_page(name):
     assert page.count("Figures of this plot") >= len(plots)
     assert (asset(BUNDLE) in page) == bool(plots)
     assert page.encode().startswith(MARK)
-    anchors = re.findall(r'\bid="([^"]+)"', page.partition("<script")[0])
+    outside = page.partition("<script")[0]
+    anchors = re.findall(r'\bid="([^"]+)"', outside)
     assert len(anchors) == len(set(anchors))
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(anchors)
+    assert not re.search(r"<(img|link|iframe|object|embed|base)\b|\bsrc=|\son\w+=|url\(|https?://", outside)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert (rules["default-src"], rules["img-src"]) == ("'none'", "data:")
+    ours = [text for kind, text in re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL) if not kind]
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in ours]
+    assert rules["script-src"].split() == [f"'sha256-{digest}'" for digest in digests]
 
 
 def in_the_box(page):
@@ -59,19 +61,39 @@ def in_the_box(page):
     return None if box is None else html.unescape(re.sub(r"<[^>]+>", "", box[1]))
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("ShrinkReport", [SAMPLES["ShrinkReport"]().sentence, "another training run"]),
-        ("EvaluationReport", ["rank1 is the smallest that is as good, with 87.5 % fewer", "As good: rank4"]),
-        ("EvidenceReport", [SAMPLES["EvidenceReport"]().verdict]),
-        ("Bench", ["passes"]),
-        ("BenchAggregate", ["passes", "Grade ", "Conditions of a claim"]),
-    ],
-)
-def test_a_verdict_stands_first(name, words):
-    box = in_the_box(page_of(name))
-    assert all(word in box for word in words)
+def kept(kind, path):
+    return lambda: kind.read(RESULTS / path)
+
+
+FIRST = {
+    "shrink": (SAMPLES["ShrinkReport"], [SAMPLES["ShrinkReport"]().sentence, "another training run"]),
+    "evaluation": (
+        SAMPLES["EvaluationReport"],
+        ["rank1 is the smallest that is as good, with 87.5 % fewer", "As good: rank4"],
+    ),
+    "evidence": (SAMPLES["EvidenceReport"], [SAMPLES["EvidenceReport"]().verdict]),
+    "one seed": (SAMPLES["Bench"], ["passes"]),
+    "several seeds": (SAMPLES["BenchAggregate"], ["passes", "Grade ", "Conditions of a claim"]),
+    "a reference that does harm": (
+        kept(EvaluationReport, "smollm2_lm_eval/read.json"),
+        ["error: my_adapter: it finds the responses less likely"],
+    ),
+    "a ladder": (
+        kept(BenchAggregate, "smollm2_arithmetic/bench_aggregate.json"),
+        [
+            "Ladder of truncations: rank 4 is the smallest shown to be safe",
+            "It has 87.5 % fewer LoRA parameters.",
+            "not A: not all of an untouched confirm split was evaluated",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_a_verdict_and_what_it_rests_on_stand_first(name):
+    report, words = FIRST[name]
+    box = in_the_box(to_page([Source("a", report())]))
+    assert [word for word in words if word not in box] == []
 
 
 def test_of_many_candidates_the_box_names_the_smallest_and_counts_the_others():
@@ -85,31 +107,6 @@ def test_of_many_candidates_the_box_names_the_smallest_and_counts_the_others():
     box = in_the_box(to_page([Source("a", report.model_copy(update={"adapters": others}))]))
     assert "bad0, bad1, bad2 and 6 more are shown to be worse" in box
     assert "unsure is neither shown to be as good nor to be worse: it may …" in box
-
-
-@pytest.mark.parametrize(
-    ("kind", "path", "words"),
-    [
-        (
-            EvaluationReport,
-            "smollm2_lm_eval/read.json",
-            ["error: my_adapter: it finds the responses less likely"],
-        ),
-        (
-            BenchAggregate,
-            "smollm2_arithmetic/bench_aggregate.json",
-            [
-                "Ladder of truncations: rank 4 is the smallest shown to be safe",
-                "It has 87.5 % fewer LoRA parameters.",
-                "not A: not all of an untouched confirm split was evaluated",
-            ],
-        ),
-    ],
-    ids=["a reference that does harm", "a ladder"],
-)
-def test_what_a_verdict_rests_on_stands_first(kind, path, words):
-    box = in_the_box(to_page([Source("a", kind.read(RESULTS / path))]))
-    assert all(word in box for word in words)
 
 
 def test_a_control_that_is_not_as_expected_is_said_first():
@@ -151,12 +148,14 @@ TITLES = {
     "planned run": "Plan of a Bench run: m on t",
     "ShrinkForecast": "Plan of a shrink: my_adapter on reviews",
     "run": "Training run good.jsonl",
+    "thousand modules": "Audit of ./my-adapter",
 }
 
 
 @pytest.mark.parametrize("name", TITLES)
-def test_a_page_is_called_by_what_it_is_about(name):
+def test_a_page_is_called_by_what_it_is_about_and_stays_small(name):
     page = to_page(PAGES[name]())
+    assert len(page.encode()) < 2_500_000
     assert f"<title>{TITLES[name]}</title>" in page
     (heading,) = re.findall(r"<h1[^>]*>(.*?)</h1>", page)
     assert re.sub("<[^>]*>", "", heading) == TITLES[name]
@@ -185,20 +184,6 @@ def test_plots_stand_where_their_question_is_below_what_it_comes_to(name):
     page = to_page(PAGES[name]())
     places = [page.index(text) for text in ORDERS[name]]
     assert places == sorted(places)
-
-
-@pytest.mark.parametrize("name", FEW)
-def test_only_our_scripts_may_run(name):
-    page = page_of(name)
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
-    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-    assert rules["default-src"] == "'none'"
-    assert rules["img-src"] == "data:"
-    ours = [text for kind, text in scripts(page) if not kind]
-    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in ours]
-    assert rules["script-src"].split() == [f"'sha256-{digest}'" for digest in digests]
-    outside = page.partition("<script")[0]
-    assert not re.search(r"<(img|link|iframe|object|embed|base)\b|\bsrc=|\son\w+=|url\(|https?://", outside)
 
 
 def test_the_bundle_is_the_one_that_its_readme_names():
@@ -244,20 +229,6 @@ def test_texts_of_examples_can_be_left_out():
         assert flip.excerpt[-20:] not in hidden
 
 
-def test_a_thousand_modules_of_rank_64_fit_in_two_and_a_half_megabytes():
-    page = to_page([Source("audit.json", report(mistral_rows(layers=143, r=64)))])
-    assert len(page.encode()) < 2_500_000
-
-
-def test_several_reports_are_parts_of_one_page_with_one_bundle():
-    one = SAMPLES["EvaluationReport"]()
-    page = to_page([Source("a.json", one), Source("b.json", one)])
-    assert page.count(asset(BUNDLE)) == 1
-    assert page.count("<h1") == 1
-    assert 'id="plot-1-forest"' in page
-    assert 'id="plot-2-forest"' in page
-
-
 def test_a_page_of_several_runs_says_so_and_leads_to_each():
     report = SAMPLES["MonitorReport"]()
     page = page_of("MonitorReport")
@@ -275,6 +246,8 @@ def test_runs_of_the_same_name_are_told_apart_and_other_reports_are_counted():
     source = Source("run.jsonl", SAMPLES["MonitorReport"]().model_copy(update={"runs": (run,)}))
     page = to_page([source, source, Source("evaluation.json", SAMPLES["EvaluationReport"]())])
     assert "<title>2 runs and 1 more report</title>" in page
+    assert (page.count(asset(BUNDLE)), page.count("<h1")) == (1, 1)
+    assert all(f'id="plot-{part}"' in page for part in ("2-loss", "3-loss", "4-forest"))
     assert '<a href="#report-3"><bdi>arithmetic.jsonl (2)</bdi></a>' in page
 
 
