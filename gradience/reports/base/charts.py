@@ -38,7 +38,8 @@ def sparkline(values: Sequence[float], width: int) -> Span:
 
 def area(values: Sequence[float], first: int, last: int, *, width: int, height: int = 6) -> Code:
     """Return an area chart with its axes: values over steps `first` … `last`, in at most `width` columns."""
-    shown = widen(resample(values, width - LABEL - 3), MIN_CHART)
+    shown = resample(values, width - LABEL - 3)
+    shown = [value for value in shown for _ in range(max(1, MIN_CHART // len(shown)))]
     low, high = min(shown), max(shown)
     logarithmic = low > 0 and high / low >= LOG_FROM
     levels = [math.log(value) for value in shown] if logarithmic else shown
@@ -47,35 +48,19 @@ def area(values: Sequence[float], first: int, last: int, *, width: int, height: 
     top, bottom = _end_labels(low, high)
     rows: list[Inline] = []
     for row in range(height - 1, -1, -1):
-        text = {height - 1: top, 0: bottom}.get(row, "")
-        cells = "".join(_cell(eighth - 8 * row) for eighth in eighths)
-        rows.append((Span(f"{text:>{LABEL}} ▏", "dim"), Span(cells.rstrip(), "info")))
-    axis = _axis(first, last, len(shown)) + (" (log scale)" if logarithmic else "")
+        cells = "".join(f" {BLOCKS}"[min(max(eighth - 8 * row, 0), 8)] for eighth in eighths)
+        label = {height - 1: top, 0: bottom}.get(row, "")
+        rows.append((Span(f"{label:>{LABEL}} ▏", "dim"), Span(cells.rstrip(), "info")))
+    axis = str(first)
+    if first != last:  # first and last step at the ends, always apart
+        axis += f"{last:>{max(len(shown) - len(axis), len(str(last)) + 2)}}"
+    axis += " (log scale)" if logarithmic else ""
     return Code([*rows, Span(" " * (LABEL + 2) + axis, "dim")], drawing=True)
-
-
-def widen(values: Sequence[float], width: int) -> list[float]:
-    """Return each value several times, until a few values make a chart of about `width` columns."""
-    times = max(1, width // len(values))
-    return [value for value in values for _ in range(times)]
 
 
 def _end_labels(low: float, high: float) -> tuple[str, str]:
     """Labels of the highest and the lowest value: with as many digits as tell them apart, one where they are equal."""
-    if low == high:
-        return "", sig(low)
     for digits in range(3, 7):
         if sig(high, digits) != sig(low, digits):
             return sig(high, digits), sig(low, digits)
-    return sig(high), ""
-
-
-def _axis(first: int, last: int, width: int) -> str:
-    """First and last step at the ends of an axis; always apart, and one where they are the same."""
-    if first == last:
-        return str(first)
-    return f"{first}{last:>{max(width - len(str(first)), len(str(last)) + 2)}}"
-
-
-def _cell(eighths: int) -> str:
-    return " " if eighths <= 0 else BLOCKS[min(eighths, 8) - 1]
+    return ("", sig(low)) if low == high else (sig(high), "")
