@@ -15,7 +15,7 @@ import numpy as np
 from gradience.adapters import strict_json
 from gradience.adapters.files import Closing
 from gradience.adapters.locate import MAX_INDEX_BYTES
-from gradience.adapters.tensors import TensorEntry, TensorFile, Words, decode
+from gradience.adapters.tensors import TensorEntry, TensorFile, decode
 from gradience.arguments import is_integer
 from gradience.errors import InputError
 from gradience.hub.address import address_of
@@ -108,7 +108,14 @@ class BaseWeights(Closing):
         if transposed:
             words = file.read_words(name).T
             return lambda rows: decode(words[rows])
-        return lambda rows: decode(_read_rows(file, entry, rows))
+        width = entry.size // stored[0]
+
+        def read(rows: slice) -> FloatArray:
+            start, stop, _ = rows.indices(stored[0])
+            data = pread(file.handle, (stop - start) * width, entry.start + start * width, file.path)
+            return decode(np.frombuffer(data, dtype=entry.dtype.numpy).reshape(stop - start, stored[1]))
+
+        return read
 
     def blocks(self, module: str, shape: tuple[int, int], expert: int | None = None) -> Iterator[FloatArray]:
         """Yield W in blocks of its rows as they are stored, in float64: for norms, which a transposition leaves alone.
@@ -146,23 +153,20 @@ class BaseWeights(Closing):
                 stored = [self._named(f"{owner}.{expert}.{name}") for name in names]
                 if all(stored):
                     return [(name, None) for name in stored if name]
-        name = self._find_any(module)
-        return [(name, expert if len(self.files[name].entries[name].shape) == 3 else None)]
-
-    def _find_any(self, module: str) -> str:
-        """The tensor of a module or of a parameter; of a tied head, the embeddings."""
         try:
-            return self._find(module)
+            name = self._find(module)
         except InputError as error:
             if error.code != "base-mismatch":
                 raise
+            # A parameter by its own name; of a tied head, the embeddings.
             parts = module.split(".")
-            names = [".".join(parts[start:]) for start in range(len(parts))]
-            parameter = next((name for name in names if name in self.files), None)
+            ends = [".".join(parts[start:]) for start in range(len(parts))]
             tied = [name for name in self.files if name.endswith(EMBEDDINGS)] if parts[-1] in HEADS else []
-            if parameter is None and len(tied) != 1:
+            found = next((end for end in ends if end in self.files), tied[0] if len(tied) == 1 else None)
+            if found is None:
                 raise
-            return parameter or tied[0]
+            name = found
+        return [(name, expert if len(self.files[name].entries[name].shape) == 3 else None)]
 
     def _quantised(self, what: str) -> InputError:
         return InputError(
@@ -173,7 +177,14 @@ class BaseWeights(Closing):
 
     def _named(self, module: str) -> str | None:
         """The tensor of a module: models saved with or without their head differ by a prefix, others by a name."""
-        for spelling in _spellings(module):
+        head, _, last = module.rpartition(".")
+        spellings = [
+            module,
+            module.replace(".mlp.", ".block_sparse_moe."),
+        ]  # as its files have it, transformers 5.24
+        if last in HEADS:
+            spellings += [f"{head}.{name}".lstrip(".") for name in HEADS]
+        for spelling in dict.fromkeys(spellings):
             parts = spelling.split(".")
             for start in range(len(parts)):
                 name = ".".join(parts[start:]) + ".weight"
@@ -220,15 +231,6 @@ def _quantization(folder: Path, names: Iterable[str]) -> str | None:
     )
 
 
-def _spellings(module: str) -> list[str]:
-    """The module as the model calls it, then as its files do where they differ (transformers 5.24)."""
-    head, _, last = module.rpartition(".")
-    others = [module.replace(".mlp.", ".block_sparse_moe.")]
-    if last in HEADS:
-        others += [f"{head}.{name}".lstrip(".") for name in HEADS]
-    return list(dict.fromkeys([module, *others]))
-
-
 @dataclass(frozen=True)
 class _Part:
     """One tensor of a weight, or one expert of it: a matrix, a convolution's kernel flattened."""
@@ -255,13 +257,6 @@ class _Part:
             count = min(height, rows - first)
             data = pread(self.file.handle, count * width, start + first * width, self.file.path)
             yield decode(np.frombuffer(data, dtype=self.entry.dtype.numpy).reshape(count, columns))
-
-
-def _read_rows(file: TensorFile, entry: TensorEntry, rows: slice) -> Words:
-    start, stop, _ = rows.indices(entry.shape[0])
-    width = entry.size // entry.shape[0]
-    data = pread(file.handle, (stop - start) * width, entry.start + start * width, file.path)
-    return np.frombuffer(data, dtype=entry.dtype.numpy).reshape(stop - start, entry.shape[1])
 
 
 def base_folder(name: str | os.PathLike[str], *, weights: bool = False) -> Path:

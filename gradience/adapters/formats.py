@@ -122,19 +122,13 @@ def _open_format(path: Path, adapter: str | None, pairs: Pairs | None) -> Adapte
     if pairs is not None:
         return open_pairs(path, adapter, pairs)
     name, chosen = next((name, form) for name, form in FORMATS.items() if form.recognises(path))
-    lone = _lone_file(path) if name == "peft" else None
-    return chosen.open(path, adapter) if lone is None else _open_format(lone, adapter, None)
-
-
-def _lone_file(path: Path) -> Path | None:
-    """The only file of weights in a folder where no file and no sub-folder has a name by which an adapter is known."""
-    if not os.path.isdir(path):
-        return None
-    names = listing(path)
-    lone = lone_weights(names)
-    if lone is None or not {WEIGHTS, INDEX}.isdisjoint(names) or adapter_folders(path):
-        return None
-    return path / lone
+    if name == "peft" and os.path.isdir(path):
+        # A file of any name, where no file and no sub-folder has a name by which an adapter is known.
+        names = listing(path)
+        lone = lone_weights(names)
+        if lone is not None and {WEIGHTS, INDEX}.isdisjoint(names) and not adapter_folders(path):
+            return _open_format(path / lone, adapter, None)
+    return chosen.open(path, adapter)
 
 
 def known_names() -> frozenset[str]:

@@ -9,16 +9,14 @@ Source: PEFT 0.21, tuners/lora/model.py, `subtract_mutated_init`; peft_model.py,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.config import PeftConfig, config_of, initialisation_of
-from gradience.adapters.tensors import DTYPES, DType, Words, decode, encode
+from gradience.adapters.tensors import DTYPES, Words, decode, encode
 from gradience.errors import InputError, UsageError
 
 SAME = 1e-12
@@ -37,17 +35,34 @@ def subtract_initial(opened: Adapter, initial: Adapter) -> Adapter:
         stack.callback(opened.close)
         stack.callback(initial.close)
         config = _changed_base(opened)
-        _check_start(opened, initial, config)
+        wrong = _why_not_the_start(initial, config)
+        if wrong:
+            raise _mismatch(opened, initial, wrong)
         factor = math.sqrt(2) if config.use_rslora else 2
         starts = {pair.module: pair for pair in initial.pairs}
-        pairs = [
-            _difference(opened, initial, pair, starts.pop(pair.module, None), factor) for pair in opened.pairs
-        ]
+        pairs = []
+        for pair in opened.pairs:
+            difference = _difference(pair, starts.pop(pair.module, None), factor)
+            if isinstance(difference, str):
+                raise _mismatch(opened, initial, difference)
+            pairs.append(difference)
         if starts:
             raise _mismatch(opened, initial, f"it has a module {min(starts)}, which the adapter has not")
+        old = config.fields
+        # The config of a plain LoRA of twice the rank, at the same scales.
+        fields = {
+            **old,
+            "r": 2 * (config.r or 0),
+            "lora_alpha": factor * (config.lora_alpha or 0),
+            "init_lora_weights": True,
+            **{name: None for name in _OF_THE_START if name in old},
+        }
+        for name, times in (("rank_pattern", 2), ("alpha_pattern", factor)):
+            if old.get(name):
+                fields[name] = {key: times * value for key, value in old[name].items()}
         return replace(
             opened,
-            config=config_of(config.path, _fields(config, factor)),
+            config=config_of(config.path, fields),
             pairs=pairs,
             initial=initial,
             init=config.init,
@@ -81,24 +96,21 @@ def _changed_base(opened: Adapter) -> PeftConfig:
     return config
 
 
-def _check_start(opened: Adapter, initial: Adapter, config: PeftConfig) -> None:
-    """Raise InputError (initial-mismatch) for an adapter that cannot be the start of this training."""
+def _why_not_the_start(initial: Adapter, config: PeftConfig) -> str | None:
+    """Why an adapter cannot be the start of this training, as far as it tells."""
     known = initial.config
     if known is None or not initial.of_peft:
-        raise _mismatch(opened, initial, "it has no adapter_config.json of PEFT")
+        return "it has no adapter_config.json of PEFT"
     if known.init.lower() not in ("true", config.init.lower()):
-        raise _mismatch(
-            opened, initial, f"its init_lora_weights is {known.init[:60]!r}, not true or {config.init!r}"
-        )
+        return f"its init_lora_weights is {known.init[:60]!r}, not true or {config.init!r}"
     if None not in (known.base_model, config.base_model) and known.base_model != config.base_model:
-        raise _mismatch(
-            opened, initial, f"it is for the base {known.base_model!r}, the adapter for {config.base_model!r}"
-        )
+        return f"it is for the base {known.base_model!r}, the adapter for {config.base_model!r}"
     if initial.unaudited:
-        raise _mismatch(opened, initial, f"{initial.unaudited[0].tensor}: {initial.unaudited[0].reason}")
+        return f"{initial.unaudited[0].tensor}: {initial.unaudited[0].reason}"
     first = next((pair for pair in initial.pairs if pair.kind == "linear"), None)
     if first is not None and not decode(first.b.read()).any():
-        raise _mismatch(opened, initial, f"B is 0 in {first.module}, and {config.init} does not start so")
+        return f"B is 0 in {first.module}, and {config.init} does not start so"
+    return None
 
 
 def _mismatch(opened: Adapter, initial: Adapter, what: str) -> InputError:
@@ -109,26 +121,17 @@ def _mismatch(opened: Adapter, initial: Adapter, what: str) -> InputError:
     )
 
 
-def _difference(
-    opened: Adapter, initial: Adapter, pair: LoraPair, start: LoraPair | None, factor: float
-) -> LoraPair:
-    """The pair [B, −B₀], [A; A₀]. Raises InputError (initial-mismatch)."""
+def _difference(pair: LoraPair, start: LoraPair | None, factor: float) -> LoraPair | str:
+    """The pair [B, −B₀], [A; A₀], or why there is none."""
     if start is None:
-        raise _mismatch(opened, initial, f"it has no module {pair.module}")
+        return f"it has no module {pair.module}"
     if pair.groups > 1 or pair.experts > 1:
-        raise _mismatch(
-            opened, initial, f"{pair.module} is grouped or stacked: such differences are not read"
-        )
-    if _shapes(pair) != _shapes(start):
-        raise _mismatch(
-            opened, initial, f"{pair.module} has {_shapes(start)} there, and {_shapes(pair)} in the adapter"
-        )
+        return f"{pair.module} is grouped or stacked: such differences are not read"
+    there, here = (f"A {list(of.a.entry.shape)} and B {list(of.b.entry.shape)}" for of in (start, pair))
+    if here != there:
+        return f"{pair.module} has {there} there, and {here} in the adapter"
     if pair.scale is None or start.scale is None or not math.isclose(pair.scale, start.scale, rel_tol=SAME):
-        raise _mismatch(
-            opened,
-            initial,
-            f"{pair.module} has the scale {start.scale} there, and {pair.scale} in the adapter",
-        )
+        return f"{pair.module} has the scale {start.scale} there, and {pair.scale} in the adapter"
     return replace(
         pair,
         a=_stacked(pair.a, start.a, axis=0, negative=False),
@@ -140,13 +143,11 @@ def _difference(
     )
 
 
-def _shapes(pair: LoraPair) -> str:
-    return f"A {list(pair.a.entry.shape)} and B {list(pair.b.entry.shape)}"
-
-
 def _stacked(factor: Factor, start: Factor, *, axis: int, negative: bool) -> Factor:
     """Both factors as one, along the axis of the rank, in a type that holds both exactly."""
-    dtype = _common(factor.entry.dtype, start.entry.dtype)
+    dtype = factor.entry.dtype
+    if dtype != start.entry.dtype:
+        dtype = DTYPES["F64" if "F64" in (dtype.name, start.entry.dtype.name) else "F32"]
     shape = list(factor.entry.shape)
     shape[axis] *= 2
 
@@ -162,23 +163,3 @@ def _stacked(factor: Factor, start: Factor, *, axis: int, negative: bool) -> Fac
 
     entry = factor.entry._replace(dtype=dtype, shape=tuple(shape), size=math.prod(shape) * dtype.bits // 8)
     return factor._replace(entry=entry, turn=stack)
-
-
-def _common(first: DType, second: DType) -> DType:
-    if first == second:
-        return first
-    return DTYPES["F64" if "F64" in (first.name, second.name) else "F32"]
-
-
-def _fields(config: PeftConfig, factor: float) -> Mapping[str, Any]:
-    """The config of a plain LoRA of twice the rank, at the same scales."""
-    old = config.fields
-    changed: dict[str, Any] = {
-        "r": 2 * (config.r or 0),
-        "lora_alpha": factor * (config.lora_alpha or 0),
-        "init_lora_weights": True,
-    }
-    for name, times in (("rank_pattern", 2), ("alpha_pattern", factor)):
-        if old.get(name):
-            changed[name] = {key: times * value for key, value in old[name].items()}
-    return {**old, **changed, **{name: None for name in _OF_THE_START if name in old}}

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
+from posixpath import basename
 from typing import NamedTuple
 
 from gradience.adapters.files import PICKLE_HINT
@@ -75,7 +76,7 @@ def fetch_adapter(address: Address, weights: Weights, adapter: str | None = None
     huggingface_hub.
     """
     need_client(address)
-    if is_offline() or _is_commit(address.revision):
+    if is_offline() or re.fullmatch(r"[0-9a-f]{40}", address.revision or ""):
         kept = _kept(address, weights, adapter)
         if kept is not None:
             return kept
@@ -122,10 +123,6 @@ def fetch_tokenizer(source: Source, folder: Path) -> None:
     download(address, names, limit=MAX_TOKENIZER)
 
 
-def _is_commit(revision: str | None) -> bool:
-    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
-
-
 def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | None:
     """What the cache holds of it, whole: the file that is fetched last is there."""
     folders = [*([posixpath.join(address.inside, adapter)] if adapter else []), address.inside]
@@ -146,54 +143,68 @@ def _choose(
     address: Address, files: Mapping[str, int | None], weights: Weights, adapter: str | None
 ) -> _Choice:
     """What to fetch of the files of a repository. Raises NetworkError (`hub-file`), InputError."""
+    folder = address.inside
     if address.inside in files:
         folder, name = posixpath.split(address.inside)
         named = tuple(choice for choice in weights if name == choice[0])
         if not named and name != CONFIG:
             return _single(address, files, folder, name)
         weights = named or weights
-    else:
-        folder = address.inside
     within = posixpath.join(folder, adapter or "").strip("/")
     folder = within if _beside(files, within) else folder
     beside = _beside(files, folder)
+    # Folders that hold adapters, no more than two levels down.
+    known = {choice[0] for choice in weights}
+    depth = address.inside.count("/") + 3
+    folders = {
+        posixpath.dirname(path) for path in files if 1 <= path.count("/") <= depth and basename(path) in known
+    }
+    revision = f"@{address.revision}" if address.revision else ""
+    shown = [f"{address.repo}{revision}:{inner[:80]}" for inner in sorted(folders, key=natural_key)]
+    hint = f"name one: {listed(shown, 3)}" if shown else ""
     if not beside and folder:
         raise NetworkError(
             f"{address}: there is no {folder!r} in this repository at this revision",
             code="hub-file",
-            hint=_folders_hint(address, files, weights) or "check the name of the folder",
+            hint=hint or "check the name of the folder",
         )
+    config = [CONFIG] if CONFIG in beside else []
     for choice in weights:
         fitting = [
             sorted(name for name in fnmatch.filter(beside, pattern) if _PLAIN.fullmatch(name))
             for pattern in choice
         ]
         if all(fitting):
-            return _Choice(
-                folder, (*_config(beside), *(name for names in reversed(fitting) for name in names))
-            )
+            return _Choice(folder, (*config, *(name for names in reversed(fitting) for name in names)))
     if adapter in beside:
         return _single(address, files, folder, adapter)._replace(point="")
     lone = lone_weights(beside)
-    if lone is not None and _PLAIN.fullmatch(lone) and not _folders_hint(address, files, weights):
-        _refuse_large(address, lone, files[posixpath.join(folder, lone)])
-        return _Choice(folder, (*_config(beside), lone), lone)
-    raise _no_adapter(address, files, beside, weights)
-
-
-def _config(beside: Collection[str]) -> list[str]:
-    return [CONFIG] if CONFIG in beside else []
-
-
-def _refuse_large(address: Address, name: str, size: int | None) -> None:
-    """Raise InputError (full-model) for a file that nobody has named, and that is too large for an adapter."""
-    if size is not None and size > MAX_LONE:
+    if lone is not None and _PLAIN.fullmatch(lone) and not hint:
+        size = files[posixpath.join(folder, lone)]
+        if size is not None and size > MAX_LONE:
+            raise InputError(
+                f"{address}: its only file of weights, {lone[:80]}, has {size / 1e9:.1f} GB: a full model, by its "
+                "size; nothing was downloaded",
+                code="full-model",
+                hint=f"if it is the adapter, name it: {address.repo}:{lone[:80]}",
+            )
+        return _Choice(folder, (*config, lone), lone)
+    pickle = next((name for name in PICKLES if name in beside), None)
+    if pickle:
+        raise _pickle(address, pickle)
+    if hint:
+        raise InputError(f"{address}: the adapters are in folders of it", code="several-adapters", hint=hint)
+    if not config and any(fnmatch.filter(beside, "model*.safetensors*")):
         raise InputError(
-            f"{address}: its only file of weights, {name[:80]}, has {size / 1e9:.1f} GB: a full model, by its size; "
-            "nothing was downloaded",
+            f"{address}: a full model, not a LoRA adapter; nothing was downloaded",
             code="full-model",
-            hint=f"if it is the adapter, name it: {address.repo}:{name[:80]}",
+            hint="name the repository of the adapter: it contains adapter_config.json",
         )
+    raise InputError(
+        f"{address}: no adapter there (it contains {listed(sorted(name[:80] for name in beside), LISTED)})",
+        code="not-an-adapter",
+        hint="name the repository of an adapter, its folder, or its file: org/name:folder/file",
+    )
 
 
 def _single(address: Address, files: Collection[str], folder: str, name: str) -> _Choice:
@@ -206,52 +217,14 @@ def _single(address: Address, files: Collection[str], folder: str, name: str) ->
             code="not-an-adapter",
             hint="name the repository, a folder of it, or a file of weights",
         )
-    return _Choice(folder, (*_config(_beside(files, folder)), name), name)
+    config = [CONFIG] if CONFIG in _beside(files, folder) else []
+    return _Choice(folder, (*config, name), name)
 
 
 def _beside(files: Collection[str], folder: str) -> list[str]:
     """The names of the files in one folder of the repository."""
-    return [posixpath.basename(path) for path in files if posixpath.dirname(path) == folder]
+    return [basename(path) for path in files if posixpath.dirname(path) == folder]
 
 
 def _pickle(address: Address, name: str) -> InputError:
     return InputError(f"{address}: {name} is a pickle file (torch.save)", code="pickle", hint=PICKLE_HINT)
-
-
-def _no_adapter(
-    address: Address, files: Collection[str], beside: Collection[str], weights: Weights
-) -> InputError:
-    """The error for a folder of a repository without weights of an adapter: what it holds instead."""
-    pickle = next((name for name in PICKLES if name in beside), None)
-    if pickle:
-        return _pickle(address, pickle)
-    hint = _folders_hint(address, files, weights)
-    if hint:
-        return InputError(f"{address}: the adapters are in folders of it", code="several-adapters", hint=hint)
-    if CONFIG not in beside and any(fnmatch.filter(beside, "model*.safetensors*")):
-        return InputError(
-            f"{address}: a full model, not a LoRA adapter; nothing was downloaded",
-            code="full-model",
-            hint="name the repository of the adapter: it contains adapter_config.json",
-        )
-    return InputError(
-        f"{address}: no adapter there (it contains {listed(sorted(name[:80] for name in beside), LISTED)})",
-        code="not-an-adapter",
-        hint="name the repository of an adapter, its folder, or its file: org/name:folder/file",
-    )
-
-
-def _folders_hint(address: Address, files: Collection[str], weights: Weights) -> str:
-    """Which folders hold adapters, where they are no more than two levels down."""
-    known = {choice[0] for choice in weights}
-    folders = sorted(
-        {
-            posixpath.dirname(path)
-            for path in files
-            if posixpath.basename(path) in known and 1 <= path.count("/") <= address.inside.count("/") + 3
-        },
-        key=natural_key,
-    )
-    revision = f"@{address.revision}" if address.revision else ""
-    shown = [f"{address.repo}{revision}:{folder[:80]}" for folder in folders]
-    return f"name one: {listed(shown, 3)}" if shown else ""
