@@ -106,23 +106,20 @@ def _copy(source: Path, target: Path, *, root: Path) -> bool:
         head = bytes(pread(handle, min(len(ARCHIVE_START), size), 0, source))
         if head.startswith(PICKLE_STARTS):
             return False
-        if head == ARCHIVE_START and (source.suffix == ".bin" or _may_hold_pickle(handle)):
-            return False
-        with open(target, "xb") as file:
+        if head == ARCHIVE_START:  # archive/data.pkl, as torch.save writes
+            try:
+                with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
+                    pickled = any(name.lower().endswith(PICKLE_SUFFIXES) for name in archive.namelist())
+            except (zipfile.BadZipFile, ValueError, NotImplementedError):
+                pickled = True  # damaged for Python, and perhaps not for what loads it
+            if pickled or source.suffix == ".bin":
+                return False
+        with open(target, "xb") as copy:
             for block in pread_blocks(handle, size, 0, source):
-                file.write(block)
+                copy.write(block)
     finally:
         os.close(handle)
     return True
-
-
-def _may_hold_pickle(handle: int) -> bool:
-    """Whether an archive holds a pickle (archive/data.pkl, as torch.save writes), or cannot be looked into."""
-    try:
-        with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
-            return any(name.lower().endswith(PICKLE_SUFFIXES) for name in archive.namelist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return True  # damaged for Python, and perhaps not for what loads it
 
 
 # ---------------------------------------------------------------- the model card

@@ -22,7 +22,7 @@ from gradience.adapters.config import PeftConfig
 from gradience.adapters.keys import PREFIX, ends_with, is_applied, parse_key, path_ends, peft_name
 from gradience.compare.module import compare_modules
 from gradience.compress.layout import Layout
-from gradience.compress.module import CompressedModule, Job
+from gradience.compress.module import CompressedModule
 from gradience.errors import MissingExtra, VerificationError
 from gradience.reports.compression import PeftCheck
 
@@ -52,25 +52,34 @@ def _complaints(
 ) -> Iterator[str]:
     if written.bytes != size:
         yield f"{written.bytes} bytes, not {size}"
-    pairs = {pair.module: pair for pair in written.pairs}
+    by_name = {pair.module: pair for pair in written.pairs}
     name_of = {job.pair.module: layout.modules.get(job.pair.module, job.pair.module) for job in layout.jobs}
-    if pairs.keys() != set(name_of.values()):
+    if by_name.keys() != set(name_of.values()):
         yield "the modules are not those of the plan"
     names = {name for name, _ in written.entries()}
     if names != set(layout.names.values()) or written.unaudited:
         yield "the tensors are not those that were to be written"
     if layout.form is None:
-        yield from _peft_complaints(written, layout)
-    for job in layout.jobs:
-        yield from _module_complaints(job, pairs[name_of[job.pair.module]])
-    yield from _error_complaints(layout, {name: pairs[new] for name, new in name_of.items()}, modules)
-
-
-def _peft_complaints(written: Adapter, layout: Layout) -> Iterator[str]:
-    misnamed = sorted(name for name, _ in written.entries() if not is_applied(name))
-    if misnamed:
-        yield f"PEFT would not find {misnamed[0]}"
-    yield from _config_complaints(written, layout)
+        misnamed = sorted(name for name in names if not is_applied(name))
+        if misnamed:
+            yield f"PEFT would not find {misnamed[0]}"
+        yield from _config_complaints(written, layout)
+    checked = 0
+    for job in sorted(layout.jobs, key=lambda job: job.pair.params):
+        module, pair = job.pair.module, by_name[name_of[job.pair.module]]
+        if not pair.rank == job.stored_rank == (pair.declared_rank or pair.rank):
+            ranks = f"the rank {pair.rank}, in the config {pair.declared_rank}, not {job.stored_rank}"
+            yield f"{pair.module} has {ranks}"
+        if pair.scale is None or not math.isclose(pair.scale * job.fold, job.scale, rel_tol=1e-12):
+            meant = job.scale / job.fold if job.fold else 0.0
+            yield f"{pair.module} has the scale {pair.scale}, not {meant}"
+        checked += job.pair.params
+        if checked > CHECKED_PARAMS:
+            continue
+        error = compare_modules(job.pair, pair)[1].relative_difference or 0.0
+        noise = 1e-8 + 1e-13 * modules[module].cancellation
+        if not math.isclose(error, modules[module].error or 0.0, rel_tol=1e-6, abs_tol=noise):
+            yield f"{module} has an error of {error}, not {modules[module].error}"
 
 
 def _config_complaints(written: Adapter, layout: Layout) -> Iterator[str]:
@@ -85,35 +94,12 @@ def _config_complaints(written: Adapter, layout: Layout) -> Iterator[str]:
     kept = set(layout.names.values())  # a copy of one of these may be left out
     for tensor in layout.stripped:
         name = peft_name(tensor)
-        if (
-            parse_key(tensor).role == "other"
-            and name not in kept
-            and config.saved_whole(name.removeprefix(PREFIX))
-        ):
+        other = parse_key(tensor).role == "other" and name not in kept
+        if other and config.saved_whole(name.removeprefix(PREFIX)):
             yield f"PEFT would look for {tensor}, which was stripped"
 
 
-def _module_complaints(job: Job, pair: LoraPair) -> Iterator[str]:
-    if not pair.rank == job.stored_rank == (pair.declared_rank or pair.rank):
-        yield f"{pair.module} has the rank {pair.rank}, in the config {pair.declared_rank}, not {job.stored_rank}"
-    if pair.scale is None or not math.isclose(pair.scale * job.fold, job.scale, rel_tol=1e-12):
-        yield f"{pair.module} has the scale {pair.scale}, not {job.scale / job.fold if job.fold else 0.0}"
-
-
-def _error_complaints(
-    layout: Layout, pairs: Mapping[str, LoraPair], modules: Mapping[str, CompressedModule]
-) -> Iterator[str]:
-    checked = 0
-    for job in sorted(layout.jobs, key=lambda job: job.pair.params):
-        checked += job.pair.params
-        if checked > CHECKED_PARAMS:
-            return
-        _, energies = compare_modules(job.pair, pairs[job.pair.module])
-        error = energies.relative_difference or 0.0
-        written = modules[job.pair.module]
-        noise = 1e-8 + 1e-13 * written.cancellation
-        if not math.isclose(error, written.error or 0.0, rel_tol=1e-6, abs_tol=noise):
-            yield f"{job.pair.module} has an error of {error}, not {written.error}"
+# ---------------------------------------------------------------- PEFT itself
 
 
 NEEDED = ("peft", "torch")

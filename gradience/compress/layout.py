@@ -116,7 +116,7 @@ def lay_out(
     taken = {note.tensor for note in others if any(part in note.tensor for part in strip)}
     kept = [note for note in others if note.tensor not in taken]
     carried = sorted({note.tensor for note in kept})
-    stripped = without_stripped(config, others, taken, opened.adapter_name)
+    stripped, bared = without_stripped(config, others, taken, opened.adapter_name)
     encoded = encode_for(form, _targets(opened, plan), encoding)
     jobs, dropped = _jobs(opened, config, plan, encoded, dtype, calibration)
     _refuse_jobs(opened, config, jobs, kept)
@@ -141,8 +141,8 @@ def lay_out(
         changes = {
             **encoded.fields,
             **init_fields(config, [job.stored_rank for job in jobs]),
-            **stripped.fields,
-            **target_fields(config, sorted(targets), [pair.module for pair in dropped], stripped.bared),
+            **stripped,
+            **target_fields(config, targets, [pair.module for pair in dropped], bared),
             **(fields_in_peft_order(config.fields) if opened.packed("grouped_by_expert") else {}),
         }
         new = merged_fields(config.fields, changes)

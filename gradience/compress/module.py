@@ -423,7 +423,10 @@ def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     if job.basis is None:
         optimum = truncation(blocks_A, blocks_B, job.plan.new_rank)
     else:
-        optimum = projection(blocks_A, blocks_B, *(_leading(each, job.plan.new_rank) for each in job.basis))
+        # The leading components of the calibration, zeros where there are not so many.
+        rank = job.plan.new_rank
+        kept = (np.pad(basis[:, :rank], ((0, 0), (0, max(0, rank - basis.shape[1])))) for basis in job.basis)
+        optimum = projection(blocks_A, blocks_B, *kept)
     new_A = _stored(job, blocks_A, optimum.map_A.T, job.dtype_A)
     new_B = _stored(job, blocks_B, optimum.map_B * job.fold, job.dtype_B)
     size = with_exponent(float(np.linalg.norm(optimum.values)), optimum.exponent)
@@ -433,12 +436,6 @@ def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     if cancelled > CANCELLED or not TINY_ERROR * norm < lost < math.inf:
         lost = _exact_distance(job, loaded, expert, new_A.words, new_B.words)
     return _Expert(new_A.words, new_B.words, lost, norm, optimum.method, cancelled)
-
-
-def _leading(directions: FloatArray, rank: int) -> FloatArray:
-    """The first `rank` columns, zeros where there are not so many."""
-    kept = directions[:, :rank]
-    return np.pad(kept, ((0, 0), (0, rank - kept.shape[1])))
 
 
 def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Stored:
