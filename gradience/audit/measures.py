@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradience.adapters.adapter import BLOCK_ELEMENTS, Factor, LoadedPair, LoraPair
+from gradience.adapters.adapter import BLOCK_ELEMENTS, LoadedPair, LoraPair
 from gradience.adapters.families import family_of, layer_of, module_type
 from gradience.adapters.tensors import Words, decode, type_names
 from gradience.random_factors import null_stable_rank
@@ -28,12 +28,12 @@ from gradience.spectra import (
     energy_margin,
     rank_that_holds,
     singular_values,
+    spectrum,
     spectrum_of_values,
     stable_rank,
     triangle,
     triangle_rounding,
 )
-from gradience.spectra import spectrum as spectrum_of
 
 TAUS = (0.90, 0.95, 0.99)
 
@@ -161,40 +161,27 @@ class Measured(NamedTuple):
     nonfinite: list[str]
 
 
+def spectrum_of(loaded: LoadedPair, expert: int = 0) -> Spectrum:
+    """The singular values of B·A of one expert. Raises NonFiniteFactor."""
+    pair = loaded.pair
+    if pair.groups > 1:
+        return grouped_spectrum(loaded)
+    wide = pair.rank > min(pair.rows, pair.columns)
+    return spectrum(loaded.blocks_A(expert), loaded.blocks_B(expert), wide=wide)
+
+
 def measure_pair(pair: LoraPair, tau: float) -> Measured:
     """Rows of one pair: one, or one per expert. Raises InputError when the file cannot be read."""
     loaded = pair.load()
     rows, nonfinite = [], []
-    wide = pair.rank > min(pair.rows, pair.columns)
-    for expert in range(pair.experts):
-        known = _known_before(pair, expert if pair.kind == "expert" else None)
-        try:
-            spectrum = (
-                grouped_spectrum(loaded)
-                if pair.groups > 1
-                else spectrum_of(loaded.blocks_A(expert), loaded.blocks_B(expert), wide=wide)
-            )
-        except NonFiniteFactor:
-            nonfinite += [
-                sentence for factor in (pair.a, pair.b) if (sentence := _nonfinite_sentence(factor, loaded))
-            ]
-            rows.append(LayerAudit(status="nonfinite", **known))
-            continue
-        rows.append(_row(pair, spectrum, tau, known))
-    return Measured(rows, list(dict.fromkeys(nonfinite)))
-
-
-def _known_before(pair: LoraPair, expert: int | None) -> dict[str, Any]:
-    """What is known of a module before its numbers are."""
     layer, index = layer_of(pair.module)
-    return {
+    known: dict[str, Any] = {
         "name": pair.module,
         "module_type": module_type(pair.module, embedding=pair.kind == "embedding"),
         "family": family_of(pair.module),
         "layer": layer,
         "layer_index": index,
         "kind": pair.kind,
-        "expert": expert,
         "groups": pair.groups,
         "r": pair.rank,
         "declared_r": pair.declared_rank,
@@ -205,61 +192,65 @@ def _known_before(pair: LoraPair, expert: int | None) -> dict[str, Any]:
         "bytes": pair.bytes // pair.experts,
         "dtype": type_names(pair.a.entry.dtype, pair.b.entry.dtype),
     }
+    for expert in range(pair.experts):
+        known["expert"] = expert if pair.kind == "expert" else None
+        try:
+            rows.append(_row(pair, spectrum_of(loaded, expert), tau, known))
+        except NonFiniteFactor:
+            for factor, words in ((pair.a, loaded.stored_A), (pair.b, loaded.stored_B)):
+                bad = ~np.isfinite(decode(words))
+                if bad.any():
+                    first = [int(position) for position in np.argwhere(bad)[0]]
+                    share = f"{int(bad.sum()):,} of {bad.size:,} values are NaN or infinite"
+                    nonfinite.append(f"{factor.tensor}: {share}, the first at {first}")
+            rows.append(LayerAudit(status="nonfinite", **known))
+    return Measured(rows, list(dict.fromkeys(nonfinite)))
 
 
-def _row(pair: LoraPair, spectrum: Spectrum, tau: float, known: dict[str, Any]) -> LayerAudit:
-    if spectrum.error_bound >= 1:
-        bound = spectrum.error_bound if math.isfinite(spectrum.error_bound) else None
+def _row(pair: LoraPair, measured: Spectrum, tau: float, known: dict[str, Any]) -> LayerAudit:
+    if measured.error_bound >= 1:
+        bound = measured.error_bound if math.isfinite(measured.error_bound) else None
         return LayerAudit(
-            status="unsupported", method=spectrum.method, eta=spectrum.eta, error_bound=bound, **known
+            status="unsupported", method=measured.method, eta=measured.eta, error_bound=bound, **known
         )
-    if spectrum.values[0] == 0.0:
-        return LayerAudit(status="untrained", method=spectrum.method, **known)
-    update = Update(spectrum.values, pair.rank, (pair.rows, pair.columns), tau)
+    if measured.values[0] == 0.0:
+        return LayerAudit(status="untrained", method=measured.method, **known)
+    update = Update(measured.values, pair.rank, (pair.rows, pair.columns), tau)
     measures = {name: measure(update) for name, measure in MEASURES.items()}
-    storage = _storage_error(pair, spectrum)
-    sigma = spectrum.scaled(1.0 if pair.scale is None else pair.scale)
+    storage = _storage_error(pair, measured)
+    sigma = measured.scaled(1.0 if pair.scale is None else pair.scale)
     # σ₁·√(stable rank) and not a sum of squares, which leaves the range of float64 at half the exponent.
     fro_norm = float(sigma[0]) * math.sqrt(update.stable_rank)
     has_norm = pair.scale is not None and math.isfinite(fro_norm)
     return LayerAudit(
         status="ok",
         **measures,
-        borderline=measures["energy_margin"] <= storage + spectrum.energy_error + ENERGY_SLACK,
+        borderline=measures["energy_margin"] <= storage + measured.energy_error + ENERGY_SLACK,
         sigma_max=float(sigma[0]) if has_norm else None,
         fro_norm=fro_norm if has_norm else None,
         singular_values=tuple(sigma.tolist()) if np.isfinite(sigma).all() else (),
-        method=spectrum.method,
-        eta=spectrum.eta,
-        error_bound=spectrum.error_bound,
+        method=measured.method,
+        eta=measured.eta,
+        error_bound=measured.error_bound,
         storage_error=storage,
         **known,
     )
 
 
-def _storage_error(pair: LoraPair, spectrum: Spectrum) -> float:
+def _storage_error(pair: LoraPair, measured: Spectrum) -> float:
     """What rounding the factors to their storage type may have done to the stable rank (relative, at most 1).
 
     Where entries are as small as the type's smallest value (fp8), they were rounded to a fixed step, and whole
     directions may be gone. A typical figure and no bound: it assumes that no single entry dominates.
     """
     rounding, steps = [], []
-    for factor, size in zip((pair.a, pair.b), spectrum.rms, strict=True):
+    for factor, size in zip((pair.a, pair.b), measured.rms, strict=True):
         dtype = factor.entry.dtype
         steps.append(min(1.0, dtype.smallest / (2 * size)) if size > 0 else 1.0)
         rounding.append(dtype.unit_roundoff + steps[-1])
     average = STORAGE_SHARE * max(rounding) / math.sqrt(min(pair.rows, pair.columns))
     if pair.difference:  # the rounding is that of both products, which nearly cancel
-        average *= spectrum.eta
-        rounding = [each * spectrum.eta for each in rounding]
+        average *= measured.eta
+        rounding = [each * measured.eta for each in rounding]
     # The energy that the errors themselves add, and the energy that is gone, do not average out.
     return min(1.0, average + max(rounding) ** 2 + max(steps) ** 2)
-
-
-def _nonfinite_sentence(factor: Factor, loaded: LoadedPair) -> str | None:
-    words = loaded.stored_A if factor is loaded.pair.a else loaded.stored_B
-    bad = ~np.isfinite(decode(words))
-    if not bad.any():
-        return None
-    where = [int(position) for position in np.argwhere(bad)[0]]
-    return f"{factor.tensor}: {int(bad.sum()):,} of {bad.size:,} values are NaN or infinite, the first at {where}"

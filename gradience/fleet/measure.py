@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradience import ranks
-from gradience.adapters.adapter import Adapter, LoadedPair, LoraPair
+from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.adapters.tensors import type_names
-from gradience.audit.measures import grouped_spectrum
+from gradience.audit.measures import spectrum_of
 from gradience.digests import sha256_bytes, sha256_file
 from gradience.errors import GradienceError
 from gradience.files.shared_names import path_text, sentence_text
@@ -31,11 +31,9 @@ from gradience.spectra import (
     Blocks,
     FloatArray,
     NonFiniteFactor,
-    Spectrum,
     cumulative_energy,
     lost_energy,
     rank_that_holds,
-    spectrum,
     stable_rank,
 )
 
@@ -226,8 +224,13 @@ class _Sums:
     def add(self, pair: LoraPair) -> None:
         """Measure a pair and add it."""
         loaded = pair.load()
-        for expert, measured in enumerate(_spectra(loaded)):
-            if measured is None or measured.error_bound >= 1:
+        for expert in range(pair.experts):
+            try:
+                measured = spectrum_of(loaded, expert)
+            except NonFiniteFactor:
+                self.unmeasured += 1
+                continue
+            if measured.error_bound >= 1:
                 self.unmeasured += 1
                 continue
             self.scaled = self.scaled and pair.scale is not None
@@ -269,18 +272,3 @@ class _Sums:
             "fro_norm": norm if math.isfinite(norm) else None,
             "sketch": tuple(sketch) if usable else (),
         }
-
-
-def _spectra(loaded: LoadedPair) -> Iterator[Spectrum | None]:
-    """The spectrum of each expert; None where a factor holds NaN or infinity."""
-    pair = loaded.pair
-    wide = pair.rank > min(pair.rows, pair.columns)
-    for expert in range(pair.experts):
-        try:
-            yield (
-                grouped_spectrum(loaded)
-                if pair.groups > 1
-                else spectrum(loaded.blocks_A(expert), loaded.blocks_B(expert), wide=wide)
-            )
-        except NonFiniteFactor:
-            yield None
