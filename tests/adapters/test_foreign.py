@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copytree
 
 import factory
 import numpy as np
 import pytest
 
-from gradience import audit_adapter, compare_adapters, compress_adapter
+from gradience import audit_adapter, compare_adapters
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.tensors import decode
 from gradience.cli.app import run
@@ -53,23 +53,6 @@ def test_the_update_is_the_one_that_its_library_computes(folder):
             update.reshape(expected[module].shape), expected[module],
             atol=tolerance * np.abs(expected[module]).max(), rtol=0,
         )  # fmt: skip
-
-
-@pytest.mark.parametrize("folder", sorted(FOLDER.iterdir()), ids=lambda folder: folder.name)
-def test_every_tensor_is_accounted_for(folder):
-    report = audit_adapter(adapter_in(folder))
-    cover = report.coverage
-    assert cover.params == cover.audited_params + cover.other_params + cover.unaudited_params
-    assert not cover.unaudited
-    assert all(row.status == "ok" for row in report.layers)
-    assert not {"misnamed", "no-config"} & {finding.code for finding in report.findings}
-
-
-def test_a_folder_with_one_file_of_any_name_is_that_file(tmp_path):
-    copytree(FOLDER / "kohya", tmp_path / "style", ignore=ignore_patterns("expected.npz"))
-    assert (
-        audit_adapter(tmp_path / "style").layers == audit_adapter(FOLDER / "kohya/style.safetensors").layers
-    )
 
 
 # ---------------------------------------------------------------- MLX-LM
@@ -231,21 +214,6 @@ def factors(rank, *, rows=6, columns=8):
     return [random.standard_normal(shape).astype("<f4") for shape in ((rank, columns), (rows, rank))]
 
 
-def test_diffusers_without_numbers_has_scale_1_at_every_rank(tmp_path):
-    """The rule of diffusers 0.42 (`get_peft_kwargs`); with a number the scale is α/r of each tensor."""
-    tensors = {}
-    for module, rank in (("unet.a.to_q", 2), ("unet.a.to_k", 3)):
-        for side, factor in zip("AB", factors(rank), strict=True):
-            tensors[f"{module}.lora_{side}.weight"] = factor
-    path = stored(tmp_path / "pytorch_lora_weights.safetensors", tensors)
-    assert {row.scale for row in audit_adapter(tmp_path).layers} == {1.0}
-    stored(path, tensors | {"unet.a.to_q.alpha": np.array(6, np.float32)})
-    assert {row.name: row.scale for row in audit_adapter(path).layers} == {
-        "unet.a.to_q": 3.0,
-        "unet.a.to_k": 1.0,
-    }
-
-
 def test_old_keys_of_diffusers_name_the_modules_of_today(tmp_path):
     keys = {
         "down_blocks.0.attn1.processor.to_out_lora": "down_blocks.0.attn1.to_out.0",
@@ -281,12 +249,6 @@ def test_old_keys_that_name_no_part_have_that_of_modules_that_only_it_has(tmp_pa
         f"{part}{module}.to_q": 1.0,
         f"{part}{module}.to_k": 3.0,
     }
-
-
-def test_an_adapter_of_old_keys_and_its_smaller_copy_have_the_same_modules(tmp_path):
-    compress_adapter(FOLDER / "diffusers-old", tmp_path / "small", rank=1)
-    report = compare_adapters(FOLDER / "diffusers-old", tmp_path / "small")
-    assert (report.n_both, report.n_only_a, report.n_only_b) == (3, 0, 0)
 
 
 def test_kohya_without_numbers_and_what_is_beside_its_factors(tmp_path):

@@ -19,7 +19,6 @@ from factory import (
     container,
     described,
     modules,
-    safetensors,
     sharded,
 )
 from hypothesis import given, settings
@@ -82,16 +81,6 @@ def test_any_values_in_the_config(folder, fields):
     report_or_refusal(adapter(folder / "config", settings=text), [CONFIG])
 
 
-@given(JSON)
-def test_any_json_as_config(folder, value):
-    report_or_refusal(adapter(folder / "json", settings=json.dumps(value).encode()), [CONFIG])
-
-
-@given(st.binary(max_size=60) | st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_any_bytes_as_config(folder, content):
-    report_or_refusal(adapter(folder / "bytes", settings=content), [CONFIG])
-
-
 @given(st.binary(max_size=80))
 def test_any_bytes_as_weights(folder, content):
     assert report_or_refusal(adapter(folder / "weights", content), [WEIGHTS]) is None
@@ -147,7 +136,3 @@ def test_strict_json_accepts_only_what_the_standard_parser_accepts(content):
     except InputError:
         return
     assert json.dumps(loaded) == json.dumps(json.loads(content))
-
-
-def test_the_mutants_start_from_something_that_is_read(folder):
-    assert report_or_refusal(adapter(folder / "good", safetensors(modules(1))), []) is not None

@@ -82,15 +82,6 @@ def test_no_name_is_too_strange(name):
     family_of(name)
 
 
-KNOWN_PARTS = ("lora_A", "lora_B", "weight", "base_layer", "modules_to_save", "original_module", "default", "q",
-               "0", "module", "base_model", "model", "bias", "")  # fmt: skip
-
-
-@given(st.lists(st.sampled_from(KNOWN_PARTS), max_size=8))
-def test_no_order_of_the_known_parts_is_too_strange(parts):
-    parse_key(".".join(parts))
-
-
 def keys(*names):
     return [parse_key(name) for name in names]
 
@@ -282,13 +273,3 @@ UNET = "down_blocks.1.attentions.0.transformer_blocks.0"
 def test_names_of_other_architectures(name, kind, layer):
     assert module_type(name) == kind
     assert layer_of(name) == layer
-
-
-def test_an_embedding_is_one_whatever_its_name():
-    assert module_type("model.layers.0.strange", embedding=True) == "embedding"
-
-
-def test_experts_are_one_family():
-    assert family_of("model.layers.7.moe.experts.3.w2") == "moe.experts.*.w2"
-    assert family_of("model.layers.7.self_attn.q_proj") == "self_attn.q_proj"
-    assert family_of("classifier") == "classifier"

@@ -23,15 +23,6 @@ from factory import (
 Q = "model.layers.0.self_attn.q_proj"
 
 
-def test_a_folder_its_weights_and_its_config_are_the_same_adapter(tmp_path, capsys):
-    folder = adapter(tmp_path)
-    first, second, third = (
-        good(audit(capsys, path)).report for path in (folder, folder / WEIGHTS, folder / CONFIG)
-    )
-    assert first["layers"] == second["layers"] == third["layers"]
-    assert first["adapter"]["sha256"] == second["adapter"]["sha256"]
-
-
 def test_a_trainer_checkpoint(tmp_path, capsys):
     folder = adapter(tmp_path / "checkpoint-100")
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
@@ -142,17 +133,6 @@ def test_weights_in_one_file_win_over_an_index(tmp_path, capsys):
     good(audit(capsys, folder))
 
 
-@pytest.mark.parametrize(
-    "prefix",
-    ["", "base_model.model.", "_orig_mod.base_model.model.", "base_model.model._orig_mod.",
-     "_fsdp_wrapped_module.base_model.model.", "module.base_model.model."],
-)  # fmt: skip
-def test_prefixes_change_nothing(prefix, tmp_path, capsys):
-    plain = good(audit(capsys, adapter(tmp_path / "plain"))).report
-    tensors = {prefix + name.removeprefix(PREFIX): tensor for name, tensor in modules().items()}
-    assert good(audit(capsys, adapter(tmp_path / "other", tensors))).report["layers"] == plain["layers"]
-
-
 def test_gpt2_without_prefix_and_config_is_no_diffusers_adapter(tmp_path, capsys):
     tensors = {
         name.removeprefix(PREFIX): tensor for name, tensor in factors("transformer.h.0.attn.c_attn").items()
@@ -162,14 +142,3 @@ def test_gpt2_without_prefix_and_config_is_no_diffusers_adapter(tmp_path, capsys
     outcome = audit(capsys, path)
     assert outcome.code == 0
     assert outcome.report["layers"][0]["name"] == "transformer.h.0.attn.c_attn"
-
-
-@pytest.mark.parametrize(
-    "name", ["processor.q_proj", "ia3_like.q_proj", "unet.q_proj", "miss_block.lora.down"]
-)
-def test_modules_whose_names_remind_of_other_formats(name, tmp_path, capsys):
-    for prefix in (PREFIX, ""):
-        tensors = {prefix + key.removeprefix(PREFIX): tensor for key, tensor in factors(name).items()}
-        outcome = audit(capsys, adapter(tmp_path, tensors))
-        assert outcome.code == 0
-        assert [layer["name"] for layer in outcome.report["layers"]] == [name]

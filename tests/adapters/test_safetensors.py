@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import random
@@ -167,13 +166,6 @@ def test_what_the_reference_writes_is_read(tensors, metadata):
         assert ours(Path(folder) / "a.safetensors", content) == theirs(content)
 
 
-def test_a_type_without_a_decoder_is_never_guessed(tmp_path):
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(file_bytes({"a": Stored("I8", (2,), b"\1\2")}))
-    with TensorFile.open(path) as file, pytest.raises(ValueError, match="I8 has no decoder"):
-        file.read_words("a")
-
-
 # ---------------------------------------------------------------- while it is read
 
 
@@ -195,39 +187,6 @@ def test_a_file_that_shrinks_while_it_is_open_is_an_error(weights):
         assert refused.value.code == "truncated"
         with pytest.raises(InputError, match="truncated"):
             file.sha256()
-
-
-def test_a_file_that_shrinks_between_its_size_and_its_header_is_an_error(weights, monkeypatch):
-    real = os.fstat
-
-    def shrinking(handle):
-        status = real(handle)
-        os.truncate(weights, 20)
-        return status
-
-    monkeypatch.setattr(os, "fstat", shrinking)
-    with pytest.raises(InputError, match="truncated"):
-        TensorFile.open(weights)
-
-
-def test_a_disk_error_is_told(weights, monkeypatch):
-    with TensorFile.open(weights) as file:
-
-        def failing(*arguments):
-            raise OSError(errno.EIO, "Input/output error")
-
-        monkeypatch.setattr(os, "preadv", failing)
-        with pytest.raises(InputError, match=r"weights\.safetensors: reading failed: Input/output error"):
-            file.read_words(next(iter(file.entries)))
-
-
-def test_reads_that_come_in_pieces_are_put_together(weights, monkeypatch):
-    expected = safetensors.numpy.load_file(weights)
-    real = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda handle, buffers, offset: real(handle, [buffers[0][:7]], offset))
-    with TensorFile.open(weights) as file:
-        for name, array in expected.items():
-            np.testing.assert_array_equal(file.read_words(name), array)
 
 
 def test_no_descriptor_is_left_open(weights, tmp_path):

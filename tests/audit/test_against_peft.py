@@ -14,9 +14,7 @@ from peft_models import (
     Saved,
     fill,
     gpt2,
-    half_of_the_factors,
     llama,
-    mixtral,
     peft_updates,
     save,
 )
@@ -118,11 +116,6 @@ def test_storage_types(dtype, make, targets, tmp_path):
     assert report.adapter.dtypes == (name,)
 
 
-def test_stacked_experts_in_bf16(tmp_path):
-    settings = config(target_modules=[], target_parameters=["experts.down_proj", "experts.gate_up_proj"])
-    check(save(mixtral(), settings, tmp_path, dtype=torch.bfloat16))
-
-
 def test_embedding_saved_whole_beside_its_lora(tmp_path):
     """`save_embedding_layers` writes the base matrix too: counted, and no update."""
     saved = save(
@@ -134,24 +127,10 @@ def test_embedding_saved_whole_beside_its_lora(tmp_path):
     assert sum(row.kind == "embedding" for row in report.layers) == 1
 
 
-def test_tied_embeddings(tmp_path):
-    base = llama()
-    base.config.tie_word_embeddings = True
-    base.tie_weights()
-    saved = save(base, config(target_modules=["embed_tokens", "q_proj"], ensure_weight_tying=True), tmp_path)
-    check(saved)
-
-
 def test_replicated_layers_are_modules_of_their_own(tmp_path):
     saved = save(llama(2), config(target_modules=LINEAR, layer_replication=[[0, 2], [0, 2]]), tmp_path)
     report = check(saved)
     assert {row.layer_index for row in report.layers} == {0, 1, 2, 3}
-
-
-def test_a_named_adapter_lies_in_a_folder_of_its_own(tmp_path):
-    saved = save(llama(), config(target_modules=LINEAR), tmp_path, adapter="style")
-    report = check(saved, adapter="style")
-    assert report.adapter.path.endswith("style")
 
 
 def test_two_adapters_saved_together(tmp_path):
@@ -184,13 +163,6 @@ def test_tensors_dumped_from_a_live_model(prefix, tmp_path):
     assert report.adapter.adapter_name == "default"
 
 
-def test_factors_in_two_types(tmp_path):
-    """Nothing forbids bf16 beside fp32; what is read is what is stored."""
-
-    report = check(save(llama(), config(target_modules=LINEAR), tmp_path, prepare=half_of_the_factors))
-    assert report.adapter.dtypes == ("BF16+F32",)
-
-
 # ---------------------------------------------------------------- combinations made by PEFT
 
 
@@ -207,12 +179,6 @@ def combined(tmp_path, weights, **options):
     model.add_weighted_adapter(["default", "second"], weights, "merged", **options)
     model.save_pretrained(tmp_path, selected_adapters=["merged"])
     return Saved(tmp_path / "merged", model.double(), peft_updates(model, "merged"))
-
-
-@pytest.mark.parametrize("combination", ["cat", "linear", "svd"])
-def test_weighted_combinations(combination, tmp_path):
-    report = check(combined(tmp_path, [0.7, -0.3], combination_type=combination))
-    assert {row.r for row in report.layers} == {8 if combination == "cat" else 4}
 
 
 def test_an_adapter_minus_itself_cannot_be_measured(tmp_path):

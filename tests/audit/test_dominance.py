@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import ml_dtypes
 import numpy as np
 import pytest
 from factory import PREFIX, Stored, adapter, config, factors, safetensors, stored
@@ -74,12 +73,6 @@ def test_names_and_orientations_map(tmp_path, name, turn):
     assert block.modules[0].weight_sigma_max == pytest.approx(np.linalg.norm(value, 2), rel=1e-5)
 
 
-def test_a_tied_head_has_the_embeddings(tmp_path):
-    value = weights((12, 16))
-    block, _ = compared(tmp_path, {"model.embed_tokens.weight": stored(value)}, pairs=factors("lm_head"))
-    assert block.modules[0].weight_norm == pytest.approx(np.linalg.norm(value), rel=1e-6)
-
-
 def test_each_expert_has_its_own_weight(tmp_path):
     generator = np.random.default_rng(0)
     pair = {
@@ -94,14 +87,6 @@ def test_each_expert_has_its_own_weight(tmp_path):
     assert [module.weight_sigma_max for module in block.modules] == pytest.approx(norms, rel=1e-5)
 
 
-def test_half_precision_is_decoded(tmp_path):
-    value = weights((12, 16)).astype(ml_dtypes.bfloat16)
-    block, _ = compared(
-        tmp_path, {f"{Q}.weight": Stored("BF16", (12, 16), value.tobytes())}, pairs=factors(Q)
-    )
-    assert block.modules[0].weight_norm == pytest.approx(np.linalg.norm(value.astype(float)), rel=1e-9)
-
-
 def test_what_does_not_map_is_listed_and_counts_nowhere(tmp_path):
     tensors = {f"{Q}.weight": stored(weights((12, 16))), f"{V}.weight": stored(weights((4, 16)))}
     block, _ = compared(tmp_path, tensors)
@@ -109,17 +94,6 @@ def test_what_does_not_map_is_listed_and_counts_nowhere(tmp_path):
     (skipped,) = block.not_compared
     assert skipped.name == V
     assert "[4, 16]" in skipped.reason
-
-
-def test_a_quantized_base_is_recognised(tmp_path):
-    tensors = {
-        f"{Q}.weight": Stored("U8", (96,), bytes(96)),
-        f"{Q}.weight.absmax": stored(weights((3,))),
-    }
-    block, _ = compared(tmp_path, tensors, pairs=factors(Q))
-    assert block.modules == ()
-    assert block.spectral_median is None
-    assert "quantized" in block.not_compared[0].reason
 
 
 @pytest.mark.parametrize(
@@ -202,29 +176,6 @@ def test_a_damaged_entry_is_found_anew(tmp_path, own_cache, content):
         entry.write_bytes(content)
     assert with_base(report, tmp_path / "base", name="base").base == first
     assert content is None or entry.read_bytes() == whole
-
-
-def test_without_a_place_for_a_cache_all_is_found(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("GRADIENCE_CACHE", str(tmp_path / "file"))
-    block, _ = compared(tmp_path, {f"{Q}.weight": stored(weights((12, 16)))}, pairs=factors(Q))
-    assert len(block.modules) == 1
-
-
-def test_a_weight_of_zeros_has_no_ratio(tmp_path):
-    block, _ = compared(tmp_path, {f"{Q}.weight": stored(np.zeros((12, 16), np.float32))}, pairs=factors(Q))
-    assert block.modules == ()
-    assert "W is 0" in block.not_compared[0].reason
-
-
-def test_a_large_weight_is_read_again_for_every_product(tmp_path, monkeypatch):
-    tensors = {f"{Q}.weight": stored(weights((12, 16)))}
-    kept, _ = compared(tmp_path, tensors, pairs=factors(Q))
-    monkeypatch.setattr("gradience.audit.dominance.KEPT_BYTES", 0)
-    monkeypatch.setenv("GRADIENCE_CACHE", str(tmp_path / "another cache"))
-    monkeypatch.setattr("gradience.adapters.base_weights.BLOCK_BYTES", 300)
-    streamed, _ = compared(tmp_path, tensors, pairs=factors(Q))
-    assert streamed.modules[0].spectral == pytest.approx(kept.modules[0].spectral, rel=1e-5)
 
 
 def test_a_folder_without_weights_is_an_error(tmp_path):

@@ -7,11 +7,11 @@ import warnings
 
 import pytest
 import torch
-from peft import EvaConfig, LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.loraga import preprocess_loraga
-from peft_models import fill, llama
+from peft_models import llama
 
 from gradience import audit_adapter
 from gradience.plan.blocking import NOT_THE_UPDATE
@@ -91,14 +91,6 @@ def test_loftq(tmp_path):
     assert report.suggestions is None
 
 
-@pytest.mark.parametrize("init", ["orthogonal", False, None])
-def test_noise_from_the_start(init, tmp_path):
-    report = saved(config(init_lora_weights=init), tmp_path, trained=False)
-    assert all(row.status == "ok" and row.fro_norm > 0 for row in report.layers) or init == "orthogonal"
-    assert "init-noise" in codes(report)
-    assert report.suggestions is None
-
-
 @pytest.mark.parametrize("init", [True, "gaussian"])
 def test_ordinary_initialisations_start_from_no_update(init, tmp_path):
     fresh = saved(config(init_lora_weights=init), tmp_path / "fresh", trained=False)
@@ -108,19 +100,6 @@ def test_ordinary_initialisations_start_from_no_update(init, tmp_path):
     trained = saved(config(init_lora_weights=init), tmp_path / "trained")
     assert trained.suggestions is not None
     assert not {code for code in codes(trained) if code.startswith("init-")}
-
-
-def test_eva_starts_from_no_update(tmp_path):
-    """A from the data, B = 0."""
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = get_peft_model(llama(), config(init_lora_weights="eva", eva_config=EvaConfig()))
-    fill(model)
-    model.save_pretrained(tmp_path)
-    report = audit_adapter(tmp_path)
-    assert not {code for code in codes(report) if code.startswith("init-")}
-    assert report.suggestions is not None
 
 
 def test_pissa_converted_to_plain_lora_is_an_update_again(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factor_samples import random_factors, read, tensor, updates, write
+from factor_samples import random_factors, tensor, updates, write
 from factory import PREFIX, Stored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +19,6 @@ from gradience.compress.adapter import write_compressed
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToRank
-from gradience.reports.comparison import ComparisonReport
 
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 shapes = st.lists(
@@ -209,43 +208,6 @@ def test_nan_is_refused_with_the_module_named(bad, tmp_path):
         assert refusal.value.code == "non-finite"
 
 
-def test_an_unknown_scale_is_refused(tmp_path):
-    a = write(tmp_path / "a", random_factors(0, (4, 10, 12)))
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "adapter_model.safetensors").write_bytes((a / "adapter_model.safetensors").read_bytes())
-    with pytest.raises(InputError) as refusal:
-        compare_adapters(a, tmp_path / "b")
-    assert refusal.value.code == "no-alpha"
-
-
-@pytest.mark.parametrize("size", [1e-200, 1e-100, 1e100, 1e200])
-def test_sizes_far_from_one(size, tmp_path):
-    sides = [(4, 3, 10, 12)]
-    a, b = two(tmp_path, 0, sides)
-    plain = compare_adapters(a, b)
-    (name,) = updates(a)
-    for folder in (a, b):
-        down, up = factors_in(folder)[name]
-        write(folder, {name: (down, up * size)}, dtype="F64", lora_alpha=3 if folder == a else 5)
-    moved = compare_adapters(a, b)
-    assert moved.relative_difference == pytest.approx(plain.relative_difference)
-    assert moved.cosine == pytest.approx(plain.cosine)
-    assert moved.modules[0].kept_energy == pytest.approx(plain.modules[0].kept_energy)
-    assert moved.modules[0].norm_a == pytest.approx(plain.modules[0].norm_a * size)
-
-
-def factors_in(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    tensors = read(folder)
-    return {
-        name.removeprefix(PREFIX).removesuffix(".lora_A.weight"): (
-            array,
-            tensors[name.replace("lora_A", "lora_B")],
-        )
-        for name, array in tensors.items()
-        if "lora_A" in name
-    }
-
-
 def test_a_norm_beyond_float64_is_said(tmp_path):
     factors = {name: (a * 1e154, b * 1e154) for name, (a, b) in random_factors(0, (4, 10, 12)).items()}
     folder = write(tmp_path / "a", factors, dtype="F64")
@@ -257,15 +219,6 @@ def test_a_norm_beyond_float64_is_said(tmp_path):
 # ---------------------------------------------------------------- the file
 
 
-def test_threads_and_sides(tmp_path):
-    a, b = two(tmp_path, 1, [(4, 3, 10, 12), (2, 5, 9, 9), (4, 4, 11, 7)])
-    reports = [compare_adapters(a, b, workers=workers) for workers in (1, 2, 5)]
-    assert reports[0].modules == reports[1].modules == reports[2].modules
-    assert compare_adapters(b, a).cosine == pytest.approx(reports[0].cosine)
-    saved = reports[0].save(tmp_path / "comparison.json")
-    assert ComparisonReport.read(saved) == reports[0]
-
-
 def test_notes_on_what_was_not_compared(tmp_path):
     (name,) = random_factors(0, (4, 10, 12))
     extra = {f"{PREFIX}{name}.lora_magnitude_vector": tensor(np.ones(10), "F32")}
@@ -275,10 +228,3 @@ def test_notes_on_what_was_not_compared(tmp_path):
     report = compare_adapters(a, b)
     assert any("DoRA" in note for note in report.notes)
     assert any("could not be read" in note for note in report.notes)
-
-
-def test_progress(tmp_path):
-    a, b = two(tmp_path, 1, [(4, 3, 10, 12), (2, 5, 9, 9)])
-    seen = []
-    compare_adapters(a, b, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 2), (2, 2)]

@@ -65,12 +65,6 @@ SWAP_POINTS = {
     "before the old folder is removed": ("gradience.files.scratch:shutil.rmtree", 1),
     "after the exchange": POINTS["after the rename"],
 }
-RENAME_POINTS = {
-    "before the renames": ("gradience.files.whole:Path.rename", 1),
-    "between the renames": ("gradience.files.whole:Path.rename", 2),
-    "before the old folder is removed": ("gradience.files.whole.remove", 1),
-    "after the renames": POINTS["after the rename"],
-}
 
 
 def environment() -> dict[str, str]:
@@ -141,23 +135,6 @@ def test_killed_while_replacing(point, case, tmp_path):
     finish(folder, out, expected)
 
 
-@pytest.mark.parametrize("point", RENAME_POINTS)
-def test_killed_while_replacing_where_nothing_can_be_exchanged_at_once(point, case, tmp_path):
-    folder, expected = case
-    out = tmp_path / "out"
-    write(out, random_factors(1, (3, 5, 5)))
-    old = content(out)
-    assert killed_at(RENAME_POINTS[point], folder, out, "--force", swap="by renames") == -signal.SIGKILL
-    if point == "between the renames":
-        # The next run puts the old folder back before it does anything else.
-        refused = python("-m", "gradience", *arguments(folder, out))
-        assert refused.returncode == 2
-        assert content(out) == old
-    else:
-        assert content(out) == (old if point == "before the renames" else expected)
-    finish(folder, out, expected)
-
-
 LIMITED = """
 import resource, sys
 from gradience.cli.app import run
@@ -194,18 +171,6 @@ def test_interrupted_by_the_keyboard(case, tmp_path):
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_error_in_a_module_leaves_nothing(case, tmp_path):
-    """The factors of the last module do not fit: exit 3 after others have been written."""
-    factors = random_factors(0, *[(6, 20, 30)] * 4)
-    last = list(factors)[-1]
-    factors[last] = tuple(array * 1e6 for array in factors[last])
-    folder = write(tmp_path / "in", factors)
-    done = python("-m", "gradience", *arguments(folder, tmp_path / "out", "--dtype", "F16"))
-    assert done.returncode == 3
-    assert last in done.stderr.replace("\n", "")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
 
 def test_the_input_changed_since_it_was_planned(case, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compressing import compress
-from factor_samples import random_factors, read, tensor, tensors_of, write
+from factor_samples import random_factors, tensor, write
 from factory import PREFIX, Stored
 
 from gradience import audit_adapter
@@ -57,13 +57,6 @@ def test_adapters_whose_update_is_something_else(fields, code, tmp_path):
     assert error.code == code
 
 
-@pytest.mark.parametrize("init", [True, False, None, "gaussian", "eva", "mica", "orthogonal"])
-def test_initialisations_that_leave_the_base_as_it_was_are_kept(init, tmp_path):
-    compress(write(tmp_path / "in", FACTORS, init_lora_weights=init), tmp_path / "out")
-    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert config["init_lora_weights"] is init or config["init_lora_weights"] == init
-
-
 @pytest.mark.parametrize(
     ("extra", "code"),
     [
@@ -76,14 +69,6 @@ def test_initialisations_that_leave_the_base_as_it_was_are_kept(init, tmp_path):
 )
 def test_tensors_that_a_smaller_adapter_could_not_keep(extra, code, tmp_path):
     assert refused(write(tmp_path / "in", FACTORS, extra=extra), tmp_path).code == code
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_nan(bad, tmp_path):
-    factors = {name: (a.copy(), b) for name, (a, b) in FACTORS.items()}
-    factors[FIRST][0][0, 0] = bad
-    error = refused(write(tmp_path / "in", factors), tmp_path)
-    assert error.code == "non-finite"
 
 
 def test_a_config_without_alpha_means_the_default_of_peft(tmp_path):
@@ -100,17 +85,6 @@ def test_no_config(tmp_path):
     folder = write(tmp_path / "in", FACTORS)
     (folder / "adapter_config.json").unlink()
     assert refused(folder, tmp_path).code == "no-config"
-
-
-def test_nothing_there(tmp_path):
-    with pytest.raises(InputError) as refusal:
-        write_compressed(tmp_path / "gone", any_plan(tmp_path), tmp_path / "out")
-    assert refusal.value.code == "not-found"
-
-
-def any_plan(tmp_path: Path):
-    folder = write(tmp_path / "planned", FACTORS)
-    return plan_compression(audit_adapter(folder), ToRank(2))
 
 
 def test_a_plan_that_leaves_nothing(tmp_path):
@@ -140,15 +114,6 @@ def test_a_plan_that_was_edited(rank, tmp_path):
     assert refusal.value.code == "plan-mismatch"
 
 
-def test_plans_survive_their_file(tmp_path):
-    from gradience.reports.compression import CompressionPlan
-
-    folder = write(tmp_path / "in", FACTORS, lora_alpha=7.3)
-    plan = plan_compression(audit_adapter(folder), ToRank(2))
-    again = CompressionPlan.read(plan.save(tmp_path / "plan.json"))
-    write_compressed(folder, again, tmp_path / "out")
-
-
 def test_output_exists(tmp_path):
     folder = write(tmp_path / "in", FACTORS)
     plan = plan_compression(audit_adapter(folder), ToRank(2))
@@ -167,23 +132,6 @@ def test_output_exists(tmp_path):
 
 
 # ---------------------------------------------------------------- copies that PEFT keeps
-
-
-def with_ghosts(tmp_path: Path, **fields) -> Path:
-    """LoRA on a head that an older PEFT also saved: the same factors again, under another name."""
-    ghosts = {
-        name.replace(".lora_", ".original_module.lora_"): stored
-        for name, stored in tensors_of({FIRST: FACTORS[FIRST]}).items()
-    }
-    return write(tmp_path / "in", FACTORS, extra=ghosts, **fields)
-
-
-def test_copies_of_a_module_are_left_out_and_listed(tmp_path):
-    folder = with_ghosts(tmp_path)
-    report = compress(folder, tmp_path / "out", ToRank(2))
-    assert {row.new_rank for row in report.modules} == {2}
-    assert report.stripped == tuple(sorted(name for name in read(folder) if "original_module" in name))
-    assert not any("original_module" in name for name in read(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(

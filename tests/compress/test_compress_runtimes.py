@@ -11,8 +11,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    BloomConfig,
-    BloomForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
 )
@@ -37,10 +35,6 @@ def llama():
 
 def bert():
     return BertForSequenceClassification(BertConfig(**SHAPE, intermediate_size=24, num_labels=3))
-
-
-def bloom():
-    return BloomForCausalLM(BloomConfig(vocab_size=32, hidden_size=16, n_layer=2, n_head=2))
 
 
 def compressed(tmp_path, model, task="CAUSAL_LM", *, keep_base=True, dtype=None, **options):
@@ -72,20 +66,6 @@ def test_a_llama_loads_where_llamas_were_run(tmp_path):
     assert all(row.run.startswith("docs/runtimes.md#") for row in report.runtimes)
 
 
-def test_the_same_tensors_without_a_known_architecture_were_not_run(tmp_path):
-    report = compressed(tmp_path, llama(), keep_base=False, target_modules=["q_proj", "v_proj"])
-    assert report.architecture is None
-    assert said(report) == dict.fromkeys(RUNTIMES, "not run")
-    assert {row.run for row in report.runtimes} == {""}
-
-
-def test_an_architecture_that_was_not_run_has_no_verdict(tmp_path):
-    report = compressed(tmp_path, bloom(), target_modules=["query_key_value"])
-    assert report.architecture == "BloomForCausalLM"
-    assert said(report) == dict.fromkeys(RUNTIMES, "not run")
-    assert {row.why for row in report.runtimes} == {"no adapter for BloomForCausalLM"}
-
-
 def test_a_classifier_loads_in_peft_and_vllm_has_no_adapters_for_it(tmp_path):
     report = compressed(tmp_path, bert(), "SEQ_CLS", target_modules=["query", "value"])
     assert report.architecture == "BertForSequenceClassification"
@@ -95,16 +75,6 @@ def test_a_classifier_loads_in_peft_and_vllm_has_no_adapters_for_it(tmp_path):
         "vLLM": "refuses",
         "llama.cpp": "not run",
     }
-
-
-@pytest.mark.parametrize(
-    ("bias", "expected"),
-    [("lora_only", {"PEFT": "loads", "vLLM": "refuses", "llama.cpp": "loads"}), ("none", {"vLLM": "loads"})],
-)
-def test_bias_lora_only_where_there_is_no_bias(tmp_path, bias, expected):
-    """vLLM refuses the setting; llama.cpp never looks at it (a Llama has no biases)."""
-    verdicts = said(compressed(tmp_path, llama(), target_modules=["q_proj", "v_proj"], bias=bias))
-    assert {name: verdicts[name] for name in expected} == expected
 
 
 def test_a_saved_head_is_found_among_the_tensors_not_in_the_config(tmp_path):

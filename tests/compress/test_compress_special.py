@@ -24,7 +24,6 @@ from peft_models import (
     stored_tensors,
 )
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from gradience import audit_adapter, convert_adapter
 from gradience.compress.adapter import write_compressed
@@ -57,21 +56,6 @@ def test_the_error_is_that_of_the_rounded_factors(dtype, encoding, tmp_path):
     assert (
         {tensor.dtype for tensor in after.values()} == {tensor.dtype for tensor in before.values()} == {dtype}
     )
-
-
-@pytest.mark.parametrize(
-    ("wanted", "digits"), [("BF16", 2**-8), ("F16", 2**-11), ("F32", 2**-24), ("F64", 0.0)]
-)
-def test_another_storage_type_on_request(wanted, digits, tmp_path):
-    saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in")
-    report = compress(tmp_path / "in", tmp_path / "out", ToRank(64), dtype=wanted)
-    assert {row.dtype for row in report.modules} == {wanted}
-    errors = relative(saved.updates, peft_updates(load_strict(llama(), tmp_path / "out")))
-    for row in report.modules:
-        assert row.measured_error == pytest.approx(errors[row.name], rel=1e-6, abs=1e-15)
-        assert digits / 8 <= row.measured_error <= 2 * digits or row.measured_error == 0 == digits % 2**-24
-    itemsize = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}[wanted]
-    assert sum(row.new_bytes for row in report.modules) == itemsize * report.new_params
 
 
 def test_factors_in_two_types_keep_them(tmp_path):
@@ -133,15 +117,6 @@ def test_an_untrained_module_stays_trainable(tmp_path):
     load_strict(llama(), tmp_path / "budget")
 
 
-def test_convolutions_of_every_kind(tmp_path):
-    lora = config(target_modules=["three", "one", "line", "solid"])
-    saved = save(Convolutions(), lora, tmp_path / "in", dtype=torch.float64)
-    report = compress(tmp_path / "in", tmp_path / "out", ToRank(3))
-    errors = relative(saved.updates, peft_updates(load_strict(Convolutions(), tmp_path / "out")))
-    for row in report.modules:
-        assert row.measured_error == pytest.approx(errors[row.name], rel=1e-9)
-
-
 GROUPED = ["grouped", "depthwise", "three"]
 
 
@@ -163,20 +138,6 @@ def test_grouped_convolutions_keep_their_rank(tmp_path):
     assert rows["grouped"].old_params == rows["grouped"].new_params
 
 
-def test_grouped_convolutions_can_be_folded_and_recoded(tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        saved = save(
-            Convolutions(), config(target_modules=GROUPED, r=8), tmp_path / "in", dtype=torch.float64
-        )
-        report = compress(tmp_path / "in", tmp_path / "out", ToRank(2), encoding="folded", dtype="F32")
-        after = peft_updates(PeftModel.from_pretrained(Convolutions().double(), tmp_path / "out"))
-    errors = relative(saved.updates, after)
-    for row in report.modules:
-        assert row.measured_error == pytest.approx(errors[row.name], rel=1e-6)
-        assert row.folded == 9 / 8
-
-
 def test_grouped_convolutions_cannot_be_padded(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -189,27 +150,6 @@ def test_grouped_convolutions_cannot_be_padded(tmp_path):
 
 
 # ---------------------------------------------------------------- names
-
-
-class Alike(nn.Module):
-    """`fc` ends the name of `block.fc`: as a target, the one hits the other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.block = nn.ModuleDict({"fc": nn.Linear(8, 8)})
-        self.fc = nn.Linear(8, 8)
-
-
-def test_a_target_that_ends_the_name_of_a_dropped_module(tmp_path):
-    def small(model):
-        for name, parameter in model.named_parameters():
-            if "block.fc.lora_B" in name:
-                parameter.data.mul_(1e-3)
-
-    save(Alike(), config(target_modules=["fc"], r=2), tmp_path / "in", prepare=small)
-    report = compress(tmp_path / "in", tmp_path / "out", ToBudget(max_params=32))
-    assert report.dropped == ("block.fc",)
-    assert peft_updates(load_strict(Alike(), tmp_path / "out")).keys() == {("fc", None)}
 
 
 def test_two_parameters_with_different_ranks(tmp_path):
@@ -293,15 +233,6 @@ def test_one_of_two_adapters_in_a_file(chosen, tmp_path):
     assert not any(f".{chosen}." in name for name in report.stripped)
 
 
-def test_an_adapter_in_a_sub_folder(tmp_path):
-    save(llama(), config(target_modules=LINEAR), tmp_path / "in", adapter="style")
-    (tmp_path / "in" / "notes.txt").write_text("outer")
-    (tmp_path / "in" / "style" / "notes.txt").write_text("inner")
-    compress(tmp_path / "in", tmp_path / "out", ToRank(2), adapter="style")
-    load_strict(llama(), tmp_path / "out")
-    assert (tmp_path / "out" / "notes.txt").read_text() == "inner"
-
-
 def test_shards_become_one_file(tmp_path):
     saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in", dtype=torch.float64)
     tensors = load_file(tmp_path / "in" / "adapter_model.safetensors")
@@ -340,15 +271,6 @@ def concatenated(folder, weights, *, equal=""):
     model.add_weighted_adapter(["default", "second"], weights, "merged", combination_type="cat")
     model.save_pretrained(folder, selected_adapters=["merged"])
     return folder / "merged"
-
-
-def test_a_sum_of_two_adapters_is_found_out(tmp_path):
-    """Concatenated adapters have rank 2r on paper; four components hold what the original two shared."""
-    merged = concatenated(tmp_path, [0.5, 0.5])
-    report = compress(merged, tmp_path / "out", ToRank(4))
-    assert {row.old_rank for row in report.modules} == {8}
-    assert report.measured_error < 1e-6
-    assert report.predicted_error < 1e-7
 
 
 def test_modules_whose_factors_cancel_are_kept_as_they_are(tmp_path):

@@ -9,9 +9,7 @@ import pytest
 from compressing import ENCODINGS, compress
 from factor_samples import random_factors, read, updates, write
 
-from gradience import audit_adapter
 from gradience.errors import InputError, UsageError
-from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 
 # ---------------------------------------------------------------- scales
@@ -34,24 +32,6 @@ def test_scales_are_kept(alpha, rslora, encoding, tmp_path):
     assert not config["use_rslora"]
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F16", "F8_E4M3", "F8_E5M2", "F32"])
-@pytest.mark.parametrize("encoding", ["folded", "padded"])
-def test_folding_a_power_of_two_is_exact(dtype, encoding, tmp_path):
-    """At full rank no bit is lost, whatever the type: A keeps its words, B's exponents move."""
-    factors = {
-        name: tuple(np.sign(array) * (0.5 + np.abs(array) % 1.5) for array in pair)  # no subnormals in 8 bits
-        for name, pair in random_factors(0, (4, 10, 12), (4, 8, 9), decay=1.0).items()
-    }
-    alphas = {r"^model\.layers\.0\.q_proj": 16, r"^model\.layers\.1\.q_proj": 2}
-    folder = write(tmp_path / "in", factors, dtype=dtype, alpha_pattern=alphas)
-    report = compress(folder, tmp_path / "out", ToRank(4), encoding=encoding)
-    assert {row.measured_error for row in report.modules} == {0.0}
-    before, after = updates(folder), updates(tmp_path / "out")
-    for module, update in before.items():
-        assert np.array_equal(update, after[module])
-    assert any(row.folded != 1.0 for row in report.modules)
-
-
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_scale_of_zero(encoding, tmp_path):
     """α = 0 switches a module off; it stays off."""
@@ -65,12 +45,6 @@ def test_a_scale_of_zero(encoding, tmp_path):
     assert after[on.name].any()
     assert off.measured_error is off.predicted_error is None
     assert on.measured_error > 0
-
-
-def test_all_scales_zero(tmp_path):
-    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12)), lora_alpha=0)
-    compress(folder, tmp_path / "out", ToRank(2))
-    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == 0
 
 
 # ---------------------------------------------------------------- storage
@@ -87,30 +61,6 @@ def test_coarse_types_report_what_they_lose(dtype, tmp_path):
     assert report.measured_error == pytest.approx(error, rel=1e-9)
     assert report.measured_error > report.predicted_error
     assert report.warnings == ()
-
-
-def test_rounding_that_loses_more_than_the_rank_is_said(tmp_path):
-    folder = write(tmp_path / "in", random_factors(1, (6, 30, 20), decay=0.1))
-    report = compress(folder, tmp_path / "out", ToRank(4), dtype="F8_E5M2")
-    (warning,) = report.warnings
-    assert "rounding to the storage type costs more" in warning
-    assert not compress(folder, tmp_path / "wide", ToRank(4), dtype="F32").warnings
-
-
-@pytest.mark.parametrize(
-    ("dtype_A", "dtype_B"), [("F32", "BF16"), ("F16", "F64"), ("F8_E4M3", "F32"), ("BF16", "F16")]
-)
-def test_two_types_in_one_pair(dtype_A, dtype_B, tmp_path):
-    factors = random_factors(2, (6, 30, 20), (5, 9, 9))
-    folder = write(tmp_path / "in", factors, dtype=dtype_A, dtype_B=dtype_B)
-    report = compress(folder, tmp_path / "out", ToRank(3), encoding="folded")
-    before, after = updates(folder), updates(tmp_path / "out")
-    for row in report.modules:
-        error = np.linalg.norm(before[row.name] - after[row.name]) / np.linalg.norm(before[row.name])
-        assert row.measured_error == pytest.approx(error, rel=1e-9)
-        assert row.dtype == "+".join(sorted((dtype_A, dtype_B)))
-    plan = plan_compression(audit_adapter(folder), ToRank(3))
-    assert [row.new_bytes for row in plan.modules] == [row.new_bytes for row in report.modules]
 
 
 @pytest.mark.parametrize("size", [1e-150, 1e-60, 1e60, 1e150])
@@ -137,13 +87,6 @@ def test_factors_that_do_not_fit_are_refused(tmp_path):
         assert "--dtype BF16" in refusal.value.hint
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
     compress(folder, tmp_path / "out", ToRank(2), dtype="BF16")
-
-
-@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
-def test_factors_that_do_not_fit_into_eight_bits(dtype, tmp_path):
-    factors = {name: (a * 1e6, b * 1e6) for name, (a, b) in random_factors(0, (4, 10, 12)).items()}
-    with pytest.raises(InputError, match="do not fit"):
-        compress(write(tmp_path / "in", factors), tmp_path / "out", ToRank(2), dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", ["I8", "F4", "float", ""])

@@ -10,7 +10,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gradience.compress.encodings import ENCODINGS, Target, alpha_for, encode_modules
-from gradience.reports.compression import CompressionReport
 
 scales = st.one_of(
     st.sampled_from(
@@ -92,34 +91,6 @@ def test_alpha_is_an_integer_where_it_can_be(old, new, alpha):
     assert new_alpha / new == pytest.approx(alpha / old, rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("alpha", "rank", "new", "expected"),
-    [(16, 64, 4, 8), (16, 16, 4, 16), (32, 256, 16, 32), (16, 8, 8, 16 * math.sqrt(8))],
-)
-def test_alpha_of_rslora(alpha, rank, new, expected):
-    """α/√r where √r is whole, or where r′ brings it back."""
-    new_alpha = alpha_for(alpha / math.sqrt(rank), new)
-    assert new_alpha == pytest.approx(expected, rel=1e-15)
-    assert isinstance(new_alpha, int) == (expected == int(expected))
-
-
-@given(target_lists())
-def test_folds_of_powers_of_two_are_exact(targets):
-    powers = [target._replace(scale=math.ldexp(1.0, index - 3)) for index, target in enumerate(targets)]
-    for encoding in ("folded", "padded"):
-        for name, fold in encode_modules(powers, encoding).fold.items():
-            assert math.frexp(fold)[0] == 0.5, (name, fold)
-
-
-def test_the_commonest_scale_is_written():
-    """As few modules as possible are touched."""
-    targets = [Target("a", 8, 4.0), Target("b", 8, 2.0), Target("c", 8, 2.0), Target("d", 8, 0.0)]
-    encoded = encode_modules(targets, "uniform")
-    assert encoded.fields["lora_alpha"] == 16
-    assert dict(encoded.fold) == {"a": 2.0, "b": 1.0, "c": 1.0, "d": 0.0}
-    assert "folded" in encoded.reason
-
-
 def test_patterns_name_what_differs_and_nothing_else():
     targets = [
         Target("m.0.q", 16, 2.0),
@@ -139,20 +110,7 @@ def test_patterns_name_what_differs_and_nothing_else():
     assert encoded.reason == "ranks and scales differ between modules"
 
 
-def test_all_scales_zero():
-    encoded = encode_modules([Target("a", 4, 0.0), Target("b", 4, 0.0)], None)
-    assert encoded.encoding == "uniform"
-    assert encoded.fields["lora_alpha"] == 0
-    assert dict(encoded.fold) == {"a": 1.0, "b": 1.0}
-    folded = encode_modules([Target("a", 4, 0.0)], "folded")
-    assert (folded.fold["a"], folded.fields["lora_alpha"]) == (0.0, 4)
-
-
 def test_uniform_with_different_ranks_is_padded_and_says_so():
     encoded = encode_modules([Target("a", 4, 1.0), Target("b", 2, 1.0)], "uniform")
     assert encoded.encoding == "padded"
     assert "zeros" in encoded.reason
-
-
-def test_the_schema_of_the_report_names_every_encoding():
-    assert CompressionReport.model_json_schema()["properties"]["encoding"]["enum"] == list(ENCODINGS)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import zipfile
 
 import pytest
-from factory import adapter, config, modules, sharded
+from factory import adapter, modules, sharded
 
-from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import locate
 from gradience.adapters.tensors import NewTensor, TensorFile, WeightsWriter
 from gradience.compress.carry import carry_files
-from gradience.compress.encodings import changed_fields, merged_fields, require_config, write_config
-from gradience.errors import GradienceError, InputError
+from gradience.errors import InputError
 
 # ---------------------------------------------------------------- the weights
 
@@ -35,13 +32,6 @@ def test_weights_tensor_by_tensor(tmp_path):
         assert bytes(file.read_bytes("b")) == bytes(range(24))
         assert file.entries["a"].shape == (4,)
         assert file.metadata == {"format": "pt"}
-
-
-def test_a_writer_that_fails_closes_its_file(tmp_path):
-    with pytest.raises(ZeroDivisionError), WeightsWriter(tmp_path / "w", {}, {}) as writer:
-        raise ZeroDivisionError
-    with pytest.raises(ValueError, match="closed"):
-        writer.put(b"1")
 
 
 # ---------------------------------------------------------------- the other files
@@ -146,55 +136,3 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
 
 
 # ---------------------------------------------------------------- the config
-
-
-@pytest.mark.parametrize(
-    ("old", "changes", "expected"),
-    [
-        ({"r": 8, "x": 1}, {"r": 4}, {"r": 4, "x": 1}),
-        ({"r": 8}, {"use_rslora": False, "rank_pattern": {}}, {"r": 8}),
-        ({"use_rslora": True}, {"use_rslora": False}, {"use_rslora": False}),
-        ({"rank_pattern": None, "use_rslora": None}, {"rank_pattern": {}, "use_rslora": False},
-         {"rank_pattern": None, "use_rslora": None}),
-        ({"rank_pattern": {"q": 8}}, {"rank_pattern": {}}, {"rank_pattern": {}}),
-        ({}, {"rank_pattern": {"q": 8}}, {"rank_pattern": {"q": 8}}),
-        ({"lora_alpha": 16.0}, {"lora_alpha": 16}, {"lora_alpha": 16}),
-        ({"lora_alpha": 16}, {"lora_alpha": 0}, {"lora_alpha": 0}),
-        ({"target_modules": "all-linear"}, {"target_modules": []}, {"target_modules": []}),
-        ({"exclude_modules": ["x"]}, {"exclude_modules": None}, {"exclude_modules": None}),
-    ],
-)  # fmt: skip
-def test_fields_change_where_they_must(old, changes, expected):
-    merged = merged_fields(old, changes)
-    assert merged == expected
-    assert [type(value) for value in merged.values()] == [type(value) for value in expected.values()]
-    assert list(merged)[: len(old)] == list(old)
-
-
-def test_config_is_written_as_json_that_every_tool_reads(tmp_path):
-    fields = config(note="☃ ü \u2028", layers=[1, 2], alpha=1e-5)
-    write_config(tmp_path / "adapter_config.json", fields)
-    text = (tmp_path / "adapter_config.json").read_bytes()
-    assert text.isascii()
-    assert text.endswith(b"}\n")
-    assert json.loads(text) == fields
-    assert text.splitlines()[1].startswith(b'  "')
-
-
-def test_changes_are_listed_short():
-    old = {"r": 8, "lora_alpha": 16.0, "rank_pattern": {}, "target_modules": ["q"], "same": [1]}
-    new = {"r": 4, "lora_alpha": 16, "rank_pattern": {f"m.{i}": 1 for i in range(99)}, "target_modules": "x" * 99,
-           "same": [1]}  # fmt: skip
-    assert changed_fields(old, new) == {
-        "r": "8 -> 4",
-        "rank_pattern": "{} -> 99 entries",
-        "target_modules": '["q"] -> "' + "x" * 56 + "...",
-    }
-
-
-def test_without_a_config_nothing_is_written(tmp_path):
-    source = adapter(tmp_path / "in")
-    (source / "adapter_config.json").unlink()
-    with open_adapter(source) as opened, pytest.raises(GradienceError) as refusal:
-        require_config(opened)
-    assert refusal.value.code == "no-config"

@@ -21,9 +21,8 @@ from peft_cases import (
     saved_once,
     unexpected,
 )
-from peft_models import peft_updates, save
+from peft_models import peft_updates
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from gradience import audit_adapter
 from gradience.errors import InputError
@@ -182,6 +181,17 @@ def renamed(folder: Path, target: Path, rename) -> Path:
     return target
 
 
+def does_nothing(case, folder: Path) -> bool:
+    """Whether PEFT refuses the folder, or loads it and computes what the base computes."""
+    try:
+        model, messages = load(case, folder)
+    except KeyError:
+        return True
+    silent = all(not update.any() for update in peft_updates(model).values())
+    assert silent == any("missing adapter keys" in message for message in messages)
+    return silent
+
+
 @pytest.mark.parametrize("foreign", FOREIGN)
 @pytest.mark.parametrize("name", NAMED)
 def test_foreign_names_are_written_as_peft_looks_for_them(name, foreign, original, tmp_path):
@@ -208,27 +218,6 @@ def test_foreign_names_are_written_as_peft_looks_for_them(name, foreign, origina
         assert errors[row.name] == pytest.approx(row.measured_error, rel=1e-8)
 
 
-def does_nothing(case, folder: Path) -> bool:
-    """Whether PEFT refuses the folder, or loads it and computes what the base computes."""
-    try:
-        model, messages = load(case, folder)
-    except KeyError:
-        return True
-    silent = all(not update.any() for update in peft_updates(model).values())
-    assert silent == any("missing adapter keys" in message for message in messages)
-    return silent
-
-
-def test_names_of_a_live_model_are_applied(original, tmp_path):
-    """PEFT calls an adapter `default` when it is not told otherwise: these names it does find."""
-    source = renamed(
-        original("llama"), tmp_path / "in", lambda name: name.replace(".weight", ".default.weight")
-    )
-    expected = outputs(load(CASES["llama"], original("llama"))[0])
-    assert torch.equal(outputs(load(CASES["llama"], source)[0]), expected)
-    assert "not-applied" not in {finding.code for finding in audit_adapter(source).findings}
-
-
 # ---------------------------------------------------------------- targets
 
 
@@ -251,19 +240,6 @@ def test_excluded_modules_stay_excluded_when_others_are_dropped(encoding, origin
     assert {name for name, _ in peft_updates(model)} == {"body.proj"}
 
 
-def test_a_dropped_module_that_ends_like_a_kept_one(tmp_path):
-    from gradience.compress.adapter import write_compressed
-
-    case = CASES["endings"]
-    lora = type(case.config)(r=6, lora_alpha=9, target_modules=["proj"], layers_to_transform=None)
-    saved = save(fresh(case), lora, tmp_path / "in", dtype=torch.float64)
-    write_compressed(tmp_path / "in", chosen(tmp_path / "in", inner_body_proj=0), tmp_path / "out")
-    model, messages = load(case, tmp_path / "out")
-    assert messages == []
-    assert {name for name, _ in peft_updates(model)} == {"body.proj", "other.proj"}
-    assert len(saved.updates) == 3
-
-
 # ---------------------------------------------------------------- nn.MultiheadAttention
 
 
@@ -281,21 +257,6 @@ def test_the_two_parts_of_an_attention_share_their_rank(original, tmp_path):
     assert refusal.value.code == "shared-rank"
     assert "attn" in str(refusal.value)
     assert not (tmp_path / "no").exists()
-
-
-def test_no_module_is_wrapped_twice(original):
-    """The claim that the refusal of `saved-and-adapted` rests on."""
-
-    class Headed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Linear(8, 8)
-            self.my_head = nn.Linear(8, 3)
-
-    from peft import LoraConfig, get_peft_model
-
-    with pytest.raises(TypeError, match="modules_to_save cannot be applied to modules of type"):
-        get_peft_model(Headed(), LoraConfig(target_modules=["body", "my_head"], modules_to_save=["head"]))
 
 
 # ---------------------------------------------------------------- experts in tensors of their own
@@ -334,11 +295,3 @@ def test_split_experts_are_stacked_by_peft(criterion, split_experts, tmp_path):
         assert np.allclose(
             update, np.vstack([ours[f"{block}.{part}"] for part in parts]), rtol=1e-12, atol=1e-14
         )
-
-
-def test_split_experts_of_several_ranks_do_not_load(split_experts, tmp_path):
-    """The claim behind the choice, and the warning where patterns were asked for."""
-    report = compress(split_experts, tmp_path / "out", ToEnergy(0.9), encoding="patterns")
-    assert any("--encoding padded" in warning for warning in report.warnings)
-    with pytest.raises(RuntimeError):
-        load(CASES["experts"], tmp_path / "out")

@@ -19,7 +19,6 @@ from gradience.adapters.tensors import TensorFile
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.convert.peft import write_peft
-from gradience.convert.verb import TARGETS
 from gradience.errors import GradienceError, InputError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -118,10 +117,6 @@ def test_an_output_is_replaced_with_force_alone(adapter: Path, tmp_path: Path, c
     assert run(words) == 2
     assert run([*words, "--force", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["to"] == "peft"
-
-
-def test_every_target_says_what_it_holds() -> None:
-    assert all(target.words for target in TARGETS.values())
 
 
 def test_peft_loads_a_pickle_that_was_converted(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -74,15 +73,6 @@ def test_a_row_each_and_what_holds_over_all(here, capsys):
     assert names() == ["zoo/broken", "zoo/one", "zoo/turned", "zoo/wide"]
 
 
-def test_rows_and_report_fit_their_schemas(here, capsys):
-    run(["fleet", "zoo", "-o", "fleet.jsonl", "--json"])
-    report = json.loads(capsys.readouterr().out)
-    jsonschema.validate(report, json.loads((SCHEMAS / "fleet.schema.json").read_text(encoding="utf-8")))
-    schema = json.loads((SCHEMAS / "fleet_row.schema.json").read_text(encoding="utf-8"))
-    for line in Path("fleet.jsonl").read_text(encoding="utf-8").splitlines():
-        jsonschema.validate(json.loads(line), schema)
-
-
 def test_the_screen_says_who_forces_what_and_what_it_costs(here):
     text = audit_fleet("zoo", "rows.csv").to_text()
     for part in ("4 adapters", "1 of 3", "zoo/wide", "same update", "lfs-pointer"):
@@ -92,12 +82,6 @@ def test_the_screen_says_who_forces_what_and_what_it_costs(here):
 
 
 # ---------------------------------------------------------------- where adapters are
-
-
-def test_lists_folders_and_adapters_are_sources(here):
-    (here / "some.txt").write_text("# a list\nzoo/one\n\nzoo/wide\n")
-    fleet = discover([Path("some.txt"), Path("zoo/one")], root=Path())
-    assert [member.name for member in fleet.members] == ["zoo/one", "zoo/wide"]
 
 
 def test_recursive_looks_below_adapters_too(here):
@@ -142,27 +126,6 @@ def test_pickles_get_a_row_where_they_are_allowed(here):
     assert row.stable_rank_median == pytest.approx(
         np.median([layer.stable_rank for layer in audit_adapter(example_adapter()).layers])
     )
-
-
-@pytest.mark.conformance  # two starts of PyTorch
-def test_a_fleet_of_pickles_is_compressed(here):
-    shutil.copytree(example_adapter(), here / "pickled" / "one")
-    weights = here / "pickled" / "one" / "adapter_model.safetensors"
-    torch.save(load_file(weights), weights.with_suffix(".bin"))
-    weights.unlink()
-    audit_fleet("pickled", "fleet.jsonl", allow_pickle=True)
-    os.utime(weights.with_suffix(".bin"))
-    again = audit_fleet("pickled", "fleet.jsonl", allow_pickle=True)
-    assert (again.measured, again.reused) == (0, 1)  # touched, and by its content the same
-    line = ["compress", "--fleet", "fleet.jsonl", "--to-rank", "4", "-o", "small", "--quiet"]
-    assert run(line) == 4
-    assert run([*line, "--allow-pickle"]) == 0
-    assert audit_adapter("small/pickled/one").adapter.r == 4
-
-
-def test_a_folder_that_links_to_itself_is_walked_once(here):
-    (here / "zoo" / "notes" / "loop").symlink_to(here / "zoo", target_is_directory=True)
-    assert len(discover([Path("zoo")], root=Path(), recursive=True).members) == 4
 
 
 def test_a_folder_that_cannot_be_read_is_a_row():
@@ -216,13 +179,6 @@ def test_what_no_list_holds_is_refused(here, content, wrong):
         audit_fleet("some.txt")
 
 
-def test_a_sparse_list_is_refused_before_it_is_read(here):
-    with open("some.txt", "wb") as file:
-        file.truncate(900_000_000)
-    with pytest.raises(InputError, match=r"some\.txt: 900,000,000 bytes"):
-        audit_fleet("some.txt")
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
@@ -254,16 +210,6 @@ def test_unchanged_adapters_are_taken_over_and_failures_tried_again(here):
     shutil.rmtree("zoo/one")
     assert counts() == (0, 2)
     assert names() == ["zoo/broken", "zoo/turned", "zoo/wide"]
-
-
-def test_another_scale_is_a_change(here):
-    counts()
-    path = here / "zoo" / "one" / "adapter_config.json"
-    before = next(row for row in read_rows(Path("fleet.jsonl")) if row.path == "zoo/one")
-    path.write_text(path.read_text().replace('"lora_alpha": 8', '"lora_alpha": 16'))
-    assert counts() == (1, 2)
-    after = next(row for row in read_rows(Path("fleet.jsonl")) if row.path == "zoo/one")
-    assert after.fro_norm == pytest.approx(2 * before.fro_norm)
 
 
 def test_files_that_were_only_touched_or_moved_elsewhere_are_taken_over_by_their_content(here):
@@ -367,14 +313,6 @@ def members(count):
     return [Member(f"zoo/{name}", Path("zoo", name)) for name in ("one", "wide", "turned", "broken")] * count
 
 
-def test_processes_give_the_rows_that_one_gives(here, monkeypatch):
-    alone = {row.path: row for row in measured_rows(members(1), workers=1)}
-    monkeypatch.setattr(processes, "WORTH_A_PROCESS", 1)
-    spread = list(measured_rows(members(3), workers=2))
-    assert len(spread) == 12
-    assert all(row == alone[row.path] for row in spread)
-
-
 def test_a_process_that_dies_costs_one_row(here, monkeypatch):
     monkeypatch.setattr(processes.sys, "executable", "/bin/false")
     request = {"task": "measure", "name": "zoo/one", "path": str(here / "zoo" / "one"), "options": {}}
@@ -424,11 +362,6 @@ def test_a_sketch_of_another_length_is_no_sketch(here):
     Path("fleet.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InputError, match="a sketch has 64 numbers, not 5"):
         audit_fleet("zoo", "fleet.jsonl")
-
-
-def test_updates_of_other_bases_are_not_copies(here):
-    save(here / "zoo" / "turned", rotated(random_factors(1, 4), 5), base_model_name_or_path="org/other")
-    assert audit_fleet("zoo").copies == ()
 
 
 # ---------------------------------------------------------------- tables

@@ -52,12 +52,6 @@ def test_the_cache_of_the_hub_says_it(tmp_path, hub):
     assert architecture_of(config, tmp_path / "a") == "MistralForCausalLM"
 
 
-def test_a_config_beside_the_adapter_says_it(tmp_path, hub):
-    config = adapter_config(tmp_path / "a", base_model_name_or_path="org/name")
-    base_config(tmp_path / "a")
-    assert architecture_of(config, tmp_path / "a") == "MistralForCausalLM"
-
-
 def test_the_base_model_that_was_given_comes_first(tmp_path, hub):
     mapping = {"base_model_class": "OPTForCausalLM"}
     config = adapter_config(tmp_path / "a", auto_mapping=mapping)
@@ -91,9 +85,3 @@ def test_a_config_that_does_not_say_it_is_no_error(tmp_path, hub, text):
     assert (
         architecture_of(adapter_config(tmp_path / "a", base_model_name_or_path=base), tmp_path / "a") is None
     )
-
-
-@pytest.mark.parametrize("name", [None, "org/name", "../../etc", "a\0b", "x" * 5000], ids=range(5))
-def test_names_of_modules_and_of_models_are_no_architecture(tmp_path, hub, name):
-    config = adapter_config(tmp_path / "a", base_model_name_or_path=name)
-    assert architecture_of(config, tmp_path / "a") is None
