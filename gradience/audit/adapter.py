@@ -59,37 +59,21 @@ MAX_ITEMS = 1000
 """Names or numbers of one setting. Strangers' configs had at most a few dozen."""
 
 
-def _count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
-
-
-def _list_of(value: Any, kind: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and 0 < len(value) <= MAX_ITEMS and all(map(kind, value))
+def _list_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and 0 < len(value) <= MAX_ITEMS and all(map(kind, value))
 
 
 def _text(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_ITEMS
 
 
-def _texts(value: Any) -> bool:
-    return _list_of(value, _text)
-
-
-def _counts(value: Any) -> bool:
-    return _list_of(value, _count)
-
-
-def _pairs(value: Any) -> bool:
-    return _list_of(value, _counts)
+_texts = _list_of(_text)
+_counts = _list_of(lambda value: type(value) is int and 0 <= value < 2**31)
 
 
 def _tokens(value: Any) -> bool:
     named = isinstance(value, dict) and len(value) <= MAX_ITEMS
     return _counts(value) or (named and all(_text(key) and _counts(item) for key, item in value.items()))
-
-
-def _on(value: Any) -> bool:
-    return value is True
 
 
 SETTINGS: Mapping[str, Callable[[Any], bool]] = {
@@ -98,11 +82,10 @@ SETTINGS: Mapping[str, Callable[[Any], bool]] = {
     "modules_to_save": _texts,
     "exclude_modules": lambda value: _text(value) or _texts(value),
     "target_parameters": _texts,
-    "fan_in_fan_out": _on,
-    "lora_bias": _on,
+    **dict.fromkeys(("fan_in_fan_out", "lora_bias"), lambda value: value is True),
     "trainable_token_indices": _tokens,
-    "ensure_weight_tying": _on,
-    "layer_replication": _pairs,
+    "ensure_weight_tying": lambda value: value is True,
+    "layer_replication": _list_of(_counts),
     "alora_invocation_tokens": _counts,
     "init_lora_weights": lambda value: value == "gaussian",
 }
@@ -203,9 +186,16 @@ def as_folder(model: Any, adapter: str | None) -> Iterator[Path]:
 
     adapter: its name; the active one by default. Raises InputError for one that is not there, or is no LoRA.
     """
-    name = adapter or _active(model)
-    config = model.peft_config.get(name)
     shown = Path(type(model).__name__)
+    active: list[str] = [adapter] if adapter else list(model.active_adapters)
+    if len(active) != 1:
+        raise InputError(
+            f"{shown}: {len(active)} adapters are active: {listed(active)}",
+            code="several-adapters",
+            hint=f"name one: adapter={active[0]!r}" if active else "call model.set_adapter first",
+        )
+    name = active[0]
+    config = model.peft_config.get(name)
     if config is None:
         raise InputError(
             f"{shown}: contains no adapter called {name!r}, only {listed(list(model.peft_config))}",
@@ -224,17 +214,6 @@ def as_folder(model: Any, adapter: str | None) -> Iterator[Path]:
         config.save_pretrained(str(folder))
         import_module("safetensors.torch").save_file(copies, folder / WEIGHTS)
         yield folder
-
-
-def _active(model: Any) -> str:
-    names: list[str] = list(model.active_adapters)
-    if len(names) != 1:
-        raise InputError(
-            f"{type(model).__name__}: {len(names)} adapters are active: {listed(names)}",
-            code="several-adapters",
-            hint=f"name one: adapter={names[0]!r}" if names else "call model.set_adapter first",
-        )
-    return names[0]
 
 
 DEFAULT_TAU = 0.90
@@ -315,7 +294,35 @@ def audit_opened(
         unordered=opened.packed(None),
         started=None if opened.initial is None else opened.init.lower(),
     )
-    return with_suggestions(_assemble(opened, digest.result(), facts, tau, watch), allowed)
+    layers = facts.layers
+    trained = [layer for layer in layers if layer.status == "ok"]
+    entries = list(opened.entries())
+    audited = sum(pair.params for pair in opened.pairs)
+    report = AuditReport(
+        adapter=_adapter_info(opened, digest.result(), layers),
+        total_lora_params=sum(layer.params for layer in layers),
+        coverage=Coverage(
+            tensors=len(entries),
+            params=sum(entry.params for _, entry in entries),
+            # Of a difference half of them are the other adapter's.
+            audited_params=audited if opened.initial is None else audited // 2,
+            other_params=sum(note.params for note in opened.other),
+            unaudited_params=sum(note.params for note in opened.unaudited),
+            other=_notes(opened.other),
+            unaudited=_notes(opened.unaudited),
+        ),
+        n_layers=len(layers),
+        n_trained=len(trained),
+        tau=tau,
+        **summary_of(trained),
+        by_type=summary_by_type(layers),
+        gain=gain_of(trained),
+        evidence={},
+        layers=tuple(layers),
+        findings=find(facts),
+        run=watch.run_info(),
+    )
+    return with_suggestions(report, allowed)
 
 
 @contextmanager
@@ -333,26 +340,6 @@ def _opened(
     else:
         with open_adapter(Path(source), adapter=adapter, **how) as opened:
             yield opened
-
-
-def _assemble(opened: Adapter, digest: str, facts: Facts, tau: float, watch: Stopwatch) -> AuditReport:
-    layers = facts.layers
-    trained = [layer for layer in layers if layer.status == "ok"]
-    return AuditReport(
-        adapter=_adapter_info(opened, digest, layers),
-        total_lora_params=sum(layer.params for layer in layers),
-        coverage=_coverage(opened),
-        n_layers=len(layers),
-        n_trained=len(trained),
-        tau=tau,
-        **summary_of(trained),
-        by_type=summary_by_type(layers),
-        gain=gain_of(trained),
-        evidence={},
-        layers=tuple(layers),
-        findings=find(facts),
-        run=watch.run_info(),
-    )
 
 
 def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) -> AdapterInfo:
@@ -382,20 +369,6 @@ def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) ->
         peft_version=config.peft_version,
         settings=settings_of(config),
         **common,
-    )
-
-
-def _coverage(opened: Adapter) -> Coverage:
-    entries = list(opened.entries())
-    audited = sum(pair.params for pair in opened.pairs)
-    return Coverage(
-        tensors=len(entries),
-        params=sum(entry.params for _, entry in entries),
-        audited_params=audited if opened.initial is None else audited // 2,  # half of them are the other's
-        other_params=sum(note.params for note in opened.other),
-        unaudited_params=sum(note.params for note in opened.unaudited),
-        other=_notes(opened.other),
-        unaudited=_notes(opened.unaudited),
     )
 
 

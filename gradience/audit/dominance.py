@@ -184,10 +184,7 @@ def with_base(
     look_up = cached_norms if cache else norms_of
     with BaseWeights.open(folder) as base, worker_threads(1):
         for done, layer in enumerate(report.layers, start=1):
-            if report.adapter.use_dora:
-                result = _dora(base, layer, adapter, look_up)
-            else:
-                result = _compared(base, layer, look_up)
+            result = _compared(base, layer, adapter, look_up, dora=report.adapter.use_dora)
             if isinstance(result, Dominance):
                 compared.append(result)
             else:
@@ -195,31 +192,24 @@ def with_base(
             if progress:
                 progress(done, len(report.layers))
         quantization = base.quantization
-    summary = _summary(path_text(name), quantization, compared, skipped)
-    return report.model_copy(update={"base": summary})
-
-
-def _summary(
-    name: str, quantization: str | None, compared: Sequence[Dominance], skipped: Sequence[NotCompared]
-) -> BaseComparison:
     spectral = [module.spectral for module in compared]
     frobenius = [module.frobenius for module in compared]
-    share = partial(_share_above, spectral)
-    return BaseComparison(
-        base=name,
+    summary = BaseComparison(
+        base=path_text(name),
         quantization=quantization,
         tolerance=TOLERANCE,
         spectral_median=_percentile(spectral, 50),
         spectral_p90=_percentile(spectral, 90),
         frobenius_median=_percentile(frobenius, 50),
         frobenius_p90=_percentile(frobenius, 90),
-        above_10_percent=share(0.1),
-        above_30_percent=share(0.3),
+        above_10_percent=_share_above(spectral, 0.1),
+        above_30_percent=_share_above(spectral, 0.3),
         frobenius_above_10_percent=_share_above(frobenius, 0.1),
         frobenius_above_30_percent=_share_above(frobenius, 0.3),
         modules=tuple(compared),
         not_compared=tuple(skipped),
     )
+    return report.model_copy(update={"base": summary})
 
 
 def _percentile(values: Sequence[float], percent: int) -> float | None:
@@ -235,49 +225,39 @@ _LISTED = ("base-mismatch", "base-quantised", "dora")
 NormsOf = Callable[[Blocks], Norms]
 
 
-def _compared(base: BaseWeights, layer: LayerAudit, look_up: NormsOf) -> Dominance | NotCompared:
-    if layer.sigma_max is None or layer.fro_norm is None:
-        return NotCompared(name=layer.label, reason=f"‖ΔW‖ is not known: {layer.status}")
+def _compared(
+    base: BaseWeights, layer: LayerAudit, adapter: Adapter | None, look_up: NormsOf, *, dora: bool
+) -> Dominance | NotCompared:
+    """One module. dora: its update is made here, row by row, of its factors, its magnitude and W."""
+    known = layer.status != "nonfinite" if dora else None not in (layer.sigma_max, layer.fro_norm)
+    if dora and adapter is None:
+        return NotCompared(name=layer.label, reason=DORA)
+    if not known:
+        reason = layer.status if dora else f"‖ΔW‖ is not known: {layer.status}"
+        return NotCompared(name=layer.label, reason=reason)
+    change = None
+    update = Norms(layer.fro_norm or 0.0, layer.sigma_max or 0.0)
     try:
         weight = look_up(partial(base.blocks, layer.name, layer.shape, layer.expert))
+        if dora and adapter is not None:
+            pair = next(pair for pair in adapter.pairs if pair.module == layer.name)
+            turned = bool(adapter.config and adapter.config.fan_in_fan_out)
+            true = DoraUpdate(pair, adapter.magnitudes().get(layer.name), base, transposed=turned)
+            norms = norms_of(true.blocks)
+            update = Norms(0.0, 0.0) if np.isnan(norms.largest) else norms
+            moved = true.magnitude_change()
+            change = DoraChange(magnitude=moved, fro_norm=update.frobenius, sigma_max=update.largest)
     except InputError as error:
         if error.code not in _LISTED:
             raise
         return NotCompared(name=layer.label, reason=str(error))
-    return _beside(layer.label, weight, Norms(layer.fro_norm, layer.sigma_max))
-
-
-def _dora(
-    base: BaseWeights, layer: LayerAudit, adapter: Adapter | None, look_up: NormsOf
-) -> Dominance | NotCompared:
-    """The same for a module with a magnitude, whose update is made here, row by row."""
-    if adapter is None or layer.status == "nonfinite":
-        return NotCompared(name=layer.label, reason=DORA if adapter is None else layer.status)
-    pair = next(pair for pair in adapter.pairs if pair.module == layer.name)
-    turned = bool(adapter.config and adapter.config.fan_in_fan_out)
-    try:
-        update = DoraUpdate(pair, adapter.magnitudes().get(layer.name), base, transposed=turned)
-        weight = look_up(partial(base.blocks, layer.name, layer.shape))
-        change, norms = update.magnitude_change(), norms_of(update.blocks)
-    except InputError as error:
-        if error.code not in _LISTED:
-            raise
-        return NotCompared(name=layer.label, reason=str(error))
-    still = Norms(0.0, 0.0) if np.isnan(norms.largest) else norms
-    result = _beside(layer.label, weight, still)
-    if isinstance(result, NotCompared):
-        return result
-    dora = DoraChange(magnitude=change, fro_norm=still.frobenius, sigma_max=still.largest)
-    return result.model_copy(update={"dora": dora})
-
-
-def _beside(name: str, weight: Norms, update: Norms) -> Dominance | NotCompared:
     if not 0 < weight.largest < np.inf:
-        return NotCompared(name=name, reason="W is 0, or holds NaN or infinity")
+        return NotCompared(name=layer.label, reason="W is 0, or holds NaN or infinity")
     return Dominance(
-        name=name,
+        name=layer.label,
         weight_norm=weight.frobenius,
         weight_sigma_max=weight.largest,
         spectral=update.largest / weight.largest,
         frobenius=update.frobenius / weight.frobenius,
+        dora=change,
     )
