@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,11 +48,12 @@ def discover(sources: Sequence[Path], *, root: Path, recursive: bool = False) ->
     home = Path(os.path.realpath(root))
     paths: dict[str, Path] = {}
     elsewhere = 0
-    for source in _with_lists(sources):
-        matches, empty = _adapters_of(source, recursive=recursive)
-        elsewhere += empty
-        for path in matches:
-            paths.setdefault(_name(path, home, root), path)
+    for given in sources:
+        for source in _listed(given) if given.suffix == LIST and given.is_file() else [given]:
+            matches, empty = _adapters_of(source, recursive=recursive)
+            elsewhere += empty
+            for path in matches:
+                paths.setdefault(_name(path, home, root), path)
     if not paths:
         raise InputError(
             f"{sources[0] if len(sources) == 1 else f'{len(sources)} places'}: no adapters there",
@@ -63,16 +64,8 @@ def discover(sources: Sequence[Path], *, root: Path, recursive: bool = False) ->
     return Fleet(tuple(Member(name, paths[name]) for name in ordered), elsewhere)
 
 
-def _with_lists(sources: Iterable[Path]) -> Iterator[Path]:
-    """Yield the sources, and in place of a list its paths. Relative paths start at the list's folder."""
-    for source in sources:
-        if source.suffix == LIST and source.is_file():
-            yield from _listed(source)
-        else:
-            yield source
-
-
 def _listed(source: Path) -> Iterator[Path]:
+    """The paths in a list; relative ones start at the list's folder."""
     with open_stream(source, limit=MAX_SETTINGS_BYTES) as file:
         for number, line in enumerate(file, 1):
             wrong = (
@@ -98,40 +91,13 @@ def _listed(source: Path) -> Iterator[Path]:
 def _adapters_of(source: Path, *, recursive: bool) -> tuple[list[Path], int]:
     """Return the adapters of one source, and how many of its folders hold none.
 
-    A folder that cannot be read is among the adapters: its row says why.
+    A folder that cannot be read is among the adapters: its row says why. Hidden ones are left out, and each real folder
+    is looked into once.
     """
-    if not os.path.isdir(source):
-        return [source], 0  # a file, or nothing: its row says so
-    if _marked(source) and not recursive:
-        return [source], 0
+    if not os.path.isdir(source) or (_marked(source) and not recursive):
+        return [source], 0  # an adapter; a file, or nothing, of which its row says so
     matches = [source] if _marked(source) else []
-    empty = 0
-    for folder, entries in _folders(source, recursive=recursive):
-        if entries is None:
-            matches.append(folder)
-            continue
-        for entry in entries:
-            if _is_folder(entry):
-                if _marked(Path(entry.path)):
-                    matches.append(Path(entry.path))
-                elif not recursive:
-                    inner = _entries(Path(entry.path))
-                    lone = (
-                        "" if inner is None else lone_weights([each.name for each in inner])
-                    )  # "": the folder itself
-                    matches += [] if lone is None else [Path(entry.path, lone)]
-                    empty += lone is None
-            elif entry.name.lower().endswith(WEIGHT_SUFFIXES) and not _marked(folder):
-                matches.append(Path(entry.path))
-    return matches, empty
-
-
-def _folders(source: Path, *, recursive: bool) -> Iterator[tuple[Path, list[os.DirEntry[str]] | None]]:
-    """Yield the folder and, if recursive, all below it with their entries; hidden ones left out, and each real folder
-    once.
-    """
-    seen = set()
-    waiting = [source]
+    empty, seen, waiting = 0, set(), [source]
     while waiting:
         folder = waiting.pop()
         real = os.path.realpath(folder)
@@ -139,9 +105,26 @@ def _folders(source: Path, *, recursive: bool) -> Iterator[tuple[Path, list[os.D
             continue
         seen.add(real)
         entries = _entries(folder)
-        yield folder, entries
-        if recursive:
-            waiting += [Path(entry.path) for entry in entries or () if _is_folder(entry)]
+        if entries is None:
+            matches.append(folder)
+        for entry in entries or ():
+            path = Path(entry.path)
+            if not _is_folder(entry):
+                if entry.name.lower().endswith(WEIGHT_SUFFIXES) and not _marked(folder):
+                    matches.append(path)
+                continue
+            if recursive:
+                waiting.append(path)
+            if _marked(path):
+                matches.append(path)
+            elif not recursive:
+                inner = _entries(path)
+                lone = (
+                    "" if inner is None else lone_weights([each.name for each in inner])
+                )  # "": the folder itself
+                matches += [] if lone is None else [path / lone]
+                empty += lone is None
+    return matches, empty
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,10 @@ def cells_of(row: FleetRow) -> dict[str, Any]:
 
 
 def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    yield _line(COLUMNS)
-    for row in rows:
-        yield _line(_harmless(row[column]) for column in COLUMNS)
-
-
-def _line(cells: Iterable[Any]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode(errors="backslashreplace")
+    for cells in chain([COLUMNS], ([_harmless(row[column]) for column in COLUMNS] for row in rows)):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        yield text.getvalue().encode(errors="backslashreplace")
 
 
 def _harmless(value: Any) -> Any:
@@ -92,19 +88,8 @@ def _parquet(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
         **dict.fromkeys((*NUMBERS, *LOST), arrow.float64()),
     }
     schema = arrow.schema([(name, kinds[name]) for name in COLUMNS])
-    buffer = io.BytesIO()
+    buffer, waiting = io.BytesIO(), iter(rows)
     with parquet.ParquetWriter(buffer, schema) as writer:
-        for batch in _batches(rows):
+        while batch := list(islice(waiting, BATCH)):
             writer.write_table(arrow.Table.from_pylist(batch, schema=schema))
     yield buffer.getvalue()
-
-
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

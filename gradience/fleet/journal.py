@@ -12,10 +12,10 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import Self
 
 from gradience.adapters.files import Closing
 from gradience.errors import InputError, LockedError
@@ -31,11 +31,6 @@ BEGINS = b'{"schema":"gradience.fleet_row/'
 """Of a row that was written here."""
 
 
-class _Place(NamedTuple):
-    start: int
-    size: int
-
-
 class Journal(Closing):
     """The rows of one run, on the disk. Use as a context manager; only one process at a time."""
 
@@ -43,7 +38,8 @@ class Journal(Closing):
         self.output = output
         self._file = file
         self._stack = stack
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+        """Name -> where its row lies, and how long it is."""
         self._end = os.fstat(file.fileno()).st_size
 
     @classmethod
@@ -63,7 +59,14 @@ class Journal(Closing):
                     code="output-locked",
                     hint="wait until it ends, or give another --output",
                 ) from None
-            _refuse_foreign(part)
+            with open_stream(part) as rows:
+                head = rows.read(len(BEGINS))
+            if not BEGINS.startswith(head):  # it is neither continued nor removed
+                raise InputError(
+                    f"{part}: not the unfinished rows of a fleet run, so nothing is written to it",
+                    code="not-ours",
+                    hint="move this file away, or give another --output",
+                )
             return cls(output, file, stack.pop_all())
 
     def close(self) -> None:
@@ -79,15 +82,18 @@ class Journal(Closing):
         part = self.output.with_name(self.output.name + PART)
         touched = []
         for start, line in _lines(part):
-            row = _torn(line)
-            if row is None:  # a kill cut it short: rows go on from here
+            row = None
+            with suppress(InputError):
+                if line.startswith(BEGINS) and line.endswith(b"\n"):
+                    row = FleetRow.parse(Path("journal"), line)
+            if row is None:  # a kill cut it short, or it was never written by us: rows go on from here
                 with write_errors(part):
                     self._file.truncate(start)
                 self._end = start
                 break
             current = self._current(row, paths, allow_pickle=allow_pickle)
             if current is not None and current == row:
-                self._places[current.path] = _Place(start, len(line))
+                self._places[current.path] = (start, len(line))
                 yield current
             elif current is not None:
                 touched.append(current)
@@ -116,10 +122,7 @@ class Journal(Closing):
     def add(self, row: FleetRow) -> None:
         """Append a row. Raises OutputError (write-failed)."""
         line = row.to_json(indent=None).encode() + b"\n"
-        self._places[row.path] = _Place(self._end, len(line))
-        self._write(line)
-
-    def _write(self, line: bytes) -> None:
+        self._places[row.path] = (self._end, len(line))
         with write_errors(self.output):
             rest = memoryview(line)
             while rest:
@@ -129,8 +132,15 @@ class Journal(Closing):
     def finish(self, names: Iterable[str]) -> None:
         """Write the file, with the rows of these names in this order, and remove the journal."""
         part = self.output.with_name(self.output.name + PART)
-        with open_stream(part) as rows:
-            write_whole(self.output, (_at(rows, self._places[name]) for name in names))
+        with open_stream(part) as file:
+
+            def rows() -> Iterator[bytes]:
+                for name in names:
+                    start, size = self._places[name]
+                    file.seek(start)
+                    yield file.read(size)
+
+            write_whole(self.output, rows())
         with write_errors(part):
             part.unlink()
 
@@ -155,18 +165,6 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             start += len(line)
 
 
-def _refuse_foreign(part: Path) -> None:
-    """Raise InputError (not-ours) for a file that no fleet run began: it is neither continued nor removed."""
-    with open_stream(part) as file:
-        head = file.read(len(BEGINS))
-    if not BEGINS.startswith(head):
-        raise InputError(
-            f"{part}: not the unfinished rows of a fleet run, so nothing is written to it",
-            code="not-ours",
-            hint="move this file away, or give another --output",
-        )
-
-
 def _appended(part: Path) -> FileIO:
     """The journal, open at its end: never through a link, and never waiting for a reader."""
     if part.is_symlink():
@@ -177,18 +175,3 @@ def _appended(part: Path) -> FileIO:
         file.close()
         raise not_a_file(part)
     return file
-
-
-def _torn(line: bytes) -> FleetRow | None:
-    """The row of a line of the journal; None for one that was not written to its end, or never by us."""
-    if not line.startswith(BEGINS) or not line.endswith(b"\n"):
-        return None
-    try:
-        return FleetRow.parse(Path("journal"), line)
-    except InputError:
-        return None
-
-
-def _at(file: BinaryIO, place: _Place) -> bytes:
-    file.seek(place.start)
-    return file.read(place.size)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -90,6 +90,8 @@ def _module_signs(name: str) -> FloatArray:
 
 
 SKETCH_DIGITS = 7
+_PARTS = (".safetensors", ".json", ".bin", ".pt", ".pth", ".npz", ".gguf")
+"""Ends of the names of files that may be part of an adapter: weights, an index, a config."""
 
 
 def measure(path: Path, name: str, *, max_memory: int | None = None, allow_pickle: bool = False) -> FleetRow:
@@ -129,19 +131,12 @@ def stamp_of(files: Sequence[Path]) -> dict[str, tuple[int, int]]:
     return stamp
 
 
-class Content(NamedTuple):
-    """Digests of what a row rests on: the weights, and the config where there is one."""
-
-    sha256: str
-    config_sha256: str | None
-
-
-def content_of(opened: Adapter) -> Content:
+def content_of(opened: Adapter) -> tuple[str, str | None]:
     """Return the digests of an adapter's weights and config."""
     path = opened.location.path
     config = path / CONFIG if path.is_dir() else path.with_name(CONFIG)
     digest = sha256_file(config, limit=MAX_SETTINGS_BYTES) if config.exists() else None
-    return Content(opened.sha256(), digest)
+    return opened.sha256(), digest
 
 
 def same_content(row: FleetRow, path: Path, *, allow_pickle: bool = False) -> bool:
@@ -158,16 +153,13 @@ def stamped_files(path: Path) -> list[Path]:
     config beside it."""
     try:
         with os.scandir(path) as entries:
-            return sorted(Path(entry.path) for entry in entries if _counts(entry.name) and entry.is_file())
+            return sorted(
+                Path(entry.path) for entry in entries if entry.name.endswith(_PARTS) and entry.is_file()
+            )
     except NotADirectoryError:
         return [path, path.with_name(CONFIG)]
     except OSError:  # not there, or not to be read: its row says so
         return []
-
-
-def _counts(name: str) -> bool:
-    """Whether a file of a folder may be part of its adapter: weights, an index, a config."""
-    return name.endswith((".safetensors", ".json", ".bin", ".pt", ".pth", ".npz", ".gguf"))
 
 
 # ---------------------------------------------------------------- the measures
@@ -179,6 +171,7 @@ def _row(opened: Adapter, name: str) -> FleetRow:
     for pair in opened.pairs:
         sums.add(pair)
     missing = sums.unmeasured + len(opened.unaudited)
+    sha256, config_sha256 = content_of(opened)
     common: dict[str, Any] = {}
     if config is not None:
         common = {
@@ -192,7 +185,8 @@ def _row(opened: Adapter, name: str) -> FleetRow:
         path=name,
         status="incomplete" if missing else "ok" if sums.stable else "untrained",
         stamp=stamp_of(stamped_files(opened.location.path)),
-        **content_of(opened)._asdict(),
+        sha256=sha256,
+        config_sha256=config_sha256,
         bytes=opened.bytes,
         format=opened.format,
         dtypes=tuple(sorted({type_names(pair.a.entry.dtype, pair.b.entry.dtype) for pair in opened.pairs})),

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
@@ -104,37 +104,30 @@ def answers(requests: Sequence[Request], *, workers: int | None = None) -> Itera
                 yield request, answer(request)
         return
     free: SimpleQueue[_Process] = SimpleQueue()
+
+    def ask(request: Request) -> Answer:
+        process = free.get()
+        try:
+            return request, process.ask(request)
+        finally:
+            free.put(process)
+
     with ExitStack() as stack:
         for _ in range(count):
             free.put(stack.enter_context(closing(_Process())))
-        pool = stack.enter_context(_threads(count))
+        pool = ThreadPoolExecutor(count)
+        stack.callback(
+            pool.shutdown, wait=True, cancel_futures=True
+        )  # they begin nothing more once this is left
         waiting: set[Future[Answer]] = set()
         for request in requests:
             if len(waiting) >= 2 * count:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-            waiting.add(pool.submit(_ask, free, request))
+            waiting.add(pool.submit(ask, request))
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that begin nothing more once the block is left."""
-    pool = ThreadPoolExecutor(count)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ask(free: SimpleQueue[_Process], request: Request) -> Answer:
-    process = free.get()
-    try:
-        return request, process.ask(request)
-    finally:
-        free.put(process)
 
 
 class _Process:

@@ -6,7 +6,7 @@ Of a row only what is needed here is kept, so that ten thousand of them take a f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -209,41 +209,38 @@ class Tally:
 def _group(base: str | None, adapters: Sequence[_Served], predicted: PredictedKl) -> BaseGroup:
     largest = max(adapter.rank for adapter in adapters)
     width = max(adapter.width for adapter in adapters)
-    step = max_lora_rank_step(largest)
-    lower = steps_below(largest)
+    top = max_lora_rank_step(largest)
+    steps, forcing = [], []
+    for rank in steps_below(largest):
+        above = [adapter for adapter in adapters if adapter.rank > rank]
+        lost = [adapter.lost_at[rank] for adapter in above if rank in adapter.lost_at]
+        steps.append(
+            Step(
+                max_lora_rank=rank,
+                slot_bytes=slot_bytes(width, rank),
+                truncated=len(above),
+                lost_energy_median=float(percentile(lost, 50)) if lost else None,
+                lost_energy_max=max(lost, default=None),
+            )
+        )
+        if len(steps) == 1:
+            above.sort(key=lambda adapter: (-adapter.lost_at.get(rank, math.inf), natural_key(adapter.name)))
+            forcing = [
+                Forcing(
+                    path=adapter.name,
+                    rank=adapter.rank,
+                    lost_energy=adapter.lost_at.get(rank),
+                    predicted_kl=predicted(adapter.name, adapter.sha256, rank),
+                )
+                for adapter in above[:FORCING]
+            ]
     return BaseGroup(
         base_model=base,
         adapters=len(adapters),
         bytes=sum(adapter.bytes for adapter in adapters),
         largest_rank=largest,
-        max_lora_rank=step,
-        slot_bytes=None if step is None else slot_bytes(width, step),
-        steps=tuple(_step(rank, slot_bytes(width, rank), adapters) for rank in lower),
-        forcing=_forcing(adapters, lower[0], predicted) if lower else (),
-    )
-
-
-def _step(rank: int, size: int, adapters: Iterable[_Served]) -> Step:
-    above = [adapter for adapter in adapters if adapter.rank > rank]
-    lost = [adapter.lost_at[rank] for adapter in above if rank in adapter.lost_at]
-    return Step(
-        max_lora_rank=rank,
-        slot_bytes=size,
-        truncated=len(above),
-        lost_energy_median=float(percentile(lost, 50)) if lost else None,
-        lost_energy_max=max(lost, default=None),
-    )
-
-
-def _forcing(adapters: Iterable[_Served], rank: int, predicted: PredictedKl) -> tuple[Forcing, ...]:
-    above = [adapter for adapter in adapters if adapter.rank > rank]
-    above.sort(key=lambda adapter: (-adapter.lost_at.get(rank, math.inf), natural_key(adapter.name)))
-    return tuple(
-        Forcing(
-            path=adapter.name,
-            rank=adapter.rank,
-            lost_energy=adapter.lost_at.get(rank),
-            predicted_kl=predicted(adapter.name, adapter.sha256, rank),
-        )
-        for adapter in above[:FORCING]
+        max_lora_rank=top,
+        slot_bytes=None if top is None else slot_bytes(width, top),
+        steps=tuple(steps),
+        forcing=tuple(forcing),
     )
