@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 from gradience.adapters.keys import Key, parse_key
 from gradience.ranks import VLLM_MAX_LORA_RANKS
@@ -129,20 +130,4 @@ def read_runs() -> tuple[RuntimeRecord, ...]:
 
 def parse_runs(text: str) -> tuple[RuntimeRecord, ...]:
     """Read the records of a file like `runs.json`."""
-    return tuple(_record(row) for row in json.loads(text))
-
-
-def _record(row: Mapping[str, Any]) -> RuntimeRecord:
-    runs = {
-        name: Runs(
-            tuple(frozenset(parts) for parts in outcomes["loads"]),
-            _failures(outcomes["refuses"]),
-            _failures(outcomes["wrong"]),
-        )
-        for name, outcomes in row["architectures"].items()
-    }
-    return RuntimeRecord(row["runtime"], row["version"], row["date"], row["page"], runs)
-
-
-def _failures(rows: list[dict[str, Any]]) -> tuple[Failure, ...]:
-    return tuple(Failure(frozenset(row["parts"]), row["says"]) for row in rows)
+    return TypeAdapter(tuple[RuntimeRecord, ...]).validate_json(text)

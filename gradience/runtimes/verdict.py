@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradience.adapters.adapter import Adapter
-from gradience.adapters.config import DEFAULT_ALPHA, DEFAULT_RANK
-from gradience.adapters.patterns import PatternTable
+from gradience.adapters.config import DEFAULT_RANK, PeftConfig, config_of
 from gradience.ranks import VLLM_MAX_LORA_RANKS, max_lora_rank_step, scale_of
 from gradience.reports.compression import RuntimeVerdict, Verdict
 from gradience.runtimes.record import Parts, Runs, RuntimeRecord, is_general, parts_of, read_runs
@@ -34,40 +34,14 @@ class LoadedAdapter:
     modules: Sequence[LoadedModule]
 
     @cached_property
-    def rank_pattern(self) -> PatternTable:
-        """rank_pattern, ready for look-ups by PEFT's rule."""
-        return PatternTable(self.config.get("rank_pattern") or {})
+    def settings(self) -> PeftConfig:
+        """The config as PEFT reads it."""
+        return config_of(Path("adapter_config.json"), {"peft_type": "LORA", **self.config})
 
-    @cached_property
-    def alpha_pattern(self) -> PatternTable:
-        """alpha_pattern, ready for look-ups by PEFT's rule."""
-        return PatternTable(self.config.get("alpha_pattern") or {})
-
-    @cached_property
-    def r(self) -> int:
-        """The global rank."""
-        return int(self.config.get("r") or DEFAULT_RANK)
-
-    @cached_property
-    def alpha(self) -> float:
-        """The global α."""
-        value = self.config.get("lora_alpha")
-        return float(DEFAULT_ALPHA if value is None else value)
-
-    @cached_property
-    def rslora(self) -> bool:
-        """use_rslora."""
-        return bool(self.config.get("use_rslora"))
-
-    @cached_property
+    @property
     def largest(self) -> int:
         """The largest rank, of the config and of the tensors."""
-        return max((self.r, *(module.rank for module in self.modules)))
-
-    def declared(self, module: LoadedModule) -> int:
-        """Return the rank that the config gives a module."""
-        value = self.rank_pattern.lookup(module.name).value
-        return self.r if value is None else int(value)
+        return max((self.settings.r or DEFAULT_RANK, *(module.rank for module in self.modules)))
 
 
 Scale = Callable[[LoadedAdapter, LoadedModule], float]
@@ -77,22 +51,22 @@ Scale = Callable[[LoadedAdapter, LoadedModule], float]
 def peft_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
     """Return the scale in PEFT (0.21, tuners/lora/layer.py) and in vLLM 0.32 (lora/peft_helper.py).
 
-    The first pattern that matches a module gives its α.
+    The first pattern that matches a module gives its α and its rank.
     """
-    value = adapter.alpha_pattern.lookup(module.name).value
-    return scale_of(
-        adapter.alpha if value is None else value, adapter.declared(module), use_rslora=adapter.rslora
-    )
+    settings = adapter.settings
+    alpha, rank = settings.alpha_of(module.name), settings.rank_of(module.name)
+    return settings.scale(settings.lora_alpha if alpha is None else alpha, rank or DEFAULT_RANK) or 0.0
 
 
 def config_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
     """Return the scale in PEFT's hotswap: the config's α and r for every module, with rsLoRA."""
-    return scale_of(adapter.alpha, adapter.r, use_rslora=adapter.rslora)
+    return adapter.settings.scale(adapter.settings.lora_alpha, adapter.settings.r or DEFAULT_RANK) or 0.0
 
 
 def gguf_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
     """Return the scale in llama.cpp (llama-adapter.h): the config's α over the tensor's rank; 1 where α = 0."""
-    return scale_of(adapter.alpha, module.rank, use_rslora=False) if adapter.alpha else 1.0
+    alpha = adapter.settings.lora_alpha
+    return scale_of(alpha, module.rank, use_rslora=False) if alpha else 1.0
 
 
 def wrong_scale(scale: Scale, adapter: LoadedAdapter) -> str:
@@ -118,7 +92,7 @@ class Runtime(NamedTuple):
 
 def _slot(adapter: LoadedAdapter) -> str:
     return (
-        f"in place of an adapter of use_rslora {adapter.rslora}, rank {adapter.largest} or more, "
+        f"in place of an adapter of use_rslora {adapter.settings.use_rslora}, rank {adapter.largest} or more, "
         "and the same lora_dropout"
     )
 

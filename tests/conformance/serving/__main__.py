@@ -99,7 +99,7 @@ def ask_peft(shop: Workshop, base: model.Logprobs, number: int, case: Case) -> A
         return Asked(case, adapter, written, parts, None, None)
     peft = model.peft_logprobs(shop.base, adapter.path)
     swappable = linear and case.section != "special" and not model.whole_of(adapter.path)
-    hotswap = swap(shop, base, adapter.path, peft, rslora=written.rslora) if swappable else None
+    hotswap = swap(shop, base, adapter.path, peft, rslora=written.settings.use_rslora) if swappable else None
     return Asked(case, adapter, written, parts, peft, hotswap)
 
 
