@@ -120,6 +120,14 @@ def test_the_audit_measures_every_expert(base, marker, adapters):
 
 
 @cases
+def test_the_same_update_in_both_orders_has_no_difference(base, marker, adapters):
+    folder, _ = adapters(base, marker)
+    assert compare_adapters(adapters(base, "peft")[0], folder).relative_difference == pytest.approx(
+        0, abs=1e-7
+    )
+
+
+@cases
 def test_peft_reads_what_is_converted(base, marker, adapters, tmp_path):
     folder, updates = adapters(base, marker)
     convert_adapter(folder, tmp_path / "new")
@@ -192,6 +200,19 @@ def test_an_adapter_of_unsloth_without_a_marker_is_warned_of(unmarked, tmp_path,
         assert "lora_B_layout" in capsys.readouterr().err
     with pytest.raises(InputError, match="the order of its experts is unknown"):
         adapter_input("adapter", unmarked)
+
+
+def test_the_hint_is_what_helps(unmarked, tmp_path):
+    packed = rewrite(unmarked, (FIRST, SECOND), **GROUPED)
+    convert_adapter(packed, tmp_path / "new")
+    adapter_input("adapter", tmp_path / "new")
+
+
+def test_unsloth_s_adapters_without_stacked_experts_need_no_marker(tmp_path):
+    save(mixtral(), config(target_modules=["q_proj"]), tmp_path)
+    rewrite(tmp_path, auto_mapping=UNSLOTH)
+    assert "expert-order-unknown" not in {finding.code for finding in audit_adapter(tmp_path).findings}
+    adapter_input("adapter", tmp_path)
 
 
 def test_one_direction_has_one_order(tmp_path):

@@ -185,20 +185,6 @@ def test_what_a_format_cannot_hold_is_not_written(kind, how, says, tmp_path, cap
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("kind", "says"),
-    [
-        ("kohya", "underscores"),
-        ("gguf-f32", "llama.cpp's names"),
-    ],
-)
-def test_what_is_only_read_is_not_written(kind, says, tmp_path, capsys):
-    path = adapter_in(FOLDER / kind)
-    assert run(["compress", str(path), "--rank", "1", "-o", str(tmp_path / "out")]) == 3
-    assert says in capsys.readouterr().err
-    assert compare_adapters(path, path).relative_difference == 0
-
-
 # ---------------------------------------------------------------- what their keys and numbers mean
 
 
@@ -249,19 +235,6 @@ def test_old_keys_that_name_no_part_have_that_of_modules_that_only_it_has(tmp_pa
         f"{part}{module}.to_q": 1.0,
         f"{part}{module}.to_k": 3.0,
     }
-
-
-def test_kohya_without_numbers_and_what_is_beside_its_factors(tmp_path):
-    down, up = factors(2)
-    tensors = {"lora_unet_a.lora_down.weight": down, "lora_unet_a.lora_up.weight": up}
-    tensors |= {f"lora_unet_b.lora_{part}.weight": up for part in ("down", "mid", "up")}
-    tensors |= {"lora_unet_a.dora_scale": down[:1], "stray.alpha": down[0, 0]}
-    report = audit_adapter(stored(tmp_path / "style.safetensors", tensors))
-    assert [(row.name, row.scale) for row in report.layers] == [("lora_unet_a", 1.0)]
-    reasons = {note.tensor: note.reason for note in (*report.coverage.other, *report.coverage.unaudited)}
-    assert reasons["lora_unet_a.dora_scale"] == "DoRA magnitude"
-    assert reasons["stray.alpha"] == "unknown tensor"
-    assert reasons["lora_unet_b.lora_up.weight"].startswith("a Tucker decomposition")
 
 
 @pytest.mark.parametrize("turn_A", [False, True])

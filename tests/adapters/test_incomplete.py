@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 from audited import audit
-from factory import PREFIX, WEIGHTS, Stored, adapter, config, modules, stored, zeros
+from factory import PREFIX, WEIGHTS, Stored, adapter, modules, stored, zeros
 
 import gradience.audit.adapter
 from gradience.cli.app import run
@@ -102,17 +102,6 @@ def test_what_cannot_be_audited_is_named_and_the_rest_is_measured(tensors, missi
     assert "--layers and --json" in outcome.err
 
 
-def test_merged_linear_of_old_peft(tmp_path, capsys):
-    # PEFT 0.3: r = 8 for two of three projections: A (16, n), grouped B (m, 8, 1); block-diagonal.
-    name = f"{PREFIX}transformer.h.0.attn.c_attn"
-    tensors = {f"{name}.lora_A.weight": zeros(16, 12), f"{name}.lora_B.weight": zeros(24, 8, 1)}
-    settings = config(r=8, enable_lora=[True, False, True], target_modules=["c_attn"])
-    outcome = audit(capsys, adapter(tmp_path, tensors, settings))
-    assert outcome.code == 4
-    assert all("MergedLinear" in reason for reason in outcome.unaudited.values())
-    assert outcome.report["n_layers"] == 0
-
-
 # ---------------------------------------------------------------- untrained
 
 
@@ -121,19 +110,6 @@ def untrained(*parts):
         name: zeros(*tensor.shape) if "lora_B" in name and any(part in name for part in parts) else tensor
         for name, tensor in modules().items()
     }
-
-
-def test_all_modules_untrained(tmp_path, capsys):
-    outcome = audit(capsys, adapter(tmp_path, untrained("")))
-    assert outcome.code == 4
-    assert outcome.statuses == ["untrained"] * 4
-    assert outcome.finding("untrained")["message"] == "all 4 modules are untrained: B·A = 0 exactly"
-    assert "untrained" in outcome.err
-    layer = outcome.report["layers"][0]
-    measures = ("stable_rank", "effective_rank", "utilization", "energy_rank_90", "sigma_max", "fro_norm")
-    assert [layer[name] for name in measures] == [None] * len(measures)
-    assert outcome.report["stable_rank_mean"] is None
-    assert outcome.report["suggestions"] is None
 
 
 def test_some_modules_untrained_is_a_finding(tmp_path, capsys):

@@ -13,10 +13,8 @@ from factory import (
     PREFIX,
     WEIGHTS,
     adapter,
-    factors,
     modules,
     ones,
-    safetensors,
     sharded,
 )
 
@@ -102,15 +100,6 @@ def test_a_blob_that_repositories_share(tmp_path, capsys):
     assert good(audit(capsys, snapshot)).report["layers"] == plain["layers"]
 
 
-def test_links_that_stay_inside_and_a_folder_that_is_a_link(tmp_path, capsys):
-    folder = adapter(tmp_path / "real")
-    (folder / WEIGHTS).rename(folder / "weights.bin2")
-    (folder / WEIGHTS).symlink_to("weights.bin2")
-    (tmp_path / "link").symlink_to("real")
-    good(audit(capsys, folder))
-    good(audit(capsys, tmp_path / "link"))
-
-
 def test_shards_are_one_adapter(tmp_path, capsys):
     whole = good(audit(capsys, adapter(tmp_path / "whole"))).report
     names = list(modules())
@@ -131,14 +120,3 @@ def test_weights_in_one_file_win_over_an_index(tmp_path, capsys):
     folder = adapter(tmp_path)
     (folder / INDEX).write_text("{}")
     good(audit(capsys, folder))
-
-
-def test_gpt2_without_prefix_and_config_is_no_diffusers_adapter(tmp_path, capsys):
-    tensors = {
-        name.removeprefix(PREFIX): tensor for name, tensor in factors("transformer.h.0.attn.c_attn").items()
-    }
-    path = tmp_path / "gpt2.safetensors"
-    path.write_bytes(safetensors(tensors))
-    outcome = audit(capsys, path)
-    assert outcome.code == 0
-    assert outcome.report["layers"][0]["name"] == "transformer.h.0.attn.c_attn"

@@ -13,7 +13,6 @@ from gradience.adapters.patterns import (
     BUDGET_SECONDS,
     MAX_EXPRESSIONS,
     MAX_STEPS,
-    Budget,
     Found,
     PatternTable,
     SavedNames,
@@ -100,35 +99,6 @@ def test_the_rule_of_peft(entries, name):
         assert table.skipped
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@given(
-    st.dictionaries(st.text("ab.\n\\^$ ", max_size=6).filter(is_expression), st.integers(1, 9), max_size=4),
-    st.text("ab.\n ", min_size=1, max_size=8),
-)
-@example({"a": 1}, "a\n")
-@example({"a": 1}, "b\nb.a")
-@example({"a\\\n": 1}, "a\n")
-@example({"^a": 1}, "a\n")
-@example({"a\\.b": 1}, "x.a.b\n")
-def test_the_rule_of_peft_with_line_breaks_and_anchors(entries, name):
-    value = PatternTable(entries).lookup(name)
-    assert not value.certain or value.value == peft_rule(entries, name)
-
-
-def test_plain_names_never_reach_an_expression(monkeypatch):
-    monkeypatch.setattr(PatternTable, "_compile", lambda *_: pytest.fail("compiled"))
-    entries = {"q_proj": 1, r"layers\.1": 2, "^model$": 3, anchored_key("model.layers.1.mlp.up-proj"): 4}
-    table = PatternTable(entries)
-    names = [
-        "model.layers.1.q_proj",
-        "model.layers.1",
-        "model.layers.11",
-        "model",
-        "model.layers.1.mlp.up-proj",
-    ]
-    assert [table.lookup(name).value for name in names] == [1, 2, None, 3, 4]
-
-
 def test_keys_that_applied_to_nothing():
     table = PatternTable({"q_proj": 1, "v_proj": 2, "k.*": 3})
     table.lookup("a.q_proj")
@@ -150,18 +120,6 @@ def test_an_expression_that_would_run_for_years_is_given_up(key):
         assert not rows[-1].certain
     else:  # the engine is cleverer than the bomb
         assert all(item.certain for item in rows)
-
-
-def test_both_maps_of_an_adapter_share_one_budget_which_compiling_spends_too():
-    budget = Budget()
-    ranks = PatternTable({f"(?i:[\x00-\U0010ffff]){{{n}}}q": 4 for n in range(1, 99)}, budget)
-    alphas = PatternTable({"q|v": 8}, budget)
-    assert ranks.lookup("v").certain
-    assert budget.seconds < BUDGET_SECONDS
-    assert budget.expressions == MAX_EXPRESSIONS - 98
-    budget.seconds = 0.0
-    assert alphas.lookup("v") == Found(None, certain=False)
-    assert alphas.skipped == {"q|v": "compiling and matching take more than 1 s"}
 
 
 def test_no_more_expressions_than_an_adapter_may_have(monkeypatch):

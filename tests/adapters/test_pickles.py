@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gradience import audit_adapter, compare_adapters, compress_adapter
+from gradience import audit_adapter
 from gradience.adapters import pickles, unpickle
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
@@ -94,27 +94,6 @@ def test_a_pickle_is_read_as_the_same_adapter_is(adapter: Path, tmp_path: Path) 
     assert report.adapter.path == adapter.name
     assert report.adapter.sha256 == sha256_file(adapter / "adapter_model.bin")
     assert report.adapter.bytes == (adapter / "adapter_model.bin").stat().st_size
-
-
-@pytest.mark.conformance  # a start of PyTorch
-def test_a_pickle_of_diffusers_is_read_as_its_twin(tmp_path: Path) -> None:
-    known = FOREIGN / "diffusers-old" / "pytorch_lora_weights.safetensors"
-    (tmp_path / "pytorch_lora_weights.bin").write_bytes(saved(load_file(known)))
-    report = audit_adapter(tmp_path, allow_pickle=True)
-    assert (report.adapter.format, report.adapter.pickle) == ("diffusers", True)
-    assert report.layers == audit_adapter(known).layers
-
-
-@pytest.mark.conformance  # seven starts of PyTorch
-def test_compress_and_compare_read_it_as_well(adapter: Path, tmp_path: Path) -> None:
-    small = compress_adapter(adapter, tmp_path / "small", rank=4, allow_pickle=True)
-    assert (
-        small.measured_error == compress_adapter(example_adapter(), tmp_path / "known", rank=4).measured_error
-    )
-    assert compare_adapters(adapter, example_adapter(), allow_pickle=True).relative_difference == 0
-    assert run(["audit", str(adapter), "--allow-pickle", "--quiet"]) == 0
-    assert run(["compare", str(adapter), str(example_adapter()), "--allow-pickle", "--quiet"]) == 0
-    assert run(["compress", str(adapter), "--rank", "4", "--dry-run", "--allow-pickle", "--quiet"]) == 0
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -116,17 +116,6 @@ def test_storage_types(dtype, make, targets, tmp_path):
     assert report.adapter.dtypes == (name,)
 
 
-def test_embedding_saved_whole_beside_its_lora(tmp_path):
-    """`save_embedding_layers` writes the base matrix too: counted, and no update."""
-    saved = save(
-        llama(), config(target_modules=["embed_tokens", "q_proj"]), tmp_path, save_embedding_layers=True
-    )
-    report = check(saved)
-    (note,) = [note for note in report.coverage.other if "embed_tokens" in note.tensor]
-    assert note.params == 48 * 16
-    assert sum(row.kind == "embedding" for row in report.layers) == 1
-
-
 def test_replicated_layers_are_modules_of_their_own(tmp_path):
     saved = save(llama(2), config(target_modules=LINEAR, layer_replication=[[0, 2], [0, 2]]), tmp_path)
     report = check(saved)
@@ -164,31 +153,6 @@ def test_tensors_dumped_from_a_live_model(prefix, tmp_path):
 
 
 # ---------------------------------------------------------------- combinations made by PEFT
-
-
-def combined(tmp_path, weights, **options):
-    model = get_peft_model(llama(), config(target_modules=LINEAR))
-    model.add_adapter("second", config(target_modules=LINEAR, r=4, lora_alpha=6))
-    torch.manual_seed(2)
-    fill(model)
-    if options.pop("opposed", False):
-        state = dict(model.named_parameters())
-        for name, parameter in state.items():
-            if ".second." in name:
-                parameter.data.copy_(state[name.replace(".second.", ".default.")].data)
-    model.add_weighted_adapter(["default", "second"], weights, "merged", **options)
-    model.save_pretrained(tmp_path, selected_adapters=["merged"])
-    return Saved(tmp_path / "merged", model.double(), peft_updates(model, "merged"))
-
-
-def test_an_adapter_minus_itself_cannot_be_measured(tmp_path):
-    """What is left is rounding: a status and a finding, never a stable rank."""
-    saved = combined(tmp_path, [1.0, -1.0], combination_type="cat", opposed=True)
-    report = audit_adapter(saved.path)
-    assert {row.status for row in report.layers} == {"unsupported"}
-    assert all(row.stable_rank is None and row.error_bound >= 1 for row in report.layers)
-    assert "cancelled" in {finding.code for finding in report.findings}
-    assert report.suggestions is None
 
 
 # ---------------------------------------------------------------- numbers at the ends

@@ -87,15 +87,6 @@ def test_each_expert_has_its_own_weight(tmp_path):
     assert [module.weight_sigma_max for module in block.modules] == pytest.approx(norms, rel=1e-5)
 
 
-def test_what_does_not_map_is_listed_and_counts_nowhere(tmp_path):
-    tensors = {f"{Q}.weight": stored(weights((12, 16))), f"{V}.weight": stored(weights((4, 16)))}
-    block, _ = compared(tmp_path, tensors)
-    assert [module.name for module in block.modules] == [Q]
-    (skipped,) = block.not_compared
-    assert skipped.name == V
-    assert "[4, 16]" in skipped.reason
-
-
 @pytest.mark.parametrize(
     ("config_json", "ending", "words"),
     [
@@ -149,33 +140,6 @@ def test_norms_are_found_once_for_the_same_values(tmp_path, own_cache, monkeypat
     changed = base(tmp_path / "changed", tensors | {f"{Q}.weight": stored(weights((12, 16), 3))})
     with pytest.raises(AssertionError):
         with_base(report, changed, name="base")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"[1]",
-        b'{"frobenius": 1}',
-        b'{"of": "0", "frobenius": 1.0, "largest": 1.0}',
-        b"x" * 5000,
-        None,
-    ],
-    ids=["empty", "cut off", "a list", "half", "of another weight", "too long", "a folder"],
-)
-def test_a_damaged_entry_is_found_anew(tmp_path, own_cache, content):
-    tensors = {f"{Q}.weight": stored(weights((12, 16)))}
-    first, report = compared(tmp_path, tensors, pairs=factors(Q))
-    (entry,) = own_cache.rglob("*.json")
-    whole = entry.read_bytes()
-    entry.unlink()
-    if content is None:
-        entry.mkdir()
-    else:
-        entry.write_bytes(content)
-    assert with_base(report, tmp_path / "base", name="base").base == first
-    assert content is None or entry.read_bytes() == whole
 
 
 def test_a_folder_without_weights_is_an_error(tmp_path):

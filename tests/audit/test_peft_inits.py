@@ -14,7 +14,6 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from peft_models import llama
 
 from gradience import audit_adapter
-from gradience.plan.blocking import NOT_THE_UPDATE
 
 TARGETS = ["q_proj", "down_proj"]
 TOKENS = torch.arange(24).reshape(2, 12)
@@ -100,23 +99,3 @@ def test_ordinary_initialisations_start_from_no_update(init, tmp_path):
     trained = saved(config(init_lora_weights=init), tmp_path / "trained")
     assert trained.suggestions is not None
     assert not {code for code in codes(trained) if code.startswith("init-")}
-
-
-def test_pissa_converted_to_plain_lora_is_an_update_again(tmp_path):
-    """`path_initial_model_for_weight_conversion` writes the difference, at twice the rank."""
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = get_peft_model(llama(), config(init_lora_weights="pissa"))
-        model.peft_config["default"].init_lora_weights = True
-        model.save_pretrained(tmp_path / "start")
-        model.peft_config["default"].init_lora_weights = "pissa"
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.data.add_(0.01 * torch.randn(parameter.shape))
-        model.save_pretrained(
-            tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "start")
-        )
-    report = audit_adapter(tmp_path / "converted")
-    assert {row.r for row in report.layers} == {8}
-    assert not NOT_THE_UPDATE & codes(report)

@@ -106,27 +106,3 @@ def test_peft_applies_the_patterns_to_exactly_these_modules(case, meta, tmp_path
     assert {name: rank for name, (rank, _) in after.items()} == chosen
     for name, (_, scale) in after.items():
         assert scale == pytest.approx(before[name][1], rel=1e-12)
-
-
-class Lookalikes(nn.Module):
-    """Names that an unescaped dot cannot tell apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.block = nn.ModuleDict({"a": nn.ModuleDict({"proj": nn.Linear(12, 10)})})
-        self.block_a = nn.ModuleDict({"proj": nn.Linear(12, 10)})
-
-
-def test_a_dot_is_a_dot(tmp_path):
-    """`block.a.proj` and `block_a.proj`: as a regular expression the first name matches the second as well."""
-
-    def only_one(model):
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name and "block_a" not in name:
-                parameter.data[:, 1:] = 0
-
-    lora = LoraConfig(target_modules=["proj"], r=8)
-    save(Lookalikes(), lora, tmp_path, prepare=only_one)
-    after = apply(audit_adapter(tmp_path, tau=0.999), Lookalikes(), lora)
-    assert {name for name, (rank, _) in after.items() if rank == 1} == {"block.a.proj"}
-    assert after["block_a.proj"][0] > 1

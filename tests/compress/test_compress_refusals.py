@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -69,34 +68,6 @@ def test_adapters_whose_update_is_something_else(fields, code, tmp_path):
 )
 def test_tensors_that_a_smaller_adapter_could_not_keep(extra, code, tmp_path):
     assert refused(write(tmp_path / "in", FACTORS, extra=extra), tmp_path).code == code
-
-
-def test_a_config_without_alpha_means_the_default_of_peft(tmp_path):
-    folder = write(tmp_path / "in", FACTORS)
-    config = json.loads((folder / "adapter_config.json").read_text())
-    del config["lora_alpha"]
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    report = compress(folder, tmp_path / "out")
-    assert {row.scale for row in report.modules} == {8 / 4}
-    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == 4
-
-
-def test_no_config(tmp_path):
-    folder = write(tmp_path / "in", FACTORS)
-    (folder / "adapter_config.json").unlink()
-    assert refused(folder, tmp_path).code == "no-config"
-
-
-def test_a_plan_that_leaves_nothing(tmp_path):
-    folder = write(tmp_path / "in", FACTORS)
-    plan = plan_compression(audit_adapter(folder), ToRank(1))
-    rows = tuple(
-        type(row)(**{**{name: getattr(row, name) for name in row.__dataclass_fields__}, "new_rank": 0})
-        for row in plan.modules
-    )
-    with pytest.raises(UsageError) as refusal:
-        write_compressed(folder, plan.model_copy(update={"modules": rows}), tmp_path / "out")
-    assert refusal.value.code == "empty-plan"
 
 
 @pytest.mark.parametrize("rank", [-1, 5, 100])

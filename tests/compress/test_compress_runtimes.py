@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -74,24 +73,4 @@ def test_a_classifier_loads_in_peft_and_vllm_has_no_adapters_for_it(tmp_path):
         "PEFT hotswap": "not run",
         "vLLM": "refuses",
         "llama.cpp": "not run",
-    }
-
-
-def test_a_saved_head_is_found_among_the_tensors_not_in_the_config(tmp_path):
-    """There, and no longer announced: llama.cpp reads tensors alone, and still refuses it."""
-    report = compressed(tmp_path, llama(), target_modules=["q_proj"], modules_to_save=["lm_head"])
-    assert said(report)["llama.cpp"] == "refuses"
-    config = tmp_path / "adapter" / "adapter_config.json"
-    fields = json.loads(config.read_text(encoding="utf-8"))
-    config.write_text(json.dumps(fields | {"modules_to_save": None}), encoding="utf-8")
-    plan = plan_compression(audit_adapter(tmp_path / "adapter"), ToRank(2))
-    again = write_compressed(tmp_path / "adapter", plan, tmp_path / "again")
-    assert said(again)["llama.cpp"] == "refuses"
-    assert said(again)["vLLM"] == "refuses"
-
-
-def test_a_storage_type_that_was_not_run_is_not_called_run(tmp_path):
-    report = compressed(tmp_path, llama(), target_modules=["q_proj"], dtype="F8_E4M3")
-    assert {(row.verdict, row.why) for row in report.runtimes} == {
-        ("not run", "with factors stored as F8_E4M3")
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
 
 import numpy as np
@@ -16,7 +15,6 @@ from peft_models import (
     Convolutions,
     Mixture,
     fill,
-    half_of_the_factors,
     llama,
     mixtral,
     peft_updates,
@@ -58,25 +56,6 @@ def test_the_error_is_that_of_the_rounded_factors(dtype, encoding, tmp_path):
     )
 
 
-def test_factors_in_two_types_keep_them(tmp_path):
-    saved = save(llama(), config(target_modules=LINEAR), tmp_path / "in", prepare=half_of_the_factors)
-    report = compress(tmp_path / "in", tmp_path / "out", ToRank(2))
-    assert {row.dtype for row in report.modules} == {"BF16+F32"}
-    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
-    assert {(("lora_A" in name), tensor.dtype) for name, tensor in tensors.items()} == {
-        (True, torch.float32),
-        (False, torch.bfloat16),
-    }
-    errors = relative(saved.updates, peft_updates(load_strict(llama(), tmp_path / "out")))
-    for row in report.modules:
-        assert row.measured_error == pytest.approx(errors[row.name], rel=1e-8)
-    assert {row.name.split(".")[-1]: row.new_bytes for row in report.modules} == {
-        "q_proj": 2 * (16 * 4 + 16 * 2),
-        "v_proj": 2 * (16 * 4 + 8 * 2),
-        "down_proj": 2 * (24 * 4 + 16 * 2),
-    }
-
-
 # ---------------------------------------------------------------- shapes
 
 
@@ -90,31 +69,6 @@ def test_ranks_beyond_the_shape_lose_nothing_above_it(tmp_path):
     assert all(row.predicted_error == 0.0 for row in report.modules)
     for tensor in stored_tensors(tmp_path / "out").values():
         assert np.isfinite(tensor).all()
-
-
-def test_an_untrained_module_stays_trainable(tmp_path):
-    """Its A is cut, not zeroed: with both factors 0 no gradient would ever reach them."""
-
-    def untrain(model):
-        for name, parameter in model.named_parameters():
-            if "layers.1" in name and "lora_B" in name:
-                parameter.data.zero_()
-
-    save(llama(), config(target_modules=LINEAR), tmp_path / "in", prepare=untrain)
-    report = compress(tmp_path / "in", tmp_path / "out", ToRank(2))
-    tensors, before = stored_tensors(tmp_path / "out"), stored_tensors(tmp_path / "in")
-    for row in report.modules:
-        a, b = (tensors[f"base_model.model.{row.name}.lora_{side}.weight"] for side in "AB")
-        if "layers.1" in row.name:
-            assert row.measured_error is row.predicted_error is None
-            assert not b.any()
-            assert np.array_equal(a, before[f"base_model.model.{row.name}.lora_A.weight"][:2])
-    budget = ToBudget(reduction=0.5)
-    report = compress(tmp_path / "in", tmp_path / "budget", budget)
-    assert {row.name for row in report.modules if row.new_rank == 0} >= {
-        row.name for row in report.modules if "layers.1" in row.name
-    }
-    load_strict(llama(), tmp_path / "budget")
 
 
 GROUPED = ["grouped", "depthwise", "three"]
@@ -271,21 +225,6 @@ def concatenated(folder, weights, *, equal=""):
     model.add_weighted_adapter(["default", "second"], weights, "merged", combination_type="cat")
     model.save_pretrained(folder, selected_adapters=["merged"])
     return folder / "merged"
-
-
-def test_modules_whose_factors_cancel_are_kept_as_they_are(tmp_path):
-    merged = concatenated(tmp_path, [1.0, -1.0], equal="q_proj")
-    report = compress(merged, tmp_path / "out", ToBudget(reduction=0.4))
-    rows = {row.name: row for row in report.modules}
-    cancelled = {name for name in rows if "q_proj" in name}
-    assert all(rows[name].unchanged for name in cancelled)
-    assert all(rows[name].new_rank < 8 for name in rows.keys() - cancelled)
-    assert math.isfinite(report.measured_error)
-    # Opposite factors are rounded alike: in another type, too, nothing is left of them.
-    report = compress(merged, tmp_path / "recoded", ToRank(64), dtype="BF16")
-    errors = {row.name: row.measured_error for row in report.modules}
-    assert not any(errors[name] for name in cancelled)
-    assert all(errors[name] < 0.01 for name in errors.keys() - cancelled)
 
 
 @pytest.mark.parametrize("left", [1e-3, 1e-6, 1e-9, 1e-12])

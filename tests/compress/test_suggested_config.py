@@ -56,26 +56,6 @@ def test_it_trains_what_the_original_trained(name, tmp_path):
         assert getattr(suggested, field) == getattr(LoraConfig.from_pretrained(tmp_path), field)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"modules_to_save": "head"},
-        {"modules_to_save": [1]},
-        {"bias": "some"},
-        {"lora_dropout": 1.5},
-        {"trainable_token_indices": {"a": "b"}},
-        {"trainable_token_indices": [-1]},
-        {"layer_replication": [1, 2]},
-    ],
-    ids=str,
-)
-def test_values_that_peft_would_not_take_are_left_out(fields, tmp_path):
-    from gradience.adapters.config import PeftConfig
-    from gradience.audit.adapter import settings_of
-
-    assert settings_of(PeftConfig(tmp_path, fields)) == {}
-
-
 def test_names_cannot_leave_their_strings(tmp_path):
     from factor_samples import random_factors, write
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradience.compress.module import frobenius, norm_from_grams, truncation
-from gradience.spectra import NonFiniteFactor, array_blocks, gram, joined, triangle
+from gradience.spectra import array_blocks, gram, joined, triangle
 
 
 def factors(
@@ -81,38 +81,6 @@ def test_gram_and_qr_routes_are_both_taken():
     assert cut(a, b, 3)[0].method == "gram"
     a[5] = a[4] + 1e-9 * a[5]
     assert cut(a, b, 3)[0].method == "qr"
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(4, 30), (30, 4), (4, 4)])
-def test_more_rank_than_the_shape_allows(rows, columns):
-    """A wide factor has a singular Gram matrix, which rounding can hide: no directions are made of noise."""
-    a, b = factors(3, 12, rows, columns, decay=1.0)
-    for rank in (1, 4, 7, 12):
-        optimum, new_a, new_b = cut(a, b, rank)
-        assert optimum.method == "qr"
-        assert np.linalg.norm(b @ a - new_b @ new_a) == pytest.approx(least(a, b, rank), abs=1e-12)
-        assert not new_a[4:].any()
-        assert not new_b[:, 4:].any()
-
-
-@pytest.mark.parametrize("zero", ["A", "B", "both"])
-def test_a_factor_of_zeros_leaves_the_other_as_it_is(zero):
-    a, b = factors(0, 5, 12, 10)
-    a = a * (zero == "B")
-    b = b * (zero == "A")
-    optimum, new_a, new_b = cut(a, b, 2)
-    assert np.array_equal(new_a, a[:2])
-    assert np.array_equal(new_b, b[:, :2])
-    assert not optimum.values.any()
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("side", ["A", "B"])
-def test_no_number_is_made_of_nan(bad, side):
-    a, b = factors(0, 4, 12, 10)
-    (a if side == "A" else b)[1, 1] = bad
-    with pytest.raises(NonFiniteFactor):
-        cut(a, b, 2)
 
 
 # ---------------------------------------------------------------- norms

@@ -6,13 +6,11 @@ import os
 import stat
 import zipfile
 
-import pytest
 from factory import adapter, modules, sharded
 
 from gradience.adapters.locate import locate
 from gradience.adapters.tensors import NewTensor, TensorFile, WeightsWriter
 from gradience.compress.carry import carry_files
-from gradience.errors import InputError
 
 # ---------------------------------------------------------------- the weights
 
@@ -108,31 +106,6 @@ def test_shards_and_oddly_named_weights_are_not_carried(tmp_path):
     assert carry_files(locate(source), tmp_path / "out") == ([], [])
     (adapter(tmp_path / "one") / "adapter_model.safetensors").rename(tmp_path / "one" / "mine.safetensors")
     assert carry_files(locate(tmp_path / "one" / "mine.safetensors"), tmp_path / "out") == ([], [])
-
-
-def test_a_snapshot_of_the_hub_cache(tmp_path):
-    """Its files are links to blobs beside the snapshots: they are carried as files."""
-    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
-    source = adapter(tmp_path / "plain")
-    (source / "README.md").write_text("# card")
-    blobs.mkdir()
-    snapshot.mkdir(parents=True)
-    for index, entry in enumerate(sorted(source.iterdir())):
-        entry.rename(blobs / str(index))
-        (snapshot / entry.name).symlink_to(f"../../blobs/{index}")
-    (tmp_path / "out").mkdir()
-    assert carry_files(locate(snapshot), tmp_path / "out") == (["README.md"], [])
-    assert not (tmp_path / "out" / "README.md").is_symlink()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
-    source = adapter(tmp_path / "in")
-    (source / "README.md").write_text("")
-    (source / "README.md").chmod(0)
-    (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match=r"README\.md"):
-        carry_files(locate(source), tmp_path / "out")
 
 
 # ---------------------------------------------------------------- the config

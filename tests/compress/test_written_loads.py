@@ -228,18 +228,6 @@ def chosen(folder: Path, **ranks: int):
     return plan_compression(audited, ToRanks(wanted))
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_excluded_modules_stay_excluded_when_others_are_dropped(encoding, original, tmp_path):
-    """`inner.body.proj` ends like `body.proj`, which is named in full once `other.proj` is left out."""
-    from gradience.compress.adapter import write_compressed
-
-    plan = chosen(original("endings"), other_proj=0)
-    write_compressed(original("endings"), plan, tmp_path / "out", encoding=encoding)
-    model, messages = load(CASES["endings"], tmp_path / "out")
-    assert messages == []
-    assert {name for name, _ in peft_updates(model)} == {"body.proj"}
-
-
 # ---------------------------------------------------------------- nn.MultiheadAttention
 
 

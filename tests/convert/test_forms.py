@@ -247,3 +247,9 @@ def test_what_a_format_cannot_hold_is_said(to, options, base, says, tmp_path):
 def test_what_peft_has_no_names_for_is_refused(kind, file, says, tmp_path, capsys):
     assert run(["convert", str(FOREIGN / kind / file), str(tmp_path / "new")]) == 3
     assert says in capsys.readouterr().err
+
+
+def test_adapters_without_a_common_module_are_not_compared(tmp_path, capsys):
+    a, b = adapter(tmp_path / "a", {Q: 4}), adapter(tmp_path / "b", {"transformer.h.0.attn.c_attn": 4})
+    assert run(["compare", str(a), str(b)]) == 3
+    assert "have no module in common" in " ".join(capsys.readouterr().err.split())

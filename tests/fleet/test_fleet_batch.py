@@ -57,6 +57,15 @@ def test_wide_ones_are_written_and_the_rest_is_listed(here, capsys):
     assert document.startswith("#")
 
 
+def test_what_it_costs_is_what_the_fleet_said(here):
+    forcing = {row.path: row.lost_energy for row in audit_fleet("zoo", recursive=True).bases[0].forcing}
+    written = {
+        row.path: row.measured_error for row in compress_fleet("fleet.jsonl", "small", rank=8).adapters
+    }
+    for path in ("zoo/a", "zoo/deep/b"):
+        assert written[path] ** 2 == pytest.approx(forcing[path], rel=1e-4)
+
+
 class Killed(BaseException):
     """The process ends here."""
 
@@ -126,6 +135,12 @@ def test_nothing_is_written_through_a_link_in_the_output(here, force):
     errors = {row.path: row.error for row in report.adapters}
     assert (errors["zoo/a"], errors["zoo/deep/b"]) == ("symlink-outside", None)
     assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
+
+
+def test_the_output_itself_may_be_a_link(here):
+    Path("real").mkdir()
+    Path("small").symlink_to("real", target_is_directory=True)
+    assert statuses(compress_fleet("fleet.jsonl", "small", rank=8))["zoo/a"] == "written"
 
 
 def test_a_second_batch_into_the_same_folder_waits_outside(here, capsys):

@@ -11,7 +11,6 @@ from gradience import audit_adapter
 from gradience.adapters.formats import open_adapter
 from gradience.cli.demo import example_adapter
 from gradience.fleet.measure import measure
-from gradience.runtimes.verdict import steps_below
 
 
 def test_the_figures_are_those_of_the_audit():
@@ -34,20 +33,6 @@ def test_the_figures_are_those_of_the_audit():
     )
     assert row.fro_norm == pytest.approx(report.gain.fro_norm_total, rel=1e-9)
     assert row.base_model == report.adapter.base_model
-
-
-@pytest.mark.parametrize(
-    ("rank", "below"),
-    [
-        (1, ()),
-        (8, (1,)),
-        (9, (8, 1)),
-        (64, (32, 16, 8, 1)),
-        (513, (512, 320, 256, 128, 64, 32, 16, 8, 1)),
-    ],
-)
-def test_the_steps_below_a_rank(rank, below):
-    assert steps_below(rank) == below
 
 
 # ---------------------------------------------------------------- sketches
@@ -76,13 +61,6 @@ def test_distances_of_sketches_are_about_those_of_the_updates(tmp_path):
         ratios.append(np.linalg.norm(apart) / np.linalg.norm(updates(a) - updates(b)) / 8)
     assert np.mean(np.square(ratios)) == pytest.approx(1, abs=0.25)
     assert 1 / 3 < min(ratios) <= max(ratios) < 3
-
-
-def test_modules_do_not_stand_in_for_each_other(tmp_path):
-    factors = random_factors(3, 4)
-    swapped = dict(zip(factors, reversed(factors.values()), strict=True))
-    first = sketch(tmp_path / "a", factors)
-    assert np.linalg.norm(first - sketch(tmp_path / "b", swapped)) > 0.3 * np.linalg.norm(first)
 
 
 def test_each_expert_counts(tmp_path):

@@ -439,3 +439,26 @@ def test_a_calibration_without_a_module_of_the_adapter_is_an_error(here, names):
     assert [adapter.predicted_kl for adapter in base.forcing] == [None]
     with pytest.raises(UsageError, match="none of its modules is in zoo/wide"):
         compress_adapter("zoo/wide", "small", rank=4, calibration="c.safetensors")
+
+
+@pytest.mark.conformance  # two starts of PyTorch
+def test_a_fleet_of_pickles_is_compressed(here):
+    shutil.copytree(example_adapter(), here / "pickled" / "one")
+    weights = here / "pickled" / "one" / "adapter_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    audit_fleet("pickled", "fleet.jsonl", allow_pickle=True)
+    os.utime(weights.with_suffix(".bin"))
+    again = audit_fleet("pickled", "fleet.jsonl", allow_pickle=True)
+    assert (again.measured, again.reused) == (0, 1)  # touched, and by its content the same
+    line = ["compress", "--fleet", "fleet.jsonl", "--to-rank", "4", "-o", "small", "--quiet"]
+    assert run(line) == 4
+    assert run([*line, "--allow-pickle"]) == 0
+    assert audit_adapter("small/pickled/one").adapter.r == 4
+
+
+def test_a_sparse_list_is_refused_before_it_is_read(here):
+    with open("some.txt", "wb") as file:
+        file.truncate(900_000_000)
+    with pytest.raises(InputError, match=r"some\.txt: 900,000,000 bytes"):
+        audit_fleet("some.txt")

@@ -32,11 +32,6 @@ def hub(tmp_path, monkeypatch):
     return tmp_path / "hf" / "hub"
 
 
-def test_the_class_that_peft_wrapped_is_the_architecture(tmp_path, hub):
-    mapping = {"base_model_class": "OPTForCausalLM", "parent_library": "transformers.models.opt.modeling_opt"}
-    assert architecture_of(adapter_config(tmp_path, auto_mapping=mapping), tmp_path) == "OPTForCausalLM"
-
-
 def test_the_config_of_a_base_model_on_this_machine_says_it(tmp_path, hub):
     base = base_config(tmp_path / "base")
     config = adapter_config(tmp_path / "a", base_model_name_or_path=base)
