@@ -62,19 +62,6 @@ def twin_of(pickle: Path) -> Iterator[Path]:
     """
     with open_stream(pickle, limit=MAX_BYTES) as file:
         refuse_placeholder(pickle, file.read(1024))
-    _need_torch(pickle)
-    with tempfile.TemporaryDirectory(prefix="gradience-") as name:
-        folder = Path(name)
-        config = pickle.parent / CONFIG
-        if os.path.lexists(config):
-            read_config(config, root=pickle.parent)  # another method than LoRA ends here
-            (folder / CONFIG).write_bytes(read_file(config, MAX_SETTINGS_BYTES, root=pickle.parent))
-        weights = folder / f"{pickle.stem}.safetensors"
-        _unpickle(pickle, weights)
-        yield folder if weights.name == WEIGHTS else weights
-
-
-def _need_torch(pickle: Path) -> None:
     try:
         installed = Version(version("torch"))
     except PackageNotFoundError:
@@ -86,6 +73,15 @@ def _need_torch(pickle: Path) -> None:
             code="missing-extra",
             hint='in your clone of Gradience: pip install --upgrade ".[hf]"',
         )
+    with tempfile.TemporaryDirectory(prefix="gradience-") as name:
+        folder = Path(name)
+        config = pickle.parent / CONFIG
+        if os.path.lexists(config):
+            read_config(config, root=pickle.parent)  # another method than LoRA ends here
+            (folder / CONFIG).write_bytes(read_file(config, MAX_SETTINGS_BYTES, root=pickle.parent))
+        weights = folder / f"{pickle.stem}.safetensors"
+        _unpickle(pickle, weights)
+        yield folder if weights.name == WEIGHTS else weights
 
 
 def _unpickle(pickle: Path, weights: Path) -> None:

@@ -157,22 +157,28 @@ def _finite(pair: LoraPair) -> Iterator[None]:
 # ---------------------------------------------------------------- in both
 
 
-class _Joint(NamedTuple):
-    """Both updates in the joint bases: s_a·X_a·Y_aᵀ and s_b·X_b·Y_bᵀ, with X = [X_a, X_b] and Y = [Y_a, Y_b]."""
-
-    x: FloatArray
-    y: FloatArray
-    update_a: FloatArray
-    update_b: FloatArray
-    exponent: int
-
-
 def _compare_expert(
     loaded_a: LoadedPair, loaded_b: LoadedPair, expert: int
 ) -> tuple[ModuleComparison, Energies]:
     a, b = loaded_a.pair, loaded_b.pair
-    joint = _joint(loaded_a, loaded_b, expert)
-    energy_a, energy_b = (float(np.square(update).sum()) for update in (joint.update_a, joint.update_b))
+    height = max(4 * (a.rank + b.rank), 1024)
+    with _finite(a):
+        (a_A, a_B), (b_A, b_B) = (
+            balance(loaded.blocks_A(expert), loaded.blocks_B(expert)) for loaded in (loaded_a, loaded_b)
+        )
+    first, second = loaded_a.words_A(expert), loaded_b.words_A(expert)
+    blocks_A = joined(word_blocks(first, height), word_blocks(second, height), a_A, b_A)
+    first, second = loaded_a.words_B(expert), loaded_b.words_B(expert)
+    blocks_B = joined(word_blocks(first, height), word_blocks(second, height), a_B, b_B)
+    joint_A, joint_B = _triangles(a, blocks_A, blocks_B)
+    exponent = joint_A.exponent + joint_B.exponent
+    # Both updates in the joint bases: s_a·X_a·Y_aᵀ and s_b·X_b·Y_bᵀ, with X = [X_a, X_b] and Y = [Y_a, Y_b].
+    x, y = joint_B.matrix, joint_A.matrix
+    update_a = (a.scale or 0.0) * x[:, : a.rank] @ y[:, : a.rank].T
+    update_b = (b.scale or 0.0) * x[:, a.rank :] @ y[:, a.rank :].T
+    if _identical(loaded_a, loaded_b):
+        update_b = update_a  # equal words give equal updates, not ones that agree to rounding
+    energy_a, energy_b = (float(np.square(update).sum()) for update in (update_a, update_b))
     for pair, energy in ((a, energy_a), (b, energy_b)):
         # Squares that underflow, beside the sizes of the other adapter.
         if energy < LOST_ENERGY and _size(pair)[0]:
@@ -181,14 +187,14 @@ def _compare_expert(
                 code="overflow",
                 hint="multiply its factors and alpha by powers of two so that they come near 1",
             )
-    overlap, kept = _overlap(joint.update_a, joint.update_b) if energy_a and energy_b else ({}, 0.0)
+    overlap, kept = _overlap(update_a, update_b) if energy_a and energy_b else ({}, 0.0)
     energies = Energies(
         energy_a,
         energy_b,
-        float((joint.update_a * joint.update_b).sum()),
-        float(np.square(joint.update_a - joint.update_b).sum()),
+        float((update_a * update_b).sum()),
+        float(np.square(update_a - update_b).sum()),
         kept,
-        joint.exponent,
+        exponent,
     )
     same_rank = a.rank == b.rank
     row = ModuleComparison(
@@ -197,46 +203,16 @@ def _compare_expert(
         presence="both",
         r_a=a.rank,
         r_b=b.rank,
-        norm_a=_norm(a, math.sqrt(energy_a), joint.exponent),
-        norm_b=_norm(b, math.sqrt(energy_b), joint.exponent),
+        norm_a=_norm(a, math.sqrt(energy_a), exponent),
+        norm_b=_norm(b, math.sqrt(energy_b), exponent),
         relative_difference=energies.relative_difference,
         cosine=energies.cosine,
         kept_energy=energies.kept_share if energy_b else None,
         **overlap,
-        cosine_lora_A=_factor_cosine(joint.y, a.rank) if same_rank else None,
-        cosine_lora_B=_factor_cosine(joint.x, a.rank) if same_rank else None,
+        cosine_lora_A=_factor_cosine(y, a.rank) if same_rank else None,
+        cosine_lora_B=_factor_cosine(x, a.rank) if same_rank else None,
     )
     return row, energies
-
-
-def _joint(loaded_a: LoadedPair, loaded_b: LoadedPair, expert: int) -> _Joint:
-    a, b = loaded_a.pair, loaded_b.pair
-    height = max(4 * (a.rank + b.rank), 1024)
-    with _finite(a):
-        (a_A, a_B), (b_A, b_B) = (
-            balance(loaded.blocks_A(expert), loaded.blocks_B(expert)) for loaded in (loaded_a, loaded_b)
-        )
-    joint_A, joint_B = _triangles(
-        a,
-        joined(
-            word_blocks(loaded_a.words_A(expert), height),
-            word_blocks(loaded_b.words_A(expert), height),
-            a_A,
-            b_A,
-        ),
-        joined(
-            word_blocks(loaded_a.words_B(expert), height),
-            word_blocks(loaded_b.words_B(expert), height),
-            a_B,
-            b_B,
-        ),
-    )
-    x, y = joint_B.matrix, joint_A.matrix
-    update_a = (a.scale or 0.0) * x[:, : a.rank] @ y[:, : a.rank].T
-    update_b = (b.scale or 0.0) * x[:, a.rank :] @ y[:, a.rank :].T
-    if _identical(loaded_a, loaded_b):
-        update_b = update_a  # equal words give equal updates, not ones that agree to rounding
-    return _Joint(x, y, update_a, update_b, joint_A.exponent + joint_B.exponent)
 
 
 def _identical(a: LoadedPair, b: LoadedPair) -> bool:

@@ -37,81 +37,78 @@ def explained(address: Address) -> Iterator[None]:
     try:
         yield
     except raised as error:
-        explanation = _of_name(address, error) or _of_network(address, error)
+        explanation = _explanation(address, error)
         if explanation is None:
             raise
-        raise explanation from error
+        code, what, hint = explanation
+        raise NetworkError(f"{address}: {what}", code=code, hint=hint) from error
     except unlike_a_hub as error:
         raise no_hub(address) from error
 
 
-def _of_name(address: Address, error: Exception) -> NetworkError | None:
-    """What is wrong with the name, or with the right to it; None where the error says nothing of that."""
+Explanation = tuple[str, str, str]
+"""A code, what is wrong, and what to do next."""
+
+
+def _explanation(address: Address, error: BaseException) -> Explanation | None:
+    """What is wrong with the name, with the right to it, or with the way to the hub; None for an error of the disk."""
     from huggingface_hub import errors
 
     page = f"{_endpoint()}/{address.repo}"
     match error:
+        case errors.LocalEntryNotFoundError():  # whatever kept it from asking the hub
+            cause = error.__cause__
+            if cause is None:
+                return _offline()
+            return _explanation(address, cause) or _unreachable(cause)
         case errors.GatedRepoError():
-            what = "the repository is gated, and you have no access to it"
             hint = f"ask for access at {page}, then log in: {LOGIN}"
-            return NetworkError(f"{address}: {what}", code="hub-gated", hint=hint)
+            return "hub-gated", "the repository is gated, and you have no access to it", hint
         case errors.DisabledRepoError():
-            what, hint = "the hub has disabled this repository", f"see {page}"
-            return NetworkError(f"{address}: {what}", code="hub-not-found", hint=hint)
+            return "hub-not-found", "the hub has disabled this repository", f"see {page}"
         case errors.RepositoryNotFoundError():
             what = "no such file or folder here, and no such repository on the hub, or it is private"
-            hint = f"check the name; for a private repository log in: {LOGIN}"
-            return NetworkError(f"{address}: {what}", code="hub-not-found", hint=hint)
+            return "hub-not-found", what, f"check the name; for a private repository log in: {LOGIN}"
         case errors.HFValidationError():
-            what, hint = "not a name of the hub", "a repository is called org/name"
-            return NetworkError(f"{address}: {what}", code="hub-not-found", hint=hint)
+            return "hub-not-found", "not a name of the hub", "a repository is called org/name"
         case errors.RevisionNotFoundError():
             what = f"the repository has no revision {address.revision!r}"
-            hint = f"{page}/tree/main lists its branches and tags"
-            return NetworkError(f"{address}: {what}", code="hub-revision", hint=hint)
-        case errors.EntryNotFoundError() if not isinstance(error, errors.LocalEntryNotFoundError):
-            what, hint = "a file that the hub lists is not there", f"try again, or look at {page}"
-            return NetworkError(f"{address}: {what}", code="hub-file", hint=hint)
-    return None
-
-
-def _of_network(address: Address, error: BaseException) -> NetworkError | None:
-    """What is wrong with the way to the hub, or with the hub; None for an error of the disk."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.LocalEntryNotFoundError):  # whatever kept it from asking the hub
-        cause = error.__cause__
-        if cause is None:
-            return not_cached(address)
-        return _of_network(address, cause) or _unreachable(address, cause)
-    match error:
+            return "hub-revision", what, f"{page}/tree/main lists its branches and tags"
+        case errors.EntryNotFoundError():
+            return "hub-file", "a file that the hub lists is not there", f"try again, or look at {page}"
         case errors.OfflineModeIsEnabled():
-            return not_cached(address)
+            return _offline()
         case errors.FileMetadataError():
-            return no_hub(address)
+            refusal = no_hub(address)
+            return refusal.code, str(refusal).removeprefix(f"{address}: "), refusal.hint
         case errors.HfHubHTTPError() if (status := error.response.status_code) in (401, 403):
-            what = f"the hub does not accept the token (HTTP {status})"
-            return NetworkError(f"{address}: {what}", code="hub-token", hint=f"log in again: {LOGIN}")
+            return "hub-token", f"the hub does not accept the token (HTTP {status})", f"log in again: {LOGIN}"
         case errors.HfHubHTTPError():
             what = f"the hub answers with an error (HTTP {error.response.status_code})"
-            hint = "try again later, or check HF_ENDPOINT if it is set"
-            return NetworkError(f"{address}: {what}", code="hub-server", hint=hint)
+            return "hub-server", what, "try again later, or check HF_ENDPOINT if it is set"
         case errors.HTTPError():  # type: ignore[attr-defined]  # of httpx
-            return _unreachable(address, error)
+            return _unreachable(error)
         case OSError(errno=None):
             what = f"the download did not arrive whole: {_first_line(error)}"
-            hint = "run it again: what has arrived is kept"
-            return NetworkError(f"{address}: {what}", code="hub-incomplete", hint=hint)
+            return "hub-incomplete", what, "run it again: what has arrived is kept"
     return None
+
+
+def _offline() -> Explanation:
+    what = "no such file or folder here, nor in the cache of the hub, and the network is not to be used"
+    return "hub-offline", what, "unset HF_HUB_OFFLINE, or fetch it where there is a network: `hf download`"
+
+
+def _unreachable(error: BaseException) -> Explanation:
+    what = f"no such file or folder here, and no connection to the hub, or it broke: {_first_line(error)}"
+    hint = "check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads what is in the cache"
+    return "hub-connection", what, hint
 
 
 def not_cached(address: Address) -> NetworkError:
     """The error for what would have to be fetched, while the network is switched off."""
-    return NetworkError(
-        f"{address}: no such file or folder here, nor in the cache of the hub, and the network is not to be used",
-        code="hub-offline",
-        hint="unset HF_HUB_OFFLINE, or fetch it where there is a network: `hf download`",
-    )
+    code, what, hint = _offline()
+    return NetworkError(f"{address}: {what}", code=code, hint=hint)
 
 
 def no_hub(address: Address, what: str = "") -> NetworkError:
@@ -120,14 +117,6 @@ def no_hub(address: Address, what: str = "") -> NetworkError:
         f"{address}: the server at {_endpoint()} {what or 'is not a Hugging Face Hub'}",
         code="hub-server",
         hint="check HF_ENDPOINT, and proxies that answer with a page of their own",
-    )
-
-
-def _unreachable(address: Address, error: BaseException) -> NetworkError:
-    return NetworkError(
-        f"{address}: no such file or folder here, and no connection to the hub, or it broke: {_first_line(error)}",
-        code="hub-connection",
-        hint="check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads what is in the cache",
     )
 
 
