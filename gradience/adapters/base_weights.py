@@ -1,4 +1,4 @@
-"""The weights of a base model on disk, found by the names that adapters give its modules; nothing is loaded whole."""
+"""The weights of a base model on disk, match by the names that adapters give its modules; nothing is loaded whole."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
 
 @dataclass
 class BaseWeights(Closing):
-    """The weights of a base model on disk, found by module name. Use as a context manager."""
+    """The weights of a base model on disk, match by module name. Use as a context manager."""
 
     folder: Path
     files: Mapping[str, TensorFile]
@@ -162,10 +162,10 @@ class BaseWeights(Closing):
             parts = module.split(".")
             ends = [".".join(parts[start:]) for start in range(len(parts))]
             tied = [name for name in self.files if name.endswith(EMBEDDINGS)] if parts[-1] in HEADS else []
-            found = next((end for end in ends if end in self.files), tied[0] if len(tied) == 1 else None)
-            if found is None:
+            match = next((end for end in ends if end in self.files), tied[0] if len(tied) == 1 else None)
+            if match is None:
                 raise
-            name = found
+            name = match
         return [(name, expert if len(self.files[name].entries[name].shape) == 3 else None)]
 
     def _quantised(self, what: str) -> InputError:
