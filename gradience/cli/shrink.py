@@ -33,7 +33,7 @@ def shrink(settings: ShrinkSettings, plan: DryRun, code: CodeSettings, out: Text
         from gradience.shrink.plan import prepare
 
         if plan.dry_run:
-            from gradience.shrink.forecast import forecast_shrink
+            from gradience.shrink.plan import forecast_shrink
 
             out.show(forecast_shrink(prepare(settings)))
             return ExitCode.DONE

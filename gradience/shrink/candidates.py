@@ -3,7 +3,7 @@ it chooses ranks otherwise (from a calibration), or starts from another candidat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,33 +63,13 @@ class CandidateKind(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """The leading directions of each module: one rank for all, training-free."""
+    """Fewer directions of each module, training-free: the leading ones, or those that a calibration chooses."""
 
     name: str = "truncated"
+    criterion: Callable[[int], ToRank | ToSizeOfRank] = ToRank
 
     def plan(self, source: Source, rank: int) -> CompressionPlan:
-        plan = plan_compression(source.audit, ToRank(rank), path=source.adapter)
-        if plan.new_params < plan.old_params:
-            rehearse_compression(source.adapter, plan, base_model=source.base_model)
-        return plan
-
-    def make(self, source: Source, rank: int, folder: Path, documents: Documents | None) -> None:
-        plan = plan_compression(source.audit, ToRank(rank), path=source.adapter)
-        write_compressed(
-            source.adapter, plan, folder, base_model=source.base_model, force=True, documents=documents
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Calibrated:
-    """What matters most to the output, in as many LoRA parameters as one rank for all modules takes."""
-
-    name: str = "calibrated"
-
-    def plan(self, source: Source, rank: int) -> CompressionPlan:
-        plan = plan_compression(
-            source.audit, ToSizeOfRank(rank), path=source.adapter, calibration=source.calibration
-        )
+        plan = self._ranks(source, rank)
         if plan.new_params < plan.old_params:
             rehearse_compression(
                 source.adapter, plan, base_model=source.base_model, calibration=source.calibration
@@ -97,17 +77,19 @@ class Calibrated:
         return plan
 
     def make(self, source: Source, rank: int, folder: Path, documents: Documents | None) -> None:
-        plan = plan_compression(
-            source.audit, ToSizeOfRank(rank), path=source.adapter, calibration=source.calibration
-        )
         write_compressed(
             source.adapter,
-            plan,
+            self._ranks(source, rank),
             folder,
             base_model=source.base_model,
             force=True,
             documents=documents,
             calibration=source.calibration,
+        )
+
+    def _ranks(self, source: Source, rank: int) -> CompressionPlan:
+        return plan_compression(
+            source.audit, self.criterion(rank), path=source.adapter, calibration=source.calibration
         )
 
 
@@ -128,10 +110,15 @@ class Distilled:
         request = replace(source.distillation, adapter=student, force=True)
         inputs, mark = read_distill_inputs(request), folder.with_suffix(".sha256")
         key = _key(inputs)
-        if mark.is_file() and read_file(mark, MAX_SETTINGS_BYTES) == f"{key} {_files(folder)}".encode():
+
+        def state() -> bytes:
+            files = [folder / WEIGHTS, folder / CONFIG]
+            return " ".join([key, *(sha256_file(file) if file.is_file() else "-" for file in files)]).encode()
+
+        if mark.is_file() and read_file(mark, MAX_SETTINGS_BYTES) == state():
             return  # distilled before an interruption, from the same inputs
         distill(inputs, folder)
-        write_whole(mark, [f"{key} {_files(folder)}".encode()])
+        write_whole(mark, [state()])
 
 
 def _key(inputs: DistillInputs) -> str:
@@ -153,13 +140,7 @@ def _key(inputs: DistillInputs) -> str:
     return sha256_json(decides)
 
 
-def _files(folder: Path) -> str:
-    return " ".join(
-        sha256_file(path) if (path := folder / name).is_file() else "-" for name in (WEIGHTS, CONFIG)
-    )
-
-
-TRUNCATED, CALIBRATED, DISTILLED = Truncated(), Calibrated(), Distilled()
+TRUNCATED, CALIBRATED, DISTILLED = Truncated(), Truncated("calibrated", ToSizeOfRank), Distilled()
 KINDS: Mapping[str, CandidateKind] = {kind.name: kind for kind in (TRUNCATED, CALIBRATED, DISTILLED)}
 
 
@@ -194,7 +175,14 @@ def plan_candidates(
     `nothing-smaller`), InputError (`no-suggestion`), and what planning a compression raises.
     """
     kind = kind or cut_of(source)
-    ranks = sorted({*_suggested(source)} if given is None else {*given}, reverse=True)
+    if given is None and source.audit.suggestions is None:
+        raise InputError(
+            f"{source.adapter}: the audit suggests no rank to begin with",
+            code="no-suggestion",
+            hint="give --ranks, such as 8,4,2,1; `gradience audit` says why",
+        )
+    suggested = 0 if source.audit.suggestions is None else source.audit.suggestions.p90.rank
+    ranks = sorted({*(halvings(suggested) if given is None else given)}, reverse=True)
     candidates: list[PlannedCandidate] = []
     left_out: list[int] = []
     smallest = None
@@ -230,18 +218,3 @@ def _planned(kind: CandidateKind, rank: int, plan: CompressionPlan) -> PlannedCa
         kept_energy=plan.kept_energy,
         predicted_kl=None if plan.prediction is None else plan.prediction.kl,
     )
-
-
-def with_base(source: Source, folder: Path) -> Source:
-    """Return the source with the folder of its base's weights."""
-    return replace(source, base_model=folder)
-
-
-def _suggested(source: Source) -> tuple[int, ...]:
-    if source.audit.suggestions is None:
-        raise InputError(
-            f"{source.adapter}: the audit suggests no rank to begin with",
-            code="no-suggestion",
-            hint="give --ranks, such as 8,4,2,1; `gradience audit` says why",
-        )
-    return halvings(source.audit.suggestions.p90.rank)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from gradience.evaluate.answering import Answers
+from gradience.evaluate.comparison import kl_divergence
 from gradience.evaluate.outcome import conditions_of, row_of
+from gradience.files.records import Evaluation
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.reports.shrink import (
     CandidateStatus,
+    MeanInterval,
+    OutputDistance,
     RewriteControl,
     ShrinkCandidate,
     ShrinkPlan,
     ShrinkReport,
     TestedStatus,
 )
-from gradience.shrink.distance import distance
 from gradience.shrink.plan import Prepared
 from gradience.shrink.walk import TestedCandidate, Walk
 
@@ -43,6 +51,12 @@ def report_of(
     inputs, plan = prepared.inputs, prepared.plan
     assert walked.reference.answers is not None
     candidates = candidates_of(plan, dev, start, walked)
+    rewritten = walked.control
+    control = RewriteControl(
+        result=None if rewritten is None else row_of(inputs, walked.reference, rewritten),
+        distance=None if rewritten is None else distance(walked.reference, rewritten, None),
+        reason=sentence_text(walked.control_reason if rewritten is None else rewritten.error),
+    )
     smallest = next((candidate for candidate in reversed(candidates) if candidate.status == "shown"), None)
     return ShrinkReport(
         base=path_text(inputs.model.name),
@@ -52,7 +66,7 @@ def report_of(
         plan_sha256=plan_sha256,
         conditions=conditions_of(walked.reference.answers.run, fingerprint_of_base),
         reference=row_of(inputs, walked.reference, walked.reference),
-        control=_control(prepared, walked),
+        control=control,
         start=plan.candidates[start].name,
         candidates=candidates,
         smallest=None if smallest is None else smallest.name,
@@ -72,7 +86,9 @@ def candidates_of(
     rows = []
     for place, candidate in enumerate(plan.candidates):
         one = tested.get(candidate.name)
-        status = _status(one, skipped=place < start)
+        status: CandidateStatus = "skipped" if place < start else "not tested"
+        if one is not None:
+            status = STATUSES[one.row.grade]
         rows.append(
             ShrinkCandidate(
                 **candidate.model_dump(
@@ -90,22 +106,6 @@ def candidates_of(
     return tuple(rows)
 
 
-def _status(tested: TestedCandidate | None, *, skipped: bool) -> CandidateStatus:
-    if tested is None:
-        return "skipped" if skipped else "not tested"
-    return STATUSES[tested.row.grade]
-
-
-def _control(prepared: Prepared, walked: Walk) -> RewriteControl:
-    if walked.control is None:
-        return RewriteControl(result=None, distance=None, reason=sentence_text(walked.control_reason))
-    return RewriteControl(
-        result=row_of(prepared.inputs, walked.reference, walked.control),
-        distance=distance(walked.reference, walked.control, None),
-        reason=sentence_text(walked.control.error),
-    )
-
-
 # ---------------------------------------------------------------- words
 
 
@@ -115,8 +115,9 @@ def sentence_of(plan: ShrinkPlan, candidates: Sequence[ShrinkCandidate]) -> str:
     if shown:
         last = shown[-1]
         assert last.result is not None
+        claim = last.result.reason.partition(": ")[2]
         saved = f"{100 * last.params_saved:.1f} % of the LoRA parameters saved"
-        return f"{last.words} is the smallest shown to hold: {saved}, {_claim(last.result)}"
+        return f"{last.words} is the smallest shown to hold: {saved}, {claim}"
     first = next(candidate for candidate in candidates if candidate.result is not None)
     assert first.result is not None
     if first.status == "worse":
@@ -126,17 +127,15 @@ def sentence_of(plan: ShrinkPlan, candidates: Sequence[ShrinkCandidate]) -> str:
     return f"no candidate is shown to hold: {first.needs}"
 
 
-def _claim(row: EvaluatedAdapter) -> str:
-    """The reason of a B behind its colon."""
-    return row.reason.partition(": ")[2]
-
-
 def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
     """Return which margin these rows show of a candidate, and how many rows the margin of the plan would take."""
     if row.bounds is None:
         return f"of {candidate} a single row shows nothing"
     rows = row.next_grade.examples if row.next_grade else None
-    seen = "its loss is what it seems" if _loses(row) else "both are equally good"
+    loses = row.likelihood is not None and (row.likelihood.delta or 0.0) > 0
+    if row.pairs is not None:
+        loses = row.pairs.delta < 0
+    seen = "its loss is what it seems" if loses else "both are equally good"
     needs = (
         f"that margin needs about {rows:,} rows, for a chance of 80 % if {seen}"
         if rows
@@ -146,7 +145,65 @@ def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
     return f"of {candidate} these {row.n:,} rows exclude a loss of {excluded}, not of {asked}; {needs}"
 
 
-def _loses(row: EvaluatedAdapter) -> bool:
-    if row.pairs is not None:
-        return row.pairs.delta < 0
-    return row.likelihood is not None and (row.likelihood.delta or 0.0) > 0
+# ---------------------------------------------------------------- distances of outputs
+
+
+Values = NDArray[np.float64]
+
+
+def distance(reference: Answers, row: Answers, control: Answers | None) -> OutputDistance | None:
+    """Return the paired means of a row. control: the rewrite control, whose KL is the floor; None for itself."""
+    if row.answers is None:
+        return None
+    before, after = nll_rows(reference), nll_rows(row)
+    kl = kl_rows(reference, row)
+    floor = None if control is None else kl_rows(reference, control)
+    return OutputDistance(
+        nll=None if before is None or after is None else mean_interval(after - before),
+        kl=None if kl is None else mean_interval(kl),
+        kl_above_floor=None if kl is None or floor is None else mean_interval(kl - floor),
+    )
+
+
+def nll_rows(row: Answers) -> Values | None:
+    """−log p of each gold label or response, in nats; None where it is not known."""
+    from scipy.special import log_softmax
+
+    scores = _scores(row)
+    if scores is not None:
+        return np.array([-record.loglikelihood for record in scores.records], dtype=np.float64)
+    logits = _logits(row.answers)
+    if logits is None or row.answers is None:
+        return None
+    labels = [record.label for record in row.answers.records]
+    return np.asarray(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels])
+
+
+def kl_rows(reference: Answers, row: Answers) -> Values | None:
+    """KL(reference ‖ row) of each example, in nats; None where it is not known."""
+    scores = _scores(row)
+    if scores is not None:
+        values = [record.kl for record in scores.records]
+        return None if None in values else np.array(values, dtype=np.float64)
+    logits, other = _logits(reference.answers), _logits(row.answers)
+    return None if logits is None or other is None else kl_divergence(logits, other)
+
+
+def mean_interval(values: Values) -> MeanInterval:
+    """Return the mean with Student's 95 % interval."""
+    from gradience.statistics.paired import mean_difference
+
+    low, high = mean_difference(values) if len(values) > 1 else (None, None)
+    return MeanInterval(mean=float(values.mean()), low=low, high=high)
+
+
+def _logits(answers: Evaluation[Any] | None) -> Values | None:
+    if answers is None or answers.run.kind != "classification":
+        return None
+    return np.array([record.logits for record in answers.records], dtype=np.float64)
+
+
+def _scores(row: Answers) -> Evaluation[Any] | None:
+    """Of the gold responses; where likelihoods are compared they are the answers."""
+    answers = row.answers
+    return answers if answers is not None and answers.run.kind == "scores" else row.scores

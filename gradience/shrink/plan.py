@@ -9,16 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from gradience.audit.adapter import audit_adapter
-from gradience.digests import sha256_text
+from gradience.calibrate.inputs import read_inputs as read_prompts
+from gradience.calibrate.rows import prompt_id
+from gradience.calibrate.settings import DistillSettings
+from gradience.digests import sha256_file, sha256_text
+from gradience.distill.inputs import FEWEST
+from gradience.errors import UsageError
 from gradience.evaluate.adapters import BASE_ROW
 from gradience.evaluate.answering import RECORDS
+from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import Inputs, read_inputs
+from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.shared_names import path_text
 from gradience.models.locate import locate
-from gradience.reports.calibration import calibration_argument
-from gradience.reports.shrink import DevRows, ShrinkPlan
-from gradience.shrink.candidates import Source, plan_candidates, with_base
-from gradience.shrink.prompts import distillation_of, notes_on_prompts, planned_distillation
+from gradience.models.settings import BaseSettings
+from gradience.reports.calibration import Calibration, calibration_argument
+from gradience.reports.shrink import DevRows, PlannedDistillation, ShrinkForecast, ShrinkPlan
+from gradience.settings import shared
+from gradience.shrink.candidates import Source, plan_candidates
 from gradience.shrink.settings import ShrinkSettings
 from gradience.tasks.examples import LabelledExample, fingerprint
 
@@ -61,13 +69,12 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         adapter.folder, audit_adapter(adapter.folder), calibration=calibration, distillation=distillation
     )
     if adapter.fields.get("use_dora"):  # which is written anew for the base that it stands on
-        source = with_base(source, locate(inputs.model).folder)
+        source = replace(source, base_model=locate(inputs.model).folder)
     planned, notes = plan_candidates(source, candidates)
     names = {*(candidate.name for candidate in planned), CONTROL, BASE_ROW}
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")
     test, dev, dev_rows = split(inputs, len(planned))
-    planned_distill = None if distillation is None else planned_distillation(distillation)
     known = notes_on_prompts(test, calibration, distillation_ids)
     inputs = replace(inputs, adapters=(adapter,), examples=test, notes=(*inputs.notes, *notes, *known))
     suggestions = source.audit.suggestions
@@ -93,9 +100,42 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         given=candidates is not None,
         candidates=planned,
         calibration_sha256=None if calibration is None else calibration.sha256,
-        distillation=planned_distill,
+        distillation=None
+        if distillation is None
+        else PlannedDistillation(
+            prompts=path_text(distillation.prompts),
+            prompts_sha256=sha256_file(Path(distillation.prompts)),
+            steps=distillation.steps,
+            lr=distillation.lr,
+            batch_size=distillation.batch_size,
+            seed=distillation.seed,
+        ),
     )
     return Prepared(inputs, dev, source, plan)
+
+
+def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
+    """Return what `prepared` would do: only the base's config.json and its tokenizer are read."""
+    inputs, plan = prepared.inputs, prepared.plan
+    smaller = [
+        replace(inputs.reference, name=candidate.name, lora_params=candidate.lora_params)
+        for candidate in plan.candidates
+    ]
+    rewritten = replace(inputs.reference, name=CONTROL)
+    expected = forecast_evaluation(
+        replace(inputs, adapters=(inputs.reference, rewritten, *smaller), notes=inputs.notes)
+    )
+    return ShrinkForecast(
+        plan=plan,
+        candidates=plan.candidates,
+        margins=() if inputs.compares_nll else margins_of(len(inputs.examples), 1),
+        weights_bytes=expected.weights_bytes,
+        adapter_bytes=expected.adapter_bytes,
+        batch_bytes=expected.batch_bytes,
+        process_bytes=expected.process_bytes,
+        assumptions=expected.assumptions,
+        notes=expected.notes,
+    )
 
 
 # ---------------------------------------------------------------- rows
@@ -129,6 +169,53 @@ def _content(row: Any) -> str:
     if isinstance(row, LabelledExample):
         return f"{row.text}\0{row.text_pair or ''}"
     return f"{row.prompt}\0{row.response}"
+
+
+def distillation_of(asked: EvaluateSettings, prompts: Path) -> tuple[DistillSettings, Sequence[str]]:
+    """Return how the smallest candidate is distilled (with the defaults of `gradience distill`), and its prompts' ids.
+
+    Raises UsageError (`too-few-rows`), and what reading prompts raises.
+    """
+    adapter = asked.adapters[0]
+    base = {**shared(asked, BaseSettings), "max_length": asked.max_length}
+    distillation = DistillSettings(adapter, teacher=adapter, prompts=prompts, **base)
+    inputs = read_prompts(distillation.student)
+    ids = inputs.rows.prompt_ids(inputs.kind)
+    if len(ids) < FEWEST:
+        raise UsageError(
+            f"{prompts}: {len(ids)} different rows, and distillation needs at least {FEWEST}",
+            code="too-few-rows",
+            hint="give some hundred prompts like those that the adapter will see",
+        )
+    return distillation, ids
+
+
+def notes_on_prompts(
+    tested: Sequence[Any], calibration: Calibration | None, distillation_ids: Sequence[str]
+) -> tuple[str, ...]:
+    """Return notes on prompts that are tested as well. distillation_ids: `prompt_ids` of the distillation's rows."""
+    ids = {_asked(example) for example in tested}
+    known = () if calibration is None else calibration.report.prompt_ids
+    notes = [
+        f"{both:,} of the {len(prompts):,} prompts that {what} are rows that are tested: {whose} may look better than"
+        f" {pronoun}"
+        for prompts, what, whose, pronoun in (
+            (distillation_ids, "distill", "the distilled candidate", "it is"),
+            (known, "calibrate", "all candidates", "they are"),
+        )
+        if (both := sum(prompt in ids for prompt in prompts))
+    ]
+    if calibration is not None and not known:
+        notes.append(
+            "this calibration names none of its prompts: see that none of them is a row that is tested"
+        )
+    return tuple(notes)
+
+
+def _asked(example: Any) -> str:
+    if isinstance(example, LabelledExample):
+        return prompt_id(example.text, example.text_pair)
+    return prompt_id(str(example.prompt))
 
 
 # ---------------------------------------------------------------- on the disk
