@@ -30,6 +30,7 @@ from gradience import AuditReport, ToBudget, ToRank, audit_adapter, calibrate_ad
 from gradience.bench.arms.arm import Arm, Source
 from gradience.bench.arms.controls import PROBE_DISTILLED, write_random_directions
 from gradience.bench.run.prompts import Distillation, Prompts, distill_variant
+from gradience.calibrate.settings import CalibrateSettings
 from gradience.compress.adapter import write_compressed
 from gradience.evaluate import Classification, Scores, evaluate_rows, kl_divergence
 from gradience.evaluate.engines.transformers import TransformersEngine
@@ -287,13 +288,17 @@ def prepared(
     work.mkdir(exist_ok=True)
     report = audit_adapter(folder)
     given = Prompts(
-        rows=tuple(rows),
-        model=model_of(labels, options),
-        labels=labels,
-        batch_size=options.batch_size,
-        max_length=None if labels is None else options.max_length,
-        completion_tokens=64,
-        device=options.device,
+        tuple(rows),
+        model_of(labels, options),
+        labels,
+        CalibrateSettings(
+            adapter=folder,
+            prompts=prompts,
+            batch_size=options.batch_size,
+            max_length=None if labels is None else options.max_length,
+            completion_tokens=64,
+            device=options.device,
+        ),
     )
     distillation = Distillation(given, steps=options.distill_steps, lr=3e-4)
     path = work / "calibration.safetensors"

@@ -97,17 +97,17 @@ def export_eee(folder: Path, output: Path) -> list[Path]:
     """Write the run in `folder` below `output`/data, and return the files; raises what `evaluated` does."""
     refuse_links(output)
     written = []
-    for one in evaluated(folder):
-        base = one.bench.model.replace(":", "-").replace("/", "-")
-        place = output / "data" / one.bench.data.task / "gradience" / f"{base}-{one.label}"
-        name = str(uuid.UUID(bytes=bytes.fromhex(one.measures.records_sha256)[:16], version=4))
+    for adapter in evaluated(folder):
+        base = adapter.bench.model.replace(":", "-").replace("/", "-")
+        place = output / "data" / adapter.bench.data.task / "gradience" / f"{base}-{adapter.label}"
+        name = str(uuid.UUID(bytes=bytes.fromhex(adapter.measures.records_sha256)[:16], version=4))
         place.mkdir(parents=True, exist_ok=True)
-        model = f"gradience/{base}-{one.label}"
-        timestamp = str(int(datetime.fromisoformat(one.bench.run.started).timestamp()))
-        identity = f"{one.bench.data.task}/{model}/{timestamp}"
-        rows = _rows(one, identity, model)
+        model = f"gradience/{base}-{adapter.label}"
+        timestamp = str(int(datetime.fromisoformat(adapter.bench.run.started).timestamp()))
+        identity = f"{adapter.bench.data.task}/{model}/{timestamp}"
+        rows = _rows(adapter, identity, model)
         samples = write_whole(place / f"{name}_samples.jsonl", rows)
-        document = _document(one, identity, model, timestamp)
+        document = _document(adapter, identity, model, timestamp)
         document["detailed_evaluation_results"] = {
             "format": "jsonl",
             "file_path": samples.relative_to(output).as_posix(),
@@ -120,8 +120,8 @@ def export_eee(folder: Path, output: Path) -> list[Path]:
     return written
 
 
-def _document(one: Evaluated, identity: str, model: str, timestamp: str) -> dict[str, Any]:
-    bench, measures = one.bench, one.measures
+def _document(adapter: Evaluated, identity: str, model: str, timestamp: str) -> dict[str, Any]:
+    bench, measures = adapter.bench, adapter.measures
     versions = bench.environment.versions
     return {
         "schema_version": SCHEMA_VERSION,
@@ -136,7 +136,7 @@ def _document(one: Evaluated, identity: str, model: str, timestamp: str) -> dict
         },
         "eval_library": {"name": "gradience", "version": bench.run.gradience_version},
         "model_info": {
-            "name": f"{bench.model} with the LoRA adapter {one.name} (seed {bench.seed})",
+            "name": f"{bench.model} with the LoRA adapter {adapter.name} (seed {bench.seed})",
             "id": model,
             "inference_engine": {"name": "transformers", "version": versions.get("transformers", "unknown")},
             "additional_details": {
@@ -144,18 +144,18 @@ def _document(one: Evaluated, identity: str, model: str, timestamp: str) -> dict
                 "model_availability": "unknown",
                 "base_model": bench.model,
                 "base_fingerprint": bench.base_fingerprint,
-                "adapter": one.name,
+                "adapter": adapter.name,
                 "adapter_sha256": measures.adapter_sha256,
                 "lora_params": str(measures.lora_params),
                 "seed": str(bench.seed),
             },
         },
-        "evaluation_results": [_result(one)],
+        "evaluation_results": [_result(adapter)],
     }
 
 
-def _result(one: Evaluated) -> dict[str, Any]:
-    bench, measures = one.bench, one.measures
+def _result(adapter: Evaluated) -> dict[str, Any]:
+    bench, measures = adapter.bench, adapter.measures
     deviation = math.sqrt(measures.score * (1 - measures.score))
     return {
         "evaluation_result_id": "accuracy",
@@ -177,7 +177,7 @@ def _result(one: Evaluated) -> dict[str, Any]:
         },
         "score_details": {
             "score": measures.score,
-            "details": _details(one),
+            "details": _details(adapter),
             "uncertainty": {
                 "standard_error": {"value": deviation / math.sqrt(measures.n), "method": "analytic"},
                 "standard_deviation": deviation,
@@ -187,29 +187,30 @@ def _result(one: Evaluated) -> dict[str, Any]:
     }
 
 
-def _details(one: Evaluated) -> dict[str, str]:
+def _details(adapter: Evaluated) -> dict[str, str]:
     """What the schema has no field for: the difference to the probe, and what the policy and the evidence say."""
-    details = {"correct": str(one.measures.correct), "n": str(one.measures.n)}
-    interval, result = one.difference, one.result
+    details = {"correct": str(adapter.measures.correct), "n": str(adapter.measures.n)}
+    interval, result, probe = adapter.difference, adapter.result, adapter.bench.probe
+    rank = probe.rank if probe else "unknown"
     if interval is None or result is None:
         return details
     return details | {
-        "compared_with": f"the probe of the same seed (rank {one.bench.probe.rank if one.bench.probe else 'unknown'})",
+        "compared_with": f"the probe of the same seed (rank {rank})",
         "difference": str(result.delta_exact),
         "difference_95_percent_interval": f"[{interval.low:.6g}, {interval.high:.6g}]",
         "difference_interval_method": "Tango's score interval for paired proportions",
         "policy_status_of_this_seed": result.status,
-        **({"grade_over_all_seeds": one.grade} if one.grade is not None else {}),
+        **({"grade_over_all_seeds": adapter.grade} if adapter.grade is not None else {}),
     }
 
 
-def _rows(one: Evaluated, identity: str, model: str) -> list[bytes]:
-    evaluation = read_records(one.folder / one.measures.records)
+def _rows(adapter: Evaluated, identity: str, model: str) -> list[bytes]:
+    evaluation = read_records(adapter.folder / adapter.measures.records)
     shared = {
         "schema_version": SCHEMA_VERSION,
         "evaluation_id": identity,
         "model_id": model,
-        "evaluation_name": one.bench.data.task,
+        "evaluation_name": adapter.bench.data.task,
         "evaluation_result_id": "accuracy",
         "interaction_type": "single_turn",
     }
@@ -266,43 +267,43 @@ def export_hub(folder: Path, output: Path, *, dataset: str | None = None) -> lis
     """
     refuse_links(output)
     written = []
-    for one in evaluated(folder):
-        place = output / f"seed_{one.bench.seed}"
+    for adapter in evaluated(folder):
+        place = output / f"seed_{adapter.bench.seed}"
         place.mkdir(parents=True, exist_ok=True)
-        entries = [_entry(one, *_dataset(one, dataset))]
+        entries = [_entry(adapter, *_dataset(adapter, dataset))]
         text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=100)
-        written.append(write_whole(place / f"{one.name}.yaml", [text.encode()]))
+        written.append(write_whole(place / f"{adapter.name}.yaml", [text.encode()]))
     return written
 
 
-def _dataset(one: Evaluated, given: str | None) -> tuple[str, str]:
-    task = one.bench.config["task"]
+def _dataset(adapter: Evaluated, given: str | None) -> tuple[str, str]:
+    task = adapter.bench.config["task"]
     options = task.get("options") or {}
     known, name = KNOWN.get(task["profile"], (None, ""))
     dataset = given or options.get("dataset") or known
     if dataset is None:
         raise UsageError(
-            f"{one.bench.data.task}: its data set has no name on the hub",
+            f"{adapter.bench.data.task}: its data set has no name on the hub",
             code="no-dataset",
             hint="give --dataset ORG/NAME, or export --to eee",
         )
-    return str(dataset), str(options.get("subset") or name or one.bench.data.task)
+    return str(dataset), str(options.get("subset") or name or adapter.bench.data.task)
 
 
-def _entry(one: Evaluated, dataset: str, task: str) -> dict[str, object]:
-    measures, interval = one.measures, one.difference
-    notes = [f"{measures.correct:,} of {measures.n:,} correct (gradience bench, seed {one.bench.seed})"]
-    if interval is not None and one.result is not None:
+def _entry(adapter: Evaluated, dataset: str, task: str) -> dict[str, object]:
+    measures, interval = adapter.measures, adapter.difference
+    notes = [f"{measures.correct:,} of {measures.n:,} correct (gradience bench, seed {adapter.bench.seed})"]
+    if interval is not None and adapter.result is not None:
         low, high = (f"{100 * end:+.2f}" for end in (interval.low, interval.high))
         notes.append(
-            f"difference to the full rank {one.result.delta_exact}, 95 % interval {low} to {high} points"
+            f"difference to the full rank {adapter.result.delta_exact}, 95 % interval {low} to {high} points"
         )
-        notes.append(f"policy of this seed: {one.result.status}")
-    if one.grade is not None:
-        notes.append(f"grade over all seeds: {one.grade}")
+        notes.append(f"policy of this seed: {adapter.result.status}")
+    if adapter.grade is not None:
+        notes.append(f"grade over all seeds: {adapter.grade}")
     return {
         "dataset": {"id": dataset, "task_id": task},
         "value": round(100 * measures.score, 4),
-        "date": one.bench.run.started[:10],
+        "date": adapter.bench.run.started[:10],
         "notes": "; ".join(notes),
     }

@@ -71,7 +71,9 @@ def stated(discordances: Sequence[float], spreads: Sequence[float]) -> Assumptio
     """Return every discordance with every spread; with the plausible ones where one of the two is not stated."""
     if not discordances:
         every = plausible()
-        alike = [each._replace(spread=spread) for each in every.of[:: len(SPREADS)] for spread in spreads]
+        alike = [
+            variant._replace(spread=spread) for variant in every.of[:: len(SPREADS)] for spread in spreads
+        ]
         return Assumptions(alike, [*every.why, "the spread as it was given"])
     how = "discordance and spread as they were" if spreads else "the discordance as it was"
     of = [Assumed("a variant", *pair) for pair in product(discordances, spreads or SPREADS)]
@@ -82,7 +84,7 @@ def stated(discordances: Sequence[float], spreads: Sequence[float]) -> Assumptio
 def seen(results: Sequence[BenchAggregate], source: str) -> Assumptions:
     """Return what earlier runs have shown of their variants. source: what they are called."""
     seeds = sorted({len(together.planned_seeds) for together in results})
-    of = [each for together in results for each in seen_in(together)]
+    of = [variant for together in results for variant in seen_in(together)]
     why = f"discordance and spread of each variant as {source} has them"
     if seeds[:1] == [1]:
         why += "; one seed shows no spread: 0 to 1 point is plausible"
@@ -92,8 +94,8 @@ def seen(results: Sequence[BenchAggregate], source: str) -> Assumptions:
 
 def seen_in(together: BenchAggregate) -> Iterator[Assumed]:
     """Yield what candidates and steps have shown; not of a variant that is another one under a second name."""
-    for variant in (each for each in together.variants if not each.is_control):
-        if any(row.n and row.same_as is None for row in variant.seeds):
+    for variant in together.variants:
+        if not variant.is_control and any(row.n and row.same_as is None for row in variant.seeds):
             yield from _seen_of(variant)
 
 
@@ -125,7 +127,7 @@ def power_report(
         correlation=DEFAULT_CORRELATION,
         policy=policy,
         allowed=allowed_losses(n, policy.tolerance),
-        scenarios=tuple(scenario(each, n, seeds, policy, float(margin)) for each in assumed),
+        scenarios=tuple(scenario(variant, n, seeds, policy, float(margin)) for variant in assumed),
         assumptions=tuple(assumptions),
     )
 
@@ -138,17 +140,17 @@ def report_of_numbers(n: int, seeds: int, margin: Fraction | None, assumptions: 
 
 def rests_on(assumptions: Assumptions, *, tested: int = 1) -> list[str]:
     """Say what the figures rest on. tested: how many variants are tested together."""
-    said = [
+    sentences = [
         *assumptions.why,
         f"assumed: the differences of two runs on one example correlate by {DEFAULT_CORRELATION}",
         "one-sided tests at 5 %; a grade of A also needs three seeds",
     ]
     if tested > 1:
         level = 100 * float(ALPHA) / tested
-        said.append(
+        sentences.append(
             f"each variant alone: of {tested} that are tested together, by Holm, the first must reach {level:.2g} %"
         )
-    return said
+    return sentences
 
 
 def scenario(assumed: Assumed, n: int, seeds: int, policy: Policy, margin: float) -> Scenario:

@@ -81,8 +81,8 @@ class OnRay:
             name=f"{order.seed}/{order.stage}", num_cpus=cores, num_gpus=gpus if self.has_gpus else 0
         )
         environment = {name: os.environ[name] for name in CARRIED if name in os.environ}
-        inputs = [(stage, each) for stage in _needed(order) for each in self._objects(order, folder, stage)]
-        stages, objects = [stage for stage, _ in inputs], [each for _, each in inputs]
+        inputs = [(stage, ref) for stage in _needed(order) for ref in self._objects(order, folder, stage)]
+        stages, objects = [stage for stage, _ in inputs], [ref for _, ref in inputs]
         files, weights = task.remote(order, environment, stages, *objects)
         self.tasks[files] = order, folder, weights
         return True
@@ -134,8 +134,8 @@ class OnRay:
         except errors.RayError as lost:  # memory, an object that cannot be had any more
             return order, Failure("ProcessEnded", str(lost).partition("\n")[0])
         self.objects[order.seed, order.stage] = [files], [weights]
-        variant, _, what = order.stage.rpartition("/")
-        if what == "eval" and variant != PROBE:  # nothing builds on it any more
+        variant, _, kind = order.stage.rpartition("/")
+        if kind == "eval" and variant != PROBE:  # nothing builds on it any more
             for made_of in ("train", "adapter", "eval"):
                 self.objects.pop((order.seed, f"{variant}/{made_of}"), None)
         return order, None

@@ -69,7 +69,7 @@ class Processes:
         """Start the stage, unless there is no room now. Raises UsageError (`too-few-gpus`)."""
         if self.devices:
             refuse_too_many(order, gpus, len(self.devices), "this machine")
-        used = {device for each in self.running for device in each.devices}
+        used = {device for running in self.running for device in running.devices}
         free = [device for device in self.devices if device not in used]
         if len(self.running) >= self.slots or (self.devices and len(free) < gpus):
             return False
@@ -79,56 +79,56 @@ class Processes:
     def ended(self) -> list[tuple[Order, Failure | None]]:
         """Wait until a stage has ended, and return each that has, with its failure. Starts again what was killed."""
         while True:
-            over = [each for each in self.running if each.process.poll() is not None]
-            ended = [(each.order, failure) for each in over for failure in self._end(each)]
+            over = [running for running in self.running if running.process.poll() is not None]
+            ended = [(running.order, failure) for running in over for failure in self._end(running)]
             if ended or not self.running:
                 return ended
             time.sleep(BETWEEN)
 
     def close(self) -> None:
         """Ask every process to end, and kill it if it does not."""
-        for each in self.running:
-            each.process.terminate()
-        for each in self.running:
+        for running in self.running:
+            running.process.terminate()
+        for running in self.running:
             try:
-                each.process.wait(PATIENCE)
+                running.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                each.process.kill()
-                each.process.wait()
-            each.answer.close()
+                running.process.kill()
+                running.process.wait()
+            running.answer.close()
         self.running.clear()
 
     def _start(self, order: Order, folder: Path, devices: Sequence[str]) -> None:
         answer = tempfile.TemporaryFile()  # noqa: SIM115  (read when the process has ended)
         log = _log_of(folder, order)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile() as asked, log.open("ab") as errors:
-            asked.write(json.dumps(asdict(order)).encode())
-            asked.seek(0)
+        with tempfile.TemporaryFile() as order_file, log.open("ab") as errors:
+            order_file.write(json.dumps(asdict(order)).encode())
+            order_file.seek(0)
             process = subprocess.Popen(
                 [*WORKER, str(folder), order.stage],
                 env=os.environ | ({VISIBLE: ",".join(devices)} if self.devices else {}),
-                stdin=asked,
+                stdin=order_file,
                 stdout=answer,
                 stderr=errors,
                 preexec_fn=ends_with_parent,
             )
         self.running.append(_Running(order, folder, process, devices, answer))
 
-    def _end(self, each: _Running) -> list[Failure | None]:
+    def _end(self, running: _Running) -> list[Failure | None]:
         """How the stage has ended; nothing if it was started again."""
-        self.running.remove(each)
-        code, name = each.process.returncode, (each.order.seed, each.order.stage)
-        with each.answer:
-            each.answer.seek(0)
-            said = each.answer.read()
+        self.running.remove(running)
+        code, name = running.process.returncode, (running.order.seed, running.order.stage)
+        with running.answer:
+            running.answer.seek(0)
+            answer_text = running.answer.read()
         if code == 0:
-            return [Failure.parse(said) if said else None]
-        how = f"its process ended with {code} ({_log_of(each.folder, each.order)} has its output)"
+            return [Failure.parse(answer_text) if answer_text else None]
+        how = f"its process ended with {code} ({_log_of(running.folder, running.order)} has its output)"
         self.lost[name] += 1
         if code < 0 and self.lost[name] < ATTEMPTS:
-            self.note(f"{each.order.stage}: tried again: {how}")
-            self._start(each.order, each.folder, each.devices)
+            self.note(f"{running.order.stage}: tried again: {how}")
+            self._start(running.order, running.folder, running.devices)
             return []
         return [Failure("ProcessEnded", how)]
 

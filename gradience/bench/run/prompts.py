@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +46,24 @@ class Prompts:
     model: ModelSettings
     labels: int | None
     """None: a language model."""
-    batch_size: int
-    max_length: int | None
-    completion_tokens: int
-    device: str
+    settings: CalibrateSettings
+    """But for adapter, rows and seed."""
 
     @classmethod
     def of(cls, config: BenchConfig, task: Task, count: int) -> Prompts:
         """The first `count` examples that the probe is trained on."""
         labels = len(task.label_names) if isinstance(task, ClassificationTask) else None
         writes = task.max_new_tokens if isinstance(task, GenerationTask) else 1
-        return cls(
-            rows=tuple(rows_of(task, task.examples.of("train", config.train.train_samples)[:count])),
-            model=config.model,
-            labels=labels,
+        rows = rows_of(task, task.examples.of("train", config.train.train_samples)[:count])
+        settings = CalibrateSettings(
+            adapter="",
+            prompts="",
+            completion_tokens=config.task.generation.max_new_tokens or writes,
             batch_size=config.train.per_device_train_batch_size,
             max_length=None if labels is None else config.train.max_length,
-            completion_tokens=config.task.generation.max_new_tokens or writes,
             device=config.runtime.device,
         )
+        return cls(tuple(rows), config.model, labels, settings)
 
     @property
     def text(self) -> str:
@@ -73,8 +72,12 @@ class Prompts:
 
     def decides(self) -> dict[str, Any]:
         """What decides what comes of them, beside base, adapter and seed."""
-        names = ("rows", "labels", "batch_size", "max_length", "completion_tokens")
-        return {name: getattr(self, name) for name in names}
+        names = ("batch_size", "max_length", "completion_tokens")
+        return {
+            "rows": self.rows,
+            "labels": self.labels,
+            **{name: getattr(self.settings, name) for name in names},
+        }
 
     def inputs(self, adapter: Path, folder: Path, seed: int) -> Inputs:
         """The rows in a file in `folder`, read as `read_inputs` reads them, for the adapter in PEFT's folder `adapter`.
@@ -83,15 +86,7 @@ class Prompts:
         """
         file = write_whole(folder / PROMPTS, [self.text.encode()])
         kind: Kind = "causal_lm" if self.labels is None else "sequence_classification"
-        request = CalibrateSettings(
-            adapter=adapter,
-            prompts=file,
-            completion_tokens=self.completion_tokens,
-            seed=seed,
-            batch_size=self.batch_size,
-            max_length=self.max_length,
-            device=self.device,
-        )
+        request = replace(self.settings, adapter=adapter, prompts=file, seed=seed)
         rows = read_rows(file, kind, load_tokenizer(self.model))
         with open_adapter(adapter) as opened:
             ranks = {pair.module: pair.rank for pair in opened.pairs}

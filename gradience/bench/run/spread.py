@@ -78,7 +78,7 @@ class Spread:
                 self.at_work.remove((order.seed, order.stage))
                 if failure is not None:
                     self._failed(order, failure)
-        return {seed: each.facts for seed, each in self.seeds.items() if each.facts is not None}
+        return {seed: of_seed.facts for seed, of_seed in self.seeds.items() if of_seed.facts is not None}
 
     def _seed(self, seed: int) -> _Seed:
         folder = folder_of_seed(self.output, self.config.seeds, seed)
@@ -89,23 +89,23 @@ class Spread:
 
     def _walk(self) -> bool:
         """Walk through the seeds that are not done. True once all are."""
-        for each in self.seeds.values():
-            if each.facts is None:
-                each.run.stages.passed.clear()  # type: ignore[attr-defined]  # DueStages
-                facts, each.due = each.run.walk()
-                each.facts = None if each.due else facts
-        return all(each.facts is not None for each in self.seeds.values())
+        for of_seed in self.seeds.values():
+            if of_seed.facts is None:
+                of_seed.run.stages.passed.clear()  # type: ignore[attr-defined]  # DueStages
+                facts, of_seed.due = of_seed.run.walk()
+                of_seed.facts = None if of_seed.due else facts
+        return all(of_seed.facts is not None for of_seed in self.seeds.values())
 
     def _submit(self, workers: Workers) -> None:
         """Submit what is due, in order: what needs a GPU waits behind what needs several."""
         queued = False
-        for seed, each in self.seeds.items():
-            for due in each.due:
-                gpus = self._gpus(due.stage, each.run)
+        for seed, of_seed in self.seeds.items():
+            for due in of_seed.due:
+                gpus = self._gpus(due.stage, of_seed.run)
                 if (seed, due.stage) in self.at_work or (gpus and queued):
                     continue
                 order = Order(_whole(self.config), self.plan, seed, due.stage, due.key, due.inputs)
-                if not workers.submit(order, each.run.folder, gpus):
+                if not workers.submit(order, of_seed.run.folder, gpus):
                     queued = True
                     continue
                 self.at_work.add((seed, due.stage))
@@ -115,17 +115,17 @@ class Spread:
 
     def _gpus(self, stage: str, run: SeedRun) -> int:
         """GPUs that a stage needs on a machine that has some. Audits and truncations are numpy's work."""
-        what = stage.rpartition("/")[2]
-        if what == "audit" or (what == "adapter" and stage not in run.distilled):
+        kind = stage.rpartition("/")[2]
+        if kind == "audit" or (kind == "adapter" and stage not in run.distilled):
             return 0
-        return self.config.runtime.processes if what == "train" else 1
+        return self.config.runtime.processes if kind == "train" else 1
 
     def _failed(self, order: Order, failure: Failure) -> None:
         self.watcher.note(f"{order.stage}: failed: {failure.message}")
-        each = self.seeds[order.seed]
-        each.failed[order.stage] = failure
+        of_seed = self.seeds[order.seed]
+        of_seed.failed[order.stage] = failure
         name = order.stage.rpartition("/")[0] or order.stage
-        with logged(each.run.folder / LOG):
+        with logged(of_seed.run.folder / LOG):
             lines = failure.log or (f"{failure.kind}: {failure.message}",)
             logger.error("seed %d: %s failed\n%s", order.seed, name, "\n".join(lines))
 

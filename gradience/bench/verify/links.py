@@ -91,7 +91,8 @@ def _of_distillation(
 def _of_answers(
     outcome: Outcome, adapter: StoredAdapter, probe: StoredAdapter, plan: BenchPlan
 ) -> Iterator[Link]:
-    name, asked = outcome.planned.name, next(split for split in plan.splits if split.role == plan.eval_role)
+    name = outcome.planned.name
+    split_of_plan = next(split for split in plan.splits if split.role == plan.eval_role)
     config = adapter.folder / "adapter_config.json"
     for kind, evaluation in (("answers", outcome.answers), ("scores", outcome.scores)):
         if evaluation is None:
@@ -101,7 +102,7 @@ def _of_answers(
         yield file, "adapter_sha256", run.adapter_sha256, adapter.sha256
         if config.is_file():
             yield file, "adapter_config_sha256", run.adapter_config_sha256, sha256_file(config)
-        yield file, "n", run.n, asked.n
+        yield file, "n", run.n, split_of_plan.n
         yield file, "id", repeated(evaluation.records)[:3], []
         if kind == "scores":
             yield file, "reference_sha256", run.reference_sha256, probe.sha256
