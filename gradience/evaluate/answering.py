@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from gradience.errors import GradienceError, InputError, OutputError
 from gradience.evaluate.adapters import BASE_ROW, AdapterInput, why_inert
-from gradience.evaluate.batches import CPU_TOKENS, TRIED_TOKENS
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.inputs import Inputs
@@ -88,57 +87,32 @@ class Answering:
     def work(self, do: Callable[[Answering], T]) -> T:
         """Return what `do` makes of adapters that it evaluates here; the memory of the base is free afterwards.
 
-        Where memory ends, `do` is called again, with smaller batches for all its adapters, since their answers are
-        compared. Raises OutOfMemoryError where smaller ones do not help.
+        The size of batches that nobody gave is that which was kept, or as much as a device may hold. Where memory ends,
+        `do` is called again, with smaller batches for all its adapters, since their answers are compared; the longest
+        batch is the first. Raises OutOfMemoryError where smaller ones do not help.
         """
+        evaluator = self.evaluator
+        if evaluator.batch_size is None:
+            kept = None if self.kept is None else self.kept.budget(self._device)
+            evaluator.batch_tokens = kept or evaluator.engine_type.batch_tokens(evaluator.device)
         try:
-            if self.evaluator.batch_size is None:
-                self._find_batches()
             while True:
                 self._number = 0
+                if self.kept is not None and evaluator.batch_tokens is not None:
+                    self.kept.keep_budget(self._device, evaluator.batch_tokens)
                 try:
                     return do(self)
                 except OutOfMemoryError as error:
-                    before = self.evaluator.batch_tokens
-                    self._halve_batches(error)
+                    before = evaluator.batch_tokens
+                    if before is None or before < 2 or not error.divisible:
+                        raise
+                    evaluator.batch_tokens = before // 2
                     self.watcher.note(
                         f"batches of {before:,} tokens do not fit in memory ({error}): all adapters are evaluated again"
-                        f" in batches of {self.evaluator.batch_tokens:,}, since their answers are compared"
+                        f" in batches of {evaluator.batch_tokens:,}, since their answers are compared"
                     )
-                    self._keep_batches()
         finally:
-            self.evaluator.close()
-
-    # ------------------------------------------------------------ batches of which nobody said how large they are
-
-    def _find_batches(self) -> None:
-        """Take the size that was kept, or the first that holds the longest batch, if the engine tries it.
-
-        Raises OutOfMemoryError where a single example does not fit.
-        """
-        kept = None if self.kept is None else self.kept.budget(self._device)
-        if kept is not None:
-            self.evaluator.batch_tokens = kept
-            return
-        tries = self.evaluator.engine_type.tries_memory(self.evaluator.device)
-        self.evaluator.batch_tokens = TRIED_TOKENS if tries else CPU_TOKENS
-        while tries:
-            try:
-                self.evaluator.try_longest((self.inputs.reference.name, self.inputs.reference.folder))
-                break
-            except OutOfMemoryError as error:
-                self._halve_batches(error)
-        self._keep_batches()
-
-    def _halve_batches(self, error: OutOfMemoryError) -> None:
-        tokens = self.evaluator.batch_tokens
-        if tokens is None or tokens < 2 or not error.divisible:
-            raise error
-        self.evaluator.batch_tokens = tokens // 2
-
-    def _keep_batches(self) -> None:
-        if self.kept is not None and self.evaluator.batch_tokens is not None:
-            self.kept.keep_budget(self._device, self.evaluator.batch_tokens)
+            evaluator.close()
 
     # ------------------------------------------------------------ adapters
 

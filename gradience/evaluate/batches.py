@@ -5,8 +5,7 @@ The composition of a batch can move a logit in the last bits, and in bfloat16 by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 CPU_TOKENS = 4096
 """Of a batch on a processor, where larger ones are no faster (docs/decisions/014-batches.md)."""
@@ -14,40 +13,6 @@ TRIED_TOKENS = 32768
 """Of a batch elsewhere, before it is tried whether the memory holds the longest one."""
 SCORED_SHARE = 4
 """By how much a batch of teacher-forced scoring is smaller: its logits over a whole vocabulary take the memory."""
-
-
-class Batches(NamedTuple):
-    """The places of the examples in each batch, and what the header says of them."""
-
-    places: list[list[int]]
-    size: int
-    """Examples of a batch at most; of multiple choice, responses."""
-    tokens: int | None
-    """Tokens of a batch at most; None where a number of examples was given."""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Fields of `ExamplesRun`."""
-        return {"batch_size": self.size, "batch_tokens": self.tokens}
-
-
-def batched(
-    texts: Sequence[str],
-    lengths: Callable[[], Sequence[int]],
-    *,
-    size: int,
-    tokens: int | None,
-    rows: Sequence[int] | None = None,
-) -> Batches:
-    """Batch examples by a budget of `tokens`, or where that is None by `size`.
-
-    lengths: tokens of each example, those that are generated included. rows: how many of that length an example has.
-    """
-    each = rows or [1] * len(texts)
-    if tokens is None:
-        return Batches(fixed_batches(texts, max(1, size // max(each))), size, None)
-    places = budget_batches(texts, lengths(), tokens, each)
-    return Batches(places, max(sum(each[place] for place in batch) for batch in places), tokens)
 
 
 def fixed_batches(texts: Sequence[str], batch_size: int) -> list[list[int]]:

@@ -7,7 +7,6 @@ evaluated. So a run that is resumed after all evaluations loads nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,22 +165,6 @@ class Evaluator:
             allow_inert=allow_inert,
         )[name]
 
-    def try_longest(self, reference: tuple[str, Path]) -> None:
-        """Answer the longest batch with an adapter, and score it, for the memory only; nothing is kept.
-
-        Raises OutOfMemoryError where that does not fit.
-        """
-        usual, self.on_batch = self.on_batch, _stop
-        try:
-            if not isinstance(self.task, LikelihoodTask) and self.engine_type.batches_at_once == 1:
-                with suppress(_TriedError):
-                    self.answers(*reference, None, allow_inert=True)
-            if not isinstance(self.task, ClassificationTask):
-                with suppress(_TriedError):  # the base stands for the other adapters, which may not fit it
-                    self.scores(None, None, None, reference=reference, allow_inert=True)
-        finally:
-            self.on_batch = usual
-
     def _counted(self, on_tokens: Callable[[int], None], on_batch: Progress | None) -> Progress:
         """Tell the tokens of each batch first. What came before it belongs to it: the texts of the proof."""
         before = 0
@@ -239,11 +222,3 @@ class Evaluator:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
-
-
-class _TriedError(Exception):
-    """The longest batch fits."""
-
-
-def _stop(done: int, total: int) -> None:
-    raise _TriedError

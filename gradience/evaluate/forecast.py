@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from gradience.errors import InputError
-from gradience.evaluate.batches import CPU_TOKENS, SCORED_SHARE, TRIED_TOKENS
+from gradience.evaluate.batches import SCORED_SHARE
 from gradience.evaluate.engines import engine
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
 from gradience.evaluate.inputs import Inputs
@@ -140,7 +140,7 @@ def _lengths(inputs: Inputs) -> tuple[int, int, int]:
         most = max(responses)
         if isinstance(inputs.task, GenerationTask):
             most = request.max_new_tokens or inputs.task.max_new_tokens
-    budget = TRIED_TOKENS if engine(request.engine).tries_memory(request.device) else CPU_TOKENS
+    budget = engine(request.engine).batch_tokens(request.device)
     fit = request.batch_size or max(1, budget // max(1, round(fmean(prompts)) + most))
     rows = min(fit, len(inputs.examples))
     new = min(most, round(longest_of(responses, rows))) if most else 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gradience.adapters.patterns import expressions_of, try_expressions
 from gradience.errors import InputError
@@ -129,11 +130,7 @@ def network_on_meta(
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:
-    if isinstance(values, torch.Tensor):
-        return [values]
-    if isinstance(values, list | tuple):
-        return [tensor for value in values for tensor in _tensors(value)]
-    return []
+    return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
 
 
 # ---------------------------------------------------------------- sums

@@ -8,7 +8,6 @@ from fractions import Fraction
 from statistics import fmean, stdev
 from typing import Any
 
-from gradience.evaluate.adapters import BASE_ROW
 from gradience.evaluate.answering import Answering, Answers
 from gradience.evaluate.comparison import diverge
 from gradience.evaluate.inputs import Inputs
@@ -77,25 +76,25 @@ def row_of(inputs: Inputs, reference: Answers, row: Answers) -> EvaluatedAdapter
     if row.answers is not None and row is not reference:
         assert reference.answers is not None
         facts |= _against(inputs, reference.answers, row.answers, row.scores)
-    adapter, is_reference = row.adapter, row is reference
-    if adapter is None:
-        return EvaluatedAdapter(
-            name=BASE_ROW, role=BASE, path=None, sha256=None, config_sha256=None, smallest_rank=None,
-            largest_rank=None, lora_params=0, other_params=0, params_saved=None, **facts,
-        )  # fmt: skip
-    smallest, largest = adapter.ranks or (None, None)
-    whole, read = inputs.reference.lora_params, adapter.ranks is not None
+    adapter, whole = row.adapter, inputs.reference.lora_params
+    role = BASE if adapter is None else REFERENCE if row is reference else CANDIDATE
+    of_files = ("sha256", "config_sha256", "smallest_rank", "largest_rank", "params_saved")
+    facts |= dict.fromkeys(of_files) | dict.fromkeys(
+        ("lora_params", "other_params"), 0 if role == BASE else None
+    )
+    if adapter is not None and adapter.ranks is not None:  # else it is a mere name
+        facts["sha256"], facts["config_sha256"] = (
+            adapter.identity.weights_sha256,
+            adapter.identity.config_sha256,
+        )
+        facts["smallest_rank"], facts["largest_rank"] = adapter.ranks
+        facts["lora_params"], facts["other_params"] = adapter.lora_params, adapter.other_params
+        if role == CANDIDATE and whole:
+            facts["params_saved"] = 1 - adapter.lora_params / whole
     return EvaluatedAdapter(
-        name=adapter.name,
-        role=REFERENCE if is_reference else CANDIDATE,
-        path=path_text(adapter.given),
-        sha256=adapter.identity.weights_sha256 or None,
-        config_sha256=adapter.identity.config_sha256 or None,
-        smallest_rank=smallest,
-        largest_rank=largest,
-        lora_params=adapter.lora_params if read else None,
-        other_params=adapter.other_params if read else None,
-        params_saved=None if is_reference or not whole or not read else 1 - adapter.lora_params / whole,
+        name=row.file_name,
+        role=role,
+        path=None if adapter is None else path_text(adapter.given),
         grade="X" if row.error else None,
         reason=f"could not be evaluated: {sentence_text(row.error)}" if row.error else "",
         **facts,

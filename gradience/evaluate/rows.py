@@ -16,7 +16,7 @@ import numpy as np
 
 from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.batches import batched
+from gradience.evaluate.batches import budget_batches, fixed_batches
 from gradience.evaluate.engines.base import Engine, Score
 from gradience.evaluate.records import RecordFile, answer_batches
 from gradience.files.records import (
@@ -54,9 +54,9 @@ class Procedure(ABC):
         """Return the fields of the header that say how rows are answered."""
         return {"max_length": self.limit(engine)}
 
-    @abstractmethod
     def text(self, row: Any) -> str:
         """Return what rows are sorted and batched by."""
+        return "\0".join(self.encoded(row))
 
     @abstractmethod
     def identity(self, row: Any) -> tuple[Any, ...]:
@@ -139,13 +139,12 @@ def evaluate_rows(
             hint="load a classifier with the engine's `load(..., labels=N)`, a language model without labels",
         )
     procedure.prove(engine, names, rows, allow_inert=allow_inert)
-    batches = batched(
-        [procedure.text(row) for row in rows],
-        lambda: procedure.lengths(engine, rows),
-        size=batch_size,
-        tokens=batch_tokens,
-        rows=[procedure.sequences(row) for row in rows],
-    )
+    texts, sequences = [procedure.text(row) for row in rows], [procedure.sequences(row) for row in rows]
+    if batch_tokens is None:
+        batches = fixed_batches(texts, max(1, batch_size // max(sequences)))
+    else:
+        batches = budget_batches(texts, procedure.lengths(engine, rows), batch_tokens, sequences)
+        batch_size = max(sum(sequences[place] for place in batch) for batch in batches)
     shared = {
         "kind": procedure.kind,
         "examples_sha256": sha256_rows([procedure.identity(row) for row in rows]),
@@ -153,7 +152,8 @@ def evaluate_rows(
         "scoring": scoring,
         **engine.facts,
         **procedure.settings(engine),
-        **batches.facts,
+        "batch_size": batch_size,
+        "batch_tokens": batch_tokens,
     }
     files: list[RecordFile[Any]] = []
     for name in names:
@@ -165,7 +165,7 @@ def evaluate_rows(
             **shared,
         )
         path = None if paths is None else paths[name]
-        files.append(RecordFile(header, [row.id for row in rows], batches.places, path))
+        files.append(RecordFile(header, [row.id for row in rows], batches, path))
     answered = answer_batches(
         files, lambda places: procedure.records(engine, names, [rows[place] for place in places]), on_batch
     )
@@ -212,9 +212,6 @@ class Classification(Procedure):
 
     def settings(self, engine: Engine) -> dict[str, Any]:
         return {"max_length": self.max_length, "lora": self.lora}
-
-    def text(self, row: Any) -> str:
-        return whole_text(row)
 
     def identity(self, row: Any) -> tuple[Any, ...]:
         return row.id, row.text, getattr(row, "text_pair", None), row.label
@@ -290,9 +287,6 @@ class Generation(Procedure):
             "stop": tuple(self.stop),
             "max_length": self.limit(engine),
         }
-
-    def text(self, row: Any) -> str:
-        return row.prompt  # type: ignore[no-any-return]
 
     def identity(self, row: Any) -> tuple[Any, ...]:
         return row.id, row.prompt, row.answer
@@ -426,9 +420,6 @@ class Scores(Procedure):
     def settings(self, engine: Engine) -> dict[str, Any]:
         reference = None if self.reference is None else engine.adapters[self.reference].weights_sha256 or None
         return {**super().settings(engine), "reference": self.reference, "reference_sha256": reference}
-
-    def text(self, row: Any) -> str:
-        return row.prompt + row.response  # type: ignore[no-any-return]
 
     def identity(self, row: Any) -> tuple[Any, ...]:
         return row.id, row.prompt, row.response

@@ -6,23 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 KNOWN: Mapping[str, Mapping[str, Any]] = {
-    "mistralai/Mistral-7B-v0.1": {
-        "model_type": "mistral",
-        "hidden_size": 4096,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "intermediate_size": 14336,
-        "vocab_size": 32000,
-    },
-    "distilbert-base-uncased": {
-        "model_type": "distilbert",
-        "dim": 768,
-        "n_layers": 6,
-        "n_heads": 12,
-        "hidden_dim": 3072,
-        "vocab_size": 30522,
-    },
+    "mistralai/Mistral-7B-v0.1": {"model_type": "mistral"},
+    "distilbert-base-uncased": {"model_type": "distilbert"},
     "embedded:minilm": {
         "model_type": "bert",
         "hidden_size": 384,
@@ -42,4 +27,4 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-"""The keys are those of their config.json."""
+"""The keys are those of their config.json, as far as they are not what transformers assumes for the type."""

@@ -158,7 +158,11 @@ def load_base(
         model.config._name_or_path = source.name
     dtype = model.dtype
     if settings.quantization:
-        model = _upcast(model)
+        # What is not packed (norms, embeddings, head) in float32, as QLoRA trains it: an adapter is evaluated on the
+        # base that it was trained on, to the bit.
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
     else:
         model.to(where)
     return Base(
@@ -370,16 +374,6 @@ def _four_bits() -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-
-
-def _upcast(model: Any) -> Any:
-    """A packed base with everything that is not packed (norms, embeddings, head) in float32, as QLoRA trains it.
-
-    Here, so that an adapter is evaluated on the base that it was trained on, to the bit.
-    """
-    from peft import prepare_model_for_kbit_training
-
-    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
 
 
 MAX_BESIDE_BYTES = 256 * 2**20

@@ -13,7 +13,7 @@ from tiny_models import bert, sentences, sums, words_tokenizer
 
 from gradience import evaluate_adapters
 from gradience.errors import OutputError
-from gradience.evaluate import Classification, answering
+from gradience.evaluate import Classification
 from gradience.evaluate.batches import budget_batches
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.engines.transformers import TransformersEngine
@@ -23,7 +23,6 @@ from gradience.evaluate.evaluator import Evaluator
 from gradience.files.records import read_records
 from gradience.models.devices import lacks_memory
 from gradience.progress import Watcher
-from gradience.reports.evaluation import KeptRecords
 
 GENERATE = {"filters": {"all": str}, "same": str.__eq__, "max_new_tokens": 4}
 
@@ -171,7 +170,7 @@ def headers(out):
 
 @pytest.mark.parametrize("error", [CUDA, CPU_ALLOCATOR], ids=["cuda", "cpu"])
 def test_out_of_memory_at_the_second_adapter_starts_all_of_them_again(prepared, tmp_path, monkeypatch, error):
-    monkeypatch.setattr(answering, "CPU_TOKENS", 200)
+    monkeypatch.setattr(engine_module, "CPU_TOKENS", 200)
     device = Device(monkeypatch, rows=40, start=5, error=error)  # two of the gate, one batch, two of the gate
     watcher, out = Notes(), tmp_path / "out"
     report = evaluate(prepared, "reference", "other", output=out, watcher=watcher)
@@ -184,7 +183,7 @@ def test_out_of_memory_at_the_second_adapter_starts_all_of_them_again(prepared, 
     assert {run.batch_tokens for run in headers(out)} == {100}
     assert [row.n for row in report.adapters] == [data.ROWS, data.ROWS]
     # An evaluation that has had this budget from the beginning has the same bytes.
-    monkeypatch.setattr(answering, "CPU_TOKENS", 100)
+    monkeypatch.setattr(engine_module, "CPU_TOKENS", 100)
     evaluate(prepared, "reference", "other", output=tmp_path / "small")
     for name in ("reference", "other"):
         again, small = (folder / "records" / f"{name}.jsonl" for folder in (out, tmp_path / "small"))
@@ -196,7 +195,7 @@ def test_out_of_memory_at_the_second_adapter_starts_all_of_them_again(prepared, 
 
 def test_where_one_example_does_not_fit_or_the_size_was_given_it_ends(prepared, monkeypatch):
     device = Device(monkeypatch, rows=0)
-    monkeypatch.setattr(answering, "CPU_TOKENS", 30)
+    monkeypatch.setattr(engine_module, "CPU_TOKENS", 30)
     monkeypatch.setattr(Classification, "prove", lambda *_, **__: None)
     watcher = Notes()
     with pytest.raises(OutputError, match=r"not enough memory: CUDA out of memory\. 2 GiB") as caught:
@@ -211,43 +210,6 @@ def test_where_one_example_does_not_fit_or_the_size_was_given_it_ends(prepared, 
         evaluate(prepared, "reference", batch_size=5)
     assert "a smaller --batch-size" in caught.value.hint
     assert device.calls == before + 1
-
-
-def test_elsewhere_than_on_a_processor_the_longest_batch_is_tried_before_the_first_stage(
-    prepared, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(TransformersEngine, "tries_memory", lambda _: True)
-    monkeypatch.setattr(answering, "TRIED_TOKENS", 1600)
-    device = Device(monkeypatch, rows=40)
-    watcher = Notes()
-    report = evaluate(prepared, "reference", "other", output=tmp_path, watcher=watcher)
-    assert (report.conditions.batch_tokens, watcher.notes) == (100, [])
-    assert KeptRecords.read(tmp_path / "records" / "manifest.json").budget.tokens == 100
-    monkeypatch.setattr(Evaluator, "try_longest", lambda *_: pytest.fail("it was tried already"))
-    evaluate(prepared, "reference", "other", "dora", output=tmp_path)
-    assert {run.batch_tokens for run in headers(tmp_path)} == {100}
-    assert max(device.answered) <= 40
-
-
-def test_the_trial_scores_free_text_as_well(tmp_path, monkeypatch):
-    folder = data.writers(tmp_path)
-    (folder / "rows.jsonl").write_text('{"prompt": "good film", "answer": "bad"}\n' * 12)
-    monkeypatch.setattr(TransformersEngine, "tries_memory", lambda _: True)
-    batch, sizes = engine_module.ResponseBatch, []
-
-    def small(tokenizer, pairs, *rest, **options):
-        sizes.append(len(pairs))
-        if len(pairs) > 10:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return batch(tokenizer, pairs, *rest, **options)
-
-    monkeypatch.setattr(engine_module, "ResponseBatch", small)
-    report = evaluate_adapters(
-        [folder / "reference", folder / "other"], base_model=folder / "base", data=folder / "rows.jsonl", device="cpu",
-        max_new_tokens=2,
-    )  # fmt: skip
-    assert max(sizes[3:]) <= 12
-    assert report.candidates[0].change is not None
 
 
 def test_tokens_are_counted_for_the_progress_alone(engine, prepared):

@@ -22,7 +22,7 @@ from tiny_models import (
     trained,
     words_tokenizer,
 )
-from transformers import AutoModelForCausalLM, DistilBertConfig, DistilBertModel, LlamaConfig
+from transformers import AutoModelForCausalLM, DistilBertConfig, DistilBertModel
 
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines.transformers import TransformersEngine
@@ -307,11 +307,6 @@ def test_a_scale_is_part_of_an_adapters_identity(engine, adapter_folders, tmp_pa
     assert run.adapter_config_sha256 != other.adapter_config_sha256
 
 
-def test_identities_do_not_depend_on_what_was_done_before(engine):
-    engine.tokenizer(["a", "abcd"], truncation=True, max_length=2)
-    assert TransformersEngine(llama(), engine.tokenizer).facts == engine.facts
-
-
 def test_a_classifiers_identity_leaves_out_its_random_head(tmp_path):
     bert().bert.save_pretrained(tmp_path / "base")
     words_tokenizer().save_pretrained(tmp_path / "base")
@@ -320,15 +315,3 @@ def test_a_classifiers_identity_leaves_out_its_random_head(tmp_path):
     first, second = (TransformersEngine(base.model, base.tokenizer) for base in bases)
     assert not np.array_equal(first.base.classifier.weight.detach(), second.base.classifier.weight.detach())
     assert first.facts == second.facts
-
-
-def test_a_packed_base_is_named():
-    from gradience.evaluate.engines.transformers.engine import quantization_of
-
-    packed = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
-    for facts, name in [
-        (packed, "bitsandbytes nf4"),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes int8"),
-        ({"quant_method": "gptq", "bits": 4}, "gptq"),
-    ]:
-        assert quantization_of(LlamaConfig(quantization_config=facts)) == name

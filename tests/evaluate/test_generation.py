@@ -88,13 +88,6 @@ def test_nothing_of_the_checkpoints_generation_settings_leaks_in(engine):
     assert generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW) == expected
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 25])
-def test_the_batch_size_changes_nothing_in_float32(engine, batch_size):
-    expected = generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW, batch_size=8)
-    outputs = generate(engine.base, engine.tokenizer, PROMPTS, max_new_tokens=NEW, batch_size=batch_size)
-    assert outputs == expected
-
-
 def test_logits_are_made_for_the_last_position_alone(engine):
     seen = []
     handle = engine.base.get_output_embeddings().register_forward_hook(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import gradience
 from gradience.errors import UsageError
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
+from gradience.evaluate.batches import CPU_TOKENS
 from gradience.files.records import RecordKind, StopReason
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
@@ -171,9 +172,9 @@ class Engine:
         return {}
 
     @classmethod
-    def tries_memory(cls, device: str) -> bool:
-        """Return True if the size of batches is found by trying the longest one."""
-        return False
+    def batch_tokens(cls, device: str) -> int:
+        """Return the tokens of a batch to begin with; where memory ends there are fewer."""
+        return CPU_TOKENS
 
     # ------------------------------------------------------------ the base and its adapters
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from gradience.adapters.patterns import SavedNames
 from gradience.digests import Sha256
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.adapters import AdapterIdentity
+from gradience.evaluate.batches import CPU_TOKENS, TRIED_TOKENS
 from gradience.evaluate.checks import base_notes
 from gradience.evaluate.engines.base import Classified, Engine, OutOfMemoryError, Output, Planned, Score
 from gradience.evaluate.engines.transformers.encoder_decoder import TargetBatch, generate_targets
@@ -122,9 +123,9 @@ class TransformersEngine(Engine):
         }
 
     @classmethod
-    def tries_memory(cls, device: str) -> bool:
-        """On a processor nothing is tried: what it would take is seen when the system has run out of it."""
-        return choose_device(device).type != "cpu"
+    def batch_tokens(cls, device: str) -> int:
+        """A processor says that memory ends when the system has run out of it: there batches stay small."""
+        return CPU_TOKENS if choose_device(device).type == "cpu" else TRIED_TOKENS
 
     @classmethod
     def load(
@@ -421,19 +422,16 @@ class TransformersEngine(Engine):
         declared = {name for name in weights if brought.find(name.rpartition(".")[0])}
         with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
             stored = {original_name(key.removeprefix("base_model.model.")): key for key in file.keys()}  # noqa: SIM118
-            self._refuse_without_head(declared, stored.keys(), folder)
+            lacking = (self.untrained - declared) | (declared - stored.keys())
+            if lacking or (self._head_unknown and not declared):
+                raise InputError(
+                    f"{folder}: contains no {f'weights for {_few(lacking)}' if lacking else 'classification head'}",
+                    code="no-head",
+                    hint='retrain with task_type="SEQ_CLS", and put what else the base lacks into modules_to_save',
+                )
             for name in weights.keys() & stored.keys() - declared:
                 if not torch.equal(file.get_tensor(stored[name]).to(weights[name]), weights[name]):
                     raise changes_the_base(folder, f"its own {name}")
-
-    def _refuse_without_head(self, declared: Set[str], stored: Set[str], folder: Path) -> None:
-        lacking = (self.untrained - declared) | (declared - stored)
-        if lacking or (self._head_unknown and not declared):
-            raise InputError(
-                f"{folder}: contains no {f'weights for {_few(lacking)}' if lacking else 'classification head'}",
-                code="no-head",
-                hint='retrain with task_type="SEQ_CLS", and put what else the base lacks into modules_to_save',
-            )
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial, reduce
+from functools import reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -148,7 +148,7 @@ class VllmEngine(Engine):
     inspect = TransformersEngine.inspect
     tokenizer_of = TransformersEngine.tokenizer_of
     identify = TransformersEngine.identify
-    tries_memory = TransformersEngine.tries_memory
+    batch_tokens = TransformersEngine.batch_tokens
 
     @classmethod
     def decides(cls) -> dict[str, Any]:
@@ -304,7 +304,7 @@ class VllmEngine(Engine):
         self, method: str, name: str | None, rows: list[list[int]], more: Sequence[int] = (), **arguments: Any
     ) -> Any:
         """Return answers to `rows` of ids. more: tokens that may follow each of them."""
-        process = self._server(NO_SLOTS)
+        self._server(NO_SLOTS)
         longest = max(map(sum, zip(map(len, rows), more or [0] * len(rows), strict=True)))
         if longest > self._longest:
             raise InputError(
@@ -313,18 +313,17 @@ class VllmEngine(Engine):
                 hint="lower max_new_tokens or max_length, or use the engine transformers",
             )
         number = None if name is None else self._served[name].number
-        return self._answer(partial(process.ask, method, number=number, rows=rows, **arguments), method)
+        return self._command(method, method, number=number, rows=rows, **arguments)
 
-    def _server(self, needs: Slots) -> VllmProcess:
-        """Return the process, whose slots hold what an adapter needs; else it is started anew, with all its
-        adapters."""
+    def _server(self, needs: Slots) -> None:
+        """Have a process whose slots hold what an adapter needs; else it is started anew, with all its adapters."""
         if self._process is not None and self._slots.hold(needs):
-            return self._process
+            return
         self._stop()
         known = [self._expected, *(served.needs for served in self._served.values())]
         self._slots = reduce(Slots.joined, known, needs)
-        process = self._process = VllmProcess(self._python, environment(self._device))
-        started = self._start(process)
+        self._process = VllmProcess(self._python, environment(self._device))
+        started = self._start()
         if started["device"] != self._device.type:
             self._stop()
             raise UsageError(
@@ -335,9 +334,8 @@ class VllmEngine(Engine):
         self._longest = started["max_model_len"]
         for served in self._served.values():
             self._load(served)
-        return process
 
-    def _start(self, process: VllmProcess) -> Any:
+    def _start(self) -> Any:
         """Import vLLM there and load the base; where one of them fails the process is ended.
 
         Nothing is unpickled, nothing of the checkpoint's generation settings is used, and no answer rests on what was
@@ -360,8 +358,8 @@ class VllmEngine(Engine):
             free, total = torch.cuda.mem_get_info(self._device)
             settings["gpu_memory_utilization"] = SHARE_OF_FREE * free / total
         try:
-            self._answer(partial(process.ask, "imports"), f"be imported by {self._python}", hint=HOW)
-            return self._answer(partial(process.ask, "start", settings=settings), "load the base")
+            self._command("imports", f"be imported by {self._python}", hint=HOW)
+            return self._command("start", "load the base", settings=settings)
         except OutOfMemoryError as error:
             raise EngineError(
                 f"vLLM has too little memory to load the base: {error}",
@@ -374,13 +372,13 @@ class VllmEngine(Engine):
             raise
 
     def _load(self, served: Served) -> None:
-        assert self._process is not None
-        ask = partial(self._process.ask, "add", number=served.number, path=str(served.folder))
-        self._answer(ask, f"load {served.folder}")
+        self._command("add", f"load {served.folder}", number=served.number, path=str(served.folder))
 
-    def _answer(self, ask: Callable[[], Any], what: str, hint: str = OTHER) -> Any:
+    def _command(self, method: str, what: str, hint: str = OTHER, **arguments: Any) -> Any:
+        """Return what the server's `method` returns. what: what vLLM was asked to do, in a message."""
+        assert self._process is not None
         try:
-            return ask()
+            return self._process.ask(method, **arguments)
         except Refused as refusal:
             raise InputError(
                 f"vLLM {self.decides()['engine_version']} refuses to {what}: {refusal}",
