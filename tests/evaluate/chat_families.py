@@ -71,15 +71,6 @@ FAMILIES = {
         ASKED_IN_CHATML,
         before="<think>\n\n</think>\n\n",
     ),
-    "Llama 2": Family(
-        "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content.strip() + ' [/INST]' }}"
-        "{% else %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}",
-        ("<s>", "</s>"),
-        "</s>",
-        f"[INST] {QUESTION} [/INST]",
-        begin="<s>",
-        before=" ",
-    ),
     "Llama 3": Family(
         "{% for m in messages %}{% set text = '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n'"
         " + m.content | trim + '<|eot_id|>' %}{% if loop.first %}{% set text = bos_token + text %}{% endif %}{{ text }}"
@@ -101,16 +92,5 @@ FAMILIES = {
         f"<start_of_turn>user\n{QUESTION}<end_of_turn>\n<start_of_turn>model\n",
         "<end_of_turn>",
         begin="<bos>",
-    ),
-    "Mistral": Family(
-        "{{ bos_token }}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-        "{{ raise_exception('After the optional system message, roles must alternate') }}{% endif %}"
-        "{% if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}"
-        "{% else %}{{ ' ' + m.content | trim + eos_token }}{% endif %}{% endfor %}",
-        ("<s>", "</s>", "[INST]", "[/INST]"),
-        "</s>",
-        f"[INST] {QUESTION}[/INST]",
-        begin="<s>",
-        before=" ",
     ),
 }

@@ -12,9 +12,8 @@ from scipy.special import log_softmax
 
 from gradience import tasks
 from gradience.bench.verify.recompute import gold_of, rescored
-from gradience.errors import InputError, UsageError
-from gradience.evaluate import diverge
-from gradience.files.records import ChoiceRecord, count, read_records
+from gradience.errors import InputError
+from gradience.files.records import count
 from gradience.tasks.base import ChoiceScoring
 from gradience.tasks.examples import ChoiceExample
 
@@ -55,20 +54,6 @@ def test_choices_are_those_of_lm_evals_acc_and_acc_norm(engine, name):
     ]
     assert count(normed).correct == sum(record.predicted == record.label for record in normed)
     assert any(record.predictions["sum"] != record.predictions["per_character"] for record in records)
-
-
-def test_records_are_read_again_and_paired(engine, tmp_path):
-    path = tmp_path / "a.records.jsonl"
-    plain = evaluate_choices(engine, "plain", EXAMPLES, path=path)
-    assert read_records(path, ChoiceRecord) == plain
-    change = diverge(plain, evaluate_choices(engine, "rslora", EXAMPLES))
-    assert change.table.n == len(EXAMPLES)
-    other = [
-        example if example.id != "10" else ChoiceExample("10", "x", ("1", "2"), 0, "confirm")
-        for example in EXAMPLES
-    ]
-    with pytest.raises(UsageError, match="their examples differ"):
-        diverge(plain, evaluate_choices(engine, "rslora", other))
 
 
 # --- rows -----------------------------------------------------------------------------------------

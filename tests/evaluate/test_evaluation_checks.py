@@ -13,7 +13,6 @@ import pytest
 from gradience.cli.app import run
 from gradience.errors import GradienceError
 from gradience.evaluate import checks
-from gradience.evaluate.forecast import forecast_evaluation
 from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import evaluate_settings
 from gradience.reports.evaluation import EvaluationPreview
@@ -192,14 +191,6 @@ def test_weights_are_told_from_the_files_and_the_precision(inputs, prepared, mon
     with pytest.raises(GradienceError, match="the base alone takes about"):
         inputs(labelled("a", "b"))
     assert inputs(labelled("a", "b"), dtype="bfloat16").notes == ()
-
-
-def test_a_plan_adds_the_batches_to_what_is_needed(inputs, monkeypatch):
-    read = inputs(labelled("a film", "a plot"))
-    weights = forecast_evaluation(read).weights_bytes
-    monkeypatch.setattr(checks, "memory_of", lambda _: (weights + read.adapter_bytes, 10**12))
-    (note,) = forecast_evaluation(read).notes
-    assert "of memory are needed" in note
 
 
 # ---------------------------------------------------------------- preview

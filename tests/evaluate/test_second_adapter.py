@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -207,12 +206,3 @@ def test_evaluate_shrink_and_distil(name, folders, base, tmp_path):
 @pytest.mark.parametrize("name", FEATURES)
 def test_every_kind_through_the_verbs(name, folders, base, tmp_path):
     verbs(base, folders(name), name, tmp_path)
-
-
-def test_loading_an_adapter_warns_of_nothing(tmp_path):
-    """PEFT 0.21 asks transformers 5 for a property by its old name: a FutureWarning at every load."""
-    folder = llama_adapter(tmp_path / "a", 1)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        TransformersEngine(llama(), letters_tokenizer()).add("a", folder)
-    assert [str(one.message) for one in caught] == []

@@ -127,14 +127,6 @@ def test_a_calibration_and_a_distillation_use_it_too(folders, tmp_path, capsys):
     assert "note: the tokenizer and its chat template are those saved with" in capsys.readouterr().err
 
 
-def test_a_tokenizer_that_cannot_be_read_names_its_adapter(folders, tmp_path):
-    broken = shutil.copytree(folders / "own", tmp_path / "broken")
-    (broken / "tokenizer.json").unlink()
-    with pytest.raises(InputError, match="broken: ") as caught:
-        read_inputs(asked(folders, "own", adapters=[broken]))
-    assert "--tokenizer base" in caught.value.hint
-
-
 # ---------------------------------------------------------------- more tokens than the base
 
 FEATURES = {
