@@ -57,7 +57,7 @@ class AdapterInput:
     lora_params: int = 0
     other_params: int = 0
     base_model: str | None = None
-    """What its config names."""
+    """The name in its config."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Its whole config."""
     tokens: int | None = None

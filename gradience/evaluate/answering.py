@@ -25,17 +25,17 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Answers:
-    """What one adapter left."""
+    """The answers of one adapter, and the files that hold them."""
 
     adapter: AdapterInput | None
     """None: the base."""
     answers: Evaluation[Any] | None = None
     scores: Evaluation[Any] | None = None
-    """Of the gold responses; None for labels, for the reference, where they are the answers, and where the engine gives
-    none."""
+    """Scores of the gold responses; None for labels, for the reference, if they are the answers, and without an engine
+    that gives any."""
     files: list[RecordsFile] = field(default_factory=list)
     error: str = ""
-    """Why there are no answers."""
+    """The reason if there are no answers."""
 
     @property
     def file_name(self) -> str:
@@ -231,7 +231,7 @@ class Answering:
 
     @property
     def _device(self) -> dict[str, Any]:
-        """What decides how much fits."""
+        """Everything that decides how much fits."""
         return {**self._base, "device": self.evaluator.numerics["device"]}
 
 

@@ -41,8 +41,10 @@ def base_notes(planned: Planned) -> Iterator[str]:
     if source.commit is None:
         require_weights(source.folder, pickles=not model.from_adapter)
     shape = from_folder(AutoConfig, model.name, source.folder)
-    check_vocabulary(model, planned.tokenizer, shape, {each.given: each.tokens for each in adapters})
-    yield from tokenizer_notes(model, planned.tokenizer, {each.name: each.folder for each in adapters})
+    check_vocabulary(model, planned.tokenizer, shape, {adapter.given: adapter.tokens for adapter in adapters})
+    yield from tokenizer_notes(
+        model, planned.tokenizer, {adapter.name: adapter.folder for adapter in adapters}
+    )
     yield from repeated(planned.counts)
     yield from lengths(
         planned.task,

@@ -53,7 +53,7 @@ class Evaluator:
         self.max_new_tokens, self._tokenizer = max_new_tokens, tokenizer
         self.on_batch = on_batch if on_tokens is None else self._counted(on_tokens, on_batch)
         self.loads = 0
-        """How often the base has been loaded."""
+        """Times that the base has been loaded."""
         self.engine_type = engine(engine_name)
         self._labels = len(task.label_names) if isinstance(task, ClassificationTask) else None
         self.engine_type.check(model, labels=self._labels)
@@ -80,7 +80,7 @@ class Evaluator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides an answer, beside adapter, base and examples."""
+        """Everything that decides an answer, beside adapter, base and examples."""
         settings = {"engine": self.engine_type.name, **self.engine_type.decides(), **self._batches()}
         task = self.task
         if isinstance(task, ClassificationTask):

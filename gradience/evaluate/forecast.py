@@ -51,7 +51,7 @@ def forecast_evaluation(inputs: Inputs) -> EvaluationForecast:
     return EvaluationForecast(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
-        adapters=tuple(each.name for each in inputs.adapters),
+        adapters=tuple(adapter.name for adapter in inputs.adapters),
         with_base=request.with_base,
         examples=examples,
         margin=inputs.margin,

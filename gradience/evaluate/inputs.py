@@ -52,7 +52,7 @@ class Inputs:
     tokenizer: Any = None
     """The base's, which encodes each row once; None where the engine has none here."""
     measures_divergence: bool = True
-    """Whether KL and flips on the gold responses are measured beside the answers."""
+    """True if KL and flips on the gold responses are measured beside the answers."""
 
     @property
     def reference(self) -> AdapterInput:
@@ -61,17 +61,17 @@ class Inputs:
 
     @property
     def classifies(self) -> bool:
-        """Whether labels are given, and not text."""
+        """True if labels are given, and not text."""
         return isinstance(self.task, ClassificationTask)
 
     @property
     def likelihoods(self) -> bool:
-        """Whether nothing is generated, and the likelihoods of given responses are the answers."""
+        """True if nothing is generated, and the likelihoods of given responses are the answers."""
         return isinstance(self.task, LikelihoodTask)
 
     @property
     def compares_nll(self) -> bool:
-        """Whether no answer is correct or not, and the likelihoods themselves are compared."""
+        """True if no answer is correct or not, and the likelihoods themselves are compared."""
         return isinstance(self.task, LikelihoodTask) and self.task.decide_by == "nll"
 
     @property

@@ -43,7 +43,7 @@ def preview_evaluation(inputs: Inputs) -> EvaluationPreview:
         scored_by=inputs.task.scored_by,
         examples=len(inputs.examples),
         scored=tuple(
-            scored_example(inputs.task, each, inputs.tokenizer, encode) for each in inputs.examples[:SHOWN]
+            scored_example(inputs.task, row, inputs.tokenizer, encode) for row in inputs.examples[:SHOWN]
         ),
         notes=inputs.notes,
     )

@@ -75,7 +75,7 @@ class RecordFile(Generic[R]):
                 os.fsync(file.fileno())
 
     def finish(self) -> Evaluation[R]:
-        """All records in the order of the examples; the file is written whole and its `.part` removed."""
+        """Return all records in the order of the examples; the file is written whole and its `.part` removed."""
         ordered = dict(zip(chain(*self.batches), chain(*self.done), strict=True))
         evaluation = Evaluation(self.run, tuple(ordered[place] for place in range(len(self.ids))))
         if self.path is not None and self.part is not None:

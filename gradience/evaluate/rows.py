@@ -413,9 +413,9 @@ class Scores(Procedure):
     reference: str | None = None
     """The adapter that KL and flips are measured against."""
     end: bool = True
-    """Whether the end token counts."""
+    """The end token counts."""
     rolling: bool = False
-    """Whether the responses are whole texts without prompts, read in windows."""
+    """The responses are whole texts without prompts, read in windows."""
 
     def settings(self, engine: Engine) -> dict[str, Any]:
         reference = None if self.reference is None else engine.adapters[self.reference].weights_sha256 or None

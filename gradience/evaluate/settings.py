@@ -125,17 +125,17 @@ def evaluate_settings(given: Mapping[str, Any], config: Path | None = None) -> E
 
 
 def _seen_from(folder: Path, settings: EvaluateSettings, names: list[str]) -> dict[str, Any]:
-    """The settings that hold paths, those of `names` seen from `folder`."""
-    seen: dict[str, Any] = {"folder": folder if folder != Path() else None}
+    """Return the settings that hold paths, those of `names` seen from `folder`."""
+    paths: dict[str, Any] = {"folder": folder if folder != Path() else None}
     for name in PATHS:
         value = getattr(settings, name)
         if name in names and value is not None:
-            seen[name] = tuple(folder / path for path in value) if name == "adapters" else folder / value
+            paths[name] = tuple(folder / path for path in value) if name == "adapters" else folder / value
     base, task = str(settings.base_model or ""), settings.task
     if "base_model" in names and base and base not in EMBEDDED:
         path = folder / base
         if os.path.exists(path) or is_path(base):  # False for a name that is too long for a file
-            seen["base_model"] = str(path)
+            paths["base_model"] = str(path)
     if "task" not in names and task is not None and is_file(task):
-        seen["task"] = os.path.abspath(task)  # given beside the file: seen from where the command is run
-    return seen
+        paths["task"] = os.path.abspath(task)  # given beside the file: seen from where the command is run
+    return paths

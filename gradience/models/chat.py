@@ -41,9 +41,9 @@ class Turn:
     prompt: str
     """The template's text up to where the assistant writes, without what the tokenizer itself puts before a text."""
     response: str
-    """What the assistant writes, and what closes its turn unless that is the end token."""
+    """The text that the assistant writes, and what closes its turn unless that is the end token."""
     close: str
-    """What closes the turn before the end token, which is put behind every response; empty where nothing does."""
+    """The text that closes the turn before the end token, which is put behind every response; often empty."""
 
 
 @contextmanager
@@ -110,11 +110,11 @@ class ChatTemplate:
         """All `messages` as the prompt of the assistant's next turn."""
         return self._without_beginning(self._written([(messages, True)])[0])
 
-    def send(self, what: object) -> None:
+    def send(self, message: object) -> None:
         """Send a line to the process: the template, then conversations."""
         assert self._process.stdin
         try:
-            self._process.stdin.write(json.dumps(what) + "\n")
+            self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             self._process.wait()  # why it ended is said when its answer is missing
@@ -181,7 +181,7 @@ def _bare(tokenizer: Any, text: str) -> list[int]:
 
 
 def _begins(tokenizer: Any, text: str, ids: list[int]) -> bool:
-    """Whether `text` with the tokenizer's own special tokens begins with `ids`."""
+    """Return True if `text` with the tokenizer's own special tokens begins with `ids`."""
     return list(tokenizer(text, add_special_tokens=True)["input_ids"])[: len(ids)] == ids
 
 

@@ -87,18 +87,20 @@ def devices_of(device: str) -> Sequence[str]:
     """
     if device in ("cpu", "mps") or not torch.cuda.is_available():
         return ()
-    _, _, one = device.partition(":")
+    _, _, index = device.partition(":")
     count = torch.cuda.device_count()
-    if one and int(one) >= count:
-        raise _no_gpu(int(one), count)
-    seen = os.environ.get(VISIBLE)
-    names = [name.strip() for name in seen.split(",")] if seen else [str(number) for number in range(count)]
+    if index and int(index) >= count:
+        raise _no_gpu(int(index), count)
+    visible = os.environ.get(VISIBLE)
+    names = (
+        [name.strip() for name in visible.split(",")] if visible else [str(number) for number in range(count)]
+    )
     names = names[:count]  # behind an entry that names no GPU, CUDA sees none
-    return [names[int(one)]] if one else names
+    return [names[int(index)]] if index else names
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory could not be had."""
+    """Return True if `error` says that memory could not be had."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_SO)
@@ -111,7 +113,7 @@ def make_current(device: torch.device) -> None:
 
 
 def computes_fast(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a device has instructions for products in `dtype`; processors without them convert every number.
+    """Return True if a device has instructions for products in `dtype`; processors without them convert every number.
 
     Measured on a processor (torch 2.13, 64 rows, one thread): products in bfloat16 take a quarter of the time of
     float32 with AVX512-BF16, 3.6 times as long without; in float16 3.5 times as long.

@@ -164,7 +164,7 @@ def _kept(name: str, make: Callable[[Path], None], pins: Callable[[Path], Mappin
 
 
 def _damaged(folder: Path, pins: Callable[[Path], Mapping[str, str]]) -> str | None:
-    """What in `folder` is missing or not as pinned; None where all is well."""
+    """Return the file in `folder` that is missing or not as pinned; None if all is well."""
     try:
         return next(
             (name for name, digest in pins(folder).items() if sha256_file(folder / name) != digest), None

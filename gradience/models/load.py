@@ -41,7 +41,7 @@ class Base:
     model: Any
     tokenizer: Any
     name: str
-    """What an adapter records as its base."""
+    """The name that an adapter records as its base."""
     fingerprint: str
     """The commit on the hub, or sha256 over the names and hashes of the folder's files."""
     parameters: int
@@ -83,7 +83,7 @@ def _tokenizer(settings: ModelSettings, source: Source) -> Any:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise _unreadable(
-            Path(settings.tokenizer or source.folder), f"its tokenizer encodes no text: {_said(error)}"
+            Path(settings.tokenizer or source.folder), f"its tokenizer encodes no text: {_message_of(error)}"
         ) from error
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
@@ -179,7 +179,7 @@ def load_base(
 
 
 def fingerprint_of(settings: ModelSettings) -> str:
-    """What `load_base` would say of the base (`Base.fingerprint`), without loading it.
+    """Return what `load_base` would say of the base (`Base.fingerprint`), without loading it.
 
     Asks the hub for the commit of a name on it. Raises InputError or NetworkError when the base cannot be had.
     """
@@ -205,8 +205,8 @@ def dtype_of(settings: ModelSettings, shape: Any, device: str = "auto") -> torch
 
 def stored_dtype(shape: Any) -> torch.dtype | None:
     """Return the dtype of the checkpoint, as its config says; None where it does not."""
-    said = getattr(shape, "dtype", None)
-    return said if isinstance(said, torch.dtype) else None
+    dtype = getattr(shape, "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else None
 
 
 def context_of(config: Any) -> int | None:
@@ -221,7 +221,7 @@ def context_of(config: Any) -> int | None:
 
 
 def from_folder(factory: Any, name: str, folder: Path, **arguments: Any) -> Any:
-    """What `factory.from_pretrained` makes of `folder`, which holds the model `name`, or of a config.json.
+    """Return what `factory.from_pretrained` makes of `folder`, which holds the model `name`, or of a config.json.
 
     Raises InputError (`model-unreadable`, and what `reading` raises).
     """
@@ -243,7 +243,7 @@ def from_folder(factory: Any, name: str, folder: Path, **arguments: Any) -> Any:
             part = "its tokenizer (tokenizer.json and the files beside it)"
             if fields:  # the tokenizer's class reads the config as well
                 from_folder(AutoConfig, name, folder)
-        raise _unreadable(folder, f"transformers cannot load {part}: {_said(error)}") from error
+        raise _unreadable(folder, f"transformers cannot load {part}: {_message_of(error)}") from error
 
 
 def skeleton(factory: Any, shape: Any, *, labels: int | None = None, **arguments: Any) -> Any:
@@ -282,7 +282,7 @@ def _config_fields(path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(read_file(path, MAX_SETTINGS_BYTES))
     except (ValueError, RecursionError) as error:
-        raise _unreadable(path, f"it is not JSON: {_said(error)}") from None
+        raise _unreadable(path, f"it is not JSON: {_message_of(error)}") from None
     if not isinstance(fields, dict):
         raise _unreadable(path, "it is not a JSON object")
     _check_fields(path, fields)
@@ -303,7 +303,7 @@ def _check_fields(path: Path, fields: Mapping[str, Any]) -> None:
 def _config_error(
     folder: Path, fields: Mapping[str, Any], error: Exception, build: Callable[[Any], Any]
 ) -> InputError:
-    """The error for a config that transformers refuses, with the field without which it would not."""
+    """Return the error for a config that transformers refuses, with the field without which it would not."""
     from transformers import AutoConfig
 
     path = folder if folder.suffix == ".json" else folder / CONFIG
@@ -316,11 +316,11 @@ def _config_error(
             build(AutoConfig.for_model(fields["model_type"], **rest))
             wrong = f"{key} is {json.dumps(fields[key], default=str)[:80]}: " if key else ""
             break
-    return _unreadable(path, f"{wrong}transformers cannot load this model: {_said(error)}")
+    return _unreadable(path, f"{wrong}transformers cannot load this model: {_message_of(error)}")
 
 
-def _said(error: BaseException) -> str:
-    """The first lines of what a library says, as one."""
+def _message_of(error: BaseException) -> str:
+    """Return the first lines of a library's message, as one."""
     if "weights_only" in str(error):  # it goes on with how to let the pickle run
         return "PyTorch refuses the pickle: it holds more than tensors"
     text = " ".join(" ".join(str(error).split("\n")[:3]).split())[:300]

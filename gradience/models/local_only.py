@@ -10,7 +10,7 @@ _LOCAL_ONLY: ContextVar[bool] = ContextVar("local_only", default=False)
 
 
 class NotHereError(Exception):
-    """What would have to be fetched; a run would fetch it. Raised only inside `local_only`."""
+    """Something would have to be fetched, which a run would do. Raised only inside `local_only`."""
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def local_only() -> Iterator[None]:
 
 
 def is_local_only() -> bool:
-    """Whether nothing may be fetched now."""
+    """Return True if nothing may be fetched now."""
     return _LOCAL_ONLY.get()
 
 

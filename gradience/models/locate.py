@@ -29,11 +29,11 @@ OTHER_COPIES = ("*/*.safetensors", "consolidated*")
 
 
 class Source(NamedTuple):
-    """Where a base model is."""
+    """A base model on this disk."""
 
     folder: Path
     name: str
-    """What an adapter records as its base."""
+    """The name that an adapter records as its base."""
     commit: str | None = None
     """On the hub: the commit that `folder` holds."""
 

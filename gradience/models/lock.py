@@ -16,7 +16,7 @@ MOMENT = 1.0
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds the folder."""
+    """Return True if a process holds the folder."""
     if not (folder / LOCK).is_file():
         return False
     with abandoned(folder / LOCK) as free:

@@ -50,17 +50,17 @@ class Release:
 
     @property
     def is_wheel(self) -> bool:
-        """Whether this is a wheel (otherwise a source archive)."""
+        """True for a wheel, False for a source archive."""
         return self.filename.endswith(".whl")
 
     @property
     def page(self) -> str:
-        """Where a person finds the file."""
+        """The page on which a person finds the file."""
         return f"https://pypi.org/project/{self.name}/{self.version}/#files"
 
 
 def fetch(release: Release, archives: Path) -> Path:
-    """The verified file of `release` in the folder `archives`, fetched by pip when it is not there yet.
+    """Return the verified file of `release` in the folder `archives`, fetched by pip when it is not there yet.
 
     A file with other bytes (cut off, tampered with, an older pin) is replaced. pip shows its progress bar when
     standard error is a terminal. One process at a time may fetch a release.
@@ -121,7 +121,7 @@ def _download(release: Release, folder: Path) -> str:
 
 
 def _reason(complaints: str) -> str:
-    """The line of pip's complaints that says most."""
+    """Return the line of pip's complaints that says most."""
     lines = [line.strip() for line in complaints.splitlines() if line.strip()]
     if any("No module named pip" in line for line in lines):
         return "this Python environment has no pip"

@@ -29,7 +29,7 @@ def with_tokenizer(model: ModelSettings, of: TokenizerOf | None, folders: Sequen
 
     Raises UsageError (`no-tokenizer`) where `of` says adapter, and none has one.
     """
-    folder = next((each for each in folders if (each / CONFIG).is_file()), None)
+    folder = next((path for path in folders if (path / CONFIG).is_file()), None)
     if folder is None and of == "adapter":
         raise UsageError(
             f"{folders[0]}: contains no {CONFIG}, so it has no tokenizer",
@@ -47,7 +47,7 @@ def digest_of_files(folder: Path) -> str | None:
 
 
 def tokenizer_notes(model: ModelSettings, tokenizer: Any, adapters: Mapping[str, Path]) -> Iterator[str]:
-    """What is to be said of the tokenizer that `model` names. adapters: their names and folders."""
+    """Yield notes on the tokenizer that `model` names. adapters: their names and folders."""
     from gradience.models.load import load_tokenizer
 
     used = None if model.tokenizer is None else digest_of_files(Path(model.tokenizer))
@@ -67,23 +67,23 @@ def tokenizer_notes(model: ModelSettings, tokenizer: Any, adapters: Mapping[str,
             yield f"{name} was saved with another tokenizer or chat template, and is given those of {owner}"
 
 
-def _differences(one: Any, other: Any) -> Iterator[str]:
-    """In what two tokenizers differ."""
-    if one.chat_template != other.chat_template:
+def _differences(used: Any, base: Any) -> Iterator[str]:
+    """Yield the parts in which two tokenizers differ."""
+    if used.chat_template != base.chat_template:
         yield "the chat template"
     for name in ("bos_token", "eos_token"):
-        if getattr(one, name) != getattr(other, name):
-            yield f"{name} ({getattr(other, name)!r:.40})"
-    mine, others = one.get_vocab(), other.get_vocab()
-    tokens = sum(mine.get(token) != others.get(token) for token in mine.keys() | others)
+        if getattr(used, name) != getattr(base, name):
+            yield f"{name} ({getattr(base, name)!r:.40})"
+    vocabulary, known = used.get_vocab(), base.get_vocab()
+    tokens = sum(vocabulary.get(token) != known.get(token) for token in vocabulary.keys() | known)
     if tokens:
         yield counted(tokens, "token")
-    elif rules_of(one) != rules_of(other):
+    elif rules_of(used) != rules_of(base):
         yield "how a text is split"
 
 
 def rules_of(tokenizer: Any) -> Any:
-    """What decides the tokens of a text; the padding and truncation of the last call are left out."""
+    """Return the rules that decide the tokens of a text; the padding and truncation of the last call are left out."""
     if not tokenizer.is_fast:
         return tokenizer.get_vocab()
     return json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}

@@ -34,7 +34,7 @@ RECORDS_OF: Mapping[type[Task], RecordKind] = {
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """What a classifier says of one text or pair of texts."""
+    """The answer of a classifier for one text or pair of texts."""
 
     logits: NDArray[np.float32]
     """Shape (labels,)."""
@@ -44,7 +44,7 @@ class Classified:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What was written behind one prompt."""
+    """The text that was written behind one prompt."""
 
     text: str
     """Without the end token, up to the first stop string; other special tokens stay visible."""
@@ -80,7 +80,7 @@ class OutOfMemoryError(MemoryError):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What an evaluation will ask."""
+    """An evaluation before anything is loaded."""
 
     model: ModelSettings
     task: Task
@@ -94,7 +94,7 @@ class Planned:
     max_new_tokens: int | None
     """Tokens of an output, in place of the task's own."""
     tokenizer: Any
-    """That of `tokenizer_of`."""
+    """The one that `tokenizer_of` returns."""
 
 
 def repeated(counts: Mapping[str, int]) -> Iterator[str]:
@@ -121,7 +121,7 @@ class Engine:
     """
 
     name: ClassVar[str]
-    """What it is registered as; it stands in every header of records and in the key of every evaluation."""
+    """The name it is registered under. It stands in every header of records and in the key of every evaluation."""
     answers: ClassVar[frozenset[RecordKind]] = frozenset({"generation"})
     """The kinds of records that it can make: `classify`, `generate`, and `score` for choices and scores."""
     local: ClassVar[bool] = False
@@ -190,7 +190,7 @@ class Engine:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the header says of engine and base: the fields of `ExamplesRun` from `engine` to `versions`."""
+        """Facts about engine and base for the header: the fields of `ExamplesRun` from `engine` to `versions`."""
         unknown = dict.fromkeys(("base_sha256", "tokenizer_sha256", "dtype", "attention"))
         return {"engine": self.name, "base": Path(self.model.name).name, **unknown, **self.numerics()}
 

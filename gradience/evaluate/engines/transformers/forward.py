@@ -63,12 +63,12 @@ def next_logits(
 
 
 def cache_name(model: Any) -> str:
-    """What the model calls its cache: late releases of transformers 5 `cache`; before, it was `past_key_values`."""
+    """Return the name of the model's cache: `cache` since late releases of transformers 5, else `past_key_values`."""
     return "cache" if "cache" in _parameters(model) else "past_key_values"
 
 
 def caches(model: Any) -> bool:
-    """Whether the model keeps keys and values, which rows may share; not a state that every token changes."""
+    """Return True if the model keeps keys and values, which rows may share; not a state that every token changes."""
     return cache_name(model) in _parameters(model) and not getattr(inner_of(model), "_is_stateful", False)
 
 
@@ -121,7 +121,7 @@ def generate_batch(
 
 
 def continuing(model: Any, mask: Tensor) -> Callable[[Tensor], Tensor]:
-    """What takes ids (rows, new), at first prompts of this mask, and gives logits (rows, vocabulary) behind them."""
+    """Return a function from ids (rows, new), at first prompts of this mask, to logits (rows, vocabulary) behind."""
     cache: Any = None
 
     def advance(ids: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Row:
 
 
 def _first(stop: Sequence[str], text: str) -> int | None:
-    """Where the first stop string begins in `text`."""
+    """Return the place where the first stop string begins in `text`."""
     return min((place for place in map(text.find, stop) if place >= 0), default=None)
 
 
@@ -209,7 +209,7 @@ def prompt_ids(tokenizer: Any, prompt: str, room: int | None) -> tuple[list[int]
 
 
 def empty_prompt() -> InputError:
-    """What is raised for a prompt without tokens."""
+    """Return the error for a prompt without tokens."""
     return InputError(
         "a prompt is empty, and the tokenizer puts nothing before it",
         code="empty-prompt",

@@ -149,11 +149,11 @@ class Terms(NamedTuple):
     likelihood: Tensor
     """Log of the probability of the token, float64."""
     hits: Tensor
-    """Whether it is the most likely one."""
+    """True if it is the most likely one."""
     kl: Tensor | None
     """KL(reference ‖ adapter) of the whole distribution, float64; None without a reference."""
     flips: Tensor | None
-    """Whether another token is the most likely one than under the reference."""
+    """True if another token is the most likely one than under the reference."""
 
 
 def measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor | None = None) -> Terms:

@@ -65,7 +65,7 @@ class Slots(NamedTuple):
     """Last parts of the names of the modules that have LoRA, such as `q_proj`."""
 
     def hold(self, needs: Slots) -> bool:
-        """Whether an adapter that needs so much fits."""
+        """Return True if an adapter that needs so much fits."""
         return needs.rank <= self.rank and needs.modules <= self.modules
 
     def joined(self, other: Slots) -> Slots:
@@ -459,8 +459,8 @@ def refuse_disagreement(
             )
         apart = max(
             (
-                abs(one.loglikelihood - other.loglikelihood) / max(1, other.n_tokens)
-                for one, other in zip(ours, theirs, strict=True)
+                abs(score.loglikelihood - expected.loglikelihood) / max(1, expected.n_tokens)
+                for score, expected in zip(ours, theirs, strict=True)
             ),
             default=0.0,
         )

