@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gradience.errors import InputError, UsageError
 from gradience.evidence.base import Item, Log
 from gradience.words import counted, listed, printable
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """One example in both logs."""
 
     a: Item

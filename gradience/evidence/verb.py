@@ -1,4 +1,7 @@
-"""Two logs of an evaluation -> EvidenceReport: `gradience evidence`, and `compare_logs` in Python."""
+"""Two logs of an evaluation -> EvidenceReport: `gradience evidence`, and `compare_logs` in Python.
+
+"Better" points up here: where lower is better, differences are turned for the tests and turned back for the report.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,22 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
 from gradience.digests import sha256_file
 from gradience.errors import UsageError, require
 from gradience.evidence.base import Log, Wanted
 from gradience.evidence.formats import read_log
-from gradience.evidence.outcome import binary, flips_of, outcome_of
 from gradience.evidence.pairing import Pair, paired, unchecked
 from gradience.evidence.pairing import lower_is_better as direction_of
-from gradience.evidence.sentences import verdict_of
 from gradience.evidence.settings import EvidenceSettings
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.exact import share_of_points
+from gradience.reports.base.graded import Bounds, Grade
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.evidence import EvidenceReport, LogFacts
+from gradience.reports.evidence import EvidenceReport, Flip, LogFacts, Planning
 from gradience.settings import public
+from gradience.statistics.table import PairedTable
 
 
 @public(EvidenceSettings)
@@ -37,19 +42,77 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     missing; MissingExtra without scipy.
     """
     require("scipy", extra="stats")
+    from gradience.statistics.paired import mean_difference, mean_p_value, pair_grade, tango, tango_p_value
+    from gradience.statistics.power import (
+        examples_for_mean,
+        examples_needed,
+        smallest_margin,
+        smallest_margin_of_mean,
+    )
+
     watch = Stopwatch(settings.command)
     wanted = Wanted(settings.metric, settings.filter)
     left, right = (read_log(Path(path), wanted) for path in (settings.a, settings.b))
     pairs = paired(left, right)
     lower = direction_of(left, right, settings.lower_is_better)
-    allowed = _margin(settings.margin, left.metric, pairs, lower_is_better=lower)
-    result = outcome_of(pairs, allowed, lower_is_better=lower)
+    margin = _margin(settings.margin, left.metric, pairs, lower_is_better=lower)
+    sign = -1.0 if lower else 1.0
+    a, b = np.array([pair.a.score for pair in pairs]), np.array([pair.b.score for pair in pairs])
+    better = sign * (b - a)
+    table, flat = None, False
+    if binary(pairs):
+        table = PairedTable.of(a != lower, b != lower)
+        ends, bounds, p_value = (table.low, table.high), tango(table, 0.90), tango_p_value(table, margin)
+        variance = table.discordance
+    else:
+        ends, bounds = mean_difference(better), mean_difference(better, 0.90)
+        p_value, variance = mean_p_value(better, margin), float(better.var(ddof=1))
+        flat = bool((better == better[0]).all())
+    grade: Grade = "C" if flat else pair_grade(bounds[0], bounds[1], margin)
+    needed, smallest = (
+        (examples_for_mean, smallest_margin_of_mean) if table is None else (examples_needed, smallest_margin)
+    )
+    planning = Planning(
+        variance=variance or None,
+        examples_80=needed(variance, margin, wanted=0.8) if variance else None,
+        examples_90=needed(variance, margin, wanted=0.9) if variance else None,
+        margin_80=smallest(len(better), variance, wanted=0.8) if variance else None,
+        margin_90=smallest(len(better), variance, wanted=0.9) if variance else None,
+    )
+
+    def amount(value: float) -> str:
+        """Return a difference without its sign: `2.5 points` of 0/1 scores, else with three digits."""
+        if table is None:
+            return f"{abs(value):.3g}"
+        points = f"{100 * abs(value):.2f}".rstrip("0").rstrip(".")
+        return "1 point" if points == "1" else f"{points} points"
+
+    allowed, n = amount(margin), len(pairs)
+    if flat:
+        verdict = f"All {n:,} differences are equal, so nothing can be said about other examples."
+    elif grade == "B":
+        ahead = f"; it is better by at least {amount(ends[0])}" if ends[0] > 0 else ""
+        limit = f"at most {amount(bounds[0])} worse" if bounds[0] < 0 else "not worse"
+        verdict = (
+            f"B is as good as A, within the allowed {allowed}: on other examples like these {n:,} it would be {limit}"
+            f" (95 % confidence){ahead}."
+        )
+    elif grade == "D":
+        by = amount(bounds[1])
+        verdict = f"B is worse than A by more than the allowed {allowed}: by at least {by} (95 % confidence)."
+    else:
+        verdict = (
+            f"These {n:,} examples do not decide: B may be up to {amount(bounds[0])} worse than A (allowed:"
+            f" {allowed}); that it is worse by more than that is not shown either."
+        )
+    low, high = sorted(sign * end for end in ends)
+    lowest, highest = sorted(sign * bound for bound in bounds)
     n_lost, n_gained, rows = flips_of(pairs, settings.flips, lower_is_better=lower)
     facts = [_facts(left), _facts(right)]
     notes = unchecked(left, right, pairs)
     if facts[0].sha256 == facts[1].sha256:
         notes.append("A and B are the same file")
-    if result.flat:
+    if flat:
         notes.append("all differences are equal: an interval without width says nothing about other examples")
     return EvidenceReport(
         a=facts[0],
@@ -58,16 +121,16 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
         metric=left.metric,
         filter=left.filter,
         lower_is_better=lower,
-        n=len(pairs),
-        delta=result.delta,
-        low=result.low,
-        high=result.high,
-        margin=allowed,
-        bounds=result.bounds,
-        table=result.table,
-        planning=result.planning,
-        grade=result.grade,
-        verdict=verdict_of(result, len(pairs), allowed, lower_is_better=lower, shares=binary(pairs)),
+        n=n,
+        delta=float((b - a).mean()),
+        low=low,
+        high=high,
+        margin=margin,
+        bounds=Bounds(low=lowest, high=highest, p_value=p_value),
+        table=table,
+        planning=planning,
+        grade=grade,
+        verdict=verdict,
         n_lost=n_lost,
         n_gained=n_gained,
         flips=rows,
@@ -94,6 +157,32 @@ def _margin(given: float | None, metric: str, pairs: Sequence[Pair], *, lower_is
             hint="a positive number: points for 0/1 scores (2.5), else units of the score",
         )
     return float(share_of_points(Fraction(repr(given)))) if binary(pairs) else given
+
+
+def binary(pairs: Sequence[Pair]) -> bool:
+    """Whether every score of both is 0 or 1."""
+    return all(item.score in (0.0, 1.0) for pair in pairs for item in (pair.a, pair.b))
+
+
+def flips_of(pairs: Sequence[Pair], most: int, *, lower_is_better: bool) -> tuple[int, int, tuple[Flip, ...]]:
+    """How many examples B lost and gained, and at most `most` of each, those that differ most before the others."""
+    sign = -1.0 if lower_is_better else 1.0
+    changes = [(sign * (pair.b.score - pair.a.score), pair) for pair in pairs]
+    lost = sorted((change for change in changes if change[0] < 0), key=lambda change: change[0])
+    gained = sorted((change for change in changes if change[0] > 0), key=lambda change: -change[0])
+    shown = [
+        Flip(
+            id=pair.a.id,
+            change="lost" if better < 0 else "gained",
+            score_a=pair.a.score,
+            score_b=pair.b.score,
+            excerpt=pair.a.excerpt,
+            answer_a=pair.a.output,
+            answer_b=pair.b.output,
+        )
+        for better, pair in [*lost[:most], *gained[:most]]
+    ]
+    return len(lost), len(gained), tuple(shown)
 
 
 def _facts(log: Log) -> LogFacts:
