@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY
@@ -93,7 +94,8 @@ def audit(what: AuditedSettings, given: Annotated[dict[str, Any], AuditSettings]
     elif out.suggest_per_layer:
         _print_config(report, paths[0])
     elif not out.quiet:
-        print_screen(type(report).to_text, report, layers=out.layers, top_wasteful=out.top_wasteful)
+        shown = {"layers": out.layers, "top_wasteful": out.top_wasteful, "path": shlex.quote(paths[0])}
+        print_screen(type(report).to_text, report, **shown)
     if incomplete:
         raise incomplete
     return 0

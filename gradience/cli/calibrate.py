@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from shlex import quote
+from typing import Any
+
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.cli.console import show_note, show_written
 from gradience.cli.options import DryRun, require_files
@@ -38,6 +41,7 @@ def calibrate(settings: CalibrateSettings, plan: DryRun, out: LayersOutput) -> N
 
     with ProgressBar(f"calibrating {settings.adapter}", quiet=out.quiet, announce=True) as progress:
         calibration = verb.calibrate(inputs, output, progress=progress, command=command_line())
-    out.show(calibration.report, layers=out.layers)
+    names: dict[str, Any] = {"path": quote(str(settings.adapter)), "output": quote(str(output))}
+    out.show(calibration.report, layers=out.layers, **names)
     if not out.quiet:
         show_written(output)

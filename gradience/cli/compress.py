@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic.dataclasses import dataclass
@@ -71,7 +72,9 @@ def compress(
     path = what["source"]
     settings = settings_of(CompressSettings, {"path": path, "documents": _documents, **given})
     report = out.run(compress_adapter, settings, f"compressing {path}")
-    out.show(report, layers=out.layers)
+    names: dict[str, Any] = (
+        {} if settings.dry_run else {"path": quote(str(path)), "output": quote(str(settings.output))}
+    )
     return ExitCode.DONE
 
 

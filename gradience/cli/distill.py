@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from gradience.calibrate.settings import DistillSettings
 from gradience.cli.console import show_note, show_written
 from gradience.cli.options import DryRun, require_files
@@ -38,6 +40,6 @@ def distill(settings: DistillSettings, plan: DryRun, out: Output) -> None:
 
     with ProgressBar(f"distilling {settings.adapter}", quiet=out.quiet, announce=True) as progress:
         report = verb.distill(inputs, output, progress=progress, card=card_of, command=command_line())
-    out.show(report)
+    out.show(report, teacher=quote(str(settings.teacher)), output=quote(str(output)))
     if not out.quiet:
         show_written(output)

@@ -24,5 +24,5 @@ def fleet(settings: FleetSettings, out: Output) -> int:
     from gradience.fleet.verb import audit_fleet
 
     report = out.run(audit_fleet, settings, "measuring adapters")
-    out.show(report)
+    out.show(report, root=str(settings.root))
     return ExitCode.INCOMPLETE if report.failed or report.incomplete else ExitCode.DONE

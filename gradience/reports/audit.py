@@ -432,25 +432,27 @@ class AuditReport(Report):
         color: bool = False,
         top_wasteful: int | None = None,
         layers: bool = False,
+        path: str = "ADAPTER",
     ) -> str:
         """Return the screen of one adapter, about 45 lines.
 
         top_wasteful: modules listed with most spare rank. layers: every module and every finding with its hint, and
-        nothing points to `--layers`.
+        nothing points to `--layers`. path: the adapter in the next command; of an absolute one the report knows only
+        the last part.
         """
         from gradience.reports.base.terminal import DEFAULT_WIDTH, MIN_WIDTH
 
         columns = max(MIN_WIDTH, width or DEFAULT_WIDTH) - BESIDE_MAP
         most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
         view = View(not layers, layers, most, SHOWN_FULLEST, columns)
-        # the command that would write the first suggestion that is smaller. ADAPTER stands for the path: of an absolute
-        # one the self knows only the last part
+        # the command that would write the first suggestion that is smaller, unless it would refuse
         plan = self.suggestions
         saved = (
             {"uniform_median": plan.median.reduction, "per_layer": plan.per_layer.reduction} if plan else {}
         )
         named = next((name for name, reduction in saved.items() if reduction > 0), None)
-        steps = [f"gradience compress ADAPTER --suggested {named} --dry-run"] if named else []
+        written = not {finding.code for finding in self.findings} & {"no-config", "unclear-scale"}
+        steps = [f"gradience compress {path} --suggested {named} --dry-run"] if named and written else []
         steps += [] if layers else ["--layers"]
         steps += ["--suggest-per-layer (a LoraConfig to copy)"] if plan else []
         following = Paragraph(("Next: ", Span(" · ".join([*steps, "--json"]), "dim")))

@@ -159,9 +159,17 @@ class CalibrationReport(Report):
         """Return what was measured, with every module."""
         return calibration_blocks(self)
 
-    def to_text(self, *, width: int | None = None, color: bool = False, layers: bool = False) -> str:
-        """Return the screen. layers: every module."""
-        following = "Next: gradience compress ADAPTER --calibration FILE --dry-run --max-kl 0.01"
+    def to_text(
+        self,
+        *,
+        width: int | None = None,
+        color: bool = False,
+        layers: bool = False,
+        path: str = "ADAPTER",
+        output: str = "FILE",
+    ) -> str:
+        """Return the screen. layers: every module. path, output: adapter and calibration in the next command."""
+        following = f"Next: gradience compress {path} --calibration {output} --dry-run --max-kl 0.01"
         blocks = calibration_blocks(self, shown=None if layers else SHOWN)
         return self.drawn([*blocks, Paragraph(Span(following, "dim"))], width, color)
 

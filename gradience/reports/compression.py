@@ -279,9 +279,20 @@ class CompressionReport(Report):
         """Return the sections of a document."""
         return compression_blocks(self)
 
-    def to_text(self, *, width: int | None = None, color: bool = False, layers: bool = False) -> str:
-        """Return the screen. layers: whole lists and every module, and nothing points to `--layers`."""
-        steps = ("gradience compare ADAPTER SMALLER", "compression_report.md")
+    def to_text(
+        self,
+        *,
+        width: int | None = None,
+        color: bool = False,
+        layers: bool = False,
+        path: str = "ADAPTER",
+        output: str = "SMALLER",
+    ) -> str:
+        """Return the screen. layers: whole lists and every module, and nothing points to `--layers`.
+
+        path, output: both adapters in the next command.
+        """
+        steps = (f"gradience compare {path} {output}", "compression_report.md")
         return self.drawn(_screen(self, layers, *steps), width, color)
 
     def page_heading(self, heading: Heading) -> Heading:

@@ -163,10 +163,17 @@ class DistillReport(Report):
             ),
         ]
 
-    def screen(self) -> Document:
-        """Return the document, and what to do next."""
-        following = "Next: gradience evaluate ORIGINAL DISTILLED --base-model ID_OR_PATH --data ROWS -o DIR"
-        return [*self.blocks(), Paragraph(Span(following, "dim"))]
+    def to_text(
+        self,
+        *,
+        width: int | None = None,
+        color: bool = False,
+        teacher: str = "ORIGINAL",
+        output: str = "DISTILLED",
+    ) -> str:
+        """Return the screen. teacher, output: both adapters in the next command."""
+        following = f"Next: gradience evaluate {teacher} {output} --data rows.jsonl -o evaluated"
+        return self.drawn([*self.blocks(), Paragraph(Span(following, "dim"))], width, color)
 
 
 class DistillForecast(Readable):

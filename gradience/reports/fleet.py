@@ -207,9 +207,9 @@ class FleetReport(Report):
         """Return the document, with long lists."""
         return fleet_blocks(self)
 
-    def screen(self) -> Document:
-        """Return the shorter lists of a screen."""
-        return fleet_blocks(self, brief=True)
+    def to_text(self, *, width: int | None = None, color: bool = False, root: str | None = None) -> str:
+        """Return the screen, with shorter lists. root: that of the next command, if the report's is not its path."""
+        return self.drawn(fleet_blocks(self, brief=True, root=root), width, color)
 
     def page_heading(self, heading: Heading) -> Heading:
         """Return the number of adapters."""
@@ -222,14 +222,14 @@ LISTED = 100
 """Forcing adapters of one base and groups of copies in a document."""
 
 
-def fleet_blocks(report: FleetReport, *, brief: bool = False) -> Document:
+def fleet_blocks(report: FleetReport, *, brief: bool = False, root: str | None = None) -> Document:
     """Return the whole document, or with `brief` the shorter lists of a screen."""
     bases = report.bases[: SHOWN_BASES if brief else None]
     return [
         *_title(report),
         *_serving(report),
         *(block for base in bases if base.steps for block in _lower_steps(base, brief=brief)),
-        *_next(report),
+        *_next(report, report.root if root is None else root),
         *_copies(report, brief=brief),
         *_failures(report),
         Heading("What does this not show?"),
@@ -323,16 +323,16 @@ def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
     ]
 
 
-def _next(report: FleetReport) -> list[Block]:
+def _next(report: FleetReport, root: str) -> list[Block]:
     """The command that brings all to the next step of the first base."""
     steps = [base.steps[0].max_lora_rank for base in report.bases if base.steps]
     if not steps:
         return []
     advice = "-o fleet.jsonl keeps the rows; gradience compress --fleet brings them to one rank"
     if report.rows_file is not None:
-        root = "" if report.root == "." else " --root ROOT"
+        place = "" if root == "." else f" --root {shlex.quote(root)}"
         rows = shlex.quote(report.rows_file)
-        advice = f"gradience compress --fleet {rows}{root} --to-rank {steps[0]} -o DIR"
+        advice = f"gradience compress --fleet {rows}{place} --to-rank {steps[0]} -o smaller"
         advice += "  (every base)" if len(steps) > 1 else ""
     return [Paragraph(Span(f"Next: {advice}", "dim"))]
 

@@ -60,7 +60,7 @@ def test_the_report_on_disk_is_the_report_on_the_screen(adapter, tmp_path):
     done = gradience("compress", adapter, "--rank", "4", "--output", output, "--layers")
     assert (done.returncode, done.stderr) == (0, "")
     report = CompressionReport.read(output / "compression_report.json")
-    assert done.stdout == report.to_text(layers=True)
+    assert done.stdout == report.to_text(layers=True, path=str(adapter), output=str(output))
     assert (output / "compression_report.md").read_text(encoding="utf-8") == report.to_markdown()
     assert report.run.command == f"gradience compress {adapter.name} --rank 4 --output {output.name} --layers"
     assert {path.name for path in output.iterdir()} >= {
@@ -188,7 +188,8 @@ def test_on_a_terminal_it_is_coloured_fits_and_leaves_no_progress_behind(adapter
     assert "\x1b" not in plain
     assert max(map(len, plain.splitlines())) <= 80
     report = CompressionReport.read(tmp_path / "out" / "compression_report.json")
-    expected = report.to_text(width=80, layers=True)
+    names = {"path": str(adapter), "output": str(tmp_path / "out")}
+    expected = report.to_text(width=80, layers=True, **names)
     assert plain.strip().endswith(expected.strip())
 
 
