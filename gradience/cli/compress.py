@@ -72,9 +72,10 @@ def compress(
     path = what["source"]
     settings = settings_of(CompressSettings, {"path": path, "documents": _documents, **given})
     report = out.run(compress_adapter, settings, f"compressing {path}")
-    names: dict[str, Any] = (
-        {} if settings.dry_run else {"path": quote(str(path)), "output": quote(str(settings.output))}
-    )
+    names: dict[str, Any] = {}
+    if not settings.dry_run:
+        names = {"path": quote(str(path)), "output": quote(str(settings.output))}
+    out.show(report, layers=out.layers, **names)
     return ExitCode.DONE
 
 

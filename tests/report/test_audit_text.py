@@ -234,7 +234,7 @@ def test_incompleteness(status, others, words):
 
 
 def test_an_adapter_of_one_module_of_rank_one():
-    text = report.to_text([row("lm_head", power_law(1, 1.0), r=1, shape=(10, 4))])
+    text = report([row("lm_head", power_law(1, 1.0), r=1, shape=(10, 4))]).to_text()
     assert "k@90 1 of 1" in text
     assert max(map(cell_len, text.splitlines())) <= 80
 
