@@ -1,4 +1,4 @@
-"""The weights of a base model on disk, match by the names that adapters give its modules; nothing is loaded whole."""
+"""The weights of a base model on disk, found by the names that adapters give its modules; nothing is loaded whole."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
 
 @dataclass
 class BaseWeights(Closing):
-    """The weights of a base model on disk, match by module name. Use as a context manager."""
+    """The weights of a base model on disk, found by module name. Use as a context manager."""
 
     folder: Path
     files: Mapping[str, TensorFile]
