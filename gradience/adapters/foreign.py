@@ -188,7 +188,14 @@ def refuse_foreign(
     for tool in TOOLS:
         if any(re.search(tool.key, name) for name in entries):
             raise InputError(f"{path}: {tool.what}", code=tool.code, hint=tool.hint)
-    raise _not_lora(path, entries, has_config=has_config)
+    matrices = any(len(entry.shape) >= 2 for entry in entries.values())
+    if matrices and not has_config and any(name.endswith(".weight") for name in entries):
+        raise InputError(
+            f"{path}: no LoRA factors among its {len(entries)} tensors: a full model?",
+            code="full-model",
+            hint="point at the adapter's folder (adapter_config.json and adapter_model.safetensors)",
+        )
+    raise no_factors(path, entries)
 
 
 def from_diffusers(
@@ -206,17 +213,6 @@ def from_diffusers(
         or (name.startswith("transformer.") and name.split(".")[1] in blocks)
         for name in names
     )
-
-
-def _not_lora(path: Path, entries: Mapping[str, TensorEntry], *, has_config: bool) -> InputError:
-    matrices = any(len(entry.shape) >= 2 for entry in entries.values())
-    if matrices and not has_config and any(name.endswith(".weight") for name in entries):
-        return InputError(
-            f"{path}: no LoRA factors among its {len(entries)} tensors: a full model?",
-            code="full-model",
-            hint="point at the adapter's folder (adapter_config.json and adapter_model.safetensors)",
-        )
-    return no_factors(path, entries)
 
 
 def no_factors(path: Path, entries: Mapping[str, TensorEntry]) -> InputError:

@@ -208,32 +208,30 @@ class PatternTable:
     def _compile(self, key: str) -> Any:
         import regex
 
-        reason = self._too_much(key)
+        self._budget.expressions -= 1
+        if self._budget.expressions < 0:
+            reason: str | None = f"more than {MAX_EXPRESSIONS} expressions in one adapter"
+        elif self._budget.seconds <= 0:
+            reason = f"compiling and matching take more than {BUDGET_SECONDS:g} s"
+        else:
+            reason = too_large(key)
+        compiled = None
+        if reason is None:
+            expression = rf"(.*\.)?({key})$"
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    re.compile(expression)
+                    compiled = regex.compile(expression)
+            except (re.error, regex.error, RecursionError, OverflowError) as error:
+                reason = f"not a regular expression: {error}"
+            else:
+                if _DIFFERS.search(key):
+                    reason = "an expression that two engines read differently"
         if reason is not None:
             self.skipped[key] = reason
             return None
-        expression = rf"(.*\.)?({key})$"
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                re.compile(expression)
-                compiled = regex.compile(expression)
-        except (re.error, regex.error, RecursionError, OverflowError) as error:
-            self.skipped[key] = f"not a regular expression: {error}"
-            return None
-        if _DIFFERS.search(key):
-            self.skipped[key] = "an expression that two engines read differently"
-            return None
         return compiled
-
-    def _too_much(self, key: str) -> str | None:
-        """Why the key is not even compiled, or None."""
-        self._budget.expressions -= 1
-        if self._budget.expressions < 0:
-            return f"more than {MAX_EXPRESSIONS} expressions in one adapter"
-        if self._budget.seconds <= 0:
-            return f"compiling and matching take more than {BUDGET_SECONDS:g} s"
-        return too_large(key)
 
 
 def too_large(expression: str) -> str | None:

@@ -135,7 +135,12 @@ def annotate(folder: Path, opening: str) -> tuple[str, ...]:
 
 def compressed_opening(rows: Sequence[ModuleResult], error: float) -> str:
     """Return what the card of an adapter compressed to `rows`, with this relative error, must say first."""
-    before, now = (_span([getattr(row, name) for row in rows]) for name in ("old_rank", "new_rank"))
+
+    def span(ranks: Sequence[int]) -> str:
+        low, high = min(ranks), max(ranks)
+        return str(low) if low == high else f"{low} to {high}"
+
+    before, now = span([row.old_rank for row in rows]), span([row.new_rank for row in rows])
     return (
         f"{OPENING} `gradience compress` wrote it without training: LoRA rank {before} → {now}, the same scale, "
         f"relative error of the update {error:.2g}. {AROUND}"
@@ -148,8 +153,3 @@ def distilled_opening(steps: int) -> str:
         f"{OPENING} `gradience distill` trained it for {counted(steps, 'step')} to answer as the original does, without"
         f" labels. {AROUND}"
     )
-
-
-def _span(ranks: Sequence[int]) -> str:
-    low, high = min(ranks), max(ranks)
-    return str(low) if low == high else f"{low} to {high}"
