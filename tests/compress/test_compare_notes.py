@@ -9,7 +9,6 @@ import pytest
 from factor_samples import random_factors, updates, write
 
 from gradience.compare.adapters import compare_adapters
-from gradience.reports.comparison import comparison_text
 
 # ---------------------------------------------------------------- are two runs independent?
 
@@ -70,7 +69,7 @@ def test_modules_of_other_shapes_are_shown_and_count_against_zero(tmp_path):
     apart = np.square(left["wide"]).sum() + np.square(right["wide"]).sum()
     assert report.relative_difference == pytest.approx(math.sqrt(apart / whole))
     assert report.relative_difference > 0.1
-    assert "wide 4 : 2 shapes differ (9 × 8 : 9 × 16)" in " ".join(comparison_text(report).split())
+    assert "wide 4 : 2 shapes differ (9 × 8 : 9 × 16)" in " ".join(report.to_text().split())
 
 
 def test_other_bases_and_updates_that_are_not_b_a_get_a_word(tmp_path):
