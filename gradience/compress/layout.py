@@ -118,7 +118,7 @@ def lay_out(
     carried = sorted({note.tensor for note in kept})
     stripped, bared = without_stripped(config, others, taken, opened.adapter_name)
     encoded = encode_for(form, _targets(opened, plan), encoding)
-    jobs, dropped = _jobs(opened, config, plan, encoded, dtype, calibration)
+    jobs, dropped = _jobs(opened, config, plan, encoded, dtype, calibration, form)
     _refuse_jobs(opened, config, jobs, kept)
     parameter = next(
         (pair.module for pair in dropped if is_wrapped(pair.module, config.target_parameters)), None
@@ -200,6 +200,7 @@ def _jobs(
     encoded: Encoded,
     dtype: str | None,
     calibration: Calibration | None,
+    form: Form | None,
 ) -> tuple[list[Job], list[LoraPair]]:
     """The modules that are written, and those that are dropped."""
 
@@ -230,6 +231,7 @@ def _jobs(
                 storage(pair.b.entry.dtype),
                 parameter=ends_with(pair.module, config.target_parameters),
                 basis=None if moments is None else (moments.p, moments.q),
+                form=form,
             )
         )
     return jobs, dropped

@@ -18,6 +18,7 @@ import numpy as np
 from gradience.adapters.adapter import BLOCK_ELEMENTS, Factor, LoadedPair, LoraPair, word_blocks
 from gradience.adapters.base_weights import BaseWeights, Rows
 from gradience.adapters.tensors import DType, Words, decode, encode
+from gradience.compress.forms import Form
 from gradience.errors import InputError
 from gradience.reports.compression import ModulePlan
 from gradience.spectra import (
@@ -218,6 +219,7 @@ class Job:
     parameter: the module is a parameter that `target_parameters` wraps.
     magnitude, base, transposed: DoRA only (transposed: W is stored as (n, m)).
     basis: p and q, (r, k), of a calibration: the leading components are kept. None: those of the SVD.
+    form: the format that is written, where it is not PEFT's.
     """
 
     pair: LoraPair
@@ -232,6 +234,7 @@ class Job:
     base: BaseWeights | None = None
     transposed: bool = False
     basis: tuple[FloatArray, FloatArray] | None = None
+    form: Form | None = None
 
     @property
     def scale(self) -> float:
@@ -316,6 +319,11 @@ def write_module(job: Job) -> CompressedModule:
         data_A = np.concatenate([_padded(job, part.words_A).T for part in parts]).reshape(shape_A)
         # B of stacked experts: (m, r, E), the expert last.
         data_B = np.stack([_padded(job, part.words_B) for part in parts], axis=-1).reshape(shape_B)
+    if job.form is not None:
+        data_A, data_B = (
+            job.form.turn(data_A, "A", job.pair),
+            job.form.turn(data_B, "B", job.pair),
+        )
     return CompressedModule(
         data_A.tobytes(),
         data_B.tobytes(),

@@ -8,11 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.tensors import NewTensor, WeightsWriter, pieces
-from gradience.compress.forms import Form
 from gradience.compress.layout import Layout
 from gradience.compress.module import CompressedModule, Job, write_module
 from gradience.progress import Progress
@@ -43,53 +40,40 @@ def write_weights(
     metadata = dict(opened.files[0].metadata) or {"format": "pt"}
     if layout.settings is not None:
         metadata = dict(layout.settings.metadata)
-    with WeightsWriter(path, _tensors(opened, layout), metadata) as writer:
-        ordered = dict.fromkeys(job_of[name].pair.module for name in writer.names if name in job_of)
-        by_module = {job.pair.module: job for job in layout.jobs}
-        coming = _ahead(pool, [by_module[module] for module in ordered], window=ahead)
-        done: dict[str, CompressedModule] = {}
-        waiting: dict[str, bytes] = {}
-        for name in writer.names:
-            job = job_of.get(name)
-            if job is None:
-                for piece in pieces(files[source_of[name]], source_of[name]):
-                    writer.put(piece)
-                continue
-            while name not in waiting:
-                finished, compressed = next(coming)
-                pair = finished.pair
-                data_A, data_B = _in_order(layout.form, finished, compressed)
-                waiting |= {name_of[pair.a.tensor]: data_A, name_of[pair.b.tensor]: data_B}
-                done[pair.module] = compressed._replace(data_A=b"", data_B=b"")
-                if progress:
-                    progress(len(done), len(layout.jobs))
-            writer.put(waiting.pop(name))
-        return Weights(writer.close(), writer.size, done)
-
-
-def _tensors(opened: Adapter, layout: Layout) -> dict[str, NewTensor]:
     tensors: dict[str, NewTensor] = {}
     for job in layout.jobs:
         shape_A, shape_B = job.shapes()
         if layout.form is not None:
             shape_A = layout.form.shape(shape_A, "A", job.pair)
             shape_B = layout.form.shape(shape_B, "B", job.pair)
-        tensors[layout.names[job.pair.a.tensor]] = NewTensor(job.dtype_A.name, shape_A)
-        tensors[layout.names[job.pair.b.tensor]] = NewTensor(job.dtype_B.name, shape_B)
-    entries = dict(opened.entries())
-    for name in layout.carried:
-        tensors[layout.names[name]] = NewTensor(entries[name].dtype.name, entries[name].shape)
-    return tensors
-
-
-def _in_order(form: Form | None, job: Job, done: CompressedModule) -> tuple[bytes, bytes]:
-    """The bytes of A and B in the order of axes that the format has."""
-    if form is None:
-        return done.data_A, done.data_B
-    shape_A, shape_B = job.shapes()
-    words_A = np.frombuffer(done.data_A, job.dtype_A.numpy).reshape(shape_A)
-    words_B = np.frombuffer(done.data_B, job.dtype_B.numpy).reshape(shape_B)
-    return form.turn(words_A, "A", job.pair).tobytes(), form.turn(words_B, "B", job.pair).tobytes()
+        tensors[name_of[job.pair.a.tensor]] = NewTensor(job.dtype_A.name, shape_A)
+        tensors[name_of[job.pair.b.tensor]] = NewTensor(job.dtype_B.name, shape_B)
+    for tensor in layout.carried:
+        entry = files[tensor].entries[tensor]
+        tensors[name_of[tensor]] = NewTensor(entry.dtype.name, entry.shape)
+    with WeightsWriter(path, tensors, metadata) as writer:
+        ordered = dict.fromkeys(job_of[name].pair.module for name in writer.names if name in job_of)
+        by_module = {job.pair.module: job for job in layout.jobs}
+        coming = _ahead(pool, [by_module[module] for module in ordered], window=ahead)
+        done: dict[str, CompressedModule] = {}
+        waiting: dict[str, bytes] = {}
+        for name in writer.names:
+            if name not in job_of:
+                for piece in pieces(files[source_of[name]], source_of[name]):
+                    writer.put(piece)
+                continue
+            while name not in waiting:
+                finished, compressed = next(coming)
+                pair = finished.pair
+                waiting |= {
+                    name_of[pair.a.tensor]: compressed.data_A,
+                    name_of[pair.b.tensor]: compressed.data_B,
+                }
+                done[pair.module] = compressed._replace(data_A=b"", data_B=b"")
+                if progress:
+                    progress(len(done), len(layout.jobs))
+            writer.put(waiting.pop(name))
+        return Weights(writer.close(), writer.size, done)
 
 
 def _ahead(
