@@ -22,7 +22,7 @@ from gradience.adapters.locate import Location
 from gradience.adapters.tensors import TensorEntry, TensorFile, Words, decode
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError
-from gradience.hub.client import Source
+from gradience.files.hub import Source
 from gradience.spectra import Blocks, FloatArray
 from gradience.words import counted
 

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from gradience.adapters import strict_json
 from gradience.adapters.files import Closing
 from gradience.adapters.locate import MAX_INDEX_BYTES
 from gradience.adapters.tensors import TensorEntry, TensorFile, decode
 from gradience.arguments import is_integer
 from gradience.errors import InputError
-from gradience.hub.address import address_of
-from gradience.hub.client import fetch_folder
+from gradience.files import strict_json
+from gradience.files.hub import address_of, fetch_folder
 from gradience.reading import MAX_SETTINGS_BYTES, pread, read_file
 from gradience.spectra import FloatArray
 

@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradience.adapters import strict_json
 from gradience.adapters.files import refuse_disguise
 from gradience.adapters.foreign import MLX_HINT, refuse_method
 from gradience.adapters.patterns import Budget, PatternTable, SavedNames, expressions_of, try_expressions
 from gradience.arguments import is_integer, is_number
 from gradience.errors import InputError
+from gradience.files import strict_json
 from gradience.ranks import scale_of
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 

@@ -22,13 +22,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from gradience.adapters import strict_json
 from gradience.adapters.adapter import DORA_REASON, Adapter, Factor, LoraPair, Place, paired, sort_tensors
 from gradience.adapters.config import PeftConfig, config_of, is_alpha
 from gradience.adapters.foreign import from_diffusers, no_factors
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location, listing, single, sniff
 from gradience.adapters.tensors import TensorFile, decode
 from gradience.errors import InputError
+from gradience.files import strict_json
 
 _KOHYA_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>down|up)\.weight")
 ALPHA_REASON = "α of a module"

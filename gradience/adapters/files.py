@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from gradience.adapters.strict_json import BOM
 from gradience.errors import InputError
+from gradience.files.strict_json import BOM
 from gradience.reading import open_regular
 
 _LFS = b"version https://git-lfs.github.com/spec/"

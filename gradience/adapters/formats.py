@@ -24,7 +24,7 @@ from gradience.adapters.peft import SAY_ORDER, open_peft
 from gradience.adapters.pickles import NAMES, pickle_at, twin_of
 from gradience.adapters.remote import Weights, fetch_adapter, fetch_tokenizer
 from gradience.errors import InputError
-from gradience.hub.address import address_of
+from gradience.files.hub import address_of
 
 
 class Format(NamedTuple):

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from gradience.adapters import strict_json
 from gradience.adapters.config import read_config
 from gradience.adapters.files import PICKLE_HINT, refuse_disguise, refuse_placeholder
 from gradience.adapters.foreign import FOLDERS
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
+from gradience.files import strict_json
 from gradience.reading import cannot_open, open_stream, read_file
 from gradience.words import listed
 

@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters import strict_json
 from gradience.adapters.adapter import (
     DORA_REASON,
     Adapter,
@@ -44,6 +43,7 @@ from gradience.adapters.tensors import (
     TensorFile,
 )
 from gradience.errors import InputError
+from gradience.files import strict_json
 from gradience.reading import MAX_SETTINGS_BYTES, pread, read_file
 
 FINAL = ("adapters.safetensors", "adapters.npz")

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from gradience.adapters.files import PICKLE_HINT
 from gradience.adapters.locate import CONFIG, LISTED, PICKLES, WEIGHT_SUFFIXES, lone_weights, natural_key
 from gradience.errors import InputError, NetworkError
-from gradience.hub.address import Address
-from gradience.hub.client import (
+from gradience.files.hub import (
+    Address,
     Source,
     cached,
     download,
@@ -23,9 +23,9 @@ from gradience.hub.client import (
     is_offline,
     list_files,
     need_client,
+    not_cached,
     remember_absent,
 )
-from gradience.hub.failures import not_cached
 from gradience.words import listed
 
 Weights = tuple[tuple[str, ...], ...]

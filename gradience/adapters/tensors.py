@@ -23,10 +23,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.adapters import strict_json
 from gradience.adapters.files import Closing, kept_open, refuse_disguise, refuse_text
 from gradience.digests import Sha256, sha256_parts
 from gradience.errors import InputError
+from gradience.files import strict_json
 from gradience.reading import pread, pread_blocks, truncated
 from gradience.spectra import FloatArray
 

@@ -14,13 +14,13 @@ import numpy as np
 
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.base_weights import BaseWeights, Rows
-from gradience.adapters.strict_json import loads
 from gradience.adapters.tensors import decode
 from gradience.blas import worker_threads
 from gradience.caching import cache_folder
 from gradience.digests import Sha256
 from gradience.errors import InputError, OutputError
 from gradience.files.shared_names import path_text
+from gradience.files.strict_json import loads
 from gradience.files.whole import write_whole
 from gradience.lanczos import FAILURE, SEED, TOLERANCE, spectral_norm
 from gradience.progress import Progress

@@ -21,9 +21,8 @@ from gradience.check.options import CheckSettings
 from gradience.check.rules import Context
 from gradience.check.settings import READERS, Settings, Unreadable, task_of
 from gradience.errors import UsageError
+from gradience.files.hub import address_of, fetch_folder, with_bars
 from gradience.files.shared_names import path_text
-from gradience.hub.address import address_of
-from gradience.hub.client import fetch_folder, with_bars
 from gradience.reports.base.finding import SEVERITIES
 from gradience.reports.check import CheckFinding, CheckReport, SettingsRead, SourceFile
 from gradience.rules import NotApplicable

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters import strict_json, strict_yaml
 from gradience.adapters.families import LINEAR, LINEAR_IN
 from gradience.adapters.locate import adapter_folders
 from gradience.arguments import positive_integer
 from gradience.errors import InputError
+from gradience.files import strict_json, strict_yaml
 from gradience.reading import read_file
 from gradience.telemetry import TelemetryReader
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gradience.adapters.strict_json import LARGEST, SMALLEST
 from gradience.arguments import is_number
 from gradience.errors import UsageError
+from gradience.files.strict_json import LARGEST, SMALLEST
 from gradience.ranks import scale_of
 from gradience.reports.check import SettingsRead
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gradience.cli.console import beneath, note_line, wants_colour
-from gradience.hub.client import with_bars
+from gradience.files.hub import with_bars
 from gradience.progress import Watcher
 from gradience.reports.base.names import display_name
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from gradience.adapters.strict_yaml import loads
 from gradience.check.files import read_mapping
 from gradience.errors import UsageError
 from gradience.evaluate.engines import ENGINES
+from gradience.files.strict_yaml import loads
 from gradience.models.locate import EMBEDDED, is_path
 from gradience.models.settings import BaseSettings
 from gradience.progress import Watcher

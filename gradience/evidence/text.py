@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters.strict_json import parse
 from gradience.errors import InputError
+from gradience.files.strict_json import parse
 from gradience.reading import MAX_DATA_BYTES, open_stream
 
 MAX_LINE = 64 * 2**20

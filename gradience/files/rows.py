@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from gradience.adapters import strict_json
 from gradience.errors import InputError
+from gradience.files import strict_json
 from gradience.reading import MAX_DATA_BYTES, open_stream
 from gradience.words import counted
 

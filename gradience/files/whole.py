@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from gradience.adapters.locate import CONFIG
 from gradience.errors import OutputError, UsageError
 from gradience.files.exchange import exchange
 from gradience.files.scratch import (
@@ -131,7 +130,7 @@ def check_output(output: Path, source: Path, *, force: bool) -> None:
             return
         if not force:
             raise already_exists(output)
-        if not there.is_dir() or (any(there.iterdir()) and not (there / CONFIG).exists()):
+        if not there.is_dir() or (any(there.iterdir()) and not (there / "adapter_config.json").exists()):
             raise UsageError(
                 f"{output}: not an adapter folder, so it is not replaced (--force replaces adapters only)",
                 code="not-ours",

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gradience.errors import InputError, UsageError
-from gradience.hub.address import Address, address_of
-from gradience.hub.client import fetch_folder
+from gradience.files.hub import Address, address_of, fetch_folder
 from gradience.models import embedded
 from gradience.models.local_only import is_local_only
 from gradience.models.settings import ModelSettings

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from gradience.adapters.families import layer_of
-from gradience.adapters.strict_json import LARGEST, SMALLEST
 from gradience.arguments import is_number, positive_integer
+from gradience.files.strict_json import LARGEST, SMALLEST
 from gradience.monitor.series import Series
 from gradience.reports.monitor import Setup
 from gradience.telemetry import Record

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters import strict_json
 from gradience.adapters.config import PeftConfig
 from gradience.errors import InputError
+from gradience.files import strict_json
 from gradience.reading import read_file
 
 MAX_CONFIG_BYTES = 2**20

@@ -14,7 +14,7 @@ from gradience.arguments import ranks_argument
 from gradience.audit.options import CalibrationFile
 from gradience.errors import UsageError
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
-from gradience.hub.address import address_of
+from gradience.files.hub import address_of
 from gradience.models.settings import BaseSettings
 from gradience.settings import SETTINGS, Flag, StrPath, shared
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from gradience.adapters.strict_json import MAX_DIGITS
 from gradience.errors import InputError, UsageError, did_you_mean
+from gradience.files.strict_json import MAX_DIGITS
 from gradience.reports.bench_plan import Role
 from gradience.tasks.examples import LabelledExample, canonical, content_id, role_of
 from gradience.tasks.metrics import Metric

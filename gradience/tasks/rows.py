@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from gradience.adapters import strict_json
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, NetworkError, UsageError, did_you_mean, require
+from gradience.files import strict_json
 from gradience.files.rows import SUFFIXES, rows_of
 from gradience.models.local_only import would_fetch
 from gradience.reading import MAX_DATA_BYTES, check_regular

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from gradience.adapters.strict_json import MAX_DEPTH, MAX_DIGITS, has_half_characters, is_deep
 from gradience.arguments import is_integer, is_number
 from gradience.errors import InputError
+from gradience.files.strict_json import MAX_DEPTH, MAX_DIGITS, has_half_characters, is_deep
 from gradience.reading import open_stream
 from gradience.telemetry.records import ENVELOPE, NONFINITE, SCHEMA, Json, Record, strict
 

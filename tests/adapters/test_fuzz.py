@@ -24,9 +24,9 @@ from factory import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradience.adapters.strict_json import loads
 from gradience.audit.adapter import audit_adapter
 from gradience.errors import GradienceError, InputError
+from gradience.files.strict_json import loads
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

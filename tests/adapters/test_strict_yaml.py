@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.adapters.strict_json import MAX_DEPTH
-from gradience.adapters.strict_yaml import MAX_NODES, loads
 from gradience.errors import InputError
+from gradience.files.strict_json import MAX_DEPTH
+from gradience.files.strict_yaml import MAX_NODES, loads
 
 
 def bomb(levels, width=9):

@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from gradience.adapters import strict_yaml
 from gradience.adapters.config import read_config
 from gradience.adapters.locate import locate
 from gradience.adapters.patterns import PatternTable
-from gradience.adapters.strict_json import loads
 from gradience.adapters.tensors import TensorFile
 from gradience.bench.config.load import load_config
 from gradience.errors import GradienceError
 from gradience.evidence.base import Wanted
 from gradience.evidence.formats import read_log
+from gradience.files import strict_yaml
 from gradience.files.records import read_records
+from gradience.files.strict_json import loads
 from gradience.monitor import monitor_runs
 from gradience.reports.bench import Bench
 from gradience.reports.compression import CompressionPlan

@@ -266,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def cdn_is_allowed() -> None:
     """Let the hub's files be on `localhost`: that of a real hub is a public host over https, which no test reaches."""
-    from gradience.hub.guard import _Guard
+    from gradience.files.hub import _Guard
 
     check = _Guard.check_url
     _Guard.check_url = lambda guard, url: None if urlsplit(url).hostname == "localhost" else check(guard, url)

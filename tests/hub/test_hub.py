@@ -17,8 +17,7 @@ from killing import HANGS
 from gradience.cli.demo import example_adapter
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
-from gradience.hub.address import Address, address_of
-from gradience.hub.guard import is_public
+from gradience.files.hub import Address, address_of, is_public
 
 CONFIG = (example_adapter() / "adapter_config.json").read_bytes()
 WEIGHTS = (example_adapter() / "adapter_model.safetensors").read_bytes()

@@ -10,7 +10,7 @@ import pytest
 from tiny_bench import llama
 
 from gradience.errors import InputError, NetworkError
-from gradience.hub.client import fetch_folder
+from gradience.files.hub import fetch_folder
 from gradience.models.load import fingerprint_of, load_base, load_tokenizer
 from gradience.models.local_only import local_only
 from gradience.models.locate import locate

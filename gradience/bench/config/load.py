@@ -23,7 +23,6 @@ from pydantic import (
     model_validator,
 )
 
-from gradience.adapters import strict_yaml
 from gradience.bench.arms.registry import CONTROLS
 from gradience.bench.config.sections import (
     ANSWER_GATE,
@@ -38,6 +37,7 @@ from gradience.check.files import read_mapping
 from gradience.config_errors import known_keys, refused
 from gradience.digests import sha256_json
 from gradience.errors import GradienceError, InputError, UsageError
+from gradience.files import strict_yaml
 from gradience.models.settings import ModelSettings, Settings, several_processes
 from gradience.reports.bench_plan import Policy
 from gradience.training.settings import LoraSettings, TrainSettings

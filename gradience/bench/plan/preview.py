@@ -16,8 +16,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.evaluate.checks import lengths
 from gradience.evaluate.preview import SHOWN, scored_example, text_and_ids
-from gradience.hub.address import Address
-from gradience.hub.failures import explained
+from gradience.files.hub import Address, explained
 from gradience.models.known import KNOWN
 from gradience.models.load import from_folder, load_tokenizer
 from gradience.models.local_only import NotHereError, local_only

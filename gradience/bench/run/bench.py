@@ -20,7 +20,6 @@ from typing import Any
 
 import yaml
 
-from gradience.adapters import strict_yaml
 from gradience.bench.config.load import BenchConfig, differences
 from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
 from gradience.bench.run.live import LOG, kept_live, logged
@@ -46,6 +45,7 @@ from gradience.check.files import MAX_BYTES
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import engine
+from gradience.files import strict_yaml
 from gradience.files.digests import write_digests
 from gradience.files.packed import pack
 from gradience.files.records import read_records

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradience import tasks
-from gradience.adapters import strict_yaml
 from gradience.bench.arms.truncate import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for, plan_variants
@@ -20,6 +19,7 @@ from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, Outcome, 
 from gradience.bench.verdict.folders import CONFIG
 from gradience.errors import GradienceError
 from gradience.evaluate.rows import decided, predictions_of
+from gradience.files import strict_yaml
 from gradience.files.records import (
     ChoiceRecord,
     ClassificationRecord,

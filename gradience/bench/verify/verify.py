@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from gradience import __version__
-from gradience.adapters import strict_json, strict_yaml
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.verdict.aggregate import no_longer_passing
@@ -45,6 +44,7 @@ from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.links import check_links
 from gradience.bench.verify.recompute import Marking, SeedFolder, gold_of, marking_of, rescored
 from gradience.errors import GradienceError, InputError
+from gradience.files import strict_json, strict_yaml
 from gradience.files.digests import root_of
 from gradience.files.records import Evaluation
 from gradience.files.shared_names import given_text, path_text, values_text

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gradience.adapters.adapter import Adapter
 from gradience.files.artifact import Part
+from gradience.files.hub import Source
 from gradience.files.shared_names import path_text
-from gradience.hub.client import Source
 
 
 class HubSource(Part):

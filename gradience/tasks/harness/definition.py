@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from gradience.adapters import strict_yaml
 from gradience.digests import sha256_parts
 from gradience.errors import InputError, MissingExtra, did_you_mean
+from gradience.files import strict_yaml
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.bench_plan import TaskCode
 

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, ScalarNode
 
-from gradience.adapters.strict_json import MAX_DEPTH, MAX_DIGITS
 from gradience.errors import InputError
+from gradience.files.strict_json import MAX_DEPTH, MAX_DIGITS
 
 MAX_NODES = 20_000
 """Values in a file, each alias counted with all that its anchor holds. Configurations have a few hundred."""

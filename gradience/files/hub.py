@@ -1,0 +1,659 @@
+"""A name on the hub -> files on this disk, through huggingface_hub and its cache, and every way in which that fails.
+
+An address is `org/name@revision:folder`, `hf://…`, or the address of a page. A name is looked for on this disk first;
+only what is not there, and looks like a name on the hub, is one.
+
+What a server says is checked before huggingface_hub uses it: it makes files of what a server names (its commit, the
+ETag of a file), follows a redirect to any address, and reads an answer to its end, however long:
+docs/decisions/025-answers-of-a-hub.md.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from gradience.digests import sha256_file
+from gradience.errors import MissingExtra, NetworkError, UsageError, require
+from gradience.reading import open_stream
+
+_PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
+_NAME = re.compile(rf"({_PART}/{_PART})(?:@([^:@\s\\]+))?(?::([^:\s\\]+))?", re.ASCII)
+_SCHEME = re.compile(r"(hf|https?):/{1,2}(?=[^/])", re.IGNORECASE)
+"""One slash as well: that is what is left of two in a `Path`."""
+_SPECIAL = re.compile(r"(refs/(?:pr|convert)/[^/]+)(?:/|$)")
+"""Revisions with slashes in them, as pages and `hf://` write them."""
+_FILES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".gguf", ".json", ".jsonl", ".yaml", ".yml", ".zip")
+"""How the name of a file ends: then it is none of a repository."""
+HUB = "https://huggingface.co"
+OTHERS = ("datasets", "spaces", "buckets", "kernels")
+EXAMPLES = "org/name, org/name@revision:folder, hf://org/name, or the address of the repository's page"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A repository of models on the hub, and where in it.
+
+    repo: `org/name`.
+    revision: a branch, a tag or a commit; None for the default branch.
+    inside: a folder or a file of the repository; empty for its root.
+    """
+
+    repo: str
+    revision: str | None = None
+    inside: str = ""
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"{self.repo}{revision}{f':{self.inside}' if self.inside else ''}"
+
+
+def address_of(name: str | os.PathLike[str]) -> Address | None:
+    """Return what `name` means on the hub; None for a path: what is on this disk, or could only be there.
+
+    >>> address_of("org/name@v1:checkpoint-100")
+    Address(repo='org/name', revision='v1', inside='checkpoint-100')
+    >>> address_of("./org/name") is None
+    True
+
+    `first/second` is a path as well if `first` is on this disk: a misspelt path is not sent anywhere.
+    Raises UsageError (`bad-address`) for an address of something else than a model on the hub.
+    """
+    text = os.fspath(name)
+    if os.path.lexists(text):
+        return None
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return None if os.path.lexists(text.partition("/")[0]) else named(text)
+    rest = text[scheme.end() :]
+    address = _of_uri(rest) if scheme[1].lower() == "hf" else _of_page(rest)
+    if address is None:
+        raise UsageError(
+            f"{text}: not the address of a model on the hub", code="bad-address", hint=f"such as {EXAMPLES}"
+        )
+    return address
+
+
+def named(text: str) -> Address | None:
+    """Return `org/name[@revision][:folder]` as an address; None for anything else."""
+    match = _NAME.fullmatch(text)
+    if match is None or (text.lower().endswith(_FILES) and ":" not in text):
+        return None
+    inside = (match[3] or "").strip("/")
+    return (
+        None
+        if _escapes(inside) or ".." in match[1] or "--" in match[1]
+        else Address(match[1], match[2], inside)
+    )
+
+
+def _of_uri(rest: str) -> Address | None:
+    """`org/name[@revision][/folder]`, with or without `models/`; `:folder` is understood as well."""
+    parts = rest.removeprefix("models/").split("/", 1)
+    if len(parts) < 2 or parts[0] in OTHERS:
+        return None
+    organisation, (name, sign, tail) = parts[0], re.split(r"(@|[/:]|$)", parts[1], maxsplit=1)
+    revision, inside = _revision_first(tail) if sign == "@" else (None, tail)
+    return _checked(f"{organisation}/{name}", revision, inside)
+
+
+def _of_page(rest: str) -> Address | None:
+    """`huggingface.co/org/name[/tree|blob|resolve/revision[/folder]]`, or the same of HF_ENDPOINT."""
+    page = urlsplit(f"https://{rest}")
+    hosts = {"huggingface.co", "hf.co", urlsplit(os.environ.get("HF_ENDPOINT", HUB)).netloc}
+    parts = page.path.strip("/").split("/", 3)
+    if page.netloc not in hosts or len(parts) < 2 or parts[0] in OTHERS:
+        return None
+    repo = "/".join(parts[:2])
+    if len(parts) == 2:
+        return _checked(repo, None, "")
+    if parts[2] not in ("tree", "blob", "resolve") or len(parts) == 3:
+        return None
+    return _checked(repo, *_revision_first(parts[3]))
+
+
+def _revision_first(tail: str) -> tuple[str, str]:
+    """Split `revision/folder`, where some revisions have slashes of their own."""
+    special = _SPECIAL.match(tail)
+    if special:
+        return special[1], tail[special.end() :]
+    revision, _, inside = re.split(r"([/:]|$)", tail, maxsplit=1)
+    return revision, inside
+
+
+def _checked(repo: str, revision: str | None, inside: str) -> Address | None:
+    revision, inside = revision and unquote(revision), unquote(inside).strip("/")
+    return (
+        None
+        if _NAME.fullmatch(repo) is None or _escapes(inside) or revision == ""
+        else Address(repo, revision, inside)
+    )
+
+
+def _escapes(inside: str) -> bool:
+    return any(part in ("", ".", "..") for part in inside.split("/")) and inside != ""
+
+
+LOGIN = "`hf auth login`, or HF_TOKEN"
+
+
+@contextmanager
+def explained(address: Address) -> Iterator[None]:
+    """Turn what huggingface_hub raises within into NetworkError; what the disk refuses stays as it is.
+
+    Codes: hub-gated, hub-not-found, hub-revision, hub-file, hub-offline, hub-token, hub-server, hub-connection,
+    hub-incomplete.
+    """
+    from huggingface_hub import errors
+
+    raised = (
+        OSError,
+        errors.EntryNotFoundError,
+        errors.HFValidationError,
+        errors.HTTPError,  # type: ignore[attr-defined]  # of httpx, whatever it is called there
+    )
+    unlike_a_hub = (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+    )  # no JSON, or another shape
+    try:
+        yield
+    except raised as error:
+        explanation = _explanation(address, error)
+        if explanation is None:
+            raise
+        code, what, hint = explanation
+        raise NetworkError(f"{address}: {what}", code=code, hint=hint) from error
+    except unlike_a_hub as error:
+        raise no_hub(address) from error
+
+
+Explanation = tuple[str, str, str]
+"""A code, what is wrong, and what to do next."""
+
+
+def _explanation(address: Address, error: BaseException) -> Explanation | None:
+    """What is wrong with the name, with the right to it, or with the way to the hub; None for an error of the disk."""
+    from huggingface_hub import errors
+
+    page = f"{_endpoint()}/{address.repo}"
+    match error:
+        case errors.LocalEntryNotFoundError():  # whatever kept it from asking the hub
+            cause = error.__cause__
+            if cause is None:
+                return _offline()
+            return _explanation(address, cause) or _unreachable(cause)
+        case errors.GatedRepoError():
+            hint = f"ask for access at {page}, then log in: {LOGIN}"
+            return "hub-gated", "the repository is gated, and you have no access to it", hint
+        case errors.DisabledRepoError():
+            return "hub-not-found", "the hub has disabled this repository", f"see {page}"
+        case errors.RepositoryNotFoundError():
+            what = "no such file or folder here, and no such repository on the hub, or it is private"
+            return "hub-not-found", what, f"check the name; for a private repository log in: {LOGIN}"
+        case errors.HFValidationError():
+            return "hub-not-found", "not a name of the hub", "a repository is called org/name"
+        case errors.RevisionNotFoundError():
+            what = f"the repository has no revision {address.revision!r}"
+            return "hub-revision", what, f"{page}/tree/main lists its branches and tags"
+        case errors.EntryNotFoundError():
+            return "hub-file", "a file that the hub lists is not there", f"try again, or look at {page}"
+        case errors.OfflineModeIsEnabled():
+            return _offline()
+        case errors.FileMetadataError():
+            refusal = no_hub(address)
+            return refusal.code, str(refusal).removeprefix(f"{address}: "), refusal.hint
+        case errors.HfHubHTTPError() if (status := error.response.status_code) in (401, 403):
+            return "hub-token", f"the hub does not accept the token (HTTP {status})", f"log in again: {LOGIN}"
+        case errors.HfHubHTTPError():
+            what = f"the hub answers with an error (HTTP {error.response.status_code})"
+            return "hub-server", what, "try again later, or check HF_ENDPOINT if it is set"
+        case errors.HTTPError():  # type: ignore[attr-defined]  # of httpx
+            return _unreachable(error)
+        case OSError(errno=None):
+            what = f"the download did not arrive whole: {_first_line(error)}"
+            return "hub-incomplete", what, "run it again: what has arrived is kept"
+    return None
+
+
+def _offline() -> Explanation:
+    what = "no such file or folder here, nor in the cache of the hub, and the network is not to be used"
+    return "hub-offline", what, "unset HF_HUB_OFFLINE, or fetch it where there is a network: `hf download`"
+
+
+def _unreachable(error: BaseException) -> Explanation:
+    what = f"no such file or folder here, and no connection to the hub, or it broke: {_first_line(error)}"
+    hint = "check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads what is in the cache"
+    return "hub-connection", what, hint
+
+
+def not_cached(address: Address) -> NetworkError:
+    """The error for what would have to be fetched, while the network is switched off."""
+    code, what, hint = _offline()
+    return NetworkError(f"{address}: {what}", code=code, hint=hint)
+
+
+def no_hub(address: Address, what: str = "") -> NetworkError:
+    """Return the error for a server that does not answer as a hub. what: a verb and its object, such as `names …`."""
+    return NetworkError(
+        f"{address}: the server at {_endpoint()} {what or 'is not a Hugging Face Hub'}",
+        code="hub-server",
+        hint="check HF_ENDPOINT, and proxies that answer with a page of their own",
+    )
+
+
+def _endpoint() -> str:
+    """The address of the hub, without a password in it."""
+    from huggingface_hub import constants
+
+    return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+MAX_ANSWER = 8 * 2**20
+"""Bytes of lists and errors while one name is looked up."""
+MAX_UNSIZED = 256 * 2**20
+"""Bytes of a file whose size the server does not say."""
+ANSWER_SECONDS = 60.0
+"""For one answer that is no file, and for each step of any connection."""
+MAX_WAIT = 300
+"""Seconds after which a server that is busy may want to be asked again: huggingface.co counts requests in 5 minutes."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DIGEST = re.compile(r"[0-9a-fA-F]{1,128}")
+_guard: _Guard | None = None
+
+
+@contextmanager
+def guarded(address: Address, limit: int | None = None) -> Iterator[None]:
+    """Check all that huggingface_hub asks and is answered within. Raises NetworkError (hub-server).
+
+    limit: bytes of a file; by default any number that the server says beforehand.
+    """
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http
+
+    global _guard
+    factory = _http._GLOBAL_CLIENT_FACTORY
+    if not (isinstance(factory, partial) and factory.func is _hooked):
+        set_client_factory(partial(_hooked, factory))
+    before, _guard = _guard, _Guard(address, limit)
+    try:
+        yield
+    finally:
+        _guard = before
+
+
+def _hooked(factory: Callable[[], Any]) -> Any:
+    """A client of huggingface_hub that has every request and answer checked."""
+    client = factory()
+    hooks = client.event_hooks
+    client.event_hooks = {
+        "request": [*hooks["request"], _check_request],
+        "response": [_check_response, *hooks["response"]],
+    }
+    return client
+
+
+def _check_request(request: Any) -> None:
+    if _guard is not None:
+        _guard.check_request(request)
+
+
+def _check_response(response: Any) -> None:
+    if _guard is not None:
+        _guard.check_response(response)
+
+
+class _Guard:
+    """What is known while one name is looked up."""
+
+    def __init__(self, address: Address, limit: int | None) -> None:
+        from huggingface_hub import constants
+
+        self.address = address
+        self.endpoint = constants.ENDPOINT
+        self.left = MAX_ANSWER
+        self.limit = limit
+
+    def refuse(self, what: str) -> NetworkError:
+        return no_hub(self.address, what)
+
+    def check_url(self, url: str) -> None:
+        """Raise NetworkError for an address that is neither the hub's nor public."""
+        try:
+            to, home = urlsplit(url), urlsplit(self.endpoint)
+            same = to.hostname == home.hostname and to.scheme in ("https", home.scheme)
+            public = to.scheme == "https" and is_public(to.hostname or "", to.port or 443)
+            # Parsers of addresses disagree on where a host ends if there is a backslash.
+            allowed = (same or public) and not re.search(r"[\\\s\0-\x1f]", url)
+        except ValueError:
+            allowed = False
+        if not allowed:
+            raise self.refuse(
+                f"leads to {url[:200]!r}, which is neither its own host nor a public https address"
+            )
+
+    def check_request(self, request: Any) -> None:
+        """Called before each request, those that follow a redirect included."""
+        self.check_url(str(request.url))
+        # What is compressed could unfold to any size. huggingface_hub sets no time limit for some requests.
+        request.headers["Accept-Encoding"] = "identity"
+        limits = request.extensions.get("timeout") or {}
+        kinds = ("connect", "read", "write", "pool")
+        request.extensions["timeout"] = {kind: limits.get(kind) or ANSWER_SECONDS for kind in kinds}
+
+    def check_response(self, response: Any) -> None:
+        """Called when the headers of an answer are there, and its content is not."""
+        self._check_headers(response)
+        response.stream = self._bounded(response)
+        if response.is_success and str(response.request.url).startswith(f"{self.endpoint}/api/models/"):
+            response.read()
+            try:
+                content = response.json() if response.content else None
+            except (ValueError, RecursionError):
+                raise no_hub(self.address) from None
+            self._check_listing(content)
+
+    def _check_headers(self, response: Any) -> None:
+        headers = response.headers
+        if headers.get("Content-Encoding", "identity") != "identity":
+            raise self.refuse("compresses an answer although it was asked not to")
+        commit = headers.get("X-Repo-Commit")
+        if commit is not None and not _COMMIT.fullmatch(commit):
+            raise self.refuse(f"names the commit {commit[:80]!r}")
+        limits = f"{headers.get('Retry-After', '')} {headers.get('RateLimit', '')}"
+        wait = re.search(r"^(\d+)|\bt\s*=\s*(\d+)", limits)
+        seconds = (wait[1] or wait[2]) if wait is not None and not response.is_success else "0"
+        if int(seconds[:9]) > MAX_WAIT:
+            raise self.refuse(f"asks to wait {seconds[:20]} seconds")
+        # The ETag of other answers names no file: S3 has its own, as have errors and redirects that are followed.
+        host = urlsplit(headers.get("Location") or "").hostname
+        followed = response.has_redirect_location and host in (None, urlsplit(self.endpoint).hostname)
+        names_a_file = commit is not None and response.status_code < 400 and not followed
+        tag = headers.get("X-Linked-Etag") or (headers.get("ETag") if names_a_file else None)
+        if tag and not _DIGEST.fullmatch(tag.removeprefix("W/").strip('"')):
+            raise self.refuse(f"names the digest {tag[:80]!r} of a file")
+        for size in (headers.get("X-Linked-Size"), headers.get("Content-Length")):
+            if size is not None and not (size.isascii() and size.isdigit() and len(size) < 16):
+                raise self.refuse(f"names the size {size[:80]!r} of a file")
+        xet = headers.get("X-Xet-Hash")
+        if xet is not None and not _DIGEST.fullmatch(xet):
+            raise self.refuse(f"names the digest {xet[:80]!r} of a file")
+        route = response.links.get("xet-auth", {}).get("url") or headers.get("X-Xet-Refresh-Route")
+        for url in (route, headers.get("X-Xet-Cas-Url")):  # which another client fetches
+            if url is not None:
+                self.check_url(url)
+
+    def _bounded(self, response: Any) -> Any:
+        """The content of an answer, which raises NetworkError where it does not end."""
+        url = str(response.request.url).removeprefix(self.endpoint)
+        is_file = response.is_success and not re.match(r"/api/(?!resolve-cache/)", url)
+        # Of what has a length no more than that is read.
+        sized = is_file and "Content-Length" in response.headers and self.limit is None
+        stream, until = response.stream, time.monotonic() + ANSWER_SECONDS
+        name = type(response).__module__.partition(".")[0]  # httpx, whatever it is called there
+
+        class Bounded(sys.modules[name].SyncByteStream):  # type: ignore[misc]
+            def __iter__(bounded) -> Iterator[bytes]:
+                unsized = self.limit or MAX_UNSIZED
+                for chunk in stream:
+                    if is_file:
+                        unsized -= 0 if sized else len(chunk)
+                    else:
+                        self.left -= len(chunk)
+                    if unsized < 0 or self.left < 0 or (not is_file and time.monotonic() > until):
+                        raise self.refuse("sends an answer that does not end")
+                    yield chunk
+
+            def close(bounded) -> None:
+                stream.close()
+
+        return Bounded()
+
+    def _check_listing(self, content: Any) -> None:
+        """Check the names in a description of a repository, or in a list of its files."""
+        files = content
+        if isinstance(content, dict):
+            commit, files = content.get("sha"), content.get("siblings") or []
+            if commit is not None and not (isinstance(commit, str) and _COMMIT.fullmatch(commit)):
+                raise self.refuse(f"names the commit {str(commit)[:80]!r}")
+        if not isinstance(files, list) or not all(map(_is_file, files)):
+            raise self.refuse("lists files with invalid names, sizes or digests")
+
+
+def _is_file(entry: Any) -> bool:
+    """Whether an entry of a list has the name of a file or a folder, and digests and a size where it has any."""
+    if not isinstance(entry, dict):
+        return False
+    lfs = entry.get("lfs") or {}
+    name = entry.get("rfilename", entry.get("path"))
+    if not isinstance(name, str) or not isinstance(lfs, dict):
+        return False
+    digests = [entry.get(key) for key in ("oid", "blobId", "xetHash")] + [lfs.get("oid"), lfs.get("sha256")]
+    sizes = [entry.get("size"), lfs.get("size")]
+    return (
+        not any(part in ("", ".", "..") for part in name.split("/"))
+        and not any(sign in name for sign in "\0\\")
+        and all(each is None or (isinstance(each, str) and _DIGEST.fullmatch(each)) for each in digests)
+        and all(each is None or (type(each) is int and 0 <= each < 10**15) for each in sizes)
+    )
+
+
+def is_public(host: str, port: int) -> bool:
+    """Return whether every address of a host is public. Of a host that nobody knows here, a proxy may know it."""
+    try:
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return True
+    addresses = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in entries]
+    return all((getattr(each, "ipv4_mapped", None) or each).is_global for each in addresses)
+
+
+SECONDS = 20.0
+"""To wait for the list of a repository's files; downloads have huggingface_hub's own limits."""
+_BARS: ContextVar[bool] = ContextVar("bars", default=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where on the hub something was read.
+
+    commit: of the files that were read, whatever the branch points to later.
+    """
+
+    address: Address
+    commit: str
+
+
+@contextmanager
+def with_bars(shown: bool) -> Iterator[None]:
+    """While this lasts, downloads draw huggingface_hub's bars on a terminal (which they do without it), or not."""
+    token = _BARS.set(shown)
+    try:
+        yield
+    finally:
+        _BARS.reset(token)
+
+
+def need_client(address: Address) -> None:
+    """Raise MissingExtra, which names the address, where huggingface_hub is not installed."""
+    try:
+        require("huggingface_hub", extra="hub")
+    except MissingExtra as error:
+        raise MissingExtra(
+            f"{address}: no such file or folder here; a name on the hub needs huggingface_hub, which is not installed",
+            code=error.code,
+            hint=error.hint,
+        ) from None
+
+
+def is_offline() -> bool:
+    """Whether huggingface_hub may not use the network (HF_HUB_OFFLINE)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def list_files(address: Address) -> Mapping[str, int | None]:
+    """Return every file of the repository with its size. Raises NetworkError (see `explained`, and hub-server)."""
+    from huggingface_hub import HfApi
+
+    with explained(address), guarded(address):
+        info = HfApi().model_info(
+            address.repo, revision=address.revision, files_metadata=True, timeout=SECONDS
+        )
+        return {file.rfilename: file.size for file in info.siblings or ()}
+
+
+def download(address: Address, names: Sequence[str], *, limit: int | None = None) -> tuple[Path, str]:
+    """Fetch files of one commit into the cache. Returns the folder of that commit, and the commit.
+
+    names: paths in the repository.   limit: bytes of one file, whatever the server said of its size.
+    Raises NetworkError (see `explained`, and hub-corrupted).
+    """
+    # The first file is asked for by the revision, so that the cache knows it offline; the others by its commit.
+    revision, root = address.revision, Path()
+    for name in names:
+        path = _whole(address, name, _downloaded(address, name, revision, limit=limit))
+        _refuse_pointer(address, name, path)
+        root = path.parents[name.count("/")]
+        revision = _commit(address, root)
+    return root, root.name
+
+
+def _downloaded(
+    address: Address, name: str, revision: str | None, *, again: bool = False, limit: int | None = None
+) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    bars = None if _BARS.get() else _no_bars()
+    with explained(address), guarded(address, limit):
+        return Path(
+            hf_hub_download(address.repo, name, revision=revision, tqdm_class=bars, force_download=again)
+        )
+
+
+def _whole(address: Address, name: str, path: Path) -> Path:
+    """The file, downloaded once more if its bytes are not those of its digest. Raises NetworkError (hub-corrupted)."""
+    if _is_corrupted(path):
+        path = _downloaded(address, name, _commit(address, path.parents[name.count("/")]), again=True)
+        if _is_corrupted(path):
+            raise NetworkError(
+                f"{address}: {name} arrived twice with other bytes than its sha256 on the hub",
+                code="hub-corrupted",
+                hint="check the disk, and proxies between here and the hub, then run it again",
+            )
+    return path
+
+
+def _is_corrupted(path: Path) -> bool:
+    """Whether a file in the cache has another sha256 than the blob that it links to is called by."""
+    digest = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
+    return re.fullmatch(r"[0-9a-f]{64}", digest) is not None and sha256_file(path) != digest
+
+
+def _no_bars() -> type[Any]:
+    """A class of bars that draw nothing."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    class Silent(tqdm):
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            super().__init__(*arguments, **(keywords | {"disable": True}))  # type: ignore[no-untyped-call]
+
+    return Silent
+
+
+def cached(address: Address, name: str) -> Path | None:
+    """Return the folder of the commit, where the file `name` of it is in the cache; the hub is not asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(address.repo, name, revision=address.revision)
+    return Path(path).parents[name.count("/")] if isinstance(path, str) else None
+
+
+def is_cached(address: Address, name: str) -> bool | None:
+    """Return whether the commit has a file of this name, as far as the cache tells; None if it does not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(address.repo, name, revision=address.revision)
+    return None if path is None else isinstance(path, str)
+
+
+def remember_absent(address: Address, name: str) -> None:
+    """Let huggingface_hub note in its cache that the commit has no file of this name."""
+    try:
+        _downloaded(address, name, address.revision)
+    except NetworkError as error:
+        if error.code != "hub-file":
+            raise
+
+
+@cache
+def fetch_folder(
+    address: Address, patterns: tuple[str, ...], ignore: tuple[str, ...] = (), *, local: bool = False
+) -> tuple[Path, str]:
+    """Fetch the files of a folder that fit the patterns, all of one commit: the folder on this disk, and the commit.
+
+    local: look into the cache alone. Asked once for a process. Raises NetworkError (see `explained`), MissingExtra.
+    """
+    need_client(address)
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.file_download import repo_folder_name
+
+    inside = f"{address.inside}/" if address.inside else ""
+    # Up to 2.1 huggingface_hub asks for the files of a pinned commit even where it is offline.
+    alone = local or constants.HF_HUB_OFFLINE
+    folder = repo_folder_name(repo_id=address.repo, repo_type="model")
+    blobs = Path(constants.HF_HUB_CACHE, folder, "blobs")
+    known = {blob.name for blob in blobs.iterdir()} if blobs.is_dir() else set()
+    with explained(address), guarded(address):
+        root = snapshot_download(
+            address.repo,
+            revision=address.revision,
+            allow_patterns=[inside + pattern for pattern in patterns],
+            ignore_patterns=[inside + pattern for pattern in ignore],
+            local_files_only=alone,
+            tqdm_class=None if _BARS.get() else _no_bars(),
+        )
+    commit = _commit(address, Path(root))
+    for path in Path(root).rglob("*"):
+        if path.is_symlink() and os.path.basename(os.readlink(path)) not in known:
+            _whole(address, path.relative_to(root).as_posix(), path)
+    return Path(root) / address.inside, commit
+
+
+def _commit(address: Address, root: Path) -> str:
+    """The commit whose folder this is, as the hub named it. Raises NetworkError where that is none."""
+    if re.fullmatch(r"[0-9a-f]{40}", root.name) is None:
+        raise no_hub(address)
+    return root.name
+
+
+def _refuse_pointer(address: Address, name: str, path: Path) -> None:
+    """Raise NetworkError where the repository itself holds a Git LFS pointer in the place of a file."""
+    with open_stream(path) as file:
+        head = file.read(40)
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise NetworkError(
+            f"{address}: {name} is a Git LFS pointer on the hub, not the file itself: its upload is incomplete",
+            code="hub-lfs-pointer",
+            hint="ask its author to upload the file itself (`hf upload`), or name an earlier commit of it",
+        )
