@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,6 @@ from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists, write_whole
 from gradience.progress import Watcher
 from gradience.reports.base.exact import as_written, share_of_points
-from gradience.reports.base.report import Report
 from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.reports.power import PowerReport
@@ -75,7 +73,7 @@ def run_config(config: BenchConfig, settings: BenchSettings) -> Results:
     from gradience.bench.run.bench import run_bench as run
 
     watcher = settings.watcher or Watcher()
-    return Results(*run(config, output, watcher, page_of=Report.to_markdown, command=settings.command))
+    return Results(*run(config, output, watcher, command=settings.command))
 
 
 @public(VerifySettings)
@@ -89,17 +87,11 @@ def verify(settings: VerifySettings) -> Verification:
 
     Raises InputError (`not-a-run`, `nothing-to-verify`) if there is nothing that could be verified.
     """
-    again = None
-    if settings.regenerate is not None:
-        from gradience.bench.verify.regenerate import regenerated
-
-        again = partial(regenerated, least=settings.regenerate)
     with allowing(settings.allow_code):
         return verify_run(
             Path(settings.folder),
             root=settings.root,
-            page_of=Report.to_markdown,
-            regenerate=again,
+            regenerate=settings.regenerate,
             command=settings.command,
         )
 

@@ -14,7 +14,6 @@ from gradience.bench.config.load import load_config
 from gradience.bench.run import spread
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.one import Failure, Order, make_stage
-from gradience.reports.base.report import Report
 
 SECTIONS: dict[str, Any] = {
     "task": {"profile": "text_classification", "probe_gate": {"min_value": 0.01}},
@@ -69,7 +68,7 @@ def runner_over(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(spread, "Processes", lambda *_: here)
         watcher = Silent()
         config = load_config(config_file, ["runtime.workers=2", *overrides])
-        run_bench(config, output, watcher, page_of=Report.to_markdown)
+        run_bench(config, output, watcher)
         return watcher
 
     return run

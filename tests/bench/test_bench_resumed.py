@@ -23,7 +23,6 @@ from gradience.evaluate.engines.transformers import engine
 from gradience.files.records import read_records
 from gradience.models.load import fingerprint_of
 from gradience.models.settings import ModelSettings
-from gradience.reports.base.report import Report
 from gradience.reports.bench import Bench
 from gradience.tasks import user_code
 
@@ -43,7 +42,7 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     output = tmp_path_factory.mktemp("whole")
-    run_bench(load_config(config_file), output, Watcher(), page_of=Report.to_markdown)
+    run_bench(load_config(config_file), output, Watcher())
     return output
 
 
@@ -57,7 +56,7 @@ def again(config_file: Path, output: Path, *overrides: str) -> tuple[Bench, Watc
     """Take it up: the result, what was said, and the stages that were made again."""
     before = written(output)
     watcher = Watcher()
-    (bench,), _ = run_bench(load_config(config_file, overrides), output, watcher, page_of=Report.to_markdown)
+    (bench,), _ = run_bench(load_config(config_file, overrides), output, watcher)
     return bench, watcher, {name for name, when in written(output).items() if before.get(name) != when}
 
 
@@ -239,10 +238,10 @@ def test_a_corrected_task_gets_its_new_score_and_keeps_its_trainings(tmp_path: P
     }
     config, output, watcher = BenchConfig.model_validate(values), tmp_path / "output", Watcher()
     with user_code.allowing():
-        (wrong,), _ = run_bench(config, output, watcher, page_of=Report.to_markdown)
+        (wrong,), _ = run_bench(config, output, watcher)
         first = written(output)
         own_task(tmp_path, "True")
-        (corrected,), _ = run_bench(config, output, watcher, page_of=Report.to_markdown)
+        (corrected,), _ = run_bench(config, output, watcher)
     assert (wrong.probe.correct, wrong.data) == (0, corrected.data)
     assert corrected.probe.correct == corrected.probe.n - corrected.probe.failed_extractions > 0
     assert {name for name, when in written(output).items() if first[name] != when} == evaluations(output)

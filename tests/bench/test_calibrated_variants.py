@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,10 @@ from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.stages import files_of
-from gradience.bench.verify.regenerate import regenerated
 from gradience.bench.verify.verify import verify_run
 from gradience.plan.calibrated import ToKl, ToSizeOfRank
 from gradience.plan.compression import plan_compression
 from gradience.reports.audit import AuditReport
-from gradience.reports.base.report import Report
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
@@ -59,7 +56,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.config = load_config(write_inputs(folder / "inputs", compression=CALIBRATES))
         self.output = folder / "run"
-        run_bench(self.config, self.output, Watcher(), page_of=Report.to_markdown)
+        run_bench(self.config, self.output, Watcher())
         self.bench = Bench.read(self.output / "bench.json")
         self.variants = {variant.name: variant for variant in self.bench.variants}
         self.calibration = Calibration.read(self.output / FILE)
@@ -111,7 +108,7 @@ def test_the_plan_names_the_prompts_before_anything_is_trained(run: Run) -> None
 
 
 def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> None:
-    verified = verify_run(run.output, page_of=Report.to_markdown, regenerate=partial(regenerated, least=4))
+    verified = verify_run(run.output, regenerate=4)
     assert verified.mismatches == ()
     assert (verified.level, ["calibration"]) == (
         "L3",
@@ -130,7 +127,7 @@ def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> 
             path
         )
         manifest.model_copy(update={"files": files_of(path.parent)}).save(manifest_path)
-        changed = verify_run(run.output, page_of=Report.to_markdown)
+        changed = verify_run(run.output)
         places = {(one.file, one.field) for one in changed.mismatches}
         report = "calibrated_r1.truncate/adapter/adapter/compression_report.json"
         assert {(report, "calibration_sha256"), (report, "prediction")} <= places
@@ -138,7 +135,7 @@ def test_it_is_verified_answered_again_and_seen_when_it_is_changed(run: Run) -> 
 
         path.unlink()  # large, and not always published
         manifest.save(manifest_path)
-        without = verify_run(run.output, page_of=Report.to_markdown)
+        without = verify_run(run.output)
         assert without.mismatches == ()
         assert any("calibration, which was not kept" in gap for gap in without.not_verified)
     finally:
@@ -184,11 +181,11 @@ def test_where_it_fails_the_other_variants_are_made(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("gradience.bench.run.seed.calibrate_probe", fails)
     compression = {"variants": ["calibrated_r1", "uniform_r1"], "arms": ["truncate"], "controls": []}
     path = write_inputs(tmp_path / "inputs", compression=compression)
-    run_bench(load_config(path), tmp_path / "run", Watcher(), page_of=Report.to_markdown)
+    run_bench(load_config(path), tmp_path / "run", Watcher())
     calibrated, uniform = Bench.read(tmp_path / "run" / "bench.json").variants
     assert (calibrated.status, calibrated.reasons) == ("ERROR", ("RuntimeError: no memory left",))
     assert uniform.status in ("PASS", "FAIL")
-    verified = verify_run(tmp_path / "run", page_of=Report.to_markdown)
+    verified = verify_run(tmp_path / "run")
     assert verified.mismatches == ()
     assert any("calibration: that it ended in the error" in gap for gap in verified.not_verified)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from tiny_bench import ROLES, Watcher, bert, llama, sums
 from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.run.seed import SeedRun
-from gradience.bench.verify.regenerate import regenerated
 from gradience.bench.verify.verify import verify_run
-from gradience.reports.base.report import Report
 from gradience.reports.bench import Bench
 from gradience.reports.distill import DistillReport
 from gradience.tasks.base import ClassificationTask
@@ -96,10 +93,10 @@ def test_a_run_with_distilled_variants_is_verified_and_asked_again(tmp_path: Pat
         tmp_path / "inputs", compression=DISTILLS | {"distillation": {"lr": 1e-2, "rows": 64}}
     )
     config, output = load_config(path), tmp_path / "mine"
-    run_bench(config, output, Watcher(), page_of=Report.to_markdown)
+    run_bench(config, output, Watcher())
     results = {variant.name: variant for variant in Bench.read(output / "bench.json").variants}
     assert (results["uniform_r1.distill"].arm, results["probe_distilled"].arm) == ("distill", "control")
-    verified = verify_run(output, page_of=Report.to_markdown, regenerate=partial(regenerated, least=4))
+    verified = verify_run(output, regenerate=4)
     assert verified.mismatches == ()
     assert verified.regenerated is not None
     assert {one.file.partition("/")[0] for one in verified.regenerated} >= {
@@ -110,7 +107,7 @@ def test_a_run_with_distilled_variants_is_verified_and_asked_again(tmp_path: Pat
     # Another lr than the config's: a report that was exchanged together with its manifest.
     file = output / "uniform_r1.distill/adapter/adapter/distill_report.json"
     DistillReport.read(file).model_copy(update={"lr": 3e-3, "teacher_sha256": "0" * 64}).save(file)
-    fields = {one.field for one in verify_run(output, page_of=Report.to_markdown).mismatches}
+    fields = {one.field for one in verify_run(output).mismatches}
     assert {"lr", "teacher_sha256"} <= fields
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from tiny_bench import Watcher, llama, sentences, sums
 
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
-from gradience.bench.verify.regenerate import drawn, regenerated
+from gradience.bench.verify.regenerate import drawn
 from gradience.bench.verify.verify import verify_run
 from gradience.digests import sha256_file
 from gradience.evaluate.batches import fixed_batches
-from gradience.reports.base.report import Report
 from gradience.reports.verification import Verification
 
 SHORT = {"max_steps": 3, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 8}
@@ -66,7 +64,7 @@ def causal(inputs: Path) -> Path:
 def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("ended") / "mine"
     config = load_config(request.param(tmp_path_factory.mktemp("inputs")))
-    run_bench(config, output, Watcher(), page_of=Report.to_markdown)
+    run_bench(config, output, Watcher())
     return output
 
 
@@ -76,7 +74,7 @@ def copy(ended: Path, tmp_path: Path) -> Path:
 
 
 def again(folder: Path, least: int = 10) -> Verification:
-    return verify_run(folder, page_of=Report.to_markdown, regenerate=partial(regenerated, least=least))
+    return verify_run(folder, regenerate=least)
 
 
 def records_of(folder: Path) -> list[Path]:

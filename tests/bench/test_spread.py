@@ -24,7 +24,6 @@ from gradience.bench.run.spread import Spread
 from gradience.bench.run.stages import Due
 from gradience.bench.status import logged_failures
 from gradience.errors import NetworkError
-from gradience.reports.base.report import Report
 from gradience.reports.stage import MANIFEST, StageManifest
 
 ARTIFACTS = ("bench_aggregate.json", "seed_1/bench.json", "seed_2/bench.json")
@@ -44,7 +43,7 @@ def spread_over(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def alone(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run in one process."""
     output = tmp_path_factory.mktemp("alone")
-    run_bench(load_config(config_file), output, Watcher(), page_of=Report.to_markdown)
+    run_bench(load_config(config_file), output, Watcher())
     return output
 
 

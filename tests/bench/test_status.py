@@ -17,7 +17,6 @@ from gradience.bench.run.bench import run_bench
 from gradience.bench.run.one import Failure, Order
 from gradience.bench.status import look
 from gradience.cli.app import run
-from gradience.reports.base.report import Report
 from gradience.reports.bench_status import BenchStatus, StageStatus
 
 
@@ -84,7 +83,7 @@ def test_a_finished_run_in_which_a_variant_failed(config_file, tmp_path, monkeyp
     trains = seed.train
     monkeypatch.setattr(seed, "train", breaks)
     output = tmp_path / "out"
-    run_bench(load_config(config_file), output, Silent(), page_of=Report.to_markdown)
+    run_bench(load_config(config_file), output, Silent())
     before = listing(output)
     status = look(output)
     assert listing(output) == before

@@ -26,7 +26,6 @@ from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.files.digests import DIGESTS, files_below, root_of, write_digests
 from gradience.files.packed import pack, unpack
-from gradience.reports.base.report import Report
 from gradience.reports.verification import Verification
 
 KEPT = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -48,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run of two seeds."""
     output = tmp_path_factory.mktemp("trained") / "mine"
     config = load_config(write_inputs(tmp_path_factory.mktemp("inputs"), **SECTIONS))
-    run_bench(config, output, Watcher(), page_of=Report.to_markdown)
+    run_bench(config, output, Watcher())
     return output
 
 
@@ -68,7 +67,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def verified(folder: Path, root: str | None = None) -> Verification:
-    return verify_run(folder, root=root, page_of=Report.to_markdown)
+    return verify_run(folder, root=root)
 
 
 def named(folder: Path, root: str | None = None) -> dict[str, list[str]]:

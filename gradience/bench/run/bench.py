@@ -54,7 +54,6 @@ from gradience.models.devices import check_devices, threads
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reading import read_file
-from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench
 from gradience.reports.bench_aggregate import BenchAggregate
@@ -72,7 +71,6 @@ def run_bench(
     output: Path,
     watcher: Watcher,
     *,
-    page_of: Callable[[Report], str],
     command: str = "",
 ) -> tuple[list[Bench], BenchAggregate | None]:
     """Run, or resume, the seeds of `config` in the folder `output`; with `only_seed` that one alone.
@@ -120,7 +118,7 @@ def run_bench(
                 bench.save(folder / BENCH)
                 if bench.status != "ERROR":  # else the next run still needs them
                     _tidy(config, facts)
-                write_whole(folder / PAGE, [page_of(bench).encode()])
+                write_whole(folder / PAGE, [bench.to_markdown().encode()])
                 benches.append(bench)
         together = None
         with locked():
@@ -133,7 +131,7 @@ def run_bench(
                 )
                 together = aggregate_run(output, results, watch.run_info(), records_verified=verified)
                 together.save(output / AGGREGATE)
-                write_whole(output / DOCUMENT, [page_of(together).encode()])
+                write_whole(output / DOCUMENT, [together.to_markdown().encode()])
             write_digests(output)
         return benches, together
 

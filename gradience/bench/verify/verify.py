@@ -12,7 +12,7 @@ import math
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,12 +49,11 @@ from gradience.files.digests import root_of
 from gradience.files.records import Evaluation
 from gradience.files.shared_names import given_text, path_text, values_text
 from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, read_file
-from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench, Status
 from gradience.reports.bench_aggregate import BenchAggregate
 from gradience.reports.bench_plan import BenchPlan
-from gradience.reports.verification import RegeneratedAnswers, Verification
+from gradience.reports.verification import Verification
 from gradience.words import counted
 
 ARCHIVE = "everything.tar.xz"
@@ -82,9 +81,6 @@ MADE_UP = (
     " published, and running its config again that its adapters answer so"
 )
 UNVERIFIABLE = ("not-a-run", "nothing-to-verify")
-Page = Callable[[Report], str]
-Regenerate = Callable[[Path, str, Findings], tuple[RegeneratedAnswers, ...]]
-"""(folder of the run, the seed's folder inside it or nothing, findings) -> what was answered again."""
 
 
 @dataclass
@@ -95,7 +91,7 @@ class RunFolder:
     """Of the run: where plan.json lies."""
     only: str = ""
     """The seed's folder inside it, where that alone is verified."""
-    page_of: Page | None = None
+    pages: bool = True
     findings: Findings = field(default_factory=Findings)
     seeds: list[int] = field(default_factory=list)
     """Whose results were made again."""
@@ -107,14 +103,14 @@ def verify_run(
     folder: Path,
     *,
     root: str | None = None,
-    page_of: Page | None = None,
-    regenerate: Regenerate | None = None,
+    pages: bool = True,
+    regenerate: int | None = None,
     command: str = "",
 ) -> Verification:
     """Verify the run in `folder`, or the one seed of it that lies there, packed (`everything.tar.xz`) or not.
 
-    root: sha256 that its digests.json must have. page_of: what renders a result as Markdown; without it pages are not
-    compared. regenerate: what answers examples again; it needs the model, and nothing else here does.
+    root: sha256 that its digests.json must have. pages: whether they are compared with their JSON. regenerate: how many
+    examples each adapter answers again; that needs the model, and nothing else here does.
     Raises InputError (`not-a-run`, `nothing-to-verify`, `bad-archive`) where there is nothing that could be verified.
     """
     watch = Stopwatch(command)
@@ -130,7 +126,7 @@ def verify_run(
             hint="name the folder that `gradience bench run` wrote",
         )
     with unpacked(whole) as place:
-        run = RunFolder(place, only, page_of)
+        run = RunFolder(place, only, pages)
         findings = run.findings
         check_files(place, findings, below=only, expected=root)
         status = _check_results(run)
@@ -140,7 +136,11 @@ def verify_run(
                 code="nothing-to-verify",
                 hint="unpack what was published beside it, or name the folder that `gradience bench run` wrote",
             )
-        regenerated = regenerate(place, only, findings) if regenerate is not None else None
+        again = None
+        if regenerate is not None:
+            from gradience.bench.verify.regenerate import regenerated
+
+            again = regenerated(place, only, findings, least=regenerate)
     if root is None:
         findings.gap("that this is the folder that was published: give its --root")
     findings.gap(MADE_UP)
@@ -155,7 +155,7 @@ def verify_run(
         checks=tuple(findings.checks),
         mismatches=tuple(findings.mismatches),
         not_verified=tuple(findings.gaps),
-        regenerated=regenerated,
+        regenerated=again,
         run=watch.run_info(),
     )
 
@@ -421,7 +421,7 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
 def _check_page(result: Bench | BenchAggregate, name: str, run: RunFolder) -> None:
     """Compare the page beside a result with what its JSON gives."""
     path = run.folder / name
-    if run.page_of is None or not path.is_file():
+    if not run.pages or not path.is_file():
         return
     version = result.run.gradience_version
     if version != __version__:
@@ -431,7 +431,7 @@ def _check_page(result: Bench | BenchAggregate, name: str, run: RunFolder) -> No
         return
     with run.findings.check("pages", "L1", f"{name} is the page of its JSON, byte for byte"):
         try:
-            if read_file(path, MAX_DATA_BYTES) != run.page_of(result).encode():
+            if read_file(path, MAX_DATA_BYTES) != result.to_markdown().encode():
                 run.findings.mismatch(name, "not the page that its JSON gives")
         except InputError as error:
             run.findings.mismatch(name, str(error))
@@ -541,7 +541,7 @@ def _unchecked(folder: Path) -> list[str]:
     """The results in a folder that nothing speaks for. Raises InputError where something speaks against one."""
     place = folder if folder.is_dir() else folder.parent
     try:
-        verification = verify_run(place)
+        verification = verify_run(place, pages=False)
     except InputError as error:
         if error.code not in UNVERIFIABLE:
             raise
