@@ -7,7 +7,7 @@ terminal has. The text depends on nothing but the arguments: not on the environm
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 
@@ -57,7 +57,7 @@ MARKS: dict[Mark, Span] = {
     "unknown": Span("?", "dim"),
     "item": Span("·", "dim"),
 }
-BAR_SIGNS, REST = "█▓▒", Span("░", "dim")
+BAR_PARTS, REST = (Span("█", "bar1"), Span("▓", "bar2"), Span("▒", "bar3")), Span("░", "dim")
 """The first value of a bar, what the second adds, what the third adds, and what is left of the scale."""
 
 
@@ -83,23 +83,18 @@ def render(document: Document, *, width: int | None = None, color: bool = False)
 
 def _unbroken(block: Block) -> int:
     """Columns in which no word of a block of sentences is broken: a path must survive a copy from a file."""
+    before, texts = 0, list[Inline]()
     match block:
         case blocks.Heading():
-            return max(_longest_word(block.text), _longest_word(block.aside))
+            texts = [block.text, block.aside]
         case blocks.Paragraph():
-            return _longest_word(block.text)
+            texts = [block.text]
         case blocks.Notes():
-            texts = [text for note in block.notes for text in (note.text, *note.details)]
-            return 2 + max(map(_longest_word, texts), default=0)
+            before, texts = 2, [text for note in block.notes for text in (note.text, *note.details)]
         case blocks.Facts():
-            labels = max((_width(_safe(label)) for label, _ in block.facts), default=0)
-            return labels + 2 + max((_longest_word(text) for _, text in block.facts), default=0)
-        case _:
-            return 0
-
-
-def _longest_word(text: Inline) -> int:
-    return max(map(cells, "".join(span.text for span in _safe(text)).split()), default=0)
+            before = 2 + max((_width(_safe(label)) for label, _ in block.facts), default=0)
+            texts = [text for _, text in block.facts]
+    return before + max((cells(word) for text in texts for word in _plain(_safe(text)).split()), default=0)
 
 
 def _lines(block: Block, room: int, text: int) -> list[Line]:
@@ -302,31 +297,23 @@ def _aligned(columns: Sequence[_Measured], gap: int) -> list[Line]:
 
 def _bars(bars: blocks.Bars, room: int) -> Table:
     """A bar behind the figures; the titles say which sign is which."""
-    roles: tuple[Role, ...] = ("bar1", "bar2", "bar3")
-    parts = [Span(sign, role) for sign, role in zip(BAR_SIGNS, roles, strict=True)]
     titles = [
-        Span(f"{part.text} {title}", part.role) for part, title in zip(parts, bars.titles, strict=False)
+        Span(f"{part.text} {title}", part.role) for part, title in zip(BAR_PARTS, bars.titles, strict=False)
     ]
-    columns = [Column(), *(Column(title, ">") for title in titles)]
     lines = [("", *(title.text for title in titles)), *((bar.label, *bar.figures) for bar in bars.bars)]
     used = sum(2 + max(map(cells, column)) for column in zip(*lines, strict=True))
     length = max(LEAST_BAR, min(MAX_BAR, room - used))
     rows: list[list[Inline]] = []
     for bar in bars.bars:
-        first, *others = bar.figures
-        drawn = _bar([min(1.0, value / bars.top) for value in bar.values], parts, length)
-        rows.append([bar.label, Span(first, "strong"), *others, drawn])
-    return Table([*columns, Column(f"{REST.text} {bars.scale}")], rows)
-
-
-def _bar(shares: Iterable[float], parts: Sequence[Span], length: int) -> tuple[Span, ...]:
-    """Ascending shares of a length; the first takes at least one sign."""
-    drawn, at = [], 0
-    for share, part in zip(shares, parts, strict=False):
-        end = max(at, 1, round(length * share))
-        drawn.append(Span(part.text * (end - at), part.role))
-        at = end
-    return (*drawn, Span(REST.text * (length - at), REST.role))
+        drawn, at = [], 0
+        for value, part in zip(bar.values, BAR_PARTS, strict=False):
+            end = max(at, 1, round(length * min(1.0, value / bars.top)))
+            drawn.append(Span(part.text * (end - at), part.role))
+            at = end
+        rest = Span(REST.text * (length - at), REST.role)
+        rows.append([bar.label, Span(bar.figures[0], "strong"), *bar.figures[1:], (*drawn, rest)])
+    columns = [Column(), *(Column(title, ">") for title in titles), Column(f"{REST.text} {bars.scale}")]
+    return Table(columns, rows)
 
 
 def _heat_map(heat: blocks.HeatMap, room: int) -> Table:

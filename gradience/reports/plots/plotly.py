@@ -64,7 +64,19 @@ ROW, LEAST_HEIGHT = 24, 420
 def to_plotly(plot: Plot) -> Json:
     """Return `data` and `layout` of a plotly figure without its title. No value is NaN: JSON."""
     span = _span(plot)
-    data = [trace for place in range(len(plot.series)) for trace in _traces(plot, place, span)]
+    data: list[Json] = []
+    for place, series in enumerate(plot.series):
+        match series:
+            case Lines():
+                data += _lines(series, place)
+            case Points():
+                data.append(_points(plot, series, place))
+            case Bars():
+                data.append(_bars(plot, series, place))
+            case Intervals():
+                data += _intervals(series, span or (0.0, 1.0))
+            case Image():
+                data.append(_image(plot, series))
     named = sum(trace.get("showlegend", True) for trace in data)
     x, y = _axis(plot.x, TICKS), _axis(plot.y, MOST_ROWS)
     if span is not None:
@@ -186,22 +198,6 @@ def _label(reference: Reference, plot: Plot) -> Json:
 
 
 # ---------------------------------------------------------------- series
-
-
-def _traces(plot: Plot, place: int, span: tuple[float, float] | None) -> list[Json]:
-    series = plot.series[place]
-    match series:
-        case Lines():
-            return _lines(series, place)
-        case Points():
-            return [_points(plot, series, place)]
-        case Bars():
-            return [_bars(plot, series, place)]
-        case Intervals():
-            assert span is not None
-            return _intervals(series, span)
-        case Image():
-            return [_image(plot, series)]
 
 
 def _named(name: str, hover: Sequence[str], **rest: Any) -> Json:
