@@ -1,11 +1,11 @@
-"""For each tool and each rule: what to write over a sound file so that the rule speaks, and so that it must not.
+"""For each tool: what to write over a sound file so that a rule speaks.
 
-Keys with a dot lie in a section; a value of None takes the key away. Options go to `check_config`.
+Keys with a dot lie in a section; a value of None takes the key away.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 QV = ["q_proj", "v_proj"]
@@ -49,39 +49,6 @@ SOUND: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Case(NamedTuple):
-    """Where a rule speaks and where it must not."""
-
-    fires: dict[str, Any]
-    silent: dict[str, Any]
-    options: dict[str, Any] | None = None
-    silent_options: dict[str, Any] | None = None
-
-
-HIGH = {
-    "trl": "lora_r",
-    "axolotl": "lora_r",
-    "llama-factory": "lora_rank",
-    "llama-factory-v1": "peft_config.r",
-    "unsloth": "lora.lora_r",
-}
-ALPHA = dict.fromkeys(SOUND, "lora_alpha") | {
-    "llama-factory-v1": "peft_config.lora_alpha",
-    "unsloth": "lora.lora_alpha",
-}
-RATE = {tool: "training.learning_rate" if tool == "unsloth" else "learning_rate" for tool in SOUND}
-ACCUMULATION = {tool: RATE[tool].replace("learning_rate", "gradient_accumulation_steps") for tool in SOUND}
-ACCUMULATION["llama-factory-v1"] = "micro_batch_size"
-NOT_BELOW_ZERO = {tool: RATE[tool].replace("learning_rate", "weight_decay") for tool in SOUND}
-NOT_BELOW_ZERO["llama-factory-v1"] = "peft_config.lora_dropout"
-DORA = {
-    "trl": "use_dora",
-    "axolotl": "peft_use_dora",
-    "llama-factory": "use_dora",
-    "llama-factory-v1": "peft_config.use_dora",
-    "unsloth": "lora.use_dora",
-}
-TARGETS = {"trl": "lora_target_modules", "llama-factory": "lora_target", "unsloth": "lora.target_modules"}
 POLICY_GRADIENT: dict[str, dict[str, Any]] = {
     "trl": {"num_generations": 8, "beta": 0.04, "completion_only_loss": None},
     "axolotl": {"rl": "grpo", "trl": {"num_generations": 8}},
@@ -90,105 +57,58 @@ POLICY_GRADIENT: dict[str, dict[str, Any]] = {
     "unsloth": {},
 }
 
-
-def everywhere(tool: str) -> dict[str, Case]:
-    """The rules about what every tool can say."""
-    r, alpha, rate = HIGH[tool], ALPHA[tool], RATE[tool]
-    rl = POLICY_GRADIENT[tool]
-    task = None if rl else RL
-    return {
-        "unreadable-value": Case({r: "16"}, {r: 16}),
-        "impossible-number": Case({NOT_BELOW_ZERO[tool]: -0.1}, {NOT_BELOW_ZERO[tool]: 0.0}),
-        "serving-rank": Case({r: 24}, {r: 64}),
-        "serving-features": Case({DORA[tool]: True}, {DORA[tool]: False}),
-        "learning-rate": Case({rate: 1e-6}, {rate: 1e-6} | rl if rl else {rate: 2e-4}),
-        "rl-learning-rate": Case({rate: 1e-3} | rl, {rate: 5e-5} | rl, task, task),
-        "scale": Case({r: 8, alpha: 256}, {r: 256, alpha: 16}),
-        "rslora-at-high-rank": Case({r: 256, alpha: 16}, {r: 256, alpha: 256}),
-        "capacity": Case({r: 1}, {r: 1}, LARGE, SMALL),
-        "rank-for-rl": Case({r: 128} | rl, {r: 8} | rl, task, task),
-        "large-batch": Case({ACCUMULATION[tool]: 512}, {ACCUMULATION[tool]: 512} | rl if rl else {}),
-    }
-
-
-CASES: dict[str, dict[str, Case]] = {
-    "trl": everywhere("trl") | {
-        "no-targets": Case(
-            {"lora_target_modules": None}, {"lora_target_modules": None}, {"base": "phi3"}, {"base": "qwen2"}
-        ),
-        "no-adapter": Case({"use_peft": None}, {"use_peft": True}),
-        "removed-argument": Case({"warmup_ratio": 0.1}, {"warmup_steps": 0.1}),
-        "best-model": Case(
-            {"load_best_model_at_end": True, "save_strategy": "epoch"},
-            {"load_best_model_at_end": True, "save_steps": 200},
-        ),
-        "task-type": Case(
-            {"center_rewards_coefficient": 0.01}, {"center_rewards_coefficient": 0.01, "lora_task_type": "SEQ_CLS"}
-        ),
-        "attention-only": Case({"lora_target_modules": None}, {"lora_target_modules": SEVEN}),
-        "many-epochs": Case({"num_train_epochs": 10, "eval_strategy": "no"}, {"num_train_epochs": 10}),
-        "no-evaluation": Case({"eval_strategy": None}, {"eval_strategy": None} | POLICY_GRADIENT["trl"]),
-        "prompt-loss": Case(
-            {"completion_only_loss": False}, {"completion_only_loss": False, "assistant_only_loss": True}
-        ),
-        "precision": Case({"bf16": None, "fp16": True}, {}),
-        "quantised-base": Case({"load_in_4bit": True}, {"load_in_4bit": False}),
+SPEAKS: dict[str, dict[str, dict[str, Any]]] = {
+    "trl": {
+        "no-adapter": {"use_peft": None},
+        "removed-argument": {"warmup_ratio": 0.1},
+        "task-type": {"center_rewards_coefficient": 0.01},
+        "attention-only": {"lora_target_modules": None},
+        "no-evaluation": {"eval_strategy": None},
+        "prompt-loss": {"completion_only_loss": False},
+        "precision": {"bf16": None, "fp16": True},
+        "quantised-base": {"load_in_4bit": True},
+        "rl-learning-rate": {"learning_rate": 1e-3, "num_generations": 8},
     },
-    "axolotl": everywhere("axolotl") | {
-        "no-targets": Case({"lora_target_linear": None}, {"lora_target_linear": None, "lora_target_modules": QV}),
-        "no-adapter": Case({"adapter": None}, {"adapter": "qlora"}),
-        "layers-with-regex": Case(
-            {"lora_target_linear": None, "lora_target_modules": ".*q_proj", "peft_layers_to_transform": [0, 1]},
-            {"lora_target_linear": None, "lora_target_modules": QV, "peft_layers_to_transform": [0, 1]},
-        ),
-        "pattern-without-layers": Case(
-            {"peft_layers_pattern": ["layers"]}, {"peft_layers_pattern": ["layers"], "peft_layers_to_transform": [0]}
-        ),
-        "initialisation": Case({"peft_init_lora_weights": "pisssa"}, {"peft_init_lora_weights": "pissa_niter_4"}),
-        "attention-only": Case(
-            {"lora_target_linear": None, "lora_target_modules": QV},
-            {"lora_target_linear": True, "lora_target_modules": QV},
-        ),
-        "pattern-scale": Case(
-            {"lora_rank_pattern": {"q_proj": 4}},
-            {"lora_rank_pattern": {"q_proj": 4}, "lora_alpha_pattern": {"q_proj": 8}},
-        ),
-        "many-epochs": Case({"num_epochs": 10, "val_set_size": 0.0}, {"num_epochs": 10}),
-        "no-evaluation": Case(
-            {"val_set_size": 0.0}, {"val_set_size": 0.0, "test_datasets": [{"path": "x", "type": "alpaca"}]}
-        ),
-        "prompt-loss": Case({"train_on_inputs": True}, {"train_on_inputs": True, "rl": "dpo"}),
-        "precision": Case({"bf16": False, "fp16": True}, {}),
-        "quantised-base": Case({"adapter": "qlora", "load_in_4bit": True}, {}),
+    "axolotl": {
+        "no-targets": {"lora_target_linear": None},
+        "layers-with-regex": {
+            "lora_target_linear": None, "lora_target_modules": ".*q_proj", "peft_layers_to_transform": [0, 1],
+        },
+        "pattern-without-layers": {"peft_layers_pattern": ["layers"]},
+        "initialisation": {"peft_init_lora_weights": "pisssa"},
+        "attention-only": {"lora_target_linear": None, "lora_target_modules": QV},
+        "pattern-scale": {"lora_rank_pattern": {"q_proj": 4}},
+        "many-epochs": {"num_epochs": 10, "val_set_size": 0.0},
+        "prompt-loss": {"train_on_inputs": True},
+        "quantised-base": {"adapter": "qlora", "load_in_4bit": True},
+        "rank-for-rl": {"rl": "grpo", "lora_r": 128},
     },
-    "llama-factory": everywhere("llama-factory") | {
-        "no-adapter": Case({"finetuning_type": "full"}, {"finetuning_type": None}),
-        "best-model": Case(
-            {"load_best_model_at_end": True, "save_strategy": "epoch"},
-            {"load_best_model_at_end": True, "save_strategy": "steps", "eval_steps": 100, "save_steps": 200},
-        ),
-        "attention-only": Case({"lora_target": "q_proj,v_proj"}, {"lora_target": None}),
-        "many-epochs": Case({"num_train_epochs": 10, "eval_strategy": None}, {"num_train_epochs": 10}),
-        "no-evaluation": Case({"eval_strategy": None}, {"eval_strategy": None} | POLICY_GRADIENT["llama-factory"]),
-        "prompt-loss": Case({"train_on_prompt": True}, {"train_on_prompt": True, "stage": "pt"}),
-        "precision": Case({"bf16": None, "fp16": True}, {}),
-        "quantised-base": Case({"quantization_bit": 4}, {}),
+    "llama-factory": {
+        "best-model": {"load_best_model_at_end": True, "save_strategy": "epoch"},
+        "attention-only": {"lora_target": "q_proj,v_proj"},
+        "no-evaluation": {"eval_strategy": None},
+        "prompt-loss": {"train_on_prompt": True},
+        "quantised-base": {"quantization_bit": 4},
+        "serving-rank": {"lora_rank": 24},
+        "serving-features": {"use_dora": True},
+        "scale": {"lora_rank": 8, "lora_alpha": 256},
     },
-    "llama-factory-v1": everywhere("llama-factory-v1") | {
-        "no-adapter": Case({"peft_config": {"name": "freeze"}}, {"peft_config": {"name": "lora"}}),
-        "attention-only": Case({"peft_config.target_modules": QV}, {"peft_config.target_modules": None}),
-        "learning-rate": Case({"learning_rate": 1e-6}, {"learning_rate": 1e-6}, {"task": "generation"}),
-        "many-epochs": Case({"num_train_epochs": 10, "max_steps": None}, {"num_train_epochs": 10}),
-        "quantised-base": Case({"quant_config.quantization_bit": 4}, {}),
+    "llama-factory-v1": {
+        "attention-only": {"peft_config.target_modules": QV},
+        "many-epochs": {"num_train_epochs": 10, "max_steps": None},
+        "quantised-base": {"quant_config.quantization_bit": 4},
+        "impossible-number": {"peft_config.lora_dropout": -0.1},
+        "unreadable-value": {"peft_config.r": "16"},
+        "large-batch": {"micro_batch_size": 512},
     },
-    "unsloth": everywhere("unsloth") | {
-        "no-adapter": Case({"training.training_type": "full"}, {"training.training_type": None}),
-        "attention-only": Case({"lora.target_modules": "q_proj,v_proj"}, {"lora.target_modules": None}),
-        "many-epochs": Case({"training.num_epochs": 10}, {"training.num_epochs": 10, "training.max_steps": 50}),
-        "prompt-loss": Case(
-            {"training.train_on_completions": None},
-            {"training.train_on_completions": None, "data.format_type": "raw"},
-        ),
-        "quantised-base": Case({"training.load_in_4bit": None}, {"training.load_in_4bit": False}),
+    "unsloth": {
+        "attention-only": {"lora.target_modules": "q_proj,v_proj"},
+        "many-epochs": {"training.num_epochs": 10},
+        "prompt-loss": {"training.train_on_completions": None},
+        "quantised-base": {"training.load_in_4bit": None},
+        "learning-rate": {"training.learning_rate": 1e-6},
+        "large-batch": {"training.gradient_accumulation_steps": 512},
+        "rslora-at-high-rank": {"lora.lora_r": 256},
     },
 }  # fmt: skip
+"""Tool -> rule -> what to write over its sound file so that the rule speaks: the rules are silent on the sound file."""

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from gradience.errors import InputError
@@ -126,6 +126,15 @@ def test_names_are_those_of_the_base_model_under_wrappers_too():
 
     assert [pair.name for pair in find_pairs(Wrapper(model))[0]] == names
     assert SpectralTracker(Wrapper(model)).starts_at_zero
+
+
+def test_the_adapter_that_trains_is_measured():
+    model = lora_llama(target_modules=["q_proj"])
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    assert {pair.rank for pair in SpectralTracker(model).pairs} == {8}
+    model.set_adapter("second")
+    assert {pair.rank for pair in SpectralTracker(model).pairs} == {2}
+    assert {pair.rank for pair in SpectralTracker(model, adapter="default").pairs} == {8}
 
 
 def test_nothing_to_measure_is_an_error_with_a_reason():

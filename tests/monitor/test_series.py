@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gradience.monitor.series import MAX_BUCKETS, Series
@@ -21,6 +21,7 @@ def filled(numbers):
 
 
 @given(values)
+@example([math.sin(step) for step in range(5 * MAX_BUCKETS)])
 def test_extremes_and_count_are_exact_and_memory_is_bounded(numbers):
     series = filled(numbers)
     assert len(series.buckets) <= MAX_BUCKETS

@@ -146,3 +146,21 @@ def test_relative_paths_start_at_the_folder(tmp_path):
 
 
 # --- the examples of the page ---------------------------------------------------------------------
+
+
+def test_labels_by_their_names(tmp_path):
+    task = load(tmp_path, LABELS, "classification")
+    assert task.label_names == ("no", "yes")
+    assert {e.text: task.label_names[e.label] for e in task.examples.all} == {
+        row["text"]: row["label"] for row in LABELS
+    }
+    turned = load(tmp_path, LABELS, "classification", label_names=["yes", "no"])
+    assert [1 - e.label for e in turned.examples.all] == [e.label for e in task.examples.all]
+
+
+def test_pairs_of_texts(tmp_path):
+    pairs = [{**row, "text_pair": f"second {n}"} for n, row in enumerate(LABELS)]
+    task = load(tmp_path, pairs, "classification")
+    assert {(e.text, e.text_pair) for e in task.examples.all} == {(r["text"], r["text_pair"]) for r in pairs}
+    with pytest.raises(InputError, match="line 31: no column `text_pair`"):
+        load(tmp_path, [*pairs, {"text": "x", "label": "no"}], "classification")
