@@ -21,7 +21,7 @@ from gradience.settings import Positive
 from gradience.tasks.base import AnswerScoring, ChatTask, LikelihoodScoring
 from gradience.tasks.examples import ChatExample, content_id
 from gradience.tasks.rows import Row, gather, sources_of, tables_of
-from gradience.tasks.scorers import NLL, ScorerName, gold_of, room_for, scorer_of
+from gradience.tasks.scorers import NLL, ScorerName, gold_of, room_for, scorer_of, scoring_by
 
 ROLES = ("system", "developer", "user", ASSISTANT, "tool")
 
@@ -71,10 +71,7 @@ def scoring(
     *, scorer: str = "exact", pattern: str | None = None, **_: object
 ) -> AnswerScoring | LikelihoodScoring:
     """How the last turns are scored; of the options `scorer` and `pattern` matter. Raises as `load` does."""
-    if scorer == NLL:
-        return LikelihoodScoring()
-    rule = scorer_of(scorer, pattern)
-    return AnswerScoring(filters={rule.name: rule.extract}, same=rule.same)
+    return scoring_by(scorer, pattern)
 
 
 def messages_of(row: Row) -> tuple[tuple[str, str], ...]:

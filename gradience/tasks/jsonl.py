@@ -21,7 +21,7 @@ from gradience.tasks.base import (
 )
 from gradience.tasks.examples import ChoiceExample, PromptExample, content_id
 from gradience.tasks.rows import Row, gather, sources_of, tables_of
-from gradience.tasks.scorers import NLL, Scorer, ScorerName, gold_of, room_for, scorer_of
+from gradience.tasks.scorers import NLL, Scorer, ScorerName, gold_of, room_for, scorer_of, scoring_by
 
 
 def load(
@@ -85,10 +85,7 @@ def scoring(
     """How outputs are scored; of the options `scorer`, `pattern` and `choose_by` matter. Raises as `load` does."""
     if scorer == "multiple_choice":
         return ChoiceScoring(choose_by=choose_by)
-    if scorer == NLL:
-        return LikelihoodScoring()
-    rule = scorer_of(scorer, pattern)
-    return AnswerScoring(filters={rule.name: rule.extract}, same=rule.same)
+    return scoring_by(scorer, pattern)
 
 
 def response_of(row: Row) -> str:

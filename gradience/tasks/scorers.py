@@ -17,7 +17,7 @@ import regex
 from gradience.adapters.patterns import too_large
 from gradience.errors import InputError, UsageError
 from gradience.tasks import gsm8k
-from gradience.tasks.base import Filter
+from gradience.tasks.base import AnswerScoring, Filter, LikelihoodScoring
 from gradience.tasks.examples import ChatExample, Examples, PromptExample
 from gradience.tasks.rows import Row
 
@@ -91,6 +91,14 @@ def scorer_of(name: str, pattern: str | None) -> Scorer:
     if pattern is None:
         return SCORERS[name]
     return Scorer(name, matching(pattern), str.__eq__, f"what `{pattern}` extracts is the answer")
+
+
+def scoring_by(scorer: str, pattern: str | None) -> AnswerScoring | LikelihoodScoring:
+    """How outputs are scored by the scorer of this name, or by their likelihoods. Raises as `scorer_of` does."""
+    if scorer == NLL:
+        return LikelihoodScoring()
+    rule = scorer_of(scorer, pattern)
+    return AnswerScoring(filters={rule.name: rule.extract}, same=rule.same)
 
 
 def room_for(examples: Examples[PromptExample] | Examples[ChatExample]) -> int:

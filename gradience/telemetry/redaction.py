@@ -66,11 +66,16 @@ class Redaction:
             return value
         data = data or field in DATA_FIELDS
         if isinstance(value, str):
-            return f"[REDACTED data len={len(value)}]" if data else self._text(value, field)
+            if reason := "data" if data else reason_to_redact(value, field, self.max_chars):
+                return f"[REDACTED {reason} len={len(value)}]"
+            return short_path(value) if PATH.match(value) else shareable(value)
         if isinstance(value, Mapping):
             return {
-                self._name(str(key)): self._value(item, f"{at}.{key}", data=data)
-                for key, item in value.items()
+                # Keys are names, but a mapping keyed by prompts has been seen.
+                key if len(key) <= self.max_chars else f"[REDACTED name len={len(key)}]": self._value(
+                    item, f"{at}.{key}", data=data
+                )
+                for key, item in ((str(key), item) for key, item in value.items())
             }
         if isinstance(value, (list, tuple, set, frozenset)):
             if data:
@@ -78,16 +83,6 @@ class Redaction:
             items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
             return [self._value(item, at, data=False) for item in items]
         return value
-
-    def _name(self, key: str) -> str:
-        """Keys are names, but a mapping keyed by prompts has been seen."""
-        return key if len(key) <= self.max_chars else f"[REDACTED name len={len(key)}]"
-
-    def _text(self, text: str, field: str) -> str:
-        reason = reason_to_redact(text, field, self.max_chars)
-        if reason:
-            return f"[REDACTED {reason} len={len(text)}]"
-        return short_path(text) if PATH.match(text) else shareable(text)
 
 
 def reason_to_redact(text: str, field: str, max_chars: int) -> str | None:
@@ -103,14 +98,9 @@ def reason_to_redact(text: str, field: str, max_chars: int) -> str | None:
     if EMAIL.search(text):
         return "e-mail"
     if OPAQUE.match(text) and not (HEX_DIGEST.match(text) or UUID.match(text)):
-        return None if _is_module_or_model(text) else "opaque"
+        # A name made of words (`TinyLlama_v1-chat-finetune-2024-experiment`) is no noise.
+        return None if max(map(len, re.split(r"[/_=+-]+", text))) < 20 else "opaque"
     return None
-
-
-def _is_module_or_model(text: str) -> bool:
-    """A name made of words (`TinyLlama_v1-chat-finetune-2024-experiment`), not of noise."""
-    words = re.split(r"[/_=+-]+", text)
-    return max(len(word) for word in words) < 20
 
 
 def short_path(text: str) -> str:

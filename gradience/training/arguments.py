@@ -107,22 +107,6 @@ def accelerate_on(device: torch.device) -> Iterator[None]:
             os.environ[name] = before
 
 
-def accumulation(recipe: TrainSettings) -> int:
-    """Return the steps of accumulation for each of the processes, so that their number does not change the batch.
-
-    Raises UsageError (`processes`).
-    """
-    processes = processes_here()
-    each, rest = divmod(recipe.gradient_accumulation_steps, processes)
-    if rest:
-        raise UsageError(
-            f"{recipe.gradient_accumulation_steps} accumulation steps cannot be shared by {processes} processes",
-            code="processes",
-            hint="set train.gradient_accumulation_steps to a multiple of runtime.processes",
-        )
-    return each
-
-
 def sequences_per_step(args: TrainingArguments, recipe: TrainSettings) -> int:
     """Return the examples of an optimizer step over all processes, as the Trainer counts them.
 
@@ -146,6 +130,16 @@ def trainer_arguments(
 
     folder: where checkpoints go. checkpointing: of gradients. Raises UsageError (`processes`).
     """
+    processes = processes_here()
+    accumulation, rest = divmod(
+        recipe.gradient_accumulation_steps, processes
+    )  # so that the batch stays what it is
+    if rest:
+        raise UsageError(
+            f"{recipe.gradient_accumulation_steps} accumulation steps cannot be shared by {processes} processes",
+            code="processes",
+            hint="set train.gradient_accumulation_steps to a multiple of runtime.processes",
+        )
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": recipe.max_steps or -1,
@@ -158,7 +152,7 @@ def trainer_arguments(
         "max_grad_norm": recipe.max_grad_norm,
         "optim": recipe.optim,
         "per_device_train_batch_size": recipe.per_device_train_batch_size,
-        "gradient_accumulation_steps": accumulation(recipe),
+        "gradient_accumulation_steps": accumulation,
         "bf16": recipe.bf16,
         "train_sampling_strategy": BY_LENGTH if recipe.group_by_length else "random",
         "logging_steps": recipe.logging_steps,

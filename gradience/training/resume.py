@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer_callback import TrainerCallback, TrainerState
@@ -133,16 +133,6 @@ def last_loss(history: Sequence[Mapping[str, Any]], interval: int) -> float | No
 # ---------------------------------------------------------------- what the training was started from
 
 
-class Numerics(BaseModel):
-    """On what a process computes: what `Earlier` says of steps that were done elsewhere."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    device: str
-    threads: int
-    versions: dict[str, str]
-
-
 class Started(BaseModel):
     """What the file says: what decides the training, and on what it ran."""
 
@@ -151,7 +141,7 @@ class Started(BaseModel):
     initial: str
     """Digest of the adapter before the first step."""
     first_batch: str
-    numerics: Numerics
+    numerics: dict[str, Any]
     """Device, threads and versions of the process that is at work, or was last."""
     resumed: list[int] = []
     earlier: list[Earlier] = []
@@ -168,7 +158,7 @@ class Journal:
         numerics (device, threads, versions) may differ when the training is resumed: then the file names both.
         Raises InputError (`other-training`) when `path` was written by a training with other settings.
         """
-        self.path, self.initial, self.numerics = path, initial, Numerics(**numerics)
+        self.path, self.initial, self.numerics = path, initial, dict(numerics)
         self.call = sha256_text(json.dumps(call, sort_keys=True, default=str))
         self.started = self._read()
         if self.started and self.started.call != self.call:
@@ -190,7 +180,7 @@ class Journal:
             return
         update: dict[str, Any] = {"resumed": [*self.started.resumed, step], "numerics": self.numerics}
         if self.started.numerics != self.numerics:
-            before = Earlier(until_step=step, **self.started.numerics.model_dump())
+            before = Earlier(until_step=step, **self.started.numerics)
             update["earlier"] = [*self.started.earlier, before]
         self._write(self.started.model_copy(update=update))
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from gradience.digests import sha256_file
@@ -25,7 +24,7 @@ from gradience.files.shared_names import path_text
 from gradience.files.whole import write_errors
 from gradience.live.callback import GradienceCallback
 from gradience.models.devices import choose_device, device_name, processes_here
-from gradience.models.load import Base, load_base
+from gradience.models.load import load_base
 from gradience.models.settings import ModelSettings, several_processes
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
@@ -33,13 +32,12 @@ from gradience.reports.training import ADAPTER, REPORT, Start, TrainedExamples, 
 from gradience.tasks.base import Task
 from gradience.tasks.examples import fingerprint
 from gradience.training.arguments import (
-    OneDevice,
     OrderedTrainer,
     products_in_tf32,
     sequences_per_step,
     trainer_arguments,
 )
-from gradience.training.encode import Collator, Encoded, encode, labels_of
+from gradience.training.encode import Collator, encode, labels_of
 from gradience.training.memory import watch_peak
 from gradience.training.network import Trained, store, weights_of, with_fresh_lora
 from gradience.training.resume import (
@@ -106,44 +104,12 @@ def train(
         tokens=encoded.tokens,
     )
     decides = request | {"base": base.fingerprint, "data": data.sha256}
-    journal = Journal(output / JOURNAL, decides, weights.sha256, _numerics(base))
+    # What may change the last bits of a training, and is no reason to throw it away.
+    numerics = {"threads": torch.get_num_threads(), "versions": versions()}
+    numerics["device"] = device_name(base.model.device)
+    journal = Journal(output / JOURNAL, decides, weights.sha256, numerics)
     args = trainer_arguments(recipe, output / CHECKPOINTS, seed, base, model.gradient_checkpointing)
-    trainer = _trainer(network, args, encoded, Collator(base.tokenizer), journal, output, on_step)
-    sequences = sequences_per_step(args, recipe)
-    with library_write_errors(output), products_in_tf32(recipe.tf32):
-        seconds = run_from_newest(trainer, journal, output / CHECKPOINTS)
-        if trainer.is_world_process_zero():
-            store(network, output / ADAPTER, base.name)
-    if trainer.is_world_process_zero():
-        _report(
-            trainer,
-            journal,
-            base,
-            request,
-            examples=data,
-            sequences_per_step=sequences,
-            lora_params=weights.lora_params,
-            other_params=weights.other_params,
-            adapter_sha256=sha256_file(output / ADAPTER / "adapter_model.safetensors"),
-            seconds=seconds,
-            peak_memory_bytes=peak(),
-            run=watch.run_info(),
-        ).save(output / REPORT)
-        clear(output)
-    trainer.accelerator.wait_for_everyone()
-    return TrainingReport.read(output / REPORT)
-
-
-def _trainer(
-    network: Any,
-    args: OneDevice,
-    encoded: Encoded,
-    collator: Collator,
-    journal: Journal,
-    output: Path,
-    on_step: Progress | None,
-) -> Trainer:
-    """Return the Trainer with our callbacks."""
+    collator = Collator(base.tokenizer)
     trainer = OrderedTrainer(
         model=network,
         args=args,
@@ -157,52 +123,51 @@ def _trainer(
         ],
     )
     trainer.remove_callback(PrinterCallback)  # standard output belongs to results
-    return trainer
-
-
-def _report(
-    trainer: Trainer, journal: Journal, base: Base, request: Mapping[str, Any], **measured: Any
-) -> TrainingReport:
-    """Return the report of a training that has ended. measured: the fields that only `train` knows."""
-    assert journal.started is not None  # there is no training without a first step
-    seed = request["seed"]
-    loss = last_loss(trainer.state.log_history, request["recipe"]["logging_steps"])
-    return TrainingReport(
-        base=path_text(base.name),
-        base_fingerprint=base.fingerprint,
-        base_params=base.parameters,
-        dtype=base.dtype,
-        quantization=base.quantization,
-        device=base.device,
-        processes=trainer.args.world_size,
-        threads=torch.get_num_threads(),
-        lora=request["lora"],
-        recipe=request["recipe"],
-        trained=request["trained"],
-        start=Start(
-            seed=seed,
-            streams={name: stream(seed, name) for name in STREAMS},
-            initial_adapter_sha256=journal.started.initial,
-            first_batch_sha256=journal.started.first_batch,
-        ),
-        steps=trainer.state.global_step,
-        planned_steps=trainer.state.max_steps,
-        loss=loss,
-        diverged=loss is None,
-        resumed_from=journal.started.resumed,
-        earlier=journal.started.earlier,
-        versions=versions(),
-        **measured,
-    )
-
-
-def _numerics(base: Base) -> dict[str, Any]:
-    """What may change the last bits of a training, and is no reason to throw it away."""
-    return {
-        "device": device_name(base.model.device),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-    }
+    sequences = sequences_per_step(args, recipe)
+    with library_write_errors(output), products_in_tf32(recipe.tf32):
+        seconds = run_from_newest(trainer, journal, output / CHECKPOINTS)
+        if trainer.is_world_process_zero():
+            store(network, output / ADAPTER, base.name)
+    if trainer.is_world_process_zero():
+        assert journal.started is not None  # there is no training without a first step
+        loss = last_loss(trainer.state.log_history, recipe.logging_steps)
+        TrainingReport(
+            base=path_text(base.name),
+            base_fingerprint=base.fingerprint,
+            base_params=base.parameters,
+            dtype=base.dtype,
+            quantization=base.quantization,
+            device=base.device,
+            processes=trainer.args.world_size,
+            threads=torch.get_num_threads(),
+            start=Start(
+                seed=seed,
+                streams={name: stream(seed, name) for name in STREAMS},
+                initial_adapter_sha256=journal.started.initial,
+                first_batch_sha256=journal.started.first_batch,
+            ),
+            lora=dict(lora),
+            recipe=recipe.model_dump(mode="json"),
+            trained=trained,
+            examples=data,
+            sequences_per_step=sequences,
+            steps=trainer.state.global_step,
+            planned_steps=trainer.state.max_steps,
+            loss=loss,
+            diverged=loss is None,
+            lora_params=weights.lora_params,
+            other_params=weights.other_params,
+            adapter_sha256=sha256_file(output / ADAPTER / "adapter_model.safetensors"),
+            seconds=seconds,
+            peak_memory_bytes=peak(),
+            resumed_from=journal.started.resumed,
+            earlier=journal.started.earlier,
+            versions=versions(),
+            run=watch.run_info(),
+        ).save(output / REPORT)
+        clear(output)
+    trainer.accelerator.wait_for_everyone()
+    return TrainingReport.read(output / REPORT)
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]

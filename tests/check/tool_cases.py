@@ -9,9 +9,6 @@ from typing import Any
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 QV = ["q_proj", "v_proj"]
-RL: dict[str, Any] = {"task": "rl"}
-SMALL = {"base": "llama", "completion_tokens": 1_000}
-LARGE = {"base": "llama", "completion_tokens": 900_000_000}
 
 SOUND: dict[str, dict[str, Any]] = {
     "trl": {
@@ -48,14 +45,6 @@ SOUND: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-
-POLICY_GRADIENT: dict[str, dict[str, Any]] = {
-    "trl": {"num_generations": 8, "beta": 0.04, "completion_only_loss": None},
-    "axolotl": {"rl": "grpo", "trl": {"num_generations": 8}},
-    "llama-factory": {"stage": "ppo", "reward_model": "x"},
-    "llama-factory-v1": {},  # its command line says: llamafactory-cli sft, dpo or rm
-    "unsloth": {},
-}
 
 SPEAKS: dict[str, dict[str, dict[str, Any]]] = {
     "trl": {
