@@ -151,10 +151,7 @@ class ToSizeOfRank:
         return f"at most the parameters of rank {self.rank}, allocated by effect per parameter"
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
-        uniform = {
-            module.name: module.rank if module.fixed else min(self.rank, module.rank) for module in modules
-        }
-        params, _ = size_at(modules, uniform)
+        params, _ = size_at(modules, uniform(modules, self.rank))
         return ToBudget(max_params=params, by="effect").choose(report, modules, grid)
 
 
@@ -162,7 +159,7 @@ def _needed(modules: Sequence[Module], start: Ranks, steps: Sequence[Step], limi
     """Return how many of the steps keep the upper end of the prediction at or below `limit`, also with further ones."""
     effects = {module.name: module.effects for module in modules if module.effects is not None}
     ranks = dict(start)
-    change = sum(each.predicting[:, start[name] :].sum(axis=1) for name, each in effects.items())
+    change = left_out(modules, start)
     (tokens,) = {each.tokens for each in effects.values()}
     needed = 0
     for taken, step in enumerate([None, *steps]):
@@ -190,11 +187,7 @@ def predicted(modules: Sequence[Module], ranks: Ranks, routing: str = "") -> Pre
     """Return what the modules are predicted to cost at these ranks. routing: of the calibration."""
     effects = [module.effects for module in modules if module.effects is not None]
     rows, tokens = effects[0].predicting.shape[0], effects[0].tokens
-    change = np.zeros(rows)
-    for module in modules:
-        if module.effects is not None:
-            change += module.effects.predicting[:, ranks[module.name] :].sum(axis=1)
-    kl, low, high, error = interval(change, tokens)
+    kl, low, high, error = interval(left_out(modules, ranks), tokens)
     return Prediction(
         kl=kl,
         standard_error=error,
@@ -231,15 +224,22 @@ def interval(change: FloatArray, tokens: int) -> tuple[float, float, float, floa
     return kl, low, high, error
 
 
-def svd_kl(modules: Sequence[Module], ranks: Ranks) -> float:
-    """Predicted KL per scored token of plain SVD truncation at these ranks."""
-    change = sum(
-        module.effects.svd_predicting[:, ranks[module.name] :].sum(axis=1)
-        for module in modules
-        if module.effects is not None
-    )
-    (tokens,) = {module.effects.tokens for module in modules if module.effects is not None}
-    return float(np.square(change).sum() / 2 / tokens)
+def uniform(modules: Sequence[Module], rank: int) -> dict[str, int]:
+    """Return this rank for every module, or its own where that is smaller, or where it must keep it."""
+    return {module.name: module.rank if module.fixed else min(rank, module.rank) for module in modules}
+
+
+def left_out(modules: Sequence[Module], ranks: Ranks, *, svd: bool = False) -> FloatArray:
+    """(rows,) change of each row's logits along its random direction: what all components beyond `ranks` do to it.
+
+    svd: components of plain SVD truncation.
+    """
+    changes = []
+    for module in modules:
+        if module.effects is not None:
+            effects = module.effects.svd_predicting if svd else module.effects.predicting
+            changes.append(effects[:, ranks[module.name] :].sum(axis=1))
+    return np.sum(changes, axis=0)  # type: ignore[no-any-return]
 
 
 def refuse_routed(calibration: Calibration, criterion: Criterion) -> None:
@@ -257,10 +257,11 @@ def refuse_routed(calibration: Calibration, criterion: Criterion) -> None:
 def curve(modules: Sequence[Module]) -> tuple[CurvePoint, ...]:
     """Predictions at the parameters of uniform ranks: powers of two below the largest rank."""
     largest = max(module.rank for module in modules)
+    (tokens,) = {module.effects.tokens for module in modules if module.effects is not None}
     points = []
     for rank in (2**power for power in range(largest.bit_length()) if 2**power < largest):
-        uniform = {module.name: module.rank if module.fixed else min(rank, module.rank) for module in modules}
-        params, _ = size_at(modules, uniform)
+        ranks = uniform(modules, rank)
+        params, _ = size_at(modules, ranks)
         items = [item_of(module, module.cost, EVERY_RANK) for module in modules]
         if start_cost(items) <= params:
             points.append(
@@ -268,7 +269,7 @@ def curve(modules: Sequence[Module]) -> tuple[CurvePoint, ...]:
                     rank=rank,
                     params=params,
                     calibrated_kl=predicted(modules, fill(items, params)).kl,
-                    svd_kl=svd_kl(modules, uniform),
+                    svd_kl=float(np.square(left_out(modules, ranks, svd=True)).sum() / 2 / tokens),
                 )
             )
     return tuple(reversed(points))
@@ -334,6 +335,6 @@ def _layers(report: AuditReport, modules: Sequence[Module]) -> Iterable[LayerEff
         if module.effects is not None:
             grouped[layer_of[module.name]].append(module)
     for layer, members in grouped.items():
-        effects = [module.effects for module in members if module.effects is not None]
-        change = np.sum([each.predicting.sum(axis=1) for each in effects], axis=0)
-        yield LayerEffect(layer=layer, importance=float(np.square(change).sum() / 2 / effects[0].tokens))
+        change = left_out(members, {module.name: 0 for module in members})
+        tokens = next(module.effects.tokens for module in members if module.effects is not None)
+        yield LayerEffect(layer=layer, importance=float(np.square(change).sum() / 2 / tokens))

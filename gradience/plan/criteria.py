@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from gradience.adapters.keys import config_name
 from gradience.arguments import integer_argument, number_argument
@@ -146,22 +146,19 @@ class ToBudget:
 
     @property
     def words(self) -> str:
-        (name,) = self._given()
-        return f"{_LIMITS[name].format(getattr(self, name))}, allocated by {self.by} per parameter"
+        name, value = self._limit()
+        return f"{_LIMITS[name].format(value)}, allocated by {self.by} per parameter"
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
-        self._check()
-        if self.max_error is not None:
-            total = sum(float(module.energies.sum()) for module in modules)
-            return cover(
-                [item_of(module, module.cost, grid) for module in modules], self.max_error**2 * total
-            )
-        if self.max_bytes is not None:
-            items = [item_of(module, module.stored_cost, grid) for module in modules]
-            limit, unit = self.max_bytes, "bytes"
-        else:
-            items = [item_of(module, module.cost, grid) for module in modules]
-            limit, unit = self._params_limit(modules), "parameters"
+        name, value = self._limit()
+        stored = name == "max_bytes"
+        items = [item_of(module, module.stored_cost if stored else module.cost, grid) for module in modules]
+        if name == "max_error":
+            return cover(items, value**2 * sum(float(module.energies.sum()) for module in modules))
+        limit, unit = value, "bytes" if stored else "parameters"
+        if name == "reduction":
+            # As it was typed: in binary, 10 % of 1,000 parameters are 99.99999999999998.
+            limit = math.floor(sum(module.params for module in modules) * (1 - Fraction(str(value))))
         if start_cost(items) > limit:
             raise UsageError(
                 f"this budget of {limit:,} {unit} cannot be met: modules that must be kept need {start_cost(items):,}",
@@ -170,18 +167,16 @@ class ToBudget:
             )
         return fill(items, limit)
 
-    def _given(self) -> list[str]:
-        return [name for name in _LIMITS if getattr(self, name) is not None]
-
-    def _check(self) -> None:
-        given = self._given()
+    def _limit(self) -> tuple[str, Any]:
+        """The name and the value of the one limit that is set. Raises UsageError (several-criteria, bad-budget)."""
+        given = [(name, getattr(self, name)) for name in _LIMITS if getattr(self, name) is not None]
         if len(given) != 1:
             raise UsageError(
                 f"a budget needs exactly one of {', '.join(_LIMITS)}",
                 code="several-criteria",
                 hint="give one criterion",
             )
-        name, value = given[0], getattr(self, given[0])
+        ((name, value),) = given
         number_argument(name, value)
         if name in ("max_params", "max_bytes"):
             if value < 1:
@@ -197,13 +192,7 @@ class ToBudget:
                 code="bad-budget",
                 hint="give a share such as 0.5" if name == "reduction" else "give an error such as 0.1",
             )
-
-    def _params_limit(self, modules: Sequence[Module]) -> int:
-        if self.max_params is not None:
-            return self.max_params
-        # As it was typed: in binary, 10 % of 1,000 parameters are 99.99999999999998.
-        kept = 1 - Fraction(str(self.reduction))
-        return math.floor(sum(module.params for module in modules) * kept)
+        return name, value
 
 
 _LIMITS = {
