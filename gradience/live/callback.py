@@ -155,7 +155,11 @@ class GradienceCallback(TrainerCallback):
             self._finish(RunStatus.ERROR, "train() ended early", step=None)
         self._reset()
         resumed = state.global_step or None
-        run = self._open(args, self._id_to_use(args, resumed is not None))
+        # A resumed run keeps its id, and so does one whose model was evaluated before; else it gets a new one.
+        run_id = None if self._trained else self._run_id
+        if resumed is not None:
+            run_id, _ = last_position(self._file(args)) or (None, None)
+        run = self._open(args, run_id)
         self._trained = True
         rows: Any = getattr(kwargs.get("train_dataloader"), "dataset", None)
         config = describe_run(args, state, model) | {
@@ -169,7 +173,11 @@ class GradienceCallback(TrainerCallback):
         self._training = True
         self._left = weakref.finalize(self, _record_left_run, run)
         if self._spectra_every:
-            self._start_tracking(model, state.global_step)
+            try:
+                self._tracker = SpectralTracker(model)
+                run.metrics("lora_modules", state.global_step, self._tracker.modules())
+            except InputError as error:  # nothing to measure is a fact about the run, not a failure
+                run.alert(error.code, str(error), severity="info", step=state.global_step)
         names = args.report_to if self._sink_names is None else self._sink_names
         self._sinks = open_sinks(
             [names] if isinstance(names, str) else names or (), Path(args.output_dir or ".")
@@ -238,31 +246,15 @@ class GradienceCallback(TrainerCallback):
 
     # ------------------------------------------------------------------ what the hooks do
 
-    def _path(self, args: TrainingArguments) -> Path:
+    def _file(self, args: TrainingArguments) -> Path:
         return self._output or Path(args.output_dir or ".") / "run.jsonl"
-
-    def _id_to_use(self, args: TrainingArguments, resumed: bool) -> str | None:
-        """A resumed run keeps its id, and so does one whose model was evaluated before; else a new one."""
-        if resumed:
-            position = last_position(self._path(args))
-            return position[0] if position else None
-        return None if self._trained else self._run_id
 
     def _open(self, args: TrainingArguments, run_id: str | None) -> TelemetryWriter:
         """Append to the run's file."""
         if self._run is None:
-            self._run = TelemetryWriter(self._path(args), run_id=run_id, redaction=self._redaction)
+            self._run = TelemetryWriter(self._file(args), run_id=run_id, redaction=self._redaction)
             self._run_id = self._run.run_id
         return self._run
-
-    def _start_tracking(self, model: nn.Module, step: int) -> None:
-        assert self._run is not None  # on_train_begin has just opened it
-        try:
-            self._tracker = SpectralTracker(model)
-        except InputError as error:  # nothing to measure is a fact about the run, not a failure
-            self._run.alert(error.code, str(error), severity="info", step=step)
-            return
-        self._run.metrics("lora_modules", step, self._tracker.modules())
 
     def _log_step(self, args: TrainingArguments, state: TrainerState, numbers: dict[str, float]) -> None:
         assert self._run is not None  # on_log has looked

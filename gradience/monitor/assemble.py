@@ -63,6 +63,8 @@ def run_report(
     setup = read_setup(facts.config, facts.rl)
     alerts, recommendations = advice(Run(facts, setup, gap_threshold))
     outcome, reason = _outcome(facts)
+    rewards = Rewards(**{name: _curve(facts.rl.get(name, Series())) for name in Rewards.model_fields})
+    shown = {name: getattr(setup, name) for name in Setup.model_fields}
     return RunReport(
         file=file,
         run_id=facts.run_id,
@@ -76,11 +78,11 @@ def run_report(
         started=facts.started,
         seconds=facts.seconds,
         samples_per_second=facts.speed.median(),
-        setup=_shown(setup),
+        setup=Setup(**shown | {"model": setup.model and path_text(setup.model)}),
         loss=_curve(facts.loss),
         grad_norm=_curve(facts.grad_norm),
         learning_rate=_curve(facts.lr),
-        rewards=_rewards(facts) if setup.method == "reinforcement" else None,
+        rewards=rewards if setup.method == "reinforcement" else None,
         evaluations={name: _split(split, setup) for name, split in facts.splits.items()},
         rank_use=_rank_use(facts),
         audits=tuple(_audit(record) for record in facts.audits),
@@ -88,11 +90,6 @@ def run_report(
         recommendations=recommendations,
         notes=tuple(_notes(facts, setup)),
     )
-
-
-def _shown(setup: RunSetup) -> Setup:
-    shown = {name: getattr(setup, name) for name in Setup.model_fields}
-    return Setup(**{**shown, "model": setup.model and path_text(setup.model)})
 
 
 def _outcome(facts: RunFacts) -> tuple[Outcome, str | None]:
@@ -135,10 +132,6 @@ def _curve(series: Series) -> Curve:
             CurvePoint(step=b.last_step, mean=b.mean, low=b.low, high=b.high) for b in series.buckets
         ),
     )
-
-
-def _rewards(facts: RunFacts) -> Rewards:
-    return Rewards(**{name: _curve(facts.rl.get(name, Series())) for name in Rewards.model_fields})
 
 
 def _split(split: Split, setup: RunSetup) -> SplitReport:

@@ -46,7 +46,7 @@ def functions_of_the_callback():
             "_versions",
         )
     ]
-    private = ("_reset", "_open", "_path", "_id_to_use", "_start_tracking", "_log_step")
+    private = ("_reset", "_open", "_file", "_log_step")
     named += [(GradienceCallback, n) for n in (*private, "_measure", "_send", "_finish")]
     return [
         pytest.param(holder, name, id=f"{getattr(holder, '__name__', holder)}.{name}")
