@@ -36,8 +36,7 @@ from gradience.bench.verify.recompute import SeedFolder, marking_of, rescored
 from gradience.bench.verify.verify import unpacked
 from gradience.files.digests import DIGESTS, files_below, write_digests
 from gradience.reports.audit import AuditReport
-from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.stage import MANIFEST, StageFile, StageManifest
 

@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from gradience.plan.compression import plan_compression
     from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion
     from gradience.reports.audit import AuditReport
-    from gradience.reports.bench import Bench
-    from gradience.reports.bench_aggregate import BenchAggregate
+    from gradience.reports.bench import Bench, BenchAggregate
     from gradience.reports.calibration import Calibration, CalibrationReport
     from gradience.reports.check import CheckReport
     from gradience.reports.comparison import ComparisonReport
@@ -63,7 +62,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AuditReport": "gradience.reports.audit",
     "Bench": "gradience.reports.bench",
-    "BenchAggregate": "gradience.reports.bench_aggregate",
+    "BenchAggregate": "gradience.reports.bench",
     "Calibration": "gradience.reports.calibration",
     "CalibrationReport": "gradience.reports.calibration",
     "CheckReport": "gradience.reports.check",

@@ -21,11 +21,9 @@ from typing import NamedTuple
 from blocks import only_checking, replace_block
 
 from gradience.cli.app import main as main_of_gradience
-from gradience.report.bench.numbers import mean_percent, points
-from gradience.report.bench.sections import status_of
 from gradience.reports.base.numbers import percent, plural
 from gradience.reports.base.report import Report
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import BenchAggregate, mean_percent, points, status_of
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.fleet import FleetReport
 from gradience.reports.fleet_compression import FleetCompression

@@ -85,7 +85,7 @@ def test_compress_never_loads_torch(tmp_path):
         ("import gradience.evaluate.evaluator, gradience.models.rendering", set()),
         ("import gradience.bench.config.load, gradience.bench.aggregate, gradience.bench.verdict.assemble",
          {"safetensors"}),
-        ("import gradience.monitor, gradience.report.bench, gradience.reports.monitor", set()),
+        ("import gradience.monitor, gradience.reports.bench, gradience.reports.monitor", set()),
         ("import gradience.bench.status, gradience.reports.bench_status", set()),
     ],
     ids=["telemetry", "tasks", "evaluate", "bench", "report", "status"],

@@ -19,8 +19,7 @@ from gradience.errors import InputError, UsageError
 from gradience.files.records import ClassificationRecord, GenerationRecord, Record, read_records
 from gradience.files.whole import write_whole
 from gradience.models.lock import refuse_links
-from gradience.reports.bench import Bench, Measures, VariantResult
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate, Measures, VariantResult
 from gradience.statistics.paired import Interval
 
 

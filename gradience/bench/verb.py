@@ -23,8 +23,7 @@ from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists, write_whole
 from gradience.progress import Watcher
 from gradience.reports.base.exact import as_written, share_of_points
-from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.power import PowerReport
 from gradience.reports.verification import Verification
 from gradience.settings import paths_of, public, required_output

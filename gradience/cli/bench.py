@@ -27,8 +27,7 @@ from gradience.settings import SETTINGS, Flag, StrPath, call
 from gradience.words import noun
 
 if TYPE_CHECKING:
-    from gradience.reports.bench import Bench, Status
-    from gradience.reports.bench_aggregate import BenchAggregate
+    from gradience.reports.bench import Bench, BenchAggregate, Status
 
 bench = typer.Typer(
     name="bench",
@@ -254,7 +253,7 @@ def summary(settings: SummarySettings) -> None:
     """
     from gradience.bench.verdict.folders import read_results
     from gradience.errors import require_installed
-    from gradience.report.bench import summary_text
+    from gradience.reports.bench import summary_text
     from gradience.settings import paths_of
 
     require_installed("scipy", extra="stats")

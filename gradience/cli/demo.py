@@ -80,8 +80,7 @@ def train_and_decide(output: Path, overrides: Sequence[str] = ()) -> int:
     from gradience.cli.console import show_written
     from gradience.cli.output import command_line, print_screen
     from gradience.cli.progress import StageProgress
-    from gradience.report.bench import brief_text
-    from gradience.reports.bench import Bench
+    from gradience.reports.bench import Bench, brief_text
 
     with StageProgress() as watcher:
         result = run_bench(

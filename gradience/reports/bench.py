@@ -1,4 +1,4 @@
-"""`bench.json`: one seed. The probe, what its audit says, and every smaller adapter against it, in counts.
+"""`bench.json`, one seed of Bench, and `bench_aggregate.json`, the seeds of one protocol together.
 
 A comparison is paired: the same examples, one by one. Everything that a verdict hangs on is an integer
 here, and the records that the counts were made from are named with their digests, so that anybody can count again.
@@ -6,8 +6,10 @@ here, and the records that the counts were made from are named with their digest
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pkgutil import resolve_name
+from fractions import Fraction
+from statistics import fmean
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -15,14 +17,45 @@ from pydantic import Field, model_validator
 from gradience.files.artifact import Float12, Part, round_significant
 from gradience.files.packed import unpack
 from gradience.files.shared_names import PlainName
-from gradience.reports.base.blocks import Document, Heading, Note, Span, spans
-from gradience.reports.base.graded import Ladder, VariantEvidence
+from gradience.reports.base.blocks import (
+    Block,
+    Code,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Role,
+    Span,
+    Table,
+    items,
+    spans,
+    table_of,
+)
+from gradience.reports.base.exact import exact_percent, exact_text
+from gradience.reports.base.graded import (
+    GRADES,
+    AnswerCounts,
+    Bounds,
+    Grade,
+    Ladder,
+    Noise,
+    PooledEvidence,
+    Step,
+    StepStatus,
+    VariantEvidence,
+)
+from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig, size, trimmed
 from gradience.reports.base.prediction import PredictedDivergence
 from gradience.reports.base.report import PlotOf, Plots, Report, compared_plots
 from gradience.reports.base.run import RunInfo
-from gradience.reports.bench_plan import DataSplit, Policy, Share
+from gradience.reports.bench_plan import DataSplit, Policy, Share, allowed_losses
 from gradience.statistics.table import PairedTable
-from gradience.words import counted
+from gradience.words import counted, noun
+from gradience.words import points as signed_points
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED", "SKIPPED", "ERROR"]
 """FAIL: worse than the policy allows, or not shown on every planned seed. INCONCLUSIVE: some seeds say nothing.
@@ -311,20 +344,18 @@ class Bench(Report):
 
     def blocks(self) -> Document:
         """Return the sections, with what the numbers rest on."""
-        blocks: Document = resolve_name("gradience.report.bench:bench_blocks")(self)
-        return blocks
+        return bench_blocks(self)
 
     def screen(self) -> Document:
         """Return the sections."""
-        blocks: Document = resolve_name("gradience.report.bench:bench_blocks")(self, sources=False)
-        return blocks
+        return bench_blocks(self, sources=False)
 
     def page_heading(self, heading: Heading) -> Heading:
         """Return the title, without the verdict of a smoke run."""
         if not self.smoke:
             return heading
         before, _, *after = spans(heading.text)
-        return replace(heading, text=(before, Span("smoke, no evidence", "warn"), *after))
+        return replace(heading, text=(before, status(SMOKE_STATUS), *after))
 
     def page_opening(self, opening: Document) -> Document:
         """Leave out the smallest that passes of a smoke run: the next sentence takes it back."""
@@ -332,8 +363,7 @@ class Bench(Report):
 
     def summary(self) -> list[Note] | None:
         """Return what controls and grade say, and the smallest rank of the ladder."""
-        notes: list[Note] | None = resolve_name("gradience.report.bench.in_short:in_short")(self)
-        return notes
+        return None if self.smoke else _summary(self)
 
     @model_validator(mode="after")
     def _pairs_are_those_of_the_answers(self) -> Bench:
@@ -364,3 +394,1042 @@ class Bench(Report):
     def variant(self, name: str) -> VariantResult | None:
         """The variant of this name."""
         return next((result for result in self.variants if result.name == name), None)
+
+
+class SeedRow(Part):
+    """One planned seed."""
+
+    seed: int
+    source: str | None
+    """The bench.json it was read from; null where there is none: a failed seed."""
+    status: Status
+    unfinished: bool = False
+    """Its run began and has left no result; false beside a null source: it was never run."""
+    plan_digest: str | None = None
+    """Of the plan that its run followed."""
+    correct: int | None = None
+    """Examples that the probe has correct."""
+    n: int | None = None
+    score: Float12 | None = None
+    gate_passed: bool | None = None
+    lora_params: int | None = None
+    other_params: int | None = None
+
+
+class Spread(Part):
+    """A score over seeds."""
+
+    seeds: int
+    """How many have one."""
+    mean: Float12
+    sd: Float12 | None
+    """Sample standard deviation (n − 1); null for one seed."""
+    low: Float12
+    high: Float12
+
+
+class VariantSeed(Part):
+    """One variant on one planned seed."""
+
+    seed: int
+    status: Status
+    n: int | None = None
+    correct: int | None = None
+    only_probe_correct: int | None = None
+    """Examples, as in the `pairs` of bench.json."""
+    only_variant_correct: int | None = None
+    delta: Float12 | None = None
+    delta_exact: str | None = None
+    """The same as counted: `-5/200`."""
+    reduction: Float12 | None = None
+    largest_rank: int | None = None
+    same_as: str | None = None
+    stopped_early: bool = False
+    """Not trained: it could not pass any more."""
+    kl_mean: Float12 | None = None
+    """KL(probe ‖ variant), in nats: the `divergence.kl_mean` of bench.json."""
+    predicted_kl_mean: Float12 | None = None
+    """The `predicted.kl_mean` of bench.json; null but for a truncation that a calibration has chosen."""
+
+
+class VariantSummary(OfAnArm):
+    """One variant over the planned seeds."""
+
+    made_by: str
+    """How it comes to be, as in bench.json."""
+    status: Status
+    reasons: tuple[str, ...]
+    """In words."""
+    passing: int
+    """Planned seeds that pass; a seed without a result is not one of them."""
+    planned: int
+    pass_rate: Share
+    """passing / planned, exactly: `2/3`. The policy's `pass_rate` is what it is held against."""
+    worst_delta: Float12 | None
+    """The smallest difference, over the seeds that have a result."""
+    worst_delta_exact: str | None
+    mean_delta: Float12 | None
+    accuracy: Spread | None
+    """Over the seeds that have a result; `accuracy.seeds` says how many."""
+    mean_reduction: Float12 | None
+    """LoRA parameters saved, over the seeds in which its ranks are known."""
+    seeds: tuple[VariantSeed, ...]
+    evidence: VariantEvidence | None = None
+    """How sure the verdict is. Null in files of earlier versions."""
+    answers: AnswerCounts | None = None
+    """What happened to its answers; null without any, and in files of earlier versions."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned seed has counts."""
+        return all(row.n for row in self.seeds)
+
+
+class BestVariant(Part):
+    """The variant that passes and saves most."""
+
+    name: str
+    mean_reduction: Float12
+
+
+class Condition(Part):
+    """Something without which a run can carry no claim, whatever its verdict."""
+
+    name: Literal["protocol", "seeds", "confirm", "controls"]
+    met: bool
+    why: str
+    """What was looked at, in words."""
+
+
+class BenchAggregate(Report):
+    """`bench_aggregate.json`: the seeds of one protocol together.
+
+    >>> together = BenchAggregate.read("bench_aggregate.json")
+    >>> together.status, together.planned_seeds
+    ('PASS', (42, 123, 456, 789, 1011))
+    """
+
+    row_field: ClassVar[str] = "variants"
+    plots: ClassVar[Plots] = {
+        **compared_plots("Δ and how sure", "Variants"),
+        "ladder": PlotOf("compared:ladder_plot", ("Which is the smallest", "Ladder", "Grades")),
+        "operating": PlotOf("compared:operating_plot", ("Grades",)),
+    }
+    repair: ClassVar[str] = "aggregate the runs again: gradience bench aggregate DIR… --output DIR"
+
+    schema_: Literal["gradience.bench_aggregate/3"] = Field(
+        default="gradience.bench_aggregate/3", alias="schema"
+    )
+    status: Status
+    """ERROR if a planned seed has an error or no result; else PASS if a variant passes."""
+    reasons: tuple[str, ...]
+    model: str
+    model_type: Literal["seqcls", "causal_lm"]
+    base_params: int | None
+    base_fingerprint: str
+    task: str
+    eval_role: Literal["dev", "confirm"]
+    splits: tuple[DataSplit, ...]
+    protocol_digest: str
+    policy: Policy
+    planned_seeds: tuple[int, ...]
+    seeds: tuple[SeedRow, ...]
+    probe_rank: int | None
+    probe: Spread | None
+    """Null where no seed has a probe."""
+    probe_answers: AnswerCounts | None = None
+    """What happened to the probes' answers; null without any, and in files of earlier versions."""
+    variants: tuple[VariantSummary, ...]
+    """Controls last."""
+    best: BestVariant | None
+    ladder: Ladder | None = None
+    """The smallest rank that holds; null where none was planned."""
+    noise: Noise | None = None
+    """How much differs although nothing was made smaller. Null in files of earlier versions."""
+    records_verified: bool | None = None
+    """Whether the counts were known to be those of the records: counted from them by the same process, or verified.
+    Null in files of earlier versions."""
+    conditions: tuple[Condition, ...]
+    """Of a claim. Whether they are met says nothing about the verdict."""
+    notes: tuple[str, ...]
+    """What the thresholds mean in examples, and what limits the verdicts."""
+    run: RunInfo
+
+    def blocks(self) -> Document:
+        """Return the sections, with what the numbers rest on."""
+        return aggregate_blocks(self)
+
+    def screen(self) -> Document:
+        """Return the sections."""
+        return aggregate_blocks(self, sources=False)
+
+    def summary(self) -> list[Note] | None:
+        """Return what controls and grade say, and the smallest rank of the ladder."""
+        return _summary(self)
+
+    @property
+    def conditions_met(self) -> bool:
+        """Whether the run can carry a claim at all."""
+        return all(condition.met for condition in self.conditions)
+
+    @property
+    def candidates(self) -> tuple[VariantSummary, ...]:
+        """The variants without the controls and the ladder."""
+        return tuple(variant for variant in self.variants if variant.is_candidate)
+
+    @property
+    def steps(self) -> tuple[VariantSummary, ...]:
+        """The steps of the ladder among the variants."""
+        return tuple(variant for variant in self.variants if variant.is_step)
+
+    @property
+    def controls(self) -> tuple[VariantSummary, ...]:
+        """The controls among the variants."""
+        return tuple(variant for variant in self.variants if variant.is_control)
+
+
+MIN_SEEDS = 3
+"""Seeds without which nothing is claimed of the next training."""
+Run = Bench | BenchAggregate
+Result = VariantResult | VariantSummary
+Row = tuple[str, Inline]
+
+AS_EXPECTED, NOT_AS_EXPECTED = "as expected", "not as expected"
+SMOKE_STATUS = "smoke, no evidence"
+ROLES: dict[str, Role] = {
+    "PASS": "good",
+    "FAIL": "bad",
+    "ERROR": "bad",
+    "INCONCLUSIVE": "warn",
+    "UNDERTRAINED": "warn",
+    "SKIPPED": "dim",
+    SMOKE_STATUS: "warn",
+    AS_EXPECTED: "good",
+    NOT_AS_EXPECTED: "bad",
+}
+GRADE_ROLES: dict[Grade, Role] = {"A": "good", "B": "good", "C": "warn", "D": "bad", "X": "bad"}
+STEP_ROLES: dict[StepStatus, Role] = {
+    "shown": "good",
+    "inconclusive": "warn",
+    "not tested": "dim",
+    "not smaller": "dim",
+}
+
+
+# ---------------------------------------------------------------- figures
+
+
+def points(delta: float | None) -> str:
+    """Return a difference of shares in percentage points, with its sign: −2.50."""
+    return MISSING if delta is None else signed_points(delta)
+
+
+def counted_points(delta: float | None, exact: str | None) -> str:
+    """Return `−2.50 (−5/200)`: the counts tell what the rounded points cannot."""
+    if delta is None or exact is None:
+        return MISSING
+    sign = "−" if exact.startswith("-") else "+" if delta else ""
+    return f"{points(delta)} ({sign}{exact.removeprefix('-')})"
+
+
+def mean_percent(spread: Spread | None) -> str:
+    """Return `28.5 % ± 1.5`, the standard deviation over seeds; without ± for one seed."""
+    if spread is None:
+        return MISSING
+    around = "" if spread.sd is None else f" ± {100 * spread.sd:.1f}"
+    return f"{100 * spread.mean:.1f} %{around}"
+
+
+def chance(share: float) -> str:
+    """Return a probability as a percentage; what is next to nothing is not counted out."""
+    return "< 0.1 %" if 0 < share < 0.001 else percent(share)
+
+
+def p_value(value: float | None) -> str:
+    """Return a p-value with two digits, from 0.001 on."""
+    return "< 0.001" if value is not None and value < 0.001 else sig(value, 2)
+
+
+def round_up(number: int) -> int:
+    """Round up to two digits: 1,063 to 1,100.
+
+    >>> round_up(1063), round_up(78), round_up(2401)
+    (1100, 78, 2500)
+    """
+    unit: int = 10 ** max(0, len(str(number)) - 2)
+    return -(-number // unit) * unit
+
+
+def saving(result: Result | Best | BestVariant) -> float | None:
+    """Return the share of the LoRA parameters that it saves, on one seed or as a mean."""
+    return result.reduction if isinstance(result, VariantResult | Best) else result.mean_reduction
+
+
+def as_expected(result: str, status: str) -> bool | None:
+    """Return whether a control's status is the expected one; None where nothing is expected, or nothing is known.
+
+    >>> as_expected("head_only", "PASS"), as_expected("aa", "PASS"), as_expected("aa", "SKIPPED")
+    (False, True, None)
+    """
+    from gradience.bench.arms.registry import control_of
+
+    control = control_of(result)
+    if control is None or control.expected is None or status not in ("PASS", "FAIL"):
+        return None
+    return status == control.expected
+
+
+def status(word: str) -> Span:
+    """Return a status with its colour."""
+    return Span(word, ROLES.get(word, ""))
+
+
+def status_of(result: Result) -> Span:
+    """Return its status; of a control whether it is what it must be, since a PASS of one is no claim."""
+    if not result.is_control or result.status not in ("PASS", "FAIL"):
+        return status(result.status)
+    if isinstance(result, VariantSummary) and not result.complete:
+        return status("seeds missing")
+    words = {None: "for comparison", True: AS_EXPECTED, False: NOT_AS_EXPECTED}
+    return status(words[as_expected(result.name, result.status)])
+
+
+def letter(result: Result) -> Inline:
+    """Return the grade of a variant, or a dash."""
+    if result.evidence is None or result.evidence.grade is None:
+        return MISSING
+    return Span(result.evidence.grade, GRADE_ROLES[result.evidence.grade])
+
+
+def _is_graded(results: Iterable[Result]) -> bool:
+    return any(result.evidence is not None and result.evidence.grade is not None for result in results)
+
+
+def _interval(bounds: Bounds | PairedTable | None) -> str:
+    return MISSING if bounds is None else f"{points(bounds.low)} … {points(bounds.high)}"
+
+
+def _best_of(run: Run) -> Result | None:
+    best = run.best
+    return next((variant for variant in run.variants if best is not None and variant.name == best.name), None)
+
+
+# ---------------------------------------------------------------- sections of one seed and of several
+
+
+def _title(run: Run, task: str, seeds: str) -> list[Block]:
+    """The verdict on the run, and the smallest adapter that passes."""
+    names = (Span(run.model, "name"), " on ", Span(task, "name"), f", {seeds}")
+    best: Inline = "No smaller adapter passes."
+    if run.best is not None:
+        evidence = getattr(_best_of(run), "evidence", None)
+        grade = ""
+        if evidence is not None and evidence.grade is not None:
+            certain = evidence.grade == "A" and isinstance(run, BenchAggregate) and run.conditions_met
+            grade = f" Its grade is {evidence.grade}{': certifiable' if certain else ''}."
+        fewer = f", with {percent(saving(run.best))} fewer LoRA parameters.{grade}"
+        best = ("Smallest that passes: ", Span(run.best.name, "name"), fewer)
+    elif run.status in ("UNDERTRAINED", "SKIPPED"):
+        best = "Nothing was compared, so nothing is concluded."
+    elif run.status == "INCONCLUSIVE":
+        best = "Nothing can be concluded."
+    return [Heading(("Bench ", status(run.status), ": ", *names), level=1), Paragraph(best)]
+
+
+def _data(base_params: int | None, splits: Iterable[DataSplit], role: str) -> list[Row]:
+    """The size of the base model, and the examples: `7,473 training and 1,319 test examples`."""
+    words = {"train": "training", "dev": "dev", "confirm": "test"}
+    sizes = [f"{split.n:,} {words[split.role]}" for split in splits if split.role in ("train", role)]
+    base = "unknown size" if base_params is None else f"{count(base_params)} parameters"
+    return [("base model", base), ("data", f"{' and '.join(sizes)} examples")]
+
+
+def _other_params(number: int) -> list[Row]:
+    return [("other parameters", f"{count(number)}, not LoRA weights; counted separately")] if number else []
+
+
+def _variants(results: Sequence[Result], table: Table, aside: str, columns: str) -> list[Block]:
+    """The section of the variants: their table, how each kind is made, and what the columns mean."""
+    ways = _ways(results)
+    legend: list[Block] = [Facts(ways)] if ways else []
+    return [Heading("Variants", aside=aside), table, *legend, Paragraph(Span(columns, "dim"))]
+
+
+def _ways(variants: Iterable[Result]) -> list[Row]:
+    """The suffixes of the names, and how what bears each is made."""
+    from gradience.bench.arms.registry import ARMS
+
+    arms = {result.arm: ARMS[result.arm] for result in variants if result.arm in ARMS}
+    return [(f".{arm.name}" if arm.suffix else "no suffix", arm.words) for arm in arms.values() if arm.words]
+
+
+def _controls(results: Sequence[Result], table: Table) -> list[Block]:
+    """The section of the controls, with what each is for; nothing where there are none."""
+    from gradience.bench.arms.registry import control_of
+
+    controls = (control_of(result.name) for result in results)
+    words: dict[str, Inline] = {control.name: control.words for control in controls if control is not None}
+    aside = "can these examples tell a good adapter from a bad one?"
+    if not results:
+        return []
+    return [Heading("Controls: not candidates", aside=aside), table, Facts(list(words.items()))]
+
+
+def _reasons(results: Iterable[Result], known: Sequence[str] = ()) -> list[Block]:
+    """Why variants do not simply pass and why controls have no result, without the `known` reasons."""
+    names: dict[str, list[str]] = {}
+    for result in results:
+        why = "; ".join(reason for reason in result.reasons if reason not in known)
+        measured = result.status in ("PASS", "FAIL")
+        passes = result.status == "PASS" and getattr(result, "same_as", None) is None
+        if why and not passes and not (result.is_control and measured):
+            names.setdefault(why, []).append(result.name)
+    lines = [f"{', '.join(of)}: {why}" for why, of in names.items()]
+    return [Heading("Reasons"), items(lines)] if lines else []
+
+
+def _policy(rule: Policy, notes: Iterable[str]) -> list[Block]:
+    """The safety policy, what it means here, and what limits the verdicts."""
+    text = (
+        f"A seed passes when its Δ is at least {signed_points(-rule.tolerance)} points. A variant passes when at least"
+        f" {exact_percent(rule.pass_rate)} of the planned seeds pass and none has a Δ below"
+        f" {signed_points(-rule.floor)} points. A seed without a result counts as failed."
+    )
+    noise = (
+        "Counts are noisy: trainings that differ only in the seed, and even one adapter written twice, differ in some "
+        "answers. The control that must pass, and the range of the probe over seeds, show by how much."
+    )
+    marked = []
+    for note in notes:
+        warning = note.removeprefix("warning: ")
+        marked.append(Note("item" if warning == note else "warning", warning))
+    return [Heading("Policy"), Paragraph(text), Notes([*marked, Note("item", noise)])]
+
+
+def _sources(run: Run, splits: Iterable[DataSplit], more: Iterable[str]) -> list[Block]:
+    """What the numbers rest on: `more`, data, base weights."""
+    data = [f"{split.role}: {split.n:,} examples, sha256 {split.sha256}" for split in splits]
+    return [Heading("What it rests on"), items([*more, *data, f"base weights {run.base_fingerprint}"])]
+
+
+def _summary(run: Run) -> list[Note]:
+    """Controls that came out otherwise than they must, since then the others' verdicts mean little; the grade of the
+    best; and the smallest rank of the ladder, which is no variant of the policy."""
+    notes = [
+        Note("warning", f"{control.name}: not as a control must be. See Controls.")
+        for control in run.controls
+        if as_expected(control.name, control.status) is False
+    ]
+    best = _best_of(run)
+    if best is not None and best.evidence and best.evidence.grade:
+        mark, _ = GRADES[best.evidence.grade]
+        notes.append(Note(mark, f"Grade {best.evidence.grade}: {best.evidence.reason}."))
+    if run.ladder is not None:
+        safe = run.ladder.smallest_safe
+        saved = next((saving(step) for step in run.steps if step.name == safe), None)
+        keeps = "" if saved is None else f" It has {percent(saved)} fewer LoRA parameters."
+        sentence = f"Ladder of truncations: {run.ladder.sentence.removesuffix('.')}.{keeps}"
+        notes.append(Note("good" if safe else "unknown", sentence))
+    return notes
+
+
+# ---------------------------------------------------------------- how sure it is
+
+
+def _grades(results: Sequence[Result]) -> list[Block]:
+    """The section of the grades: who has which, and why; nothing without any."""
+    alike: dict[tuple[Grade, str], list[str]] = {}
+    for result in results:
+        if result.evidence is not None and result.evidence.grade is not None:
+            alike.setdefault((result.evidence.grade, result.evidence.reason), []).append(result.name)
+    meaning = "A certified, B supported for these runs, C neither shown, D inferior, X invalid"
+    title = Heading("Grades: how sure is the verdict?", aside=meaning)
+    return [title, Facts(_by_grade(alike))] if alike else []
+
+
+def _by_grade(alike: dict[tuple[Grade, str], list[str]]) -> list[Row]:
+    rows: list[Row] = []
+    for (grade, text), names in alike.items():
+        parts: list[str | Span] = []
+        for name in names:
+            parts += [", " if parts else "", Span(name, "name")]
+        rows.append((grade, (*parts[1:], f": {text}")))
+    return rows
+
+
+def _differences(results: Sequence[Result]) -> list[Block]:
+    """The section of Δ with its intervals, as figures and drawn; nothing where none is known."""
+    known = [
+        (row.name, row.evidence, row.evidence.pooled)
+        for row in results
+        if row.evidence and row.evidence.pooled
+    ]
+    if not known:
+        return []
+    margin = known[0][2].margin
+    twice = f"−{exact_text(200 * margin)}"
+    several = any(pooled.new_run for _, _, pooled in known)
+    table = table_of(
+        known,
+        (Column(), lambda row: Span(row[0], "name")),
+        (Column("Δ", ">"), lambda row: points(row[2].delta)),
+        (Column("these runs", ">"), lambda row: _interval(row[2].these_runs)),
+        (Column("new run", ">", drop=7, shown=several), lambda row: _interval(row[2].new_run)),
+        (Column("discordant", ">", drop=4), lambda row: percent(row[2].discordance)),
+        (
+            Column("between runs", ">", drop=1, shown=several),
+            lambda row: MISSING if row[2].run_spread is None else f"{100 * row[2].run_spread:.2f}",
+        ),
+        (
+            Column("equal passes", ">", drop=6),
+            lambda row: chance(row[1].policy.pass_if_equal) if row[1].policy else MISSING,
+        ),
+        (
+            Column(f"{twice} passes", ">", drop=5),
+            lambda row: chance(row[1].policy.pass_if_twice_margin) if row[1].policy else MISSING,
+        ),
+        (Column("adjusted p", ">", drop=2, shown=several), lambda row: p_value(row[1].adjusted_p)),
+    )
+    new_run = (
+        "New run: the same for the adapters of another seed. Between runs: spread of the true Δ, in points. "
+    )
+    adjusted = " Adjusted p: of a loss of the margin in a new run, for all that are tested together."
+    legend = (
+        "These runs: with 90 % confidence Δ lies between these, so each end alone holds with 95 %. "
+        f"{new_run if several else ''}"
+        "Discordant: examples on which exactly one of the two is correct. Equal passes: chance that an adapter which"
+        f" is exactly as good passes the policy; {twice} passes: that one which loses twice the margin does."
+        f"{adjusted if several else ''}"
+    )
+    lines = "Heavy line: these runs; light line: a new run. " if several else ""
+    ruled_out = f"{lines}To the right of −{exact_text(100 * margin)}: a loss of the margin is ruled out."
+    return [
+        Heading("Δ and how sure it is", aside="in percentage points"),
+        table,
+        Paragraph(Span(legend, "dim")),
+        drawing([(name, pooled) for name, _, pooled in known], margin),
+        Paragraph(Span(ruled_out, "dim")),
+    ]
+
+
+WIDTH, NAME = 32, 24
+"""Signs of the scale, and of a name before it: together they fit a terminal of 60 columns."""
+MOST_MARGINS = 4.0
+"""The scale ends at so many margins at most, on either side: an arrow says that an interval goes on."""
+
+
+def drawing(rows: Sequence[tuple[str, PooledEvidence]], margin: Fraction) -> Code:
+    """Return one line for each difference, below a ruler on which 0 and the margin are marked.
+
+    Δ is ●, in its intervals: heavy for these runs, light for a new one.
+    """
+    bounds = [evidence.new_run or evidence.these_runs for _, evidence in rows]
+    unit = float(margin) or 0.01
+    low = -min(max(-min(end.low for end in bounds), 1.5 * unit), MOST_MARGINS * unit)
+    high = min(max(max(end.high for end in bounds), 0.75 * unit), MOST_MARGINS * unit)
+
+    def place(value: float) -> int:
+        """The column of a difference; below 0 or beyond WIDTH - 1 where it is off the scale."""
+        return round((value - low) / (high - low) * (WIDTH - 1))
+
+    label = f"−{exact_text(100 * margin)}"
+    start = max(0, place(-float(margin)) - len(label) + 1)
+    ruler = f"{' ' * start}{label}".ljust(place(0.0)) + "0"
+    # the end of a name tells more than its beginning
+    names = [name if len(name) <= NAME else f"…{name[1 - NAME :]}" for name, _ in rows]
+    wide = max(map(len, names))
+    lines: list[Inline] = [Span(f"{'':{wide}}  {ruler}", "dim")]
+    for name, (_, evidence) in zip(names, rows, strict=True):
+        signs = [" "] * WIDTH
+        signs[place(-float(margin))], signs[place(0.0)] = "┊", "│"
+        for interval, sign in ((evidence.new_run, "─"), (evidence.these_runs, "━")):
+            if interval is None:
+                continue
+            first, last = place(interval.low), place(interval.high)
+            for column in range(max(first, 0), min(last, WIDTH - 1) + 1):
+                signs[column] = sign
+            if first < 0:
+                signs[0] = "◂"
+            if last >= WIDTH:
+                signs[-1] = "▸"
+        if 0 <= place(evidence.delta) < WIDTH:
+            signs[place(evidence.delta)] = "●"
+        lines.append(f"{name:{wide}}  {''.join(signs).rstrip()}")
+    return Code(lines, drawing=True)
+
+
+def _next_grades(results: Sequence[Result]) -> list[Block]:
+    """The section of what a better grade needs; nothing where none can have a better one."""
+    alike: dict[tuple[Grade, str], list[str]] = {}
+    for result in results:
+        evidence = result.evidence
+        if evidence is None or evidence.next_grade is None or evidence.pooled is None:
+            continue
+        needs, pooled = evidence.next_grade, evidence.pooled
+        certain = needs.grade == "A"
+        seeds = max(pooled.runs, MIN_SEEDS) if certain else pooled.runs
+        unknown = "; how much runs differ is not known yet" if certain and pooled.runs == 1 else ""
+        text = "; ".join([*needs.obstacles, amount(needs.examples, needs.seeds, pooled, seeds) + unknown])
+        alike.setdefault((needs.grade, text), []).append(result.name)
+    aside = "for an 80 % chance, if the Δ and the noise seen are the true ones"
+    return [Heading("What would the next grade need?", aside=aside), Facts(_by_grade(alike))] if alike else []
+
+
+def amount(examples: int | None, seeds: int | None, pooled: PooledEvidence, runs: int) -> str:
+    """Say how many examples or seeds are needed. runs: seeds that are counted with."""
+    now = pooled.examples
+    if pooled.delta <= -pooled.margin:
+        return "out of reach, since Δ itself is a loss of the margin or more"
+    if examples is not None and examples <= now:
+        return f"{now:,} examples and {plural(runs, 'seed')} are enough"
+    ways = []
+    if examples:
+        ways.append(f"about {round_up(examples):,} examples ({now:,} now) with {plural(runs, 'seed')}")
+    if seeds:
+        ways.append(f"{plural(seeds, 'seed')} with these examples")
+    return ", or ".join(ways) or "out of reach of any number of examples, and of 100 seeds"
+
+
+def ladder_section(ladder: Ladder, results: Sequence[Result]) -> list[Block]:
+    """Return the answer, the steps from the top, and what the first that is not shown would have needed."""
+    where = "a new run" if ladder.bound == "new-run" else "these runs"
+    of_name = {result.name: result for result in results}
+
+    def words(step: Step) -> str:
+        return step.status + (f": {step.reason}" if step.reason and step.status == "inconclusive" else "")
+
+    table = table_of(
+        [(step, of_name.get(step.name)) for step in ladder.steps],
+        (Column(), lambda row: Span(row[0].name, "name")),
+        (Column("safe"), lambda row: Span(words(row[0]), STEP_ROLES[row[0].status])),
+        (Column("policy", drop=2), lambda row: status(row[1].status) if row[1] else MISSING),
+        (Column("Δ, points", ">"), lambda row: points(row[0].delta)),
+        (Column(f"bound, {where}", ">"), lambda row: points(row[0].low)),
+        (Column("p", ">", drop=1), lambda row: p_value(row[0].p_value)),
+        (Column("saved", ">", drop=3), lambda row: percent(saving(row[1]) if row[1] else None)),
+    )
+    legend = (
+        "Truncations of the probe, tested from the top until one is not shown to be safe: its bound must lie above"
+        f" −{exact_text(100 * ladder.margin)} points, with 95 % confidence. What stands below is not tested; its"
+        " numbers are exploratory. So is a training at the rank found: it was not planned, and nothing here is about"
+        " it."
+    )
+    blocks: list[Block] = [
+        Heading("Ladder: the smallest rank that holds"),
+        Paragraph(Span(f"{ladder.sentence[0].upper()}{ladder.sentence[1:]}.", "strong")),
+        table,
+        Paragraph(Span(legend, "dim")),
+    ]
+    needs = ladder.next_step
+    result = of_name.get(needs.name) if needs else None
+    if (
+        needs is not None
+        and result is not None
+        and result.evidence is not None
+        and result.evidence.pooled is not None
+    ):
+        pooled = result.evidence.pooled
+        wanted = amount(needs.examples, needs.seeds, pooled, pooled.runs)
+        needed = f" would have needed, for an 80 % chance, if the Δ seen is the true one: {wanted}."
+        blocks.append(Paragraph((Span(needs.name, "name"), needed)))
+    return blocks
+
+
+def _predictions(results: Sequence[Result], model_type: str) -> list[Block]:
+    """The section of predicted and measured KL of calibrated variants; nothing where no variant has both."""
+    known: list[tuple[str, list[tuple[float, float]]]] = []
+    for result in results:
+        pairs: list[tuple[float | None, float | None]]
+        if isinstance(result, VariantResult):
+            predicted, measured = result.predicted, result.divergence
+            pairs = [(predicted.kl_mean, measured.kl_mean)] if predicted and measured else []
+        else:
+            pairs = [(row.predicted_kl_mean, row.kl_mean) for row in result.seeds]
+        both = [(was, is_now) for was, is_now in pairs if was is not None and is_now is not None]
+        known += [(result.name, both)] if both else []
+    if not known:
+        return []
+    several = any(len(pairs) > 1 for _, pairs in known)
+    text = (
+        "KL: distance from the probe's outputs, in nats per example. Predicted to second order from training prompts "
+        "without labels, before anything was evaluated."
+    )
+    if model_type != "seqcls":
+        text += " Predicted over the answers that the probe writes, measured over the gold ones."
+    table = table_of(
+        known,
+        (Column(), lambda row: Span(row[0], "name")),
+        (Column("predicted KL", ">"), lambda row: sig(fmean(was for was, _ in row[1]))),
+        (Column("measured KL", ">"), lambda row: sig(max(0.0, fmean(is_now for _, is_now in row[1])))),
+        (Column("measured / predicted", ">"), lambda row: _ratios(row[1])),
+    )
+    aside = "calibrated variants; means over the seeds" if several else "calibrated variants"
+    return [Heading("Predicted and measured", aside=aside), table, Paragraph(Span(text, "dim"))]
+
+
+def _ratios(pairs: Sequence[tuple[float, float]]) -> str:
+    """The smallest to the largest over the seeds; nothing where nothing was predicted to change."""
+    ratios = sorted(max(0.0, measured) / predicted for predicted, measured in pairs if predicted > 0)
+    if not ratios:
+        return MISSING
+    low, high = sig(ratios[0]), sig(ratios[-1])
+    return low if low == high else f"{low} to {high}"
+
+
+# ---------------------------------------------------------------- one seed
+
+
+def bench_blocks(bench: Bench, *, sources: bool = True) -> Document:
+    """Return the sections of one seed. sources: the last one, with versions and digests."""
+    data, probe = bench.data, bench.probe
+    smoke = "SMOKE RUN: shortened to see that everything works. Its numbers are no evidence of anything."
+    columns = (
+        "Only probe: examples that only the probe has correct. Only variant: those that only the variant has correct. "
+        "Δ: variant − probe, in percentage points. Saved: share of the LoRA parameters, classifier heads excluded. "
+        "KL: distance from the probe's outputs, in nats."
+    )
+    aside = f"on the same {count(probe.n)} examples as the probe" if probe else ""
+    facts = [*_data(bench.base_params, data.splits, data.eval_role), *_probe(probe), *_audit(bench)]
+    blocks = [
+        *_title(bench, data.task, f"seed {bench.seed}"),
+        *([Paragraph(Span(smoke, "warn"))] if bench.smoke else []),
+        *([items(bench.reasons)] if bench.status != "PASS" else []),
+        Heading("Probe"),
+        Facts(facts),
+        *_variants(bench.candidates, _table(bench.candidates), aside, columns),
+        *_grades(bench.candidates),
+        *_differences(bench.variants),
+        *_next_grades(bench.candidates),
+        *_predictions(bench.candidates, bench.model_type),
+    ]
+    if bench.ladder is not None:
+        blocks += ladder_section(bench.ladder, bench.steps)
+    elif bench.steps:
+        title = "Ladder: the probe truncated, from the largest down"
+        blocks += [Heading(title, aside="tested over all seeds"), _table(bench.steps)]
+    blocks += [
+        *_controls(bench.controls, _table(bench.controls)),
+        *_reasons(bench.variants, bench.reasons),
+        *_policy(bench.policy, bench.notes),
+    ]
+    if not sources:
+        return blocks
+    where = bench.environment
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items()))
+    quantization = f", base in {where.quantization}" if where.quantization else ""
+    by = (
+        f"; answers by {where.engine}, KL and flips by transformers" if where.engine != "transformers" else ""
+    )
+    more = [
+        f"{where.device}, {where.dtype}{quantization}{by}; {versions}",
+        f"config {bench.config_digest}, protocol {bench.protocol_digest}, plan {bench.plan_digest}",
+        *([f"probe sha256 {probe.adapter_sha256}"] if probe else []),
+    ]
+    return [*blocks, *_sources(bench, data.splits, more)]
+
+
+def _probe(probe: Probe | None) -> list[Row]:
+    """Rank, score and gate, size; what happened to its answers, where anything did."""
+    if probe is None:
+        return [("probe", "none")]
+    passes = "passes" if probe.gate.passed else "fails"
+    gate = f"{passes} the {exact_percent(probe.gate.min_value)} quality gate"
+    if probe.gate.base_correct is not None:
+        without = probe.gate.base == "without an adapter"
+        base = "its base alone" if without else "the most frequent label alone"
+        gate += f"; {base} has {probe.gate.base_correct:,} / {probe.n:,}"
+    counts = [
+        (probe.failed_extractions, "output", "without an answer (counted as wrong)"),
+        (probe.cut_off, "output", "cut off (maximum length)"),
+        (probe.truncated, "input", "truncated (too long)"),
+    ]
+    problems = "; ".join(f"{plural(number, noun)} {what}" for number, noun, what in counts if number)
+    return [
+        ("rank", str(probe.rank)),
+        ("score", f"{probe.correct:,} / {probe.n:,} correct ({percent(probe.score)}): {gate}"),
+        *([("problems", problems)] if problems else []),
+        ("LoRA parameters", count(probe.lora_params)),
+        *_other_params(probe.other_params),
+        ("size on disk", size(probe.bytes)),
+    ]
+
+
+def _audit(bench: Bench) -> list[Row]:
+    """The audit of the probe, evidence before rounding first."""
+    audit = bench.audit
+    if audit is None:
+        failed = bench.probe is not None and not bench.probe.gate.passed
+        why = ": no rank is suggested from a probe that fails its quality gate" if failed else ""
+        return [("audit", f"none{why}")]
+    median, p90 = trimmed(audit.energy_rank_90_p50), trimmed(audit.energy_rank_90_p90)
+    ranks = f"{audit.suggested_r_global_median} (median), {audit.suggested_r_global_90} (p90)"
+    return [
+        ("k@90", f"median {median}, p90 {p90} (directions for 90 % of the energy)"),
+        ("suggested ranks", ranks),
+        ("stable rank", f"mean {sig(audit.stable_rank_mean)}"),
+        ("utilization", f"mean {percent(audit.utilization_mean)}"),
+    ]
+
+
+def _ranks(result: VariantResult) -> str:
+    return number_range((result.ranks.smallest, result.ranks.largest)) if result.ranks else MISSING
+
+
+def _correct(result: VariantResult) -> str:
+    return f"{result.measures.correct:,}" if result.measures else MISSING
+
+
+def _table(results: Sequence[VariantResult]) -> Table:
+    paired = any(row.pairs for row in results)
+    diverges = any(row.divergence for row in results)
+    return table_of(
+        results,
+        (Column(), lambda row: Span(row.name, "name")),
+        (Column("status"), status_of),
+        (Column("grade", shown=_is_graded(results)), letter),
+        (Column("ranks", ">", drop=4), _ranks),
+        (Column("correct", ">", drop=5), _correct),
+        (Column("only probe", ">", drop=3), lambda row: f"{row.pairs.n10:,}" if row.pairs else MISSING),
+        (Column("only variant", ">", drop=2), lambda row: f"{row.pairs.n01:,}" if row.pairs else MISSING),
+        (Column("Δ, points", ">"), lambda row: points(row.delta)),
+        (Column("95 % interval", ">", drop=6, shown=paired), lambda row: _interval(row.pairs)),
+        (Column("saved", ">"), lambda row: percent(row.reduction)),
+        (
+            Column("KL", ">", drop=1, shown=diverges),  # never below 0; rounding is
+            lambda row: sig(max(0.0, row.divergence.kl_mean)) if row.divergence else MISSING,
+        ),
+    )
+
+
+def brief_text(bench: Bench, *, width: int | None = None, color: bool = False) -> str:
+    """Return one seed on a short screen that says what its numbers mean, 25 lines at 80 columns in the demo."""
+    limits = [*(bench.reasons if bench.status != "PASS" else []), *bench.notes]
+    probe = bench.probe
+    blocks = [*_title(bench, bench.data.task, f"seed {bench.seed}"), *([items(limits)] if limits else [])]
+    if probe is not None and probe.gate.passed:
+        table = table_of(
+            bench.variants,
+            (Column(), lambda row: Span(row.name, "name")),
+            (Column("rank", ">"), _ranks),
+            (Column("correct", ">"), _correct),
+            (Column("Δ, points", ">"), lambda row: points(row.delta)),
+            (Column("saved", ">"), lambda row: percent(row.reduction)),
+            (Column(), status_of),
+        )
+        first: Sequence[Inline] = (Span("probe", "name"), str(probe.rank), f"{probe.correct:,}")
+        blocks += [
+            Heading("How many are correct?", aside=f"of the same {count(probe.n)} test examples"),
+            Table(table.columns, [first, *table.rows]),
+            Heading("What do the numbers mean?"),
+            Facts(list(_meanings(bench, probe.n))),
+        ]
+    return bench.drawn(blocks, width, color)
+
+
+def _meanings(bench: Bench, n: int) -> Iterator[Row]:
+    """Yield a label and a sentence for each thing that the table does not say itself."""
+    from gradience.bench.arms.registry import control_of
+
+    allowed, share = allowed_losses(n, bench.policy.tolerance), exact_percent(bench.policy.tolerance)
+    yield "Δ, points", f"variant − probe; PASS: at most {allowed:,} fewer correct ({share})"
+    yield "saved", "share of the LoRA parameters that the smaller adapter does without"
+    yield from _ways(bench.candidates)
+    if bench.controls:
+        yield "controls", "not candidates: they show that a bad adapter would be noticed"
+    controls = [control for result in bench.controls if (control := control_of(result.name))]
+    for expected, label in (("FAIL", "must fail"), ("PASS", "must pass")):
+        of = [control for control in controls if control.expected == expected]
+        if of:
+            yield label, ", ".join(f"{control.name} ({control.words.partition(';')[0]})" for control in of)
+    yield "one seed", "shows how it works; a claim needs several"
+
+
+# ---------------------------------------------------------------- several seeds
+
+
+def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Document:
+    """Return the sections of all seeds. sources: the last one, with files and digests."""
+    number = len(report.planned_seeds)
+    seeds = f"{noun(number, 'seed')} {', '.join(map(str, report.planned_seeds))}"
+    # reasons that concern the whole run and no variant of it: an error, a control that should have failed
+    of_variants = any(variant.status == report.status for variant in report.variants)
+    whole = report.status == "ERROR" or (report.status == "INCONCLUSIVE" and not of_variants)
+    unmet = [f"{condition.name}: {condition.why}" for condition in report.conditions if not condition.met]
+    conditions = f"met (the protocol was followed, {plural(number, 'seed')}, the full test split, controls as expected)"
+    conditions = f"not met ({'; '.join(unmet)})" if unmet else conditions
+    columns = (
+        "Max rank: the largest of its modules, lowest to highest over the seeds. Worst Δ: variant − probe on the same "
+        "examples, in percentage points, on the seed where it is lowest. Saved: share of the LoRA parameters, "
+        "classifier heads excluded. Accuracy: mean over the seeds that have a result."
+    )
+    facts = [
+        *_data(report.base_params, report.splits, report.eval_role),
+        *_probes(report),
+        *_answer_problems(report),
+        *_noise(report.noise),
+    ]
+    candidates = report.candidates
+    blocks = [
+        *_title(report, report.task, seeds),
+        *([items(report.reasons)] if whole else []),
+        Paragraph((Span("Conditions of a claim", "strong"), f": {conditions}.")),
+        Heading("Probe"),
+        Facts(facts),
+        *_variants(
+            candidates, _summaries(candidates), "each seed on the same examples as its probe", columns
+        ),
+        *_grades(candidates),
+        *_differences(report.variants),
+        *_next_grades(candidates),
+        *_predictions(candidates, report.model_type),
+        *(ladder_section(report.ladder, report.steps) if report.ladder else ()),
+        *_controls(report.controls, _summaries(report.controls)),
+        *_reasons([variant for variant in report.variants if not variant.is_step]),
+        Heading("Seeds", aside="correct answers of the probe; Δ of the others, in percentage points"),
+        _seeds(report),
+        *_policy(report.policy, report.notes),
+    ]
+    read = [f"seed {row.seed}: {row.source}" for row in report.seeds if row.source]
+    more = [*read, f"protocol {report.protocol_digest}"]
+    return [*blocks, *_sources(report, report.splits, more)] if sources else blocks
+
+
+def _probes(report: BenchAggregate) -> list[Row]:
+    spread = report.probe
+    if spread is None:
+        return [("probe", "none on any seed")]
+    mean = "mean" if spread.sd is None else "mean ± sd"
+    over = f"{mean}, {plural(spread.seeds, 'seed')}, {100 * spread.low:.1f} to {100 * spread.high:.1f} %"
+    return [
+        *([("rank", str(report.probe_rank))] if report.probe_rank is not None else []),
+        ("score", f"{mean_percent(spread)} correct ({over})"),
+        *_other_params(max((row.other_params or 0 for row in report.seeds), default=0)),
+    ]
+
+
+def _noise(noise: Noise | None) -> list[Row]:
+    """How much differs although nothing was made smaller."""
+    if noise is None:
+        return []
+    rows: list[Row] = []
+    for label, floor, who in (
+        ("noise: between seeds", noise.probes, "two probes that differ in their seed"),
+        ("noise: rewritten", noise.rewrite, "the probe and the same update in other factors (aa)"),
+    ):
+        if floor is not None:
+            most = f"scores differ by up to {points(floor.largest_delta).removeprefix('+')} points"
+            rows.append((label, f"{who} disagree on {percent(floor.discordance)} of the examples; {most}"))
+    return rows
+
+
+def _answer_problems(report: BenchAggregate) -> list[Row]:
+    """The shares of answers without a result, cut off or truncated, as one row; none where nothing is known."""
+    counts = [
+        ("probe", report.probe_answers),
+        *((variant.name, variant.answers) for variant in report.variants),
+    ]
+    known = [(name, answers) for name, answers in counts if answers is not None]
+    alike: dict[str, list[str]] = {}
+    for name, answers in known:
+        if problems := _problems(answers):
+            alike.setdefault(problems, []).append(name)
+    bad = [
+        f"{problems} ({'all' if len(of) == len(known) else ', '.join(of)})" for problems, of in alike.items()
+    ]
+    none = "none was without an answer, cut off or truncated"
+    return [("answers", "; ".join(bad) or none)] if known else []
+
+
+def _problems(answers: AnswerCounts) -> str:
+    shares = [
+        (answers.failed_extractions, "without an answer"),
+        (answers.cut_off, "cut off"),
+        (answers.truncated, "truncated"),
+    ]
+    return ", ".join(f"{percent(number / answers.n)} {problem}" for number, problem in shares if number)
+
+
+def _summaries(variants: Sequence[VariantSummary]) -> Table:
+    def accuracy(variant: VariantSummary) -> str:
+        mean = variant.accuracy
+        if mean is None:
+            return MISSING
+        some = f" ({plural(mean.seeds, 'seed')})" if mean.seeds < variant.planned else ""
+        return f"{100 * mean.mean:.1f} %{some}"
+
+    return table_of(
+        variants,
+        (Column(), lambda row: Span(row.name, "name")),
+        (Column("status"), status_of),
+        (Column("grade", shown=_is_graded(variants)), letter),
+        (
+            Column("max rank", ">", drop=2),
+            lambda row: number_range(
+                cell.largest_rank for cell in row.seeds if cell.largest_rank is not None
+            ),
+        ),
+        (
+            Column("pass rate", ">", drop=3),
+            lambda row: MISSING if row.status == "SKIPPED" else f"{row.passing} of {row.planned}",
+        ),
+        (Column("worst Δ, points", ">"), lambda row: counted_points(row.worst_delta, row.worst_delta_exact)),
+        (Column("saved", ">", drop=4), lambda row: percent(row.mean_reduction)),
+        (Column("accuracy", ">", drop=1), accuracy),
+    )
+
+
+def _seeds(report: BenchAggregate) -> Table:
+    """A column for each planned seed; where the terminal is narrow, the last ones go first."""
+    most = len(report.seeds)
+    columns = [Column(str(row.seed), ">", drop=most - place) for place, row in enumerate(report.seeds)]
+    probe: list[Inline] = ["probe"]
+    for row in report.seeds:
+        known = row.correct is not None and row.n
+        probe.append(f"{row.correct:,} / {row.n:,}" if known else status(row.status))
+    rows: list[list[Inline]] = [probe]
+    for variant in report.variants:
+        deltas = (
+            points(cell.delta) if cell.delta is not None else status(cell.status) for cell in variant.seeds
+        )
+        rows.append([Span(variant.name, "name"), *deltas])
+    return Table([Column("seed"), *columns], rows)
+
+
+# ---------------------------------------------------------------- several runs
+
+
+def summary_text(results: Sequence[Run], *, width: int | None = None, color: bool = False) -> str:
+    """Return runs of all sizes in one table: model, parameters, task, compression, status."""
+    from gradience.reports.base import terminal
+
+    def grade(run: Run) -> Inline:
+        best = _best_of(run)
+        return MISSING if best is None else letter(best)
+
+    def seeds(run: Run) -> str:
+        return str(run.seed) if isinstance(run, Bench) else ", ".join(map(str, run.planned_seeds))
+
+    def score(run: Run) -> str:
+        if isinstance(run, Bench):
+            return percent(run.probe.score if run.probe else None)
+        return mean_percent(run.probe)
+
+    table = table_of(
+        results,
+        (Column("model"), lambda run: Span(run.model, "name")),
+        (
+            Column("parameters", ">", drop=1),
+            lambda run: MISSING if run.base_params is None else count(run.base_params),
+        ),
+        (Column("task"), lambda run: Span(run.data.task if isinstance(run, Bench) else run.task, "name")),
+        (Column("seeds", drop=2), seeds),
+        (Column("probe", ">", drop=3), score),
+        (Column("smallest that passes"), lambda run: Span(run.best.name, "name") if run.best else MISSING),
+        (Column("saved", ">"), lambda run: percent(saving(run.best)) if run.best else MISSING),
+        (
+            Column("status"),
+            lambda run: status(SMOKE_STATUS if isinstance(run, Bench) and run.smoke else run.status),
+        ),
+        (Column("grade", shown=any(grade(run) != MISSING for run in results)), grade),
+    )
+    return terminal.render([table], width=width, color=color)

@@ -40,7 +40,7 @@ class ArtifactName(StrEnum):
     MONITOR = "monitor", "gradience.reports.monitor", "MonitorReport"
     CHECK = "check", "gradience.reports.check", "CheckReport"
     BENCH = "bench", "gradience.reports.bench", "Bench"
-    BENCH_AGGREGATE = "bench_aggregate", "gradience.reports.bench_aggregate", "BenchAggregate"
+    BENCH_AGGREGATE = "bench_aggregate", "gradience.reports.bench", "BenchAggregate"
     BENCH_PLAN = "bench_plan", "gradience.reports.bench_plan", "BenchPlan"
     BENCH_FORECAST = "bench_forecast", "gradience.reports.forecast", "BenchForecast"
     BENCH_STATUS = "bench_status", "gradience.reports.bench_status", "BenchStatus"

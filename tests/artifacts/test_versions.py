@@ -10,8 +10,7 @@ import pytest
 from gradience.errors import InputError
 from gradience.files.artifact import Artifact
 from gradience.reports.audit import AuditReport
-from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.comparison import ComparisonReport
 from gradience.reports.compression import CompressionReport
 

@@ -15,7 +15,7 @@ from gradience.bench.verdict.folders import aggregate_folders, find_benches, rea
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.reports.base.exact import exact_text
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import BenchAggregate
 
 
 def named(report: BenchAggregate, name: str):

@@ -8,7 +8,7 @@ import pytest
 from bench_sample import MISTRAL, bench, config, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.bench.verdict.conditions import MIN_SEEDS
+from gradience.reports.bench import MIN_SEEDS
 
 CONTROLS = {"compression": {"controls": ["per_layer_shuffled", "random_directions", "aa"]}}
 BAD = {"random_directions": (40, 2)}

@@ -10,8 +10,7 @@ from scaled_down import scaled_down
 from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import find_config
 from gradience.cli.demo import CONFIG, train_and_decide
-from gradience.report.bench import brief_text
-from gradience.reports.bench import Bench
+from gradience.reports.bench import Bench, brief_text
 
 
 def test_it_says_what_it_does_and_ends_with_the_short_screen(

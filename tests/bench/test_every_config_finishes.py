@@ -11,8 +11,7 @@ from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import shipped_configs
 from gradience.bench.plan.variants import asked_for
 from gradience.cli.app import run
-from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate
 
 CONFIGS = list(shipped_configs())
 

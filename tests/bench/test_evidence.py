@@ -13,8 +13,7 @@ from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.evidence import graded_seed
 from gradience.errors import InputError
 from gradience.reports.base.graded import VariantEvidence
-from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate
 from gradience.statistics.paired import holm, tango
 from gradience.statistics.pooled import pool
 from gradience.statistics.table import PairedTable

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 ARCHIVES = sorted(RESULTS.glob("*/everything.tar.xz"))

@@ -12,7 +12,7 @@ from bench_process import without_times, write_inputs
 
 from gradience.cli.app import run
 from gradience.models.lock import only_one
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import BenchAggregate
 
 SMALL = {
     "compression": {"variants": ["uniform_r4"], "arms": ["truncate"], "controls": []},

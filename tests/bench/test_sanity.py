@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.conditions import at_ceiling, seed_notes
 from gradience.cli.bench import code_of
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import BenchAggregate
 from gradience.reports.bench_plan import allowed_losses
 
 CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "aa"], "arms": ["truncate"]}

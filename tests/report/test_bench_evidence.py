@@ -8,11 +8,9 @@ import pytest
 from bench_sample import LARGE, SEEDS, bench, config, ladder, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.report.bench import summary_text
-from gradience.report.bench.evidence import chance, p_value, round_up
-from gradience.report.bench.intervals import WIDTH, Scale, drawing
 from gradience.reports.base.blocks import spans
 from gradience.reports.base.graded import Bounds, PooledEvidence
+from gradience.reports.bench import chance, drawing, p_value, round_up, summary_text
 
 MARGIN = Fraction("0.025")
 
@@ -61,8 +59,10 @@ def test_what_lies_far_off_is_an_arrow() -> None:
 
 @pytest.mark.parametrize("margin", ["0", "0.001", "0.025", "0.5", "1"])
 def test_every_margin_has_a_scale_with_its_marks(margin: str) -> None:
-    scale = Scale(Fraction(margin), [-0.02, 0.03])
-    assert 0 <= scale.place(-float(Fraction(margin))) <= scale.place(0.0) < WIDTH
+    picture = drawing([("v", pooled(0.2, (0.1, 0.3)))], Fraction(margin))
+    ruler, line = (spans(text)[0].text for text in picture.lines)
+    assert ruler.endswith("0")
+    assert "│" in line
 
 
 def test_small_chances_and_p_values_are_not_spelled_out() -> None:

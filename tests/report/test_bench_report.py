@@ -11,13 +11,14 @@ from golden import assert_golden
 
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.evidence import graded_seed
-from gradience.bench.verdict.policy import exact_percent
-from gradience.report.bench import (
+from gradience.reports.base import html
+from gradience.reports.base.exact import exact_percent
+from gradience.reports.bench import (
     bench_blocks,
+    counted_points,
+    points,
     summary_text,
 )
-from gradience.report.bench.numbers import counted_points, points
-from gradience.reports.base import html
 
 GOLDEN = Path(__file__).parent / "golden"
 ALL_CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "aa"]}

@@ -15,8 +15,7 @@ from test_evidence_text import two_logs
 from test_faces import RESULTS, SAMPLES
 from test_names import ATTRIBUTE, WORST, parsed, steering
 
-from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.page.render import BUNDLE, MARK, asset, is_page, json_text, to_page
 from gradience.reports.plots.kinds import plots_of

@@ -23,8 +23,7 @@ from gradience.cli.demo import example_adapter
 from gradience.errors import MissingExtra, UsageError
 from gradience.monitor import monitor_runs
 from gradience.reports.base.numbers import signed
-from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.plots.audits import evolution_plots
 from gradience.reports.plots.kinds import plot_of, plots_of

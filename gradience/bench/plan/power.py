@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.plan.variants import PlannedVariant
-from gradience.reports.bench_aggregate import BenchAggregate, VariantSummary
+from gradience.reports.bench import BenchAggregate, VariantSummary
 from gradience.reports.bench_plan import Policy, allowed_losses
 from gradience.reports.power import Need, PowerReport, Scenario
 from gradience.statistics.pooled import Claim

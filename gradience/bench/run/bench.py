@@ -55,8 +55,7 @@ from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reading import read_file
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan, DataSplit, Role
 from gradience.tasks.base import Task, rendered
 from gradience.tasks.user_code import is_file

@@ -27,12 +27,14 @@ from gradience.bench.verdict.policy import (
 )
 from gradience.errors import InputError, UsageError
 from gradience.reports.base.run import RunInfo, Stopwatch
-from gradience.reports.bench import Bench, Status, VariantResult
-from gradience.reports.bench_aggregate import (
+from gradience.reports.bench import (
+    Bench,
     BenchAggregate,
     BestVariant,
     SeedRow,
     Spread,
+    Status,
+    VariantResult,
     VariantSeed,
     VariantSummary,
 )

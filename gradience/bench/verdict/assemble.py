@@ -14,7 +14,7 @@ from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for
 from gradience.bench.verdict.conditions import seed_notes
 from gradience.bench.verdict.evidence import graded_seed
 from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts
-from gradience.bench.verdict.policy import exact_percent, gate_passed, is_ahead, overall, verdict_of_seed
+from gradience.bench.verdict.policy import gate_passed, is_ahead, overall, verdict_of_seed
 from gradience.evaluate import diverge
 from gradience.files.packed import pack
 from gradience.files.records import (
@@ -26,6 +26,7 @@ from gradience.files.records import (
     count,
 )
 from gradience.files.shared_names import path_text, sentence_text, values_text
+from gradience.reports.base.exact import exact_percent
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench import (
     AuditSummary,

@@ -9,11 +9,17 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from gradience.bench.arms.registry import control_of
-from gradience.reports.bench import Bench, Probe, VariantResult
-from gradience.reports.bench_aggregate import Condition, SeedRow, VariantSummary
+from gradience.reports.bench import (
+    MIN_SEEDS,
+    Bench,
+    Condition,
+    Probe,
+    SeedRow,
+    VariantResult,
+    VariantSummary,
+    as_expected,
+)
 from gradience.reports.bench_plan import Policy, allowed_losses
-
-MIN_SEEDS = 3
 
 
 def conditions_of(
@@ -75,18 +81,6 @@ def _controls(variants: Sequence[VariantSummary]) -> tuple[bool, str]:
 
 
 # ---------------------------------------------------------------- controls
-
-
-def as_expected(result: str, status: str) -> bool | None:
-    """Return whether a control's status is the expected one; None where nothing is expected, or nothing is known.
-
-    >>> as_expected("head_only", "PASS"), as_expected("aa", "PASS"), as_expected("aa", "SKIPPED")
-    (False, True, None)
-    """
-    control = control_of(result)
-    if control is None or control.expected is None or status not in ("PASS", "FAIL"):
-        return None
-    return status == control.expected
 
 
 def seed_notes(probe: Probe | None, variants: Iterable[VariantResult], policy: Policy) -> tuple[str, ...]:

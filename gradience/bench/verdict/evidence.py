@@ -41,8 +41,7 @@ from gradience.reports.base.graded import (
     StepStatus,
     VariantEvidence,
 )
-from gradience.reports.bench import Bench, Measures, Status, VariantResult
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate, Measures, Status, VariantResult
 from gradience.reports.bench_plan import LadderBound
 from gradience.statistics.paired import holm
 from gradience.statistics.pooled import Pooled, bootstrap_bound, noise_floor, pool

@@ -12,8 +12,7 @@ from gradience.bench.verdict.aggregate import aggregate
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import given_text, path_text
 from gradience.reports.base.run import RunInfo, Stopwatch
-from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan
 
 PLAN, CONFIG = "plan.json", "config.yaml"

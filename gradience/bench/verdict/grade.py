@@ -12,9 +12,9 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from gradience.bench.plan.preregister import ALPHA
-from gradience.bench.verdict.conditions import MIN_SEEDS
 from gradience.reports.base.exact import exact_text
 from gradience.reports.base.graded import Bounds, Grade, NextGrade, OperatingCharacteristics
+from gradience.reports.bench import MIN_SEEDS
 from gradience.reports.bench_plan import Policy, allowed_losses
 from gradience.statistics.pooled import Claim, Pooled
 from gradience.statistics.power import DEFAULT_CORRELATION, examples_needed, pass_probability, seeds_needed

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from gradience.reports.base.exact import exact_text
+from gradience.reports.base.exact import exact_percent
 from gradience.reports.bench import Status
 from gradience.reports.bench_plan import Policy, allowed_losses
 from gradience.words import counted, noun, points
@@ -220,10 +220,3 @@ def policy_notes(policy: Policy, seeds: int, n: int | None = None) -> tuple[str,
             "and a seed that keeps the floor passes"
         )
     return tuple(notes)
-
-
-def exact_percent(value: Fraction) -> str:
-    """Format as `2.5 %`, `67 %`, `66.7 %`: exact where one decimal says it, else rounded to one."""
-    tenths = value * 1000
-    rounded = Fraction(round(tenths), 10)
-    return f"{exact_text(rounded)} %"

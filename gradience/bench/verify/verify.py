@@ -50,8 +50,7 @@ from gradience.files.records import Evaluation
 from gradience.files.shared_names import given_text, path_text, values_text
 from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, read_file
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.bench import Bench, Status
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate, Status
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.verification import Verification
 from gradience.words import counted

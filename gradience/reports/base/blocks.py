@@ -7,9 +7,11 @@ everything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
 
 Role = Literal[
     "", "strong", "dim", "name", "good", "info", "warn", "bad", "bar1", "bar2", "bar3",
@@ -86,6 +88,8 @@ class Column:
     """The cells are sentences and may take several lines; other cells are never broken and never cut."""
     drop: int = 0
     """Left out where the terminal is too narrow: 1 goes first; 0 always stays. Files have every column."""
+    shown: bool = True
+    """False: `table_of` leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,12 @@ class Table:
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[Inline]]
+
+
+def table_of(rows: Iterable[T], *fields: tuple[Column, Callable[[T], Inline]]) -> Table:
+    """Return a table of columns that are shown, each with the function that makes its cell of a row."""
+    shown = [(column, cell) for column, cell in fields if column.shown]
+    return Table([column for column, _ in shown], [[cell(row) for _, cell in shown] for row in rows])
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,3 +77,10 @@ Exact = Annotated[
     WithJsonSchema({"type": "string"}),
 ]
 """A number that is stored as text and read back as exactly the same fraction."""
+
+
+def exact_percent(value: Fraction) -> str:
+    """Format as `2.5 %`, `67 %`, `66.7 %`: exact where one decimal says it, else rounded to one."""
+    tenths = value * 1000
+    rounded = Fraction(round(tenths), 10)
+    return f"{exact_text(rounded)} %"

@@ -30,8 +30,7 @@ from gradience.reading import MAX_DATA_BYTES
 from gradience.reports.base.blocks import Block, Column, Heading, Inline, Note, Notes, Paragraph, Span, Table
 from gradience.reports.base.numbers import count, plural
 from gradience.reports.base.report import Report
-from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate, VariantSummary
+from gradience.reports.bench import Bench, BenchAggregate, VariantSummary
 from gradience.reports.evaluation import REFERENCE, EvaluationReport
 from gradience.reports.shrink import ShrinkReport
 

@@ -9,8 +9,7 @@ from statistics import fmean
 
 from gradience.reports.base.graded import Bounds, Grade
 from gradience.reports.base.numbers import chance, count, plain, plural, signed
-from gradience.reports.bench import Bench
-from gradience.reports.bench_aggregate import BenchAggregate
+from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.evaluation import BASE, REFERENCE, EvaluatedAdapter, EvaluationReport
 from gradience.reports.evidence import EvidenceReport
 from gradience.reports.plots.plot import Axis, Bars, Interval, Intervals, Plot, Points, Reference, Tone
