@@ -31,11 +31,6 @@ def gguf(folder: Path, content: bytes = b"", *, settings: tuple[tuple[str, str],
     return file(folder, "adapter.gguf", b"GGUF" + (content or header + b"".join(pairs) + bytes(64)))
 
 
-@refused("adapter.gguf", "version 0 of GGUF", hint="convert_lora_to_gguf.py")
-def gguf_of_zeros(folder):
-    return gguf(folder, bytes(100))
-
-
 @refused("adapter.gguf", "its header ends at byte 9", hint="convert_lora_to_gguf.py")
 def gguf_cut_off(folder):
     return gguf(folder, b"12345").parent
@@ -54,16 +49,6 @@ def gguf_model(folder):
 @refused("adapter.gguf", "an adapter of the type 'other'", hint="only LoRA")
 def gguf_of_another_method(folder):
     return gguf(folder, settings=(("general.type", "adapter"), ("adapter.type", "other")))
-
-
-@refused("adapter.gguf", "the setting 'a' twice", hint="convert_lora_to_gguf.py")
-def gguf_with_a_setting_twice(folder):
-    return gguf(folder, settings=(("a", "b"), ("a", "c")))
-
-
-@refused("adapter.gguf", "contains no tensors", hint="gather")
-def gguf_without_tensors(folder):
-    return gguf(folder, settings=(("general.type", "adapter"), ("adapter.type", "lora")))
 
 
 def mlx(folder: Path, settings: object = None, name: str = "adapters.safetensors") -> Path:
@@ -106,12 +91,6 @@ def mlx_weights_that_are_not_there(folder):
     return mlx(folder)
 
 
-@refused("adapters.safetensors", "no LoRA factors", hint="weights were lost")
-def mlx_without_factors(folder):
-    (folder / "adapters.safetensors").write_bytes(safetensors({"model.norm.weight": zeros(4)}))
-    return folder
-
-
 @refused("mlx_factors_in_the_file_of_peft", "the name of PEFT's weights", hint="call the weights adapters")
 def mlx_factors_in_the_file_of_peft(folder):
     tensors = {f"{MODULE}.lora_a": zeros(16, 4), f"{MODULE}.lora_b": zeros(4, 12)}
@@ -133,21 +112,9 @@ def npz_by_columns(folder):
     return npz(folder, lora_a=np.zeros((4, 3), order="F"))
 
 
-@refused("adapters.npz", "has the type '|O'", hint="little-endian")
-def npz_of_objects(folder):
-    return npz(folder, lora_a=np.array([{}], dtype=object))
-
-
 @refused("adapters.npz", "not a zip archive", hint="numpy.savez")
 def npz_that_is_no_archive(folder):
     (folder / "adapters.npz").write_bytes(b"something else entirely")
-    return folder
-
-
-@refused("adapters.npz", "'lora_a.npy' is not a numpy array", hint="numpy.savez")
-def npz_of_texts(folder):
-    with zipfile.ZipFile(folder / "adapters.npz", "w") as archive:
-        archive.writestr("lora_a.npy", b"hello")
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from pathlib import Path
 
 import factory
@@ -34,16 +33,6 @@ def linked(folder: Path, name: str, target: str) -> Path:
 @refused("absent", "no such file or folder", hint=("check the path", "org/name"))
 def absent(folder):
     return folder / "absent"
-
-
-@refused("below", "no such file or folder", hint="check the path")
-def path_below_a_file(folder):
-    return adapter(folder) / WEIGHTS / "below"
-
-
-@refused("xxx", "no such file or folder", hint="check the path")
-def path_of_5000_characters(folder):
-    return folder / ("x" * 5000)
 
 
 @refused("empty_folder", "the folder is empty", hint="check the path")
@@ -77,12 +66,6 @@ def fifo_by_name(folder):
     return folder / "pipe.safetensors"
 
 
-@refused(WEIGHTS, "not a regular file", hint="point at")
-def socket_as_weights(folder):
-    os.mknod(without(folder, WEIGHTS), stat.S_IFSOCK | 0o600)
-    return folder
-
-
 @refused("/dev/zero", "not a regular file", hint="point at")
 def device(folder):
     return Path("/dev/zero")
@@ -91,12 +74,6 @@ def device(folder):
 @refused(WEIGHTS, "not a regular file (a folder", hint="point at")
 def folder_as_weights(folder):
     without(folder, WEIGHTS).mkdir()
-    return folder
-
-
-@refused(CONFIG, "not a regular file (a folder", hint="point at")
-def folder_as_config(folder):
-    without(folder, CONFIG).mkdir()
     return folder
 
 
@@ -111,11 +88,6 @@ def weights_linked_from_outside(folder):
     (inner / WEIGHTS).rename(folder / "outside.safetensors")
     (inner / WEIGHTS).symlink_to("../outside.safetensors")
     return inner
-
-
-@refused(CONFIG, "symbolic link that leaves the adapter's folder", hint="copy the file")
-def config_linked_from_outside(folder):
-    return linked(folder, CONFIG, "/etc/passwd")
 
 
 @refused(WEIGHTS, "symbolic link that leaves the adapter's folder", hint="copy the file")
@@ -144,18 +116,6 @@ def adapter_by_name_that_is_a_link_out_of_the_folder(folder):
 def dangling_link_as_weights(folder):
     without(folder, WEIGHTS).symlink_to("gone.safetensors")
     return folder
-
-
-@refused(CONFIG, "symbolic link to gone.json, which does not exist", hint="download it again")
-def dangling_link_as_config(folder):
-    without(folder, CONFIG).symlink_to("gone.json")
-    return folder
-
-
-@refused("dangling", "symbolic link to", "which does not exist", hint="download it again")
-def dangling_link_as_folder(folder):
-    (folder / "dangling").symlink_to("gone")
-    return folder / "dangling"
 
 
 @refused(WEIGHTS, "form a loop", hint="replace the link")
@@ -216,29 +176,12 @@ def several_adapters_in_a_file(folder):
     return two_in_one_file(folder)
 
 
-@refused("dump.safetensors", "no adapter called 'policy'", "ranking, reward", hint="--adapter ranking",
-         options=("--adapter", "policy"))  # fmt: skip
-def wrong_name_in_a_file(folder):
-    return two_in_one_file(folder)
-
-
-@refused("named_although_there_is_one", "without a name", "'policy'", hint="leave --adapter out",
-         options=("--adapter", "policy"))  # fmt: skip
-def named_although_there_is_one(folder):
-    return adapter(folder)
-
-
 # ---------------------------------------------------------------- names that want to be more than names
 
 
 @refused("a\\x1b[2J\\u202eb[/]<script>", "no such file or folder", hint="check the path")
 def hostile_path(folder):
     return folder / "a\x1b[2J\u202eb[/]<script>"
-
-
-@refused("x\n       error: forged", "no such file or folder", hint="check the path")
-def path_that_forges_a_line(folder):
-    return folder / "x\nerror: forged"
 
 
 @refused("bytes\\udcff", "no such file or folder", hint="check the path")
@@ -282,11 +225,6 @@ def bare(folder: Path, config: object, **files: bytes) -> Path:
 def ia3_as_a_pickle(folder):
     """Saving it again as safetensors, the advice for a pickle, would end in a refusal."""
     return bare(folder, {"peft_type": "IA3"}, adapter_model__bin=b"\x80\x02")
-
-
-@refused(CONFIG, "IA3", hint="merge_and_unload")
-def ia3_pickle_by_name(folder):
-    return bare(folder, {"peft_type": "IA3"}, adapter_model__bin=b"\x80\x02") / "adapter_model.bin"
 
 
 @refused(CONFIG, "the config of an MLX-LM adapter", hint="call the weights adapters.safetensors")

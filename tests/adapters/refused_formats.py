@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from pathlib import Path
 
 import factory
@@ -56,23 +54,9 @@ def folder_with_pt(folder):
     return folder
 
 
-@refused("adapter_model.pth", "pickle", hint="can run code")
-def folder_with_pth(folder):
-    (folder / "adapter_model.pth").write_bytes(factory.pickled(2))
-    return folder
-
-
 @refused("weights.ckpt", "pickle", hint="can run code")
 def single_ckpt(folder):
     return file(folder, "weights.ckpt", factory.pickled(4))
-
-
-@refused("lora.pt", "pickle", hint="can run code")
-def single_pt(folder):
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr("lora/data.pkl", factory.pickled(2))
-    return file(folder, "lora.pt", content.getvalue())
 
 
 # ---------------------------------------------------------------- image models
@@ -89,11 +73,6 @@ def kohya(alpha: Stored) -> dict[str, Stored]:
 @refused(str(WEIGHTS), "kohya LoRA", hint="give the file another name")
 def kohya_under_the_name_of_peft(folder):
     return file(folder, str(WEIGHTS), kohya(zeros()))
-
-
-@refused("style.safetensors", "alpha is not one number of a usable size", hint="its scale is")
-def kohya_alpha_that_is_a_list(folder):
-    return file(folder, "style.safetensors", kohya(zeros(2)))
 
 
 @refused("style.safetensors", "alpha is not one number of a usable size", hint="its scale is")
@@ -126,13 +105,6 @@ def diffusers_pickle(folder):
 @refused(str(WEIGHTS), "diffusers LoRA", "unet.", hint="give the file another name")
 def diffusers_under_the_name_of_peft(folder):
     return file(folder, str(WEIGHTS), factors_of(UNET, "lora_A", "lora_B"))
-
-
-@refused("new.safetensors", "lora_adapter_metadata in its header is not a JSON object", hint="with diffusers")
-def diffusers_config_that_is_a_list(folder):
-    return file(
-        folder, "new.safetensors", factors_of(UNET, "lora_A", "lora_B"), {"lora_adapter_metadata": "[]"}
-    )
 
 
 @refused("new.safetensors", "lora_alpha is", hint="with PEFT")
@@ -181,22 +153,6 @@ def ia3_tensors(folder):
     return adapter(folder, {f"{factory.PREFIX}{MODULE}.ia3_l": zeros(12, 1)})
 
 
-@refused("vera_tensors", "VeRA", hint="only LoRA adapters")
-def vera_tensors(folder):
-    name = f"{factory.PREFIX}{MODULE}"
-    return adapter(folder, named(**{f"{name}.vera_lambda_b": (12,), f"{name}.vera_lambda_d": (4,)}))
-
-
-@refused("oft_tensors", "OFT", hint="only LoRA adapters")
-def oft_tensors(folder):
-    return adapter(folder, {f"{factory.PREFIX}{MODULE}.oft_R.weight": zeros(4, 6)})
-
-
-@refused("unilora_tensors", "UniLoRA", hint="only LoRA adapters")
-def unilora_tensors(folder):
-    return adapter(folder, {f"{factory.PREFIX}{MODULE}.unilora_indices_A": zeros(4, 6)})
-
-
 @refused("prompt_tuning_tensors", "prompt tuning", hint="no ΔW to audit")
 def prompt_tuning_tensors(folder):
     return adapter(folder, {"prompt_embeddings": zeros(8, 16)})
@@ -209,15 +165,6 @@ def prompt_tuning_tensors(folder):
 def full_model_folder(folder):
     (folder / "config.json").write_text('{"model_type": "llama"}')
     file(folder, "model.safetensors", {"model.embed_tokens.weight": zeros(16, 8)})
-    return folder
-
-
-@refused(
-    "full_pickled_model_folder", "a full model (pytorch_model.bin)", hint="which contains adapter_config.json"
-)
-def full_pickled_model_folder(folder):
-    (folder / "config.json").write_text('{"model_type": "llama"}')
-    (folder / "pytorch_model.bin").write_bytes(factory.pickled(2))
     return folder
 
 
@@ -264,11 +211,6 @@ def home_made_pairs_that_do_not_fit(folder):
     return file(folder, "lora.safetensors", named(w_a_0=(4, 16), w_b_0=(12, 5)))
 
 
-@refused("w_a", "equally often", hint="such as --pairs", options=("--pairs", "w_a_{}", "w_b"), code=2)
-def home_made_pairs_with_one_hole(folder):
-    return file(folder, "lora.safetensors", named(w_a_0=(4, 16), w_b_0=(12, 4)))
-
-
 @refused("scale", "no pairs that it would hold for", hint="--pairs", options=("--scale", "2"), code=2)
 def a_scale_without_pairs(folder):
     return adapter(folder)
@@ -283,8 +225,3 @@ def scalars(folder):
 def no_tensors_at_all(folder):
     # The 40 bytes that a ZeRO-3 save leaves: a header with metadata and nothing else.
     return adapter(folder, safetensors({}, {"format": "pt"}))
-
-
-@refused("only_the_bias_of_lora_B", "no LoRA factors among its 1 tensors", hint="weights were lost")
-def only_the_bias_of_lora_B(folder):
-    return adapter(folder, {f"{factory.PREFIX}{MODULE}.lora_B.bias": zeros(12)})

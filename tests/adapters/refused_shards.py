@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -38,29 +37,14 @@ def index_without_a_map(folder):
     return in_two(folder, {"metadata": {}})
 
 
-@refused(INDEX, "it has no weight_map", hint="download or save the adapter again")
-def index_that_is_a_list(folder):
-    return in_two(folder, [FIRST, SECOND])
-
-
 @refused(INDEX, "lora_A", '"../outside.safetensors", which is not a file name in this folder', hint="again")
 def shard_outside_the_folder(folder):
     return pointing(folder, A="../outside.safetensors")
 
 
-@refused(INDEX, '"/etc/passwd", which is not a file name', hint="again")
-def shard_with_an_absolute_path(folder):
-    return pointing(folder, A="/etc/passwd")
-
-
 @refused(INDEX, "\\u0000", "which is not a file name", hint="again")
 def shard_name_with_a_zero_byte(folder):
     return pointing(folder, A="a\0.safetensors")
-
-
-@refused(INDEX, "7, which is not a file name", hint="again")
-def shard_that_is_a_number(folder):
-    return in_two(folder, {"weight_map": {"a": 7}})
 
 
 @refused(INDEX, SECOND, "is missing", hint="download or save the adapter again")
@@ -72,12 +56,6 @@ def missing_shard(folder):
 @refused("tensor_in_the_wrong_shard", "index and the shards disagree", "a.q_proj.lora_B", hint="download")
 def tensor_in_the_wrong_shard(folder):
     return pointing(folder, B=SECOND)
-
-
-@refused("tensor_that_no_shard_has", "disagree about tensor 'phantom'", hint="exactly the shard")
-def tensor_that_no_shard_has(folder):
-    where = dict.fromkeys(factors("a.q_proj"), FIRST) | dict.fromkeys(factors("b.q_proj"), SECOND)
-    return in_two(folder, {"weight_map": where | {"phantom": FIRST}})
 
 
 @refused(
@@ -92,13 +70,6 @@ def tensor_that_the_index_forgets(folder):
 def tensor_in_two_shards(folder):
     both = factors("a.q_proj") | factors("b.q_proj")
     return sharded(folder, {FIRST: factors("a.q_proj") | factors("c.q_proj"), SECOND: both})
-
-
-@refused(SECOND, "truncated", hint="download or copy it again")
-def truncated_shard(folder):
-    path = in_two(folder) / SECOND
-    os.truncate(path, path.stat().st_size - 4)
-    return folder
 
 
 @refused(SECOND, "symbolic link that leaves", hint="copy the file")
