@@ -48,7 +48,7 @@ _HEADS = frozenset(
 
 
 def known_reason(key: Key, config: PeftConfig | None) -> str | None:
-    """What a tensor of PEFT that is no factor is; None where that is not understood."""
+    """Return what a tensor of PEFT that is no factor is; None where that is not understood."""
     parts = key.module.split(".")
     if key.role == "magnitude":
         return DORA_REASON

@@ -249,12 +249,12 @@ def without_imports(config: Any) -> Any:
 
 
 def is_rank(value: Any) -> bool:
-    """Whether a value of a config can be a rank."""
+    """Return whether a value of a config can be a rank."""
     return is_integer(value) and 1 <= value <= MAX_RANK
 
 
 def is_alpha(value: Any) -> bool:
-    """Whether a value of a config can be an α or a scale: 0, or of a size that stays within float64."""
+    """Return whether a value of a config can be an α or a scale: 0, or of a size that stays within float64."""
     return is_number(value) and (not value or MIN_ALPHA <= abs(value) <= MAX_ALPHA)
 
 

@@ -35,7 +35,7 @@ ALPHA_REASON = "α of a module"
 
 
 def is_kohya(path: Path) -> bool:
-    """Whether the safetensors file at `path` holds `lora_down` and `lora_up`."""
+    """Return whether the safetensors file at `path` holds `lora_down` and `lora_up`."""
     return path.name not in (WEIGHTS, INDEX) and any(map(_KOHYA_FACTOR.fullmatch, sniff(path).shapes))
 
 
@@ -85,7 +85,7 @@ def _alphas(file: TensorFile, modules: Iterable[str]) -> Mapping[str, float]:
 
 
 def _known(alphas: Mapping[str, float], name: str) -> str | None:
-    """What a tensor that is no factor is: a number that was used, or a magnitude."""
+    """Return what a tensor that is no factor is: a number that was used, or a magnitude."""
     module, _, last = name.removesuffix(".weight").rpartition(".")
     if last == "alpha":
         return ALPHA_REASON if module in alphas else None
@@ -124,7 +124,7 @@ _FACTOR = re.compile(
 
 
 def is_diffusers(path: Path) -> bool:
-    """Whether diffusers' weights lie at `path`: by their name, by the keys or the header of a file."""
+    """Return whether diffusers' weights lie at `path`: by their name, by the keys or the header of a file."""
     if os.path.isdir(path):
         names = set(listing(path))
         return NAME in names and not names & {WEIGHTS, INDEX}
@@ -186,7 +186,7 @@ def part_of(module: str) -> str | None:
 
 
 def part_of_all(modules: Iterable[str]) -> str:
-    """What old keys lack in front: `unet.` or `transformer.`, by modules that only these have; or nothing.
+    """Return what old keys lack in front: `unet.` or `transformer.`, by modules that only these have; or nothing.
 
     >>> part_of_all(["down_blocks.0.proj_in"]), part_of_all(["unet.down_blocks.0.proj_in"])
     ('unet.', '')

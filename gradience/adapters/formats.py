@@ -173,5 +173,5 @@ def require_order(opened: Adapter) -> None:
 
 def words_of(name: str) -> str:
     """Return what reports call an adapter whose `Adapter.format` is `name`; one that is unknown here, by that name."""
-    words = (form.get(name) for form in (WORDS, *(each.words for each in FORMATS.values())))
+    words = (form.get(name) for form in (WORDS, *(known.words for known in FORMATS.values())))
     return next(filter(None, words), f"LoRA of the format {name}")

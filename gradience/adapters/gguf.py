@@ -133,7 +133,7 @@ class GgufFile(TensorFile):
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a GGUF file lies at `path`, by its name."""
+    """Return whether a GGUF file lies at `path`, by its name."""
     if not os.path.isdir(path):
         return path.suffix.lower() == ".gguf"
     names = listing(path)

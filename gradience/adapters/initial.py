@@ -97,7 +97,7 @@ def _changed_base(opened: Adapter) -> PeftConfig:
 
 
 def _why_not_the_start(initial: Adapter, config: PeftConfig) -> str | None:
-    """Why an adapter cannot be the start of this training, as far as it tells."""
+    """Return why an adapter cannot be the start of this training, as far as it tells."""
     known = initial.config
     if known is None or not initial.of_peft:
         return "it has no adapter_config.json of PEFT"

@@ -51,7 +51,7 @@ class Key(NamedTuple):
 
 
 def parse_key(name: str) -> Key:
-    """What the tensor called `name` is. Never fails: what is not understood has the role `other`."""
+    """Return what the tensor called `name` is. Never fails: what is not understood has the role `other`."""
     parts = [part for part in name.split(".") if part not in _WRAPPERS]
     while parts[:1] == ["module"]:
         parts = parts[1:]
@@ -104,7 +104,7 @@ def config_name(module: str) -> str:
 
 
 def is_split_expert(module: str) -> bool:
-    """Whether this is one expert's own projection, as in `mlp.experts.3.up_proj`.
+    """Return whether this is one expert's own projection, as in `mlp.experts.3.up_proj`.
 
     transformers 5 keeps the experts of a block in one parameter, and PEFT 0.21 stacks such factors when it loads them
     (utils/transformers_weight_conversion.py): it then needs all of them, at the r and the α of the whole config.
@@ -124,7 +124,7 @@ def path_ends(name: str) -> list[str]:
 
 
 def ends_with(module: str, names: Iterable[str]) -> bool:
-    """Whether the path `module` is one of `names`, or ends with one behind a dot (PEFT's rule for targets)."""
+    """Return whether the path `module` is one of `names`, or ends with one behind a dot (PEFT's rule for targets)."""
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 

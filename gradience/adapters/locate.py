@@ -272,7 +272,7 @@ class Sniffed(NamedTuple):
 
 
 def sniff(path: Path) -> Sniffed:
-    """What the header of the safetensors file at `path` names; nothing where it is none, or broken.
+    """Return what the header of the safetensors file at `path` names; nothing where it is none, or broken.
 
     The format that takes what no other one knows opens it again, and says what is wrong.
     """

@@ -49,7 +49,7 @@ def workers_within(
     workers: int | None,
     report: Callable[[LoraPair], int] | None = None,
 ) -> int:
-    """How many modules may be worked on at a time: `workers` (a processor each by default), or as many as fit.
+    """Return how many modules may be worked on at a time: `workers` (a processor each by default), or as many as fit.
 
     work: each module, and what the work on it takes.
     report: what the result keeps of a module; a row of an audit by default.
@@ -85,12 +85,12 @@ def shape_words(pair: LoraPair) -> str:
 
 
 def report_bytes(pair: LoraPair) -> int:
-    """What a report keeps of the module: a row for each expert, with its singular values."""
+    """Return what a report keeps of the module: a row for each expert, with its singular values."""
     return pair.experts * (ROW + SIGMA * min(pair.rank, pair.rows, pair.columns))
 
 
 def comparison_bytes(pair: LoraPair) -> int:
-    """What a comparison keeps of the module."""
+    """Return what a comparison keeps of the module."""
     return pair.experts * COMPARED_ROW
 
 
@@ -141,7 +141,7 @@ def compress_bytes(pair: LoraPair, new_rank: int, stored_bytes: int, *, dora: bo
 
 
 def compare_bytes(a: LoraPair, b: LoraPair | None = None) -> int:
-    """What comparing one module takes: the joined factors, and every direction of both updates."""
+    """Return what comparing one module takes: the joined factors, and every direction of both updates."""
     if b is None:
         return audit_bytes(a)
     if (a.rows, a.columns) != (b.rows, b.columns):  # each by itself

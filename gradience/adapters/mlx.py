@@ -67,7 +67,7 @@ def is_mlx(path: Path) -> bool:
 
 
 def _are_weights(folder: Path) -> Callable[[str], object]:
-    """Whether a name in the folder is that of its final weights; of a checkpoint, where there are none."""
+    """Return whether a name in the folder is that of its final weights; of a checkpoint, where there are none."""
     final = next((name for name in FINAL if os.path.lexists(folder / name)), None)
     return _CHECKPOINT.fullmatch if final is None else lambda name: name == final
 
@@ -270,7 +270,7 @@ def open_npz(path: Path, *, root: Path | None = None) -> TensorFile:
 
 
 def _npz_entry(path: Path, handle: int, info: zipfile.ZipInfo, size: int) -> TensorEntry:
-    """Where one array lies. Raises InputError."""
+    """Return where one array lies. Raises InputError."""
     name = repr(info.filename[:200])
     if len(info.filename) > MAX_NAME:
         raise _bad_archive(path, f"a member with a name of {len(info.filename):,} characters")

@@ -186,7 +186,7 @@ class PatternTable:
         return min(hits, default=None)
 
     def _matches(self, index: int, name: str) -> bool | None:
-        """Whether the expression applies; None where that is not known."""
+        """Return whether the expression applies; None where that is not known."""
         key = self._keys[index]
         if key in self.skipped:
             return None
@@ -235,7 +235,7 @@ class PatternTable:
 
 
 def too_large(expression: str) -> str | None:
-    """Why a regular expression is not even compiled, or None: it is long, or its repeats multiply.
+    """Return why a regular expression is not even compiled, or None: it is long, or its repeats multiply.
 
     >>> too_large("(a{100}){100}")
     'more than 1000 repeats'
@@ -277,7 +277,7 @@ for field, how, expression in expressions:
 
 def expressions_of(fields: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return field, function of `re`, and expression for all that PEFT 0.21 takes for expressions in a config."""
-    asked = [
+    expressions = [
         (name, "fullmatch", fields[name])
         for name in ("target_modules", "exclude_modules")
         if isinstance(fields.get(name), str)
@@ -291,10 +291,10 @@ def expressions_of(fields: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     }
     for name, (form, keys) in forms.items():
         plain = len(keys) <= MAX_PATTERNS  # names, which need no trial
-        asked += [
+        expressions += [
             (name, "match", form.replace("{}", key)) for key in keys if not (plain and _as_literal(key))
         ]
-    return asked
+    return expressions
 
 
 def try_expressions(
@@ -318,8 +318,8 @@ def try_expressions(
         return str(error.stdout or expressions[0][0]).split()[-1], f"it takes more than {STARTING_SECONDS} s"
     if done.returncode == 0:
         return None
-    said = done.stderr.strip()[-300:] if done.returncode == 1 else ""
-    return done.stdout.split()[-1], said or f"it takes more than {TRIAL_SECONDS} s of processor time"
+    reason = done.stderr.strip()[-300:] if done.returncode == 1 else ""
+    return done.stdout.split()[-1], reason or f"it takes more than {TRIAL_SECONDS} s of processor time"
 
 
 # ---------------------------------------------------------------- keys that are names

@@ -124,7 +124,7 @@ def fetch_tokenizer(source: Source, folder: Path) -> None:
 
 
 def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | None:
-    """What the cache holds of it, whole: the file that is fetched last is there."""
+    """Return what the cache holds of it, whole: the file that is fetched last is there."""
     folders = [*([posixpath.join(address.inside, adapter)] if adapter else []), address.inside]
     wanted = [(folder, choice[0], "") for folder in folders for choice in weights]
     if adapter:
@@ -142,7 +142,7 @@ def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | 
 def _choose(
     address: Address, files: Mapping[str, int | None], weights: Weights, adapter: str | None
 ) -> _Choice:
-    """What to fetch of the files of a repository. Raises NetworkError (`hub-file`), InputError."""
+    """Return what to fetch of the files of a repository. Raises NetworkError (`hub-file`), InputError."""
     folder = address.inside
     if address.inside in files:
         folder, name = posixpath.split(address.inside)

@@ -52,16 +52,16 @@ def check_archive(path: Path) -> None:
         records = archive.infolist()
     if len(records) > MAX_RECORDS:
         raise Refused("pickle-archive", f"an archive of {len(records):,} records")
-    packed = next((each for each in records if each.compress_type != zipfile.ZIP_STORED), None)
+    packed = next((record for record in records if record.compress_type != zipfile.ZIP_STORED), None)
     if packed:
         raise Refused(
             "pickle-archive",
             f"compressed: {packed.filename[:80]!r} grows from {packed.compress_size:,} to {packed.file_size:,} bytes",
         )
-    claimed, size = sum(each.file_size for each in records), path.stat().st_size
+    claimed, size = sum(record.file_size for record in records), path.stat().st_size
     if claimed > size:
         raise Refused("pickle-archive", f"its records claim {claimed:,} bytes, and the file has {size:,}")
-    opcodes = max((each.file_size for each in records if each.filename.endswith(".pkl")), default=0)
+    opcodes = max((record.file_size for record in records if record.filename.endswith(".pkl")), default=0)
     if opcodes > MAX_OPCODES_BYTES:
         raise Refused(
             "pickle-archive", f"{opcodes:,} bytes of opcodes, and no adapter needs {MAX_OPCODES_BYTES:,}"

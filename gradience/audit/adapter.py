@@ -175,7 +175,7 @@ def gain_of(trained: Sequence[LayerAudit]) -> Gain | None:
 
 
 def is_peft_model(value: object) -> bool:
-    """Whether `value` is a PeftModel."""
+    """Return whether `value` is a PeftModel."""
     peft = sys.modules.get("peft")
     return peft is not None and isinstance(value, peft.PeftModel)
 

@@ -238,7 +238,7 @@ def _row(pair: LoraPair, measured: Spectrum, tau: float, known: dict[str, Any]) 
 
 
 def _storage_error(pair: LoraPair, measured: Spectrum) -> float:
-    """What rounding the factors to their storage type may have done to the stable rank (relative, at most 1).
+    """Return what rounding the factors to their storage type may have done to the stable rank (relative, at most 1).
 
     Where entries are as small as the type's smallest value (fp8), they were rounded to a fixed step, and whole
     directions may be gone. A typical figure and no bound: it assumes that no single entry dominates.
@@ -251,6 +251,6 @@ def _storage_error(pair: LoraPair, measured: Spectrum) -> float:
     average = STORAGE_SHARE * max(rounding) / math.sqrt(min(pair.rows, pair.columns))
     if pair.difference:  # the rounding is that of both products, which nearly cancel
         average *= measured.eta
-        rounding = [each * measured.eta for each in rounding]
+        rounding = [relative * measured.eta for relative in rounding]
     # The energy that the errors themselves add, and the energy that is gone, do not average out.
     return min(1.0, average + max(rounding) ** 2 + max(steps) ** 2)

@@ -340,7 +340,7 @@ def _row(plan: ModulePlan, pair: LoraPair, job: Job | None, module: CompressedMo
 def _warnings(
     opened: Adapter, plan: CompressionPlan, layout: Layout, results: Mapping[str, Any]
 ) -> Iterator[str]:
-    """What a reader of the report should know."""
+    """Yield what a reader of the report should know."""
     for reason, count in Counter(module.fixed for module in plan.modules if module.fixed).items():
         yield f"{counted(count, 'module keeps its rank', 'modules keep their rank')}: {reason}"
     keys = {**layout.encoded.fields["rank_pattern"], **layout.encoded.fields["alpha_pattern"]}

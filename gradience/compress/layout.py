@@ -177,7 +177,7 @@ def _pairs(jobs: Iterable[Job]) -> list[LoraPair]:
 
 
 def _targets(opened: Adapter, plan: CompressionPlan) -> list[Target]:
-    """What is written, in an order that does not depend on the file's: one target per name in the config."""
+    """Return what is written, in an order that does not depend on the file's: one target per name in the config."""
     rank_of = {module.name: module.new_rank for module in plan.modules}
     targets: dict[str, Target] = {}
     for pair in opened.pairs:

@@ -127,7 +127,9 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
             )
         except Exception as error:  # noqa: BLE001 (whatever PEFT raises is the finding)
             return answer | {"problems": [f"{type(error).__name__}: {str(error)[:300]}"]}
-    problems = [str(one.message)[:300] for one in caught if "missing adapter keys" in str(one.message)]
+    problems = [
+        str(warning.message)[:300] for warning in caught if "missing adapter keys" in str(warning.message)
+    ]
     layers = lora_layers(model)
     tensors = load_file(folder / "adapter_model.safetensors")
     problems += [*_module_problems(layers, request["expected"]), *_tensor_problems(model, tensors)]

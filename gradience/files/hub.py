@@ -440,7 +440,7 @@ class _Guard:
 
 
 def _is_file(entry: Any) -> bool:
-    """Whether an entry of a list has the name of a file or a folder, and digests and a size where it has any."""
+    """Return whether an entry of a list has the name of a file or a folder, and digests and a size where it has any."""
     if not isinstance(entry, dict):
         return False
     lfs = entry.get("lfs") or {}
@@ -452,8 +452,10 @@ def _is_file(entry: Any) -> bool:
     return (
         not any(part in ("", ".", "..") for part in name.split("/"))
         and not any(sign in name for sign in "\0\\")
-        and all(each is None or (isinstance(each, str) and _DIGEST.fullmatch(each)) for each in digests)
-        and all(each is None or (type(each) is int and 0 <= each < 10**15) for each in sizes)
+        and all(
+            digest is None or (isinstance(digest, str) and _DIGEST.fullmatch(digest)) for digest in digests
+        )
+        and all(size is None or (type(size) is int and 0 <= size < 10**15) for size in sizes)
     )
 
 
@@ -463,8 +465,8 @@ def is_public(host: str, port: int) -> bool:
         entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return True
-    addresses = [ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in entries]
-    return all((getattr(each, "ipv4_mapped", None) or each).is_global for each in addresses)
+    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in entries]
+    return all((getattr(address, "ipv4_mapped", None) or address).is_global for address in addresses)
 
 
 SECONDS = 20.0
@@ -506,7 +508,7 @@ def need_client(address: Address) -> None:
 
 
 def is_offline() -> bool:
-    """Whether huggingface_hub may not use the network (HF_HUB_OFFLINE)."""
+    """Return whether huggingface_hub may not use the network (HF_HUB_OFFLINE)."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
@@ -565,7 +567,7 @@ def _whole(address: Address, name: str, path: Path) -> Path:
 
 
 def _is_corrupted(path: Path) -> bool:
-    """Whether a file in the cache has another sha256 than the blob that it links to is called by."""
+    """Return whether a file in the cache has another sha256 than the blob that it links to is called by."""
     digest = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
     return re.fullmatch(r"[0-9a-f]{64}", digest) is not None and sha256_file(path) != digest
 

@@ -117,7 +117,7 @@ def _finite(text: str) -> float:
 
 
 def is_deep(value: Any) -> bool:
-    """Whether lists and mappings are nested more than MAX_DEPTH levels deep."""
+    """Return whether lists and mappings are nested more than MAX_DEPTH levels deep."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         if not level:

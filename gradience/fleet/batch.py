@@ -113,7 +113,7 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
 
 
 def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:
-    """Where the smaller adapter goes: the path of the row, below the output; of a file without its suffix.
+    """Return where the smaller adapter goes: the path of the row, below the output; of a file without its suffix.
 
     Raises InputError: bad-row-path, symlink-outside for a path that leads out of it, or through a link; nested-adapter;
     what the row failed with.

@@ -120,7 +120,7 @@ def _adapters_of(source: Path, *, recursive: bool) -> tuple[list[Path], int]:
             elif not recursive:
                 inner = _entries(path)
                 lone = (
-                    "" if inner is None else lone_weights([each.name for each in inner])
+                    "" if inner is None else lone_weights([item.name for item in inner])
                 )  # "": the folder itself
                 matches += [] if lone is None else [path / lone]
                 empty += lone is None
