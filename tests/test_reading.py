@@ -39,7 +39,7 @@ ALLOWED = {
     "models/chat_process.py": {"read_text"},  # /proc/self/statm
     "adapters/tensors.py": {"read_bytes"},  # of a TensorFile
     "reports/calibration.py": {"read_bytes"},  # of a TensorFile
-    "report/page/render.py": {"read_text"},  # of the package's own files
+    "reports/page/render.py": {"read_text"},  # of the package's own files
     "adapters/mlx.py": {"fdopen", "ZipFile"},  # of what open_regular has opened
     "compress/carry.py": {"fdopen", "ZipFile"},  # of what open_regular has opened
     "evidence/archive.py": {"ZipFile"},  # of what open_stream has opened

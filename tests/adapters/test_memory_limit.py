@@ -215,7 +215,6 @@ def test_the_default_grows_with_the_file_and_stops_at_half_of_the_machine(tmp_pa
         ("800M", 8 * 10**8),
         ("123456", 123456),
         ("7kB", 7000),
-        (None, None),
     ],
 )
 def test_a_size(text, size):

@@ -235,7 +235,7 @@ def test_what_a_killed_run_has_measured_is_kept(here, monkeypatch):
 
     def killed_at_the_third(self, row):
         if len(written) == 2:
-            self._write(b'{"schema":"gradience.fleet_row/1","path":"zoo/tur')  # a line cut short
+            self._file.write(b'{"schema":"gradience.fleet_row/1","path":"zoo/tur')  # a line cut short
             raise Killed
         written.append(row.path)
         add(self, row)
