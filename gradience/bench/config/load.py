@@ -16,7 +16,6 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import (
     AfterValidator,
     Field,
-    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -82,7 +81,6 @@ class BenchConfig(Settings):
     """`smoke` shortens the run and marks all its results; any other text is a label."""
     bench_version: str | None = None
     """A label that nothing reads. Part of the digest of every config so far."""
-    _notes: tuple[str, ...] = PrivateAttr(default=())
 
     @field_validator("only_seed")
     @classmethod
@@ -121,8 +119,11 @@ class BenchConfig(Settings):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the reader of the file must know, such as a seed that is run alone."""
-        return self._notes
+        """What the reader of the file must know: that a seed is run alone."""
+        if self.due == self.seeds:
+            return ()
+        planned = ", ".join(map(str, self.seeds))
+        return (f"seed {self.only_seed} is run alone; the plan has {planned}",)
 
     @property
     def due(self) -> tuple[int, ...]:
@@ -138,12 +139,6 @@ class BenchConfig(Settings):
     def smoke(self) -> bool:
         """Whether this is only to see that everything works."""
         return self.run_type == "smoke"
-
-    def with_notes(self, notes: tuple[str, ...]) -> BenchConfig:
-        """Return the same config, and what is to be said of it."""
-        copy = self.model_copy()
-        copy._notes = notes
-        return copy
 
     def seen_from(self, folder: Path | None) -> BenchConfig:
         """Return the same config, its relative paths seen from `folder`; None leaves them where the command is run."""
@@ -218,14 +213,9 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     except ValidationError as error:
         known = (*known_keys(BenchConfig), "seed")
         raise refused(error, known, str(path), changes, INSTEAD) from None
-    config = config.seen_from(_folder(path))
-    config = config.with_notes(_one_of_several(config))
+    # the paths of a shipped one start where the command is run: no data lie beside it
+    config = config.seen_from(None if path.resolve().parent == FOLDER.resolve() else path.parent)
     return config.shortened() if config.smoke else config
-
-
-def _folder(path: Path) -> Path | None:
-    """Where the relative paths of the config at `path` start; None for a shipped one, beside which no data lie."""
-    return None if path.resolve().parent == FOLDER.resolve() else path.parent
 
 
 def _with_seeds(values: Mapping[str, Any], where: str, refusal: type[GradienceError]) -> dict[str, Any]:
@@ -255,12 +245,6 @@ def _merged(values: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, A
             else value
         )
     return result
-
-
-def _one_of_several(config: BenchConfig) -> tuple[str, ...]:
-    if config.due == config.seeds:
-        return ()
-    return (f"seed {config.only_seed} is run alone; the plan has {', '.join(map(str, config.seeds))}",)
 
 
 def _parsed(override: str) -> dict[str, Any]:
