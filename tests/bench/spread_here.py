@@ -13,7 +13,7 @@ from tiny_bench import Watcher
 from gradience.bench.config.load import load_config
 from gradience.bench.run import spread
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.one import Failure, Order, make_stage
+from gradience.bench.run.orders import Failure, Order, make_stage
 
 SECTIONS: dict[str, Any] = {
     "task": {"profile": "text_classification", "probe_gate": {"min_value": 0.01}},

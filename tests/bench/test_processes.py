@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gradience.bench.run import processes
-from gradience.bench.run.one import Failure, Order
+from gradience.bench.run.orders import Failure, Order
 from gradience.bench.run.processes import Processes
 from gradience.errors import InputError, UsageError
 from gradience.models.devices import VISIBLE, devices_of

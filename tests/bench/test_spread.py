@@ -18,7 +18,7 @@ from tiny_bench import Watcher
 
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.one import Failure, Order, make_stage
+from gradience.bench.run.orders import Failure, Order, make_stage
 from gradience.bench.run.processes import Processes
 from gradience.bench.run.spread import Spread
 from gradience.bench.run.stages import Due

@@ -14,7 +14,7 @@ from spread_here import SECTIONS, Here, Silent, runner_over
 
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.one import Failure, Order
+from gradience.bench.run.orders import Failure, Order
 from gradience.bench.status import look
 from gradience.cli.app import run
 from gradience.reports.bench_status import BenchStatus, StageStatus

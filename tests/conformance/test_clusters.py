@@ -153,7 +153,7 @@ import numpy as np
 import ray
 from gradience.reports.stage import MANIFEST, StageManifest
 from gradience.bench.run import on_ray
-from gradience.bench.run.one import Order
+from gradience.bench.run.orders import Order
 from gradience.bench.run.stages import files_of
 
 folder = Path(sys.argv[1])

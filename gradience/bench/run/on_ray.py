@@ -21,7 +21,7 @@ import numpy as np
 
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.plan.variants import PROBE
-from gradience.bench.run.one import Failure, Order, make_stage
+from gradience.bench.run.orders import Failure, Order, make_stage
 from gradience.bench.run.processes import refuse_too_many
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, require

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from gradience.bench.run.live import LINE
-from gradience.bench.run.one import Failure, Order, make_stage
+from gradience.bench.run.orders import Failure, Order, make_stage
 from gradience.errors import UsageError
 from gradience.models.devices import VISIBLE, devices_of
 from gradience.orphans import ends_with_parent

@@ -1,6 +1,6 @@
 """A run whose stages are made by other processes: of this machine, or tasks of Ray.
 
-This process makes nothing. It walks through each seed (one.py), submits the stages whose inputs are there, and walks
+This process makes nothing. It walks through each seed (orders.py), submits the stages whose inputs are there, and walks
 again when something has ended, until every seed has its facts. So there is one order of stages, that of seed.py, and a
 run that was killed goes on from what is there, wherever it was made.
 """
@@ -20,7 +20,7 @@ import torch
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.run.live import LOG, logged
 from gradience.bench.run.on_ray import OnRay
-from gradience.bench.run.one import DueStages, Failure, Order
+from gradience.bench.run.orders import DueStages, Failure, Order
 from gradience.bench.run.processes import Processes
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.stages import Due
