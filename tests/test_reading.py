@@ -55,7 +55,7 @@ ALLOWED = {
     "models/load.py": {"from_pretrained"},
     "evaluate/engines/transformers/engine.py": {"safe_open"},
     # Stages of a Bench, read where the run that wrote them holds the folder.
-    "models/gguf_conversion.py": {"from_pretrained"},
+    "models/embedded.py": {"from_pretrained"},
     "bench/arms/controls.py": {"load_file", "shutil.copy"},
     "bench/run/stages.py": {"safe_open"},
     "bench/verify/verify.py": {"tarfile.open", "copytree"},  # a packed run, its size bounded

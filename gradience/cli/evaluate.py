@@ -45,7 +45,7 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
         need_libraries()
         require_files(settings.data)
         if how.preview:
-            from gradience.evaluate.preview import preview_evaluation, read_preview
+            from gradience.evaluate.forecast import preview_evaluation, read_preview
 
             out.show(preview_evaluation(read_preview(settings)))
             return ExitCode.DONE

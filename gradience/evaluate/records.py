@@ -8,10 +8,10 @@ since batches depend on the examples alone, it ends with the same bytes as one t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 from gradience.errors import InputError
 from gradience.evaluate.engines.base import OutOfMemoryError
@@ -127,3 +127,19 @@ def answer_batches(
         if on_batch is not None:
             on_batch(sum(map(len, batches[: number + 1])), sum(map(len, batches)))
     return [file.finish() for file in files]
+
+
+def numerics_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """`torch 2.13.0, here 2.14.0; threads 1, here 2`, in words; empty where there is none.
+
+    there: fields of `ExamplesRun`. here: `Engine.numerics`.
+    """
+    before, now = (
+        {"device": facts["device"], "threads": facts["threads"], **facts["versions"]}
+        for facts in (there, here)
+    )
+    return "; ".join(
+        f"{name} {before.get(name)}, here {now.get(name)}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    )

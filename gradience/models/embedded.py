@@ -11,18 +11,22 @@ archive. Where nothing can be had, the error is NetworkError with the code `asse
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from gradience.caching import cache_folder
 from gradience.digests import sha256_file
-from gradience.errors import InputError
+from gradience.errors import InputError, require
 from gradience.files.whole import whole_folder
 from gradience.models.packages import Release, copy_member, fetch
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
+
+MANIFEST = "conversion.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +118,6 @@ def smollm2() -> Path:
     The weights are dequantised from Q4_1, so they are real but not the upstream checkpoint.
     Raises MissingExtra when the conversion is still to be done and `gguf` is not installed.
     """
-    from gradience.models.gguf_conversion import MANIFEST, convert
-
     (name, digest), *_ = SMOLLM2_GGUF.files.items()
     source = unpacked(SMOLLM2_GGUF) / name
 
@@ -123,6 +125,36 @@ def smollm2() -> Path:
         return dict(json.loads(read_file(folder / MANIFEST, MAX_SETTINGS_BYTES))["files"])
 
     return _kept(f"smollm2-135m-bf16-{digest[:12]}", lambda folder: convert(source, folder), converted)
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write model and tokenizer of `gguf` to the empty `folder`, in bfloat16, and last of all the manifest.
+
+    transformers reads GGUF by dequantising every tensor (10 to 20 s) and then refuses to save the model, because its
+    config still says that it is quantised. So the weights are moved into a model made from a clean config.
+    Raises MissingExtra when the package `gguf` is not installed.
+    """
+    require("gguf", extra="demo")
+    import torch
+    import transformers
+
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    quantised = transformers.AutoModelForCausalLM.from_pretrained(**source)
+    config = copy.deepcopy(quantised.config)
+    del config.quantization_config
+    plain: Any = type(quantised)(config)
+    plain.load_state_dict(quantised.state_dict())
+    plain.tie_weights()
+    plain.to(torch.bfloat16).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    manifest = {
+        "source": gguf.name,
+        "source_sha256": sha256_file(gguf),
+        "note": "dequantised from GGUF, stored as bfloat16: not the upstream checkpoint",
+        "transformers": transformers.__version__,
+        "files": {path.name: sha256_file(path) for path in sorted(folder.iterdir())},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def unpacked(asset: Asset) -> Path:

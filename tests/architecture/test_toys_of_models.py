@@ -79,9 +79,8 @@ def test_an_engine_that_only_generates_from_names_goes_through_evaluate(tmp_path
     """Neither files of a base or an adapter nor scores: the report says what was not measured."""
     from gradience import evaluate_adapters
     from gradience.errors import UsageError
-    from gradience.evaluate.forecast import forecast_evaluation
+    from gradience.evaluate.forecast import forecast_evaluation, preview_evaluation
     from gradience.evaluate.inputs import read_inputs
-    from gradience.evaluate.preview import preview_evaluation
     from gradience.evaluate.settings import EvaluateSettings
 
     new_file("tasks/additions.py", f"from {__name__} import additions as load")

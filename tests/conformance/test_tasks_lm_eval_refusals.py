@@ -12,7 +12,7 @@ import pytest
 
 from gradience import tasks
 from gradience.errors import GradienceError
-from gradience.evaluate.preview import scored_example
+from gradience.evaluate.forecast import scored_example
 from gradience.tasks.base import ChoiceTask, GenerationTask
 from gradience.tasks.user_code import allowing
 

@@ -119,7 +119,7 @@ def test_a_converted_model_is_kept_as_its_manifest_says(
         manifest = {"files": pinned({"model.safetensors": b"weights"})}
         (folder / "conversion.json").write_text(json.dumps(manifest))
 
-    monkeypatch.setattr("gradience.models.gguf_conversion.convert", convert)
+    monkeypatch.setattr("gradience.models.embedded.convert", convert)
     folder = embedded.smollm2()
     assert embedded.smollm2() == folder
     assert conversions == [b"GGUF"]

@@ -15,7 +15,7 @@ from gradience import tasks
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import InputError, MissingExtra, NetworkError
 from gradience.evaluate.checks import lengths
-from gradience.evaluate.preview import SHOWN, scored_example, text_and_ids
+from gradience.evaluate.forecast import SHOWN, scored_example, text_and_ids
 from gradience.files.hub import Address, explained
 from gradience.models.known import KNOWN
 from gradience.models.load import from_folder, load_tokenizer

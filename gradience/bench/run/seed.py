@@ -44,7 +44,7 @@ from gradience.bench.verdict.facts import (
 )
 from gradience.errors import GradienceError, OutputError
 from gradience.evaluate.evaluator import Evaluator
-from gradience.evaluate.numerics import numerics_differences
+from gradience.evaluate.records import numerics_differences
 from gradience.files.records import ExamplesRun, read_records
 from gradience.files.shared_names import sentence_text
 from gradience.files.whole import write_whole

@@ -22,7 +22,7 @@ from gradience.bench.verify.verify import plan_of
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.evaluator import Evaluator
-from gradience.evaluate.numerics import numerics_differences
+from gradience.evaluate.records import numerics_differences
 from gradience.evaluate.rows import whole_text
 from gradience.files.records import (
     ChoiceRecord,

@@ -262,7 +262,7 @@ class Engine:
 
         lora=False: the adapter's head alone, ΔW = 0.
         """
-        raise self._cannot("label texts")
+        raise NotImplementedError
 
     def score(
         self,
@@ -280,16 +280,15 @@ class Engine:
         rolling: responses are whole texts without prompts and without end tokens, of any length: what is longer than
         `max_length` is read in windows, each of which begins behind the last token of the one before.
         """
-        raise self._cannot("score given responses")
-
-    @classmethod
-    def _cannot(cls, what: str) -> UsageError:
-        return UsageError(
-            f"the engine {cls.name} does not {what}", code="engine-cannot", hint="use the engine transformers"
-        )
+        raise NotImplementedError
 
     @classmethod
     def require(cls, kind: RecordKind) -> None:
         """Raise UsageError (`engine-cannot`) for a kind of records that it does not make."""
         if kind not in cls.answers:
-            raise cls._cannot("label texts" if kind == "classification" else "score given responses")
+            lacking = "label texts" if kind == "classification" else "score given responses"
+            raise UsageError(
+                f"the engine {cls.name} does not {lacking}",
+                code="engine-cannot",
+                hint="use the engine transformers",
+            )
