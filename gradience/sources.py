@@ -81,7 +81,7 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
 
 
 def _called(source: Source, name: str) -> Source:
-    """The source of a run, under a name that differs from those of the others: all files are called run.jsonl."""
+    """Return the source of a run under a name that differs from the others: all files are called run.jsonl."""
     report = cast("MonitorReport", source.report)
     runs = tuple(run.model_copy(update={"file": name}) for run in report.runs)
     return replace(source, report=report.model_copy(update={"runs": runs}))
@@ -146,7 +146,7 @@ def _read(path: Path, name: str) -> Source:
 
 
 def _weights(path: Path) -> Report:
-    """A calibration, or the weights of an adapter."""
+    """Return a calibration, or the weights of an adapter."""
     with TensorFile.open(path) as file:
         calibrated = METADATA in file.metadata
     return Calibration.read(path).report if calibrated else audit_adapter(path)

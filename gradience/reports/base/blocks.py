@@ -166,13 +166,13 @@ Document = Sequence[Block]
 
 
 def spans(text: Inline) -> tuple[Span, ...]:
-    """The pieces of `text`, each as a span."""
+    """Return the pieces of `text`, each as a span."""
     parts = text if isinstance(text, tuple) else (text,)
     return tuple(part if isinstance(part, Span) else Span(part) for part in parts)
 
 
 def items(texts: Iterable[Inline]) -> Notes:
-    """A plain list."""
+    """Return a plain list."""
     return Notes([Note("item", text) for text in texts])
 
 
@@ -182,7 +182,7 @@ def figures(rows: Iterable[tuple[str, str, str]]) -> Facts:
 
 
 def figures_of(drawing: Bars | HeatMap) -> Table:
-    """The figures of a drawing, for a document that does not draw; of a heat map also its signs."""
+    """Return the figures of a drawing, for a document that does not draw; of a heat map also its signs."""
     titles = [Column(title, ">") for title in drawing.titles]
     if isinstance(drawing, Bars):
         columns = [Column(drawing.scale), *titles]

@@ -36,7 +36,7 @@ SENTENCES = (Column(), Column(wrap=True))
 
 
 def render(document: Document) -> str:
-    """The document as a `<div>`. All text in it is escaped."""
+    """Return the document as a `<div>`. All text in it is escaped."""
     return f'<div class="gradience">{"".join(map(block, document))}</div>'
 
 
@@ -66,7 +66,7 @@ def block(shown: Block) -> str:
 
 
 def inline(text: Inline) -> str:
-    """The pieces of `text`, escaped: the one place for it."""
+    """Return the pieces of `text`, escaped: the one place for it."""
     return "".join(map(_span, spans(text)))
 
 
@@ -83,7 +83,7 @@ def _note(note: Note) -> str:
 
 
 def _table(table: Table) -> str:
-    """A table without head where no column has a title. The first cell of a row is its header.
+    """Return a table without head where no column has a title. The first cell of a row is its header.
 
     Its classes name the columns of numbers, `n2` for the second, and those of sentences, `s2`: a page that has a style
     aligns the former to the right and breaks the latter.
@@ -98,7 +98,7 @@ def _table(table: Table) -> str:
 
 
 def _row(cells: Sequence[Inline], columns: int) -> str:
-    """A row, as long as the others: what a shorter one does not say is an empty cell."""
+    """Return a row, as long as the others: what a shorter one does not say is an empty cell."""
     first, *rest = map(inline, cells)
     rest += [""] * (columns - len(cells))
     return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'

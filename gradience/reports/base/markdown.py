@@ -19,7 +19,7 @@ MARK_WORDS: dict[Mark, str] = {
 
 
 def render(document: Document) -> str:
-    """The document as Markdown that ends with a newline. All text in it is escaped."""
+    """Return the document as Markdown that ends with a newline. All text in it is escaped."""
     return "\n\n".join(_block(block) for block in document) + "\n"
 
 
@@ -46,7 +46,7 @@ def _block(block: Block) -> str:
 
 
 def _text(text: Inline) -> str:
-    """The pieces of `text`, escaped: the one place for it."""
+    """Return the pieces of `text`, escaped: the one place for it."""
     return "".join(map(_span, spans(text)))
 
 
@@ -64,7 +64,7 @@ _BLOCK_START = re.compile(r"^(\d{1,9}(?=[.)](?:\s|$))|(?=[-+=]))")
 
 
 def _line(text: Inline) -> str:
-    """A line of its own, which begins no list, rule or block of code."""
+    """Return a line of its own, which begins no list, rule or block of code."""
     return _BLOCK_START.sub(r"\1\\", _text(text).strip())
 
 
@@ -85,7 +85,7 @@ def _table(table: Table) -> str:
 
 
 def _code(code: blocks.Code) -> str:
-    """A fence that is longer than any within."""
+    """Return a fence that is longer than any within."""
     lines = ["".join(display_sentence(span.text) for span in spans(line)) for line in code.lines]
     longest = max((len(ticks) for line in lines for ticks in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)

@@ -25,7 +25,7 @@ _PLAIN_NAME = re.compile(r"[\w.\-/ …]+")
 
 
 def display_name(name: str, limit: int = MAX_NAME) -> str:
-    """A name, safe for a terminal: visible characters only, at most `limit` of them.
+    """Return a name, safe for a terminal: visible characters only, at most `limit` of them.
 
     Where it is longer, the middle is left out: module names differ at their ends.
     """
@@ -39,7 +39,7 @@ def display_name(name: str, limit: int = MAX_NAME) -> str:
 
 
 def display_sentence(text: str) -> str:
-    """A message that contains names, safe for a terminal."""
+    """Return a message that contains names, safe for a terminal."""
     return display_name(text, MAX_SENTENCE)
 
 
@@ -53,7 +53,7 @@ def markdown_text(text: str) -> str:
 
 
 def markdown_name(name: str) -> str:
-    """A name as inline code where its characters allow it, else as escaped text."""
+    """Return a name as inline code where its characters allow it, else as escaped text."""
     shown = display_name(name)
     return f"`{shown}`" if _PLAIN_NAME.fullmatch(shown) else markdown_text(shown)
 
@@ -68,7 +68,7 @@ def html_text(text: str) -> str:
 
 
 def html_name(name: str) -> str:
-    """A name for HTML, kept apart from the direction of the text around it."""
+    """Return a name for HTML, kept apart from the direction of the text around it."""
     return f"<bdi>{html.escape(display_name(name), quote=True)}</bdi>"
 
 

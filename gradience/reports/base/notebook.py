@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from typing import TYPE_CHECKING
 
 from gradience.errors import MissingExtra
 from gradience.reports.base import html
 from gradience.reports.base.blocks import Block, Document, Heading, Table, spans
 from gradience.reports.base.names import html_text
-from gradience.reports.base.report import Report
 from gradience.reports.plots.kinds import plots_of
 from gradience.reports.plots.plot import Plot
+
+if TYPE_CHECKING:
+    from gradience.reports.base.report import Report
 
 IN_A_CELL = 760
 """Pixels of a picture, at most."""
@@ -25,7 +28,7 @@ def to_notebook(report: Report) -> str:
 
 
 def _first(document: Document) -> tuple[list[Block], list[str]]:
-    """The sections up to the first that has a table, and the titles of the others."""
+    """Return the sections up to the first that has a table, and the titles of the others."""
     sections: list[list[Block]] = [[]]
     for block in document:
         if isinstance(block, Heading) and sections[-1]:
@@ -39,12 +42,12 @@ def _first(document: Document) -> tuple[list[Block], list[str]]:
 
 
 def _picture(plot: Plot) -> str:
-    """The plot as an image that holds all of itself: no script, nothing to fetch."""
+    """Return the plot as an image that holds all of itself: no script, nothing to fetch."""
     from gradience.reports.plots.matplotlib import image_of
 
     try:
         image = b64encode(image_of([plot], "svg")).decode()
     except MissingExtra as missing:
         return f"<p>{html_text(f'A picture stands here with matplotlib: {missing.hint}')}</p>"
-    said = html_text(f"{plot.title}. {plot.sentence}")
-    return f'<img alt="{said}" style="max-width:min(100%, {IN_A_CELL}px)" src="data:image/svg+xml;base64,{image}">'
+    label = html_text(f"{plot.title}. {plot.sentence}")
+    return f'<img alt="{label}" style="max-width:min(100%, {IN_A_CELL}px)" src="data:image/svg+xml;base64,{image}">'

@@ -38,14 +38,14 @@ def bound(value: float) -> str:
 
 
 def trimmed(value: float | None) -> str:
-    """A number that may be whole: 23.7, 16, 0.25, never 16.0; 1023.5, because a rank is not rounded."""
+    """Return a number that may be whole: 23.7, 16, 0.25, never 16.0; 1023.5, because a rank is not rounded."""
     if value is None:
         return MISSING
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}".removesuffix(".0")
 
 
 def plain(value: float | None) -> str:
-    """A value of unknown kind: a whole number as one (20, 1,500), anything else with three digits."""
+    """Return a value of unknown kind: a whole number as one (20, 1,500), anything else with three digits."""
     if value is None or not float(value).is_integer() or abs(value) >= 1e6:
         return sig(value)
     return count(int(value))
@@ -100,7 +100,7 @@ def percent(fraction: float | None) -> str:
 
 
 def chance(value: float | None) -> str:
-    """A probability in whole per cent, and never as certain: 85 %, over 99 %, under 1 %."""
+    """Return a probability in whole per cent, and never as certain: 85 %, over 99 %, under 1 %."""
     if value is None:
         return MISSING
     if value > 0.99:
@@ -114,7 +114,7 @@ def probability(value: float) -> str:
 
 
 def in_points(difference: float | None) -> str:
-    """A difference of shares in percentage points, two digits: 0.025 -> 2.5, 0.0119 -> 1.2."""
+    """Return a difference of shares in percentage points, two digits: 0.025 -> 2.5, 0.0119 -> 1.2."""
     return MISSING if difference is None else sig(100 * difference, 2)
 
 
@@ -133,7 +133,7 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time that was measured: 45 s, 2 min 6 s, 3 h 12 min."""
+    """Return a time that was measured: 45 s, 2 min 6 s, 3 h 12 min."""
     if seconds is None:
         return MISSING
     if seconds < 60:

@@ -62,7 +62,7 @@ BAR_PARTS, REST = (Span("█", "bar1"), Span("▓", "bar2"), Span("▒", "bar3")
 
 
 def render(document: Document, *, width: int | None = None, color: bool = False) -> str:
-    """The document as lines, each ended by a newline. Sections have an empty line before them.
+    """Return the document as lines, each ended by a newline. Sections have an empty line before them.
 
     width: columns of the terminal, of which at least 60 are used. None, for a file or a pipe: sentences wrap at 80
     columns, tables take what they need, and no name or path is broken.
@@ -98,7 +98,7 @@ def _unbroken(block: Block) -> int:
 
 
 def _lines(block: Block, room: int, text: int) -> list[Line]:
-    """The lines of a block. room: columns for tables; text: for sentences."""
+    """Return the lines of a block. room: columns for tables; text: for sentences."""
     match block:
         case blocks.Heading():
             aside = [Span("  "), *_safe(block.aside, "dim")] if block.aside else []
@@ -112,7 +112,7 @@ def _lines(block: Block, room: int, text: int) -> list[Line]:
                 rows += [([Span("")], _safe(detail, "dim")) for detail in note.details]
             return _beside(rows, text, gap=1)
         case blocks.Facts():
-            return _beside([(_safe(label, "dim"), _safe(said)) for label, said in block.facts], text, gap=2)
+            return _beside([(_safe(label, "dim"), _safe(words)) for label, words in block.facts], text, gap=2)
         case Table():
             return _table(block, room, text)
         case blocks.Bars():
@@ -127,7 +127,7 @@ def _lines(block: Block, room: int, text: int) -> list[Line]:
 
 
 def _safe(text: Inline, role: Role = "") -> Line:
-    """The pieces of `text`, with every character that is not plainly visible written out: the one place for it.
+    """Return the pieces of `text`, with every character that is not plainly visible written out: the one place for it.
 
     role: of the pieces that have none.
     """
@@ -192,7 +192,7 @@ def _without_end_blanks(safe: Line) -> Line:
 
 
 def _colored(safe: Line) -> str:
-    """The pieces with the codes of their colours, of which a terminal has 256."""
+    """Return the pieces with the codes of their colours, of which a terminal has 256."""
     from rich.color import ColorSystem
     from rich.style import Style
 
@@ -213,7 +213,7 @@ def _beside(rows: Sequence[tuple[Line, Line]], text: int, gap: int) -> list[Line
 
 
 def _table(table: Table, room: int, text: int) -> list[Line]:
-    """The columns that fit, aligned; then which were left out. Figures are never broken and never cut."""
+    """Return the columns that fit, aligned; then which were left out. Figures are never broken and never cut."""
     rows = [[_safe(cell) for cell in row] for row in table.rows]
     if any(column.title for column in table.columns):
         titles = [_safe(column.title) for column in table.columns]
@@ -256,7 +256,7 @@ def _total(widths: Sequence[int], gap: int) -> int:
 
 
 def _kept(columns: Sequence[_Measured], room: int) -> list[_Measured]:
-    """The columns that are shown in `room`."""
+    """Return the columns that are shown in `room`."""
     kept = list(columns)
     for column in sorted((column for column in columns if column.column.drop), key=lambda c: c.column.drop):
         if _total([other.least for other in kept], 1) <= room:
@@ -296,7 +296,7 @@ def _aligned(columns: Sequence[_Measured], gap: int) -> list[Line]:
 
 
 def _bars(bars: blocks.Bars, room: int) -> Table:
-    """A bar behind the figures; the titles say which sign is which."""
+    """Return a bar behind the figures; the titles say which sign is which."""
     titles = [
         Span(f"{part.text} {title}", part.role) for part, title in zip(BAR_PARTS, bars.titles, strict=False)
     ]
@@ -317,7 +317,7 @@ def _bars(bars: blocks.Bars, room: int) -> Table:
 
 
 def _heat_map(heat: blocks.HeatMap, room: int) -> Table:
-    """A ruler, and below it each row of signs, each sign several times where there are few columns."""
+    """Return a ruler, and below it each row of signs, each sign several times where there are few columns."""
     labels = [heat.title, *(row.label for row in heat.rows)]
     lines = [heat.titles, *(row.figures for row in heat.rows if row.figures)]
     used = min(LEAST_NAME, max(_width(_safe(label)) for label in labels))

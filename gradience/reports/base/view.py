@@ -20,7 +20,7 @@ class View:
 
     @property
     def rest(self) -> str:
-        """Where a reader finds what a list leaves out."""
+        """Say where a reader finds what a list leaves out."""
         return ": --layers" if self.brief else ""
 
 

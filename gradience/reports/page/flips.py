@@ -83,7 +83,7 @@ class Flips(NamedTuple):
 
 
 def _answers(report: Report, place: PurePosixPath) -> list[Answers]:
-    """The reference's answers, then those of each smaller adapter; nothing without a reference."""
+    """Return the reference's answers, then those of each smaller adapter; nothing without a reference."""
     match report:
         case EvaluationReport():
             rows = list(report.adapters)
@@ -136,21 +136,21 @@ def _read(answers: Answers, folder: Path) -> Evaluation[Record] | None:
 
 
 def _file_in(folder: Path, name: str) -> Path | None:
-    """The file of this name; None where there is none in the folder."""
+    """Return the file of this name; None where there is none in the folder."""
     path = folder / name
     inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
     return path if inside and path.is_file() else None
 
 
 def _gold(record: Record) -> str:
-    """The correct answer."""
+    """Return the correct answer."""
     if isinstance(record, ClassificationRecord | ChoiceRecord):
         return str(record.label)
     return _end(record.answer) if isinstance(record, GenerationRecord) else ""
 
 
 def _given(record: Record) -> str:
-    """What was answered."""
+    """Return what was answered."""
     if isinstance(record, ClassificationRecord | ChoiceRecord):
         return str(record.predicted)
     if isinstance(record, GenerationRecord):

@@ -101,15 +101,15 @@ def part_of(source: Source, *, texts: bool = True) -> Part:
         next(matching, part).plots.append(plot)
     short = report.summary()
     if short is not None:  # the verdict as the opening says it, what it rests on, and what warns of it
-        said = [block for block in part.opening if isinstance(block, Paragraph)]
-        warned = [block for block in part.opening if isinstance(block, Notes)]
-        part.answer = [*said[:1], *([Notes(short)] if short else []), *said[1:], *warned]
+        sentences = [block for block in part.opening if isinstance(block, Paragraph)]
+        warnings = [block for block in part.opening if isinstance(block, Notes)]
+        part.answer = [*sentences[:1], *([Notes(short)] if short else []), *sentences[1:], *warnings]
         part.opening = [block for block in part.opening if block not in part.answer]
     return part
 
 
 def _of_one_run(sources: Sequence[Source]) -> Iterator[Source]:
-    """The sources, where a report on several runs is one of each; runs of the same name have a number."""
+    """Return the sources, where a report on several runs is one of each; runs of the same name have a number."""
     monitored = [source.report for source in sources if isinstance(source.report, MonitorReport)]
     files = Counter(run.file for report in monitored for run in report.runs)
     number: Counter[str] = Counter()
@@ -125,7 +125,7 @@ def _of_one_run(sources: Sequence[Source]) -> Iterator[Source]:
 
 
 def _over(reports: Sequence[Report]) -> list[Part]:
-    """A part over several audits or several runs."""
+    """Return a part over several audits or several runs."""
     audits = [report for report in reports if isinstance(report, AuditReport)]
     runs = [run for report in reports if isinstance(report, MonitorReport) for run in report.runs]
     if len(audits) > 1:
@@ -144,7 +144,7 @@ def _over(reports: Sequence[Report]) -> list[Part]:
 
 
 def _part(document: Document) -> Part:
-    """The title, what stands before the first head of a section, and the sections."""
+    """Return the title, what stands before the first head of a section, and the sections."""
     title, *rest = document
     assert isinstance(title, Heading)
     part = Part(title.text, title.aside, [], [])

@@ -41,7 +41,7 @@ Values = dict[str, Any]
 
 
 def is_page(path: Path) -> bool:
-    """Whether a page that Gradience wrote lies at `path`: it may be replaced."""
+    """Return whether a page that Gradience wrote lies at `path`: it may be replaced."""
     try:
         with open_stream(path) as file:
             return file.read(len(MARK)) == MARK
@@ -102,17 +102,17 @@ def json_text(values: Any) -> str:
 
 
 def _safe(markup: str) -> Any:
-    """What the template takes as it is."""
+    """Return what the template takes as it is."""
     return require("markupsafe", extra="report").Markup(markup)  # which jinja2 brings
 
 
 def _plain(text: Inline) -> str:
-    """The text of a line, shortened and visible."""
+    """Return the text of a line, shortened and visible."""
     return display_sentence("".join(span.text for span in spans(text)))
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """The Content-Security-Policy: nothing is fetched, and only these scripts run."""
+    """Return the Content-Security-Policy: nothing is fetched, and only these scripts run."""
     hashes = (base64.b64encode(sha256_bytes(script.encode())).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return (
@@ -122,7 +122,7 @@ def _policy(scripts: Sequence[str]) -> str:
 
 
 def _command(source: Source) -> str:
-    """The command that made a report; empty where it does not say."""
+    """Return the command that made a report; empty where it does not say."""
     run = getattr(source.report, "run", None)
     return run.command or "" if isinstance(run, RunInfo) else ""
 
@@ -131,7 +131,7 @@ def _command(source: Source) -> str:
 
 
 def _parts(parts: Sequence[Part], figures: list[Values]) -> list[Values]:
-    """The parts as the template takes them. figures: takes the figures of their plots."""
+    """Return the parts as the template takes them. figures: takes the figures of their plots."""
     several = len(parts) > 1
     anchors = [f"report-{number}" if several else "top" for number in range(1, len(parts) + 1)]
     titles = {html_text(_plain(part.title)): anchor for part, anchor in zip(parts, anchors, strict=True)}
@@ -178,7 +178,7 @@ def _inline(text: Inline, links: Mapping[str, str]) -> Any:
 
 
 def _linked(markup: str, links: Mapping[str, str]) -> str:
-    """The markup with its links to titles: `links` has the anchor of each title, as it stands in HTML."""
+    """Return the markup with its links to titles: `links` has the anchor of each title, as it stands in HTML."""
 
     def link(start: re.Match[str]) -> str:
         return f'<a href="#{links[start[1]]}">' if start[1] in links else "<a>"
@@ -187,7 +187,7 @@ def _linked(markup: str, links: Mapping[str, str]) -> str:
 
 
 def _blocks(blocks: Sequence[Block], plots: Sequence[Plot], links: Mapping[str, str]) -> Any:
-    """The blocks; drawings only where no plot says the same."""
+    """Return the blocks; drawings only where no plot says the same."""
     shown = [block for block in blocks if not (plots and isinstance(block, Code) and block.drawing)]
     markup = f'<div class="gradience">{"".join(_drawn(shown))}</div>' if shown else ""
     return _safe(_linked(markup, links))
@@ -206,7 +206,7 @@ def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
 
 
 def _scrolled(block: Table | Facts | Bars, label: str) -> str:
-    """A table that is wider than a phone scrolls by itself, also by keyboard."""
+    """Return a table that scrolls by itself where it is wider than a phone, also by keyboard."""
     name = html_text(label)
     return f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">{html.block(block)}</div>'
 
@@ -236,7 +236,7 @@ def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Va
 
 
 def _rows(plots: Sequence[Plot]) -> list[bool]:
-    """Which plots have a row of their own: heat maps, forest plots, and one that would stand there alone."""
+    """Return which plots have a row of their own: heat maps, forest plots, and one that would stand there alone."""
     wide = [any(isinstance(series, Image | Intervals) for series in plot.series) for plot in plots]
     alone: int | None = None
     for place, whole in enumerate([*wide, True]):

@@ -147,8 +147,8 @@ def _with_spectrum(report: AuditReport) -> list[LayerAudit]:
 
 
 def _lines(layers: Sequence[LayerAudit], curve: Callable[[FloatArray], FloatArray]) -> list[Lines]:
-    """A line for each module, shaded by its layer; of many modules the median of each kind, and of few kinds the 10th
-    and the 90th percentile: at each k over those modules that have as many."""
+    """Return a line for each module, shaded by its layer; of many modules the median of each kind, and of few kinds the
+    10th and the 90th percentile: at each k over those modules that have as many."""
     curves = {id(layer): curve(np.array(layer.singular_values)) for layer in layers}
     lines: list[Lines] = []
     if len(layers) <= MOST_LINES:

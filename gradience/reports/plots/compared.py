@@ -81,12 +81,12 @@ class Compared:
 
     @property
     def judged(self) -> Sequence[Row]:
-        """The candidates; where there are none, all rows."""
+        """Return the candidates; where there are none, all rows."""
         return [row for row in self.rows if row.tone != "dim"] or self.rows
 
     @property
     def deciding(self) -> str:
-        """What is held against the margin."""
+        """Return what is held against the margin."""
         return self.inner if self.inner == ONE_SIDED else self.interval
 
     def bounds(self, row: Row) -> Ends:
@@ -170,7 +170,7 @@ def _logs(report: EvidenceReport) -> Compared:
 
 
 def _one_seed(report: Bench) -> Compared:
-    """The reasons are the policy's."""
+    """Return the rows of one seed, whose reasons are the policy's."""
     rows: list[Row] = []
     for variant in report.variants:
         if variant.pairs is None or variant.delta is None:
@@ -193,7 +193,7 @@ def _one_seed(report: Bench) -> Compared:
 
 
 def _seeds(report: BenchAggregate) -> Compared:
-    """The one-sided 95 % bounds of a new run, where several seeds tell of one; else of these runs."""
+    """Return the one-sided 95 % bounds of a new run, where several seeds tell of one; else of these runs."""
     rows: list[Row] = []
     known = [
         (row, row.evidence, row.evidence.pooled)
@@ -322,7 +322,7 @@ def pareto_plot(report: Comparing) -> Plot | None:
 
 
 def _room(values: Sequence[float], share: float) -> tuple[float, float]:
-    """The ends of an axis with room beyond the values, a share of their span."""
+    """Return the ends of an axis with room beyond the values, a share of their span."""
     room = share * (max(values) - min(values)) or 0.1 * abs(values[0]) or 0.1
     return min(values) - room, max(values) + room
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pkgutil import resolve_name
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradience.errors import UsageError, did_you_mean
-from gradience.reports.base.report import PlotOf, Report
 from gradience.reports.plots.plot import Plot
+
+if TYPE_CHECKING:
+    from gradience.reports.base.report import PlotOf, Report
 
 BACKENDS = ("plotly", "matplotlib")
 """What draws plots: modules of this folder with a function `figure_of`."""

@@ -53,7 +53,9 @@ def label_places(plot: Plot, canvas: Canvas = SCREEN) -> dict[int, list[Place | 
     >>> label_places(plot, PHONE)
     {0: ['middle right', 'top right', None]}
     """
-    named = {at: one for at, one in enumerate(plot.series) if isinstance(one, Points) and one.labels}
+    named = {
+        at: series for at, series in enumerate(plot.series) if isinstance(series, Points) and series.labels
+    }
     if not named:
         return {}
     curves = [series for series in plot.series if isinstance(series, Points | Lines)]
@@ -94,7 +96,7 @@ def label_places(plot: Plot, canvas: Canvas = SCREEN) -> dict[int, list[Place | 
 
 
 def _boxes(x: float, y: float, label: str, canvas: Canvas) -> list[tuple[Place, Box]]:
-    """The places of a label that lie inside the canvas: towards the middle of the plot before its edge."""
+    """Return the places of a label that lie inside the canvas: towards the middle of the plot before its edge."""
     width = LETTER * min(len(label), LABEL)
     places: list[Place] = list(get_args(Place))
     if x > canvas.width / 2:
@@ -116,7 +118,7 @@ def _ends(axis: Axis, values: Sequence[float]) -> tuple[float, float]:
 
 
 def _share(value: float, ends: tuple[float, float], axis: Axis) -> float:
-    """How far along the axis a value lies, 0 … 1."""
+    """Return how far along the axis a value lies, 0 … 1."""
     if axis.scale == "log":
         value, ends = math.log(value), (math.log(ends[0]), math.log(ends[1]))
     return (value - ends[0]) / (ends[1] - ends[0]) if ends[1] > ends[0] else 0.5

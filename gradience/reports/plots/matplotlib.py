@@ -136,7 +136,7 @@ def _part(name: str) -> Any:
 
 
 def _text(text: str, most: int = NAME) -> str:
-    """A name or a title: visible characters only, and not too many."""
+    """Return a name or a title: visible characters only, and not too many."""
     return display_name(text, most)
 
 
@@ -250,7 +250,7 @@ def _draw_bars(axes: Axes, plot: Plot, series: Bars, place: int) -> None:
 
 
 def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
-    """A mark with a line for each row; an arrow where an end is open."""
+    """Draw a mark with a line for each row; an arrow where an end is open."""
     known = [value for row in series.rows for value in (row.value, row.low, row.high) if value is not None]
     span = max(known, default=1.0) - min(known, default=0.0)
     left, right = min(known, default=0.0) - 0.05 * span, max(known, default=1.0) + 0.05 * span
@@ -358,7 +358,7 @@ def _formatter(axis: Axis) -> Any:
 
 
 def _number(value: float) -> str:
-    """A tick: 0.001, 2.5, 20,000, 1e-5."""
+    """Return a tick: 0.001, 2.5, 20,000, 1e-5."""
     value = float(f"{value:.6g}")
     if value.is_integer() and abs(value) < 1e15:
         return count(int(value)).replace("-", "−")

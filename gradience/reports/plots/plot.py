@@ -35,7 +35,7 @@ class Axis:
 
     @property
     def label(self) -> str:
-        """The title with its unit."""
+        """Return the title with its unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
 

@@ -162,12 +162,12 @@ def _axis(axis: Axis, most: int) -> Json:
 
 
 def _end(axis: Axis, value: float | None) -> float | None:
-    """An end of an axis: plotly counts a logarithmic one in powers of ten."""
+    """Return an end of an axis: plotly counts a logarithmic one in powers of ten."""
     return value if value is None or axis.scale != "log" else math.log10(value)
 
 
 def _span(plot: Plot) -> tuple[float, float] | None:
-    """Of a forest plot, the ends of x: an open interval is drawn up to there."""
+    """Return the ends of x of a forest plot: an open interval is drawn up to there."""
     rows = [row for series in plot.series if isinstance(series, Intervals) for row in series.rows]
     if not rows:
         return None
@@ -201,7 +201,7 @@ def _label(reference: Reference, plot: Plot) -> Json:
 
 
 def _named(name: str, hover: Sequence[str], **rest: Any) -> Json:
-    """A trace with its name; with texts of its own only these are shown of a point."""
+    """Return a trace with its name; with texts of its own only these are shown of a point."""
     trace = {"name": _text(name, SERIES), "showlegend": bool(name), **rest}
     return trace | {"hovertext": [_hover(text) for text in hover], "hoverinfo": "text"} if hover else trace
 
@@ -270,7 +270,7 @@ def _bars(plot: Plot, series: Bars, place: int) -> Json:
 
 
 def _intervals(series: Intervals, span: tuple[float, float]) -> list[Json]:
-    """The intervals as one line with gaps in each tone, then the values on them."""
+    """Return the intervals as one line with gaps in each tone, then the values on them."""
     traces: list[Json] = []
     for tone in sorted({row.tone for row in series.rows}):
         x: list[float | None] = []

@@ -51,12 +51,12 @@ class Run:
 
     @property
     def prefix(self) -> str:
-        """What stands before the names of its series."""
+        """Return what stands before the names of its series."""
         return f"{self.name}: " if self.name else ""
 
     @property
     def severity(self) -> str:
-        """The worst of its alerts."""
+        """Return the worst of its alerts."""
         severities = {alert.severity for alert in self.report.alerts}
         return "error" if "error" in severities else "warning" if "warning" in severities else ""
 
@@ -78,7 +78,7 @@ def _runs(report: MonitorReport) -> list[Run]:
 
 
 def _rewards(run: Run) -> Curve | None:
-    """The rewards of a run of reinforcement learning, which is judged by them."""
+    """Return the rewards of a run of reinforcement learning, which is judged by them."""
     rewards = run.report.rewards
     return rewards.reward if rewards is not None and rewards.reward.points else None
 
@@ -93,7 +93,7 @@ def reward_plot(report: MonitorReport) -> Plot | None:
     return _progress_plot("reward", [(run, curve) for run in _runs(report) if (curve := _rewards(run))])
 
 
-def _progress_plot(what: str, logged: Sequence[tuple[Run, Curve]]) -> Plot | None:
+def _progress_plot(metric: str, logged: Sequence[tuple[Run, Curve]]) -> Plot | None:
     curves = [(run, curve) for run, curve in logged if curve.points]
     if not curves:
         return None
@@ -101,22 +101,24 @@ def _progress_plot(what: str, logged: Sequence[tuple[Run, Curve]]) -> Plot | Non
     series: list[Lines] = []
     clauses: list[tuple[Run, str]] = []
     for run, curve in curves:
-        line = _line(f"{run.prefix}training {what}", curve)
+        line = _line(f"{run.prefix}training {metric}", curve)
         series.append(line if few else run.one_of_many(line))
         ends = f"{sig(curve.first)} to {sig(curve.last)} over {count(run.report.last_step or 0)} steps"
-        clauses.append((run, f"the training {what} goes from {ends}"))
-        for split, evaluated in run.report.evaluations.items() if few and what == "loss" else ():
+        clauses.append((run, f"the training {metric} goes from {ends}"))
+        for split, evaluated in run.report.evaluations.items() if few and metric == "loss" else ():
             if evaluated.loss.points:
                 series.append(replace(_line(f"{run.prefix}{split} loss", evaluated.loss), marked=True))
     values = [point.mean for _, curve in curves for point in curve.points]
-    log = what == "loss" and max(values) > WIDE * median(values) > 0
-    axis = Axis(what, scale="log" if log else "linear")
-    sentence = _sentence(clauses) if few else _sentence_of_many(what, curves)
-    return Plot(what, what.capitalize(), STEP, axis, series, sentence, _events([run for run, _ in curves]))
+    log = metric == "loss" and max(values) > WIDE * median(values) > 0
+    axis = Axis(metric, scale="log" if log else "linear")
+    sentence = _sentence(clauses) if few else _sentence_of_many(metric, curves)
+    return Plot(
+        metric, metric.capitalize(), STEP, axis, series, sentence, _events([run for run, _ in curves])
+    )
 
 
 def _line(name: str, curve: Curve) -> Lines:
-    """The means of a curve, with a band from the lowest to the highest of neighbouring steps."""
+    """Return the means of a curve, with a band from the lowest to the highest of neighbouring steps."""
     points = curve.points
     line = Lines(name, [point.step for point in points], [point.mean for point in points])
     if all(point.low == point.high for point in points):
@@ -184,9 +186,9 @@ def _sentence(clauses: Sequence[tuple[Run, str]]) -> str:
     return f"{text}." if clauses[0][0].name else f"{text[0].upper()}{text[1:]}."
 
 
-def _sentence_of_many(what: str, curves: Sequence[tuple[Run, Curve]]) -> str:
-    """How many came to a better value, which came to the best, and what the lines say by their look."""
-    sign, way, most = (1, "higher", "highest") if what == "reward" else (-1, "lower", "lowest")
+def _sentence_of_many(metric: str, curves: Sequence[tuple[Run, Curve]]) -> str:
+    """Say how many came to a better value, which came to the best, and what the lines say by their look."""
+    sign, way, most = (1, "higher", "highest") if metric == "reward" else (-1, "lower", "lowest")
     better = 0
     sound: list[tuple[float, float, str]] = []
     for run, curve in curves:
@@ -195,7 +197,7 @@ def _sentence_of_many(what: str, curves: Sequence[tuple[Run, Curve]]) -> str:
         better += sign * (curve.last - curve.first) > 0
         if run.severity != "error":
             sound.append((sign * curve.last, curve.last, run.name))
-    text = f"Of {plural(len(curves), 'run')} {count(better)} end with a {way} training {what} than they begin with"
+    text = f"Of {plural(len(curves), 'run')} {count(better)} end with a {way} training {metric} than they begin with"
     if sound:
         _, last, name = max(sound, key=lambda end: end[0])
         text += f"; the {most} at the end without an error is {sig(last)} ({name})"
@@ -209,7 +211,7 @@ def _sentence_of_many(what: str, curves: Sequence[tuple[Run, Curve]]) -> str:
 
 
 def _events(runs: Sequence[Run]) -> list[Reference]:
-    """Where runs were resumed, and the steps that their alerts name; of many runs none."""
+    """Return where runs were resumed, and the steps that their alerts name; of many runs none."""
     if len(runs) > FEW:
         return []
     events: list[Reference] = []

@@ -56,7 +56,7 @@ def _forest(plot: Plot, forest: Intervals) -> Table:
 
 
 def _named_points(plot: Plot, series: Sequence[Points]) -> Table:
-    """A row for each point with its name and its interval."""
+    """Return a row for each point with its name and its interval."""
     rows: list[Row] = []
     for points in series:
         for place, (x, y, label) in enumerate(zip(points.x, points.y, points.labels, strict=True)):
