@@ -238,35 +238,3 @@ def test_how_a_process_ended_is_recorded_where_it_can_be(ended, how):
     ends = [(r.text("status"), r.text("reason")) for r in rows if r.event == "run_end"]
     assert ends == ([(status, reason)] if status else [])
     assert "private text" not in (folder / "run.jsonl").read_text()
-
-
-JIT = """
-import os, signal, sys, time
-from pathlib import Path
-from transformers import TrainerCallback
-from gradience import GradienceCallback
-from tests.live.tiny import trainer
-
-class Terminate(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        if state.global_step >= 3:
-            time.sleep(0.1)  # the handler waits some seconds before it acts
-
-trainer(Path(sys.argv[1]), callbacks=[GradienceCallback(spectra_every=2), Terminate()], max_steps=10**6,
-        enable_jit_checkpoint=True).train()
-"""
-
-
-@pytest.mark.slow
-def test_sigterm_with_just_in_time_checkpoints_is_an_early_stop(tmp_path):
-    """The Trainer has its own handler then: it saves, stops and calls on_train_end."""
-    done = subprocess.run(
-        [sys.executable, "-c", JIT, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    (end,) = records(tmp_path / "run.jsonl", "run_end")
-    assert end.text("status") == "ok", done.stderr[-500:]
-    assert end.text("reason") == f"stopped at step {end.step} of 1000000"
-    assert list(tmp_path.glob("checkpoint-*/adapter_model.safetensors"))
-    assert not _read_issues(tmp_path / "run.jsonl")

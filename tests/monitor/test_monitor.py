@@ -88,15 +88,6 @@ def test_the_threshold_of_the_gap_is_the_users(tmp_path):
     assert only(path, gap_threshold=1.7).alerts == ()
 
 
-def test_an_audit_that_was_appended_is_shown(tmp_path):
-    path = write(tmp_path / "run.jsonl", [1.0])
-    with TelemetryWriter(path, run_id="r") as run:
-        run.metrics("lora_audit", 1, {"stable_rank_mean": 2.5, "suggested_r_global_90": 4, "text": "x"})
-    report = only(path)
-    assert report.audits == ({"step": 1, "stable_rank_mean": 2.5, "suggested_r_global_90": 4},)
-    assert "suggests rank 4" in monitor_runs([path]).to_text()
-
-
 PREDECESSOR = [
     {"event": "run_start", "step": None, "config": {"model_name": "distilbert", "optimizer": {"lr": 5e-5},
      "lora": {"r": 32, "alpha": 32.0}, "training": {"batch_size": 8, "gradient_accumulation": 2}}, "meta": {}},
@@ -252,9 +243,3 @@ on_linux = pytest.mark.skipif(
 def test_five_times_as_many_lines_are_read_in_the_same_memory(tmp_path):
     """A list of one number per line would take 2.5 MB more."""
     assert memory_for(100_000, tmp_path) - memory_for(20_000, tmp_path) < 1
-
-
-@on_linux
-@pytest.mark.hostile
-def test_a_million_lines_are_read_in_constant_memory(tmp_path):
-    assert memory_for(1_000_000, tmp_path) < 150

@@ -72,14 +72,6 @@ def test_median_and_percentile_over_trained_modules():
     assert (suggestions.p90.rank, suggestions.p90.decided_by) == (32, "grid")
 
 
-@pytest.mark.parametrize(("needed", "p90"), [((1, 1, 1, 1, 1, 2, 7), 4), ((1, 1, 1, 1, 1, 4, 14), 8)])
-def test_noise_of_a_float_never_suggests_twice_the_rank(needed, p90):
-    """In floats the first percentile is 4.000000000000001."""
-    suggestions = suggested([row(str(i), k) for i, k in enumerate(needed)])
-    assert suggestions.p90.unrounded == p90
-    assert (suggestions.p90.rank, suggestions.p90.decided_by) == (p90, "evidence")
-
-
 def test_what_a_uniform_rank_costs():
     suggestions = suggested([row("a", 8), row("small", 2, r=4, shape=(10, 10))])
     # Rank 8 for `a`; `small` has no more than its 4.
@@ -141,13 +133,6 @@ def test_a_suggestion_is_what_compress_would_write(which):
     assert [module.new_rank for module in plan.modules] == [4, 4, 1]
     assert (suggestion.params, suggestion.bytes) == (plan.new_params, plan.new_bytes)
     assert suggestion.reduction == plan.reduction
-
-
-def test_without_alpha_there_are_ranks_and_no_alphas():
-    suggestions = suggested([row("a", 3, alpha=None)])
-    assert suggestions.per_layer.rank_pattern
-    assert suggestions.per_layer.alpha_pattern == {}
-    assert suggestions.per_layer.lora_alpha is None
 
 
 modules = st.lists(

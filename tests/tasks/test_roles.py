@@ -15,7 +15,6 @@ from gradience.tasks.examples import (
     Examples,
     LabelledExample,
     PromptExample,
-    canonical,
     content_id,
     prepare_first,
     role_of,
@@ -72,11 +71,6 @@ def test_a_text_with_two_labels_is_left_out_and_counted() -> None:
 @pytest.mark.parametrize("pair", [("कि", "का"), ("กิ", "กา")], ids=["Devanagari", "Thai"])
 def test_vowel_signs_are_no_accents(pair: tuple[str, str]) -> None:
     assert content_id(pair[0]) != content_id(pair[1])
-
-
-@given(st.text())
-def test_the_canonical_form_is_stable(text: str) -> None:
-    assert canonical(canonical(text)) == canonical(text)
 
 
 def test_the_fingerprint_sees_text_label_and_role() -> None:

@@ -14,7 +14,6 @@ from gradience.errors import MissingExtra, UsageError
 from gradience.tasks import arithmetic
 from gradience.tasks.examples import ROLES
 
-WORDS = "State the final answer to the following arithmetic problem: "
 NEEDED = "needs the extra `demo`: make conformance installs it"
 CASES: dict[str, tuple[str, str | None, str | None]] = {
     # name: (output, leading, flexible)
@@ -70,14 +69,6 @@ def test_a_minimum_above_its_maximum(least):
 def task():
     pytest.importorskip("reasoning_gym", reason=NEEDED)
     return arithmetic.load()
-
-
-def test_answers_are_right_and_found_by_both_filters(task):
-    for item in task.examples.all:
-        assert eval(item.prompt.removeprefix(WORDS).removesuffix(" =")) == int(item.answer)
-        assert item.response == f" {item.answer}"
-        assert all(extract(item.response) == item.answer for extract in task.filters.values())
-        assert len(item.response) < task.max_new_tokens
 
 
 def test_another_process_makes_the_same_questions(task):

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel, Trainer
 
 from gradience.bench.config.load import BenchConfig
 from gradience.errors import UsageError
-from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.evaluator import Evaluator
 from gradience.models import load as models
 from gradience.models.devices import check_devices, choose_device
@@ -113,18 +112,6 @@ def test_training_and_evaluation_load_on_the_same_device(
 # ------------------------------------------------------------------ the Trainer on it
 
 
-def test_visible_gpus_change_neither_the_batch_nor_the_device(
-    gpus: list[torch.device], tmp_path: Path
-) -> None:
-    args = trainer_arguments(RECIPE, tmp_path, 42, base_on("cuda:1"), checkpointing=False)
-    assert args.device == torch.device("cuda:1")
-    assert args.distributed_state.device == torch.device("cuda:1")  # where accelerate puts batches
-    assert gpus[-1] == torch.device("cuda:1")  # transformers has made cuda:0 the current one
-    assert args.n_gpu == 1  # more would be DataParallel
-    assert args.train_batch_size == 4
-    assert sequences_per_step(args, RECIPE) == 16
-
-
 def test_a_batch_that_is_not_the_recipe_s_is_refused(gpus: list[torch.device], tmp_path: Path) -> None:
     args = trainer_arguments(RECIPE, tmp_path, 42, base_on("cuda:0"), checkpointing=False)
     args._n_gpu = 8
@@ -165,31 +152,7 @@ def test_the_trainer_puts_model_and_batches_where_the_base_is(
     assert {weight.device.type for weight in network.parameters()} == {"meta"}
 
 
-# ------------------------------------------------------------------ MPS has no float64
-
-
 # ------------------------------------------------------------------ four bits
-
-
-def test_what_is_not_packed_has_one_precision_in_training_and_evaluation(
-    causal: ModelSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """bitsandbytes itself: `make conformance`. Here the base stays unpacked, and all of it must be upcast alike."""
-    monkeypatch.setattr(models, "_four_bits", lambda: None)
-    packed = causal.model_copy(update={"quantization": "nf4"})
-    evaluator = Evaluator(sums(), packed, (), batch_size=1, max_length=8, device="cpu")
-    assert isinstance(evaluator.engine, TransformersEngine)
-    evaluated = evaluator.engine.base
-    base = load_base(packed, device="cpu")
-    trained = with_fresh_lora(base, LORA, packed, 42, labels=None, trained="lora").get_base_model()
-    assert base.dtype == "bfloat16"
-    kinds = {
-        name.replace(".base_layer", ""): weight.dtype
-        for name, weight in trained.named_parameters()
-        if "lora_" not in name
-    }
-    assert kinds == {name: weight.dtype for name, weight in evaluated.named_parameters()}
-    assert kinds["model.norm.weight"] == kinds["lm_head.weight"] == torch.float32
 
 
 def test_four_bits_in_several_processes_are_refused_before_anything_is_run(

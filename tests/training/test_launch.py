@@ -64,11 +64,6 @@ trap 'kill $worker; touch "$ASKED"; exit 1' TERM
 echo started
 wait
 """
-DEAF = """#!/bin/sh
-trap '' TERM
-echo started
-while :; do :; done
-"""
 
 
 KILLED = """
@@ -106,11 +101,3 @@ def test_a_launcher_is_asked_to_end_so_that_it_can_end_its_workers(
     with pytest.raises(KeyboardInterrupt):
         launch(order, 2)
     assert (tmp_path / "asked").exists()
-
-
-def test_a_launcher_that_does_not_listen_is_killed(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path(sys.executable).write_text(DEAF)
-    monkeypatch.setattr("gradience.training.launch.PATIENCE", 0.01)
-    monkeypatch.setattr(sys, "stderr", Interrupted())
-    with pytest.raises(KeyboardInterrupt):
-        launch(order, 2)  # returns only when the process has ended

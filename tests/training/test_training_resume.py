@@ -164,13 +164,3 @@ def test_resumed_with_other_versions_it_continues_and_says_so(
     assert report.resumed_from == [2]
     (earlier,) = report.earlier
     assert (earlier.until_step, earlier.versions, report.versions["torch"]) == (2, before, "9.9")
-
-
-def test_exchanged_weights_are_not_taken_for_a_finished_training(
-    causal: ModelSettings, tmp_path: Path
-) -> None:
-    run(causal, tmp_path / "other", seed=7)
-    run(causal, tmp_path / "one")
-    (tmp_path / "one" / "adapter" / "adapter_model.safetensors").write_bytes(weights(tmp_path / "other"))
-    with pytest.raises(InputError, match=r"not the weights that training\.json"):
-        run(causal, tmp_path / "one")
