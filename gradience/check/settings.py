@@ -46,13 +46,13 @@ class Settings(SettingsRead):
 
     def filled_from(self, other: Settings) -> Settings:
         """Return these settings, and those of `other` where these say nothing."""
-        said = {name: value for name, value in self if value is not None}
+        known = {name: value for name, value in self if value is not None}
         both = {
             "removed": self.removed + other.removed,
             "unreadable": self.unreadable + other.unreadable,
             "where": {**other.where, **self.where},
         }
-        return other.model_copy(update={**said, **both})
+        return other.model_copy(update={**known, **both})
 
     def completed(self) -> Settings:
         """Return these settings with what follows from them: the scale, and the rows of an optimizer step."""

@@ -271,8 +271,8 @@ def advice(run: Run) -> tuple[tuple[Alert, ...], tuple[Recommendation, ...]]:
                         confidence=observation.confidence,
                     )
                 )
-    said = {alert.code for alert in alerts} | LIVE_SIGNALS
-    alerts += [alert for alert in map(_recorded_alert, run.facts.alerts) if alert.code not in said]
+    codes = {alert.code for alert in alerts} | LIVE_SIGNALS
+    alerts += [alert for alert in map(_recorded_alert, run.facts.alerts) if alert.code not in codes]
     recommendations += [item for record in run.facts.recommendations for item in _recorded(record)]
     return tuple(alerts), tuple(recommendations)
 

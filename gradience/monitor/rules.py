@@ -97,9 +97,11 @@ def nonfinite(run: Run) -> Observations:
     """NaN or infinity in losses, gradients or LoRA weights."""
     facts = run.facts
     broken: tuple[Evidence, ...] = ()
-    for what, series in (("loss", facts.loss), ("gradient norm", facts.grad_norm)):
+    for label, series in (("loss", facts.loss), ("gradient norm", facts.grad_norm)):
         if series.nonfinite:
-            broken += evidence(f"first NaN or infinite {what}", str(series.last), series.first_nonfinite_step)
+            broken += evidence(
+                f"first NaN or infinite {label}", str(series.last), series.first_nonfinite_step
+            )
     for name, split in facts.splits.items():
         if split.losses.nonfinite:
             broken += evidence(
@@ -448,9 +450,9 @@ def constant_reward(run: Run) -> Observations:
         constant = reward.lowest is not None and reward.lowest.low == max(b.high for b in reward.buckets)
     if not constant:
         return
-    said = f"in {share:.0%} of the groups of the second half" if share is not None else "all along"
+    scope = f"in {share:.0%} of the groups of the second half" if share is not None else "all along"
     yield Observation(
-        f"all completions of a prompt got the same reward {said}: there was nothing to learn from",
+        f"all completions of a prompt got the same reward {scope}: there was nothing to learn from",
         evidence("reward, second half", reward.level(0.5, 1.0), reward.last_step)
         + evidence("groups without a difference in reward, second half", share),
         "high",

@@ -74,7 +74,7 @@ def with_calibration(
 def effects_of(calibration: Calibration, module: Module) -> Effects:
     """What the calibration says of one module, at every rank up to its own."""
     moments, selects = calibration.modules[module.name], calibration.selection
-    effects, svd = (_wide(each, module.rank) for each in (moments.effects, moments.svd_effects))
+    effects, svd = (_wide(measured, module.rank) for measured in (moments.effects, moments.svd_effects))
     whole = float(module.energies.sum())
     lost = np.append(moments.lost, np.zeros(module.rank + 1 - len(moments.lost))) * whole
     return Effects(
@@ -160,7 +160,7 @@ def _needed(modules: Sequence[Module], start: Ranks, steps: Sequence[Step], limi
     effects = {module.name: module.effects for module in modules if module.effects is not None}
     ranks = dict(start)
     change = left_out(modules, start)
-    (tokens,) = {each.tokens for each in effects.values()}
+    (tokens,) = {effect.tokens for effect in effects.values()}
     needed = 0
     for taken, step in enumerate([None, *steps]):
         if step is not None and step.name in effects:
@@ -214,8 +214,8 @@ def interval(change: FloatArray, tokens: int) -> tuple[float, float, float, floa
 
     change: of each row's logits along its random direction; of `tokens` scored tokens in all.
     """
-    each = np.square(change) / 2 * len(change) / tokens
-    kl, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each)))
+    values = np.square(change) / 2 * len(change) / tokens
+    kl, error = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
     if not kl:
         return 0.0, 0.0, 0.0, 0.0
     spread = (error / kl) ** 2 / 9

@@ -186,9 +186,9 @@ class ToBudget:
                     hint="give a number of parameters or bytes such as 1000000",
                 )
         elif not 0 <= value < 1:
-            what = "a reduction" if name == "reduction" else "an error"
+            noun = "a reduction" if name == "reduction" else "an error"
             raise UsageError(
-                f"{what} of {value} is not in [0, 1)",
+                f"{noun} of {value} is not in [0, 1)",
                 code="bad-budget",
                 hint="give a share such as 0.5" if name == "reduction" else "give an error such as 0.1",
             )
@@ -230,14 +230,14 @@ class ToRanks:
         names = {module.name for module in modules}
         odd = sorted(names ^ self.ranks.keys())
         if odd:
-            what = f"no rank for {odd[0]}" if odd[0] in names else f"{odd[0]} is no module of the adapter"
+            problem = f"no rank for {odd[0]}" if odd[0] in names else f"{odd[0]} is no module of the adapter"
             more = (
                 f" (and {counted(len(odd) - 1, 'more module differs', 'more modules differ')})"
                 if len(odd) > 1
                 else ""
             )
             raise UsageError(
-                f"{self.source}: {what}{more}",
+                f"{self.source}: {problem}{more}",
                 code="plan-mismatch",
                 hint="give a rank for every module of the adapter, and for no other",
             )
@@ -263,9 +263,9 @@ class ToPlan:
         """Raise UsageError (plan-mismatch) where the plan was made with another calibration than the one given."""
         wanted = self.plan.calibration_sha256
         if wanted != sha256:
-            what = "without a calibration" if wanted is None else f"with the calibration {wanted[:12]}"
+            basis = "without a calibration" if wanted is None else f"with the calibration {wanted[:12]}"
             raise UsageError(
-                f"{self.source}: was made {what}",
+                f"{self.source}: was made {basis}",
                 code="plan-mismatch",
                 hint="leave --calibration out" if wanted is None else "give the same --calibration FILE",
             )

@@ -111,7 +111,14 @@ def find(profile: str, folder: Path | None = None, *, training: bool = True) -> 
     code, run = _source(profile, folder, training=training)
     if code is not None:
         user_code.require_permission(profile, code)
-    return run()
+    function = run()
+    if not callable(function):
+        raise InputError(
+            f"{profile} has no function `{user_code.FUNCTION}`",
+            code="task-contract",
+            hint=f"define `{user_code.FUNCTION}(...)` that returns the task: see docs/tasks.md",
+        )
+    return function  # type: ignore[no-any-return]
 
 
 def code_of(profile: str, folder: Path | None = None) -> TaskCode | None:
@@ -124,14 +131,14 @@ def code_of(profile: str, folder: Path | None = None) -> TaskCode | None:
 
 def _source(
     profile: str, folder: Path | None, *, training: bool = True
-) -> tuple[TaskCode | None, Callable[[], Load]]:
+) -> tuple[TaskCode | None, Callable[[], Any]]:
     """The user's code behind `profile`, and what runs or imports it to get at its function."""
     if profile in PROFILES:
         return None, lambda: importlib.import_module(f"{__name__}.{profile}").load
     if user_code.is_file(profile):
         path = _from(folder, Path(profile))
         code, content = user_code.file_code(profile, path)
-        return code, partial(user_code.run_file, profile, path, content)
+        return code, partial(user_code.run_file, path, content)
     if profile.startswith(harness.PREFIX):
         definition = harness.definition_of(profile, folder)
         return definition.code, lambda: harness.maker(definition, training=training)
@@ -140,18 +147,11 @@ def _source(
         raise InputError(
             f"no task is called `{profile}`",
             code="task-unknown",
-            hint=_hint(profile, [*PROFILES, *entries]),
+            hint=did_you_mean(
+                profile, [*PROFILES, *entries], f"the tasks are {', '.join(PROFILES)}; {user_code.HOW}"
+            ),
         )
-    return user_code.entry_code(entries[profile]), partial(user_code.run_entry, profile, entries[profile])
-
-
-def _hint(profile: str, known: Sequence[str]) -> str:
-    place, colon, _ = profile.rpartition(":")  # `module:function`, as earlier configs wrote it
-    if colon and place.endswith(".py"):
-        return f"write `profile: {place}`; its function is `load`"
-    if colon:
-        return user_code.HOW
-    return did_you_mean(profile, known, f"the tasks are {', '.join(PROFILES)}; {user_code.HOW}")
+    return user_code.entry_code(entries[profile]), entries[profile].load
 
 
 def _from(folder: Path | None, value: Any) -> Any:

@@ -39,12 +39,12 @@ def load(
     than `size` share examples, which is harmless: an example has the same role in both.
     Raises MissingExtra, and UsageError (`task-range`) for a minimum above its maximum.
     """
-    for what, least, most in (("terms", min_terms, max_terms), ("digits", min_digits, max_digits)):
+    for unit, least, most in (("terms", min_terms, max_terms), ("digits", min_digits, max_digits)):
         if least > most:
             raise UsageError(
-                f"`min_{what}: {least}` is greater than `max_{what}: {most}`",
+                f"`min_{unit}: {least}` is greater than `max_{unit}: {most}`",
                 code="task-range",
-                hint=f"set both, `min_{what}` to the smaller number",
+                hint=f"set both, `min_{unit}` to the smaller number",
             )
     options = {
         "size": size,

@@ -101,9 +101,9 @@ def several_messages_of(row: Row) -> list[tuple[str, str]]:
     return messages
 
 
-def _no_message(row: Row, what: str) -> InputError:
+def _no_message(row: Row, problem: str) -> InputError:
     return InputError(
-        f"{row.place}: {what}",
+        f"{row.place}: {problem}",
         code="task-messages",
         hint='write {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',
     )

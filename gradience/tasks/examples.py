@@ -137,7 +137,7 @@ def fingerprint(
     | Sequence[ChatExample],
 ) -> str:
     """sha256 over everything in `examples`, in their order: equal if and only if they are the same."""
-    values = {kind: attrgetter(*(each.name for each in fields(kind))) for kind in {*map(type, examples)}}
+    values = {kind: attrgetter(*(item.name for item in fields(kind))) for kind in {*map(type, examples)}}
     return sha256_rows(values[type(example)](example) for example in examples)
 
 
@@ -183,17 +183,17 @@ def prepare(examples: Iterable[Example]) -> Examples[Example]:
     """
     counts: Counter[str] = Counter(rows=0, duplicates=0, conflicts=0)
     kept: dict[str, Example] = {}
-    seen: Counter[str] = Counter()
+    occurrences: Counter[str] = Counter()
     conflicting: set[str] = set()
     for example in examples:
         counts["rows"] += 1
-        seen[example.id] += 1
+        occurrences[example.id] += 1
         first = kept.setdefault(example.id, example)
         # Another split may contradict it: the official test stays as it is.
         if first.role == example.role and _truth(first) != _truth(example):
             conflicting.add(example.id)
-    counts["conflicts"] = sum(seen[key] for key in conflicting)
-    counts["duplicates"] = sum(seen[key] - 1 for key in kept if key not in conflicting)
+    counts["conflicts"] = sum(occurrences[key] for key in conflicting)
+    counts["duplicates"] = sum(occurrences[key] - 1 for key in kept if key not in conflicting)
     return Examples(tuple(kept[key] for key in sorted(kept) if key not in conflicting), dict(counts))
 
 

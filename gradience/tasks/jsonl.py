@@ -136,9 +136,9 @@ def _label(row: Row, choices: tuple[str, ...]) -> int:
         readings.add(place)
     if len(readings) == 1:
         return readings.pop()
-    what = "a choice, and the place of another one" if readings else f"none of the {len(choices)} choices"
+    problem = "a choice, and the place of another one" if readings else f"none of the {len(choices)} choices"
     raise InputError(
-        f"{row.place}: the answer is {word[:80]!r}, which is {what}",
+        f"{row.place}: the answer is {word[:80]!r}, which is {problem}",
         code="task-answer",
         hint="write the text of a choice, or its place: 0 is the first",
     )

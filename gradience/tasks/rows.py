@@ -66,7 +66,7 @@ class Row:
             else self.text(column)
         )
 
-    def items(self, column: str, what: str, least: int) -> Sequence[Any]:
+    def items(self, column: str, noun: str, least: int) -> Sequence[Any]:
         """The list in `column`: a JSON list, or in CSV the text of one. Raises InputError (`task-text`)."""
         value = self.value(column)
         if isinstance(value, str):
@@ -75,7 +75,7 @@ class Row:
             except ValueError:
                 raise self.wrong(column, "is no list in JSON") from None
         if not isinstance(value, list) or len(value) < least:
-            raise self.wrong(column, f"is no list of {counted(least, what)} or more")
+            raise self.wrong(column, f"is no list of {counted(least, noun)} or more")
         return value
 
     @property
@@ -97,10 +97,10 @@ class Row:
         value = self.values.get(column)
         return bool(value.strip()) if isinstance(value, str) else value is not None
 
-    def wrong(self, column: str, what: str) -> InputError:
+    def wrong(self, column: str, problem: str) -> InputError:
         """The error (`task-text`) for a row that cannot be used as it stands: `what` is wrong with the column."""
         return InputError(
-            f"{self.place}: column `{column}` {what}",
+            f"{self.place}: column `{column}` {problem}",
             code="task-text",
             hint="remove the row, or correct its text",
         )
@@ -406,12 +406,12 @@ def gather(
     ids: dict[str, str] = {}  # of an example -> the id that its row brings
 
     def all_rows() -> Iterator[Example]:
-        seen: dict[str, tuple[Role | None, str]] = {}
+        first_places: dict[str, tuple[Role | None, str]] = {}
         for role, table in tables.items():
             for row in islice(checked(table, kind), None if kind == "labels" else _FIRST.get()):
                 text = about(row)
                 if len(tables) > 1:
-                    before, place = seen.setdefault(sha256_text(text), (role, row.place))
+                    before, place = first_places.setdefault(sha256_text(text), (role, row.place))
                     if before != role:
                         raise InputError(
                             f"{row.place}: the same as {place}: no row can be in the {role} and the {before} file",

@@ -115,10 +115,10 @@ def gold_of(row: Row, response: str, answer: str | None, rule: Scorer) -> str:
     gold = extracted if answer is None else answer
     if extracted is not None and gold is not None and rule.same(extracted, gold):
         return gold
-    what = "nothing" if extracted is None else f"{extracted[:80]!r}"
+    shown = "nothing" if extracted is None else f"{extracted[:80]!r}"
     expected = "" if answer is None else f", and its answer is {answer[:80]!r}"
     raise InputError(
-        f"{row.place}: its own response would be scored wrong: `{rule.name}` finds {what} in it{expected}",
+        f"{row.place}: its own response would be scored wrong: `{rule.name}` finds {shown} in it{expected}",
         code="task-answer",
         hint="correct the row, or choose another scorer: exact, normalised, contains, regex, number",
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -97,31 +97,15 @@ def require_permission(profile: str, code: TaskCode) -> None:
     )
 
 
-def run_file(profile: str, path: Path, content: bytes) -> Callable[..., Any]:
-    """Execute the bytes that were hashed as a module, and return its `load`. Raises InputError (`task-contract`)."""
+def run_file(path: Path, content: bytes) -> Any:
+    """Execute the bytes that were hashed as a module, and return its `load`; None where it has none."""
     path = path.resolve()
     # A name of its own in sys.modules: dataclasses and the annotations of the options are looked up there.
     name = f"gradience_task_{sha256_text(str(path))[:16]}"
     sys.modules[name] = module = ModuleType(name)
     module.__file__ = str(path)
     exec(compile(content, str(path), "exec"), module.__dict__)
-    return _function(profile, getattr(module, FUNCTION, None))
-
-
-def run_entry(profile: str, entry: importlib.metadata.EntryPoint) -> Callable[..., Any]:
-    """Import what the entry point names. Raises InputError (`task-contract`) when it is no function."""
-    return _function(profile, entry.load())
-
-
-def _function(profile: str, function: Any) -> Callable[..., Any]:
-    if not callable(function):
-        raise InputError(
-            f"{profile} has no function `{FUNCTION}`",
-            code="task-contract",
-            hint=f"define `{FUNCTION}(...)` that returns the task: see docs/tasks.md",
-        )
-    checked: Callable[..., Any] = function
-    return checked
+    return getattr(module, FUNCTION, None)
 
 
 def _origin(module: str) -> Path | None:

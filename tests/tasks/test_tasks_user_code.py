@@ -142,11 +142,10 @@ def test_a_file_is_not_run_unless_it_is_allowed(trace, monkeypatch, value):
 @pytest.mark.parametrize(
     ("profile", "code", "hint"),
     [
-        (f"{EXAMPLE}:load", "task-unknown", f"write `profile: {EXAMPLE}`"),
         ("no/such/file.py", "task-file", "check the path"),
         ("lengthz", "task-unknown", "did you mean `lengths`?"),
     ],
-    ids=["file and function", "no file", "misspelt"],
+    ids=["no file", "misspelt"],
 )
 def test_what_is_not_there(package, profile, code, hint):
     with pytest.raises(InputError) as caught:

@@ -111,12 +111,12 @@ class Making:
     def _config(self, key: str) -> Any:
         return self.harness.get_config(key)
 
-    def _require_known(self, what: str, wanted: str | None, known: Sequence[str]) -> None:
+    def _require_known(self, kind: str, wanted: str | None, known: Sequence[str]) -> None:
         if wanted is not None and wanted not in known:
             raise UsageError(
-                f"{self.profile} has no {what} `{wanted}`",
+                f"{self.profile} has no {kind} `{wanted}`",
                 code="task-option",
-                hint=did_you_mean(wanted, known, f"its {what}s are {', '.join(known)}"),
+                hint=did_you_mean(wanted, known, f"its {kind}s are {', '.join(known)}"),
             )
 
     def _refused(self, why: str) -> UsageError:
@@ -128,7 +128,7 @@ class Making:
 
     def _requests(self, documents: Any, shots: int) -> dict[str, Sequence[Any]]:
         """An identity of its own, and lm-eval's requests, for each document in its order."""
-        seen: Counter[str] = Counter()
+        occurrences: Counter[str] = Counter()
         task = self.harness
         requested: dict[str, Sequence[Any]] = {}
         try:
@@ -138,8 +138,8 @@ class Making:
                     doc=doc, ctx=context, metadata=(task.config["task"], number, 1)
                 )
                 key = content_id(json.dumps(doc, sort_keys=True, ensure_ascii=False, default=str), exact=True)
-                seen[key] += 1
-                key = key if seen[key] == 1 else f"{key}#{seen[key]}"
+                occurrences[key] += 1
+                key = key if occurrences[key] == 1 else f"{key}#{occurrences[key]}"
                 requested[key] = requests if isinstance(requests, list) else [requests]
         except unusable_errors() as error:
             raise unusable(self.profile, error) from None
@@ -388,11 +388,11 @@ class HarnessRule:
             number = float(value)  # type: ignore[arg-type]
             if number in (0.0, 1.0):
                 return bool(number)
-        what = f"is not among its values ({', '.join(values) or 'nothing'})"
+        problem = f"is not among its values ({', '.join(values) or 'nothing'})"
         if self.metric in values:
-            what = f"is {value!r:.40}, neither 0 nor 1"
+            problem = f"is {value!r:.40}, neither 0 nor 1"
         raise InputError(
-            f"{self.profile}: the metric `{self.metric}` of a document {what}",
+            f"{self.profile}: the metric `{self.metric}` of a document {problem}",
             code="task-metric",
             hint="choose a metric that says correct or not: --option metric=NAME",
         )
