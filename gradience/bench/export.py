@@ -1,4 +1,4 @@
-"""What every export is about: one adapter of one seed, its counts, and what is known of its difference to the probe."""
+"""The results of a run as others read them: Every Eval Ever, the hub's YAML. Files are written, nothing is uploaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradience.files.records import ClassificationRecord, GenerationRecord, Reco
 from gradience.files.whole import write_whole
 from gradience.models.lock import refuse_links
 from gradience.reports.bench import Bench, BenchAggregate, Measures, VariantResult
-from gradience.statistics.paired import Interval
+from gradience.statistics.table import PairedTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,9 @@ class Evaluated:
         return f"{self.name}-seed{self.bench.seed}"
 
     @property
-    def difference(self) -> Interval | None:
-        """Tango's 95 % interval of variant − probe; None for the probe, and where nothing was paired."""
-        pairs = self.result.pairs if self.result is not None else None
-        if pairs is None:
-            return None
-        return Interval(pairs.low, pairs.high)
+    def pairs(self) -> PairedTable | None:
+        """Its table against the probe; None for the probe, and where nothing was paired."""
+        return None if self.result is None else self.result.pairs
 
 
 def evaluated(folder: Path) -> Iterator[Evaluated]:
@@ -58,6 +55,7 @@ def evaluated(folder: Path) -> Iterator[Evaluated]:
     Raises InputError (`bench-smoke`, `bad-name`), and what `find_benches` and `Bench.read` raise.
     """
     together = BenchAggregate.read(folder / AGGREGATE) if (folder / AGGREGATE).is_file() else None
+    of_all = {variant.name: variant for variant in together.variants} if together is not None else {}
     for path in find_benches([folder]):
         bench = Bench.read(path)
         if bench.smoke:
@@ -75,16 +73,9 @@ def evaluated(folder: Path) -> Iterator[Evaluated]:
             yield Evaluated("probe", path.parent, bench, bench.probe, None, None)
         for result in bench.variants:
             if result.measures is not None and result.same_as is None:
-                grade = _grade(result, together)
+                graded = result if together is None else of_all.get(result.name)
+                grade = graded.evidence.grade if graded is not None and graded.evidence is not None else None
                 yield Evaluated(result.name, path.parent, bench, result.measures, result, grade)
-
-
-def _grade(result: VariantResult, together: BenchAggregate | None) -> str | None:
-    graded = (
-        [variant for variant in together.variants if variant.name == result.name] if together else [result]
-    )
-    evidence = graded[0].evidence if graded else None
-    return evidence.grade if evidence is not None else None
 
 
 SCHEMA_VERSION = "0.3.0"
@@ -189,14 +180,14 @@ def _result(adapter: Evaluated) -> dict[str, Any]:
 def _details(adapter: Evaluated) -> dict[str, str]:
     """What the schema has no field for: the difference to the probe, and what the policy and the evidence say."""
     details = {"correct": str(adapter.measures.correct), "n": str(adapter.measures.n)}
-    interval, result, probe = adapter.difference, adapter.result, adapter.bench.probe
+    pairs, result, probe = adapter.pairs, adapter.result, adapter.bench.probe
     rank = probe.rank if probe else "unknown"
-    if interval is None or result is None:
+    if pairs is None or result is None:
         return details
     return details | {
         "compared_with": f"the probe of the same seed (rank {rank})",
         "difference": str(result.delta_exact),
-        "difference_95_percent_interval": f"[{interval.low:.6g}, {interval.high:.6g}]",
+        "difference_95_percent_interval": f"[{pairs.low:.6g}, {pairs.high:.6g}]",
         "difference_interval_method": "Tango's score interval for paired proportions",
         "policy_status_of_this_seed": result.status,
         **({"grade_over_all_seeds": adapter.grade} if adapter.grade is not None else {}),
@@ -222,20 +213,12 @@ def _rows(adapter: Evaluated, identity: str, model: str) -> list[bytes]:
 
 def _row(record: Record, how: str) -> dict[str, Any]:
     if isinstance(record, ClassificationRecord):
-        digest, gold, output, extracted = (
-            record.text_sha256,
-            str(record.label),
-            str(record.predicted),
-            str(record.predicted),
-        )
+        digest, gold, output = record.text_sha256, str(record.label), str(record.predicted)
+        extracted = output
     else:
         assert isinstance(record, GenerationRecord)
-        digest, gold, output, extracted = (
-            record.prompt_sha256,
-            record.answer,
-            record.output,
-            record.extracted or "",
-        )
+        digest, gold, output = record.prompt_sha256, record.answer, record.output
+        extracted = record.extracted or ""
     return {
         "sample_id": record.id,
         "sample_hash": digest,
@@ -290,10 +273,10 @@ def _dataset(adapter: Evaluated, given: str | None) -> tuple[str, str]:
 
 
 def _entry(adapter: Evaluated, dataset: str, task: str) -> dict[str, object]:
-    measures, interval = adapter.measures, adapter.difference
+    measures, pairs = adapter.measures, adapter.pairs
     notes = [f"{measures.correct:,} of {measures.n:,} correct (gradience bench, seed {adapter.bench.seed})"]
-    if interval is not None and adapter.result is not None:
-        low, high = (f"{100 * end:+.2f}" for end in (interval.low, interval.high))
+    if pairs is not None and adapter.result is not None:
+        low, high = (f"{100 * end:+.2f}" for end in (pairs.low, pairs.high))
         notes.append(
             f"difference to the full rank {adapter.result.delta_exact}, 95 % interval {low} to {high} points"
         )

@@ -119,7 +119,7 @@ class BenchConfig(Settings):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the reader of the file must know: that a seed is run alone."""
+        """Notes for the reader of the file: a seed is run alone."""
         if self.due == self.seeds:
             return ()
         planned = ", ".join(map(str, self.seeds))

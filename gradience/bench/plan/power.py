@@ -35,7 +35,7 @@ TRUNCATED, RETRAINED = (0.03, 0.08), (0.12, 0.20)
 
 
 class Assumed(NamedTuple):
-    """What is assumed of a variant."""
+    """Assumed noise of a variant."""
 
     name: str
     discordance: float
@@ -43,7 +43,7 @@ class Assumed(NamedTuple):
 
 
 class Assumptions(NamedTuple):
-    """What is assumed, and why."""
+    """Assumed variants, and the source of each assumption."""
 
     of: Sequence[Assumed]
     why: Sequence[str]

@@ -48,11 +48,11 @@ class PlannedVariant:
     lora_params: int = 0
     probe_params: int = 0
     rank_basis: str = ""
-    """What the ranks rest on, before rounding."""
+    """Basis of the ranks, before rounding."""
     by_effect: bool = False
     """Whether a calibration chooses its components, and not their singular values."""
     predicted: PredictedDivergence | None = None
-    """What it costs by the calibration; None where there is none, or where it is trained once it is made."""
+    """Predicted cost by the calibration; None where there is none, or where it is trained once it is made."""
     unplanned: str = ""
     """Why its ranks are not known; empty where they are."""
     as_recorded: bool = False

@@ -174,7 +174,7 @@ def _difference(a: Bench, b: Bench) -> str:
 
 
 def _same_start(a: Bench, b: Bench) -> str:
-    """Which beginning two seeds have in common, in words; empty where none."""
+    """Return the start that two seeds share, in words; empty if they share none."""
     starts, other_starts = _starts(a), _starts(b)
     for name in starts.keys() & other_starts.keys():
         (adapter, batch), (other_adapter, other_batch) = starts[name], other_starts[name]

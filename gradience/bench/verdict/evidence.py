@@ -114,7 +114,7 @@ def graded_together(
 
 
 def _obstacles(*, confirm: bool, plan: bool, records: bool) -> tuple[str, ...]:
-    """What a certificate lacks that neither seeds nor examples give."""
+    """Return obstacles to a certificate that neither seeds nor examples remove."""
     lacks = {
         "not all of an untouched confirm split was evaluated": not confirm,
         "the seeds do not follow one plan to its end": not plan,
@@ -287,7 +287,7 @@ def _seeded(result: VariantResult, bench: Bench) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFacts:
-    """What is known of one step."""
+    """Facts of one step of the ladder."""
 
     name: str
     step: float

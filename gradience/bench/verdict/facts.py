@@ -55,7 +55,7 @@ class StoredAdapter:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one planned variant."""
+    """Files and results of one planned variant, or its error."""
 
     planned: PlannedVariant
     adapter: StoredAdapter | None = None
@@ -136,10 +136,10 @@ class SeedFacts:
     calibration: Calibration | None = None
     """Where some variant needs one."""
     uncalibrated: str = ""
-    """What stopped it."""
+    """The error that stopped it."""
     outcomes: list[Outcome] = field(default_factory=list)
     error: str = ""
-    """What stopped the probe or its audit."""
+    """The error that stopped the probe or its audit."""
 
 
 def _listed(manifest: StageManifest, name: str, stage: Path) -> StageFile:

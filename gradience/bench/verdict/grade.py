@@ -44,7 +44,7 @@ class GradeFacts:
     """The chance that an adapter which is exactly as good passes the policy."""
     seeds: int
     obstacles: tuple[str, ...] = ()
-    """What a certificate lacks that neither seeds nor examples give."""
+    """Obstacles to a certificate that neither seeds nor examples remove."""
 
     @property
     def supported(self) -> bool:
@@ -54,7 +54,7 @@ class GradeFacts:
 
     @property
     def besides(self) -> tuple[str, ...]:
-        """What a certificate lacks beside seeds and examples, in words."""
+        """Obstacles to a certificate beside seeds and examples, in words."""
         stopped = (f"not tested, the sequence stopped at {self.untested}",) if self.untested else ()
         return (*stopped, *self.obstacles)
 

@@ -31,7 +31,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class SeedOutcome:
-    """What one planned seed says about one variant: counts, or a status that says why there are none."""
+    """Counts of one variant on one planned seed, or the status that explains why there are none."""
 
     seed: int
     status: Status = "PASS"
@@ -158,7 +158,7 @@ def _failures(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
 
 
 def _without_result(rows: Iterable[SeedOutcome]) -> list[str]:
-    """What is said of seeds without counts; those of one kind in one sentence."""
+    """Return sentences on seeds without counts; those of one kind in one sentence."""
     alike: dict[tuple[Status, str], list[str]] = {}
     for row in rows:
         if row.n == 0:
