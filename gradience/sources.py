@@ -27,10 +27,8 @@ from gradience.reports.base.report import Report
 from gradience.reports.calibration import METADATA, Calibration
 from gradience.reports.monitor import MonitorReport
 from gradience.reports.page.parts import Source
-from gradience.reports.registry import ArtifactName
+from gradience.reports.registry import ARTIFACTS, model_of
 
-KINDS = {f"gradience.{kind}": kind for kind in ArtifactName}
-"""The schema without its version -> the kind of artifact."""
 OF_A_RUN = ("bench_aggregate.json", "shrink.json", "evaluation.json", "bench.json")
 """In a folder, the report about all of it."""
 LOG = "run.jsonl"
@@ -133,8 +131,8 @@ def _read(path: Path, name: str) -> Source:
         return Source(name, _weights(path))
     text = read_file(path, MAX_ARTIFACT_BYTES)
     schema = Named.parse(path, text).schema_
-    kind = KINDS.get(schema.partition("/")[0])
-    reader = None if kind is None else kind.load()
+    kind = schema.partition("/")[0].removeprefix("gradience.")
+    reader = model_of(kind) if kind in ARTIFACTS else None
     if reader is None or not issubclass(reader, Report):
         raise InputError(
             f"{path}: no report is made of this kind of file: {schema[:120]!r}",

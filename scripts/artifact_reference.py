@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gradience.cli.schema import ArtifactName, schema_text
+from gradience.cli.schema import schema_text
+from gradience.reports.registry import ARTIFACTS
 
 WRITTEN_BY = {
     "audit": "`gradience audit --output audit.json` writes it, `--json` prints it. [How to read it](../audit.md)",
@@ -60,10 +61,10 @@ WRITTEN_BY = {
 
 def artifact_reference() -> str:
     """Return a section of Markdown for each artifact, named as `gradience schema` names it."""
-    return "\n\n".join(_section(name) for name in ArtifactName)
+    return "\n\n".join(_section(name) for name in ARTIFACTS)
 
 
-def _section(name: ArtifactName) -> str:
+def _section(name: str) -> str:
     schema = json.loads(schema_text(name))
     return (
         f"### {name}\n\n{_cell(schema['description'])} {WRITTEN_BY[name]}."

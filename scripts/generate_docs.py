@@ -22,7 +22,8 @@ from runtime_runs import runs_text
 from runtime_table import ran_table, runtime_table
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.schema import ArtifactName, schema_text
+from gradience.cli.schema import schema_text
+from gradience.reports.registry import ARTIFACTS
 from gradience.runtimes.record import RUNS, parse_runs
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -77,7 +78,7 @@ def documents() -> dict[Path, str]:
     files[DOCS / "glossary.md"] = (resources.files("gradience.cli") / "glossary.md").read_text(
         encoding="utf-8"
     )
-    for name in ArtifactName:
+    for name in ARTIFACTS:
         files[DOCS / "schemas" / f"{name}.schema.json"] = schema_text(name)
     return files
 

@@ -241,6 +241,59 @@ def test_a_toy_section_of_a_comparison_and_one_of_a_compression(tmp_path, add, c
     assert "\n## What is a CompressionReport?\n" in page
 
 
+TOY_REPORT = '''
+"""How many letters a name has."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gradience.reports.base.blocks import Column, Document, Heading, Note, Span, table_of
+from gradience.reports.base.report import Report
+
+
+class LetterReport(Report):
+    """Names and their letters."""
+
+    row_field: ClassVar[str] = "names"
+
+    schema_: Literal["gradience.letters/1"] = Field(default="gradience.letters/1", alias="schema")
+    names: tuple[str, ...]
+    """In alphabetical order."""
+
+    def blocks(self) -> Document:
+        table = table_of(
+            self.names,
+            (Column("name"), lambda name: Span(name, "name")),
+            (Column("letters", ">"), lambda name: str(len(name))),
+        )
+        return [Heading("Letters", level=1), Heading("How many letters?"), table]
+
+    def summary(self) -> list[Note]:
+        return [Note("good", f"{len(self.names)} names")]
+'''
+
+
+def test_a_toy_report_is_one_file_and_one_line(tmp_path, add, new_file, command):
+    """A schema, text, Markdown, HTML, a notebook, a page from its file; a stranger's name is no markup anywhere."""
+    from gradience.reports.registry import model_of
+
+    new_file("reports/letters.py", TOY_REPORT)
+    add("report", "gradience.reports.letters:LetterReport", name="letters")
+    report = model_of("letters")(names=("<b>",))
+    file = report.save(tmp_path / "letters.json")
+    assert "\nHow many letters?\n  name   letters\n  <b>          3\n" in report.to_text()
+    assert "| &#60;b&#62; | 3 |" in report.to_markdown()
+    assert "<bdi>&lt;b&gt;</bdi>" in report._repr_html_()
+    assert str(type(report).read(file)) == str(report)
+    command("report", file, "--output", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "1 names" in page
+    assert "<bdi>&lt;b&gt;</bdi>" in page
+
+
 TOY_PLOT = """
 from gradience.reports.plots.plot import Axis, Plot, Points
 

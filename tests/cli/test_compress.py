@@ -18,7 +18,7 @@ from pseudo_terminal import drawn_by
 
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
-from gradience.cli.schema import ArtifactName, schema_text
+from gradience.cli.schema import schema_text
 from gradience.reports.compression import CompressionPlan, CompressionReport
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -354,7 +354,7 @@ def test_an_adapter_that_is_not_there(tmp_path, capsys):
 
 
 def test_the_schema_verb_knows_both_artifacts():
-    for name in (ArtifactName.COMPRESSION, ArtifactName.COMPRESSION_PLAN):
+    for name in ("compression", "compression_plan"):
         assert json.loads(schema_text(name))["$id"].startswith("gradience.compression")
 
 

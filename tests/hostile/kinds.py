@@ -21,11 +21,11 @@ from gradience.bench.config.shipped import find_config
 from gradience.bench.run.stages import Stages
 from gradience.check.files import read_mapping
 from gradience.cli.app import run
-from gradience.cli.schema import ArtifactName
 from gradience.cli.starter_configs import evaluation_config
 from gradience.digests import sha256_text
 from gradience.evaluate.settings import evaluate_settings
 from gradience.files.records import read_records
+from gradience.reports.registry import ARTIFACTS, model_of
 from gradience.tasks import load as load_task
 from gradience.training.resume import Journal
 from hostile import samples
@@ -116,14 +116,17 @@ def artifacts() -> dict[str, Kind]:
     """Every JSON that we write, read again by the verbs that do so, or by the library."""
     good = samples.artifacts()
     kinds = {}
-    for name in ArtifactName:
+    for name in ARTIFACTS:
         path = f"in/{name}.json"
         kinds[f"{name}.json"] = Kind(
-            path, "json", {path: good[name].to_json().encode()}, {f"{name.model}.read": _reading(name, path)}
+            path,
+            "json",
+            {path: good[name].to_json().encode()},
+            {f"{model_of(name).__name__}.read": _reading(name, path)},
         )
     seeds = {f"in/run/seed_{bench.seed}/bench.json": bench.to_json().encode() for bench in samples.seeds()}
-    both = seeds | {"in/run/plan.json": good[ArtifactName.BENCH_PLAN].to_json().encode()}
-    together = {"in/run/bench_aggregate.json": good[ArtifactName.BENCH_AGGREGATE].to_json().encode()}
+    both = seeds | {"in/run/plan.json": good["bench_plan"].to_json().encode()}
+    together = {"in/run/bench_aggregate.json": good["bench_aggregate"].to_json().encode()}
     aggregate, summary = "bench aggregate in/run --output out/all", "bench summary in/run"
     known = frozenset({0, 1, 4, 8})
     return kinds | {
@@ -148,16 +151,14 @@ def artifacts() -> dict[str, Kind]:
         "report for a page": Kind(
             "in/run/evaluation.json",
             "json",
-            {"in/run/evaluation.json": good[ArtifactName.EVALUATION].to_json().encode()},
+            {"in/run/evaluation.json": good["evaluation"].to_json().encode()},
             commands("report in/run --output out/page.html"),
         ),
     }
 
 
-def _reading(name: ArtifactName, path: str) -> Read:
-    from importlib import import_module
-
-    model = getattr(import_module(name.module), name.model)
+def _reading(name: str, path: str) -> Read:
+    model = model_of(name)
 
     def read() -> None:
         say(model.read(path).to_json(indent=None))

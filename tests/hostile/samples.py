@@ -24,7 +24,6 @@ from gradience.bench.run.stages import stage_key
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verify.verify import verify_run
 from gradience.check import check_config
-from gradience.cli.schema import ArtifactName
 from gradience.digests import sha256_text
 from gradience.evaluate.forecast import margins_of
 from gradience.files.digests import Digests, write_digests
@@ -81,7 +80,7 @@ def seeds() -> list[Bench]:
     return bench_sample.three_seeds()
 
 
-def artifacts() -> dict[ArtifactName, Any]:
+def artifacts() -> dict[str, Any]:
     """One of each."""
     rows = [
         audit_sample.row(
@@ -96,18 +95,18 @@ def artifacts() -> dict[ArtifactName, Any]:
     config = bench_sample.config()
     runs = ROOT / "tests" / "monitor" / "runs"
     return {
-        ArtifactName.AUDIT: audit_sample.report(rows),
-        ArtifactName.COMPRESSION: compression_sample.report(written),
-        ArtifactName.COMPRESSION_PLAN: compression_sample.plan(planned),
-        ArtifactName.CALIBRATION: calibration_sample.calibration_report(),
-        ArtifactName.CALIBRATION_FORECAST: calibration_sample.calibration_forecast(),
-        ArtifactName.DISTILL: distill_sample.distill_report(),
-        ArtifactName.DISTILL_FORECAST: distill_sample.distill_forecast(),
-        ArtifactName.CONVERSION: compression_sample.conversion(),
-        ArtifactName.COMPARISON: compression_sample.comparison(compared),
-        ArtifactName.EVALUATION: EvaluationReport.read(EVALUATED),
-        ArtifactName.EVALUATION_FORECAST: evaluation_forecast(),
-        ArtifactName.EVALUATION_PREVIEW: EvaluationPreview(
+        "audit": audit_sample.report(rows),
+        "compression": compression_sample.report(written),
+        "compression_plan": compression_sample.plan(planned),
+        "calibration": calibration_sample.calibration_report(),
+        "calibration_forecast": calibration_sample.calibration_forecast(),
+        "distill": distill_sample.distill_report(),
+        "distill_forecast": distill_sample.distill_forecast(),
+        "conversion": compression_sample.conversion(),
+        "comparison": compression_sample.comparison(compared),
+        "evaluation": EvaluationReport.read(EVALUATED),
+        "evaluation_forecast": evaluation_forecast(),
+        "evaluation_preview": EvaluationPreview(
             base="m",
             task="t",
             scored_by="exact",
@@ -117,26 +116,26 @@ def artifacts() -> dict[ArtifactName, Any]:
             ),
             notes=("a note",),
         ),
-        ArtifactName.SHRINK: shrink(),
-        ArtifactName.SHRINK_PLAN: shrink().plan,
-        ArtifactName.SHRINK_FORECAST: shrink_forecast(),
-        ArtifactName.KEPT_RECORDS: KeptRecords(files={"a.jsonl": KeptFile(key="0", sha256=None)}),
-        ArtifactName.FLEET: fleet_sample.fleet_report(),
-        ArtifactName.FLEET_COMPRESSION: fleet_sample.fleet_compression(),
-        ArtifactName.FLEET_ROW: fleet_sample.fleet_row(),
-        ArtifactName.EVIDENCE: evidence(),
-        ArtifactName.MONITOR: monitor_runs([runs / "nan.jsonl"]),
-        ArtifactName.CHECK: check_config(r=16, alpha=16, lr=0.5),
-        ArtifactName.BENCH: seeds()[0],
-        ArtifactName.BENCH_AGGREGATE: aggregate(seeds(), ["a", "b", "c"]),
-        ArtifactName.BENCH_PLAN: bench_plan(config, "gsm8k", seeds()[0].data.splits),
-        ArtifactName.BENCH_FORECAST: forecast(),
-        ArtifactName.BENCH_STATUS: bench_status(),
-        ArtifactName.POWER: report_of_numbers(200, 3, None, plausible()),
-        ArtifactName.DIGESTS: Digests(files={"bench.json": sha256_text("")}),
-        ArtifactName.VERIFICATION: verification(),
-        ArtifactName.TRAINING: TrainingReport.model_validate_json(kept("probe/train/training.json")),
-        ArtifactName.STAGE: StageManifest.model_validate_json(kept("probe/train/manifest.json")),
+        "shrink": shrink(),
+        "shrink_plan": shrink().plan,
+        "shrink_forecast": shrink_forecast(),
+        "kept_records": KeptRecords(files={"a.jsonl": KeptFile(key="0", sha256=None)}),
+        "fleet": fleet_sample.fleet_report(),
+        "fleet_compression": fleet_sample.fleet_compression(),
+        "fleet_row": fleet_sample.fleet_row(),
+        "evidence": evidence(),
+        "monitor": monitor_runs([runs / "nan.jsonl"]),
+        "check": check_config(r=16, alpha=16, lr=0.5),
+        "bench": seeds()[0],
+        "bench_aggregate": aggregate(seeds(), ["a", "b", "c"]),
+        "bench_plan": bench_plan(config, "gsm8k", seeds()[0].data.splits),
+        "bench_forecast": forecast(),
+        "bench_status": bench_status(),
+        "power": report_of_numbers(200, 3, None, plausible()),
+        "digests": Digests(files={"bench.json": sha256_text("")}),
+        "verification": verification(),
+        "training": TrainingReport.model_validate_json(kept("probe/train/training.json")),
+        "stage": StageManifest.model_validate_json(kept("probe/train/manifest.json")),
     }
 
 

@@ -15,7 +15,6 @@ from test_faces import SAMPLES
 from gradience import audit_adapter
 from gradience.bench.plan.power import plausible, report_of_numbers
 from gradience.cli.demo import example_adapter
-from gradience.cli.schema import ArtifactName
 from gradience.reports.audit import AuditReport
 from gradience.reports.base.prediction import CurvePoint, Prediction
 from gradience.reports.compression import CompressionPlan, CompressionReport
@@ -67,15 +66,13 @@ def planned_run() -> BenchForecast:
     )  # fmt: skip
     scenarios = report_of_numbers(1319, 3, None, plausible()).scenarios
     changes = {"cost": cost, "scenarios": scenarios, "trainings": 4, "evaluations": 8}
-    return artifacts()[ArtifactName.BENCH_FORECAST].model_copy(update=changes)
+    return artifacts()["bench_forecast"].model_copy(update=changes)
 
 
 def planned_evaluation() -> EvaluationForecast:
     """The same of an evaluation."""
     changes = {"weights_bytes": 14_483_464_192, "adapter_bytes": 671_088_640, "batch_bytes": 3_200_000_000}
-    return artifacts()[ArtifactName.EVALUATION_FORECAST].model_copy(
-        update={**changes, "process_bytes": 700_000_000}
-    )
+    return artifacts()["evaluation_forecast"].model_copy(update={**changes, "process_bytes": 700_000_000})
 
 
 def of(name: str, report: Callable[[], object]) -> Callable[[], list[Source]]:
@@ -88,12 +85,12 @@ def kept(*paths: Path) -> Callable[[], list[Source]]:
 
 PAGES: dict[str, Callable[[], list[Source]]] = {
     **{name: of(name, sample) for name, sample in SAMPLES.items()},
-    "BenchForecast": of("forecast", lambda: artifacts()[ArtifactName.BENCH_FORECAST]),
+    "BenchForecast": of("forecast", lambda: artifacts()["bench_forecast"]),
     "EvaluationForecast": of("forecast", planned_evaluation),
-    "ShrinkForecast": of("forecast", lambda: artifacts()[ArtifactName.SHRINK_FORECAST]),
+    "ShrinkForecast": of("forecast", lambda: artifacts()["shrink_forecast"]),
     "planned run": of("forecast", planned_run),
-    "PowerReport": of("power", lambda: artifacts()[ArtifactName.POWER]),
-    "Verification": of("verification", lambda: artifacts()[ArtifactName.VERIFICATION]),
+    "PowerReport": of("power", lambda: artifacts()["power"]),
+    "Verification": of("verification", lambda: artifacts()["verification"]),
     "example adapter": lambda: [Source("audit.json", audit_adapter(example_adapter()))],
     "thousand modules": of("audit", lambda: audit_report(mistral_rows(layers=143, r=64))),
     "calibrated compression": of("compression_report", calibrated_compression),
