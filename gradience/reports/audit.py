@@ -44,6 +44,7 @@ from gradience.reports.base.blocks import (
     Span,
     Table,
     figures,
+    table_of,
 )
 from gradience.reports.base.charts import BLOCKS
 from gradience.reports.base.finding import Finding, Severity
@@ -992,20 +993,17 @@ def where_blocks(report: AuditReport, view: View) -> list[Block]:
     blocks += [Paragraph(sentence)] if sentence else []
     spare = wasteful(report, view.most_spare)
     full = [layer for layer in fullest(report, view.least_spare) if layer not in spare]
-    titles = ("r", k_label(report.tau), "stable", "spare params")
-    columns = [Column("spare"), Column("module"), *(Column(title, ">") for title in titles)]
-    rows: list[list[Inline]] = [
-        [
-            Span(end, "dim"),
-            Span(layer.label, "name"),
-            str(layer.r),
-            str(layer.energy_rank_tau),
-            sig(layer.stable_rank, layer_digits(layer)),
-            count(_spare_params(layer)),
-        ]
-        for end, layer in (*(("most", layer) for layer in spare), *(("least", layer) for layer in full))
-    ]
-    return [*blocks, Table(columns, rows)] if rows else blocks
+    ends = [*(("most", layer) for layer in spare), *(("least", layer) for layer in full)]
+    table = table_of(
+        ends,
+        (Column("spare"), lambda end: Span(end[0], "dim")),
+        (Column("module"), lambda end: Span(end[1].label, "name")),
+        (Column("r", ">"), lambda end: str(end[1].r)),
+        (Column(k_label(report.tau), ">"), lambda end: str(end[1].energy_rank_tau)),
+        (Column("stable", ">"), lambda end: sig(end[1].stable_rank, layer_digits(end[1]))),
+        (Column("spare params", ">"), lambda end: count(_spare_params(end[1]))),
+    )
+    return [*blocks, table] if ends else blocks
 
 
 def _gain_sentence(report: AuditReport) -> str:

@@ -18,12 +18,11 @@ from gradience.reports.base.blocks import (
     Column,
     Document,
     Heading,
-    Inline,
     Note,
     Notes,
     Paragraph,
     Span,
-    Table,
+    table_of,
 )
 from gradience.reports.base.numbers import MISSING, count, max_lora_rank, percent, plural, sig, size
 from gradience.reports.base.report import PlotOf, Plots, Report
@@ -267,58 +266,45 @@ def _serving(report: FleetReport) -> list[Block]:
     """Each base with the step that its largest adapter needs."""
     if not report.bases:
         return []
-    columns = [
-        Column("base model"),
-        Column("adapters", ">"),
-        Column("largest r", ">"),
-        Column("max_lora_rank", ">"),
-        Column("per slot ≥", ">"),
-        Column("on disk", ">", drop=1),
-    ]
-    rows: list[list[Inline]] = [
-        [
-            _base(base),
-            count(base.adapters),
-            count(base.largest_rank),
-            Span(max_lora_rank(base.max_lora_rank), "strong"),
-            MISSING if base.slot_bytes is None else size(base.slot_bytes),
-            size(base.bytes),
-        ]
-        for base in report.bases
-    ]
-    return [Heading("What must a server hold?", aside=report.engine), Table(columns, rows)]
+    table = table_of(
+        report.bases,
+        (Column("base model"), _base),
+        (Column("adapters", ">"), lambda base: count(base.adapters)),
+        (Column("largest r", ">"), lambda base: count(base.largest_rank)),
+        (Column("max_lora_rank", ">"), lambda base: Span(max_lora_rank(base.max_lora_rank), "strong")),
+        (
+            Column("per slot ≥", ">"),
+            lambda base: MISSING if base.slot_bytes is None else size(base.slot_bytes),
+        ),
+        (Column("on disk", ">", drop=1), lambda base: size(base.bytes)),
+    )
+    return [Heading("What must a server hold?", aside=report.engine), table]
 
 
 def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
     """What each lower step takes, and the adapters above the next one."""
-    titles = ("max_lora_rank", "per slot ≥", "to truncate", "energy lost, median", "most")
-    steps = [
-        [
-            str(step.max_lora_rank),
-            size(step.slot_bytes),
-            f"{count(step.truncated)} of {count(base.adapters)}",
-            percent(step.lost_energy_median),
-            percent(step.lost_energy_max),
-        ]
-        for step in base.steps
-    ]
     calibrated = any(adapter.predicted_kl is not None for adapter in base.forcing)
-    forcing: list[list[Inline]] = []
-    for adapter in base.forcing[: SHOWN_FORCING if brief else LISTED]:
-        kl = [sig(adapter.predicted_kl)] if calibrated else []
-        rank, lost = count(adapter.rank), percent(adapter.lost_energy)
-        forcing.append([Span(adapter.path, "name"), rank, lost, *kl])
-    columns = [
-        Column(f"above {base.steps[0].max_lora_rank}"),
-        Column("r", ">"),
-        Column("energy lost", ">"),
-        *([Column("predicted KL", ">")] if calibrated else []),
-    ]
+    forcing = base.forcing[: SHOWN_FORCING if brief else LISTED]
+    steps = table_of(
+        base.steps,
+        (Column("max_lora_rank", ">"), lambda step: str(step.max_lora_rank)),
+        (Column("per slot ≥", ">"), lambda step: size(step.slot_bytes)),
+        (Column("to truncate", ">"), lambda step: f"{count(step.truncated)} of {count(base.adapters)}"),
+        (Column("energy lost, median", ">"), lambda step: percent(step.lost_energy_median)),
+        (Column("most", ">"), lambda step: percent(step.lost_energy_max)),
+    )
+    above = table_of(
+        forcing,
+        (Column(f"above {base.steps[0].max_lora_rank}"), lambda adapter: Span(adapter.path, "name")),
+        (Column("r", ">"), lambda adapter: count(adapter.rank)),
+        (Column("energy lost", ">"), lambda adapter: percent(adapter.lost_energy)),
+        (Column("predicted KL", ">", shown=calibrated), lambda adapter: sig(adapter.predicted_kl)),
+    )
     hidden = base.steps[0].truncated - len(forcing)
     return [
         Heading(("What would a lower step take?  ", _base(base))),
-        Table([Column(title, ">") for title in titles], steps),
-        Table(columns, forcing),
+        steps,
+        above,
         *([Paragraph(Span(f"and {count(hidden)} more", "dim"))] if hidden > 0 else []),
     ]
 
@@ -341,25 +327,21 @@ def _copies(report: FleetReport, *, brief: bool) -> list[Block]:
     if not report.copies:
         return []
     groups = report.copies[: SHOWN_GROUPS if brief else LISTED]
-    rows: list[list[Inline]] = [
-        [
-            group.kind,
-            count(len(group.paths)),
-            "" if group.kind == "same file" else percent(group.difference),
-            first_names(group.paths, SHOWN_COPIES if brief else len(group.paths)),
-        ]
-        for group in groups
-    ]
-    columns = [
-        Column("copies"),
-        Column("adapters", ">"),
-        Column("difference ≤", ">"),
-        Column("which", wrap=True),
-    ]
+    most = SHOWN_COPIES if brief else None
+    table = table_of(
+        groups,
+        (Column("copies"), lambda group: group.kind),
+        (Column("adapters", ">"), lambda group: count(len(group.paths))),
+        (
+            Column("difference ≤", ">"),
+            lambda group: "" if group.kind == "same file" else percent(group.difference),
+        ),
+        (Column("which", wrap=True), lambda group: first_names(group.paths, most or len(group.paths))),
+    )
     hidden = len(report.copies) - len(groups)
     return [
         Heading("Which are the same?", aside="by ΔW, in whatever factors"),
-        Table(columns, rows),
+        table,
         *([Paragraph(Span(f"and {count(hidden)} more groups", "dim"))] if hidden else []),
     ]
 

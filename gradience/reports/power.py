@@ -17,6 +17,7 @@ from gradience.reports.base.blocks import (
     Span,
     Table,
     items,
+    table_of,
 )
 from gradience.reports.base.numbers import MISSING, chance, in_points, percent, plural
 from gradience.reports.base.report import PlotOf, Plots, Report
@@ -89,17 +90,14 @@ class PowerReport(Report):
         )
         # as good, or worse by two margins
         worse = f"PASS if {in_points(2 * float(self.margin))} points worse"
-        titles = ("discordance", "spread", "PASS if equal", worse)
-        policy = [
-            (
-                Span(row.name, "name"),
-                percent(row.discordance),
-                in_points(row.spread),
-                chance(row.pass_if_equal),
-                chance(row.pass_if_worse),
-            )
-            for row in self.scenarios
-        ]
+        policy = table_of(
+            self.scenarios,
+            (Column("variant"), lambda row: Span(row.name, "name")),
+            (Column("discordance", ">"), lambda row: percent(row.discordance)),
+            (Column("spread", ">"), lambda row: in_points(row.spread)),
+            (Column("PASS if equal", ">"), lambda row: chance(row.pass_if_equal)),
+            (Column(worse, ">"), lambda row: chance(row.pass_if_worse)),
+        )
         fewer = f"at most {self.allowed:,} of {self.n:,} fewer correct than the probe"
         return [
             Heading(f"What {examples} and {seeds} can show", level=1),
@@ -110,7 +108,7 @@ class PowerReport(Report):
             _claim_table(self, "new-run"),
             Paragraph(legend),
             Heading("The policy", aside=fewer),
-            Table([Column("variant"), *(Column(title, ">") for title in titles)], policy),
+            policy,
             Heading("What this rests on"),
             items(self.assumptions),
         ]

@@ -20,8 +20,8 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Role,
     Span,
-    Table,
     items,
+    table_of,
 )
 from gradience.reports.base.numbers import MISSING, count, plural
 from gradience.reports.base.report import Report
@@ -171,15 +171,17 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
         blocks += [Heading("Mismatches"), Notes(notes), *_more(len(report.mismatches) - len(notes))]
     if report.regenerated:
         blocks += [Heading("Answered again"), *_regenerated(report.regenerated, most)]
-    columns = [Column("check"), Column("level"), Column("result"), Column("what", wrap=True)]
-    rows: list[list[Inline]] = [
-        [check.name, check.level, Span(check.result, ROLES[check.result]), Span(check.what, "name")]
-        for check in report.checks
-    ]
+    checks = table_of(
+        report.checks,
+        (Column("check"), lambda check: check.name),
+        (Column("level"), lambda check: check.level),
+        (Column("result"), lambda check: Span(check.result, ROLES[check.result])),
+        (Column("what", wrap=True), lambda check: Span(check.what, "name")),
+    )
     return [
         *blocks,
         Heading("Checks"),
-        Table(columns, rows),
+        checks,
         Heading("Not verified"),
         items(report.not_verified),
     ]
@@ -187,11 +189,13 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
 
 def _regenerated(answers: tuple[RegeneratedAnswers, ...], most: int | None) -> list[Block]:
     """Counts for each evaluation, and the differences that are no mismatches: those are named above."""
-    columns = [Column(title, ">") for title in ("examples", "equal", "differing")]
-    rows: list[list[Inline]] = [
-        [Span(answer.file, "name"), count(answer.examples), count(answer.equal), count(len(answer.differing))]
-        for answer in answers
-    ]
+    table = table_of(
+        answers,
+        (Column("records", wrap=True), lambda answer: Span(answer.file, "name")),
+        (Column("examples", ">"), lambda answer: count(answer.examples)),
+        (Column("equal", ">"), lambda answer: count(answer.equal)),
+        (Column("differing", ">"), lambda answer: count(len(answer.differing))),
+    )
     undecided: list[Inline] = []
     for answer in answers:
         for differing in answer.differing if answer.undecidable else ():
@@ -200,7 +204,7 @@ def _regenerated(answers: tuple[RegeneratedAnswers, ...], most: int | None) -> l
             now = "correct" if differing.again_correct else "wrong"
             change = f"{recorded!r} ({was}) recorded, {again!r} ({now}) when it is answered again"
             undecided.append((Span(f"{answer.file}, {differing.id}", "name"), ": ", Span(change, "name")))
-    blocks: list[Block] = [Table([Column("records", wrap=True), *columns], rows)]
+    blocks: list[Block] = [table]
     if undecided:
         blocks += [items(undecided[:most]), *_more(len(undecided) - len(undecided[:most]))]
     return blocks
