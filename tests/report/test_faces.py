@@ -14,6 +14,7 @@ from calibration_sample import calibration_report
 from compression_sample import conversion
 from distill_sample import distill_report
 from fleet_sample import fleet_compression, fleet_report
+from rich.cells import cell_len
 from test_audit_document import Reader
 from test_audit_text import mistral
 from test_comparison_text import unlike
@@ -110,6 +111,21 @@ def test_what_is_printed_is_short_and_begins_like_the_screen(name):
         assert len(lines) >= 14
     assert whole[: len(lines)] == lines
     assert max(map(len, lines)) <= 80 or name == "MonitorReport"
+
+
+LAYERS = ("AuditReport", "CalibrationReport", "ComparisonReport", "CompressionPlan", "CompressionReport")
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_screen_fits_its_width_and_colour_adds_nothing_else(name):
+    report = SAMPLES[name]()
+    options = {"layers": True} if name in LAYERS else {}
+    for width in (20, 60, 80, 100, 250):
+        text = report.to_text(width=width, **options)
+        assert max(map(cell_len, text.splitlines())) <= max(65 if name == "FleetReport" else 60, width)
+        assert not re.search(r"[ \t]+$", text, flags=re.MULTILINE)
+    coloured = report.to_text(color=True, **options)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == report.to_text(**options) != coloured
 
 
 @pytest.mark.parametrize("name", SAMPLES)
