@@ -22,7 +22,7 @@ from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.files.records import read_records
 from gradience.models.rendering import encode_prompt
 from gradience.reports.base.graded import LikelihoodEvidence
-from gradience.reports.evaluation import EvaluationForecast, EvaluationReport
+from gradience.reports.evaluation import EvaluationReport
 from gradience.tasks import scoring_of
 from gradience.tasks.base import LikelihoodScoring
 from gradience.tasks.harness.make import behind_the_blank
@@ -166,15 +166,6 @@ def test_rows_show_nats_per_token_and_a_grade_by_a_margin_in_nats(command, tmp_p
     assert run([*command, "--with-base", "--margin", "0.0001", "-o", str(out), "--quiet", "--json"]) in (1, 8)
     again = EvaluationReport.model_validate(json.loads(capsys.readouterr().out))
     assert again.candidates[0].likelihood == other.likelihood
-
-
-def test_a_plan_of_likelihoods_names_no_margin(command, capsys):
-    assert run([*command, "--dry-run", "--json"]) == 0
-    plan = EvaluationForecast.model_validate(json.loads(capsys.readouterr().out))
-    assert plan.margins == ()
-    assert not [words for words in plan.assumptions if "max_new_tokens" in words]
-    assert run([*command, "--dry-run"]) == 0
-    assert "What can these examples show?" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("profile", "file"), [("jsonl", "rows.jsonl"), ("chat", "chat.jsonl")])

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 import venv
+from itertools import chain
 
 import adapters_to_compare as data
 import pytest
 import torch
+from peft import PeftModel
 from tiny_models import letters_tokenizer, llama, llama_adapter, sums
 
 from gradience.bench.config.sections import RuntimeSettings
@@ -339,3 +341,64 @@ def test_the_gate_compares_log_probabilities_and_sees_what_is_left_out(tmp_path)
     with pytest.raises(InputError) as refusal:
         ask(engine_with(adapter), engine_with(zero))
     assert refusal.value.code == "engine-disagrees"
+
+
+# --- what it makes of the process's answers, which here come from transformers
+
+
+class Computing:
+    """Stands in for the process: a model for each adapter, asked token by token."""
+
+    def __init__(self, *_):
+        self.models = {None: llama()}
+
+    def ask(self, method, *, number=None, path="", rows=(), room=(), first=(), end=0, **_):
+        if method == "start":
+            return {"device": "cpu", "max_model_len": 129}
+        if method == "add":
+            self.models[number] = PeftModel.from_pretrained(llama(), path).eval()
+        if method == "generate":
+            return [self.written(number, row, most, end) for row, most in zip(rows, room, strict=True)]
+        if method == "score":
+            return [self.terms(number, row, start) for row, start in zip(rows, first, strict=True)]
+        return None
+
+    def logits(self, number, row):
+        with torch.inference_mode():
+            return self.models[number](input_ids=torch.tensor([row])).logits[0]
+
+    def written(self, number, row, most, end):
+        ids = list(row)
+        while len(ids) < len(row) + most and ids[len(row) :][-1:] != [end]:
+            ids.append(int(self.logits(number, ids)[-1].argmax()))
+        return ids[len(row) :]
+
+    def terms(self, number, row, start):
+        logs = self.logits(number, row).log_softmax(-1)
+        places = range(start, len(row))
+        return [[float(logs[p - 1, row[p]]), bool(logs[p - 1].argmax() == row[p])] for p in places]
+
+    def close(self):
+        self.models.clear()
+
+
+def test_answers_are_cut_and_summed_as_those_of_transformers(base, broken, tmp_path, monkeypatch):
+    monkeypatch.setenv(PYTHON, broken)
+    monkeypatch.setattr("gradience.evaluate.engines.vllm.engine.VllmProcess", Computing)
+    vllm = VllmEngine(TransformersEngine(llama(), letters_tokenizer()), base, torch.device("cpu"))
+    peft, rows = TransformersEngine(llama(), letters_tokenizer()), sums(6)
+    for seed, name in enumerate(("a", "b"), 1):
+        folder = llama_adapter(tmp_path / name, seed, r=4 * seed)
+        for engine in (vllm, peft):
+            engine.add(name, folder)
+    prompts, pairs = [row.prompt for row in rows], [(row.prompt, row.response) for row in rows]
+    vllm.verify(["a", "b"], prompts, None)
+    for name in (None, "a", "b"):
+        given = {"max_new_tokens": 6, "stop": ["1"]}
+        assert vllm.generate(name, prompts, **given) == peft.generate(name, prompts, **given)
+    for how in ({}, {"end": False}, {"rolling": True, "end": False, "max_length": 7}):
+        ours, theirs = (engine.score([None, "a"], pairs, **how) for engine in (vllm, peft))
+        for score, expected in zip(chain(*ours), chain(*theirs), strict=True):
+            assert (score.n_tokens, score.exact) == (expected.n_tokens, expected.exact)
+            assert score.loglikelihood == pytest.approx(expected.loglikelihood, abs=1e-4)
+    vllm.close()

@@ -88,14 +88,6 @@ def test_other_bytes_than_the_pinned_ones_are_refused(index: Path, tmp_path: Pat
     assert not list((tmp_path / "archives").iterdir())
 
 
-def test_a_damaged_file_in_the_cache_is_replaced(index: Path, tmp_path: Path) -> None:
-    release = released(tiny_wheel(index))
-    (tmp_path / "archives").mkdir()
-    (tmp_path / "archives" / release.filename).write_bytes(b"cut off")
-    path = fetch(release, tmp_path / "archives")
-    assert path.read_bytes() == (index / release.filename).read_bytes()
-
-
 def test_what_cannot_be_had_is_one_clear_error(index: Path, tmp_path: Path) -> None:
     release = Release("tiny-asset", "1.0", "tiny_asset-1.0-py3-none-any.whl", "0" * 64, 86_000_000)
     with pytest.raises(
