@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bench_process import finish, without_times, write_inputs
-from hostile.figures import record
+from hostile.programs import record
 from killing import program
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from evaluating import evaluate_generation, evaluate_scores
-from hostile.figures import record
+from hostile.programs import record
 from killing import program
 from tiny_models import bert_adapter, sums
 

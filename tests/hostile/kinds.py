@@ -9,10 +9,11 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
+import fleet_sample
 from factory import CONFIG, INDEX, WEIGHTS, config, modules, safetensors
 from factory import sharded as sharded_folder
 
@@ -27,7 +28,6 @@ from gradience.evaluate.settings import evaluate_settings
 from gradience.files.records import read_records
 from gradience.reports.registry import ARTIFACTS, model_of
 from gradience.tasks import load as load_task
-from gradience.training.resume import Journal
 from hostile import samples
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -332,6 +332,7 @@ def records() -> dict[str, Kind]:
             {"out/training/started.json": journal},
             {"Journal": _journal},
             optional=True,
+            torch=True,
         ),
         "manifest of a stage": Kind(
             "out/probe/manifest.json", "json", stage, {"Stages.done": _stage}, tolerant=True, optional=True
@@ -361,6 +362,8 @@ NUMERICS = {"device": "cpu", "threads": 1, "versions": {"torch": "2.13.0"}}
 
 
 def _journal() -> None:
+    from gradience.training.resume import Journal
+
     journal = Journal(Path("out/training/started.json"), {}, "b" * 64, NUMERICS | {"threads": 2})
     journal.resume(3)
     say("resumed")
@@ -373,15 +376,127 @@ def _stage() -> None:
     say(Stages(Path("out"), lambda name: lambda: None, say=say).done("probe", {"seed": 1}, make))
 
 
+LOGS = TESTS / "evidence" / "logs"
+LM_EVAL = LOGS / "lm_eval"
+
+
+def logs() -> dict[str, Kind]:
+    """Every kind, by name."""
+    both = {
+        f"in/{side}/{path.name}": path.read_bytes()
+        for side in "ab"
+        for path in (LM_EVAL / side).iterdir()
+        if "_orders_" not in path.name
+    }
+    (samples_of_b,) = (place for place in both if place.startswith("in/b/samples"))
+    (results_of_b,) = (place for place in both if place.startswith("in/b/results"))
+    lm_eval = commands(
+        "evidence in/a in/b --filter strict-match",
+        "evidence in/a in/b --filter strict-match --json --flips 30",
+    )
+    scores = {"in/a.csv": samples.csv_scores(), "in/b.csv": samples.csv_scores()}
+    lines = {"in/a.jsonl": samples.jsonl_scores(), "in/b.jsonl": samples.jsonl_scores()}
+    inspect = {f"in/{side}.eval": (LOGS / "inspect" / f"{side}_deflated.eval").read_bytes() for side in "ab"}
+    records = folder_files(LOGS / "every_eval_ever" / "a", "in/a") | folder_files(
+        LOGS / "every_eval_ever" / "b", "in/b"
+    )
+    a, b = (
+        next(place for place in records if place.startswith(f"in/{side}/") and place.endswith(".json"))
+        for side in "ab"
+    )
+    return {
+        "log of Inspect": Kind(
+            "in/b.eval", "archive", inspect, commands("evidence in/a.eval in/b.eval --json")
+        ),
+        "record of Every Eval Ever": Kind(b, "json", records, commands(f"evidence {a} {b}")),
+        "samples of Every Eval Ever": Kind(
+            b.replace(".json", "_samples.jsonl"),
+            "lines",
+            records,
+            commands(f"evidence {a} {b.replace('.json', '_samples.jsonl')} --json"),
+        ),
+        "samples of lm-eval": Kind(samples_of_b, "lines", both, lm_eval),
+        "results of lm-eval": Kind(results_of_b, "json", both, lm_eval, optional=True),
+        "scores in CSV": Kind(
+            "in/b.csv",
+            "rows",
+            scores,
+            commands("evidence in/a.csv in/b.csv", "evidence in/b.csv in/a.csv --json"),
+        ),
+        "scores in JSON lines": Kind(
+            "in/b.jsonl", "lines", lines, commands("evidence in/a.jsonl in/b.jsonl --margin 0.1 --json")
+        ),
+    }
+
+
+ROWS = "in/fleet.jsonl"
+EARLIER, JOURNAL = "out/fleet.jsonl", "out/fleet.jsonl.part"
+
+
+def fleets() -> dict[str, Kind]:
+    """Every kind, by name."""
+    row = fleet_sample.fleet_row()
+    rows = [row.model_copy(update={"path": BAD}), row.model_copy(update={"path": GOOD, "rank": 2})]
+    content = b"".join(row.to_json(indent=None).encode() + b"\n" for row in rows)
+    batch = f"compress --fleet {ROWS} --to-rank 2 --output out/small"
+    again = f"fleet {BAD} {GOOD} --output {EARLIER}"
+    earlier = Kind(
+        EARLIER,
+        "lines",
+        ADAPTERS | {EARLIER: content},
+        commands(again, f"{again} --json"),
+        tolerant=True,  # a row that is missing is measured again
+        optional=True,
+    )
+    return {
+        "rows of a fleet": Kind(
+            ROWS,
+            "lines",
+            ADAPTERS | {ROWS: content},
+            commands(batch, f"{batch} --json"),
+            tolerant=True,  # fewer rows are rows
+            codes=frozenset({0, 4}),  # one row is outdated, the other small enough
+        ),
+        "rows of an earlier run of a fleet": earlier,
+        "journal of a fleet": replace(earlier, target=JOURNAL, files=ADAPTERS | {JOURNAL: content}),
+    }
+
+
+FOREIGN = TESTS / "adapters" / "foreign"
+SYNTAX = {".safetensors": "safetensors", ".npz": "archive", ".gguf": "archive"}
+FOREIGN_WEIGHTS = {
+    "mlx-dora": "adapters.safetensors",
+    "mlx-npz": "adapters.npz",
+    "diffusers": "pytorch_lora_weights.safetensors",
+    "kohya": "style.safetensors",
+    "gguf-q8_0": "adapter.gguf",
+}
+
+
+def foreign() -> dict[str, Kind]:
+    """Every kind, by name."""
+    kinds = {}
+    for name, file in FOREIGN_WEIGHTS.items():
+        files = {
+            f"{BAD}/{path.name}": path.read_bytes()
+            for path in (FOREIGN / name).iterdir()
+            if path.name != "expected.npz"
+        }
+        place = f"{BAD}/{file}" if name == "kohya" else BAD
+        kinds[f"weights of {name}"] = Kind(
+            f"{BAD}/{file}", SYNTAX[PurePath(file).suffix], files, commands(f"audit {place} --json")
+        )
+    mlx = {f"{BAD}/{path.name}": path.read_bytes() for path in (FOREIGN / "mlx-npz").glob("adapter*")}
+    words = commands(f"audit {BAD}", f"audit {BAD} --json")
+    kinds["config of mlx"] = Kind(f"{BAD}/adapter_config.json", "json", mlx, words)
+    return kinds
+
+
 @cache
 def all_kinds(folder: Path) -> Mapping[str, Kind]:
     """Every kind, by name. folder: an empty folder to make good files in."""
-    from hostile.fleet_kinds import fleets
-    from hostile.foreign_kinds import foreign
-    from hostile.log_kinds import logs
-
     logging.disable()
-    return {
+    kinds = {
         **adapters(folder),
         **artifacts(),
         **verified(),
@@ -392,6 +507,7 @@ def all_kinds(folder: Path) -> Mapping[str, Kind]:
         **foreign(),
         **fleets(),
     }
+    return dict(sorted(kinds.items(), key=lambda item: item[1].torch))  # what loads torch comes last
 
 
 def laid_out(kind: Kind, folder: Path) -> None:

@@ -18,7 +18,7 @@ from gradience.live.sinks import chart_values
 from gradience.reports.base import html, terminal
 from gradience.reports.registry import reports as report_classes
 from hostile import samples
-from hostile.figures import record
+from hostile.programs import record
 
 NAMES = HOSTILE | {
     "ten thousand": "x" * 10_000,

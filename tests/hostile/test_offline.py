@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from killing import HANGS
 
-from hostile.figures import record
+from hostile.programs import record
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = ["unshare", "--map-root-user", "--net"]

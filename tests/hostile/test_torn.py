@@ -9,7 +9,7 @@ from gradience.evaluate.records import RecordFile, answer_batches
 from gradience.files.records import ExamplesRun, ScoreRecord, read_records
 from gradience.telemetry import TelemetryReader, TelemetryWriter, last_position
 from gradience.telemetry.writer import RunStatus
-from hostile.figures import record
+from hostile.programs import record
 
 IDS, BATCHES = ("a", "ß", "c"), ((2, 0), (1,))
 

@@ -12,7 +12,7 @@ from itertools import product
 
 import pytest
 import torch
-from hostile.figures import record as figure
+from hostile.programs import record as figure
 
 from gradience.live import SpectralTracker
 from gradience.live import callback as module

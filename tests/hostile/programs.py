@@ -1,0 +1,63 @@
+"""Run a program of this folder by itself, where no other test has left a thread; read its JSON, keep its figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from killing import HANGS
+
+TESTS = Path(__file__).resolve().parent.parent
+FOLDERS = ("", "adapters", "bench", "evaluate", "training")
+FIGURES = "GRADIENCE_FIGURES"
+"""Environment: the folder of the figures of a run of the whole harness, one file for each goal."""
+
+
+def answer_of(module: str, *options: object, inside: Sequence[str] = ()) -> Any:
+    """Return what `python -m hostile.<module>` prints; it must end well. inside: a command that runs another one."""
+    path = os.pathsep.join([*(str(TESTS / folder) for folder in FOLDERS), str(TESTS.parent), *sys.path])
+    done = subprocess.run(
+        [*inside, sys.executable, "-m", f"hostile.{module}", *map(str, options)],
+        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=HANGS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def attacked(root: Path, *options: object, parts: int = 1) -> dict[str, Any]:
+    """Return the tally of the attack over all parts, which run side by side; of seconds and memory the largest."""
+    with ThreadPoolExecutor(parts) as pool:
+        tallies = list(
+            pool.map(
+                lambda part: answer_of("attack", root / str(part), "--part", f"{part}/{parts}", *options),
+                range(parts),
+            )
+        )
+    codes: Counter[str] = Counter()
+    for tally in tallies:
+        codes.update(tally["codes"])
+    return {
+        **{name: sum(tally[name] for tally in tallies) for name in ("inputs", "runs", "cpu_seconds")},
+        **{
+            name: max(tally[name] for tally in tallies)
+            for name in ("slowest", "peak_bytes", "seconds", "kinds")
+        },
+        "codes": dict(sorted(codes.items())),
+        "problems": [problem for tally in tallies for problem in tally["problems"]],
+    }
+
+
+def record(goal: str, what: str, **figures: Any) -> None:
+    """Keep the figures of one goal and what of it was run, in the order in which they are shown."""
+    folder = os.environ.get(FIGURES)
+    if folder:
+        name = f"{goal} {what}".replace(" ", "-").replace("/", "-")
+        text = json.dumps({"goal": goal, "what": what, **figures}, ensure_ascii=False)
+        (Path(folder) / f"{name}.json").write_text(text + "\n", encoding="utf-8")

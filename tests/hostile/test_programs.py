@@ -1,0 +1,332 @@
+"""The harness: programs of this folder, each run by itself. A sample in the suite, the whole with `make hostile`."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pkgutil
+import shutil
+import subprocess
+import time
+
+import factory
+import pytest
+
+from gradience.monitor import monitor_runs
+from gradience.reports.base.run import Stopwatch
+from gradience.telemetry import TelemetryReader, TelemetryWriter
+from hostile import surfaces
+from hostile.attack import MUTATED
+from hostile.crash import ERRORS, KILL
+from hostile.fuzzed import CORPUS, KEPT_BYTES, TARGETS, feed, seeds
+from hostile.mutation import CORES, mutants
+from hostile.programs import answer_of, attacked, record
+from hostile.syscalls import strace_works
+from hostile.writers import LONG, WRITERS
+
+# ---------------------------------------------------------------- malformed files x the verbs that read them (R1, R2)
+
+
+MB = 1_000_000
+
+
+def figures_of_files(tally):
+    return {
+        "inputs": tally["inputs"],
+        "runs": tally["runs"],
+        "kinds of file": tally["kinds"],
+        "slowest, seconds": round(tally["slowest"], 2),
+        "largest, MB": round(tally["peak_bytes"] / MB),
+        "processor, seconds": round(tally["cpu_seconds"]),
+        "seconds": round(tally["seconds"]),
+    }
+
+
+@pytest.mark.slow
+def test_a_sample_of_the_malformed_files(tmp_path):
+    tally = attacked(tmp_path, "--share", 113)
+    assert tally["problems"] == []
+    assert tally["runs"] > 200
+    assert tally["kinds"] > 28
+
+
+@pytest.mark.hostile
+def test_every_kind_of_malformed_file(tmp_path):
+    tally = attacked(tmp_path, "--share", 11, parts=2)
+    assert tally["problems"] == []
+    assert tally["inputs"] > 1500
+    record("R1", "malformed files", **figures_of_files(tally))
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("kind", MUTATED)
+def test_mutants_of_texts(kind, tmp_path):
+    tally = attacked(tmp_path, "--mutants", 500, "--kind", kind, parts=2)
+    assert tally["problems"] == []
+    assert tally["inputs"] == 500 * MUTATED[kind]
+    record("R2", f"mutants of {kind}", **figures_of_files(tally))
+
+
+# ---------------------------------------------------------------- hostile inputs, surface by surface (R19)
+
+
+NAMES = sorted(module.name for module in pkgutil.iter_modules(surfaces.__path__))
+
+
+@pytest.mark.slow
+def test_a_sample_of_every_surface(tmp_path):
+    tallies = answer_of("surface", tmp_path, *NAMES, "--share", 10)
+    assert [problem for tally in tallies for problem in tally["problems"]] == []
+    assert all(tally["inputs"] for tally in tallies)
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("name", NAMES)
+def test_every_input_of_a_surface(name, tmp_path):
+    (tally,) = answer_of("surface", tmp_path, name)
+    assert tally["problems"] == []
+    record(
+        "R19",
+        tally["what"],
+        **{
+            "inputs": tally["inputs"],
+            "writes outside the output": tally["writes"],
+            "executions": tally["executions"],
+            "tracebacks": tally["tracebacks"],
+            "over 10 s or 500 MB (docs/limits.md)": tally["over"],
+            "slowest, seconds": round(tally["slowest"], 1),
+            "largest, MB": round(tally["peak_bytes"] / 1e6),
+            "seconds": round(tally["seconds"]),
+        },
+    )
+
+
+# ---------------------------------------------------------------- every call that writes, killed and failed (R5, R7)
+
+
+with_strace = pytest.mark.skipif(not strace_works(), reason="strace is not installed, or may not trace here")
+MOUNTING = ("unshare", "--map-root-user", "--mount")
+
+
+def figures(answer):
+    tally = answer["tally"]
+    return {
+        "kinds of writing": sum(name.endswith(", calls") for name in tally),
+        "calls": sum(count for name, count in tally.items() if name.endswith(", calls")),
+        "runs": sum(count for name, count in tally.items() if "=" in name),
+        "seconds": round(answer["seconds"]),
+    }
+
+
+def may_mount():
+    """Whether a process may have a file system of its own here."""
+    command = [*MOUNTING, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return bool(shutil.which("unshare")) and not subprocess.run(command, capture_output=True).returncode
+
+
+@with_strace
+def test_a_sample_of_the_calls(tmp_path):
+    answer = answer_of("crash", tmp_path, "--share", 24, "--how", KILL, *ERRORS)
+    assert answer["problems"] == []
+    assert figures(answer)["runs"] > 8
+
+
+@pytest.mark.hostile
+@with_strace
+def test_killed_at_every_call(tmp_path):
+    names = [writer.name for writer in (*WRITERS, LONG)]
+    answer = answer_of("crash", tmp_path, "--writers", *names, "--how", KILL)
+    assert answer["problems"] == []
+    assert figures(answer)["calls"] >= 500
+    record("R5", "killed at every call that writes", **figures(answer))
+
+
+@pytest.mark.hostile
+@with_strace
+def test_every_call_fails_in_five_ways(tmp_path):
+    answer = answer_of("crash", tmp_path, "--how", *ERRORS)
+    assert answer["problems"] == []
+    assert figures(answer)["runs"] > 1400
+    record("R7", "disk and permissions refuse every call that writes", **figures(answer))
+
+
+@pytest.mark.hostile
+@with_strace
+def test_a_training_killed_and_refused_at_a_third_of_its_calls(tmp_path):
+    """A killed one ends with the adapter and the loss of one that was left alone (R10)."""
+    answer = answer_of("crash", tmp_path, "--writers", "training", "--share", 3, "--how", KILL, KILL, *ERRORS)
+    assert answer["problems"] == []
+    assert figures(answer)["runs"] > 40
+    record("R5", "a training killed or refused at a third of its calls", **figures(answer))
+
+
+@pytest.mark.hostile
+@with_strace
+@pytest.mark.skipif(not may_mount(), reason="may not mount a file system here")
+def test_a_file_system_that_is_full(tmp_path):
+    answer = answer_of("full_disk", tmp_path, inside=MOUNTING)
+    assert answer["problems"] == []
+    assert len(answer["tally"]) > 8
+    runs = sum(answer["tally"].values())
+    record("R7", "a full tmpfs, from no page left to enough", runs=runs, seconds=round(answer["seconds"]))
+
+
+# ---------------------------------------------------------------- eight processes write the same at once (R11)
+
+
+def test_eight_at_once_into_an_adapter_and_a_run(tmp_path):
+    answer = answer_of("at_once", tmp_path, "--rounds", 1, "--writers", "compress", "audit --append")
+    assert answer["problems"] == []
+    assert answer["tally"]["exit 2"] == 7
+
+
+@pytest.mark.hostile
+def test_eight_at_once_into_everything_that_is_written(tmp_path):
+    answer = answer_of("at_once", tmp_path, "--rounds", 5)
+    assert answer["problems"] == []
+    assert answer["tally"]["bench run"] == 1
+    rounds = sum(count for name, count in answer["tally"].items() if not name.startswith("exit"))
+    codes = {name: count for name, count in answer["tally"].items() if name.startswith("exit")}
+    record("R11", "eight processes at once", rounds=rounds, **codes, seconds=round(answer["seconds"]))
+
+
+# ---------------------------------------------------------------- processes that are stopped, and clocks that jump (R9)
+
+
+HOUR = 3600.0
+
+
+@pytest.mark.hostile
+def test_a_writer_stopped_while_another_one_writes_the_same(tmp_path):
+    answer = answer_of("stopped", tmp_path, 60)
+    assert answer["problems"] == []
+    stops = sum(count for name, count in answer["tally"].items() if ":" not in name)
+    record(
+        "R9", "stopped while another writes, then continued", stops=stops, seconds=round(answer["seconds"])
+    )
+
+
+def test_a_writer_stopped_at_a_few_moments(tmp_path):
+    answer = answer_of("stopped", tmp_path, 2)
+    assert answer["problems"] == []
+    assert answer["tally"]["stages: 0 6"] == 2
+
+
+def test_a_clock_that_jumps_moves_no_duration(tmp_path, monkeypatch):
+    """An hour back and forth, as when a machine's clock is set or the time zone of a naive clock changes."""
+    jumps, label = iter([0.0, HOUR, -HOUR, 0.0, -50 * HOUR, 50 * HOUR, 0.0]), 1.8e9
+    monkeypatch.setattr("time.time", lambda: label + next(jumps))
+    watch = Stopwatch("audit")
+    with TelemetryWriter(tmp_path / "run.jsonl") as run:
+        run.start({"lora": {"r": 8}})
+        for step in range(1, 6):
+            run.train_step(step, loss=1.0 / step)
+    monkeypatch.undo()
+    records = list(TelemetryReader(tmp_path / "run.jsonl"))
+    elapsed = [entry.number("elapsed_s") for entry in records if entry.event != "run_start"]
+    assert elapsed == sorted(elapsed)
+    assert 0 <= elapsed[0] <= elapsed[-1] < HOUR
+    assert 0 <= watch.run_info().seconds < HOUR
+    (report,) = monitor_runs([tmp_path / "run.jsonl"]).runs
+    assert report.seconds is not None
+    assert 0 <= report.seconds < HOUR
+
+
+# ---------------------------------------------------------------- many audits in one process (R12)
+
+
+KB = 1024
+
+
+def flat(answer):
+    assert answer["late files"] == answer["early files"]
+    assert answer["late bytes"] - answer["early bytes"] < 4096 * KB
+    return answer
+
+
+def test_three_hundred_audits_in_one_process(tmp_path):
+    """A leak of 15 kB an audit would be noticed."""
+    flat(answer_of("soak", factory.adapter(tmp_path, factory.modules()), 300))
+
+
+@pytest.mark.hostile
+def test_ten_thousand_audits_in_one_process(tmp_path):
+    """A leak of 500 bytes an audit would be noticed."""
+    answer = flat(answer_of("soak", factory.adapter(tmp_path, factory.modules()), 10_000))
+    growth = (answer["late bytes"] - answer["early bytes"]) // KB
+    record(
+        "R12",
+        "audits in one process",
+        audits=10_000,
+        **{"growth, kB": growth},
+        seconds=round(answer["seconds"]),
+    )
+
+
+# ---------------------------------------------------------------- mutants of our own numeric core (R13)
+
+
+COUNT = int(os.environ.get("MUTANTS", "16"))
+"""Of each module, drawn; all of them take hours."""
+NOTICED = 0.85
+
+SOURCE = '''
+def smaller(a, b=2):
+    """Docstring 1."""
+    if a < b and not b:
+        return -min(a, b) + 1
+    raise ValueError(f"{a + 1}")
+'''
+
+
+def test_what_is_exchanged():
+    sources = [ast.unparse(mutant.tree) for mutant in mutants(SOURCE)]
+    assert len(sources) == len(set(sources)) == 9
+    assert all("Docstring 1." in source and "{a + 1}" in source for source in sources)
+    assert any("a <= b" in source for source in sources)
+    assert any("max(a, b)" in source for source in sources)
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("core", CORES)
+def test_mutants_of_our_own_code_are_noticed(core):
+    started = time.perf_counter()
+    result = answer_of("mutation", "--core", core, "--count", COUNT)[core]
+    survivors = result["survivors"]
+    assert len(survivors) <= (1 - NOTICED) * result["tried"] + 1, survivors
+    record(
+        "R13",
+        f"mutants of {CORES[core].module}",
+        mutants=result["mutants"],
+        tried=result["tried"],
+        survived=len(survivors),
+        survivors=survivors,
+        seconds=round(time.perf_counter() - started),
+    )
+
+
+# ---------------------------------------------------------------- parsers that a stranger can reach (R3)
+
+
+SECONDS = 15
+"""For each target; `make fuzz` takes minutes."""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_corpus_of_a_target_ends_well(target):
+    corpus = seeds(target)
+    taken = [feed(target, content) for content in corpus.values()]
+    assert any(taken) or target in ("shards", "bench"), "nothing is good: the fuzzer would stay at the door"
+    assert max(map(len, corpus.values())) <= KEPT_BYTES
+
+
+def test_every_folder_of_the_corpus_has_a_target():
+    assert {path.name for path in CORPUS.iterdir()} == set(TARGETS)
+
+
+@pytest.mark.hostile
+def test_mutants_of_the_corpus_end_well(tmp_path):
+    results = answer_of("fuzz", "--seconds", SECONDS, "--finds", tmp_path)
+    assert results.keys() == TARGETS.keys()
+    inputs = sum(result["inputs"] for result in results.values())
+    record("R3", "parsers fed", targets=len(results), inputs=inputs, seconds=SECONDS * len(results))
