@@ -128,28 +128,6 @@ def bert():
                                                     intermediate_size=8, vocab_size=8))  # fmt: skip
 
 
-def roberta():
-    from transformers import RobertaConfig, RobertaForSequenceClassification
-
-    return RobertaForSequenceClassification(RobertaConfig(
-        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, vocab_size=8))  # fmt: skip
-
-
-def distilbert():
-    from transformers import DistilBertConfig, DistilBertForSequenceClassification
-
-    return DistilBertForSequenceClassification(
-        DistilBertConfig(dim=8, n_heads=2, n_layers=2, hidden_dim=8, vocab_size=8)
-    )
-
-
-def gpt2():
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    return GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=2, n_head=2, vocab_size=8, n_positions=8,
-                                      bos_token_id=0, eos_token_id=0))  # fmt: skip
-
-
 def t5():
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -161,13 +139,6 @@ def mamba():
     from transformers import MambaConfig, MambaForCausalLM
 
     return MambaForCausalLM(MambaConfig(hidden_size=8, num_hidden_layers=2, vocab_size=8, state_size=4))
-
-
-def vit():
-    from transformers import ViTConfig, ViTForImageClassification
-
-    return ViTForImageClassification(ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
-                                               intermediate_size=8, image_size=8, patch_size=4))  # fmt: skip
 
 
 # What a person who knows the architecture says about each weight that can have a LoRA.
@@ -189,24 +160,6 @@ EXPECTED = {
                       "bert.embeddings.token_type_embeddings"},
         "other": {"bert.pooler.dense", "classifier"},
     },
-    roberta: {
-        "attn": {"attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"},
-        "mlp": {"intermediate.dense", "output.dense"},
-        "embedding": {"roberta.embeddings.word_embeddings", "roberta.embeddings.position_embeddings",
-                      "roberta.embeddings.token_type_embeddings"},
-        "other": {"classifier.dense", "classifier.out_proj"},
-    },
-    distilbert: {
-        "attn": {"attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"},
-        "mlp": {"ffn.lin1", "ffn.lin2"},
-        "embedding": {"distilbert.embeddings.word_embeddings", "distilbert.embeddings.position_embeddings"},
-        "other": {"pre_classifier", "classifier"},
-    },
-    gpt2: {
-        "attn": {"attn.c_attn", "attn.c_proj"},
-        "mlp": {"mlp.c_fc", "mlp.c_proj"},
-        "embedding": {"transformer.wte", "transformer.wpe", "lm_head"},
-    },
     t5: {
         "attn": {f"layer.*.{block}.{name}" for block in ("SelfAttention", "EncDecAttention") for name in "qkvo"}
         | {"layer.*.SelfAttention.relative_attention_bias"},
@@ -216,11 +169,6 @@ EXPECTED = {
     mamba: {
         "other": {f"mixer.{name}" for name in ("conv1d", "in_proj", "x_proj", "dt_proj", "out_proj")},
         "embedding": {"backbone.embeddings", "lm_head"},
-    },
-    vit: {
-        "attn": {"attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"},
-        "mlp": {"mlp.fc1", "mlp.fc2"},
-        "other": {"vit.embeddings.patch_embeddings.projection", "classifier"},
     },
 }  # fmt: skip
 WEIGHTED = ("Linear", "Conv1D", "Conv1d", "Conv2d", "Embedding", "MixtralExperts")
