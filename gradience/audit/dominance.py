@@ -115,6 +115,18 @@ ROWS = 512
 """Rows of W in memory at a time."""
 
 
+def dora_layer(weight: FloatArray, magnitude: FloatArray, scaled_B: FloatArray, a: FloatArray) -> FloatArray:
+    """Return rows of W′ = m·V/‖V‖ with V = W + s·B·A, as PEFT applies it.
+
+    Source: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", arXiv 2402.09353; PEFT 0.21, tuners/lora/dora.py.
+    """
+    direction = weight + scaled_B @ a
+    lengths = np.linalg.norm(direction, axis=1)
+    lengths[lengths == 0] = 1.0
+    layer: FloatArray = (magnitude / lengths)[:, None] * direction
+    return layer
+
+
 class DoraUpdate:
     """ΔW of one linear module in blocks of rows, and how far its magnitude has moved.
 
@@ -145,10 +157,7 @@ class DoraUpdate:
         """Yield ΔW, some rows at a time."""
         for rows in self._rows():
             weight = self._weight(rows)
-            direction = weight + self._b[rows] @ self._a
-            lengths = np.linalg.norm(direction, axis=1)
-            lengths[lengths == 0] = 1.0
-            yield (self._magnitude[rows] / lengths)[:, None] * direction - weight
+            yield dora_layer(weight, self._magnitude[rows], self._b[rows], self._a) - weight
 
     def magnitude_change(self) -> float:
         """‖m − m₀‖₂/‖m₀‖₂, where m₀, the norms of W's rows, is what training starts from."""

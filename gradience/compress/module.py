@@ -18,6 +18,7 @@ import numpy as np
 from gradience.adapters.adapter import BLOCK_ELEMENTS, Factor, LoadedPair, LoraPair, word_blocks
 from gradience.adapters.base_weights import BaseWeights, Rows
 from gradience.adapters.tensors import DType, Words, decode, encode
+from gradience.audit.dominance import ROWS, dora_layer
 from gradience.compress.forms import Form
 from gradience.errors import InputError
 from gradience.reports.compression import ModulePlan
@@ -38,9 +39,6 @@ from gradience.spectra import (
 )
 from gradience.spectra import Method as SpectrumMethod
 
-ROWS = 512
-"""Rows of W in memory at a time."""
-
 
 def output_error(
     weight: Rows,
@@ -56,19 +54,11 @@ def output_error(
     for start in range(0, len(magnitude), ROWS):
         rows = slice(start, start + ROWS)
         base = weight(rows)
-        before = _layer(base, magnitude[rows], old[0][rows], old[1])
-        after = _layer(base, magnitude[rows], new[0][rows], new[1])
+        before = dora_layer(base, magnitude[rows], old[0][rows], old[1])
+        after = dora_layer(base, magnitude[rows], new[0][rows], new[1])
         lost += float(np.square(before - after).sum())
         done += float(np.square(before - base).sum())
     return relative_error(lost, done) or 0.0
-
-
-def _layer(weight: FloatArray, magnitude: FloatArray, scaled_B: FloatArray, a: FloatArray) -> FloatArray:
-    direction = weight + scaled_B @ a
-    lengths = np.linalg.norm(direction, axis=1)
-    lengths[lengths == 0] = 1.0
-    layer: FloatArray = (magnitude / lengths)[:, None] * direction
-    return layer
 
 
 MAX_CONDITION = 1e4
