@@ -147,8 +147,17 @@ def _names(opened: Adapter, config: Mapping[str, Any]) -> dict[str, str]:
             if wants not in (None, has):
                 raise _unfit(opened, f"{pair.module} has {has} {side}, and {wants} in the base model")
         names[pair.module] = name
-    if config.get("tie_word_embeddings") is True:
-        _refuse_tied(opened, names)
+    # Where head and embedding are one matrix, llama.cpp cannot use an update of either: it multiplies the head by what
+    # was turned for the embedding, and aborts; and of a head it knows no tensor.
+    for module, name in names.items():
+        if config.get("tie_word_embeddings") is True and name in _TIED:
+            raise not_held(
+                opened,
+                WORDS,
+                f"{module} is the head and the embedding of this base model at once (tie_word_embeddings), and"
+                " llama.cpp as of llama-cpp-python 0.3.36 " + _TIED[name],
+                "merge the adapter into the base with PEFT (merge_and_unload), and convert that",
+            )
     return names
 
 
@@ -181,22 +190,6 @@ def _sides(config: Mapping[str, Any]) -> dict[str, tuple[int | None, int | None]
         "embed_tokens": (hidden, vocabulary),
         "lm_head": (vocabulary, hidden),
     }
-
-
-def _refuse_tied(opened: Adapter, names: Mapping[str, str]) -> None:
-    """Where head and embedding are one matrix, llama.cpp cannot use an update of either (llama-cpp-python 0.3.36).
-
-    It multiplies the head by what was turned for the embedding, and aborts; and of a head it knows no tensor.
-    """
-    for module, name in names.items():
-        if name in ("token_embd", "output"):
-            raise not_held(
-                opened,
-                WORDS,
-                f"{module} is the head and the embedding of this base model at once (tie_word_embeddings), and"
-                " llama.cpp as of llama-cpp-python 0.3.36 " + _TIED[name],
-                "merge the adapter into the base with PEFT (merge_and_unload), and convert that",
-            )
 
 
 def _type(opened: Adapter, pair: LoraPair, library: Any) -> Any:

@@ -305,21 +305,20 @@ def _hooked(factory: Callable[[], Any]) -> Any:
     """A client of huggingface_hub that has every request and answer checked."""
     client = factory()
     hooks = client.event_hooks
+
+    def check_request(request: Any) -> None:
+        if _guard is not None:
+            _guard.check_request(request)
+
+    def check_response(response: Any) -> None:
+        if _guard is not None:
+            _guard.check_response(response)
+
     client.event_hooks = {
-        "request": [*hooks["request"], _check_request],
-        "response": [_check_response, *hooks["response"]],
+        "request": [*hooks["request"], check_request],
+        "response": [check_response, *hooks["response"]],
     }
     return client
-
-
-def _check_request(request: Any) -> None:
-    if _guard is not None:
-        _guard.check_request(request)
-
-
-def _check_response(response: Any) -> None:
-    if _guard is not None:
-        _guard.check_response(response)
 
 
 class _Guard:
@@ -529,13 +528,20 @@ def download(address: Address, names: Sequence[str], *, limit: int | None = None
     """Fetch files of one commit into the cache. Returns the folder of that commit, and the commit.
 
     names: paths in the repository.   limit: bytes of one file, whatever the server said of its size.
-    Raises NetworkError (see `explained`, and hub-corrupted).
+    Raises NetworkError (see `explained`, hub-corrupted, hub-lfs-pointer).
     """
     # The first file is asked for by the revision, so that the cache knows it offline; the others by its commit.
     revision, root = address.revision, Path()
     for name in names:
         path = _whole(address, name, _downloaded(address, name, revision, limit=limit))
-        _refuse_pointer(address, name, path)
+        with open_stream(path) as file:
+            head = file.read(40)
+        if head.startswith(b"version https://git-lfs.github.com/spec/"):
+            raise NetworkError(
+                f"{address}: {name} is a Git LFS pointer on the hub, not the file itself: its upload is incomplete",
+                code="hub-lfs-pointer",
+                hint="ask its author to upload the file itself (`hf upload`), or name an earlier commit of it",
+            )
         root = path.parents[name.count("/")]
         revision = _commit(address, root)
     return root, root.name
@@ -647,15 +653,3 @@ def _commit(address: Address, root: Path) -> str:
     if re.fullmatch(r"[0-9a-f]{40}", root.name) is None:
         raise no_hub(address)
     return root.name
-
-
-def _refuse_pointer(address: Address, name: str, path: Path) -> None:
-    """Raise NetworkError where the repository itself holds a Git LFS pointer in the place of a file."""
-    with open_stream(path) as file:
-        head = file.read(40)
-    if head.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise NetworkError(
-            f"{address}: {name} is a Git LFS pointer on the hub, not the file itself: its upload is incomplete",
-            code="hub-lfs-pointer",
-            hint="ask its author to upload the file itself (`hf upload`), or name an earlier commit of it",
-        )

@@ -35,12 +35,16 @@ def architecture_of(
     config.json of `base_model_name_or_path`, as a folder or in the cache of huggingface_hub; one beside the adapter.
     Names of modules do not say it: `model.layers.*.self_attn.q_proj` is Llama's, Mistral's, Qwen2's and Gemma's.
     """
-    if base_model is None and (wrapped := _wrapped_class(config)) is not None:
+    mapping = config.fields.get("auto_mapping")
+    wrapped = _class_name(mapping.get("base_model_class")) if isinstance(mapping, dict) else None
+    if base_model is None and wrapped is not None:
         return wrapped
     for path in _config_files(config, folder, base_model):
         name = _declared_class(path)
         if name is not None:
-            return _with_head(name, config.task_type)
+            # `BertForMaskedLM` trained to classify is `BertForSequenceClassification`.
+            head = HEADS.get(config.task_type or "")
+            return name if head is None else HEAD.sub("", name) + head
     return None
 
 
@@ -75,11 +79,6 @@ def check_model_config(folder: Path, *, needed: bool = True) -> None:
             code="bad-config",
             hint="save or download the base model again",
         )
-
-
-def _wrapped_class(config: PeftConfig) -> str | None:
-    mapping = config.fields.get("auto_mapping")
-    return _class_name(mapping.get("base_model_class")) if isinstance(mapping, dict) else None
 
 
 # os.path.isfile below, because Path.is_file raises for a name that no file can have.
@@ -125,9 +124,3 @@ def _declared_class(path: Path) -> str | None:
 
 def _class_name(value: Any) -> str | None:
     return value if isinstance(value, str) and CLASS_NAME.fullmatch(value) else None
-
-
-def _with_head(name: str, task: str | None) -> str:
-    """`BertForMaskedLM` trained to classify is `BertForSequenceClassification`."""
-    head = HEADS.get(task or "")
-    return name if head is None else HEAD.sub("", name) + head
