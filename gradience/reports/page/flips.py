@@ -142,20 +142,13 @@ def _file_in(folder: Path, name: str) -> Path | None:
     return path if inside and path.is_file() else None
 
 
-def _gold(record: Record) -> str:
-    """Return the correct answer."""
+def _texts(record: Record) -> tuple[str, str]:
+    """Return the correct answer, and what was answered."""
     if isinstance(record, ClassificationRecord | ChoiceRecord):
-        return str(record.label)
-    return _end(record.answer) if isinstance(record, GenerationRecord) else ""
-
-
-def _given(record: Record) -> str:
-    """Return what was answered."""
-    if isinstance(record, ClassificationRecord | ChoiceRecord):
-        return str(record.predicted)
+        return str(record.label), str(record.predicted)
     if isinstance(record, GenerationRecord):
-        return _end(record.output if record.extracted is None else record.extracted)
-    return ""
+        return _end(record.answer), _end(record.output if record.extracted is None else record.extracted)
+    return "", ""
 
 
 def _end(text: str) -> str:
@@ -173,7 +166,7 @@ def _of_one(flips: Flips, *, texts: bool) -> Iterator[Block]:
             continue
         rows: list[list[Inline]] = []
         for old, new in pairs[:SHOWN]:
-            cells = (_gold(old), _given(old), _given(new)) if texts else ()
+            cells = (*_texts(old), _texts(new)[1]) if texts else ()
             rows.append([Span(text, "name") for text in (new.id, *cells)])
         yield Paragraph((Span(flips.name, "name"), f": {count(len(pairs))} that {words}"))
         yield Table([Column("id"), *answers], rows)
@@ -217,7 +210,7 @@ def _over_seeds(report: BenchAggregate, folder: Path, *, texts: bool) -> Iterato
                 variant.seeds += 1
                 for counter, pairs in ((variant.lost, flips.lost), (variant.gained, flips.gained)):
                     counter.update(old.id for old, _ in pairs)
-                    variant.gold.update((old.id, _gold(old)) for old, _ in pairs)
+                    variant.gold.update((old.id, _texts(old)[0]) for old, _ in pairs)
     for name, variant in repeated.items():
         if variant.gold:
             yield from _of_variant(name, variant, texts=texts)
