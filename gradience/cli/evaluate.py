@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic.dataclasses import dataclass
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.options import CodeSettings, DryRun, need_libraries, require_files, say_notes
+from gradience.cli.options import CodeSettings, DryRun, need_libraries, say_notes
 from gradience.cli.output import TextsOutput, command_line
 from gradience.evaluate.settings import EvaluateSettings, evaluate_settings
 from gradience.settings import SETTINGS, Flag, StrPath, required_output
@@ -43,7 +43,6 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
     with how.allowing():
         output = None if how.dry_run or how.preview else required_output(settings.output, "DIR")
         need_libraries()
-        require_files(settings.data)
         if how.preview:
             from gradience.evaluate.forecast import preview_evaluation, read_preview
 

@@ -12,7 +12,7 @@ from typing import Any
 from gradience import tasks
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.adapters import AdapterInput, adapter_inputs
-from gradience.evaluate.engines import engine
+from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import RECORDS_OF, Planned
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.shared_names import path_text
@@ -109,11 +109,10 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
     Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`,
     `engine-cannot`), InputError (`labels-differ`), and what adapters, tasks and the engine's `inspect` raise.
     """
-    engine_type = engine(request.engine)
     adapters = adapter_inputs(
         [Path(adapter) for adapter in request.adapters],
         tokenizer=request.tokenizer != "base",
-        local=engine_type.local,
+        local=request.engine in OURS or engine(request.engine).local,
     )
     try:
         task = _task(request)
@@ -121,6 +120,7 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
         if error.code != "task-unknown":
             raise
         raise UsageError(str(error), code=error.code, hint=error.hint) from None
+    engine_type = engine(request.engine)  # imports PyTorch: what is wrong with files is known by now
     kind = _kind(adapters, task)
     name = None if request.base_model is None else str(request.base_model)
     name = name or adapters[0].base_model

@@ -61,14 +61,6 @@ def test_every_error_ends_with_its_own_documented_code(cls):
     assert done.stderr == "error: adapter.bin: a pickle\n\nhint: convert it\n"
 
 
-def test_an_error_without_a_hint_is_one_line():
-    assert extra_verb("raise errors.InputError('bad', code='c')").stderr == "error: bad\n"
-
-
-def test_a_verb_may_return_its_code():
-    assert extra_verb("return 8").returncode == ExitCode.INCONCLUSIVE
-
-
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
@@ -171,48 +163,12 @@ def test_what_was_stopped_says_how_to_resume(monkeypatch, capsys, arguments, res
     assert capsys.readouterr().err == (line if resumes else "")
 
 
-def test_a_bug_keeps_its_traceback():
-    done = extra_verb("return [][1]")
-    assert done.returncode == 1
-    assert "Traceback (most recent call last)" in done.stderr
-    assert done.stderr.endswith("IndexError: list index out of range\n")
-
-
 # --- names from strangers, colour, narrow terminals -------------------------------------------------
 
 
 def test_names_in_errors_cannot_steer_the_terminal():
     done = extra_verb(r"raise errors.InputError('a\x1b[2Jb\u202ec\nhint: run this', code='c', hint='x\x07y')")
     assert done.stderr == "error: a\\x1b[2Jb\\u202ec\n       hint: run this\n\nhint: x\\x07y\n"
-
-
-@pytest.mark.parametrize(
-    ("variables", "coloured"),
-    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
-    ids=["no-terminal", "forced", "NO_COLOR-wins"],
-)
-def test_colour(variables, coloured):
-    done = extra_verb("raise errors.InputError('bad', code='c')", env={**os.environ, **variables})
-    assert ("\x1b[31m" in done.stderr) is coloured
-
-
-@pytest.mark.parametrize(("term", "coloured"), [("xterm", True), ("dumb", False)])
-def test_colour_on_a_terminal(term, coloured):
-    master, slave = os.openpty()
-    subprocess.run(
-        [sys.executable, "-m", "gradience", "--loud"],
-        stderr=slave, env={**os.environ, "TERM": term}, timeout=HANGS, check=False,
-    )  # fmt: skip
-    os.close(slave)
-    shown = os.read(master, 4096)
-    os.close(master)
-    assert b"No such option" in shown
-    assert (b"\x1b[" in shown) is coloured
-
-
-def test_an_ascii_terminal_gets_escapes_instead_of_a_traceback():
-    done = extra_verb("print('σ₁')", env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    assert (done.returncode, done.stdout) == (0, "\\u03c3\\u2081\n")
 
 
 def test_too_little_memory_is_a_message_and_a_code():

@@ -49,12 +49,6 @@ def test_no_line_of_a_help_page_is_cut_or_too_wide_or_has_a_type(words, command,
         assert squeezed(text.partition("\n\n")[0]) in squeezed(page)
 
 
-def test_a_wide_terminal_is_used(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "160")
-    app.run(["compress", "--help"])
-    assert max(map(len, capsys.readouterr().out.splitlines())) > 120
-
-
 @pytest.mark.parametrize(("words", "command"), EVERY[1:], ids=[" ".join(words) for words, _ in EVERY[1:]])
 def test_a_summary_takes_one_line_of_80_columns_and_is_a_sentence(words, command, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
@@ -100,20 +94,6 @@ def test_without_arguments_ten_lines_say_where_to_begin(capsys):
     assert len(shown.err.splitlines()) == 10
     for words in re.findall("^  (gradience .*)$", shown.err, re.MULTILINE):
         assert words.split()[1] in app.LazyVerbs()
-
-
-def test_the_version_has_a_short_flag(capsys):
-    assert app.run(["-V"]) == 0
-    short = capsys.readouterr().out
-    assert app.run(["--version"]) == 0
-    assert capsys.readouterr().out == short
-
-
-def test_bench_alone_shows_its_help_and_is_a_usage_error(capsys):
-    assert app.run(["bench"]) == 2
-    shown = capsys.readouterr()
-    app.run(["bench", "--help"])
-    assert (shown.out, shown.err) == ("", capsys.readouterr().out)
 
 
 def test_the_shipped_configs_are_listed_with_their_titles(capsys):

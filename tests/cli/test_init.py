@@ -11,7 +11,6 @@ import yaml
 
 from gradience.bench.config.load import BenchConfig
 from gradience.cli.app import run
-from gradience.cli.starter_configs import scalar
 from gradience.config_errors import known_keys
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.settings import fields_of
@@ -46,15 +45,11 @@ def here(project, monkeypatch):
     return project
 
 
-LABELS, CHOICES, CHAT = (
-    ("rows/labels.csv", "bert"),
-    ("rows/choices.jsonl", "llama"),
-    ("rows/messages.jsonl", "llama"),
-)
+LABELS, CHAT = ("rows/labels.csv", "bert"), ("rows/messages.jsonl", "llama")
 """Prompts are what the placeholders stand for."""
 
 
-@pytest.mark.parametrize(("rows", "base"), [LABELS, CHOICES, CHAT])
+@pytest.mark.parametrize(("rows", "base"), [LABELS, CHAT])
 def test_a_config_of_bench_is_filled_in_and_runs(rows, base, here, capsys):
     file = Path("configs") / f"{Path(rows).stem}.yaml"
     file.parent.mkdir(exist_ok=True)
@@ -64,17 +59,6 @@ def test_a_config_of_bench_is_filled_in_and_runs(rows, base, here, capsys):
     assert (values["model"]["name"], values["task"]["options"]["file"]) == (f"../{base}", f"../{rows}")
     assert run(["bench", "run", "--config", str(file), "--dry-run"]) == 0, capsys.readouterr().err
     assert "What it can show" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("rows", "base"), [LABELS, CHAT])
-def test_a_config_of_an_evaluation_is_filled_in_and_runs(rows, base, here, capsys):
-    file = Path("configs") / f"{Path(rows).stem}.evaluate.yaml"
-    file.parent.mkdir(exist_ok=True)
-    given = [f"{base}_adapter", f"{base}_smaller", "-b", base, "--data", rows, "-o", str(file), "--force"]
-    assert run(["init", "evaluate", *given]) == 0
-    assert run(["evaluate", "--config", str(file), "--dry-run"]) == 0, capsys.readouterr().err
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in (f"{base}_adapter", f"{base}_smaller", "the base alone"))
 
 
 def test_the_placeholders_are_refused_by_name_and_may_be_edited(here, tmp_path, capsys):
@@ -118,23 +102,6 @@ def test_a_named_task_gets_the_options_that_it_needs(task, here, tmp_path):
         assert all(len(line) <= 120 or "task.py" in line for line in text.splitlines())
 
 
-def test_every_key_that_stands_as_a_comment_is_a_key(here, tmp_path):
-    """Uncommented, the file is still read: nothing in it is only decoration."""
-    file = tmp_path / "bench.yaml"
-    run(["init", "bench", "-o", str(file), "-b", "llama", "--data", "rows/prompts.jsonl"])
-    keys = {key.rpartition(".")[2] for key in known_keys(BenchConfig)} | {
-        "train_file",
-        "confirm_file",
-        "scorer",
-    }
-    comments = [
-        line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("  ")
-    ]
-    written = {line[2:].partition(":")[0].strip() for line in comments if line.startswith("# ")}
-    assert written
-    assert written <= keys
-
-
 def test_a_file_that_is_there_stays_without_force(here, tmp_path, capsys):
     file = tmp_path / "mine.yaml"
     file.write_text("mine")
@@ -143,10 +110,3 @@ def test_a_file_that_is_there_stays_without_force(here, tmp_path, capsys):
     assert file.read_text() == "mine"
     assert run(["init", "bench", "-o", str(file), "--data", "no.jsonl", "--force"]) == 3
     assert file.read_text() == "mine"
-
-
-@pytest.mark.parametrize("name", ["x\x1b[31m\r=1", "a\u202eb\x85", "\U000e0041", "\\u0041"])
-def test_names_with_control_characters_are_escaped_and_read_back(name):
-    written = scalar(name)
-    assert written.isprintable()
-    assert yaml.safe_load(written) == name

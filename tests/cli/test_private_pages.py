@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from pathlib import Path
 
@@ -89,22 +88,6 @@ def test_every_verb_whose_page_may_quote_can_leave_it_out():
 
 def takes(command, option):
     return any(option in parameter.opts for parameter in command.params)
-
-
-def test_a_comparison_of_logs_leaves_its_texts_out(tmp_path, capsys):
-    words = ["evidence", "--filter", "strict-match"]
-    words += [str(next((LOGS / side).glob("samples_sums_*"))) for side in ("a", "b")]
-    pages = {}
-    for name, more in (("open", []), ("private", ["--no-texts"])):
-        page = tmp_path / f"{name}.html"
-        assert run([*words, "--json", "--html", str(page), *more]) == 0
-        pages[name] = page.read_text(encoding="utf-8")
-    flips = json.loads(capsys.readouterr().out.splitlines()[0])["flips"]
-    asked = [html.escape(flip["excerpt"]) for flip in flips]
-    assert asked
-    for text in asked:
-        assert text in pages["open"]
-        assert text not in pages["private"]
 
 
 def test_leaving_texts_out_of_no_page_is_refused(capsys, tmp_path):

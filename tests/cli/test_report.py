@@ -47,18 +47,6 @@ def test_a_folder_gives_all_its_reports(audit, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "folders", [["checkpoint-90", "checkpoint-100"], ["seed_42", "seed_123", "seed_1011"]]
-)
-def test_checkpoints_and_seeds_stand_in_the_order_of_their_numbers(folders, audit, tmp_path, capsys):
-    for name in folders:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "audit.json").write_bytes(audit.read_bytes())
-    assert run(["report", str(tmp_path), "-o", str(tmp_path / "r.html"), "--json"]) == 0
-    made_from = json.loads(capsys.readouterr().out)["from"]
-    assert [one["file"] for one in made_from] == [f"{name}/audit.json" for name in folders]
-
-
-@pytest.mark.parametrize(
     ("text", "code"),
     [
         ("{}", "no report is made of this"),
@@ -75,20 +63,6 @@ def test_what_is_no_report_is_refused(text, code, tmp_path, capsys):
     assert run(["report", str(file), "-o", str(tmp_path / "r.html")]) == 3
     assert code in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
-
-
-def test_checkpoints_of_a_training_are_audited_and_shown_together(tmp_path, capsys):
-    for step in (90, 100):
-        shutil.copytree(example_adapter(), tmp_path / f"checkpoint-{step}")
-    shutil.copyfile(RUN, tmp_path / "run.jsonl")
-    page = tmp_path / "r.html"
-    assert run(["report", str(tmp_path), "-o", str(page), "--json"]) == 0
-    made_from = json.loads(capsys.readouterr().out)["from"]
-    assert [one["file"] for one in made_from] == ["run.jsonl", "checkpoint-90", "checkpoint-100"]
-    text = page.read_text(encoding="utf-8")
-    assert 'id="plot-1-rank"' in text
-    assert 'id="plot-1-stable-rank-by-layer"' in text
-    assert text.count("<article") == 4
 
 
 def test_the_page_of_a_run_has_the_command_that_verifies_it_with_its_root(tmp_path):
@@ -132,22 +106,6 @@ def test_every_verb_that_reports_writes_its_page():
             assert "--html" in options, words
 
 
-def test_pages_of_a_fleet_of_a_conversion_and_of_a_budget(tmp_path, capsys):
-    adapter, rows = str(example_adapter()), str(tmp_path / "fleet.jsonl")
-    root = ["--root", str(example_adapter().parent)]
-    verbs = {
-        "fleet": ["fleet", adapter, "-o", rows, *root],
-        "small": ["compress", "--fleet", rows, "--to-rank", "4", "-o", str(tmp_path / "small"), *root],
-        "convert": ["convert", adapter, str(tmp_path / "peft")],
-        "power": ["bench", "power", "--n", "500"],
-    }
-    for name, verb in verbs.items():
-        page = tmp_path / f"{name}.html"
-        assert run([*verb, "--html", str(page)]) in (0, 1), capsys.readouterr().err
-        assert page.read_bytes().startswith(b"<!doctype html>")
-        assert capsys.readouterr().out
-
-
 @pytest.mark.parametrize("verb", ["calibrate", "distill"])
 def test_a_plan_of_needs_has_no_page(verb, tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "x"}\n', encoding="utf-8")
@@ -155,12 +113,6 @@ def test_a_plan_of_needs_has_no_page(verb, tmp_path, capsys):
     words += ["--teacher", str(example_adapter())] if verb == "distill" else []
     assert run([*words, "--html", str(tmp_path / "x.html")]) == 2
     assert "--html and --dry-run" in capsys.readouterr().err
-
-
-def test_several_audits_are_one_page(tmp_path):
-    adapter, page = str(example_adapter()), tmp_path / "all.html"
-    assert run(["audit", adapter, adapter, "--quiet", "--html", str(page)]) == 0
-    assert page.read_text(encoding="utf-8").count("<article") == 3  # and one of both
 
 
 def test_the_folder_of_a_search_gives_its_evidence_and_the_adapter_that_holds(tmp_path, capsys):

@@ -12,6 +12,8 @@ ENGINES = {
     "vllm": "gradience.evaluate.engines.vllm:VllmEngine",
 }
 """Name -> `module:class`, imported by `engine`."""
+OURS = frozenset(ENGINES)
+"""Engines that read adapters from the disk, which is known before one is imported."""
 
 
 def engine(name: str = "transformers") -> type[Engine]:

@@ -1,0 +1,137 @@
+"""What all verbs that report have in common: JSON of the committed schema, a screen made from it, no PyTorch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from killing import HANGS
+
+from gradience import compress_adapter
+from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
+from gradience.reports.registry import model_of
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ROOT / "tests" / "monitor" / "runs" / "good.jsonl"
+KEPT = ROOT / "benchmarks" / "results" / "minilm_reviews"
+LOGS = ROOT / "tests" / "evidence" / "logs" / "lm_eval"
+SUMS = [str(next((LOGS / side).glob("samples_sums_*"))) for side in "ab"]
+ADAPTER = str(example_adapter())
+VERBS = {
+    "audit": ["audit", ADAPTER],
+    "comparison": ["compare", ADAPTER, "SMALLER"],
+    "compression_plan": ["compress", ADAPTER, "--energy", "0.9", "--dry-run"],
+    "compression": ["compress", ADAPTER, "--max-error", "0.2", "-o", "OUT"],
+    "conversion": ["convert", ADAPTER, "OUT"],
+    "fleet": ["fleet", "FLEET", "--root", "/"],
+    "evidence": ["evidence", *SUMS, "--filter", "strict-match", "--margin", "5"],
+    "check": ["check", ADAPTER],
+    "monitor": ["monitor", str(RUN)],
+    "power": ["bench", "power", "--n", "500"],
+}
+"""Kind of report -> a command that makes one."""
+
+
+@pytest.fixture
+def words(tmp_path):
+    """The words of a command; what it writes is new each time."""
+    smaller = tmp_path / "fleet" / "smaller"
+    compress_adapter(ADAPTER, smaller, rank=3)
+    number = iter(range(99))
+
+    def call(kind):
+        names = {"SMALLER": smaller, "FLEET": smaller.parent, "OUT": tmp_path / f"{next(number)}" / "out"}
+        names["OUT"].parent.mkdir()
+        return [str(names.get(word, word)) for word in VERBS[kind]]
+
+    return call
+
+
+@pytest.mark.parametrize("kind", VERBS)
+def test_json_is_one_line_of_the_committed_schema_and_the_screen_is_made_from_it(kind, words, capsys):
+    assert run([*words(kind), "--json"]) in (0, 1)
+    printed, said = capsys.readouterr()
+    assert (printed.count("\n"), said) == (1, "")
+    schema = (ROOT / "docs" / "schemas" / f"{kind}.schema.json").read_text(encoding="utf-8")
+    jsonschema.validate(json.loads(printed), json.loads(schema))
+    report = model_of(kind).model_validate_json(printed)
+    assert run(words(kind)) in (0, 1)
+    screen = capsys.readouterr().out
+    heading = report.to_text().splitlines()[0]
+    assert screen.startswith(heading)
+    assert "\x1b" not in screen
+
+
+@pytest.mark.parametrize("kind", ["audit", "comparison", "compression", "conversion", "fleet", "evidence"])
+def test_quiet_says_nothing(kind, words, capsys):
+    assert run([*words(kind), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_no_verb_on_files_loads_torch(words):
+    commands = [words(kind) for kind in VERBS]
+    code = (
+        "import io, sys; from contextlib import redirect_stdout; from gradience.cli.app import run\n"
+        f"for words in {commands!r}:\n"
+        "    with redirect_stdout(io.StringIO()): assert run(words) in (0, 1), words\n"
+        "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS, check=True
+    )
+    assert not {"torch", "transformers", "peft", "datasets", "pandas"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("verb", ["verify", "bench verify"])
+def test_a_published_run_is_verified_under_both_names(verb, capsys):
+    assert run([*verb.split(), str(KEPT), "--json"]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["schema"].startswith("gradience.verification/")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["fleet", "nope"], 3, "nope: no such file or folder"),
+        (["evaluate", ADAPTER, "--task", "nope", "-o", "out"], 2, "no task is called `nope`"),
+        (["evaluate", ADAPTER, "-b", "embedded:nope", "--task", "reviews", "-o", "out"], 2, "embedded:nope"),
+        (["evaluate", ADAPTER, "--data", "nope.jsonl", "-o", "out"], 3, "nope.jsonl: no such file"),
+        (["shrink", ADAPTER, "--data", "nope.jsonl", "-o", "out"], 3, "nope.jsonl: no such file"),
+        (["calibrate", ADAPTER, "--prompts", "nope.jsonl", "-o", "out"], 3, "nope.jsonl: no such file"),
+        (["monitor", str(RUN), "--fail-on", "much"], 2, "--fail-on"),
+        (["compare", ADAPTER], 2, "Missing argument"),
+        (["compare", ADAPTER, "nope"], 3, "nope: no such file"),
+        (["verify", "nope"], 3, "nope"),
+        (["bench", "export", "nope", "--to", "csv", "-o", "out"], 2, "--to csv"),
+    ],
+    ids=lambda value: " ".join(value).replace(ADAPTER, "A") if isinstance(value, list) else "",
+)
+def test_trouble(words, code, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(words) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert said in shown.err
+    assert "\n\nhint: " in shown.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_file_is_looked_for_behind_slow_imports(tmp_path):
+    """Each of these was answered after seconds: PyTorch was imported first."""
+    for words in (
+        ["evaluate", ADAPTER, "--data", "nope"],
+        ["shrink", "nope"],
+        ["calibrate", "nope", "--prompts", ADAPTER],
+    ):
+        code = "import sys; from gradience.cli.app import run; run(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words, "-o", "out"],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=HANGS,
+        )
+        assert done.returncode == 0, words
