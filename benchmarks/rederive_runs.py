@@ -34,7 +34,7 @@ from gradience.bench.verdict.assemble import assemble
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PAGE, PLAN, aggregate_run
 from gradience.bench.verify.recompute import SeedFolder, marking_of, rescored
 from gradience.bench.verify.verify import unpacked
-from gradience.files.digests import DIGESTS, files_below, write_digests
+from gradience.files.digests import DIGESTS, files_below, root_of, write_digests
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan
@@ -50,7 +50,7 @@ def digests_of(run: Path) -> dict[str, str]:
 
 def rederive(run: Path) -> None:
     """Derive the unpacked run in the folder `run` again."""
-    before, root = digests_of(run), write_digests(run)
+    before, root = digests_of(run), root_of(run) or write_digests(run)
     rename_keys(run)
     plan = BenchPlan.read(run / PLAN)
     places = {seed: run / f"seed_{seed}" if len(plan.seeds) > 1 else run for seed in plan.seeds}
