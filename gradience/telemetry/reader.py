@@ -29,6 +29,7 @@ MAX_LINE_VALUES = 400_000
 MAX_RUN_BYTES = 2 * 2**30
 """Seven million lines or more; a longer file takes minutes to read, and is no telemetry of a training."""
 
+MAX_TAIL_BYTES = 2 * MAX_LINE_BYTES
 KEPT_ISSUES = 20
 
 FINITE = 1e100
@@ -208,11 +209,18 @@ def _lines(file: BinaryIO) -> Iterator[_Line]:
 def last_position(path: str | os.PathLike[str]) -> tuple[str, int | None] | None:
     """The run id of the file's last run and the last step seen in it; None: no file, or no record with a run id in it.
 
-    For whoever appends to a finished run (an audit) or resumes one.
+    For whoever appends to a finished run (an audit) or resumes one. Reads the last 16 MB.
     """
+    if not Path(path).is_file():
+        return None
     position: tuple[str, int | None] | None = None
-    for record in TelemetryReader(path) if Path(path).is_file() else ():
-        starts = position is None or record.run_id != position[0]
-        if record.run_id and (starts or record.step is not None):
-            position = record.run_id, record.step
+    reader = TelemetryReader(path)
+    with reader._open() as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_TAIL_BYTES))
+        for line in _lines(file):
+            record = reader._record(line, 0)
+            if record is None or not record.run_id:
+                continue
+            if position is None or record.run_id != position[0] or record.step is not None:
+                position = record.run_id, record.step
     return position
