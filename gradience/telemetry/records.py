@@ -17,16 +17,6 @@ from gradience.arguments import is_number
 SCHEMA = "gradience.vnext.telemetry/v1"
 """The schema id. It changes when a required field changes its meaning, and only then."""
 
-EVENTS = (
-    "run_start",
-    "train_step",
-    "eval",
-    "metrics",
-    "alert",
-    "recommendation",
-    "run_end",
-)
-
 ENVELOPE = ("schema", "ts", "run_id", "event", "step")
 
 NONFINITE = "nonfinite"
