@@ -6,9 +6,8 @@ All of it is read from the adapter's folder and from reports whose digests name 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +21,7 @@ from gradience.ranks import max_lora_rank_step
 from gradience.reports.audit import AuditReport
 from gradience.reports.base import markdown
 from gradience.reports.base.blocks import Block, Code, Facts, Heading, Inline, Notes, Paragraph, Span
-from gradience.reports.base.graded import LikelihoodEvidence
+from gradience.reports.base.graded import GRADES
 from gradience.reports.base.numbers import count, number_range, percent, sig, signed, size, trimmed
 from gradience.reports.compression import CompressionReport, RuntimeVerdict, runtime_notes
 from gradience.reports.distill import DistillReport
@@ -61,33 +60,8 @@ OTHER_LOADERS = {
 }
 """Format beside PEFT's -> how its library loads it, and what was run (tests/conformance/test_written_formats.py)."""
 _PLAIN = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
-GRADES = {
-    "A": "certified",
-    "B": "supported for these runs",
-    "C": "not shown",
-    "D": "inferior",
-    "X": "not evaluated",
-}
-
 Rows = list[tuple[str, Inline]]
 Written = TypeVar("Written", CompressionReport, DistillReport)
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What there is to say about one adapter."""
-
-    format: str
-    sha256: str
-    task_type: str | None
-    base_model: str | None
-    largest_rank: int
-    runtimes: tuple[RuntimeVerdict, ...]
-    compression: CompressionReport | None
-    distillation: DistillReport | None
-    audit: AuditReport | None
-    """Null where a compression says more."""
-    evaluation: tuple[Evaluation, EvaluatedAdapter] | None
 
 
 def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapter | None = None) -> str:
@@ -98,28 +72,30 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
 
     Raises what `audit_adapter` raises, and InputError (`other-adapter`) where `evaluation` has another adapter's rows.
     """
-    known = look_at(folder, evaluation, opened)
-    return "\n\n".join([*_opening(known), markdown.render(card_blocks(known))])
-
-
-def look_at(folder: Path, evaluation: Evaluation | None = None, opened: Adapter | None = None) -> Known:
-    """Return what the folder, and an evaluation, say about the adapter in it. Raises as `card_of` does."""
     with open_adapter(folder) if opened is None else nullcontext(opened) as adapter:
-        sha256, config = adapter.sha256(), adapter.config
+        sha256 = adapter.sha256()
         compression = _of_these_weights(CompressionReport, folder / REPORT, sha256)
         distillation = _of_these_weights(DistillReport, folder / DISTILL_REPORT, sha256)
-        return Known(
-            format=adapter.format,
-            sha256=sha256,
-            task_type=config.task_type if config else None,
-            base_model=config.base_model if config else None,
-            largest_rank=max((pair.rank for pair in adapter.pairs), default=0),
-            runtimes=compression.runtimes if compression else _verdicts(adapter, folder),
-            compression=compression,
-            distillation=distillation,
-            audit=None if compression else audit_adapter(folder),
-            evaluation=_evaluated(folder, sha256, evaluation),
-        )
+        if distillation is not None and not distillation.improved:
+            distillation = None
+        opening: list[str] = []
+        rows = _measured(audit_adapter(folder)) if compression is None else _compressed(compression)
+        digests: Rows = [("weights", f"sha256 {sha256}")]
+        if compression is not None:
+            opening = [compressed_opening(compression.modules, compression.measured_error)]
+            digests.append(("original", f"sha256 {compression.source_sha256}"))
+        if distillation is not None:
+            opening = [distilled_opening(distillation.best_step)]
+            before, after = sig(distillation.before.kl), sig(distillation.after.kl)
+            held_out = f"on {count(distillation.held_out_rows)} rows that were held out"
+            rows.append(("distilled", f"KL from the original {before} → {after} per token, {held_out}"))
+            if compression is None:
+                digests.append(("original", f"sha256 {distillation.teacher_sha256}"))
+        evaluated = _evaluated(folder, sha256, evaluation)
+        rows += [] if evaluated is None else _evaluation(*evaluated)
+        runtimes = compression.runtimes if compression else _verdicts(adapter, folder)
+        blocks = [Heading("Ranks and evidence"), Facts([*rows, *digests]), *_loading(adapter, runtimes)]
+    return "\n\n".join([*opening, markdown.render(blocks)])
 
 
 def _verdicts(adapter: Adapter, folder: Path) -> tuple[RuntimeVerdict, ...]:
@@ -181,45 +157,19 @@ def rows_of(report: Evaluation) -> tuple[EvaluatedAdapter, ...]:
 # ---------------------------------------------------------------- what it says
 
 
-def _opening(known: Known) -> list[str]:
-    """What must be said first, in Markdown of our own."""
-    if known.distillation is not None and known.distillation.improved:
-        return [distilled_opening(known.distillation.best_step)]
-    if known.compression is not None:
-        return [compressed_opening(known.compression.modules, known.compression.measured_error)]
-    return []
-
-
-def card_blocks(known: Known) -> list[Block]:
-    """Return the card's sections."""
-    facts = [*_ranks(known), *_distilled(known), *_evaluation(known), *_digests(known)]
-    return [Heading("Ranks and evidence"), Facts(facts), *_loading(known)]
-
-
-def _ranks(known: Known) -> Rows:
-    if known.compression is not None:
-        return _compressed(known.compression)
-    audit = known.audit
-    assert audit is not None
+def _measured(audit: AuditReport) -> Rows:
+    ranks, size_now = number_range(layer.r for layer in audit.layers), sum(row.bytes for row in audit.layers)
     rows: Rows = [
-        (
-            "LoRA rank",
-            f"{number_range(layer.r for layer in audit.layers)} in {count(audit.n_layers)} modules",
-        ),
-        (
-            "LoRA parameters",
-            f"{count(audit.total_lora_params)}, {size(sum(row.bytes for row in audit.layers))}",
-        ),
+        ("LoRA rank", f"{ranks} in {count(audit.n_layers)} modules"),
+        ("LoRA parameters", f"{count(audit.total_lora_params)}, {size(size_now)}"),
     ]
     if audit.energy_rank_90_p50 is not None:
-        rows.append(
-            (
-                "energy",
-                f"90 % of the update's energy lies in {trimmed(audit.energy_rank_90_p50)} directions of the median"
-                f" module, in {trimmed(audit.energy_rank_90_p90)} at the 90th percentile; median stable rank"
-                f" {sig(audit.stable_rank_median)}",
-            )
+        energy = (
+            f"90 % of the update's energy lies in {trimmed(audit.energy_rank_90_p50)} directions of the median"
+            f" module, in {trimmed(audit.energy_rank_90_p90)} at the 90th percentile; median stable rank"
+            f" {sig(audit.stable_rank_median)}"
         )
+        rows.append(("energy", energy))
     return rows
 
 
@@ -227,14 +177,12 @@ def _compressed(report: CompressionReport) -> Rows:
     before, now = (
         number_range(getattr(row, name) for row in report.modules) for name in ("old_rank", "new_rank")
     )
+    error = f"relative error of the update {percent(report.measured_error)}"
     rows: Rows = [
         ("LoRA rank", f"{now} ({before} in the original)"),
         ("LoRA parameters", f"{count(report.new_params)} ({count(report.old_params)} in the original)"),
         ("weights file", f"{size(report.new_bytes)} ({size(report.old_bytes)} in the original)"),
-        (
-            "energy",
-            f"{percent(report.kept_energy)} kept; relative error of the update {percent(report.measured_error)}",
-        ),
+        ("energy", f"{percent(report.kept_energy)} kept; {error}"),
         ("chosen by", report.criterion),
     ]
     if report.prediction is not None:
@@ -242,30 +190,9 @@ def _compressed(report: CompressionReport) -> Rows:
     return rows
 
 
-def _distilled(known: Known) -> Rows:
-    report = known.distillation
-    if report is None or not report.improved:
-        return []
-    held_out = f"on {count(report.held_out_rows)} rows that were held out"
-    return [
-        (
-            "distilled",
-            f"KL from the original {sig(report.before.kl)} → {sig(report.after.kl)} per token, {held_out}",
-        )
-    ]
-
-
-def _evaluation(known: Known) -> Rows:
-    if known.evaluation is None:
-        return []
-    report, row = known.evaluation
-    what: Inline = (
-        f"{count(row.n or 0)} examples of ",
-        Span(report.task, "name"),
-        ", base ",
-        Span(report.base, "name"),
-    )
-    rows: Rows = [(EVALUATED, what)]
+def _evaluation(report: Evaluation, row: EvaluatedAdapter) -> Rows:
+    task, base = Span(report.task, "name"), Span(report.base, "name")
+    rows: Rows = [(EVALUATED, (f"{count(row.n or 0)} examples of ", task, ", base ", base))]
     if row.correct is not None and row.n:
         rows.append(("correct", f"{count(row.correct)} / {count(row.n)} ({100 * row.correct / row.n:.1f} %)"))
     if row.pairs is not None:
@@ -273,68 +200,39 @@ def _evaluation(known: Known) -> Rows:
         interval = f"95 % interval {points(pairs.low)} … {points(pairs.high)}"
         rows.append(("Δ from the original", f"{points(pairs.delta)} points ({interval})"))
     if row.likelihood is not None and row.likelihood.delta is not None:
-        rows.append(("ΔNLL from the original", _likelihood(row.likelihood)))
-    if row.grade is not None:
-        rows.append(("grade", f"{row.grade}: {row.reason or GRADES[row.grade]}"))
+        evidence = row.likelihood
+        delta = f"{signed(evidence.delta)} nats per token"
+        if evidence.low is not None:
+            delta += f" (95 % interval {signed(evidence.low)} … {signed(evidence.high)})"
+        rows.append(("ΔNLL from the original", delta))
+    if row.grade is not None:  # each grade of an evaluation has its reason
+        rows.append(("grade", f"{row.grade}: {row.reason or GRADES[row.grade][1]}"))
     return rows
 
 
-def _likelihood(evidence: LikelihoodEvidence) -> str:
-    delta = f"{signed(evidence.delta)} nats per token"
-    return (
-        delta
-        if evidence.low is None
-        else f"{delta} (95 % interval {signed(evidence.low)} … {signed(evidence.high)})"
-    )
-
-
-def _digests(known: Known) -> Rows:
-    rows: Rows = [("weights", f"sha256 {known.sha256}")]
-    if known.compression is not None:
-        rows.append(("original", f"sha256 {known.compression.source_sha256}"))
-    elif known.distillation is not None:
-        rows.append(("original", f"sha256 {known.distillation.teacher_sha256}"))
-    return rows
-
-
-def _loading(known: Known) -> list[Block]:
-    """How PEFT loads it, how vLLM does where it was run on such a file, and what each runtime made of one."""
-    if known.format in OTHER_LOADERS:
-        return _loading_elsewhere(known)
-    loader = LOADERS.get(known.task_type or "", "AutoPeftModel")
-    labels = ", num_labels=…" if known.task_type in ("SEQ_CLS", "TOKEN_CLS") else ""
+def _loading(adapter: Adapter, runtimes: Sequence[RuntimeVerdict]) -> list[Block]:
+    """How its library loads it; of PEFT's also vLLM, where it was run on such a file, and each runtime's verdict."""
+    config = adapter.config
+    task, named = (config.task_type, config.base_model) if config else (None, None)
+    base = named if named and _PLAIN.fullmatch(named) else "BASE_MODEL"
+    if adapter.format in OTHER_LOADERS:
+        lines, run = OTHER_LOADERS[adapter.format]
+        code = Code([line.replace("{base}", base) for line in lines], "python")
+        return [Heading("How to load it"), code, Paragraph(run)]
+    loader = LOADERS.get(task or "", "AutoPeftModel")
+    labels = ", num_labels=…" if task in ("SEQ_CLS", "TOKEN_CLS") else ""
     lines = [
         f"from peft import {loader}",
         "",
         f'model = {loader}.from_pretrained("path/to/this/folder"{labels})',
     ]
     blocks: list[Block] = [Heading("How to load it"), Code(lines, "python")]
-    step = max_lora_rank_step(known.largest_rank)
-    vllm = next((row.verdict for row in known.runtimes if row.runtime == "vLLM"), "not run")
-    if known.task_type == "CAUSAL_LM" and step is not None and vllm == "loads":
-        base = _base_in_code(known)
-        blocks.append(
-            Code(
-                [
-                    f"vllm serve {base} --enable-lora --max-lora-rank {step} \\",
-                    "  --lora-modules my_adapter=path/to/this/folder",
-                ],
-                "bash",
-            )
-        )
-    run = [row for row in known.runtimes if row.run]
-    if run:
-        return [*blocks, Paragraph("Run on adapters with such tensors:"), Notes(runtime_notes(run))]
+    step = max_lora_rank_step(max((pair.rank for pair in adapter.pairs), default=0))
+    vllm = next((row.verdict for row in runtimes if row.runtime == "vLLM"), "not run")
+    if task == "CAUSAL_LM" and step is not None and vllm == "loads":
+        serve = f"vllm serve {base} --enable-lora --max-lora-rank {step} \\"
+        blocks.append(Code([serve, "  --lora-modules my_adapter=path/to/this/folder"], "bash"))
+    was_run = [row for row in runtimes if row.run]
+    if was_run:
+        return [*blocks, Paragraph("Run on adapters with such tensors:"), Notes(runtime_notes(was_run))]
     return [*blocks, Paragraph("No runtime was run on an adapter of this architecture with such tensors.")]
-
-
-def _loading_elsewhere(known: Known) -> list[Block]:
-    """How the library of another format than PEFT's loads it."""
-    lines, run = OTHER_LOADERS[known.format]
-    code = [line.replace("{base}", _base_in_code(known)) for line in lines]
-    return [Heading("How to load it"), Code(code, "python"), Paragraph(run)]
-
-
-def _base_in_code(known: Known) -> str:
-    """The name of the base, where it can stand in a command as it is."""
-    return known.base_model if known.base_model and _PLAIN.fullmatch(known.base_model) else "BASE_MODEL"

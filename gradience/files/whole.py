@@ -6,14 +6,16 @@ While it is written it is locked (see `scratch`), so that the next writer can te
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from gradience.errors import OutputError, UsageError
-from gradience.files.exchange import exchange
 from gradience.files.scratch import (
     abandoned,
     left_beside,
@@ -243,3 +245,29 @@ def _finish_interrupted(place: Path) -> None:
                     rest.rename(place)
             else:
                 remove(rest)
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+
+
+@cache
+def _renameat2() -> Any:
+    """The function of glibc (2.28) or musl (1.2.6); None elsewhere."""
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange what two names of one file system stand for. False: this system or file system cannot.
+
+    Source: renameat2(2), RENAME_EXCHANGE. Raises OSError (FileNotFoundError where one of them is missing).
+    """
+    call = _renameat2()
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT:
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))

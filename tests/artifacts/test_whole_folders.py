@@ -14,8 +14,7 @@ from killing import HANGS
 from gradience.errors import OutputError, UsageError
 from gradience.files import scratch as scratch_files
 from gradience.files import whole
-from gradience.files.exchange import exchange
-from gradience.files.whole import check_output, whole_folder
+from gradience.files.whole import check_output, exchange, whole_folder
 
 ROOT = os.geteuid() == 0
 
