@@ -32,7 +32,7 @@ QUOTED = {
     "output",
 }
 """Fields of artifacts that hold what was asked or answered."""
-REPORTS = {name.value: report for name, report in artifacts().items() if isinstance(report, Report)}
+REPORTS = {name: report for name, report in artifacts().items() if isinstance(report, Report)}
 REPORTS["bench_forecast"] = REPORTS["bench_forecast"].model_copy(
     update={
         "example": RenderedExample(id="a", prompt="p", response="r", tokens=None),
