@@ -21,7 +21,7 @@ from gradience.cli.console import VisibleStream, show_error
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.help import SETTINGS, Group, Verb
 from gradience.cli.predecessor import instead_of
-from gradience.errors import GradienceError
+from gradience.errors import GradienceError, UsageError
 from gradience.words import printable
 
 VERBS: Mapping[str, Mapping[str, str]] = {
@@ -162,6 +162,14 @@ class Verbs(Group):
             context = super().make_context(*args, **kwargs)
             sys.stdout.flush()
         return context
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Resolve as typer does; the former name of a verb is answered with the one of today."""
+        if args[0] == "heal":
+            raise UsageError(
+                "no verb 'heal'", code="no-verb", hint="the verb is distill: gradience distill --help"
+            )
+        return super().resolve_command(ctx, args)
 
     def invoke(self, *args: Any) -> Any:
         with _closed_pipe_apart():
