@@ -74,7 +74,7 @@ def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOut
             need_libraries()
             from gradience.bench.plan.forecast import forecast
 
-            out.show(forecast(config))
+            out.show_aloud(forecast(config))
             return ExitCode.DONE
         output = required_output(settings.output, "DIR")
         need_libraries()
@@ -90,8 +90,7 @@ def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOut
     folder = output
     if result is benches[-1] and len(config.seeds) > 1:
         folder = output / f"seed_{benches[-1].seed}"
-    out.save_page(result, folder=folder)
-    out.print(result)
+    out.show_aloud(result, folder=folder)
     if not out.json:
         show_written(f"{output / name}.json, {name}.md")
     if not missing:

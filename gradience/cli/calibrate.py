@@ -35,7 +35,7 @@ def calibrate(settings: CalibrateSettings, plan: DryRun, out: LayersOutput) -> N
     if output is None:
         from gradience.calibrate.forecast import forecast_calibration
 
-        out.show(forecast_calibration(inputs))
+        out.show_aloud(forecast_calibration(inputs))
         return
     from gradience.cli.progress import ProgressBar
 

@@ -33,7 +33,7 @@ def distill(settings: DistillSettings, plan: DryRun, out: Output) -> None:
     for note in inputs.student.notes:
         show_note(note)
     if output is None:
-        out.show(verb.forecast_distill(inputs))
+        out.show_aloud(verb.forecast_distill(inputs))
         return
     from gradience.card import card_of
     from gradience.cli.progress import ProgressBar

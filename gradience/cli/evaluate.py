@@ -46,7 +46,7 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
         if how.preview:
             from gradience.evaluate.forecast import preview_evaluation, read_preview
 
-            out.show(preview_evaluation(read_preview(settings)))
+            out.show_aloud(preview_evaluation(read_preview(settings)))
             return ExitCode.DONE
         from gradience.evaluate.inputs import read_inputs
 
@@ -54,7 +54,7 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
         if output is None:
             from gradience.evaluate.forecast import forecast_evaluation
 
-            out.show(forecast_evaluation(inputs))
+            out.show_aloud(forecast_evaluation(inputs))
             return ExitCode.DONE
         from gradience.cli.console import show_written
         from gradience.cli.progress import StageProgress

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -114,6 +115,10 @@ class Output(PageOutput):
     @property
     def silent(self) -> bool:
         return self.quiet
+
+    def show_aloud(self, report: Readable, *, folder: Path | None = None) -> None:
+        """Show the plan of a dry run, or a result, that --quiet does not silence."""
+        replace(self, quiet=False).show(report, folder=folder)
 
     def run(self, function: Callable[..., R], settings: Any, label: str, *, announce: bool = False) -> R:
         """Call a public function under a progress bar. announce: print the label at once, for work of minutes."""

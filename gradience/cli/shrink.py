@@ -35,7 +35,7 @@ def shrink(settings: ShrinkSettings, plan: DryRun, code: CodeSettings, out: Text
         if plan.dry_run:
             from gradience.shrink.plan import forecast_shrink
 
-            out.show(forecast_shrink(prepare(settings)))
+            out.show_aloud(forecast_shrink(prepare(settings)))
             return ExitCode.DONE
         from gradience.card import card_of
         from gradience.cli.console import show_written
