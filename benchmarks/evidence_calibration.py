@@ -33,7 +33,7 @@ MARGIN = 0.025
 LEVEL = 0.05
 CORRELATION = 0.2
 SPREADS = (0.0, 0.005, 0.01)
-PROMISED = {"tango": (0.04, 0.055), "these-runs": (0.04, 0.07), "new-run": (0.035, 0.075)}
+PROMISED = {"tango": (0.04, 0.055), "these-runs": (0.04, 0.07), "mean-over-trainings": (0.035, 0.075)}
 ENOUGH = 8
 """Pairs that differ from which Tango's test promises no less than 4 %: below, it is too discrete."""
 
@@ -92,10 +92,10 @@ def planned() -> Iterator[tuple[Cell, Claim, float]]:
         yield Cell(seeds, needed or 0, discordance), "these-runs", wanted
     for discordance, seeds, wanted, spread in PLANNED_NEW:
         needed = examples_needed(
-            discordance, MARGIN, seeds=seeds, spread=spread, claim="new-run", wanted=wanted
+            discordance, MARGIN, seeds=seeds, spread=spread, claim="mean-over-trainings", wanted=wanted
         )
         if needed and needed <= MOST:
-            yield Cell(seeds, needed, discordance, spread), "new-run", wanted
+            yield Cell(seeds, needed, discordance, spread), "mean-over-trainings", wanted
 
 
 def tango_row(n: int, discordance: float) -> dict[str, Any]:
@@ -124,11 +124,11 @@ def errors_row(cell: Cell, experiments: int) -> dict[str, Any]:
     plan = {"seeds": cell.seeds, "spread": cell.spread, "correlation": CORRELATION}
     return cell._asdict() | {
         "F: error": shown(fixed, "these-runs"),
-        "R: error": shown(new, "new-run"),
+        "R: error": shown(new, "mean-over-trainings"),
         "F: power": shown(equal, "these-runs"),
         "F: planned": round(power(cell.n, cell.discordance, MARGIN, **plan), 3),
-        "R: power": shown(equal, "new-run"),
-        "R: planned": round(power(cell.n, cell.discordance, MARGIN, claim="new-run", **plan), 3),
+        "R: power": shown(equal, "mean-over-trainings"),
+        "R: planned": round(power(cell.n, cell.discordance, MARGIN, claim="mean-over-trainings", **plan), 3),
     }
 
 
@@ -217,7 +217,7 @@ def verdicts(tango: list[dict[str, Any]], errors: list[dict[str, Any]]) -> list[
     columns: list[tuple[str, str, list[dict[str, Any]], Callable[[dict[str, Any]], bool]]] = [
         ("tango", "error", tango, lambda row: row["n"] * row["discordance"] >= ENOUGH),
         ("these-runs", "F: error", errors, lambda row: True),
-        ("new-run", "R: error", errors, lambda row: True),
+        ("mean-over-trainings", "R: error", errors, lambda row: True),
     ]
     said = []
     for name, key, rows, is_enough in columns:

@@ -244,7 +244,7 @@ LARGE: dict[str, Any] = {"n": 2000, "correct": 1500}
 
 
 def ladder(
-    *losses: tuple[int, int], seeds: Sequence[int] = SEEDS, bound: str = "new-run", **more: Any
+    *losses: tuple[int, int], seeds: Sequence[int] = SEEDS, bound: str = "mean-over-trainings", **more: Any
 ) -> list[Bench]:
     """Seeds with a ladder of four steps. losses: of each step, the same number on every seed."""
     compression = {

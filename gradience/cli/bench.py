@@ -165,7 +165,7 @@ def status(
 def power(settings: PowerSettings, out: PageOutput) -> None:
     """Compute what a budget of examples and seeds can show.
 
-    And what it takes to show more. Two claims: non-inferior in these runs, and in a new run with another seed. For
+    And what it takes to show more. Two claims: non-inferior in these runs, and in the mean over trainings. For
     each the chance to show it, the smallest margin, the examples and seeds that it needs; and how often the safety
     policy passes a variant that is as good, and one that is not.
 

@@ -37,7 +37,9 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.exact import exact_percent, exact_text
 from gradience.reports.base.graded import (
+    BOUNDS,
     GRADES,
+    MIN_RUNS,
     AnswerCounts,
     Bounds,
     Grade,
@@ -588,8 +590,7 @@ class BenchAggregate(Report):
         return tuple(variant for variant in self.variants if variant.is_control)
 
 
-MIN_SEEDS = 3
-"""Seeds without which nothing is claimed of the next training."""
+MIN_SEEDS = MIN_RUNS
 Run = Bench | BenchAggregate
 Result = VariantResult | VariantSummary
 Row = tuple[str, Inline]
@@ -868,13 +869,17 @@ def _differences(results: Sequence[Result]) -> list[Block]:
         return []
     margin = known[0][2].margin
     twice = f"−{exact_text(200 * margin)}"
-    several = any(pooled.new_run for _, _, pooled in known)
+    several = any(pooled.over_trainings for _, _, pooled in known)
     table = table_of(
         known,
         (Column(), lambda row: Span(row[0], "name")),
         (Column("Δ", ">"), lambda row: points(row[2].delta)),
         (Column("these runs", ">"), lambda row: _interval(row[2].these_runs)),
-        (Column("new run", ">", drop=7, shown=several), lambda row: _interval(row[2].new_run)),
+        (
+            Column("mean over trainings", ">", drop=7, shown=several),
+            lambda row: _interval(row[2].over_trainings),
+        ),
+        (Column("next training", ">", drop=8, shown=several), lambda row: _interval(row[2].next_training)),
         (Column("discordant", ">", drop=4), lambda row: percent(row[2].discordance)),
         (
             Column("between runs", ">", drop=1, shown=several),
@@ -890,18 +895,19 @@ def _differences(results: Sequence[Result]) -> list[Block]:
         ),
         (Column("adjusted p", ">", drop=2, shown=several), lambda row: p_value(row[1].adjusted_p)),
     )
-    new_run = (
-        "New run: the same for the adapters of another seed. Between runs: spread of the true Δ, in points. "
+    trainings = (
+        "Mean over trainings: the same for the mean of all trainings of this recipe. Next training: the same for one"
+        " more training, if trainings vary normally. Between runs: spread of the true Δ, in points. "
     )
-    adjusted = " Adjusted p: of a loss of the margin in a new run, for all that are tested together."
+    adjusted = " Adjusted p: of a loss of the margin in the next training, for all that are tested together."
     legend = (
         "These runs: with 90 % confidence Δ lies between these, so each end alone holds with 95 %. "
-        f"{new_run if several else ''}"
+        f"{trainings if several else ''}"
         "Discordant: examples on which exactly one of the two is correct. Equal passes: chance that an adapter which"
         f" is exactly as good passes the policy; {twice} passes: that one which loses twice the margin does."
         f"{adjusted if several else ''}"
     )
-    lines = "Heavy line: these runs; light line: a new run. " if several else ""
+    lines = "Heavy line: these runs; light line: the mean over trainings. " if several else ""
     ruled_out = f"{lines}To the right of −{exact_text(100 * margin)}: a loss of the margin is ruled out."
     return [
         Heading("Δ and how sure it is", aside="in percentage points"),
@@ -921,9 +927,9 @@ MOST_MARGINS = 4.0
 def drawing(rows: Sequence[tuple[str, PooledEvidence]], margin: Fraction) -> Code:
     """Return one line for each difference, below a ruler on which 0 and the margin are marked.
 
-    Δ is ●, in its intervals: heavy for these runs, light for a new one.
+    Δ is ●, in its intervals: heavy for these runs, light for the mean over trainings.
     """
-    bounds = [evidence.new_run or evidence.these_runs for _, evidence in rows]
+    bounds = [evidence.over_trainings or evidence.these_runs for _, evidence in rows]
     unit = float(margin) or 0.01
     low = -min(max(-min(end.low for end in bounds), 1.5 * unit), MOST_MARGINS * unit)
     high = min(max(max(end.high for end in bounds), 0.75 * unit), MOST_MARGINS * unit)
@@ -942,7 +948,7 @@ def drawing(rows: Sequence[tuple[str, PooledEvidence]], margin: Fraction) -> Cod
     for name, (_, evidence) in zip(names, rows, strict=True):
         signs = [" "] * WIDTH
         signs[place(-float(margin))], signs[place(0.0)] = "┊", "│"
-        for interval, sign in ((evidence.new_run, "─"), (evidence.these_runs, "━")):
+        for interval, sign in ((evidence.over_trainings, "─"), (evidence.these_runs, "━")):
             if interval is None:
                 continue
             first, last = place(interval.low), place(interval.high)
@@ -966,10 +972,12 @@ def _next_grades(results: Sequence[Result]) -> list[Block]:
         if evidence is None or evidence.next_grade is None or evidence.pooled is None:
             continue
         needs, pooled = evidence.next_grade, evidence.pooled
-        certain = needs.grade == "A"
-        seeds = max(pooled.runs, MIN_SEEDS) if certain else pooled.runs
-        unknown = "; how much runs differ is not known yet" if certain and pooled.runs == 1 else ""
-        text = "; ".join([*needs.obstacles, amount(needs.examples, needs.seeds, pooled, seeds) + unknown])
+        wanted = amount(needs.examples, needs.seeds, pooled, pooled.runs)
+        if needs.grade == "A" and needs.seeds is not None:
+            wanted = f"{plural(needs.seeds, 'seed')}, if their mean and spread stay as they are"
+        elif needs.grade == "A":
+            wanted = "out of reach of 100 seeds" if pooled.next_training else f"{MIN_SEEDS} seeds or more"
+        text = "; ".join([*needs.obstacles, wanted])
         alike.setdefault((needs.grade, text), []).append(result.name)
     aside = "for an 80 % chance, if the Δ and the noise seen are the true ones"
     return [Heading("What would the next grade need?", aside=aside), Facts(_by_grade(alike))] if alike else []
@@ -992,7 +1000,7 @@ def amount(examples: int | None, seeds: int | None, pooled: PooledEvidence, runs
 
 def ladder_section(ladder: Ladder, results: Sequence[Result]) -> list[Block]:
     """Return the answer, the steps from the top, and what the first that is not shown would have needed."""
-    where = "a new run" if ladder.bound == "new-run" else "these runs"
+    where = BOUNDS[ladder.bound]
     of_name = {result.name: result for result in results}
 
     def words(step: Step) -> str:

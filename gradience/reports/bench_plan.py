@@ -13,7 +13,7 @@ from gradience.reports.base.exact import Exact
 
 Role = Literal["train", "dev", "confirm"]
 LadderKind = Literal["uniform", "per_layer"]
-LadderBound = Literal["new-run", "these-runs"]
+LadderBound = Literal["these-runs", "mean-over-trainings", "next-training"]
 Share = Annotated[Exact, Field(ge=0, le=1)]
 
 

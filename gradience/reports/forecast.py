@@ -209,16 +209,18 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
 
 def _chances(forecast: BenchForecast) -> list[Block]:
     """What the run can show of a variant that is as good as the probe, and how often it passes."""
-    titles = ("discordance", "spread", "margin, these runs", "a new run", "PASS if equal")
+    titles = ("discordance", "spread", "margin, these runs", "mean over trainings", "PASS if equal")
     rows: list[tuple[Inline, ...]] = []
     for scenario in forecast.scenarios:
         of_claim = {need.claim: need for need in scenario.needs if need.wanted == WANTED}
-        margins = [in_points(of_claim[claim].smallest_margin) for claim in ("these-runs", "new-run")]
+        margins = [
+            in_points(of_claim[claim].smallest_margin) for claim in ("these-runs", "mean-over-trainings")
+        ]
         figures = (percent(scenario.discordance), in_points(scenario.spread), *margins)
         rows.append((Span(scenario.name, "name"), *figures, chance(scenario.pass_if_equal)))
     legend = (
         "Margin: the smallest that is shown with a chance of 80 % if the variant is exactly as good as the probe, in"
-        " points; a new run: with another seed as well. Plausible variants, not measured: `gradience bench power` says"
+        " points; mean over trainings: for other seeds as well. Plausible variants, not measured: `gradience bench power` says"
         " what they rest on and what more would need."
     )
     columns = [Column("variant"), *(Column(title, ">") for title in titles)]

@@ -27,11 +27,11 @@ from gradience.reports.bench_plan import Policy, Share
 class Need(Part):
     """What one claim needs to be shown with a certain chance, if the variant is as good as the probe."""
 
-    claim: Literal["these-runs", "new-run"]
+    claim: Literal["these-runs", "mean-over-trainings"]
     wanted: Float12
     """That chance."""
     smallest_margin: Float12 | None
-    """The one that the planned examples and seeds show; null for a new run with one seed, which shows none."""
+    """The one that the planned examples and seeds show; null for the mean over trainings with one seed."""
     examples: int | None
     """The fewest with the planned seeds; null where no number is enough."""
     seeds: int | None
@@ -48,7 +48,7 @@ class Scenario(Part):
     """Standard deviation of a run's own true difference, over seeds."""
     power_these_runs: Float12
     """Chance to show non-inferiority of the runs made, if the variant is as good as the probe."""
-    power_new_run: Float12 | None
+    power_over_trainings: Float12 | None
     """Chance to show it of another seed as well; null for one seed."""
     pass_if_equal: Float12
     """Chance that the policy passes a variant that is as good as the probe."""
@@ -104,8 +104,11 @@ class PowerReport(Report):
             Facts([("margin", f"{in_points(float(self.margin))} points, {error}")]),
             Heading("These runs", aside="non-inferior on other examples, asked of the same adapters"),
             _claim_table(self, "these-runs"),
-            Heading("A new run", aside="non-inferior on other examples, with another seed"),
-            _claim_table(self, "new-run"),
+            Heading(
+                "Mean over trainings",
+                aside="non-inferior on other examples, over all trainings of the recipe",
+            ),
+            _claim_table(self, "mean-over-trainings"),
             Paragraph(legend),
             Heading("The policy", aside=fewer),
             policy,
@@ -114,13 +117,13 @@ class PowerReport(Report):
         ]
 
 
-def _claim_table(report: PowerReport, claim: Literal["these-runs", "new-run"]) -> Table:
+def _claim_table(report: PowerReport, claim: Literal["these-runs", "mean-over-trainings"]) -> Table:
     """One row for each scenario; those that differ in nothing that the claim depends on stand once."""
-    new_run = claim == "new-run"
+    over_trainings = claim == "mean-over-trainings"
     columns = [
         Column("variant"),
         Column("discordance", ">"),
-        *([Column("spread", ">")] if new_run else []),
+        *([Column("spread", ">")] if over_trainings else []),
         Column("power", ">"),
         Column("margin 80 %", ">"),
         Column("90 %", ">", drop=2),
@@ -132,11 +135,11 @@ def _claim_table(report: PowerReport, claim: Literal["these-runs", "new-run"]) -
     rows: dict[tuple[Inline, ...], None] = {}
     for scenario in report.scenarios:
         needs = [need for need in scenario.needs if need.claim == claim]
-        power = scenario.power_new_run if new_run else scenario.power_these_runs
+        power = scenario.power_over_trainings if over_trainings else scenario.power_these_runs
         row = (
             Span(scenario.name, "name"),
             percent(scenario.discordance),
-            *((in_points(scenario.spread),) if new_run else ()),
+            *((in_points(scenario.spread),) if over_trainings else ()),
             chance(power),
             *(in_points(need.smallest_margin) for need in needs),
             *(_examples(need) for need in needs),

@@ -1,7 +1,8 @@
-"""Several training runs on the same examples: is the candidate non-inferior in these runs, and in a new one?
+"""Several training runs on the same examples: is the candidate non-inferior? Three claims, three errors.
 
-Two claims, two errors. "These runs" (F): the runs are fixed, and only other examples might have been asked. "A new run"
-(R): another seed would have given another pair of adapters, so the spread between runs counts as well.
+"These runs": the runs are fixed, and only the examples are a sample. "Mean over trainings": the runs are a sample too,
+and the claim is about the mean of all trainings that the recipe could give. "Next training": the claim is about one
+more training, which may lie further from the mean than the mean is known.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scipy import special
 
 from gradience.statistics.paired import Interval, in_errors, invert, score_variance
 
-Claim = Literal["these-runs", "new-run"]
+Claim = Literal["these-runs", "mean-over-trainings", "next-training"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Pooled:
     design_effect: float
     """How much more the runs' answers to one example agree than independent ones would: 1 … runs."""
     run_variance: float | None
-    """τ²: the variance of a run's true difference; None for one run."""
+    """τ²: the variance of a run's true difference, without what the choice of examples explains; None for one run."""
+    seed_variance: float | None
+    """s²: the variance of the differences that the runs show, which that choice is a part of; None for one run."""
 
     @cached_property
     def discordance(self) -> float | None:
@@ -53,7 +56,7 @@ class Pooled:
     def interval(self, claim: Claim = "these-runs", confidence: float = 0.90) -> Interval:
         """The bounds on Δ. At the default of 90 %, either bound alone is a one-sided one of 95 %.
 
-        Raises ValueError for "new-run" where there is one run: its spread is unknown.
+        Raises ValueError for one run unless the claim is about these runs: the spread of trainings is unknown.
         """
         tail = (1 - confidence) / 2
 
@@ -73,7 +76,7 @@ class Pooled:
         return in_errors(self.delta - null, self._variance(null, claim))
 
     def _variance(self, null: float, claim: Claim) -> float:
-        return self._sampling(null) + (self._between() if claim == "new-run" else 0.0)
+        return self._sampling(null) + (0.0 if claim == "these-runs" else self._between(claim))
 
     def _sampling(self, null: float) -> float:
         if self.gained is None or self.lost is None:
@@ -81,16 +84,20 @@ class Pooled:
         tango = score_variance(self.gained, self.lost, self.runs * self.examples, null)
         return self.design_effect * tango
 
-    def _between(self) -> float:
-        if self.run_variance is None:
-            raise ValueError("a claim about a new run needs two runs or more")
+    def _between(self, claim: Claim) -> float:
+        if self.run_variance is None or self.seed_variance is None:
+            raise ValueError("a claim about trainings needs two runs or more")
+        if claim == "next-training":  # a prediction interval: one more draw, and the error of the mean
+            return self.seed_variance * (1 + 1 / self.runs)
         return self.run_variance / self.runs
 
     def _freedom(self, null: float, claim: Claim) -> float:
         """Degrees of freedom of Student's distribution: infinite for a score of these runs, else Satterthwaite's."""
         if claim == "these-runs":
             return math.inf if self.gained is not None else self.examples - 1
-        sampling, between = self._sampling(null), self._between()
+        if claim == "next-training":
+            return self.runs - 1
+        sampling, between = self._sampling(null), self._between(claim)
         if sampling + between == 0:
             return self.examples - 1
         return (sampling + between) ** 2 / (sampling**2 / (self.examples - 1) + between**2 / (self.runs - 1))
@@ -105,14 +112,16 @@ def pool(differences: ArrayLike) -> Pooled:
     >>> pooled = pool(differences)
     >>> round(pooled.delta, 4), pooled.design_effect, pooled.run_variance
     (-0.004, 3.0, 0.0)
-    >>> round(pooled.interval("new-run").low, 4)
-    -0.0161
+    >>> [round(pooled.interval(claim).low, 4) for claim in ("mean-over-trainings", "next-training")]
+    [-0.0161, -0.0295]
 
     differences: (runs, examples), candidate − reference: −1, 0 or 1, or differences of scores.
     For 0/1 answers the sampling variance is Tango's constrained one times the design effect of examples that several
     runs share (J. N. K. Rao & A. J. Scott, Biometrics 48 (1992) 577-585); with one run it is Tango's test itself. The
     examples are the clusters (E. Miller, arXiv 2411.00640). τ² is the estimate of the two-way analysis of variance, at
-    least 0; degrees of freedom: F. E. Satterthwaite, Biometrics Bulletin 2 (1946).
+    least 0; degrees of freedom: F. E. Satterthwaite, Biometrics Bulletin 2 (1946). The bound on the next training is
+    Student's prediction interval with S − 1 degrees of freedom, for trainings that vary normally, plus the sampling
+    variance of the mean.
     Raises ValueError for another shape, fewer than two examples, or what is not finite.
     """
     values = np.asarray(differences, dtype=np.float64)
@@ -122,14 +131,15 @@ def pool(differences: ArrayLike) -> Pooled:
     of_example, of_run, mean = values.mean(axis=0), values.mean(axis=1), float(values.mean())
     example_variance = float(of_example.var(ddof=1)) / examples
     residuals = values - of_example[None, :] - of_run[:, None] + mean
-    run_variance = None
+    run_variance = seed_variance = None
     if runs > 1:
         noise = float((residuals**2).sum()) / ((runs - 1) * (examples - 1)) / examples
-        run_variance = max(0.0, float(of_run.var(ddof=1)) - noise)
+        seed_variance = float(of_run.var(ddof=1))
+        run_variance = max(0.0, seed_variance - noise)
     counted = bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
     gained, lost = (int((values > 0).sum()), int((values < 0).sum())) if counted else (None, None)
     effect = _design_effect(values, example_variance)
-    return Pooled(runs, examples, mean, gained, lost, example_variance, effect, run_variance)
+    return Pooled(runs, examples, mean, gained, lost, example_variance, effect, run_variance, seed_variance)
 
 
 def _design_effect(values: NDArray[np.float64], example_variance: float) -> float:

@@ -3,8 +3,9 @@
 The mean difference of S seeds on n examples has the variance pd·(1 + (S − 1)·ρ)/(S·n) + τ²/S: pd the discordance, ρ the
 correlation of two seeds' differences on one example, τ the spread between runs. What decides is a score test, whose
 errors are those of a candidate at the margin: they are larger where few answers change, so more examples are needed
-than by the textbook's formula. For "a new run" τ is not known but estimated from S seeds, by the runs' spread minus
-what the examples explain, and with it the degrees of freedom: the power is the mean over what may be estimated.
+than by the textbook's formula. For the mean over trainings τ is not known but estimated from S seeds, by the runs'
+spread minus what the examples explain, and with it the degrees of freedom: the power is the mean over what may be
+estimated.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scipy import special
 from scipy.optimize import brentq
 
 from gradience.statistics.paired import score_variance
-from gradience.statistics.pooled import Claim
+from gradience.statistics.pooled import Claim, Pooled
 
 DEFAULT_CORRELATION = 0.2
 MOST_EXAMPLES = 10**7
@@ -37,10 +38,10 @@ def power(
 
     >>> round(power(747, 0.16, 0.025, seeds=3), 2)
     0.8
-    >>> round(power(747, 0.16, 0.025, seeds=3, spread=0.01, claim="new-run"), 2)
+    >>> round(power(747, 0.16, 0.025, seeds=3, spread=0.01, claim="mean-over-trainings"), 2)
     0.63
 
-    Raises ValueError for "new-run" with one seed.
+    Raises ValueError for "mean-over-trainings" with one seed.
     """
     shared = (1 + (seeds - 1) * correlation) / (seeds * n)
     sampling = shared * (discordance - delta**2)
@@ -63,8 +64,10 @@ def examples_needed(
 ) -> int | None:  # fmt: skip
     """The fewest examples that give the power `wanted`; None where no number does, since runs differ too much.
 
-    >>> examples_needed(0.16, 0.025, seeds=3), examples_needed(0.16, 0.025, seeds=3, spread=0.005, claim="new-run")
-    (747, 1002)
+    >>> examples_needed(0.16, 0.025, seeds=3)
+    747
+    >>> examples_needed(0.16, 0.025, seeds=3, spread=0.005, claim="mean-over-trainings")
+    1002
     """
     if delta + margin <= 0:
         return None
@@ -90,7 +93,7 @@ def examples_needed(
 
 
 def seeds_needed(
-    n: int, discordance: float, margin: float, *, spread: float = 0.0, claim: Claim = "new-run",
+    n: int, discordance: float, margin: float, *, spread: float = 0.0, claim: Claim = "mean-over-trainings",
     correlation: float = DEFAULT_CORRELATION, delta: float = 0.0, level: float = 0.05, wanted: float = 0.8,
     most: int = 100,
 ) -> int | None:  # fmt: skip
@@ -99,12 +102,28 @@ def seeds_needed(
     >>> seeds_needed(747, 0.16, 0.025, claim="these-runs"), seeds_needed(747, 0.16, 0.025, spread=0.01)
     (3, 6)
     """
-    for seeds in range(2 if claim == "new-run" else 1, most + 1):
+    for seeds in range(2 if claim == "mean-over-trainings" else 1, most + 1):
         reached = power(
             n, discordance, margin, seeds=seeds, spread=spread, claim=claim, correlation=correlation,
             delta=delta, level=level,
         )  # fmt: skip
         if reached >= wanted:
+            return seeds
+    return None
+
+
+def seeds_for_next(
+    pooled: Pooled, margin: float, *, level: float = 0.05, fewest: int = 3, most: int = 100
+) -> int | None:
+    """The fewest seeds whose bound on the next training lies above −margin, if mean and spread stay as seen.
+
+    None where `most` do not, and for one run. Student's prediction interval, as in `Pooled.interval`.
+    """
+    if pooled.seed_variance is None:
+        return None
+    for seeds in range(max(fewest, pooled.runs), most + 1):
+        error = math.sqrt(pooled.seed_variance * (1 + 1 / seeds) + pooled.example_variance)
+        if pooled.delta + float(special.stdtrit(seeds - 1, level)) * error > -margin:
             return seeds
     return None
 
@@ -167,7 +186,7 @@ def _variance_at(discordance: float, delta: float, null: float) -> float:
 def _spreads(seeds: int) -> NDArray[np.float64]:
     """The variance of `seeds` runs against the true one, at equally probable points: χ²/(S − 1)."""
     if seeds < 2:
-        raise ValueError("a claim about a new run needs two seeds or more")
+        raise ValueError("a claim about trainings needs two seeds or more")
     shares = (np.arange(_POINTS) + 0.5) / _POINTS
     spreads: NDArray[np.float64] = 2 * special.gammaincinv((seeds - 1) / 2, shares) / (seeds - 1)
     return spreads

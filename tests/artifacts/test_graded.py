@@ -26,7 +26,7 @@ def test_one_run_is_pooled_as_tango_tests_it_and_shows_nothing_of_a_new_run() ->
     differences = np.repeat([[-1, 1, 0]], [12, 8, 180], axis=1)
     evidence = PooledEvidence.of(pool(differences), Fraction("0.025"))
     assert evidence.these_runs.p_value == pytest.approx(tango_p_value(table, 0.025))
-    assert evidence.new_run is None
+    assert evidence.over_trainings is None
     assert evidence.run_spread is None
     assert evidence.discordance == table.discordance == 0.1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -53,12 +54,13 @@ def test_the_bounds_are_those_of_the_answers_of_all_seeds() -> None:
     assert shown.delta == pytest.approx((7 - 4 + 13) / 600)
     assert shown.discordance == pytest.approx((25 + 18 + 27) / 600)
     assert shown.these_runs.low == pytest.approx(pooled.interval("these-runs").low)
-    assert shown.new_run.low == pytest.approx(pooled.interval("new-run").low)
+    assert shown.over_trainings.low == pytest.approx(pooled.interval("mean-over-trainings").low)
+    assert shown.next_training.low == pytest.approx(pooled.interval("next-training").low)
     assert shown.these_runs.p_value == pytest.approx(pooled.p_value(0.025))
     assert shown.bootstrap_low == pytest.approx(shown.these_runs.low, abs=0.005)
 
 
-def test_a_single_seed_has_tangos_bounds_and_nothing_of_a_new_run() -> None:
+def test_a_single_seed_has_tangos_bounds_and_nothing_of_other_trainings() -> None:
     one = graded_seed(bench(42, {"per_layer": (9, 16)}, asked=config(seeds=[42])))
     shown = evidence(one, "per_layer")
     low, high = tango(PairedTable(n11=48, n10=9, n01=16, n00=127), confidence=0.90)
@@ -66,9 +68,10 @@ def test_a_single_seed_has_tangos_bounds_and_nothing_of_a_new_run() -> None:
         pytest.approx(low, abs=1e-6),
         pytest.approx(high, abs=1e-6),
     )
-    assert shown.pooled.new_run is None
-    assert shown.grade == "B"
-    assert "not A: 1 seed, and 3 or more are needed" in shown.reason
+    assert shown.pooled.over_trainings is None
+    assert shown.pooled.next_training is None
+    assert (shown.grade, shown.family) == ("C", 6)
+    assert "not shown to be as good after adjustment for 6 claims" in shown.reason
 
 
 def test_a_seed_of_several_and_a_smoke_run_have_no_grade_of_their_own() -> None:
@@ -80,27 +83,44 @@ def test_a_seed_of_several_and_a_smoke_run_have_no_grade_of_their_own() -> None:
 
 
 def test_a_variant_that_is_as_good_on_enough_examples_is_certified() -> None:
-    report = aggregate(
-        large({"uniform_median": (30, 28), "random_directions": (900, 0)}), records_verified=True
-    )
+    asked = config(compression={"controls": ["random_directions"]})
+    changes = {"uniform_median": (30, 28), "random_directions": (900, 0)}
+    report = aggregate(large(changes, asked=asked), records_verified=True)
     shown = evidence(report)
-    assert shown.grade == "A"
-    assert shown.pooled.new_run.low > -0.025
+    assert shown.grade == "A", shown.reason
+    assert shown.pooled.next_training.low > -0.025
     assert report.records_verified
     assert shown.next_grade is None
+
+
+def test_an_a_needs_a_control_that_fails_and_a_gate() -> None:
+    changes = {"uniform_median": (30, 28)}
+    without = evidence(aggregate(large(changes), records_verified=True))
+    assert without.grade == "B"
+    assert "not A: the controls are missing or did not come out as expected" in without.reason
+    asked = config(compression={"controls": ["random_directions"]})
+    seeds = large(changes | {"random_directions": (900, 0)}, asked=asked)
+    for place, one in enumerate(seeds):
+        gate = one.probe.gate.model_copy(update={"min_value": Fraction(0)})
+        seeds[place] = one.model_copy(update={"probe": one.probe.model_copy(update={"gate": gate})})
+    ungated = evidence(aggregate(seeds, records_verified=True))
+    assert (ungated.grade, "not A: the probe had no gate" in ungated.reason) == ("B", True)
 
 
 def test_every_arm_of_the_plan_counts_in_holms_family() -> None:
     """Six arms are planned, of which two are not made: they count as not shown."""
     report = aggregate(three_seeds())
     candidates = [variant for variant in report.variants if variant.is_candidate]
-    p_values = [v.evidence.pooled.new_run.p_value if v.evidence.pooled else 1.0 for v in candidates]
+    shown = [variant.evidence.pooled for variant in candidates]
+    p_values = [pooled.next_training.p_value if pooled else 1.0 for pooled in shown]
+    of_these = [pooled.these_runs.p_value if pooled else 1.0 for pooled in shown]
     assert len(candidates) == 6
-    for variant, adjusted in zip(candidates, holm(p_values), strict=True):
+    for variant, adjusted, these in zip(candidates, holm(p_values), holm(of_these), strict=True):
         if variant.evidence.pooled is None:
             assert variant.evidence.adjusted_p is None
         else:
             assert variant.evidence.adjusted_p == pytest.approx(adjusted)
+            assert variant.evidence.adjusted_p_these_runs == pytest.approx(these)
             assert variant.evidence.family == 6
 
 
@@ -195,9 +215,10 @@ def test_the_smallest_step_that_is_shown_is_the_last_before_the_first_that_is_no
     assert [step.status for step in outcome.steps] == ["shown", "shown", "inconclusive", "not tested"]
     assert outcome.smallest_safe == "ladder.r16"
     assert "rank 16 is the smallest shown to be safe" in outcome.sentence
-    assert "in a new training run too" in outcome.sentence
+    assert "the mean over trainings has" in outcome.sentence
     assert outcome.next_step.name == "ladder.r8"
-    assert grades(report)["ladder.r16"] == "A"
+    assert grades(report)["ladder.r16"] == "B"
+    assert "the controls are missing" in named(report, "ladder.r16").evidence.reason
     assert grades(report)["ladder.r4"] == "C"
     assert "the sequence stopped at ladder.r8" in named(report, "ladder.r4").evidence.reason
 
@@ -205,7 +226,7 @@ def test_the_smallest_step_that_is_shown_is_the_last_before_the_first_that_is_no
 def test_each_step_is_tested_at_the_full_level() -> None:
     """The adjusted value of a step is the largest down to it, and no multiple of its own."""
     report = aggregate(ladder((40, 40), (20, 20), (60, 58), (90, 40)), records_verified=True)
-    p_values = [step.p_value for step in report.ladder.steps]
+    p_values = [evidence(report, step.name).pooled.next_training.p_value for step in report.ladder.steps]
     adjusted = [evidence(report, step.name).adjusted_p for step in report.ladder.steps]
     assert adjusted == [max(p_values[: place + 1]) for place in range(4)]
 
@@ -217,11 +238,11 @@ def test_steps_do_not_count_among_the_candidates() -> None:
     assert report.ladder.smallest_safe == "ladder.r4"
 
 
-def test_one_seed_says_nothing_of_a_new_run() -> None:
+def test_one_seed_says_nothing_of_other_trainings() -> None:
     one = graded_seed(ladder((5, 5), (5, 5), (200, 5), (5, 5), seeds=[42])[0])
-    assert (one.ladder.planned_bound, one.ladder.bound) == ("new-run", "these-runs")
+    assert (one.ladder.planned_bound, one.ladder.bound) == ("mean-over-trainings", "these-runs")
     assert one.ladder.smallest_safe == "ladder.r16"
-    assert one.ladder.sentence.endswith("one seed says nothing of the next training")
+    assert one.ladder.sentence.endswith("one seed says nothing about other trainings")
 
 
 def test_a_ladder_that_is_none_is_refused() -> None:

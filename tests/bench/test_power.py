@@ -57,7 +57,7 @@ def test_what_is_needed_by_hand() -> None:
             assert need.examples == math.ceil((distance / 0.025) ** 2)
         else:
             assert (need.smallest_margin, need.examples) == (None, None)
-    assert expected.power_new_run is None
+    assert expected.power_over_trainings is None
 
 
 def test_what_a_kept_run_has_shown_is_counted_from_its_file() -> None:

@@ -23,7 +23,7 @@ def pooled(
 
     return PooledEvidence(
         runs=3, examples=200, margin=MARGIN, delta=delta, these_runs=bounds(these),
-        new_run=bounds(new) if new else None, discordance=0.1, run_spread=0.0,
+        over_trainings=bounds(new) if new else None, discordance=0.1, run_spread=0.0,
     )  # fmt: skip
 
 

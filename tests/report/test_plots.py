@@ -271,8 +271,8 @@ def test_a_kept_run_has_its_ladder_and_what_the_policy_does():
     pooled = {variant.name: variant.evidence.pooled for variant in report.variants if variant.evidence.pooled}
     assert set(pooled) - set(forest.y.categories) == {"random_directions", "head_only"}
     for name, drawn in named(forest, forest.series[0].rows).items():
-        new_run = pooled[name].new_run
-        assert (drawn.low, drawn.high) == pytest.approx((100 * new_run.low, 100 * new_run.high))
+        over_trainings = pooled[name].over_trainings
+        assert (drawn.low, drawn.high) == pytest.approx((100 * over_trainings.low, 100 * over_trainings.high))
 
 
 def test_a_variant_without_a_bound_for_a_new_run_is_told_apart():

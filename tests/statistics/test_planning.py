@@ -81,7 +81,7 @@ NEW_RUN = {
 def test_a_new_run_needs_no_more_examples_than_the_worst_degrees_of_freedom_ask_for(
     discordance: float, spread: float, seeds: int, at_most: int
 ) -> None:
-    needed = examples_needed(discordance, 0.025, seeds=seeds, spread=spread, claim="new-run")
+    needed = examples_needed(discordance, 0.025, seeds=seeds, spread=spread, claim="mean-over-trainings")
     assert needed is not None
     of_these_runs = examples_needed(discordance, 0.025, seeds=seeds)
     assert of_these_runs is not None
@@ -104,13 +104,13 @@ def test_a_new_run_needs_no_more_examples_than_the_worst_degrees_of_freedom_ask_
 def test_the_power_of_a_claim_about_a_new_run_is_that_of_simulations(
     n: int, discordance: float, seeds: int, spread: float, simulated: float
 ) -> None:
-    seen = power(n, discordance, 0.025, seeds=seeds, spread=spread, claim="new-run")
+    seen = power(n, discordance, 0.025, seeds=seeds, spread=spread, claim="mean-over-trainings")
     assert seen == pytest.approx(simulated, abs=0.025)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_with_endless_examples_a_new_run_is_students_test_of_the_seeds(seeds: int) -> None:
-    seen = power(10**12, 0.16, 0.02, seeds=seeds, spread=0.01, claim="new-run")
+    seen = power(10**12, 0.16, 0.02, seeds=seeds, spread=0.01, claim="mean-over-trainings")
     expected = stats.nct.sf(stats.t.isf(0.05, seeds - 1), seeds - 1, 0.02 / (0.01 / np.sqrt(seeds)))
     assert seen == pytest.approx(expected, abs=1e-3)
 
@@ -123,7 +123,7 @@ def test_the_smallest_margin_of_three_seeds(n: int, points: float) -> None:
 
 
 def test_runs_that_differ_too_much_show_nothing_at_any_size() -> None:
-    assert examples_needed(0.06, 0.025, seeds=3, spread=0.01, claim="new-run", wanted=0.9) is None
+    assert examples_needed(0.06, 0.025, seeds=3, spread=0.01, claim="mean-over-trainings", wanted=0.9) is None
     assert examples_needed(0.06, 0.025, delta=-0.025) is None
     assert seeds_needed(200, 0.16, 0.025, spread=0.05, most=10) is None
 
@@ -133,10 +133,14 @@ def test_more_examples_than_anybody_has_are_no_number() -> None:
         assert examples_needed(0.16, margin) is None
         assert examples_for_mean(0.25, margin) is None
     assert 9e11 < (examples_needed(0.16, 1e-6) or 0) < 1.1e12
-    assert power(100, 0.1, 1.0, seeds=3, spread=0.0, claim="new-run") == 1
+    assert power(100, 0.1, 1.0, seeds=3, spread=0.0, claim="mean-over-trainings") == 1
 
 
-@given(st.sampled_from([0.04, 0.1, 0.2]), st.integers(2, 8), st.sampled_from(["these-runs", "new-run"]))
+@given(
+    st.sampled_from([0.04, 0.1, 0.2]),
+    st.integers(2, 8),
+    st.sampled_from(["these-runs", "mean-over-trainings"]),
+)
 def test_what_is_needed_gives_the_power_and_the_margin(discordance: float, seeds: int, claim: str) -> None:
     plan = {"seeds": seeds, "claim": claim, "spread": 0.002}
     needed = examples_needed(discordance, 0.025, **plan)  # type: ignore[arg-type]
@@ -152,8 +156,8 @@ def test_what_is_needed_gives_the_power_and_the_margin(discordance: float, seeds
     [
         pytest.param("these-runs", 500, 0.12, 0.0, id="these runs"),
         pytest.param("these-runs", 178, 0.03, 0.0, id="these runs, few answers change"),
-        pytest.param("new-run", 500, 0.12, 0.0, id="a new run, runs alike"),
-        pytest.param("new-run", 500, 0.12, 0.01, id="a new run, runs apart"),
+        pytest.param("mean-over-trainings", 500, 0.12, 0.0, id="a new run, runs alike"),
+        pytest.param("mean-over-trainings", 500, 0.12, 0.01, id="a new run, runs apart"),
     ],
 )
 def test_the_power_is_that_of_the_test(claim: Claim, items: int, discordance: float, spread: float) -> None:

@@ -23,7 +23,7 @@ def test_one_run_is_tangos_test() -> None:
     assert pooled.interval(confidence=0.9) == pytest.approx(tango(table, 0.9))
     assert pooled.p_value(MARGIN) == pytest.approx(tango_p_value(table, MARGIN))
     with pytest.raises(ValueError, match="two runs or more"):
-        pooled.interval("new-run")
+        pooled.interval("mean-over-trainings")
 
 
 def test_identical_runs_are_worth_one() -> None:
@@ -54,7 +54,31 @@ def test_scores_that_are_no_counts_get_students_interval_of_the_item_means() -> 
     assert pool(values).interval() == pytest.approx((expected.low, expected.high))
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.sampled_from(["these-runs", "new-run"]))
+def test_the_next_training_has_students_prediction_interval() -> None:
+    """Scores, so that the sampling variance is plain: mean ± t(S − 1)·√(s²·(1 + 1/S) + variance of the mean)."""
+    values = np.random.default_rng(2).normal(size=(4, 50)) + np.arange(4)[:, None] / 10
+    of_runs = values.mean(axis=1)
+    error = np.sqrt(of_runs.var(ddof=1) * (1 + 1 / 4) + values.mean(axis=0).var(ddof=1) / 50)
+    reach = stats.t.ppf(0.95, 3) * error
+    expected = (of_runs.mean() - reach, of_runs.mean() + reach)
+    assert pool(values).interval("next-training") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("runs", [3, 5, 10])
+def test_the_bound_on_the_next_training_holds_in_95_of_100_if_trainings_vary_normally(runs: int) -> None:
+    rng = np.random.default_rng(runs)
+    true = rng.normal(-0.01, 0.01, size=(2000, runs + 1))  # the last is the training that comes next
+    chances = np.clip(0.05 - true, 0.001, 0.2)  # lost; 5 % of the examples are gained
+    examples = rng.random((2000, runs, 400))
+    differences = np.where(examples < chances[:, :runs, None], -1, np.where(examples > 0.95, 1, 0))
+    bounds = [pool(drawn).interval("next-training").low for drawn in differences]
+    assert np.mean(true[:, -1] < bounds) <= 0.055
+
+
+CLAIMS = ["these-runs", "mean-over-trainings", "next-training"]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.sampled_from(CLAIMS))
 def test_the_p_value_and_the_bound_agree(seed: int, runs: int, claim: str) -> None:
     rng = np.random.default_rng(seed)
     pooled = pool(draw(rng, 1, runs, 150, discordance=0.1, delta=-0.01, spread=0.02)[0])
@@ -77,7 +101,7 @@ def test_type_one_error_at_the_margin(runs: int, items: int, discordance: float,
     """At lower resolution than benchmarks/evidence_calibration.py: 1,500 experiments know the error to ±1.7 points."""
     rng = np.random.default_rng(7)
     experiments = draw(rng, 1500, runs, items, discordance=discordance, delta=-MARGIN, spread=spread)
-    claims = [pool(differences).p_value(MARGIN, "new-run") < 0.05 for differences in experiments]
+    claims = [pool(differences).p_value(MARGIN, "mean-over-trainings") < 0.05 for differences in experiments]
     assert 0.02 <= np.mean(claims) <= 0.09
     if not spread:
         claims = [pool(differences).p_value(MARGIN) < 0.05 for differences in experiments]

@@ -141,8 +141,8 @@ class LadderSettings(Settings):
     steps: Annotated[tuple[int | float, ...], Field(min_length=1)]
     """From the largest down: ranks such as `[16, 8, 4]`, or shares of the energy such as `[0.95, 0.9, 0.8]`. Tested in
     this order, each at the full level, until one is not shown to be safe."""
-    bound: LadderBound = "new-run"
-    """What a step must be shown for: `new-run` the next training as well; `these-runs` the adapters of this run."""
+    bound: LadderBound = "mean-over-trainings"
+    """What the bound of a step is about: the adapters of this run, the mean over trainings, or the next training."""
 
     @model_validator(mode="after")
     def _descends(self) -> LadderSettings:

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import product
 from statistics import fmean, variance
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.plan.variants import PlannedVariant
 from gradience.reports.bench import BenchAggregate, VariantSummary
 from gradience.reports.bench_plan import Policy, allowed_losses
 from gradience.reports.power import Need, PowerReport, Scenario
-from gradience.statistics.pooled import Claim
 from gradience.statistics.power import (
     DEFAULT_CORRELATION,
     examples_needed,
@@ -29,6 +28,8 @@ from gradience.statistics.power import (
 )
 
 WANTED = (0.8, 0.9)
+PlannedClaim = Literal["these-runs", "mean-over-trainings"]
+CLAIMS: tuple[PlannedClaim, ...] = ("these-runs", "mean-over-trainings")
 SPREADS = (0.0, 0.01)
 TRUNCATED, RETRAINED = (0.03, 0.08), (0.12, 0.20)
 """Between which discordances the variants of small and of published runs lie."""
@@ -169,7 +170,9 @@ def scenario(assumed: Assumed, n: int, seeds: int, policy: Policy, margin: float
         discordance=assumed.discordance,
         spread=assumed.spread,
         power_these_runs=power(n, assumed.discordance, margin, **_claim("these-runs", assumed, seeds)),
-        power_new_run=power(n, assumed.discordance, margin, **_claim("new-run", assumed, seeds))
+        power_over_trainings=power(
+            n, assumed.discordance, margin, **_claim("mean-over-trainings", assumed, seeds)
+        )
         if seeds > 1
         else None,
         pass_if_equal=pass_probability(delta=0.0, **of_policy),
@@ -177,14 +180,13 @@ def scenario(assumed: Assumed, n: int, seeds: int, policy: Policy, margin: float
             delta=-2 * margin, **of_policy | {"discordance": max(assumed.discordance, 2 * margin)}
         ),
         needs=tuple(
-            _need(claim, wanted, assumed, n, seeds, margin)
-            for claim, wanted in product(get_args(Claim), WANTED)
+            _need(claim, wanted, assumed, n, seeds, margin) for claim, wanted in product(CLAIMS, WANTED)
         ),
     )
 
 
-def _need(claim: Claim, wanted: float, assumed: Assumed, n: int, seeds: int, margin: float) -> Need:
-    impossible = claim == "new-run" and seeds < 2
+def _need(claim: PlannedClaim, wanted: float, assumed: Assumed, n: int, seeds: int, margin: float) -> Need:
+    impossible = claim == "mean-over-trainings" and seeds < 2
     how = _claim(claim, assumed, seeds) | {"wanted": wanted}
     of_any_seeds = {key: value for key, value in how.items() if key != "seeds"}
     return Need(
@@ -196,5 +198,5 @@ def _need(claim: Claim, wanted: float, assumed: Assumed, n: int, seeds: int, mar
     )
 
 
-def _claim(claim: Claim, assumed: Assumed, seeds: int) -> dict[str, Any]:
+def _claim(claim: PlannedClaim, assumed: Assumed, seeds: int) -> dict[str, Any]:
     return {"claim": claim, "spread": assumed.spread, "seeds": seeds, "level": float(ALPHA)}

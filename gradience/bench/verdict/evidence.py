@@ -31,7 +31,9 @@ from gradience.bench.verdict.grade import (
 )
 from gradience.errors import InputError
 from gradience.reports.base.graded import (
+    MIN_RUNS,
     AnswerCounts,
+    Bounds,
     Ladder,
     NextStep,
     Noise,
@@ -64,6 +66,8 @@ def graded_seed(bench: Bench) -> Bench:
         confirm=confirm_untouched([bench])[0],
         plan=bench.status != "ERROR",
         records=True,  # they have just been counted
+        controls=True,  # one seed has no A to lose
+        gate=_has_gate(bench),
     )
     evidence, ladder = _evidence_of([bench], bench.planned_seeds, statuses, "", obstacles)
     variants = [result.model_copy(update={"evidence": evidence[result.name]}) for result in bench.variants]
@@ -83,7 +87,13 @@ def graded_together(
         report.planned_seeds,
         {variant.name: variant.status for variant in report.variants},
         ", ".join(variant.name for variant in blind_controls(report.variants)),
-        _obstacles(confirm=met["confirm"], plan=met["protocol"], records=records_verified),
+        _obstacles(
+            confirm=met["confirm"],
+            plan=met["protocol"],
+            records=records_verified,
+            controls=met["controls"],
+            gate=all(_has_gate(bench) for bench in benches),
+        ),
     )
     variants = [
         variant.model_copy(
@@ -113,12 +123,20 @@ def graded_together(
     )
 
 
-def _obstacles(*, confirm: bool, plan: bool, records: bool) -> tuple[str, ...]:
+def _has_gate(bench: Bench) -> bool:
+    """Whether the probe had to reach something."""
+    gate = bench.probe.gate if bench.probe is not None else None
+    return gate is not None and (gate.min_value > 0 or gate.above_base is not None)
+
+
+def _obstacles(*, confirm: bool, plan: bool, records: bool, controls: bool, gate: bool) -> tuple[str, ...]:
     """Return obstacles to a certificate that neither seeds nor examples remove."""
     lacks = {
         "not all of an untouched confirm split was evaluated": not confirm,
         "the seeds do not follow one plan to its end": not plan,
         "its records were not verified": not records,
+        "the controls are missing or did not come out as expected": not controls,
+        "the probe had no gate": not gate,
     }
     return tuple(words for words, is_lacking in lacks.items() if is_lacking)
 
@@ -206,7 +224,7 @@ def _evidence_of(
             passes=statuses[name] == "PASS",
             margin=policy.tolerance,
             these_runs=subject.shown.these_runs if subject.shown else None,
-            new_run=subject.shown.new_run if subject.shown else None,
+            next_training=subject.shown.next_training if subject.shown else None,
             adjusted_p=None,
             seeds=len(planned),
             obstacles=obstacles,
@@ -215,11 +233,15 @@ def _evidence_of(
     }
     # Holm for candidates, the sequence for steps
     candidates = [name for name, subject in subjects.items() if subject.kind.is_candidate]
-    p_values = {name: bounds.p_value for name in candidates if (bounds := facts[name].new_run) is not None}
-    adjusted = holm([p_values.get(name, 1.0) for name in candidates])
-    for name, value in zip(candidates, adjusted, strict=True):
-        if name in p_values:
-            facts[name] = replace(facts[name], adjusted_p=value, family=len(candidates))
+    following = holm([_p_value(facts[name].next_training) for name in candidates])
+    these = holm([_p_value(facts[name].these_runs) for name in candidates])
+    for name, of_next, of_these in zip(candidates, following, these, strict=True):
+        facts[name] = replace(
+            facts[name],
+            adjusted_p=None if facts[name].next_training is None else of_next,
+            adjusted_p_these_runs=None if facts[name].these_runs is None else of_these,
+            family=len(candidates),
+        )
     ladder = _ladder(benches[0].config, subjects, facts, policy.tolerance, len(planned))
     if ladder is not None:
         facts |= _with_sequence(ladder, facts)
@@ -236,11 +258,17 @@ def _evidence_of(
             reason=reason,
             pooled=subject.shown,
             adjusted_p=facts[name].adjusted_p,
-            family=facts[name].family if facts[name].adjusted_p is not None else None,
+            adjusted_p_these_runs=facts[name].adjusted_p_these_runs,
+            family=facts[name].family if subject.shown is not None and not subject.kind.is_control else None,
             policy=of_policy,
             next_grade=next_grade(letter, facts[name], subject.pooled),
         )
     return evidence, ladder
+
+
+def _p_value(bounds: Bounds | None) -> float:
+    """A claim that could not be tested still counts among the claims."""
+    return 1.0 if bounds is None else bounds.p_value
 
 
 def _faults(
@@ -337,15 +365,19 @@ def _ladder(
 def climb_down(
     steps: Sequence[StepFacts], settings: LadderSettings, margin: Fraction, *, seeds: int
 ) -> Ladder:
-    """Test the steps in their order. seeds: that were planned; one tells nothing of a new run."""
-    bound: LadderBound = settings.bound if seeds > 1 else "these-runs"
+    """Test the steps in their order. seeds: that were planned; fewer than three say nothing of other trainings."""
+    bound: LadderBound = settings.bound if seeds >= MIN_RUNS else "these-runs"
     rows: list[Step] = []
     stopped: StepFacts | None = None
     for facts in steps:
         shown, reason = facts.evidence, "; ".join(facts.faults)
         bounds = None
         if shown is not None:
-            bounds = shown.new_run if bound == "new-run" else shown.these_runs
+            bounds = {
+                "these-runs": shown.these_runs,
+                "mean-over-trainings": shown.over_trainings,
+                "next-training": shown.next_training,
+            }[bound]
         elif not reason and not facts.is_probe:
             reason = "its answers, example by example, are not known"
         status: StepStatus = "inconclusive"
@@ -396,21 +428,25 @@ def _sentence(
         if settings.kind == "uniform"
         else f"{100 * smallest.step:g} % of the energy is the least"
     )
-    where = " in a new training run too" if bound == "new-run" else " in these runs"
-    only = "; one seed says nothing of the next training" if seeds == 1 else ""
+    where = {
+        "mean-over-trainings": "the mean over trainings has",
+        "next-training": "the next training has, if trainings vary normally,",
+        "these-runs": "these runs have",
+    }[bound]
+    only = "; one seed says nothing about other trainings" if seeds == 1 else ""
     return (
-        f"{what} shown to be safe: with 95 % confidence it has {at_worst(smallest.low)}{where}"
+        f"{what} shown to be safe: with 95 % confidence {where} {at_worst(smallest.low)}"
         f" (margin {in_points(margin)}){only}"
     )
 
 
 def _with_sequence(ladder: Ladder, facts: Mapping[str, GradeFacts]) -> dict[str, GradeFacts]:
-    """Facts of the steps with their adjusted p-values for a new run: the largest down to each."""
+    """Facts of the steps with their adjusted p-values for the next training: the largest down to each."""
     stop = next((row.name for row in ladder.steps if row.status == "inconclusive"), "")
     largest: float | None = 0.0
     sequence = {}
     for place, row in enumerate(ladder.steps, start=1):
-        adjusted, bounds = None, facts[row.name].new_run
+        adjusted, bounds = None, facts[row.name].next_training
         if row.status != "not smaller":
             largest = None if bounds is None or largest is None else max(largest, bounds.p_value)
             adjusted = largest

@@ -17,7 +17,13 @@ from gradience.reports.base.graded import Bounds, Grade, NextGrade, OperatingCha
 from gradience.reports.bench import MIN_SEEDS
 from gradience.reports.bench_plan import Policy, allowed_losses
 from gradience.statistics.pooled import Claim, Pooled
-from gradience.statistics.power import DEFAULT_CORRELATION, examples_needed, pass_probability, seeds_needed
+from gradience.statistics.power import (
+    DEFAULT_CORRELATION,
+    examples_needed,
+    pass_probability,
+    seeds_for_next,
+    seeds_needed,
+)
 from gradience.words import counted, points
 
 
@@ -31,11 +37,13 @@ class GradeFacts:
     """The policy's verdict is PASS."""
     margin: Fraction
     these_runs: Bounds | None
-    """F; None where nothing was compared."""
-    new_run: Bounds | None
-    """R; None for one seed."""
+    """None if nothing was compared."""
+    next_training: Bounds | None
+    """None below three seeds."""
     adjusted_p: float | None
-    """Of R: adjusted for the other variants (Holm), or for the steps above (fixed sequence)."""
+    """Of the next training: adjusted for the other variants (Holm), or for the steps above (fixed sequence)."""
+    adjusted_p_these_runs: float | None = None
+    """Of these runs: adjusted for the other variants (Holm); None for a step, whose sequence needs no adjustment."""
     family: int = 1
     """Number of claims for which it was adjusted."""
     untested: str = ""
@@ -49,8 +57,10 @@ class GradeFacts:
     @property
     def supported(self) -> bool:
         """Whether a loss of the margin is ruled out for these runs, whatever the policy says."""
-        bounds = self.these_runs
-        return bounds is not None and exactly(bounds.low) > -self.margin and not self.untested
+        bounds, adjusted = self.these_runs, self.adjusted_p_these_runs
+        if bounds is None or self.untested or exactly(bounds.low) <= -self.margin:
+            return False
+        return adjusted is None or exactly(adjusted) <= ALPHA
 
     @property
     def besides(self) -> tuple[str, ...]:
@@ -70,8 +80,9 @@ def grade(facts: GradeFacts) -> Graded:
     """Return the grade of one variant and why; the first that matches.
 
     X: invalid. D: inferior, the one-sided 95 % upper bound for these runs lies below −margin. A: certified, it passes,
-    the bound for a new run lies above −margin after adjustment, and `short_of_a` finds nothing. B: supported for these
-    runs, it passes and their bound lies above −margin. C: neither is shown, whatever the policy says.
+    the bound for the next training lies above −margin after adjustment, and `short_of_a` finds nothing. B: supported
+    for these runs, it passes and their bound lies above −margin after adjustment. C: inconclusive, whatever the policy
+    says.
     """
     if facts.faults:
         return Graded("X", f"invalid: {'; '.join(facts.faults)}")
@@ -83,10 +94,11 @@ def grade(facts: GradeFacts) -> Graded:
             f"inferior: with 95 % confidence it has at least {least} points fewer correct than the probe {margin}",
         )
     missing = short_of_a(facts)
-    if facts.passes and not missing and facts.new_run is not None:
-        worst = at_worst(facts.new_run.low)
+    if facts.passes and facts.supported and not missing and facts.next_training is not None:
+        worst = at_worst(facts.next_training.low)
         return Graded(
-            "A", f"certified: with 95 % confidence it has {worst} in a new training run too {margin}"
+            "A",
+            f"certified: with 95 % confidence the next training has {worst}, if trainings vary normally {margin}",
         )
     if facts.passes and bounds is not None and facts.supported:
         return Graded(
@@ -113,22 +125,27 @@ def grade(facts: GradeFacts) -> Graded:
             "policy FAIL, statistically non-inferior: with 95 % confidence it has"
             f" {at_worst(bounds.low)} in these runs {margin}{luck}",
         )
+    if exactly(bounds.low) > -facts.margin:
+        claims = counted(facts.family, "claim")
+        return Graded(
+            "C", f"{verdict}, and is not shown to be as good after adjustment for {claims} {margin}"
+        )
     worst = at_worst(bounds.low, bound="")
     return Graded("C", f"{verdict}, and is not shown to be as good: it may have {worst} {margin}")
 
 
 def short_of_a(facts: GradeFacts) -> tuple[str, ...]:
     """Return what a certificate lacks, the verdict of the policy apart; empty where it lacks nothing."""
-    missing, new_run = [], facts.new_run
+    missing, following = [], facts.next_training
     if facts.seeds < MIN_SEEDS:
         missing.append(f"{counted(facts.seeds, 'seed')}, and {MIN_SEEDS} or more are needed")
-    if new_run is None:
+    if following is None:
         missing.append("the spread between training runs is unknown")
-    elif exactly(new_run.low) <= -facts.margin:
-        missing.append(f"in a new training run it may have {at_worst(new_run.low, bound='')}")
+    elif exactly(following.low) <= -facts.margin:
+        missing.append(f"the next training may have {at_worst(following.low, bound='')}")
     elif facts.adjusted_p is None or exactly(facts.adjusted_p) > ALPHA:
         claims = counted(facts.family, "claim")
-        missing.append(f"for a new training run it is not shown after adjustment for {claims}")
+        missing.append(f"for the next training it is not shown after adjustment for {claims}")
     return (*missing, *facts.besides)
 
 
@@ -192,9 +209,8 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
         if facts.supported:  # the policy alone stands in the way
             examples, seeds = pooled.examples, pooled.runs
         return NextGrade(grade="B", examples=examples, seeds=seeds, obstacles=of_policy)
-    needs = Needs(pooled, facts.margin, "new-run", level=float(ALPHA) / facts.family)
-    obstacles = (*of_policy, *facts.besides)
-    return NextGrade(grade="A", examples=needs.examples(), seeds=needs.seeds(MIN_SEEDS), obstacles=obstacles)
+    seeds = seeds_for_next(pooled, float(facts.margin), level=float(ALPHA) / facts.family)
+    return NextGrade(grade="A", examples=None, seeds=seeds, obstacles=(*of_policy, *facts.besides))
 
 
 class Needs:
@@ -213,7 +229,7 @@ class Needs:
             self.correlation = min(max((pooled.design_effect - 1) / (pooled.runs - 1), 0.0), 1.0)
 
     def examples(self) -> int | None:
-        """With as many seeds as there are; for a new run at least three."""
+        """With as many seeds as there are; for the mean over trainings at least three."""
         seeds = self.pooled.runs if self.claim == "these-runs" else max(self.pooled.runs, MIN_SEEDS)
         return examples_needed(
             self.discordance, self.margin, seeds=seeds, spread=self.spread, claim=self.claim,

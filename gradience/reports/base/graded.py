@@ -18,10 +18,18 @@ if TYPE_CHECKING:  # scipy is loaded where something is computed, not where a fi
     from fractions import Fraction
 
     from gradience.statistics.paired import Interval
+    from gradience.statistics.pooled import Claim, Pooled
     from gradience.statistics.pooled import NoiseFloor as Floor
-    from gradience.statistics.pooled import Pooled
 
+MIN_RUNS = 3
+"""Of fewer trainings no bound on other trainings is given: two show too little of their spread."""
 Grade = Literal["A", "B", "C", "D", "X"]
+BOUNDS: dict[LadderBound, str] = {
+    "these-runs": "these runs",
+    "mean-over-trainings": "the mean over trainings",
+    "next-training": "the next training",
+}
+"""What a bound is about, in words."""
 """A: certified. B: supported for these runs. C: neither shown. D: inferior. X: invalid."""
 GRADES: dict[Grade, tuple[Mark, str]] = {
     "A": ("good", "certified"),
@@ -112,8 +120,8 @@ class PooledEvidence(Part):
     >>> differences = np.zeros((3, 500), dtype=int)      # three seeds, 500 examples
     >>> differences[:, :6], differences[:, 6:10] = -1, 1  # each seed: 6 lost, 4 gained
     >>> evidence = PooledEvidence.of(pool(differences), Fraction("0.025"))
-    >>> evidence.delta, round(evidence.new_run.low, 4)
-    (-0.004, -0.0161)
+    >>> evidence.delta, round(evidence.over_trainings.low, 4), round(evidence.next_training.low, 4)
+    (-0.004, -0.0161, -0.0295)
     """
 
     runs: int
@@ -124,9 +132,11 @@ class PooledEvidence(Part):
     delta: Float12
     """Candidate − reference, mean over runs and examples."""
     these_runs: Bounds
-    """F: these runs are fixed, and only other examples might have been asked."""
-    new_run: Bounds | None
-    """R: another seed would have given another pair of adapters as well. Null for one run: its spread is unknown."""
+    """The runs are fixed, and only the examples are a sample."""
+    over_trainings: Bounds | None
+    """Of the mean over all trainings that the recipe could give. Null below three runs."""
+    next_training: Bounds | None
+    """Of one more training, if trainings vary normally. Null below three runs."""
     discordance: Float12 | None
     """Share of pairs in which exactly one of the two is correct; null for scores that are no 0/1."""
     run_spread: Float12 | None
@@ -137,16 +147,19 @@ class PooledEvidence(Part):
     @classmethod
     def of(cls, pooled: Pooled, margin: Fraction, *, bootstrap_low: float | None = None) -> Self:
         """Return the evidence of pooled runs against a margin."""
-        several = pooled.run_variance is not None
+
+        def bounds(claim: Claim) -> Bounds:
+            return Bounds.of(pooled.interval(claim), pooled.p_value(float(margin), claim))
+
+        several = pooled.runs >= MIN_RUNS
         return cls(
             runs=pooled.runs,
             examples=pooled.examples,
             margin=margin,
             delta=pooled.delta,
-            these_runs=Bounds.of(pooled.interval("these-runs"), pooled.p_value(float(margin), "these-runs")),
-            new_run=Bounds.of(pooled.interval("new-run"), pooled.p_value(float(margin), "new-run"))
-            if several
-            else None,
+            these_runs=bounds("these-runs"),
+            over_trainings=bounds("mean-over-trainings") if several else None,
+            next_training=bounds("next-training") if several else None,
             discordance=pooled.discordance,
             run_spread=None if pooled.run_variance is None else math.sqrt(pooled.run_variance),
             bootstrap_low=bootstrap_low,
@@ -167,10 +180,11 @@ class NextGrade(Part):
 
     grade: Grade
     examples: int | None
-    """With as many seeds as now (A: at least three), for a chance of 80 % if the true difference is the one that was
-    seen, or 0 where that is above 0. Null where no number is enough."""
+    """B: with as many seeds as now, for a chance of 80 % if the true difference is the one that was seen, or 0 if that
+    is above 0. Null if no number is enough, and for A, which needs seeds."""
     seeds: int | None
-    """With as many examples as now, for the same; null where 100 are not enough."""
+    """B: with as many examples as now, for the same. A: if mean and spread over seeds stay as seen. Null if 100 are not
+    enough, and if the spread is not known."""
     obstacles: tuple[str, ...] = ()
     """What neither more seeds nor more examples change, in words."""
 
@@ -206,8 +220,10 @@ class VariantEvidence(Part):
     pooled: PooledEvidence | None
     """Null where the answers, example by example, are not known."""
     adjusted_p: Probability | None
-    """Of the claim about a new run: Holm's over all candidates of the plan; of a step, the largest down to it. Null for
-    one seed, and for controls."""
+    """Of the claim about the next training, which grade A rests on: Holm's over all candidates of the plan; of a step,
+    the largest down to it. Null below three seeds, and for controls."""
+    adjusted_p_these_runs: Probability | None
+    """Of the claim about these runs, which grade B rests on: Holm's over all candidates. Null for steps and controls."""
     family: int | None
     """How many claims it is adjusted for."""
     policy: OperatingCharacteristics | None
@@ -277,7 +293,7 @@ class Ladder(Part):
     planned_bound: LadderBound
     """What the plan names."""
     bound: LadderBound
-    """What was tested: `these-runs` where one seed tells nothing of a new run."""
+    """What was tested: `these-runs` below three seeds, which say nothing of other trainings."""
     margin: Share
     steps: tuple[Step, ...]
     smallest_safe: str | None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from gradience.reports.base.graded import Bounds, Grade
+from gradience.reports.base.graded import BOUNDS, Bounds, Grade
 from gradience.reports.base.numbers import chance, count, plain, plural, signed
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.evaluation import BASE, REFERENCE, EvaluatedAdapter, EvaluationReport
@@ -58,7 +58,7 @@ class Row:
     """Examples that only this one has correct; over several seeds the mean."""
     reason: str = ""
     inner: tuple[float, float] | None = None
-    """A narrower interval: of these runs beside one of a new run, or one-sided bounds beside a two-sided interval."""
+    """A narrower interval: of these runs beside the mean over trainings, or one-sided bounds beside a two-sided one."""
     aside: str = ""
     """Said behind the name where its interval is another one than that of the others."""
 
@@ -193,35 +193,35 @@ def _one_seed(report: Bench) -> Compared:
 
 
 def _seeds(report: BenchAggregate) -> Compared:
-    """Return the one-sided 95 % bounds of a new run, where several seeds tell of one; else of these runs."""
+    """Return the one-sided 95 % bounds of the mean over trainings, if there are enough seeds; else of these runs."""
     rows: list[Row] = []
     known = [
         (row, row.evidence, row.evidence.pooled)
         for row in report.variants
         if row.evidence and row.evidence.pooled
     ]
-    new_runs = any(pooled.new_run is not None for _, _, pooled in known)
+    several = any(pooled.over_trainings is not None for _, _, pooled in known)
     for variant, evidence, pooled in known:
-        these, new_run = pooled.these_runs, pooled.new_run
+        these, over_trainings = pooled.these_runs, pooled.over_trainings
         counted = [seed for seed in variant.seeds if seed.n]
         tone = GRADES[evidence.grade] if evidence.grade else STATUSES.get(variant.status, "warn")
         rows.append(
             Row(
                 variant.name,
                 100 * pooled.delta,
-                _points(new_run or these) or (None, None),
+                _points(over_trainings or these) or (None, None),
                 "dim" if variant.is_control else tone,
                 variant.mean_reduction,
                 fmean(seed.only_probe_correct or 0 for seed in counted) if counted else None,
                 fmean(seed.only_variant_correct or 0 for seed in counted) if counted else None,
                 evidence.reason,
-                _points(these) if new_run else None,
-                " (these runs)" if new_runs and new_run is None else "",
+                _points(these) if over_trainings else None,
+                " (these runs)" if several and over_trainings is None else "",
             )
         )
     margin = -100 * float(report.policy.tolerance)
-    if new_runs:
-        return Compared(rows, margin, f"{ONE_SIDED}, a new run", f"{ONE_SIDED}, these runs")
+    if several:
+        return Compared(rows, margin, f"{ONE_SIDED}, mean over trainings", f"{ONE_SIDED}, these runs")
     return Compared(rows, margin, f"{ONE_SIDED}, these runs")
 
 
@@ -369,7 +369,7 @@ def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
         names.append(f"{step.name} ({STEP_WORDS.get(step.status, step.status)})")
         hover = step.reason or f"{names[-1]}\n{plain(delta)} ({plain(low)} … {plain(None)})"
         rows.append(Interval(delta, low, None, STEPS.get(step.status, "dim"), hover))
-    where = "a new run" if ladder.bound == "new-run" else "these runs"
+    where = BOUNDS[ladder.bound]
     return Plot(
         "ladder",
         "Ladder: the smallest rank that holds",

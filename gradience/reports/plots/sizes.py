@@ -328,7 +328,7 @@ def power_plot(report: PowerReport | BenchForecast) -> Plot | None:
         names.append(f"{row.name}, {percent(row.discordance)}{spread}")
     chances: dict[str, Sequence[float | None]] = {
         "shown of these runs": [row.power_these_runs for row in scenarios],
-        "shown of a new run": [row.power_new_run for row in scenarios],
+        "shown of the mean over trainings": [row.power_over_trainings for row in scenarios],
         "policy passes an equal one": [row.pass_if_equal for row in scenarios],
         "policy passes a worse one": [row.pass_if_worse for row in scenarios],
     }
