@@ -50,6 +50,7 @@ def digests_of(run: Path) -> dict[str, str]:
 
 def rederive(run: Path) -> None:
     """Derive the unpacked run in the folder `run` again."""
+    earlier = json.loads((run / NOTE).read_text(encoding="utf-8")) if (run / NOTE).is_file() else None
     before, root = digests_of(run), root_of(run) or write_digests(run)
     rename_keys(run)
     plan = BenchPlan.read(run / PLAN)
@@ -98,7 +99,8 @@ def rederive(run: Path) -> None:
         "root_before": root,
         "digests_before": {name: digest for name, digest in before.items() if after.get(name) != digest},
         "unchanged_files": sum(after.get(name) == digest for name, digest in before.items()),
-        "not_counted_any_more": sorted(former),
+        "not_counted_any_more": sorted({*former, *(earlier or {}).get("not_counted_any_more", [])}),
+        "earlier": earlier,
     }
     (run / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     write_digests(run)
@@ -114,24 +116,31 @@ def config_of(recorded: Bench, former: set[str]) -> BenchConfig:
 
 
 def rename_keys(run: Path) -> None:
-    """Give plan and results the keys of today: a ladder has steps, and a variant one paired table."""
-    for path in (run / PLAN, *run.rglob(BENCH), *run.rglob(AGGREGATE)):
+    """Give plan and results the keys of today.
+
+    A ladder has steps and bounds the mean over trainings, and a variant has one paired table. Evidence and ladder are
+    computed again.
+    """
+    for path, model in [
+        (run / PLAN, BenchPlan),
+        *((path, Bench) for path in run.rglob(BENCH)),
+        *((path, BenchAggregate) for path in run.rglob(AGGREGATE)),
+    ]:
         if not path.is_file():
             continue
-        values = json.loads(path.read_text(encoding="utf-8").replace('"rungs":', '"steps":'))
-        kind, number = values["schema"].split("/")
-        if (kind, number) not in {
-            ("gradience.bench_plan", "1"),
-            ("gradience.bench", "2"),
-            ("gradience.bench_aggregate", "2"),
-        }:
+        text = path.read_text(encoding="utf-8")
+        for old, new in (('"rungs":', '"steps":'), ('"new-run"', '"mean-over-trainings"')):
+            text = text.replace(old, new)
+        values = json.loads(text)
+        if values["schema"] == model.schema_id:
             continue
-        values["schema"] = f"{kind}/{int(number) + 1}"
-        if kind != "gradience.bench_plan":
-            values["ladder"] = None  # it is tested again
+        values["schema"] = model.schema_id
+        if model is not BenchPlan:
+            values["ladder"] = None
         for variant in values.get("variants", []):
+            variant["evidence"] = None
             variant.pop("paired", None)
-            if kind == "gradience.bench" and variant["pairs"] is not None:
+            if model is Bench and variant["pairs"] is not None and "n11" not in variant["pairs"]:
                 counts = variant["pairs"].values()
                 variant["pairs"] = dict(zip(("n11", "n10", "n01", "n00"), counts, strict=True))
         path.write_text(json.dumps(values), encoding="utf-8")
@@ -177,8 +186,6 @@ def main() -> None:
     for run in parser.parse_args().runs:
         with unpacked(run) as place, tempfile.TemporaryDirectory() as name:
             copy = Path(shutil.copytree(place, Path(name) / "run"))
-            if (copy / NOTE).exists():
-                raise SystemExit(f"{run}: derived again already")
             rederive(copy)
             pack(copy, run)
         print(f"{run}: root {hashlib.sha256((run / DIGESTS).read_bytes()).hexdigest()}")

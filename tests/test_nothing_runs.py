@@ -60,7 +60,7 @@ def test_no_verb_runs_what_a_config_says(tmp_path):
     config.write_text(json.dumps(json.loads(config.read_text()) | hostile))
     record = {"event": "run_start", "run_id": "r", "config": {"model_name": CODE, "trainer": {"class": CODE}}}
     (tmp_path / "run.jsonl").write_text(json.dumps(record) + "\n")
-    (tmp_path / "bench.json").write_text(json.dumps({"schema": "gradience.bench/3", "model": CODE}))
+    (tmp_path / "bench.json").write_text(json.dumps({"schema": "gradience.bench/4", "model": CODE}))
     words = [
         ["audit", "adapter"],
         ["compress", "adapter", "--rank", "4", "--output", "smaller"],

@@ -9,7 +9,7 @@ A report is a subclass of `Report` in a file here, and a line in `registry.py`. 
 
     class PowerReport(Report):
         row_field: ClassVar[str] = "scenarios"
-        schema_: Literal["gradience.power/2"] = Field(default="gradience.power/2", alias="schema")
+        schema_: Literal["gradience.power/3"] = Field(default="gradience.power/3", alias="schema")
         scenarios: tuple[Scenario, ...]
 
         def blocks(self) -> Document:

@@ -310,7 +310,7 @@ class Bench(Report):
         "make it again: gradience bench run with the same --config and --output, which uses the finished stages"
     )
 
-    schema_: Literal["gradience.bench/3"] = Field(default="gradience.bench/3", alias="schema")
+    schema_: Literal["gradience.bench/4"] = Field(default="gradience.bench/4", alias="schema")
     smoke: bool
     """Shortened, to see that everything works: no evidence, whatever the verdicts say."""
     status: Status
@@ -519,8 +519,8 @@ class BenchAggregate(Report):
     }
     repair: ClassVar[str] = "aggregate the runs again: gradience bench aggregate DIR… --output DIR"
 
-    schema_: Literal["gradience.bench_aggregate/3"] = Field(
-        default="gradience.bench_aggregate/3", alias="schema"
+    schema_: Literal["gradience.bench_aggregate/4"] = Field(
+        default="gradience.bench_aggregate/4", alias="schema"
     )
     status: Status
     """ERROR if a planned seed has an error or no result; else PASS if a variant passes."""

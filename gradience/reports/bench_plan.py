@@ -84,7 +84,7 @@ class PlannedCalibration(Part):
 class BenchPlan(Artifact):
     """What was decided before anything was trained. Every later artifact carries its digest."""
 
-    schema_: Literal["gradience.bench_plan/2"] = Field(default="gradience.bench_plan/2", alias="schema")
+    schema_: Literal["gradience.bench_plan/3"] = Field(default="gradience.bench_plan/3", alias="schema")
     config_digest: str
     """sha256 of the config without the machine (`runtime`), as canonical JSON."""
     protocol_digest: str

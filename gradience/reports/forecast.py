@@ -95,8 +95,8 @@ class BenchForecast(Report):
         "power": PlotOf("sizes:power_plot", ("What it can show",)),
     }
 
-    schema_: Literal["gradience.bench_forecast/3"] = Field(
-        default="gradience.bench_forecast/3", alias="schema"
+    schema_: Literal["gradience.bench_forecast/4"] = Field(
+        default="gradience.bench_forecast/4", alias="schema"
     )
     config_digest: str
     protocol_digest: str

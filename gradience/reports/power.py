@@ -63,7 +63,7 @@ class PowerReport(Report):
     row_field: ClassVar[str] = "scenarios"
     plots: ClassVar[Plots] = {"power": PlotOf("sizes:power_plot")}
 
-    schema_: Literal["gradience.power/2"] = Field(default="gradience.power/2", alias="schema")
+    schema_: Literal["gradience.power/3"] = Field(default="gradience.power/3", alias="schema")
     n: int
     """Examples that decide."""
     seeds: int

@@ -49,7 +49,7 @@ def test_an_earlier_version_says_how_to_make_the_file_again(artifact: type[Artif
     [
         "gradience.bench/9",
         "gradience.bench/x",
-        "gradience.bench_plan/2",
+        "gradience.bench_plan/3",
         "gradience.audit/1",
         "other",
         2,
