@@ -220,8 +220,8 @@ def _chances(forecast: BenchForecast) -> list[Block]:
         rows.append((Span(scenario.name, "name"), *figures, chance(scenario.pass_if_equal)))
     legend = (
         "Margin: the smallest that is shown with a chance of 80 % if the variant is exactly as good as the probe, in"
-        " points; mean over trainings: for other seeds as well. Plausible variants, not measured: `gradience bench power` says"
-        " what they rest on and what more would need."
+        " points; mean over trainings: for other seeds as well. Plausible variants, not measured: `gradience bench"
+        " power` says what they rest on and what more would need."
     )
     columns = [Column("variant"), *(Column(title, ">") for title in titles)]
     return [Heading("What it can show"), Table(columns, rows), Paragraph(legend)]

@@ -82,7 +82,7 @@ FIRST = {
         [
             "Ladder of truncations: rank 4 is the smallest shown to be safe",
             "It has 87.5 % fewer LoRA parameters.",
-            "not A: not all of an untouched confirm split was evaluated",
+            "not A: the next training may have",
         ],
     ),
 }

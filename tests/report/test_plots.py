@@ -268,14 +268,18 @@ def test_a_kept_run_has_its_ladder_and_what_the_policy_does():
     equal = {name: policy.pass_if_equal for name, policy in policies.items()}
     assert named(chances, chances.series[0].values) == equal
     forest = plot_of(report, "forest")
-    pooled = {variant.name: variant.evidence.pooled for variant in report.variants if variant.evidence.pooled}
+    pooled = {}
+    for variant in report.variants:
+        shown = variant.evidence.pooled
+        if shown is not None:
+            pooled[f"{variant.name}{'' if shown.over_trainings else ' (these runs)'}"] = shown
     assert set(pooled) - set(forest.y.categories) == {"random_directions", "head_only"}
     for name, drawn in named(forest, forest.series[0].rows).items():
-        over_trainings = pooled[name].over_trainings
-        assert (drawn.low, drawn.high) == pytest.approx((100 * over_trainings.low, 100 * over_trainings.high))
+        bounds = pooled[name].over_trainings or pooled[name].these_runs
+        assert (drawn.low, drawn.high) == pytest.approx((100 * bounds.low, 100 * bounds.high))
 
 
-def test_a_variant_without_a_bound_for_a_new_run_is_told_apart():
+def test_a_variant_with_a_bound_for_these_runs_only_is_told_apart():
     report = BenchAggregate.read(RESULTS / "smollm2_arithmetic" / "bench_aggregate.json")
     labels = plot_of(report, "forest").y.categories
     assert {"uniform_median (these runs)", "ladder.r4"} <= set(labels)

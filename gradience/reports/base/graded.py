@@ -223,7 +223,7 @@ class VariantEvidence(Part):
     """Of the claim about the next training, which grade A rests on: Holm's over all candidates of the plan; of a step,
     the largest down to it. Null below three seeds, and for controls."""
     adjusted_p_these_runs: Probability | None
-    """Of the claim about these runs, which grade B rests on: Holm's over all candidates. Null for steps and controls."""
+    """Of the claim about these runs, which grade B rests on: Holm's over all candidates. Null for steps, controls."""
     family: int | None
     """How many claims it is adjusted for."""
     policy: OperatingCharacteristics | None
