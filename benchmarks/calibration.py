@@ -35,7 +35,7 @@ from gradience.compress.adapter import write_compressed
 from gradience.evaluate import Classification, Scores, evaluate_rows, kl_divergence
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.models.settings import ModelSettings
-from gradience.plan.calibrated import ToKl, svd_kl, with_calibration
+from gradience.plan.calibrated import ToKl, left_out, with_calibration
 from gradience.plan.modules import modules_of
 from gradience.reports.calibration import Calibration
 from gradience.reports.compression import CompressionPlan
@@ -125,7 +125,9 @@ class Probe:
         if method not in ("svd_uniform", "svd_global"):
             return None
         modules = with_calibration(self.report, modules_of(self.report), self.calibration)
-        return svd_kl(modules, {row.name: row.new_rank for row in plan.modules})
+        change = left_out(modules, {row.name: row.new_rank for row in plan.modules}, svd=True)
+        (tokens,) = {module.effects.tokens for module in modules if module.effects is not None}
+        return float(np.square(change).sum() / 2 / tokens)
 
 
 Answers = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]

@@ -7,8 +7,7 @@ import importlib
 
 import pytest
 
-from gradience.check import check_config
-from gradience.check.dialects import trl as dialect
+from gradience.check import check_config, dialects
 
 pytestmark = pytest.mark.conformance
 
@@ -48,11 +47,11 @@ def test_the_keys_are_trls(trl):
     scripts = importlib.import_module("trl.scripts.grpo").GRPOScriptArguments
     configs = [getattr(trl, name) for name in OBJECTIVES] + [trl.DistillationConfig, trl.ModelConfig, scripts]
     known = {field.name for config in configs for field in dataclasses.fields(config)}
-    assert set(dialect.KEYS) <= known
-    assert {key for keys in dialect.AIM_KEYS.values() for key in keys} - known <= EARLIER
-    assert set(dialect.SFT_KEYS) <= {field.name for field in dataclasses.fields(trl.SFTConfig)}
+    assert set(dialects.TRL_KEYS) <= known
+    assert {key for keys in dialects.AIM_KEYS.values() for key in keys} - known <= EARLIER
+    assert set(dialects.SFT_KEYS) <= {field.name for field in dataclasses.fields(trl.SFTConfig)}
 
 
 def test_no_key_of_another_method_is_among_those_of_supervised_tuning(trl):
     supervised = {field.name for field in dataclasses.fields(trl.SFTConfig)}
-    assert not supervised & {key for keys in dialect.AIM_KEYS.values() for key in keys}
+    assert not supervised & {key for keys in dialects.AIM_KEYS.values() for key in keys}
