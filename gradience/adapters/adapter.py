@@ -48,7 +48,9 @@ _HEADS = frozenset(
 
 
 def known_reason(key: Key, config: PeftConfig | None) -> str | None:
-    """Return what a tensor of PEFT that is no factor is; None where that is not understood."""
+    """Return the description of a known PEFT tensor that is no factor; None if the tensor is not
+    understood.
+    """
     parts = key.module.split(".")
     if key.role == "magnitude":
         return DORA_REASON
@@ -77,10 +79,10 @@ BLOCK_ROWS = 4096
 
 
 class Factor(NamedTuple):
-    """One stored factor: its tensor and where it lies.
+    """One stored factor: its tensor and its position in the file.
 
     entry: with the shape that PEFT gives this factor, (r, n…) for A and (m, r…) for B.
-    turn: what makes the stored words of another format a view in that order of axes.
+    turn: converts the stored words of another format into a view with PEFT's axis order.
     """
 
     tensor: str
@@ -98,13 +100,13 @@ class Factor(NamedTuple):
         return self._replace(entry=self.entry._replace(shape=shape), turn=turn)
 
     def transposed(self) -> Factor:
-        """The factor as PEFT has it, where the file has its transpose."""
+        """Return the factor in PEFT's orientation when the file stores its transpose."""
         return self.turned(self.entry.shape[::-1], np.transpose)
 
 
 @dataclass(frozen=True, slots=True)
 class LoraPair:
-    """The two tensors of one LoRA module (of all its experts, where they are stacked).
+    """The two tensors of one LoRA module (of all its experts, if they are stacked).
 
     rank: inner dimension, per expert.   rows, columns: m and n of ΔW (per expert).
     """
@@ -122,7 +124,7 @@ class LoraPair:
     alpha: float | None = None
     scale: float | None = None
     difference: bool = False
-    """Of two products, which may nearly cancel (see `initial`)."""
+    """True for a difference of two products, which may nearly cancel (see `initial`)."""
     layout: str | None = "rank_major"
     """Order of the columns of a stacked B on disk (see `experts`); None: not known, and read as PEFT reads it."""
 
@@ -182,7 +184,7 @@ def block_height(rank: int) -> int:
 
 
 def word_blocks(words: Words, height: int | None = None) -> Blocks:
-    """Decoded blocks of a factor stored as (rows, r) words; `height` rows each, where it matters."""
+    """Decode a factor stored as (rows, r) words in blocks of `height` rows."""
     height = height or block_height(words.shape[1])
 
     def blocks() -> Iterator[FloatArray]:
@@ -204,13 +206,13 @@ def _spread_groups(flat: Words, groups: int) -> Words:
 
 @dataclass
 class Adapter(Closing):
-    """An open adapter, whatever its format. Use as a context manager.
+    """An open adapter in any supported format. Use as a context manager.
 
-    format: what reports call the format.
-    of_peft: whether PEFT loads the files, so that it looks for the tensors by their names.
-    unwritable: why a smaller one cannot be written, where no adapter of PEFT can say the same.
-    pairs: the LoRA modules, in the order of the data.
-    other: tensors that are understood and no low-rank update.   unaudited: the rest, with reasons.
+    format: name of the format in reports.
+    of_peft: PEFT loads these files itself and looks the tensors up by name.
+    unwritable: the reason why no smaller adapter can be written, if PEFT has no equivalent of this one.
+    pairs: the LoRA modules, in file order.
+    other: tensors that are understood but are no low-rank update.   unaudited: the rest, with reasons.
     """
 
     format: str
@@ -228,11 +230,11 @@ class Adapter(Closing):
     of_peft: bool = False
     stack: ExitStack = field(default_factory=ExitStack)
     source: Source | None = None
-    """Where on the hub it was read."""
+    """Hub repository and commit it was read from."""
     initial: Adapter | None = None
-    """The adapter before training, where `pairs` are the difference to it (see `initial`); open as well."""
+    """The adapter before training if `pairs` are the difference from it (see `initial`); also open."""
     init: str = "true"
-    """How that training started, which the config of the difference no longer says."""
+    """How that training was initialised, which the config of the difference no longer records."""
     pickle: Path | None = None
     """The pickle that holds the weights; what is open then are the same tensors as safetensors."""
 
@@ -255,11 +257,13 @@ class Adapter(Closing):
         return [pair.module for pair in self.pairs if pair.layout == layout]
 
     def in_order_of_data(self) -> None:
-        """Sort the pairs by where they lie, so that a file is read from its beginning to its end."""
+        """Sort the pairs by file offset, so that a file is read from start to end."""
         self.pairs.sort(key=lambda pair: (pair.a.file.path.name, min(pair.a.entry.start, pair.b.entry.start)))
 
     def is_foreign(self, note: SkippedTensor) -> bool:
-        """Whether PEFT would not look at a tensor: of another adapter in the file, or a copy that PEFT once kept."""
+        """Return True if PEFT ignores a tensor: it belongs to another adapter in the file, or is a copy that
+        PEFT once kept.
+        """
         return note.reason == GHOST_REASON or parse_key(note.tensor).adapter not in (None, self.adapter_name)
 
     def magnitudes(self) -> dict[str, Factor]:
@@ -280,7 +284,7 @@ class Adapter(Closing):
         return [name for name in (*factors, *others) if not is_applied(name, self.adapter_name)]
 
     def scale_of(self, pair: LoraPair) -> float:
-        """Return the scale of a module. Raises InputError (unclear-scale, no-alpha) where it is not known."""
+        """Return the scale of a module. Raises InputError (unclear-scale, no-alpha) if it is unknown."""
         if pair.scale is not None:
             return pair.scale
         if self.no_scale:
@@ -292,7 +296,7 @@ class Adapter(Closing):
         )
 
     def sha256(self) -> str:
-        """Digest of the file; of the shards' digests, where there are several."""
+        """Digest of the file, or of the shards' digests if there are several."""
         if self.pickle:
             return sha256_file(self.pickle)
         digests = [file.sha256() for file in self.files]
@@ -332,9 +336,10 @@ def factors_of(
 
 
 def paired(module: str, kind: Kind, a: Factor, b: Factor, alpha: float | None = None) -> LoraPair | str:
-    """The pair of A (r, n…) and B (m, r…), a convolution where A has a kernel; or the reason why there is none.
+    """Return the pair of A (r, n…) and B (m, r…), or the reason why they form none. A kernel in A means a
+    convolution.
 
-    alpha: s = α/r; where a format knows it otherwise, or not at all, None.
+    alpha: s = α/r; None if the format defines the scale differently or not at all.
     """
     rank, rows, groups = a.entry.shape[0], b.entry.shape[0], 1
     inner = math.prod(b.entry.shape[1:])
@@ -362,7 +367,7 @@ def notes_of(names: Iterable[str], reason: str, tensors: Tensors) -> list[Skippe
 
 
 class Place(NamedTuple):
-    """Which factor of which module a tensor is."""
+    """The module of a tensor, and the factor of that module it holds."""
 
     module: str
     side: Side
@@ -375,10 +380,11 @@ def sort_tensors(
     known: Callable[[str], str | None] = lambda name: None,
     unknown: str = "unknown tensor",
 ) -> None:
-    """Put every tensor of the adapter's only file into a pair, among those that are understood, or among the rest.
+    """Sort every tensor of the adapter's only file into pairs, understood tensors and the rest.
 
-    make: (module, A, B) -> the pair, or the reason why there is none; it is asked once per module that has both.
-    known: name of a tensor that is no factor -> what it is; None where that is `unknown`.
+    make: (module, A, B) -> the pair, or the reason why they form none; called once per module that has both
+    factors.
+    known: name of a tensor that is no factor -> its description; None if it is `unknown`.
     """
     (file,) = adapter.files
     tensors = {name: (file, entry) for name, entry in file.entries.items()}

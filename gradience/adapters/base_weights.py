@@ -25,7 +25,7 @@ from gradience.spectra import FloatArray
 Rows = Callable[[slice], FloatArray]
 """Some rows of W, in float64."""
 BLOCK_BYTES = 2**23
-"""Of a weight that is read in blocks of rows."""
+"""Block size for weights that are read in blocks of rows."""
 _PACKED = ("qweight", "weight_packed", "weight.absmax", "weight_scale", "qzeros", "blocks")
 """Ends of tensor names that stand for a quantised weight."""
 _EXPERTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -42,7 +42,7 @@ _QUANTIZED_ENDS: Mapping[str, str] = {
     "weight_scale_inv": "fp8",
     "_proj_blocks": "mxfp4",
 }
-"""Ends of tensor names -> how the base is packed, where its config does not say it."""
+"""Tensor-name suffix -> quantisation method, for bases whose config does not name one."""
 _INDEX = "model.safetensors.index.json"
 HEADS = ("lm_head", "embed_out")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
@@ -57,7 +57,7 @@ class BaseWeights(Closing):
     """Tensor name -> the open file that holds it."""
     stack: ExitStack
     quantization: str | None = None
-    """How the weights are packed, as far as config.json or the names of the tensors tell."""
+    """Quantisation method, from config.json or the tensor names; None if neither shows one."""
 
     @classmethod
     def open(cls, folder: Path) -> BaseWeights:
@@ -88,7 +88,7 @@ class BaseWeights(Closing):
         self.stack.close()
 
     def weight(self, module: str, shape: tuple[int, int], *, transposed: bool) -> Rows:
-        """W of a module, (m, n), read some rows at a time (whole where it is stored transposed).
+        """Return W of a module, (m, n), read a few rows at a time (whole if it is stored transposed).
 
         Raises InputError (base-mismatch, base-quantised).
         """
@@ -102,7 +102,7 @@ class BaseWeights(Closing):
             raise InputError(
                 f"{self.folder}: {name} is {list(stored)}, the adapter's module {module} needs {list(shape)}",
                 code="base-mismatch",
-                hint="give the base model that the adapter was trained on: this is another",
+                hint="give the base model that the adapter was trained on",
             )
         if transposed:
             words = file.read_words(name).T
@@ -117,11 +117,12 @@ class BaseWeights(Closing):
         return read
 
     def blocks(self, module: str, shape: tuple[int, int], expert: int | None = None) -> Iterator[FloatArray]:
-        """Yield W in blocks of its rows as they are stored, in float64: for norms, which a transposition leaves alone.
+        """Yield W in float64, in blocks of its stored rows. Meant for norms, which do not change under
+        transposition.
 
-        shape: (m, n) of the module; the stored one may be its transpose, or a convolution's kernel.
-        expert: of a weight that stacks several, its first axis. Where a head has no weight of its own, the input
-        embeddings', which it is tied to.
+        shape: (m, n) of the module; the stored weight may be its transpose, or a convolution's kernel.
+        expert: index on the first axis of a weight that stacks several experts. A head without a weight of
+        its own uses the input embeddings that it is tied to.
         Raises InputError (base-mismatch, base-quantised).
         """
         parts = [_Part(self.files[name], name, index) for name, index in self._parts(module, expert)]
@@ -135,16 +136,17 @@ class BaseWeights(Closing):
             raise InputError(
                 f"{self.folder}: {stored}, the module {module} needs {list(shape)}",
                 code="base-mismatch",
-                hint="give the base model that the adapter was trained on: this is another",
+                hint="give the base model that the adapter was trained on",
             )
         for part in parts:
             yield from part.blocks()
 
     def _parts(self, module: str, expert: int | None) -> list[tuple[str, int | None]]:
-        """The tensors whose rows are W: one, or the projections of one expert where the parameter is not stored.
+        """Return the tensors whose rows form W: one, or the projections of an expert if the parameter is not
+        stored.
 
-        transformers 5 keeps the experts of a block in one parameter, gate and up in one as well, and stores each
-        projection of each expert by itself (mixtral and qwen2_moe of 5.24, conversion_mapping.py).
+        transformers 5 keeps the experts of a block in one parameter, with gate and up merged, and stores each
+        projection of each expert separately (mixtral and qwen2_moe of 5.24, conversion_mapping.py).
         """
         if expert is not None:
             owner, _, parameter = module.rpartition(".")
@@ -195,7 +197,9 @@ class BaseWeights(Closing):
         return None
 
     def _find(self, module: str) -> str:
-        """The same. Raises InputError (base-mismatch, base-quantised) where there is none."""
+        """Return the stored name of the module's weight. Raises InputError (base-mismatch, base-quantised) if
+        there is none.
+        """
         name = self._named(module)
         if name is not None:
             return name
@@ -205,12 +209,12 @@ class BaseWeights(Closing):
         raise InputError(
             f"{self.folder}: has no weight for the module {module}",
             code="base-mismatch",
-            hint="give the base model that the adapter was trained on: this is another",
+            hint="give the base model that the adapter was trained on",
         )
 
 
 def _quantization(folder: Path, names: Iterable[str]) -> str | None:
-    """`bitsandbytes nf4`, `gptq 4 bits` …; None where nothing says that the weights are packed."""
+    """Return `bitsandbytes nf4`, `gptq 4 bits` …; None if nothing indicates quantised weights."""
     config: Any = None
     with suppress(InputError):  # a base without a config has weights all the same
         path = folder / "config.json"

@@ -60,7 +60,7 @@ def initialisation_of(value: object) -> Initialisation | None:
 
 MAX_RANK = 65536
 MAX_NAMES = 200_000
-"""Of modules in one field: as many as tensors are read."""
+"""Largest number of modules in one field; equal to the number of tensors that are read."""
 MIN_ALPHA, MAX_ALPHA = 1e-30, 1e12
 """Absolute value, unless it is 0; strangers' configs had up to 1e5. Products of others would leave float64."""
 DEFAULT_RANK = DEFAULT_ALPHA = 8
@@ -75,7 +75,7 @@ HEADS_OF_TASK: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """What the audit needs of a LoRA config, in PEFT's own names and with PEFT's defaults."""
+    """The parts of a LoRA config that the audit needs, with PEFT's names and defaults."""
 
     path: Path
     fields: Mapping[str, Any]
@@ -99,7 +99,9 @@ class PeftConfig:
 
     @cached_property
     def target_names(self) -> frozenset[str]:
-        """`target_modules` where it is a list: a name applies to every module whose path ends with it."""
+        """Names in `target_modules` if it is a list. A name applies to every module whose path ends with
+        it.
+        """
         return frozenset(self.target_modules if isinstance(self.target_modules, tuple) else ())
 
     @cached_property
@@ -113,7 +115,7 @@ class PeftConfig:
 
     @cached_property
     def heads_of_task(self) -> tuple[str, ...]:
-        """What PEFT saves whole because of the task alone."""
+        """Modules that PEFT saves whole because of the task type."""
         return HEADS_OF_TASK.get(self.task_type or "", ())
 
     @cached_property
@@ -126,9 +128,10 @@ class PeftConfig:
         return self._saved_names.find(module)
 
     def rank_of(self, name: str) -> int | None:
-        """The rank that the config gives the module `name` (PEFT's rule: the first pattern that matches).
+        """Return the rank that the config gives the module `name` (PEFT's rule: the first matching pattern
+        applies).
 
-        None where it is not known: without r, or behind a pattern that was not evaluated.
+        None if it is unknown: r is missing, or a pattern that may match was not evaluated.
         """
         value, certain = self.rank_pattern.lookup(name)
         if value is None:
@@ -136,7 +139,7 @@ class PeftConfig:
         return int(value)
 
     def alpha_of(self, name: str) -> float | None:
-        """The α that the config gives the module `name`; None where it is not known, as in `rank_of`."""
+        """Return the α that the config gives the module `name`; None if it is unknown, as in `rank_of`."""
         value, certain = self.alpha_pattern.lookup(name)
         if value is None:
             return self.lora_alpha if certain else None
@@ -186,7 +189,7 @@ def config_of(path: Path, fields: Mapping[str, Any]) -> PeftConfig:
         raise InputError(
             f"{path}: not a PEFT adapter config: neither peft_type nor r and lora_alpha (it begins {_json(fields)})",
             code="not-peft-config",
-            hint="put the adapter's own adapter_config.json here, or remove this file to audit the weights alone",
+            hint="put the adapter's own adapter_config.json here, or remove this file to audit only the weights",
         )
     _check(path, fields, _READ)
     for name, (fits, wanted) in (("rank_pattern", _A_RANK), ("alpha_pattern", _A_NUMBER)):
@@ -275,7 +278,7 @@ def _indices(value: Any) -> bool:
 
 
 Values = tuple[Callable[[Any], bool], str]
-"""Which values of a field are understood, and in words."""
+"""Test for the accepted values of a field, and a description of them."""
 _A_TEXT: Values = (lambda value: isinstance(value, str), "text")
 _A_FLAG: Values = (lambda value: isinstance(value, bool), "true or false")
 _A_RANK: Values = (is_rank, f"an integer from 1 to {MAX_RANK}")

@@ -1,13 +1,14 @@
-"""LoRA of image models: diffusers' `pytorch_lora_weights.safetensors`, and files with the keys of sd-scripts (kohya).
+"""LoRA of image models: diffusers' `pytorch_lora_weights.safetensors`, and files with the keys of sd-scripts
+(kohya).
 
-diffusers: today `unet.<module>.lora_A.weight` (`transformer.`, `text_encoder.`, …) with a config in the header, one of
-PEFT for each part of the pipeline; before `<module>.lora.down.weight`, and first
+diffusers: now `unet.<module>.lora_A.weight` (`transformer.`, `text_encoder.`, …) with a config in the header,
+one of PEFT for each part of the pipeline; earlier `<module>.lora.down.weight`, and originally
 `<module>.processor.to_q_lora.down.weight`.
-kohya: `<module>.lora_down.weight` (r, n[, k, k]), `.lora_up.weight` (m, r[, 1, 1]); dots of the module's path are
-underscores, which cannot be undone without the model, so such a file is read, and not written.
-Without a config s = α/r of the number `<module>.alpha`, and 1 where there is none.
-Source: diffusers 0.42.1, utils/peft_utils.py (`get_peft_kwargs`), utils/state_dict_utils.py, loaders/lora_base.py;
-sd-scripts 48d368fa, networks/lora.py.
+kohya: `<module>.lora_down.weight` (r, n[, k, k]), `.lora_up.weight` (m, r[, 1, 1]). Dots in the module path
+are underscores. The model is needed to restore them, so such a file can be read but not written.
+Without a config, s = α/r with the number `<module>.alpha`, or 1 if there is none.
+Source: diffusers 0.42.1, utils/peft_utils.py (`get_peft_kwargs`), utils/state_dict_utils.py,
+loaders/lora_base.py; sd-scripts 48d368fa, networks/lora.py.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _known(alphas: Mapping[str, float], name: str) -> str | None:
 
 
 def _settings(opened: Adapter, file: TensorFile) -> PeftConfig:
-    """The commonest rank and α, and the name of the base where the header has it."""
+    """Return the most common rank and α, and the name of the base if the header has it."""
     ranks = Counter(pair.rank for pair in opened.pairs).most_common(1)
     alphas = Counter(pair.alpha for pair in opened.pairs).most_common(1)
     return PeftConfig(
@@ -113,7 +114,7 @@ PARTS = (
     *("unet", "transformer", "transformer_2", "prior", "decoder", "controlnet"),
     *("text_encoder", "text_encoder_2", "text_encoder_3"),
 )
-"""What the names of modules begin with: models of a pipeline."""
+"""Prefixes of module names: the models of a pipeline."""
 _OF_UNET = re.compile(r"(down_blocks|up_blocks|mid_block)\.")
 _OF_TRANSFORMER = re.compile(r"(single_)?transformer_blocks\.")
 _FACTOR = re.compile(
@@ -168,19 +169,19 @@ def open_diffusers(path: Path, adapter: str | None) -> Adapter:
 
         opened = Adapter("diffusers", Location(path, weights.parent, (weights,), None), None, [file], None)
         sort_tensors(opened, places, make, partial(_known, alphas))
-        # How the factors were initialised: what is not plain, where a part says so.
+        # Non-standard initialisation of the factors, if a part records one.
         init = next((config.init for config in configs.values() if config.init != "true"), "true")
         opened.config = replace(_settings(opened, file), init=init)
         if len({part_of(pair.module) for pair in opened.pairs}) > 1:
             opened.unwritable = SEVERAL
         elif opened.config.use_dora:
-            opened.unwritable = "its DoRA magnitudes are kept in PEFT's format alone"
+            opened.unwritable = "DoRA magnitudes can be written only in PEFT's format"
         opened.stack = stack.pop_all()
         return opened
 
 
 def part_of(module: str) -> str | None:
-    """The part of the pipeline that a module's name begins with; None where it names none."""
+    """Return the pipeline part that a module name starts with; None if it starts with none."""
     first = module.partition(".")[0]
     return first if first in PARTS else None
 

@@ -1,4 +1,4 @@
-"""What modules are called: attention, MLP and embeddings; layers; and which of them PEFT adapts by itself."""
+"""Module types (attention, MLP, embeddings), layer numbers, and the modules that PEFT adapts by default."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ DEFAULT_TARGETS: Mapping[str, tuple[str, ...] | str] = {
 }
 """model_type of the base -> names, or one regular expression. PEFT refuses any other model_type.
 
-What target_modules is where it is not set: read in peft 0.21.2, compared with it by a test.
+PEFT's defaults for an unset target_modules, from peft 0.21.2. A test compares them with PEFT.
 """
 
 ADAPTED_BESIDE_ATTENTION = ("btlm", "phi", "rwkv", "rwkv7")
@@ -77,9 +77,9 @@ ADAPTED_BESIDE_ATTENTION = ("btlm", "phi", "rwkv", "rwkv7")
 def module_type(name: str, *, embedding: bool = False) -> ModuleType:
     """Return attn, mlp, embedding or other, from the module's path.
 
-    The last name decides where it is unambiguous; otherwise the nearest parent that is an attention or MLP
-    block (BERT's `attention.output.dense` against `output.dense`, GPT-2's `attn.c_proj` against `mlp.c_proj`,
-    OPT's `self_attn.out_proj` against the `out_proj` of Mamba's mixers and of RoBERTa's classifier).
+    The last name decides if it is unambiguous; otherwise the nearest parent that is an attention or MLP block
+    (BERT's `attention.output.dense` against `output.dense`, GPT-2's `attn.c_proj` against `mlp.c_proj`, OPT's
+    `self_attn.out_proj` against the `out_proj` of Mamba's mixers and of RoBERTa's classifier).
     """
     parts = name.lower().split(".")
     if embedding or parts[-1] in _EMBEDDING:

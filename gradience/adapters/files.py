@@ -1,4 +1,4 @@
-"""What a stranger's file really is: weights, or one of the many things that lie in their place."""
+"""File type detection: safetensors weights, or the common files that are mistaken for them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gradience.reading import open_regular
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 PICKLE_HINT = (
-    "pickle files can run code, so they are opened in a process with limits alone: gradience convert ADAPTER NEW "
-    "--allow-pickle; or, where you trust it, load it with PEFT and save it again: "
+    "Pickle files can run code. gradience convert ADAPTER NEW --allow-pickle reads it in a sandboxed process. "
+    "If you trust the file, you can also load it with PEFT and save it again: "
     "PeftModel.from_pretrained(base, folder).save_pretrained(new, safe_serialization=True)"
 )
 PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -38,11 +38,11 @@ _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89HDF", "an HDF5 file", _OTHER),
 )
 _TAR = slice(257, 262)
-"""Where a tar archive has its magic bytes, `ustar`."""
+"""Position of a tar archive's magic bytes, `ustar`."""
 
 
 class Closing(ABC):
-    """What has something to close: a context manager that calls `close` at its end."""
+    """A context manager that calls `close` at its end."""
 
     @abstractmethod
     def close(self) -> None:

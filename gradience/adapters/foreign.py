@@ -1,6 +1,6 @@
-"""What is not read, and what to do about it: other methods than LoRA, other tools' formats, whole models.
+"""Unsupported inputs and their hints: methods other than LoRA, formats of other tools, whole models.
 
-A format that is read one day moves from here to `formats.py`.
+A format that becomes supported moves from here to `formats.py`.
 """
 
 from __future__ import annotations
@@ -124,10 +124,10 @@ DIFFUSERS_PARTS = ("to_q_lora", "to_k_lora", "to_v_lora", "to_out_lora", "lora_l
 
 
 class Folder(NamedTuple):
-    """What another tool or a whole model leaves in a folder, where no adapter of PEFT lies.
+    """Files that another tool or a whole model leaves in a folder that has no PEFT adapter.
 
-    patterns: names of its files, the first that matches is shown in `what`.
-    without_config: only where no adapter_config.json lies beside them.
+    patterns: names of its files; the first that matches is shown in `what`.
+    without_config: applies only if there is no adapter_config.json beside them.
     """
 
     patterns: tuple[str, ...]
@@ -142,8 +142,8 @@ FOLDERS = (
         ("pytorch_lora_weights.bin",),
         "pickle",
         "a diffusers LoRA as a pickle file ({})",
-        "pickle files can run code, so they are opened in a process with limits alone: --allow-pickle (Python: "
-        "allow_pickle=True); or, where you trust it, load it with diffusers and save it again",
+        "Pickle files can run code. Add --allow-pickle (Python: allow_pickle=True) to read it in a sandboxed "
+        "process. If you trust the file, you can also load it with diffusers and save it again",
     ),
     Folder(
         ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
@@ -201,7 +201,9 @@ def refuse_foreign(
 def from_diffusers(
     names: Iterable[str], parts: set[str], metadata: Mapping[str, str], *, has_config: bool
 ) -> bool:
-    """Whether these are keys of diffusers, of its attention processors (`to_q_lora`), or its config in the header."""
+    """Return True for diffusers' keys, keys of its attention processors (`to_q_lora`), or its config in the
+    header.
+    """
     if "lora_adapter_metadata" in metadata or parts.intersection(DIFFUSERS_PARTS):
         return True
     if has_config:

@@ -1,7 +1,8 @@
-"""Every format that is read, and the one way to open an adapter.
+"""The supported formats, and `open_adapter`, which opens an adapter in any of them.
 
-A new format is a file beside `mlx.py` with a function that returns an `Adapter`, and a line in `FORMATS`. Where a
-format has settings of its own, it translates them to those of PEFT (`PeftConfig`), which all verbs know.
+To add a format, write a file beside `mlx.py` with a function that returns an `Adapter`, and add a line to
+`FORMATS`. A format with settings of its own translates them to PEFT's (`PeftConfig`), which all verbs
+understand.
 """
 
 from __future__ import annotations
@@ -66,14 +67,15 @@ def open_adapter(
     initial: Path | None = None,
     tokenizer: bool = False,
 ) -> Adapter:
-    """Open the adapter at `path`, whatever its format. Close it with `with`.
+    """Open the adapter at `path`, in any supported format. Use it in a `with` statement.
 
-    path: on this disk; else a name on the hub (see `hub.address`), which is fetched.
-    adapter: name of one, where several lie in a folder or a file.
-    allow_pickle: read a pickle in a process of its own (see `pickles`), where there are no other weights.
-    pairs: how the factors of a home-made file are called: then it is of no format.
-    initial: the adapter before training, where that changed the base: what is read is the difference (see `initial`).
-    tokenizer: of a name on the hub, fetch the tokenizer that lies beside the weights as well.
+    path: a path on disk, or a name on the hub (see `hub.address`), which is downloaded.
+    adapter: name of the adapter to open if a folder or file contains several.
+    allow_pickle: read a pickle in a sandboxed process (see `pickles`) if there are no other weights.
+    pairs: names of the factors in a home-made file, which has no known format.
+    initial: the adapter before training, if its initialisation changed the base; the difference is read (see
+    `initial`).
+    tokenizer: for a name on the hub, also download the tokenizer stored beside the weights.
     Raises InputError; NetworkError and MissingExtra for a name on the hub.
     """
     opened = _open(path, adapter, pairs, allow_pickle=allow_pickle)
@@ -123,7 +125,7 @@ def _open_format(path: Path, adapter: str | None, pairs: Pairs | None) -> Adapte
         return open_pairs(path, adapter, pairs)
     name, chosen = next((name, form) for name, form in FORMATS.items() if form.recognises(path))
     if name == "peft" and os.path.isdir(path):
-        # A file of any name, where no file and no sub-folder has a name by which an adapter is known.
+        # A file of any name, if no file or sub-folder has a known adapter name.
         names = listing(path)
         lone = lone_weights(names)
         if lone is not None and {WEIGHTS, INDEX}.isdisjoint(names) and not adapter_folders(path):
@@ -160,7 +162,9 @@ def require_peft(opened: Adapter) -> None:
 
 
 def require_order(opened: Adapter) -> None:
-    """Raise InputError (expert-order-unknown) where nothing says how stacked experts are packed (see `experts`)."""
+    """Raise InputError (expert-order-unknown) if nothing shows how stacked experts are packed (see
+    `experts`).
+    """
     unordered = opened.packed(None)
     if unordered:
         raise InputError(

@@ -1,8 +1,9 @@
-"""A LoRA in a GGUF file, as llama.cpp's convert_lora_to_gguf.py writes it.
+"""A LoRA in a GGUF file, as written by llama.cpp's convert_lora_to_gguf.py.
 
-Tensors `blk.0.attn_q.weight.lora_a` (r, n) and `.lora_b` (m, r); lora_a of `token_embd` lies transposed. One number,
-`adapter.lora.alpha`, holds for all: s = α/r of the tensor, or 1 where it is 0.
-The header is read by our own strict reader: the library `gguf` maps the file into memory, and trusts what it says.
+Tensors `blk.0.attn_q.weight.lora_a` (r, n) and `.lora_b` (m, r); lora_a of `token_embd` is transposed. One
+number, `adapter.lora.alpha`, applies to all tensors: s = α/r of the tensor, or 1 if it is 0.
+Gradience's own strict reader parses the header, because the `gguf` library memory-maps the file and trusts
+its content.
 Source: GGUF 3 (the page gguf.md of ggml); llama.cpp, convert_lora_to_gguf.py and llama-adapter.h.
 """
 
@@ -112,7 +113,7 @@ def pairs_of_transformers(opened: Adapter, model_config: Mapping[str, Any] | Non
 
 
 def _in_halves(words: Words, heads: int) -> Words:
-    """Rows of each head as two halves, as transformers has them, where llama.cpp has pairs."""
+    """Reorder each head's rows from llama.cpp's interleaved pairs to transformers' two halves."""
     return words.reshape(heads, len(words) // heads // 2, 2, -1).swapaxes(1, 2).reshape(words.shape)
 
 
@@ -195,7 +196,7 @@ def open_gguf(path: Path, adapter: str | None) -> Adapter:
 
 
 class _Reader:
-    """Takes values off the header, and says where it ends too early."""
+    """Reads values from the header, and reports the offset if it ends early."""
 
     def __init__(self, path: Path, text: bytes) -> None:
         self.path, self.text, self.at = path, text, 0

@@ -1,8 +1,8 @@
-"""What training learned where the base was changed at its start: s·(B·A − B₀·A₀), as the factors [B, −B₀]·[A; A₀].
+"""The trained update if initialisation changed the base: s·(B·A − B₀·A₀), as the factors [B, −B₀]·[A; A₀].
 
-PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ take s·B₀·A₀ out of the weights before the first step, so that the model starts
-where the base was, and s·B·A holds it again. Against the base as it was, the update is the difference to the adapter
-of that moment: a LoRA of rank 2r, which PEFT's conversion writes as well.
+PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ subtract s·B₀·A₀ from the weights before the first step, so that the
+model starts as the original base and s·B·A contains the subtracted part. Relative to the original base, the
+update is the difference from that initial adapter: a LoRA of rank 2r. PEFT's conversion writes the same.
 Source: PEFT 0.21, tuners/lora/model.py, `subtract_mutated_init`; peft_model.py, `save_pretrained`.
 """
 
@@ -26,10 +26,11 @@ _OF_THE_START = ("loftq_config", "corda_config", "lora_ga_config")
 
 
 def subtract_initial(opened: Adapter, initial: Adapter) -> Adapter:
-    """Return `opened` as the difference to `initial`: its pairs, and a config that says so. Closing it closes both.
+    """Return `opened` as the difference from `initial`, with pairs and a config to match. Closing it closes
+    both.
 
-    Raises UsageError (initial-needless) where B·A is the update as it is; InputError (initial-mismatch) where the two
-    do not belong together, and where nothing is known of one of them.
+    Raises UsageError (initial-needless) if B·A already is the update; InputError (initial-mismatch) if the
+    two adapters do not belong together, or the pair for a module is missing in one of them.
     """
     with ExitStack() as stack:
         stack.callback(opened.close)

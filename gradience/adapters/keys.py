@@ -18,7 +18,7 @@ from gradience.errors import InputError
 
 Ghost = Literal["", "modules_to_save", "original_module"]
 Kind = Literal["linear", "embedding", "conv", "expert"]
-"""What a pair of factors is on."""
+"""The kind of module that a pair of factors adapts."""
 Side = Literal["A", "B"]
 """One of the two factors of a pair."""
 Role = Literal["A", "B", "embedding_A", "embedding_B", "magnitude", "lora_bias", "other"]
@@ -34,13 +34,13 @@ _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 
 
 class Key(NamedTuple):
-    """One tensor name, understood.
+    """A parsed tensor name.
 
     module: path inside the base model without wrappers, prefixes, ghosts and `base_layer`.
-    adapter: the adapter's name where the key carries one.
+    adapter: the adapter's name, if the key contains one.
     depth: number of `base_layer` at the end of the path (nested wrappers of `target_parameters`).
-    ghost: the key lies under `modules_to_save` (the trained copy) or `original_module` (the untrained one):
-    copies that PEFT keeps of a module; empty for the module itself.
+    ghost: `modules_to_save` (the trained copy) or `original_module` (the untrained one) if the key belongs to
+    a copy that PEFT keeps of a module; empty for the module itself.
     """
 
     role: Role
@@ -129,7 +129,8 @@ def ends_with(module: str, names: Iterable[str]) -> bool:
 
 
 def choose_adapter(path: Path, keys: Iterable[Key], wanted: str | None) -> str | None:
-    """The adapter whose factors are read: the `wanted` one, the only one, or None where keys carry no name.
+    """Return the adapter to read: the `wanted` one, the only one, or None if the keys contain no adapter
+    name.
 
     Raises InputError: several-adapters, no-such-adapter.
     """
@@ -160,7 +161,7 @@ def choose_adapter(path: Path, keys: Iterable[Key], wanted: str | None) -> str |
 
 PREFIX = "base_model.model."
 DEFAULT_ADAPTER = "default"
-"""The name that `PeftModel.from_pretrained` gives an adapter where no other is asked for."""
+"""Adapter name that `PeftModel.from_pretrained` uses by default."""
 
 _SUFFIX: dict[Role, str] = {
     "A": ".lora_A.weight",
@@ -175,12 +176,12 @@ _NAMED_AFTER = frozenset(("modules_to_save", "trainable_tokens_delta"))
 
 
 def peft_name(name: str, adapter: str | None = None) -> str:
-    """The name of the tensor in a file that PEFT saves.
+    """Return the name of the tensor in a file saved by PEFT.
 
     >>> peft_name("_orig_mod.base_model.model.layers.0.q_proj.lora_A.ranking.weight", "ranking")
     'base_model.model.layers.0.q_proj.lora_A.weight'
 
-    adapter: name of the adapter that the tensor belongs to, where the file carries one.
+    adapter: name of the tensor's adapter, if the file contains one.
     """
     key = parse_key(name)
     if key.role != "other":
@@ -208,7 +209,9 @@ def factor_name(tensor: str, module: str, kind: Kind, side: Side) -> str:
 
 
 def is_applied(name: str, adapter: str | None = None) -> bool:
-    """Whether `PeftModel.from_pretrained` finds a tensor of this name: PEFT's own, or a live model's with `default`."""
+    """Return True if `PeftModel.from_pretrained` finds this name: PEFT's own, or a live model's with
+    `default`.
+    """
     key = parse_key(name)
     saved = peft_name(name, adapter)
     if key.role == "other":

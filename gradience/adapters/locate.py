@@ -1,4 +1,4 @@
-"""What lies at a path: a PEFT adapter, several of them, or something else that is then named for what it is."""
+"""Find the PEFT adapter, or adapters, at a path, and identify anything else for the error message."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Location:
     weights: tuple[Path, ...]
     """One file, or the shards in the order of their names."""
     config: Path | None
-    """None where there is no adapter_config.json beside the weights."""
+    """None if there is no adapter_config.json beside the weights."""
     shard_of: dict[str, str] | None = None
-    """Tensor -> shard file name, where an index says so."""
+    """Tensor -> shard file name, if there is an index."""
     sub_folder: bool = False
     """The adapter that was asked for by name is a sub-folder of `root`."""
 
@@ -51,7 +51,7 @@ class Location:
 def locate(path: Path, *, adapter: str | None = None) -> Location:
     """Find the adapter at `path`: a PEFT folder, a Trainer checkpoint, a single .safetensors file.
 
-    adapter: name of a sub-folder where several adapters lie in one.
+    adapter: name of a sub-folder, if the folder contains several adapters.
     Raises InputError: not-found, not-a-file, several-adapters, no-such-adapter, pickle, full-model,
     gguf, diffusers, not-an-adapter, bad-index and those of `files`.
     """
@@ -175,9 +175,9 @@ def _something_else(folder: Path) -> InputError:
 
 
 def _refuse_other_methods(folder: Path) -> None:
-    """Raise what the config beside the weights says, where it names another method or tool.
+    """Raise if the config beside the weights names another method or tool.
 
-    Before anything is said about the file: saving IA3 in another file format, or downloading it whole, leads nowhere.
+    Checked before the weight file: converting or downloading an IA3 file again would not help.
     """
     config = folder / CONFIG
     if not config.is_file():
@@ -190,7 +190,7 @@ def _refuse_other_methods(folder: Path) -> None:
 
 
 def _refuse_placeholders(path: Path) -> None:
-    """Raise where a Git LFS pointer or a web page lies in the place of a file."""
+    """Raise if a weight file is a Git LFS pointer or a web page."""
     with open_stream(path) as file:
         refuse_placeholder(path, file.read(1024))
 
@@ -228,7 +228,7 @@ def _bad_index(index: Path, what: str) -> InputError:
 
 
 def listing(folder: Path) -> list[str]:
-    """The names in a folder; none where it cannot be read."""
+    """Return the names in a folder; none if it cannot be read."""
     try:
         return os.listdir(folder)
     except OSError:
@@ -272,9 +272,9 @@ class Sniffed(NamedTuple):
 
 
 def sniff(path: Path) -> Sniffed:
-    """Return what the header of the safetensors file at `path` names; nothing where it is none, or broken.
+    """Return the contents of the safetensors header at `path`; empty if the header is missing or broken.
 
-    The format that takes what no other one knows opens it again, and says what is wrong.
+    The fallback format opens the file again and reports the problem.
     """
     if path.suffix.lower() != ".safetensors":
         return Sniffed({}, {})

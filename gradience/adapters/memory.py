@@ -1,9 +1,9 @@
-"""How much memory the work on an adapter takes, told from its shapes before anything is allocated, and the limit to it.
+"""Memory estimates for work on an adapter, computed from its shapes before any allocation, and the limit.
 
-A header of 12 kB can describe a module whose r x r matrices have gigabytes. Every verb that does arithmetic asks here
-first: it gets the number of modules that fit at a time, or the refusal that names what would be needed.
+A 12 kB header can describe a module whose r x r matrices take gigabytes. Every verb that does arithmetic
+calls this first, and gets the number of modules that fit at a time or an error that states the memory needed.
 
-The figures are upper bounds of what was measured (tests/adapters/test_memory_limit.py), in bytes; shapes as in
+The figures are upper bounds on measured use (tests/adapters/test_memory_limit.py), in bytes; shapes as in
 `spectra`.
 """
 
@@ -18,20 +18,22 @@ from gradience.errors import InputError
 
 MB = 10**6
 LEAST_LIMIT = 500 * MB
-"""What the work on any adapter may take, however small its files."""
+"""Minimum limit, for adapters with small files."""
 TIMES_FILE = 8
-"""What the work may take of a large one: its factors in double precision, twice, and room."""
+"""Limit as a multiple of the file size: the factors in double precision, twice, plus headroom."""
 PROCESS = 80 * MB
 """The interpreter and its libraries."""
 TENSOR = 1000
-"""What is kept of one tensor while its adapter is open: its name, where it lies, its key, its pair."""
+"""Bytes kept per tensor while its adapter is open: name, offset, key and pair."""
 ROW, COMPARED_ROW = 4500, 1200
-"""What a report keeps of one module beside its singular values, and what writing it takes; what a comparison keeps."""
+"""Bytes a report keeps per module besides its singular values, including serialisation; the same for a
+comparison.
+"""
 SIGMA = 80
-"""What a report keeps of one singular value: a float, its place in a tuple, its text."""
+"""Bytes a report keeps per singular value: a float, its tuple slot and its text."""
 FLOAT = 8
 DORA_ROWS = 512
-"""Of the base's weight at a time (compress/module.py)."""
+"""Rows of the base weight read at a time (compress/module.py)."""
 
 
 def limit_for(max_memory: int | None, adapters: Iterable[Adapter]) -> int:
@@ -49,11 +51,12 @@ def workers_within(
     workers: int | None,
     report: Callable[[LoraPair], int] | None = None,
 ) -> int:
-    """Return how many modules may be worked on at a time: `workers` (a processor each by default), or as many as fit.
+    """Return how many modules can be processed at a time: `workers` (one per processor by default), or as
+    many as fit.
 
-    work: each module, and what the work on it takes.
-    report: what the result keeps of a module; a row of an audit by default.
-    Raises InputError (`memory-limit`) where even one at a time would take more than `limit`.
+    work: each module, and the bytes needed to process it.
+    report: bytes that the result keeps for a module; by default a row of an audit.
+    Raises InputError (`memory-limit`) if even one module at a time would exceed `limit`.
     """
     opened = list(adapters)
     kept = PROCESS + TENSOR * sum(len(file.entries) for adapter in opened for file in adapter.files)
@@ -111,7 +114,9 @@ def core_bytes(rank: int, rows: int) -> int:
 
 
 def audit_bytes(pair: LoraPair) -> int:
-    """What measuring one module takes: its factors, blocks of them, and the matrices that they are reduced to."""
+    """Return the bytes needed to measure one module: its factors, blocks of them, and their reduced
+    matrices.
+    """
     sides = (pair.rows, pair.columns)
     if pair.groups > 1:  # group by group (audit/measures.py)
         block = FLOAT * max(
@@ -124,11 +129,12 @@ def audit_bytes(pair: LoraPair) -> int:
 
 
 def compress_bytes(pair: LoraPair, new_rank: int, stored_bytes: int, *, dora: bool = False) -> int:
-    """What writing one module takes: as to measure it, Gram matrices even where r is larger than the sides, the maps,
-    both new factors, and the distance to the old ones, which are joined.
+    """Return the bytes needed to write one module.
 
-    stored_bytes: of the new factors, which wait for their turn in the file.
-    dora: the factors are also decoded whole, beside rows of the base's weight.
+    This covers measuring it, Gram matrices (even if r is larger than the sides), the maps, both new factors,
+    and the distance to the old factors, which are joined.
+    stored_bytes: size of the new factors, which wait to be written to the file.
+    dora: the factors are also decoded whole, beside rows of the base weight.
     """
     both, sides = pair.rank + new_rank, (pair.rows, pair.columns)
     gram = FLOAT * pair.rank**2

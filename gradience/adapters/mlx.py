@@ -57,7 +57,9 @@ HINT = "save the adapter again with mlx-lm"
 
 
 def is_mlx(path: Path) -> bool:
-    """Whether MLX-LM's weights lie at `path`: by their names, by the config beside them, by the tensors of a file."""
+    """Return True if MLX-LM weights are at `path`, judged by file names, the config beside them or the tensor
+    names.
+    """
     if os.path.isdir(path):
         peft = any(os.path.lexists(path / name) for name in (WEIGHTS, INDEX))
         return not peft and any(map(_are_weights(path), listing(path)))
@@ -67,7 +69,9 @@ def is_mlx(path: Path) -> bool:
 
 
 def _are_weights(folder: Path) -> Callable[[str], object]:
-    """Return whether a name in the folder is that of its final weights; of a checkpoint, where there are none."""
+    """Return a test for the names of the final weight files, or of a checkpoint's if there are no final
+    ones.
+    """
     final = next((name for name in FINAL if os.path.lexists(folder / name)), None)
     return _CHECKPOINT.fullmatch if final is None else lambda name: name == final
 
@@ -116,7 +120,7 @@ def open_mlx(path: Path, adapter: str | None) -> Adapter:
             only = "which PEFT reads only by the names of the base's parameters"
             opened.unwritable = f"{stacked} holds experts in one tensor, {only}"
         elif opened.other:
-            opened.unwritable = "its DoRA magnitudes are kept in PEFT's format alone"
+            opened.unwritable = "DoRA magnitudes can be written only in PEFT's format"
         if location.config is not None and settings is not None:
             opened.config = _as_peft(location.config, settings, opened, scale)
         opened.stack = stack.pop_all()
@@ -142,7 +146,9 @@ def _pair(module: str, a: Factor, b: Factor) -> LoraPair | str:
 
 
 def read_settings(location: Location) -> Mapping[str, Any]:
-    """The config beside the weights; empty where there is none. Raises InputError (bad-config, full-model)."""
+    """Return the config beside the weights; empty if there is none. Raises InputError (bad-config,
+    full-model).
+    """
     path = location.config
     if path is None:
         return {}
@@ -173,9 +179,9 @@ def _bad(path: Path | None, what: str) -> InputError:
 def _scale(path: Path | None, fields: Mapping[str, Any]) -> float | str:
     """Return the factor of B·A, or the reason why the config does not determine it.
 
-    mlx-lm multiplied by scale·alpha/rank up to 0.14.1 and by scale alone from 0.14.2 on, whatever alpha its config has:
-    the layers of 0.12.1 to 0.19.0 were run. The keys of its configs did not change with that. Configs from 0.19.0 on
-    have fine_tune_type and num_layers.
+    mlx-lm multiplied by scale·alpha/rank up to 0.14.1, and by scale only from 0.14.2 on, whatever alpha its
+    config has. This was confirmed by running the layers of 0.12.1 to 0.19.0. The config keys did not change
+    with it. Configs from 0.19.0 on have fine_tune_type and num_layers.
     """
     settings = fields.get("lora_parameters", {})
     scale, alpha, rank = (settings.get(name) for name in ("scale", "alpha", "rank"))
@@ -189,7 +195,7 @@ def _scale(path: Path | None, fields: Mapping[str, Any]) -> float | str:
         return float(scale)
     return (
         f"scale {scale:g}, alpha {str(alpha)[:40]} and rank {rank}: mlx-lm up to 0.14.1 multiplies by "
-        "scale·alpha/rank, 0.14.2 and later by scale alone, and the config does not tell which of them trained it"
+        "scale·alpha/rank, 0.14.2 and later only by scale, and the config does not show which version trained it"
     )
 
 
@@ -226,7 +232,7 @@ _ARRAY = re.compile(
     rb"\{'descr': '(?P<descr>[<>|=]?[A-Za-z]\d{0,2})', 'fortran_order': (?P<fortran>True|False),"
     rb" 'shape': \((?P<shape>(?:\d{1,19}, ?)*(?:\d{1,19})?)\),? ?\} *\n?"
 )
-"""What numpy and mlx write; numpy itself would evaluate it as Python."""
+"""The dtype header that numpy and mlx write. numpy itself would evaluate it as Python."""
 _NPZ_TYPES = {"f8": "F64", "f4": "F32", "f2": "F16", "V2": "BF16", "i8": "I64", "i4": "I32", "i2": "I16", "i1": "I8",
           "u8": "U64", "u4": "U32", "u2": "U16", "u1": "U8", "b1": "BOOL"}  # fmt: skip
 """numpy's names; mlx stores bfloat16, which numpy does not know, as words of two bytes without a type."""
@@ -270,7 +276,7 @@ def open_npz(path: Path, *, root: Path | None = None) -> TensorFile:
 
 
 def _npz_entry(path: Path, handle: int, info: zipfile.ZipInfo, size: int) -> TensorEntry:
-    """Return where one array lies. Raises InputError."""
+    """Return the entry for one array, with its file offset. Raises InputError."""
     name = repr(info.filename[:200])
     if len(info.filename) > MAX_NAME:
         raise _bad_archive(path, f"a member with a name of {len(info.filename):,} characters")

@@ -25,7 +25,9 @@ HOLE = "{}"
 
 
 class Pairs(NamedTuple):
-    """The names of both factors, `{}` where they differ from module to module, and s; None where it is not known."""
+    """Names of both factors, with `{}` for the part that differs between modules, and s, or None if
+    unknown.
+    """
 
     a: str
     b: str
@@ -33,7 +35,7 @@ class Pairs(NamedTuple):
 
 
 class Orientation(NamedTuple):
-    """How both factors are stored: which of them must be transposed to be A (r, n) and B (m, r)."""
+    """Storage layout of both factors: flags for transposing them to A (r, n) and B (m, r)."""
 
     turn_A: bool
     turn_B: bool
@@ -50,7 +52,7 @@ WORDS = {name: f"LoRA pairs by name, by their shapes {each.words}" for name, eac
 
 
 def pairs_of(names: tuple[str, str] | None, scale: float | None) -> Pairs | None:
-    """The patterns of the command line or of Python; None where there are none.
+    """Return the patterns from the command line or Python; None if there are none.
 
     Raises UsageError: bad-pairs, bad-scale.
     """
@@ -104,7 +106,9 @@ def open_pairs(path: Path, adapter: str | None, pairs: Pairs) -> Adapter:
 
 
 def _places(path: Path, names: Iterable[str], pairs: Pairs) -> dict[str, Place]:
-    """The tensors of complete pairs and of halves. Raises InputError (no-pairs) where no two belong together."""
+    """Return the tensors of complete and incomplete pairs. Raises InputError (no-pairs) if no two belong
+    together.
+    """
     filled: dict[str, dict[tuple[str, ...], str]] = {"A": {}, "B": {}}
     for name in names:
         for side, pattern in (("A", pairs.a), ("B", pairs.b)):
@@ -130,7 +134,9 @@ def _places(path: Path, names: Iterable[str], pairs: Pairs) -> dict[str, Place]:
 
 
 def _module(pairs: Pairs, text: tuple[str, ...], tensor: str) -> str:
-    """What both names begin with, up to a dot, where that tells the modules apart; else the tensor's own name."""
+    """Return the common prefix of both names, up to a dot, if it identifies the module; else the tensor's own
+    name.
+    """
     both = zip(pairs.a.split("."), pairs.b.split("."), strict=False)
     common = ".".join(part for part, _ in takewhile(lambda each: each[0] == each[1], both))
     if not text or common.count(HOLE) != len(text):

@@ -44,7 +44,9 @@ _LITERAL = re.compile(r"(\^?)((?:[A-Za-z0-9_\-/: .]|\\[^A-Za-z0-9])+)(\$?)", re.
 """A key that is a name: name characters, dots (each any character) and escaped punctuation, maybe anchored."""
 
 _DIFFERS = re.compile(r"\[:|\\N|(?:^|[^\\])(?:\\\\)*\{(?!\d+\}|\d*,\d*\})")
-"""What `regex` reads in another way than `re`: `[:alpha:]`, named characters, fuzzy matching (`{e<=1}`)."""
+"""Syntax that `regex` reads differently from `re`: `[:alpha:]`, named characters, fuzzy matching
+(`{e<=1}`).
+"""
 _REPEAT = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 
 
@@ -69,14 +71,14 @@ class SavedNames:
             self._by_length.setdefault(len(name), set()).add(name)
 
     def find(self, module: str) -> tuple[str, str] | None:
-        """The module that PEFT saves whole, `module` itself or one that it lies in, and the name that says so.
+        """Return the module that PEFT saves whole, `module` itself or a parent, and the name that selects it.
 
         >>> SavedNames(["classifier"]).find("pre_classifier.dense")
         ('pre_classifier', 'classifier')
         >>> SavedNames(["classifier"]).find("classifiers") is None
         True
 
-        Raises InputError (`too-many-names`) where so many names would be compared that no model has them.
+        Raises InputError (`too-many-names`) if more names would be compared than any real model has.
         """
         for path in accumulate(module.split("."), "{}.{}".format):
             self._steps += len(self._by_length)
@@ -93,7 +95,7 @@ class SavedNames:
 
 
 class Budget:
-    """What the patterns of one adapter may take: a number of expressions, their time, and comparisons of names."""
+    """Limits for the patterns of one adapter: number of expressions, their time, and name comparisons."""
 
     def __init__(self) -> None:
         self.seconds = BUDGET_SECONDS
@@ -143,7 +145,9 @@ class PatternTable:
         return [key for key in self._keys if key not in self._hits and key not in self.skipped]
 
     def lookup(self, name: str) -> Found:
-        """The value for the module `name`. Uncertain where a key that might come first was not evaluated."""
+        """Return the value for the module `name`. Uncertain if a key that might match first was not
+        evaluated.
+        """
         if not self._entries:
             return Found(None)
         best = self._literal_hit(name)
@@ -186,7 +190,7 @@ class PatternTable:
         return min(hits, default=None)
 
     def _matches(self, index: int, name: str) -> bool | None:
-        """Return whether the expression applies; None where that is not known."""
+        """Return whether the expression matches; None if unknown."""
         key = self._keys[index]
         if key in self.skipped:
             return None
@@ -326,7 +330,7 @@ def try_expressions(
 
 
 class _Literal(NamedTuple):
-    """A key that is a name: its text, where dots in it stand for any character, and whether it must be the whole."""
+    """A key that is a name: its text, with dots matching any character, and a flag for a full match."""
 
     text: str
     dots: tuple[int, ...]
@@ -334,7 +338,7 @@ class _Literal(NamedTuple):
 
 
 Pieces = Callable[[str], Any]
-"""What stands between some positions of a text."""
+"""Test for the text between two positions."""
 
 
 class _Names:

@@ -74,7 +74,7 @@ def wrapped_parameter(config: PeftConfig, module: str, depth: int, deepest: int,
     owners = config.parameters_by_owner
     ends = path_ends(module)
     owned = [parameter for owner in ends for parameter in owners.get(owner, ())]
-    # Targets without an owner are parameters of this module only where wrappers are left for them.
+    # Targets without an owner are parameters of this module only if wrappers remain for them.
     names = owned if len(set(owned)) > deepest else [*owners.get("", ()), *owned]
     modules = config.target_modules
     if isinstance(modules, tuple):
@@ -173,11 +173,11 @@ def open_peft(path: Path, adapter: str | None) -> Adapter:
 def _check_shards(location: Location, files: Sequence[TensorFile]) -> None:
     if location.shard_of is None:
         return
-    where = {name: file.path.name for file in files for name in file.entries}
+    shard_of = {name: file.path.name for file in files for name in file.entries}
     total = sum(len(file.entries) for file in files)
-    wrong = [name for name, shard in location.shard_of.items() if where.get(name) != shard]
-    extra = where.keys() - location.shard_of.keys()
-    if wrong or extra or total != len(where):
+    wrong = [name for name, shard in location.shard_of.items() if shard_of.get(name) != shard]
+    extra = shard_of.keys() - location.shard_of.keys()
+    if wrong or extra or total != len(shard_of):
         culprit = (wrong or sorted(extra) or ["?"])[0]
         raise InputError(
             f"{location.path}: the index and the shards disagree about tensor {culprit[:120]!r}",

@@ -1,8 +1,8 @@
-"""Weights in a pickle (torch.save), read in a process of their own with limits, and written again as safetensors.
+"""Pickled weights (torch.save), read in a sandboxed process and rewritten as safetensors.
 
-Only where the caller allows it. The other side is `unpickle`: it alone imports torch, looks at the archive before
-anything is loaded, loads it with `weights_only=True` and with nothing else, and takes plain tensors alone. What it
-writes is then read as any adapter is, with all checks of that.
+Only if the caller allows it. The child process runs `unpickle`. Only that module imports torch; it checks the
+archive before loading, loads it with `weights_only=True` only, and accepts only plain tensors. Its output is
+then read like any adapter, with all checks.
 """
 
 from __future__ import annotations
@@ -29,22 +29,24 @@ from gradience.reading import MAX_SETTINGS_BYTES, open_stream, read_file
 SUFFIXES = (".bin", ".pt", ".pth")
 OF_DIFFUSERS = "pytorch_lora_weights"
 NAMES = (*PICKLES, f"{OF_DIFFUSERS}.bin")
-"""Of weights in a folder."""
+"""Names of pickled weights in a folder."""
 MAX_BYTES = 8 * 2**30
-"""Of a pickle."""
+"""Largest pickle that is read."""
 SAFE_TORCH = Version("2.10")
 """Before it, `weights_only` let code or writes beyond a buffer through (CVE-2025-32434, CVE-2026-24747)."""
 MEMORY_BYTES, MEMORY_FACTOR = 2**30, 4
-"""Of address space beyond what torch itself takes: this much, and this many times the file."""
+"""Address space beyond torch's own: a constant, plus this multiple of the file size."""
 CPU_SECONDS, BYTES_PER_SECOND = 20, 20 * 2**20
-"""Of processor time beyond torch's import: this much, and what the file takes at this speed."""
+"""Processor time beyond torch's import: a constant, plus the file size at this speed."""
 STARTING_SECONDS = 300
 """For the start of the process and torch's import, on a machine that is busy."""
 _AGAIN = "if you trust it, load the adapter with PEFT and save it again with safe_serialization=True"
 
 
 def pickle_at(path: Path) -> Path | None:
-    """Return the pickle that holds the adapter at `path`; None where there is none, or safetensors beside it."""
+    """Return the pickle that holds the adapter at `path`; None if there is none, or safetensors are beside
+    it.
+    """
     if path.suffix.lower() in SUFFIXES:
         return path
     safe = (WEIGHTS, INDEX, f"{OF_DIFFUSERS}.safetensors")
@@ -69,7 +71,7 @@ def twin_of(pickle: Path) -> Iterator[Path]:
     if installed is None or installed < SAFE_TORCH:
         what = "PyTorch is not installed" if installed is None else f"PyTorch is {installed}"
         raise MissingExtra(
-            f"{pickle}: {what}, and a pickle is read with {SAFE_TORCH} or newer alone",
+            f"{pickle}: {what}, but reading a pickle needs {SAFE_TORCH} or newer",
             code="missing-extra",
             hint='in your clone of Gradience: pip install --upgrade ".[hf]"',
         )
@@ -126,7 +128,7 @@ def _refusal(pickle: Path, answer: dict[str, str]) -> InputError:
         "pickle-content": (what, f"give the file that PEFT saved (adapter_model.bin); {_AGAIN}"),
         "pickle-refused": (
             f"PyTorch refuses it: {what}",
-            "it holds more than weights: leave it alone"
+            "it contains more than weights: do not use it"
             if "asks for" in what
             else "download it again, or save the adapter again with PEFT",
         ),

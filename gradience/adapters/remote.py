@@ -33,7 +33,7 @@ Weights = tuple[tuple[str, ...], ...]
 _PLAIN = re.compile(r"[\w.+-]{1,200}", re.ASCII)
 """Names of files that are fetched: a stranger's name steers nothing."""
 MAX_LONE = 2 * 2**30
-"""Bytes of a file that is fetched without having been named, where its own name says nothing."""
+"""Largest file that is downloaded without being named by the user, if its name is not a known one."""
 
 
 TOKENIZER = "tokenizer_config.json"
@@ -64,14 +64,14 @@ class _Choice(NamedTuple):
     files: tuple[str, ...]
     """In the order in which they are fetched."""
     point: str = ""
-    """The file that is asked for, where that is not the folder."""
+    """The requested file, if it is not the folder."""
 
 
 @cache
 def fetch_adapter(address: Address, weights: Weights, adapter: str | None = None) -> Fetched:
-    """Fetch the adapter at `address`; once for a process, so that every look at it is at the same commit.
+    """Download the adapter at `address`, once per process, so that every read sees the same commit.
 
-    weights: choices of files.   adapter: a sub-folder there, where several adapters lie in one.
+    weights: file choices.   adapter: a sub-folder, if the repository contains several adapters.
     Raises NetworkError (`hub-…`), InputError for a repository that holds something else, MissingExtra without
     huggingface_hub.
     """
@@ -89,9 +89,9 @@ def fetch_adapter(address: Address, weights: Weights, adapter: str | None = None
 
 @cache
 def fetch_tokenizer(source: Source, folder: Path) -> None:
-    """Fetch the files of the tokenizer that lies beside an adapter of the hub into its `folder` in the cache.
+    """Download the tokenizer files stored beside a hub adapter into its `folder` in the cache.
 
-    Raises NetworkError (`hub-…`; `hub-offline` where only the hub knows whether there is one), InputError
+    Raises NetworkError (`hub-…`; `hub-offline` if only the hub can tell whether there are any), InputError
     (`tokenizer-too-large`).
     """
     address = Address(source.address.repo, source.commit)

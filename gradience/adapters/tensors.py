@@ -39,8 +39,8 @@ class DType:
     """One storage type.
 
     name: as in a safetensors header.   bits: size of one element.
-    numpy_name: of the stored words in numpy or ml_dtypes, or None where no LoRA factor is stored so (indices,
-    quantised base weights).
+    numpy_name: type of the stored words in numpy or ml_dtypes, or None if LoRA factors are never stored this
+    way (indices, quantised base weights).
     unit_roundoff: largest relative error of storing a real number of its normal range.
     smallest: smallest positive value; below the normal range it is the distance of neighbours.
     """
@@ -58,7 +58,7 @@ class DType:
 
     @property
     def numpy(self) -> np.dtype[Any] | None:
-        """The type of the stored words, or None where no LoRA factor is stored so."""
+        """Return the type of the stored words, or None if LoRA factors are never stored this way."""
         return None if self.numpy_name is None else _numpy_type(self.numpy_name)
 
 
@@ -136,7 +136,7 @@ MAX_DEPTH = 64
 
 
 class TensorEntry(NamedTuple):
-    """Where one tensor lies."""
+    """Position, shape and type of one tensor in a file."""
 
     dtype: DType
     shape: tuple[int, ...]
@@ -182,7 +182,7 @@ class TensorFile(Closing):
             size = os.fstat(handle).st_size
             head = bytes(pread(handle, min(size, 1024), 0, path))
             length = int.from_bytes(head[:8], "little")
-            # Only where this cannot be a header: lengths such as 640 look like the first bytes of a pickle.
+            # Only if this cannot be a header: lengths such as 640 look like the first bytes of a pickle.
             if head[8:9] != b"{" or length > MAX_HEADER_BYTES:
                 refuse_disguise(path, head)
                 refuse_text(path, head)
@@ -263,7 +263,7 @@ def _read_header(path: Path, text: bytes, size: int) -> tuple[dict[str, TensorEn
     if not isinstance(header, dict):
         raise _bad_header(path, "the header is not a JSON object that describes tensors")
     metadata = header.pop("__metadata__", None)
-    if metadata is None:  # as MLX writes it where there is none, and the reference reads it
+    if metadata is None:  # MLX writes null for missing metadata, and the reference reads it
         metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _bad_header(path, "__metadata__ is not a map from strings to strings")

@@ -1,7 +1,9 @@
-"""The process in which a pickle is read: a request as JSON on stdin, safetensors on the disk, or a refusal on stdout.
+"""Child process that reads a pickle: takes a JSON request on stdin, writes safetensors to disk or an error to
+stdout.
 
-Run by `pickles` as `python -m gradience.adapters.unpickle`. Nothing else of the package imports it: it needs torch.
-Its limits are set after torch is there, since that alone takes gigabytes of address space.
+Run by `pickles` as `python -m gradience.adapters.unpickle`. No other module of the package imports it,
+because it needs torch. Its limits are set after torch is imported, since torch itself takes gigabytes of
+address space.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from safetensors.torch import save_file
 
 MAX_RECORDS = 200_000
 MAX_OPCODES_BYTES = 64 * 2**20
-"""Of data.pkl, which says what the tensors are called: 100,000 need about 20 MB."""
+"""Largest data.pkl, which names the tensors: 100,000 names need about 20 MB."""
 
 NO_MEMORY = "can't allocate memory"
 """In PyTorch's error, which is no MemoryError."""
 
 
 class Refused(Exception):
-    """What is wrong with the file: a code, and a sentence."""
+    """The file was refused: a code, and a sentence."""
 
 
 def limit(memory: int, seconds: int, size: int) -> None:
@@ -94,13 +96,13 @@ def reason(text: str) -> str:
 def checked(loaded: Any, size: int) -> Mapping[str, torch.Tensor]:
     """Return a dict of plain tensors, none larger than what is stored of it. Raises Refused."""
     if not isinstance(loaded, dict) or not loaded:
-        raise Refused("pickle-content", f"holds {type(loaded).__name__}, and not tensors by their names")
+        raise Refused("pickle-content", f"contains {type(loaded).__name__} instead of named tensors")
     total = 0
     for name, tensor in loaded.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             shown = repr(name)[:80]
             raise Refused(
-                "pickle-content", f"holds {type(tensor).__name__} under {shown}, and not tensors alone"
+                "pickle-content", f"contains {type(tensor).__name__} under {shown}; only tensors are allowed"
             )
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
             raise Refused("pickle-content", f"{name[:80]!r} is no plain tensor")

@@ -1,7 +1,7 @@
-"""What every artifact shares: frozen, strict, versioned by name, written whole.
+"""Base class of all artifacts: frozen, strictly validated, versioned by schema name, written atomically.
 
-Floats are stored with 12 significant digits: the last bits differ between CPU kernels, so that
-more digits would promise more than is true and would make equal results look different.
+Floats are stored with 12 significant digits. The last bits differ between CPU kernels, so more digits would
+be noise and would make equal results look different.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Artifact(Part):
     schema_id: ClassVar[str]
     """That literal."""
     repair: ClassVar[str] = "make the file again: artifacts are never edited by hand"
-    """What to do about a file that is not valid, or that an earlier version of Gradience wrote."""
+    """Hint for a file that is invalid or was written by an earlier version of Gradience."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -102,7 +102,7 @@ class Artifact(Part):
             return visible_json(self.model_dump_json(indent=indent))
 
     def json_chunks(self) -> Iterator[str]:
-        """The text of `to_json(indent=None)`, in pieces where the artifact may be long."""
+        """Yield the text of `to_json(indent=None)`, in pieces if the artifact may be long."""
         yield self.to_json(indent=None)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -129,11 +129,12 @@ _BEYOND_ASCII = re.compile(r"[^\x00-\x7e]")
 
 
 def visible_json(text: str) -> str:
-    r"""JSON text of the same value in which no character steers a terminal: `\u009b` in place of the control itself.
+    r"""Return JSON text of the same value with terminal control characters escaped (`\u009b` for the control
+    itself).
 
-    Names come from strangers. pydantic escapes what JSON demands; controls above U+007E, bidirectional
-    overrides and the like are left to us. Outside ASCII a JSON text has characters only inside its strings,
-    where an escape means the same as the character; letters of any script stay readable.
+    Names come from untrusted files. pydantic escapes only what JSON requires, not controls above U+007E or
+    bidirectional overrides. Non-ASCII characters occur only inside JSON strings, where an escape is
+    equivalent to the character. Letters of any script stay readable.
     """
     return _BEYOND_ASCII.sub(_escaped_unless_visible, text)
 

@@ -40,7 +40,7 @@ def with_block(card: bytes, block: str) -> bytes:
 
 
 def block_in(card: bytes) -> str:
-    """Return the block that stands in a card; empty where there is none."""
+    """Return the Gradience block in a card; empty if there is none."""
     match = _BLOCK.search(card)
     return "" if match is None else match[0].decode("utf-8", "replace")
 
@@ -51,15 +51,15 @@ def without_block(card: bytes) -> bytes:
 
 
 def read_card(folder: Path) -> bytes:
-    """Return the card in `folder`, empty where there is none. Raises InputError as `read_file` does."""
+    """Return the card in `folder`, empty if there is none. Raises InputError as `read_file` does."""
     path = folder / CARD
     return read_file(path, MAX_DATA_BYTES) if path.exists() else b""
 
 
 def write_block(folder: Path, block: str) -> bool:
-    """Put `block` into the card in `folder`, which is made where there is none; whether that changed the file.
+    """Put `block` into the card in `folder`, creating the card if necessary. Return True if the file changed.
 
-    Raises InputError as `read_file` does, OutputError where the disk refuses.
+    Raises InputError as `read_file` does, OutputError if the file cannot be written.
     """
     before = read_card(folder)
     after = with_block(before, block)

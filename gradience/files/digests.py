@@ -56,6 +56,6 @@ def write_digests(folder: Path, only: Collection[str] | None = None) -> str:
 
 
 def root_of(folder: Path) -> str | None:
-    """Return the digest of the `digests.json` in `folder`; None where there is none."""
+    """Return the digest of the `digests.json` in `folder`; None if there is none."""
     path = folder / DIGESTS
     return sha256_file(path) if path.is_file() else None

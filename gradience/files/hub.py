@@ -36,7 +36,7 @@ _SCHEME = re.compile(r"(hf|https?):/{1,2}(?=[^/])", re.IGNORECASE)
 _SPECIAL = re.compile(r"(refs/(?:pr|convert)/[^/]+)(?:/|$)")
 """Revisions with slashes in them, as pages and `hf://` write them."""
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".gguf", ".json", ".jsonl", ".yaml", ".yml", ".zip")
-"""How the name of a file ends: then it is none of a repository."""
+"""File suffixes that a repository name never has."""
 HUB = "https://huggingface.co"
 OTHERS = ("datasets", "spaces", "buckets", "kernels")
 EXAMPLES = "org/name, org/name@revision:folder, hf://org/name, or the address of the repository's page"
@@ -44,7 +44,7 @@ EXAMPLES = "org/name, org/name@revision:folder, hf://org/name, or the address of
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A repository of models on the hub, and where in it.
+    """A model repository on the hub, with a revision and a path inside it.
 
     repo: `org/name`.
     revision: a branch, a tag or a commit; None for the default branch.
@@ -125,7 +125,7 @@ def _of_page(rest: str) -> Address | None:
 
 
 def _revision_first(tail: str) -> tuple[str, str]:
-    """Split `revision/folder`, where some revisions have slashes of their own."""
+    """Split `revision/folder`. Some revisions contain slashes."""
     special = _SPECIAL.match(tail)
     if special:
         return special[1], tail[special.end() :]
@@ -188,7 +188,7 @@ Explanation = tuple[str, str, str]
 
 
 def _explanation(address: Address, error: BaseException) -> Explanation | None:
-    """What is wrong with the name, with the right to it, or with the way to the hub; None for an error of the disk."""
+    """Explain a naming, permission or network error; None for a disk error."""
     from huggingface_hub import errors
 
     page = f"{_endpoint()}/{address.repo}"
@@ -322,7 +322,7 @@ def _hooked(factory: Callable[[], Any]) -> Any:
 
 
 class _Guard:
-    """What is known while one name is looked up."""
+    """Facts collected while one name is looked up."""
 
     def __init__(self, address: Address, limit: int | None) -> None:
         from huggingface_hub import constants
@@ -402,7 +402,7 @@ class _Guard:
                 self.check_url(url)
 
     def _bounded(self, response: Any) -> Any:
-        """The content of an answer, which raises NetworkError where it does not end."""
+        """Return the content of a response. Raises NetworkError if it exceeds the limits."""
         url = str(response.request.url).removeprefix(self.endpoint)
         is_file = response.is_success and not re.match(r"/api/(?!resolve-cache/)", url)
         # Of what has a length no more than that is read.
@@ -439,7 +439,7 @@ class _Guard:
 
 
 def _is_file(entry: Any) -> bool:
-    """Return whether an entry of a list has the name of a file or a folder, and digests and a size where it has any."""
+    """Return True if a list entry has a valid file or folder name, and valid digests and size if present."""
     if not isinstance(entry, dict):
         return False
     lfs = entry.get("lfs") or {}
@@ -475,9 +475,9 @@ _BARS: ContextVar[bool] = ContextVar("bars", default=True)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where on the hub something was read.
+    """Hub repository and commit that something was read from.
 
-    commit: of the files that were read, whatever the branch points to later.
+    commit: of the files that were read, even if the branch moves afterwards.
     """
 
     address: Address
@@ -495,7 +495,7 @@ def with_bars(shown: bool) -> Iterator[None]:
 
 
 def need_client(address: Address) -> None:
-    """Raise MissingExtra, which names the address, where huggingface_hub is not installed."""
+    """Raise MissingExtra, naming the address, if huggingface_hub is not installed."""
     try:
         require("huggingface_hub", extra="hub")
     except MissingExtra as error:
@@ -590,7 +590,7 @@ def _no_bars() -> type[Any]:
 
 
 def cached(address: Address, name: str) -> Path | None:
-    """Return the folder of the commit, where the file `name` of it is in the cache; the hub is not asked."""
+    """Return the commit's folder if its file `name` is in the cache. The hub is not contacted."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(address.repo, name, revision=address.revision)
@@ -618,9 +618,11 @@ def remember_absent(address: Address, name: str) -> None:
 def fetch_folder(
     address: Address, patterns: tuple[str, ...], ignore: tuple[str, ...] = (), *, local: bool = False
 ) -> tuple[Path, str]:
-    """Fetch the files of a folder that fit the patterns, all of one commit: the folder on this disk, and the commit.
+    """Download the files of a folder that match the patterns, all from one commit. Return the local folder
+    and the commit.
 
-    local: look into the cache alone. Asked once for a process. Raises NetworkError (see `explained`), MissingExtra.
+    local: use only the cache. The result is cached per process. Raises NetworkError (see `explained`),
+    MissingExtra.
     """
     need_client(address)
     from huggingface_hub import constants, snapshot_download
@@ -649,7 +651,7 @@ def fetch_folder(
 
 
 def _commit(address: Address, root: Path) -> str:
-    """The commit whose folder this is, as the hub named it. Raises NetworkError where that is none."""
+    """Return the commit of this folder, as reported by the hub. Raises NetworkError if it is not a commit."""
     if re.fullmatch(r"[0-9a-f]{40}", root.name) is None:
         raise no_hub(address)
     return root.name

@@ -1,4 +1,6 @@
-"""Which examples are correct, one bit each: short enough to stand beside the counts (2,186 in 368 characters)."""
+"""Correctness of each example as packed bits, short enough to store with the counts (2,186 in 368
+characters).
+"""
 
 from __future__ import annotations
 

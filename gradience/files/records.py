@@ -34,21 +34,21 @@ class ExamplesRun(Part):
     schema_: Literal["gradience.records/1"] = Field(default="gradience.records/1", alias="schema")
     """Name and version of the format."""
     kind: RecordKind
-    """Which records follow."""
+    """Kind of the records that follow."""
     adapter: str | None
-    """The name it was evaluated under; null for the base model alone."""
+    """Name the adapter was evaluated under; null for the base model."""
     adapter_sha256: str | None
     """Digest of its weights file."""
     adapter_config_sha256: str | None
     """Digest of its configuration, which holds the scale."""
     lora: bool = True
-    """False: the adapter's head alone, on the base's own features (ΔW = 0)."""
+    """False: only the adapter's head, on the base model's features (ΔW = 0)."""
     reference: str | None = None
     """Scores: the adapter that KL and flips are measured against."""
     reference_sha256: str | None = None
     """Digest of the reference's weights file."""
     engine: str = "transformers"
-    """What loaded the base and answered; files of earlier versions have none."""
+    """Engine that ran the model; missing in files of earlier versions."""
     base: str
     """The base model's name or folder, as it was loaded. What follows is null if the engine does not know it."""
     base_sha256: str | None
@@ -56,7 +56,7 @@ class ExamplesRun(Part):
     tokenizer_sha256: str | None
     """Digest of the tokenizer's vocabulary, rules and special tokens."""
     quantization: str | None = None
-    """How the base's weights are packed, such as `bitsandbytes nf4`."""
+    """Quantisation of the base weights, such as `bitsandbytes nf4`."""
     dtype: str | None
     """The base's dtype, as torch names it; of a packed base that of its embeddings, norms and head. LoRA factors are
     computed in float32 unless the base is float64; by vLLM in the base's dtype."""
@@ -69,12 +69,13 @@ class ExamplesRun(Part):
     versions: dict[str, str]
     """gradience and what the engine computes with: torch, transformers, peft, tokenizers, vllm."""
     batch_invariant: bool | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Of vLLM: whether its answers do not depend on what is computed beside them. Absent for other engines."""
+    """vLLM only: answers do not depend on the other requests in the batch. Absent for other engines."""
     batch_size: int
     """Examples that are answered together at most; of multiple choice, responses."""
     batch_tokens: int | None = None
-    """Tokens of a batch at most, padding and what may be generated among them, unless one example has more; null where
-    a number of examples was given."""
+    """Largest number of tokens in a batch, including padding and generated tokens, unless a single example
+    exceeds it; null if a number of examples was given.
+    """
     max_length: int | None
     """Tokens that an example may have, its answer included (of an encoder–decoder each of the two); what is longer is
     cut. Null: no limit is known."""
@@ -85,14 +86,14 @@ class ExamplesRun(Part):
     filters: tuple[str, ...] = ()
     """Generation: names of the ways of finding the answer. The first decides."""
     scoring: str | None = None
-    """What decides which answers are correct: a task's version of scoring, or the digest of a user's own code."""
+    """Version of the scoring rule: a task's scoring version, or the digest of a user's own code."""
     examples_sha256: str
     """Digest of the examples, in their order."""
     n: int
-    """How many examples follow."""
+    """Number of examples that follow."""
 
     def same_run_as(self, other: ExamplesRun) -> bool:
-        """Whether the two differ in the adapter alone."""
+        """Return True if the two differ only in the adapter."""
         adapter = {"adapter", "adapter_sha256", "adapter_config_sha256", "lora"}
         return self.model_dump(exclude=adapter) == other.model_dump(exclude=adapter)
 
@@ -108,13 +109,13 @@ class ClassificationRecord:
     label: int
     """The correct one."""
     predicted: int
-    """The one with the largest logit; the first of them where several are."""
+    """Label with the largest logit; the first one in a tie."""
     correct: bool
-    """Whether the two are the same."""
+    """True if the predicted label is the gold label."""
     logits: tuple[Float12, ...]
     """One for each label."""
     truncated: bool
-    """Whether the text was longer than `max_length` tokens."""
+    """True if the text was longer than `max_length` tokens."""
 
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -128,7 +129,7 @@ class GenerationRecord:
     answer: str
     """The gold answer."""
     output: str
-    """What was generated, without the end token and up to the first stop string."""
+    """Generated text, without the end token and up to the first stop string."""
     n_tokens: int
     """Tokens that were generated, the end token or those of the stop string included."""
     stopped_by: StopReason
@@ -136,11 +137,13 @@ class GenerationRecord:
     answers: dict[str, str | None]
     """Name of a filter -> the answer it finds in the output; null when it finds none."""
     extracted: str | None
-    """What the first filter finds."""
+    """Answer found by the first filter."""
     correct: bool
-    """Whether that is the gold answer, as the task compares them."""
+    """True if the extracted answer equals the gold answer, by the task's comparison."""
     truncated: bool
-    """Whether the prompt was too long and was cut: it lost its beginning, of an encoder–decoder its end."""
+    """True if the prompt was too long and was truncated: at its beginning, or at its end for an
+    encoder–decoder.
+    """
 
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -156,18 +159,21 @@ class ChoiceRecord:
     label: int
     """The place of the correct one."""
     loglikelihoods: tuple[Float12, ...]
-    """Of each response behind the prompt, summed over its tokens, in nats; without an end token."""
+    """Log-likelihood of each response after the prompt, summed over its tokens, in nats; without an end
+    token.
+    """
     characters: tuple[int, ...]
-    """Of each choice, without a leading blank."""
+    """Characters in each choice, without a leading blank."""
     predictions: dict[str, int]
-    """Way of choosing -> the place that it chooses: `sum` the largest log-likelihood, `per_character` the largest for
-    each character of the choice; the first of them where several are."""
+    """Selection rule -> chosen index: `sum` takes the largest log-likelihood, `per_character` the largest per
+    character of the choice; the first one in a tie.
+    """
     predicted: int
-    """What the way chooses that `scoring` names."""
+    """Index chosen by the rule that `scoring` names."""
     correct: bool
-    """Whether that is the correct one."""
+    """True if that is the correct choice."""
     truncated: bool
-    """Whether the prompt was too long for one of them and was cut."""
+    """True if the prompt was too long for one of the choices and was truncated."""
 
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -181,17 +187,19 @@ class ScoreRecord:
     response_sha256: str
     """Digest of the response, its leading space included."""
     loglikelihood: Float12
-    """Sum over the tokens of the response and, where it counts, the end token, in nats."""
+    """Sum over the tokens of the response and, if it counts, the end token, in nats."""
     n_tokens: int
-    """How many tokens that is."""
+    """Number of tokens in that sum."""
     exact: bool
-    """Whether each of them is the most likely one."""
+    """True if each of these tokens is the most likely one."""
     kl: Float12 | None = None
     """KL(reference ‖ adapter) summed over the same positions, in nats; null without a reference."""
     flips: int | None = None
     """Positions at which another token is the most likely one; null without a reference."""
     truncated: bool
-    """Whether the prompt was too long and was cut: it lost its beginning, of an encoder–decoder its end."""
+    """True if the prompt was too long and was truncated: at its beginning, or at its end for an
+    encoder–decoder.
+    """
 
     @property
     def correct(self) -> bool:
@@ -220,7 +228,7 @@ SHARED = ("id", "text_sha256", "prompt_sha256", "response_sha256", "choices_sha2
 
 
 class Evaluation(NamedTuple, Generic[R]):
-    """What a file of records holds, in the order of the examples."""
+    """Content of a records file, in the order of the examples."""
 
     run: ExamplesRun
     records: tuple[R, ...]
@@ -228,7 +236,7 @@ class Evaluation(NamedTuple, Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What can be counted over records. 0 where a kind of record does not know the thing."""
+    """Counts over the records; 0 for a quantity that the kind of record does not have."""
 
     n: int
     correct: int

@@ -57,7 +57,7 @@ class _Lines:
         self.path, self.file = path, file
         self.file_code, self.row_code = file_code, row_code
         self.number = self.characters = 0
-        """Of the last line, and of the lines of its row up to it."""
+        """Number of the last line, and characters of the current row so far."""
 
     def __iter__(self) -> _Lines:
         return self

@@ -1,8 +1,9 @@
-"""Temporary files and folders: named after what they will become, locked by whoever writes them, swept when abandoned.
+"""Temporary files and folders, named after their target, locked by their writer and removed when abandoned.
 
-A process that is killed while it writes `name` leaves `.name.<random>.tmp` beside it. Only the next writer can
-remove that, and it must not remove the work of a living one. So a writer holds a lock on what it writes; the system
-lets go of the lock when the process ends, however it ends. Where a file system has no locks, nothing is ever swept.
+A process that is killed while it writes `name` leaves `.name.<random>.tmp` beside it. Only the next writer
+can remove that file, and it must not remove the work of a running process. So a writer locks its temporary
+file, and the system releases the lock when the process ends for any reason. On a file system without locks,
+nothing is removed.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ def held(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def abandoned(scratch: Path) -> Iterator[bool]:
-    """Whether no living process works on it. While the block lasts, none begins to: it is ours to remove."""
+    """Yield True if no running process uses it. No process can start to use it during the block, so it can be
+    removed.
+    """
     try:
         handle = os.open(scratch, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -111,7 +114,7 @@ def abandoned(scratch: Path) -> Iterator[bool]:
 
 
 def left_beside(path: Path) -> list[Path]:
-    """What processes that write `path`, or were killed while they did, have beside it (`tmp` and `old`)."""
+    """Return the temporary paths (`tmp` and `old`) of running or killed writers of `path`."""
     try:
         names = sorted(os.listdir(path.parent))
     except OSError:  # it is not there, or may be written and not read

@@ -46,9 +46,10 @@ def given_text(path: str | os.PathLike[str]) -> str:
 
 
 def path_text(path: str | os.PathLike[str]) -> str:
-    """A path or another name for an artifact, which is made to be shared: the folders above often name a person.
+    """Return a path in the form used in shared artifacts, because parent folders often contain a person's
+    name.
 
-    As it was given where it is relative; of an absolute path the last part, and `~` for somebody's home folder itself.
+    A relative path stays as given; an absolute path becomes its last part, and a home folder becomes `~`.
 
     >>> path_text("runs/mine"), path_text("/home/alice/models/mistral"), path_text("/home/alice")
     ('runs/mine', 'mistral', '~')
@@ -64,9 +65,9 @@ def path_text(path: str | os.PathLike[str]) -> str:
 
 
 def paths_text(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Several paths at once: absolute ones that would look the same are named from where they part.
+    """Shorten several paths at once. Absolute paths with the same last part are shown from where they differ.
 
-    Folders that hold home folders are never among what is named.
+    Parents of home folders are never included.
 
     >>> paths_text(["/data/runs/7/run.jsonl", "/data/runs/8/run.jsonl", "mine/run.jsonl"])
     ['7/run.jsonl', '8/run.jsonl', 'mine/run.jsonl']

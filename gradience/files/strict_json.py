@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from gradience.errors import InputError
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""Begins half of a character beyond the first 65,536, as JSON escapes it; alone it is no text."""
+"""JSON escape of a UTF-16 surrogate, which is valid text only as part of a pair."""
 MAX_PARTS = 2_000_000
 """Values and pairs of one text: a header of 200,000 tensors has ten of each. An empty list is 2 bytes in a file, and 64
 in memory."""
@@ -22,7 +22,9 @@ MAX_DEPTH = 50
 SMALLEST, LARGEST = 1e-30, 1e30
 """Absolute values of a setting, unless it is 0: products of a few still are numbers. Beyond them is a mistake."""
 MAX_DIGITS = 64
-"""Characters of a number: enough for every double, and for the 10^30 that tokenizers write where they mean no limit."""
+"""Longest number in characters: enough for every double, and for the 10^30 that tokenizers write for "no
+limit".
+"""
 
 
 class Refused(ValueError):
@@ -136,7 +138,9 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def has_half_characters(text: str, parsed: Any) -> bool:
-    """Whether the JSON `text`, which was parsed to `parsed`, has a lone surrogate in it: no file can hold one."""
+    """Return True if the JSON `text`, parsed to `parsed`, contains a lone surrogate, which no file can
+    store.
+    """
     if not _HALF.search(text):
         return False
     try:

@@ -59,12 +59,12 @@ def write_whole(path: Path, chunks: Iterable[bytes]) -> Path:
 
 
 def create_whole(path: Path, content: bytes) -> bool:
-    """Write a file that is not there yet, complete from its first moment on; False where it is there.
+    """Create a file atomically with its full content. Return False if it already exists.
 
-    Of any number of processes that try at the same moment one succeeds: a hard link is made by the file system in one
-    step, over NFS as well. A server's answer to it can be lost, which looks like a failure; the number of links says
-    what happened (open(2), "O_EXCL"). Without hard links (FAT, some mounts of other systems) the name is taken first
-    and the content follows: others may see an empty file for a moment. Raises OutputError (code `write-failed`).
+    If several processes try at once, exactly one succeeds: the file system creates a hard link in one step,
+    over NFS as well. A lost NFS reply looks like a failure, so the link count decides (open(2), "O_EXCL").
+    Without hard links (FAT, some foreign mounts) the name is created first and the content follows, so other
+    processes may briefly see an empty file. Raises OutputError (code `write-failed`).
     """
     with write_errors(path), scratch_file(path) as (scratch, file):
         file.write(content)
@@ -83,7 +83,7 @@ def create_whole(path: Path, content: bytes) -> bool:
 
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
-"""What a file system without hard links answers."""
+"""Error codes of file systems without hard links."""
 
 
 def _create_in_two_steps(path: Path, content: bytes) -> bool:
@@ -101,7 +101,7 @@ def _create_in_two_steps(path: Path, content: bytes) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable (a no-op where folders cannot be opened)."""
+    """Make renames inside `folder` durable (a no-op if folders cannot be opened)."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except PermissionError:
@@ -161,10 +161,10 @@ def already_exists(output: Path) -> UsageError:
 
 @contextmanager
 def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
-    """A fresh folder that takes the place of `output` when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder that replaces `output` if the block succeeds, and is removed if it fails.
 
-    force: replace what is there. Without it, a folder that has come into being meanwhile is left alone.
-    Raises OutputError (code write-failed) for what the disk or the permissions refuse, UsageError (output-exists).
+    force: replace an existing folder. Without it, a folder created in the meantime is kept.
+    Raises OutputError (code write-failed) for disk and permission errors, UsageError (output-exists).
     """
     with write_errors(output):
         place = _resolved(output)  # a link stays a link: what it points at is replaced
@@ -219,7 +219,7 @@ def _swap(scratch: Path, place: Path) -> None:
 
 
 def _swap_by_renames(scratch: Path, place: Path) -> None:
-    """Where nothing can be exchanged in one step. A kill between the renames is mended by the next run."""
+    """Fallback for systems without an atomic exchange. The next run repairs a kill between the renames."""
     aside = scratch_beside(place, "old")
     place.rename(aside)
     try:
@@ -258,9 +258,10 @@ def _renameat2() -> Any:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Exchange what two names of one file system stand for. False: this system or file system cannot.
+    """Atomically exchange two paths on one file system. Return False if the system or file system does not
+    support it.
 
-    Source: renameat2(2), RENAME_EXCHANGE. Raises OSError (FileNotFoundError where one of them is missing).
+    Source: renameat2(2), RENAME_EXCHANGE. Raises OSError (FileNotFoundError if one path is missing).
     """
     call = _renameat2()
     if call is None:

@@ -39,7 +39,9 @@ class Turn:
     """The last turn of a conversation, the assistant's, and all that comes before it."""
 
     prompt: str
-    """The template's text up to where the assistant writes, without what the tokenizer itself puts before a text."""
+    """The template's text up to the assistant's turn, without the tokens that the tokenizer itself adds
+    before a text.
+    """
     response: str
     """The text that the assistant writes, and what closes its turn unless that is the end token."""
     close: str
@@ -76,9 +78,10 @@ def chat_template(tokenizer: Any) -> Iterator[ChatTemplate]:
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """Cuts conversations. Its methods raise InputError (`chat-template`) where the template refuses a conversation,
-    takes too much time or memory, writes the turn in another way than it is given, or begins in another way than the
-    tokenizer does."""
+    """Splits conversations into prompt and response. Its methods raise InputError (`chat-template`) if the
+    template rejects a conversation, exceeds the time or memory limit, changes the assistant's text, or
+    starts differently from the tokenizer.
+    """
 
     tokenizer: Any
     _process: subprocess.Popen[str]

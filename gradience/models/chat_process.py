@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 MEMORY_BYTES = 512 * 2**20
-"""Of address space, beyond what the process takes before it renders anything."""
+"""Address space for rendering, beyond what the process uses before it starts."""
 SECONDS, SECONDS_EACH = 5.0, 0.007
-"""Of processor time: this much, and this much for each text; ordinary ones need a hundredth of that."""
+"""Processor time: a constant, plus this much for each text. Ordinary texts need a hundredth of that."""
 MAX_CHARACTERS, TIMES_GIVEN = 100_000, 10
-"""Of a text: this many, and this many times what is said in the conversation."""
+"""Largest rendered text: a constant, plus this multiple of the conversation's own text."""
 
 
 def main() -> None:

@@ -29,10 +29,11 @@ def processes_here() -> int:
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """The one device of this process. `auto`: a GPU where there is one, that of the local rank under torchrun.
+    """Return the device of this process. `auto`: a GPU if there is one, that of the local rank under
+    torchrun.
 
-    Raises UsageError: `no-device` for a device that this machine lacks, `processes` when several processes would
-    share one device.
+    Raises UsageError: `no-device` for a device that this machine lacks, `processes` if several processes
+    would share one device.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":

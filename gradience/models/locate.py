@@ -17,12 +17,14 @@ EMBEDDED: dict[str, tuple[Callable[[], Path], str]] = {
     "embedded:minilm": (embedded.minilm, "sentence-transformers/all-MiniLM-L6-v2"),
     "embedded:smollm2": (embedded.smollm2, "HuggingFaceTB/SmolLM2-135M-Instruct"),
 }
-"""What a config may name without a hub: the folder of the weights, and what the adapter says it belongs to."""
+"""Base models available without a hub: name in a config -> the weights' folder, and the base name for
+adapters.
+"""
 
 BESIDE = ("*.json", "*.txt", "*.model", "*.jinja")
 """Files beside the weights that decide what a base does: its config and its tokenizer."""
 EVERYTHING = (*BESIDE, "*.safetensors")
-"""What is fetched from the hub: neither code nor pickles."""
+"""Files downloaded from the hub: neither code nor pickles."""
 OTHER_COPIES = ("*/*.safetensors", "consolidated*")
 """The same weights once more, for other programs."""
 
@@ -38,11 +40,11 @@ class Source(NamedTuple):
 
 
 def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Source:
-    """Return the folder of the base, fetched where it is not here yet (inside `local_only`: the hub's cache alone).
+    """Return the folder of the base, downloaded if needed (inside `local_only`: only from the hub's cache).
 
-    files: patterns of what is needed of a repository on the hub.
-    Raises UsageError (`unknown-model`, `bad-address`, `two-revisions`), InputError (`model-not-found`, for what can
-    only be a folder), NetworkError (`hub-…`), and what the embedded packages raise.
+    files: patterns of the files needed from a hub repository.
+    Raises UsageError (`unknown-model`, `bad-address`, `two-revisions`), InputError (`model-not-found`, for a
+    name that can only be a folder), NetworkError (`hub-…`), and the errors of the embedded packages.
     """
     name = settings.name
     if name in EMBEDDED:
@@ -70,7 +72,7 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Sour
 
 
 def hub_address(settings: ModelSettings) -> Address | None:
-    """Return where on the hub a base is that is not on this disk; None for a name that can only be a folder.
+    """Return the hub address of a base that is not on disk; None for a name that can only be a folder.
 
     Raises UsageError (`bad-address`, `two-revisions`).
     """

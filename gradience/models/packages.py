@@ -130,7 +130,7 @@ def _reason(complaints: str) -> str:
 
 
 _UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, KeyError, RuntimeError)
-"""What a damaged archive raises; KeyError: there is no such file in it; RuntimeError: it is encrypted."""
+"""Exceptions raised for a damaged archive. KeyError: file missing in it; RuntimeError: encrypted."""
 
 
 def copy_member(archive: Path, member: str, target: Path) -> None:

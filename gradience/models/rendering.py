@@ -73,10 +73,11 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
 
 
 def encode_pair(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], list[int]]:
-    """Return the ids of the prompt, as `encode_prompt` has them, and of the response with the end token behind them.
+    """Return the token ids of the prompt, as from `encode_prompt`, and of the response followed by the end
+    token.
 
-    Prompt and response are tokenised as one text, so that the response begins as the model would begin it. Where
-    the two melt into one token at the seam, the response is tokenised by itself.
+    Prompt and response are tokenised as one text, so that the response starts as the model would start it. If
+    a token spans the boundary, the response is tokenised separately.
     Raises InputError (`no-end-token`).
     """
     before, whole = encode_prompt(tokenizer, prompt), encode_prompt(tokenizer, prompt + response)
@@ -91,9 +92,10 @@ def token_counts(tokenizer: Any, texts: Sequence[tuple[str, ...]]) -> list[int]:
 
 
 def begin_token(tokenizer: Any) -> int:
-    """Return the id that stands before a text without a prompt: the begin token, or where there is none the end token.
+    """Return the first token id of a text without a prompt: the begin token, or the end token if there is
+    none.
 
-    As lm-evaluation-harness does (`prefix_token_id`). Raises InputError (`no-end-token`) when there is neither.
+    As in lm-evaluation-harness (`prefix_token_id`). Raises InputError (`no-end-token`) if there is neither.
     """
     begin: int | None = tokenizer.bos_token_id
     return end_token(tokenizer) if begin is None else int(begin)

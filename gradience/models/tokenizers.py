@@ -25,9 +25,10 @@ EMBEDDINGS = frozenset(
 
 
 def with_tokenizer(model: ModelSettings, of: TokenizerOf | None, folders: Sequence[Path]) -> ModelSettings:
-    """`model` with the tokenizer in the first of the adapters' `folders` that has one, unless `of` says base.
+    """Return `model` with the tokenizer of the first of the adapters' `folders` that has one, unless `of` is
+    base.
 
-    Raises UsageError (`no-tokenizer`) where `of` says adapter, and none has one.
+    Raises UsageError (`no-tokenizer`) if `of` is adapter and none has one.
     """
     folder = next((path for path in folders if (path / CONFIG).is_file()), None)
     if folder is None and of == "adapter":
@@ -40,7 +41,7 @@ def with_tokenizer(model: ModelSettings, of: TokenizerOf | None, folders: Sequen
 
 
 def digest_of_files(folder: Path) -> str | None:
-    """sha256 over the files of the tokenizer in `folder`; None where there are none."""
+    """Return the sha256 over the tokenizer files in `folder`; None if there are none."""
     files = {path.name: path for pattern in BESIDE for path in folder.glob(pattern)}
     digests = {name: sha256_file(files[name]) for name in sorted(files) if name.startswith(NAMES)}
     return sha256_json(digests) if digests else None
@@ -108,9 +109,9 @@ def stored_tokens(shapes: Mapping[str, Sequence[int]]) -> int | None:
 def check_vocabulary(
     model: ModelSettings, tokenizer: Any, shape: Any, stored: Mapping[Path, int | None]
 ) -> None:
-    """Raise InputError (`vocabulary`) where an adapter was trained with more or fewer tokens than the base has.
+    """Raise InputError (`vocabulary`) if an adapter was trained with more or fewer tokens than the base has.
 
-    shape: transformers' config of the base.   stored: of each adapter its `stored_tokens`.
+    shape: transformers' config of the base.   stored: the `stored_tokens` of each adapter.
     """
     known = getattr(getattr(shape, "text_config", shape), "vocab_size", None)
     if known is None:

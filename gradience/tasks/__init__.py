@@ -34,7 +34,7 @@ PROFILES = (
     "reviews",
     "text_classification",
 )
-"""The tasks that come with Gradience, each in the file of its name; a user's is named by where it stands."""
+"""The tasks included in Gradience, each in the file of its name. A user's task is named by its path."""
 
 
 def load(
@@ -44,17 +44,18 @@ def load(
     folder: Path | None = None,
     needed: Sequence[Role] = ("train", "confirm"),
 ) -> Task | ChatTask:
-    """Make the task `profile` with `options`.
+    """Load the task `profile` with `options`.
 
-    profile: one of PROFILES; or a user's task, `path/to/file.py` with a function `load`, or the name of an entry point
-    of the group `gradience.tasks`. A user's code runs only when the environment allows it (`user_code.allowing`).
-    options: keyword arguments of the task's function, with the types that its annotations say.
-    folder: where the path of a user's file and relative paths among the options start; by default where the command is
-    run.
+    profile: one of PROFILES; or a user's task, given as `path/to/file.py` with a function `load`, or as the
+    name of an entry point of the group `gradience.tasks`. A user's code runs only if the environment allows
+    it (`user_code.allowing`).
+    options: keyword arguments of the task's function, with the types in its annotations.
+    folder: base folder for the path of a user's file and for relative paths among the options; by default the
+    working directory.
     needed: roles that must have examples.
-    Raises InputError (`task-unknown`, `task-file`, `code-refused`, `task-option`; `task-contract` when a user's
-    function returns something else; `task-empty` when one of `needed` has none), and what the
-    task itself raises.
+    Raises InputError (`task-unknown`, `task-file`, `code-refused`, `task-option`; `task-contract` if a user's
+    function returns something else; `task-empty` if one of `needed` has no examples), and the errors of the
+    task itself.
     """
     function = find(profile, folder, training="train" in needed)
     given = _checked(profile, function, options)

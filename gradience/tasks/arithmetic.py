@@ -1,7 +1,8 @@
-"""Sums and differences, `… problem: 12 + 7 - 3 =`, for small causal models: generated, so no licence to mind.
+"""Sums and differences, `… problem: 12 + 7 - 3 =`, for small causal models. The data are generated and need
+no licence.
 
-The generator is `chain_sum` of reasoning-gym (extra `demo`), seeded: the same options give the same prompts, in its
-own words, on every machine. This is no human data set; say so where its scores are shown.
+The generator is `chain_sum` of reasoning-gym (extra `demo`), seeded: the same options give the same prompts
+on every machine. This is not a human-written data set; say so wherever its scores are shown.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def load(
 
 
 def scoring(**_: object) -> AnswerScoring:
-    """How outputs are scored; no option matters."""
+    """Return the scoring rule for outputs; it does not depend on the options."""
     return AnswerScoring(filters=FILTERS, same=same)
 
 
@@ -89,7 +90,7 @@ FILTERS: Mapping[str, Filter] = {"leading": leading, "flexible": flexible}
 
 
 def same(extracted: str, gold: str) -> bool:
-    """Whether both are the same whole number: `007` is 7, and `-0` is 0."""
+    """Return True if both are the same integer: `007` is 7, and `-0` is 0."""
     return _plain(extracted) == _plain(gold)
 
 

@@ -1,8 +1,8 @@
-"""What a task is: its examples, and how an output becomes right or wrong. Two kinds; every task is one of them.
+"""The task interface: examples, and the rule that scores an output.
 
-A task file has one function `load(...) -> Task`, whose keyword parameters are the task's options in a config. It may
-have a second one with the same parameters, `scoring(...) -> Scoring`: what counts as right, without the examples, so
-that stored answers can be scored again where the data are not.
+A task file has a function `load(...) -> Task`, whose keyword parameters are the task's options in a config.
+It may also have `scoring(...) -> Scoring` with the same parameters. That function returns the scoring rule
+without loading examples, so that stored answers can be scored again on a machine without the data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Filter = Callable[[str], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a rule says of one example."""
+    """Result of a scoring rule for one example."""
 
     correct: bool
     answers: Mapping[str, str | None] = field(default_factory=dict)
@@ -53,15 +53,15 @@ class _Versioned:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelScoring(_Versioned):
-    """How labels are scored: the predicted one is right when it is the example's."""
+    """Scoring of labels: correct if the predicted label is the example's."""
 
     metric: Metric = "accuracy"
-    """What the field reports for this task; shown beside accuracy."""
+    """The metric commonly reported for this task; shown beside accuracy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerScoring(_Versioned):
-    """How outputs in free text are scored: right when the extracted answer is the gold answer."""
+    """Scoring of free text: correct if the extracted answer matches the gold answer."""
 
     filters: Mapping[str, Filter]
     """Ways of finding the answer in an output. The first decides; the others are shown beside it."""
@@ -73,7 +73,7 @@ class AnswerScoring(_Versioned):
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceScoring(_Versioned):
-    """How choices are scored: the chosen one is right when it is the example's."""
+    """Scoring of choices: correct if the chosen one is the example's."""
 
     choose_by: ChooseBy = "sum"
     """The largest log-likelihood, or the largest for each character; the other one is shown beside it."""
@@ -81,7 +81,7 @@ class ChoiceScoring(_Versioned):
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodScoring(_Versioned):
-    """How given responses are compared: nothing is generated."""
+    """Likelihood of given responses; nothing is generated."""
 
     decide_by: DecideBy = "nll"
     """`exact`: a response is correct when each of its tokens is the most likely one. `nll`: none is correct, and the
@@ -93,15 +93,15 @@ Scoring = LabelScoring | AnswerScoring | ChoiceScoring | LikelihoodScoring
 
 @dataclass(frozen=True, kw_only=True)
 class _Named(_Versioned):
-    """What every kind of task has."""
+    """Fields common to all kinds of task."""
 
     name: str
     scored_by: str = ""
-    """Which of several ways of scoring a task's options choose; it is part of `scoring`."""
+    """Name of the scoring variant that the task's options select; part of `scoring`."""
     code: TaskCode | None = None
     """The user's code that makes the task; `load` fills it in."""
     source: Mapping[str, str] = field(default_factory=dict)
-    """Where the data come from: names, versions, hashes."""
+    """Provenance of the data: names, versions, hashes."""
 
     @property
     def scoring(self) -> str:
@@ -150,9 +150,9 @@ class LikelihoodTask(_Named, LikelihoodScoring):
 
     examples: Examples[PromptExample]
     end: bool = True
-    """Whether the end token behind a response counts."""
+    """Count the end token after a response."""
     rolling: bool = False
-    """Whether the responses are whole texts of any length, without prompts."""
+    """The responses are whole texts of any length, without prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ class ChatTask(_Named, AnswerScoring):
     examples: Examples[ChatExample]
     max_new_tokens: int
     likelihoods: bool = False
-    """Whether nothing is generated, and the likelihoods of the last turns are compared."""
+    """Compare the likelihoods of the last turns instead of generating."""
 
     def rendered(self, tokenizer: Any) -> GenerationTask | LikelihoodTask:
         """The assistant's turns as prompts and responses: in training all of them, else the last of a conversation.
@@ -201,8 +201,9 @@ def _messages(messages: Sequence[tuple[str, str]]) -> list[Message]:
 
 
 Task = ClassificationTask | GenerationTask | ChoiceTask | LikelihoodTask
-"""What can be evaluated; a `ChatTask` once it is rendered. Bench counts correct answers, so that it takes no
-`LikelihoodTask`."""
+"""Tasks that can be evaluated; a `ChatTask` becomes one once it is rendered. Bench needs correct counts, so
+it does not accept a `LikelihoodTask`.
+"""
 
 
 def rendered(task: Task | ChatTask, model: ModelSettings) -> Task:

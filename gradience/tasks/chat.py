@@ -1,8 +1,8 @@
 """Conversations from a user's own files (JSONL, CSV, TSV): `messages`, each with `role` and `content`.
 
-The tokenizer's chat template makes text of them. What is trained and scored are the assistant's turns alone: in
-training all of them, each once; in dev and confirm the last one of each conversation, since turns of one conversation
-are no separate evidence.
+The tokenizer's chat template renders them as text. Only the assistant's turns are trained on and scored: in
+training each turn once, in dev and confirm the last turn of each conversation, because turns of one
+conversation are not independent.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def load(
 def scoring(
     *, scorer: str = "exact", pattern: str | None = None, **_: object
 ) -> AnswerScoring | LikelihoodScoring:
-    """How the last turns are scored; of the options `scorer` and `pattern` matter. Raises as `load` does."""
+    """Return the scoring rule for the last turns, from the options `scorer` and `pattern`. Raises as `load`
+    does.
+    """
     return scoring_by(scorer, pattern)
 
 

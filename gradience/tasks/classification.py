@@ -57,5 +57,5 @@ def load(
 
 
 def scoring(*, metric: Metric = "accuracy", **_: object) -> LabelScoring:
-    """How labels are scored; of the options `metric` alone matters."""
+    """Return the scoring rule for labels; it depends only on the option `metric`."""
     return LabelScoring(metric=metric)

@@ -1,8 +1,8 @@
-"""The examples of a task: deduplicated, identified by their content, and given a role.
+"""The examples of a task: deduplicated, identified by their content, and assigned a role.
 
-An identity depends on the text alone. So it is the same on every machine, in every order of rows and in every
-subset of the data; and two spellings of one text can never stand on both sides of a split. Data without
-official splits get their roles from the identities; data that have splits keep them.
+An identity depends only on the text. It is therefore the same on every machine, in every row order and in
+every subset of the data, and two spellings of one text cannot be on both sides of a split. Data without
+official splits get their roles from the identities; data with splits keep them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 PER_10_000: Mapping[Role, int] = {"train": 5600, "dev": 2200, "confirm": 2200}
 """Shares of the roles. Decisions are taken on dev; confirm is looked at once, for a claim."""
 DEV = 500
-"""Examples of train that become dev where the data have no such split; a fifth of train where that is less."""
+"""Training examples that become dev if the data have no dev split; at most a fifth of train."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class PromptExample:
     """The first 16 hexadecimal digits of the sha256 of what is `canonical` of its prompt."""
     prompt: str
     response: str
-    """What follows the prompt in training, its leading space included; the end token is added behind it."""
+    """Training response after the prompt, including its leading space; the end token is added after it."""
     answer: str
     """The gold answer, as the task's filters extract it from `response`."""
     role: Role
@@ -66,11 +66,11 @@ class ChoiceExample:
     """The place of the correct one."""
     role: Role
     before: str = " "
-    """What stands between the prompt and a choice."""
+    """Separator between the prompt and a choice."""
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """What follows the prompt, for each choice."""
+        """Return the text after the prompt, for each choice."""
         return tuple(self.before + choice for choice in self.choices)
 
     @property
@@ -80,7 +80,7 @@ class ChoiceExample:
 
     @property
     def response(self) -> str:
-        """What follows the prompt in training."""
+        """Return the training response after the prompt."""
         return self.responses[self.label]
 
     @property
@@ -103,7 +103,7 @@ class ChatExample:
 
     @property
     def response(self) -> str:
-        """What the assistant says last."""
+        """Return the assistant's last turn."""
         return self.messages[-1][1]
 
 
@@ -112,14 +112,16 @@ Example = TypeVar("Example", LabelledExample, PromptExample, ChoiceExample, Chat
 
 @dataclass(frozen=True, slots=True)
 class Examples(Generic[Example]):
-    """The examples of one task, in an order that depends on their content alone, and what was left out."""
+    """The examples of one task, in an order that depends only on their content, and counts of omitted
+    rows.
+    """
 
     all: tuple[Example, ...]
     counts: Mapping[str, int]
     """rows, duplicates (later spellings of a kept text), conflicts (rows of texts with more than one label or
     answer within a role); a task adds what else it left out."""
     longest: int | None = None
-    """Bytes of the longest response, where only the first examples were kept."""
+    """Bytes of the longest response, if only the first examples were kept."""
 
     def of(self, role: Role, limit: int | None = None) -> tuple[Example, ...]:
         """The examples that have `role`; with `limit` the first so many, in an order that is as good as random."""
@@ -142,9 +144,9 @@ def fingerprint(
 
 
 def canonical(text: str) -> str:
-    """What two spellings of one text have in common: letters and digits, without case, accents or spacing.
+    """Return a spelling-independent form of a text: letters and digits, without case, accents or spacing.
 
-    The vowel signs of Indic scripts and of Thai are marks too, but no accents: they stay.
+    The vowel signs of Indic scripts and of Thai are marks too, but not accents, so they stay.
     """
     if text.isascii():
         return " ".join(text.lower().translate(_ASCII).split()) or " ".join(text.split())
@@ -158,9 +160,9 @@ _ASCII = {place: " " for place in range(128) if not chr(place).isalnum()}
 
 
 def content_id(text: str, *, exact: bool = False) -> str:
-    """The identity of a text: the first 16 hexadecimal digits of the sha256 of its canonical form.
+    """Return the identity of a text: the first 16 hexadecimal digits of the sha256 of its canonical form.
 
-    `exact` takes the text as it is: where signs matter, as in `3 - 4` and `3 + 4`.
+    exact: hash the text as it is. Needed if signs matter, as in `3 - 4` and `3 + 4`.
     """
     return sha256_text(text if exact else canonical(text))[:16]
 
@@ -198,10 +200,12 @@ def prepare(examples: Iterable[Example]) -> Examples[Example]:
 
 
 def prepare_first(examples: Callable[[], Iterable[Example]], limit: int) -> Examples[Example]:
-    """Return the first `limit` examples that `prepare` returns, and its counts, without holding all of them.
+    """Return the first `limit` examples that `prepare` would return, and its counts, without holding all
+    examples in memory.
 
-    Of every example, which has the role that its identity gives it, only numbers are kept: identity, digest of its
-    answer, length of its response. `examples` begins to read them; a second time only where many are left out.
+    Roles come from the identities. Only numbers are kept per example: identity, digest of its answer, length
+    of its response. `examples` starts a new pass over the data; a second pass is made only if many examples
+    are left out.
     """
     facts: dict[int, tuple[int, int]] = {}
     repeated: Counter[int] = Counter()
@@ -239,11 +243,11 @@ def prepare_first(examples: Callable[[], Iterable[Example]], limit: int) -> Exam
 
 
 def with_dev(examples: Examples[Example], dev: int | None) -> Examples[Example]:
-    """The same examples, `dev` of the training examples made dev; None takes the default.
+    """Return the examples with `dev` of the training examples moved to dev; None uses the default.
 
-    For data whose official test split confirms, and that have no dev split. Which ones become dev depends on their
-    identities alone, not on the order of the rows.
-    Raises UsageError (`task-dev`) when nothing would be left to train on.
+    For data whose official test split is used as confirm and that have no dev split. The choice depends only
+    on the identities, not on the row order.
+    Raises UsageError (`task-dev`) if no training examples would remain.
     """
     train = examples.of("train")
     if dev is not None and dev >= len(train) > 0:

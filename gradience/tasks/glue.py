@@ -27,12 +27,12 @@ class Subset:
     columns: Columns
     label_names: tuple[str, ...]
     gate: str
-    """What a probe must reach before anything is concluded from it; the predecessor's. Text, since it is exact."""
+    """Accuracy that a probe must reach before conclusions are drawn from it. Text, since it is exact."""
     confirms: int
     """Size of the hub's validation split, which confirms: for a forecast, before the data are read."""
     metric: Metric = "accuracy"
     exact: bool = False
-    """Texts that differ in punctuation alone are different: a comma may decide the label."""
+    """Texts that differ only in punctuation are different examples: a comma may decide the label."""
 
 
 _ENTAILS = ("entailment", "not_entailment")
@@ -74,12 +74,13 @@ def load(
     mismatched: bool = False,
     dev: Annotated[int, Field(ge=0)] | None = None,
 ) -> ClassificationTask:
-    """A task of GLUE from the hub, or from two files (CSV, TSV, JSONL) with the hub's columns.
+    """Load a GLUE task from the hub, or from two files (CSV, TSV, JSONL) with the hub's columns.
 
-    subset: cola, mnli, mrpc, qnli, qqp, rte or sst2. mismatched: confirm on MNLI's other validation split.
-    dev: how many examples of train become dev (500; a fifth of train where that is less).
-    Raises UsageError (`glue-subset`), InputError (`task-label`), and what `rows.train_and_confirm`, `Labels` and
-    `examples.with_dev` raise.
+    subset: cola, mnli, mrpc, qnli, qqp, rte or sst2. mismatched: confirm on MNLI's mismatched validation
+    split.
+    dev: number of training examples that become dev (default 500, at most a fifth of train).
+    Raises UsageError (`glue-subset`), InputError (`task-label`), and the errors of `rows.train_and_confirm`,
+    `Labels` and `examples.with_dev`.
     """
     kind = _subset(subset)
     if mismatched and subset != "mnli":
@@ -110,7 +111,9 @@ def load(
 
 
 def scoring(*, subset: str, **_: object) -> LabelScoring:
-    """How labels are scored; of the options `subset` alone matters. Raises UsageError (`glue-subset`)."""
+    """Return the scoring rule for labels; it depends only on the option `subset`. Raises UsageError
+    (`glue-subset`).
+    """
     return LabelScoring(metric=_subset(subset).metric)
 
 

@@ -39,12 +39,13 @@ def load(
     dev: Annotated[int, Field(ge=0)] | None = None,
     max_new_tokens: Annotated[int, Field(ge=1)] = 320,
 ) -> GenerationTask:
-    """GSM8K from the hub, or from two JSONL files with the fields `question` and `answer`.
+    """Load GSM8K from the hub, or from two JSONL files with the fields `question` and `answer`.
 
-    The test split confirms, `dev` examples are held out of train (500; a fifth of train where that is less).
-    annotations: `keep` trains on the answers as they are published; `strip` takes the calculator's `<<…>>` out.
-    `counts` also holds `unparsable`: rows whose own answer would not be counted as right.
-    Raises what `rows.train_and_confirm` and `examples.with_dev` raise.
+    The test split is used as confirm, and `dev` examples are held out of train (default 500, at most a fifth
+    of train).
+    annotations: `keep` trains on the answers as published; `strip` removes the calculator's `<<…>>`.
+    `counts` also holds `unparsable`: rows whose own answer would not be counted as correct.
+    Raises the errors of `rows.train_and_confirm` and `examples.with_dev`.
     """
     tables = train_and_confirm(
         train_file, test_file, dataset=dataset, subset=subset, split="test", revision=revision
@@ -68,7 +69,7 @@ def load(
 
 
 def scoring(**_: object) -> AnswerScoring:
-    """How outputs are scored; no option matters."""
+    """Return the scoring rule for outputs; it does not depend on the options."""
     return AnswerScoring(filters=FILTERS, same=same)
 
 
@@ -79,9 +80,10 @@ def strict(output: str) -> str | None:
 
 
 def flexible(output: str) -> str | None:
-    """What looks like the last number: two or more of `$0-9.,`, or digits; each with a minus sign or without.
+    """Return the last number-like string: two or more of `$0-9.,`, or digits, each with or without a minus
+    sign.
 
-    So a lone `.` is none, but `..`, `,,` or `$$` is (and equals no gold answer): that is the rule.
+    By this rule a lone `.` does not match, but `..`, `,,` or `$$` does (and equals no gold answer).
     """
     matches = _FLEXIBLE.findall(output)
     return matches[-1] if matches else None

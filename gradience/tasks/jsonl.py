@@ -82,14 +82,18 @@ def load(
 def scoring(
     *, scorer: str = "exact", pattern: str | None = None, choose_by: ChooseBy = "sum", **_: object
 ) -> AnswerScoring | ChoiceScoring | LikelihoodScoring:
-    """How outputs are scored; of the options `scorer`, `pattern` and `choose_by` matter. Raises as `load` does."""
+    """Return the scoring rule, from the options `scorer`, `pattern` and `choose_by`. Raises as `load`
+    does.
+    """
     if scorer == "multiple_choice":
         return ChoiceScoring(choose_by=choose_by)
     return scoring_by(scorer, pattern)
 
 
 def response_of(row: Row) -> str:
-    """What follows the prompt: the `completion` as it is, or the `answer` behind a blank. Raises InputError."""
+    """Return the text after the prompt: the `completion` as it is, or the `answer` after a blank. Raises
+    InputError.
+    """
     if row.has("completion"):
         return row.text("completion")
     return row.answer().strip() if row.text("prompt")[-1].isspace() else f" {row.answer().strip()}"

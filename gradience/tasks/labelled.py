@@ -57,7 +57,7 @@ class Labels:
         self.places: dict[str, str] = {}
         """Label -> the first row that has it."""
         self.trained: set[str] = set()
-        """Labels of train, or of everything where the identities give the roles."""
+        """Labels in train, or in all data if the identities assign the roles."""
         for role, table in tables.items():
             classes = table.label_names.get(columns.label, ())
             for row in table.read():
@@ -126,9 +126,9 @@ def pair_id(text: str, text_pair: str | None, *, exact: bool = False) -> str:
 
 
 def check_labels(names: Sequence[str], metric: Metric, tables: Tables) -> None:
-    """Raise InputError (`task-label`) unless there are two labels or more, each once.
+    """Raise InputError (`task-label`) unless there are at least two labels and all are distinct.
 
-    UsageError (`task-metric`) where `metric` needs exactly two.
+    Raises UsageError (`task-metric`) if `metric` needs exactly two labels.
     """
     if len(set(names)) < max(2, len(names)):
         source = " and ".join(table.source for table in tables.values())

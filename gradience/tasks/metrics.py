@@ -1,4 +1,4 @@
-"""What a field reports for labels that were predicted, from scikit-learn's definitions (extra `bench`)."""
+"""Standard metrics for predicted labels, with scikit-learn's definitions (extra `bench`)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Metric = Annotated[str, AfterValidator(_known)]
 
 
 def score(metric: Metric, labels: Sequence[int], predictions: Sequence[int]) -> float:
-    """`metric` of `predictions` against the true `labels`; both are indices of label names, in one order.
+    """Return `metric` of `predictions` against the true `labels`; both are indices into the same list of
+    label names.
 
-    accuracy: the share of equal ones. f1: of label 1, as GLUE takes it for MRPC and QQP; 0 where label 1
-    occurs neither among labels nor among predictions. matthews: the correlation coefficient, in [-1, 1]; 0
-    where all labels or all predictions are the same, as scikit-learn has it.
-    Raises MissingExtra, and ValueError for nothing to score, for lengths that differ, and for f1 of more than
-    two labels.
+    accuracy: the share of equal ones. f1: of label 1, as GLUE uses it for MRPC and QQP; 0 if label 1 occurs
+    neither among labels nor among predictions. matthews: the correlation coefficient, in [-1, 1]; 0 if all
+    labels or all predictions are the same, as in scikit-learn.
+    Raises MissingExtra, and ValueError for empty input, different lengths, and f1 with more than two labels.
     """
     if not labels or len(labels) != len(predictions):
         raise ValueError(f"{len(labels)} labels and {len(predictions)} predictions cannot be compared")

@@ -59,5 +59,5 @@ def load(path: Path | None = None) -> ClassificationTask:
 
 
 def scoring(**_: object) -> LabelScoring:
-    """How labels are scored; no option matters."""
+    """Return the scoring rule for labels; it does not depend on the options."""
     return LabelScoring()

@@ -28,14 +28,14 @@ from gradience.words import counted
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row, and where it stands."""
+    """One row and its position in the file."""
 
     place: str
     """`reviews.csv: line 12`, for errors."""
     values: Mapping[str, object]
 
     def value(self, column: str) -> object:
-        """What stands in `column`. Raises InputError (`task-column`)."""
+        """Return the value of `column`. Raises InputError (`task-column`)."""
         if column not in self.values:
             raise InputError(
                 f"{self.place}: no column `{column}`",
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def id(self) -> str | None:
-        """The id that the row brings; None where it brings none. Raises InputError (`task-id`)."""
+        """Return the row's own id; None if it has none. Raises InputError (`task-id`)."""
         value = self.values.get("id")
         if isinstance(value, str | int) and not isinstance(value, bool):
             return self.text("id") if isinstance(value, str) and value.strip() else str(value).strip() or None
@@ -93,7 +93,9 @@ class Row:
         )
 
     def has(self, column: str) -> bool:
-        """Whether something stands in `column`: not null, and in CSV, where every row has every column, not blank."""
+        """Return True if `column` has a value: not null, and not blank in CSV, which has every column in
+        every row.
+        """
         value = self.values.get(column)
         return bool(value.strip()) if isinstance(value, str) else value is not None
 
@@ -115,7 +117,7 @@ class Table:
     source: str
     """Name and version: for a file its sha256, on the hub the revision when one was asked for."""
     label_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By column: the names of its labels, where the data say them (`ClassLabel` on the hub)."""
+    """Column -> names of its labels, if the data contain them (`ClassLabel` on the hub)."""
 
 
 Tables = Mapping[Role | None, Table]
@@ -187,7 +189,7 @@ def hub(dataset: str, split: str, *, subset: str | None = None, revision: str | 
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first; its name where it says nothing."""
+    """Return the first line of an error message, or the error's class name if it is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -205,9 +207,11 @@ def unclear(hint: str) -> UsageError:
 
 
 def by_role(alone: Place | None, places: Mapping[Role, Place | None]) -> dict[Role | None, Place]:
-    """What to read, in the order in which a text keeps its first role; under None what the identities split.
+    """Return the sources to read, in the order in which a text keeps its first role; under None the data to
+    split by identity.
 
-    Raises UsageError (`task-files`) unless there is one place alone, or one to train on and one to confirm with.
+    Raises UsageError (`task-files`) unless there is either a single source, or one for train and one for
+    confirm.
     """
     if alone is not None:
         return {None: alone}
@@ -258,7 +262,7 @@ def train_and_confirm(
 
 
 def sources_of(tables: Mapping[Any, Table]) -> dict[str, str]:
-    """Where the data of a task come from, by role."""
+    """Return the provenance of a task's data, by role."""
     return {role or "all": table.source for role, table in tables.items()}
 
 
@@ -269,7 +273,7 @@ Kind = Literal["prompts", "choices", "labels", "messages"]
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What the rows of a kind have."""
+    """Required fields for one kind of row."""
 
     needed: tuple[str, ...]
     one_of: tuple[str, ...] = ()
@@ -284,7 +288,7 @@ class Fields:
         return " and ".join([*(f"`{name}`" for name in self.needed), *alternatives])
 
     def are_in(self, row: Row) -> bool:
-        """Whether the row has them."""
+        """Return True if the row has these fields."""
         return all(map(row.has, self.needed)) and (not self.one_of or any(map(row.has, self.one_of)))
 
 
@@ -298,7 +302,7 @@ KINDS: Mapping[Kind, Fields] = {
 
 
 def kind_of(row: Row) -> Kind | None:
-    """The kind that the fields of a row make it; None where they make none."""
+    """Return the kind of row that its fields match; None if they match none."""
     return next((kind for kind, fields in KINDS.items() if fields.are_in(row)), None)
 
 
@@ -336,7 +340,7 @@ def checked(table: Table, kind: Kind) -> Iterator[Row]:
 
 
 def _not_of(kind: Kind, row: Row, *, first: bool) -> InputError:
-    """What is wrong with a row that lacks fields of its kind."""
+    """Describe why a row lacks fields of its kind."""
     fields, other = KINDS[kind], kind_of(row)
     if other is not None and first:
         return InputError(
@@ -397,11 +401,12 @@ def gather(
     make: Callable[[Row, Role], Example],
     dev: int | None,
 ) -> Examples[Example]:
-    """The examples of `tables`, `dev` of them held out of train where only train and confirm are there.
+    """Return the examples of `tables`, with `dev` of them held out of train if there are only train and
+    confirm.
 
-    about: the text that a row's identity is made of; rows that share it are of one role, never of two.
-    Raises InputError (`task-leak`: a row of one file is in another one, too), UsageError (`task-files`), and as
-    `checked`, `make` and `with_dev` do.
+    about: the text that a row's identity is computed from; rows that share it have the same role.
+    Raises InputError (`task-leak`: a row occurs in two files), UsageError (`task-files`), and the errors of
+    `checked`, `make` and `with_dev`.
     """
     ids: dict[str, str] = {}  # of an example -> the id that its row brings
 

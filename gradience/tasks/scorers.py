@@ -34,14 +34,14 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """How an output is scored."""
+    """Extraction and comparison of an answer."""
 
     name: str
     extract: Filter
     same: Callable[[str, str], bool]
     """(extracted, gold) -> whether it is correct."""
     words: str
-    """What is compared, for people."""
+    """Description of the comparison, for people."""
 
 
 def stripped(output: str) -> str | None:
@@ -59,12 +59,12 @@ def plain(text: str) -> str:
 
 
 def same_plain(extracted: str, gold: str) -> bool:
-    """Whether both have the same normal form."""
+    """Return True if both have the same normal form."""
     return plain(extracted) == plain(gold)
 
 
 def contains(extracted: str, gold: str) -> bool:
-    """Whether the gold answer occurs in the output, in whatever case."""
+    """Return True if the output contains the gold answer, ignoring case."""
     return gold.strip().casefold() in extracted.casefold()
 
 
@@ -94,7 +94,7 @@ def scorer_of(name: str, pattern: str | None) -> Scorer:
 
 
 def scoring_by(scorer: str, pattern: str | None) -> AnswerScoring | LikelihoodScoring:
-    """How outputs are scored by the scorer of this name, or by their likelihoods. Raises as `scorer_of` does."""
+    """Return the scoring rule of this scorer, or scoring by likelihood. Raises as `scorer_of` does."""
     if scorer == NLL:
         return LikelihoodScoring()
     rule = scorer_of(scorer, pattern)
@@ -102,7 +102,7 @@ def scoring_by(scorer: str, pattern: str | None) -> AnswerScoring | LikelihoodSc
 
 
 def room_for(examples: Examples[PromptExample] | Examples[ChatExample]) -> int:
-    """How many tokens an output may have: a token is never less than a byte of the longest response."""
+    """Return the token limit for outputs. A token is at least one byte of the longest response."""
     longest = examples.longest
     if longest is None:
         longest = max((len(example.response.encode()) for example in examples.all), default=0)
@@ -125,10 +125,12 @@ def gold_of(row: Row, response: str, answer: str | None, rule: Scorer) -> str:
 
 
 def matching(pattern: str) -> Filter:
-    """From an output to what the first match of `pattern` has in its group, or the whole match where it has none.
+    """Return a filter that extracts the group of the first match of `pattern`, or the whole match without a
+    group.
 
-    The `regex` package reads it, within a time. Raises UsageError (`task-pattern`) for what is no such pattern; the
-    filter raises InputError (`task-pattern`) when an output takes longer: what is correct must not depend on the clock.
+    The pattern uses the `regex` package, with a time limit. Raises UsageError (`task-pattern`) for an invalid
+    pattern. The filter raises InputError (`task-pattern`) on a timeout, since correctness must not depend on
+    the clock.
     """
     reason = too_large(pattern)
     compiled: Any = None

@@ -35,15 +35,17 @@ def load(
     exact: bool = False,
     metric: Metric = "accuracy",
 ) -> ClassificationTask:
-    """Examples from one `file`, from `train_file` and `confirm_file`, or from `dataset`; one of the three.
+    """Load examples from one `file`, from `train_file` and `confirm_file`, or from `dataset`; exactly one of
+    the three.
 
-    Where one file (or one split) is all there is, the identities of the texts give the roles. Where there is a
-    confirm file (or split) but none for dev, `dev` examples are held out of train (500; a fifth of train where
-    that is less).
-    label_names: in the order of their indices; by default what the data say, or the sorted labels of train.
+    If there is only one file (or split), the identities of the texts assign the roles. If there is a confirm
+    file (or split) but none for dev, `dev` examples are held out of train (default 500, at most a fifth of
+    train).
+    label_names: in the order of their indices; by default the names in the data, or the sorted labels of
+    train.
     exact: texts that differ only in case, accents, punctuation or spacing are different texts.
-    Raises UsageError (`task-files`, `task-metric`), InputError (`task-label`), and what `rows.local`,
-    `rows.hub`, `Labels` and `examples.with_dev` raise.
+    Raises UsageError (`task-files`, `task-metric`), InputError (`task-label`), and the errors of
+    `rows.local`, `rows.hub`, `Labels` and `examples.with_dev`.
     """
     if sum(given is not None for given in (file, train_file or dev_file or confirm_file, dataset)) != 1:
         raise unclear("give exactly one of `file`, `train_file` with `confirm_file`, and `dataset`")
@@ -72,5 +74,5 @@ def load(
 
 
 def scoring(*, metric: Metric = "accuracy", **_: object) -> LabelScoring:
-    """How labels are scored; of the options `metric` alone matters."""
+    """Return the scoring rule for labels; it depends only on the option `metric`."""
     return LabelScoring(metric=metric)

@@ -27,7 +27,7 @@ HOW = f"one of your own is a file, `path/to/file.py`, or an installed entry poin
 
 
 def is_file(profile: str) -> bool:
-    """Whether the profile names a file: it ends in `.py`."""
+    """Return True if the profile names a file: it ends in `.py`."""
     return profile.endswith(".py")
 
 
@@ -37,9 +37,9 @@ def installed() -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def file_code(profile: str, path: Path) -> tuple[TaskCode, bytes]:
-    """What the file at `path` holds, and its digest; `profile`: as a config names it.
+    """Return the content of the file at `path`, and its digest. profile: as named in the config.
 
-    Raises InputError (`task-file`) when it cannot be read.
+    Raises InputError (`task-file`) if the file cannot be read.
     """
     try:
         content = read_file(path, MAX_SETTINGS_BYTES)
@@ -56,7 +56,7 @@ def file_code(profile: str, path: Path) -> tuple[TaskCode, bytes]:
 
 
 def entry_code(entry: importlib.metadata.EntryPoint) -> TaskCode:
-    """Which package brings the entry point, and the digest of the module that it names."""
+    """Return the package that provides the entry point, and the digest of the module that it names."""
     package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else None
     origin = _origin(entry.module)
     digest = sha256_file(origin) if origin else None
@@ -66,7 +66,7 @@ def entry_code(entry: importlib.metadata.EntryPoint) -> TaskCode:
 
 
 def is_allowed() -> bool:
-    """Whether the environment allows a user's code to run."""
+    """Return True if the environment allows a user's code to run."""
     return os.environ.get(ALLOW) == "1"
 
 
@@ -98,7 +98,7 @@ def require_permission(profile: str, code: TaskCode) -> None:
 
 
 def run_file(path: Path, content: bytes) -> Any:
-    """Execute the bytes that were hashed as a module, and return its `load`; None where it has none."""
+    """Execute the hashed bytes as a module, and return its `load`; None if it has none."""
     path = path.resolve()
     # A name of its own in sys.modules: dataclasses and the annotations of the options are looked up there.
     name = f"gradience_task_{sha256_text(str(path))[:16]}"
@@ -109,7 +109,9 @@ def run_file(path: Path, content: bytes) -> Any:
 
 
 def _origin(module: str) -> Path | None:
-    """The file of a module, looked up along sys.path without importing its packages; None where it is no file."""
+    """Return the file of a module, found along sys.path without importing its packages; None if it has no
+    file.
+    """
     where: Any = None
     spec = None
     names = module.split(".")

@@ -29,7 +29,7 @@ class OneDevice(TrainingArguments):
 
     @property
     def device(self) -> torch.device:
-        """Where model and batches go."""
+        """Return the device of the model and the batches."""
         super().device  # noqa: B018  (joins the other processes on first use)
         return torch.device(self.place)
 
@@ -40,14 +40,14 @@ class OneDevice(TrainingArguments):
 
 
 BY_LENGTH = "group_by_length"
-"""What transformers calls it."""
+"""transformers' name for the option."""
 
 
 class ByLength(Sampler[int]):
-    """Groups of like length in another order for each epoch, which the seed and the number of the epoch decide.
+    """Batches of similar length, in an order that depends on the seed and the epoch number.
 
-    transformers' own sampler draws from torch's global state, so that a training which is resumed would see other
-    examples than one that was left alone.
+    transformers' own sampler draws from torch's global state, so a resumed training would see other examples
+    than an uninterrupted one.
     """
 
     def __init__(self, lengths: Sequence[int], together: int, seed: int) -> None:
@@ -71,7 +71,7 @@ class ByLength(Sampler[int]):
 
 
 class OrderedTrainer(Trainer):
-    """The Trainer, with `ByLength` where its arguments ask for groups of like length."""
+    """The Trainer, with `ByLength` if its arguments group by length."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != BY_LENGTH:
@@ -126,9 +126,9 @@ def sequences_per_step(args: TrainingArguments, recipe: TrainSettings) -> int:
 def trainer_arguments(
     recipe: TrainSettings, folder: Path, seed: int, base: Base, checkpointing: bool
 ) -> OneDevice:
-    """Return the recipe in the Trainer's words, and make the base's device the current one.
+    """Return the recipe as the Trainer's arguments, and make the base's device the current one.
 
-    folder: where checkpoints go. checkpointing: of gradients. Raises UsageError (`processes`).
+    folder: for checkpoints. checkpointing: gradient checkpointing. Raises UsageError (`processes`).
     """
     processes = processes_here()
     accumulation, rest = divmod(

@@ -1,7 +1,7 @@
-"""From examples to what the model is trained on: token ids, and labels on the response alone.
+"""Training inputs from examples: token ids, and labels only on the response.
 
-An example's labels are -100 (which the loss ignores) on the prompt and on padding, and the token itself on the
-response and on the end token behind it. So the loss is about answers, and the model learns to stop.
+An example's labels are -100 (ignored by the loss) on the prompt and on padding, and the token itself on the
+response and on the end token after it. So the loss covers only answers, and the model learns to stop.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Order(BaseModel):
     profile: str
     options: dict[str, Any]
     folder: Path | None = None
-    """Where relative paths in the options start; by default where the command is run."""
+    """Base folder of relative paths in the options; by default the working directory."""
     data: str
     """Fingerprint of the train examples that the process which launches this has seen."""
     model: ModelSettings

@@ -1,4 +1,4 @@
-"""The peak of memory of a stage, on the device where it computes."""
+"""Peak memory of a stage, on its compute device."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 import torch
 
 Reading = Callable[[], int | None]
-"""Bytes at most since the watching began; None where the system cannot tell."""
+"""Returns the peak in bytes since measurement started; None if the system cannot report it."""
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 RESET_PEAK = "5"
-"""What Linux takes as the order to forget the peak of a process's resident memory (man 5 proc)."""
+"""Value that resets the peak resident memory of a Linux process (man 5 proc)."""
 
 
 def watch_peak(device: torch.device) -> Reading:
-    """Begin to watch the memory of `device`; call what this gives for the peak since then.
+    """Start measuring the memory of `device`. Call the result for the peak since then.
 
-    On a GPU: what torch had allocated there. On a processor: the resident memory of this process, where the system can
-    forget the peak of before (Linux); elsewhere None, since a peak of the whole process is none of a stage. What lay
-    there already, such as a loaded base, counts.
+    On a GPU: memory allocated by torch. On a CPU: resident memory of this process, if the system can reset
+    the earlier peak (Linux); otherwise None, since the peak of the whole process is not that of a stage.
+    Memory already in use, such as a loaded base, counts.
 
     >>> peak = watch_peak(torch.device("cpu"))
     >>> block = bytearray(10_000_000)

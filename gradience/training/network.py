@@ -50,11 +50,11 @@ def with_fresh_lora(
 
 
 class Weights(NamedTuple):
-    """What an adapter of the network holds."""
+    """Parameter counts of an adapter in the network."""
 
     lora_params: int
     other_params: int
-    """Of whatever else is trained: a classifier's head, for example."""
+    """Other trained parameters, such as a classifier's head."""
     sha256: str
     """Over names and bytes of both."""
 

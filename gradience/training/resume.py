@@ -1,11 +1,11 @@
-"""Resume a training where its process was killed, and recognise one that is done.
+"""Resume a training whose process was killed, and recognise a finished one.
 
 OUTPUT/training.json   written last: the training is done
-OUTPUT/adapter         what came out
+OUTPUT/adapter         the trained adapter
 OUTPUT/checkpoints, start.json   until then
 
-The Trainer writes a checkpoint file by file. A process killed in the middle leaves a folder that looks like a
-checkpoint; so a mark is written last, and a folder without the mark is thrown away.
+The Trainer writes a checkpoint file by file, so a killed process may leave an incomplete one. A marker file
+is written last, and a checkpoint without it is deleted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from gradience.reports.training import ADAPTER, REPORT, Earlier, TrainingReport
 MARK = "complete"
 KEPT = 2
 TORCH_WRITING = ("inline_container", "iostream", "Parent directory")
-"""What torch.save says in a plain RuntimeError when the disk refuses: its own file, or the library that writes."""
+"""Messages of torch.save's plain RuntimeError for a disk error: its source file, or the writer library."""
 
 
 class MarkComplete(TrainerCallback):
@@ -89,9 +89,9 @@ def step_of(checkpoint: Path) -> int:
 
 
 def ended_at(checkpoint: Path) -> TrainerState | None:
-    """Return the state in a checkpoint after which no step is left; None where some are.
+    """Return the state of a checkpoint with no steps left; None if steps remain.
 
-    None is left when all are done, or when the loss is no number any more.
+    No steps are left if all are done, or if the loss is no longer a number.
     """
     path = checkpoint / "trainer_state.json"
     check_regular(path, limit=MAX_DATA_BYTES)
@@ -134,7 +134,7 @@ def last_loss(history: Sequence[Mapping[str, Any]], interval: int) -> float | No
 
 
 class Started(BaseModel):
-    """What the file says: what decides the training, and on what it ran."""
+    """Content of the start file: everything that determines the training, and the machine it ran on."""
 
     call: str
     """Digest of everything that decides the training."""
@@ -207,7 +207,7 @@ CHECKPOINTS, JOURNAL = "checkpoints", "start.json"
 
 
 def run_from_newest(trainer: Trainer, journal: Journal, checkpoints: Path) -> float:
-    """Train, from the newest complete checkpoint where there is one, and return seconds."""
+    """Train, from the newest complete checkpoint if there is one, and return seconds."""
     main = trainer.is_world_process_zero()
     if main:
         remove_incomplete(checkpoints)

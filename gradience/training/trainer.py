@@ -1,8 +1,8 @@
-"""Train one LoRA adapter: seeded before anything is drawn, resumable, recorded. The only trainer of the project.
+"""Train one LoRA adapter: seeded, resumable and recorded. The only trainer of the project.
 
-Hugging Face's Trainer does the steps, PEFT the adapter, GradienceCallback the telemetry. What is ours is the
-order of things: every random stream has a seed of its own (seeds.py) that is set before its draw, the loss is
-on the response alone (encode.py), and what was started from and what came out is written down.
+Hugging Face's Trainer runs the steps, PEFT provides the adapter, GradienceCallback the telemetry. This module
+adds the order of operations: every random stream has its own seed (seeds.py), set before its draw; the loss
+covers only the response (encode.py); and the inputs and the result are recorded.
 
 On one machine, with the same number of threads and the same versions, the same call gives the same bytes.
 """
@@ -68,15 +68,17 @@ def train(
 ) -> TrainingReport:
     """Train an adapter on the task's train examples and write it to `output`/adapter, with `training.json`.
 
-    `lora` are arguments of PEFT's LoraConfig, a full `rank_pattern` and `alpha_pattern` among them. With
-    `trained="head"` the LoRA stays at B = 0: the control that says what a classifier's head is worth alone.
-    A call whose process was killed resumes from the last complete checkpoint in `output` (`recipe.save_steps`);
-    a call that had finished returns its report. Several processes (torchrun, accelerate launch) share the batch.
-    `output` holds `run.jsonl` too, the telemetry.
+    `lora` holds arguments of PEFT's LoraConfig, including a full `rank_pattern` and `alpha_pattern`. With
+    `trained="head"` the LoRA stays at B = 0: a control that shows the effect of the classifier's head only.
+    A call whose process was killed resumes from the last complete checkpoint in `output`
+    (`recipe.save_steps`); a finished call returns its report. Several processes (torchrun, accelerate launch)
+    share the batch.
+    `output` also holds `run.jsonl`, the telemetry.
 
-    Raises InputError or NetworkError when the base cannot be loaded, InputError when `output` holds another
-    training (`other-training`), UsageError when task and model do not fit together (`task-model`), and for devices and
-    processes that cannot be had (`no-device`, `processes`, `effective-batch`); OutputError (`write-failed`).
+    Raises InputError or NetworkError if the base cannot be loaded, InputError if `output` holds a different
+    training (`other-training`), UsageError if task and model do not fit together (`task-model`), and for
+    unavailable devices and processes (`no-device`, `processes`, `effective-batch`); OutputError
+    (`write-failed`).
     """
     watch = Stopwatch(command="train")
     labels = labels_of(task, model)

@@ -36,10 +36,10 @@ DATA_KEYS = (
 )  # fmt: skip
 """`dataset_kwargs` that say what is read and how; `trust_remote_code` does nothing since datasets 4."""
 CARDS = ("README.md", ".huggingface.yaml")
-"""Files of a folder of data in which `datasets` finds where they are."""
+"""Files in which `datasets` looks for the data files of a folder."""
 HUB = "hf://"
 MOST_FILES = 32
-"""Of one definition: lm-eval's own have up to four."""
+"""Largest number of files in one definition; lm-eval's own have up to four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +52,18 @@ class Definition:
     files: tuple[tuple[str, bytes], ...]
     """Name and content of each file: the YAML, what it includes, the modules beside it that it names."""
     values: Mapping[str, Any] | None
-    """What it says; None where functions stand in it, which only lm-eval can read."""
+    """Parsed content; None if it contains functions, which only lm-eval can read."""
     reasons: tuple[str, ...]
-    """What in it is code."""
+    """Parts of the definition that are code."""
 
     @property
     def sha256(self) -> str:
-        """Of all its files."""
+        """Digest of all its files."""
         return sha256_parts([content for _, content in self.files])
 
     @property
     def code(self) -> TaskCode | None:
-        """What it would run; None where it is none."""
+        """Return the code it would run; None if it has none."""
         if not self.reasons:
             return None
         return TaskCode(
@@ -72,10 +72,10 @@ class Definition:
 
 
 def definition_of(profile: str, folder: Path | None = None) -> Definition:
-    """Read the definition behind `lm_eval:…`; nothing of it is run. folder: where a relative path starts.
+    """Read the definition behind `lm_eval:…` without running any of it. folder: base of a relative path.
 
-    Raises MissingExtra where a name is given and lm-eval is not installed; InputError: `task-file` (no such file, no
-    mapping, or files that include each other), `task-unknown`, `task-group` (several tasks), `bad-yaml`.
+    Raises MissingExtra if a name is given and lm-eval is not installed; InputError: `task-file` (no such
+    file, not a mapping, or a circular include), `task-unknown`, `task-group` (several tasks), `bad-yaml`.
     """
     name = profile.removeprefix(PREFIX)
     if name.endswith(SUFFIXES):
@@ -122,10 +122,10 @@ def _merged(
     chain: list[tuple[Path, bytes]],
     functions: dict[str, Path | None],
 ) -> dict[str, Any]:
-    """What a file and what it includes say together: it stands over what it includes, as in lm-eval.
+    """Return a file merged with the files it includes. Its own values take precedence, as in lm-eval.
 
-    chain: gets each file with its content.   functions: get what follows each `!function`, with the module beside the
-    file that lm-eval would import. Raises InputError (`bad-yaml`, `task-file`).
+    chain: receives each file with its content.   functions: receives the name after each `!function`, with
+    the module beside the file that lm-eval would import. Raises InputError (`bad-yaml`, `task-file`).
     """
     path = path.expanduser().resolve()
     if path in above or len(above) >= MOST_FILES:
@@ -157,7 +157,7 @@ def _merged(
 
 
 def _code_in(values: Mapping[str, Any]) -> Iterator[str]:
-    """What in a definition without functions is code all the same, or has code of others run."""
+    """Yield the parts of a function-free definition that are still code, or that run third-party code."""
     if "class" in values:
         yield "class"
     if values.get("unsafe_code"):
@@ -197,7 +197,7 @@ def _check_data(profile: str, values: Mapping[str, Any]) -> None:
 
 
 def _addresses_in(card: Path) -> list[str]:
-    """Addresses in the metadata of a data set's card, if it says where data are."""
+    """Return the data addresses in a data set card's metadata, if there are any."""
     if not card.is_file():
         return []
     metadata = read_file(card, MAX_SETTINGS_BYTES).partition(b"\n---")[0]

@@ -24,7 +24,7 @@ BUILDERS = ("arrow", "csv", "json", "pandas", "parquet", "text")
 PATTERNS = ("lm_eval.filters.extraction", "lm_eval.filters.transformation", "lm_eval.api.metrics")
 """Modules that match outputs with the patterns of a task."""
 SEED = 1234
-"""Of the few shots, as lm-eval's command line draws them."""
+"""Seed for the few-shot examples, the default of lm-eval's command line."""
 SECONDS = 1.0
 """For one search with a pattern of a task."""
 
@@ -104,7 +104,7 @@ def load(definition: Definition, num_fewshot: int | None) -> Any:
 
 
 def unusable_errors() -> tuple[type[Exception], ...]:
-    """Return what lm-eval and the templates of a task raise where the task cannot be used."""
+    """Return the exceptions that lm-eval and task templates raise for an unusable task."""
     from jinja2 import TemplateError
 
     usual = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError)
@@ -171,7 +171,9 @@ BOUNDED = SimpleNamespace(
     sub=lambda pattern, by, text: _replace(text, pattern, by),
     escape=re.escape,
 )
-"""What modules of lm-eval use of `re`: a pattern of a stranger may never end."""
+"""The parts of `re` that lm-eval modules use, with a time limit, because an untrusted pattern may never
+end.
+"""
 
 
 def _first_line(error: Exception) -> str:

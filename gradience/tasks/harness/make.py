@@ -23,13 +23,13 @@ CORRECT = ("exact_match", "acc", "acc_norm", "acc_bytes", "acc_mutual_info", "em
 WAYS: dict[str, ChooseBy] = {"acc": "sum", "acc_norm": "per_character"}
 """Metrics that are our own ways of choosing."""
 NOTHING = "[invalid]"
-"""What lm-eval's filters say where they find nothing."""
+"""Result of lm-eval's filters if nothing matches."""
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Names of the longest output, as lm-eval reads them: the first that is given counts."""
 MOST_TOKENS = 256
-"""Where none is given, as lm-eval's."""
+"""Default maximum of generated tokens, as in lm-eval."""
 GREEDY = {"do_sample": (False, None), "temperature": (0, 0.0, None), "num_beams": (1, None)}
-"""What generation settings may say: everything else is not what a greedy answer is."""
+"""Generation settings that are compatible with greedy decoding."""
 IDLE = {"until", "top_p", "top_k", *LENGTHS, *GREEDY}
 """Settings that are read, or change nothing in a greedy answer."""
 
@@ -59,7 +59,7 @@ class Making:
     """One task on its way to ours."""
 
     confirm: Documents
-    """Test documents, or validation where there are none."""
+    """Test documents, or validation documents if there are none."""
     train: Documents
     dev: int | None
 
@@ -83,7 +83,7 @@ class Making:
         self.filters = tuple(sorted(filters, key=lambda name: name != wanted_filter))
 
     def task(self, *, training: bool, dev: int | None) -> Task:
-        """Return the task, with train documents where they are wanted.
+        """Return the task, with training documents if requested.
 
         Raises InputError (`task-harness`, `task-empty`: it has no training documents).
         """
@@ -174,7 +174,8 @@ class Making:
         }
 
     def _rule(self, respond: Callable[[Sequence[Any]], list[Any]] | None = None) -> HarnessRule:
-        """What decides. With `respond`, it decides about one document before a model is loaded.
+        """Return the scoring rule. With `respond`, the rule is tried on one document before a model is
+        loaded.
 
         Raises InputError (`task-harness`, `task-metric`).
         """
@@ -232,9 +233,10 @@ class Making:
         )
 
     def _choices(self) -> ChoiceTask:
-        """Choices behind one prompt, or one text behind several prompts.
+        """Return the choices after one prompt, or one text after several prompts.
 
-        Where lm-eval's rule is one of ours, it is ours that decides, and anybody can count again from the records.
+        If lm-eval's rule equals one of Gradience's, Gradience's is used, so the records suffice to count
+        again.
         """
         task = self.harness
         named = self._named(self.metric)
@@ -263,7 +265,7 @@ class Making:
         return ChoiceTask(examples=self._examples(pairs), decide=rule, **named)
 
     def _is_plain(self, requests: Sequence[Any]) -> bool:
-        """Whether there is one prompt, one choice for each request, and one correct choice among them."""
+        """Return True for one prompt, one choice per request, and exactly one correct choice."""
         task, doc = self.harness, requests[0].doc
         if self._config("process_results") is not None or task.multiple_input or task.multiple_target:
             return False
@@ -292,7 +294,7 @@ class Making:
 
 
 def _label(task: Any, doc: Any) -> int | None:
-    """The place of the correct choice; None where lm-eval finds none, or several."""
+    """Return the index of the correct choice; None if lm-eval finds none, or several."""
     choices = task.doc_to_choice(doc)
     gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     if isinstance(gold, str):
@@ -318,7 +320,7 @@ class PairsExample(ChoiceExample):
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        """What is scored."""
+        """Return the pairs of prompt and response to score."""
         return self.given
 
     @property
@@ -328,7 +330,7 @@ class PairsExample(ChoiceExample):
 
     @property
     def response(self) -> str:
-        """What follows the prompt of the correct choice."""
+        """Return the correct choice, as the response after its prompt."""
         return self.given[self.label][1]
 
 
@@ -340,9 +342,9 @@ class HarnessRule:
     """lm-eval's."""
     profile: str
     metric: str
-    """Whose value, 0 or 1, says whether a document is answered correctly."""
+    """The metric whose value, 0 or 1, states if a document is answered correctly."""
     names: tuple[str, ...]
-    """Of the filters; the first decides."""
+    """Names of the filters; the first decides."""
     documents: Documents
 
     def __call__(self, example_id: str, responses: Sequence[Any]) -> Decision:
