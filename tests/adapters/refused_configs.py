@@ -40,7 +40,7 @@ case(
     b'{"error": "Not found"}',
     "not a PEFT adapter config",
     '{"error": "Not found"}',
-    hint="audit the weights alone",
+    hint="audit only the weights",
 )
 case(
     "home_made_config",
