@@ -30,13 +30,13 @@ class Evaluated:
     name: str
     """`probe`, or the variant's."""
     folder: Path
-    """Of the seed."""
+    """Folder of the seed."""
     bench: Bench
     measures: Measures
     result: VariantResult | None
     """None: the probe."""
     grade: str | None
-    """Over all seeds; None where none was given."""
+    """Grade over all seeds; None if none was given."""
 
     @property
     def label(self) -> str:
@@ -45,7 +45,7 @@ class Evaluated:
 
     @property
     def pairs(self) -> PairedTable | None:
-        """Its table against the probe; None for the probe, and where nothing was paired."""
+        """Return its table against the probe; None for the probe, or if nothing was paired."""
         return None if self.result is None else self.result.pairs
 
 
@@ -178,7 +178,9 @@ def _result(adapter: Evaluated) -> dict[str, Any]:
 
 
 def _details(adapter: Evaluated) -> dict[str, str]:
-    """What the schema has no field for: the difference to the probe, and what the policy and the evidence say."""
+    """Return the facts without a field in the schema: the difference from the probe, the policy's result and
+    the evidence.
+    """
     details = {"correct": str(adapter.measures.correct), "n": str(adapter.measures.n)}
     pairs, result, probe = adapter.pairs, adapter.result, adapter.bench.probe
     rank = probe.rank if probe else "unknown"
@@ -244,8 +246,8 @@ KNOWN = {"gsm8k": ("openai/gsm8k", "gsm8k"), "glue": ("nyu-mll/glue", "")}
 def export_hub(folder: Path, output: Path, *, dataset: str | None = None) -> list[Path]:
     """Write a YAML for each adapter of the run in `folder`, and return the files.
 
-    dataset: the data set on the hub, where the task does not say it. Raises UsageError (`no-dataset`), and what
-    `evaluated` and the disk raise.
+    dataset: the data set on the hub, if the task does not name it. Raises UsageError (`no-dataset`), and the
+    errors of `evaluated` and of writing.
     """
     refuse_links(output)
     written = []

@@ -28,10 +28,10 @@ from gradience.reports.calibration import Calibration
 from gradience.reports.stage import MANIFEST, StageManifest
 
 LAST_BYTES = 2**20
-"""Of a log, its end is read."""
+"""Bytes read from the end of a log."""
 LAST_LINES = 20
 _HEAD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [\w.]+: ")
-"""With what a line begins, where it does not go on with the one before."""
+"""Start of a log record; other lines continue the previous record."""
 _FAILED = re.compile(r" ERROR gradience\.bench: seed \d+: (.+) failed$")
 
 

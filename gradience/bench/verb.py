@@ -33,7 +33,7 @@ MOST_EXAMPLES, MOST_SEEDS, DEFAULT_SEEDS = 1_000_000, 100, 3
 
 
 class Results(NamedTuple):
-    """What a run came to."""
+    """Results of a run."""
 
     benches: list[Bench]
     """The result of each seed that was run."""

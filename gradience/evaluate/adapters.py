@@ -61,7 +61,7 @@ class AdapterInput:
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Its whole config."""
     tokens: int | None = None
-    """Rows of an embedding or head over tokens that it stores whole; None where it stores none."""
+    """Rows of a token embedding or head that it stores whole; None if it stores none."""
     labels: frozenset[int] = frozenset()
     """Rows of the matrices of a classifier's head that it stores."""
 
@@ -100,14 +100,14 @@ def adapter_inputs(
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each path: its last part, and where several share that, the part before it in its place.
+    """Return a name for each path: its last part, or the part before it if several paths share the last part.
 
     >>> short_names([Path("/runs/r8"), Path("/runs/r4")])
     ['r8', 'r4']
     >>> short_names([Path("/run/probe/adapter"), Path("/run/small/adapter"), Path("/run/mine")])
     ['probe', 'small', 'mine']
 
-    None is the base's; where single parts do not tell all apart, the last parts are joined.
+    No adapter gets the base's name. If no single part distinguishes all paths, the last parts are joined.
     """
     named = list(paths)
     while all(path.name for path in named):
@@ -169,7 +169,7 @@ def adapter_input(name: str, path: Path, *, tokenizer: bool = False) -> AdapterI
 
 
 def why_inert(folder: Path) -> str:
-    """Return why an adapter changes nothing, as far as its file shows it; empty where that is not known."""
+    """Return the reason, found in its file, why an adapter changes nothing; empty if there is none."""
     with open_adapter(folder) as adapter:
         if adapter.pairs and all(pair.scale == 0 for pair in adapter.pairs):
             return "its scale is 0 in every module (lora_alpha is 0)"

@@ -81,15 +81,15 @@ class Answering:
         self._number = 0
 
     def run(self) -> list[Answers]:
-        """Evaluate the reference, the candidates, and the base where that is wanted."""
+        """Evaluate the reference, the candidates, and the base if requested."""
         return self.work(Answering._all)
 
     def work(self, do: Callable[[Answering], T]) -> T:
-        """Return what `do` makes of adapters that it evaluates here; the memory of the base is free afterwards.
+        """Return the result of `do`, which evaluates adapters here; the base's memory is free afterwards.
 
-        The size of batches that nobody gave is that which was kept, or as much as a device may hold. Where memory ends,
-        `do` is called again, with smaller batches for all its adapters, since their answers are compared; the longest
-        batch is the first. Raises OutOfMemoryError where smaller ones do not help.
+        An automatic batch size is the cached one, or as large as the device may hold. If memory runs out,
+        `do` is called again with smaller batches for all its adapters, since their answers are compared; the
+        longest batch comes first. Raises OutOfMemoryError if smaller batches do not help.
         """
         evaluator = self.evaluator
         if evaluator.batch_size is None:
@@ -178,7 +178,7 @@ class Answering:
         )
 
     def _scores(self, row: Answers, stage: str, file: str) -> Evaluation[Any]:
-        """Return likelihoods of the gold responses; where nothing is generated, they are the answers."""
+        """Return likelihoods of the gold responses; if nothing is generated, they are the answers."""
         reference = self.inputs.reference
         name, folder = _known(row.adapter)
         self._stage(row, stage)

@@ -1,6 +1,7 @@
-"""Which examples are answered together: a matter of the examples alone, so that it is the same for every adapter.
+"""Assignment of examples to batches. It depends only on the examples, so it is the same for every adapter.
 
-The composition of a batch can move a logit in the last bits, and in bfloat16 by more; pairs must share their batches.
+The composition of a batch can move a logit in the last bits, and in bfloat16 by more, so paired answers must
+come from the same batches.
 """
 
 from __future__ import annotations
@@ -8,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 CPU_TOKENS = 4096
-"""Of a batch on a processor, where larger ones are no faster (docs/decisions/014-batches.md)."""
+"""Tokens in a batch on a CPU, where larger batches are no faster (docs/decisions/014-batches.md)."""
 TRIED_TOKENS = 32768
-"""Of a batch elsewhere, before it is tried whether the memory holds the longest one."""
+"""Initial tokens in a batch on other devices, before testing if memory can hold the longest one."""
 SCORED_SHARE = 4
 """By how much a batch of teacher-forced scoring is smaller: its logits over a whole vocabulary take the memory."""
 
 
 def fixed_batches(texts: Sequence[str], batch_size: int) -> list[list[int]]:
-    """Return the places of the texts in each batch: sorted by length, so that little is padded.
+    """Return the indices of the texts in each batch, sorted by length to reduce padding.
 
-    They depend on the texts alone: neither on their order nor on what is answered.
+    They depend only on the texts: neither on their order nor on the answers.
     """
     order = sorted(range(len(texts)), key=lambda place: (len(texts[place]), texts[place], place))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -27,10 +28,10 @@ def fixed_batches(texts: Sequence[str], batch_size: int) -> list[list[int]]:
 def budget_batches(
     texts: Sequence[str], lengths: Sequence[int], tokens: int, rows: Sequence[int]
 ) -> list[list[int]]:
-    """Return the places of the texts in each batch, the longest first: what does not fit is seen at once.
+    """Return the indices of the texts in each batch, the longest first, so that memory problems show at once.
 
-    A batch has `tokens` at most, its padding included, unless a single example has more. The batches depend on the
-    texts and their lengths alone.
+    A batch has at most `tokens` tokens, including padding, unless a single example has more. The batches
+    depend only on the texts and their lengths.
 
     >>> budget_batches(["a", "b", "c", "d"], [9, 2, 3, 4], 8, [1, 1, 1, 1])
     [[0], [3, 2], [1]]

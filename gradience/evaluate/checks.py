@@ -1,4 +1,4 @@
-"""What can be wrong with an evaluation on a base that lies here, before it is loaded: its files, lengths, memory."""
+"""Checks of an evaluation on a local base before it is loaded: files, lengths, memory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 SPECIAL = 16
 """Tokens that a tokenizer adds at most, the end token among them."""
 PACKED_SHARE = 0.3
-"""Of bfloat16 weights that is left in NF4, embeddings and head in float32 aside."""
+"""Size of NF4 weights relative to bfloat16, not counting the embeddings and head in float32."""
 
 
 def base_notes(planned: Planned) -> Iterator[str]:
-    """Yield what a reader must know before anything is run; only config.json and the tokenizer are read.
+    """Yield notes to show before the run; only config.json and the tokenizer are read.
 
-    Raises what `lengths` and `memory` raise, MissingExtra, and InputError or NetworkError where the base is not there.
+    Raises the errors of `lengths` and `memory`, MissingExtra, and InputError or NetworkError if the base is
+    not available.
     """
     model, adapters = planned.model, planned.adapters
     require("transformers", extra="hf")
@@ -159,8 +160,9 @@ def _of(number: int, examples: Sequence[Any], what: str) -> str:
 
 
 def memory_of(device: str) -> tuple[int, int]:
-    """Return how many bytes are free on a device, and how many it has: of a processor those of the machine, or what the
-    container may take where that is less. Raises UsageError (`no-device`)."""
+    """Return the free and total bytes of a device. For a CPU: of the machine, or of the container if its
+    limit is smaller. Raises UsageError (`no-device`).
+    """
     chosen = choose_device(device)
     if chosen.type == "cuda":
         free, whole = torch.cuda.mem_get_info(chosen)
@@ -177,9 +179,9 @@ def memory_of(device: str) -> tuple[int, int]:
 
 
 def memory(needed: int, weights: int, free: int, whole: int) -> Iterator[str]:
-    """Yield what is to be said where an evaluation may not fit. Raises OutputError (`out-of-memory`) where it cannot.
+    """Yield a warning if an evaluation may not fit. Raises OutputError (`out-of-memory`) if it cannot.
 
-    needed: bytes of all of it; weights: of the base alone.
+    needed: total bytes; weights: bytes of the base only.
     """
     smaller = "--dtype bfloat16, --quantization nf4, or another --device"
     if weights > whole:

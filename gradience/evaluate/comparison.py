@@ -1,4 +1,4 @@
-"""Two adapters on the same examples, from their records alone. Needs no torch."""
+"""Compare two adapters on the same examples, using only their records. Needs no torch."""
 
 from __future__ import annotations
 

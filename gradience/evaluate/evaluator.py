@@ -109,9 +109,10 @@ class Evaluator:
         lora: bool = True,
         allow_inert: bool = False,
     ) -> Evaluation[Any]:
-        """Return the records of the adapter called `name`, None for the base: labels, choices, or generated answers.
+        """Return the records of the adapter called `name`, None for the base: labels, choices, or generated
+        answers.
 
-        They lie at `path`, where one is given.
+        They are stored at `path`, if given.
         """
         if isinstance(self.task, LikelihoodTask):
             raise TypeError("the answers of a task of likelihoods are its scores")
@@ -130,7 +131,7 @@ class Evaluator:
     ) -> Evaluation[Any] | None:
         """Return log-likelihood, KL and flips on the gold responses, against the adapter `reference`.
 
-        name: None for the base. Nothing is returned where the engine gives no likelihoods.
+        name: None for the base. Returns None if the engine provides no likelihoods.
         """
         engine = self.engine_with(*reference)
         if name is not None and adapter is not None:

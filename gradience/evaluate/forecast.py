@@ -26,7 +26,7 @@ DISCORDANCES = (0.01, 0.03, 0.05, 0.1, 0.2)
 """From a truncation that hardly differs to a retrained adapter of another answer in five."""
 CHANCE = 0.8
 SHAPING = ("r", "target_modules", "rank_pattern", "use_dora", "layers_to_transform", "layers_pattern")
-"""What of an adapter's config decides how much is computed."""
+"""Adapter config fields that determine the amount of computation."""
 
 Encode = Callable[[Any, str, str], tuple[list[int], list[int]]]
 SHOWN = 3
@@ -191,9 +191,10 @@ def preview_evaluation(inputs: Inputs) -> EvaluationPreview:
 
 
 def scored_example(task: Task, example: Any, tokenizer: Any, encode: Encode = encode_pair) -> ScoredExample:
-    """Return an example as the model sees it, and what its answer is compared with.
+    """Return an example as the model sees it, with its gold answer.
 
-    tokenizer: None where it is not here. encode: into ids of prompt and response, the end token included.
+    tokenizer: None if it is not available. encode: returns the ids of prompt and response, including the end
+    token.
     """
     if isinstance(task, ClassificationTask):
         text, _ = text_and_ids(example, tokenizer)
@@ -225,7 +226,7 @@ def scored_example(task: Task, example: Any, tokenizer: Any, encode: Encode = en
 
 
 def text_and_ids(example: Any, tokenizer: Any) -> tuple[str, list[int] | None]:
-    """Return a text or a pair as the model sees it, and its ids where the tokenizer is here."""
+    """Return a text or a pair as the model sees it, and its ids if the tokenizer is available."""
     pair = (example.text, example.text_pair) if example.text_pair is not None else (example.text,)
     ids = list(tokenizer(*pair)["input_ids"]) if tokenizer is not None else None
     return (tokenizer.decode(ids) if ids is not None else "\n".join(pair)), ids

@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do, read and checked before any model is loaded."""
+"""Inputs of an evaluation, read and checked before any model is loaded."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ READERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
     "choices": ("jsonl", {"scorer": "multiple_choice"}),
     "messages": ("chat", {}),
 }
-"""What the rows of a file hold -> the task that reads them, and options that it needs."""
+"""Kind of the rows in a file -> the task that reads them, and the options that it needs."""
 ENCODER_DECODER = "SEQ_2_SEQ_LM"
 TEXT_TOKENS = 512
-"""Of a text to label, where no other number is given: what BERT and its kin can tell apart."""
+"""Default token limit for texts to label: the context of BERT-like models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Inputs:
     """None: all rows of a file."""
     notes: tuple[str, ...]
     tokenizer: Any = None
-    """The base's, which encodes each row once; None where the engine has none here."""
+    """Tokenizer of the base, which encodes each row once; None if the engine has none here."""
     measures_divergence: bool = True
     """True if KL and flips on the gold responses are measured beside the answers."""
 

@@ -40,12 +40,12 @@ class Kept:
         self._files, self._budget = dict(manifest.files), manifest.budget
 
     def budget(self, depends: Mapping[str, Any]) -> int | None:
-        """Return the tokens of a batch that were found for what they depend on, where they were."""
+        """Return the cached batch size in tokens for these inputs, if there is one."""
         kept = self._budget
         return kept.tokens if kept is not None and kept.key == _key(depends) else None
 
     def keep_budget(self, depends: Mapping[str, Any], tokens: int) -> None:
-        """Remember the tokens of a batch; where they were others, all records begin again, without a note for each."""
+        """Save the batch size in tokens. If it changed, all records are restarted, with a single note."""
         if self.budget(depends) not in (None, tokens):
             self._files = {}
         self._budget = KeptBudget(key=_key(depends), tokens=tokens)

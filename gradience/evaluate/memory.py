@@ -24,7 +24,7 @@ from gradience.evaluate.engines.transformers.forward import logits_at
 from gradience.models.load import quiet, skeleton
 
 PACKED_BITS = 4.127
-"""Of a weight in NF4 with its block constants (QLoRA)."""
+"""Bits per NF4 weight, including its block constants (QLoRA)."""
 MEASURED = 5
 """Numbers in float32 for each logit of which KL is computed: both log-probabilities, a probability, the difference of
 the logs, and the product of the last two."""
@@ -79,9 +79,10 @@ def activation_bytes(network: Any, rows: int, length: int, *, labels: bool) -> i
 
 
 def forward_of(network: Any, *, rows: int, length: int, logits: int | None = None) -> Any:
-    """One forward of a batch, with logits of the last `logits` tokens (None: of all that the model makes).
+    """Run one forward pass of a batch, with logits of the last `logits` tokens (None: all the model
+    computes).
 
-    They are made as the engine makes them: of contiguous rows, for which the head's weights are read where they lie.
+    As in the engine, logits come from contiguous rows, so that the head's weights are not copied.
     """
     network.eval()
     ids = torch.zeros(rows, length, dtype=torch.long, device=network.device)
@@ -93,9 +94,10 @@ def forward_of(network: Any, *, rows: int, length: int, logits: int | None = Non
 def network_on_meta(
     config: Any, lora: Mapping[str, Any], *, dtype: torch.dtype, labels: int | None
 ) -> tuple[Any, Any]:
-    """The base of this transformers config, and the same with LoRA: causal, or with `labels` a classifier.
+    """Return the base of this transformers config, and the same with LoRA: causal, or with `labels` a
+    classifier.
 
-    Raises InputError (`lora-misfit`) where PEFT refuses such an adapter on such a base.
+    Raises InputError (`lora-misfit`) if PEFT refuses such an adapter on such a base.
     """
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification

@@ -1,4 +1,4 @@
-"""Records of the rows -> `EvaluationReport`. Counts come from the records alone."""
+"""Records of the rows -> `EvaluationReport`. Counts come only from the records."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Records that survive a kill: every batch is on the disk before the next one begins.
+"""Records that survive a kill: every batch is on disk before the next one starts.
 
-`NAME.part` beside the file holds the header and the records of the batches that are complete, in the
-order in which they were answered. An evaluation that is run again with the same header resumes behind them;
-since batches depend on the examples alone, it ends with the same bytes as one that was never stopped.
+`NAME.part` beside the file holds the header and the records of the completed batches, in the order in which
+they were answered. An evaluation with the same header resumes after them. Batches depend only on the
+examples, so the final bytes equal those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class RecordFile(Generic[R]):
     def __init__(
         self, run: ExamplesRun, ids: Sequence[str], batches: Sequence[Sequence[int]], path: Path | None
     ) -> None:
-        """Resume from what is complete at `path` or in its `.part`, where the header is the same in every byte."""
+        """Resume from the complete records at `path` or in its `.part`, if the header is the same in every
+        byte.
+        """
         self.run, self.ids, self.batches, self.path = run, ids, batches, path
         self.done: list[list[R]] = []
         self.finished = False
@@ -130,7 +132,8 @@ def answer_batches(
 
 
 def numerics_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """`torch 2.13.0, here 2.14.0; threads 1, here 2`, in words; empty where there is none.
+    """Return a description such as `torch 2.13.0, here 2.14.0; threads 1, here 2`; empty if there is no
+    difference.
 
     there: fields of `ExamplesRun`. here: `Engine.numerics`.
     """

@@ -34,13 +34,15 @@ from gradience.tasks.base import ChooseBy, Decide, Decision, Filter
 from gradience.words import counted
 
 EXAMPLES_OF_PROOF = 8
-"""Texts or prompts on which an adapter must have an effect: the shortest, which fit where any batch does."""
+"""Number of texts or prompts on which an adapter must have an effect: the shortest, which fit if any batch
+does.
+"""
 Names = Sequence[str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Procedure(ABC):
-    """How a row is answered, and what is recorded of it. Rows are of any class with the attributes that it reads."""
+    """Answering and recording of one kind of row. Rows may be of any class with the attributes it reads."""
 
     kind: ClassVar[RecordKind]
     max_length: int | None = None
@@ -81,10 +83,12 @@ class Procedure(ABC):
         return whole if limit is None else [min(count, limit) for count in whole]
 
     def prove(self, engine: Engine, names: Names, rows: Sequence[Any], *, allow_inert: bool) -> None:
-        """Raise InputError where the engine does not compute one of `names` as PEFT does, or it has no effect.
+        """Raise InputError if the engine does not compute one of `names` as PEFT does, or the adapter has no
+        effect.
 
-        The latter (`adapter-inert`, unless `allow_inert`) is seen in the likelihood that a prompt ends, which depends
-        on the logits of the whole vocabulary. An engine that gives no likelihoods shows nothing here.
+        The latter (`adapter-inert`, unless `allow_inert`) is detected from the likelihood that a prompt ends,
+        which depends on the logits of the whole vocabulary. It is not checked for an engine without
+        likelihoods.
         """
         adapters = [name for name in names if name is not None]
         prompts, limit = _shortest([row.prompt for row in rows]), self.limit(engine)
@@ -205,7 +209,7 @@ class Classification(Procedure):
     kind: ClassVar[RecordKind] = "classification"
     max_length: int | None = 64
     lora: bool = True
-    """False: the adapter's head alone, ΔW = 0."""
+    """False: only the adapter's head, ΔW = 0."""
 
     def limit(self, engine: Engine) -> int | None:
         return self.max_length
@@ -220,7 +224,7 @@ class Classification(Procedure):
         return texts_of(row)
 
     def prove(self, engine: Engine, names: Names, rows: Sequence[Any], *, allow_inert: bool) -> None:
-        """Raise InputError (`adapter-inert`) where LoRA changes no logit (beside its head)."""
+        """Raise InputError (`adapter-inert`) if LoRA changes no logit (apart from its head)."""
         texts = _shortest([(row.text, getattr(row, "text_pair", None)) for row in rows])
         for name in names:
             if name is None or not self.lora or allow_inert:

@@ -29,19 +29,20 @@ EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"
 
 @public(EvaluateSettings)
 def evaluate_adapters(settings: EvaluateSettings) -> EvaluationReport:
-    """Evaluate several adapters of one base on the same examples, and compare each with the first of them.
+    """Evaluate several adapters of one base on the same examples, and compare each with the first.
 
     >>> report = evaluate_adapters(
     ...     ["my_adapter", "smaller"], base_model="embedded:minilm", task="reviews", limit=64
     ... )
-    >>> [(row.name, row.n, row.grade) for row in report.adapters]  # 64 examples decide nothing
+    >>> [(row.name, row.n, row.grade) for row in report.adapters]  # 64 examples are too few to decide
     [('my_adapter', 64, None), ('smaller', 64, 'C')]
 
     The base is loaded once, and every adapter answers the same batches. The keywords are the flags of
     `gradience evaluate`:
 
-    Raises InputError where adapters, data or base cannot be used, UsageError for what makes no sense together,
-    MissingExtra, LockedError while another evaluation writes to `output`, OutputError when disk or memory refuse.
+    Raises InputError if adapters, data or base cannot be used, UsageError for contradictory options,
+    MissingExtra, LockedError if another evaluation is writing to `output`, OutputError for disk and memory
+    errors.
     """
     require_libraries(settings.engine)
     output = None if settings.output is None else Path(settings.output)
@@ -75,7 +76,7 @@ def evaluate(
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Say what to do where memory ends. Raises OutputError (`out-of-memory`)."""
+    """Convert an out-of-memory error into OutputError (`out-of-memory`) with a hint."""
     try:
         yield
     except OutOfMemoryError as error:

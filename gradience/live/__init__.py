@@ -1,9 +1,9 @@
 """Live spectra of LoRA modules in any training loop: PEFT models, or pairs of tensors. No transformers.
 
-Only r x r matrices leave the device. For A (r, n) and B (m, r) the Gram products AAᵀ and BᵀB are
-computed where the factors live, in float32 with TF32 off, all of them are copied to the CPU at once (the only
-synchronisation), and the numeric core of the audit turns them into singular values. Between two
-measurements nothing is computed and nothing is synchronised.
+Only r x r matrices leave the device. For A (r, n) and B (m, r) the Gram products AAᵀ and BᵀB are computed on
+the factors' device, in float32 with TF32 off. All of them are copied to the CPU at once (the only
+synchronisation), and the audit's numeric core computes the singular values. Nothing is computed or
+synchronised between two measurements.
 
     tracker = SpectralTracker(model)
     with TelemetryWriter("run.jsonl") as run:

@@ -1,8 +1,8 @@
-"""GradienceCallback: reads training, writes run.jsonl, never steers and never breaks anything.
+"""GradienceCallback: observes a training and writes run.jsonl, without affecting or breaking the training.
 
-The Trainer calls hooks without protection: what a hook raises ends the training. So every hook here is
-guarded. An exception is logged with its traceback, the callback switches itself off, training goes on.
-This is the one place of the package where catching everything is right.
+The Trainer calls hooks without protection, so an exception in a hook would end the training. Every hook here
+is therefore guarded: an exception is logged with its traceback, the callback disables itself, and training
+continues. This is the only place in the package where catching every exception is right.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gradience.telemetry.writer import status_of
 logger = logging.getLogger(__name__)
 
 STEP_FIELDS = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm", "epoch": "epoch"}
-"""What the Trainer calls it -> what run.jsonl calls it. Other numbers keep their names."""
+"""Trainer's field name -> run.jsonl's. Other numbers keep their names."""
 
 Hook = TypeVar("Hook", bound=Callable[..., None])
 
@@ -324,9 +324,10 @@ class GradienceCallback(TrainerCallback):
 
 
 def _record_left_run(run: TelemetryWriter) -> None:
-    """The process ends, or forgets the callback, in the middle of a training: record how.
+    """Record how a run ended if the process exits, or drops the callback, during a training.
 
-    (SIGKILL and SIGTERM never get here.) Holds the writer alone, so that no model is kept alive for it.
+    (SIGKILL and SIGTERM do not reach this.) Holds only a reference to the writer, so that no model is kept in
+    memory.
     """
     error = type(sys.last_exc) if hasattr(sys, "last_exc") else getattr(sys, "last_type", None)
     try:

@@ -1,4 +1,4 @@
-"""How a run is set up, as plain values for `run_start`: names, numbers and switches, no data and no text.
+"""Setup of a run as plain values for `run_start`: names, numbers and switches, no data and no text.
 
 An allow-list: only the fields named here are recorded. docs/train_and_monitor.md lists them.
 """
@@ -133,7 +133,7 @@ def _base(model: nn.Module) -> dict[str, Any]:
 
 
 def task_type(model: nn.Module) -> str | None:
-    """Return PEFT's task type, e.g. CAUSAL_LM; None where nobody set one."""
+    """Return PEFT's task type, e.g. CAUSAL_LM; None if it is not set."""
     configs: Mapping[str, Any] = getattr(model, "peft_config", None) or {}
     return next((_name(config.task_type) for config in configs.values() if config.task_type), None)
 
@@ -147,9 +147,10 @@ def is_language_model(model: nn.Module) -> bool:
 
 
 def describe_trainer(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-    """Return the `trainer` block of `run_start`'s config: `class`, `bases` (nearest first), `arguments`, settings.
+    """Return the `trainer` block of `run_start`'s config: `class`, `bases` (nearest first), `arguments`,
+    settings.
 
-    `class` is None where the hook was called without a Trainer.
+    `class` is None if the hook was called without a Trainer.
     """
     names = class_names(state)
     return {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LivePair:
-    """One LoRA module where it lives. A: (r, n …), B: (m, r …); the update is scale·B·A."""
+    """One LoRA module's tensors on their device. A: (r, n …), B: (m, r …); the update is scale·B·A."""
 
     name: str
     A: Tensor
@@ -109,7 +109,7 @@ LOWEST, HIGHEST = 1e-30, 1e30
 
 @dataclass(frozen=True, slots=True)
 class ModuleSpectrum:
-    """What one module's update looks like now. The measures are None unless status is `ok`."""
+    """Current spectrum of one module's update. The measures are None unless status is `ok`."""
 
     name: str
     r: int
@@ -159,7 +159,9 @@ def _to_cpu(tensors: Sequence[Tensor]) -> list[spectra.FloatArray]:
 
 
 def module_spectrum(pair: LivePair, gram_A: spectra.FloatArray, gram_B: spectra.FloatArray) -> ModuleSpectrum:
-    """Return the measures of one module from its Gram products, or from its factors where those are too inexact."""
+    """Return the measures of one module from its Gram products, or from its factors if the products are too
+    inexact.
+    """
     try:
         spectrum = _from_grams(pair, gram_A, gram_B) or _from_factors(pair)
     except spectra.NonFiniteFactor:
@@ -181,7 +183,7 @@ def module_spectrum(pair: LivePair, gram_A: spectra.FloatArray, gram_B: spectra.
 def _from_grams(
     pair: LivePair, gram_A: spectra.FloatArray, gram_B: spectra.FloatArray
 ) -> spectra.Spectrum | None:
-    """The spectrum from float32 Gram products, or None where they are not good enough."""
+    """Return the spectrum from float32 Gram products, or None if they are too inexact."""
     columns, rows = math.prod(pair.A.shape[1:]), int(pair.B.shape[0])
     for gram in (gram_A, gram_B):
         top = float(gram.diagonal().max())

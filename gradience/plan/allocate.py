@@ -1,9 +1,10 @@
-"""A rank for every module under one limit over all of them. Pure, and blind to what the scores mean.
+"""Choose a rank for every module under one limit over all of them. Pure, and independent of the scores'
+meaning.
 
-Every module offers steps of its leading components, each step with what it is worth and what it costs. Steps are taken
-by worth per cost. Where the worth of components falls along a module, as singular values do, so does that density, and
-the result is the best one for what it costs; a limit that lies between two such results is filled up with the cheaper
-steps that still fit, and is then at most the worth of one step away from the best.
+Every module offers steps of its leading components, each with a worth and a cost. Steps are taken by worth
+per cost. If the worth of components falls along a module, as singular values do, so does that density, and
+the result is the best for its cost. A limit between two such results is filled with the cheaper steps that
+still fit, and the result is then at most the worth of one step below the best.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Step(NamedTuple):
 
 
 def fill(items: Sequence[Item], limit: int) -> dict[str, int]:
-    """Ranks that cost at most `limit`, as long as the starts alone do. More limit never keeps less worth."""
+    """Return ranks that cost at most `limit`, if the starts do. A larger limit never keeps less worth."""
     chosen = {item.name: item.start for item in items}
     used = start_cost(items)
     closed: set[str] = set()
@@ -69,7 +70,7 @@ def cover(items: Sequence[Item], allowed_loss: float) -> dict[str, int]:
 
 
 def start_cost(items: Sequence[Item]) -> int:
-    """What the starts cost: no limit below it can be met."""
+    """Return the cost of the starts, below which no limit can be met."""
     return sum(item.cost * item.start for item in items)
 
 

@@ -1,6 +1,7 @@
-"""What may not be made smaller, and which modules keep their rank or must stay. Every such rule stands here. Pure.
+"""All rules for what must not be truncated: whole adapters, fixed ranks, modules that must stay. Pure.
 
-An adapter is refused where no smaller one can mean the same; a suggestion is refused where its energies say nothing.
+An adapter is refused if no smaller one can be equivalent; a suggestion is refused if the energies are
+meaningless.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ UNCONVINCING = frozenset(("looks-random", "init-noise"))
 """Findings with which no rank is suggested: the spectra say nothing about a smaller one. Truncating is allowed."""
 
 SMALLEST_NORM = 1e-290
-"""Of an update that can be made smaller: what is left of it is still a number of full precision."""
+"""Smallest norm of an update that can be truncated, so that the remainder keeps full precision."""
 
 # ---------------------------------------------------------------- the adapter
 
 
 def blocks_suggestions(findings: Iterable[Finding]) -> bool:
-    """Whether some finding forbids to suggest a rank."""
+    """Return True if a finding rules out suggesting a rank."""
     return any(finding.code in NOT_THE_UPDATE | UNCONVINCING for finding in findings)
 
 
 def refuse_uncompressible(
     report: AuditReport, *, allow_untrained: bool = False, path: str | os.PathLike[str] | None = None
 ) -> None:
-    """Raise InputError where no smaller adapter can mean the same. path: as messages name it, by default the report's.
+    """Raise InputError if no smaller adapter can be equivalent. path: for messages, by default the report's.
 
     Codes: those of NOT_THE_UPDATE, unaudited, no-lora-tensors, untrained, overflow.
     """
@@ -72,7 +73,9 @@ def norm_overflow(path: object, module: str) -> InputError:
 
 
 def refuse_unread(path: object, unread: Sequence[SkippedTensor | TensorNote]) -> None:
-    """Raise InputError (unaudited) where tensors were not understood: nobody can say what they mean at another rank."""
+    """Raise InputError (unaudited) for tensors that were not understood, whose meaning at another rank is
+    unknown.
+    """
     if unread:
         were = noun(len(unread), "tensor was", "tensors were")
         raise InputError(
@@ -84,7 +87,7 @@ def refuse_unread(path: object, unread: Sequence[SkippedTensor | TensorNote]) ->
 
 
 def refuse_empty(ranks: Iterable[int]) -> None:
-    """Raise UsageError (empty-plan) where no module keeps a component."""
+    """Raise UsageError (empty-plan) if no module keeps a component."""
     if not any(ranks):
         raise UsageError(
             "this plan removes every module",
@@ -97,9 +100,10 @@ def refuse_empty(ranks: Iterable[int]) -> None:
 
 
 def why_fixed(rows: Sequence[LayerAudit]) -> str:
-    """Why a module (the rows of its experts) keeps its rank whatever is asked for; empty where it need not.
+    """Return the reason why a module (the rows of its experts) must keep its rank; empty if it need not.
 
-    PEFT needs a multiple of a grouped convolution's groups, and an energy rank says nothing about the rank of each.
+    PEFT needs a multiple of a grouped convolution's groups, and an energy rank says nothing about the rank of
+    each.
     """
     if rows[0].groups > 1:
         return "block-diagonal B of a grouped convolution"
@@ -111,10 +115,11 @@ def why_fixed(rows: Sequence[LayerAudit]) -> str:
 
 
 def must_stay(report: AuditReport, row: LayerAudit, owners: set[str]) -> bool:
-    """Whether a module may not get rank 0. owners: `modules_with_other_tensors` of the same report.
+    """Return True if a module may not get rank 0. owners: `modules_with_other_tensors` of the same report.
 
-    Without its factors, a bias, a magnitude or a base weight that was saved with them would be lost as well. An
-    expert's wrapper cannot be left out alone, nor that of any other parameter: `target_parameters` may match many.
+    Without its factors, a bias, a magnitude or a base weight saved with them would be lost as well. The
+    wrapper of an expert, or of any other parameter, cannot be left out separately: `target_parameters` may
+    match many.
     """
     if report.adapter.use_dora or row.name in owners or row.kind == "expert" or is_split_expert(row.name):
         return True
@@ -123,7 +128,7 @@ def must_stay(report: AuditReport, row: LayerAudit, owners: set[str]) -> bool:
 
 
 def is_wrapped(module: str, target_parameters: Iterable[str]) -> bool:
-    """Whether a module is a parameter that the config's `target_parameters` wraps, which may not get rank 0."""
+    """Return True for a parameter that the config's `target_parameters` wraps, which may not get rank 0."""
     return ends_with(module, target_parameters)
 
 

@@ -36,7 +36,9 @@ from gradience.spectra import FloatArray
 
 SCALE_TOLERANCE = 1e-9
 NORMAL = 2.576
-"""Of an interval that covers 95 %: nominally 99 %, since rows with a large effect are rare (docs/calibrate.md)."""
+"""Normal quantile for an interval that covers 95 %: nominally 99 %, since rows with a large effect are rare
+(docs/calibrate.md).
+"""
 NOT_CALIBRATED = "not in the calibration: {}"
 
 
@@ -72,7 +74,7 @@ def with_calibration(
 
 
 def effects_of(calibration: Calibration, module: Module) -> Effects:
-    """What the calibration says of one module, at every rank up to its own."""
+    """Return the calibrated effects of one module, at every rank up to its own."""
     moments, selects = calibration.modules[module.name], calibration.selection
     effects, svd = (_wide(measured, module.rank) for measured in (moments.effects, moments.svd_effects))
     whole = float(module.energies.sum())
@@ -204,9 +206,9 @@ def predicted(modules: Sequence[Module], ranks: Ranks, routing: str = "") -> Pre
 def interval(change: FloatArray, tokens: int) -> tuple[float, float, float, float]:
     """Return ½·Σ change²/tokens, the lower and upper end of its interval, and its standard error over rows.
 
-    A mean of squares is no normal variable: where it is low by chance, its standard error is too. So it is taken for a
-    multiple of χ² with as many degrees of freedom as give the same variance (Satterthwaite 1946), whose quantiles are
-    those of Wilson and Hilferty (1931).
+    A mean of squares is not normally distributed: if it is low by chance, so is its standard error. It is
+    therefore modelled as a multiple of χ² with the degrees of freedom that match the variance (Satterthwaite
+    1946), with the quantiles of Wilson and Hilferty (1931).
 
     >>> kl, low, high, error = interval(np.array([0.2, -0.1, 0.1, 0.3]), 4)
     >>> round(kl, 4), round(low, 4), round(high, 4), round(error, 4)
@@ -225,7 +227,7 @@ def interval(change: FloatArray, tokens: int) -> tuple[float, float, float, floa
 
 
 def uniform(modules: Sequence[Module], rank: int) -> dict[str, int]:
-    """Return this rank for every module, or its own where that is smaller, or where it must keep it."""
+    """Return this rank for every module, or the module's own if that is smaller or must be kept."""
     return {module.name: module.rank if module.fixed else min(rank, module.rank) for module in modules}
 
 

@@ -75,7 +75,7 @@ def plan_compression(
     calibration: Calibration | None = None,
     allow_routed: bool = False,
 ) -> CompressionPlan:
-    """Plan a rank for every module of an audited adapter, and return what that is predicted to cost.
+    """Plan a rank for every module of an audited adapter, and return the predicted cost.
 
     >>> plan = plan_compression(audit_adapter("my_adapter"), ToRank(4))
     >>> plan.old_params, plan.new_params, f"{plan.predicted_error:.1%}"
@@ -83,13 +83,13 @@ def plan_compression(
 
     allowed_ranks: every rank is one of these, or the module's own.
     multiple_of: every rank is a multiple of it, or the module's own.
-    allow_untrained: plan for an adapter whose every B·A is 0 as well.
-    path: where the adapter is, for refusals: a report names no folder above it.
-    calibration: what its components are worth, in place of the weights' energy; with it the plan has a prediction.
-    allow_routed: predict the KL, and accept a limit of it, also if the base routes tokens to experts.
+    allow_untrained: also plan for an adapter whose every B·A is 0.
+    path: path of the adapter for error messages, since a report omits parent folders.
+    calibration: worth of its components, in place of the weights' energy; the plan then has a prediction.
+    allow_routed: predict the KL, and accept a limit on it, even if the base routes tokens to experts.
 
-    Raises InputError where the adapter must not be truncated (B·A is not the update, NaN, missing modules, untrained),
-    UsageError for a criterion that makes no sense or a budget that cannot be met.
+    Raises InputError if the adapter must not be truncated (B·A is not the update, NaN, missing modules,
+    untrained), UsageError for an invalid criterion or a budget that cannot be met.
     """
     if not isinstance(report, AuditReport):
         raise wrong_type("report", report, "an AuditReport", "audit_adapter(path) returns one")

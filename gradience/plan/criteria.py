@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gradience.reports.compression import CompressionPlan
 
 Suggested = Literal["uniform_median", "uniform_p90", "per_layer"]
-"""Which of the ranks that the audit suggests."""
+"""Names of the audit's rank suggestions."""
 EDITED = ", then edited"
 
 
@@ -33,7 +33,7 @@ class Criterion(Protocol):
 
     @property
     def words(self) -> str:
-        """What a plan says it follows."""
+        """Return the description of the criterion in a plan."""
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         """A rank for every one of `modules`, which are those of `report`.
@@ -44,7 +44,7 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ToRank:
-    """Every module to this rank (or its own, where that is smaller).
+    """Truncate every module to this rank (or keep its own, if smaller).
 
     >>> plan_compression(audit_adapter("my_adapter"), ToRank(4)).max_rank
     4
@@ -97,7 +97,8 @@ class ToEnergy:
 
 @dataclass(frozen=True, slots=True)
 class ToSuggestion:
-    """What the audit suggests: one rank (the median or the 90th percentile), or the energy threshold of the audit.
+    """Follow the audit's suggestion: one rank (the median or the 90th percentile), or the audit's energy
+    threshold.
 
     >>> plan_compression(audit_adapter("my_adapter"), ToSuggestion("uniform_median")).criterion
     'suggested (uniform_median)'
@@ -135,7 +136,7 @@ class ToBudget:
 
     reduction: share of the LoRA parameters to save.   max_params, max_bytes: of the LoRA factors.
     max_error: √(Σ‖ΔW − ΔW′‖²/Σ‖ΔW‖²) over the whole adapter.
-    by: what a component is worth, in words: its energy, or its effect on the output where there is a calibration.
+    by: description of a component's worth: its energy, or its effect on the output with a calibration.
     """
 
     reduction: float | None = None
@@ -213,7 +214,7 @@ class ToRanks:
     >>> plan_compression(report, ToRanks(ranks)).max_rank
     4
 
-    words: what the plan says it follows. source: where the ranks stand, for refusals.
+    words: the criterion's description in the plan. source: origin of the ranks, for error messages.
     """
 
     ranks: Ranks
@@ -248,7 +249,7 @@ class ToRanks:
 
 @dataclass(frozen=True, slots=True)
 class ToPlan:
-    """The ranks of an earlier plan for the same weights; UsageError (plan-mismatch) where they are others."""
+    """The ranks of an earlier plan for the same weights; UsageError (plan-mismatch) if the weights differ."""
 
     plan: CompressionPlan
     source: str = "the plan"
@@ -260,7 +261,7 @@ class ToPlan:
         return words.removesuffix(EDITED) + EDITED if edited else words
 
     def refuse_calibration(self, sha256: str | None) -> None:
-        """Raise UsageError (plan-mismatch) where the plan was made with another calibration than the one given."""
+        """Raise UsageError (plan-mismatch) if the plan was made with a different calibration."""
         wanted = self.plan.calibration_sha256
         if wanted != sha256:
             basis = "without a calibration" if wanted is None else f"with the calibration {wanted[:12]}"
@@ -290,7 +291,7 @@ class ToPlan:
 
 
 def suggestions_of(report: AuditReport) -> Suggestions:
-    """The suggestions of an audit. Raises InputError (no-suggestion) where it made none."""
+    """Return the suggestions of an audit. Raises InputError (no-suggestion) if it made none."""
     if report.suggestions is None:
         raise InputError(
             f"{report.adapter.path}: the audit suggests no rank for this adapter",
@@ -301,9 +302,9 @@ def suggestions_of(report: AuditReport) -> Suggestions:
 
 
 def _each(modules: Sequence[Module], grid: Grid, needed: Callable[[Module], int]) -> dict[str, int]:
-    """For each module the rank that it needs, rounded up; its own where it must keep it.
+    """Return the needed rank of each module, rounded up, or its own if that must be kept.
 
-    Modules that share a name in the config share a rank, which is the largest of theirs. (Not under a budget, where a
+    Modules that share a name in the config share the largest of their ranks. (Not under a budget, where a
     larger rank would break the limit.)
     """
     chosen = {

@@ -21,7 +21,9 @@ EXAMPLE = "--allowed-ranks 4,8,16"
 
 
 def checked_ranks(allowed: Iterable[int]) -> tuple[int, ...]:
-    """`allowed` ascending, each once. Raises UsageError (bad-grid) where it is empty, or holds a rank below 1."""
+    """Return `allowed` sorted and without duplicates. Raises UsageError (bad-grid) if it is empty or has a
+    rank below 1.
+    """
     ranks = tuple(sorted(set(allowed)))
     if not ranks or ranks[0] < 1:
         raise UsageError("allowed ranks are integers of at least 1", code="bad-grid", hint=EXAMPLE)
@@ -63,7 +65,7 @@ class Grid:
 
     @property
     def is_open(self) -> bool:
-        """Whether every rank is allowed."""
+        """True if every rank is allowed."""
         return self.allowed is None and self.multiple_of is None
 
     def steps(self, rank: int) -> Sequence[int]:
@@ -75,13 +77,13 @@ class Grid:
         return range(1, rank + 1)
 
     def up(self, needed: int, rank: int) -> int:
-        """The smallest step of a module of `rank` that covers `needed`; its own rank where none does."""
+        """Return the smallest allowed rank that covers `needed`; the module's own `rank` if there is none."""
         steps = self.steps(rank)
         return steps[min(bisect_left(steps, needed), len(steps) - 1)]
 
     @property
     def words(self) -> str:
-        """What a plan says of it, behind its criterion."""
+        """Return the description that a plan adds to its criterion."""
         if self.allowed is not None:
             return f", ranks from {', '.join(map(str, checked_ranks(self.allowed)))}"
         return f", ranks a multiple of {self.multiple_of}" if self.multiple_of is not None else ""
@@ -91,17 +93,18 @@ EVERY_RANK = Grid()
 
 
 Ranks = Mapping[str, int]
-"""Module, by its path in the base model -> rank; 0 where its LoRA is left out."""
+"""Module path in the base model -> rank; 0 if its LoRA is left out."""
 
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """What the components of a calibrated module do to the model's output, by falling score.
+    """Effects of a calibrated module's components on the model's output, by falling score.
 
-    scores: (r,) mean square over the rows that select.   lost: (r + 1,) weight energy that the leading 0 … r leave out,
-    in units of the adapter's largest σ².
-    predicting, svd_predicting: (rows, r) signed, of the rows that predict, for these components and those of the SVD.
-    tokens: that these rows score.
+    scores: (r,) mean square over the selection rows.   lost: (r + 1,) weight energy left out by the leading 0
+    … r components, in units of the adapter's largest σ².
+    predicting, svd_predicting: (rows, r) signed effects on the prediction rows, for these components and
+    those of the SVD.
+    tokens: scored tokens in these rows.
     """
 
     scores: FloatArray
@@ -117,10 +120,11 @@ class Module:
 
     rows: of the audit, one per expert.   unit: the largest σ of the adapter.
     shape: (m, n) of one expert.   params, bytes: of the factors of all experts at the present rank.
-    measured: threshold and energy rank of the audit (the largest of the experts; None for an untrained module).
-    alpha, scale: None where α is unknown.
-    stays: it may not get rank 0.   fixed: why it must keep its rank, or nothing.
-    effects: of a calibration; then these decide what its components are, and what they are worth.
+    measured: threshold and energy rank of the audit (the largest of the experts; None for an untrained
+    module).
+    alpha, scale: None if α is unknown.
+    stays: it may not get rank 0.   fixed: the reason why it must keep its rank, or empty.
+    effects: from a calibration; if present, they define the components and their worth.
     """
 
     name: str
@@ -152,7 +156,9 @@ class Module:
 
     @property
     def worth(self) -> FloatArray:
-        """(rank,) what each component is worth under a budget: its energy, or its score where it is calibrated."""
+        """Return the worth (rank,) of each component under a budget: its energy, or its score if
+        calibrated.
+        """
         return self.energies if self.effects is None else self.effects.scores
 
     def lost(self, rank: int) -> float:

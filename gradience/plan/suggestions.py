@@ -24,9 +24,9 @@ WEIGHT_ENERGY = (
 
 
 def suggest(report: AuditReport, grid: Sequence[int]) -> Suggestions | None:
-    """Median, 90th percentile and per-layer suggestions on the allowed ranks `grid`.
+    """Return median, 90th percentile and per-layer suggestions on the allowed ranks `grid`.
 
-    None where a finding forbids it, or no module has been trained.
+    None if a finding rules them out, or no module has been trained.
     """
     if blocks_suggestions(report.findings) or all(row.energy_rank_tau is None for row in report.layers):
         return None
@@ -72,7 +72,7 @@ def _uniform(report: AuditReport, modules: Sequence[Module], percent: int, grid:
 
 
 def _per_layer(report: AuditReport, modules: Sequence[Module], grid: Sequence[int]) -> PerLayer:
-    """An explicit rank for every module, and the α that leaves its scale alone."""
+    """Return an explicit rank for every module, and the α that preserves its scale."""
     chosen = ToEnergy(report.tau).choose(report, modules, Grid(grid))
     alphas = alphas_at(modules, chosen, use_rslora=report.adapter.use_rslora)
     widest = max(chosen, key=lambda name: chosen[name])

@@ -1,7 +1,8 @@
-"""Which runtimes load an adapter? Only what was run counts: a runtime, its version, an architecture, kinds of tensors.
+"""Recorded compatibility of runtimes with adapters, by runtime, version, architecture and kinds of tensors.
 
-`runs.json` holds what `make conformance-vllm` and `make conformance-llama-cpp` found, made from docs/conformance/ by
-`make docs`. An adapter that holds nothing beyond one that was run gets that run's verdict; every other is "not run".
+`runs.json` holds the results of `make conformance-vllm` and `make conformance-llama-cpp`, collected from
+docs/conformance/ by `make docs`. An adapter gets a run's verdict only if it has nothing beyond the adapter of
+that run; otherwise the verdict is "not run".
 """
 
 from gradience.runtimes.architecture import architecture_of, check_model_config

@@ -1,4 +1,4 @@
-"""The architecture that an adapter belongs to, where something on this machine says it. Never guessed from names."""
+"""The architecture that an adapter belongs to, if a local file states it. Never guessed from names."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ HEADS = {
 def architecture_of(
     config: PeftConfig, folder: Path, base_model: str | os.PathLike[str] | None = None
 ) -> str | None:
-    """Return the class of the model under an adapter, such as `LlamaForCausalLM`; None where nothing says it.
+    """Return the class of the model under an adapter, such as `LlamaForCausalLM`; None if it is not recorded
+    anywhere.
 
-    folder: of the adapter.   base_model: folder of the base model, where it is known.
+    folder: of the adapter.   base_model: folder of the base model, if known.
 
-    Read in this order: the config.json of `base_model`; the class that PEFT wrote into the adapter (auto_mapping); the
-    config.json of `base_model_name_or_path`, as a folder or in the cache of huggingface_hub; one beside the adapter.
-    Names of modules do not say it: `model.layers.*.self_attn.q_proj` is Llama's, Mistral's, Qwen2's and Gemma's.
+    Read in this order: the config.json of `base_model`; the class that PEFT wrote into the adapter
+    (auto_mapping); the config.json of `base_model_name_or_path`, as a folder or in the cache of
+    huggingface_hub; one beside the adapter. Module names do not determine it:
+    `model.layers.*.self_attn.q_proj` is Llama's, Mistral's, Qwen2's and Gemma's.
     """
     mapping = config.fields.get("auto_mapping")
     wrapped = _class_name(mapping.get("base_model_class")) if isinstance(mapping, dict) else None
@@ -60,7 +62,7 @@ def model_config_of(
 
 
 def check_model_config(folder: Path, *, needed: bool = True) -> None:
-    """Raise InputError where the base model's folder that was asked for has a damaged config.json, or (needed) none.
+    """Raise InputError if the given base model's config.json is damaged or (needed) missing.
 
     Codes: no-model-config, bad-config, and those of the reader.
     """

@@ -1,6 +1,8 @@
-"""What each runtime did with the adapters that were run (`runs.json`), and what an adapter holds, in the same words.
+"""Results of each runtime on the adapters that were run (`runs.json`), and an adapter's content in the same
+terms.
 
->>> sorted(parts_of({"r": 8, "use_rslora": True}, ["base_model.model.model.layers.3.mlp.up_proj.lora_A.weight"]))
+>>> sorted(parts_of({"r": 8, "use_rslora": True},
+["base_model.model.model.layers.3.mlp.up_proj.lora_A.weight"]))
 ['LoRA', 'LoRA on model.layers.*.mlp.up_proj', 'use_rslora']
 """
 
@@ -92,9 +94,10 @@ RUNS = Path(__file__).with_name("runs.json")
 
 
 class Failure(NamedTuple):
-    """What a runtime refused, or got wrong. parts: what the adapters had that it loads otherwise.   says: its words.
+    """A failure of a runtime: an error or a wrong result.
 
-    No parts: whatever the adapter is.
+    parts: parts of the adapters that failed, beyond those it loads.   says: the runtime's own message.
+    No parts: it fails for every adapter.
     """
 
     parts: Parts
@@ -104,7 +107,7 @@ class Failure(NamedTuple):
 class Runs(NamedTuple):
     """The runs of one runtime on one architecture.
 
-    loads: parts of adapters that it loaded with the scale of its rule (see `scales`), the largest sets alone.
+    loads: parts of adapters that it loaded with the scale of its rule (see `scales`); only the largest sets.
     """
 
     loads: tuple[Parts, ...]
@@ -113,7 +116,7 @@ class Runs(NamedTuple):
 
 
 class RuntimeRecord(NamedTuple):
-    """One runtime of one version. page: where its runs are."""
+    """One version of a runtime. page: documentation page of its runs."""
 
     runtime: str
     version: str

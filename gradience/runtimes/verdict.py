@@ -64,13 +64,13 @@ def config_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
 
 
 def gguf_scale(adapter: LoadedAdapter, module: LoadedModule) -> float:
-    """Return the scale in llama.cpp (llama-adapter.h): the config's α over the tensor's rank; 1 where α = 0."""
+    """Return the scale in llama.cpp (llama-adapter.h): the config's α over the tensor's rank; 1 if α = 0."""
     alpha = adapter.settings.lora_alpha
     return scale_of(alpha, module.rank, use_rslora=False) if alpha else 1.0
 
 
 def wrong_scale(scale: Scale, adapter: LoadedAdapter) -> str:
-    """Return the modules that get another scale than PEFT gives them, in words; empty where there are none."""
+    """Describe the modules whose scale differs from PEFT's; empty if there are none."""
     wrong = [
         module
         for module in adapter.modules
@@ -112,7 +112,7 @@ RUNTIMES: dict[str, Runtime] = {
 
 ENGINE = "vLLM"
 SLOT_BYTES = 2
-"""Of one number: adapters are held in the base's type, which is a 16-bit one (`lora_dtype: auto`)."""
+"""Bytes per number: adapters are stored in the base's 16-bit type (`lora_dtype: auto`)."""
 
 
 def engine() -> str:
@@ -121,12 +121,14 @@ def engine() -> str:
 
 
 def slot_bytes(width: float, max_lora_rank: int) -> int:
-    """Return the bytes of one slot: A is (max_lora_rank, n) and B (m, max_lora_rank) of every module, zeros included.
+    """Return the bytes of one slot: A is (max_lora_rank, n) and B (m, max_lora_rank) of every module, zeros
+    included.
 
-    width: Σ(m + n) over the modules that LoRA is on. A lower bound, since vLLM holds room for every module of the model
-    that can have LoRA (of `lora_target_modules`, where that is set), embedding and head among them, whether or not an
-    adapter uses it. Source: `create_lora_weights` of vLLM 0.32.0, lora/layers/base_linear.py; checked against what
-    it holds for every linear module of SmolLM2-135M (docs/conformance/vllm_slots.json).
+    width: Σ(m + n) over the modules with LoRA. The result is a lower bound, since vLLM allocates memory for
+    every module of the model that can have LoRA (or those in `lora_target_modules`, if set), embedding and
+    head included, even if no adapter uses it. Source: `create_lora_weights` of vLLM 0.32.0,
+    lora/layers/base_linear.py; checked against its allocation for every linear module of SmolLM2-135M
+    (docs/conformance/vllm_slots.json).
     """
     return math.ceil(SLOT_BYTES * width * max_lora_rank)
 
@@ -139,15 +141,15 @@ def steps_below(rank: int) -> tuple[int, ...]:
 
 UNKNOWN = "the architecture is not known: --base-model DIR, with the base model's config.json, names it"
 USUAL_TYPES = frozenset(("F32", "F16", "BF16"))
-"""Storage types that say nothing about an adapter; one in another type counts as run only where such a one was."""
+"""Storage types that need no run of their own; any other type counts as tested only if a run used it."""
 NAMED_PARTS = 2
 """Parts that a sentence names before it counts."""
 
 
 def verdicts(adapter: Adapter, architecture: str | None) -> tuple[RuntimeVerdict, ...]:
-    """Return one verdict per runtime that was ever run, on an open adapter of PEFT.
+    """Return one verdict per tested runtime on an open PEFT adapter.
 
-    architecture: class of the base model (see `architecture_of`); None where it is not known, and then nothing was run.
+    architecture: class of the base model (see `architecture_of`); if None, every verdict is "not run".
     """
     fields = adapter.config.fields if adapter.config else {}
     written = LoadedAdapter(fields, [LoadedModule(pair.module, pair.rank) for pair in adapter.pairs])

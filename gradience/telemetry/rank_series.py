@@ -1,11 +1,11 @@
-"""What a series of live spectra says about the rank: settled, too small, far too large. Pure, no numpy.
+"""Diagnose the rank from a series of live spectra: settled, too small, far too large. Pure, no numpy.
 
-The tracker asks during training, monitor when it reads run.jsonl; both get the same answer.
+The tracker uses it during training and monitor when it reads run.jsonl, so both give the same result.
 
-Thresholds come from 122 real adapters by strangers and from repeated runs on one task
-(docs/reference/monitor_rules.md, "Where the thresholds come from"): k@90 of a module is reproducible to within 1
-between seeds, a settled picture keeps it to within 1, and trained adapters of rank 8 or more practically never
-need 7/8 of their rank, while a rank that is too small for its task is needed to the end.
+Thresholds come from 122 public adapters and from repeated runs on one task (docs/reference/monitor_rules.md,
+"Where the thresholds come from"). k@90 of a module is reproducible to within 1 between seeds, and a settled
+run keeps it to within 1. Trained adapters of rank 8 or more practically never need 7/8 of their rank, while a
+rank that is too small for its task is needed until the end.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ UNUSED_AT = Fraction(1, 4)
 
 @dataclass(frozen=True, slots=True)
 class RankPoint:
-    """One measurement: what every module had and needed. The order of modules is the same in a series.
+    """One measurement: allocated and needed ranks. The order of modules is the same throughout a series.
 
     ranks   allocated ranks
-    needed  k@90 of each module; None where there is no spectrum (untrained, NaN)
+    needed  k@90 of each module; None if there is no spectrum (untrained, NaN)
     """
 
     step: int
@@ -47,7 +47,7 @@ class RankPoint:
         return [(r, k) for r, k in zip(self.ranks, self.needed, strict=True) if k is not None]
 
     def needed_percentile(self, percent: int) -> float | None:
-        """Percentile of k@90 over modules; None where nothing was measured."""
+        """Return a percentile of k@90 over modules; None if nothing was measured."""
         needed = [k for _, k in self.measured]
         return float(percentile(needed, percent)) if needed else None
 
@@ -83,12 +83,12 @@ def settled_since(points: Iterable[RankPoint]) -> int | None:
 
 
 def too_small(point: RankPoint) -> bool:
-    """Whether at least half of the trained modules need nearly all of their rank."""
+    """Return True if at least half of the trained modules need nearly all of their rank."""
     trained = len(point.measured)
     return trained > 0 and len(point.saturated()) >= SATURATED_SHARE * trained
 
 
 def too_large(point: RankPoint) -> bool:
-    """Whether nine modules of ten need at most a quarter of their rank, and the rank is above 2."""
+    """Return True if nine modules of ten need at most a quarter of their rank, and the rank is above 2."""
     share = point.used_percentile(90)
     return share is not None and max(point.ranks) > 2 and share <= UNUSED_AT

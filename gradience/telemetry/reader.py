@@ -37,9 +37,9 @@ FINITE = 1e100
 YEAR_9999 = 253_402_300_799
 _DECODER = json.JSONDecoder()
 _BEGINS = frozenset('{["-0123456789tfnNI')
-"""What a JSON value, NaN and Infinity can begin with: two million lines of something else are seen through at once."""
+"""First characters of a JSON value, NaN and Infinity, for skipping two million other lines quickly."""
 _LARGE_NUMBER = re.compile(r"[:,\[\s]-?[0-9](?:[0-9]{59}|[0-9.]*[eE]\+?[0-9][0-9])")
-"""What a number beyond FINITE in a list or an object looks like (and now and then another, or a string)."""
+"""Pattern of a number beyond FINITE in a list or an object (sometimes also another number, or a string)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,14 @@ class ReadIssue:
 
 
 class TelemetryReader:
-    """Reads one run.jsonl; iterate it as often as you like.
+    """Reads one run.jsonl; can be iterated repeatedly.
 
     >>> [record.event for record in TelemetryReader("run.jsonl")]
     ['run_start', 'train_step', 'run_end']
 
-    After an iteration `issues` holds the first twenty lines that could not be read and
-    `issue_counts` how many there were of each kind. `poll()` reads on from where the last poll
-    ended, for a run that is still being written.
+    After an iteration `issues` holds the first twenty lines that could not be read and `issue_counts` the
+    number of each kind. `poll()` continues from the end of the last poll, for a run that is still being
+    written.
 
     Raises InputError (code `run-not-found`, `run-not-a-file`, `too-large`), ReadError when iteration starts.
     """
@@ -191,10 +191,10 @@ def _integer(text: str) -> float:
 
 class _Line(NamedTuple):
     start: bytes
-    """The whole line, or its first bytes where it is too long."""
+    """The whole line, or its first bytes if it is too long."""
     length: int
     finished: bool
-    """Whether its newline is there."""
+    """True if the line's newline has been read."""
 
 
 def _lines(file: BinaryIO) -> Iterator[_Line]:

@@ -41,7 +41,7 @@ class Record:
     data: dict[str, Json] = field(repr=False)
 
     def number(self, *keys: str) -> float | None:
-        """The number under a path of keys, NaN and infinity restored; None where there is none.
+        """Return the number under a path of keys, NaN and infinity restored; None if there is none.
 
         `record.number("metrics", "loss")` reads `{"metrics": {"loss": 0.7}}`.
         """
@@ -55,12 +55,12 @@ class Record:
         return float(mark) if mark in ("nan", "inf", "-inf") else None
 
     def text(self, key: str) -> str | None:
-        """The string under `key`; None where there is none."""
+        """Return the string under `key`; None if there is none."""
         value = self.data.get(key)
         return value if isinstance(value, str) else None
 
     def mapping(self, key: str) -> Mapping[str, Json]:
-        """The object under `key`; empty where there is none."""
+        """Return the object under `key`; empty if there is none."""
         value = self.data.get(key)
         return value if isinstance(value, Mapping) else {}
 

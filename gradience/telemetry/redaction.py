@@ -1,10 +1,9 @@
-"""What never reaches run.jsonl unless it is asked for.
+"""Redaction: strings that are not written to run.jsonl by default.
 
-A log of a training run is read by colleagues, attached to issues and kept for years. So strings
-that look like data (prompts, completions), like secrets (access tokens) or that carry a person's
-name (home folders, e-mail addresses) are replaced by a mark that says what was there and how long
-it was. Numbers are always kept. The rules are deliberately plain: a length, a list of field names,
-and a few patterns with bounded work.
+A log of a training run is read by colleagues, attached to issues and kept for years. So strings that look
+like data (prompts, completions) or secrets (access tokens), or that contain a person's name (home folders,
+e-mail addresses), are replaced by a mark with their kind and length. Numbers are always kept. The rules are
+deliberately simple: a length, a list of field names, and a few patterns with bounded work.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ UUID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """Which strings are kept.
+    """Rules for keeping strings.
 
     max_chars   longer strings are replaced
-    allow       fields whose strings are kept whatever they hold (dotted path or last part)
-    enabled     False keeps everything: for your own disk only
+    allow       fields whose strings are always kept (dotted path or last part)
+    enabled     False keeps everything: only for your own disk
     """
 
     max_chars: int = 256

@@ -1,7 +1,7 @@
-"""Which method a trainer's class stands for, and what reinforcement learning logs. Pure, no heavy imports.
+"""Training method of a trainer class, and the metrics of reinforcement learning. Pure, no heavy imports.
 
-The callback asks before it calls exp(loss) a perplexity, monitor before it judges a loss: in reinforcement
-learning the loss is no measure of progress.
+The callback uses it before it reports exp(loss) as a perplexity, and monitor before it judges a loss: in
+reinforcement learning the loss does not measure progress.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from gradience.telemetry.redaction import DEFAULT_REDACTION, Redaction
 
 
 class RunStatus(StrEnum):
-    """How a run ended. The public predecessor's `aborted` is read as `interrupted`."""
+    """Final status of a run. The public predecessor's `aborted` is read as `interrupted`."""
 
     OK = "ok"
     INTERRUPTED = "interrupted"
@@ -29,21 +29,21 @@ class RunStatus(StrEnum):
 
 
 class TelemetryWriter:
-    """Appends records to one file; makes its folders, never shortens it.
+    """Appends records to one file. Creates parent folders and never truncates the file.
 
     >>> with TelemetryWriter("runs/run.jsonl") as run:
     ...     run.start({"lora": {"r": 16}})
     ...     run.train_step(10, loss=0.7, lr=1e-4)
 
-    path        where; parent folders are made
-    run_id      who; a new random id when not given (give the old one when a run is resumed)
-    redaction   what is never recorded (see `Redaction`)
+    path        file to append to; parent folders are created
+    run_id      id of the run; by default a new random id (pass the old one when a run is resumed)
+    redaction   strings that are not recorded (see `Redaction`)
 
-    As a context manager it also writes `run_end`: ok, interrupted (Ctrl-C, exit) or error with
-    the exception's type. The exception is raised to the caller.
+    As a context manager it also writes `run_end`: ok, interrupted (Ctrl-C, exit) or error with the
+    exception's type. The exception is re-raised.
 
-    Raises OSError from the constructor and from every write (disk full, read-only, no permission):
-    the caller decides whether that matters. A short write is repaired by the next one.
+    Raises OSError from the constructor and from every write (disk full, read-only, no permission); the caller
+    decides if that matters. A short write is repaired by the next one.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class TelemetryWriter:
 
     @property
     def ended(self) -> bool:
-        """Whether `run_end` has been written by this writer."""
+        """Return True if this writer has written `run_end`."""
         return self._ended
 
     def elapsed(self) -> float:
@@ -177,7 +177,7 @@ def status_of(kind: type[BaseException] | None) -> RunStatus:
 
 
 def _torn(fd: int) -> bool:
-    """Whether the file's last byte is not a newline: a write was cut off."""
+    """Return True if the file's last byte is not a newline, so a write was interrupted."""
     info = os.fstat(fd)
     if info.st_size == 0:
         return False

@@ -17,7 +17,7 @@ from gradience.reports.calibration import Calibration
 
 
 class Source(NamedTuple):
-    """What an adapter is derived from."""
+    """Source of a derived adapter."""
 
     probe: Path
     """The folder that PEFT wrote."""
@@ -37,19 +37,21 @@ class Arm:
     """Writes the adapter with these ranks, from the probe's files, to a folder, as PEFT would. None: it is trained from
     scratch, with the probe's recipe and seed."""
     words: str = ""
-    """What a candidate is, for the reference of the config and beside the results."""
+    """Description of a candidate, for the config reference and beside the results."""
     suffix: bool = True
-    """Whether its name stands behind the variant's (`per_layer.truncate`); without it the result has that alone."""
+    """Append the arm's name to the variant's (`per_layer.truncate`); if False the result has only the
+    variant's name.
+    """
     trains: Literal["lora", "head"] = "lora"
-    """`head`: the model's head alone; the LoRA stays at ΔW = 0 and is left out when the head is evaluated."""
+    """`head`: only the model's head; the LoRA stays at ΔW = 0 and is left out when the head is evaluated."""
     distills: bool = False
-    """Whether what was derived from the probe is then trained for a few steps to answer as the probe does."""
+    """Distill the adapter derived from the probe: train it for a few steps to match the probe's outputs."""
     needs_control: str = ""
     """The control without which it is not reported."""
 
     @property
     def is_trained(self) -> bool:
-        """Whether it is trained from scratch; everything else is derived from the probe."""
+        """True if it is trained from scratch; all others are derived from the probe."""
         return self.make is None
 
     def result_name(self, variant: str) -> str:
@@ -64,18 +66,18 @@ class Control:
     name: str
     """In `compression.controls`, and in the results."""
     words: str
-    """What it is and tells, beside its row in a report and in the reference of the config."""
+    """Description and purpose, beside its row in a report and in the config reference."""
     ranks: Callable[[AuditedProbe], Choice]
-    """Raises NotMade, with the reason, where there are none."""
+    """Raises NotMade, with the reason, if there are no ranks."""
     arm: Arm | None = None
-    """How it is made; None: in each arm in which the variant `needs_variant` is made."""
+    """Arm that makes it; None: every arm in which the variant `needs_variant` is made."""
     needs_variant: str = ""
     """The variant without which it means nothing."""
     needs_arm: str = ""
     """The arm without which it means nothing."""
     needs_head: bool = False
-    """Whether the model must have a head, as `model.type: seqcls` has."""
+    """The model must have a head, as with `model.type: seqcls`."""
     expected: Literal["PASS", "FAIL"] | None = None
     """The status that it must have, for the test to have been able to see a difference; None: it may have any."""
     otherwise: str = "the task cannot tell good from bad"
-    """What it means when it has the other one."""
+    """Meaning of the opposite outcome."""

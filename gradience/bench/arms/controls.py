@@ -23,9 +23,10 @@ QUARTER = 4
 
 
 def shuffled_ranks(probe: AuditedProbe) -> Choice:
-    """Return the ranks of `per_layer`, shuffled among modules of one shape, so that the parameters stay the same.
+    """Return the ranks of `per_layer`, shuffled among modules of one shape, so that the parameter count stays
+    the same.
 
-    As many modules as possible get another rank. Raises NotMade where that is less than half of them.
+    As many modules as possible get a different rank. Raises NotMade if that is fewer than half of them.
     """
     ranks = probe.choose("per_layer").ranks
     alike: dict[tuple[Any, ...], list[str]] = defaultdict(list)

@@ -24,9 +24,9 @@ UNDER_KL = "calibrated_kl"
 
 
 class Choice(NamedTuple):
-    """Ranks, and in words what they rest on, before rounding.
+    """Ranks, and a description of their basis before rounding.
 
-    prediction: of a calibration, where that chooses them.
+    prediction: the calibration's, if it chose the ranks.
     """
 
     ranks: Ranks
@@ -51,9 +51,10 @@ class AuditedProbe:
         calibration: Calibration | None = None,
         max_kl: float | None = None,
     ) -> None:
-        """variants: all that the config compares. seed: of the run; what is random depends on it alone.
+        """variants: all variants in the config. seed: seed of the run; random choices depend only on it.
 
-        calibration: without it, variants that need one cannot be chosen. max_kl: of the variant `calibrated_kl`.
+        calibration: without it, calibrated variants cannot be chosen. max_kl: limit of the variant
+        `calibrated_kl`.
         """
         self.variants, self.seed, self.max_kl = variants, seed, max_kl
         self._calibration = calibration
@@ -64,7 +65,9 @@ class AuditedProbe:
 
     @property
     def suggestions(self) -> Suggestions:
-        """What the audit suggests, rounded up to the config's ranks. Raises NotMade where that is nothing."""
+        """Return the audit's suggestions, rounded up to the config's ranks. Raises NotMade if there are
+        none.
+        """
         if self._report.suggestions is None:
             raise NotMade("the audit suggests no rank for this adapter")
         return self._report.suggestions
@@ -83,9 +86,9 @@ class AuditedProbe:
         return criterion.choose(self._report, self.modules)
 
     def chosen_by_effect(self, criterion: Criterion) -> Choice:
-        """Return the ranks that `criterion` gives by what components do to the output, and what they are to cost.
+        """Return the ranks that `criterion` chooses by output effect, and their predicted cost.
 
-        Raises NotMade where it leaves nothing, and for a limit of KL on a base that routes tokens to experts.
+        Raises NotMade if no component remains, and for a KL limit on a base that routes tokens to experts.
         """
         assert self._calibration is not None
         try:

@@ -1,7 +1,7 @@
 """The arms: retrained from scratch, truncated, truncated and distilled.
 
-Of a truncation the leading directions of each module are kept: the best approximation of its update at that rank
-(Eckart–Young); where a calibration chooses, those that matter most to the output.
+A truncation keeps the leading directions of each module, the best approximation of its update at that rank
+(Eckart–Young). If a calibration chooses, it keeps those that matter most to the output.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class BenchConfig(Settings):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for the reader of the file: a seed is run alone."""
+        """Notes for the reader of the file, for example that only one seed is run."""
         if self.due == self.seeds:
             return ()
         planned = ", ".join(map(str, self.seeds))
@@ -132,16 +132,18 @@ class BenchConfig(Settings):
 
     @property
     def asks_base(self) -> bool:
-        """Whether the base answers the examples as well, for the probe's gate."""
+        """True if the base model is evaluated too, for the probe's gate."""
         return self.model.type == "causal_lm" and self.task.probe_gate.above_base is not None
 
     @property
     def smoke(self) -> bool:
-        """Whether this is only to see that everything works."""
+        """True for a smoke test, which only checks that everything works."""
         return self.run_type == "smoke"
 
     def seen_from(self, folder: Path | None) -> BenchConfig:
-        """Return the same config, its relative paths seen from `folder`; None leaves them where the command is run."""
+        """Return the same config with relative paths based on `folder`; None bases them on the working
+        directory.
+        """
         if folder is None:
             return self
         sections = {
@@ -266,11 +268,11 @@ def _parsed(override: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- two configs
 
 UNCOUNTED = ("runtime", "run_type", "bench_version", "task.folder", "model.folder")
-"""What changes no number in a config: the machine, labels, and where paths start."""
+"""Settings that affect no number: the machine, labels, and the base folders of paths."""
 
 
 class Difference(NamedTuple):
-    """One setting, and its two values; None where one config does not have it."""
+    """One setting that differs, and its two values; None if a config lacks the setting."""
 
     key: str
     a: Any

@@ -26,8 +26,9 @@ from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
 
 LABEL_GATE, ANSWER_GATE = "0.70", "0.15"
-"""What a probe must reach before anything is concluded from it, in tasks with labels and in tasks that are answered in
-free text. GLUE's have their own."""
+"""Default accuracy that a probe must reach before conclusions are drawn from it, for tasks with labels and
+for free-text tasks. GLUE tasks have their own.
+"""
 
 SHORT_WARMUP = 10
 """A smoke run of n steps warms up for n/10 at most, or it would end before its learning rate is reached."""
@@ -48,7 +49,7 @@ class OneOf:
         self.table = table
 
     def __call__(self, name: str) -> str:
-        """The name. Raises ValueError where the table has none such."""
+        """Return the name. Raises ValueError if the table does not contain it."""
         if name not in self.table:
             raise ValueError(f"{name!r} is not one of {', '.join(self.table)}")
         return name
@@ -73,7 +74,7 @@ ControlName = Annotated[str, AfterValidator(CONTROL)]
 
 
 class ProbeGate(Settings):
-    """What the probe itself must reach; below it, nothing is trained any more and the run is UNDERTRAINED."""
+    """Accuracy that the probe must reach. Below it, training stops and the run is UNDERTRAINED."""
 
     min_value: Share | None = None
     """Share of correct answers. By default GLUE's own (sst2 0.75 …), 0.70 for other labels, 0.15 for free text."""
@@ -83,7 +84,7 @@ class ProbeGate(Settings):
 
 
 class Generation(Settings):
-    """How answers are generated. Decoding is greedy, always."""
+    """Generation of answers. Decoding is always greedy."""
 
     max_new_tokens: Positive | None = None
     """By default what the task says."""
@@ -98,9 +99,10 @@ class TaskSettings(Settings):
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Passed on to the task: files, subsets."""
     folder: str | None = Field(default=None, exclude=True)
-    """Where relative paths start, in `profile` and in `options`, those of KEY=VALUE too: by default the config's own
-    folder, or for a shipped config where the command is run. Itself relative to the config's folder. Part of no
-    digest."""
+    """Base folder of relative paths in `profile` and in `options`, including those set with KEY=VALUE.
+    Default: the config's own folder, or the working directory for a shipped config. A relative value
+    starts at the config's folder. Part of no digest.
+    """
     eval_role: Literal["confirm", "dev"] = "confirm"
     """Claims rest on `confirm`, which is looked at once; `dev` is for trying things out."""
     eval_samples: Positive | None = None
@@ -124,7 +126,7 @@ class TaskSettings(Settings):
 
     @property
     def place(self) -> Path | None:
-        """`folder` as a path; None where the command is run."""
+        """Return `folder` as a path; None for the working directory."""
         return None if self.folder is None else Path(self.folder)
 
     @property
@@ -137,12 +139,14 @@ class LadderSettings(Settings):
     """Truncations of the probe, from the largest down: the smallest rank that is shown to be safe."""
 
     kind: LadderKind = "uniform"
-    """What a step is: `uniform` one rank for every module; `per_layer` the share of its energy that each keeps."""
+    """Meaning of a step: `uniform` uses one rank for every module; `per_layer` is the share of energy each
+    module keeps.
+    """
     steps: Annotated[tuple[int | float, ...], Field(min_length=1)]
     """From the largest down: ranks such as `[16, 8, 4]`, or shares of the energy such as `[0.95, 0.9, 0.8]`. Tested in
     this order, each at the full level, until one is not shown to be safe."""
     bound: LadderBound = "mean-over-trainings"
-    """What the bound of a step is about: the adapters of this run, the mean over trainings, or the next training."""
+    """Population of a step's bound: this run's adapters, the mean over trainings, or the next training."""
 
     @model_validator(mode="after")
     def _descends(self) -> LadderSettings:
@@ -158,11 +162,12 @@ class LadderSettings(Settings):
 
 
 class DistillationSettings(Settings):
-    """How the arm `distill` trains, on the probe's training prompts and without their labels."""
+    """Settings of the arm `distill`, which trains on the probe's training prompts without their labels."""
 
     steps: Annotated[Share, Field(gt=0)] = Fraction(1, 10)
-    """Share of the probe's training steps, at most: it stops where nothing gets better. A step takes
-    `train.per_device_train_batch_size` rows."""
+    """Largest share of the probe's training steps; distillation stops early if the loss no longer improves. A
+    step uses `train.per_device_train_batch_size` rows.
+    """
     rows: Annotated[int, Field(ge=FEWEST_DISTILLATION)] = 512
     """The first so many training examples. Of them a quarter is held out, and an eighth decides which step is kept."""
     lr: Annotated[float, Field(gt=0)] = 3e-4
@@ -174,19 +179,20 @@ class DistillationSettings(Settings):
 
 
 class CalibrationSettings(Settings):
-    """How the probe is calibrated, on its training prompts and without their labels: for variants that are called
-    `calibrated`."""
+    """Calibration of the probe on its training prompts, without their labels. Used by variants called
+    `calibrated`.
+    """
 
     rows: Annotated[int, Field(ge=FEWEST)] = 256
     """The first so many training examples: one half of them chooses what is kept, the other predicts what it costs."""
     max_kl: Annotated[float, Field(gt=0, lt=math.inf)] | None = Field(
         default=None, exclude_if=lambda limit: limit is None
     )
-    """Of the variant `calibrated_kl`: the largest predicted KL divergence per scored token, in nats."""
+    """Largest predicted KL divergence per scored token for the variant `calibrated_kl`, in nats."""
 
 
 class CompressionSettings(Settings):
-    """Which smaller adapters are compared with the probe, and how each comes to be."""
+    """Smaller adapters to compare with the probe, and the arms that make them."""
 
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = (
         "uniform_median",
@@ -212,18 +218,20 @@ class CompressionSettings(Settings):
     distillation: DistillationSettings | None = Field(
         default=None, exclude_if=lambda distillation: distillation is None
     )
-    """Of the arm `distill`; its defaults where that is among the arms."""
+    """Settings of the arm `distill`; defaults apply if the arm is listed."""
     calibration: CalibrationSettings | None = Field(
         default=None, exclude_if=lambda calibration: calibration is None
     )
-    """Of the variants that are called `calibrated`; its defaults where one of those is asked for."""
+    """Settings of the `calibrated` variants; defaults apply if one of them is listed."""
     energy: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a module's energy that its suggested rank holds."""
 
     @model_validator(mode="before")
     @classmethod
     def _says_how(cls, values: Any) -> Any:
-        """How is distilled or calibrated by default stands in the config all the same: it decides what is made."""
+        """Record the default distillation or calibration settings explicitly, because they affect the
+        result.
+        """
         if not isinstance(values, dict):
             return values
         distills = any(name in ARMS and ARMS[name].distills for name in _names(values, "arms"))
@@ -283,25 +291,27 @@ class RuntimeSettings(Settings):
     """One device for a process. `cuda:1` is the second GPU; `cuda` and `auto` take the first, and under several
     processes each takes its own."""
     threads: Positive | None = None
-    """Of torch, on a CPU. By default as many as torch takes."""
+    """CPU threads used by torch. Default: torch's own choice."""
     processes: Positive = 1
     """More than one: training through torchrun, one process for each GPU. They share the accumulation steps."""
     engine: Annotated[str, AfterValidator(ENGINE)] = Field(
         default="transformers", exclude_if=lambda name: name == "transformers"
     )
-    """What answers the examples: `transformers`, or `vllm` in a process of its own, whose Python `--engine-python`
-    names. Part of the key of every evaluation: probe and variants have the same."""
+    """Engine that answers the examples: `transformers`, or `vllm` in a separate process, whose Python is set
+    by `--engine-python`. Part of the key of every evaluation; probe and variants use the same engine.
+    """
     executor: Literal["local", "ray"] = Field(default="local", exclude=True)
-    """Where the stages are made: `local` on this machine, `ray` on a Ray cluster."""
+    """Executor of the stages: `local` on this machine, `ray` on a Ray cluster."""
     workers: Positive | None = Field(default=None, exclude=True)
-    """Stages that are made at once. By default one for each GPU of this machine, and on a cluster as many as it takes.
-    One alone, on this machine, is this process itself."""
+    """Stages run in parallel. Default: one per GPU of this machine, or as many as a cluster accepts. A single
+    worker on this machine runs in the main process.
+    """
     keep_adapters: Literal["all", "probe", "none"] = "all"
-    """Which adapters stay on disk when the run is done."""
+    """Adapters kept on disk after the run."""
     smoke: SmokeSettings = SmokeSettings()
 
     def where(self) -> dict[str, Any]:
-        """What says on which machines, as far as it is not the default."""
+        """Return the non-default settings that choose the machines."""
         names = [name for name, field in type(self).model_fields.items() if field.exclude]
         defaults = type(self)()
         values = {name: getattr(self, name) for name in names}

@@ -10,7 +10,7 @@ from gradience.reading import open_stream
 
 FOLDER = Path(__file__).parent.parent / "configs"
 PACKAGED = ("gradience", "bench", "configs")
-"""Where they lie in a checkout: the published commands name them so."""
+"""Folder of the shipped configs in a checkout; published commands use this path."""
 
 
 def shipped_configs() -> Mapping[str, Path]:
@@ -28,9 +28,9 @@ def config_titles() -> Mapping[str, str]:
 
 
 def find_config(name: str) -> Path:
-    """Return the file at the path `name`; where there is none, the shipped config that is meant.
+    """Return the file at the path `name`, or the shipped config that matches it.
 
-    That is the one of this name, or the one whose path in a checkout ends like `name`, or the reverse:
+    A shipped config matches by name, or if its path in a checkout ends like `name`, or the reverse:
     `minilm_reviews`, `configs/minilm_reviews.yaml` and `/clone/gradience/bench/configs/minilm_reviews.yaml`.
     Raises InputError (`config-not-found`).
     """

@@ -1,1 +1,1 @@
-"""What is decided before anything is trained: the plan on disk, the variants, the cost."""
+"""Decisions made before training: the plan on disk, the variants, the cost."""

@@ -38,7 +38,7 @@ from gradience.tasks.base import ClassificationTask, GenerationTask
 EXAMPLES: Mapping[str, int] = {"gsm8k": 1_319, "reviews": 2_186}
 """Examples that decide (role confirm), of tasks whose data do not change; GLUE's stand with its subsets."""
 NEW_TOKENS = 256
-"""Of an answer at most, where neither the config nor the task says it."""
+"""Default limit of generated tokens, if neither the config nor the task sets one."""
 ADAM_BYTES = 16
 """For each trained parameter: float32 weight, gradient and two moments."""
 
@@ -89,9 +89,11 @@ def report_of_config(
     seeds: int | None = None,
     margin: Fraction | None = None,
 ) -> PowerReport:
-    """Return what `config` can show; n, seeds and margin replace its own. assumed: None for plausible values.
+    """Return the power report of `config`; n, seeds and margin replace its own. assumed: None for plausible
+    values.
 
-    Raises what `forecast` raises, and UsageError where only the data can tell how many examples decide.
+    Raises the errors of `forecast`, and UsageError if the number of deciding examples is known only from the
+    data.
     """
     expected = forecast(config)
     examples = n or expected.examples
@@ -171,18 +173,20 @@ class Shapes:
     """Rows and tokens of the batches of a run."""
 
     steps: int
-    """Of a training."""
+    """Steps of one training."""
     train: tuple[int, int]
     """Rows and tokens of a batch, padding included."""
     rows: int
-    """Of a batch of an evaluation."""
+    """Rows in an evaluation batch."""
     prompt: int
     new: int
     """Tokens that a batch generates until its last row ends; 0 for labels."""
 
 
 def shapes_of(config: BenchConfig, lengths: Lengths | None, examples: int, new_tokens: int) -> Shapes | None:
-    """The batches of a run; every example at its limit where the lengths are not known. None without steps."""
+    """Return the batch shapes of a run, with every example at its limit if the lengths are unknown. None
+    without steps.
+    """
     recipe, causal = config.train, config.model.type == "causal_lm"
     known = lengths or Lengths((recipe.max_length,), (recipe.max_length,), (new_tokens,) if causal else ())
     steps = recipe.max_steps

@@ -1,7 +1,8 @@
-"""What a budget can show, before it is spent: claims, their needs, and what the policy does. Pure.
+"""Statistical power of a budget: the claims it can support, their sample sizes, and the policy's decision.
+Pure.
 
-Nobody knows beforehand how many answers a variant will change. So every figure is one for an assumption: what earlier
-runs have shown, what the reader says, or a few values between which most runs lie.
+The number of answers that a variant will change is unknown beforehand. So every figure depends on an
+assumption: the results of earlier runs, the user's own value, or a few values that cover most runs.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def plausible_for(wanted: Iterable[PlannedVariant]) -> Assumptions:
 
 
 def stated(discordances: Sequence[float], spreads: Sequence[float]) -> Assumptions:
-    """Return every discordance with every spread; with the plausible ones where one of the two is not stated."""
+    """Return every combination of discordance and spread. A missing one is replaced by the plausible
+    values.
+    """
     if not discordances:
         every = plausible()
         alike = [

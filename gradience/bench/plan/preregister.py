@@ -1,4 +1,4 @@
-"""What is decided before training, written down: the config and the data -> `plan.json`."""
+"""Preregistration: writes the config and the data digests to `plan.json` before training."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def bench_plan(
     code: TaskCode | None = None,
     calibration: PlannedCalibration | None = None,
 ) -> BenchPlan:
-    """Return the plan of a run on these examples. task: its name, as the task says it. code: of a user's own task.
+    """Return the plan of a run on these examples. task: the task's own name. code: of a user's own task.
 
-    calibration: the prompts, where the probe is to be calibrated.
+    calibration: the prompts, if the probe will be calibrated.
     """
     variants = asked_for(config.compression)
     return BenchPlan(

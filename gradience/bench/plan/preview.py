@@ -32,7 +32,7 @@ from gradience.words import counted
 
 What = Literal["model", "tokenizer", "data", "code"]
 HUB_SECONDS = 5
-"""How long the hub may take to answer."""
+"""Timeout for the hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class Lengths:
     """Tokens of the examples, as training and evaluation encode them."""
 
     train: tuple[int, ...]
-    """Of each train example that fits, its response and the end token included."""
+    """Tokens of each train example that fits, including its response and the end token."""
     prompts: tuple[int, ...]
-    """Of each example that decides; for texts to label the whole text."""
+    """Tokens of each deciding prompt; of the whole text for label tasks."""
     responses: tuple[int, ...] = ()
-    """Of their gold responses with the end token; empty for texts to label."""
+    """Tokens of the gold responses with the end token; empty for label tasks."""
 
 
 @dataclass(slots=True)
@@ -53,11 +53,13 @@ class Preview:
 
     checks: list[Check] = field(default_factory=list)
     shape: Any = None
-    """transformers' config of the base; None where it is not known here."""
+    """transformers' config of the base; None if it is not available locally."""
     task: Task | None = None
-    """None where its data are not here, it is code of the user's own, or a chat whose template is not here."""
+    """None if its data are not available locally, it is the user's own code, or it is a chat whose template
+    is missing.
+    """
     lengths: Lengths | None = None
-    """None where the task or its tokenizer is not here."""
+    """None if the task or its tokenizer is not available locally."""
     example: RenderedExample | None = None
     scored: tuple[ScoredExample, ...] = ()
     """The first of the examples that decide."""
@@ -68,11 +70,11 @@ class Preview:
 
 
 def look(config: BenchConfig) -> Preview:
-    """See what is here of the inputs of `config`.
+    """Check which inputs of `config` are available locally.
 
-    Raises what the run would raise for what is not there: InputError for a task, a file, a folder or a model that does
-    not exist or cannot be read, NetworkError for what the hub does not have, UsageError where task and model do not
-    fit together. A hub that cannot be reached is no error: the check says `not checked`.
+    Raises what the run would raise for missing inputs: InputError for a task, a file, a folder or a model
+    that does not exist or cannot be read, NetworkError for anything missing on the hub, UsageError if task
+    and model do not fit together. An unreachable hub is not an error: the check says `not checked`.
     """
     preview = Preview()
     with local_only():
@@ -104,7 +106,7 @@ def look(config: BenchConfig) -> Preview:
 
 
 def _model(settings: ModelSettings, preview: Preview) -> Any:
-    """The shape of the model; None where nobody here knows it."""
+    """Return the shape of the model; None if it is not available locally."""
     from transformers import AutoConfig
 
     name, known = settings.name, KNOWN.get(settings.name)
@@ -183,7 +185,7 @@ def _task(config: BenchConfig, preview: Preview) -> Task | ChatTask | None:
 
 
 def _rendered(task: Task, tokenizer: Any) -> RenderedExample:
-    """The first train example, as the model sees it where its tokenizer is here."""
+    """Return the first train example as the model sees it, if its tokenizer is available."""
     first: Any = task.examples.of("train")[0]
     if isinstance(task, ClassificationTask):
         prompt, ids = text_and_ids(first, tokenizer)

@@ -36,13 +36,13 @@ class PlannedVariant:
     name: str
     """`uniform_median` is retrained, `uniform_median.truncate` the probe truncated."""
     making: Arm
-    """How it is made."""
+    """Arm that makes it."""
     control: Control | None = None
     """None: a candidate, or a step."""
     step: float | None = None
-    """Of the ladder: a rank, or a share of the energy."""
+    """Step of the ladder: a rank, or a share of the energy."""
     ranks: Ranks = field(default_factory=dict)
-    """The rank of every module, by its path in the base model; 0 where the LoRA is left out of it."""
+    """Module path in the base model -> rank; 0 if its LoRA is removed."""
     alphas: dict[str, int | float] = field(default_factory=dict)
     """The α that keeps the scale of every module whose rank is not 0; without those whose α is unknown."""
     lora_params: int = 0
@@ -50,17 +50,19 @@ class PlannedVariant:
     rank_basis: str = ""
     """Basis of the ranks, before rounding."""
     by_effect: bool = False
-    """Whether a calibration chooses its components, and not their singular values."""
+    """A calibration chooses its components, instead of their singular values."""
     predicted: PredictedDivergence | None = None
-    """Predicted cost by the calibration; None where there is none, or where it is trained once it is made."""
+    """Cost predicted by the calibration; None without a prediction, or if the adapter is trained
+    afterwards.
+    """
     unplanned: str = ""
-    """Why its ranks are not known; empty where they are."""
+    """Reason why its ranks are unknown; empty if they are known."""
     as_recorded: bool = False
-    """Whether its ranks are those of a result, which does not say which module has which."""
+    """Its ranks come from a result, which does not record the rank of each module."""
     same_as: str | None = None
     """The variant, or `probe`, that has the same ranks and is made in the same way: this one is not made again."""
     skipped: str = ""
-    """Why it is not made; empty where it is."""
+    """Reason why it is skipped; empty if it is made."""
     stopped_early: bool = False
     """Not made because it can no longer pass: `skipped` says why."""
 
@@ -73,27 +75,27 @@ class PlannedVariant:
 
     @property
     def is_candidate(self) -> bool:
-        """Whether it is neither a control nor a step of the ladder."""
+        """True if it is neither a control nor a step of the ladder."""
         return self.control is None and self.step is None
 
     @property
     def is_trained(self) -> bool:
-        """Whether it is trained from scratch; everything else is derived from the probe."""
+        """True if it is trained from scratch; all others are derived from the probe."""
         return self.making.is_trained
 
     @property
     def is_distilled(self) -> bool:
-        """Whether it is derived from the probe and then distilled."""
+        """True if it is derived from the probe and then distilled."""
         return self.making.distills
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether its ranks are those of a calibration."""
+        """True if its ranks come from a calibration."""
         return self.is_candidate and is_calibrated(self.name.partition(".")[0])
 
     @property
     def is_made(self) -> bool:
-        """Whether there is anything to do for it."""
+        """True if there is work to do for it."""
         return not self.skipped and self.same_as is None and not self.unplanned
 
     @property
@@ -102,10 +104,10 @@ class PlannedVariant:
         return 1 - self.lora_params / self.probe_params if self.probe_params else 0.0
 
     def lora_arguments(self) -> dict[str, Any]:
-        """Return r, lora_alpha and the two patterns for PEFT's LoraConfig. Modules at rank 0 are not in them.
+        """Return r, lora_alpha and the two patterns for PEFT's LoraConfig.
 
-        Patterns name every module, so that none falls back on `r`; where all modules agree there are none. Modules at
-        rank 0 are excluded by their names.
+        The patterns name every module, so that none falls back on `r`; they are empty if all modules have one
+        rank. Modules at rank 0 are excluded by name.
         """
         kept = {name: rank for name, rank in self.ranks.items() if rank}
         widest = max(kept, key=lambda name: kept[name])
@@ -236,7 +238,7 @@ def _once_each(variants: Sequence[PlannedVariant], full: Ranks) -> tuple[Planned
 # ---------------------------------------------------------------- stages
 
 Kind = Literal["training", "evaluation", "audit", "calibration", "distillation", "cut"]
-"""What is done in a stage; `cut`: an adapter is derived from the probe's files."""
+"""Kind of a stage; `cut`: an adapter is derived from the probe's files."""
 
 
 @dataclass(frozen=True, slots=True)

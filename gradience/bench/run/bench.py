@@ -72,12 +72,12 @@ def run_bench(
     *,
     command: str = "",
 ) -> tuple[list[Bench], BenchAggregate | None]:
-    """Run, or resume, the seeds of `config` in the folder `output`; with `only_seed` that one alone.
+    """Run, or resume, the seeds of `config` in the folder `output`; only the seed `only_seed` if it is set.
 
-    Returns the result of each seed that was run, and the aggregate of all that are there, where several are planned.
-    Seeds of one plan may run at the same time, each with its `only_seed`. Raises LockedError when another run is
-    writing there, UsageError (`output-other-run`) when the folder holds a run of another config or other
-    data, and whatever a user can act on: what cannot be loaded, read or written.
+    Returns the result of each seed that was run, and the aggregate of all finished seeds if several are
+    planned. Seeds of one plan may run at the same time, each with its `only_seed`. Raises LockedError if
+    another run is writing there, UsageError (`output-other-run`) if the folder holds a run of a different
+    config or different data, and the errors of loading, reading and writing.
     """
     runtime, whole = config.runtime, config.only_seed is None
     if runtime.executor == "local":  # a cluster's machines have devices of their own
@@ -146,7 +146,7 @@ def _held(output: Path, whole: bool) -> Iterator[Callable[[], AbstractContextMan
 
 
 def _agrees(folder: Path, bench: Bench) -> bool:
-    """Whether every count of a seed that another process ran is the one of the records beside it."""
+    """Return True if every count of a seed run by another process matches its records."""
     for measures in (bench.probe, *(result.measures for result in bench.variants)):
         if measures is None:
             continue

@@ -1,7 +1,7 @@
-"""`.live.json`: progress of the process that runs a Bench, for `gradience bench status` alone; and `run.log`.
+"""`.live.json`: progress of a running Bench, read only by `gradience bench status`; and `run.log`.
 
-It is written at each stage, and every few seconds within one, and removed when the run ends by itself. Whether the run
-that wrote it is still running is shown by the lock of its folder.
+It is written at each stage and every few seconds within a stage, and removed when the run ends normally. The
+lock of the run's folder shows if the run is still alive.
 """
 
 from __future__ import annotations

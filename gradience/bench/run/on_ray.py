@@ -57,7 +57,7 @@ class OnRay:
         self.objects: dict[tuple[int, str], tuple[list[Any], list[Any]]] = {}
         """Seed and stage -> references of its weights, and of its other files."""
         self.lost = False
-        """Whether the cluster is gone, so that nothing can be cancelled."""
+        """True once the cluster is lost, so that nothing can be cancelled."""
         self.joined = not self.ray.is_initialized()
         if self.joined:
             # RAY_ADDRESS, else the cluster last started on this machine, else one that ends with this process.
@@ -66,7 +66,9 @@ class OnRay:
         self.run: Any = self.ray.remote(num_returns=2, max_retries=RETRIES, max_calls=1)(run_stage)
         self.head: str = self.ray.get_runtime_context().gcs_address
         self.heard: float | None = None
-        """When the head last answered; None if it never did, as behind a proxy, which proves nothing."""
+        """Time of the head's last response; None if it never responded (for example behind a proxy), which
+        proves nothing.
+        """
         self.nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         self.has_gpus = device not in ("cpu", "mps") and self._most("GPU") > 0
 
@@ -141,7 +143,7 @@ class OnRay:
         return order, None
 
     def _listen(self) -> None:
-        """Whether the head answers; after a long silence the cluster is lost."""
+        """Poll the head. After a long silence the cluster counts as lost."""
         host, _, port = self.head.rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=LOOK).close()

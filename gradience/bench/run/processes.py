@@ -116,7 +116,7 @@ class Processes:
         self.running.append(_Running(order, folder, process, devices, answer))
 
     def _end(self, running: _Running) -> list[Failure | None]:
-        """How the stage has ended; nothing if it was started again."""
+        """Return the outcome of the stage; empty if it was restarted."""
         self.running.remove(running)
         code, name = running.process.returncode, (running.order.seed, running.order.stage)
         with running.answer:

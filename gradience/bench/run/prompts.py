@@ -34,7 +34,7 @@ from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask,
 PROMPTS = "prompts.jsonl"
 """The rows, in the folder of a stage while it is made."""
 BEFORE = "before"
-"""Beside them where a stage distills: the adapter that is distilled."""
+"""File beside the prompts for distillation: the adapter to distill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Prompts:
         return "".join(f"{row}\n" for row in self.rows)
 
     def decides(self) -> dict[str, Any]:
-        """What decides what comes of them, beside base, adapter and seed."""
+        """Return the inputs that determine the result, besides base, adapter and seed."""
         names = ("batch_size", "max_length", "completion_tokens")
         return {
             "rows": self.rows,
@@ -94,10 +94,10 @@ class Prompts:
 
 
 def rows_of(task: Task, examples: Sequence[Any]) -> Iterator[str]:
-    """The examples as lines of JSON, without their labels.
+    """Yield the examples as lines of JSON, without their labels.
 
-    A prompt stands alone, and the probe writes what is scored; where choices are compared there is nothing to write,
-    and the tokens of the right one are what is scored.
+    A row holds only the prompt, and the probe generates the text to score. For choices nothing is generated,
+    and the tokens of the correct choice are scored.
     """
     for example in examples:
         if isinstance(task, ClassificationTask):
@@ -115,13 +115,13 @@ def rows_of(task: Task, examples: Sequence[Any]) -> Iterator[str]:
 
 
 def calibration_prompts(config: BenchConfig, task: Task) -> Prompts | None:
-    """The prompts that the config says; None where nothing is calibrated."""
+    """Return the prompts that the config names; None without a calibration."""
     settings = config.compression.calibration
     return None if settings is None else Prompts.of(config, task, settings.rows)
 
 
 def planned_calibration(config: BenchConfig, task: Task) -> PlannedCalibration | None:
-    """What the plan says of it; None where nothing is calibrated."""
+    """Return the calibration as recorded in the plan; None without one."""
     settings, prompts = config.compression.calibration, calibration_prompts(config, task)
     if settings is None or prompts is None:
         return None
@@ -144,7 +144,7 @@ def calibrate_probe(probe: Path, prompts: Prompts, seed: int, folder: Path, prog
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """How all adapters of a run are distilled."""
+    """Distillation settings shared by all adapters of a run."""
 
     prompts: Prompts
     steps: int
@@ -152,13 +152,13 @@ class Distillation:
 
     @classmethod
     def of(cls, config: BenchConfig, task: Task, trained: int) -> Distillation:
-        """What the config says. trained: steps that were planned for the probe."""
+        """Return the config's distillation. trained: planned training steps of the probe."""
         settings = config.compression.distillation
         assert settings is not None
         return cls(Prompts.of(config, task, settings.rows), settings.steps_of(trained), settings.lr)
 
     def decides(self) -> dict[str, Any]:
-        """What decides the result, beside base and seed."""
+        """Return the inputs that determine the result, besides base and seed."""
         return {**self.prompts.decides(), "steps": self.steps, "lr": self.lr}
 
 

@@ -1,9 +1,9 @@
-"""One seed of Bench: train the probe, hold it against its gate, audit it, calibrate it where a variant needs that, make
+"""One seed of Bench: train the probe, check its gate, audit it, calibrate it if a variant needs that, make
 the variants, evaluate them all.
 
-Each thing that takes time is a stage (stages.py), so a run that was killed resumes where it was, and the result is
-computed from what the stages left: nothing is remembered that is not on the disk. What fails is a result too: a
-variant that could not be made is an ERROR with its traceback in the log, and the others are still made.
+Each slow operation is a stage (stages.py), so a killed run resumes at the interrupted stage, and the result
+is computed only from the stages' files. A failure is a result too: a variant that could not be made is an
+ERROR with its traceback in the log, and the others are still made.
 """
 
 from __future__ import annotations
@@ -274,7 +274,9 @@ class SeedRun:
         self._train(outcome, arm, lora)
 
     def _derive(self, outcome: Outcome, probe: Outcome, facts: SeedFacts) -> None:
-        """Make an adapter from the files of the probe; where its arm distills, train it to answer as the probe does."""
+        """Derive an adapter from the probe's files. If its arm distills, train it to match the probe's
+        outputs.
+        """
         planned, adapter, audit, arm = outcome.planned, probe.adapter, facts.audit, outcome.planned.making
         assert adapter is not None
         assert audit is not None
@@ -310,7 +312,9 @@ class SeedRun:
     # ------------------------------------------------------------ training and evaluating
 
     def _train(self, outcome: Outcome, arm: Arm, lora: Mapping[str, Any]) -> TrainingReport:
-        """Train the adapter of `outcome`. A head alone is evaluated without its LoRA, which stays as it began."""
+        """Train the adapter of `outcome`. For the arm that trains only the head, the LoRA stays at its
+        start.
+        """
         config, name, has_lora = self.config, outcome.planned.name, arm.trains == "lora"
         data = self.task.examples.fingerprint("train", config.train.train_samples)
         settings: dict[str, Any] = {"lora": dict(lora), "seed": self.seed, "trained": arm.trains}
@@ -374,7 +378,7 @@ class SeedRun:
 
     @property
     def is_labels(self) -> bool:
-        """Whether texts are labelled; else answers are free text or choices."""
+        """True if the task labels texts; else answers are free text or choices."""
         return isinstance(self.task, ClassificationTask)
 
     @property
@@ -384,7 +388,7 @@ class SeedRun:
 
     @property
     def _asking(self) -> dict[str, Any]:
-        """What decides an answer and its score, beside adapter, base and examples."""
+        """Return the inputs that determine an answer and its score, besides adapter, base and examples."""
         return {"settings": self.evaluator.settings, "scoring": self.task.scoring}
 
     @cached_property
@@ -436,10 +440,11 @@ def hold_scale(probe: Path, adapter: Path, ranks: Ranks) -> None:
 
 
 def refuse_mixture(seed: Path, records: str, here: Mapping[str, Any]) -> None:
-    """Raise MadeElsewhere when a finished evaluation below `seed` was made on something else than this.
+    """Raise MadeElsewhere if a finished evaluation below `seed` was made with different hardware or software.
 
-    Answers are compared only where device, threads and versions agree.
-    records: name of the file of records in the folder of an evaluation. here: `Engine.numerics` of this one.
+    Answers are compared only if device, threads and versions agree.
+    records: name of the file of records in the folder of an evaluation. here: `Engine.numerics` of this
+    machine.
     """
     elsewhere = {}
     for path in sorted(seed.glob(f"*/eval/{records}")):

@@ -34,7 +34,7 @@ logger = logging.getLogger("gradience.bench")
 
 
 class Workers(Protocol):
-    """What makes stages."""
+    """Interface of an executor that makes stages."""
 
     def submit(self, order: Order, folder: Path, gpus: int) -> bool:
         """Have a stage made in the folder of its seed. False if there is no room now."""
@@ -147,16 +147,19 @@ def run_spread(
 
 
 def is_spread(config: BenchConfig) -> bool:
-    """Whether other processes make the stages: on a cluster, or if this machine has several GPUs or workers."""
+    """Return True if other processes make the stages: on a cluster, or with several GPUs or workers on this
+    machine.
+    """
     runtime = config.runtime
     return runtime.executor == "ray" or (runtime.workers or len(devices_of(runtime.device))) > 1
 
 
 def _whole(config: BenchConfig) -> dict[str, Any]:
-    """The config with all its defaults, its paths from the root, and what must be the same wherever it is run.
+    """Return the config with all defaults, absolute paths, and the settings that must be equal on every
+    machine.
 
-    Threads: as many as here, since Ray's tasks and torchrun's processes would take one. Device: its kind alone, since
-    the one GPU that a process is given is its first.
+    Threads: this machine's number, since Ray's tasks and torchrun's processes would use one. Device: only its
+    kind, since a process sees its assigned GPU as the first.
     """
     values = config.model_dump(mode="json")
     values["runtime"]["threads"] = torch.get_num_threads()

@@ -92,7 +92,9 @@ class Stages:
         return folder
 
     def is_done(self, name: str, folder: Path, key: str) -> bool:
-        """Whether the stage is finished with this key and its files are as it left them; says why when not."""
+        """Return True if the stage is finished with this key and its files are unchanged; otherwise log the
+        reason.
+        """
         if not (folder / MANIFEST).is_file():
             return False
         try:
@@ -176,7 +178,9 @@ def parameters_of(adapter: Path) -> tuple[int, int]:
 
 
 def require_weights(adapter: Path) -> None:
-    """Raise InputError (`weights-removed`) where a finished stage is needed again and its weights are gone."""
+    """Raise InputError (`weights-removed`) if a finished stage is needed again and its weights were
+    removed.
+    """
     if not (adapter / WEIGHTS).is_file():
         raise InputError(
             f"{adapter}: its weights are needed again, and were removed when the run ended (runtime.keep_adapters)",

@@ -9,7 +9,7 @@ from gradience.errors import shortened
 from gradience.reports.verification import Level, VerificationCheck, VerificationMismatch
 
 MAX_BYTES = 400
-"""Of a value that is quoted: it may come from a stranger's file."""
+"""Longest quoted value, since it may come from an untrusted file."""
 
 
 class Findings:
@@ -37,7 +37,7 @@ class Findings:
 
     @contextmanager
     def check(self, name: str, level: Level, what: str) -> Iterator[None]:
-        """A check: it has failed where the block names a mismatch."""
+        """Run one check. It fails if the block reports a mismatch."""
         before, ended = len(self.mismatches), False
         try:
             yield
@@ -50,7 +50,7 @@ class Findings:
 
     @property
     def level(self) -> Level | None:
-        """The highest level of which everything passed, and of those below; None where something disagrees."""
+        """Return the highest level at which, and below which, everything passed; None after a mismatch."""
         if self.mismatches or not any(check.result == "passed" for check in self.checks):
             return None
         reached: Level | None = None

@@ -109,7 +109,9 @@ def _of_answers(
 
 
 def _of_calibration(facts: SeedFacts, calibration: Calibration, plan: BenchPlan) -> Iterator[Link]:
-    """Ranks are compared module by module: the result has their range alone."""
+    """Compare the calibration. Only the range of ranks can be checked, because the result does not record
+    them by module.
+    """
     file, report, planned = f"calibration/{CALIBRATION}", calibration.report, plan.calibration
     settings, probe = facts.config.compression.calibration, facts.probe and facts.probe.adapter
     yield file, "adapter_sha256", report.adapter_sha256, probe and probe.sha256

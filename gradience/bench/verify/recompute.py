@@ -52,13 +52,15 @@ class Marking(NamedTuple):
 
     rules: Scoring
     why_not: str = ""
-    """Why answers are taken as they are scored; empty where they are scored again."""
+    """Reason why answers are not scored again; empty if they are."""
     unknown: tuple[str, ...] = ()
     """Fields of a result that only the task's code can compute."""
 
 
 def marking_of(run: Path, plan: BenchPlan, recorded: Bench) -> Marking:
-    """Return how answers are scored: by the task that comes with Gradience, or by a user's where that may run."""
+    """Return the scoring rule: that of the task included in Gradience, or of a user's task if its code is
+    allowed to run.
+    """
     values: Any = recorded.config
     if (run / CONFIG).is_file():  # its paths stand whole
         values = strict_yaml.loads(read_file(run / CONFIG, MAX_SETTINGS_BYTES), run / CONFIG)
@@ -269,7 +271,7 @@ class SeedFolder:
         return (self.folder / stage / MANIFEST).is_file()
 
     def _recorded_error(self, name: str, called: str = "") -> str:
-        """The error that the result of a variant states; empty where it states none."""
+        """Return the error in a variant's result; empty if there is none."""
         result = self.recorded.variant(name)
         if result is None or result.status != "ERROR" or not result.reasons:
             return ""

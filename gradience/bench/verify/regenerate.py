@@ -135,7 +135,9 @@ class _Regeneration:
         return tuple(again)
 
     def _compared(self, file: str, path: Path, adapter: Path | None) -> RegeneratedAnswers:
-        """Answer again, and compare with what is stored. Raises GradienceError where that cannot be done."""
+        """Generate answers again and compare them with the stored ones. Raises GradienceError if that is
+        impossible.
+        """
         stored, name = read_records(path), path.parents[1].name
         if adapter is None:
             again = self.evaluator.answers(None, None, None)
@@ -187,7 +189,9 @@ class _Regeneration:
 
 
 def undecidable(header: ExamplesRun, here: Mapping[str, Any]) -> str:
-    """Return why another answer shows nothing; empty where it does. here: the numerics of this machine."""
+    """Return the reason why a different answer would prove nothing; empty if it would. here: numerics of this
+    machine.
+    """
     reasons = [numerics_differences(header.model_dump(), here)]
     if header.batch_invariant is False:
         reasons.append(f"{header.engine} was free to compute other examples beside each")
@@ -197,7 +201,7 @@ def undecidable(header: ExamplesRun, here: Mapping[str, Any]) -> str:
 
 
 def drawn(task: Task, examples: Sequence[Any], batch_size: int, least: int) -> list[Any]:
-    """Return the examples of whole batches, at least `least` of them where there are so many, in their order."""
+    """Return the examples of whole batches, in order: at least `least` of them if there are enough."""
     if isinstance(task, ClassificationTask):
         batches = fixed_batches([whole_text(example) for example in examples], batch_size)
     elif isinstance(task, ChoiceTask):
@@ -214,7 +218,7 @@ def drawn(task: Task, examples: Sequence[Any], batch_size: int, least: int) -> l
 
 
 def _adapter(folder: Path) -> Path | None:
-    """Where the weights of an adapter lie: trained, or derived from the probe."""
+    """Return the folder of an adapter's weights: trained, or derived from the probe."""
     places = [folder / making / ADAPTER for making in ("train", "adapter")]
     return next((place for place in places if (place / WEIGHTS).is_file()), None)
 

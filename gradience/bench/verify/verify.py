@@ -56,12 +56,12 @@ from gradience.reports.verification import Verification
 from gradience.words import counted
 
 ARCHIVE = "everything.tar.xz"
-"""What `benchmarks/pack_results.py` packs of a run beside its results."""
+"""Archive made by `benchmarks/pack_results.py` from the files of a run other than its results."""
 MAX_MEMBERS = 100_000
 CLOSE = 1e-9
 """Relative to the larger one, and absolute: two ways of adding up the same numbers may differ in their last bits."""
 NAMES = ("name", "seed", "role")
-"""What tells the entries of a list apart, where they have it."""
+"""Fields that identify the entries of a list."""
 APART = (
     "schema",
     "run",
@@ -87,13 +87,13 @@ class RunFolder:
     """A run, or one seed of it, and what has come out so far."""
 
     folder: Path
-    """Of the run: where plan.json lies."""
+    """Folder of the run, with plan.json."""
     only: str = ""
-    """The seed's folder inside it, where that alone is verified."""
+    """The seed's folder inside it, if only that seed is verified."""
     pages: bool = True
     findings: Findings = field(default_factory=Findings)
     seeds: list[int] = field(default_factory=list)
-    """Whose results were made again."""
+    """Seeds whose results were recomputed."""
     gold: dict[tuple[Any, ...], str] = field(default_factory=dict)
     """The examples and gold answers of a seed -> the first file that has them."""
 
@@ -106,11 +106,11 @@ def verify_run(
     regenerate: int | None = None,
     command: str = "",
 ) -> Verification:
-    """Verify the run in `folder`, or the one seed of it that lies there, packed (`everything.tar.xz`) or not.
+    """Verify the run in `folder`, or the single seed in it, packed (`everything.tar.xz`) or not.
 
-    root: sha256 that its digests.json must have. pages: whether they are compared with their JSON. regenerate: how many
-    examples each adapter answers again; that needs the model, and nothing else here does.
-    Raises InputError (`not-a-run`, `nothing-to-verify`, `bad-archive`) where there is nothing that could be verified.
+    root: sha256 that its digests.json must have. pages: compare the pages with their JSON. regenerate: number
+    of examples that each adapter answers again. This is the only step that needs the model.
+    Raises InputError (`not-a-run`, `nothing-to-verify`, `bad-archive`) if there is nothing to verify.
     """
     watch = Stopwatch(command)
     if not folder.is_dir():
@@ -161,7 +161,7 @@ def verify_run(
 
 @contextmanager
 def unpacked(folder: Path) -> Iterator[Path]:
-    """The folder with what lies packed in it, in a place for temporary files; itself where nothing is packed.
+    """Yield a temporary folder with the unpacked archive, or the folder itself if nothing is packed.
 
     Raises InputError (`bad-archive`) for an archive that is damaged, too large, or leads out of its folder.
     """
@@ -217,7 +217,7 @@ def _check_results(run: RunFolder) -> Status | None:
 def plan_of(folder: Path) -> BenchPlan:
     """Return the plan in a folder.
 
-    Raises InputError (`artifact-invalid` where it names no examples as well), and what `BenchPlan.read` raises.
+    Raises InputError (also `artifact-invalid` if it names no examples), and the errors of `BenchPlan.read`.
     """
     plan = BenchPlan.read(folder / PLAN)
     missing = {"train", plan.eval_role} - {split.role for split in plan.splits}
@@ -291,7 +291,9 @@ def _check_protocol(run: RunFolder, plan: BenchPlan, recorded: Bench, file: str)
 
 
 def _config_of(folder: Path, recorded: Bench) -> BenchConfig | None:
-    """The config whose digest the result bears: the one in it, or config.yaml, where paths stand whole."""
+    """Return the config with the result's digest: the one in the result, or config.yaml, which has full
+    paths.
+    """
     path = folder / CONFIG
     for of_result in (True, False):
         if not of_result and not path.is_file():
@@ -359,7 +361,7 @@ def _decided_before(run: RunFolder, recorded: Bench, plan: BenchPlan, seed: int)
 def _marked(
     run: RunFolder, place: str, marking: Marking, evaluation: Evaluation[Any], folder: Path
 ) -> Evaluation[Any]:
-    """The records, scored again; says where they were scored otherwise."""
+    """Return the records, scored again; report any score that differs."""
     if marking.why_not:
         return evaluation
     again = rescored(evaluation, marking.rules)
@@ -457,15 +459,16 @@ class Difference(NamedTuple):
     field: str
     what: str
     is_text: bool
-    """Whether both are sentences, which another version may word in another way."""
+    """True if both are sentences, whose wording may differ between versions."""
 
 
 def differences(
     recorded: Any, computed: Any, *, ignored: Collection[str] = (), at: str = ""
 ) -> Iterator[Difference]:
-    """Yield where the two differ. Counts and texts must be equal, floats to 1e-9; null and a missing key are one.
+    """Yield the differences between two values. Counts and texts must be equal, floats to 1e-9; null equals a
+    missing key.
 
-    ignored: fields that are not compared, by their whole names.
+    ignored: full names of fields that are not compared.
     """
     if at in ignored:
         return
@@ -537,7 +540,9 @@ def aggregate_checked(folders: Sequence[Path], *, command: str = "") -> BenchAgg
 
 
 def _unchecked(folder: Path) -> list[str]:
-    """The results in a folder that nothing speaks for. Raises InputError where something speaks against one."""
+    """Return the results in a folder that nothing confirms. Raises InputError if something contradicts
+    one.
+    """
     place = folder if folder.is_dir() else folder.parent
     try:
         verification = verify_run(place, pages=False)

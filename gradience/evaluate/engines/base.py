@@ -109,9 +109,9 @@ def repeated(counts: Mapping[str, int]) -> Iterator[str]:
 class Engine:
     """Answers batches of examples with one base model and any number of LoRA adapters.
 
-    Adapters go by name; the name None is the base alone. Equal batches give equal answers, whichever adapters are
-    loaded beside and whatever was answered before. What the device has no room for raises OutOfMemoryError and leaves
-    everything as it was.
+    Adapters are addressed by name; None is the base model. Equal batches give equal answers, independent of
+    other loaded adapters and earlier requests. If the device runs out of memory, OutOfMemoryError is raised
+    and the state is unchanged.
 
     >>> class Parrot(Engine):
     ...     name = "parrot"
@@ -150,14 +150,15 @@ class Engine:
 
     @classmethod
     def tokenizer_of(cls, model: ModelSettings) -> Any:
-        """Return the tokenizer of the base, for which every row is encoded once; None where it is not here."""
+        """Return the base's tokenizer, which encodes every row once; None if it is not available locally."""
         return None
 
     @classmethod
     def numerics(cls, device: str = "auto") -> dict[str, Any]:
-        """Return what may move an answer on equal inputs, without loading anything: `device`, `threads`, `versions`.
+        """Return the facts that may change an answer on equal inputs, without loading anything: `device`,
+        `threads`, `versions`.
 
-        Evaluations are compared only where these agree (fields of `ExamplesRun`).
+        Evaluations are compared only if these agree (fields of `ExamplesRun`).
         """
         return {"device": None, "threads": None, "versions": {"gradience": gradience.__version__}}
 
@@ -173,7 +174,7 @@ class Engine:
 
     @classmethod
     def batch_tokens(cls, device: str) -> int:
-        """Return the tokens of a batch to begin with; where memory ends there are fewer."""
+        """Return the initial number of tokens in a batch; it is reduced if memory runs out."""
         return CPU_TOKENS
 
     # ------------------------------------------------------------ the base and its adapters
@@ -219,10 +220,12 @@ class Engine:
         return self if "scores" in self.answers else None
 
     def verify(self, names: Sequence[str | None], prompts: Sequence[str], max_length: int | None) -> None:
-        """Refuse adapters that it would not compute as PEFT does, before any score; nothing where it is PEFT's."""
+        """Raise if an adapter's outputs differ from PEFT's, before any scoring; a no-op for PEFT itself."""
 
     def expect(self, folders: Iterable[Path]) -> None:
-        """Make room at once for the adapters in `folders`, which will be added; nothing where none is set aside."""
+        """Reserve memory for the adapters in `folders`, which will be added; a no-op for engines that reserve
+        none.
+        """
 
     def add(self, name: str, folder: Path) -> None:
         """Load the PEFT adapter in `folder`. Raises UsageError (`adapter-name`) when the name is taken."""
@@ -260,7 +263,7 @@ class Engine:
     ) -> list[Classified]:
         """Return logits of each text or pair of texts, of which `max_length` tokens are read.
 
-        lora=False: the adapter's head alone, ΔW = 0.
+        lora=False: only the adapter's head, ΔW = 0.
         """
         raise NotImplementedError
 

@@ -300,11 +300,11 @@ class TransformersEngine(Engine):
 
     @contextmanager
     def using(self, name: str | None, *, lora: bool = True) -> Iterator[Any]:
-        """The model as the adapter `name` makes it; None is the base alone.
+        """Yield the model with the adapter `name`; None is the base model.
 
-        With `lora=False` only what the adapter brings besides LoRA, its head, is used: ΔW = 0.
-        Raises UsageError (`adapter-name`: there is none of this name) and InputError (`no-head`: None was given,
-        and parts of the base are untrained).
+        With `lora=False` only the adapter's non-LoRA part, its head, is used: ΔW = 0.
+        Raises UsageError (`adapter-name`: unknown name) and InputError (`no-head`: None was given, and parts
+        of the base are untrained).
         """
         if name is not None:
             key = self._key(name)

@@ -1,13 +1,13 @@
-"""Forward passes in batches: logits only where they are wanted, greedy generation, labels.
+"""Batched forward passes: selected logits, greedy generation, labels.
 
-A vocabulary has 50,000 entries and more, so that the logits of all positions would outweigh everything else. And
-`logits_to_keep` of transformers hands the head a view of three dimensions, for which the processor copies the
-head's weights once for every row (seen with torch 2.13: 4.7 s a call). So the head is given contiguous rows. What
-the model does behind its head (a cap, a scale) still happens.
+With a vocabulary of 50,000 entries or more, the logits of all positions would dominate memory. And
+`logits_to_keep` of transformers passes the head a three-dimensional view, for which the CPU copies the head's
+weights once per row (seen with torch 2.13: 4.7 s a call). So the head gets contiguous rows. Operations after
+the head (a cap, a scale) are still applied.
 
-Generation takes the most likely next token, each row until it ends. Nothing of the checkpoint's generation settings is
-used (temperature, sampling, penalties, further end tokens): what an output is depends on the model, the prompt and the
-arguments alone.
+Generation takes the most likely next token until each row ends. The checkpoint's generation settings are
+ignored (temperature, sampling, penalties, further end tokens): an output depends only on the model, the
+prompt and the arguments.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def last(hidden: Tensor) -> Tensor:
 def next_logits(
     model: Any, ids: Tensor, mask: Tensor, cache: Any = None, choose: Callable[[Tensor], Tensor] = last
 ) -> tuple[Tensor, Any]:
-    """Logits (rows, vocabulary) of the tokens after the chosen ones, and the cache of keys and values.
+    """Return logits (rows, vocabulary) of the tokens after the chosen ones, and the cache of keys and values.
 
-    ids: (batch, new). mask: (batch, old + new), 0 where a row is padded. choose: as in `logits_at`.
+    ids: (batch, new). mask: (batch, old + new), 0 for padding. choose: as in `logits_at`.
     """
     name = cache_name(model)
     inputs = {"input_ids": ids, "attention_mask": mask, name: cache, "use_cache": True}
@@ -83,7 +83,7 @@ def _parameters(model: Any) -> frozenset[str]:
 
 
 def padded(rows: Sequence[list[int]], *, fill: int, left: bool, device: Any) -> tuple[Tensor, Tensor]:
-    """Rows of ids as one tensor (rows, longest), and its mask: 1 where there is a token, whatever its id is."""
+    """Return rows of ids as one tensor (rows, longest), and its mask: 1 for every token, whatever its id."""
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), fill)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
@@ -106,10 +106,10 @@ def generate_batch(
     stop: Sequence[str] = (),
     max_length: int | None = None,
 ) -> list[Output]:
-    """Return the outputs of one batch. The rows that have ended stay in it until all have.
+    """Return the outputs of one batch. Finished rows stay in it until all rows have finished.
 
-    So what a row is computed beside depends on the prompts alone, not on when others end, which would differ
-    from adapter to adapter.
+    So the batch composition depends only on the prompts, not on the lengths of other outputs, which differ
+    between adapters.
     """
     encoded = [prompt_ids(tokenizer, prompt, room_of(max_length, max_new_tokens)) for prompt in prompts]
     rows = [Row(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
@@ -179,12 +179,12 @@ class Row:
 
 
 def _first(stop: Sequence[str], text: str) -> int | None:
-    """Return the place where the first stop string begins in `text`."""
+    """Return the position of the earliest stop string in `text`."""
     return min((place for place in map(text.find, stop) if place >= 0), default=None)
 
 
 def room_of(max_length: int | None, max_new_tokens: int) -> int | None:
-    """Tokens that a prompt may have; None where nothing limits it. Raises UsageError (`no-room`)."""
+    """Return the largest prompt length in tokens; None for no limit. Raises UsageError (`no-room`)."""
     if max_length is None:
         return None
     if max_length <= max_new_tokens:

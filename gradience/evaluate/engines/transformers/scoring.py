@@ -1,4 +1,4 @@
-"""How likely models find given responses, with the right tokens before each: no generation, one forward a batch."""
+"""Likelihood of given responses by teacher forcing: no generation, one forward pass a batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class Pair:
 
 
 def fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *, end: bool) -> Pair:
-    """Return the ids of both; where they are too many, the prompt loses its beginning, never the response its end."""
+    """Return the ids of both. If they are too long, the prompt is truncated at its beginning; the response
+    keeps its end.
+    """
     _, answer = encode_pair(tokenizer, prompt, response)
     answer = answer if end else answer[:-1]
     room = None if max_length is None else max_length - len(answer)
@@ -178,11 +180,12 @@ def measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor | 
 
 
 def shared_logits(model: Any, pairs: Sequence[Pair], fill: int, device: torch.device) -> Tensor | None:
-    """Return logits (response tokens, vocabulary) of pairs, in their order; every prompt is read once.
+    """Return logits (response tokens, vocabulary) of pairs, in order, reading every prompt once.
 
-    Of multiple choice that is most of the work, of choices of one token all of it: they need no second pass.
-    None where that is not possible or does not save anything: no prompt is there twice, or the model keeps something
-    else than keys and values.
+    For multiple choice this is most of the work, and for single-token choices all of it: they need no second
+    pass.
+    None if it is impossible or saves nothing: no prompt occurs twice, or the model's cache has more than keys
+    and values.
     """
     places = {
         prompt: place for place, prompt in enumerate(dict.fromkeys(tuple(pair.prompt) for pair in pairs))

@@ -44,7 +44,9 @@ from gradience.words import counted
 WHOLE_CONTEXT = 8192
 """Up to so many tokens vLLM holds the base's whole context; of a longer one as much as its memory takes."""
 SHARE_OF_FREE = 0.75
-"""Of a GPU's memory that is free once transformers has loaded the base: the rest is for scoring there."""
+"""Share of the GPU memory still free after transformers has loaded the base; the rest is for scoring
+there.
+"""
 TOLERANCE = {"float32": 0.001, "float16": 0.02, "bfloat16": 0.1}
 """Nats per token of a prompt, by the base's dtype: how far vLLM and PEFT may be apart in its mean log-probability. vLLM
 computes LoRA in the base's dtype, PEFT in float32. Measured on processors: docs/engines.md."""
@@ -112,7 +114,7 @@ class VllmEngine(Engine):
     batches_at_once: ClassVar[int] = 16
 
     def __init__(self, peft: TransformersEngine, folder: Path, device: torch.device) -> None:
-        """peft: the base, loaded. folder: where its files are. Nothing of vLLM is started before it is needed."""
+        """peft: the base, loaded. folder: of its files. vLLM is started only when it is needed."""
         self.peft, self._folder, self._device = peft, folder, device
         self._python = interpreter()
         self._served: dict[str, Served] = {}
@@ -227,7 +229,9 @@ class VllmEngine(Engine):
         stop: Sequence[str] = (),
         max_length: int | None = None,
     ) -> list[Output]:
-        """Outputs, cut where transformers' engine cuts them: a row that vLLM stopped earlier is asked to go on."""
+        """Return outputs, cut by the rules of the transformers engine; a row that vLLM stopped earlier is
+        continued.
+        """
         tokenizer = self.peft.encoder
         encoded = [prompt_ids(tokenizer, prompt, room_of(max_length, max_new_tokens)) for prompt in prompts]
         rows = [Row(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
@@ -336,10 +340,10 @@ class VllmEngine(Engine):
             self._load(served)
 
     def _start(self) -> Any:
-        """Import vLLM there and load the base; where one of them fails the process is ended.
+        """Import vLLM in its process and load the base; if either fails, the process is ended.
 
-        Nothing is unpickled, nothing of the checkpoint's generation settings is used, and no answer rests on what was
-        computed for another one before.
+        Nothing is unpickled, the checkpoint's generation settings are ignored, and no cached computation of
+        an earlier answer is reused.
         """
         context = self.max_length
         processor = self._device.type == "cpu"
@@ -396,13 +400,13 @@ class VllmEngine(Engine):
 
 
 def needs_of(folder: Path, base: Path, version: str, device: str) -> Slots:
-    """Return the largest rank that an adapter's config names or its file holds, and where it has LoRA.
+    """Return the largest rank in an adapter's config or file, and the modules with LoRA.
 
-    Raises InputError (`engine-cannot`) for an adapter that would get no answers, or wrong ones: by the runs of this
-    version of vLLM (of another one nothing is known, and it is asked itself), or for LoRA on the head where vLLM cannot
-    read prompts with that.
+    Raises InputError (`engine-cannot`) for an adapter that this version of vLLM ignores or computes wrongly,
+    judged by recorded runs (an untested version is tried directly), or for LoRA on the head if vLLM cannot
+    read prompts with it.
 
-    base: folder of the base. version: of vLLM. device: kind of it.
+    base: folder of the base. version: of vLLM. device: its kind.
     """
     reasons: list[str] = []
     fields: Mapping[str, Any] = {}
@@ -436,11 +440,12 @@ def needs_of(folder: Path, base: Path, version: str, device: str) -> Slots:
 def refuse_disagreement(
     vllm: Engine, peft: Engine, names: Sequence[str | None], prompts: Sequence[str], max_length: int | None
 ) -> None:
-    """Raise InputError where vLLM's log-probabilities of `prompts` are not those of PEFT.
+    """Raise InputError if vLLM's log-probabilities of `prompts` differ from PEFT's.
 
-    A serving runtime may leave an adapter out without a word (names that it does not know), or give it another scale.
-    So both engines read the same prompts, token by token, before any score.
-    Codes: `engine-disagrees`, and `engine-ignores-adapter` where vLLM's do not change with an adapter though PEFT's do.
+    A serving runtime may silently ignore an adapter (unknown names) or apply a different scale. So both
+    engines read the same prompts, token by token, before any scoring.
+    Codes: `engine-disagrees`, and `engine-ignores-adapter` if vLLM's values do not change with an adapter but
+    PEFT's do.
     """
     dtype, read = str(peft.facts["dtype"]), counted(len(prompts), "prompt")
     compared, pairs = list(dict.fromkeys([None, *names])), [("", prompt) for prompt in prompts]

@@ -57,9 +57,9 @@ def interpreter() -> str:
 
 @cache
 def versions_in(python: str) -> dict[str, str]:
-    """Return the versions of vLLM and what it computes with, as they are installed there; nothing is imported.
+    """Return the installed versions of vLLM and its numeric dependencies, without importing them.
 
-    Raises UsageError: `no-engine-python` for what is no Python, `no-vllm` where it has none.
+    Raises UsageError: `no-engine-python` if this is not a Python, `no-vllm` if it lacks vLLM.
     """
     try:
         done = subprocess.run(
@@ -76,7 +76,7 @@ def versions_in(python: str) -> dict[str, str]:
 
 
 def _clean() -> dict[str, str]:
-    """Return the environment for another Python: without what says where this one finds its modules."""
+    """Return the environment for another Python, without this one's module paths."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
@@ -119,9 +119,9 @@ class VllmProcess:
         )
 
     def ask(self, method: str, **arguments: Any) -> Any:
-        """Return what a method of `server.Server` returns.
+        """Return the result of a method of `server.Server`.
 
-        Raises Refused, OutOfMemoryError, and EngineError (`engine-died`) where the process is gone.
+        Raises Refused, OutOfMemoryError, and EngineError (`engine-died`) if the process is gone.
         """
         assert self._child.stdin is not None
         assert self._child.stdout is not None

@@ -1,11 +1,11 @@
-"""Runs inside vLLM's own Python, which has no gradience: one offline engine, asked in lines of JSON.
+"""Runs inside vLLM's own Python, without gradience: one offline engine with a JSON-lines protocol.
 
-    python server.py            # answers questions
-    python server.py versions   # what is installed there, as JSON; nothing heavy is imported
+    python server.py            # serves requests
+    python server.py versions   # prints installed versions as JSON, without heavy imports
 
-Questions come on standard input, `{"ask": NAME, …}`, a line each; the answer to each is a line on standard output,
-`{"answer": …}` or, where vLLM refuses, `{"refusal": TEXT, "memory": BOOL}`. Whatever else it prints goes to standard
-error. It ends when its input does: with the process that started it.
+Requests arrive on standard input as `{"ask": NAME, …}`, one per line. Each reply is a line on standard
+output, `{"answer": …}` or, if vLLM refuses, `{"refusal": TEXT, "memory": BOOL}`. All other output goes to
+standard error. The process ends when its input closes, which happens when its parent ends.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any
 
 LIBRARIES = ("vllm", "torch", "transformers")
 REFUSALS = (AssertionError, ImportError, MemoryError, OSError, RuntimeError, ValueError)
-"""What vLLM and torch raise for a model, an adapter, memory or a library that they do not get; anything else ends the
-process."""
+"""Exceptions of vLLM and torch for an unusable model, adapter or library, or too little memory; any other
+ends the process.
+"""
 
 
 class Server:
