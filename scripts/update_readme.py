@@ -76,35 +76,35 @@ class Kept(NamedTuple):
 
 QUESTIONS = "docs/questions.md"
 KEPT = (
-    Kept("README.md", "shrink", "minilm_shrink_rows/shrink.json", ("…", "Which is the smallest")),
+    Kept("README.md", "shrink", "minilm_shrink_rows/shrink.json", ("…", "Candidates")),
     Kept("docs/evaluate.md", "evaluation", "minilm_evaluation/evaluation.json"),
     Kept(
         "docs/evaluate.md",
         "evaluation-arithmetic",
         "smollm2_evaluation/arithmetic.json",
-        ("Is each as good", "Does probe do anything"),
+        ("Candidates", "Gain of probe"),
     ),
     Kept(
         "docs/evaluate.md",
         "evaluation-gsm8k",
         "smollm2_evaluation/gsm8k.json",
-        ("Is each as good", "Does probe do anything", "Which examples were not answered"),
+        ("Candidates", "Gain of probe", "Truncated or missing answers"),
     ),
     Kept(
         "docs/evaluate.md",
         "lm_eval_written",
         "smollm2_lm_eval/written.json",
-        ("Is each as good", "Does my_adapter do anything"),
+        ("Candidates", "Gain of my_adapter"),
     ),
-    Kept("docs/evaluate.md", "lm_eval_chosen", "smollm2_lm_eval/chosen.json", ("Is each as good",)),
-    Kept("docs/evaluate.md", "lm_eval_ended", "smollm2_lm_eval/ended.json", ("Is each as good",)),
+    Kept("docs/evaluate.md", "lm_eval_chosen", "smollm2_lm_eval/chosen.json", ("Candidates",)),
+    Kept("docs/evaluate.md", "lm_eval_ended", "smollm2_lm_eval/ended.json", ("Candidates",)),
     Kept("docs/evaluate.md", "lm_eval_read", "smollm2_lm_eval/read.json"),
     Kept("docs/shrink.md", "shrink", "minilm_shrink/shrink.json"),
     Kept(
         "docs/shrink.md",
         "shrink-arithmetic",
         "smollm2_shrink/shrink.json",
-        ("Which is the smallest", "How much do the outputs change"),
+        ("Candidates", "Change in outputs"),
     ),
     Kept(
         QUESTIONS,
@@ -113,8 +113,8 @@ KEPT = (
         ("What must a server hold?", "What would a lower step take?"),
     ),
     Kept(QUESTIONS, "truncated", "fleet_probes/fleet_compression.json"),
-    Kept(QUESTIONS, "anything", "smollm2_evaluation/arithmetic.json", ("Does probe do anything",)),
-    Kept(QUESTIONS, "which-rank", "minilm_shrink/shrink.json", ("Which is the smallest",)),
+    Kept(QUESTIONS, "anything", "smollm2_evaluation/arithmetic.json", ("Gain of probe",)),
+    Kept(QUESTIONS, "which-rank", "minilm_shrink/shrink.json", ("Candidates",)),
 )
 SCREENS: Mapping[str, type[Report]] = {
     **dict.fromkeys(

@@ -184,14 +184,10 @@ def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int =
     bounds, margin = row.bounds, inputs.margin
     assert bounds is not None
     if row.likelihood is not None:
-        lost, gained, verb, allowed = (
-            "nats per token more",
-            "nats per token less",
-            "take",
-            f"{float(margin):g}",
-        )
+        measure, lost, gained = "NLL", "nats per token higher", "nats per token lower"
+        allowed = f"{float(margin):g}"
     else:
-        lost, gained, verb = "points fewer correct", "points more correct", "have"
+        measure, lost, gained = "accuracy", "points lower", "points higher"
         allowed = f"{points(margin).removeprefix('+')} points"
 
     def size(value: float) -> str:
@@ -202,14 +198,15 @@ def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int =
     )
     grade, needs = pair_grade(bounds.low, bounds.high, margin, adjusted), None
     if grade == "B":
-        reason = f"supported for these runs: with 95 % confidence {worst} (margin {allowed})"
+        reason = f"supported for these runs: {measure} {worst} (95 % confidence, margin {allowed})"
     elif grade == "D":
-        reason = f"inferior: with 95 % confidence at least {size(-bounds.high)} {lost} (margin {allowed})"
+        reason = f"worse: {measure} at least {size(-bounds.high)} {lost} (95 % confidence, margin {allowed})"
     else:
-        reason = f"neither shown: it may {verb} {worst.removeprefix('at most ')} (margin {allowed})"
+        reason = f"inconclusive: {measure} may be {worst.replace('at most', 'up to')} (margin {allowed})"
         if pair_grade(bounds.low, bounds.high, margin, 0.0) == "B":
             reason = (
-                f"not shown after adjustment for {counted(family, 'candidate')}: {worst} (margin {allowed})"
+                f"inconclusive after adjustment for {counted(family, 'candidate')}: {measure} {worst}"
+                f" (95 % confidence, margin {allowed})"
             )
         needs = NextGrade(grade="B", examples=_needed(row, margin, 0.05 / family), seeds=None)
     changes = {"grade": grade, "reason": reason, "adjusted_p": adjusted, "next_grade": needs}

@@ -1,4 +1,4 @@
-"""Several adapters of one base on the same examples: `evaluation.json`, its plan, and a preview of its prompts."""
+"""Reports of `gradience evaluate`: the result (`evaluation.json`), the dry run, and a preview of the prompts."""
 
 from __future__ import annotations
 
@@ -60,117 +60,117 @@ BASE: Literal["base"] = "base"
 
 
 class OutputChange(Part):
-    """How far its outputs are from the reference's, whether correct or not."""
+    """Distance of the outputs from the reference's, regardless of correctness."""
 
     kl_mean: Float12
-    """KL(reference ‖ this one) in nats per example: of the labels, or summed over the tokens of the gold response."""
+    """KL(reference ‖ candidate) in nats per example: over the labels, or summed over the gold response's tokens."""
     kl_standard_error: Float12 | None
     flips: int
-    """For labels, examples with a different label; else token positions of the gold responses with a different most
-    likely token. `flipped_examples` counts examples for every task."""
+    """For labels, examples with a different label; otherwise, token positions of the gold responses with a different
+    most likely token. `flipped_examples` counts examples for every task."""
     flipped_examples: int | None = None
     """Examples with a different label, choice or extracted answer; for `scorer=nll`, examples with a different most
-    likely token at one position or more. Null in files from before this was counted."""
+    likely token at one position or more. Null in older files."""
     kl_per_token: Float12 | None = None
-    """KL per scored token, which `gradience calibrate` predicts; an example of labels has one. Null in older files."""
+    """KL per scored token, as predicted by `gradience calibrate`; a label counts as one token. Null in older files."""
 
     @property
     def has_tokens(self) -> bool:
-        """True if the KL of an example and of a token are known and differ: labels have one scored token."""
+        """True if KL per example and per token are both known and differ (a label has one scored token)."""
         return self.kl_per_token not in (None, self.kl_mean)
 
 
 class RecordsFile(Part):
-    """A file of records, one line for each example."""
+    """A file of records, one line per example."""
 
     path: PlainName
-    """Inside the folder of the evaluation."""
+    """Path inside the folder of the evaluation."""
     sha256: str
 
 
 class EvaluatedAdapter(Part):
-    """One row: an adapter, or the base without one, and how it compares with the reference."""
+    """One row: an adapter or the base model, and its comparison with the reference."""
 
     name: str
     role: RowRole
-    """`base`: the base without an adapter; of a classifier the reference's head on the base's own features."""
+    """`base`: the base without an adapter; for a classifier, the reference's head on the base's features."""
     path: str | None
-    """Null for the base."""
+    """Path of the adapter; null for the base."""
     sha256: str | None
-    """Of its weights file."""
+    """sha256 of the weights file."""
     config_sha256: str | None
     smallest_rank: int | None
     largest_rank: int | None
     lora_params: int | None
-    """Null for an adapter that only its engine knows, by name."""
+    """LoRA parameters; null for an adapter known only to its engine, by name."""
     other_params: int | None
-    """Heads and full-weight modules."""
+    """Parameters of heads and full-weight modules."""
     params_saved: Float12 | None
-    """Share of the reference's LoRA parameters; null for the reference and the base."""
+    """Share of the reference's LoRA parameters saved; null for the reference and the base."""
     n: int | None = None
-    """Examples; null where it could not be evaluated."""
+    """Number of examples; null if it could not be evaluated."""
     correct: int | None = None
-    """Null as well where likelihoods are compared: no response is correct or not."""
+    """Number of correct answers; null if likelihoods are compared."""
     truncated: int | None = None
-    """Examples that were too long and were cut."""
+    """Inputs truncated because they were too long."""
     cut_off: int | None = None
-    """Outputs that ended at `max_new_tokens`."""
+    """Outputs cut off at `max_new_tokens`."""
     failed_extractions: int | None = None
-    """Outputs in which no answer was found; they count as wrong."""
+    """Outputs without an extractable answer; counted as wrong."""
     pairs: PairedTable | None = None
-    """Against the reference; null for itself, and where likelihoods are compared."""
+    """Paired counts against the reference; null for the reference, and if likelihoods are compared."""
     likelihood: LikelihoodEvidence | None = None
-    """Where likelihoods are compared: those of the given responses."""
+    """Likelihoods of the given responses, if likelihoods are compared."""
     bounds: Bounds | None = None
-    """One-sided 95 % bounds on Δ, and the p-value of "it loses the margin or more". Of likelihoods Δ is what the
-    log-likelihood per token gains: −ΔNLL."""
+    """One-sided 95 % bounds on Δ, and the p-value against a drop of the margin or more. For likelihoods, Δ is the gain
+    in log-likelihood per token: −ΔNLL."""
     adjusted_p: Probability | None = None
-    """Holm's, over all candidates that were evaluated; null for the base: nothing is claimed of it."""
+    """Holm-adjusted p-value over all evaluated candidates; null for the base, which is not tested."""
     change: OutputChange | None = None
     grade: Grade | None = None
-    """B: supported for these runs. C: neither shown. D: inferior. X: could not be evaluated. One run each gives no A.
+    """B: supported for these runs. C: inconclusive. D: worse. X: could not be evaluated. A needs several training runs.
     Null for the reference and the base."""
     reason: str = ""
-    """The grade in a sentence."""
+    """Explanation of the grade in one sentence."""
     next_grade: NextGrade | None = None
-    """What B needs, for a C."""
+    """Requirements for a B, if the grade is C."""
     records: tuple[RecordsFile, ...] = ()
-    """Its answers; for free text the scores of the gold responses as well. Empty where none were kept."""
+    """Records of the answers; for free text also the scores of the gold responses. Empty if none were kept."""
 
 
 class EvaluationConditions(Part):
-    """What decides an answer, beside adapter and examples."""
+    """Conditions that affect the answers, besides adapter and examples."""
 
     engine: str
-    """What answered."""
+    """Engine that produced the answers."""
     divergence_engine: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """What measured KL and flips on the gold responses, if another engine answered. Absent otherwise."""
+    """Engine that measured KL and flips on the gold responses, if different from `engine`; otherwise absent."""
     device: str | None
-    """Null, as everything below, if the engine does not say so."""
+    """Null, like all fields below, if the engine does not report it."""
     threads: int | None
     dtype: str | None
-    """Of the base's weights; of a packed base that of its embeddings, norms and head."""
+    """Precision of the base's weights; for a quantized base, of its embeddings, norms and head."""
     quantization: str | None
-    """How the linear layers of the base are packed; null: they are not."""
+    """Quantization of the base's linear layers; null for none."""
     attention: str | None
     batch_size: int
-    """Examples that are answered together at most."""
+    """Maximum number of examples in a batch."""
     batch_tokens: int | None = None
-    """Tokens of a batch at most; null where a number of examples was given."""
+    """Maximum number of tokens in a batch; null if a number of examples was given."""
     max_length: int | None
     max_new_tokens: int | None
     versions: dict[str, str]
     batch_invariant: bool | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Of vLLM: whether its answers do not depend on what is computed beside them. Absent for other engines."""
+    """vLLM only: true if answers do not depend on the rest of the batch. Absent for other engines."""
     base_fingerprint: str
-    """The commit on the hub, or sha256 over the names and hashes of the folder's files."""
+    """Commit on the hub, or sha256 over the names and hashes of the folder's files."""
     tokenizer_sha256: str | None
     scoring: str | None
-    """What decides which answers are correct."""
+    """Rule that decides if an answer is correct."""
 
 
 class EvaluationReport(Report):
-    """Several adapters of one base on the same examples, each against the first of them.
+    """Several adapters of one base model on the same examples, each compared with the first.
 
     >>> report = EvaluationReport.read("evaluation.json")
     >>> [(row.name, row.correct, row.grade) for row in report.adapters]
@@ -179,33 +179,33 @@ class EvaluationReport(Report):
 
     row_field: ClassVar[str] = "adapters"
     repair: ClassVar[str] = "evaluate again: gradience evaluate … --output DIR"
-    plots: ClassVar[Plots] = compared_plots("Is each", "Is each")
+    plots: ClassVar[Plots] = compared_plots("Candidates", "Candidates")
 
     schema_: Literal["gradience.evaluation/1"] = Field(default="gradience.evaluation/1", alias="schema")
     base: str
     task: str
     source: dict[str, str]
-    """Where the examples come from."""
+    """Source of the examples."""
     role: Role | None
-    """Which of the task's examples; null for all rows of a file."""
+    """Split of the task; null for all rows of a file."""
     examples: int
     examples_sha256: str
-    """Over everything in them, in their order."""
+    """sha256 over the content of the examples, in order."""
     margin: Share
-    """The loss that a B excludes: a share of the examples; of likelihoods, nats per token."""
+    """Drop that a grade B rules out: a share of the examples or, for likelihoods, nats per token."""
     conditions: EvaluationConditions
     adapters: tuple[EvaluatedAdapter, ...]
-    """The reference first, then the candidates as they were given, then the base."""
+    """Reference, then candidates in the given order, then the base."""
     notes: tuple[str, ...]
-    """What a reader must know before the figures."""
+    """Warnings shown above the results."""
     run: RunInfo
 
     def blocks(self) -> Document:
-        """Return the sections, in the order of the questions that a reader has."""
+        """Return the sections of the report."""
         return [block for section in SECTIONS for block in section(self)]
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return which adapters are compared with which, on which task."""
+        """Return the title: candidates, reference and task."""
         reference, candidates = self.adapters[0].name, [row.name for row in self.candidates]
         task = (" on ", Span(self.task, "name"))
         if not candidates:
@@ -216,29 +216,29 @@ class EvaluationReport(Report):
         return Heading(("Evaluation of ", *names, " against ", Span(reference, "name"), *task))
 
     def summary(self) -> list[Note] | None:
-        """Return the verdict on the candidates; None without any."""
+        """Return the verdicts on the candidates; None without candidates."""
         return _summary(self)
 
     @property
     def candidates(self) -> tuple[EvaluatedAdapter, ...]:
-        """The rows that have a grade."""
+        """Rows of the candidates."""
         return tuple(row for row in self.adapters if row.role == CANDIDATE)
 
 
 class ShownMargin(Part):
-    """The smallest margin that the examples show with a chance of 80 %, if both adapters are equally good."""
+    """Smallest margin that the examples can show with an 80 % chance, if both adapters are equally good."""
 
     discordance: Float12
-    """Share of the examples on which exactly one of the two is correct: assumed."""
+    """Assumed share of the examples on which exactly one of the two adapters is correct."""
     margin: Float12
 
 
 class EvaluationForecast(Report):
-    """What an evaluation would do, cost and be able to show; nothing is loaded."""
+    """Dry run of an evaluation: adapters, memory and detectable drops. No model is loaded."""
 
     row_field: ClassVar[str] = "margins"
     plots: ClassVar[Plots] = {
-        "margins": PlotOf("sizes:margins_plot", ("What can these",)),
+        "margins": PlotOf("sizes:margins_plot", ("Detectable",)),
         "memory": PlotOf("sizes:memory_plot"),
     }
 
@@ -248,31 +248,31 @@ class EvaluationForecast(Report):
     base: str
     task: str
     adapters: tuple[str, ...]
-    """Names, the reference first."""
+    """Names of the adapters, the reference first."""
     with_base: bool
     examples: int
     margin: Share
     margins: tuple[ShownMargin, ...]
-    """Empty where likelihoods are compared: how much their differences spread is not known before."""
+    """Empty if likelihoods are compared: the spread of their differences is not known in advance."""
     weights_bytes: int | None
-    """The base in its precision; null where the shape of the model is not known here."""
+    """Base model in its precision; null if the shape of the model is unknown."""
     adapter_bytes: int
-    """The largest two adapters in float32: no more are loaded at once."""
+    """The two largest adapters in float32: no more are loaded at once."""
     batch_bytes: int | None
-    """The largest step of a batch, and its cache of keys and values."""
+    """Largest activations of a batch, and its KV cache."""
     process_bytes: int | None
-    """Python, PyTorch and their libraries, as measured in the process that made the forecast; 0 on a GPU."""
+    """Python, PyTorch and their libraries, measured in the process that made the forecast; 0 on a GPU."""
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
 
     def blocks(self) -> Document:
-        """Return the plan, what the examples can show, and what the estimates rest on."""
+        """Return the plan, the detectable drops, and the assumptions."""
         facts: list[tuple[str, Inline]] = [
             ("base", Span(self.base, "name")),
             ("task", Span(self.task, "name")),
             ("reference", Span(self.adapters[0], "name")),
             *(("candidate", Span(name, "name")) for name in self.adapters[1:]),
-            *([("also", "the base alone")] if self.with_base else []),
+            *([("also evaluated", "base model without adapter")] if self.with_base else []),
             ("examples", count(self.examples)),
             *memory_facts(self.weights_bytes, self.adapter_bytes, self.batch_bytes, self.process_bytes),
         ]
@@ -283,17 +283,17 @@ class EvaluationForecast(Report):
         return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return which adapters are to be evaluated, on which task."""
+        """Return the title: adapters and task."""
         few = len(self.adapters) <= FEW
         name = self.adapters[-1] if few else plural(len(self.adapters), "adapter")
         return Heading(
-            ("Plan of an evaluation: ", Span(name, "name"), " on ", Span(self.task, "name")),
+            ("Evaluation plan: ", Span(name, "name"), " on ", Span(self.task, "name")),
             aside=heading.text,
         )
 
 
 class EvaluationPreview(Report):
-    """What the first examples look like to the model, and what is scored in them; no model is loaded."""
+    """Preview of the first prompts and of how they are scored. No model is loaded."""
 
     row_field: ClassVar[str] = "scored"
 
@@ -303,35 +303,37 @@ class EvaluationPreview(Report):
     base: str
     task: str
     scored_by: str
-    """Which of the task's ways of scoring is chosen; empty where the task has one."""
+    """Scorer in use; empty if the task has only one."""
     examples: int
     scored: tuple[ScoredExample, ...]
-    """The first three."""
+    """First three examples."""
     notes: tuple[str, ...]
 
     def blocks(self) -> Document:
-        """Return the first examples as the model sees them, and what is scored in them."""
+        """Return the first examples as the model sees them, and how they are scored."""
         facts: list[tuple[str, Inline]] = [
             ("base", Span(self.base, "name")),
             ("task", Span(self.task, "name")),
             ("examples", count(self.examples)),
         ]
-        heading = Heading("No model is loaded: this is what it would see.", level=1)
+        heading = Heading("Prompt preview: no model was loaded", level=1)
         blocks: list[Block] = [heading, Facts(facts)]
         blocks += [Notes([Note("warning", note) for note in self.notes])] if self.notes else []
         if not self.scored:
             return blocks
         legend = (
-            "Special tokens are spelt out, a line break is \\n. response: the gold one, on which likelihood and KL are"
-            " measured; scored: what an output is compared with; extracted: what the scorer finds in the gold response."
+            "Special tokens are spelled out and line breaks are shown as \\n. response: the gold response, used for"
+            " likelihood and KL. scored: the answer that outputs are compared with. extracted: the answer that the"
+            " scorer finds in the gold response."
         )
         scored = Facts(scored_facts(self.scored, self.scored_by))
         return [*blocks, Heading("First examples"), scored, Paragraph(legend)]
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return whose prompts these are."""
+        """Return the title: task and base model."""
         return Heading(
-            ("What ", Span(self.base, "name"), " would see of ", Span(self.task, "name")), aside=heading.text
+            ("Prompt preview: ", Span(self.task, "name"), " for ", Span(self.base, "name")),
+            aside=heading.text,
         )
 
     def without_texts(self) -> Self:
@@ -340,54 +342,52 @@ class EvaluationPreview(Report):
 
 
 class KeptFile(Part):
-    """What one file of records depends on, and what it was when it was finished."""
+    """Key and digest of one file of records."""
 
     key: str
-    """sha256 over everything that decides its records."""
+    """sha256 over everything that the records depend on."""
     sha256: str | None
-    """Of the finished file; null while records are added."""
+    """sha256 of the finished file; null while records are added."""
 
 
 class KeptBudget(Part):
-    """How large batches are where nothing was said: found once, and used again when the evaluation resumes."""
+    """Automatic batch size, found once and reused when the evaluation resumes."""
 
     key: str
     """sha256 over base, precision and device."""
     tokens: int
-    """Of a batch at most."""
+    """Maximum number of tokens in a batch."""
 
 
 class KeptRecords(Artifact):
-    """`records/manifest.json`: which records may be used again."""
+    """`records/manifest.json`: the records that can be reused."""
 
     schema_: Literal["gradience.kept_records/1"] = Field(default="gradience.kept_records/1", alias="schema")
     files: dict[PlainName, KeptFile]
-    """Name in the folder -> what it depends on."""
+    """File name -> key and digest."""
     budget: KeptBudget | None = None
-    """Null where a number of examples was given."""
+    """Null if a number of examples was given."""
 
 
 NAMED = 3
-"""Candidates that are named of those without a verdict."""
+"""Maximum number of candidate names in a sentence."""
 FEW = 2
-"""Adapters that a title names."""
+"""Maximum number of adapters named in a title."""
 ASSUMED = 0.05
-"""The discordance of the one margin that is named before a run."""
-ONE_TRAINING = (
-    "This is about these adapters. Whether another training run would come out the same is not shown."
-)
+"""Discordance assumed in the line printed before a run."""
+ONE_TRAINING = "The result holds for these adapters; another training run may give a different one."
 
 
 # ---------------------------------------------------------------- the evaluation
 
 
 def title_blocks(report: EvaluationReport) -> list[Block]:
-    """Return base, examples, device, and what a reader must know first."""
+    """Return base, examples, device and warnings."""
     conditions = report.conditions
     weights = conditions.dtype or "precision unknown"
     if conditions.quantization is not None:
-        rest = f"embeddings, norms and head in {conditions.dtype}"
-        weights = f"linear layers in {conditions.quantization}, {rest}"
+        rest = f"embeddings, norms and head {conditions.dtype}"
+        weights = f"linear layers {conditions.quantization}, {rest}"
     which = {None: " (rows of a file)", "confirm": " (test)"}.get(report.role, f" ({report.role})")
     facts: list[tuple[str, Inline]] = [
         ("base", (Span(report.base, "name"), Span(f"  {weights}", "dim"))),
@@ -397,15 +397,15 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
     if conditions.engine != "transformers":
         version = conditions.versions.get(conditions.engine, "")
         varies = ", not batch-invariant" if conditions.batch_invariant is False else ""
-        other = conditions.divergence_engine
-        scores = Span("" if other is None else f"; KL and flips by {other}", "dim")
+        divergence = conditions.divergence_engine
+        scores = Span("" if divergence is None else f"; KL and flips: {divergence}", "dim")
         facts.append(("engine", (f"{conditions.engine} {version}{varies}".strip(), scores)))
     blocks: list[Block] = [Heading("Evaluation", level=1), Facts(facts)]
     return [*blocks, Notes([Note("warning", note) for note in report.notes])] if report.notes else blocks
 
 
 def device_of(conditions: EvaluationConditions) -> Inline:
-    """Return the device, its threads where it is a processor, and the batches."""
+    """Return the device, its threads (CPU only), and the batch size."""
     device, threads = conditions.device or "unknown", ""
     if device.startswith("cpu") and conditions.threads is not None:
         threads = f", {plural(conditions.threads, 'thread')}"
@@ -417,7 +417,7 @@ def device_of(conditions: EvaluationConditions) -> Inline:
 
 
 def table_blocks(report: EvaluationReport) -> list[Block]:
-    """Return one row for each adapter, the grade of each candidate in a sentence, and what the columns are."""
+    """Return one row for each adapter, the grade of each candidate, and the legend."""
     reference = report.adapters[0]
     tokens = any(row.change is not None and row.change.has_tokens for row in report.adapters)
     by_likelihood = reference.likelihood is not None
@@ -426,8 +426,8 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         if by_likelihood
         else [
             Column("correct", ">"),
-            Column("only ref", ">", drop=6),
-            Column("only it", ">", drop=6),
+            Column("reference only", ">", drop=6),
+            Column("candidate only", ">", drop=6),
             Column("Δ", ">"),
         ]
     )
@@ -443,10 +443,9 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         Column("grade", ">"),
     ]
     name = Span(reference.name, "name")
-    heading = Heading("How likely are the responses?" if by_likelihood else "How many are correct?")
+    heading = Heading("Likelihood of the responses" if by_likelihood else "Accuracy")
     if report.candidates:
-        asked = "Does each find the responses as likely as " if by_likelihood else "Is each as good as "
-        heading = Heading((asked, name, "?"))
+        heading = Heading(("Candidates, compared with ", name))
     cells = _likelihood_cells if by_likelihood else _cells
     grades = grade_notes(report)
     blocks: list[Block] = [heading, Table(columns, [cells(row, tokens) for row in report.adapters])]
@@ -456,8 +455,8 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
 
 
 def _size_cells(row: EvaluatedAdapter) -> tuple[Inline, ...]:
-    """Name, ranks and saving."""
-    label: Inline = "base alone" if row.role == BASE else Span(row.name, "name")
+    """Cells of name, ranks and saving."""
+    label: Inline = "base model" if row.role == BASE else Span(row.name, "name")
     ranks = MISSING if row.smallest_rank is None else number_range([row.smallest_rank, row.largest_rank or 0])
     return (label, ranks, "" if row.params_saved is None else percent(row.params_saved))
 
@@ -517,22 +516,22 @@ def _nats(value: float) -> str:
 
 
 def _legend(report: EvaluationReport, tokens: bool) -> list[tuple[str, Inline]]:
-    """What the columns are; and what the base of a classifier is."""
+    """Legend of the columns, and of the base row of a classifier."""
     if len(report.adapters) < 2:
         return []
     legend: list[tuple[str, Inline]] = [
-        ("Δ", "correct answers beyond the reference's, in points, with Tango's 95 % interval"),
-        ("only ref", "only the reference is correct; only it: only this one is"),
-        ("KL", "divergence of its outputs from the reference's, in nats per example: 0 is no change"),
-        ("flips", "examples whose output changes, whether correct or not"),
+        ("Δ", "accuracy − reference accuracy, in points (Tango's 95 % interval)"),
+        ("reference only", "examples that only the reference answers correctly"),
+        ("KL", "KL divergence from the reference outputs, in nats per example"),
+        ("flips", "examples whose output changes"),
     ]
     if tokens:
-        per_token = "the same per token of the gold responses, as `gradience calibrate` predicts it"
+        per_token = "KL per token of the gold responses (predicted by `gradience calibrate`)"
         legend.append(("KL/token", per_token))
     with_base = any(row.role == BASE for row in report.adapters)
     if with_base and report.conditions.max_new_tokens is None and (report.adapters[0].other_params or 0) > 0:
         name = Span(report.adapters[0].name, "name")
-        legend.append(("base alone", ("the base's features under the head of ", name)))
+        legend.append(("base model", ("features of the base model with the head of ", name)))
     return legend
 
 
@@ -540,50 +539,56 @@ def _likelihood_legend(report: EvaluationReport, tokens: bool) -> list[tuple[str
     likelihood = report.adapters[0].likelihood
     assert likelihood is not None
     legend: list[tuple[str, Inline]] = [
-        ("NLL", f"negative log-likelihood in nats per token, of {count(likelihood.tokens)} tokens")
+        ("NLL", f"negative log-likelihood in nats per token, over {count(likelihood.tokens)} tokens")
     ]
     if len(report.adapters) > 1:
-        per_token = ("KL/token", "the same per token, as `gradience calibrate` predicts it")
+        per_token = ("KL/token", "KL per token (predicted by `gradience calibrate`)")
         legend += [
-            ("ΔNLL", "NLL beyond the reference's, with Student's 95 % interval over examples"),
-            ("KL", "divergence of its predictions from the reference's, in nats per response"),
+            ("ΔNLL", "NLL − reference NLL (Student's 95 % interval)"),
+            ("KL", "KL divergence from the reference predictions, in nats per response"),
             *([per_token] if tokens else []),
-            ("flips", "responses with a different most likely token at one position or more"),
+            ("flips", "responses with a different most likely token at one or more positions"),
         ]
     return legend
 
 
 def grade_notes(report: EvaluationReport) -> list[Note]:
-    """Return the grade of each candidate in a sentence, its p-value, and what a C needs for a B."""
+    """Return the grade of each candidate, its p-value, and the examples that a B would need."""
     tested = sum(row.adjusted_p is not None for row in report.candidates)
-    adjusted = f", adjusted for {tested} candidates (Holm)" if tested > 1 else ""
+    adjusted = f", Holm-adjusted for {tested} candidates" if tested > 1 else ""
+    change = "a drop" if report.adapters[0].likelihood is None else "an NLL increase"
     notes = []
     for row in report.candidates:
         if row.grade is None:
             continue
         details: list[Inline] = []
         if row.adjusted_p is not None:
-            details.append(f"{probability(row.adjusted_p)} against a loss of the margin{adjusted}")
+            details.append(f"{probability(row.adjusted_p)} against {change} of the margin or more{adjusted}")
         if row.next_grade is not None and row.next_grade.examples is None:
-            details.append("if its loss is what it seems, no number of examples shows this margin")
+            details.append(
+                "If the true drop equals the observed one, no number of examples can show this margin"
+            )
         elif row.next_grade is not None:
             loses = row.pairs is not None and row.pairs.delta < 0
             if row.pairs is None and row.likelihood is not None:
                 loses = (row.likelihood.delta or 0.0) > 0
-            true = "its loss is what it seems" if loses else "both are equally good"
+            true = "the true drop equals the observed one" if loses else "both adapters are equally good"
             number = count(row.next_grade.examples or 0)
-            details.append(f"a B needs about {number} examples, for a chance of 80 % if {true}")
+            details.append(f"Grade B needs about {number} examples for 80 % power, if {true}")
         mark, _ = GRADES[row.grade]
         notes.append(Note(mark, (Span(row.name, "name"), f": {row.grade}, {row.reason}"), details))
     return notes
 
 
 def base_blocks(report: EvaluationReport) -> list[Block]:
-    """Return whether the reference does anything, where the base was evaluated."""
+    """Return the gain of the reference over the base model, if the base was evaluated."""
     note = _gain_over_base(report)
     if note is None:
         return []
-    return [Heading(("Does ", Span(report.adapters[0].name, "name"), " do anything?")), Notes([note])]
+    return [
+        Heading(("Gain of ", Span(report.adapters[0].name, "name"), " over the base model")),
+        Notes([note]),
+    ]
 
 
 def _gain_over_base(report: EvaluationReport) -> Note | None:
@@ -594,20 +599,18 @@ def _gain_over_base(report: EvaluationReport) -> Note | None:
         delta, low, high = base.likelihood.delta, base.likelihood.low, base.likelihood.high
         if delta is None or low is None or high is None:
             return None
-        interval = (
-            f"{_nats(-delta)} nats per token beside the base alone"
-            f" (95 % interval {_nats(-high)} … {_nats(-low)})"
-        )
-        better = f"yes: it finds the responses likelier, NLL {_nats(delta)}: {interval}"
-        worse = f"it finds the responses less likely: {interval}"
-        unknown = f"its predictions differ, and likelier responses are not shown: {interval}"
+        interval = f"NLL {_nats(-delta)} nats per token (95 % interval {_nats(-high)} … {_nats(-low)})"
+        better = f"better than the base model: {interval}"
+        worse = f"worse than the base model: {interval}"
+        unknown = f"inconclusive: {interval}"
         return _decided(low > 0, high < 0, better, worse, unknown)
     if base.pairs is None:
         return None
     gain, low, high = -base.pairs.delta, -base.pairs.high, -base.pairs.low
-    interval = f"{points(gain)} points over the base alone (95 % interval {points(low)} … {points(high)})"
-    unknown = f"its outputs differ, and more correct answers are not shown: {interval}"
-    return _decided(low > 0, high < 0, f"yes: {interval}", f"it makes the base worse: {interval}", unknown)
+    interval = f"accuracy {points(gain)} points (95 % interval {points(low)} … {points(high)})"
+    unknown = f"no gain over the base model is shown: {interval}"
+    better, worse = f"better than the base model: {interval}", f"worse than the base model: {interval}"
+    return _decided(low > 0, high < 0, better, worse, unknown)
 
 
 def _decided(is_better: bool, is_worse: bool, better: str, worse: str, unknown: str) -> Note:
@@ -617,34 +620,35 @@ def _decided(is_better: bool, is_worse: bool, better: str, worse: str, unknown: 
 
 
 def answer_blocks(report: EvaluationReport) -> list[Block]:
-    """Return what went wrong with answers, where something did."""
+    """Return counts of truncated and unreadable answers, if any."""
     rows = []
     for row in report.adapters:
         problems = (
-            (row.truncated, "cut because they were too long"),
-            (row.cut_off, "ended at the limit of new tokens"),
-            (row.failed_extractions, "without an answer in the output"),
+            (row.truncated, "inputs truncated (too long)"),
+            (row.cut_off, "outputs cut off at max_new_tokens"),
+            (row.failed_extractions, "outputs without an extractable answer"),
         )
         parts = [f"{count(number)} {problem}" for number, problem in problems if number]
-        rows += [f"{row.name}: {', '.join(parts)}"] if parts else []
-    return [Heading("Which examples were not answered whole?"), items(rows)] if rows else []
+        name = "base model" if row.role == BASE else row.name
+        rows += [f"{name}: {', '.join(parts)}"] if parts else []
+    return [Heading("Truncated or missing answers"), items(rows)] if rows else []
 
 
 def caveat_blocks(report: EvaluationReport) -> list[Block]:
-    """Return what one evaluation never shows."""
+    """Return the limits of the result."""
     if report.adapters[0].likelihood is None:
-        generated, seen = "", "these answers"
+        generated, seen = "", "the answers"
         margin = f"{points(report.margin).removeprefix('+')} points"
     else:
         nats = float(report.margin)
-        generated = "Whether what it writes itself is correct: nothing was generated. "
-        margin = f"{nats:g} nats per token: a perplexity {100 * math.expm1(nats):.1f} % higher"
-        seen = "these figures"
+        generated = "No text was generated, so the accuracy of generated answers is unknown. "
+        margin = f"{nats:g} nats per token, a perplexity {100 * math.expm1(nats):.1f} % higher"
+        seen = "the likelihoods"
     return [
-        Heading("What does this not show?"),
+        Heading("Limits"),
         Paragraph(
-            f"{generated}Whether another training run would come out the same: one adapter each gives at most grade B."
-            f" And the margin ({margin}) counts only if it was chosen before anybody saw {seen}."
+            f"{generated}One adapter each gives at most grade B: another training run may give a different result."
+            f" The margin ({margin}) is valid only if it was chosen before anyone saw {seen}."
         ),
     ]
 
@@ -657,14 +661,14 @@ SECTIONS: tuple[Callable[[EvaluationReport], list[Block]], ...] = (
     caveat_blocks,
 )
 VERDICTS: tuple[tuple[Grade, Mark, str], ...] = (
-    ("C", "unknown", "neither shown to be as good nor to be worse"),
-    ("D", "warning", "shown to be worse than the margin allows"),
-    ("X", "warning", "not to be compared"),
+    ("C", "unknown", "inconclusive"),
+    ("D", "warning", "worse by more than the margin"),
+    ("X", "warning", "not comparable"),
 )
 
 
 def _summary(report: EvaluationReport) -> list[Note] | None:
-    """The smallest that is as good, the verdicts on the others, and whether the reference does anything."""
+    """Smallest supported candidate, verdicts on the rest, and the gain over the base if it is not shown."""
     graded = [row for row in report.candidates if row.grade is not None]
     if not graded:
         return None
@@ -672,35 +676,35 @@ def _summary(report: EvaluationReport) -> list[Note] | None:
     good = [row for row in graded if row.grade in ("A", "B")]
     best = max(good, key=lambda row: row.params_saved or 0.0, default=None)
     if best is not None:
-        which = " is the smallest that is as good" if len(graded) > 1 else " is as good"
+        which = " is the smallest supported candidate" if len(graded) > 1 else " is supported"
         saved = best.params_saved
-        fewer = "" if saved is None else f", with {percent(saved)} fewer LoRA parameters"
+        fewer = "" if saved is None else f" ({percent(saved)} fewer LoRA parameters)"
         others = [row.name for row in good if row is not best]
-        also = [("As good: ", Span(listed(others, NAMED), "name"))] if others else []
+        also = [("Also supported: ", Span(listed(others, NAMED), "name"))] if others else []
         text = (Span(best.name, "name"), f"{which}{fewer}: {best.grade}, {best.reason}")
         notes += [Note("good", text, also), Note("info", ONE_TRAINING)]
     for grade, mark, words in VERDICTS:
         rows = [row for row in graded if row.grade == grade]
         if rows:
             why = (
-                rows[0].reason.removeprefix("neither shown: ").removeprefix("inferior: ")
-            )  # `words` say that
+                rows[0].reason.removeprefix("worse: ").removeprefix("inconclusive").lstrip(": ")
+            )  # see `words`
             names = Span(listed([row.name for row in rows], NAMED), "name")
             reason = f": {why}" if len(rows) == 1 else ""
             notes.append(Note(mark, (names, f" {noun(len(rows), 'is', 'are')} {words}{reason}")))
     gain = _gain_over_base(report)
-    if gain is not None and gain.mark != "good":  # to be as good as one that does nothing is worth nothing
+    if gain is not None and gain.mark != "good":  # equal accuracy means little if the reference has no effect
         notes.append(Note(gain.mark, (Span(report.adapters[0].name, "name"), ": ", *spans(gain.text))))
     return notes
 
 
-# ---------------------------------------------------------------- before it
+# ---------------------------------------------------------------- dry run
 
 
 def memory_facts(
     weights: int | None, adapters: int, batch: int | None, process: int | None
 ) -> list[tuple[str, Inline]]:
-    """Return the memory that an evaluation takes, and its parts; nothing where a part is not known."""
+    """Return the memory of an evaluation and its parts; empty if a part is unknown."""
     if weights is None or batch is None:
         return []
     parts = {
@@ -713,27 +717,32 @@ def memory_facts(
 
 
 def margin_blocks(margin: Fraction, margins: Sequence[ShownMargin]) -> list[Block]:
-    """Return the smallest margin that the examples show, for several discordances."""
+    """Return the smallest margin that the examples can show, for several discordances."""
     columns = [
-        Column("exactly one is correct on", ">"),
-        Column("smallest margin, points", ">"),
-        Column(f"{in_points(float(margin))} points?"),
+        Column("discordance", ">"),
+        Column("detectable drop, points", ">"),
+        Column(f"margin of {in_points(float(margin))} points"),
     ]
     rows = [
-        (percent(row.discordance), in_points(row.margin), "yes" if row.margin <= float(margin) else "no")
+        (
+            percent(row.discordance),
+            in_points(row.margin),
+            "can be shown" if row.margin <= float(margin) else "too small",
+        )
         for row in margins
     ]
     legend = (
-        "With a chance of 80 %, if both are equally good. A truncation that keeps most of the energy often differs on 1"
-        " to 5 % of the examples, a retrained adapter on 10 to 20 %."
+        "Discordance: share of the examples on which exactly one adapter is correct, often 1 to 5 % for a truncation"
+        " that keeps most of the energy and 10 to 20 % for a retrained adapter. Detectable drop: the smallest margin"
+        " that can be shown with an 80 % chance if both adapters are equally good."
     )
-    return [Heading("What can these examples show?"), Table(columns, rows), Paragraph(legend)]
+    return [Heading("Detectable drop"), Table(columns, rows), Paragraph(legend)]
 
 
 def showable(examples: int, margins: Sequence[ShownMargin]) -> str:
-    """Return, for one line before a run, the margin that its examples can show."""
+    """Return the line printed before a run: the margin that its examples can show."""
     assumed = next(row for row in margins if row.discordance == ASSUMED)
     return (
-        f"{plural(examples, 'example')} can show a margin of {in_points(assumed.margin)} points where exactly one is"
-        f" correct on {percent(ASSUMED)} of them (--dry-run says more)"
+        f"With {plural(examples, 'example')}, only drops above about {in_points(assumed.margin)} points can be ruled"
+        f" out, assuming {percent(ASSUMED)} discordance (see --dry-run)"
     )

@@ -1,4 +1,4 @@
-"""`plan.json`, what is decided before anything is evaluated, and `shrink.json`, the smallest adapter shown to hold."""
+"""Reports of `gradience shrink`: the plan (`plan.json`), the result (`shrink.json`) and the dry run."""
 
 from __future__ import annotations
 
@@ -49,139 +49,140 @@ CandidateStatus = Literal[TestedStatus, "skipped", "not tested"]
 
 
 def candidate_words(kind: str, rank: int) -> str:
-    """Return what a candidate is called in a sentence."""
+    """Return the name of a candidate in a sentence."""
     return f"rank {rank}" if kind == "truncated" else f"{kind} rank {rank}"
 
 
 class PlannedCandidate(Part):
-    """One smaller adapter that may be made."""
+    """One smaller adapter in the plan."""
 
     name: str
     kind: str
-    """How it is made. `truncated`: the leading directions of each module. `calibrated`: what a calibration says matters
-    most to the output. `distilled`: the smallest of those, trained a little to answer as the adapter does."""
+    """Method. `truncated`: keep the leading singular directions of each module. `calibrated`: keep the components that
+    a calibration ranks highest. `distilled`: the smallest of those candidates, trained briefly to match the outputs of
+    the reference adapter."""
     rank: int
-    """Of every module that has more; the others keep theirs. With a calibration the rank whose LoRA parameters are the
-    budget of the candidate."""
+    """Target rank; modules that are already smaller keep their rank. With a calibration, the rank whose LoRA parameter
+    count is the budget of the candidate."""
     lora_params: int
     params_saved: Float12
-    """Share of the adapter's LoRA parameters."""
+    """Share of the reference adapter's LoRA parameters that is saved."""
     kept_energy: Float12
-    """Σσ² kept / Σσ², over all modules."""
+    """Energy kept: Σσ² kept / Σσ², over all modules."""
     predicted_kl: Float12 | None = None
-    """Of the calibration, in nats per scored token; null without one, and for a distilled candidate."""
+    """KL predicted by the calibration, in nats per scored token; null without one and for a distilled candidate."""
 
     @property
     def words(self) -> str:
-        """What it is called in a sentence."""
+        """Name of the candidate in a sentence."""
         return candidate_words(self.kind, self.rank)
 
 
 class PlannedDistillation(Part):
-    """How the distilled candidate is trained, on which prompts."""
+    """Training settings and prompts of the distilled candidate."""
 
     prompts: str
     prompts_sha256: str
     steps: int
-    """At most."""
+    """Maximum number of training steps."""
     lr: Float12
     batch_size: int
     seed: int
 
 
 class DevRows(Part):
-    """Rows that are set aside to choose where the sequence starts; they decide nothing else."""
+    """Rows that are used only to choose the first candidate to test."""
 
     source: Literal["split", "task"]
-    """`task`: the task's own dev examples. `split`: taken from the rows by their content."""
+    """`task`: the task's own dev examples. `split`: a subset of the rows, chosen by content."""
     examples: int
     examples_sha256: str
 
 
 class ShrinkPlan(Artifact):
-    """`plan.json`: what is decided before anything is evaluated."""
+    """`plan.json`: the plan, fixed before the evaluation."""
 
-    repair: ClassVar[str] = "give another --output: a plan that was edited is none"
+    repair: ClassVar[str] = "give another --output (an edited plan is not valid)"
 
     schema_: Literal["gradience.shrink_plan/2"] = Field(default="gradience.shrink_plan/2", alias="schema")
     adapter: str
     adapter_sha256: str
-    """Of its weights file."""
+    """sha256 of the weights file."""
     adapter_config_sha256: str
     rank: int
-    """The largest of its modules."""
+    """Largest rank among the modules."""
     lora_params: int
     base: str
     task: str
     role: Role | None
-    """Which of the task's examples; null for all rows of a file."""
+    """Split of the task; null for all rows of a file."""
     examples: int
-    """Rows that the candidates are tested on."""
+    """Number of test examples."""
     examples_sha256: str
     dev: DevRows | None
-    """Null up to 2,000 rows, and for up to four candidates."""
+    """Null with at most 2,000 rows or at most four candidates."""
     compares: Literal["correct", "nll"] = "correct"
-    """`correct`: how many examples are. `nll`: how likely given responses are, where none is correct or not."""
+    """`correct`: accuracy. `nll`: the likelihood of given responses, for tasks without right and wrong answers."""
     margin: Share
-    """The loss that must be excluded: a share of the examples; of likelihoods, nats per token."""
+    """Largest acceptable drop: a share of the examples, or nats per token for `nll`."""
     level: Share
-    """One-sided error of each test. The sequence stops at the first candidate that is not shown, so the chance of any
-    wrong claim is that of one test."""
+    """One-sided error rate of each test. The sequence stops at the first candidate that is not shown, so the chance of
+    any false claim is that of a single test."""
     test: str
-    """What is tested, in words."""
+    """Description of the test."""
     suggested_rank: int | None
-    """The audit's p90 suggestion; null where the audit makes none."""
+    """The audit's p90 suggestion; null if the audit makes none."""
     given: bool
-    """Whether the candidates were given; else they are halvings of the suggested rank."""
+    """True if the ranks were given; otherwise they are halvings of the suggested rank."""
     candidates: tuple[PlannedCandidate, ...]
-    """In the order in which they are tested: from the largest down, the distilled one before the smallest."""
+    """Candidates in test order: from the largest down, the distilled one before the smallest."""
     calibration_sha256: str | None = None
-    """Of the calibration that all candidates are made with; null for truncations."""
+    """sha256 of the calibration behind all candidates; null for truncations."""
     distillation: PlannedDistillation | None = None
-    """Null where no candidate is distilled."""
+    """Null if no candidate is distilled."""
     changes: tuple[str, ...] = ()
-    """What was another in an earlier plan of this folder, after answers were there."""
+    """Changes to the plan of this folder that were made after the first answers."""
 
     def drop(self, size: Fraction | float) -> str:
-        """Return the size of a drop in words."""
+        """Return the size of a drop with its unit."""
         if self.compares == "nll":
             return f"{float(size):.2g} nats per token"
         return f"{points(size).removeprefix('+')} points"
 
 
 class MeanInterval(Part):
-    """A mean over the rows."""
+    """Mean over the examples."""
 
     mean: Float12
     low: Float12 | None
-    """Lower end of Student's 95 % interval; null for a single row."""
+    """Lower end of Student's 95 % interval; null for a single example."""
     high: Float12 | None
 
 
 class OutputDistance(Part):
-    """How far the outputs are from the adapter's own, row by row; it says something where few answers change."""
+    """Distance of the outputs from the reference's, example by example; informative even if few answers change."""
 
     nll: MeanInterval | None
-    """Negative log-likelihood of the gold label or response, in nats: this one's − the adapter's. Above 0 is worse.
-    Null where the engine does not measure it."""
+    """Increase in the negative log-likelihood of the gold label or response, in nats: candidate − reference. Positive
+    is worse. Null if the engine does not measure it."""
     kl: MeanInterval | None
-    """KL(the adapter ‖ this one), in nats: of the labels, or summed over the tokens of the gold response."""
+    """KL(reference ‖ candidate), in nats: over the labels, or summed over the tokens of the gold response."""
     kl_above_floor: MeanInterval | None
-    """KL − the rewrite control's, paired row by row; null for the control itself, and without one."""
+    """KL minus that of the rewrite control, paired by example; null for the control itself and without a control."""
 
 
 class RewriteControl(Part):
-    """The adapter itself in other factors, in its own storage types: what changes is the noise of writing it."""
+    """The same update written in other factors and the same storage types: measures the rounding-noise floor."""
 
     result: EvaluatedAdapter | None
-    """Null where it could not be written."""
+    """Null if it could not be written."""
     distance: OutputDistance | None
     reason: str = ""
-    """Why there is none."""
+    """Reason for a missing control."""
 
 
 class ShrinkCandidate(Part):
-    """A candidate of the plan, and what came of it."""
+    """A candidate of the plan and its outcome."""
 
     name: str
     kind: str
@@ -189,25 +190,25 @@ class ShrinkCandidate(Part):
     lora_params: int
     params_saved: Float12
     predicted_kl: Float12 | None = None
-    """As planned."""
+    """KL predicted in the plan."""
     status: CandidateStatus
-    """`skipped`: the sequence started below it. `not tested`: it had stopped above it."""
+    """`skipped`: the tests started at a smaller candidate. `not tested`: they stopped at a larger one."""
     dev: PairedTable | None = None
-    """On the dev rows; null where it was not evaluated on them."""
+    """Counts on the dev rows; null if it was not evaluated on them."""
     result: EvaluatedAdapter | None = None
-    """On the test rows, `adjusted_p` being the largest p-value down to this candidate. Null where it was not tested."""
+    """Result on the test rows; `adjusted_p` is the largest p-value down to this candidate. Null if not tested."""
     distance: OutputDistance | None = None
     needs: str = ""
-    """Of one that is not shown: which margin these rows show of it, and how many rows that of the plan would take."""
+    """For an inconclusive candidate: the drop that is not ruled out, and the examples needed for the margin."""
 
     @property
     def words(self) -> str:
-        """What it is called in a sentence."""
+        """Name of the candidate in a sentence."""
         return candidate_words(self.kind, self.rank)
 
 
 class ShrinkReport(Report):
-    """`shrink.json`: the smallest adapter that is shown to hold.
+    """`shrink.json`: the smallest candidate shown to stay within the margin.
 
     >>> report = ShrinkReport.read("shrink.json")
     >>> report.smallest, [(candidate.name, candidate.status) for candidate in report.candidates]
@@ -216,53 +217,53 @@ class ShrinkReport(Report):
 
     row_field: ClassVar[str] = "candidates"
     repair: ClassVar[str] = "shrink again: gradience shrink … --output DIR"
-    plots: ClassVar[Plots] = compared_plots("Which is the smallest", "Which is the smallest")
+    plots: ClassVar[Plots] = compared_plots("Candidates", "Candidates")
 
     schema_: Literal["gradience.shrink/2"] = Field(default="gradience.shrink/2", alias="schema")
     base: str
     task: str
     source: dict[str, str]
-    """Where the examples come from."""
+    """Source of the examples."""
     plan: ShrinkPlan
     plan_sha256: str
-    """Of plan.json."""
+    """sha256 of plan.json."""
     conditions: EvaluationConditions
     reference: EvaluatedAdapter
-    """The adapter itself."""
+    """The reference adapter."""
     control: RewriteControl
     start: str
     """The candidate that was tested first."""
     candidates: tuple[ShrinkCandidate, ...]
     smallest: str | None
-    """The last candidate that is shown, which lies in `adapter/`; null where none is."""
+    """The smallest candidate that is shown, copied to `adapter/`; null if none is."""
     smallest_sha256: str | None
-    """Of its weights file."""
+    """sha256 of its weights file."""
     sentence: str
-    """The answer in one sentence."""
+    """The result in one sentence."""
     notes: tuple[str, ...]
-    """What a reader must know before the figures."""
+    """Warnings shown above the results."""
     run: RunInfo
 
     def blocks(self) -> Document:
-        """Return the sections, in the order of the questions that a reader has."""
+        """Return the sections of the report."""
         return [block for section in SECTIONS for block in section(self)]
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return which adapter is made smaller, on which task."""
+        """Return the title: adapter and task."""
         plan = self.plan
         return Heading(("Shrink of ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name")))
 
     def summary(self) -> list[Note]:
-        """Return the answer, and what it is about."""
+        """Return the result, and the limit of its scope."""
         return [_answer(self), *([Note("info", ONE_TRAINING)] if self.smallest is not None else [])]
 
 
 class ShrinkForecast(Report):
-    """What a search would do, cost and be able to show; no model is loaded."""
+    """Dry run of a shrink: candidates, memory, and the smallest margin that can be shown. No model is loaded."""
 
     row_field: ClassVar[str] = "candidates"
     plots: ClassVar[Plots] = {
-        "margins": PlotOf("sizes:margins_plot", ("What can these",)),
+        "margins": PlotOf("sizes:margins_plot", ("Detectable",)),
         "memory": PlotOf("sizes:memory_plot"),
     }
 
@@ -273,17 +274,17 @@ class ShrinkForecast(Report):
     candidates: tuple[PlannedCandidate, ...]
     margins: tuple[ShownMargin, ...]
     weights_bytes: int | None
-    """The base in its precision; null where the shape of the model is not known here."""
+    """Base model in its precision; null if the shape of the model is unknown."""
     adapter_bytes: int
-    """The adapter and the largest candidate in float32: no more are loaded at once."""
+    """The reference adapter and the largest candidate in float32: no more than two adapters are loaded at once."""
     batch_bytes: int | None
     process_bytes: int | None
-    """Python, PyTorch and their libraries, as measured in the process that made the forecast; 0 on a GPU."""
+    """Python, PyTorch and their libraries, measured in the process that made the forecast; 0 on a GPU."""
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
 
     def blocks(self) -> Document:
-        """Return the plan, what the rows can show, and what the estimates rest on."""
+        """Return the plan, the detectable drops, and the assumptions."""
         memory = memory_facts(self.weights_bytes, self.adapter_bytes, self.batch_bytes, self.process_bytes)
         heading = Heading("Dry run: no model was loaded", level=1)
         blocks: list[Block] = [heading, Facts([*_plan_facts(self.plan), *memory])]
@@ -300,14 +301,14 @@ class ShrinkForecast(Report):
             )
             for candidate in self.candidates
         ]
-        blocks += [Heading("What is tested, from the largest down?"), Table(columns, rows)]
+        blocks += [Heading("Candidates, tested from the largest down"), Table(columns, rows)]
         blocks += margin_blocks(self.plan.margin, self.margins) if self.margins else []
         return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return which adapter is to be made smaller, on which task."""
+        """Return the title: adapter and task."""
         plan = self.plan
-        text = ("Plan of a shrink: ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
+        text = ("Shrink plan: ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
         return Heading(text, aside=heading.text)
 
 
@@ -322,18 +323,21 @@ LOOKS: dict[CandidateStatus, tuple[Mark, Look]] = {
 
 
 def title_blocks(report: ShrinkReport) -> list[Block]:
-    """Return adapter, base, rows, plan, and what a reader must know first."""
+    """Return adapter, base, examples, plan and warnings."""
     conditions, plan = report.conditions, report.plan
     packed = f", {conditions.quantization}" if conditions.quantization else ""
     facts = [*_plan_facts(plan, f"{conditions.dtype}{packed}"), ("device", device_of(conditions))]
-    warnings = [*(f"not fixed before the answers: {change}" for change in plan.changes), *report.notes]
+    warnings = [
+        *(f"plan changed after the first answers: {change}" for change in plan.changes),
+        *report.notes,
+    ]
     notes = [Notes([Note("warning", warning) for warning in warnings])] if warnings else []
     return [Heading("Shrink", level=1), Facts(facts), *notes]
 
 
 def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
     which = {None: " (all rows)", "confirm": " (test)"}.get(plan.role, f" ({plan.role})")
-    why = "as given" if plan.given else f"halved from {plan.suggested_rank}, the audit's p90 suggestion"
+    why = "from --ranks" if plan.given else f"halvings of {plan.suggested_rank}, the audit's p90 suggestion"
     largest = Span(f"  rank {plan.rank}, {count(plan.lora_params)} LoRA parameters", "dim")
     facts: list[tuple[str, Inline]] = [
         ("adapter", (Span(plan.adapter, "name"), largest)),
@@ -341,10 +345,10 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
         ("examples", (f"{count(plan.examples)} of ", Span(plan.task, "name"), which)),
     ]
     if plan.dev is not None:
-        whose = "the task's own" if plan.dev.source == "task" else "set aside"
-        text = f"{count(plan.dev.examples)} dev examples ({whose}) choose where the sequence starts"
-        facts.append(("start", text))
-    groups = []  # in the order of the tests; a kind stands once before its ranks
+        whose = "from the task" if plan.dev.source == "task" else "held out"
+        text = f"chosen on {count(plan.dev.examples)} dev examples ({whose})"
+        facts.append(("first candidate", text))
+    groups = []  # in test order; each kind is named once, before its ranks
     for kind, candidates in groupby(plan.candidates, lambda candidate: candidate.kind):
         first, *others = [candidate.rank for candidate in candidates]
         groups.append(", ".join([candidate_words(kind, first), *map(str, others)]))
@@ -358,14 +362,14 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
 
 
 def candidate_blocks(report: ShrinkReport) -> list[Block]:
-    """Return one row for each candidate, and the answer."""
+    """Return one row for each candidate, and the result."""
     reference, by_count = report.reference, report.plan.compares == "correct"
     measures = [Column("NLL per token", ">"), Column("ΔNLL", ">")]
-    legend = "NLL beyond the reference's, in nats per token, with Student's 95 % interval over examples"
+    legend = "NLL − reference NLL, in nats per token (Student's 95 % interval)"
     if by_count:
-        pairs = (Column("only ref", ">", drop=1), Column("only it", ">", drop=1))
+        pairs = (Column("reference only", ">", drop=1), Column("candidate only", ">", drop=1))
         measures = [Column("correct", ">"), *pairs, Column("Δ", ">")]
-        legend = "correct answers beyond the reference's, in points, with Tango's 95 % interval"
+        legend = "accuracy − reference accuracy, in points (Tango's 95 % interval)"
     columns = [
         Column(),
         Column("rank", ">", drop=3),
@@ -393,11 +397,11 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
     notes = [_answer(report)]
     last = _last_tested(report)
     if report.smallest is not None and last.status != "shown" and last.result is not None:
-        # what the candidate below the smallest would have needed
+        # evidence that the next smaller candidate lacks
         needs = last.needs if last.status == "inconclusive" else f"{last.words}: {last.result.reason}"
         notes.append(Note(LOOKS[last.status][0], needs))
     return [
-        Heading(("Which is the smallest that is as good as ", name, "?")),
+        Heading(("Candidates, compared with ", name)),
         Table(columns, rows),
         Notes(notes),
         Facts([("Δ" if by_count else "ΔNLL", legend)]),
@@ -428,20 +432,20 @@ def _last_tested(report: ShrinkReport) -> ShrinkCandidate:
 
 
 def _answer(report: ShrinkReport) -> Note:
-    """The sentence, with the evidence that decides it."""
+    """The result, with its p-value and the file written."""
     shown = next((candidate for candidate in report.candidates if candidate.name == report.smallest), None)
     if shown is None:
         return Note(LOOKS[_last_tested(report).status][0], report.sentence)
     details: list[Inline] = []
     if shown.result is not None and shown.result.adjusted_p is not None:
         p = probability(shown.result.adjusted_p)
-        details.append(f"grade B: {p} for a loss of the margin (the largest of the candidates down to it)")
-        details.append(f"written to adapter/ (sha256 {(report.smallest_sha256 or '')[:12]}…)")
+        details.append(f"Grade B ({p}, the largest p-value down to this candidate)")
+        details.append(f"Written to adapter/ (sha256 {(report.smallest_sha256 or '')[:12]}…)")
     return Note("good", report.sentence, details)
 
 
 def distance_blocks(report: ShrinkReport) -> list[Block]:
-    """Return how far the outputs are from the adapter's, against what writing it anew changes."""
+    """Return the change in the outputs of each candidate, compared with the rounding-noise floor."""
     control = report.control
     measured = [(candidate.name, candidate.distance, candidate.result) for candidate in report.candidates]
     measured.append(("rewrite control", control.distance, control.result))
@@ -450,9 +454,9 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
         for name, distance, result in measured
         if distance is not None and (distance.nll is not None or distance.kl is not None)
     ]
-    blocks: list[Block] = [Heading("How much do the outputs change?")]
+    blocks: list[Block] = [Heading("Change in outputs")]
     if control.reason:
-        blocks.append(Notes([Note("warning", f"no rewrite control: {control.reason}")]))
+        blocks.append(Notes([Note("warning", f"noise floor unknown, no rewrite control: {control.reason}")]))
     if not rows:
         return blocks if control.reason else []
     predicted = {
@@ -463,12 +467,12 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
     tokens = bool(predicted) or any(change is not None and change.has_tokens for _, _, change in rows)
     columns = [
         Column(),
-        Column("NLL", ">"),
+        Column("ΔNLL", ">"),
         Column("95 % interval", ">", drop=1),
         Column("KL", ">"),
         *([Column("KL/token", ">")] if tokens else []),
         *([Column("predicted", ">")] if predicted else []),
-        Column("above rewrite", ">"),
+        Column("above noise floor", ">"),
         Column("95 % interval", ">", drop=2),
         Column("flips", ">", drop=3),
     ]
@@ -480,20 +484,20 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
         above = _mean(distance.kl_above_floor)
         cells.append((Span(name, "name"), *_mean(distance.nll), kl, *per_token, *prediction, *above, flips))
     legend: list[tuple[str, Inline]] = [
-        ("NLL", "of the gold labels or responses, in nats an example: what it gains; above 0 is worse"),
-        ("KL", "divergence of the outputs from the adapter's own, in nats per example: 0 is no change"),
-        ("above rewrite", "KL beyond the rewrite control's: the same update in other factors, rounded anew"),
-        ("flips", "examples whose output changes, whether correct or not"),
+        ("ΔNLL", "increase in NLL of the gold answers, in nats per example (positive is worse)"),
+        ("KL", "KL divergence from the reference outputs, in nats per example"),
+        ("above noise floor", "KL − KL of the rewrite control (the same update in other factors)"),
+        ("flips", "examples whose output changes"),
     ]
     if tokens:
-        legend.append(("KL/token", "the same per scored token, as a calibration predicts it"))
+        legend.append(("KL/token", "KL per scored token"))
     if predicted:
-        legend.append(("predicted", "KL per scored token that the calibration predicts, in nats"))
+        legend.append(("predicted", "KL per scored token predicted by the calibration"))
     return [*blocks, Table(columns, cells), Facts(legend)]
 
 
 def _mean(mean: MeanInterval | None) -> tuple[str, str]:
-    """The cells of a mean and of its interval."""
+    """Cells of a mean and of its interval."""
     return (MISSING, "") if mean is None else (_signed(mean.mean), _interval(mean.low, mean.high))
 
 
@@ -512,17 +516,17 @@ def _predicted(kl: float | None) -> str:
 
 
 def caveat_blocks(report: ShrinkReport) -> list[Block]:
-    """Return what a search never shows."""
+    """Return the limits of the result."""
     fixed = (
-        "Candidates, rows and margin were written to plan.json before anything was evaluated"
+        "Candidates, examples and margin were fixed in plan.json before the evaluation"
         if not report.plan.changes
-        else "The plan was changed after answers were there, so the 5 % of a wrong claim do not hold"
+        else "The plan was changed after the first answers, so the 5 % error rate is not guaranteed"
     )
     return [
-        Heading("What does this not show?"),
+        Heading("Limits"),
         Paragraph(
-            "Whether another training run would come out the same: one adapter gives at most grade B. Nor anything"
-            f" about candidates that were not tested, or rows unlike these. {fixed}."
+            "One adapter gives at most grade B: another training run may give a different result. The result does not"
+            f" cover untested candidates or examples unlike these. {fixed}."
         ),
     ]
 

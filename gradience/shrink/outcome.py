@@ -1,4 +1,4 @@
-"""What was evaluated -> `ShrinkReport`: which candidate is the smallest that is shown to hold, in words too. Pure."""
+"""Build the `ShrinkReport` from the evaluated candidates, with its sentences. Pure."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from gradience.shrink.plan import Prepared
 from gradience.shrink.walk import TestedCandidate, Walk
 
 STATUSES: dict[str | None, TestedStatus] = {
-    None: "inconclusive",  # a single row, of whose likelihood nothing is shown
+    None: "inconclusive",  # a single example: no interval for its likelihood
     "B": "shown",
     "C": "inconclusive",
     "D": "worse",
     "X": "not evaluated",
 }
-"""Grade -> what it says of a candidate."""
+"""Grade -> status of a candidate."""
 
 
 def report_of(
@@ -47,7 +47,7 @@ def report_of(
     walked: Walk,
     watch: Stopwatch,
 ) -> ShrinkReport:
-    """Return what the answers show."""
+    """Return the report on the answers."""
     inputs, plan = prepared.inputs, prepared.plan
     assert walked.reference.answers is not None
     candidates = candidates_of(plan, dev, start, walked)
@@ -80,7 +80,7 @@ def report_of(
 def candidates_of(
     plan: ShrinkPlan, dev: Sequence[TestedCandidate], start: int, walked: Walk
 ) -> tuple[ShrinkCandidate, ...]:
-    """Return every planned candidate with what came of it."""
+    """Return every planned candidate with its outcome."""
     on_dev = {tested.candidate.name: tested.row.pairs for tested in dev}
     tested = {each.candidate.name: each for each in walked.tested}
     rows = []
@@ -110,39 +110,43 @@ def candidates_of(
 
 
 def sentence_of(plan: ShrinkPlan, candidates: Sequence[ShrinkCandidate]) -> str:
-    """Return the answer in one sentence."""
+    """Return the result in one sentence."""
     shown = [candidate for candidate in candidates if candidate.status == "shown"]
     if shown:
         last = shown[-1]
         assert last.result is not None
         claim = last.result.reason.partition(": ")[2]
-        saved = f"{100 * last.params_saved:.1f} % of the LoRA parameters saved"
-        return f"{last.words} is the smallest shown to hold: {saved}, {claim}"
+        saved = f"{100 * last.params_saved:.1f} % fewer LoRA parameters"
+        return f"{last.words} is the smallest candidate shown to stay within the margin: {saved}, {claim}"
     first = next(candidate for candidate in candidates if candidate.result is not None)
     assert first.result is not None
     if first.status == "worse":
-        return f"no candidate holds: {first.words}, the first one tested, is {first.result.reason}"
+        return f"no candidate is within the margin; {first.words}, the first tested, is {first.result.reason}"
     if first.status == "not evaluated":
-        return f"nothing is shown: {first.words} {first.result.reason}"
-    return f"no candidate is shown to hold: {first.needs}"
+        return f"no result: {first.words} {first.result.reason}"
+    return f"no candidate is shown to stay within the margin; {first.needs}"
 
 
 def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
-    """Return which margin these rows show of a candidate, and how many rows the margin of the plan would take."""
+    """Return the drop that is not ruled out for a candidate, and the examples needed for the planned margin."""
     if row.bounds is None:
-        return f"of {candidate} a single row shows nothing"
+        return f"{candidate} cannot be tested with a single example"
     rows = row.next_grade.examples if row.next_grade else None
     loses = row.likelihood is not None and (row.likelihood.delta or 0.0) > 0
     if row.pairs is not None:
         loses = row.pairs.delta < 0
-    seen = "its loss is what it seems" if loses else "both are equally good"
+    seen = "the true drop equals the observed one" if loses else "both adapters are equally good"
     needs = (
-        f"that margin needs about {rows:,} rows, for a chance of 80 % if {seen}"
+        f"about {rows:,} examples are needed for 80 % power, if {seen}"
         if rows
-        else "if its loss is what it seems, no number of rows shows that margin"
+        else "if the true drop equals the observed one, no number of examples can show the margin"
     )
-    excluded, asked = plan.drop(max(0.0, -row.bounds.low)), plan.drop(plan.margin)
-    return f"of {candidate} these {row.n:,} rows exclude a loss of {excluded}, not of {asked}; {needs}"
+    measure = "an NLL increase" if plan.compares == "nll" else "a drop"
+    drop, margin = plan.drop(max(0.0, -row.bounds.low)), plan.drop(plan.margin)
+    return (
+        f"{candidate} is inconclusive: with {row.n:,} examples, {measure} of up to {drop} cannot be ruled out"
+        f" (margin {margin}); {needs}"
+    )
 
 
 # ---------------------------------------------------------------- distances of outputs
@@ -152,7 +156,7 @@ Values = NDArray[np.float64]
 
 
 def distance(reference: Answers, row: Answers, control: Answers | None) -> OutputDistance | None:
-    """Return the paired means of a row. control: the rewrite control, whose KL is the floor; None for itself."""
+    """Return the paired means of a row. control: the rewrite control (noise floor); None for the control itself."""
     if row.answers is None:
         return None
     before, after = nll_rows(reference), nll_rows(row)
@@ -166,7 +170,7 @@ def distance(reference: Answers, row: Answers, control: Answers | None) -> Outpu
 
 
 def nll_rows(row: Answers) -> Values | None:
-    """−log p of each gold label or response, in nats; None where it is not known."""
+    """Return −log p of each gold label or response, in nats; None if unknown."""
     from scipy.special import log_softmax
 
     scores = _scores(row)
@@ -180,7 +184,7 @@ def nll_rows(row: Answers) -> Values | None:
 
 
 def kl_rows(reference: Answers, row: Answers) -> Values | None:
-    """KL(reference ‖ row) of each example, in nats; None where it is not known."""
+    """Return KL(reference ‖ row) of each example, in nats; None if unknown."""
     scores = _scores(row)
     if scores is not None:
         values = [record.kl for record in scores.records]
@@ -204,6 +208,6 @@ def _logits(answers: Evaluation[Any] | None) -> Values | None:
 
 
 def _scores(row: Answers) -> Evaluation[Any] | None:
-    """Of the gold responses; where likelihoods are compared they are the answers."""
+    """Return the scores of the gold responses; if likelihoods are compared, those are the answers."""
     answers = row.answers
     return answers if answers is not None and answers.run.kind == "scores" else row.scores

@@ -162,7 +162,7 @@ def test_free_text_is_what_transformers_writes(causal, tmp_path):
         assert change.flipped_examples == sum(different) <= len(examples)
     assert change.flips > len(examples)  # token positions, of which an example has several
     shown = report.to_text()
-    (line,) = [line for line in shown.splitlines() if line.strip().startswith("base alone")]
+    (line,) = [line for line in shown.splitlines() if line.strip().startswith("base model")]
     assert line.split()[-1] == f"{change.flipped_examples}"
     assert "KL/token" in shown
     files = [file.path for row in report.adapters for file in row.records]

@@ -33,11 +33,15 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     printed = capsys.readouterr()
     report = EvaluationReport.read(out / "evaluation.json")
     assert (code, report.candidates[0].grade) == (0, "B")
-    assert printed.err.startswith("60 examples can show a margin of ")
+    assert printed.err.startswith("With 60 examples, only drops above about ")
     for words in ("stage 3 of 3: evaluating base", f"written: {out}/evaluation.json, evaluation.md"):
         assert words in printed.err
     assert printed.out == report.to_text()
-    for words in ("Is each as good as reference?", "Does reference do anything?", "other: B, supported"):
+    for words in (
+        "Candidates, compared with reference",
+        "Gain of reference over the base model",
+        "other: B, supported",
+    ):
         assert words in printed.out
     assert f"{report.adapters[0].correct}  " in (out / "evaluation.md").read_text(encoding="utf-8")
     assert run([*arguments, "-o", str(out), "--margin", "0.5", "--json", "--quiet"]) in (1, 8)
@@ -86,7 +90,7 @@ def test_a_plan_loads_nothing_and_names_margins_and_memory(arguments, capsys, mo
     assert plan.weights_bytes > 0 < plan.batch_bytes
     assert 100e6 < plan.process_bytes < 4e9  # PyTorch and transformers
     assert run([*arguments, "--dry-run"]) == 0
-    assert "What can these examples show?" in capsys.readouterr().out
+    assert "Detectable drop" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

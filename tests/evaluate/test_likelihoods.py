@@ -151,15 +151,15 @@ def test_rows_show_nats_per_token_and_a_grade_by_a_margin_in_nats(command, tmp_p
     assert other.change.kl_mean == pytest.approx(np.mean([record.kl for record in records["other"].records]))
     assert reference.grade is base.grade is None
     assert other.grade == "B"
-    assert "examples can show a margin" not in printed.err
+    assert "can be ruled out" not in printed.err
     words = " ".join(printed.out.split())
     for part in (
-        "Does each find the responses as likely as reference?",
+        "Candidates, compared with reference",
         f"{other.likelihood.nll:.4f}",
-        "other: B, supported for these runs: with 95 % confidence at most",
-        "(margin 0.9)",
-        "Does reference do anything?",
-        f"0.9 nats per token: a perplexity {100 * math.expm1(0.9):.1f} % higher",
+        "other: B, supported for these runs: NLL at most",
+        "(95 % confidence, margin 0.9)",
+        "Gain of reference over the base model",
+        f"0.9 nats per token, a perplexity {100 * math.expm1(0.9):.1f} % higher",
     ):
         assert part in words
     assert not list((out / "records").glob("*.scores.jsonl"))

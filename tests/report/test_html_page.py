@@ -68,14 +68,14 @@ FIRST = {
     "shrink": (SAMPLES["ShrinkReport"], [SAMPLES["ShrinkReport"]().sentence, "another training run"]),
     "evaluation": (
         SAMPLES["EvaluationReport"],
-        ["rank1 is the smallest that is as good, with 87.5 % fewer", "As good: rank4"],
+        ["rank1 is the smallest supported candidate (87.5 % fewer", "Also supported: rank4"],
     ),
     "evidence": (SAMPLES["EvidenceReport"], [SAMPLES["EvidenceReport"]().verdict]),
     "one seed": (SAMPLES["Bench"], ["passes"]),
     "several seeds": (SAMPLES["BenchAggregate"], ["passes", "Grade ", "Conditions of a claim"]),
     "a reference that does harm": (
         kept(EvaluationReport, "smollm2_lm_eval/read.json"),
-        ["error: my_adapter: it finds the responses less likely"],
+        ["error: my_adapter: worse than the base model: NLL"],
     ),
     "a ladder": (
         kept(BenchAggregate, "smollm2_arithmetic/bench_aggregate.json"),
@@ -98,14 +98,14 @@ def test_a_verdict_and_what_it_rests_on_stand_first(name):
 def test_of_many_candidates_the_box_names_the_smallest_and_counts_the_others():
     report = EvaluationReport.read(RESULTS / "minilm_evaluation" / "evaluation.json")
     good, *_ = report.candidates
-    bad = [
-        good.model_copy(update={"name": f"bad{n}", "grade": "D", "reason": "inferior: …"}) for n in range(9)
-    ]
-    unknown = good.model_copy(update={"name": "unsure", "grade": "C", "reason": "neither shown: it may …"})
+    bad = [good.model_copy(update={"name": f"bad{n}", "grade": "D", "reason": "worse: …"}) for n in range(9)]
+    unknown = good.model_copy(
+        update={"name": "unsure", "grade": "C", "reason": "inconclusive: accuracy may …"}
+    )
     others = (*report.adapters[:2], *bad, unknown)
     box = in_the_box(to_page([Source("a", report.model_copy(update={"adapters": others}))]))
-    assert "bad0, bad1, bad2 and 6 more are shown to be worse" in box
-    assert "unsure is neither shown to be as good nor to be worse: it may …" in box
+    assert "bad0, bad1, bad2 and 6 more are worse by more than the margin" in box
+    assert "unsure is inconclusive: accuracy may …" in box
 
 
 def test_a_control_that_is_not_as_expected_is_said_first():
@@ -145,7 +145,7 @@ TITLES = {
     "AuditReport": "Audit of ./my-adapter",
     "FleetReport": "Fleet of 4 adapters",
     "planned run": "Plan of a Bench run: m on t",
-    "ShrinkForecast": "Plan of a shrink: my_adapter on reviews",
+    "ShrinkForecast": "Shrink plan: my_adapter on reviews",
     "run": "Training run good.jsonl",
     "thousand modules": "Audit of ./my-adapter",
 }
@@ -161,7 +161,7 @@ def test_a_page_is_called_by_what_it_is_about_and_stays_small(name):
 
 
 ORDERS = {
-    "ShrinkReport": ["is the smallest shown to hold", 'id="plot-forest"'],
+    "ShrinkReport": ["is the smallest candidate shown to stay", 'id="plot-forest"'],
     "run of rewards": ["Reward <a", 'id="plot-reward"', "Use of rank <a"],
     "planned run": ["Dry run: no model was loaded"],
     "calibrated compression": [

@@ -232,12 +232,12 @@ def test_the_forest_has_the_counts_and_intervals_of_an_evaluation():
     rows = named(forest, forest.series[0].rows)
     lost, gained = (named(pairs, bars.values) for bars in pairs.series)
     for adapter in report.adapters[1:]:
-        label = "base alone" if adapter.role == "base" else adapter.name
+        label = "base model" if adapter.role == "base" else adapter.name
         table = adapter.pairs
         assert (lost[label], gained[label]) == (table.n10, table.n01)
         if adapter.role == "base":  # it would press the others together
             assert label not in rows
-            assert f"Too far away to be drawn: base alone ({signed(100 * table.delta)})." in forest.sentence
+            assert f"Off scale: base model ({signed(100 * table.delta)})." in forest.sentence
             continue
         drawn = rows[label]
         assert drawn.inner == pytest.approx((100 * adapter.bounds.low, 100 * adapter.bounds.high))
@@ -294,18 +294,18 @@ def test_of_two_logs_the_bounds_that_decide_are_drawn():
     (row,) = plot_of(report, "forest").series[0].rows
     assert row.inner == pytest.approx((100 * report.bounds.low, 100 * report.bounds.high))
     safe = report.bounds.low > -report.margin
-    assert plot_of(report, "forest").sentence.startswith(f"{int(safe)} of 1 adapter lies on the safe side")
+    assert plot_of(report, "forest").sentence.startswith(f"{int(safe)} of 1 adapter is within the margin")
 
 
 @pytest.mark.parametrize(
     ("kind", "path", "start"),
     [
-        (Bench, "smollm2_gsm8k_smoke/bench.json", "None is supported; the smallest, "),
-        (Bench, "smollm2_arithmetic/seed_42/bench.json", "The smallest that passes, ladder.r4, "),
+        (Bench, "smollm2_gsm8k_smoke/bench.json", "No candidate is supported. The smallest, "),
+        (Bench, "smollm2_arithmetic/seed_42/bench.json", "The smallest candidate that passes, ladder.r4, "),
         (
             ShrinkReport,
             "minilm_shrink_calibrated/shrink.json",
-            "The smallest that is supported, calibrated1, ",
+            "The smallest candidate that is supported, calibrated1, ",
         ),
     ],
     ids=["a smoke run", "one seed", "two of one size"],
@@ -458,9 +458,9 @@ def test_a_figure_is_as_wide_as_the_column_of_a_paper(capsys):
     drawn(capsys, "forest", SHRUNK, "--width", "3.25", "--no-titles")
     image = Path("x.svg").read_text(encoding="utf-8")
     assert 'width="234pt"' in image
-    assert "answers, with Tango" not in image.partition("</metadata>")[2]
+    assert "accuracy, with Tango" not in image.partition("</metadata>")[2]
     drawn(capsys, "forest", SHRUNK)
-    assert "answers, with Tango" in Path("x.svg").read_text(encoding="utf-8").partition("</metadata>")[2]
+    assert "accuracy, with Tango" in Path("x.svg").read_text(encoding="utf-8").partition("</metadata>")[2]
 
 
 def test_the_folder_of_a_training_is_its_log(tmp_path, capsys):

@@ -89,7 +89,7 @@ def test_the_distilled_candidate_stands_before_the_one_that_it_is_made_from(fold
     )  # fmt: skip
     assert [candidate.status for candidate in report.candidates] == ["shown"] * 3
     assert report.smallest == "calibrated1"
-    assert report.sentence.startswith("calibrated rank 1 is the smallest shown to hold")
+    assert report.sentence.startswith("calibrated rank 1 is the smallest candidate shown to stay")
     assert report.notes == ()  # both were made on the same prompts, none of which is tested
 
 
@@ -97,9 +97,9 @@ def test_the_screen_says_what_is_predicted_and_how_candidates_are_made(finished)
     screen = finished[0].to_text()
     assert "calibrated rank 2, distilled rank 1, calibrated rank 1" in " ".join(screen.split())
     assert "up to 100 steps on prompts.jsonl" in " ".join(screen.split())
-    _, table = screen.split("How much do the outputs change?")
+    _, table = screen.split("Change in outputs")
     heading, *rows = table.strip().splitlines()
-    assert "KL  KL/token  predicted  above rewrite" in heading
+    assert "KL  KL/token  predicted  above noise floor" in heading
     for candidate, row in zip(finished[0].candidates, rows, strict=False):
         measured, predicted = candidate.result.change.kl_per_token, candidate.predicted_kl
         shown = [sig(measured, 2), "–" if predicted is None else sig(predicted, 2)]

@@ -31,10 +31,12 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     printed = capsys.readouterr()
     report = ShrinkReport.read(out / "shrink.json")
     assert printed.out == report.to_text()
-    assert printed.err.startswith("60 examples can show a margin of ")
+    assert printed.err.startswith("With 60 examples, only drops above about ")
     for words in ("stage 4 of 4: evaluating rank1", f"written: {out}/shrink.json, shrink.md, adapter/"):
         assert words in printed.err
-    assert "rank 1 is the smallest shown to hold: 75.0 % of the LoRA" in " ".join(printed.out.split())
+    assert "rank 1 is the smallest candidate shown to stay within the margin: 75.0 %" in " ".join(
+        printed.out.split()
+    )
     assert report.sentence in (out / "shrink.md").read_text(encoding="utf-8")
     assert (out / "adapter" / "compression_report.md").read_text(encoding="utf-8")
     assert run([*arguments, "-o", str(out), "--margin", "0.5", "--json", "--quiet"]) in (1, 8)
@@ -43,7 +45,7 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     assert again.smallest is None
     assert again.plan.changes == ("the margin was 90.00 points, and is 0.50 points",)
     screen = again.to_text()
-    assert "not fixed before the answers: the margin was 90.00 points" in " ".join(screen.split())
+    assert "plan changed after the first answers: the margin was 90.00 points" in " ".join(screen.split())
 
 
 @pytest.mark.parametrize(
@@ -75,8 +77,8 @@ def test_a_plan_loads_nothing_and_names_candidates_margins_and_memory(
     assert run([*arguments, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     for words in (
-        "What is tested, from the largest down?",
-        "What can these examples show?",
+        "Candidates, tested from the largest down",
+        "Detectable drop",
         "Python and libraries",
     ):
         assert words in printed

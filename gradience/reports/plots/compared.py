@@ -1,5 +1,5 @@
-"""Plots of smaller adapters against their original, whatever compared them: their differences with intervals, what each
-size costs, the examples that only one of the two has correct, a ladder, and what the policy does."""
+"""Plots of candidates compared with a reference adapter: differences with intervals, accuracy by size, discordant
+examples, rank ladder, and operating characteristics of the policy."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ GRADES: dict[Grade | None, Tone] = {
 }
 STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
 STEPS: dict[str, Tone] = {"shown": "good", "inconclusive": "warn"}
-STEP_WORDS = {"shown": "shown to hold", "inconclusive": "not shown to hold"}
-"""Of a ladder's step, in words that stand alone."""
-WORDS: dict[Tone, str] = {"good": "supported", "warn": "not shown to hold", "bad": "inferior or failed"}
-BY_STATUS: dict[Tone, str] = {"good": "passes", "warn": "not concluded", "bad": "fails"}
-"""Where nothing is graded: what the policy says of one seed."""
+STEP_WORDS = {"shown": "shown", "inconclusive": "inconclusive"}
+"""Status of a ladder step in a label."""
+WORDS: dict[Tone, str] = {"good": "supported", "warn": "inconclusive", "bad": "worse or failed"}
+BY_STATUS: dict[Tone, str] = {"good": "passes", "warn": "inconclusive", "bad": "fails"}
+"""Legend if nothing is graded: the policy's result for one seed."""
 ONE_SIDED = "one-sided 95 % bounds"
 TANGO, STUDENT = "Tango's 95 % interval", "Student's 95 % interval"
 LABELS = 0.16
-"""Share of the axis that is left for the names of lines at its end."""
+"""Share of the axis reserved for line labels at its end."""
 FAR = 0.5
-"""Of the span of the candidates: what lies further beyond them is named in place of drawn."""
+"""Rows further away than this share of the candidates' span are named instead of drawn."""
 
 Ends = tuple[float | None, float | None]
 
@@ -53,55 +53,55 @@ class Row:
     saved: float | None = None
     """Share of the reference's LoRA parameters."""
     lost: float | None = None
-    """Examples that only the reference has correct; over several seeds the mean."""
+    """Examples that only the reference answers correctly; the mean if there are several seeds."""
     gained: float | None = None
-    """Examples that only this one has correct; over several seeds the mean."""
+    """Examples that only the candidate answers correctly; the mean if there are several seeds."""
     reason: str = ""
     inner: tuple[float, float] | None = None
-    """A narrower interval: of these runs beside the mean over trainings, or one-sided bounds beside a two-sided one."""
+    """Narrower interval: of these runs inside the mean over trainings, or one-sided bounds inside a two-sided one."""
     aside: str = ""
-    """Said behind the name where its interval is another one than that of the others."""
+    """Suffix of the name if its interval is of a different kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """All rows of a report, and what they are measured in; the reference itself has none."""
+    """All rows of a report with their unit, the reference excluded."""
 
     rows: Sequence[Row]
     margin: float
-    """On the scale of Δ."""
+    """Margin on the scale of Δ."""
     interval: str
-    """What the interval is."""
+    """Name of the interval."""
     inner: str = ""
-    """What the narrower intervals are; empty without any. One-sided bounds are held against the margin."""
-    measure: str = "Δ of correct answers"
-    """What Δ is of."""
+    """Name of the narrower intervals; empty without any. One-sided bounds are compared with the margin."""
+    measure: str = "Δ accuracy"
+    """Quantity on the axis of Δ."""
     unit: str = "points"
     lower_is_better: bool = False
 
     @property
     def judged(self) -> Sequence[Row]:
-        """Return the candidates; where there are none, all rows."""
+        """Return the candidates, or all rows if there are none."""
         return [row for row in self.rows if row.tone != "dim"] or self.rows
 
     @property
     def deciding(self) -> str:
-        """Return what is held against the margin."""
+        """Return the name of the interval that is compared with the margin."""
         return self.inner if self.inner == ONE_SIDED else self.interval
 
     def bounds(self, row: Row) -> Ends:
-        """Return the ends of a row that are held against the margin."""
+        """Return the ends of a row that are compared with the margin."""
         return row.inner if self.inner == ONE_SIDED and row.inner is not None else row.ends
 
     def holds(self, row: Row) -> bool:
-        """Return whether its interval lies on the safe side of the margin."""
+        """Return True if the interval excludes the margin on the safe side."""
         low, high = self.bounds(row)
         if self.lower_is_better:
             return high is not None and high < self.margin
         return low is not None and low > self.margin
 
     def hover(self, row: Row) -> str:
-        """Return what is said of a row where the pointer is."""
+        """Return the hover text of a row."""
         low, high = row.ends
         interval = "" if low is None else f" ({signed(low)} … {signed(high)})"
         figures = f"{self.measure} {signed(row.delta)} {self.unit}{interval}"
@@ -109,7 +109,7 @@ class Compared:
 
 
 def compared(report: Comparing) -> Compared:
-    """Return the rows of any report that compares adapters; of shares of examples in points."""
+    """Return the rows of any report that compares adapters; accuracies are in points."""
     match report:
         case EvaluationReport():
             return _evaluated(report.adapters, float(report.margin))
@@ -135,7 +135,7 @@ def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
         pairs, scored, bounds = adapter.pairs, adapter.likelihood, adapter.bounds
         if adapter.role == REFERENCE:
             continue
-        name = "base alone" if adapter.role == BASE else adapter.name
+        name = "base model" if adapter.role == BASE else adapter.name
         row = Row(name, 0.0, (None, None), GRADES[adapter.grade], adapter.params_saved, reason=adapter.reason)
         if pairs is not None:
             ends, inner = _points(pairs) or (None, None), _points(bounds)
@@ -170,7 +170,7 @@ def _logs(report: EvidenceReport) -> Compared:
 
 
 def _one_seed(report: Bench) -> Compared:
-    """Return the rows of one seed, whose reasons are the policy's."""
+    """Return the rows of one seed, with the reasons of the policy."""
     rows: list[Row] = []
     for variant in report.variants:
         if variant.pairs is None or variant.delta is None:
@@ -193,7 +193,7 @@ def _one_seed(report: Bench) -> Compared:
 
 
 def _seeds(report: BenchAggregate) -> Compared:
-    """Return the one-sided 95 % bounds of the mean over trainings, if there are enough seeds; else of these runs."""
+    """Return one-sided 95 % bounds of the mean over trainings if there are enough seeds, otherwise of these runs."""
     rows: list[Row] = []
     known = [
         (row, row.evidence, row.evidence.pooled)
@@ -229,9 +229,9 @@ def _seeds(report: BenchAggregate) -> Compared:
 
 
 def forest_plot(report: Comparing) -> Plot | None:
-    """Return Δ of each adapter with its interval, beside 0 and the margin.
+    """Return Δ of each adapter with its interval, with lines at 0 and at the margin.
 
-    Controls, and the base alone, that would press all candidates together are named in place of drawn.
+    Controls and base models that would compress the scale are named instead of drawn.
     """
     outcome = compared(report)
     judged = outcome.judged
@@ -247,10 +247,10 @@ def forest_plot(report: Comparing) -> Plot | None:
     far = ", ".join(f"{row.name} ({signed(row.delta)})" for row in outcome.rows if row not in near)
     safe = sum(outcome.holds(row) for row in judged)
     result = (
-        f"{safe} of {plural(len(judged), 'adapter')} {'lies' if len(judged) == 1 else 'lie'} on the safe side of"
-        f" the margin with {outcome.deciding}."
+        f"{safe} of {plural(len(judged), 'adapter')} {'is' if len(judged) == 1 else 'are'} within the margin"
+        f" ({outcome.deciding})."
         if any(row.tone != "dim" for row in outcome.rows)
-        else "None of them is a candidate."
+        else "No candidates."
     )
     heavy = f" Heavy lines: {outcome.inner}." if outcome.inner else ""
     intervals = [Interval(row.delta, *row.ends, row.tone, outcome.hover(row), row.inner) for row in near]
@@ -260,17 +260,17 @@ def forest_plot(report: Comparing) -> Plot | None:
         Axis(outcome.measure, outcome.unit),
         Axis("", categories=[f"{row.name}{row.aside}" for row in near]),
         [Intervals(outcome.interval, intervals, outcome.inner)],
-        f"{result}{heavy}{f' Too far away to be drawn: {far}.' if far else ''}",
+        f"{result}{heavy}{f' Off scale: {far}.' if far else ''}",
         [Reference(0.0, "", on="x"), Reference(outcome.margin, "margin", on="x", tone="bad")],
     )
 
 
 def pareto_plot(report: Comparing) -> Plot | None:
-    """Return the LoRA parameters that each candidate keeps, and what it costs; nothing where no size is known."""
+    """Return Δ of each candidate by LoRA parameters kept; None if no size is known."""
     outcome = compared(report)
     chosen = report.smallest if isinstance(report, ShrinkReport) else None
     by_status = isinstance(report, Bench) and not report.smoke  # nothing is graded
-    # Where names crowd, the smallest keeps its own: it is given a place first.
+    # The smallest candidate is labelled first, so its label survives crowding.
     rows = sorted(
         (row for row in outcome.rows if row.saved is not None and row.tone != "dim"),
         key=lambda row: (-(row.saved or 0.0), row.name != chosen),
@@ -301,7 +301,7 @@ def pareto_plot(report: Comparing) -> Plot | None:
     supported = [row for row in rows if row.tone == "good"]
     smallest = (supported or rows)[0]
     verb = "passes" if by_status else "is supported"
-    which = f"The smallest that {verb}" if supported else f"None {verb}; the smallest"
+    which = f"The smallest candidate that {verb}" if supported else f"No candidate {verb}. The smallest"
     intervals = any(None not in outcome.bounds(row) for row in rows)
     lines = f" Lines: {outcome.deciding}." if intervals else ""
     return Plot(
@@ -317,18 +317,18 @@ def pareto_plot(report: Comparing) -> Plot | None:
         series,
         f"{which}, {smallest.name}, keeps {100 * kept[smallest.name]:.1f} % of the LoRA parameters, with"
         f" {outcome.measure} {signed(smallest.delta)} {outcome.unit}.{lines}",
-        [Reference(0.0, "original"), Reference(outcome.margin, "margin", tone="bad")],
+        [Reference(0.0, "reference"), Reference(outcome.margin, "margin", tone="bad")],
     )
 
 
 def _room(values: Sequence[float], share: float) -> tuple[float, float]:
-    """Return the ends of an axis with room beyond the values, a share of their span."""
+    """Return the ends of an axis, extended beyond the values by a share of their span."""
     room = share * (max(values) - min(values)) or 0.1 * abs(values[0]) or 0.1
     return min(values) - room, max(values) + room
 
 
 def pairs_plot(report: Comparing) -> Plot | None:
-    """Return how many examples only the original, and only the smaller adapter, has correct."""
+    """Return the counts of examples that only the reference or only the candidate answers correctly."""
     outcome = compared(report)
     rows = [row for row in outcome.rows if row.lost is not None and row.gained is not None]
     if not any(row.lost or row.gained for row in rows):
@@ -336,29 +336,29 @@ def pairs_plot(report: Comparing) -> Plot | None:
     judged = [row for row in rows if row.tone != "dim"] or rows
     counted, mean = "examples", ""
     if isinstance(report, BenchAggregate):
-        counted, mean = "examples, mean over the seeds", " in the mean"
+        counted, mean = "examples, mean over seeds", " (mean over seeds)"
     return Plot(
         "pairs",
-        "Examples that only one of the two has correct",
+        "Examples that only one adapter answers correctly",
         Axis(counted, low=0.0, form="count"),
         Axis("", categories=[row.name for row in rows]),
         [
-            Bars("only the original", [row.lost for row in rows], tone="bad"),
-            Bars("only this one", [row.gained for row in rows], tone="good"),
+            Bars("reference only", [row.lost for row in rows], tone="bad"),
+            Bars("candidate only", [row.gained for row in rows], tone="good"),
         ],
-        f"{_examples([row.lost or 0 for row in judged])} that only the original has correct,"
-        f" {_examples([row.gained or 0 for row in judged])} that only the other has{mean}.",
+        f"Reference only: {_examples([row.lost or 0 for row in judged])}."
+        f" Candidate only: {_examples([row.gained or 0 for row in judged])}{mean}.",
     )
 
 
 def _examples(numbers: Sequence[float]) -> str:
-    """`3 to 8 examples`, of each adapter."""
+    """Return the range over adapters, as in `3 to 8 examples`."""
     low, high = round(min(numbers)), round(max(numbers))
     return plural(high, "example") if low == high else f"{count(low)} to {plural(high, 'example')}"
 
 
 def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
-    """Return the steps with the lower bound that was held against the margin; nothing without a ladder."""
+    """Return the steps with the lower bound that is compared with the margin; None without a ladder."""
     ladder = report.ladder
     if ladder is None:
         return None
@@ -372,10 +372,10 @@ def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
     where = BOUNDS[ladder.bound]
     return Plot(
         "ladder",
-        "Ladder: the smallest rank that holds",
-        Axis("Δ of correct answers", "points"),
+        "Rank ladder",
+        Axis("Δ accuracy", "points"),
         Axis("", categories=names),
-        [Intervals(f"lower bound of {where}, 95 %", rows)],
+        [Intervals(f"95 % lower bound, {where}", rows)],
         f"{ladder.sentence[0].upper()}{ladder.sentence[1:]}.",
         [
             Reference(0.0, "", on="x"),
@@ -385,7 +385,7 @@ def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
 
 
 def operating_plot(report: BenchAggregate) -> Plot | None:
-    """Return the chance that the policy passes each variant if it is equal, and if it loses twice the margin."""
+    """Return the chance that the policy passes each variant, if it is equal and if it drops by twice the margin."""
     known = [
         (row.name, row.evidence.policy) for row in report.variants if row.evidence and row.evidence.policy
     ]
@@ -395,13 +395,13 @@ def operating_plot(report: BenchAggregate) -> Plot | None:
     worse = [policy.pass_if_twice_margin for _, policy in known]
     return Plot(
         "operating",
-        "What the policy does, at the discordance and the spread that were seen",
+        "Error rates of the policy at the observed discordance and spread",
         Axis("chance", low=0.0, high=1.0, form="share"),
         Axis("", categories=[name for name, _ in known]),
         [
-            Bars("passes if equal", equal, tone="good"),
-            Bars("passes at twice the margin", worse, tone="bad"),
+            Bars("PASS if equal", equal, tone="good"),
+            Bars("PASS at twice the margin", worse, tone="bad"),
         ],
-        f"The policy passes an equal variant with a chance of {chance(min(equal))} or more, and one that loses"
-        f" twice the margin with {chance(max(worse))} at most.",
+        f"Chance of PASS: at least {chance(min(equal))} for an equal variant, at most {chance(max(worse))} for a drop"
+        f" of twice the margin.",
     )
