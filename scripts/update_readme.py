@@ -35,7 +35,7 @@ RUN = "benchmarks/results/minilm_reviews_demo"
 AUDIT = "audit ./adapter"
 PICTURE = Path("docs") / "audit.svg"
 PICTURE_WIDTH = 84
-PICTURE_SECTIONS = ("How much of its rank does it use?", "What ranks are suggested?", "Where?")
+PICTURE_SECTIONS = ("Use of rank", "Suggested ranks", "Map of modules")
 BENCH_RESULTS = Path("benchmarks") / "results" / "minilm_reviews" / "bench_aggregate.json"
 BENCH_ROWS = {
     "per_layer.truncate": "the probe truncated, each module to a rank of its own",
@@ -110,7 +110,7 @@ KEPT = (
         QUESTIONS,
         "fleet-steps",
         "fleet_probes/fleet.json",
-        ("What must a server hold?", "What would a lower step take?"),
+        ("Server memory", "Lowering max_lora_rank"),
     ),
     Kept(QUESTIONS, "truncated", "fleet_probes/fleet_compression.json"),
     Kept(QUESTIONS, "anything", "smollm2_evaluation/arithmetic.json", ("Gain of probe",)),
@@ -136,7 +136,7 @@ SCREENS: Mapping[str, type[Report]] = {
 """Name of a kept file -> its report."""
 SMALLER = "compress my_adapter --rank 4 --output smaller"
 WIDE = "compress my_adapter --rank 8 --dtype F32 --output wide"
-SPACE = ("What takes the space?",)
+SPACE = ("Disk space",)
 FLEET = (
     "compress my_adapter --rank 8 --encoding uniform --output adapters/reviews",
     "compress my_adapter --rank 8 --encoding folded --output adapters/reviews-again",
@@ -148,15 +148,13 @@ PAGES = (
         "docs/quickstart.md",
         "audit",
         "audit my_adapter",
-        ("How much of its rank does it use?", "What ranks are suggested?"),
+        ("Use of rank", "Suggested ranks"),
     ),
-    Shown("docs/quickstart.md", "compress", SMALLER, ("What is saved?", "What is lost?")),
+    Shown("docs/quickstart.md", "compress", SMALLER, ("Size", "Error")),
     Shown("docs/audit.md", "audit", f"audit {EXAMPLE}", scratch=False),
-    Shown(
-        "docs/formats.md", "formats", "audit tests/adapters/foreign/mlx", ("Can I trust it?",), scratch=False
-    ),
+    Shown("docs/formats.md", "formats", "audit tests/adapters/foreign/mlx", ("Completeness",), scratch=False),
     Shown("docs/compress.md", "plan", "compress my_adapter --rank 4 --dry-run"),
-    Shown("docs/runtimes.md", "compressed", SMALLER, ("Which runtimes load it?",)),
+    Shown("docs/runtimes.md", "compressed", SMALLER, ("Runtime support",)),
     Shown("docs/compare.md", "compare", "compare my_adapter smaller", before=(SMALLER,)),
     Shown("docs/fleet.md", "fleet", "fleet adapters -o fleet.jsonl", before=FLEET),
     Shown(
@@ -181,14 +179,14 @@ PAGES = (
         QUESTIONS,
         "eight-bits",
         "compress my_adapter --rank 8 --dtype F8_E4M3 --output eight",
-        ("What is saved?", "What is lost?"),
+        ("Size", "Error"),
     ),
     Shown(QUESTIONS, "large", "audit wide", SPACE, before=(WIDE,)),
     Shown(
         QUESTIONS,
         "narrow",
         "compress wide --rank 8 --dtype BF16 --output narrow",
-        ("What is saved?",),
+        ("Size",),
         before=(WIDE,),
     ),
     Shown(

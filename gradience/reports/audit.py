@@ -1,12 +1,13 @@
-"""`audit.json`: what an audit found, module by module and overall.
+"""`audit.json`: the measures of an adapter, by module and overall.
 
-Definitions are those of docs/measures.md. A measure that does not exist (an untrained module has no
-stable rank) is null, never 0.
+For definitions see docs/measures.md. A measure that does not exist is null, never 0: an untrained module has no
+stable rank.
 """
 
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass as plain_dataclass
@@ -74,81 +75,81 @@ Setting = bool | int | float | str | list[str] | list[int] | list[list[int]] | d
 
 
 class DoraChange(Part):
-    """What a DoRA module does to its weight: ΔW = m·(W + s·B·A)/‖W + s·B·A‖ − W."""
+    """Change that a DoRA module makes to its weight: ΔW = m·(W + s·B·A)/‖W + s·B·A‖ − W."""
 
     magnitude: Float12
-    """‖m − m₀‖₂/‖m₀‖₂, where m₀ are the norms of W's rows."""
+    """‖m − m₀‖₂/‖m₀‖₂, with m₀ the norms of the rows of W."""
     fro_norm: Float12
     """‖ΔW‖_F."""
     sigma_max: Float12
-    """‖ΔW‖₂, as exact as ‖W‖₂."""
+    """‖ΔW‖₂, with the same relative error as ‖W‖₂."""
 
 
 class Dominance(Part):
-    """One module, or one expert of it."""
+    """One module or one of its experts, compared with the base weight."""
 
     name: str
     weight_norm: Float12
     """‖W‖_F."""
     weight_sigma_max: Float12
-    """‖W‖₂: at most `tolerance` of the block below the truth."""
+    """‖W‖₂, underestimated by at most the relative `tolerance` of the comparison."""
     spectral: Float12
     """‖ΔW‖₂/‖W‖₂."""
     frobenius: Float12
     """‖ΔW‖_F/‖W‖_F."""
     dora: DoraChange | None = None
-    """Null where the update is s·B·A; else both ratios are those of this update."""
+    """Null if the update is s·B·A; otherwise both ratios use this update."""
 
 
 class NotCompared(Part):
-    """A module whose weight was not read, and why."""
+    """A module whose base weight was not read, with the reason."""
 
     name: str
     reason: str
 
 
 class BaseComparison(Part):
-    """The update beside the weights of the base model."""
+    """The update compared with the weights of the base model."""
 
     base: str
-    """What was given."""
+    """The base model as given on the command line."""
     quantization: str | None = None
-    """How its weights are packed, as its config.json or the names of its tensors tell; null where they are not."""
+    """Quantization format, from config.json or the tensor names; null if the weights are not quantized."""
     tolerance: Float12
-    """Relative, of every ‖W‖₂."""
+    """Relative error of every ‖W‖₂."""
     spectral_median: Float12 | None
     spectral_p90: Float12 | None
     frobenius_median: Float12 | None
     frobenius_p90: Float12 | None
     above_10_percent: Float12 | None
-    """Share of the modules with ‖ΔW‖₂ > 0.1·‖W‖₂."""
+    """Share of modules with ‖ΔW‖₂ > 0.1·‖W‖₂."""
     above_30_percent: Float12 | None
     frobenius_above_10_percent: Float12 | None = None
-    """Share of the modules with ‖ΔW‖_F > 0.1·‖W‖_F."""
+    """Share of modules with ‖ΔW‖_F > 0.1·‖W‖_F."""
     frobenius_above_30_percent: Float12 | None = None
     modules: tuple[Dominance, ...]
     not_compared: tuple[NotCompared, ...]
 
 
 class AdapterInfo(Part):
-    """The adapter as found on disk, and what its config says."""
+    """The adapter as found on disk, with the settings of its config."""
 
     path: str
-    """Where it was read from: a path, or the name on the hub."""
+    """Source of the adapter: a path, or a repository name on the hub."""
     format: str
     """`peft` (a folder with adapter_config.json) or `safetensors` (a single file without a config)."""
     sha256: str
-    """Digest of the weights: of the file, or of the digests of the shards in the order of their names."""
+    """Digest of the weight file; for shards, the digest of their digests in the order of their names."""
     bytes: int
-    """Size of the weights on disk."""
+    """Size of the weights on disk, in bytes."""
     dtypes: tuple[str, ...] = ()
     """Storage types of the LoRA factors, as safetensors names them."""
     adapter_name: str | None = None
-    """The adapter's name where the keys carry one (`lora_A.<name>.weight`)."""
+    """The adapter name in the tensor keys, if there is one (`lora_A.<name>.weight`)."""
     base_model: str | None = None
-    """`base_model_name_or_path`, shown only, never opened."""
+    """`base_model_name_or_path`. It is only shown, never opened."""
     r: int | None = None
-    """Rank as declared in the config; the truth is in the tensors (`layers[].r`)."""
+    """Rank declared in the config. The ranks of the tensors are in `layers[].r`."""
     lora_alpha: float | None = None
     use_rslora: bool = False
     use_dora: bool = False
@@ -158,18 +159,18 @@ class AdapterInfo(Part):
     peft_type: str | None = None
     peft_version: str | None = None
     source: HubSource | None = None
-    """Where on the hub it was read; null for one on the disk."""
+    """Hub repository and revision; null for an adapter on disk."""
     pickle: bool = False
-    """The weights were read from a pickle, in a process of its own."""
+    """True if the weights were read from a pickle, in a separate process."""
     initial: InitialAdapter | None = None
-    """What the update is the difference to, where its training changed the base at the start; then r, α, parameters
-    and spectra are those of the difference."""
+    """The initial adapter that was subtracted, if the initialization changed the base weights. In this case r, α,
+    parameters and spectra describe the difference."""
     settings: dict[str, Setting] = Field(default_factory=dict)
-    """What else the config says that another training must be told: `modules_to_save`, `bias`, `lora_dropout` …"""
+    """Other settings of the config that a new training run needs: `modules_to_save`, `bias`, `lora_dropout` …"""
 
 
 class TensorNote(Part):
-    """One tensor that was not audited, and why."""
+    """A tensor that was not audited, with the reason."""
 
     tensor: str
     reason: str
@@ -177,7 +178,7 @@ class TensorNote(Part):
 
 
 class Coverage(Part):
-    """Every tensor of the file in exactly one of three groups; the parameters add up to the file."""
+    """Every tensor of the file, in exactly one of three groups. The parameter counts add up to the total."""
 
     tensors: int
     """Tensors in the file."""
@@ -186,9 +187,9 @@ class Coverage(Part):
     audited_params: int
     """Parameters of the LoRA factors that were measured."""
     other_params: int
-    """Parameters that are understood but are no low-rank update (heads, biases, magnitudes, saved modules)."""
+    """Parameters of known tensors that are not low-rank updates (heads, biases, magnitudes, saved modules)."""
     unaudited_params: int
-    """Parameters that could not be measured or are unknown."""
+    """Parameters of unknown tensors, or of tensors that could not be measured."""
     other: tuple[TensorNote, ...] = ()
     unaudited: tuple[TensorNote, ...] = ()
 
@@ -201,23 +202,23 @@ class LayerAudit:
     """Path inside the base model, e.g. `model.layers.0.self_attn.q_proj`."""
     module_type: ModuleType
     family: str
-    """The path behind the layer, e.g. `self_attn.q_proj`, expert numbers as `*`: what the module is called in every
-    layer. Modules of one family are compared with each other."""
+    """The path below the layer, with expert numbers as `*`, e.g. `self_attn.q_proj`. Modules of one family are compared
+    across layers."""
     layer: str | None
-    """Path of the transformer layer it belongs to, e.g. `model.layers.0`; null outside the layers."""
+    """Path of its transformer layer, e.g. `model.layers.0`; null outside the layers."""
     layer_index: int | None
     kind: Kind
     expert: int | None = None
-    """Index of the expert, where one tensor stacks several."""
+    """Index of the expert, if one tensor stacks several."""
     groups: int = 1
     """Groups of a grouped convolution (its B is block-diagonal)."""
     r: int
     """Allocated rank: the inner dimension of the tensors."""
     declared_r: int | None = None
-    """The rank that config and rank_pattern give this module."""
+    """Rank of this module according to `r` and `rank_pattern` in the config."""
     alpha: float | None = None
     scale: Float12 | None = None
-    """s = α/r, or α/√r with rsLoRA; null where α is unknown."""
+    """s = α/r, or α/√r with rsLoRA; null if α is unknown."""
     shape: tuple[int, int]
     """[m, n] of ΔW."""
     params: int
@@ -229,41 +230,41 @@ class LayerAudit:
     effective_rank: Float12 | None = None
     """exp of the entropy of σ/Σσ (Roy & Vetterli 2007)."""
     utilization: Float12 | None = None
-    """stable rank / r. Mostly measures 1/r on real adapters: read rank_use beside it."""
+    """stable rank / r. On real adapters it mostly measures 1/r; rank_use corrects for this."""
     rank_use: Float12 | None = None
     """(stable rank − 1)/(r − 1): 0 for one direction, 1 for r equal ones; null at r = 1."""
     null_stable_rank: Float12 | None = None
-    """Stable rank that random Gaussian factors of these shapes have (mean over simulated draws)."""
+    """Stable rank of random Gaussian factors of these shapes (mean over simulated draws)."""
     null_position: Float12 | None = None
-    """(stable rank − 1)/(null stable rank − 1): near 1 means that the factors look random."""
+    """(stable rank − 1)/(null stable rank − 1): near 1, the factors look random."""
     energy_rank_90: int | None = None
-    """Fewest directions that hold 90 % of Σσ²."""
+    """Smallest number of directions with at least 90 % of Σσ²."""
     energy_rank_95: int | None = None
     energy_rank_99: int | None = None
     energy_rank_tau: int | None = None
     """The same at the threshold `tau` of the report."""
     energy_margin: Float12 | None = None
-    """Smallest distance between a threshold and the energy held just below or at its rank."""
+    """Smallest distance between a threshold and the energy at its rank or one rank below."""
     borderline: bool = False
-    """True where an energy rank could change within the error of computation or of storage rounding."""
+    """True if an energy rank could change within the error of computation or storage rounding."""
     sigma_max: Float12 | None = None
-    """‖ΔW‖₂; null where α is unknown."""
+    """‖ΔW‖₂; null if α is unknown."""
     fro_norm: Float12 | None = None
-    """‖ΔW‖_F; null where α is unknown."""
+    """‖ΔW‖_F; null if α is unknown."""
     singular_values: tuple[Float12, ...] = ()
-    """σ of ΔW, descending (of B·A where α is unknown)."""
+    """σ of ΔW, descending (of B·A if α is unknown)."""
     method: Literal["gram", "qr"] | None = None
     """`gram`: Gram products and an eigenproblem; `qr`: QR of both factors and an SVD of the core."""
     eta: Float12 | None = None
-    """‖A‖₂‖B‖₂/σ₁(BA) (an upper bound): how much cancels in the product."""
+    """‖A‖₂‖B‖₂/σ₁(BA) (an upper bound): the cancellation in the product."""
     error_bound: Float12 | None = None
-    """Relative error of stable rank, effective rank and σ₁ in exact arithmetic terms (storage rounding apart)."""
+    """Relative error of stable rank, effective rank and σ₁, excluding storage rounding."""
     storage_error: Float12 | None = None
-    """Relative change of the stable rank that rounding the factors to their storage type may cause."""
+    """Largest relative change of the stable rank from rounding the factors to their storage type."""
 
     @property
     def label(self) -> str:
-        """The name; with the expert's number where one tensor stacks several: `…experts.down_proj[3]`."""
+        """The name, followed by the expert's number if one tensor stacks several: `…experts.down_proj[3]`."""
         return self.name if self.expert is None else f"{self.name}[{self.expert}]"
 
 
@@ -271,7 +272,7 @@ class Suggestion(Part):
     """One uniform rank for the whole adapter."""
 
     unrounded: Float12
-    """The evidence before rounding: the median or 90th percentile of the energy ranks."""
+    """Median or 90th percentile of the energy ranks, before rounding."""
     rank: int
     params: int
     """LoRA parameters at this rank (each module capped at its own rank)."""
@@ -279,9 +280,9 @@ class Suggestion(Part):
     reduction: Float12
     """1 − params / params now."""
     decided_by: Literal["evidence", "grid", "cap"]
-    """`grid`: rounded up to an allowed rank; `cap`: the allocated rank; `evidence`: already an allowed rank."""
+    """`grid`: rounded up to an allowed rank. `cap`: limited by the allocated rank. `evidence`: unchanged."""
     max_lora_rank: int | None
-    """vLLM's smallest permitted max_lora_rank that holds it; null above 512."""
+    """Smallest max_lora_rank of vLLM that fits this rank; null above 512."""
 
 
 class PerLayer(Part):
@@ -290,9 +291,9 @@ class PerLayer(Part):
     rank_pattern: dict[str, int]
     """Anchored, escaped keys as PEFT's LoraConfig reads them."""
     alpha_pattern: dict[str, int | float]
-    """Empty where α is unknown."""
+    """Empty if α is unknown."""
     r: int
-    """The largest of the ranks: what `LoraConfig(r=…)` should say."""
+    """The largest of the ranks: the value for `LoraConfig(r=…)`."""
     lora_alpha: int | float | None
     """α of a module with that rank."""
     params: int
@@ -302,7 +303,7 @@ class PerLayer(Part):
 
 
 class Suggestions(Part):
-    """Hypotheses about smaller ranks. They rest on the energy of the weights, which is crude evidence."""
+    """Hypotheses about smaller ranks, based on the energy of the weights, a crude guide to quality."""
 
     tau: float
     """Energy threshold used: the `tau` of the report."""
@@ -310,7 +311,7 @@ class Suggestions(Part):
     """Ranks that may be suggested, up to the largest of the adapter."""
     current_max_rank: int
     current_max_lora_rank: int | None
-    """vLLM's permitted max_lora_rank that the adapter needs now."""
+    """max_lora_rank that vLLM needs for the adapter now."""
     median: Suggestion
     p90: Suggestion
     per_layer: PerLayer
@@ -338,7 +339,7 @@ class LayerGain(Part):
 
 
 class Gain(Part):
-    """How large the update is and where it sits."""
+    """Size of the update and its distribution over layers."""
 
     fro_norm_total: Float12
     """√Σ‖ΔW‖_F²."""
@@ -350,11 +351,11 @@ class Gain(Part):
     top_modules_share: Float12
     """Energy share of the top 10 % of modules."""
     hhi: Float12
-    """Σ share² over layers: 1/L when even, 1 when one layer has everything."""
+    """Σ share² over layers: 1/L when even, 1 when one layer has all the energy."""
 
 
 class AuditReport(Report):
-    """`audit.json`: how much of its rank an adapter uses, module by module.
+    """`audit.json`: the use of rank of an adapter, by module.
 
     >>> report = audit_adapter("my_adapter")
     >>> AuditReport.read(report.save("audit.json")) == report
@@ -366,13 +367,13 @@ class AuditReport(Report):
     row_field: ClassVar[str] = "layers"
     repair: ClassVar[str] = "audit the adapter again: gradience audit ADAPTER --output FILE"
     plots: ClassVar[Plots] = {
-        "heatmap": PlotOf("audits:heatmap_plot", ("Where?",)),
-        "energy": PlotOf("audits:energy_plot", ("Where?",)),
-        "spectrum": PlotOf("audits:spectrum_plot", ("Where?",)),
-        "use": PlotOf("audits:use_plot", ("How much of its rank",)),
-        "stable-rank": PlotOf("audits:stable_rank_plot", ("Where?",)),
-        "kl": PlotOf("sizes:kl_plot", ("What matters", "What ranks")),
-        "importance": PlotOf("audits:importance_plot", ("What matters", "What ranks")),
+        "heatmap": PlotOf("audits:heatmap_plot", ("Map of modules",)),
+        "energy": PlotOf("audits:energy_plot", ("Map of modules",)),
+        "spectrum": PlotOf("audits:spectrum_plot", ("Map of modules",)),
+        "use": PlotOf("audits:use_plot", ("Use of rank",)),
+        "stable-rank": PlotOf("audits:stable_rank_plot", ("Map of modules",)),
+        "kl": PlotOf("sizes:kl_plot", ("Effect on the output", "Suggested ranks")),
+        "importance": PlotOf("audits:importance_plot", ("Effect on the output", "Suggested ranks")),
     }
 
     schema_: Literal["gradience.audit/2"] = Field(default="gradience.audit/2", alias="schema")
@@ -383,9 +384,9 @@ class AuditReport(Report):
     n_layers: int
     """LoRA modules (each expert of a stacked tensor counts)."""
     n_trained: int
-    """Modules with a measurable update: the ones that means and percentiles are over."""
+    """Modules with a measurable update. Means and percentiles cover only these modules."""
     tau: float
-    """Energy threshold of `energy_rank_tau`, which the suggestions rest on."""
+    """Energy threshold of `energy_rank_tau` and of the suggestions."""
     stable_rank_mean: Float12 | None = None
     stable_rank_median: Float12 | None = None
     stable_rank_weighted_mean: Float12 | None = None
@@ -404,12 +405,12 @@ class AuditReport(Report):
     suggested_r_global_median: int | None = None
     suggested_r_global_90: int | None = None
     suggestions: Suggestions | None = None
-    """Null where none may be made (nothing trained, or B·A is not the update); `findings` says why."""
+    """Null if no rank can be suggested (nothing trained, or B·A is not the update); `findings` has the reason."""
     by_type: dict[ModuleType, TypeSummary]
     gain: Gain | None = None
-    """Null where the scale is unknown."""
+    """Null if the scale is unknown."""
     evidence: dict[str, str]
-    """What the suggestions rest on, the best evidence first."""
+    """Evidence behind the suggestions, the best first."""
     effects: MeasuredEffects | None = None
     """Null without a calibration."""
     base: BaseComparison | None = None
@@ -433,20 +434,21 @@ class AuditReport(Report):
         color: bool = False,
         top_wasteful: int | None = None,
         layers: bool = False,
-        path: str = "ADAPTER",
+        path: str | None = None,
     ) -> str:
         """Return the screen of one adapter, about 45 lines.
 
-        top_wasteful: modules listed with most spare rank. layers: every module and every finding with its hint, and
-        nothing points to `--layers`. path: the adapter in the next command; of an absolute one the report knows only
-        the last part.
+        top_wasteful: number of modules with the most spare rank to list. layers: list every module and every finding
+        with its hint, and leave out the pointer to `--layers`. path: the adapter in the next command, by default the
+        path in the report, which for an absolute path has only the last part.
         """
         from gradience.reports.base.terminal import DEFAULT_WIDTH, MIN_WIDTH
 
         columns = max(MIN_WIDTH, width or DEFAULT_WIDTH) - BESIDE_MAP
         most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
-        view = View(not layers, layers, most, SHOWN_FULLEST, columns)
-        # the command that would write the first suggestion that is smaller, unless it would refuse
+        path = self.adapter.path if path is None else path
+        view = View(not layers, layers, most, SHOWN_FULLEST, columns, path)
+        # suggest the first smaller adapter, unless compress would refuse this one
         plan = self.suggestions
         saved = (
             {"uniform_median": plan.median.reduction, "per_layer": plan.per_layer.reduction} if plan else {}
@@ -460,7 +462,7 @@ class AuditReport(Report):
         return self.drawn([*audit_blocks(self, view), following], width, color)
 
     def json_chunks(self) -> Iterator[str]:
-        """The same text as `to_json(indent=None)`, a few modules at a time (50,000 of them make a long string)."""
+        """Yield the text of `to_json(indent=None)` module by module: 50,000 modules make a long string."""
         from pydantic import TypeAdapter
 
         head = self.model_copy(update={"layers": ()}).to_json(indent=None)
@@ -475,41 +477,45 @@ class AuditReport(Report):
 
 
 SHOWN_WASTEFUL, SHOWN_FULLEST = 3, 2
-"""Modules at either end that the screen lists."""
+"""Modules with the most and the least spare rank that the screen lists."""
 BESIDE_MAP = 46
-"""Columns of a terminal that stand around the signs of a map."""
-HYPOTHESIS = "Quality: each rank is a hypothesis until evaluated on the task, over seeds."
-NO_QUALITY = "Quality: an audit measures weights, not answers."
+"""Columns of a terminal that are not available for the cells of a map."""
+HYPOTHESIS = (
+    "Weights do not show accuracy. Evaluate a smaller rank on the task, over several seeds, before using it."
+)
+NO_QUALITY = "An audit measures weights. It does not show accuracy."
 COARSE_BOUND = 1e-3
-"""error_bound from which a reader must know: the printed digits are no longer true."""
+"""error_bound above which the printed digits are no longer reliable, so that a warning is due."""
 SHOWN = 3
 """Modules, layers and reasons on the screen."""
 
 
 @plain_dataclass(frozen=True, slots=True)
 class View(base_view.View):
-    """What the sections show of an audit."""
+    """Amount of detail in the sections of an audit."""
 
     most_spare: int = 5
     least_spare: int = 5
     """Modules listed at either end."""
     map_columns: int = 128
     """Columns of the widest map."""
+    path: str = ""
+    """The adapter in suggested commands; empty for the path in the report."""
 
 
 DOCUMENT = View()
 
 
 def audit_blocks(report: AuditReport, view: View = DOCUMENT) -> Document:
-    """Return the sections, in the order of the questions that a reader has."""
+    """Return the sections in reading order."""
     return [block for section in SECTIONS for block in section(report, view)]
 
 
-# ---------------------------------------------------------------- what its sections share
+# ---------------------------------------------------------------- shared by the sections
 
 
 def trained_layers(report: AuditReport) -> list[LayerAudit]:
-    """Return the modules that means and percentiles are over."""
+    """Return the modules that means and percentiles cover."""
     return [layer for layer in report.layers if layer.status == "ok"]
 
 
@@ -519,19 +525,19 @@ def k_label(threshold: float) -> str:
 
 
 def energy_ranks_of(layer: LayerAudit, tau: float) -> dict[float, int | None]:
-    """Return the energy rank at each threshold that a report with `tau` has, the smallest threshold first."""
+    """Return the energy rank at each threshold of a report with `tau`, the smallest threshold first."""
     ranks = {tau: layer.energy_rank_tau}
     ranks |= {0.90: layer.energy_rank_90, 0.95: layer.energy_rank_95, 0.99: layer.energy_rank_99}
     return dict(sorted(ranks.items()))
 
 
 def measure_digits(report: AuditReport) -> int:
-    """Return the digits that hold in a measure of every module."""
+    """Return the number of digits that are reliable in the measures of all modules."""
     return min((layer_digits(layer) for layer in trained_layers(report)), default=DIGITS)
 
 
 def layer_digits(layer: LayerAudit) -> int:
-    """Return the digits of a module's measures that storage rounding and the error of the computation leave."""
+    """Return the number of digits that are reliable after storage rounding and the error of the computation."""
     return digits_for((layer.storage_error or 0.0) + (layer.error_bound or 0.0))
 
 
@@ -541,7 +547,7 @@ def _number_types(report: AuditReport) -> str:
 
 
 def incompleteness(report: AuditReport) -> str | None:
-    """Return why the result is incomplete, in one sentence; None where it is complete.
+    """Return why the result is incomplete, in one sentence, or None if it is complete.
 
     Incomplete means: some tensor or module could not be measured, or nothing at all was trained.
     """
@@ -559,13 +565,13 @@ def incompleteness(report: AuditReport) -> str | None:
             f"could not be audited: {_reasons(unaudited)}"
         )
     if report.n_layers and statuses["untrained"] == report.n_layers:
-        which = "the one module is" if report.n_layers == 1 else f"all {count(report.n_layers)} modules are"
-        parts.append(f"{which} untrained (ΔW = 0): there is nothing to measure")
+        which = "the only module is" if report.n_layers == 1 else f"all {count(report.n_layers)} modules are"
+        parts.append(f"{which} untrained (ΔW = 0), so nothing was measured")
     return "; ".join(parts) or None
 
 
 def _reasons(notes: Iterable[TensorNote], most: int = 2) -> str:
-    """The most frequent reasons, with how many tensors each has."""
+    """The most frequent reasons, each with its number of tensors."""
     reasons = Counter(note.reason for note in notes)
     ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{reason} ({count(number)})" for reason, number in ranked[:most]]
@@ -577,10 +583,10 @@ def _reasons(notes: Iterable[TensorNote], most: int = 2) -> str:
 
 
 def title_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return path, kind, rank, scale, base; modules, parameters, bytes, storage type, digest."""
+    """Return path, format, rank, scale and base; modules, parameters, bytes, storage type and digest."""
     adapter = report.adapter
     kind = words_of(adapter.format)
-    kind += " (DoRA: magnitudes are not part of this)" if adapter.use_dora else ""
+    kind += " (DoRA: magnitudes not included)" if adapter.use_dora else ""
     alphas = [layer.alpha for layer in report.layers if layer.alpha is not None]
     scales = [layer.scale for layer in report.layers if layer.scale is not None]
     scale = "α unknown"
@@ -603,22 +609,28 @@ def title_blocks(report: AuditReport, view: View) -> list[Block]:
     if adapter.initial:
         initial = Span(adapter.initial.path, "name")
         blocks.append(
-            Paragraph(("difference to the initial adapter ", initial, ", of twice the adapter's rank"))
+            Paragraph(
+                (
+                    "measured after subtracting the initial adapter ",
+                    initial,
+                    "; ranks are twice the adapter's",
+                )
+            )
         )
     return [*blocks, Paragraph(Span(" · ".join(inventory), "dim"))]
 
 
 SHOWN_NOTES = 6
-"""Findings of a brief report."""
+"""Findings that a brief report lists."""
 GIST = 80
-"""Characters of a warning above the section that says it whole."""
+"""Characters of a warning that points to the section with its full text."""
 FINDINGS = "Findings"
-"""The title of their section."""
+"""Title of the section with the findings."""
 
 
 def trust_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return coverage, errors, and precision; on a screen also what else was noticed, in a file how much of it."""
-    heading = Heading("Can I trust it?")
+    """Return coverage, errors and precision; on a screen also the other findings, in a file pointers to them."""
+    heading = Heading("Completeness")
     if view.layers:
         return [heading, Notes(trust_notes(report))]
     if view.brief:
@@ -636,7 +648,7 @@ def trust_blocks(report: AuditReport, view: View) -> list[Block]:
 
 
 def trust_notes(report: AuditReport) -> list[Note]:
-    """Return coverage, errors, warnings, precision, and what is merely good to know, in this order."""
+    """Return coverage, errors, warnings, precision and information, in this order."""
     worse, known = _finding_notes(report, "error", "warning"), _finding_notes(report, "info")
     return [_coverage_note(report), *worse, *_precision_notes(report), *_other_notes(report), *known]
 
@@ -645,17 +657,17 @@ def _coverage_note(report: AuditReport) -> Note:
     missing = incompleteness(report)
     if missing:
         return Note("error", f"incomplete: {missing}")
-    measured = f"all {count(report.n_layers)} modules" if report.n_layers > 1 else "the one module"
+    measured = f"all {count(report.n_layers)} modules" if report.n_layers > 1 else "the only module"
     tensors = f"all {count(report.coverage.tensors)} tensors accounted for"
     return Note("good", f"complete: {measured} measured, {tensors}")
 
 
 def finding_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return warnings, and what is merely good to know: in a file, behind the figures that they are about."""
+    """Return warnings and information. In a file they follow the figures that they refer to."""
     if view.brief or view.layers:
         return []
     notes = [*_finding_notes(report, "warning"), *_other_notes(report), *_finding_notes(report, "info")]
-    if not notes and report.findings:  # errors stand at the top
+    if not notes and report.findings:  # errors are listed at the top
         return []
     return [Heading(FINDINGS), Notes(notes or [Note("good", "none")])]
 
@@ -666,13 +678,13 @@ def _other_notes(report: AuditReport) -> list[Note]:
         return []
     text = (
         f"{count(report.coverage.other_params)} parameters in {plural(len(other), 'tensor')} "
-        f"are not LoRA weights and are counted separately: {_reasons(other)}"
+        f"are not LoRA weights (counted separately): {_reasons(other)}"
     )
     return [Note("info", text)]
 
 
 def _precision_notes(report: AuditReport) -> list[Note]:
-    """How exact the figures are; modules that are not have a finding of their own (`imprecise`)."""
+    """Numerical error of the figures; modules with large errors have their own finding (`imprecise`)."""
     if not report.n_trained:
         return []
     trained = trained_layers(report)
@@ -685,15 +697,15 @@ def _precision_notes(report: AuditReport) -> list[Note]:
         parts.append(f"numerical error up to {bound(worst)} in {others}")
     storage = max(layer.storage_error or 0.0 for layer in trained)
     if storage:
-        parts.append(f"{_number_types(report)} storage moves the stable rank by up to {bound(storage)}")
+        parts.append(f"{_number_types(report)} storage changes the stable rank by up to {bound(storage)}")
     borderline = sum(layer.borderline for layer in trained)
     if borderline:
-        parts.append(f"{plural(borderline, 'module')} borderline: k may be off by one")
+        parts.append(f"{plural(borderline, 'module')} borderline (k may be off by one)")
     return [Note("warning" if coarse else "good", "; ".join(parts))]
 
 
 def _finding_notes(report: AuditReport, *severities: Severity) -> list[Note]:
-    """One note for each kind of finding, in this order; what repeats is counted, and its first case is shown."""
+    """One note for each kind of finding, in this order: the first case, and the number of the others."""
     notes = []
     for severity in severities:
         groups: dict[str, list[Finding]] = {}
@@ -709,13 +721,13 @@ def _finding_notes(report: AuditReport, *severities: Severity) -> list[Note]:
 
 
 NARROW = 2
-"""Bytes of a number in 16 bits, in which servers hold adapters."""
+"""Bytes of a 16-bit number, the type in which servers store adapters."""
 WORTH_SHOWING = 0.1
-"""Share of the file beside the LoRA weights from which on they are no longer what matters."""
+"""Share of other weights in the file from which on the section on disk space is shown."""
 
 
 def space_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return the bytes of the LoRA weights, also in 16 bits, and of the rest, where there is more to say."""
+    """Return the bytes of the LoRA weights, stored and in 16 bits, and of other weights, if either is notable."""
     total = report.adapter.bytes
     lora = sum(layer.bytes for layer in report.layers)
     narrow = NARROW * sum(layer.params for layer in report.layers)
@@ -725,15 +737,21 @@ def space_blocks(report: AuditReport, view: View) -> list[Block]:
     rows = [("LoRA weights", f"{size(lora)}, {percent(lora / total)}", _number_types(report))]
     if lora > narrow:
         largest = max(layer.r for layer in report.layers)
-        rows.append(("in 16 bits", size(narrow), f"compress ADAPTER --rank {largest} --dtype BF16"))
+        rows.append(
+            (
+                "in 16 bits",
+                size(narrow),
+                f"gradience compress {shlex.quote(view.path or report.adapter.path)} --rank {largest} --dtype BF16",
+            )
+        )
     notes = (*report.coverage.other, *report.coverage.unaudited)
     if notes:
         rows.append(("other weights", f"{size(rest)}, {percent(rest / total)}", _reasons(notes)))
-    return [Heading("What takes the space?", aside=f"{size(total)} on disk"), figures(rows)]
+    return [Heading("Disk space", aside=f"{size(total)} on disk"), figures(rows)]
 
 
 def use_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return energy ranks and stable rank over the trained modules, on the scale of r; then what is relative to r."""
+    """Return energy ranks and stable rank over the trained modules as bars up to r, then the measures relative to r."""
     trained = trained_layers(report)
     if not trained:
         return []
@@ -752,14 +770,12 @@ def use_blocks(report: AuditReport, view: View) -> list[Block]:
         facts.append(("rank use", f"{percent(report.rank_use_median)} (median (stable rank − 1) / (r − 1))"))
     if report.null_position_median is not None:
         position = sig(report.null_position_median, min(2, digits))
-        facts.append(("null position", f"{position} (median; 0 is one direction, 1 is random factors)"))
+        facts.append(("null position", f"{position} (median; 0: one direction, 1: random factors)"))
     top = max(layer.r for layer in report.layers)
     scale = f"r = {top}" if all(layer.r == top for layer in report.layers) else f"r ≤ {top}"
     tau = k_label(report.tau)
     return [
-        Heading(
-            "How much of its rank does it use?", aside=f"{tau}: directions with {tau[2:]} % of the energy"
-        ),
+        Heading("Use of rank", aside=f"{tau}: directions with {tau[2:]} % of the energy"),
         Bars(("median", "p90", "max"), bars, top, scale),
         Facts(facts),
     ]
@@ -771,16 +787,21 @@ def _bar(label: str, values: Sequence[float], show: Callable[[float], str]) -> B
 
 
 def effect_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return the predicted curve, and the modules and layers that matter most, where a calibration was given."""
+    """Return the predicted curve and the most important modules and layers, if a calibration was given."""
     effects = report.effects
     if effects is None:
         return []
     notes = []
     if effects.routing:
-        notes.append(Note("warning", f"no KL of sizes: {ROUTED.format(effects.routing)}"))
+        notes.append(Note("warning", f"KL at other sizes not predicted: {ROUTED.format(effects.routing)}"))
     if effects.excluded_modules:
         excluded = plural(effects.excluded_modules, "module")
-        notes.append(Note("info", f"{excluded} excluded: the rank stays in every prediction"))
+        notes.append(
+            Note(
+                "info",
+                f"{excluded} excluded from the calibration; every prediction keeps the full rank there",
+            )
+        )
     shown = SHOWN if view.brief else None
     layers = sorted(effects.by_layer, key=lambda layer: (-layer.importance, layer.layer))[:shown]
     modules = sorted(effects.modules, key=lambda module: (-module.importance, module.name))[:shown]
@@ -789,26 +810,26 @@ def effect_blocks(report: AuditReport, view: View) -> list[Block]:
         *(("module", Span(module.name, "name"), sig(module.importance)) for module in modules),
     ]
     basis = (
-        f"KL in nats per scored token, to second order, from {plural(effects.rows, 'row')}. Measured / predicted so"
-        f" far: {ratios_text(effects.ratios)}. --max-kl of compress takes a limit."
+        f"KL in nats per scored token, second-order estimate from {plural(effects.rows, 'row')}. Measured / predicted"
+        f" in earlier runs: {ratios_text(effects.ratios)}. Set a limit with gradience compress --max-kl."
     )
     return [
-        Heading("What matters to the output?", aside="from a calibration"),
+        Heading("Effect on the output", aside="from a calibration"),
         *([Notes(notes)] if notes else []),
         *(curve_blocks(effects.curve) if effects.curve else []),
-        Table([Column("matters most"), Column(""), Column("KL without it", ">")], rows),
+        Table([Column("most important"), Column(""), Column("KL if removed", ">")], rows),
         Paragraph(Span(basis, "dim")),
     ]
 
 
 def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return how large the update is beside the base's weights, where they were given, and what was not compared."""
+    """Return the size of the update relative to the base weights, if given, and the modules not compared."""
     base = report.base
     if base is None:
         return []
-    blocks: list[Block] = [Heading("How large is it beside the base?", aside=Span(base.base, "name"))]
+    blocks: list[Block] = [Heading("Size relative to the base", aside=Span(base.base, "name"))]
     if base.quantization is not None:
-        blocks.append(Paragraph(("a quantized base: ", Span(base.quantization, "name"))))
+        blocks.append(Paragraph(("quantized base: ", Span(base.quantization, "name"))))
     if base.modules:
         pairs = (
             ("‖ΔW‖₂/‖W‖₂", base.spectral_median, base.spectral_p90),
@@ -824,20 +845,25 @@ def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
         moved = [module.dora.magnitude for module in base.modules if module.dora]
         if moved:
             spread = f"{sig(float(percentile(moved, 50)))}, {sig(float(percentile(moved, 90)))}"
-            meaning = "median, p90: DoRA's magnitudes, of which ΔW here is made too"
+            meaning = "median, p90: change of the DoRA magnitudes, included in ΔW here"
             rows.append(("‖m − m₀‖/‖m₀‖", spread, meaning))
         largest = sorted(base.modules, key=lambda module: (-module.spectral, module.name))
         cells = [
             (Span(module.name, "name"), sig(module.spectral), sig(module.frobenius))
             for module in largest[: SHOWN if view.brief else None]
         ]
-        tolerance = (
-            f"{bound(100 * base.tolerance)} % too small, so that the ratio is at most as much too large"
-        )
+        tolerance = bound(100 * base.tolerance)
         blocks += [
             figures(rows),
             Table([Column("largest"), Column("‖·‖₂", ">"), Column("‖·‖_F", ">")], cells),
-            Notes([Note("info", f"‖W‖₂ is at most {tolerance}")]),
+            Notes(
+                [
+                    Note(
+                        "info",
+                        f"‖W‖₂ is underestimated, and the ratios overestimated, by at most {tolerance} %",
+                    )
+                ]
+            ),
         ]
     reasons = Counter(module.reason for module in base.not_compared)
     notes = [
@@ -845,18 +871,16 @@ def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
         for reason, number in reasons.most_common(SHOWN)
     ]
     if len(reasons) > SHOWN:
-        notes.append(Note("warning", f"{count(len(reasons) - SHOWN)} more reasons in --json"))
+        notes.append(Note("warning", f"{count(len(reasons) - SHOWN)} more reasons: see --json"))
     return [*blocks, *([Notes(notes)] if notes else [])]
 
 
 def rank_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return now and three smaller adapters, with what each saves."""
+    """Return the current ranks and three suggestions, each with its savings."""
     plan = report.suggestions
     if plan is None:
-        why = (
-            "None: see the findings above. A rank is suggested only from a trained update that is B·A alone."
-        )
-        return [Heading("What ranks are suggested?"), Paragraph(why)]
+        why = "No rank suggested: see the findings above. A suggestion needs a trained adapter whose update is B·A."
+        return [Heading("Suggested ranks"), Paragraph(why)]
     columns = [
         Column(),
         Column(k_label(report.tau), ">"),
@@ -881,14 +905,14 @@ def rank_blocks(report: AuditReport, view: View) -> list[Block]:
             [name, evidence, Span(rank, "strong"), *sizes, saved, max_lora_rank(suggestion.max_lora_rank)]
         )
     return [
-        Heading("What ranks are suggested?", aside="from weight energy, a crude guide to quality"),
+        Heading("Suggested ranks", aside="from weight energy, a crude guide to quality"),
         Table(columns, rows),
         Paragraph(Span(_decision_sentence(plan), "dim")),
     ]
 
 
 def _decision_sentence(plan: Suggestions) -> str:
-    """How each uniform rank came from its evidence: as measured, rounded up, or limited."""
+    """Derivation of each uniform rank: as measured, rounded up, or limited."""
     ranks = list(map(str, plan.allowed_ranks))
     grid = ", ".join(ranks) if len(ranks) <= 5 else f"{', '.join(ranks[:3])} … {ranks[-1]}"
     words = {
@@ -906,12 +930,12 @@ def _decision_sentence(plan: Suggestions) -> str:
 
 
 def caveat_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return what no audit shows."""
-    return [Heading("What does this not show?"), Paragraph(HYPOTHESIS if report.suggestions else NO_QUALITY)]
+    """Return the limits of an audit."""
+    return [Heading("Limits"), Paragraph(HYPOTHESIS if report.suggestions else NO_QUALITY)]
 
 
 def layer_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return the table of modules (layer 2 before layer 10), where asked for, and what ± means where it occurs."""
+    """Return the table of modules on request (layer 2 before layer 10), with a footnote if ± occurs."""
     if not view.layers:
         return []
     thresholds = sorted({report.tau, 0.90, 0.95, 0.99})
@@ -928,7 +952,7 @@ def layer_blocks(report: AuditReport, view: View) -> list[Block]:
     rows: list[list[Inline]] = []
     for layer in sorted(report.layers, key=lambda layer: natural_key(layer.label)):
         row: list[Inline] = [Span(layer.label, "name"), str(layer.r)]
-        if layer.status != "ok":  # it says why in place of measures
+        if layer.status != "ok":  # the status replaces the measures
             status = Span(layer.status, "warn" if layer.status == "untrained" else "bad")
             rows.append([*row, *[""] * (len(thresholds) + 3), status])
             continue
@@ -936,41 +960,41 @@ def layer_blocks(report: AuditReport, view: View) -> list[Block]:
         row += map(str, energy_ranks_of(layer, report.tau).values())
         row += [sig(layer.stable_rank, digits), sig(layer.effective_rank, digits), percent(layer.utilization)]
         rows.append([*row, sig(layer.fro_norm, digits), Span("±" if layer.borderline else "", "warn")])
-    footnote = "± borderline: a threshold is so near that k may be off by one"
+    footnote = "± borderline: the energy is so close to a threshold that k may be off by one"
     borderline = any(layer.borderline for layer in report.layers)
     return [
-        Heading("Every module"),
+        Heading("All modules"),
         Table(columns, rows),
         *([Paragraph(Span(footnote, "dim"))] if borderline else []),
     ]
 
 
-# ---------------------------------------------------------------- where?
+# ---------------------------------------------------------------- map of modules
 
 HEAT: tuple[Role, ...] = ("heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8")
 ABSENT, UNTRAINED, BROKEN = Span("·", "dim"), Span("○", "dim"), Span("✗", "dim")
 SIGN_WORDS = {ABSENT: "none", UNTRAINED: "untrained", BROKEN: "not measured"}
 MAX_KINDS = 12
-"""Most rows of all maps together: the kinds with the most parameters are drawn."""
+"""Maximum rows of all maps together; the kinds with the most parameters are drawn."""
 MAX_MAPS = 2
-"""Most stacks that are drawn."""
+"""Maximum number of layer stacks that are drawn."""
 MAX_SPAN = 1024
-"""Most layers drawn with their gaps; a stack with larger numbers is drawn without gaps."""
+"""Maximum span of layer numbers drawn with gaps; a larger span is drawn without gaps."""
 
 
 def where_blocks(report: AuditReport, view: View) -> list[Block]:
-    """Return maps of the largest stacks of layers, modules outside of them, where the energy is, and both ends."""
+    """Return maps of the largest layer stacks, the modules outside, the energy, and the extreme modules."""
     if not report.layers:
         return []
     maps, hidden_stacks = layer_maps(report, view.map_columns)
     signs = {cell for layers in maps for row in layers.heat.rows for cell in row.cells}
     others = [f"  {sign.text} {word}" for sign, word in SIGN_WORDS.items() if sign in signs]
     legend: tuple[str | Span, ...] = (
-        f"{k_label(report.tau)} / r in eighths ",
+        f"share {k_label(report.tau)} / r in eighths ",
         *map(Span, BLOCKS, HEAT),
         *others,
     )
-    blocks: list[Block] = [Heading("Where?", aside=legend if maps else "")]
+    blocks: list[Block] = [Heading("Map of modules", aside=legend if maps else "")]
     for layers in maps:
         blocks += [
             layers.heat,
@@ -978,7 +1002,7 @@ def where_blocks(report: AuditReport, view: View) -> list[Block]:
         ]
         if layers.most_modules > 1:
             merged = f"{layers.per_column} layers per column, " if layers.per_column > 1 else ""
-            several = f"{merged}each sign the median of up to {layers.most_modules} modules"
+            several = f"{merged}each cell: median of up to {layers.most_modules} modules"
             blocks.append(Paragraph(Span(several, "dim")))
     blocks += more(hidden_stacks, "more stack of layers", view.rest, "more stacks of layers")
     outside = [layer for layer in report.layers if layer.layer is None or layer.layer_index is None]
@@ -1007,7 +1031,7 @@ def where_blocks(report: AuditReport, view: View) -> list[Block]:
 
 
 def _gain_sentence(report: AuditReport) -> str:
-    """How large the update is and where it sits; empty where the scale is unknown."""
+    """Size of the update and its share per layer; empty if the scale is unknown."""
     gain = report.gain
     if gain is None or not gain.per_layer:
         return ""
@@ -1029,7 +1053,7 @@ def _spare_params(layer: LayerAudit) -> int:
 
 
 def wasteful(report: AuditReport, number: int) -> list[LayerAudit]:
-    """Return the modules with the most parameters beyond their energy rank; none where nothing may be suggested."""
+    """Return the modules with the most parameters beyond their energy rank; none without suggestions."""
     ranked = sorted(
         (layer for layer in trained_layers(report) if _spare_params(layer) > 0),
         key=lambda layer: (-_spare_params(layer), layer.stable_rank or 0.0, layer.label),
@@ -1038,7 +1062,7 @@ def wasteful(report: AuditReport, number: int) -> list[LayerAudit]:
 
 
 def fullest(report: AuditReport, number: int) -> list[LayerAudit]:
-    """Return the modules whose energy rank is nearest to r: there a smaller rank costs most."""
+    """Return the modules whose energy rank is nearest to r: a smaller rank costs most there."""
     ranked = sorted(
         trained_layers(report),
         key=lambda layer: (-(layer.energy_rank_tau or 0) / layer.r, -(layer.stable_rank or 0.0), layer.label),
@@ -1047,23 +1071,23 @@ def fullest(report: AuditReport, number: int) -> list[LayerAudit]:
 
 
 class LayerMap(NamedTuple):
-    """The map of one stack of layers, such as `model.layers`: kinds of modules down, layers across, one sign a module.
+    """The map of one layer stack such as `model.layers`: one row per kind of module, one column per layer.
 
-    The sign is the share of its rank that a module needs, in eighths. Any architecture's naming works, and no naming
-    can make the map larger than its limits.
+    Each cell shows the share of its rank that a module needs, in eighths. The size of the map is limited for every
+    architecture and naming.
     """
 
     heat: HeatMap
     per_column: int
-    """Layers in one column: 1, or more where the stack is wider than the screen."""
+    """Layers per column: more than 1 if the stack is wider than the screen."""
     most_modules: int
-    """Modules behind one sign, at most: where there are several (experts, merged columns), it is their median."""
+    """Maximum number of modules per cell. A cell of several (experts, merged columns) shows their median."""
     hidden: int
-    """Kinds of modules that are not drawn, because there are too many."""
+    """Number of kinds of modules that are not drawn because there are too many."""
 
 
 def layer_maps(report: AuditReport, width: int) -> tuple[list[LayerMap], int]:
-    """Return maps of the largest stacks, at most `width` columns wide, and how many stacks are left out."""
+    """Return maps of the largest stacks, at most `width` columns wide, and the number of stacks left out."""
     stacks: dict[str, list[LayerAudit]] = {}
     for layer in report.layers:
         if layer.layer is not None and layer.layer_index is not None:
@@ -1078,10 +1102,10 @@ def layer_maps(report: AuditReport, width: int) -> tuple[list[LayerMap], int]:
 
 
 def _map(title: Inline, layers: Sequence[LayerAudit], width: int, most: int, *, uniform: bool) -> LayerMap:
-    """The map of one stack. uniform: all modules have the same rank, so that it need not be said in each row."""
+    """The map of one stack. uniform: all modules have the same rank, so rows do not repeat it."""
     numbers = {layer.layer_index or 0 for layer in layers}
     low, high = min(numbers), max(numbers)
-    # gaps are drawn, unless they are absurd
+    # gaps are drawn unless they are too wide
     indices = list(range(low, high + 1)) if high - low < MAX_SPAN else sorted(numbers)
     per_column = math.ceil(len(indices) / width)
     column = {index: position // per_column for position, index in enumerate(indices)}
@@ -1099,12 +1123,10 @@ def _map(title: Inline, layers: Sequence[LayerAudit], width: int, most: int, *, 
         rank = "" if uniform else f" of {number_range(layer.r for layer in members)}"
         numbers_of = (trimmed(median(ks) if ks else None), f"{trimmed(max(ks, default=None))}{rank}")
         rows.append(HeatRow(Span(labels[kind], "name"), [cell(place) for place in places], numbers_of))
-    # the share of Σ‖ΔW‖² of each column, in eighths of the largest; nothing where the scale is unknown
+    # the share of Σ‖ΔW‖² of each column, in eighths of the largest; no row if the scale is unknown
     sums = [0.0] * number
     for layer in layers:
-        sums[column[layer.layer_index or 0]] += (
-            min(layer.fro_norm or 0.0, 1e150) ** 2
-        )  # no overflow in a picture
+        sums[column[layer.layer_index or 0]] += min(layer.fro_norm or 0.0, 1e150) ** 2  # avoid overflow
     top = max(sums)
     if top:
         energy = [Span(block(value / top).text, "dim") if value else ABSENT for value in sums]
@@ -1114,7 +1136,7 @@ def _map(title: Inline, layers: Sequence[LayerAudit], width: int, most: int, *, 
 
 
 def cell(place: Sequence[LayerAudit]) -> Span:
-    """Return the sign of one place: the median of k/r where it holds several modules; trouble before numbers."""
+    """Return the cell for these modules: the median of k/r, or a failure or missing training if there is one."""
     if not place:
         return ABSENT
     if any(layer.status in ("nonfinite", "unsupported") for layer in place):
@@ -1124,7 +1146,7 @@ def cell(place: Sequence[LayerAudit]) -> Span:
 
 
 def block(share: float | Fraction) -> Span:
-    """Return the block for a share in (0, 1]: the first eighth that covers it."""
+    """Return the block for a share in (0, 1], rounded up to eighths."""
     level = min(8, max(1, math.ceil(8 * share)))
     return Span(BLOCKS[level - 1], HEAT[level - 1])
 

@@ -1,4 +1,4 @@
-"""The plan of a compression, and `compression_report.json`: what was written, and exactly what was lost."""
+"""The plan of a compression, and `compression_report.json`: the files written and the exact error."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ from gradience.reports.base.view import DOCUMENT, View, more
 from gradience.spectra import GRAM_TOLERANCE
 
 Encoding = Annotated[str, Field(json_schema_extra=lambda schema: schema.update(enum=list(ENCODING_NAMES)))]
-"""How ranks and scales are written: one of ENCODING_NAMES."""
+"""Encoding of ranks and scales in the config: one of ENCODING_NAMES."""
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]
 
 
 PLOTS: Plots = {
-    "error": PlotOf("sizes:error_plot", ("What is lost", "What would be lost")),
-    "ranks": PlotOf("sizes:ranks_plot", ("What is saved", "What would be saved")),
-    "parameters": PlotOf("sizes:parameters_plot", ("What is saved", "What would be saved")),
-    "bytes": PlotOf("sizes:bytes_plot", ("What is saved", "What would be saved")),
-    "kept": PlotOf("sizes:kept_plot", ("Where?",)),
+    "error": PlotOf("sizes:error_plot", ("Error", "Predicted error")),
+    "ranks": PlotOf("sizes:ranks_plot", ("Size",)),
+    "parameters": PlotOf("sizes:parameters_plot", ("Size",)),
+    "bytes": PlotOf("sizes:bytes_plot", ("Size",)),
+    "kept": PlotOf("sizes:kept_plot", ("Modules",)),
 }
 KL_PLOT: Plots = {"kl": PlotOf("sizes:kl_plot", ("Predicted change of the output",))}
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class ModulePlan:
-    """What is to become of one LoRA module (all experts of a stacked tensor share one rank)."""
+    """Planned rank of one LoRA module (all experts of a stacked tensor share one rank)."""
 
     name: str
     old_rank: int
@@ -80,15 +80,15 @@ class ModulePlan:
     predicted_error: Float12 | None
     """‖ΔW − ΔW′‖_F/‖ΔW‖_F before storage rounding; null for an untrained module."""
     norm: Float12 | None
-    """‖ΔW‖_F; null where α is unknown."""
+    """‖ΔW‖_F; null if α is unknown."""
     scale: Float12 | None = None
-    """s, which stays what it is; null where α is unknown."""
+    """s, which does not change; null if α is unknown."""
     fixed: str = ""
-    """Why the module keeps its rank whatever the criterion says; empty otherwise."""
+    """Reason why the module keeps its rank under every criterion; empty otherwise."""
 
 
 class CompressionPlan(Report):
-    """Ranks for every module, and what they are predicted to cost: a pure function of an audit and a criterion.
+    """New ranks for every module, with their predicted error: a pure function of an audit and a criterion.
 
     >>> plan = compress_adapter("my_adapter", reduction=0.5, dry_run=True)
     >>> f"{plan.reduction:.0%}", f"{plan.predicted_error:.1%}"
@@ -97,7 +97,7 @@ class CompressionPlan(Report):
 
     row_field: ClassVar[str] = "modules"
     repair: ClassVar[str] = (
-        "print a new plan with `gradience compress --dry-run --json`, and edit nothing but new_rank"
+        "print a new plan with `gradience compress --dry-run --json`, and edit only new_rank"
     )
     plots: ClassVar[Plots] = {**KL_PLOT, **PLOTS}
 
@@ -107,7 +107,7 @@ class CompressionPlan(Report):
     adapter_path: str
     adapter_sha256: str
     format: str = "peft"
-    """Of the adapter, as its audit has it."""
+    """Format of the adapter, as in its audit."""
     criterion: str
     """In words, e.g. `energy ≥ 0.9 per module, ranks from 1, 2, 4, 8`."""
     modules: tuple[ModulePlan, ...]
@@ -118,22 +118,22 @@ class CompressionPlan(Report):
     reduction: Float12
     """1 − new_params / old_params (LoRA factors only)."""
     kept_energy: Float12
-    """Σ over modules of the kept ‖ΔW‖_F² / Σ‖ΔW‖_F² (of ‖B·A‖_F² where α is unknown). With a calibration 1 −
+    """Σ over modules of the kept ‖ΔW‖_F² / Σ‖ΔW‖_F² (of ‖B·A‖_F² if α is unknown). With a calibration 1 −
     predicted_error², which may fall below 0: its components are not orthogonal."""
     predicted_error: Float12
     """√(1 − kept_energy)."""
     max_rank: int
     old_max_lora_rank: int | None
-    """vLLM's permitted max_lora_rank that the adapter needs now."""
+    """max_lora_rank that vLLM needs for the adapter now."""
     new_max_lora_rank: int | None
     initial_sha256: str | None = None
-    """Of the initial adapter that the update is the difference to; null where there is none."""
+    """Digest of the initial adapter that was subtracted; null if there is none."""
     calibration_sha256: str | None = None
-    """Of the calibration that its components come from; null for those of the SVD."""
+    """Digest of the calibration that the components come from; null if they come from the SVD."""
     prediction: Prediction | None = None
-    """Null without a calibration, and where it is withheld."""
+    """Null without a calibration, or if the prediction is withheld."""
     prediction_withheld: str = ""
-    """Why there is a calibration and no prediction."""
+    """Reason why there is no prediction although there is a calibration."""
     curve: tuple[CurvePoint, ...] = ()
     """Predictions at other sizes, from large to small; empty without a prediction."""
 
@@ -142,12 +142,15 @@ class CompressionPlan(Report):
         return compression_blocks(self)
 
     def to_text(self, *, width: int | None = None, color: bool = False, layers: bool = False) -> str:
-        """Return the screen. layers: whole lists and every module, and nothing points to `--layers`."""
-        steps = ("--output DIR in place of --dry-run", "--json > plan.json, and --plan plan.json")
+        """Return the screen. layers: show full lists and every module, without the pointer to `--layers`."""
+        steps = (
+            "replace --dry-run with --output smaller",
+            "to edit the ranks: --json > plan.json, then --plan plan.json",
+        )
         return self.drawn(_screen(self, layers, *steps), width, color)
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return the title, and what is saved and kept in one line."""
+        """Return the title with size and energy kept in one line."""
         return _page_heading(self, heading)
 
 
@@ -159,14 +162,14 @@ class ModuleResult:
     old_rank: int
     new_rank: int
     stored_rank: int
-    """Rank on disk: larger than new_rank where the encoding pads with zeros."""
+    """Rank on disk: larger than new_rank if the encoding pads with zeros."""
     scale: Float12
     """s, the same before and after."""
     folded: Float12
-    """Factor that B absorbed because the config cannot say this scale; 1 where none was needed."""
+    """Factor multiplied into B because the config cannot express the scale; 1 if none was needed."""
     dtype: str
     unchanged: bool
-    """True where both factors were copied byte for byte."""
+    """True if both factors were copied byte for byte."""
     kept_energy: Float12 | None
     predicted_error: Float12 | None
     measured_error: Float12 | None
@@ -181,33 +184,33 @@ class ModuleResult:
 
 
 class RuntimeVerdict(Part):
-    """What a runtime makes of this file, where the same was run: its version, architecture and kinds of tensors."""
+    """Result of loading such a file in a runtime, if its version, architecture and kinds of tensors were tested."""
 
     runtime: str
     version: str
     verdict: Verdict
-    """`wrong scale` and `wrong meaning`: it loads the file without a word, and computes something else than PEFT."""
+    """`wrong scale` and `wrong meaning`: the file loads without a warning, but the results differ from PEFT."""
     why: str
-    """What it refuses, gets wrong, needs, or was not run with."""
+    """The feature that is refused, wrong, required, or not tested."""
     run: str
-    """Where the runs are described; empty where there was none."""
+    """Page that describes the runs; empty if there was none."""
 
 
 class PeftCheck(Part):
-    """PEFT loaded the folder on a skeleton of the base model: nothing made anew, nothing left aside."""
+    """Result of loading the folder with PEFT on a skeleton of the base model: no missing and no unused tensors."""
 
     peft: str
-    """Version, as are the next two."""
+    """Version of PEFT. The next two fields are versions, too."""
     torch: str
     transformers: str
     modules: int
-    """LoRA modules (or parameters) that PEFT made, each with the rank and the scale of this report."""
+    """LoRA modules (or parameters) that PEFT created, each with the rank and scale of this report."""
     tensors: int
-    """Tensors of the file, each in the loaded model bit for bit."""
+    """Tensors of the file, each bit-identical in the loaded model."""
 
 
 class CompressionReport(Report):
-    """`compression_report.json`: what was written, and exactly what was lost.
+    """`compression_report.json`: the adapter as written, with its exact error.
 
     >>> report = CompressionReport.read("smaller/compression_report.json")
     >>> f"{report.reduction:.0%}", f"{report.measured_error:.1%}"
@@ -221,22 +224,22 @@ class CompressionReport(Report):
     source_path: str
     source_sha256: str
     source: HubSource | None = None
-    """Where on the hub the original was read; null for one on the disk."""
+    """Hub repository and revision of the original; null for an adapter on disk."""
     output_path: str
     output_sha256: str
     format: str = "peft"
-    """In which it is written: peft, mlx or diffusers."""
+    """Output format: peft, mlx or diffusers."""
     criterion: str
     encoding: Encoding
     encoding_reason: str
     modules: tuple[ModuleResult, ...]
     dropped: tuple[str, ...]
-    """Modules at rank 0: left out of the file, and of the targets in the config."""
+    """Modules at rank 0, which are removed from the file and from the targets in the config."""
     kept_energy: Float12
     predicted_error: Float12
     """For the whole adapter: √(Σ‖ΔW − ΔW′‖² / Σ‖ΔW‖²) in exact arithmetic."""
     measured_error: Float12
-    """The same for the factors as stored."""
+    """The same error for the factors as stored."""
     old_params: int
     new_params: int
     """LoRA parameters on disk (with the zeros of a padded encoding)."""
@@ -247,30 +250,30 @@ class CompressionReport(Report):
     old_max_lora_rank: int | None
     new_max_lora_rank: int | None
     carried_tensors: int
-    """Tensors copied byte for byte beside the factors."""
+    """Other tensors that were copied byte for byte."""
     stripped: tuple[str, ...] = ()
-    """Tensors left out: on request, of other adapters in the file, and copies that PEFT does not read."""
+    """Tensors left out: on request, tensors of other adapters in the file, and copies that PEFT does not read."""
     renamed: int = 0
-    """Tensors that had another name than the one PEFT saves, under which they are written."""
+    """Tensors that were renamed to the names that PEFT saves."""
     carried_files: tuple[str, ...]
     """Files copied byte for byte."""
     annotated_files: tuple[str, ...] = ()
-    """Carried files that describe the original, with a block on top that says so."""
+    """Copied files that describe the original; a block at the top now says so."""
     left_out_files: tuple[str, ...]
-    """Files of the source that are not in the output: they describe the old weights, or are pickles."""
+    """Files of the source that were not copied because they describe the old weights or are pickles."""
     initial: InitialAdapter | None = None
-    """What the update is the difference to; null where there is none."""
+    """The initial adapter that was subtracted; null if there is none."""
     calibration_sha256: str | None = None
-    """As in the plan, as are the next three."""
+    """Same as in the plan, like the next three fields."""
     prediction: Prediction | None = None
     prediction_withheld: str = ""
     curve: tuple[CurvePoint, ...] = ()
     config_changes: dict[str, str]
     """Field of adapter_config.json -> `old -> new`, shortened."""
     peft_check: PeftCheck | None = None
-    """Null where it was not asked for."""
+    """Null if it was not requested."""
     architecture: str | None
-    """Class of the base model; null where neither the adapter nor a config.json on this machine names it."""
+    """Class of the base model; null if neither the adapter nor a local config.json names it."""
     runtimes: tuple[RuntimeVerdict, ...]
     warnings: tuple[str, ...] = ()
     run: RunInfo
@@ -285,18 +288,21 @@ class CompressionReport(Report):
         width: int | None = None,
         color: bool = False,
         layers: bool = False,
-        path: str = "ADAPTER",
-        output: str = "SMALLER",
+        path: str | None = None,
+        output: str | None = None,
     ) -> str:
-        """Return the screen. layers: whole lists and every module, and nothing points to `--layers`.
+        """Return the screen. layers: show full lists and every module, without the pointer to `--layers`.
 
-        path, output: both adapters in the next command.
+        path, output: both adapters in the next command, by default the paths in the report.
         """
-        steps = (f"gradience compare {path} {output}", "compression_report.md")
+        steps = (
+            f"gradience compare {path or self.source_path} {output or self.output_path}",
+            "compression_report.md",
+        )
         return self.drawn(_screen(self, layers, *steps), width, color)
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return the title, and what is saved and kept in one line."""
+        """Return the title with size and energy kept in one line."""
         return _page_heading(self, heading)
 
 
@@ -305,27 +311,27 @@ Module = ModulePlan | ModuleResult
 
 SHOWN_KINDS, SHOWN_WORST, LISTED_WORST = 12, 5, 10
 SHOWN_RANKS = 6
-"""Different ranks that are counted one by one."""
+"""Maximum number of different ranks that are listed one by one."""
 SHOWN_NAMES, LISTED_NAMES = 3, 100
 LISTED_MODULES = 1000
-"""Rows of the last table of a document; an adapter of many experts has more, and the JSON has them."""
+"""Maximum rows of the last table of a document; the JSON has all modules."""
 CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
-"""A predicted error is the root of an energy that is lost, and energies are known to GRAM_TOLERANCE at worst."""
+"""Smallest error that can be predicted: the error is √(energy lost), and energies are exact to GRAM_TOLERANCE."""
 QUALITY = (
-    "Quality: a small error in the weights does not prove equal answers, and weight energy says little about which "
-    "module matters. Evaluate the smaller adapter beside the original, on the task (docs/quickstart.md)."
+    "A small weight error does not prove equal accuracy, and weight energy says little about which modules matter. "
+    "Evaluate both adapters on the task (docs/quickstart.md)."
 )
 
 
 def _screen(compression: Compression, layers: bool, *steps: str) -> Document:
-    """The brief document, and what to do next. layers: whole lists, and nothing points to `--layers`."""
+    """Return the brief document and the next steps. layers: full lists, without the pointer to `--layers`."""
     following = " · ".join([*steps, *([] if layers else ["--layers"])])
     blocks = compression_blocks(compression, View(brief=not layers, layers=layers))
     return [*blocks, Paragraph(("Next: ", Span(following, "dim")))]
 
 
 def compression_blocks(compression: Compression, view: View = DOCUMENT) -> Document:
-    """Return the sections, in the order of the questions that a reader has."""
+    """Return the sections in reading order."""
     return [block for section in SECTIONS for block in section(compression, view)]
 
 
@@ -336,11 +342,11 @@ def _page_heading(compression: Compression, heading: Heading) -> Heading:
 
 
 def title_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return what was made of which adapter, by which criterion."""
+    """Return the adapter, the criterion and the digests."""
     if isinstance(compression, CompressionPlan):
         return [
             Heading(("Plan for ", Span(compression.adapter_path, "name")), level=1),
-            Paragraph(f"{compression.criterion}. Nothing was written."),
+            Paragraph(f"{compression.criterion}. Dry run: nothing was written."),
         ]
     digests = f"sha256 {compression.output_sha256[:12]} from {compression.source_sha256[:12]}"
     blocks: list[Block] = [
@@ -348,7 +354,7 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
         Paragraph(("from ", Span(compression.source_path, "name"), f" · {compression.criterion}")),
     ]
     if compression.initial is not None:
-        words = " subtracted: sizes before are twice the adapter's"
+        words = " subtracted; the sizes before are twice the adapter's"
         initial = Span(compression.initial.path, "name")
         blocks.append(Paragraph(("B₀·A₀", " of initial adapter ", initial, words)))
     blocks.append(Paragraph(Span(" · ".join([digests, *commit_of(compression.source)]), "dim")))
@@ -356,12 +362,12 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
         by_effect = compression.calibration_sha256 is not None
         method = "keeps the components with the largest effect on the output"
         method = method if by_effect else "is the best approximation of its new rank"
-        blocks.append(Paragraph(f"Nothing was trained: each module {method}."))
+        blocks.append(Paragraph(f"No training: each module {method}."))
     return blocks
 
 
 def saved_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return parameters, bytes and the step of vLLM, before and after."""
+    """Return parameters, bytes and vLLM's max_lora_rank, before and after."""
     is_plan = isinstance(compression, CompressionPlan)
     rows: list[list[Inline]] = []
     for label, shown, old, new in (
@@ -376,27 +382,27 @@ def saved_blocks(compression: Compression, view: View) -> list[Block]:
         saving = Span(saved(old, new), "good" if new < old else "dim")
         rows.append([label, shown(old), Span(shown(new), "strong"), saving])
     before, after = compression.old_max_lora_rank, compression.new_max_lora_rank
-    same = Span("the same step" if before == after else "", "dim")
+    same = Span("unchanged" if before == after else "", "dim")
     rows.append(["vLLM max_lora_rank", max_lora_rank(before), Span(max_lora_rank(after), "strong"), same])
     zeros = padding(compression.modules)
-    sentence = f"{plural(zeros, 'parameter is a zero', 'parameters are zeros')} of padding."
+    sentence = f"{plural(zeros, 'parameter is zero padding', 'parameters are zero padding')}."
     return [
-        Heading("What would be saved?" if is_plan else "What is saved?"),
+        Heading("Size"),
         Table([Column(), Column("before", ">"), Column("after", ">"), Column()], rows),
         *([Paragraph(sentence)] if zeros else []),
     ]
 
 
 def saved(before: int, after: int) -> str:
-    """Return `50.0 % saved`, `12.5 % more`, `the same`."""
+    """Return `50.0 % saved`, `12.5 % more`, `unchanged`."""
     if before == after:
-        return "the same"
+        return "unchanged"
     share = 1 - after / before
     return f"{percent(share)} saved" if share > 0 else f"{percent(-share)} more"
 
 
 def padding(modules: Iterable[Module]) -> int:
-    """Return how many zeros bring modules to their rank on disk."""
+    """Return the number of zeros that pad modules to their rank on disk."""
     return sum(
         module.new_params * (module.stored_rank - module.new_rank) // module.stored_rank
         for module in modules
@@ -405,63 +411,63 @@ def padding(modules: Iterable[Module]) -> int:
 
 
 def lost_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return energy and errors, for DoRA those of whole layers too."""
+    """Return energy kept and errors, for DoRA also the errors of whole layers."""
     foreseen = predicted(compression.predicted_error)
     rows = [("energy kept", percent(compression.kept_energy), "of Σσ² over all modules")]
-    title = "What would be lost?"
+    title = "Predicted error"
     if isinstance(compression, CompressionPlan):
         rows.append(("predicted error", foreseen, "‖ΔW − ΔW′‖ / ‖ΔW‖ before storage rounding"))
     else:
-        title = "What is lost?"
+        title = "Error"
         rows.append(("error", sig(compression.measured_error), "‖ΔW − ΔW′‖ / ‖ΔW‖ as stored"))
         rows.append(("predicted error", foreseen, "before storage rounding"))
         layers = [error for module in compression.modules if (error := module.output_error) is not None]
         if layers:
-            rows.append(("DoRA layers", sig(max(layers)), "largest ‖W′ − W″‖ / ‖W′ − W‖ of a layer"))
+            rows.append(("DoRA layers", sig(max(layers)), "largest ‖W′ − W″‖ / ‖W′ − W‖ of any layer"))
     untouched = not any(module.new_rank < module.old_rank for module in compression.modules)
-    sentence = "No module is truncated: none has a higher rank than requested."
+    sentence = "No module is truncated: none exceeds the requested rank."
     return [Heading(title), figures(rows), *([Paragraph(sentence)] if untouched else [])]
 
 
 def predicted(error: float | None) -> str:
-    """Return a predicted error, no smaller than it can be known."""
+    """Return a predicted error, or `under …` if it is below the resolution."""
     return f"under {sig(CERTAIN_ERROR, 1)}" if error is not None and 0 < error < CERTAIN_ERROR else sig(error)
 
 
 def prediction_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return the predicted divergence from a calibration, how far predictions were off so far, and other sizes."""
+    """Return the predicted KL from a calibration, the accuracy of earlier predictions, and other sizes."""
     return predicted_blocks(compression.prediction, compression.prediction_withheld, compression.curve)
 
 
-# ---------------------------------------------------------------- which runtimes load it?
+# ---------------------------------------------------------------- runtime support
 
 LOADING: dict[Verdict, tuple[Mark, str, str]] = {
-    "loads": ("good", "loads it", "load it"),
-    "wrong scale": ("error", "loads it with a wrong scale, silently", "load it with a wrong scale, silently"),
-    "wrong meaning": ("error", "loads it and gets it wrong, silently", "load it and get it wrong, silently"),
-    "refuses": ("error", "refuses it", "refuse it"),
+    "loads": ("good", "loads the adapter", "load the adapter"),
+    "wrong scale": ("error", "silently applies a wrong scale", "silently apply a wrong scale"),
+    "wrong meaning": ("error", "silently computes wrong results", "silently compute wrong results"),
+    "refuses": ("error", "refuses the adapter", "refuse the adapter"),
     "not run": ("unknown", "", ""),
 }
-"""A mark, the words for one runtime, and for several; the good news first, then what goes wrong in silence."""
+"""A mark and the words for one and for several runtimes. Success first, then silent failures."""
 
 
 def runtime_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return verdicts on what was written; nothing of a plan, or of a format that the runtimes do not read."""
+    """Return the verdict of each runtime; empty for a plan, or a format that the runtimes do not read."""
     if isinstance(compression, CompressionPlan) or not compression.runtimes:
         return []
     run = [row for row in compression.runtimes if row.run]
     pages = ", ".join(dict.fromkeys(row.run.partition("#")[0] for row in run))
-    blocks: list[Block] = [Heading("Which runtimes load it?")]
+    blocks: list[Block] = [Heading("Runtime support")]
     for title, rows in (
-        (f"Run on {compression.architecture} with such tensors ({pages}):", run),
-        ("Not run:", [row for row in compression.runtimes if not row.run]),
+        (f"Tested on {compression.architecture} with such tensors ({pages}):", run),
+        ("Not tested:", [row for row in compression.runtimes if not row.run]),
     ):
         blocks += [Paragraph(Span(title, "dim")), Notes(runtime_notes(rows))] if rows else []
     return blocks
 
 
 def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
-    """Return one note for all runtimes with one verdict for one reason."""
+    """Return one note for all runtimes with the same verdict and reason."""
     alike: dict[tuple[Verdict, str], list[str]] = {}
     for row in runtimes:
         alike.setdefault((row.verdict, row.why), []).append(f"{row.runtime} {row.version}")
@@ -469,7 +475,7 @@ def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
     notes = []
     for verdict, why in sorted(
         alike, key=lambda key: order.index(key[0])
-    ):  # stable: else as they were recorded
+    ):  # stable sort: otherwise in recorded order
         names = alike[verdict, why]
         mark, *words = LOADING[verdict]
         text = " ".join(filter(None, (", ".join(names), words[len(names) > 1])))
@@ -479,11 +485,11 @@ def runtime_notes(runtimes: Iterable[RuntimeVerdict]) -> list[Note]:
     return notes
 
 
-# ---------------------------------------------------------------- where is it lost?
+# ---------------------------------------------------------------- modules
 
 
 def _change(field: str, show: Callable[[list[int]], str]) -> Callable[[Sequence[Module]], str]:
-    """`64 → 16`, or one of them where they are equal."""
+    """`64 → 16`, or one number if both are equal."""
 
     def cell(modules: Sequence[Module]) -> str:
         before, after = (
@@ -495,7 +501,7 @@ def _change(field: str, show: Callable[[list[int]], str]) -> Callable[[Sequence[
 
 
 def _written(field: str) -> Callable[[Module], float | None]:
-    """A figure that a plan does not have."""
+    """A figure that only a written module has."""
     return lambda module: getattr(module, field) if isinstance(module, ModuleResult) else None
 
 
@@ -504,7 +510,7 @@ def _stored_rank(module: Module) -> int:
 
 
 def error_of(module: Module) -> float | None:
-    """Return the measured error of a written module, the predicted one of a planned."""
+    """Return the measured error of a written module, or the predicted error of a planned one."""
     return module.measured_error if isinstance(module, ModuleResult) else module.predicted_error
 
 
@@ -529,7 +535,7 @@ BYTES: Measure[Module] = Measure(
 
 
 def where_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return one row for each kind, the modules that lose most, the new ranks, and modules that keep theirs."""
+    """Return one row per kind of module, the largest errors, the new ranks, and the modules that keep their rank."""
     modules: Sequence[Module] = compression.modules
     kinds, hidden = by_kind(modules, lambda module: module.old_params, SHOWN_KINDS if view.brief else None)
     error = PREDICTED if isinstance(compression, CompressionPlan) else ERROR
@@ -546,16 +552,16 @@ def where_blocks(compression: Compression, view: View) -> list[Block]:
     for reason, number in fixed.items():
         notes.append(f"{plural(number, 'module keeps its rank', 'modules keep their rank')}: {reason}")
     return [
-        Heading("Where?", aside="of each kind: median energy kept, largest error"),
+        Heading("Modules", aside="median energy kept and largest error of each kind"),
         module_table("kind", kinds, (NUMBER, RANK, ON_DISK, KEPT, error, LAYER_ERROR, PARAMETERS)),
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
-        *([module_table("loses most", single(losing), (RANK, KEPT, error))] if losing else []),
+        *([module_table("largest error", single(losing), (RANK, KEPT, error))] if losing else []),
         *([Notes([Note("info", note) for note in notes])] if notes else []),
     ]
 
 
 def worst(modules: Iterable[Module], number: int) -> list[Module]:
-    """Return the truncated modules that lose most: rounding alone is no loss to speak of."""
+    """Return the truncated modules with the largest errors, except errors from rounding only."""
     lossy = [
         module
         for module in modules
@@ -565,7 +571,7 @@ def worst(modules: Iterable[Module], number: int) -> list[Module]:
 
 
 def layer_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return one row for each module, in the order of the adapter; a document lists the first LISTED_MODULES."""
+    """Return one row per module in the order of the adapter, in a document at most LISTED_MODULES."""
     if view.brief:
         return []
     modules: Sequence[Module] = compression.modules
@@ -573,27 +579,27 @@ def layer_blocks(compression: Compression, view: View) -> list[Block]:
     table = module_table(
         "module", single(shown), (RANK, ON_DISK, KEPT, PREDICTED, ERROR, LAYER_ERROR, PARAMETERS, BYTES)
     )
-    return [Heading("Every module"), table, *more(len(modules) - len(shown), "more module", " in the JSON")]
+    return [Heading("All modules"), table, *more(len(modules) - len(shown), "more module", " in the JSON")]
 
 
-# ---------------------------------------------------------------- how was it written?
+# ---------------------------------------------------------------- encoding
 
 Fact = tuple[str, Inline]
 
 
 def written_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return one fact for each part of the folder, and warnings; of a plan what is known of it."""
+    """Return one fact for each part of the folder, and warnings; for a plan only the encoding and dropped modules."""
     most = SHOWN_NAMES if view.brief else LISTED_NAMES
     if isinstance(compression, CompressionPlan):
         facts = _planned_facts(compression, most)
-        return [Heading("How would it be written?"), Facts(facts)] if facts else []
+        return [Heading("Encoding"), Facts(facts)] if facts else []
     warnings = [Note("warning", warning) for warning in compression.warnings]
     facts = _written_facts(compression, most)
-    return [Heading("How was it written?"), Facts(facts), *([Notes(warnings)] if warnings else [])]
+    return [Heading("Encoding"), Facts(facts), *([Notes(warnings)] if warnings else [])]
 
 
 def _planned_facts(plan: CompressionPlan, most: int) -> list[Fact]:
-    """The encoding without --encoding, where the scale is known, and the modules that would be left out."""
+    """The default encoding, if the scales are known, and the modules that would be left out."""
     from gradience.compress.encodings import ENCODINGS, Target
     from gradience.compress.forms import encode_for, form_of
 
@@ -603,13 +609,13 @@ def _planned_facts(plan: CompressionPlan, most: int) -> list[Fact]:
     if len(targets) == len(kept):
         encoded = encode_for(form_of(None, plan.format), targets, None)
         meaning = ENCODINGS[encoded.encoding].meaning
-        facts.append(("encoding", f"by default {encoded.encoding} ({encoded.reason}): {meaning}"))
+        facts.append(("encoding", f"{encoded.encoding} by default ({encoded.reason}): {meaning}"))
     left_out = [module.name for module in plan.modules if not module.new_rank]
     return [*facts, *_listed("left out", "module at rank 0", "modules at rank 0", left_out, most)]
 
 
 def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
-    """The parts of the folder; then what is not in it, or not as it was."""
+    """The parts of the folder, then the parts left out or changed."""
     from gradience.compress.encodings import ENCODINGS
     from gradience.compress.forms import FORMS, PEFT
 
@@ -621,7 +627,9 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
     if unchanged:
         factors.append(f"{count(unchanged)} of {plural(len(written), 'module')} copied byte for byte")
     if folded:
-        factors.append(f"B of {plural(folded, 'module')} multiplied by a factor of the scale")
+        factors.append(
+            f"B of {plural(folded, 'module')} rescaled because the config cannot express the scale"
+        )
     if report.renamed:
         names = "as PEFT does" if report.format == PEFT else f"as in {FORMS[report.format].words}"
         factors.append(f"{plural(report.renamed, 'tensor')} renamed {names}")
@@ -637,14 +645,14 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
         ("encoding", f"{report.encoding} ({report.encoding_reason}): {meaning}"),
         ("factors", "; ".join(factors)),
         ("config", tuple(config) or "unchanged"),
-        ("copied", f"{' and '.join(copied)}, byte for byte" if copied else "nothing else was there"),
+        ("copied", f"{' and '.join(copied)}, byte for byte" if copied else "no other tensors or files"),
     ]
     if report.peft_check is not None:
         check = report.peft_check
         modules, tensors = plural(check.modules, "module"), plural(check.tensors, "tensor")
-        loaded = f"by PEFT {check.peft}: {modules} with these ranks and scales, {tensors} bit for bit"
+        loaded = f"with PEFT {check.peft}: {modules} with these ranks and scales, {tensors} bit-identical"
         facts.append(("loaded", loaded))
-    says = "whose first block now says that it describes the original"
+    says = "with a note at the top that the text describes the original"
     return [
         *facts,
         *_listed("left out", "module at rank 0", "modules at rank 0", report.dropped, most),
@@ -655,7 +663,7 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
 
 
 def _listed(label: str, one: str, many: str, names: Sequence[str], most: int) -> list[Fact]:
-    """How many there are, the first names, and how many more; nothing where there is none."""
+    """The number of names and the first of them; empty without names."""
     if not names:
         return []
     parts: list[str | Span] = [plural(len(names), one, many)]
@@ -666,7 +674,7 @@ def _listed(label: str, one: str, many: str, names: Sequence[str], most: int) ->
 
 
 def _setting(text: str) -> str:
-    """A list or a mapping by its length, anything else as it is."""
+    """The length of a list or mapping; any other value unchanged."""
     try:
         value = json.loads(text)
     except ValueError:  # shortened already
@@ -676,16 +684,16 @@ def _setting(text: str) -> str:
     return plural(len(value), "entry", "entries") if isinstance(value, list | dict) else text
 
 
-# ---------------------------------------------------------------- what ends a document
+# ---------------------------------------------------------------- end of a document
 
 
 def caveat_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return what no compression shows."""
-    return [Heading("What does this not show?"), Paragraph(QUALITY)]
+    """Return the limits of a compression report."""
+    return [Heading("Limits"), Paragraph(QUALITY)]
 
 
 def provenance_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return what made the adapter, and the full digests; a document has them."""
+    """Return the command and the full digests, for a document only."""
     if view != DOCUMENT or isinstance(compression, CompressionPlan):
         return []
     facts: list[Fact] = [

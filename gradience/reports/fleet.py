@@ -1,11 +1,12 @@
-"""Many adapters: a row for each (`fleet.jsonl`), and what holds over all of them.
+"""Reports on many adapters: one row per adapter (`fleet.jsonl`), and a summary of all rows.
 
-A row is one line of the file. It holds what is needed to sum up without the adapter: sizes, how the rank is used, what
-a smaller rank would cost, and a sketch of the update by which copies are recognised.
+The summary is computed from the rows; the adapters are not needed again. A row has the sizes, the use of rank, the
+energy lost at smaller ranks, and a sketch of the update for finding copies.
 """
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import Annotated, ClassVar, Literal
 
@@ -34,7 +35,7 @@ CopyKind = Literal["same file", "same update", "near"]
 
 
 SKETCH = 64
-"""Numbers of a sketch."""
+"""Length of a sketch."""
 
 
 def _whole_sketch(sketch: tuple[float, ...]) -> tuple[float, ...]:
@@ -52,17 +53,17 @@ class FleetRow(Artifact):
     path: str
     """Relative to the root, with `/` between its parts."""
     status: RowStatus
-    """`incomplete`: a module or a tensor could not be measured. `failed`: nothing could, and `error` says why."""
+    """`incomplete`: a module or a tensor could not be measured. `failed`: nothing was measured; `error` has the reason."""
     error: str | None = None
     """Code of the error."""
     message: str | None = None
     stamp: dict[str, tuple[int, int]] = Field(default_factory=dict)
-    """Each file that was read: its size in bytes and when it was last changed, in nanoseconds. A row whose files all
-    have the stamps of the row is taken over, not measured again; so is one whose digests are the same."""
+    """Size in bytes and modification time in nanoseconds of each file that was read. An adapter whose files all have
+    the same stamps, or the same digests, is not measured again."""
     sha256: str | None = None
     """Digest of the weights, as in `gradience.audit`."""
     config_sha256: str | None = None
-    """Digest of its adapter_config.json."""
+    """Digest of adapter_config.json."""
     bytes: int | None = None
     format: str | None = None
     base_model: str | None = None
@@ -71,10 +72,10 @@ class FleetRow(Artifact):
     use_rslora: bool = False
     use_dora: bool = False
     rank: int | None = None
-    """The largest rank of its tensors: what a server must allocate."""
+    """The largest rank of its tensors, which a server must allocate."""
     declared_r: int | None = None
     modules: int = 0
-    """LoRA modules, each expert counted."""
+    """LoRA modules; each expert counts."""
     trained: int = 0
     unmeasured: int = 0
     """Modules with NaN, infinity or too little precision, and tensors that could not be read."""
@@ -86,25 +87,25 @@ class FleetRow(Artifact):
     energy_rank_90_p50: Float12 | None = None
     energy_rank_90_p90: Float12 | None = None
     fro_norm: Float12 | None = None
-    """‖ΔW‖_F over all modules; null without a scale."""
+    """‖ΔW‖_F over all modules; null if the scale is unknown."""
     lost_energy_at: dict[int, Float12] = Field(default_factory=dict)
-    """Rank → share of ‖ΔW‖² that is lost when larger modules are truncated to it: the steps of vLLM below `rank`."""
+    """Rank → share of ‖ΔW‖² lost when larger modules are truncated to this rank, for the steps of vLLM below `rank`."""
     sketch: Annotated[tuple[float, ...], AfterValidator(_whole_sketch)] = ()
-    """64 random projections of ΔW, the same for every adapter: equal updates have equal sketches, in whatever factors
-    and ranks they are written."""
+    """64 random projections of ΔW, the same for every adapter. Equal updates have equal sketches, whatever their
+    factors and ranks."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class Step:
-    """What it takes to serve the adapters of one base at one `max_lora_rank`."""
+    """Memory and truncation needed to serve the adapters of one base at one `max_lora_rank`."""
 
     max_lora_rank: int
     slot_bytes: int
-    """Of one slot, for the modules of the widest adapter, 16 bit each."""
+    """Bytes of one slot for the modules of the widest adapter, in 16 bits."""
     truncated: int
-    """Adapters whose rank is larger."""
+    """Number of adapters with a larger rank."""
     lost_energy_median: Float12 | None = None
-    """Over these: share of ‖ΔW‖² that truncation to this rank loses."""
+    """Share of ‖ΔW‖² lost by truncation to this rank, over the truncated adapters."""
     lost_energy_max: Float12 | None = None
 
 
@@ -115,9 +116,9 @@ class Forcing:
     path: str
     rank: int
     lost_energy: Float12 | None = None
-    """Share of ‖ΔW‖² that is lost at that step; null where the scale is unknown or nothing was trained."""
+    """Share of ‖ΔW‖² lost at that step; null if the scale is unknown or nothing was trained."""
     predicted_kl: Float12 | None = None
-    """Predicted KL per scored token at that step, in nats, where a calibration of this adapter was given."""
+    """Predicted KL per scored token at that step, in nats, if a calibration of this adapter was given."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -129,40 +130,40 @@ class BaseGroup:
     bytes: int
     largest_rank: int
     max_lora_rank: int | None
-    """The smallest that vLLM accepts and that holds all of them; null above the largest."""
+    """The smallest value of vLLM that fits all adapters; null if the largest value is too small."""
     slot_bytes: int | None
     steps: tuple[Step, ...]
-    """The lower ones, from the next one down."""
+    """The lower values of max_lora_rank, in descending order."""
     forcing: tuple[Forcing, ...]
-    """Adapters above the next lower step, the costliest to truncate first."""
+    """Adapters above the next lower step, the largest loss first."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class Copies:
-    """Adapters that are the same, or nearly."""
+    """Adapters that are identical or nearly identical."""
 
     kind: CopyKind
     """`same file`: the same bytes and scale. `same update`: ΔW differs by at most 0.5 %, as rounding to 16 bits does.
     `near`: by at most 10 %."""
     paths: tuple[str, ...]
     difference: Float12
-    """The largest ‖ΔW − ΔW₁‖_F/‖ΔW₁‖_F to the first of them."""
+    """The largest ‖ΔW − ΔW₁‖_F/‖ΔW₁‖_F, with ΔW₁ the update of the first."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class Failure:
-    """Adapters that could not be measured for one reason."""
+    """Adapters that could not be measured for the same reason."""
 
     code: str
     adapters: int
     first: str
     """Path of the first of them."""
     message: str
-    """What was said of it."""
+    """Error message of the first."""
 
 
 class FleetReport(Report):
-    """What holds over many adapters.
+    """Summary of many adapters.
 
     >>> report = audit_fleet(["adapters"])
     >>> report.adapters, report.failed, report.bases[0].max_lora_rank
@@ -172,17 +173,17 @@ class FleetReport(Report):
     row_field: ClassVar[str] = "bases"
     repair: ClassVar[str] = "measure the fleet again: gradience fleet DIR --json"
     plots: ClassVar[Plots] = {
-        "steps": PlotOf("sizes:steps_plot", ("What would a lower",)),
-        "slots": PlotOf("sizes:slots_plot", ("What would a lower",)),
+        "steps": PlotOf("sizes:steps_plot", ("Lowering max_lora_rank",)),
+        "slots": PlotOf("sizes:slots_plot", ("Lowering max_lora_rank",)),
     }
 
     schema_: Literal["gradience.fleet/2"] = Field(default="gradience.fleet/2", alias="schema")
     adapters: int
     measured: int
-    """Adapters measured in this run, `incomplete` and `untrained` ones included. `measured`, `reused` and `failed` add
-    up to `adapters`."""
+    """Adapters measured in this run, including `incomplete` and `untrained`. `measured`, `reused` and `failed` add up
+    to `adapters`."""
     reused: int
-    """Adapters whose row is from an earlier run because their files have not changed."""
+    """Adapters with unchanged files, whose row is from an earlier run."""
     failed: int
     """Adapters that could not be measured; each run tries them again."""
     incomplete: int
@@ -190,13 +191,13 @@ class FleetReport(Report):
     bytes: int
     params: int
     elsewhere: int
-    """Folders beside the adapters in which there is none."""
+    """Folders without an adapter."""
     engine: str
-    """The engine and version whose steps and slots these are."""
+    """Engine and version that steps and slot sizes refer to."""
     rows_file: str | None = None
-    """Where the rows are, which `gradience compress --fleet` takes; null where none were written."""
+    """File with the rows, as `gradience compress --fleet` takes it; null if none was written."""
     root: str = "."
-    """What the paths of the rows are relative to."""
+    """Folder that the paths of the rows are relative to."""
     bases: tuple[BaseGroup, ...]
     copies: tuple[Copies, ...]
     failures: tuple[Failure, ...]
@@ -207,7 +208,7 @@ class FleetReport(Report):
         return fleet_blocks(self)
 
     def to_text(self, *, width: int | None = None, color: bool = False, root: str | None = None) -> str:
-        """Return the screen, with shorter lists. root: that of the next command, if the report's is not its path."""
+        """Return the screen, with shorter lists. root: the value of --root in the next command, if not the report's."""
         return self.drawn(fleet_blocks(self, brief=True, root=root), width, color)
 
     def page_heading(self, heading: Heading) -> Heading:
@@ -218,7 +219,7 @@ class FleetReport(Report):
 SHOWN_BASES, SHOWN_FORCING, SHOWN_GROUPS, SHOWN_COPIES = 5, 5, 8, 3
 """On the screen; Markdown and JSON list more."""
 LISTED = 100
-"""Forcing adapters of one base and groups of copies in a document."""
+"""Maximum number of adapters per base and of groups of copies in a document."""
 
 
 def fleet_blocks(report: FleetReport, *, brief: bool = False, root: str | None = None) -> Document:
@@ -231,10 +232,11 @@ def fleet_blocks(report: FleetReport, *, brief: bool = False, root: str | None =
         *_next(report, report.root if root is None else root),
         *_copies(report, brief=brief),
         *_failures(report),
-        Heading("What does this not show?"),
+        Heading("Limits"),
         Paragraph(
-            f"Quality: lost energy is a crude guide to it. Slots are as {report.engine} held them when it was run, for"
-            " the modules that the adapters have; unless told otherwise it makes room in all others, too."
+            "Weight error is a crude guide to accuracy. Error is √(energy lost); the median error is the root of the"
+            f" median energy lost. Slot sizes were measured with {report.engine}, for the modules that the adapters"
+            " have. Without lora_target_modules vLLM also allocates the other modules."
         ),
     ]
 
@@ -248,12 +250,12 @@ def _title(report: FleetReport) -> list[Block]:
         parts.append(f"{plural(report.elsewhere, 'folder')} without an adapter")
     notes = []
     if report.failed:
-        notes.append(Note("error", f"{plural(report.failed, 'adapter')} could not be measured: see below"))
+        notes.append(Note("error", f"{plural(report.failed, 'adapter')} could not be measured (see below)"))
     if report.incomplete:
-        incomplete = f"{plural(report.incomplete, 'adapter')} measured in part (status incomplete)"
+        incomplete = f"{plural(report.incomplete, 'adapter')} measured only in part (status incomplete)"
         notes.append(Note("warning", incomplete))
     if report.untrained:
-        notes.append(Note("warning", f"{plural(report.untrained, 'adapter')} untrained: every B·A is 0"))
+        notes.append(Note("warning", f"{plural(report.untrained, 'adapter')} untrained (every B·A is 0)"))
     heading = Heading(plural(report.adapters, "adapter"), level=1)
     return [heading, Paragraph(" · ".join(parts)), *([Notes(notes)] if notes else [])]
 
@@ -263,7 +265,7 @@ def _base(base: BaseGroup) -> Span:
 
 
 def _serving(report: FleetReport) -> list[Block]:
-    """Each base with the step that its largest adapter needs."""
+    """Return each base with the max_lora_rank that its largest adapter needs."""
     if not report.bases:
         return []
     table = table_of(
@@ -278,11 +280,16 @@ def _serving(report: FleetReport) -> list[Block]:
         ),
         (Column("on disk", ">", drop=1), lambda base: size(base.bytes)),
     )
-    return [Heading("What must a server hold?", aside=report.engine), table]
+    return [Heading("Server memory", aside=report.engine), table]
+
+
+def weight_error(lost_energy: float | None) -> float | None:
+    """Return the error ‖ΔW − ΔW′‖/‖ΔW‖ for a share of energy lost."""
+    return None if lost_energy is None else math.sqrt(lost_energy)
 
 
 def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
-    """What each lower step takes, and the adapters above the next one."""
+    """Return memory and error at each lower step, and the adapters above the next one."""
     calibrated = any(adapter.predicted_kl is not None for adapter in base.forcing)
     forcing = base.forcing[: SHOWN_FORCING if brief else LISTED]
     steps = table_of(
@@ -290,19 +297,19 @@ def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
         (Column("max_lora_rank", ">"), lambda step: str(step.max_lora_rank)),
         (Column("per slot ≥", ">"), lambda step: size(step.slot_bytes)),
         (Column("to truncate", ">"), lambda step: f"{count(step.truncated)} of {count(base.adapters)}"),
-        (Column("energy lost, median", ">"), lambda step: percent(step.lost_energy_median)),
-        (Column("most", ">"), lambda step: percent(step.lost_energy_max)),
+        (Column("error, median", ">"), lambda step: percent(weight_error(step.lost_energy_median))),
+        (Column("largest", ">"), lambda step: percent(weight_error(step.lost_energy_max))),
     )
     above = table_of(
         forcing,
         (Column(f"above {base.steps[0].max_lora_rank}"), lambda adapter: Span(adapter.path, "name")),
         (Column("r", ">"), lambda adapter: count(adapter.rank)),
-        (Column("energy lost", ">"), lambda adapter: percent(adapter.lost_energy)),
+        (Column("error", ">"), lambda adapter: percent(weight_error(adapter.lost_energy))),
         (Column("predicted KL", ">", shown=calibrated), lambda adapter: sig(adapter.predicted_kl)),
     )
     hidden = base.steps[0].truncated - len(forcing)
     return [
-        Heading(("What would a lower step take?  ", _base(base))),
+        Heading(("Lowering max_lora_rank  ", _base(base))),
         steps,
         above,
         *([Paragraph(Span(f"and {count(hidden)} more", "dim"))] if hidden > 0 else []),
@@ -310,16 +317,18 @@ def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
 
 
 def _next(report: FleetReport, root: str) -> list[Block]:
-    """The command that brings all to the next step of the first base."""
+    """Return the command that truncates all adapters to the next step of the first base."""
     steps = [base.steps[0].max_lora_rank for base in report.bases if base.steps]
     if not steps:
         return []
-    advice = "-o fleet.jsonl keeps the rows; gradience compress --fleet brings them to one rank"
+    advice = (
+        f"add -o fleet.jsonl, then gradience compress --fleet fleet.jsonl --to-rank {steps[0]} -o smaller"
+    )
     if report.rows_file is not None:
         place = "" if root == "." else f" --root {shlex.quote(root)}"
         rows = shlex.quote(report.rows_file)
         advice = f"gradience compress --fleet {rows}{place} --to-rank {steps[0]} -o smaller"
-        advice += "  (every base)" if len(steps) > 1 else ""
+        advice += "  (for all bases)" if len(steps) > 1 else ""
     return [Paragraph(Span(f"Next: {advice}", "dim"))]
 
 
@@ -336,11 +345,11 @@ def _copies(report: FleetReport, *, brief: bool) -> list[Block]:
             Column("difference ≤", ">"),
             lambda group: "" if group.kind == "same file" else percent(group.difference),
         ),
-        (Column("which", wrap=True), lambda group: first_names(group.paths, most or len(group.paths))),
+        (Column("paths", wrap=True), lambda group: first_names(group.paths, most or len(group.paths))),
     )
     hidden = len(report.copies) - len(groups)
     return [
-        Heading("Which are the same?", aside="by ΔW, in whatever factors"),
+        Heading("Duplicates", aside="compared by ΔW, not by factors"),
         table,
         *([Paragraph(Span(f"and {count(hidden)} more groups", "dim"))] if hidden else []),
     ]
@@ -349,10 +358,10 @@ def _copies(report: FleetReport, *, brief: bool) -> list[Block]:
 def _failures(report: FleetReport) -> list[Block]:
     notes = []
     for failure in report.failures:
-        several = f": {plural(failure.adapters, 'adapter')}, such as " if failure.adapters > 1 else ": "
+        several = f": {plural(failure.adapters, 'adapter')}, for example " if failure.adapters > 1 else ": "
         details = [failure.message]
         if failure.code == "pickle":
             details.append("Add --allow-pickle to read it in a sandboxed process.")
         text = (Span(failure.code, "bad"), several, Span(failure.first, "name"))
         notes.append(Note("error", text, details))
-    return [Heading("What could not be measured?"), Notes(notes)] if notes else []
+    return [Heading("Not measured"), Notes(notes)] if notes else []

@@ -1,4 +1,4 @@
-"""`fleet_compression.json`: a batch of adapters that was brought to one rank."""
+"""`fleet_compression.json`: a batch of adapters truncated to one rank."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ TruncationStatus = Literal["written", "reused", "small enough", "failed"]
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class Truncated:
-    """What became of one adapter of the batch."""
+    """Result for one adapter of the batch."""
 
     path: str
     status: TruncationStatus
-    """`reused`: an earlier run of the same batch has written it. `small enough`: left as it is, nothing written."""
+    """`reused`: written by an earlier run of the same batch. `small enough`: not copied, its rank is low enough."""
     old_rank: int | None = None
     old_bytes: int | None = None
     new_bytes: int | None = None
@@ -45,7 +45,7 @@ class Truncated:
 
 
 class FleetCompression(Report):
-    """A batch of adapters, brought to one rank: `fleet_compression.json` in the folder of the batch.
+    """A batch of adapters truncated to one rank: `fleet_compression.json` in the folder of the batch.
 
     >>> batch = compress_fleet("fleet.jsonl", "batch", rank=4)
     >>> batch.written, batch.small_enough, batch.failed
@@ -55,8 +55,8 @@ class FleetCompression(Report):
     row_field: ClassVar[str] = "adapters"
     repair: ClassVar[str] = "run the batch again: finished adapters are kept"
     plots: ClassVar[Plots] = {
-        "bytes": PlotOf("sizes:truncated_bytes_plot", ("Smaller",)),
-        "error": PlotOf("sizes:truncated_error_plot", ("Smaller",)),
+        "bytes": PlotOf("sizes:truncated_bytes_plot", ("Truncated",)),
+        "error": PlotOf("sizes:truncated_error_plot", ("Truncated",)),
     }
 
     schema_: Literal["gradience.fleet_compression/1"] = Field(
@@ -68,41 +68,43 @@ class FleetCompression(Report):
     small_enough: int
     failed: int
     old_bytes: int
-    """Of those that were written or reused."""
+    """Total size before truncation of the adapters that were written or reused."""
     new_bytes: int
     adapters: tuple[Truncated, ...]
     run: RunInfo
 
     def blocks(self) -> Document:
-        """Return totals and every adapter."""
+        """Return totals and all adapters."""
         return _batch_blocks(self)
 
     def screen(self) -> Document:
-        """Return totals and the first adapters of each kind."""
+        """Return totals and the first adapters of each group."""
         return _batch_blocks(self, SHOWN)
 
 
 SHOWN = 10
-"""Adapters of each kind on the screen."""
+"""Adapters of each group on the screen."""
 
 
 def _batch_blocks(report: FleetCompression, shown: int | None = None) -> Document:
-    """Return totals, the adapters that were written, the costliest first, and those that were not."""
+    """Return totals, the truncated adapters by falling error, and the others."""
     written = [adapter for adapter in report.adapters if adapter.status in ("written", "reused")]
     written.sort(key=lambda adapter: -(adapter.measured_error or 0.0))
     small = [adapter for adapter in report.adapters if adapter.status == "small enough"]
     failed = [adapter for adapter in report.adapters if adapter.status == "failed"]
     saved = f"{size(report.old_bytes)} to {size(report.new_bytes)}" if written else "nothing written"
     blocks: list[Block] = [
-        Heading(f"{plural(len(report.adapters), 'adapter')} to rank {count(report.rank)}", level=1),
+        Heading(
+            f"{plural(len(report.adapters), 'adapter')}, truncated to rank {count(report.rank)}", level=1
+        ),
         Paragraph(
             f"{count(report.written)} written, {count(report.reused)} from an earlier run,"
-            f" {count(report.small_enough)} small enough, {count(report.failed)} failed · {saved}"
+            f" {count(report.small_enough)} not copied, {count(report.failed)} failed · {saved}"
         ),
     ]
     for title, adapters in (
-        ("Smaller, the largest error first", written),
-        ("Small enough: left where they are", small),
+        ("Truncated adapters, largest error first", written),
+        (f"Already at or below rank {count(report.rank)} (not copied)", small),
     ):
         rows: list[list[Inline]] = []
         for adapter in adapters[:shown]:
@@ -117,9 +119,11 @@ def _batch_blocks(report: FleetCompression, shown: int | None = None) -> Documen
         text = (Span(adapter.error or "", "bad"), ": ", Span(adapter.path, "name"))
         notes.append(Note("error", text, [adapter.message or ""]))
     if notes:
-        blocks += [Heading("What could not be compressed?"), Notes(notes), *_more(len(failed) - len(notes))]
+        blocks += [Heading("Not compressed"), Notes(notes), *_more(len(failed) - len(notes))]
     if written:
-        advice = "the errors are of the weights: evaluate what matters (gradience evaluate, gradience shrink)"
+        advice = (
+            "These are weight errors. Evaluate the adapters that matter: gradience evaluate, gradience shrink"
+        )
         blocks.append(Notes([Note("info", advice)]))
     return blocks
 

@@ -19,7 +19,7 @@ from gradience.reports.compression import (
     padding,
 )
 from gradience.reports.evaluation import EvaluationForecast
-from gradience.reports.fleet import BaseGroup, FleetReport
+from gradience.reports.fleet import BaseGroup, FleetReport, weight_error
 from gradience.reports.fleet_compression import FleetCompression
 from gradience.reports.forecast import BenchForecast
 from gradience.reports.plots.plot import Axis, Bars, Lines, Plot, Points, Reference, Series
@@ -190,7 +190,7 @@ def slots_plot(report: FleetReport) -> Plot | None:
 
 
 def steps_plot(report: FleetReport) -> Plot | None:
-    """Return the energy that adapters lose if truncated to a lower max_lora_rank; nothing where none is known."""
+    """Return the error of adapters truncated to a lower max_lora_rank, or None if no error is known."""
     bases = [
         base for base in _largest(report) if any(step.lost_energy_max is not None for step in base.steps)
     ]
@@ -203,25 +203,25 @@ def steps_plot(report: FleetReport) -> Plot | None:
         at = [ranks.index(step.max_lora_rank) for step in steps]
         hover = [
             f"max_lora_rank {step.max_lora_rank}\n{count(step.truncated)} of {plural(base.adapters, 'adapter')}"
-            f" truncated\nenergy lost {percent(step.lost_energy_median)} at the median,"
-            f" {percent(step.lost_energy_max)} at most"
+            f" truncated\nerror {percent(weight_error(step.lost_energy_median))} at the median,"
+            f" {percent(weight_error(step.lost_energy_max))} at most"
             for step in steps
         ]
-        most = [step.lost_energy_max for step in steps]
-        series.append(Lines(f"{_name(base)}, most", at, most, marked=True, hover=hover))
+        largest = [weight_error(step.lost_energy_max) for step in steps]
+        series.append(Lines(f"{_name(base)}, largest", at, largest, marked=True, hover=hover))
         if len(bases) == 1:
-            middle = [step.lost_energy_median for step in steps]
+            middle = [weight_error(step.lost_energy_median) for step in steps]
             series.append(Lines(f"{_name(base)}, median", at, middle, marked=True, dashed=True, hover=hover))
     first, step = bases[0], bases[0].steps[0]
     return Plot(
         "steps",
-        "What a lower max_lora_rank loses",
+        "Error at a lower max_lora_rank",
         Axis("max_lora_rank", categories=[str(rank) for rank in ranks]),
-        Axis("energy lost", low=0.0, form="share"),
+        Axis("error", low=0.0, form="share"),
         series,
-        f"At max_lora_rank {step.max_lora_rank} {count(step.truncated)} of {plural(first.adapters, 'adapter')} of"
-        f" {_name(first)} lose {percent(step.lost_energy_median)} of their energy at the median,"
-        f" {percent(step.lost_energy_max)} at most.",
+        f"max_lora_rank {step.max_lora_rank} truncates {count(step.truncated)} of"
+        f" {plural(first.adapters, 'adapter')} of {_name(first)}, with a median error of {percent(weight_error(step.lost_energy_median))} and at most"
+        f" {percent(weight_error(step.lost_energy_max))}.",
     )
 
 
