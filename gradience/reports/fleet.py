@@ -53,7 +53,7 @@ class FleetRow(Artifact):
     path: str
     """Relative to the root, with `/` between its parts."""
     status: RowStatus
-    """`incomplete`: a module or a tensor could not be measured. `failed`: nothing was measured; `error` has the reason."""
+    """`incomplete`: a module or a tensor could not be measured. `failed`: nothing was measured, see `error`."""
     error: str | None = None
     """Code of the error."""
     message: str | None = None

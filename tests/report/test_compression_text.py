@@ -132,9 +132,9 @@ def test_a_plan_says_that_it_is_none_of_it_done(name):
     text = PLANS[name]().to_text()
     assert "Nothing was written." in " ".join(text.splitlines()[:4])
     assert re.findall(r"^[A-Z][^.?\n]*\?", text, flags=re.MULTILINE)[:3] == [
-        "What would be saved?",
-        "What would be lost?",
-        "Where?",
+        "Size",
+        "Predicted error",
+        "Modules",
     ]
 
 
@@ -153,13 +153,13 @@ def test_what_was_run_and_what_was_not_stand_apart():
     assert "Run on MistralForCausalLM with such tensors (docs/runtimes.md):" in ran
     assert "✓ PEFT 0.21.2 loads it" in ran
     assert "✓ vLLM 0.32.0 loads it, with --max-lora-rank 16 or more" in ran
-    assert not_run.startswith("? PEFT hotswap 0.21.2: with full weight Where?")
+    assert not_run.startswith("? PEFT hotswap 0.21.2: with full weight Modules")
 
 
 def test_where_nothing_was_run_nothing_is_claimed():
     rows = tuple(verdict(name, "1", "not run", "the architecture is not known") for name in ("A", "B"))
     text = report(uniform_report().modules, architecture=None, runtimes=rows).to_text()
-    block = text.partition("Which runtimes load it?\n")[2].partition("\n\n")[0]
+    block = text.partition("Runtime support\n")[2].partition("\n\n")[0]
     assert block.splitlines() == ["  Not run:", "  ? A 1, B 1: the architecture is not known"]
 
 

@@ -127,8 +127,8 @@ def test_a_smoke_run_has_no_verdict_to_put_first():
 def test_an_audit_answers_in_the_order_of_its_questions():
     assert set(KINDS) <= set(PAGES)
     page = page_of("AuditReport")
-    order = ["Can I trust it? <a", 'id="plot-use"', "What ranks are suggested? <a", 'id="plot-heatmap"']
-    order += ['id="plot-energy"', "Findings <a", "What does this not show? <a"]
+    order = ["Completeness <a", 'id="plot-use"', "Suggested ranks <a", 'id="plot-heatmap"']
+    order += ['id="plot-energy"', "Findings <a", "Limits <a"]
     places = [page.index(text) for text in order]
     assert places == sorted(places)
     anchor = re.search(r'id="(section-\d+)-title">Findings', page)[1]
@@ -165,14 +165,14 @@ ORDERS = {
     "run of rewards": ["Reward <a", 'id="plot-reward"', "Use of rank <a"],
     "planned run": ["Dry run: no model was loaded"],
     "calibrated compression": [
-        "What is saved? <a",
+        "Size <a",
         'id="plot-parameters"',
-        "What is lost? <a",
+        "Error <a",
         'id="plot-error"',
         "Predicted change of the output <a",
         'id="plot-kl"',
         "this adapter",
-        "Where? <a",
+        "Modules <a",
         'id="plot-kept"',
     ],
 }

@@ -351,15 +351,15 @@ def test_the_modules_of_a_comparison_stand_in_the_order_of_their_difference():
     assert [name.rpartition(".")[2] for name in plot.y.categories] == ["k", "q"]
 
 
-def test_a_fleet_shows_what_each_step_takes_and_loses():
+def test_a_fleet_shows_memory_and_error_at_each_step():
     report = SAMPLES["FleetReport"]()
     (base,) = report.bases
     slots, steps = plot_of(report, "slots"), plot_of(report, "steps")
     sizes = {str(step.max_lora_rank): step.slot_bytes for step in base.steps}
     assert named(slots, slots.series[0].values) == sizes | {str(base.max_lora_rank): base.slot_bytes}
-    most = steps.series[0]
-    lost = {steps.x.categories[at]: value for at, value in zip(most.x, most.y, strict=True)}
-    assert lost == {str(step.max_lora_rank): step.lost_energy_max for step in base.steps}
+    largest = steps.series[0]
+    errors = {steps.x.categories[at]: value for at, value in zip(largest.x, largest.y, strict=True)}
+    assert errors == {str(step.max_lora_rank): step.lost_energy_max**0.5 for step in base.steps}
 
 
 def test_a_plan_shows_the_parts_of_its_memory_and_its_margins():

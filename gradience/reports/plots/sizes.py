@@ -220,8 +220,8 @@ def steps_plot(report: FleetReport) -> Plot | None:
         Axis("error", low=0.0, form="share"),
         series,
         f"max_lora_rank {step.max_lora_rank} truncates {count(step.truncated)} of"
-        f" {plural(first.adapters, 'adapter')} of {_name(first)}, with a median error of {percent(weight_error(step.lost_energy_median))} and at most"
-        f" {percent(weight_error(step.lost_energy_max))}.",
+        f" {plural(first.adapters, 'adapter')} of {_name(first)}. Error: median"
+        f" {percent(weight_error(step.lost_energy_median))}, largest {percent(weight_error(step.lost_energy_max))}.",
     )
 
 
