@@ -480,9 +480,7 @@ SHOWN_WASTEFUL, SHOWN_FULLEST = 3, 2
 """Modules with the most and the least spare rank that the screen lists."""
 BESIDE_MAP = 46
 """Columns of a terminal that are not available for the cells of a map."""
-HYPOTHESIS = (
-    "Weights do not show accuracy. Evaluate a smaller rank on the task, over several seeds, before using it."
-)
+HYPOTHESIS = "Each rank is a hypothesis. Evaluate accuracy on the task, over several seeds."
 NO_QUALITY = "An audit measures weights. It does not show accuracy."
 COARSE_BOUND = 1e-3
 """error_bound above which the printed digits are no longer reliable, so that a warning is due."""

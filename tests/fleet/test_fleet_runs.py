@@ -78,7 +78,7 @@ def test_the_screen_says_who_forces_what_and_what_it_costs(here):
     for part in ("4 adapters", "1 of 3", "zoo/wide", "same update", "lfs-pointer"):
         assert part in text
     assert "gradience compress --fleet rows.jsonl --to-rank 8 -o smaller" in text
-    assert "-o fleet.jsonl keeps the rows" in audit_fleet("zoo").to_text()
+    assert "Next: add -o fleet.jsonl" in audit_fleet("zoo").to_text()
 
 
 # ---------------------------------------------------------------- where adapters are

@@ -1,4 +1,4 @@
-"""What takes the space: told where the file is more than LoRA weights of 16 bits, in bytes that add up to it."""
+"""Disk space is shown if the file has more than 16-bit LoRA weights; the bytes add up to the file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def test_a_saved_embedding_and_32_bits_are_told_with_what_16_would_take(tmp_path
     assert lora == 4 * report.total_lora_params
     assert report.adapter.bytes > lora + 4 * 50 * 32
     assert "full-weight module (modules_to_save) (1)" in text
-    assert f"compress ADAPTER --rank {max(layer.r for layer in report.layers)} --dtype BF16" in text
+    assert (
+        f"gradience compress {report.adapter.path} --rank {max(layer.r for layer in report.layers)} --dtype BF16"
+        in text
+    )
 
 
 def test_16_bits_and_little_else_need_no_section():

@@ -137,7 +137,7 @@ def test_golden_layers(make):
 
 def modules(report):
     """The rows of the table of modules, as words."""
-    table = report.to_text(layers=True).partition("\nEvery module\n")[2].partition("\n  Next: ")[0]
+    table = report.to_text(layers=True).partition("\nAll modules\n")[2].partition("\n  Next: ")[0]
     return [line.split() for line in table.splitlines()[1:] if not line.startswith("  ±")]
 
 
@@ -151,7 +151,7 @@ def test_errors_come_before_warnings_and_both_before_good_news():
 
 
 def test_the_next_step_is_a_command_that_writes_something_smaller():
-    smaller = "gradience compress ADAPTER --suggested uniform_median --dry-run"
+    smaller = "gradience compress ./my-adapter --suggested uniform_median --dry-run"
     assert f"Next: {smaller}" in mistral().to_text(width=None)
     plan = mistral().suggestions
     kept = plan.median.model_copy(update={"reduction": 0.0})
@@ -197,7 +197,7 @@ def test_fp8_shows_fewer_digits():
     [
         ("ok", 1, None),
         ("untrained", 1, None),
-        ("untrained", 0, "the one module is untrained"),
+        ("untrained", 0, "the only module is untrained"),
         ("nonfinite", 1, "NaN or infinity in 1 of 2 modules"),
         ("unsupported", 1, "1 of 2 modules could not be measured"),
     ],
@@ -251,12 +251,12 @@ def test_a_sign_that_stands_for_several_modules_says_so():
         for i in range(2)
         for j in range(5)
     ]
-    assert "each sign the median of up to 5 modules" in report(experts).to_text()
+    assert "each cell: median of up to 5 modules" in report(experts).to_text()
     deep = [
         row(f"layers.{i}.up", power_law(8, 1.0), r=8, shape=(32, 32), layer=f"layers.{i}", index=i)
         for i in range(90)
     ]
-    assert "3 layers per column, each sign the median of up to 3 modules" in report(deep).to_text(width=80)
+    assert "3 layers per column, each cell: median of up to 3 modules" in report(deep).to_text(width=80)
     assert "median of" not in report(deep).to_text(width=160)
 
 
@@ -308,4 +308,4 @@ def test_modules_stand_in_the_order_of_their_layers():
 
 def test_one_module_is_not_all_1_modules():
     one = report([row("h.0.q", power_law(8, 1.0), r=8, shape=(64, 64), layer="h.0", index=0)])
-    assert trust_notes(one)[0].text.startswith("complete: the one module measured, all 2 tensors")
+    assert trust_notes(one)[0].text.startswith("complete: the only module measured, all 2 tensors")

@@ -130,8 +130,8 @@ def test_a_7b_adapter_fits_on_one_screen():
 @EACH_PLAN
 def test_a_plan_says_that_it_is_none_of_it_done(name):
     text = PLANS[name]().to_text()
-    assert "Nothing was written." in " ".join(text.splitlines()[:4])
-    assert re.findall(r"^[A-Z][^.?\n]*\?", text, flags=re.MULTILINE)[:3] == [
+    assert "Dry run: nothing was written." in " ".join(text.splitlines()[:4])
+    assert re.findall(r"^(Size|Error|Predicted error|Modules)\b", text, flags=re.MULTILINE) == [
         "Size",
         "Predicted error",
         "Modules",
@@ -149,10 +149,10 @@ def test_every_face_says_what_it_does_not_show():
 
 def test_what_was_run_and_what_was_not_stand_apart():
     text = " ".join(uniform_report().to_text().split())
-    ran, _, not_run = text.partition(" Not run: ")
-    assert "Run on MistralForCausalLM with such tensors (docs/runtimes.md):" in ran
-    assert "✓ PEFT 0.21.2 loads it" in ran
-    assert "✓ vLLM 0.32.0 loads it, with --max-lora-rank 16 or more" in ran
+    ran, _, not_run = text.partition(" Not tested: ")
+    assert "Tested on MistralForCausalLM with such tensors (docs/runtimes.md):" in ran
+    assert "✓ PEFT 0.21.2 loads the adapter" in ran
+    assert "✓ vLLM 0.32.0 loads the adapter, with --max-lora-rank 16 or more" in ran
     assert not_run.startswith("? PEFT hotswap 0.21.2: with full weight Modules")
 
 
@@ -160,17 +160,17 @@ def test_where_nothing_was_run_nothing_is_claimed():
     rows = tuple(verdict(name, "1", "not run", "the architecture is not known") for name in ("A", "B"))
     text = report(uniform_report().modules, architecture=None, runtimes=rows).to_text()
     block = text.partition("Runtime support\n")[2].partition("\n\n")[0]
-    assert block.splitlines() == ["  Not run:", "  ? A 1, B 1: the architecture is not known"]
+    assert block.splitlines() == ["  Not tested:", "  ? A 1, B 1: the architecture is not known"]
 
 
 def test_runtimes_with_one_reason_are_one_sentence():
     text = " ".join(uniform_report().to_text().split())
-    assert "✗ X 1, Y 2 refuse it: full weight: not a lora_A or lora_B tensor" in text
+    assert "✗ X 1, Y 2 refuse the adapter: full weight: not a lora_A or lora_B tensor" in text
 
 
 def test_what_goes_wrong_in_silence_comes_before_a_refusal():
     text = uniform_report().to_text()
-    said = ("loads it with a wrong scale, silently", "gets it wrong, silently", "refuse it")
+    said = ("silently applies a wrong scale", "silently computes wrong results", "refuse the adapter")
     assert [text.index(words) for words in said] == sorted(text.index(words) for words in said)
 
 
@@ -186,7 +186,7 @@ def test_a_predicted_error_is_no_smaller_than_it_can_be_known(error, shown):
 
 @pytest.mark.parametrize(
     ("before", "after", "words"),
-    [(8, 4, "50.0 % saved"), (8, 9, "12.5 % more"), (8, 8, "the same"), (100_000, 1, "over 99.9 % saved")],
+    [(8, 4, "50.0 % saved"), (8, 9, "12.5 % more"), (8, 8, "unchanged"), (100_000, 1, "over 99.9 % saved")],
 )
 def test_saved(before, after, words):
     assert saved(before, after) == words
@@ -207,7 +207,7 @@ def test_zeros_of_a_padded_adapter_are_counted():
         (24 - row.new_rank) * row.new_params // 24 for row in artifact.modules if row.stored_rank == 24
     )
     assert zeros > 0
-    assert f"{zeros / 1e6:.1f} M parameters are zeros of padding" in artifact.to_text()
+    assert f"{zeros / 1e6:.1f} M parameters are zero padding" in artifact.to_text()
 
 
 def test_many_kinds_of_modules_are_counted_not_listed():
@@ -215,13 +215,13 @@ def test_many_kinds_of_modules_are_counted_not_listed():
     text = artifact.to_text()
     assert "… 18 more kinds of modules: --layers" in text
     assert "block_29" in text
-    assert "block_3.proj" not in text.partition("loses most")[0]
+    assert "block_3.proj" not in text.partition("largest error")[0]
     assert artifact.to_markdown().count("| `block_") == 30
 
 
 def test_markdown_lists_every_module_until_there_are_too_many():
     few = uniform_report().to_markdown()
-    assert few.partition("## Every module")[2].count("\n| `model.layers.") == 224
+    assert few.partition("## All modules")[2].count("\n| `model.layers.") == 224
     many = report([written(f"model.layers.0.e.{i}", 4, 2, (8, 8)) for i in range(LISTED_MODULES + 5)])
     text = many.to_markdown()
     assert text.count("\n| `model.layers.0.e.") == LISTED_MODULES + 10  # with those that lose most

@@ -126,7 +126,7 @@ def test_tables_keep_their_rows(name):
     text = audited.to_text(width=80, layers=True)
     for table in (text, trend_text([audited, audited], width=80)):
         assert not steering(table, "\n")
-    modules = text.partition("\nEvery module\n")[2].partition("\n  Next: ")[0]
+    modules = text.partition("\nAll modules\n")[2].partition("\n  Next: ")[0]
     assert len(modules.splitlines()) == 1 + 3 + 1
 
 
