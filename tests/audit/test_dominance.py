@@ -165,5 +165,5 @@ def test_the_command_shows_it_and_keeps_it_in_the_json(tmp_path, capsys, monkeyp
     assert run(["audit", str(at), "--base-model", str(folder)]) == 0
     assert (tmp_path / "elsewhere").exists()
     text = capsys.readouterr().out
-    for part in ("How large is it beside the base?", "‖ΔW‖₂/‖W‖₂", "1 module not compared"):
+    for part in ("Size relative to the base", "‖ΔW‖₂/‖W‖₂", "1 module not compared"):
         assert part in text
