@@ -169,9 +169,9 @@ class BaseWeights(Closing):
             name = match
         return [(name, expert if len(self.files[name].entries[name].shape) == 3 else None)]
 
-    def _quantised(self, what: str) -> InputError:
+    def _quantised(self, problem: str) -> InputError:
         return InputError(
-            f"{self.folder}: {what}: a quantized base",
+            f"{self.folder}: {problem}: a quantized base",
             code="base-quantised",
             hint="give --base-model the folder of the unquantized model",
         )

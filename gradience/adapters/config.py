@@ -327,8 +327,8 @@ def _check(path: Path, fields: Mapping[str, Any], known: Mapping[str, Values]) -
             raise _bad(path, f"{name} is {_json(value)}, not {wanted}")
 
 
-def _bad(path: Path, what: str) -> InputError:
-    return InputError(f"{path}: {what}", code="bad-config", hint="save the adapter again with PEFT")
+def _bad(path: Path, problem: str) -> InputError:
+    return InputError(f"{path}: {problem}", code="bad-config", hint="save the adapter again with PEFT")
 
 
 def _json(value: Any) -> str:

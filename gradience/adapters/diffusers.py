@@ -175,7 +175,7 @@ def open_diffusers(path: Path, adapter: str | None) -> Adapter:
         if len({part_of(pair.module) for pair in opened.pairs}) > 1:
             opened.unwritable = SEVERAL
         elif opened.config.use_dora:
-            opened.unwritable = "DoRA magnitudes can be written only in PEFT's format"
+            opened.unwritable = "its DoRA magnitudes are supported only in PEFT's format"
         opened.stack = stack.pop_all()
         return opened
 

@@ -98,11 +98,11 @@ def refuse_disguise(path: Path, head: bytes) -> None:
     Codes: those of `refuse_placeholder`, and wrong-format.
     """
     refuse_placeholder(path, head)
-    matches = [(what, hint) for magic, what, hint in _MAGICS if head.startswith(magic)]
+    matches = [(kind, hint) for magic, kind, hint in _MAGICS if head.startswith(magic)]
     if head[_TAR] == b"ustar":
         matches.append(("a tar archive", _ARCHIVE))
-    for what, hint in matches:
-        raise InputError(f"{path}: this is {what}", code="wrong-format", hint=hint)
+    for kind, hint in matches:
+        raise InputError(f"{path}: this is {kind}", code="wrong-format", hint=hint)
 
 
 def refuse_text(path: Path, head: bytes) -> None:

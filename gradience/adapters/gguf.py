@@ -288,5 +288,5 @@ def _open_file(path: Path, root: Path) -> tuple[GgufFile, Mapping[str, Any]]:
         return GgufFile(path, handle, size, ordered, metadata), settings
 
 
-def _bad(path: Path, what: str) -> InputError:
-    return InputError(f"{path}: {what}", code="bad-gguf", hint=_HINT)
+def _bad(path: Path, problem: str) -> InputError:
+    return InputError(f"{path}: {problem}", code="bad-gguf", hint=_HINT)

@@ -114,9 +114,9 @@ def _why_not_the_start(initial: Adapter, config: PeftConfig) -> str | None:
     return None
 
 
-def _mismatch(opened: Adapter, initial: Adapter, what: str) -> InputError:
+def _mismatch(opened: Adapter, initial: Adapter, problem: str) -> InputError:
     return InputError(
-        f"{initial.location.path}: not the initial adapter of {opened.location.path}: {what}",
+        f"{initial.location.path}: not the initial adapter of {opened.location.path}: {problem}",
         code="initial-mismatch",
         hint="give the adapter as it was saved before the first step of this training, with init_lora_weights=True",
     )

@@ -165,10 +165,10 @@ def _something_else(folder: Path) -> InputError:
     weights = [name for name in names if name.endswith(".safetensors")]
     for name in weights:
         _refuse_placeholders(folder / name)
-    what = f"{CONFIG} but no {WEIGHTS}" if CONFIG in names else f"neither {WEIGHTS} nor {CONFIG}"
+    problem = f"{CONFIG} but no {WEIGHTS}" if CONFIG in names else f"neither {WEIGHTS} nor {CONFIG}"
     only = f"at {shlex.quote(str(folder / weights[0]))}" if len(weights) == 1 else ""
     return InputError(
-        f"{folder}: no adapter here: {what} (the folder contains {_listed(names)})",
+        f"{folder}: no adapter here: {problem} (the folder contains {_listed(names)})",
         code="not-an-adapter",
         hint=f"point at the folder that save_pretrained() wrote, or {only or 'at the .safetensors file itself'}",
     )
@@ -220,8 +220,8 @@ def _sharded(folder: Path, index: Path) -> Location:
     return Location(folder, folder, shards, _config_in(folder), shard_of)
 
 
-def _bad_index(index: Path, what: str) -> InputError:
-    return InputError(f"{index}: {what}", code="bad-index", hint="download or save the adapter again")
+def _bad_index(index: Path, problem: str) -> InputError:
+    return InputError(f"{index}: {problem}", code="bad-index", hint="download or save the adapter again")
 
 
 # ---------------------------------------------------------------- the format of a stranger's file
@@ -235,10 +235,10 @@ def listing(folder: Path) -> list[str]:
         return []
 
 
-def single(path: Path, adapter: str | None, fits: Callable[[str], object], what: str) -> Path:
+def single(path: Path, adapter: str | None, fits: Callable[[str], object], kind: str) -> Path:
     """The file at `path`, or the one in this folder whose name fits; of several the one that is called `adapter`.
 
-    what: the files, as a message calls them. Raises InputError (several-adapters, no-such-adapter).
+    kind: name of the files in messages. Raises InputError (several-adapters, no-such-adapter).
     """
     if not os.path.isdir(path):
         if adapter is not None:
@@ -257,7 +257,7 @@ def single(path: Path, adapter: str | None, fits: Callable[[str], object], what:
         )
     if adapter is None and len(names) > 1:
         raise InputError(
-            f"{path}: contains {len(names)} {what}, {names[0]} to {names[-1]}",
+            f"{path}: contains {len(names)} {kind}, {names[0]} to {names[-1]}",
             code="several-adapters",
             hint=f"name one with --adapter {names[-1]}",
         )

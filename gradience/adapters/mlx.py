@@ -120,7 +120,7 @@ def open_mlx(path: Path, adapter: str | None) -> Adapter:
             only = "which PEFT reads only by the names of the base's parameters"
             opened.unwritable = f"{stacked} holds experts in one tensor, {only}"
         elif opened.other:
-            opened.unwritable = "DoRA magnitudes can be written only in PEFT's format"
+            opened.unwritable = "its DoRA magnitudes are supported only in PEFT's format"
         if location.config is not None and settings is not None:
             opened.config = _as_peft(location.config, settings, opened, scale)
         opened.stack = stack.pop_all()
@@ -172,8 +172,8 @@ def read_settings(location: Location) -> Mapping[str, Any]:
     return fields
 
 
-def _bad(path: Path | None, what: str) -> InputError:
-    return InputError(f"{path}: {what}", code="bad-config", hint=HINT)
+def _bad(path: Path | None, problem: str) -> InputError:
+    return InputError(f"{path}: {problem}", code="bad-config", hint=HINT)
 
 
 def _scale(path: Path | None, fields: Mapping[str, Any]) -> float | str:
@@ -288,7 +288,7 @@ def _npz_entry(path: Path, handle: int, info: zipfile.ZipInfo, size: int) -> Ten
     named, extra = struct.unpack_from("<HH", head, 26)
     start = info.header_offset + _LOCAL + named + extra
     if not head.startswith(b"PK\x03\x04") or start + info.file_size > size:
-        raise _bad_archive(path, f"{name} does not lie where the list of members says")
+        raise _bad_archive(path, f"{name} is not at the offset given in the archive index")
     text = bytes(pread(handle, min(info.file_size, _MEMBER), start, path))
     begin = 10 if text[6:7] == b"\1" else 12
     offset = begin + int.from_bytes(text[8:begin], "little")
@@ -316,7 +316,7 @@ def _npz_entry(path: Path, handle: int, info: zipfile.ZipInfo, size: int) -> Ten
     return TensorEntry(DTYPES[stored], shape, start + offset, length)
 
 
-def _bad_archive(path: Path, what: str) -> InputError:
+def _bad_archive(path: Path, problem: str) -> InputError:
     return InputError(
-        f"{path}: {what}", code="bad-archive", hint="download it again, or save it with numpy.savez"
+        f"{path}: {problem}", code="bad-archive", hint="download it again, or save it with numpy.savez"
     )

@@ -48,7 +48,7 @@ ORIENTATIONS = {
     "pairs-rn-rm": Orientation(False, True, "A (r, n) and B (r, m)"),
     "pairs-nr-mr": Orientation(True, False, "A (n, r) and B (m, r)"),
 }
-WORDS = {name: f"LoRA pairs by name, by their shapes {each.words}" for name, each in ORIENTATIONS.items()}
+WORDS = {name: f"LoRA pairs by name, by their shapes {layout.words}" for name, layout in ORIENTATIONS.items()}
 
 
 def pairs_of(names: tuple[str, str] | None, scale: float | None) -> Pairs | None:
@@ -138,7 +138,7 @@ def _module(pairs: Pairs, text: tuple[str, ...], tensor: str) -> str:
     name.
     """
     both = zip(pairs.a.split("."), pairs.b.split("."), strict=False)
-    common = ".".join(part for part, _ in takewhile(lambda each: each[0] == each[1], both))
+    common = ".".join(part for part, _ in takewhile(lambda parts: parts[0] == parts[1], both))
     if not text or common.count(HOLE) != len(text):
         return tensor
     for filling in text:
@@ -167,9 +167,11 @@ def _orientation(path: Path, file: TensorFile, places: Mapping[str, Place]) -> s
     if len(fitting) == 1:
         return fitting[0]
     a, b = (flat or whole)[0]
-    what = "more than one way of multiplying them fits" if fitting else "no way of multiplying all pairs fits"
+    problem = (
+        "more than one way of multiplying them fits" if fitting else "no way of multiplying all pairs fits"
+    )
     raise InputError(
-        f"{path}: {what} (the first pair has the shapes {list(a)} and {list(b)})",
+        f"{path}: {problem} (the first pair has the shapes {list(a)} and {list(b)})",
         code="unclear-orientation",
         hint="save them with names that PEFT gives: <module>.lora_A.weight (r, n) and <module>.lora_B.weight (m, r)",
     )

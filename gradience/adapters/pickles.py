@@ -69,9 +69,9 @@ def twin_of(pickle: Path) -> Iterator[Path]:
     except PackageNotFoundError:
         installed = None
     if installed is None or installed < SAFE_TORCH:
-        what = "PyTorch is not installed" if installed is None else f"PyTorch is {installed}"
+        problem = "PyTorch is not installed" if installed is None else f"PyTorch is {installed}"
         raise MissingExtra(
-            f"{pickle}: {what}, but reading a pickle needs {SAFE_TORCH} or newer",
+            f"{pickle}: {problem}, but reading a pickle needs {SAFE_TORCH} or newer",
             code="missing-extra",
             hint='in your clone of Gradience: pip install --upgrade ".[hf]"',
         )
@@ -119,17 +119,17 @@ def _unpickle(pickle: Path, weights: Path) -> None:
 
 def _refusal(pickle: Path, answer: dict[str, str]) -> InputError:
     """The error for what the other process found."""
-    code, what = answer["code"], answer.get("what", "")
+    code, problem = answer["code"], answer.get("what", "")
     sentences = {
         "pickle-time": ("reading it takes more time than such a file may", "this is no file of weights"),
         "pickle-memory": ("reading it takes more memory than such a file may", "this is no file of weights"),
-        "pickle-archive": (what, f"torch.save writes no such archive; {_AGAIN}"),
-        "pickle-view": (what, f"this is no file of weights; {_AGAIN}"),
-        "pickle-content": (what, f"give the file that PEFT saved (adapter_model.bin); {_AGAIN}"),
+        "pickle-archive": (problem, f"torch.save writes no such archive; {_AGAIN}"),
+        "pickle-view": (problem, f"this is no file of weights; {_AGAIN}"),
+        "pickle-content": (problem, f"give the file that PEFT saved (adapter_model.bin); {_AGAIN}"),
         "pickle-refused": (
-            f"PyTorch refuses it: {what}",
+            f"PyTorch refuses it: {problem}",
             "it contains more than weights: do not use it"
-            if "asks for" in what
+            if "asks for" in problem
             else "download it again, or save the adapter again with PEFT",
         ),
     }

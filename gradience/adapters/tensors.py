@@ -274,10 +274,10 @@ def _read_header(path: Path, text: bytes, size: int) -> tuple[dict[str, TensorEn
     position = data
     for name, entry in entries.items():
         if entry.start != position:
-            what = "overlap" if entry.start < position else "leave a gap"
+            problem = "overlap" if entry.start < position else "leave a gap"
             at = min(entry.start, position)
             raise _bad_offsets(
-                path, f"the tensors {what} at byte {at:,} (tensor {name[:200]!r})", _TWO_READERS
+                path, f"the tensors {problem} at byte {at:,} (tensor {name[:200]!r})", _TWO_READERS
             )
         position += entry.size
     if position > size:
@@ -293,12 +293,12 @@ _AGAIN = "download or save the adapter again"
 _TWO_READERS = f"{_AGAIN}: two readers could see different weights"
 
 
-def _bad_header(path: Path, what: str) -> InputError:
-    return InputError(f"{path}: {what}", code="bad-header", hint=_AGAIN)
+def _bad_header(path: Path, problem: str) -> InputError:
+    return InputError(f"{path}: {problem}", code="bad-header", hint=_AGAIN)
 
 
-def _bad_offsets(path: Path, what: str, hint: str) -> InputError:
-    return InputError(f"{path}: {what}", code="bad-offsets", hint=hint)
+def _bad_offsets(path: Path, problem: str, hint: str) -> InputError:
+    return InputError(f"{path}: {problem}", code="bad-offsets", hint=hint)
 
 
 def _is_count(value: Any) -> bool:

@@ -133,16 +133,16 @@ def main() -> int:
         }
         save_file(tensors, request["weights"], metadata={"format": "pt"})
     except Refused as refused:
-        code, what = refused.args
+        code, problem = refused.args
     except (zipfile.BadZipFile, RecursionError) as error:
-        code, what = "pickle-archive", f"damaged: {error}"[:200]
+        code, problem = "pickle-archive", f"damaged: {error}"[:200]
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and NO_MEMORY not in str(error):
             raise
-        code, what = "pickle-memory", ""
+        code, problem = "pickle-memory", ""
     else:
         return 0
-    sys.stdout.write(json.dumps({"code": code, "what": what}) + "\n")
+    sys.stdout.write(json.dumps({"code": code, "what": problem}) + "\n")
     return 1
 
 

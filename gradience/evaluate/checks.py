@@ -117,8 +117,8 @@ def lengths(
                     code="response-too-long",
                     hint="take this row out, or shorten it",
                 )
-            alone = isinstance(task, GenerationTask) or not together
-            wanted = len(before) if alone else len(before) + len(after)
+            only_prompt = isinstance(task, GenerationTask) or not together
+            wanted = len(before) if only_prompt else len(before) + len(after)
             longest = max(longest, wanted)
         too_long += wanted > room
     if too_long:
@@ -152,8 +152,8 @@ def is_short(text: str, tokens: int) -> bool:
     return len(text) + SPECIAL <= tokens and text.isascii()
 
 
-def _of(number: int, examples: Sequence[Any], what: str) -> str:
-    return f"{number:,} of {counted(len(examples), what)} {'has' if number == 1 else 'have'}"
+def _of(number: int, examples: Sequence[Any], noun: str) -> str:
+    return f"{number:,} of {counted(len(examples), noun)} {'has' if number == 1 else 'have'}"
 
 
 # ---------------------------------------------------------------- memory
@@ -186,12 +186,12 @@ def memory(needed: int, weights: int, free: int, whole: int) -> Iterator[str]:
     smaller = "--dtype bfloat16, --quantization nf4, or another --device"
     if weights > whole:
         raise OutputError(
-            f"the base alone takes about {weights / 1e9:.1f} GB, and there are {whole / 1e9:.1f} GB",
+            f"the base model takes about {weights / 1e9:.1f} GB, but the device has {whole / 1e9:.1f} GB",
             code="out-of-memory",
             hint=smaller,
         )
     if needed > free:
         yield (
-            f"about {needed / 1e9:.1f} GB of memory are needed, and {free / 1e9:.1f} GB are free: a smaller"
+            f"about {needed / 1e9:.1f} GB of memory are needed, and {free / 1e9:.1f} GB are free: try a smaller"
             f" --batch-size, {smaller}"
         )

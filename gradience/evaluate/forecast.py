@@ -129,8 +129,8 @@ def _cost(inputs: Inputs) -> _Cost | str:
         except (RuntimeError, ValueError) as error:  # shapes of config.json that do not fit each other
             return sentence_text(str(error).splitlines()[0])
     free, whole = memory_of(inputs.request.device)
-    alone = weights + inputs.adapter_bytes  # where that is too much, a note has said so
-    notes = tuple(memory(alone + batch, weights, free, whole)) if alone <= free else ()
+    loaded = weights + inputs.adapter_bytes  # if this is too much, an earlier note says so
+    notes = tuple(memory(loaded + batch, weights, free, whole)) if loaded <= free else ()
     return _Cost(weights, batch, process_bytes(inputs.request.device), generates, notes)
 
 

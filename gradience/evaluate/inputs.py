@@ -230,9 +230,11 @@ def reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str,
     first = next(local(data).read(), None)
     kind = None if first is None else kind_of(first)
     if kind is None:
-        what = "has no rows" if first is None else f"its first row has {', '.join(sorted(first.values)[:8])}"
+        problem = (
+            "has no rows" if first is None else f"its first row has {', '.join(sorted(first.values)[:8])}"
+        )
         raise InputError(
-            f"{data}: {what}",
+            f"{data}: {problem}",
             code="task-kind",
             hint="for a language model put all that it is asked into `prompt`, and rename the other column to `answer`"
             " or `completion`; for a classifier give `text` and `label`, or --option text_column=NAME"

@@ -168,11 +168,11 @@ def _parsed(path: Path, artifact: type[Artifact], text: bytes) -> Any:
             json.loads(text, parse_int=_counted)
         return from_json(text, allow_inf_nan=False)
     except OverflowError:
-        what = "it holds an integer of 2^63 or more"
+        problem = "it holds an integer of 2^63 or more"
     except (ValueError, RecursionError) as error:
-        what = f"the file: Invalid JSON: {error}"
+        problem = f"the file: Invalid JSON: {error}"
     raise InputError(
-        f"{path}: not a valid {artifact.schema_id} file: {what}",
+        f"{path}: not a valid {artifact.schema_id} file: {problem}",
         code="artifact-invalid",
         hint=artifact.repair,
     )
@@ -197,11 +197,11 @@ def _without_schema(path: Path, artifact: type[Artifact], values: Any) -> InputE
 
 def _invalid(path: Path, artifact: type[Artifact], error: ValidationError) -> InputError:
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    field = ".".join(str(part) for part in first["loc"]) or "the file"
     if first["loc"] == ("schema",):
         return _other_schema(path, artifact, first["input"])
     return InputError(
-        f"{path}: not a valid {artifact.schema_id} file: {where}: {first['msg']}",
+        f"{path}: not a valid {artifact.schema_id} file: {field}: {first['msg']}",
         code="artifact-invalid",
         hint=artifact.repair,
     )

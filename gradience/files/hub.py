@@ -177,8 +177,8 @@ def explained(address: Address) -> Iterator[None]:
         explanation = _explanation(address, error)
         if explanation is None:
             raise
-        code, what, hint = explanation
-        raise NetworkError(f"{address}: {what}", code=code, hint=hint) from error
+        code, problem, hint = explanation
+        raise NetworkError(f"{address}: {problem}", code=code, hint=hint) from error
     except unlike_a_hub as error:
         raise no_hub(address) from error
 
@@ -204,54 +204,58 @@ def _explanation(address: Address, error: BaseException) -> Explanation | None:
         case errors.DisabledRepoError():
             return "hub-not-found", "the hub has disabled this repository", f"see {page}"
         case errors.RepositoryNotFoundError():
-            what = "no such file or folder here, and no such repository on the hub, or it is private"
-            return "hub-not-found", what, f"check the name; for a private repository log in: {LOGIN}"
+            problem = "no such file or folder here, and no such repository on the hub, or it is private"
+            return "hub-not-found", problem, f"check the name; for a private repository log in: {LOGIN}"
         case errors.HFValidationError():
-            return "hub-not-found", "not a name of the hub", "a repository is called org/name"
+            return "hub-not-found", "not a valid hub name", "a repository name has the form org/name"
         case errors.RevisionNotFoundError():
-            what = f"the repository has no revision {address.revision!r}"
-            return "hub-revision", what, f"{page}/tree/main lists its branches and tags"
+            problem = f"the repository has no revision {address.revision!r}"
+            return "hub-revision", problem, f"{page}/tree/main lists its branches and tags"
         case errors.EntryNotFoundError():
-            return "hub-file", "a file that the hub lists is not there", f"try again, or look at {page}"
+            return "hub-file", "a file that the hub lists is missing", f"try again, or look at {page}"
         case errors.OfflineModeIsEnabled():
             return _offline()
         case errors.FileMetadataError():
             refusal = no_hub(address)
             return refusal.code, str(refusal).removeprefix(f"{address}: "), refusal.hint
         case errors.HfHubHTTPError() if (status := error.response.status_code) in (401, 403):
-            return "hub-token", f"the hub does not accept the token (HTTP {status})", f"log in again: {LOGIN}"
+            return "hub-token", f"the hub rejected the token (HTTP {status})", f"log in again: {LOGIN}"
         case errors.HfHubHTTPError():
-            what = f"the hub answers with an error (HTTP {error.response.status_code})"
-            return "hub-server", what, "try again later, or check HF_ENDPOINT if it is set"
+            problem = f"the hub returned an error (HTTP {error.response.status_code})"
+            return "hub-server", problem, "try again later, or check HF_ENDPOINT if it is set"
         case errors.HTTPError():  # type: ignore[attr-defined]  # of httpx
             return _unreachable(error)
         case OSError(errno=None):
-            what = f"the download did not arrive whole: {_first_line(error)}"
-            return "hub-incomplete", what, "run it again: what has arrived is kept"
+            problem = f"the download is incomplete: {_first_line(error)}"
+            return "hub-incomplete", problem, "run it again: downloaded files are kept"
     return None
 
 
 def _offline() -> Explanation:
-    what = "no such file or folder here, nor in the cache of the hub, and the network is not to be used"
-    return "hub-offline", what, "unset HF_HUB_OFFLINE, or fetch it where there is a network: `hf download`"
+    problem = "no such file or folder here, not in the hub cache, and offline mode is on"
+    return (
+        "hub-offline",
+        problem,
+        "unset HF_HUB_OFFLINE, or download it on a machine with network access: `hf download`",
+    )
 
 
 def _unreachable(error: BaseException) -> Explanation:
-    what = f"no such file or folder here, and no connection to the hub, or it broke: {_first_line(error)}"
+    problem = f"no such file or folder here, and no connection to the hub, or it broke: {_first_line(error)}"
     hint = "check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads what is in the cache"
-    return "hub-connection", what, hint
+    return "hub-connection", problem, hint
 
 
 def not_cached(address: Address) -> NetworkError:
     """The error for what would have to be fetched, while the network is switched off."""
-    code, what, hint = _offline()
-    return NetworkError(f"{address}: {what}", code=code, hint=hint)
+    code, problem, hint = _offline()
+    return NetworkError(f"{address}: {problem}", code=code, hint=hint)
 
 
-def no_hub(address: Address, what: str = "") -> NetworkError:
+def no_hub(address: Address, problem: str = "") -> NetworkError:
     """Return the error for a server that does not answer as a hub. what: a verb and its object, such as `names …`."""
     return NetworkError(
-        f"{address}: the server at {_endpoint()} {what or 'is not a Hugging Face Hub'}",
+        f"{address}: the server at {_endpoint()} {problem or 'is not a Hugging Face Hub'}",
         code="hub-server",
         hint="check HF_ENDPOINT, and proxies that answer with a page of their own",
     )
@@ -332,8 +336,8 @@ class _Guard:
         self.left = MAX_ANSWER
         self.limit = limit
 
-    def refuse(self, what: str) -> NetworkError:
-        return no_hub(self.address, what)
+    def refuse(self, problem: str) -> NetworkError:
+        return no_hub(self.address, problem)
 
     def check_url(self, url: str) -> None:
         """Raise NetworkError for an address that is neither the hub's nor public."""
@@ -341,7 +345,7 @@ class _Guard:
             to, home = urlsplit(url), urlsplit(self.endpoint)
             same = to.hostname == home.hostname and to.scheme in ("https", home.scheme)
             public = to.scheme == "https" and is_public(to.hostname or "", to.port or 443)
-            # Parsers of addresses disagree on where a host ends if there is a backslash.
+            # URL parsers disagree about the end of the host if there is a backslash.
             allowed = (same or public) and not re.search(r"[\\\s\0-\x1f]", url)
         except ValueError:
             allowed = False
@@ -629,8 +633,8 @@ def fetch_folder(
     from huggingface_hub.file_download import repo_folder_name
 
     inside = f"{address.inside}/" if address.inside else ""
-    # Up to 2.1 huggingface_hub asks for the files of a pinned commit even where it is offline.
-    alone = local or constants.HF_HUB_OFFLINE
+    # Up to 2.1 huggingface_hub requests the files of a pinned commit even if it is offline.
+    cache_only = local or constants.HF_HUB_OFFLINE
     folder = repo_folder_name(repo_id=address.repo, repo_type="model")
     blobs = Path(constants.HF_HUB_CACHE, folder, "blobs")
     known = {blob.name for blob in blobs.iterdir()} if blobs.is_dir() else set()
@@ -640,7 +644,7 @@ def fetch_folder(
             revision=address.revision,
             allow_patterns=[inside + pattern for pattern in patterns],
             ignore_patterns=[inside + pattern for pattern in ignore],
-            local_files_only=alone,
+            local_files_only=cache_only,
             tqdm_class=None if _BARS.get() else _no_bars(),
         )
     commit = _commit(address, Path(root))

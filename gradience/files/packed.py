@@ -15,7 +15,7 @@ def pack(correct: Iterable[bool]) -> str:
     >>> pack([True, False, False, False, False, False, False, True, True])
     'gYA='
     """
-    bits = "".join("1" if one else "0" for one in correct)
+    bits = "".join("1" if is_correct else "0" for is_correct in correct)
     size = -(-len(bits) // 8)
     return base64.b64encode(int(bits.ljust(8 * size, "0") or "0", 2).to_bytes(size, "big")).decode("ascii")
 

@@ -72,7 +72,7 @@ class _Lines:
             raise InputError(
                 f"{self.path}: line {self.number}: a row of more than {MAX_ROW:,} characters",
                 code=self.row_code,
-                hint="shorten it; where a CSV file has no such row, look for a quote that is not closed",
+                hint="shorten it; if a CSV file has no such row, look for an unclosed quote",
             )
         return line
 

@@ -32,17 +32,17 @@ class Refused(ValueError):
 
 
 def loads(
-    text: bytes, path: Path, what: str, *, convert: Callable[[dict[str, Any]], Any] | None = None
+    text: bytes, path: Path, label: str, *, convert: Callable[[dict[str, Any]], Any] | None = None
 ) -> Any:
     """Parse a file of strict JSON.
 
-    what: names the text in the message (`header`, `adapter_config.json`).
+    label: name of the text in messages (`header`, `adapter_config.json`).
     convert: as in `parse`.
     Raises InputError (code bad-encoding, bad-json).
     """
     if text.startswith(BOM):
         raise InputError(
-            f"{path}: the {what} begins with a byte order mark, which JSON may not have",
+            f"{path}: the {label} begins with a byte order mark, which JSON may not have",
             code="bad-encoding",
             hint="save it again as UTF-8 without a byte order mark",
         )
@@ -50,19 +50,21 @@ def loads(
         return parse(text.decode("utf-8"), convert=convert)
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: the {what} is not UTF-8 (byte {error.start})",
+            f"{path}: the {label} is not UTF-8 (byte {error.start})",
             code="bad-encoding",
             hint="save it again as UTF-8",
         ) from None
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path}: the {what} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}",
+            f"{path}: the {label} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}",
             code="bad-json",
             hint="download or save it again",
         ) from None
     except Refused as error:
         raise InputError(
-            f"{path}: the {what} is not strict JSON: {error}", code="bad-json", hint="save it again with PEFT"
+            f"{path}: the {label} is not strict JSON: {error}",
+            code="bad-json",
+            hint="save it again with PEFT",
         ) from None
 
 
@@ -79,8 +81,8 @@ def parse(
     def pairs(items: list[tuple[str, Any]]) -> Any:
         unique = dict(items)
         if len(unique) != len(items):
-            seen: set[str] = set()
-            twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            keys_so_far: set[str] = set()
+            twice = next(key for key, _ in items if key in keys_so_far or keys_so_far.add(key))  # type: ignore[func-returns-value]
             raise Refused(
                 f"the key {twice[:200]!r} occurs twice, and two readers could take different values"
             )

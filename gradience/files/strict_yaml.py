@@ -62,13 +62,13 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Construct as SafeLoader does, but refuse a key that stands twice, or is no single value."""
-        seen: set[str] = set()
+        keys_so_far: set[str] = set()
         for key, _ in node.value if isinstance(node, MappingNode) else ():
             if not isinstance(key, ScalarNode):
                 raise _refused(key, "a key that is a list or a mapping", "a key is a word: `key: value`")
-            if key.value in seen and key.value != "<<":
+            if key.value in keys_so_far and key.value != "<<":
                 raise _refused(key, f"the key {key.value[:80]!r} occurs twice", "keep one of them")
-            seen.add(key.value)
+            keys_so_far.add(key.value)
         return super().construct_mapping(node, deep)
 
     def construct_yaml_str(self, node: Any) -> str:
@@ -138,32 +138,34 @@ def loads(text: bytes, path: str | Path) -> Any:
     except UnicodeDecodeError as error:
         raise _error(path, text.count(b"\n", 0, error.start), "not UTF-8", "save it again as UTF-8") from None
     except yaml.reader.ReaderError as error:
-        what = f"the character U+{error.character:04X}, which YAML does not allow"
+        problem = f"the character U+{error.character:04X}, which YAML does not allow"
         line = text.decode("utf-8").count("\n", 0, error.position)
-        raise _error(path, line, what, "remove it, or write it as an escape between double quotes") from None
+        raise _error(
+            path, line, problem, "remove it, or write it as an escape between double quotes"
+        ) from None
     try:
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        what = ", ".join(
+        problem = ", ".join(
             filter(None, [error.problem or error.context, None if error.note else error.context])
         )
-        raise _error(path, mark.line if mark else loader.line, what, error.note) from None
+        raise _error(path, mark.line if mark else loader.line, problem, error.note) from None
     except (ValueError, OverflowError):  # of chr(), for an escape beyond the last character
         raise _error(path, loader.line, "an escape that names no character", None) from None
     finally:
         loader.dispose()
 
 
-def _refused(at: Any, what: str, hint: str) -> yaml.MarkedYAMLError:
+def _refused(at: Any, problem: str, hint: str) -> yaml.MarkedYAMLError:
     """The error for what stands at an event or a node."""
-    return yaml.MarkedYAMLError(problem=what, problem_mark=at.start_mark, note=hint)
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark, note=hint)
 
 
-def _error(path: str | Path, line: int, what: str, hint: str | None) -> InputError:
+def _error(path: str | Path, line: int, problem: str, hint: str | None) -> InputError:
     """The error for a line, counted from 0."""
     return InputError(
-        f"{path}, line {line + 1}: cannot be read as YAML: {what[:200]}",
+        f"{path}, line {line + 1}: cannot be read as YAML: {problem[:200]}",
         code="bad-yaml",
         hint=hint
         or "correct that line: indent with spaces, and put texts with signs such as `:` or `*` into quotes",

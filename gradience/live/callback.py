@@ -101,7 +101,7 @@ class GradienceCallback(TrainerCallback):
     sinks           trackers that also get the spectra (tensorboard, wandb, mlflow, trackio); those that
                     the run reports to (`report_to`) when not given; () for none
     all_charts      send trackers every number of every family, instead of twelve that matter most
-    evaluated_by    who evaluates where the Trainer does not ("lm-eval, after training"): recorded, and
+    evaluated_by    external evaluation, if the Trainer does not evaluate ("lm-eval, after training"): recorded, and
                     `gradience monitor` then does not ask for an evaluation
     redaction       which strings are recorded (docs/train_and_monitor.md)
     """
@@ -309,13 +309,13 @@ class GradienceCallback(TrainerCallback):
             finally:
                 run.close()
 
-    def _switch_off(self, where: str) -> None:
+    def _switch_off(self, hook: str) -> None:
         """One warning with the traceback of what happened; from here on every hook returns at once."""
         self._off, self._training = True, False
         if self._left is not None:
             self._left.detach()
         logger.warning(
-            "Gradience switched itself off in %s; training goes on without telemetry", where, exc_info=True
+            "Gradience disabled itself in %s; training continues without telemetry", hook, exc_info=True
         )
         run, self._run = self._run, None
         if run is not None:

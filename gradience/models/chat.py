@@ -188,9 +188,9 @@ def _begins(tokenizer: Any, text: str, ids: list[int]) -> bool:
     return list(tokenizer(text, add_special_tokens=True)["input_ids"])[: len(ids)] == ids
 
 
-def _refused(tokenizer: Any, what: str, hint: str = "correct the template") -> InputError:
+def _refused(tokenizer: Any, problem: str, hint: str = "correct the template") -> InputError:
     return InputError(
-        f"{tokenizer.name_or_path or 'the tokenizer'}: its chat template {what}",
+        f"{tokenizer.name_or_path or 'the tokenizer'}: its chat template {problem}",
         code="chat-template",
         hint=hint,
     )

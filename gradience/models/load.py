@@ -81,7 +81,7 @@ def _tokenizer(settings: ModelSettings, source: Source) -> Any:
                 ).chat_template
     try:
         tokenizer("0 a", verbose=False)
-    except BaseException as error:  # tokenizers raises `Exception`, and where Rust panics a BaseException
+    except BaseException as error:  # tokenizers raises `Exception`, and a BaseException if Rust panics
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise _unreadable(
@@ -120,8 +120,8 @@ def load_base(
         set_seed,
     )
 
-    where = choose_device(device)
-    make_current(where)
+    target = choose_device(device)
+    make_current(target)
     source = locate(settings)
     if tokenizer is None:
         tokenizer = _tokenizer(settings, source)
@@ -130,7 +130,7 @@ def load_base(
     if settings.attn_implementation:
         arguments["attn_implementation"] = settings.attn_implementation
     if settings.quantization:
-        arguments |= {"quantization_config": _four_bits(), "device_map": {"": where}}
+        arguments |= {"quantization_config": _four_bits(), "device_map": {"": target}}
     if labels is not None:
         arguments["num_labels"] = labels
     if source.commit is None:
@@ -166,7 +166,7 @@ def load_base(
 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
     else:
-        model.to(where)
+        model.to(target)
     return Base(
         model=model,
         tokenizer=tokenizer,
@@ -174,7 +174,7 @@ def load_base(
         fingerprint=source.commit or _digest_of_folder(source.folder),
         parameters=int(model.num_parameters()),
         dtype=str(dtype).removeprefix("torch."),
-        device=str(where),
+        device=str(target),
         quantization=settings.quantization,
         untrained=frozenset(loaded["missing_keys"]),
     )
@@ -330,9 +330,9 @@ def _message_of(error: BaseException) -> str:
     return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
 
 
-def _unreadable(path: Path, what: str) -> InputError:
+def _unreadable(path: Path, problem: str) -> InputError:
     return InputError(
-        f"{path}: {what}",
+        f"{path}: {problem}",
         code="model-unreadable",
         hint="check for *.safetensors, the tokenizer's files, and a config.json of an architecture that this"
         " version of transformers knows",

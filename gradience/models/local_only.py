@@ -28,7 +28,7 @@ def is_local_only() -> bool:
     return _LOCAL_ONLY.get()
 
 
-def would_fetch(what: str) -> None:
-    """To be called before `what` is fetched. Raises NotHereError inside `local_only`."""
+def would_fetch(name: str) -> None:
+    """Call this before downloading `name`. Raises NotHereError inside `local_only`."""
     if is_local_only():
-        raise NotHereError(what)
+        raise NotHereError(name)

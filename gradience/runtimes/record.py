@@ -25,10 +25,10 @@ ON = " on "
 NEUTRAL = frozenset((
     # The tensors say it better.
     "r", "lora_alpha", "target_modules",
-    # Where the adapter comes from, and how it was trained.
+    # Origin and training of the adapter.
     "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "peft_type", "peft_version",
     "revision", "runtime_config", "task_type",
-    # Read only where another setting asks for it.
+    # Read only if another setting requires it.
     "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
 ))  # fmt: skip
 """Settings that change nothing about what a runtime has to apply."""

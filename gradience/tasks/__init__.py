@@ -88,12 +88,12 @@ def scoring_of(profile: str, options: Mapping[str, Any], *, folder: Path | None 
     """
     function = find(profile, folder)
     module = sys.modules.get(getattr(function, "__module__", ""))
-    alone = getattr(module, "scoring", None) if getattr(module, "load", None) is function else None
-    if not callable(alone):
+    scoring_function = getattr(module, "scoring", None) if getattr(module, "load", None) is function else None
+    if not callable(scoring_function):
         task = load(profile, options, folder=folder)
         likelihoods = isinstance(task, ChatTask) and task.likelihoods
         return LikelihoodScoring(scoring_version=task.scoring_version) if likelihoods else task
-    rules = alone(**_checked(profile, function, options))
+    rules = scoring_function(**_checked(profile, function, options))
     if not isinstance(rules, Scoring):
         raise InputError(
             f"{profile}: `scoring` returned {type(rules).__name__}",

@@ -206,15 +206,15 @@ def unclear(hint: str) -> UsageError:
     )
 
 
-def by_role(alone: Place | None, places: Mapping[Role, Place | None]) -> dict[Role | None, Place]:
+def by_role(single: Place | None, places: Mapping[Role, Place | None]) -> dict[Role | None, Place]:
     """Return the sources to read, in the order in which a text keeps its first role; under None the data to
     split by identity.
 
     Raises UsageError (`task-files`) unless there is either a single source, or one for train and one for
     confirm.
     """
-    if alone is not None:
-        return {None: alone}
+    if single is not None:
+        return {None: single}
     known: dict[Role | None, Place] = {role: place for role, place in places.items() if place is not None}
     if not {"confirm", "train"} <= known.keys():
         raise unclear("give both a train and a confirm file or split; dev may be left out")

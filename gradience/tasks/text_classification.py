@@ -53,8 +53,8 @@ def load(
     if dataset is None:
         tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file)
     else:
-        alone = train_split if dev_split is None and confirm_split is None else None
-        splits = by_role(alone, {"confirm": confirm_split, "dev": dev_split, "train": train_split})
+        single = train_split if dev_split is None and confirm_split is None else None
+        splits = by_role(single, {"confirm": confirm_split, "dev": dev_split, "train": train_split})
         tables = {
             role: hub(dataset, split, subset=subset, revision=revision) for role, split in splits.items()
         }

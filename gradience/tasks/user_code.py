@@ -49,7 +49,7 @@ def file_code(profile: str, path: Path) -> tuple[TaskCode, bytes]:
         raise InputError(
             f"{profile}: cannot read this task: no such file",
             code="task-file",
-            hint="check the path; a relative one starts at the config's folder, or where the command is run",
+            hint="check the path; a relative path starts at the config's folder, or at the working directory",
         ) from None
     name = path.name if Path(profile).is_absolute() else profile
     return TaskCode(source="file", name=name, sha256=sha256_parts([content])), content
@@ -112,12 +112,12 @@ def _origin(module: str) -> Path | None:
     """Return the file of a module, found along sys.path without importing its packages; None if it has no
     file.
     """
-    where: Any = None
+    search_path: Any = None
     spec = None
     names = module.split(".")
     for count in range(1, len(names) + 1):
-        spec = PathFinder.find_spec(".".join(names[:count]), where)
+        spec = PathFinder.find_spec(".".join(names[:count]), search_path)
         if spec is None:
             return None
-        where = spec.submodule_search_locations
+        search_path = spec.submodule_search_locations
     return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None

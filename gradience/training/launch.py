@@ -96,7 +96,7 @@ def _shown(command: Sequence[str]) -> int:
         text=True,
         encoding="utf-8",
         errors="backslashreplace",
-        preexec_fn=ends_with_parent,  # also where this process is killed, and cannot ask
+        preexec_fn=ends_with_parent,  # also if this process is killed and cannot stop it
     ) as process:
         assert process.stdout is not None
         try:

@@ -50,7 +50,7 @@ def json_error_page(folder):
     return weights(folder, json.dumps({"error": "Repository not found", "code": 404}).encode())
 
 
-@refused(WEIGHTS, "zip archive", "torch.save", hint=("pickle files can run code", "safe_serialization=True"))
+@refused(WEIGHTS, "zip archive", "torch.save", hint=("Pickle files can run code", "safe_serialization=True"))
 def zip_of_torch_save(folder):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:

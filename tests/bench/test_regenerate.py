@@ -131,7 +131,7 @@ def test_an_answer_that_was_edited_with_all_digests_is_named(copy: Path) -> None
     forge_all(copy)
     file = str(path.relative_to(copy))
     report = again(copy, 10_000)
-    named = [one for one in report.mismatches if "answered again" in one.what]
+    named = [one for one in report.mismatches if "regenerated" in one.what]
     assert {one.file for one in named} == {file}
     assert report.level is None
     assert report.regenerated is not None
@@ -153,11 +153,11 @@ def test_on_another_machine_a_difference_is_counted_and_no_mismatch(copy: Path) 
     change_rows(path, answer_otherwise)
     forge_all(copy)
     report = again(copy, 10_000)
-    assert not any("answered again" in one.what for one in report.mismatches)
+    assert not any("regenerated" in one.what for one in report.mismatches)
     assert report.level == (None if labels(path) else "L2")
     assert [one.result for one in report.checks if one.level == "L3"] == ["not done"]
     assert any("not decidable: torch 1.0, here" in gap for gap in report.not_verified)
-    assert "answered again" in report.to_text(width=200)
+    assert "regenerated" in report.to_text(width=200)
 
 
 def test_weights_that_are_not_there_are_said(copy: Path) -> None:

@@ -123,7 +123,7 @@ class BenchConfig(Settings):
         if self.due == self.seeds:
             return ()
         planned = ", ".join(map(str, self.seeds))
-        return (f"seed {self.only_seed} is run alone; the plan has {planned}",)
+        return (f"only seed {self.only_seed} is run; the plan has {planned}",)
 
     @property
     def due(self) -> tuple[int, ...]:
@@ -215,12 +215,12 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     except ValidationError as error:
         known = (*known_keys(BenchConfig), "seed")
         raise refused(error, known, str(path), changes, INSTEAD) from None
-    # the paths of a shipped one start where the command is run: no data lie beside it
+    # paths in a shipped config start at the working directory, since it has no data beside it
     config = config.seen_from(None if path.resolve().parent == FOLDER.resolve() else path.parent)
     return config.shortened() if config.smoke else config
 
 
-def _with_seeds(values: Mapping[str, Any], where: str, refusal: type[GradienceError]) -> dict[str, Any]:
+def _with_seeds(values: Mapping[str, Any], origin: str, refusal: type[GradienceError]) -> dict[str, Any]:
     """`seed: 42` as a list of one; beside `seeds` it may only repeat one of them. Raises `refusal` (config-value)."""
     result = dict(values)
     if "seed" not in result:
@@ -229,7 +229,7 @@ def _with_seeds(values: Mapping[str, Any], where: str, refusal: type[GradienceEr
     seeds = result.setdefault("seeds", [seed])
     if not (isinstance(seeds, list) and seed in seeds):
         raise refusal(
-            f"{where}: `seed: {seed}` is not among `seeds`", code="config-value", hint="give one of them"
+            f"{origin}: `seed: {seed}` is not among `seeds`", code="config-value", hint="give one of them"
         )
     return result
 

@@ -141,13 +141,13 @@ def _assumptions(
 
 
 def _examples(config: BenchConfig, preview: Preview) -> int | None:
-    asked = config.task.eval_samples
+    limit = config.task.eval_samples
     if preview.task is not None:
-        return len(preview.task.examples.of(config.task.eval_role, asked))
+        return len(preview.task.examples.of(config.task.eval_role, limit))
     subset = config.task.glue_subset
     known = subset.confirms if subset else EXAMPLES.get(config.task.profile)
     whole = known if config.task.eval_role == "confirm" else None
-    return min(whole, asked) if whole and asked else whole or asked
+    return min(whole, limit) if whole and limit else whole or limit
 
 
 def _cost(config: BenchConfig, preview: Preview, examples: int | None) -> CostEstimate | None:
@@ -251,10 +251,10 @@ def _networks(config: BenchConfig, shape: Any, dtype: torch.dtype, labels: int |
 def _recomputed(config: BenchConfig, shape: Any, shapes: Shapes, labels: int | None) -> int:
     """Bytes that gradient checkpointing keeps: what goes into each layer, and one layer while it is computed again."""
     layers = shape.get_text_config().num_hidden_layers
-    one = copy.deepcopy(shape)
-    one.get_text_config().num_hidden_layers = 1
+    one_layer = copy.deepcopy(shape)
+    one_layer.get_text_config().num_hidden_layers = 1
     dtype = dtype_of(config.model, shape, config.runtime.device)
-    _, network = network_on_meta(one, config.lora.peft_arguments(), dtype=dtype, labels=labels)
+    _, network = network_on_meta(one_layer, config.lora.peft_arguments(), dtype=dtype, labels=labels)
     rows, length = shapes.train
     between = rows * length * shape.get_text_config().hidden_size * dtype.itemsize
     return activation_bytes(network, rows, length, labels=labels is not None) + int(layers * between)

@@ -152,7 +152,7 @@ def rests_on(assumptions: Assumptions, *, tested: int = 1) -> list[str]:
     if tested > 1:
         level = 100 * float(ALPHA) / tested
         sentences.append(
-            f"each variant alone: of {tested} that are tested together, by Holm, the first must reach {level:.2g} %"
+            f"figures are per variant: with {tested} tested together (Holm), the first must reach {level:.2g} %"
         )
     return sentences
 

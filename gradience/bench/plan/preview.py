@@ -64,9 +64,9 @@ class Preview:
     scored: tuple[ScoredExample, ...] = ()
     """The first of the examples that decide."""
 
-    def check(self, what: What, name: str, state: Literal["found", "not checked"], note: str) -> None:
+    def check(self, subject: What, name: str, state: Literal["found", "not checked"], note: str) -> None:
         """Say of an input whether it is here."""
-        self.checks.append(Check(what=what, name=name, state=state, note=note))
+        self.checks.append(Check(what=subject, name=name, state=state, note=note))
 
 
 def look(config: BenchConfig) -> Preview:
@@ -177,9 +177,9 @@ def _task(config: BenchConfig, preview: Preview) -> Task | ChatTask | None:
         return None
     roles: tuple[Role, ...] = ("train", "dev", "confirm")
     notes = [", ".join(f"{len(task.examples.of(role)):,} {role}" for role in roles)]
-    for key, what in (("duplicates", "repeated row"), ("conflicts", "row of contradicting ones")):
+    for key, noun in (("duplicates", "repeated row"), ("conflicts", "row of contradicting ones")):
         if number := task.examples.counts.get(key, 0):
-            notes.append(f"{counted(number, what)} left out")
+            notes.append(f"{counted(number, noun)} left out")
     preview.check("data", profile, "found", "; ".join(notes))
     return task
 

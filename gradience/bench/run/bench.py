@@ -194,14 +194,16 @@ def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: Bench
     begun_with = strict_yaml.loads(read_file(there, MAX_BYTES), there) if there.is_file() else {}
     changed = differences(begun_with, _resumable(config, output)) if begun_with else []
     if changed:
-        what = "another config: " + listed(
+        problem = "another config: " + listed(
             [f"`{key}` is {was} there, {now} here" for key, was, now in changed]
         )
     else:
         other = [new.role for old, new in zip(before.splits, plan.splits, strict=False) if old != new]
-        what = f"other data: the {' and '.join(other)} examples differ" if other else f"another plan ({PLAN})"
+        problem = (
+            f"other data: the {' and '.join(other)} examples differ" if other else f"another plan ({PLAN})"
+        )
     return UsageError(
-        f"{output}: contains a run of {what}",
+        f"{output}: contains a run of {problem}",
         code="output-other-run",
         hint="give another --output" + (f", or --config {there} to resume it" if there.is_file() else ""),
     )

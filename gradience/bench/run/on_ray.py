@@ -112,7 +112,7 @@ class OnRay:
             put = [[self.ray.put(piece) for piece in _pieces(here, names)] for names in _names(here)]
             self.objects[order.seed, stage] = put[0], put[1]
         files, weights = self.objects[order.seed, stage]
-        is_trained_anew = order.stage.endswith("/train")  # from the audit alone
+        is_trained_anew = order.stage.endswith("/train")  # only from the audit
         return files if is_trained_anew else [*weights, *files]
 
     def _ended(self, files: Any, order: Order, folder: Path, weights: Any) -> tuple[Order, Failure | None]:

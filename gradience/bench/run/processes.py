@@ -46,11 +46,11 @@ class _Running:
     answer: IO[bytes]
 
 
-def refuse_too_many(order: Order, gpus: int, most: int, where: str) -> None:
+def refuse_too_many(order: Order, gpus: int, most: int, machine: str) -> None:
     """Raise UsageError (`too-few-gpus`) for a stage that would wait for ever. most: GPUs of the largest machine."""
     if gpus > most:
         raise UsageError(
-            f"{order.stage} needs {counted(gpus, 'GPU')}, and {where} has {counted(most, 'GPU')}",
+            f"{order.stage} needs {counted(gpus, 'GPU')}, and {machine} has {counted(most, 'GPU')}",
             code="too-few-gpus",
             hint="set runtime.processes to the number of GPUs of one machine or fewer",
         )

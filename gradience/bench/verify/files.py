@@ -26,10 +26,12 @@ def check_files(folder: Path, findings: Findings, *, below: str = "", expected: 
     """
     root = root_of(folder)
     if expected is not None and root != expected.strip().lower():
-        findings.mismatch(DIGESTS, f"its sha256 is {root or 'none: it is missing'}; expected: {expected}")
+        findings.mismatch(
+            DIGESTS, f"sha256 is {root or 'unavailable: the file is missing'}; expected: {expected}"
+        )
     if root is None:
-        findings.not_done("files", "L1", f"there is no {DIGESTS}: the run did not end")
-        findings.gap("files that no manifest of a stage lists: there is no digests.json")
+        findings.not_done("files", "L1", f"no {DIGESTS}: the run is unfinished")
+        findings.gap("files that no stage manifest lists (there is no digests.json)")
         return
     try:
         listed = Digests.read(folder / DIGESTS).files
@@ -38,14 +40,14 @@ def check_files(folder: Path, findings: Findings, *, below: str = "", expected: 
         return
     listed = {name: digest for name, digest in listed.items() if name.startswith(below)}
     present = {name: path for name, path in files_below(folder).items() if name.startswith(below)}
-    with findings.check("files", "L1", f"{len(listed):,} files have the digests in {DIGESTS}"):
+    with findings.check("files", "L1", f"{len(listed):,} files match {DIGESTS}"):
         gone = _compare(listed, present, DIGESTS, findings)
     if gone:
-        findings.gap(f"the weights of {counted(gone, 'adapter')} that {DIGESTS} lists and that are not here")
+        findings.gap(f"the weights of {counted(gone, 'adapter')} that {DIGESTS} lists but that are missing")
     extra = sorted(present.keys() - listed.keys())
     if extra:
         names = ", ".join(extra[:SHOWN]) + (f" and {len(extra) - SHOWN} more" if len(extra) > SHOWN else "")
-        findings.gap(f"files that {DIGESTS} does not list: {names}")
+        findings.gap(f"files not listed in {DIGESTS}: {names}")
 
 
 def stages_of(seed: Path) -> list[Path]:
@@ -61,8 +63,8 @@ def check_stages(seed: Path, plan_digest: str | None, findings: Findings, *, ins
     stages, gone = stages_of(seed), 0
     if not stages:
         return
-    what = f"{inside or 'the run'}: {len(stages)} stages are as their manifests say"
-    with findings.check("stages", "L1", what):
+    problem = f"{inside or 'the run'}: {len(stages)} stages match their manifests"
+    with findings.check("stages", "L1", problem):
         for stage in stages:
             name = given_text(stage.relative_to(seed).as_posix())
             at = f"{inside}{name}/"
@@ -74,7 +76,9 @@ def check_stages(seed: Path, plan_digest: str | None, findings: Findings, *, ins
             if manifest.stage != name:
                 findings.mismatch(f"{at}{MANIFEST}", f"of the stage {manifest.stage}", "stage")
             if plan_digest is not None and manifest.plan_digest != plan_digest:
-                findings.mismatch(f"{at}{MANIFEST}", "it followed another plan than plan.json", "plan_digest")
+                findings.mismatch(
+                    f"{at}{MANIFEST}", "made for a different plan than plan.json", "plan_digest"
+                )
             paths = {
                 given_text(path.relative_to(stage).as_posix()): path for path in sorted(stage.rglob("*"))
             }
@@ -86,7 +90,9 @@ def check_stages(seed: Path, plan_digest: str | None, findings: Findings, *, ins
                 if not path.name.startswith(".") and name not in {*digests, MANIFEST, BEGUN}:
                     findings.mismatch(f"{at}{name}", f"not among the files of its stage ({MANIFEST})")
     if gone:
-        findings.gap(f"the weights of {counted(gone, 'adapter')} that were not kept: their digests are there")
+        findings.gap(
+            f"the weights of {counted(gone, 'adapter')} that were not kept (their digests are recorded)"
+        )
 
 
 def _compare(
@@ -108,7 +114,7 @@ def _compare(
             if name.endswith(WEIGHTS):  # large, and often not published
                 gone += 1
             elif not name.endswith(CALIBRATION):  # large as well; the ranks that rest on it say so
-                findings.mismatch(f"{at}{name}", f"listed in {source}, and not there")
+                findings.mismatch(f"{at}{name}", f"listed in {source}, but missing")
             continue
         size = path.stat().st_size
         if sizes is not None and size > max(sizes[name], MAX_DATA_BYTES):  # a digest of 20 GB takes minutes

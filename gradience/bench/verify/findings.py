@@ -20,23 +20,23 @@ class Findings:
         self.mismatches: list[VerificationMismatch] = []
         self.gaps: list[str] = []
 
-    def mismatch(self, file: str, what: str, field: str = "") -> None:
+    def mismatch(self, file: str, problem: str, field: str = "") -> None:
         """Name something that does not agree."""
-        mismatch = VerificationMismatch(file=file, field=field, what=shortened(what, MAX_BYTES))
+        mismatch = VerificationMismatch(file=file, field=field, what=shortened(problem, MAX_BYTES))
         if mismatch not in self.mismatches:
             self.mismatches.append(mismatch)
 
-    def gap(self, what: str) -> None:
+    def gap(self, problem: str) -> None:
         """Say what was not verified; each thing once."""
-        if what not in self.gaps:
-            self.gaps.append(what)
+        if problem not in self.gaps:
+            self.gaps.append(problem)
 
     def not_done(self, name: str, level: Level, why: str) -> None:
         """Say that a check was not made."""
         self.checks.append(VerificationCheck(name=name, level=level, result="not done", what=why))
 
     @contextmanager
-    def check(self, name: str, level: Level, what: str) -> Iterator[None]:
+    def check(self, name: str, level: Level, description: str) -> Iterator[None]:
         """Run one check. It fails if the block reports a mismatch."""
         before, ended = len(self.mismatches), False
         try:
@@ -45,7 +45,9 @@ class Findings:
         finally:
             passed = ended and len(self.mismatches) == before
             self.checks.append(
-                VerificationCheck(name=name, level=level, result="passed" if passed else "failed", what=what)
+                VerificationCheck(
+                    name=name, level=level, result="passed" if passed else "failed", what=description
+                )
             )
 
     @property

@@ -27,13 +27,15 @@ Link = tuple[str, str, Any, Any]
 def check_links(facts: SeedFacts, plan: BenchPlan, findings: Findings, *, inside: str = "") -> None:
     """Compare what the files of a seed say of each other. inside: prefix of the names of this seed's files."""
     place = inside or "the run"
-    what = f"{place}: trainings, adapters, audit and answers belong to each other and to the seed"
-    checks: list[tuple[str, Level, str, Iterator[Link]]] = [("links", "L1", what, _links(facts, plan))]
+    description = (
+        f"{place}: trainings, adapters, audit and answers are consistent with each other and the seed"
+    )
+    checks: list[tuple[str, Level, str, Iterator[Link]]] = [("links", "L1", description, _links(facts, plan))]
     if facts.calibration is not None:
-        what = f"{place}: what calibrated variants keep, and its prediction, follow from {CALIBRATION}"
-        checks.append(("calibration", "L2", what, _of_calibration(facts, facts.calibration, plan)))
-    for name, level, what, links in checks:
-        with findings.check(name, level, what):
+        description = f"{place}: components and predictions of calibrated variants follow from {CALIBRATION}"
+        checks.append(("calibration", "L2", description, _of_calibration(facts, facts.calibration, plan)))
+    for name, level, description, links in checks:
+        with findings.check(name, level, description):
             for file, field, actual, expected in links:
                 if actual != expected:
                     findings.mismatch(f"{inside}{file}", f"{actual}; must be {expected}", field)

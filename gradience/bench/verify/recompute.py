@@ -62,7 +62,7 @@ def marking_of(run: Path, plan: BenchPlan, recorded: Bench) -> Marking:
     allowed to run.
     """
     values: Any = recorded.config
-    if (run / CONFIG).is_file():  # its paths stand whole
+    if (run / CONFIG).is_file():  # contains full paths
         values = strict_yaml.loads(read_file(run / CONFIG, MAX_SETTINGS_BYTES), run / CONFIG)
     task = values["task"]
     profile, options = str(task["profile"]), dict(task.get("options") or {})
@@ -72,15 +72,15 @@ def marking_of(run: Path, plan: BenchPlan, recorded: Bench) -> Marking:
         if code is None and plan.task_code is None:
             return Marking(tasks.scoring_of(profile, options, folder=folder))
         if not user_code.is_allowed():
-            why = "the task is somebody's own code: not scored again (--allow-code, where you trust it)"
+            why = "the task is user code: not scored again (add --allow-code if you trust it)"
         elif code is None or plan.task_code is None or code.sha256 != plan.task_code.sha256:
-            why = f"{profile}: not the code that the plan names: not scored again"
+            why = f"{profile}: not the code recorded in the plan: not scored again"
         else:
             return Marking(tasks.scoring_of(profile, options, folder=folder))
     except GradienceError as error:
-        why = f"the task's rules cannot be had: not scored again: {error}"
+        why = f"the task's scoring rules are unavailable: not scored again: {error}"
     unknown = ("probe.metrics", *(f"variants.{result.name}.measures.metrics" for result in recorded.variants))
-    if recorded.model_type == "seqcls":  # a label is right where it is the example's, whoever made the task
+    if recorded.model_type == "seqcls":  # a label is correct if it is the example's, in any task
         return Marking(LabelScoring(), unknown=unknown)
     return Marking(AnswerScoring(filters={}, same=lambda _, __: False), why_not=why, unknown=unknown)
 
@@ -123,8 +123,8 @@ def _again(row: Record, run: ExamplesRun, rules: Scoring) -> Record:
 
 def repeated(records: Iterable[Record]) -> list[str]:
     """Return the identities that more than one record has."""
-    seen: set[str] = set()
-    return [row.id for row in records if row.id in seen or seen.add(row.id)]  # type: ignore[func-returns-value]
+    ids: set[str] = set()
+    return [row.id for row in records if row.id in ids or ids.add(row.id)]  # type: ignore[func-returns-value]
 
 
 def gold_of(row: Record) -> tuple[str, str, str]:

@@ -43,7 +43,7 @@ from gradience.words import counted
 SEED = 0
 BASE = "base"
 WHOLE = ("float32", "float64")
-"""Dtypes in which equal batches on one machine give equal answers, whatever is loaded beside."""
+"""Dtypes in which equal batches on one machine give equal answers, independent of other loaded adapters."""
 OF_THE_SAMPLE = {"n", "examples_sha256", "device", "threads", "versions"}
 """Fields of a header that may be others when some of the examples are answered, here: see `numerics_differences`."""
 
@@ -51,7 +51,7 @@ OF_THE_SAMPLE = {"n", "examples_sha256", "device", "threads", "versions"}
 def regenerated(run: Path, only: str, findings: Findings, *, least: int) -> tuple[RegeneratedAnswers, ...]:
     """Let every adapter whose weights are there answer at least `least` examples again, and compare.
 
-    only: the folder of the one seed that is verified. What cannot be made again is said in the findings.
+    only: the folder of the one seed that is verified. Failures to regenerate are recorded in the findings.
     """
     try:
         plan = plan_of(run)
@@ -96,7 +96,7 @@ class _Regeneration:
         self.mismatches: list[tuple[str, str]] = []
 
     def of(self, places: Sequence[str]) -> tuple[RegeneratedAnswers, ...]:
-        """Answer again and compare, and say in one check what came of it."""
+        """Regenerate answers, compare them and record the outcome as one check."""
         evaluations = [
             (f"{place}{given_text(path.parents[1].name)}/eval/{ANSWERS}", path)
             for place in places
@@ -109,7 +109,7 @@ class _Regeneration:
             for file, path in evaluations:
                 adapter = _adapter(path.parents[1])
                 if adapter is None and path.parents[1].name != BASE:
-                    self.findings.gap(f"{file}: not regenerated: the adapter's weights are not here")
+                    self.findings.gap(f"{file}: not regenerated: the adapter's weights are missing")
                     continue
                 try:
                     again.append(self._compared(file, path, adapter))
@@ -118,19 +118,21 @@ class _Regeneration:
                     self.findings.gap(f"{file}: not regenerated: {error}")
         finally:
             self.evaluator.close()
-        equal, asked = sum(one.equal for one in again), sum(one.examples for one in again)
-        counts = f"{equal:,} of {asked:,} answers in {counted(len(again), 'evaluation')} are the same when made again"
-        undecided = sum(len(one.differing) for one in again if one.undecidable)
+        equal, answered = sum(file.equal for file in again), sum(file.examples for file in again)
+        counts = (
+            f"{equal:,} of {answered:,} regenerated answers in {counted(len(again), 'evaluation')} are equal"
+        )
+        undecided = sum(len(file.differing) for file in again if file.undecidable)
         if not again:
-            why = "no adapter's answers were made again: see Not verified"
+            why = "no adapter's answers were regenerated: see Not verified"
             self.findings.not_done("regenerated", "L3", why)
         elif self.mismatches or not (undecided or self.uncompared):
             with self.findings.check("regenerated", "L3", counts):
-                for file, what in self.mismatches:
-                    self.findings.mismatch(file, what)
+                for file, problem in self.mismatches:
+                    self.findings.mismatch(file, problem)
         else:
             others = f"; {self.uncompared} more could not be compared" if self.uncompared else ""
-            why = f"; {undecided:,} differ, which is not decidable" if undecided else ""
+            why = f"; {undecided:,} differ, which proves nothing on this machine" if undecided else ""
             self.findings.not_done("regenerated", "L3", f"{counts}{why}{others}")
         return tuple(again)
 
@@ -155,8 +157,8 @@ class _Regeneration:
         for new in again.records:
             old = rows.get(new.id)
             if old is None:
-                what = f"{new.id}: the task has this example, the records have not"
-                self.mismatches.append((file, what))
+                problem = f"{new.id}: the task has this example, but the records do not"
+                self.mismatches.append((file, problem))
                 continue
             if gold_of(old) != gold_of(new):
                 self.mismatches.append((file, f"{new.id}: another text or gold answer than the task's"))
@@ -174,11 +176,11 @@ class _Regeneration:
                 )
             )
             if not why:
-                what = f"{new.id}: {recorded!r} recorded, {answer!r} when it is answered again"
-                self.mismatches.append((file, what))
+                problem = f"{new.id}: {recorded!r} recorded, {answer!r} when regenerated"
+                self.mismatches.append((file, problem))
         if differing and why:
             count = f"{len(differing)} of {len(again.records)}"
-            self.findings.gap(f"{file}: {count} answers differ, not decidable: {why}")
+            self.findings.gap(f"{file}: {count} answers differ, which proves nothing: {why}")
         return RegeneratedAnswers(
             file=file,
             examples=len(again.records),
@@ -194,7 +196,7 @@ def undecidable(header: ExamplesRun, here: Mapping[str, Any]) -> str:
     """
     reasons = [numerics_differences(header.model_dump(), here)]
     if header.batch_invariant is False:
-        reasons.append(f"{header.engine} was free to compute other examples beside each")
+        reasons.append(f"{header.engine} may have batched other examples with each")
     if header.dtype not in WHOLE or header.quantization is not None:
         reasons.append(f"computed in {header.quantization or header.dtype}")
     return "; ".join(filter(None, reasons))
@@ -224,7 +226,7 @@ def _adapter(folder: Path) -> Path | None:
 
 
 def answer_of(row: Record) -> str:
-    """Return what was answered: the output, or the number of the label or choice."""
+    """Return the answer: the output, or the index of the label or choice."""
     if isinstance(row, GenerationRecord):
         return row.output
     assert isinstance(row, ClassificationRecord | ChoiceRecord)

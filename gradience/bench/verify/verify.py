@@ -76,8 +76,8 @@ APART = (
 WORDS = ("reasons", "notes", "rank_basis", "why", "words")
 """Fields that hold sentences, which another version may word in another way."""
 MADE_UP = (
-    "that nobody made up the whole run: a root or a signature from elsewhere shows that the folder is the one that was"
-    " published, and running its config again that its adapters answer so"
+    "a fabricated run cannot be ruled out: a root or signature from another source shows that this is the published"
+    " folder, and running its config again shows that its adapters give these answers"
 )
 UNVERIFIABLE = ("not-a-run", "nothing-to-verify")
 
@@ -133,7 +133,7 @@ def verify_run(
             raise InputError(
                 f"{folder}: nothing to verify its results by: no digests.json, and no records of answers",
                 code="nothing-to-verify",
-                hint="unpack what was published beside it, or name the folder that `gradience bench run` wrote",
+                hint="unpack the published archive beside it, or name the folder that `gradience bench run` wrote",
             )
         again = None
         if regenerate is not None:
@@ -141,7 +141,7 @@ def verify_run(
 
             again = regenerated(place, only, findings, least=regenerate)
     if root is None:
-        findings.gap("that this is the folder that was published: give its --root")
+        findings.gap("that this is the published folder: give its --root")
     findings.gap(MADE_UP)
     return Verification(
         folder=path_text(folder),
@@ -184,7 +184,7 @@ def unpacked(folder: Path) -> Iterator[Path]:
             raise InputError(
                 f"{folder / ARCHIVE}: cannot be unpacked: {error}",
                 code="bad-archive",
-                hint="get the archive again from where the run was published",
+                hint="download the archive again from the publisher",
             ) from None
         yield place
 
@@ -243,17 +243,17 @@ def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | 
     config = None if plan is None else _check_protocol(run, plan, recorded, file)
     check_stages(seed, None if plan is None else plan_digest(plan), findings, inside=place)
     if plan is None or not stages_of(seed):
-        findings.not_done("results", "L1", f"{file}: no records beside it, from which it could be made again")
+        findings.not_done("results", "L1", f"{file}: no records in the folder; cannot recompute")
         return recorded.status
     expected = int(place.removeprefix("seed_").rstrip("/")) if place else plan.seeds[0]
     if recorded.seed != expected:
-        findings.mismatch(file, f"{recorded.seed}; its folder is that of seed {expected}", "seed")
+        findings.mismatch(file, f"{recorded.seed}, but the folder belongs to seed {expected}", "seed")
     try:
         config = config or BenchConfig.model_validate(recorded.config)
         _check_result(run, place, recorded, values, plan, config, expected)
     except (GradienceError, LookupError, ValueError, ArithmeticError, AssertionError) as error:
-        # what stands in a stranger's files need not fit together: then nothing can be made of it
-        findings.mismatch(file, f"cannot be made again from its records: {type(error).__name__}: {error}")
+        # files of unknown origin may be inconsistent, and then nothing can be computed from them
+        findings.mismatch(file, f"cannot be recomputed from its records: {type(error).__name__}: {error}")
     return recorded.status
 
 
@@ -279,10 +279,10 @@ def _check_protocol(run: RunFolder, plan: BenchPlan, recorded: Bench, file: str)
                 findings.mismatch(file, f"{recorded_value}; in plan.json {expected}", name)
         config = _config_of(run.folder, recorded)
         if config is None:
-            findings.mismatch(file, "it is not the digest of `config`", "config_digest")
+            findings.mismatch(file, "not the digest of `config`", "config_digest")
             return None
         if config.protocol_digest() != plan.protocol_digest:
-            findings.mismatch(PLAN, f"it is not that of the config in {file}", "protocol_digest")
+            findings.mismatch(PLAN, f"not the digest of the config in {file}", "protocol_digest")
         stated = config.model_dump(mode="json")
         for name in ("policy", "seeds"):
             if stated[name] != planned[name]:
@@ -328,16 +328,16 @@ def _check_result(
         findings.not_done("answers", "L2", marking.why_not)
         facts = folder.facts()
     else:
-        what = f"{place or 'the run'}: answers extracted and scored again from the stored outputs"
-        with findings.check("answers", "L2", what):
+        problem = f"{place or 'the run'}: answers extracted and rescored from the stored outputs"
+        with findings.check("answers", "L2", problem):
             facts = folder.facts()
     if folder.ranks_as_recorded:
-        findings.gap(f"{place}calibration, which was not kept: the ranks that rest on it are as recorded")
+        findings.gap(f"{place}calibration, which was not kept: ranks based on it are taken as recorded")
     for name in folder.taken_as_recorded:
-        findings.gap(f"{place}{name}: that it ended in the error that is recorded")
+        findings.gap(f"{place}{name}: that it ended in the recorded error")
     check_links(facts, plan, findings, inside=place)
     _check_gold(run, place, facts)
-    with findings.check("results", "L1", f"{file}: every count, verdict and number is that of the records"):
+    with findings.check("results", "L1", f"{file}: every count, verdict and number matches the records"):
         data = recorded.data.model_copy(update={"splits": plan.splits})
         again = assemble(facts, marking.rules, data, plan, recorded.run)
         of_reader = max(0, len(recorded.notes) - len(again.notes))  # notes of the config's reader
@@ -382,7 +382,9 @@ def _check_gold(run: RunFolder, place: str, facts: SeedFacts) -> None:
     examples = tuple(gold_of(row) for row in facts.probe.answers.records)
     key = (facts.probe.answers.run.examples_sha256, examples)
     if run.gold and key not in run.gold:
-        run.findings.mismatch(file, f"other examples or gold answers than {next(iter(run.gold.values()))}")
+        run.findings.mismatch(
+            file, f"different examples or gold answers from {next(iter(run.gold.values()))}"
+        )
     run.gold.setdefault(key, file)
     if facts.base is not None and tuple(gold_of(row) for row in facts.base.records) != examples:
         run.findings.mismatch(
@@ -400,8 +402,10 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
         return None
     _check_page(recorded, DOCUMENT, run)
     if plan is None:
-        findings.not_done("aggregate", "L1", f"{AGGREGATE}: its seeds are elsewhere: verify their folders")
-        findings.gap("the seeds of the aggregate, which are elsewhere")
+        findings.not_done(
+            "aggregate", "L1", f"{AGGREGATE}: its seeds are not in this folder: verify their folders"
+        )
+        findings.gap("the seeds of the aggregate, which are not in this folder")
         return recorded.status
     try:
         benches = benches_of(run.folder, plan.seeds)
@@ -412,9 +416,9 @@ def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
             run.folder, benches, recorded.run, records_verified=bool(recorded.records_verified) and verified
         )
     except GradienceError as error:
-        findings.mismatch(AGGREGATE, f"cannot be made again from its seeds: {error}")
+        findings.mismatch(AGGREGATE, f"cannot be recomputed from its seeds: {error}")
         return recorded.status
-    with findings.check("aggregate", "L1", f"{AGGREGATE} is that of the seeds"):
+    with findings.check("aggregate", "L1", f"{AGGREGATE} matches the seeds"):
         _compare(values, again, AGGREGATE, findings, ("schema", "run"))
     return recorded.status
 
@@ -430,10 +434,10 @@ def _check_page(result: Bench | BenchAggregate, name: str, run: RunFolder) -> No
             "pages", "L1", f"{name}: written by version {version}, this is {__version__}: not compared"
         )
         return
-    with run.findings.check("pages", "L1", f"{name} is the page of its JSON, byte for byte"):
+    with run.findings.check("pages", "L1", f"{name} matches its JSON, byte for byte"):
         try:
             if read_file(path, MAX_DATA_BYTES) != result.to_markdown().encode():
-                run.findings.mismatch(name, "not the page that its JSON gives")
+                run.findings.mismatch(name, "differs from the page generated from its JSON")
         except InputError as error:
             run.findings.mismatch(name, str(error))
 
@@ -474,15 +478,15 @@ def differences(
         return
     if isinstance(recorded, Mapping) and isinstance(computed, Mapping):
         for key in (*computed, *(key for key in recorded if key not in computed)):
-            where = f"{at}.{key}" if at else str(key)
-            yield from differences(recorded.get(key), computed.get(key), ignored=ignored, at=where)
+            field = f"{at}.{key}" if at else str(key)
+            yield from differences(recorded.get(key), computed.get(key), ignored=ignored, at=field)
     elif isinstance(recorded, list) and isinstance(computed, list):
         key = next((name for name in NAMES if all(_has(entry, name) for entry in recorded + computed)), None)
         if key is not None and recorded and computed:
             ours, theirs = ({str(entry[key]): entry for entry in entries} for entries in (recorded, computed))
             if list(ours) != list(theirs):
-                what = f"{', '.join(ours)} recorded; {', '.join(theirs)} by the records"
-                yield Difference(at, what, is_text=False)
+                problem = f"{', '.join(ours)} recorded; {', '.join(theirs)} by the records"
+                yield Difference(at, problem, is_text=False)
             for name in ours.keys() & theirs.keys():
                 yield from differences(ours[name], theirs[name], ignored=ignored, at=f"{at}.{name}")
         elif len(recorded) != len(computed):
@@ -493,8 +497,8 @@ def differences(
                 yield from differences(ours, theirs, ignored=ignored, at=f"{at}.{place}")
     elif not _equal(recorded, computed):
         is_text = isinstance(recorded, str) and isinstance(computed, str)
-        what = f"{_shown(recorded)} recorded, {_shown(computed)} by the records"
-        yield Difference(at, what, is_text)
+        problem = f"{_shown(recorded)} recorded, {_shown(computed)} by the records"
+        yield Difference(at, problem, is_text)
 
 
 def _has(entry: Any, name: str) -> bool:
@@ -554,10 +558,10 @@ def _unchecked(folder: Path) -> list[str]:
     wrong = [mismatch for mismatch in verification.mismatches if mismatch.file not in (AGGREGATE, DOCUMENT)]
     if wrong:
         first, count = wrong[0], len(wrong)
-        where = f"{given_text(place)}/{first.file}" + (f": {first.field}" if first.field else "")
+        location = f"{given_text(place)}/{first.file}" + (f": {first.field}" if first.field else "")
         rest = f" (and {counted(count - 1, 'other mismatch', 'other mismatches')})" if count > 1 else ""
         raise InputError(
-            f"{where}: {first.what}{rest}",
+            f"{location}: {first.what}{rest}",
             code="bench-altered",
             hint=f"gradience bench verify {given_text(place)} says all; an interrupted or edited run is made whole"
             " by gradience bench run with the same --config and --output",

@@ -84,7 +84,7 @@ def definition_of(profile: str, folder: Path | None = None) -> Definition:
             raise InputError(
                 f"{profile}: cannot read this task: no such file",
                 code="task-file",
-                hint="check the path; a relative one starts where the command is run, in a config at its folder",
+                hint="check the path; a relative path starts at the working directory, or at the folder of the config",
             )
     else:
         path = _installed(profile, name)

@@ -81,7 +81,7 @@ def load(definition: Definition, num_fewshot: int | None) -> Any:
         raise InputError(
             f"{definition.profile}: its data cannot be read: {_first_line(error)}",
             code="task-dataset",
-            hint="check `dataset_path` and `data_files`; relative paths start where the command is run",
+            hint="check `dataset_path` and `data_files`; relative paths start at the working directory",
         ) from None
     except unusable_errors() as error:
         raise unusable(definition.profile, error) from None

@@ -188,7 +188,7 @@ class TransformersEngine(Engine):
                 f"{folder}: does not fit this base model and its other adapters: {misfits[0]}",
                 code="adapter-misfit",
                 hint=f"load the base that it was trained on ({given.base_model or 'its config names none'}), or run it"
-                " alone: LoRA, trained tokens and full weights of one module cannot share a model",
+                " separately: LoRA, trained tokens and full weights of one module cannot share a model",
             )
         self._adapters[name], self._keys[name] = digests, key
 
@@ -506,12 +506,12 @@ def refuse_what_cannot_share(config: Any, folder: Path) -> None:
             raise changes_the_base(folder, change)
 
 
-def changes_the_base(folder: Path, what: str) -> InputError:
+def changes_the_base(folder: Path, part: str) -> InputError:
     """Return the error for an adapter that would change the base under the others."""
     return InputError(
-        f"{folder}: {what} changes the base's weights, on which the other adapters stand",
+        f"{folder}: {part} changes the base's weights, which the other adapters share",
         code="adapter-changes-base",
-        hint="retrain with bias='none'; of PiSSA and its like, write plain LoRA: gradience compress ADAPTER"
+        hint="retrain with bias='none'; for PiSSA and similar methods, write plain LoRA: gradience compress ADAPTER"
         " --initial-adapter DIR --energy 1 --output NEW",
     )
 

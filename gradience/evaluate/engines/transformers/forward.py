@@ -88,9 +88,9 @@ def padded(rows: Sequence[list[int]], *, fill: int, left: bool, device: Any) -> 
     ids = torch.full((len(rows), longest), fill)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
     for place, row in enumerate(rows):
-        where = slice(longest - len(row), None) if left else slice(len(row))
-        ids[place, where] = torch.tensor(row)
-        mask[place, where] = 1
+        filled = slice(longest - len(row), None) if left else slice(len(row))
+        ids[place, filled] = torch.tensor(row)
+        mask[place, filled] = 1
     return ids.to(device), mask.to(device)
 
 

@@ -378,14 +378,14 @@ class VllmEngine(Engine):
     def _load(self, served: Served) -> None:
         self._command("add", f"load {served.folder}", number=served.number, path=str(served.folder))
 
-    def _command(self, method: str, what: str, hint: str = OTHER, **arguments: Any) -> Any:
-        """Return what the server's `method` returns. what: what vLLM was asked to do, in a message."""
+    def _command(self, method: str, action: str, hint: str = OTHER, **arguments: Any) -> Any:
+        """Return what the server's `method` returns. action: the request, for the error message."""
         assert self._process is not None
         try:
             return self._process.ask(method, **arguments)
         except Refused as refusal:
             raise InputError(
-                f"vLLM {self.decides()['engine_version']} refuses to {what}: {refusal}",
+                f"vLLM {self.decides()['engine_version']} refuses to {action}: {refusal}",
                 code="engine-refuses",
                 hint=hint,
             ) from None

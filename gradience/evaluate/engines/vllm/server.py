@@ -102,7 +102,7 @@ class Server:
             for row, start in zip(rows, first, strict=True)
         ]
         outputs = self._run(number, [row[:-1] for row in rows], how)
-        return [_terms(*each) for each in zip(outputs, rows, first, strict=True)]
+        return [_terms(output, row, start) for output, row, start in zip(outputs, rows, first, strict=True)]
 
     def _run(self, number: int | None, rows: list[list[int]], how: list[Any]) -> list[Any]:
         adapter = None if number is None else self.adapters[number]
