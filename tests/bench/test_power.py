@@ -82,7 +82,7 @@ def test_a_config_gives_examples_seeds_and_arms() -> None:
     report = report_of_config(ours)
     assert (report.n, report.seeds, report.allowed) == (500, 3, 12)
     tested = sum(variant.is_candidate for variant in asked_for(ours.compression))
-    assert any(f"of {tested} that are tested together" in said for said in report.assumptions)
+    assert any(f"with {tested} tested together" in said for said in report.assumptions)
     text = report.to_text()
     assert "500 examples and 3 seeds" in text
     assert {each.name for each in expected.scenarios} == {each.name for each in report.scenarios}

@@ -50,7 +50,7 @@ def shuffled_ranks(probe: AuditedProbe) -> Choice:
 
 PER_LAYER_SHUFFLED = Control(
     name="per_layer_shuffled",
-    words="ranks of per_layer, shuffled among modules; an equal result means their placement does not matter",
+    words="the ranks of per_layer, shuffled among modules; if it is as good, it does not matter where the ranks are",
     ranks=shuffled_ranks,
     needs_variant="per_layer",
 )
@@ -142,27 +142,27 @@ def rotate_again(source: Source, ranks: Ranks, target: Path) -> None:
 
 AA = Control(
     name="aa",
-    words="rewrite control: same update, other factors; must pass, and its changes are rounding noise",
+    words="rewrite control: same update, other factors; must pass, and what it changes is noise",
     ranks=lambda probe: Choice(probe.ranks, "the probe, in other factors"),
     arm=Arm("rotate", rotate),
     expected="PASS",
-    otherwise="the same update in other factors changes more answers than the policy allows, so rounding noise"
+    otherwise="the same update in other factors changes more answers than the policy allows, so rounding alone"
     " decides here",
 )
 PROBE_DISTILLED = Control(
     name="probe_distilled",
-    words="distillation control: the probe in other factors, distilled like the arm distill; must pass, and its"
-    " changes are added by distillation, not restored",
+    words="distillation control: the probe in other factors, distilled like the arm distill; must pass, and what it"
+    " changes is not restored but added",
     ranks=lambda probe: Choice(probe.ranks, "the probe, in other factors"),
     arm=Arm("rotate_distill", rotate_again, distills=True),
     needs_arm="distill",
     expected="PASS",
-    otherwise="distillation changes more answers than the policy allows although nothing was truncated, so the arm"
-    " distill also measures further training",
+    otherwise="distillation changes more answers than the policy allows where nothing was cut, so what the arm distill"
+    " shows is further training as well",
 )
 HEAD_ONLY = Control(
     name="head_only",
-    words="no LoRA: only a head is trained; same steps, learning rate and seed as the probe; must fail",
+    words="no LoRA: a head trained alone; same steps, learning rate and seed as the probe; must fail",
     ranks=lambda probe: Choice(dict.fromkeys(probe.ranks, 0), "no LoRA, a head trained alone"),
     arm=Arm("head", trains="head"),
     needs_head=True,
