@@ -187,7 +187,7 @@ def config_of(path: Path, fields: Mapping[str, Any]) -> PeftConfig:
         raise refuse_method(path, peft_type)
     if peft_type is None and not {"r", "lora_alpha"} & fields.keys():
         raise InputError(
-            f"{path}: not a PEFT adapter config: neither peft_type nor r and lora_alpha (it begins {_json(fields)})",
+            f"{path}: not a PEFT adapter config: neither peft_type nor r and lora_alpha (it starts with {_json(fields)})",
             code="not-peft-config",
             hint="put the adapter's own adapter_config.json here, or remove this file to audit only the weights",
         )
@@ -233,7 +233,7 @@ def check_for_peft(config: PeftConfig, names: Sequence[str]) -> None:
     """
     _check(config.path, config.fields, _OF_PEFT)
     if isinstance(config.target_modules, tuple) and not all(config.target_modules):
-        raise _bad(config.path, "target_modules holds an empty name")
+        raise _bad(config.path, "target_modules contains an empty name")
     tried = try_expressions(expressions_of(config.fields), names)
     if tried is not None:
         field, reason = tried
@@ -241,7 +241,7 @@ def check_for_peft(config: PeftConfig, names: Sequence[str]) -> None:
             f"{config.path}: {field} is {_json(config.fields[field])}, and comparing it with the names of modules"
             f" fails: {reason}",
             code="bad-config",
-            hint=f"list the names of modules in {field}",
+            hint=f"list the module names in {field}",
         )
 
 

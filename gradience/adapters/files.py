@@ -111,7 +111,7 @@ def refuse_text(path: Path, head: bytes) -> None:
     if start.startswith((b"{", b"[")) and b"\0" not in start:
         shown = start[:60].decode("utf-8", "replace")
         raise InputError(
-            f"{path}: a JSON text, not weights (it begins {shown!r}: a server's error message, or a config?)",
+            f"{path}: a JSON text, not weights (it starts with {shown!r}: a server's error message, or a config?)",
             code="wrong-format",
             hint="download the weights again with `hf download`, which reports a server's errors",
         )

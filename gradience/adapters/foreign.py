@@ -76,7 +76,7 @@ def refuse_method(path: Path, peft_type: str) -> InputError:
     """The error for a config of another method than LoRA."""
     unknown = Method(None, None, f"the PEFT method {peft_type!r}")
     method = next((method for method in METHODS if method.peft_type == peft_type.upper()), unknown)
-    return InputError(f"{path}: not LoRA but {method.what}", code="other-method", hint=method.hint)
+    return InputError(f"{path}: {method.what}, not LoRA", code="other-method", hint=method.hint)
 
 
 class Tool(NamedTuple):

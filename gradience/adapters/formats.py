@@ -153,7 +153,7 @@ def require_peft(opened: Adapter) -> None:
     if opened.of_peft:
         return
     raise InputError(
-        f"{opened.location.path}: {words_of(opened.format)}: only adapters in PEFT's format are put on a model",
+        f"{opened.location.path}: {words_of(opened.format)}: only adapters in PEFT's format can be loaded into a model",
         code="not-peft-format",
         hint="write it in PEFT's format first: gradience convert ADAPTER NEW"
         if opened.unwritable is None

@@ -105,7 +105,7 @@ def pairs_of_transformers(opened: Adapter, model_config: Mapping[str, Any] | Non
                     f"{opened.location.path}: llama.cpp keeps the rows of {pair.module} in another order, and the "
                     "number of heads is unknown",
                     code="no-model-config",
-                    hint="put the config.json of the base model beside the adapter that it is compared with",
+                    hint="put the base model's config.json beside the other adapter",
                 )
             b = b.turned(b.entry.shape, partial(_in_halves, heads=heads))
         pairs[name] = replace(pair, module=name, b=b)
@@ -248,7 +248,7 @@ def _open_file(path: Path, root: Path) -> tuple[GgufFile, Mapping[str, Any]]:
         reader = _Reader(path, text)
         (magic,) = reader.numbers("4s")
         if magic != MAGIC:
-            raise _bad(path, "it does not begin with GGUF")
+            raise _bad(path, "it does not start with GGUF")
         version, tensors, count = reader.numbers("IQQ")
         if version not in (2, 3):
             raise _bad(path, f"version {version:,} of GGUF (2 and 3 are read, in little-endian order)")
@@ -281,7 +281,7 @@ def _open_file(path: Path, root: Path) -> tuple[GgufFile, Mapping[str, Any]]:
                 continue
             stored = params // BLOCK * BLOCK_BYTES if dtype is Q8_0 else params * dtype.bits // 8
             if start + offset + stored > size:
-                raise _bad(path, f"tensor {name[:80]!r} lies beyond the end of the file")
+                raise _bad(path, f"tensor {name[:80]!r} is beyond the end of the file")
             entries[name] = TensorEntry(dtype, shape, start + offset, params * dtype.bits // 8)
         ordered = dict(sorted(entries.items(), key=lambda item: item[1].start))
         metadata = {"general.architecture": str(settings.get("general.architecture"))}

@@ -76,7 +76,7 @@ def _changed_base(opened: Adapter) -> PeftConfig:
     config = opened.config
     if not opened.of_peft or config is None:
         raise InputError(
-            f"{opened.location.path}: no adapter_config.json of PEFT says how its training started",
+            f"{opened.location.path}: no PEFT adapter_config.json with its initialisation",
             code="initial-mismatch",
             hint="put the adapter_config.json beside the weights, or leave --initial-adapter out",
         )
@@ -84,7 +84,7 @@ def _changed_base(opened: Adapter) -> PeftConfig:
     if start is None or start.keeps_base:
         raise UsageError(
             f"{opened.location.path}: init_lora_weights is {config.init[:60]!r}, which does not change the base: "
-            "s·B·A is the whole update, and no initial adapter is taken off it",
+            "s·B·A is the whole update, so there is no initial adapter to subtract",
             code="initial-needless",
             hint="leave --initial-adapter out (Python: initial_adapter=)",
         )
@@ -118,7 +118,7 @@ def _mismatch(opened: Adapter, initial: Adapter, problem: str) -> InputError:
     return InputError(
         f"{initial.location.path}: not the initial adapter of {opened.location.path}: {problem}",
         code="initial-mismatch",
-        hint="give the adapter as it was saved before the first step of this training, with init_lora_weights=True",
+        hint="give the adapter saved before the first step of this training, with init_lora_weights=True",
     )
 
 

@@ -170,7 +170,7 @@ def _something_else(folder: Path) -> InputError:
     return InputError(
         f"{folder}: no adapter here: {problem} (the folder contains {_listed(names)})",
         code="not-an-adapter",
-        hint=f"point at the folder that save_pretrained() wrote, or {only or 'at the .safetensors file itself'}",
+        hint=f"point at the folder written by save_pretrained(), or {only or 'at the .safetensors file itself'}",
     )
 
 

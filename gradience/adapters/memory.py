@@ -68,7 +68,7 @@ def workers_within(
             f"{largest.module[:200]!r} ({shape_words(largest)})" if largest and most > kept else "its report"
         )
         raise InputError(
-            f"{path}: the work would take about {(kept + most) / MB:,.0f} MB of memory, {needs} most of it; "
+            f"{path}: this would take about {(kept + most) / MB:,.0f} MB of memory, {needs} most of it; "
             f"the limit is {limit / MB:,.0f} MB",
             code="memory-limit",
             hint=f"if you trust the file: --max-memory {-(-(kept + most) // MB)}MB",

@@ -159,7 +159,7 @@ def read_settings(location: Location) -> Mapping[str, Any]:
         raise _bad(path, "it is not a JSON object with an object lora_parameters")
     if "peft_type" in fields:
         raise InputError(
-            f"{path}: a config of PEFT beside weights of MLX-LM: one of the two belongs elsewhere",
+            f"{path}: a config of PEFT beside weights of MLX-LM: one of the two is misplaced",
             code="bad-config",
             hint="put the adapter_config.json that mlx-lm wrote beside the weights",
         )
@@ -300,7 +300,7 @@ def _npz_entry(path: Path, handle: int, info: zipfile.ZipInfo, size: int) -> Ten
     stored = _NPZ_TYPES.get(descr.lstrip("<|"))
     if stored is None:
         raise InputError(
-            f"{path}: {name} has the type {descr!r}, which is not read",
+            f"{path}: {name} has the type {descr!r}, which is not supported",
             code="unknown-dtype",
             hint="save it as float32, float16 or bfloat16, little-endian",
         )

@@ -59,19 +59,19 @@ def pairs_of(names: tuple[str, str] | None, scale: float | None) -> Pairs | None
     if names is None:
         if scale is not None:
             raise UsageError(
-                "a scale is given, and no pairs that it would hold for",
+                "--scale is given without --pairs",
                 code="bad-scale",
-                hint="give --pairs A B as well (Python: pairs=); other adapters say their scale themselves",
+                hint="give --pairs A B as well (Python: pairs=); other adapters contain their own scale",
             )
         return None
     if names[0].count(HOLE) != names[1].count(HOLE) or names[0] == names[1]:
         raise UsageError(
-            f"{names!r:.200}: not two different names with {HOLE} equally often",
+            f"{names!r:.200}: two different names with the same number of {HOLE} are needed",
             code="bad-pairs",
             hint="such as --pairs 'blocks.{}.w_a' 'blocks.{}.w_b'",
         )
     if scale is not None and not is_alpha(scale):
-        raise UsageError(f"{scale!r:.40} is no scale", code="bad-scale", hint="such as --scale 1")
+        raise UsageError(f"{scale!r:.40} is not a scale", code="bad-scale", hint="such as --scale 1")
     return Pairs(*names, scale)
 
 
@@ -120,7 +120,7 @@ def _places(path: Path, names: Iterable[str], pairs: Pairs) -> dict[str, Place]:
             f"{path}: no two tensors are called {pairs.a!r:.120} and {pairs.b!r:.120} "
             f"(the first tensor is {min(names, default='')[:80]!r})",
             code="no-pairs",
-            hint=f"write {HOLE} for the part that differs from module to module, and the rest as it stands in the file",
+            hint=f"write {HOLE} for the part that differs between modules, and copy the rest from the file",
         )
     places = {}
     for text, name in filled["A"].items():
@@ -173,5 +173,5 @@ def _orientation(path: Path, file: TensorFile, places: Mapping[str, Place]) -> s
     raise InputError(
         f"{path}: {problem} (the first pair has the shapes {list(a)} and {list(b)})",
         code="unclear-orientation",
-        hint="save them with names that PEFT gives: <module>.lora_A.weight (r, n) and <module>.lora_B.weight (m, r)",
+        hint="save them with PEFT's names: <module>.lora_A.weight (r, n) and <module>.lora_B.weight (m, r)",
     )

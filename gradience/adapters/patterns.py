@@ -86,7 +86,7 @@ class SavedNames:
                 raise InputError(
                     f"modules_to_save names so many modules that more than {MAX_STEPS:,} comparisons are needed",
                     code="too-many-names",
-                    hint="this is not the config of an adapter: save the adapter again with PEFT",
+                    hint="save the adapter again with PEFT: no real adapter config is this large",
                 )
             for length, names in self._by_length.items():
                 if path[-length:] in names:

@@ -121,10 +121,10 @@ def _refusal(pickle: Path, answer: dict[str, str]) -> InputError:
     """The error for what the other process found."""
     code, problem = answer["code"], answer.get("what", "")
     sentences = {
-        "pickle-time": ("reading it takes more time than such a file may", "this is no file of weights"),
-        "pickle-memory": ("reading it takes more memory than such a file may", "this is no file of weights"),
-        "pickle-archive": (problem, f"torch.save writes no such archive; {_AGAIN}"),
-        "pickle-view": (problem, f"this is no file of weights; {_AGAIN}"),
+        "pickle-time": ("reading it exceeds the time limit", "this is not a weight file"),
+        "pickle-memory": ("reading it exceeds the memory limit", "this is not a weight file"),
+        "pickle-archive": (problem, f"torch.save does not write such archives; {_AGAIN}"),
+        "pickle-view": (problem, f"this is not a weight file; {_AGAIN}"),
         "pickle-content": (problem, f"give the file that PEFT saved (adapter_model.bin); {_AGAIN}"),
         "pickle-refused": (
             f"PyTorch refuses it: {problem}",

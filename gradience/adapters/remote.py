@@ -183,7 +183,7 @@ def _choose(
         size = files[posixpath.join(folder, lone)]
         if size is not None and size > MAX_LONE:
             raise InputError(
-                f"{address}: its only file of weights, {lone[:80]}, has {size / 1e9:.1f} GB: a full model, by its "
+                f"{address}: its only weight file, {lone[:80]}, has {size / 1e9:.1f} GB: a full model, by its "
                 "size; nothing was downloaded",
                 code="full-model",
                 hint=f"if it is the adapter, name it: {address.repo}:{lone[:80]}",
@@ -193,7 +193,7 @@ def _choose(
     if pickle:
         raise _pickle(address, pickle)
     if hint:
-        raise InputError(f"{address}: the adapters are in folders of it", code="several-adapters", hint=hint)
+        raise InputError(f"{address}: the adapters are in sub-folders", code="several-adapters", hint=hint)
     if not config and any(fnmatch.filter(beside, "model*.safetensors*")):
         raise InputError(
             f"{address}: a full model, not a LoRA adapter; nothing was downloaded",
@@ -213,9 +213,9 @@ def _single(address: Address, files: Collection[str], folder: str, name: str) ->
         raise _pickle(address, name)
     if not name.lower().endswith(WEIGHT_SUFFIXES) or not _PLAIN.fullmatch(name):
         raise InputError(
-            f"{address}: not a file of weights",
+            f"{address}: not a weight file",
             code="not-an-adapter",
-            hint="name the repository, a folder of it, or a file of weights",
+            hint="name the repository, a folder in it, or a weight file",
         )
     config = [CONFIG] if CONFIG in _beside(files, folder) else []
     return _Choice(folder, (*config, name), name)

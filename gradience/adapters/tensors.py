@@ -190,7 +190,7 @@ class TensorFile(Closing):
                 raise truncated(path, expected=8, actual=size)
             if length > MAX_HEADER_BYTES:
                 raise InputError(
-                    f"{path}: its first 8 bytes promise a header of {length:,} bytes "
+                    f"{path}: its first 8 bytes announce a header of {length:,} bytes "
                     f"(at most {MAX_HEADER_BYTES:,} are read): not a safetensors file, or a broken one",
                     code="header-too-large",
                     hint="download or save the adapter again",

@@ -62,12 +62,10 @@ def check_archive(path: Path) -> None:
         )
     claimed, size = sum(record.file_size for record in records), path.stat().st_size
     if claimed > size:
-        raise Refused("pickle-archive", f"its records claim {claimed:,} bytes, and the file has {size:,}")
+        raise Refused("pickle-archive", f"its records claim {claimed:,} bytes, but the file has {size:,}")
     opcodes = max((record.file_size for record in records if record.filename.endswith(".pkl")), default=0)
     if opcodes > MAX_OPCODES_BYTES:
-        raise Refused(
-            "pickle-archive", f"{opcodes:,} bytes of opcodes, and no adapter needs {MAX_OPCODES_BYTES:,}"
-        )
+        raise Refused("pickle-archive", f"{opcodes:,} bytes of opcodes (limit: {MAX_OPCODES_BYTES:,})")
 
 
 def load(path: Path) -> Mapping[str, torch.Tensor]:
@@ -105,7 +103,7 @@ def checked(loaded: Any, size: int) -> Mapping[str, torch.Tensor]:
                 "pickle-content", f"contains {type(tensor).__name__} under {shown}; only tensors are allowed"
             )
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
-            raise Refused("pickle-content", f"{name[:80]!r} is no plain tensor")
+            raise Refused("pickle-content", f"{name[:80]!r} is not a plain tensor")
         taken, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
         total += taken
         if taken > stored or total > 2 * size:

@@ -65,7 +65,7 @@ def evaluated(folder: Path) -> Iterator[Evaluated]:
         for name in (bench.data.task, *(result.name for result in bench.variants)):
             if name in ("", ".", "..") or "/" in name or "\0" in name:
                 raise InputError(
-                    f"{path}: {name!r} names no task or variant, but a path",
+                    f"{path}: {name!r} is a path, not a task or variant",
                     code="bad-name",
                     hint="export the folder as `gradience bench run` wrote it",
                 )
@@ -267,7 +267,7 @@ def _dataset(adapter: Evaluated, given: str | None) -> tuple[str, str]:
     dataset = given or options.get("dataset") or known
     if dataset is None:
         raise UsageError(
-            f"{adapter.bench.data.task}: its data set has no name on the hub",
+            f"{adapter.bench.data.task}: its data set has no hub name",
             code="no-dataset",
             hint="give --dataset ORG/NAME, or export --to eee",
         )

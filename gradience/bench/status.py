@@ -42,9 +42,9 @@ def look(folder: Path) -> BenchStatus:
     """
     if not (folder / PLAN).is_file():
         raise InputError(
-            f"{folder}: no run of Bench: there is no {PLAN} in it",
+            f"{folder}: not a Bench run: it has no {PLAN}",
             code="run-not-found",
-            hint="give the folder that `gradience bench run --output` names",
+            hint="give the folder passed to `gradience bench run --output`",
         )
     config = load_config(folder / CONFIG)
     # a run of `--only-seed` holds the folder of its seed

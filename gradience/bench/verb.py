@@ -141,7 +141,7 @@ def power_of_a_budget(settings: PowerSettings) -> PowerReport:
         raise UsageError("no budget given", code="no-budget", hint="give --config CONFIG, or --n and --seeds")
     if settings.config is None and settings.overrides:
         raise UsageError(
-            f"{settings.overrides[0]}: there is no config to change",
+            f"{settings.overrides[0]}: no config to override",
             code="no-budget",
             hint="give --config CONFIG",
         )
@@ -156,7 +156,7 @@ def power_of_a_budget(settings: PowerSettings) -> PowerReport:
             raise UsageError(
                 f"{option}: {number} is not between {least} and {most}",
                 code="bad-count",
-                hint="--n are the examples that decide, --seeds how many seeds",
+                hint="--n is the number of test examples, --seeds the number of seeds",
             )
     assumed = _assumed(settings)
     if settings.config is None:
@@ -192,7 +192,7 @@ def _assumed(settings: PowerSettings) -> Assumptions | None:
     assumed = seen(aggregates, ", ".join(map(path_text, paths)))
     if not assumed.of:
         raise InputError(
-            f"{paths[0]}: no variant has counts there that are evidence",
+            f"{paths[0]}: no variant has usable counts",
             code="nothing-seen",
             hint="name a finished run that is no smoke run, or give --discordance",
         )

@@ -99,7 +99,7 @@ def lengths(
         room = context - new
         if room < 1:
             raise UsageError(
-                f"{new:,} new tokens leave no room for a prompt: the base takes {context:,}",
+                f"{new:,} new tokens leave no room for a prompt: the base is limited to {context:,}",
                 code="no-room",
                 hint="lower max_new_tokens",
             )
@@ -113,9 +113,9 @@ def lengths(
             before, after = encode(tokenizer, example.prompt, response)
             if len(after) >= context:
                 raise InputError(
-                    f"{example.id}: its response has {len(after):,} tokens, and the base takes {context:,} in all",
+                    f"{example.id}: its response has {len(after):,} tokens, but the base is limited to {context:,} in all",
                     code="response-too-long",
-                    hint="take this row out, or shorten it",
+                    hint="remove this row, or shorten it",
                 )
             only_prompt = isinstance(task, GenerationTask) or not together
             wanted = len(before) if only_prompt else len(before) + len(after)

@@ -86,7 +86,7 @@ class Inputs:
         margin = Fraction("0.025") if given is None else as_written(given)
         if not 0 < margin < 1:
             raise UsageError(
-                f"a margin of {float(margin):g} nats per token makes no sense",
+                f"invalid margin: {float(margin):g} nats per token",
                 code="bad-margin",
                 hint="between 0 and 1: 0.025 is a perplexity that is 2.5 % higher",
             )
@@ -209,7 +209,7 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
         return tasks.load(request.task, options, folder=folder, needed=())
     if request.task in tasks.PROFILES and "file" not in signature(tasks.find(request.task)).parameters:
         raise UsageError(
-            f"--task {request.task} brings its own examples, and --data {request.data} is given",
+            f"--task {request.task} has its own examples, so --data {request.data} cannot be used",
             code="data-and-task",
             hint="leave one of them out",
         )
@@ -236,7 +236,7 @@ def reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str,
         raise InputError(
             f"{data}: {problem}",
             code="task-kind",
-            hint="for a language model put all that it is asked into `prompt`, and rename the other column to `answer`"
+            hint="for a language model put the whole input into `prompt`, and rename the other column to `answer`"
             " or `completion`; for a classifier give `text` and `label`, or --option text_column=NAME"
             " --option label_column=NAME",
         )
@@ -277,7 +277,7 @@ def _kind(adapters: Sequence[AdapterInput], task: Task | ChatTask) -> ModelType:
         raise UsageError(
             f"adapters of two kinds of model: task_type is {' and '.join(sorted(kinds))}",
             code="wrong-model",
-            hint="evaluate those of one base together",
+            hint="evaluate each kind separately",
         )
     if isinstance(task, ClassificationTask):
         return "seqcls"

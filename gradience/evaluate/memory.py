@@ -110,9 +110,9 @@ def network_on_meta(
     names = [name for kind in (base.named_modules(), base.named_parameters()) for name, _ in kind]
     if (tried := try_expressions(expressions_of(lora), names)) is not None:
         raise InputError(
-            f"lora: comparing {tried[0]} with the names of modules fails: {tried[1]}",
+            f"lora: matching {tried[0]} against the module names fails: {tried[1]}",
             code="lora-misfit",
-            hint=f"list the names of modules in {tried[0]}",
+            hint=f"list the module names in {tried[0]}",
         )
     task_type = "CAUSAL_LM" if labels is None else "SEQ_CLS"
     try:
@@ -127,7 +127,7 @@ def network_on_meta(
         raise InputError(
             f"lora: PEFT refuses it on this {config.model_type}: {str(error).splitlines()[0]}",
             code="lora-misfit",
-            hint="set lora.target_modules to modules that this architecture has",
+            hint="set lora.target_modules to modules of this architecture",
         ) from None
 
 

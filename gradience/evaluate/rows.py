@@ -131,7 +131,7 @@ def evaluate_rows(
     `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
     """
     if not rows:
-        raise UsageError("there is no example to evaluate", code="no-examples")
+        raise UsageError("no examples to evaluate", code="no-examples")
     engine.require(procedure.kind)
     classifies = procedure.kind == "classification"
     if engine.classifies != classifies:

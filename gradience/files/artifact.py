@@ -213,12 +213,12 @@ def _other_schema(path: Path, artifact: type[Artifact], schema: object) -> Input
     other, _, version = str(schema).partition("/")
     if other == name and version.isdecimal() and int(version) < int(number):
         return InputError(
-            f"{path}: this is {schema}, of an earlier version of Gradience, and not {artifact.schema_id}",
+            f"{path}: this is {schema}, from an earlier version of Gradience, not {artifact.schema_id}",
             code="artifact-version",
             hint=artifact.repair,
         )
     return InputError(
-        f"{path}: this is not {artifact.schema_id} but {str(schema)[:120]!r}",
+        f"{path}: this is {str(schema)[:120]!r}, not {artifact.schema_id}",
         code="artifact-version",
         hint="read it with the version of Gradience that wrote it, or name the right file",
     )

@@ -81,7 +81,7 @@ def address_of(name: str | os.PathLike[str]) -> Address | None:
     address = _of_uri(rest) if scheme[1].lower() == "hf" else _of_page(rest)
     if address is None:
         raise UsageError(
-            f"{text}: not the address of a model on the hub", code="bad-address", hint=f"such as {EXAMPLES}"
+            f"{text}: not a model address on the hub", code="bad-address", hint=f"such as {EXAMPLES}"
         )
     return address
 
@@ -257,7 +257,7 @@ def no_hub(address: Address, problem: str = "") -> NetworkError:
     return NetworkError(
         f"{address}: the server at {_endpoint()} {problem or 'is not a Hugging Face Hub'}",
         code="hub-server",
-        hint="check HF_ENDPOINT, and proxies that answer with a page of their own",
+        hint="check HF_ENDPOINT, and proxies that return their own pages",
     )
 
 
@@ -378,7 +378,7 @@ class _Guard:
     def _check_headers(self, response: Any) -> None:
         headers = response.headers
         if headers.get("Content-Encoding", "identity") != "identity":
-            raise self.refuse("compresses an answer although it was asked not to")
+            raise self.refuse("compresses a response although compression was refused")
         commit = headers.get("X-Repo-Commit")
         if commit is not None and not _COMMIT.fullmatch(commit):
             raise self.refuse(f"names the commit {commit[:80]!r}")
@@ -423,7 +423,7 @@ class _Guard:
                     else:
                         self.left -= len(chunk)
                     if unsized < 0 or self.left < 0 or (not is_file and time.monotonic() > until):
-                        raise self.refuse("sends an answer that does not end")
+                        raise self.refuse("sends an endless response")
                     yield chunk
 
             def close(bounded) -> None:
@@ -544,7 +544,7 @@ def download(address: Address, names: Sequence[str], *, limit: int | None = None
             raise NetworkError(
                 f"{address}: {name} is a Git LFS pointer on the hub, not the file itself: its upload is incomplete",
                 code="hub-lfs-pointer",
-                hint="ask its author to upload the file itself (`hf upload`), or name an earlier commit of it",
+                hint="ask its author to upload the actual file (`hf upload`), or name an earlier commit",
             )
         root = path.parents[name.count("/")]
         revision = _commit(address, root)
@@ -569,7 +569,7 @@ def _whole(address: Address, name: str, path: Path) -> Path:
         path = _downloaded(address, name, _commit(address, path.parents[name.count("/")]), again=True)
         if _is_corrupted(path):
             raise NetworkError(
-                f"{address}: {name} arrived twice with other bytes than its sha256 on the hub",
+                f"{address}: {name} was downloaded twice and does not match its sha256 on the hub",
                 code="hub-corrupted",
                 hint="check the disk, and proxies between here and the hub, then run it again",
             )

@@ -29,8 +29,8 @@ def unpack(text: str, n: int) -> tuple[bool, ...]:
     try:
         packed = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("these are no answers in base64") from None
+        raise ValueError("not base64-encoded answers") from None
     bits = f"{int.from_bytes(packed, 'big'):0{max(8 * len(packed), 1)}b}" if packed else ""
     if len(packed) != -(-n // 8) or "1" in bits[n:]:
-        raise ValueError(f"these are not the answers to {n} examples")
+        raise ValueError(f"not the answers to {n} examples")
     return tuple(bit == "1" for bit in bits[:n])

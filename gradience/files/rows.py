@@ -84,9 +84,9 @@ def _delimited(lines: _Lines, **dialect: Any) -> Iterator[PlacedRow]:
         header: list[str] = next(reader, [])
         if not header or len(set(header)) < len(header):
             raise InputError(
-                f"{path}: line 1 must name the columns, each once",
+                f"{path}: line 1 must list the column names, without duplicates",
                 code=lines.file_code,
-                hint="write the names of the columns into the first line",
+                hint="write the column names in the first line",
             )
         line = reader.line_num + 1
         for fields in reader:
@@ -96,7 +96,7 @@ def _delimited(lines: _Lines, **dialect: Any) -> Iterator[PlacedRow]:
             if len(fields) != len(header):
                 columns = counted(len(header), "column")
                 raise InputError(
-                    f"{place}: {counted(len(fields), 'field')}, and the first line names {columns}",
+                    f"{place}: {counted(len(fields), 'field')}, but the first line has {columns}",
                     code=lines.row_code,
                     hint="quote texts with commas or line breaks (CSV); a TSV file can contain neither tabs nor"
                     " line breaks in a text: use CSV or JSONL",

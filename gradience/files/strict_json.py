@@ -42,7 +42,7 @@ def loads(
     """
     if text.startswith(BOM):
         raise InputError(
-            f"{path}: the {label} begins with a byte order mark, which JSON may not have",
+            f"{path}: the {label} starts with a byte order mark, which JSON does not allow",
             code="bad-encoding",
             hint="save it again as UTF-8 without a byte order mark",
         )
@@ -89,7 +89,7 @@ def parse(
         return convert(unique) if convert else unique
 
     if text.count(",") + text.count("[") + text.count("{") > MAX_PARTS:
-        raise Refused(f"it holds more than {MAX_PARTS:,} values, which is as many as are read")
+        raise Refused(f"it has more than {MAX_PARTS:,} values, the limit")
     try:
         parsed = json.loads(
             text,
@@ -109,7 +109,7 @@ def parse(
 
 def _integer(text: str) -> int:
     if len(text) > MAX_DIGITS:
-        raise Refused(f"it holds a number of {len(text):,} characters")
+        raise Refused(f"it contains a number of {len(text):,} characters")
     return int(text)
 
 

@@ -124,7 +124,7 @@ def check_output(output: Path, source: Path, *, force: bool) -> None:
         _finish_interrupted(there)
         if there == here or there in here.parents or here in there.parents:
             raise UsageError(
-                f"{output}: the output is the adapter itself, lies in it, or contains it",
+                f"{output}: the output is the adapter itself, is inside it, or contains it",
                 code="output-is-input",
                 hint="choose another output folder",
             )

@@ -60,7 +60,7 @@ def chat_template(tokenizer: Any) -> Iterator[ChatTemplate]:
         raise InputError(
             f"{tokenizer.name_or_path or 'the tokenizer'}: has no chat template",
             code="no-chat-template",
-            hint="take an instruct model, or write the prompts out and use `profile: jsonl`",
+            hint="use an instruct model, or write out the prompts and use `profile: jsonl`",
         )
     if not isinstance(template, str) or len(template) > MAX_TEMPLATE:
         raise _refused(tokenizer, f"is not a text of at most {MAX_TEMPLATE:,} characters")

@@ -43,7 +43,7 @@ def main() -> None:
         text = str(texts[0])
         limit = MAX_CHARACTERS + TIMES_GIVEN * sum(len(message["content"]) for message in chat)
         if len(text) > limit:
-            raise TemplateError(f"{len(text):,} characters, and at most {limit:,} are read")
+            raise TemplateError(f"{len(text):,} characters (limit: {limit:,})")
         text.encode()
         return text
 

@@ -48,7 +48,7 @@ def choose_device(device: str = "auto") -> torch.device:
         ) from None
     if not {"cpu": True, "cuda": cuda, "mps": mps}.get(chosen.type, False):
         raise UsageError(
-            f"runtime.device is {device}, and this machine has none",
+            f"runtime.device is {device}, but this machine has none",
             code="no-device",
             hint=f"use cpu or auto; {SEEN}",
         )
@@ -75,7 +75,7 @@ def check_devices(device: str, processes: int) -> None:
         raise _shared(device, processes)
     if processes > torch.cuda.device_count():
         raise UsageError(
-            f"runtime.processes is {processes}, and this machine has {counted(torch.cuda.device_count(), 'GPU')}",
+            f"runtime.processes is {processes}, but this machine has {counted(torch.cuda.device_count(), 'GPU')}",
             code="processes",
             hint=f"set runtime.processes to the number of GPUs or fewer; {SEEN}",
         )
@@ -156,7 +156,7 @@ def _no_gpu(index: int, count: int) -> UsageError:
 
 def _shared(device: str, processes: int) -> UsageError:
     return UsageError(
-        f"runtime.device {device} is one device, and there are {processes} processes",
+        f"runtime.device {device} is one device, but there are {processes} processes",
         code="processes",
         hint="set `runtime.device: cuda`, which gives each process its own GPU",
     )

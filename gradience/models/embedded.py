@@ -191,7 +191,7 @@ def _kept(name: str, make: Callable[[Path], None], pins: Callable[[Path], Mappin
                     raise InputError(
                         f"{name}: {damaged} is not the expected file",
                         code="asset-hash",
-                        hint=f"delete its archive in {cache_folder() / 'archives'} and run again, which downloads it",
+                        hint=f"delete its archive in {cache_folder() / 'archives'} and run again to download it",
                     )
     return folder
 

@@ -82,7 +82,7 @@ def hub_address(settings: ModelSettings) -> Address | None:
         return address
     if address.revision not in (None, settings.revision):
         raise UsageError(
-            f"{name}: another revision is asked for as well: {settings.revision}",
+            f"{name}: a different revision is also given: {settings.revision}",
             code="two-revisions",
             hint="give the revision once",
         )
@@ -101,7 +101,7 @@ def require_weights(folder: Path, *, pickles: bool = True) -> None:
         return
     if not pickles and any(folder.glob("*.bin")):
         raise InputError(
-            f"{folder}: the adapter's config names this base model, and its weights are a pickle",
+            f"{folder}: the adapter's config names this base model, but its weights are a pickle",
             code="model-unreadable",
             hint=f"if you trust it, name it yourself: --base-model {folder}",
         )

@@ -53,7 +53,7 @@ def refuse_links(folder: Path) -> None:
         for path in (os.path.join(above, name) for name in (*folders, *files)):
             if os.path.islink(path) and not os.path.realpath(path).startswith(home):
                 raise InputError(
-                    f"{path}: a symbolic link that leads out of the output {folder}, so nothing is written there",
+                    f"{path}: a symbolic link that leads out of the output {folder}; writing was refused",
                     code="symlink-outside",
                     hint=f"remove the link, or give another output than {folder}",
                 )

@@ -147,11 +147,11 @@ def copy_member(archive: Path, member: str, target: Path) -> None:
             else:
                 source = stack.enter_context(tarfile.open(archive, "r:gz")).extractfile(member)
             if source is None:
-                raise tarfile.TarError(f"{member} is no regular file")
+                raise tarfile.TarError(f"{member} is not a regular file")
             shutil.copyfileobj(source, stack.enter_context(target.open("wb")))
     except _UNREADABLE as error:
         raise InputError(
             f"{archive}: cannot be read as an archive: {error}",
             code="archive-unreadable",
-            hint="delete it and run again, which downloads it",
+            hint="delete it and run again to download it",
         ) from None

@@ -119,16 +119,16 @@ def check_vocabulary(
     for adapter, rows in stored.items():
         if rows not in (None, known):
             raise InputError(
-                f"{adapter}: was trained with {rows:,} tokens in the vocabulary, and {model.name} has {known:,}",
+                f"{adapter}: was trained with a vocabulary of {rows:,} tokens, but {model.name} has {known:,}",
                 code="vocabulary",
-                hint="make the base that it was trained on, and give it as --base-model (docs/evaluate.md):"
+                hint="rebuild the base that it was trained on, and give it as --base-model (docs/evaluate.md):"
                 f" base.resize_token_embeddings({rows}),"
                 f" then PeftModel.from_pretrained(base, {str(adapter)!r}).unload().save_pretrained(DIR)",
             )
     tokens = max(tokenizer.get_vocab().values(), default=0) + 1
     if model.tokenizer is not None and tokens > known:
         raise InputError(
-            f"{model.tokenizer}: its tokenizer has {tokens:,} tokens, and {model.name} has {known:,}",
+            f"{model.tokenizer}: its tokenizer has {tokens:,} tokens, but {model.name} has {known:,}",
             code="vocabulary",
             hint="use the base's: --tokenizer base; or give the base that was resized for the training as --base-model",
         )

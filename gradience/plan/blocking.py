@@ -53,7 +53,7 @@ def refuse_uncompressible(
         )
     if not allow_untrained and all(layer.status == "untrained" for layer in report.layers):
         raise InputError(
-            f"{path}: untrained: B·A = 0 in every module, so there is no update to make smaller",
+            f"{path}: untrained: B·A = 0 in every module, so there is no update to compress",
             code="untrained",
             hint="were the trained weights saved? --allow-untrained (allow_untrained=True) compresses it anyway",
         )

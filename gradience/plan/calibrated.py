@@ -116,15 +116,15 @@ class ToKl:
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         if not 0 < self.max_kl < math.inf:
             raise UsageError(
-                f"a KL divergence of {self.max_kl} is no limit",
+                f"a KL divergence of {self.max_kl} is not a valid limit",
                 code="bad-kl",
                 hint="give nats per token, such as 0.01; `gradience compress --dry-run` draws the curve",
             )
         if all(module.effects is None for module in modules):
             raise UsageError(
-                "a KL divergence is predicted from a calibration, and none is given",
+                "predicting a KL divergence needs a calibration",
                 code="no-calibration",
-                hint="give --calibration FILE, which `gradience calibrate` writes",
+                hint="give --calibration FILE, written by `gradience calibrate`",
             )
         items = [item_of(module, module.cost, grid) for module in modules]
         chosen = {item.name: item.start for item in items}

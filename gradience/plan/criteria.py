@@ -109,7 +109,7 @@ class ToSuggestion:
     def __post_init__(self) -> None:
         if self.which not in get_args(Suggested):
             raise UsageError(
-                f"no suggestion is called {self.which!r}",
+                f"unknown suggestion {self.which!r}",
                 code="bad-suggestion",
                 hint=f"use one of {', '.join(get_args(Suggested))}",
             )
@@ -182,7 +182,7 @@ class ToBudget:
         if name in ("max_params", "max_bytes"):
             if value < 1:
                 raise UsageError(
-                    "a budget is at least 1",
+                    "a budget must be at least 1",
                     code="bad-budget",
                     hint="give a number of parameters or bytes such as 1000000",
                 )
@@ -282,7 +282,7 @@ class ToPlan:
         initial = report.adapter.initial
         if self.plan.initial_sha256 != (None if initial is None else initial.sha256):
             raise UsageError(
-                f"{self.source}: is for another initial adapter, or for none",
+                f"{self.source}: is for a different initial adapter, or for none",
                 code="plan-mismatch",
                 hint="give the same --initial-adapter DIR as for the plan, or none (Python: initial_adapter=)",
             )
@@ -296,7 +296,7 @@ def suggestions_of(report: AuditReport) -> Suggestions:
         raise InputError(
             f"{report.adapter.path}: the audit suggests no rank for this adapter",
             code="no-suggestion",
-            hint="give --rank or --energy (Python: rank=, energy=) instead; `gradience audit` says why",
+            hint="give --rank or --energy (Python: rank=, energy=) instead; `gradience audit` shows the reason",
         )
     return report.suggestions
 

@@ -71,13 +71,13 @@ def check_model_config(folder: Path, *, needed: bool = True) -> None:
         if not needed:
             return
         raise InputError(
-            f"{folder}: no config.json in it",
+            f"{folder}: contains no config.json",
             code="no-model-config",
             hint="give the folder of the adapter's base model: --base-model DIR (Python: base_model=)",
         )
     if not isinstance(strict_json.loads(read_file(path, MAX_CONFIG_BYTES), path, path.name), dict):
         raise InputError(
-            f"{path}: not the config of a model",
+            f"{path}: not a model config",
             code="bad-config",
             hint="save or download the base model again",
         )

@@ -75,7 +75,7 @@ def load(
             raise InputError(
                 f"{profile}: no {role} examples{f' in {listed(files, 4)}' if files else ''} ({counts})",
                 code="task-empty",
-                hint="add data: docs/tasks.md says how examples are split into train, dev and confirm",
+                hint="add data: docs/tasks.md explains how examples are split into train, dev and confirm",
             )
     return replace(task, code=code_of(profile, folder))
 

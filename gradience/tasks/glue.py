@@ -98,7 +98,7 @@ def load(
             raise InputError(
                 f"{table.source}: its labels are {', '.join(names)}, not {', '.join(kind.label_names)}",
                 code="task-label",
-                hint="use the profile text_classification: this is not the GLUE task of that name",
+                hint="use the profile text_classification: this is not the GLUE task with that name",
             )
     indices = Labels(tables, kind.columns).indices(kind.label_names)
     return ClassificationTask(

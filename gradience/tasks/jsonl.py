@@ -126,7 +126,7 @@ def choices_of(row: Row) -> tuple[str, ...]:
     texts = tuple(Row(row.place, {"choices": choice}).answer("choices").strip() for choice in choices)
     if len(set(texts)) < len(texts):
         raise InputError(
-            f"{row.place}: a choice is there twice", code="task-choices", hint="give each choice once"
+            f"{row.place}: a choice occurs twice", code="task-choices", hint="give each choice once"
         )
     return texts
 
@@ -144,5 +144,5 @@ def _label(row: Row, choices: tuple[str, ...]) -> int:
     raise InputError(
         f"{row.place}: the answer is {word[:80]!r}, which is {problem}",
         code="task-answer",
-        hint="write the text of a choice, or its place: 0 is the first",
+        hint="write the text of a choice, or its index (0 is the first)",
     )

@@ -135,11 +135,11 @@ def check_labels(names: Sequence[str], metric: Metric, tables: Tables) -> None:
         raise InputError(
             f"{source}: its labels are {', '.join(names) or 'none'}",
             code="task-label",
-            hint="check `label_column` and `label_names`: two labels or more are needed, each once",
+            hint="check `label_column` and `label_names`: at least two different labels are needed",
         )
     if metric == "f1" and len(names) != 2:
         raise UsageError(
-            f"f1 needs exactly two labels (it is that of the second), and there are {len(names)}",
+            f"f1 needs exactly two labels (it is computed for the second), but there are {len(names)}",
             code="task-metric",
             hint="use `metric: accuracy` or `metric: matthews`",
         )

@@ -41,7 +41,7 @@ def _accuracy(sklearn: Any, labels: Sequence[int], predictions: Sequence[int]) -
 
 def _f1(sklearn: Any, labels: Sequence[int], predictions: Sequence[int]) -> float:
     if not {*labels, *predictions} <= {0, 1}:
-        raise ValueError("f1 needs the labels 0 and 1, and there are others")
+        raise ValueError("f1 needs the labels 0 and 1, but there are others")
     return float(sklearn.f1_score(labels, predictions, pos_label=1, zero_division=0.0))
 
 

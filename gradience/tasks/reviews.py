@@ -44,7 +44,7 @@ def load(path: Path | None = None) -> ClassificationTask:
             raise InputError(
                 f"{path}: line {number} is not `id <tab> rating <tab> text`",
                 code="task-row",
-                hint="use the file as its package has it",
+                hint="use the original file from the package",
             ) from None
         if abs(rating) <= NEUTRAL:
             neutral += 1

@@ -89,7 +89,7 @@ class Row:
         raise InputError(
             f"{self.place}: the id is {value!r:.40}, which is neither a text nor a whole number",
             code="task-id",
-            hint="write it in quotes, or leave it out",
+            hint="write it in quotes, or remove it",
         )
 
     def has(self, column: str) -> bool:
@@ -134,7 +134,7 @@ def local(path: Path) -> Table:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
-            f"{path}: no file format is known by this extension",
+            f"{path}: unknown file extension",
             code="task-file",
             hint=f"rename it with the extension of its format: {', '.join(SUFFIXES)}",
         )
@@ -201,9 +201,7 @@ Place = TypeVar("Place", Path, str)
 
 def unclear(hint: str) -> UsageError:
     """The error (`task-files`) for data whose roles nothing says."""
-    return UsageError(
-        "it is unclear which data are for training and which for evaluation", code="task-files", hint=hint
-    )
+    return UsageError("training and evaluation data cannot be told apart", code="task-files", hint=hint)
 
 
 def by_role(single: Place | None, places: Mapping[Role, Place | None]) -> dict[Role | None, Place]:
@@ -324,7 +322,7 @@ def checked(table: Table, kind: Kind) -> Iterator[Row]:
         present = frozenset(filter(row.has, KINDS[kind].one_of))
         if shape not in (None, present):
             raise InputError(
-                f"{row.place}: has {names(present)}, and the rows before have {names(shape or ())}",
+                f"{row.place}: has {names(present)}, but earlier rows have {names(shape or ())}",
                 code="task-kind",
                 hint="give all rows of a file the same fields",
             )
@@ -334,7 +332,7 @@ def checked(table: Table, kind: Kind) -> Iterator[Row]:
             raise InputError(
                 f"{row.place}: the id {key[:80]!r} is also that of {ids[key].rpartition(': ')[2]}",
                 code="task-id",
-                hint="give every row an id of its own, or leave the ids out",
+                hint="give every row a unique id, or remove the ids",
             )
         yield row
 
@@ -350,9 +348,9 @@ def _not_of(kind: Kind, row: Row, *, first: bool) -> InputError:
         )
     if other is not None:
         return InputError(
-            f"{row.place}: has {KINDS[other].words}, and the rows before have {fields.words}",
+            f"{row.place}: has {KINDS[other].words}, but earlier rows have {fields.words}",
             code="task-kind",
-            hint="put rows of another kind into a file of their own",
+            hint="put rows of a different kind into a separate file",
         )
     for name in fields.needed:
         row.value(name)  # says which columns there are, and which one is near
@@ -362,7 +360,7 @@ def _not_of(kind: Kind, row: Row, *, first: bool) -> InputError:
     return InputError(
         f"{row.place}: neither {' nor '.join(f'`{name}`' for name in fields.one_of)}",
         code="task-text",
-        hint=f"give each row {fields.words}; take out a row without an answer",
+        hint=f"give each row {fields.words}; remove rows without an answer",
     )
 
 
@@ -419,9 +417,9 @@ def gather(
                     before, place = first_places.setdefault(sha256_text(text), (role, row.place))
                     if before != role:
                         raise InputError(
-                            f"{row.place}: the same as {place}: no row can be in the {role} and the {before} file",
+                            f"{row.place}: the same as {place}: a row cannot be in both the {role} and the {before} file",
                             code="task-leak",
-                            hint=f"take it out of one of the two files, best out of {role}",
+                            hint=f"remove it from one of the two files, preferably from {role}",
                         )
                 example = make(row, role or role_of(content_id(text)))
                 if row.id is not None:
@@ -434,7 +432,7 @@ def gather(
         examples = with_dev(examples, dev)
     elif dev is not None:
         raise UsageError(
-            "`dev` holds examples out of `train_file`, and the roles are given otherwise",
+            "`dev` holds examples out of `train_file`, but the roles are already given",
             code="task-files",
             hint="leave `dev` out",
         )

@@ -86,7 +86,7 @@ def scorer_of(name: str, pattern: str | None) -> Scorer:
         raise UsageError(
             "`scorer: regex` needs a `pattern`" if pattern is None else f"`scorer: {name}` has no `pattern`",
             code="task-scorer",
-            hint="give `scorer: regex` with `pattern: …`, whose one group is the answer",
+            hint="give `scorer: regex` with `pattern: …`, with one group for the answer",
         )
     if pattern is None:
         return SCORERS[name]
@@ -155,7 +155,7 @@ def matching(pattern: str) -> Filter:
             raise InputError(
                 f"`pattern: {pattern}` takes more than {PATTERN_SECONDS:g} s on an output of {len(output)} characters",
                 code="task-pattern",
-                hint="write it without repeats inside repeats, such as `(a+)+`",
+                hint="write it without nested repeats, such as `(a+)+`",
             ) from None
         return None if match is None else stripped(match[compiled.groups] or "")
 

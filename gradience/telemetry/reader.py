@@ -164,7 +164,7 @@ def _decoded(text: str) -> Json:
     """
     begin = text.lstrip()[:1]
     if begin not in _BEGINS:
-        raise ValueError("no JSON begins like this")
+        raise ValueError("not JSON")
     if begin == "{" and "NaN" not in text and "Infinity" not in text and not _LARGE_NUMBER.search(text):
         value = _DECODER.decode(text)
     else:

@@ -76,7 +76,7 @@ class TelemetryWriter:
             raise ValueError(f"{self.path.name} is closed")
         clash = [key for key in ENVELOPE if key in payload]
         if clash:
-            raise ValueError(f"{', '.join(clash)}: the envelope's own field, not payload")
+            raise ValueError(f"{', '.join(clash)}: reserved for the envelope, not allowed in the payload")
         envelope = {
             "schema": SCHEMA,
             "ts": round(time.time(), 3),

@@ -116,9 +116,9 @@ def sequences_per_step(args: TrainingArguments, recipe: TrainSettings) -> int:
     planned = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     if counted != planned:
         raise UsageError(
-            f"a step would train on {counted} examples, and the recipe says {planned}",
+            f"a step would train on {counted} examples, but the recipe says {planned}",
             code="effective-batch",
-            hint="set runtime.processes and launch one process, or launch as many as divide the accumulation steps",
+            hint="set runtime.processes and launch one process, or a number that divides the accumulation steps",
         )
     return counted
 

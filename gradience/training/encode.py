@@ -48,7 +48,7 @@ def labels_of(task: Task, model: ModelSettings) -> int | None:
     classifies = isinstance(task, ClassificationTask)
     if classifies != (model.type == "seqcls"):
         raise UsageError(
-            f"model.type is {model.type}, and the task {task.name} needs"
+            f"model.type is {model.type}, but the task {task.name} needs"
             f" {'seqcls' if classifies else 'causal_lm'}",
             code="task-model",
             hint="set model.type to that, or choose another task",

@@ -55,9 +55,9 @@ class Order(BaseModel):
         task = rendered(tasks.load(self.profile, self.options, folder=self.folder), self.model)
         if task.examples.fingerprint("train", self.recipe.train_samples) != self.data:
             raise InputError(
-                f"{self.profile}: returns other training examples here than in the process that started the run",
+                f"{self.profile}: returns different training examples than in the process that started the run",
                 code="task-changed",
-                hint="do not change its files during a run, and seed everything random in it",
+                hint="do not change its files during a run, and seed all its random choices",
             )
         about_the_task = {"profile", "options", "folder", "data"}
         train(task, **{name: getattr(self, name) for name in set(type(self).model_fields) - about_the_task})

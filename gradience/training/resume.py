@@ -163,7 +163,7 @@ class Journal:
         self.started = self._read()
         if self.started and self.started.call != self.call:
             raise InputError(
-                f"{path.parent}: contains another training, begun with other settings or data",
+                f"{path.parent}: contains another training, started with different settings or data",
                 code="other-training",
                 hint="give an empty folder, or delete this one",
             )
@@ -262,7 +262,7 @@ def finished(output: Path, request: Mapping[str, Any]) -> TrainingReport:
     weights = output / ADAPTER / "adapter_model.safetensors"
     if weights.is_file() and sha256_file(weights) != report.adapter_sha256:
         raise InputError(
-            f"{weights}: not the weights that {REPORT} beside it describes",
+            f"{weights}: does not match {REPORT} beside it",
             code="other-training",
             hint="give an empty folder, or delete this one",
         )

@@ -120,7 +120,7 @@ def eight_zero_bytes(folder):
 # ---------------------------------------------------------------- the header
 
 
-@refused(WEIGHTS, "promise a header of", "not a safetensors file", hint=AGAIN)
+@refused(WEIGHTS, "announce a header of", "not a safetensors file", hint=AGAIN)
 def header_too_large(folder):
     return weights(folder, container(b"{}", bytes(100), length=2**63))
 

@@ -211,7 +211,7 @@ def home_made_pairs_that_do_not_fit(folder):
     return file(folder, "lora.safetensors", named(w_a_0=(4, 16), w_b_0=(12, 5)))
 
 
-@refused("scale", "no pairs that it would hold for", hint="--pairs", options=("--scale", "2"), code=2)
+@refused("scale", "without --pairs", hint="--pairs", options=("--scale", "2"), code=2)
 def a_scale_without_pairs(folder):
     return adapter(folder)
 

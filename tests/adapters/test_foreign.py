@@ -264,7 +264,7 @@ def test_home_made_pairs_on_the_command_line(tmp_path, capsys):
     assert "α unknown" in shown
     words = ["compare", path, path, "--pairs", "w_a_{}", "w_b_{}"]
     assert run(words) == 3
-    assert "give it with --scale" in capsys.readouterr().err
+    assert "give --scale" in capsys.readouterr().err
     assert run([*words, "--scale", "2"]) == 0
 
 

@@ -68,7 +68,7 @@ FILES = {
     ),
     "no tensors": (lambda: saved({"w": 1, "v": torch.ones(2)}), "pickle-content", "int"),
     "a list": (lambda: saved([torch.ones(2)]), "pickle-content", "list"),
-    "a sparse tensor": (lambda: saved({"w": torch.eye(2).to_sparse()}), "pickle-content", "no plain tensor"),
+    "a sparse tensor": (lambda: saved({"w": torch.eye(2).to_sparse()}), "pickle-content", "not a plain tensor"),
     "half a file": (lambda: saved({"w": torch.zeros(999)})[:2000], "pickle-refused", ""),
     "no pickle": (lambda: b"hello, this is no pickle", "pickle-refused", ""),
 }  # fmt: skip

@@ -71,7 +71,7 @@ def test_what_is_too_long_is_counted(dry_run, tmp_path):
     )
     code, _, err = dry_run(task=task(**options, max_new_tokens=64))
     assert code == 2
-    assert "64 new tokens leave no room for a prompt: the base takes 64" in err
+    assert "64 new tokens leave no room for a prompt: the base is limited to 64" in err
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_the_screen_is_made_from_the_json(capsys: pytest.CaptureFixture[str]) ->
         ([], 2, "no budget given"),
         (["--n", "1"], 2, "--n: 1 is not between 2 and 1000000"),
         (["--n", "200", "--seeds", "0"], 2, "--seeds: 0 is not between 1 and 100"),
-        (["--n", "200", "lora.probe_r=4"], 2, "there is no config to change"),
+        (["--n", "200", "lora.probe_r=4"], 2, "no config to override"),
         (["--n", "200", "--discordance", "16"], 2, "16.0 is not between 0 and 1"),
         (["--n", "200", "--discordance", "0"], 2, "0.0 is not between 0 and 1"),
         (["--n", "200", "--spread", "-0.1"], 2, "-0.1 is not between 0 and 1"),

@@ -189,7 +189,7 @@ def test_other_data_are_not_asked(copy: Path, tmp_path: Path) -> None:
     report = again(copy)
     assert report.regenerated == ()
     (check,) = (one for one in report.checks if one.level == "L3")
-    assert (check.result, "other data" in check.what) == ("not done", True)
+    assert (check.result, "different data" in check.what) == ("not done", True)
 
 
 @pytest.mark.parametrize("least", [1, 5, 9, 1000])

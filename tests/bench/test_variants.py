@@ -114,7 +114,7 @@ def test_equal_configurations_are_one_run():
 
 
 def test_the_audit_must_have_the_energy_of_the_config():
-    with pytest.raises(UsageError, match=r"audited at an energy of 0\.9, and the config says 0\.95"):
+    with pytest.raises(UsageError, match=r"audited at an energy of 0\.9, but the config says 0\.95"):
         planned(audited(3, 3), energy=0.95)
 
 
@@ -224,8 +224,8 @@ def test_a_step_that_equals_a_truncated_variant_is_not_made_again():
 @pytest.mark.parametrize(
     ("ladder", "said"),
     [
-        ({"steps": [4, 8]}, "from the largest down"),
-        ({"steps": [8, 8]}, "each once"),
+        ({"steps": [4, 8]}, "in descending order"),
+        ({"steps": [8, 8]}, "without duplicates"),
         ({"steps": [8, 0]}, "are ranks"),
         ({"steps": [0.9, 0.5]}, "are ranks"),
         ({"kind": "per_layer", "steps": [16, 8]}, "are shares of the energy"),

@@ -135,7 +135,7 @@ def test_the_head_of_ray_is_killed(one_seed, one_alone, tmp_path, monkeypatch, e
         _, said = process.communicate(timeout=HANGS)
     assert process.returncode == 7, said
     assert "is lost: " in said
-    assert "the same command: what is finished is kept" in said
+    assert "the same command: finished stages are kept" in said
     assert "Traceback" not in said
     before = finished(output)
     with two_raylets() as cluster:

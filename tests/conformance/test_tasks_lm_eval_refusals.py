@@ -183,7 +183,7 @@ def test_an_unknown_metric_is_no_script_that_is_downloaded(write, tmp_path, monk
     script = tmp_path / "mine.py"
     script.write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(GradienceError, match="none of lm-eval's") as refused:
+    with pytest.raises(GradienceError, match="not built into lm-eval") as refused:
         tasks.load(write(metric_list="[{metric: ./mine.py}]"), {}, needed=())
     assert refused.value.code == "code-refused"
     assert not (tmp_path / "ran").exists()
@@ -225,7 +225,7 @@ def test_bench_trains_on_training_documents_and_confirms_on_the_test(write):
     assert (task.stop, task.max_new_tokens) == (("\n",), 7)
     shown = scored_example(task, task.examples.of("confirm")[0], None)
     assert (shown.scored, shown.extracted, shown.correct) == ("51", "51", True)
-    with pytest.raises(GradienceError, match="' 51', which is trained, would be scored wrong") as refused:
+    with pytest.raises(GradienceError, match="' 51', used for training, would be scored wrong") as refused:
         tasks.load(write("training_split: train", filter_list="null"), {})
     assert refused.value.code == "task-answer"
     for example in task.examples.all:

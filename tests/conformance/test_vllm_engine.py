@@ -132,7 +132,7 @@ def test_a_wrong_scale_does_not_pass_the_gate(vllm, folders, settings):
     peft.add("first", other)
     before, vllm.peft = vllm.peft, peft
     vllm._verified.clear()
-    with pytest.raises(InputError, match="vLLM computes otherwise than PEFT") as refusal:
+    with pytest.raises(InputError, match="vLLM and PEFT disagree") as refusal:
         vllm.verify(["first"], [row.prompt for row in tiny.sums(8)], None)
     vllm.peft = before
     assert refusal.value.code == "engine-disagrees"

@@ -85,7 +85,7 @@ def test_an_answer_is_a_text_or_a_place(tmp_path):
         ({"choices": ["a", "b"], "answer": 2}, "task-answer", "none of the 2 choices"),
         ({"choices": ["1", "2"], "answer": 1}, "task-answer", "a choice, and the place of another one"),
         ({"choices": ["a"], "answer": 0}, "task-text", "no list of 2 choices or more"),
-        ({"choices": ["a", "a "], "answer": 0}, "task-choices", "a choice is there twice"),
+        ({"choices": ["a", "a "], "answer": 0}, "task-choices", "a choice occurs twice"),
         ({"choices": ["a", ""], "answer": 0}, "task-text", "is empty"),
         ({"choices": "a,b", "answer": 0}, "task-text", "is no list in JSON"),
         ({"choices": ["a", "b"], "answer": " "}, "task-text", "column `answer` is empty"),

@@ -128,7 +128,7 @@ def test_what_a_reader_must_know_is_noted(inputs, rows, given, note):
             prompts("a film"),
             {"max_new_tokens": 64},
             "no-room",
-            "leave no room for a prompt: the base takes 64",
+            "leave no room for a prompt: the base is limited to 64",
         ),
         (
             labelled("film " * 520, "a"),

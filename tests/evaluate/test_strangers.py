@@ -78,7 +78,7 @@ NEVER_ENDS = "([a-z_.0-9]+)+!"
         ("layers_to_transform", "x", "a list of layers"),
         ("trainable_token_indices", [10**6], "the base has 46 tokens"),
         ("lora_dropout", "x", "a number from 0 to 1"),
-        ("eva_config", "x", "PEFT does not read it"),
+        ("eva_config", "x", "PEFT cannot read it"),
     ],
 )
 def test_a_field_that_peft_would_fail_on_is_named(tmp_path, monkeypatch, field, value, words):

@@ -162,7 +162,7 @@ def test_an_adapter_with_more_tokens_than_the_base_gets_the_hint_that_helps(tmp_
     trained = resized(tmp_path, base, **FEATURES[feature])
     given = {"base_model": str(base), "data": tmp_path / "rows.jsonl", "device": "cpu"}
     with pytest.raises(
-        InputError, match=r"trained with 33 tokens in the vocabulary, and .*base has 31"
+        InputError, match=r"trained with a vocabulary of 33 tokens, but .*base has 31"
     ) as caught:
         read_inputs(evaluate_settings({"adapters": [tmp_path / "adapter"], **given}))
     assert caught.value.code == "vocabulary"

@@ -69,7 +69,7 @@ def test_a_python_without_vllm_and_what_is_no_python():
     ],
 )
 def test_what_it_is_not_used_for_is_refused_before_anything_is_loaded(model, labels, words):
-    with pytest.raises(UsageError, match=f"not used for {words}") as refusal:
+    with pytest.raises(UsageError, match=f"does not support {words}") as refusal:
         engine_class("vllm").check(model, labels=labels)
     assert refusal.value.code == "engine-cannot"
 
@@ -78,7 +78,7 @@ def test_the_command_refuses_a_classifier_and_asks_for_a_python(tmp_path, monkey
     monkeypatch.chdir(data.classifiers(tmp_path / "labels"))
     given = ["evaluate", "reference", "other", "-b", "base", "--data", "rows.csv", "--engine", "vllm"]
     assert run([*given, "-o", "out"]) == 2
-    assert "not used for a sequence classifier" in capsys.readouterr().err
+    assert "does not support a sequence classifier" in capsys.readouterr().err
     monkeypatch.delenv(PYTHON, raising=False)
     base = llama()
     base.save_pretrained(tmp_path / "base")
@@ -88,7 +88,7 @@ def test_the_command_refuses_a_classifier_and_asks_for_a_python(tmp_path, monkey
     given = ["evaluate", *adapters, "-b", str(tmp_path / "base"), "--data", str(tmp_path / "rows.jsonl")]
     given += ["-o", str(tmp_path / "out"), "--engine", "vllm"]
     assert run(given) == 2
-    assert "the engine vllm needs a Python of its own" in capsys.readouterr().err
+    assert "the engine vllm needs its own Python" in capsys.readouterr().err
     monkeypatch.setenv(PYTHON, "")
     assert run([*given, "--engine-python", sys.executable]) == 2
     assert "vLLM is not installed there" in capsys.readouterr().err
@@ -331,9 +331,9 @@ def test_the_gate_compares_log_probabilities_and_sees_what_is_left_out(tmp_path)
     ask(engine_with(adapter))
     ask(engine_with(zero), engine_with(zero))  # what changes nothing in PEFT may change nothing
     for under_test, code, words in (
-        (engine_with(zero), "engine-ignores-adapter", "vLLM leaves this adapter out"),
+        (engine_with(zero), "engine-ignores-adapter", "vLLM ignores this adapter"),
         (engine_with(other), "engine-disagrees", "differ by up to .* nats per token, and 0.001 are allowed"),
-        (engine_with(adapter, seed=3), "engine-disagrees", "vLLM computes otherwise"),
+        (engine_with(adapter, seed=3), "engine-disagrees", "vLLM and PEFT disagree"),
     ):
         with pytest.raises(InputError, match=words) as refusal:
             ask(under_test)

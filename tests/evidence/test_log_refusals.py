@@ -135,12 +135,12 @@ def test_the_direction_of_the_log_wins_over_a_slip(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "line 1 must name the columns"),
+        ("", "line 1 must list the column names"),
         ("name,score\na,1\n", "line 2: no id"),
-        ("id,id\na,1\n", "line 1 must name the columns, each once"),
+        ("id,id\na,1\n", "line 1 must list the column names, without duplicates"),
         ("id,score\na,1\na,0\n", "the id 'a' occurs twice"),
         ("id,score\n,1\nb,1\n", "no id"),
-        ("id,score\na,1\nb\n", "line 3: 1 field, and the first line names 2 columns"),
+        ("id,score\na,1\nb\n", "line 3: 1 field, but the first line has 2 columns"),
         ("id,score\na,1\nb,good\n", "line 3: no number under 'score'"),
         ("id,score\na,1\nb,nan\n", "nan, which is no score"),
         ("id,score\na,good\nb,bad\n", "no score of single examples in it; score: no number"),

@@ -133,19 +133,19 @@ FAILURES = {
     "org/disabled": ("hub-not-found", 7, "disabled"),
     "org/busy": ("hub-server", 7, "HTTP 500"),
     "org/page": ("hub-server", 7, "is not a Hugging Face Hub"),
-    "org/token": ("hub-token", 7, "does not accept the token"),
+    "org/token": ("hub-token", 7, "rejected the token"),
     "org/broken": ("hub-connection", 7, "or it broke"),
-    "org/listed": ("hub-file", 7, "lists is not there"),
+    "org/listed": ("hub-file", 7, "lists is missing"),
     "org/pointer": ("hub-lfs-pointer", 7, "Git LFS pointer on the hub"),
     "org/good@v9": ("hub-revision", 7, "no revision 'v9'"),
     "org/good:lost": ("hub-file", 7, "no 'lost' in this repository"),
-    "org/many": ("several-adapters", 3, "in folders of it"),
+    "org/many": ("several-adapters", 3, "in sub-folders"),
     "org/pickled": ("pickle", 3, "adapter_model.bin is a pickle"),
     "org/model": ("full-model", 3, "nothing was downloaded"),
     "org/large": ("full-model", 3, "weights.safetensors, has 3.2 GB: a full model, by its size; nothing was"),
     "org/two": ("not-an-adapter", 3, "one.safetensors, two.safetensors"),
     "org/steps": ("not-an-adapter", 3, "0000100_adapters.safetensors, 0000200_adapters.safetensors"),
-    "org/good:README.md": ("not-an-adapter", 3, "not a file of weights"),
+    "org/good:README.md": ("not-an-adapter", 3, "not a weight file"),
 }
 
 
@@ -390,8 +390,8 @@ ATTACKS = {
     ),
     **dict.fromkeys(("deep list", "dates"), "is not a Hugging Face Hub"),
     **dict.fromkeys(WAITS, "asks to wait 86400 seconds"),
-    "compressed list": "compresses an answer",
-    **dict.fromkeys(("endless list", "endless error"), "sends an answer that does not end"),
+    "compressed list": "compresses a response",
+    **dict.fromkeys(("endless list", "endless error"), "sends an endless response"),
 }
 """What is wrong with a server's answers -> what is said of it."""
 
@@ -452,7 +452,7 @@ def test_a_file_is_what_its_digest_says(tmp_path: Path) -> None:
     assert answers["org/once"]["sha256"] == sha256_file(example_adapter() / "adapter_model.safetensors")
     for answer in (answers["org/twice"], answers["base org/base"], again["org/twice"]):
         assert (answer["code"], answer["exit"]) == ("hub-corrupted", 7)
-        assert "other bytes than its sha256" in answer["message"]
+        assert "does not match its sha256" in answer["message"]
 
 
 PUBLIC = {

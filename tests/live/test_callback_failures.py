@@ -102,7 +102,7 @@ def goes_on(error, tmp_path, monkeypatch, caplog, undisturbed, holder, name):
         run.train()
     warnings = [r for r in caplog.records if r.name.startswith("gradience") and r.exc_info]
     assert len(warnings) == 1
-    assert "switched itself off" in warnings[0].message
+    assert "disabled itself" in warnings[0].message
     assert warnings[0].exc_info[1] is error
     assert losses(run) == losses(undisturbed)
     assert_same_weights(weights(run), weights(undisturbed))
@@ -147,7 +147,7 @@ def test_a_disk_that_fails_half_way_leaves_a_readable_file(tmp_path, monkeypatch
         run.train()
     monkeypatch.undo()
     assert losses(run) == losses(undisturbed)
-    assert sum("switched itself off" in r.message for r in caplog.records) == 1
+    assert sum("disabled itself" in r.message for r in caplog.records) == 1
     assert len(records(tmp_path / "run.jsonl")) == 4
     assert _read_issues(tmp_path / "run.jsonl") == {"torn-line": 1}
 

@@ -92,8 +92,8 @@ def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_r
         ("a.csv", 'text,label\n"Fine" x,a\n', "line 2: ", "task-row"),
         ("a.csv", 'text,label\n"Fine,a\n', "unexpected end of data", "task-row"),
         ("a.csv", "text;label\nFine;a\n", "line 2: no column `text`", "task-column"),
-        ("a.csv", "text,text\nFine,a\n", "line 1 must name the columns", "task-file"),
-        ("a.csv", "", "line 1 must name the columns", "task-file"),
+        ("a.csv", "text,text\nFine,a\n", "line 1 must list the column names", "task-file"),
+        ("a.csv", "", "line 1 must list the column names", "task-file"),
         ("a.csv", "text,label\n  ,a\n", "line 2: column `text` is empty", "task-text"),
         ("a.csv", "text,label\nFine,\n", "line 2: column `label` contains ''", "task-label"),
         ("a.tsv", "text\tlabel\nFine\twine\ta\n", "line 2: 3 fields", "task-row"),
@@ -116,7 +116,7 @@ def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_r
         ("a.csv", "text,label\nFine,a\n".encode("utf-16"), "is not UTF-8", "task-file"),
         ("a.csv", "text,label\nFine,a\nGood,a\n", "its labels are a", "task-label"),
         ("a.csv", "text,label\n", "its labels are none", "task-label"),
-        ("a.json", "[]", "no file format is known", "task-file"),
+        ("a.json", "[]", "unknown file extension", "task-file"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, name, content, message, code):

@@ -88,11 +88,11 @@ def test_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("cuda:8")
     with pytest.raises(UsageError, match="has none"):
         choose_device("mps")
-    with pytest.raises(UsageError, match=r"runtime\.processes is 9, and this machine has 8 GPUs"):
+    with pytest.raises(UsageError, match=r"runtime\.processes is 9, but this machine has 8 GPUs"):
         check_devices("auto", 9)
     check_devices("auto", 8)
     under_torchrun(monkeypatch, 1, 2)
-    with pytest.raises(UsageError, match=r"cuda:1 is one device, and there are 2 processes"):
+    with pytest.raises(UsageError, match=r"cuda:1 is one device, but there are 2 processes"):
         choose_device("cuda:1")
 
 
@@ -118,7 +118,7 @@ def test_a_batch_that_is_not_the_recipe_s_is_refused(gpus: list[torch.device], t
     many = type("AllOfThem", (OneDevice,), {"n_gpu": property(lambda self: self._n_gpu)})
     args.__class__ = many  # as transformers counts by itself
     with pytest.raises(
-        UsageError, match="a step would train on 128 examples, and the recipe says 16"
+        UsageError, match="a step would train on 128 examples, but the recipe says 16"
     ) as caught:
         sequences_per_step(args, RECIPE)
     assert caught.value.code == "effective-batch"

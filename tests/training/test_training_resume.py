@@ -90,7 +90,7 @@ def test_an_unfinished_training_is_not_continued_with_other_settings(
 
     with pytest.raises(Stop):
         run(causal, tmp_path, recipe=recipe(save_steps=1), on_step=stop)
-    with pytest.raises(InputError, match="begun with other settings") as caught:
+    with pytest.raises(InputError, match="started with different settings") as caught:
         run(causal, tmp_path, recipe=recipe(save_steps=1, lr=1e-3))
     assert caught.value.code == "other-training"
     assert run(causal, tmp_path, recipe=recipe(save_steps=1)).resumed_from == [2]

@@ -118,9 +118,9 @@ class TaskSettings(Settings):
         task = tasks.load(self.profile, self.options, folder=self.place)
         if isinstance(task, LikelihoodTask) or (isinstance(task, ChatTask) and task.likelihoods):
             raise InputError(
-                f"task.profile {self.profile}: compares likelihoods, and the verdicts of Bench count correct answers",
+                f"task.profile {self.profile}: compares likelihoods, but Bench verdicts count correct answers",
                 code="task-uncounted",
-                hint="choose another scorer, or compare adapters that you have: gradience evaluate",
+                hint="choose another scorer, or compare existing adapters with gradience evaluate",
             )
         return task
 
@@ -151,7 +151,7 @@ class LadderSettings(Settings):
     @model_validator(mode="after")
     def _descends(self) -> LadderSettings:
         if list(self.steps) != sorted(set(self.steps), reverse=True):
-            raise ValueError("`steps` go from the largest down, each once")
+            raise ValueError("`steps` must be listed in descending order without duplicates")
         if self.kind == "uniform" and not all(isinstance(step, int) and step > 0 for step in self.steps):
             raise ValueError("`steps` of a uniform ladder are ranks, such as [16, 8, 4]")
         if self.kind == "per_layer" and not all(0 < step <= 1 for step in self.steps):
@@ -246,7 +246,7 @@ class CompressionSettings(Settings):
             if len(set(values)) < len(values):
                 raise ValueError(f"`{name}` lists a name twice")
         if self.retrain is not None and not any(ARMS[name].is_trained for name in self.arms):
-            raise ValueError("`retrain` limits what is retrained, and `arms` has no `retrain`")
+            raise ValueError("`retrain` is given, but `arms` has no `retrain`")
         extra = [name for name in self.retrain or () if name not in self.variants]
         if extra:
             raise ValueError(f"`retrain` names {extra[0]}, which is not among `variants`")
@@ -256,7 +256,7 @@ class CompressionSettings(Settings):
         if self.distillation is not None and not any(ARMS[name].distills for name in self.arms):
             raise ValueError("`distillation` is given, but `arms` has no `distill`")
         if self.calibration is not None and not any(map(is_calibrated, self.variants)):
-            raise ValueError("`calibration` says how is calibrated, and `variants` has no `calibrated`")
+            raise ValueError("`calibration` is given, but `variants` has no `calibrated`")
         if (self.calibration is not None and self.calibration.max_kl is not None) != (
             UNDER_KL in self.variants
         ):

@@ -99,7 +99,7 @@ def report_of_config(
     examples = n or expected.examples
     if examples is None:
         raise UsageError(
-            f"{expected.task}: how many examples decide is known when the data are read",
+            f"{expected.task}: the number of test examples is unknown until the data are read",
             code="no-budget",
             hint="give --n as well",
         )

@@ -158,7 +158,7 @@ class OnRay:
         return NetworkError(
             f"the Ray cluster at {self.head} is lost: {why}",
             code="ray-lost",
-            hint="start it again, and the same command: what is finished is kept",
+            hint="restart the cluster and run the same command: finished stages are kept",
         )
 
     def _most(self, resource: str) -> int:
@@ -230,9 +230,9 @@ def _unpack(folder: Path, files: Iterable[tuple[str, np.ndarray[Any, np.dtype[np
             continue
         if sha256_file(path) != known.sha256:
             raise InputError(
-                f"{path}: changed on its way",
+                f"{path}: changed in transit",
                 code="stage-damaged",
-                hint="run the same command again: what is finished is kept",
+                hint="run the same command again: finished stages are kept",
             )
         if known.mtime_ns is not None:  # so that it is not hashed again
             os.utime(path, ns=(known.mtime_ns, known.mtime_ns))

@@ -183,7 +183,7 @@ def require_weights(adapter: Path) -> None:
     """
     if not (adapter / WEIGHTS).is_file():
         raise InputError(
-            f"{adapter}: its weights are needed again, and were removed when the run ended (runtime.keep_adapters)",
+            f"{adapter}: its weights are needed again, but were removed at the end of the run (runtime.keep_adapters)",
             code="weights-removed",
             hint=f"delete {adapter.parent} and run again to retrain it, or give another --output",
         )

@@ -61,9 +61,9 @@ def regenerated(run: Path, only: str, findings: Findings, *, least: int) -> tupl
         here = task.examples.fingerprint(role, config.task.eval_samples)
         if here != planned.get(role) or task.code != plan.task_code:
             raise InputError(
-                f"other data: the {role} examples here, or the task's code, are not those of plan.json",
+                f"different data: the {role} examples here, or the task's code, differ from plan.json",
                 code="other-data",
-                hint="get the data with which the run was made",
+                hint="get the data of the original run",
             )
         is_one = only or len(plan.seeds) == 1
         places = [only] if is_one else [f"seed_{seed}/" for seed in plan.seeds]
@@ -151,7 +151,7 @@ class _Regeneration:
         before, now = (header.model_dump(exclude=OF_THE_SAMPLE) for header in (stored.run, again.run))
         before["base"] = now["base"]  # the same base may lie elsewhere: its digest tells
         if others := ", ".join(field for field in now if before.get(field) != now[field]):
-            raise InputError(f"its header has another {others}", code="other-data")
+            raise InputError(f"its header has a different {others}", code="other-data")
         why = undecidable(stored.run, self.evaluator.numerics)
         rows, differing, equal = {row.id: row for row in stored.records}, [], 0
         for new in again.records:

@@ -120,9 +120,9 @@ def verify_run(
         whole, only = folder.parent, f"{folder.name}/"
     elif not any((folder / name).is_file() for name in (PLAN, BENCH, AGGREGATE)):
         raise InputError(
-            f"{folder}: no run: neither {PLAN} nor {BENCH} nor {AGGREGATE} in it",
+            f"{folder}: not a run: it has neither {PLAN} nor {BENCH} nor {AGGREGATE}",
             code="not-a-run",
-            hint="name the folder that `gradience bench run` wrote",
+            hint="name the output folder of `gradience bench run`",
         )
     with unpacked(whole) as place:
         run = RunFolder(place, only, pages)
@@ -131,9 +131,9 @@ def verify_run(
         status = _check_results(run)
         if not any(check.result != "not done" for check in findings.checks) and not findings.mismatches:
             raise InputError(
-                f"{folder}: nothing to verify its results by: no digests.json, and no records of answers",
+                f"{folder}: nothing to verify: no digests.json and no records of answers",
                 code="nothing-to-verify",
-                hint="unpack the published archive beside it, or name the folder that `gradience bench run` wrote",
+                hint="unpack the published archive beside it, or name the output folder of `gradience bench run`",
             )
         again = None
         if regenerate is not None:
@@ -225,7 +225,7 @@ def plan_of(folder: Path) -> BenchPlan:
         raise InputError(
             f"{folder / PLAN}: splits: no {' and no '.join(sorted(missing))} examples",
             code="artifact-invalid",
-            hint="get the plan.json that the run wrote",
+            hint="get the original plan.json of the run",
         )
     return plan
 
@@ -563,7 +563,7 @@ def _unchecked(folder: Path) -> list[str]:
         raise InputError(
             f"{location}: {first.what}{rest}",
             code="bench-altered",
-            hint=f"gradience bench verify {given_text(place)} says all; an interrupted or edited run is made whole"
+            hint=f"gradience bench verify {given_text(place)} lists all problems; an interrupted or edited run is made whole"
             " by gradience bench run with the same --config and --output",
         )
     return [

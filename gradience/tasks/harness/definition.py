@@ -101,7 +101,7 @@ def _read(profile: str, path: Path) -> Definition:
         reasons = list(dict.fromkeys(_code_in(values)))
     if "group" in values or isinstance(values.get("task"), list):
         raise InputError(
-            f"{profile}: a group of tasks, whose scores are different things",
+            f"{profile}: a group of tasks, whose scores are not comparable",
             code="task-group",
             hint="name one task of it; `lm-eval ls tasks` lists them",
         )
@@ -129,13 +129,13 @@ def _merged(
     """
     path = path.expanduser().resolve()
     if path in above or len(above) >= MOST_FILES:
-        raise InputError(f"{path}: includes itself", code="task-file", hint="take one `include` out")
+        raise InputError(f"{path}: includes itself", code="task-file", hint="remove one `include`")
     content = read_file(path, MAX_SETTINGS_BYTES)
     chain.append((path, content))
     bare = content.replace(FUNCTION.encode(), b"")
     values = strict_yaml.loads(bare, path)  # with its bounds, before anything else reads it
     if not isinstance(values, dict):
-        raise InputError(f"{path}: no mapping", code="task-file", hint="name the YAML of one task")
+        raise InputError(f"{path}: not a mapping", code="task-file", hint="name the YAML of one task")
     tagged = [
         event for event in yaml.parse(content, yaml.SafeLoader) if getattr(event, "tag", None) == FUNCTION
     ]
@@ -183,16 +183,16 @@ def _check_data(profile: str, values: Mapping[str, Any]) -> None:
         raise InputError(
             f"{profile}: `dataset_kwargs` has {refused!r:.80}, which no task needs to read its data",
             code="task-data",
-            hint=f"take it out; allowed are {', '.join(DATA_KEYS)}",
+            hint=f"remove it; allowed are {', '.join(DATA_KEYS)}",
         )
     data = values.get("dataset_path")
     cards = [Path(data, name) for name in CARDS] if isinstance(data, str) and Path(data).is_dir() else []
     for text in _texts([data, values.get("dataset_name"), given, *map(_addresses_in, cards)]):
         if "://" in text and not text.startswith(HUB):
             raise InputError(
-                f"{profile}: its data are at {text[:200]!r}, and an address in a task is not opened",
+                f"{profile}: its data are at {text[:200]!r}, but a task may not open an address",
                 code="task-data",
-                hint="download the file, and name it with its path; data sets on the hub go by their names",
+                hint="download the file and give its path; give data sets on the hub by name",
             )
 
 
@@ -233,7 +233,7 @@ def _installed(profile: str, name: str) -> Path:
             known.setdefault(match[2].decode("utf-8", "replace"), path)
     if name not in known:
         raise InputError(
-            f"{profile}: this lm-eval has no task of this name",
+            f"{profile}: the installed lm-eval has no task with this name",
             code="task-unknown",
             hint=did_you_mean(name, known, "a task of your own is a file: lm_eval:path/to/task.yaml"),
         )

@@ -94,7 +94,7 @@ def load(definition: Definition, num_fewshot: int | None) -> Any:
             raise UsageError(
                 f"{definition.profile} fixes `num_fewshot` at 0",
                 code="task-option",
-                hint="leave the option out",
+                hint="omit the option",
             )
         task.set_config("num_fewshot", num_fewshot)
     if task.get_config("num_fewshot") is None:
@@ -133,7 +133,7 @@ def _check(definition: Definition, data: str) -> None:
         name = metric.get("metric") if isinstance(metric, dict) else None
         if name is not None and name not in known and not user_code.is_allowed():
             raise InputError(
-                f"{definition.profile}: the metric {name!r} is none of lm-eval's: it would be loaded as a script",
+                f"{definition.profile}: the metric {name!r} is not built into lm-eval: it would be loaded as a script",
                 code="code-refused",
                 hint=f"choose one of lm-eval's; if you trust the script, give --allow-code or set {user_code.ALLOW}=1",
             )
@@ -162,7 +162,7 @@ def _compiled(pattern: str) -> Any:
         re.compile(pattern)
         return regex.compile(_BRACE.sub(r"\1\{", pattern))
     except (re.error, regex.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"{pattern!r:.80} is no regular expression: {error}") from None
+        raise ValueError(f"{pattern!r:.80} is not a regular expression: {error}") from None
 
 
 BOUNDED = SimpleNamespace(

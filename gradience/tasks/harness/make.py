@@ -91,9 +91,9 @@ class Making:
         self.train, self.dev = {}, dev
         if training and not self.harness.has_training_docs():
             raise InputError(
-                f"{self.profile}: has no training documents, and Bench trains a probe",
+                f"{self.profile}: has no training documents, but Bench trains a probe",
                 code="task-empty",
-                hint=f"compare adapters that you have: gradience evaluate … --task {self.profile}",
+                hint=f"compare existing adapters: gradience evaluate … --task {self.profile}",
             )
         if training:
             self.train = self._requests(self.harness.training_docs(), 0)
@@ -374,7 +374,7 @@ class HarnessRule:
             raise InputError(
                 f"{self.profile}: a pattern of its filters or metrics takes more than {SECONDS:g} s on one output",
                 code="task-pattern",
-                hint="write it without repeats inside repeats, such as `(a+)+`",
+                hint="write it without nested repeats, such as `(a+)+`",
             ) from None
         answers: dict[str, str | None] = {}
         if len(answered) == 1:
@@ -396,5 +396,5 @@ class HarnessRule:
         raise InputError(
             f"{self.profile}: the metric `{self.metric}` of a document {problem}",
             code="task-metric",
-            hint="choose a metric that says correct or not: --option metric=NAME",
+            hint="choose a metric with values 0 and 1: --option metric=NAME",
         )

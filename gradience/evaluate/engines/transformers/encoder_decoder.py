@@ -155,6 +155,6 @@ def opening(model: Any, tokenizer: Any) -> list[int]:
         raise InputError(
             f"{config._name_or_path}: its config.json has no decoder_start_token_id",
             code="no-decoder-start",
-            hint="set it to the token with which the decoder was trained to begin",
+            hint="set it to the token that started the decoder's sequences in training",
         )
     return [int(start), *_before(tokenizer)]

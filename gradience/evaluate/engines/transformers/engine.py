@@ -245,7 +245,7 @@ class TransformersEngine(Engine):
         """
         if rolling and self._encodes:
             raise UsageError(
-                f"{self._base_facts['base']} is an encoder–decoder model: a text by itself says nothing to its encoder",
+                f"{self._base_facts['base']} is an encoder–decoder model: it needs prompts and responses, not single texts",
                 code="wrong-model",
                 hint="give prompts with their responses",
             )
@@ -336,7 +336,7 @@ class TransformersEngine(Engine):
             config = without_imports(LoraConfig.from_peft_type(**fields))  # type: ignore[no-untyped-call]
         except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
-                f"{given.path}: PEFT does not read it: {' '.join(str(error).split())[:200]}",
+                f"{given.path}: PEFT cannot read it: {' '.join(str(error).split())[:200]}",
                 code="bad-config",
                 hint="save the adapter again with PEFT",
             ) from error
@@ -427,7 +427,7 @@ class TransformersEngine(Engine):
                 raise InputError(
                     f"{folder}: contains no {f'weights for {_few(lacking)}' if lacking else 'classification head'}",
                     code="no-head",
-                    hint='retrain with task_type="SEQ_CLS", and put what else the base lacks into modules_to_save',
+                    hint='retrain with task_type="SEQ_CLS", and put other modules missing from the base into modules_to_save',
                 )
             for name in weights.keys() & stored.keys() - declared:
                 if not torch.equal(file.get_tensor(stored[name]).to(weights[name]), weights[name]):

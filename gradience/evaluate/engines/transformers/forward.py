@@ -211,7 +211,7 @@ def prompt_ids(tokenizer: Any, prompt: str, room: int | None) -> tuple[list[int]
 def empty_prompt() -> InputError:
     """Return the error for a prompt without tokens."""
     return InputError(
-        "a prompt is empty, and the tokenizer puts nothing before it",
+        "a prompt is empty, and the tokenizer adds no start token",
         code="empty-prompt",
         hint="leave this example out",
     )

@@ -143,7 +143,7 @@ class VllmEngine(Engine):
         for kind, is_so in kinds.items():
             if is_so:
                 raise UsageError(
-                    f"{model.name}: the engine vllm is not used for {kind}", code="engine-cannot", hint=OTHER
+                    f"{model.name}: the engine vllm does not support {kind}", code="engine-cannot", hint=OTHER
                 )
         versions_in(interpreter())
 
@@ -457,7 +457,7 @@ def refuse_disagreement(
         who = str(peft.facts["base"]) if name is None else str(peft.adapters[name].folder)
         if name is not None and ours == here[0] and theirs != there[0]:
             raise InputError(
-                f"{who}: vLLM leaves this adapter out: the log-probabilities of {read} are those of the base, and with"
+                f"{who}: vLLM ignores this adapter: the log-probabilities of {read} are those of the base, and with"
                 " PEFT they are not",
                 code="engine-ignores-adapter",
                 hint="evaluate with the engine transformers",
@@ -471,7 +471,7 @@ def refuse_disagreement(
         )
         if not apart <= TOLERANCE[dtype]:  # nor NaN
             raise InputError(
-                f"{who}: vLLM computes otherwise than PEFT: log-probabilities of {read} differ by up to {apart:.2g}"
+                f"{who}: vLLM and PEFT disagree: log-probabilities of {read} differ by up to {apart:.2g}"
                 f" nats per token, and {TOLERANCE[dtype]:g} are allowed in {dtype}",
                 code="engine-disagrees",
                 hint="evaluate with the engine transformers",

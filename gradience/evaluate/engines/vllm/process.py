@@ -48,10 +48,10 @@ def interpreter() -> str:
     """Return the program that the environment names. Raises UsageError (`no-engine-python`)."""
     named = os.environ.get(PYTHON)
     if not named:
-        raise UsageError("the engine vllm needs a Python of its own", code="no-engine-python", hint=HOW)
+        raise UsageError("the engine vllm needs its own Python", code="no-engine-python", hint=HOW)
     program = shutil.which(named)
     if program is None:
-        raise UsageError(f"{named}: there is no such program", code="no-engine-python", hint=HOW)
+        raise UsageError(f"{named}: no such program", code="no-engine-python", hint=HOW)
     return program
 
 
