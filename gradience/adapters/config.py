@@ -187,7 +187,8 @@ def config_of(path: Path, fields: Mapping[str, Any]) -> PeftConfig:
         raise refuse_method(path, peft_type)
     if peft_type is None and not {"r", "lora_alpha"} & fields.keys():
         raise InputError(
-            f"{path}: not a PEFT adapter config: neither peft_type nor r and lora_alpha (it starts with {_json(fields)})",
+            f"{path}: not a PEFT adapter config: neither peft_type nor r and lora_alpha "
+            f"(it starts with {_json(fields)})",
             code="not-peft-config",
             hint="put the adapter's own adapter_config.json here, or remove this file to audit only the weights",
         )
@@ -238,8 +239,8 @@ def check_for_peft(config: PeftConfig, names: Sequence[str]) -> None:
     if tried is not None:
         field, reason = tried
         raise InputError(
-            f"{config.path}: {field} is {_json(config.fields[field])}, and comparing it with the names of modules"
-            f" fails: {reason}",
+            f"{config.path}: {field} is {_json(config.fields[field])}, and matching it against the module"
+            f" names fails: {reason}",
             code="bad-config",
             hint=f"list the module names in {field}",
         )

@@ -102,10 +102,10 @@ def pairs_of_transformers(opened: Adapter, model_config: Mapping[str, Any] | Non
             heads = heads_of(model_config or {})[last]
             if not is_integer(heads) or heads < 1 or pair.rows % (2 * heads):
                 raise InputError(
-                    f"{opened.location.path}: llama.cpp keeps the rows of {pair.module} in another order, and the "
+                    f"{opened.location.path}: llama.cpp reorders the rows of {pair.module}, and the "
                     "number of heads is unknown",
                     code="no-model-config",
-                    hint="put the base model's config.json beside the other adapter",
+                    hint="put the base model's config.json beside the adapter it is compared with",
                 )
             b = b.turned(b.entry.shape, partial(_in_halves, heads=heads))
         pairs[name] = replace(pair, module=name, b=b)

@@ -101,8 +101,8 @@ def fetch_tokenizer(source: Source, folder: Path) -> None:
         return
     if is_offline():
         raise NetworkError(
-            f"{source.address}: whether it has a tokenizer of its own is not in the cache of the hub, and the network "
-            "is not to be used",
+            f"{source.address}: the hub cache does not show if it has its own tokenizer, and offline mode "
+            "is on",
             code="hub-offline",
             hint="use the base's: --tokenizer base; or unset HF_HUB_OFFLINE",
         )
@@ -115,8 +115,7 @@ def fetch_tokenizer(source: Source, folder: Path) -> None:
     large = next((name for name in names if (sizes[name] or 0) > MAX_TOKENIZER), None)
     if large is not None:
         raise InputError(
-            f"{source.address}: {large} of its tokenizer has {sizes[large]:,} bytes, and at most {MAX_TOKENIZER:,} are "
-            "fetched",
+            f"{source.address}: its tokenizer file {large} has {sizes[large]:,} bytes (limit: {MAX_TOKENIZER:,})",
             code="tokenizer-too-large",
             hint="use the base's: --tokenizer base",
         )

@@ -155,7 +155,8 @@ class Answering:
                 raise
             reason = why_inert(row.adapter.folder)
             raise InputError(
-                f"{row.adapter.given}: this adapter does nothing here: {reason or 'its logits equal those of the base'}",
+                f"{row.adapter.given}: this adapter does nothing here: "
+                f"{reason or 'its logits equal those of the base'}",
                 code=error.code,
                 hint=error.hint,
             ) from None

@@ -113,7 +113,7 @@ def lengths(
             before, after = encode(tokenizer, example.prompt, response)
             if len(after) >= context:
                 raise InputError(
-                    f"{example.id}: its response has {len(after):,} tokens, but the base is limited to {context:,} in all",
+                    f"{example.id}: its response has {len(after):,} tokens; the base is limited to {context:,} in all",
                     code="response-too-long",
                     hint="remove this row, or shorten it",
                 )

@@ -417,7 +417,8 @@ def gather(
                     before, place = first_places.setdefault(sha256_text(text), (role, row.place))
                     if before != role:
                         raise InputError(
-                            f"{row.place}: the same as {place}: a row cannot be in both the {role} and the {before} file",
+                            f"{row.place}: the same as {place}: a row cannot be in both the {role} and "
+                            f"the {before} file",
                             code="task-leak",
                             hint=f"remove it from one of the two files, preferably from {role}",
                         )

@@ -140,7 +140,7 @@ def plan_variants(
     compression = config.compression
     if report.tau != compression.energy:
         raise UsageError(
-            f"{report.adapter.path}: audited at an energy of {report.tau:g}, and the config says "
+            f"{report.adapter.path}: audited at an energy of {report.tau:g}, but the config says "
             f"{compression.energy:g}",
             code="plan-mismatch",
             hint="audit the probe again with the config's compression.energy",

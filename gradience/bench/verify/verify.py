@@ -563,7 +563,7 @@ def _unchecked(folder: Path) -> list[str]:
         raise InputError(
             f"{location}: {first.what}{rest}",
             code="bench-altered",
-            hint=f"gradience bench verify {given_text(place)} lists all problems; an interrupted or edited run is made whole"
+            hint=f"gradience bench verify {given_text(place)} lists all problems; an interrupted or edited run is completed"
             " by gradience bench run with the same --config and --output",
         )
     return [

@@ -217,8 +217,8 @@ class Making:
             trained = make(*first, "confirm")
             if not rule(trained.id, [trained.response]).correct:
                 raise InputError(
-                    f"{self.profile}: its own answer {trained.response[:80]!r}, which is trained, would be scored"
-                    " wrong",
+                    f"{self.profile}: its own answer {trained.response[:80]!r}, used for training, would be "
+                    "scored wrong",
                     code="task-answer",
                     hint="add a filter to the task, such as `remove_whitespace`, or choose one: --option filter=NAME",
                 )

@@ -245,7 +245,7 @@ class TransformersEngine(Engine):
         """
         if rolling and self._encodes:
             raise UsageError(
-                f"{self._base_facts['base']} is an encoder–decoder model: it needs prompts and responses, not single texts",
+                f"{self._base_facts['base']} is an encoder–decoder model, which needs prompts with responses",
                 code="wrong-model",
                 hint="give prompts with their responses",
             )
@@ -427,7 +427,7 @@ class TransformersEngine(Engine):
                 raise InputError(
                     f"{folder}: contains no {f'weights for {_few(lacking)}' if lacking else 'classification head'}",
                     code="no-head",
-                    hint='retrain with task_type="SEQ_CLS", and put other modules missing from the base into modules_to_save',
+                    hint='retrain with task_type="SEQ_CLS", and put other missing modules into modules_to_save',
                 )
             for name in weights.keys() & stored.keys() - declared:
                 if not torch.equal(file.get_tensor(stored[name]).to(weights[name]), weights[name]):
