@@ -563,8 +563,8 @@ def _unchecked(folder: Path) -> list[str]:
         raise InputError(
             f"{location}: {first.what}{rest}",
             code="bench-altered",
-            hint=f"gradience bench verify {given_text(place)} lists all problems; an interrupted or edited run is completed"
-            " by gradience bench run with the same --config and --output",
+            hint=f"gradience bench verify {given_text(place)} lists all problems; to complete an interrupted"
+            " or edited run, repeat gradience bench run with the same --config and --output",
         )
     return [
         check.what.partition(":")[0]
