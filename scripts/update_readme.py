@@ -193,7 +193,7 @@ PAGES = (
         QUESTIONS,
         "different",
         "evidence examples/evidence/probe.csv examples/evidence/truncated.csv",
-        ("Is B as good", "How large"),
+        ("Result", "Difference"),
         scratch=False,
     ),
     Shown(

@@ -1,4 +1,4 @@
-"""Two logs -> pairs of scores. What was not asked the same of both is refused, with both values named."""
+"""Two logs -> pairs of scores. Logs with different examples or settings are refused, and both values are named."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def paired(a: Log, b: Log) -> tuple[Pair, ...]:
     for what, one, other in _compared(a, b):
         if one != other:
             raise InputError(
-                f"{a.path} and {b.path}: not the same {what}: {_shown(one)} and {_shown(other)}",
+                f"{a.path} and {b.path}: different {what}: {_shown(one)} and {_shown(other)}",
                 code="logs-differ",
-                hint="evaluate both with the same tool, task and settings: else the difference is not the model's",
+                hint="evaluate both with the same tool, task and settings",
             )
     _check_ids(a, b)
     pairs = tuple(Pair(item, b.items[key]) for key, item in a.items.items())
@@ -44,7 +44,7 @@ def paired(a: Log, b: Log) -> tuple[Pair, ...]:
 
 
 def lower_is_better(a: Log, b: Log, asked: bool | None) -> bool:
-    """Return which way is better: as the logs say, or as it was asked for. Raises UsageError (`log-direction`)."""
+    """Return True if lower is better, from the logs or the option. Raises UsageError (`log-direction`)."""
     for log in (a, b):
         if log.lower_is_better is None:
             continue
@@ -60,16 +60,16 @@ def lower_is_better(a: Log, b: Log, asked: bool | None) -> bool:
 
 
 def unchecked(a: Log, b: Log, pairs: Iterable[Pair]) -> list[str]:
-    """What could not be compared, since a log does not tell it."""
+    """Return notes on settings that could not be compared because a log lacks them."""
     notes = [f"{name}: {note}" for name, log in (("A", a), ("B", b)) for note in log.notes]
     pair = next(iter(pairs))
     if None in (pair.a.prompt, pair.b.prompt) and None in (pair.a.document, pair.b.document):
-        notes.append("the logs hold no prompts: that both were asked the same is taken from the ids")
+        notes.append("the logs have no prompts: examples are matched by id only")
     elif None in (pair.a.prompt, pair.b.prompt):
-        notes.append("the logs hold no prompts: that both got the same instructions is not checked")
+        notes.append("the logs have no prompts: equal instructions are not checked")
     alone = a.settings.keys() ^ b.settings.keys()
     if alone:
-        notes.append(f"only one log tells: {', '.join(sorted(alone))}; not compared")
+        notes.append(f"found in only one log and not compared: {', '.join(sorted(alone))}")
     return notes
 
 

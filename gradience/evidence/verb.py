@@ -1,4 +1,4 @@
-"""Two logs of an evaluation -> EvidenceReport: `gradience evidence`, and `compare_logs` in Python.
+"""Two evaluation logs -> EvidenceReport: `gradience evidence`, and `compare_logs` in Python.
 
 "Better" points up here: where lower is better, differences are turned for the tests and turned back for the report.
 """
@@ -29,7 +29,7 @@ from gradience.statistics.table import PairedTable
 
 @public(EvidenceSettings)
 def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
-    """Compare two logs of the same examples, and return the difference of their scores and what it shows.
+    """Compare two logs of the same examples, and return the difference of their scores with its grade.
 
     >>> report = compare_logs("probe.csv", "truncated.csv", margin=1)
     >>> report.grade, report.n, round(report.low, 4), round(report.high, 4)
@@ -38,7 +38,7 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     A log is of lm-eval, Inspect or Every Eval Ever, or a table (CSV, JSON lines) with `id` and `score`. The keywords
     are the flags of `gradience evidence`:
 
-    Raises InputError where one cannot be read, or where the two were not asked the same; UsageError where a choice is
+    Raises InputError if a log cannot be read or the two logs differ in examples or settings; UsageError if a choice is
     missing; MissingExtra without scipy.
     """
     require("scipy", extra="stats")
@@ -89,21 +89,21 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
 
     allowed, n = amount(margin), len(pairs)
     if flat:
-        verdict = f"All {n:,} differences are equal, so nothing can be said about other examples."
+        verdict = f"Inconclusive: all {n:,} differences are equal, so they say nothing about other examples."
     elif grade == "B":
-        ahead = f"; it is better by at least {amount(ends[0])}" if ends[0] > 0 else ""
+        ahead = f"; B is better by at least {amount(ends[0])}" if ends[0] > 0 else ""
         limit = f"at most {amount(bounds[0])} worse" if bounds[0] < 0 else "not worse"
         verdict = (
-            f"B is as good as A, within the allowed {allowed}: on other examples like these {n:,} it would be {limit}"
-            f" (95 % confidence){ahead}."
+            f"B is as good as A within the margin of {allowed}: on similar examples B is {limit}"
+            f" (95 % confidence, {n:,} examples){ahead}."
         )
     elif grade == "D":
         by = amount(bounds[1])
-        verdict = f"B is worse than A by more than the allowed {allowed}: by at least {by} (95 % confidence)."
+        verdict = f"B is worse than A by at least {by} (95 % confidence), more than the margin of {allowed}."
     else:
         verdict = (
-            f"These {n:,} examples do not decide: B may be up to {amount(bounds[0])} worse than A (allowed:"
-            f" {allowed}); that it is worse by more than that is not shown either."
+            f"Inconclusive: with {n:,} examples, a drop of up to {amount(bounds[0])} cannot be ruled out (margin"
+            f" {allowed})."
         )
     low, high = sorted(sign * end for end in ends)
     lowest, highest = sorted(sign * bound for bound in bounds)
@@ -113,7 +113,9 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     if facts[0].sha256 == facts[1].sha256:
         notes.append("A and B are the same file")
     if flat:
-        notes.append("all differences are equal: an interval without width says nothing about other examples")
+        notes.append(
+            "all differences are equal, so the interval has no width and says nothing about other examples"
+        )
     return EvidenceReport(
         a=facts[0],
         b=facts[1],
@@ -146,26 +148,26 @@ def _margin(given: float | None, metric: str, pairs: Sequence[Pair], *, lower_is
         if bounded and not lower_is_better:
             return 0.025  # 2.5 points, as the safety policy of Bench has it
         raise UsageError(
-            f"no default says how much worse {metric} may be",
+            f"{metric} has no default margin",
             code="no-margin",
-            hint=f"give --margin as planned: in points if {metric} is 0 or 1 for each example, else in its units",
+            hint=f"give --margin: in points if every {metric} score is 0 or 1, otherwise in units of the score",
         )
     if not 0 < given < float("inf") or (bounded and given >= 1 and not binary(pairs)):
         raise UsageError(
-            f"a margin of {given} makes no sense here",
+            f"invalid margin: {given}",
             code="bad-margin",
-            hint="a positive number: points for 0/1 scores (2.5), else units of the score",
+            hint="give a positive number: points for 0/1 scores (such as 2.5), otherwise units of the score",
         )
     return float(share_of_points(Fraction(repr(given)))) if binary(pairs) else given
 
 
 def binary(pairs: Sequence[Pair]) -> bool:
-    """Whether every score of both is 0 or 1."""
+    """Return True if every score in both logs is 0 or 1."""
     return all(item.score in (0.0, 1.0) for pair in pairs for item in (pair.a, pair.b))
 
 
 def flips_of(pairs: Sequence[Pair], most: int, *, lower_is_better: bool) -> tuple[int, int, tuple[Flip, ...]]:
-    """How many examples B lost and gained, and at most `most` of each, those that differ most before the others."""
+    """Return the numbers of examples that B lost and gained, and up to `most` of each, largest differences first."""
     sign = -1.0 if lower_is_better else 1.0
     changes = [(sign * (pair.b.score - pair.a.score), pair) for pair in pairs]
     lost = sorted((change for change in changes if change[0] < 0), key=lambda change: change[0])

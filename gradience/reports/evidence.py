@@ -1,4 +1,4 @@
-"""`gradience evidence --json`: two logs of an evaluation, example by example."""
+"""Report of `gradience evidence`: a paired comparison of two evaluation logs."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ class LogFacts(Part):
     path: str
     sha256: str
     format: str
-    """What wrote it, such as `lm-eval`; `table` for one of your own."""
+    """Format, such as `lm-eval`; `table` for a CSV or JSON lines file."""
     model: str | None
-    """As the log names it."""
+    """Model name in the log."""
     mean: Float12
-    """Of the score over the examples."""
+    """Mean score over the examples."""
 
 
 class Planning(Part):
-    """What other numbers of examples can show, if both are equally good."""
+    """Sample sizes and detectable margins, if both models are equally good."""
 
     variance: Float12 | None
-    """Of the differences of single examples; of 0/1 scores the share of examples on which exactly one is correct. Null
-    where no example differs: then nothing can be planned."""
+    """Variance of the differences of single examples; for 0/1 scores, the share of examples on which exactly one is
+    correct. Null if no example differs, because nothing can be planned then."""
     examples_80: int | None
-    """Examples that show the margin with a chance of 80 %."""
+    """Examples needed to show the margin with 80 % power."""
     examples_90: int | None
-    """With a chance of 90 %."""
+    """Examples needed for 90 % power."""
     margin_80: Float12 | None
-    """The smallest margin that this many examples show with a chance of 80 %."""
+    """Smallest margin that these examples show with 80 % power."""
     margin_90: Float12 | None
-    """With a chance of 90 %."""
+    """Smallest margin with 90 % power."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class Flip:
-    """One example on which the two differ."""
+    """One example on which the two logs differ."""
 
     id: str
     change: Literal["lost", "gained"]
@@ -73,13 +73,13 @@ class Flip:
     score_a: Float12
     score_b: Float12
     excerpt: str
-    """The end of the prompt; empty where the log holds none."""
+    """End of the prompt; empty if the log has no prompts."""
     answer_a: str
     answer_b: str
 
 
 class EvidenceReport(Report):
-    """Two logs of an evaluation, example by example: the difference, its interval, and what it shows.
+    """Paired comparison of two evaluation logs: the difference, its interval and the grade.
 
     >>> report = compare_logs("probe.csv", "truncated.csv")
     >>> report.grade, report.table.n10, report.table.n01
@@ -88,7 +88,7 @@ class EvidenceReport(Report):
 
     row_field: ClassVar[str] = "flips"
     repair: ClassVar[str] = "compare the logs again: gradience evidence A B --json"
-    plots: ClassVar[Plots] = compared_plots("How large", "How large")
+    plots: ClassVar[Plots] = compared_plots("Difference", "Difference")
 
     schema_: Literal["gradience.evidence/1"] = Field(default="gradience.evidence/1", alias="schema")
     a: LogFacts
@@ -96,47 +96,46 @@ class EvidenceReport(Report):
     b: LogFacts
     """The candidate."""
     task: str | None
-    """As both logs name it."""
+    """Task, if both logs name the same one."""
     metric: str
     filter: str | None
-    """How the answers were found, where a log has several ways."""
+    """Filter that extracted the answers, if a log has several."""
     lower_is_better: bool
     n: int
-    """Examples; the same ones in both."""
+    """Number of examples, the same in both logs."""
     delta: Float12
     """B − A, in the score's own units: −0.025 of 0/1 scores is 2.5 points."""
     low: Float12
     """Lower end of the 95 % interval of Δ: Tango's for 0/1 scores, Student's for others."""
     high: Float12
-    """Its upper end."""
+    """Upper end of the 95 % interval."""
     margin: Float12
-    """How much worse B may be, as a positive number."""
+    """Largest acceptable drop of B, as a positive number."""
     bounds: Bounds
-    """One-sided 95 % bounds on Δ, and the p-value of "B is worse by the margin or more"."""
+    """One-sided 95 % bounds on Δ, and the p-value against a drop of the margin or more."""
     table: PairedTable | None
-    """For scores that are 0 or 1: how often both, one or none is correct. A is the reference."""
+    """Paired counts for 0/1 scores; A is the reference."""
     planning: Planning
     grade: Grade
-    """B: supported for these runs. C: neither shown. D: inferior. One run each gives no A, and what cannot be paired
-    gives no report."""
+    """B: supported for these runs. C: inconclusive. D: worse. A needs several training runs."""
     verdict: str
-    """The same in a sentence."""
+    """The grade explained in one sentence."""
     n_lost: int
     """Examples on which A is better."""
     n_gained: int
     """Examples on which B is better."""
     flips: tuple[Flip, ...]
-    """Some of these, as many as were asked for of each; of scores that are no 0/1 those that differ most."""
+    """Examples that differ, up to `--flips` in each direction; for other than 0/1 scores, the largest differences."""
     notes: tuple[str, ...]
-    """What a reader must know before the figures."""
+    """Warnings shown above the results."""
     run: RunInfo
 
     def blocks(self) -> Document:
-        """Return the sections, in the order of the questions that a reader has."""
+        """Return the sections of the report."""
         return [block for section in SECTIONS for block in section(self)]
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return which log is compared with which."""
+        """Return the title: both logs."""
         return Heading(("Evidence: ", Span(self.b.path, "name"), " against ", Span(self.a.path, "name")))
 
     def summary(self) -> list[Note]:
@@ -151,11 +150,11 @@ class EvidenceReport(Report):
 
 
 WIDTH = 43
-"""Columns of the drawn interval."""
+"""Width of the drawn interval, in characters."""
 
 
 def title_blocks(report: EvidenceReport) -> list[Block]:
-    """Return both logs, what was scored, and what a reader must know first."""
+    """Return both logs, the score and warnings."""
     scored: list[str | Span] = []
     for name in (report.task, report.metric, report.filter):
         if name is not None:
@@ -174,31 +173,31 @@ def title_blocks(report: EvidenceReport) -> list[Block]:
 
 def answer_blocks(report: EvidenceReport) -> list[Block]:
     """Return the verdict and the grade."""
-    return [Heading("Is B as good as A?"), Notes(report.summary())]
+    return [Heading("Result"), Notes(report.summary())]
 
 
 def difference_blocks(report: EvidenceReport) -> list[Block]:
-    """Return the two means, the difference with its interval, drawn, and the test at the margin."""
+    """Return both means, the difference with its interval and a drawing, and the test at the margin."""
     worst = report.bounds.high if report.lower_is_better else report.bounds.low
-    method = "Tango's score interval" if report.table else "Student's interval of paired differences"
+    method = "Tango" if report.table else "Student"
     interval = f"{_signed(report, report.low)} … {_signed(report, report.high)}"
-    test = f"{probability(report.bounds.p_value)} against a loss of {_amount(report, report.margin)} or more"
+    test = f"{probability(report.bounds.p_value)} against a drop of {_amount(report, report.margin)} or more"
     rows = [
         ("A", _mean(report, report.a.mean), "the reference"),
         ("B", _mean(report, report.b.mean), "the candidate"),
         (
             "B − A",
             f"{_signed(report, report.delta)}{_unit(report)}",
-            f"95 % interval {interval}; {method}",
+            f"{method}'s 95 % interval {interval}",
         ),
-        ("at worst", f"{_signed(report, worst)}{_unit(report)}", f"one-sided 95 % bound; {test}"),
+        ("bound", f"{_signed(report, worst)}{_unit(report)}", f"one-sided 95 % bound; {test}"),
     ]
     drawing = Code(interval_lines(report), drawing=True)
-    return [Heading("How large is the difference?"), figures(rows), drawing]
+    return [Heading("Difference"), figures(rows), drawing]
 
 
 def interval_lines(report: EvidenceReport) -> list[str]:
-    """Return the 95 % interval as a line, with zero and the margin below it."""
+    """Return the 95 % interval drawn as a line, with zero and the margin below it."""
     allowed = report.margin if report.lower_is_better else -report.margin
     reach = 1.1 * max(abs(report.low), abs(report.high), abs(report.delta), report.margin)
 
@@ -210,13 +209,13 @@ def interval_lines(report: EvidenceReport) -> list[str]:
     signs[column(report.delta)] = "○"
     left, right = ("better", "worse ") if report.lower_is_better else ("worse ", "better")
     label = f"{_signed(report, allowed)}{_unit(report)}: the margin"
-    before = "" if allowed < 0 else f"{label} "  # on the side where there is room
+    before = "" if allowed < 0 else f"{label} "  # on the side with more space
     mark = f"{before.rjust(7 + column(allowed))}▏{'' if before else label}"
     return [f"{left} {''.join(signs)} {right}", f"{' ' * (7 + column(0))}▏0", mark]
 
 
 def table_blocks(report: EvidenceReport) -> list[Block]:
-    """Return how often both, one or none is correct."""
+    """Return the paired counts."""
     table = report.table
     if table is None:
         return []
@@ -224,19 +223,19 @@ def table_blocks(report: EvidenceReport) -> list[Block]:
         ("A correct", count(table.n11), count(table.n10)),
         ("A wrong", count(table.n01), count(table.n00)),
     )
-    apart = (
-        f"exactly one is correct on {plural(table.n10 + table.n01, 'example')} ({percent(table.discordance)})"
-    )
+    apart = f"{plural(table.n10 + table.n01, 'discordant example')} ({percent(table.discordance)})"
     return [
-        Heading("On which examples do they differ?"),
+        Heading("Differing examples"),
         Table([Column(), Column("B correct", ">"), Column("B wrong", ">")], rows),
-        Paragraph(f"{apart}; McNemar's exact {probability(table.mcnemar_p)}: a large one shows no equality"),
+        Paragraph(
+            f"{apart}. McNemar's exact test: {probability(table.mcnemar_p)} (a large p-value does not prove equality)"
+        ),
     ]
 
 
 def flip_blocks(report: EvidenceReport) -> list[Block]:
-    """Return examples that B lost and gained."""
-    blocks: list[Block] = [] if report.table else [Heading("On which examples do they differ?")]
+    """Return the examples on which A or B is better."""
+    blocks: list[Block] = [] if report.table else [Heading("Differing examples")]
     for change, number, words in (
         ("lost", report.n_lost, "A is better"),
         ("gained", report.n_gained, "B is better"),
@@ -265,55 +264,55 @@ def flip_blocks(report: EvidenceReport) -> list[Block]:
 
 
 def planning_blocks(report: EvidenceReport) -> list[Block]:
-    """Return how many examples the margin needs, and which margin these can show."""
+    """Return the examples needed for the margin, and the smallest margin that these examples can show."""
     planning = report.planning
     if planning.variance is None:
         return []
-    columns = [Column(), Column("chance 80 %", ">"), Column("chance 90 %", ">")]
+    columns = [Column(), Column("80 % power", ">"), Column("90 % power", ">")]
     needed = (planning.examples_80, planning.examples_90)
     rows = (
         (
-            f"examples to show {_amount(report, report.margin)}",
+            f"examples for {_amount(report, report.margin)}",
             *(MISSING if number is None else count(number) for number in needed),
         ),
         (
-            f"smallest margin with {count(report.n)}",
+            f"margin with {count(report.n)} examples",
             *(_amount(report, value) for value in (planning.margin_80, planning.margin_90)),
         ),
     )
-    return [Heading("What would more examples show?", aside="if both are equally good"), Table(columns, rows)]
+    return [Heading("Sample size", aside="if both are equally good"), Table(columns, rows)]
 
 
 def caveat_blocks(report: EvidenceReport) -> list[Block]:
-    """Return what two logs never show."""
+    """Return the limits of the result."""
     return [
-        Heading("What does this not show?"),
+        Heading("Limits"),
         Paragraph(
-            "Whether another training run would come out the same: one run on each side gives at most grade B. And the "
-            "margin counts only if it was chosen before anybody saw these scores."
+            "One run on each side gives at most grade B: another training run may give a different result. The margin "
+            "is valid only if it was chosen before anyone saw these scores."
         ),
     ]
 
 
 def _unit(report: EvidenceReport) -> str:
-    """Unit of a difference: points where scores are 0 or 1."""
+    """Return the unit of a difference: points for 0/1 scores."""
     return " points" if report.table else ""
 
 
 def _amount(report: EvidenceReport, value: float | None) -> str:
-    """The size of a difference with its unit."""
+    """Return the size of a difference with its unit."""
     return f"{sig(100 * value if value is not None and report.table else value)}{_unit(report)}"
 
 
 def _signed(report: EvidenceReport, value: float) -> str:
-    """A difference with its sign, without its unit."""
+    """Return a difference with its sign, without its unit."""
     if report.table:
         return points(value)
     return f"{'−' if value < 0 else '+' if value > 0 else ''}{sig(abs(value))}"
 
 
 def _mean(report: EvidenceReport, value: float) -> str:
-    """`82.9 %, 1,813 / 2,186` of 0/1 scores, else the mean."""
+    """Return `82.9 %, 1,813 / 2,186` for 0/1 scores, otherwise the mean."""
     if report.table is None:
         return sig(value, 4)
     return f"{100 * value:.1f} %, {round(value * report.n):,} / {report.n:,}"

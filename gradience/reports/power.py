@@ -1,4 +1,4 @@
-"""`gradience bench power --json`: what a number of examples and seeds can show, and what a claim needs."""
+"""Report of `gradience bench power`: statistical power of a number of examples and seeds."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from gradience.reports.bench_plan import Policy, Share
 
 
 class Need(Part):
-    """What one claim needs to be shown with a certain chance, if the variant is as good as the probe."""
+    """Requirements of one claim at a given power, if the variant is as good as the probe."""
 
     claim: Literal["these-runs", "mean-over-trainings"]
     wanted: Float12
-    """That chance."""
+    """Power."""
     smallest_margin: Float12 | None
-    """The one that the planned examples and seeds show; null for the mean over trainings with one seed."""
+    """Smallest margin that the planned examples and seeds can show; null for the mean over trainings with one seed."""
     examples: int | None
-    """The fewest with the planned seeds; null where no number is enough."""
+    """Examples needed with the planned seeds; null if no number is enough."""
     seeds: int | None
-    """The fewest with the planned examples; null where 100 are not enough."""
+    """Seeds needed with the planned examples; null if more than 100."""
 
 
 class Scenario(Part):
-    """What is assumed of a variant, and what the planned examples and seeds do with it."""
+    """Assumptions about a variant, and the resulting power of the planned examples and seeds."""
 
     name: str
     discordance: Float12
@@ -47,48 +47,48 @@ class Scenario(Part):
     spread: Float12
     """Standard deviation of a run's own true difference, over seeds."""
     power_these_runs: Float12
-    """Chance to show non-inferiority of the runs made, if the variant is as good as the probe."""
+    """Power for non-inferiority of these runs, if the variant is as good as the probe."""
     power_over_trainings: Float12 | None
-    """Chance to show it of another seed as well; null for one seed."""
+    """Power for the mean over trainings; null for one seed."""
     pass_if_equal: Float12
     """Chance that the policy passes a variant that is as good as the probe."""
     pass_if_worse: Float12
-    """Chance that it passes one that is worse by two margins."""
+    """Chance that the policy passes a variant that is worse by two margins."""
     needs: tuple[Need, ...]
 
 
 class PowerReport(Report):
-    """What a budget of examples and seeds can show."""
+    """Statistical power of a budget of examples and seeds."""
 
     row_field: ClassVar[str] = "scenarios"
     plots: ClassVar[Plots] = {"power": PlotOf("sizes:power_plot")}
 
     schema_: Literal["gradience.power/3"] = Field(default="gradience.power/3", alias="schema")
     n: int
-    """Examples that decide."""
+    """Number of test examples."""
     seeds: int
     margin: Share
-    """Largest loss that still counts as none."""
+    """Largest acceptable drop in accuracy."""
     alpha: Share
-    """One-sided error of a claim."""
+    """One-sided error rate of a claim."""
     correlation: Float12
-    """Of two runs' differences on one example."""
+    """Correlation of two runs' differences on one example."""
     policy: Policy
     allowed: int
-    """How many fewer than the probe a variant may have correct, on each seed."""
+    """Net number of correct answers that a variant may lose on each seed."""
     scenarios: tuple[Scenario, ...]
     assumptions: tuple[str, ...]
 
     def blocks(self) -> Document:
-        """Return the budget, the two claims, the policy, and what all of it rests on."""
+        """Return the budget, the two claims, the policy, and the assumptions."""
         examples, seeds = plural(self.n, "example"), plural(self.seeds, "seed")
-        error = f"at a one-sided error of {percent(float(self.alpha))}"
+        error = f"one-sided error rate {percent(float(self.alpha))}"
         legend = (
-            "If the variant is exactly as good as the probe. Power: chance to show it with this budget. Margin: the "
-            "smallest that this budget shows with that chance, in points. Examples: how many are needed with "
-            f"{seeds}. Seeds: how many are needed with {examples}."
+            "All values assume that the variant is exactly as good as the probe. Power: chance to show "
+            "non-inferiority with this budget. Margin: smallest margin that this budget can show at that power, in "
+            f"points. Examples: number needed with {seeds}. Seeds: number needed with {examples}."
         )
-        # as good, or worse by two margins
+        # an equal variant, and one that is worse by two margins
         worse = f"PASS if {in_points(2 * float(self.margin))} points worse"
         policy = table_of(
             self.scenarios,
@@ -100,25 +100,25 @@ class PowerReport(Report):
         )
         fewer = f"at most {self.allowed:,} of {self.n:,} fewer correct than the probe"
         return [
-            Heading(f"What {examples} and {seeds} can show", level=1),
+            Heading(f"Power of {examples} and {seeds}", level=1),
             Facts([("margin", f"{in_points(float(self.margin))} points, {error}")]),
-            Heading("These runs", aside="non-inferior on other examples, asked of the same adapters"),
+            Heading("These runs", aside="same adapters, new examples"),
             _claim_table(self, "these-runs"),
             Heading(
                 "Mean over trainings",
-                aside="non-inferior on other examples, over all trainings of the recipe",
+                aside="mean of all trainings of the recipe, new examples",
             ),
             _claim_table(self, "mean-over-trainings"),
             Paragraph(legend),
             Heading("The policy", aside=fewer),
             policy,
-            Heading("What this rests on"),
+            Heading("Assumptions"),
             items(self.assumptions),
         ]
 
 
 def _claim_table(report: PowerReport, claim: Literal["these-runs", "mean-over-trainings"]) -> Table:
-    """One row for each scenario; those that differ in nothing that the claim depends on stand once."""
+    """Return one row per scenario; scenarios that are equal for this claim are merged."""
     over_trainings = claim == "mean-over-trainings"
     columns = [
         Column("variant"),
@@ -150,7 +150,7 @@ def _claim_table(report: PowerReport, claim: Literal["these-runs", "mean-over-tr
 
 
 def _examples(need: Need) -> str:
-    """`none` where no number is enough."""
+    """Return the number of examples; `none` if no number is enough."""
     if need.examples is None:
         return "none" if need.smallest_margin is not None else MISSING
     return f"{need.examples:,}"

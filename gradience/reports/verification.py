@@ -1,4 +1,4 @@
-"""What `gradience bench verify` tells of a run: what was checked and how far, what disagrees, what nobody could see."""
+"""Report of `gradience bench verify`: level reached, checks, mismatches, and what was not verified."""
 
 from __future__ import annotations
 
@@ -34,47 +34,47 @@ from the stored outputs. L3: a sample of the outputs was generated again."""
 
 
 class VerificationCheck(Part):
-    """One thing that was looked at."""
+    """One check."""
 
     name: str
     level: Level
     result: Literal["passed", "failed", "not done"]
     what: str
-    """What was compared with what, in counts; or why it was not done."""
+    """Result in counts, or the reason if the check was not done."""
 
 
 class VerificationMismatch(Part):
-    """One thing that does not agree."""
+    """One mismatch."""
 
     file: str
-    """Inside the folder."""
+    """File name inside the folder."""
     field: str = ""
-    """Where in the file: `variants.per_layer.pairs.n10`; empty for the file as a whole."""
+    """Field in the file, such as `variants.per_layer.pairs.n10`; empty for the whole file."""
     what: str
 
 
 class DifferingAnswer(Part):
-    """An example that was answered otherwise when it was answered again."""
+    """An example with a different answer when regenerated."""
 
     id: str
     recorded: str
-    """The output, or the label or choice by its number."""
+    """Recorded output, or the index of the label or choice."""
     again: str
     recorded_correct: bool
     again_correct: bool
 
 
 class RegeneratedAnswers(Part):
-    """A sample of one evaluation's examples, answered again by its adapter."""
+    """A sample of the examples of one evaluation, regenerated with its adapter."""
 
     file: str
-    """The records, inside the folder."""
+    """Records file inside the folder."""
     examples: int
     equal: int
-    """Outputs, labels or choices that are exactly those recorded."""
+    """Number of outputs, labels or choices identical to the recorded ones."""
     differing: tuple[DifferingAnswer, ...]
     undecidable: str
-    """Why a difference shows nothing (another machine, half precision); empty where it is a mismatch."""
+    """Reason why a difference is not a mismatch (different machine, half precision); empty if it is one."""
 
 
 class Verification(Report):
@@ -89,23 +89,23 @@ class Verification(Report):
     schema_: Literal["gradience.verification/1"] = Field(default="gradience.verification/1", alias="schema")
     folder: str
     verified: bool
-    """Whether nothing disagrees."""
+    """True if there are no mismatches."""
     level: Level | None
-    """How far it was verified; null where something disagrees."""
+    """Level reached; null if there are mismatches."""
     root: str | None
-    """sha256 of digests.json; null where there is none."""
+    """sha256 of digests.json; null if the file is missing."""
     root_expected: str | None
-    """What was given with `--root`: without it, whoever edits the folder can make digests.json again."""
+    """Value of `--root`; without it, an edited folder with a new digests.json is not detected."""
     status: Status | None
-    """The verdict in the folder's aggregate, or in the result of its one seed."""
+    """Verdict in the folder's aggregate, or in the result of a single seed."""
     seeds: tuple[int, ...]
-    """Whose results were made again."""
+    """Seeds whose results were recomputed."""
     checks: tuple[VerificationCheck, ...]
     mismatches: tuple[VerificationMismatch, ...]
     not_verified: tuple[str, ...]
-    """What this verification cannot or did not see, and what would."""
+    """Limits of this verification, and how to check the rest."""
     regenerated: tuple[RegeneratedAnswers, ...] | None = None
-    """What was answered again, for each adapter whose weights are there; null without `--regenerate`."""
+    """Regenerated answers of each adapter with weights in the folder; null without `--regenerate`."""
     run: RunInfo
 
     def blocks(self) -> Document:
@@ -113,11 +113,11 @@ class Verification(Report):
         return verification_blocks(self)
 
     def screen(self) -> Document:
-        """Return the sections with the first mismatches."""
+        """Return the sections with the first mismatches only."""
         return verification_blocks(self, SHOWN)
 
     def without_texts(self) -> Self:
-        """Return the report without outputs that were recorded, and those that were made again."""
+        """Return the report without recorded and regenerated outputs."""
         mismatches = [
             row.model_copy(update={"what": LEFT_OUT}) if row.file.endswith(RECORDS) else row
             for row in self.mismatches
@@ -131,33 +131,33 @@ class Verification(Report):
 
 
 QUOTED = 80
-"""Bytes of an answer on a screen."""
+"""Maximum bytes of an answer on screen."""
 SHOWN = 20
-"""Mismatches on a screen; Markdown and JSON have all."""
+"""Maximum number of mismatches on screen; Markdown and JSON list all."""
 LEFT_OUT = "(left out)"
 RECORDS = "records.jsonl"
-"""How the name of a file of records ends: what disagrees there may be an answer."""
+"""Suffix of records files, whose mismatches may quote answers."""
 LEVELS: dict[Level, str] = {
-    "L1": "the folder agrees with itself, from the scored answers to the verdict",
-    "L2": "the answers were scored again from the stored outputs, and everything follows from them",
-    "L3": "a sample of the outputs was generated again, and is the same",
+    "L1": "the verdict follows from the scored answers",
+    "L2": "the stored outputs were scored again, and the verdict follows from the scores",
+    "L3": "a sample of the outputs was regenerated and is identical",
 }
 ROLES: dict[str, Role] = {"passed": "good", "failed": "bad", "not done": "dim"}
 
 
 def verification_blocks(report: Verification, most: int | None = None) -> Document:
-    """Return the answer, what was checked, what disagrees, and what nobody could see. most: mismatches shown."""
-    answer: Inline = Span("Nothing disagrees, and nothing could be made again", "warn")
+    """Return result, mismatches, checks and limits. most: number of mismatches shown."""
+    answer: Inline = Span("No mismatches, but nothing could be recomputed", "warn")
     if not report.verified:
         answer = Span(f"NOT VERIFIED: {plural(len(report.mismatches), 'mismatch', 'mismatches')}", "bad")
     elif report.level is not None:
         answer = (Span(f"Verified, {report.level}", "good"), f": {LEVELS[report.level]}")
-    root = report.root or "none: there is no digests.json"
+    root = report.root or "none (digests.json is missing)"
     if report.root is not None and report.root == (report.root_expected or "").lower():
         root += " (as expected)"
     facts: list[tuple[str, Inline]] = [
         ("verdict in the folder", report.status or MISSING),
-        ("seeds made again", ", ".join(map(str, report.seeds)) or "none"),
+        ("seeds recomputed", ", ".join(map(str, report.seeds)) or "none"),
         ("root", root),
     ]
     heading = Heading((Span("Verification of "), Span(report.folder, "name")), level=1)
@@ -170,13 +170,13 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
             notes.append(Note("error", where, [Span(mismatch.what, "name")]))
         blocks += [Heading("Mismatches"), Notes(notes), *_more(len(report.mismatches) - len(notes))]
     if report.regenerated:
-        blocks += [Heading("Answered again"), *_regenerated(report.regenerated, most)]
+        blocks += [Heading("Regenerated answers"), *_regenerated(report.regenerated, most)]
     checks = table_of(
         report.checks,
         (Column("check"), lambda check: check.name),
         (Column("level"), lambda check: check.level),
         (Column("result"), lambda check: Span(check.result, ROLES[check.result])),
-        (Column("what", wrap=True), lambda check: Span(check.what, "name")),
+        (Column("details", wrap=True), lambda check: Span(check.what, "name")),
     )
     return [
         *blocks,
@@ -188,7 +188,7 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
 
 
 def _regenerated(answers: tuple[RegeneratedAnswers, ...], most: int | None) -> list[Block]:
-    """Counts for each evaluation, and the differences that are no mismatches: those are named above."""
+    """Return counts for each evaluation, and the differences that are not counted as mismatches."""
     table = table_of(
         answers,
         (Column("records", wrap=True), lambda answer: Span(answer.file, "name")),
@@ -202,7 +202,7 @@ def _regenerated(answers: tuple[RegeneratedAnswers, ...], most: int | None) -> l
             recorded, again = (shortened(text, QUOTED) for text in (differing.recorded, differing.again))
             was = "correct" if differing.recorded_correct else "wrong"
             now = "correct" if differing.again_correct else "wrong"
-            change = f"{recorded!r} ({was}) recorded, {again!r} ({now}) when it is answered again"
+            change = f"{recorded!r} ({was}) recorded, {again!r} ({now}) regenerated"
             undecided.append((Span(f"{answer.file}, {differing.id}", "name"), ": ", Span(change, "name")))
     blocks: list[Block] = [table]
     if undecided:

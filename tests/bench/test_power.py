@@ -99,7 +99,7 @@ def test_the_screen_is_made_from_the_json(capsys: pytest.CaptureFixture[str]) ->
     report = PowerReport.model_validate_json(capsys.readouterr().out)
     assert run(arguments) == 0
     assert capsys.readouterr().out == report.to_text()
-    assert report.to_markdown().startswith("# What 500 examples and 5 seeds can show\n")
+    assert report.to_markdown().startswith("# Power of 500 examples and 5 seeds\n")
     assert len(report.to_dataframe()) == 1
     assert [each.discordance for each in report.scenarios] == [0.06]
 

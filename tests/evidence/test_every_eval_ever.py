@@ -102,9 +102,9 @@ def test_another_number_of_few_shot_examples(tmp_path):
     a = copied(tmp_path / "a", "a", record_change=shots("2"))
     b = copied(tmp_path / "b", "b", record_change=shots("5"))
     error = refused(a, b)
-    assert "not the same generation settings" in str(error)
+    assert "different generation settings" in str(error)
     assert all(f'"num_fewshot": "{number}"' in str(error) for number in (2, 5))
-    assert "only one log tells: generation settings; not compared" in compare_logs(record("a"), b).notes
+    assert "found in only one log and not compared: generation settings" in compare_logs(record("a"), b).notes
 
 
 def test_samples_that_are_missing_or_others(tmp_path):

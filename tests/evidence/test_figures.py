@@ -99,10 +99,10 @@ def test_the_grade_is_where_the_bounds_lie(tmp_path, cells, margin, grade):
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        ((900, 10, 10, 80), "as good as A, within the allowed 2.5 points"),
-        ((150, 12, 8, 30), "do not decide: B may be up to 5.94 points worse"),
-        ((700, 120, 20, 160), "worse than A by more than the allowed 2.5 points: by at least"),
-        ((700, 10, 90, 200), "not worse (95 % confidence); it is better by at least"),
+        ((900, 10, 10, 80), "as good as A within the margin of 2.5 points"),
+        ((150, 12, 8, 30), "a drop of up to 5.94 points cannot be ruled out"),
+        ((700, 120, 20, 160), "(95 % confidence), more than the margin of 2.5 points"),
+        ((700, 10, 90, 200), "not worse (95 % confidence, 1,000 examples); B is better by at least"),
     ],
 )
 def test_the_verdict_is_a_sentence_with_the_numbers_that_it_hangs_on(tmp_path, cells, words):
@@ -114,7 +114,7 @@ def test_equal_differences_show_nothing(tmp_path):
     a = [number / 7 + 1 for number in range(60)]
     report = compare_logs(table(tmp_path / "a.csv", a), table(tmp_path / "b.csv", a), margin=0.1)
     assert (report.grade, report.planning.variance) == ("C", None)
-    assert any("without width" in note for note in report.notes)
+    assert any("no width" in note for note in report.notes)
     answers = [1, 0] * 500  # of counts Tango's interval has a width even where none differs
     same = compare_logs(table(tmp_path / "a.csv", answers), table(tmp_path / "c.csv", answers))
     assert (same.grade, same.n_lost, same.n_gained) == ("B", 0, 0)

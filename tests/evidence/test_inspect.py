@@ -121,9 +121,9 @@ def other_task(header):
     [
         (other_prompt, "1 of 8 examples have another prompt in B"),
         (other_target, "1 of 8 examples have another document in B"),
-        (warmer, "not the same generation settings"),
-        (other_solver, "not the same solvers"),
-        (other_task, "not the same task: larger and smaller"),
+        (warmer, "different generation settings"),
+        (other_solver, "different solvers"),
+        (other_task, "different task: larger and smaller"),
     ],
 )
 def test_what_was_not_asked_the_same_is_refused(tmp_path, change, words):
@@ -166,7 +166,7 @@ def test_epochs_are_averaged(tmp_path):
     assert report.b.mean == pytest.approx((one.b.mean + 0.5) / 2)
     assert (report.table, report.n) == (None, 8)
     assert "A: each example was run 2 times; its score is their mean" in report.notes
-    assert "not the same epochs: 2 and 1" in str(refused(a, B))
+    assert "different epochs: 2 and 1" in str(refused(a, B))
 
 
 def test_scores_of_several_keys_and_letters(tmp_path):

@@ -54,7 +54,7 @@ def test_another_prompt(tmp_path):
 def test_another_task(tmp_path):
     renamed = changed(tmp_path, dict, name="samples_products_2026-11-26T15-53-59.572054.jsonl")
     error = refused(samples("sums", "a"), renamed, **STRICT)
-    assert "not the same task: sums and products" in str(error)
+    assert "different task: sums and products" in str(error)
 
 
 def test_other_generation_settings(tmp_path):
@@ -63,7 +63,7 @@ def test_other_generation_settings(tmp_path):
         return row | {"arguments": {"gen_args_0": row["arguments"]["gen_args_0"] | {"arg_1": settings}}}
 
     error = refused(samples("sums", "a"), changed(tmp_path, warmer), **STRICT)
-    assert "not the same generation settings" in str(error)
+    assert "different generation settings" in str(error)
     assert '"temperature": 0.0' in str(error)
     assert '"temperature": 0.7' in str(error)
 
@@ -71,8 +71,8 @@ def test_other_generation_settings(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("n-shot", {"sums": 5}, "not the same few-shot examples: 2 and 5"),
-        ("versions", {"sums": 2.0}, "not the same task version: 1.0 and 2.0"),
+        ("n-shot", {"sums": 5}, "different few-shot examples: 2 and 5"),
+        ("versions", {"sums": 2.0}, "different task version: 1.0 and 2.0"),
     ],
 )
 def test_what_the_results_beside_the_samples_say(tmp_path, key, value, words):
@@ -86,7 +86,7 @@ def test_what_the_results_beside_the_samples_say(tmp_path, key, value, words):
 
 def test_another_format(tmp_path):
     ours = table(tmp_path / "b.csv", [1] * 24)
-    assert "not the same format: lm-eval and table" in str(refused(samples("orders", "a"), ours))
+    assert "different format: lm-eval and table" in str(refused(samples("orders", "a"), ours))
 
 
 def test_examples_that_are_in_one_log_alone(tmp_path):

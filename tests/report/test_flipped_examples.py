@@ -59,14 +59,14 @@ def folder(tmp_path):
 
 
 def section(page):
-    start = page.rfind("Which examples flipped?")  # behind the table of contents
+    start = page.rfind("Flipped examples")  # behind the table of contents
     return page[start : page.find("</section>", start)] if start >= 0 else ""
 
 
 def test_the_page_of_an_evaluation_names_what_only_one_has_correct(folder):
     shown = section(to_page(read_sources([folder])))
-    assert "2 that only the original has correct" in shown
-    assert "1 that only this one has correct" in shown
+    assert "2 correct answers, reference only" in shown
+    assert "1 correct answer, candidate only" in shown
     assert SECRET in shown
     private = to_page(read_sources([folder]), texts=False)
     assert SECRET not in private
@@ -81,7 +81,7 @@ def test_a_search_shows_the_flips_of_its_candidates(tmp_path):
     result = with_records(first.result, records(tmp_path / "records" / "s.jsonl", NEW))
     changed = {"reference": reference, "candidates": (first.model_copy(update={"result": result}),)}
     page = to_page([Source("", report.model_copy(update=changed), folder=tmp_path)])
-    assert "2 that only the original has correct" in section(page)
+    assert "2 correct answers, reference only" in section(page)
 
 
 def with_variant(report, folder, name, answers):
@@ -102,13 +102,13 @@ def test_a_seed_of_bench_shows_the_flips_of_its_variants(tmp_path):
     report = bench(42)
     name = next(row.name for row in report.variants if row.measures is not None)
     page = to_page([Source("", with_variant(report, tmp_path, name, NEW), folder=tmp_path)])
-    assert "2 that only the original has correct" in section(page)
+    assert "2 correct answers, reference only" in section(page)
 
 
 def test_records_of_something_else_are_not_shown(folder):
     (folder / "records" / "1.jsonl").write_bytes((folder / "records" / "0.jsonl").read_bytes())
     shown = section(to_page(read_sources([folder])))
-    assert "not the records that the report was made from" in shown
+    assert "sha256 differs from the one in the report" in shown
     assert ">e3<" not in shown
 
 
@@ -153,7 +153,7 @@ def seeds(tmp_path):
 
 def test_over_seeds_what_flips_in_most_of_them_comes_first(seeds):
     shown = section(to_page(read_sources([seeds])))
-    assert "3 examples flip over 3 seeds, 1 in each seed and in the same direction" in shown
+    assert "3 examples flip over 3 seeds, 1 in every seed and in the same direction" in shown
     rows = [
         re.findall(r"<t[hd][^>]*>(?:<[^>]*>)*([^<]+)", row)
         for row in re.findall(r"<tr>(.*?)</tr>", shown)[1:]
@@ -170,5 +170,5 @@ def test_records_that_the_aggregate_has_not_counted_are_not_shown(seeds):
     seeds.write_text(text.replace('"only_probe_correct": 1,', '"only_probe_correct": 3,'), encoding="utf-8")
     shown = section(to_page(read_sources([seeds])))
     assert "seed 123" in shown
-    assert "other than in the report" in shown
+    assert "not as in the report" in shown
     assert ">e3<" not in shown

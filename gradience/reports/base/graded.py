@@ -30,12 +30,12 @@ BOUNDS: dict[LadderBound, str] = {
     "next-training": "the next training",
 }
 """What a bound is about, in words."""
-"""A: certified. B: supported for these runs. C: neither shown. D: inferior. X: invalid."""
+"""A: certified. B: supported for these runs. C: inconclusive. D: worse. X: invalid."""
 GRADES: dict[Grade, tuple[Mark, str]] = {
     "A": ("good", "certified"),
     "B": ("good", "supported for these runs"),
-    "C": ("unknown", "neither shown"),
-    "D": ("error", "inferior"),
+    "C": ("unknown", "inconclusive"),
+    "D": ("error", "worse"),
     "X": ("error", "invalid"),
 }
 

@@ -1,9 +1,8 @@
-"""Which examples flipped: those that only the original or only a smaller adapter has correct, from the records that a
-report names, where they lie beside it. Over the seeds of a Bench run, how often: one that flips in most of them does so
-for a reason.
+"""Flipped examples: examples that only the reference or only the candidate answers correctly.
 
-Records that are not those of the report's digest are not read, and no name leads out of the report's folder. A page is
-made without the records too, and then has no such section.
+They are read from the records that a report names, if the files are in the report's folder. For a Bench run, flips are
+counted over seeds: an example that flips in most seeds is unlikely to be noise. Records with a different digest are
+refused, and file names cannot point outside the folder. Without records the page has no such section.
 """
 
 from __future__ import annotations
@@ -35,55 +34,55 @@ from gradience.reports.evaluation import REFERENCE, EvaluationReport
 from gradience.reports.shrink import ShrinkReport
 
 SHOWN = 10
-"""Examples of each kind and adapter."""
+"""Maximum number of examples per kind and adapter."""
 EXCERPT = 120
-"""Characters of an answer: its end, where the answer of a text stands."""
+"""Maximum characters of an answer; the end is kept."""
 Pair = tuple[Record, Record]
-"""What the original and what the smaller adapter answered to one example."""
+"""Answers of the reference and of the candidate to one example."""
 
 
 def flip_blocks(report: Report, folder: Path, *, texts: bool = True) -> list[Block]:
-    """Return the section about examples that flipped; nothing where the report or the folder has no records.
+    """Return the section on flipped examples; empty if there are no records.
 
-    texts: whether answers are quoted; identities and counts stay.
+    texts: True to quote answers; ids and counts are always shown.
     """
-    aside = "at most 10 of a kind; records hold answers, not prompts"
+    aside = "up to 10 per kind (prompts are not stored)"
     blocks: list[Block] = []
     try:
         if isinstance(report, BenchAggregate):
-            aside = "in how many seeds: those that flip in more than one, at most 10 of a variant"
+            aside = "number of seeds per example; up to 10 examples per variant that flip in several seeds"
             blocks += _over_seeds(report, folder, texts=texts)
         else:
             for flips in _flips(report, folder, PurePosixPath()):
                 blocks += _of_one(flips, texts=texts)
     except InputError as error:
-        blocks.append(Notes([Note("warning", f"records that are not shown: {error}")]))
-    return [Heading("Which examples flipped?", aside=aside), *blocks] if blocks else []
+        blocks.append(Notes([Note("warning", f"records not shown: {error}")]))
+    return [Heading("Flipped examples", aside=aside), *blocks] if blocks else []
 
 
 # ---------------------------------------------------------------- records
 
 
 class Answers(NamedTuple):
-    """What one adapter answered."""
+    """Records of one adapter."""
 
     name: str
     file: str
-    """Below the folder of the report."""
+    """Path inside the folder of the report."""
     sha256: str
 
 
 class Flips(NamedTuple):
-    """The examples that only one of two adapters has correct."""
+    """Examples that only one of two adapters answers correctly."""
 
     name: str
     lost: Sequence[Pair]
-    """Only the original has it correct."""
+    """Only the reference is correct."""
     gained: Sequence[Pair]
 
 
 def _answers(report: Report, place: PurePosixPath) -> list[Answers]:
-    """Return the reference's answers, then those of each smaller adapter; nothing without a reference."""
+    """Return the records of the reference, then of each candidate; empty without a reference."""
     match report:
         case EvaluationReport():
             rows = list(report.adapters)
@@ -102,12 +101,12 @@ def _answers(report: Report, place: PurePosixPath) -> list[Answers]:
     kept = sorted((row for row in rows if row.records), key=lambda row: row.role != REFERENCE)
     if not kept or kept[0].role != REFERENCE:
         return []
-    # the first of its files: of free text the second has scores of the gold responses
+    # the first file has the answers; for free text the second has scores of the gold responses
     return [Answers(row.name, row.records[0].path, row.records[0].sha256) for row in kept]
 
 
 def _flips(report: Report, folder: Path, place: PurePosixPath) -> Iterator[Flips]:
-    """Yield those of each adapter whose records are there. Raises InputError (`other-records`)."""
+    """Yield the flips of each adapter with records. Raises InputError (`other-records`)."""
     answers = _answers(report, place)
     before = _read(answers[0], folder) if answers else None
     if before is None:
@@ -128,22 +127,22 @@ def _read(answers: Answers, folder: Path) -> Evaluation[Record] | None:
         return None
     if sha256_file(path, limit=MAX_DATA_BYTES) != answers.sha256:
         raise InputError(
-            f"{answers.file}: not the records that the report was made from: another sha256",
+            f"{answers.file}: sha256 differs from the one in the report",
             code="other-records",
-            hint="evaluate again",
+            hint="evaluate again to rewrite records and report",
         )
     return read_records(path)
 
 
 def _file_in(folder: Path, name: str) -> Path | None:
-    """Return the file of this name; None where there is none in the folder."""
+    """Return the file of this name in the folder, or None."""
     path = folder / name
     inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
     return path if inside and path.is_file() else None
 
 
 def _texts(record: Record) -> tuple[str, str]:
-    """Return the correct answer, and what was answered."""
+    """Return the correct answer and the given answer."""
     if isinstance(record, ClassificationRecord | ChoiceRecord):
         return str(record.label), str(record.predicted)
     if isinstance(record, GenerationRecord):
@@ -159,8 +158,8 @@ def _end(text: str) -> str:
 
 
 def _of_one(flips: Flips, *, texts: bool) -> Iterator[Block]:
-    kinds = ((flips.lost, "only the original has correct"), (flips.gained, "only this one has correct"))
-    answers = [Column("correct answer"), Column("original"), Column("this one")] if texts else []
+    kinds = ((flips.lost, "reference only"), (flips.gained, "candidate only"))
+    answers = [Column("correct answer"), Column("reference"), Column("candidate")] if texts else []
     for pairs, words in kinds:
         if not pairs:
             continue
@@ -168,7 +167,7 @@ def _of_one(flips: Flips, *, texts: bool) -> Iterator[Block]:
         for old, new in pairs[:SHOWN]:
             cells = (*_texts(old), _texts(new)[1]) if texts else ()
             rows.append([Span(text, "name") for text in (new.id, *cells)])
-        yield Paragraph((Span(flips.name, "name"), f": {count(len(pairs))} that {words}"))
+        yield Paragraph((Span(flips.name, "name"), f": {plural(len(pairs), 'correct answer')}, {words}"))
         yield Table([Column("id"), *answers], rows)
 
 
@@ -177,25 +176,25 @@ def _of_one(flips: Flips, *, texts: bool) -> Iterator[Block]:
 
 @dataclass(slots=True)
 class Repeated:
-    """The examples of one variant that only one of the two has correct, over its seeds."""
+    """Flipped examples of one variant, counted over its seeds."""
 
     seeds: int = 0
-    """How many have records."""
+    """Number of seeds with records."""
     lost: Counter[str] = field(default_factory=Counter)
-    """Identity -> in how many of them only the original has it correct."""
+    """Example id -> number of seeds with only the reference correct."""
     gained: Counter[str] = field(default_factory=Counter)
-    """The same of this one."""
+    """Example id -> number of seeds with only the candidate correct."""
     gold: dict[str, str] = field(default_factory=dict)
 
     def most(self, example: str) -> int:
-        """Return in how many seeds the example flips in the same direction, at most."""
+        """Return the number of seeds in which the example flips in its most common direction."""
         return max(self.lost[example], self.gained[example])
 
 
 def _over_seeds(report: BenchAggregate, folder: Path, *, texts: bool) -> Iterator[Block]:
-    """Yield the counts of each variant that is no control, and a table of what flips in more than one seed.
+    """Yield the counts of each variant except controls, and a table of examples that flip in several seeds.
 
-    Raises InputError (`other-records`) where the records are not those that the report has counted.
+    Raises InputError (`other-records`) if the records do not match the counts of the report.
     """
     variants = {row.name: row for row in report.variants if not row.is_control}
     repeated = {name: Repeated() for name in variants}
@@ -222,7 +221,7 @@ def _check_counts(variant: VariantSummary, seed: int, flips: Flips) -> None:
     lost, gained = len(flips.lost), len(flips.gained)
     if counts not in ((None, None), (lost, gained)):
         raise InputError(
-            f"seed {seed}, {variant.name}: {lost} and {gained} examples flip in the records, other than in the report",
+            f"seed {seed}, {variant.name}: {lost} and {gained} flipped examples in the records, not as in the report",
             code="other-records",
             hint="aggregate the seeds again",
         )
@@ -232,7 +231,7 @@ def _of_variant(name: str, flips: Repeated, *, texts: bool) -> Iterator[Block]:
     examples = sorted(flips.gold, key=lambda example: (-flips.most(example), example))
     always = sum(flips.most(example) == flips.seeds for example in examples)
     words = f": {plural(len(examples), 'example flips', 'examples flip')} over {plural(flips.seeds, 'seed')}"
-    words += f", {count(always)} in each seed and in the same direction" if flips.seeds > 1 else ""
+    words += f", {count(always)} in every seed and in the same direction" if flips.seeds > 1 else ""
     yield Paragraph((Span(name, "name"), words))
     again = [example for example in examples if flips.most(example) > 1 or flips.seeds == 1]
     if again:
@@ -245,5 +244,5 @@ def _of_variant(name: str, flips: Repeated, *, texts: bool) -> Iterator[Block]:
             for example in again[:SHOWN]
         ]
         columns = [Column("id"), *([Column("correct answer")] if texts else [])]
-        columns += [Column("only the original, seeds", ">"), Column("only this one, seeds", ">")]
+        columns += [Column("reference only, seeds", ">"), Column("candidate only, seeds", ">")]
         yield Table(columns, rows)

@@ -266,7 +266,7 @@ def truncated_error_plot(report: FleetCompression) -> Plot | None:
 
 
 def memory_plot(report: BenchForecast | EvaluationForecast | ShrinkForecast) -> Plot | None:
-    """Return the bytes of each part that is in memory together; nothing where the shape of the model is not known."""
+    """Return the memory of each part; None if the shape of the model is unknown."""
     if isinstance(report, BenchForecast):
         cost = report.cost
         if cost is None:
@@ -293,13 +293,12 @@ def memory_plot(report: BenchForecast | EvaluationForecast | ShrinkForecast) -> 
         Axis("size", low=0.0, form="bytes"),
         Axis("", categories=list(known)),
         [Bars("bytes", list(known.values()))],
-        f"About {size(sum(known.values()))}, of which the base is {size(known['base'])}.",
+        f"About {size(sum(known.values()))} in total; base model {size(known['base'])}.",
     )
 
 
 def margins_plot(report: EvaluationForecast | ShrinkForecast) -> Plot | None:
-    """Return the smallest margin that the examples can show, by how often the two adapters differ; nothing where
-    likelihoods are compared."""
+    """Return the detectable drop by discordance; None if likelihoods are compared."""
     if not report.margins:
         return None
     margin = report.plan.margin if isinstance(report, ShrinkForecast) else report.margin
@@ -307,37 +306,37 @@ def margins_plot(report: EvaluationForecast | ShrinkForecast) -> Plot | None:
     discordances, margins = [row.discordance for row in rows], [100 * row.margin for row in rows]
     return Plot(
         "margins",
-        "Smallest margin that can be shown",
-        Axis("examples on which exactly one is correct", low=0.0, form="share"),
-        Axis("margin", "points", low=0.0),
-        [Lines("with a chance of 80 %", discordances, margins, marked=True)],
-        f"If exactly one is correct on {percent(rows[-1].discordance)} of the examples, a loss of"
-        f" {in_points(rows[-1].margin)} points can be excluded.",
-        [Reference(100 * float(margin), "margin asked for", tone="bad")],
+        "Detectable drop",
+        Axis("discordance", low=0.0, form="share"),
+        Axis("detectable drop", "points", low=0.0),
+        [Lines("80 % power", discordances, margins, marked=True)],
+        f"At a discordance of {percent(rows[-1].discordance)}, a drop of {in_points(rows[-1].margin)} points can be"
+        " ruled out.",
+        [Reference(100 * float(margin), "margin", tone="bad")],
     )
 
 
 def power_plot(report: PowerReport | BenchForecast) -> Plot | None:
-    """Return, for each scenario, the chance that a claim is shown and that the policy passes; nothing without any."""
+    """Return power and chance of PASS for each scenario; None without scenarios."""
     scenarios = report.scenarios
     if not scenarios:
         return None
     names: list[str] = []
-    for row in scenarios:  # of one name there are several
+    for row in scenarios:  # names may repeat
         spread = f" ± {100 * row.spread:.3g}" if row.spread else ""
         names.append(f"{row.name}, {percent(row.discordance)}{spread}")
     chances: dict[str, Sequence[float | None]] = {
-        "shown of these runs": [row.power_these_runs for row in scenarios],
-        "shown of the mean over trainings": [row.power_over_trainings for row in scenarios],
-        "policy passes an equal one": [row.pass_if_equal for row in scenarios],
-        "policy passes a worse one": [row.pass_if_worse for row in scenarios],
+        "power, these runs": [row.power_these_runs for row in scenarios],
+        "power, mean over trainings": [row.power_over_trainings for row in scenarios],
+        "PASS if equal": [row.pass_if_equal for row in scenarios],
+        "PASS if worse by two margins": [row.pass_if_worse for row in scenarios],
     }
     best = max(row.power_these_runs for row in scenarios)
     return Plot(
         "power",
-        "What the planned examples and seeds show",
+        "Power of the planned examples and seeds",
         Axis("chance", low=0.0, high=1.0, form="share"),
         Axis("variant, discordance ± spread", categories=names),
         [Bars(name, values) for name, values in chances.items() if set(values) != {None}],
-        f"Non-inferiority of the runs themselves is shown with a chance of {chance(best)} in the best of these cases.",
+        f"Power for non-inferiority of these runs: {chance(best)} in the best case.",
     )
