@@ -61,4 +61,4 @@ class AuditSettings(WorkSettings, NameSettings, StartSettings, PairSettings):
     allowed_ranks: AllowedRanks = None
     """Ranks that may be suggested, such as 4,8,16 (default: powers of 2)."""
     calibration: CalibrationFile = None
-    """Add what gradience calibrate measured: what matters to the output, and what sizes cost."""
+    """Add results of gradience calibrate: the effect of modules on the output, and predicted KL by size."""

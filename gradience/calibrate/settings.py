@@ -26,11 +26,11 @@ class RowSettings:
     completion_tokens: Annotated[Positive, Flag("N")] = 64
     """Length of the completions that are sampled for rows without one."""
     seed: Annotated[Seed, Flag("N")] = 42
-    """Seed of everything that is drawn: completions, directions, the split and the order of the rows."""
+    """Seed of completions, directions, the split and the order of the rows."""
     batch_size: Annotated[Positive, Flag("N")] = 8
     """Rows in a batch."""
     max_length: Annotated[Positive | None, Flag("N")] = None
-    """Tokens of a row; by default what the base allows, and 512 for a text to label."""
+    """Maximum tokens of a row (default: the limit of the base; 512 for a text to label)."""
     progress: Annotated[Progress | None, PythonOnly] = None
     """A callback after each batch or step."""
 

@@ -1,4 +1,4 @@
-"""`gradience audit`: how much of its rank does an adapter use?"""
+"""`gradience audit`: measure the use of rank of an adapter."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class AuditedSettings:
     peft_dir: Annotated[str | None, Flag("DIR")] = None
     """Same as ADAPTER."""
     base_model: Annotated[str | None, Flag("NAME", "-b")] = None
-    """Base model, a folder or a name: adds how large each update is beside its weight."""
+    """Base model, a folder or a name: adds the size of each update relative to its weight."""
     no_cache: bool = False
-    """Find the norms of the base anew, and keep none of them."""
+    """Compute the norms of the base again, without the cache."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -54,7 +54,7 @@ class AuditOutput(LayersOutput):
     append: Annotated[StrPath | None, Flag("RUN")] = None
     """Append a summary to the run.jsonl of its training."""
     force: bool = False
-    """Let --output replace a file."""
+    """Allow --output to replace a file."""
 
 
 def audit(what: AuditedSettings, given: Annotated[dict[str, Any], AuditSettings], out: AuditOutput) -> int:

@@ -1,4 +1,4 @@
-"""`gradience card`: what is known of an adapter, in its README.md."""
+"""`gradience card`: write measurements of an adapter into its README.md."""
 
 from __future__ import annotations
 

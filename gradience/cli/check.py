@@ -1,4 +1,4 @@
-"""`gradience check`: is anything wrong with this configuration, before it costs a training?"""
+"""`gradience check`: check a training configuration before training."""
 
 from __future__ import annotations
 

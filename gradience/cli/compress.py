@@ -31,9 +31,9 @@ class Sources:
     fleet: Annotated[StrPath | None, Flag("FILE")] = None
     """Compress every adapter of this fleet.jsonl above --to-rank."""
     to_rank: Annotated[Integer | None, Flag("K")] = None
-    """With --fleet: the largest rank that is left."""
+    """With --fleet: truncate every larger adapter to this rank."""
     root: Annotated[StrPath | None, Flag("DIR")] = None
-    """With --fleet: what its paths are relative to."""
+    """With --fleet: folder that the paths are relative to."""
 
 
 def compress(

@@ -1,4 +1,4 @@
-"""`gradience fleet`: thousands of adapters, a row each, and what holds over all of them."""
+"""`gradience fleet`: measure thousands of adapters and summarize them."""
 
 from __future__ import annotations
 

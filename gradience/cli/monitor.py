@@ -1,4 +1,4 @@
-"""`gradience monitor`: what happened in a training run, and what to do about it?"""
+"""`gradience monitor`: report alerts and recommendations for training runs."""
 
 from __future__ import annotations
 

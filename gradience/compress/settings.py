@@ -84,7 +84,7 @@ class SizeSettings:
     suggested: Annotated[str | None, BeforeValidator(_name), Flag("WHICH", values=_suggestions)] = None
     """Ranks that the audit suggests: uniform_median, uniform_p90 or per_layer."""
     reduction: Annotated[Number | None, Flag("F")] = None
-    """Remove the share F of the LoRA parameters, where it costs least."""
+    """Remove the share F of the LoRA parameters with the smallest loss."""
     max_params: Annotated[Integer | None, Flag("N")] = None
     """Keep at most N LoRA parameters."""
     max_bytes: Annotated[Integer | None, Flag("N")] = None
@@ -108,7 +108,7 @@ class RankSettings:
     multiple_of: Annotated[Integer | None, Flag("N")] = None
     """Ranks that modules may have: multiples of N."""
     calibration: CalibrationFile = None
-    """Choose directions and ranks by what gradience calibrate measured."""
+    """Choose directions and ranks by their effect on the output, from gradience calibrate."""
     allow_routed: bool = False
     """Predict the KL, and accept --max-kl, also if the base routes tokens to experts."""
     allow_untrained: bool = False
@@ -120,7 +120,7 @@ class WriteSettings:
     """Written files."""
 
     encoding: Annotated[str | None, Flag("HOW", values=lambda: ENCODING_NAMES)] = None
-    """How ranks and scales are written: uniform, patterns, padded or folded (default: uniform if ranks and
+    """Encoding of ranks and scales: uniform, patterns, padded or folded (default: uniform if ranks and
     scales agree, else patterns)."""
     to: Annotated[str | None, Flag("FORMAT", values=_formats)] = None
     """Format to write: peft, mlx or diffusers (default: the adapter's own of these, else peft)."""
@@ -141,10 +141,10 @@ class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, 
     path: Annotated[StrPath, BeforeValidator(_source), PythonOnly]
     """Folder of save_pretrained(), a .safetensors file in one, or org/name."""
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
-    """Where the smaller adapter is written."""
+    """Folder of the smaller adapter."""
     _: KW_ONLY
     dry_run: bool = False
-    """Return the plan, and write nothing."""
+    """Return the plan without writing anything."""
     verify_peft: bool = False
     """Load the result with PEFT before it is put in place (needs PEFT)."""
     documents: Annotated[Documents | None, PythonOnly] = None

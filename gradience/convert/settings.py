@@ -22,13 +22,13 @@ class ConvertSettings(ReadSettings, NameSettings):
     """Conversion."""
 
     path: Annotated[StrPath, Flag("ADAPTER")]
-    """In any format that is read, or org/name on the hub."""
+    """Adapter in any supported format, or org/name on the hub."""
     output: Annotated[StrPath, Flag("DIR", positional=True)]
-    """Where the converted adapter is written."""
+    """Folder of the converted adapter."""
     _: KW_ONLY
     to: Annotated[str, Flag("FORMAT", values=_targets)] = "peft"
     """Format to write: peft, mlx, gguf or diffusers."""
     base_model: Annotated[StrPath | None, Flag("NAME")] = None
-    """With --to gguf: base model, a folder or a name on the hub, whose config.json says what modules are called."""
+    """With --to gguf: base model, a folder or a name on the hub, whose config.json determines the module names."""
     force: bool = False
     """Replace an existing adapter folder."""

@@ -30,7 +30,7 @@ class FleetSettings(WorkSettings):
     calibrations: Annotated[
         StrPath | Sequence[StrPath], BeforeValidator(several), Flag("FILE", name="--calibration")
     ] = ()
-    """Predict what a lower step does to the outputs of this calibration's adapter; may be repeated."""
+    """Predict the KL of this calibration's adapter at lower steps; may be repeated."""
     workers: Annotated[Positive | None, Flag("N")] = None
     """Processes at a time (default: one per processor). The rows do not depend on it."""
     executor: Annotated[Literal["ray"] | None, Flag("NAME")] = None
@@ -46,9 +46,9 @@ class FleetCompressSettings(WriteSettings, WorkSettings):
     fleet: Annotated[StrPath, Flag("FILE")]
     """The fleet.jsonl whose adapters are compressed, as gradience fleet wrote it."""
     output: Annotated[StrPath, Flag("DIR", "-o")]
-    """Folder of the batch; each smaller adapter lies there under the path of its row."""
+    """Folder of the batch, with each smaller adapter under the path of its row."""
     _: KW_ONLY
     rank: Annotated[Integer, Flag("K", name="--to-rank")]
-    """The largest rank that is left: every larger module is truncated to it."""
+    """Truncate every larger module to this rank."""
     root: Annotated[StrPath, Flag("DIR")] = "."
     """Folder that the paths of the rows are relative to, as when they were measured."""

@@ -1,4 +1,4 @@
-"""Several audits in one table, in the order given; of the steps of one run also how rank use moved."""
+"""Several audits in one table, in the order given. For steps of one run also the change in use of rank."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ from gradience.reports.base.numbers import (
 from gradience.reports.base.view import first_names
 
 BAR = 6
-"""Signs of a small bar."""
+"""Characters of a small bar."""
 FORCING = 5
-"""Adapters that the line on serving names."""
+"""Maximum number of adapters that the line on serving names."""
 _STEP = re.compile(r"(checkpoint|ckpt|global_step|step|iter|epoch)([-_=]?)(\d{1,18})", re.IGNORECASE)
 
 
 class Refused(NamedTuple):
-    """An adapter that could not be audited, in its place among the others."""
+    """An adapter that could not be audited, listed at its position."""
 
     path: str
     code: str
 
 
 class Step(NamedTuple):
-    """A step number in a path, and the path without it: steps of one run differ in the number alone."""
+    """A step number in a path, and the path without it. Steps of one run differ only in the number."""
 
     run: str
     number: int
 
 
 def step_of(path: str) -> Step | None:
-    """Return the last step number that the path names.
+    """Return the last step number in the path.
 
     >>> step_of("run/checkpoint-200")
     Step(run='run/checkpoint-#', number=200)
@@ -78,18 +78,18 @@ def step_of(path: str) -> Step | None:
 
 
 def step_number(report: AuditReport) -> int | None:
-    """Return the step that the adapter's path names."""
+    """Return the step number in the adapter's path."""
     step = step_of(report.adapter.path)
     return step.number if step else None
 
 
 def why_no_series(reports: Sequence[AuditReport]) -> str | None:
-    """Return None where base, modules and names say that these are steps of one run; else what speaks against it."""
+    """Return None if base, modules and names match steps of one run, otherwise the reason why they do not."""
     steps = [step_of(report.adapter.path) for report in reports]
     if None in steps or len({step.run for step in steps if step}) > 1:
-        return "no step numbers of one run in their names"
+        return "their names have no step numbers of one run"
     if len({step.number for step in steps if step}) < len(steps):
-        return "a step number comes twice"
+        return "a step number is repeated"
     bases = {report.adapter.base_model for report in reports}
     if None in bases:
         return "the base model is not named"
@@ -105,7 +105,7 @@ def by_step(reports: Sequence[AuditReport]) -> list[AuditReport]:
 
 
 def common_folder(paths: Sequence[str]) -> str:
-    """Return the folder that all lie in, "" where there is none to speak of."""
+    """Return the common parent folder, or "" if there is none."""
     try:
         return os.path.commonpath([os.path.dirname(path) for path in paths])
     except ValueError:  # absolute beside relative paths
@@ -125,7 +125,7 @@ def trend_text(
     color: bool = False,
     layers: bool = False,
 ) -> str:
-    """Return what `gradience audit` prints for several adapters."""
+    """Return the screen of `gradience audit` for several adapters."""
     from gradience.reports.base import terminal
 
     return terminal.render(trend_blocks(entries, layers=layers), width=width, color=color)
@@ -148,7 +148,7 @@ def trend_blocks(entries: Sequence[AuditReport | Refused], *, layers: bool = Fal
     title = (
         plural(len(entries), "adapter"),
         *where,
-        f", {count(refused)} of them refused" if refused else "",
+        f", {count(refused)} refused" if refused else "",
     )
     notes = _notes(named)
     return [
@@ -190,14 +190,14 @@ def _table(
     if any(change):
         steps = f"step {step_number(series[0])} to {step_number(series[-1])}"
         rows.append([Span(text, "dim") for text in (steps, *change)])
-    legend = ["bars: █ median, ▓ p90, ░ r", "suggest: from median / from p90"]
+    legend = ["bars: █ median, ▓ p90, ░ r", "suggest: rank from the median / from p90"]
     legend += [f"same k: modules with the {label} of the last step"] if series else []
     flagged = any(
         finding.severity in ("error", "warning") for report in reports for finding in report.findings
     )
-    legend += ["✗, !: errors, warnings of its audit"] if flagged else []
+    legend += ["✗, !: errors and warnings in the audit"] if flagged else []
     return [
-        Heading("How much of its rank does each use?", aside="medians over trained modules"),
+        Heading("Use of rank", aside="medians over trained modules"),
         Table(columns, rows),
         Paragraph(Span("; ".join(legend), "dim")),
     ]
@@ -303,7 +303,9 @@ def _notes(named: Sequence[tuple[str, AuditReport | Refused]]) -> list[Note]:
         digest = report.adapter.sha256
         if digest in first_with:
             twin = Span(first_with[digest], "name")
-            notes.append(Note("warning", (shown, " has the same bytes as ", twin, ": no second measurement")))
+            notes.append(
+                Note("warning", (shown, " has the same bytes as ", twin, " (not an independent measurement)"))
+            )
         first_with.setdefault(digest, name)
     return notes
 

@@ -1,4 +1,4 @@
-"""A calibration, one safetensors file: what each component of an adapter does to the model's output, on prompts.
+"""A calibration file: the effect of each component of an adapter on the model's output, measured on prompts.
 
 The header's metadata has one entry, `gradience`: the JSON of a `CalibrationReport`. Of each calibrated module `M` with
 rank r and k components, over n rows in the order of their identities, there are the tensors
@@ -79,12 +79,12 @@ _TENSORS = {
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class CalibratedModule:
-    """One module that the prompts reach."""
+    """One module that the prompts activate."""
 
     name: str
     rank: int
     components: int
-    """Fewer than the rank where the factors have linearly dependent directions."""
+    """Fewer than the rank if directions of the factors are linearly dependent."""
     scale: Float12
     """s when it was calibrated; effects are proportional to it."""
     importance: Float12
@@ -95,14 +95,14 @@ class CalibratedModule:
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class ExcludedModule:
-    """One module about which a calibration says nothing: it keeps its rank, and no prediction includes it."""
+    """A module without calibration: it keeps its rank, and predictions exclude it."""
 
     name: str
     reason: str
 
 
 class CalibrationReport(Report):
-    """What was calibrated, with what, and what came out for each module. The metadata of the calibration file.
+    """Inputs and results of a calibration, by module. The metadata of the calibration file.
 
     >>> report = Calibration.read("calibration.safetensors").report
     >>> len(report.modules), report.excluded
@@ -111,7 +111,7 @@ class CalibrationReport(Report):
 
     row_field: ClassVar[str] = "modules"
     repair: ClassVar[str] = "calibrate again with `gradience calibrate`"
-    plots: ClassVar[Plots] = {"importance": PlotOf("audits:importance_plot", ("Which modules matter",))}
+    plots: ClassVar[Plots] = {"importance": PlotOf("audits:importance_plot", ("Importance of modules",))}
 
     schema_: Literal["gradience.calibration/1"] = Field(default="gradience.calibration/1", alias="schema")
     adapter_path: str
@@ -156,7 +156,7 @@ class CalibrationReport(Report):
     run: RunInfo
 
     def blocks(self) -> Document:
-        """Return what was measured, with every module."""
+        """Return the measurements of every module."""
         return calibration_blocks(self)
 
     def to_text(
@@ -175,7 +175,7 @@ class CalibrationReport(Report):
 
 
 class CalibrationForecast(Readable):
-    """What a calibration would need; the base is not loaded."""
+    """Requirements of a calibration; the base is not loaded."""
 
     schema_: Literal["gradience.calibration_forecast/1"] = Field(
         default="gradience.calibration_forecast/1", alias="schema"
@@ -204,7 +204,7 @@ class CalibrationForecast(Readable):
     """What the modules' inputs and gradients take while a batch is computed, beside the base's own activations."""
 
     def blocks(self) -> Document:
-        """Return what `gradience calibrate --dry-run` prints."""
+        """Return the screen of `gradience calibrate --dry-run`."""
         predicting = self.rows - self.selection_rows
         memory = {
             "base": self.weights_bytes,
@@ -212,7 +212,8 @@ class CalibrationForecast(Readable):
             "one batch": self.batch_bytes,
             "Python and libraries": self.process_bytes,
         }
-        examples = f"{count(self.rows)}: {count(self.selection_rows)} choose, {count(predicting)} predict"
+        chosen = f"{count(self.selection_rows)} to select components"
+        examples = f"{count(self.rows)}: {chosen}, {count(predicting)} to predict"
         facts: list[tuple[str, Inline]] = [
             ("adapter", (Span(self.adapter_path, "name"), f", {plural(self.modules, 'module')}")),
             ("base", Span(self.base, "name")),
@@ -408,17 +409,17 @@ def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> D
         rows.append([Span(module.name, "name"), sig(module.importance), *of_example, str(module.rank)])
     if len(rows) < len(ordered):
         rows.append([f"… {len(ordered) - len(rows)} more with --layers"])
-    titles = ("KL without it", *(("per example",) if tokens != 1 else ()), "rank")
+    titles = ("KL if removed", *(("per example",) if tokens != 1 else ()), "rank")
     notes = _notes(report)
     return [
         Heading(("Calibration of ", Span(report.adapter_path, "name")), level=1),
         Facts(facts),
         *([Notes(notes)] if notes else []),
-        Heading("Which modules matter?"),
+        Heading("Importance of modules"),
         Table([Column("module"), *(Column(title, ">") for title in titles)], rows),
         Paragraph(
-            "KL without it: predicted divergence in nats per scored token if the module's whole update is left out. Per"
-            " example: the same for all scored tokens of an example."
+            "KL if removed: predicted divergence in nats per scored token if the module's whole update is removed. Per"
+            " example: the same, summed over the scored tokens of an average example."
         ),
     ]
 
@@ -426,7 +427,7 @@ def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> D
 def _notes(report: CalibrationReport) -> list[Note]:
     notes = []
     if report.routing:
-        withheld = "compress withholds predictions, unless --allow-routed is given"
+        withheld = "gradience compress predicts only with --allow-routed"
         notes.append(Note("warning", f"{ROUTED.format(report.routing)}: {withheld}"))
     notes += [Note("info", note) for note in report.notes]
     for reason, number in Counter(module.reason for module in report.excluded).items():
@@ -434,9 +435,9 @@ def _notes(report: CalibrationReport) -> list[Note]:
         notes.append(Note("warning", excluded))
     if report.truncated:
         lost = "the beginning of the prompt" if report.kind == "causal_lm" else "the end of the text"
-        notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: lost {lost}"))
+        notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: {lost} was cut"))
     if report.duplicates:
-        notes.append(Note("info", f"{plural(report.duplicates, 'repeated row')} left out"))
+        notes.append(Note("info", f"{plural(report.duplicates, 'duplicate row')} skipped"))
     dependent = sum(module.components < module.rank for module in report.modules)
     if dependent:
         factors = "linearly dependent factors: fewer components than the rank"

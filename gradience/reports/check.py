@@ -1,4 +1,4 @@
-"""`gradience check --json`: what a configuration will do, before it is trained."""
+"""`gradience check --json`: findings on a training configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gradience.reports.base.report import Report
 
 
 class SourceFile(Part):
-    """A file that was read, and as what."""
+    """A file that was read, with its dialect."""
 
     path: str
     dialect: str
@@ -32,7 +32,7 @@ class SourceFile(Part):
 
 
 class SettingsRead(Part):
-    """What the files say, in one vocabulary. Null: not said."""
+    """Settings of the files in one vocabulary. Null: not set."""
 
     objective: str | None = None
     """sft, pretraining, rl, preference, reward or distillation."""
@@ -63,7 +63,7 @@ class SettingsRead(Part):
 
 
 class CheckFinding(Part):
-    """One thing about the configuration."""
+    """One finding about the configuration."""
 
     code: str
     severity: Severity
@@ -80,7 +80,7 @@ class CheckFinding(Part):
 
 
 class CheckReport(Report):
-    """Everything that was read, and every finding.
+    """Settings that were read, and all findings.
 
     >>> from gradience.check import check_config
     >>> [finding.code for finding in check_config(r=16, alpha=16, lr=0.5).findings]
@@ -98,9 +98,9 @@ class CheckReport(Report):
     """Trainable LoRA parameters, where the base model's config.json was given."""
     findings: tuple[CheckFinding, ...]
     passed: tuple[str, ...]
-    """Codes of the rules that had what they need and found nothing."""
+    """Codes of the rules that applied and found nothing."""
     not_applicable: tuple[str, ...]
-    """Codes of the rules that lacked what they need."""
+    """Codes of the rules that did not apply because a setting is missing."""
 
     def blocks(self) -> Document:
         """Return files and settings, the findings and the count of them."""
@@ -147,7 +147,7 @@ def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
 
 
 def settings_sentence(report: CheckReport) -> str:
-    """Return what was read, in one sentence."""
+    """Return the settings in one sentence."""
     s = report.settings
     targets = s.target_modules if isinstance(s.target_modules, str) else ", ".join(s.target_modules or ())
     method = f" ({s.algorithm})" if s.algorithm not in (None, s.objective) else ""

@@ -44,13 +44,13 @@ class ModuleComparison:
     r_a: int | None = None
     r_b: int | None = None
     shape_a: tuple[int, int] | None = None
-    """[m, n] of ΔW_a, where the module cannot be compared: the other adapter lacks it, or has another shape."""
+    """[m, n] of ΔW_a, if the module cannot be compared: it is missing in B, or its shape differs."""
     shape_b: tuple[int, int] | None = None
     norm_a: Float12 | None = None
     """‖ΔW_a‖_F."""
     norm_b: Float12 | None = None
     relative_difference: Float12 | None = None
-    """‖ΔW_a − ΔW_b‖_F/‖ΔW_a‖_F; null where ΔW_a is 0."""
+    """‖ΔW_a − ΔW_b‖_F/‖ΔW_a‖_F; null if ΔW_a is 0."""
     cosine: Float12 | None = None
     """⟨ΔW_a, ΔW_b⟩/(‖ΔW_a‖‖ΔW_b‖)."""
     kept_energy: Float12 | None = None
@@ -64,7 +64,7 @@ class ModuleComparison:
     largest_angle: Float12 | None = None
     """Largest principal angle of both sides, in degrees."""
     cosine_lora_A: Float12 | None = None
-    """Cosine between the stored factors A (`lora_A`) of the two adapters, where their shapes agree."""
+    """Cosine between the stored factors A (`lora_A`) of the two adapters, if their shapes agree."""
     cosine_lora_B: Float12 | None = None
     """The same for the factors B (`lora_B`)."""
 
@@ -75,16 +75,16 @@ class ModuleComparison:
 
 
 class Replicates(Part):
-    """Are these two runs independent? Factors of independent runs are nearly orthogonal (random A)."""
+    """Independence of the two runs. Factors of independent runs are nearly orthogonal (random A)."""
 
     verdict: Independence
-    """`truncation`: one adapter is a truncation of the other, so that the question does not arise."""
+    """`truncation`: one adapter is a truncation of the other, so independence does not apply."""
     cosine_lora_A_median: Float12 | None
     cosine_lora_B_median: Float12 | None
     reason: str
 
 
-PLOTS: Plots = {"difference": PlotOf("sizes:difference_plot", ("Where?",))}
+PLOTS: Plots = {"difference": PlotOf("sizes:difference_plot", ("Modules",))}
 
 
 class ComparisonReport(Report):
@@ -105,7 +105,7 @@ class ComparisonReport(Report):
     path_b: str
     sha256_b: str
     source_a: HubSource | None = None
-    """Where on the hub A was read; null for one on the disk."""
+    """Hub repository and revision of A; null for an adapter on disk."""
     source_b: HubSource | None = None
     n_both: int
     n_only_a: int
@@ -127,11 +127,11 @@ class ComparisonReport(Report):
         return comparison_blocks(self)
 
     def to_text(self, *, width: int | None = None, color: bool = False, layers: bool = False) -> str:
-        """Return the screen. layers: whole lists and every module, and nothing points to `--layers`."""
+        """Return the screen. layers: show full lists and every module, without the pointer to `--layers`."""
         return self.drawn(comparison_blocks(self, View(brief=not layers, layers=layers)), width, color)
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return which adapters are compared."""
+        """Return the names of both adapters."""
         names = (Span(self.path_a, "name"), " and ", Span(self.path_b, "name"))
         return Heading(("Comparison of ", *names))
 
@@ -144,20 +144,20 @@ PRESENCE: dict[Presence, str] = {
 }
 INDEPENDENCE: dict[Independence, tuple[Mark, str]] = {
     "independent": ("good", "yes: "),
-    "same-start": ("warning", "no, they share their start: "),
-    "near-copies": ("warning", "no, they are nearly the same: "),
+    "same-start": ("warning", "no, they share their initialization: "),
+    "near-copies": ("warning", "no, they are nearly identical: "),
     "truncation": ("info", ""),
     "not-comparable": ("unknown", "not comparable: "),
 }
 
 
 def comparison_blocks(report: ComparisonReport, view: View = DOCUMENT) -> Document:
-    """Return the sections, in the order of the questions that a reader has."""
+    """Return the sections in reading order."""
     return [block for section in SECTIONS for block in section(report, view)]
 
 
 def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return both adapters, how many modules could be compared, and what stands in the way of more."""
+    """Return both adapters, the number of modules compared, and notes on the others."""
     numbers = (
         (report.n_only_a, "only in A"),
         (report.n_only_b, "only in B"),
@@ -185,14 +185,14 @@ def distance_blocks(report: ComparisonReport, view: View) -> list[Block]:
         over += f"; {modules} as 0 on the other side"
     rows = (
         ("difference", sig(report.relative_difference), f"‖ΔW_A − ΔW_B‖ / ‖ΔW_A‖ {over}"),
-        ("cosine", sig(report.cosine), "between the updates: 1 same direction, 0 orthogonal"),
-        ("kept energy", percent(report.kept_energy), "of A inside the directions of B"),
+        ("cosine", sig(report.cosine), "between the updates; 1: same direction, 0: orthogonal"),
+        ("kept energy", percent(report.kept_energy), "share of A inside the directions of B"),
     )
-    return [Heading("How far apart are the updates?"), figures(rows)]
+    return [Heading("Distance between the updates"), figures(rows)]
 
 
 def independence_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return whether these are replicates of one experiment; of an adapter and a truncation of it nobody asks that."""
+    """Return the relation of the two runs: independent or not, or an adapter and its truncation."""
     replicates = report.replicates
     mark, answer = INDEPENDENCE[replicates.verdict]
     truncation = replicates.verdict == "truncation"
@@ -201,7 +201,7 @@ def independence_blocks(report: ComparisonReport, view: View) -> list[Block]:
     if not truncation and a is not None and b is not None:
         cosines = [f"median |cosine| between the factors: A {sig(a, 2)}, B {sig(b, 2)}"]
     return [
-        Heading("How are they related?" if truncation else "Are they independent runs?"),
+        Heading("Relation" if truncation else "Independence"),
         Notes([Note(mark, f"{answer}{replicates.reason}", cosines)]),
     ]
 
@@ -254,16 +254,18 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
     """Return medians of each kind, the modules that differ most, and those that could not be compared."""
     kinds, hidden = by_kind(report.modules, lambda module: 1, SHOWN_KINDS if view.brief else None)
     blocks: list[Block] = [
-        Heading("Where?", aside="medians of each kind"),
+        Heading("Modules", aside="medians of each kind"),
         module_table("kind", kinds, (NUMBER, *EVERYTHING)),
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
     ]
     different = [module for module in report.modules if module.relative_difference]
     different.sort(key=lambda module: (-(module.relative_difference or 0.0), module.label))
     if len(different) > 1:
-        blocks.append(module_table("differ most", single(different[:SHOWN_FURTHEST], _label), DISTANCE))
+        blocks.append(
+            module_table("largest difference", single(different[:SHOWN_FURTHEST], _label), DISTANCE)
+        )
     if any(module.left_overlap is not None for module in report.modules):
-        overlap = "mean squared cosine between the k leading directions on that side, k the smaller k@90"
+        overlap = "mean squared cosine between the k leading directions on that side; k: the smaller k@90"
         legend: list[tuple[str, Inline]] = [
             ("kept", "energy of A inside the directions of B"),
             ("output, input", overlap),
@@ -275,27 +277,27 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
     if shown:
         hidden = sum(map(len, groups)) - len(shown)
         blocks.append(module_table("not compared", single(shown, _label), (RANK, WHY_APART)))
-        blocks += more(hidden, "more that is not compared", view.rest, "more that are not compared")
+        blocks += more(hidden, "more module not compared", view.rest, "more modules not compared")
     return blocks
 
 
 def caveat_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return what no comparison shows."""
+    """Return the limits of a comparison."""
     return [
-        Heading("What does this not show?"),
+        Heading("Limits"),
         Paragraph(
-            "Whether both answer alike: directions of equal energy can matter very differently to a task. Evaluate"
-            " both."
+            "Similar weights do not prove similar answers: directions of equal energy can matter very differently to a"
+            " task. Evaluate both adapters."
         ),
     ]
 
 
 def layer_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return every module that was compared, where that is asked for."""
+    """Return every module that was compared, on request."""
     both = [module for module in report.modules if module.presence == "both"]
     if not view.layers or not both:
         return []
-    return [Heading("Every module"), module_table("module", single(both, _label), EVERYTHING)]
+    return [Heading("All modules"), module_table("module", single(both, _label), EVERYTHING)]
 
 
 SECTIONS: tuple[Callable[[ComparisonReport, View], list[Block]], ...] = (

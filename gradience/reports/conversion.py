@@ -1,4 +1,4 @@
-"""What became of an adapter that was written in another format."""
+"""The report of a format conversion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradience.words import listed
 
 
 class ConversionReport(Report):
-    """An adapter that was written in another format, values and scales unchanged.
+    """An adapter written in a different format, with weights and scales unchanged.
 
     >>> report = convert_adapter("my_adapter", "as_peft")
     >>> report.to, report.modules, report.renamed
@@ -61,7 +61,7 @@ class ConversionReport(Report):
             ("tensors", f"{count(self.tensors)}, {size(self.bytes)}; renamed: {count(self.renamed)}"),
         ]
         if self.carried_files:
-            facts.append(("copied as they are", Span(listed(self.carried_files, 8), "name")))
+            facts.append(("copied unchanged", Span(listed(self.carried_files, 8), "name")))
         if self.left_out_files:
             facts.append(("files left out", Span(listed(self.left_out_files, 8), "name")))
         notes = []
@@ -69,12 +69,12 @@ class ConversionReport(Report):
             names = listed([note.tensor for note in self.left_out])
             notes.append(Note("warning", f"{plural(len(self.left_out), 'tensor')} left out: {names}"))
         if self.pickle:
-            notes.append(Note("info", "read from a pickle, in a process of its own with limits"))
+            notes.append(Note("info", "read from a pickle in a sandboxed process"))
         return [
             Heading(("Converted to ", Span(self.output_path, "name")), level=1),
             Paragraph(("from ", Span(self.source_path, "name"), f" ({self.source_format}) to {self.to}")),
             Paragraph(Span(" · ".join([digests, *commit_of(self.source)]), "dim")),
             Facts(facts),
             *([Notes(notes)] if notes else []),
-            Paragraph("Values and scales are what they were: nothing was truncated, rounded or trained."),
+            Paragraph("Weights and scales unchanged: nothing was truncated, rounded or trained."),
         ]

@@ -1,4 +1,4 @@
-"""Result of a distillation: KL to the original before and after, and which step was kept."""
+"""Result of a distillation: KL to the reference before and after, and the step that was kept."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class DistillReport(Report):
 
     row_field: ClassVar[str] = "by_row"
     repair: ClassVar[str] = "distill again with `gradience distill`"
-    plots: ClassVar[Plots] = {"kl": PlotOf("runs:distill_plot", ("Which step",))}
+    plots: ClassVar[Plots] = {"kl": PlotOf("runs:distill_plot", ("Early stopping",))}
 
     schema_: Literal["gradience.distill/1"] = Field(default="gradience.distill/1", alias="schema")
     adapter_path: str
@@ -151,15 +151,15 @@ class DistillReport(Report):
         return [
             Heading(("Distillation of ", Span(self.adapter_path, "name")), level=1),
             Facts(_facts(self)),
-            Heading("Distance from the original"),
+            Heading("Distance from the reference"),
             Paragraph(_answer(self)),
-            Table([Column("on rows held out"), Column("KL", ">"), Column("95 % interval", ">")], distances),
+            Table([Column("held-out rows"), Column("KL", ">"), Column("95 % interval", ">")], distances),
             *_notes(self),
-            Heading("Which step was kept?"),
-            Table([Column("step", ">"), Column("KL on rows that decide", ">"), Column("")], checks),
+            Heading("Early stopping"),
+            Table([Column("step", ">"), Column("KL on stopping rows", ">"), Column("")], checks),
             Paragraph(
-                "KL: divergence of the adapter from its original per scored token, in nats. It is no accuracy: evaluate"
-                " the result."
+                "KL: divergence of the adapter from the reference adapter per scored token, in nats. A low KL does not"
+                " prove accuracy: evaluate the result."
             ),
         ]
 
@@ -224,7 +224,7 @@ class DistillForecast(Readable):
         )
         facts: list[tuple[str, Inline]] = [
             ("adapter", (Span(self.adapter_path, "name"), trained)),
-            ("original", (Span(self.teacher_path, "name"), original)),
+            ("reference", (Span(self.teacher_path, "name"), original)),
             ("base", Span(self.base, "name")),
             ("examples", f"{count(self.rows)}: {_split(self)}"),
             ("longest", f"{plural(self.longest, 'token')}, {count(self.batch_size)} examples in a batch"),
@@ -232,7 +232,7 @@ class DistillForecast(Readable):
             ("memory", memory_parts(memory)),
         ]
         if self.sampled_completions:
-            facts.insert(4, ("completions", f"{count(self.sampled_completions)} written by the original"))
+            facts.insert(4, ("completions", f"{count(self.sampled_completions)} sampled from the reference"))
         missing = "the base's activations, their gradients, and the logits of a batch, twice"
         return [
             Heading("Dry run: no model was loaded", level=1),
@@ -249,43 +249,45 @@ FEW = 30
 
 def _answer(report: DistillReport) -> str:
     if not report.improved:
-        return "No step was better than the start: the adapter is written as it was given."
+        return "No step improved the adapter: it was written unchanged."
     p = report.p_closer
     closer = p < LEVEL if p is not None else report.change.high < 0
     farther = p > 1 - LEVEL if p is not None else report.change.low > 0
     if farther:
-        return "Farther from the original on the held-out examples: use the adapter that you gave."
+        return (
+            "Farther from the reference on the held-out examples: keep the adapter from before distillation."
+        )
     recovered = 1 - report.after.kl / report.before.kl if report.before.kl else 0.0
     counted = sum(row.after < row.before for row in report.by_row)
     how = f"{count(counted)} of {plural(report.held_out_rows, 'held-out example')} are closer"
     how += "" if p is None else f", {probability(p)} that distillation changed nothing"
     if closer:
-        return f"Closer to the original: distillation recovered {percent(recovered)} of the KL ({how})."
+        return f"Closer to the reference: distillation recovered {percent(recovered)} of the KL ({how})."
     change = f"KL fell by {percent(recovered)}" if recovered >= 0 else f"KL rose by {percent(-recovered)}"
-    return f"Inconclusive: {change} ({how}). More prompts would show a change of this size."
+    return f"Inconclusive: {change} ({how}). With more prompts a change of this size could be shown."
 
 
 def _facts(report: DistillReport) -> list[tuple[str, Inline]]:
-    original = f"the original has {count(report.teacher_params)}"
+    original = f"the reference has {count(report.teacher_params)}"
     steps = f"{count(report.steps)} of {count(report.planned_steps)}, {count(report.batch_size)} rows each"
     facts: list[tuple[str, Inline]] = [
-        ("original", Span(report.teacher_path, "name")),
+        ("reference", Span(report.teacher_path, "name")),
         ("base", Span(report.base, "name")),
         ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'row')}")),
         ("rows", _split(report)),
-        ("scored", f"{plural(report.scored_tokens, 'token')} of the rows held out"),
-        ("trained", f"{plural(report.trained_params, 'parameter')} of LoRA factors alone; {original}"),
+        ("scored", f"{plural(report.scored_tokens, 'token')} of the held-out rows"),
+        ("trained", f"{plural(report.trained_params, 'parameter')} of LoRA factors only; {original}"),
         ("steps", steps),
     ]
     if report.kind != "sequence_classification":
-        sampled = f"{count(report.sampled_completions)} written by the original"
+        sampled = f"{count(report.sampled_completions)} sampled from the reference"
         facts.insert(4, ("completions", f"{count(report.given_completions)} given, {sampled}"))
     return facts
 
 
 def _split(report: DistillReport | DistillForecast) -> str:
     return (
-        f"{count(report.training_rows)} trained on, {count(report.stopping_rows)} decide when to stop, "
+        f"{count(report.training_rows)} for training, {count(report.stopping_rows)} for early stopping, "
         f"{count(report.held_out_rows)} held out"
     )
 
@@ -293,11 +295,11 @@ def _split(report: DistillReport | DistillForecast) -> str:
 def _notes(report: DistillReport) -> list[Block]:
     notes = [Note("info", note) for note in report.notes]
     if report.held_out_rows < FEW:
-        few = f"only {plural(report.held_out_rows, 'row')} held out: give some hundred"
+        few = f"only {plural(report.held_out_rows, 'row')} held out: use a few hundred"
         notes.append(Note("warning", few))
     if report.truncated:
         lost = "the end of the text" if report.kind != "causal_lm" else "the beginning of the prompt"
-        notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: lost {lost}"))
+        notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: {lost} was cut"))
     if report.duplicates:
-        notes.append(Note("info", f"{plural(report.duplicates, 'repeated row')} left out"))
+        notes.append(Note("info", f"{plural(report.duplicates, 'duplicate row')} skipped"))
     return [Notes(notes)] if notes else []

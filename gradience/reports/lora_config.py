@@ -41,23 +41,21 @@ def lora_config_source(report: AuditReport) -> str | None:
     arguments += _dict("rank_pattern", per.rank_pattern)
     if per.lora_alpha is not None:
         arguments += _dict("alpha_pattern", per.alpha_pattern)
-        alpha = "α goes with the rank, so that the scale of every module stays what it was."
+        alpha = "α is scaled with the rank, so the scale of every module does not change."
     else:
-        alpha = "The adapter does not tell its α: set lora_alpha and alpha_pattern yourself."
+        alpha = "α of the adapter is unknown: set lora_alpha and alpha_pattern yourself."
     comments = [
         f"Made from {display_name(adapter.path)}, sha256 {adapter.sha256[:12]}.",
         f"Each rank is the module's {k_label(plan.tau)}, rounded up to the allowed ranks: {_saving(report)}.",
-        "It rests on the energy of the weights: a hypothesis, to be evaluated on the task.",
+        "The ranks come from weight energy. They are a hypothesis to evaluate on the task.",
         alpha,
     ]
     if adapter.init not in ("true", "gaussian"):
         comments.append(
-            f"It was initialised with {display_name(adapter.init)}: set init_lora_weights yourself."
+            f"The adapter was initialized with {display_name(adapter.init)}: set init_lora_weights yourself."
         )
     if stacked:
-        comments.append(
-            "PEFT 0.21 warns that it ignored the keys of target_parameters, and applies them all the same."
-        )
+        comments.append("PEFT 0.21 warns that it ignored the keys of target_parameters, but applies them.")
     lines = [*(f"# {comment}" for comment in comments), "from peft import LoraConfig", ""]
     lines += ["config = LoraConfig(", *(f"    {argument}" for argument in arguments), ")"]
     return "\n".join(lines) + "\n"

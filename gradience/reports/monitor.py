@@ -1,4 +1,4 @@
-"""`gradience monitor --json`: what happened in one or several training runs, and what to do about it."""
+"""`gradience monitor --json`: alerts and recommendations for one or several training runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Outcome = Literal["ok", "stopped-early", "interrupted", "error", "unfinished"]
 
 
 class Evidence(Part):
-    """A value that a statement rests on."""
+    """A value that supports an alert or a recommendation."""
 
     what: str
     value: Float12 | str
@@ -45,25 +45,25 @@ class Evidence(Part):
 
 
 class Alert(Part):
-    """Something that needs a look."""
+    """A problem found in the run."""
 
     code: str
     severity: Severity
     message: str
     evidence: tuple[Evidence, ...] = ()
     confidence: Confidence
-    """How sure the rule is that the statement is true of this run."""
+    """Confidence of the rule that the alert applies to this run."""
     source: str
-    """Where the rule comes from; `recorded` for an alert that was already in the file."""
+    """Source of the rule; `recorded` for an alert that was already in the file."""
 
 
 class Recommendation(Part):
-    """Something to do."""
+    """A recommended action."""
 
     action: str
     reason: str
     because: str
-    """Code of the alert it answers."""
+    """Code of the alert that it addresses."""
     evidence: tuple[Evidence, ...] = ()
     confidence: Confidence
 
@@ -88,7 +88,7 @@ class Curve(Part):
     first_nonfinite_step: int | None = None
     first: Float12 | None = None
     last: Float12 | None = None
-    """The last value; null where it is NaN or infinite."""
+    """The last value; null if it is NaN or infinite."""
     low: Float12 | None = None
     low_step: int | None = None
     high: Float12 | None = None
@@ -104,11 +104,11 @@ class EvaluationPoint(Part):
     loss: Float12 | None = None
     perplexity: Float12 | None = None
     train_loss: Float12 | None = None
-    """Mean training loss since the evaluation before (the last one where the file does not say)."""
+    """Mean training loss since the previous evaluation, or the last loss if the file does not have the mean."""
     gap: Float12 | None = None
     """Evaluation loss minus training loss, in nats."""
     metrics: dict[str, Float12] = Field(default_factory=dict)
-    """Everything else that was evaluated."""
+    """All other metrics of the evaluation."""
 
 
 class SplitReport(Part):
@@ -122,7 +122,7 @@ class SplitReport(Part):
 
 
 class Rewards(Part):
-    """What reinforcement learning logged."""
+    """Metrics that reinforcement learning logged."""
 
     reward: Curve
     """Mean reward of completions."""
@@ -183,7 +183,7 @@ class RankUse(Part):
     untrained: int
     nonfinite: int
     settled_since: int | None
-    """The step since which k@90 stands still; null while it moves, and where too little was measured."""
+    """The step since which k@90 is constant; null if it still changes, or with too few measurements."""
     points: tuple[RankUsePoint, ...]
     families: dict[str, FamilyUse]
     layers: tuple[LayerUse, ...] = ()
@@ -191,16 +191,16 @@ class RankUse(Part):
 
 
 class Setup(Part):
-    """How the run was configured, as far as the file says."""
+    """Configuration of the run, as recorded in the file."""
 
     model: str | None = None
     task: str | None = None
     trainer: str | None = None
     """Class of the trainer."""
     method: Literal["supervised", "preference", "reinforcement"] = "supervised"
-    """From the trainer's class, or from what it logged where the class says nothing."""
+    """Training method, from the class of the trainer, or else from the metrics it logged."""
     evaluated_by: str | None = None
-    """Who evaluates where the trainer does not."""
+    """The evaluator, if it is not the trainer."""
     r: int | None = None
     alpha: Float12 | None = None
     scale: Float12 | None = None
@@ -217,7 +217,7 @@ class Setup(Part):
 
 
 class ReadNote(Part):
-    """Lines of the file that could not be read, or not as they should be."""
+    """Lines of the file that could not be read, or only in part."""
 
     code: str
     count: int
@@ -231,14 +231,14 @@ class RunReport(Part):
     file: str
     run_id: str
     runs_in_file: int
-    """How many runs the file holds; the last one is reported."""
+    """Number of runs in the file; the last one is reported."""
     records: int
     read_notes: tuple[ReadNote, ...]
     outcome: Outcome
     outcome_reason: str | None = None
     last_step: int | None
     resumed_from: tuple[int, ...]
-    """Steps at which the run was taken up again."""
+    """Steps at which the run resumed."""
     started: Float12 | None
     """Wall clock, seconds since 1970."""
     seconds: Float12 | None
@@ -257,7 +257,7 @@ class RunReport(Part):
     alerts: tuple[Alert, ...]
     recommendations: tuple[Recommendation, ...]
     notes: tuple[str, ...]
-    """What to keep in mind when reading the numbers."""
+    """Notes on the interpretation of the numbers."""
 
 
 class MonitorReport(Report):
@@ -295,7 +295,7 @@ class MonitorReport(Report):
 
 
 ALERTS = "Alerts"
-"""The title of their section."""
+"""Title of the section with the alerts."""
 OUTCOMES: dict[Outcome, tuple[str, Role]] = {
     "ok": ("finished", "good"),
     "stopped-early": ("stopped early", "good"),
@@ -307,12 +307,12 @@ SHORT_OUTCOMES = {"error": "error", "unfinished": "no end"}
 SPARK, SIDE_SPARK = 32, 16
 """Columns of a small chart."""
 SHOWN = ("reward", "accuracy", "f1", "exact_match", "rewards/accuracies", "mean_token_accuracy")
-"""Metrics of an evaluation that are shown without being asked for, at most two."""
+"""Metrics of an evaluation that are shown by default, at most two."""
 NOT_SHOWN = (
     *("runtime", "samples_per_second", "steps_per_second", "epoch", "model_preparation_time"),
     "num_tokens",
 )
-"""What the Trainer reports about an evaluation itself, and what grows whatever the model learns."""
+"""Metrics on the evaluation itself, and metrics that grow independent of learning."""
 RL_SERIES = {
     "KL, nats/token": "kl",
     "KL, nats/completion": "sequence_kl",
@@ -350,16 +350,16 @@ def monitor_blocks(report: MonitorReport, *, verbose: bool = False, chart_column
             )
             for advice in run.recommendations
         ]
-        blocks += [Heading("What to do"), Notes(advice)] if advice else []
+        blocks += [Heading("Recommendations"), Notes(advice)] if advice else []
         notes = [*run.notes]
         for unread in run.read_notes:
             where = f"line {unread.first_line}"
             if unread.count != 1:
-                where = f"{unread.count} lines, the first is {unread.first_line}"
+                where = f"{unread.count} lines, first: line {unread.first_line}"
             notes.append(f"{unread.message} ({where})")
         notes = [note for note in notes if note not in notes_before]
         notes_before.update(notes)
-        blocks += [Heading("Keep in mind"), items(notes)] if notes else []
+        blocks += [Heading("Notes"), items(notes)] if notes else []
     return blocks
 
 
@@ -416,7 +416,7 @@ def _alerts(run: RunReport, *, verbose: bool) -> list[Block]:
 
 
 def overview_blocks(runs: Sequence[RunReport]) -> Document:
-    """Return how many runs there are, how many have errors or warnings, and the table."""
+    """Return the number of runs, with errors and with warnings, and the table."""
     worst = [{alert.severity for alert in run.alerts} for run in runs]
     errors = sum("error" in severities for severities in worst)
     warnings = sum("warning" in severities and "error" not in severities for severities in worst)

@@ -190,7 +190,7 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     words += ["--base-model", str(classifier.base), "--device", "cpu"]
     assert run([*words, "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "60: 30 choose, 30 predict" in shown
+    assert "60: 30 to select components, 30 to predict" in shown
     assert "90 examples forward and backward" in shown
     assert run([*words, "--dry-run", "--json"]) == 0
     base = AutoModelForSequenceClassification.from_pretrained(classifier.base, num_labels=2)
@@ -200,7 +200,7 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     assert run(words) == 0
     shown, said = capsys.readouterr()
     assert said.splitlines()[0].split()[:2] == ["0:00", "calibrating"]  # there is no terminal
-    assert "Which modules matter?" in shown
+    assert "Importance of modules" in shown
     assert "calibrated, 0 excluded" in shown
     assert run(words) == 2
     assert "already exists" in capsys.readouterr().err

@@ -137,10 +137,10 @@ def test_a_recovery_that_a_few_rows_hide_from_students_interval_is_shown(distill
     )
     shown = " ".join(report.to_text().split())
     recovered = 1 - after.mean() / before.mean()
-    assert f"Closer to the original: distillation recovered {100 * recovered:.1f} % of the KL" in shown
+    assert f"Closer to the reference: distillation recovered {100 * recovered:.1f} % of the KL" in shown
     unsure = report.model_copy(update={"p_closer": 0.3}).to_text()
     assert "Inconclusive: KL fell by" in " ".join(unsure.split())
-    assert "Farther from the original" in report.model_copy(update={"p_closer": 0.99}).to_text()
+    assert "Farther from the reference" in report.model_copy(update={"p_closer": 0.99}).to_text()
     older = report.model_copy(update={"p_closer": None})
     assert "Inconclusive" in older.to_text()
 
@@ -189,7 +189,7 @@ def test_where_nothing_improves_the_adapter_is_written_as_it_was_and_that_is_sai
     assert report.output_sha256 == report.adapter_sha256
     assert (tmp_path / "distilled" / WEIGHTS).read_bytes() == (distilled.small / WEIGHTS).read_bytes()
     assert (report.after, report.change.kl) == (report.before, 0)
-    assert "written as it was given" in str(report)
+    assert "written unchanged" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tm
     words += ["-o", str(output)]
     assert run([*words, "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "38 trained on, 7 decide when to stop, 15 held out" in shown
+    assert "38 for training, 7 for early stopping, 15 held out" in shown
     assert "examples forward and" in shown
     assert run([*words, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["schema"] == "gradience.distill_forecast/1"
@@ -351,7 +351,7 @@ def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tm
     page = tmp_path / "distilled.html"
     assert run([*words, "--html", str(page)]) == 0
     assert 'id="plot-kl"' in page.read_text(encoding="utf-8")
-    assert "Closer to the original: distillation recovered" in capsys.readouterr().out
+    assert "Closer to the reference: distillation recovered" in capsys.readouterr().out
     card = (output / "README.md").read_bytes()
     assert b"- **distilled**: KL from the original" in card
     assert run(["card", str(output)]) == 0

@@ -173,9 +173,9 @@ def test_the_order_is_the_one_given_and_the_change_runs_by_step():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"path": "run/final"}, "no step numbers of one run in their names"),
-        ({"path": "other/checkpoint-400"}, "no step numbers of one run in their names"),
-        ({"path": "run/checkpoint-200"}, "a step number comes twice"),
+        ({"path": "run/final"}, "their names have no step numbers of one run"),
+        ({"path": "other/checkpoint-400"}, "their names have no step numbers of one run"),
+        ({"path": "run/checkpoint-200"}, "a step number is repeated"),
         ({"base_model": None}, "the base model is not named"),
         ({"base_model": "another"}, "different base models"),
     ],
@@ -197,7 +197,7 @@ def test_other_modules_are_no_series():
 def test_refused_ones_stand_in_their_place_and_are_counted():
     one, two, _ = run()
     lines = trend_text([one, Refused("run/checkpoint-300", "lfs-pointer"), two], layers=True).splitlines()
-    assert lines[0] == "3 adapters in run, 1 of them refused"
+    assert lines[0] == "3 adapters in run, 1 refused"
     rows = [line for line in lines if line.startswith("  checkpoint-")]
     assert [line.split()[0] for line in rows] == ["checkpoint-200", "checkpoint-300", "checkpoint-400"]
     assert rows[1].endswith("refused: lfs-pointer")

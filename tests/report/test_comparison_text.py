@@ -87,8 +87,8 @@ def test_a_7b_comparison_fits_on_one_screen():
     ("verdict", "words"),
     [
         ("independent", "✓ yes: "),
-        ("same-start", "! no, they share their start: "),
-        ("near-copies", "! no, they are nearly the same: "),
+        ("same-start", "! no, they share their initialization: "),
+        ("near-copies", "! no, they are nearly identical: "),
         ("not-comparable", "? not comparable: "),
     ],
 )
@@ -102,7 +102,7 @@ def test_independence(verdict, words):
 
 def test_the_modules_furthest_apart_come_first():
     lines = seeds().to_text().splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("  differ most"))
+    start = next(i for i, line in enumerate(lines) if line.startswith("  largest difference"))
     shown = [float(line.split()[2]) for line in lines[start + 1 : start + 6]]
     everything = sorted((round(module.relative_difference, 2) for module in seeds().modules), reverse=True)
     assert shown == everything[:5]
