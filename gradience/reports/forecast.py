@@ -1,4 +1,4 @@
-"""`gradience bench run --dry-run --json`: the stages of a run and the memory that it takes."""
+"""Dry run of `gradience bench run`: inputs, stages, memory and detectable drop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gradience.reports.power import Scenario
 
 
 class Check(Part):
-    """One input of the run, looked at."""
+    """Check of one input of the run."""
 
     what: Literal["model", "tokenizer", "data", "code"]
     name: str
@@ -38,7 +38,7 @@ class Check(Part):
 
 
 class RenderedExample(Part):
-    """The first example that is trained on, as the model sees it."""
+    """First training example, as the model sees it."""
 
     id: str
     prompt: str
@@ -50,7 +50,7 @@ class RenderedExample(Part):
 
 
 class ScoredExample(Part):
-    """One of the examples that decide, as the model sees it, and what its answer is compared with."""
+    """A test example, as the model sees it, and the answer that outputs are compared with."""
 
     id: str
     prompt: str
@@ -60,9 +60,9 @@ class ScoredExample(Part):
     scored: str
     """The gold answer, the name of the label, or the choices, the correct one marked with `*`."""
     extracted: str | None = None
-    """What the scorer finds in the gold response; null where nothing is looked for, or nothing found."""
+    """Answer that the scorer extracts from the gold response; null if it extracts nothing."""
     correct: bool | None = None
-    """Whether that counts as the gold answer; null where nothing is looked for."""
+    """True if the extracted answer counts as correct; null if the scorer does not extract."""
 
 
 class CostEstimate(Part):
@@ -87,12 +87,12 @@ class CostEstimate(Part):
 
 
 class BenchForecast(Report):
-    """A plan before anything is loaded."""
+    """Dry run of a Bench run. No model is loaded."""
 
     row_field: ClassVar[str] = "checks"
     plots: ClassVar[Plots] = {
         "memory": PlotOf("sizes:memory_plot", ("Plan",)),
-        "power": PlotOf("sizes:power_plot", ("What it can show",)),
+        "power": PlotOf("sizes:power_plot", ("Detectable drop",)),
     }
 
     schema_: Literal["gradience.bench_forecast/4"] = Field(
@@ -120,10 +120,10 @@ class BenchForecast(Report):
     examples: int | None
     """Examples that decide; null where only the data can tell."""
     gate: str
-    """Share of correct answers that the probe must reach."""
+    """Accuracy that the probe must reach."""
     policy: Policy
     cost: CostEstimate | None
-    """Null where the shape of the model or the number of steps is not known here."""
+    """Null if the shape of the model or the number of steps is unknown."""
     scenarios: tuple[Scenario, ...] = ()
     """What its examples and seeds can show of plausible variants; empty where only the data can tell how many examples
     decide, and of a smoke run. `gradience bench power --config` says more."""
@@ -132,7 +132,7 @@ class BenchForecast(Report):
     """Keys of the config that were read under another name or have no effect."""
 
     def blocks(self) -> Document:
-        """Return the plan, its inputs, an example, the stages, and what the estimates rest on."""
+        """Return the plan, its inputs, an example, the stages, and the assumptions."""
         blocks: list[Block] = [Heading("Dry run: no model was loaded", level=1)]
         if self.smoke:
             blocks.append(Paragraph(Span("SMOKE RUN: no evidence.", "warn")))
@@ -153,7 +153,7 @@ class BenchForecast(Report):
             blocks += [Heading("First training example"), Facts(example)]
         if self.scored:
             scored = Facts(scored_facts(self.scored, self.scored_by))
-            blocks += [Heading("First examples that decide"), scored]
+            blocks += [Heading("First test examples"), scored]
         stages: list[tuple[str, Inline]] = [
             (str(number), name) for number, name in enumerate(self.stages, start=1)
         ]
@@ -163,7 +163,7 @@ class BenchForecast(Report):
 
     def page_heading(self, heading: Heading) -> Heading:
         """Return the model and the task of the run."""
-        text = ("Plan of a Bench run: ", Span(self.model, "name"), " on ", Span(self.task, "name"))
+        text = ("Bench plan: ", Span(self.model, "name"), " on ", Span(self.task, "name"))
         return Heading(text, aside=heading.text)
 
     def without_texts(self) -> Self:
@@ -183,7 +183,7 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
         ("model", Span(forecast.model, "name")),
         ("task", Span(forecast.task, "name")),
         ("seeds", ", ".join(map(str, forecast.seeds))),
-        ("examples", f"{forecast.examples:,}" if forecast.examples else "known when the data are read"),
+        ("examples", f"{forecast.examples:,}" if forecast.examples else "unknown until the data are read"),
         ("gate", f"the probe must reach {100 * float(Fraction(forecast.gate)):.3g} %"),
         ("trainings", f"{forecast.trainings} per seed (fewer if variants coincide)"),
         ("evaluations", f"{forecast.evaluations} per seed"),
@@ -208,7 +208,7 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
 
 
 def _chances(forecast: BenchForecast) -> list[Block]:
-    """What the run can show of a variant that is as good as the probe, and how often it passes."""
+    """Return the detectable drop for several plausible variants, and the chance that an equal variant passes."""
     titles = ("discordance", "spread", "margin, these runs", "mean over trainings", "PASS if equal")
     rows: list[tuple[Inline, ...]] = []
     for scenario in forecast.scenarios:
@@ -219,16 +219,16 @@ def _chances(forecast: BenchForecast) -> list[Block]:
         figures = (percent(scenario.discordance), in_points(scenario.spread), *margins)
         rows.append((Span(scenario.name, "name"), *figures, chance(scenario.pass_if_equal)))
     legend = (
-        "Margin: the smallest that is shown with a chance of 80 % if the variant is exactly as good as the probe, in"
-        " points; mean over trainings: for other seeds as well. Plausible variants, not measured: `gradience bench"
-        " power` says what they rest on and what more would need."
+        "Margin: smallest margin in points that can be shown with 80 % power if the variant is exactly as good as the"
+        " probe. The variants are plausible examples, not measurements; `gradience bench power` lists the assumptions"
+        " and plans other budgets."
     )
     columns = [Column("variant"), *(Column(title, ">") for title in titles)]
-    return [Heading("What it can show"), Table(columns, rows), Paragraph(legend)]
+    return [Heading("Detectable drop"), Table(columns, rows), Paragraph(legend)]
 
 
 def scored_facts(examples: Sequence[ScoredExample], scored_by: str) -> list[tuple[str, Inline]]:
-    """Return prompts, and behind each what its answer is compared with."""
+    """Return prompts, each with the answer that outputs are compared with."""
     facts: list[tuple[str, Inline]] = [("scored by", scored_by)] if scored_by else []
     for example in examples:
         facts.append(("prompt", _quoted(example.prompt)))

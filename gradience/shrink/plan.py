@@ -1,4 +1,4 @@
-"""What is decided before anything is evaluated: candidates, margin, rows, and which of those choose where to start."""
+"""Plan a shrink before the evaluation: candidates, margin, test rows and dev rows."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ PLAN = "plan.json"
 DEV = "dev"
 CONTROL = "rewrite"
 UNSPLIT = 2000
-"""Up to so many rows all are tested on; of more, never fewer."""
+"""Up to this many rows, all are test rows; with more, at least this many are."""
 FEW_CANDIDATES = 4
-"""Of so many all are tested on all rows: dev rows would save nothing (docs/decisions/016-shrink.md)."""
+"""Up to this many candidates, dev rows would save nothing (docs/decisions/016-shrink.md)."""
 TEST = (
     "non-inferiority at the margin by {}, one-sided, on all test rows; in fixed sequence from the start down, each at"
     " the full level, until one is not shown"
@@ -45,12 +45,12 @@ TEST = (
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that is known before a model is loaded."""
+    """Inputs and plan, before a model is loaded."""
 
     inputs: Inputs
-    """The adapter alone, and the rows that the candidates are tested on."""
+    """Reference adapter and test rows."""
     dev: Sequence[Any]
-    """Rows that choose the start."""
+    """Dev rows, which choose the first candidate to test."""
     source: Source
     plan: ShrinkPlan
 
@@ -68,7 +68,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     source = Source(
         adapter.folder, audit_adapter(adapter.folder), calibration=calibration, distillation=distillation
     )
-    if adapter.fields.get("use_dora"):  # which is written anew for the base that it stands on
+    if adapter.fields.get("use_dora"):  # DoRA needs the weights of its base
         source = replace(source, base_model=locate(inputs.model).folder)
     planned, notes = plan_candidates(source, candidates)
     names = {*(candidate.name for candidate in planned), CONTROL, BASE_ROW}
@@ -115,7 +115,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
 
 
 def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
-    """Return what `prepared` would do: only the base's config.json and its tokenizer are read."""
+    """Return the dry run of `prepared`; only the base's config.json and tokenizer are read."""
     inputs, plan = prepared.inputs, prepared.plan
     smaller = [
         replace(inputs.reference, name=candidate.name, lora_params=candidate.lora_params)
@@ -197,18 +197,15 @@ def notes_on_prompts(
     ids = {_asked(example) for example in tested}
     known = () if calibration is None else calibration.report.prompt_ids
     notes = [
-        f"{both:,} of the {len(prompts):,} prompts that {what} are rows that are tested: {whose} may look better than"
-        f" {pronoun}"
-        for prompts, what, whose, pronoun in (
-            (distillation_ids, "distill", "the distilled candidate", "it is"),
-            (known, "calibrate", "all candidates", "they are"),
+        f"{both:,} of the {len(prompts):,} {kind} prompts are also test rows: the result of {whose} may be too good"
+        for prompts, kind, whose in (
+            (distillation_ids, "distillation", "the distilled candidate"),
+            (known, "calibration", "all candidates"),
         )
         if (both := sum(prompt in ids for prompt in prompts))
     ]
     if calibration is not None and not known:
-        notes.append(
-            "this calibration names none of its prompts: see that none of them is a row that is tested"
-        )
+        notes.append("this calibration does not list its prompts: make sure that none of them is a test row")
     return tuple(notes)
 
 
@@ -222,9 +219,9 @@ def _asked(example: Any) -> str:
 
 
 def settle(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> ShrinkPlan:
-    """Write the plan to the disk, and return it with what was another while answers were there already.
+    """Write the plan to disk, and return it with the changes that were made after the first answers.
 
-    note: told of each such change. Raises InputError for a plan that is there and cannot be read.
+    note: called with each such change. Raises InputError if an existing plan cannot be read.
     """
     path = output / PLAN
     if not path.exists():
@@ -234,14 +231,14 @@ def settle(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> Shrin
     if earlier.adapter_sha256 == plan.adapter_sha256:
         changes = _changes(earlier, plan) if any((output / RECORDS).glob("*.jsonl*")) else ()
         for change in changes:
-            note(f"the plan has changed after answers were there: {change}")
+            note(f"the plan has changed after the first answers: {change}")
         plan = plan.model_copy(update={"changes": (*earlier.changes, *changes)})
     plan.save(path)
     return plan
 
 
 def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
-    """What of the claim is another, in sentences."""
+    """Return the changes that affect the claim, in sentences."""
 
     def ranks(plan: ShrinkPlan) -> str:
         cut = all(candidate.kind == "truncated" for candidate in plan.candidates)
@@ -252,18 +249,18 @@ def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
         (candidate.kind, candidate.rank) for candidate in now.candidates
     ]:
         changes.append(f"the candidates were {ranks(earlier)}, and are {ranks(now)}")
-    # That there is none any more is said by the candidates.
+    # The candidates already show that a calibration was dropped.
     if earlier.calibration_sha256 and now.calibration_sha256 not in (None, earlier.calibration_sha256):
-        changes.append("the calibration is another")
+        changes.append("the calibration has changed")
     if earlier.distillation and now.distillation not in (None, earlier.distillation):
-        changes.append("the prompts or settings of the distillation are others")
+        changes.append("the prompts or settings of the distillation have changed")
     if earlier.margin != now.margin:
         before, after = (plan.drop(plan.margin) for plan in (earlier, now))
         changes.append(f"the margin was {before}, and is {after}")
     if (earlier.examples_sha256, earlier.dev) != (now.examples_sha256, now.dev):
-        changes.append(f"the rows are others: {earlier.examples:,} were tested on, now {now.examples:,}")
+        changes.append(f"the test rows have changed ({earlier.examples:,} before, {now.examples:,} now)")
     if earlier.base != now.base:
         changes.append(f"the base was {earlier.base}, and is {now.base}")
     if earlier.adapter_config_sha256 != now.adapter_config_sha256:
-        changes.append("the adapter's config is another")
+        changes.append("the adapter's config has changed")
     return tuple(changes)

@@ -123,4 +123,4 @@ def test_a_dry_run_shows_three_prompts_and_what_is_scored(config, profile, optio
     assert run(["bench", "run", "--config", str(path), "--dry-run"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert all(each in out for each in shown)
-    assert out.partition("First examples that decide")[2].count("prompt ") == 3
+    assert out.partition("First test examples")[2].count("prompt ") == 3

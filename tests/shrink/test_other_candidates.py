@@ -139,7 +139,7 @@ def test_a_truncation_is_distilled_as_well_and_prompts_that_are_tested_are_count
     prepared = shrink(folder, tmp_path / "out", distill_prompts=mixed)
     assert [candidate.name for candidate in prepared.plan.candidates] == ["rank2", "distilled1", "rank1"]
     (note,) = prepared.inputs.notes
-    assert note.startswith("3 of the 23 prompts that distill are rows that are tested")
+    assert note.startswith("3 of the 23 distillation prompts are also test rows")
 
 
 def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, monkeypatch):
@@ -150,13 +150,13 @@ def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, 
     before = replace(known, report=known.report.model_copy(update={"prompt_ids": ()}))
     prepared = shrink(folder, tmp_path / "out", calibration=before)
     assert prepared.inputs.notes == (
-        "this calibration names none of its prompts: see that none of them is a row that is tested",
+        "this calibration does not list its prompts: make sure that none of them is a test row",
     )
     calibrate(folder, "rows.csv", "tested.safetensors")
     prepared = shrink(folder, tmp_path / "out", calibration=folder / "tested.safetensors")
     tested, rows = prepared.plan.examples, len(Calibration.read(folder / "tested.safetensors").tokens)
     (note,) = prepared.inputs.notes
-    assert note.startswith(f"{tested} of the {rows} prompts that calibrate are rows that are tested")
+    assert note.startswith(f"{tested} of the {rows} calibration prompts are also test rows")
 
 
 @pytest.mark.parametrize(
@@ -186,8 +186,8 @@ def test_another_calibration_or_distillation_changes_the_plan(finished, tmp_path
         plan.model_copy(update={"calibration_sha256": "0" * 64, "distillation": other}), tmp_path, print
     )
     assert changed.changes == (
-        "the calibration is another",
-        "the prompts or settings of the distillation are others",
+        "the calibration has changed",
+        "the prompts or settings of the distillation have changed",
     )
     cut = plan.model_copy(
         update={"calibration_sha256": None, "distillation": None, "candidates": plan.candidates[:1]}

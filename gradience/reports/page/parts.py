@@ -1,5 +1,5 @@
-"""What a page is made of: a part for each report with its sections, and in them blocks and plots; before several of a
-kind a part over all of them."""
+"""Parts of a page: one part per report, with sections of blocks and plots, and a summary part before several reports of
+one kind."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from gradience.reports.plots.plot import Plot
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A report and where it comes from."""
+    """A report and its source."""
 
     name: str
-    """What it is called on a page: a page is shared, and tells no more of the path."""
+    """Name on the page, without the full path, because pages are shared."""
     report: Report
     sha256: str = ""
-    """Of the file; empty where the report was not read from one."""
+    """sha256 of the file; empty if the report was not read from a file."""
     verify: str = ""
     """The command that verifies it."""
     folder: Path | None = None
-    """Where the records lie that the report names; None where there is no such folder."""
+    """Folder of the records that the report names; None if there is none."""
     log: Path | None = None
     """The run.jsonl that was read."""
 
 
 @dataclass(slots=True)
 class Section:
-    """One question with its answer."""
+    """One section of a report."""
 
     title: Inline
     aside: Inline
@@ -48,26 +48,26 @@ class Section:
 
 @dataclass(slots=True)
 class Part:
-    """One report, or what several have in common."""
+    """One report, or a summary of several."""
 
     title: Inline
     aside: Inline
     """Its verdict, below the title."""
     opening: list[Block]
-    """What stands before the first section."""
+    """Blocks before the first section."""
     sections: list[Section]
     plots: list[Plot] = field(default_factory=list)
-    """Those that stand before the first section."""
+    """Plots before the first section."""
     answer: list[Block] = field(default_factory=list)
-    """What a reader takes along who stops there: the verdict, and what warns of it."""
+    """Summary box: verdict and warnings."""
     reports: int = 1
-    """How many it is about."""
+    """Number of reports."""
 
 
 def parts_of(sources: Sequence[Source], *, texts: bool) -> list[Part]:
     """Return a part for each report and each run, before several of a kind one over all of them.
 
-    texts: whether examples and answers are quoted.
+    texts: True to quote examples and answers.
     """
     single = list(_of_one_run(sources))
     parts: list[Part] = []
@@ -79,7 +79,7 @@ def parts_of(sources: Sequence[Source], *, texts: bool) -> list[Part]:
         begun.add(kind)
         parts.append(part_of(source, texts=texts))
     if len(parts) == 1 and isinstance(single[0].report, MonitorReport):
-        parts[0].title = ("Training run ", *spans(parts[0].title))  # a file alone does not say what it is
+        parts[0].title = ("Training run ", *spans(parts[0].title))  # a file name does not describe the report
     return parts
 
 
@@ -100,7 +100,7 @@ def part_of(source: Source, *, texts: bool = True) -> Part:
         )
         next(matching, part).plots.append(plot)
     short = report.summary()
-    if short is not None:  # the verdict as the opening says it, what it rests on, and what warns of it
+    if short is not None:  # verdict, evidence and warnings
         sentences = [block for block in part.opening if isinstance(block, Paragraph)]
         warnings = [block for block in part.opening if isinstance(block, Notes)]
         part.answer = [*sentences[:1], *([Notes(short)] if short else []), *sentences[1:], *warnings]
@@ -125,7 +125,7 @@ def _of_one_run(sources: Sequence[Source]) -> Iterator[Source]:
 
 
 def _over(reports: Sequence[Report]) -> list[Part]:
-    """Return a part over several audits or several runs."""
+    """Return a summary part over several audits or several runs."""
     audits = [report for report in reports if isinstance(report, AuditReport)]
     runs = [run for report in reports if isinstance(report, MonitorReport) for run in report.runs]
     if len(audits) > 1:
@@ -144,7 +144,7 @@ def _over(reports: Sequence[Report]) -> list[Part]:
 
 
 def _part(document: Document) -> Part:
-    """Return the title, what stands before the first head of a section, and the sections."""
+    """Return the title, the blocks before the first section, and the sections."""
     title, *rest = document
     assert isinstance(title, Heading)
     part = Part(title.text, title.aside, [], [])
