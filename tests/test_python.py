@@ -229,7 +229,7 @@ for call in (
     assert done.stdout.splitlines() == [
         "PeftModel: contains no adapter called 'other', only default, style",
         "path must be a path or a PeftModel, not Sequential",
-        "PeftModel: not LoRA but IA3 (learned rescalings)",
+        "PeftModel: IA3 (learned rescalings), not LoRA",
         "path must be a path, not PeftModel",
     ]
 

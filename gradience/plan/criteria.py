@@ -97,8 +97,7 @@ class ToEnergy:
 
 @dataclass(frozen=True, slots=True)
 class ToSuggestion:
-    """Follow the audit's suggestion: one rank (the median or the 90th percentile), or the audit's energy
-    threshold.
+    """Follow the audit's suggestion: one rank (median or 90th percentile) or the audit's energy threshold.
 
     >>> plan_compression(audit_adapter("my_adapter"), ToSuggestion("uniform_median")).criterion
     'suggested (uniform_median)'

@@ -40,7 +40,7 @@ def test_an_earlier_version_says_how_to_make_the_file_again(artifact: type[Artif
     name, _, number = artifact.schema_id.partition("/")
     for version in range(1, int(number)):
         error = refused(artifact, f"{name}/{version}", tmp_path)
-        assert f"{name}/{version}, of an earlier version" in str(error)
+        assert f"{name}/{version}, from an earlier version" in str(error)
         assert EARLIER[artifact] in error.hint
 
 

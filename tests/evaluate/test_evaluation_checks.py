@@ -188,7 +188,7 @@ def test_weights_are_told_from_the_files_and_the_precision(inputs, prepared, mon
     assert all("of memory are needed, and 0.0 GB are free" in notes[0] for notes in of.values())
     size = sum(path.stat().st_size for path in (prepared / "bert").glob("*.safetensors"))
     monkeypatch.setattr(checks, "memory_of", lambda _: (10**12, size - 1))
-    with pytest.raises(GradienceError, match="the base alone takes about"):
+    with pytest.raises(GradienceError, match="the base model takes about"):
         inputs(labelled("a", "b"))
     assert inputs(labelled("a", "b"), dtype="bfloat16").notes == ()
 
@@ -250,7 +250,7 @@ def test_a_preview_shows_what_the_model_sees_and_what_is_scored(
     assert (first.response or "").strip() == (response or "")
     assert run(command) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "No model is loaded" in out
+    assert "no model was loaded" in out
     assert f'"{prompt}' in out
 
 

@@ -166,7 +166,7 @@ def test_an_adapter_with_more_tokens_than_the_base_gets_the_hint_that_helps(tmp_
     ) as caught:
         read_inputs(evaluate_settings({"adapters": [tmp_path / "adapter"], **given}))
     assert caught.value.code == "vocabulary"
-    with pytest.raises(InputError, match="trained with 33 tokens"):
+    with pytest.raises(InputError, match="trained with a vocabulary of 33 tokens"):
         calibration.read_inputs(
             CalibrateSettings(
                 adapter=tmp_path / "adapter", prompts=tmp_path / "rows.jsonl", base_model=str(base)
@@ -196,7 +196,7 @@ def test_a_tokenizer_with_more_tokens_than_the_base_needs_another_base_or_the_ba
     trained = resized(tmp_path, base)
     trained.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     given = {"adapters": [tmp_path / "adapter"], "base_model": str(base), "data": tmp_path / "rows.jsonl"}
-    with pytest.raises(InputError, match=r"its tokenizer has 33 tokens, and .*base has 31") as caught:
+    with pytest.raises(InputError, match=r"its tokenizer has 33 tokens, but .*base has 31") as caught:
         read_inputs(evaluate_settings(given))
     assert "--tokenizer base" in caught.value.hint
     assert read_inputs(evaluate_settings({**given, "tokenizer": "base"})).model.tokenizer is None
