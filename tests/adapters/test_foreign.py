@@ -142,7 +142,7 @@ def test_mlx_becomes_a_smaller_adapter_of_mlx(tmp_path, capsys):
     assert run(["compress", str(folder), "--rank", "2", "-o", str(smaller)]) == 0
     screen = capsys.readouterr().out
     assert "MLX-LM LoRA: adapters.safetensors" in screen
-    assert "Which runtimes" not in screen
+    assert "Runtime support" not in screen
     assert sorted(path.name for path in smaller.glob("*adapter*")) == [
         "adapter_config.json",
         "adapters.safetensors",

@@ -234,7 +234,7 @@ def test_other_shapes_other_modules_and_a_start_at_zero(pissa, tmp_path):
 def test_the_commands_take_it(pissa, tmp_path, capsys):
     start = ["--initial-adapter", str(pissa.initial)]
     assert run(["audit", str(pissa.folder), *start]) == 0
-    assert "difference to the initial adapter initial" in capsys.readouterr().out
+    assert "measured after subtracting the initial adapter initial" in capsys.readouterr().out
     assert run(["audit", str(pissa.folder), *start, "--json"]) == 0
     report = AuditReport.model_validate_json(capsys.readouterr().out)
     coverage = report.coverage
