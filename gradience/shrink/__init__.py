@@ -1,1 +1,1 @@
-"""The smallest adapter that is shown to be as good: candidates planned beforehand, tested from the largest down."""
+"""Find the smallest candidate shown to stay within the margin: planned beforehand, tested from the largest down."""

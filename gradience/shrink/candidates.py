@@ -29,7 +29,7 @@ from gradience.words import listed
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What candidates are made from."""
+    """Inputs of the candidates."""
 
     adapter: Path
     """PEFT's folder."""
@@ -37,13 +37,13 @@ class Source:
     base_model: Path | None = None
     """A folder with the base's weights, which a DoRA needs."""
     calibration: Calibration | None = None
-    """Where there is one, all candidates are made with it."""
+    """Used for all candidates, if given."""
     distillation: DistillSettings | None = None
     """How the smallest candidate is distilled; its student is the adapter itself until that candidate is made."""
 
     @property
     def rank(self) -> int:
-        """The largest of its modules."""
+        """Largest rank among the modules."""
         return max((layer.r for layer in self.audit.layers), default=0)
 
 
@@ -52,7 +52,7 @@ class CandidateKind(Protocol):
 
     @property
     def name(self) -> str:
-        """In the plan and in the result."""
+        """Name in the plan and in the result."""
 
     def plan(self, source: Source, rank: int) -> CompressionPlan:
         """Return the ranks of a candidate and their cost, from the audit. Raises what keeps it from being made."""
@@ -95,7 +95,7 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """The candidate of this size, trained for a few steps on prompts to answer as the adapter does."""
+    """The candidate of this size, trained briefly on prompts to match the outputs of the reference adapter."""
 
     name: str = "distilled"
 
@@ -122,7 +122,7 @@ class Distilled:
 
 
 def _key(inputs: DistillInputs) -> str:
-    """Return a digest of everything that decides a distilled adapter."""
+    """Return a digest of everything that a distilled adapter depends on."""
     from gradience.evaluate.engines.transformers import TransformersEngine
     from gradience.models.load import fingerprint_of
 
@@ -145,12 +145,12 @@ KINDS: Mapping[str, CandidateKind] = {kind.name: kind for kind in (TRUNCATED, CA
 
 
 def cut_of(source: Source) -> CandidateKind:
-    """Return the kind of all candidates but a distilled one."""
+    """Return the kind of all candidates except a distilled one."""
     return TRUNCATED if source.calibration is None else CALIBRATED
 
 
 def candidate_name(kind: CandidateKind, rank: int) -> str:
-    """Return the name of a candidate, which is that of its folder and of its records."""
+    """Return the name of a candidate, also used for its folder and its records."""
     return f"rank{rank}" if kind is TRUNCATED else f"{kind.name}{rank}"
 
 
@@ -166,7 +166,7 @@ def halvings(rank: int) -> tuple[int, ...]:
 def plan_candidates(
     source: Source, given: Iterable[int] | None, kind: CandidateKind | None = None
 ) -> tuple[tuple[PlannedCandidate, ...], tuple[str, ...]]:
-    """Return the candidates from the largest down, and what was left out of them and why.
+    """Return the candidates from the largest down, and notes on ranks that were left out.
 
     The distilled candidate stands before the smallest, which is of its size: behind it, it would be tested only
     where nothing needs distillation.
@@ -177,7 +177,7 @@ def plan_candidates(
     kind = kind or cut_of(source)
     if given is None and source.audit.suggestions is None:
         raise InputError(
-            f"{source.adapter}: the audit suggests no rank to begin with",
+            f"{source.adapter}: the audit suggests no rank",
             code="no-suggestion",
             hint="give --ranks, such as 8,4,2,1; `gradience audit` says why",
         )
@@ -195,9 +195,9 @@ def plan_candidates(
         candidates.append(_planned(kind, rank, plan))
     if not candidates:
         raise UsageError(
-            f"{source.adapter}: its rank is {source.rank}, and no candidate is smaller",
+            f"{source.adapter}: no candidate is smaller (the adapter has rank {source.rank})",
             code="nothing-smaller",
-            hint="give --ranks with ranks below it",
+            hint="give --ranks with smaller ranks",
         )
     if source.distillation is not None:
         rank = candidates[-1].rank
@@ -205,7 +205,7 @@ def plan_candidates(
     if given is None or not left_out:
         return tuple(candidates), ()
     names = listed([f"rank {rank}" for rank in left_out], most=5)
-    return tuple(candidates), (f"left out, since it makes nothing smaller: {names}",)
+    return tuple(candidates), (f"left out because not smaller: {names}",)
 
 
 def _planned(kind: CandidateKind, rank: int, plan: CompressionPlan) -> PlannedCandidate:

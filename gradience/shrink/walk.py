@@ -1,4 +1,4 @@
-"""Down the candidates: each is made, evaluated and tested, and the first that is not shown ends the walk."""
+"""Make, evaluate and test candidates from the largest down, until one is not shown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Make = Callable[[PlannedCandidate], AdapterInput]
 
 @dataclass(frozen=True, slots=True)
 class TestedCandidate:
-    """A candidate, its answers, and its row with the grade that they have."""
+    """A candidate with its answers and its graded row."""
 
     candidate: PlannedCandidate
     answers: Answers
@@ -33,11 +33,11 @@ class TestedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """What was evaluated on the test rows."""
+    """Results on the test rows."""
 
     reference: Answers
     control: Answers | None
-    """None where it could not be written."""
+    """None if it could not be written."""
     control_reason: str
     tested: tuple[TestedCandidate, ...]
 
@@ -52,9 +52,9 @@ def start_on_dev(prepared: Prepared, output: Path, watcher: Watcher, make: Make)
 
 
 def start_of(dev: Sequence[TestedCandidate]) -> int:
-    """Return the place of the candidate to begin with: one above the smallest that is shown on the dev rows.
+    """Return the index of the first candidate to test: one above the smallest that is shown on the dev rows.
 
-    That one passes again more surely than the smallest itself, whose luck on the dev rows chose it.
+    The smallest one was selected by its dev result, so it is less likely to pass again.
     """
     shown = sum(tested.row.grade == "B" for tested in dev)
     return max(0, shown - 2)
@@ -80,7 +80,7 @@ def walk(
 def down(
     answering: Answering, reference: Answers, candidates: Sequence[PlannedCandidate], make: Make
 ) -> Iterator[TestedCandidate]:
-    """Test each candidate at the full level; the first that is not shown is the last."""
+    """Test each candidate at the full level, and stop after the first that is not shown."""
     largest = 0.0
     for candidate in candidates:
         answers = answering.candidate(make(candidate))
@@ -94,7 +94,7 @@ def down(
 
 
 def maker(prepared: Prepared, output: Path, documents: Documents | None) -> Make:
-    """Return what makes a candidate below `output`, once."""
+    """Return a function that makes each candidate below `output` once."""
     ready: dict[str, AdapterInput] = {}
 
     def make(candidate: PlannedCandidate) -> AdapterInput:
@@ -108,7 +108,7 @@ def maker(prepared: Prepared, output: Path, documents: Documents | None) -> Make
 
 
 def _control(prepared: Prepared, output: Path) -> tuple[AdapterInput | None, str]:
-    """The adapter in other factors; or why it has none."""
+    """Return the rewrite control, or the reason why there is none."""
     folder = output / CANDIDATES / CONTROL
     try:
         write_rotated(prepared.source.adapter, folder)

@@ -30,7 +30,7 @@ def test_candidates_are_halvings_of_the_suggestion_that_make_something_smaller()
     assert notes == ()
     given, notes = plan_candidates(source, [2, 16, 2, 8])
     assert [candidate.name for candidate in given] == ["rank2"]
-    assert notes == ("left out, since it makes nothing smaller: rank 16, rank 8",)
+    assert notes == ("left out because not smaller: rank 16, rank 8",)
     assert [halvings(rank) for rank in (1, 24)] == [(1,), (24, 12, 6, 3, 1)]
 
 
