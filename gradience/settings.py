@@ -181,7 +181,7 @@ def _refused(
     error: ValidationError, kind: Any, given: Mapping[str, Any], path: Path | None
 ) -> GradienceError:
     """Return the error for a flag if one is to blame, else for the file."""
-    fields, verb = fields_of(kind), kind.__name__.removesuffix("Settings").lower()
+    fields = fields_of(kind)
     for detail in error.errors(include_url=False, include_context=False):
         name = str(detail["loc"][0])
         if name in given and name in fields:
@@ -189,7 +189,7 @@ def _refused(
             return UsageError(
                 f"{flag_of(name, fields[name])} {given[name]}: {message}",
                 code="config-value",
-                hint=f"gradience help {verb} describes {flag_of(name, fields[name])}",
+                hint=f"--help describes {flag_of(name, fields[name])}",
             )
     return refused(error, tuple(fields), str(path or ""), {})
 

@@ -190,14 +190,16 @@ def export(settings: ExportSettings) -> None:
       gradience bench export runs/gsm8k --to hub -o eval_results
     """
     from gradience.bench.export import export_eee, export_hub
+    from gradience.bench.verify.verify import unpacked
     from gradience.errors import require_installed
 
     require_installed("scipy", extra="stats")
-    folder, output = Path(settings.folder), Path(settings.output)
-    if settings.to == "eee":
-        written = export_eee(folder, output)
-    else:
-        written = export_hub(folder, output, dataset=settings.dataset)
+    output = Path(settings.output)
+    with unpacked(Path(settings.folder)) as folder:
+        if settings.to == "eee":
+            written = export_eee(folder, output)
+        else:
+            written = export_hub(folder, output, dataset=settings.dataset)
     show_written(f"{len(written)} files in {output}")
 
 

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from gradience.cli.console import show_note, show_written
 from gradience.cli.output import JsonOutput, print_facts, print_text
-from gradience.errors import UsageError
+from gradience.errors import InputError
 from gradience.settings import SETTINGS, Flag, StrPath
 
 
@@ -42,7 +42,7 @@ def card(settings: CardSettings, out: JsonOutput) -> None:
 
     adapter = Path(settings.adapter)
     if not adapter.is_dir():
-        raise UsageError(
+        raise InputError(
             f"{adapter}: not a folder",
             code="no-folder",
             hint="name the folder of an adapter: its card is the README.md in it",

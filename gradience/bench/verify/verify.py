@@ -115,6 +115,12 @@ def verify_run(
     watch = Stopwatch(command)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder", code="not-a-run", hint="name the folder of a run")
+    if (folder / PLAN).is_file() and b'"gradience.shrink_plan/' in read_file(folder / PLAN, MAX_DATA_BYTES):
+        raise InputError(
+            f"{folder}: not a run of Bench: its {PLAN} is of `gradience shrink`",
+            code="not-a-run",
+            hint="name the output folder of `gradience bench run`",
+        )
     whole, only, above = folder, "", folder.absolute().parent
     if not (folder / PLAN).is_file() and folder.name.startswith("seed_") and (above / PLAN).is_file():
         whole, only = folder.parent, f"{folder.name}/"

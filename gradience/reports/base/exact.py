@@ -29,7 +29,7 @@ def as_written(value: Any) -> Fraction:
         return value
     text = str(value).strip()
     if isinstance(value, bool) or not isinstance(value, int | float | str) or not _NUMBER.fullmatch(text):
-        raise ValueError(f"{value!r} is not a number such as 0.025 or 2/3")
+        raise ValueError(f"{value!r} is not a number such as 0.5 or 2/3")
     if "/" in text and not int(text.partition("/")[2]):
         raise ValueError(f"{value!r} divides by zero")
     fraction = Fraction(text)
