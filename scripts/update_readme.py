@@ -171,7 +171,7 @@ PAGES = (
         "docs/bench.md",
         "power",
         "bench power --n 1319 --seeds 3 --discordance 0.16 --spread 0.01",
-        ("These runs", "A new run", "The policy"),
+        ("These runs", "Mean over trainings", "The policy"),
         scratch=False,
     ),
     Shown("docs/bench.md", "summary", "bench summary benchmarks/results/minilm_reviews", scratch=False),
