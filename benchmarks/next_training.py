@@ -39,10 +39,10 @@ def collapsing(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.f
 def failures(draw: Draw, seeds: int, row_sd: float, rng: np.random.Generator) -> float:
     """Return the share of replicates in which the next training lies below its bound."""
     true = draw(rng, (REPLICATES, seeds + 1))
-    shared, own = np.sqrt(0.5) * row_sd, np.sqrt(0.5) * row_sd
-    noise = rng.normal(size=(REPLICATES, 1)) * shared + rng.normal(size=(REPLICATES, seeds)) * own
+    common, single = np.sqrt(0.5) * row_sd, np.sqrt(0.5) * row_sd
+    noise = rng.normal(size=(REPLICATES, 1)) * common + rng.normal(size=(REPLICATES, seeds)) * single
     seen = true[:, :seeds] + noise
-    variance = seen.var(axis=1, ddof=1) * (1 + 1 / seeds) + shared**2 + own**2 / seeds
+    variance = seen.var(axis=1, ddof=1) * (1 + 1 / seeds) + common**2 + single**2 / seeds
     bounds = seen.mean(axis=1) + stats.t.ppf(0.05, seeds - 1) * np.sqrt(variance)
     return float((true[:, -1] < bounds).mean())
 
