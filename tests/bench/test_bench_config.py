@@ -72,7 +72,7 @@ def test_a_name_from_elsewhere_is_answered_with_ours(write, key):
         ("seeds=[1, 1]", "lists a seed twice", ""),
         ("seeds=[]", "`seeds`", ""),
         ("runtime.device=tpu", "`runtime.device`", ""),
-        ("policy.tolerance=abc", "`policy.tolerance`: 'abc' is not a number such as 0.025", ""),
+        ("policy.tolerance=abc", "`policy.tolerance`: 'abc' is not a number such as 0.5", ""),
         ("model.type=causal_lm", None, ""),
         ("train", "is not a setting", "KEY=VALUE"),
         ("train..lr=1", "is not a setting", "KEY=VALUE"),

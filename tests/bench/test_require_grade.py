@@ -12,11 +12,14 @@ from gradience.cli.app import run
 from gradience.cli.bench import ended
 from gradience.reports.bench import Bench
 
-NO_CONTROLS = config(compression={"variants": ["uniform_r4"], "arms": ["truncate"], "controls": []})
+CONTROLLED = config(
+    compression={"variants": ["uniform_r4"], "arms": ["truncate"], "controls": ["random_directions"]}
+)
 
 
 def together(loss: tuple[int, int], *, verified: bool = True):
-    runs = [bench(seed, {"uniform_r4.truncate": loss}, asked=NO_CONTROLS, **LARGE) for seed in SEEDS]
+    changes = {"uniform_r4.truncate": loss, "random_directions": (900, 0)}
+    runs = [bench(seed, changes, asked=CONTROLLED, **LARGE) for seed in SEEDS]
     return aggregate(runs, records_verified=verified)
 
 
@@ -59,5 +62,5 @@ def test_aggregate_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         one.save(folder / "bench.json")
     assert run(["bench", "aggregate", str(tmp_path), "--require-grade", "B"]) == 0
     assert run(["bench", "aggregate", str(tmp_path), "--require-grade", "A", "--quiet"]) == 8
-    assert "required: grade A; the best of what passes is B: uniform_median" in capsys.readouterr().err
+    assert "required: grade A; the best of what passes is B: per_layer" in capsys.readouterr().err
     assert run(["bench", "aggregate", str(tmp_path), "--require-grade", "C"]) == 2

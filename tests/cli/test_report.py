@@ -52,7 +52,7 @@ def test_a_folder_gives_all_its_reports(audit, tmp_path, capsys):
         ("{}", "no report is made of this"),
         ('{"schema": "gradience.digests/1"}', "no report is made of this"),
         ('{"schema": "gradience.audit/1"}', "an earlier version"),
-        ('{"schema": 7}', "not Gradience but '7'"),
+        ('{"schema": 7}', "this is '7', not Gradience"),
         ("[", "Invalid JSON"),
     ],
     ids=["nothing", "another-kind", "another-version", "no-text", "no-json"],

@@ -99,10 +99,10 @@ def test_the_command_asks_peft_and_says_what_it_saw(tmp_path, capsys):
     assert report.peft_check is not None
     assert (report.peft_check.modules, report.peft_check.tensors) == (2, 4)
     assert (
-        f"by PEFT {report.peft_check.peft}: 2 modules with these ranks and scales, 4 tensors bit for bit"
+        f"with PEFT {report.peft_check.peft}: 2 modules with these ranks and scales, 4 tensors bit-identical"
         in text
     )
-    assert "- **loaded**: by PEFT" in (tmp_path / "out" / "compression_report.md").read_text()
+    assert "- **loaded**: with PEFT" in (tmp_path / "out" / "compression_report.md").read_text()
 
 
 def test_a_folder_that_peft_does_not_load_is_not_put_in_place(tmp_path, monkeypatch):

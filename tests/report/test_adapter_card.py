@@ -141,7 +141,7 @@ def test_no_name_of_a_stranger_ends_the_block(tmp_path, capsys):
 
 
 def test_a_file_has_no_card(capsys):
-    assert run(["card", str(example_adapter() / "adapter_model.safetensors")]) == 2
+    assert run(["card", str(example_adapter() / "adapter_model.safetensors")]) == 3
     assert "not a folder" in capsys.readouterr().err
 
 
