@@ -37,7 +37,7 @@ html_copy_source = False
 html_show_search_summary = False  # a summary is fetched, which a browser refuses a page from disk
 
 # What extends their classes is read here, never run.
-with mock(["accelerate", "peft", "torch", "transformers"]):
+with mock(["accelerate", "peft", "scipy", "torch", "transformers"]):
     for public in gradience.__all__:
         value = getattr(gradience, public)
         if hasattr(value, "__sphinx_mock__"):  # a substitute takes any arguments: say which ones ours takes

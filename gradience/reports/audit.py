@@ -438,9 +438,9 @@ class AuditReport(Report):
     ) -> str:
         """Return the screen of one adapter, about 45 lines.
 
-        top_wasteful: number of modules with the most spare rank to list. layers: list every module and every finding
-        with its hint, and leave out the pointer to `--layers`. path: the adapter in the next command, by default the
-        path in the report, which for an absolute path has only the last part.
+        top_wasteful: number of modules with the most spare rank to list.
+        layers: list every module, and every finding with its hint.
+        path: the adapter in the next command; by default the path in the report, of an absolute path the last part.
         """
         from gradience.reports.base.terminal import DEFAULT_WIDTH, MIN_WIDTH
 
