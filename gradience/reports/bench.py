@@ -60,28 +60,29 @@ from gradience.words import counted, noun
 from gradience.words import points as signed_points
 
 Status = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNDERTRAINED", "SKIPPED", "ERROR"]
-"""FAIL: worse than the policy allows, or not shown on every planned seed. INCONCLUSIVE: some seeds say nothing.
-UNDERTRAINED: the probe did not reach its gate. SKIPPED: not made, for a stated reason."""
+"""FAIL: worse than the policy allows, or not shown on every planned seed. INCONCLUSIVE: some seeds have no
+result. UNDERTRAINED: the probe did not reach its gate. SKIPPED: not made, for a stated reason."""
 
 
 class BenchData(Part):
-    """Which examples were used to train and to evaluate."""
+    """Examples used for training and evaluation."""
 
     task: PlainName
     source: dict[str, str]
-    """Where they come from: names, versions, digests."""
+    """Source of the examples: names, versions, digests."""
     splits: tuple[DataSplit, ...]
-    """As they were used: training, and evaluation."""
+    """Splits in order of use: training, then evaluation."""
     eval_role: Literal["dev", "confirm"]
     counts: dict[str, int]
-    """Rows read, duplicates and conflicts left out, and whatever else the task counts."""
+    """Rows read, duplicates and conflicts left out, and other counts of the task."""
 
 
 class BenchEnvironment(Part):
-    """What can move a number in its last digits."""
+    """Settings and versions that can change the last digits of a number."""
 
     engine: str = Field(default="transformers", exclude_if=lambda name: name == "transformers")
-    """What answered, where it is not transformers, which measures KL and flips in any case."""
+    """Engine that produced the answers, if it is not transformers. KL and flips are always measured by
+    transformers."""
     device: str
     """`cpu`, or the name of the accelerator."""
     dtype: str
@@ -92,37 +93,38 @@ class BenchEnvironment(Part):
 
 
 class TrainingFacts(Part):
-    """How one training went."""
+    """Facts about one training run."""
 
     steps: int
     planned_steps: int
     loss: Float12 | None
-    """Of the last logging interval."""
+    """Training loss of the last logging interval."""
     diverged: bool
     tokens: int
-    """Of one pass over the examples, without padding."""
+    """Tokens of one pass over the examples, without padding."""
     seconds: Float12
     peak_memory_bytes: int | None
     initial_adapter_sha256: str
-    """Over everything trainable before the first step: two seeds that share it are one run."""
+    """sha256 over everything trainable before the first step: two seeds with the same value are one run."""
     first_batch_sha256: str
 
 
 class Gate(Part):
-    """What the probe must reach before anything is concluded from it."""
+    """Requirements on the probe before any conclusion is drawn from it."""
 
     min_value: Share
     passed: bool
     above_base: Share | None = None
-    """It must have more correct than its base, by more than this share; null: that is not asked."""
+    """Share by which the probe's accuracy must exceed that of the base; null if there is no such
+    requirement."""
     base_correct: int | None = None
-    """Examples that its base has correct."""
+    """Examples that the base answers correctly."""
     base: Literal["without an adapter", "most frequent label"] | None = None
-    """What answers for the base."""
+    """Source of the base's answers."""
 
 
 class Measures(Part):
-    """What was measured of one adapter."""
+    """Measurements of one adapter."""
 
     lora_params: int
     """Parameters of its LoRA factors, counted in the file."""
@@ -136,23 +138,23 @@ class Measures(Part):
     score: Float12
     """correct / n."""
     correct_examples: str
-    """Which ones: a bit for each in the order of the records, the first the highest bit of the first byte, in base64.
-    The same example has the same place in every seed."""
+    """Bit mask of the correct examples in the order of the records, the first as the highest bit of the first
+    byte, in base64. An example has the same position in every seed."""
     metrics: dict[str, Float12] = Field(default_factory=dict)
-    """What else the task reports: F1, another way of finding the answer."""
+    """Other metrics of the task, such as F1 or another way of extracting the answer."""
     cut_off: int = 0
-    """Outputs that ended at `max_new_tokens`."""
+    """Outputs cut off at `max_new_tokens`."""
     failed_extractions: int = 0
-    """Outputs in which no answer was found; they count as wrong."""
+    """Outputs without an extractable answer; counted as wrong."""
     truncated: int = 0
-    """Inputs that were too long and were cut."""
+    """Inputs truncated because they were too long."""
     records: PlainName
     """File with one line per example, relative to this file."""
     records_sha256: str
     training: TrainingFacts | None = None
-    """Null where nothing was trained: a truncation."""
+    """Null if nothing was trained: a truncation."""
     seconds: Float12
-    """Making and evaluating it."""
+    """Duration of making and evaluating the adapter, in seconds."""
     peak_memory_bytes: int | None = None
 
     @model_validator(mode="after")
@@ -167,7 +169,7 @@ class Measures(Part):
         return self
 
     def answers(self) -> tuple[bool, ...]:
-        """Whether each example is correct, in the order of the records."""
+        """Return one bool per example, in the order of the records: True if it is correct."""
         return unpack(self.correct_examples, self.n)
 
 
@@ -179,7 +181,7 @@ class Probe(Measures):
 
 
 class AuditSummary(Part):
-    """The audit of the probe in short; audit.json lies beside it."""
+    """Summary of the probe's audit; the full audit is in audit.json."""
 
     suggested_r_global_median: int | None
     suggested_r_global_90: int | None
@@ -191,17 +193,18 @@ class AuditSummary(Part):
 
 
 class DivergenceSummary(Part):
-    """How far its outputs are from the probe's, whether correct or not."""
+    """Distance of the outputs from the probe's, regardless of correctness."""
 
     kl_mean: Float12
     """KL(probe ‖ variant) in nats, summed over the tokens of an answer, mean over examples."""
     kl_standard_error: Float12 | None
     flips: int
-    """Examples that get another label; in free text, tokens of the gold answer that get another most likely one."""
+    """Examples with a different label; in free text, tokens of the gold answer with a different most likely
+    token."""
 
 
 class RankSummary(Part):
-    """The ranks of its modules."""
+    """Summary of the module ranks."""
 
     smallest: int
     median: Float12
@@ -210,7 +213,7 @@ class RankSummary(Part):
 
 
 class OfAnArm(Part):
-    """What a result of a variant is called, on one seed or on all, and which arm it belongs to."""
+    """Name and arm of a variant's result, on one seed or on all."""
 
     name: PlainName
     """`uniform_median`; `uniform_median.truncate`."""
@@ -219,56 +222,58 @@ class OfAnArm(Part):
 
     @property
     def is_control(self) -> bool:
-        """Whether it is there to measure the measurement."""
+        """True if the variant is a control, which checks the measurement itself."""
         return self.arm == "control"
 
     @property
     def is_step(self) -> bool:
-        """Whether it belongs to the ladder."""
+        """True if the variant is a step of the ladder."""
         return self.arm == "ladder"
 
     @property
     def is_candidate(self) -> bool:
-        """Whether it is neither a control nor a step of the ladder."""
+        """True if the variant is neither a control nor a step of the ladder."""
         return not self.is_control and not self.is_step
 
 
 class VariantResult(OfAnArm):
-    """One smaller adapter, or control, against the probe of this seed."""
+    """One smaller adapter, or control, compared with the probe of this seed."""
 
     made_by: str
-    """How it comes to be. `retrain`, `truncate`. `random_directions`: the probe's factors kept in random directions.
-    `head`: ΔW = 0, a head trained alone. `rotate`: the
-    same update in other factors: only rounding differs."""
+    """How the variant is made: `retrain`, `truncate`. `random_directions`: the probe's factors kept in random
+    directions. `head`: ΔW = 0, only a head is trained. `rotate`: the same update in other factors: only
+    rounding differs."""
     status: Status
-    """PASS and FAIL: what the policy's tolerance says of the counts of this one seed."""
+    """PASS and FAIL: the policy's tolerance applied to the counts of this seed only."""
     reasons: tuple[str, ...] = ()
-    """In words."""
+    """Reasons for the status, in words."""
     stopped_early: bool = False
-    """SKIPPED because it could not pass any more, whatever this seed had said."""
+    """True if SKIPPED because the variant could not pass any more, regardless of this seed."""
     same_as: str | None = None
-    """The variant whose numbers these are: it has the same ranks and is made in the same way. `probe`: no rank is
-    smaller than the probe's."""
+    """The variant that these numbers were copied from: it has the same ranks and is made in the same way.
+    `probe`: no rank is smaller than the probe's."""
     rank_basis: str = ""
-    """What the ranks rest on, before rounding."""
+    """Basis of the ranks, before rounding."""
     ranks: RankSummary | None = None
     planned_lora_params: int | None = None
-    """From shapes and ranks. Equal to `lora_params`, or this is an ERROR."""
+    """LoRA parameters computed from shapes and ranks. Equal to `lora_params`, otherwise the status is
+    ERROR."""
     reduction: Float12 | None = None
-    """1 − planned_lora_params / the probe's: LoRA factors only, no head in either."""
+    """1 − planned_lora_params / the probe's: only LoRA factors, without heads."""
     measures: Measures | None = None
     pairs: PairedTable | None = None
-    """The probe is the reference. How sure the difference is, by this seed alone."""
+    """Paired counts, with the probe as the reference, and the evidence for a difference from this seed
+    only."""
     delta: Float12 | None = None
     """Variant − probe, as a share of the examples."""
     delta_exact: str | None = None
-    """The same as counted: `-5/200`."""
+    """The difference as exact counts: `-5/200`."""
     evidence: VariantEvidence | None = None
-    """How sure the verdict is. Null where several seeds are planned, which are graded together, of a smoke run, and in
-    files of earlier versions."""
+    """Evidence for the verdict. Null if several seeds are planned, which are graded together; for a smoke
+    run; and in files of earlier versions."""
     divergence: DivergenceSummary | None = None
     predicted: PredictedDivergence | None = None
-    """Null but for a truncation that a calibration has chosen."""
+    """Null except for a truncation chosen by a calibration."""
 
     @model_validator(mode="after")
     def _counts_agree(self) -> VariantResult:
@@ -286,7 +291,7 @@ class VariantResult(OfAnArm):
 
 
 class Best(Part):
-    """The smallest adapter that passes, controls and duplicates left out."""
+    """The smallest adapter that passes, excluding controls and duplicates."""
 
     name: str
     lora_params: int
@@ -312,13 +317,14 @@ class Bench(Report):
 
     schema_: Literal["gradience.bench/4"] = Field(default="gradience.bench/4", alias="schema")
     smoke: bool
-    """Shortened, to see that everything works: no evidence, whatever the verdicts say."""
+    """True for a shortened run, which checks that everything works: no evidence, regardless of the
+    verdicts."""
     status: Status
-    """ERROR if something ended in one; else PASS if a variant passes."""
+    """ERROR if any result is an ERROR; otherwise PASS if a variant passes."""
     reasons: tuple[str, ...] = ()
     seed: int
     planned_seeds: tuple[int, ...]
-    """All seeds that were planned together, this one among them."""
+    """All seeds that were planned together, including this one."""
     model: str
     model_type: Literal["seqcls", "causal_lm"]
     base_params: int | None
@@ -329,23 +335,24 @@ class Bench(Report):
     config_digest: str
     protocol_digest: str
     plan_digest: str
-    """Of plan.json, which was written before anything was trained."""
+    """SHA-256 of plan.json, written before training."""
     policy: Policy
     data: BenchData
     environment: BenchEnvironment
     probe: Probe | None
-    """Null where it ended in an ERROR."""
+    """Null if it ended in an ERROR."""
     audit: AuditSummary | None
-    """Null where the probe did not reach its gate: nothing is suggested from such a probe."""
+    """Null if the probe did not reach its gate: nothing is suggested from such a probe."""
     variants: tuple[VariantResult, ...]
     best: Best | None
     ladder: Ladder | None = None
-    """The smallest rank that holds in this one run; null where none was planned, or several seeds are."""
+    """The smallest rank that is shown to be safe in this run; null if no ladder or more than one seed was
+    planned."""
     notes: tuple[str, ...] = ()
     run: RunInfo
 
     def blocks(self) -> Document:
-        """Return the sections, with what the numbers rest on."""
+        """Return the sections, including the sources of the numbers."""
         return bench_blocks(self)
 
     def screen(self) -> Document:
@@ -360,11 +367,11 @@ class Bench(Report):
         return replace(heading, text=(before, status(SMOKE_STATUS), *after))
 
     def page_opening(self, opening: Document) -> Document:
-        """Leave out the smallest that passes of a smoke run: the next sentence takes it back."""
+        """Leave out the smallest passing variant of a smoke run: the next sentence would take it back."""
         return opening[1:] if self.smoke else opening
 
     def summary(self) -> list[Note] | None:
-        """Return what controls and grade say, and the smallest rank of the ladder."""
+        """Return the results of the controls, the grade, and the smallest rank of the ladder."""
         return None if self.smoke else _summary(self)
 
     @model_validator(mode="after")
@@ -380,21 +387,21 @@ class Bench(Report):
 
     @property
     def candidates(self) -> tuple[VariantResult, ...]:
-        """The variants without the controls and the ladder."""
+        """Return the variants without the controls and the ladder."""
         return tuple(result for result in self.variants if result.is_candidate)
 
     @property
     def steps(self) -> tuple[VariantResult, ...]:
-        """The steps among the variants."""
+        """Return the steps of the ladder among the variants."""
         return tuple(result for result in self.variants if result.is_step)
 
     @property
     def controls(self) -> tuple[VariantResult, ...]:
-        """The controls among the variants."""
+        """Return the controls among the variants."""
         return tuple(result for result in self.variants if result.is_control)
 
     def variant(self, name: str) -> VariantResult | None:
-        """The variant of this name."""
+        """Return the variant with this name."""
         return next((result for result in self.variants if result.name == name), None)
 
 
@@ -403,14 +410,14 @@ class SeedRow(Part):
 
     seed: int
     source: str | None
-    """The bench.json it was read from; null where there is none: a failed seed."""
+    """The bench.json that was read; null for a failed seed without one."""
     status: Status
     unfinished: bool = False
-    """Its run began and has left no result; false beside a null source: it was never run."""
+    """True if the seed's run began but left no result; if false and the source is null, it was never run."""
     plan_digest: str | None = None
-    """Of the plan that its run followed."""
+    """Digest of the plan that the seed's run followed."""
     correct: int | None = None
-    """Examples that the probe has correct."""
+    """Examples that the probe answers correctly."""
     n: int | None = None
     score: Float12 | None = None
     gate_passed: bool | None = None
@@ -422,7 +429,7 @@ class Spread(Part):
     """A score over seeds."""
 
     seeds: int
-    """How many have one."""
+    """Number of seeds with a score."""
     mean: Float12
     sd: Float12 | None
     """Sample standard deviation (n − 1); null for one seed."""
@@ -442,65 +449,65 @@ class VariantSeed(Part):
     only_variant_correct: int | None = None
     delta: Float12 | None = None
     delta_exact: str | None = None
-    """The same as counted: `-5/200`."""
+    """The difference as exact counts: `-5/200`."""
     reduction: Float12 | None = None
     largest_rank: int | None = None
     same_as: str | None = None
     stopped_early: bool = False
-    """Not trained: it could not pass any more."""
+    """True if not trained because the variant could not pass any more."""
     kl_mean: Float12 | None = None
     """KL(probe ‖ variant), in nats: the `divergence.kl_mean` of bench.json."""
     predicted_kl_mean: Float12 | None = None
-    """The `predicted.kl_mean` of bench.json; null but for a truncation that a calibration has chosen."""
+    """The `predicted.kl_mean` of bench.json; null except for a truncation chosen by a calibration."""
 
 
 class VariantSummary(OfAnArm):
     """One variant over the planned seeds."""
 
     made_by: str
-    """How it comes to be, as in bench.json."""
+    """How the variant is made, as in bench.json."""
     status: Status
     reasons: tuple[str, ...]
-    """In words."""
+    """Reasons for the status, in words."""
     passing: int
-    """Planned seeds that pass; a seed without a result is not one of them."""
+    """Planned seeds that pass; seeds without a result do not count."""
     planned: int
     pass_rate: Share
-    """passing / planned, exactly: `2/3`. The policy's `pass_rate` is what it is held against."""
+    """passing / planned, exactly: `2/3`. It is compared with the policy's `pass_rate`."""
     worst_delta: Float12 | None
-    """The smallest difference, over the seeds that have a result."""
+    """The smallest difference over the seeds with a result."""
     worst_delta_exact: str | None
     mean_delta: Float12 | None
     accuracy: Spread | None
-    """Over the seeds that have a result; `accuracy.seeds` says how many."""
+    """Accuracy over the seeds with a result; `accuracy.seeds` is their number."""
     mean_reduction: Float12 | None
-    """LoRA parameters saved, over the seeds in which its ranks are known."""
+    """Mean share of LoRA parameters saved, over the seeds with known ranks."""
     seeds: tuple[VariantSeed, ...]
     evidence: VariantEvidence | None = None
-    """How sure the verdict is. Null in files of earlier versions."""
+    """Evidence for the verdict. Null in files of earlier versions."""
     answers: AnswerCounts | None = None
-    """What happened to its answers; null without any, and in files of earlier versions."""
+    """Counts of the variant's answers; null without answers, and in files of earlier versions."""
 
     @property
     def complete(self) -> bool:
-        """Whether every planned seed has counts."""
+        """True if every planned seed has counts."""
         return all(row.n for row in self.seeds)
 
 
 class BestVariant(Part):
-    """The variant that passes and saves most."""
+    """The passing variant that saves most."""
 
     name: str
     mean_reduction: Float12
 
 
 class Condition(Part):
-    """Something without which a run can carry no claim, whatever its verdict."""
+    """A condition that a run must meet before it can support a claim, regardless of its verdict."""
 
     name: Literal["protocol", "seeds", "confirm", "controls"]
     met: bool
     why: str
-    """What was looked at, in words."""
+    """The facts that were checked, in words."""
 
 
 class BenchAggregate(Report):
@@ -523,7 +530,7 @@ class BenchAggregate(Report):
         default="gradience.bench_aggregate/4", alias="schema"
     )
     status: Status
-    """ERROR if a planned seed has an error or no result; else PASS if a variant passes."""
+    """ERROR if a planned seed has an error or no result; otherwise PASS if a variant passes."""
     reasons: tuple[str, ...]
     model: str
     model_type: Literal["seqcls", "causal_lm"]
@@ -538,27 +545,27 @@ class BenchAggregate(Report):
     seeds: tuple[SeedRow, ...]
     probe_rank: int | None
     probe: Spread | None
-    """Null where no seed has a probe."""
+    """Null if no seed has a probe."""
     probe_answers: AnswerCounts | None = None
-    """What happened to the probes' answers; null without any, and in files of earlier versions."""
+    """Counts of the probes' answers; null without answers, and in files of earlier versions."""
     variants: tuple[VariantSummary, ...]
-    """Controls last."""
+    """Variants, the controls last."""
     best: BestVariant | None
     ladder: Ladder | None = None
-    """The smallest rank that holds; null where none was planned."""
+    """The smallest rank that is shown to be safe; null if no ladder was planned."""
     noise: Noise | None = None
-    """How much differs although nothing was made smaller. Null in files of earlier versions."""
+    """Differences between adapters of equal size. Null in files of earlier versions."""
     records_verified: bool | None = None
-    """Whether the counts were known to be those of the records: counted from them by the same process, or verified.
+    """True if the counts are known to match the records: counted from them by the same process, or verified.
     Null in files of earlier versions."""
     conditions: tuple[Condition, ...]
-    """Of a claim. Whether they are met says nothing about the verdict."""
+    """Conditions of a claim. Meeting them says nothing about the verdict."""
     notes: tuple[str, ...]
-    """What the thresholds mean in examples, and what limits the verdicts."""
+    """Meaning of the thresholds in numbers of examples, and limits of the verdicts."""
     run: RunInfo
 
     def blocks(self) -> Document:
-        """Return the sections, with what the numbers rest on."""
+        """Return the sections, including the sources of the numbers."""
         return aggregate_blocks(self)
 
     def screen(self) -> Document:
@@ -566,27 +573,27 @@ class BenchAggregate(Report):
         return aggregate_blocks(self, sources=False)
 
     def summary(self) -> list[Note] | None:
-        """Return what controls and grade say, and the smallest rank of the ladder."""
+        """Return the results of the controls, the grade, and the smallest rank of the ladder."""
         return _summary(self)
 
     @property
     def conditions_met(self) -> bool:
-        """Whether the run can carry a claim at all."""
+        """True if the run meets the conditions of a claim."""
         return all(condition.met for condition in self.conditions)
 
     @property
     def candidates(self) -> tuple[VariantSummary, ...]:
-        """The variants without the controls and the ladder."""
+        """Return the variants without the controls and the ladder."""
         return tuple(variant for variant in self.variants if variant.is_candidate)
 
     @property
     def steps(self) -> tuple[VariantSummary, ...]:
-        """The steps of the ladder among the variants."""
+        """Return the steps of the ladder among the variants."""
         return tuple(variant for variant in self.variants if variant.is_step)
 
     @property
     def controls(self) -> tuple[VariantSummary, ...]:
-        """The controls among the variants."""
+        """Return the controls among the variants."""
         return tuple(variant for variant in self.variants if variant.is_control)
 
 
@@ -626,7 +633,7 @@ def points(delta: float | None) -> str:
 
 
 def counted_points(delta: float | None, exact: str | None) -> str:
-    """Return `−2.50 (−5/200)`: the counts tell what the rounded points cannot."""
+    """Return `−2.50 (−5/200)`: the counts show differences that rounded points hide."""
     if delta is None or exact is None:
         return MISSING
     sign = "−" if exact.startswith("-") else "+" if delta else ""
@@ -642,7 +649,7 @@ def mean_percent(spread: Spread | None) -> str:
 
 
 def chance(share: float) -> str:
-    """Return a probability as a percentage; what is next to nothing is not counted out."""
+    """Return a probability as a percentage, tiny positive values as `< 0.1 %`."""
     return "< 0.1 %" if 0 < share < 0.001 else percent(share)
 
 
@@ -662,12 +669,12 @@ def round_up(number: int) -> int:
 
 
 def saving(result: Result | Best | BestVariant) -> float | None:
-    """Return the share of the LoRA parameters that it saves, on one seed or as a mean."""
+    """Return the share of the LoRA parameters saved, on one seed or as a mean."""
     return result.reduction if isinstance(result, VariantResult | Best) else result.mean_reduction
 
 
 def as_expected(result: str, status: str) -> bool | None:
-    """Return whether a control's status is the expected one; None where nothing is expected, or nothing is known.
+    """Return True if a control has its expected status; None if no status is expected or known.
 
     >>> as_expected("head_only", "PASS"), as_expected("aa", "PASS"), as_expected("aa", "SKIPPED")
     (False, True, None)
@@ -686,7 +693,8 @@ def status(word: str) -> Span:
 
 
 def status_of(result: Result) -> Span:
-    """Return its status; of a control whether it is what it must be, since a PASS of one is no claim."""
+    """Return the status of a variant; for a control, the comparison with its expected status, since its PASS
+    is no claim."""
     if not result.is_control or result.status not in ("PASS", "FAIL"):
         return status(result.status)
     if isinstance(result, VariantSummary) and not result.complete:
@@ -719,7 +727,7 @@ def _best_of(run: Run) -> Result | None:
 
 
 def _title(run: Run, task: str, seeds: str) -> list[Block]:
-    """The verdict on the run, and the smallest adapter that passes."""
+    """Return the verdict on the run, and the smallest adapter that passes."""
     names = (Span(run.model, "name"), " on ", Span(task, "name"), f", {seeds}")
     best: Inline = "No smaller adapter passes."
     if run.best is not None:
@@ -738,7 +746,7 @@ def _title(run: Run, task: str, seeds: str) -> list[Block]:
 
 
 def _data(base_params: int | None, splits: Iterable[DataSplit], role: str) -> list[Row]:
-    """The size of the base model, and the examples: `7,473 training and 1,319 test examples`."""
+    """Return the size of the base model, and the examples: `7,473 training and 1,319 test examples`."""
     words = {"train": "training", "dev": "dev", "confirm": "test"}
     sizes = [f"{split.n:,} {words[split.role]}" for split in splits if split.role in ("train", role)]
     base = "unknown size" if base_params is None else f"{count(base_params)} parameters"
@@ -750,14 +758,15 @@ def _other_params(number: int) -> list[Row]:
 
 
 def _variants(results: Sequence[Result], table: Table, aside: str, columns: str) -> list[Block]:
-    """The section of the variants: their table, how each kind is made, and what the columns mean."""
+    """Return the section of the variants: their table, how each kind is made, and the meaning of the
+    columns."""
     ways = _ways(results)
     legend: list[Block] = [Facts(ways)] if ways else []
     return [Heading("Variants", aside=aside), table, *legend, Paragraph(Span(columns, "dim"))]
 
 
 def _ways(variants: Iterable[Result]) -> list[Row]:
-    """The suffixes of the names, and how what bears each is made."""
+    """Return the suffixes of the names, and how the variants with each suffix are made."""
     from gradience.bench.arms.registry import ARMS
 
     arms = {result.arm: ARMS[result.arm] for result in variants if result.arm in ARMS}
@@ -765,7 +774,7 @@ def _ways(variants: Iterable[Result]) -> list[Row]:
 
 
 def _controls(results: Sequence[Result], table: Table) -> list[Block]:
-    """The section of the controls, with what each is for; nothing where there are none."""
+    """Return the section of the controls with the purpose of each; empty without controls."""
     from gradience.bench.arms.registry import control_of
 
     controls = (control_of(result.name) for result in results)
@@ -777,7 +786,8 @@ def _controls(results: Sequence[Result], table: Table) -> list[Block]:
 
 
 def _reasons(results: Iterable[Result], known: Sequence[str] = ()) -> list[Block]:
-    """Why variants do not simply pass and why controls have no result, without the `known` reasons."""
+    """Return the reasons why variants do not simply pass and why controls have no result, without the `known`
+    reasons."""
     names: dict[str, list[str]] = {}
     for result in results:
         why = "; ".join(reason for reason in result.reasons if reason not in known)
@@ -790,7 +800,7 @@ def _reasons(results: Iterable[Result], known: Sequence[str] = ()) -> list[Block
 
 
 def _policy(rule: Policy, notes: Iterable[str]) -> list[Block]:
-    """The safety policy, what it means here, and what limits the verdicts."""
+    """Return the safety policy, its meaning for this run, and limits of the verdicts."""
     text = (
         f"A seed passes when its Δ is at least {signed_points(-rule.tolerance)} points. A variant passes when at least"
         f" {exact_percent(rule.pass_rate)} of the planned seeds pass and none has a Δ below"
@@ -808,14 +818,14 @@ def _policy(rule: Policy, notes: Iterable[str]) -> list[Block]:
 
 
 def _sources(run: Run, splits: Iterable[DataSplit], more: Iterable[str]) -> list[Block]:
-    """What the numbers rest on: `more`, data, base weights."""
+    """Return the sources of the numbers: `more`, data, base weights."""
     data = [f"{split.role}: {split.n:,} examples, sha256 {split.sha256}" for split in splits]
     return [Heading("What it rests on"), items([*more, *data, f"base weights {run.base_fingerprint}"])]
 
 
 def _summary(run: Run) -> list[Note]:
-    """Controls that came out otherwise than they must, since then the others' verdicts mean little; the grade of the
-    best; and the smallest rank of the ladder, which is no variant of the policy."""
+    """Return unexpected results of controls, which undermine the other verdicts; the grade of the best
+    variant; and the smallest rank of the ladder, to which the policy does not apply."""
     notes = [
         Note("warning", f"{control.name}: not as a control must be. See Controls.")
         for control in run.controls
@@ -838,7 +848,7 @@ def _summary(run: Run) -> list[Note]:
 
 
 def _grades(results: Sequence[Result]) -> list[Block]:
-    """The section of the grades: who has which, and why; nothing without any."""
+    """Return the section of the grades, with reasons; empty without grades."""
     alike: dict[tuple[Grade, str], list[str]] = {}
     for result in results:
         if result.evidence is not None and result.evidence.grade is not None:
@@ -859,7 +869,7 @@ def _by_grade(alike: dict[tuple[Grade, str], list[str]]) -> list[Row]:
 
 
 def _differences(results: Sequence[Result]) -> list[Block]:
-    """The section of Δ with its intervals, as figures and drawn; nothing where none is known."""
+    """Return the section of Δ with its intervals, as figures and drawn; empty if no Δ is known."""
     known = [
         (row.name, row.evidence, row.evidence.pooled)
         for row in results
@@ -919,9 +929,9 @@ def _differences(results: Sequence[Result]) -> list[Block]:
 
 
 WIDTH, NAME = 32, 24
-"""Signs of the scale, and of a name before it: together they fit a terminal of 60 columns."""
+"""Characters of the scale, and of a name before it: together they fit a terminal of 60 columns."""
 MOST_MARGINS = 4.0
-"""The scale ends at so many margins at most, on either side: an arrow says that an interval goes on."""
+"""Maximum extent of the scale on either side, in margins: an arrow marks an interval that extends further."""
 
 
 def drawing(rows: Sequence[tuple[str, PooledEvidence]], margin: Fraction) -> Code:
@@ -935,13 +945,13 @@ def drawing(rows: Sequence[tuple[str, PooledEvidence]], margin: Fraction) -> Cod
     high = min(max(max(end.high for end in bounds), 0.75 * unit), MOST_MARGINS * unit)
 
     def place(value: float) -> int:
-        """The column of a difference; below 0 or beyond WIDTH - 1 where it is off the scale."""
+        """Return the column of a difference; below 0 or above WIDTH - 1 if it is off the scale."""
         return round((value - low) / (high - low) * (WIDTH - 1))
 
     label = f"−{exact_text(100 * margin)}"
     start = max(0, place(-float(margin)) - len(label) + 1)
     ruler = f"{' ' * start}{label}".ljust(place(0.0)) + "0"
-    # the end of a name tells more than its beginning
+    # the end of a name is more distinctive than its beginning
     names = [name if len(name) <= NAME else f"…{name[1 - NAME :]}" for name, _ in rows]
     wide = max(map(len, names))
     lines: list[Inline] = [Span(f"{'':{wide}}  {ruler}", "dim")]
@@ -965,7 +975,7 @@ def drawing(rows: Sequence[tuple[str, PooledEvidence]], margin: Fraction) -> Cod
 
 
 def _next_grades(results: Sequence[Result]) -> list[Block]:
-    """The section of what a better grade needs; nothing where none can have a better one."""
+    """Return the section of requirements for a better grade; empty if no grade can improve."""
     alike: dict[tuple[Grade, str], list[str]] = {}
     for result in results:
         evidence = result.evidence
@@ -984,7 +994,7 @@ def _next_grades(results: Sequence[Result]) -> list[Block]:
 
 
 def amount(examples: int | None, seeds: int | None, pooled: PooledEvidence, runs: int) -> str:
-    """Say how many examples or seeds are needed. runs: seeds that are counted with."""
+    """Return the number of examples or seeds needed. runs: number of seeds assumed."""
     now = pooled.examples
     if pooled.delta <= -pooled.margin:
         return "out of reach, since Δ itself is a loss of the margin or more"
@@ -999,7 +1009,7 @@ def amount(examples: int | None, seeds: int | None, pooled: PooledEvidence, runs
 
 
 def ladder_section(ladder: Ladder, results: Sequence[Result]) -> list[Block]:
-    """Return the answer, the steps from the top, and what the first that is not shown would have needed."""
+    """Return the answer, the steps from the top, and the requirements of the first step that is not shown."""
     where = BOUNDS[ladder.bound]
     of_name = {result.name: result for result in results}
 
@@ -1044,7 +1054,8 @@ def ladder_section(ladder: Ladder, results: Sequence[Result]) -> list[Block]:
 
 
 def _predictions(results: Sequence[Result], model_type: str) -> list[Block]:
-    """The section of predicted and measured KL of calibrated variants; nothing where no variant has both."""
+    """Return the section of predicted and measured KL of calibrated variants; empty if no variant has
+    both."""
     known: list[tuple[str, list[tuple[float, float]]]] = []
     for result in results:
         pairs: list[tuple[float | None, float | None]]
@@ -1076,7 +1087,7 @@ def _predictions(results: Sequence[Result], model_type: str) -> list[Block]:
 
 
 def _ratios(pairs: Sequence[tuple[float, float]]) -> str:
-    """The smallest to the largest over the seeds; nothing where nothing was predicted to change."""
+    """Return the range of ratios over the seeds; empty if no change was predicted."""
     ratios = sorted(max(0.0, measured) / predicted for predicted, measured in pairs if predicted > 0)
     if not ratios:
         return MISSING
@@ -1088,7 +1099,7 @@ def _ratios(pairs: Sequence[tuple[float, float]]) -> str:
 
 
 def bench_blocks(bench: Bench, *, sources: bool = True) -> Document:
-    """Return the sections of one seed. sources: the last one, with versions and digests."""
+    """Return the sections of one seed. sources: include the last section, with versions and digests."""
     data, probe = bench.data, bench.probe
     smoke = "SMOKE RUN: shortened to see that everything works. Its numbers are no evidence of anything."
     columns = (
@@ -1137,7 +1148,7 @@ def bench_blocks(bench: Bench, *, sources: bool = True) -> Document:
 
 
 def _probe(probe: Probe | None) -> list[Row]:
-    """Rank, score and gate, size; what happened to its answers, where anything did."""
+    """Return rank, score, gate and size, and problems with the answers, if any."""
     if probe is None:
         return [("probe", "none")]
     passes = "passes" if probe.gate.passed else "fails"
@@ -1163,7 +1174,7 @@ def _probe(probe: Probe | None) -> list[Row]:
 
 
 def _audit(bench: Bench) -> list[Row]:
-    """The audit of the probe, evidence before rounding first."""
+    """Return the audit of the probe, with the evidence before rounding first."""
     audit = bench.audit
     if audit is None:
         failed = bench.probe is not None and not bench.probe.gate.passed
@@ -1210,7 +1221,7 @@ def _table(results: Sequence[VariantResult]) -> Table:
 
 
 def brief_text(bench: Bench, *, width: int | None = None, color: bool = False) -> str:
-    """Return one seed on a short screen that says what its numbers mean, 25 lines at 80 columns in the demo."""
+    """Return one seed on a short screen that explains its numbers, 25 lines at 80 columns in the demo."""
     limits = [*(bench.reasons if bench.status != "PASS" else []), *bench.notes]
     probe = bench.probe
     blocks = [*_title(bench, bench.data.task, f"seed {bench.seed}"), *([items(limits)] if limits else [])]
@@ -1235,7 +1246,7 @@ def brief_text(bench: Bench, *, width: int | None = None, color: bool = False) -
 
 
 def _meanings(bench: Bench, n: int) -> Iterator[Row]:
-    """Yield a label and a sentence for each thing that the table does not say itself."""
+    """Yield a label and a sentence for each fact that the table does not explain."""
     from gradience.bench.arms.registry import control_of
 
     allowed, share = allowed_losses(n, bench.policy.tolerance), exact_percent(bench.policy.tolerance)
@@ -1256,10 +1267,10 @@ def _meanings(bench: Bench, n: int) -> Iterator[Row]:
 
 
 def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Document:
-    """Return the sections of all seeds. sources: the last one, with files and digests."""
+    """Return the sections of all seeds. sources: include the last section, with files and digests."""
     number = len(report.planned_seeds)
     seeds = f"{noun(number, 'seed')} {', '.join(map(str, report.planned_seeds))}"
-    # reasons that concern the whole run and no variant of it: an error, a control that should have failed
+    # reasons about the whole run, not about a variant: an error, a control that should have failed
     of_variants = any(variant.status == report.status for variant in report.variants)
     whole = report.status == "ERROR" or (report.status == "INCONCLUSIVE" and not of_variants)
     unmet = [f"{condition.name}: {condition.why}" for condition in report.conditions if not condition.met]
@@ -1316,7 +1327,7 @@ def _probes(report: BenchAggregate) -> list[Row]:
 
 
 def _noise(noise: Noise | None) -> list[Row]:
-    """How much differs although nothing was made smaller."""
+    """Return the differences between adapters of equal size."""
     if noise is None:
         return []
     rows: list[Row] = []
@@ -1331,7 +1342,8 @@ def _noise(noise: Noise | None) -> list[Row]:
 
 
 def _answer_problems(report: BenchAggregate) -> list[Row]:
-    """The shares of answers without a result, cut off or truncated, as one row; none where nothing is known."""
+    """Return the shares of answers without a result, cut off or truncated, as one row; empty if none is
+    known."""
     counts = [
         ("probe", report.probe_answers),
         *((variant.name, variant.answers) for variant in report.variants),
@@ -1387,7 +1399,7 @@ def _summaries(variants: Sequence[VariantSummary]) -> Table:
 
 
 def _seeds(report: BenchAggregate) -> Table:
-    """A column for each planned seed; where the terminal is narrow, the last ones go first."""
+    """Return one column for each planned seed; a narrow terminal leaves out the last ones first."""
     most = len(report.seeds)
     columns = [Column(str(row.seed), ">", drop=most - place) for place, row in enumerate(report.seeds)]
     probe: list[Inline] = ["probe"]

@@ -36,16 +36,17 @@ class RunProcess(Part):
     host: str
     pid: int
     since: datetime
-    """When it began, by its clock."""
+    """Start time by the process's own clock."""
 
 
 class StageWork(Part):
-    """How far a running stage is."""
+    """Progress of a running stage."""
 
     since: datetime
-    """When it began, or was given to Ray, which may still queue it."""
+    """Time when the stage began, or was submitted to Ray, which may still queue it."""
     done: int | None = None
-    """Steps of the training, or examples that are answered; null if another process than that of the run makes it."""
+    """Training steps done, or examples answered; null if the stage runs in a different process from the
+    run."""
     of: int | None = None
 
 
@@ -53,12 +54,12 @@ class StageStatus(Part):
     """One stage of a seed."""
 
     name: str
-    """Such as `uniform_median/train`."""
+    """Name of the stage, such as `uniform_median/train`."""
     state: StageState
     seconds: Float12 | None = None
     """Duration of a finished stage."""
     work: StageWork | None = None
-    """Only of a running stage."""
+    """Null unless the stage is running."""
     message: str = ""
     """Error of a failed stage."""
     log: tuple[str, ...] = ()
@@ -70,12 +71,12 @@ class SeedStatus(Part):
 
     seed: int
     result: str | None
-    """The status in its bench.json; null where it has no result yet."""
+    """Status in the seed's bench.json; null if there is no result yet."""
     stages: tuple[StageStatus, ...]
 
 
 class BenchStatus(Readable):
-    """How far a run of Bench is. Nothing of the run is touched, and no file is compared with its digest."""
+    """Progress of a Bench run. The run is not modified, and no file is compared with its digest."""
 
     schema_: Literal["gradience.bench_status/2"] = Field(default="gradience.bench_status/2", alias="schema")
     run: str
@@ -84,14 +85,14 @@ class BenchStatus(Readable):
     state: RunState
     """`stopped`: begun, not finished, and no process holds the lock of the folder."""
     executor: str
-    """Where the stages are made."""
+    """Executor of the stages."""
     process: RunProcess | None
-    """Null unless the run goes on."""
+    """Null unless the run is in progress."""
     seeds: tuple[SeedStatus, ...]
 
     @property
     def stages(self) -> tuple[tuple[int, StageStatus], ...]:
-        """Every stage, with its seed."""
+        """Return every stage, with its seed."""
         return tuple((each.seed, stage) for each in self.seeds for stage in each.stages)
 
     def progress(self) -> str:
@@ -101,7 +102,7 @@ class BenchStatus(Readable):
         return ", ".join([f"{states['done']} of {plural(states.total(), 'stage')} done", *others])
 
     def blocks(self) -> Document:
-        """Return the run, its running stages, all stages by seed, and what failed."""
+        """Return the run, its running stages, all stages by seed, and the failures."""
         facts: list[tuple[str, Inline]] = [("run", STATES[self.state])]
         if self.process is not None:
             host = (f"pid {self.process.pid} on ", Span(self.process.host, "name"))
@@ -140,7 +141,7 @@ def _ago(moment: datetime, status: BenchStatus) -> str:
 
 
 def _stages(status: BenchStatus) -> Table:
-    """A row for each stage, a column for each seed."""
+    """Return one row per stage and one column per seed."""
     stages = {(seed, stage.name): stage for seed, stage in status.stages}
     rows: list[list[Inline]] = []
     for name in dict.fromkeys(stage.name for _, stage in status.stages):

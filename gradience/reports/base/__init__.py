@@ -1,1 +1,1 @@
-"""What every report shares: its base class, blocks, renderers, and parts of several models."""
+"""The base class, blocks and renderers of all reports, and parts that several models share."""

@@ -1,4 +1,4 @@
-"""Terminal text in plain ASCII, where that is all that a terminal or a file can hold."""
+"""Terminal text in plain ASCII, for terminals and files that cannot hold anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report is made of: a document is a sequence of blocks, and each renderer draws every kind of block.
+"""The blocks of a report: a document is a sequence of blocks, and each renderer draws every kind of block.
 
 Blocks hold plain text, never markup: a name of a module or a file is a `Span` with the role `name`, and every renderer
 escapes all text in one place. What a role or a mark looks like is the renderer's business; the text alone must say
@@ -17,11 +17,11 @@ Role = Literal[
     "", "strong", "dim", "name", "good", "info", "warn", "bad", "bar1", "bar2", "bar3",
     "heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8",
 ]  # fmt: skip
-"""What a piece of text is. `name`: what a stranger called something. `bar1` … `bar3`: parts of a bar;
+"""The role of a piece of text. `name`: a name that somebody else chose. `bar1` … `bar3`: parts of a bar;
 `heat1` … `heat8`: levels of a heat map."""
 
 Mark = Literal["good", "info", "warning", "error", "unknown", "item"]
-"""What a note is about; `item` is a plain item of a list."""
+"""The kind of a note; `item` is a plain list item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Span:
     text: str
     role: Role = ""
     to: str = ""
-    """The title of the section or of the report that it is about: a page makes a link of it."""
+    """Title of the section or report that the text refers to; a page turns it into a link."""
 
 
 Inline = str | Span | tuple[str | Span, ...]
@@ -40,12 +40,12 @@ Inline = str | Span | tuple[str | Span, ...]
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A title (level 1, one a document or a part of it) or the head of a section (level 2)."""
+    """A title (level 1, one per document or part of a document) or a section heading (level 2)."""
 
     text: Inline
     level: Literal[1, 2] = 2
     aside: Inline = ""
-    """Said beside the heading where there is room, below it elsewhere."""
+    """Text beside the heading if there is room, otherwise below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Labels, each with what there is to say: (label, text)."""
+    """Labels with their texts: (label, text)."""
 
     facts: Sequence[tuple[str, Inline]]
 
@@ -87,15 +87,16 @@ class Column:
     wrap: bool = False
     """The cells are sentences and may take several lines; other cells are never broken and never cut."""
     drop: int = 0
-    """Left out where the terminal is too narrow: 1 goes first; 0 always stays. Files have every column."""
+    """Order in which columns are left out of a narrow terminal: 1 goes first; 0 always stays. Files have
+    every column."""
     shown: bool = True
     """False: `table_of` leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells; a row may end early. A cell that is one span of role `name` may be shortened in a terminal, as
-    long as no two different names of its column look the same."""
+    """Rows of cells; a row may end early. A terminal may shorten a cell that is one span of role `name`, as
+    long as no two different names of the column look the same."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[Inline]]
@@ -121,11 +122,11 @@ class Bars:
     """Figures of several measures on one scale from 0 to `top`; each bar shows up to three values."""
 
     titles: Sequence[str]
-    """One for each figure of a bar."""
+    """One title for each figure of a bar."""
     bars: Sequence[Bar]
     top: float
     scale: str
-    """What the end of the scale is, such as `r = 16`."""
+    """Label of the end of the scale, such as `r = 16`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class HeatRow:
 
     label: Inline
     cells: Sequence[Span]
-    """One character each."""
+    """One character per cell."""
     figures: Sequence[str] = ()
 
 
@@ -143,22 +144,22 @@ class HeatMap:
     """Rows of signs over numbered columns."""
 
     title: Inline
-    """What the columns are."""
+    """Heading of the columns."""
     indices: Sequence[int]
     """The number of each column."""
     titles: Sequence[str]
-    """One for each figure of a row."""
+    """One title for each figure of a row."""
     rows: Sequence[HeatRow]
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Lines that are kept as they are: a snippet to copy, a drawing."""
+    """Lines shown unchanged: a snippet to copy, or a drawing."""
 
     lines: Sequence[Inline]
     language: str = ""
     drawing: bool = False
-    """A chart made of characters: where its plot stands, it is left out."""
+    """True for a chart made of characters; it is left out if its plot is shown."""
 
 
 Block = Heading | Paragraph | Notes | Facts | Table | Bars | HeatMap | Code
@@ -182,7 +183,7 @@ def figures(rows: Iterable[tuple[str, str, str]]) -> Facts:
 
 
 def figures_of(drawing: Bars | HeatMap) -> Table:
-    """Return the figures of a drawing, for a document that does not draw; of a heat map also its signs."""
+    """Return the figures of a drawing, for a document without drawings; for a heat map also its signs."""
     titles = [Column(title, ">") for title in drawing.titles]
     if isinstance(drawing, Bars):
         columns = [Column(drawing.scale), *titles]

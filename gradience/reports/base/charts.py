@@ -15,7 +15,7 @@ MIN_CHART = 24
 LABEL = 9
 """Columns of the values beside a chart."""
 LOG_FROM = 50.0
-"""A series whose largest value is so many times its smallest is drawn on a logarithmic axis."""
+"""A series is drawn on a logarithmic axis if its largest value is this many times its smallest."""
 
 
 def resample(values: Sequence[float], width: int) -> list[float]:
@@ -59,7 +59,8 @@ def area(values: Sequence[float], first: int, last: int, *, width: int, height: 
 
 
 def _end_labels(low: float, high: float) -> tuple[str, str]:
-    """Labels of the highest and the lowest value: with as many digits as tell them apart, one where they are equal."""
+    """Labels of the highest and lowest values, with enough digits to distinguish them; one digit if they are
+    equal."""
     for digits in range(3, 7):
         if sig(high, digits) != sig(low, digits):
             return sig(high, digits), sig(low, digits)

@@ -1,4 +1,4 @@
 """The names of the encodings, for the schema and for the command line, whose help must not wait for pydantic."""
 
 ENCODING_NAMES = ("uniform", "patterns", "padded", "folded")
-"""Those of `compress.encodings.ENCODINGS`, which says what each does."""
+"""The names in `compress.encodings.ENCODINGS`, which describes each encoding."""

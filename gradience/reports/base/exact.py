@@ -1,4 +1,4 @@
-"""Numbers that a verdict hangs on: kept exactly as they were written, never as binary floats.
+"""Numbers that a verdict depends on: kept exactly as written, never as binary floats.
 
 0.025 is not a binary number: `Fraction(0.025)` is a little more, and `(k - 5) / 200 - k / 200 < -0.025` is true for
 119 of the 196 possible k. So a threshold is read from its decimal text.
@@ -24,7 +24,7 @@ _NUMBER = re.compile(
 
 
 def as_written(value: Any) -> Fraction:
-    """0.025, "0.025", "2/3" or 1 as the fraction that was written. Raises ValueError for anything else."""
+    """Return 0.025, "0.025", "2/3" or 1 as an exact fraction. Raises ValueError for anything else."""
     if isinstance(value, Fraction):
         return value
     text = str(value).strip()
@@ -39,7 +39,7 @@ def as_written(value: Any) -> Fraction:
 
 
 def exact_text(value: Fraction) -> str:
-    """`0.025` where a decimal says it exactly, else `2/3`."""
+    """Return `0.025` if a decimal is exact, otherwise `2/3`."""
     places = next((k for k in range(PLACES + 1) if (value * 10**k).denominator == 1), None)
     if places is None:
         return f"{value.numerator}/{value.denominator}"
@@ -80,7 +80,7 @@ Exact = Annotated[
 
 
 def exact_percent(value: Fraction) -> str:
-    """Format as `2.5 %`, `67 %`, `66.7 %`: exact where one decimal says it, else rounded to one."""
+    """Format as `2.5 %`, `67 %`, `66.7 %`: exact if one decimal is enough, otherwise rounded to one."""
     tenths = value * 1000
     rounded = Fraction(round(tenths), 10)
     return f"{exact_text(rounded)} %"

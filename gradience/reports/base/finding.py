@@ -1,4 +1,4 @@
-"""A finding: something a person should know about an adapter."""
+"""A finding: something that the user should know about an adapter."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from gradience.files.artifact import Part
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-"""The gravest first."""
+"""The most severe first."""
 
 
 class Finding(Part):
-    """Something a person should know."""
+    """Something that the user should know."""
 
     code: str
     severity: Severity

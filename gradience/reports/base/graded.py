@@ -1,4 +1,4 @@
-"""Evidence beside a verdict: the parts that a file of one run and a file of several have alike.
+"""Evidence beside a verdict: the parts that files of one run and of several runs share.
 
 Differences are candidate − reference, as shares: −0.025 is 2.5 points fewer correct. A margin is positive, and
 "non-inferior" means that the loss is smaller than the margin.
@@ -22,14 +22,15 @@ if TYPE_CHECKING:  # scipy is loaded where something is computed, not where a fi
     from gradience.statistics.pooled import NoiseFloor as Floor
 
 MIN_RUNS = 3
-"""Of fewer trainings no bound on other trainings is given: two show too little of their spread."""
+"""Smallest number of training runs for which a bound on other training runs is given: two show too little of
+their spread."""
 Grade = Literal["A", "B", "C", "D", "X"]
 BOUNDS: dict[LadderBound, str] = {
     "these-runs": "these runs",
     "mean-over-trainings": "the mean over trainings",
     "next-training": "the next training",
 }
-"""What a bound is about, in words."""
+"""Description of each bound."""
 """A: certified. B: supported for these runs. C: inconclusive. D: worse. X: invalid."""
 GRADES: dict[Grade, tuple[Mark, str]] = {
     "A": ("good", "certified"),
@@ -43,8 +44,8 @@ Probability = Float12
 
 
 class LikelihoodEvidence(Part):
-    """How likely given responses are, in nats per token: less is likelier. A difference is per token of the mean
-    example, so that every example counts with its length.
+    """Likelihood of the given responses, in nats per token: lower is likelier. A difference is per token of
+    the mean example, so that every example is weighted by its length.
 
     >>> evidence = LikelihoodEvidence.of([-9.0, -12.0, -6.0], [3, 4, 2], [-9.2, -12.1, -6.0])
     >>> round(evidence.nll, 4), round(evidence.delta, 4), round(evidence.low, 4), round(evidence.high, 4)
@@ -52,23 +53,25 @@ class LikelihoodEvidence(Part):
     """
 
     tokens: int
-    """Of the responses, the end tokens included where they count."""
+    """Tokens of the responses, including end tokens if they are scored."""
     nll: Float12
     """Negative log-likelihood per token."""
     delta: Float12 | None = None
-    """ΔNLL: this one − the reference; above 0 the reference finds the responses likelier. Null for the reference."""
+    """ΔNLL: candidate − reference; above 0, the reference finds the responses likelier. Null for the
+    reference."""
     low: Float12 | None = None
     """Lower end of Student's 95 % interval of ΔNLL; null for a single example."""
     high: Float12 | None = None
-    """Its upper end."""
+    """Upper end of the interval."""
     spread: Float12 | None = None
-    """Standard deviation of the differences of single examples."""
+    """Standard deviation of the per-example differences."""
 
     @classmethod
     def of(
         cls, reference: Sequence[float], tokens: Sequence[int], candidate: Sequence[float] | None = None
     ) -> Self:
-        """Return the evidence of log-likelihoods of the same examples; of the reference alone without `candidate`."""
+        """Return the evidence from log-likelihoods of the same examples; without `candidate`, only the
+        reference's."""
         from statistics import stdev
 
         from gradience.statistics.paired import mean_difference
@@ -90,20 +93,20 @@ class LikelihoodEvidence(Part):
 
 
 def per_token(reference: Sequence[float], tokens: Sequence[int], candidate: Sequence[float]) -> list[float]:
-    """Return what each example gains in log-likelihood, per token of the mean example."""
+    """Return the gain of each example in log-likelihood, per token of the mean example."""
     mean = sum(tokens) / len(tokens)
     return [(after - before) / mean for before, after in zip(reference, candidate, strict=True)]
 
 
 class Bounds(Part):
-    """What is shown of Δ: a 90 % interval, each end of which is a one-sided 95 % bound."""
+    """Bounds on Δ: a 90 % interval, each end of which is a one-sided 95 % bound."""
 
     low: Float12
     """Δ is above this, with 95 % confidence."""
     high: Float12
     """Δ is below this, with 95 % confidence."""
     p_value: Probability
-    """One-sided, of "the candidate loses the margin or more": small where it does not."""
+    """One-sided p-value of "the candidate loses the margin or more": small if it does not."""
 
     @classmethod
     def of(cls, interval: Interval, p_value: float) -> Self:
@@ -112,7 +115,7 @@ class Bounds(Part):
 
 
 class PooledEvidence(Part):
-    """What several runs on the same examples show together.
+    """Combined evidence of several runs on the same examples.
 
     >>> from fractions import Fraction
     >>> import numpy as np
@@ -126,21 +129,22 @@ class PooledEvidence(Part):
 
     runs: int
     examples: int
-    """Of each run: the same ones."""
+    """Examples of each run; all runs have the same ones."""
     margin: Share
     """The loss that must be ruled out."""
     delta: Float12
     """Candidate − reference, mean over runs and examples."""
     these_runs: Bounds
-    """The runs are fixed, and only the examples are a sample."""
+    """Bounds with the runs fixed: only the examples are a sample."""
     over_trainings: Bounds | None
-    """Of the mean over all trainings that the recipe could give. Null below three runs."""
+    """Bounds on the mean over all training runs that the recipe could produce. Null below three runs."""
     next_training: Bounds | None
-    """Of one more training, if trainings vary normally. Null below three runs."""
+    """Bounds on one more training run, if runs vary normally. Null below three runs."""
     discordance: Float12 | None
-    """Share of pairs in which exactly one of the two is correct; null for scores that are no 0/1."""
+    """Share of pairs in which exactly one of the two is correct; null unless scores are 0/1."""
     run_spread: Float12 | None
-    """τ: standard deviation of a run's true difference, beyond the choice of examples. Null for one run."""
+    """τ: standard deviation of a run's true difference, excluding the choice of examples. Null for one
+    run."""
     bootstrap_low: Float12 | None = None
     """A cross-check of `these_runs.low`: examples resampled 10,000 times, with a fixed seed."""
 
@@ -167,30 +171,30 @@ class PooledEvidence(Part):
 
 
 class OperatingCharacteristics(Part):
-    """What the safety policy does at the discordance and the spread that were seen."""
+    """Pass rates of the safety policy at the observed discordance and spread."""
 
     pass_if_equal: Probability
-    """Chance that a variant that is exactly equal passes (Δ = 0)."""
+    """Chance that a variant passes if it is exactly equal (Δ = 0)."""
     pass_if_twice_margin: Probability
-    """Chance that a variant that loses twice the margin passes (Δ = −2·margin)."""
+    """Chance that a variant passes if it loses twice the margin (Δ = −2·margin)."""
 
 
 class NextGrade(Part):
-    """What the next better grade needs."""
+    """Requirements for the next better grade."""
 
     grade: Grade
     examples: int | None
-    """B: with as many seeds as now, for a chance of 80 % if the true difference is the one that was seen, or 0 if that
-    is above 0. Null if no number is enough, and for A, which needs seeds."""
+    """B: examples needed with the current number of seeds, for a chance of 80 % if the true difference is the
+    observed one, or 0 if that is above 0. Null if no number is enough, and for A, which needs seeds."""
     seeds: int | None
-    """B: with as many examples as now, for the same. A: if mean and spread over seeds stay as seen. Null if 100 are not
-    enough, and if the spread is not known."""
+    """B: seeds needed with the current number of examples, for the same chance. A: seeds needed if mean and
+    spread over seeds stay as observed. Null if 100 are not enough, and if the spread is unknown."""
     obstacles: tuple[str, ...] = ()
-    """What neither more seeds nor more examples change, in words."""
+    """Obstacles that neither more seeds nor more examples remove, in words."""
 
 
 class NoiseFloor(Part):
-    """How much differs although nothing was made smaller."""
+    """Differences between adapters of equal size."""
 
     comparisons: int
     discordance: Float12
@@ -211,21 +215,23 @@ class NoiseFloor(Part):
 
 
 class VariantEvidence(Part):
-    """How sure the verdict on one variant is."""
+    """Evidence for the verdict on one variant."""
 
     grade: Grade | None
-    """Null for a control, and for what was not made: nothing is claimed of it."""
+    """Null for a control, and for a variant that was not made: nothing is claimed about either."""
     reason: str
-    """In one sentence; empty without a grade."""
+    """Explanation of the grade in one sentence; empty without a grade."""
     pooled: PooledEvidence | None
-    """Null where the answers, example by example, are not known."""
+    """Null if the per-example answers are unknown."""
     adjusted_p: Probability | None
-    """Of the claim about the next training, which grade A rests on: Holm's over all candidates of the plan; of a step,
-    the largest down to it. Null below three seeds, and for controls."""
+    """Adjusted p-value of the claim about the next training run, which grade A is based on: Holm-adjusted
+    over all candidates of the plan; for a step, the largest down to it. Null below three seeds, and for
+    controls."""
     adjusted_p_these_runs: Probability | None
-    """Of the claim about these runs, which grade B rests on: Holm's over all candidates. Null for steps, controls."""
+    """Adjusted p-value of the claim about these runs, which grade B is based on: Holm-adjusted over all
+    candidates. Null for steps and controls."""
     family: int | None
-    """How many claims it is adjusted for."""
+    """Number of claims in the adjustment."""
     policy: OperatingCharacteristics | None
     """Null for controls, and without `pooled`."""
     next_grade: NextGrade | None
@@ -233,25 +239,25 @@ class VariantEvidence(Part):
 
 
 class AnswerCounts(Part):
-    """What happened to the answers of one adapter, over all seeds that have some."""
+    """Counts of the answers of one adapter, over all seeds with answers."""
 
     n: int
-    """Answers."""
+    """Number of answers."""
     failed_extractions: int
-    """Outputs in which no answer was found; they count as wrong."""
+    """Outputs without an extractable answer; counted as wrong."""
     cut_off: int
-    """Outputs that ended at `max_new_tokens`."""
+    """Outputs cut off at `max_new_tokens`."""
     truncated: int
-    """Inputs that were too long and were cut."""
+    """Inputs truncated because they were too long."""
 
 
 class Noise(Part):
-    """What differs although nothing was made smaller."""
+    """Differences between adapters of equal size: the noise floors."""
 
     probes: NoiseFloor | None
-    """The probes of different seeds against each other, on the same examples."""
+    """The probes of different seeds compared with each other, on the same examples."""
     rewrite: NoiseFloor | None
-    """The rewrite control `aa` against the probe of its seed: the same update in other factors."""
+    """The rewrite control `aa` compared with the probe of its seed: the same update in other factors."""
 
 
 StepStatus = Literal["shown", "inconclusive", "not tested", "not smaller"]
@@ -261,43 +267,45 @@ class Step(Part):
     """One step of the ladder."""
 
     name: str
-    """Of the result."""
+    """Name of the result."""
     step: int | float
     """A rank, or the share of each module's energy that is kept."""
     status: StepStatus
-    """`not smaller`: no rank is below the probe's. `not tested`: the sequence had stopped above it; what its row of the
-    variants says is exploratory."""
+    """`not smaller`: no rank is below the probe's. `not tested`: the sequence had stopped above it; its row
+    among the variants is exploratory."""
     reason: str = ""
-    """Why it could not be tested."""
+    """Reason why it could not be tested."""
     delta: Float12 | None
     low: Float12 | None
-    """The lower bound that was held against the margin."""
+    """The lower bound that was compared with the margin."""
     p_value: Probability | None
 
 
 class NextStep(Part):
-    """What the first step that was not shown would have needed, for a chance of 80 % if its true difference is the one
-    that was seen, or 0 where that is above 0."""
+    """Requirements of the first step that was not shown, for a chance of 80 % if its true difference is the
+    observed one, or 0 if that is above 0."""
 
     name: str
     examples: int | None
-    """With as many seeds as there were; null where no number is enough."""
+    """Examples needed with the same number of seeds; null if no number is enough."""
     seeds: int | None
-    """With as many examples as there were; null where 100 are not enough."""
+    """Seeds needed with the same number of examples; null if 100 are not enough."""
 
 
 class Ladder(Part):
-    """The smallest rank that holds: tested from the top, each at the full level, until one is not shown."""
+    """The smallest rank that is shown to be safe: steps are tested from the top, each at the full level,
+    until one is not shown."""
 
     kind: LadderKind
     planned_bound: LadderBound
-    """What the plan names."""
+    """The bound named in the plan."""
     bound: LadderBound
-    """What was tested: `these-runs` below three seeds, which say nothing of other trainings."""
+    """The bound that was tested: `these-runs` below three seeds, which give no evidence about other training
+    runs."""
     margin: Share
     steps: tuple[Step, ...]
     smallest_safe: str | None
-    """The last step that is shown; null where none is."""
+    """The last step that is shown; null if none is."""
     sentence: str
     next_step: NextStep | None
-    """Null where all are shown, or none could be tested."""
+    """Null if all steps are shown, or none could be tested."""

@@ -1,5 +1,5 @@
-"""A document as one piece of HTML: for a notebook, or to paste. No script, no style, no remote resource: the colours
-are those of the page around it."""
+"""A document as one HTML fragment: for a notebook, or to paste. No script, no style, no remote resource: the
+colours are those of the page around it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ MARK_WORDS: dict[Mark, str] = {
     "item": "",
 }
 LINK = '<a data-to="{}">'
-"""The start of what is a link where the title that it names has an anchor: a page knows."""
+"""The start of a link, if the page has an anchor for the title."""
 
 SENTENCES = (Column(), Column(wrap=True))
-"""The columns of facts: labels, and what there is to say."""
+"""The columns of facts: labels and texts."""
 
 
 def render(document: Document) -> str:
@@ -41,7 +41,7 @@ def render(document: Document) -> str:
 
 
 def block(shown: Block) -> str:
-    """One block as HTML. All text in it is escaped."""
+    """Return one block as HTML. All text in it is escaped."""
     match shown:
         case blocks.Heading():
             tag = f"h{shown.level + 2}"  # a notebook has headings of its own above
@@ -66,7 +66,7 @@ def block(shown: Block) -> str:
 
 
 def inline(text: Inline) -> str:
-    """Return the pieces of `text`, escaped: the one place for it."""
+    """Return the pieces of `text`, escaped: the only place where text is escaped."""
     return "".join(map(_span, spans(text)))
 
 
@@ -83,7 +83,7 @@ def _note(note: Note) -> str:
 
 
 def _table(table: Table) -> str:
-    """Return a table without head where no column has a title. The first cell of a row is its header.
+    """Return a table, without a head if no column has a title. The first cell of a row is its header.
 
     Its classes name the columns of numbers, `n2` for the second, and those of sentences, `s2`: a page that has a style
     aligns the former to the right and breaks the latter.
@@ -98,7 +98,7 @@ def _table(table: Table) -> str:
 
 
 def _row(cells: Sequence[Inline], columns: int) -> str:
-    """Return a row, as long as the others: what a shorter one does not say is an empty cell."""
+    """Return a row of `columns` cells: missing cells of a shorter row are empty."""
     first, *rest = map(inline, cells)
     rest += [""] * (columns - len(cells))
     return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'

@@ -1,4 +1,4 @@
-"""A document as GitHub-flavoured Markdown. Nothing in it is markup but ours."""
+"""A document as GitHub-flavoured Markdown. The only markup in it is ours."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _block(block: Block) -> str:
 
 
 def _text(text: Inline) -> str:
-    """Return the pieces of `text`, escaped: the one place for it."""
+    """Return the pieces of `text`, escaped: the only place where text is escaped."""
     return "".join(map(_span, spans(text)))
 
 
@@ -64,7 +64,7 @@ _BLOCK_START = re.compile(r"^(\d{1,9}(?=[.)](?:\s|$))|(?=[-+=]))")
 
 
 def _line(text: Inline) -> str:
-    """Return a line of its own, which begins no list, rule or block of code."""
+    """Return a separate line that starts no list, rule or code block."""
     return _BLOCK_START.sub(r"\1\\", _text(text).strip())
 
 
@@ -85,7 +85,7 @@ def _table(table: Table) -> str:
 
 
 def _code(code: blocks.Code) -> str:
-    """Return a fence that is longer than any within."""
+    """Return a code block with a fence longer than any fence inside it."""
     lines = ["".join(display_sentence(span.text) for span in spans(line)) for line in code.lines]
     longest = max((len(ticks) for line in lines for ticks in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)

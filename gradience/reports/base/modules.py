@@ -13,7 +13,7 @@ from gradience.reports.base.numbers import count
 
 
 class Named(Protocol):
-    """What an artifact says of a module: its name, and more."""
+    """A module of an artifact: its name and other fields."""
 
     @property
     def name(self) -> str: ...
@@ -28,9 +28,9 @@ class Measure(Generic[M]):
 
     column: Column
     of: Callable[[Sequence[M]], Inline]
-    """What stands in it, for one module or several."""
+    """Return the cell for one or several modules."""
     applies: Callable[[Sequence[M]], bool] = lambda modules: True
-    """Whether it says anything of these modules; where it never does, the column is left out."""
+    """True if the measure exists for these modules; the column is left out if it applies to none."""
 
 
 def measure(
@@ -70,7 +70,7 @@ def by_kind(
 def module_table(
     title: str, rows: Sequence[tuple[str, Sequence[M]]], measures: Iterable[Measure[M]]
 ) -> Table:
-    """Return one row for each name and its modules; measures that apply to none are left out."""
+    """Return one row for each name and its modules; measures that apply to no module are left out."""
     shown = [measure for measure in measures if any(measure.applies(modules) for _, modules in rows)]
     cells = [[Span(name, "name"), *(measure.of(modules) for measure in shown)] for name, modules in rows]
     return Table([Column(title), *(measure.column for measure in shown)], cells)
@@ -84,7 +84,8 @@ def single(
 
 
 def short_labels(kinds: Sequence[str]) -> dict[str, str]:
-    """Return the shortest ends of dotted names that still differ: `q_proj`, or `attn.c_proj` beside `mlp.c_proj`."""
+    """Return the shortest endings of dotted names that still differ: `q_proj`, or `attn.c_proj` beside
+    `mlp.c_proj`."""
     labels = {}
     for kind in kinds:
         parts = kind.split(".")

@@ -1,4 +1,5 @@
-r"""Names of files, modules and tensors come from strangers: here they become safe to show, for every sink.
+r"""Names of files, modules and tensors come from untrusted sources: here they become safe to show, for every
+output.
 
 A name may hold terminal escapes, C1 controls, bidirectional overrides, newlines, markup or HTML. First every
 character that is not plainly visible is written out (`\x1b`, `\u202e`), then the sink adds its own escape.
@@ -15,9 +16,9 @@ from itertools import product, takewhile
 from gradience.words import printable
 
 MAX_NAME = 200
-"""Characters of a name that are shown; the rest is cut out of the middle."""
+"""Maximum number of characters of a name that are shown; a longer name is cut in the middle."""
 MAX_SENTENCE = 600
-"""Characters of a message that are shown: messages contain names."""
+"""Maximum number of characters of a message that are shown: messages contain names."""
 
 # Structure, HTML, math, and what renderers turn into links by themselves (addresses, mentions; `k@90` is neither).
 _MARKDOWN_ACTIVE = re.compile(r"[\\`*{}\[\]#|~$^!<>&]|(?<!\bk)@|@(?!\d)|://|(?<=www)\.")
@@ -44,7 +45,8 @@ def display_sentence(text: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text for a Markdown paragraph or table cell: nothing in it is markup, HTML, a link or a cell border.
+    """Return text for a Markdown paragraph or table cell: nothing in it is markup, HTML, a link or a cell
+    border.
 
     Character references never count as structure in CommonMark, not even in a table, so they are used for
     all that could; only the harmless underscore gets a backslash, to keep the source readable.
@@ -53,7 +55,7 @@ def markdown_text(text: str) -> str:
 
 
 def markdown_name(name: str) -> str:
-    """Return a name as inline code where its characters allow it, else as escaped text."""
+    """Return a name as inline code if its characters allow it, otherwise as escaped text."""
     shown = display_name(name)
     return f"`{shown}`" if _PLAIN_NAME.fullmatch(shown) else markdown_text(shown)
 
@@ -63,12 +65,12 @@ def _reference(match: re.Match[str]) -> str:
 
 
 def html_text(text: str) -> str:
-    """Text for HTML, also inside a quoted attribute."""
+    """Return text for HTML, also inside a quoted attribute."""
     return html.escape(display_sentence(text), quote=True)
 
 
 def html_name(name: str) -> str:
-    """Return a name for HTML, kept apart from the direction of the text around it."""
+    """Return a name for HTML, isolated from the text direction around it."""
     return f"<bdi>{html.escape(display_name(name), quote=True)}</bdi>"
 
 
@@ -76,7 +78,7 @@ def html_name(name: str) -> str:
 
 
 def cells(text: str) -> int:
-    """Columns that `text` takes in a terminal (a CJK character takes two)."""
+    """Return the number of columns that `text` takes in a terminal (a CJK character takes two)."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -85,7 +87,8 @@ def cells(text: str) -> int:
 
 
 def fit(text: str, width: int) -> str:
-    """`text` in at most `width` columns; what does not fit is cut from its front, names differ at their ends."""
+    """Return `text` in at most `width` columns, cut at the front if it is too long: names differ at their
+    ends."""
     if cells(text) <= width:
         return text
     used, start = 1, len(text)
@@ -96,11 +99,12 @@ def fit(text: str, width: int) -> str:
 
 
 KEPT_IN_FRONT = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-"""Signs at the front of a name that may be kept: few tries, because there may be 50,000 names."""
+"""Numbers of characters that may be kept at the front of a name: few tries, because there may be 50,000
+names."""
 
 
 def fit_names(names: Sequence[str], width: int) -> list[str]:
-    """Each name in at most `width` columns, cut so that no two different names look the same.
+    """Return each name in at most `width` columns, cut so that no two different names look the same.
 
     >>> fit_names(["encoder.block.0.q", "decoder.block.0.q"], 12)
     ['e….block.0.q', 'd….block.0.q']
@@ -121,7 +125,8 @@ def fit_names(names: Sequence[str], width: int) -> list[str]:
 
 
 def _cut(name: str, width: int, skip: int, head: int) -> str:
-    """`name` without `skip` signs of its front and without its middle: `head` signs, then what fits of its end."""
+    """Return `name` without `skip` characters of its front and without its middle: `head` characters, then as
+    much of its end as fits."""
     if cells(name) <= width:
         return name
     front = "…" * bool(skip) + name[skip : skip + head]

@@ -1,4 +1,5 @@
-"""A report in a notebook: its first sections and its most telling plot. The whole of it is in `to_markdown()`."""
+"""A report in a notebook: its first sections and its most informative plot. `to_markdown()` has the whole
+report."""
 
 from __future__ import annotations
 
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
     from gradience.reports.base.report import Report
 
 IN_A_CELL = 760
-"""Pixels of a picture, at most."""
+"""Maximum width of a picture, in pixels."""
 
 
 def to_notebook(report: Report) -> str:
-    """Return the sections up to the first table, and a plot where there is one and matplotlib is installed."""
+    """Return the sections up to the first table, and a plot if the report has one and matplotlib is
+    installed."""
     blocks, left = _first(report.blocks())
     plot = next(iter(plots_of(report).values()), None)
     more = f"<p>More in <code>to_markdown()</code>: {html_text(' · '.join(left))}</p>" if left else ""
@@ -28,7 +30,7 @@ def to_notebook(report: Report) -> str:
 
 
 def _first(document: Document) -> tuple[list[Block], list[str]]:
-    """Return the sections up to the first that has a table, and the titles of the others."""
+    """Return the sections up to the first one with a table, and the titles of the others."""
     sections: list[list[Block]] = [[]]
     for block in document:
         if isinstance(block, Heading) and sections[-1]:
@@ -42,7 +44,7 @@ def _first(document: Document) -> tuple[list[Block], list[str]]:
 
 
 def _picture(plot: Plot) -> str:
-    """Return the plot as an image that holds all of itself: no script, nothing to fetch."""
+    """Return the plot as a self-contained image: no script, nothing to fetch."""
     from gradience.reports.plots.matplotlib import image_of
 
     try:

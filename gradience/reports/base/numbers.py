@@ -1,4 +1,4 @@
-"""Numbers for people: three or four digits, and never more precise than they are true."""
+"""Numbers for people: three or four digits, and never more precise than the value is."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from gradience.words import noun
 
 DIGITS = 3
-"""Significant digits of a measure: storage in bf16 alone moves a stable rank by up to 1e-4 of itself."""
+"""Significant digits of a measure: bf16 storage changes a stable rank by a relative error of up to 1e-4."""
 MISSING = "–"
 
 
 def sig(value: float | None, digits: int = DIGITS) -> str:
-    """`value` with `digits` significant digits; outside 0.001 … 99,999 as a power of ten.
+    """Return `value` with `digits` significant digits; outside 0.001 … 99,999 as a power of ten.
 
     1.8734 -> 1.87, 0.020311 -> 0.0203, 1234.5 -> 1230, 0.00018 -> 1.80e-4, None -> a dash.
     """
@@ -29,7 +29,7 @@ def sig(value: float | None, digits: int = DIGITS) -> str:
 
 
 def bound(value: float) -> str:
-    """One significant digit of an upper bound, rounded up: 7.2e-10 -> 8e-10, 0.081 -> 0.09."""
+    """Return one significant digit of an upper bound, rounded up: 7.2e-10 -> 8e-10, 0.081 -> 0.09."""
     if value <= 0:
         return "0"
     exponent = math.floor(math.log10(value))
@@ -38,21 +38,24 @@ def bound(value: float) -> str:
 
 
 def trimmed(value: float | None) -> str:
-    """Return a number that may be whole: 23.7, 16, 0.25, never 16.0; 1023.5, because a rank is not rounded."""
+    """Return a number without trailing zeros: 23.7, 16, 0.25, never 16.0; 1023.5, because a rank is not
+    rounded."""
     if value is None:
         return MISSING
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}".removesuffix(".0")
 
 
 def plain(value: float | None) -> str:
-    """Return a value of unknown kind: a whole number as one (20, 1,500), anything else with three digits."""
+    """Return a value of unknown kind: whole numbers unchanged (20, 1,500), anything else with three
+    digits."""
     if value is None or not float(value).is_integer() or abs(value) >= 1e6:
         return sig(value)
     return count(int(value))
 
 
 def digits_for(relative_error: float) -> int:
-    """Significant digits that an error of this size leaves: 7e-5 -> 3, 2e-3 -> 2; at least one, at most DIGITS."""
+    """Return the significant digits that an error of this size leaves: 7e-5 -> 3, 2e-3 -> 2; at least one, at
+    most DIGITS."""
     if relative_error <= 0:
         return DIGITS
     return max(1, min(DIGITS, math.floor(-math.log10(relative_error))))
@@ -66,13 +69,13 @@ def count(number: int) -> str:
 
 
 def size(number: int) -> str:
-    """Bytes in powers of 1000: 812 B, 298.5 kB, 335.5 MB."""
+    """Return bytes in powers of 1000: 812 B, 298.5 kB, 335.5 MB."""
     return _scaled(number, 1000, ("B", "kB", "MB", "GB", "TB"))
 
 
 def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
     power = 0
-    # 999.96 would print as 1000.0 of the smaller unit.
+    # 999.96 would be printed as 1000.0 in the smaller unit.
     while abs(number) >= base - 0.05 and power < len(units) - 1:
         number /= base
         power += 1
@@ -80,13 +83,13 @@ def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
 
 
 def memory_parts(parts: Mapping[str, int]) -> str:
-    """`about 1.2 GB: 1.0 GB base, 200 MB one batch`; parts of 0 bytes are left out."""
+    """Return `about 1.2 GB: 1.0 GB base, 200 MB one batch`; parts of 0 bytes are left out."""
     listed = ", ".join(f"{size(part)} {name}" for name, part in parts.items() if part)
     return f"about {size(sum(parts.values()))}: {listed}"
 
 
 def percent(fraction: float | None) -> str:
-    """75.0 %, 4.2 %, 0.03 %: two digits, three above 10 %; what is not quite all is never 100 %."""
+    """Return 75.0 %, 4.2 %, 0.03 %: two digits, three above 10 %; a share below 1 is never shown as 100 %."""
     if fraction is None:
         return MISSING
     value = 100 * fraction
@@ -100,7 +103,7 @@ def percent(fraction: float | None) -> str:
 
 
 def chance(value: float | None) -> str:
-    """Return a probability in whole per cent, and never as certain: 85 %, over 99 %, under 1 %."""
+    """Return a probability in whole per cent, never as certain: 85 %, over 99 %, under 1 %."""
     if value is None:
         return MISSING
     if value > 0.99:
@@ -109,7 +112,7 @@ def chance(value: float | None) -> str:
 
 
 def probability(value: float) -> str:
-    """`p = 0.41`, two digits, or `p below 0.0001`."""
+    """Return `p = 0.41`, two digits, or `p below 0.0001`."""
     return "p below 0.0001" if value < 1e-4 else f"p = {sig(value, 2)}"
 
 
@@ -119,7 +122,7 @@ def in_points(difference: float | None) -> str:
 
 
 def number_range(values: Iterable[int | float]) -> str:
-    """`16` where all are equal, else `4–64`."""
+    """Return `16` if all are equal, otherwise `4–64`."""
     ordered = sorted(set(values))
     if not ordered:
         return MISSING
@@ -128,12 +131,12 @@ def number_range(values: Iterable[int | float]) -> str:
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:
-    """`1 module`, `24 modules`, `1,000 modules`: the number as `count` shows it."""
+    """Return `1 module`, `24 modules`, `1,000 modules`, with the number as `count` shows it."""
     return f"{count(number)} {noun(number, one, many)}"
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time that was measured: 45 s, 2 min 6 s, 3 h 12 min."""
+    """Return a measured time: 45 s, 2 min 6 s, 3 h 12 min."""
     if seconds is None:
         return MISSING
     if seconds < 60:
@@ -143,7 +146,7 @@ def duration(seconds: float | None) -> str:
 
 
 def rough_duration(seconds: float) -> str:
-    """Seconds in a unit that a person reads: `1.5 h`, `14 min`, `40 s`; an estimate has two digits.
+    """Return an estimated time in a readable unit, with two digits: `1.5 h`, `14 min`, `40 s`.
 
     >>> rough_duration(5_400), rough_duration(840), rough_duration(40), rough_duration(0.2)
     ('1.5 h', '14 min', '40 s', 'less than 1 s')
@@ -159,12 +162,12 @@ def rough_duration(seconds: float) -> str:
 
 
 def signed(value: float | None) -> str:
-    """+0.31, −0.02."""
+    """Return +0.31, −0.02."""
     if value is None:
         return MISSING
     return f"{'−' if value < 0 else '+'}{sig(abs(value))}"
 
 
 def max_lora_rank(rank: int | None) -> str:
-    """Return vLLM's permitted max_lora_rank in words; None is beyond the largest."""
+    """Return vLLM's permitted max_lora_rank in words; None means above the largest."""
     return "over 512" if rank is None else str(rank)

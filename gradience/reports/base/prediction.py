@@ -1,4 +1,4 @@
-"""What a smaller adapter is predicted to cost, from a calibration: a part of a compression's plan and report."""
+"""Predicted cost of a smaller adapter, from a calibration: a part of a compression's plan and report."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ ROUTED = "the base routes each token to {}, and a prediction assumes that no tok
 
 
 class Prediction(Part):
-    """What a smaller adapter is predicted to cost: KL(original ‖ smaller) per scored token, in nats."""
+    """Predicted cost of a smaller adapter: KL(original ‖ smaller) per scored token, in nats."""
 
     kl: Float12
     standard_error: Float12
-    """Over rows. `low` and `high` are the interval to use: few rows with a large effect decide the mean."""
+    """Standard error over rows. Use the interval from `low` to `high`: few rows with a large effect decide
+    the mean."""
     low: Float12 | None = None
     high: Float12 | None = None
-    """95 % interval over rows and random directions; it leaves out what a second-order prediction misses. Null in files
-    from before it was computed."""
+    """95 % interval over rows and random directions; it excludes errors of the second-order approximation.
+    Null in files from before it was computed."""
     rows: int
     scored_tokens: int
     excluded_modules: int
@@ -46,34 +47,37 @@ class Prediction(Part):
     ratios: dict[str, tuple[float, float]]
     """Measured / predicted in the experiments so far, by model and task."""
     routing: str = ""
-    """Of the calibration: how the base routes tokens. Then measured KL can be many times the prediction."""
+    """Token routing of the base, from the calibration. If tokens are routed, measured KL can be many times
+    the prediction."""
 
     @property
     def uncertainty(self) -> float | None:
-        """Half the width of the interval as a share of the prediction; None if it is not known, or the KL is 0."""
+        """Return half the width of the interval as a share of the prediction; None if it is unknown, or the
+        KL is 0."""
         if self.low is None or self.high is None or not self.kl:
             return None
         return (self.high - self.low) / 2 / self.kl
 
 
 class PredictedDivergence(Part):
-    """What a calibrated truncation was predicted to cost, from training prompts, before anything was evaluated."""
+    """Predicted cost of a calibrated truncation, from training prompts, before anything was evaluated."""
 
     kl_mean: Float12
-    """KL(probe ‖ variant) in nats, to second order, summed over the scored tokens of a row, mean over rows: as the
-    `kl_mean` of `divergence`, on other examples and, in free text, on what the probe writes."""
+    """KL(probe ‖ variant) in nats, to second order, summed over the scored tokens of a row, mean over rows:
+    like the `kl_mean` of `divergence`, but on other examples and, in free text, on the probe's own
+    completions."""
     kl_standard_error: Float12
-    """Over rows; it leaves out what a second-order prediction misses."""
+    """Standard error over rows; it excludes errors of the second-order approximation."""
     kl_per_token: Float12
-    """The same for each scored token. `calibration.max_kl` limits the upper end of its interval."""
+    """KL per scored token. `calibration.max_kl` limits the upper end of its interval."""
     rows: int
-    """That predict; others chose."""
+    """Rows used for the prediction; other rows selected the components."""
     excluded_modules: int
     """Modules that keep their rank, because the calibration does not include them."""
 
     @classmethod
     def of(cls, prediction: Prediction) -> PredictedDivergence:
-        """The same for a row, as what is measured of an example."""
+        """Return the prediction per row, comparable with measurements per example."""
         tokens = prediction.scored_tokens / prediction.rows
         return cls(
             kl_mean=prediction.kl * tokens,
@@ -85,17 +89,17 @@ class PredictedDivergence(Part):
 
 
 class ModuleEffect(Part):
-    """What one module does to the model's output."""
+    """Effect of one module on the model's output."""
 
     name: str
     importance: Float12
     """Predicted KL per scored token of leaving out its whole update, in nats."""
     weighted_energy_rank_90: int
-    """Fewest directions that hold 90 % of the gradient-weighted energy: no suggestion of a rank."""
+    """Fewest directions that hold 90 % of the gradient-weighted energy; not a suggested rank."""
 
 
 class LayerEffect(Part):
-    """What the modules of one transformer layer do together."""
+    """Joint effect of the modules of one transformer layer."""
 
     layer: str
     """Path of the layer; `(outside the layers)` for the rest."""
@@ -108,17 +112,17 @@ class CurvePoint(Part):
 
     rank: int
     params: int
-    """Of uniform SVD at this rank: the limit of the calibrated adapter beside it."""
+    """Parameters of uniform SVD at this rank: the limit of the calibrated adapter beside it."""
     calibrated_kl: Float12
     svd_kl: Float12
 
 
 class MeasuredEffects(Part):
-    """An audit's part from a calibration: what matters to the output, and what each size is predicted to cost."""
+    """An audit's part from a calibration: effects on the output, and the predicted cost of each size."""
 
     calibration_sha256: str
     rows: int
-    """That predict."""
+    """Rows used for the prediction."""
     scored_tokens: int
     excluded_modules: int
     """Modules that the calibration does not include; their rank stays in every prediction."""
@@ -131,17 +135,17 @@ class MeasuredEffects(Part):
     ratios: dict[str, tuple[float, float]]
     """Measured / predicted in the experiments so far, by model and task."""
     routing: str = ""
-    """How the base routes tokens; then there is no curve."""
+    """Token routing of the base; if tokens are routed, there is no curve."""
 
 
 WIDE = 0.5
-"""Half the interval as a share of the prediction, beyond which more prompts are advised."""
+"""Half the interval as a share of the prediction, above which more prompts are advised."""
 
 
 def prediction_blocks(
     prediction: Prediction | None, withheld: str, curve: tuple[CurvePoint, ...]
 ) -> list[Block]:
-    """Return the predicted divergence, how far predictions were off so far, and those of other sizes.
+    """Return the predicted divergence, the accuracy of earlier predictions, and predictions at other sizes.
 
     withheld: why there is a calibration and no prediction.
     """
@@ -164,7 +168,7 @@ def prediction_blocks(
     uncertainty = prediction.uncertainty
     scored = plural(prediction.scored_tokens, "scored token")
     if uncertainty is not None and uncertainty > WIDE:
-        # Half of the prompts predict, and an interval falls with the root of their number.
+        # Half of the prompts predict, and the interval shrinks with the square root of their number.
         needed = math.ceil(2 * prediction.rows * min(4, uncertainty / WIDE) ** 2 / 10) * 10
         notes.append(
             f"the interval is ± {percent(uncertainty)} of the prediction: {scored} are few. Calibrate on about"
@@ -188,7 +192,7 @@ def prediction_blocks(
 
 
 def ratios_text(ratios: Mapping[str, tuple[float, float]]) -> str:
-    """Return how far measured values were from predicted ones, by model and task."""
+    """Return the ratios of measured to predicted values, by model and task."""
     return "; ".join(f"{low:g} to {high:g} on {where}" for where, (low, high) in ratios.items())
 
 

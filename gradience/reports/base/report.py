@@ -1,4 +1,5 @@
-"""What every report shares: an artifact that people read as text, Markdown or HTML, as plots, or as a table of rows.
+"""The base class of all reports: an artifact that people read as text, Markdown or HTML, as plots, or as a
+table of rows.
 
 A report is one file of this folder's parent: its model, the blocks that a screen and a document are made of, and which
 plots it has. What draws them is imported when a report is drawn.
@@ -17,20 +18,21 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 PRINTED = 30
-"""Lines of a report that is printed; Markdown and HTML are whole."""
+"""Lines of a printed report; Markdown and HTML are complete."""
 
 
 class PlotOf(NamedTuple):
-    """One plot of a report, and where a page shows it."""
+    """One plot of a report, and its place on a page."""
 
     maker: str
     """`forest:forest_plot`: a module of `gradience.reports.plots`, and its function of the report."""
     sections: tuple[str, ...] = ()
-    """How the titles of its section begin. A plot whose section the report does not have stands before the first."""
+    """Beginnings of the titles of its section. If the report has no such section, the plot precedes the
+    first."""
 
 
 Plots = Mapping[str, PlotOf]
-"""Kind of plot -> the plot, the most telling first. One that has nothing to show is left out."""
+"""Kind of plot -> the plot, the most informative first. A plot without data is left out."""
 
 
 def compared_plots(intervals: str, sizes: str) -> dict[str, PlotOf]:
@@ -46,15 +48,16 @@ class Readable(Artifact):
     """An artifact that the command line prints."""
 
     def blocks(self) -> Document:
-        """Return all that there is to say, for a document."""
+        """Return all blocks of a document."""
         raise NotImplementedError
 
     def screen(self) -> Document:
-        """Return what the command line prints."""
+        """Return the blocks that the command line prints."""
         return self.blocks()
 
     def to_text(self, *, width: int | None = None, color: bool = False) -> str:
-        """Return what the command line prints. width: columns of the terminal; None for a file or a pipe."""
+        """Return the text that the command line prints. width: columns of the terminal; None for a file or a
+        pipe."""
         return self.drawn(self.screen(), width, color)
 
     @staticmethod
@@ -66,21 +69,21 @@ class Readable(Artifact):
 
 
 class Report(Readable):
-    """An artifact that shows itself: with `print`, in a notebook, as Markdown, as a plot, as a DataFrame."""
+    """An artifact with `print`, notebook, Markdown, plot and DataFrame output."""
 
     row_field: ClassVar[str]
     """The field whose entries are the rows of `to_dataframe`."""
     plots: ClassVar[Plots] = {}
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return the title of the report's page: a browser's tab and a shared link show nothing else.
+        """Return the title of the report's page: browser tabs and shared links show only this title.
 
         heading: the title of `blocks`.
         """
         return heading
 
     def page_opening(self, opening: Document) -> Document:
-        """Return what a page shows before the first section. opening: as `blocks` has it."""
+        """Return the blocks before the first section of a page. opening: the same blocks in `blocks`."""
         return opening
 
     def summary(self) -> list[Note] | None:
@@ -127,7 +130,7 @@ class Report(Readable):
         return to_notebook(self)
 
     def __str__(self) -> str:
-        """At most 30 lines: the first sections, and how many lines there are beyond."""
+        """Return at most 30 lines: the first sections, and the number of remaining lines."""
         from gradience.reports.base import terminal
 
         lines = terminal.render(self.blocks(), width=terminal.DEFAULT_WIDTH).splitlines()

@@ -30,14 +30,15 @@ class RunInfo(Part):
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """Started when it is made. The wall clock is only a label; durations come from the monotonic clock."""
+    """A stopwatch that starts when it is created. The wall clock is only a label; durations use the monotonic
+    clock."""
 
     command: str = ""
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     clock: float = field(default_factory=time.perf_counter)
 
     def run_info(self) -> RunInfo:
-        """Command, times, versions and host facts."""
+        """Return command, times, versions and host facts."""
         return RunInfo(
             gradience_version=__version__,
             command=self.command,

@@ -44,7 +44,7 @@ def _described(cls: type[Any], schema: JsonSchemaValue) -> JsonSchemaValue:
 
 
 def _docstrings(cls: type[Any]) -> dict[str, str]:
-    """The names that are annotated in the body of a class, each with the string on the line after it."""
+    """Return the names annotated in the body of a class, each with the string on the line after it."""
     definition = ast.parse(inspect.getsource(cls)).body[0]
     assert isinstance(definition, ast.ClassDef)
     texts = {}

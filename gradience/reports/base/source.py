@@ -14,7 +14,7 @@ class HubSource(Part):
     repo: str
     """`org/name`."""
     revision: str | None = None
-    """The branch, tag or commit that was asked for; null: the default branch."""
+    """The requested branch, tag or commit; null for the default branch."""
     commit: str
     """The commit that was read."""
     inside: str = ""
@@ -22,12 +22,12 @@ class HubSource(Part):
 
 
 def commit_of(source: HubSource | None) -> list[str]:
-    """Return `commit 0123456789ab` for a screen; nothing for an adapter that was on this disk."""
+    """Return `commit 0123456789ab` for a screen; empty for an adapter on disk."""
     return [] if source is None else [f"commit {source.commit[:12]}"]
 
 
 def hub_source(source: Source | None) -> HubSource | None:
-    """Return where an adapter was read as a part of an artifact; None for one that was on this disk."""
+    """Return the source of an adapter as a part of an artifact; None for an adapter on disk."""
     if source is None:
         return None
     address = source.address
@@ -40,15 +40,15 @@ class InitialAdapter(Part):
     """The adapter before training: the update is s·(B·A − B₀·A₀), of twice the rank."""
 
     path: str
-    """Where it was read from: a path, or the name on the hub."""
+    """Source of the initial adapter: a path, or a repository name on the hub."""
     sha256: str
     """Digest of its weights."""
     source: HubSource | None = None
-    """Where on the hub it was read; null for one on the disk."""
+    """Hub repository and revision; null for an adapter on disk."""
 
 
 def initial_of(opened: Adapter) -> InitialAdapter | None:
-    """Return the initial adapter that the pairs of `opened` are the difference to; None where they are none."""
+    """Return the initial adapter that was subtracted from the pairs of `opened`; None if none was."""
     initial = opened.initial
     if initial is None:
         return None

@@ -16,16 +16,16 @@ from gradience.reports.base.blocks import Block, Column, Document, Inline, Mark,
 from gradience.reports.base.names import cells, display_name, display_sentence, fit_names
 
 Line = list[Span]
-"""What stands in a line, or in a cell, from left to right."""
+"""The pieces of a line or cell, from left to right."""
 
 MIN_WIDTH, DEFAULT_WIDTH, MAX_TEXT = 60, 80, 100
 INDENT = 2
 LEAST_NAME, LEAST_SENTENCES = 20, 24
-"""Columns that a name and a column of sentences keep where the terminal is narrow."""
+"""Minimum columns of a name and of a column of sentences in a narrow terminal."""
 UNLIMITED = 1_000_000
 MAX_BAR, LEAST_BAR = 40, 10
 WIDE_MAP, MAX_CELL = 36, 4
-"""Columns that a map of few columns is stretched to, each to MAX_CELL signs at most."""
+"""Columns that a map of few columns is stretched to, and the maximum signs per column."""
 STYLES = {
     "": "",
     "strong": "bold",
@@ -35,11 +35,11 @@ STYLES = {
     "info": "blue",
     "warn": "yellow",
     "bad": "bold red",
-    # One hue, the nearer to the typical module the stronger.
+    # One hue, stronger for values nearer to the typical module.
     "bar1": "color(37)",
     "bar2": "color(31)",
     "bar3": "color(24)",
-    # From nothing to all of the rank, mid tones that hold on light and on dark backgrounds.
+    # From none to all of the rank, in mid tones that are readable on light and dark backgrounds.
     "heat1": "color(26)",
     "heat2": "color(32)",
     "heat3": "color(37)",
@@ -58,7 +58,7 @@ MARKS: dict[Mark, Span] = {
     "item": Span("·", "dim"),
 }
 BAR_PARTS, REST = (Span("█", "bar1"), Span("▓", "bar2"), Span("▒", "bar3")), Span("░", "dim")
-"""The first value of a bar, what the second adds, what the third adds, and what is left of the scale."""
+"""The first value of a bar, the additions of the second and third values, and the rest of the scale."""
 
 
 def render(document: Document, *, width: int | None = None, color: bool = False) -> str:
@@ -82,7 +82,8 @@ def render(document: Document, *, width: int | None = None, color: bool = False)
 
 
 def _unbroken(block: Block) -> int:
-    """Columns in which no word of a block of sentences is broken: a path must survive a copy from a file."""
+    """Return the columns needed to leave every word of a block of sentences unbroken: a path must survive a
+    copy from a file."""
     before, texts = 0, list[Inline]()
     match block:
         case blocks.Heading():
@@ -127,7 +128,8 @@ def _lines(block: Block, room: int, text: int) -> list[Line]:
 
 
 def _safe(text: Inline, role: Role = "") -> Line:
-    """Return the pieces of `text`, with every character that is not plainly visible written out: the one place for it.
+    """Return the pieces of `text`, with every character that is not plainly visible written out: the only
+    place where this is done.
 
     role: of the pieces that have none.
     """
@@ -151,7 +153,8 @@ _WORD = re.compile(r"\s*\S+\s*")
 
 
 def _wrapped(safe: Line, width: int) -> list[Line]:
-    """Lines of at most `width` columns, broken between words; a longer word starts a line and is broken."""
+    """Return lines of at most `width` columns, broken between words; a longer word starts a line and is
+    broken."""
     if _width(safe) <= width:
         return [safe]
     text = _plain(safe)
@@ -192,7 +195,7 @@ def _without_end_blanks(safe: Line) -> Line:
 
 
 def _colored(safe: Line) -> str:
-    """Return the pieces with the codes of their colours, of which a terminal has 256."""
+    """Return the pieces with their colour codes, for a terminal of 256 colours."""
     from rich.color import ColorSystem
     from rich.style import Style
 
@@ -202,7 +205,7 @@ def _colored(safe: Line) -> str:
 
 
 def _beside(rows: Sequence[tuple[Line, Line]], text: int, gap: int) -> list[Line]:
-    """Marks or labels in a column, the sentences beside them."""
+    """Return marks or labels in a column, with the sentences beside them."""
     first, second = (_measured(Column(wrap=True), [row[i] for row in rows]) for i in range(2))
     first.least = min(first.width, (text - gap) // 2)
     second.least = min(second.width, text - gap - first.least)
@@ -213,7 +216,8 @@ def _beside(rows: Sequence[tuple[Line, Line]], text: int, gap: int) -> list[Line
 
 
 def _table(table: Table, room: int, text: int) -> list[Line]:
-    """Return the columns that fit, aligned; then which were left out. Figures are never broken and never cut."""
+    """Return the columns that fit, aligned, then the names of those left out. Figures are never broken or
+    cut."""
     rows = [[_safe(cell) for cell in row] for row in table.rows]
     if any(column.title for column in table.columns):
         titles = [_safe(column.title) for column in table.columns]
@@ -231,7 +235,7 @@ def _table(table: Table, room: int, text: int) -> list[Line]:
 
 @dataclass(slots=True, eq=False)
 class _Measured:
-    """A column, its cells from the title down, the columns that it would take, and those that it gets."""
+    """A column, its cells from the title down, its natural width, and its assigned width."""
 
     column: Column
     cells: list[list[Span]]
@@ -266,7 +270,7 @@ def _kept(columns: Sequence[_Measured], room: int) -> list[_Measured]:
 
 
 def _share(some: Sequence[_Measured], kept: Sequence[_Measured], room: int, gap: int) -> None:
-    """Give the room that is left to the columns of `some`; names that are still too long are shortened."""
+    """Give the remaining room to the columns of `some`; names that are still too long are shortened."""
     for column in some:
         spare = room - _total([other.least for other in kept], gap)
         column.least = max(column.least, min(column.width, column.least + spare))
@@ -278,7 +282,7 @@ def _share(some: Sequence[_Measured], kept: Sequence[_Measured], room: int, gap:
 
 
 def _aligned(columns: Sequence[_Measured], gap: int) -> list[Line]:
-    """Rows of cells, each row as many lines as its longest cell takes."""
+    """Return rows of cells, each with as many lines as its longest cell needs."""
     lines: list[Line] = []
     for row in zip(*(column.cells for column in columns), strict=True):
         wrapped = [_wrapped(cell, column.least) for column, cell in zip(columns, row, strict=True)]
@@ -296,7 +300,7 @@ def _aligned(columns: Sequence[_Measured], gap: int) -> list[Line]:
 
 
 def _bars(bars: blocks.Bars, room: int) -> Table:
-    """Return a bar behind the figures; the titles say which sign is which."""
+    """Return a bar behind the figures; the titles name the sign of each value."""
     titles = [
         Span(f"{part.text} {title}", part.role) for part, title in zip(BAR_PARTS, bars.titles, strict=False)
     ]
@@ -317,7 +321,7 @@ def _bars(bars: blocks.Bars, room: int) -> Table:
 
 
 def _heat_map(heat: blocks.HeatMap, room: int) -> Table:
-    """Return a ruler, and below it each row of signs, each sign several times where there are few columns."""
+    """Return a ruler, and below it each row of signs; a map of few columns repeats each sign."""
     labels = [heat.title, *(row.label for row in heat.rows)]
     lines = [heat.titles, *(row.figures for row in heat.rows if row.figures)]
     used = min(LEAST_NAME, max(_width(_safe(label)) for label in labels))
@@ -333,12 +337,12 @@ def _heat_map(heat: blocks.HeatMap, room: int) -> Table:
 
 
 def heat_cell_width(columns: int, room: int = WIDE_MAP) -> int:
-    """Signs that draw one column of a map: more than 1 where there are few."""
+    """Return the number of signs that draw one column of a map: more than 1 if there are few columns."""
     return max(1, min(MAX_CELL, min(WIDE_MAP, room) // columns))
 
 
 def ruler(indices: Sequence[int], width: int) -> str:
-    """Numbers above the columns, as many as fit without touching; the last column is always numbered.
+    """Return numbers above the columns, as many as fit without touching; the last column is always numbered.
 
     width: signs that draw one column.
     """

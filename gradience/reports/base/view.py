@@ -1,4 +1,4 @@
-"""How much of an artifact is shown."""
+"""Amount of detail shown of an artifact."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from gradience.reports.base.numbers import count, plural
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the sections show of a report; by default everything that a document shows."""
+    """Amount of detail in the sections of a report; by default, that of a document."""
 
     brief: bool = False
-    """Short lists; what is left out is counted."""
+    """Short lists, with the number of entries left out."""
     layers: bool = False
     """Every module, one row each."""
 
     @property
     def rest(self) -> str:
-        """Say where a reader finds what a list leaves out."""
+        """Return a pointer to the entries that a list leaves out."""
         return ": --layers" if self.brief else ""
 
 
@@ -35,7 +35,7 @@ def first_names(names: Sequence[str], shown: int) -> tuple[str | Span, ...]:
 
 
 def more(number: int, one: str, where: str, many: str | None = None) -> list[Block]:
-    """Return how many are left out, and where they are shown; nothing where none is."""
+    """Return the number of entries left out, and a pointer to them; empty if there are none."""
     if number <= 0:
         return []
     return [Paragraph(Span(f"… {plural(number, one, many)}{where}", "dim"))]
