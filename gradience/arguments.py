@@ -1,4 +1,4 @@
-"""What a value is. An argument of a public function that is of a wrong type is answered with what is expected."""
+"""Type checks for arguments of public functions: the error for a wrong type names the expected one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gradience.errors import WrongType
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value of a file is a number; True and False are none."""
+    """Return True if a value read from a file is a number; True and False do not count as numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_integer(value: object) -> TypeGuard[int]:
-    """Whether a value of a file is an integer; True and False are none."""
+    """Return True if a value read from a file is an integer; True and False do not count as integers."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -211,7 +211,7 @@ def _evaluation(report: Evaluation, row: EvaluatedAdapter) -> Rows:
 
 
 def _loading(adapter: Adapter, runtimes: Sequence[RuntimeVerdict]) -> list[Block]:
-    """How its library loads it; of PEFT's also vLLM, where it was run on such a file, and each runtime's verdict."""
+    """Return how to load it with its library, with vLLM if such a PEFT file was run, and each runtime's verdict."""
     config = adapter.config
     task, named = (config.task_type, config.base_model) if config else (None, None)
     base = named if named and _PLAIN.fullmatch(named) else "BASE_MODEL"

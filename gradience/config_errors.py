@@ -1,4 +1,4 @@
-"""What is wrong with a config, in one sentence each: where, which key, and what was probably meant."""
+"""Errors in a config, one sentence each: the place, the key, and the probable correction."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 KEYS = "docs/reference/configs.md lists all keys"
 MISSING: Any = object()
 CLOSE = 0.6
-"""How alike two words must be (difflib's ratio) for one to be a misspelling of the other."""
+"""Smallest similarity (difflib's ratio) at which one word counts as a misspelling of another."""
 
 
 def refused(
@@ -75,7 +75,7 @@ def _meant(keys: Sequence[str], known: Sequence[str], instead: Mapping[str, str]
 
 
 def _place(key: str, overrides: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The last override that sets `key`, or something inside it; None where the file does."""
+    """Return the last override that sets `key` or something inside it; None if the file sets it."""
     setting = [text for text, change in overrides.items() if value_at(change, key, MISSING) is not MISSING]
     return setting[-1] if setting else None
 
@@ -88,7 +88,7 @@ def key_of(detail: ErrorDetails, known: Sequence[str]) -> str:
 
 
 def section_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """Return the model of a section; None where the field is a value."""
+    """Return the model of a section; None if the field is a value."""
     kind = model.model_fields[name].annotation if name in model.model_fields else None
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
@@ -119,7 +119,7 @@ def _like(name: str, keys: Mapping[str, str]) -> list[str]:
 
 
 def value_at(values: Mapping[str, Any], key: str, default: Any = None) -> Any:
-    """Return the value under a dotted key; `default` where there is none."""
+    """Return the value under a dotted key; `default` if there is none."""
     value: Any = values
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:

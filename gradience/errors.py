@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import ClassVar
 
 MAX_MESSAGE_BYTES, MAX_HINT_BYTES = 1400, 500
-"""Of an error in UTF-8: it may quote names and values of a stranger's file, which have megabytes."""
+"""Size limits of an error in UTF-8: it may quote names and values of megabytes from an untrusted file."""
 
 
 class GradienceError(Exception):

@@ -1,4 +1,4 @@
-"""How far a piece of work is: the one signature for it, from the audit to the training; and a run of several stages."""
+"""Progress of a piece of work: one callback signature, from the audit to the training; and runs of several stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Watcher:
         """A stage begins. of: how many there are, where that is known."""
 
     def step(self, done: int, total: int) -> None:
-        """A step of a training is done, or so many examples of an evaluation are answered."""
+        """Report a finished training step, or the number of examples that an evaluation has answered."""
 
     def tokens(self, count: int) -> None:
         """So many tokens were read and written for the batch of which `step` speaks next."""

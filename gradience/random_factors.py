@@ -1,6 +1,6 @@
-"""What random factors look like: the stable rank of B·A whose factors are Gaussian. numpy only, no I/O.
+"""Stable rank of B·A with random Gaussian factors. numpy only, no I/O.
 
-Trained spectra are read against it: a module near it was hardly trained, or needs every direction.
+A reference for trained spectra: a module close to it was hardly trained, or needs every direction.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ DEFAULT_GRID: tuple[int, ...] = tuple(2**i for i in range(17))
 """Allowed ranks 1, 2, 4 … 65536: the ranks that people train and servers allocate."""
 
 VLLM_MAX_LORA_RANKS: tuple[int, ...] = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM accepts as max_lora_rank (config/lora.py, seen in 0.32.0): serving memory comes in these steps."""
+"""Values of max_lora_rank that vLLM accepts (config/lora.py in 0.32.0): serving memory grows in these steps."""
 
 DecidedBy = Literal["evidence", "grid", "cap"]
 

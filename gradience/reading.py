@@ -72,7 +72,7 @@ def read_file(path: Path, limit: int, *, root: Path | None = None) -> bytes:
 
 
 def cannot_open(path: Path, error: OSError) -> InputError:
-    """What a failed `open` or `stat` of `path` means to a person: not-found, not-a-file, unreadable (ReadError)."""
+    """Return the error for a failed `open` or `stat` of `path`: not-found, not-a-file, unreadable (ReadError)."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR) and os.path.islink(path):
         return InputError(
             f"{path}: a symbolic link to {os.readlink(path)}, which does not exist",
@@ -118,7 +118,7 @@ def _refuse_escape(path: Path, root: Path) -> None:
 
 
 def _in_hub_cache(target: Path, home: Path) -> bool:
-    """Whether `home` is (in) a `snapshots/<commit>` folder and `target` lies in the `blobs` beside `snapshots`.
+    """Return True if `home` is (in) a `snapshots/<commit>` folder and `target` is in the `blobs` beside `snapshots`.
 
     From huggingface_hub 2 on, a blob that came through Xet is a link to `blobs/<2 digits>/<digest>` of the whole cache.
     """

@@ -92,7 +92,7 @@ def _is_secret(name: str, value: str) -> bool:
 
 
 def _is_noise(text: str) -> bool:
-    """Whether 40 characters are as random as a secret access key of AWS: words have less than 4.3 bits a character."""
+    """Return True if 40 characters are as random as an AWS secret access key: words have under 4.3 bits a character."""
     if not (re.search("[a-z]", text) and re.search("[A-Z]", text) and re.search("[0-9]", text)):
         return False
     shares = [count / len(text) for count in Counter(text).values()]

@@ -32,11 +32,11 @@ from gradience.reports.registry import ARTIFACTS, model_of
 OF_A_RUN = ("bench_aggregate.json", "shrink.json", "evaluation.json", "bench.json")
 """In a folder, the report about all of it."""
 LOG = "run.jsonl"
-"""What was logged in a training."""
+"""Log of a training run."""
 NAMES = (*OF_A_RUN, "compression_report.json", "distill_report.json", "audit.json", LOG)
-"""What is looked for in a folder, in the order of a page: what was shown, then what it rests on."""
+"""File names searched for in a folder, in the order of a page: results first, then their evidence."""
 MOST_FILES = 40
-"""Of a folder."""
+"""Most files taken from one folder."""
 
 
 class Named(Artifact):
@@ -151,9 +151,9 @@ def _weights(path: Path) -> Report:
 
 
 def verification_of(report: Report, folder: Path) -> str:
-    """Return the command that checks a report in `folder` against what it was made from; empty where there is none.
+    """Return the command that checks a report in `folder` against its sources; empty if there is none.
 
-    The digest that stands for the folder is in it, so that it is checked as well where others have the folder.
+    The command includes the folder's digest, so that others who have the folder can check it as well.
     """
     if type(report).__name__ not in ("Bench", "BenchAggregate"):
         return ""

@@ -1,7 +1,7 @@
 """Singular values of s·B·A in r-space, the measures on them, and their error bounds. numpy only, no I/O.
 
 Shapes: r = allocated rank, n = in features, m = out features; A is (r, n), B is (m, r), ΔW = s·B·A is (m, n).
-A *factor* is handed over as tall float64 blocks of r columns: the rows of B, or the columns of A.
+A *factor* is passed as tall float64 blocks of r columns: the rows of B, or the columns of A.
 ΔW is never formed: everything below is r x r.
 
 Two routes lead to the singular values.
@@ -33,7 +33,7 @@ Blocks = Callable[[], Iterable[FloatArray]]
 Method = Literal["gram", "qr"]
 
 LARGEST_SHIFT = 900
-"""Of `balance`: with a scale of 1e30 beside it, it still is a number."""
+"""Largest shift of `balance`: multiplied by a scale of 1e30, the result is still finite."""
 EPS = float(np.finfo(np.float64).eps)
 GRAM_TOLERANCE = 1e-7
 """Largest bound of a measure's relative error that the gram route may have: a thousandth of what storage in bf16 costs.
@@ -212,7 +212,7 @@ def spectrum(blocks_A: Blocks, blocks_B: Blocks, *, wide: bool = False) -> Spect
 
 
 def spectrum_from_grams(gram_A: Core, gram_B: Core) -> Spectrum | None:
-    """Singular values of B·A from AAᵀ and BᵀB, or None where AAᵀ has no Cholesky factor and B·A ≠ 0."""
+    """Singular values of B·A from AAᵀ and BᵀB, or None if AAᵀ has no Cholesky factor and B·A ≠ 0."""
     count = min(gram_A.matrix.shape[0], gram_A.rows, gram_B.rows)
     exponent = gram_A.exponent + gram_B.exponent
     if not gram_A.matrix.any() or not gram_B.matrix.any():
@@ -380,7 +380,7 @@ def lost_energy(energies: FloatArray, rank: int) -> float:
 
 
 def relative_error(lost: float, total: float) -> float | None:
-    """√(lost/total) = ‖ΔW − ΔW′‖_F/‖ΔW‖_F of an update whose energy is `total`; None where there is no update.
+    """√(lost/total) = ‖ΔW − ΔW′‖_F/‖ΔW‖_F of an update whose energy is `total`; None if there is no update.
 
     Of the best approximation of rank k it is √(1 − Σ_{i≤k}σ²/Σσ²). Source: Eckart & Young, Psychometrika 1(3), 1936.
     """

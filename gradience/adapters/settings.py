@@ -55,7 +55,7 @@ class NameSettings:
     """Reading adapters."""
 
     adapter: Annotated[str | None, Flag("NAME")] = None
-    """Which adapter, if there are several in one folder or file."""
+    """Name of the adapter, if a folder or file holds several."""
 
 
 def _initial(value: Any) -> Path:
@@ -70,7 +70,7 @@ class StartSettings:
     """Reading adapters."""
 
     initial_adapter: Annotated[Initial | None, Flag("DIR")] = None
-    """The adapter before training (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ): reads the difference to it."""
+    """The adapter before training (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ): read the difference from it."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -78,6 +78,6 @@ class PairSettings:
     """Home-made files."""
 
     pairs: Annotated[tuple[str, str] | None, Flag("A B")] = None
-    """Names of the factors in a home-made file, two braces for what differs (docs/formats.md)."""
+    """Names of the factors in a home-made file, with two braces for the part that differs (docs/formats.md)."""
     scale: Annotated[Number | None, Flag("S")] = None
-    """What B·A is multiplied by, with --pairs (default: unknown)."""
+    """Scale of B·A, with --pairs (default: unknown)."""

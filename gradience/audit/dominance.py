@@ -1,4 +1,4 @@
-"""How large each update is beside the weight that it is added to: the base's shards, read one weight at a time."""
+"""Size of each update relative to the weight it is added to. The base's shards are read one weight at a time."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from gradience.reports.audit import (
 from gradience.spectra import FloatArray
 
 KEPT_BYTES = 2**28
-"""Of a weight that is kept in float32 while its norm is found; a larger one is read again for every product."""
+"""Bytes of the largest weight kept in float32 while its norm is computed; a larger one is read for every product."""
 MAX_ENTRY = 1000
 """Bytes of a file of the cache."""
 Blocks = Callable[[], Iterable[FloatArray]]
 
 
 class Norms(NamedTuple):
-    """Of one weight; NaN where an entry is not finite, or where all are 0."""
+    """Norms of one weight; NaN if an entry is not finite or all entries are 0."""
 
     frobenius: float
     largest: float

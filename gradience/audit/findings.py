@@ -1,4 +1,4 @@
-"""What a person should know about an adapter: rules over measured rows and the config. Pure.
+"""Findings about an adapter: rules over measured rows and the config. Pure.
 
 One finding per code and cause, with a count: an adapter of 224 modules must not print 224 lines. A new rule is a
 function or a `ModuleRule`, and a line in `RULES`.
@@ -23,7 +23,7 @@ from gradience.words import counted, listed, noun
 
 
 class Facts(NamedTuple):
-    """What the audit knows of an adapter, for the rules that look for findings."""
+    """Facts about an adapter that the rules for findings use."""
 
     layers: Sequence[LayerAudit]
     config: PeftConfig | None
@@ -41,7 +41,7 @@ class Facts(NamedTuple):
     no_scale: str | None = None
     """Why no scale is known, although there is a config."""
     started: str | None = None
-    """How the training started, where the initial adapter was subtracted."""
+    """Initialisation of the training, if the initial adapter was subtracted."""
 
 
 FindingRule = Callable[[Facts], Iterator[Finding]]

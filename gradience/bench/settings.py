@@ -32,7 +32,7 @@ def _margin(value: float | str | Fraction | None) -> Fraction | None:
 
 
 def not_a_share(option: str, why: str) -> UsageError:
-    """Return the error for a number that is no share."""
+    """Return the error for a number that is not a share."""
     return UsageError(f"{option}: {why}", code="bad-share", hint="2.5 points are 0.025")
 
 
@@ -60,7 +60,7 @@ class BenchSettings(CommandSettings):
     overrides: Overrides = ()
     """Settings that replace those of the config."""
     only_seed: Annotated[Integer | None, Flag("N")] = None
-    """Run only this one of the planned seeds."""
+    """Run only seed N of the planned seeds."""
     smoke: bool = False
     """A shortened run to see that everything works; its results are no evidence."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
@@ -75,10 +75,10 @@ class VerifySettings(CommandSettings):
     """Folder of a finished run, or of one of its seeds."""
     _: KW_ONLY
     root: Annotated[str | None, Flag("SHA256")] = None
-    """What the sha256 of its digests.json must be, from where the result was published."""
+    """Expected sha256 of its digests.json, as published with the result."""
     regenerate: Annotated[Positive | None, Flag("K")] = None
-    """Also let every adapter whose weights are there answer K examples again, or a few more: whole batches. Needs the
-    model, the data and PyTorch."""
+    """Also answer K examples again, rounded up to whole batches, with every adapter whose weights are present. Needs
+    the model, the data and PyTorch."""
     allow_code: bool = False
     """Allow the run's own task code to score answers (also: GRADIENCE_ALLOW_CODE=1)."""
 
@@ -120,9 +120,9 @@ class PowerSettings:
     overrides: Overrides = ()
     """Settings that replace those of the config."""
     n: Annotated[Integer | None, Flag("N")] = None
-    """Examples that decide."""
+    """Number of examples that decide."""
     seeds: Annotated[Integer | None, Flag("N")] = None
-    """How many seeds (default: 3, or the config's)."""
+    """Number of seeds (default: 3, or the config's)."""
     margin: Annotated[float | str | Fraction | None, BeforeValidator(_margin), Flag("POINTS")] = None
     """The largest acceptable drop in accuracy, in points (default: 2.5, or the config's tolerance)."""
     discordance: Annotated[Sequence[Number], BeforeValidator(several), Flag("D")] = ()
@@ -132,6 +132,6 @@ class PowerSettings:
     earlier: Annotated[
         StrPath | Sequence[StrPath], BeforeValidator(several), Flag("DIR|FILE", name="--from")
     ] = ()
-    """Discordance and spread as an earlier run's results have them."""
+    """Results of earlier runs to take discordance and spread from."""
     note: Annotated[Callable[[str], None] | None, PythonOnly] = None
     """Called with each remark about the config."""

@@ -31,7 +31,7 @@ class Encoded:
     scored: int
     truncated: bool
     opening: tuple[int, ...] = ()
-    """What the decoder of an encoder–decoder is given before the completion; its encoder is given the prompt."""
+    """Decoder input of an encoder–decoder before the completion; its encoder gets the prompt."""
     extra: dict[str, list[int]] = field(default_factory=dict)
     """Further inputs with a number for each token, such as `token_type_ids`."""
 
@@ -46,7 +46,7 @@ class Batch:
     """Rows that are computed together.
 
     masks: (rows, length), 1 where there is a token; of an encoder and its decoder two, of different lengths.
-    wanted: (rows, length) as the last mask, true where the next token is scored; None where each row has one label.
+    wanted: (rows, length) as the last mask, true where the next token is scored; None if each row has one label.
     """
 
     rows: tuple[Encoded, ...]
@@ -64,7 +64,7 @@ class Batch:
         return logits
 
     def by_row(self, values: Tensor) -> Tensor | None:
-        """Values of some layer as (rows, places, r), 0 at padding; None where nothing says whose they are.
+        """Values of some layer as (rows, places, r), 0 at padding; None if their positions are unknown.
 
         A layer sees all positions, one vector a row (a head), all positions of all rows in a line, or only those that
         are scored (the last layer of a language model).
@@ -86,7 +86,7 @@ class Batch:
         return values[:, None] if values.shape[0] == rows else None
 
     def count(self, values: Tensor) -> int:
-        """How many vectors of `by_row` are of a token."""
+        """Return the number of vectors of `by_row` that belong to a token, not to padding."""
         mask = self._mask(values.shape[1])
         return len(self.rows) * values.shape[1] if mask is None else int(mask.sum())
 
@@ -180,7 +180,7 @@ def _one_stack(tokenizer: Any, rows: Sequence[Encoded], device: Any, *, left: bo
 
 
 def _two_stacks(tokenizer: Any, rows: Sequence[Encoded], device: Any) -> Batch:
-    """Of an encoder and its decoder, padded to different lengths: so a length says which of them a layer is given."""
+    """Return a batch for an encoder–decoder, both padded to different lengths so that a length identifies the stack."""
     fill = end_token(tokenizer)
     sources = [list(row.prompt) for row in rows]
     targets = [[*row.opening, *row.completion[:-1]] for row in rows]

@@ -1,4 +1,4 @@
-"""What a calibration needs, before the base is loaded."""
+"""Disk and memory that a calibration needs, estimated before the base is loaded."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Needs(NamedTuple):
 
 
 def needs_of(ranks: Iterable[int], rows: int, tokens: int) -> Needs:
-    """What modules of these ranks need for so many rows, at most `tokens` tokens in a batch (padding included).
+    """Return the needs of modules of these ranks for `rows` rows and at most `tokens` tokens in a batch (with padding).
 
-    Of each module J (rows x r x r) is never formed: the components are fixed before the second pass, which keeps their
-    effects alone (rows x r, for two bases).
+    J (rows x r x r) of a module is never formed: the components are fixed before the second pass, which keeps only
+    their effects (rows x r, for two bases).
 
     >>> needs_of([64] * 224, rows=256, tokens=8 * 512)  # 7B, seven projections in each of 32 layers
     Needs(file=58951424, held=117440512, batch=234881024)

@@ -1,4 +1,4 @@
-"""What a calibration is asked to do, read and checked before the base is loaded."""
+"""Inputs of a calibration, read and checked before the base is loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gradience.models.tokenizers import (
 )
 
 TEXT_TOKENS = 512
-"""Of a text to label, where no other number is given: what BERT and its kin can tell apart."""
+"""Default token limit of a text to label: the number of positions of BERT and similar models."""
 LIBRARIES = ("torch", "transformers", "peft")
 KINDS: Mapping[str, Kind] = {
     "CAUSAL_LM": "causal_lm",
@@ -44,9 +44,9 @@ class Inputs:
     labels: int | None
     rows: Rows
     ranks: Mapping[str, int]
-    """Of each module."""
+    """Module -> rank."""
     notes: tuple[str, ...] = ()
-    """What a reader must know before anything is run."""
+    """Remarks to read before anything is run."""
 
     @property
     def to_sample(self) -> int:
@@ -115,7 +115,7 @@ def _config(opened: Adapter, path: Path) -> PeftConfig:
 
 
 def _kind(request: CalibrateSettings, task_type: object) -> Kind:
-    """What the adapter says, or if it says nothing what the rows are for."""
+    """Return the kind of model that the adapter names, or if it names none, the kind that the rows fit."""
     rows = kind_of(Path(request.prompts))
     if task_type is None:
         return rows
@@ -138,7 +138,7 @@ def _kind(request: CalibrateSettings, task_type: object) -> Kind:
 
 
 def _labels(opened: Adapter, path: Path) -> int:
-    """How many labels the head of an adapter has: its smallest matrix has a row for each."""
+    """Return the number of labels of an adapter's head: its smallest matrix has one row per label."""
     rows = [
         entry.shape[0]
         for name, entry in opened.entries()

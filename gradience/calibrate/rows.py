@@ -57,14 +57,14 @@ class Rows:
         return [place % 2 == 0 for place in range(len(self.all))]
 
     def prompt_ids(self, kind: Kind) -> tuple[str, ...]:
-        """Of each row what it asks, whatever its completion is."""
+        """Return an id of each row's prompt, whatever its completion is."""
         if kind == "sequence_classification":
             return tuple(prompt_id(row.text, row.more) for row in self.all)
         return tuple(prompt_id(row.text) for row in self.all)
 
 
 def kind_of(file: Path) -> Kind:
-    """Which kind of model the rows of `file` are for, by its first row; an encoder–decoder takes those of a causal one.
+    """Return the kind of model that the first row of `file` fits; an encoder–decoder takes the rows of a causal model.
 
     Raises InputError (`calibration-rows`).
     """

@@ -70,7 +70,7 @@ def check_config(settings: CheckSettings) -> CheckReport:
 
 
 def _adapter_config(folder: str | os.PathLike[str], shown: dict[Path, str]) -> Path:
-    """The configuration in a folder; of a name on the hub it alone is fetched, and `shown` under that name."""
+    """Return the configuration in a folder. From the hub, only this file is fetched, and `shown` gets its hub name."""
     address = address_of(folder)
     if address is None:
         return adapter_config_in(Path(folder))
@@ -96,7 +96,7 @@ def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:
 
 
 def _report(context: Context, files: list[SourceFile]) -> CheckReport:
-    """What every rule says, errors first."""
+    """Return the report of all rules, errors first."""
     from gradience import __version__
 
     findings: list[CheckFinding] = []

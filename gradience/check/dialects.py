@@ -27,11 +27,11 @@ OF_ALGORITHM = {
     **dict.fromkeys(("dpo", "ipo", "orpo", "kto", "simpo", "cpo", "bco"), "preference"),
     **dict.fromkeys(("grpo", "gdpo", "rloo", "ppo", "gspo", "ebft", "online_dpo"), "rl"),
 }
-"""What a tool calls a method -> what it trains for."""
+"""Name of a method in a tool -> training objective."""
 
 
 class Aim(NamedTuple):
-    """What is trained for, by which method where that is known, and the key that says so (None: a default)."""
+    """Training objective, the method if it is known, and the key that says so (None: a default)."""
 
     objective: str
     algorithm: str | None = None
@@ -39,7 +39,7 @@ class Aim(NamedTuple):
 
 
 class LoraSwitch(NamedTuple):
-    """Whether LoRA is trained (None: the file does not tell), and the key that says no."""
+    """True if LoRA is trained (None: the file does not say), and the key that disables it."""
 
     on: bool | None = None
     key: str | None = None
@@ -62,21 +62,21 @@ class Dialect:
     """Its key, dotted -> our setting; with a reader where the tool means other values than `READERS` takes."""
     lora: Callable[[Values], LoraSwitch] = lambda values: LoraSwitch()
     switch: str = "peft_type: LORA"
-    """What switches LoRA on."""
+    """Setting that switches LoRA on."""
     defaults: Values = field(default_factory=dict)
-    """What the tool takes where nothing is written and it matters to a rule."""
+    """Defaults of the tool for unset keys that a rule reads."""
     more: Callable[[Values, Values], dict[str, Any]] = lambda values, read: precision(values)
     """(values of the file, settings that were read) -> settings that take more than one key to know."""
     aim: Callable[[Values], Aim | None] = lambda values: None
-    """What is trained for, where the file tells."""
+    """Training objective, if the file names it."""
     aim_on_command_line: bool = False
     """The command line names the method (`trl dpo`, `llamafactory-cli dpo`), so that the file need not."""
     removed: tuple[str, ...] = ()
     """Keys that the tool no longer takes."""
     hold_out: str | None = "eval_strategy: steps, on data that are held out"
-    """What asks for an evaluation; None where no key can."""
+    """Setting that requests an evaluation; None if no key can."""
     completions_only: str = "train on completions only"
-    """What leaves the prompt out of the loss."""
+    """Setting that leaves the prompt out of the loss."""
 
 
 def same(settings: str, under: str = "") -> dict[str, str]:
@@ -85,7 +85,7 @@ def same(settings: str, under: str = "") -> dict[str, str]:
 
 
 def switched(key: str, on: Callable[[Any], bool]) -> Callable[[Values], LoraSwitch]:
-    """Return what reads a key that always says whether LoRA is trained: by its value, None where it is not set."""
+    """Return a reader of a key that always says if LoRA is trained: by its value, None if it is not set."""
     return lambda values: LoraSwitch(on(value_at(values, key)), key)
 
 
@@ -246,7 +246,7 @@ SFT_KEYS = ("completion_only_loss", "assistant_only_loss", "dataset_text_field",
 
 
 def _is_trl(values: Values) -> bool:
-    """Return whether some key is TRL's alone, or this is the shortest file of its guide."""
+    """Return True if some key exists only in TRL, or this is the shortest file of its guide."""
     telling = (*SFT_KEYS, *LORA_KEYS, *(key for keys in AIM_KEYS.values() for key in keys))
     if any(key in telling for key in values):
         return True

@@ -31,11 +31,11 @@ TRAINING_NAMES = (
     "train.yaml",
     "train.yml",
 )
-"""What a training folder may call its configuration, in the order of looking."""
+"""File names of a training configuration, in search order."""
 
 
 ANYBODYS_NAMES = ("config.yaml", "config.yml", "train.yaml", "train.yml")
-"""Of them those that another program may as well have left beside an adapter."""
+"""Those of these names that another program may also have written beside an adapter."""
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _pickle(path: Path) -> InputError:
 
 @dataclass(frozen=True, slots=True)
 class BaseShape:
-    """What a rule may need of the base model."""
+    """Shape of the base model, for the rules that need it."""
 
     model_type: str | None
     hidden_size: int | None
@@ -160,7 +160,7 @@ class BaseShape:
     layers: int
 
     def lora_params(self, r: int, targets: tuple[str, ...] | str | None) -> int | None:
-        """Return Σ r·(in + out) over the targeted modules; None where it cannot be known."""
+        """Return Σ r·(in + out) over the targeted modules; None if it is unknown."""
         if not self.projections or targets is None or (isinstance(targets, str) and targets != "all-linear"):
             return None
         chosen = self.projections if isinstance(targets, str) else targets

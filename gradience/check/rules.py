@@ -1,7 +1,7 @@
-"""What check looks for: one function for each rule, and one line in `RULES`. Each rule has its source.
+"""Rules of check: one function for each rule, and one line in `RULES`. Each rule has its source.
 
-What libraries refuse or silently ignore was read in peft 0.21.2 and transformers 5.24, and tested against them; errors
-are certain to happen. What servers make of an adapter: vLLM 0.32.0, by source and by run.
+Settings that libraries refuse or silently ignore: read in the source of peft 0.21.2 and transformers 5.24, and tested
+against them; errors are certain to happen. Server behaviour: vLLM 0.32.0, by source and by run.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ class Context:
     base: BaseShape | None = None
     completion_tokens: int | None = None
     dialect: Dialect = PEFT
-    """Of the training configuration; PEFT's where none was given."""
+    """Dialect of the training configuration; PEFT's if none was given."""
 
     @property
     def objective(self) -> str | None:
-        """What is trained for: as the file has it, and where it names no other method, as `--task rl` has it."""
+        """Training objective: the file's, or that of `--task rl` if the file names no other method."""
         written = self.settings.objective
         return "rl" if self.task == "rl" and written in (None, *SUPERVISED) else written
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What one rule says about one setting."""
+    """Problem that one rule found in one setting."""
 
     field: str
     seen: str
@@ -284,7 +284,7 @@ def serving_rank(context: Context) -> Problems:
 
 @rule("serving-features", "warning", VLLM)
 def serving_features(context: Context) -> Problems:
-    """What vLLM does not serve."""
+    """Features that vLLM does not serve."""
     s = context.settings
     whole = s.modules_to_save if s.task_type not in ("SEQ_CLS", "TOKEN_CLS") else ()
     reason = "the adapter would have to be merged into the base model to be served"
@@ -333,7 +333,7 @@ def attention_only(context: Context) -> Problems:
 
 
 def _default_attention(model_type: str | None) -> str:
-    """What PEFT adapts by default, where that is attention alone; empty where it is more, or nothing."""
+    """Describe PEFT's default target modules if they are only attention; empty if they are more, or none."""
     if model_type is None:
         return "not set: PEFT's default, for nearly every architecture the query and value projections"
     targets = DEFAULT_TARGETS.get(model_type)

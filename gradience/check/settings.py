@@ -14,7 +14,7 @@ from gradience.reports.check import SettingsRead
 
 
 class Settings(SettingsRead):
-    """What a report shows of the files, and what rules need beside that. None: not said."""
+    """Settings that a report shows, and those that only the rules need. None: not in the files."""
 
     dropout: float | None = None
     target_parameters: bool | None = None
@@ -36,7 +36,7 @@ class Settings(SettingsRead):
     save_steps: float | None = None
     load_best: bool | None = None
     prompt_loss: bool | None = None
-    """Whether the prompt is trained as well as the answer."""
+    """True if the prompt is trained as well as the answer."""
     removed: tuple[str, ...] = ()
     """Keys that transformers 5 no longer takes."""
     unreadable: tuple[tuple[str, str, str], ...] = ()
@@ -45,7 +45,7 @@ class Settings(SettingsRead):
     """File and key of each setting that was read."""
 
     def filled_from(self, other: Settings) -> Settings:
-        """Return these settings, and those of `other` where these say nothing."""
+        """Return these settings, with those of `other` for the ones that are None."""
         known = {name: value for name, value in self if value is not None}
         both = {
             "removed": self.removed + other.removed,
@@ -110,7 +110,7 @@ def negated(value: Any) -> bool:
 
 
 def given(value: Any) -> bool:
-    """Return whether anything is set at all."""
+    """Return True if anything is set."""
     return bool(value)
 
 
@@ -163,7 +163,7 @@ READERS: Mapping[str, Reader] = {
     )
     for name in names.split()
 }
-"""Setting -> how its values are read, unless a dialect says otherwise."""
+"""Setting -> reader of its values, unless a dialect has its own."""
 
 
 # ---------------------------------------------------------------- tasks

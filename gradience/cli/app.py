@@ -76,12 +76,12 @@ All verbs: gradience --help. One verb: gradience help VERB. Terms: gradience hel
 
 
 class PipeClosed(Exception):
-    """Whoever read our output stopped reading."""
+    """The reader of our output stopped reading."""
 
 
 @contextmanager
 def _closed_pipe_apart() -> Iterator[None]:
-    """Keep a closed pipe apart from other failures: typer alone would turn it into exit code 1."""
+    """Distinguish a closed pipe from other failures: typer by itself would turn it into exit code 1."""
     try:
         yield
     except BrokenPipeError as error:

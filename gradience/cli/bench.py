@@ -42,8 +42,8 @@ class BenchOutput(TextsOutput):
     """Output."""
 
     require_grade: Annotated[Literal["A", "B"] | None, Flag("GRADE")] = None
-    """Of a PASS, exit with 0 only if a variant that passes has this grade or a better one; else with 8, or with 1 if
-    all of them are D or X."""
+    """After a PASS, exit with 0 only if a passing variant has this grade or a better one; otherwise with 8, or with 1
+    if all passing variants are D or X."""
 
 
 def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOutput) -> int:
@@ -105,7 +105,7 @@ def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOut
 
 
 def _say_root(output: Path, root: str) -> None:
-    """Print the digest that stands for the whole folder, for whoever publishes it."""
+    """Print the digest that identifies the whole folder, to publish with the result."""
     print(f"root: {root} (sha256 of {output / 'digests.json'})", file=sys.stderr)
 
 

@@ -22,7 +22,7 @@ class CardSettings:
     """Folder of a LoRA adapter."""
     _: KW_ONLY
     evaluation: Annotated[StrPath | None, Flag("FILE")] = None
-    """An evaluation.json or shrink.json (default: the one in or above the folder that is about it)."""
+    """An evaluation.json or shrink.json (default: the one about this adapter, in its folder or above)."""
     dry_run: bool = False
     """Print the block and write nothing."""
 

@@ -1,4 +1,4 @@
-"""What goes to the terminal besides results: errors, hints, and the decision about colour.
+"""Terminal output besides results: errors, hints, and the decision about colour.
 
 No rich here: it would cost start-up time.
 """

@@ -17,7 +17,7 @@ class GradedOutput(TextsOutput):
     """Output."""
 
     require_grade: Annotated[Literal["B", "C"] | None, Flag("GRADE")] = None
-    """Grade that is required: exit with 8 for a C where B is required, with 1 for a D."""
+    """Required grade: exit with 8 for a C if B is required, with 1 for a D."""
 
 
 def evidence(settings: EvidenceSettings, out: GradedOutput) -> int:

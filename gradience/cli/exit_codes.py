@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the shell sees. With several inputs the highest code wins."""
+    """Exit codes of the command. With several inputs the highest code wins."""
 
     meaning: str
 

@@ -110,7 +110,7 @@ def _parameter(settings: type, name: str, field: FieldInfo) -> inspect.Parameter
 
 
 def _is_argument(settings: type, name: str) -> bool:
-    """Whether a setting is positional in Python, and so on the command line; `output` is always a flag."""
+    """True if a setting is positional in Python, and so on the command line; `output` is always a flag."""
     positional = parameters_of(settings)[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     return positional and name != "output"
 

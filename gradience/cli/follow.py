@@ -23,7 +23,7 @@ def can_redraw() -> bool:
 
 
 class Screen:
-    """As a context manager: the terminal is as it was before when it ends, however it ends."""
+    """Context manager that restores the terminal on exit, also after an error."""
 
     def __enter__(self) -> Self:
         beneath(sys.stdout).write(ENTER)

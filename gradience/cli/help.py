@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from gradience.cli.exit_codes import ExitCode
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 160}
-"""Of the root's context; those of the verbs inherit them."""
+"""Settings of the root's context; the contexts of the verbs inherit them."""
 
 
 def records(command: Any, context: Any) -> list[tuple[str, str, str]]:
@@ -27,7 +27,7 @@ def records(command: Any, context: Any) -> list[tuple[str, str, str]]:
 
 
 class _Page:
-    """What the pages of verbs and of groups of verbs have in common."""
+    """Common base of the help pages of verbs and of groups of verbs."""
 
     def collect_usage_pieces(self: Any, ctx: Any) -> list[str]:
         """`A B [KEY=VALUE]...`, of typer's `{A} {B} [[KEY=VALUE]]...`."""

@@ -31,7 +31,7 @@ class StarterSettings:
     data: Annotated[StrPath | None, Flag("FILE")] = None
     """Your examples: CSV, TSV or JSON lines."""
     output: Annotated[StrPath, Flag("FILE", "-o")] = "bench.yaml"
-    """Where it is written."""
+    """Path of the new file."""
     force: bool = False
     """Replace an existing file."""
 
@@ -44,7 +44,7 @@ class EvaluationStarterSettings(StarterSettings):
     """Adapter folders; the first is the reference."""
     _: KW_ONLY
     output: Annotated[StrPath, Flag("FILE", "-o")] = "evaluate.yaml"
-    """Where it is written."""
+    """Path of the new file."""
 
 
 def bench(settings: StarterSettings) -> None:

@@ -1,4 +1,4 @@
-"""What the verbs that run a model have in common on the command line."""
+"""Command-line options shared by the verbs that run a model."""
 
 from __future__ import annotations
 

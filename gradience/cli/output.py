@@ -51,7 +51,7 @@ class JsonOutput:
 
     @property
     def silent(self) -> bool:
-        """Whether no screen is printed."""
+        """True if no screen is printed."""
         return False
 
     def print(self, report: Readable, **options: Any) -> None:
@@ -73,7 +73,7 @@ class PageOutput(JsonOutput):
 
     @property
     def texts(self) -> bool:
-        """Whether the page quotes examples and answers."""
+        """True if the page quotes examples and answers."""
         return True
 
     def show(self, report: Readable, *, folder: Path | None = None, **options: Any) -> None:
@@ -223,10 +223,10 @@ def print_json(artifact: Artifact) -> None:
 
 
 def _encoding() -> str:
-    """What stdout is written in; a stream in memory, such as `io.StringIO`, has none and holds every character."""
+    """Return the encoding of stdout; a stream in memory such as `io.StringIO` has none and takes every character."""
     return sys.stdout.encoding or "utf-8"
 
 
 def terminal_width() -> int | None:
-    """Return the columns of the terminal; None where the output goes to a file or a pipe."""
+    """Return the columns of the terminal; None if the output goes to a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

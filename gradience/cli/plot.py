@@ -39,14 +39,14 @@ class PlotSettings(JsonOutput):
     """heatmap, energy, spectrum, use, stable-rank (audit); loss, reward, rank, evolution (run); error, ranks, kl
     (compression); forest, pareto, pairs, ladder, operating (evaluation, Bench); importance, difference."""
     inputs: Annotated[Sequence[StrPath], Flag("INPUT")]
-    """Adapter folders, run.jsonl files, or reports that Gradience wrote; several stand beside each other."""
+    """Adapter folders, run.jsonl files, or reports that Gradience wrote; several are drawn side by side."""
     _: KW_ONLY
     output: Annotated[StrPath, Flag("FILE", "-o")]
-    """Where it is written: .svg, .pdf or .png."""
+    """File to write: .svg, .pdf or .png."""
     width: Annotated[Number | None, Flag("INCHES")] = None
     """Width of the whole figure, such as 3.25 for a column of a paper; text keeps its size."""
     no_titles: bool = False
-    """No title above a plot, of several the name of the input: the caption of a paper says it."""
+    """No titles, for figures with a caption of their own; with several inputs, plots are titled with input names."""
     force: bool = False
     """Replace an existing file."""
 
@@ -129,7 +129,7 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report], *, titl
 
 
 def _plots_of_one(kind: str, report: Report) -> list[Plot]:
-    """Of a kind; `evolution` of a run is all that it has. Raises UsageError (`no-plot`) where there is none."""
+    """Return the plots of a kind; for `evolution` all plots of a run. Raises UsageError (`no-plot`) if none exists."""
     from gradience.reports.plots.kinds import plot_of, plots_of
 
     if kind == EVOLUTION:
@@ -138,7 +138,7 @@ def _plots_of_one(kind: str, report: Report) -> list[Plot]:
 
 
 def _names(inputs: Sequence[Path]) -> list[str]:
-    """What the inputs are called in titles: by their last part where these differ."""
+    """Return the names of the inputs in titles: the last parts of their paths if these differ."""
     from gradience.files.shared_names import paths_text
 
     names = [path.name for path in inputs]

@@ -1,4 +1,4 @@
-"""How far the work is, on stderr: a bar for one verb, and stages for a Bench run."""
+"""Progress on stderr: a bar for one verb, and stages for a Bench run."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class ProgressBar(_Bars):
 
 
 class StageProgress(_Bars, Watcher):
-    """The stages of a Bench run and the steps within; lines without a terminal, bars with one.
+    """The stages of a Bench run and the steps within them; lines without a terminal, bars with one.
 
     quiet: says nothing.
     """
@@ -174,13 +174,13 @@ class StageProgress(_Bars, Watcher):
 
 
 class _Pace:
-    """How fast one stage is."""
+    """Speed of one stage."""
 
     def __init__(self, began: float) -> None:
         self.began = self.shown = began
         self.tokens = 0
         self.first: tuple[int, float] | None = None
-        """What was done at the first sign, and when: what an interrupted run had left is none of this one's."""
+        """Work done at the first update, and its time: work left by an interrupted run is not counted."""
 
     def line(self, done: int, total: int, now: float) -> str:
         """`3 of 40, about 2 min left`; empty within LINE_SECONDS of the line before, and at the end."""

@@ -12,7 +12,7 @@ PLACEHOLDERS = {
     "data": "rows.jsonl",
     "adapters": ("path/to/adapter", "path/to/smaller"),
 }
-"""What stands where nothing was said: a run refuses it by name."""
+"""Placeholders for missing values: a run refuses them by name."""
 LABELS = ("classification", "glue", "reviews", "text_classification")
 """Tasks of a sequence classifier."""
 ROWS = ("chat", "classification", "jsonl", "text_classification")
@@ -119,7 +119,7 @@ def evaluation_config(
 ) -> str:
     """Return a config of `gradience evaluate`. file: its own name.
 
-    profile: None where the data say how they are read. reads: the task that reads them then.
+    profile: None if the data determine how they are read. reads: the task that then reads them.
     """
     examples = []
     if data is not None or profile is None or profile in ROWS:

@@ -30,7 +30,7 @@ from gradience.words import counted
 INDEPENDENT_COSINE = 0.2
 """|cosine| of factors below which runs count as independent: random factors have about 1/√(r·n) < 0.05."""
 COPY_COSINE = 0.9
-"""|cosine| of both factors above which one run is nearly a copy of the other (warm starts of strangers: 0.998)."""
+"""|cosine| of both factors above which one run is nearly a copy of the other (published warm starts: 0.998)."""
 
 STORAGE_NOISE = 0.002
 """By how much storage in 16 bits moves the cosine between an update and a truncation of it."""
@@ -71,7 +71,7 @@ def replicates_of(rows: Sequence[ModuleComparison]) -> Replicates:
 
 
 def _truncated(rows: Sequence[ModuleComparison]) -> str:
-    """`A` or `B`, where that one is a truncation of the other in every module; else nothing."""
+    """Return `A` or `B` if that adapter is a truncation of the other adapter in every module; else empty."""
     both = [
         (row.cosine, row.norm_a, row.norm_b, (row.r_a or 0) - (row.r_b or 0))
         for row in rows
@@ -83,10 +83,10 @@ def _truncated(rows: Sequence[ModuleComparison]) -> str:
 
 
 def _all_truncated(modules: Sequence[tuple[float, float, bool]]) -> bool:
-    """Of modules with their cosine, the ratio of the norms ‖part‖/‖whole‖, and whether the rank of the part is smaller.
+    """Return True if every module looks truncated; modules: cosine, ‖part‖/‖whole‖, True if the part's rank is smaller.
 
     Cutting off singular components leaves of W an update T with ⟨W, T⟩ = ‖T‖², so cos(W, T) = ‖T‖/‖W‖. A run that was
-    continued, scaled or started anew does not do that in one module, let alone in all.
+    continued, scaled or started anew does not satisfy that even in one module.
     """
     fits = all(
         abs(cosine - ratio) <= STORAGE_NOISE * ratio + 0.05 * min(ratio, abs(1 - ratio))
@@ -106,7 +106,7 @@ def compare_adapters(settings: CompareSettings) -> ComparisonReport:
     The keywords are the flags of `gradience compare`:
 
     Raises InputError when one cannot be read, holds NaN or infinity, or has no known scale; WrongType (a TypeError too)
-    for what is no path.
+    for a value that is not a path.
     """
     read: dict[str, Any] = {
         "pairs": pairs_of(settings.pairs, settings.scale),
@@ -172,7 +172,7 @@ def _by_name(adapter: Adapter, other: Adapter) -> dict[str, LoraPair]:
 
 
 def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
-    """What a reader must know before the figures: other bases, updates that are not B·A, and what was left out."""
+    """Return remarks to show before the figures: different bases, updates that are not B·A, and modules left out."""
     notes = []
     bases = [adapter.config.base_model if adapter.config else None for adapter in (left, right)]
     if None not in bases and bases[0] != bases[1]:

@@ -48,17 +48,17 @@ class Energies(NamedTuple):
 
     @property
     def relative_difference(self) -> float | None:
-        """‖ΔW_a − ΔW_b‖_F/‖ΔW_a‖_F; None where ΔW_a is 0."""
+        """‖ΔW_a − ΔW_b‖_F/‖ΔW_a‖_F; None if ΔW_a is 0."""
         return relative_error(self.difference, self.a)
 
     @property
     def cosine(self) -> float | None:
-        """Of the angle between the updates; None where one is 0."""
+        """Cosine of the angle between the updates; None if one of them is 0."""
         return _cosine(self.inner, self.a, self.b)
 
     @property
     def kept_share(self) -> float | None:
-        """Share of ΔW_a's energy in the directions of ΔW_b; None where ΔW_a is 0."""
+        """Share of ΔW_a's energy in the directions of ΔW_b; None if ΔW_a is 0."""
         return min(1.0, self.kept / self.a) if self.a else None
 
 
@@ -67,7 +67,7 @@ Compared = tuple[list[ModuleComparison], Energies]
 
 
 def compare_modules(a: LoraPair | None, b: LoraPair | None) -> Compared:
-    """Compare one module of both adapters; None where an adapter has no such module.
+    """Compare one module of both adapters; None for an adapter without the module.
 
     Raises InputError (non-finite, overflow).
     """
@@ -99,7 +99,7 @@ def total_energies(parts: Sequence[Energies]) -> Energies:
 
 
 def _apart(a: LoraPair | None, b: LoraPair | None, presence: Presence) -> Compared:
-    """A module that cannot be compared: in each adapter it stands against 0."""
+    """A module that cannot be compared: each adapter's update is compared with 0."""
     facts: dict[str, Any] = {}
     parts = []
     for side, pair in (("a", a), ("b", b)):
@@ -226,7 +226,7 @@ def _identical(a: LoadedPair, b: LoadedPair) -> bool:
 
 
 def _overlap(update_a: FloatArray, update_b: FloatArray) -> tuple[dict[str, Any], float]:
-    """How far the leading directions agree, as fields of a row; and the energy of a in b's directions. Neither is 0."""
+    """Return the agreement of leading directions as fields, and a's energy in b's directions. Neither update is 0."""
     left_a, values_a, right_a = np.linalg.svd(update_a)
     left_b, values_b, right_b = np.linalg.svd(update_b)
     real = int((values_b > 64 * EPS * values_b[0]).sum())

@@ -21,6 +21,6 @@ class CompareSettings(WorkSettings, PairSettings):
     """The adapter to compare with it."""
     _: KW_ONLY
     adapter_a: Annotated[str | None, Flag("NAME")] = None
-    """Which adapter, if A contains several."""
+    """Name of the adapter, if A contains several."""
     adapter_b: Annotated[str | None, Flag("NAME")] = None
-    """Which adapter, if B contains several."""
+    """Name of the adapter, if B contains several."""

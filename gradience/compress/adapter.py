@@ -69,7 +69,7 @@ REPORT = "compression_report.json"
 Documents = Callable[[Adapter, CompressionReport], Mapping[str, str]]
 """The written adapter, open, and its report -> further files, name -> text; of README.md the block of the card."""
 ROUNDING_SHOWS = 0.01
-"""Relative error from which a loss by rounding alone is worth a warning."""
+"""Relative error above which a loss from rounding deserves a warning."""
 
 
 @public(CompressSettings)
@@ -143,7 +143,7 @@ def rehearse_compression(
     base_model: str | os.PathLike[str] | None = None,
     calibration: Calibration | None = None,
 ) -> None:
-    """Raise what `write_compressed` would raise before it writes, for the same keywords; reads the headers alone."""
+    """Raise what `write_compressed` would raise before it writes, for the same keywords; reads only the headers."""
     with open_adapter(Path(adapter)) as opened:
         lay_out(opened, plan, base_model=base_model, calibration=calibration)
 

@@ -20,10 +20,10 @@ from gradience.reports.compression import CompressionReport, ModuleResult
 from gradience.words import counted, listed
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-"""What torch and others pickle: code to whoever opens it, weights of the old shapes, the state of a training."""
+"""Suffixes of pickles: opening them can run code, and they hold weights of the old shapes or training state."""
 ARCHIVE_START = b"PK\x03\x04"
 PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", "scheduler", "scaler")
-"""How the names of pickles that end in .bin begin."""
+"""First parts of the names of pickles that end in .bin."""
 DISTILL_REPORT = "distill_report.json"
 REPORTS = ("compression_report.json", "compression_report.md", DISTILL_REPORT)
 OPENING = "> **A smaller approximation of another adapter.**"
@@ -126,7 +126,7 @@ def _copy(source: Path, target: Path, *, root: Path) -> bool:
 
 
 def annotate(folder: Path, opening: str) -> tuple[str, ...]:
-    """Put `opening` into the card in `folder` and return its name; nothing where there is none."""
+    """Put `opening` into the card in `folder` and return the card's name in a tuple, empty without a card."""
     if not (folder / CARD).is_file():
         return ()
     write_block(folder, opening)
@@ -148,7 +148,7 @@ def compressed_opening(rows: Sequence[ModuleResult], error: float) -> str:
 
 
 def distilled_opening(steps: int) -> str:
-    """Return what the card of an adapter that was distilled for so many steps must say first."""
+    """Return the opening text for the card of an adapter that was distilled for `steps` steps."""
     return (
         f"{OPENING} `gradience distill` trained it for {counted(steps, 'step')} to answer as the original does, without"
         f" labels. {AROUND}"

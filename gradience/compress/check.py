@@ -1,8 +1,8 @@
-"""What was written, read back by our own reader, always; and loaded by PEFT itself where that is asked for.
+"""Checks of a written adapter: always read back by our own reader, and loaded by PEFT if requested.
 
-PEFT loads in a process of its own (`peft_load`), on a skeleton of the base model: a module for each one that the
-original adapter speaks of, at the shapes in its file. Modules that were dropped and heads that were stripped are there
-too, so that it shows when the config still names them. PEFT and torch are never imported in this process.
+PEFT loads in a process of its own (`peft_load`), on a skeleton of the base model: one module for each that the
+original adapter names, with the shapes in its file. Dropped modules and stripped heads are included, so that the check
+fails if the config still names them. PEFT and torch are never imported in this process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHECKED_PARAMS = 2**20
 
 
 class WrittenWrong(RuntimeError):
-    """What was written is not what was meant: a bug of Gradience, so it keeps its traceback."""
+    """The written adapter differs from the plan: a bug in Gradience, so it keeps its traceback."""
 
 
 def check_written(

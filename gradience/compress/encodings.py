@@ -1,4 +1,4 @@
-"""What adapter_config.json says of a smaller adapter: ranks and scales, targets, and what was left out. Pure.
+"""adapter_config.json of a smaller adapter: ranks and scales, targets, and omitted modules. Pure.
 
 `ENCODINGS` holds the ways to write an adapter whose modules have ranks r′ and scales s:
 uniform   one r, one α, no patterns: the form that every runtime that was run reads.
@@ -55,7 +55,7 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """How to write the modules.
+    """Encoding of the modules.
 
     fields: changes of adapter_config.json.   stored_rank: module -> rank on disk.
     fold: module -> factor for B (1.0: none).   scale: module -> scale that the fields give it; s = fold · scale.
@@ -73,7 +73,7 @@ class EncodingRule(NamedTuple):
     """One way to write an adapter."""
 
     meaning: str
-    """What reports say of it."""
+    """Description in reports."""
     encode: Callable[[Sequence[Target], str], Encoded]
     """(targets, why it was chosen) -> how to write them."""
 
@@ -109,7 +109,7 @@ def _fitting(targets: Sequence[Target]) -> tuple[Encoding, str]:
 
 
 def uneven_experts(targets: Sequence[Target]) -> bool:
-    """Whether an expert's own projection would get another rank or scale than the config says for all modules."""
+    """Return True if an expert's own projection would need a different rank or scale than the config's global ones."""
     largest = _largest(targets)
     common = _commonest_scale([target for target in targets if target.rank == largest])
     return any(
@@ -190,7 +190,10 @@ def _folded(targets: Sequence[Target], reason: str) -> Encoded:
 
 
 def _patterns(targets: Sequence[Target], reason: str) -> Encoded:
-    """What the global r and α say already gets no entry: PEFT warns of keys for `target_parameters`."""
+    """Encode as patterns, with entries only for modules that differ from the global r and α.
+
+    PEFT warns of keys for `target_parameters`.
+    """
     largest = _largest(targets)
     alphas = {target.name: alpha_for(target.scale, target.rank) for target in targets}
     common = _commonest_scale([target for target in targets if target.rank == largest])
@@ -235,9 +238,9 @@ ENCODINGS: dict[Encoding, EncodingRule] = {
 def without_stripped(
     config: PeftConfig, others: Sequence[SkippedTensor], stripped: Set[str], adapter: str | None
 ) -> tuple[dict[str, Any], set[str]]:
-    """What the config says without the tensors in `stripped`, and the modules that PEFT no longer keeps its LoRA from.
+    """Return the config's fields without the tensors in `stripped`, and modules that PEFT no longer excludes from LoRA.
 
-    Raises InputError (strip-dora, strip-partly) where no config can say it.
+    Raises InputError (strip-dora, strip-partly) if no config can express that.
     """
     if not stripped:
         return {}, set()
@@ -326,7 +329,7 @@ def without_stripped(
 def init_fields(config: PeftConfig, ranks: Iterable[int]) -> dict[str, Any]:
     """Return what `init_lora_weights` must say of factors with these `ranks`.
 
-    PEFT makes orthogonal factors of even ranks alone, also where it is about to load others.
+    PEFT makes orthogonal factors only for even ranks, even if it will then load others.
     """
     odd = any(rank % 2 for rank in ranks)
     return {"init_lora_weights": True} if odd and config.init.lower() == "orthogonal" else {}

@@ -36,10 +36,10 @@ _OF_PEFT = (
 
 
 class Settings(NamedTuple):
-    """What a folder says beside its factors.
+    """Settings of a folder besides its factors.
 
-    config: adapter_config.json, where the format has one.   old: what the source said, for the report; new: what is
-    said now, wherever the format has it.   metadata: of the header of the weights.
+    config: adapter_config.json, if the format has one.   old: settings of the source, for the report; new: settings
+    that are written.   metadata: metadata in the header of the weights.
     """
 
     config: Mapping[str, Any] | None
@@ -49,10 +49,10 @@ class Settings(NamedTuple):
 
 
 class Form(ABC):
-    """How an adapter is written in one format.
+    """Writer of adapters in one format.
 
-    name: as `Adapter.format` has it.   words: what messages call it.   weights: name of the file.
-    dtypes: storage types that its library reads.   one_rank: whether all modules have one rank and one scale.
+    name: as in `Adapter.format`.   words: its name in messages.   weights: name of the file.
+    dtypes: storage types that its library reads.   one_rank: True if all modules have one rank and one scale.
     """
 
     name: ClassVar[str]
@@ -71,7 +71,7 @@ class Form(ABC):
 
     @abstractmethod
     def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
-        """Return what stands beside the factors of `modules`. Raises InputError (not-in-format)."""
+        """Return the settings to write besides the factors of `modules`. Raises InputError (not-in-format)."""
 
     def turn(self, words: Words, side: Side, pair: LoraPair) -> Words:
         """Return a view, in the format's order of axes, of words in PEFT's order."""
@@ -175,7 +175,7 @@ def refuse_tied_embedding(opened: Adapter, form: str) -> None:
 
 
 def no_place(opened: Adapter, form: str, note: SkippedTensor) -> InputError:
-    """The error for a tensor beside the factors, where the format `form` has factors alone."""
+    """Return the error for a tensor besides the factors, for a format `form` that holds only factors."""
     return not_held(
         opened,
         form,
@@ -334,9 +334,9 @@ class DiffusersForm(Form):
 
 PEFT = "peft"
 FORMS: dict[str, Form] = {form.name: form for form in (MlxForm(), DiffusersForm())}
-"""Name of a format, as `Adapter.format` has it -> how it is written."""
+"""Name of a format, as in `Adapter.format` -> its writer."""
 WRITABLE = (PEFT, *FORMS)
-"""What `gradience compress --to` takes."""
+"""Values of `gradience compress --to`."""
 
 
 def form_of(name: str | None, source: str) -> Form | None:

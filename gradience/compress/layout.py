@@ -1,6 +1,6 @@
 """Adapter + plan -> what becomes of every tensor: jobs for the modules, and what is carried, dropped or refused.
 
-The refusals here are rules of PEFT and of the format; `plan.blocking` judges by the audit alone.
+The refusals here are rules of PEFT and of the format; `plan.blocking` judges only by the audit.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from gradience.runtimes import check_model_config
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which tensors a smaller adapter has, and what its config says.
+    """Tensors and config of a smaller adapter.
 
     dropped: modules at rank 0.   carried: other tensors, copied byte for byte.   stripped: those left out.
     names: tensor -> the name it is written under, which is PEFT's own, or that of the form.

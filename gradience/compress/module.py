@@ -383,7 +383,7 @@ def _compared(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) ->
 
 
 def _rounding(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) -> float:
-    """‖s·B·A − s′·B′·A′‖_F for factors that differ by rounding alone: ‖[D, s·B]·[A′; A′ − A]‖, D = s′·B′ − s·B.
+    """‖s·B·A − s′·B′·A′‖_F for factors that differ only by rounding: ‖[D, s·B]·[A′; A′ − A]‖, D = s′·B′ − s·B.
 
     The differences are taken entry by entry, where they are exact, so that nothing cancels in the products.
     """

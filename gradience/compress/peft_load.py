@@ -85,7 +85,7 @@ def _module(kind: str, shape: Sequence[int], layer: Mapping[str, Any]) -> nn.Mod
 
 
 def _at(root: nn.Module, name: str) -> nn.Module:
-    """The module at `name`, made where there is none."""
+    """Return the module at `name`; create it if there is none."""
     module = root
     for part in filter(None, name.split(".")):
         child = module._modules.get(part)

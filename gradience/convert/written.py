@@ -1,4 +1,4 @@
-"""What a writer of a format gives back, and the writer of the forms of `compress.forms`."""
+"""Result of writing an adapter in a format, and the writer of the forms of `compress.forms`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a distillation is asked to do, read and checked before the base is loaded."""
+"""Inputs of a distillation, read and checked before the base is loaded."""
 
 from __future__ import annotations
 

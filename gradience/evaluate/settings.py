@@ -102,7 +102,7 @@ class EvaluateSettings(BaseSettings, ExampleSettings):
     with_base: bool = False
     """Evaluate the base without an adapter as well; for a classifier with the reference's head."""
     folder: Annotated[StrPath | None, Flag(key_only=True)] = None
-    """Where relative paths of the file start: by default its own folder. Itself relative to that."""
+    """Base folder of relative paths in the file (default: the file's own folder, which a relative value starts at)."""
 
 
 def evaluate_settings(given: Mapping[str, Any], config: Path | None = None) -> EvaluateSettings:

@@ -1,4 +1,4 @@
-"""What a reader makes of a log: which task, under which settings, and a score for every example."""
+"""Contents of a log as a reader returns them: task, settings, and a score for every example."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Item:
 
     id: str
     document: str | None = None
-    """Digest of what was asked, with the gold answer; None where the log does not hold it."""
+    """Digest of the question with the gold answer; None if the log does not contain them."""
     prompt: str | None = None
-    """Digest of the text that the model was given; None where the log does not hold it."""
+    """Digest of the text that the model was given; None if the log does not contain it."""
     excerpt: str = ""
     """The end of the prompt: in front of it are instructions and few-shot examples, which all examples share."""
     output: str = ""
@@ -50,19 +50,19 @@ class Log:
     metric: str
     items: Mapping[str, Item]
     filter: str | None = None
-    """How the answers were found, where the log has several ways."""
+    """Filter that extracted the answers, if the log has several."""
     task: str | None = None
     model: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
-    """What must be the same on both sides, by what it is called: `few-shot examples` -> `5`."""
+    """Settings that must agree on both sides, by name: `few-shot examples` -> `5`."""
     lower_is_better: bool | None = None
-    """What the log says of its metric; None where it says nothing."""
+    """Direction of the metric according to the log; None if the log does not say."""
     notes: tuple[str, ...] = ()
-    """What a reader must know of this log."""
+    """Remarks about this log."""
 
 
 class Wanted(NamedTuple):
-    """Which score is taken where a log has several."""
+    """Score to use if a log has several."""
 
     metric: str | None = None
     filter: str | None = None
@@ -73,7 +73,7 @@ class Format(NamedTuple):
 
     name: str
     fits: Callable[[Path, Mapping[str, Any]], bool]
-    """Whether a file looks like one, by its name and the first of its JSON lines."""
+    """True if a file looks like this format, by its name and its first JSON line."""
     read: Callable[[Path, Wanted], Log]
 
 
@@ -83,7 +83,7 @@ def choose(
     """Return the one of `names` that `--option` names, or the only one there is.
 
     others: what the log has under such a name and no number for each example. Raises UsageError (`log-choice`), which
-    lists them; InputError (`log-no-score`) where there is none.
+    lists them; InputError (`log-no-score`) if there is none.
     """
     known, unfit = list(names), list(others)
     unusable = f"; {_names(unfit)}: no number for each example" if unfit else ""

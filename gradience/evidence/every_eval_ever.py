@@ -26,7 +26,7 @@ LONGEST_NAME = 255
 
 
 def fits(path: Path, first: Mapping[str, Any]) -> bool:
-    """Whether the file has the keys of a record, or its first line those of a sample."""
+    """Return True if the file has the keys of a record, or its first line those of a sample."""
     if path.suffix == ".json":
         return all(key in _record(path) for key in KEYS)
     return all(key in first for key in SAMPLE_KEYS)
@@ -104,7 +104,7 @@ def _result(line: Mapping[str, Any]) -> str:
 
 
 def _described(record: Mapping[str, Any], chosen: str) -> dict[str, Any]:
-    """What the record says of a result; {} where it has none of that name."""
+    """Return the record's entry for a result; {} if it has none of that name."""
     results = record.get("evaluation_results")
     for result in results if isinstance(results, list) else ():
         if isinstance(result, dict) and chosen in (

@@ -18,7 +18,7 @@ from gradience.evidence.text import json_object, text_or_none, within
 
 NAME = "Inspect"
 VERSION = 2
-"""Of the log's layout, the newest that was read."""
+"""Newest version of the log layout that is supported."""
 SAMPLE = re.compile(r"samples/.*_epoch_\d+\.json")
 LETTERS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """Correct, incorrect, partial, no answer: as `value_to_float` of inspect has them."""
@@ -30,7 +30,7 @@ OPERATION = {
 
 
 def fits(path: Path, _: Mapping[str, Any]) -> bool:
-    """Whether the file is called `.eval`."""
+    """Return True if the file's name ends in `.eval`."""
     return path.suffix == ".eval"
 
 
@@ -156,7 +156,7 @@ def _value(value: object) -> object:
 
 
 def _before_an_answer(sample: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What the model was given before it wrote anything: instructions, examples, the question."""
+    """Yield the messages that the model was given before its answer: instructions, examples, the question."""
     messages = sample.get("messages")
     for message in messages if isinstance(messages, list) else ():
         if not isinstance(message, dict) or message.get("source") == "generate" or "model" in message:

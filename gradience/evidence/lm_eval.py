@@ -21,7 +21,7 @@ from gradience.reading import MAX_SETTINGS_BYTES, read_file
 NAME = "lm-eval"
 SAMPLES = re.compile(r"samples_(?P<task>.+?)_(?P<date>\d{4}-\d{2}-\d{2}T[\d.\-]+)\.jsonl")
 KEYS = ("doc_id", "arguments", "filtered_resps")
-"""Of every sample, and together of no other format."""
+"""Keys of every sample; no other format has all of them."""
 UNSCORED = {
     "doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash",
     "prompt_hash", "target_hash",
@@ -30,7 +30,7 @@ UNSCORED = {
 
 
 def fits(_: Path, first: Mapping[str, Any]) -> bool:
-    """Whether the first line of the file has the keys of a sample."""
+    """Return True if the first line of the file has the keys of a sample."""
     return all(key in first for key in KEYS)
 
 
@@ -88,7 +88,7 @@ def _item(place: str, row: Mapping[str, Any]) -> tuple[Item, set[str]]:
 
 
 def _arguments(requests: object) -> Iterator[Any]:
-    """What each request was made of: `{"gen_args_0": {"arg_0": prompt, "arg_1": settings}}`, older versions lists."""
+    """Yield the arguments of each request: `{"gen_args_0": {"arg_0": prompt, "arg_1": settings}}`, or older lists."""
     for request in (
         requests.values() if isinstance(requests, dict) else requests if isinstance(requests, list) else ()
     ):
@@ -98,7 +98,7 @@ def _arguments(requests: object) -> Iterator[Any]:
 
 
 def _answer(responses: object, texts: list[Any]) -> str:
-    """What was answered: the text; of choices (prompt and continuation in turn) the most likely one."""
+    """Return the answer: the text, or for choices (prompt and continuation in turn) the most likely choice."""
     if not isinstance(responses, list):
         return ""
     if len(responses) == 1:
@@ -122,7 +122,7 @@ def _likelihood(response: object) -> float:
 
 
 def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands under each metric. Versions before the list of metrics have them beside the other keys."""
+    """Return the value of each metric. Versions without a list of metrics have them among the other keys."""
     names = row.get("metrics")
     if not isinstance(names, list):
         names = [key for key in row if key not in UNSCORED]
@@ -134,7 +134,7 @@ def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What `results_<date>.json` says of a task."""
+    """Contents of `results_<date>.json` for a task."""
 
     settings: dict[str, str] = field(default_factory=dict)
     model: str | None = None

@@ -21,7 +21,7 @@ def paired(a: Log, b: Log) -> tuple[Pair, ...]:
     """Return the pairs in A's order.
 
     Raises InputError: `logs-differ` where task, metric, settings, documents or prompts are others, `logs-missing` where
-    an example is in one log alone, `log-no-pairs`.
+    an example is in only one log, `log-no-pairs`.
     """
     for what, one, other in _compared(a, b):
         if one != other:

@@ -21,14 +21,14 @@ class EvidenceSettings:
     """The candidate: a log of the same examples."""
     _: KW_ONLY
     margin: Annotated[Number | None, Flag("M")] = None
-    """How much worse B may be: in points for 0/1 scores (default: 2.5), else in the score's units."""
+    """Largest acceptable drop from A to B: in points for 0/1 scores (default: 2.5), else in the score's units."""
     metric: Annotated[str | None, Flag("NAME")] = None
-    """Which score, if the logs have several."""
+    """Name of the score, if the logs have several."""
     filter: Annotated[str | None, Flag("NAME")] = None
-    """lm-eval: which filter, if a task has several."""
+    """lm-eval: name of the filter, if a task has several."""
     lower_is_better: bool | None = None
-    """For losses and errors; needs --margin. By default what the logs say, and else that more is better."""
+    """Lower scores are better, as for losses; needs --margin (default: as the logs say, else higher is better)."""
     flips: Annotated[Integer, Field(ge=0), Flag("N")] = 5
-    """Examples that B lost, and that it gained."""
+    """Number of changed examples to show, of each kind: those that B lost, and those that B gained."""
     command: Annotated[str, PythonOnly] = ""
     """The command line that the report names."""

@@ -18,7 +18,7 @@ TEXTS = ("id", "prompt", "answer", "output")
 
 
 def fits(path: Path, first: Mapping[str, Any]) -> bool:
-    """Whether the file is a CSV or TSV by its name, or the first of its JSON lines has an id."""
+    """Return True if the file is a CSV or TSV by its name, or its first JSON line has an id."""
     return path.suffix.lower() in DELIMITED or "id" in first
 
 

@@ -47,7 +47,7 @@ def json_object(text: bytes, place: str) -> dict[str, Any]:
 
 
 def within(value: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The object under a key; an empty one where there is none."""
+    """Return the object under a key; an empty object if there is none."""
     inner = value.get(key)
     return inner if isinstance(inner, dict) else {}
 

@@ -1,4 +1,4 @@
-"""Where the adapters are: folders of adapters, lists of paths, single adapters -> every adapter with its name."""
+"""Discovery of adapters: folders of adapters, lists of paths, single adapters -> every adapter with its name."""
 
 from __future__ import annotations
 

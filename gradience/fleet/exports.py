@@ -22,7 +22,7 @@ EXTRA = "parquet"
 BATCH = 1000
 """Rows in memory at a time."""
 FORMULA = ("=", "+", "-", "@")
-"""What a cell must not begin with: a spreadsheet would compute it."""
+"""First characters that a cell must not have: a spreadsheet would evaluate it as a formula."""
 TEXTS = ("path", "status", "error", "message", "sha256", "format", "base_model", "dtypes", "init")
 FLAGS = ("use_rslora", "use_dora")
 COUNTS = ("bytes", "rank", "declared_r", "modules", "trained", "unmeasured", "params")

@@ -28,7 +28,7 @@ PART = ".part"
 MAX_ROW = MAX_SETTINGS_BYTES
 """Bytes of a line."""
 BEGINS = b'{"schema":"gradience.fleet_row/'
-"""Of a row that was written here."""
+"""First bytes of a row that was written here."""
 
 
 class Journal(Closing):
@@ -77,7 +77,7 @@ class Journal(Closing):
         """Yield the rows of earlier runs that still hold, each name once.
 
         paths: the adapters of this run by name; allow_pickle: pickles among them are read again where they were
-        touched. Raises InputError where the earlier file is none of ours.
+        touched. Raises InputError if the earlier file was not written by Gradience.
         """
         part = self.output.with_name(self.output.name + PART)
         touched = []

@@ -41,7 +41,7 @@ SIDE = 8
 """Vectors on each side; SIDE² numbers."""
 SEED = 20261126
 CACHED_ROWS = 2**19
-"""Of signs that are kept: 32 MB for each side of a vocabulary, and never more than `CACHED` of them."""
+"""Most rows of signs to cache: 32 MB for each side of a vocabulary, and at most `CACHED` of these."""
 CACHED = 16
 
 
@@ -202,7 +202,7 @@ def _row(opened: Adapter, name: str) -> FleetRow:
 
 
 class _Sums:
-    """What is kept of the modules while they pass by, one at a time."""
+    """Sums over the modules, which are read one at a time."""
 
     def __init__(self) -> None:
         self.stable: list[float] = []
@@ -212,7 +212,7 @@ class _Sums:
         """Singular values with the scale."""
         self.unmeasured = 0
         self.scaled = True
-        """Whether every scale is known."""
+        """True if every scale is known."""
         self.sketch: FloatArray = np.zeros(SIDE * SIDE)
 
     def add(self, pair: LoraPair) -> None:

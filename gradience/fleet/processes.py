@@ -1,8 +1,8 @@
 """Adapters spread over processes: a thread for each process hands it an adapter and waits for the answer.
 
-A request is a line of JSON on the process's standard input, an answer a line on its standard output, so that nothing of
-a stranger's is unpacked in the process that asked. It ends when its input does: then whoever asked has ended as well.
-A process that dies of an adapter (memory, a fault in a library) costs that adapter's answer alone; another takes its
+A request is a line of JSON on the process's standard input, an answer a line on its standard output, so that no
+untrusted data is unpacked in the parent process. A worker ends when its input closes: then the parent has ended too.
+A process that dies of an adapter (memory, a fault in a library) costs only that adapter's answer; another takes its
 place.
 """
 
@@ -64,7 +64,7 @@ def serve(requests: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever asked was killed: nobody waits for the answer
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent was killed: nobody waits for the answer
     serve(sys.stdin)
 
 
@@ -80,7 +80,7 @@ class Died(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What is said of it."""
+        """Message about the process."""
         return f"the process that worked on it ended with exit code {self.exit_code}"
 
 
@@ -88,7 +88,7 @@ Answer = tuple[Request, bytes | Died]
 
 
 def processes_for(number: int, workers: int | None) -> int:
-    """Return how many processes are worth while for so many adapters: at most `workers`, by default one a processor."""
+    """Return a useful number of processes for `number` adapters: at most `workers`, by default one per processor."""
     return max(1, min(workers or processors(), number // WORTH_A_PROCESS))
 
 
@@ -158,7 +158,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **ONE_THREAD},
-            process_group=0,  # Ctrl-C reaches this process alone, which then closes the input
+            process_group=0,  # Ctrl-C reaches only the parent, which then closes the input
         )
         return self._running
 

@@ -35,7 +35,7 @@ within a factor of 3, and a pair that is missed is an update of rank one at wors
 
 
 class Sketched(NamedTuple):
-    """What copies are recognised by."""
+    """Features by which copies are recognised."""
 
     name: str
     group: tuple[str | None, bool]
@@ -43,11 +43,11 @@ class Sketched(NamedTuple):
     identity: tuple[str, float | None]
     """Digest of the weights, and ‖ΔW‖, which tells two scales of the same file apart."""
     sketch: NDArray[np.float32]
-    """(64,), or (0,) where there is none."""
+    """(64,), or (0,) if there is none."""
 
 
 Difference = Callable[[str, str], float | None]
-"""Exact ‖ΔW_a − ΔW_b‖_F/‖ΔW_a‖_F of two adapters by name; None where they cannot be compared."""
+"""Exact ‖ΔW_a − ΔW_b‖_F/‖ΔW_a‖_F of two adapters by name; None if they cannot be compared."""
 
 
 def copies_of(adapters: Sequence[Sketched], difference: Difference) -> tuple[Copies, ...]:
@@ -115,7 +115,7 @@ class Predictions:
             )
 
     def kl(self, paths: Mapping[str, Path], name: str, sha256: str, rank: int) -> float | None:
-        """Return the predicted KL per scored token of an adapter at a rank, in nats; None where nothing predicts it."""
+        """Return an adapter's predicted KL per scored token at a rank, in nats; None if no calibration predicts it."""
         calibration = self._calibrations.get(sha256)
         if calibration is None:
             return None
@@ -147,7 +147,7 @@ class _Served(NamedTuple):
 
 @dataclass
 class Tally:
-    """What is kept of the rows while they come, in whatever order."""
+    """Running totals of the rows, which may arrive in any order."""
 
     count: int = 0
     incomplete: int = 0
@@ -192,7 +192,7 @@ class Tally:
 
     @property
     def failed(self) -> int:
-        """How many failed."""
+        """Number of adapters that failed."""
         return sum(map(len, self._failures.values()))
 
     @property

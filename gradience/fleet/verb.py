@@ -138,7 +138,7 @@ def _rows(members: Sequence[Member], options: dict[str, Any]) -> list[FleetRow]:
 
 
 def _difference(paths: dict[str, Path], a: str, b: str, *, allow_pickle: bool) -> float | None:
-    """Exact; None where one of them can no longer be read."""
+    """Return the exact value; None if one of them can no longer be read."""
     try:
         return compare_adapters(paths[a], paths[b], workers=1, allow_pickle=allow_pickle).relative_difference
     except GradienceError:

@@ -55,7 +55,7 @@ class ModelSettings(Settings):
     type: ModelType = "seqcls"
     """`seq2seq_lm` (encoder–decoder) is evaluated and not trained: a config of Bench cannot have it."""
     folder: str | None = Field(default=None, exclude=True)
-    """Where the relative path of a `name` starts: as of `task.folder`."""
+    """Base folder of a relative path in `name`, as for `task.folder`."""
     tokenizer: str | None = Field(default=None, exclude=True)
     """Folder of the adapter whose tokenizer is used; None: the base's. No config of Bench has it."""
     from_adapter: bool = Field(default=False, exclude=True)
@@ -63,8 +63,8 @@ class ModelSettings(Settings):
     revision: str | None = None
     """A commit of the hub's repository."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the frozen weights. LoRA factors are trained in float32. `auto` is what the checkpoint says; float32 on a
-    processor that computes that slowly (bfloat16 without instructions for it, float16)."""
+    """Precision of the frozen weights. LoRA factors are trained in float32. `auto` uses the checkpoint's precision, or
+    float32 on a CPU that is slow at it (bfloat16 without native instructions, float16)."""
     quantization: Literal["nf4"] | None = None
     """`nf4`: the base in 4 bits through bitsandbytes (QLoRA)."""
     gradient_checkpointing: bool = False
@@ -72,18 +72,18 @@ class ModelSettings(Settings):
 
     @property
     def path(self) -> Path:
-        """The folder that `name` means, if it is one."""
+        """Path of `name`, if it is a folder."""
         return Path(self.folder or "", self.name)
 
     def whole(self) -> ModelSettings:
-        """The same settings for another process, which is told no `folder`."""
+        """Return the same settings for another process, with `folder` resolved."""
         if self.folder is None or not self.path.exists():
             return self
         return self.model_copy(update={"name": str(self.path), "folder": None})
 
 
 def several_processes(model: ModelSettings, processes: int) -> str:
-    """Why `processes` cannot train this model together; empty when they can."""
+    """Return the reason why `processes` cannot train this model together; empty if they can."""
     if model.quantization and processes > 1:
         return f"a 4-bit base is trained in one process, not {processes}: set `runtime.processes: 1`"
     return ""

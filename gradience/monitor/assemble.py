@@ -242,7 +242,7 @@ RECORDED_SEVERITIES: Mapping[str, Severity] = {
     "critical": "error",
 }
 LIVE_SIGNALS = {"rank-settled", "rank-too-small", "rank-too-large", "nonfinite-weights"}
-"""What the tracker said while the run went on. The rules judge the same at the end, so it is not repeated."""
+"""Signals that the tracker logged during the run. The rules judge the same at the end, so they are not repeated."""
 
 
 def advice(run: Run) -> tuple[tuple[Alert, ...], tuple[Recommendation, ...]]:

@@ -70,7 +70,7 @@ class Split:
 
 @dataclass(slots=True)
 class RunFacts:
-    """What a run's records say. Feed records in the order of the file."""
+    """Facts from a run's records. Feed records in the order of the file."""
 
     run_id: str
     records: int = 0
@@ -87,7 +87,7 @@ class RunFacts:
     lr: Series = field(default_factory=Series)
     speed: Series = field(default_factory=Series)
     rl: dict[str, Series] = field(default_factory=dict)
-    """What reinforcement learning logs, by the names of RL_KEYS."""
+    """Series logged by reinforcement learning, by the names of RL_KEYS."""
     splits: dict[str, Split] = field(default_factory=dict)
     modules: Mapping[str, Json] = field(default_factory=dict)
     """The last `lora_modules` record."""
@@ -147,7 +147,7 @@ class RunFacts:
             self._forget_after(step)
 
     def _forget_after(self, step: int) -> None:
-        """What the run did after its checkpoint is done again, and written again."""
+        """Discard values after `step`: a run resumed from that checkpoint repeats and logs them again."""
         for series in (self.loss, self.grad_norm, self.lr, self.speed, *self.rl.values()):
             series.drop_after(step)
         self.spectra = [point for point in self.spectra if point.step <= step]
@@ -248,7 +248,7 @@ def stable_ranks(names: Json, values: Json) -> dict[str, float]:
 
 
 def rank_point(step: int, ranks: Json, needed: Json) -> RankPoint | None:
-    """Return allocated and needed ranks of one measurement; None where the columns do not fit together."""
+    """Return allocated and needed ranks of one measurement; None if the lengths of the columns differ."""
     if not isinstance(ranks, list) or not isinstance(needed, list) or len(ranks) != len(needed):
         return None
     if not ranks or not all(isinstance(r, int) and r > 0 for r in ranks):
@@ -262,7 +262,7 @@ def rank_point(step: int, ranks: Json, needed: Json) -> RankPoint | None:
 
 
 class RunSetup(Setup):
-    """What a report shows of the configuration, and what rules need beside that. Missing and odd values are None."""
+    """Configuration: the part that a report shows, and the part that only rules need. None: missing or invalid."""
 
     max_completion_length: int | None = None
     rslora: bool = False

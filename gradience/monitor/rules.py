@@ -1,9 +1,9 @@
-"""What monitor looks for: one function for each rule, and one line in `RULES`.
+"""Rules of monitor: one function for each rule, and one line in `RULES`.
 
-Thresholds are constants beside their rule; docs/reference/monitor_rules.md says where they come from and on which runs
-they were tried, and tests/monitor holds one real run where the rule speaks and one where it must not.
+Thresholds are constants beside their rule; docs/reference/monitor_rules.md gives their source and the runs
+that they were tried on, and tests/monitor has one real run that triggers the rule and one that must not.
 
-In reinforcement learning the loss is left alone: advantages within a group add up to zero, so with one update a batch
+In reinforcement learning the loss is not judged: advantages within a group add up to zero, so with one update a batch
 GRPO's loss is little more than its KL term (Shao et al., DeepSeekMath, 2024, eq. 3) and may well rise while the policy
 improves.
 """
@@ -49,13 +49,13 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one rule says."""
+    """Observation of one rule."""
 
     message: str
     evidence: tuple[Evidence, ...]
     confidence: Confidence
     action: str = ""
-    """What to do; empty where nothing follows."""
+    """Suggested action; empty if there is none."""
     reason: str = ""
 
 
@@ -355,7 +355,7 @@ def _logged(run: Run, name: str) -> Series:
 
 
 def _reward_rose(run: Run) -> bool:
-    """Whether the end of the run is rewarded clearly more than its beginning."""
+    """Return True if the reward at the end of the run is clearly higher than at its beginning."""
     reward = _logged(run, "reward")
     before, after = reward.estimate(*START), reward.estimate(*END)
     return before is not None and after is not None and after.above(before, CLEAR)
@@ -474,7 +474,7 @@ def length_blowup(run: Run) -> Observations:
 
     Speaks when the last fifth is at least twice as long as the shortest mean of the first quarter and 10 tokens
     longer, and half of the completions there reach the limit, or the reward has not risen. Completions that
-    grow with the reward are what reasoning looks like, and are left alone.
+    grow with the reward are normal for reasoning, and are not reported.
     Source: completions cut at the limit are rewarded wrongly and add noise (Yu et al., DAPO, 2025, §3.4);
     the loss of GRPO favours long wrong answers (Liu et al., Understanding R1-Zero-Like Training, 2025, §3.1).
     """
@@ -561,7 +561,7 @@ def rank_too_large(run: Run) -> Observations:
 
 
 def _settled_point(run: Run) -> RankPoint | None:
-    """The last measurement, where it can be judged: k@90 stands still, B·A is ΔW, and the run did not break."""
+    """Return the last measurement, if it can be judged: k@90 stands still, B·A is ΔW, and the run did not break."""
     facts = run.facts
     if not facts.recent or facts.modules.get("starts_at_zero") is False:
         return None

@@ -138,5 +138,5 @@ class Estimate:
     error: float
 
     def above(self, other: Estimate, errors: float) -> bool:
-        """Whether this mean is larger by more than so many standard errors of the difference."""
+        """Return True if this mean is larger by more than `errors` standard errors of the difference."""
         return self.mean - other.mean > errors * math.hypot(self.error, other.error)

@@ -39,7 +39,7 @@ class Source:
     calibration: Calibration | None = None
     """Used for all candidates, if given."""
     distillation: DistillSettings | None = None
-    """How the smallest candidate is distilled; its student is the adapter itself until that candidate is made."""
+    """Settings for distilling the smallest candidate; the student is the adapter itself until that candidate exists."""
 
     @property
     def rank(self) -> int:
@@ -168,7 +168,7 @@ def plan_candidates(
 ) -> tuple[tuple[PlannedCandidate, ...], tuple[str, ...]]:
     """Return the candidates from the largest down, and notes on ranks that were left out.
 
-    The distilled candidate stands before the smallest, which is of its size: behind it, it would be tested only
+    The distilled candidate precedes the smallest, which has the same size: after it, it would be tested only
     where nothing needs distillation.
 
     given: ranks in place of the halvings of the audit's p90 suggestion. Raises UsageError (`bad-rank`,

@@ -43,7 +43,7 @@ COMPRESSION_DOCUMENT = "compression_report.md"
 
 
 class Pages(NamedTuple):
-    """What makes the Markdown for people, which is no business of a search."""
+    """Functions that write the Markdown pages, which the search itself does not know."""
 
     document: Callable[[Report], str]
     """A report -> the page beside it."""

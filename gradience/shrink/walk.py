@@ -108,7 +108,7 @@ def maker(prepared: Prepared, output: Path, documents: Documents | None) -> Make
 
 
 def _control(prepared: Prepared, output: Path) -> tuple[AdapterInput | None, str]:
-    """Return the rewrite control, or the reason why there is none."""
+    """Return the rewrite control, or the reason for its absence."""
     folder = output / CANDIDATES / CONTROL
     try:
         write_rotated(prepared.source.adapter, folder)

@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from gradience.statistics.table import PairedTable
 
 PairGrade = Literal["B", "C", "D"]
-"""Of one run: a claim about another training run (A) would need several."""
+"""Grade of one run: a claim about another training run (A) would need several runs."""
 LEVEL = 0.05
 """One-sided error of a claim."""
 _EDGE = 1e-12
@@ -35,7 +35,7 @@ def tango(table: PairedTable, confidence: float = 0.95) -> Interval:
     >>> [round(bound, 3) for bound in tango(PairedTable(n11=1, n10=7, n01=1, n00=12))]  # Fagerland et al. 2014
     [-0.517, -0.026]
 
-    confidence: of the two-sided interval; its lower bound alone is one-sided at (1 + confidence) / 2.
+    confidence: of the two-sided interval; its lower bound by itself is one-sided at (1 + confidence) / 2.
     Source: T. Tango, Statistics in Medicine 17 (1998) 891-908. Raises ValueError for a table without examples.
     """
     if table.n == 0:
@@ -170,7 +170,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def fixed_sequence(p_values: Sequence[float], level: float = 0.05) -> int:
-    """How many claims, from the first on, are shown when each is tested at the full level until one is not.
+    """Return the number of leading claims that are shown if each is tested at the full level until one fails.
 
     >>> fixed_sequence([0.001, 0.02, 0.3, 0.01])  # the fourth is not looked at
     2

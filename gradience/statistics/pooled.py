@@ -24,7 +24,7 @@ Claim = Literal["these-runs", "mean-over-trainings", "next-training"]
 
 @dataclass(frozen=True)
 class Pooled:
-    """What several paired runs say together. Made by `pool`."""
+    """Pooled evidence of several paired runs. Made by `pool`."""
 
     runs: int
     examples: int
@@ -36,7 +36,7 @@ class Pooled:
     example_variance: float
     """Variance of `delta` from the choice of examples, an example's runs taken together."""
     design_effect: float
-    """How much more the runs' answers to one example agree than independent ones would: 1 … runs."""
+    """Variance inflation from runs that agree on the same examples: 1 (independent) … number of runs."""
     run_variance: float | None
     """τ²: the variance of a run's true difference, without what the choice of examples explains; None for one run."""
     seed_variance: float | None
@@ -54,7 +54,7 @@ class Pooled:
         return float(special.stdtr(self._freedom(-margin, claim), -self._statistic(-margin, claim)))
 
     def interval(self, claim: Claim = "these-runs", confidence: float = 0.90) -> Interval:
-        """The bounds on Δ. At the default of 90 %, either bound alone is a one-sided one of 95 %.
+        """The bounds on Δ. At the default of 90 %, either bound by itself is a one-sided 95 % bound.
 
         Raises ValueError for one run unless the claim is about these runs: the spread of trainings is unknown.
         """
@@ -153,7 +153,7 @@ def _design_effect(values: NDArray[np.float64], example_variance: float) -> floa
 
 @dataclass(frozen=True, slots=True)
 class NoiseFloor:
-    """How far runs of one recipe lie from each other."""
+    """Spread between runs of one recipe."""
 
     comparisons: int
     discordance: float

@@ -1,4 +1,4 @@
-"""How many examples and seeds a claim needs, and the smallest margin that a budget can show: for planning.
+"""Planning: examples and seeds that a claim needs, and the smallest margin that a budget can show.
 
 The mean difference of S seeds on n examples has the variance pd·(1 + (S − 1)·ρ)/(S·n) + τ²/S: pd the discordance, ρ the
 correlation of two seeds' differences on one example, τ the spread between runs. What decides is a score test, whose
@@ -62,7 +62,7 @@ def examples_needed(
     discordance: float, margin: float, *, seeds: int = 1, spread: float = 0.0, claim: Claim = "these-runs",
     correlation: float = DEFAULT_CORRELATION, delta: float = 0.0, level: float = 0.05, wanted: float = 0.8,
 ) -> int | None:  # fmt: skip
-    """The fewest examples that give the power `wanted`; None where no number does, since runs differ too much.
+    """Return the fewest examples that give the power `wanted`; None if no number does because runs differ too much.
 
     >>> examples_needed(0.16, 0.025, seeds=3)
     747
@@ -97,7 +97,7 @@ def seeds_needed(
     correlation: float = DEFAULT_CORRELATION, delta: float = 0.0, level: float = 0.05, wanted: float = 0.8,
     most: int = 100,
 ) -> int | None:  # fmt: skip
-    """The fewest seeds that give the power `wanted` on `n` examples; None where `most` do not.
+    """Return the fewest seeds that give the power `wanted` on `n` examples; None if `most` seeds do not.
 
     >>> seeds_needed(747, 0.16, 0.025, claim="these-runs"), seeds_needed(747, 0.16, 0.025, spread=0.01)
     (3, 6)
@@ -117,7 +117,7 @@ def seeds_for_next(
 ) -> int | None:
     """The fewest seeds whose bound on the next training lies above −margin, if mean and spread stay as seen.
 
-    None where `most` do not, and for one run. Student's prediction interval, as in `Pooled.interval`.
+    None if `most` do not, and for one run. Student's prediction interval, as in `Pooled.interval`.
     """
     if pooled.seed_variance is None:
         return None

@@ -17,7 +17,7 @@ from gradience.models.settings import Settings, Share
 from gradience.settings import Positive
 
 Stream = Literal["base", "lora", "data order", "training"]
-"""What the base lacks (a fresh head), the LoRA factors, the order of the examples, and dropout."""
+"""Random streams: new weights of the base (a fresh head), LoRA factors, order of the examples, and dropout."""
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 
@@ -71,13 +71,13 @@ class TrainSettings(Settings):
     tf32: bool = Field(default=False, exclude_if=lambda on: not on)
     """Products of float32 matrices in TF32 while it trains, on a GPU that has it. Evaluations never use it."""
     group_by_length: bool = Field(default=False, exclude_if=lambda on: not on)
-    """Examples of like length in a step: less padding is computed. The order is another one, so it is part of the
-    recipe."""
+    """Group examples of similar length in a step, so that less padding is computed. This changes the order of the
+    examples, so it is part of the recipe."""
     logging_steps: Positive = 10
     save_steps: Positive | None = None
-    """Checkpoints, to resume from; removed when the training is done. By default none."""
+    """Steps between checkpoints to resume from; they are removed when training is done. Default: no checkpoints."""
     train_samples: Positive | None = None
-    """The first so many of the train examples; their order is as good as random. By default all."""
+    """Number of training examples, taken from the start (their order is as good as random). Default: all."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSettings:

@@ -79,34 +79,34 @@ class ProbeGate(Settings):
     min_value: Share | None = None
     """Share of correct answers. By default GLUE's own (sst2 0.75 …), 0.70 for other labels, 0.15 for free text."""
     above_base: Share | None = Field(default=Fraction(0), exclude_if=lambda share: share == 0)
-    """The probe must have more correct than its base, by more than this share of the examples. In free text the base
-    answers them as well, without an adapter; for labels the most frequent one counts. `null`: not asked."""
+    """The probe must have more correct answers than its base, by more than this share of the examples. For free text
+    the base answers without an adapter; for labels, the most frequent label is the baseline. `null`: no check."""
 
 
 class Generation(Settings):
     """Generation of answers. Decoding is always greedy."""
 
     max_new_tokens: Positive | None = None
-    """By default what the task says."""
+    """Default: the task's own limit."""
 
 
 class TaskSettings(Settings):
     """The task, and which of its examples decide."""
 
     profile: str
-    """The task's name; of lm-evaluation-harness `lm_eval:NAME`. One of your own is `path/to/file.py` or an installed
-    entry point, and needs `--allow-code`."""
+    """Name of the task; `lm_eval:NAME` for lm-evaluation-harness. A task of your own is `path/to/file.py` or an
+    installed entry point, and needs `--allow-code`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
-    """Passed on to the task: files, subsets."""
+    """Options passed on to the task: files, subsets."""
     folder: str | None = Field(default=None, exclude=True)
     """Base folder of relative paths in `profile` and in `options`, including those set with KEY=VALUE.
     Default: the config's own folder, or the working directory for a shipped config. A relative value
     starts at the config's folder. Part of no digest.
     """
     eval_role: Literal["confirm", "dev"] = "confirm"
-    """Claims rest on `confirm`, which is looked at once; `dev` is for trying things out."""
+    """Claims rest on `confirm`, which is evaluated once; `dev` is for experiments."""
     eval_samples: Positive | None = None
-    """The first so many examples of that role (their order is as good as random). By default all."""
+    """Number of examples of that role, taken from the start (their order is as good as random). Default: all."""
     generation: Generation = Generation()
     probe_gate: ProbeGate = ProbeGate()
 
@@ -169,12 +169,12 @@ class DistillationSettings(Settings):
     step uses `train.per_device_train_batch_size` rows.
     """
     rows: Annotated[int, Field(ge=FEWEST_DISTILLATION)] = 512
-    """The first so many training examples. Of them a quarter is held out, and an eighth decides which step is kept."""
+    """Number of training examples, taken from the start. A quarter is held out, and an eighth selects the kept step."""
     lr: Annotated[float, Field(gt=0)] = 3e-4
-    """At most; it rises over a fifth of the steps and falls in a straight line to 0."""
+    """Peak AdamW learning rate: 20 % warm-up, then linear decay to 0."""
 
     def steps_of(self, training: int) -> int:
-        """Steps of a distillation after a training of so many."""
+        """Return the number of distillation steps after a training of `training` steps."""
         return max(1, round(self.steps * training))
 
 
@@ -184,7 +184,7 @@ class CalibrationSettings(Settings):
     """
 
     rows: Annotated[int, Field(ge=FEWEST)] = 256
-    """The first so many training examples: one half of them chooses what is kept, the other predicts what it costs."""
+    """Number of training examples, taken from the start. One half selects components; the other predicts the KL."""
     max_kl: Annotated[float, Field(gt=0, lt=math.inf)] | None = Field(
         default=None, exclude_if=lambda limit: limit is None
     )
@@ -207,14 +207,14 @@ class CompressionSettings(Settings):
         "truncate",
     )
     retrain: tuple[Variant, ...] | None = None
-    """Only these of the variants are retrained: training is what costs. By default all."""
+    """Variants that are retrained; retraining dominates the cost of a run. Default: all."""
     controls: Annotated[tuple[ControlName, ...], Field(description=CONTROL.in_words())] = ("aa",)
     allowed_ranks: Annotated[tuple[Positive, ...], Field(min_length=1)] = DEFAULT_GRID
     """Suggested ranks are rounded up to these, never above the probe's."""
     ladder: LadderSettings | None = Field(default=None, exclude_if=lambda ladder: ladder is None)
-    """Beside the variants: the smallest rank that holds. By default none."""
+    """Rank ladder, tested in addition to the variants. Default: none."""
     stop_early: bool = Field(default=True, exclude_if=lambda stops: stops)
-    """Retrain no variant on a further seed once it cannot pass any more, whatever the further seeds say."""
+    """Stop retraining a variant on further seeds once it can no longer pass, whatever those seeds show."""
     distillation: DistillationSettings | None = Field(
         default=None, exclude_if=lambda distillation: distillation is None
     )
@@ -276,7 +276,7 @@ class CompressionSettings(Settings):
 
 
 class SmokeSettings(Settings):
-    """To what `run_type: smoke` shortens a run."""
+    """Limits of a shortened run (`run_type: smoke`)."""
 
     max_steps: Positive = 50
     train_samples: Positive = 200
@@ -284,8 +284,8 @@ class SmokeSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    """The machine: nothing here belongs to the protocol. What says on which machines stages are made is part of no
-    result and no digest either: a run may go on elsewhere."""
+    """The machine: nothing here belongs to the protocol. Settings that choose the machines of the stages are not part
+    of any result or digest either: a run may continue on another machine."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """One device for a process. `cuda:1` is the second GPU; `cuda` and `auto` take the first, and under several
@@ -293,7 +293,7 @@ class RuntimeSettings(Settings):
     threads: Positive | None = None
     """CPU threads used by torch. Default: torch's own choice."""
     processes: Positive = 1
-    """More than one: training through torchrun, one process for each GPU. They share the accumulation steps."""
+    """Training processes. More than one: torchrun, one process per GPU; the processes share the accumulation steps."""
     engine: Annotated[str, AfterValidator(ENGINE)] = Field(
         default="transformers", exclude_if=lambda name: name == "transformers"
     )

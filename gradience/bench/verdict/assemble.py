@@ -1,4 +1,4 @@
-"""What a seed's stages left -> `bench.json`. Counts are made from the records here, and from nothing else."""
+"""Build `bench.json` from the results of a seed's stages. Counts come only from the records."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def data_of(task: Task, config: BenchConfig, plan: BenchPlan) -> BenchData:
 
 
 def assemble(facts: SeedFacts, rules: Scoring, data: BenchData, plan: BenchPlan, run: RunInfo) -> Bench:
-    """Return the result of one seed. Pure: whoever has the same facts gets the same result."""
+    """Return the result of one seed. Pure: the same facts give the same result."""
     config = facts.config
     training = facts.probe.adapter.training if facts.probe and facts.probe.adapter else None
     probe = _probe(facts, rules)

@@ -124,7 +124,7 @@ def graded_together(
 
 
 def _has_gate(bench: Bench) -> bool:
-    """Whether the probe had to reach something."""
+    """Return True if the probe had to pass a gate."""
     gate = bench.probe.gate if bench.probe is not None else None
     return gate is not None and (gate.min_value > 0 or gate.above_base is not None)
 
@@ -297,14 +297,14 @@ def _faults(
 
 
 def _compared(result: VariantResult | None) -> bool:
-    """Whether a planned seed has its answers, or needs none since the verdict stood before."""
+    """Return True if a planned seed has its answers, or needs none because the verdict was already final."""
     return result is not None and (
         result.stopped_early or (result.pairs is not None and result.status != "ERROR")
     )
 
 
 def _seeded(result: VariantResult, bench: Bench) -> bool:
-    """Whether its training saw the examples in the order of its seed: the probe's. What was not trained has none."""
+    """Return True if its training used its seed's example order, the probe's. An untrained variant has none."""
     training = result.measures.training if result.measures else None
     probe = bench.probe.training if bench.probe else None
     return training is None or probe is None or training.first_batch_sha256 == probe.first_batch_sha256

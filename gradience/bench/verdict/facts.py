@@ -1,4 +1,4 @@
-"""What the stages of a seed leave: adapters on disk, records of their answers, and what went wrong."""
+"""Results of the stages of a seed: adapters on disk, records of their answers, and errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 ANSWERS, SCORES = "answers.records.jsonl", "scores.records.jsonl"
 """Files in the folder of an evaluation."""
 AUDIT, CALIBRATION, SIZES = "audit.json", "calibration.safetensors", "parameters.json"
-"""What audit and calibration write; beside a derived adapter, its parameters: of LoRA factors, and of all else."""
+"""Files of audit and calibration; and the parameter counts of a derived adapter: LoRA factors, everything else."""
 
 BEGUN = "begun"
 """In the folder of a stage that is not finished: its key."""
@@ -46,11 +46,11 @@ class StoredAdapter:
     other_params: int
     """A classifier's head."""
     lora: bool = True
-    """False: its head alone is used, and its LoRA was never trained."""
+    """False: only its head is used, and its LoRA was never trained."""
     training: TrainingReport | None = None
     distillation: DistillReport | None = None
     compression: CompressionReport | None = None
-    """Where a calibration has chosen what was kept."""
+    """Set if a calibration chose the components to keep."""
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Outcome:
     """A stage of it is left to another process, and not done yet."""
 
     def read_training(self, stage: Path, *, has_lora: bool) -> TrainingReport:
-        """Add the adapter that was trained in this folder. has_lora: whether its LoRA is used, not its head alone."""
+        """Add the adapter that was trained in this folder. has_lora: its LoRA is used, not only its head."""
         report = TrainingReport.read(stage / REPORT)
         self._add_adapter(
             stage,
@@ -130,11 +130,11 @@ class SeedFacts:
     probe: Outcome | None = None
     """Without answers when its training diverged."""
     base: Evaluation[Any] | None = None
-    """What the base answers without an adapter, where the gate asks for it."""
+    """Answers of the base without an adapter, if the gate needs them."""
     gate_passed: bool = False
     audit: AuditReport | None = None
     calibration: Calibration | None = None
-    """Where some variant needs one."""
+    """Set if a variant needs one."""
     uncalibrated: str = ""
     """The error that stopped it."""
     outcomes: list[Outcome] = field(default_factory=list)

@@ -98,7 +98,7 @@ def aggregate_run(
 
 
 def _source(path: Path) -> str:
-    """How an aggregate names a result: its folder tells it apart."""
+    """Name of a result in an aggregate: includes its folder, which distinguishes it."""
     return f"{path_text(path.parent)}/{path.name}" if path.is_absolute() else given_text(path)
 
 

@@ -41,13 +41,13 @@ class GradeFacts:
     next_training: Bounds | None
     """None below three seeds."""
     adjusted_p: float | None
-    """Of the next training: adjusted for the other variants (Holm), or for the steps above (fixed sequence)."""
+    """p-value for the next training, adjusted for the other variants (Holm) or the steps above (fixed sequence)."""
     adjusted_p_these_runs: float | None = None
-    """Of these runs: adjusted for the other variants (Holm); None for a step, whose sequence needs no adjustment."""
+    """p-value for these runs, adjusted for the other variants (Holm); None for a step: its sequence needs none."""
     family: int = 1
     """Number of claims for which it was adjusted."""
     untested: str = ""
-    """Of a step of a ladder: the step at which the sequence had stopped before."""
+    """For a step of a ladder: the earlier step at which the sequence stopped."""
     pass_if_equal: float | None = None
     """The chance that an adapter which is exactly as good passes the policy."""
     seeds: int
@@ -56,7 +56,7 @@ class GradeFacts:
 
     @property
     def supported(self) -> bool:
-        """Whether a loss of the margin is ruled out for these runs, whatever the policy says."""
+        """True if a loss of the margin is ruled out for these runs, whatever the policy says."""
         bounds, adjusted = self.these_runs, self.adjusted_p_these_runs
         if bounds is None or self.untested or exactly(bounds.low) <= -self.margin:
             return False

@@ -46,7 +46,7 @@ class SeedOutcome:
 
     @property
     def net_loss(self) -> int:
-        """How many fewer the variant has correct; below 0 where it has more."""
+        """Correct answers of the probe minus those of the variant; negative if the variant has more."""
         return self.only_probe - self.only_variant
 
     @property
