@@ -1,4 +1,4 @@
-"""Several audits in one table, in the order given. For steps of one run also the change in use of rank."""
+"""Several audits in one table, in the order given; for steps of one run also the change in use of rank."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def trend_blocks(entries: Sequence[AuditReport | Refused], *, layers: bool = Fal
 def _table(
     named: Sequence[tuple[str, AuditReport | Refused]], reports: Sequence[AuditReport], tau: float
 ) -> list[Block]:
-    """The table; of a series also the change from the first to the last step. Then what its columns are."""
+    """Return the table, with a row of changes from the first to the last step for a series, and its legend."""
     series = by_step(reports) if len(reports) > 1 and why_no_series(reports) is None else []
     label = k_label(tau)
     columns = [
@@ -204,7 +204,7 @@ def _table(
 
 
 def _cells(report: AuditReport, last: AuditReport | None, tau: float) -> list[Inline]:
-    """The columns after the name. last: of the series, with which the energy ranks are compared."""
+    """Return the columns after the name. last: the last report of a series, whose energy ranks are the reference."""
     ks, digits, plan = _energy_ranks(report, tau), measure_digits(report), report.suggestions
     median, p90 = _median_and_p90(ks)
     bar = ""
@@ -235,7 +235,7 @@ def _cells(report: AuditReport, last: AuditReport | None, tau: float) -> list[In
 
 
 def _energy_ranks(report: AuditReport, tau: float) -> dict[str, int]:
-    """Energy rank of each trained module at `tau`, by name; empty where the report does not have it."""
+    """Return the energy rank of each trained module at `tau`, by name; empty if the report does not have it."""
     ks = ((layer.label, energy_ranks_of(layer, report.tau).get(tau)) for layer in trained_layers(report))
     return {name: k for name, k in ks if k is not None}
 
@@ -247,7 +247,7 @@ def _median_and_p90(ks: Mapping[str, int]) -> tuple[float | None, float | None]:
 
 
 def _change(first: AuditReport, last: AuditReport, tau: float) -> list[str]:
-    """The columns after the name: differences of ranks, ratio of norms."""
+    """Return the columns after the name: differences of ranks, ratio of norms."""
     before, after = (_median_and_p90(_energy_ranks(report, tau)) for report in (first, last))
     digits = min(measure_digits(first), measure_digits(last))
     norms = [report.gain.fro_norm_total if report.gain else 0.0 for report in (first, last)]
@@ -262,7 +262,7 @@ def _change(first: AuditReport, last: AuditReport, tau: float) -> list[str]:
 
 
 def difference(before: float | None, after: float | None, digits: int) -> str:
-    """Return `+2`, `−0.31`, `0`; never more digits than the larger of the two has."""
+    """Return `+2`, `−0.31`, `0`; never with more digits than the larger of the two values."""
     if before is None or after is None:
         return ""
     places = max(0, digits - len(str(int(max(abs(before), abs(after))))))
@@ -272,7 +272,7 @@ def difference(before: float | None, after: float | None, digits: int) -> str:
 
 
 def _serving(named: Sequence[tuple[str, AuditReport | Refused]]) -> list[Block]:
-    """Which adapters force vLLM's max_lora_rank when all are served together; nothing where all need the same."""
+    """Return the adapters that force vLLM's max_lora_rank when all are served together; empty if all need the same."""
     steps = {
         name: max_lora_rank_step(max(layer.r for layer in entry.layers)) or math.inf
         for name, entry in named
@@ -289,7 +289,7 @@ def _serving(named: Sequence[tuple[str, AuditReport | Refused]]) -> list[Block]:
 
 
 def _notes(named: Sequence[tuple[str, AuditReport | Refused]]) -> list[Note]:
-    """Incomplete audits, errors, and files that are one and the same."""
+    """Return notes on incomplete audits, errors, and identical files."""
     first_with: dict[str, str] = {}
     notes: list[Note] = []
     for name, report in named:
@@ -311,7 +311,7 @@ def _notes(named: Sequence[tuple[str, AuditReport | Refused]]) -> list[Note]:
 
 
 def _modules(entries: Sequence[AuditReport | Refused], tau: float) -> list[Block]:
-    """Each module's energy rank in each adapter; columns are numbered by the rows of the table above."""
+    """Return each module's energy rank in each adapter; columns are numbered by the rows of the table above."""
     numbered = [(i, entry) for i, entry in enumerate(entries, start=1) if isinstance(entry, AuditReport)]
     ks = [_energy_ranks(report, tau) for _, report in numbered]
     layers: dict[str, list[LayerAudit]] = {}

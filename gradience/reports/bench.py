@@ -81,8 +81,7 @@ class BenchEnvironment(Part):
     """Settings and versions that can change the last digits of a number."""
 
     engine: str = Field(default="transformers", exclude_if=lambda name: name == "transformers")
-    """Engine that produced the answers, if it is not transformers. KL and flips are always measured by
-    transformers."""
+    """Engine that produced the answers, if it is not transformers. KL and flips are always measured by transformers."""
     device: str
     """`cpu`, or the name of the accelerator."""
     dtype: str
@@ -115,8 +114,7 @@ class Gate(Part):
     min_value: Share
     passed: bool
     above_base: Share | None = None
-    """Share by which the probe's accuracy must exceed that of the base; null if there is no such
-    requirement."""
+    """Share by which the probe's accuracy must exceed that of the base; null if there is no such requirement."""
     base_correct: int | None = None
     """Examples that the base answers correctly."""
     base: Literal["without an adapter", "most frequent label"] | None = None
@@ -199,8 +197,7 @@ class DivergenceSummary(Part):
     """KL(probe ‖ variant) in nats, summed over the tokens of an answer, mean over examples."""
     kl_standard_error: Float12 | None
     flips: int
-    """Examples with a different label; in free text, tokens of the gold answer with a different most likely
-    token."""
+    """Examples with a different label; in free text, tokens of the gold answer with a different most likely token."""
 
 
 class RankSummary(Part):
@@ -240,7 +237,7 @@ class VariantResult(OfAnArm):
     """One smaller adapter, or control, compared with the probe of this seed."""
 
     made_by: str
-    """How the variant is made: `retrain`, `truncate`. `random_directions`: the probe's factors kept in random
+    """Method: `retrain` or `truncate`. `random_directions`: the probe's factors kept in random
     directions. `head`: ΔW = 0, only a head is trained. `rotate`: the same update in other factors: only
     rounding differs."""
     status: Status
@@ -256,14 +253,12 @@ class VariantResult(OfAnArm):
     """Basis of the ranks, before rounding."""
     ranks: RankSummary | None = None
     planned_lora_params: int | None = None
-    """LoRA parameters computed from shapes and ranks. Equal to `lora_params`, otherwise the status is
-    ERROR."""
+    """LoRA parameters computed from shapes and ranks. Equal to `lora_params`, otherwise the status is ERROR."""
     reduction: Float12 | None = None
     """1 − planned_lora_params / the probe's: only LoRA factors, without heads."""
     measures: Measures | None = None
     pairs: PairedTable | None = None
-    """Paired counts, with the probe as the reference, and the evidence for a difference from this seed
-    only."""
+    """Paired counts, with the probe as the reference, and the evidence for a difference from this seed only."""
     delta: Float12 | None = None
     """Variant − probe, as a share of the examples."""
     delta_exact: str | None = None
@@ -317,8 +312,7 @@ class Bench(Report):
 
     schema_: Literal["gradience.bench/4"] = Field(default="gradience.bench/4", alias="schema")
     smoke: bool
-    """True for a shortened run, which checks that everything works: no evidence, regardless of the
-    verdicts."""
+    """True for a shortened run, which checks that everything works: no evidence, regardless of the verdicts."""
     status: Status
     """ERROR if any result is an ERROR; otherwise PASS if a variant passes."""
     reasons: tuple[str, ...] = ()
@@ -346,8 +340,7 @@ class Bench(Report):
     variants: tuple[VariantResult, ...]
     best: Best | None
     ladder: Ladder | None = None
-    """The smallest rank that is shown to be safe in this run; null if no ladder or more than one seed was
-    planned."""
+    """The smallest rank that is shown to be safe in this run; null if no ladder or more than one seed was planned."""
     notes: tuple[str, ...] = ()
     run: RunInfo
 
@@ -465,7 +458,7 @@ class VariantSummary(OfAnArm):
     """One variant over the planned seeds."""
 
     made_by: str
-    """How the variant is made, as in bench.json."""
+    """Method, as in bench.json."""
     status: Status
     reasons: tuple[str, ...]
     """Reasons for the status, in words."""
@@ -693,8 +686,7 @@ def status(word: str) -> Span:
 
 
 def status_of(result: Result) -> Span:
-    """Return the status of a variant; for a control, the comparison with its expected status, since its PASS
-    is no claim."""
+    """Return the status of a variant; for a control, as expected or not, because its PASS is no claim."""
     if not result.is_control or result.status not in ("PASS", "FAIL"):
         return status(result.status)
     if isinstance(result, VariantSummary) and not result.complete:
@@ -758,8 +750,7 @@ def _other_params(number: int) -> list[Row]:
 
 
 def _variants(results: Sequence[Result], table: Table, aside: str, columns: str) -> list[Block]:
-    """Return the section of the variants: their table, how each kind is made, and the meaning of the
-    columns."""
+    """Return the section of the variants: their table, how each kind is made, and the meaning of the columns."""
     ways = _ways(results)
     legend: list[Block] = [Facts(ways)] if ways else []
     return [Heading("Variants", aside=aside), table, *legend, Paragraph(Span(columns, "dim"))]
@@ -786,8 +777,7 @@ def _controls(results: Sequence[Result], table: Table) -> list[Block]:
 
 
 def _reasons(results: Iterable[Result], known: Sequence[str] = ()) -> list[Block]:
-    """Return the reasons why variants do not simply pass and why controls have no result, without the `known`
-    reasons."""
+    """Return why variants do not simply pass and controls have no result, except the `known` reasons."""
     names: dict[str, list[str]] = {}
     for result in results:
         why = "; ".join(reason for reason in result.reasons if reason not in known)
@@ -1054,8 +1044,7 @@ def ladder_section(ladder: Ladder, results: Sequence[Result]) -> list[Block]:
 
 
 def _predictions(results: Sequence[Result], model_type: str) -> list[Block]:
-    """Return the section of predicted and measured KL of calibrated variants; empty if no variant has
-    both."""
+    """Return the section of predicted and measured KL of calibrated variants; empty if no variant has both."""
     known: list[tuple[str, list[tuple[float, float]]]] = []
     for result in results:
         pairs: list[tuple[float | None, float | None]]
@@ -1342,8 +1331,7 @@ def _noise(noise: Noise | None) -> list[Row]:
 
 
 def _answer_problems(report: BenchAggregate) -> list[Row]:
-    """Return the shares of answers without a result, cut off or truncated, as one row; empty if none is
-    known."""
+    """Return the shares of answers without a result, cut off or truncated, as one row; empty if none is known."""
     counts = [
         ("probe", report.probe_answers),
         *((variant.name, variant.answers) for variant in report.variants),

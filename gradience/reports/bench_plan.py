@@ -1,5 +1,4 @@
-"""`plan.json`: the comparisons of a Bench run, their data, and the rules of decision. Written before
-training."""
+"""`plan.json`: the comparisons of a Bench run, their data, and the rules of decision. Written before training."""
 
 from __future__ import annotations
 
@@ -69,8 +68,7 @@ class PlannedLadder(Part):
     names: tuple[str, ...]
     """Names of the results, in the order of `steps`."""
     bound: LadderBound
-    """The claim tested for each step: about the next training run as well, or only about the adapters of this
-    run."""
+    """The claim tested for each step: about the next training run as well, or only about the adapters of this run."""
 
 
 class PlannedCalibration(Part):
@@ -110,11 +108,9 @@ class BenchPlan(Artifact):
     calibration: PlannedCalibration | None = None
     """The calibration that selects the `calibrated` variants; null without such variants."""
     above_base: Share | None = None
-    """Share by which the probe's accuracy must exceed that of the base; null if there is no such
-    requirement."""
+    """Share by which the probe's accuracy must exceed that of the base; null if there is no such requirement."""
     stop_early: bool | None = None
-    """True if a variant is no longer retrained once it cannot pass; null in older plans, which always stopped
-    early."""
+    """True if a variant is no longer retrained once it cannot pass; null in older plans, which always stopped early."""
     policy: Policy
     margin: Share
     """Largest acceptable loss: the margin of the non-inferiority tests."""

@@ -45,8 +45,7 @@ class StageWork(Part):
     since: datetime
     """Time when the stage began, or was submitted to Ray, which may still queue it."""
     done: int | None = None
-    """Training steps done, or examples answered; null if the stage runs in a different process from the
-    run."""
+    """Training steps done, or examples answered; null if the stage runs in a different process from the run."""
     of: int | None = None
 
 

@@ -1,17 +1,17 @@
 """A calibration file: the effect of each component of an adapter on the model's output, measured on prompts.
 
-The header's metadata has one entry, `gradience`: the JSON of a `CalibrationReport`. Of each calibrated module `M` with
-rank r and k components, over n rows in the order of their identities, there are the tensors
+The header's metadata has one entry, `gradience`: the JSON of a `CalibrationReport`. Each
+calibrated module `M` with rank r and k components, over n rows in the order of their identities, has the tensors
 
     M:moment_in, M:moment_out   (r, r) F64   E[hhᵀ] and E[ttᵀ] over the tokens of the selection rows
     M:p, M:q                    (r, k) F64   components by falling score: B·p·qᵀ·A
-    M:values                    (k,)   F64   what each adds to the weighted norm, in the order of the components
-    M:lost                      (k+1,) F64   ‖B·(I − P)·A‖²/‖B·A‖² where the leading 0 … k components are kept
+    M:values                    (k,)   F64   contribution of each to the weighted norm, in the order of the components
+    M:lost                      (k+1,) F64   ‖B·(I − P)·A‖²/‖B·A‖² if the leading 0 … k components are kept
     M:effects                   (n, k) F32   ⟨J, p·qᵀ⟩ of each row: first-order change of −log p, signed
     M:svd_effects               (n, k) F32   the same for the components of the SVD, by falling singular value
 
-and of the rows `rows:tokens` (n,) I64, how many tokens are scored, and `rows:selection` (n,) U8, 1 for those that chose
-and 0 for those that predict.
+and the rows have `rows:tokens` (n,) I64, the number of scored tokens, and `rows:selection` (n,) U8, 1 for selection
+rows and 0 for rows that predict.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ from gradience.spectra import FloatArray
 
 METADATA = "gradience"
 FEWEST_ROWS = 2
-"""That select, and that predict: a spread needs two."""
+"""Minimum number of selection rows, and of prediction rows: a spread needs two."""
 LARGEST_EFFECT = 1e9
-"""Change of −log p of a row, in nats, by one component."""
+"""Maximum change of −log p of a row by one component, in nats."""
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -84,9 +84,9 @@ class CalibratedModule:
     name: str
     rank: int
     components: int
-    """Fewer than the rank if directions of the factors are linearly dependent."""
+    """Number of components: fewer than the rank if directions of the factors are linearly dependent."""
     scale: Float12
-    """s when it was calibrated; effects are proportional to it."""
+    """s at the time of calibration; effects are proportional to it."""
     importance: Float12
     """Predicted KL per scored token of leaving out the module's whole update, in nats."""
     weighted_energy_rank_90: int
@@ -116,10 +116,10 @@ class CalibrationReport(Report):
     schema_: Literal["gradience.calibration/1"] = Field(default="gradience.calibration/1", alias="schema")
     adapter_path: str
     adapter_sha256: str
-    """Of its weights: a calibration belongs to one adapter."""
+    """sha256 of the adapter's weights: a calibration belongs to one adapter."""
     base: str
     base_sha256: str
-    """Over name, shape, type and some values of each parameter."""
+    """sha256 over name, shape, type and some values of each parameter."""
     quantization: str | None
     dtype: str
     device: str
@@ -127,28 +127,29 @@ class CalibrationReport(Report):
     prompts: str
     prompts_sha256: str
     prompt_ids: tuple[str, ...] = ()
-    """Of each row, in the order of the arrays: the first 16 hexadecimal digits of the sha256 of its prompt. Empty in a
-    file that was written before they were kept."""
+    """Id of each row, in the order of the arrays: the first 16 hexadecimal digits of the sha256 of its
+    prompt. Empty in older files."""
     rows: int
     duplicates: int
-    """Rows of the file that repeat another one and were left out."""
+    """Duplicate rows of the file, which were left out."""
     selection_rows: int
-    """Rows that the moments, the components and their order come from; the other rows predict."""
+    """Rows used to compute the moments, the components and their order; the other rows predict."""
     given_completions: int
     sampled_completions: int
-    """Rows without a completion, for which the adapted model wrote one. Both are 0 for a classifier."""
+    """Rows without a completion, for which the adapted model wrote one. Like `given_completions`, 0 for a
+    classifier."""
     completion_tokens: int | None
     truncated: int
-    """Rows that were too long and lost the beginning of their prompt; its end, if it goes into an encoder."""
+    """Rows that were too long and lost the beginning of their prompt, or its end for an encoder."""
     scored_tokens: int
-    """Of the rows that predict; one per row for a classifier."""
+    """Scored tokens of the rows that predict; one per row for a classifier."""
     seed: int
     batch_size: int
     max_length: int | None
     ridge: float
     routing: str = ""
-    """How the base routes tokens, such as `2 of 8 experts`; empty if each token passes all experts, or there are none.
-    A prediction assumes that no token changes its experts."""
+    """Token routing of the base, such as `2 of 8 experts`; empty if each token passes through all experts, or
+    there are none. A prediction assumes that no token changes its experts."""
     modules: tuple[CalibratedModule, ...]
     excluded: tuple[ExcludedModule, ...]
     notes: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
@@ -187,21 +188,21 @@ class CalibrationForecast(Readable):
     duplicates: int
     selection_rows: int
     sampled_completions: int
-    """Rows for which the adapted model would write a completion."""
+    """Rows without a completion, for which the adapted model would write one."""
     longest: int
-    """Tokens of the longest row."""
+    """Length of the longest row, in tokens."""
     batch_size: int
     modules: int
     process_bytes: int
-    """Python and the libraries; 0 for a GPU."""
+    """Memory of Python and the libraries; 0 for a GPU."""
     weights_bytes: int
-    """Weights of the base."""
+    """Memory of the base's weights."""
     file_bytes: int
-    """Of the calibration, if no module is excluded."""
+    """Size of the calibration file, if no module is excluded."""
     held_bytes: int
-    """In memory from the first batch to the last, beside the base."""
+    """Memory held from the first batch to the last, in addition to the base."""
     batch_bytes: int
-    """What the modules' inputs and gradients take while a batch is computed, beside the base's own activations."""
+    """Memory of the modules' inputs and gradients for one batch, in addition to the base's own activations."""
 
     def blocks(self) -> Document:
         """Return the screen of `gradience calibrate --dry-run`."""
@@ -247,14 +248,14 @@ class ModuleMoments(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """A calibration in memory: what each component of an adapter does to the model's output.
+    """A calibration in memory: the effect of each component of an adapter on the model's output.
 
     >>> calibration = Calibration.read("calibration.safetensors")
     >>> calibration.report.rows, len(calibration.modules)
     (64, 16)
 
-    tokens: (n,) scored tokens of each row.   selection: (n,) true where the row chose; the others predict.
-    path: where it was read from, for refusals.
+    tokens: (n,) scored tokens of each row.   selection: (n,) true for selection rows; the others predict.
+    path: the file that was read, for error messages.
     """
 
     report: CalibrationReport
@@ -273,7 +274,7 @@ class Calibration:
         return sha256_parts([sha256_json(facts).encode(), *self._chunks({})])
 
     def _chunks(self, metadata: Mapping[str, str]) -> Iterator[bytes]:
-        """The bytes of a safetensors file with the arrays, in pieces."""
+        """Yield the bytes of a safetensors file with the arrays, in pieces."""
         arrays: dict[str, tuple[str, NDArray[Any]]] = {
             "rows:tokens": ("I64", self.tokens),
             "rows:selection": ("U8", self.selection.astype(np.uint8)),
@@ -318,7 +319,7 @@ class Calibration:
 
 
 def calibration_argument(given: Calibration | str | os.PathLike[str] | None) -> Calibration | None:
-    """A calibration that is given itself or by its path; None for None. Raises WrongType, and as `read` does."""
+    """Return a calibration given directly or by its path; None for None. Raises WrongType, and the errors of `read`."""
     if given is None or isinstance(given, Calibration):
         return given
     return Calibration.read(path_argument("calibration", given, "a Calibration, or the path of one"))
@@ -333,7 +334,7 @@ def _array(file: TensorFile, name: str, dtype: str) -> NDArray[Any]:
 
 
 def _check(path: Path, calibration: Calibration) -> None:
-    """Raise InputError if shapes or figures contradict each other, or are none that `gradience calibrate` measures."""
+    """Raise InputError if shapes or figures contradict each other, or cannot be results of `gradience calibrate`."""
     report, tokens, selects = calibration.report, calibration.tokens, calibration.selection
     rows = (report.rows,)
     if tokens.shape != rows or selects.shape != rows:
@@ -385,11 +386,11 @@ def _invalid(path: Path, what: str) -> InputError:
 
 
 SHOWN = 8
-"""Modules on the screen, unless all are asked for."""
+"""Modules on the screen, unless all are requested."""
 
 
 def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> Document:
-    """Return what was measured on, what is excluded, and which modules matter; `shown` of them, or all."""
+    """Return the data, the excluded modules, and the most important modules; `shown` of them, or all."""
     predicting = report.rows - report.selection_rows
     facts: list[tuple[str, Inline]] = [
         ("base", Span(report.base, "name")),

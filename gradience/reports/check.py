@@ -47,7 +47,7 @@ class SettingsRead(Part):
     alpha: Float12 | None = None
     scale: Float12 | None = None
     target_modules: tuple[str, ...] | str | None = None
-    """Names, or a regular expression, or `all-linear`; empty: none were named and nothing is taken instead."""
+    """Names, a regular expression, or `all-linear`; empty if none were named and there is no default."""
     use_rslora: bool | None = None
     use_dora: bool | None = None
     init: str | None = None
@@ -68,11 +68,11 @@ class CheckFinding(Part):
     code: str
     severity: Severity
     field: str
-    """The setting it is about, in our vocabulary."""
+    """The setting that the finding is about, in our vocabulary."""
     where: str | None = None
-    """File and key that it was read from; null where a default is meant."""
+    """File and key of the setting; null if the finding is about a default."""
     seen: str
-    """The value that was found, as written."""
+    """The value found, as written."""
     advised: str
     message: str
     reason: str
@@ -95,29 +95,29 @@ class CheckReport(Report):
     files: tuple[SourceFile, ...]
     settings: SettingsRead
     lora_params: int | None = None
-    """Trainable LoRA parameters, where the base model's config.json was given."""
+    """Trainable LoRA parameters, if the base model's config.json was given."""
     findings: tuple[CheckFinding, ...]
     passed: tuple[str, ...]
-    """Codes of the rules that applied and found nothing."""
+    """Codes of the rules that applied and had no findings."""
     not_applicable: tuple[str, ...]
     """Codes of the rules that did not apply because a setting is missing."""
 
     def blocks(self) -> Document:
-        """Return files and settings, the findings and the count of them."""
+        """Return files and settings, and the findings with their number."""
         return check_blocks(self)
 
     def to_text(self, *, width: int | None = None, color: bool = False, verbose: bool = False) -> str:
-        """Return the screen. verbose: also sources, and the rules that found nothing."""
+        """Return the screen. verbose: also sources, and the rules without findings."""
         return self.drawn(check_blocks(self, verbose=verbose), width, color)
 
     def page_heading(self, heading: Heading) -> Heading:
-        """Return which configuration was checked, where it has a name."""
+        """Return the title with the name of the configuration, if it has one."""
         name = self.files[0].path if self.files else self.settings.base_model
         return Heading(("Check of ", Span(name, "name"), " before training")) if name else heading
 
 
 def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
-    """Return files and settings, and the findings with their count. verbose: also sources and rules without finding."""
+    """Return files, settings, findings and their number. verbose: also sources and rules without findings."""
     files: list[tuple[str, Inline]] = [
         (f"read as {file.dialect}", Span(file.path, "name")) for file in report.files
     ]

@@ -70,7 +70,7 @@ class ModuleComparison:
 
     @property
     def label(self) -> str:
-        """The name; with the expert's number where one tensor stacks several."""
+        """The name, followed by the expert's number if one tensor stacks several."""
         return self.name if self.expert is None else f"{self.name}[{self.expert}]"
 
 
@@ -112,8 +112,8 @@ class ComparisonReport(Report):
     n_only_b: int
     n_shapes_differ: int
     relative_difference: Float12 | None
-    """√(Σ‖ΔW_a − ΔW_b‖²/Σ‖ΔW_a‖²) over all modules; one that a side lacks, or has in another
-    shape, counts as 0 there."""
+    """√(Σ‖ΔW_a − ΔW_b‖²/Σ‖ΔW_a‖²) over all modules; a module that is missing on one side, or has a different
+    shape there, counts as 0."""
     cosine: Float12 | None
     kept_energy: Float12 | None
     """Share of the energy of A inside B's column and row spaces, over all modules."""
@@ -177,7 +177,7 @@ def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
 
 
 def distance_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return the three figures over all modules; one that a side lacks, or has in another shape, counts as 0 there."""
+    """Return the three figures over all modules; modules that cannot be compared count as 0 on one side."""
     apart = report.n_only_a + report.n_only_b + report.n_shapes_differ
     over = "over all modules"
     if apart:
@@ -207,14 +207,14 @@ def independence_blocks(report: ComparisonReport, view: View) -> list[Block]:
 
 
 def _ranks(modules: Sequence[ModuleComparison]) -> str:
-    """`8`, `8 : 1–2` for A and B, `8 : –` where one lacks them."""
+    """Return `8`, `8 : 1–2` for A and B, `8 : –` if one of them lacks the modules."""
     ranks_a = number_range(module.r_a for module in modules if module.r_a is not None)
     ranks_b = number_range(module.r_b for module in modules if module.r_b is not None)
     return ranks_a if ranks_a == ranks_b else f"{ranks_a} : {ranks_b}"
 
 
 def _why_apart(modules: Sequence[ModuleComparison]) -> str:
-    """`only in A`; `shapes differ (64 × 48 : 64 × 96)`, those of ΔW in A and in B."""
+    """Return `only in A`, or `shapes differ (64 × 48 : 64 × 96)` with those of ΔW in A and in B."""
     (module,) = modules
     why = PRESENCE[module.presence]
     if module.presence != "shapes-differ" or not (module.shape_a and module.shape_b):

@@ -29,32 +29,32 @@ class ConversionReport(Report):
     schema_: Literal["gradience.conversion/1"] = Field(default="gradience.conversion/1", alias="schema")
     source_path: str
     source_format: str
-    """What the format is called, such as `PEFT LoRA`."""
+    """Name of the source format, such as `PEFT LoRA`."""
     source_sha256: str
     source: HubSource | None = None
-    """Where on the hub it was read; null for one on the disk."""
+    """Hub repository and revision; null for an adapter on disk."""
     pickle: bool
-    """The weights were read from a pickle, in a process of its own."""
+    """True if the weights were read from a pickle, in a separate process."""
     output_path: str
     output_sha256: str
     to: str
-    """The format that was written."""
+    """Name of the output format."""
     modules: int
     lora_params: int
     bytes: int
-    """Size of the weights that were written."""
+    """Size of the written weights, in bytes."""
     tensors: int
     renamed: int
-    """Tensors that have another name than they had."""
+    """Number of renamed tensors."""
     left_out: tuple[TensorNote, ...]
-    """Tensors that were not written: copies, and those of other adapters in the same file."""
+    """Tensors that were not written: copies, and tensors of other adapters in the same file."""
     carried_files: tuple[str, ...]
     left_out_files: tuple[str, ...]
-    """Files and folders beside the weights that were not copied: pickles, reports, what is hidden."""
+    """Files and folders beside the weights that were not copied: pickles, reports, hidden files."""
     run: RunInfo
 
     def blocks(self) -> Document:
-        """Return what was made of which adapter, what has another name, and what was left out."""
+        """Return source and result, and the renamed and omitted tensors."""
         digests = f"sha256 {self.output_sha256[:12]} from {self.source_sha256[:12]}"
         facts: list[tuple[str, Inline]] = [
             ("modules", f"{count(self.modules)}, {count(self.lora_params)} LoRA parameters"),

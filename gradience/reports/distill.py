@@ -30,27 +30,27 @@ Kind = Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class DistillCheck:
-    """One look at the rows that decide when to stop."""
+    """One check on the rows that decide when to stop."""
 
     step: int
-    """Steps taken before; 0 is the adapter as it was given."""
+    """Training steps before the check; 0 is the adapter as given."""
     kl: Float12
     """KL(teacher ‖ adapter) per scored token, in nats."""
 
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class HeldOutRow:
-    """One row that was held out: KL(teacher ‖ adapter) over all its scored tokens, in nats."""
+    """One held-out row: KL(teacher ‖ adapter) over all its scored tokens, in nats."""
 
     id: str
-    """Digest of what the row says."""
+    """Digest of the row's content."""
     tokens: int
     before: Float12
     after: Float12
 
 
 class MeanKl(Part):
-    """KL per scored token in nats over rows that were neither trained on nor looked at, with a 95 % interval."""
+    """KL per scored token in nats, over rows not used for training or stopping, with a 95 % interval."""
 
     kl: Float12
     low: Float12
@@ -58,7 +58,7 @@ class MeanKl(Part):
 
 
 class DistillReport(Report):
-    """How far a smaller adapter was from its original before and after distillation. Lies beside the distilled adapter.
+    """Distance of a smaller adapter from its original, before and after distillation.
 
     >>> report = DistillReport.read("distill_report.json")
     >>> report.improved, report.best_step <= report.steps
@@ -72,15 +72,15 @@ class DistillReport(Report):
     schema_: Literal["gradience.distill/1"] = Field(default="gradience.distill/1", alias="schema")
     adapter_path: str
     adapter_sha256: str
-    """Of the weights of the smaller adapter, as it was given."""
+    """sha256 of the weights of the smaller adapter as given."""
     teacher_path: str
     teacher_sha256: str
     output_path: str
     output_sha256: str
-    """Of the weights that were written; `adapter_sha256` where nothing improved."""
+    """sha256 of the written weights; equal to `adapter_sha256` if nothing improved."""
     base: str
     base_sha256: str
-    """Over name, shape, type and some values of each parameter."""
+    """sha256 over name, shape, type and some values of each parameter."""
     quantization: str | None
     dtype: str
     device: str
@@ -89,45 +89,46 @@ class DistillReport(Report):
     prompts_sha256: str
     rows: int
     duplicates: int
-    """Rows of the file that repeat another one and were left out."""
+    """Duplicate rows of the file, which were left out."""
     training_rows: int
     stopping_rows: int
     """Rows that decide which step is kept; never trained on."""
     held_out_rows: int
-    """Rows that before and after are measured on; never trained on, and no step is chosen by them."""
+    """Rows on which before and after are measured; used neither for training nor to choose a step."""
     scored_tokens: int
-    """Of the rows held out; one per row for a classifier."""
+    """Scored tokens of the held-out rows; one per row for a classifier."""
     given_completions: int
     sampled_completions: int
-    """Rows without a completion, for which the teacher wrote one. Both are 0 for a classifier."""
+    """Rows without a completion, for which the teacher wrote one. Like `given_completions`, 0 for a classifier."""
     completion_tokens: int | None
     truncated: int
-    """Rows that were too long and lost the beginning of their prompt; its end, if it goes into an encoder."""
+    """Rows that were too long and lost the beginning of their prompt, or its end for an encoder."""
     seed: int
     batch_size: int
     max_length: int | None
     lr: float
     planned_steps: int
     steps: int
-    """Taken; fewer than planned where several checks in a row found nothing better."""
+    """Training steps taken; fewer than planned if several checks in a row found no improvement."""
     best_step: int
-    """Whose factors were written; 0 where nothing improved."""
+    """Step whose factors were written; 0 if nothing improved."""
     improved: bool
-    """By the rows that decide; if not, what was written is the adapter that was given."""
+    """True if KL improved on the stopping rows; if false, the adapter was written as given."""
     teacher_params: int
     trained_params: int
-    """The LoRA factors of the smaller adapter. A head, biases and magnitudes stay as they were."""
+    """Trained parameters: the LoRA factors of the smaller adapter. Heads, biases and magnitudes are unchanged."""
     before: MeanKl
     after: MeanKl
-    """Of the adapter as it was written, in its own storage type."""
+    """KL of the written adapter, in its own storage type."""
     change: MeanKl
-    """After − before, paired over rows. Student's interval is wide where a few rows decide; `p_closer` tests it."""
+    """After − before, paired over rows. Student's interval is wide if a few rows decide; `p_closer` is the test."""
     p_closer: Float12 | None = None
-    """One-sided p-value of a paired permutation test: how often a mean change at least as low comes from exchanging
-    before and after at random in each row. Above 0.975 it is farther. Null in older files, and if nothing improved."""
+    """One-sided p-value of a paired permutation test: the share of random exchanges of before and after
+    within rows that give a mean change at least as low. Above 0.975 the adapter is farther away. Null in
+    older files, and if nothing improved."""
     checks: tuple[DistillCheck, ...]
     by_row: tuple[HeldOutRow, ...]
-    """What before, after and change are made of."""
+    """KL of each held-out row, from which before, after and change are computed."""
     carried_files: tuple[str, ...]
     left_out_files: tuple[str, ...]
     notes: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
@@ -135,7 +136,7 @@ class DistillReport(Report):
     run: RunInfo
 
     def blocks(self) -> Document:
-        """Return what was trained on what, KL before and after, and what the early stop saw."""
+        """Return the data and settings of the training, KL before and after, and the checks for early stopping."""
         distances: list[list[Inline]] = [
             [name, number(mean.kl), f"{number(mean.low)} … {number(mean.high)}"]
             for name, mean, number in (
@@ -177,7 +178,7 @@ class DistillReport(Report):
 
 
 class DistillForecast(Readable):
-    """What a distillation would do and need; the base is not loaded."""
+    """Steps and requirements of a distillation; the base is not loaded."""
 
     schema_: Literal["gradience.distill_forecast/1"] = Field(
         default="gradience.distill_forecast/1", alias="schema"
@@ -192,25 +193,27 @@ class DistillForecast(Readable):
     stopping_rows: int
     held_out_rows: int
     sampled_completions: int
-    """Rows for which the teacher would write a completion."""
+    """Rows without a completion, for which the teacher would write one."""
     longest: int
-    """Tokens of the longest row."""
+    """Length of the longest row, in tokens."""
     batch_size: int
     steps: int
     forward_examples: int
-    """Forward passes of an example, if all steps are taken: original and smaller adapter count apart."""
+    """Forward passes of single examples, if all steps are taken; passes of the original and of the smaller
+    adapter count separately."""
     backward_examples: int
     teacher_params: int
     trained_params: int
     process_bytes: int
-    """Python and the libraries; 0 for a GPU."""
+    """Memory of Python and the libraries; 0 for a GPU."""
     weights_bytes: int
-    """Weights of the base."""
+    """Memory of the base's weights."""
     held_bytes: int
-    """Factors of both adapters, gradients, the optimiser's moments and the best factors so far, beside the base."""
+    """Memory of both adapters' factors, gradients, the optimizer's moments and the best factors so far, in
+    addition to the base."""
 
     def blocks(self) -> Document:
-        """Return what `gradience distill --dry-run` prints."""
+        """Return the text of `gradience distill --dry-run`."""
         memory = {
             "base": self.weights_bytes,
             "adapters and optimizer": self.held_bytes,
@@ -242,9 +245,9 @@ class DistillForecast(Readable):
 
 
 LEVEL = 0.025
-"""One-sided level at which distillation is said to bring an adapter closer, or farther away."""
+"""One-sided level at which an adapter is reported as closer, or farther away."""
 FEW = 30
-"""Rows held out below which it is said that they are few."""
+"""Number of held-out rows below which they are reported as few."""
 
 
 def _answer(report: DistillReport) -> str:

@@ -42,11 +42,11 @@ class RenderedExample(Part):
 
     id: str
     prompt: str
-    """With the tokenizer's special tokens where it is on this machine; for texts to label the text."""
+    """The prompt, with the tokenizer's special tokens if it is on this machine; for classification the text."""
     response: str
-    """What the loss is on, the end token included; for texts to label the label's name."""
+    """The part that the loss is computed on, including the end token; for classification the label's name."""
     tokens: int | None
-    """Of both; null where the tokenizer is not on this machine."""
+    """Tokens of prompt and response; null if the tokenizer is not on this machine."""
 
 
 class ScoredExample(Part):
@@ -54,11 +54,12 @@ class ScoredExample(Part):
 
     id: str
     prompt: str
-    """As of `RenderedExample`."""
+    """The prompt, as in `RenderedExample`."""
     response: str | None = None
-    """The gold response as the model sees it, the end token included (of choices the correct one); null for labels."""
+    """The gold response as the model sees it, including the end token (for choices, the correct one); null
+    for labels."""
     scored: str
-    """The gold answer, the name of the label, or the choices, the correct one marked with `*`."""
+    """The gold answer, the name of the label, or the choices, with the correct one marked by `*`."""
     extracted: str | None = None
     """Answer that the scorer extracts from the gold response; null if it extracts nothing."""
     correct: bool | None = None
@@ -77,13 +78,13 @@ class CostEstimate(Part):
     trained_bytes: int
     """The trained parameters with gradients and Adam's moments, in float32."""
     activation_bytes: int
-    """What one batch keeps for its gradients."""
+    """Activations kept for the gradients of one batch."""
     evaluation_bytes: int = 0
-    """What an evaluation keeps beside the base: keys and values of a batch with its largest tensor, or its logits."""
+    """Memory of an evaluation in addition to the base: KV cache of a batch with its largest tensor, or its logits."""
     tokens_per_training: int
-    """Padding included."""
+    """Tokens of one training run, padding included."""
     process_bytes: int = 0
-    """Python, PyTorch and their libraries, as measured in the process that made the forecast; 0 on a GPU."""
+    """Python, PyTorch and their libraries, measured in the process that made the forecast; 0 on a GPU."""
 
 
 class BenchForecast(Report):
@@ -105,28 +106,29 @@ class BenchForecast(Report):
     task: str
     seeds: tuple[int, ...]
     checks: tuple[Check, ...]
-    """What was looked at before the run. What does not exist is an error, not a check."""
+    """Checks of the inputs before the run. A missing input is an error, not a check."""
     example: RenderedExample | None
-    """Null where the data are not on this machine, or the task is code of the user's own."""
+    """Null if the data are not on this machine, or the task is user-defined code."""
     scored: tuple[ScoredExample, ...] = ()
-    """The first three of the examples that decide; empty where `example` is null."""
+    """The first three of the examples that decide; empty if `example` is null."""
     scored_by: str = ""
-    """Which of the task's ways of scoring the config chooses; empty where the task has one."""
+    """Scorer that the config chooses; empty if the task has only one."""
     stages: tuple[str, ...]
-    """Of each seed, in order."""
+    """Stages of each seed, in order."""
     trainings: int
-    """For a seed, the probe's among them, if no two variants come to the same."""
+    """Training runs per seed, including the probe's, if no two variants coincide."""
     evaluations: int
     examples: int | None
-    """Examples that decide; null where only the data can tell."""
+    """Number of examples that decide; null if it is known only after loading the data."""
     gate: str
     """Accuracy that the probe must reach."""
     policy: Policy
     cost: CostEstimate | None
     """Null if the shape of the model or the number of steps is unknown."""
     scenarios: tuple[Scenario, ...] = ()
-    """What its examples and seeds can show of plausible variants; empty where only the data can tell how many examples
-    decide, and of a smoke run. `gradience bench power --config` says more."""
+    """Power of the planned examples and seeds for plausible variants; empty if the number of deciding
+    examples is known only after loading the data, and for a smoke run. `gradience bench power --config` has
+    more."""
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
     """Keys of the config that were read under another name or have no effect."""
@@ -174,11 +176,11 @@ class BenchForecast(Report):
 SHOWN = 400
 """Characters of an example's prompt or response that are shown, from its beginning and its end."""
 WANTED = 0.8
-"""The chance at which margins are shown."""
+"""Power at which margins are shown."""
 
 
 def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
-    """Model, task, seeds, gate, trainings; and what they take."""
+    """Return model, task, seeds, gate, training runs, and the resources that they need."""
     facts: list[tuple[str, Inline]] = [
         ("model", Span(forecast.model, "name")),
         ("task", Span(forecast.task, "name")),
@@ -243,7 +245,7 @@ def scored_facts(examples: Sequence[ScoredExample], scored_by: str) -> list[tupl
 
 
 def _quoted(text: str) -> str:
-    r"""On one line: line breaks as `\n`."""
+    r"""Return the text on one line: line breaks as `\n`."""
     half = SHOWN // 2
     cut = text if len(text) <= SHOWN else f"{text[:half]}…{text[-half:]}"
     return json.dumps(cut, ensure_ascii=False)

@@ -13,11 +13,11 @@ from gradience.reports.base.numbers import count, percent
 
 
 def lora_config_source(report: AuditReport) -> str | None:
-    """Python source that makes the suggested LoraConfig; None where no suggestion may be made.
+    """Return Python source that makes the suggested LoraConfig; None if nothing may be suggested.
 
     `target_modules` names every module in full, so that the config applies to exactly the modules of the adapter;
-    saved modules, biases, dropout and what else was set is said again. Names are written as ASCII literals: nothing
-    in them can leave its string.
+    saved modules, biases, dropout and all other settings are repeated. Names are written as ASCII literals, which they
+    cannot break out of.
     """
     plan = report.suggestions
     if plan is None:
@@ -70,7 +70,7 @@ def _saving(report: AuditReport) -> str:
 
 
 def _settings(report: AuditReport) -> dict[str, Setting]:
-    """Without the targets, which are named in full, and the heads that PEFT saves because of the task."""
+    """Return the settings without targets, which are named in full, and heads that PEFT saves for the task."""
     heads = HEADS_OF_TASK.get(report.adapter.task_type or "", ())
     settings = dict(report.adapter.settings)
     settings.pop("target_parameters", None)
@@ -80,7 +80,7 @@ def _settings(report: AuditReport) -> dict[str, Setting]:
 
 
 def _source(value: Any) -> str:
-    """A value of JSON as Python source in which every text is a literal."""
+    """Return a JSON value as Python source in which every text is a literal."""
     if isinstance(value, str):
         return _literal(value)
     if isinstance(value, list):
@@ -99,6 +99,6 @@ def _dict(name: str, items: Mapping[str, int | float]) -> list[str]:
 
 
 def _literal(text: str) -> str:
-    """An ASCII string literal of Python, in double quotes where that needs no further escape."""
+    """Return an ASCII string literal of Python, in double quotes if that needs no further escape."""
     literal = ascii(text)
     return f'"{literal[1:-1]}"' if literal[0] == "'" and '"' not in literal else literal

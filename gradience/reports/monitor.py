@@ -127,7 +127,7 @@ class Rewards(Part):
     reward: Curve
     """Mean reward of completions."""
     reward_std: Curve
-    """Standard deviation of rewards, as the trainer counts it."""
+    """Standard deviation of rewards, as the trainer computes it."""
     zero_std: Curve
     """Share of groups whose completions all got the same reward."""
     kl: Curve
@@ -135,7 +135,7 @@ class Rewards(Part):
     sequence_kl: Curve
     """Distance from the reference model, nats per completion (`objective/kl`)."""
     entropy: Curve
-    """Of the policy, as the trainer counts it (GRPO: nats per token)."""
+    """Entropy of the policy, as the trainer computes it (GRPO: nats per token)."""
     length: Curve
     """Mean length of completions, tokens."""
     clipped: Curve
@@ -169,9 +169,9 @@ class LayerUse(Part):
     """Use of rank in one transformer layer, over the measurements."""
 
     layer: str
-    """Its path, such as `model.layers.11`."""
+    """Path of the layer, such as `model.layers.11`."""
     stable_rank_median: tuple[Float12 | None, ...]
-    """Of its modules at each of the points; null where none was measured."""
+    """Median stable rank of the layer's modules at each of the points; null if none was measured."""
 
 
 class RankUse(Part):
@@ -283,7 +283,7 @@ class MonitorReport(Report):
     runs: tuple[RunReport, ...]
 
     def blocks(self) -> Document:
-        """Return all runs, before them a table that compares several."""
+        """Return all runs, preceded by a table if there are several."""
         return monitor_blocks(self)
 
     def to_text(self, *, width: int | None = None, color: bool = False, verbose: bool = False) -> str:
@@ -332,7 +332,7 @@ RANK_SERIES = {
 
 
 def monitor_blocks(report: MonitorReport, *, verbose: bool = False, chart_columns: int = 98) -> Document:
-    """Return all runs, before them a table that compares several.
+    """Return all runs, preceded by a table if there are several.
 
     verbose: gradient norm, learning rate, families, evidence and sources too. chart_columns: of the largest chart.
     """
@@ -383,7 +383,7 @@ def _title(run: RunReport) -> list[Block]:
 
 
 def setup_sentence(run: RunReport) -> str:
-    """Return model, rank and α, parameters, learning rate, batch and precision, as far as the file says."""
+    """Return model, rank and α, parameters, learning rate, batch and precision, as far as the file has them."""
     setup = run.setup
     parts = [name for name in (setup.model, setup.trainer) if name and name != "Trainer"]
     parts += [setup.quantization] if setup.quantization else []
@@ -476,7 +476,7 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
 
 
 def _logged(run: RunReport, gap_threshold: float, columns: int, *, verbose: bool) -> list[Block]:
-    """Loss, or rewards in reinforcement learning, and the evaluations of each split. columns: of a chart."""
+    """Return loss or (in reinforcement learning) rewards, and each split's evaluations. columns: chart width."""
     blocks: list[Block] = []
     rewards = run.rewards
     if rewards is not None:  # the loss only on request, because it is no measure of progress
@@ -508,7 +508,7 @@ def _means(curve: Curve) -> list[float]:
 
 
 def _chart(title: str, curve: Curve, words: str, columns: int) -> list[Block]:
-    """A heading with the curve in words, and the curve drawn where there is one."""
+    """Return a heading with a summary of the curve, and the drawn curve if it has points."""
     heading = Heading(title, aside=words)
     if not curve.points:
         return [heading]
@@ -528,7 +528,7 @@ def _nonfinite(curve: Curve) -> str:
 
 
 def _series(rows: Iterable[tuple[str, list[float], str]], width: int = SPARK) -> list[Block]:
-    """A row for each series: its name, a small chart, and its figures; nothing where nothing was logged."""
+    """Return one row per series: its name, a small chart, and its figures; empty if nothing was logged."""
     cells: list[list[Inline]] = [
         [label, sparkline(values, width), words] for label, values, words in rows if values
     ]
@@ -560,7 +560,7 @@ def _evaluation(name: str, split: SplitReport, gap_threshold: float | None, *, v
 
 
 def _evaluation_table(points: Mapping[str, EvaluationPoint], split: SplitReport) -> Table:
-    """Best and last evaluation: step, loss, perplexity where the loss is one, and the known metrics."""
+    """Return best and last evaluation: step, loss, perplexity if the loss allows one, and the known metrics."""
     metrics = [key for key in SHOWN if any(key in point.metrics for point in points.values())][:2]
     perplexity = any(point.perplexity is not None for point in points.values())
     titles = ["step", "loss", *(["perplexity"] if perplexity else []), *metrics]
@@ -574,7 +574,7 @@ def _evaluation_table(points: Mapping[str, EvaluationPoint], split: SplitReport)
 
 
 def _rank_use(use: RankUse, *, verbose: bool) -> list[Block]:
-    """The live spectra over the steps; verbose: the last ones by family of modules."""
+    """Return the live spectra over the steps; verbose: also the last ones by family of modules."""
     rank = f", rank {use.max_rank}" if use.max_rank else ""
     extra = f", {use.unmeasured} more not measured" if use.unmeasured else ""
     rows = []
@@ -619,7 +619,7 @@ def _rank_use(use: RankUse, *, verbose: bool) -> list[Block]:
 
 
 def _audits(run: RunReport) -> list[Block]:
-    """A line for each audit that was appended to the log."""
+    """Return one line for each audit that was appended to the log."""
     facts: list[tuple[str, Inline]] = []
     for audit in run.audits:
         suggested = audit.get("suggested_r_global_90")

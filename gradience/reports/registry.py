@@ -1,4 +1,4 @@
-"""Every artifact that has a schema, by the name in it: `audit` is `gradience.audit/2`. A new one is a line here."""
+"""Every artifact with a schema, by short name: `audit` is `gradience.audit/2`. Add new artifacts here."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ARTIFACTS = {
     "training": "gradience.reports.training:TrainingReport",
     "stage": "gradience.reports.stage:StageManifest",
 }
-"""Name -> where its model lives."""
+"""Name -> import path of the model."""
 
 
 def model_of(name: str) -> type[Artifact]:
@@ -53,7 +53,7 @@ def model_of(name: str) -> type[Artifact]:
 
 
 def reports() -> dict[str, type[Report]]:
-    """Return every report by the name of its class. Importing them all takes 0.3 s: for lists, not for a verb."""
+    """Return every report by class name. Importing all takes 0.3 s: use it for lists, not in single commands."""
     from gradience.reports.base.report import Report
 
     models = map(model_of, ARTIFACTS)

@@ -1,4 +1,4 @@
-"""`manifest.json`: the last file of a finished stage of Bench, and so the proof that it is finished."""
+"""`manifest.json`: the last file of a finished stage of Bench, and therefore the proof that the stage is finished."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class StageFile(Part):
     sha256: str
     bytes: int
     mtime_ns: int | None = None
-    """When it was last changed, in nanoseconds: as long as that and the size are the same, it is not hashed again."""
+    """Modification time in nanoseconds: the file is not hashed again while this time and its size are unchanged."""
 
 
 class StageManifest(Artifact):
-    """What a stage was made from, and what it made."""
+    """Inputs and outputs of a stage."""
 
     schema_: Literal["gradience.stage/1"] = Field(default="gradience.stage/1", alias="schema")
     stage: str
     key: str
     """sha256 over the stage's name, its version and everything that it depends on."""
     plan_digest: str | None = None
-    """Of plan.json, which was written before the first stage; null outside a planned run."""
+    """SHA-256 of plan.json, written before the first stage; null outside a planned run."""
     files: dict[PlainName, StageFile]
-    """Path inside the stage's folder -> what it holds."""
+    """Path inside the stage's folder -> size and digest."""
     seconds: Float12
-    """Of the process that finished it; what an interrupted one had done before is not in it."""
+    """Seconds of the process that finished the stage, excluding earlier interrupted processes."""
     peak_memory_bytes: int | None
-    """On a GPU, what torch had allocated there at most during the stage; on a CPU, the largest resident size of the
-    process during it. Null where the system cannot tell one stage from the process so far."""
+    """Peak memory during the stage: on a GPU, as allocated by torch; on a CPU, the resident size of the
+    process. Null if the system cannot separate one stage from the process so far."""

@@ -1,4 +1,4 @@
-"""`training.json`: what one adapter was trained on, with what, from which start, and how it ended."""
+"""`training.json`: examples, settings, starting point and result of one training run."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from gradience.files.artifact import Artifact, Float12, Part
 from gradience.reports.base.run import RunInfo
 
 REPORT, ADAPTER = "training.json", "adapter"
-"""Names in the folder of a training."""
+"""Names of the report and of the adapter's folder in the folder of a training run."""
 
 
 class TrainedExamples(Part):
-    """The examples that were trained."""
+    """The examples used for training."""
 
     task: str
     n: int
     sha256: str
-    """Over identities, texts and answers, in the task's order (not in the order of training)."""
+    """sha256 over identities, texts and answers, in the task's order (not in the order of training)."""
     truncated: int
-    """Texts that were cut at `max_length` tokens (classification)."""
+    """Texts truncated to `max_length` tokens (classification)."""
     left_out: int
-    """Prompts that were left out, because with their answer they are longer than `max_length` tokens."""
+    """Prompts left out because they are longer than `max_length` tokens with their answer."""
     tokens: int
     """Tokens of one pass over the examples, without padding."""
 
 
 class Start(Part):
-    """Where training started. Two runs with an equal start and an equal recipe are one run."""
+    """Starting point of a training run. Two runs with the same start and the same recipe are one run."""
 
     seed: int
     streams: dict[str, int]
     """The seed of each random stream, derived from `seed`."""
     initial_adapter_sha256: str
-    """Over names and bytes of everything trainable before the first step."""
+    """sha256 over names and bytes of everything trainable before the first step."""
     first_batch_sha256: str
-    """Over token ids and labels of the first batch that reached the model."""
+    """sha256 over token ids and labels of the first batch that reached the model."""
 
 
 class Earlier(Part):
-    """Steps that were done elsewhere, before the training was taken up on another device or with other versions."""
+    """Steps done before the training run resumed on a different device, or with different threads or versions."""
 
     until_step: int
     device: str
@@ -50,7 +50,7 @@ class Earlier(Part):
 
 
 class TrainingReport(Artifact):
-    """One adapter, trained."""
+    """One training run and its adapter."""
 
     schema_: Literal["gradience.training/1"] = Field(default="gradience.training/1", alias="schema")
     base: str
@@ -62,12 +62,12 @@ class TrainingReport(Artifact):
     device: str
     processes: int
     sequences_per_step: int | None = None
-    """Examples of an optimizer step over all processes, as the Trainer counted them; checked against the recipe.
+    """Examples per optimizer step over all processes, as counted by the Trainer; checked against the recipe.
     Null in files of earlier versions."""
     threads: int
-    """Of torch, on a CPU: another number may give another adapter."""
+    """Number of torch threads, on a CPU: a different number may give a different adapter."""
     lora: dict[str, Any]
-    """The arguments of PEFT's LoraConfig."""
+    """Arguments of PEFT's LoraConfig."""
     recipe: dict[str, Any]
     trained: Literal["lora", "head"]
     """`head`: the LoRA stayed at B = 0 and only the head was trained (the control)."""
@@ -76,22 +76,22 @@ class TrainingReport(Artifact):
     steps: int
     planned_steps: int
     loss: Float12 | None
-    """Mean over the steps since the last multiple of `logging_steps`; null where it was not a finite number."""
+    """Mean over the steps since the last multiple of `logging_steps`; null if it was not finite."""
     diverged: bool
-    """The loss was not a finite number, and training was stopped there."""
+    """True if the loss was not finite, which stopped the training run."""
     resumed_from: list[int]
-    """Steps at which the training was taken up again."""
+    """Steps at which the training run resumed."""
     earlier: list[Earlier] = Field(default_factory=list)
-    """Where the first steps were done, when that was on another device or with other threads or versions."""
+    """The first steps, if they were done on a different device or with different threads or versions."""
     lora_params: int
     other_params: int
-    """Trained parameters that are no LoRA factors: a classifier's head, for example."""
+    """Trained parameters other than LoRA factors, such as a classifier's head."""
     adapter_sha256: str
-    """Of adapter_model.safetensors."""
+    """sha256 of adapter_model.safetensors."""
     versions: dict[str, str]
     seconds: Float12
-    """In the trainings steps of this process; what an interrupted process had done is not in it."""
+    """Duration of the training steps in this process, excluding interrupted processes."""
     peak_memory_bytes: int | None
-    """During this training: on a GPU, what torch had allocated there at most; on a CPU, the largest resident size of
-    the process. Null where the system cannot tell it from the process so far."""
+    """Peak memory during this training run: on a GPU, as allocated by torch; on a CPU, the resident size of
+    the process. Null if the system cannot separate it from the process so far."""
     run: RunInfo

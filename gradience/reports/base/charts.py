@@ -59,8 +59,7 @@ def area(values: Sequence[float], first: int, last: int, *, width: int, height: 
 
 
 def _end_labels(low: float, high: float) -> tuple[str, str]:
-    """Labels of the highest and lowest values, with enough digits to distinguish them; one digit if they are
-    equal."""
+    """Labels of the highest and lowest values, with enough digits to distinguish them; one digit if they are equal."""
     for digits in range(3, 7):
         if sig(high, digits) != sig(low, digits):
             return sig(high, digits), sig(low, digits)

@@ -57,8 +57,7 @@ class LikelihoodEvidence(Part):
     nll: Float12
     """Negative log-likelihood per token."""
     delta: Float12 | None = None
-    """ΔNLL: candidate − reference; above 0, the reference finds the responses likelier. Null for the
-    reference."""
+    """ΔNLL: candidate − reference; above 0, the reference finds the responses likelier. Null for the reference."""
     low: Float12 | None = None
     """Lower end of Student's 95 % interval of ΔNLL; null for a single example."""
     high: Float12 | None = None
@@ -70,8 +69,7 @@ class LikelihoodEvidence(Part):
     def of(
         cls, reference: Sequence[float], tokens: Sequence[int], candidate: Sequence[float] | None = None
     ) -> Self:
-        """Return the evidence from log-likelihoods of the same examples; without `candidate`, only the
-        reference's."""
+        """Return the evidence from log-likelihoods of the same examples; without `candidate`, only the reference's."""
         from statistics import stdev
 
         from gradience.statistics.paired import mean_difference
@@ -143,8 +141,7 @@ class PooledEvidence(Part):
     discordance: Float12 | None
     """Share of pairs in which exactly one of the two is correct; null unless scores are 0/1."""
     run_spread: Float12 | None
-    """τ: standard deviation of a run's true difference, excluding the choice of examples. Null for one
-    run."""
+    """τ: standard deviation of a run's true difference, excluding the choice of examples. Null for one run."""
     bootstrap_low: Float12 | None = None
     """A cross-check of `these_runs.low`: examples resampled 10,000 times, with a fixed seed."""
 
@@ -300,8 +297,7 @@ class Ladder(Part):
     planned_bound: LadderBound
     """The bound named in the plan."""
     bound: LadderBound
-    """The bound that was tested: `these-runs` below three seeds, which give no evidence about other training
-    runs."""
+    """The bound that was tested: `these-runs` below three seeds, which give no evidence about other training runs."""
     margin: Share
     steps: tuple[Step, ...]
     smallest_safe: str | None

@@ -84,8 +84,7 @@ def single(
 
 
 def short_labels(kinds: Sequence[str]) -> dict[str, str]:
-    """Return the shortest endings of dotted names that still differ: `q_proj`, or `attn.c_proj` beside
-    `mlp.c_proj`."""
+    """Return the shortest endings of dotted names that still differ: `q_proj`, or `attn.c_proj` beside `mlp.c_proj`."""
     labels = {}
     for kind in kinds:
         parts = kind.split(".")

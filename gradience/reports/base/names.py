@@ -1,5 +1,4 @@
-r"""Names of files, modules and tensors come from untrusted sources: here they become safe to show, for every
-output.
+r"""Names of files, modules and tensors come from untrusted sources: here they become safe to show, for every output.
 
 A name may hold terminal escapes, C1 controls, bidirectional overrides, newlines, markup or HTML. First every
 character that is not plainly visible is written out (`\x1b`, `\u202e`), then the sink adds its own escape.
@@ -45,8 +44,7 @@ def display_sentence(text: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Return text for a Markdown paragraph or table cell: nothing in it is markup, HTML, a link or a cell
-    border.
+    """Return text for a Markdown paragraph or table cell: nothing in it is markup, HTML, a link or a cell border.
 
     Character references never count as structure in CommonMark, not even in a table, so they are used for
     all that could; only the harmless underscore gets a backslash, to keep the source readable.
@@ -87,8 +85,7 @@ def cells(text: str) -> int:
 
 
 def fit(text: str, width: int) -> str:
-    """Return `text` in at most `width` columns, cut at the front if it is too long: names differ at their
-    ends."""
+    """Return `text` in at most `width` columns, cut at the front if it is too long: names differ at their ends."""
     if cells(text) <= width:
         return text
     used, start = 1, len(text)
@@ -99,8 +96,7 @@ def fit(text: str, width: int) -> str:
 
 
 KEPT_IN_FRONT = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-"""Numbers of characters that may be kept at the front of a name: few tries, because there may be 50,000
-names."""
+"""Numbers of characters that may be kept at the front of a name: few tries, because there may be 50,000 names."""
 
 
 def fit_names(names: Sequence[str], width: int) -> list[str]:
@@ -125,8 +121,7 @@ def fit_names(names: Sequence[str], width: int) -> list[str]:
 
 
 def _cut(name: str, width: int, skip: int, head: int) -> str:
-    """Return `name` without `skip` characters of its front and without its middle: `head` characters, then as
-    much of its end as fits."""
+    """Return `head` characters of `name` after the first `skip`, then as much of its end as fits."""
     if cells(name) <= width:
         return name
     front = "…" * bool(skip) + name[skip : skip + head]

@@ -1,5 +1,4 @@
-"""A report in a notebook: its first sections and its most informative plot. `to_markdown()` has the whole
-report."""
+"""A report in a notebook: its first sections and its most informative plot. `to_markdown()` has the whole report."""
 
 from __future__ import annotations
 
@@ -21,8 +20,7 @@ IN_A_CELL = 760
 
 
 def to_notebook(report: Report) -> str:
-    """Return the sections up to the first table, and a plot if the report has one and matplotlib is
-    installed."""
+    """Return the sections up to the first table, and a plot if the report has one and matplotlib is installed."""
     blocks, left = _first(report.blocks())
     plot = next(iter(plots_of(report).values()), None)
     more = f"<p>More in <code>to_markdown()</code>: {html_text(' · '.join(left))}</p>" if left else ""

@@ -38,24 +38,21 @@ def bound(value: float) -> str:
 
 
 def trimmed(value: float | None) -> str:
-    """Return a number without trailing zeros: 23.7, 16, 0.25, never 16.0; 1023.5, because a rank is not
-    rounded."""
+    """Return a number without trailing zeros: 23.7, 16, 0.25, never 16.0; 1023.5, because a rank is not rounded."""
     if value is None:
         return MISSING
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}".removesuffix(".0")
 
 
 def plain(value: float | None) -> str:
-    """Return a value of unknown kind: whole numbers unchanged (20, 1,500), anything else with three
-    digits."""
+    """Return a value of unknown kind: whole numbers unchanged (20, 1,500), anything else with three digits."""
     if value is None or not float(value).is_integer() or abs(value) >= 1e6:
         return sig(value)
     return count(int(value))
 
 
 def digits_for(relative_error: float) -> int:
-    """Return the significant digits that an error of this size leaves: 7e-5 -> 3, 2e-3 -> 2; at least one, at
-    most DIGITS."""
+    """Return the digits that are reliable at a relative error: 7e-5 -> 3, 2e-3 -> 2; at least 1, at most DIGITS."""
     if relative_error <= 0:
         return DIGITS
     return max(1, min(DIGITS, math.floor(-math.log10(relative_error))))

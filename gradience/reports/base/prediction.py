@@ -34,8 +34,7 @@ class Prediction(Part):
 
     kl: Float12
     standard_error: Float12
-    """Standard error over rows. Use the interval from `low` to `high`: few rows with a large effect decide
-    the mean."""
+    """Standard error over rows. Use the interval from `low` to `high`: few rows with a large effect decide the mean."""
     low: Float12 | None = None
     high: Float12 | None = None
     """95 % interval over rows and random directions; it excludes errors of the second-order approximation.
@@ -52,8 +51,7 @@ class Prediction(Part):
 
     @property
     def uncertainty(self) -> float | None:
-        """Return half the width of the interval as a share of the prediction; None if it is unknown, or the
-        KL is 0."""
+        """Return half the width of the interval as a share of the prediction; None if it is unknown, or the KL is 0."""
         if self.low is None or self.high is None or not self.kl:
             return None
         return (self.high - self.low) / 2 / self.kl
@@ -147,7 +145,7 @@ def prediction_blocks(
 ) -> list[Block]:
     """Return the predicted divergence, the accuracy of earlier predictions, and predictions at other sizes.
 
-    withheld: why there is a calibration and no prediction.
+    withheld: reason why there is a calibration and no prediction.
     """
     heading = Heading("Predicted change of the output")
     if prediction is None:

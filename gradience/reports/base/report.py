@@ -1,8 +1,7 @@
-"""The base class of all reports: an artifact that people read as text, Markdown or HTML, as plots, or as a
-table of rows.
+"""The base class of all reports: artifacts shown as text, Markdown, HTML, plots or a table of rows.
 
-A report is one file of this folder's parent: its model, the blocks that a screen and a document are made of, and which
-plots it has. What draws them is imported when a report is drawn.
+A report is one file of this folder's parent: its model, the blocks of its screen and document, and its plots. The
+renderers are imported when a report is drawn.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ class PlotOf(NamedTuple):
     maker: str
     """`forest:forest_plot`: a module of `gradience.reports.plots`, and its function of the report."""
     sections: tuple[str, ...] = ()
-    """Beginnings of the titles of its section. If the report has no such section, the plot precedes the
-    first."""
+    """Beginnings of the titles of its section. If the report has no such section, the plot precedes the first."""
 
 
 Plots = Mapping[str, PlotOf]
@@ -56,8 +54,7 @@ class Readable(Artifact):
         return self.blocks()
 
     def to_text(self, *, width: int | None = None, color: bool = False) -> str:
-        """Return the text that the command line prints. width: columns of the terminal; None for a file or a
-        pipe."""
+        """Return the text that the command line prints. width: columns of the terminal; None for a file or a pipe."""
         return self.drawn(self.screen(), width, color)
 
     @staticmethod

@@ -30,8 +30,7 @@ class RunInfo(Part):
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """A stopwatch that starts when it is created. The wall clock is only a label; durations use the monotonic
-    clock."""
+    """A stopwatch that starts when it is created. The wall clock is only a label; durations use the monotonic clock."""
 
     command: str = ""
     started: datetime = field(default_factory=lambda: datetime.now(UTC))

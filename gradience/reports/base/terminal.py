@@ -82,8 +82,7 @@ def render(document: Document, *, width: int | None = None, color: bool = False)
 
 
 def _unbroken(block: Block) -> int:
-    """Return the columns needed to leave every word of a block of sentences unbroken: a path must survive a
-    copy from a file."""
+    """Return the width at which no word of a block of sentences is broken: paths must stay copyable in files."""
     before, texts = 0, list[Inline]()
     match block:
         case blocks.Heading():
@@ -128,10 +127,9 @@ def _lines(block: Block, room: int, text: int) -> list[Line]:
 
 
 def _safe(text: Inline, role: Role = "") -> Line:
-    """Return the pieces of `text`, with every character that is not plainly visible written out: the only
-    place where this is done.
+    """Return the pieces of `text` with every invisible character written out: the only place that does this.
 
-    role: of the pieces that have none.
+    role: the role of pieces without one.
     """
     return [
         Span(
@@ -153,8 +151,7 @@ _WORD = re.compile(r"\s*\S+\s*")
 
 
 def _wrapped(safe: Line, width: int) -> list[Line]:
-    """Return lines of at most `width` columns, broken between words; a longer word starts a line and is
-    broken."""
+    """Return lines of at most `width` columns, broken between words; a longer word starts a line and is broken."""
     if _width(safe) <= width:
         return [safe]
     text = _plain(safe)
@@ -216,8 +213,7 @@ def _beside(rows: Sequence[tuple[Line, Line]], text: int, gap: int) -> list[Line
 
 
 def _table(table: Table, room: int, text: int) -> list[Line]:
-    """Return the columns that fit, aligned, then the names of those left out. Figures are never broken or
-    cut."""
+    """Return the columns that fit, aligned, then the names of those left out. Figures are never broken or cut."""
     rows = [[_safe(cell) for cell in row] for row in table.rows]
     if any(column.title for column in table.columns):
         titles = [_safe(column.title) for column in table.columns]

@@ -65,7 +65,7 @@ class Part:
 
 
 def parts_of(sources: Sequence[Source], *, texts: bool) -> list[Part]:
-    """Return a part for each report and each run, before several of a kind one over all of them.
+    """Return one part per report and per run, with a summary part before several reports of one kind.
 
     texts: True to quote examples and answers.
     """
@@ -84,7 +84,7 @@ def parts_of(sources: Sequence[Source], *, texts: bool) -> list[Part]:
 
 
 def part_of(source: Source, *, texts: bool = True) -> Part:
-    """Return a report's sections in their order, each plot in the section that it belongs to."""
+    """Return a report's sections in order, each with its plots."""
     report = source.report if texts else source.report.without_texts()
     flips = [] if source.folder is None else flip_blocks(report, source.folder, texts=texts)
     part = _part([*report.blocks(), *flips])
@@ -109,7 +109,7 @@ def part_of(source: Source, *, texts: bool = True) -> Part:
 
 
 def _of_one_run(sources: Sequence[Source]) -> Iterator[Source]:
-    """Return the sources, where a report on several runs is one of each; runs of the same name have a number."""
+    """Return the sources, with a report on several runs split into single runs; runs of the same name are numbered."""
     monitored = [source.report for source in sources if isinstance(source.report, MonitorReport)]
     files = Counter(run.file for report in monitored for run in report.runs)
     number: Counter[str] = Counter()

@@ -1,8 +1,7 @@
-"""A page as one HTML file: the template, the policy that a browser holds it to, and the place where scripts come in.
+"""A page as one HTML file: the template, the browser's content policy, and the only place where scripts are inserted.
 
-Text of a stranger gets in by two ways, both escaped: as markup of `html.py`, which escapes every span, and through
-the template's autoescape. Data of plots are JSON in which `<` is written as an escape, so that nothing in it ends its
-element.
+Untrusted text enters in two ways, both escaped: as markup of `html.py`, which escapes every span, and through the
+template's autoescape. Data of plots are JSON in which `<` is escaped, so that no text can close its element.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from gradience.reports.plots.plotly import to_plotly
 from gradience.reports.plots.table import table_of
 
 MARK = b'<!doctype html>\n<html lang="en" data-written-by="gradience">'
-"""How a page begins."""
+"""The first bytes of a page."""
 FOLDED = 40
-"""A table with more rows is folded away."""
+"""A table with more rows than this is collapsed."""
 HEIGHT, LEAST_HEIGHT, MOST_HEIGHT = 360, 220, 1600
 ROW_HEIGHT = 26
-"""Of a forest plot or a heat map: pixels for each row."""
+"""Pixels per row of a forest plot or a heat map."""
 BUNDLE = "plotly-cartesian.min.js"
 
 Values = dict[str, Any]
 
 
 def is_page(path: Path) -> bool:
-    """Return whether a page that Gradience wrote lies at `path`: it may be replaced."""
+    """Return True if `path` is a page written by Gradience, which may be replaced."""
     try:
         with open_stream(path) as file:
             return file.read(len(MARK)) == MARK
@@ -102,7 +101,7 @@ def json_text(values: Any) -> str:
 
 
 def _safe(markup: str) -> Any:
-    """Return what the template takes as it is."""
+    """Return markup that the template inserts without escaping."""
     return require("markupsafe", extra="report").Markup(markup)  # which jinja2 brings
 
 
@@ -122,7 +121,7 @@ def _policy(scripts: Sequence[str]) -> str:
 
 
 def _command(source: Source) -> str:
-    """Return the command that made a report; empty where it does not say."""
+    """Return the command that made a report; empty if the report does not have it."""
     run = getattr(source.report, "run", None)
     return run.command or "" if isinstance(run, RunInfo) else ""
 
@@ -131,7 +130,7 @@ def _command(source: Source) -> str:
 
 
 def _parts(parts: Sequence[Part], figures: list[Values]) -> list[Values]:
-    """Return the parts as the template takes them. figures: takes the figures of their plots."""
+    """Return the parts in the template's form. figures: list to which the figures of their plots are added."""
     several = len(parts) > 1
     anchors = [f"report-{number}" if several else "top" for number in range(1, len(parts) + 1)]
     titles = {html_text(_plain(part.title)): anchor for part, anchor in zip(parts, anchors, strict=True)}
@@ -161,12 +160,12 @@ def _parts(parts: Sequence[Part], figures: list[Values]) -> list[Values]:
 
 
 def _section(section: Section, links: Mapping[str, str]) -> Values:
-    # above plots what they come to, below them what they rest on
+    # conclusions above the plots, their basis below
     notes = [block for block in section.blocks if section.plots and isinstance(block, Notes)]
     mapped = any(isinstance(block, HeatMap) for block in section.blocks)
     return {
         "title": _inline(section.title, {}),
-        # what the signs of a map mean: the page shows its plot instead
+        # the legend of a map's signs is left out: the page shows its plot instead
         "aside": "" if mapped else _inline(section.aside, links),
         "notes": _blocks(notes, section.plots, links),
         "body": _blocks([block for block in section.blocks if block not in notes], section.plots, links),
@@ -178,7 +177,7 @@ def _inline(text: Inline, links: Mapping[str, str]) -> Any:
 
 
 def _linked(markup: str, links: Mapping[str, str]) -> str:
-    """Return the markup with its links to titles: `links` has the anchor of each title, as it stands in HTML."""
+    """Return the markup with its links to titles: `links` has the anchor of each title, as written in HTML."""
 
     def link(start: re.Match[str]) -> str:
         return f'<a href="#{links[start[1]]}">' if start[1] in links else "<a>"
@@ -187,7 +186,7 @@ def _linked(markup: str, links: Mapping[str, str]) -> str:
 
 
 def _blocks(blocks: Sequence[Block], plots: Sequence[Plot], links: Mapping[str, str]) -> Any:
-    """Return the blocks; drawings only where no plot says the same."""
+    """Return the blocks, with drawings only if no plot shows the same."""
     shown = [block for block in blocks if not (plots and isinstance(block, Code) and block.drawing)]
     markup = f'<div class="gradience">{"".join(_drawn(shown))}</div>' if shown else ""
     return _safe(_linked(markup, links))
@@ -206,7 +205,7 @@ def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
 
 
 def _scrolled(block: Table | Facts | Bars, label: str) -> str:
-    """Return a table that scrolls by itself where it is wider than a phone, also by keyboard."""
+    """Return a table that scrolls by itself if it is wider than a phone, also by keyboard."""
     name = html_text(label)
     return f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">{html.block(block)}</div>'
 
@@ -225,7 +224,7 @@ def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Va
                 "title": display_sentence(plot.title),
                 "sentence": display_sentence(plot.sentence),
                 "label": display_sentence(f"{plot.title}. {plot.sentence}"),
-                # rows of a forest or a heat map have room of their own
+                # forest plots and heat maps grow with their rows
                 "height": min(MOST_HEIGHT, max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows)) if rows else HEIGHT,
                 "wide": wide,
                 "table": _safe(_scrolled(table_of(plot), f"Figures: {plot.title}")),
@@ -236,7 +235,7 @@ def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Va
 
 
 def _rows(plots: Sequence[Plot]) -> list[bool]:
-    """Return which plots have a row of their own: heat maps, forest plots, and one that would stand there alone."""
+    """Return True for each plot with a row of its own: heat maps, forest plots, and a plot without a neighbour."""
     wide = [any(isinstance(series, Image | Intervals) for series in plot.series) for plot in plots]
     alone: int | None = None
     for place, whole in enumerate([*wide, True]):

@@ -1,5 +1,4 @@
-"""Plots of an audit: its maps, how many modules need how many directions, spectra and energy; and of several
-checkpoints what changed over their steps."""
+"""Plots of an audit: maps, directions needed, spectra, energy; for several checkpoints the change over steps."""
 
 from __future__ import annotations
 
@@ -21,15 +20,15 @@ from gradience.reports.plots.shared import LAYER, STEP, largest_plot, map_plot, 
 from gradience.spectra import FloatArray, cumulative_energy
 
 SPECTRUM = 32
-"""Signs of a spectrum in the words of a cell."""
+"""Characters of a spectrum in the text of a cell."""
 MOST_BINS = 64
 ABOVE_BARS = 1.4
-"""Room above the highest bar, for the names of the lines that stand there."""
+"""Height of the plot relative to the highest bar, for the line labels above the bars."""
 MOST_LINES = 64
-"""Modules that have a line each; of more, each kind has its median and a band."""
+"""Maximum number of modules with a line each; above it, each kind has its median and a band."""
 MOST_KINDS = 8
 MOST_BANDS = 2
-"""Bands that lie on each other hide each other."""
+"""Maximum number of bands: overlapping bands hide each other."""
 BAND = (10, 50, 90)
 
 
@@ -66,7 +65,7 @@ def _map(
 
 
 def use_plot(report: AuditReport) -> Plot | None:
-    """Return how many modules need how many directions, beside the suggestions and the rank."""
+    """Return the number of modules by directions needed, beside the suggestions and the rank."""
     layers = trained_layers(report)
     ranks = [layer.energy_rank_tau for layer in layers if layer.energy_rank_tau is not None]
     if not ranks:
@@ -105,7 +104,7 @@ def importance_plot(report: AuditReport | CalibrationReport) -> Plot | None:
 
 
 def spectrum_plot(report: AuditReport) -> Plot | None:
-    """Return the singular values of each module over its largest; of many modules those of each kind."""
+    """Return the singular values of each module relative to its largest; for many modules those of each kind."""
     layers = _with_spectrum(report)
     if not layers:
         return None
@@ -123,7 +122,7 @@ def spectrum_plot(report: AuditReport) -> Plot | None:
 
 
 def energy_plot(report: AuditReport) -> Plot | None:
-    """Return the share of a module's energy that its leading k directions hold, with the threshold of the audit."""
+    """Return the share of a module's energy in its leading k directions, with the threshold of the audit."""
     layers = _with_spectrum(report)
     if not layers:
         return None
@@ -147,8 +146,8 @@ def _with_spectrum(report: AuditReport) -> list[LayerAudit]:
 
 
 def _lines(layers: Sequence[LayerAudit], curve: Callable[[FloatArray], FloatArray]) -> list[Lines]:
-    """Return a line for each module, shaded by its layer; of many modules the median of each kind, and of few kinds the
-    10th and the 90th percentile: at each k over those modules that have as many."""
+    """Return a line for each module, shaded by its layer; for many modules the median of each kind, and for
+    few kinds the 10th and the 90th percentile, at each k over the modules with at least k values."""
     curves = {id(layer): curve(np.array(layer.singular_values)) for layer in layers}
     lines: list[Lines] = []
     if len(layers) <= MOST_LINES:
@@ -182,7 +181,7 @@ def _lines(layers: Sequence[LayerAudit], curve: Callable[[FloatArray], FloatArra
 def evolution_plots(reports: Sequence[AuditReport]) -> list[Plot]:
     """Return the use of rank over the audits of several checkpoints, and the stable rank of each layer.
 
-    reports: in their order; a step that the name tells is its place, otherwise its number in the sequence.
+    reports: in order. The position of a report is the step in its name, otherwise its number in the sequence.
     """
     steps = [step_number(report) for report in reports]
     known = [step for step in steps if step is not None]

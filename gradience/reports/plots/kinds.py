@@ -1,4 +1,4 @@
-"""The plots of a report, each made by a function of this folder that its class names."""
+"""The plots of a report, each made by a function of this folder that the report's class names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gradience.reports.base.report import PlotOf, Report
 
 BACKENDS = ("plotly", "matplotlib")
-"""What draws plots: modules of this folder with a function `figure_of`."""
+"""The renderers of plots: modules of this folder with a function `figure_of`."""
 
 
 def _made(plot: PlotOf, report: Report) -> Plot | None:
@@ -22,13 +22,13 @@ def _made(plot: PlotOf, report: Report) -> Plot | None:
 
 
 def plots_of(report: Report) -> dict[str, Plot]:
-    """Return every plot that there is of a report, the most telling first; none for a report that only has words."""
+    """Return every plot of a report, the most informative first; empty for a report that has only text."""
     plots = {kind: _made(plot, report) for kind, plot in report.plots.items()}
     return {kind: plot for kind, plot in plots.items() if plot is not None}
 
 
 def plot_of(report: Report, kind: str | None = None) -> Plot:
-    """Return one plot of a report: of a kind, or the most telling one.
+    """Return one plot of a report: of the given kind, or the most informative one.
 
     Raises UsageError (`no-plot`) where there is no such plot of it.
     """

@@ -1,7 +1,7 @@
-"""Where the names of points stand, so that none lies on another: the same places in every renderer.
+"""Positions of point labels that do not overlap: the same positions in every renderer.
 
-Places are tried one after the other on a nominal canvas, at last on a line across as well; what finds none has no name
-in the plot, and keeps it in the table and where the pointer is.
+Positions are tried in turn on a nominal canvas, finally also on top of a horizontal line. A point whose label does not
+fit has no label in the plot; its name is in the table and in the hover text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Place = Literal[
     "middle right", "top right", "bottom right", "middle left", "top left", "bottom left", "top center",
     "bottom center",
 ]  # fmt: skip
-"""Beside a point, as plotly calls it."""
+"""Position beside a point, in plotly's terms."""
 
 
 class Canvas(NamedTuple):
-    """Pixels between the axes, where a letter has `LETTER`."""
+    """Pixels between the axes, for letters of width `LETTER`."""
 
     width: float
     height: float
@@ -28,13 +28,13 @@ class Canvas(NamedTuple):
 
 PHONE, PAPER, SCREEN = Canvas(270, 220), Canvas(480, 300), Canvas(760, 250)
 LETTER, LINE, GAP = 6.6, 14.0, 7.0
-"""Pixels of a letter, of a line of text, and from a point to its name."""
+"""Pixels of a letter, of a line of text, and from a point to its label."""
 LABEL = 28
-"""Characters of a name beside a point."""
+"""Characters of a label beside a point."""
 
 
 class Box(NamedTuple):
-    """What is taken on a canvas."""
+    """An occupied area of the canvas."""
 
     left: float
     top: float
@@ -42,13 +42,13 @@ class Box(NamedTuple):
     bottom: float
 
     def meets(self, other: Box) -> bool:
-        """Return whether two boxes lie on each other."""
+        """Return True if two boxes overlap."""
         across = self.left < other.right and other.left < self.right
         return across and self.top < other.bottom and other.top < self.bottom
 
 
 def label_places(plot: Plot, canvas: Canvas = SCREEN) -> dict[int, list[Place | None]]:
-    """Return, for each series of points with labels, the place of each label; None where there is no room.
+    """Return, for each series of points with labels, the position of each label; None if there is no room.
 
     >>> label_places(plot, PHONE)
     {0: ['middle right', 'top right', None]}
@@ -96,7 +96,7 @@ def label_places(plot: Plot, canvas: Canvas = SCREEN) -> dict[int, list[Place | 
 
 
 def _boxes(x: float, y: float, label: str, canvas: Canvas) -> list[tuple[Place, Box]]:
-    """Return the places of a label that lie inside the canvas: towards the middle of the plot before its edge."""
+    """Return the positions of a label inside the canvas: towards the middle of the plot before its edge."""
     width = LETTER * min(len(label), LABEL)
     places: list[Place] = list(get_args(Place))
     if x > canvas.width / 2:
@@ -118,7 +118,7 @@ def _ends(axis: Axis, values: Sequence[float]) -> tuple[float, float]:
 
 
 def _share(value: float, ends: tuple[float, float], axis: Axis) -> float:
-    """Return how far along the axis a value lies, 0 … 1."""
+    """Return the position of a value along the axis, 0 … 1."""
     if axis.scale == "log":
         value, ends = math.log(value), (math.log(ends[0]), math.log(ends[1]))
     return (value - ends[0]) / (ends[1] - ends[0]) if ends[1] > ends[0] else 0.5

@@ -1,4 +1,4 @@
-"""Plots drawn by matplotlib for a paper: each, and several beside each other as SVG, PDF or PNG.
+"""Plots drawn by matplotlib for a paper: one plot, or several beside each other, as SVG, PDF or PNG.
 
 Text stays text in an SVG. Series differ in their mark, dash or hatching as well as in colour, so that a plot printed in
 black says the same. The same plots give the same bytes with one version of matplotlib: no date, no random identifiers.
@@ -60,33 +60,34 @@ MARK_OF_TONE: dict[Tone, str] = {"good": "o", "warn": "D", "bad": "X", "dim": "s
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 TICKS = 48
-"""Names on an upright axis of categories, or their letters on a lying one, at most."""
+"""Maximum number of category names on an upright axis, or of their letters on a horizontal one."""
 FEW = 12
 WIDE_TICKS = 5
-"""Of an axis across whose figures have a unit."""
+"""Maximum number of ticks on a horizontal axis with a unit."""
 LEGEND, LEGEND_LINE = 10, 12.5
-"""Series in a legend, at most; of more the first and the last are named. Points of one of its lines."""
+"""Maximum number of series in a legend (above it, only the first and the last are named), and points per
+legend line."""
 ABSENT = "#f2f2f2"
-"""Of a cell without a value."""
+"""Colour of a cell without a value."""
 TITLE, NAME, NARROW, NARROW_NAME = 48, 60, 56, 42
-"""Characters of a line of a title, of a name in a plot; and along the lower side and of a name of one that is made
-narrower."""
+"""Characters per line of a title, and of a name in a plot; then of a label along the lower side, and of a
+name in a narrowed plot."""
 PANEL = (5.2, 3.6)
-"""Inches of one plot."""
+"""Width and height of one plot, in inches."""
 ROW = 0.28
-"""Inches of one row of a forest plot or a heat map."""
+"""Height of one row of a forest plot or a heat map, in inches."""
 COLUMNS = 3
 LEAST = (2.4, 2.2)
-"""Inches below which a plot has no room for its text."""
+"""Minimum width and height of a plot, in inches: below them its text does not fit."""
 
 
 def figure_of(plots: Sequence[Plot], *, width: float | None = None, titles: bool = True) -> Figure:
-    """Return a figure of matplotlib with the plots beside each other, or below where there is no room.
+    """Return a figure of matplotlib with the plots beside each other, or below each other if there is no room.
 
     plots: at least one.
-    width: inches of the whole, such as a column of the paper; text keeps its size. By default 5.2 for each of up to
+    width: total width in inches, such as that of a column; text keeps its size. By default 5.2 for each of up to
         three plots beside each other.
-    titles: whether each plot has its title; in a paper the caption says it.
+    titles: True to draw a title on each plot; in a paper the caption replaces it.
 
     Raises MissingExtra without matplotlib.
     """
@@ -125,7 +126,7 @@ def image_of(plots: Sequence[Plot], kind: str, *, width: float | None = None, ti
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """While the block lasts, matplotlib draws and writes as the plots are meant. Raises MissingExtra."""
+    """Apply the style of our plots to matplotlib within the block. Raises MissingExtra."""
     with require("matplotlib", extra="plots").rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
@@ -136,7 +137,7 @@ def _part(name: str) -> Any:
 
 
 def _text(text: str, most: int = NAME) -> str:
-    """Return a name or a title: visible characters only, and not too many."""
+    """Return a name or a title: visible characters only, up to a maximum length."""
     return display_name(text, most)
 
 
@@ -148,9 +149,9 @@ def _gaps(values: Sequence[float | None]) -> list[float]:
 
 
 def _draw(plot: Plot, axes: Axes, *, share: float, title: bool) -> int:
-    """Draw a plot, and return the lines of a legend that has no room in it, and stands above it.
+    """Draw a plot, and return the number of legend lines that do not fit inside it and are drawn above it.
 
-    share: of the usual width of a plot. title: whether it stands above the plot.
+    share: width of the plot, as a share of the usual width. title: True to draw the title above the plot.
     """
     narrow, named = share < 1, bool(plot.y.categories)
     room = max(12, round(NARROW_NAME * share)) if share != 1 else NAME
@@ -250,7 +251,7 @@ def _draw_bars(axes: Axes, plot: Plot, series: Bars, place: int) -> None:
 
 
 def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
-    """Draw a mark with a line for each row; an arrow where an end is open."""
+    """Draw a mark with a line for each row, with an arrow at an open end."""
     known = [value for row in series.rows for value in (row.value, row.low, row.high) if value is not None]
     span = max(known, default=1.0) - min(known, default=0.0)
     left, right = min(known, default=0.0) - 0.05 * span, max(known, default=1.0) + 0.05 * span
@@ -304,7 +305,7 @@ def _draw_reference(axes: Axes, reference: Reference) -> None:
 
 
 def _draw_legend(axes: Axes, plot: Plot, *, outside: bool) -> int:
-    """outside: above the plot, since there is no room in it. Returns its lines there."""
+    """Draw the legend, and return its number of lines above the plot. outside: True to draw it above the plot."""
     handles, labels = axes.get_legend_handles_labels()
     named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
     if len(named) > LEGEND and plot.crowded:
@@ -320,7 +321,7 @@ def _draw_legend(axes: Axes, plot: Plot, *, outside: bool) -> int:
 
 
 def _draw_axis(axes: Axes, side: str, axis: Axis, room: int, names: int = NAME) -> None:
-    """room: characters of a line of its label. names: of a category."""
+    """Draw an axis. room: characters per line of its label. names: characters of a category."""
     getattr(axes, f"set_{side}label")(fill(_text(axis.label, 120), room))
     shown = getattr(axes, f"{side}axis")
     if axis.categories:

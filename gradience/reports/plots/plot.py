@@ -1,8 +1,7 @@
-"""The model of a plot: axes, series of a few kinds, reference lines, a sentence that says what is seen, and colours.
+"""The model of a plot: axes, series of a few kinds, reference lines, a descriptive sentence, and colours.
 
-A plot is pure data of plain text and plain numbers: one description for the page in a browser, for a paper and for
-whoever cannot see it. Text may hold a stranger's names: each renderer escapes all text in one place. A value that does
-not exist is None, and leaves a gap.
+A plot is pure data of plain text and plain numbers: one description for browsers, papers and readers who cannot see
+it. Text may contain untrusted names: each renderer escapes all text in one place. A missing value is None and a gap.
 """
 
 from __future__ import annotations
@@ -12,25 +11,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 Form = Literal["number", "count", "share", "bytes"]
-"""How values are shown: 1.87; 0.9 as 90 %; 298500 as 298.5 kB."""
+"""Format of values: 1.87; 0.9 as 90 %; 298500 as 298.5 kB."""
 
 Tone = Literal["", "accent", "good", "warn", "bad", "dim"]
-"""What a series or a line says; without one it takes the next colour, or that of its shade."""
+"""Meaning of a series or a line; without a tone it takes the next colour, or that of its shade."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What is on one side of a plot."""
+    """One axis of a plot."""
 
     title: str
     unit: str = ""
-    """Shown behind the title, such as `MB`; a share needs none."""
+    """Unit after the title, such as `MB`; a share needs none."""
     scale: Literal["linear", "log"] = "linear"
     low: float | None = None
     high: float | None = None
-    """The ends of the axis; None leaves them to the values. A logarithmic axis has them above 0."""
+    """The ends of the axis; None derives them from the values. On a logarithmic axis both are above 0."""
     categories: Sequence[str] = ()
-    """The names of positions 0, 1, 2, …; upwards the first stands at the top."""
+    """The names of positions 0, 1, 2, …; on an upright axis the first is at the top."""
     form: Form = "number"
 
     @property
@@ -50,13 +49,13 @@ class Lines:
     high: Sequence[float | None] = ()
     """A band around the line, such as an interval or percentiles; empty for none."""
     marked: bool = False
-    """Each point has a mark."""
+    """True if each point has a mark."""
     dashed: bool = False
     tone: Tone = ""
     shade: float | None = None
-    """0 … 1: a colour from one scale instead, such as the depth of a layer."""
+    """A position from 0 to 1 on a colour scale, such as the depth of a layer; replaces the series colour."""
     hover: Sequence[str] = ()
-    """Said of each point in place of its values; lines of text are parted by newlines."""
+    """Hover text of each point, instead of its values; lines of text are separated by newlines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +66,17 @@ class Points:
     x: Sequence[float]
     y: Sequence[float | None]
     labels: Sequence[str] = ()
-    """Written beside each point; empty for none."""
+    """Label beside each point; empty for none."""
     low: Sequence[float | None] = ()
     high: Sequence[float | None] = ()
-    """The interval of each point, an upright line; empty for none."""
+    """The interval of each point, drawn as an upright line; empty for none."""
     tone: Tone = ""
     hover: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """A bar for each category of an axis; those of several series stand beside each other."""
+    """A bar for each category of an axis; bars of several series are beside each other."""
 
     name: str
     values: Sequence[float | None]
@@ -91,11 +90,11 @@ class Interval:
     value: float | None
     low: float | None
     high: float | None
-    """An end that is None is open: a one-sided bound."""
+    """Upper end of the interval; an end that is None is open: a one-sided bound."""
     tone: Tone = ""
     hover: str = ""
     inner: tuple[float, float] | None = None
-    """An interval of another kind, drawn heavier."""
+    """An interval of a different kind, drawn heavier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ class Intervals:
     name: str
     rows: Sequence[Interval]
     inner: str = ""
-    """What the heavier intervals are; empty without any."""
+    """Name of the heavier intervals; empty without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +113,10 @@ class Image:
 
     name: str
     values: Sequence[Sequence[float | None]]
-    """One row for each category of y, in it a value for each of x; None is a cell without one."""
+    """One row for each category of y, with one value for each category of x; None for a cell without a value."""
     hover: Sequence[Sequence[str]] = ()
     color: Axis = Axis("")
-    """What the colour says, and its ends."""
+    """The quantity shown by the colour, and its range."""
 
 
 Series = Lines | Points | Bars | Intervals | Image
@@ -130,35 +129,36 @@ class Reference:
     at: float
     label: str
     on: Literal["x", "y"] = "y"
-    """The axis that `at` is a value of: `x` is an upright line."""
+    """The axis of the value `at`: `x` gives an upright line."""
     tone: Tone = "dim"
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One plot. Several beside each other are several plots."""
+    """One plot. Several plots beside each other are separate objects."""
 
     name: str
-    """Its anchor and file name: small letters, digits and hyphens, once in a document."""
+    """Its anchor and file name: lowercase letters, digits and hyphens, unique in a document."""
     title: str
     x: Axis
     y: Axis
     series: Sequence[Series]
     sentence: str
-    """What is seen, for whoever does not look: with figures, a full sentence."""
+    """Text alternative of the plot: a full sentence with figures, for readers who cannot see it."""
     references: Sequence[Reference] = ()
 
     @property
     def crowded(self) -> bool:
-        """Several series have their place on a scale of colours: a legend names only a few of them."""
+        """True if several series are coloured by a scale: a legend names only a few of them."""
         return any(isinstance(series, Lines) and series.shade is not None for series in self.series)
 
 
 # ---------------------------------------------------------------- colours
 
 SERIES = ("#3b78c4", "#d9822b", "#2f9e77", "#b3589a", "#7352d1", "#8f5f33", "#45a2cc", "#ae9258")
-"""Of series without a tone, by their place in the plot; the ninth begins anew. Any two are 14 or more apart in CIELAB,
-also for who has no red or no green receptor (Machado, Oliveira and Fernandes, 2009)."""
+"""Colours of series without a tone, by their position in the plot; the ninth starts again. Any two are at
+least 14 apart in CIELAB, also for readers without red or green receptors (Machado, Oliveira and Fernandes,
+2009)."""
 
 TONES: dict[Tone, str] = {
     "accent": SERIES[0],
@@ -169,14 +169,15 @@ TONES: dict[Tone, str] = {
 }
 
 SHADES = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
-"""From low to high, even steps (viridis, Smith and van der Walt, 2015; CC0): heat maps, and series by their shade."""
+"""Colours from low to high in even steps (viridis, Smith and van der Walt, 2015; CC0): for heat maps, and
+series by their shade."""
 
 SHADE_LOW, SHADE_TOP = 0.3, 0.85
-"""Lines use the scale between these: its dark end is not seen on a dark page, its light end not on white."""
+"""Range of the scale used for lines: its dark end is invisible on a dark page, its light end on white."""
 
 
 def series_color(tone: Tone, place: int = 0, shade: float | None = None) -> str:
-    """Return the colour of a series: of its tone, of its shade, or of its place in the plot."""
+    """Return the colour of a series: by its tone, its shade, or its position in the plot."""
     if tone:
         return TONES[tone]
     if shade is None:

@@ -1,7 +1,7 @@
 """A plot as the JSON of a plotly figure for a page, without plotly itself, and as plotly's own figure for a notebook.
 
-plotly takes text as a small markup of its own, so that all text is escaped here, in one place. Colours of text and
-lines around the plot are left to the page.
+plotly reads text as a small markup language, so all text is escaped here, in one place. The page sets the colours of
+text and lines around the plot.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 LABEL = 32
-"""Characters of a name beside an axis; all of it stands in the table."""
+"""Characters of a name beside an axis; the table has the full name."""
 SERIES = 60
 """Characters of the name of a series."""
 TICKS, MOST_ROWS = 48, 60
-"""Names beside an axis of categories, across the plot and down."""
+"""Maximum number of category names across the plot, and down."""
 HOVER_LINES = 12
 FEW_COUNTS = 12
-"""So many counts beside each other have a tick each."""
+"""Maximum range of counts for which each count has a tick."""
 LEGEND, SHADED = 20, 10
-"""Up to so many series are named in a legend; of those whose shade says their place fewer."""
+"""Maximum number of series in a legend, and of series coloured by shade."""
 GAPS = 64
-"""Up to so many columns of a heat map are parted by a line of the page."""
+"""Maximum number of heat map columns that are separated by a gap."""
 BAND = 0.18
-"""How opaque a band is."""
+"""Opacity of a band."""
 SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "circle-open"}
-"""Of marks that say something by their colour."""
+"""Symbols of marks with a tone, which a colour alone would not distinguish."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 MARKS = ("circle", "square", "triangle-up", "diamond")
-"""Of lines of several series, by their place: those with marks differ in these, the others in their dashes."""
+"""Marks of several line series, by their position: series with marks differ in these, the others in their dashes."""
 PATTERNS = ("", "/", ".", "x", "-")
-"""Of bars of several series: whoever does not see their colours tells them apart."""
+"""Patterns of several bar series, which distinguish them without colour."""
 QUIET: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
 """A line that belongs to another trace."""
 ROW, LEAST_HEIGHT = 24, 420
-"""Pixels of a row of names in a notebook, and of a figure at least."""
+"""Pixels per row of names in a notebook, and the minimum height of a figure."""
 
 
 def to_plotly(plot: Plot) -> Json:
@@ -114,7 +114,7 @@ def figure_of(plots: Sequence[Plot]) -> Figure:
 
 
 def _text(text: str, limit: int = 200) -> str:
-    """Text that plotly shows as it is."""
+    """Return text that plotly shows unchanged."""
     return html.escape(display_name(text, limit), quote=False)
 
 
@@ -123,7 +123,7 @@ def _hover(text: str) -> str:
 
 
 def _numbers(values: Iterable[float | None]) -> list[float | None]:
-    """Six digits: no screen shows more."""
+    """Return values with six digits: no screen shows more."""
     return [None if value is None else float(f"{value:.6g}") for value in values]
 
 
@@ -155,19 +155,19 @@ def _axis(axis: Axis, most: int) -> Json:
     if low is not None and high is not None:
         drawn["range"] = [low, high]
     elif low is not None or high is not None:
-        # no range with one end: where a margin grows for a label, plotly 4.1 forgets that end
+        # no range with one end: plotly 4.1 drops that end if a margin grows for a label
         ends = {"minallowed": low, "maxallowed": high}
         drawn["autorangeoptions"] = {end: value for end, value in ends.items() if value is not None}
     return drawn
 
 
 def _end(axis: Axis, value: float | None) -> float | None:
-    """Return an end of an axis: plotly counts a logarithmic one in powers of ten."""
+    """Return an end of an axis: for a logarithmic axis, plotly expects a power of ten."""
     return value if value is None or axis.scale != "log" else math.log10(value)
 
 
 def _span(plot: Plot) -> tuple[float, float] | None:
-    """Return the ends of x of a forest plot: an open interval is drawn up to there."""
+    """Return the ends of x of a forest plot, which open intervals are drawn to."""
     rows = [row for series in plot.series if isinstance(series, Intervals) for row in series.rows]
     if not rows:
         return None
@@ -201,7 +201,7 @@ def _label(reference: Reference, plot: Plot) -> Json:
 
 
 def _named(name: str, hover: Sequence[str], **rest: Any) -> Json:
-    """Return a trace with its name; with texts of its own only these are shown of a point."""
+    """Return a trace with its name; if it has hover texts, only these are shown for a point."""
     trace = {"name": _text(name, SERIES), "showlegend": bool(name), **rest}
     return trace | {"hovertext": [_hover(text) for text in hover], "hoverinfo": "text"} if hover else trace
 
@@ -234,7 +234,7 @@ def _lines(series: Lines, place: int) -> list[Json]:
 
 
 def _points(plot: Plot, series: Points, place: int) -> Json:
-    """Marks with the names that have room; those that have it on a phone in `meta`, where a page takes them."""
+    """Return marks with the labels that fit; the labels that fit on a phone are in `meta`, which a page reads."""
     color = series_color(series.tone, place)
     rest: Json = {"type": "scatter", "mode": "markers", "x": _numbers(series.x), "y": _numbers(series.y)}
     rest["marker"] = {"color": color, "size": 9, "symbol": SYMBOLS.get(series.tone, "circle")}

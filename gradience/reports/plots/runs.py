@@ -1,8 +1,7 @@
-"""Plots of what was logged over steps: loss or reward with evaluations and events, use of rank, the stable rank of each
-layer; and the KL of a distillation.
+"""Plots over training steps: loss or reward with events, use of rank, stable rank by layer, KL of a distillation.
 
-Of more than `FEW` runs a plot has one line each, and those with errors or warnings stand out: their events stand in the
-plots of each.
+With more than `FEW` runs, a plot has one line per run and highlights those with errors or warnings. Events are shown in
+the plots of single runs.
 """
 
 from __future__ import annotations
@@ -19,11 +18,12 @@ from gradience.reports.plots.plot import Axis, Lines, Plot, Reference, Tone
 from gradience.reports.plots.shared import LAYER, STEP, shaded, shades_said
 
 FEW = 3
-"""Runs that a plot shows with all that they logged."""
+"""Maximum number of runs in a plot with all their logged values."""
 WIDE = 50
-"""Where a loss reaches so many times the median of all, the axis is logarithmic: the others would be one line at 0."""
+"""The axis is logarithmic if a loss reaches this many times the median of all: otherwise the rest would be a
+flat line at 0."""
 CLOSE = 0.05
-"""Of the steps: on a phone the label of an event is as wide."""
+"""Share of the steps that an event's label takes on a phone."""
 TONES: dict[str, Tone] = {"error": "bad", "warning": "warn", "": "dim"}
 
 
@@ -44,24 +44,24 @@ def distill_plot(report: DistillReport) -> Plot | None:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run and its name among the others, which is empty for a single one."""
+    """A run and its name among the runs of the report; the name is empty for a single run."""
 
     name: str
     report: RunReport
 
     @property
     def prefix(self) -> str:
-        """Return what stands before the names of its series."""
+        """Return the prefix of the names of its series."""
         return f"{self.name}: " if self.name else ""
 
     @property
     def severity(self) -> str:
-        """Return the worst of its alerts."""
+        """Return the severity of the worst alert."""
         severities = {alert.severity for alert in self.report.alerts}
         return "error" if "error" in severities else "warning" if "warning" in severities else ""
 
     def one_of_many(self, line: Lines) -> Lines:
-        """Return the line without its band, in the tone of the run's alerts; one with errors is dashed."""
+        """Return the line without its band, in the tone of the run's alerts; dashed for a run with errors."""
         dashed = self.severity == "error"
         return replace(line, name=self.name, low=(), high=(), tone=TONES[self.severity], dashed=dashed)
 
@@ -78,7 +78,7 @@ def _runs(report: MonitorReport) -> list[Run]:
 
 
 def _rewards(run: Run) -> Curve | None:
-    """Return the rewards of a run of reinforcement learning, which is judged by them."""
+    """Return the rewards of a reinforcement learning run, which is judged by them."""
     rewards = run.report.rewards
     return rewards.reward if rewards is not None and rewards.reward.points else None
 
@@ -89,7 +89,7 @@ def loss_plot(report: MonitorReport) -> Plot | None:
 
 
 def reward_plot(report: MonitorReport) -> Plot | None:
-    """Return the reward of each run of reinforcement learning, with events."""
+    """Return the reward of each reinforcement learning run, with events."""
     return _progress_plot("reward", [(run, curve) for run in _runs(report) if (curve := _rewards(run))])
 
 
@@ -160,7 +160,7 @@ def rank_plot(report: MonitorReport) -> Plot | None:
 
 
 def layers_plot(report: MonitorReport) -> Plot | None:
-    """Return the stable rank of each transformer layer over the steps of each run that measured it, of a few runs."""
+    """Return the stable rank of each transformer layer over the steps of each run that measured it, for a few runs."""
     measured = [(run, use) for run in _runs(report) if (use := run.report.rank_use) and use.layers]
     if not measured or len(measured) > FEW:
         return None
@@ -181,13 +181,13 @@ def layers_plot(report: MonitorReport) -> Plot | None:
 
 
 def _sentence(clauses: Sequence[tuple[Run, str]]) -> str:
-    """One sentence; of several runs a clause for each with its name."""
+    """Return one sentence; for several runs with a clause for each, beginning with its name."""
     text = "; ".join(f"{run.prefix}{clause}" for run, clause in clauses)
     return f"{text}." if clauses[0][0].name else f"{text[0].upper()}{text[1:]}."
 
 
 def _sentence_of_many(metric: str, curves: Sequence[tuple[Run, Curve]]) -> str:
-    """Say how many came to a better value, which came to the best, and what the lines say by their look."""
+    """Return the number of runs that improved, the best run without errors, and the meaning of the line styles."""
     sign, way, most = (1, "higher", "highest") if metric == "reward" else (-1, "lower", "lowest")
     better = 0
     sound: list[tuple[float, float, str]] = []
@@ -211,7 +211,7 @@ def _sentence_of_many(metric: str, curves: Sequence[tuple[Run, Curve]]) -> str:
 
 
 def _events(runs: Sequence[Run]) -> list[Reference]:
-    """Return where runs were resumed, and the steps that their alerts name; of many runs none."""
+    """Return the steps at which runs resumed, and the steps that their alerts name; empty for many runs."""
     if len(runs) > FEW:
         return []
     events: list[Reference] = []
@@ -228,9 +228,9 @@ def _events(runs: Sequence[Run]) -> list[Reference]:
 
 
 def together(events: Sequence[Reference], steps: int) -> list[Reference]:
-    """Return the events in their order; of those whose labels would lie on each other the first names all.
+    """Return the events in order; of events with overlapping labels, the first names all.
 
-    steps: of the longest run.
+    steps: number of steps of the longest run.
     """
     groups: list[list[Reference]] = []
     for event in sorted(events, key=lambda event: event.at):

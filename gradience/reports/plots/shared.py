@@ -1,4 +1,4 @@
-"""What several reports draw: the largest of many bars, sizes before and after, a map of modules, a line by layer."""
+"""Plots that several reports share: largest bars, sizes before and after, a map of modules, lines by layer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def largest_plot(
     form: Form = "number",
     noun: str = "module",
 ) -> Plot | None:
-    """Return bars of the largest values of what is called `noun`; nothing where none is known."""
+    """Return bars of the largest values of `noun`; None if no value is known."""
     known = sorted(((label, value) for label, value in rows if value is not None), key=lambda row: -row[1])
     if not known:
         return None
@@ -47,7 +47,7 @@ def largest_plot(
 
 
 def before_after(before: Sequence[float | None], after: Sequence[float | None]) -> list[Bars]:
-    """Return the bars of what gets smaller."""
+    """Return the bars of sizes before and after."""
     return [Bars("before", before, tone="dim"), Bars("after", after, tone="accent")]
 
 
@@ -61,13 +61,13 @@ def map_plot(
     hover: Callable[[M], str],
     weight: Callable[[M], int],
 ) -> Plot | None:
-    """Return a map of the stack with the most modules; nothing where no module belongs to a layer.
+    """Return a map of the stack with the most modules; None if no module belongs to a layer.
 
     >>> map_plot(report.modules, "energy", "Energy kept", Axis("energy kept", form="share"), value=kept, ...)
 
-    color: what the colour says, and its ends. value: of one module, None where it has none; several in one place
-    (experts) show their median. hover: said of a module where the pointer is. weight: of many kinds the heaviest are
-    shown.
+    color: the quantity shown by the colour, and its range. value: the value of one module, or None; several modules in
+    one cell (experts) show their median. hover: the hover text of a module. weight: if there are many kinds, the
+    heaviest are shown.
     """
     sizes: Counter[str] = Counter()
     stacks: dict[str, dict[str, int]] = {}
@@ -133,6 +133,6 @@ def shaded(
 
 
 def shades_said(lines: Sequence[Lines]) -> str:
-    """Return a sentence on what the shades are, where several lines have one; else nothing."""
+    """Return a sentence on the meaning of the shades, if several lines have one; otherwise an empty text."""
     depths = {line.shade for line in lines if line.shade is not None}
     return " Early layers are dark, late ones light." if len(depths) > 1 else ""

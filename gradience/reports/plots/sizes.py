@@ -1,5 +1,4 @@
-"""Plots of what is made smaller or planned: errors, ranks, parameters and bytes before and after, the energy that is
-kept, the curve of predicted KL; a fleet; memory, margins and chances of a plan."""
+"""Plots of compressions, fleets and plans: errors, sizes before and after, predicted KL, memory and margins."""
 
 from __future__ import annotations
 
@@ -31,11 +30,11 @@ Compression = CompressionReport | CompressionPlan
 Module = ModulePlan | ModuleResult
 MOST_KINDS = 24
 MOST_BASES = 6
-"""Base models with a series of their own: those with the most adapters."""
+"""Maximum number of base models with a separate series: those with the most adapters."""
 
 
 def difference_plot(report: ComparisonReport) -> Plot | None:
-    """Return how far apart the two updates of each module are, the furthest first."""
+    """Return the distance between the two updates of each module, the largest first."""
     rows = [(row.label, row.relative_difference) for row in report.modules]
     return largest_plot("difference", "‖A − B‖ over ‖A‖", "relative difference", rows, form="share")
 
@@ -53,7 +52,7 @@ def error_plot(report: Compression) -> Plot | None:
 
 
 def ranks_plot(report: Compression) -> Plot | None:
-    """Return how many modules have which rank, before and after."""
+    """Return the number of modules at each rank, before and after."""
     before = Counter(row.old_rank for row in report.modules)
     after = Counter(row.new_rank for row in report.modules)
     ranks = sorted(before | after)
@@ -107,7 +106,7 @@ def _sizes(report: Compression, name: str) -> Plot | None:
 
 
 def kept_plot(report: Compression) -> Plot | None:
-    """Return the energy that each module keeps: kinds down, layers across; where the pointer is, all that changes."""
+    """Return the energy that each module keeps: kinds down, layers across; the hover text has all changes."""
 
     def hover(module: Module) -> str:
         return (
@@ -129,8 +128,8 @@ def kept_plot(report: Compression) -> Plot | None:
 
 
 def kl_plot(report: AuditReport | Compression) -> Plot | None:
-    """Return the predicted KL at each size, of calibrated components and of those of the SVD, and where the smaller
-    adapter stands; nothing without a calibration."""
+    """Return the predicted KL at each size, for calibrated components and for those of the SVD, with the
+    smaller adapter marked; None without a calibration."""
     effects = report.effects if isinstance(report, AuditReport) else report
     curve = sorted(effects.curve if effects else (), key=lambda point: point.params)
     if not curve:
@@ -166,7 +165,7 @@ def kl_plot(report: AuditReport | Compression) -> Plot | None:
 
 
 def slots_plot(report: FleetReport) -> Plot | None:
-    """Return the bytes of one slot of a server at each max_lora_rank; nothing where no slot has a size."""
+    """Return the bytes of one slot of a server at each max_lora_rank; None if no slot has a size."""
     bases = [base for base in _largest(report) if base.slot_bytes is not None and base.max_lora_rank]
     if not bases:
         return None
@@ -230,7 +229,7 @@ def _largest(report: FleetReport) -> list[BaseGroup]:
 
 
 def _ranks(bases: Sequence[BaseGroup]) -> list[int]:
-    """Every max_lora_rank of the bases, from the smallest."""
+    """Return every max_lora_rank of the bases, from the smallest."""
     lower = {step.max_lora_rank for base in bases for step in base.steps}
     return sorted(lower | {base.max_lora_rank for base in bases if base.max_lora_rank is not None})
 

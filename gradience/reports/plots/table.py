@@ -12,7 +12,7 @@ Row = tuple[Inline, ...]
 
 
 def shown(value: float | None, axis: Axis) -> str:
-    """Return a value as figures, in the form of its axis; a position of categories as its name."""
+    """Return a value as figures, in the form of its axis; a category as its name."""
     if value is None:
         return MISSING
     if axis.categories:
@@ -23,8 +23,8 @@ def shown(value: float | None, axis: Axis) -> str:
 
 
 def table_of(plot: Plot) -> Table:
-    """Return one table for a plot: a column for each series where all have their points at the same places, otherwise
-    a row for each point, with the name of its series."""
+    """Return one table for a plot: a column for each series if all have points at the same positions,
+    otherwise a row for each point, with the name of its series."""
     first = plot.series[0]
     if isinstance(first, Image):
         columns = [Column(plot.y.label), *map(_figures, plot.x.categories)]
@@ -68,7 +68,7 @@ def _named_points(plot: Plot, series: Sequence[Points]) -> Table:
 
 
 def _curves(plot: Plot) -> Table:
-    """Lines, points and bars without names of their own."""
+    """Return a table of lines, points and bars without names of their own."""
     lying = isinstance(plot.series[0], Bars) and bool(plot.y.categories)
     places, values = (plot.y, plot.x) if lying else (plot.x, plot.y)
     curves: list[tuple[str, Sequence[float], list[Sequence[float | None]]]] = []
