@@ -1,16 +1,14 @@
-"""Derive a kept run of Bench again from its records, with the code of today, and pack it where it lies.
+"""Recompute a kept Bench run from its records with the current code, and pack it in place.
 
 python benchmarks/rederive_runs.py DIR…
 
-Records and trainings stay as they are, byte for byte. Derived again are the audits (their measures are kept, under the
-names of today), the plan, the results, the aggregate, the pages, and the digests; keys have their
-names of today. `rederived.json` in the run names the
-root before, every file that changed with its digest before, and what is no longer counted:
+Records and trainings stay unchanged, byte for byte. The audits (their measures are kept, under the current names), the
+plan, the results, the aggregate, the pages and the digests are recomputed; keys get their current names.
+`rederived.json` in the run lists the previous root, every changed file with its previous digest, and everything that
+is no longer counted:
 
-- the question whether the probe is ahead of its base, which these runs did not ask when they were planned, stays
-  unasked (`above_base: null`);
-- a control that was made in a way, or at ranks, that no control has any more is no longer counted; its records stay in
-  the archive.
+- the check that the probe is ahead of its base, which these runs did not plan, stays off (`above_base: null`);
+- a control made in a way, or at ranks, that no longer exist is not counted; its records stay in the archive.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ def digests_of(run: Path) -> dict[str, str]:
 
 
 def rederive(run: Path) -> None:
-    """Derive the unpacked run in the folder `run` again."""
+    """Recompute the unpacked run in the folder `run`."""
     earlier = json.loads((run / NOTE).read_text(encoding="utf-8")) if (run / NOTE).is_file() else None
     before, root = digests_of(run), root_of(run) or write_digests(run)
     rename_keys(run)
@@ -116,10 +114,10 @@ def config_of(recorded: Bench, former: set[str]) -> BenchConfig:
 
 
 def rename_keys(run: Path) -> None:
-    """Give plan and results the keys of today.
+    """Give plan and results their current keys.
 
     A ladder has steps and bounds the mean over trainings, and a variant has one paired table. Evidence and ladder are
-    computed again.
+    recomputed.
     """
     for path, model in [
         (run / PLAN, BenchPlan),
@@ -147,7 +145,7 @@ def rename_keys(run: Path) -> None:
 
 
 def rename_grid(path: Path) -> None:
-    """Give an audit the schema of today: the allowed ranks of its suggestions had another name."""
+    """Give an audit the current schema: the allowed ranks of its suggestions had another name."""
     values = json.loads(path.read_text(encoding="utf-8"))
     if values["schema"] == "gradience.audit/1":
         values["suggestions"]["allowed_ranks"] = values["suggestions"].pop("grid")
@@ -155,7 +153,7 @@ def rename_grid(path: Path) -> None:
 
 
 def fact_of(path: Path, file: StageFile) -> StageFile:
-    """What a manifest says of a file: what it said, or what is there now. Weights are not kept."""
+    """Return a manifest's entry for a file: updated if the file exists, else unchanged. Weights are not kept."""
     if not path.is_file():
         return file
     content = path.read_bytes()

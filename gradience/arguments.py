@@ -45,21 +45,21 @@ def ranks_argument(name: str, value: object) -> tuple[int, ...]:
 
 
 def integer_argument(name: str, value: Any) -> int:
-    """Return `value` as an integer; True and False are none. Raises WrongType."""
+    """Return `value` as an integer; True and False do not count. Raises WrongType."""
     if not isinstance(value, bool) and isinstance(value, Integral):
         return int(value)
     raise wrong_type(name, value, "an integer")
 
 
 def number_argument(name: str, value: Any) -> float:
-    """Return `value` as a number; True and False are none. Raises WrongType."""
+    """Return `value` as a number; True and False do not count. Raises WrongType."""
     if not isinstance(value, bool) and isinstance(value, Real):
         return float(value)
     raise wrong_type(name, value, "a number")
 
 
 def names_argument(name: str, value: object, expected: str) -> tuple[str, ...]:
-    """Return `value` as several texts; one text alone is not taken apart into letters. Raises WrongType."""
+    """Return `value` as several texts; a single text is not split into letters. Raises WrongType."""
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         names = tuple(value)
         if all(isinstance(each, str) for each in names):

@@ -68,7 +68,7 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
     """Return the block (Markdown) for the card of the adapter in `folder`.
 
     evaluation: the one to show; by default that in the folder, or in the one above it, which names these weights.
-    opened: the adapter, where it is open already.
+    opened: the adapter, if it is already open.
 
     Raises what `audit_adapter` raises, and InputError (`other-adapter`) where `evaluation` has another adapter's rows.
     """
@@ -104,7 +104,7 @@ def _verdicts(adapter: Adapter, folder: Path) -> tuple[RuntimeVerdict, ...]:
 
 
 def _of_these_weights(kind: type[Written], path: Path, sha256: str) -> Written | None:
-    """The report at `path`, where there is one and it is about these weights."""
+    """Return the report at `path`, if there is one and it is about these weights."""
     with suppress(InputError):
         report = kind.read(path)
         return report if report.output_sha256 == sha256 else None

@@ -1,6 +1,6 @@
 """Components of B·A in r-space, under weights on what goes in and on what comes out. numpy only, no I/O.
 
-Shapes as in `spectra`: A (r, n), B (m, r). A component is a pair p, q of vectors (r,) that stands for B·p·qᵀ·A. Those
+Shapes as in `spectra`: A (r, n), B (m, r). A component is a pair p, q of vectors (r,) that represents B·p·qᵀ·A. Those
 of one basis fulfil qᵢᵀpⱼ = δᵢⱼ: keeping the set K of them turns B·A into B·P·A with the projection P = Σ_K p·qᵀ.
 
 A weight is given as a square root: a matrix X with r columns, where XᵀX = E[hhᵀ] for the inputs' side (h = A·x) and
@@ -24,7 +24,7 @@ RIDGE = 1e-4
 
 So prompts that never use a direction leave it cheap, and not free; a ridge that outweighs everything gives the SVD."""
 RESOLVED = 1e-6
-"""σ/σ₁ of a factor below which its directions are not told apart from rounding: activations are single precision."""
+"""σ/σ₁ of a factor below which its directions count as rounding: activations are single precision."""
 
 
 class Components(NamedTuple):
@@ -44,7 +44,7 @@ class Components(NamedTuple):
 
 
 def root(moment: FloatArray, triangle: FloatArray, ridge: float = RIDGE) -> FloatArray:
-    """A matrix X, (k, r), with XᵀX = moment + λ·triangleᵀ·triangle, on the row space of the factor alone.
+    """A matrix X, (k, r), with XᵀX = moment + λ·triangleᵀ·triangle, only on the row space of the factor.
 
     moment: (r, r), E[hhᵀ] or E[ttᵀ].   triangle: R of Aᵀ or of B.   ridge: λ is this share of the mean energy that the
     moment has for each orthonormal direction of the factor.

@@ -15,13 +15,13 @@ class Watcher:
         """A seed begins."""
 
     def stage(self, name: str, number: int, of: int | None) -> None:
-        """A stage begins. of: how many there are, where that is known."""
+        """Report that a stage begins. of: number of stages, if known."""
 
     def step(self, done: int, total: int) -> None:
         """Report a finished training step, or the number of examples that an evaluation has answered."""
 
     def tokens(self, count: int) -> None:
-        """So many tokens were read and written for the batch of which `step` speaks next."""
+        """Report the tokens read and written for the batch that the next `step` reports."""
 
     def note(self, text: str) -> None:
         """Something is done again, for this reason."""

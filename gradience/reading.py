@@ -97,7 +97,7 @@ def cannot_open(path: Path, error: OSError) -> InputError:
 
 
 def not_a_file(path: Path) -> InputError:
-    """The error for a path at which something else lies."""
+    """Return the error for a path that is not a regular file."""
     return InputError(
         f"{path}: not a regular file (a folder, pipe, socket or device)",
         code="not-a-file",

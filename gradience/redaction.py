@@ -17,7 +17,7 @@ SECRET_FIELDS = re.compile(
     r"(access|hub|auth)_?tokens?)$",
     re.IGNORECASE,
 )
-"""Names of settings that hold a secret. `num_tokens`, `pad_token` and `pad_token_id` are none."""
+"""Names of settings that hold a secret. `num_tokens`, `pad_token` and `pad_token_id` are not secrets."""
 
 REDACTED = "[REDACTED secret]"
 _ISSUED = r"""

@@ -27,7 +27,7 @@ class Rule(Generic[Subject, Statement]):
     look: Callable[[Subject], Iterator[Statement]]
 
     def statements(self, subject: Subject) -> tuple[Statement, ...]:
-        """Return what the rule says of `subject`; nothing where it is not applicable."""
+        """Return the rule's results for `subject`; empty if the rule is not applicable."""
         try:
             return tuple(self.look(subject))
         except NotApplicable:
@@ -50,7 +50,7 @@ def rule(
 
 
 def need(value: Value | None) -> Value:
-    """Return the value. Raises NotApplicable where there is none."""
+    """Return the value. Raises NotApplicable if there is none."""
     if value is None:
         raise NotApplicable
     return value

@@ -1,6 +1,6 @@
 """Files and folders as reports: each file by the reader of its kind, which its `schema` names; an adapter is audited.
 
-The one reader of what people draw and pass on: `gradience plot` takes one report of a path, a page all that are there.
+The one reader of reports for drawing and sharing: `gradience plot` takes one report of a path, a page all of them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Named(Artifact):
 def report_at(path: Path) -> Report:
     """Return the one report of a path: a file's, of a run's folder that about all of it, else the audit of an adapter.
 
-    A folder that is no adapter may be that of a training, whose log is read.
+    A folder that is not an adapter may be a training's folder; its log is read.
 
     Raises InputError (`not-a-report`, and what reading and auditing raise).
     """
@@ -111,7 +111,7 @@ def _all_in(path: Path) -> Iterator[Source]:
 
 
 def _place(folder: Path) -> tuple[int, list[tuple[int, int | str]]]:
-    """Checkpoints stand in the order of their steps, and seeds in that of their numbers: 90 before 100."""
+    """Checkpoints are sorted by step, and seeds by number: 90 before 100."""
     step = step_of(folder.name)
     return (step.number if step else -1, natural_key(folder.name))
 

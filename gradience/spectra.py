@@ -44,7 +44,7 @@ ENERGY_SLACK = 1e-9
 
 
 class NonFiniteFactor(ValueError):
-    """A factor holds NaN or infinity: there is no spectrum to speak of."""
+    """A factor holds NaN or infinity, so it has no spectrum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Core:
     rows: int
     """Rows of the factor: n for A, m for B. They enter the error bound."""
     flushed: bool = False
-    """True where a column lies so far below the largest that scaling may have turned it into zeros."""
+    """True for columns so far below the largest that scaling may have turned them into zeros."""
 
 
 @dataclass(frozen=True, slots=True)

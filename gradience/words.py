@@ -1,4 +1,4 @@
-"""Words of messages: one and many, the first of a long list, and what a stranger called something made visible.
+"""Words of messages: one and many, the first of a long list, and untrusted names made visible.
 
 Numbers for screens are in report/numbers.py.
 """

@@ -66,7 +66,7 @@ def pairs(n: int, probe: int, only_probe: int, only_variant: int) -> PairedTable
 
 
 def answers(n: int, probe: int, seed: int, name: str = "", changed: tuple[int, int] = (0, 0)) -> list[bool]:
-    """Which examples are correct: the probe's easiest; a variant has lost and won some, drawn by its name."""
+    """Return the correct examples: the probe's easiest; a variant has lost and won some, drawn by its name."""
     draw = random.Random(f"{seed} {name}")
     lost, won = draw.sample(range(probe), changed[0]), draw.sample(range(probe, n), changed[1])
     return [(place < probe or place in won) and place not in lost for place in range(n)]
@@ -175,8 +175,8 @@ def bench(
     probe_error: str = "",
     **more: Any,
 ) -> Bench:
-    """One seed. changes: name of a variant -> the error it ended in, or how many examples only the probe and only the
-    variant has correct; (0, 0) where not named."""
+    """One seed. changes: name of a variant -> the error it ended in, or the numbers of examples that only the probe and
+    only the variant has correct; (0, 0) if not named."""
     asked = asked or config()
     probe = None if probe_error else probe_of(seed, correct=correct, n=n, gate=gate)
     splits = (
@@ -246,7 +246,7 @@ LARGE: dict[str, Any] = {"n": 2000, "correct": 1500}
 def ladder(
     *losses: tuple[int, int], seeds: Sequence[int] = SEEDS, bound: str = "mean-over-trainings", **more: Any
 ) -> list[Bench]:
-    """Seeds with a ladder of four steps. losses: of each step, the same number on every seed."""
+    """Seeds with a ladder of four steps. losses: one number for each step, the same on every seed."""
     compression = {
         "variants": ["uniform_r2"],
         "controls": [],

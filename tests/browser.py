@@ -1,6 +1,6 @@
 """Pages of `gradience report` in a real browser: Debian's chromium, driven by Playwright.
 
-The page's policy forbids to evaluate strings, so that what is asked goes over the protocol of the developer tools.
+The page's policy forbids to evaluate strings, so expressions are evaluated through the developer tools protocol.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def need_browser() -> None:
 
 
 class Page:
-    """A page that is open, everything that its console said and everything that it asked for."""
+    """An open page, with all messages of its console and all its requests."""
 
     def __init__(self, page) -> None:
         self.page = page
@@ -43,7 +43,7 @@ class Page:
         self.page.wait_for_selector("html[data-drawn]", state="attached")
 
     def value(self, expression: str):
-        """What a JavaScript expression is, in the page."""
+        """Return the value of a JavaScript expression in the page."""
         answer = self.tools.send(
             "Runtime.evaluate", {"expression": expression, "awaitPromise": True, "returnByValue": True}
         )
@@ -66,7 +66,7 @@ def browser() -> Iterator[Any]:
 
 @contextmanager
 def browsing(chromium: Any, width: int = 1280, *, dark: bool = False, **more: Any) -> Iterator[Page]:
-    """A fresh page of this width, in a context of its own. more: of Playwright's `new_page`."""
+    """A fresh page of this width, in a context of its own. more: arguments of Playwright's `new_page`."""
     scheme = "dark" if dark else "light"
     page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, **more)
     try:
@@ -79,7 +79,7 @@ DRAWN = "[...document.querySelectorAll('[data-plot]')].filter(at => at.querySele
 
 
 def assert_sound(page: Page, plots: int) -> None:
-    """Nothing was said, nothing was fetched, every plot is drawn, and nothing is wider than the screen."""
+    """Check that the page logged and fetched nothing, drew every plot, and is not wider than the screen."""
     assert page.said == []
     assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
     assert len([url for url in page.asked if url.startswith("file:")]) == 1

@@ -36,13 +36,13 @@ OLD, NEW = "3f9a1c0de27b" + "0" * 52, "77aa00bb11cc" + "1" * 52
 
 
 def kept(old: int, new: int, decay: float) -> float:
-    """Energy that the first `new` of `old` components hold where σ_i = i^-decay."""
+    """Energy that the first `new` of `old` components hold if σ_i = i^-decay."""
     energies = [i ** (-2 * decay) for i in range(1, old + 1)]
     return math.fsum(energies[:new]) / math.fsum(energies)
 
 
 def figures(name: str, old: int, new: int, shape: tuple[int, int], decay: float | None) -> dict[str, Any]:
-    """What plans and reports both say of a module; decay None: never trained."""
+    """Fields of a module in both plans and reports; decay None: never trained."""
     held = None if decay is None else kept(old, new, decay)
     width = sum(shape)
     return {

@@ -1,4 +1,4 @@
-"""Adapters made from numpy arrays in any storage type, and what lies in a written one: without the project's reader."""
+"""Adapters made from numpy arrays in any storage type, and contents of written adapters; without our reader."""
 
 from __future__ import annotations
 

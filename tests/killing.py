@@ -24,7 +24,7 @@ PACKAGE = Path(gradience.__file__).parent
 WRITING = ("files/artifact.py", "files/scratch.py", "files/whole.py")
 KILLED = -signal.SIGKILL
 HANGS = 1800
-"""Seconds after which a process is taken for one that never ends: a guard against waiting for ever, no measure."""
+"""Seconds after which a process counts as hung: a guard against waiting for ever, not a measurement."""
 
 
 def watched(*names: str) -> set[str]:
@@ -72,7 +72,7 @@ def in_child(work: Callable[[], int | None], files: set[str] | None = None, kill
 
 
 def moments_of(work: Callable[[], int | None], files: set[str]) -> int:
-    """How many moments `work` has, told by a child that does it."""
+    """Return the number of moments in `work`, counted in a child process."""
     reader, writer = os.pipe()
 
     def counted() -> None:
@@ -87,7 +87,7 @@ def moments_of(work: Callable[[], int | None], files: set[str]) -> int:
 
 
 def work_of(work: Callable[[], object], files: set[str]) -> int:
-    """How many moments `work` has, done here: a measure of work that no load can move."""
+    """Return the number of moments in `work`, run in this process: a measure of work that does not depend on load."""
     last = 0
 
     def note(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Programs on a pseudo-terminal: what they draw there. The tests that use it are skipped where there is none."""
+"""Output of programs on a pseudo-terminal. The tests that use it are skipped on systems without one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read(master):
 
 
 class Drawing:
-    """A program that draws on a terminal, and what `terminal` shows of it so far; `drawn` is all that it wrote."""
+    """A program that draws on a terminal. `terminal` shows its screen so far; `drawn` is all its output."""
 
     def __init__(self, command, terminal, rows, columns, environment):
         import fcntl
@@ -79,7 +79,7 @@ class Drawing:
         os.write(self.master, key)
 
     def resize(self, rows, columns):
-        """Have another size from the next time on that the program asks for it."""
+        """Change the size, from the program's next query of it."""
         import termios
 
         self.terminal.rows = max(self.terminal.rows, rows)  # what is being drawn still has the size before

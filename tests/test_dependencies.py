@@ -1,4 +1,4 @@
-"""What pyproject.toml declares is what the package imports, and a bare install brings what the core needs."""
+"""The package imports exactly what pyproject.toml declares, and a bare install has everything the core needs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def modules(requirements: list[str]) -> set[str]:
 
 
 def imported(files: list[Path]) -> set[str]:
-    """Third-party top-level modules that the files import, anywhere in them but for type checkers alone."""
+    """Third-party top-level modules that the files import, anywhere in them except in code only for type checkers."""
     names: set[str] = set()
     for file in files:
         tree = ast.parse(file.read_text(encoding="utf-8"))

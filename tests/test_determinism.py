@@ -124,7 +124,7 @@ def numbers_in(value, name=""):
 
 
 def test_another_kernel_of_blas_changes_no_digit_that_is_printed(folder):
-    """The last stored digit may differ, and the noise at the end of a spectrum: nothing that stands on a screen."""
+    """The last stored digit may differ, and the noise at the end of a spectrum: nothing that a screen shows."""
     first, second = (audited_on(kernel, folder) for kernel in ("Prescott", "Haswell"))
     if platform.machine() == "x86_64" and "OpenBLAS" in json.dumps(np.show_config(mode="dicts"), default=str):
         assert first["kernels"] != second["kernels"]

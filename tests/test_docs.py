@@ -1,4 +1,4 @@
-"""Documents name only what is there. (`make lint` compares generated ones byte for byte.)"""
+"""Documents name only existing things. (`make lint` compares generated ones byte for byte.)"""
 
 from __future__ import annotations
 

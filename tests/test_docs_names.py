@@ -1,4 +1,4 @@
-"""What documents name is there: names of the package, options of commands, imports of code that is not run."""
+"""Names in documents exist: names of the package, options of commands, imports of code that is not run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def names_at_the_top(source):
 
 
 def is_there(parts):
-    """Whether gradience.PARTS is a module, or a name of one."""
+    """Return True if gradience.PARTS is a module, or a name of one."""
     folder = ROOT / "gradience"
     for n, part in enumerate(parts):
         if (folder / part / "__init__.py").is_file():
@@ -88,7 +88,7 @@ def test_documents_that_the_package_names_are_there():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_code_imports_from_the_package_is_there(page):
-    """Of blocks that are not run as well: they train, or need a model."""
+    """Also check blocks that are not run because they train or need a model."""
     for language, block in FENCE.findall(text_of(page)):
         if language in ("python", "py"):
             for node in ast.walk(ast.parse(block)):
@@ -98,7 +98,7 @@ def test_what_code_imports_from_the_package_is_there(page):
 
 
 def options_of(words):
-    """The command that the first words name, and what it is given."""
+    """Return the command that the first words name, and its arguments."""
     command = typer.main.get_command(app)
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]

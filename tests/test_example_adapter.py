@@ -1,4 +1,4 @@
-"""The bundled adapter is what its card says, fits its base, and ships small."""
+"""The bundled adapter matches its card, fits its base, and ships small."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def blocks(page, wanted):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with the adapters that the pages speak of."""
+    """A working directory with the adapters that the pages use."""
     names = ["my_adapter", "seed42", "seed123", "adapters/support", "adapters/sales"]
     for name in names:
         shutil.copytree(example_adapter(), tmp_path / name)

@@ -110,7 +110,7 @@ SAY_NOTHING = {"found", "made", "judge", "told", "own", "practice", "rankuse", "
 
 
 def identifiers(tree: ast.Module) -> set[str]:
-    """What a file names: variables, parameters, attributes, functions, classes and what it imports."""
+    """Return the names in a file: variables, parameters, attributes, functions, classes and what it imports."""
     fields = ("id", "arg", "attr", "name", "asname", "module")
     named = {
         value

@@ -1,4 +1,4 @@
-"""Where it is installed from: this repository. The name `gradience` on the package index belongs to the predecessor."""
+"""Install instructions point to this repository. The name `gradience` on PyPI belongs to the predecessor."""
 
 from __future__ import annotations
 

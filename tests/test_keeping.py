@@ -1,4 +1,4 @@
-"""What keeps the project: the hosted workflow, hooks and issue forms say what the Makefile and the command line do."""
+"""Maintenance files: the hosted workflow, hooks and issue forms match the Makefile and the command line."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ SHOWN = {
 
 
 def outputs(notebook):
-    """What a cell shows, cell by cell: HTML or Markdown where there is one, else text."""
+    """Return the outputs of each cell: HTML or Markdown if there is one, else text."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {"text/plain": output.get("text", "")})

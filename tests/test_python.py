@@ -1,4 +1,4 @@
-"""Python as people type it: the verbs, what is said to a wrong argument, and the examples of the docstrings."""
+"""The Python interface: the verbs, errors for wrong arguments, and the examples of the docstrings."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ for call in (
 
 @pytest.fixture
 def example_files(folder):
-    """What the examples speak of, in the working directory."""
+    """Files used by the examples, in the working directory."""
     compress_adapter("my_adapter", output="smaller", rank=4)
     audit_adapter("my_adapter").save("audit.json")
     with gradience.TelemetryWriter("run.jsonl") as run:

@@ -1,4 +1,4 @@
-"""Files are opened in one place: regular ones, of a bounded size, without waiting. What else lies there is named."""
+"""Files are opened in one place: regular ones, of a bounded size, without waiting. Other kinds of files are named."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def commands(place: Path, kind: str) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> dict[tuple[str, str], tuple[int, str]]:
-    """(kind, command) -> exit code and what stood on stderr, all of one child: it blocks, or takes too much, or not."""
+    """(kind, command) -> exit code and stderr, all from one child: it blocks, or takes too much, or not."""
     place = tmp_path_factory.mktemp("instead")
     asked = {
         (kind, name): command for kind in KINDS for name, command in commands(place / kind, kind).items()

@@ -1,4 +1,4 @@
-"""README is a first screen, and what it and the first pages show is what happens: output, commands, Python."""
+"""README is a first screen, and the output, commands and Python shown there and on the first pages are real."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def blocks(page, *languages):
 
 
 def shown_commands():
-    """Every `gradience …` line of a code block, and of what the demo says to do next."""
+    """Every `gradience …` line of a code block, and of the next steps that the demo prints."""
     for page in PAGES:
         for block in blocks(page, "", "text"):
             for line in block.splitlines():
@@ -46,7 +46,7 @@ def shown_commands():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with the adapters, the config and the finished runs that the pages speak of."""
+    """A working directory with the adapters, the config and the finished runs that the pages use."""
     for name in ("adapter", "my_adapter", "your_adapter", "run/checkpoint-100", "run/checkpoint-200"):
         shutil.copytree(example_adapter(), tmp_path / name)
     shutil.copytree(example_adapter(), tmp_path / example_adapter().relative_to(ROOT))

@@ -1,4 +1,4 @@
-"""Artifacts are made to be shared: no folder of the machine, and so no user's name, stands in what any verb writes."""
+"""Artifacts are made to be shared: no output of any verb contains a folder of the machine, and so a user's name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def home(tmp_path):
 
 
 def said(monkeypatch, capsys, *words):
-    """What a verb prints on standard output; its command line is that of the process, as a user has it."""
+    """Return the standard output of a verb; its command line is that of the process, as for a user."""
     arguments = [str(word) for word in words]
     monkeypatch.setattr(sys, "argv", ["gradience", *arguments])
     assert run(arguments) in (0, 1)

@@ -68,7 +68,7 @@ def test_a_tag_of_another_version_is_noticed(tag, lies, tmp_path):
 
 
 def test_a_released_change_is_one_line():
-    """A line that is wrapped, or a head that stands twice, is what a merge by union leaves behind."""
+    """A line that is wrapped, or a duplicate heading, is what a merge by union leaves behind."""
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     _, unreleased, *released = re.split(r"^(?=## \[)", text, flags=re.MULTILINE)
     assert unreleased.startswith("## [Unreleased]\n")

@@ -48,7 +48,7 @@ _HEADS = frozenset(
 
 
 def known_reason(key: Key, config: PeftConfig | None) -> str | None:
-    """Return the description of a known PEFT tensor that is no factor; None if the tensor is not
+    """Return the description of a known PEFT tensor that is not a factor; None if the tensor is not
     understood.
     """
     parts = key.module.split(".")
@@ -149,7 +149,7 @@ class LoraPair:
 
 
 class LoadedPair(NamedTuple):
-    """The stored words of one pair, decoded block by block when asked."""
+    """The stored words of one pair, decoded block by block on demand."""
 
     pair: LoraPair
     stored_A: Words
@@ -212,7 +212,7 @@ class Adapter(Closing):
     of_peft: PEFT loads these files itself and looks the tensors up by name.
     unwritable: the reason why no smaller adapter can be written, if PEFT has no equivalent of this one.
     pairs: the LoRA modules, in file order.
-    other: tensors that are understood but are no low-rank update.   unaudited: the rest, with reasons.
+    other: tensors that are understood but are not a low-rank update.   unaudited: the rest, with reasons.
     """
 
     format: str
@@ -384,7 +384,7 @@ def sort_tensors(
 
     make: (module, A, B) -> the pair, or the reason why they form none; called once per module that has both
     factors.
-    known: name of a tensor that is no factor -> its description; None if it is `unknown`.
+    known: name of a tensor that is not a factor -> its description; None if it is `unknown`.
     """
     (file,) = adapter.files
     tensors = {name: (file, entry) for name, entry in file.entries.items()}

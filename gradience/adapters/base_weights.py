@@ -27,7 +27,7 @@ Rows = Callable[[slice], FloatArray]
 BLOCK_BYTES = 2**23
 """Block size for weights that are read in blocks of rows."""
 _PACKED = ("qweight", "weight_packed", "weight.absmax", "weight_scale", "qzeros", "blocks")
-"""Ends of tensor names that stand for a quantised weight."""
+"""Ends of tensor names that mark a quantised weight."""
 _EXPERTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
     "down_proj": (("down_proj",), ("w2",)),

@@ -62,7 +62,7 @@ MAX_RANK = 65536
 MAX_NAMES = 200_000
 """Largest number of modules in one field; equal to the number of tensors that are read."""
 MIN_ALPHA, MAX_ALPHA = 1e-30, 1e12
-"""Absolute value, unless it is 0; strangers' configs had up to 1e5. Products of others would leave float64."""
+"""Absolute value, unless it is 0; published configs had up to 1e5. Products of larger values would leave float64."""
 DEFAULT_RANK = DEFAULT_ALPHA = 8
 """PEFT's own, for configs that leave them out."""
 HEADS_OF_TASK: Mapping[str, tuple[str, ...]] = {
@@ -70,7 +70,7 @@ HEADS_OF_TASK: Mapping[str, tuple[str, ...]] = {
     "TOKEN_CLS": ("classifier", "score"),
     "QUESTION_ANS": ("qa_outputs",),
 }
-"""Task -> what PEFT adds to modules_to_save without being asked (0.21, peft_model.py); a model has one of them."""
+"""Task -> modules that PEFT adds to modules_to_save by itself (0.21, peft_model.py); a model has one of them."""
 
 
 @dataclass(frozen=True)
@@ -333,7 +333,7 @@ def _bad(path: Path, problem: str) -> InputError:
 
 
 def _json(value: Any) -> str:
-    """The beginning of a value as it stands in the file; of a long one no more is written than is shown."""
+    """Return the beginning of a value as written in the file; a long value is serialised only as far as it is shown."""
     text = ""
     encoder = json.JSONEncoder(ensure_ascii=False)
     for piece in encoder.iterencode(value[:80] if isinstance(value, str) else value):

@@ -67,7 +67,7 @@ def open_kohya(path: Path, adapter: str | None) -> Adapter:
 
 
 def _alphas(file: TensorFile, modules: Iterable[str]) -> Mapping[str, float]:
-    """Module -> α, of the tensors `<module>.alpha`. Raises InputError (bad-alpha) for one that is no number."""
+    """Module -> α, of the tensors `<module>.alpha`. Raises InputError (bad-alpha) if one is not a number."""
     alphas = {}
     for module in modules:
         entry = file.entries.get(f"{module}.alpha")
@@ -86,7 +86,7 @@ def _alphas(file: TensorFile, modules: Iterable[str]) -> Mapping[str, float]:
 
 
 def _known(alphas: Mapping[str, float], name: str) -> str | None:
-    """Return what a tensor that is no factor is: a number that was used, or a magnitude."""
+    """Describe a tensor that is not a factor: a number that was used, or a magnitude; None if unknown."""
     module, _, last = name.removesuffix(".weight").rpartition(".")
     if last == "alpha":
         return ALPHA_REASON if module in alphas else None
@@ -125,7 +125,7 @@ _FACTOR = re.compile(
 
 
 def is_diffusers(path: Path) -> bool:
-    """Return whether diffusers' weights lie at `path`: by their name, by the keys or the header of a file."""
+    """Return True if `path` has diffusers' weights, by their name, or by the keys or the header of a file."""
     if os.path.isdir(path):
         names = set(listing(path))
         return NAME in names and not names & {WEIGHTS, INDEX}

@@ -67,7 +67,7 @@ def kept_open(path: Path, root: Path | None) -> Iterator[int]:
 
 
 def refuse_placeholder(path: Path, head: bytes) -> None:
-    """Raise InputError when `head` (the first bytes) shows that this only stands in the place of a file.
+    """Raise InputError when `head` (the first bytes) shows that this is only a placeholder for a file.
 
     Codes: empty-file, lfs-pointer, html-page.
     """

@@ -80,7 +80,7 @@ def refuse_method(path: Path, peft_type: str) -> InputError:
 
 
 class Tool(NamedTuple):
-    """Another tool's adapter, known by what stands in the names of its tensors."""
+    """Another tool's adapter, recognised by parts of its tensor names."""
 
     key: str
     """A regular expression."""
@@ -218,7 +218,7 @@ def from_diffusers(
 
 
 def no_factors(path: Path, entries: Mapping[str, TensorEntry]) -> InputError:
-    """The error for a file in which there is no LoRA factor to measure."""
+    """Return the error for a file without a LoRA factor to measure."""
     if not entries:
         return InputError(
             f"{path}: the file contains no tensors",

@@ -134,7 +134,7 @@ class GgufFile(TensorFile):
 
 
 def is_gguf(path: Path) -> bool:
-    """Return whether a GGUF file lies at `path`, by its name."""
+    """Return True if `path` is a GGUF file, by its name."""
     if not os.path.isdir(path):
         return path.suffix.lower() == ".gguf"
     names = listing(path)

@@ -123,7 +123,7 @@ def _mismatch(opened: Adapter, initial: Adapter, problem: str) -> InputError:
 
 
 def _difference(pair: LoraPair, start: LoraPair | None, factor: float) -> LoraPair | str:
-    """The pair [B, −B₀], [A; A₀], or why there is none."""
+    """Return the pair [B, −B₀], [A; A₀], or the reason for its absence."""
     if start is None:
         return f"it has no module {pair.module}"
     if pair.groups > 1 or pair.experts > 1:

@@ -95,7 +95,7 @@ def _without_ghosts(path: list[str], adapter: str | None) -> tuple[list[str], Gh
 
 
 def config_name(module: str) -> str:
-    """The name by which the config speaks of a module.
+    """Return the name of a module in the config.
 
     `attn.base_layer.out_proj` -> `attn`: PEFT wraps nn.MultiheadAttention twice, as a whole and around its output
     projection, and gives both the rank and the α of the whole (0.21, tuners/lora/layer.py, `MultiheadAttention`).
@@ -114,7 +114,7 @@ def is_split_expert(module: str) -> bool:
 
 
 def path_ends(name: str) -> list[str]:
-    """The name and what stands behind each of its dots: what a list of target_modules may say (PEFT's rule)."""
+    """Return the name and its part after each dot: the entries of target_modules that match it (PEFT's rule)."""
     ends = [name]
     dot = name.find(".")
     while dot >= 0:
@@ -124,7 +124,7 @@ def path_ends(name: str) -> list[str]:
 
 
 def ends_with(module: str, names: Iterable[str]) -> bool:
-    """Return whether the path `module` is one of `names`, or ends with one behind a dot (PEFT's rule for targets)."""
+    """Return True if the path `module` is one of `names`, or ends with a dot and a name (PEFT's rule for targets)."""
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 

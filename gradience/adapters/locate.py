@@ -45,7 +45,7 @@ class Location:
     shard_of: dict[str, str] | None = None
     """Tensor -> shard file name, if there is an index."""
     sub_folder: bool = False
-    """The adapter that was asked for by name is a sub-folder of `root`."""
+    """True if the adapter requested by name is a subfolder of `root`."""
 
 
 def locate(path: Path, *, adapter: str | None = None) -> Location:
@@ -141,7 +141,7 @@ def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
 
 
 def _pickle(path: Path) -> InputError:
-    """The refusal of a pickle file. Raises that of a Git LFS pointer or web page, which often lies in its place."""
+    """Return the error for a pickle file. Raises the error for a Git LFS pointer or web page, often found instead."""
     _refuse_placeholders(path)
     return InputError(f"{path}: a pickle file (torch.save)", code="pickle", hint=PICKLE_HINT)
 

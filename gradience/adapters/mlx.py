@@ -1,8 +1,8 @@
 """An adapter of MLX-LM: `adapters.safetensors`, a numbered checkpoint, or an old `adapters.npz`.
 
-`lora_a` is (n, r) and `lora_b` (r, m): both lie transposed against PEFT's, and ΔW = scale·(lora_a·lora_b)ᵀ. Experts of
-one layer are stacked: lora_a (E, r, n), once (E·r, n), and lora_b (E, m, r). The scale is absolute and stands in
-`lora_parameters` of adapter_config.json, a file with PEFT's name and other fields.
+`lora_a` is (n, r) and `lora_b` (r, m): both are transposed relative to PEFT's, and ΔW = scale·(lora_a·lora_b)ᵀ.
+Experts of one layer are stacked: lora_a (E, r, n), once (E·r, n), and lora_b (E, m, r). The scale is absolute, in
+`lora_parameters` of adapter_config.json, a file with PEFT's name and different fields.
 Source: mlx-lm 0.32.2, tuner/lora.py, tuner/dora.py and tuner/utils.py; 0.0.14 to 0.21 for what is old.
 """
 
@@ -242,7 +242,7 @@ def open_npz(path: Path, *, root: Path | None = None) -> TensorFile:
     """Open an .npz archive of stored arrays. Close it with `with`.
 
     `numpy.savez` and `mlx.core.savez` store their members as they are, so each array is a range of bytes of the
-    archive, and nothing is unpacked. Compressed members are refused: their true size cannot be told beforehand.
+    archive, and nothing is unpacked. Compressed members are refused: their true size is unknown beforehand.
     Format: a zip archive of .npy files; numpy, lib/format.py.
     Raises InputError: bad-archive, unknown-dtype, and what `open_regular` raises.
     """

@@ -1,6 +1,6 @@
 """Home-made pairs: any two tensors of a safetensors file whose names follow two patterns.
 
-`Pairs("blocks.{}.w_a", "blocks.{}.w_b", scale=1)`: each `{}` stands for the same text in both names. Which side of a
+`Pairs("blocks.{}.w_a", "blocks.{}.w_b", scale=1)`: each `{}` matches the same text in both names. Which side of a
 tensor is the rank follows from the shapes: one orientation for all pairs, the only one under which every product has
 an inner dimension that is not larger than its sides.
 """

@@ -2,7 +2,7 @@
 
 PEFT's rule (0.21, utils/other.py, `get_pattern_key`): the entries are tried in order, the first key with
 `re.match(rf"(.*\\.)?({key})$", module)` wins; without a hit the module's own name is looked up literally.
-The keys are regular expressions from a stranger's file: `(a+)+` can keep `re` busy for years, and compiling
+The keys are regular expressions from an untrusted file: `(a+)+` can keep `re` busy for years, and compiling
 `(?:a{1000}){1000}` takes `regex` seconds. Keys that are names (nearly all), their dots escaped or not, are compared as
 text. The rest is compiled and matched by the `regex` package within one `Budget` of the adapter.
 What is beyond it, what `re` refuses, or the two read differently, is not evaluated: then the value is unknown, never
@@ -33,7 +33,7 @@ MAX_NAME_LENGTH = 2048
 MAX_REPEATS = 1000
 """Product of the numbers in braces: `regex` writes repeats out when it compiles."""
 MAX_EXPRESSIONS = 200
-"""Keys of an adapter that are expressions; strangers' configs had a handful."""
+"""Most keys of an adapter that may be expressions; published configs had a handful."""
 BUDGET_SECONDS = 1.0
 """Processor time for all expressions of an adapter: to compile them, and to match all modules. Ordinary ones need
 microseconds each."""
@@ -171,7 +171,7 @@ class PatternTable:
         return Found(self._entries[self._keys[best]])
 
     def _literal_hit(self, name: str) -> int | None:
-        """Position of the first key that is a name and applies: to the whole of `name`, or to what stands behind a dot.
+        """Return the position of the first key that is a name and matches all of `name`, or its part after a dot.
 
         In the expression that PEFT makes, `.` stops at a line break and `$` allows one at the end.
         """
@@ -342,7 +342,7 @@ Pieces = Callable[[str], Any]
 
 
 class _Names:
-    """Names, by their length and the positions of the dots that stand for any character; each with its first place."""
+    """Names, by their length and the positions of the dots that match any character; each with its first place."""
 
     def __init__(self) -> None:
         self._tables: dict[int, dict[tuple[int, ...], tuple[Pieces, dict[Any, int]]]] = {}
@@ -361,7 +361,7 @@ class _Names:
         if tables is None:
             return []
         budget.steps -= len(tables)
-        # A dot stands for any character but a line break.
+        # A dot matches any character but a line break.
         places = [
             table.get(pieces(text))
             for dots, (pieces, table) in tables.items()

@@ -3,7 +3,7 @@
 Semantics: PEFT 0.21, tuners/lora/layer.py and model.py. The truth about a rank is the tensor's shape.
 Shapes on disk: linear A (r, n), B (m, r); embedding A (r, vocabulary), B (dim, r); convolution A (r, in, k…),
 B (m, r/groups, 1…); experts stacked by `target_parameters` A (E·r, n) with the expert first, B (m, r·E) with the
-expert last. Factors are handed out as tall float64 blocks, see `spectra`.
+expert last. Factors are returned as tall float64 blocks, see `spectra`.
 
 LoRA on parameters (`target_parameters`): PEFT nests one wrapper per parameter of a module, in the order in which the
 model defines its parameters: the first one is the innermost, and its key has the most `base_layer`. The parameter's
@@ -150,7 +150,7 @@ def fields_in_peft_order(fields: Mapping[str, Any]) -> dict[str, Any]:
 def open_peft(path: Path, adapter: str | None) -> Adapter:
     """Open the adapter at `path` and sort its tensors; weights without a config have no scale.
 
-    Raises InputError (see `locate`, `config`, `tensors`), also for what is no adapter of PEFT.
+    Raises InputError (see `locate`, `config`, `tensors`), also if it is not a PEFT adapter.
     """
     location = locate(path, adapter=adapter)
     config = read_config(location.config, root=location.root) if location.config else None
@@ -234,7 +234,7 @@ def _make_pair(
     roles: Mapping[str, list[str]],
     tensors: Tensors,
 ) -> LoraPair | str:
-    """The pair, or the reason why there is none."""
+    """Return the pair, or the reason for its absence."""
     embedding = "embedding_A" in roles or "embedding_B" in roles
     side_A, side_B = ("embedding_A", "embedding_B") if embedding else ("A", "B")
     if set(roles) - {side_A, side_B}:

@@ -31,13 +31,13 @@ from gradience.words import listed
 Weights = tuple[tuple[str, ...], ...]
 """Choices of files of weights, as patterns: the first of which every pattern fits is fetched, its first file last."""
 _PLAIN = re.compile(r"[\w.+-]{1,200}", re.ASCII)
-"""Names of files that are fetched: a stranger's name steers nothing."""
+"""Allowed names of fetched files, so that a name from the hub cannot steer the download."""
 MAX_LONE = 2 * 2**30
 """Largest file that is downloaded without being named by the user, if its name is not a known one."""
 
 
 TOKENIZER = "tokenizer_config.json"
-"""The file without which there is no tokenizer; it is fetched last, so that it says that all of them are there."""
+"""The file that every tokenizer has; it is fetched last, so its presence means that all files are there."""
 BESIDE_TOKENIZER = (
     *(
         "tokenizer.json",

@@ -340,7 +340,7 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
 
 
 class NewTensor(NamedTuple):
-    """A tensor to be written: its type, its shape, and the bytes when they are asked for."""
+    """A tensor to be written: its type, its shape, and its bytes on demand."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -399,7 +399,7 @@ class WeightsWriter:
             view = view[self._file.write(view) :]
 
     def close(self) -> str:
-        """Close the file and return the SHA-256 of what was written. Raises OSError."""
+        """Close the file and return the SHA-256 of the written bytes. Raises OSError."""
         self._file.close()
         return self._digest.hexdigest()
 

@@ -26,7 +26,7 @@ MAX_OPCODES_BYTES = 64 * 2**20
 """Largest data.pkl, which names the tensors: 100,000 names need about 20 MB."""
 
 NO_MEMORY = "can't allocate memory"
-"""In PyTorch's error, which is no MemoryError."""
+"""Text in PyTorch's out-of-memory error, which is not a MemoryError."""
 
 
 class Refused(Exception):

@@ -93,7 +93,7 @@ SETTINGS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def settings_of(config: PeftConfig) -> dict[str, Setting]:
-    """The fields of SETTINGS that say something, in that order. Anything else in the file is left alone."""
+    """Return the fields of SETTINGS that are set, in that order. Anything else in the file is ignored."""
     return {name: config.fields[name] for name, fits in SETTINGS.items() if fits(config.fields.get(name))}
 
 
@@ -102,7 +102,7 @@ def _values(layers: Iterable[LayerAudit], name: str) -> list[float]:
 
 
 def summary_of(trained: Sequence[LayerAudit]) -> dict[str, Any]:
-    """Means, medians and percentiles over the trained modules; nothing where there are none."""
+    """Return means, medians and percentiles over the trained modules; empty if there are none."""
     if not trained:
         return {}
     stable = _values(trained, "stable_rank")
@@ -144,7 +144,7 @@ def summary_by_type(layers: Sequence[LayerAudit]) -> dict[ModuleType, TypeSummar
 
 
 def gain_of(trained: Sequence[LayerAudit]) -> Gain | None:
-    """Norms and where the energy sits; None where some scale is unknown or everything is 0."""
+    """Return norms and the distribution of the energy; None if a scale is unknown or everything is 0."""
     if not trained or any(layer.fro_norm is None for layer in trained):
         return None
     norms = {layer.label: layer.fro_norm or 0.0 for layer in trained}
@@ -184,7 +184,7 @@ def is_peft_model(value: object) -> bool:
 def as_folder(model: Any, adapter: str | None) -> Iterator[Path]:
     """Yield a temporary folder with one adapter of `model`, named after its class; the model stays as it is.
 
-    adapter: its name; the active one by default. Raises InputError for one that is not there, or is no LoRA.
+    adapter: its name; the active one by default. Raises InputError if it is missing or is not LoRA.
     """
     shown = Path(type(model).__name__)
     active: list[str] = [adapter] if adapter else list(model.active_adapters)

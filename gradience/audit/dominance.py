@@ -81,7 +81,7 @@ def norms_of(blocks: Blocks) -> Norms:
 
 
 def cached_norms(blocks: Blocks) -> Norms:
-    """Return the same from the cache, or find them and keep them there. A cache that cannot be written is none.
+    """Return the norms from the cache, or compute and cache them. A cache that cannot be written is skipped.
 
     An entry that is not what was written is found anew. A file is renamed into its place whole, by whichever process.
     """

@@ -51,7 +51,7 @@ FindingRule = Callable[[Facts], Iterator[Finding]]
 class ModuleRule:
     """A rule that looks at one module at a time: one finding for all modules to which it applies, with a count.
 
-    message: stands behind `3 of 64 modules`.   of_all: whether it says of how many.
+    message: text after `3 of 64 modules`.   of_all: True if the total is shown.
     """
 
     code: str
@@ -366,20 +366,20 @@ def dora(facts: Facts) -> Iterator[Finding]:
 
 
 RANDOM_POSITION = 0.85
-"""null_position above which factors look random. Trained adapters of strangers: median 0.02 to 0.2."""
+"""null_position above which factors look random. Published trained adapters: median 0.02 to 0.2."""
 RANDOM_MIN_RANK = 4
-"""Below this rank a trained and a random spectrum cannot be told apart."""
+"""Below this rank a trained and a random spectrum are indistinguishable."""
 RANDOM_MIN_SIDE = 2
 """Nor can they where the smaller side of ΔW has fewer than this many times r rows: a head of six labels that was
 trained well spreads over all of its few directions."""
 NEARLY_ALL = 0.85
 """k@90 / r from which a module uses nearly all of its rank (random factors: 0.88 to 1)."""
 COARSE_BOUND = 1e-3
-"""error_bound from which a reader must know: the printed digits are no longer true."""
+"""error_bound from which a finding is reported: the printed digits are no longer exact."""
 DEAD_RATIO = 1e-3
 """‖ΔW‖_F below this fraction of the family's median: the module hardly moved."""
 DIVERGED_NORM = 1e3
-"""‖ΔW‖_F above this is larger than any weight matrix of a language model; strangers' diverged runs had 1.9e4."""
+"""‖ΔW‖_F above this is larger than any weight matrix of a language model; published diverged runs had 1.9e4."""
 SPIKE_SHARE = 0.99
 SPIKE_RATIO = 3.0
 """A rank-one spike: σ₁ holds 99 % of the energy, at three times the family's median norm."""

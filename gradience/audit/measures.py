@@ -72,7 +72,7 @@ def rank_use(update: Update) -> float | None:
 
 
 def null_position(update: Update) -> float | None:
-    """(stable rank − 1)/(stable rank of random factors − 1); None where that is 1."""
+    """(stable rank − 1)/(stable rank of random factors − 1); None if the latter is 1."""
     null = update.null_stable_rank
     return (update.stable_rank - 1) / (null - 1) if null > 1 else None
 
@@ -136,7 +136,7 @@ def grouped_spectrum(loaded: LoadedPair) -> Spectrum:
 
 
 def _exponent(words: Words) -> int:
-    """Exponent of the largest absolute entry; 0 where all are 0."""
+    """Return the exponent of the largest absolute entry; 0 if all entries are 0."""
     top, flat = 0.0, words.reshape(-1)
     for start in range(0, flat.size, BLOCK_ELEMENTS):
         largest = float(np.abs(decode(flat[start : start + BLOCK_ELEMENTS])).max())

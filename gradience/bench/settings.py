@@ -62,7 +62,7 @@ class BenchSettings(CommandSettings):
     only_seed: Annotated[Integer | None, Flag("N")] = None
     """Run only seed N of the planned seeds."""
     smoke: bool = False
-    """A shortened run to see that everything works; its results are no evidence."""
+    """A shortened run to check that everything works; its results are not evidence."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
     """A callback for each stage and step."""
 

@@ -28,7 +28,7 @@ def calibrate_adapter(settings: CalibrateSettings) -> Calibration:
 
     The keywords are the flags of `gradience calibrate`:
 
-    Raises InputError where adapter, rows or base cannot be used, UsageError for what makes no sense together,
+    Raises InputError if adapter, rows or base cannot be used, UsageError for what makes no sense together,
     MissingExtra, OutputError when disk or memory refuse.
     """
     output = new_file(settings)

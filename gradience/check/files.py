@@ -1,4 +1,4 @@
-"""Configuration files that strangers wrote: where they are, and what they hold. Bounded, nothing executed."""
+"""Untrusted configuration files: locations and contents. Reading is bounded, nothing is executed."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def integer(value: Any) -> int:
 
 
 def number(value: Any) -> float:
-    """Read a number; "2e-4" as a string is what YAML 1.1 makes of 2e-4, and is taken."""
+    """Read a number; the string "2e-4", which YAML 1.1 makes of 2e-4, is accepted."""
     if isinstance(value, str):
         try:
             value = float(value)

@@ -198,7 +198,7 @@ def _check_usage(paths: Sequence[str], out: AuditOutput) -> None:
 
 
 def _check_run(run: Path) -> None:
-    """Refuse to append to what is no run: a name mistyped, or a link to a file of another kind."""
+    """Refuse to append to a file that is not a run: a mistyped name, or a link to another kind of file."""
     from gradience.telemetry import last_position
 
     if not run.is_file():
@@ -232,7 +232,7 @@ def _append(report: AuditReport, run: Path) -> None:
 
 
 def _print_config(report: AuditReport, path: str) -> None:
-    """Print the LoraConfig. Raises IncompleteError where no rank is suggested."""
+    """Print the LoraConfig. Raises IncompleteError if no rank is suggested."""
     from gradience.files.shared_names import given_text
     from gradience.reports.lora_config import lora_config_source
 

@@ -16,7 +16,7 @@ RED, BOLD, RESET = "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
 
 def wants_colour(stream: TextIO) -> bool:
-    """Return True where colour helps: NO_COLOR (no-color.org) first, then FORCE_COLOR, then a real terminal."""
+    """Return True if colour helps: NO_COLOR (no-color.org) first, then FORCE_COLOR, then a real terminal."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -25,7 +25,7 @@ def wants_colour(stream: TextIO) -> bool:
 
 
 class VisibleStream:
-    """A stream on which nothing steers the terminal: warnings, logs and tracebacks of anybody's go through it.
+    """A stream on which no text can steer the terminal: warnings, logs and tracebacks of any library use it.
 
     What is safe already, our colours and bars in it, is written `beneath` it. A return to the start of the line is kept
     at the start of a text, where the bars of libraries have it.

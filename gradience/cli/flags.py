@@ -116,7 +116,7 @@ def _is_argument(settings: type, name: str) -> bool:
 
 
 def _typer_type(annotation: Any) -> tuple[Any, tuple[str, ...]]:
-    """Return what typer reads for a setting, and the values that it may have, where they are a closed set."""
+    """Return the type that typer reads for a setting, and its allowed values if they are a closed set."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _typer_type(arguments[0])

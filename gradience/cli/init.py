@@ -50,7 +50,7 @@ class EvaluationStarterSettings(StarterSettings):
 def bench(settings: StarterSettings) -> None:
     """Write a config of Bench.
 
-    What is not given stands as a placeholder. Paths in the file start at its folder.
+    Missing values are placeholders. Paths are relative to the file.
 
     Example:
 
@@ -73,7 +73,7 @@ def bench(settings: StarterSettings) -> None:
 def evaluate(settings: EvaluationStarterSettings) -> None:
     """Write a config of an evaluation.
 
-    What is not given stands as a placeholder. Paths in the file start at its folder.
+    Missing values are placeholders. Paths are relative to the file.
 
     Example:
 

@@ -77,13 +77,13 @@ class PageOutput(JsonOutput):
         return True
 
     def show(self, report: Readable, *, folder: Path | None = None, **options: Any) -> None:
-        """Write the page that was asked for, and print. folder: where the records lie that the artifact names."""
+        """Write the requested page, and print. folder: folder of the records that the artifact names."""
         if self.html is not None:
             self.save_page(report, folder=folder)  # type: ignore[arg-type]
         self.print(report, **options)
 
     def save_page(self, *reports: Report, folder: Path | None = None) -> None:
-        """Write the page of `--html`; nothing if it was not asked for."""
+        """Write the page of `--html`, if requested."""
         if self.html is None:
             return
         from gradience.reports.page.parts import Source

@@ -39,5 +39,5 @@ INSTEAD = {
 
 
 def instead_of(verb: str | None, option: str | None) -> str | None:
-    """Return what to type instead of an option that we do not have, where the original had it."""
+    """Return the replacement for an option that only the original had."""
     return INSTEAD.get((verb or "", option or ""))

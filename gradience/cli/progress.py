@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 1.0
 LINE_SECONDS = 30.0
-"""Between two lines about the same work, where there is no terminal."""
+"""Seconds between two lines about the same work without a terminal."""
 DOING = {
     "train": "training",
     "eval": "evaluating",
@@ -79,7 +79,7 @@ class ProgressBar(_Bars):
     """A callback `bar(done, total)`: a bar on a terminal if the work takes over a second, else a line now and then.
 
     quiet: draw and print nothing.
-    announce: print the label at once where there is no terminal, for work that takes minutes.
+    announce: print the label at once if there is no terminal, for work that takes minutes.
     """
 
     def __init__(self, label: str, *, quiet: bool = False, announce: bool = False) -> None:
@@ -133,7 +133,7 @@ class StageProgress(_Bars, Watcher):
         self._seed = f"seed {seed} ({number} of {of}), " if of > 1 else ""
 
     def stage(self, name: str, number: int, of: int | None) -> None:
-        """Show that a stage begins. of: how many there are, where that is known."""
+        """Show that a stage begins. of: number of stages, if known."""
         variant, _, step = name.rpartition("/")
         doing = self._doing = f"{DOING[step]} {display_name(variant or 'probe', 40)}"
         self._stages_done, self._pace = number - 1, _Pace(time.monotonic())
@@ -149,7 +149,7 @@ class StageProgress(_Bars, Watcher):
         self._pace.tokens += count
 
     def step(self, done: int, total: int) -> None:
-        """Show that a step of the training is done, or so many examples are answered, and how fast that goes."""
+        """Show the finished training steps or answered examples, and their speed."""
         now = time.monotonic()
         line = self._pace.line(done, total, now)
         if self._progress is not None and self._tasks is not None:
@@ -193,7 +193,7 @@ class _Pace:
         )
 
     def rate(self, now: float) -> str:
-        """`1,200 tokens/s`; empty where no tokens are counted."""
+        """Return `1,200 tokens/s`; empty if no tokens are counted."""
         passed = now - self.began
         return f"{self.tokens / passed:,.0f} tokens/s" if self.tokens and passed > 0 else ""
 

@@ -1,4 +1,4 @@
-"""Configs to begin with: a commented YAML of Bench and one of an evaluation, filled in as far as somebody has said."""
+"""Starter configs: a commented YAML for Bench and one for an evaluation, filled in with the given values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLACEHOLDERS = {
 LABELS = ("classification", "glue", "reviews", "text_classification")
 """Tasks of a sequence classifier."""
 ROWS = ("chat", "classification", "jsonl", "text_classification")
-"""Tasks that read a file of somebody's own."""
+"""Tasks that read a user's own file."""
 NEEDED: Mapping[str, Mapping[str, Any]] = {
     "glue": {"subset": "sst2"},
     "text_classification": {"text_column": "text", "label_column": "label"},
@@ -84,7 +84,7 @@ with_base: true  # the base alone as well: does the adapter do anything?
 def bench_config(
     file: str, *, model: str | None, profile: str | None, options: Mapping[str, Any], data: str | None
 ) -> str:
-    """Return a config of Bench. file: its own name. profile: None for rows of somebody's own, prompts with answers."""
+    """Return a config of Bench. file: its own name. profile: None for a user's own rows, prompts with answers."""
     profile = profile or "jsonl"
     lines = [f"profile: {scalar(profile)}  # how rows are read and what is correct: docs/tasks.md"]
     given = {**NEEDED.get(profile, {}), **options}

@@ -35,7 +35,7 @@ COPY_COSINE = 0.9
 STORAGE_NOISE = 0.002
 """By how much storage in 16 bits moves the cosine between an update and a truncation of it."""
 LOST_ENERGY = 0.01
-"""Share of the energy whose loss shows that something was cut off, where the ranks do not."""
+"""Share of energy whose loss shows a truncation if the ranks do not."""
 
 
 def replicates_of(rows: Sequence[ModuleComparison]) -> Replicates:
@@ -163,7 +163,7 @@ def compare_adapters(settings: CompareSettings) -> ComparisonReport:
 
 
 def _by_name(adapter: Adapter, other: Adapter) -> dict[str, LoraPair]:
-    """The modules by names that `other` has as well, where the two formats name them differently."""
+    """Return the modules under names that `other` has as well, if the two formats name them differently."""
     for pair in adapter.pairs:
         adapter.scale_of(pair)
     if adapter.format != "gguf" or other.format == "gguf" or other.config is None:

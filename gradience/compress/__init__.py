@@ -1,1 +1,1 @@
-"""An adapter and a plan -> the smaller adapter on disk, with the error of what was stored."""
+"""An adapter and a plan -> the smaller adapter on disk, with the error of the stored factors."""

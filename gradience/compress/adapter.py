@@ -1,4 +1,4 @@
-"""Compression: an adapter -> a smaller approximation with the same scale, and a report of what was lost.
+"""Compression: an adapter -> a smaller approximation with the same scale, and a report of the error.
 
 Training-free and exact: every module gets the best approximation of its rank (Eckart–Young), found in r-space, one
 module at a time, without the base model. The error reported is the one of the factors as they are stored.
@@ -86,7 +86,7 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
     model is read. A dry run returns the plan. Exactly one of the keywords from `rank` to `plan` says how small; all
     are the flags of `gradience compress`:
 
-    Raises InputError where the adapter cannot be compressed, UsageError for arguments that make no sense (WrongType, a
+    Raises InputError if the adapter cannot be compressed, UsageError for arguments that make no sense (WrongType, a
     TypeError too, for those of a wrong type), VerificationError where PEFT does not load the result, OutputError when
     the disk refuses. Nothing is left half-written.
     """
@@ -171,7 +171,7 @@ def write_compressed(
 
     The other keywords are those of `compress_adapter`; a calibration is the one that the plan was made with.
 
-    Returns the report, which also lies in the folder. Raises what `compress_adapter` raises.
+    Returns the report, which is also written to the folder. Raises what `compress_adapter` raises.
     """
     source = adapter.location.path if isinstance(adapter, Adapter) else Path(adapter)
     target = Path(output)

@@ -53,7 +53,7 @@ def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]
 
 
 def names_beside(source: Path) -> list[str]:
-    """Return what lies in an adapter's folder, or beside its one file; nothing for a name on the hub."""
+    """Return the files in an adapter's folder, or beside its single file; empty for a name on the hub."""
     folder = source.parent if source.is_file() else source
     return os.listdir(folder) if folder.is_dir() else []
 
@@ -94,7 +94,7 @@ def _carries(entry: Path) -> bool:
 
 
 def _copy(source: Path, target: Path, *, root: Path) -> bool:
-    """False for a link that leads out of `root`, for a pickle, and for what is too large to belong to an adapter."""
+    """False for a link that leads out of `root`, a pickle, or a file too large to belong to an adapter."""
     try:
         handle = open_regular(source, root=root, limit=MAX_DATA_BYTES)
     except InputError as error:

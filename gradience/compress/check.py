@@ -39,7 +39,7 @@ def check_written(
 ) -> None:
     """Compare the adapter that was read back with what was to be written.
 
-    Raises WrittenWrong, before anybody sees the folder.
+    Raises WrittenWrong, before the folder is put in place.
 
     The errors of the modules are measured again by another route (`compare`), up to CHECKED_PARAMS.
     """
@@ -104,7 +104,7 @@ def _config_complaints(written: Adapter, layout: Layout) -> Iterator[str]:
 
 NEEDED = ("peft", "torch")
 TIMEOUT_S = 600
-"""Loading takes seconds; an expression in a stranger's config can keep PEFT busy for years."""
+"""Loading takes seconds; an expression in an untrusted config can keep PEFT busy for years."""
 _INSIDE = (".base_layer.", ".token_adapter.", ".original_module.")
 _TOKENS = ".token_adapter.trainable_tokens_delta"
 

@@ -246,7 +246,7 @@ def without_stripped(
         return {}, set()
 
     def path_of(tensor: str) -> str:
-        """The module that a tensor of the base model lies in."""
+        """Return the module that a tensor of the base model belongs to."""
         return peft_name(tensor, adapter).removeprefix(PREFIX).rpartition(".")[0]
 
     def divided(names: Iterable[str], why: str | None) -> tuple[list[str], list[str]]:
@@ -364,7 +364,7 @@ def target_fields(
 
 
 def require_config(opened: Adapter) -> PeftConfig:
-    """The config. Raises InputError (code no-config) where there is no config."""
+    """The config. Raises InputError (code no-config) if there is no config."""
     if opened.config is None:
         raise InputError(
             f"{opened.location.path}: no adapter_config.json beside the weights: without α no smaller adapter "

@@ -92,7 +92,7 @@ def lay_out(
     """Decide what is written, and under which names; only headers are read. Keywords as of `compress_adapter`.
 
     The weights of a base that a DoRA needs stay open as long as the adapter.
-    Raises InputError where the adapter cannot be compressed so, UsageError for arguments that make no sense.
+    Raises InputError if the adapter cannot be compressed so, UsageError for arguments that make no sense.
     """
     config = require_config(opened)
     form = form_of(to, opened.format)

@@ -209,7 +209,7 @@ class Job:
     parameter: the module is a parameter that `target_parameters` wraps.
     magnitude, base, transposed: DoRA only (transposed: W is stored as (n, m)).
     basis: p and q, (r, k), of a calibration: the leading components are kept. None: those of the SVD.
-    form: the format that is written, where it is not PEFT's.
+    form: the format that is written, if it is not PEFT's.
     """
 
     pair: LoraPair
@@ -233,12 +233,12 @@ class Job:
 
     @property
     def keeps_rank(self) -> bool:
-        """True where nothing is truncated."""
+        """True if nothing is truncated."""
         return self.plan.new_rank == self.pair.rank
 
     @property
     def unchanged(self) -> bool:
-        """True where the stored bytes can be copied."""
+        """True if the stored bytes can be copied."""
         return (
             self.keeps_rank
             and self.stored_rank == self.pair.rank
@@ -409,7 +409,7 @@ def _rounding(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) ->
 
 
 class _Stored(NamedTuple):
-    """A new factor X′ = X·map as stored words, (rows, k), with XᵀX′ and X′ᵀX′ of what was stored."""
+    """A new factor X′ = X·map as stored words, (rows, k), with XᵀX′ and X′ᵀX′ of the stored words."""
 
     words: Words
     cross: FloatArray

@@ -162,7 +162,7 @@ def _module_problems(
 
 
 def _tensor_problems(model: PeftModel, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    """Every tensor of the file is in the model, with its values, where PEFT would save it from."""
+    """Yield a problem for each tensor of the file that is missing in the model, as PEFT saves it, or differs."""
     state = model.state_dict()
     state |= get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
     for name, stored in tensors.items():

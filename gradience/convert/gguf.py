@@ -1,7 +1,7 @@
 """A LoRA for llama.cpp, as its convert_lora_to_gguf.py writes it, through the library `gguf`.
 
 One number, adapter.lora.alpha, holds for the whole file: s = alpha/r of each tensor, so ranks may differ where s·r does
-not. Rows of q and k of Llama lie in another order there (two halves of a head become pairs), so those of B do.
+not. Rows of q and k of Llama have another order there (two halves of a head become pairs), so those of B do.
 Source: llama.cpp in llama-cpp-python 0.3.36, convert_lora_to_gguf.py and conversion/llama.py (`permute`).
 """
 
@@ -205,7 +205,7 @@ def _type(opened: Adapter, pair: LoraPair, library: Any) -> Any:
 
 
 def _heads(opened: Adapter, config: Mapping[str, Any]) -> dict[str, int]:
-    """Last part of a module's name -> its heads, where rows are reordered. Raises InputError (not-in-format)."""
+    """Last part of a module's name -> its heads, if rows are reordered. Raises InputError (not-in-format)."""
     sizes = heads_of(config)
     for pair in opened.pairs:
         size = sizes.get(pair.module.rpartition(".")[2], 1)

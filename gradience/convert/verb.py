@@ -61,8 +61,9 @@ def convert_adapter(settings: ConvertSettings) -> ConversionReport:
     Values and scales stay what they are: nothing is truncated, rounded or trained. The keywords are the flags of
     `gradience convert`:
 
-    Raises InputError for what cannot be read, or not be held by the format; UsageError (`unknown-target`, and for an
-    output that is there); VerificationError where what was written reads otherwise; OutputError when the disk refuses.
+    Raises InputError for an adapter that cannot be read or that the format cannot hold; UsageError (`unknown-target`,
+    and for an existing output); VerificationError if the written file reads back differently; OutputError if the disk
+    refuses.
     Nothing is left half-written.
     """
     source, target = Path(settings.path), Path(settings.output)

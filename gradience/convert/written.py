@@ -19,9 +19,9 @@ from gradience.compress.forms import Form, refuse_beside, refuse_type
 class Written(NamedTuple):
     """The weights as written.
 
-    sha256, bytes: of the file of weights.   tensors: in it.   renamed: how many have another name than they had.
+    sha256, bytes: of the file of weights.   tensors: in it.   renamed: number of tensors with a new name.
     left_out: tensors of the source that the target does not hold, with reasons.
-    modules: each module -> what it is called there, where that is not its name.
+    modules: each module -> its name in the written file, if that differs.
     """
 
     sha256: str

@@ -49,7 +49,7 @@ class Parts(Generic[Row]):
 
 
 def split(rows: Sequence[Row], seed: int) -> Parts[Row]:
-    """Split rows, which stand in the order of their identities, so that the order in the file decides nothing."""
+    """Split rows, sorted by their identities, so that the order in the file has no effect."""
     order = np.random.default_rng([seed, _SPLIT]).permutation(len(rows)).tolist()
     shuffled = [rows[place] for place in order]
     held_out, stopping = len(rows) // 4, len(rows) // 8
@@ -121,7 +121,7 @@ def _last(name: str) -> str:
 
 
 def _refuse_unlike(student: Adapter, teacher: Adapter, student_path: Path, teacher_path: Path) -> None:
-    """Both must stand on one base, as far as their configs say, and the teacher must have every module."""
+    """Check that both have one base, as far as their configs say, and that the teacher has every module."""
     names = [adapter.config.base_model if adapter.config else None for adapter in (student, teacher)]
     if names[0] and names[1] and not may_be_one_base(names[0], names[1]):
         raise UsageError(

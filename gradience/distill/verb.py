@@ -35,7 +35,7 @@ def distill_adapter(settings: DistillSettings) -> DistillReport:
 
     The keywords are the flags of `gradience distill`:
 
-    Raises InputError where adapters, rows or base cannot be used, UsageError for what makes no sense together,
+    Raises InputError if adapters, rows or base cannot be used, UsageError for what makes no sense together,
     MissingExtra, OutputError when disk or memory refuse.
     """
     output = required_output(settings.output, "DIR")

@@ -79,7 +79,7 @@ class AdapterInput:
 def adapter_inputs(
     paths: Sequence[Path], *, tokenizer: bool = False, local: bool = True
 ) -> tuple[AdapterInput, ...]:
-    """Read adapters. local: they are folders; else what is no folder here is a name that the engine knows.
+    """Read adapters. local: they are folders; else a path that is not a folder is a name that the engine knows.
 
     Raises UsageError (`no-adapter`, `same-adapter`), and what `adapter_input` raises.
     """
@@ -133,7 +133,7 @@ def _differ(names: Sequence[str]) -> bool:
 def adapter_input(name: str, path: Path, *, tokenizer: bool = False) -> AdapterInput:
     """Read the adapter at `path`, to be called `name`. Raises InputError (`no-config`), and what reading raises.
 
-    tokenizer: of a name on the hub, fetch the tokenizer that lies beside the weights as well.
+    tokenizer: of a name on the hub, fetch the tokenizer beside the weights as well.
     """
     with open_adapter(path, tokenizer=tokenizer) as adapter:
         config = adapter.config

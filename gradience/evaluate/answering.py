@@ -35,7 +35,7 @@ class Answers:
     that gives any."""
     files: list[RecordsFile] = field(default_factory=list)
     error: str = ""
-    """The reason if there are no answers."""
+    """Reason for missing answers."""
 
     @property
     def file_name(self) -> str:

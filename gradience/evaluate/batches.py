@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 CPU_TOKENS = 4096
-"""Tokens in a batch on a CPU, where larger batches are no faster (docs/decisions/014-batches.md)."""
+"""Tokens in a batch on a CPU; larger batches are not faster (docs/decisions/014-batches.md)."""
 TRIED_TOKENS = 32768
 """Initial tokens in a batch on other devices, before testing if memory can hold the longest one."""
 SCORED_SHARE = 4

@@ -148,7 +148,7 @@ def _texts(examples: Sequence[Any], tokenizer: Any, context: int | None, max_len
 
 
 def is_short(text: str, tokens: int) -> bool:
-    """Return True if a text has certainly no more than so many tokens: in ASCII none has less than a character."""
+    """Return True if a text certainly has at most `tokens` tokens: in ASCII a token has at least one character."""
     return len(text) + SPECIAL <= tokens and text.isascii()
 
 

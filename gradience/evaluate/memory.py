@@ -181,7 +181,7 @@ def answering_bytes(
 
 
 def scoring_bytes(logits: int, itemsize: int) -> int:
-    """Bytes of so many logits of an adapter and of the reference, and of what is computed of some in float32."""
+    """Return bytes of `logits` logits of an adapter and of the reference, and of float32 values computed from some."""
     return 2 * logits * itemsize + MEASURED * 4 * min(logits, scoring.CHUNK)
 
 

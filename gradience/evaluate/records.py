@@ -31,7 +31,7 @@ from gradience.reading import MAX_DATA_BYTES, read_file
 
 
 class RecordFile(Generic[R]):
-    """The records of one adapter, batch by batch; in memory only when there is no path."""
+    """The records of one adapter, batch by batch; only in memory if there is no path."""
 
     def __init__(
         self, run: ExamplesRun, ids: Sequence[str], batches: Sequence[Sequence[int]], path: Path | None

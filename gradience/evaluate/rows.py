@@ -1,4 +1,4 @@
-"""Rows under adapters: a record for every row and adapter, whatever is asked of them.
+"""Rows under adapters: a record for every row and adapter, for any kind of measurement.
 
 `evaluate_rows` is the one loop. It takes any slice of the rows of a data set, so that a set may be evaluated in parts,
 and any number of adapters. A `Procedure` says how a row is answered and what is recorded of it.

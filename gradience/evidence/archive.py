@@ -1,4 +1,4 @@
-"""Members of a stranger's zip archive, one at a time: a bounded directory, bounded contents, nothing unpacked to disk.
+"""Members of an untrusted zip archive, one at a time: a bounded directory, bounded contents, nothing unpacked to disk.
 
 Stored, deflated and Zstandard members are read; the last needs the extra `logs` (Python's own zipfile reads them from
 3.14 on).
@@ -76,7 +76,7 @@ class Archive:
         raise self.broken(f"{info.filename!r:.200}: packed in a way that is not read ({info.compress_type})")
 
     def _packed(self, info: zipfile.ZipInfo) -> bytes:
-        """The bytes of a member as they lie in the archive."""
+        """Return the bytes of a member as stored in the archive."""
         if info.flag_bits & 1 or info.compress_size > self._archive_size or info.header_offset < 0:
             raise self.broken(
                 f"{info.filename!r:.200}: encrypted, longer than the archive, or before its beginning"

@@ -36,7 +36,7 @@ class Item:
     excerpt: str = ""
     """The end of the prompt: in front of it are instructions and few-shot examples, which all examples share."""
     output: str = ""
-    """The beginning of what the model wrote."""
+    """Beginning of the model's output."""
     score: float = 0.0
 
 
@@ -163,7 +163,7 @@ def scored(
 ) -> tuple[str, dict[str, Item]]:
     """Return the metric that is taken, and every item with its score.
 
-    default: the metric where none is asked for. Raises UsageError and InputError (see `choose`; `log-score`).
+    default: the metric if none is requested. Raises UsageError and InputError (see `choose`; `log-score`).
     """
     listed = {name: None for row in rows.values() for name in row.scores}
     numeric = {name: None for row in rows.values() for name, value in row.scores.items() if value is not None}

@@ -87,7 +87,7 @@ def _notes(header: Mapping[str, Any], epochs: object) -> Iterator[str]:
 
 
 def _rows(archive: Archive) -> dict[str, Row]:
-    """The examples; where one was run several times, each score is the mean over its epochs."""
+    """Return the examples; if one was run several times, each score is the mean over its epochs."""
     epochs: dict[str, dict[str, Row]] = {}
     for name in archive.members:
         if SAMPLE.fullmatch(name):
@@ -185,7 +185,7 @@ def _content(message: Mapping[str, Any], attached: Mapping[str, Any]) -> str:
 
 
 def _resolved(text: str, attached: Mapping[str, Any]) -> str:
-    """Long texts lie apart: `attachment://` and their digest."""
+    """Resolve long texts, which are stored separately: `attachment://` and their digest."""
     return (
         str(attached.get(text.removeprefix("attachment://"), text))
         if text.startswith("attachment://")

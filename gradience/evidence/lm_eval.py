@@ -26,7 +26,7 @@ UNSCORED = {
     "doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash",
     "prompt_hash", "target_hash",
 }  # fmt: skip
-"""Keys of a sample that are no metric."""
+"""Keys of a sample that are not metrics."""
 
 
 def fits(_: Path, first: Mapping[str, Any]) -> bool:
@@ -142,7 +142,7 @@ class Beside:
 
 
 def _results(path: Path, date: str, task: str) -> Beside:
-    """Read the results that lie beside samples; nothing where none do."""
+    """Read the results file beside the samples; empty if there is none."""
     results = path.with_name(f"results_{date}.json")
     if not results.is_file():
         return Beside()

@@ -14,7 +14,7 @@ from gradience.files.rows import rows_of
 NAME = "table"
 DELIMITED = (".csv", ".tsv")
 TEXTS = ("id", "prompt", "answer", "output")
-"""Columns that are no score."""
+"""Columns that are not scores."""
 
 
 def fits(path: Path, first: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""JSON and JSON lines of logs: bounded objects, no key twice. NaN may stand in them: tools write it beside scores."""
+"""JSON and JSON lines of logs: bounded objects, no key twice. NaN is accepted: tools write it beside scores."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Artifact(Part):
 
     @classmethod
     def parse(cls, path: Path, text: bytes) -> Self:
-        """Validate the JSON `text`, which stands in the file at `path`. Raises InputError as `read` does."""
+        """Validate the JSON `text` from the file at `path`. Raises InputError as `read` does."""
         values = _parsed(path, cls, text)
         try:
             return cls.model_validate(values)

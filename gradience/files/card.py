@@ -14,7 +14,7 @@ from gradience.reading import MAX_DATA_BYTES, read_file
 
 CARD = "README.md"
 BEGIN, END = b"<!-- gradience:card -->\n", b"<!-- /gradience:card -->\n"
-"""No name of a stranger can end a block: Markdown of ours writes `<` as a reference, and code holds none."""
+"""No name from an untrusted file can end a block: our Markdown writes `<` as a reference, and code has none."""
 CardOf = Callable[[Path], str]
 """An adapter's folder -> the block of its card."""
 _FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n.*?\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)

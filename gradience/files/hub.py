@@ -32,7 +32,7 @@ from gradience.reading import open_stream
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 _NAME = re.compile(rf"({_PART}/{_PART})(?:@([^:@\s\\]+))?(?::([^:\s\\]+))?", re.ASCII)
 _SCHEME = re.compile(r"(hf|https?):/{1,2}(?=[^/])", re.IGNORECASE)
-"""One slash as well: that is what is left of two in a `Path`."""
+"""One slash as well: a `Path` reduces two slashes to one."""
 _SPECIAL = re.compile(r"(refs/(?:pr|convert)/[^/]+)(?:/|$)")
 """Revisions with slashes in them, as pages and `hf://` write them."""
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".gguf", ".json", ".jsonl", ".yaml", ".yml", ".zip")
@@ -277,9 +277,9 @@ MAX_ANSWER = 8 * 2**20
 MAX_UNSIZED = 256 * 2**20
 """Bytes of a file whose size the server does not say."""
 ANSWER_SECONDS = 60.0
-"""For one answer that is no file, and for each step of any connection."""
+"""Seconds for one answer that is not a file, and for each step of any connection."""
 MAX_WAIT = 300
-"""Seconds after which a server that is busy may want to be asked again: huggingface.co counts requests in 5 minutes."""
+"""Longest delay in seconds before a busy server is asked again: huggingface.co counts requests in 5 minutes."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{1,128}")
 _guard: _Guard | None = None

@@ -51,7 +51,7 @@ def rows_of(path: Path, *, file_code: str = "task-file", row_code: str = "task-r
 
 
 class _Lines:
-    """The lines of a file, read when they are asked for. A row too long for memory is refused before it is there."""
+    """The lines of a file, read on demand. A row too long for memory is refused before it is loaded."""
 
     def __init__(self, path: Path, file: TextIO, file_code: str, row_code: str) -> None:
         self.path, self.file = path, file

@@ -14,7 +14,7 @@ from gradience.redaction import REDACTED, SECRET_FIELDS, shareable, without_secr
 
 ABSOLUTE = re.compile(r"[/~\\]|[A-Za-z]:[\\/]|file:/")
 IN_A_SETTING = re.compile(r"(?<=[=\[,{:\s'\"])(?!//)(?:[/~\\]|file:/)[^,\]}'\"]*")
-"""An absolute path inside an argument, behind what opens or separates values there; `://` of an address is none."""
+"""An absolute path inside an argument, after a quote or separator; `://` of an address does not count."""
 IN_A_SENTENCE = re.compile(r"(?<![^\s'\"(\[=,])(?:/|~/|file:/)[^\s:,;'\"()\[\]]+")
 HOMES = ("home", "users")
 """Folders of home folders."""
@@ -41,7 +41,7 @@ PlainName = Annotated[str, AfterValidator(plain_name)]
 
 
 def given_text(path: str | os.PathLike[str]) -> str:
-    """A path as it was given, for a screen: bytes that are no UTF-8 written out."""
+    """Return a path as it was given, for a screen: bytes that are not UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""JSON from strangers: the standard parser accepts NaN, duplicate keys and depth without end; this one does not."""
+"""JSON from untrusted files: unlike the standard parser, it refuses NaN, duplicate keys and unbounded depth."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""YAML from strangers: PyYAML expands aliases without end and builds whatever a tag names; this reader does neither.
+"""YAML from untrusted files: PyYAML expands aliases without limit and builds any tagged object; this reader does not.
 
-What is read is what JSON could hold as well: mappings with plain keys, lists, texts, numbers, booleans, null.
+Only values that JSON can hold are read: mappings with plain keys, lists, texts, numbers, booleans, null.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
             raise _refused(event, f"nested more than {MAX_DEPTH} levels deep", "name the right file")
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Construct as SafeLoader does, but refuse a key that stands twice, or is no single value."""
+        """Construct as SafeLoader does, but refuse a duplicate key, or a key that is not a scalar."""
         keys_so_far: set[str] = set()
         for key, _ in node.value if isinstance(node, MappingNode) else ():
             if not isinstance(key, ScalarNode):
@@ -158,7 +158,7 @@ def loads(text: bytes, path: str | Path) -> Any:
 
 
 def _refused(at: Any, problem: str, hint: str) -> yaml.MarkedYAMLError:
-    """The error for what stands at an event or a node."""
+    """Return the error for the text at an event or a node."""
     return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark, note=hint)
 
 

@@ -190,7 +190,7 @@ def failed(row: FleetRow, error: GradienceError) -> Truncated:
 
 
 def _earlier(row: FleetRow, target: Path, rank: int, options: dict[str, Any]) -> CompressionReport | None:
-    """The report of an earlier run, where it made the same from the same weights, as these options say."""
+    """Return the report of an earlier run, if it made the same from the same weights with these options."""
     if not (target / REPORT).exists():
         return None
     report = CompressionReport.read(target / REPORT)

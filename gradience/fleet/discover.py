@@ -14,7 +14,7 @@ from gradience.files.shared_names import given_text
 from gradience.reading import MAX_SETTINGS_BYTES, open_stream
 
 MARKS = known_names()
-"""A folder with one of these files is taken for an adapter; whether it is one, its row says."""
+"""A folder with one of these files is taken for an adapter; its row reports an error if it is not one."""
 LIST = ".txt"
 MAX_LINES = 200_000
 """Lines of a list."""
@@ -40,7 +40,7 @@ def discover(sources: Sequence[Path], *, root: Path, recursive: bool = False) ->
     """Return every adapter of the sources, each once.
 
     sources: an adapter; a folder whose folders and files are adapters; a .txt file with a path a line.
-    root: what names are relative to; every adapter lies below it.
+    root: folder that names are relative to; every adapter is below it.
     recursive: look into folders at any depth, also below an adapter. Links to folders are followed once.
 
     Raises InputError (what `reading` raises; no-adapters), UsageError (outside-root).

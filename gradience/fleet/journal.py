@@ -39,7 +39,7 @@ class Journal(Closing):
         self._file = file
         self._stack = stack
         self._places: dict[str, tuple[int, int]] = {}
-        """Name -> where its row lies, and how long it is."""
+        """Name -> offset and length of its row."""
         self._end = os.fstat(file.fileno()).st_size
 
     @classmethod

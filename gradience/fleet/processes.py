@@ -131,7 +131,7 @@ def answers(requests: Sequence[Request], *, workers: int | None = None) -> Itera
 
 
 class _Process:
-    """A process of `worker`, started when it is first asked, and again after it died."""
+    """A process of `worker`, started at the first request, and restarted after it died."""
 
     def __init__(self) -> None:
         self._running: subprocess.Popen[bytes] | None = None

@@ -38,7 +38,7 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
     A fleet.jsonl that is there is resumed: rows whose files have not changed are taken over. The keywords are the flags
     of `gradience fleet`:
 
-    Raises InputError where there are no adapters, UsageError (outside-root, bad-fleet-output, output-exists),
+    Raises InputError if there are no adapters, UsageError (outside-root, bad-fleet-output, output-exists),
     LockedError while another run writes the same file, OutputError when the disk refuses, MissingExtra for .parquet
     without pyarrow. An adapter that cannot be measured does not raise: its row has the error's code.
     """

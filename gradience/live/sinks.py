@@ -35,7 +35,7 @@ def chart_values(snapshot: Snapshot, *, everything: bool = False) -> dict[str, f
     """Return the numbers of one measurement worth a chart, at most twelve: overall, and k@90 of the first families.
 
     everything: each number overall and of each family; still never one chart for each module.
-    Modules are named by whoever wrote the model, and the pages of trackers are made by others: in a family's tag, what
+    Module names come from the model's author, and trackers render them on their own pages: in a family's tag, what
     is no letter, digit, dot, star or hyphen becomes `_`.
     """
     metrics = snapshot.to_metrics()

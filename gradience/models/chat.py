@@ -1,7 +1,7 @@
 """A conversation as a tokenizer's chat template writes it, cut before one of the assistant's turns. Needs no torch.
 
 What is cut is text: training, scoring and generation tokenise it by the one rule of `rendering`.
-A template is a stranger's program: `chat_process` renders it, with limits on time and memory.
+A template is an untrusted program: `chat_process` renders it, with limits on time and memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ASSISTANT = "assistant"
 Message = Mapping[str, str]
 """`role` and `content`."""
 Chat = tuple[Sequence[Message], bool]
-"""A conversation, and whether the assistant is asked to write behind it."""
+"""A conversation, and True if the assistant is to answer after it."""
 TOGETHER = 64
 """Conversations that are sent to the process at once."""
 MAX_TEMPLATE = 2**20

@@ -1,6 +1,6 @@
 """The process in which a chat template is rendered: lines of JSON on stdin and stdout.
 
-Run by `chat` as `python -m gradience.models.chat_process`. A template is a stranger's program: Jinja's sandbox keeps it
+Run by `chat` as `python -m gradience.models.chat_process`. A template is an untrusted program: Jinja's sandbox keeps it
 from files and code, and the limits here keep it from taking the machine.
 """
 
@@ -27,7 +27,7 @@ def main() -> None:
     from jinja2.exceptions import TemplateError
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this decides when it ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides when this ends
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     space, most = pages * resource.getpagesize() + MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]

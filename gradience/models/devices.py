@@ -130,7 +130,7 @@ def computes_fast(dtype: torch.dtype, device: torch.device) -> bool:
 
 @contextmanager
 def threads(wanted: int | None) -> Iterator[None]:
-    """Compute with so many threads of the processor inside the block: another number may give another adapter."""
+    """Compute with `wanted` CPU threads inside the block: another number may give another adapter."""
     before = torch.get_num_threads()
     torch.set_num_threads(wanted or before)
     try:

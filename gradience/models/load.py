@@ -27,7 +27,7 @@ from gradience.reading import MAX_SETTINGS_BYTES, check_regular, read_file
 
 CONFIG = "config.json"
 MOST = {"layers": 1000, "n_layer": 1000, "experts": 10_000, "num_labels": 100_000}
-"""Largest integers in fields of a config whose names hold these words: transformers makes so many modules or names."""
+"""Largest integers in config fields whose names contain these words: transformers makes that many modules or names."""
 FRESH = 2**26
 """Numbers that a model may have and its weights lack, such as the head of a classifier."""
 PACKED_IN_A_BYTE = 8

@@ -15,7 +15,7 @@ class NotHereError(Exception):
 
 @contextmanager
 def local_only() -> Iterator[None]:
-    """While this lasts, whoever would fetch a model or data raises NotHereError instead."""
+    """Inside the block, any attempt to fetch a model or data raises NotHereError."""
     token = _LOCAL_ONLY.set(True)
     try:
         yield

@@ -91,7 +91,7 @@ def rules_of(tokenizer: Any) -> Any:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """sha256 of what decides the ids of a text."""
+    """sha256 of everything that determines the ids of a text."""
     ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     return sha256_text(json.dumps([type(tokenizer).__name__, rules_of(tokenizer), *ids], sort_keys=True))
 

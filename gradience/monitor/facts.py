@@ -56,11 +56,11 @@ class Split:
     best: SplitEvaluation | None = None
     """The one with the smallest loss."""
     most_rewarded: SplitEvaluation | None = None
-    """The one with the highest reward, where rewards are evaluated."""
+    """Evaluation with the highest reward, if rewards are evaluated."""
     count: int = 0
 
     def drop_after(self, step: int) -> None:
-        """Forget what came after `step`."""
+        """Discard values after `step`."""
         self.losses.drop_after(step)
         for name in ("last", "best", "most_rewarded"):
             evaluation = getattr(self, name)
@@ -169,7 +169,7 @@ class RunFacts:
         self._rewards(record, step)
 
     def _rewards(self, record: Record, step: int, *under: str) -> None:
-        """Rewards, KL and the like, which lie under the keys `under`."""
+        """Read rewards, KL and similar values under the keys `under`."""
         if not under and NONFINITE not in record.data and REWARD_KEYS.isdisjoint(record.data):
             return  # a step of supervised training, of which there may be millions
         for name, keys in RL_KEYS.items():

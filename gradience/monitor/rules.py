@@ -82,7 +82,7 @@ def need_logs(series: Series, least: int = MIN_LOGS) -> Series:
 
 
 def evidence(what: str, value: float | str | None, step: int | None = None) -> tuple[Evidence, ...]:
-    """Return one piece of evidence; none where there is no value."""
+    """Return one piece of evidence; empty if there is no value."""
     return () if value is None else (Evidence(what=what, value=value, step=step),)
 
 

@@ -72,7 +72,7 @@ class Series:
         self.buckets.append(point)
 
     def drop_after(self, step: int) -> None:
-        """Forget what lies behind `step`: a resumed run writes those steps again.
+        """Discard values after `step`: a resumed run writes those steps again.
 
         Exact while buckets hold one point; a wider bucket across the border is kept.
         """
@@ -104,7 +104,7 @@ class Series:
         return max(self.buckets, key=lambda bucket: bucket.high, default=None)
 
     def part(self, start: float, end: float) -> Sequence[Bucket]:
-        """Return the buckets between two fractions of the series, at least one where there is any."""
+        """Return the buckets between two fractions of the series, at least one if there is any."""
         n = len(self.buckets)
         low = min(int(start * n), max(n - 1, 0))
         return self.buckets[low : max(low + 1, math.ceil(end * n))]

@@ -143,7 +143,7 @@ class ToSizeOfRank:
     >>> plan.new_params
     67584
 
-    Modules that keep their rank whatever is asked for keep it in the budget as well.
+    Modules that always keep their rank also keep it in the budget.
     """
 
     rank: int

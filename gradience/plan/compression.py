@@ -47,7 +47,7 @@ SIZES: dict[str, Callable[[Any], Criterion]] = {
 
 
 def criterion_of(given: Mapping[str, Any]) -> Criterion:
-    """Return the one criterion that was given; None stands for one that was not.
+    """Return the one criterion that was given; None means not given.
 
     given: name in SIZES -> value.
     Raises UsageError for none or several, InputError for a plan that cannot be read.

@@ -44,7 +44,7 @@ def suggest(report: AuditReport, grid: Sequence[int]) -> Suggestions | None:
 
 
 def with_suggestions(report: AuditReport, grid: Sequence[int]) -> AuditReport:
-    """The report with what `suggest` suggests in place of what it said before, and what that rests on."""
+    """Return the report with the suggestions of `suggest`, and their basis, in place of the earlier ones."""
     suggestions = suggest(report, grid)
     resting = {} if suggestions is None else {"weight_energy": WEIGHT_ENERGY.format(tau=report.tau)}
     return report.model_copy(

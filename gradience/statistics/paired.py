@@ -66,7 +66,7 @@ def mcnemar(table: PairedTable) -> float:
 
 
 def mean_difference(differences: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Student's interval of the mean of paired differences of scores that are no 0/1: NLL, KL, ROUGE, a reward.
+    """Student's interval of the mean of paired differences of scores other than 0/1: NLL, KL, ROUGE, a reward.
 
     >>> [round(bound, 3) for bound in mean_difference([0.1, -0.2, 0.0, 0.3, -0.1, 0.2])]
     [-0.146, 0.246]
@@ -115,7 +115,7 @@ def score_variance(gained: float, lost: float, n: float, null: float) -> float:
 
 
 def in_errors(distance: float, variance: float) -> float:
-    """A distance in standard errors; ±∞ where there is no error."""
+    """Return a distance in standard errors; ±∞ if the error is 0."""
     if distance == 0:
         return 0.0
     return distance / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, distance)

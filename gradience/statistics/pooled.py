@@ -2,7 +2,7 @@
 
 "These runs": the runs are fixed, and only the examples are a sample. "Mean over trainings": the runs are a sample too,
 and the claim is about the mean of all trainings that the recipe could give. "Next training": the claim is about one
-more training, which may lie further from the mean than the mean is known.
+more training, which may deviate more than the uncertainty of the mean.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Pooled:
     delta: float
     """Mean of candidate − reference over runs and examples."""
     gained: int | None
-    """Pairs of which only the candidate is correct, over all runs; None for scores that are no 0/1."""
+    """Pairs of which only the candidate is correct, over all runs; None for scores other than 0/1."""
     lost: int | None
     example_variance: float
     """Variance of `delta` from the choice of examples, an example's runs taken together."""

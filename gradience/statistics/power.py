@@ -115,7 +115,7 @@ def seeds_needed(
 def seeds_for_next(
     pooled: Pooled, margin: float, *, level: float = 0.05, fewest: int = 3, most: int = 100
 ) -> int | None:
-    """The fewest seeds whose bound on the next training lies above −margin, if mean and spread stay as seen.
+    """Return the fewest seeds whose bound on the next training is above −margin, if mean and spread stay as seen.
 
     None if `most` do not, and for one run. Student's prediction interval, as in `Pooled.interval`.
     """
@@ -132,7 +132,7 @@ def smallest_margin(
     n: int, discordance: float, *, seeds: int = 1, spread: float = 0.0, claim: Claim = "these-runs",
     correlation: float = DEFAULT_CORRELATION, level: float = 0.05, wanted: float = 0.8,
 ) -> float:  # fmt: skip
-    """The margin that an equal candidate shows with the power `wanted`; 1, which excludes nothing, where none does.
+    """Return the margin that an equal candidate shows with the power `wanted`; 1, which excludes nothing, if none does.
 
     >>> round(smallest_margin(200, 0.16, seeds=3), 3), round(smallest_margin(1319, 0.16, seeds=3), 3)
     (0.049, 0.019)
@@ -151,7 +151,7 @@ def smallest_margin(
 def examples_for_mean(
     variance: float, margin: float, *, level: float = 0.05, wanted: float = 0.8
 ) -> int | None:
-    """The fewest examples that show a margin for scores that are no 0/1, if both are equally good; None for too many.
+    """Return the fewest examples that show a margin for scores other than 0/1, if both are equal; None for too many.
 
     >>> examples_for_mean(0.25, 0.1)
     155
@@ -162,14 +162,14 @@ def examples_for_mean(
 
 
 def _rounded_up(share: float, distance: float, margin: float) -> int | None:
-    """Return share·(distance/margin)² examples, rounded up; None for more than anybody has."""
+    """Return share·(distance/margin)² examples, rounded up; None for an unrealistic number."""
     if margin <= SMALLEST_SHARE * distance * math.sqrt(share):
         return None
     return math.ceil(share * (distance / margin) ** 2 - 1e-9)
 
 
 def smallest_margin_of_mean(n: int, variance: float, *, level: float = 0.05, wanted: float = 0.8) -> float:
-    """The margin that an equally good candidate shows with the power `wanted`, for scores that are no 0/1.
+    """Return the margin that an equally good candidate shows with the power `wanted`, for scores other than 0/1.
 
     >>> round(smallest_margin_of_mean(155, 0.25), 3)
     0.1

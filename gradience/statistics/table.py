@@ -48,7 +48,7 @@ class PairedTable(BaseModel):
 
     @classmethod
     def of(cls, reference: Iterable[bool], candidate: Iterable[bool]) -> Self:
-        """Count two lists of answers in the same order. Raises ValueError where their lengths differ."""
+        """Count two lists of answers in the same order. Raises ValueError if their lengths differ."""
         counts = {(True, True): 0, (True, False): 0, (False, True): 0, (False, False): 0}
         for first, second in zip(reference, candidate, strict=True):
             counts[bool(first), bool(second)] += 1

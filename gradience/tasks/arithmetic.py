@@ -81,7 +81,7 @@ def leading(output: str) -> str | None:
 
 
 def flexible(output: str) -> str | None:
-    """The last whole number in the output, wherever it stands."""
+    """Return the last whole number anywhere in the output."""
     matches = _ANY.findall(output)
     return matches[-1] if matches else None
 

@@ -18,7 +18,7 @@ from gradience.tasks.examples import ChatExample, ChoiceExample, Examples, Label
 from gradience.tasks.metrics import Metric
 
 Filter = Callable[[str], str | None]
-"""From a model's output to the answer in it, or None when there is none."""
+"""A function from a model's output to the answer in it, or to None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,10 @@ def messages_of(row: Row) -> tuple[tuple[str, str], ...]:
 
 
 def several_messages_of(row: Row) -> list[tuple[str, str]]:
-    """(role, content) of each message, whoever says the last. Raises InputError (`task-messages`, `task-text`)."""
+    """Return (role, content) of each message; the last may have any role.
+
+    Raises InputError (`task-messages`, `task-text`).
+    """
     messages = []
     for number, value in enumerate(row.items("messages", "message", 1), 1):
         role, content = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None, None)

@@ -33,7 +33,7 @@ class LabelledExample:
     """One text (or pair of texts) and its label, an index into the task's label names."""
 
     id: str
-    """The first 16 hexadecimal digits of the sha256 of what is `canonical` of its text."""
+    """The first 16 hexadecimal digits of the sha256 of the `canonical` form of its text."""
     text: str
     label: int
     role: Role
@@ -45,7 +45,7 @@ class PromptExample:
     """One prompt, the response that is trained, and the answer that a response must contain."""
 
     id: str
-    """The first 16 hexadecimal digits of the sha256 of what is `canonical` of its prompt."""
+    """The first 16 hexadecimal digits of the sha256 of the `canonical` form of its prompt."""
     prompt: str
     response: str
     """Training response after the prompt, including its leading space; the end token is added after it."""
@@ -124,7 +124,7 @@ class Examples(Generic[Example]):
     """Bytes of the longest response, if only the first examples were kept."""
 
     def of(self, role: Role, limit: int | None = None) -> tuple[Example, ...]:
-        """The examples that have `role`; with `limit` the first so many, in an order that is as good as random."""
+        """Return the examples that have `role`; at most `limit`, from the start of a pseudo-random order."""
         return tuple(example for example in self.all if example.role == role)[:limit]
 
     def fingerprint(self, role: Role, limit: int | None = None) -> str:

@@ -93,7 +93,7 @@ FILTERS: Mapping[str, Filter] = {"strict": strict, "flexible": flexible}
 
 
 def same(extracted: str, gold: str) -> bool:
-    """Equal but for case, commas, dollar signs, what stands before a `#### `, and one point at the end.
+    """Equal but for case, commas, dollar signs, text before a `#### `, and one point at the end.
 
     Text, not numbers: `42.0` is not `42`.
     """

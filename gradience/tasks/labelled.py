@@ -1,4 +1,4 @@
-"""From rows to labelled texts: which column is what, what the labels are called, and whose row is wrong."""
+"""From rows to labelled texts: roles of columns, names of labels, and errors in rows."""
 
 from __future__ import annotations
 

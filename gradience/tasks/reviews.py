@@ -18,7 +18,7 @@ from gradience.tasks.examples import LabelledExample, content_id, prepare, role_
 
 LABEL_NAMES = ("negative", "positive")
 NEUTRAL = 0.5
-"""A sentence whose mean rating lies within ±0.5 has no clear label and is left out."""
+"""A sentence whose mean rating is within ±0.5 has no clear label and is left out."""
 
 
 def load(path: Path | None = None) -> ClassificationTask:

@@ -100,7 +100,7 @@ class Row:
         return bool(value.strip()) if isinstance(value, str) else value is not None
 
     def wrong(self, column: str, problem: str) -> InputError:
-        """The error (`task-text`) for a row that cannot be used as it stands: `what` is wrong with the column."""
+        """Return the error (`task-text`) for a row that cannot be used as it is. what: the problem with the column."""
         return InputError(
             f"{self.place}: column `{column}` {problem}",
             code="task-text",
@@ -115,7 +115,7 @@ class Table:
     read: Callable[[], Iterator[Row]]
     """Begins to read the rows."""
     source: str
-    """Name and version: for a file its sha256, on the hub the revision when one was asked for."""
+    """Name and version: for a file its sha256, on the hub the revision if one was requested."""
     label_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Column -> names of its labels, if the data contain them (`ClassLabel` on the hub)."""
 
@@ -128,7 +128,7 @@ Tables = Mapping[Role | None, Table]
 
 
 def local(path: Path) -> Table:
-    """The rows of a CSV, TSV or JSONL file, read when they are asked for.
+    """The rows of a CSV, TSV or JSONL file, read on demand.
 
     Raises InputError (`task-file`; while reading also `task-row`).
     """

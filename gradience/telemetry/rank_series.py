@@ -66,7 +66,7 @@ class RankPoint:
 
 
 def settled_since(points: Iterable[RankPoint]) -> int | None:
-    """The step since which the picture stands still, or None while it moves.
+    """Return the step since which the needed ranks have not changed, or None while they change.
 
     Only the last SETTLED_INTERVALS intervals are looked at: the answer is the oldest step of them.
     """

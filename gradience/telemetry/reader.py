@@ -22,12 +22,12 @@ from gradience.reading import open_stream
 from gradience.telemetry.records import ENVELOPE, NONFINITE, SCHEMA, Json, Record, strict
 
 MAX_LINE_BYTES = 8 * 2**20
-"""A longer line is no telemetry; it is skipped without being held in memory."""
+"""A longer line is not telemetry; it is skipped without being held in memory."""
 MAX_LINE_VALUES = 400_000
 """About what fits into such a line with the name of a module for every ten numbers; more are not parsed."""
 
 MAX_RUN_BYTES = 2 * 2**30
-"""Seven million lines or more; a longer file takes minutes to read, and is no telemetry of a training."""
+"""Seven million lines or more; a longer file takes minutes to read, and is not telemetry of a training."""
 
 MAX_TAIL_BYTES = 2 * MAX_LINE_BYTES
 KEPT_ISSUES = 20
@@ -160,7 +160,7 @@ class TelemetryReader:
 def _decoded(text: str) -> Json:
     """The value of a line as our writer would have written it: NaN and infinity are null, and named in `nonfinite`.
 
-    Raises ValueError and RecursionError for what is no JSON, or none that is read.
+    Raises ValueError and RecursionError for text that is not JSON, or is JSON that is not accepted.
     """
     begin = text.lstrip()[:1]
     if begin not in _BEGINS:
@@ -209,7 +209,7 @@ def _lines(file: BinaryIO) -> Iterator[_Line]:
 def last_position(path: str | os.PathLike[str]) -> tuple[str, int | None] | None:
     """The run id of the file's last run and the last step seen in it; None: no file, or no record with a run id in it.
 
-    For whoever appends to a finished run (an audit) or resumes one. Reads the last 16 MB.
+    For appending to a finished run (an audit) or resuming one. Reads the last 16 MB.
     """
     if not Path(path).is_file():
         return None

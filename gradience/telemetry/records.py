@@ -70,7 +70,7 @@ def strict(value: object, *, at: str = "", marks: dict[str, str] | None = None) 
 
     NaN and infinity become null and are named in `marks` by their dotted path. What JSON cannot
     hold is written as its type's name, because a log line must never raise in a training loop,
-    and never hold the text of an object nobody looked at.
+    and never hold the text of an arbitrary object.
     """
     if value is None or isinstance(value, (bool, int, str)):
         return value

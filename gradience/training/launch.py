@@ -1,8 +1,8 @@
 """A training in processes of its own, one for each GPU: `torchrun -m gradience.training.launch ORDER.json`.
 
 The Trainer finds the other processes through accelerate, which reads what torchrun (or `accelerate launch`) says.
-Everything the training needs stands in one JSON file, but for the permission to run a task's own code, which is
-inherited in the environment; everything it makes lies in its output folder.
+Everything the training needs is in one JSON file, but for the permission to run a task's own code, which is
+inherited in the environment; everything it makes is in its output folder.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class Order(BaseModel):
 
 
 def launch(order: Order, processes: int) -> None:
-    """Run `order` in so many processes, and wait for them. Their output goes to stderr, every character visible.
+    """Run `order` in `processes` processes, and wait for them. Their output goes to stderr, every character visible.
 
-    Raises IncompleteError (`training-failed`) when they fail; what they said stands above it.
+    Raises IncompleteError (`training-failed`) if they fail; their output precedes it.
     """
     path = order.output.with_name(f"{order.output.name}.order.json")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def launch(order: Order, processes: int) -> None:
 def _shown(command: Sequence[str]) -> int:
     """Run `command`; what it says goes to stderr as it comes. Returns its exit code.
 
-    Libraries quote names from a stranger's files there, and a child that had our terminal could steer it with them.
+    Libraries quote names from untrusted files there, and a child that had our terminal could steer it with them.
     """
     with subprocess.Popen(
         command,
@@ -102,7 +102,7 @@ def _shown(command: Sequence[str]) -> int:
         try:
             while line := process.stdout.readline(MAX_LINE):
                 sys.stderr.write(visible(line))
-        except BaseException:  # Ctrl-C and SIGTERM as well: no worker goes on without whoever started it
+        except BaseException:  # Ctrl-C and SIGTERM as well: no worker outlives its parent
             process.terminate()  # which lets it end its workers in its own way
             try:
                 process.wait(PATIENCE)

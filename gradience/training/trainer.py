@@ -173,7 +173,7 @@ def train(
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
-    """Notes the first batch, stops a training whose loss is no number any more, and reports steps.
+    """Notes the first batch, stops a training whose loss is no longer a number, and reports steps.
 
     The mean loss since the last log is not part of a checkpoint. So it is logged whenever one is saved, and at the end:
     then a training that was resumed reports the loss of one that was not.

@@ -76,7 +76,7 @@ def quarter_at_most(probe: AuditedProbe) -> Choice:
 
 
 def random_directions(source: Source, ranks: Ranks, target: Path) -> None:
-    """Write the probe in so many random directions to the folder `target`."""
+    """Write the probe, projected on as many random directions as `ranks` says, to the folder `target`."""
     truncated = target.with_name("truncated")
     truncate(source, ranks, truncated)
     write_random_directions(source.probe, truncated, ranks, target, seed=source.seed)

@@ -186,7 +186,7 @@ class BenchConfig(Settings):
         return sha256_json(self.model_dump(mode="json"))
 
     def protocol_digest(self) -> str:
-        """Return the sha256 of what runs must share to be counted together: all but seeds, machine and labels."""
+        """Return the sha256 of the settings that jointly counted runs must share: all but seeds, machine and labels."""
         parts = self.model_dump(mode="json", exclude={"seeds", "runtime", "run_type", "bench_version"})
         return sha256_json(parts | {"smoke": self.smoke})
 

@@ -33,7 +33,7 @@ PlannedClaim = Literal["these-runs", "mean-over-trainings"]
 CLAIMS: tuple[PlannedClaim, ...] = ("these-runs", "mean-over-trainings")
 SPREADS = (0.0, 0.01)
 TRUNCATED, RETRAINED = (0.03, 0.08), (0.12, 0.20)
-"""Between which discordances the variants of small and of published runs lie."""
+"""Range of the discordances of variants in small and in published runs."""
 
 
 class Assumed(NamedTuple):
@@ -52,7 +52,7 @@ class Assumptions(NamedTuple):
 
 
 def plausible(*, truncated: bool = True, retrained: bool = True) -> Assumptions:
-    """Return a few variants between which most lie; of the arms that are asked for."""
+    """Return a few variants of the requested arms that span most others."""
     arms = [("truncated", TRUNCATED)] * truncated + [("retrained", RETRAINED)] * retrained
     of = [Assumed(name, share, spread) for name, shares in arms for share, spread in product(shares, SPREADS)]
     why = (
@@ -121,7 +121,7 @@ def power_report(
     n: int, seeds: int, policy: Policy, assumed: Iterable[Assumed], *, margin: Fraction | None = None,
     assumptions: Sequence[str] = (),
 ) -> PowerReport:  # fmt: skip
-    """Return what `n` examples and so many seeds can show. margin: the policy's tolerance unless it is given."""
+    """Return the margins and power of `n` examples and `seeds` seeds. margin: by default the policy's tolerance."""
     margin = policy.tolerance if margin is None else margin
     return PowerReport(
         n=n,

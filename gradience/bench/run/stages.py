@@ -1,4 +1,4 @@
-"""Stages: a folder each, complete when its manifest is there, identified by a key of what it depends on.
+"""Stages: a folder each, complete when its manifest is there, identified by a key of its dependencies.
 
 A stage may be killed at any moment. What it had written stays, so that a training resumes from its checkpoint
 and an evaluation from its last block; only when the key has changed does a stage begin with an empty folder.
@@ -112,7 +112,7 @@ class Stages:
 
 
 def stage_key(name: str, depends: Mapping[str, Any]) -> str:
-    """Return the sha256 of what a stage depends on. Values must be what JSON can hold."""
+    """Return the sha256 of a stage's dependencies. Values must be JSON values."""
     text = json.dumps({"stage": name, "version": VERSION, **depends}, sort_keys=True, ensure_ascii=False)
     return sha256_text(text)
 

@@ -56,7 +56,7 @@ def aggregate(
     sources: where each was read from. stopped: seeds whose run began and left no result. records_verified: whether the
     counts are known to be those of the records, without which nothing is certified. notes: what else limits the
     verdicts.
-    Raises InputError where they may not be counted together (`check_together`).
+    Raises InputError if they may not be counted together (`check_together`).
     """
     if not benches:
         raise UsageError("nothing to aggregate", code="bench-not-found", hint="name the folders of the runs")
@@ -153,7 +153,7 @@ def check_together(benches: Sequence[Bench], sources: Sequence[str]) -> None:
 
 
 def _difference(a: Bench, b: Bench) -> str:
-    """The first thing in which two runs may not differ, in words; empty where they agree."""
+    """Return the first forbidden difference between two runs, in words; empty if they agree."""
     named = [
         ("model", a.model, b.model),
         ("base weights", a.base_fingerprint, b.base_fingerprint),

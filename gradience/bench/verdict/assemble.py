@@ -263,7 +263,7 @@ def _probe(facts: SeedFacts, rules: Scoring) -> Probe | None:
 
 
 def gate_of_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[Any] | None) -> dict[str, Any]:
-    """Return the fields of `Gate` that are about the base: what it has correct, and the lead that is asked for."""
+    """Return the fields of `Gate` about the base: its correct answers, and the required lead."""
     margin = config.task.probe_gate.above_base
     if margin is None:
         return {}
@@ -284,7 +284,7 @@ def reaches_gate(config: BenchConfig, probe: Evaluation[Any]) -> bool:
 
 
 def leads_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[Any] | None) -> bool:
-    """Return whether it has more correct than its base, by more than its gate asks for; true where nothing is asked."""
+    """Return True if it has more correct than its base, by more than its gate requires, or if no lead is required."""
     counts, about = count(probe.records), gate_of_base(config, probe, base)
     return not about or is_ahead(counts.correct, about["base_correct"], counts.n, about["above_base"])
 

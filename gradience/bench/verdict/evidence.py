@@ -1,7 +1,7 @@
 """The seeds of a run -> evidence for every variant of it: bounds, adjusted p-values, a grade; and the ladder. Pure.
 
 Steps of a ladder are tested from the top, each at the full level, until one is not shown to be safe. The order and the
-bound stand in the plan, so that the chance of calling any unsafe step safe stays at the level of one test.
+bound are fixed in the plan, so that the chance of calling any unsafe step safe stays at the level of one test.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ Differences = NDArray[np.int8]
 
 
 def graded_seed(bench: Bench) -> Bench:
-    """Return the result of a seed with its evidence, where it is all that was planned; else as it is.
+    """Return the result of a seed with its evidence if it is the only planned seed; else unchanged.
 
-    Of several seeds each has its intervals, and they are graded together. A smoke run is no evidence.
+    Of several seeds each has its intervals, and they are graded together. A smoke run is not evidence.
     """
     if bench.smoke or len(bench.planned_seeds) > 1:
         return bench
@@ -149,7 +149,7 @@ def _results_of(benches: Sequence[Bench], name: str) -> dict[int, VariantResult]
 
 
 def _differences(benches: Sequence[Bench], name: str) -> Differences | None:
-    """variant − probe of every seed that compared them, (runs, examples): −1, 0 or 1. None where no seed did."""
+    """variant − probe of every seed that compared them, (runs, examples): −1, 0 or 1. None if no seed did."""
     rows = []
     for bench in benches:
         result = bench.variant(name)
@@ -210,7 +210,7 @@ def _evidence_of(
     blind: str,
     obstacles: tuple[str, ...],
 ) -> tuple[dict[str, VariantEvidence], Ladder | None]:
-    """Evidence for every variant by its name, and the ladder where there is one.
+    """Return evidence for every variant by its name, and the ladder if there is one.
 
     statuses: the policy's verdict on every variant, over all planned seeds. blind: the control that must fail and
     passed on all seeds. obstacles: of `GradeFacts`.

@@ -63,7 +63,7 @@ class Outcome:
     scores: Evaluation[Any] | None = None
     manifests: list[StageManifest] = field(default_factory=list)
     error: str = ""
-    """The last line of the traceback of what stopped it."""
+    """Last line of the traceback of the error that stopped it."""
     waits: bool = False
     """A stage of it is left to another process, and not done yet."""
 

@@ -32,7 +32,7 @@ class GradeFacts:
     """Everything that the grade of one variant hangs on."""
 
     faults: tuple[str, ...] = ()
-    """Why nothing can be concluded, in words; empty where something can."""
+    """Reason why nothing can be concluded, in words; empty if a conclusion is possible."""
     passes: bool
     """The policy's verdict is PASS."""
     margin: Fraction
@@ -79,9 +79,9 @@ class Graded(NamedTuple):
 def grade(facts: GradeFacts) -> Graded:
     """Return the grade of one variant and why; the first that matches.
 
-    X: invalid. D: inferior, the one-sided 95 % upper bound for these runs lies below −margin. A: certified, it passes,
-    the bound for the next training lies above −margin after adjustment, and `short_of_a` finds nothing. B: supported
-    for these runs, it passes and their bound lies above −margin after adjustment. C: inconclusive, whatever the policy
+    X: invalid. D: inferior, the one-sided 95 % upper bound for these runs is below −margin. A: certified, it passes,
+    the bound for the next training is above −margin after adjustment, and `short_of_a` finds nothing. B: supported
+    for these runs, it passes and their bound is above −margin after adjustment. C: inconclusive, whatever the policy
     says.
     """
     if facts.faults:
@@ -135,7 +135,7 @@ def grade(facts: GradeFacts) -> Graded:
 
 
 def short_of_a(facts: GradeFacts) -> tuple[str, ...]:
-    """Return what a certificate lacks, the verdict of the policy apart; empty where it lacks nothing."""
+    """Return what a certificate lacks, apart from the policy's verdict; empty if it lacks nothing."""
     missing, following = [], facts.next_training
     if facts.seeds < MIN_SEEDS:
         missing.append(f"{counted(facts.seeds, 'seed')}, and {MIN_SEEDS} or more are needed")

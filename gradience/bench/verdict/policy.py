@@ -31,7 +31,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class SeedOutcome:
-    """Counts of one variant on one planned seed, or the status that explains why there are none."""
+    """Counts of one variant on one planned seed, or the status that explains their absence."""
 
     seed: int
     status: Status = "PASS"
@@ -134,7 +134,7 @@ def _pass(number: int, planned: int) -> str:
 
 
 def _failures(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
-    """Why the policy is not met; empty where it is."""
+    """Reason why the policy is not met; empty if it is met."""
     failures = []
     number = passing(rows, policy)
     rate = Fraction(number, len(rows))
@@ -175,7 +175,7 @@ def _without_result(rows: Iterable[SeedOutcome]) -> list[str]:
 
 
 def lost_already(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
-    """Return why a variant cannot pass any more, whatever the seeds without evidence say; empty where it can.
+    """Return why a variant can no longer pass, whatever the seeds without evidence show; empty if it can.
 
     >>> lost_already([SeedOutcome(1, n=200, only_probe=9), SeedOutcome(2, "SKIPPED")], Policy())
     ['even with the others perfect, 1 of 2 seeds passes: 50 % is below 67 %']

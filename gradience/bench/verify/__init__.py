@@ -1,1 +1,1 @@
-"""A finished run, checked by whoever has its folder: on any machine, without torch."""
+"""Verification of a finished run from its folder: on any machine, without torch."""

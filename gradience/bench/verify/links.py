@@ -1,4 +1,4 @@
-"""Facts that stand in two places of a seed's folder: a run under another seed's name, another adapter's answers."""
+"""Facts recorded in two places of a seed's folder: a run under another seed's name, another adapter's answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gradience.reports.verification import Level
 from gradience.training.settings import STREAMS, stream
 
 Link = tuple[str, str, Any, Any]
-"""File, field, what stands there, what must."""
+"""File, field, found value, expected value."""
 
 
 def check_links(facts: SeedFacts, plan: BenchPlan, findings: Findings, *, inside: str = "") -> None:

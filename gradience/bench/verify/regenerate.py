@@ -1,7 +1,7 @@
 """A sample of the answers of a run, made again by its adapters: needs the base, the data and PyTorch.
 
-Whole batches are drawn, as they were answered: what else is in a batch can move an answer. The draw is the same for
-every adapter and in every verification, so whoever forges can know it; with as many as there are, all are answered.
+Whole batches are drawn, as they were answered: the rest of a batch can change an answer. The draw is the same for
+every adapter and in every verification, so a forger can know it; if K covers all examples, all are answered.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def unpacked(folder: Path) -> Iterator[Path]:
 
 
 def _check_results(run: RunFolder) -> Status | None:
-    """Check every seed, and the aggregate; return the verdict that stands in the folder."""
+    """Check every seed, and the aggregate; return the verdict recorded in the folder."""
     plan: BenchPlan | None = None
     try:
         plan = plan_of(run.folder)
@@ -381,7 +381,7 @@ def _marked(
 
 
 def _check_gold(run: RunFolder, place: str, facts: SeedFacts) -> None:
-    """The seeds of a run were all asked the same examples, with the same gold answers."""
+    """Check that all seeds of a run have the same examples, with the same gold answers."""
     if facts.probe is None or facts.probe.answers is None:
         return
     file = f"{place}probe/eval/answers.records.jsonl"

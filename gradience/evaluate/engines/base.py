@@ -72,7 +72,7 @@ class Score:
 
 
 class OutOfMemoryError(MemoryError):
-    """The device has no room for a model, an adapter or a batch. Its text is the first line of what torch said."""
+    """The device has too little memory for a model, an adapter or a batch. The text is the first line of torch's."""
 
     divisible = False
     """True if it was a batch of several examples."""
@@ -86,7 +86,7 @@ class Planned:
     task: Task
     examples: Sequence[Any]
     counts: Mapping[str, int]
-    """Rows of a file that are not asked, by the reason."""
+    """Rows of a file that are not evaluated, by reason."""
     adapters: Sequence[AdapterInput]
     device: str
     max_length: int
@@ -98,7 +98,7 @@ class Planned:
 
 
 def repeated(counts: Mapping[str, int]) -> Iterator[str]:
-    """Yield what is to be said of rows of a file that are not asked: one text counts once."""
+    """Yield remarks about rows of a file that are not evaluated: one text counts once."""
     if duplicates := counts.get("duplicates", 0):
         verb = "repeats" if duplicates == 1 else "repeat"
         yield f"{counted(duplicates, 'row')} of {counts['rows']:,} {verb} an earlier one: each text counts once"
@@ -121,13 +121,13 @@ class Engine:
     """
 
     name: ClassVar[str]
-    """The name it is registered under. It stands in every header of records and in the key of every evaluation."""
+    """The name it is registered under, written in every header of records and in the key of every evaluation."""
     answers: ClassVar[frozenset[RecordKind]] = frozenset({"generation"})
     """The kinds of records that it can make: `classify`, `generate`, and `score` for choices and scores."""
     local: ClassVar[bool] = False
     """True if base and adapters are folders on this machine; else their names are passed on as they were given."""
     batches_at_once: ClassVar[int] = 1
-    """Batches that it is handed at once: one that decides by itself what it computes together is handed more."""
+    """Batches passed to the engine at once: an engine with its own scheduler gets more."""
     tokens = 0
     """Read and written so far, without padding; for the progress only, so that an engine may leave it at 0."""
 
@@ -169,7 +169,7 @@ class Engine:
 
     @classmethod
     def decides(cls) -> dict[str, Any]:
-        """Return what of the engine stands in the key of every evaluation, beside its name."""
+        """Return the engine's settings in the key of every evaluation, besides its name."""
         return {}
 
     @classmethod

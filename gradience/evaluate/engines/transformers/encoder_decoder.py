@@ -128,7 +128,7 @@ def source_ids(tokenizer: Any, prompt: str, limit: int | None) -> tuple[list[int
 
 
 def target_ids(tokenizer: Any, response: str, *, end: bool) -> list[int]:
-    """Return the ids of the response as a target, without what stands before every target."""
+    """Return the ids of the response as a target, without the tokens that begin every target."""
     ids = _target(tokenizer, response.lstrip(" "))[len(_before(tokenizer)) :]
     return [*ids, end_token(tokenizer)] if end else ids
 

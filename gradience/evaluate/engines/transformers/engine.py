@@ -158,7 +158,7 @@ class TransformersEngine(Engine):
         """Load the PEFT adapter in `folder` beside those already there.
 
         Raises UsageError (`adapter-name`: the name is taken) and InputError: `no-such-adapter`, `other-method`
-        (not LoRA), `adapter-changes-base` (it would change what the other adapters stand on), `no-head` (it
+        (not LoRA), `adapter-changes-base` (it would change the base of the other adapters), `no-head` (it
         lacks a part that the base has no trained weights for: its outputs would be noise), `adapter-misfit`.
         """
         if name in self._adapters:
@@ -436,7 +436,7 @@ class TransformersEngine(Engine):
 
 @contextmanager
 def memory() -> Iterator[None]:
-    """Raise OutOfMemoryError for what torch raises inside the block when there is no room."""
+    """Raise OutOfMemoryError for torch's out-of-memory errors inside the block."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

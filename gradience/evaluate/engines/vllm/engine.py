@@ -42,7 +42,7 @@ from gradience.runtimes.verdict import verdicts
 from gradience.words import counted
 
 WHOLE_CONTEXT = 8192
-"""Up to so many tokens vLLM holds the base's whole context; of a longer one as much as its memory takes."""
+"""Largest context that vLLM holds whole; of a longer one, as much as its memory allows."""
 SHARE_OF_FREE = 0.75
 """Share of the GPU memory still free after transformers has loaded the base; the rest is for scoring
 there.
@@ -62,7 +62,7 @@ class Slots(NamedTuple):
     """
 
     rank: int
-    """A max_lora_rank that vLLM takes: of the largest module, and what lies between the steps."""
+    """A max_lora_rank that vLLM accepts: the largest module's rank, rounded up to a step."""
     modules: frozenset[str]
     """Last parts of the names of the modules that have LoRA, such as `q_proj`."""
 
@@ -134,7 +134,7 @@ class VllmEngine(Engine):
 
     @classmethod
     def check(cls, model: ModelSettings, *, labels: int | None = None) -> None:
-        """Raises UsageError: `engine-cannot` for what vLLM is not asked to do here, and what `versions_in` raises."""
+        """Raises UsageError: `engine-cannot` if the model is not supported with vLLM, and what `versions_in` raises."""
         kinds = {
             "a sequence classifier": labels is not None or model.type == "seqcls",
             "an encoder–decoder model": model.type == "seq2seq_lm",

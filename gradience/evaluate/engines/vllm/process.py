@@ -22,10 +22,10 @@ from gradience.models.devices import VISIBLE, devices_of
 from gradience.words import counted
 
 PYTHON = "GRADIENCE_ENGINE_PYTHON"
-"""Environment variable that names the Python. No config can: what is run is for who runs it to say."""
+"""Environment variable that names the Python. No config can: only the user decides which program runs."""
 SERVER = Path(__file__).with_name("server.py")
 SECONDS = 60
-"""For a list of what is installed."""
+"""Seconds to list the installed packages."""
 HOW = (
     "give --engine-python PATH (or set GRADIENCE_ENGINE_PYTHON): the python of an environment with"
     " `pip install vllm`"
@@ -39,7 +39,7 @@ CACHE_GIB = "2"
 LEAVES = 30
 """Seconds that it has to leave, before it is killed."""
 LAST = 4
-"""Lines of what it printed that stand in a message."""
+"""Lines of its output that a message quotes."""
 LONGEST = 300
 """Characters of a refusal: some list all that there is."""
 
@@ -95,7 +95,7 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def is_batch_invariant() -> bool:
-    """Return whether vLLM is asked for answers that do not depend on what is computed beside them."""
+    """Return True if vLLM must give answers that do not depend on the rest of the batch."""
     return os.environ.get(BATCH_INVARIANT, "0") not in ("", "0")
 
 
