@@ -108,7 +108,7 @@ def common_folder(paths: Sequence[str]) -> str:
     """Return the common parent folder, or "" if there is none."""
     try:
         return os.path.commonpath([os.path.dirname(path) for path in paths])
-    except ValueError:  # absolute beside relative paths
+    except ValueError:  # absolute and relative paths
         return ""
 
 
@@ -138,7 +138,7 @@ def trend_blocks(entries: Sequence[AuditReport | Refused], *, layers: bool = Fal
     """
     reports = [entry for entry in entries if isinstance(entry, AuditReport)]
     thresholds = {report.tau for report in reports}
-    tau = thresholds.pop() if len(thresholds) == 1 else 0.90  # which every report knows
+    tau = thresholds.pop() if len(thresholds) == 1 else 0.90  # a threshold of every report
     paths = [entry.adapter.path if isinstance(entry, AuditReport) else entry.path for entry in entries]
     named = list(zip(short_names(paths), entries, strict=True))
     folder, refused = common_folder(paths), len(entries) - len(reports)
@@ -294,7 +294,7 @@ def _notes(named: Sequence[tuple[str, AuditReport | Refused]]) -> list[Note]:
     notes: list[Note] = []
     for name, report in named:
         if isinstance(report, Refused):
-            continue  # its row says so, and its error stands on stderr
+            continue  # its row shows the refusal, and stderr the error
         shown = Span(name, "name")
         missing = incompleteness(report)
         errors = [finding.message for finding in report.findings if finding.severity == "error"]

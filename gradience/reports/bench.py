@@ -1,7 +1,7 @@
 """`bench.json`, one seed of Bench, and `bench_aggregate.json`, the seeds of one protocol together.
 
-A comparison is paired: the same examples, one by one. Everything that a verdict hangs on is an integer
-here, and the records that the counts were made from are named with their digests, so that anybody can count again.
+Comparisons are paired, example by example. Every input of a verdict is an integer, and the records behind the counts
+are named with their digests, so that anybody can repeat the counts.
 """
 
 from __future__ import annotations
@@ -927,7 +927,7 @@ MOST_MARGINS = 4.0
 def drawing(rows: Sequence[tuple[str, PooledEvidence]], margin: Fraction) -> Code:
     """Return one line for each difference, below a ruler on which 0 and the margin are marked.
 
-    Δ is ●, in its intervals: heavy for these runs, light for the mean over trainings.
+    Δ is drawn as ● inside its intervals: heavy for these runs, light for the mean over training runs.
     """
     bounds = [evidence.over_trainings or evidence.these_runs for _, evidence in rows]
     unit = float(margin) or 0.01
@@ -1203,7 +1203,7 @@ def _table(results: Sequence[VariantResult]) -> Table:
         (Column("95 % interval", ">", drop=6, shown=paired), lambda row: _interval(row.pairs)),
         (Column("saved", ">"), lambda row: percent(row.reduction)),
         (
-            Column("KL", ">", drop=1, shown=diverges),  # never below 0; rounding is
+            Column("KL", ">", drop=1, shown=diverges),  # KL is never below 0, but rounding can make it so
             lambda row: sig(max(0.0, row.divergence.kl_mean)) if row.divergence else MISSING,
         ),
     )

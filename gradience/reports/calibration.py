@@ -293,7 +293,7 @@ class Calibration:
     def read(cls, path: str | os.PathLike[str]) -> Calibration:
         """Read and check a calibration file.
 
-        Raises InputError (`calibration-invalid`, `artifact-version`, and what `TensorFile.open` raises).
+        Raises InputError (`calibration-invalid`, `artifact-version`, and the errors of `TensorFile.open`).
         """
         path = Path(path)
         with TensorFile.open(path) as file:

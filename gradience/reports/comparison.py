@@ -251,7 +251,7 @@ EVERYTHING: tuple[Measure[ModuleComparison], ...] = (
 
 
 def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return medians of each kind, the modules that differ most, and those that could not be compared."""
+    """Return medians of each kind, the modules that differ most, and the modules that could not be compared."""
     kinds, hidden = by_kind(report.modules, lambda module: 1, SHOWN_KINDS if view.brief else None)
     blocks: list[Block] = [
         Heading("Modules", aside="medians of each kind"),

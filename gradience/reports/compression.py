@@ -109,7 +109,7 @@ class CompressionPlan(Report):
     format: str = "peft"
     """Format of the adapter, as in its audit."""
     criterion: str
-    """In words, e.g. `energy ≥ 0.9 per module, ranks from 1, 2, 4, 8`."""
+    """Description, e.g. `energy ≥ 0.9 per module, ranks from 1, 2, 4, 8`."""
     modules: tuple[ModulePlan, ...]
     old_params: int
     new_params: int

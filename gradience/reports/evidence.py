@@ -125,7 +125,7 @@ class EvidenceReport(Report):
     n_gained: int
     """Examples on which B is better."""
     flips: tuple[Flip, ...]
-    """Examples that differ, up to `--flips` in each direction; for other than 0/1 scores, the largest differences."""
+    """Examples that differ, up to `--flips` in each direction; unless scores are 0/1, the largest differences."""
     notes: tuple[str, ...]
     """Warnings shown above the results."""
     run: RunInfo

@@ -131,7 +131,7 @@ class BenchForecast(Report):
     more."""
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
-    """Keys of the config that were read under another name or have no effect."""
+    """Config keys that were read under a different name or have no effect."""
 
     def blocks(self) -> Document:
         """Return the plan, its inputs, an example, the stages, and the assumptions."""

@@ -253,7 +253,7 @@ class RunReport(Part):
     evaluations: dict[str, SplitReport]
     rank_use: RankUse | None
     audits: tuple[dict[str, int | Float12 | str | None], ...]
-    """Summaries of `lora_audit` records: what `gradience audit --append` added."""
+    """Summaries of the `lora_audit` records that `gradience audit --append` added."""
     alerts: tuple[Alert, ...]
     recommendations: tuple[Recommendation, ...]
     notes: tuple[str, ...]
@@ -479,7 +479,7 @@ def _logged(run: RunReport, gap_threshold: float, columns: int, *, verbose: bool
     """Return loss or (in reinforcement learning) rewards, and each split's evaluations. columns: chart width."""
     blocks: list[Block] = []
     rewards = run.rewards
-    if rewards is not None:  # the loss only on request, because it is no measure of progress
+    if rewards is not None:  # the loss only on request, because it does not measure progress
         curve, words = rewards.reward, "none logged"
         if curve.count:
             highest = f"highest {plain(curve.high)} at step {curve.high_step}"

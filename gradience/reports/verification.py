@@ -1,4 +1,4 @@
-"""Report of `gradience bench verify`: level reached, checks, mismatches, and what was not verified."""
+"""Report of `gradience bench verify`: level reached, checks, mismatches, and limits."""
 
 from __future__ import annotations
 

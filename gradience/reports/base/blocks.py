@@ -1,8 +1,8 @@
 """The blocks of a report: a document is a sequence of blocks, and each renderer draws every kind of block.
 
-Blocks hold plain text, never markup: a name of a module or a file is a `Span` with the role `name`, and every renderer
-escapes all text in one place. What a role or a mark looks like is the renderer's business; the text alone must say
-everything.
+Blocks contain plain text, never markup: a name of a module or a file is a `Span` with the role `name`, and every
+renderer escapes all text in one place. Renderers decide how roles and marks look, so the text must be complete without
+them.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def table_of(rows: Iterable[T], *fields: tuple[Column, Callable[[T], Inline]]) -
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row of bars: what it measures, the figures as text, and their ascending values."""
+    """One row of bars: the name of the measure, the figures as text, and their ascending values."""
 
     label: str
     figures: Sequence[str]
@@ -178,7 +178,7 @@ def items(texts: Iterable[Inline]) -> Notes:
 
 
 def figures(rows: Iterable[tuple[str, str, str]]) -> Facts:
-    """Return labels, each with its figure and what that measures."""
+    """Return labels, each with its figure and the description of the figure."""
     return Facts([(label, (Span(figure, "strong"), f" ({meaning})")) for label, figure, meaning in rows])
 
 

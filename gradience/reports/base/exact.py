@@ -52,7 +52,7 @@ def share_of_points(points: Fraction) -> Fraction:
     >>> share_of_points(Fraction("2.5"))
     Fraction(1, 40)
 
-    Raises UsageError (`bad-margin`) below 0.5, where a share was probably meant, and from 100.
+    Raises UsageError (`bad-margin`) below 0.5, because a share was probably meant, and from 100.
     """
     if SMALLEST_POINTS <= 100 * points < SMALLEST_POINTS * 100:
         meant = exact_text(100 * points)

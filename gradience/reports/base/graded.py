@@ -1,7 +1,7 @@
 """Evidence beside a verdict: the parts that files of one run and of several runs share.
 
-Differences are candidate − reference, as shares: −0.025 is 2.5 points fewer correct. A margin is positive, and
-"non-inferior" means that the loss is smaller than the margin.
+Differences are candidate − reference, as shares: −0.025 is a drop of 2.5 points. A margin is positive, and
+"non-inferior" means that the drop is smaller than the margin.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import Mark
 from gradience.reports.bench_plan import LadderBound, LadderKind, Share
 
-if TYPE_CHECKING:  # scipy is loaded where something is computed, not where a file is read
+if TYPE_CHECKING:  # scipy is loaded to compute evidence, not to read a file
     from fractions import Fraction
 
     from gradience.statistics.paired import Interval
@@ -202,7 +202,7 @@ class NoiseFloor(Part):
 
     @classmethod
     def of(cls, floor: Floor) -> Self:
-        """Return the part for what `gradience.statistics.noise_floor` computes."""
+        """Return the part with the result of `gradience.statistics.noise_floor`."""
         return cls(
             comparisons=floor.comparisons,
             discordance=floor.discordance,

@@ -45,7 +45,7 @@ def block(shown: Block) -> str:
     """Return one block as HTML. All text in it is escaped."""
     match shown:
         case blocks.Heading():
-            tag = f"h{shown.level + 2}"  # a notebook has headings of its own above
+            tag = f"h{shown.level + 2}"  # h1 and h2 are left to the notebook
             aside = f"<p>{inline(shown.aside)}</p>" if shown.aside else ""
             return f"<{tag}>{inline(shown.text)}</{tag}>{aside}"
         case blocks.Paragraph():
@@ -67,7 +67,7 @@ def block(shown: Block) -> str:
 
 
 def inline(text: Inline) -> str:
-    """Return the pieces of `text`, escaped: the only place where text is escaped."""
+    """Return the pieces of `text`, escaped. All text is escaped here."""
     return "".join(map(_span, spans(text)))
 
 

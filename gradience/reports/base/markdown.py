@@ -46,7 +46,7 @@ def _block(block: Block) -> str:
 
 
 def _text(text: Inline) -> str:
-    """Return the pieces of `text`, escaped: the only place where text is escaped."""
+    """Return the pieces of `text`, escaped. All text is escaped here."""
     return "".join(map(_span, spans(text)))
 
 
@@ -56,7 +56,7 @@ def _span(span: Span) -> str:
     text = markdown_text(span.text)
     if span.role != "strong" or not text.strip():
         return text
-    inner = text.strip()  # emphasis must begin and end with a character that is no blank
+    inner = text.strip()  # emphasis must not begin or end with a blank
     return text.replace(inner, f"**{inner}**")
 
 

@@ -24,7 +24,7 @@ M = TypeVar("M", bound=Named)
 
 @dataclass(frozen=True, slots=True)
 class Measure(Generic[M]):
-    """A column of such tables."""
+    """A column of a table of modules."""
 
     column: Column
     of: Callable[[Sequence[M]], Inline]
@@ -58,7 +58,7 @@ NUMBER: Measure[Any] = Measure(Column("", ">"), lambda modules: Span(f"× {count
 def by_kind(
     modules: Iterable[M], weight: Callable[[M], int], most: int | None
 ) -> tuple[list[tuple[str, list[M]]], int]:
-    """Return the heaviest kinds with their modules, in the order of the adapter, and how many kinds are left out."""
+    """Return the heaviest kinds with their modules, in the order of the adapter, and the number of kinds left out."""
     kinds: dict[str, list[M]] = {}
     for module in modules:
         kinds.setdefault(family_of(module.name), []).append(module)

@@ -1,8 +1,8 @@
 r"""Names of files, modules and tensors come from untrusted sources: here they become safe to show, for every output.
 
 A name may hold terminal escapes, C1 controls, bidirectional overrides, newlines, markup or HTML. First every
-character that is not plainly visible is written out (`\x1b`, `\u202e`), then the sink adds its own escape.
-JSON keeps names as they are: artifacts escape such characters the way JSON does it.
+invisible character is written out (`\x1b`, `\u202e`), then the output format adds its own escapes. JSON keeps names
+unchanged: artifacts contain such characters as JSON escapes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_NAME = 200
 MAX_SENTENCE = 600
 """Maximum number of characters of a message that are shown: messages contain names."""
 
-# Structure, HTML, math, and what renderers turn into links by themselves (addresses, mentions; `k@90` is neither).
+# Structure, HTML, math, and text that renderers turn into links (addresses, mentions; `k@90` is neither).
 _MARKDOWN_ACTIVE = re.compile(r"[\\`*{}\[\]#|~$^!<>&]|(?<!\bk)@|@(?!\d)|://|(?<=www)\.")
 _PLAIN_NAME = re.compile(r"[\w.\-/ …]+")
 
@@ -27,7 +27,7 @@ _PLAIN_NAME = re.compile(r"[\w.\-/ …]+")
 def display_name(name: str, limit: int = MAX_NAME) -> str:
     """Return a name, safe for a terminal: visible characters only, at most `limit` of them.
 
-    Where it is longer, the middle is left out: module names differ at their ends.
+    A longer name loses its middle: module names differ at their ends.
     """
     if len(name) > 4 * limit:  # escaping never makes text shorter: no need to escape megabytes
         name = name[: 2 * limit] + name[-2 * limit :]
@@ -105,9 +105,9 @@ def fit_names(names: Sequence[str], width: int) -> list[str]:
     >>> fit_names(["encoder.block.0.q", "decoder.block.0.q"], 12)
     ['e….block.0.q', 'd….block.0.q']
 
-    The front is cut first; where that makes two alike, the same number of signs is kept at the front of all, then
-    behind the front that all share. Where no cut keeps them apart, all stay whole: a line that is too long is better
-    than two that are equal.
+    The front is cut first. If that makes two names equal, the same number of characters is kept at the front of all
+    names, then after their common prefix. If no cut keeps them distinct, all names stay whole: a line that is too
+    long is better than two equal lines.
     """
     different = len(set(names))
     signs = zip(*(name for name in names if cells(name) > width), strict=False)

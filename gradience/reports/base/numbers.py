@@ -90,7 +90,7 @@ def percent(fraction: float | None) -> str:
     if fraction is None:
         return MISSING
     value = 100 * fraction
-    if -1e-9 < value <= 0:  # of nothing, up to rounding
+    if -1e-9 < value <= 0:  # zero, up to rounding
         return "0 %"
     if 99.95 <= value < 100 - 1e-9:
         return "over 99.9 %"

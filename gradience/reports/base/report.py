@@ -84,7 +84,7 @@ class Report(Readable):
         return opening
 
     def summary(self) -> list[Note] | None:
-        """Return the verdict for readers who stop there; None for a report without one."""
+        """Return the summary box with the verdict; None for a report without one."""
         return None
 
     def without_texts(self) -> Self:
@@ -102,9 +102,9 @@ class Report(Readable):
 
         >>> report.plot("energy", backend="matplotlib").savefig("energy.pdf")  # doctest: +SKIP
 
-        kind: which one; the most telling by default. Of an audit `heatmap`, `energy`, `spectrum`, `use`,
-            `stable-rank`; docs/plots.md lists those of every report, and the error for another one does.
-        backend: both draw the same data.
+        kind: kind of plot; the most informative by default. For an audit `heatmap`, `energy`, `spectrum`, `use`,
+            `stable-rank`; docs/plots.md lists the kinds of every report, as does the error for an unknown kind.
+        backend: the renderer; both draw the same data.
 
         Raises UsageError (`no-plot`, `no-backend`), and MissingExtra without the extra `plots`.
         """
@@ -134,8 +134,10 @@ class Report(Readable):
         if len(lines) <= PRINTED:
             return "\n".join(lines)
         room = PRINTED - 2
-        ends = [number for number in range(room // 2, room + 1) if not lines[number]]  # of whole sections
+        ends = [
+            number for number in range(room // 2, room + 1) if not lines[number]
+        ]  # ends of whole sections
         shown = lines[: ends[-1] if ends else room]
         return "\n".join([*shown, "", f"… {len(lines) - len(shown)} more lines in to_markdown()"])
 
-    __repr__ = __str__  # what an interactive session shows: thousands of modules are no help there
+    __repr__ = __str__  # shown in interactive sessions, instead of thousands of modules

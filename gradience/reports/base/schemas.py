@@ -1,7 +1,7 @@
 """The JSON Schema of an artifact, in which each field is described by the docstring below it.
 
-The sources are read for that only when a schema is asked for: doing so for every class would take longer than reading
-a small adapter.
+The sources are read only when a schema is requested: reading them for every class would take longer than reading a
+small adapter.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A document as text for a terminal, with or without colour.
 
-Sentences wrap between words and do not grow beyond 100 columns, where they are hard to read; tables take what the
-terminal has. The text depends on nothing but the arguments: not on the environment, not on a real terminal.
+Sentences wrap between words, at 100 columns at most for legibility; tables use the full width of the terminal. The text
+depends only on the arguments, not on the environment or a real terminal.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ BAR_PARTS, REST = (Span("█", "bar1"), Span("▓", "bar2"), Span("▒", "bar3")
 def render(document: Document, *, width: int | None = None, color: bool = False) -> str:
     """Return the document as lines, each ended by a newline. Sections have an empty line before them.
 
-    width: columns of the terminal, of which at least 60 are used. None, for a file or a pipe: sentences wrap at 80
-    columns, tables take what they need, and no name or path is broken.
+    width: columns of the terminal; at least 60 are used. None, for a file or a pipe: sentences wrap at 80 columns,
+    tables have their natural width, and no name or path is broken.
     """
     lines: list[str] = []
     indent = 0

@@ -53,7 +53,7 @@ def to_page(sources: Sequence[Source], *, texts: bool = True) -> str:
 
     >>> page = to_page([Source("audit.json", audit_adapter("my_adapter"))])
 
-    sources: the first gives the title. texts: whether examples and answers are quoted.
+    sources: the first gives the title. texts: True to quote examples and answers.
     Raises MissingExtra without jinja2.
     """
     from gradience import __version__
@@ -102,7 +102,7 @@ def json_text(values: Any) -> str:
 
 def _safe(markup: str) -> Any:
     """Return markup that the template inserts without escaping."""
-    return require("markupsafe", extra="report").Markup(markup)  # which jinja2 brings
+    return require("markupsafe", extra="report").Markup(markup)  # installed with jinja2
 
 
 def _plain(text: Inline) -> str:

@@ -6,7 +6,7 @@ kinds.py    the plots of each report
 audits.py, compared.py, runs.py, sizes.py   the functions that make them; shared.py has their common parts
 labels.py   positions of point labels that do not overlap
 plotly.py   a plot as the JSON of a plotly figure for a page, and as plotly's figure for a notebook
-matplotlib.py   plots as matplotlib draws them for a paper, also beside each other, as SVG, PDF or PNG
+matplotlib.py   plots as matplotlib draws them for a paper, also side by side, as SVG, PDF or PNG
 
 One function makes each plot of a report. A plot contains plain text, never markup: a renderer escapes all text in one
 place.

@@ -30,7 +30,7 @@ def plots_of(report: Report) -> dict[str, Plot]:
 def plot_of(report: Report, kind: str | None = None) -> Plot:
     """Return one plot of a report: of the given kind, or the most informative one.
 
-    Raises UsageError (`no-plot`) where there is no such plot of it.
+    Raises UsageError (`no-plot`) if the report does not have this plot.
     """
     name, kinds = type(report).__name__, report.plots
     if kind is None:

@@ -1,7 +1,8 @@
-"""Plots drawn by matplotlib for a paper: one plot, or several beside each other, as SVG, PDF or PNG.
+"""Plots drawn by matplotlib for a paper: one plot, or several side by side, as SVG, PDF or PNG.
 
-Text stays text in an SVG. Series differ in their mark, dash or hatching as well as in colour, so that a plot printed in
-black says the same. The same plots give the same bytes with one version of matplotlib: no date, no random identifiers.
+Text stays text in an SVG. Series differ in their mark, dash or hatching as well as in colour, so that a plot is
+readable in black and white. The output is reproducible byte for byte with one version of matplotlib: no date, no
+random identifiers.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.4,
     "lines.markersize": 5.0,
-    "pdf.fonttype": 42,  # text that can be searched and copied
+    "pdf.fonttype": 42,  # searchable text
     "svg.fonttype": "none",
     "svg.hashsalt": "gradience",
-    "text.parse_math": False,  # a `$` in a stranger's name is a `$`
+    "text.parse_math": False,  # a `$` in a name is a `$`
 }
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MARK_OF_TONE: dict[Tone, str] = {"good": "o", "warn": "D", "bad": "X", "dim": "s"}
@@ -82,11 +83,11 @@ LEAST = (2.4, 2.2)
 
 
 def figure_of(plots: Sequence[Plot], *, width: float | None = None, titles: bool = True) -> Figure:
-    """Return a figure of matplotlib with the plots beside each other, or below each other if there is no room.
+    """Return a matplotlib figure with the plots side by side, or below each other if there is no room.
 
     plots: at least one.
     width: total width in inches, such as that of a column; text keeps its size. By default 5.2 for each of up to
-        three plots beside each other.
+        three plots side by side.
     titles: True to draw a title on each plot; in a paper the caption replaces it.
 
     Raises MissingExtra without matplotlib.
@@ -155,7 +156,7 @@ def _draw(plot: Plot, axes: Axes, *, share: float, title: bool) -> int:
     """
     narrow, named = share < 1, bool(plot.y.categories)
     room = max(12, round(NARROW_NAME * share)) if share != 1 else NAME
-    across = share / 2 if named and narrow else share  # beside names there is half of it
+    across = share / 2 if named and narrow else share  # names take half of the width
     for side, axis in (("x", plot.x), ("y", plot.y)):
         if axis.scale == "log":
             getattr(axes, f"set_{side}scale")("log")

@@ -1,7 +1,8 @@
 """The model of a plot: axes, series of a few kinds, reference lines, a descriptive sentence, and colours.
 
 A plot is pure data of plain text and plain numbers: one description for browsers, papers and readers who cannot see
-it. Text may contain untrusted names: each renderer escapes all text in one place. A missing value is None and a gap.
+it. Text may contain untrusted names: each renderer escapes all text in one place. A missing value is None, drawn as a
+gap.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """A bar for each category of an axis; bars of several series are beside each other."""
+    """A bar for each category of an axis; bars of several series are side by side."""
 
     name: str
     values: Sequence[float | None]
@@ -135,7 +136,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One plot. Several plots beside each other are separate objects."""
+    """One plot. Plots shown side by side are separate objects."""
 
     name: str
     """Its anchor and file name: lowercase letters, digits and hyphens, unique in a document."""

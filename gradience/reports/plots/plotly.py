@@ -49,14 +49,14 @@ GAPS = 64
 BAND = 0.18
 """Opacity of a band."""
 SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "circle-open"}
-"""Symbols of marks with a tone, which a colour alone would not distinguish."""
+"""Symbols of marks with a tone, so that tones do not differ only in colour."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 MARKS = ("circle", "square", "triangle-up", "diamond")
 """Marks of several line series, by their position: series with marks differ in these, the others in their dashes."""
 PATTERNS = ("", "/", ".", "x", "-")
 """Patterns of several bar series, which distinguish them without colour."""
 QUIET: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
-"""A line that belongs to another trace."""
+"""An auxiliary line of a different trace."""
 ROW, LEAST_HEIGHT = 24, 420
 """Pixels per row of names in a notebook, and the minimum height of a figure."""
 
@@ -83,7 +83,7 @@ def to_plotly(plot: Plot) -> Json:
         x["range"] = list(span)
     values = [value for series in plot.series if isinstance(series, Lines | Points) for value in series.x]
     if plot.x.form == "count" and values and max(values) - min(values) <= FEW_COUNTS:
-        x["dtick"] = 1  # there would be ticks between whole numbers
+        x["dtick"] = 1  # no ticks between whole numbers
     if plot.y.categories:
         y["autorange"] = "reversed"
     layout: Json = {
@@ -102,7 +102,7 @@ def to_plotly(plot: Plot) -> Json:
 
 
 def figure_of(plots: Sequence[Plot]) -> Figure:
-    """Return plotly's figure of one plot, with its title and colours of its own. Raises MissingExtra without plotly."""
+    """Return plotly's figure of one plot, with its title and its own colours. Raises MissingExtra without plotly."""
     (plot,) = plots
     figure: Figure = require("plotly.graph_objects", extra="plots").Figure(to_plotly(plot))
     height = max(LEAST_HEIGHT, 160 + ROW * len(plot.y.categories))
@@ -137,7 +137,7 @@ def _axis(axis: Axis, most: int) -> Json:
         number = len(axis.categories)
         every = -(-number // most)
         short = fit_names([display_name(name) for name in axis.categories], LABEL)
-        names = [_text(name, 2 * LABEL) for name in short]  # some stay long, to stay apart
+        names = [_text(name, 2 * LABEL) for name in short]  # some stay long, to stay distinct
         return drawn | {
             "tickvals": list(range(0, number, every)),
             "ticktext": names[::every],
@@ -190,7 +190,7 @@ def _label(reference: Reference, plot: Plot) -> Json:
     place: Json = {"xref": "paper", "x": 1, "xanchor": "right", "y": at, "yanchor": "bottom"}
     if reference.on == "x":
         place = {"yref": "paper", "y": 1, "x": at}
-        if plot.y.categories:  # the first row would lie beneath an upright label
+        if plot.y.categories:  # an upright label would cover the first row
             place |= {"yanchor": "bottom"}
         else:
             place |= {"yanchor": "top", "xanchor": "right", "textangle": -90}
