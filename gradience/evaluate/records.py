@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, Generic
 
 from gradience.errors import InputError
-from gradience.evaluate.engines.base import OutOfMemoryError
+from gradience.evaluate.engines.base import Engine, OutOfMemoryError
 from gradience.files.records import (
     Evaluation,
     ExamplesRun,
@@ -108,27 +109,46 @@ def answer_batches(
     files: Sequence[RecordFile[R]],
     answer: Callable[[Sequence[int]], Sequence[Sequence[R]]],
     on_batch: Progress | None = None,
+    engine: Engine | None = None,
 ) -> list[Evaluation[R]]:
     """Answer the batches that are missing in any of `files`, which have the same batches.
 
     answer: places of the examples in a batch -> the records for each of the files. on_batch: called after each batch
-    with how many examples are answered.
+    with how many examples are answered. engine: answers the batches, and may report progress within one.
     """
     batches = files[0].batches
+    sizes = [len(batch) for batch in batches]
     first = min(len(file.done) for file in files)
     for file in files:
         file.keep(first)
     for number in range(first, len(batches)):
+        before, size = sum(sizes[:number]), sizes[number]
         try:
-            answers = answer(batches[number])
+            with _progress_within(engine, on_batch, before, size, sum(sizes)):
+                answers = answer(batches[number])
         except OutOfMemoryError as error:
-            error.divisible = len(batches[number]) > 1
+            error.divisible = size > 1
             raise
         for file, records in zip(files, answers, strict=True):
             file.append(records)
         if on_batch is not None:
-            on_batch(sum(map(len, batches[: number + 1])), sum(map(len, batches)))
+            on_batch(before + size, sum(sizes))
     return [file.finish() for file in files]
+
+
+@contextmanager
+def _progress_within(
+    engine: Engine | None, on_batch: Progress | None, before: int, size: int, total: int
+) -> Iterator[None]:
+    """Pass on the engine's progress in a batch of `size` examples, the first of which is number `before`."""
+    if engine is None or on_batch is None:
+        yield
+        return
+    engine.on_part = lambda share: on_batch(before + int(share * size), total)
+    try:
+        yield
+    finally:
+        engine.on_part = None
 
 
 def numerics_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

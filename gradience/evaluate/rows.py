@@ -171,7 +171,10 @@ def evaluate_rows(
         path = None if paths is None else paths[name]
         files.append(RecordFile(header, [row.id for row in rows], batches, path))
     answered = answer_batches(
-        files, lambda places: procedure.records(engine, names, [rows[place] for place in places]), on_batch
+        files,
+        lambda places: procedure.records(engine, names, [rows[place] for place in places]),
+        on_batch,
+        engine,
     )
     return dict(zip(names, answered, strict=True))
 

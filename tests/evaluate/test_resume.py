@@ -91,6 +91,22 @@ def test_another_header_starts_anew(engine, tmp_path, changed):
     assert progress_of(engine, tmp_path / "a") == list(range(1, BATCHES + 1))
 
 
+def test_examples_are_counted_also_within_a_batch(engine, tmp_path, monkeypatch):
+    generate = type(engine).generate
+
+    def reporting(self, name, prompts, **settings):
+        for share in (0.4, 0.7):
+            if self.on_part is not None:  # not while the adapter is proved to have an effect
+                self.on_part(share)
+        return generate(self, name, prompts, **settings)
+
+    monkeypatch.setattr(type(engine), "generate", reporting)
+    progress = []
+    answer(engine, tmp_path / "a", on_batch=lambda *counts: progress.append(counts), batch_size=20)
+    assert progress == [(8, 30), (14, 30), (20, 30), (24, 30), (27, 30), (30, 30)]
+    assert engine.on_part is None
+
+
 def test_what_is_answered_is_not_asked_again(engine, tmp_path):
     first = answer(engine, tmp_path / "a")
     written = (tmp_path / "a").stat().st_mtime_ns

@@ -120,6 +120,20 @@ def test_a_process_that_dies_says_what_it_printed_last():
     process.close()
 
 
+def test_it_reports_the_finished_share_of_a_request(monkeypatch, tmp_path):
+    """Checks the protocol only; tests/conformance runs vLLM."""
+    server = tmp_path / "server.py"
+    lines = [{"part": 0.25}, {"part": 0.75}, {"answer": [1]}, {"answer": 2}]
+    server.write_text(f"import sys\nsys.stdin.readline()\nprint({chr(10).join(map(json.dumps, lines))!r})")
+    monkeypatch.setattr("gradience.evaluate.engines.vllm.process.SERVER", server)
+    process = VllmProcess(sys.executable, {})
+    shares = []
+    assert process.ask("generate", on_part=shares.append) == [1]
+    assert shares == [0.25, 0.75]
+    assert process.ask("score") == 2
+    process.close()
+
+
 def test_a_process_that_is_killed_is_told_from_one_that_fails():
     process = VllmProcess(sys.executable, {})
     os.kill(process._child.pid, signal.SIGKILL)

@@ -6,7 +6,7 @@ report says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -130,6 +130,8 @@ class Engine:
     """Batches passed to the engine at once: an engine with its own scheduler gets more."""
     tokens = 0
     """Read and written so far, without padding; for the progress only, so that an engine may leave it at 0."""
+    on_part: Callable[[float], None] | None = None
+    """While a batch is answered: to be called with the finished share of it, by an engine that knows the share."""
 
     def __init__(self, model: ModelSettings) -> None:
         self.model = model

@@ -243,6 +243,7 @@ class VllmEngine(Engine):
                 name,
                 [encoded[place][0] + rows[place].ids for place in waiting],
                 room,
+                part=(len(rows) - len(waiting), len(waiting), len(rows)),
                 room=room,
                 end=end_token(tokenizer),
                 stop=list(stop),
@@ -274,15 +275,17 @@ class VllmEngine(Engine):
             parts = [windows_of(tokenizer, text, max_length) for _, text in pairs]
         else:
             parts = [[fitted(tokenizer, *pair, max_length, end=end)] for pair in pairs]
-        return [self._scores(name, parts) for name in names]
+        return [self._scores(name, parts, (place, 1, len(names))) for place, name in enumerate(names)]
 
-    def _scores(self, name: str | None, parts: Sequence[Sequence[Pair]]) -> list[Score]:
+    def _scores(
+        self, name: str | None, parts: Sequence[Sequence[Pair]], part: tuple[int, int, int]
+    ) -> list[Score]:
         """Return a score of each example from its parts."""
         scored = [pair for some in parts for pair in some if pair.response]
         rows = [pair.prompt + pair.response for pair in scored]
         self.tokens += sum(map(len, rows))
         first = [len(pair.prompt) for pair in scored]
-        answers = iter(self._ask("score", name, rows, first=first) if rows else [])
+        answers = iter(self._ask("score", name, rows, part=part, first=first) if rows else [])
         scores = []
         for some in parts:
             terms = [
@@ -305,9 +308,20 @@ class VllmEngine(Engine):
         self.peft.close()
 
     def _ask(
-        self, method: str, name: str | None, rows: list[list[int]], more: Sequence[int] = (), **arguments: Any
+        self,
+        method: str,
+        name: str | None,
+        rows: list[list[int]],
+        more: Sequence[int] = (),
+        *,
+        part: tuple[int, int, int],
+        **arguments: Any,
     ) -> Any:
-        """Return answers to `rows` of ids. more: tokens that may follow each of them."""
+        """Return answers to `rows` of ids.
+
+        more: tokens that may follow each of them. part: for the progress, the finished share of the batch before this
+        request, the share of this request, and their denominator.
+        """
         self._server(NO_SLOTS)
         longest = max(map(sum, zip(map(len, rows), more or [0] * len(rows), strict=True)))
         if longest > self._longest:
@@ -317,7 +331,10 @@ class VllmEngine(Engine):
                 hint="lower max_new_tokens or max_length, or use the engine transformers",
             )
         number = None if name is None else self._served[name].number
-        return self._command(method, method, number=number, rows=rows, **arguments)
+        before, size, total = part
+        report = self.on_part
+        on_part = None if report is None else lambda share: report((before + share * size) / total)
+        return self._command(method, method, number=number, rows=rows, on_part=on_part, **arguments)
 
     def _server(self, needs: Slots) -> None:
         """Have a process whose slots hold what an adapter needs; else it is started anew, with all its adapters."""
