@@ -5,6 +5,7 @@
 #   make test                   the test suite
 #   make lint                   ruff, mypy, import contracts, generated docs
 #   make wheel                  the wheel without extras, installed away from the source tree
+#   make release                build and check wheel and sdist in dist/, without uploading
 #   make hostile                the whole of what the suite samples: hostile files, mutants, no network (slow)
 #   make fuzz                   every parser that a stranger can reach, FUZZ_SECONDS each (300)
 #   make site                   docs/ as HTML in site/: warnings are errors, links checked, nothing from the network
@@ -20,7 +21,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel hostile fuzz site axe pictures conformance conformance-lowest conformance-vllm conformance-llama-cpp conformance-ray docs clean
+.PHONY: help demo test lint format wheel release hostile fuzz site axe pictures conformance conformance-lowest conformance-vllm conformance-llama-cpp conformance-ray docs clean
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python test` overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -96,6 +97,17 @@ format: $(VENV)/.dev
 
 wheel: $(VENV)/.made
 	scripts/bare_wheel.sh
+
+RELEASE := .venv-release
+
+$(RELEASE)/.made: pyproject.toml $(VENV)/.test
+	@test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check -e . --group release
+	@touch $@
+
+release: $(RELEASE)/.made
+	scripts/release.sh $(RELEASE)/bin/python
 
 # Figures of the run renew their rows of docs/conformance/hostile.json, from which `make docs` writes the table of
 # docs/reliability.md.

@@ -7,7 +7,7 @@ trap 'rm -rf "$scratch"' EXIT
 
 .venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$scratch/dist" .
 .venv/bin/python -m venv "$scratch/venv"
-"$scratch/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$scratch"/dist/gradience-*.whl
+"$scratch/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$scratch"/dist/gradience_lora-*.whl
 (
   cd "$scratch"
   PATH="$scratch/venv/bin:$PATH"

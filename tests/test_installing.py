@@ -1,8 +1,11 @@
-"""Install instructions point to this repository. The name `gradience` on PyPI belongs to the predecessor."""
+"""Install instructions point to this repository; the name `gradience` on the package index is another project."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -67,3 +70,20 @@ def test_a_missing_package_is_installed_from_the_clone(extra):
         require("surely_not_installed", extra=extra)
     assert f'pip install ".[{extra}]"' in caught.value.hint
     assert "clone" in caught.value.hint
+
+
+def test_the_other_project_of_this_name_is_reported(tmp_path):
+    other = tmp_path / "gradience-0.11.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: gradience\nVersion: 0.11.0\n")
+    for arguments in (["env"], ["audit", tmp_path / "none"], ["audit", "--no-such-option"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "gradience", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
+        text = " ".join((done.stdout + done.stderr).split())
+        assert "another project, gradience 0.11.0, is installed here too" in text
+        assert "pip uninstall gradience gradience-lora" in text

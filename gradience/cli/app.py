@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from gradience.cli.console import VisibleStream, show_error
+from gradience.cli.console import VisibleStream, show_error, show_note
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.help import SETTINGS, Group, Verb
 from gradience.cli.predecessor import instead_of
@@ -253,6 +253,7 @@ def run(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
     except GradienceError as error:
         show_error(str(error), error.hint)
+        _note_conflict()
         return error.exit_code
     except typer.TyperException as error:
         return _usage(error)
@@ -285,7 +286,16 @@ def _usage(error: typer.TyperException) -> int:
     show_error(
         error.format_message().replace(": Value error, ", ": ").rstrip("."), instead or f"see {path} --help"
     )
+    _note_conflict()
     return ExitCode.USAGE
+
+
+def _note_conflict() -> None:
+    """Add a note to an error if another project overwrote files of this one."""
+    from gradience.cli.env import conflict
+
+    if text := conflict():
+        show_note(text)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

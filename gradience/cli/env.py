@@ -17,6 +17,8 @@ VARIABLES = (
     "HF_HUB_OFFLINE",
     "TRANSFORMERS_OFFLINE",
 )
+DISTRIBUTION = "gradience-lora"
+"""The package's name for pip. `gradience` on the package index is another project with the same import name."""
 Versions = dict[str, str | None]
 
 
@@ -56,9 +58,24 @@ def environment() -> dict[str, Any]:
             for library in threadpool_info()
         ],
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "conflict": conflict(),
         "core": versions.pop("", {}),
         "extras": versions,
     }
+
+
+def conflict() -> str | None:
+    """Return a sentence if the other project named `gradience` is installed too: both write `gradience/`."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        other = version("gradience")
+    except PackageNotFoundError:
+        return None
+    return (
+        f"another project, gradience {other}, is installed here too and overwrites files of {DISTRIBUTION}: run"
+        f" pip uninstall gradience {DISTRIBUTION}, then install {DISTRIBUTION} again"
+    )
 
 
 def cpu_model() -> str | None:
@@ -86,7 +103,7 @@ def installed_versions() -> dict[str, Versions]:
             return None
 
     try:
-        declared = metadata("gradience")
+        declared = metadata(DISTRIBUTION)
     except PackageNotFoundError:  # run from a source tree that is not installed
         return {}
     lines = [Requirement(line) for line in declared.get_all("Requires-Dist", [])]
@@ -122,6 +139,8 @@ def environment_text(facts: dict[str, Any], *, width: int | None = None, color: 
             ("blas", f"{library['library']}{version}, {counted(library['threads'], 'thread')}{kernel}")
         )
     rows += [("variable", f"{name}={value}") for name, value in facts["variables"].items()]
+    if facts["conflict"]:
+        rows.append(("conflict", facts["conflict"]))
     rows.append(("core", line(facts["core"])))
     rows += [("extra", f"{extra}: {line(versions)}") for extra, versions in facts["extras"].items()]
     return terminal.render([Facts(rows)], width=width, color=color)
