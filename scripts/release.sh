@@ -11,7 +11,7 @@ fail() { echo "error: $*" >&2; exit 1; }
 version=$($python -c 'import gradience; print(gradience.__version__)')
 [ -z "$(git status --porcelain)" ] || fail "the checkout has changes; commit them first"
 grep -q "^version: $version\$" CITATION.cff || fail "CITATION.cff does not name version $version"
-grep -q "^## \\[$version\\]" CHANGELOG.md || fail "CHANGELOG.md has no section $version"
+grep -q "^## \[$version\]" CHANGELOG.md || fail "CHANGELOG.md has no section $version"
 [ "$(git rev-parse -q --verify "v$version^{commit}" || true)" = "$(git rev-parse HEAD)" ] ||
   echo "note: HEAD is not tagged v$version" >&2
 

@@ -187,7 +187,7 @@ def test_unknown_name_is_an_attribute_error():
 def test_version_is_the_installed_one():
     from importlib.metadata import version
 
-    assert gradience.__version__ == version("gradience")
+    assert gradience.__version__ == version("gradience-lora")
     assert f"\nversion: {gradience.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
@@ -248,6 +248,7 @@ def test_env_for_people_names_what_an_extra_lacks():
 
     facts = {
         "gradience": "0.1.0", "python": "3.11", "implementation": "CPython", "platform": "Linux", "blas": [],
+        "conflict": None,
         "cpu": {"model": None, "count": 2, "usable": 1}, "variables": {}, "core": {"numpy": "2.0"},
         "extras": {"x": {"numpy": "2.0", "no-such-package-anywhere": None}},
     }  # fmt: skip
