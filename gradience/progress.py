@@ -25,3 +25,6 @@ class Watcher:
 
     def note(self, text: str) -> None:
         """Something is done again, for this reason."""
+
+    def planned(self, text: str) -> None:
+        """The plan is on the disk, with this digest; nothing is trained yet."""

@@ -76,9 +76,15 @@ class VerifySettings(CommandSettings):
     _: KW_ONLY
     root: Annotated[str | None, Flag("SHA256")] = None
     """Expected sha256 of its digests.json, as published with the result."""
+    plan: Annotated[str | None, Flag("SHA256")] = None
+    """Expected sha256 of its plan.json, as the run printed it before anything was trained."""
+    data: bool = False
+    """Also compare every example and gold answer with the task's own data. Needs the data, but no model."""
     regenerate: Annotated[Positive | None, Flag("K")] = None
     """Also answer K examples again, rounded up to whole batches, with every adapter whose weights are present. Needs
     the model, the data and PyTorch."""
+    sample_seed: Annotated[Integer | None, Flag("N")] = None
+    """Seed of the sample for --regenerate (default: drawn anew and reported, so that nobody can know the sample)."""
     allow_code: bool = False
     """Allow the run's own task code to score answers (also: GRADIENCE_ALLOW_CODE=1)."""
 

@@ -79,8 +79,8 @@ def run_config(config: BenchConfig, settings: BenchSettings) -> Results:
 def verify(settings: VerifySettings) -> Verification:
     """Verify a finished run: digests, scores of the stored answers, counts, verdicts, aggregate and pages.
 
-    >>> verify("runs/mine").verified  # doctest: +SKIP
-    True
+    >>> verify("runs/mine").verdict  # doctest: +SKIP
+    'consistent'
 
     Needs no model unless answers are regenerated. The keywords are the flags of `gradience verify`:
 
@@ -90,7 +90,10 @@ def verify(settings: VerifySettings) -> Verification:
         return verify_run(
             Path(settings.folder),
             root=settings.root,
+            plan=settings.plan,
+            data=settings.data,
             regenerate=settings.regenerate,
+            sample_seed=settings.sample_seed,
             command=settings.command,
         )
 

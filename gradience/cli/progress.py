@@ -164,7 +164,16 @@ class StageProgress(_Bars, Watcher):
 
     def note(self, text: str) -> None:
         """Print why something is done again."""
-        line = note_line(f"{self._seed}{text}")
+        self._line(note_line(f"{self._seed}{text}"))
+
+    def planned(self, text: str) -> None:
+        """Print the digest of the plan, even if quiet: it is worth something only if it is published now."""
+        if self._quiet:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._line(text)
+
+    def _line(self, line: str) -> None:
         if self._progress is not None:
             from rich.text import Text
 

@@ -9,8 +9,8 @@ from gradience.cli.output import TextsOutput
 
 def verify(settings: VerifySettings, out: TextsOutput) -> int:
     """Digests, scores of the stored answers, counts, verdicts, aggregate and pages are made again and compared; what
-    cannot be verified so is listed. Only --regenerate needs the model. Exit codes: 0 nothing disagrees, 1 something
-    does.
+    cannot be verified so is listed. Only --regenerate needs the model. The verdict is "consistent", or "verified" if
+    --root or --plan was given and matches. Exit codes: 0 nothing disagrees, 1 something does.
 
     Examples:
 
@@ -18,10 +18,10 @@ def verify(settings: VerifySettings, out: TextsOutput) -> int:
 
       gradience verify runs/mine --root 5e2dad3437c42908dacc05164a5c6fa313983eef2258ffe9ef34b4997834ae43
 
-      gradience verify runs/mine --regenerate 16
+      gradience verify runs/mine --data --regenerate 16
     """
     from gradience.bench.verb import verify as verify_run
 
     report = out.run(verify_run, settings, f"verifying {settings.folder}")
     out.show(report)
-    return ExitCode.DONE if report.verified else ExitCode.GATE_FAILED
+    return ExitCode.DONE if report.verdict != "mismatch" else ExitCode.GATE_FAILED

@@ -1,4 +1,4 @@
-"""Report of `gradience bench verify`: level reached, checks, mismatches, and limits."""
+"""Report of `gradience verify`: verdict, level reached, checks, mismatches, and limits."""
 
 from __future__ import annotations
 
@@ -31,13 +31,18 @@ from gradience.reports.bench import Status
 Level = Literal["L1", "L2", "L3"]
 """L1: the folder agrees with itself, from the scored answers to the verdict. L2: the answers were scored again,
 from the stored outputs. L3: a sample of the outputs was generated again."""
+CheckLevel = Literal["L1", "L2", "data", "L3"]
+"""data: compared with the task's own examples, which needs them but no model (`--data`)."""
+Verdict = Literal["mismatch", "consistent", "verified"]
+"""mismatch: something disagrees. consistent: everything checked agrees, but a careful forger could have made all of it.
+verified: also, the folder or its plan has the digest that was given from outside (`--root`, `--plan`)."""
 
 
 class VerificationCheck(Part):
     """One check."""
 
     name: str
-    level: Level
+    level: CheckLevel
     result: Literal["passed", "failed", "not done"]
     what: str
     """Result in counts, or the reason if the check was not done."""
@@ -78,32 +83,38 @@ class RegeneratedAnswers(Part):
 
 
 class Verification(Report):
-    """`gradience bench verify --json`.
+    """`gradience verify --json`.
 
-    >>> verification.verified, verification.level
-    (True, 'L2')
+    >>> verification.verdict, verification.level
+    ('consistent', 'L2')
     """
 
     row_field: ClassVar[str] = "checks"
 
-    schema_: Literal["gradience.verification/1"] = Field(default="gradience.verification/1", alias="schema")
+    schema_: Literal["gradience.verification/2"] = Field(default="gradience.verification/2", alias="schema")
     folder: str
-    verified: bool
-    """True if there are no mismatches."""
+    verdict: Verdict
+    """`verified` only if nothing disagrees and a root or plan was given from outside."""
     level: Level | None
     """Level reached; null if there are mismatches."""
     root: str | None
     """sha256 of digests.json; null if the file is missing."""
     root_expected: str | None
     """Value of `--root`; without it, an edited folder with a new digests.json is not detected."""
+    plan: str | None
+    """sha256 of plan.json; null if the file is missing."""
+    plan_expected: str | None
+    """Value of `--plan`, printed by the run before anything was trained."""
     status: Status | None
-    """Verdict in the folder's aggregate, or in the result of a single seed."""
+    """Status in the folder's aggregate, or in the result of a single seed."""
     seeds: tuple[int, ...]
     """Seeds whose results were recomputed."""
     checks: tuple[VerificationCheck, ...]
     mismatches: tuple[VerificationMismatch, ...]
     not_verified: tuple[str, ...]
     """Limits of this verification, and how to check the rest."""
+    sample_seed: int | None = None
+    """Seed of the regenerated sample; `--sample-seed` repeats it. Null without `--regenerate`."""
     regenerated: tuple[RegeneratedAnswers, ...] | None = None
     """Regenerated answers of each adapter with weights in the folder; null without `--regenerate`."""
     run: RunInfo
@@ -142,24 +153,27 @@ LEVELS: dict[Level, str] = {
     "L2": "the stored outputs were scored again, and the verdict follows from the scores",
     "L3": "a sample of the outputs was regenerated and is identical",
 }
+DATA = "; all examples and gold answers are the task's"
 ROLES: dict[str, Role] = {"passed": "good", "failed": "bad", "not done": "dim"}
 
 
 def verification_blocks(report: Verification, most: int | None = None) -> Document:
     """Return result, mismatches, checks and limits. most: number of mismatches shown."""
     answer: Inline = Span("No mismatches, but nothing could be recomputed", "warn")
-    if not report.verified:
+    if report.verdict == "mismatch":
         answer = Span(f"NOT VERIFIED: {plural(len(report.mismatches), 'mismatch', 'mismatches')}", "bad")
     elif report.level is not None:
-        answer = (Span(f"Verified, {report.level}", "good"), f": {LEVELS[report.level]}")
-    root = report.root or "none (digests.json is missing)"
-    if report.root is not None and report.root == (report.root_expected or "").lower():
-        root += " (as expected)"
+        word = Span(f"{report.verdict.capitalize()}, {report.level}", "good")
+        data = any(check.level == "data" and check.result == "passed" for check in report.checks)
+        answer = (word, f": {LEVELS[report.level]}", DATA if data else "")
     facts: list[tuple[str, Inline]] = [
-        ("verdict in the folder", report.status or MISSING),
+        ("status in the folder", report.status or MISSING),
         ("seeds recomputed", ", ".join(map(str, report.seeds)) or "none"),
-        ("root", root),
+        ("root", _digest(report.root, report.root_expected, "digests.json")),
+        ("plan", _digest(report.plan, report.plan_expected, "plan.json")),
     ]
+    if report.sample_seed is not None:
+        facts.append(("sample seed", str(report.sample_seed)))
     heading = Heading((Span("Verification of "), Span(report.folder, "name")), level=1)
     blocks: list[Block] = [heading, Paragraph(answer), Facts(facts)]
     if report.mismatches:
@@ -185,6 +199,13 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
         Heading("Not verified"),
         items(report.not_verified),
     ]
+
+
+def _digest(digest: str | None, expected: str | None, file: str) -> str:
+    """Return a digest, and that it is the expected one if it is."""
+    if digest is None:
+        return f"none ({file} is missing)"
+    return digest + (" (as expected)" if digest == (expected or "").lower() else "")
 
 
 def _regenerated(answers: tuple[RegeneratedAnswers, ...], most: int | None) -> list[Block]:

@@ -177,19 +177,28 @@ def test_weights_that_are_not_there_are_said(copy: Path) -> None:
     assert [one.result for one in report.checks if one.level == "L3"] == ["not done"]
 
 
-def test_other_data_are_not_asked(copy: Path, tmp_path: Path) -> None:
-    values = yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))
-    rows = Path(values["task"]["options"]["file"])
-    other = tmp_path / rows.name
-    lines = rows.read_text(encoding="utf-8").splitlines(keepends=True)
-    other.write_text("".join(lines[: len(lines) * 3 // 4]), encoding="utf-8")
-    values["task"]["options"]["file"] = str(other)
-    (copy / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    forge(copy)
-    report = again(copy)
+def test_other_data_are_named_and_not_asked(copy: Path) -> None:
+    rows = Path(yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))["task"]["options"]["file"])
+    before = rows.read_text(encoding="utf-8")
+    lines = before.splitlines(keepends=True)
+    try:
+        rows.write_text("".join(lines[: len(lines) * 3 // 4]), encoding="utf-8")
+        report = verify_run(copy, data=True, regenerate=10)
+    finally:
+        rows.write_text(before, encoding="utf-8")
     assert report.regenerated == ()
     (check,) = (one for one in report.checks if one.level == "L3")
     assert (check.result, "different data" in check.what) == ("not done", True)
+    assert "splits.train.sha256" in {one.field for one in report.mismatches}
+
+
+def test_a_config_that_is_not_the_plans_is_not_asked(copy: Path) -> None:
+    values = yaml.safe_load((copy / "config.yaml").read_text(encoding="utf-8"))
+    values["task"]["eval_samples"] = 5
+    (copy / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    forge(copy)
+    (check,) = (one for one in again(copy).checks if one.level == "L3")
+    assert (check.result, "the config that plan.json" in check.what) == ("not done", True)
 
 
 @pytest.mark.parametrize("least", [1, 5, 9, 1000])
@@ -198,7 +207,7 @@ def test_what_is_drawn_is_batched_as_it_was(make: Callable[[], Any], least: int)
     """An answer may depend on what else is in its batch."""
     task = make()
     examples = task.examples.of("train")
-    sample = drawn(task, examples, 8, least)
+    sample = drawn(task, examples, 8, least, 5)
     assert min(least, len(examples)) <= len(sample) < least + 8
 
     def batches(some: Any) -> list[list[str]]:
@@ -207,4 +216,4 @@ def test_what_is_drawn_is_batched_as_it_was(make: Callable[[], Any], least: int)
 
     whole = batches(examples)
     assert all(batch in whole for batch in batches(sample))
-    assert sample == drawn(task, examples, 8, least)
+    assert sample == drawn(task, examples, 8, least, 5)

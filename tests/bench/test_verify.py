@@ -47,7 +47,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run of two seeds."""
     output = tmp_path_factory.mktemp("trained") / "mine"
     config = load_config(write_inputs(tmp_path_factory.mktemp("inputs"), **SECTIONS))
-    run_bench(config, output, Watcher())
+    watcher = Watcher()
+    run_bench(config, output, watcher)
+    assert watcher.plan == f"plan: {sha256_file(output / 'plan.json')} (sha256 of {output / 'plan.json'})"
     return output
 
 
@@ -103,16 +105,23 @@ def forge(folder: Path) -> None:
 def test_nothing_disagrees_in_a_run_that_has_just_ended(trained: Path) -> None:
     report = verified(trained, root_of(trained))
     assert not report.mismatches
-    assert (report.verified, report.level, report.seeds) == (True, "L2", (1, 2))
+    assert (report.verdict, report.level, report.seeds) == ("verified", "L2", (1, 2))
     assert {check.result for check in report.checks} == {"passed"}
     listed = json.loads((trained / DIGESTS).read_text())["files"]
     there = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     assert there - listed.keys() == {DIGESTS, ".lock", "seed_1/.lock", "seed_2/.lock"}
 
 
+def test_the_plan_that_was_printed_is_checked(copy: Path) -> None:
+    printed = sha256_file(copy / "plan.json")
+    assert verify_run(copy, plan=printed.upper()).verdict == "verified"
+    report = verify_run(copy, plan="0" * 64)
+    assert [(one.file, report.verdict) for one in report.mismatches] == [("plan.json", "mismatch")]
+
+
 def test_one_seed_is_verified_by_itself(trained: Path) -> None:
     report = verified(trained / "seed_2")
-    assert (report.verified, report.level, report.seeds) == (True, "L2", (2,))
+    assert (report.verdict, report.level, report.seeds) == ("consistent", "L2", (2,))
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in KEPT.glob("*/everything.tar.xz")))
@@ -120,7 +129,7 @@ def test_the_kept_runs_are_verified(name: str) -> None:
     """As they lie in a clone: packed."""
     report = verified(KEPT / name)
     assert not report.mismatches
-    assert (report.verified, report.level) == (True, "L2")
+    assert (report.verdict, report.level) == ("consistent", "L2")
     assert {check.name for check in report.checks if check.result == "not done"} == set()
 
 
@@ -132,7 +141,7 @@ def test_no_torch_is_needed(kept: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, kept], capture_output=True, text=True, check=True)
     assert done.stderr.split()[-1] == "0"
-    assert Verification.model_validate_json(done.stdout).verified
+    assert Verification.model_validate_json(done.stdout).verdict == "consistent"
 
 
 # ---------------------------------------------------------------- one byte
@@ -318,14 +327,14 @@ def test_weights_that_are_not_published_are_no_mismatch_and_changed_ones_are(cop
     for path in weights:
         path.unlink()
     report = verified(copy)
-    assert report.verified
+    assert report.verdict == "consistent"
     assert any("weights" in gap for gap in report.not_verified)
 
 
 def test_files_beside_those_of_the_run_are_listed_and_no_mismatch(copy: Path) -> None:
     (copy / "README.md").write_text("my run")
     report = verified(copy)
-    assert report.verified
+    assert report.verdict == "consistent"
     assert any("README.md" in gap for gap in report.not_verified)
 
 
@@ -349,7 +358,7 @@ def test_results_without_anything_beside_them_are_not_verified(
 
 
 def test_another_root_is_a_mismatch_and_the_right_one_is_said(copy: Path) -> None:
-    assert verified(copy, root_of(copy)).verified
+    assert verified(copy, root_of(copy)).verdict == "verified"
     report = verified(copy, "0" * 64)
     assert [one.file for one in report.mismatches] == [DIGESTS]
 

@@ -118,6 +118,7 @@ class Watcher:
         self.stages: list[str] = []
         self.stop_at = stop_at
         self.notes: list[str] = []
+        self.plan = ""
         self.number = 0
 
     def stage(self, name: str, number: int, of: int | None) -> None:
@@ -138,6 +139,10 @@ class Watcher:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def planned(self, text: str) -> None:
+        assert not self.stages  # before anything is trained
+        self.plan = text
 
     def step(self, done: int, total: int) -> None:
         assert 0 < done <= total

@@ -98,6 +98,7 @@ def run_bench(
     ):
         with locked():
             plan = _plan_on_disk(config, planned, output, watcher)
+        watcher.planned(f"plan: {sha256_file(output / PLAN)} (sha256 of {output / PLAN})")
         watch = Stopwatch(command)
         benches: list[Bench] = []
         elsewhere = run_spread(config, task, plan_digest(plan), output, watcher) if spreads else {}

@@ -80,6 +80,10 @@ class LiveRun(Watcher):
         """Something is done again."""
         self.inner.note(text)
 
+    def planned(self, text: str) -> None:
+        """The plan is on the disk."""
+        self.inner.planned(text)
+
     def keep(self) -> None:
         """Write the file. What the disk refuses here, the run itself will meet."""
         self.written = time.monotonic()

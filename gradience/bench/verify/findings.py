@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gradience.errors import shortened
-from gradience.reports.verification import Level, VerificationCheck, VerificationMismatch
+from gradience.reports.verification import CheckLevel, Level, Verdict, VerificationCheck, VerificationMismatch
 
 MAX_BYTES = 400
 """Longest quoted value, since it may come from an untrusted file."""
@@ -31,12 +31,12 @@ class Findings:
         if problem not in self.gaps:
             self.gaps.append(problem)
 
-    def not_done(self, name: str, level: Level, why: str) -> None:
+    def not_done(self, name: str, level: CheckLevel, why: str) -> None:
         """Say that a check was not made."""
         self.checks.append(VerificationCheck(name=name, level=level, result="not done", what=why))
 
     @contextmanager
-    def check(self, name: str, level: Level, description: str) -> Iterator[None]:
+    def check(self, name: str, level: CheckLevel, description: str) -> Iterator[None]:
         """Run one check. It fails if the block reports a mismatch."""
         before, ended = len(self.mismatches), False
         try:
@@ -49,6 +49,12 @@ class Findings:
                     name=name, level=level, result="passed" if passed else "failed", what=description
                 )
             )
+
+    def verdict(self, *, from_outside: bool) -> Verdict:
+        """Return the verdict. from_outside: a digest that was published elsewhere was given, and compared."""
+        if self.mismatches:
+            return "mismatch"
+        return "verified" if from_outside else "consistent"
 
     @property
     def level(self) -> Level | None:

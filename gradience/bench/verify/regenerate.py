@@ -1,7 +1,7 @@
 """A sample of the answers of a run, made again by its adapters: needs the base, the data and PyTorch.
 
 Whole batches are drawn, as they were answered: the rest of a batch can change an answer. The draw is the same for
-every adapter and in every verification, so a forger can know it; if K covers all examples, all are answered.
+every adapter of a verification. Its seed comes from whoever verifies, so that no forger can know it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.bench.config.load import BenchConfig, load_config
+from gradience.bench.config.load import BenchConfig
 from gradience.bench.verdict.facts import ANSWERS
-from gradience.bench.verdict.folders import CONFIG
+from gradience.bench.verify.data import config_of_plan, plan_of, task_of
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import gold_of
-from gradience.bench.verify.verify import plan_of
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.evaluator import Evaluator
@@ -37,10 +36,9 @@ from gradience.models.devices import threads
 from gradience.reports.stage import MANIFEST
 from gradience.reports.training import ADAPTER
 from gradience.reports.verification import DifferingAnswer, RegeneratedAnswers
-from gradience.tasks.base import ChoiceTask, ClassificationTask, Task, rendered
+from gradience.tasks.base import ChoiceTask, ClassificationTask, Task
 from gradience.words import counted
 
-SEED = 0
 BASE = "base"
 WHOLE = ("float32", "float64")
 """Dtypes in which equal batches on one machine give equal answers, independent of other loaded adapters."""
@@ -48,15 +46,18 @@ OF_THE_SAMPLE = {"n", "examples_sha256", "device", "threads", "versions"}
 """Fields of a header that may be others when some of the examples are answered, here: see `numerics_differences`."""
 
 
-def regenerated(run: Path, only: str, findings: Findings, *, least: int) -> tuple[RegeneratedAnswers, ...]:
+def regenerated(
+    run: Path, published: Path, places: Sequence[str], findings: Findings, *, least: int, seed: int
+) -> tuple[RegeneratedAnswers, ...]:
     """Let every adapter whose weights are there answer at least `least` examples again, and compare.
 
-    only: the folder of the one seed that is verified. Failures to regenerate are recorded in the findings.
+    places: folders of the verified seeds inside `run`. published: as for `config_of_plan`. seed: of the sample.
+    Failures to regenerate are recorded in the findings.
     """
     try:
         plan = plan_of(run)
-        config = load_config(run / CONFIG)
-        task, role = rendered(config.task.load(), config.model), config.task.eval_role
+        config = config_of_plan(run, published, plan)
+        task, role = task_of(config), config.task.eval_role
         planned = {split.role: split.sha256 for split in plan.splits}
         here = task.examples.fingerprint(role, config.task.eval_samples)
         if here != planned.get(role) or task.code != plan.task_code:
@@ -65,10 +66,8 @@ def regenerated(run: Path, only: str, findings: Findings, *, least: int) -> tupl
                 code="other-data",
                 hint="get the data of the original run",
             )
-        is_one = only or len(plan.seeds) == 1
-        places = [only] if is_one else [f"seed_{seed}/" for seed in plan.seeds]
         with threads(config.runtime.threads):
-            return _Regeneration(run, findings, config, task, least).of(places)
+            return _Regeneration(run, findings, config, task, least, seed).of(places)
     except GradienceError as error:
         findings.not_done("regenerated", "L3", f"not regenerated: {error}")
         return ()
@@ -77,14 +76,16 @@ def regenerated(run: Path, only: str, findings: Findings, *, least: int) -> tupl
 class _Regeneration:
     """One base, the sample, and adapter after adapter."""
 
-    def __init__(self, run: Path, findings: Findings, config: BenchConfig, task: Task, least: int) -> None:
+    def __init__(
+        self, run: Path, findings: Findings, config: BenchConfig, task: Task, least: int, seed: int
+    ) -> None:
         self.run, self.findings = run, findings
         examples = task.examples.of(config.task.eval_role, config.task.eval_samples)
         batch_size = config.train.per_device_eval_batch_size
         self.evaluator = Evaluator(
             task,
             config.model,
-            drawn(task, examples, batch_size, least),
+            drawn(task, examples, batch_size, least, seed),
             batch_size=batch_size,
             max_length=config.train.max_length,
             max_new_tokens=config.task.generation.max_new_tokens,
@@ -202,7 +203,7 @@ def undecidable(header: ExamplesRun, here: Mapping[str, Any]) -> str:
     return "; ".join(filter(None, reasons))
 
 
-def drawn(task: Task, examples: Sequence[Any], batch_size: int, least: int) -> list[Any]:
+def drawn(task: Task, examples: Sequence[Any], batch_size: int, least: int, seed: int) -> list[Any]:
     """Return the examples of whole batches, in order: at least `least` of them if there are enough."""
     if isinstance(task, ClassificationTask):
         batches = fixed_batches([whole_text(example) for example in examples], batch_size)
@@ -212,7 +213,7 @@ def drawn(task: Task, examples: Sequence[Any], batch_size: int, least: int) -> l
     else:
         batches = fixed_batches([example.prompt for example in examples], batch_size)
     places: list[int] = []
-    for number in np.random.default_rng(SEED).permutation(len(batches)):
+    for number in np.random.default_rng(seed).permutation(len(batches)):
         if len(places) >= least:
             break
         places += batches[number]

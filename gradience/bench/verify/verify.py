@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import lzma
 import math
+import secrets
 import shutil
 import tarfile
 import tempfile
@@ -39,10 +40,12 @@ from gradience.bench.verdict.folders import (
     benches_of,
     find_benches,
 )
+from gradience.bench.verify.data import check_data, plan_of
 from gradience.bench.verify.files import check_files, check_stages, stages_of
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.links import check_links
 from gradience.bench.verify.recompute import Marking, SeedFolder, gold_of, marking_of, rescored
+from gradience.digests import sha256_file
 from gradience.errors import GradienceError, InputError
 from gradience.files import strict_json, strict_yaml
 from gradience.files.digests import root_of
@@ -92,6 +95,8 @@ class RunFolder:
     """The seed's folder inside it, if only that seed is verified."""
     pages: bool = True
     findings: Findings = field(default_factory=Findings)
+    places: list[str] = field(default_factory=lambda: [""])
+    """Folders of the verified seeds inside it."""
     seeds: list[int] = field(default_factory=list)
     """Seeds whose results were recomputed."""
     gold: dict[tuple[Any, ...], str] = field(default_factory=dict)
@@ -102,14 +107,18 @@ def verify_run(
     folder: Path,
     *,
     root: str | None = None,
+    plan: str | None = None,
     pages: bool = True,
+    data: bool = False,
     regenerate: int | None = None,
+    sample_seed: int | None = None,
     command: str = "",
 ) -> Verification:
     """Verify the run in `folder`, or the single seed in it, packed (`everything.tar.xz`) or not.
 
-    root: sha256 that its digests.json must have. pages: compare the pages with their JSON. regenerate: number
-    of examples that each adapter answers again. This is the only step that needs the model.
+    root, plan: sha256 that its digests.json and plan.json must have. pages: compare the pages with their JSON.
+    data: compare all examples with the task's. regenerate: number of examples that each adapter answers again; the
+    only step that needs the model. sample_seed: which examples; None draws anew.
     Raises InputError (`not-a-run`, `nothing-to-verify`, `bad-archive`) if there is nothing to verify.
     """
     watch = Stopwatch(command)
@@ -134,6 +143,13 @@ def verify_run(
         run = RunFolder(place, only, pages)
         findings = run.findings
         check_files(place, findings, below=only, expected=root)
+        plan_found = sha256_file(place / PLAN) if (place / PLAN).is_file() else None
+        if plan is not None:
+            with findings.check("plan digest", "L1", f"{PLAN} has the digest given with --plan"):
+                if plan_found != plan.strip().lower():
+                    findings.mismatch(
+                        PLAN, f"sha256 is {plan_found or 'unavailable: no file'}; expected: {plan}"
+                    )
         status = _check_results(run)
         if not any(check.result != "not done" for check in findings.checks) and not findings.mismatches:
             raise InputError(
@@ -142,24 +158,30 @@ def verify_run(
                 hint="unpack the published archive beside it, or name the output folder of `gradience bench run`",
             )
         again = None
+        if data:
+            check_data(place, whole, run.places, findings)
         if regenerate is not None:
             from gradience.bench.verify.regenerate import regenerated
 
-            again = regenerated(place, only, findings, least=regenerate)
+            sample_seed = secrets.randbelow(2**32) if sample_seed is None else sample_seed
+            again = regenerated(place, whole, run.places, findings, least=regenerate, seed=sample_seed)
     if root is None:
         findings.gap("that this is the published folder: give its --root")
     findings.gap(MADE_UP)
     return Verification(
         folder=path_text(folder),
-        verified=not findings.mismatches,
+        verdict=findings.verdict(from_outside=root is not None or plan is not None),
         level=findings.level,
         root=root_of(whole),
         root_expected=root,
+        plan=plan_found,
+        plan_expected=plan,
         status=status,
         seeds=tuple(run.seeds),
         checks=tuple(findings.checks),
         mismatches=tuple(findings.mismatches),
         not_verified=tuple(findings.gaps),
+        sample_seed=None if regenerate is None else sample_seed,
         regenerated=again,
         run=watch.run_info(),
     )
@@ -209,31 +231,16 @@ def _check_results(run: RunFolder) -> Status | None:
         run.findings.not_done("plan", "L1", f"{PLAN} cannot be read")
     several = plan is not None and len(plan.seeds) > 1
     places = [f"seed_{seed}/" for seed in plan.seeds] if plan is not None and several else [""]
+    run.places = [place for place in places if run.only in ("", place)]
     for place in sorted({f"{path.parent.name}/" for path in run.folder.glob(f"seed_*/{BENCH}")} - {*places}):
         run.findings.mismatch(f"{place}{BENCH}", f"a seed that {PLAN} does not name")
     status: Status | None = None
-    for place in places:
-        if run.only in ("", place) and (run.folder / place / BENCH).is_file():
+    for place in run.places:
+        if (run.folder / place / BENCH).is_file():
             status = _check_seed(run, place, plan) or status
     if run.only or not (run.folder / AGGREGATE).is_file():
         return status if not several or run.only else None
     return _check_aggregate(run, plan)
-
-
-def plan_of(folder: Path) -> BenchPlan:
-    """Return the plan in a folder.
-
-    Raises InputError (also `artifact-invalid` if it names no examples), and the errors of `BenchPlan.read`.
-    """
-    plan = BenchPlan.read(folder / PLAN)
-    missing = {"train", plan.eval_role} - {split.role for split in plan.splits}
-    if missing:
-        raise InputError(
-            f"{folder / PLAN}: splits: no {' and no '.join(sorted(missing))} examples",
-            code="artifact-invalid",
-            hint="get the original plan.json of the run",
-        )
-    return plan
 
 
 def _check_seed(run: RunFolder, place: str, plan: BenchPlan | None) -> Status | None:

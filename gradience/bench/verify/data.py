@@ -1,0 +1,143 @@
+"""The task's own data against a run: every example, gold answer and count, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gradience.bench.config.load import BenchConfig
+from gradience.bench.verdict.folders import BENCH, CONFIG, PLAN
+from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.recompute import gold_of
+from gradience.digests import sha256_rows, sha256_text
+from gradience.errors import GradienceError, InputError
+from gradience.evaluate.rows import whole_text
+from gradience.files import strict_yaml
+from gradience.files.records import RecordKind, read_records
+from gradience.files.shared_names import given_text
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
+from gradience.reports.bench import Bench
+from gradience.reports.bench_plan import BenchPlan, Role
+from gradience.reports.stage import MANIFEST
+from gradience.tasks.base import Task, rendered
+from gradience.tasks.examples import fingerprint
+
+
+def plan_of(folder: Path) -> BenchPlan:
+    """Return the plan in a folder.
+
+    Raises InputError (also `artifact-invalid` if it names no examples), and the errors of `BenchPlan.read`.
+    """
+    plan = BenchPlan.read(folder / PLAN)
+    missing = {"train", plan.eval_role} - {split.role for split in plan.splits}
+    if missing:
+        raise InputError(
+            f"{folder / PLAN}: splits: no {' and no '.join(sorted(missing))} examples",
+            code="artifact-invalid",
+            hint="get the original plan.json of the run",
+        )
+    return plan
+
+
+def config_of_plan(run: Path, published: Path, plan: BenchPlan) -> BenchConfig:
+    """Return the planned config: that of config.yaml, which has full paths, or of a result.
+
+    run: with the files. published: the folder that relative paths start at, which differs if `run` is unpacked.
+    Raises InputError (`other-config`) if neither has the plan's protocol digest.
+    """
+    for path in (run / CONFIG, run / BENCH, *sorted(run.glob(f"seed_*/{BENCH}"))):
+        try:
+            if path.name == BENCH:
+                values: Any = Bench.read(path).config
+            else:
+                values = strict_yaml.loads(read_file(path, MAX_SETTINGS_BYTES), path)
+            config = BenchConfig.model_validate(values)
+        except (InputError, ValidationError):
+            continue
+        if config.protocol_digest() == plan.protocol_digest:
+            return config.seen_from(published)
+    raise InputError(
+        f"{published}: neither {CONFIG} nor {BENCH} holds the config that {PLAN} was made from",
+        code="other-config",
+        hint="get the original config.yaml of the run",
+    )
+
+
+def task_of(config: BenchConfig) -> Task:
+    """Return the task with its examples, as they are on this machine. Raises GradienceError, as its `load` does."""
+    return rendered(config.task.load(), config.model)
+
+
+def check_data(run: Path, published: Path, places: Sequence[str], findings: Findings) -> None:
+    """Compare the examples of the plan, and of all records of the seeds in `places`, with those of the task."""
+    try:
+        plan = plan_of(run)
+        config = config_of_plan(run, published, plan)
+        task = task_of(config)
+    except GradienceError as error:
+        findings.not_done("data", "data", f"not compared with the task's data: {error}")
+        return
+    limits: dict[Role, int | None] = {
+        "train": config.train.train_samples,
+        config.task.eval_role: config.task.eval_samples,
+    }
+    counts = [
+        f"{len(task.examples.of(role, limit)):,} of {len(task.examples.of(role)):,} {role} examples"
+        for role, limit in limits.items()
+    ]
+    problem = f"the task has the same data ({', '.join(counts)}): ids, texts, gold answers"
+    with findings.check("data", "data", problem):
+        if task.code != plan.task_code:
+            findings.mismatch(PLAN, "the task's code here is different", "task_code")
+        for split in plan.splits:
+            examples: Sequence[Any] = task.examples.of(split.role, limits.get(split.role))
+            if split.n != len(examples):
+                problem = f"{split.n:,} {split.role} examples; the task has {len(examples):,}"
+                findings.mismatch(PLAN, problem, f"splits.{split.role}.n")
+            if split.sha256 != fingerprint(examples):
+                problem = f"not the digest of the task's {split.role} examples"
+                findings.mismatch(PLAN, problem, f"splits.{split.role}.sha256")
+        examples = task.examples.of(config.task.eval_role, config.task.eval_samples)
+        for place in places:
+            for path in sorted((run / place).glob("*/eval/*.records.jsonl")):
+                if (path.parent / MANIFEST).is_file():
+                    name = f"{place}{given_text(path.relative_to(run / place).as_posix())}"
+                    _check_records(path, name, task, examples, findings)
+
+
+def _check_records(path: Path, name: str, task: Task, examples: Sequence[Any], findings: Findings) -> None:
+    """Compare the examples in a file of records, in their order, with those of the task."""
+    try:
+        header, records = read_records(path)
+    except InputError as error:
+        findings.mismatch(name, str(error))
+        return
+    if header.scoring not in (None, task.scoring):  # null: scores on gold responses, and older files
+        findings.mismatch(name, f"{header.scoring}; the task's is {task.scoring}", "scoring")
+    found = {row.id: gold_of(row) for row in records}
+    expected = {example.id: gold_of_example(example, header.kind) for example in examples}
+    absent, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
+    other = [key for key in expected if key in found and found[key] != expected[key]]
+    for ids, what in (
+        (absent, f"of {len(expected):,} examples of the task are missing"),
+        (extra, "examples are not among those of the task"),
+        (other, "examples have another text or gold answer than the task's"),
+    ):
+        if ids:
+            findings.mismatch(name, f"{len(ids):,} {what}: {', '.join(sorted(ids)[:3])}", "id")
+    if not (absent or extra) and list(found) != list(expected):
+        findings.mismatch(name, "not in the order of the task", "id")
+
+
+def gold_of_example(example: Any, kind: RecordKind) -> tuple[str, str, str]:
+    """Return what `gold_of` gives for a record of this example of a task."""
+    if kind == "classification":
+        return example.id, sha256_text(whole_text(example)), str(example.label)
+    if kind == "choices":
+        gold = f"{sha256_rows([list(example.responses)])} {example.label}"
+        return example.id, sha256_text(example.prompt), gold
+    gold = sha256_text(example.response) if kind == "scores" else example.answer
+    return example.id, sha256_text(example.prompt), gold
