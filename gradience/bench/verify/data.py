@@ -117,10 +117,10 @@ def _check_records(path: Path, name: str, task: Task, examples: Sequence[Any], f
         return
     if header.scoring not in (None, task.scoring):  # null: scores on gold responses, and older files
         findings.mismatch(name, f"{header.scoring}; the task's is {task.scoring}", "scoring")
-    found = {row.id: gold_of(row) for row in records}
+    recorded = {row.id: gold_of(row) for row in records}
     expected = {example.id: gold_of_example(example, header.kind) for example in examples}
-    absent, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
-    other = [key for key in expected if key in found and found[key] != expected[key]]
+    absent, extra = expected.keys() - recorded.keys(), recorded.keys() - expected.keys()
+    other = [key for key in expected if key in recorded and recorded[key] != expected[key]]
     for ids, what in (
         (absent, f"of {len(expected):,} examples of the task are missing"),
         (extra, "examples are not among those of the task"),
@@ -128,7 +128,7 @@ def _check_records(path: Path, name: str, task: Task, examples: Sequence[Any], f
     ):
         if ids:
             findings.mismatch(name, f"{len(ids):,} {what}: {', '.join(sorted(ids)[:3])}", "id")
-    if not (absent or extra) and list(found) != list(expected):
+    if not (absent or extra) and list(recorded) != list(expected):
         findings.mismatch(name, "not in the order of the task", "id")
 
 
