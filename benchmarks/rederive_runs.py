@@ -2,8 +2,9 @@
 
 python benchmarks/rederive_runs.py DIR…
 
-Records and trainings stay unchanged, byte for byte. The audits (their measures are kept, under the current names), the
-plan, the results, the aggregate, the pages and the digests are recomputed; keys get their current names.
+Answers and trainings stay unchanged, byte for byte. The audits (their measures are kept, under the current names), the
+plan, the results, the aggregate, the pages and the digests are recomputed; keys get their current names. So does a
+control that was renamed: its folder, its stages, and the adapter's name in the first line of its records.
 `rederived.json` in the run lists the previous root, every changed file with its previous digest, and everything that
 is no longer counted:
 
@@ -39,6 +40,8 @@ from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.stage import MANIFEST, StageFile, StageManifest
 
 NOTE = "rederived.json"
+RENAMED = {"aa": "rewrite_control"}
+"""Former name of a control -> its name."""
 MADE_BY = {*ARMS, *(control.arm.name for control in CONTROLS.values() if control.arm is not None)}
 
 
@@ -50,6 +53,7 @@ def rederive(run: Path) -> None:
     """Recompute the unpacked run in the folder `run`."""
     earlier = json.loads((run / NOTE).read_text(encoding="utf-8")) if (run / NOTE).is_file() else None
     before, root = digests_of(run), root_of(run) or write_digests(run)
+    renamed = {old: name for old, name in RENAMED.items() if rename_control(run, old, name)}
     rename_keys(run)
     plan = BenchPlan.read(run / PLAN)
     places = {seed: run / f"seed_{seed}" if len(plan.seeds) > 1 else run for seed in plan.seeds}
@@ -92,10 +96,11 @@ def rederive(run: Path) -> None:
         (run / DOCUMENT).write_text(together.to_markdown(), encoding="utf-8")
     after = digests_of(run)
     note = {
-        "why": "derived again from unchanged records and trainings, since no released version wrote its files",
+        "why": "derived again from unchanged answers and trainings, since no released version wrote its files",
         "gradience_version": __version__,
         "root_before": root,
         "digests_before": {name: digest for name, digest in before.items() if after.get(name) != digest},
+        "renamed": renamed,
         "unchanged_files": sum(after.get(name) == digest for name, digest in before.items()),
         "not_counted_any_more": sorted({*former, *(earlier or {}).get("not_counted_any_more", [])}),
         "earlier": earlier,
@@ -127,10 +132,17 @@ def rename_keys(run: Path) -> None:
         if not path.is_file():
             continue
         text = path.read_text(encoding="utf-8")
-        for old, new in (('"rungs":', '"steps":'), ('"new-run"', '"mean-over-trainings"')):
+        names = [(f'"{old}"', f'"{new}"') for old, new in RENAMED.items()]
+        for old, new in [
+            ('"rungs":', '"steps":'),
+            ('"new-run"', '"mean-over-trainings"'),
+            ('"rewrite":', '"rewrite_control":'),
+            *names,
+        ]:
             text = text.replace(old, new)
         values = json.loads(text)
         if values["schema"] == model.schema_id:
+            path.write_text(text, encoding="utf-8")
             continue
         values["schema"] = model.schema_id
         if model is not BenchPlan:
@@ -142,6 +154,27 @@ def rename_keys(run: Path) -> None:
                 counts = variant["pairs"].values()
                 variant["pairs"] = dict(zip(("n11", "n10", "n01", "n00"), counts, strict=True))
         path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def rename_control(run: Path, former: str, name: str) -> bool:
+    """Give the stages of a control its name: folder, manifests, and the adapter in the header of its records.
+
+    Return True if the run has the control under its former name.
+    """
+    folders = [path for path in run.rglob(former) if path.is_dir()]
+    for folder in folders:
+        stages = folder.rename(folder.with_name(name))
+        for path in stages.rglob("*.records.jsonl"):
+            header, answers = path.read_bytes().split(b"\n", 1)
+            now = header.replace(f'"adapter":"{former}"'.encode(), f'"adapter":"{name}"'.encode(), 1)
+            assert json.loads(now) == json.loads(header) | {"adapter": name}
+            path.write_bytes(now + b"\n" + answers)
+        for path in stages.rglob(MANIFEST):
+            manifest = StageManifest.read(path)
+            files = {file: fact_of(path.parent / file, fact) for file, fact in manifest.files.items()}
+            stage = manifest.stage.replace(former, name, 1)
+            manifest.model_copy(update={"stage": stage, "files": files}).save(path)
+    return bool(folders)
 
 
 def rename_grid(path: Path) -> None:

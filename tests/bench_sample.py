@@ -35,7 +35,7 @@ MISTRAL = {
     "task": {"profile": "gsm8k"},
     "lora": {"probe_r": 64, "alpha": 128},
     "train": {"lr": 1e-4, "max_steps": 1200},
-    "compression": {"controls": ["per_layer_shuffled", "aa"]},
+    "compression": {"controls": ["per_layer_shuffled", "rewrite_control"]},
     "seeds": [42, 123, 456],
 }
 REPORT = report(mistral_rows())
@@ -225,9 +225,33 @@ def bench(
 
 
 PUBLISHED: dict[int, tuple[int, dict[str, tuple[int, int] | str]]] = {
-    42: (54, {"uniform_median": (13, 8), "per_layer": (9, 16), "per_layer_shuffled": (14, 6), "aa": (1, 2)}),
-    123: (57, {"uniform_median": (8, 10), "per_layer": (11, 7), "per_layer_shuffled": (9, 9), "aa": (0, 0)}),
-    456: (60, {"uniform_median": (9, 11), "per_layer": (7, 20), "per_layer_shuffled": (8, 8), "aa": (2, 1)}),
+    42: (
+        54,
+        {
+            "uniform_median": (13, 8),
+            "per_layer": (9, 16),
+            "per_layer_shuffled": (14, 6),
+            "rewrite_control": (1, 2),
+        },
+    ),
+    123: (
+        57,
+        {
+            "uniform_median": (8, 10),
+            "per_layer": (11, 7),
+            "per_layer_shuffled": (9, 9),
+            "rewrite_control": (0, 0),
+        },
+    ),
+    456: (
+        60,
+        {
+            "uniform_median": (9, 11),
+            "per_layer": (7, 20),
+            "per_layer_shuffled": (8, 8),
+            "rewrite_control": (2, 1),
+        },
+    ),
 }
 """Seed -> correct answers of the probe, and changes: invented counts with the published probe scores at n = 200."""
 

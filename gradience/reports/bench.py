@@ -669,7 +669,7 @@ def saving(result: Result | Best | BestVariant) -> float | None:
 def as_expected(result: str, status: str) -> bool | None:
     """Return True if a control has its expected status; None if no status is expected or known.
 
-    >>> as_expected("head_only", "PASS"), as_expected("aa", "PASS"), as_expected("aa", "SKIPPED")
+    >>> as_expected("head_only", "PASS"), as_expected("head_only", "FAIL"), as_expected("head_only", "SKIPPED")
     (False, True, None)
     """
     from gradience.bench.arms.registry import control_of
@@ -1322,7 +1322,7 @@ def _noise(noise: Noise | None) -> list[Row]:
     rows: list[Row] = []
     for label, floor, who in (
         ("noise: between seeds", noise.probes, "two probes that differ in their seed"),
-        ("noise: rewritten", noise.rewrite, "the probe and the same update in other factors (aa)"),
+        ("noise: rewrite control", noise.rewrite_control, "the probe and the same update in other factors"),
     ):
         if floor is not None:
             most = f"scores differ by up to {points(floor.largest_delta).removeprefix('+')} points"

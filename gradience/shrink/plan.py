@@ -32,7 +32,7 @@ from gradience.tasks.examples import LabelledExample, fingerprint
 
 PLAN = "plan.json"
 DEV = "dev"
-CONTROL = "rewrite"
+CONTROL = "rewrite_control"
 UNSPLIT = 2000
 """Up to this many rows, all are test rows; with more, at least this many are."""
 FEW_CANDIDATES = 4

@@ -23,7 +23,7 @@ CONFIG: dict[str, Any] = {
         "max_length": 16,
         "save_steps": 5,
     },
-    "compression": {"retrain": ["per_layer"], "controls": ["head_only", "aa"]},
+    "compression": {"retrain": ["per_layer"], "controls": ["head_only", "rewrite_control"]},
     "runtime": {"device": "cpu", "threads": 1},
 }
 

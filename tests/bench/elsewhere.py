@@ -26,7 +26,7 @@ COMPRESSION: dict[str, Any] = {
 }
 ONE_SEED: dict[str, Any] = {"compression": COMPRESSION, "seeds": [1]}
 """A variant that is retrained and one that is cut: seven stages."""
-TWO_SEEDS: dict[str, Any] = {"compression": COMPRESSION | {"controls": ["aa"]}, "seeds": [1, 2]}
+TWO_SEEDS: dict[str, Any] = {"compression": COMPRESSION | {"controls": ["rewrite_control"]}, "seeds": [1, 2]}
 ENDS = (0, 1, 8)
 """Exit codes of a run that came to a result."""
 MOMENTS, PARTS = 10, 2

@@ -19,7 +19,7 @@ SECTIONS: dict[str, Any] = {
     "task": {"profile": "text_classification", "probe_gate": {"min_value": 0.01}},
     "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["query", "value", "output.dense"]},
     "train": {"lr": 3e-3, "max_steps": 30, "per_device_train_batch_size": 4, "max_length": 16},
-    "compression": {"variants": ["uniform_median"], "controls": ["aa"], "stop_early": False},
+    "compression": {"variants": ["uniform_median"], "controls": ["rewrite_control"], "stop_early": False},
     "runtime": {"device": "cpu", "threads": 1},
     "seeds": [1, 2],
 }

@@ -29,7 +29,7 @@ from gradience.tasks import user_code
 SECTIONS: dict[str, Any] = {
     "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["query", "value"]},
     "train": {"lr": 3e-3, "max_steps": 12, "per_device_train_batch_size": 4, "max_length": 16},
-    "compression": {"arms": ["truncate"], "controls": ["aa"]},
+    "compression": {"arms": ["truncate"], "controls": ["rewrite_control"]},
 }
 
 

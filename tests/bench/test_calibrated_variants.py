@@ -32,7 +32,7 @@ CALIBRATES: dict[str, Any] = {
     "variants": ["uniform_r1", "calibrated_r1", "calibrated_kl"],
     "arms": ["retrain", "truncate", "distill"],
     "retrain": ["calibrated_kl"],
-    "controls": ["aa", "probe_distilled"],
+    "controls": ["rewrite_control", "probe_distilled"],
     "distillation": {"lr": 1e-2, "rows": 32},
     "calibration": {"rows": 32, "max_kl": 5e-2},
 }

@@ -10,7 +10,7 @@ from bench_sample import MISTRAL, bench, config, three_seeds
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.reports.bench import MIN_SEEDS
 
-CONTROLS = {"compression": {"controls": ["per_layer_shuffled", "random_directions", "aa"]}}
+CONTROLS = {"compression": {"controls": ["per_layer_shuffled", "random_directions", "rewrite_control"]}}
 BAD = {"random_directions": (40, 2)}
 SEEDS = (42, 123, 456)
 
@@ -39,7 +39,7 @@ UNMET = {
     "a control without all of its seeds": (
         lambda: runs(left_out=123),
         {"protocol", "controls"},
-        "seeds of random_directions are missing, seeds of aa are missing",
+        "seeds of random_directions are missing, seeds of rewrite_control are missing",
     ),
     "planned one by one": (
         lambda: [bench(seed, BAD, asked=config(**CONTROLS, seeds=[seed])) for seed in SEEDS],
@@ -59,9 +59,9 @@ UNMET = {
         "random_directions is PASS and must be FAIL",
     ),
     "a rewrite that loses": (
-        lambda: runs(BAD | {"aa": (20, 0)}),
+        lambda: runs(BAD | {"rewrite_control": (20, 0)}),
         {"controls"},
-        "aa is FAIL and must be PASS",
+        "rewrite_control is FAIL and must be PASS",
     ),
     "no bad control": (three_seeds, {"controls"}, "no control that must fail was planned"),
     "an undertrained seed": (

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, set_seed
 
 from gradience import audit_adapter, compress_adapter
 from gradience.bench.arms.arm import Source
-from gradience.bench.arms.controls import AA, RANDOM_DIRECTIONS, write_random_directions
+from gradience.bench.arms.controls import RANDOM_DIRECTIONS, REWRITE_CONTROL, write_random_directions
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks
 
@@ -130,12 +130,12 @@ def assert_projections(probe: Saved, after: dict, ranks: Ranks) -> None:
 @pytest.mark.parametrize("kind", PLACES)
 def test_the_rewrite_control_is_the_same_update_for_peft(kind: str, tmp_path: Path) -> None:
     probe, source = probe_of(kind, tmp_path / "probe")
-    AA.arm.make(source, ranks_of(source.probe), tmp_path / "aa")
-    after = loaded_updates(kind, tmp_path / "aa")
+    REWRITE_CONTROL.arm.make(source, ranks_of(source.probe), tmp_path / "rewrite_control")
+    after = loaded_updates(kind, tmp_path / "rewrite_control")
     assert after.keys() == probe.updates.keys()
     for place, update in probe.updates.items():
         np.testing.assert_allclose(after[place], update, rtol=0, atol=1e-5 * np.abs(update).max())
-    changed = load_file(tmp_path / "aa" / WEIGHTS)
+    changed = load_file(tmp_path / "rewrite_control" / WEIGHTS)
     for name, factor in load_file(source.probe / WEIGHTS).items():
         assert not torch.equal(changed[name], factor), f"{name} is the probe's own"
 
@@ -164,6 +164,6 @@ def test_zeros_and_folded_scales_of_the_truncated_adapter_change_nothing(tmp_pat
 def test_a_grouped_convolution_is_refused(tmp_path: Path) -> None:
     _, source = probe_of("grouped", tmp_path / "probe")
     with pytest.raises(UsageError, match="grouped convolution") as caught:
-        AA.arm.make(source, ranks_of(source.probe), tmp_path / "aa")
+        REWRITE_CONTROL.arm.make(source, ranks_of(source.probe), tmp_path / "rewrite_control")
     assert caught.value.code == "control-kind"
-    assert not (tmp_path / "aa").exists()
+    assert not (tmp_path / "rewrite_control").exists()

@@ -22,7 +22,7 @@ from gradience.tasks.examples import LabelledExample, content_id, prepare
 DISTILLS = {
     "variants": ["uniform_r1"],
     "arms": ["truncate", "distill"],
-    "controls": ["aa", "probe_distilled"],
+    "controls": ["rewrite_control", "probe_distilled"],
     "distillation": {"lr": 1e-2, "steps": 1},
 }
 VALUES: dict[str, Any] = CONFIG | {
@@ -60,9 +60,14 @@ def test_the_truncated_probe_comes_closer_to_the_probe(kind: str, tmp_path: Path
     facts = SeedRun(config(kind, base), task, 42, folder, watcher).run()
     by_name = {outcome.planned.name: outcome for outcome in facts.outcomes}
     assert {name: outcome.error for name, outcome in by_name.items() if outcome.error} == {}
-    assert set(by_name) == {"uniform_r1.truncate", "uniform_r1.distill", "aa", "probe_distilled"}
+    assert set(by_name) == {"uniform_r1.truncate", "uniform_r1.distill", "rewrite_control", "probe_distilled"}
     stages = iter(watcher.stages)
-    order = ["aa/eval", "uniform_r1.distill/adapter", "probe_distilled/adapter", "uniform_r1.distill/eval"]
+    order = [
+        "rewrite_control/eval",
+        "uniform_r1.distill/adapter",
+        "probe_distilled/adapter",
+        "uniform_r1.distill/eval",
+    ]
     assert all(stage in stages for stage in order)
     distilled = by_name["uniform_r1.distill"].adapter
     assert distilled is not None
@@ -114,7 +119,7 @@ def test_a_run_with_distilled_variants_is_verified_and_asked_again(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"controls": ["aa"]}, "the arm distill needs the control probe_distilled"),
+        ({"controls": ["rewrite_control"]}, "the arm distill needs the control probe_distilled"),
         ({"arms": ["truncate"], "distillation": None}, "the control probe_distilled needs the arm distill"),
         ({"arms": ["truncate"], "controls": []}, "`arms` has no `distill`"),
         ({"distillation": {"rows": 15}}, "greater than or equal to 16"),

@@ -29,7 +29,11 @@ def test_it_goes_from_the_config_to_a_verdict(
     config = load_config(shipped_configs()[name])
     changes = [*scaled_down(config, folder), f"only_seed={config.due[0]}"]
     if "_seed" in name:  # the plan of the config with all seeds, which is run as it stands
-        changes += ["compression.retrain=null", "compression.arms=[truncate]", "compression.controls=[aa]"]
+        changes += [
+            "compression.retrain=null",
+            "compression.arms=[truncate]",
+            "compression.controls=[rewrite_control]",
+        ]
         config = load_config(shipped_configs()[name], changes)
     code = run(["bench", "run", "--config", name, "--output", str(tmp_path), *changes])
     said = capsys.readouterr()

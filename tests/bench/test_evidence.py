@@ -169,7 +169,7 @@ def another_scale() -> Sequence[Bench]:
 
 
 def blind() -> Sequence[Bench]:
-    asked = config(compression={"controls": ["random_directions", "aa"]})
+    asked = config(compression={"controls": ["random_directions", "rewrite_control"]})
     return [bench(seed, {"random_directions": (1, 2)}, asked=asked) for seed in SEEDS]
 
 

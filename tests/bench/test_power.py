@@ -66,7 +66,7 @@ def test_what_a_kept_run_has_shown_is_counted_from_its_file() -> None:
     assumed = seen(read_results([KEPT]), "a run")  # type: ignore[arg-type]
     names = {each.name for each in assumed.of}
     assert "uniform_median" in names
-    assert not names & {"aa", "random_directions", "head_only"}
+    assert not names & {"rewrite_control", "random_directions", "head_only"}
     for each in assumed.of:
         seeds = [row for row in variants[each.name]["seeds"] if row["n"]]
         pairs = [(row["only_probe_correct"], row["only_variant_correct"], row["n"]) for row in seeds]

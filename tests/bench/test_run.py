@@ -32,13 +32,13 @@ CLASSIFY: dict[str, Any] = CONFIG | {
     "model": {"name": "", "type": "seqcls"},
     "task": {"profile": "sentences", "probe_gate": {"min_value": 0.5}},
     "train": CONFIG["train"] | {"max_steps": 40, "save_steps": None},
-    "compression": {"controls": ["per_layer_shuffled", "random_directions", "head_only", "aa"]},
+    "compression": {"controls": ["per_layer_shuffled", "random_directions", "head_only", "rewrite_control"]},
 }
 ANSWER: dict[str, Any] = CLASSIFY | {
     "model": {"name": "", "type": "causal_lm"},
     "task": {"profile": "sums", "probe_gate": {"min_value": 0, "above_base": None}},
     "lora": {"probe_r": 8, "alpha": 16, "target_modules": ["q_proj", "v_proj", "down_proj"]},
-    "compression": {"controls": ["aa"], "retrain": ["per_layer"]},
+    "compression": {"controls": ["rewrite_control"], "retrain": ["per_layer"]},
 }
 
 
@@ -93,7 +93,7 @@ def test_a_classification_goes_all_the_way(classified: tuple[Path, Bench, Watche
         "uniform_median", "uniform_median.truncate", "uniform_p90", "uniform_p90.truncate", "per_layer",
         "per_layer.truncate",
     ]  # fmt: skip
-    assert {"random_directions", "head_only", "aa"} < set(names)
+    assert {"random_directions", "head_only", "rewrite_control"} < set(names)
     assert bench.probe.gate.passed
     assert bench.probe.n == len(sentences().examples.of("confirm"))
     assert bench.status in ("PASS", "FAIL")
@@ -170,7 +170,7 @@ def test_answers_are_generated_and_compared_with_the_probe_s(answered: tuple[Pat
             continue
         assert (folder / variant.measures.records).is_file()
         assert variant.divergence.kl_mean >= 0
-    again = bench.variant("aa")
+    again = bench.variant("rewrite_control")
     assert again.divergence.kl_mean < 1e-6
     assert again.divergence.flips == 0
     truncated = bench.variant("uniform_median.truncate")
@@ -229,7 +229,7 @@ def test_a_variant_that_fails_is_a_result_and_the_others_go_on(
         return compress(adapter, plan, target, **kwargs)
 
     monkeypatch.setattr(truncate, "write_compressed", fail)
-    config = with_base(ANSWER, causal, compression={"arms": ["truncate"], "controls": ["aa"]})
+    config = with_base(ANSWER, causal, compression={"arms": ["truncate"], "controls": ["rewrite_control"]})
     bench = bench_of(SeedRun(config, sums(), 42, tmp_path).run(), sums())
     broken = bench.variant("uniform_median.truncate")
     assert broken.status == bench.status == "ERROR"

@@ -16,7 +16,7 @@ from gradience.cli.bench import code_of
 from gradience.reports.bench import BenchAggregate
 from gradience.reports.bench_plan import allowed_losses
 
-CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "aa"], "arms": ["truncate"]}
+CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "rewrite_control"], "arms": ["truncate"]}
 SEEDS = (42, 123, 456)
 
 
@@ -76,8 +76,8 @@ def test_on_one_seed_it_is_a_note() -> None:
     [
         ("random_directions", 50, "as expected"),
         ("random_directions", 0, "not as expected"),
-        ("aa", 0, "as expected"),
-        ("aa", 50, "not as expected"),
+        ("rewrite_control", 0, "as expected"),
+        ("rewrite_control", 50, "not as expected"),
         ("per_layer_shuffled.truncate", 50, "for comparison"),
         ("per_layer_shuffled.truncate", 0, "for comparison"),
     ],

@@ -158,20 +158,20 @@ def test_the_controls():
     by_name = planned(
         audited(*[3] * 6, *[9] * 6),
         arms=["retrain", "truncate"],
-        controls=["per_layer_shuffled", "random_directions", "head_only", "aa"],
+        controls=["per_layer_shuffled", "random_directions", "head_only", "rewrite_control"],
     )
     assert {v.name: (v.arm, v.making.name) for v in by_name.values() if v.arm == "control"} == {
         "per_layer_shuffled": ("control", "retrain"),
         "per_layer_shuffled.truncate": ("control", "truncate"),
         "random_directions": ("control", "random_directions"),
         "head_only": ("control", "head"),
-        "aa": ("control", "rotate"),
+        "rewrite_control": ("control", "rotate"),
     }
     assert set(by_name["uniform_median"].ranks.values()) == {8}
     assert set(by_name["random_directions"].ranks.values()) == {8}  # a quarter of 32
-    assert set(by_name["aa"].ranks.values()) == {32}
-    assert by_name["aa"].is_made
-    assert by_name["aa"].reduction == 0
+    assert set(by_name["rewrite_control"].ranks.values()) == {32}
+    assert by_name["rewrite_control"].is_made
+    assert by_name["rewrite_control"].reduction == 0
     assert by_name["head_only"].lora_params == 0
     assert by_name["head_only"].reduction == 1
     assert not by_name["head_only"].alphas

@@ -32,7 +32,7 @@ KEPT = Path(__file__).parents[2] / "benchmarks" / "results"
 SECTIONS: dict[str, Any] = {
     "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["query", "value"]},
     "train": {"lr": 3e-3, "max_steps": 6, "per_device_train_batch_size": 4, "max_length": 16},
-    "compression": {"variants": ["uniform_r2"], "controls": ["aa", "head_only"]},
+    "compression": {"variants": ["uniform_r2"], "controls": ["rewrite_control", "head_only"]},
     "task": {
         "profile": "text_classification",
         "eval_samples": 40,

@@ -41,7 +41,7 @@ WAYS = (
 SHORT = [
     "seeds=[42]", "runtime.threads=1", "train.max_steps=12", "train.per_device_train_batch_size=8",
     "task.eval_samples=24", "task.probe_gate.min_value=0", "task.probe_gate.above_base=null",
-    "compression.ladder.steps=[8,2]", "compression.variants=[uniform_median]", "compression.controls=[aa]",
+    "compression.ladder.steps=[8,2]", "compression.variants=[uniform_median]", "compression.controls=[rewrite_control]",
 ]  # fmt: skip
 
 
@@ -166,8 +166,8 @@ def bench(tmp_path_factory):
 
 
 def test_bench_says_which_engine_gave_which_number_and_mixes_none(bench):
-    probe, smaller = (read_records(bench / name / "eval" / ANSWERS) for name in ("probe", "aa"))
-    scores = read_records(bench / "aa" / "eval" / SCORES)
+    probe, smaller = (read_records(bench / name / "eval" / ANSWERS) for name in ("probe", "rewrite_control"))
+    scores = read_records(bench / "rewrite_control" / "eval" / SCORES)
     assert (probe.run.engine, probe.run.batch_invariant, scores.run.engine) == ("vllm", False, "transformers")
     assert probe.run.versions["vllm"] == VllmEngine.decides()["engine_version"]
     assert "vllm" not in scores.run.versions

@@ -177,8 +177,8 @@ def verified() -> dict[str, Kind]:
         "audit": "audit/audit.json",
         "manifest": "probe/eval/manifest.json",
         "training report": "probe/train/training.json",
-        "answers": "aa/eval/answers.records.jsonl",
-        "scores": "aa/eval/scores.records.jsonl",
+        "answers": "rewrite_control/eval/answers.records.jsonl",
+        "scores": "rewrite_control/eval/scores.records.jsonl",
     }
     syntax = {".md": "rows", ".json": "json", ".jsonl": "lines"}
     return {

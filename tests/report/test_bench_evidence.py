@@ -77,7 +77,7 @@ def test_certifiable_stands_only_beside_grade_a_of_a_run_that_can_carry_a_claim(
         compression={
             "variants": ["uniform_r4"],
             "arms": ["truncate"],
-            "controls": ["random_directions", "aa"],
+            "controls": ["random_directions", "rewrite_control"],
         }
     )
     runs = [bench(seed, {"uniform_r4.truncate": (20, 15)} | changes, asked=asked, **LARGE) for seed in SEEDS]

@@ -20,7 +20,7 @@ from gradience.reports.bench import (
 )
 
 GOLDEN = Path(__file__).parent / "golden"
-ALL_CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "aa"]}
+ALL_CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "rewrite_control"]}
 
 SEEDS = {
     "pass": lambda: three_seeds()[0],

@@ -108,7 +108,7 @@ def test_every_figure_is_a_plain_count_over_the_records(finished):
     report, output = finished
     records = {
         name: read_records(output / "records" / f"{name}.jsonl").records
-        for name in ("reference", "rewrite", "rank2", "rank1")
+        for name in ("reference", "rewrite_control", "rank2", "rank1")
     }
     right = {name: np.array([row.correct for row in rows]) for name, rows in records.items()}
     log_p = {
@@ -128,15 +128,15 @@ def test_every_figure_is_a_plain_count_over_the_records(finished):
         for mean, values in (
             (candidate.distance.nll, nll[candidate.name] - nll["reference"]),
             (candidate.distance.kl, kl[candidate.name]),
-            (candidate.distance.kl_above_floor, kl[candidate.name] - kl["rewrite"]),
+            (candidate.distance.kl_above_floor, kl[candidate.name] - kl["rewrite_control"]),
         ):
             assert (mean.low, mean.high) == pytest.approx(mean_difference(values), abs=1e-9)
             assert mean.mean == pytest.approx(values.mean(), abs=1e-9)
     control = report.control
-    assert control.distance.kl.mean == pytest.approx(kl["rewrite"].mean(), abs=1e-9)
+    assert control.distance.kl.mean == pytest.approx(kl["rewrite_control"].mean(), abs=1e-9)
     assert control.distance.kl.mean < 1e-6 < report.candidates[0].distance.kl.mean
     assert control.distance.kl_above_floor is None
-    assert (right["rewrite"] == right["reference"]).all()
+    assert (right["rewrite_control"] == right["reference"]).all()
 
 
 @pytest.fixture(scope="session")
@@ -152,12 +152,12 @@ def test_free_text_has_the_likelihood_of_its_gold_responses(causal, tmp_path):
         )  # fmt: skip
     scores = {
         name: read_records(tmp_path / "out" / "records" / f"{name}.scores.jsonl").records
-        for name in ("reference", "rewrite", "rank2")
+        for name in ("reference", "rewrite_control", "rank2")
     }
     lost = np.array(
         [a.loglikelihood - b.loglikelihood for a, b in zip(scores["reference"], scores["rank2"], strict=True)]
     )
-    above = np.array([b.kl - a.kl for a, b in zip(scores["rewrite"], scores["rank2"], strict=True)])
+    above = np.array([b.kl - a.kl for a, b in zip(scores["rewrite_control"], scores["rank2"], strict=True)])
     distance = report.candidates[0].distance
     assert distance.nll.mean == pytest.approx(lost.mean(), abs=1e-9)
     assert distance.kl_above_floor.mean == pytest.approx(above.mean(), abs=1e-9)
@@ -265,7 +265,7 @@ def test_the_dev_rows_choose_the_start_and_nothing_else(folder, tmp_path, monkey
     assert [candidate.result and candidate.result.n for candidate in report.candidates] == [None, 40, 40]
     assert [name for name, _, _ in watcher.stages] == [
         f"{name}/eval"
-        for name in ("reference", "rank3", "rank2", "rank1", "reference", "rewrite", "rank2", "rank1")
+        for name in ("reference", "rank3", "rank2", "rank1", "reference", "rewrite_control", "rank2", "rank1")
     ]
 
 

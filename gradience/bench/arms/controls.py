@@ -133,16 +133,16 @@ def rotate(source: Source, ranks: Ranks, target: Path) -> None:
 
 
 def rotate_again(source: Source, ranks: Ranks, target: Path) -> None:
-    """Write the probe in other factors than its own and than those of the control `aa`.
+    """Write the probe in other factors than its own and than those of the rewrite control.
 
     Distillation would leave the probe's own as they are: its loss and its gradient would be exactly 0.
     """
     write_random_directions(source.probe, source.probe, ranks, target, seed=source.seed + 1)
 
 
-AA = Control(
-    name="aa",
-    words="rewrite control: same update, other factors; must pass, and what it changes is noise",
+REWRITE_CONTROL = Control(
+    name="rewrite_control",
+    words="the same update in other factors; must pass, and what it changes is noise",
     ranks=lambda probe: Choice(probe.ranks, "the probe, in other factors"),
     arm=Arm("rotate", rotate),
     expected="PASS",

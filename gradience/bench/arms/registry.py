@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from gradience.bench.arms.arm import Arm, Control
 from gradience.bench.arms.controls import (
-    AA,
     HEAD_ONLY,
     PER_LAYER_SHUFFLED,
     PROBE_DISTILLED,
     RANDOM_DIRECTIONS,
+    REWRITE_CONTROL,
 )
 from gradience.bench.arms.truncate import DISTILL, RETRAIN, TRUNCATE
 
 ARMS: dict[str, Arm] = {arm.name: arm for arm in (RETRAIN, TRUNCATE, DISTILL)}
 CONTROLS: dict[str, Control] = {
     control.name: control
-    for control in (PER_LAYER_SHUFFLED, RANDOM_DIRECTIONS, HEAD_ONLY, AA, PROBE_DISTILLED)
+    for control in (PER_LAYER_SHUFFLED, RANDOM_DIRECTIONS, HEAD_ONLY, REWRITE_CONTROL, PROBE_DISTILLED)
 }
 
 

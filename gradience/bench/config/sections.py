@@ -208,7 +208,7 @@ class CompressionSettings(Settings):
     )
     retrain: tuple[Variant, ...] | None = None
     """Variants that are retrained; retraining dominates the cost of a run. Default: all."""
-    controls: Annotated[tuple[ControlName, ...], Field(description=CONTROL.in_words())] = ("aa",)
+    controls: Annotated[tuple[ControlName, ...], Field(description=CONTROL.in_words())] = ("rewrite_control",)
     allowed_ranks: Annotated[tuple[Positive, ...], Field(min_length=1)] = DEFAULT_GRID
     """Suggested ranks are rounded up to these, never above the probe's."""
     ladder: LadderSettings | None = Field(default=None, exclude_if=lambda ladder: ladder is None)

@@ -48,7 +48,6 @@ from gradience.reports.bench_plan import LadderBound
 from gradience.statistics.paired import holm
 from gradience.statistics.pooled import Pooled, bootstrap_bound, noise_floor, pool
 
-REWRITE = "aa"
 SCALE_CHANGED = "its scale α/r is not the probe's"
 """Said of a variant that ends in an error for it."""
 Differences = NDArray[np.int8]
@@ -107,10 +106,10 @@ def graded_together(
         for variant in report.variants
     ]
     probes = [bench.probe.answers() for bench in benches if bench.probe is not None]
-    rewrite = _differences(benches, REWRITE)
+    rewrite = _differences(benches, "rewrite_control")
     noise = Noise(
         probes=NoiseFloor.of(noise_floor(probes)) if len(probes) > 1 else None,
-        rewrite=None if rewrite is None else _floor_of(rewrite),
+        rewrite_control=None if rewrite is None else _floor_of(rewrite),
     )
     return report.model_copy(
         update={

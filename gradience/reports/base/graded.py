@@ -253,8 +253,8 @@ class Noise(Part):
 
     probes: NoiseFloor | None
     """The probes of different seeds compared with each other, on the same examples."""
-    rewrite: NoiseFloor | None
-    """The rewrite control `aa` compared with the probe of its seed: the same update in other factors."""
+    rewrite_control: NoiseFloor | None
+    """The rewrite control compared with the probe of its seed: the same update in other factors."""
 
 
 StepStatus = Literal["shown", "inconclusive", "not tested", "not smaller"]

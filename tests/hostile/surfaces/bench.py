@@ -64,7 +64,7 @@ def with_policy(bench: Any, tolerance: str, rate: str) -> bytes:
 
 def surface(_folder: Path) -> Surface:
     config = yaml.safe_load(Path(find_config("minilm_reviews_demo")).read_text(encoding="utf-8"))
-    config["compression"]["controls"] = ["aa"]
+    config["compression"]["controls"] = ["rewrite_control"]
     config["runtime"]["threads"] = 1  # a forked child has none of its parent's threads
     moved = config["compression"] | {"variants": ["per_layer", "per_layer_shuffled"], "controls": 3}
     values = [(path, value) for path in places(config) for value in VALUES]
