@@ -130,7 +130,7 @@ def _evaluated(
                 return report, row
     if given is not None:
         raise InputError(
-            f"{folder}: the evaluation has no row about these weights (sha256 {sha256[:12]}…)",
+            f"{folder}: the evaluation does not cover these weights (sha256 {sha256[:12]}…)",
             code="other-adapter",
             hint="give the evaluation of this adapter, or evaluate it: gradience evaluate ORIGINAL ADAPTER …",
         )

@@ -94,7 +94,7 @@ def _all_in(path: Path) -> Iterator[Source]:
         adapters = [path]
     if not files and not adapters:
         raise InputError(
-            f"{path}: no report and no adapter in this folder, nor in the folders in it",
+            f"{path}: no report and no adapter in this folder or directly below it",
             code="no-reports",
             hint="name its files, such as logs that are not called run.jsonl;"
             " an adapter is audited first: gradience audit ADAPTER --output audit.json",
@@ -135,7 +135,7 @@ def _read(path: Path, name: str) -> Source:
     reader = model_of(kind) if kind in ARTIFACTS else None
     if reader is None or not issubclass(reader, Report):
         raise InputError(
-            f"{path}: no report is made of this kind of file: {schema[:120]!r}",
+            f"{path}: cannot report on this kind of file: {schema[:120]!r}",
             code="not-a-report",
             hint=Named.repair,
         )

@@ -100,7 +100,7 @@ class BaseWeights(Closing):
         stored = entry.shape[::-1] if transposed else entry.shape
         if stored != shape:
             raise InputError(
-                f"{self.folder}: {name} is {list(stored)}, the adapter's module {module} needs {list(shape)}",
+                f"{self.folder}: {name} has the shape {list(stored)}, but the module {module} needs {list(shape)}",
                 code="base-mismatch",
                 hint="give the base model that the adapter was trained on",
             )
@@ -134,7 +134,7 @@ class BaseWeights(Closing):
         if not same or (rows, columns) not in (shape, shape[::-1]):
             stored = " and ".join(f"{part.name} is {list(part.entry.shape)}" for part in parts)
             raise InputError(
-                f"{self.folder}: {stored}, the module {module} needs {list(shape)}",
+                f"{self.folder}: {stored}, but the module {module} needs {list(shape)}",
                 code="base-mismatch",
                 hint="give the base model that the adapter was trained on",
             )

@@ -77,7 +77,7 @@ def _alphas(file: TensorFile, modules: Iterable[str]) -> Mapping[str, float]:
         value = float(decode(file.read_words(f"{module}.alpha")).reshape(-1)[0]) if readable else math.nan
         if not is_alpha(value):
             raise InputError(
-                f"{file.path}: {module[:200]}.alpha is not one number of a usable size",
+                f"{file.path}: {module[:200]}.alpha is not a single usable number",
                 code="bad-alpha",
                 hint="save the adapter again: its scale is α/r",
             )

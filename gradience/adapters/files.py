@@ -22,7 +22,7 @@ PICKLE_HINT = (
 )
 PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """First bytes of a pickle under any name: no text in UTF-8 begins so."""
-GGUF_HINT = "call the file by a name that ends in .gguf, and point at it"
+GGUF_HINT = "rename the file so that it ends in .gguf, and point at it"
 _ARCHIVE = "unpack it, and point at the adapter's folder"
 _OTHER = "point at the .safetensors file"
 _MAGICS: tuple[tuple[bytes, str, str], ...] = (

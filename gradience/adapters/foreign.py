@@ -16,18 +16,16 @@ from gradience.errors import InputError
 LORA_HINT = "only LoRA adapters are audited; saving this one in another format does not make it LoRA"
 AS_LORA_HINT = (
     "PEFT 0.21 makes a LoRA of it, at the rank that you name: peft.save_as_lora(FOLDER, model, rank), with the base "
-    "model loaded; audit that. A file of LyCORIS has first to be loaded by its own library"
+    "model loaded; audit that. Load a LyCORIS file with its own library first"
 )
 SCALING_HINT = (
-    "it scales what passes, so there is no rank to measure: keep it as it is, merge it into its base model "
-    "(merge_and_unload), or train LoRA in its place"
+    "it rescales activations, so it has no rank: keep it, merge it into its base model (merge_and_unload), "
+    "or train LoRA instead"
 )
-NO_UPDATE_HINT = "there is no ΔW to audit: keep it as it is, or train LoRA in its place"
+NO_UPDATE_HINT = "it has no ΔW to audit: keep it, or train LoRA instead"
 CONVERT_HINT = "this format is not read yet: convert it to PEFT format first"
-MLX_HINT = (
-    "call the weights adapters.safetensors, as mlx-lm does, and keep its adapter_config.json beside them"
-)
-RENAME_HINT = "give the file another name: under that of PEFT's weights only PEFT's tensors are looked for"
+MLX_HINT = "rename the weights to adapters.safetensors, as mlx-lm names them, and keep adapter_config.json beside them"
+RENAME_HINT = "rename the file: under this name Gradience looks only for PEFT's tensors"
 
 
 class Method(NamedTuple):

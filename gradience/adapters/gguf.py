@@ -162,7 +162,7 @@ def open_gguf(path: Path, adapter: str | None) -> Adapter:
             )
         alpha = settings.get("adapter.lora.alpha", 0.0)
         if not is_alpha(alpha):
-            raise _bad(weights, f"adapter.lora.alpha is {str(alpha)[:40]}, not a number of a usable size")
+            raise _bad(weights, f"adapter.lora.alpha is {str(alpha)[:40]}, not a usable number")
         places = {
             name: Place(match["module"], "A" if match["side"] == "a" else "B")
             for name in file.entries

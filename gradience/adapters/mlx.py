@@ -159,13 +159,13 @@ def read_settings(location: Location) -> Mapping[str, Any]:
         raise _bad(path, "it is not a JSON object with an object lora_parameters")
     if "peft_type" in fields:
         raise InputError(
-            f"{path}: a config of PEFT beside weights of MLX-LM: one of the two is misplaced",
+            f"{path}: a PEFT config beside MLX-LM weights: one of the two is misplaced",
             code="bad-config",
             hint="put the adapter_config.json that mlx-lm wrote beside the weights",
         )
     if fields.get("fine_tune_type", "lora") not in ("lora", "dora"):
         raise InputError(
-            f"{path}: fine_tune_type is {str(fields['fine_tune_type'])[:40]!r}: whole weights and no LoRA factors",
+            f"{path}: fine_tune_type is {str(fields['fine_tune_type'])[:40]!r}: full weights, without LoRA factors",
             code="full-model",
             hint="point at an adapter that was trained with fine_tune_type lora or dora",
         )
@@ -188,7 +188,7 @@ def _scale(path: Path | None, fields: Mapping[str, Any]) -> float | str:
     if scale is None:
         return "the config has no lora_parameters.scale"
     if not is_alpha(scale):
-        raise _bad(path, f"lora_parameters.scale is {str(scale)[:40]}, not a number of a usable size")
+        raise _bad(path, f"lora_parameters.scale is {str(scale)[:40]}, not a usable number")
     if rank is not None and not is_rank(rank):
         raise _bad(path, f"lora_parameters.rank is {str(rank)[:40]}, not an integer from 1 to {MAX_RANK}")
     if {"fine_tune_type", "num_layers"} & fields.keys() or alpha is None or alpha == rank:

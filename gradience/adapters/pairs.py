@@ -94,9 +94,7 @@ def open_pairs(path: Path, adapter: str | None, pairs: Pairs) -> Adapter:
             return replace(pair, alpha=pairs.scale * pair.rank, scale=pairs.scale)
 
         opened = Adapter(name, Location(path, weights.parent, (weights,), None), None, [file], None)
-        opened.unwritable = (
-            "its names are its maker's own, and nothing but that maker's code would load the result"
-        )
+        opened.unwritable = "its tensor names are custom, so only its author's code would load the result"
         sort_tensors(opened, places, make, unknown="matches neither of the names in --pairs")
         if pairs.scale is not None:
             rank = max((pair.rank for pair in opened.pairs), default=None)

@@ -24,7 +24,7 @@ def bytes_of(text: str) -> int:
     match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([kmgt]?)b?", text.strip(), re.ASCII | re.IGNORECASE)
     size = match and int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
     if not size:
-        raise UsageError(f"{text!r} is no size", code="bad-size", hint="such as --max-memory 2GB")
+        raise UsageError(f"{text!r} is not a size", code="bad-size", hint="such as --max-memory 2GB")
     return size
 
 
@@ -33,7 +33,7 @@ class ReadSettings:
     """Reading adapters."""
 
     allow_pickle: bool = False
-    """Read .bin and .pt too, in a process with limits (needs PyTorch 2.10)."""
+    """Read pickles (.bin, .pt) too, in a sandboxed process (needs PyTorch 2.10)."""
     command: Annotated[str, PythonOnly] = ""
     """The command line that the report names."""
 
@@ -43,7 +43,7 @@ class WorkSettings(ReadSettings):
     """Memory."""
 
     max_memory: Annotated[Integer | None, Flag("SIZE", read=bytes_of)] = None
-    """Refuse what would take more bytes (default: 500MB, or eight times the adapter's files)."""
+    """Memory limit; an adapter that needs more is refused (default: 500MB, or eight times the adapter's files)."""
     workers: Annotated[Integer | None, PythonOnly] = None
     """Modules at a time; the processor count by default. The result does not depend on it."""
     progress: Annotated[Progress | None, PythonOnly] = None
@@ -75,9 +75,9 @@ class StartSettings:
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class PairSettings:
-    """Home-made files."""
+    """Custom tensor names."""
 
     pairs: Annotated[tuple[str, str] | None, Flag("A B")] = None
-    """Names of the factors in a home-made file, with two braces for the part that differs (docs/formats.md)."""
+    """Tensor names of the factors in a custom file, with two braces for the part that differs (docs/formats.md)."""
     scale: Annotated[Number | None, Flag("S")] = None
     """Scale of B·A, with --pairs (default: unknown)."""

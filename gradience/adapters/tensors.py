@@ -312,9 +312,7 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
             path, f"{tensor} has a name of {len(name):,} characters (at most {MAX_NAME:,} are read)"
         )
     if name.count(".") >= MAX_DEPTH:
-        raise _bad_header(
-            path, f"{tensor} has a name of more than {MAX_DEPTH} parts, which are as many as are read"
-        )
+        raise _bad_header(path, f"{tensor} has a name of more than {MAX_DEPTH} parts, the most that is read")
     if not isinstance(raw, _RawEntry):
         raise _bad_header(path, f"{tensor} does not have exactly dtype, shape and data_offsets")
     dtype = DTYPES.get(raw.dtype) if isinstance(raw.dtype, str) else None

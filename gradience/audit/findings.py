@@ -138,7 +138,7 @@ def targets(facts: Facts) -> Iterator[Finding]:
             code="target-unmatched",
             severity="warning",
             message=f"{noun(len(missing), 'target')} without a matching module in the file: {listed(missing, 6)}",
-            hint="check target_modules for a typo: what it does not match was never trained",
+            hint="check target_modules for a typo: a name that matches no module trains nothing",
         )
     guessed = guessed_orders(config)
     if guessed:
@@ -216,7 +216,7 @@ def saved_and_adapted(facts: Facts) -> Iterator[Finding]:
         "warning",
         list(dict.fromkeys(saved)),
         "with LoRA factors and also in modules_to_save (which matches the end of a name)",
-        "take them out of modules_to_save or of target_modules: PEFT 0.21 does not load both",
+        "remove them from modules_to_save or from target_modules: PEFT 0.21 does not load both",
     )
 
 
@@ -229,7 +229,7 @@ def ghosts(facts: Facts) -> Iterator[Finding]:
                 f"{counted(len(facts.ghosts), 'tensor')} repeat a module under original_module or modules_to_save: "
                 f"{listed(facts.ghosts, 2)}"
             ),
-            hint="`gradience convert` leaves them out; they are counted once here",
+            hint="`gradience convert` leaves them out; they are counted only once here",
         )
 
 
@@ -260,8 +260,8 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
             code="init-subtracted",
             severity="info",
             message=(
-                f"initialised with {facts.started}: this is the difference to the initial adapter, of twice the rank: "
-                f"what training added to the base as it was before{rounding if facts.started == 'loftq' else ''}"
+                f"initialised with {facts.started}: the audit covers the difference to the initial adapter, a plain LoRA "
+                f"of twice the rank for the unmodified base{rounding if facts.started == 'loftq' else ''}"
             ),
         )
     init = facts.config.init.lower() if facts.config else "true"
@@ -278,7 +278,7 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
             code="init-not-update",
             severity="error",
             message="initialised with LoftQ: B·A contains the correction of the quantised base, not only the update",
-            hint=f"no rank is suggested from it; {SUBTRACT}",
+            hint=f"so no rank is suggested; {SUBTRACT}",
         )
     elif not start.keeps_base:
         yield Finding(
@@ -288,7 +288,7 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
                 f"initialised with {init}: the base weights were changed at the start and B·A contains that change. "
                 "These are spectra of B·A, not of what training learned"
             ),
-            hint=f"no rank is suggested from it; {SUBTRACT}",
+            hint=f"so no rank is suggested; {SUBTRACT}",
         )
     elif not start.zero:
         rounding = "factors whose product is 0 to rounding alone (orthogonal): B·A held that rounding before training"
@@ -297,7 +297,7 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
             code="init-noise",
             severity="error",
             message=f"initialised with {rounding if init == 'orthogonal' else random}",
-            hint="energy ranks are inflated by it, so none is suggested; the default init_lora_weights avoids it",
+            hint="this inflates energy ranks, so none is suggested; the default init_lora_weights avoids it",
         )
 
 
@@ -405,7 +405,7 @@ cancelled = ModuleRule(
     "error",
     lambda layer: layer.status == "unsupported",
     "cannot be measured: A and B cancel, and what is left of B·A is below their rounding",
-    "two opposite adapters concatenated? the update of such a module is too small to measure",
+    "the update of such a module is too small to measure (two opposite adapters, concatenated?)",
 )
 
 
@@ -433,7 +433,7 @@ def untrained(facts: Facts) -> Iterator[Finding]:
             code="untrained",
             severity="error",
             message=f"{everything} untrained: B·A = 0 exactly",
-            hint="a fresh adapter? if it was trained, the trained weights were not saved",
+            hint="if it was trained, the trained weights were not saved",
         )
     else:
         yield from many(
@@ -462,7 +462,7 @@ def random(facts: Facts) -> Iterator[Finding]:
             code="looks-random",
             severity="error",
             message=f"{who}: spectra like those of random factors of these shapes, and no module looks trained",
-            hint="a synthetic or hardly trained adapter? no rank is suggested from it",
+            hint="the adapter is synthetic or hardly trained, so no rank is suggested",
         )
     else:
         yield from many(
@@ -470,7 +470,7 @@ def random(facts: Facts) -> Iterator[Finding]:
             "warning",
             names,
             "with spectra like those of random factors",
-            "hardly trained, or trained to use every direction: compare with the rest of the family",
+            "hardly trained, or trained to use every direction: compare with similar modules",
             total=len(facts.layers),
         )
 
@@ -489,7 +489,7 @@ saturated = ModuleRule(
     "warning",
     _uses_all,
     "with nearly all of the rank in use (k@90 near r)",
-    "the rank may be too small there; a larger probe would tell",
+    "the rank may be too small here; try a larger one",
 )
 
 shape_ceiling = ModuleRule(
@@ -506,7 +506,7 @@ diverged = ModuleRule(
     "warning",
     lambda layer: (layer.fro_norm or 0.0) >= DIVERGED_NORM,
     f"with ‖ΔW‖_F above {DIVERGED_NORM:g}",
-    "larger than a weight matrix itself: did the training diverge? look at its loss (gradience monitor run.jsonl)",
+    "larger than a weight matrix itself: the training may have diverged; check its loss (gradience monitor run.jsonl)",
     of_all=False,
 )
 
@@ -535,8 +535,8 @@ def unlike_family(facts: Facts) -> Iterator[Finding]:
         "nearly-dead",
         "warning",
         weak,
-        "with a norm far below the same module's in other layers: hardly trained",
-        "check that gradients reach every module: frozen for most of the training, or cut off from the loss?",
+        "with a norm far below that of the same module in other layers: hardly trained",
+        "check that gradients reach these modules: they may be frozen, or cut off from the loss",
     )
     yield from many(
         "rank-one-spike",
@@ -565,7 +565,7 @@ def outliers(facts: Facts) -> Iterator[Finding]:
         "family-outlier",
         "info",
         list(dict.fromkeys(names)),
-        "far from the same module in other layers in norm or stable rank",
+        "whose norm or stable rank is an outlier among layers",
         "--layers lists norm and stable rank of every module",
         total=len(facts.layers),
     )
@@ -580,7 +580,7 @@ def coarse_storage(facts: Facts) -> Iterator[Finding]:
             code="coarse-storage",
             severity="info",
             message=f"stored as {', '.join(coarse)}: rounding alone may move the stable rank by up to {worst:.1%}",
-            hint="audit the adapter as it was before the conversion: small entries are lost in these types",
+            hint="audit the adapter before the conversion: these types lose small entries",
         )
 
 

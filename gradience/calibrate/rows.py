@@ -95,9 +95,9 @@ def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) 
                 break
     if len(rows) < FEWEST:
         raise UsageError(
-            f"{file}: {len(rows)} different rows, and at least {FEWEST} are needed",
+            f"{file}: {len(rows)} different rows, but at least {FEWEST} are needed",
             code="too-few-rows",
-            hint="give some hundred prompts like those that the adapter will see",
+            hint="give a few hundred prompts like those that the adapter will see",
         )
     return Rows(tuple(rows[key] for key in sorted(rows)), count - len(rows))
 

@@ -60,7 +60,7 @@ class DistillSettings(BaseSettings, RowSettings):
     teacher: Annotated[StrPath, Flag("ORIGINAL")]
     """Folder of the reference adapter that the smaller one was made from."""
     steps: Annotated[Positive, Flag("N")] = 100
-    """Steps of the optimizer at most; a tenth of those of the training is a good start."""
+    """Maximum number of optimizer steps; a tenth of the training's is a good start."""
     lr: Annotated[float, Flag("RATE")] = 3e-4
     """Peak AdamW learning rate: 20 % warm-up, then linear decay to 0."""
     force: bool = False

@@ -59,7 +59,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         if error.code != "too-large":
             raise
         raise InputError(
-            f"{path}: more than {MAX_BYTES:,} bytes, which are too many for a configuration",
+            f"{path}: more than {MAX_BYTES:,} bytes, too large for a configuration",
             code="config-too-large",
             hint="name the configuration file itself",
         ) from None

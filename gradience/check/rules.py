@@ -95,7 +95,7 @@ def impossible_numbers(context: Context) -> Problems:
     """Numbers that cannot train."""
     s = context.settings
     if s.r is not None and s.r < 1:
-        yield Problem("r", str(s.r), "a positive rank", "there is no rank below 1", PEFT_RAISES)
+        yield Problem("r", str(s.r), "a positive rank", "the rank must be at least 1", PEFT_RAISES)
     if s.learning_rate is not None and s.learning_rate <= 0:
         seen = f"{s.learning_rate:g}"
         yield Problem("learning_rate", seen, "above 0", "nothing would be trained", "the step size is zero")
@@ -116,7 +116,7 @@ def no_targets(context: Context) -> Problems:
         raise NotApplicable
     if s.target_modules or s.target_parameters:
         return
-    message = "no module is named, and none is taken by default"
+    message = "target_modules names no module"
     if s.target_modules is None:  # PEFT takes its default, where it has one
         model_type = need(context.base).model_type
         if model_type is None or model_type in DEFAULT_TARGETS:
@@ -132,8 +132,8 @@ def no_adapter(context: Context) -> Problems:
     if not need(s.adapter):
         yield Problem(
             "adapter",
-            f"peft_type {s.peft_type}" if s.peft_type else "LoRA is not switched on",
-            f"{context.dialect.switch}, if LoRA is meant",
+            f"peft_type {s.peft_type}" if s.peft_type else "LoRA is not enabled",
+            f"{context.dialect.switch}, if you want LoRA",
             "no LoRA adapter is trained",
             "LoRA settings then have no effect, and the rules on LoRA were not applied",
         )
@@ -165,7 +165,7 @@ def pattern_without_layers(context: Context) -> Problems:
             "layers_pattern",
             "set, without layers_to_transform",
             "set layers_to_transform too",
-            "layers_pattern alone does nothing",
+            "layers_pattern does nothing without layers_to_transform",
             PEFT_RAISES,
         )
 
@@ -178,8 +178,8 @@ def initialisation(context: Context) -> Problems:
     if init.lower() == "loftq" and not s.loftq_config:
         yield Problem("init", init, "give a loftq_config", "LoftQ needs its configuration", PEFT_RAISES)
     elif initialisation_of(init) is None:
-        reason = f"it knows {', '.join(INITIALISATIONS)}"
-        yield Problem("init", init, "true", "PEFT knows no such initialisation", reason)
+        reason = f"one of {', '.join(INITIALISATIONS)}"
+        yield Problem("init", init, "true", "PEFT has no such initialisation", reason)
 
 
 @rule("dora", "error", PEFT_LORA)
@@ -187,9 +187,11 @@ def dora(context: Context) -> Problems:
     """Combinations that DoRA does not have."""
     s = context.settings
     if need(s.use_dora) and s.lora_bias:
-        yield Problem("lora_bias", "true, with DoRA", "false", "DoRA has no lora_bias", PEFT_RAISES)
+        yield Problem("lora_bias", "true, with DoRA", "false", "DoRA does not support lora_bias", PEFT_RAISES)
     if s.use_dora and s.megatron:
-        yield Problem("use_dora", "true, with megatron", "false", "DoRA has no megatron layers", PEFT_RAISES)
+        yield Problem(
+            "use_dora", "true, with megatron", "false", "DoRA does not support Megatron layers", PEFT_RAISES
+        )
 
 
 @rule("lora-bias", "error", PEFT_LORA)
@@ -278,7 +280,7 @@ def serving_rank(context: Context) -> Problems:
         str(top),
         f"{lower} or {step}" if step else f"{largest} or less",
         f"vLLM allocates max_lora_rank {step} for it" if step else f"vLLM serves ranks up to {largest}",
-        "memory and time are those of the next permitted rank: " + ", ".join(map(str, VLLM_MAX_LORA_RANKS)),
+        "memory and time are those of the next allowed rank: " + ", ".join(map(str, VLLM_MAX_LORA_RANKS)),
     )
 
 
@@ -355,8 +357,8 @@ def many_epochs(context: Context) -> Problems:
             "epochs",
             f"{epochs:g}",
             "1 to 3, or evaluate and stop early",
-            "many passes over the data, and nothing is evaluated",
-            "small data are memorized within a few epochs",
+            "many passes over the data, without an evaluation",
+            "a small data set is memorized within a few epochs",
         )
 
 
@@ -374,8 +376,8 @@ def no_evaluation(context: Context) -> Problems:
             "evaluation",
             s.evaluation or "not set (default: no)",
             hold_out,
-            "nothing is evaluated while it trains",
-            "without held-out data nobody can tell what is learned from what is memorized",
+            "no evaluation during training",
+            "without held-out data, learning and memorization look the same",
         )
 
 
@@ -390,7 +392,7 @@ def prompt_loss(context: Context) -> Problems:
             "prompt_loss",
             "the prompt is part of the loss",
             context.dialect.completions_only,
-            "capacity goes into predicting prompts",
+            "the adapter spends capacity on predicting prompts",
             "the adapter learns tokens that it will never have to produce",
         )
 
@@ -402,9 +404,9 @@ def precision(context: Context) -> Problems:
         yield Problem(
             "precision",
             "fp16",
-            "bf16, where the GPU has it",
+            "bf16, if the GPU supports it",
             "float16 overflows at 65,504",
-            "gradients of float16 need loss scaling, and a NaN in them ends the run",
+            "float16 gradients need loss scaling, and a NaN in them ends the run",
         )
 
 
@@ -420,7 +422,7 @@ def quantised_base(context: Context) -> Problems:
             str(bits),
             "evaluate on the base that will serve the adapter",
             f"{'QLoRA' if bits == 4 else 'LoRA on an 8-bit base'}: the adapter is trained on a quantised base",
-            "part of the update repairs the rounding; on the unquantised base it is a different model",
+            "part of the update compensates for rounding; on the unquantised base it is a different model",
         )
 
 
@@ -467,7 +469,7 @@ def learning_rate(context: Context) -> Problems:
         f"{reference:.1g}",
         f"{_times(ratio)} what is usual for LoRA with α = {written_alpha:g}",
         "the best learning rate of LoRA is about ten times that of full fine-tuning, and nearly independent of"
-        " the rank while α stays the same"
+        " the rank if α stays the same"
         + ("" if width else "; without --base-config the width of the model is not known"),
     )
 
@@ -525,11 +527,11 @@ def rslora_at_high_rank(context: Context) -> Problems:
     yield Problem(
         "use_rslora",
         f"r = {r} and α = {s.alpha:g}: scale α/r = {scale:.2g}",
-        f"use_rslora: true with α = {alpha:g}, which makes the scale {alpha / root:.2g}, and another look at the"
+        f"use_rslora: true with α = {alpha:g}, which makes the scale {alpha / root:.2g}; then retune the"
         " learning rate",
         "at this rank and α the update is scaled down a lot",
         "with α/r the gradients of the factors shrink as the rank grows, with α/√r they keep their size. It is"
-        " another training, not another name for this one. LoRA Without Regret (2025) trained well at such"
+        " a different training, not the same one renamed. LoRA Without Regret (2025) trained well at such"
         " ranks with α/r and α = 32: a learning rate that was tuned at this scale can stay as it is",
     )
 
@@ -546,7 +548,7 @@ def pattern_scale(context: Context) -> Problems:
             "alpha_pattern",
             f"{counted(len(changed), 'key')} of rank_pattern without an α",
             "α·r′/r for each of them, in alpha_pattern",
-            "modules with another rank get another scale",
+            "modules with a different rank get a different scale",
             "PEFT divides α by the rank of each module; a module with half the rank is scaled twice as much",
         )
 
@@ -565,7 +567,7 @@ def capacity(context: Context) -> Problems:
             f"{params:,} LoRA parameters for {tokens:,} completion tokens",
             f"r = {-(-tokens * r // params)} or more",
             "the adapter may run out of capacity before the data are learned",
-            "LoRA keeps up with full fine-tuning while its parameters exceed what the data hold; a rule of thumb"
+            "LoRA keeps up with full fine-tuning as long as its parameters exceed what the data hold; a rule of thumb"
             " counts one parameter per completion token",
         )
 
@@ -582,7 +584,7 @@ def rank_for_rl(context: Context) -> Problems:
             str(r),
             "8 to 32",
             "more rank than reinforcement learning uses",
-            "a policy gradient brings about one bit per episode: rank 1 was enough in the experiments cited",
+            "a policy gradient provides about one bit per episode: rank 1 was enough in the experiments cited",
         )
 
 

@@ -197,7 +197,7 @@ def task_of(name: str) -> str:
     task = TASK_OF.get(re.sub(r"[\s-]+", "_", last.strip().lower()))
     if task is None:
         raise UsageError(
-            f"no kind of task is called {name!r}",
+            f"unknown kind of task: {name!r}",
             code="unknown-task",
             hint=f"use one of {', '.join(TASKS)}, or a name such as sst2, gsm8k, seq_cls or text_generation",
         )

@@ -167,7 +167,7 @@ class Verbs(Group):
         """Resolve as typer does; the former name of a verb is answered with the one of today."""
         if args[0] == "heal":
             raise UsageError(
-                "no verb 'heal'", code="no-verb", hint="the verb is distill: gradience distill --help"
+                "unknown verb 'heal'", code="no-verb", hint="it is called distill: gradience distill --help"
             )
         return super().resolve_command(ctx, args)
 

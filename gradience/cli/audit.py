@@ -179,13 +179,13 @@ def _check_usage(paths: Sequence[str], out: AuditOutput) -> None:
     for option, given in one_only.items():
         if given and len(paths) > 1:
             raise UsageError(
-                f"{option} takes one adapter, and {len(paths)} are given",
+                f"{option} takes one adapter, but {len(paths)} are given",
                 code="one-adapter",
                 hint="give one of them; --json prints one line per adapter",
             )
     if out.suggest_per_layer and not out.json and (out.layers or out.top_wasteful is not None):
         raise UsageError(
-            "--suggest-per-layer prints a LoraConfig and nothing else",
+            "--suggest-per-layer prints only a LoraConfig",
             code="config-only",
             hint="leave out --layers and --top-wasteful",
         )
@@ -241,7 +241,7 @@ def _print_config(report: AuditReport, path: str) -> None:
         raise _incomplete(report, path) or IncompleteError(
             f"{given_text(path)}: no rank is suggested from this adapter",
             code="no-suggestion",
-            hint="leave out --suggest-per-layer: the report tells why",
+            hint="leave out --suggest-per-layer: the report gives the reason",
         )
     print_text(source)
 

@@ -165,9 +165,9 @@ def status(
 def power(settings: PowerSettings, out: PageOutput) -> None:
     """Compute what a budget of examples and seeds can show.
 
-    And what it takes to show more. Two claims: non-inferior in these runs, and in the mean over trainings. For
-    each the chance to show it, the smallest margin, the examples and seeds that it needs; and how often the safety
-    policy passes a variant that is as good, and one that is not.
+    Two claims are covered: non-inferior in these runs, and in the mean over trainings. For each, prints its power, the
+    smallest margin, and the examples and seeds needed. Also prints how often the safety policy passes a variant that
+    is as good, and one that is not.
 
     Examples:
 

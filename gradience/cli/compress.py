@@ -105,7 +105,7 @@ def _fleet(given: dict[str, Any], what: dict[str, Any], out: LayersOutput) -> in
     other += ["--layers"] if out.layers else []
     if other:
         raise UsageError(
-            f"{other[0]} and --fleet do not go together",
+            f"{other[0]} cannot be combined with --fleet",
             code="fleet-alone",
             hint="a fleet takes --to-rank, --root, --encoding, --to, --dtype, --strip, --base-model,"
             " --allow-pickle and --force",

@@ -7,7 +7,7 @@ from gradience.convert.settings import ConvertSettings
 
 
 def convert(settings: ConvertSettings, out: Output) -> None:
-    """Values and scales stay what they are. A pickle becomes safetensors, shards become one file, and tensors get the
+    """Weights and scales do not change. A pickle becomes safetensors, shards become one file, and tensors get the
     names by which PEFT finds them.
 
     Examples:

@@ -24,13 +24,13 @@ class DemoSettings:
     """Options."""
 
     train: Annotated[StrPath | None, Flag("DIR")] = None
-    """Train and evaluate in DIR instead: minutes, needs [bench]."""
+    """Train and evaluate in DIR instead (takes minutes; needs the extra bench)."""
 
 
 def demo(settings: DemoSettings) -> int:
-    """It is a LoRA adapter of MiniLM-L6, trained on movie-review sentences; nothing is downloaded. With --train, an
-    adapter of rank 32 is trained, audited and truncated, a smaller one is retrained, and all of them are evaluated on
-    the same sentences: is a smaller one as good?
+    """The adapter is a LoRA of MiniLM-L6, trained on movie-review sentences; nothing is downloaded. With --train, a
+    rank-32 adapter is trained, audited and truncated, a smaller one is retrained, and all of them are evaluated on
+    the same sentences.
     """
     if settings.train is not None:
         return train_and_decide(Path(settings.train))
@@ -45,7 +45,7 @@ def demo(settings: DemoSettings) -> int:
     report = audit_adapter(str(path), command=command_line())
     print_screen(type(report).to_text, report)
     print()
-    print_screen(terminal.render, [Heading("What next?"), next_steps(path)])
+    print_screen(terminal.render, [Heading("Next steps"), next_steps(path)])
     return 0
 
 
@@ -55,13 +55,13 @@ def next_steps(example: Path) -> Facts:
 
     return Facts(
         [
-            ("your own", "gradience audit ./your_adapter"),
-            ("each module", ("gradience audit ", typed(example), " --layers")),
-            ("a config", "gradience audit ./your_adapter --suggest-per-layer"),
-            ("smaller", "gradience compress ./your_adapter --rank 8 --output ./smaller"),
-            ("is it good?", "gradience demo --train runs/demo"),
-            ("the numbers", "docs/quickstart.md, docs/measures.md, docs/limits.md"),
-            ("the example", Span(f"{example}/README.md", "name")),
+            ("your adapter", "gradience audit ./your_adapter"),
+            ("per module", ("gradience audit ", typed(example), " --layers")),
+            ("LoraConfig", "gradience audit ./your_adapter --suggest-per-layer"),
+            ("compress", "gradience compress ./your_adapter --rank 8 --output ./smaller"),
+            ("Bench", "gradience demo --train runs/demo"),
+            ("docs", "docs/quickstart.md, docs/measures.md, docs/limits.md"),
+            ("model card", Span(f"{example}/README.md", "name")),
         ]
     )
 

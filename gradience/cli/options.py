@@ -32,9 +32,9 @@ class CodeSettings:
     """Options."""
 
     allow_code: bool = False
-    """Let a task of your own run its code (also: GRADIENCE_ALLOW_CODE=1)."""
+    """Allow a custom task to run its code (also: GRADIENCE_ALLOW_CODE=1)."""
     engine_python: Annotated[StrPath | None, Flag("PATH")] = None
-    """The Python that vLLM is installed in (also: GRADIENCE_ENGINE_PYTHON)."""
+    """Python in which vLLM is installed (also: GRADIENCE_ENGINE_PYTHON)."""
 
     def allowing(self) -> AbstractContextManager[None]:
         """Let the user's own code run inside, and name the Python of another engine to all processes."""

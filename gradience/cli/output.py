@@ -35,7 +35,7 @@ def check_page(output: Path) -> Path:
     require("jinja2", extra="report")
     if os.path.lexists(output) and not is_page(output):
         raise UsageError(
-            f"{output}: there already, and no page that Gradience wrote, so it is not replaced",
+            f"{output}: exists and was not written by Gradience, so it is not replaced",
             code="not-ours",
             hint="choose another file",
         )
@@ -99,7 +99,7 @@ class PageOutput(JsonOutput):
         """Refuse a page of a plan that is a few facts and no report. Raises UsageError (`no-page`)."""
         if self.html is not None:
             raise UsageError(
-                "--html and --dry-run do not go together here: a plan of needs is no report",
+                "--html cannot be combined with --dry-run here: a dry run has no report",
                 code="no-page",
                 hint="leave one of them out",
             )
@@ -147,7 +147,7 @@ class TextsOutput(Output):
     def __post_init__(self) -> None:
         if self.no_texts and self.html is None:
             raise UsageError(
-                "--no-texts is about the page of --html, and none is asked for",
+                "--no-texts has no effect without --html",
                 code="no-page",
                 hint="leave --no-texts out, or add --html FILE",
             )

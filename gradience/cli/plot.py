@@ -71,7 +71,7 @@ def plot(settings: PlotSettings) -> None:
     file = output.suffix.lower().removeprefix(".")
     if file not in FILES:
         raise UsageError(
-            f"{output}: not a kind of file that is drawn",
+            f"{output}: unknown file type",
             code="plot-file",
             hint=f"end the name with one of {', '.join(f'.{file}' for file in FILES)}",
         )
@@ -79,7 +79,7 @@ def plot(settings: PlotSettings) -> None:
         raise already_exists(output)
     if width is not None and not NARROWEST <= width <= WIDEST:
         raise UsageError(
-            f"--width {width:g}: not between {NARROWEST:g} and {WIDEST:g} inches",
+            f"--width {width:g}: must be between {NARROWEST:g} and {WIDEST:g} inches",
             code="plot-width",
             hint="a column of a paper is 3 to 3.5 inches wide, a page about 7",
         )
@@ -105,9 +105,9 @@ def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report], *, titl
     if kind == EVOLUTION and audits:
         if len(audits) < len(reports) or len(audits) < 2:
             raise UsageError(
-                "evolution is drawn of two audits or more, or of runs",
+                "evolution needs two or more audits, or a run.jsonl",
                 code="no-plot",
-                hint="name the checkpoints of one run in their order, or a run.jsonl",
+                hint="name the checkpoints of one run in order, or its run.jsonl",
             )
         return evolution_plots(audits)
     if len(reports) == 1:

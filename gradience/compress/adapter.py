@@ -204,7 +204,7 @@ def write_compressed(
         digest = pool.submit(opened.sha256)
         if verify_peft and layout.form is not None:
             raise UsageError(
-                f"{layout.form.words} is written, which PEFT does not load",
+                f"{layout.form.words} would be written, and PEFT does not load that",
                 code="not-peft-format",
                 hint="leave out --verify-peft (Python: verify_peft=), or write PEFT's format: --to peft (Python: to=)",
             )

@@ -77,7 +77,7 @@ def refuse_foreign_files(old: Path, kept: Iterable[str]) -> None:
         raise UsageError(
             f"{old}: holds {listed(foreign)}, which --force would delete",
             code="not-ours",
-            hint="move what is not the adapter's to another place, or choose another --output",
+            hint="move these files elsewhere, or choose another --output",
         )
 
 

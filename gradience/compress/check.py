@@ -164,7 +164,7 @@ def _failed(opened: Adapter, what: str) -> VerificationError:
     return VerificationError(
         f"{opened.location.path}: nothing was written: PEFT does not load the result: {what}",
         code="peft-refuses",
-        hint="report it, please; without --verify-peft (verify_peft=) the folder is written all the same",
+        hint="please report this; without --verify-peft (verify_peft=) the folder is written anyway",
     )
 
 

@@ -88,7 +88,7 @@ def rule_of(encoding: str) -> EncodingRule:
     """Return the rule called `encoding`. Raises UsageError (`unknown-encoding`)."""
     if encoding not in ENCODINGS:
         raise UsageError(
-            f"no encoding is called {encoding!r}",
+            f"unknown encoding {encoding!r}",
             code="unknown-encoding",
             hint=f"use one of {', '.join(ENCODINGS)}",
         )

@@ -348,7 +348,7 @@ def form_of(name: str | None, source: str) -> Form | None:
         return FORMS.get(source)
     if name not in WRITABLE:
         raise UsageError(
-            f"{name!r} is no format that a smaller adapter is written in",
+            f"{name!r} is not a format that compress can write",
             code="unknown-target",
             hint=did_you_mean(name, WRITABLE, f"one of: {', '.join(WRITABLE)}"),
         )

@@ -84,7 +84,7 @@ class SizeSettings:
     suggested: Annotated[str | None, BeforeValidator(_name), Flag("WHICH", values=_suggestions)] = None
     """Ranks that the audit suggests: uniform_median, uniform_p90 or per_layer."""
     reduction: Annotated[Number | None, Flag("F")] = None
-    """Remove the share F of the LoRA parameters with the smallest loss."""
+    """Remove the share F of the LoRA parameters at the smallest error."""
     max_params: Annotated[Integer | None, Flag("N")] = None
     """Keep at most N LoRA parameters."""
     max_bytes: Annotated[Integer | None, Flag("N")] = None
@@ -96,7 +96,7 @@ class SizeSettings:
     plan: Annotated[
         SkipValidation[CompressionPlan | StrPath | None], BeforeValidator(_plan), Flag("FILE")
     ] = None
-    """An earlier plan or its file, as --dry-run --json prints it; its ranks may have been edited."""
+    """Plan, or its file, from --dry-run --json; its ranks may be edited."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -112,7 +112,7 @@ class RankSettings:
     allow_routed: bool = False
     """Predict the KL, and accept --max-kl, also if the base routes tokens to experts."""
     allow_untrained: bool = False
-    """Accept an adapter whose every B·A is 0."""
+    """Accept an untrained adapter (B·A = 0 in every module)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -144,7 +144,7 @@ class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, 
     """Folder of the smaller adapter."""
     _: KW_ONLY
     dry_run: bool = False
-    """Return the plan without writing anything."""
+    """Only plan; write nothing."""
     verify_peft: bool = False
     """Load the result with PEFT before it is put in place (needs PEFT)."""
     documents: Annotated[Documents | None, PythonOnly] = None

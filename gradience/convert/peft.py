@@ -52,7 +52,7 @@ def write_peft(opened: Adapter, folder: Path, base: Path | None = None) -> Writt
     for tensor in _tensors(opened, {note.tensor for note in left_out}):
         if tensor.new in tensors:
             raise InputError(
-                f"{opened.location.path}: {tensors[tensor.new].old[:80]!r} and {tensor.old[:80]!r} are one to PEFT",
+                f"{opened.location.path}: PEFT loads {tensors[tensor.new].old[:80]!r} and {tensor.old[:80]!r} as one",
                 code="same-tensor",
                 hint="name one of several adapters with --adapter, or save it again with PEFT",
             )

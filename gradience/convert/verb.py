@@ -43,7 +43,7 @@ def target_of(name: str) -> OutputFormat:
     """Return the format of this name. Raises UsageError (unknown-target)."""
     if name not in TARGETS:
         raise UsageError(
-            f"{name!r} is no format that is written",
+            f"{name!r} is not a format that convert can write",
             code="unknown-target",
             hint=did_you_mean(name, TARGETS, f"one of: {', '.join(TARGETS)}"),
         )
@@ -70,7 +70,7 @@ def convert_adapter(settings: ConvertSettings) -> ConversionReport:
     chosen = target_of(settings.to)
     if settings.base_model is not None and not chosen.asks_base:
         raise UsageError(
-            f"a base model is given, and {settings.to} does not depend on it",
+            f"--base-model has no effect with --to {settings.to}",
             code="base-not-used",
             hint="leave --base-model out (Python: base_model=)",
         )
@@ -136,7 +136,7 @@ def _check(opened: Adapter, folder: Path, names: Mapping[str, str]) -> None:
     wrong = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     if wrong:
         raise VerificationError(
-            f"{opened.location.path}: nothing was written: {wrong[0][:120]} would be read otherwise than before",
+            f"{opened.location.path}: nothing was written: {wrong[0][:120]} would not be read back unchanged",
             code="conversion-differs",
-            hint="report it, please, with the adapter's config",
+            hint="please report this, with the adapter's config",
         )

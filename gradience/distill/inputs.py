@@ -68,7 +68,9 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
     """
     if not request.lr > 0:
         raise UsageError(
-            f"lr is {request.lr}", code="bad-lr", hint="give --lr a positive number, such as 3e-4"
+            f"--lr {request.lr} is not a positive number",
+            code="bad-lr",
+            hint="give a positive number, such as --lr 3e-4",
         )
     student_path, teacher_path = Path(request.adapter), Path(request.teacher)
     with (
@@ -87,7 +89,7 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
         folder = teacher.location.weights[0].parent
     if params[0] >= params[1]:
         raise UsageError(
-            f"{student_path} has {params[0]:,} LoRA parameters, its teacher {params[1]:,}",
+            f"{student_path} has {params[0]:,} LoRA parameters, but its teacher has {params[1]:,}",
             code="not-smaller",
             hint="give the smaller adapter first, and the original as --teacher",
         )
@@ -95,9 +97,9 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
     rows = len(inputs.rows.all)
     if rows < FEWEST:
         raise UsageError(
-            f"{request.prompts}: {rows} different rows, and distillation needs at least {FEWEST}",
+            f"{request.prompts}: {rows} different rows, but distillation needs at least {FEWEST}",
             code="too-few-rows",
-            hint="give some hundred prompts like those that the adapter will see",
+            hint="give a few hundred prompts like those that the adapter will see",
         )
     return DistillInputs(request, inputs, folder, *digests, *params)
 

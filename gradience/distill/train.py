@@ -245,7 +245,7 @@ def write_distilled(
     named = {name for name in stored if any(part in FACTORS for part in name.split("."))}
     if unlike := sorted(named ^ set(factors)):
         raise InputError(
-            f"{source}: PEFT loads it, but gives factors other names than the file: {unlike[0]}",
+            f"{source}: PEFT loads it, but under other names than the file: {unlike[0]}",
             code="other-names",
             hint="load it with PEFT, save it with save_pretrained(), and distill what that writes",
         )

@@ -40,7 +40,7 @@ class AdapterIdentity:
             if error.code != "not-found":
                 raise
             raise InputError(
-                f"{path}: cannot be read: no such file or folder", code="no-such-adapter", hint=NO_ADAPTER
+                f"{path}: no such file or folder", code="no-such-adapter", hint=NO_ADAPTER
             ) from None
 
 

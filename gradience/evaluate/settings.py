@@ -41,7 +41,7 @@ def options_of(given: Any) -> Any:
         key, sign, value = str(text).partition("=")
         if not sign or not key:
             raise UsageError(
-                f"--option {text}: no KEY=VALUE",
+                f"--option {text}: not KEY=VALUE",
                 code="bad-option",
                 hint="such as --option text_column=review",
             )
@@ -62,7 +62,7 @@ class ExampleSettings:
     """Examples."""
 
     data: Annotated[StrPath | None, Flag("FILE")] = None
-    """Your examples: CSV, TSV or JSON lines. Every row counts."""
+    """Your examples: CSV, TSV or JSON lines. All rows are evaluated."""
     task: Annotated[str | None, Flag("NAME")] = None
     """A task by its name, such as reviews, gsm8k or lm_eval:arc_easy, or a file of your own (`path/to/file.py`, with
     --allow-code)."""
@@ -77,15 +77,15 @@ class ExampleSettings:
     limit: Annotated[Positive | None, Flag("N")] = None
     """Evaluate at most N examples."""
     batch_size: Annotated[Positive | None, Flag("N")] = None
-    """Examples in a batch; by default as many of like length as fit."""
+    """Examples per batch (default: as many of similar length as fit)."""
     max_length: Annotated[Positive | None, Flag("N")] = None
-    """Tokens of a text to label that are read; 512 if it is not given."""
+    """Maximum tokens read of a text to classify (default: 512)."""
     max_new_tokens: Annotated[Positive | None, Flag("N")] = None
-    """Tokens of a generated answer; by default the task's own limit."""
+    """Maximum tokens of a generated answer (default: the task's limit)."""
     engine: Annotated[str, AfterValidator(_engine), Flag("NAME", values=lambda: list(ENGINES))] = (
         "transformers"
     )
-    """Engine that generates answers: transformers, or vllm in a process of its own (--engine-python)."""
+    """Engine that generates answers: transformers, or vllm in a separate process (--engine-python)."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
     """A callback for each stage and batch."""
 

@@ -89,7 +89,7 @@ def choose(
     unusable = f"; {_names(unfit)}: no number for each example" if unfit else ""
     if not known:
         raise InputError(
-            f"{path}: no score of single examples in it{unusable}",
+            f"{path}: it has no per-example scores{unusable}",
             code="log-no-score",
             hint="log a metric that gives one number for each example, such as exact_match or acc",
         )
@@ -106,7 +106,7 @@ def choose(
         raise UsageError(
             f"{path}: several {option}s in it: {listing}",
             code="log-choice",
-            hint=f"choose the one that was planned, such as --{option} {printable(known[0])}",
+            hint=f"choose the planned one, such as --{option} {printable(known[0])}",
         )
     return known[0]
 
@@ -141,13 +141,13 @@ def add(rows: dict[str, Row], row: Row) -> None:
         raise InputError(
             f"{row.place}: the id {row.item.id[:100]!r} occurs twice",
             code="log-duplicate",
-            hint="every example needs an id of its own: repeated runs belong into logs of their own",
+            hint="give every example its own id, and repeated runs their own logs",
         )
     if len(rows) >= MAX_ITEMS:
         raise InputError(
             f"{row.place}: more than {MAX_ITEMS:,} examples",
             code="too-large",
-            hint="split the logs by task, or take a part that was drawn at random, the same of both",
+            hint="split the logs by task, or take the same random sample of both",
         )
     if len(row.scores) > MAX_SCORES:
         raise InputError(

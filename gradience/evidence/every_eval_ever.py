@@ -65,7 +65,7 @@ def read(path: Path, wanted: Wanted) -> Log:
         lower_is_better=lower if isinstance(lower, bool) else None,
         notes=()
         if record
-        else (f"the record of {samples.name} does not lie beside it: settings are not compared",),
+        else (f"the record of {samples.name} is not beside it: settings are not compared",),
     )
 
 
@@ -80,7 +80,7 @@ def _samples_of(path: Path) -> Path:
     samples = path.with_name(named)
     if len(named.encode()) > LONGEST_NAME or not samples.is_file():
         raise InputError(
-            f"{path}: its samples ({samples.name!r:.200}) do not lie beside it",
+            f"{path}: its samples ({samples.name!r:.200}) are not beside it",
             code="log-samples",
             hint="put the JSON lines into the folder of the record; converters write them with --include_samples",
         )
@@ -91,7 +91,7 @@ def _samples_of(path: Path) -> Path:
         and checksum != (actual := sha256_file(samples))
     ):
         raise InputError(
-            f"{path}: it names samples with the sha256 {str(checksum)[:64]}, and those beside it have {actual}",
+            f"{path}: it names samples with the sha256 {str(checksum)[:64]}, but those beside it have {actual}",
             code="log-samples",
             hint="copy both files again, from the same place",
         )
@@ -119,7 +119,7 @@ def _row(place: str, line: Mapping[str, Any]) -> Row:
     key = line.get("sample_id")
     if not isinstance(key, str) or not all(name in line for name in SAMPLE_KEYS):
         raise InputError(
-            f"{place}: no sample of Every Eval Ever (no sample_id)",
+            f"{place}: not an Every Eval Ever sample (no sample_id)",
             code="log-row",
             hint="`every_eval_ever validate` checks the file",
         )

@@ -41,7 +41,7 @@ def read_log(path: Path, wanted: Wanted) -> Log:
         hint = "lm-eval's results hold no examples: name the samples_*.jsonl beside them (--log_samples writes it)"
     elif file.suffix == ".json":
         hint += "; a JSON log of Inspect: `inspect log convert --to eval`"
-    raise InputError(f"{file}: no log that is known here", code="log-format", hint=hint)
+    raise InputError(f"{file}: not a known log format", code="log-format", hint=hint)
 
 
 def _in_folder(folder: Path) -> Path:

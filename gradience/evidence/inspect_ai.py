@@ -39,7 +39,7 @@ def read(path: Path, wanted: Wanted) -> Log:
     with open_archive(path) as archive:
         if "header.json" not in archive.members:
             raise InputError(
-                f"{path}: no header.json in it: the run has not ended",
+                f"{path}: it has no header.json, so the run has not ended",
                 code="log-unfinished",
                 hint="let it end (`inspect eval-retry`), or evaluate again",
             )

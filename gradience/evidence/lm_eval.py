@@ -65,7 +65,7 @@ def _item(place: str, row: Mapping[str, Any]) -> tuple[Item, set[str]]:
     """The example, and the settings that it was generated with, as JSON."""
     if not isinstance(row.get("doc_id"), str | int):
         raise InputError(
-            f"{place}: no sample of lm-eval (no doc_id)",
+            f"{place}: not an lm-eval sample (no doc_id)",
             code="log-row",
             hint="run lm-eval with --log_samples and --output_path, and name its samples_*.jsonl",
         )

@@ -27,7 +27,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise InputError(
                     f"{path}: line {line}: longer than {MAX_LINE:,} bytes",
                     code="log-row",
-                    hint="a log has one example a line",
+                    hint="write one example per line",
                 )
             if text.strip():
                 yield f"{path}: line {line}", json_object(text, f"{path}: line {line}")
@@ -61,5 +61,5 @@ def _bad(place: str, what: str) -> InputError:
     return InputError(
         f"{place}: {what}",
         code="log-row",
-        hint="copy the log again, or let the tool write it again: a log that was cut off is not compared",
+        hint="copy the log again, or rerun the tool: a truncated log is not compared",
     )

@@ -52,7 +52,7 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
     """
     watch, wanted = Stopwatch(settings.command), settings.rank
     if wanted < 1:
-        raise UsageError(f"{wanted} is no rank", code="bad-rank", hint="a whole number from 1, such as 16")
+        raise UsageError(f"{wanted} is not a rank", code="bad-rank", hint="a whole number from 1, such as 16")
     folder, home = Path(settings.output), Path(settings.root)
     options = shared(settings, WriteSettings)
     options |= {
@@ -121,7 +121,7 @@ def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:
     path = PurePosixPath(row.path)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in row.path:
         raise InputError(
-            f"the row of {row.path!r} has a path that is not below its root",
+            f"the row of {row.path!r} has a path outside its root",
             code="bad-row-path",
             hint="measure again with --root DIR, a folder above the adapters",
         )
@@ -138,7 +138,7 @@ def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:
         raise InputError(
             f"{row.path}: lies inside {outer}, another adapter of the fleet",
             code="nested-adapter",
-            hint="compress it by itself: gradience compress ADAPTER --rank K -o DIR",
+            hint=f"compress it separately: gradience compress {row.path} --rank K -o DIR",
         )
     if row.status == "failed" or row.rank is None:
         raise InputError(row.message or "its rank is not known", code=row.error or "no-rank")
@@ -156,9 +156,9 @@ def truncate(row: FleetRow, source: Path, target: Path, rank: int, options: dict
     try:
         if stamp_of(stamped_files(source)) != row.stamp:
             raise InputError(
-                f"{source}: not there, or changed since its row was measured",
+                f"{source}: missing, or changed since it was measured",
                 code="row-outdated",
-                hint="run gradience fleet again; --root says what the paths of the rows are relative to",
+                hint="run gradience fleet again, or give --root, the folder that the paths are relative to",
             )
         report = None if options.get("force") else _earlier(row, target, rank, options)
         status: TruncationStatus = "written" if report is None else "reused"

@@ -56,9 +56,9 @@ def discover(sources: Sequence[Path], *, root: Path, recursive: bool = False) ->
                 paths.setdefault(_name(path, home, root), path)
     if not paths:
         raise InputError(
-            f"{sources[0] if len(sources) == 1 else f'{len(sources)} places'}: no adapters there",
+            f"{sources[0] if len(sources) == 1 else f'{len(sources)} places'}: no adapters found",
             code="no-adapters",
-            hint="give a folder whose folders are adapters, or --recursive to look deeper",
+            hint="give a folder of adapter folders, or add --recursive to search deeper",
         )
     ordered = sorted(paths, key=natural_key)
     return Fleet(tuple(Member(name, paths[name]) for name in ordered), elsewhere)

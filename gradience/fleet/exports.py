@@ -38,7 +38,7 @@ def rows_file_of(output: Path, *, force: bool) -> Path:
     """
     if output.suffix not in (ROWS, CSV, PARQUET):
         raise UsageError(
-            f"{output}: its name says no format",
+            f"{output}: unknown file type",
             code="bad-fleet-output",
             hint="end it in .jsonl, .csv or .parquet",
         )

@@ -30,9 +30,9 @@ class FleetSettings(WorkSettings):
     calibrations: Annotated[
         StrPath | Sequence[StrPath], BeforeValidator(several), Flag("FILE", name="--calibration")
     ] = ()
-    """Predict the KL of this calibration's adapter at lower steps; may be repeated."""
+    """Calibration of one of the adapters: adds its predicted KL at lower ranks; may be repeated."""
     workers: Annotated[Positive | None, Flag("N")] = None
-    """Processes at a time (default: one per processor). The rows do not depend on it."""
+    """Processes at a time (default: one per processor). The rows are the same for any number."""
     executor: Annotated[Literal["ray"] | None, Flag("NAME")] = None
     """ray: measure on the Ray cluster that RAY_ADDRESS names (needs the extra ray)."""
     force: bool = False

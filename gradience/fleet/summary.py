@@ -105,13 +105,13 @@ class Predictions:
             self._calibrations[calibration.report.adapter_sha256] = calibration
 
     def check_used(self, digests: frozenset[str]) -> None:
-        """Raise UsageError (other-calibration) for a calibration of none of these adapters."""
+        """Raise UsageError (other-calibration) for a calibration matches none of these adapters."""
         unused = [str(file) for digest, file in self._files.items() if digest not in digests]
         if unused:
             raise UsageError(
-                f"{listed(unused)}: of none of these adapters",
+                f"{listed(unused)}: matches none of these adapters",
                 code="other-calibration",
-                hint="give calibrations of adapters in the fleet, made from these very weights",
+                hint="give calibrations of adapters in the fleet, made from exactly these weights",
             )
 
     def kl(self, paths: Mapping[str, Path], name: str, sha256: str, rank: int) -> float | None:

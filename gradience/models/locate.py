@@ -52,7 +52,7 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Sour
         return Source(make(), upstream)
     if name.startswith("embedded:"):
         raise UsageError(
-            f"model.name: there is no {name}",
+            f"model.name: no such base model: {name}",
             code="unknown-model",
             hint=f"use {' or '.join(EMBEDDED)}, a hub name or a folder",
         )

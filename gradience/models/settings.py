@@ -31,15 +31,15 @@ class BaseSettings:
     base_model: Annotated[
         str | os.PathLike[str] | None, BeforeValidator(_name), Flag("ID_OR_PATH", "-b", text=True)
     ] = None
-    """A folder, a name on the hub, embedded:minilm or embedded:smollm2; by default what the adapter's config names."""
+    """Folder, hub name, embedded:minilm or embedded:smollm2 (default: the base that the adapter's config names)."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Flag("NAME")] = "auto"
     """Precision of the base's weights."""
     quantization: Annotated[Literal["nf4"] | None, Flag("NAME")] = None
-    """nf4: the base in 4 bits through bitsandbytes, as QLoRA trains on it."""
+    """nf4: load the base in 4 bits with bitsandbytes, as QLoRA does."""
     revision: Annotated[str | None, Flag("COMMIT")] = None
     """Git revision of the base model on the hub."""
     tokenizer: Annotated[Literal["base", "adapter"] | None, Flag("NAME")] = None
-    """Tokenizer and chat template: those of the base or of the adapter; by default the adapter's if it has any."""
+    """Tokenizer and chat template of the base or of the adapter; by default the adapter's, if it has any."""
     device: Annotated[str, Flag("NAME")] = "auto"
     """Device: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
 

@@ -94,7 +94,7 @@ def run_report(
 
 def _outcome(facts: RunFacts) -> tuple[Outcome, str | None]:
     if facts.end is None:
-        return "unfinished", "no end is recorded"
+        return "unfinished", "still running, or killed"
     status, reason = facts.end.text("status"), facts.end.text("reason")
     if status == "error":
         return "error", reason

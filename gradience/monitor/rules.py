@@ -161,7 +161,7 @@ def loss_explosion(run: Run) -> Observations:
         f"the loss reached {top.high:.3g}, {top.high / first:.3g} times the first one",
         evidence("largest loss", top.high, top.high_step) + evidence("first loss", first),
         "high",
-        f"look at the rows that were trained on shortly before step {top.high_step}, and at the learning rate there",
+        f"check the rows used shortly before step {top.high_step}, and at the learning rate there",
         "one row with a wrong label or an extreme value can do this, and so can a step that is too large",
     )
 
@@ -187,7 +187,7 @@ def divergence(run: Run) -> Observations:
         + evidence("lowest loss", low.low, low.low_step)
         + evidence("mean of the last fifth", end, loss.last_step),
         "high" if above_start else "medium",
-        "lower the learning rate (by ten, then look again)",
+        "divide the learning rate by 10 and rerun",
         "a loss that rises and stays up usually comes from steps that are too large",
     )
 
@@ -251,7 +251,7 @@ def still_improving(run: Run) -> Observations:
         + evidence("mean loss, last quarter", after, loss.last_step),
         "medium",
         f"train for more steps (here {loss.last_step}), with a schedule made for them",
-        "a longer training may end lower; ranks and spectra of an unfinished training look smaller",
+        "longer training may reach a lower loss; ranks and spectra of an unfinished run look smaller",
     )
 
 
@@ -276,9 +276,9 @@ def no_evaluation(run: Run) -> Observations:
         "nothing was evaluated during training",
         evidence("logged losses", facts.loss.count, facts.last_step),
         "medium",
-        'hold some rows back: eval_dataset=…, eval_strategy="steps"; if you evaluate afterwards, say so:'
+        'hold out some rows: eval_dataset=…, eval_strategy="steps"; if you evaluate afterwards, say so:'
         ' GradienceCallback(evaluated_by="…")',
-        "without an evaluation nobody can tell learning from memorization",
+        "without an evaluation, learning and memorization look the same",
     )
 
 
@@ -301,8 +301,8 @@ def memorization_gap(run: Run) -> Observations:
                 + evidence("training loss", last.train_loss, last.step)
                 + evidence("threshold", run.gap_threshold),
                 "high" if split.count > 1 else "medium",
-                "train for fewer epochs, or with more or more varied rows",
-                "the model knows its training rows better than the task",
+                "train for fewer epochs, or on more (or more varied) examples",
+                "the model fits its training rows much better than held-out ones",
             )
             return
 
@@ -386,7 +386,7 @@ def kl_runaway(run: Run) -> Observations:
         + (evidence("largest KL", top.high, top.high_step) if top else ()),
         "high" if end >= KL_LOST else "medium",
         "go back to a checkpoint before the KL rose; lower the learning rate or raise beta",
-        "a policy that left the reference without being rewarded for it has drifted, and seldom comes back",
+        "a policy that moves away from the reference without a higher reward has drifted, and seldom recovers",
     )
 
 
@@ -421,7 +421,7 @@ def reward_collapse(run: Run) -> Observations:
         + (evidence("highest logged reward", top.high, top.high_step) if top else ()),
         "high",
         "use a checkpoint from before the fall; lower the learning rate, raise beta or clip gradients",
-        "the policy unlearned what it was rewarded for; where prompts became harder on purpose, compare on old ones",
+        "the policy lost behaviour that was rewarded; if prompts became harder on purpose, compare on earlier ones",
     )
 
 
@@ -458,7 +458,7 @@ def constant_reward(run: Run) -> Observations:
         "high",
         "look at the reward of single completions: prompts may be too hard or too easy, the reward function broken or"
         " too coarse; more generations per prompt help when rewards are rare",
-        "only differences within a group move the policy",
+        "the policy learns only from reward differences within a group",
     )
 
 
@@ -487,16 +487,15 @@ def length_blowup(run: Run) -> Observations:
     at_limit = cut >= CUT if cut is not None else limit is not None and after >= AT_THE_LIMIT * limit
     if not at_limit and _reward_rose(run):
         return
-    why = "and most of them are cut off" if at_limit else "and the reward has not risen with it"
+    why = "and most of them are truncated" if at_limit else "and the reward has not risen with it"
     yield Observation(
         f"completions grew from {before:.0f} to {after:.0f} tokens, {why}",
         evidence("shortest mean length, first quarter", before)
         + evidence("mean length, last fifth", after, length.last_step)
-        + evidence("share cut off at the limit, last fifth", cut),
+        + evidence("share truncated at the limit, last fifth", cut),
         "high" if at_limit else "medium",
-        "read some completions; penalise length, leave out what is cut off (mask_truncated_completions), or allow more"
-        " tokens",
-        "length that brings no reward is drift, and an answer that is cut off cannot be judged",
+        "read completions; penalise length, mask truncated ones (mask_truncated_completions), or allow more tokens",
+        "longer answers without a higher reward are drift, and a truncated answer cannot be judged",
     )
 
 
@@ -519,7 +518,7 @@ def untrained_modules(run: Run) -> Observations:
         f"ΔW is still zero in {untrained} of {counted(modules, 'LoRA module')}",
         evidence("modules with ΔW = 0", untrained, last.step),
         "high",
-        "check whether the forward pass uses these modules and whether gradients reach them",
+        "check that the forward pass uses these modules and that gradients reach them",
         "B starts at zero and moves with the first gradient",
     )
 
@@ -538,7 +537,7 @@ def rank_too_small(run: Run) -> Observations:
         + evidence("median k@90", point.needed_percentile(50), point.step),
         "medium",
         f"try rank {2 * max(point.ranks)} with α = {doubled} and compare the evaluation",
-        "an update that fills its rank may need more; only an evaluation shows whether it does",
+        "an update that fills its rank may need more rank; only an evaluation can tell",
     )
 
 
@@ -556,7 +555,7 @@ def rank_too_large(run: Run) -> Observations:
         + evidence("allocated rank", max(point.ranks)),
         "medium",
         f"audit the adapter; rank {rank} may be enough (retrain or truncate, then evaluate)",
-        "energy is a crude stand-in for importance: a hypothesis, not a verdict",
+        "energy is only a crude proxy for importance, so this is a hypothesis",
     )
 
 
@@ -599,7 +598,7 @@ def learning_rate(run: Run) -> Observations:
         "medium" if setup.hidden_size else "low",
         f"try {rate(reference, 1)}",
         "the best learning rate of LoRA is about ten times that of full fine-tuning and hardly depends on the"
-        " rank while α stays the same",
+        " rank if α stays the same",
     )
 
 

@@ -183,9 +183,9 @@ def distillation_of(asked: EvaluateSettings, prompts: Path) -> tuple[DistillSett
     ids = inputs.rows.prompt_ids(inputs.kind)
     if len(ids) < FEWEST:
         raise UsageError(
-            f"{prompts}: {len(ids)} different rows, and distillation needs at least {FEWEST}",
+            f"{prompts}: {len(ids)} different rows, but distillation needs at least {FEWEST}",
             code="too-few-rows",
-            hint="give some hundred prompts like those that the adapter will see",
+            hint="give a few hundred prompts like those that the adapter will see",
         )
     return distillation, ids
 

@@ -26,7 +26,9 @@ def ranks_of(given: Any) -> tuple[int, ...] | None:
     parts = [part.strip() for part in given.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) < 7 and int(part) for part in parts):
         raise UsageError(
-            f"--ranks {given}: not ranks", code="bad-rank", hint="whole numbers from 1, such as 8,4,2,1"
+            f"--ranks {given}: not a list of ranks",
+            code="bad-rank",
+            hint="whole numbers from 1, such as 8,4,2,1",
         )
     return tuple(map(int, parts))
 
@@ -38,16 +40,16 @@ class ShrinkSettings(BaseSettings, ExampleSettings):
     adapter: Annotated[StrPath, Flag("ADAPTER")]
     """Folder of a LoRA adapter."""
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
-    """Folder of the smaller adapter and its evidence (default: the adapter's name and -shrunk, here).
+    """Folder of the smaller adapter and its evidence (default: ./NAME-shrunk).
 
     With the same folder an interrupted search resumes."""
     _: KW_ONLY
     ranks: Annotated[Sequence[int] | None, BeforeValidator(ranks_of), Flag("RANKS")] = None
-    """Ranks to test, such as 8,4,2,1; by default halvings of the audit's p90 suggestion down to 1."""
+    """Ranks to test, such as 8,4,2,1 (default: the audit's p90 suggestion, halved down to 1)."""
     calibration: CalibrationFile = None
-    """A calibration of this adapter: all candidates keep what matters to the output, at equal sizes."""
+    """Calibration of this adapter: candidates of the same sizes keep the components that matter most to the output."""
     distill_prompts: Annotated[StrPath | None, Flag("FILE")] = None
-    """Rows without labels: the smallest candidate, distilled on them, is one more candidate."""
+    """Rows without labels: adds one candidate, the smallest one distilled on these rows."""
 
     @property
     def folder(self) -> Path:

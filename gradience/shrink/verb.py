@@ -148,8 +148,8 @@ def put_in_place(output: Path, name: str | None, note: Callable[[str], None]) ->
             if target.exists():
                 shutil.rmtree(target)
                 note(
-                    f"{target} is removed: no smaller adapter is shown any more; {output / CANDIDATES}"
-                    " keeps those tested"
+                    f"{target} was removed: no smaller adapter is shown to hold any more; {output / CANDIDATES}"
+                    " holds the tested candidates"
                 )
         return
     source = output / CANDIDATES / name

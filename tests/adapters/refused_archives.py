@@ -70,7 +70,7 @@ def mlx_scale_that_is_a_word(folder):
     return mlx(folder, {"fine_tune_type": "lora", "lora_parameters": {"rank": 4, "scale": "much"}})
 
 
-@refused(CONFIG, "a config of PEFT beside weights of MLX-LM", hint="that mlx-lm wrote")
+@refused(CONFIG, "a PEFT config beside MLX-LM weights", hint="that mlx-lm wrote")
 def mlx_weights_and_a_config_of_peft(folder):
     return mlx(folder, factory.config())
 
@@ -91,7 +91,7 @@ def mlx_weights_that_are_not_there(folder):
     return mlx(folder)
 
 
-@refused("mlx_factors_in_the_file_of_peft", "the name of PEFT's weights", hint="call the weights adapters")
+@refused("mlx_factors_in_the_file_of_peft", "the name of PEFT's weights", hint="rename the weights to adapters")
 def mlx_factors_in_the_file_of_peft(folder):
     tensors = {f"{MODULE}.lora_a": zeros(16, 4), f"{MODULE}.lora_b": zeros(4, 12)}
     return adapter(folder, tensors)

@@ -53,7 +53,7 @@ case(
     b'{"fine_tune_type": "lora", "num_layers": 16, "lora_parameters": {"rank": 8}}',
     "MLX-LM adapter",
     "fine_tune_type",
-    hint="call the weights adapters.safetensors",
+    hint="rename the weights to adapters.safetensors",
 )
 case(
     "adapterhub_config",

@@ -78,7 +78,7 @@ def tar_archive(folder):
     return weights(folder, content.getvalue())
 
 
-@refused(WEIGHTS, "GGUF file", hint="a name that ends in .gguf")
+@refused(WEIGHTS, "GGUF file", hint="ends in .gguf")
 def gguf_under_the_name_of_safetensors(folder):
     return weights(folder, b"GGUF" + (3).to_bytes(4, "little") + bytes(100))
 

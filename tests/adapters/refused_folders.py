@@ -227,7 +227,7 @@ def ia3_as_a_pickle(folder):
     return bare(folder, {"peft_type": "IA3"}, adapter_model__bin=b"\x80\x02")
 
 
-@refused(CONFIG, "the config of an MLX-LM adapter", hint="call the weights adapters.safetensors")
+@refused(CONFIG, "the config of an MLX-LM adapter", hint="rename the weights to adapters.safetensors")
 def weights_of_an_unknown_name_beside_a_config_of_mlx(folder):
     return bare(folder, {"fine_tune_type": "lora"}, weights__safetensors=b"x")
 

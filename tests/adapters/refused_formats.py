@@ -70,12 +70,12 @@ def kohya(alpha: Stored) -> dict[str, Stored]:
     return named(**shapes) | {f"{KOHYA}.alpha": alpha}
 
 
-@refused(str(WEIGHTS), "kohya LoRA", hint="give the file another name")
+@refused(str(WEIGHTS), "kohya LoRA", hint="rename the file")
 def kohya_under_the_name_of_peft(folder):
     return file(folder, str(WEIGHTS), kohya(zeros()))
 
 
-@refused("style.safetensors", "alpha is not one number of a usable size", hint="its scale is")
+@refused("style.safetensors", "alpha is not a single usable number", hint="its scale is")
 def kohya_alpha_that_is_no_number(folder):
     return file(folder, "style.safetensors", kohya(factory.stored(np.array(np.nan, np.float32))))
 
@@ -102,7 +102,7 @@ def diffusers_pickle(folder):
     return folder
 
 
-@refused(str(WEIGHTS), "diffusers LoRA", "unet.", hint="give the file another name")
+@refused(str(WEIGHTS), "diffusers LoRA", "unet.", hint="rename the file")
 def diffusers_under_the_name_of_peft(folder):
     return file(folder, str(WEIGHTS), factors_of(UNET, "lora_A", "lora_B"))
 

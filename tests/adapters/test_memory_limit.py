@@ -223,5 +223,5 @@ def test_a_size(text, size):
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "GB", "1e9", "2 PB", "1,5GB", "9" * 40])
 def test_what_is_no_size(text):
-    with pytest.raises(UsageError, match="is no size"):
+    with pytest.raises(UsageError, match="is not a size"):
         bytes_of(text)

@@ -14,7 +14,7 @@ def test_a_toy_rule_of_check_is_one_function_and_one_line(tmp_path, add, command
         """A rank that cannot be halved."""
         r = need(context.settings.r)
         if r % 2:
-            yield Problem("r", str(r), str(r + 1), f"rank {r} is odd", "half of it is no rank")
+            yield Problem("r", str(r), str(r + 1), f"rank {r} is odd", "half of it is not a rank")
 
     add("rule of check", odd_rank)
     config = tmp_path / "adapter_config.json"
@@ -26,7 +26,7 @@ def test_a_toy_rule_of_check_is_one_function_and_one_line(tmp_path, add, command
     assert seen[8]["passed"][-1] == seen[None]["not_applicable"][-1] == "odd-rank"
     shown = command("check", config, "--verbose", code=1).out
     assert "rank 7 is odd" in shown
-    assert "half of it is no rank" in shown
+    assert "half of it is not a rank" in shown
     assert "arithmetic" in shown
 
 
@@ -53,7 +53,7 @@ def test_a_toy_dialect_of_check_is_one_object_and_one_line(tmp_path, add, comman
     assert findings["unreadable-value"]["where"] == "config.yaml: speed"
     config.write_text("toy: full\nspeed: 2e-4\n")
     shown = command("check", config).out
-    assert "toy: lora, if LoRA is meant" in shown
+    assert "toy: lora, if you want LoRA" in shown
     assert "test: true" in shown
 
 

@@ -101,7 +101,7 @@ def test_a_better_seed_never_turns_a_pass_into_a_fail(net, more):
 
 def test_outcomes_of_seeds_that_were_not_planned_or_of_one_seed_twice_are_a_bug():
     for outcomes in (counts(0, 0, seeds=(1, 1)), counts(0, seeds=(9,))):
-        with pytest.raises(ValueError, match="one outcome a seed"):
+        with pytest.raises(ValueError, match="one outcome per planned seed"):
             verdict_over_seeds(outcomes, (1, 2), Policy())
 
 

@@ -160,7 +160,7 @@ def test_dora_cannot_be_calibrated_and_it_is_said(writer, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "what"),
     [
-        ([{"text": "a b"}] * 9, "1 different rows, and at least 4 are needed"),
+        ([{"text": "a b"}] * 9, "1 different rows, but at least 4 are needed"),
         ([{"prompt": "3"}] * 9, "its rows do not fit"),
         ([{"query": "3"}] * 9, "its first row has query"),
         ([], "has no rows"),

@@ -149,7 +149,7 @@ def test_on_a_terminal_it_is_coloured_fits_and_leaves_no_progress_behind(adapter
         (["A", "-o", "out", "--reduction", "1"], "a reduction of 1.0"),
         (["A", "-o", "out", "--max-params", "5"], "removes every module"),
         (["A", "-o", "out", "--suggested", "mean"], "unknown suggestion 'mean'"),
-        (["A", "-o", "out", "--rank", "4", "--encoding", "zip"], "no encoding is called 'zip'"),
+        (["A", "-o", "out", "--rank", "4", "--encoding", "zip"], "unknown encoding 'zip'"),
         (["A", "-o", "out", "--rank", "4", "--dtype", "float33"], "'float33'"),
         (["A", "-o", "out", "--rank", "4", "--strip", "nonsense"], "'nonsense' in its name, so strip has nothing"),
         (["A", "-o", "out", "--rank", "4", "--allowed-ranks", "4,x"], "--allowed-ranks"),

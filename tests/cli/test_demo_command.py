@@ -9,8 +9,8 @@ from gradience.cli import app, demo
 
 
 def shown_commands(screen):
-    _, _, steps = screen.partition("\nWhat next?\n")
-    return [line[15:] for line in steps.splitlines() if line[15:].startswith("gradience ")]
+    _, _, steps = screen.partition("\nNext steps\n")
+    return [line[16:] for line in steps.splitlines() if line[16:].startswith("gradience ")]
 
 
 def test_its_next_commands_can_be_typed(tmp_path, monkeypatch, capsys):

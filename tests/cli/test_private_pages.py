@@ -95,4 +95,4 @@ def test_leaving_texts_out_of_no_page_is_refused(capsys, tmp_path):
     (tmp_path / "a.csv").write_text("id,score\n1,1\n")
     file = str(tmp_path / "a.csv")
     assert run(["evidence", file, file, "--no-texts"]) == 2
-    assert "about the page of --html" in capsys.readouterr().err
+    assert "no effect without --html" in capsys.readouterr().err

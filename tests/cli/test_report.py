@@ -49,8 +49,8 @@ def test_a_folder_gives_all_its_reports(audit, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("{}", "no report is made of this"),
-        ('{"schema": "gradience.digests/1"}', "no report is made of this"),
+        ("{}", "cannot report on this"),
+        ('{"schema": "gradience.digests/1"}', "cannot report on this"),
         ('{"schema": "gradience.audit/1"}', "an earlier version"),
         ('{"schema": 7}', "this is '7', not Gradience"),
         ("[", "Invalid JSON"),

@@ -221,7 +221,7 @@ HEAD = {"base_model.model.lm_head.weight": np.zeros((3, 8), "<f4")}
         ("gguf", {"ranks": {Q: 4}}, {"num_attention_heads": 4}, "not those of 4 heads"),
         ("gguf", {"ranks": {"lm_head": 4}}, {"tie_word_embeddings": True}, "lm_head is the head and the embedding"),
         ("gguf", {"ranks": {Q: 4}}, None, "no config.json of it"),
-        ("mlx", {"ranks": {Q: 4}}, {}, "does not depend on it"),
+        ("mlx", {"ranks": {Q: 4}}, {}, "has no effect with --to mlx"),
     ],
     ids=["mlx-ranks", "mlx-head", "mlx-tied", "mlx-names", "diffusers-names", "gguf-alpha", "gguf-architecture",
          "gguf-names", "gguf-heads", "gguf-tied-head", "gguf-no-base", "mlx-with-base"],

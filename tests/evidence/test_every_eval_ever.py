@@ -59,7 +59,7 @@ def test_the_samples_may_be_named_instead_of_the_record(tmp_path):
     assert compare_logs(lines("a"), lines("b")).table == compare_logs(record("a"), record("b")).table
     alone = shutil.copy(lines("b"), tmp_path / lines("b").name)
     report = compare_logs(lines("a"), alone)
-    assert any("does not lie beside it" in note for note in report.notes)
+    assert any("is not beside it" in note for note in report.notes)
 
 
 def other_answer(row):
@@ -82,7 +82,7 @@ def lower(content):
         ({"row_change": other_answer}, "24 of 24 examples have another document in B"),
         ({"row_change": other_template}, "24 of 24 examples have another prompt in B"),
         ({"record_change": lower}, "lower is better, says the log of its acc"),
-        ({"row_change": lambda row: row | {"evaluation": {"score": None}}}, "no score of single examples"),
+        ({"row_change": lambda row: row | {"evaluation": {"score": None}}}, "no per-example scores"),
         ({"row_change": lambda row: row | {"sample_id": 3}}, "no sample_id"),
     ],
 )
@@ -109,7 +109,7 @@ def test_another_number_of_few_shot_examples(tmp_path):
 
 def test_samples_that_are_missing_or_others(tmp_path):
     alone = shutil.copy(record("b"), tmp_path / record("b").name)
-    assert "do not lie beside it" in str(refused(record("a"), alone))
+    assert "are not beside it" in str(refused(record("a"), alone))
     write_lines(tmp_path / lines("b").name, rows_of(lines("b"))[:-1])
     error = refused(record("a"), alone)
     assert (error.code, "it names samples with the sha256" in str(error)) == ("log-samples", True)

@@ -143,7 +143,7 @@ def test_the_direction_of_the_log_wins_over_a_slip(tmp_path):
         ("id,score\na,1\nb\n", "line 3: 1 field, but the first line has 2 columns"),
         ("id,score\na,1\nb,good\n", "line 3: no number under 'score'"),
         ("id,score\na,1\nb,nan\n", "nan, which is no score"),
-        ("id,score\na,good\nb,bad\n", "no score of single examples in it; score: no number"),
+        ("id,score\na,good\nb,bad\n", "it has no per-example scores; score: no number"),
         ("id,score\na,1\n", "1 example in them"),
         ('id,score\n"a,1\n', "line 2"),
     ],

@@ -174,7 +174,7 @@ def test_an_adapter_inside_another_is_listed(here):
         ),
         (["zoo/a", "--to-rank", "8", "-o", "out"], "belong to --fleet"),
         (["--rank", "8", "-o", "out"], "no adapter given"),
-        (["--fleet", "fleet.jsonl", "--to-rank", "0", "-o", "out"], "0 is no rank"),
+        (["--fleet", "fleet.jsonl", "--to-rank", "0", "-o", "out"], "0 is not a rank"),
     ],
 )
 def test_usage(here, capsys, arguments, error):

@@ -182,9 +182,9 @@ def test_what_no_list_holds_is_refused(here, content, wrong):
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
-        (["zoo/notes"], 3, "no adapters there"),
+        (["zoo/notes"], 3, "no adapters found"),
         (["zoo", "--root", "zoo/notes"], 2, "not below zoo/notes"),
-        (["zoo", "-o", "fleet.xlsx"], 2, "its name says no format"),
+        (["zoo", "-o", "fleet.xlsx"], 2, "unknown file type"),
     ],
 )
 def test_what_is_refused(here, capsys, arguments, code, error):
@@ -406,7 +406,7 @@ def test_a_calibration_of_no_adapter_is_an_error(here, monkeypatch):
         report = calibration_sample.calibration_report()
 
     monkeypatch.setattr(Calibration, "read", classmethod(lambda cls, path: Read))
-    with pytest.raises(GradienceError, match="of none of these adapters"):
+    with pytest.raises(GradienceError, match="matches none of these adapters"):
         audit_fleet("zoo", calibrations=["c.safetensors"])
 
 

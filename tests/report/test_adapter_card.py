@@ -116,7 +116,7 @@ def test_an_evaluation_of_another_adapter_is_refused_or_left_out(smaller, tmp_pa
     other.write_text(SHRUNK.read_text().replace('"sha256": "', '"sha256": "other'))
     shutil.copytree(smaller, tmp_path / "adapter")
     assert "grade" not in facts(card_of(tmp_path / "adapter"))
-    with pytest.raises(InputError, match="no row about these weights") as caught:
+    with pytest.raises(InputError, match="does not cover these weights") as caught:
         card_of(smaller, read_evaluation(other))
     assert caught.value.code == "other-adapter"
 

@@ -22,7 +22,7 @@ SATURATED = Finding(
     module="model.layers.31.mlp.down_proj",
     message="2 of 224 modules with nearly all of the rank in use (k@90 near r): model.layers.31.mlp.down_proj, "
     "model.layers.30.mlp.down_proj",
-    hint="the rank may be too small for them; a larger probe would tell",
+    hint="the rank may be too small here; try a larger one",
 )
 
 

@@ -405,7 +405,7 @@ def test_the_command_writes_an_svg_and_says_what_is_seen(capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["energy", example_adapter(), "-o", "energy.doc"], 2, "not a kind of file"),
+        (["energy", example_adapter(), "-o", "energy.doc"], 2, "unknown file type"),
         (["energy", example_adapter(), "-o", "x.svg", "--width", "325"], 2, "not between 3 and 40 inches"),
         (["evolution", example_adapter(), "-o", "x.svg"], 2, "two audits or more"),
         (["forest", example_adapter(), "-o", "x.svg"], 2, "no plot of the kind 'forest'"),
@@ -413,7 +413,7 @@ def test_the_command_writes_an_svg_and_says_what_is_seen(capsys):
         (
             ["energy", example_adapter() / "adapter_config.json", "-o", "x.svg"],
             3,
-            "no report is made of this kind",
+            "cannot report on this kind",
         ),
         (["energy", example_adapter() / "README.md", "-o", "x.svg"], 3, "Invalid JSON"),
     ],

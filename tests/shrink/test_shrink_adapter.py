@@ -200,7 +200,7 @@ def test_nothing_shown_leaves_no_adapter_and_says_what_could_be_shown(folder, tm
     assert (shrink(folder, output).smallest, (output / "adapter").is_dir()) == ("rank1", True)
     watcher = Notes()
     report = shrink(folder, output, margin="0.5", watcher=watcher)
-    assert any("adapter is removed: no smaller adapter is shown" in note for note in watcher.notes)
+    assert any("adapter was removed: no smaller adapter is shown" in note for note in watcher.notes)
     first = report.candidates[0]
     assert (report.smallest, report.smallest_sha256, (output / "adapter").exists()) == (None, None, False)
     assert first.status in ("inconclusive", "worse")

@@ -44,7 +44,7 @@ from gradience.training.settings import LoraSettings, TrainSettings
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
-        raise ValueError("lists a seed twice, so one run would be counted twice")
+        raise ValueError("lists a seed twice, which would count one run twice")
     return seeds
 
 

@@ -114,7 +114,7 @@ def _model(settings: ModelSettings, preview: Preview) -> Any:
     if name.startswith("embedded:"):
         if name not in EMBEDDED:
             raise InputError(
-                f"model.name: there is no {name}",
+                f"model.name: no such base model: {name}",
                 code="unknown-model",
                 hint=f"use {' or '.join(EMBEDDED)}, a hub name or a folder",
             )

@@ -230,7 +230,7 @@ def _unpack(folder: Path, files: Iterable[tuple[str, np.ndarray[Any, np.dtype[np
             continue
         if sha256_file(path) != known.sha256:
             raise InputError(
-                f"{path}: changed in transit",
+                f"{path}: changed during the transfer",
                 code="stage-damaged",
                 hint="run the same command again: finished stages are kept",
             )

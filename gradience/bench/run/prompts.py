@@ -176,7 +176,7 @@ def distill_variant(
     inputs = distillation.prompts.inputs(before, before.parent, source.seed)
     if len(inputs.rows.all) < FEWEST:
         raise UsageError(
-            f"{len(inputs.rows.all)} different training prompts, and distillation needs at least {FEWEST}",
+            f"{len(inputs.rows.all)} different training prompts, but distillation needs at least {FEWEST}",
             code="too-few-rows",
             hint="train on more examples, or remove distill from compression.arms",
         )

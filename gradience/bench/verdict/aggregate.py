@@ -142,13 +142,13 @@ def check_together(benches: Sequence[Bench], sources: Sequence[str]) -> None:
             raise InputError(
                 f"{there}: not the same protocol as {here}: {difference}",
                 code="bench-mismatch",
-                hint="seeds are counted together only when nothing but the seed differs",
+                hint="seeds are counted together only if nothing else differs",
             )
         if same := _same_start(a, b):
             raise InputError(
                 f"{there}: not independent of {here}: {same} although the seeds differ",
                 code="bench-not-independent",
-                hint="these are one run under two names: train again, from a seed that is really set",
+                hint="this is one run under two names: train again with the seed set",
             )
 
 

@@ -86,7 +86,7 @@ class Outcome:
             sizes: tuple[int, int] = _TWO_SIZES.validate_json(read_file(path, MAX_SETTINGS_BYTES))
         except ValidationError:
             raise InputError(
-                f"{path}: not two numbers of parameters",
+                f"{path}: does not give two parameter counts",
                 code="artifact-invalid",
                 hint="make it again: gradience bench run with the same --config and --output",
             ) from None

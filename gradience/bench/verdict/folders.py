@@ -49,9 +49,9 @@ def find_benches(folders: Sequence[Path]) -> list[Path]:
             )
     if not paths:
         raise InputError(
-            f"{folders[0]}: planned, and no seed has a result yet",
+            f"{folders[0]}: no planned seed has a result yet",
             code="bench-not-found",
-            hint="run it to its end with `gradience bench run`",
+            hint="finish it with `gradience bench run`",
         )
     return paths
 

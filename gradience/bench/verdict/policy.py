@@ -107,7 +107,7 @@ def verdict_over_seeds(outcomes: Sequence[SeedOutcome], planned: Sequence[int], 
     """
     by_seed = {outcome.seed: outcome for outcome in outcomes}
     if len(by_seed) < len(outcomes) or not by_seed.keys() <= set(planned) or not planned:
-        raise ValueError("one outcome a seed, of planned seeds only")
+        raise ValueError("give one outcome per planned seed")
     rows = [by_seed.get(seed, SeedOutcome(seed, "ERROR")) for seed in planned]
     if all(row.n == 0 and row.status == "SKIPPED" for row in rows):
         return Verdict("SKIPPED", tuple(dict.fromkeys(row.why for row in rows if row.why)))

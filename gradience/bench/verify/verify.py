@@ -126,7 +126,7 @@ def verify_run(
         raise InputError(f"{folder}: no such folder", code="not-a-run", hint="name the folder of a run")
     if (folder / PLAN).is_file() and b'"gradience.shrink_plan/' in read_file(folder / PLAN, MAX_DATA_BYTES):
         raise InputError(
-            f"{folder}: not a run of Bench: its {PLAN} is of `gradience shrink`",
+            f"{folder}: this is the output of gradience shrink, not a Bench run",
             code="not-a-run",
             hint="name the output folder of `gradience bench run`",
         )

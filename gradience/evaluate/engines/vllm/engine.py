@@ -326,7 +326,7 @@ class VllmEngine(Engine):
         longest = max(map(sum, zip(map(len, rows), more or [0] * len(rows), strict=True)))
         if longest > self._longest:
             raise InputError(
-                f"{longest} tokens in a sequence, and vLLM holds {self._longest} here",
+                f"{longest} tokens in a sequence, but vLLM has memory for {self._longest}",
                 code="engine-context",
                 hint="lower max_new_tokens or max_length, or use the engine transformers",
             )
