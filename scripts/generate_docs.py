@@ -41,6 +41,7 @@ def documents() -> dict[Path, str]:
     exit_codes = DOCS / "reference" / "exit_codes.md"
     reference = DOCS / "reference" / "files.md"
     runtimes = DOCS / "runtimes.md"
+    ran = DOCS / "results" / "runtimes.md"
     reliability = DOCS / "reliability.md"
     config = DOCS / "reference" / "configs.md"
     runs = runs_text()
@@ -55,11 +56,8 @@ def documents() -> dict[Path, str]:
         ),
         DOCS.parent / "gradience" / "runtimes" / RUNS.name: runs,
         reliability: replace_block(reliability.read_text(encoding="utf-8"), "figures", hostile_table()),
-        runtimes: replace_block(
-            replace_block(runtimes.read_text(encoding="utf-8"), "encodings", runtime_table(records)),
-            "ran",
-            ran_table(records),
-        ),
+        runtimes: replace_block(runtimes.read_text(encoding="utf-8"), "encodings", runtime_table(records)),
+        ran: replace_block(ran.read_text(encoding="utf-8"), "ran", ran_table(records)),
         config: replace_block(
             replace_block(
                 replace_block(config.read_text(encoding="utf-8"), "keys", config_keys()),

@@ -1,4 +1,4 @@
-"""The tables of docs/runtimes.md that follow from the runs: what was run, and ways to write an adapter."""
+"""The tables of docs/runtimes.md and docs/results/runtimes.md: ways to write an adapter, and what was run."""
 
 from __future__ import annotations
 

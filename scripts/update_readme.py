@@ -24,6 +24,8 @@ from gradience.cli.app import main as main_of_gradience
 from gradience.reports.base.numbers import percent, plural
 from gradience.reports.base.report import Report
 from gradience.reports.bench import BenchAggregate, mean_percent, points, status_of
+from gradience.reports.calibration import CalibrationReport
+from gradience.reports.distill import DistillReport
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.fleet import FleetReport
 from gradience.reports.fleet_compression import FleetCompression
@@ -31,6 +33,7 @@ from gradience.reports.shrink import ShrinkReport
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = "gradience/examples/minilm-reviews-r8"
+FOREIGN = "tests/adapters/foreign/diffusers"
 RUN = "benchmarks/results/minilm_reviews_demo"
 AUDIT = "audit ./adapter"
 PICTURE = Path("docs") / "audit.svg"
@@ -38,7 +41,7 @@ PICTURE_WIDTH = 84
 PICTURE_SECTIONS = ("Use of rank", "Suggested ranks", "Map of modules")
 BENCH_RESULTS = Path("benchmarks") / "results" / "minilm_reviews" / "bench_aggregate.json"
 BENCH_ROWS = {
-    "per_layer.truncate": "the probe truncated, each module to a rank of its own",
+    "per_layer.truncate": "the probe truncated, each module to its own rank",
     "uniform_median.truncate": "the probe truncated, all modules to one rank",
     "uniform_median": "retrained at that rank",
     "random_directions": "control, must fail: the same ranks in random directions",
@@ -53,8 +56,8 @@ class Shown(NamedTuple):
 
     sections: headings of the sections that are shown below the title, all of them where none is named.
     before: commands that must run first.
-    scratch: run in an empty folder with the example adapter in it, also as `adapter` and `my_adapter`, and a run of
-    Bench as `published`; else in the repository.
+    scratch: run in a folder with the example adapter as `adapter` and `my_adapter`, a run of Bench as `published`, an
+    adapter of diffusers as `diffusers_adapter` and three rows as `reviews.csv`; else in the repository.
     """
 
     page: str
@@ -99,6 +102,8 @@ KEPT = (
     Kept("docs/evaluate.md", "lm_eval_chosen", "smollm2_lm_eval/chosen.json", ("Candidates",)),
     Kept("docs/evaluate.md", "lm_eval_ended", "smollm2_lm_eval/ended.json", ("Candidates",)),
     Kept("docs/evaluate.md", "lm_eval_read", "smollm2_lm_eval/read.json"),
+    Kept("docs/calibrate.md", "calibrate", "minilm_prompts/calibrate.json"),
+    Kept("docs/distill.md", "distill", "minilm_prompts/distill_report.json"),
     Kept("docs/shrink.md", "shrink", "minilm_shrink/shrink.json"),
     Kept(
         "docs/shrink.md",
@@ -113,8 +118,6 @@ KEPT = (
         ("Server memory", "Lowering max_lora_rank"),
     ),
     Kept(QUESTIONS, "truncated", "fleet_probes/fleet_compression.json"),
-    Kept(QUESTIONS, "anything", "smollm2_evaluation/arithmetic.json", ("Gain of probe",)),
-    Kept(QUESTIONS, "which-rank", "minilm_shrink/shrink.json", ("Candidates",)),
 )
 SCREENS: Mapping[str, type[Report]] = {
     **dict.fromkeys(
@@ -129,11 +132,18 @@ SCREENS: Mapping[str, type[Report]] = {
         ),
         EvaluationReport,
     ),
+    "calibrate.json": CalibrationReport,
+    "distill_report.json": DistillReport,
     "shrink.json": ShrinkReport,
     "fleet.json": FleetReport,
     "fleet_compression.json": FleetCompression,
 }
 """Name of a kept file -> its report."""
+REVIEWS = """text,label
+"A moving film, and never dull.",positive
+Two hours that I will not get back.,negative
+"The cast is good, the plot is not.",negative
+"""
 SMALLER = "compress my_adapter --rank 4 --output smaller"
 WIDE = "compress my_adapter --rank 8 --dtype F32 --output wide"
 SPACE = ("Disk space",)
@@ -144,18 +154,18 @@ FLEET = (
     "compress my_adapter --rank 1 --output adapters/reviews-rank1",
 )
 PAGES = (
-    Shown(
-        "docs/quickstart.md",
-        "audit",
-        "audit my_adapter",
-        ("Use of rank", "Suggested ranks"),
-    ),
     Shown("docs/quickstart.md", "compress", SMALLER, ("Size", "Error")),
     Shown("docs/audit.md", "audit", f"audit {EXAMPLE}", scratch=False),
     Shown("docs/formats.md", "formats", "audit tests/adapters/foreign/mlx", ("Completeness",), scratch=False),
     Shown("docs/compress.md", "plan", "compress my_adapter --rank 4 --dry-run"),
     Shown("docs/runtimes.md", "compressed", SMALLER, ("Runtime support",)),
     Shown("docs/compare.md", "compare", "compare my_adapter smaller", before=(SMALLER,)),
+    Shown("docs/convert.md", "convert", "convert diffusers_adapter as_peft"),
+    Shown(
+        "docs/tasks.md",
+        "preview",
+        "evaluate my_adapter --base-model embedded:minilm --data reviews.csv --preview",
+    ),
     Shown("docs/fleet.md", "fleet", "fleet adapters -o fleet.jsonl", before=FLEET),
     Shown(
         "docs/evidence.md",
@@ -188,13 +198,6 @@ PAGES = (
         "compress wide --rank 8 --dtype BF16 --output narrow",
         ("Size",),
         before=(WIDE,),
-    ),
-    Shown(
-        QUESTIONS,
-        "different",
-        "evidence examples/evidence/probe.csv examples/evidence/truncated.csv",
-        ("Result", "Difference"),
-        scratch=False,
     ),
     Shown(
         QUESTIONS,
@@ -237,6 +240,9 @@ def in_scratch(command: str, before: Sequence[str] = (), *, colour: bool = False
             shutil.copytree(ROOT / EXAMPLE, folder / place)
         if "published" in command:
             shutil.copytree(ROOT / RUN, folder / "published")
+        if "diffusers_adapter" in command:
+            shutil.copytree(ROOT / FOREIGN, folder / "diffusers_adapter")
+        (folder / "reviews.csv").write_text(REVIEWS, encoding="utf-8")
         for earlier in before:
             output_of(earlier, folder)
         return output_of(command, folder, colour=colour)

@@ -260,8 +260,8 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
             code="init-subtracted",
             severity="info",
             message=(
-                f"initialised with {facts.started}: the audit covers the difference to the initial adapter, a plain LoRA "
-                f"of twice the rank for the unmodified base{rounding if facts.started == 'loftq' else ''}"
+                f"initialised with {facts.started}: the audit covers the difference to the initial adapter, a plain "
+                f"LoRA of twice the rank for the unmodified base{rounding if facts.started == 'loftq' else ''}"
             ),
         )
     init = facts.config.init.lower() if facts.config else "true"

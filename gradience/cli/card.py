@@ -22,14 +22,14 @@ class CardSettings:
     """Folder of a LoRA adapter."""
     _: KW_ONLY
     evaluation: Annotated[StrPath | None, Flag("FILE")] = None
-    """An evaluation.json or shrink.json (default: that of this adapter, in its folder or above)."""
+    """An evaluation.json or shrink.json (default: this adapter's, in its folder or above)."""
     dry_run: bool = False
     """Print the block and write nothing."""
 
 
 def card(settings: CardSettings, out: JsonOutput) -> None:
-    """Writes a block into ADAPTER/README.md: ranks, energy, the evaluation with its interval and grade, digests, and how
-    PEFT and vLLM load the adapter. An earlier block is replaced; the rest of the file does not change.
+    """Writes a block into ADAPTER/README.md: ranks, energy, the evaluation with its interval and grade, digests, and
+    how PEFT and vLLM load the adapter. An earlier block is replaced; the rest of the file does not change.
 
     Examples:
 

@@ -15,7 +15,6 @@ import numpy as np
 from gradience.adapters.adapter import BASE_REASON, Adapter, LoraPair, SkippedTensor
 from gradience.adapters.config import initialisation_of
 from gradience.adapters.diffusers import ALPHA_REASON, METADATA, NAME, configs_of, part_of, part_of_all
-from gradience.adapters.formats import words_of
 from gradience.adapters.keys import Side, ends_with, is_split_expert
 from gradience.adapters.mlx import FINAL, read_settings
 from gradience.adapters.tensors import DType, Words
@@ -92,13 +91,16 @@ def encode_for(form: Form | None, targets: Sequence[Target], encoding: Encoding 
 
 
 def not_held(opened: Adapter, form: str, what: str, hint: str) -> InputError:
-    """The error for what the format `form` cannot hold of an adapter."""
-    source = words_of(opened.format)
+    """Return the error for a part of an adapter that the format `form` cannot hold."""
     return InputError(
-        f"{opened.location.path}: {source if source == form else f'{source} as {form}'}: {what}",
-        code="not-in-format",
-        hint=hint,
+        f"{opened.location.path}: cannot be written as {form}: {what}", code="not-in-format", hint=hint
     )
+
+
+def rewriting(opened: Adapter, options: str) -> str:
+    """Return the command that writes an adapter again at its own ranks, with other options of compress."""
+    rank = max((pair.rank for pair in opened.pairs), default=1)
+    return f"gradience compress {opened.location.path} --rank {rank} {options} --output NEW"
 
 
 def refuse_beside(opened: Adapter, form: str) -> tuple[SkippedTensor, ...]:
@@ -180,8 +182,7 @@ def no_place(opened: Adapter, form: str, note: SkippedTensor) -> InputError:
         opened,
         form,
         f"it has no place for {note.tensor[:120]} ({note.reason})",
-        "leave it out, where the adapter may do without: gradience compress ADAPTER --rank R --strip NAME "
-        "--output NEW; PEFT's format holds it",
+        f"leave it out, if the adapter works without it: {rewriting(opened, '--strip NAME')}; PEFT's format holds it",
     )
 
 
@@ -191,8 +192,8 @@ def refuse_type(opened: Adapter, form: Form, module: str, dtype: DType) -> None:
         raise not_held(
             opened,
             form.words,
-            f"{module} is stored as {dtype.name}, and {form.words} has {', '.join(sorted(form.dtypes))}",
-            "gradience compress ADAPTER --rank R --dtype F32 --output NEW stores it so",
+            f"{module} is stored as {dtype.name}, but {form.words} has only {', '.join(sorted(form.dtypes))}",
+            f"change the type first: {rewriting(opened, '--dtype F32')}",
         )
 
 
@@ -220,7 +221,7 @@ class MlxForm(Form):
             raise not_held(
                 opened,
                 self.words,
-                f"what mlx-lm calls {name} is not known (known are model.layers.N.…, model.embed_tokens and lm_head)",
+                f"mlx-lm has no known name for {name} (known: model.layers.N.…, model.embed_tokens, lm_head)",
                 "leave it out of the adapter, or train it with mlx-lm",
             )
         return name
@@ -242,10 +243,10 @@ class MlxForm(Form):
                 raise not_held(
                     opened,
                     self.words,
-                    f"it has one rank and one scale, and {first.name} has rank {first.rank} and scale "
-                    f"{first.scale:g}, {module.name} rank {module.rank} and scale {module.scale:g}",
-                    "bring them to one first: gradience compress ADAPTER --rank R --encoding padded --output NEW; "
-                    "PEFT's format holds several: --to peft",
+                    f"it has one rank and one scale, but {first.name} has rank {first.rank} and scale {first.scale:g}, "
+                    f"and {module.name} has rank {module.rank} and scale {module.scale:g}",
+                    f"pad them to one rank first: {rewriting(opened, '--encoding padded')}; PEFT's format holds "
+                    "several: --to peft",
                 )
         convolution = next((pair.module for pair in opened.pairs if pair.kind == "conv"), None)
         if convolution is not None:
@@ -293,7 +294,7 @@ class DiffusersForm(Form):
             raise not_held(
                 opened,
                 self.words,
-                f"{name} is no module of a UNet or a transformer of diffusers (down_blocks.…, transformer_blocks.…)",
+                f"{name} is not a module of a UNet or a transformer of diffusers (down_blocks.…, transformer_blocks.…)",
                 "load it into its own model with PEFT, and save it with the pipeline's save_lora_weights",
             )
         return part + name

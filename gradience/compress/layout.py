@@ -309,7 +309,7 @@ def _refuse_adapter(
     unwritable = SEVERAL if opened.format == "diffusers" else opened.unwritable
     if unwritable is not None and form is None:
         raise InputError(
-            f"{path}: {words_of(opened.format)} as PEFT LoRA: {unwritable}",
+            f"{path}: {words_of(opened.format)} cannot be written as PEFT LoRA: {unwritable}",
             code="read-only",
             hint="audit and compare it as it is; a smaller one must be made with its own library, or with PEFT",
         )

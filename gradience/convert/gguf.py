@@ -18,7 +18,7 @@ from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.families import layer_of
 from gradience.adapters.gguf import ARCHITECTURES, heads_of, llama_cpp_name
 from gradience.arguments import is_integer
-from gradience.compress.forms import not_held, refuse_beside
+from gradience.compress.forms import not_held, refuse_beside, rewriting
 from gradience.convert.written import Written
 from gradience.digests import sha256_file
 from gradience.errors import InputError, require
@@ -26,11 +26,6 @@ from gradience.runtimes.architecture import model_config_of
 
 WORDS = "GGUF LoRA"
 NAME = "adapter.gguf"
-_ONE = (
-    "bring them to one first: gradience compress ADAPTER --rank R --encoding padded --output NEW; "
-    "PEFT's format holds several"
-)
-
 
 _TIED = {"token_embd": "aborts when it computes with it", "output": "does not load it"}
 
@@ -91,6 +86,9 @@ def write_gguf(opened: Adapter, folder: Path, base: Path | None) -> Written:
 
 def _alpha(opened: Adapter) -> float:
     """s·r, which must be the same for all. Raises InputError (not-in-format)."""
+    hint = (
+        f"pad them to one rank first: {rewriting(opened, '--encoding padded')}; PEFT's format holds several"
+    )
     alphas = {pair.module: opened.scale_of(pair) * pair.rank for pair in opened.pairs}
     first, alpha = next(iter(alphas.items()))
     for module, other in alphas.items():
@@ -98,12 +96,12 @@ def _alpha(opened: Adapter) -> float:
             raise not_held(
                 opened,
                 WORDS,
-                f"it has one α for all, and {first} has α {alpha:g}, {module} α {other:g} (scale times rank)",
-                _ONE,
+                f"it has one α for all, but {first} has α {alpha:g} and {module} α {other:g} (scale times rank)",
+                hint,
             )
     if alpha == 0 or not math.isclose(float(np.float32(alpha)), alpha, rel_tol=1e-6):
         raise not_held(
-            opened, WORDS, f"{first} has α {alpha:g}, and llama.cpp takes 0 for a scale of 1", _ONE
+            opened, WORDS, f"{first} has α {alpha:g}, and llama.cpp takes 0 for a scale of 1", hint
         )
     return alpha
 
@@ -154,7 +152,7 @@ def _names(opened: Adapter, config: Mapping[str, Any]) -> dict[str, str]:
             raise not_held(
                 opened,
                 WORDS,
-                f"{module} is the head and the embedding of this base model at once (tie_word_embeddings), and"
+                f"{module} is both head and embedding of this base model (tie_word_embeddings), and"
                 " llama.cpp as of llama-cpp-python 0.3.36 " + _TIED[name],
                 "merge the adapter into the base with PEFT (merge_and_unload), and convert that",
             )
@@ -198,8 +196,8 @@ def _type(opened: Adapter, pair: LoraPair, library: Any) -> Any:
         raise not_held(
             opened,
             WORDS,
-            f"{pair.module} is stored as {' and '.join(sorted(types))}, and written are F32, F16 or BF16",
-            "gradience compress ADAPTER --rank R --dtype F32 --output NEW stores it so",
+            f"{pair.module} is stored as {' and '.join(sorted(types))}, but GGUF holds F32, F16 or BF16 here",
+            f"change the type first: {rewriting(opened, '--dtype F32')}",
         )
     return library.GGMLQuantizationType[types.pop()]
 

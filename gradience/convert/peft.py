@@ -43,7 +43,7 @@ def write_peft(opened: Adapter, folder: Path, base: Path | None = None) -> Writt
             opened,
             "PEFT LoRA",
             opened.unwritable,
-            "audit and compare it as it is: every verb that only reads takes it",
+            "audit and compare it as it is",
         )
     if opened.format == "mlx":
         refuse_tied_embedding(opened, "PEFT LoRA")

@@ -91,7 +91,9 @@ def mlx_weights_that_are_not_there(folder):
     return mlx(folder)
 
 
-@refused("mlx_factors_in_the_file_of_peft", "the name of PEFT's weights", hint="rename the weights to adapters")
+@refused(
+    "mlx_factors_in_the_file_of_peft", "the name of PEFT's weights", hint="rename the weights to adapters"
+)
 def mlx_factors_in_the_file_of_peft(folder):
     tensors = {f"{MODULE}.lora_a": zeros(16, 4), f"{MODULE}.lora_b": zeros(4, 12)}
     return adapter(folder, tensors)

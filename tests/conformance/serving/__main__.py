@@ -5,7 +5,7 @@
 
 For each architecture: makes a tiny random model and adapters for it, asks PEFT here and the runtime in its own
 environment for the log-probabilities after a few prompts, compares, and writes docs/conformance/*.json and a table in
-docs/runtimes.md. What a runtime refuses is a result. Exit code 1 where something was loaded and is neither PEFT's
+docs/results/runtimes.md. What a runtime refuses is a result. Exit code 1 if something was loaded and is neither PEFT's
 answer nor explained by the scale that the runtime is said to use. (`make conformance-vllm` and
 `make conformance-llama-cpp`; then `make docs`, which renews what the verdicts rest on.)
 """

@@ -1,4 +1,4 @@
-"""What a run found, as docs/conformance/*.json and as a table in docs/runtimes.md. Pure, but for `write`."""
+"""What a run found, as docs/conformance/*.json and as a table in docs/results/runtimes.md. Pure, but for `write`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conformance.serving.compare import MOVES, TOLERANCE, Compared
 from conformance.serving.served import Asked
 
 FOLDER = Path("docs/conformance")
-DOCUMENT = Path("docs/runtimes.md")
+DOCUMENT = Path("docs/results/runtimes.md")
 HERE = ("peft", "transformers", "torch", "gradience")
 Row = Mapping[str, Any]
 LONGEST_WORDS = 400

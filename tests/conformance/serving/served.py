@@ -55,7 +55,7 @@ class Served(NamedTuple):
 class Server(Protocol):
     """A runtime under test.
 
-    name: as in `gradience.runtimes`.   slug: of the JSON file and of the block in docs/runtimes.md.
+    name: as in `gradience.runtimes`.   slug: of the JSON file and of the block in docs/results/runtimes.md.
     scale: the one that it gives a module.   claims: it is asked about adapters that only claim something.
     """
 
