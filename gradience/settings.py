@@ -236,7 +236,8 @@ def _keywords(kind: Any) -> Iterator[str]:
         yield f"{name}: {text[:1].lower()}{text[1:]}"
 
 
-def parameters_of(kind: Any) -> dict[str, Parameter]:
+@cache
+def parameters_of(kind: Any) -> Mapping[str, Parameter]:
     """Return the parameters of a settings model by name, those that need no keyword first."""
     hints = get_type_hints(kind)
     defaults = {

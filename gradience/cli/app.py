@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import signal
@@ -11,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from importlib.resources import files
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -109,6 +109,8 @@ class LazyVerbs(Mapping[str, Any]):
 
 def glossary() -> list[list[str]]:
     """Return the rows of the glossary, each a term, its meaning and the words that it replaces."""
+    from importlib.resources import files
+
     page = files("gradience.cli").joinpath("glossary.md").read_text(encoding="utf-8")
     rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in row] for row in rows[1:]]
@@ -320,6 +322,7 @@ def main() -> NoReturn:
     if code in (ExitCode.OUTPUT, ExitCode.PIPE_CLOSED):
         # What is still buffered cannot be written either; without this the interpreter would fail on it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    gc.freeze()  # the system takes back the memory; a last search for garbage would take a tenth of an audit
     sys.exit(int(code))
 
 
