@@ -57,10 +57,13 @@ def shrink(settings: ShrinkSettings, plan: DryRun, code: CodeSettings, out: Text
 
 
 def code_of(report: ShrinkReport) -> ExitCode:
-    """Return 4 if a candidate could not be evaluated, 0 if one is shown to hold, 1 if the first is worse, else 8."""
+    """Return 4 if a candidate could not be evaluated, 0 if one is shown to hold, 1 if the first is worse, else 8.
+
+    If the plan was changed after the first answers, what is shown is exploratory: 8.
+    """
     statuses = {candidate.status for candidate in report.candidates}
     if "not evaluated" in statuses:
         return ExitCode.INCOMPLETE
     if report.smallest is not None:
-        return ExitCode.DONE
+        return ExitCode.INCONCLUSIVE if report.plan.changes else ExitCode.DONE
     return ExitCode.GATE_FAILED if "worse" in statuses else ExitCode.INCONCLUSIVE

@@ -33,11 +33,18 @@ class Kept:
             folder.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, KeptFile] = {}
         self._budget: KeptBudget | None = None
+        self.plan: str | None = None
+        """Digest of the plan that these records answer."""
         try:
             manifest = KeptRecords.read(folder / MANIFEST)
         except InputError:  # none yet, or none that this version reads
             return
-        self._files, self._budget = dict(manifest.files), manifest.budget
+        self._files, self._budget, self.plan = dict(manifest.files), manifest.budget, manifest.plan
+
+    def bind(self, plan: str) -> None:
+        """Save the digest of the plan beside the records."""
+        self.plan = plan
+        self._write()
 
     def budget(self, depends: Mapping[str, Any]) -> int | None:
         """Return the cached batch size in tokens for these inputs, if there is one."""
@@ -91,7 +98,7 @@ class Kept:
         self._write()
 
     def _write(self) -> None:
-        KeptRecords(files=self._files, budget=self._budget).save(self.folder / MANIFEST)
+        KeptRecords(files=self._files, budget=self._budget, plan=self.plan).save(self.folder / MANIFEST)
 
 
 def _key(depends: Mapping[str, Any]) -> str:

@@ -362,9 +362,11 @@ class KeptBudget(Part):
 class KeptRecords(Artifact):
     """`records/manifest.json`: the records that can be reused."""
 
-    schema_: Literal["gradience.kept_records/1"] = Field(default="gradience.kept_records/1", alias="schema")
+    schema_: Literal["gradience.kept_records/2"] = Field(default="gradience.kept_records/2", alias="schema")
     files: dict[PlainName, KeptFile]
     """File name -> key and digest."""
+    plan: str | None = None
+    """sha256 of the plan.json that was fixed before the first answer; null for an evaluation, which has none."""
     budget: KeptBudget | None = None
     """Null if a number of examples was given."""
 

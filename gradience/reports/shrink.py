@@ -439,9 +439,9 @@ def _answer(report: ShrinkReport) -> Note:
     details: list[Inline] = []
     if shown.result is not None and shown.result.adjusted_p is not None:
         p = probability(shown.result.adjusted_p)
-        details.append(f"Grade B ({p}, the largest p-value down to this candidate)")
+        details.append(f"Grade {shown.result.grade} ({p}, the largest p-value down to this candidate)")
         details.append(f"Written to adapter/ (sha256 {(report.smallest_sha256 or '')[:12]}…)")
-    return Note("good", report.sentence, details)
+    return Note("unknown" if report.plan.changes else "good", report.sentence, details)
 
 
 def distance_blocks(report: ShrinkReport) -> list[Block]:

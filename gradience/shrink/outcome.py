@@ -36,6 +36,7 @@ STATUSES: dict[str | None, TestedStatus] = {
     "X": "not evaluated",
 }
 """Grade -> status of a candidate."""
+EXPLORATORY = "exploratory, because the choice was made after looking at answers"
 
 
 def report_of(
@@ -96,7 +97,7 @@ def candidates_of(
                 ),
                 status=status,
                 dev=on_dev.get(candidate.name),
-                result=None if one is None else one.row,
+                result=None if one is None else exploratory(one.row) if plan.changes else one.row,
                 distance=None if one is None else distance(walked.reference, one.answers, walked.control),
                 needs=""
                 if one is None or status != "inconclusive"
@@ -104,6 +105,14 @@ def candidates_of(
             )
         )
     return tuple(rows)
+
+
+def exploratory(row: EvaluatedAdapter) -> EvaluatedAdapter:
+    """Return a row with at most grade C: its plan was changed after the first answers."""
+    if row.grade != "B":
+        return row
+    claim = row.reason.partition(": ")[2]
+    return row.model_copy(update={"grade": "C", "reason": f"{EXPLORATORY}: {claim}"})
 
 
 # ---------------------------------------------------------------- words
@@ -117,7 +126,8 @@ def sentence_of(plan: ShrinkPlan, candidates: Sequence[ShrinkCandidate]) -> str:
         assert last.result is not None
         claim = last.result.reason.partition(": ")[2]
         saved = f"{100 * last.params_saved:.1f} % fewer LoRA parameters"
-        return f"{last.words} is the smallest candidate shown to stay within the margin: {saved}, {claim}"
+        sentence = f"{last.words} is the smallest candidate shown to stay within the margin: {saved}, {claim}"
+        return f"{sentence}; {EXPLORATORY}" if plan.changes else sentence
     first = next(candidate for candidate in candidates if candidate.result is not None)
     assert first.result is not None
     if first.status == "worse":

@@ -19,6 +19,7 @@ from gradience.evaluate.adapters import BASE_ROW
 from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import Inputs, read_inputs
+from gradience.evaluate.kept import Kept
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.shared_names import path_text
 from gradience.models.locate import locate
@@ -37,6 +38,8 @@ UNSPLIT = 2000
 """Up to this many rows, all are test rows; with more, at least this many are."""
 FEW_CANDIDATES = 4
 """Up to this many candidates, dev rows would save nothing (docs/decisions/016-shrink.md)."""
+MISSING = "plan.json was missing, so the earlier plan is unknown"
+EDITED = "plan.json is not the plan that the records name"
 TEST = (
     "non-inferiority at the margin by {}, one-sided, on all test rows; in fixed sequence from the start down, each at"
     " the full level, until one is not shown"
@@ -219,22 +222,32 @@ def _asked(example: Any) -> str:
 
 
 def settle(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> ShrinkPlan:
-    """Write the plan to disk, and return it with the changes that were made after the first answers.
+    """Write the plan, bind the records to it, and return it with the changes made after the first answers.
 
     note: called with each such change. Raises InputError if an existing plan cannot be read.
     """
-    path = output / PLAN
-    if not path.exists():
-        plan.save(path)
-        return plan
-    earlier = ShrinkPlan.read(path)
-    if earlier.adapter_sha256 == plan.adapter_sha256:
-        changes = _changes(earlier, plan) if any((output / RECORDS).glob("*.jsonl*")) else ()
-        for change in changes:
-            note(f"the plan has changed after the first answers: {change}")
-        plan = plan.model_copy(update={"changes": (*earlier.changes, *changes)})
+    path, kept = output / PLAN, Kept(output / RECORDS, note)
+    answered = any(file for place in (output, output / DEV) for file in (place / RECORDS).glob("*.jsonl*"))
+    earlier = ShrinkPlan.read(path) if path.exists() else None
+    before: tuple[str, ...] = ()
+    changes = (MISSING,) if answered else ()
+    if earlier is not None:
+        edited = kept.plan not in (sha256_file(path), digest_of(earlier))
+        changes = (EDITED,) if answered and edited else ()
+        if earlier.adapter_sha256 == plan.adapter_sha256:
+            before = earlier.changes
+            changes += _changes(earlier, plan) if answered else ()
+    for change in changes:
+        note(f"the plan has changed after the first answers: {change}")
+    plan = plan.model_copy(update={"changes": (*before, *changes)})
     plan.save(path)
+    kept.bind(digest_of(plan))
     return plan
+
+
+def digest_of(plan: ShrinkPlan) -> str:
+    """Return the sha256 of the file that holds the plan."""
+    return sha256_text(f"{plan.to_json()}\n")
 
 
 def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:

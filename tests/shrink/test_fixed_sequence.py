@@ -96,7 +96,9 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
     assert [each.row.adjusted_p for each in tested] == pytest.approx(
         [max(p_values[: place + 1]) for place in range(len(tested))]
     )
-    plan = SimpleNamespace(candidates=candidates, margin=Fraction(margin), compares="correct", drop=str)
+    plan = SimpleNamespace(
+        candidates=candidates, margin=Fraction(margin), compares="correct", drop=str, changes=()
+    )
     rows = candidates_of(plan, (), 0, Walk(known["reference"], None, "", tested))
     below = ["not tested"] * (len(names) - shown - 1)
     assert [row.status for row in rows][shown + 1 :] == below

@@ -178,9 +178,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(folder, tmp_pat
 
 def test_another_calibration_or_distillation_changes_the_plan(finished, tmp_path):
     plan = finished[0].plan
-    (tmp_path / "records").mkdir()
-    (tmp_path / "records" / "reference.jsonl").touch()
     settle(plan, tmp_path, print)
+    (tmp_path / "records" / "reference.jsonl").touch()
     other = plan.distillation.model_copy(update={"prompts_sha256": "0" * 64})
     changed = settle(
         plan.model_copy(update={"calibration_sha256": "0" * 64, "distillation": other}), tmp_path, print

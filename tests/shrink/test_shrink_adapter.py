@@ -30,6 +30,7 @@ from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import plan as planning
 from gradience.shrink import walk
 from gradience.shrink.candidates import KINDS, TRUNCATED, Truncated
+from gradience.shrink.outcome import EXPLORATORY
 from gradience.statistics.paired import mean_difference, tango
 from gradience.statistics.table import PairedTable
 from gradience.tasks.user_code import allowing
@@ -242,6 +243,31 @@ def test_a_plan_that_changes_after_answers_is_noticed_and_stays_said(folder, tmp
     assert [note for note in watcher.notes if "the plan has changed" in note]
     assert shrink(folder, output, ranks=[2, 1], margin="80").plan.changes == changed.plan.changes
     assert "is not guaranteed" in changed.to_markdown()
+
+
+def edit_margin(plan):
+    plan.write_text(plan.read_text().replace('"0.9"', '"0.8"'))
+
+
+@pytest.mark.parametrize(
+    ("touch", "margin", "change"),
+    [
+        (Path.unlink, "90", planning.MISSING),
+        (edit_margin, "80", planning.EDITED),  # what is asked for now agrees with the edited file
+        (lambda plan: (plan.parent / "records" / "manifest.json").unlink(), "90", planning.EDITED),
+    ],
+)
+def test_a_plan_other_than_that_of_the_answers_caps_the_grade(
+    prepared, finished, tmp_path, touch, margin, change
+):
+    output = shutil.copytree(finished[1], tmp_path / "out")
+    touch(output / "plan.json")
+    for _ in range(2):  # what is said stays said
+        report = shrink(prepared, output, margin=margin)
+        assert report.plan.changes == (change,)
+        assert (report.smallest, report.candidates[-1].result.grade) == ("rank1", "C")
+        assert EXPLORATORY in report.sentence
+        assert EXPLORATORY in report.candidates[-1].result.reason
 
 
 def test_a_plan_without_answers_may_change(folder, tmp_path, monkeypatch):

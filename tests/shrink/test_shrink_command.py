@@ -11,6 +11,7 @@ from gradience.cli.app import run
 from gradience.cli.shrink import code_of
 from gradience.errors import UsageError
 from gradience.reports.shrink import ShrinkForecast, ShrinkReport
+from gradience.shrink.plan import MISSING
 from gradience.shrink.settings import ranks_of
 
 
@@ -39,11 +40,17 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     )
     assert report.sentence in (out / "shrink.md").read_text(encoding="utf-8")
     assert (out / "adapter" / "compression_report.md").read_text(encoding="utf-8")
+    (out / "plan.json").unlink()
+    assert run([*arguments, "-o", str(out), "--margin", "90", "--quiet"]) == 8  # exploratory
+    for name in ("shrink.md", "adapter/README.md"):
+        page = " ".join((out / name).read_text(encoding="utf-8").split())
+        assert "the choice was made after looking at answers" in page
+    capsys.readouterr()
     assert run([*arguments, "-o", str(out), "--margin", "0.5", "--json", "--quiet"]) in (1, 8)
     printed = capsys.readouterr()
     again = ShrinkReport.model_validate(json.loads(printed.out))
     assert again.smallest is None
-    assert again.plan.changes == ("the margin was 90.00 points, and is 0.50 points",)
+    assert again.plan.changes == (MISSING, "the margin was 90.00 points, and is 0.50 points")
     screen = again.to_text()
     assert "plan changed after the first answers: the margin was 90.00 points" in " ".join(screen.split())
 
