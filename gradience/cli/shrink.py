@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def shrink(settings: ShrinkSettings, plan: DryRun, code: CodeSettings, out: TextsOutput) -> int:
     """Candidates are smaller copies, tested from the largest down on the same examples until one is not shown to hold.
 
-    Exit codes: 0 a smaller one is shown to hold, 8 none is shown, 1 the first one tested is inferior, 4 one could not
-    be evaluated.
+    Exit codes: 0 a smaller one is shown to hold, 8 none is shown or the plan was changed after the first answers,
+    1 the first one tested is inferior, 4 one could not be evaluated.
 
     Examples:
 

@@ -230,7 +230,7 @@ def settle(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> Shrin
     answered = any(file for place in (output, output / DEV) for file in (place / RECORDS).glob("*.jsonl*"))
     earlier = ShrinkPlan.read(path) if path.exists() else None
     before: tuple[str, ...] = ()
-    changes = (MISSING,) if answered else ()
+    changes: tuple[str, ...] = (MISSING,) if answered else ()
     if earlier is not None:
         edited = kept.plan not in (sha256_file(path), digest_of(earlier))
         changes = (EDITED,) if answered and edited else ()
