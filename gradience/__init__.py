@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradience.audit.adapter import audit_adapter
-    from gradience.bench.verb import run_bench, verify
+    from gradience.bench.verb import run_bench
     from gradience.calibrate.verb import calibrate_adapter
     from gradience.check import check_config
     from gradience.compare.adapters import compare_adapters
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from gradience.reports.shrink import ShrinkReport
     from gradience.shrink.verb import shrink_adapter
     from gradience.telemetry import TelemetryReader, TelemetryWriter
+    from gradience.verification.verb import verify
 
 __version__ = "0.1.0"
 
@@ -111,7 +112,7 @@ _HOME = {
     "plan_compression": "gradience.plan.compression",
     "run_bench": "gradience.bench.verb",
     "shrink_adapter": "gradience.shrink.verb",
-    "verify": "gradience.bench.verb",
+    "verify": "gradience.verification.verb",
 }
 
 __all__ = [

@@ -20,8 +20,8 @@ def verify(settings: VerifySettings, out: TextsOutput) -> int:
 
       gradience verify runs/mine --data --regenerate 16
     """
-    from gradience.bench.verb import verify as verify_run
+    from gradience.verification.verb import verify as verify_result
 
-    report = out.run(verify_run, settings, f"verifying {settings.folder}")
+    report = out.run(verify_result, settings, f"verifying {settings.folder}")
     out.show(report)
     return ExitCode.DONE if report.verdict != "mismatch" else ExitCode.GATE_FAILED

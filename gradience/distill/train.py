@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -32,6 +31,7 @@ from gradience.compress.carry import (
     refuse_foreign_files,
 )
 from gradience.digests import sha256_file
+from gradience.distill.divergence import mean_kl, p_closer
 from gradience.distill.inputs import DistillInputs, Parts, split
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers import TransformersEngine
@@ -41,9 +41,8 @@ from gradience.files.shared_names import path_text
 from gradience.files.whole import whole_folder
 from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.distill import DistillCheck, DistillReport, HeldOutRow, MeanKl
+from gradience.reports.distill import DistillCheck, DistillReport, HeldOutRow
 from gradience.spectra import FloatArray
-from gradience.statistics.paired import mean_difference
 
 TEACHER, STUDENT = "teacher", "student"
 FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
@@ -179,47 +178,6 @@ def divergences(
             sums[row.id] = max(0.0, float(part.sum()))  # rounding may leave it below 0
         on_batch()
     return np.array([sums[row.id] for row in rows])
-
-
-def mean_kl(sums: FloatArray, tokens: NDArray[np.int64], least: float = 0.0) -> MeanKl:
-    """Σ sums / Σ tokens with Student's interval, by the linear approximation of the ratio.
-
-    >>> mean = mean_kl(np.array([0.1, 0.3, 0.2]), np.array([1, 1, 1]))
-    >>> round(mean.kl, 3), round(mean.low, 3), round(mean.high, 3)
-    (0.2, 0.0, 0.448)
-
-    sums: of each row over its tokens; differences of two adapters on the same rows as well.
-    least: what the value cannot be below; −inf for differences.
-    """
-    ratio = float(sums.sum() / tokens.sum())
-    low, high = mean_difference(ratio + (sums - ratio * tokens) / tokens.mean())
-    return MeanKl(kl=ratio, low=max(low, least), high=high)
-
-
-def p_closer(before: FloatArray, after: FloatArray, seed: int) -> float:
-    """Return the one-sided p-value of "distillation changed nothing" against a lower KL: a paired permutation test.
-
-    A few rows with a large KL make Student's interval of the change wide. Here they count on both sides: on rows of
-    distilled adapters it keeps its level of 2.5 %, and finds 99 % of the recoveries of which Student's finds 69 %
-    (docs/distill.md).
-
-    >>> p_closer(np.array([0.3, 0.2, 0.4, 9.0, 0.2, 0.5]), np.array([0.1, 0.1, 0.2, 4.0, 0.1, 0.3]), seed=0)
-    0.015625
-
-    before, after: KL of each row over its tokens.
-    """
-    from scipy import stats
-
-    test = stats.permutation_test(
-        (after, before),
-        lambda a, b, axis: np.mean(a - b, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=9999,
-        alternative="less",
-        random_state=np.random.default_rng([seed, 4]),
-    )
-    return float(test.pvalue)
 
 
 def write_distilled(

@@ -20,8 +20,9 @@ from gradience import DistillReport, InputError, OutputError, UsageError, compre
 from gradience.calibrate.batches import encode_pairs, encode_texts
 from gradience.calibrate.rows import read_rows
 from gradience.cli.app import run
+from gradience.distill.divergence import mean_kl, p_closer
 from gradience.distill.inputs import may_be_one_base, split
-from gradience.distill.train import mean_kl, p_closer, residual
+from gradience.distill.train import residual
 from gradience.models.load import quiet
 from gradience.reports.distill import HeldOutRow
 from gradience.statistics.paired import mean_difference

@@ -1,0 +1,1 @@
+"""Verification of a result from its folder, of any kind: on any machine, without torch."""

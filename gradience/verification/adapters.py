@@ -1,0 +1,203 @@
+"""An adapter's files against the reports about it: digests, ranks, parameters and types from its headers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradience.adapters.adapter import Adapter
+from gradience.adapters.formats import open_adapter
+from gradience.adapters.tensors import type_names
+from gradience.bench.verify.findings import Findings
+from gradience.compare.module import compare_modules
+from gradience.compress.adapter import REPORT
+from gradience.compress.carry import DISTILL_REPORT
+from gradience.distill.divergence import mean_kl, p_closer
+from gradience.errors import InputError
+from gradience.evaluate.adapters import adapter_input
+from gradience.ranks import max_lora_rank_step
+from gradience.reports.compression import CompressionReport
+from gradience.reports.distill import DistillReport
+from gradience.reports.evaluation import BASE, EvaluatedAdapter
+
+Facts = Iterable[tuple[str, str, Any, Any]]
+"""File, field, found value, expected value."""
+CLOSE = 1e-9
+
+
+def check_facts(findings: Findings, facts: Facts) -> None:
+    """Name each found value that differs from the expected one."""
+    for file, field, found, expected in facts:
+        both = isinstance(found, float) and isinstance(expected, float)
+        if not (math.isclose(found, expected, rel_tol=CLOSE, abs_tol=CLOSE) if both else found == expected):
+            findings.mismatch(file, f"{found}; must be {expected}", field)
+
+
+def source_at(place: Path, path: str | None, sha256: str | None) -> Path | None:
+    """Return the adapter that a report names, if it is in the folder, beside it or here, with this digest."""
+    if path is None or sha256 is None:
+        return None
+    for folder in (place / "candidates" / Path(path).name, place.parent / Path(path).name, Path(path)):
+        try:
+            with open_adapter(folder) as adapter:
+                if adapter.sha256() == sha256:
+                    return folder
+        except InputError:
+            continue
+    return None
+
+
+# ---------------------------------------------------------------- adapters that were evaluated
+
+
+def check_evaluated(
+    place: Path,
+    row: EvaluatedAdapter,
+    reference: EvaluatedAdapter,
+    file: str,
+    findings: Findings,
+    folder: Path | None = None,
+) -> None:
+    """Compare the row of an evaluation with the adapter. folder: where it must be; by default where it is found."""
+    if row.role == BASE or row.sha256 is None:
+        return
+    folder = folder or source_at(place, row.path, row.sha256)
+    if folder is None:
+        findings.gap(
+            f"ranks and parameters of {row.name}: its weights are not here (sha256 {row.sha256[:12]}…)"
+        )
+        return
+    where = folder.relative_to(place).as_posix() if folder.is_relative_to(place) else folder.name
+    with findings.check(
+        "adapter", "L1", f"{row.name}: digest, ranks and parameters match the files of {where}/"
+    ):
+        try:
+            found = adapter_input(row.name, folder)
+        except InputError as error:
+            findings.mismatch(where, str(error))
+            return
+        smallest, largest = found.ranks or (None, None)
+        whole = reference.lora_params
+        facts = (
+            ("sha256", row.sha256, found.identity.weights_sha256),
+            ("config_sha256", row.config_sha256, found.identity.config_sha256),
+            ("smallest_rank", row.smallest_rank, smallest),
+            ("largest_rank", row.largest_rank, largest),
+            ("lora_params", row.lora_params, found.lora_params),
+            ("other_params", row.other_params, found.other_params),
+            ("params_saved", row.params_saved, row.params_saved and whole and 1 - found.lora_params / whole),
+        )
+        check_facts(findings, ((file, f"{row.name}.{field}", *values) for field, *values in facts))
+
+
+# ---------------------------------------------------------------- adapters that were written
+
+
+def check_compression(folder: Path, findings: Findings, at: str = "") -> CompressionReport | None:
+    """Compare compression_report.json with the weights beside it; return the report, if there is one.
+
+    at: prefix of the names of its files. If the original is found, the errors are measured again.
+    """
+    if not (folder / REPORT).is_file():
+        return None
+    report, name = CompressionReport.read(folder / REPORT), f"{at}{REPORT}"
+    _opened(folder, findings, name, lambda adapter: _compressed(report, adapter, name))
+    source = source_at(folder, report.source_path, report.source_sha256)
+    if source is None or report.initial is not None:
+        findings.gap(f"the errors in {name}: the original is not here (sha256 {report.source_sha256[:12]}…)")
+        return report
+    what = f"{name}: the errors of all modules, measured again"
+    with findings.check("errors", "L2", what), open_adapter(source) as before, open_adapter(folder) as after:
+        now, rows = {pair.module: pair for pair in after.pairs}, {row.name: row for row in report.modules}
+        for pair in before.pairs:
+            error = compare_modules(pair, now.get(pair.module))[1].relative_difference
+            row = rows.get(pair.module)
+            if row is None:
+                findings.mismatch(name, f"{pair.module} is missing", "modules")
+            elif not math.isclose(row.measured_error or 0.0, error or 0.0, rel_tol=1e-6, abs_tol=1e-8):
+                problem = f"{row.measured_error} recorded, {error} measured"
+                findings.mismatch(name, problem, f"modules.{pair.module}.measured_error")
+    return report
+
+
+def _compressed(report: CompressionReport, adapter: Adapter, name: str) -> Facts:
+    rows, pairs = report.modules, {pair.module: pair for pair in adapter.pairs}
+    written = [row for row in rows if row.new_rank]
+    old, new = sum(row.old_params for row in rows), sum(pair.params for pair in pairs.values())
+    yield name, "output_sha256", report.output_sha256, adapter.sha256()
+    yield name, "old_params", report.old_params, old
+    yield name, "new_params", report.new_params, new
+    yield name, "reduction", report.reduction, 1 - new / old if old else 0.0
+    yield name, "new_bytes", report.new_bytes, adapter.bytes
+    yield name, "dropped", [*report.dropped], [row.name for row in rows if not row.new_rank]
+    largest = max((pair.rank for pair in pairs.values()), default=0)
+    yield name, "new_max_lora_rank", report.new_max_lora_rank, max_lora_rank_step(largest)
+    yield name, "modules", len(written), len(pairs)
+    for row in written:
+        pair = pairs.get(row.name)
+        if pair is None:
+            if report.format == "peft":
+                yield name, f"modules.{row.name}", "recorded", "not in the file"
+            continue  # another format has other names
+        at = f"modules.{row.name}"
+        yield name, f"{at}.stored_rank", row.stored_rank, pair.rank
+        yield "adapter_config.json", row.name, pair.declared_rank or pair.rank, pair.rank
+        yield name, f"{at}.new_rank", row.new_rank <= row.stored_rank, True
+        yield name, f"{at}.new_params", row.new_params, pair.params
+        yield name, f"{at}.new_bytes", row.new_bytes, pair.bytes
+        yield name, f"{at}.dtype", row.dtype, type_names(pair.a.entry.dtype, pair.b.entry.dtype)
+        yield name, f"{at}.scale", row.scale, float(pair.scale or 0.0) * row.folded
+
+
+def check_distillation(folder: Path, findings: Findings, at: str = "") -> None:
+    """Compare distill_report.json with the weights beside it, and make its means again from its rows."""
+    if not (folder / DISTILL_REPORT).is_file():
+        return
+    report, name = DistillReport.read(folder / DISTILL_REPORT), f"{at}{DISTILL_REPORT}"
+    _opened(folder, findings, name, lambda adapter: _distilled(report, adapter, name))
+    with findings.check("held-out rows", "L1", f"{name}: the means follow from the held-out rows"):
+        tokens = np.array([row.tokens for row in report.by_row], dtype=np.int64)
+        before, after = (
+            np.array([getattr(row, key) for row in report.by_row]) for key in ("before", "after")
+        )
+        best = min(report.checks, key=lambda check: (check.kl, check.step))
+        p_value = p_closer(before, after, report.seed) if report.improved else None
+        change = mean_kl(after - before, tokens, least=-math.inf)
+        for field, recorded, again in (
+            ("before", report.before, mean_kl(before, tokens)),
+            ("after", report.after, mean_kl(after, tokens)),
+            ("change", report.change, change),
+        ):
+            values = (
+                (f"{field}.{key}", getattr(recorded, key), getattr(again, key))
+                for key in ("kl", "low", "high")
+            )
+            check_facts(findings, ((name, *value) for value in values))
+        facts: tuple[tuple[str, Any, Any], ...] = (
+            ("p_closer", report.p_closer, p_value),
+            ("held_out_rows", report.held_out_rows, len(report.by_row)),
+            ("scored_tokens", report.scored_tokens, int(tokens.sum())),
+            ("best_step", report.best_step, best.step),
+            ("improved", report.improved, best.step > 0),
+        )
+        check_facts(findings, ((name, *fact) for fact in facts))
+
+
+def _distilled(report: DistillReport, adapter: Adapter, name: str) -> Facts:
+    yield name, "output_sha256", report.output_sha256, adapter.sha256()
+    yield name, "trained_params", report.trained_params, sum(pair.params for pair in adapter.pairs)
+    if not report.improved:
+        yield name, "adapter_sha256", report.adapter_sha256, report.output_sha256
+
+
+def _opened(folder: Path, findings: Findings, name: str, facts: Callable[[Adapter], Facts]) -> None:
+    with findings.check("weights", "L1", f"{name}: digest, ranks, parameters and types match the weights"):
+        try:
+            with open_adapter(folder) as adapter:
+                check_facts(findings, facts(adapter))
+        except InputError as error:
+            findings.mismatch(name, str(error))

@@ -1,0 +1,324 @@
+"""A shrink or an evaluation, made again from its records by the functions that made it, and compared with its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from gradience import __version__, tasks
+from gradience.adapters.locate import WEIGHTS
+from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.recompute import repeated, rescored
+from gradience.bench.verify.verify import differences
+from gradience.card import card_of
+from gradience.compress.adapter import REPORT
+from gradience.digests import sha256_file
+from gradience.errors import GradienceError, InputError
+from gradience.evaluate import outcome as evaluated
+from gradience.evaluate import verb as evaluation
+from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
+from gradience.evaluate.answering import RECORDS, Answering, Answers
+from gradience.evaluate.inputs import Inputs
+from gradience.evaluate.kept import MANIFEST
+from gradience.evaluate.settings import EvaluateSettings
+from gradience.files import strict_json
+from gradience.files.card import read_card, with_block
+from gradience.files.records import Evaluation, ExamplesRun, read_records
+from gradience.files.shared_names import path_text
+from gradience.models.locate import EMBEDDED
+from gradience.models.settings import ModelSettings
+from gradience.progress import Watcher
+from gradience.reading import MAX_DATA_BYTES, read_file
+from gradience.reports.base.report import Report
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.evaluation import BASE, EvaluatedAdapter, EvaluationReport, KeptRecords, RecordsFile
+from gradience.reports.shrink import ShrinkPlan, ShrinkReport
+from gradience.shrink import outcome as shrunk
+from gradience.shrink import verb as shrink
+from gradience.shrink.candidates import DISTILLED, TRUNCATED
+from gradience.shrink.plan import DEV, PLAN, Prepared
+from gradience.shrink.walk import Walk, down, start_of
+from gradience.tasks.base import (
+    ChoiceScoring,
+    ChoiceTask,
+    ClassificationTask,
+    GenerationTask,
+    LabelScoring,
+    LikelihoodTask,
+    Scoring,
+    Task,
+)
+from gradience.tasks.examples import Examples
+from gradience.verification.adapters import Facts, check_compression, check_evaluated, check_facts
+
+NOT_IN_RECORDS = ("schema", "run")
+"""Fields that are taken as recorded."""
+
+
+def check_evaluation(place: Path, findings: Findings) -> None:
+    """Make evaluation.json again from the records beside it."""
+    report = EvaluationReport.read(place / evaluation.EVALUATION)
+    for row in report.adapters:
+        check_evaluated(place, row, report.adapters[0], evaluation.EVALUATION, findings)
+    recorded = _Recorded(place, report, report.adapters, report.examples, findings)
+    with findings.check("records", "L2", "records: identities, adapters, settings, and scores made again"):
+        rows = recorded.run()
+    again = evaluated.report_of(recorded, rows, report.conditions.base_fingerprint, Stopwatch())
+    _compare(place / evaluation.EVALUATION, report, again, findings)
+    _check_page(place / evaluation.DOCUMENT, report, findings)
+
+
+def check_shrink(place: Path, findings: Findings) -> None:
+    """Make shrink.json again from plan.json and the records, and check what was written to adapter/."""
+    report, plan = ShrinkReport.read(place / shrink.SHRUNK), ShrinkPlan.read(place / PLAN)
+    with findings.check("plan", "L1", f"{PLAN} is the plan of the records and of {shrink.SHRUNK}"):
+        check_facts(findings, _plan_facts(place, report, plan))
+    tested = [candidate.result for candidate in report.candidates if candidate.result is not None]
+    rows = [report.reference, *tested, *([report.control.result] if report.control.result else [])]
+    for row in rows:
+        check_evaluated(place, row, report.reference, shrink.SHRUNK, findings)
+    if report.smallest is not None:
+        _check_adapter(place, report, findings)
+    recorded = _Recorded(place, report, rows, plan.examples, findings)
+    with findings.check("records", "L2", "records: identities, adapters, settings, and scores made again"):
+        dev = recorded.on_dev(report) if plan.dev else ()
+        start, reference = start_of(dev), recorded.reference()
+        control = report.control.result
+        rewritten = None if control is None else recorded.candidate(recorded.known[control.name])
+        seen = tuple(
+            down(recorded, reference, plan.candidates[start:], lambda planned: recorded.known[planned.name])
+        )
+    walked = Walk(reference, rewritten, report.control.reason, seen)
+    prepared = Prepared(recorded.inputs, (), cast(Any, None), plan)
+    fingerprint = report.conditions.base_fingerprint
+    again = shrunk.report_of(
+        prepared, sha256_file(place / PLAN), fingerprint, dev, start, walked, Stopwatch()
+    )
+    _compare(place / shrink.SHRUNK, report, again, findings)
+    _check_page(place / shrink.DOCUMENT, report, findings)
+
+
+def _plan_facts(place: Path, report: ShrinkReport, plan: ShrinkPlan) -> Facts:
+    digest, kept, reference = sha256_file(place / PLAN), place / RECORDS / MANIFEST, report.reference
+    bound = KeptRecords.read(kept).plan if kept.is_file() else None
+    yield f"{RECORDS}/{MANIFEST}", "plan", bound, digest
+    yield shrink.SHRUNK, "plan_sha256", report.plan_sha256, digest
+    yield shrink.SHRUNK, "plan", report.plan, plan
+    for field, planned, found in (
+        ("adapter_sha256", plan.adapter_sha256, reference.sha256),
+        ("adapter_config_sha256", plan.adapter_config_sha256, reference.config_sha256),
+        ("rank", plan.rank, reference.largest_rank),
+        ("lora_params", plan.lora_params, reference.lora_params),
+        ("base", plan.base, report.base),
+        ("task", plan.task, report.task),
+    ):
+        yield PLAN, field, planned, found
+    for candidate in plan.candidates:
+        saved = round(1 - candidate.lora_params / plan.lora_params, 9)
+        yield PLAN, f"candidates.{candidate.name}.params_saved", round(candidate.params_saved, 9), saved
+        row = next(each.result for each in report.candidates if each.name == candidate.name)
+        if row is not None and row.lora_params is not None:
+            at = f"candidates.{candidate.name}.result"
+            yield shrink.SHRUNK, f"{at}.lora_params", row.lora_params, candidate.lora_params
+            if candidate.kind == TRUNCATED.name:
+                largest = min(candidate.rank, plan.rank)
+                yield shrink.SHRUNK, f"{at}.largest_rank", row.largest_rank, largest
+
+
+def _check_adapter(place: Path, report: ShrinkReport, findings: Findings) -> None:
+    """Compare adapter/ with the candidate that it is said to be, its reports with it, and its card with the result."""
+    folder = place / shrink.ADAPTER
+    chosen = next(one for one in report.candidates if one.name == report.smallest)
+    if chosen.result is None or not (folder / WEIGHTS).is_file():
+        findings.gap(f"the size of {report.smallest}: its weights are not in {shrink.ADAPTER}/")
+        return
+    check_evaluated(place, chosen.result, report.reference, shrink.SHRUNK, findings, folder=folder)
+    compression = check_compression(folder, findings, at=f"{shrink.ADAPTER}/")
+    if compression is not None and chosen.kind != DISTILLED.name:
+        facts = (
+            ("source_sha256", compression.source_sha256, report.plan.adapter_sha256),
+            ("old_params", compression.old_params, report.plan.lora_params),
+            ("new_params", compression.new_params, chosen.lora_params),
+        )
+        check_facts(findings, ((f"{shrink.ADAPTER}/{REPORT}", *fact) for fact in facts))
+    card = read_card(folder)
+    if card and report.run.gradience_version == __version__:
+        with findings.check("card", "L1", "the model card in adapter/ matches shrink.json, byte for byte"):
+            if with_block(card, card_of(folder, report)) != card:
+                findings.mismatch(f"{shrink.ADAPTER}/README.md", f"its block differs from {shrink.SHRUNK}")
+
+
+# ---------------------------------------------------------------- records in place of a model
+
+
+class _Recorded(Answering):
+    """An evaluation that reads its records: nothing is loaded, and whatever lacks records is missing."""
+
+    def __init__(
+        self,
+        place: Path,
+        report: EvaluationReport | ShrinkReport,
+        rows: Sequence[EvaluatedAdapter],
+        examples: int,
+        findings: Findings,
+    ) -> None:
+        self.place, self.findings, self.rows = place, findings, {row.name: row for row in rows}
+        self.report, self.watcher, self.kept = report, Watcher(), None
+        self.evaluator = cast(Any, SimpleNamespace(forget=lambda name: None))
+        self.known = {row.name: _adapter_of(row) for row in rows if row.role != BASE}
+        self._likelihoods = isinstance(report, ShrinkReport)
+        self._header = read_records(place / RECORDS / f"{rows[0].name}.jsonl").run
+        if report.base not in (*EMBEDDED, path_text(self._header.base)):
+            findings.mismatch(
+                f"{RECORDS}/{rows[0].name}.jsonl", f"{self._header.base}; must be {report.base}", "base"
+            )
+        self.inputs = _inputs_of(self, report, rows, examples)
+        self.rules = _rules_of(self.inputs.task, self._header)
+        if isinstance(self.rules, str):
+            findings.not_done("scores", "L2", self.rules)
+        manifest = place / RECORDS / MANIFEST
+        self.listed = KeptRecords.read(manifest).files if manifest.is_file() else {}
+
+    @cached_property
+    def data(self) -> str:
+        return self._header.examples_sha256
+
+    def on_dev(self, report: ShrinkReport) -> tuple[Any, ...]:
+        """Test the candidates on the records of the dev rows."""
+        plan = report.plan
+        assert plan.dev is not None
+        whole = {
+            one.name: EvaluatedAdapter.model_construct(**{**dict(report.reference), "name": one.name})
+            for one in plan.candidates
+        }
+        whole |= {name: row for name, row in self.rows.items() if name in whole}
+        rows = [report.reference, *whole.values()]
+        recorded = _Recorded(self.place / DEV, report, rows, plan.dev.examples, self.findings)
+        recorded._likelihoods = False
+        known = recorded.known
+        return tuple(down(recorded, recorded.reference(), plan.candidates, lambda one: known[one.name]))
+
+    def _stage(self, row: Answers, stage: str) -> None:
+        pass
+
+    def _keep(self, row: Answers, file: str, depends: Mapping[str, Any], make: Any) -> Evaluation[Any]:
+        path, name = self.place / RECORDS / file, f"{RECORDS}/{file}"
+        recorded = self.rows[row.file_name]
+        if not path.is_file():
+            if recorded.grade != "X":
+                self.findings.mismatch(name, "missing")
+            self.findings.gap(f"{row.file_name}: that it could not be evaluated")
+            raise InputError(recorded.reason.partition(": ")[2], code="not-evaluated", hint="")
+        found, digest = read_records(path), sha256_file(path)
+        check_facts(self.findings, ((name, *fact) for fact in self._facts(row, file, found, digest)))
+        row.files.append(RecordsFile(path=name, sha256=digest))
+        if isinstance(self.rules, str) or found.run.kind != self._header.kind:
+            return found
+        again = rescored(found, self.rules)
+        if again.changed:
+            some = ", ".join(again.changed[:3])
+            self.findings.mismatch(name, f"{len(again.changed):,} answers are scored differently: {some}")
+        return again.evaluation
+
+    def _facts(
+        self, row: Answers, file: str, found: Evaluation[Any], digest: str
+    ) -> Sequence[tuple[str, Any, Any]]:
+        run, recorded, first = found.run, self.rows[row.file_name], self.rows[self.inputs.reference.name]
+        of = first if row.adapter is None and run.kind == "classification" else recorded
+        facts: list[tuple[str, Any, Any]] = [
+            ("id", repeated(found.records)[:3], []),
+            ("n", run.n, len(self.inputs.examples)),
+            ("base", run.base, self._header.base),
+            ("adapter", run.adapter, None if of.role == BASE else of.name),
+            ("examples_sha256", run.examples_sha256, self._header.examples_sha256),
+        ]
+        if of.sha256 is not None:
+            facts.append(("adapter_sha256", run.adapter_sha256, of.sha256))
+            facts.append(("adapter_config_sha256", run.adapter_config_sha256, of.config_sha256))
+        if run.kind == "scores" and first.sha256 is not None:
+            facts.append(("reference_sha256", run.reference_sha256, first.sha256))
+        if file in self.listed:
+            facts.append(("sha256", digest, self.listed[file].sha256))
+        return facts
+
+
+def _adapter_of(row: EvaluatedAdapter) -> AdapterInput:
+    path = Path(row.path or row.name)
+    ranks = None if row.smallest_rank is None else (row.smallest_rank, row.largest_rank or 0)
+    identity = AdapterIdentity(path, row.sha256 or "", row.config_sha256 or "")
+    return AdapterInput(row.name, path, identity, ranks, row.lora_params or 0, row.other_params or 0)
+
+
+def _inputs_of(
+    recorded: _Recorded, report: EvaluationReport | ShrinkReport, rows: Sequence[EvaluatedAdapter], n: int
+) -> Inputs:
+    """Return the inputs as far as an outcome depends on them."""
+    header, likelihood = recorded._header, rows[0].likelihood is not None
+    plan = report.plan if isinstance(report, ShrinkReport) else report
+    settings = EvaluateSettings(
+        tuple(row.path or row.name for row in rows if row.role != BASE),
+        margin=plan.margin if likelihood else 100 * plan.margin,
+        with_base=any(row.role == BASE for row in rows),
+    )
+    scored = any((recorded.place / RECORDS).glob("*.scores.jsonl"))
+    return Inputs(
+        settings,
+        tuple(recorded.known.values()),
+        ModelSettings(name=report.base),
+        _task_of(report, header, likelihood=likelihood),
+        range(n),
+        plan.role,
+        report.notes,
+        measures_divergence=scored,
+    )
+
+
+def _task_of(report: EvaluationReport | ShrinkReport, header: ExamplesRun, *, likelihood: bool) -> Task:
+    shared: dict[str, Any] = {"name": report.task, "source": report.source, "examples": Examples((), {})}
+    if header.kind == "classification":
+        return ClassificationTask(**shared, label_names=())
+    if header.kind == "choices":
+        return ChoiceTask(**shared)
+    if header.kind == "scores":
+        return LikelihoodTask(**shared, decide_by="nll" if likelihood else "exact")
+    return GenerationTask(**shared, filters={}, same=lambda a, b: a == b, max_new_tokens=0)
+
+
+def _rules_of(task: Task, header: ExamplesRun) -> Scoring | str:
+    """Return the rule by which answers are scored again, or why they are not."""
+    if isinstance(task, ClassificationTask):
+        return LabelScoring()
+    if isinstance(task, LikelihoodTask):
+        return task
+    if task.name not in tasks.PROFILES:
+        if isinstance(task, ChoiceTask):
+            return ChoiceScoring(choose_by="per_character" if "per_char" in str(header.scoring) else "sum")
+        return f"the rules of the task {task.name} are not in Gradience: answers were not scored again"
+    try:
+        return tasks.scoring_of(task.name, {})
+    except GradienceError as error:
+        return f"answers were not scored again: {error}"
+
+
+# ---------------------------------------------------------------- what was made again
+
+
+def _compare(path: Path, recorded: Report, again: Report, findings: Findings) -> None:
+    with findings.check("result", "L1", f"{path.name}: every number and sentence matches the records"):
+        values = strict_json.loads(read_file(path, MAX_DATA_BYTES), path, path.name)
+        for difference in differences(values, again.model_dump(mode="json"), ignored=NOT_IN_RECORDS):
+            findings.mismatch(path.name, difference.what, difference.field)
+
+
+def _check_page(path: Path, report: EvaluationReport | ShrinkReport, findings: Findings) -> None:
+    if not path.is_file():
+        return
+    if report.run.gradience_version != __version__:
+        findings.not_done("page", "L1", f"{path.name}: written by version {report.run.gradience_version}")
+        return
+    with findings.check("page", "L1", f"{path.name} matches its JSON, byte for byte"):
+        if read_file(path, MAX_DATA_BYTES) != report.to_markdown().encode():
+            findings.mismatch(path.name, "differs from the page generated from its JSON")
