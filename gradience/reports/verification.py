@@ -149,7 +149,7 @@ LEFT_OUT = "(left out)"
 RECORDS = "records.jsonl"
 """Suffix of records files, whose mismatches may quote answers."""
 LEVELS: dict[Level, str] = {
-    "L1": "the verdict follows from the scored answers",
+    "L1": "the result follows from its records and files",
     "L2": "the stored outputs were scored again, and the verdict follows from the scores",
     "L3": "a sample of the outputs was regenerated and is identical",
 }
@@ -166,9 +166,14 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
         word = Span(f"{report.verdict.capitalize()}, {report.level}", "good")
         data = any(check.level == "data" and check.result == "passed" for check in report.checks)
         answer = (word, f": {LEVELS[report.level]}", DATA if data else "")
+    seeds = ", ".join(map(str, report.seeds)) or "none"
+    of_bench = report.status is not None or report.seeds
     facts: list[tuple[str, Inline]] = [
-        ("status in the folder", report.status or MISSING),
-        ("seeds recomputed", ", ".join(map(str, report.seeds)) or "none"),
+        *(
+            [("status in the folder", report.status or MISSING), ("seeds recomputed", seeds)]
+            if of_bench
+            else []
+        ),
         ("root", _digest(report.root, report.root_expected, "digests.json")),
         ("plan", _digest(report.plan, report.plan_expected, "plan.json")),
     ]

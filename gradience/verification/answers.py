@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from gradience import __version__, tasks
 from gradience.adapters.locate import WEIGHTS
+from gradience.bench.verify.data import check_records
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import repeated, rescored
 from gradience.bench.verify.verify import differences
@@ -42,6 +43,7 @@ from gradience.shrink.candidates import DISTILLED, TRUNCATED
 from gradience.shrink.plan import DEV, PLAN, Prepared
 from gradience.shrink.walk import Walk, down, start_of
 from gradience.tasks.base import (
+    ChatTask,
     ChoiceScoring,
     ChoiceTask,
     ClassificationTask,
@@ -51,7 +53,7 @@ from gradience.tasks.base import (
     Scoring,
     Task,
 )
-from gradience.tasks.examples import Examples
+from gradience.tasks.examples import Examples, fingerprint
 from gradience.verification.adapters import Facts, check_compression, check_evaluated, check_facts
 
 NOT_IN_RECORDS = ("schema", "run")
@@ -149,6 +151,35 @@ def _check_adapter(place: Path, report: ShrinkReport, findings: Findings) -> Non
         with findings.check("card", "L1", "the model card in adapter/ matches shrink.json, byte for byte"):
             if with_block(card, card_of(folder, report)) != card:
                 findings.mismatch(f"{shrink.ADAPTER}/README.md", f"its block differs from {shrink.SHRUNK}")
+
+
+def check_data(place: Path, name: str, findings: Findings) -> None:
+    """Compare the examples of all records with those of the task, if the task comes with Gradience."""
+    if name not in (evaluation.EVALUATION, shrink.SHRUNK):
+        return
+    kind = ShrinkReport if name == shrink.SHRUNK else EvaluationReport
+    report = kind.read(place / name)
+    plan = report.plan if isinstance(report, ShrinkReport) else report
+    try:
+        if plan.role is None:
+            raise InputError("the rows of a file", code="own-rows", hint="")
+        task = tasks.load(report.task, {}, needed=())
+        if isinstance(task, ChatTask):
+            raise InputError("conversations", code="own-rows", hint="")
+    except GradienceError as error:
+        findings.not_done("data", "data", f"{name}: not compared with the task's data: {error}")
+        return
+    rows: Sequence[Any] = task.examples.of(plan.role)
+    examples = rows[: plan.examples]
+    what = (
+        f"{len(examples):,} of {len(rows):,} {plan.role} examples of {report.task}: ids, texts, gold answers"
+    )
+    with findings.check("data", "data", what):
+        if fingerprint(examples) != plan.examples_sha256:
+            problem = f"not the digest of the first {plan.examples:,} of {len(rows):,} examples of the task"
+            findings.mismatch(name, problem, "examples_sha256")
+        for path in sorted((place / RECORDS).glob("*.jsonl")):
+            check_records(path, f"{RECORDS}/{path.name}", task, examples, findings)
 
 
 # ---------------------------------------------------------------- records in place of a model

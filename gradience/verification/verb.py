@@ -10,7 +10,7 @@ from gradience.bench.verb import verify as verify_bench
 from gradience.bench.verdict.folders import AGGREGATE, BENCH
 from gradience.bench.verify.files import check_files
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.verify import unpacked
+from gradience.bench.verify.verify import check_plan_digest, unpacked
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.errors import GradienceError, UsageError
@@ -22,7 +22,7 @@ from gradience.reports.verification import Verification
 from gradience.settings import call, public
 from gradience.shrink.verb import SHRUNK
 from gradience.verification.adapters import check_compression, check_distillation
-from gradience.verification.answers import check_evaluation, check_shrink
+from gradience.verification.answers import check_data, check_evaluation, check_shrink
 from gradience.verification.logs import EVIDENCE, check_evidence
 
 CHECKS: Mapping[str, Callable[[Path, Findings], object]] = {
@@ -66,9 +66,12 @@ def verify(settings: VerifySettings) -> Verification:
     with unpacked(folder) as place:
         if (place / DIGESTS).is_file() or settings.root is not None:
             check_files(place, findings, expected=settings.root)
+        plan = check_plan_digest(place, settings.plan, findings)
         for name in names:
             try:
                 CHECKS[name](place, findings)
+                if settings.data:
+                    check_data(place, name, findings)
             except (GradienceError, LookupError, ValueError, ArithmeticError, AssertionError) as error:
                 # files of unknown origin may be inconsistent, and then nothing can be computed from them
                 findings.mismatch(name, f"cannot be made again: {type(error).__name__}: {error}")
@@ -77,10 +80,12 @@ def verify(settings: VerifySettings) -> Verification:
     findings.gap(MADE_UP)
     return Verification(
         folder=path_text(folder),
-        verified=not findings.mismatches,
+        verdict=findings.verdict(from_outside=settings.root is not None or settings.plan is not None),
         level=findings.level,
         root=root_of(folder),
         root_expected=settings.root,
+        plan=plan,
+        plan_expected=settings.plan,
         status=None,
         seeds=(),
         checks=tuple(findings.checks),

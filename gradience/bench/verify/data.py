@@ -105,10 +105,10 @@ def check_data(run: Path, published: Path, places: Sequence[str], findings: Find
             for path in sorted((run / place).glob("*/eval/*.records.jsonl")):
                 if (path.parent / MANIFEST).is_file():
                     name = f"{place}{given_text(path.relative_to(run / place).as_posix())}"
-                    _check_records(path, name, task, examples, findings)
+                    check_records(path, name, task, examples, findings)
 
 
-def _check_records(path: Path, name: str, task: Task, examples: Sequence[Any], findings: Findings) -> None:
+def check_records(path: Path, name: str, task: Task, examples: Sequence[Any], findings: Findings) -> None:
     """Compare the examples in a file of records, in their order, with those of the task."""
     try:
         header, records = read_records(path)

@@ -126,30 +126,25 @@ def verify_run(
         raise InputError(f"{folder}: no such folder", code="not-a-run", hint="name the folder of a run")
     if (folder / PLAN).is_file() and b'"gradience.shrink_plan/' in read_file(folder / PLAN, MAX_DATA_BYTES):
         raise InputError(
-            f"{folder}: this is the output of gradience shrink, not a Bench run",
+            f"{folder}: an unfinished shrink: no shrink.json beside its {PLAN}",
             code="not-a-run",
-            hint="name the output folder of `gradience bench run`",
+            hint="repeat the command of `gradience shrink` with the same --output, then verify",
         )
     whole, only, above = folder, "", folder.absolute().parent
     if not (folder / PLAN).is_file() and folder.name.startswith("seed_") and (above / PLAN).is_file():
         whole, only = folder.parent, f"{folder.name}/"
     elif not any((folder / name).is_file() for name in (PLAN, BENCH, AGGREGATE)):
         raise InputError(
-            f"{folder}: not a run: it has neither {PLAN} nor {BENCH} nor {AGGREGATE}",
+            f"{folder}: no result in it: no {PLAN}, {BENCH}, {AGGREGATE}, shrink.json, evaluation.json,"
+            " evidence.json, compression_report.json or distill_report.json",
             code="not-a-run",
-            hint="name the output folder of `gradience bench run`",
+            hint="name the output folder of `gradience bench run` or of another verb",
         )
     with unpacked(whole) as place:
         run = RunFolder(place, only, pages)
         findings = run.findings
         check_files(place, findings, below=only, expected=root)
-        plan_found = sha256_file(place / PLAN) if (place / PLAN).is_file() else None
-        if plan is not None:
-            with findings.check("plan digest", "L1", f"{PLAN} has the digest given with --plan"):
-                if plan_found != plan.strip().lower():
-                    findings.mismatch(
-                        PLAN, f"sha256 is {plan_found or 'unavailable: no file'}; expected: {plan}"
-                    )
+        plan_found = check_plan_digest(place, plan, findings)
         status = _check_results(run)
         if not any(check.result != "not done" for check in findings.checks) and not findings.mismatches:
             raise InputError(
@@ -185,6 +180,16 @@ def verify_run(
         regenerated=again,
         run=watch.run_info(),
     )
+
+
+def check_plan_digest(folder: Path, expected: str | None, findings: Findings) -> str | None:
+    """Return the sha256 of plan.json, if it is there; compare it with the one that is expected."""
+    found = sha256_file(folder / PLAN) if (folder / PLAN).is_file() else None
+    if expected is not None:
+        with findings.check("plan digest", "L1", f"{PLAN} has the digest given with --plan"):
+            if found != expected.strip().lower():
+                findings.mismatch(PLAN, f"sha256 is {found or 'unavailable: no file'}; expected: {expected}")
+    return found
 
 
 @contextmanager
