@@ -31,10 +31,10 @@ CLOSE = 1e-9
 
 def check_facts(findings: Findings, facts: Facts) -> None:
     """Name each found value that differs from the expected one."""
-    for file, field, found, expected in facts:
-        both = isinstance(found, float) and isinstance(expected, float)
-        if not (math.isclose(found, expected, rel_tol=CLOSE, abs_tol=CLOSE) if both else found == expected):
-            findings.mismatch(file, f"{found}; must be {expected}", field)
+    for file, field, actual, expected in facts:
+        both = isinstance(actual, float) and isinstance(expected, float)
+        if not (math.isclose(actual, expected, rel_tol=CLOSE, abs_tol=CLOSE) if both else actual == expected):
+            findings.mismatch(file, f"{actual}; must be {expected}", field)
 
 
 def source_at(place: Path, path: str | None, sha256: str | None) -> Path | None:
@@ -76,20 +76,24 @@ def check_evaluated(
         "adapter", "L1", f"{row.name}: digest, ranks and parameters match the files of {where}/"
     ):
         try:
-            found = adapter_input(row.name, folder)
+            adapter = adapter_input(row.name, folder)
         except InputError as error:
             findings.mismatch(where, str(error))
             return
-        smallest, largest = found.ranks or (None, None)
+        smallest, largest = adapter.ranks or (None, None)
         whole = reference.lora_params
         facts = (
-            ("sha256", row.sha256, found.identity.weights_sha256),
-            ("config_sha256", row.config_sha256, found.identity.config_sha256),
+            ("sha256", row.sha256, adapter.identity.weights_sha256),
+            ("config_sha256", row.config_sha256, adapter.identity.config_sha256),
             ("smallest_rank", row.smallest_rank, smallest),
             ("largest_rank", row.largest_rank, largest),
-            ("lora_params", row.lora_params, found.lora_params),
-            ("other_params", row.other_params, found.other_params),
-            ("params_saved", row.params_saved, row.params_saved and whole and 1 - found.lora_params / whole),
+            ("lora_params", row.lora_params, adapter.lora_params),
+            ("other_params", row.other_params, adapter.other_params),
+            (
+                "params_saved",
+                row.params_saved,
+                row.params_saved and whole and 1 - adapter.lora_params / whole,
+            ),
         )
         check_facts(findings, ((file, f"{row.name}.{field}", *values) for field, *values in facts))
 

@@ -109,7 +109,7 @@ def _plan_facts(place: Path, report: ShrinkReport, plan: ShrinkPlan) -> Facts:
     yield f"{RECORDS}/{MANIFEST}", "plan", bound, digest
     yield shrink.SHRUNK, "plan_sha256", report.plan_sha256, digest
     yield shrink.SHRUNK, "plan", report.plan, plan
-    for field, planned, found in (
+    for field, planned, actual in (
         ("adapter_sha256", plan.adapter_sha256, reference.sha256),
         ("adapter_config_sha256", plan.adapter_config_sha256, reference.config_sha256),
         ("rank", plan.rank, reference.largest_rank),
@@ -117,7 +117,7 @@ def _plan_facts(place: Path, report: ShrinkReport, plan: ShrinkPlan) -> Facts:
         ("base", plan.base, report.base),
         ("task", plan.task, report.task),
     ):
-        yield PLAN, field, planned, found
+        yield PLAN, field, planned, actual
     for candidate in plan.candidates:
         saved = round(1 - candidate.lora_params / plan.lora_params, 9)
         yield PLAN, f"candidates.{candidate.name}.params_saved", round(candidate.params_saved, 9), saved
@@ -243,24 +243,24 @@ class _Recorded(Answering):
                 self.findings.mismatch(name, "missing")
             self.findings.gap(f"{row.file_name}: that it could not be evaluated")
             raise InputError(recorded.reason.partition(": ")[2], code="not-evaluated", hint="")
-        found, digest = read_records(path), sha256_file(path)
-        check_facts(self.findings, ((name, *fact) for fact in self._facts(row, file, found, digest)))
+        read, digest = read_records(path), sha256_file(path)
+        check_facts(self.findings, ((name, *fact) for fact in self._facts(row, file, read, digest)))
         row.files.append(RecordsFile(path=name, sha256=digest))
-        if isinstance(self.rules, str) or found.run.kind != self._header.kind:
-            return found
-        again = rescored(found, self.rules)
+        if isinstance(self.rules, str) or read.run.kind != self._header.kind:
+            return read
+        again = rescored(read, self.rules)
         if again.changed:
             some = ", ".join(again.changed[:3])
             self.findings.mismatch(name, f"{len(again.changed):,} answers are scored differently: {some}")
         return again.evaluation
 
     def _facts(
-        self, row: Answers, file: str, found: Evaluation[Any], digest: str
+        self, row: Answers, file: str, read: Evaluation[Any], digest: str
     ) -> Sequence[tuple[str, Any, Any]]:
-        run, recorded, first = found.run, self.rows[row.file_name], self.rows[self.inputs.reference.name]
+        run, recorded, first = read.run, self.rows[row.file_name], self.rows[self.inputs.reference.name]
         of = first if row.adapter is None and run.kind == "classification" else recorded
         facts: list[tuple[str, Any, Any]] = [
-            ("id", repeated(found.records)[:3], []),
+            ("id", repeated(read.records)[:3], []),
             ("n", run.n, len(self.inputs.examples)),
             ("base", run.base, self._header.base),
             ("adapter", run.adapter, None if of.role == BASE else of.name),

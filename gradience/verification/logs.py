@@ -23,7 +23,7 @@ NOT_IN_LOGS = ("schema", "run", "a.path", "b.path")
 def check_evidence(place: Path, findings: Findings) -> None:
     """Make evidence.json again from the two logs, found in the folder or at their paths by their digests."""
     report = EvidenceReport.read(place / EVIDENCE)
-    a, b = (_found(place, log, findings) for log in (report.a, report.b))
+    a, b = (_log_at(place, log, findings) for log in (report.a, report.b))
     if a is None or b is None:
         findings.not_done("result", "L1", f"{EVIDENCE}: a log is missing; cannot recompute")
         return
@@ -48,7 +48,7 @@ def check_evidence(place: Path, findings: Findings) -> None:
             findings.mismatch(EVIDENCE, difference.what, difference.field)
 
 
-def _found(place: Path, log: LogFacts, findings: Findings) -> Path | None:
+def _log_at(place: Path, log: LogFacts, findings: Findings) -> Path | None:
     """Return the log with the recorded digest; report another file under its name."""
     at = [place / Path(log.path).name, place / log.path, Path(log.path)]
     present = [path for path in at if path.is_file()]

@@ -184,12 +184,14 @@ def verify_run(
 
 def check_plan_digest(folder: Path, expected: str | None, findings: Findings) -> str | None:
     """Return the sha256 of plan.json, if it is there; compare it with the one that is expected."""
-    found = sha256_file(folder / PLAN) if (folder / PLAN).is_file() else None
+    present = sha256_file(folder / PLAN) if (folder / PLAN).is_file() else None
     if expected is not None:
         with findings.check("plan digest", "L1", f"{PLAN} has the digest given with --plan"):
-            if found != expected.strip().lower():
-                findings.mismatch(PLAN, f"sha256 is {found or 'unavailable: no file'}; expected: {expected}")
-    return found
+            if present != expected.strip().lower():
+                findings.mismatch(
+                    PLAN, f"sha256 is {present or 'unavailable: no file'}; expected: {expected}"
+                )
+    return present
 
 
 @contextmanager
