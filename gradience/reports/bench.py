@@ -6,7 +6,7 @@ are named with their digests, so that anybody can repeat the counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from statistics import fmean
@@ -31,6 +31,7 @@ from gradience.reports.base.blocks import (
     Role,
     Span,
     Table,
+    dim,
     items,
     spans,
     table_of,
@@ -46,11 +47,20 @@ from gradience.reports.base.graded import (
     Ladder,
     Noise,
     PooledEvidence,
-    Step,
     StepStatus,
     VariantEvidence,
 )
-from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig, size, trimmed
+from gradience.reports.base.numbers import (
+    MISSING,
+    chance,
+    count,
+    number_range,
+    percent,
+    plural,
+    sig,
+    size,
+    trimmed,
+)
 from gradience.reports.base.prediction import PredictedDivergence
 from gradience.reports.base.report import PlotOf, Plots, Report, compared_plots
 from gradience.reports.base.run import RunInfo
@@ -216,6 +226,21 @@ class OfAnArm(Part):
     """`uniform_median`; `uniform_median.truncate`."""
     arm: str
     """`retrain`, `truncate`, `ladder` (a step of it, truncated), or `control`."""
+    description: str = ""
+    """How it is made, and the purpose of a control, in words; empty in older files."""
+    expected: Literal["PASS", "FAIL"] | None = None
+    """Status that a control must have; null if none is expected."""
+    made_by: str
+    """Method: `retrain` or `truncate`. `random_directions`: the probe's factors kept in random
+    directions. `head`: ΔW = 0, only a head is trained. `rotate`: the same update in other factors: only
+    rounding differs."""
+    status: Status
+    """PASS and FAIL: the policy's tolerance applied to the counts of one seed, or the policy to all seeds."""
+    reasons: tuple[str, ...] = ()
+    """Reasons for the status, in words."""
+    evidence: VariantEvidence | None = None
+    """Evidence for the verdict. Null for one seed of several, which are graded together; for a smoke run; and in
+    older files."""
 
     @property
     def is_control(self) -> bool:
@@ -232,18 +257,16 @@ class OfAnArm(Part):
         """True if the variant is neither a control nor a step of the ladder."""
         return not self.is_control and not self.is_step
 
+    @property
+    def as_expected(self) -> bool | None:
+        """True if a control has its expected status; None if no status is expected, or there is no result."""
+        known = self.expected is not None and self.status in ("PASS", "FAIL")
+        return self.status == self.expected if known else None
+
 
 class VariantResult(OfAnArm):
     """One smaller adapter, or control, compared with the probe of this seed."""
 
-    made_by: str
-    """Method: `retrain` or `truncate`. `random_directions`: the probe's factors kept in random
-    directions. `head`: ΔW = 0, only a head is trained. `rotate`: the same update in other factors: only
-    rounding differs."""
-    status: Status
-    """PASS and FAIL: the policy's tolerance applied to the counts of this seed only."""
-    reasons: tuple[str, ...] = ()
-    """Reasons for the status, in words."""
     stopped_early: bool = False
     """True if SKIPPED because the variant could not pass any more, regardless of this seed."""
     same_as: str | None = None
@@ -263,9 +286,6 @@ class VariantResult(OfAnArm):
     """Variant − probe, as a share of the examples."""
     delta_exact: str | None = None
     """The difference as exact counts: `-5/200`."""
-    evidence: VariantEvidence | None = None
-    """Evidence for the verdict. Null if several seeds are planned, which are graded together; for a smoke
-    run; and in files of earlier versions."""
     divergence: DivergenceSummary | None = None
     predicted: PredictedDivergence | None = None
     """Null except for a truncation chosen by a calibration."""
@@ -304,7 +324,7 @@ class Bench(Report):
     row_field: ClassVar[str] = "variants"
     plots: ClassVar[Plots] = {
         **compared_plots("Variants", "Variants"),
-        "ladder": PlotOf("compared:ladder_plot", ("Which is the smallest", "Ladder", "Variants")),
+        "ladder": PlotOf("compared:ladder_plot", ("Rank ladder", "Variants")),
     }
     repair: ClassVar[str] = (
         "make it again: gradience bench run with the same --config and --output, which uses the finished stages"
@@ -346,18 +366,18 @@ class Bench(Report):
 
     def blocks(self) -> Document:
         """Return the sections, including the sources of the numbers."""
-        return bench_blocks(self)
+        return list(bench_blocks(self))
 
     def screen(self) -> Document:
         """Return the sections."""
-        return bench_blocks(self, sources=False)
+        return list(bench_blocks(self, sources=False))
 
     def page_heading(self, heading: Heading) -> Heading:
         """Return the title, without the verdict of a smoke run."""
         if not self.smoke:
             return heading
         before, _, *after = spans(heading.text)
-        return replace(heading, text=(before, status(SMOKE_STATUS), *after))
+        return replace(heading, text=(before, status(SMOKE), *after))
 
     def page_opening(self, opening: Document) -> Document:
         """Leave out the smallest passing variant of a smoke run: the next sentence would take it back."""
@@ -457,11 +477,6 @@ class VariantSeed(Part):
 class VariantSummary(OfAnArm):
     """One variant over the planned seeds."""
 
-    made_by: str
-    """Method, as in bench.json."""
-    status: Status
-    reasons: tuple[str, ...]
-    """Reasons for the status, in words."""
     passing: int
     """Planned seeds that pass; seeds without a result do not count."""
     planned: int
@@ -476,8 +491,6 @@ class VariantSummary(OfAnArm):
     mean_reduction: Float12 | None
     """Mean share of LoRA parameters saved, over the seeds with known ranks."""
     seeds: tuple[VariantSeed, ...]
-    evidence: VariantEvidence | None = None
-    """Evidence for the verdict. Null in files of earlier versions."""
     answers: AnswerCounts | None = None
     """Counts of the variant's answers; null without answers, and in files of earlier versions."""
 
@@ -513,8 +526,8 @@ class BenchAggregate(Report):
 
     row_field: ClassVar[str] = "variants"
     plots: ClassVar[Plots] = {
-        **compared_plots("Δ and how sure", "Variants"),
-        "ladder": PlotOf("compared:ladder_plot", ("Which is the smallest", "Ladder", "Grades")),
+        **compared_plots("Accuracy differences", "Variants"),
+        "ladder": PlotOf("compared:ladder_plot", ("Rank ladder", "Grades")),
         "operating": PlotOf("compared:operating_plot", ("Grades",)),
     }
     repair: ClassVar[str] = "aggregate the runs again: gradience bench aggregate DIR… --output DIR"
@@ -559,11 +572,11 @@ class BenchAggregate(Report):
 
     def blocks(self) -> Document:
         """Return the sections, including the sources of the numbers."""
-        return aggregate_blocks(self)
+        return list(aggregate_blocks(self))
 
     def screen(self) -> Document:
         """Return the sections."""
-        return aggregate_blocks(self, sources=False)
+        return list(aggregate_blocks(self, sources=False))
 
     def summary(self) -> list[Note] | None:
         """Return the results of the controls, the grade, and the smallest rank of the ladder."""
@@ -595,8 +608,7 @@ Run = Bench | BenchAggregate
 Result = VariantResult | VariantSummary
 Row = tuple[str, Inline]
 
-AS_EXPECTED, NOT_AS_EXPECTED = "as expected", "not as expected"
-SMOKE_STATUS = "smoke, no evidence"
+SMOKE = "smoke run, no evidence"
 ROLES: dict[str, Role] = {
     "PASS": "good",
     "FAIL": "bad",
@@ -604,9 +616,9 @@ ROLES: dict[str, Role] = {
     "INCONCLUSIVE": "warn",
     "UNDERTRAINED": "warn",
     "SKIPPED": "dim",
-    SMOKE_STATUS: "warn",
-    AS_EXPECTED: "good",
-    NOT_AS_EXPECTED: "bad",
+    SMOKE: "warn",
+    "as expected": "good",
+    "not as expected": "bad",
 }
 GRADE_ROLES: dict[Grade, Role] = {"A": "good", "B": "good", "C": "warn", "D": "bad", "X": "bad"}
 STEP_ROLES: dict[StepStatus, Role] = {
@@ -637,13 +649,7 @@ def mean_percent(spread: Spread | None) -> str:
     """Return `28.5 % ± 1.5`, the standard deviation over seeds; without ± for one seed."""
     if spread is None:
         return MISSING
-    around = "" if spread.sd is None else f" ± {100 * spread.sd:.1f}"
-    return f"{100 * spread.mean:.1f} %{around}"
-
-
-def chance(share: float) -> str:
-    """Return a probability as a percentage, tiny positive values as `< 0.1 %`."""
-    return "< 0.1 %" if 0 < share < 0.001 else percent(share)
+    return f"{100 * spread.mean:.1f} %" + ("" if spread.sd is None else f" ± {100 * spread.sd:.1f}")
 
 
 def p_value(value: float | None) -> str:
@@ -661,23 +667,11 @@ def round_up(number: int) -> int:
     return -(-number // unit) * unit
 
 
-def saving(result: Result | Best | BestVariant) -> float | None:
+def saving(result: Result | Best | BestVariant | None) -> float | None:
     """Return the share of the LoRA parameters saved, on one seed or as a mean."""
-    return result.reduction if isinstance(result, VariantResult | Best) else result.mean_reduction
-
-
-def as_expected(result: str, status: str) -> bool | None:
-    """Return True if a control has its expected status; None if no status is expected or known.
-
-    >>> as_expected("head_only", "PASS"), as_expected("head_only", "FAIL"), as_expected("head_only", "SKIPPED")
-    (False, True, None)
-    """
-    from gradience.bench.arms.registry import control_of
-
-    control = control_of(result)
-    if control is None or control.expected is None or status not in ("PASS", "FAIL"):
+    if result is None:
         return None
-    return status == control.expected
+    return result.reduction if isinstance(result, VariantResult | Best) else result.mean_reduction
 
 
 def status(word: str) -> Span:
@@ -691,19 +685,13 @@ def status_of(result: Result) -> Span:
         return status(result.status)
     if isinstance(result, VariantSummary) and not result.complete:
         return status("seeds missing")
-    words = {None: "for comparison", True: AS_EXPECTED, False: NOT_AS_EXPECTED}
-    return status(words[as_expected(result.name, result.status)])
+    return status({None: "for comparison", True: "as expected", False: "not as expected"}[result.as_expected])
 
 
-def letter(result: Result) -> Inline:
+def letter(result: Result | None) -> Inline:
     """Return the grade of a variant, or a dash."""
-    if result.evidence is None or result.evidence.grade is None:
-        return MISSING
-    return Span(result.evidence.grade, GRADE_ROLES[result.evidence.grade])
-
-
-def _is_graded(results: Iterable[Result]) -> bool:
-    return any(result.evidence is not None and result.evidence.grade is not None for result in results)
+    grade = result.evidence.grade if result is not None and result.evidence is not None else None
+    return MISSING if grade is None else Span(grade, GRADE_ROLES[grade])
 
 
 def _interval(bounds: Bounds | PairedTable | None) -> str:
@@ -711,30 +699,41 @@ def _interval(bounds: Bounds | PairedTable | None) -> str:
 
 
 def _best_of(run: Run) -> Result | None:
-    best = run.best
-    return next((variant for variant in run.variants if best is not None and variant.name == best.name), None)
+    return next((variant for variant in run.variants if run.best and variant.name == run.best.name), None)
+
+
+def _named(names: Iterable[str]) -> tuple[str | Span, ...]:
+    """Return names, separated by commas."""
+    return tuple(part for name in names for part in (", ", Span(name, "name")))[1:]
 
 
 # ---------------------------------------------------------------- sections of one seed and of several
 
 
-def _title(run: Run, task: str, seeds: str) -> list[Block]:
-    """Return the verdict on the run, and the smallest adapter that passes."""
-    names = (Span(run.model, "name"), " on ", Span(task, "name"), f", {seeds}")
-    best: Inline = "No smaller adapter passes."
+def _title(run: Run, task: str, seeds: str) -> Iterator[Block]:
+    """Yield the verdict on the run, and the smallest variant that passes."""
+    title = (
+        "Bench ",
+        status(run.status),
+        ": ",
+        Span(run.model, "name"),
+        " on ",
+        Span(task, "name"),
+        f", {seeds}",
+    )
+    yield Heading(title, level=1)
     if run.best is not None:
-        evidence = getattr(_best_of(run), "evidence", None)
-        grade = ""
-        if evidence is not None and evidence.grade is not None:
-            certain = evidence.grade == "A" and isinstance(run, BenchAggregate) and run.conditions_met
-            grade = f" Its grade is {evidence.grade}{': certifiable' if certain else ''}."
-        fewer = f", with {percent(saving(run.best))} fewer LoRA parameters.{grade}"
-        best = ("Smallest that passes: ", Span(run.best.name, "name"), fewer)
+        best = _best_of(run)
+        grade = best.evidence.grade if best is not None and best.evidence is not None else None
+        facts = f", with {percent(saving(run.best))} fewer LoRA parameters"
+        facts += "" if grade is None else f" (grade {grade}, {GRADES[grade][1]})"
+        yield Paragraph(("Smallest variant that passes: ", Span(run.best.name, "name"), f"{facts}."))
     elif run.status in ("UNDERTRAINED", "SKIPPED"):
-        best = "Nothing was compared, so nothing is concluded."
-    elif run.status == "INCONCLUSIVE":
-        best = "Nothing can be concluded."
-    return [Heading(("Bench ", status(run.status), ": ", *names), level=1), Paragraph(best)]
+        yield Paragraph("No variant was compared with the probe.")
+    else:
+        yield Paragraph(
+            "No conclusion is possible." if run.status == "INCONCLUSIVE" else "No variant passes."
+        )
 
 
 def _data(base_params: int | None, splits: Iterable[DataSplit], role: str) -> list[Row]:
@@ -746,38 +745,31 @@ def _data(base_params: int | None, splits: Iterable[DataSplit], role: str) -> li
 
 
 def _other_params(number: int) -> list[Row]:
-    return [("other parameters", f"{count(number)}, not LoRA weights; counted separately")] if number else []
-
-
-def _variants(results: Sequence[Result], table: Table, aside: str, columns: str) -> list[Block]:
-    """Return the section of the variants: their table, how each kind is made, and the meaning of the columns."""
-    ways = _ways(results)
-    legend: list[Block] = [Facts(ways)] if ways else []
-    return [Heading("Variants", aside=aside), table, *legend, Paragraph(Span(columns, "dim"))]
+    return [("other parameters", f"{count(number)} (not LoRA weights; counted separately)")] if number else []
 
 
 def _ways(variants: Iterable[Result]) -> list[Row]:
     """Return the suffixes of the names, and how the variants with each suffix are made."""
-    from gradience.bench.arms.registry import ARMS
-
-    arms = {result.arm: ARMS[result.arm] for result in variants if result.arm in ARMS}
-    return [(f".{arm.name}" if arm.suffix else "no suffix", arm.words) for arm in arms.values() if arm.words]
+    ways = {variant.name.partition(".")[2]: variant.description for variant in variants}
+    return [(f".{suffix}" if suffix else "no suffix", words) for suffix, words in ways.items() if words]
 
 
-def _controls(results: Sequence[Result], table: Table) -> list[Block]:
-    """Return the section of the controls with the purpose of each; empty without controls."""
-    from gradience.bench.arms.registry import control_of
+def _controls(results: Sequence[Result], table: Table) -> Iterator[Block]:
+    """Yield the section of the controls with the purpose and the expected status of each; nothing without controls."""
+    if results:
+        musts = {"PASS": " (must pass)", "FAIL": " (must fail)", None: ""}
+        purposes = {
+            result.name.partition(".")[0]: f"{result.description}{musts[result.expected]}"
+            for result in results
+        }
+        aside = "not candidates: they check that the examples distinguish good adapters from bad ones"
+        yield Heading("Controls", aside=aside)
+        yield table
+        yield Facts([(name, purpose) for name, purpose in purposes.items() if purpose])
 
-    controls = (control_of(result.name) for result in results)
-    words: dict[str, Inline] = {control.name: control.words for control in controls if control is not None}
-    aside = "can these examples tell a good adapter from a bad one?"
-    if not results:
-        return []
-    return [Heading("Controls: not candidates", aside=aside), table, Facts(list(words.items()))]
 
-
-def _reasons(results: Iterable[Result], known: Sequence[str] = ()) -> list[Block]:
-    """Return why variants do not simply pass and controls have no result, except the `known` reasons."""
+def _reasons(results: Iterable[Result], known: Sequence[str] = ()) -> Iterator[Block]:
+    """Yield why variants do not simply pass and controls have no result, except the `known` reasons."""
     names: dict[str, list[str]] = {}
     for result in results:
         why = "; ".join(reason for reason in result.reasons if reason not in known)
@@ -785,92 +777,88 @@ def _reasons(results: Iterable[Result], known: Sequence[str] = ()) -> list[Block
         passes = result.status == "PASS" and getattr(result, "same_as", None) is None
         if why and not passes and not (result.is_control and measured):
             names.setdefault(why, []).append(result.name)
-    lines = [f"{', '.join(of)}: {why}" for why, of in names.items()]
-    return [Heading("Reasons"), items(lines)] if lines else []
+    if names:
+        yield Heading("Reasons")
+        yield items(f"{', '.join(of)}: {why}" for why, of in names.items())
 
 
-def _policy(rule: Policy, notes: Iterable[str]) -> list[Block]:
-    """Return the safety policy, its meaning for this run, and limits of the verdicts."""
-    text = (
-        f"A seed passes when its Δ is at least {signed_points(-rule.tolerance)} points. A variant passes when at least"
-        f" {exact_percent(rule.pass_rate)} of the planned seeds pass and none has a Δ below"
+def _policy(rule: Policy, notes: Iterable[str]) -> Iterator[Block]:
+    """Yield the safety policy, its meaning for this run, and limits of the verdicts."""
+    yield Heading("Policy")
+    yield Paragraph(
+        f"A seed passes if Δ is at least {signed_points(-rule.tolerance)} points. A variant passes if at least"
+        f" {exact_percent(rule.pass_rate)} of the planned seeds pass and no seed has a Δ below"
         f" {signed_points(-rule.floor)} points. A seed without a result counts as failed."
-    )
-    noise = (
-        "Counts are noisy: trainings that differ only in the seed, and even one adapter written twice, differ in some "
-        "answers. The control that must pass, and the range of the probe over seeds, show by how much."
     )
     marked = []
     for note in notes:
         warning = note.removeprefix("warning: ")
         marked.append(Note("item" if warning == note else "warning", warning))
-    return [Heading("Policy"), Paragraph(text), Notes([*marked, Note("item", noise)])]
+    noise = (
+        "Answers also differ between trainings and between equal adapters. Compare Δ with the noise floors."
+    )
+    yield Notes([*marked, Note("item", noise)])
 
 
-def _sources(run: Run, splits: Iterable[DataSplit], more: Iterable[str]) -> list[Block]:
-    """Return the sources of the numbers: `more`, data, base weights."""
+def _sources(run: Run, splits: Iterable[DataSplit], more: Iterable[str]) -> Iterator[Block]:
+    """Yield the sources of the numbers: `more`, data, base weights."""
     data = [f"{split.role}: {split.n:,} examples, sha256 {split.sha256}" for split in splits]
-    return [Heading("What it rests on"), items([*more, *data, f"base weights {run.base_fingerprint}"])]
+    yield Heading("Sources")
+    yield items([*more, *data, f"base weights {run.base_fingerprint}"])
 
 
 def _summary(run: Run) -> list[Note]:
     """Return unexpected results of controls, which undermine the other verdicts; the grade of the best
     variant; and the smallest rank of the ladder, to which the policy does not apply."""
     notes = [
-        Note("warning", f"{control.name}: not as a control must be. See Controls.")
+        Note("warning", f"{control.name} is not as expected. See Controls.")
         for control in run.controls
-        if as_expected(control.name, control.status) is False
+        if control.as_expected is False
     ]
     best = _best_of(run)
     if best is not None and best.evidence and best.evidence.grade:
         mark, _ = GRADES[best.evidence.grade]
-        notes.append(Note(mark, f"Grade {best.evidence.grade}: {best.evidence.reason}."))
+        notes.append(Note(mark, f"Grade {best.evidence.grade}, {best.evidence.reason}."))
     if run.ladder is not None:
         safe = run.ladder.smallest_safe
-        saved = next((saving(step) for step in run.steps if step.name == safe), None)
+        saved = saving(next((step for step in run.steps if step.name == safe), None))
         keeps = "" if saved is None else f" It has {percent(saved)} fewer LoRA parameters."
-        sentence = f"Ladder of truncations: {run.ladder.sentence.removesuffix('.')}.{keeps}"
-        notes.append(Note("good" if safe else "unknown", sentence))
+        notes.append(Note("good" if safe else "unknown", f"Rank ladder: {run.ladder.sentence}.{keeps}"))
     return notes
 
 
-# ---------------------------------------------------------------- how sure it is
+# ---------------------------------------------------------------- evidence
 
 
-def _grades(results: Sequence[Result]) -> list[Block]:
-    """Return the section of the grades, with reasons; empty without grades."""
-    alike: dict[tuple[Grade, str], list[str]] = {}
+def _grades(results: Sequence[Result]) -> Iterator[Block]:
+    """Yield the section of the grades, with reasons; nothing without grades."""
+    alike: dict[tuple[str, str], list[str]] = {}
     for result in results:
         if result.evidence is not None and result.evidence.grade is not None:
             alike.setdefault((result.evidence.grade, result.evidence.reason), []).append(result.name)
-    meaning = "A certified, B supported for these runs, C neither shown, D inferior, X invalid"
-    title = Heading("Grades: how sure is the verdict?", aside=meaning)
-    return [title, Facts(_by_grade(alike))] if alike else []
+    if alike:
+        yield Heading("Grades", aside=", ".join(f"{grade} {word}" for grade, (_, word) in GRADES.items()))
+        yield Facts(_by_grade(alike))
 
 
-def _by_grade(alike: dict[tuple[Grade, str], list[str]]) -> list[Row]:
-    rows: list[Row] = []
-    for (grade, text), names in alike.items():
-        parts: list[str | Span] = []
-        for name in names:
-            parts += [", " if parts else "", Span(name, "name")]
-        rows.append((grade, (*parts[1:], f": {text}")))
-    return rows
+def _by_grade(alike: Mapping[tuple[str, str], Sequence[str]]) -> list[Row]:
+    return [(grade, (*_named(names), f": {text}")) for (grade, text), names in alike.items()]
 
 
-def _differences(results: Sequence[Result]) -> list[Block]:
-    """Return the section of Δ with its intervals, as figures and drawn; empty if no Δ is known."""
+def _differences(results: Sequence[Result]) -> Iterator[Block]:
+    """Yield the section of Δ with its intervals, as figures and drawn; nothing if no Δ is known."""
     known = [
         (row.name, row.evidence, row.evidence.pooled)
         for row in results
         if row.evidence and row.evidence.pooled
     ]
     if not known:
-        return []
+        return
     margin = known[0][2].margin
-    twice = f"−{exact_text(200 * margin)}"
+    twice, lost = f"PASS at −{exact_text(200 * margin)}", f"−{exact_text(100 * margin)}"
     several = any(pooled.over_trainings for _, _, pooled in known)
-    table = table_of(
+    yield Heading("Accuracy differences", aside="variant − probe, in points")
+    yield table_of(
         known,
         (Column(), lambda row: Span(row[0], "name")),
         (Column("Δ", ">"), lambda row: points(row[2].delta)),
@@ -882,40 +870,34 @@ def _differences(results: Sequence[Result]) -> list[Block]:
         (Column("next training", ">", drop=8, shown=several), lambda row: _interval(row[2].next_training)),
         (Column("discordant", ">", drop=4), lambda row: percent(row[2].discordance)),
         (
-            Column("between runs", ">", drop=1, shown=several),
+            Column("SD between runs", ">", drop=1, shown=several),
             lambda row: MISSING if row[2].run_spread is None else f"{100 * row[2].run_spread:.2f}",
         ),
-        (
-            Column("equal passes", ">", drop=6),
-            lambda row: chance(row[1].policy.pass_if_equal) if row[1].policy else MISSING,
-        ),
-        (
-            Column(f"{twice} passes", ">", drop=5),
-            lambda row: chance(row[1].policy.pass_if_twice_margin) if row[1].policy else MISSING,
-        ),
+        (Column("PASS if equal", ">", drop=6), lambda row: _chance(row[1], "pass_if_equal")),
+        (Column(twice, ">", drop=5), lambda row: _chance(row[1], "pass_if_twice_margin")),
         (Column("adjusted p", ">", drop=2, shown=several), lambda row: p_value(row[1].adjusted_p)),
     )
-    trainings = (
-        "Mean over trainings: the same for the mean of all trainings of this recipe. Next training: the same for one"
-        " more training, if trainings vary normally. Between runs: spread of the true Δ, in points. "
-    )
-    adjusted = " Adjusted p: of a loss of the margin in the next training, for all that are tested together."
-    legend = (
-        "These runs: with 90 % confidence Δ lies between these, so each end alone holds with 95 %. "
-        f"{trainings if several else ''}"
-        "Discordant: examples on which exactly one of the two is correct. Equal passes: chance that an adapter which"
-        f" is exactly as good passes the policy; {twice} passes: that one which loses twice the margin does."
-        f"{adjusted if several else ''}"
-    )
-    lines = "Heavy line: these runs; light line: the mean over trainings. " if several else ""
-    ruled_out = f"{lines}To the right of −{exact_text(100 * margin)}: a loss of the margin is ruled out."
-    return [
-        Heading("Δ and how sure it is", aside="in percentage points"),
-        table,
-        Paragraph(Span(legend, "dim")),
-        drawing([(name, pooled) for name, _, pooled in known], margin),
-        Paragraph(Span(ruled_out, "dim")),
-    ]
+    interval = "90 % confidence interval; each end is a one-sided 95 % bound"
+    legend = {
+        "these runs": f"{interval}, for the adapters of these runs",
+        "mean over trainings": "the same for the mean over all trainings of this recipe" if several else "",
+        "next training": "the same for one more training, if trainings vary normally" if several else "",
+        "discordant": "share of the examples on which exactly one of the two adapters is correct",
+        "SD between runs": "standard deviation of the true Δ between runs, in points" if several else "",
+        "PASS if equal": "chance that an equally good adapter passes the policy",
+        twice: "chance that an adapter with a drop of twice the margin passes",
+        "adjusted p": "against a drop of the margin or more in the next training, adjusted for all claims"
+        if several
+        else "",
+    }
+    yield Facts([(label, meaning) for label, meaning in legend.items() if meaning])
+    yield drawing([(name, pooled) for name, _, pooled in known], margin)
+    lines = "Heavy line: these runs; light line: mean over trainings. " if several else ""
+    yield dim(f"{lines}An interval to the right of {lost} rules out a drop of the margin.")
+
+
+def _chance(evidence: VariantEvidence, outcome: str) -> str:
+    return MISSING if evidence.policy is None else chance(getattr(evidence.policy, outcome))
 
 
 WIDTH, NAME = 32, 24
@@ -964,87 +946,68 @@ def drawing(rows: Sequence[tuple[str, PooledEvidence]], margin: Fraction) -> Cod
     return Code(lines, drawing=True)
 
 
-def _next_grades(results: Sequence[Result]) -> list[Block]:
-    """Return the section of requirements for a better grade; empty if no grade can improve."""
-    alike: dict[tuple[Grade, str], list[str]] = {}
+def _next_grades(results: Sequence[Result]) -> Iterator[Block]:
+    """Yield the section of requirements for a better grade; nothing if no grade can improve."""
+    alike: dict[tuple[str, str], list[str]] = {}
     for result in results:
         evidence = result.evidence
         if evidence is None or evidence.next_grade is None or evidence.pooled is None:
             continue
         needs, pooled = evidence.next_grade, evidence.pooled
-        wanted = amount(needs.examples, needs.seeds, pooled, pooled.runs)
+        wanted = amount(needs.examples, needs.seeds, pooled)
         if needs.grade == "A" and needs.seeds is not None:
-            wanted = f"{plural(needs.seeds, 'seed')}, if their mean and spread stay as they are"
+            wanted = f"{plural(needs.seeds, 'seed')}, if mean and spread stay as observed"
         elif needs.grade == "A":
-            wanted = "out of reach of 100 seeds" if pooled.next_training else f"{MIN_SEEDS} seeds or more"
-        text = "; ".join([*needs.obstacles, wanted])
-        alike.setdefault((needs.grade, text), []).append(result.name)
-    aside = "for an 80 % chance, if the Δ and the noise seen are the true ones"
-    return [Heading("What would the next grade need?", aside=aside), Facts(_by_grade(alike))] if alike else []
+            wanted = "100 seeds are not enough" if pooled.next_training else f"{MIN_SEEDS} seeds or more"
+        alike.setdefault((needs.grade, "; ".join([*needs.obstacles, wanted])), []).append(result.name)
+    if alike:
+        aside = "for 80 % power, if the true Δ and noise equal the observed ones"
+        yield Heading("Requirements for a better grade", aside=aside)
+        yield Facts(_by_grade(alike))
 
 
-def amount(examples: int | None, seeds: int | None, pooled: PooledEvidence, runs: int) -> str:
-    """Return the number of examples or seeds needed. runs: number of seeds assumed."""
-    now = pooled.examples
+def amount(examples: int | None, seeds: int | None, pooled: PooledEvidence) -> str:
+    """Return the number of examples or seeds needed."""
+    now, runs = f"{pooled.examples:,}", plural(pooled.runs, "seed")
     if pooled.delta <= -pooled.margin:
-        return "out of reach, since Δ itself is a loss of the margin or more"
-    if examples is not None and examples <= now:
-        return f"{now:,} examples and {plural(runs, 'seed')} are enough"
-    ways = []
-    if examples:
-        ways.append(f"about {round_up(examples):,} examples ({now:,} now) with {plural(runs, 'seed')}")
-    if seeds:
-        ways.append(f"{plural(seeds, 'seed')} with these examples")
-    return ", or ".join(ways) or "out of reach of any number of examples, and of 100 seeds"
+        return "not possible, because the observed drop is not below the margin"
+    if examples is not None and examples <= pooled.examples:
+        return f"{now} examples and {runs} are enough"
+    ways = [f"about {round_up(examples):,} examples ({now} now) with {runs}"] if examples else []
+    ways += [f"{plural(seeds, 'seed')} with these examples"] if seeds else []
+    return ", or ".join(ways) or "neither more examples nor 100 seeds are enough"
 
 
-def ladder_section(ladder: Ladder, results: Sequence[Result]) -> list[Block]:
-    """Return the answer, the steps from the top, and the requirements of the first step that is not shown."""
-    where = BOUNDS[ladder.bound]
+def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]:
+    """Yield the answer, the steps from the top, and the requirements of the first step that is not shown."""
     of_name = {result.name: result for result in results}
-
-    def words(step: Step) -> str:
-        return step.status + (f": {step.reason}" if step.reason and step.status == "inconclusive" else "")
-
-    table = table_of(
+    yield Heading("Rank ladder", aside="truncations of the probe, tested from the largest down")
+    yield Paragraph(Span(f"{ladder.sentence[0].upper()}{ladder.sentence[1:]}.", "strong"))
+    yield table_of(
         [(step, of_name.get(step.name)) for step in ladder.steps],
         (Column(), lambda row: Span(row[0].name, "name")),
-        (Column("safe"), lambda row: Span(words(row[0]), STEP_ROLES[row[0].status])),
+        (Column("result"), lambda row: Span(row[0].words, STEP_ROLES[row[0].status])),
         (Column("policy", drop=2), lambda row: status(row[1].status) if row[1] else MISSING),
         (Column("Δ, points", ">"), lambda row: points(row[0].delta)),
-        (Column(f"bound, {where}", ">"), lambda row: points(row[0].low)),
+        (Column("lower bound", ">"), lambda row: points(row[0].low)),
         (Column("p", ">", drop=1), lambda row: p_value(row[0].p_value)),
-        (Column("saved", ">", drop=3), lambda row: percent(saving(row[1]) if row[1] else None)),
+        (Column("saved", ">", drop=3), lambda row: percent(saving(row[1]))),
     )
-    legend = (
-        "Truncations of the probe, tested from the top until one is not shown to be safe: its bound must lie above"
-        f" −{exact_text(100 * ladder.margin)} points, with 95 % confidence. What stands below is not tested; its"
-        " numbers are exploratory. So is a training at the rank found: it was not planned, and nothing here is about"
-        " it."
+    yield dim(
+        f"A step is shown to be safe if its lower 95 % bound ({BOUNDS[ladder.bound]}) is above"
+        f" −{exact_text(100 * ladder.margin)} points. The tests stop at the first step that is not shown; the numbers"
+        " of later steps are exploratory. Adapters retrained at these ranks were not tested."
     )
-    blocks: list[Block] = [
-        Heading("Ladder: the smallest rank that holds"),
-        Paragraph(Span(f"{ladder.sentence[0].upper()}{ladder.sentence[1:]}.", "strong")),
-        table,
-        Paragraph(Span(legend, "dim")),
-    ]
     needs = ladder.next_step
     result = of_name.get(needs.name) if needs else None
-    if (
-        needs is not None
-        and result is not None
-        and result.evidence is not None
-        and result.evidence.pooled is not None
-    ):
-        pooled = result.evidence.pooled
-        wanted = amount(needs.examples, needs.seeds, pooled, pooled.runs)
-        needed = f" would have needed, for an 80 % chance, if the Δ seen is the true one: {wanted}."
-        blocks.append(Paragraph((Span(needs.name, "name"), needed)))
-    return blocks
+    if needs is not None and result is not None and result.evidence is not None and result.evidence.pooled:
+        wanted = amount(needs.examples, needs.seeds, result.evidence.pooled)
+        needed = f" needs, for 80 % power, if the true Δ equals the observed one: {wanted}."
+        yield Paragraph((Span(needs.name, "name"), needed))
 
 
-def _predictions(results: Sequence[Result], model_type: str) -> list[Block]:
-    """Return the section of predicted and measured KL of calibrated variants; empty if no variant has both."""
+def _predictions(results: Sequence[Result], model_type: str) -> Iterator[Block]:
+    """Yield the section of predicted and measured KL of calibrated variants; nothing if no variant has both."""
     known: list[tuple[str, list[tuple[float, float]]]] = []
     for result in results:
         pairs: list[tuple[float | None, float | None]]
@@ -1053,31 +1016,34 @@ def _predictions(results: Sequence[Result], model_type: str) -> list[Block]:
             pairs = [(predicted.kl_mean, measured.kl_mean)] if predicted and measured else []
         else:
             pairs = [(row.predicted_kl_mean, row.kl_mean) for row in result.seeds]
-        both = [(was, is_now) for was, is_now in pairs if was is not None and is_now is not None]
+        both = [(was, max(0.0, is_now)) for was, is_now in pairs if was is not None and is_now is not None]
         known += [(result.name, both)] if both else []
     if not known:
-        return []
+        return
     several = any(len(pairs) > 1 for _, pairs in known)
-    text = (
-        "KL: distance from the probe's outputs, in nats per example. Predicted to second order from training prompts "
-        "without labels, before anything was evaluated."
-    )
-    if model_type != "seqcls":
-        text += " Predicted over the answers that the probe writes, measured over the gold ones."
-    table = table_of(
+    aside = "calibrated variants; means over the seeds" if several else "calibrated variants"
+    yield Heading("Predicted and measured KL", aside=aside)
+    yield table_of(
         known,
         (Column(), lambda row: Span(row[0], "name")),
         (Column("predicted KL", ">"), lambda row: sig(fmean(was for was, _ in row[1]))),
-        (Column("measured KL", ">"), lambda row: sig(max(0.0, fmean(is_now for _, is_now in row[1])))),
+        (Column("measured KL", ">"), lambda row: sig(fmean(is_now for _, is_now in row[1]))),
         (Column("measured / predicted", ">"), lambda row: _ratios(row[1])),
     )
-    aside = "calibrated variants; means over the seeds" if several else "calibrated variants"
-    return [Heading("Predicted and measured", aside=aside), table, Paragraph(Span(text, "dim"))]
+    answers = (
+        " Predicted on the probe's own answers, measured on the gold answers."
+        if model_type != "seqcls"
+        else ""
+    )
+    yield dim(
+        "KL divergence from the probe's outputs, in nats per example. The prediction is a second-order estimate from"
+        f" training prompts without labels, made before the evaluation.{answers}"
+    )
 
 
 def _ratios(pairs: Sequence[tuple[float, float]]) -> str:
-    """Return the range of ratios over the seeds; empty if no change was predicted."""
-    ratios = sorted(max(0.0, measured) / predicted for predicted, measured in pairs if predicted > 0)
+    """Return the range of ratios over the seeds; a dash if no change was predicted."""
+    ratios = sorted(measured / predicted for predicted, measured in pairs if predicted > 0)
     if not ratios:
         return MISSING
     low, high = sig(ratios[0]), sig(ratios[-1])
@@ -1087,64 +1053,67 @@ def _ratios(pairs: Sequence[tuple[float, float]]) -> str:
 # ---------------------------------------------------------------- one seed
 
 
-def bench_blocks(bench: Bench, *, sources: bool = True) -> Document:
-    """Return the sections of one seed. sources: include the last section, with versions and digests."""
+def bench_blocks(bench: Bench, *, sources: bool = True) -> Iterator[Block]:
+    """Yield the sections of one seed. sources: include the last section, with versions and digests."""
     data, probe = bench.data, bench.probe
-    smoke = "SMOKE RUN: shortened to see that everything works. Its numbers are no evidence of anything."
-    columns = (
-        "Only probe: examples that only the probe has correct. Only variant: those that only the variant has correct. "
-        "Δ: variant − probe, in percentage points. Saved: share of the LoRA parameters, classifier heads excluded. "
-        "KL: distance from the probe's outputs, in nats."
+    yield from _title(bench, data.task, f"seed {bench.seed}")
+    if bench.smoke:
+        yield Paragraph(
+            Span("Smoke run: shortened to check that everything works. It is no evidence.", "warn")
+        )
+    if bench.status != "PASS":
+        yield items(bench.reasons)
+    yield Heading("Probe")
+    yield Facts([*_data(bench.base_params, data.splits, data.eval_role), *_probe(probe), *_audit(bench)])
+    aside = f"compared with the probe on the same {count(probe.n)} examples" if probe else ""
+    yield Heading("Variants", aside=aside)
+    yield _table(bench.candidates)
+    legend = (
+        ("only probe", "examples that only the probe answers correctly"),
+        ("only variant", "examples that only the variant answers correctly"),
+        ("Δ", "variant − probe accuracy, in points"),
+        ("saved", "share of the LoRA parameters saved, without classifier heads"),
+        ("KL", "KL divergence from the probe's outputs, in nats per example"),
     )
-    aside = f"on the same {count(probe.n)} examples as the probe" if probe else ""
-    facts = [*_data(bench.base_params, data.splits, data.eval_role), *_probe(probe), *_audit(bench)]
-    blocks = [
-        *_title(bench, data.task, f"seed {bench.seed}"),
-        *([Paragraph(Span(smoke, "warn"))] if bench.smoke else []),
-        *([items(bench.reasons)] if bench.status != "PASS" else []),
-        Heading("Probe"),
-        Facts(facts),
-        *_variants(bench.candidates, _table(bench.candidates), aside, columns),
-        *_grades(bench.candidates),
-        *_differences(bench.variants),
-        *_next_grades(bench.candidates),
-        *_predictions(bench.candidates, bench.model_type),
-    ]
+    yield Facts([*_ways(bench.candidates), *legend])
+    yield from _grades(bench.candidates)
+    yield from _differences(bench.variants)
+    yield from _next_grades(bench.candidates)
+    yield from _predictions(bench.candidates, bench.model_type)
     if bench.ladder is not None:
-        blocks += ladder_section(bench.ladder, bench.steps)
+        yield from ladder_section(bench.ladder, bench.steps)
     elif bench.steps:
-        title = "Ladder: the probe truncated, from the largest down"
-        blocks += [Heading(title, aside="tested over all seeds"), _table(bench.steps)]
-    blocks += [
-        *_controls(bench.controls, _table(bench.controls)),
-        *_reasons(bench.variants, bench.reasons),
-        *_policy(bench.policy, bench.notes),
-    ]
-    if not sources:
-        return blocks
-    where = bench.environment
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items()))
-    quantization = f", base in {where.quantization}" if where.quantization else ""
-    by = (
-        f"; answers by {where.engine}, KL and flips by transformers" if where.engine != "transformers" else ""
-    )
-    more = [
-        f"{where.device}, {where.dtype}{quantization}{by}; {versions}",
-        f"config {bench.config_digest}, protocol {bench.protocol_digest}, plan {bench.plan_digest}",
-        *([f"probe sha256 {probe.adapter_sha256}"] if probe else []),
-    ]
-    return [*blocks, *_sources(bench, data.splits, more)]
+        yield Heading("Rank ladder", aside="truncations of the probe; tested over all seeds together")
+        yield _table(bench.steps)
+    yield from _controls(bench.controls, _table(bench.controls))
+    yield from _reasons(bench.variants, bench.reasons)
+    yield from _policy(bench.policy, bench.notes)
+    if sources:
+        where = bench.environment
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items()))
+        quantization = f", base in {where.quantization}" if where.quantization else ""
+        by = (
+            f"; answers by {where.engine}, KL and flips by transformers"
+            if where.engine != "transformers"
+            else ""
+        )
+        more = [
+            f"{where.device}, {where.dtype}{quantization}{by}; {versions}",
+            f"config {bench.config_digest}, protocol {bench.protocol_digest}, plan {bench.plan_digest}",
+            *([f"probe sha256 {probe.adapter_sha256}"] if probe else []),
+        ]
+        yield from _sources(bench, data.splits, more)
 
 
 def _probe(probe: Probe | None) -> list[Row]:
-    """Return rank, score, gate and size, and problems with the answers, if any."""
+    """Return rank, accuracy, gate and size, and problems with the answers, if any."""
     if probe is None:
         return [("probe", "none")]
-    passes = "passes" if probe.gate.passed else "fails"
-    gate = f"{passes} the {exact_percent(probe.gate.min_value)} quality gate"
+    gate = (
+        f"{'passes' if probe.gate.passed else 'fails'} the {exact_percent(probe.gate.min_value)} quality gate"
+    )
     if probe.gate.base_correct is not None:
-        without = probe.gate.base == "without an adapter"
-        base = "its base alone" if without else "the most frequent label alone"
+        base = "the base model" if probe.gate.base == "without an adapter" else "the most frequent label"
         gate += f"; {base} has {probe.gate.base_correct:,} / {probe.n:,}"
     counts = [
         (probe.failed_extractions, "output", "without an answer (counted as wrong)"),
@@ -1154,7 +1123,7 @@ def _probe(probe: Probe | None) -> list[Row]:
     problems = "; ".join(f"{plural(number, noun)} {what}" for number, noun, what in counts if number)
     return [
         ("rank", str(probe.rank)),
-        ("score", f"{probe.correct:,} / {probe.n:,} correct ({percent(probe.score)}): {gate}"),
+        ("accuracy", f"{probe.correct:,} / {probe.n:,} correct ({percent(probe.score)}): {gate}"),
         *([("problems", problems)] if problems else []),
         ("LoRA parameters", count(probe.lora_params)),
         *_other_params(probe.other_params),
@@ -1167,13 +1136,14 @@ def _audit(bench: Bench) -> list[Row]:
     audit = bench.audit
     if audit is None:
         failed = bench.probe is not None and not bench.probe.gate.passed
-        why = ": no rank is suggested from a probe that fails its quality gate" if failed else ""
-        return [("audit", f"none{why}")]
+        return [("audit", "none: the probe fails its quality gate" if failed else "none")]
     median, p90 = trimmed(audit.energy_rank_90_p50), trimmed(audit.energy_rank_90_p90)
-    ranks = f"{audit.suggested_r_global_median} (median), {audit.suggested_r_global_90} (p90)"
     return [
-        ("k@90", f"median {median}, p90 {p90} (directions for 90 % of the energy)"),
-        ("suggested ranks", ranks),
+        ("k@90", f"median {median}, p90 {p90} (directions with 90 % of the energy)"),
+        (
+            "suggested ranks",
+            f"{audit.suggested_r_global_median} (median), {audit.suggested_r_global_90} (p90)",
+        ),
         ("stable rank", f"mean {sig(audit.stable_rank_mean)}"),
         ("utilization", f"mean {percent(audit.utilization_mean)}"),
     ]
@@ -1188,22 +1158,24 @@ def _correct(result: VariantResult) -> str:
 
 
 def _table(results: Sequence[VariantResult]) -> Table:
-    paired = any(row.pairs for row in results)
-    diverges = any(row.divergence for row in results)
     return table_of(
         results,
         (Column(), lambda row: Span(row.name, "name")),
         (Column("status"), status_of),
-        (Column("grade", shown=_is_graded(results)), letter),
+        (Column("grade", shown=any(letter(row) != MISSING for row in results)), letter),
         (Column("ranks", ">", drop=4), _ranks),
         (Column("correct", ">", drop=5), _correct),
         (Column("only probe", ">", drop=3), lambda row: f"{row.pairs.n10:,}" if row.pairs else MISSING),
         (Column("only variant", ">", drop=2), lambda row: f"{row.pairs.n01:,}" if row.pairs else MISSING),
         (Column("Δ, points", ">"), lambda row: points(row.delta)),
-        (Column("95 % interval", ">", drop=6, shown=paired), lambda row: _interval(row.pairs)),
+        (
+            Column("95 % interval", ">", drop=6, shown=any(row.pairs for row in results)),
+            lambda row: _interval(row.pairs),
+        ),
         (Column("saved", ">"), lambda row: percent(row.reduction)),
         (
-            Column("KL", ">", drop=1, shown=diverges),  # KL is never below 0, but rounding can make it so
+            # KL is never below 0, but rounding can make it so
+            Column("KL", ">", drop=1, shown=any(row.divergence for row in results)),
             lambda row: sig(max(0.0, row.divergence.kl_mean)) if row.divergence else MISSING,
         ),
     )
@@ -1226,9 +1198,9 @@ def brief_text(bench: Bench, *, width: int | None = None, color: bool = False) -
         )
         first: Sequence[Inline] = (Span("probe", "name"), str(probe.rank), f"{probe.correct:,}")
         blocks += [
-            Heading("How many are correct?", aside=f"of the same {count(probe.n)} test examples"),
+            Heading("Accuracy", aside=f"on the same {count(probe.n)} test examples"),
             Table(table.columns, [first, *table.rows]),
-            Heading("What do the numbers mean?"),
+            Heading("Legend"),
             Facts(list(_meanings(bench, probe.n))),
         ]
     return bench.drawn(blocks, width, color)
@@ -1236,98 +1208,93 @@ def brief_text(bench: Bench, *, width: int | None = None, color: bool = False) -
 
 def _meanings(bench: Bench, n: int) -> Iterator[Row]:
     """Yield a label and a sentence for each fact that the table does not explain."""
-    from gradience.bench.arms.registry import control_of
-
     allowed, share = allowed_losses(n, bench.policy.tolerance), exact_percent(bench.policy.tolerance)
     yield "Δ, points", f"variant − probe; PASS: at most {allowed:,} fewer correct ({share})"
-    yield "saved", "share of the LoRA parameters that the smaller adapter does without"
+    yield "saved", "share of the LoRA parameters saved"
     yield from _ways(bench.candidates)
     if bench.controls:
-        yield "controls", "not candidates: they show that a bad adapter would be noticed"
-    controls = [control for result in bench.controls if (control := control_of(result.name))]
+        yield "controls", "not candidates: they check that a bad adapter is noticed"
     for expected, label in (("FAIL", "must fail"), ("PASS", "must pass")):
-        of = [control for control in controls if control.expected == expected]
+        of = [control for control in bench.controls if control.expected == expected]
         if of:
-            yield label, ", ".join(f"{control.name} ({control.words.partition(';')[0]})" for control in of)
-    yield "one seed", "shows how it works; a claim needs several"
+            yield label, ", ".join(f"{one.name} ({one.description.partition(';')[0]})" for one in of)
+    yield "one seed", "a demonstration; a claim needs several seeds"
 
 
 # ---------------------------------------------------------------- several seeds
 
 
-def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Document:
-    """Return the sections of all seeds. sources: include the last section, with files and digests."""
+def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Iterator[Block]:
+    """Yield the sections of all seeds. sources: include the last section, with files and digests."""
     number = len(report.planned_seeds)
-    seeds = f"{noun(number, 'seed')} {', '.join(map(str, report.planned_seeds))}"
+    yield from _title(
+        report, report.task, f"{noun(number, 'seed')} {', '.join(map(str, report.planned_seeds))}"
+    )
     # reasons about the whole run, not about a variant: an error, a control that should have failed
     of_variants = any(variant.status == report.status for variant in report.variants)
-    whole = report.status == "ERROR" or (report.status == "INCONCLUSIVE" and not of_variants)
+    if report.status == "ERROR" or (report.status == "INCONCLUSIVE" and not of_variants):
+        yield items(report.reasons)
     unmet = [f"{condition.name}: {condition.why}" for condition in report.conditions if not condition.met]
-    conditions = f"met (the protocol was followed, {plural(number, 'seed')}, the full test split, controls as expected)"
-    conditions = f"not met ({'; '.join(unmet)})" if unmet else conditions
-    columns = (
-        "Max rank: the largest of its modules, lowest to highest over the seeds. Worst Δ: variant − probe on the same "
-        "examples, in percentage points, on the seed where it is lowest. Saved: share of the LoRA parameters, "
-        "classifier heads excluded. Accuracy: mean over the seeds that have a result."
-    )
-    facts = [
-        *_data(report.base_params, report.splits, report.eval_role),
-        *_probes(report),
-        *_answer_problems(report),
-        *_noise(report.noise),
-    ]
+    met = f"met (one plan for {plural(number, 'seed')}, the full test split, controls as expected)"
+    conditions = f"not met ({'; '.join(unmet)})" if unmet else met
+    yield Paragraph((Span("Conditions of a claim", "strong"), f": {conditions}."))
+    yield Heading("Probe")
+    data = _data(report.base_params, report.splits, report.eval_role)
+    yield Facts([*data, *_probes(report), *_answer_problems(report), *_noise(report.noise)])
     candidates = report.candidates
-    blocks = [
-        *_title(report, report.task, seeds),
-        *([items(report.reasons)] if whole else []),
-        Paragraph((Span("Conditions of a claim", "strong"), f": {conditions}.")),
-        Heading("Probe"),
-        Facts(facts),
-        *_variants(
-            candidates, _summaries(candidates), "each seed on the same examples as its probe", columns
-        ),
-        *_grades(candidates),
-        *_differences(report.variants),
-        *_next_grades(candidates),
-        *_predictions(candidates, report.model_type),
-        *(ladder_section(report.ladder, report.steps) if report.ladder else ()),
-        *_controls(report.controls, _summaries(report.controls)),
-        *_reasons([variant for variant in report.variants if not variant.is_step]),
-        Heading("Seeds", aside="correct answers of the probe; Δ of the others, in percentage points"),
-        _seeds(report),
-        *_policy(report.policy, report.notes),
-    ]
-    read = [f"seed {row.seed}: {row.source}" for row in report.seeds if row.source]
-    more = [*read, f"protocol {report.protocol_digest}"]
-    return [*blocks, *_sources(report, report.splits, more)] if sources else blocks
+    yield Heading("Variants", aside="compared with the probe of the same seed on the same examples")
+    yield _summaries(candidates)
+    legend = (
+        ("max rank", "largest rank of a module (range over seeds)"),
+        ("worst Δ", "variant − probe accuracy, in points, on the worst seed"),
+        ("saved", "share of the LoRA parameters saved, without classifier heads"),
+        ("accuracy", "mean over the seeds with a result"),
+    )
+    yield Facts([*_ways(candidates), *legend])
+    yield from _grades(candidates)
+    yield from _differences(report.variants)
+    yield from _next_grades(candidates)
+    yield from _predictions(candidates, report.model_type)
+    if report.ladder:
+        yield from ladder_section(report.ladder, report.steps)
+    yield from _controls(report.controls, _summaries(report.controls))
+    yield from _reasons([variant for variant in report.variants if not variant.is_step])
+    yield Heading("Seeds", aside="probe: correct answers; others: Δ in points")
+    yield _seeds(report)
+    yield from _policy(report.policy, report.notes)
+    if sources:
+        read = [f"seed {row.seed}: {row.source}" for row in report.seeds if row.source]
+        yield from _sources(report, report.splits, [*read, f"protocol {report.protocol_digest}"])
 
 
 def _probes(report: BenchAggregate) -> list[Row]:
     spread = report.probe
     if spread is None:
         return [("probe", "none on any seed")]
-    mean = "mean" if spread.sd is None else "mean ± sd"
-    over = f"{mean}, {plural(spread.seeds, 'seed')}, {100 * spread.low:.1f} to {100 * spread.high:.1f} %"
+    mean = "mean" if spread.sd is None else "mean ± SD"
+    over = f"{mean} over {plural(spread.seeds, 'seed')}; {100 * spread.low:.1f} to {100 * spread.high:.1f} %"
     return [
         *([("rank", str(report.probe_rank))] if report.probe_rank is not None else []),
-        ("score", f"{mean_percent(spread)} correct ({over})"),
+        ("accuracy", f"{mean_percent(spread)} ({over})"),
         *_other_params(max((row.other_params or 0 for row in report.seeds), default=0)),
     ]
 
 
 def _noise(noise: Noise | None) -> list[Row]:
     """Return the differences between adapters of equal size."""
-    if noise is None:
-        return []
-    rows: list[Row] = []
-    for label, floor, who in (
-        ("noise: between seeds", noise.probes, "two probes that differ in their seed"),
-        ("noise: rewrite control", noise.rewrite_control, "the probe and the same update in other factors"),
-    ):
-        if floor is not None:
-            most = f"scores differ by up to {points(floor.largest_delta).removeprefix('+')} points"
-            rows.append((label, f"{who} disagree on {percent(floor.discordance)} of the examples; {most}"))
-    return rows
+    floors = [] if noise is None else [
+        ("noise between seeds", noise.probes, "two probes of different seeds"),
+        ("noise of rounding", noise.rewrite_control, "the probe and its rewrite control"),
+    ]  # fmt: skip
+    return [
+        (
+            label,
+            f"{who} disagree on {percent(floor.discordance)} of the examples; their accuracies differ by up to"
+            f" {points(floor.largest_delta).removeprefix('+')} points",
+        )
+        for label, floor, who in floors
+        if floor is not None
+    ]
 
 
 def _answer_problems(report: BenchAggregate) -> list[Row]:
@@ -1339,22 +1306,21 @@ def _answer_problems(report: BenchAggregate) -> list[Row]:
     known = [(name, answers) for name, answers in counts if answers is not None]
     alike: dict[str, list[str]] = {}
     for name, answers in known:
-        if problems := _problems(answers):
+        shares = [
+            (answers.failed_extractions, "without an answer"),
+            (answers.cut_off, "cut off"),
+            (answers.truncated, "truncated"),
+        ]
+        if problems := ", ".join(
+            f"{percent(number / answers.n)} {what}" for number, what in shares if number
+        ):
             alike.setdefault(problems, []).append(name)
     bad = [
-        f"{problems} ({'all' if len(of) == len(known) else ', '.join(of)})" for problems, of in alike.items()
+        f"{problems} ({'all adapters' if len(of) == len(known) else ', '.join(of)})"
+        for problems, of in alike.items()
     ]
-    none = "none was without an answer, cut off or truncated"
+    none = "none without an answer, cut off or truncated"
     return [("answers", "; ".join(bad) or none)] if known else []
-
-
-def _problems(answers: AnswerCounts) -> str:
-    shares = [
-        (answers.failed_extractions, "without an answer"),
-        (answers.cut_off, "cut off"),
-        (answers.truncated, "truncated"),
-    ]
-    return ", ".join(f"{percent(number / answers.n)} {problem}" for number, problem in shares if number)
 
 
 def _summaries(variants: Sequence[VariantSummary]) -> Table:
@@ -1365,19 +1331,17 @@ def _summaries(variants: Sequence[VariantSummary]) -> Table:
         some = f" ({plural(mean.seeds, 'seed')})" if mean.seeds < variant.planned else ""
         return f"{100 * mean.mean:.1f} %{some}"
 
+    def ranks(variant: VariantSummary) -> str:
+        return number_range(row.largest_rank for row in variant.seeds if row.largest_rank is not None)
+
     return table_of(
         variants,
         (Column(), lambda row: Span(row.name, "name")),
         (Column("status"), status_of),
-        (Column("grade", shown=_is_graded(variants)), letter),
+        (Column("grade", shown=any(letter(row) != MISSING for row in variants)), letter),
+        (Column("max rank", ">", drop=2), ranks),
         (
-            Column("max rank", ">", drop=2),
-            lambda row: number_range(
-                cell.largest_rank for cell in row.seeds if cell.largest_rank is not None
-            ),
-        ),
-        (
-            Column("pass rate", ">", drop=3),
+            Column("seeds passed", ">", drop=3),
             lambda row: MISSING if row.status == "SKIPPED" else f"{row.passing} of {row.planned}",
         ),
         (Column("worst Δ, points", ">"), lambda row: counted_points(row.worst_delta, row.worst_delta_exact)),
@@ -1390,16 +1354,14 @@ def _seeds(report: BenchAggregate) -> Table:
     """Return one column for each planned seed; a narrow terminal leaves out the last ones first."""
     most = len(report.seeds)
     columns = [Column(str(row.seed), ">", drop=most - place) for place, row in enumerate(report.seeds)]
-    probe: list[Inline] = ["probe"]
-    for row in report.seeds:
-        known = row.correct is not None and row.n
-        probe.append(f"{row.correct:,} / {row.n:,}" if known else status(row.status))
-    rows: list[list[Inline]] = [probe]
+    probe = [
+        f"{row.correct:,} / {row.n:,}" if row.correct is not None and row.n else status(row.status)
+        for row in report.seeds
+    ]
+    rows: list[Sequence[Inline]] = [("probe", *probe)]
     for variant in report.variants:
-        deltas = (
-            points(cell.delta) if cell.delta is not None else status(cell.status) for cell in variant.seeds
-        )
-        rows.append([Span(variant.name, "name"), *deltas])
+        cells = (points(row.delta) if row.delta is not None else status(row.status) for row in variant.seeds)
+        rows.append((Span(variant.name, "name"), *cells))
     return Table([Column("seed"), *columns], rows)
 
 
@@ -1410,14 +1372,10 @@ def summary_text(results: Sequence[Run], *, width: int | None = None, color: boo
     """Return runs of all sizes in one table: model, parameters, task, compression, status."""
     from gradience.reports.base import terminal
 
-    def grade(run: Run) -> Inline:
-        best = _best_of(run)
-        return MISSING if best is None else letter(best)
-
     def seeds(run: Run) -> str:
         return str(run.seed) if isinstance(run, Bench) else ", ".join(map(str, run.planned_seeds))
 
-    def score(run: Run) -> str:
+    def accuracy(run: Run) -> str:
         if isinstance(run, Bench):
             return percent(run.probe.score if run.probe else None)
         return mean_percent(run.probe)
@@ -1431,13 +1389,13 @@ def summary_text(results: Sequence[Run], *, width: int | None = None, color: boo
         ),
         (Column("task"), lambda run: Span(run.data.task if isinstance(run, Bench) else run.task, "name")),
         (Column("seeds", drop=2), seeds),
-        (Column("probe", ">", drop=3), score),
+        (Column("probe accuracy", ">", drop=3), accuracy),
         (Column("smallest that passes"), lambda run: Span(run.best.name, "name") if run.best else MISSING),
-        (Column("saved", ">"), lambda run: percent(saving(run.best)) if run.best else MISSING),
+        (Column("saved", ">"), lambda run: percent(saving(run.best))),
+        (Column("status"), lambda run: status(SMOKE if isinstance(run, Bench) and run.smoke else run.status)),
         (
-            Column("status"),
-            lambda run: status(SMOKE_STATUS if isinstance(run, Bench) and run.smoke else run.status),
+            Column("grade", shown=any(letter(_best_of(run)) != MISSING for run in results)),
+            lambda run: letter(_best_of(run)),
         ),
-        (Column("grade", shown=any(grade(run) != MISSING for run in results)), grade),
     )
     return terminal.render([table], width=width, color=color)

@@ -49,7 +49,7 @@ def test_exactly_five_of_200_fewer_passes_and_six_do_not():
     ]
     median = named(aggregate(one_less), "uniform_median")
     assert (median.status, median.pass_rate) == ("FAIL", Fraction(2, 3))
-    assert "2 of 3 seeds pass: 66.7 % is below 67 %" in median.reasons
+    assert "2 of 3 seeds pass (66.7 %; 67 % needed)" in median.reasons
 
 
 # ---------------------------------------------------------------- missing and failed seeds
@@ -62,12 +62,12 @@ def test_a_bad_seed_cannot_be_left_out_of_a_plan_that_names_it():
     assert named(left_out, "uniform_median").status == "FAIL"
     assert left_out.reasons == ("seed 123: never run",)
     assert "seed 123: no result (never run), counted as failed" in named(left_out, "uniform_median").reasons
-    assert not any("planned one by one" in note for note in left_out.notes)
+    assert not any("planned separately" in note for note in left_out.notes)
 
 
 def test_seeds_that_were_planned_one_by_one_are_said_to_be_so():
     runs = [bench(seed, asked=config(seeds=[seed])) for seed in (42, 123, 456)]
-    assert any("planned one by one" in note for note in aggregate(runs).notes)
+    assert any("planned separately" in note for note in aggregate(runs).notes)
 
 
 def test_a_variant_that_failed_on_a_seed_is_not_dropped():
@@ -95,7 +95,7 @@ def test_an_undertrained_seed_makes_everything_inconclusive():
 def test_notes():
     notes = " ".join(aggregate(three_seeds()).notes)
     assert "2.5 % of 200 examples: at most 5 fewer correct than the probe" in notes
-    assert "the pass rate decides nothing" in notes
+    assert "the pass rate has no effect" in notes
     alone = aggregate([bench(42, asked=config(seeds=[42], task={"profile": "gsm8k", "eval_role": "dev"}))])
     assert "1 seed says little" in " ".join(alone.notes)
     assert "evaluated on dev" in " ".join(alone.notes)
@@ -231,7 +231,7 @@ def test_the_summary_over_scales(runs, capsys):
     assert [line.split()[0] for line in lines[1:]] == [
         "mistralai/Mistral-7B-v0.1", "embedded:minilm", "mistralai/Mistral-7B-v0.1",
     ]  # fmt: skip
-    assert lines[2].rstrip(" –").endswith("smoke, no evidence")
+    assert lines[2].rstrip(" –").endswith("smoke run, no evidence")
     assert "22.7 M" in lines[2]
     assert "7.2 B" in lines[1]
     assert len(read_results([runs / "smoke"])) == 1

@@ -44,7 +44,7 @@ UNMET = {
     "planned one by one": (
         lambda: [bench(seed, BAD, asked=config(**CONTROLS, seeds=[seed])) for seed in SEEDS],
         {"protocol"},
-        "one by one",
+        "planned separately",
     ),
     "two seeds": (lambda: runs(seeds=(42, 123)), {"seeds"}, f"{MIN_SEEDS} or more"),
     "on dev": (lambda: runs(task=MISTRAL["task"] | {"eval_role": "dev"}), {"confirm"}, "dev"),
@@ -56,12 +56,12 @@ UNMET = {
     "a bad control that passes": (
         lambda: runs({}),
         {"controls"},
-        "random_directions is PASS and must be FAIL",
+        "random_directions is PASS but must be FAIL",
     ),
     "a rewrite that loses": (
         lambda: runs(BAD | {"rewrite_control": (20, 0)}),
         {"controls"},
-        "rewrite_control is FAIL and must be PASS",
+        "rewrite_control is FAIL but must be PASS",
     ),
     "no bad control": (three_seeds, {"controls"}, "no control that must fail was planned"),
     "an undertrained seed": (

@@ -71,7 +71,7 @@ def test_a_single_seed_has_tangos_bounds_and_nothing_of_other_trainings() -> Non
     assert shown.pooled.over_trainings is None
     assert shown.pooled.next_training is None
     assert (shown.grade, shown.family) == ("C", 6)
-    assert "not shown to be as good after adjustment for 6 claims" in shown.reason
+    assert "inconclusive after adjustment for 6 claims" in shown.reason
 
 
 def test_a_seed_of_several_and_a_smoke_run_have_no_grade_of_their_own() -> None:
@@ -97,14 +97,14 @@ def test_an_a_needs_a_control_that_fails_and_a_gate() -> None:
     changes = {"uniform_median": (30, 28)}
     without = evidence(aggregate(large(changes), records_verified=True))
     assert without.grade == "B"
-    assert "not A: the controls are missing or did not come out as expected" in without.reason
+    assert "not A: controls are missing or not as expected" in without.reason
     asked = config(compression={"controls": ["random_directions"]})
     seeds = large(changes | {"random_directions": (900, 0)}, asked=asked)
     for place, one in enumerate(seeds):
         gate = one.probe.gate.model_copy(update={"min_value": Fraction(0)})
         seeds[place] = one.model_copy(update={"probe": one.probe.model_copy(update={"gate": gate})})
     ungated = evidence(aggregate(seeds, records_verified=True))
-    assert (ungated.grade, "not A: the probe had no gate" in ungated.reason) == ("B", True)
+    assert (ungated.grade, "not A: the probe had no quality gate" in ungated.reason) == ("B", True)
 
 
 def test_every_arm_of_the_plan_counts_in_holms_family() -> None:
@@ -132,10 +132,10 @@ def test_a_fail_may_be_statistically_non_inferior() -> None:
     shown = evidence(report)
     assert named(report, "uniform_median").status == "FAIL"
     assert shown.grade == "C"
-    assert shown.reason.startswith("policy FAIL, statistically non-inferior")
+    assert shown.reason.startswith("non-inferior in these runs, but fails the policy")
     assert 0 < shown.policy.pass_if_twice_margin < shown.policy.pass_if_equal < 1
     assert f"fails in {100 * (1 - shown.policy.pass_if_equal):.0f} % of such runs" in shown.reason
-    assert shown.next_grade.obstacles == ("it does not pass the policy",)
+    assert shown.next_grade.obstacles == ("does not pass the policy",)
 
 
 def undertrained() -> Sequence[Bench]:
@@ -164,7 +164,9 @@ def unseeded() -> Sequence[Bench]:
 
 
 def another_scale() -> Sequence[Bench]:
-    why = "ScaleChanged: its scale α/r is not the probe's: model.layers.0 has 1.0, and the probe has 2.0"
+    why = (
+        "ScaleChanged: its scale α/r differs from the probe's: model.layers.0 has 1.0, and the probe has 2.0"
+    )
     return [bench(42, {"uniform_median": why}), *three_seeds()[1:]]
 
 
@@ -174,13 +176,13 @@ def blind() -> Sequence[Bench]:
 
 
 INVALID: dict[str, tuple[Callable[[], Sequence[Bench]], str]] = {
-    "the probe of a seed fails its gate": (undertrained, "the probe does not pass its quality gate"),
+    "the probe of a seed fails its gate": (undertrained, "the probe fails its quality gate"),
     "a planned seed is missing": (one_missing, "a planned seed has no answers to compare"),
     "a variant ended in an error on a seed": (an_error, "a planned seed has no answers to compare"),
-    "seeds in two precisions": (other_precision, "not computed in the same precision"),
+    "seeds in two precisions": (other_precision, "the seeds differ in precision"),
     "a training that does not follow its seed": (unseeded, "its training was not seeded"),
-    "another scale than the probe's": (another_scale, "its scale α/r is not the probe's"),
-    "a control that must fail passes": (blind, "random_directions must fail and passes on all seeds"),
+    "another scale than the probe's": (another_scale, "its scale α/r differs from the probe's"),
+    "a control that must fail passes": (blind, "random_directions must fail but passes on all seeds"),
 }
 
 
@@ -215,10 +217,10 @@ def test_the_smallest_step_that_is_shown_is_the_last_before_the_first_that_is_no
     assert [step.status for step in outcome.steps] == ["shown", "shown", "inconclusive", "not tested"]
     assert outcome.smallest_safe == "ladder.r16"
     assert "rank 16 is the smallest shown to be safe" in outcome.sentence
-    assert "the mean over trainings has" in outcome.sentence
+    assert "mean accuracy over trainings is" in outcome.sentence
     assert outcome.next_step.name == "ladder.r8"
     assert grades(report)["ladder.r16"] == "B"
-    assert "the controls are missing" in named(report, "ladder.r16").evidence.reason
+    assert "controls are missing" in named(report, "ladder.r16").evidence.reason
     assert grades(report)["ladder.r4"] == "C"
     assert "the sequence stopped at ladder.r8" in named(report, "ladder.r4").evidence.reason
 
@@ -242,7 +244,7 @@ def test_one_seed_says_nothing_of_other_trainings() -> None:
     one = graded_seed(ladder((5, 5), (5, 5), (200, 5), (5, 5), seeds=[42])[0])
     assert (one.ladder.planned_bound, one.ladder.bound) == ("mean-over-trainings", "these-runs")
     assert one.ladder.smallest_safe == "ladder.r16"
-    assert one.ladder.sentence.endswith("one seed says nothing about other trainings")
+    assert one.ladder.sentence.endswith("one seed gives no evidence about other trainings")
 
 
 def test_a_ladder_that_is_none_is_refused() -> None:

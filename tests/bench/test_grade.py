@@ -35,47 +35,47 @@ ROWS: dict[str, tuple[str, dict[str, Any], str]] = {
     "inferior": (
         "D",
         {"these_runs": bounds(-0.06, -0.026)},
-        "at least 2.60 points fewer correct than the probe (margin 2.5 points)",
+        "accuracy is at least 2.60 points lower (95 % confidence, margin 2.5 points)",
     ),
-    "inferior although it passes": ("D", {"these_runs": bounds(-0.06, -0.0251)}, "inferior"),
+    "inferior although it passes": ("D", {"these_runs": bounds(-0.06, -0.0251)}, "worse"),
     "invalid goes before inferior": ("X", {"faults": ("not seeded",), "these_runs": bounds(-0.06, -0.03)}, "seeded"),
     "upper bound at the margin exactly is not inferior": (
         "C", {"these_runs": bounds(-0.06, -0.025), "next_training": bounds(-0.07, -0.02)}, "policy",
     ),
     "certified": (
-        "A", {}, "the next training has at most 1.30 points fewer correct than the probe, if trainings vary normally",
+        "A", {}, "accuracy of the next training is at most 1.30 points lower, if trainings vary normally",
     ),
-    "certified and better": ("A", {"next_training": bounds(0.004, 0.02)}, "at least 0.40 points more correct"),
+    "certified and better": ("A", {"next_training": bounds(0.004, 0.02)}, "at least 0.40 points higher"),
     "the next training is not shown": (
         "B",
         {"next_training": bounds(-0.031, 0.02), "adjusted_p": 0.2},
-        "not A: the next training may have 3.10 points fewer correct",
+        "not A: accuracy of the next training may be up to 3.10 points lower",
     ),
     "the next training is not shown after Holm": ("B", {"adjusted_p": 0.051}, "after adjustment for 2 claims"),
     "these runs are not shown after Holm": (
-        "C", {"adjusted_p_these_runs": 0.051}, "not shown to be as good after adjustment for 2 claims",
+        "C", {"adjusted_p_these_runs": 0.051}, "inconclusive after adjustment for 2 claims",
     ),
-    "two seeds": ("B", {"seeds": 2}, "not A: 2 seeds, and 3 or more are needed"),
-    "one seed": ("B", {"seeds": 1, "next_training": None, "adjusted_p": None}, "not A: 1 seed, and 3"),
+    "two seeds": ("B", {"seeds": 2}, "not A: 2 seeds (3 or more needed)"),
+    "one seed": ("B", {"seeds": 1, "next_training": None, "adjusted_p": None}, "not A: 1 seed (3"),
     "something else stands in the way": ("B", {"obstacles": ("not verified",)}, "not A: not verified"),
     "passes and not shown": (
         "C",
         {"these_runs": bounds(-0.028, 0.01), "next_training": bounds(-0.03, 0.012), "adjusted_p": 0.2},
-        "passes the policy, and is not shown to be as good: it may have 2.80 points fewer",
+        "inconclusive, and passes the policy: accuracy may be up to 2.80 points lower",
     ),
     "lower bound at the margin exactly is not shown": (
-        "C", {"these_runs": bounds(-0.025, 0.01), "next_training": bounds(-0.026, 0.02)}, "not shown",
+        "C", {"these_runs": bounds(-0.025, 0.01), "next_training": bounds(-0.026, 0.02)}, "inconclusive",
     ),
     "fails, and neither is shown": ("C", {"passes": False, "these_runs": bounds(-0.05, -0.01)}, "fails the policy"),
-    "fails, statistically non-inferior": ("C", {"passes": False}, "policy FAIL, statistically non-inferior"),
+    "fails, statistically non-inferior": ("C", {"passes": False}, "non-inferior in these runs, but fails the policy"),
     "answers are not in the file": (
         "C",
         {"these_runs": None, "next_training": None, "adjusted_p": None},
-        "example by example, are not in the file",
+        "per-example answers are missing",
     ),
-    "a step below the stop": ("C", {"untested": "rank 4"}, "not tested, since the sequence stopped at rank 4"),
+    "a step below the stop": ("C", {"untested": "rank 4"}, "not tested: the sequence stopped at rank 4"),
     "a step below the stop that is inferior": (
-        "D", {"untested": "rank 4", "these_runs": bounds(-0.09, -0.05)}, "inferior",
+        "D", {"untested": "rank 4", "these_runs": bounds(-0.09, -0.05)}, "worse",
     ),
 }  # fmt: skip
 

@@ -36,7 +36,7 @@ def test_what_is_held(case: str, tmp_path: Path) -> None:
     if held:
         hold_scale(probe, adapter, MODULES)
         return
-    with pytest.raises(ScaleChanged, match="its scale α/r is not the probe's"):
+    with pytest.raises(ScaleChanged, match="its scale α/r differs from the probe's"):
         hold_scale(probe, adapter, MODULES)
 
 

@@ -91,10 +91,10 @@ def test_head_parameters_stand_apart():
     facts = {"correct": 57, "n": 200, "gate": "0.1", "other_params": 592_130}
     probe = probe_of(42, **facts)
     seed_run = three_seeds()[0].model_copy(update={"probe": probe})
-    assert "other parameters  592,130, not LoRA weights; counted separately" in seed_run.to_text()
-    assert "classifier heads excluded" in seed_run.to_markdown()
+    assert "other parameters  592,130 (not LoRA weights; counted separately)" in seed_run.to_text()
+    assert "without classifier heads" in seed_run.to_markdown()
     seeds = [seed.model_copy(update={"probe": probe_of(seed.seed, **facts)}) for seed in three_seeds()]
-    assert "592,130, not LoRA weights; counted separately" in aggregate(seeds).to_markdown()
+    assert "592,130 (not LoRA weights; counted separately)" in aggregate(seeds).to_markdown()
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])

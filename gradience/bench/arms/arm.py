@@ -79,5 +79,5 @@ class Control:
     """The model must have a head, as with `model.type: seqcls`."""
     expected: Literal["PASS", "FAIL"] | None = None
     """The status that it must have, for the test to have been able to see a difference; None: it may have any."""
-    otherwise: str = "the task cannot tell good from bad"
+    otherwise: str = "the task does not distinguish good adapters from bad ones"
     """Meaning of the opposite outcome."""

@@ -50,7 +50,7 @@ def shuffled_ranks(probe: AuditedProbe) -> Choice:
 
 PER_LAYER_SHUFFLED = Control(
     name="per_layer_shuffled",
-    words="the ranks of per_layer, shuffled among modules; if it is as good, it does not matter where the ranks are",
+    words="the ranks of per_layer, shuffled among modules; if it is as good, the choice of modules does not matter",
     ranks=shuffled_ranks,
     needs_variant="per_layer",
 )
@@ -120,7 +120,7 @@ def write_random_directions(probe: Path, truncated: Path, ranks: Ranks, output: 
 
 RANDOM_DIRECTIONS = Control(
     name="random_directions",
-    words="the probe in random directions instead of the leading ones; must fail",
+    words="the probe in random directions instead of the leading ones",
     ranks=quarter_at_most,
     arm=Arm("random_directions", random_directions),
     expected="FAIL",
@@ -142,28 +142,27 @@ def rotate_again(source: Source, ranks: Ranks, target: Path) -> None:
 
 REWRITE_CONTROL = Control(
     name="rewrite_control",
-    words="the same update in other factors; must pass, and what it changes is noise",
+    words="the same update in other factors; its changes are rounding noise",
     ranks=lambda probe: Choice(probe.ranks, "the probe, in other factors"),
     arm=Arm("rotate", rotate),
     expected="PASS",
-    otherwise="the same update in other factors changes more answers than the policy allows, so rounding alone"
-    " decides here",
+    otherwise="rounding alone changes more answers than the policy allows",
 )
 PROBE_DISTILLED = Control(
     name="probe_distilled",
-    words="distillation control: the probe in other factors, distilled like the arm distill; must pass, and what it"
-    " changes is not restored but added",
+    words="distillation control: the probe in other factors, distilled like the arm distill; its changes are added by"
+    " training, not restored",
     ranks=lambda probe: Choice(probe.ranks, "the probe, in other factors"),
     arm=Arm("rotate_distill", rotate_again, distills=True),
     needs_arm="distill",
     expected="PASS",
-    otherwise="distillation changes more answers than the policy allows where nothing was cut, so what the arm distill"
-    " shows is further training as well",
+    otherwise="distillation alone changes more answers than the policy allows, so the arm distill does not only restore"
+    " what truncation removed",
 )
 HEAD_ONLY = Control(
     name="head_only",
-    words="no LoRA: a head trained alone; same steps, learning rate and seed as the probe; must fail",
-    ranks=lambda probe: Choice(dict.fromkeys(probe.ranks, 0), "no LoRA, a head trained alone"),
+    words="no LoRA, only a trained head; same steps, learning rate and seed as the probe",
+    ranks=lambda probe: Choice(dict.fromkeys(probe.ranks, 0), "no LoRA, only a trained head"),
     arm=Arm("head", trains="head"),
     needs_head=True,
     expected="FAIL",

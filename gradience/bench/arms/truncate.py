@@ -23,11 +23,11 @@ def truncate(source: Source, ranks: Ranks, target: Path) -> None:
 
 
 RETRAIN = Arm("retrain", words="retrained from scratch at the smaller ranks", suffix=False)
-TRUNCATE = Arm("truncate", truncate, "the probe itself, truncated")
+TRUNCATE = Arm("truncate", truncate, "the probe, truncated")
 DISTILL = Arm(
     "distill",
     truncate,
-    "the probe itself, truncated, then trained for a few steps without labels to answer as the probe does",
+    "the probe, truncated, then distilled for a few steps without labels to match the probe's outputs",
     distills=True,
     needs_control="probe_distilled",
 )

@@ -56,7 +56,11 @@ class OneOf:
 
     def in_words(self) -> str:
         """Return every name with its words, for the key reference."""
-        return " ".join(f"`{name}`: {entry.words}." for name, entry in self.table.items())
+        musts = {"PASS": " Must pass.", "FAIL": " Must fail.", "": ""}
+        return " ".join(
+            f"`{name}`: {entry.words}.{musts[getattr(entry, 'expected', None) or '']}"
+            for name, entry in self.table.items()
+        )
 
 
 def _names(values: Mapping[str, Any], key: str) -> list[str]:

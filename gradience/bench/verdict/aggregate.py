@@ -13,9 +13,8 @@ from fractions import Fraction
 from itertools import combinations
 from statistics import fmean, stdev
 
-from gradience.bench.arms.registry import control_of
 from gradience.bench.config.load import UNCOUNTED, differences
-from gradience.bench.verdict.conditions import aggregate_notes, blind_controls, conditions_of
+from gradience.bench.verdict.conditions import aggregate_notes, blind_controls, conditions_of, otherwise
 from gradience.bench.verdict.evidence import graded_together
 from gradience.bench.verdict.policy import (
     SeedOutcome,
@@ -39,7 +38,7 @@ from gradience.reports.bench import (
     VariantSummary,
 )
 from gradience.reports.bench_plan import Policy
-from gradience.words import counted
+from gradience.words import counted, noun
 
 
 def aggregate(
@@ -69,7 +68,7 @@ def aggregate(
     source_of = {bench.seed: source for bench, source in ordered}
     rows = tuple(_seed_row(seed, runs.get(seed), source_of.get(seed), seed in stopped) for seed in planned)
     missing = {
-        row.seed: "started, and not finished" if row.unfinished else "never run"
+        row.seed: "started but not finished" if row.unfinished else "never run"
         for row in rows
         if row.seed not in runs
     }
@@ -86,9 +85,8 @@ def aggregate(
     if blind:
         status = "INCONCLUSIVE"
         reasons = [
-            f"{result.name}, which must fail, passes on all {result.planned} seeds: {control.otherwise}"
+            f"{result.name} must fail but passes on all {result.planned} seeds: {otherwise(result)}"
             for result in blind
-            if (control := control_of(result.name)) is not None
         ]
     ranks = {bench.probe.rank for bench in benches if bench.probe is not None}
     report = BenchAggregate(
@@ -263,6 +261,8 @@ def _variant(
     return VariantSummary(
         name=name,
         arm=any_result.arm,
+        description=any_result.description,
+        expected=any_result.expected,
         made_by=any_result.made_by,
         status=verdict.status,
         reasons=verdict.reasons,
@@ -337,11 +337,11 @@ def _notes(
     notes = [*policy_notes(benches[0].policy, len(planned), n)]
     if len(planned) < 3:
         notes.append(
-            f"{len(planned)} {'seed says' if len(planned) == 1 else 'seeds say'} little about the next training: "
-            "claims need three or more"
+            f"{counted(len(planned), 'seed')} {noun(len(planned), 'says', 'say')} little about the next training:"
+            " a claim needs three or more"
         )
     if benches[0].data.eval_role == "dev":
-        notes.append("evaluated on dev: a claim needs the confirm split, looked at once")
+        notes.append("evaluated on dev: a claim needs the confirm split, evaluated once")
     for variant in candidates:  # trainings that could not have changed a verdict
         stopped = [str(row.seed) for row in variant.seeds if row.stopped_early]
         results = [result for bench in benches if (result := bench.variant(variant.name)) is not None]
@@ -350,9 +350,10 @@ def _notes(
             saved = ""
             if seconds:
                 minutes = max(1, round(fmean(seconds) * len(stopped) / 60))
-                saved = f", about {counted(minutes, 'minute')} saved"
+                saved = f" (about {counted(minutes, 'minute')} saved)"
             notes.append(
-                f"{variant.name} was not trained on seed {', '.join(stopped)}, since it could no longer pass{saved}"
+                f"{variant.name} was not trained on {noun(len(stopped), 'seed')} {', '.join(stopped)}: it could no"
+                f" longer pass{saved}"
             )
     twins: dict[tuple[str, str], list[int]] = defaultdict(list)
     for variant in candidates:
@@ -360,12 +361,17 @@ def _notes(
             if row.same_as is not None and row.same_as != "probe":
                 twins[variant.name, row.same_as].append(row.seed)
     for (name, other), seeds in twins.items():
-        where = "every seed" if len(seeds) == len(planned) else f"seed {', '.join(map(str, seeds))}"
+        where = f"{noun(len(seeds), 'seed')} {', '.join(map(str, seeds))}"
+        where = "every seed" if len(seeds) == len(planned) else where
         notes.append(f"{name} and {other} are the same adapter on {where}: one result, not two")
     if len({bench.planned_seeds for bench in benches}) > 1:
-        notes.append("the seeds were planned one by one, so it cannot be checked whether another was run and left "
-                     "out: a claim needs one plan that names them all")  # fmt: skip
+        notes.append(
+            "the seeds were planned separately, so unwanted seeds may have been left out: a claim needs one plan that"
+            " names all seeds"
+        )
     if len({bench.environment.model_dump_json(exclude={"processes"}) for bench in benches}) > 1:
-        notes.append("the seeds ran on different devices or library versions: each variant was still compared "
-                     "with the probe of its own seed")  # fmt: skip
+        notes.append(
+            "the seeds ran on different devices or library versions; each variant was compared with the probe of its"
+            " own seed"
+        )
     return tuple(notes)

@@ -131,10 +131,10 @@ def _variants(
 ) -> tuple[VariantResult, ...]:
     status: Status = "UNDERTRAINED"
     if facts.error:
-        status, why = "ERROR", f"there is no probe: {facts.error}"
+        status, why = "ERROR", f"no probe: {facts.error}"
     elif probe is None:
         step = training.steps if training else 0
-        why = f"the probe's training diverged at step {step}: its loss was no number"
+        why = f"the probe's training diverged at step {step} (the loss is NaN or infinite)"
     elif not facts.gate_passed:
         why = gate_sentence(probe)
     else:
@@ -146,13 +146,12 @@ def _variants(
 
 
 def gate_sentence(probe: Probe) -> str:
-    """Say what the probe reached, and what it had to."""
+    """Return the accuracy of the probe and its quality gate, in words."""
     diverged = "the training diverged; " if probe.training is not None and probe.training.diverged else ""
     reached = f"the probe has {probe.correct:,} / {probe.n:,} correct ({probe.score:.1%})".replace("%", " %")
     gate = f"its quality gate is {exact_percent(probe.gate.min_value)}"
     if probe.gate.base_correct is not None:
-        is_base = probe.gate.base == "without an adapter"
-        base = "its base alone" if is_base else "the most frequent label alone"
+        base = "the base model" if probe.gate.base == "without an adapter" else "the most frequent label"
         gate += f", and {base} has {probe.gate.base_correct:,}"
     return f"{diverged}{reached}; {gate}"
 
@@ -235,6 +234,8 @@ def described(planned: PlannedVariant, status: Status, reasons: tuple[str, ...])
     return VariantResult(
         name=planned.name,
         arm=planned.arm,
+        description=planned.making.words if planned.control is None else planned.control.words,
+        expected=None if planned.control is None else planned.control.expected,
         made_by=planned.making.name,
         status=status,
         reasons=reasons,

@@ -13,11 +13,11 @@ from gradience.reports.bench import (
     MIN_SEEDS,
     Bench,
     Condition,
+    OfAnArm,
     Probe,
     SeedRow,
     VariantResult,
     VariantSummary,
-    as_expected,
 )
 from gradience.reports.bench_plan import Policy, allowed_losses
 
@@ -28,7 +28,7 @@ def conditions_of(
     """Check the conditions over the planned seeds (`rows`), of which `benches` have results."""
     checks = {
         "protocol": _protocol(benches, rows),
-        "seeds": (len(rows) >= MIN_SEEDS, f"{len(rows)} planned; {MIN_SEEDS} or more are needed"),
+        "seeds": (len(rows) >= MIN_SEEDS, f"{len(rows)} planned ({MIN_SEEDS} or more needed)"),
         "confirm": confirm_untouched(benches),
         "controls": _controls(variants),
     }
@@ -44,8 +44,8 @@ def _protocol(benches: Sequence[Bench], rows: Sequence[SeedRow]) -> tuple[bool, 
     if without:
         return False, f"no complete result for seed {', '.join(without)}"
     if len({(bench.planned_seeds, bench.plan_digest) for bench in benches}) > 1:
-        return False, "the seeds were planned one by one"
-    return True, "one plan, written first, and a result for every seed of it"
+        return False, "the seeds were planned separately"
+    return True, "one plan, written before training, and a result for every seed"
 
 
 def confirm_untouched(benches: Sequence[Bench]) -> tuple[bool, str]:
@@ -65,14 +65,13 @@ def _controls(variants: Sequence[VariantSummary]) -> tuple[bool, str]:
     """A control that must fail is there, and each of which something is expected has come to it."""
     expected, wrong = {}, []
     for variant in variants:
-        control = control_of(variant.name)
-        if control is None or control.expected is None:
+        if variant.expected is None:
             continue
-        expected[variant.name] = control.expected
+        expected[variant.name] = variant.expected
         if variant.status in ("PASS", "FAIL") and not variant.complete:
             wrong.append(f"seeds of {variant.name} are missing")
-        elif variant.status != control.expected:
-            wrong.append(f"{variant.name} is {variant.status} and must be {control.expected}")
+        elif variant.status != variant.expected:
+            wrong.append(f"{variant.name} is {variant.status} but must be {variant.expected}")
     if wrong:
         return False, ", ".join(wrong)
     if "FAIL" not in expected.values():
@@ -87,15 +86,15 @@ def seed_notes(probe: Probe | None, variants: Iterable[VariantResult], policy: P
     """Return the notes on the controls and the probe of one seed."""
     notes = [] if probe is None else _ceiling_notes([(probe.correct, probe.n)], policy)
     for result in variants:
-        control = control_of(result.name)
-        if control is None or as_expected(result.name, result.status) is not False:
+        if result.as_expected is not False:
             continue
-        if control.expected == "FAIL":
+        meaning = otherwise(result)
+        if result.expected == "FAIL":
             notes.append(
-                f"{result.name} must fail, and passes on this seed: where it does on all seeds, {control.otherwise}"
+                f"{result.name} must fail but passes on this seed. If it passes on all seeds, {meaning}"
             )
         else:
-            notes.append(f"{result.name} must pass, and does not: {control.otherwise}")
+            notes.append(f"{result.name} must pass but fails: {meaning}")
     return tuple(notes)
 
 
@@ -107,13 +106,12 @@ def aggregate_notes(
         [(row.correct, row.n) for row in rows if row.correct is not None and row.n], policy
     )
     for result in variants:
-        control = control_of(result.name)
-        if control is None or control.expected is None or result.status == control.expected:
+        if result.expected is None or result.status == result.expected:
             continue
-        if control.expected == "PASS" and result.complete:
-            notes.append(f"{result.name} must pass, and does not: {control.otherwise}")
+        if result.expected == "PASS" and result.complete:
+            notes.append(f"{result.name} must pass but fails: {otherwise(result)}")
         elif result.status == "PASS" and result.planned == 1:
-            notes.append(f"{result.name} must fail, and passes on the one seed there is")
+            notes.append(f"{result.name} must fail but passes on the only seed")
     return tuple(notes)
 
 
@@ -122,11 +120,15 @@ def blind_controls(variants: Iterable[VariantSummary]) -> list[VariantSummary]:
     return [
         result
         for result in variants
-        if (control := control_of(result.name)) is not None
-        and control.expected == "FAIL"
-        and result.status == "PASS"
-        and result.passing == result.planned > 1
+        if result.expected == "FAIL" and result.status == "PASS" and result.passing == result.planned > 1
     ]
+
+
+def otherwise(result: OfAnArm) -> str:
+    """Return the meaning of a control that does not have its expected status."""
+    control = control_of(result.name)
+    assert control is not None
+    return control.otherwise
 
 
 def _ceiling_notes(scores: Sequence[tuple[int, int]], policy: Policy) -> list[str]:
@@ -140,8 +142,8 @@ def _ceiling_notes(scores: Sequence[tuple[int, int]], policy: Policy) -> list[st
     correct, n = high[0]
     where = "" if len(scores) == 1 else f" on {len(high)} of {len(scores)} seeds"
     return [
-        f"warning: the probe is at its ceiling{where} ({correct:,} / {n:,} correct): worse adapters have easy examples"
-        " correct as well; harder ones tell more"
+        f"warning: the probe is at its ceiling{where} ({correct:,} / {n:,} correct): easy examples do not separate"
+        " adapters, so use harder ones"
     ]
 
 

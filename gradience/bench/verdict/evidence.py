@@ -48,8 +48,8 @@ from gradience.reports.bench_plan import LadderBound
 from gradience.statistics.paired import holm
 from gradience.statistics.pooled import Pooled, bootstrap_bound, noise_floor, pool
 
-SCALE_CHANGED = "its scale α/r is not the probe's"
-"""Said of a variant that ends in an error for it."""
+SCALE_CHANGED = "its scale α/r differs from the probe's"
+"""Reason of a variant that ends in an error because of its scale."""
 Differences = NDArray[np.int8]
 
 
@@ -131,11 +131,11 @@ def _has_gate(bench: Bench) -> bool:
 def _obstacles(*, confirm: bool, plan: bool, records: bool, controls: bool, gate: bool) -> tuple[str, ...]:
     """Return obstacles to a certificate that neither seeds nor examples remove."""
     lacks = {
-        "not all of an untouched confirm split was evaluated": not confirm,
-        "the seeds do not follow one plan to its end": not plan,
-        "its records were not verified": not records,
-        "the controls are missing or did not come out as expected": not controls,
-        "the probe had no gate": not gate,
+        "the full confirm split was not evaluated": not confirm,
+        "not all seeds completed one plan": not plan,
+        "the records were not verified": not records,
+        "controls are missing or not as expected": not controls,
+        "the probe had no quality gate": not gate,
     }
     return tuple(words for words, is_lacking in lacks.items() if is_lacking)
 
@@ -280,17 +280,17 @@ def _faults(
     precisions = {(bench.environment.dtype, bench.environment.quantization) for bench in benches}
     reasons = [why for result in results.values() for why in result.reasons]
     checks = {
-        "the probe does not pass its quality gate": not all(
+        "the probe fails its quality gate": not all(
             bench.probe is None or bench.probe.gate.passed for bench in benches
         ),
         "a planned seed has no answers to compare": not all(_compared(results.get(seed)) for seed in planned),
-        "the seeds were not computed in the same precision": len(precisions) > 1,
+        "the seeds differ in precision": len(precisions) > 1,
         SCALE_CHANGED: any(SCALE_CHANGED in why for why in reasons),
         f"the same adapter as {twin}: one result, not two": twin is not None,
         "its training was not seeded": not all(
             _seeded(results[bench.seed], bench) for bench in benches if bench.seed in results
         ),
-        f"{blind} must fail and passes on all seeds: a loss would not be seen": bool(blind),
+        f"{blind} must fail but passes on all seeds, so a drop could go unnoticed": bool(blind),
     }
     return tuple(words for words, is_so in checks.items() if is_so)
 
@@ -378,7 +378,7 @@ def climb_down(
                 "next-training": shown.next_training,
             }[bound]
         elif not reason and not facts.is_probe:
-            reason = "its answers, example by example, are not known"
+            reason = "per-example answers are missing"
         status: StepStatus = "inconclusive"
         if facts.is_probe:
             status = "not smaller"
@@ -428,14 +428,14 @@ def _sentence(
         else f"{100 * smallest.step:g} % of the energy is the least"
     )
     where = {
-        "mean-over-trainings": "the mean over trainings has",
-        "next-training": "the next training has, if trainings vary normally,",
-        "these-runs": "these runs have",
+        "mean-over-trainings": "mean accuracy over trainings is",
+        "next-training": "accuracy of the next training is, if trainings vary normally,",
+        "these-runs": "accuracy in these runs is",
     }[bound]
-    only = "; one seed says nothing about other trainings" if seeds == 1 else ""
+    only = "; one seed gives no evidence about other trainings" if seeds == 1 else ""
     return (
-        f"{what} shown to be safe: with 95 % confidence {where} {at_worst(smallest.low)}"
-        f" (margin {in_points(margin)}){only}"
+        f"{what} shown to be safe: with 95 % confidence, {where} {at_worst(smallest.low)} (margin"
+        f" {in_points(margin)}){only}"
     )
 
 

@@ -65,7 +65,7 @@ class GradeFacts:
     @property
     def besides(self) -> tuple[str, ...]:
         """Obstacles to a certificate beside seeds and examples, in words."""
-        stopped = (f"not tested, the sequence stopped at {self.untested}",) if self.untested else ()
+        stopped = (f"not tested: the sequence stopped at {self.untested}",) if self.untested else ()
         return (*stopped, *self.obstacles)
 
 
@@ -79,73 +79,59 @@ class Graded(NamedTuple):
 def grade(facts: GradeFacts) -> Graded:
     """Return the grade of one variant and why; the first that matches.
 
-    X: invalid. D: inferior, the one-sided 95 % upper bound for these runs is below −margin. A: certified, it passes,
+    X: invalid. D: worse, the one-sided 95 % upper bound for these runs is below −margin. A: certified, it passes,
     the bound for the next training is above −margin after adjustment, and `short_of_a` finds nothing. B: supported
     for these runs, it passes and their bound is above −margin after adjustment. C: inconclusive, whatever the policy
     says.
     """
     if facts.faults:
         return Graded("X", f"invalid: {'; '.join(facts.faults)}")
-    margin, bounds = f"(margin {in_points(facts.margin)})", facts.these_runs
+    bounds, margin = facts.these_runs, f"margin {in_points(facts.margin)}"
+    sure = f"(95 % confidence, {margin})"
     if bounds is not None and exactly(bounds.high) < -facts.margin:
-        least = points(-bounds.high).removeprefix("+")
-        return Graded(
-            "D",
-            f"inferior: with 95 % confidence it has at least {least} points fewer correct than the probe {margin}",
-        )
+        return Graded("D", f"worse: accuracy is at least {_size(bounds.high)} points lower {sure}")
     missing = short_of_a(facts)
     if facts.passes and facts.supported and not missing and facts.next_training is not None:
         worst = at_worst(facts.next_training.low)
         return Graded(
             "A",
-            f"certified: with 95 % confidence the next training has {worst}, if trainings vary normally {margin}",
+            f"certified: accuracy of the next training is {worst}, if trainings vary normally {sure}",
         )
     if facts.passes and bounds is not None and facts.supported:
-        return Graded(
-            "B",
-            f"supported for these runs: with 95 % confidence it has {at_worst(bounds.low)} {margin};"
-            f" not A: {missing[0]}",
-        )
-    verdict = f"{'passes' if facts.passes else 'fails'} the policy"
+        worst = at_worst(bounds.low)
+        return Graded("B", f"supported for these runs: accuracy is {worst} {sure}; not A: {missing[0]}")
+    policy = f"{'passes' if facts.passes else 'fails'} the policy"
     if bounds is None:
-        return Graded(
-            "C",
-            f"{verdict}; nothing more is shown, since its answers, example by example, are not in the file",
-        )
+        return Graded("C", f"inconclusive: {policy}, but per-example answers are missing")
     if facts.untested:
-        stopped = f"since the sequence stopped at {facts.untested}"
-        return Graded("C", f"not tested, {stopped}: its numbers are exploratory")
+        return Graded(
+            "C", f"not tested: the sequence stopped at {facts.untested}, so the numbers are exploratory"
+        )
     if facts.supported:
         luck = ""
         if facts.pass_if_equal is not None:
-            fails = 100 * (1 - facts.pass_if_equal)
-            luck = f"; one that is exactly as good fails in {fails:.0f} % of such runs"
-        return Graded(
-            "C",
-            "policy FAIL, statistically non-inferior: with 95 % confidence it has"
-            f" {at_worst(bounds.low)} in these runs {margin}{luck}",
-        )
+            luck = f"; an equally good adapter fails in {100 * (1 - facts.pass_if_equal):.0f} % of such runs"
+        worst = at_worst(bounds.low)
+        return Graded("C", f"non-inferior in these runs, but {policy}: accuracy is {worst} {sure}{luck}")
     if exactly(bounds.low) > -facts.margin:
         claims = counted(facts.family, "claim")
-        return Graded(
-            "C", f"{verdict}, and is not shown to be as good after adjustment for {claims} {margin}"
-        )
-    worst = at_worst(bounds.low, bound="")
-    return Graded("C", f"{verdict}, and is not shown to be as good: it may have {worst} {margin}")
+        return Graded("C", f"inconclusive after adjustment for {claims}, and {policy} ({margin})")
+    may = at_worst(bounds.low, bound="up to ")
+    return Graded("C", f"inconclusive, and {policy}: accuracy may be {may} ({margin})")
 
 
 def short_of_a(facts: GradeFacts) -> tuple[str, ...]:
     """Return what a certificate lacks, apart from the policy's verdict; empty if it lacks nothing."""
     missing, following = [], facts.next_training
     if facts.seeds < MIN_SEEDS:
-        missing.append(f"{counted(facts.seeds, 'seed')}, and {MIN_SEEDS} or more are needed")
+        missing.append(f"{counted(facts.seeds, 'seed')} ({MIN_SEEDS} or more needed)")
     if following is None:
         missing.append("the spread between training runs is unknown")
     elif exactly(following.low) <= -facts.margin:
-        missing.append(f"the next training may have {at_worst(following.low, bound='')}")
+        missing.append(f"accuracy of the next training may be {at_worst(following.low, bound='up to ')}")
     elif facts.adjusted_p is None or exactly(facts.adjusted_p) > ALPHA:
         claims = counted(facts.family, "claim")
-        missing.append(f"for the next training it is not shown after adjustment for {claims}")
+        missing.append(f"the next training is inconclusive after adjustment for {claims}")
     return (*missing, *facts.besides)
 
 
@@ -155,11 +141,12 @@ def exactly(value: float) -> Fraction:
 
 
 def at_worst(low: float, *, bound: str = "at most ") -> str:
-    """Say a lower bound of Δ in words."""
-    size = points(abs(low)).removeprefix("+")
-    if low < 0:
-        return f"{bound}{size} points fewer correct than the probe"
-    return f"{'at least ' if bound else ''}{size} points more correct than the probe"
+    """Say in words how much lower accuracy is than the probe's, by the lower bound of Δ."""
+    return f"{bound}{_size(low)} points lower" if low < 0 else f"at least {_size(low)} points higher"
+
+
+def _size(difference: float) -> str:
+    return points(abs(difference)).removeprefix("+")
 
 
 def in_points(share: Fraction) -> str:
@@ -202,7 +189,7 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
     """
     if letter not in ("B", "C") or pooled is None:
         return None
-    of_policy = () if facts.passes else ("it does not pass the policy",)
+    of_policy = () if facts.passes else ("does not pass the policy",)
     if letter == "C":
         needs = Needs(pooled, facts.margin, "these-runs")
         examples, seeds = needs.examples(), needs.seeds()

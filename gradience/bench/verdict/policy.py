@@ -87,7 +87,7 @@ def verdict_of_seed(n: int, only_probe: int, only_variant: int, policy: Policy) 
         change = "as many correct as the probe"
     else:
         change = f"{abs(net_loss):,} {'fewer' if net_loss > 0 else 'more'} correct than the probe"
-    pairs = f"only probe correct: {only_probe:,}, only variant correct: {only_variant:,}"
+    pairs = f"only probe: {only_probe:,}, only variant: {only_variant:,}"
     bound = f"allowed: {allowed_losses(n, policy.tolerance):,} fewer ({_share(policy.tolerance, n)})"
     status: Status = "PASS" if passes(n, net_loss, policy.tolerance) else "FAIL"
     return Verdict(status, (f"{change} ({pairs}); {bound}",))
@@ -140,7 +140,7 @@ def _failures(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
     rate = Fraction(number, len(rows))
     if rate < policy.pass_rate:
         failures.append(
-            f"{_pass(number, len(rows))}: {exact_percent(rate)} is below {exact_percent(policy.pass_rate)}"
+            f"{_pass(number, len(rows))} ({exact_percent(rate)}; {exact_percent(policy.pass_rate)} needed)"
         )
     below = [row for row in rows if row.n and not passes(row.n, row.net_loss, policy.floor)]
     if below:
@@ -152,7 +152,7 @@ def _failures(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
     errors = [row.seed for row in rows if row.n == 0 and row.status not in NO_EVIDENCE]
     if errors and not failures:
         failures.append(
-            f"it is not known whether seed {errors[0]} keeps the floor of {exact_percent(policy.floor)}"
+            f"seed {errors[0]} has no result, so the floor of {exact_percent(policy.floor)} cannot be checked"
         )
     return failures
 
@@ -178,14 +178,14 @@ def lost_already(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
     """Return why a variant can no longer pass, whatever the seeds without evidence show; empty if it can.
 
     >>> lost_already([SeedOutcome(1, n=200, only_probe=9), SeedOutcome(2, "SKIPPED")], Policy())
-    ['even with the others perfect, 1 of 2 seeds passes: 50 % is below 67 %']
+    ['even if all other seeds were perfect, 1 of 2 seeds passes (50 %; 67 % needed)']
     """
     best = [SeedOutcome(row.seed, n=1) if row.n == 0 and row.status in NO_EVIDENCE else row for row in rows]
-    return [f"even with the others perfect, {why}" for why in _failures(best, policy)[:1]]
+    return [f"even if all other seeds were perfect, {why}" for why in _failures(best, policy)[:1]]
 
 
 def _cannot_become(rows: Sequence[SeedOutcome], policy: Policy) -> list[str]:
-    return [f"it cannot become a PASS: {why}" for why in lost_already(rows, policy)]
+    return [f"cannot pass any more: {why}" for why in lost_already(rows, policy)]
 
 
 def overall(statuses: Iterable[Status]) -> Status:
@@ -216,7 +216,6 @@ def policy_notes(policy: Policy, seeds: int, n: int | None = None) -> tuple[str,
     notes.append(f"at least {exact_percent(policy.pass_rate)} of {planned} means {needed} of {seeds}{why}")
     if policy.floor <= policy.tolerance:
         notes.append(
-            "the pass rate decides nothing: no seed may fall below the floor, "
-            "and a seed that keeps the floor passes"
+            "the pass rate has no effect: the floor is within the tolerance, so every seed must pass"
         )
     return tuple(notes)

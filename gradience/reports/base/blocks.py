@@ -172,6 +172,11 @@ def spans(text: Inline) -> tuple[Span, ...]:
     return tuple(part if isinstance(part, Span) else Span(part) for part in parts)
 
 
+def dim(text: str) -> Paragraph:
+    """Return sentences of less weight, such as the legend of a table."""
+    return Paragraph(Span(text, "dim"))
+
+
 def items(texts: Iterable[Inline]) -> Notes:
     """Return a plain list."""
     return Notes([Note("item", text) for text in texts])

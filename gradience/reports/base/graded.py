@@ -277,6 +277,13 @@ class Step(Part):
     """The lower bound that was compared with the margin."""
     p_value: Probability | None
 
+    @property
+    def words(self) -> str:
+        """The status, and why nothing could be tested."""
+        return (
+            f"{self.status}: {self.reason}" if self.reason and self.status == "inconclusive" else self.status
+        )
+
 
 class NextStep(Part):
     """Requirements of the first step that was not shown, for a chance of 80 % if its true difference is the
