@@ -202,7 +202,7 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
         ("unharmed", "control", "copy", "all of it"),
     ]
     assert bench.variants[0].ranks.largest == 2
-    assert bench.notes[-1].endswith("where it does on all seeds, nothing was lost")
+    assert bench.notes[-1].endswith("If it passes on all seeds, nothing was lost")
     assert "- **unharmed**: the probe itself: must fail, which it cannot" in bench.to_markdown()
     assert "| `unharmed` | not as expected |" in bench.to_markdown()
 
