@@ -82,7 +82,7 @@ FIRST = {
         [
             "Rank ladder: rank 4 is the smallest shown to be safe",
             "It has 87.5 % fewer LoRA parameters.",
-            "not A: the next training may have",
+            "not A: accuracy of the next training may be",
         ],
     ),
 }
