@@ -99,6 +99,9 @@ def read_inputs(request: CalibrateSettings, teacher: Path | None = None) -> Inpu
     shape = from_folder(AutoConfig, model.name, locate(model, ("config.json",)).folder)
     check_vocabulary(model, tokenizer, shape, {adapter: tokens})
     notes = tuple(tokenizer_notes(model, tokenizer, folders))
+    if request.note is not None:
+        for note in notes:
+            request.note(note)
     rows = read_rows(prompts, kind, tokenizer, request.limit)
     return Inputs(request, folder, kind, model, labels, rows, ranks, notes)
 

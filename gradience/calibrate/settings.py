@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from gradience.files.card import CardOf
 from gradience.models.settings import BaseSettings
 from gradience.progress import Progress
 from gradience.settings import SETTINGS, Flag, Positive, PythonOnly, StrPath, shared
@@ -31,8 +33,14 @@ class RowSettings:
     """Rows in a batch."""
     max_length: Annotated[Positive | None, Flag("N")] = None
     """Maximum tokens of a row (default: the limit of the base; 512 for a text to label)."""
+    dry_run: bool = False
+    """Check the inputs and return what would be done; no model is loaded."""
     progress: Annotated[Progress | None, PythonOnly] = None
     """A callback after each batch or step."""
+    note: Annotated[Callable[[str], None] | None, PythonOnly] = None
+    """A callback for each remark about the inputs, before anything is run."""
+    command: Annotated[str, PythonOnly] = ""
+    """The command line that the report names."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -65,6 +73,8 @@ class DistillSettings(BaseSettings, RowSettings):
     """Peak AdamW learning rate: 20 % warm-up, then linear decay to 0."""
     force: bool = False
     """Replace an existing adapter folder."""
+    card: Annotated[CardOf | None, PythonOnly] = None
+    """Makes the block of the model card from the folder that was written."""
 
     @property
     def student(self) -> CalibrateSettings:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from shlex import quote
-from typing import Any
 
 from gradience.calibrate.settings import CalibrateSettings
-from gradience.cli.console import show_note, show_written
-from gradience.cli.options import DryRun, require_files
-from gradience.cli.output import LayersOutput, command_line
+from gradience.cli.console import show_written
+from gradience.cli.options import require_files
+from gradience.cli.output import LayersOutput
 
 
-def calibrate(settings: CalibrateSettings, plan: DryRun, out: LayersOutput) -> None:
+def calibrate(settings: CalibrateSettings, out: LayersOutput) -> None:
     """The prompts need no gold labels: what is scored is drawn from the adapted model. The file that is written lets
     `gradience compress` choose directions and ranks by the model's output, and predict the KL divergence of every
     size before anything is evaluated.
@@ -23,25 +22,16 @@ def calibrate(settings: CalibrateSettings, plan: DryRun, out: LayersOutput) -> N
       gradience compress ./my_adapter --calibration calibration.safetensors --max-kl 0.01 -o ./smaller
     """
     require_files(settings.prompts)
-    from gradience.calibrate import verb
-    from gradience.calibrate.inputs import read_inputs
+    from gradience.calibrate.verb import calibrate_adapter
+    from gradience.reports.calibration import Calibration
 
-    output = None if plan.dry_run else verb.new_file(settings)
-    if output is None:
-        out.refuse_page()
-    inputs = read_inputs(settings)
-    for note in inputs.notes:
-        show_note(note)
-    if output is None:
-        from gradience.calibrate.forecast import forecast_calibration
-
-        out.show_aloud(forecast_calibration(inputs))
+    out.refuse_page(dry_run=settings.dry_run)
+    label = f"calibrating {settings.adapter}"
+    made = out.run(calibrate_adapter, settings, label, announce=not settings.dry_run)
+    if not isinstance(made, Calibration):
+        out.show_aloud(made)
         return
-    from gradience.cli.progress import ProgressBar
-
-    with ProgressBar(f"calibrating {settings.adapter}", quiet=out.quiet, announce=True) as progress:
-        calibration = verb.calibrate(inputs, output, progress=progress, command=command_line())
-    names: dict[str, Any] = {"path": quote(str(settings.adapter)), "output": quote(str(output))}
-    out.show(calibration.report, layers=out.layers, **names)
+    output = quote(str(settings.output))
+    out.show(made.report, layers=out.layers, path=quote(str(settings.adapter)), output=output)
     if not out.quiet:
-        show_written(output)
+        show_written(settings.output)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from shlex import quote
 
 from gradience.calibrate.settings import DistillSettings
-from gradience.cli.console import show_note, show_written
-from gradience.cli.options import DryRun, require_files
-from gradience.cli.output import Output, command_line
-from gradience.settings import required_output
+from gradience.cli.console import show_written
+from gradience.cli.options import require_files
+from gradience.cli.output import Output
 
 
-def distill(settings: DistillSettings, plan: DryRun, out: Output) -> None:
+def distill(settings: DistillSettings, out: Output) -> None:
     """The prompts need no labels: the original's own probabilities are what is learned. Its KL divergence from the
     original is measured before and after on prompts that were held out; where nothing improves, the adapter is
     written as it was given.
@@ -21,25 +21,17 @@ def distill(settings: DistillSettings, plan: DryRun, out: Output) -> None:
       gradience distill ./smaller --teacher ./my_adapter --prompts rows.jsonl -o ./distilled
     """
     require_files(settings.prompts)
-    from gradience.distill import verb
-    from gradience.distill.inputs import read_distill_inputs
-
-    output = None if plan.dry_run else required_output(settings.output, "DIR")
-    if output is None:
-        out.refuse_page()
-    else:
-        verb.check_distill_output(output, settings)
-    inputs = read_distill_inputs(settings)
-    for note in inputs.student.notes:
-        show_note(note)
-    if output is None:
-        out.show_aloud(verb.forecast_distill(inputs))
-        return
     from gradience.card import card_of
-    from gradience.cli.progress import ProgressBar
+    from gradience.distill.verb import distill_adapter
+    from gradience.reports.distill import DistillReport
 
-    with ProgressBar(f"distilling {settings.adapter}", quiet=out.quiet, announce=True) as progress:
-        report = verb.distill(inputs, output, progress=progress, card=card_of, command=command_line())
-    out.show(report, teacher=quote(str(settings.teacher)), output=quote(str(output)))
+    out.refuse_page(dry_run=settings.dry_run)
+    settings, label = replace(settings, card=card_of), f"distilling {settings.adapter}"
+    made = out.run(distill_adapter, settings, label, announce=not settings.dry_run)
+    if not isinstance(made, DistillReport):
+        out.show_aloud(made)
+        return
+    output = quote(str(settings.output))
+    out.show(made, teacher=quote(str(settings.teacher)), output=output)
     if not out.quiet:
-        show_written(output)
+        show_written(settings.output)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
-from gradience.cli.console import beneath, wants_colour
+from gradience.cli.console import beneath, show_note, wants_colour
 from gradience.errors import UsageError, require
 from gradience.settings import SETTINGS, Flag, StrPath, call
 
@@ -95,9 +95,9 @@ class PageOutput(JsonOutput):
         ]
         write_page(Path(self.html), sources, texts=self.texts)
 
-    def refuse_page(self) -> None:
+    def refuse_page(self, *, dry_run: bool) -> None:
         """Refuse a page of a plan that is a few facts and no report. Raises UsageError (`no-page`)."""
-        if self.html is not None:
+        if dry_run and self.html is not None:
             raise UsageError(
                 "--html cannot be combined with --dry-run here: a dry run has no report",
                 code="no-page",
@@ -125,7 +125,7 @@ class Output(PageOutput):
         from gradience.cli.progress import ProgressBar
 
         with ProgressBar(label, quiet=self.quiet, announce=announce) as progress:
-            more = {"progress": progress, "command": command_line()}
+            more = {"progress": progress, "command": command_line(), "note": show_note}
             return call(function, settings, **{name: more[name] for name in more if hasattr(settings, name)})
 
 

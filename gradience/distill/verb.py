@@ -9,17 +9,15 @@ from gradience.calibrate.settings import DistillSettings
 from gradience.compress.carry import refuse_foreign_files
 from gradience.distill.inputs import DistillInputs, read_distill_inputs, split
 from gradience.errors import OutputError
-from gradience.files.card import CardOf
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output
-from gradience.progress import Progress
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.distill import DistillForecast, DistillReport
 from gradience.settings import public, required_output
 
 
 @public(DistillSettings)
-def distill_adapter(settings: DistillSettings) -> DistillReport:
+def distill_adapter(settings: DistillSettings) -> DistillReport | DistillForecast:
     """Train a smaller adapter for a few steps to answer as its original does, and write it to the folder `output`.
 
     >>> report = distill_adapter(
@@ -33,46 +31,39 @@ def distill_adapter(settings: DistillSettings) -> DistillReport:
     >>> report.training_rows, report.held_out_rows  # better with some hundred rows
     (10, 4)
 
-    The keywords are the flags of `gradience distill`:
+    A dry run returns what the training needs. The keywords are the flags of `gradience distill`:
 
     Raises InputError if adapters, rows or base cannot be used, UsageError for what makes no sense together,
     MissingExtra, OutputError when disk or memory refuse.
     """
+    if settings.dry_run:
+        return forecast_distill(read_distill_inputs(settings))
     output = required_output(settings.output, "DIR")
-    check_distill_output(output, settings)
-    return distill(read_distill_inputs(settings), output, progress=settings.progress)
-
-
-def check_distill_output(output: Path, settings: DistillSettings) -> None:
-    """Refuse an output that exists, or that is one of the inputs, before anything is loaded."""
     beside = Path(settings.adapter)
     for source in (beside, Path(settings.teacher)):
         check_output(output, source, force=settings.force)
     refuse_foreign_files(output, os.listdir(beside) if beside.is_dir() else ())
+    return distill(read_distill_inputs(settings), output)
 
 
-def distill(
-    inputs: DistillInputs,
-    output: Path,
-    *,
-    progress: Progress | None = None,
-    card: CardOf | None = None,
-    command: str = "",
-) -> DistillReport:
-    """Distill what was read, and write the folder. card: makes the block of its model card from the folder."""
+def distill(inputs: DistillInputs, output: Path) -> DistillReport:
+    """Distill what was read, and write the folder."""
     from gradience.distill.train import write_distilled
     from gradience.evaluate.engines.base import OutOfMemoryError
     from gradience.evaluate.engines.transformers.engine import memory
 
-    watch = Stopwatch(command)
+    request = inputs.request
+    watch = Stopwatch(request.command)
     try:
         with memory():
-            return write_distilled(inputs, output, watch, progress, force=inputs.request.force, card=card)
+            return write_distilled(
+                inputs, output, watch, request.progress, force=request.force, card=request.card
+            )
     except OutOfMemoryError as error:
         raise OutputError(
             f"the device has not enough memory: {error}",
             code="out-of-memory",
-            hint=f"a smaller --batch-size than {inputs.request.batch_size}, or --quantization nf4",
+            hint=f"a smaller --batch-size than {request.batch_size}, or --quantization nf4",
         ) from None
 
 

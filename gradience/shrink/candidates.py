@@ -135,7 +135,7 @@ def _key(inputs: DistillInputs) -> str:
         "numerics": TransformersEngine.numerics(student.request.device),
         "settings": {**asdict(student.request), "steps": request.steps, "lr": request.lr},
     }
-    for name in ("adapter", "prompts", "base_model", "output", "progress"):
+    for name in ("adapter", "prompts", "base_model", "output", "dry_run", "progress", "note", "command"):
         del decides["settings"][name]
     return sha256_json(decides)
 
