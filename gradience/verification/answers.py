@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from gradience.errors import GradienceError, InputError
 from gradience.evaluate import outcome as evaluated
 from gradience.evaluate import verb as evaluation
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
-from gradience.evaluate.answering import RECORDS, Answering, Answers
+from gradience.evaluate.answering import RECORDS, Answering, Answers, T
 from gradience.evaluate.inputs import Inputs
 from gradience.evaluate.kept import MANIFEST
 from gradience.evaluate.settings import EvaluateSettings
@@ -56,51 +56,61 @@ from gradience.tasks.base import (
 from gradience.tasks.examples import Examples, fingerprint
 from gradience.verification.adapters import Facts, check_compression, check_evaluated, check_facts
 
-NOT_IN_RECORDS = ("schema", "run")
+NOT_IN_RECORDS = ("schema", "run", "tests")
 """Fields that are taken as recorded."""
+RECORDS_AGREE = "records: identities, adapters and settings agree, and the answers were scored again"
 
 
 def check_evaluation(place: Path, findings: Findings) -> None:
-    """Make evaluation.json again from the records beside it."""
+    """Compare evaluation.json with what the records beside it give."""
     report = EvaluationReport.read(place / evaluation.EVALUATION)
     for row in report.adapters:
         check_evaluated(place, row, report.adapters[0], evaluation.EVALUATION, findings)
-    recorded = _Recorded(place, report, report.adapters, report.examples, findings)
-    with findings.check("records", "L2", "records: identities, adapters, settings, and scores made again"):
-        rows = recorded.run()
-    again = evaluated.report_of(recorded, rows, report.conditions.base_fingerprint, Stopwatch())
-    _compare(place / evaluation.EVALUATION, report, again, findings)
+    _compare(place / evaluation.EVALUATION, evaluation_again(place, report, findings), findings)
     _check_page(place / evaluation.DOCUMENT, report, findings)
 
 
+def evaluation_again(place: Path, report: EvaluationReport, findings: Findings) -> EvaluationReport:
+    """Return the evaluation that the records give. findings: what of them does not agree with `report`."""
+    recorded = _Recorded(place, report, report.adapters, report.examples, findings)
+    with findings.check("records", "L2", RECORDS_AGREE):
+        rows = recorded.run()
+    return evaluated.report_of(recorded, rows, report.conditions.base_fingerprint, Stopwatch())
+
+
 def check_shrink(place: Path, findings: Findings) -> None:
-    """Make shrink.json again from plan.json and the records, and check what was written to adapter/."""
+    """Compare shrink.json with what plan.json and the records give, and adapter/ with the smallest candidate."""
     report, plan = ShrinkReport.read(place / shrink.SHRUNK), ShrinkPlan.read(place / PLAN)
     with findings.check("plan", "L1", f"{PLAN} is the plan of the records and of {shrink.SHRUNK}"):
         check_facts(findings, _plan_facts(place, report, plan))
-    tested = [candidate.result for candidate in report.candidates if candidate.result is not None]
-    rows = [report.reference, *tested, *([report.control.result] if report.control.result else [])]
-    for row in rows:
+    for row in _rows_of(report):
         check_evaluated(place, row, report.reference, shrink.SHRUNK, findings)
     if report.smallest is not None:
         _check_adapter(place, report, findings)
-    recorded = _Recorded(place, report, rows, plan.examples, findings)
-    with findings.check("records", "L2", "records: identities, adapters, settings, and scores made again"):
+    _compare(place / shrink.SHRUNK, shrink_again(place, report, plan, findings), findings)
+    _check_page(place / shrink.DOCUMENT, report, findings)
+
+
+def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: Findings) -> ShrinkReport:
+    """Return the shrink that plan and records give. findings: what of them does not agree with `report`."""
+    recorded = _Recorded(place, report, _rows_of(report), plan.examples, findings)
+    with findings.check("records", "L2", RECORDS_AGREE):
         dev = recorded.on_dev(report) if plan.dev else ()
         start, reference = start_of(dev), recorded.reference()
         control = report.control.result
         rewritten = None if control is None else recorded.candidate(recorded.known[control.name])
-        seen = tuple(
-            down(recorded, reference, plan.candidates[start:], lambda planned: recorded.known[planned.name])
-        )
-    walked = Walk(reference, rewritten, report.control.reason, seen)
+        candidates = plan.candidates[start:]
+        tested = tuple(down(recorded, reference, candidates, lambda one: recorded.known[one.name]))
+    walked = Walk(reference, rewritten, report.control.reason, tested)
     prepared = Prepared(recorded.inputs, (), cast(Any, None), plan)
     fingerprint = report.conditions.base_fingerprint
-    again = shrunk.report_of(
-        prepared, sha256_file(place / PLAN), fingerprint, dev, start, walked, Stopwatch()
-    )
-    _compare(place / shrink.SHRUNK, report, again, findings)
-    _check_page(place / shrink.DOCUMENT, report, findings)
+    digest = sha256_file(place / PLAN)
+    return shrunk.report_of(prepared, digest, fingerprint, dev, start, walked, Stopwatch())
+
+
+def _rows_of(report: ShrinkReport) -> list[EvaluatedAdapter]:
+    rows = [report.reference, report.control.result, *(one.result for one in report.candidates)]
+    return [row for row in rows if row is not None]
 
 
 def _plan_facts(place: Path, report: ShrinkReport, plan: ShrinkPlan) -> Facts:
@@ -215,7 +225,8 @@ class _Recorded(Answering):
 
     @cached_property
     def data(self) -> str:
-        return self._header.examples_sha256
+        """The digest of the examples as recorded: records hold no texts (`check_data` compares it)."""
+        return (self.report.plan if isinstance(self.report, ShrinkReport) else self.report).examples_sha256
 
     def on_dev(self, report: ShrinkReport) -> tuple[Any, ...]:
         """Test the candidates on the records of the dev rows."""
@@ -231,6 +242,9 @@ class _Recorded(Answering):
         recorded._likelihoods = False
         known = recorded.known
         return tuple(down(recorded, recorded.reference(), plan.candidates, lambda one: known[one.name]))
+
+    def work(self, do: Callable[[Answering], T]) -> T:
+        return do(self)
 
     def _stage(self, row: Answers, stage: str) -> None:
         pass
@@ -337,7 +351,7 @@ def _rules_of(task: Task, header: ExamplesRun) -> Scoring | str:
 # ---------------------------------------------------------------- what was made again
 
 
-def _compare(path: Path, recorded: Report, again: Report, findings: Findings) -> None:
+def _compare(path: Path, again: Report, findings: Findings) -> None:
     with findings.check("result", "L1", f"{path.name}: every number and sentence matches the records"):
         values = strict_json.loads(read_file(path, MAX_DATA_BYTES), path, path.name)
         for difference in differences(values, again.model_dump(mode="json"), ignored=NOT_IN_RECORDS):

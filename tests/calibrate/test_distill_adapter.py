@@ -16,7 +16,15 @@ from safetensors.numpy import load_file, save_file
 from toys import logits_of
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from gradience import DistillReport, InputError, OutputError, UsageError, compress_adapter, distill_adapter
+from gradience import (
+    DistillReport,
+    InputError,
+    OutputError,
+    UsageError,
+    compress_adapter,
+    distill_adapter,
+    verify,
+)
 from gradience.calibrate.batches import encode_pairs, encode_texts
 from gradience.calibrate.rows import read_rows
 from gradience.cli.app import run
@@ -173,6 +181,16 @@ def test_only_the_factors_differ_from_the_adapter_that_was_given(distilled):
     assert DistillReport.read(distilled.output / "distill_report.json") == distilled.report
     compress_adapter(distilled.output, distilled.output.parent / "again", rank=1, force=True)
     assert not (distilled.output.parent / "again" / "distill_report.json").exists()
+
+
+def test_the_report_agrees_with_its_rows_and_weights(distilled, tmp_path):
+    folder = shutil.copytree(distilled.output, tmp_path / "distilled")
+    assert verify(folder).verdict == "consistent"
+    report = distilled.report.model_dump(mode="json")
+    report["after"]["kl"] /= 2
+    report["trained_params"] *= 2
+    (folder / "distill_report.json").write_text(json.dumps(report))
+    assert [one.field for one in verify(folder).mismatches] == ["trained_params", "after.kl"]
 
 
 def test_the_same_rows_give_the_same_adapter_in_whatever_order_they_stand(distilled, tmp_path):

@@ -1,0 +1,282 @@
+"""Results of shrink, evaluate, compress, distill and evidence: untouched ones agree, and forgeries are named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import adapters_to_compare as data
+import pytest
+
+from gradience import evaluate_adapters, verify
+from gradience.bench.verify.findings import Findings
+from gradience.card import card_of
+from gradience.cli.app import run
+from gradience.compress.adapter import compress_adapter
+from gradience.digests import sha256_file
+from gradience.files.card import write_block
+from gradience.files.digests import Digests, root_of, write_digests
+from gradience.reports.shrink import ShrinkPlan, ShrinkReport
+from gradience.shrink.plan import digest_of
+from gradience.verification.answers import shrink_again
+
+EVIDENCE = Path(__file__).parents[2] / "examples" / "evidence"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
+
+
+@pytest.fixture(scope="module")
+def shrunk(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search as the command line writes it: ranks 2 and 1 of 4, both shown."""
+    output = tmp_path_factory.mktemp("shrunk") / "out"
+    options = ["-b", str(inputs / "base"), "--data", str(inputs / "rows.csv"), "--device", "cpu"]
+    options += ["--ranks", "2,1", "--margin", "90", "-q", "-o", str(output)]
+    assert run(["shrink", str(inputs / "reference"), *options]) == 0
+    return output
+
+
+@pytest.fixture
+def copy(shrunk: Path, tmp_path: Path) -> Path:
+    """What its owner publishes: without the candidates."""
+    return Path(shutil.copytree(shrunk, tmp_path / "out", ignore=shutil.ignore_patterns("candidates")))
+
+
+def fields(folder: Path, **options: Any) -> list[str]:
+    """File and field of each mismatch."""
+    return [" ".join((one.file, one.field)).strip() for one in verify(folder, **options).mismatches]
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def edit_records(path: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Change header and records, and let the header count them."""
+    rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+    change(rows)
+    rows[0]["n"] = len(rows) - 1
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def careful(folder: Path) -> None:
+    """Let every digest, the page and the card say what the files are now."""
+    plan, records = ShrinkPlan.read(folder / "plan.json"), folder / "records"
+    plan.save(folder / "plan.json")
+
+    def bound(values: Any) -> None:
+        values["plan"] = digest_of(plan)
+        for name, file in values["files"].items():
+            file["sha256"] = sha256_file(records / name)
+
+    def named(values: Any) -> None:
+        values |= {"plan": plan.model_dump(mode="json"), "plan_sha256": digest_of(plan)}
+        results = [
+            values["reference"],
+            values["control"]["result"],
+            *(c["result"] for c in values["candidates"]),
+        ]
+        for file in (file for row in results for file in row["records"]):
+            file["sha256"] = sha256_file(folder / file["path"])
+
+    edit(records / "manifest.json", bound)
+    edit(folder / "shrink.json", named)
+    report = ShrinkReport.read(folder / "shrink.json")
+    (folder / "shrink.md").write_text(report.to_markdown(), encoding="utf-8")
+    if report.smallest_sha256 == sha256_file(folder / "adapter" / "adapter_model.safetensors"):
+        write_block(folder / "adapter", card_of(folder / "adapter", report))
+    write_digests(folder, Digests.read(folder / "digests.json").files)
+
+
+def made_again(folder: Path) -> None:
+    """Compute the result from plan and records, as the most careful forger does."""
+    careful(folder)
+    report, plan = ShrinkReport.read(folder / "shrink.json"), ShrinkPlan.read(folder / "plan.json")
+    shrink_again(folder, report, plan, Findings()).save(folder / "shrink.json")
+    careful(folder)
+
+
+# ---------------------------------------------------------------- untouched
+
+
+def test_an_untouched_shrink_agrees_with_its_records(shrunk: Path, copy: Path) -> None:
+    whole, published = verify(shrunk), verify(copy, root=root_of(copy), plan=sha256_file(copy / "plan.json"))
+    assert (whole.verdict, whole.level) == ("consistent", "L2")
+    assert (published.verdict, published.level) == ("verified", "L2")
+    assert {check.result for check in published.checks} == {"passed"}
+    assert sum(check.name == "adapter" for check in whole.checks) == 4  # candidates, control, and adapter/
+    assert any("ranks and parameters of rank2" in gap for gap in published.not_verified)
+    careful(copy)
+    assert fields(copy) == []
+    made_again(copy)
+    assert fields(copy) == []
+
+
+# ---------------------------------------------------------------- a shrink, forged with every digest made again
+
+
+def wrong_to_right(rows: list[dict[str, Any]]) -> None:
+    row = next(row for row in rows[1:] if not row["correct"])
+    row |= {"logits": row["logits"][::-1], "predicted": row["label"], "correct": True}
+
+
+def test_a_changed_answer_contradicts_the_report(copy: Path) -> None:
+    edit_records(copy / "records" / "rank1.jsonl", wrong_to_right)
+    assert {"records/rank1.jsonl", "records/rank1.jsonl sha256"} <= {*fields(copy)}
+    careful(copy)
+    assert "shrink.json candidates.rank1.result.correct" in fields(copy)
+
+
+def test_a_changed_score_contradicts_its_logits_even_if_all_is_counted_again(copy: Path) -> None:
+    def score(rows: list[dict[str, Any]]) -> None:
+        next(row for row in rows[1:] if not row["correct"])["correct"] = True
+
+    edit_records(copy / "records" / "rank1.jsonl", score)
+    made_again(copy)
+    assert fields(copy) == ["records/rank1.jsonl"]
+
+
+def test_another_adapter_under_the_claim_has_other_sizes(shrunk: Path, copy: Path) -> None:
+    """Rank-2 weights under the rank-1 claim: digests in the result and the records, and its report, are replaced."""
+    source, target = shrunk / "candidates" / "rank2", copy / "adapter"
+    shutil.rmtree(target)
+    shutil.copytree(source, target)
+    assert "shrink.json rank1.sha256" in fields(copy)
+    weights, config = (
+        sha256_file(target / f"adapter_{name}") for name in ("model.safetensors", "config.json")
+    )
+
+    def claim(values: Any) -> None:
+        values["smallest_sha256"] = values["candidates"][1]["result"]["sha256"] = weights
+        values["candidates"][1]["result"]["config_sha256"] = config
+
+    edit(copy / "shrink.json", claim)
+    edit_records(
+        copy / "records" / "rank1.jsonl",
+        lambda rows: rows[0].update(adapter_sha256=weights, adapter_config_sha256=config),
+    )
+    made_again(copy)
+    named = fields(copy)
+    assert {"shrink.json rank1.largest_rank", "shrink.json rank1.lora_params"} <= {*named}
+    assert "adapter/compression_report.json new_params" in named
+
+    def small(values: Any) -> None:  # the report of the compression claims rank 1 too
+        values["new_params"] = values["new_params"] // 2
+        for module in values["modules"]:
+            module |= {"new_rank": 1, "stored_rank": 1, "new_params": module["new_params"] // 2}
+
+    edit(target / "compression_report.json", small)
+    careful(copy)
+    assert {"adapter/compression_report.json new_params", "shrink.json rank1.largest_rank"} <= {*fields(copy)}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda report: report["candidates"][1].update(params_saved=0.9), "candidates.rank1.params_saved"),
+        (lambda report: report["candidates"][1]["result"]["bounds"].update(low=-0.01), "bounds.low"),
+        (lambda report: report["candidates"][1]["distance"]["kl"].update(mean=1e-4), "distance.kl.mean"),
+        (lambda report: report.update(sentence=report["sentence"].replace("at most", "hardly")), "sentence"),
+        (lambda report: report["candidates"][1]["result"].update(grade="A"), "candidates.rank1.result.grade"),
+        (lambda report: report["conditions"].update(scoring="mine 1"), "conditions.scoring"),
+        (lambda report: report.update(base="meta-llama/Llama-3.1-8B"), "base"),
+    ],
+)
+def test_an_edited_number_or_sentence_contradicts_the_records(
+    copy: Path, change: Callable[[Any], object], field: str
+) -> None:
+    edit(copy / "shrink.json", change)
+    careful(copy)
+    assert any(name.endswith(field) for name in fields(copy))
+
+
+def test_an_example_deleted_from_one_file_leaves_no_pairs(copy: Path) -> None:
+    edit_records(copy / "records" / "rank1.jsonl", lambda rows: rows.pop())
+    careful(copy)
+    assert "records/rank1.jsonl n" in fields(copy)
+
+
+def test_an_example_deleted_everywhere_contradicts_the_plan(copy: Path) -> None:
+    for path in (copy / "records").glob("*.jsonl"):
+        edit_records(path, lambda rows: rows.pop())
+    made_again(copy)
+    assert "records/reference.jsonl n" in fields(copy)
+
+
+def test_a_plan_edited_afterwards_is_seen_only_from_outside_if_all_is_made_again(copy: Path) -> None:
+    planned = sha256_file(copy / "plan.json")
+    edit(copy / "plan.json", lambda plan: plan.update(margin="0.5"))
+    assert {"records/manifest.json plan", "shrink.json plan"} <= {*fields(copy)}
+    careful(copy)
+    assert "shrink.json candidates.rank1.result.bounds.p_value" in fields(copy)
+    made_again(copy)
+    assert fields(copy) == []
+    assert fields(copy, plan=planned) == ["plan.json"]
+    (copy / "plan.json").unlink()
+    assert "shrink.json" in fields(copy)
+
+
+def test_a_card_or_page_that_says_more_is_named(copy: Path) -> None:
+    for name in ("shrink.md", "adapter/README.md"):
+        path = copy / name
+        path.write_text(path.read_text(encoding="utf-8").replace("accuracy at most", "accuracy not"), "utf-8")
+    write_digests(copy, Digests.read(copy / "digests.json").files)
+    assert fields(copy) == ["adapter/README.md", "shrink.md"]
+
+
+# ---------------------------------------------------------------- the other verbs
+
+
+def test_an_evaluation_is_made_again(inputs: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    evaluate_adapters(
+        [inputs / "reference", inputs / "other"], output=output, base_model=inputs / "base",
+        data=inputs / "rows.csv", device="cpu", with_base=True,
+    )  # fmt: skip
+    assert (verify(output).verdict, verify(output).level) == ("consistent", "L2")
+    edit_records(output / "records" / "other.jsonl", wrong_to_right)
+    assert "evaluation.json adapters.other.correct" in fields(output)
+    edit(output / "evaluation.json", lambda report: report["adapters"][1].update(lora_params=1))
+    assert "evaluation.json other.lora_params" in fields(output)
+
+
+def test_a_compression_names_the_ranks_in_its_file(inputs: Path, tmp_path: Path) -> None:
+    for rank in (1, 2):
+        compress_adapter(inputs / "reference", tmp_path / f"rank{rank}", rank=rank)
+    folder = tmp_path / "rank1"
+    assert verify(folder).verdict == "consistent"
+    edit(folder / "compression_report.json", lambda report: report["modules"][0].update(measured_error=0.001))
+    assert [name for name in fields(folder) if "measured_error" in name] == []  # the original is not here
+    shutil.copytree(inputs / "reference", tmp_path / "reference")
+    assert [name for name in fields(folder) if "measured_error" in name]
+    weights = folder / "adapter_model.safetensors"
+    shutil.copy(tmp_path / "rank2" / weights.name, weights)
+    edit(folder / "compression_report.json", lambda report: report.update(output_sha256=sha256_file(weights)))
+    assert "compression_report.json new_params" in fields(folder)
+
+
+def test_evidence_is_made_again_from_both_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(EVIDENCE, tmp_path / "logs"))
+    monkeypatch.chdir(folder)
+    assert run(["evidence", "probe.csv", "truncated.csv", "--margin", "1", "--json"]) == 0
+    (folder / "evidence.json").write_text(capsys.readouterr().out)
+    assert verify(folder).verdict == "consistent"
+    edit(folder / "evidence.json", lambda report: report.update(verdict="B is better.", low=0.0))
+    assert fields(folder) == ["evidence.json low", "evidence.json verdict"]
+    (folder / "probe.csv").write_text((folder / "probe.csv").read_text() + "more,1\n")
+    assert fields(folder) == ["probe.csv"]
+
+
+def test_regenerating_is_for_bench(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", str(copy), "--regenerate", "4"]) == 2
+    assert "only the answers of a Bench run are regenerated" in capsys.readouterr().err
+    assert run(["verify", str(copy)]) == 0
