@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from gradience.errors import UsageError
+from gradience.errors import InputError, UsageError
 from gradience.progress import Watcher
 from gradience.reports.base.exact import as_written
 from gradience.settings import SETTINGS, Flag, Integer, Number, Positive, PythonOnly, StrPath, several
@@ -29,6 +30,13 @@ def _margin(value: float | str | Fraction | None) -> Fraction | None:
         return None if value is None else as_written(value)
     except ValueError as error:
         raise not_a_share("--margin", str(error)) from None
+
+
+def existing_folder(folder: Path) -> Path:
+    """Return `folder` if it exists, before anything heavy is imported. Raises InputError (`not-a-run`)."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder", code="not-a-run", hint="name the folder of a run")
+    return folder
 
 
 def not_a_share(option: str, why: str) -> UsageError:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.config.shipped import find_config
-from gradience.bench.plan.power import Assumptions, plausible, report_of_numbers, seen, stated
 from gradience.bench.settings import (
     AggregateSettings,
     BenchSettings,
     PowerSettings,
     VerifySettings,
+    existing_folder,
     not_a_share,
 )
-from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, PLAN, read_results
-from gradience.bench.verify.verify import aggregate_checked, verify_run
 from gradience.errors import InputError, UsageError, require_installed
 from gradience.files.digests import write_digests
 from gradience.files.shared_names import path_text
@@ -28,6 +25,10 @@ from gradience.reports.power import PowerReport
 from gradience.reports.verification import Verification
 from gradience.settings import paths_of, public, required_output
 from gradience.tasks.user_code import allowing
+
+if TYPE_CHECKING:  # they are imported only once the arguments are known to be right
+    from gradience.bench.config.load import BenchConfig
+    from gradience.bench.plan.power import Assumptions
 
 MOST_EXAMPLES, MOST_SEEDS, DEFAULT_SEEDS = 1_000_000, 100, 3
 
@@ -62,7 +63,10 @@ def read_config(settings: BenchSettings) -> BenchConfig:
     """Return the config with what replaces its settings."""
     given = [*settings.overrides, *(["run_type=smoke"] if settings.smoke else [])]
     given += [] if settings.only_seed is None else [f"only_seed={settings.only_seed}"]
-    return load_config(find_config(str(settings.config)), given)
+    config = find_config(str(settings.config))
+    from gradience.bench.config.load import load_config
+
+    return load_config(config, given)
 
 
 def run_config(config: BenchConfig, settings: BenchSettings) -> Results:
@@ -86,9 +90,12 @@ def verify(settings: VerifySettings) -> Verification:
 
     Raises InputError (`not-a-run`, `nothing-to-verify`) if there is nothing that could be verified.
     """
+    folder = existing_folder(Path(settings.folder))
+    from gradience.bench.verify.verify import verify_run
+
     with allowing(settings.allow_code):
         return verify_run(
-            Path(settings.folder),
+            folder,
             root=settings.root,
             plan=settings.plan,
             data=settings.data,
@@ -114,10 +121,14 @@ def aggregate(settings: AggregateSettings) -> Aggregated:
     Raises InputError (`bench-altered`, and for runs that do not belong together), UsageError (`output-exists`).
     """
     require_installed("scipy", extra="stats")
+    folders = [existing_folder(folder) for folder in paths_of(settings.folders)]
+    from gradience.bench.verdict.folders import AGGREGATE, DOCUMENT, PLAN
+    from gradience.bench.verify.verify import aggregate_checked
+
     output = None if settings.output is None else Path(settings.output)
     if output is not None and (output / AGGREGATE).exists() and not settings.force:
         raise already_exists(output / AGGREGATE)
-    report = aggregate_checked(paths_of(settings.folders), command=settings.command)
+    report = aggregate_checked(folders, command=settings.command)
     if output is None:
         return Aggregated(report, None)
     output.mkdir(parents=True, exist_ok=True)
@@ -161,6 +172,9 @@ def power_of_a_budget(settings: PowerSettings) -> PowerReport:
                 code="bad-count",
                 hint="--n is the number of test examples, --seeds the number of seeds",
             )
+    from gradience.bench.config.load import load_config
+    from gradience.bench.plan.power import plausible, report_of_numbers
+
     assumed = _assumed(settings)
     if settings.config is None:
         return report_of_numbers(n or 0, seeds or DEFAULT_SEEDS, margin, assumed or plausible())
@@ -176,6 +190,9 @@ def power_of_a_budget(settings: PowerSettings) -> PowerReport:
 
 def _assumed(settings: PowerSettings) -> Assumptions | None:
     """Return what the settings or earlier runs say of a variant; None if they say nothing."""
+    from gradience.bench.plan.power import seen, stated
+    from gradience.bench.verdict.folders import read_results
+
     paths = paths_of(settings.earlier)
     if not paths:
         discordances, spreads = settings.discordance, settings.spread

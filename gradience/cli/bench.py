@@ -15,6 +15,7 @@ from gradience.bench.settings import (
     ExportSettings,
     PowerSettings,
     VerifySettings,
+    existing_folder,
 )
 from gradience.cli.console import show_note, show_written
 from gradience.cli.exit_codes import ExitCode
@@ -157,6 +158,7 @@ def status(
 
       watch -n 5 gradience bench status runs/mine
     """
+    existing_folder(folder)
     from gradience.bench.status import look
 
     out.print(look(folder))
@@ -189,6 +191,7 @@ def export(settings: ExportSettings) -> None:
 
       gradience bench export runs/gsm8k --to hub -o eval_results
     """
+    existing_folder(Path(settings.folder))
     from gradience.bench.export import export_eee, export_hub
     from gradience.bench.verify.verify import unpacked
     from gradience.errors import require_installed

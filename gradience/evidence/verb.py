@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gradience.digests import sha256_file
-from gradience.errors import UsageError, require
+from gradience.errors import UsageError, require_installed
 from gradience.evidence.base import Log, Wanted
 from gradience.evidence.formats import read_log
 from gradience.evidence.pairing import Pair, paired, unchecked
@@ -41,7 +41,10 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     Raises InputError if a log cannot be read or the two logs differ in examples or settings; UsageError if a choice is
     missing; MissingExtra without scipy.
     """
-    require("scipy", extra="stats")
+    require_installed("scipy", extra="stats")
+    watch = Stopwatch(settings.command)
+    wanted = Wanted(settings.metric, settings.filter)
+    left, right = (read_log(Path(path), wanted) for path in (settings.a, settings.b))
     from gradience.statistics.paired import mean_difference, mean_p_value, pair_grade, tango, tango_p_value
     from gradience.statistics.power import (
         examples_for_mean,
@@ -50,9 +53,6 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
         smallest_margin_of_mean,
     )
 
-    watch = Stopwatch(settings.command)
-    wanted = Wanted(settings.metric, settings.filter)
-    left, right = (read_log(Path(path), wanted) for path in (settings.a, settings.b))
     pairs = paired(left, right)
     lower = direction_of(left, right, settings.lower_is_better)
     margin = _margin(settings.margin, left.metric, pairs, lower_is_better=lower)

@@ -8,9 +8,8 @@ from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
-from scipy.optimize import brentq
 
 from gradience.statistics.table import PairedTable
 
@@ -40,7 +39,7 @@ def tango(table: PairedTable, confidence: float = 0.95) -> Interval:
     """
     if table.n == 0:
         raise ValueError("an interval needs at least one example")
-    quantile = float(stats.norm.isf((1 - confidence) / 2))
+    quantile = float(scipy.stats.norm.isf((1 - confidence) / 2))
     return invert(lambda null: score(table.n01, table.n10, table.n, null), float(table.exact_delta), quantile)
 
 
@@ -50,7 +49,7 @@ def tango_p_value(table: PairedTable, margin: float) -> float:
     >>> round(tango_p_value(PairedTable(n11=150, n10=12, n01=8, n00=30), margin=0.025), 3)
     0.412
     """
-    return float(stats.norm.sf(score(table.n01, table.n10, table.n, -margin)))
+    return float(scipy.stats.norm.sf(score(table.n01, table.n10, table.n, -margin)))
 
 
 def mcnemar(table: PairedTable) -> float:
@@ -62,7 +61,7 @@ def mcnemar(table: PairedTable) -> float:
     Source: Q. McNemar, Psychometrika 12 (1947); exact as a sign test on the discordant pairs.
     """
     discordant = table.n10 + table.n01
-    return float(stats.binomtest(table.n01, discordant).pvalue) if discordant else 1.0
+    return float(scipy.stats.binomtest(table.n01, discordant).pvalue) if discordant else 1.0
 
 
 def mean_difference(differences: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -77,7 +76,7 @@ def mean_difference(differences: ArrayLike, confidence: float = 0.95) -> Interva
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise ValueError("an interval needs two or more finite differences in one row")
     mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
-    reach = float(stats.t.isf((1 - confidence) / 2, len(values) - 1)) * error
+    reach = float(scipy.stats.t.isf((1 - confidence) / 2, len(values) - 1)) * error
     return Interval(mean - reach, mean + reach)
 
 
@@ -91,7 +90,7 @@ def mean_p_value(differences: ArrayLike, margin: float) -> float:
     """
     values = np.asarray(differences, dtype=np.float64)
     variance = float(values.var(ddof=1)) / len(values)
-    return float(stats.t.sf(in_errors(float(values.mean()) + margin, variance), len(values) - 1))
+    return float(scipy.stats.t.sf(in_errors(float(values.mean()) + margin, variance), len(values) - 1))
 
 
 # ---------------------------------------------------------------- the score
@@ -124,10 +123,10 @@ def in_errors(distance: float, variance: float) -> float:
 def invert(statistic: Callable[[float], float], center: float, quantile: float) -> Interval:
     """The nulls that `statistic`, which falls as its null rises, does not reject at ±`quantile`."""
     low, high = -1 + _EDGE, 1 - _EDGE
-    center = min(max(center, low), high)
+    root, center = scipy.optimize.brentq, min(max(center, low), high)
     return Interval(
-        brentq(lambda null: statistic(null) - quantile, low, center) if statistic(low) > quantile else -1.0,
-        brentq(lambda null: statistic(null) + quantile, center, high) if statistic(high) < -quantile else 1.0,
+        root(lambda null: statistic(null) - quantile, low, center) if statistic(low) > quantile else -1.0,
+        root(lambda null: statistic(null) + quantile, center, high) if statistic(high) < -quantile else 1.0,
     )
 
 

@@ -14,8 +14,8 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from gradience.statistics.paired import Interval, in_errors, invert, score_variance
 
@@ -51,7 +51,7 @@ class Pooled:
 
     def p_value(self, margin: float, claim: Claim = "these-runs") -> float:
         """The one-sided p-value of "the candidate loses `margin` or more"."""
-        return float(special.stdtr(self._freedom(-margin, claim), -self._statistic(-margin, claim)))
+        return float(scipy.special.stdtr(self._freedom(-margin, claim), -self._statistic(-margin, claim)))
 
     def interval(self, claim: Claim = "these-runs", confidence: float = 0.90) -> Interval:
         """The bounds on Δ. At the default of 90 %, either bound by itself is a one-sided 95 % bound.
@@ -63,14 +63,14 @@ class Pooled:
         def standard(null: float) -> float:
             """The statistic as a normal one, so that its quantile is one number."""
             statistic = self._statistic(null, claim)
-            beyond = special.stdtr(self._freedom(null, claim), -abs(statistic))
-            return math.copysign(float(special.ndtri(beyond)), statistic)
+            beyond = scipy.special.stdtr(self._freedom(null, claim), -abs(statistic))
+            return math.copysign(float(scipy.special.ndtri(beyond)), statistic)
 
         if self.gained is None:
-            quantile = -float(special.stdtrit(self._freedom(0.0, claim), tail))
+            quantile = -float(scipy.special.stdtrit(self._freedom(0.0, claim), tail))
             reach = quantile * math.sqrt(self._variance(0.0, claim))
             return Interval(self.delta - reach, self.delta + reach)
-        return invert(standard, self.delta, -float(special.ndtri(tail)))
+        return invert(standard, self.delta, -float(scipy.special.ndtri(tail)))
 
     def _statistic(self, null: float, claim: Claim) -> float:
         return in_errors(self.delta - null, self._variance(null, claim))

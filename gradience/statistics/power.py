@@ -14,9 +14,8 @@ import math
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special
-from scipy.optimize import brentq
 
 from gradience.statistics.paired import score_variance
 from gradience.statistics.pooled import Claim, Pooled
@@ -47,15 +46,17 @@ def power(
     sampling = shared * (discordance - delta**2)
     at_margin = shared * _variance_at(discordance, delta, -margin)
     if claim == "these-runs":
-        error = -special.ndtri(level) * math.sqrt(at_margin)
-        return float(special.ndtr((delta + margin - error) / math.sqrt(sampling)))
+        error = -scipy.special.ndtri(level) * math.sqrt(at_margin)
+        return float(scipy.special.ndtr((delta + margin - error) / math.sqrt(sampling)))
     # What the examples explain of the runs' spread.
     of_one_run = (discordance - delta**2) * (1 - correlation) / n
     estimated = np.maximum(0.0, (spread**2 + of_one_run) * _spreads(seeds) - of_one_run) / seeds
     doubt = at_margin**2 / max(n - 1, 1) + estimated**2 / (seeds - 1)  # 0 at a margin of 1
     freedom = np.divide((at_margin + estimated) ** 2, doubt, out=np.ones_like(doubt), where=doubt > 0)
-    errors = -special.stdtrit(freedom, level) * np.sqrt(at_margin + estimated)
-    return float(special.ndtr((delta + margin - errors) / math.sqrt(sampling + spread**2 / seeds)).mean())
+    errors = -scipy.special.stdtrit(freedom, level) * np.sqrt(at_margin + estimated)
+    return float(
+        scipy.special.ndtr((delta + margin - errors) / math.sqrt(sampling + spread**2 / seeds)).mean()
+    )
 
 
 def examples_needed(
@@ -72,8 +73,8 @@ def examples_needed(
     if delta + margin <= 0:
         return None
     if claim == "these-runs":
-        distance = special.ndtri(wanted) * math.sqrt(discordance - delta**2)
-        distance -= special.ndtri(level) * math.sqrt(_variance_at(discordance, delta, -margin))
+        distance = scipy.special.ndtri(wanted) * math.sqrt(discordance - delta**2)
+        distance -= scipy.special.ndtri(level) * math.sqrt(_variance_at(discordance, delta, -margin))
         return _rounded_up((1 + (seeds - 1) * correlation) / seeds, distance, delta + margin)
 
     def suffices(n: int) -> bool:
@@ -123,7 +124,7 @@ def seeds_for_next(
         return None
     for seeds in range(max(fewest, pooled.runs), most + 1):
         error = math.sqrt(pooled.seed_variance * (1 + 1 / seeds) + pooled.example_variance)
-        if pooled.delta + float(special.stdtrit(seeds - 1, level)) * error > -margin:
+        if pooled.delta + float(scipy.special.stdtrit(seeds - 1, level)) * error > -margin:
             return seeds
     return None
 
@@ -145,7 +146,7 @@ def smallest_margin(
         return reached - wanted
 
     widest = 1 - 1e-6
-    return float(brentq(missing, 0.0, widest, xtol=1e-9)) if missing(widest) > 0 else 1.0
+    return float(scipy.optimize.brentq(missing, 0.0, widest, xtol=1e-9)) if missing(widest) > 0 else 1.0
 
 
 def examples_for_mean(
@@ -158,7 +159,7 @@ def examples_for_mean(
 
     variance: of the differences of single examples. Normal quantiles: Student's ask for about two examples more.
     """
-    return _rounded_up(variance, special.ndtri(wanted) - special.ndtri(level), margin)
+    return _rounded_up(variance, scipy.special.ndtri(wanted) - scipy.special.ndtri(level), margin)
 
 
 def _rounded_up(share: float, distance: float, margin: float) -> int | None:
@@ -174,7 +175,7 @@ def smallest_margin_of_mean(n: int, variance: float, *, level: float = 0.05, wan
     >>> round(smallest_margin_of_mean(155, 0.25), 3)
     0.1
     """
-    return float((special.ndtri(wanted) - special.ndtri(level)) * math.sqrt(variance / n))
+    return float((scipy.special.ndtri(wanted) - scipy.special.ndtri(level)) * math.sqrt(variance / n))
 
 
 def _variance_at(discordance: float, delta: float, null: float) -> float:
@@ -188,7 +189,7 @@ def _spreads(seeds: int) -> NDArray[np.float64]:
     if seeds < 2:
         raise ValueError("a claim about trainings needs two seeds or more")
     shares = (np.arange(_POINTS) + 0.5) / _POINTS
-    spreads: NDArray[np.float64] = 2 * special.gammaincinv((seeds - 1) / 2, shares) / (seeds - 1)
+    spreads: NDArray[np.float64] = 2 * scipy.special.gammaincinv((seeds - 1) / 2, shares) / (seeds - 1)
     return spreads
 
 

@@ -121,17 +121,33 @@ def test_trouble(words, code, said, tmp_path, monkeypatch, capsys):
 
 
 def test_no_file_is_looked_for_behind_slow_imports(tmp_path):
-    """Each of these was answered after seconds: PyTorch was imported first."""
-    for words in (
-        ["evaluate", ADAPTER, "--data", "nope"],
-        ["shrink", "nope"],
-        ["calibrate", "nope", "--prompts", ADAPTER],
-    ):
-        code = "import sys; from gradience.cli.app import run; run(sys.argv[1:]); sys.exit('torch' in sys.modules)"
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words, "-o", "out"],
-            cwd=tmp_path,
-            capture_output=True,
-            timeout=HANGS,
-        )
-        assert done.returncode == 0, words
+    """Each of these was answered after seconds: PyTorch, scipy or all of Bench was imported first."""
+    commands = [
+        ["evaluate", ADAPTER, "--data", "nope", "-o", "out"],
+        ["shrink", "nope", "-o", "out"],
+        ["calibrate", "nope", "--prompts", ADAPTER, "-o", "out"],
+        ["distill", "nope", "--teacher", ADAPTER, "--prompts", "nope", "-o", "out"],
+        ["evidence", "nope", "nope"],
+        ["verify", "nope"],
+        ["bench", "run", "-c", "nope", "-o", "out"],
+        ["bench", "aggregate", "nope"],
+        ["bench", "status", "nope"],
+        ["bench", "export", "nope", "--to", "eee", "-o", "out"],
+        ["bench", "power"],
+    ]
+    code = (
+        "import json, sys; from gradience.cli.app import run\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    assert run(words) in (2, 3), words\n"
+        "    slow = {'torch', 'scipy.stats', 'scipy.optimize', 'gradience.bench.config.load'} & set(sys.modules)\n"
+        "    assert not slow, (words, slow)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -122,8 +122,6 @@ def verify_run(
     Raises InputError (`not-a-run`, `nothing-to-verify`, `bad-archive`) if there is nothing to verify.
     """
     watch = Stopwatch(command)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder", code="not-a-run", hint="name the folder of a run")
     if (folder / PLAN).is_file() and b'"gradience.shrink_plan/' in read_file(folder / PLAN, MAX_DATA_BYTES):
         raise InputError(
             f"{folder}: an unfinished shrink: no shrink.json beside its {PLAN}",
