@@ -70,7 +70,7 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
     evaluation: the one to show; by default that in the folder, or in the one above it, which names these weights.
     opened: the adapter, if it is already open.
 
-    Raises what `audit_adapter` raises, and InputError (`other-adapter`) where `evaluation` has another adapter's rows.
+    Raises what `audit_adapter` raises, and InputError (`other-adapter`) if `evaluation` has another adapter's rows.
     """
     with open_adapter(folder) if opened is None else nullcontext(opened) as adapter:
         sha256 = adapter.sha256()

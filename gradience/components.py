@@ -30,7 +30,7 @@ RESOLVED = 1e-6
 class Components(NamedTuple):
     """Components of one basis by falling value, balanced: ‖qᵀ·A‖ = ‖B·p‖.
 
-    p, q: (r, k), one component a column; k < r where B·A has a lower rank than its factors.
+    p, q: (r, k), one component a column; k < r if B·A has a lower rank than its factors.
     values: (k,), what each adds to ‖X_G·X_Cᵀ‖_F², as its root.
     """
 

@@ -30,7 +30,7 @@ def refused(
     overrides: Mapping[str, Mapping[str, Any]],
     instead: Mapping[str, str] = MappingProxyType({}),
 ) -> GradienceError:
-    """Return the error for a config that is not valid: UsageError where an override is to blame, else InputError.
+    """Return the error for a config that is not valid: UsageError if an override is to blame, else InputError.
 
     known: all dotted keys. overrides: text -> what it sets. instead: names of settings elsewhere -> ours.
     All unknown keys are named at once, and before anything else: what is missing is often only misspelt.

@@ -72,7 +72,7 @@ class WrongType(UsageError, TypeError):
 
 
 class InputError(GradienceError):
-    """The input cannot be used as it stands, or is refused for a stated reason.
+    """The input cannot be used, or is refused for a stated reason.
 
     >>> try:
     ...     audit_adapter("audit.json")

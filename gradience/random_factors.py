@@ -22,7 +22,7 @@ _ONE_AT_A_TIME = Lock()
 def null_stable_rank(rank: int, rows: int, columns: int) -> float:
     """Mean stable rank of B·A for Gaussian factors B (rows, rank) and A (rank, columns): what "random" looks like.
 
-    Simulated (fixed seed) up to a side of 128. Beyond, where that would cost more than the module's own spectrum, it is
+    Simulated (fixed seed) up to a side of 128. Beyond, if that would cost more than the module's own spectrum, it is
     the value of infinitely large factors, and the distance of finite ones from it is measured on smaller factors of the
     same proportions: it shrinks as side^(−2/3) (Tracy & Widom 1996). Within 1 % of a simulation at 512.
     """

@@ -57,6 +57,6 @@ def scale_of(alpha: float, rank: int, *, use_rslora: bool) -> float:
 
 
 def scaled_alpha(alpha: float, rank: int, new_rank: int, *, use_rslora: bool) -> int | float:
-    """α′ that keeps the scale: α·r′/r, with rsLoRA α·√(r′/r). An integer where it is one."""
+    """α′ that keeps the scale: α·r′/r, with rsLoRA α·√(r′/r). An integer if it is one."""
     value = alpha * math.sqrt(new_rank / rank) if use_rslora else alpha * new_rank / rank
     return int(value) if float(value).is_integer() else value

@@ -68,7 +68,7 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
     """Return the reports of files and of folders, in the order given.
 
     Of a folder: the reports with known names in it and in the folders right below, and an audit of each checkpoint that
-    has none, or of the folder itself where it is an adapter without reports.
+    has none, or of the folder itself if it is an adapter without reports.
     Raises InputError (`not-a-report`, `no-reports`, `many-reports`, and what reading and auditing raise).
     """
     sources = [

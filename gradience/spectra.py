@@ -12,7 +12,7 @@ Two routes lead to the singular values.
 `qr`    σ are the singular values of R_B·R_Aᵀ with A = (Q_A R_A)ᵀ, B = Q_B R_B (Chan, TOMS 8(1), 1982).
         Several times slower, and every σ is right to about ε·η·σ₁.
 
-The gram route is taken where its own bound on the measures stays below `GRAM_TOLERANCE`; otherwise qr.
+The gram route is taken if its own bound on the measures stays below `GRAM_TOLERANCE`; otherwise qr.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Spectrum:
 
     values: (min(r, m, n),), values[0] is in [0.5, 1) or everything is 0.
     error_bound: relative error of stable rank, effective rank and σ₁. From 1 on nothing is known: what is left of
-    B·A is smaller than the rounding of its factors. Infinite where even that underflows.
+    B·A is smaller than the rounding of its factors. Infinite if even that underflows.
     energy_error: absolute error of an energy fraction Σ_{i≤k}σ²/Σσ².
     rms: root mean square of the entries of A and of B; it tells how much storage rounding matters.
     """
@@ -314,7 +314,7 @@ def spectrum_of_values(
 def _entropy_error(unit: FloatArray, errors: FloatArray) -> float:
     """Bound of |δH| = relative error of exp(H), for σ/σ₁ = `unit` known to within `errors`.
 
-    |δH| ≤ Σ (|ln p| + H + 1)·δp with p = σ/Σσ; where p is below its own error, the error takes its place
+    |δH| ≤ Σ (|ln p| + H + 1)·δp with p = σ/Σσ; if p is below its own error, the error takes its place
     in the logarithm, because -p·ln p has no bounded slope at 0.
     """
     total = float(unit.sum())

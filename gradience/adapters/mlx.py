@@ -283,7 +283,7 @@ def _npz_entry(path: Path, handle: int, info: zipfile.ZipInfo, size: int) -> Ten
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
         raise _bad_archive(path, f"{name} is compressed or encrypted, and only stored arrays are read")
     if not 0 <= info.header_offset <= size - _LOCAL:
-        raise _bad_archive(path, f"{name} lies outside of the file")
+        raise _bad_archive(path, f"{name} is outside the file")
     head = bytes(pread(handle, _LOCAL, info.header_offset, path))
     named, extra = struct.unpack_from("<HH", head, 26)
     start = info.header_offset + _LOCAL + named + extra

@@ -7,7 +7,7 @@ expert last. Factors are returned as tall float64 blocks, see `spectra`.
 
 LoRA on parameters (`target_parameters`): PEFT nests one wrapper per parameter of a module, in the order in which the
 model defines its parameters: the first one is the innermost, and its key has the most `base_layer`. The parameter's
-name is not in the key, and the model is not at hand: for the names below the order is known, for others the alphabet
+name is not in the key, and the model is not available: for the names below the order is known, for others the alphabet
 decides and a finding says so.
 Source: PEFT 0.21, tuners/tuners_utils.py, `_inject_parameters`; tested in tests/audit/test_against_peft.py.
 """
@@ -196,7 +196,7 @@ def _sort_tensors(adapter: Adapter, tensors: Tensors, keys: Mapping[str, Key]) -
     slots: dict[Slot, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, key in keys.items():
         if ".modules_to_save." in name and name.replace(".modules_to_save.", ".") in tensors:
-            # Beside what it trained, PEFT also saves an embedding or a head as it lies in the live model.
+            # Beside what it trained, PEFT also saves an embedding or a head as it is in the live model.
             adapter.ghosts.append(name)
             adapter.other += notes_of([name], GHOST_REASON, tensors)
         elif key.adapter is not None and key.adapter != adapter.adapter_name:

@@ -370,7 +370,7 @@ RANDOM_POSITION = 0.85
 RANDOM_MIN_RANK = 4
 """Below this rank a trained and a random spectrum are indistinguishable."""
 RANDOM_MIN_SIDE = 2
-"""Nor can they where the smaller side of ΔW has fewer than this many times r rows: a head of six labels that was
+"""Nor can they if the smaller side of ΔW has fewer than this many times r rows: a head of six labels that was
 trained well spreads over all of its few directions."""
 NEARLY_ALL = 0.85
 """k@90 / r from which a module uses nearly all of its rank (random factors: 0.88 to 1)."""

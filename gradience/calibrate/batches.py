@@ -97,7 +97,7 @@ class Batch:
 def encode_pairs(
     tokenizer: Any, rows: Sequence[CalibrationRow], max_length: int | None, completion_tokens: int
 ) -> list[Encoded]:
-    """Prompts and completions, the end token behind them; where they are too long, the prompt loses its beginning.
+    """Prompts and completions, the end token behind them; if they are too long, the prompt loses its beginning.
 
     A row without a completion keeps none, and leaves room for `completion_tokens`.
     Raises InputError (`completion-too-long`, `empty-prompt`, `no-end-token`).

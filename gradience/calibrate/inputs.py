@@ -59,7 +59,7 @@ class Inputs:
 def read_inputs(request: CalibrateSettings, teacher: Path | None = None) -> Inputs:
     """Read adapter and rows. The tokenizer is loaded, the base is not.
 
-    teacher: an adapter whose tokenizer is used where the request's own has none.
+    teacher: an adapter whose tokenizer is used if the request's own has none.
 
     Raises InputError (`no-config`, `calibration-rows` …), UsageError (`wrong-model`, `no-base`, `too-few-rows`).
     """

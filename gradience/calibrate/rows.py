@@ -1,6 +1,6 @@
 """The rows that an adapter is calibrated on. Needs no torch.
 
-A language model, causal or encoder–decoder, takes rows of `prompt`, with a `completion`, an `answer` or `choices` where
+A language model, causal or encoder–decoder, takes rows of `prompt`, with a `completion`, an `answer` or `choices` if
 there are any, or of `messages`; a classifier takes rows of `text`, with or without a `text_pair`. Gold labels are not
 read. What follows a prompt is read as the tasks read it, so that the tokens scored here are those of an evaluation.
 """
@@ -37,7 +37,7 @@ class CalibrationRow:
 
 
 def prompt_id(text: str, second: str | None = None) -> str:
-    """Digest of what a model is asked, without the spaces around it: equal for a prompt and for a row that is tested.
+    """Digest of the prompt, without the spaces around it: equal for a prompt and for a row that is tested.
 
     second: of a pair of texts to label.
     """

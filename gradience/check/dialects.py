@@ -59,7 +59,7 @@ class Dialect:
     name: str
     is_written_in: Callable[[Values], bool]
     keys: Mapping[str, str | tuple[str, Reader]]
-    """Its key, dotted -> our setting; with a reader where the tool means other values than `READERS` takes."""
+    """Its key, dotted -> our setting; with a reader if the tool means other values than `READERS` takes."""
     lora: Callable[[Values], LoraSwitch] = lambda values: LoraSwitch()
     switch: str = "peft_type: LORA"
     """Setting that switches LoRA on."""
@@ -103,7 +103,7 @@ def loaded_bits(values: Values) -> int | None:
 
 
 def targets_or_names(value: Any) -> tuple[str, ...] | str:
-    """Read target modules where a plain string holds names between commas."""
+    """Read target modules if a plain string holds names between commas."""
     return "all-linear" if value in ("all", "all-linear") else names(value)
 
 

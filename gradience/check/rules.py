@@ -60,7 +60,7 @@ Problems = Iterator[Problem]
 
 
 def need_supervised(context: Context) -> None:
-    """Raise NotApplicable where the evidence, which is on supervised fine-tuning, says nothing."""
+    """Raise NotApplicable if the evidence, which is on supervised fine-tuning, says nothing."""
     if context.objective not in (None, *SUPERVISED):
         raise NotApplicable
 
@@ -110,14 +110,14 @@ def impossible_numbers(context: Context) -> Problems:
 
 @rule("no-targets", "error", "peft 0.21.2, tuners/lora/model.py")
 def no_targets(context: Context) -> Problems:
-    """No module is named, and no default stands in for it."""
+    """No module is named, and there is no default."""
     s = context.settings
     if not s.adapter:
         raise NotApplicable
     if s.target_modules or s.target_parameters:
         return
     message = "target_modules names no module"
-    if s.target_modules is None:  # PEFT takes its default, where it has one
+    if s.target_modules is None:  # PEFT takes its default, if it has one
         model_type = need(context.base).model_type
         if model_type is None or model_type in DEFAULT_TARGETS:
             return
@@ -445,7 +445,7 @@ FIXED_ALPHA = (8.0, 64.0)
 def learning_rate(context: Context) -> Problems:
     """More than ten times away from where supervised LoRA usually trains.
 
-    A low one says nothing where the file may be for DPO or GRPO, unless `--task` says what it is for.
+    A low one says nothing if the file may be for DPO or GRPO, unless `--task` says what it is for.
     """
     need_supervised(context)
     s = context.settings

@@ -232,7 +232,7 @@ RESUMES: dict[str, tuple[str, ...]] = {
     "fleet": ("-o", "--output"),
     "compress": ("--fleet",),
 }
-"""Verb -> beginnings of arguments, one of which is there where the same command resumes what it began."""
+"""Verb -> beginnings of arguments; with one of them, the same command resumes an interrupted run."""
 
 
 def say_how_to_resume(arguments: list[str] | None) -> None:

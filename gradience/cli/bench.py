@@ -118,7 +118,7 @@ def code_of(status: Status) -> ExitCode:
 
 
 def ended(result: Bench | BenchAggregate, required: str | None) -> ExitCode:
-    """Return the exit code of a result, and say on stderr where a required grade is missed.
+    """Return the exit code of a result, and say on stderr if a required grade is missed.
 
     What the policy does not pass keeps its own code. Nothing that passed without a grade is a grade: 8.
     """

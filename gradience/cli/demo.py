@@ -98,6 +98,6 @@ def example_adapter() -> Path:
 
 
 def shown_path(path: Path) -> Path:
-    """Return `path` relative to the working directory where that is shorter to type."""
+    """Return `path` relative to the working directory if that is shorter to type."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path

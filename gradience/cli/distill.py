@@ -13,7 +13,7 @@ from gradience.cli.output import Output
 
 def distill(settings: DistillSettings, out: Output) -> None:
     """The prompts need no labels: the original's own probabilities are what is learned. Its KL divergence from the
-    original is measured before and after on prompts that were held out; where nothing improves, the adapter is
+    original is measured before and after on prompts that were held out; if nothing improves, the adapter is
     written as it was given.
 
     Example:

@@ -73,7 +73,7 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
 
 
 def code_of(report: EvaluationReport) -> ExitCode:
-    """Return 4 where a candidate could not be evaluated, 1 for an inferior one, 8 for one that is not shown, else 0."""
+    """Return 4 if a candidate could not be evaluated, 1 for an inferior one, 8 for one that is not shown, else 0."""
     grades = {row.grade for row in report.candidates}
     codes = {"X": ExitCode.INCOMPLETE, "D": ExitCode.GATE_FAILED, "C": ExitCode.INCONCLUSIVE}
     return next((code for grade, code in codes.items() if grade in grades), ExitCode.DONE)

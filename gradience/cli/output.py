@@ -190,12 +190,12 @@ def print_screen(draw: Callable[..., str], content: Any, **options: Any) -> None
 
 
 def print_text(text: str) -> None:
-    """Print on stdout; in plain ASCII where its encoding cannot hold the signs we draw with."""
+    """Print on stdout; in plain ASCII if its encoding cannot hold the signs we draw with."""
     beneath(sys.stdout).write(drawable(text))
 
 
 def drawable(text: str) -> str:
-    """Return `text`, in plain ASCII where the encoding of stdout cannot hold the signs we draw with."""
+    """Return `text`, in plain ASCII if the encoding of stdout cannot hold the signs we draw with."""
     from gradience.reports.base.ascii import ascii_look
 
     try:

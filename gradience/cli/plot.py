@@ -95,7 +95,7 @@ def plot(settings: PlotSettings) -> None:
 
 
 def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report], *, titles: bool) -> list[Plot]:
-    """One plot of each report, with its name where there are several; of checkpoints what changed over them."""
+    """One plot of each report, with its name if there are several; of checkpoints what changed over them."""
     from dataclasses import replace
 
     from gradience.reports.audit import AuditReport

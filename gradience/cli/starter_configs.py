@@ -21,27 +21,27 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
     "glue": {"subset": "sst2"},
     "text_classification": {"text_column": "text", "label_column": "label"},
 }
-"""Options that a task does not do without."""
+"""Required options of a task."""
 SCORERS = "exact, normalised, contains, number, regex (with a `pattern`), multiple_choice: docs/tasks.md"
 
 BENCH = """\
-# Is a smaller adapter as good as this recipe's? Trained, audited, made smaller and evaluated on the same examples.
+# Bench: trains an adapter, makes smaller ones, and tests on the same examples if they are as good.
 #
-#   gradience bench run --config {file} --dry-run{code}  # checks it; prompts, cost, what can be shown
+#   gradience bench run --config {file} --dry-run{code}  # checks the config; prompts, memory, what can be shown
 #   gradience bench run --config {file} --output runs/mine{code}
 #
-# Relative paths start at the folder of this file. Every key: docs/reference/configs.md
+# Paths are relative to this file. All keys: docs/reference/configs.md
 model:
   name: {model}  # a folder, a name on the hub, embedded:minilm or embedded:smollm2
-  type: {type}  # causal_lm writes text, seqcls gives labels
-  dtype: auto  # of the frozen weights: auto, float32, bfloat16, float16
-  # quantization: nf4  # the base in 4 bits, as QLoRA trains on it
+  type: {type}  # causal_lm (text) or seqcls (labels)
+  dtype: auto  # precision of the frozen weights: auto, float32, bfloat16, float16
+  # quantization: nf4  # the base in 4 bits, as in QLoRA
 task:
 {task}
-  # eval_samples: 1000  # by default all test examples; --dry-run says what so many can show
-  # probe_gate: {{min_value: 0.5}}  # share of correct answers below which nothing is concluded
+  # eval_samples: 1000  # default: all test examples; --dry-run shows what that sample size can detect
+  # probe_gate: {{min_value: 0.5}}  # no conclusion if the probe's accuracy is lower
 lora:
-  probe_r: 32  # the rank that is questioned
+  probe_r: 32  # the reference adapter's rank
   alpha: 64
   target_modules: all-linear
 train:
@@ -49,34 +49,34 @@ train:
   lr: 2e-4
   warmup_ratio: 0.05
   per_device_train_batch_size: 8
-  max_length: 512  # tokens; a longer prompt with its response is left out of training
+  max_length: 512  # tokens; longer examples are left out of training
 compression:
-  variants: [uniform_median, per_layer]  # ranks that the audit suggests
-  arms: [truncate]  # add `retrain` to train each variant as well, which is what costs
+  variants: [uniform_median, per_layer]  # ranks suggested by the audit
+  arms: [truncate]  # add `retrain` to train each variant as well (slow)
   ladder:
-    steps: [16, 8, 4, 2, 1]  # truncations in this order: the smallest rank that is shown to hold
+    steps: [16, 8, 4, 2, 1]  # truncations, tested in this order down to the smallest rank shown
 policy:
-  tolerance: 0.025  # the loss that still counts as none: 2.5 points. Choose it before you look
+  tolerance: 0.025  # the largest acceptable drop: 2.5 points; choose it in advance
 seeds: [42]  # three or more for a claim about the next training
 """
 
 EVALUATION = """\
-# Is each of these adapters as good as the first, on the same examples?
+# Evaluation: tests on the same examples if each adapter is as good as the first.
 #
-#   gradience evaluate --config {file} --dry-run{code}  # checks it; memory, what can be shown
+#   gradience evaluate --config {file} --dry-run{code}  # checks the config; memory, what can be shown
 #   gradience evaluate --config {file}{code}
 #
-# Relative paths start at the folder of this file; flags replace what stands here. Every key: docs/reference/configs.md
+# Paths are relative to this file; flags override it. All keys: docs/reference/configs.md
 adapters:  # the first is the reference
 {adapters}
 {base}
 {examples}
 output: evaluation  # the result; with the same folder an interrupted evaluation resumes
-margin: 2.5  # points: the largest acceptable drop in accuracy. Choose it before you look
-with_base: true  # the base alone as well: does the adapter do anything?
-# limit: 200  # at most so many examples
-# dtype: bfloat16  # of the base's weights; auto is what the checkpoint says
-# quantization: nf4  # the base in 4 bits, as QLoRA trains on it
+margin: 2.5  # points: the largest acceptable drop in accuracy; choose it in advance
+with_base: true  # also the base without an adapter: shows the adapter's gain
+# limit: 200  # evaluate at most 200 examples
+# dtype: bfloat16  # precision of the base's weights; default: the checkpoint's
+# quantization: nf4  # the base in 4 bits, as in QLoRA
 # device: cuda
 """
 
@@ -86,14 +86,14 @@ def bench_config(
 ) -> str:
     """Return a config of Bench. file: its own name. profile: None for a user's own rows, prompts with answers."""
     profile = profile or "jsonl"
-    lines = [f"profile: {scalar(profile)}  # how rows are read and what is correct: docs/tasks.md"]
+    lines = [f"profile: {scalar(profile)}  # how rows are read and scored: docs/tasks.md"]
     given = {**NEEDED.get(profile, {}), **options}
     if data is not None or profile in ROWS:
         place = scalar(data or PLACEHOLDERS["data"])
         lines += [
             "options:",
             f"  file: {place}  # split by its contents into train, dev and confirm (test)",
-            "  # train_file: train.jsonl  # in place of `file`: a file for each role",
+            "  # train_file: train.jsonl  # instead of `file`: one file per role",
             "  # confirm_file: test.jsonl",
         ]
     elif given:
@@ -127,9 +127,9 @@ def evaluation_config(
             f"data: {scalar(data or PLACEHOLDERS['data'])}  # CSV, TSV or JSON lines; every row is evaluated"
         )
     if profile is not None:
-        examples.append(f"task: {scalar(profile)}  # how rows are read and what is correct: docs/tasks.md")
+        examples.append(f"task: {scalar(profile)}  # how rows are read and scored: docs/tasks.md")
     elif data is None:
-        examples.append("# task: gsm8k  # in place of `data`: a task by its name, docs/tasks.md")
+        examples.append("# task: gsm8k  # instead of `data`: a task by name, docs/tasks.md")
     lines = _options(profile or reads, NEEDED.get(profile or "", {}))
     asked = all(line.startswith("#") for line in lines)
     if lines:
@@ -140,7 +140,7 @@ def evaluation_config(
     return EVALUATION.format(
         file=file,
         adapters="\n".join(f"  - {scalar(each)}" for each in adapters or PLACEHOLDERS["adapters"]),
-        base=base if base_model else f"# {base}\n# (without it: the base that the first adapter names)",
+        base=base if base_model else f"# {base}\n# (default: the base that the first adapter names)",
         examples="\n".join(examples),
         code=_code(profile or ""),
     )
@@ -152,7 +152,7 @@ def _options(profile: str, given: Mapping[str, Any]) -> list[str]:
     if profile in ("chat", "jsonl") and "scorer" not in given:
         lines.append(f"# scorer: exact  # {SCORERS}")
     if profile in ("classification", "text_classification"):
-        lines.append("# label_names: [bad, good]  # in the order of the head's outputs; by default sorted")
+        lines.append("# label_names: [bad, good]  # in the order of the head's outputs (default: sorted)")
     return lines
 
 
@@ -165,7 +165,7 @@ WORDS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
 
 
 def scalar(value: object) -> str:
-    """Return a text as YAML takes it back: plain where that is safe, else quoted.
+    """Return a text as YAML takes it back: plain if that is safe, else quoted.
 
     >>> scalar("embedded:minilm"), scalar("my rows.csv"), scalar("1e3")
     ('embedded:minilm', '"my rows.csv"', '"1e3"')

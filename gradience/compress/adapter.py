@@ -87,7 +87,7 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
     are the flags of `gradience compress`:
 
     Raises InputError if the adapter cannot be compressed, UsageError for arguments that make no sense (WrongType, a
-    TypeError too, for those of a wrong type), VerificationError where PEFT does not load the result, OutputError when
+    TypeError too, for those of a wrong type), VerificationError if PEFT does not load the result, OutputError when
     the disk refuses. Nothing is left half-written.
     """
     source, grid = Path(settings.path), settings.allowed_ranks

@@ -59,7 +59,7 @@ def names_beside(source: Path) -> list[str]:
 
 
 def refuse_foreign_files(old: Path, kept: Iterable[str]) -> None:
-    """Raise UsageError (not-ours) where the folder `old` holds a file that would be deleted with it and is not ours.
+    """Raise UsageError (not-ours) if the folder `old` holds a file that would be deleted with it and is not ours.
 
     kept: names that the new folder has. Ours are the adapter's files and what an earlier compression put beside them.
     """

@@ -110,7 +110,7 @@ _TOKENS = ".token_adapter.trainable_tokens_delta"
 
 
 def require_peft() -> None:
-    """Raise MissingExtra (exit 2) where PEFT is not installed. Imports nothing."""
+    """Raise MissingExtra (exit 2) if PEFT is not installed. Imports nothing."""
     missing = next((name for name in NEEDED if find_spec(name) is None), None)
     if missing is not None:
         raise MissingExtra(
@@ -123,7 +123,7 @@ def require_peft() -> None:
 def check_with_peft(folder: Path, opened: Adapter, layout: Layout) -> PeftCheck:
     """Load the adapter in `folder` with PEFT; `opened` is the original that it was made from.
 
-    Returns the versions and what was counted. Raises VerificationError (exit 1) where PEFT refuses it, makes a module
+    Returns the versions and what was counted. Raises VerificationError (exit 1) if PEFT refuses it, makes a module
     anew, leaves a tensor aside, or gives a module another rank or scale.
     """
     request = {

@@ -4,7 +4,7 @@
 uniform   one r, one α, no patterns: the form that every runtime that was run reads.
 patterns  rank_pattern and alpha_pattern for the modules that differ, r = the largest rank: PEFT, and vLLM from 0.32.
 padded    every module padded with zeros to the largest rank, then as uniform: saves no memory when served.
-folded    s multiplied into B, α = rank: a scale of 1 where the runtime reads the patterns, or where ranks agree.
+folded    s multiplied into B, α = rank: a scale of 1 if the runtime reads the patterns, or if ranks agree.
           With ranks that differ, llama.cpp still computes another scale.
 `use_rslora` is always written false; α is s·r′, which keeps the scale.
 
@@ -79,7 +79,7 @@ class EncodingRule(NamedTuple):
 
 
 def encode_modules(targets: Sequence[Target], encoding: Encoding | None) -> Encoded:
-    """Write `targets` (not empty) by the rule `encoding`, or by the one that fits them where it is None."""
+    """Write `targets` (not empty) by the rule `encoding`, or by the one that fits them if it is None."""
     encoding, reason = (encoding, "requested") if encoding else _fitting(targets)
     return rule_of(encoding).encode(targets, reason)
 
@@ -127,13 +127,13 @@ def _same(first: float, second: float) -> bool:
 
 
 def alpha_for(scale: float, rank: int) -> int | float:
-    """α = s·r′, an integer where it is one to rounding."""
+    """α = s·r′, an integer if it is one to rounding."""
     alpha = scale * rank
     return round(alpha) if _same(alpha, round(alpha)) else alpha
 
 
 def _commonest_scale(targets: Sequence[Target]) -> float:
-    """The scale of most modules, the first among equals; 0 only where there is no other.
+    """The scale of most modules, the first among equals; 0 only if there is no other.
 
     One so small that another divided by it is infinite does not count.
     """
@@ -250,7 +250,7 @@ def without_stripped(
         return peft_name(tensor, adapter).removeprefix(PREFIX).rpartition(".")[0]
 
     def divided(names: Iterable[str], why: str | None) -> tuple[list[str], list[str]]:
-        """Those taken, and those left. Raises InputError (strip-partly) where `why` says that both belong together."""
+        """Those taken, and those left. Raises InputError (strip-partly) if `why` says that both belong together."""
         taken, left = sorted(stripped & set(names)), sorted(set(names) - stripped)
         if taken and left and why is not None:
             raise InputError(
@@ -293,7 +293,7 @@ def without_stripped(
     }
     if not gone:
         return fields, set()
-    # `modules_to_save`, and no task where the task alone would bring a head back.
+    # `modules_to_save`, and no task if the task alone would bring a head back.
     kept = [module for module in saved if module not in gone]
     hit = {entry for _, entry in gone}
     untasked = bool(hit.intersection(config.heads_of_task))
@@ -376,7 +376,7 @@ def require_config(opened: Adapter) -> PeftConfig:
 
 
 def merged_fields(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields in their order, with `changes`. An absent or empty field stays so where nothing else is meant."""
+    """The fields in their order, with `changes`. An absent or empty field stays so if nothing else is meant."""
 
     def differs(name: str, value: Any) -> bool:
         """A written α of 16.0 becomes 16, which every runtime reads."""

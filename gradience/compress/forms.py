@@ -286,7 +286,7 @@ class DiffusersForm(Form):
     dtypes = frozenset(("F32", "F16", "BF16", "F64"))
 
     def module(self, opened: Adapter, name: str) -> str:
-        """The name behind its part of the pipeline, which the modules tell where the adapter names none."""
+        """The name behind its part of the pipeline, which the modules tell if the adapter names none."""
         if opened.format == "diffusers" and part_of(name):
             return name
         part = part_of_all(pair.module for pair in opened.pairs)
@@ -341,7 +341,7 @@ WRITABLE = (PEFT, *FORMS)
 
 
 def form_of(name: str | None, source: str) -> Form | None:
-    """The format to write: that of this name, else that of the adapter where it is one of these; None for PEFT's.
+    """The format to write: that of this name, else that of the adapter if it is one of these; None for PEFT's.
 
     Raises UsageError (unknown-target).
     """

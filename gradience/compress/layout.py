@@ -303,7 +303,7 @@ def _refuse_adapter(
 ) -> None:
     """Raise InputError for an adapter that cannot be written smaller, whatever the ranks.
 
-    has_base: whether the weights of the base model are at hand, which DoRA needs.
+    has_base: the weights of the base model are available (DoRA needs them).
     """
     path = opened.location.path
     unwritable = SEVERAL if opened.format == "diffusers" else opened.unwritable
@@ -365,7 +365,7 @@ def _refuse_adapter(
 
 
 def _refuse_plan(opened: Adapter, plan: CompressionPlan, calibration: Calibration | None) -> None:
-    """Raise UsageError for a plan that does not fit the adapter or the calibration, InputError (no-alpha) where a
+    """Raise UsageError for a plan that does not fit the adapter or the calibration, InputError (no-alpha) if a
     scale is unknown.
     """
     if plan.initial_sha256 != (None if opened.initial is None else opened.initial.sha256()):
@@ -398,7 +398,7 @@ def _refuse_plan(opened: Adapter, plan: CompressionPlan, calibration: Calibratio
 def _refuse_jobs(
     opened: Adapter, config: PeftConfig, jobs: Sequence[Job], kept: Iterable[SkippedTensor]
 ) -> None:
-    """Raise InputError where the ranks or scales of some modules cannot be written so.
+    """Raise InputError if the ranks or scales of some modules cannot be written so.
 
     kept: the tensors that are carried beside the factors.
     """
@@ -433,7 +433,7 @@ def _refuse_jobs(
 
 
 def _refuse_copy(opened: Adapter, jobs: Sequence[Job], names: Mapping[str, str]) -> None:
-    """Raise InputError (nothing-smaller) where the result would be what is there already."""
+    """Raise InputError (nothing-smaller) if the result would be what is there already."""
     truncated = any(not job.keeps_rank for job in jobs)
     if opened.initial is not None or truncated or any(name != tensor for tensor, name in names.items()):
         return

@@ -154,7 +154,7 @@ def _from_triangles(triangle_A: Core, triangle_B: Core, rank: int) -> _Maps:
 
 
 def _roots(values: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
-    """√σ and 1/√σ of the leading values; 0 and 0 where σ is only rounding noise."""
+    """√σ and 1/√σ of the leading values; 0 and 0 if σ is only rounding noise."""
     kept = values[:rank]
     real = kept > 8 * EPS * (values[0] if len(values) else 0.0)
     root = np.where(real, np.sqrt(kept), 0.0)
@@ -173,19 +173,19 @@ def _truncation(maps: _Maps, gram_A: Core, gram_B: Core, rank: int, method: Spec
 
 
 def frobenius(triangle_A: Core, triangle_B: Core) -> float:
-    """‖B·A‖_F from the R factors of Aᵀ and B: accurate also where the product nearly cancels."""
+    """‖B·A‖_F from the R factors of Aᵀ and B: accurate also if the product nearly cancels."""
     core = triangle_B.matrix @ triangle_A.matrix.T
     return with_exponent(float(np.linalg.norm(core)), triangle_A.exponent + triangle_B.exponent)
 
 
 def norm_from_grams(gram_A: Core, gram_B: Core) -> float:
-    """‖B·A‖_F = √tr(AAᵀ·BᵀB): cheaper, and right where the factors do not cancel."""
+    """‖B·A‖_F = √tr(AAᵀ·BᵀB): cheaper, and right if the factors do not cancel."""
     energy = max(0.0, float((gram_A.matrix * gram_B.matrix).sum()))
     return with_exponent(math.sqrt(energy), gram_A.exponent + gram_B.exponent)
 
 
 def cancellation(gram_A: Core, gram_B: Core, norm: float) -> float:
-    """‖A‖_F·‖B‖_F/‖B·A‖_F, at least 1; `norm` is ‖B·A‖_F. Infinite where nothing is left of the product."""
+    """‖A‖_F·‖B‖_F/‖B·A‖_F, at least 1; `norm` is ‖B·A‖_F. Infinite if nothing is left of the product."""
     sizes = math.sqrt(float(gram_A.matrix.trace()) * float(gram_B.matrix.trace()))
     whole = with_exponent(sizes, gram_A.exponent + gram_B.exponent)
     if not whole:
@@ -204,7 +204,7 @@ CANCELLED = 1e3
 class Job:
     """One module to be written.
 
-    stored_rank: rank on disk, larger than the plan's where zeros fill it up.
+    stored_rank: rank on disk, larger than the plan's if zeros fill it up.
     fold: what B is multiplied by.   written_scale: what the config will say; s = fold · written_scale.
     parameter: the module is a parameter that `target_parameters` wraps.
     magnitude, base, transposed: DoRA only (transposed: W is stored as (n, m)).
@@ -421,7 +421,7 @@ def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     if job.basis is None:
         optimum = truncation(blocks_A, blocks_B, job.plan.new_rank)
     else:
-        # The leading components of the calibration, zeros where there are not so many.
+        # The leading components of the calibration, zeros if there are not so many.
         rank = job.plan.new_rank
         kept = (np.pad(basis[:, :rank], ((0, 0), (0, max(0, rank - basis.shape[1])))) for basis in job.basis)
         optimum = projection(blocks_A, blocks_B, *kept)
@@ -453,7 +453,7 @@ def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Sto
 def _distance(job: Job, optimum: Truncation, new_A: _Stored, new_B: _Stored) -> float:
     """‖s·B·A − s′·B′·A′‖_F from Gram products: its square is the sum of the entries of two of them, multiplied.
 
-    Good down to a relative error of about 1e-7, where the terms cancel; NaN or infinite near the ends of float64.
+    Good down to a relative error of about 1e-7, if the terms cancel; NaN or infinite near the ends of float64.
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         old = np.square(job.scale * norm_from_grams(optimum.gram_A, optimum.gram_B))

@@ -1,6 +1,6 @@
 """A LoRA for llama.cpp, as its convert_lora_to_gguf.py writes it, through the library `gguf`.
 
-One number, adapter.lora.alpha, holds for the whole file: s = alpha/r of each tensor, so ranks may differ where s·r does
+One number, adapter.lora.alpha, holds for the whole file: s = alpha/r of each tensor, so ranks may differ if s·r does
 not. Rows of q and k of Llama have another order there (two halves of a head become pairs), so those of B do.
 Source: llama.cpp in llama-cpp-python 0.3.36, convert_lora_to_gguf.py and conversion/llama.py (`permute`).
 """

@@ -47,7 +47,7 @@ class OutputFormat(NamedTuple):
 
 
 def write_form(form: Form, opened: Adapter, folder: Path) -> Written:
-    """Write the weights, and the config where the form has one. Raises InputError: not-in-format, no-config."""
+    """Write the weights, and the config if the form has one. Raises InputError: not-in-format, no-config."""
     targets = [Target(pair.module, pair.rank, opened.scale_of(pair)) for pair in opened.pairs]
     names = {pair.module: form.module(opened, pair.module) for pair in opened.pairs}
     left_out = refuse_beside(opened, form.words)

@@ -136,7 +136,7 @@ def _texts(examples: Sequence[Any], tokenizer: Any, context: int | None, max_len
     counts = token_counts(tokenizer, [text for text in texts if not is_short(" ".join(text), most)]) or [0]
     if context is not None and max_length > context and max(counts) > context:
         raise UsageError(
-            f"a text has {max(counts):,} tokens, of which {max_length:,} would be read, and the base takes {context:,}",
+            f"a text has {max(counts):,} tokens, of which {max_length:,} would be read, but the base takes {context:,}",
             code="max-length",
             hint=f"set max_length to {context} or less",
         )

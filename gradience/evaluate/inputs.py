@@ -140,7 +140,9 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
     )
     model = with_tokenizer(model, request.tokenizer, [adapters[0].folder])
     role = None if request.data is not None else request.role
-    if role is None and isinstance(task, ChatTask):  # only the last turns are asked: none is trained on
+    if role is None and isinstance(
+        task, ChatTask
+    ):  # only last turns are evaluated, and none of them is trained on
         last = tuple(replace(example, role="confirm") for example in task.examples.all)
         task = replace(task, examples=replace(task.examples, all=last))
     tokenizer = engine_type.tokenizer_of(model)

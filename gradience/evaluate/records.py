@@ -90,7 +90,7 @@ class RecordFile(Generic[R]):
 
     def _complete(self, content: bytes) -> Iterator[list[R]]:
         """Yield the batches in `content` whose every record is there, is whole and answers the right example."""
-        # What stands behind the last end of line was cut while it was written.
+        # A partial line after the last line end was interrupted while it was written.
         header, *rows = content.split(b"\n")[:-1] or [b""]
         if header + b"\n" != line(self.run):
             return

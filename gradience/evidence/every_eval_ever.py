@@ -35,7 +35,7 @@ def fits(path: Path, first: Mapping[str, Any]) -> bool:
 def read(path: Path, wanted: Wanted) -> Log:
     """Read one result of a record: `--metric` names its evaluation_result_id, or its evaluation_name.
 
-    Raises InputError and UsageError (see `base` and `text`; `log-samples` where the samples are missing or others).
+    Raises InputError and UsageError (see `base` and `text`; `log-samples` if the samples are missing or others).
     """
     samples = path if path.suffix == ".jsonl" else _samples_of(path)
     beside = samples.with_name(samples.name.removesuffix(SAMPLES) + ".json")

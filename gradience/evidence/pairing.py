@@ -20,7 +20,7 @@ class Pair(NamedTuple):
 def paired(a: Log, b: Log) -> tuple[Pair, ...]:
     """Return the pairs in A's order.
 
-    Raises InputError: `logs-differ` where task, metric, settings, documents or prompts are others, `logs-missing` where
+    Raises InputError: `logs-differ` if task, metric, settings, documents or prompts are others, `logs-missing` if
     an example is in only one log, `log-no-pairs`.
     """
     for what, one, other in _compared(a, b):

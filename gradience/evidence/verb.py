@@ -1,6 +1,6 @@
 """Two evaluation logs -> EvidenceReport: `gradience evidence`, and `compare_logs` in Python.
 
-"Better" points up here: where lower is better, differences are turned for the tests and turned back for the report.
+"Better" points up here: if lower is better, differences are turned for the tests and turned back for the report.
 """
 
 from __future__ import annotations

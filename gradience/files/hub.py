@@ -279,7 +279,7 @@ MAX_UNSIZED = 256 * 2**20
 ANSWER_SECONDS = 60.0
 """Seconds for one answer that is not a file, and for each step of any connection."""
 MAX_WAIT = 300
-"""Longest delay in seconds before a busy server is asked again: huggingface.co counts requests in 5 minutes."""
+"""Longest delay in seconds before a busy server gets the request again: huggingface.co counts requests in 5 minutes."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{1,128}")
 _guard: _Guard | None = None
@@ -534,7 +534,7 @@ def download(address: Address, names: Sequence[str], *, limit: int | None = None
     names: paths in the repository.   limit: bytes of one file, whatever the server said of its size.
     Raises NetworkError (see `explained`, hub-corrupted, hub-lfs-pointer).
     """
-    # The first file is asked for by the revision, so that the cache knows it offline; the others by its commit.
+    # The first file is requested by the revision, so that the cache knows it offline; the others by its commit.
     revision, root = address.revision, Path()
     for name in names:
         path = _whole(address, name, _downloaded(address, name, revision, limit=limit))

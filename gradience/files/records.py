@@ -1,6 +1,6 @@
 """`*.records.jsonl`: one line for every example that was evaluated, below one line that says how.
 
-Scores are counts over these lines, so that anybody can count again (`count`). Two files may be compared example
+Scores are counts over these lines, so that they can be recounted (`count`). Two files may be compared example
 by example only when their headers agree on everything but the adapter (`ExamplesRun.same_run_as`).
 """
 

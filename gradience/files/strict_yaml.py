@@ -18,7 +18,7 @@ from gradience.files.strict_json import MAX_DEPTH, MAX_DIGITS
 
 MAX_NODES = 20_000
 """Values in a file, each alias counted with all that its anchor holds. Configurations have a few hundred."""
-QUOTE = "put a text that is meant as it stands into quotes"
+QUOTE = "put literal text into quotes"
 FINITE = "write the number that is meant; leave the line out for the default"
 
 

@@ -241,7 +241,7 @@ def _finish_interrupted(place: Path) -> None:
             return
         for rest in rests:
             if rest.suffix == ".old" and not os.path.lexists(place):
-                with suppress(FileNotFoundError):  # whoever put it aside has just removed it
+                with suppress(FileNotFoundError):  # the process that moved it has just removed it
                     rest.rename(place)
             else:
                 remove(rest)

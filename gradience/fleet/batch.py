@@ -136,7 +136,7 @@ def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:
     outer = next((str(above) for above in path.parents if str(above) in names), None)
     if outer is not None:  # whose folder takes its place whole
         raise InputError(
-            f"{row.path}: lies inside {outer}, another adapter of the fleet",
+            f"{row.path}: is inside {outer}, another adapter of the fleet",
             code="nested-adapter",
             hint=f"compress it separately: gradience compress {row.path} --rank K -o DIR",
         )

@@ -1,7 +1,7 @@
 """`fleet.jsonl` and how it survives a kill: rows are appended to `fleet.jsonl.part` as they come, and at the end the
 file itself is replaced whole.
 
-A row is taken over where every file of its adapter has the size and the time of change that it had, or else where
+A row is taken over if every file of its adapter has the size and the time of change that it had, or else if
 weights and config have the digests that they had (copied, downloaded again), and where it did not fail: failures are
 tried again.
 """
@@ -76,7 +76,7 @@ class Journal(Closing):
     def kept(self, paths: Mapping[str, Path], *, allow_pickle: bool = False) -> Iterator[FleetRow]:
         """Yield the rows of earlier runs that still hold, each name once.
 
-        paths: the adapters of this run by name; allow_pickle: pickles among them are read again where they were
+        paths: the adapters of this run by name; allow_pickle: pickles among them are read again if they were
         touched. Raises InputError if the earlier file was not written by Gradience.
         """
         part = self.output.with_name(self.output.name + PART)
@@ -109,7 +109,7 @@ class Journal(Closing):
                     yield current
 
     def _current(self, row: FleetRow, paths: Mapping[str, Path], *, allow_pickle: bool) -> FleetRow | None:
-        """The row, with the stamp of today where files were touched and not changed; None for one that is outdated."""
+        """The row, with the stamp of today if files were touched and not changed; None for one that is outdated."""
         path = paths.get(row.path)
         if path is None or row.status == "failed" or row.path in self._places:
             return None

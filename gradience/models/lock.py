@@ -1,4 +1,4 @@
-"""One writer at a time: a folder of results is held against a second run."""
+"""One writer at a time: a folder of results is locked against a second run."""
 
 from __future__ import annotations
 

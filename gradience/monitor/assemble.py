@@ -145,7 +145,7 @@ def _split(split: Split, setup: RunSetup) -> SplitReport:
 
 
 def _evaluation(evaluation: SplitEvaluation | None, setup: RunSetup) -> EvaluationPoint | None:
-    """A perplexity only where the loss is a cross-entropy, a gap only where losses compare."""
+    """A perplexity only if the loss is a cross-entropy, a gap only if losses compare."""
     if evaluation is None:
         return None
     loss, metrics = _finite(evaluation.loss), evaluation.metrics

@@ -234,7 +234,7 @@ class RunFacts:
 
 
 def stable_ranks(names: Json, values: Json) -> dict[str, float]:
-    """Return the median stable rank of each transformer layer, at most `MAX_LAYERS`; none where columns do not fit."""
+    """Return the median stable rank of each transformer layer, at most `MAX_LAYERS`; none if columns do not fit."""
     if not isinstance(names, list) or not isinstance(values, list) or len(names) != len(values):
         return {}
     layers: dict[str, list[float]] = {}
@@ -274,7 +274,7 @@ class RunSetup(Setup):
 def read_setup(config: Mapping[str, Json], logged: Collection[str] = ()) -> RunSetup:
     """Return the setup in the `config` of a `run_start`; the public predecessor's files have fewer fields.
 
-    logged: which keys of RL_KEYS the run logged; they tell the method where the trainer's class does not.
+    logged: which keys of RL_KEYS the run logged; they tell the method if the trainer's class does not.
     """
     trainer = _block(config, "trainer")
     bases = trainer.get("bases")

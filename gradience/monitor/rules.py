@@ -268,7 +268,7 @@ PRECHELT = "Prechelt, Early Stopping — But When? (1998)"
 
 @rule("no-evaluation", "warning", OWN)
 def no_evaluation(run: Run) -> Observations:
-    """A run without a single evaluation, of which nobody said that it is evaluated elsewhere."""
+    """A run without an evaluation, if no evaluation elsewhere is recorded."""
     facts = need_falling_loss(run)
     if facts.splits or facts.loss.count < MIN_LOGS or run.setup.evaluated_by:
         return
@@ -432,7 +432,7 @@ SAME = 0.9
 def constant_reward(run: Run) -> Observations:
     """All completions of a prompt got the same reward over the second half, and no reward was gained.
 
-    Speaks when `frac_reward_zero_std` averages 0.9 or more over the second half (where it is not logged:
+    Speaks when `frac_reward_zero_std` averages 0.9 or more over the second half (if it is not logged:
     `reward_std` is zero there, or the reward never moved), unless the reward has risen (a solved task) or
     collapsed (which is said already).
     Source: GRPO's advantage is (reward − mean of the group) / its deviation (Shao et al. 2024): zero for such
@@ -560,7 +560,7 @@ def rank_too_large(run: Run) -> Observations:
 
 
 def _settled_point(run: Run) -> RankPoint | None:
-    """Return the last measurement, if it can be judged: k@90 stands still, B·A is ΔW, and the run did not break."""
+    """Return the last measurement, if it can be judged: k@90 is settled, B·A is ΔW, and the run did not break."""
     facts = run.facts
     if not facts.recent or facts.modules.get("starts_at_zero") is False:
         return None

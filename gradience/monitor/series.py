@@ -90,7 +90,7 @@ class Series:
 
     @property
     def first(self) -> float | None:
-        """The first finite value (the mean of the first bucket where the series is long)."""
+        """The first finite value (the mean of the first bucket if the series is long)."""
         return self.buckets[0].mean if self.buckets else None
 
     @property

@@ -169,7 +169,7 @@ def plan_candidates(
     """Return the candidates from the largest down, and notes on ranks that were left out.
 
     The distilled candidate precedes the smallest, which has the same size: after it, it would be tested only
-    where nothing needs distillation.
+    if nothing needs distillation.
 
     given: ranks in place of the halvings of the audit's p90 suggestion. Raises UsageError (`bad-rank`,
     `nothing-smaller`), InputError (`no-suggestion`), and what planning a compression raises.

@@ -147,7 +147,7 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
 def split(inputs: Inputs, candidates: int) -> tuple[Sequence[Any], Sequence[Any], DevRows | None]:
     """Return the rows that are tested on, the dev rows, and what the plan says of those.
 
-    For up to 4 candidates, or 2,000 rows, there are none. Else they are the task's own where it has some; or the rows
+    For up to 4 candidates, or 2,000 rows, there are none. Else they are the task's own if it has some; or the rows
     beyond 2,000, at most half of all, chosen by what they hold, so that neither order nor seed matters.
     """
     rows = inputs.examples

@@ -64,7 +64,7 @@ def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport:
     Candidates are smaller copies, and tested from the largest down on the same examples; the first that is not shown to
     hold ends the search. The keywords are the flags of `gradience shrink`:
 
-    Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError where no candidate is smaller.
+    Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError if no candidate is smaller.
     """
     require_libraries()
     refuse_output(Path(settings.adapter), settings.folder)

@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 
 
 def tango(table: PairedTable, confidence: float = 0.95) -> Interval:
-    """Tango's score interval of the difference: it holds where counts are small, even 0.
+    """Tango's score interval of the difference; valid even if counts are small or 0.
 
     >>> [round(bound, 3) for bound in tango(PairedTable(n11=1, n10=7, n01=1, n00=12))]  # Fagerland et al. 2014
     [-0.517, -0.026]
@@ -44,7 +44,7 @@ def tango(table: PairedTable, confidence: float = 0.95) -> Interval:
 
 
 def tango_p_value(table: PairedTable, margin: float) -> float:
-    """The one-sided p-value of "the candidate loses `margin` or more": small where it does not.
+    """The one-sided p-value of "the candidate loses `margin` or more": small if it does not.
 
     >>> round(tango_p_value(PairedTable(n11=150, n10=12, n01=8, n00=30), margin=0.025), 3)
     0.412
@@ -53,7 +53,7 @@ def tango_p_value(table: PairedTable, margin: float) -> float:
 
 
 def mcnemar(table: PairedTable) -> float:
-    """The exact two-sided p-value of "both are equally good". For display: a large one shows no equality.
+    """The exact two-sided p-value of "both are equally good". A large p-value does not prove equality.
 
     >>> round(mcnemar(PairedTable(n11=150, n10=12, n01=8, n00=30)), 3)
     0.503
@@ -97,7 +97,7 @@ def mean_p_value(differences: ArrayLike, margin: float) -> float:
 
 
 def score(gained: int, lost: int, n: int, null: float) -> float:
-    """Tango's statistic of Δ = `null`: about N(0, 1) where that is true, large where Δ is above it."""
+    """Tango's statistic of Δ = `null`: about N(0, 1) if that is true, large if Δ is above it."""
     return in_errors((gained - lost) / n - null, score_variance(gained, lost, n, null))
 
 
@@ -131,7 +131,7 @@ def invert(statistic: Callable[[float], float], center: float, quantile: float) 
 
 
 def pair_grade(low: float, high: float, margin: Fraction | float, p_value: float = 0.0) -> PairGrade:
-    """Return B where a loss of the margin is excluded, D where a loss of more is shown, else C.
+    """Return B if a loss of the margin is excluded, D if a loss of more is shown, else C.
 
     >>> pair_grade(-0.01, 0.01, Fraction("0.025"), 0.001), pair_grade(-0.2, -0.1, Fraction("0.025"), 1.0)
     ('B', 'D')
@@ -139,7 +139,7 @@ def pair_grade(low: float, high: float, margin: Fraction | float, p_value: float
     'C'
 
     low, high: the one-sided 95 % bounds of Δ. margin: positive. p_value: of "it loses the margin or more", adjusted
-    where there are several candidates.
+    if there are several candidates.
     """
     allowed = _exact(margin)
     if _exact(high) < -allowed:

@@ -143,7 +143,7 @@ def pool(differences: ArrayLike) -> Pooled:
 
 
 def _design_effect(values: NDArray[np.float64], example_variance: float) -> float:
-    """The variance of the mean against that of independent pairs; `runs` where no pair differs, which is the worst."""
+    """The variance of the mean against that of independent pairs; `runs` if no pair differs, which is the worst."""
     runs, examples = values.shape
     independent = float(values.var()) / (runs * examples)
     if independent == 0:

@@ -2,7 +2,7 @@
 
 The mean difference of S seeds on n examples has the variance pd·(1 + (S − 1)·ρ)/(S·n) + τ²/S: pd the discordance, ρ the
 correlation of two seeds' differences on one example, τ the spread between runs. What decides is a score test, whose
-errors are those of a candidate at the margin: they are larger where few answers change, so more examples are needed
+errors are those of a candidate at the margin: they are larger if few answers change, so more examples are needed
 than by the textbook's formula. For the mean over trainings τ is not known but estimated from S seeds, by the runs'
 spread minus what the examples explain, and with it the degrees of freedom: the power is the mean over what may be
 estimated.

@@ -32,7 +32,7 @@ LOGS = ".logs"
 BETWEEN = 0.05
 """Seconds between two looks at the processes."""
 PATIENCE = 30.0
-"""Seconds that a process has to end after it was told to stop."""
+"""Seconds that a process has to end after a request to stop."""
 ATTEMPTS = 3
 """Attempts at a stage whose process ends by a signal."""
 

@@ -143,7 +143,7 @@ class SeedFacts:
 
 
 def _listed(manifest: StageManifest, name: str, stage: Path) -> StageFile:
-    """Return what a manifest says of a file. Raises InputError (`artifact-invalid`) where it does not list it."""
+    """Return what a manifest says of a file. Raises InputError (`artifact-invalid`) if it does not list it."""
     if name not in manifest.files:
         raise InputError(
             f"{stage / MANIFEST}: does not list {name}",

@@ -29,7 +29,7 @@ def find_benches(folders: Sequence[Path]) -> list[Path]:
     """Return `DIR/bench.json`, or `DIR/seed_*/bench.json`, of every folder; a file is taken as it is.
 
     A folder with a plan and without a result has none: its seeds are missing. Raises InputError (bench-not-found) for a
-    folder with neither and where no folder has a result, UsageError for no folder at all.
+    folder with neither and if no folder has a result, UsageError for no folder at all.
     """
     if not folders:
         raise UsageError("nothing to aggregate", code="bench-not-found", hint="name the folders of the runs")

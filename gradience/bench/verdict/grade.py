@@ -183,7 +183,7 @@ def characteristics(pooled: Pooled, policy: Policy, planned: int) -> OperatingCh
 
 
 def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -> NextGrade | None:
-    """Return what the grade above needs; None above A, and where something is invalid or inferior.
+    """Return what the grade above needs; None above A, and if something is invalid or inferior.
 
     A is adjusted for the other claims: it gets the share of the level that the least sure of them gets.
     """
@@ -193,7 +193,7 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
     if letter == "C":
         needs = Needs(pooled, facts.margin, "these-runs")
         examples, seeds = needs.examples(), needs.seeds()
-        if facts.supported:  # the policy alone stands in the way
+        if facts.supported:  # only the policy fails
             examples, seeds = pooled.examples, pooled.runs
         return NextGrade(grade="B", examples=examples, seeds=seeds, obstacles=of_policy)
     seeds = seeds_for_next(pooled, float(facts.margin), level=float(ALPHA) / facts.family)

@@ -35,7 +35,7 @@ class SeedOutcome:
 
     seed: int
     status: Status = "PASS"
-    """Read only where there are no counts: with counts, they decide."""
+    """Read only if there are no counts: with counts, they decide."""
     n: int = 0
     only_probe: int = 0
     """Examples that only the probe has correct."""
