@@ -27,7 +27,7 @@ SCORERS = "exact, normalised, contains, number, regex (with a `pattern`), multip
 BENCH = """\
 # Bench: trains an adapter, makes smaller ones, and tests on the same examples if they are as good.
 #
-#   gradience bench run --config {file} --dry-run{code}  # checks the config; prompts, memory, what can be shown
+#   gradience bench run --config {file} --dry-run{code}  # check: prompts, memory, detectable drop
 #   gradience bench run --config {file} --output runs/mine{code}
 #
 # Paths are relative to this file. All keys: docs/reference/configs.md
@@ -63,7 +63,7 @@ seeds: [42]  # three or more for a claim about the next training
 EVALUATION = """\
 # Evaluation: tests on the same examples if each adapter is as good as the first.
 #
-#   gradience evaluate --config {file} --dry-run{code}  # checks the config; memory, what can be shown
+#   gradience evaluate --config {file} --dry-run{code}  # check: memory, detectable drop
 #   gradience evaluate --config {file}{code}
 #
 # Paths are relative to this file; flags override it. All keys: docs/reference/configs.md
