@@ -406,7 +406,11 @@ def test_the_command_writes_an_svg_and_says_what_is_seen(capsys):
     ("arguments", "code", "says"),
     [
         (["energy", example_adapter(), "-o", "energy.doc"], 2, "unknown file type"),
-        (["energy", example_adapter(), "-o", "x.svg", "--width", "325"], 2, "must be between 3 and 40 inches"),
+        (
+            ["energy", example_adapter(), "-o", "x.svg", "--width", "325"],
+            2,
+            "must be between 3 and 40 inches",
+        ),
         (["evolution", example_adapter(), "-o", "x.svg"], 2, "two or more audits"),
         (["forest", example_adapter(), "-o", "x.svg"], 2, "no plot of the kind 'forest'"),
         (["reward", RUN, RUNS / "diverging.jsonl", "-o", "x.svg"], 2, "no plot of the kind 'reward'"),
