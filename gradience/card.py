@@ -25,7 +25,7 @@ from gradience.reports.base.graded import GRADES
 from gradience.reports.base.numbers import count, number_range, percent, sig, signed, size, trimmed
 from gradience.reports.compression import CompressionReport, RuntimeVerdict, runtime_notes
 from gradience.reports.distill import DistillReport
-from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport
+from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport, interval_cell
 from gradience.reports.shrink import ShrinkReport
 from gradience.runtimes import architecture_of, verdicts
 from gradience.words import points
@@ -196,14 +196,13 @@ def _evaluation(report: Evaluation, row: EvaluatedAdapter) -> Rows:
     if row.correct is not None and row.n:
         rows.append(("correct", f"{count(row.correct)} / {count(row.n)} ({100 * row.correct / row.n:.1f} %)"))
     if row.pairs is not None:
-        pairs = row.pairs
-        interval = f"95 % interval {points(pairs.low)} … {points(pairs.high)}"
-        rows.append(("Δ from the original", f"{points(pairs.delta)} points ({interval})"))
+        interval = f"95 % interval {interval_cell(row)}"
+        rows.append(("Δ from the original", f"{points(row.pairs.delta)} points ({interval})"))
     if row.likelihood is not None and row.likelihood.delta is not None:
         evidence = row.likelihood
         delta = f"{signed(evidence.delta)} nats per token"
-        if evidence.low is not None:
-            delta += f" (95 % interval {signed(evidence.low)} … {signed(evidence.high)})"
+        if row.interval is not None:
+            delta += f" (95 % interval {signed(row.interval[0])} … {signed(row.interval[1])})"
         rows.append(("ΔNLL from the original", delta))
     if row.grade is not None:  # each grade of an evaluation has its reason
         rows.append(("grade", f"{row.grade}: {row.reason or GRADES[row.grade][1]}"))

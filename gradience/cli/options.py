@@ -71,4 +71,5 @@ def say_notes(inputs: Inputs, *, candidates: int, quiet: bool) -> None:
         show_note(note)
     if not quiet and candidates and not inputs.compares_nll:
         examples = len(inputs.examples)
-        print(showable(examples, margins_of(examples, candidates)), file=beneath(sys.stderr), flush=True)
+        margins = margins_of(examples, candidates, inputs.looks)
+        print(showable(examples, margins), file=beneath(sys.stderr), flush=True)

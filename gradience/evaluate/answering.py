@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from gradience.errors import GradienceError, InputError, OutputError
@@ -14,7 +15,7 @@ from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.inputs import Inputs
 from gradience.evaluate.kept import Kept
-from gradience.files.records import Evaluation
+from gradience.files.records import Evaluation, first
 from gradience.progress import Watcher
 from gradience.reports.evaluation import RecordsFile
 from gradience.tasks.examples import fingerprint
@@ -36,6 +37,8 @@ class Answers:
     files: list[RecordsFile] = field(default_factory=list)
     error: str = ""
     """Reason for missing answers."""
+    look: int = 0
+    """Looks up to which it has answered."""
 
     @property
     def file_name(self) -> str:
@@ -58,6 +61,8 @@ class Answering:
         """output: the folder of the evaluation; None keeps nothing. rows: how many there will be at most.
 
         likelihoods: score the gold responses of the reference as well; of the others they are scored anyway.
+
+        The reference answers only the looks that some candidate needs.
         """
         request = inputs.request
         self._likelihoods = likelihoods
@@ -76,9 +81,12 @@ class Answering:
             on_tokens=watcher.tokens,
             engine_name=request.engine,
             tokenizer=inputs.tokenizer,
+            looks=inputs.looks,
         )
         self.evaluator.expect([adapter.folder for adapter in inputs.adapters])
-        self._number = 0
+        self._stages: dict[str, int] = {}
+        self._scratch: TemporaryDirectory[str] | None = None
+        self._reference = Answers(inputs.reference)
 
     def run(self) -> list[Answers]:
         """Evaluate the reference, the candidates, and the base if requested."""
@@ -97,7 +105,7 @@ class Answering:
             evaluator.batch_tokens = kept or evaluator.engine_type.batch_tokens(evaluator.device)
         try:
             while True:
-                self._number = 0
+                self._stages = {}
                 if self.kept is not None and evaluator.batch_tokens is not None:
                     self.kept.keep_budget(self._device, evaluator.batch_tokens)
                 try:
@@ -113,33 +121,57 @@ class Answering:
                     )
         finally:
             evaluator.close()
+            if self._scratch is not None:
+                self._scratch.cleanup()
 
     # ------------------------------------------------------------ adapters
 
     def _all(self) -> list[Answers]:
-        rows = [self.reference(), *map(self.candidate, self.inputs.adapters[1:])]
+        reference = self.reference()
+        rows = [reference, *(self.candidate(one, self.stops) for one in self.inputs.adapters[1:])]
         if self.inputs.request.with_base:
             rows.append(Answers(None))
-            self._evaluate(rows[-1])
+            self._reach(rows[-1], reference.look)
         return rows
 
-    def reference(self) -> Answers:
-        """Evaluate the reference. Raises what keeps it from being evaluated."""
-        row = Answers(self.inputs.reference)
-        self._evaluate(row)
-        return row
+    def stops(self, row: Answers) -> bool:
+        """Return True if a candidate's test ends at its look."""
+        from gradience.evaluate.outcome import row_of
 
-    def candidate(self, adapter: AdapterInput) -> Answers:
-        """Evaluate an adapter against the reference; one that cannot be evaluated is a row with its error."""
+        look = row_of(self.inputs, self._reference, row).look
+        return look is None or look.stopped is not None
+
+    def reference(self) -> Answers:
+        """Evaluate the reference up to the first look. Raises what keeps it from being evaluated."""
+        self._reference = Answers(self.inputs.reference)
+        self._reach(self._reference, 1)
+        return self._reference
+
+    def candidate(self, adapter: AdapterInput, stops: Callable[[Answers], bool]) -> Answers:
+        """Evaluate an adapter, and the reference with it, look by look until `stops`.
+
+        One that cannot be evaluated is a row with its error.
+        """
         row = Answers(adapter)
         try:
-            self._evaluate(row)
+            for look in range(1, len(self.evaluator.looks) + 1):
+                self._reach(self._reference, look)
+                self._reach(row, look)
+                if stops(row):
+                    break
+            self.evaluator.forget(adapter.name)
         except OutputError:  # a full disk stops the others as well
             raise
         except GradienceError as error:
             row.answers, row.error = None, str(error)
             self.watcher.note(str(error))
         return row
+
+    def _reach(self, row: Answers, look: int) -> None:
+        """Evaluate a row up to a look."""
+        if row.look < look:
+            row.look = look
+            self._evaluate(row)
 
     def _evaluate(self, row: Answers) -> None:
         reference = row.adapter is self.inputs.reference
@@ -160,8 +192,6 @@ class Answering:
                 code=error.code,
                 hint=error.hint,
             ) from None
-        if row.adapter is not None and not reference:
-            self.evaluator.forget(row.adapter.name)
 
     def _answers(self, row: Answers) -> Evaluation[Any]:
         """Return the answers of a row; a classifier's base has the head of the reference, and no LoRA."""
@@ -175,7 +205,7 @@ class Answering:
             row,
             f"{row.file_name}.jsonl",
             depends,
-            lambda path: self.evaluator.answers(name, folder, path, lora=lora),
+            lambda path, look: self.evaluator.answers(name, folder, path, lora=lora, look=look),
         )
 
     def _scores(self, row: Answers, stage: str, file: str) -> Evaluation[Any]:
@@ -189,30 +219,38 @@ class Answering:
             row,
             file,
             depends,
-            lambda path: self.evaluator.scores(
-                name, folder, path, reference=(reference.name, reference.folder)
+            lambda path, look: self.evaluator.scores(
+                name, folder, path, reference=(reference.name, reference.folder), look=look
             ),
         )
 
     def _keep(self, row: Answers, file: str, depends: Mapping[str, Any], make: Any) -> Evaluation[Any]:
+        looks = self.evaluator.looks
         if self.kept is None:
-            return make(None)  # type: ignore[no-any-return]
+            if len(looks) > 1 and self._scratch is None:
+                self._scratch = TemporaryDirectory()
+            path = None if self._scratch is None else Path(self._scratch.name) / file
+            return make(path, row.look)  # type: ignore[no-any-return]
         shared = {
             **self._base,
-            "data": self.data,
             "settings": self.evaluator.settings,
             "scoring": self.inputs.task.scoring,
             "numerics": self.evaluator.numerics,
+            **depends,
         }
-        evaluation, digest = self.kept.records(file, {**shared, **depends}, make)
-        row.files.append(RecordsFile(path=f"{RECORDS}/{file}", sha256=digest))
-        return evaluation
+        each = [shared | self._examples_at[look] for look in range(len(looks))]
+        evaluation, digest = self.kept.records(file, each, make, row.look)
+        written = RecordsFile(path=f"{RECORDS}/{file}", sha256=digest)
+        paths = [known.path for known in row.files]
+        place = paths.index(written.path) if written.path in paths else len(paths)
+        row.files[place : place + 1] = [written]
+        return first(evaluation, looks[row.look - 1])
 
     def _stage(self, row: Answers, stage: str) -> None:
         once = self.inputs.likelihoods or not self.inputs.measures_divergence
         stages = self._rows if once else 2 * self._rows - (not self._likelihoods)
-        self._number += 1
-        self.watcher.stage(f"{row.file_name}/{stage}", self._number, stages)
+        name = f"{row.file_name}/{stage}"
+        self.watcher.stage(name, self._stages.setdefault(name, len(self._stages) + 1), stages)
 
     @property
     def fingerprint(self) -> str:
@@ -223,6 +261,17 @@ class Answering:
     def data(self) -> str:
         """The examples by their content."""
         return fingerprint(self.inputs.examples)
+
+    @cached_property
+    def _examples_at(self) -> Sequence[dict[str, Any]]:
+        """What decides the records of each look."""
+        looks = self.evaluator.looks
+        if len(looks) == 1:
+            return [{"data": self.data}]
+        return [
+            {"data": fingerprint(self.inputs.examples[:end]), "looks": looks[: number + 1]}
+            for number, end in enumerate(looks)
+        ]
 
     @cached_property
     def _base(self) -> dict[str, Any]:

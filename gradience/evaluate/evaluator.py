@@ -41,16 +41,18 @@ class Evaluator:
         on_tokens: Callable[[int], None] | None = None,
         engine_name: str = "transformers",
         tokenizer: Any = None,
+        looks: Sequence[int] = (),
     ) -> None:
         """`examples` are some of `task`. `max_length`: tokens of a text to label that are read.
 
         batch_size: examples that are answered together; None: as many as `batch_tokens` hold. on_tokens: called after
         each batch, before `on_batch`, with the tokens that were read and written for it. tokenizer: the base's, with
-        the rows that it has encoded already.
+        the rows that it has encoded already. looks: numbers of examples, up to all of them; by default all at once.
         """
         self.task, self.model, self.examples, self.device = task, model, examples, device
         self.batch_size, self.batch_tokens, self.max_length = batch_size, batch_tokens, max_length
         self.max_new_tokens, self._tokenizer = max_new_tokens, tokenizer
+        self.looks = tuple(looks) or (len(examples),)
         self.on_batch = on_batch if on_tokens is None else self._counted(on_tokens, on_batch)
         self.loads = 0
         """Times that the base has been loaded."""
@@ -108,17 +110,18 @@ class Evaluator:
         *,
         lora: bool = True,
         allow_inert: bool = False,
+        look: int | None = None,
     ) -> Evaluation[Any]:
         """Return the records of the adapter called `name`, None for the base: labels, choices, or generated
         answers.
 
-        They are stored at `path`, if given.
+        They are stored at `path`, if given. look: number of the look up to which examples are answered; None: all.
         """
         if isinstance(self.task, LikelihoodTask):
             raise TypeError("the answers of a task of likelihoods are its scores")
         engine = self.engine if name is None or adapter is None else self.engine_with(name, adapter)
         procedure = self.procedure(lora=lora)
-        return self._rows(engine, procedure, name, path, self.task.scoring, allow_inert=allow_inert)
+        return self._rows(engine, procedure, name, path, self.task.scoring, look, allow_inert=allow_inert)
 
     def scores(
         self,
@@ -128,6 +131,7 @@ class Evaluator:
         *,
         reference: tuple[str, Path],
         allow_inert: bool = False,
+        look: int | None = None,
     ) -> Evaluation[Any] | None:
         """Return log-likelihood, KL and flips on the gold responses, against the adapter `reference`.
 
@@ -138,11 +142,11 @@ class Evaluator:
             self.engine_with(name, adapter)
         if isinstance(self.task, LikelihoodTask):  # whose answers these are
             procedure, scoring = self.procedure(reference=reference[0]), self.task.scoring
-            return self._rows(engine, procedure, name, path, scoring, allow_inert=allow_inert)
+            return self._rows(engine, procedure, name, path, scoring, look, allow_inert=allow_inert)
         if engine.divergence is None:
             return None
         procedure = Scores(reference=reference[0])
-        return self._rows(engine.divergence, procedure, name, path, None, allow_inert=allow_inert)
+        return self._rows(engine.divergence, procedure, name, path, None, look, allow_inert=allow_inert)
 
     def _rows(
         self,
@@ -151,14 +155,17 @@ class Evaluator:
         name: str | None,
         path: Path | None,
         scoring: str | None,
+        look: int | None,
         *,
         allow_inert: bool,
     ) -> Evaluation[Any]:
+        looks = self.looks[:look]
         return evaluate_rows(
             engine,
             procedure,
             [name],
-            self.examples,
+            self.examples[: looks[-1]],
+            looks=looks,
             **self._batches(scored=procedure.kind == "scores", at_once=engine.batches_at_once),
             scoring=scoring,
             paths=None if path is None else {name: path},

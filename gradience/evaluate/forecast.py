@@ -35,17 +35,20 @@ PREVIEWED = 1000
 """Rows of a file that are read for them."""
 
 
-def margins_of(examples: int, claims: int) -> tuple[ShownMargin, ...]:
+def margins_of(examples: int, claims: int, looks: tuple[int, ...] = ()) -> tuple[ShownMargin, ...]:
     """Return the smallest margin that so many `examples` show, for several discordances.
 
     claims: candidates that share the error of 5 %; the smallest p-value must pass the strictest of Holm's levels.
+    looks: planned looks; the last of them has less than the whole error.
     """
     from gradience.statistics.power import smallest_margin
+    from gradience.statistics.sequential import nominal_levels
 
+    level = nominal_levels(looks or (examples,), 0.05 / max(1, claims))[-1]
     return tuple(
         ShownMargin(
             discordance=discordance,
-            margin=smallest_margin(examples, discordance, level=0.05 / max(1, claims), wanted=CHANCE),
+            margin=smallest_margin(examples, discordance, level=level, wanted=CHANCE),
         )
         for discordance in DISCORDANCES
     )
@@ -68,7 +71,7 @@ def forecast_evaluation(inputs: Inputs) -> EvaluationForecast:
         with_base=request.with_base,
         examples=examples,
         margin=inputs.margin,
-        margins=() if inputs.compares_nll else margins_of(examples, len(inputs.adapters) - 1),
+        margins=() if inputs.compares_nll else margins_of(examples, len(inputs.adapters) - 1, inputs.looks),
         weights_bytes=None if known is None else known.weights,
         adapter_bytes=inputs.adapter_bytes,
         batch_bytes=None if known is None else known.batch,

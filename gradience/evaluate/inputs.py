@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience import tasks
+from gradience.digests import sha256_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.adapters import AdapterInput, adapter_inputs
 from gradience.evaluate.engines import OURS, engine
@@ -32,6 +33,8 @@ READERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
     "messages": ("chat", {}),
 }
 """Kind of the rows in a file -> the task that reads them, and the options that it needs."""
+FLOOR = {False: 200, True: 300}
+"""Fewest examples of the first look, by whether likelihoods are compared."""
 ENCODER_DECODER = "SEQ_2_SEQ_LM"
 TEXT_TOKENS = 512
 """Default token limit for texts to label: the context of BERT-like models."""
@@ -53,6 +56,8 @@ class Inputs:
     """Tokenizer of the base, which encodes each row once; None if the engine has none here."""
     measures_divergence: bool = True
     """True if KL and flips on the gold responses are measured beside the answers."""
+    looks: tuple[int, ...] = ()
+    """Numbers of examples at which candidates are tested, the last of them all; empty: all at once."""
 
     @property
     def reference(self) -> AdapterInput:
@@ -176,7 +181,22 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
             f"the engine {engine_type.name} gives no likelihoods: KL, flips, and whether an adapter has any effect were"
             " not measured"
         )
-    return replace(inputs, notes=tuple(notes), measures_divergence=measures)
+    inputs = replace(inputs, notes=tuple(notes), measures_divergence=measures)
+    return with_looks(inputs) if len(adapters) > 1 else inputs
+
+
+def with_looks(inputs: Inputs) -> Inputs:
+    """Return the inputs with planned looks, and the examples in the order in which they are answered.
+
+    The order is random, and depends on the examples only: not on their order in the file.
+    """
+    from gradience.statistics.sequential import plan_looks
+
+    looks = plan_looks(len(inputs.examples), FLOOR[inputs.compares_nll])
+    if inputs.request.all_rows or len(looks) == 1:
+        return inputs
+    ordered = sorted(inputs.examples, key=lambda example: sha256_text(f"looks\0{example.id}"))
+    return replace(inputs, examples=tuple(ordered), looks=looks)
 
 
 def _other_bases(adapters: Sequence[AdapterInput], base: str) -> Iterator[str]:

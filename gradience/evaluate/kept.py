@@ -8,7 +8,7 @@ what was edited or has other inputs is made again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +59,31 @@ class Kept:
         self._write()
 
     def records(
-        self, name: str, depends: Mapping[str, Any], make: Callable[[Path], object]
+        self,
+        name: str,
+        depends: Sequence[Mapping[str, Any]],
+        make: Callable[[Path, int], object],
+        look: int = 1,
     ) -> tuple[Evaluation[Any], str]:
-        """Return the records in the file `name`, and its sha256; what is not finished is made by `make`.
+        """Return the records in the file `name` up to a look or a later one, and its sha256.
 
-        depends: everything that decides the records, in what JSON can hold.
+        depends: for each look everything that decides the records, in what JSON can hold. make: writes the records up
+        to a look, and continues what an earlier look has left.
         """
-        path, key = self.folder / name, _key(depends)
-        if self._is_finished(name, key):
-            return read_records(path), self._files[name].sha256 or ""
+        path, keys = self.folder / name, [_key(each) for each in depends]
         kept = self._files.get(name)
-        if (
-            kept is None or kept.key != key or kept.sha256 is not None
-        ):  # of an unfinished one what is there stays
+        there = 0 if kept is None or kept.key not in keys else keys.index(kept.key) + 1
+        key = keys[max(look, there) - 1]
+        finished = self._is_finished(name, keys[there - 1] if there else key)
+        if finished and there >= look:
+            return read_records(path), self._files[name].sha256 or ""
+        if not finished and (kept is None or kept.key != key or kept.sha256 is not None):
+            # of an unfinished one what is there stays
             with write_errors(path):
                 path.unlink(missing_ok=True)
                 path.with_name(f"{name}.part").unlink(missing_ok=True)
         self._save(name, key, None)
-        make(path)
+        make(path, keys.index(key) + 1)
         digest = sha256_file(path)
         self._save(name, key, digest)
         return read_records(path), digest

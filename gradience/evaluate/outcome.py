@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradience.evaluate.answering import Answering, Answers
 from gradience.evaluate.comparison import diverge
 from gradience.evaluate.inputs import Inputs
-from gradience.files.records import Evaluation, ExamplesRun, ScoreRecord, count
+from gradience.files.records import Evaluation, ExamplesRun, ScoreRecord, count, first
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.graded import Bounds, LikelihoodEvidence, NextGrade, per_token
 from gradience.reports.base.run import Stopwatch
@@ -23,9 +24,16 @@ from gradience.reports.evaluation import (
     EvaluationConditions,
     EvaluationReport,
     OutputChange,
+    StopReason,
+    TestedLook,
 )
+from gradience.statistics.table import PairedTable
 from gradience.tasks.base import GenerationTask
 from gradience.words import counted, points
+
+if TYPE_CHECKING:  # scipy is loaded where something is computed
+    from gradience.statistics.paired import Interval
+    from gradience.statistics.sequential import Look
 
 
 def report_of(
@@ -33,9 +41,9 @@ def report_of(
 ) -> EvaluationReport:
     """Return what the rows show, the first of them being the reference."""
     inputs = answering.inputs
-    first = rows[0].answers
-    assert first is not None
-    engines = {row.scores.run.engine for row in rows if row.scores is not None} - {first.run.engine}
+    reference = rows[0].answers
+    assert reference is not None
+    engines = {row.scores.run.engine for row in rows if row.scores is not None} - {reference.run.engine}
     return EvaluationReport(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
@@ -43,8 +51,9 @@ def report_of(
         role=inputs.role,
         examples=len(inputs.examples),
         examples_sha256=answering.data,
+        looks=inputs.looks,
         margin=inputs.margin,
-        conditions=conditions_of(first.run, fingerprint_of_base, *engines),
+        conditions=conditions_of(reference.run, fingerprint_of_base, *engines),
         adapters=tuple(_graded(inputs, [row_of(inputs, rows[0], row) for row in rows])),
         notes=tuple(map(sentence_text, inputs.notes)),
         run=watch.run_info(),
@@ -75,9 +84,12 @@ def row_of(inputs: Inputs, reference: Answers, row: Answers) -> EvaluatedAdapter
             facts |= {"cut_off": counts.cut_off, "failed_extractions": counts.failed_extractions}
     if row.answers is not None and row is not reference:
         assert reference.answers is not None
-        facts |= _against(inputs, reference.answers, row.answers, row.scores)
+        same = first(reference.answers, counts.n, row.answers.run if inputs.looks else None)
+        facts |= _against(inputs, same, row.answers, row.scores)
     adapter, whole = row.adapter, inputs.reference.lora_params
     role = BASE if adapter is None else REFERENCE if row is reference else CANDIDATE
+    if role == BASE and facts.get("look") is not None:
+        facts["look"] = facts["look"].model_copy(update={"stopped": None})
     of_files = ("sha256", "config_sha256", "smallest_rank", "largest_rank", "params_saved")
     facts |= dict.fromkeys(of_files) | dict.fromkeys(
         ("lora_params", "other_params"), 0 if role == BASE else None
@@ -107,18 +119,19 @@ def _against(
     """Return the fields that compare with the reference."""
     from gradience.statistics.paired import mean_difference, mean_p_value, tango, tango_p_value
 
-    margin = float(inputs.margin)
+    margin, look = float(inputs.margin), look_at(inputs, len(answers.records))
     change = diverge(reference, answers)  # refuses what was not evaluated in the same way
     output = _change_of_scores(answers if inputs.likelihoods else scores, change.flips)
     if inputs.compares_nll:
         before, tokens = _columns(reference)
         after, _ = _columns(answers)
         gains = per_token(before, tokens, after)
-        bounds = None
+        tested = {}
         if len(gains) > 1:
-            bounds = Bounds.of(mean_difference(gains, 0.90), mean_p_value(gains, margin))
+            p_value = mean_p_value(gains, margin)
+            tested = _tested(inputs, look, partial(mean_difference, gains), p_value, 1 - p_value)
         likelihood = LikelihoodEvidence.of(before, tokens, after)
-        return {"likelihood": likelihood, "bounds": bounds, "change": output}
+        return {"likelihood": likelihood, "change": output, **tested}
     if output is None and change.kl_mean is not None and change.flips is not None:
         output = OutputChange(
             kl_mean=change.kl_mean,
@@ -127,11 +140,63 @@ def _against(
             flipped_examples=change.flips,
             kl_per_token=change.kl_mean,
         )
-    return {
-        "pairs": change.table,
-        "bounds": Bounds.of(tango(change.table, 0.90), tango_p_value(change.table, margin)),
-        "change": output,
-    }
+    table = change.table
+    # With looks, one loss less where a loss is claimed: the normal tail is too thin there (decision 017).
+    fewer = table if look is None or not table.n10 else _one_loss_less(table)
+
+    def interval(confidence: float) -> Interval:
+        return tango(table, confidence)._replace(high=tango(fewer, confidence).high)
+
+    p_values = tango_p_value(table, margin), 1 - tango_p_value(fewer, margin)
+    return {"pairs": table, "change": output, **_tested(inputs, look, interval, *p_values)}
+
+
+def _one_loss_less(table: PairedTable) -> PairedTable:
+    return PairedTable(n11=table.n11 + 1, n10=table.n10 - 1, n01=table.n01, n00=table.n00)
+
+
+def look_at(inputs: Inputs, n: int) -> Look | None:
+    """Return the look with `n` examples; None if all examples are answered at once."""
+    from gradience.statistics.sequential import Look
+
+    return Look(inputs.looks, inputs.looks.index(n) + 1) if len(inputs.looks) > 1 else None
+
+
+def _tested(
+    inputs: Inputs, look: Look | None, interval: Callable[[float], Interval], not_worse: float, worse: float
+) -> dict[str, Any]:
+    """Return the bounds, and the look with its repeated interval and the reason for stopping there.
+
+    not_worse, worse: fixed p-values of a loss of the margin or more, and of less.
+    """
+    from gradience.statistics.paired import LEVEL, pair_grade
+    from gradience.statistics.sequential import FUTILITY
+
+    if look is None:
+        return {"bounds": Bounds.of(interval(0.90), not_worse)}
+    bounds = Bounds.of(interval(look.confidence(0.90)), look.p_value(not_worse))
+    claims = max(1, len(inputs.adapters) - 1)
+    power = look.conditional_power(not_worse, LEVEL / claims)
+    grade = pair_grade(bounds.low, bounds.high, inputs.margin, min(1.0, claims * bounds.p_value))
+    stopped: StopReason | None = None
+    if grade != "C":
+        stopped = "shown" if grade == "B" else "worse"
+    elif look.is_last:
+        stopped = "last look"
+    elif look.may_be_futile and max(power, look.conditional_power(worse)) < FUTILITY:
+        stopped = "conditional power"
+    elif look.looks[look.number] > (inputs.request.limit or look.looks[-1]):
+        stopped = "limit"
+    low, high = interval(look.confidence(0.95))
+    tested = TestedLook(
+        number=look.number,
+        nominal_level=look.nominal_level(),
+        low=low,
+        high=high,
+        conditional_power=power,
+        stopped=stopped,
+    )
+    return {"bounds": bounds, "look": tested}
 
 
 def _columns(answers: Evaluation[Any]) -> tuple[Sequence[float], Sequence[int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, Generic
 
@@ -35,10 +35,17 @@ class RecordFile(Generic[R]):
     """The records of one adapter, batch by batch; only in memory if there is no path."""
 
     def __init__(
-        self, run: ExamplesRun, ids: Sequence[str], batches: Sequence[Sequence[int]], path: Path | None
+        self,
+        run: ExamplesRun,
+        ids: Sequence[str],
+        batches: Sequence[Sequence[int]],
+        path: Path | None,
+        earlier: Sequence[ExamplesRun] = (),
     ) -> None:
         """Resume from the complete records at `path` or in its `.part`, if the header is the same in every
         byte.
+
+        earlier: headers of whole files with fewer of these examples, which end with one of the batches.
         """
         self.run, self.ids, self.batches, self.path = run, ids, batches, path
         self.done: list[list[R]] = []
@@ -55,8 +62,13 @@ class RecordFile(Generic[R]):
             if whole is not None and whole.run == run:  # which says that the examples are the same, too
                 self.done = [[whole.records[place] for place in batch] for batch in batches]
                 self.finished = True
-            elif self.part.exists():
-                self.done = list(self._complete(read_file(self.part, MAX_DATA_BYTES)))
+                return
+            if whole is not None and whole.run in earlier:
+                answered = takewhile(lambda batch: max(batch) < whole.run.n, batches)
+                self.done = [[whole.records[place] for place in batch] for batch in answered]
+            if self.part.exists():
+                part = list(self._complete(read_file(self.part, MAX_DATA_BYTES)))
+                self.done = max(self.done, part, key=len)
 
     def keep(self, count: int) -> None:
         """Forget all but the first `count` batches: what another adapter of the same evaluation lacks."""

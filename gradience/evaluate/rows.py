@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -119,6 +120,7 @@ def evaluate_rows(
     paths: Mapping[str | None, Path] | None = None,
     on_batch: Progress | None = None,
     allow_inert: bool = False,
+    looks: Sequence[int] = (),
 ) -> dict[str | None, Evaluation[Any]]:
     """Answer each of `rows` with each adapter of `names` (None: the base), batch after batch.
 
@@ -127,6 +129,8 @@ def evaluate_rows(
 
     batch_size: sequences that are computed together; batch_tokens: tokens of a batch in place of that. scoring: what
     the records say of who decides what is right. paths: a file for each name, in which an evaluation resumes.
+    looks: numbers of rows, up to all of them; rows of different looks share no batch, so that the records of the first
+    looks are a beginning of those of all, and a file that holds them is continued.
     Raises UsageError (`no-examples`, `wrong-model`, `engine-cannot`), InputError (`adapter-inert` unless
     `allow_inert`), OutputError (`write-failed`), and what the engine itself raises.
     """
@@ -142,34 +146,44 @@ def evaluate_rows(
             code="wrong-model",
             hint="load a classifier with the engine's `load(..., labels=N)`, a language model without labels",
         )
-    procedure.prove(engine, names, rows, allow_inert=allow_inert)
-    texts, sequences = [procedure.text(row) for row in rows], [procedure.sequences(row) for row in rows]
-    if batch_tokens is None:
-        batches = fixed_batches(texts, max(1, batch_size // max(sequences)))
-    else:
-        batches = budget_batches(texts, procedure.lengths(engine, rows), batch_tokens, sequences)
-        batch_size = max(sum(sequences[place] for place in batch) for batch in batches)
+    batches: list[list[int]] = []
+    sizes: list[dict[str, Any]] = []  # at each look
+    for start, end in pairwise((0, *(looks or (len(rows),)))):
+        some = rows[start:end]
+        texts, sequences = [procedure.text(row) for row in some], [procedure.sequences(row) for row in some]
+        if batch_tokens is None:
+            found = fixed_batches(texts, max(1, batch_size // max(sequences)))
+        else:
+            found = budget_batches(texts, procedure.lengths(engine, some), batch_tokens, sequences)
+            largest = max(sum(sequences[place] for place in batch) for batch in found)
+            batch_size = largest if start == 0 else max(batch_size, largest)
+        batches += [[start + place for place in batch] for batch in found]
+        digest = sha256_rows([procedure.identity(row) for row in rows[:end]])
+        sizes.append({"n": end, "examples_sha256": digest, "batch_size": batch_size})
     shared = {
         "kind": procedure.kind,
-        "examples_sha256": sha256_rows([procedure.identity(row) for row in rows]),
-        "n": len(rows),
         "scoring": scoring,
         **engine.facts,
         **procedure.settings(engine),
-        "batch_size": batch_size,
         "batch_tokens": batch_tokens,
     }
     files: list[RecordFile[Any]] = []
     for name in names:
         adapter = None if name is None else engine.adapters[name]
-        header = ExamplesRun(
-            adapter=name,
-            adapter_sha256=None if adapter is None else adapter.weights_sha256 or None,
-            adapter_config_sha256=None if adapter is None else adapter.config_sha256 or None,
-            **shared,
+        *earlier, header = (
+            ExamplesRun(
+                adapter=name,
+                adapter_sha256=None if adapter is None else adapter.weights_sha256 or None,
+                adapter_config_sha256=None if adapter is None else adapter.config_sha256 or None,
+                **shared,
+                **size,
+            )
+            for size in sizes
         )
         path = None if paths is None else paths[name]
-        files.append(RecordFile(header, [row.id for row in rows], batches, path))
+        files.append(RecordFile(header, [row.id for row in rows], batches, path, earlier))
+    if not all(file.done for file in files):  # else it was proved before the first of these records
+        procedure.prove(engine, names, rows, allow_inert=allow_inert)
     answered = answer_batches(
         files,
         lambda places: procedure.records(engine, names, [rows[place] for place in places]),

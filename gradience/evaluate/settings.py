@@ -75,7 +75,9 @@ class ExampleSettings:
     role: Annotated[Literal["confirm", "dev"], Flag("ROLE")] = "confirm"
     """Examples of a task: test (confirm) or development (dev)."""
     limit: Annotated[Positive | None, Flag("N")] = None
-    """Evaluate at most N examples."""
+    """Evaluate at most N examples. After a first evaluation of more, tests stop at an earlier look."""
+    all_rows: bool = False
+    """Answer all examples at once instead of testing at planned looks, which stop when a result is clear."""
     batch_size: Annotated[Positive | None, Flag("N")] = None
     """Examples per batch (default: as many of similar length as fit)."""
     max_length: Annotated[Positive | None, Flag("N")] = None

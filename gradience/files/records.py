@@ -234,6 +234,17 @@ class Evaluation(NamedTuple, Generic[R]):
     records: tuple[R, ...]
 
 
+def first(evaluation: Evaluation[R], n: int, like: ExamplesRun | None = None) -> Evaluation[R]:
+    """Return the first `n` records. like: header of others on the same examples, which say what these are."""
+    run, records = evaluation
+    if len(records) == n and like is None:
+        return evaluation
+    size: dict[str, Any] = {"n": n}
+    if like is not None:
+        size |= {name: getattr(like, name) for name in ("examples_sha256", "batch_size")}
+    return Evaluation(run.model_copy(update=size), records[:n])
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Counts over the records; 0 for a quantity that the kind of record does not have."""

@@ -88,6 +88,30 @@ class RecordsFile(Part):
     sha256: str
 
 
+StopReason = Literal["shown", "worse", "conditional power", "limit", "last look"]
+
+
+class TestedLook(Part):
+    """The look at which a candidate's test stopped, and its repeated interval.
+
+    With planned looks, `bounds` and `adjusted_p` are repeated ones as well: they hold over all looks.
+    """
+
+    __test__: ClassVar[bool] = False  # for pytest
+    number: int
+    """Number of the look, from 1."""
+    nominal_level: Float12
+    """One-sided level of the fixed test at this look; over all looks the error is 5 %."""
+    low: Float12
+    """Lower end of the repeated 95 % interval of Δ; for likelihoods, Δ is the gain per token."""
+    high: Float12
+    conditional_power: Float12
+    """Chance to reach B at the last look if the observed trend continues."""
+    stopped: StopReason | None
+    """Reason for stopping: `shown` and `worse` cross a boundary; `conditional power`: below 5 % for either result;
+    `limit`: the given limit. Null for a row that is not tested."""
+
+
 class EvaluatedAdapter(Part):
     """One row: an adapter or the base model, and its comparison with the reference."""
 
@@ -134,8 +158,19 @@ class EvaluatedAdapter(Part):
     """Explanation of the grade in one sentence."""
     next_grade: NextGrade | None = None
     """Requirements for a B, if the grade is C."""
+    look: TestedLook | None = None
+    """Null if all examples were answered at once, and for the reference."""
     records: tuple[RecordsFile, ...] = ()
     """Records of the answers; for free text also the scores of the gold responses. Empty if none were kept."""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of Δ, or of ΔNLL: the repeated one if there were looks; None if it is unknown."""
+        if self.look is not None:
+            low, high = self.look.low, self.look.high
+            return (low, high) if self.likelihood is None else (-high, -low)
+        shown = self.pairs if self.likelihood is None else self.likelihood
+        return None if shown is None or shown.low is None or shown.high is None else (shown.low, shown.high)
 
 
 class EvaluationConditions(Part):
@@ -189,8 +224,11 @@ class EvaluationReport(Report):
     role: Role | None
     """Split of the task; null for all rows of a file."""
     examples: int
+    """Planned number of examples; `n` of each row is the number that was needed."""
     examples_sha256: str
     """sha256 over the content of the examples, in order."""
+    looks: tuple[int, ...] = ()
+    """Numbers of examples at the planned looks; empty if all examples were answered at once."""
     margin: Share
     """Drop that a grade B rules out: a share of the examples or, for likelihoods, nats per token."""
     conditions: EvaluationConditions
@@ -394,6 +432,7 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
     facts: list[tuple[str, Inline]] = [
         ("base", (Span(report.base, "name"), Span(f"  {weights}", "dim"))),
         ("examples", (f"{count(report.examples)} of ", Span(report.task, "name"), which)),
+        *looks_fact(report.looks),
         ("device", device_of(conditions)),
     ]
     if conditions.engine != "transformers":
@@ -437,6 +476,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         Column(),
         Column("rank", ">", drop=3),
         Column("saved", ">", drop=4),
+        *([Column("examples", ">", drop=6)] if report.looks else []),
         *measures,
         Column("95 % interval", ">"),
         Column("KL", ">", drop=2),
@@ -450,17 +490,21 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         heading = Heading(("Candidates, compared with ", name))
     cells = _likelihood_cells if by_likelihood else _cells
     grades = grade_notes(report)
-    blocks: list[Block] = [heading, Table(columns, [cells(row, tokens) for row in report.adapters])]
+    blocks: list[Block] = [
+        heading,
+        Table(columns, [cells(row, tokens, bool(report.looks)) for row in report.adapters]),
+    ]
     blocks += [Notes(grades)] if grades else []
     legend = _likelihood_legend(report, tokens) if by_likelihood else _legend(report, tokens)
     return [*blocks, Facts(legend)] if legend else blocks
 
 
-def _size_cells(row: EvaluatedAdapter) -> tuple[Inline, ...]:
-    """Cells of name, ranks and saving."""
+def _size_cells(row: EvaluatedAdapter, looks: bool) -> tuple[Inline, ...]:
+    """Cells of name, ranks, saving and, with looks, examples."""
     label: Inline = "base model" if row.role == BASE else Span(row.name, "name")
     ranks = MISSING if row.smallest_rank is None else number_range([row.smallest_rank, row.largest_rank or 0])
-    return (label, ranks, "" if row.params_saved is None else percent(row.params_saved))
+    saved = "" if row.params_saved is None else percent(row.params_saved)
+    return (label, ranks, saved, *([examples_cell(row)] if looks else []))
 
 
 def correct_cell(row: EvaluatedAdapter) -> str:
@@ -470,8 +514,8 @@ def correct_cell(row: EvaluatedAdapter) -> str:
     return f"{count(row.correct)}  {100 * row.correct / row.n:.1f} %"
 
 
-def _cells(row: EvaluatedAdapter, tokens: bool) -> Sequence[Inline]:
-    first = (*_size_cells(row), correct_cell(row))
+def _cells(row: EvaluatedAdapter, tokens: bool, looks: bool) -> Sequence[Inline]:
+    first = (*_size_cells(row, looks), correct_cell(row))
     pairs = row.pairs
     if pairs is None:
         return (*first, *[""] * (6 + tokens), row.grade or "")
@@ -480,26 +524,48 @@ def _cells(row: EvaluatedAdapter, tokens: bool) -> Sequence[Inline]:
         count(pairs.n10),
         count(pairs.n01),
         points(pairs.delta),
-        f"{points(pairs.low)} … {points(pairs.high)}",
+        interval_cell(row),
         *change_cells(row.change, tokens),
         row.grade or "",
     )
 
 
-def _likelihood_cells(row: EvaluatedAdapter, tokens: bool) -> Sequence[Inline]:
-    first, evidence = _size_cells(row), row.likelihood
+def _likelihood_cells(row: EvaluatedAdapter, tokens: bool, looks: bool) -> Sequence[Inline]:
+    first, evidence = _size_cells(row, looks), row.likelihood
     if evidence is None or evidence.delta is None:
         nll = MISSING if evidence is None else f"{evidence.nll:.4f}"
         return (*first, nll, *[""] * (4 + tokens), row.grade or "")
-    known = evidence.low is not None and evidence.high is not None
+    interval = row.interval
     return (
         *first,
         f"{evidence.nll:.4f}",
         _nats(evidence.delta),
-        f"{_nats(evidence.low or 0.0)} … {_nats(evidence.high or 0.0)}" if known else MISSING,
+        MISSING if interval is None else f"{_nats(interval[0])} … {_nats(interval[1])}",
         *change_cells(row.change, tokens),
         row.grade or "",
     )
+
+
+def interval_cell(row: EvaluatedAdapter) -> str:
+    """Return `−0.92 … +0.25`, in points."""
+    return MISSING if row.interval is None else f"{points(row.interval[0])} … {points(row.interval[1])}"
+
+
+def examples_cell(row: EvaluatedAdapter | None) -> str:
+    """Return `560 (look 2)`."""
+    if row is None or row.n is None:
+        return MISSING
+    return count(row.n) if row.look is None else f"{count(row.n)} (look {row.look.number})"
+
+
+def looks_fact(looks: Sequence[int]) -> list[tuple[str, Inline]]:
+    """Return the planned looks as a fact; none if all examples are answered at once."""
+    return [("looks", f"{len(looks)}, at {count(looks[0])} to {count(looks[-1])} examples")] if looks else []
+
+
+LOOK_LEGEND: tuple[tuple[str, Inline], ...] = (
+    ("examples", "examples answered when the test stopped; the intervals hold over all looks"),
+)
 
 
 def change_cells(change: OutputChange | None, tokens: bool) -> Sequence[str]:
@@ -517,12 +583,17 @@ def _nats(value: float) -> str:
     return text if not float(text) else f"{'−' if value < 0 else '+'}{text}"
 
 
+def _kind(report: EvaluationReport) -> str:
+    return "repeated 95 % interval" if report.looks else "95 % interval"
+
+
 def _legend(report: EvaluationReport, tokens: bool) -> list[tuple[str, Inline]]:
     """Legend of the columns, and of the base row of a classifier."""
     if len(report.adapters) < 2:
         return []
     legend: list[tuple[str, Inline]] = [
-        ("Δ", "accuracy − reference accuracy, in points (Tango's 95 % interval)"),
+        ("Δ", f"accuracy − reference accuracy, in points (Tango's {_kind(report)})"),
+        *LOOK_LEGEND[: len(report.looks)],
         ("reference only", "examples that only the reference answers correctly"),
         ("KL", "KL divergence from the reference outputs, in nats per example"),
         ("flips", "examples whose output changes"),
@@ -546,7 +617,8 @@ def _likelihood_legend(report: EvaluationReport, tokens: bool) -> list[tuple[str
     if len(report.adapters) > 1:
         per_token = ("KL/token", "KL per token (predicted by `gradience calibrate`)")
         legend += [
-            ("ΔNLL", "NLL − reference NLL (Student's 95 % interval)"),
+            ("ΔNLL", f"NLL − reference NLL (Student's {_kind(report)})"),
+            *LOOK_LEGEND[: len(report.looks)],
             ("KL", "KL divergence from the reference predictions, in nats per response"),
             *([per_token] if tokens else []),
             ("flips", "responses with a different most likely token at one or more positions"),
@@ -598,17 +670,19 @@ def _gain_over_base(report: EvaluationReport) -> Note | None:
     if base is None:
         return None
     if base.likelihood is not None:
-        delta, low, high = base.likelihood.delta, base.likelihood.low, base.likelihood.high
-        if delta is None or low is None or high is None:
+        delta = base.likelihood.delta
+        if delta is None or base.interval is None:
             return None
+        low, high = base.interval
         interval = f"NLL {_nats(-delta)} nats per token (95 % interval {_nats(-high)} … {_nats(-low)})"
         better = f"better than the base model: {interval}"
         worse = f"worse than the base model: {interval}"
         unknown = f"inconclusive: {interval}"
         return _decided(low > 0, high < 0, better, worse, unknown)
-    if base.pairs is None:
+    if base.pairs is None or base.interval is None:
         return None
-    gain, low, high = -base.pairs.delta, -base.pairs.high, -base.pairs.low
+    low, high = sorted(-end for end in base.interval)
+    gain = -base.pairs.delta
     interval = f"accuracy {points(gain)} points (95 % interval {points(low)} … {points(high)})"
     unknown = f"no gain over the base model is shown: {interval}"
     better, worse = f"better than the base model: {interval}", f"worse than the base model: {interval}"

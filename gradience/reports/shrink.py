@@ -31,6 +31,7 @@ from gradience.reports.base.report import PlotOf, Plots, Report, compared_plots
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Role, Share
 from gradience.reports.evaluation import (
+    LOOK_LEGEND,
     ONE_TRAINING,
     EvaluatedAdapter,
     EvaluationConditions,
@@ -38,6 +39,9 @@ from gradience.reports.evaluation import (
     change_cells,
     correct_cell,
     device_of,
+    examples_cell,
+    interval_cell,
+    looks_fact,
     margin_blocks,
     memory_facts,
 )
@@ -119,6 +123,8 @@ class ShrinkPlan(Artifact):
     examples: int
     """Number of test examples."""
     examples_sha256: str
+    looks: tuple[int, ...] = ()
+    """Numbers of test examples at the planned looks; empty if all examples are answered at once."""
     dev: DevRows | None
     """Null with at most 2,000 rows or at most four candidates."""
     compares: Literal["correct", "nll"] = "correct"
@@ -344,6 +350,7 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
         ("base", (Span(plan.base, "name"), Span(f"  {dtype}", "dim"))),
         ("examples", (f"{count(plan.examples)} of ", Span(plan.task, "name"), which)),
     ]
+    facts += looks_fact(plan.looks)
     if plan.dev is not None:
         whose = "from the task" if plan.dev.source == "task" else "held out"
         text = f"chosen on {count(plan.dev.examples)} dev examples ({whose})"
@@ -364,23 +371,32 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
 def candidate_blocks(report: ShrinkReport) -> list[Block]:
     """Return one row for each candidate, and the result."""
     reference, by_count = report.reference, report.plan.compares == "correct"
+    looks = report.plan.looks
+    kind = "repeated 95 % interval" if looks else "95 % interval"
     measures = [Column("NLL per token", ">"), Column("ΔNLL", ">")]
-    legend = "NLL − reference NLL, in nats per token (Student's 95 % interval)"
+    legend = f"NLL − reference NLL, in nats per token (Student's {kind})"
     if by_count:
         pairs = (Column("reference only", ">", drop=1), Column("candidate only", ">", drop=1))
         measures = [Column("correct", ">"), *pairs, Column("Δ", ">")]
-        legend = "accuracy − reference accuracy, in points (Tango's 95 % interval)"
+        legend = f"accuracy − reference accuracy, in points (Tango's {kind})"
     columns = [
         Column(),
         Column("rank", ">", drop=3),
         Column("saved", ">"),
+        *([Column("examples", ">", drop=3)] if looks else []),
         *measures,
         Column("95 % interval", ">", drop=2),
         Column(),
     ]
     name = Span(reference.name, "name")
     rows: list[Sequence[Inline]] = [
-        (name, str(report.plan.rank), "", correct_cell(reference) if by_count else _nll(reference))
+        (
+            name,
+            str(report.plan.rank),
+            "",
+            *([count(reference.n or 0)] if looks else []),
+            correct_cell(reference) if by_count else _nll(reference),
+        )
     ]
     for candidate in report.candidates:
         figures = _counts(candidate.result) if by_count else _likelihoods(candidate.result)
@@ -390,6 +406,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
                 Span(candidate.name, "name"),
                 str(candidate.rank),
                 percent(candidate.params_saved),
+                *([examples_cell(candidate.result)] if looks else []),
                 *figures,
                 status,
             )
@@ -404,7 +421,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
         Heading(("Candidates, compared with ", name)),
         Table(columns, rows),
         Notes(notes),
-        Facts([("Δ" if by_count else "ΔNLL", legend)]),
+        Facts([("Δ" if by_count else "ΔNLL", legend), *LOOK_LEGEND[: len(looks)]]),
     ]
 
 
@@ -412,15 +429,14 @@ def _counts(row: EvaluatedAdapter | None) -> Sequence[str]:
     if row is None or row.pairs is None:
         return (MISSING, "", "", "", "")
     pairs = row.pairs
-    interval = f"{points(pairs.low)} … {points(pairs.high)}"
-    return (correct_cell(row), count(pairs.n10), count(pairs.n01), points(pairs.delta), interval)
+    return (correct_cell(row), count(pairs.n10), count(pairs.n01), points(pairs.delta), interval_cell(row))
 
 
 def _likelihoods(row: EvaluatedAdapter | None) -> Sequence[str]:
     if row is None or row.likelihood is None:
         return (MISSING, "", "")
     likelihood = row.likelihood
-    return (_nll(row), _signed(likelihood.delta), _interval(likelihood.low, likelihood.high))
+    return (_nll(row), _signed(likelihood.delta), _interval(*row.interval or (None, None)))
 
 
 def _nll(row: EvaluatedAdapter) -> str:

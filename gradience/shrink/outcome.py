@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from gradience.evaluate.answering import Answers
 from gradience.evaluate.comparison import kl_divergence
-from gradience.evaluate.outcome import conditions_of, row_of
+from gradience.evaluate.inputs import Inputs
+from gradience.evaluate.outcome import conditions_of, look_at, row_of
 from gradience.files.records import Evaluation
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.run import Stopwatch
@@ -51,11 +52,11 @@ def report_of(
     """Return the report on the answers."""
     inputs, plan = prepared.inputs, prepared.plan
     assert walked.reference.answers is not None
-    candidates = candidates_of(plan, dev, start, walked)
+    candidates = candidates_of(inputs, plan, dev, start, walked)
     rewritten = walked.control
     control = RewriteControl(
         result=None if rewritten is None else row_of(inputs, walked.reference, rewritten),
-        distance=None if rewritten is None else distance(walked.reference, rewritten, None),
+        distance=None if rewritten is None else distance(inputs, walked.reference, rewritten, None),
         reason=sentence_text(walked.control_reason if rewritten is None else rewritten.error),
     )
     smallest = next((candidate for candidate in reversed(candidates) if candidate.status == "shown"), None)
@@ -79,7 +80,7 @@ def report_of(
 
 
 def candidates_of(
-    plan: ShrinkPlan, dev: Sequence[TestedCandidate], start: int, walked: Walk
+    inputs: Inputs, plan: ShrinkPlan, dev: Sequence[TestedCandidate], start: int, walked: Walk
 ) -> tuple[ShrinkCandidate, ...]:
     """Return every planned candidate with its outcome."""
     on_dev = {tested.candidate.name: tested.row.pairs for tested in dev}
@@ -98,7 +99,9 @@ def candidates_of(
                 status=status,
                 dev=on_dev.get(candidate.name),
                 result=None if one is None else exploratory(one.row) if plan.changes else one.row,
-                distance=None if one is None else distance(walked.reference, one.answers, walked.control),
+                distance=None
+                if one is None
+                else distance(inputs, walked.reference, one.answers, walked.control),
                 needs=""
                 if one is None or status != "inconclusive"
                 else needs_of(one.row, plan, candidate.words),
@@ -165,17 +168,27 @@ def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
 Values = NDArray[np.float64]
 
 
-def distance(reference: Answers, row: Answers, control: Answers | None) -> OutputDistance | None:
+def distance(
+    inputs: Inputs, reference: Answers, row: Answers, control: Answers | None
+) -> OutputDistance | None:
     """Return the paired means of a row. control: the rewrite control (noise floor); None for the control itself."""
     if row.answers is None:
         return None
     before, after = nll_rows(reference), nll_rows(row)
     kl = kl_rows(reference, row)
     floor = None if control is None else kl_rows(reference, control)
+
+    def mean(values: Values, less: Values) -> MeanInterval:
+        n = min(
+            len(values), len(less)
+        )  # the control has answered the first look, and a candidate perhaps more
+        look = look_at(inputs, n)
+        return mean_interval(values[:n] - less[:n], 0.95 if look is None else look.confidence(0.95))
+
     return OutputDistance(
-        nll=None if before is None or after is None else mean_interval(after - before),
-        kl=None if kl is None else mean_interval(kl),
-        kl_above_floor=None if kl is None or floor is None else mean_interval(kl - floor),
+        nll=None if before is None or after is None else mean(after, before),
+        kl=None if kl is None else mean(kl, np.zeros(len(kl))),
+        kl_above_floor=None if kl is None or floor is None else mean(kl, floor),
     )
 
 
@@ -200,14 +213,14 @@ def kl_rows(reference: Answers, row: Answers) -> Values | None:
         values = [record.kl for record in scores.records]
         return None if None in values else np.array(values, dtype=np.float64)
     logits, other = _logits(reference.answers), _logits(row.answers)
-    return None if logits is None or other is None else kl_divergence(logits, other)
+    return None if logits is None or other is None else kl_divergence(logits[: len(other)], other)
 
 
-def mean_interval(values: Values) -> MeanInterval:
-    """Return the mean with Student's 95 % interval."""
+def mean_interval(values: Values, confidence: float = 0.95) -> MeanInterval:
+    """Return the mean with Student's interval."""
     from gradience.statistics.paired import mean_difference
 
-    low, high = mean_difference(values) if len(values) > 1 else (None, None)
+    low, high = mean_difference(values, confidence) if len(values) > 1 else (None, None)
     return MeanInterval(mean=float(values.mean()), low=low, high=high)
 
 

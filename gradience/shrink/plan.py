@@ -18,7 +18,7 @@ from gradience.errors import UsageError
 from gradience.evaluate.adapters import BASE_ROW
 from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
-from gradience.evaluate.inputs import Inputs, read_inputs
+from gradience.evaluate.inputs import Inputs, read_inputs, with_looks
 from gradience.evaluate.kept import Kept
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.shared_names import path_text
@@ -44,6 +44,11 @@ TEST = (
     "non-inferiority at the margin by {}, one-sided, on all test rows; in fixed sequence from the start down, each at"
     " the full level, until one is not shown"
 )
+LOOKED = (
+    "non-inferiority at the margin by {}, one-sided, at planned looks with Lan and DeMets' alpha spending of Pocock's"
+    " type, and a non-binding stop below a conditional power of 5 %; in fixed sequence from the start down, each at the"
+    " full level, until one is not shown"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     """Read and audit the adapter, read the rows, and plan. Raises what reading, auditing and planning raise."""
     request, candidates = settings.evaluation, settings.ranks
     calibration = calibration_argument(settings.calibration)
-    inputs = read_inputs(request)
+    inputs = replace(read_inputs(replace(request, limit=_planned_limit(settings))), request=request)
     adapter = inputs.reference
     prompts = settings.distill_prompts
     distillation, distillation_ids = (
@@ -80,6 +85,8 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     test, dev, dev_rows = split(inputs, len(planned))
     known = notes_on_prompts(test, calibration, distillation_ids)
     inputs = replace(inputs, adapters=(adapter,), examples=test, notes=(*inputs.notes, *notes, *known))
+    inputs = with_looks(inputs)
+    test = inputs.examples
     suggestions = source.audit.suggestions
     from gradience.statistics.paired import LEVEL
 
@@ -94,11 +101,14 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         role=inputs.role,
         examples=len(test),
         examples_sha256=fingerprint(test),
+        looks=inputs.looks,
         dev=dev_rows,
         compares="nll" if inputs.compares_nll else "correct",
         margin=inputs.margin,
         level=Fraction(str(LEVEL)),
-        test=TEST.format("Student's test" if inputs.compares_nll else "Tango's score test"),
+        test=(LOOKED if inputs.looks else TEST).format(
+            "Student's test" if inputs.compares_nll else "Tango's score test"
+        ),
         suggested_rank=None if suggestions is None else suggestions.p90.rank,
         given=candidates is not None,
         candidates=planned,
@@ -117,6 +127,16 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     return Prepared(inputs, dev, source, plan)
 
 
+def _planned_limit(settings: ShrinkSettings) -> int | None:
+    """Return the number of rows to read: with a smaller limit than planned, the tests stop at an earlier look."""
+    path = settings.folder / PLAN
+    if settings.limit is None or not path.exists():
+        return settings.limit
+    plan = ShrinkPlan.read(path)
+    held_out = plan.dev.examples if plan.dev is not None and plan.dev.source == "split" else 0
+    return max(settings.limit, plan.examples + held_out) if plan.looks else settings.limit
+
+
 def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
     """Return the dry run of `prepared`; only the base's config.json and tokenizer are read."""
     inputs, plan = prepared.inputs, prepared.plan
@@ -131,7 +151,7 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
     return ShrinkForecast(
         plan=plan,
         candidates=plan.candidates,
-        margins=() if inputs.compares_nll else margins_of(len(inputs.examples), 1),
+        margins=() if inputs.compares_nll else margins_of(len(inputs.examples), 1, inputs.looks),
         weights_bytes=expected.weights_bytes,
         adapter_bytes=expected.adapter_bytes,
         batch_bytes=expected.batch_bytes,
@@ -270,7 +290,9 @@ def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
     if earlier.margin != now.margin:
         before, after = (plan.drop(plan.margin) for plan in (earlier, now))
         changes.append(f"the margin was {before}, and is {after}")
-    if (earlier.examples_sha256, earlier.dev) != (now.examples_sha256, now.dev):
+    if bool(earlier.looks) != bool(now.looks):
+        changes.append(f"all rows were {'not ' if earlier.looks else ''}answered at once")
+    elif (earlier.examples_sha256, earlier.dev) != (now.examples_sha256, now.dev):
         changes.append(f"the test rows have changed ({earlier.examples:,} before, {now.examples:,} now)")
     if earlier.base != now.base:
         changes.append(f"the base was {earlier.base}, and is {now.base}")

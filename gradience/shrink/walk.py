@@ -46,7 +46,7 @@ def start_on_dev(prepared: Prepared, output: Path, watcher: Watcher, make: Make)
     """Test the candidates on the dev rows, from the largest down to the first that is not shown there."""
     if not prepared.dev:
         return ()
-    candidates, inputs = prepared.plan.candidates, replace(prepared.inputs, examples=prepared.dev)
+    candidates, inputs = prepared.plan.candidates, replace(prepared.inputs, examples=prepared.dev, looks=())
     answering = Answering(inputs, output / DEV, watcher, rows=1 + len(candidates))
     return answering.work(lambda asked: tuple(down(asked, asked.reference(), candidates, make)))
 
@@ -71,7 +71,7 @@ def walk(
 
     def evaluate(asked: Answering) -> Walk:
         reference = asked.reference()
-        rewritten = None if control is None else asked.candidate(control)
+        rewritten = None if control is None else asked.candidate(control, lambda row: True)
         return Walk(reference, rewritten, reason, tuple(down(asked, reference, candidates, make)))
 
     return answering, answering.work(evaluate)
@@ -83,7 +83,7 @@ def down(
     """Test each candidate at the full level, and stop after the first that is not shown."""
     largest = 0.0
     for candidate in candidates:
-        answers = answering.candidate(make(candidate))
+        answers = answering.candidate(make(candidate), answering.stops)
         row = row_of(answering.inputs, reference, answers)
         if row.bounds is not None:
             largest = max(largest, row.bounds.p_value)

@@ -56,9 +56,13 @@ class Kept:
             likelihoods=False,
             compares_nll=False,
             reference=self.known["reference"].adapter,
+            looks=(),
         )
 
-    def candidate(self, name):
+    def stops(self, row):
+        return True
+
+    def candidate(self, name, stops):
         self.asked.append(name)
         return self.known[name]
 
@@ -99,7 +103,7 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
     plan = SimpleNamespace(
         candidates=candidates, margin=Fraction(margin), compares="correct", drop=str, changes=()
     )
-    rows = candidates_of(plan, (), 0, Walk(known["reference"], None, "", tested))
+    rows = candidates_of(asked.inputs, plan, (), 0, Walk(known["reference"], None, "", tested))
     below = ["not tested"] * (len(names) - shown - 1)
     assert [row.status for row in rows][shown + 1 :] == below
     if shown < len(names):
