@@ -159,7 +159,8 @@ def evaluate_rows(
             batch_size = largest if start == 0 else max(batch_size, largest)
         batches += [[start + place for place in batch] for batch in found]
         digest = sha256_rows([procedure.identity(row) for row in rows[:end]])
-        sizes.append({"n": end, "examples_sha256": digest, "batch_size": batch_size})
+        so_far = looks[: len(sizes) + 1] if sizes else ()
+        sizes.append({"n": end, "examples_sha256": digest, "batch_size": batch_size, "looks": so_far})
     shared = {
         "kind": procedure.kind,
         "scoring": scoring,

@@ -76,6 +76,8 @@ class ExamplesRun(Part):
     """Largest number of tokens in a batch, including padding and generated tokens, unless a single example
     exceeds it; null if a number of examples was given.
     """
+    looks: tuple[int, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Numbers of examples at several looks; examples of different looks share no batch. Absent for a single look."""
     max_length: int | None
     """Tokens that an example may have, its answer included (of an encoder–decoder each of the two); what is longer is
     cut. Null: no limit is known."""
@@ -241,7 +243,7 @@ def first(evaluation: Evaluation[R], n: int, like: ExamplesRun | None = None) ->
         return evaluation
     size: dict[str, Any] = {"n": n}
     if like is not None:
-        size |= {name: getattr(like, name) for name in ("examples_sha256", "batch_size")}
+        size |= {name: getattr(like, name) for name in ("examples_sha256", "batch_size", "looks")}
     return Evaluation(run.model_copy(update=size), records[:n])
 
 

@@ -117,6 +117,24 @@ def test_what_is_answered_is_not_asked_again(engine, tmp_path):
     assert len(progress_of(engine, tmp_path / "a")) == BATCHES
 
 
+def test_a_later_look_continues_the_file_of_an_earlier_one(engine, tmp_path):
+    rows, path = sums(30), tmp_path / "a"
+
+    def look(looks, path=path):
+        seen = []
+        options = {**ASK, "path": path, "on_batch": lambda done, _: seen.append(done)}
+        evaluate_generation(engine, "plain", rows[: looks[-1]], looks=looks, **options)
+        return seen
+
+    assert look((12,)) == [3, 6, 9, 12]
+    assert [record.id for record in read_records(path).records] == [row.id for row in rows[:12]]
+    assert look((12, 20)) == [15, 18, 20]
+    assert look((12, 20, 30)) == [23, 26, 29, 30]
+    look((12, 20, 30), tmp_path / "at once")
+    assert path.read_bytes() == (tmp_path / "at once").read_bytes()
+    assert look((15, 30)) == [3, 6, 9, 12, 15, 18, 21, 24, 27, 30]
+
+
 def test_scores_go_on_where_the_slowest_of_the_adapters_is(engine, tmp_path):
     names = ["plain", "dora"]
 

@@ -1,0 +1,142 @@
+"""Sequential tests of a search: rows answered look by look, the repeated intervals, resuming, limits and growth."""
+
+from __future__ import annotations
+
+import shutil
+
+import adapters_to_compare as data
+import pytest
+
+from gradience import evaluate_adapters, shrink_adapter
+from gradience.evaluate import inputs
+from gradience.files.records import read_records
+from gradience.progress import Watcher
+from gradience.reports.shrink import ShrinkPlan
+from gradience.statistics import sequential
+from gradience.statistics.paired import tango
+from gradience.statistics.sequential import Look
+from gradience.statistics.table import PairedTable
+
+LOOKS = (20, 25, 30, 35, 40, 45, 50, 55, 60)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
+
+
+@pytest.fixture(autouse=True)
+def looks_of_few_rows(monkeypatch):
+    monkeypatch.setitem(inputs.FLOOR, False, 20)
+    monkeypatch.setattr(sequential, "FEWEST_BETWEEN", 5)
+
+
+class Stopped(Exception):
+    """What ends a search in these tests."""
+
+
+class Count(Watcher):
+    """Counts batches, and stops after some."""
+
+    def __init__(self, stop=10**6):
+        self.steps, self.stop = 0, stop
+
+    def step(self, done, total):
+        self.steps += 1
+        if self.steps == self.stop:
+            raise Stopped
+
+
+def shrink(folder, output, **options):
+    settings = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "batch_size": 7}
+    return shrink_adapter(
+        folder / "reference", output, **{**settings, "margin": "20", "ranks": [2, 1], **options}
+    )
+
+
+def records(output):
+    return {path.name: path.read_bytes() for path in (output / "records").glob("*.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("finished") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(inputs.FLOOR, False, 20)
+        patch.setattr(sequential, "FEWEST_BETWEEN", 5)
+        return shrink(folder, output), output
+
+
+def test_each_candidate_stops_at_its_look_and_has_the_repeated_interval(finished):
+    report, output = finished
+    assert report.plan.looks == ShrinkPlan.read(output / "plan.json").looks == LOOKS
+    tested = [candidate.result for candidate in report.candidates if candidate.result is not None]
+    assert report.reference.n == max(row.n for row in tested)
+    assert report.control.result.n == LOOKS[0]
+    answers = {name: [row.correct for row in read_records(output / "records" / f"{name}.jsonl").records]
+               for name in (report.reference.name, *(row.name for row in tested))}  # fmt: skip
+    for row in tested:
+        look, own = Look(LOOKS, row.look.number), answers[row.name]
+        assert len(own) == row.n == look.examples
+        table = PairedTable.of(answers[report.reference.name][: row.n], own)
+        assert row.pairs == table
+        level = sequential.nominal_levels(LOOKS, 0.025)[look.number - 1]
+        assert row.look.low == pytest.approx(tango(table, 1 - 2 * level).low)
+        assert row.look.low < table.low  # the naive interval is shorter
+        assert (row.grade == "B") == (row.bounds.low > -0.2) == (row.look.stopped == "shown")
+        assert (row.bounds.p_value <= 0.05) == (row.grade == "B")
+    assert len({row.n for row in tested} - {60}) > 0  # one at least has not needed all rows
+    assert f"{tested[0].n} (look {tested[0].look.number})" in report.to_text()
+
+
+def test_the_same_command_resumes_at_its_look(folder, finished, tmp_path):
+    report, output = finished
+    again = shutil.copytree(output, tmp_path / "again")
+    count = Count()
+    assert shrink(folder, again, watcher=count).candidates == report.candidates
+    assert (count.steps, records(again)) == (0, records(output))
+    whole = Count()
+    shrink(folder, tmp_path / "whole", watcher=whole)
+    with pytest.raises(Stopped):
+        shrink(folder, tmp_path / "killed", watcher=Count(stop=whole.steps - 2))
+    rest = Count()
+    assert shrink(folder, tmp_path / "killed", watcher=rest).candidates == report.candidates
+    assert rest.steps == 2
+    assert records(tmp_path / "killed") == records(output)
+
+
+def test_a_limit_stops_at_an_earlier_look_and_growth_is_a_change_of_the_plan(folder, tmp_path):
+    output = tmp_path / "out"
+    whole = shrink(folder, output, margin="1")
+    assert whole.candidates[0].result.n > 25
+    stopped = shrink(folder, output, margin="1", limit=25)
+    row = stopped.candidates[0].result
+    assert (row.n, row.look.stopped, row.grade) == (25, "limit", "C")
+    assert stopped.plan.looks == LOOKS
+    assert stopped.plan.changes == ()
+    assert shrink(folder, output, margin="1").candidates == whole.candidates
+    small = tmp_path / "small"
+    assert shrink(folder, small, limit=40).plan.examples == 40
+    assert shrink(folder, small).plan.changes == ("the test rows have changed (40 before, 60 now)",)
+
+
+def test_all_rows_are_answered_at_once_on_request(folder, tmp_path):
+    report = shrink(folder, tmp_path / "out", all_rows=True)
+    assert report.plan.looks == ()
+    assert {candidate.result.n for candidate in report.candidates if candidate.result} == {60}
+    assert report.candidates[0].result.look is None
+
+
+def test_an_evaluation_shares_its_error_among_the_candidates(folder, tmp_path):
+    given = [folder / name for name in ("reference", "other", "patterns")]
+    options = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "margin": "30"}
+    kept = evaluate_adapters(given, **options, output=tmp_path / "out", with_base=True)
+    assert kept.looks == LOOKS
+    reference, *candidates, base = kept.adapters
+    assert reference.n == base.n == max(row.n for row in candidates)
+    assert base.look.stopped is None
+    for row in candidates:
+        if row.look.stopped == "shown":
+            assert row.bounds.p_value <= 0.025
+        assert (row.grade == "B") == (row.adjusted_p <= 0.05 and row.bounds.low > -0.3)
+    assert evaluate_adapters(given, **options, with_base=True).adapters[1].pairs == kept.adapters[1].pairs
