@@ -185,18 +185,22 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
     return with_looks(inputs) if len(adapters) > 1 else inputs
 
 
-def with_looks(inputs: Inputs) -> Inputs:
-    """Return the inputs with planned looks, and the examples in the order in which they are answered.
+def in_look_order(examples: Sequence[Any]) -> tuple[Any, ...]:
+    """Return examples in the order in which looks answer them.
 
-    The order is random, and depends on the examples only: not on their order in the file.
+    It is random, and depends on the examples only: not on their order in the file.
     """
+    return tuple(sorted(examples, key=lambda example: sha256_text(f"looks\0{example.id}")))
+
+
+def with_looks(inputs: Inputs) -> Inputs:
+    """Return the inputs with planned looks, and the examples in that order."""
     from gradience.statistics.sequential import plan_looks
 
     looks = plan_looks(len(inputs.examples), FLOOR[inputs.compares_nll])
     if inputs.request.all_rows or len(looks) == 1:
         return inputs
-    ordered = sorted(inputs.examples, key=lambda example: sha256_text(f"looks\0{example.id}"))
-    return replace(inputs, examples=tuple(ordered), looks=looks)
+    return replace(inputs, examples=in_look_order(inputs.examples), looks=looks)
 
 
 def _other_bases(adapters: Sequence[AdapterInput], base: str) -> Iterator[str]:

@@ -141,7 +141,7 @@ def _against(
             kl_per_token=change.kl_mean,
         )
     table = change.table
-    # With looks, one loss less where a loss is claimed: the normal tail is too thin there (docs/decisions/027-sequential-tests.md).
+    # With looks, one loss less where a loss is claimed: there the normal tail is too thin for few losses.
     fewer = table if look is None or not table.n10 else _one_loss_less(table)
 
     def interval(confidence: float) -> Interval:

@@ -22,12 +22,12 @@ from gradience.evaluate import outcome as evaluated
 from gradience.evaluate import verb as evaluation
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
 from gradience.evaluate.answering import RECORDS, Answering, Answers, T
-from gradience.evaluate.inputs import Inputs
+from gradience.evaluate.inputs import Inputs, in_look_order
 from gradience.evaluate.kept import MANIFEST
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files import strict_json
 from gradience.files.card import read_card, with_block
-from gradience.files.records import Evaluation, ExamplesRun, read_records
+from gradience.files.records import Evaluation, ExamplesRun, first, read_records
 from gradience.files.shared_names import path_text
 from gradience.models.locate import EMBEDDED
 from gradience.models.settings import ModelSettings
@@ -98,7 +98,9 @@ def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: 
         dev = recorded.on_dev(report) if plan.dev else ()
         start, reference = start_of(dev), recorded.reference()
         control = report.control.result
-        rewritten = None if control is None else recorded.candidate(recorded.known[control.name])
+        rewritten = None
+        if control is not None:
+            rewritten = recorded.candidate(recorded.known[control.name], lambda row: True)
         candidates = plan.candidates[start:]
         tested = tuple(down(recorded, reference, candidates, lambda one: recorded.known[one.name]))
     walked = Walk(reference, rewritten, report.control.reason, tested)
@@ -180,7 +182,7 @@ def check_data(place: Path, name: str, findings: Findings) -> None:
         findings.not_done("data", "data", f"{name}: not compared with the task's data: {error}")
         return
     rows: Sequence[Any] = task.examples.of(plan.role)
-    examples = rows[: plan.examples]
+    examples = in_look_order(rows[: plan.examples]) if plan.looks else rows[: plan.examples]
     what = (
         f"{len(examples):,} of {len(rows):,} {plan.role} examples of {report.task}: ids, texts, gold answers"
     )
@@ -189,7 +191,8 @@ def check_data(place: Path, name: str, findings: Findings) -> None:
             problem = f"not the digest of the first {plan.examples:,} of {len(rows):,} examples of the task"
             findings.mismatch(name, problem, "examples_sha256")
         for path in sorted((place / RECORDS).glob("*.jsonl")):
-            check_records(path, f"{RECORDS}/{path.name}", task, examples, findings)
+            answered = examples[: read_records(path).run.n] if plan.looks else examples
+            check_records(path, f"{RECORDS}/{path.name}", task, answered, findings)
 
 
 # ---------------------------------------------------------------- records in place of a model
@@ -208,7 +211,11 @@ class _Recorded(Answering):
     ) -> None:
         self.place, self.findings, self.rows = place, findings, {row.name: row for row in rows}
         self.report, self.watcher, self.kept = report, Watcher(), None
-        self.evaluator = cast(Any, SimpleNamespace(forget=lambda name: None))
+        plan = report.plan if isinstance(report, ShrinkReport) else report
+        looks = plan.looks if examples == plan.examples and plan.looks else (examples,)
+        self.evaluator = cast(Any, SimpleNamespace(forget=lambda name: None, looks=looks))
+        self._read: dict[str, Evaluation[Any]] = {}
+        self._examples: dict[int, str] = {}  # their digest, by their number
         self.known = {row.name: _adapter_of(row) for row in rows if row.role != BASE}
         self._likelihoods = isinstance(report, ShrinkReport)
         self._header = read_records(place / RECORDS / f"{rows[0].name}.jsonl").run
@@ -217,6 +224,7 @@ class _Recorded(Answering):
                 f"{RECORDS}/{rows[0].name}.jsonl", f"{self._header.base}; must be {report.base}", "base"
             )
         self.inputs = _inputs_of(self, report, rows, examples)
+        self._reference = Answers(self.inputs.reference)
         self.rules = _rules_of(self.inputs.task, self._header)
         if isinstance(self.rules, str):
             findings.not_done("scores", "L2", self.rules)
@@ -250,6 +258,12 @@ class _Recorded(Answering):
         pass
 
     def _keep(self, row: Answers, file: str, depends: Mapping[str, Any], make: Any) -> Evaluation[Any]:
+        """Return the records up to the row's look."""
+        if file not in self._read:
+            self._read[file] = self._checked(row, file)
+        return first(self._read[file], self.evaluator.looks[row.look - 1])
+
+    def _checked(self, row: Answers, file: str) -> Evaluation[Any]:
         path, name = self.place / RECORDS / file, f"{RECORDS}/{file}"
         recorded = self.rows[row.file_name]
         if not path.is_file():
@@ -271,20 +285,23 @@ class _Recorded(Answering):
     def _facts(
         self, row: Answers, file: str, read: Evaluation[Any], digest: str
     ) -> Sequence[tuple[str, Any, Any]]:
-        run, recorded, first = read.run, self.rows[row.file_name], self.rows[self.inputs.reference.name]
-        of = first if row.adapter is None and run.kind == "classification" else recorded
+        run, recorded, of_all = read.run, self.rows[row.file_name], self.rows[self.inputs.reference.name]
+        looks = self.evaluator.looks
+        answered = [look for look in looks if look >= (recorded.n or 0)]
+        of = of_all if row.adapter is None and run.kind == "classification" else recorded
         facts: list[tuple[str, Any, Any]] = [
             ("id", repeated(read.records)[:3], []),
-            ("n", run.n, len(self.inputs.examples)),
+            ("n", run.n, run.n if run.n in answered else answered[0]),
+            ("looks", run.looks, looks[: len(run.looks)]),
             ("base", run.base, self._header.base),
             ("adapter", run.adapter, None if of.role == BASE else of.name),
-            ("examples_sha256", run.examples_sha256, self._header.examples_sha256),
+            ("examples_sha256", run.examples_sha256, self._examples.setdefault(run.n, run.examples_sha256)),
         ]
         if of.sha256 is not None:
             facts.append(("adapter_sha256", run.adapter_sha256, of.sha256))
             facts.append(("adapter_config_sha256", run.adapter_config_sha256, of.config_sha256))
-        if run.kind == "scores" and first.sha256 is not None:
-            facts.append(("reference_sha256", run.reference_sha256, first.sha256))
+        if run.kind == "scores" and of_all.sha256 is not None:
+            facts.append(("reference_sha256", run.reference_sha256, of_all.sha256))
         if file in self.listed:
             facts.append(("sha256", digest, self.listed[file].sha256))
         return facts
@@ -307,6 +324,7 @@ def _inputs_of(
         tuple(row.path or row.name for row in rows if row.role != BASE),
         margin=plan.margin if likelihood else 100 * plan.margin,
         with_base=any(row.role == BASE for row in rows),
+        limit=next((row.n for row in rows if row.look is not None and row.look.stopped == "limit"), None),
     )
     scored = any((recorded.place / RECORDS).glob("*.scores.jsonl"))
     return Inputs(
@@ -318,6 +336,7 @@ def _inputs_of(
         plan.role,
         report.notes,
         measures_divergence=scored,
+        looks=recorded.evaluator.looks if len(recorded.evaluator.looks) > 1 else (),
     )
 
 
