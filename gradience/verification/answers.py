@@ -329,7 +329,7 @@ def _inputs_of(
     scored = any((recorded.place / RECORDS).glob("*.scores.jsonl"))
     return Inputs(
         settings,
-        tuple(recorded.known.values()),
+        tuple(recorded.known.values())[: 1 if isinstance(report, ShrinkReport) else None],
         ModelSettings(name=report.base),
         _task_of(report, header, likelihood=likelihood),
         range(n),
