@@ -58,15 +58,6 @@ def number_argument(name: str, value: Any) -> float:
     raise wrong_type(name, value, "a number")
 
 
-def names_argument(name: str, value: object, expected: str) -> tuple[str, ...]:
-    """Return `value` as several texts; a single text is not split into letters. Raises WrongType."""
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        names = tuple(value)
-        if all(isinstance(each, str) for each in names):
-            return names
-    raise wrong_type(name, value, expected)
-
-
 def wrong_type(name: str, value: object, expected: str, hint: str = "") -> WrongType:
     """Return the error for an argument: `rank must be an integer, not str ('16')`."""
     shown = f" ({value!r:.40})" if isinstance(value, str | bytes | int | float) else ""

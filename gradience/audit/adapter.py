@@ -28,7 +28,7 @@ from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.adapters.pairs import pairs_of
 from gradience.audit.findings import Facts, find
 from gradience.audit.measures import measure_pair
-from gradience.audit.options import AuditSettings
+from gradience.audit.options import AuditSettings, is_peft_model
 from gradience.blas import map_in_order, worker_threads
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import path_text
@@ -172,12 +172,6 @@ def gain_of(trained: Sequence[LayerAudit]) -> Gain | None:
         top_modules_share=sum(energy for _, energy in top) / total,
         hhi=sum(share * share for share in shares.values()),
     )
-
-
-def is_peft_model(value: object) -> bool:
-    """Return whether `value` is a PeftModel."""
-    peft = sys.modules.get("peft")
-    return peft is not None and isinstance(value, peft.PeftModel)
 
 
 @contextmanager

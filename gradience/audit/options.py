@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,11 +21,15 @@ else:
     PeftModel = Calibration = Any  # neither is imported to read a command line
 
 
+def is_peft_model(value: object) -> bool:
+    """Return whether `value` is a PeftModel."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(value, peft.PeftModel)
+
+
 def _path_or_model(value: Any) -> Any:
     if isinstance(value, str | os.PathLike):
         return value
-    from gradience.audit.adapter import is_peft_model
-
     if not is_peft_model(value):
         raise ValueError("must be a path or a PeftModel")
     return value

@@ -50,13 +50,13 @@ from gradience.files.whole import check_output, whole_folder
 from gradience.plan.compression import SIZES, criterion_of, plan_compression
 from gradience.progress import Progress
 from gradience.ranks import max_lora_rank_step
+from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source, initial_of
 from gradience.reports.calibration import Calibration, calibration_argument
 from gradience.reports.compression import (
     CompressionPlan,
     CompressionReport,
-    Encoding,
     ModulePlan,
     ModuleResult,
 )

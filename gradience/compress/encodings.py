@@ -39,7 +39,7 @@ from gradience.adapters.keys import PREFIX, is_split_expert, path_ends, peft_nam
 from gradience.adapters.locate import natural_key
 from gradience.adapters.patterns import anchored_key
 from gradience.errors import InputError, UsageError
-from gradience.reports.compression import Encoding
+from gradience.reports.base.encodings import Encoding
 
 INTEGER_SLACK = 1e-12
 """s·r′ this close (relatively) to an integer is that integer: s itself came from a division."""

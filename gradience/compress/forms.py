@@ -20,7 +20,7 @@ from gradience.adapters.mlx import FINAL, read_settings
 from gradience.adapters.tensors import DType, Words
 from gradience.compress.encodings import Encoded, Target, encode_modules, rule_of
 from gradience.errors import InputError, UsageError, did_you_mean
-from gradience.reports.compression import Encoding
+from gradience.reports.base.encodings import Encoding
 from gradience.runtimes.architecture import model_config_of
 
 _OF_PEFT = (

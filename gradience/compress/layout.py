@@ -43,8 +43,9 @@ from gradience.compress.module import Job
 from gradience.errors import InputError, UsageError
 from gradience.files.artifact import round_significant
 from gradience.plan.blocking import is_wrapped, refuse_empty, refuse_unread
+from gradience.reports.base.encodings import Encoding
 from gradience.reports.calibration import Calibration
-from gradience.reports.compression import CompressionPlan, Encoding
+from gradience.reports.compression import CompressionPlan
 from gradience.runtimes import check_model_config
 
 

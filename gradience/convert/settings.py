@@ -12,7 +12,7 @@ from gradience.settings import SETTINGS, Flag, StrPath
 
 
 def _targets() -> list[str]:
-    from gradience.convert.verb import TARGETS
+    from gradience.convert.targets import TARGETS
 
     return list(TARGETS)
 

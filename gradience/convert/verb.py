@@ -12,12 +12,9 @@ from gradience.adapters.adapter import BLOCK_ELEMENTS, Adapter, LoraPair, word_b
 from gradience.adapters.base_weights import base_folder
 from gradience.adapters.formats import open_adapter, require_order, words_of
 from gradience.compress.carry import carry_files, names_beside, refuse_foreign_files
-from gradience.compress.forms import FORMS
-from gradience.convert.gguf import write_gguf
-from gradience.convert.peft import write_peft
 from gradience.convert.settings import ConvertSettings
-from gradience.convert.written import OutputFormat, write_form
-from gradience.errors import InputError, UsageError, VerificationError, did_you_mean
+from gradience.convert.targets import target_of
+from gradience.errors import InputError, UsageError, VerificationError
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, whole_folder
 from gradience.reports.audit import TensorNote
@@ -25,29 +22,6 @@ from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source
 from gradience.reports.conversion import ConversionReport
 from gradience.settings import public
-
-
-def _formed(words: str, name: str) -> OutputFormat:
-    return OutputFormat(words, lambda opened, folder, base: write_form(FORMS[name], opened, folder))
-
-
-TARGETS: dict[str, OutputFormat] = {
-    "peft": OutputFormat("adapter_config.json and adapter_model.safetensors, as PEFT saves them", write_peft),
-    "mlx": _formed("adapter_config.json and adapters.safetensors, as mlx-lm saves them", "mlx"),
-    "gguf": OutputFormat("adapter.gguf, as llama.cpp's converter writes it", write_gguf, asks_base=True),
-    "diffusers": _formed("pytorch_lora_weights.safetensors, as diffusers saves it", "diffusers"),
-}
-
-
-def target_of(name: str) -> OutputFormat:
-    """Return the format of this name. Raises UsageError (unknown-target)."""
-    if name not in TARGETS:
-        raise UsageError(
-            f"{name!r} is not a format that convert can write",
-            code="unknown-target",
-            hint=did_you_mean(name, TARGETS, f"one of: {', '.join(TARGETS)}"),
-        )
-    return TARGETS[name]
 
 
 @public(ConvertSettings)

@@ -58,48 +58,6 @@ def write_whole(path: Path, chunks: Iterable[bytes]) -> Path:
     return path
 
 
-def create_whole(path: Path, content: bytes) -> bool:
-    """Create a file atomically with its full content. Return False if it already exists.
-
-    If several processes try at once, exactly one succeeds: the file system creates a hard link in one step,
-    over NFS as well. A lost NFS reply looks like a failure, so the link count decides (open(2), "O_EXCL").
-    Without hard links (FAT, some foreign mounts) the name is created first and the content follows, so other
-    processes may briefly see an empty file. Raises OutputError (code `write-failed`).
-    """
-    with write_errors(path), scratch_file(path) as (scratch, file):
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-        try:
-            os.link(scratch, path)
-        except FileExistsError:
-            return os.fstat(file.fileno()).st_nlink > 1
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            return _create_in_two_steps(path, content)
-        sync_folder(path.parent)
-    return True
-
-
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
-"""Error codes of file systems without hard links."""
-
-
-def _create_in_two_steps(path: Path, content: bytes) -> bool:
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        return False
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-    except OSError:
-        remove(path)  # nobody shall wait for who holds an empty file
-        raise
-    return True
-
-
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` durable (a no-op if folders cannot be opened)."""
     try:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -28,7 +28,7 @@ from gradience.reports.base.blocks import (
     Table,
     figures,
 )
-from gradience.reports.base.encodings import ENCODING_NAMES
+from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
 from gradience.reports.base.numbers import (
     count,
@@ -48,8 +48,6 @@ from gradience.reports.base.source import HubSource, InitialAdapter, commit_of
 from gradience.reports.base.view import DOCUMENT, View, more
 from gradience.spectra import GRAM_TOLERANCE
 
-Encoding = Annotated[str, Field(json_schema_extra=lambda schema: schema.update(enum=list(ENCODING_NAMES)))]
-"""Encoding of ranks and scales in the config: one of ENCODING_NAMES."""
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]
 
 

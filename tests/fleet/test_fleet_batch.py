@@ -13,7 +13,7 @@ from fleets import random_factors, save
 
 from gradience import audit_adapter, audit_fleet, compare_adapters, compress_fleet
 from gradience.cli.app import run
-from gradience.fleet import batch as one
+from gradience.fleet import truncate as one
 from gradience.reports.fleet_compression import FleetCompression
 
 
@@ -167,10 +167,10 @@ def test_an_adapter_inside_another_is_listed(here):
     [
         (["--fleet", "fleet.jsonl", "-o", "out"], "--fleet needs --to-rank"),
         (["--fleet", "fleet.jsonl", "--to-rank", "8"], "--fleet needs --output"),
-        (["zoo/a", "--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "out"], "ADAPTER and --fleet"),
+        (["zoo/a", "--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "out"], "ADAPTER cannot be combined with --fleet"),
         (
             ["--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "out", "--energy", "0.9"],
-            "--energy and --fleet",
+            "--energy cannot be combined with --fleet",
         ),
         (["zoo/a", "--to-rank", "8", "-o", "out"], "belong to --fleet"),
         (["--rank", "8", "-o", "out"], "no adapter given"),

@@ -22,7 +22,7 @@ from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToRank
-from gradience.reports.compression import Encoding
+from gradience.reports.base.encodings import Encoding
 
 Section = Literal["compressed", "other", "special"]
 FIRST = "LlamaForCausalLM"
