@@ -167,7 +167,10 @@ def test_an_adapter_inside_another_is_listed(here):
     [
         (["--fleet", "fleet.jsonl", "-o", "out"], "--fleet needs --to-rank"),
         (["--fleet", "fleet.jsonl", "--to-rank", "8"], "--fleet needs --output"),
-        (["zoo/a", "--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "out"], "ADAPTER cannot be combined with --fleet"),
+        (
+            ["zoo/a", "--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "out"],
+            "ADAPTER cannot be combined with --fleet",
+        ),
         (
             ["--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "out", "--energy", "0.9"],
             "--energy cannot be combined with --fleet",
