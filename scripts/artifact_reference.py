@@ -40,6 +40,8 @@ WRITTEN_BY = {
     " [What it says](../shrink.md#your-examples)",
     "kept_records": "`gradience evaluate` and `gradience shrink` keep it beside its records."
     " [What is used again](../evaluate.md#files)",
+    "ledger": "`gradience evaluate` and `gradience shrink` keep it in `.gradience/` beside their output folders."
+    " [What it counts](../evaluate.md#repeated-tests)",
     "monitor": "`gradience monitor --json` prints it. [How to read it](../train_and_monitor.md)",
     "check": "`gradience check --json` prints it. [The rules](check_rules.md)",
     "bench": "`gradience bench run` writes one for each seed. [The protocol](../bench.md)",

@@ -88,6 +88,8 @@ class ExampleSettings:
         "transformers"
     )
     """Engine that generates answers: transformers, or vllm in a separate process (--engine-python)."""
+    no_ledger: bool = False
+    """Do not count this test in `.gradience/ledger.json` beside the output folder."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
     """A callback for each stage and batch."""
 

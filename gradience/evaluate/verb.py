@@ -8,11 +8,13 @@ from pathlib import Path
 
 from gradience.digests import sha256_file
 from gradience.errors import InputError, OutputError, require
+from gradience.evaluate.adapters import AdapterInput
 from gradience.evaluate.answering import RECORDS, Answering
 from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.inputs import Inputs, read_inputs
 from gradience.evaluate.kept import MANIFEST
+from gradience.evaluate.ledger import count_test
 from gradience.evaluate.outcome import report_of
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.digests import DIGESTS, Digests, write_digests
@@ -65,13 +67,20 @@ def evaluate(
         if output is not None:
             note_changes(output, (EVALUATION, DOCUMENT), watcher.note)
         answering = Answering(inputs, output, watcher)
-        base = answering.fingerprint
+        base, tests = answering.fingerprint, None
+        if output is not None and len(inputs.adapters) > 1 and not inputs.request.no_ledger:
+            claim = [[_digests(one) for one in inputs.adapters[1:]], str(inputs.margin), inputs.task.scoring]
+            tests = count_test(output, _digests(inputs.reference), answering.data, claim, watcher.note)
         with memory_errors():
             rows = answering.run()
-        report = report_of(answering, rows, base, watch)
+        report = report_of(answering, rows, base, watch).model_copy(update={"tests": tests})
         if output is not None:
             _save(report, output, page_of)
         return report
+
+
+def _digests(adapter: AdapterInput) -> tuple[str, str]:
+    return adapter.identity.weights_sha256 or adapter.name, adapter.identity.config_sha256
 
 
 @contextmanager

@@ -236,6 +236,9 @@ class EvaluationReport(Report):
     """Reference, then candidates in the given order, then the base."""
     notes: tuple[str, ...]
     """Warnings shown above the results."""
+    tests: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Different tests of this reference on these rows in the ledger beside the folder, this one included; absent if
+    none was counted."""
     run: RunInfo
 
     def blocks(self) -> Document:
@@ -379,6 +382,18 @@ class EvaluationPreview(Report):
         return self.model_copy(update={"scored": ()})
 
 
+class Ledger(Artifact):
+    """`.gradience/ledger.json` beside the folders of runs: tests of the same reference on the same rows."""
+
+    repair: ClassVar[str] = "remove it: tests are then counted from 1 again"
+
+    schema_: Literal["gradience.ledger/1"] = Field(default="gradience.ledger/1", alias="schema")
+    key: str
+    """Random key of the digests, so that those of two ledgers cannot be compared."""
+    tests: dict[str, tuple[str, ...]]
+    """Keyed digest of reference and rows -> keyed digests of the different tests."""
+
+
 class KeptFile(Part):
     """Key and digest of one file of records."""
 
@@ -442,7 +457,19 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
         scores = Span("" if divergence is None else f"; KL and flips: {divergence}", "dim")
         facts.append(("engine", (f"{conditions.engine} {version}{varies}".strip(), scores)))
     blocks: list[Block] = [Heading("Evaluation", level=1), Facts(facts)]
-    return [*blocks, Notes([Note("warning", note) for note in report.notes])] if report.notes else blocks
+    notes = [*report.notes, *repeated_tests(report.tests)]
+    return [*blocks, Notes([Note("warning", note) for note in notes])] if notes else blocks
+
+
+def repeated_tests(tests: int | None) -> list[str]:
+    """Return the warning about several tests of one reference on the same rows, each at 5 %."""
+    if tests is None or tests < 2:
+        return []
+    most = min(100.0, 5.0 * tests)
+    return [
+        f"{tests} tests of this reference adapter on these examples: the chance of one or more false claims among"
+        f" them is up to {most:.0f} %, not 5 %"
+    ]
 
 
 def device_of(conditions: EvaluationConditions) -> Inline:

@@ -40,6 +40,7 @@ ARTIFACTS = {
     "shrink_plan": "gradience.reports.shrink:ShrinkPlan",
     "shrink_forecast": "gradience.reports.shrink:ShrinkForecast",
     "kept_records": "gradience.reports.evaluation:KeptRecords",
+    "ledger": "gradience.reports.evaluation:Ledger",
     "training": "gradience.reports.training:TrainingReport",
     "stage": "gradience.reports.stage:StageManifest",
 }

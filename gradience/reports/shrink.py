@@ -44,6 +44,7 @@ from gradience.reports.evaluation import (
     looks_fact,
     margin_blocks,
     memory_facts,
+    repeated_tests,
 )
 from gradience.statistics.table import PairedTable
 from gradience.words import points
@@ -248,6 +249,9 @@ class ShrinkReport(Report):
     """The result in one sentence."""
     notes: tuple[str, ...]
     """Warnings shown above the results."""
+    tests: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Different tests of this reference on these rows in the ledger beside the folder, this one included; absent if
+    none was counted."""
     run: RunInfo
 
     def blocks(self) -> Document:
@@ -336,6 +340,7 @@ def title_blocks(report: ShrinkReport) -> list[Block]:
     warnings = [
         *(f"plan changed after the first answers: {change}" for change in plan.changes),
         *report.notes,
+        *repeated_tests(report.tests),
     ]
     notes = [Notes([Note("warning", warning) for warning in warnings])] if warnings else []
     return [Heading("Shrink", level=1), Facts(facts), *notes]

@@ -22,6 +22,7 @@ from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.kept import MANIFEST
+from gradience.evaluate.ledger import count_test
 from gradience.evaluate.verb import memory_errors, note_changes, require_libraries
 from gradience.files.card import CARD, write_block
 from gradience.files.digests import DIGESTS, files_below, write_digests
@@ -30,7 +31,7 @@ from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.shrink import ShrinkReport
+from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED
 from gradience.shrink.outcome import report_of
@@ -102,6 +103,7 @@ def shrink(
     with only_one(output):
         note_changes(output, (PLAN, SHRUNK, DOCUMENT), watcher.note)
         prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))
+        tests = None if prepared.inputs.request.no_ledger else _count(prepared.plan, output, watcher.note)
         make = maker(prepared, output, _documents(pages))
         for candidate in prepared.plan.candidates:
             if candidate.kind == DISTILLED.name:  # while no other base is loaded
@@ -113,9 +115,18 @@ def shrink(
             answering, walked = walk(prepared, start, output, watcher, make)
         plan_sha256 = sha256_file(output / PLAN)
         report = report_of(prepared, plan_sha256, answering.fingerprint, dev, start, walked, watch)
+        report = report.model_copy(update={"tests": tests})
         put_in_place(output, report.smallest, watcher.note)
         _save(report, output, pages)
         return report
+
+
+def _count(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> int | None:
+    """Count the test of a plan: whatever decides it, its names apart."""
+    names = {"adapter", "base", "changes", "suggested_rank", "given"}
+    claim = plan.model_dump(mode="json", exclude=names)
+    reference = plan.adapter_sha256, plan.adapter_config_sha256
+    return count_test(output, reference, plan.examples_sha256, claim, note)
 
 
 def _save(report: ShrinkReport, output: Path, pages: Pages | None) -> None:

@@ -33,6 +33,7 @@ CHECKS: Mapping[str, Callable[[Path, Findings], object]] = {
     DISTILL_REPORT: check_distillation,
 }
 """File of a result -> its check."""
+UNCOUNTED = "earlier tests on these rows: the ledger that counts them is not part of the folder"
 MADE_UP = (
     "invented answers: records that were made up as a whole are consistent. A root published before the claim shows"
     " who said so and when; the command in the result, run again, shows the rest"
@@ -75,6 +76,8 @@ def verify(settings: VerifySettings) -> Verification:
             except (GradienceError, LookupError, ValueError, ArithmeticError, AssertionError) as error:
                 # files of unknown origin may be inconsistent, and then nothing can be computed from them
                 findings.mismatch(name, f"cannot be made again: {type(error).__name__}: {error}")
+    if {SHRUNK, EVALUATION} & {*names}:
+        findings.gap(UNCOUNTED)
     if settings.root is None:
         findings.gap("that this is the published folder: give its --root")
     findings.gap(MADE_UP)

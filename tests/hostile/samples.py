@@ -37,6 +37,7 @@ from gradience.reports.evaluation import (
     EvaluationReport,
     KeptFile,
     KeptRecords,
+    Ledger,
 )
 from gradience.reports.forecast import BenchForecast, Check, ScoredExample
 from gradience.reports.shrink import PlannedDistillation, ShrinkForecast, ShrinkReport
@@ -119,6 +120,7 @@ def artifacts() -> dict[str, Any]:
         "shrink": shrink(),
         "shrink_plan": shrink().plan,
         "shrink_forecast": shrink_forecast(),
+        "ledger": Ledger(key="0" * 32, tests={"1": ("2",)}),
         "kept_records": KeptRecords(files={"a.jsonl": KeptFile(key="0", sha256=None)}),
         "fleet": fleet_sample.fleet_report(),
         "fleet_compression": fleet_sample.fleet_compression(),

@@ -17,7 +17,7 @@ from scipy.special import log_softmax
 from transformers import AutoModelForSequenceClassification
 
 import gradience
-from gradience import shrink_adapter
+from gradience import evaluate_adapters, shrink_adapter
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.answering import Answering
@@ -26,6 +26,7 @@ from gradience.files.digests import Digests
 from gradience.files.records import read_records
 from gradience.progress import Watcher
 from gradience.reports.compression import CompressionReport
+from gradience.reports.evaluation import Ledger
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import plan as planning
 from gradience.shrink import walk
@@ -268,6 +269,32 @@ def test_a_plan_other_than_that_of_the_answers_caps_the_grade(
         assert (report.smallest, report.candidates[-1].result.grade) == ("rank1", "C")
         assert EXPLORATORY in report.sentence
         assert EXPLORATORY in report.candidates[-1].result.reason
+
+
+def test_different_tests_on_the_same_rows_are_counted_beside_the_run(folder, tmp_path):
+    first = shrink(folder, tmp_path / "a", ranks=[2])
+    again = shrink(folder, tmp_path / "b", ranks=[2])  # the same test
+    assert (first.tests, again.tests) == (1, 1)
+    assert "tests of this reference" not in first.to_text()
+    second = shrink(folder, tmp_path / "c", ranks=[2, 1])
+    options = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu"}
+    third = evaluate_adapters([folder / "reference", folder / "other"], output=tmp_path / "d", **options)
+    assert (second.tests, third.tests) == (2, 3)
+    assert "3 tests of this reference adapter on these examples" in " ".join(third.to_text().split())
+    assert "is up to 15 %, not 5 %" in " ".join(third.to_markdown().split())
+    other = evaluate_adapters([folder / "other", folder / "reference"], output=tmp_path / "e", **options)
+    alone = evaluate_adapters([folder / "reference"], output=tmp_path / "f", **options)
+    uncounted = shrink(folder, tmp_path / "g", ranks=[1], no_ledger=True)
+    assert (other.tests, alone.tests, uncounted.tests) == (1, None, None)
+    ledger = tmp_path / ".gradience" / "ledger.json"
+    kept = Ledger.read(ledger)
+    assert sorted(len(tests) for tests in kept.tests.values()) == [1, 3]
+    assert first.plan.adapter_sha256 not in ledger.read_text()
+    assert "tests" not in json.loads((tmp_path / "g" / "shrink.json").read_text())
+    watcher = Notes()
+    ledger.write_text("{}")
+    assert shrink(folder, tmp_path / "a", ranks=[2], watcher=watcher).tests is None
+    assert [note for note in watcher.notes if note.startswith("this test was not counted: ")]
 
 
 def test_a_plan_without_answers_may_change(folder, tmp_path, monkeypatch):

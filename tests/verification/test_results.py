@@ -244,6 +244,8 @@ def test_an_evaluation_is_made_again(inputs: Path, tmp_path: Path) -> None:
     edit_records(output / "records" / "other.jsonl", wrong_to_right)
     assert "evaluation.json adapters.other.correct" in fields(output)
     edit(output / "evaluation.json", lambda report: report["adapters"][1].update(lora_params=1))
+    assert "evaluation.json adapters.other.params_saved" in fields(output)
+    shutil.copytree(inputs / "other", tmp_path / "other")
     assert "evaluation.json other.lora_params" in fields(output)
 
 
