@@ -27,7 +27,7 @@ from gradience.adapters.files import Closing, kept_open, refuse_disguise, refuse
 from gradience.digests import Sha256, sha256_parts
 from gradience.errors import InputError
 from gradience.files import strict_json
-from gradience.reading import pread, pread_blocks, truncated
+from gradience.reading import open_stream, pread, pread_blocks, truncated
 from gradience.spectra import FloatArray
 
 Words = NDArray[Any]
@@ -200,7 +200,7 @@ class TensorFile(Closing):
                     path, "its header does not begin with {: not a safetensors file, or a broken one"
                 )
             with _no_collection():
-                entries, metadata = _read_header(path, bytes(pread(handle, length, 8, path)), size)
+                entries, metadata = read_header(path, bytes(pread(handle, length, 8, path)), size)
             return cls(path, handle, size, entries, metadata)
 
     def close(self) -> None:
@@ -242,8 +242,8 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read_header(path: Path, text: bytes, size: int) -> tuple[dict[str, TensorEntry], Mapping[str, str]]:
-    """Tensors in the order of the data, and the metadata."""
+def read_header(path: Path, text: bytes, size: int) -> tuple[dict[str, TensorEntry], Mapping[str, str]]:
+    """Return the tensors of a header in the order of the data, and the metadata. size: bytes of the whole file."""
     objects = 0
 
     def compact(item: dict[str, Any]) -> Any:
@@ -335,6 +335,13 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorEntry:
         needed = f"its shape {shape} of {dtype.name} needs {bits / 8:,.15g}"
         raise _bad_offsets(path, f"{tensor} occupies {size:,} bytes, {needed}", _AGAIN)
     return TensorEntry(dtype, tuple(shape), data_start + offsets[0], size)
+
+
+def stored_header(path: Path) -> bytes:
+    """Return the header of a safetensors file, its JSON, without checking it. Raises InputError as `open_stream`."""
+    with open_stream(path) as file:
+        header: bytes = file.read(min(int.from_bytes(file.read(8), "little"), MAX_HEADER_BYTES))
+    return header
 
 
 class NewTensor(NamedTuple):

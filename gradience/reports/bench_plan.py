@@ -85,6 +85,8 @@ class BenchPlan(Artifact):
     """Decisions made before training. Every later artifact contains the digest of this file."""
 
     schema_: Literal["gradience.bench_plan/3"] = Field(default="gradience.bench_plan/3", alias="schema")
+    code: str | None = None
+    """Commit of Gradience, or the sha256 of its installed files; null in older plans."""
     config_digest: str
     """sha256 of the config as canonical JSON, excluding the machine (`runtime`)."""
     protocol_digest: str

@@ -105,6 +105,8 @@ class Verification(Report):
     """sha256 of plan.json; null if the file is missing."""
     plan_expected: str | None
     """Value of `--plan`, printed by the run before anything was trained."""
+    code: str | None = None
+    """Commit of the Gradience that wrote the plan, or the sha256 of its files, as recorded; null in older plans."""
     status: Status | None
     """Status in the folder's aggregate, or in the result of a single seed."""
     seeds: tuple[int, ...]
@@ -177,6 +179,8 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
         ("root", _digest(report.root, report.root_expected, "digests.json")),
         ("plan", _digest(report.plan, report.plan_expected, "plan.json")),
     ]
+    if report.code is not None:
+        facts.append(("code, as recorded", report.code))
     if report.sample_seed is not None:
         facts.append(("sample seed", str(report.sample_seed)))
     heading = Heading((Span("Verification of "), Span(report.folder, "name")), level=1)

@@ -61,10 +61,11 @@ def _ladder(config: BenchConfig) -> PlannedLadder | None:
 def promised(plan: BenchPlan) -> dict[str, Any]:
     """Return what a resumed run must promise as before.
 
-    Not the config's own digest, which holds labels as well. Not the code of a user's own task either: what it changes
-    in the data shows in the splits, what it changes in the scoring has the evaluations made again.
+    Not the config's own digest, which holds labels as well, nor the version of Gradience. Not the code of a user's
+    own task either: what it changes in the data shows in the splits, what it changes in the scoring has the
+    evaluations made again.
     """
-    return plan.model_dump(mode="json", exclude={"config_digest", "task_code"})
+    return plan.model_dump(mode="json", exclude={"code", "config_digest", "task_code"})
 
 
 def plan_digest(plan: BenchPlan) -> str:

@@ -42,6 +42,7 @@ from gradience.bench.verdict.folders import (
     folder_of_seed,
 )
 from gradience.check.files import MAX_BYTES
+from gradience.code_version import code_version
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.engines import engine
@@ -88,6 +89,7 @@ def run_bench(
     limits: dict[Role, int | None] = {"train": config.train.train_samples, role: config.task.eval_samples}
     splits = [_split(task, role, limit) for role, limit in limits.items()]
     planned = bench_plan(config, task.name, splits, task.code, planned_calibration(config, task))
+    planned = planned.model_copy(update={"code": code_version()})
     # what is refused so far leaves no folder behind
     place = output if config.only_seed is None else folder_of_seed(output, config.seeds, config.only_seed)
     spreads = is_spread(config)
@@ -167,6 +169,10 @@ def _plan_on_disk(config: BenchConfig, plan: BenchPlan, output: Path, watcher: W
     before = BenchPlan.read(path) if path.is_file() else None
     if before is not None and promised(before) != promised(plan):
         raise _other_run(output, config, before, plan)
+    if before is not None and before.code != plan.code:
+        watcher.note(
+            f"the plan was written by Gradience at {before.code or 'an unknown commit'}; this is {plan.code}"
+        )
     if before is not None and before.task_code == plan.task_code:
         return before
     if before is not None:

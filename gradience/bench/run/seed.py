@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
@@ -22,7 +21,6 @@ from typing import Any
 import torch
 
 from gradience.adapters.config import read_config
-from gradience.adapters.keys import config_name
 from gradience.audit.adapter import audit_adapter
 from gradience.bench.arms.arm import Arm, Source
 from gradience.bench.arms.truncate import RETRAIN
@@ -41,6 +39,7 @@ from gradience.bench.verdict.facts import (
     Outcome,
     SeedFacts,
     StoredAdapter,
+    changed_scales,
 )
 from gradience.errors import GradienceError, OutputError
 from gradience.evaluate.evaluator import Evaluator
@@ -429,14 +428,8 @@ def hold_scale(probe: Path, adapter: Path, ranks: Ranks) -> None:
     none. Raises ScaleChanged, which names the first module that differs.
     """
     before, after = (read_config(folder / "adapter_config.json") for folder in (probe, adapter))
-    for module, rank in ranks.items():
-        name = config_name(module)
-        full = before.rank_of(name)
-        if not rank or full is None:
-            continue
-        was, is_now = before.scale(before.alpha_of(name), full), after.scale(after.alpha_of(name), rank)
-        if was is not None and (is_now is None or not math.isclose(was, is_now, rel_tol=1e-6)):
-            raise ScaleChanged(f"{SCALE_CHANGED}: {module} has {is_now}, and the probe has {was}")
+    for module, was, is_now in changed_scales(before, after, ranks):
+        raise ScaleChanged(f"{SCALE_CHANGED}: {module} has {is_now}, and the probe has {was}")
 
 
 def refuse_mixture(seed: Path, records: str, here: Mapping[str, Any]) -> None:

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from gradience.adapters.locate import WEIGHTS
-from gradience.bench.verdict.facts import BEGUN
+from gradience.adapters.tensors import stored_header
+from gradience.bench.verdict.facts import BEGUN, HEADER
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError
 from gradience.files.whole import write_errors, write_whole
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.stage import MANIFEST, StageFile, StageManifest
+from gradience.reports.training import ADAPTER
 
 logger = logging.getLogger("gradience.bench")
 
@@ -79,6 +81,8 @@ class Stages:
             _begin(folder, key, resumable=resumable)
         started, peak = time.perf_counter(), self.watch(name)
         make(folder)
+        if (folder / ADAPTER / WEIGHTS).is_file():
+            write_whole(folder / HEADER, [stored_header(folder / ADAPTER / WEIGHTS)])
         StageManifest(
             stage=name,
             key=key,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from gradience.adapters.config import PeftConfig
+from gradience.adapters.keys import config_name
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PlannedVariant
@@ -15,6 +19,7 @@ from gradience.compress.adapter import REPORT as COMPRESSION_REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.errors import InputError
 from gradience.files.records import Evaluation, read_records
+from gradience.plan.modules import Ranks
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration
@@ -27,7 +32,8 @@ ANSWERS, SCORES = "answers.records.jsonl", "scores.records.jsonl"
 """Files in the folder of an evaluation."""
 AUDIT, CALIBRATION, SIZES = "audit.json", "calibration.safetensors", "parameters.json"
 """Files of audit and calibration; and the parameter counts of a derived adapter: LoRA factors, everything else."""
-
+HEADER = "weights_header.json"
+"""Beside an adapter's folder: the header of its weights (names, shapes, types of tensors), which outlives them."""
 BEGUN = "begun"
 """In the folder of a stage that is not finished: its key."""
 _TWO_SIZES: TypeAdapter[tuple[int, int]] = TypeAdapter(tuple[int, int])
@@ -140,6 +146,23 @@ class SeedFacts:
     outcomes: list[Outcome] = field(default_factory=list)
     error: str = ""
     """The error that stopped the probe or its audit."""
+
+
+def changed_scales(
+    probe: PeftConfig, adapter: PeftConfig, ranks: Ranks
+) -> Iterator[tuple[str, float, float | None]]:
+    """Yield the modules that an adapter scales otherwise than the probe does: name, the probe's scale, its own.
+
+    Both as PEFT reads the configs. ranks: of the adapter; modules at rank 0 have no scale.
+    """
+    for module, rank in ranks.items():
+        name = config_name(module)
+        full = probe.rank_of(name)
+        if not rank or full is None:
+            continue
+        was, is_now = probe.scale(probe.alpha_of(name), full), adapter.scale(adapter.alpha_of(name), rank)
+        if was is not None and (is_now is None or not math.isclose(was, is_now, rel_tol=1e-6)):
+            yield module, was, is_now
 
 
 def _listed(manifest: StageManifest, name: str, stage: Path) -> StageFile:

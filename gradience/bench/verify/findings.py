@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from gradience.errors import shortened
 from gradience.reports.verification import CheckLevel, Level, Verdict, VerificationCheck, VerificationMismatch
 
+Link = tuple[str, str, Any, Any]
+"""File, field, recorded value, expected value."""
 MAX_BYTES = 400
 """Longest quoted value, since it may come from an untrusted file."""
 
@@ -15,25 +18,36 @@ MAX_BYTES = 400
 class Findings:
     """Checks, mismatches and gaps. Later checks go on after a mismatch: all that is wrong is named."""
 
-    def __init__(self) -> None:
+    def __init__(self, named: Callable[[str], str] = str) -> None:
+        """named: how the reader knows the files in a text, which may lie in a temporary folder."""
+        self.named = named
         self.checks: list[VerificationCheck] = []
         self.mismatches: list[VerificationMismatch] = []
         self.gaps: list[str] = []
 
     def mismatch(self, file: str, problem: str, field: str = "") -> None:
         """Name something that does not agree."""
-        mismatch = VerificationMismatch(file=file, field=field, what=shortened(problem, MAX_BYTES))
+        mismatch = VerificationMismatch(
+            file=file, field=field, what=shortened(self.named(problem), MAX_BYTES)
+        )
         if mismatch not in self.mismatches:
             self.mismatches.append(mismatch)
 
+    def compare(self, links: Iterable[Link], inside: str = "") -> None:
+        """Name each value that is not what another file says. inside: prefix of the file names."""
+        for file, field, actual, expected in links:
+            if actual != expected:
+                self.mismatch(f"{inside}{file}", f"{actual}; must be {expected}", field)
+
     def gap(self, problem: str) -> None:
         """Say what was not verified; each thing once."""
+        problem = self.named(problem)
         if problem not in self.gaps:
             self.gaps.append(problem)
 
     def not_done(self, name: str, level: CheckLevel, why: str) -> None:
         """Say that a check was not made."""
-        self.checks.append(VerificationCheck(name=name, level=level, result="not done", what=why))
+        self.checks.append(VerificationCheck(name=name, level=level, result="not done", what=self.named(why)))
 
     @contextmanager
     def check(self, name: str, level: CheckLevel, description: str) -> Iterator[None]:

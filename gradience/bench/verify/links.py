@@ -4,44 +4,51 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
+from gradience import __version__
+from gradience.adapters.config import read_config
 from gradience.bench.plan.variants import PROBE
-from gradience.bench.verdict.facts import CALIBRATION, Outcome, SeedFacts, StoredAdapter
-from gradience.bench.verify.findings import Findings
+from gradience.bench.verdict.facts import ANSWERS, CALIBRATION, Outcome, SeedFacts, StoredAdapter
+from gradience.bench.verify.findings import Findings, Link
 from gradience.bench.verify.recompute import repeated
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.digests import sha256_file
+from gradience.files.records import ExamplesRun
+from gradience.models.locate import EMBEDDED, plain_name
 from gradience.reports.base.prediction import PredictedDivergence
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.calibration import Calibration
 from gradience.reports.training import ADAPTER
+from gradience.reports.training import REPORT as TRAINING
 from gradience.reports.verification import Level
 from gradience.training.settings import STREAMS, stream
 
-Link = tuple[str, str, Any, Any]
-"""File, field, found value, expected value."""
 
+def check_links(
+    facts: SeedFacts, plan: BenchPlan, findings: Findings, *, inside: str = "", version: int | None = None
+) -> None:
+    """Compare what the files of a seed say of each other. inside: prefix of the names of this seed's files.
 
-def check_links(facts: SeedFacts, plan: BenchPlan, findings: Findings, *, inside: str = "") -> None:
-    """Compare what the files of a seed say of each other. inside: prefix of the names of this seed's files."""
+    version: of the task's scoring here; None if its rules are unknown.
+    """
     place = inside or "the run"
     description = (
         f"{place}: trainings, adapters, audit and answers are consistent with each other and the seed"
     )
-    checks: list[tuple[str, Level, str, Iterator[Link]]] = [("links", "L1", description, _links(facts, plan))]
+    checks: list[tuple[str, Level, str, Iterator[Link]]] = [
+        ("links", "L1", description, _links(facts, plan, version))
+    ]
     if facts.calibration is not None:
         description = f"{place}: components and predictions of calibrated variants follow from {CALIBRATION}"
         checks.append(("calibration", "L2", description, _of_calibration(facts, facts.calibration, plan)))
     for name, level, description, links in checks:
         with findings.check(name, level, description):
-            for file, field, actual, expected in links:
-                if actual != expected:
-                    findings.mismatch(f"{inside}{file}", f"{actual}; must be {expected}", field)
+            findings.compare(links, inside)
 
 
-def _links(facts: SeedFacts, plan: BenchPlan) -> Iterator[Link]:
+def _links(facts: SeedFacts, plan: BenchPlan, version: int | None) -> Iterator[Link]:
     if facts.probe is None or facts.probe.adapter is None:
         return
     probe = facts.probe.adapter
@@ -52,6 +59,10 @@ def _links(facts: SeedFacts, plan: BenchPlan) -> Iterator[Link]:
             yield from _of_training(outcome, outcome.adapter, facts, plan)
             yield from _of_distillation(outcome, outcome.adapter, probe, facts)
             yield from _of_answers(outcome, outcome.adapter, probe, plan)
+            yield from _of_base(outcome, outcome.adapter, plan)
+            if outcome.answers is not None and outcome.answers.run.scoring is not None:
+                run, file = outcome.answers.run, f"{outcome.planned.name}/eval/{ANSWERS}"
+                yield file, "scoring", run.scoring, _scoring(run, plan, version)
 
 
 def _of_training(
@@ -74,6 +85,31 @@ def _of_training(
         yield file, "lora", report.lora, json.loads(json.dumps(lora))
     yield file, "examples.task", report.examples.task, plan.task
     yield file, "examples.sha256", report.examples.sha256, data.sha256
+
+
+def _of_base(outcome: Outcome, adapter: StoredAdapter, plan: BenchPlan) -> Iterator[Link]:
+    """Compare the name of the base: the last part, since it may be stored elsewhere."""
+    named = EMBEDDED[plan.model][1] if plan.model in EMBEDDED else plain_name(plan.model)
+    expected, at = Path(named).name, f"{outcome.planned.name}/{adapter.folder.parent.name}"
+    if adapter.training is not None:
+        yield f"{at}/{TRAINING}", "base", Path(adapter.training.base).name, expected
+    path = adapter.folder / "adapter_config.json"
+    if path.is_file():
+        base = read_config(path).base_model or ""
+        yield f"{at}/{ADAPTER}/{path.name}", "base_model_name_or_path", Path(base).name, expected
+
+
+def _scoring(run: ExamplesRun, plan: BenchPlan, version: int | None) -> str:
+    """Return the scoring that a header must name: as recorded, if it is that of the plan's task.
+
+    The version is compared only with that of the Gradience that answered.
+    """
+    recorded = run.scoring or ""
+    is_known = version is not None and run.versions.get("gradience") == __version__
+    start = f"{plan.task} {version if is_known else recorded.removeprefix(f'{plan.task} ').partition(',')[0]}"
+    end = "" if plan.task_code is None else f", {plan.task_code.sha256 or ''}"
+    is_planned = (recorded == start or recorded.startswith(f"{start}, ")) and recorded.endswith(end)
+    return recorded if is_planned else f"{start}{end}"
 
 
 def _of_distillation(

@@ -138,6 +138,17 @@ def gold_of(row: Record) -> tuple[str, str, str]:
     return row.id, row.prompt_sha256, row.answer
 
 
+def numbers_of(row: Record) -> tuple[float, ...]:
+    """Return what was computed for an example: logits or log-likelihoods, and KL; nothing for an output."""
+    if isinstance(row, ClassificationRecord):
+        return row.logits
+    if isinstance(row, ChoiceRecord):
+        return row.loglikelihoods
+    if isinstance(row, ScoreRecord):
+        return (row.loglikelihood,) if row.kl is None else (row.loglikelihood, row.kl)
+    return ()
+
+
 # ------------------------------------------------------------ the stages of a seed
 
 

@@ -6,6 +6,7 @@ every adapter of a verification. Its seed comes from whoever verifies, so that n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,22 @@ import numpy as np
 
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.verdict.facts import ANSWERS
+from gradience.bench.plan.variants import PROBE
+from gradience.bench.verdict.facts import ANSWERS, SCORES
 from gradience.bench.verify.data import config_of_plan, plan_of, task_of
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.recompute import gold_of
+from gradience.bench.verify.recompute import gold_of, numbers_of
 from gradience.errors import GradienceError, InputError
 from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.records import numerics_differences
 from gradience.evaluate.rows import whole_text
 from gradience.files.records import (
-    ChoiceRecord,
-    ClassificationRecord,
+    Evaluation,
     ExamplesRun,
     GenerationRecord,
     Record,
+    ScoreRecord,
     read_records,
 )
 from gradience.files.shared_names import given_text
@@ -44,6 +46,17 @@ WHOLE = ("float32", "float64")
 """Dtypes in which equal batches on one machine give equal answers, independent of other loaded adapters."""
 OF_THE_SAMPLE = {"n", "examples_sha256", "device", "threads", "versions"}
 """Fields of a header that may be others when some of the examples are answered, here: see `numerics_differences`."""
+
+OF_THE_RUN = {
+    "scoring",
+    "base_sha256",
+    "adapter_sha256",
+    "reference_sha256",
+    "filters",
+    "stop",
+    "max_new_tokens",
+}
+"""Fields of a header that follow from plan and weights, on any machine: a different one is a mismatch."""
 
 
 def regenerated(
@@ -99,10 +112,10 @@ class _Regeneration:
     def of(self, places: Sequence[str]) -> tuple[RegeneratedAnswers, ...]:
         """Regenerate answers, compare them and record the outcome as one check."""
         evaluations = [
-            (f"{place}{given_text(path.parents[1].name)}/eval/{ANSWERS}", path)
+            (f"{place}{given_text(path.parents[1].name)}/eval/{path.name}", path)
             for place in places
-            for path in sorted((self.run / place).glob(f"*/eval/{ANSWERS}"))
-            if (path.parent / MANIFEST).is_file()
+            for path in sorted((self.run / place).glob("*/eval/*.records.jsonl"))
+            if path.name in (ANSWERS, SCORES) and (path.parent / MANIFEST).is_file()
         ]
         again: list[RegeneratedAnswers] = []
         try:
@@ -124,7 +137,7 @@ class _Regeneration:
             f"{equal:,} of {answered:,} regenerated answers in {counted(len(again), 'evaluation')} are equal"
         )
         undecided = sum(len(file.differing) for file in again if file.undecidable)
-        if not again:
+        if not again and not self.mismatches:
             why = "no adapter's answers were regenerated: see Not verified"
             self.findings.not_done("regenerated", "L3", why)
         elif self.mismatches or not (undecided or self.uncompared):
@@ -141,18 +154,16 @@ class _Regeneration:
         """Generate answers again and compare them with the stored ones. Raises GradienceError if that is
         impossible.
         """
-        stored, name = read_records(path), path.parents[1].name
-        if adapter is None:
-            again = self.evaluator.answers(None, None, None)
-        else:
-            try:
-                again = self.evaluator.answers(name, adapter, None, lora=stored.run.lora, allow_inert=True)
-            finally:
-                self.evaluator.forget(name)
+        stored = read_records(path)
+        again = self._again(path, adapter, lora=stored.run.lora)
         before, now = (header.model_dump(exclude=OF_THE_SAMPLE) for header in (stored.run, again.run))
         before["base"] = now["base"]  # the same base may lie elsewhere: its digest tells
-        if others := ", ".join(field for field in now if before.get(field) != now[field]):
-            raise InputError(f"its header has a different {others}", code="other-data")
+        others = [field for field in now if before.get(field) != now[field]]
+        for field in OF_THE_RUN.intersection(others):
+            if before[field] is not None:  # an older file does not say it
+                self.mismatches.append((file, f"{field}: {before[field]} recorded, {now[field]} here"))
+        if others:
+            raise InputError(f"its header has a different {', '.join(others)}", code="other-data")
         why = undecidable(stored.run, self.evaluator.numerics)
         rows, differing, equal = {row.id: row for row in stored.records}, [], 0
         for new in again.records:
@@ -164,7 +175,7 @@ class _Regeneration:
             if gold_of(old) != gold_of(new):
                 self.mismatches.append((file, f"{new.id}: another text or gold answer than the task's"))
             recorded, answer = answer_of(old), answer_of(new)
-            if recorded == answer:
+            if is_same(old, new):
                 equal += 1
                 continue
             differing.append(
@@ -189,6 +200,27 @@ class _Regeneration:
             differing=tuple(differing),
             undecidable=why,
         )
+
+    def _again(self, path: Path, adapter: Path | None, *, lora: bool) -> Evaluation[Any]:
+        """Answer the sample again, or score it against the probe. Raises GradienceError if that is impossible."""
+        name = path.parents[1].name
+        if adapter is None:
+            return self.evaluator.answers(None, None, None)
+        try:
+            if path.name == ANSWERS:
+                return self.evaluator.answers(name, adapter, None, lora=lora, allow_inert=True)
+            probe = _adapter(path.parents[2] / PROBE)
+            scores = probe and self.evaluator.scores(
+                name, adapter, None, reference=(PROBE, probe), allow_inert=True
+            )
+            if not scores:
+                raise InputError(
+                    "the probe's weights, or the engine's likelihoods, are missing", code="other-data"
+                )
+            return scores
+        finally:
+            self.evaluator.forget(name)
+            self.evaluator.forget(PROBE)
 
 
 def undecidable(header: ExamplesRun, here: Mapping[str, Any]) -> str:
@@ -227,8 +259,18 @@ def _adapter(folder: Path) -> Path | None:
 
 
 def answer_of(row: Record) -> str:
-    """Return the answer: the output, or the index of the label or choice."""
+    """Return the answer: the output, the index of the label or choice, or the scores, as text."""
     if isinstance(row, GenerationRecord):
         return row.output
-    assert isinstance(row, ClassificationRecord | ChoiceRecord)
+    if isinstance(row, ScoreRecord):
+        return f"log-likelihood {row.loglikelihood:.6g}, KL {row.kl}, flips {row.flips}"
     return str(row.predicted)
+
+
+def is_same(recorded: Record, again: Record) -> bool:
+    """Return True for the same answer with the same numbers, up to rounding in other batches."""
+    if isinstance(recorded, GenerationRecord) or type(recorded) is not type(again):
+        return answer_of(recorded) == answer_of(again)
+    pairs = zip(numbers_of(recorded), numbers_of(again), strict=False)
+    same = isinstance(recorded, ScoreRecord) or answer_of(recorded) == answer_of(again)
+    return same and all(math.isclose(before, now, rel_tol=1e-3, abs_tol=1e-4) for before, now in pairs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import lzma
 import math
+import re
 import secrets
 import shutil
 import tarfile
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from gradience import __version__
+from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.verdict.aggregate import no_longer_passing
@@ -44,8 +46,9 @@ from gradience.bench.verify.data import check_data, plan_of
 from gradience.bench.verify.files import check_files, check_stages, stages_of
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.links import check_links
-from gradience.bench.verify.recompute import Marking, SeedFolder, gold_of, marking_of, rescored
-from gradience.digests import sha256_file
+from gradience.bench.verify.recompute import Marking, SeedFolder, gold_of, marking_of, numbers_of, rescored
+from gradience.bench.verify.sizes import check_sizes
+from gradience.digests import sha256_file, sha256_json
 from gradience.errors import GradienceError, InputError
 from gradience.files import strict_json, strict_yaml
 from gradience.files.digests import root_of
@@ -55,6 +58,7 @@ from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, read_file
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench, BenchAggregate, Status
 from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.training import ADAPTER
 from gradience.reports.verification import Verification
 from gradience.words import counted
 
@@ -95,10 +99,16 @@ class RunFolder:
     """The seed's folder inside it, if only that seed is verified."""
     pages: bool = True
     findings: Findings = field(default_factory=Findings)
+    code: str | None = None
+    """Version of Gradience in the plan."""
     places: list[str] = field(default_factory=lambda: [""])
     """Folders of the verified seeds inside it."""
     seeds: list[int] = field(default_factory=list)
     """Seeds whose results were recomputed."""
+    bases: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    """Name and digests of base and tokenizer -> the first file of records that has them."""
+    unique: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    """(kind, digest) of what only one seed may have -> folder of that seed, and the first file that has it."""
     gold: dict[tuple[Any, ...], str] = field(default_factory=dict)
     """The examples and gold answers of a seed -> the first file that has them."""
 
@@ -139,7 +149,7 @@ def verify_run(
             hint="name the output folder of `gradience bench run` or of another verb",
         )
     with unpacked(whole) as place:
-        run = RunFolder(place, only, pages)
+        run = RunFolder(place, only, pages, Findings(lambda text: as_published(text, place, whole)))
         findings = run.findings
         check_files(place, findings, below=only, expected=root)
         plan_found = check_plan_digest(place, plan, findings)
@@ -169,6 +179,7 @@ def verify_run(
         root_expected=root,
         plan=plan_found,
         plan_expected=plan,
+        code=run.code,
         status=status,
         seeds=tuple(run.seeds),
         checks=tuple(findings.checks),
@@ -219,7 +230,21 @@ def unpacked(folder: Path) -> Iterator[Path]:
                 code="bad-archive",
                 hint="download the archive again from the publisher",
             ) from None
-        yield place
+        try:
+            yield place
+        except GradienceError as error:
+            error.args = (as_published(str(error), place, folder),)
+            raise
+
+
+def as_published(text: str, place: Path, folder: Path) -> str:
+    """Return a text in which the files of the temporary folder `place` are named as in `folder` or its archive."""
+
+    def published(match: re.Match[str]) -> str:
+        beside = folder / match[1]
+        return str(beside if beside.exists() else folder / ARCHIVE / match[1])
+
+    return text if place == folder else re.sub(rf"{re.escape(str(place))}/([^\s:;,]*)", published, text)
 
 
 # ---------------------------------------------------------------- the results of a run
@@ -236,6 +261,7 @@ def _check_results(run: RunFolder) -> Status | None:
         run.findings.not_done("plan", "L1", f"{PLAN} cannot be read")
     several = plan is not None and len(plan.seeds) > 1
     places = [f"seed_{seed}/" for seed in plan.seeds] if plan is not None and several else [""]
+    run.code = None if plan is None else plan.code
     run.places = [place for place in places if run.only in ("", place)]
     for place in sorted({f"{path.parent.name}/" for path in run.folder.glob(f"seed_*/{BENCH}")} - {*places}):
         run.findings.mismatch(f"{place}{BENCH}", f"a seed that {PLAN} does not name")
@@ -353,8 +379,11 @@ def _check_result(
         findings.gap(f"{place}calibration, which was not kept: ranks based on it are taken as recorded")
     for name in folder.taken_as_recorded:
         findings.gap(f"{place}{name}: that it ended in the recorded error")
-    check_links(facts, plan, findings, inside=place)
+    version = None if marking.why_not else marking.rules.scoring_version
+    check_links(facts, plan, findings, inside=place, version=version)
+    check_sizes(facts, findings, inside=place)
     _check_gold(run, place, facts)
+    _check_seeds(run, place, facts)
     with findings.check("results", "L1", f"{file}: every count, verdict and number matches the records"):
         data = recorded.data.model_copy(update={"splits": plan.splits})
         again = assemble(facts, marking.rules, data, plan, recorded.run)
@@ -408,6 +437,37 @@ def _check_gold(run: RunFolder, place: str, facts: SeedFacts) -> None:
         run.findings.mismatch(
             f"{place}base/eval/answers.records.jsonl", f"other examples or gold answers than {file}"
         )
+
+
+def _check_seeds(run: RunFolder, place: str, facts: SeedFacts) -> None:
+    """Check that two seeds do not share an adapter or its numbers, and that all answers have one base.
+
+    Outputs are not compared: two good adapters may well write the same.
+    """
+    findings = run.findings
+    for outcome in filter(None, (facts.probe, *facts.outcomes)):
+        name, adapter = outcome.planned.name, outcome.adapter
+        numbers: dict[str, tuple[str, Any]] = {}
+        if adapter is not None:
+            file = f"{place}{name}/{adapter.folder.parent.name}/{ADAPTER}/{WEIGHTS}"
+            numbers[file] = "weights", adapter.sha256
+        for kind, evaluation in (("answers", outcome.answers), ("scores", outcome.scores)):
+            if evaluation is None:
+                continue
+            file, header = f"{place}{name}/eval/{kind}.records.jsonl", evaluation.run
+            base = (header.base, header.base_sha256, header.tokenizer_sha256)
+            first = run.bases.setdefault(base, file)
+            if len(run.bases) > 1 and first == file:
+                findings.mismatch(
+                    file, f"another base or tokenizer than {next(iter(run.bases.values()))}", "base"
+                )
+            values = [number for row in evaluation.records for number in numbers_of(row)]
+            if values:
+                numbers[file] = "numbers", sha256_json(values)
+        for file, (what, value) in numbers.items():
+            before = run.unique.setdefault((what, value), (place, file))
+            if before[0] != place:
+                findings.mismatch(file, f"the same {what} as {before[1]}, under another seed")
 
 
 def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
