@@ -50,6 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     watcher = Watcher()
     run_bench(config, output, watcher)
     assert watcher.plan == f"plan: {sha256_file(output / 'plan.json')} (sha256 of {output / 'plan.json'})"
+    assert watcher.before_plan == []
     return output
 
 

@@ -119,6 +119,8 @@ class Watcher:
         self.stop_at = stop_at
         self.notes: list[str] = []
         self.plan = ""
+        self.before_plan: list[str] = []
+        """Stages that were made before the plan was there."""
         self.number = 0
 
     def stage(self, name: str, number: int, of: int | None) -> None:
@@ -141,8 +143,7 @@ class Watcher:
         self.notes.append(text)
 
     def planned(self, text: str) -> None:
-        assert not self.stages  # before anything is trained
-        self.plan = text
+        self.plan, self.before_plan = text, [*self.stages]
 
     def step(self, done: int, total: int) -> None:
         assert 0 < done <= total
