@@ -158,6 +158,4 @@ def verification_of(report: Report, folder: Path) -> str:
     if type(report).__name__ not in ("Bench", "BenchAggregate"):
         return ""
     root = root_of(folder)
-    return command_text(
-        ["gradience", "bench", "verify", path_text(folder), *(["--root", root] if root else [])]
-    )
+    return command_text(["gradience", "verify", path_text(folder), *(["--root", root] if root else [])])

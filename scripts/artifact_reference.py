@@ -53,7 +53,7 @@ WRITTEN_BY = {
     "power": "`gradience bench power --json` prints it. [How to read it](../bench.md#how-much-evidence)",
     "digests": "`gradience bench run`, `gradience bench aggregate` and `gradience evaluate` write it last."
     " [How to verify](../verify.md)",
-    "verification": "`gradience bench verify --json` prints it. [How to verify](../verify.md)",
+    "verification": "`gradience verify --json` prints it. [How to verify](../verify.md)",
     "training": "It lies beside each adapter that Bench trains. [What a training promises](training.md)",
     "stage": "It is the last file of each finished stage of Bench."
     " [What is made again](../bench.md#resuming)",

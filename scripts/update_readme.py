@@ -206,7 +206,7 @@ PAGES = (
         SPACE,
         before=("compress my_adapter --rank 4 --dtype F32 --output lower",),
     ),
-    Shown("docs/verify.md", "verify", "bench verify published", ("Checks",)),
+    Shown("docs/verify.md", "verify", "verify published", ("Checks",)),
 )
 
 

@@ -92,7 +92,7 @@ def test_its_aggregate_can_be_made_again(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["minilm_reviews", "smollm2_arithmetic"])
 def test_the_page_names_the_root_of_the_run_that_is_kept(name: str) -> None:
-    """Whoever has it from there can see whether a folder is that run: `gradience bench verify DIR --root SHA256`."""
+    """Whoever has it from there can see whether a folder is that run: `gradience verify DIR --root SHA256`."""
     page = (RESULTS.parents[1] / "docs" / "results" / "bench.md").read_text(encoding="utf-8")
     root = hashlib.sha256((RESULTS / name / "digests.json").read_bytes()).hexdigest()
     assert f"`{root}`" in page

@@ -1,4 +1,4 @@
-"""`bench verify --regenerate K`: the adapters are asked again, and what they answer otherwise is named."""
+"""`gradience verify --regenerate K`: the adapters are asked again, and what they answer otherwise is named."""
 
 from __future__ import annotations
 

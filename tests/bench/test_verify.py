@@ -1,4 +1,4 @@
-"""`bench verify`: nothing disagrees in a run that nobody touched, and whatever is touched is named."""
+"""`gradience verify`: nothing disagrees in a run that nobody touched, and whatever is touched is named."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_edited_counts_are_named_field_by_field_and_not_added_up(
     assert run(["bench", "aggregate", str(copy)]) == 3
     said = capsys.readouterr().err
     assert "seed_1/bench.json" in said
-    assert "gradience bench verify" in said
+    assert "gradience verify" in said
 
 
 def test_an_edited_policy_is_named(copy: Path) -> None:
@@ -362,6 +362,37 @@ def test_another_root_is_a_mismatch_and_the_right_one_is_said(copy: Path) -> Non
     assert verified(copy, root_of(copy)).verdict == "verified"
     report = verified(copy, "0" * 64)
     assert [one.file for one in report.mismatches] == [DIGESTS]
+
+
+def test_a_packed_run_without_its_archive_is_named_once(tmp_path: Path) -> None:
+    source = KEPT / "minilm_reviews"
+    shutil.copytree(source, tmp_path / "run", ignore=shutil.ignore_patterns("*.xz"))
+    said = [one.what for one in verified(tmp_path / "run").mismatches if one.file == DIGESTS]
+    assert len(said) == 1
+    assert "everything.tar.xz" in said[0]
+
+
+def test_a_file_in_the_archive_is_named_as_it_is_there(kept: Path, tmp_path: Path) -> None:
+    """Not by the temporary folder in which it is read."""
+    run, packed = Path(shutil.copytree(kept, tmp_path / "run")), tmp_path / "packed"
+    (run / "probe/eval/answers.records.jsonl").write_text("no record\n", encoding="utf-8")
+    (run / "plan.json").write_text("no plan", encoding="utf-8")
+    packed.mkdir()
+    shutil.copy(run / "plan.json", packed)
+    with tarfile.open(packed / "everything.tar.xz", "w:xz") as tar:
+        tar.add(run, ".", filter=lambda member: None if member.name == "./plan.json" else member)
+    report = verified(packed)
+    assert {one.file for one in report.mismatches} >= {"plan.json", "probe/eval/answers.records.jsonl"}
+    assert any(f"{packed / 'plan.json'}: " in one.what for one in report.mismatches)
+    assert "gradience-" not in report.model_dump_json()
+    shutil.copy(kept / "plan.json", packed)
+    said = " ".join(one.what for one in verified(packed).mismatches)
+    assert f"{packed}/everything.tar.xz/probe/eval/answers.records.jsonl: " in said
+
+
+def test_a_seed_is_found_from_inside_its_folder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained / "seed_2")
+    assert verified(Path()).seeds == (2,)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])

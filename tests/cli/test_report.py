@@ -69,7 +69,7 @@ def test_the_page_of_a_run_has_the_command_that_verifies_it_with_its_root(tmp_pa
     page = tmp_path / "r.html"
     assert run(["report", str(KEPT), "-o", str(page), "-q"]) == 0
     root = hashlib.sha256((KEPT / "digests.json").read_bytes()).hexdigest()
-    assert f"gradience bench verify minilm_reviews --root {root}" in page.read_text(encoding="utf-8")
+    assert f"gradience verify minilm_reviews --root {root}" in page.read_text(encoding="utf-8")
 
 
 def test_a_folder_without_reports_says_what_to_do(tmp_path, capsys):

@@ -43,7 +43,7 @@ from gradience.bench.verdict.folders import (
     find_benches,
 )
 from gradience.bench.verify.data import check_data, plan_of
-from gradience.bench.verify.files import check_files, check_stages, stages_of
+from gradience.bench.verify.files import ARCHIVE, check_files, check_stages, stages_of
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.links import check_links
 from gradience.bench.verify.recompute import Marking, SeedFolder, gold_of, marking_of, numbers_of, rescored
@@ -62,8 +62,6 @@ from gradience.reports.training import ADAPTER
 from gradience.reports.verification import Verification
 from gradience.words import counted
 
-ARCHIVE = "everything.tar.xz"
-"""Archive made by `benchmarks/pack_results.py` from the files of a run other than its results."""
 MAX_MEMBERS = 100_000
 CLOSE = 1e-9
 """Relative to the larger one, and absolute: two ways of adding up the same numbers may differ in their last bits."""
@@ -139,8 +137,9 @@ def verify_run(
             hint="repeat the command of `gradience shrink` with the same --output, then verify",
         )
     whole, only, above = folder, "", folder.absolute().parent
-    if not (folder / PLAN).is_file() and folder.name.startswith("seed_") and (above / PLAN).is_file():
-        whole, only = folder.parent, f"{folder.name}/"
+    name = folder.absolute().name
+    if not (folder / PLAN).is_file() and name.startswith("seed_") and (above / PLAN).is_file():
+        whole, only = above if folder.name != name else folder.parent, f"{name}/"
     elif not any((folder / name).is_file() for name in (PLAN, BENCH, AGGREGATE)):
         raise InputError(
             f"{folder}: no result in it: no {PLAN}, {BENCH}, {AGGREGATE}, shrink.json, evaluation.json,"
@@ -641,7 +640,7 @@ def _unchecked(folder: Path) -> list[str]:
         raise InputError(
             f"{location}: {first.what}{rest}",
             code="bench-altered",
-            hint=f"gradience bench verify {given_text(place)} lists all problems; to complete an interrupted"
+            hint=f"gradience verify {given_text(place)} lists all problems; to complete an interrupted"
             " or edited run, repeat gradience bench run with the same --config and --output",
         )
     return [
