@@ -87,7 +87,7 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
         if distillation is not None:
             opening = [distilled_opening(distillation.best_step)]
             before, after = sig(distillation.before.kl), sig(distillation.after.kl)
-            held_out = f"on {count(distillation.held_out_rows)} rows that were held out"
+            held_out = f"on {count(distillation.held_out_rows)} held-out rows"
             rows.append(("distilled", f"KL from the original {before} → {after} per token, {held_out}"))
             if compression is None:
                 digests.append(("original", f"sha256 {distillation.teacher_sha256}"))
@@ -132,7 +132,7 @@ def _evaluated(
         raise InputError(
             f"{folder}: the evaluation does not cover these weights (sha256 {sha256[:12]}…)",
             code="other-adapter",
-            hint="give the evaluation of this adapter, or evaluate it: gradience evaluate ORIGINAL ADAPTER …",
+            hint=f"give an evaluation of this adapter: gradience evaluate ORIGINAL {folder} --data ROWS --output DIR",
         )
     return None
 
@@ -165,8 +165,8 @@ def _measured(audit: AuditReport) -> Rows:
     ]
     if audit.energy_rank_90_p50 is not None:
         energy = (
-            f"90 % of the update's energy lies in {trimmed(audit.energy_rank_90_p50)} directions of the median"
-            f" module, in {trimmed(audit.energy_rank_90_p90)} at the 90th percentile; median stable rank"
+            f"directions with 90 % of the update's energy: {trimmed(audit.energy_rank_90_p50)} in the median module,"
+            f" {trimmed(audit.energy_rank_90_p90)} at the 90th percentile; median stable rank"
             f" {sig(audit.stable_rank_median)}"
         )
         rows.append(("energy", energy))
@@ -233,5 +233,5 @@ def _loading(adapter: Adapter, runtimes: Sequence[RuntimeVerdict]) -> list[Block
         blocks.append(Code([serve, "  --lora-modules my_adapter=path/to/this/folder"], "bash"))
     was_run = [row for row in runtimes if row.run]
     if was_run:
-        return [*blocks, Paragraph("Run on adapters with such tensors:"), Notes(runtime_notes(was_run))]
-    return [*blocks, Paragraph("No runtime was run on an adapter of this architecture with such tensors.")]
+        return [*blocks, Paragraph("Tested on adapters with such tensors:"), Notes(runtime_notes(was_run))]
+    return [*blocks, Paragraph("No runtime was tested on an adapter of this architecture with such tensors.")]

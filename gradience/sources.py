@@ -96,8 +96,8 @@ def _all_in(path: Path) -> Iterator[Source]:
         raise InputError(
             f"{path}: no report and no adapter in this folder or directly below it",
             code="no-reports",
-            hint="name its files, such as logs that are not called run.jsonl;"
-            " an adapter is audited first: gradience audit ADAPTER --output audit.json",
+            hint="name the files themselves, such as logs that are not called run.jsonl;"
+            " for an adapter, first run gradience audit with --output audit.json",
         )
     number = len(files) + len(adapters)
     if number > MOST_FILES:

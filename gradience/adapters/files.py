@@ -15,11 +15,6 @@ from gradience.files.strict_json import BOM
 from gradience.reading import open_regular
 
 _LFS = b"version https://git-lfs.github.com/spec/"
-PICKLE_HINT = (
-    "Pickle files can run code. gradience convert ADAPTER NEW --allow-pickle reads it in a sandboxed process. "
-    "If you trust the file, you can also load it with PEFT and save it again: "
-    "PeftModel.from_pretrained(base, folder).save_pretrained(new, safe_serialization=True)"
-)
 PICKLE_STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """First bytes of a pickle under any name: no text in UTF-8 begins so."""
 GGUF_HINT = "rename the file so that it ends in .gguf, and point at it"
@@ -27,8 +22,8 @@ _ARCHIVE = "unpack it, and point at the adapter's folder"
 _OTHER = "point at the .safetensors file"
 _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"GGUF", "a GGUF file", GGUF_HINT),
-    (b"PK\x03\x04", "a zip archive (what torch.save writes)", PICKLE_HINT),
-    *((start, "a Python pickle", PICKLE_HINT) for start in PICKLE_STARTS),
+    (b"PK\x03\x04", "a zip archive (what torch.save writes)", ""),
+    *((start, "a Python pickle", "") for start in PICKLE_STARTS),
     (b"\x1f\x8b", "a gzip archive", _ARCHIVE),
     (b"BZh", "a bzip2 archive", _ARCHIVE),
     (b"\xfd7zXZ", "an xz archive", _ARCHIVE),
@@ -37,6 +32,7 @@ _MAGICS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x93NUMPY", "a numpy array", _OTHER),
     (b"\x89HDF", "an HDF5 file", _OTHER),
 )
+"""First bytes, kind of file, hint; without a hint it is a pickle."""
 _TAR = slice(257, 262)
 """Position of a tar archive's magic bytes, `ustar`."""
 
@@ -64,6 +60,15 @@ def kept_open(path: Path, root: Path | None) -> Iterator[int]:
     except BaseException:  # Ctrl-C as well: nobody else knows the handle yet
         os.close(handle)
         raise
+
+
+def pickle_hint(adapter: str) -> str:
+    """Return the hint for an adapter whose weights are a pickle."""
+    return (
+        f"Pickle files can run code. gradience convert {adapter} NEW --allow-pickle reads it in a sandboxed process. "
+        "If you trust the file, you can also load it with PEFT and save it again: "
+        "PeftModel.from_pretrained(base, folder).save_pretrained(new, safe_serialization=True)"
+    )
 
 
 def refuse_placeholder(path: Path, head: bytes) -> None:
@@ -102,7 +107,7 @@ def refuse_disguise(path: Path, head: bytes) -> None:
     if head[_TAR] == b"ustar":
         matches.append(("a tar archive", _ARCHIVE))
     for kind, hint in matches:
-        raise InputError(f"{path}: this is {kind}", code="wrong-format", hint=hint)
+        raise InputError(f"{path}: this is {kind}", code="wrong-format", hint=hint or pickle_hint(str(path)))
 
 
 def refuse_text(path: Path, head: bytes) -> None:

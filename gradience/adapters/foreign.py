@@ -15,8 +15,8 @@ from gradience.errors import InputError
 
 LORA_HINT = "only LoRA adapters are audited; saving this one in another format does not make it LoRA"
 AS_LORA_HINT = (
-    "PEFT 0.21 makes a LoRA of it, at the rank that you name: peft.save_as_lora(FOLDER, model, rank), with the base "
-    "model loaded; audit that. Load a LyCORIS file with its own library first"
+    "convert it to LoRA at a rank of your choice: load base and adapter with PEFT 0.21, run "
+    "peft.save_as_lora(FOLDER, model, rank), and audit FOLDER. Load a LyCORIS file with its own library first"
 )
 SCALING_HINT = (
     "it rescales activations, so it has no rank: keep it, merge it into its base model (merge_and_unload), "
@@ -228,6 +228,6 @@ def no_factors(path: Path, entries: Mapping[str, TensorEntry]) -> InputError:
     return InputError(
         f"{path}: no LoRA factors among its {len(entries)} tensors{numbers} (the first is {min(entries)[:80]!r})",
         code="no-lora-tensors",
-        hint="save it again with PEFT, whose keys end in lora_A.weight, or name its pairs with --pairs: another "
-        "format, or the weights were lost",
+        hint="name its factors with --pairs A B, or save it again with PEFT: the format is unknown, or its LoRA "
+        "weights were lost",
     )

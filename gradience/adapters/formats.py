@@ -153,9 +153,9 @@ def require_peft(opened: Adapter) -> None:
     if opened.of_peft:
         return
     raise InputError(
-        f"{opened.location.path}: {words_of(opened.format)}: only adapters in PEFT's format can be loaded into a model",
+        f"{opened.location.path}: {words_of(opened.format)} cannot be loaded into a model: only PEFT's format can",
         code="not-peft-format",
-        hint="write it in PEFT's format first: gradience convert ADAPTER NEW"
+        hint=f"write it in PEFT's format first: gradience convert {opened.location.path} NEW"
         if opened.unwritable is None
         else "train it with PEFT to evaluate it here",
     )

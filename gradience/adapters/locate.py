@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from gradience.adapters.config import read_config
-from gradience.adapters.files import PICKLE_HINT, refuse_disguise, refuse_placeholder
+from gradience.adapters.files import pickle_hint, refuse_disguise, refuse_placeholder
 from gradience.adapters.foreign import FOLDERS
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
@@ -143,7 +143,7 @@ def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
 def _pickle(path: Path) -> InputError:
     """Return the error for a pickle file. Raises the error for a Git LFS pointer or web page, often found instead."""
     _refuse_placeholders(path)
-    return InputError(f"{path}: a pickle file (torch.save)", code="pickle", hint=PICKLE_HINT)
+    return InputError(f"{path}: a pickle file (torch.save)", code="pickle", hint=pickle_hint(str(path)))
 
 
 def _something_else(folder: Path) -> InputError:

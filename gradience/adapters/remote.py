@@ -11,7 +11,7 @@ from pathlib import Path
 from posixpath import basename
 from typing import NamedTuple
 
-from gradience.adapters.files import PICKLE_HINT
+from gradience.adapters.files import pickle_hint
 from gradience.adapters.locate import CONFIG, LISTED, PICKLES, WEIGHT_SUFFIXES, lone_weights, natural_key
 from gradience.errors import InputError, NetworkError
 from gradience.files.hub import (
@@ -226,4 +226,6 @@ def _beside(files: Collection[str], folder: str) -> list[str]:
 
 
 def _pickle(address: Address, name: str) -> InputError:
-    return InputError(f"{address}: {name} is a pickle file (torch.save)", code="pickle", hint=PICKLE_HINT)
+    return InputError(
+        f"{address}: {name} is a pickle file (torch.save)", code="pickle", hint=pickle_hint(str(address))
+    )

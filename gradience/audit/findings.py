@@ -89,7 +89,7 @@ def no_config(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             code="no-config",
             severity="warning",
-            message="no adapter_config.json: α (and so every norm), initialisation and variant are unknown",
+            message="no adapter_config.json: α, norms, initialisation and variant are unknown",
             hint="put the adapter_config.json beside the weights",
         )
     elif facts.no_scale:

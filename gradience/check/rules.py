@@ -467,7 +467,7 @@ def learning_rate(context: Context) -> Problems:
         "learning_rate",
         f"{rate:g}",
         f"{reference:.1g}",
-        f"{_times(ratio)} what is usual for LoRA with α = {written_alpha:g}",
+        f"{_times(ratio)} the usual learning rate for LoRA with α = {written_alpha:g}",
         "the best learning rate of LoRA is about ten times that of full fine-tuning, and nearly independent of"
         " the rank if α stays the same"
         + ("" if width else "; without --base-config the width of the model is not known"),

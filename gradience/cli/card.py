@@ -50,7 +50,7 @@ def card(settings: CardSettings, out: JsonOutput) -> None:
     evaluation = settings.evaluation
     block = card_of(adapter, None if evaluation is None else read_evaluation(Path(evaluation)))
     if EVALUATED in block_in(read_card(adapter)) and EVALUATED not in block:
-        lost = f"the card has an evaluation, and no {' or '.join(BESIDE)} about these weights is here:"
+        lost = f"the card has an evaluation, but there is no {' or '.join(BESIDE)} for these weights here:"
         show_note(f"{lost} it is left out. Give --evaluation FILE to keep it.")
     changed = False if settings.dry_run else write_block(adapter, block)
     if out.json:

@@ -27,7 +27,7 @@ PICKLED_BINS = ("adapter_model", "pytorch_model", "training_args", "optimizer", 
 DISTILL_REPORT = "distill_report.json"
 REPORTS = ("compression_report.json", "compression_report.md", DISTILL_REPORT)
 OPENING = "> **A smaller approximation of another adapter.**"
-AROUND = "The text around this block, every figure in it included, describes the original."
+AROUND = "The text and figures outside this block describe the original."
 
 
 def carry_files(location: Location, target: Path) -> tuple[list[str], list[str]]:
@@ -150,6 +150,6 @@ def compressed_opening(rows: Sequence[ModuleResult], error: float) -> str:
 def distilled_opening(steps: int) -> str:
     """Return the opening text for the card of an adapter that was distilled for `steps` steps."""
     return (
-        f"{OPENING} `gradience distill` trained it for {counted(steps, 'step')} to answer as the original does, without"
-        f" labels. {AROUND}"
+        f"{OPENING} `gradience distill` trained it for {counted(steps, 'step')} without labels, to match the original's"
+        f" outputs. {AROUND}"
     )

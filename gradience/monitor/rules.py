@@ -550,7 +550,7 @@ def rank_too_large(run: Run) -> Observations:
     needed = point.needed_percentile(90) or 1.0
     rank, _ = round_up(needed, DEFAULT_GRID, ceiling=max(point.ranks))
     yield Observation(
-        f"nine modules in ten have 90 % of their energy in {needed:g} of {max(point.ranks)} directions",
+        f"90 % of modules have 90 % of their energy in at most {needed:g} of {max(point.ranks)} directions",
         evidence("k@90, 90th percentile of modules", needed, point.step)
         + evidence("allocated rank", max(point.ranks)),
         "medium",

@@ -183,7 +183,7 @@ def only_a_config(folder):
 @refused(
     "home_made",
     "no LoRA factors among its 4 tensors (the first is 'w_a_000')",
-    hint="keys end in lora_A.weight",
+    hint="name its factors with --pairs A B",
 )
 def home_made(folder):
     return adapter(folder, named(w_a_000=(4, 16), w_b_000=(12, 4), w_a_001=(4, 16), w_b_001=(12, 4)))
@@ -216,7 +216,7 @@ def a_scale_without_pairs(folder):
     return adapter(folder)
 
 
-@refused("scalars.safetensors", "606 of them scalars", hint="the weights were lost")
+@refused("scalars.safetensors", "606 of them scalars", hint="LoRA weights were lost")
 def scalars(folder):
     return file(folder, "scalars.safetensors", {f"layer.{i}.weight": zeros() for i in range(606)})
 

@@ -88,7 +88,7 @@ def test_of_an_original_it_says_what_the_spectra_say(tmp_path, capsys):
     text = (folder / CARD).read_text(encoding="utf-8")
     ks = energy_ranks(folder)
     median, most = np.median(ks), np.percentile(ks, 90)
-    assert f"in {median:g} directions of the median module, in {most:g} at the 90th" in facts(text)["energy"]
+    assert f"energy: {median:g} in the median module, {most:g} at the 90th" in facts(text)["energy"]
     assert facts(text)["LoRA rank"] == f"8 in {len(ks)} modules"
     assert "AutoPeftModelForSequenceClassification.from_pretrained" in text
     assert "smaller approximation" not in text

@@ -511,8 +511,8 @@ def changes_the_base(folder: Path, part: str) -> InputError:
     return InputError(
         f"{folder}: {part} changes the base's weights, which the other adapters share",
         code="adapter-changes-base",
-        hint="retrain with bias='none'; for PiSSA and similar methods, write plain LoRA: gradience compress ADAPTER"
-        " --initial-adapter DIR --energy 1 --output NEW",
+        hint=f"retrain with bias='none'; for PiSSA and similar methods, write plain LoRA: gradience compress {folder}"
+        " --initial-adapter INITIAL --energy 1 --output NEW",
     )
 
 
