@@ -24,8 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from gradience.evaluate.inputs import FLOOR
-from gradience.statistics.sequential import FUTILITY, FUTILITY_FROM, nominal_levels, plan_looks
+from gradience.statistics.sequential import (
+    FUTILITY,
+    FUTILITY_FROM,
+    fewest_at_first_look,
+    nominal_levels,
+    plan_looks,
+)
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = {"minilm_reviews": "uniform_median.truncate", "smollm2_arithmetic": "uniform_median.truncate"}
@@ -72,7 +77,7 @@ def decide(
 
 def simulated(planned: int, discordance: float, delta: float, margin: float, replicates: int, seed: int = 0):  # type: ignore[no-untyped-def]
     """Return examples and grades of replicates whose true difference is `delta`."""
-    looks = plan_looks(planned, FLOOR[False])
+    looks = plan_looks(planned, fewest_at_first_look(margin))
     rng = np.random.default_rng([seed, planned, round(1e6 * discordance), round(1e6 * margin)])
     steps = np.diff((0, *looks))
     differing = rng.binomial(steps, discordance, (replicates, len(looks)))
@@ -99,7 +104,9 @@ def error_rates(replicates: int) -> None:
                 spans = f"{max(low, 0.02):.3f}-{min(high, 0.98):.3f}"
                 print(f"{cell}\t{spans}\t{100 * rates['shown']:.2f}\t{100 * rates['worse']:.2f}")
                 cells += 1
-                kind = "sequential" if len(plan_looks(planned, FLOOR[False])) > 1 else "one look"
+                kind = (
+                    "sequential" if len(plan_looks(planned, fewest_at_first_look(margin))) > 1 else "one look"
+                )
                 for name, rate in rates.items():
                     highest[f"{name}, {kind}"] = max(highest.get(f"{name}, {kind}", (0.0, "")), (rate, cell))
                     if rate > 0.055:
@@ -168,7 +175,7 @@ def replay() -> None:
         of_rank: dict[int, list[tuple[str, str, int, float, float]]] = {}
         total = 0
         for number, (_, rank, row) in enumerate(kept_differences(run)):
-            total, looks = len(row), plan_looks(len(row), FLOOR[False])
+            total, looks = len(row), plan_looks(len(row), fewest_at_first_look(0.025))
             _, fixed = replayed(row[None, :], (total,))
             used, grade = replayed(row[None, :], looks)
             rng = np.random.default_rng(number)

@@ -14,13 +14,12 @@ from gradience.evaluate.adapters import BASE_ROW, AdapterInput, why_inert
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.inputs import Inputs
-from gradience.evaluate.kept import Kept
+from gradience.evaluate.kept import RECORDS, Kept
 from gradience.files.records import Evaluation, first
 from gradience.progress import Watcher
 from gradience.reports.evaluation import RecordsFile
 from gradience.tasks.examples import fingerprint
 
-RECORDS = "records"
 T = TypeVar("T")
 
 

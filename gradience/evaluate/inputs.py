@@ -15,6 +15,7 @@ from gradience.errors import InputError, UsageError
 from gradience.evaluate.adapters import AdapterInput, adapter_inputs
 from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import RECORDS_OF, Planned
+from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.shared_names import path_text
 from gradience.models.locate import plain_name
@@ -22,6 +23,7 @@ from gradience.models.settings import ModelSettings, ModelType
 from gradience.models.tokenizers import with_tokenizer
 from gradience.reports.base.exact import as_written, share_of_points
 from gradience.reports.bench_plan import Role
+from gradience.reports.evaluation import KeptRecords
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task, rendered
 from gradience.tasks.rows import Kind, kind_of, local, sample_of
 from gradience.words import counted
@@ -33,8 +35,6 @@ READERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
     "messages": ("chat", {}),
 }
 """Kind of the rows in a file -> the task that reads them, and the options that it needs."""
-FLOOR = {False: 200, True: 300}
-"""Fewest examples of the first look, by whether likelihoods are compared."""
 ENCODER_DECODER = "SEQ_2_SEQ_LM"
 TEXT_TOKENS = 512
 """Default token limit for texts to label: the context of BERT-like models."""
@@ -58,6 +58,8 @@ class Inputs:
     """True if KL and flips on the gold responses are measured beside the answers."""
     looks: tuple[int, ...] = ()
     """Numbers of examples at which candidates are tested, the last of them all; empty: all at once."""
+    grown_from: int | None = None
+    """Number of examples that was planned before the first answers, if there are more now."""
 
     @property
     def reference(self) -> AdapterInput:
@@ -114,6 +116,7 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
     Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`,
     `engine-cannot`), InputError (`labels-differ`), and what adapters, tasks and the engine's `inspect` raise.
     """
+    asked, request = request, replace(request, limit=_planned_limit(request))
     adapters = adapter_inputs(
         [Path(adapter) for adapter in request.adapters],
         tokenizer=request.tokenizer != "base",
@@ -181,8 +184,20 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
             f"the engine {engine_type.name} gives no likelihoods: KL, flips, and whether an adapter has any effect were"
             " not measured"
         )
-    inputs = replace(inputs, notes=tuple(notes), measures_divergence=measures)
+    inputs = replace(inputs, request=asked, notes=tuple(notes), measures_divergence=measures)
     return with_looks(inputs) if len(adapters) > 1 else inputs
+
+
+def _planned_limit(request: EvaluateSettings) -> int | None:
+    """Return the number of examples to read: with a smaller limit than planned, tests stop at an earlier look."""
+    if request.limit is None or request.output is None or request.all_rows:
+        return request.limit
+    manifest = Path(request.output) / RECORDS / MANIFEST
+    try:
+        planned = KeptRecords.read(manifest).examples if manifest.exists() else None
+    except InputError:  # of another version: it is made anew
+        planned = None
+    return max(request.limit, planned or 0)
 
 
 def in_look_order(examples: Sequence[Any]) -> tuple[Any, ...]:
@@ -195,9 +210,10 @@ def in_look_order(examples: Sequence[Any]) -> tuple[Any, ...]:
 
 def with_looks(inputs: Inputs) -> Inputs:
     """Return the inputs with planned looks, and the examples in that order."""
-    from gradience.statistics.sequential import plan_looks
+    from gradience.statistics.sequential import fewest_at_first_look, plan_looks
 
-    looks = plan_looks(len(inputs.examples), FLOOR[inputs.compares_nll])
+    floor = fewest_at_first_look(float(inputs.margin), likelihoods=inputs.compares_nll)
+    looks = plan_looks(len(inputs.examples), floor)
     if inputs.request.all_rows or len(looks) == 1:
         return inputs
     return replace(inputs, examples=in_look_order(inputs.examples), looks=looks)

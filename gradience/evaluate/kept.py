@@ -18,7 +18,7 @@ from gradience.files.records import Evaluation, read_records
 from gradience.files.whole import write_errors
 from gradience.reports.evaluation import KeptBudget, KeptFile, KeptRecords
 
-MANIFEST = "manifest.json"
+RECORDS, MANIFEST = "records", "manifest.json"
 VERSION = 2
 """Raised when the same inputs come to give other records: what was made before is then made again."""
 
@@ -33,6 +33,7 @@ class Kept:
             folder.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, KeptFile] = {}
         self._budget: KeptBudget | None = None
+        self._examples: int | None = None
         self.plan: str | None = None
         """Digest of the plan that these records answer."""
         try:
@@ -40,6 +41,14 @@ class Kept:
         except InputError:  # none yet, or none that this version reads
             return
         self._files, self._budget, self.plan = dict(manifest.files), manifest.budget, manifest.plan
+        self._examples = manifest.examples
+
+    def planned(self, examples: int) -> int:
+        """Return the number of examples that was planned before the first answers: `examples`, if there are none."""
+        if self._examples is None or not self._files:
+            self._examples = examples
+            self._write()
+        return self._examples
 
     def bind(self, plan: str) -> None:
         """Save the digest of the plan beside the records."""
@@ -105,7 +114,9 @@ class Kept:
         self._write()
 
     def _write(self) -> None:
-        KeptRecords(files=self._files, budget=self._budget, plan=self.plan).save(self.folder / MANIFEST)
+        KeptRecords(files=self._files, budget=self._budget, plan=self.plan, examples=self._examples).save(
+            self.folder / MANIFEST
+        )
 
 
 def _key(depends: Mapping[str, Any]) -> str:

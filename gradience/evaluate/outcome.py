@@ -31,6 +31,8 @@ from gradience.statistics.table import PairedTable
 from gradience.tasks.base import GenerationTask
 from gradience.words import counted, points
 
+EXPLORATORY = "exploratory, because the choice was made after looking at answers"
+
 if TYPE_CHECKING:  # scipy is loaded where something is computed
     from gradience.statistics.paired import Interval
     from gradience.statistics.sequential import Look
@@ -52,6 +54,7 @@ def report_of(
         examples=len(inputs.examples),
         examples_sha256=answering.data,
         looks=inputs.looks,
+        grown_from=inputs.grown_from,
         margin=inputs.margin,
         conditions=conditions_of(reference.run, fingerprint_of_base, *engines),
         adapters=tuple(_graded(inputs, [row_of(inputs, rows[0], row) for row in rows])),
@@ -234,12 +237,21 @@ def _graded(inputs: Inputs, rows: Sequence[EvaluatedAdapter]) -> list[EvaluatedA
         row.name: row.bounds.p_value for row in rows if row.role == CANDIDATE and row.bounds is not None
     }
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
-    return [
+    grades = [
         graded(inputs, row, adjusted[row.name], len(tested))
         if row.role == CANDIDATE and row.name in adjusted
         else row
         for row in rows
     ]
+    return grades if inputs.grown_from is None else list(map(exploratory, grades))
+
+
+def exploratory(row: EvaluatedAdapter) -> EvaluatedAdapter:
+    """Return a row with at most grade C: its plan was changed after the first answers."""
+    if row.grade != "B":
+        return row
+    claim = row.reason.partition(": ")[2]
+    return row.model_copy(update={"grade": "C", "reason": f"{EXPLORATORY}: {claim}"})
 
 
 def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int = 1) -> EvaluatedAdapter:

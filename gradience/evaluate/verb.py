@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from gradience.digests import sha256_file
 from gradience.errors import InputError, OutputError, require
 from gradience.evaluate.adapters import AdapterInput
-from gradience.evaluate.answering import RECORDS, Answering
+from gradience.evaluate.answering import Answering
 from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.inputs import Inputs, read_inputs
-from gradience.evaluate.kept import MANIFEST
+from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.ledger import count_test
 from gradience.evaluate.outcome import report_of
 from gradience.evaluate.settings import EvaluateSettings
@@ -67,6 +68,13 @@ def evaluate(
         if output is not None:
             note_changes(output, (EVALUATION, DOCUMENT), watcher.note)
         answering = Answering(inputs, output, watcher)
+        if answering.kept is not None:
+            planned, examples = answering.kept.planned(len(inputs.examples)), len(inputs.examples)
+            if planned < examples and inputs.looks:
+                note = (
+                    f"{planned:,} examples were planned, and there are {examples:,} now: no grade is above C"
+                )
+                answering.inputs = replace(inputs, grown_from=planned, notes=(*inputs.notes, note))
         base, tests = answering.fingerprint, None
         if output is not None and len(inputs.adapters) > 1 and not inputs.request.no_ledger:
             claim = [[_digests(one) for one in inputs.adapters[1:]], str(inputs.margin), inputs.task.scoring]

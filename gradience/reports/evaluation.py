@@ -229,6 +229,8 @@ class EvaluationReport(Report):
     """sha256 over the content of the examples, in order."""
     looks: tuple[int, ...] = ()
     """Numbers of examples at the planned looks; empty if all examples were answered at once."""
+    grown_from: int | None = None
+    """Number of examples planned before the first answers, if there are more now: then no grade is above C."""
     margin: Share
     """Drop that a grade B rules out: a share of the examples or, for likelihoods, nats per token."""
     conditions: EvaluationConditions
@@ -420,6 +422,8 @@ class KeptRecords(Artifact):
     """File name -> key and digest."""
     plan: str | None = None
     """sha256 of the plan.json that was fixed before the first answer; null for an evaluation, which has none."""
+    examples: int | None = None
+    """Planned number of examples of an evaluation; null for a shrink, whose plan.json has it."""
     budget: KeptBudget | None = None
     """Null if a number of examples was given."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gradience.evaluate.answering import Answers
 from gradience.evaluate.comparison import kl_divergence
 from gradience.evaluate.inputs import Inputs
-from gradience.evaluate.outcome import conditions_of, look_at, row_of
+from gradience.evaluate.outcome import EXPLORATORY, conditions_of, exploratory, look_at, row_of
 from gradience.files.records import Evaluation
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.run import Stopwatch
@@ -37,7 +37,6 @@ STATUSES: dict[str | None, TestedStatus] = {
     "X": "not evaluated",
 }
 """Grade -> status of a candidate."""
-EXPLORATORY = "exploratory, because the choice was made after looking at answers"
 
 
 def report_of(
@@ -108,14 +107,6 @@ def candidates_of(
             )
         )
     return tuple(rows)
-
-
-def exploratory(row: EvaluatedAdapter) -> EvaluatedAdapter:
-    """Return a row with at most grade C: its plan was changed after the first answers."""
-    if row.grade != "B":
-        return row
-    claim = row.reason.partition(": ")[2]
-    return row.model_copy(update={"grade": "C", "reason": f"{EXPLORATORY}: {claim}"})
 
 
 # ---------------------------------------------------------------- words

@@ -16,10 +16,9 @@ from gradience.digests import sha256_file, sha256_text
 from gradience.distill.inputs import FEWEST
 from gradience.errors import UsageError
 from gradience.evaluate.adapters import BASE_ROW
-from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import Inputs, read_inputs, with_looks
-from gradience.evaluate.kept import Kept
+from gradience.evaluate.kept import RECORDS, Kept
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.shared_names import path_text
 from gradience.models.locate import locate

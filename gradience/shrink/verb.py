@@ -20,8 +20,7 @@ from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.compress.adapter import Documents
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
-from gradience.evaluate.answering import RECORDS
-from gradience.evaluate.kept import MANIFEST
+from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.ledger import count_test
 from gradience.evaluate.verb import memory_errors, note_changes, require_libraries
 from gradience.files.card import CARD, write_block

@@ -21,9 +21,9 @@ from gradience.errors import GradienceError, InputError
 from gradience.evaluate import outcome as evaluated
 from gradience.evaluate import verb as evaluation
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
-from gradience.evaluate.answering import RECORDS, Answering, Answers, T
+from gradience.evaluate.answering import Answering, Answers, T
 from gradience.evaluate.inputs import Inputs, in_look_order
-from gradience.evaluate.kept import MANIFEST
+from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files import strict_json
 from gradience.files.card import read_card, with_block
@@ -336,6 +336,7 @@ def _inputs_of(
         plan.role,
         report.notes,
         measures_divergence=scored,
+        grown_from=None if isinstance(report, ShrinkReport) else report.grown_from,
         looks=recorded.evaluator.looks if len(recorded.evaluator.looks) > 1 else (),
     )
 

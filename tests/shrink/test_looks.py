@@ -7,8 +7,7 @@ import shutil
 import adapters_to_compare as data
 import pytest
 
-from gradience import evaluate_adapters, shrink_adapter
-from gradience.evaluate import inputs
+from gradience import evaluate_adapters, shrink_adapter, verify
 from gradience.files.records import read_records
 from gradience.progress import Watcher
 from gradience.reports.shrink import ShrinkPlan
@@ -27,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def looks_of_few_rows(monkeypatch):
-    monkeypatch.setitem(inputs.FLOOR, False, 20)
+    monkeypatch.setattr(sequential, "fewest_at_first_look", lambda margin, likelihoods: 20)
     monkeypatch.setattr(sequential, "FEWEST_BETWEEN", 5)
 
 
@@ -62,7 +61,7 @@ def records(output):
 def finished(folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("finished") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(inputs.FLOOR, False, 20)
+        patch.setattr(sequential, "fewest_at_first_look", lambda margin, likelihoods: 20)
         patch.setattr(sequential, "FEWEST_BETWEEN", 5)
         return shrink(folder, output), output
 
@@ -140,3 +139,19 @@ def test_an_evaluation_shares_its_error_among_the_candidates(folder, tmp_path):
             assert row.bounds.p_value <= 0.025
         assert (row.grade == "B") == (row.adjusted_p <= 0.05 and row.bounds.low > -0.3)
     assert evaluate_adapters(given, **options, with_base=True).adapters[1].pairs == kept.adapters[1].pairs
+
+
+def test_more_examples_than_an_evaluation_planned_give_no_grade_above_c(folder, tmp_path):
+    given, output = [folder / "reference", folder / "reference"], tmp_path / "out"
+    given[1] = shutil.copytree(folder / "reference", tmp_path / "same")
+    options = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu", "margin": "30"}
+    first = evaluate_adapters(given, **options, output=output, limit=40)
+    assert (first.looks[-1], first.candidates[0].grade, first.grown_from) == (40, "B", None)
+    earlier = evaluate_adapters(given, **options, output=output, limit=22)
+    assert earlier.looks == first.looks
+    grown = evaluate_adapters(given, **options, output=output)
+    assert (grown.looks, grown.grown_from, grown.candidates[0].grade) == (LOOKS, 40, "C")
+    assert "exploratory" in grown.candidates[0].reason
+    assert "40 examples were planned, and there are 60 now" in grown.to_text()
+    verified = verify(output)
+    assert (verified.verdict, verified.level) == ("consistent", "L2")
