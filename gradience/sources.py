@@ -6,17 +6,20 @@ The one reader of reports for drawing and sharing: `gradience plot` takes one re
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from pydantic import ConfigDict, Field
 
 from gradience.adapters.locate import CONFIG, natural_key
 from gradience.adapters.tensors import TensorFile
 from gradience.audit.adapter import audit_adapter
-from gradience.digests import sha256_bytes
-from gradience.errors import InputError
+from gradience.caching import cache_folder
+from gradience.digests import sha256_bytes, sha256_file
+from gradience.errors import GradienceError, InputError
 from gradience.files.artifact import MAX_ARTIFACT_BYTES, Artifact
 from gradience.files.digests import root_of
 from gradience.files.shared_names import command_text, path_text, paths_text
@@ -26,6 +29,7 @@ from gradience.reports.audit_series import step_of
 from gradience.reports.base.report import Report
 from gradience.reports.calibration import METADATA, Calibration
 from gradience.reports.monitor import MonitorReport
+from gradience.reports.page.flips import Prompts
 from gradience.reports.page.parts import Source
 from gradience.reports.registry import ARTIFACTS, model_of
 
@@ -37,6 +41,8 @@ NAMES = (*OF_A_RUN, "compression_report.json", "distill_report.json", "audit.jso
 """File names searched for in a folder, in the order of a page: results first, then their evidence."""
 MOST_FILES = 40
 """Most files taken from one folder."""
+SCORERS = ("exact", "nll", "multiple_choice")
+"""Ways of reading a file of prompts."""
 
 
 class Named(Artifact):
@@ -140,7 +146,45 @@ def _read(path: Path, name: str) -> Source:
             hint=Named.repair,
         )
     report = reader.parse(path, text)
-    return Source(name, report, sha256_bytes(text).hex(), verification_of(report, path.parent), path.parent)
+    verify, prompts = verification_of(report, path.parent), partial(prompts_of, report, path.parent)
+    return Source(name, report, sha256_bytes(text).hex(), verify, path.parent, prompts)
+
+
+def prompts_of(report: Report, folder: Path) -> Prompts:
+    """Return the prompts of a report's examples; empty if the data are not on this machine.
+
+    The data belong to a task that comes with Gradience, or are a file of the recorded name and digest: in the working
+    directory, in `folder`, or in the folder above. Nothing is fetched, and no code of a user's task is run.
+    """
+    from gradience import tasks
+    from gradience.models.embedded import REVIEWS
+
+    named = getattr(report, "data", report)
+    task, source = getattr(named, "task", ""), getattr(named, "source", {})
+    files = []
+    for words in source.values():
+        name, _, sha256 = words.partition(" sha256:")
+        places = (place / Path(name).name for place in (Path(), folder, folder.parent))
+        files += [path for path in places if sha256 and path.is_file() and sha256_file(path) == sha256]
+    unpacked = task == "reviews" and any((cache_folder() / "assets").glob(f"{REVIEWS.key}*"))
+    if task not in tasks.PROFILES or not (files or unpacked or task == "arithmetic"):
+        return Prompts({})
+    # prompts do not depend on the scorer that was chosen, but a file may be readable only for one
+    scorers = [{"scorer": name} for name in (SCORERS if task == "jsonl" else ())]
+    for options in scorers or [{}]:
+        with suppress(GradienceError):  # such as columns that an option named
+            loaded = tasks.load(task, {"file": files[0], **options} if files else {}, needed=())
+            texts = {example.id: _prompt(example) for example in loaded.examples.all}
+            return Prompts(texts, getattr(loaded, "label_names", ()))
+    return Prompts({})
+
+
+def _prompt(example: Any) -> str:
+    """Return the text that a model is given."""
+    if hasattr(example, "messages"):
+        return "\n".join(f"{role}: {text}" for role, text in example.messages[:-1])
+    text: str = example.prompt if hasattr(example, "prompt") else example.text
+    return "\n".join(filter(None, [text, getattr(example, "text_pair", None)]))
 
 
 def _weights(path: Path) -> Report:

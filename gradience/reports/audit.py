@@ -427,6 +427,21 @@ class AuditReport(Report):
         """Return the sections of a document."""
         return audit_blocks(self)
 
+    def summary(self) -> list[Note]:
+        """Return completeness, directions needed, and the first suggestion that saves something."""
+        notes = [_coverage_note(self)]
+        if self.energy_rank_90_p50 is not None:
+            ranks = number_range(layer.r for layer in self.layers)
+            k = trimmed(self.energy_rank_90_p50)
+            notes.append(
+                Note("info", f"The median module has 90 % of its energy in {k} of r = {ranks} directions.")
+            )
+        if self.suggestions is not None:
+            rank, saved = self.suggestions.median.rank, self.suggestions.median.reduction
+            fewer = f" ({percent(saved)} fewer LoRA parameters)" if saved else ""
+            notes.append(Note("info", f"Suggested uniform rank: {rank}{fewer}. {HYPOTHESIS}"))
+        return notes
+
     def to_text(
         self,
         *,
@@ -961,7 +976,7 @@ def layer_blocks(report: AuditReport, view: View) -> list[Block]:
     footnote = "± borderline: the energy is so close to a threshold that k may be off by one"
     borderline = any(layer.borderline for layer in report.layers)
     return [
-        Heading("All modules"),
+        Heading("All modules", folded=True),
         Table(columns, rows),
         *([Paragraph(Span(footnote, "dim"))] if borderline else []),
     ]

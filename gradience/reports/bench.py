@@ -778,13 +778,13 @@ def _reasons(results: Iterable[Result], known: Sequence[str] = ()) -> Iterator[B
         if why and not passes and not (result.is_control and measured):
             names.setdefault(why, []).append(result.name)
     if names:
-        yield Heading("Reasons")
+        yield Heading("Reasons", folded=True)
         yield items(f"{', '.join(of)}: {why}" for why, of in names.items())
 
 
 def _policy(rule: Policy, notes: Iterable[str]) -> Iterator[Block]:
     """Yield the safety policy, its meaning for this run, and limits of the verdicts."""
-    yield Heading("Policy")
+    yield Heading("Policy", folded=True)
     yield Paragraph(
         f"A seed passes if Δ is at least {signed_points(-rule.tolerance)} points. A variant passes if at least"
         f" {exact_percent(rule.pass_rate)} of the planned seeds pass and no seed has a Δ below"
@@ -803,7 +803,7 @@ def _policy(rule: Policy, notes: Iterable[str]) -> Iterator[Block]:
 def _sources(run: Run, splits: Iterable[DataSplit], more: Iterable[str]) -> Iterator[Block]:
     """Yield the sources of the numbers: `more`, data, base weights."""
     data = [f"{split.role}: {split.n:,} examples, sha256 {split.sha256}" for split in splits]
-    yield Heading("Sources")
+    yield Heading("Sources", folded=True)
     yield items([*more, *data, f"base weights {run.base_fingerprint}"])
 
 
@@ -1259,7 +1259,7 @@ def aggregate_blocks(report: BenchAggregate, *, sources: bool = True) -> Iterato
         yield from ladder_section(report.ladder, report.steps)
     yield from _controls(report.controls, _summaries(report.controls))
     yield from _reasons([variant for variant in report.variants if not variant.is_step])
-    yield Heading("Seeds", aside="probe: correct answers; others: Δ in points")
+    yield Heading("Seeds", aside="probe: correct answers; others: Δ in points", folded=True)
     yield _seeds(report)
     yield from _policy(report.policy, report.notes)
     if sources:

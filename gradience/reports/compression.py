@@ -147,9 +147,9 @@ class CompressionPlan(Report):
         )
         return self.drawn(_screen(self, layers, *steps), width, color)
 
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title with size and energy kept in one line."""
-        return _page_heading(self, heading)
+    def summary(self) -> list[Note]:
+        """Return size, error, and what needs attention."""
+        return _summary(self)
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -299,9 +299,9 @@ class CompressionReport(Report):
         )
         return self.drawn(_screen(self, layers, *steps), width, color)
 
-    def page_heading(self, heading: Heading) -> Heading:
-        """Return the title with size and energy kept in one line."""
-        return _page_heading(self, heading)
+    def summary(self) -> list[Note]:
+        """Return size, error, and what needs attention."""
+        return _summary(self)
 
 
 Compression = CompressionPlan | CompressionReport
@@ -333,10 +333,17 @@ def compression_blocks(compression: Compression, view: View = DOCUMENT) -> Docum
     return [block for section in SECTIONS for block in section(compression, view)]
 
 
-def _page_heading(compression: Compression, heading: Heading) -> Heading:
+def _summary(compression: Compression) -> list[Note]:
+    written = compression if isinstance(compression, CompressionReport) else None
+    error = f"Predicted error: {percent(compression.predicted_error)}"
+    error = error if written is None else f"Error: {percent(written.measured_error)}"
     parameters = saved(compression.old_params, compression.new_params)
-    aside = f"LoRA parameters: {parameters}; {percent(compression.kept_energy)} of the energy kept"
-    return Heading(heading.text, aside=aside)
+    result = f"LoRA parameters: {parameters}. {error}. A small error does not prove equal accuracy."
+    notes = [Note("info", result)]
+    if written is not None:
+        silent = [row for row in written.runtimes if row.verdict.startswith("wrong")]
+        notes += [*runtime_notes(silent), *(Note("warning", warning) for warning in written.warnings)]
+    return notes
 
 
 def title_blocks(compression: Compression, view: View) -> list[Block]:
@@ -577,7 +584,11 @@ def layer_blocks(compression: Compression, view: View) -> list[Block]:
     table = module_table(
         "module", single(shown), (RANK, ON_DISK, KEPT, PREDICTED, ERROR, LAYER_ERROR, PARAMETERS, BYTES)
     )
-    return [Heading("All modules"), table, *more(len(modules) - len(shown), "more module", " in the JSON")]
+    return [
+        Heading("All modules", folded=True),
+        table,
+        *more(len(modules) - len(shown), "more module", " in the JSON"),
+    ]
 
 
 # ---------------------------------------------------------------- encoding

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
@@ -228,7 +229,7 @@ def fleet_blocks(report: FleetReport, *, brief: bool = False, root: str | None =
     return [
         *_title(report),
         *_serving(report),
-        *(block for base in bases if base.steps for block in _lower_steps(base, brief=brief)),
+        *_lower_ranks([base for base in bases if base.steps], brief=brief),
         *_next(report, report.root if root is None else root),
         *_copies(report, brief=brief),
         *_failures(report),
@@ -288,8 +289,17 @@ def weight_error(lost_energy: float | None) -> float | None:
     return None if lost_energy is None else math.sqrt(lost_energy)
 
 
+def _lower_ranks(bases: Sequence[BaseGroup], *, brief: bool) -> list[Block]:
+    """Return memory and error at each lower step of each base, and the adapters above the next one."""
+    if not bases:
+        return []
+    return [
+        Heading("Lowering max_lora_rank"),
+        *(block for base in bases for block in _lower_steps(base, brief=brief)),
+    ]
+
+
 def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
-    """Return memory and error at each lower step, and the adapters above the next one."""
     calibrated = any(adapter.predicted_kl is not None for adapter in base.forcing)
     forcing = base.forcing[: SHOWN_FORCING if brief else LISTED]
     steps = table_of(
@@ -309,7 +319,7 @@ def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
     )
     hidden = base.steps[0].truncated - len(forcing)
     return [
-        Heading(("Lowering max_lora_rank  ", _base(base))),
+        Paragraph(_base(base)),
         steps,
         above,
         *([Paragraph(Span(f"and {count(hidden)} more", "dim"))] if hidden > 0 else []),

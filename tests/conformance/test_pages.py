@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from browser import assert_sound, browser, browsing, need_browser
 from long_run import write_run
-from page_samples import PAGES
+from page_samples import PAGES, RESULTS
 from test_html_page import hostile_page
 from test_names import WORST
 
@@ -100,7 +100,7 @@ def test_everything_is_reached_by_keyboard(chromium, pages):
         assert page.value("document.documentElement.dataset.theme") == "dark"
         for _ in range(60):
             page.page.keyboard.press("Tab")
-            if page.value("document.activeElement.tagName") == "SUMMARY":
+            if page.value("document.activeElement.closest('figure summary') !== null"):
                 break
         assert page.value(FOCUSED) == "plot-use"
         page.page.keyboard.press("Enter")
@@ -129,6 +129,21 @@ def test_the_figures_behind_a_plot_are_those_that_are_drawn(chromium, pages):
         )
         assert sum(drawn) > 0
         assert drawn == rows
+
+
+def test_a_folded_section_draws_its_plots_when_it_is_opened(chromium, tmp_path):
+    """Of several seeds only the verdicts are open: the page was 76,655 pixels high."""
+    file = tmp_path / "page.html"
+    file.write_text(to_page(read_sources([RESULTS / "minilm_reviews"])), encoding="utf-8")
+    with browsing(chromium) as page:
+        page.open(file)
+        assert page.value("document.documentElement.scrollHeight") < 12_000
+        first = "document.querySelector('details.section:not([open]) [data-plot]')"
+        page.value(f"{first}.closest('details').id = 'opened'; document.getElementById('opened').open = true")
+        page.page.wait_for_timeout(500)
+        width = "document.querySelector('#opened [data-plot] .main-svg').getBoundingClientRect().width"
+        assert page.value(width) > 400
+        assert page.value("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_an_axis_begins_where_it_says(chromium, pages):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 from bench_sample import bench, three_seeds
 
 from gradience.bench.verdict.aggregate import aggregate
-from gradience.files.records import ExamplesRun, GenerationRecord, write_records
+from gradience.files.records import ClassificationRecord, ExamplesRun, GenerationRecord, write_records
+from gradience.reports.base import html
 from gradience.reports.evaluation import EvaluationReport, RecordsFile
-from gradience.reports.page.flips import flip_blocks
+from gradience.reports.page.flips import Prompts, Quoted, flip_blocks
 from gradience.reports.page.render import to_page
 from gradience.reports.shrink import ShrinkReport
-from gradience.sources import Source, read_sources
+from gradience.sources import Source, prompts_of, read_sources
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SECRET = "forty-two, said the patient"
@@ -172,3 +174,29 @@ def test_records_that_the_aggregate_has_not_counted_are_not_shown(seeds):
     assert "seed 123" in shown
     assert "not as in the report" in shown
     assert ">e3<" not in shown
+
+
+def test_prompts_are_read_back_from_the_data_of_the_recorded_digest(folder):
+    """With the names of the labels and real line breaks; a file that has changed is not quoted."""
+    lines = [{"prompt": f"What is\n{key}?", "answer": GOLD[key]} for key in OLD]
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    report = EvaluationReport.read(folder / "evaluation.json")
+    digest = hashlib.sha256(data.read_bytes()).hexdigest()
+    changed = {"task": "jsonl", "source": {"all": f"rows.jsonl sha256:{digest}"}}
+    prompts = prompts_of(report.model_copy(update=changed), folder)
+    assert sorted(prompts.texts.values()) == sorted(line["prompt"] for line in lines)
+    key = next(key for key, text in prompts.texts.items() if text == "What is\ne2?")
+    cells = Quoted(lambda: prompts, shown=True).example(key, "5")
+    assert "<bdi>What is</bdi><br><bdi>e2?</bdi>" in html.inline(cells[0])
+    data.write_text("{}", encoding="utf-8")
+    assert prompts_of(report.model_copy(update=changed), folder).texts == {}
+
+
+def test_labels_have_their_names():
+    record = ClassificationRecord(
+        id="a", text_sha256="0" * 64, label=0, predicted=1, correct=False, logits=(0.0, 1.0), truncated=False
+    )
+    named = Quoted(lambda: Prompts({}, ("negative", "positive")), shown=True)
+    assert named.answers(record) == ("negative", "positive")
+    assert Quoted(lambda: Prompts({}), shown=True).answers(record) == ("0", "1")

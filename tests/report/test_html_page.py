@@ -127,8 +127,8 @@ def test_a_smoke_run_has_no_verdict_to_put_first():
 def test_an_audit_answers_in_the_order_of_its_questions():
     assert set(KINDS) <= set(PAGES)
     page = page_of("AuditReport")
-    order = ["Completeness <a", 'id="plot-use"', "Suggested ranks <a", 'id="plot-heatmap"']
-    order += ['id="plot-energy"', "Findings <a", "Limits <a"]
+    order = ["Completeness</h2>", 'id="plot-use"', "Suggested ranks</h2>", 'id="plot-heatmap"']
+    order += ['id="plot-energy"', "Findings</h2>", "Limits</h2>"]
     places = [page.index(text) for text in order]
     assert places == sorted(places)
     anchor = re.search(r'id="(section-\d+)-title">Findings', page)[1]
@@ -162,17 +162,17 @@ def test_a_page_is_called_by_what_it_is_about_and_stays_small(name):
 
 ORDERS = {
     "ShrinkReport": ["is the smallest candidate shown to stay", 'id="plot-forest"'],
-    "run of rewards": ["Reward <a", 'id="plot-reward"', "Use of rank <a"],
+    "run of rewards": ["Reward</h2>", 'id="plot-reward"', "Use of rank</h2>"],
     "planned run": ["Dry run: no model was loaded"],
     "calibrated compression": [
-        "Size <a",
+        "Size</h2>",
         'id="plot-parameters"',
-        "Error <a",
+        "Error</h2>",
         'id="plot-error"',
-        "Predicted change of the output <a",
+        "Predicted change of the output</h2>",
         'id="plot-kl"',
         "this adapter",
-        "Modules <a",
+        "Modules</h2>",
         'id="plot-kept"',
     ],
 }

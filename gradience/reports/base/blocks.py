@@ -14,10 +14,11 @@ from typing import Literal, TypeVar
 T = TypeVar("T")
 
 Role = Literal[
-    "", "strong", "dim", "name", "good", "info", "warn", "bad", "bar1", "bar2", "bar3",
+    "", "strong", "dim", "name", "quote", "good", "info", "warn", "bad", "bar1", "bar2", "bar3",
     "heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8",
 ]  # fmt: skip
-"""The role of a piece of text. `name`: a name that somebody else chose. `bar1` … `bar3`: parts of a bar;
+"""The role of a piece of text. `name`: a name that somebody else chose. `quote`: an example's text, whose line breaks a
+page keeps. `bar1` … `bar3`: parts of a bar;
 `heat1` … `heat8`: levels of a heat map."""
 
 Mark = Literal["good", "info", "warning", "error", "unknown", "item"]
@@ -46,6 +47,8 @@ class Heading:
     level: Literal[1, 2] = 2
     aside: Inline = ""
     """Text beside the heading if there is room, otherwise below it."""
+    folded: bool = False
+    """True for a section to look things up in: a page folds it."""
 
 
 @dataclass(frozen=True, slots=True)

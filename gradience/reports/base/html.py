@@ -72,6 +72,8 @@ def inline(text: Inline) -> str:
 
 
 def _span(span: Span) -> str:
+    if span.role == "quote":
+        return "<br>".join(f"<bdi>{html_text(line)}</bdi>" for line in span.text.split("\n"))
     text = html_name(span.text) if span.role == "name" else html_text(span.text)
     if span.role == "strong" and text:
         text = f"<strong>{text}</strong>"

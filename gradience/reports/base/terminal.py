@@ -31,6 +31,7 @@ STYLES = {
     "strong": "bold",
     "dim": "dim",
     "name": "cyan",
+    "quote": "",
     "good": "green",
     "info": "blue",
     "warn": "yellow",

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -35,29 +36,93 @@ from gradience.reports.shrink import ShrinkReport
 
 SHOWN = 10
 """Maximum number of examples per kind and adapter."""
-EXCERPT = 120
-"""Maximum characters of an answer; the end is kept."""
+EXCERPT, PROMPT = 120, 600
+"""Maximum characters of an answer and of a prompt; the end is kept."""
 Pair = tuple[Record, Record]
 """Answers of the reference and of the candidate to one example."""
 
 
-def flip_blocks(report: Report, folder: Path, *, texts: bool = True) -> list[Block]:
+class Prompts(NamedTuple):
+    """The data of a report's examples, read back from where they came from."""
+
+    texts: Mapping[str, str]
+    """Prompt by the example's id."""
+    labels: Sequence[str] = ()
+    """Names of the labels; empty if the answers are not labels."""
+
+
+ReadPrompts = Callable[[], Prompts]
+
+
+def flip_blocks(
+    report: Report, folder: Path, prompts: ReadPrompts | None = None, *, texts: bool = True
+) -> list[Block]:
     """Return the section on flipped examples; empty if there are no records.
 
-    texts: True to quote answers; ids and counts are always shown.
+    prompts: reads the data of the examples; called if there are flips to show. texts: True to quote prompts and
+    answers; ids and counts are always shown.
     """
-    aside = "up to 10 per kind (prompts are not stored)"
+    quoted = Quoted(prompts or (lambda: Prompts({})), shown=texts)
+    aside = f"up to {SHOWN} per kind"
     blocks: list[Block] = []
     try:
         if isinstance(report, BenchAggregate):
-            aside = "number of seeds per example; up to 10 examples per variant that flip in several seeds"
-            blocks += _over_seeds(report, folder, texts=texts)
+            aside = (
+                f"number of seeds per example; up to {SHOWN} examples per variant that flip in several seeds"
+            )
+            blocks += _over_seeds(report, folder, quoted)
         else:
             for flips in _flips(report, folder, PurePosixPath()):
-                blocks += _of_one(flips, texts=texts)
+                blocks += _of_one(flips, quoted)
     except InputError as error:
         blocks.append(Notes([Note("warning", f"records not shown: {error}")]))
-    return [Heading("Flipped examples", aside=aside), *blocks] if blocks else []
+    if not blocks:
+        return []
+    aside += "; the prompts were not found on this machine" if texts and not quoted.prompts.texts else ""
+    return [Heading("Flipped examples", aside=aside, folded=True), *blocks]
+
+
+@dataclass
+class Quoted:
+    """Cells with the texts of examples."""
+
+    read: ReadPrompts
+    shown: bool
+    """False: private texts are left out; only the examples' ids are shown."""
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The prompts, read when they are first needed."""
+        return self.read() if self.shown else Prompts({})
+
+    def head(self, *answers: str) -> list[Column]:
+        """Return the columns of an example: its id or its prompt, and its answers."""
+        if not self.shown:
+            return [Column("id")]
+        return [
+            Column("prompt" if self.prompts.texts else "id", wrap=True),
+            *(Column(name) for name in answers),
+        ]
+
+    def example(self, key: str, *answers: str) -> list[Inline]:
+        """Return the cells of an example with these answers."""
+        prompt = self.prompts.texts.get(key, "")
+        if not self.shown:
+            return [Span(key, "name")]
+        texts = (_end(prompt, PROMPT), *answers) if prompt else answers
+        return [*([] if prompt else [Span(key, "name")]), *(Span(text, "quote") for text in texts)]
+
+    def answers(self, record: Record) -> tuple[str, str]:
+        """Return the correct answer and the given answer."""
+        if isinstance(record, ClassificationRecord | ChoiceRecord):
+            return self._label(record.label), self._label(record.predicted)
+        if isinstance(record, GenerationRecord):
+            given = record.output if record.extracted is None else record.extracted
+            return _end(record.answer), _end(given)
+        return "", ""
+
+    def _label(self, label: int) -> str:
+        return self.prompts.labels[label] if label < len(self.prompts.labels) else str(label)
 
 
 # ---------------------------------------------------------------- records
@@ -141,34 +206,24 @@ def _file_in(folder: Path, name: str) -> Path | None:
     return path if inside and path.is_file() else None
 
 
-def _texts(record: Record) -> tuple[str, str]:
-    """Return the correct answer and the given answer."""
-    if isinstance(record, ClassificationRecord | ChoiceRecord):
-        return str(record.label), str(record.predicted)
-    if isinstance(record, GenerationRecord):
-        return _end(record.answer), _end(record.output if record.extracted is None else record.extracted)
-    return "", ""
-
-
-def _end(text: str) -> str:
-    return text if len(text) <= EXCERPT else f"…{text[-EXCERPT:]}"
+def _end(text: str, most: int = EXCERPT) -> str:
+    return text if len(text) <= most else f"…{text[-most:]}"
 
 
 # ---------------------------------------------------------------- one evaluation
 
 
-def _of_one(flips: Flips, *, texts: bool) -> Iterator[Block]:
-    kinds = ((flips.lost, "reference only"), (flips.gained, "candidate only"))
-    answers = [Column("correct answer"), Column("reference"), Column("candidate")] if texts else []
-    for pairs, words in kinds:
-        if not pairs:
-            continue
-        rows: list[list[Inline]] = []
-        for old, new in pairs[:SHOWN]:
-            cells = (*_texts(old), _texts(new)[1]) if texts else ()
-            rows.append([Span(text, "name") for text in (new.id, *cells)])
-        yield Paragraph((Span(flips.name, "name"), f": {plural(len(pairs), 'correct answer')}, {words}"))
-        yield Table([Column("id"), *answers], rows)
+def _of_one(flips: Flips, quoted: Quoted) -> Iterator[Block]:
+    for pairs, words in ((flips.lost, "reference only"), (flips.gained, "candidate only")):
+        if pairs:
+            yield Paragraph((Span(flips.name, "name"), f": {plural(len(pairs), 'correct answer')}, {words}"))
+            yield Table(
+                quoted.head("correct answer", "reference", "candidate"),
+                [
+                    quoted.example(new.id, *quoted.answers(old), quoted.answers(new)[1])
+                    for old, new in pairs[:SHOWN]
+                ],
+            )
 
 
 # ---------------------------------------------------------------- several seeds
@@ -191,7 +246,7 @@ class Repeated:
         return max(self.lost[example], self.gained[example])
 
 
-def _over_seeds(report: BenchAggregate, folder: Path, *, texts: bool) -> Iterator[Block]:
+def _over_seeds(report: BenchAggregate, folder: Path, quoted: Quoted) -> Iterator[Block]:
     """Yield the counts of each variant except controls, and a table of examples that flip in several seeds.
 
     Raises InputError (`other-records`) if the records do not match the counts of the report.
@@ -209,10 +264,10 @@ def _over_seeds(report: BenchAggregate, folder: Path, *, texts: bool) -> Iterato
                 variant.seeds += 1
                 for counter, pairs in ((variant.lost, flips.lost), (variant.gained, flips.gained)):
                     counter.update(old.id for old, _ in pairs)
-                    variant.gold.update((old.id, _texts(old)[0]) for old, _ in pairs)
+                    variant.gold.update((old.id, quoted.answers(old)[0]) for old, _ in pairs)
     for name, variant in repeated.items():
         if variant.gold:
-            yield from _of_variant(name, variant, texts=texts)
+            yield from _of_variant(name, variant, quoted)
 
 
 def _check_counts(variant: VariantSummary, seed: int, flips: Flips) -> None:
@@ -227,7 +282,7 @@ def _check_counts(variant: VariantSummary, seed: int, flips: Flips) -> None:
         )
 
 
-def _of_variant(name: str, flips: Repeated, *, texts: bool) -> Iterator[Block]:
+def _of_variant(name: str, flips: Repeated, quoted: Quoted) -> Iterator[Block]:
     examples = sorted(flips.gold, key=lambda example: (-flips.most(example), example))
     always = sum(flips.most(example) == flips.seeds for example in examples)
     words = f": {plural(len(examples), 'example flips', 'examples flip')} over {plural(flips.seeds, 'seed')}"
@@ -235,14 +290,15 @@ def _of_variant(name: str, flips: Repeated, *, texts: bool) -> Iterator[Block]:
     yield Paragraph((Span(name, "name"), words))
     again = [example for example in examples if flips.most(example) > 1 or flips.seeds == 1]
     if again:
-        rows: list[list[Inline]] = [
+        seeds = [Column("reference only, seeds", ">"), Column("candidate only, seeds", ">")]
+        yield Table(
+            [*quoted.head("correct answer"), *seeds],
             [
-                *(Span(text, "name") for text in (example, *([flips.gold[example]] if texts else []))),
-                str(flips.lost[example] or ""),
-                str(flips.gained[example] or ""),
-            ]
-            for example in again[:SHOWN]
-        ]
-        columns = [Column("id"), *([Column("correct answer")] if texts else [])]
-        columns += [Column("reference only, seeds", ">"), Column("candidate only, seeds", ">")]
-        yield Table(columns, rows)
+                [
+                    *quoted.example(example, flips.gold[example]),
+                    str(flips.lost[example] or ""),
+                    str(flips.gained[example] or ""),
+                ]
+                for example in again[:SHOWN]
+            ],
+        )

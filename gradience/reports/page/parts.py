@@ -10,10 +10,10 @@ from pathlib import Path
 
 from gradience.reports.audit import AuditReport
 from gradience.reports.audit_series import by_step, trend_blocks, why_no_series
-from gradience.reports.base.blocks import Block, Document, Heading, Inline, Notes, Paragraph, spans
+from gradience.reports.base.blocks import Block, Document, Heading, Note, Notes, Paragraph, spans
 from gradience.reports.base.report import Report
 from gradience.reports.monitor import MonitorReport, overview_blocks
-from gradience.reports.page.flips import flip_blocks
+from gradience.reports.page.flips import ReadPrompts, flip_blocks
 from gradience.reports.plots.audits import evolution_plots
 from gradience.reports.plots.kinds import plots_of
 from gradience.reports.plots.plot import Plot
@@ -32,6 +32,8 @@ class Source:
     """The command that verifies it."""
     folder: Path | None = None
     """Folder of the records that the report names; None if there is none."""
+    prompts: ReadPrompts | None = None
+    """Reads the prompts of its examples back, if the data are on this machine."""
     log: Path | None = None
     """The run.jsonl that was read."""
 
@@ -40,8 +42,7 @@ class Source:
 class Section:
     """One section of a report."""
 
-    title: Inline
-    aside: Inline
+    heading: Heading
     blocks: list[Block] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
 
@@ -50,12 +51,11 @@ class Section:
 class Part:
     """One report, or a summary of several."""
 
-    title: Inline
-    aside: Inline
-    """Its verdict, below the title."""
-    opening: list[Block]
+    heading: Heading
+    """Its title, with the verdict as the aside."""
+    opening: list[Block] = field(default_factory=list)
     """Blocks before the first section."""
-    sections: list[Section]
+    sections: list[Section] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     """Plots before the first section."""
     answer: list[Block] = field(default_factory=list)
@@ -79,19 +79,19 @@ def parts_of(sources: Sequence[Source], *, texts: bool) -> list[Part]:
         begun.add(kind)
         parts.append(part_of(source, texts=texts))
     if len(parts) == 1 and isinstance(single[0].report, MonitorReport):
-        parts[0].title = ("Training run ", *spans(parts[0].title))  # a file name does not describe the report
+        heading = parts[0].heading  # a file name does not describe the report
+        parts[0].heading = replace(heading, text=("Training run ", *spans(heading.text)))
     return parts
 
 
 def part_of(source: Source, *, texts: bool = True) -> Part:
     """Return a report's sections in order, each with its plots."""
     report = source.report if texts else source.report.without_texts()
-    flips = [] if source.folder is None else flip_blocks(report, source.folder, texts=texts)
+    flips = [] if source.folder is None else flip_blocks(report, source.folder, source.prompts, texts=texts)
     part = _part([*report.blocks(), *flips])
     part.opening = [*report.page_opening(part.opening)]
-    heading = report.page_heading(Heading(part.title, aside=part.aside))
-    part.title, part.aside = heading.text, heading.aside
-    titles = ["".join(span.text for span in spans(section.title)) for section in part.sections]
+    part.heading = report.page_heading(part.heading)
+    titles = ["".join(span.text for span in spans(section.heading.text)) for section in part.sections]
     for kind, plot in plots_of(report).items():
         matching = (
             section
@@ -105,7 +105,16 @@ def part_of(source: Source, *, texts: bool = True) -> Part:
         warnings = [block for block in part.opening if isinstance(block, Notes)]
         part.answer = [*sentences[:1], *([Notes(short)] if short else []), *sentences[1:], *warnings]
         part.opening = [block for block in part.opening if block not in part.answer]
+        for section in part.sections:  # the box is not repeated
+            section.blocks = list(_without(section.blocks, short))
     return part
+
+
+def _without(blocks: Sequence[Block], notes: Sequence[Note]) -> Iterator[Block]:
+    for block in blocks:
+        rest = [note for note in block.notes if note not in notes] if isinstance(block, Notes) else []
+        if rest or not isinstance(block, Notes):
+            yield replace(block, notes=rest) if isinstance(block, Notes) else block
 
 
 def _of_one_run(sources: Sequence[Source]) -> Iterator[Source]:
@@ -147,10 +156,10 @@ def _part(document: Document) -> Part:
     """Return the title, the blocks before the first section, and the sections."""
     title, *rest = document
     assert isinstance(title, Heading)
-    part = Part(title.text, title.aside, [], [])
+    part = Part(title)
     for block in rest:
         if isinstance(block, Heading):
-            part.sections.append(Section(block.text, block.aside))
+            part.sections.append(Section(block))
         else:
             (part.sections[-1].blocks if part.sections else part.opening).append(block)
     return part

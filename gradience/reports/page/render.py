@@ -31,9 +31,9 @@ MARK = b'<!doctype html>\n<html lang="en" data-written-by="gradience">'
 """The first bytes of a page."""
 FOLDED = 40
 """A table with more rows than this is collapsed."""
-HEIGHT, LEAST_HEIGHT, MOST_HEIGHT = 360, 220, 1600
-ROW_HEIGHT = 26
-"""Pixels per row of a forest plot or a heat map."""
+HEIGHT, LEAST_HEIGHT = 360, 220
+ROW_HEIGHT, CELL_WIDTH = 26, 16
+"""Pixels per row of a forest plot or a heat map, and per column of a heat map at least."""
 BUNDLE = "plotly-cartesian.min.js"
 
 Values = dict[str, Any]
@@ -67,7 +67,7 @@ def to_page(sources: Sequence[Source], *, texts: bool = True) -> str:
     more = f" and {plural(others, 'more report')}" if others > 0 else ""
     template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(asset("page.html"))
     page: str = template.render(
-        title=f"{_plain(parts[0].title)}{more}",
+        title=f"{_plain(parts[0].heading.text)}{more}",
         policy=_policy([bundle, script] if bundle else [script]),
         style=_safe(asset("page.css")),
         script=_safe(script),
@@ -130,28 +130,37 @@ def _command(source: Source) -> str:
 
 
 def _parts(parts: Sequence[Part], figures: list[Values]) -> list[Values]:
-    """Return the parts in the template's form. figures: list to which the figures of their plots are added."""
+    """Return the parts in the template's form. figures: list to which the figures of their plots are added.
+
+    Sections are open in the first part only: of a run with many seeds a reader sees the result first.
+    """
     several = len(parts) > 1
     anchors = [f"report-{number}" if several else "top" for number in range(1, len(parts) + 1)]
-    titles = {html_text(_plain(part.title)): anchor for part, anchor in zip(parts, anchors, strict=True)}
+    titles = {
+        html_text(_plain(part.heading.text)): anchor for part, anchor in zip(parts, anchors, strict=True)
+    }
     drawn: list[Values] = []
     for number, (anchor, part) in enumerate(zip(anchors, parts, strict=True), start=1):
         prefix = f"{number}-" if several else ""
         sections = {
             f"section-{prefix}{place}": section for place, section in enumerate(part.sections, start=1)
         }
-        links = titles | {html_text(_plain(section.title)): at for at, section in sections.items()}
+        links = titles | {html_text(_plain(section.heading.text)): at for at, section in sections.items()}
         drawn.append(
             {
                 "anchor": anchor,
-                "title": _inline(part.title, {}),
-                "plain": _plain(part.title),
-                "aside": _inline(part.aside, links),
+                "title": _inline(part.heading.text, {}),
+                "aside": _inline(part.heading.aside, links),
                 "answer": _blocks(part.answer, part.plots, links),
                 "opening": _blocks(part.opening, part.plots, links),
                 "plots": _plots(part.plots, prefix, figures),
                 "sections": [
-                    {"anchor": at, "plots": _plots(section.plots, prefix, figures)} | _section(section, links)
+                    {
+                        "anchor": at,
+                        "open": number == 1 and not section.heading.folded,
+                        "plots": _plots(section.plots, prefix, figures),
+                        **_section(section, links),
+                    }
                     for at, section in sections.items()
                 ],
             }
@@ -164,9 +173,9 @@ def _section(section: Section, links: Mapping[str, str]) -> Values:
     notes = [block for block in section.blocks if section.plots and isinstance(block, Notes)]
     mapped = any(isinstance(block, HeatMap) for block in section.blocks)
     return {
-        "title": _inline(section.title, {}),
+        "title": _inline(section.heading.text, {}),
         # the legend of a map's signs is left out: the page shows its plot instead
-        "aside": "" if mapped else _inline(section.aside, links),
+        "aside": "" if mapped else _inline(section.heading.aside, links),
         "notes": _blocks(notes, section.plots, links),
         "body": _blocks([block for block in section.blocks if block not in notes], section.plots, links),
     }
@@ -216,7 +225,8 @@ def _scrolled(block: Table | Facts | Bars, label: str) -> str:
 def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Values]:
     drawn: list[Values] = []
     for plot, wide in zip(plots, _rows(plots), strict=True):
-        rows = len(plot.y.categories)
+        rows, columns = len(plot.y.categories), len(plot.x.categories)
+        mapped = any(isinstance(series, Image) for series in plot.series)
         drawn.append(
             {
                 "number": len(figures),
@@ -225,7 +235,8 @@ def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Va
                 "sentence": display_sentence(plot.sentence),
                 "label": display_sentence(f"{plot.title}. {plot.sentence}"),
                 # forest plots and heat maps grow with their rows
-                "height": min(MOST_HEIGHT, max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows)) if rows else HEIGHT,
+                "height": max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows) if rows else HEIGHT,
+                "width": CELL_WIDTH * columns if mapped else 0,
                 "wide": wide,
                 "table": _safe(_scrolled(table_of(plot), f"Figures: {plot.title}")),
             }

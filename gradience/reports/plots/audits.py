@@ -82,12 +82,12 @@ def use_plot(report: AuditReport) -> Plot | None:
     label = k_label(report.tau)
     return Plot(
         "use",
-        f"Directions that hold {100 * report.tau:.6g} % of the energy",
+        f"Directions with {100 * report.tau:.6g} % of the energy",
         Axis(label, categories=[str(low) if width == 1 else f"{low} – {high - 1}" for low, high in bins]),
         Axis("modules", low=0.0, high=ABOVE_BARS * max(counts.values()), form="count"),
         [Bars("modules", [counts[place] for place in range(len(bins))])],
-        f"{label} of {plural(len(ranks), 'module')}: {trimmed(float(median(ranks)))} at the median, from {min(ranks)}"
-        f" to {max(ranks)}, where the largest rank is {largest}.",
+        f"{label} of {plural(len(ranks), 'module')}: median {trimmed(float(median(ranks)))}, {min(ranks)} to"
+        f" {max(ranks)}; the largest rank is {largest}.",
         [Reference((at - 0.5) / width - 0.5, text, on="x", tone=tone) for at, text, tone in lines],
     )
 
@@ -96,7 +96,7 @@ def importance_plot(report: AuditReport | CalibrationReport) -> Plot | None:
     """Return the predicted KL of leaving out each module's update, the largest first."""
     effects = report.effects if isinstance(report, AuditReport) else report
     rows = [(row.name, row.importance) for row in effects.modules] if effects is not None else []
-    title = "What leaving out each module would cost"
+    title = "KL if a module is removed"
     return largest_plot("importance", title, "predicted KL", rows, "nats per token")
 
 
@@ -115,8 +115,8 @@ def spectrum_plot(report: AuditReport) -> Plot | None:
         Axis("direction", form="count"),
         Axis("σ over the largest σ", scale="log"),
         lines,
-        f"Singular values of {plural(len(layers), 'module')}, each over its largest; the median stable rank is"
-        f" {trimmed(report.stable_rank_median)} of r = {number_range(layer.r for layer in layers)}."
+        f"Singular values of {plural(len(layers), 'module')}, relative to the largest of the module; the median stable"
+        f" rank is {trimmed(report.stable_rank_median)} of r = {number_range(layer.r for layer in layers)}."
         f"{shades_said(lines)}",
     )
 
@@ -132,11 +132,10 @@ def energy_plot(report: AuditReport) -> Plot | None:
         "energy",
         "Cumulative energy",
         Axis("directions kept, k", form="count"),
-        Axis("energy held", low=0.0, high=1.0, form="share"),
+        Axis("energy kept", low=0.0, high=1.0, form="share"),
         lines,
-        f"{100 * report.tau:.6g} % of the energy needs {trimmed(float(np.median(ranks)))} of the directions in the"
-        f" median module, and {max(ranks)} in the one that needs most, of r ="
-        f" {number_range(layer.r for layer in layers)}.{shades_said(lines)}",
+        f"{100 * report.tau:.6g} % of the energy needs {trimmed(float(np.median(ranks)))} directions in the median"
+        f" module and {max(ranks)} at most, of r = {number_range(layer.r for layer in layers)}.{shades_said(lines)}",
         [Reference(report.tau, k_label(report.tau))],
     )
 
@@ -191,7 +190,7 @@ def evolution_plots(reports: Sequence[AuditReport]) -> list[Plot]:
     first, last = reports[0], reports[-1]
     use = Plot(
         "rank",
-        "Use of rank",
+        "Directions needed over checkpoints",
         axis,
         Axis("directions", low=0.0),
         [
@@ -199,7 +198,7 @@ def evolution_plots(reports: Sequence[AuditReport]) -> list[Plot]:
             Lines("k@90, 90th percentile", at, [audit.energy_rank_90_p90 for audit in reports], marked=True),
             Lines("stable rank, median", at, [audit.stable_rank_median for audit in reports], marked=True),
         ],
-        f"k@90 of the median module goes from {trimmed(first.energy_rank_90_p50)} to"
+        f"k@90 of the median module changes from {trimmed(first.energy_rank_90_p50)} to"
         f" {trimmed(last.energy_rank_90_p50)}, the median stable rank from {sig(first.stable_rank_median)} to"
         f" {sig(last.stable_rank_median)}.",
     )

@@ -16,6 +16,9 @@ from gradience.reports.base.names import display_name, fit_names
 from gradience.reports.plots import labels
 from gradience.reports.plots.labels import PHONE, SCREEN, label_places
 from gradience.reports.plots.plot import (
+    SERIES as COLORS,
+)
+from gradience.reports.plots.plot import (
     SHADES,
     Axis,
     Bars,
@@ -214,7 +217,7 @@ def _lines(series: Lines, place: int) -> list[Json]:
     if series.dashed:
         line["dash"] = "dash"
     elif series.shade is None and not series.tone and not marked:
-        line["dash"] = DASHES[place % len(DASHES)]
+        line["dash"] = DASHES[(place + place // len(COLORS)) % len(DASHES)]
     mode = "lines+markers" if marked else "lines"
     drawn = _named(series.name, series.hover, type="scatter", mode=mode, x=x, y=y, line=line)
     if marked:

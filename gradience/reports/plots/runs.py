@@ -1,7 +1,6 @@
 """Plots over training steps: loss or reward with events, use of rank, stable rank by layer, KL of a distillation.
 
-With more than `FEW` runs, a plot has one line per run and highlights those with errors or warnings. Events are shown in
-the plots of single runs.
+With more than `FEW` runs, a plot has one line per run, dashed for runs with errors, and no events.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from gradience.reports.audit_series import short_names
 from gradience.reports.base.numbers import count, plural, sig, trimmed
 from gradience.reports.distill import DistillReport
 from gradience.reports.monitor import Curve, MonitorReport, RunReport
-from gradience.reports.plots.plot import Axis, Lines, Plot, Reference, Tone
+from gradience.reports.plots.plot import Axis, Lines, Plot, Reference
 from gradience.reports.plots.shared import LAYER, STEP, shaded, shades_said
 
 FEW = 3
@@ -24,7 +23,6 @@ WIDE = 50
 flat line at 0."""
 CLOSE = 0.05
 """Share of the steps that an event's label takes on a phone."""
-TONES: dict[str, Tone] = {"error": "bad", "warning": "warn", "": "dim"}
 
 
 def distill_plot(report: DistillReport) -> Plot | None:
@@ -32,12 +30,12 @@ def distill_plot(report: DistillReport) -> Plot | None:
     steps, divergences = [check.step for check in report.checks], [check.kl for check in report.checks]
     return Plot(
         "kl",
-        "KL from the original during distillation",
+        "KL from the reference during distillation",
         STEP,
         Axis("KL", "nats per scored token", low=0.0),
-        [Lines("rows that decide", steps, divergences, marked=True)],
-        f"On the rows held out KL from the original goes from {sig(report.before.kl)} to {sig(report.after.kl)} nats"
-        " per scored token.",
+        [Lines("stopping rows", steps, divergences, marked=True)],
+        f"KL from the reference on the held-out rows: {sig(report.before.kl)} nats per scored token before,"
+        f" {sig(report.after.kl)} after.",
         [Reference(report.best_step, "kept", on="x", tone="good")],
     )
 
@@ -61,9 +59,8 @@ class Run:
         return "error" if "error" in severities else "warning" if "warning" in severities else ""
 
     def one_of_many(self, line: Lines) -> Lines:
-        """Return the line without its band, in the tone of the run's alerts; dashed for a run with errors."""
-        dashed = self.severity == "error"
-        return replace(line, name=self.name, low=(), high=(), tone=TONES[self.severity], dashed=dashed)
+        """Return the line without its band, dashed for a run with errors."""
+        return replace(line, name=self.name, low=(), high=(), dashed=self.severity == "error")
 
 
 def _runs(report: MonitorReport) -> list[Run]:
@@ -113,7 +110,7 @@ def _progress_plot(metric: str, logged: Sequence[tuple[Run, Curve]]) -> Plot | N
     axis = Axis(metric, scale="log" if log else "linear")
     sentence = _sentence(clauses) if few else _sentence_of_many(metric, curves)
     return Plot(
-        metric, metric.capitalize(), STEP, axis, series, sentence, _events([run for run, _ in curves])
+        metric, f"Training {metric}", STEP, axis, series, sentence, _events([run for run, _ in curves])
     )
 
 
@@ -156,7 +153,15 @@ def rank_plot(report: MonitorReport) -> Plot | None:
         spread = f": {trimmed(min(ends))} to {trimmed(max(ends))} at the last step of each" if ends else ""
         sentence = f"k@90 of the median module in {plural(len(measured), 'run')}{spread}."
     axis = Axis("directions" if few else "k@90, median module", low=0.0)
-    return Plot("rank", "Use of rank", STEP, axis, series, sentence, _events([run for run, _ in measured]))
+    return Plot(
+        "rank",
+        "Directions needed during training",
+        STEP,
+        axis,
+        series,
+        sentence,
+        _events([run for run, _ in measured]),
+    )
 
 
 def layers_plot(report: MonitorReport) -> Plot | None:
@@ -197,17 +202,12 @@ def _sentence_of_many(metric: str, curves: Sequence[tuple[Run, Curve]]) -> str:
         better += sign * (curve.last - curve.first) > 0
         if run.severity != "error":
             sound.append((sign * curve.last, curve.last, run.name))
-    text = f"Of {plural(len(curves), 'run')} {count(better)} end with a {way} training {metric} than they begin with"
+    text = f"{count(better)} of {plural(len(curves), 'run')} end with a {way} training {metric} than at the start"
     if sound:
         _, last, name = max(sound, key=lambda end: end[0])
-        text += f"; the {most} at the end without an error is {sig(last)} ({name})"
-    severities = [run.severity for run, _ in curves]
-    looks = [
-        f"{look}: {count(severities.count(severity))} with {severity}s"
-        for look, severity in (("dashed", "error"), ("orange", "warning"))
-        if severity in severities
-    ]
-    return f"{text}. {'; '.join(looks).capitalize()}." if looks else f"{text}."
+        text += f"; the {most} final {metric} of a run without errors is {sig(last)} ({name})"
+    errors = sum(run.severity == "error" for run, _ in curves)
+    return f"{text}. Dashed: {plural(errors, 'run')} with errors." if errors else f"{text}."
 
 
 def _events(runs: Sequence[Run]) -> list[Reference]:

@@ -13,8 +13,8 @@ from gradience.reports.plots.plot import Axis, Bars, Form, Image, Lines, Plot
 
 MOST_BARS = 24
 """Bars in one plot."""
-MOST_KINDS = 40
-"""Rows of a map."""
+MOST_KINDS = 400
+"""Rows of a map, which scrolls on a page."""
 STEP = Axis("step", form="count")
 LAYER = Axis("stable rank, median of the layer", low=1.0)
 
@@ -99,11 +99,11 @@ def map_plot(
             hovers[-1].append(hover(cell[0]) if len(cell) == 1 else several)
     known = sorted(figure for row in values for figure in row if figure is not None)
     form = percent if color.form == "share" else sig
-    spread = "is not measured"
+    spread = "not measured"
     if known:
-        spread = f"goes from {form(known[0])} to {form(known[-1])}, {form(median(known))} at the median"
+        spread = f"{form(known[0])} to {form(known[-1])}, median {form(median(known))}"
     elsewhere = len(modules) - len(inside)
-    rest = f"; {plural(elsewhere, 'module')} elsewhere left out" if elsewhere else ""
+    rest = f"; {plural(elsewhere, 'module')} outside this stack left out" if elsewhere else ""
     more = f"; {plural(hidden, 'kind')} left out" if hidden else ""
     return Plot(
         name,
@@ -111,7 +111,7 @@ def map_plot(
         Axis("layer", categories=[str(index) for index in indices]),
         Axis("module", categories=[labels[kind] for kind, _ in kinds]),
         [Image(title, values, hovers, color)],
-        f"Over {plural(len(inside), 'module')} {color.title} {spread}{rest}{more}.",
+        f"{title} of {plural(len(inside), 'module')}: {spread}{rest}{more}.",
     )
 
 

@@ -250,7 +250,7 @@ def truncated_bytes_plot(report: FleetCompression) -> Plot | None:
         Axis("size", low=0.0, form="bytes"),
         Axis("adapter", categories=[row.path for row in rows]),
         before_after([row.old_bytes for row in rows], [row.new_bytes for row in rows]),
-        f"All that were written: {size(report.old_bytes)} before, {size(report.new_bytes)} after.",
+        f"All written adapters: {size(report.old_bytes)} before, {size(report.new_bytes)} after.",
     )
 
 
@@ -305,7 +305,7 @@ def margins_plot(report: EvaluationForecast | ShrinkForecast) -> Plot | None:
     discordances, margins = [row.discordance for row in rows], [100 * row.margin for row in rows]
     return Plot(
         "margins",
-        "Detectable drop",
+        "Smallest drop that can be ruled out",
         Axis("discordance", low=0.0, form="share"),
         Axis("detectable drop", "points", low=0.0),
         [Lines("80 % power", discordances, margins, marked=True)],

@@ -85,7 +85,11 @@
 
   function draw(place, width) {
     const plot = plots[Number(place.dataset.plot)];
-    const look = fitted(plot, width || place.clientWidth, heights[places.indexOf(place)]);
+    // Within a folded section a plot has no width until the section is opened.
+    const inside = place.parentElement.clientWidth;
+    if (inside) place.dataset.sized = "yes";
+    const room = width || Math.max(inside, Number(place.dataset.least)) || NARROW;
+    const look = fitted(plot, room, heights[places.indexOf(place)]);
     place.style.height = look.layout.height + "px";
     return Plotly.react(place, look.traces, look.layout, { displayModeBar: false });
   }
@@ -127,6 +131,7 @@
   // Paper is white, and narrower than most screens.
   let before;
   window.addEventListener("beforeprint", () => {
+    document.querySelectorAll("details.section").forEach((section) => { section.open = true; });
     before = root.dataset.theme;
     root.dataset.theme = "light";
     drawAll(PAPER);
@@ -135,6 +140,12 @@
     if (before) root.dataset.theme = before; else delete root.dataset.theme;
     drawAll();
   });
+
+  // A section that is opened has room for its plots.
+  document.addEventListener("toggle", (event) => {
+    const hidden = (place) => event.target.contains(place) && !place.dataset.sized;
+    if (event.target.open) places.filter(hidden).forEach((place) => draw(place));
+  }, true);
 
   // A link to something that is folded away opens it.
   function unfold() {
