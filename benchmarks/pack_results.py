@@ -1,10 +1,11 @@
-"""Copy a finished Bench run without its weights: what everybody reads as files, everything else in one archive.
+"""Copy a finished run of Bench, shrink or evaluate: what everybody reads as files, everything else in one archive.
 
 python benchmarks/pack_results.py RUN DEST
 
 Plan, results and aggregates are copied as they are; records, reports, manifests, audits, telemetry and logs go into
-`everything.tar.xz`, without the owners and times of this machine, so that packing twice gives the same bytes.
-Unpacked beside the results, the archive is the run again; tests/bench/test_kept_results.py counts it anew.
+`everything.tar.xz`, of weights only a small `adapter/` that a shrink wrote, and no candidates, without the owners and times of this machine, so that packing twice gives the same bytes.
+Unpacked beside the results, the archive is the run again; tests/bench/test_kept_results.py counts it anew, and
+`gradience verify DEST` unpacks it to a temporary folder.
 """
 
 from __future__ import annotations
@@ -23,9 +24,16 @@ READ = (
     "bench_aggregate.md",
     "digests.json",
     "rederived.json",
+    "shrink.json",
+    "shrink.md",
+    "evaluation.json",
+    "evaluation.md",
 )
 ARCHIVE = "everything.tar.xz"
 LEFT_OUT = (".safetensors", ".lock")
+CANDIDATES, ADAPTER = "candidates", "adapter"
+SMALL = 2**20
+"""Largest weights file of a shrink's result that is packed, in bytes."""
 
 
 def pack(run: Path, target: Path) -> Path:
@@ -33,11 +41,14 @@ def pack(run: Path, target: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     rest = []
     for path in sorted(path for path in run.rglob("*") if path.is_file()):
+        inside = path.relative_to(run)
+        if inside.parts[0] == CANDIDATES:
+            continue
         if path.name in READ:
             copy = target / path.relative_to(run)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-        elif path.suffix not in LEFT_OUT and path.name not in LEFT_OUT:
+        elif (path.suffix not in LEFT_OUT and path.name not in LEFT_OUT) or (inside.parts[0] == ADAPTER and path.suffix != ".lock" and path.stat().st_size < SMALL):
             rest.append(path)
     archive = target / ARCHIVE
     with (

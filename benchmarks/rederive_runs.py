@@ -1,4 +1,4 @@
-"""Recompute a kept Bench run from its records with the current code, and pack it in place.
+"""Recompute a kept run of Bench, shrink or evaluate from its records with the current code, and pack it in place.
 
 python benchmarks/rederive_runs.py DIR…
 
@@ -10,6 +10,9 @@ is no longer counted:
 
 - the check that the probe is ahead of its base, which these runs did not plan, stays off (`above_base: null`);
 - a control made in a way, or at ranks, that no longer exist is not counted; its records stay in the archive.
+
+A shrink or an evaluation keeps its records, its plan and its `run` block; its JSON, page, card and digests are made
+again.
 """
 
 from __future__ import annotations
@@ -31,13 +34,26 @@ from gradience.bench.plan.preregister import bench_plan, plan_digest
 from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PAGE, PLAN, aggregate_run
+from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import SeedFolder, marking_of, rescored
 from gradience.bench.verify.verify import unpacked
+from gradience.card import card_of
+from gradience.evaluate.answering import RECORDS
+from gradience.evaluate.kept import Kept
+from gradience.evaluate.verb import EVALUATION
+from gradience.evaluate.verb import write_result as write_evaluation
 from gradience.files.digests import DIGESTS, files_below, root_of, write_digests
 from gradience.reports.audit import AuditReport
+from gradience.reports.base.report import Report
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan
+from gradience.reports.evaluation import EvaluationReport
+from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.reports.stage import MANIFEST, StageFile, StageManifest
+from gradience.shrink.plan import digest_of
+from gradience.shrink.verb import SHRUNK, Pages
+from gradience.shrink.verb import write_result as write_shrink
+from gradience.verification.answers import evaluation_again, shrink_again
 
 NOTE = "rederived.json"
 RENAMED = {"aa": "rewrite_control"}
@@ -209,6 +225,25 @@ def result_of(
     return assemble(folder.facts(), marking.rules, recorded.data, plan, recorded.run)
 
 
+def rederive_result(place: Path) -> None:
+    """Recompute the unpacked result of a shrink or an evaluation in the folder `place`."""
+    findings = Findings()
+    if (place / SHRUNK).is_file():
+        shrunk, plan = ShrinkReport.read(place / SHRUNK), ShrinkPlan.read(place / PLAN)
+        plan.save(place / PLAN)
+        Kept(place / RECORDS, print).bind(digest_of(plan))
+        again = shrink_again(place, shrunk, plan, findings)
+        kept = {"run": shrunk.run, "tests": shrunk.tests}
+        write_shrink(again.model_copy(update=kept), place, Pages(Report.to_markdown, card_of))
+    else:
+        report = EvaluationReport.read(place / EVALUATION)
+        kept = {"run": report.run, "tests": report.tests}
+        made = evaluation_again(place, report, findings).model_copy(update=kept)
+        write_evaluation(made, place, Report.to_markdown)
+    for mismatch in findings.mismatches:
+        print(f"{mismatch.file} {mismatch.field}: {mismatch.what}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -217,7 +252,9 @@ def main() -> None:
     for run in parser.parse_args().runs:
         with unpacked(run) as place, tempfile.TemporaryDirectory() as name:
             copy = Path(shutil.copytree(place, Path(name) / "run"))
-            rederive(copy)
+            (rederive_result if {SHRUNK, EVALUATION} & {path.name for path in run.iterdir()} else rederive)(
+                copy
+            )
             pack(copy, run)
         print(f"{run}: root {hashlib.sha256((run / DIGESTS).read_bytes()).hexdigest()}")
 

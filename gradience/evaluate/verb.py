@@ -83,7 +83,7 @@ def evaluate(
             rows = answering.run()
         report = report_of(answering, rows, base, watch).model_copy(update={"tests": tests})
         if output is not None:
-            _save(report, output, page_of)
+            write_result(report, output, page_of)
         return report
 
 
@@ -105,7 +105,7 @@ def memory_errors() -> Iterator[None]:
         ) from None
 
 
-def _save(report: EvaluationReport, output: Path, page_of: Callable[[Report], str] | None) -> None:
+def write_result(report: EvaluationReport, output: Path, page_of: Callable[[Report], str] | None) -> None:
     """Write the report, the page, and last the digests of both and of the records that it rests on."""
     names = [
         EVALUATION,

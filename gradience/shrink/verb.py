@@ -116,7 +116,7 @@ def shrink(
         report = report_of(prepared, plan_sha256, answering.fingerprint, dev, start, walked, watch)
         report = report.model_copy(update={"tests": tests})
         put_in_place(output, report.smallest, watcher.note)
-        _save(report, output, pages)
+        write_result(report, output, pages)
         return report
 
 
@@ -128,7 +128,7 @@ def _count(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> int |
     return count_test(output, reference, plan.examples_sha256, claim, note)
 
 
-def _save(report: ShrinkReport, output: Path, pages: Pages | None) -> None:
+def write_result(report: ShrinkReport, output: Path, pages: Pages | None) -> None:
     """Write the report, its pages, and last the digests of all, of the plan, the adapter and the records."""
     with write_errors(output):
         (output / DIGESTS).unlink(missing_ok=True)  # of other files; what is written now is not what it lists
