@@ -3,7 +3,8 @@
 python benchmarks/pack_results.py RUN DEST
 
 Plan, results and aggregates are copied as they are; records, reports, manifests, audits, telemetry and logs go into
-`everything.tar.xz`, of weights only a small `adapter/` that a shrink wrote, and no candidates, without the owners and times of this machine, so that packing twice gives the same bytes.
+`everything.tar.xz`, of weights only a small `adapter/` that a shrink wrote, and no candidates, without the owners and
+times of this machine, so that packing twice gives the same bytes.
 Unpacked beside the results, the archive is the run again; tests/bench/test_kept_results.py counts it anew, and
 `gradience verify DEST` unpacks it to a temporary folder.
 """
@@ -48,7 +49,7 @@ def pack(run: Path, target: Path) -> Path:
             copy = target / path.relative_to(run)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-        elif (path.suffix not in LEFT_OUT and path.name not in LEFT_OUT) or (inside.parts[0] == ADAPTER and path.suffix != ".lock" and path.stat().st_size < SMALL):
+        elif (inside.parts[0] == ADAPTER and path.suffix != ".lock" and path.stat().st_size < SMALL) or (path.suffix not in LEFT_OUT and path.name not in LEFT_OUT):
             rest.append(path)
     archive = target / ARCHIVE
     with (
