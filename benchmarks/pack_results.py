@@ -49,7 +49,7 @@ def pack(run: Path, target: Path) -> Path:
             copy = target / path.relative_to(run)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-        elif (inside.parts[0] == ADAPTER and path.suffix != ".lock" and path.stat().st_size < SMALL) or (path.suffix not in LEFT_OUT and path.name not in LEFT_OUT):
+        elif is_packed(path, inside):
             rest.append(path)
     archive = target / ARCHIVE
     with (
@@ -59,6 +59,13 @@ def pack(run: Path, target: Path) -> Path:
         for path in rest:
             tar.add(path, arcname=str(path.relative_to(run)), filter=anonymous)
     return archive
+
+
+def is_packed(path: Path, inside: Path) -> bool:
+    """Return True for files that go into the archive. inside: their path in the run."""
+    if inside.parts[0] == ADAPTER and path.suffix == ".safetensors":
+        return path.stat().st_size < SMALL
+    return path.suffix not in LEFT_OUT and path.name not in LEFT_OUT
 
 
 def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
