@@ -263,7 +263,7 @@ class Answering:
 
     @cached_property
     def _examples_at(self) -> Sequence[dict[str, Any]]:
-        """What decides the records of each look."""
+        """Inputs that determine the records of each look."""
         looks = self.evaluator.looks
         if len(looks) == 1:
             return [{"data": self.data}]

@@ -1,4 +1,4 @@
-"""How often a reference adapter was tested on the same rows: each further test can add a false claim.
+"""Number of tests of a reference adapter on the same rows: each further test can add a false claim.
 
 `.gradience/ledger.json` beside the folders of the runs holds keyed digests, no names and no results. The same test
 made again counts once.

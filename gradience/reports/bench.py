@@ -227,7 +227,7 @@ class OfAnArm(Part):
     arm: str
     """`retrain`, `truncate`, `ladder` (a step of it, truncated), or `control`."""
     description: str = ""
-    """How it is made, and the purpose of a control, in words; empty in older files."""
+    """Its making, and the purpose of a control, in words; empty in older files."""
     expected: Literal["PASS", "FAIL"] | None = None
     """Status that a control must have; null if none is expected."""
     made_by: str
