@@ -285,6 +285,7 @@ def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int =
                 f"inconclusive after adjustment for {counted(family, 'candidate')}: {measure} {worst}"
                 f" (95 % confidence, margin {allowed})"
             )
+        reason += "" if row.look is None else row.look.why_early
         needs = NextGrade(grade="B", examples=_needed(row, margin, 0.05 / family), seeds=None)
     changes = {"grade": grade, "reason": reason, "adjusted_p": adjusted, "next_grade": needs}
     return EvaluatedAdapter(**{**dict(row), **changes})

@@ -111,6 +111,14 @@ class TestedLook(Part):
     """Reason for stopping: `shown` and `worse` cross a boundary; `conditional power`: below 5 % for either result;
     `limit`: the given limit. Null for a row that is not tested."""
 
+    @property
+    def why_early(self) -> str:
+        """Reason for stopping without a result before the last look, with a semicolon before it; empty for others."""
+        if self.stopped == "conditional power":
+            chance = f"{100 * self.conditional_power:.1f} %"
+            return f"; stopped at look {self.number}: a B at the last look is unlikely (conditional power {chance})"
+        return f"; stopped at look {self.number} by the given limit" if self.stopped == "limit" else ""
+
 
 class EvaluatedAdapter(Part):
     """One row: an adapter or the base model, and its comparison with the reference."""

@@ -149,7 +149,7 @@ def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
     drop, margin = plan.drop(max(0.0, -row.bounds.low)), plan.drop(plan.margin)
     return (
         f"{candidate} is inconclusive: with {row.n:,} examples, {measure} of up to {drop} cannot be ruled out"
-        f" (margin {margin}); {needs}"
+        f" (margin {margin}); {needs}{row.look.why_early if row.look else ''}"
     )
 
 
