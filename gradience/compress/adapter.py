@@ -240,7 +240,7 @@ def write_compressed(
             curve=plan.curve,
             format=PEFT if layout.form is None else layout.form.name,
             encoding=layout.encoded.encoding,
-            encoding_reason=layout.encoded.reason,
+            encoding_reason=f"{layout.encoded.reason}; {rule_of(layout.encoded.encoding).meaning}",
             **results,
             old_bytes=opened.bytes,
             new_bytes=weights.size,

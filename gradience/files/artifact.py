@@ -168,7 +168,7 @@ def _parsed(path: Path, artifact: type[Artifact], text: bytes) -> Any:
             json.loads(text, parse_int=_counted)
         return from_json(text, allow_inf_nan=False)
     except OverflowError:
-        problem = "it holds an integer of 2^63 or more"
+        problem = "an integer of 2^63 or more"
     except (ValueError, RecursionError) as error:
         problem = f"the file: Invalid JSON: {error}"
     raise InputError(

@@ -44,6 +44,7 @@ from gradience.reports.base.blocks import (
     Role,
     Span,
     Table,
+    dim,
     figures,
     table_of,
 )
@@ -630,7 +631,7 @@ def title_blocks(report: AuditReport, view: View) -> list[Block]:
                 )
             )
         )
-    return [*blocks, Paragraph(Span(" · ".join(inventory), "dim"))]
+    return [*blocks, dim(" · ".join(inventory))]
 
 
 SHOWN_NOTES = 6
@@ -831,7 +832,7 @@ def effect_blocks(report: AuditReport, view: View) -> list[Block]:
         *([Notes(notes)] if notes else []),
         *(curve_blocks(effects.curve) if effects.curve else []),
         Table([Column("most important"), Column(""), Column("KL if removed", ">")], rows),
-        Paragraph(Span(basis, "dim")),
+        dim(basis),
     ]
 
 
@@ -920,7 +921,7 @@ def rank_blocks(report: AuditReport, view: View) -> list[Block]:
     return [
         Heading("Suggested ranks", aside="from weight energy, a crude guide to quality"),
         Table(columns, rows),
-        Paragraph(Span(_decision_sentence(plan), "dim")),
+        dim(_decision_sentence(plan)),
     ]
 
 
@@ -978,7 +979,7 @@ def layer_blocks(report: AuditReport, view: View) -> list[Block]:
     return [
         Heading("All modules", folded=True),
         Table(columns, rows),
-        *([Paragraph(Span(footnote, "dim"))] if borderline else []),
+        *([dim(footnote)] if borderline else []),
     ]
 
 
@@ -1016,7 +1017,7 @@ def where_blocks(report: AuditReport, view: View) -> list[Block]:
         if layers.most_modules > 1:
             merged = f"{layers.per_column} layers per column, " if layers.per_column > 1 else ""
             several = f"{merged}each cell: median of up to {layers.most_modules} modules"
-            blocks.append(Paragraph(Span(several, "dim")))
+            blocks.append(dim(several))
     blocks += more(hidden_stacks, "more stack of layers", view.rest, "more stacks of layers")
     outside = [layer for layer in report.layers if layer.layer is None or layer.layer_index is None]
     parts: list[str | Span] = []

@@ -29,6 +29,7 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Table,
+    dim,
 )
 from gradience.reports.base.numbers import (
     MISSING,
@@ -153,7 +154,7 @@ def trend_blocks(entries: Sequence[AuditReport | Refused], *, layers: bool = Fal
     notes = _notes(named)
     return [
         Heading(title, level=1),
-        Paragraph(Span(f"in the order given, {kind}", "dim")),
+        dim(f"in the order given, {kind}"),
         *_table(named, reports, tau),
         *_serving(named),
         *([Notes(notes)] if notes else []),
@@ -199,7 +200,7 @@ def _table(
     return [
         Heading("Use of rank", aside="medians over trained modules"),
         Table(columns, rows),
-        Paragraph(Span("; ".join(legend), "dim")),
+        dim("; ".join(legend)),
     ]
 
 

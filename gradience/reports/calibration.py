@@ -47,6 +47,7 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Table,
+    dim,
 )
 from gradience.reports.base.numbers import count, memory_parts, plural, sig, size
 from gradience.reports.base.prediction import ROUTED
@@ -172,7 +173,7 @@ class CalibrationReport(Report):
         """Return the screen. layers: every module. path, output: adapter and calibration in the next command."""
         following = f"Next: gradience compress {path} --calibration {output} --dry-run --max-kl 0.01"
         blocks = calibration_blocks(self, shown=None if layers else SHOWN)
-        return self.drawn([*blocks, Paragraph(Span(following, "dim"))], width, color)
+        return self.drawn([*blocks, dim(following)], width, color)
 
 
 class CalibrationForecast(Readable):
@@ -362,7 +363,7 @@ def _check_module(path: Path, calibration: Calibration, module: CalibratedModule
     shapes = [(r, r), (r, r), (r, k), (r, k), (k,), (k + 1,), (n, k)]
     svd = moments.svd_effects.shape
     if [array.shape for array in moments[:-1]] != shapes or svd[:-1] != (n,) or not 1 <= k <= r >= svd[1]:
-        raise _invalid(path, f"the tensors of {module.name} have other shapes than its row says")
+        raise _invalid(path, f"the tensors of {module.name} do not have the shapes in its row")
     if not all(np.isfinite(array).all() for array in moments):
         raise _invalid(path, f"NaN or infinity in the tensors of {module.name}")
     change = moments.effects[predicts].astype(np.float64).sum(axis=1)

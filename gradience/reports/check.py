@@ -17,6 +17,7 @@ from gradience.reports.base.blocks import (
     Notes,
     Paragraph,
     Span,
+    dim,
 )
 from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import count, plural, sig, trimmed
@@ -123,7 +124,7 @@ def check_blocks(report: CheckReport, *, verbose: bool = False) -> Document:
     ]
     blocks: list[Block] = [Heading("Check before training", level=1)]
     blocks += [Facts(files)] if files else []
-    blocks.append(Paragraph(Span(settings_sentence(report), "dim")))
+    blocks.append(dim(settings_sentence(report)))
     notes = []
     for finding in report.findings:
         where = f", {finding.where}" if finding.where else ""

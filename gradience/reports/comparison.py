@@ -22,6 +22,7 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     figures,
+    warned,
 )
 from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
 from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig
@@ -173,7 +174,7 @@ def title_blocks(report: ComparisonReport, view: View) -> list[Block]:
         origin = " · ".join([f"sha256 {digest[:12]}", *commit_of(source)])
         adapters.append((side, (Span(path, "name"), Span(f"  {origin}", "dim"))))
     blocks: list[Block] = [Heading("Comparison", level=1), Facts(adapters), Paragraph(" · ".join(parts))]
-    return [*blocks, Notes([Note("warning", note) for note in report.notes])] if report.notes else blocks
+    return [*blocks, *warned(report.notes)]
 
 
 def distance_blocks(report: ComparisonReport, view: View) -> list[Block]:

@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from gradience.adapters.formats import words_of
 from gradience.files.artifact import ROW_CONFIG, Float12, Part
 from gradience.reports.base.blocks import (
     Block,
@@ -26,7 +27,9 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Table,
+    dim,
     figures,
+    warned,
 )
 from gradience.reports.base.encodings import Encoding
 from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
@@ -230,6 +233,7 @@ class CompressionReport(Report):
     criterion: str
     encoding: Encoding
     encoding_reason: str
+    """Reason for the encoding, and its meaning."""
     modules: tuple[ModuleResult, ...]
     dropped: tuple[str, ...]
     """Modules at rank 0, which are removed from the file and from the targets in the config."""
@@ -316,7 +320,7 @@ LISTED_MODULES = 1000
 CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
 """Smallest error that can be predicted: the error is √(energy lost), and energies are exact to GRAM_TOLERANCE."""
 QUALITY = (
-    "A small weight error does not prove equal accuracy, and weight energy says little about which modules matter. "
+    "A small weight error does not prove equal accuracy, and weight energy does not show which modules matter. "
     "Evaluate both adapters on the task (docs/quickstart.md)."
 )
 
@@ -467,7 +471,7 @@ def runtime_blocks(compression: Compression, view: View) -> list[Block]:
         (f"Tested on {compression.architecture} with such tensors ({pages}):", run),
         ("Not tested:", [row for row in compression.runtimes if not row.run]),
     ):
-        blocks += [Paragraph(Span(title, "dim")), Notes(runtime_notes(rows))] if rows else []
+        blocks += [dim(title), Notes(runtime_notes(rows))] if rows else []
     return blocks
 
 
@@ -597,38 +601,18 @@ Fact = tuple[str, Inline]
 
 
 def written_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return one fact for each part of the folder, and warnings; for a plan only the encoding and dropped modules."""
+    """Return one fact for each part of the folder, and warnings; for a plan only the dropped modules."""
     most = SHOWN_NAMES if view.brief else LISTED_NAMES
     if isinstance(compression, CompressionPlan):
-        facts = _planned_facts(compression, most)
-        return [Heading("Encoding"), Facts(facts)] if facts else []
-    warnings = [Note("warning", warning) for warning in compression.warnings]
+        dropped = [module.name for module in compression.modules if not module.new_rank]
+        facts = _listed("left out", "module at rank 0", "modules at rank 0", dropped, most)
+        return [Heading("Dropped modules"), Facts(facts)] if facts else []
     facts = _written_facts(compression, most)
-    return [Heading("Encoding"), Facts(facts), *([Notes(warnings)] if warnings else [])]
-
-
-def _planned_facts(plan: CompressionPlan, most: int) -> list[Fact]:
-    """The default encoding, if the scales are known, and the modules that would be left out."""
-    from gradience.compress.encodings import ENCODINGS, Target
-    from gradience.compress.forms import encode_for, form_of
-
-    kept = [module for module in plan.modules if module.new_rank]
-    targets = [Target(row.name, row.new_rank, row.scale) for row in kept if row.scale is not None]
-    facts: list[Fact] = []
-    if len(targets) == len(kept):
-        encoded = encode_for(form_of(None, plan.format), targets, None)
-        meaning = ENCODINGS[encoded.encoding].meaning
-        facts.append(("encoding", f"{encoded.encoding} by default ({encoded.reason}): {meaning}"))
-    left_out = [module.name for module in plan.modules if not module.new_rank]
-    return [*facts, *_listed("left out", "module at rank 0", "modules at rank 0", left_out, most)]
+    return [Heading("Encoding"), Facts(facts), *warned(compression.warnings)]
 
 
 def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
     """The parts of the folder, then the parts left out or changed."""
-    from gradience.compress.encodings import ENCODINGS
-    from gradience.compress.forms import FORMS, PEFT
-
-    form = FORMS.get(report.format)
     written = [module for module in report.modules if module.new_rank]
     unchanged = sum(module.unchanged for module in written)
     folded = sum(module.folded != 1.0 for module in written)
@@ -640,7 +624,7 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
             f"B of {plural(folded, 'module')} rescaled because the config cannot express the scale"
         )
     if report.renamed:
-        names = "as PEFT does" if report.format == PEFT else f"as in {FORMS[report.format].words}"
+        names = "as PEFT does" if report.format == "peft" else f"as in {words_of(report.format)}"
         factors.append(f"{plural(report.renamed, 'tensor')} renamed {names}")
     config: list[str | Span] = []
     for name, change in report.config_changes.items():
@@ -648,10 +632,9 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
         config += ["; " if config else "", Span(name, "name"), f" {_setting(before)} → {_setting(after)}"]
     copied = [plural(report.carried_tensors, "other tensor")] if report.carried_tensors else []
     copied += [plural(len(report.carried_files), "file")] if report.carried_files else []
-    meaning = ENCODINGS[report.encoding].meaning
     facts: list[Fact] = [
-        *([] if form is None else [("format", f"{form.words}: {form.weights}")]),
-        ("encoding", f"{report.encoding} ({report.encoding_reason}): {meaning}"),
+        *([] if report.format == "peft" else [("format", words_of(report.format))]),
+        ("encoding", f"{report.encoding} ({report.encoding_reason})"),
         ("factors", "; ".join(factors)),
         ("config", tuple(config) or "unchanged"),
         ("copied", f"{' and '.join(copied)}, byte for byte" if copied else "no other tensors or files"),

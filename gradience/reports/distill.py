@@ -20,6 +20,7 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Table,
+    dim,
 )
 from gradience.reports.base.numbers import count, memory_parts, percent, plural, probability, sig, signed
 from gradience.reports.base.report import PlotOf, Plots, Readable, Report
@@ -174,7 +175,7 @@ class DistillReport(Report):
     ) -> str:
         """Return the screen. teacher, output: both adapters in the next command."""
         following = f"Next: gradience evaluate {teacher} {output} --data rows.jsonl -o evaluated"
-        return self.drawn([*self.blocks(), Paragraph(Span(following, "dim"))], width, color)
+        return self.drawn([*self.blocks(), dim(following)], width, color)
 
 
 class DistillForecast(Readable):

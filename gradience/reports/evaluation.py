@@ -26,6 +26,8 @@ from gradience.reports.base.blocks import (
     Table,
     items,
     spans,
+    table_of,
+    warned,
 )
 from gradience.reports.base.graded import (
     GRADES,
@@ -328,7 +330,7 @@ class EvaluationForecast(Report):
             *memory_facts(self.weights_bytes, self.adapter_bytes, self.batch_bytes, self.process_bytes),
         ]
         blocks: list[Block] = [Heading("Dry run: no model was loaded", level=1), Facts(facts)]
-        blocks += [Notes([Note("warning", note) for note in self.notes])] if self.notes else []
+        blocks += warned(self.notes)
         if len(self.adapters) > 1 and self.margins:
             blocks += margin_blocks(self.margin, self.margins)
         return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
@@ -369,7 +371,7 @@ class EvaluationPreview(Report):
         ]
         heading = Heading("Prompt preview: no model was loaded", level=1)
         blocks: list[Block] = [heading, Facts(facts)]
-        blocks += [Notes([Note("warning", note) for note in self.notes])] if self.notes else []
+        blocks += warned(self.notes)
         if not self.scored:
             return blocks
         legend = (
@@ -470,7 +472,7 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
         facts.append(("engine", (f"{conditions.engine} {version}{varies}".strip(), scores)))
     blocks: list[Block] = [Heading("Evaluation", level=1), Facts(facts)]
     notes = [*report.notes, *repeated_tests(report.tests)]
-    return [*blocks, Notes([Note("warning", note) for note in notes])] if notes else blocks
+    return [*blocks, *warned(notes)]
 
 
 def repeated_tests(tests: int | None) -> list[str]:
@@ -496,98 +498,85 @@ def device_of(conditions: EvaluationConditions) -> Inline:
     return (device, Span(f"{threads}, {batches}", "dim"))
 
 
+OutcomeColumn = tuple[Column, Callable[[EvaluatedAdapter | None], Inline]]
+"""A column, and its cell for a row; None for a candidate that was not evaluated."""
+
+
 def table_blocks(report: EvaluationReport) -> list[Block]:
     """Return one row for each adapter, the grade of each candidate, and the legend."""
     reference = report.adapters[0]
     tokens = any(row.change is not None and row.change.has_tokens for row in report.adapters)
     by_likelihood = reference.likelihood is not None
-    measures = (
-        [Column("NLL", ">"), Column("ΔNLL", ">")]
-        if by_likelihood
-        else [
-            Column("correct", ">"),
-            Column("reference only", ">", drop=6),
-            Column("candidate only", ">", drop=6),
-            Column("Δ", ">"),
-        ]
-    )
-    columns = [
-        Column(),
-        Column("rank", ">", drop=3),
-        Column("saved", ">", drop=4),
-        *([Column("examples", ">", drop=6)] if report.looks else []),
-        *measures,
-        Column("95 % interval", ">"),
-        Column("KL", ">", drop=2),
-        *([Column("KL/token", ">", drop=2 if by_likelihood else 5)] if tokens else []),
-        Column("flips", ">", drop=1),
-        Column("grade", ">"),
-    ]
-    name = Span(reference.name, "name")
     heading = Heading("Likelihood of the responses" if by_likelihood else "Accuracy")
     if report.candidates:
-        heading = Heading(("Candidates, compared with ", name))
-    cells = _likelihood_cells if by_likelihood else _cells
+        heading = Heading(("Candidates, compared with ", Span(reference.name, "name")))
+    table = table_of(
+        report.adapters,
+        (Column(), lambda row: "base model" if row.role == BASE else Span(row.name, "name")),
+        (Column("rank", ">", drop=3), _ranks),
+        (
+            Column("saved", ">", drop=4),
+            lambda row: "" if row.params_saved is None else percent(row.params_saved),
+        ),
+        *outcome_fields(by_likelihood=by_likelihood, looks=bool(report.looks)),
+        (Column("KL", ">", drop=2), lambda row: _change(row, "kl_mean")),
+        (Column("KL/token", ">", drop=2 if by_likelihood else 5, shown=tokens), kl_per_token),
+        (Column("flips", ">", drop=1), flips_cell),
+        (Column("grade", ">"), lambda row: row.grade or ""),
+    )
     grades = grade_notes(report)
-    blocks: list[Block] = [
-        heading,
-        Table(columns, [cells(row, tokens, bool(report.looks)) for row in report.adapters]),
-    ]
-    blocks += [Notes(grades)] if grades else []
     legend = _likelihood_legend(report, tokens) if by_likelihood else _legend(report, tokens)
+    blocks: list[Block] = [heading, table, *([Notes(grades)] if grades else [])]
     return [*blocks, Facts(legend)] if legend else blocks
 
 
-def _size_cells(row: EvaluatedAdapter, looks: bool) -> tuple[Inline, ...]:
-    """Cells of name, ranks, saving and, with looks, examples."""
-    label: Inline = "base model" if row.role == BASE else Span(row.name, "name")
-    ranks = MISSING if row.smallest_rank is None else number_range([row.smallest_rank, row.largest_rank or 0])
-    saved = "" if row.params_saved is None else percent(row.params_saved)
-    return (label, ranks, saved, *([examples_cell(row)] if looks else []))
+def outcome_fields(*, by_likelihood: bool, looks: bool) -> tuple[OutcomeColumn, ...]:
+    """Return the columns of a comparison with the reference: accuracy or likelihood, Δ and its interval."""
+
+    def pairs(show: Callable[[PairedTable], str]) -> Callable[[EvaluatedAdapter | None], str]:
+        return lambda row: "" if row is None or row.pairs is None else show(row.pairs)
+
+    measures: tuple[OutcomeColumn, ...] = (
+        (Column("correct", ">"), correct_cell),
+        (Column("reference only", ">", drop=6), pairs(lambda table: count(table.n10))),
+        (Column("candidate only", ">", drop=6), pairs(lambda table: count(table.n01))),
+        (Column("Δ", ">"), pairs(lambda table: points(table.delta))),
+    )
+    if by_likelihood:
+        measures = ((Column("NLL", ">"), _nll_cell), (Column("ΔNLL", ">"), _nll_change))
+    return (
+        (Column("examples", ">", drop=6, shown=looks), examples_cell),
+        *measures,
+        (Column("95 % interval", ">", drop=7), interval_cell),
+    )
 
 
-def correct_cell(row: EvaluatedAdapter) -> str:
+def _ranks(row: EvaluatedAdapter) -> str:
+    return MISSING if row.smallest_rank is None else number_range([row.smallest_rank, row.largest_rank or 0])
+
+
+def correct_cell(row: EvaluatedAdapter | None) -> str:
     """Return `1,793  82.0 %`."""
-    if row.n is None or row.correct is None:
+    if row is None or row.n is None or row.correct is None:
         return MISSING
     return f"{count(row.correct)}  {100 * row.correct / row.n:.1f} %"
 
 
-def _cells(row: EvaluatedAdapter, tokens: bool, looks: bool) -> Sequence[Inline]:
-    first = (*_size_cells(row, looks), correct_cell(row))
-    pairs = row.pairs
-    if pairs is None:
-        return (*first, *[""] * (6 + tokens), row.grade or "")
-    return (
-        *first,
-        count(pairs.n10),
-        count(pairs.n01),
-        points(pairs.delta),
-        interval_cell(row),
-        *change_cells(row.change, tokens),
-        row.grade or "",
-    )
+def _nll_cell(row: EvaluatedAdapter | None) -> str:
+    return MISSING if row is None or row.likelihood is None else f"{row.likelihood.nll:.4f}"
 
 
-def _likelihood_cells(row: EvaluatedAdapter, tokens: bool, looks: bool) -> Sequence[Inline]:
-    first, evidence = _size_cells(row, looks), row.likelihood
-    if evidence is None or evidence.delta is None:
-        nll = MISSING if evidence is None else f"{evidence.nll:.4f}"
-        return (*first, nll, *[""] * (4 + tokens), row.grade or "")
-    interval = row.interval
-    return (
-        *first,
-        f"{evidence.nll:.4f}",
-        _nats(evidence.delta),
-        MISSING if interval is None else f"{_nats(interval[0])} … {_nats(interval[1])}",
-        *change_cells(row.change, tokens),
-        row.grade or "",
-    )
+def _nll_change(row: EvaluatedAdapter | None) -> str:
+    delta = None if row is None or row.likelihood is None else row.likelihood.delta
+    return "" if delta is None else _nats(delta)
 
 
-def interval_cell(row: EvaluatedAdapter) -> str:
-    """Return `−0.92 … +0.25`, in points."""
-    return MISSING if row.interval is None else f"{points(row.interval[0])} … {points(row.interval[1])}"
+def interval_cell(row: EvaluatedAdapter | None) -> str:
+    """Return `−0.92 … +0.25`, in points or in nats per token; empty for the reference."""
+    if row is None or row.interval is None:
+        return ""
+    low, high = map(points if row.likelihood is None else _nats, row.interval)
+    return f"{low} … {high}"
 
 
 def examples_cell(row: EvaluatedAdapter | None) -> str:
@@ -595,6 +584,22 @@ def examples_cell(row: EvaluatedAdapter | None) -> str:
     if row is None or row.n is None:
         return MISSING
     return count(row.n) if row.look is None else f"{count(row.n)} (look {row.look.number})"
+
+
+def _change(row: EvaluatedAdapter, field: str) -> str:
+    """Return a figure of the change in the outputs, with two digits; empty for the reference."""
+    return "" if row.role == REFERENCE else sig(getattr(row.change, field, None), 2)
+
+
+def kl_per_token(row: EvaluatedAdapter) -> str:
+    """Return the KL per scored token; empty for the reference."""
+    return _change(row, "kl_per_token")
+
+
+def flips_cell(row: EvaluatedAdapter) -> str:
+    """Return the number of examples whose output changes; empty for the reference."""
+    flips = row.change.flipped_examples if row.change is not None else None
+    return "" if row.role == REFERENCE else MISSING if flips is None else count(flips)
 
 
 def looks_fact(looks: Sequence[int]) -> list[tuple[str, Inline]]:
@@ -605,15 +610,6 @@ def looks_fact(looks: Sequence[int]) -> list[tuple[str, Inline]]:
 LOOK_LEGEND: tuple[tuple[str, Inline], ...] = (
     ("examples", "examples answered when the test stopped; the intervals hold over all looks"),
 )
-
-
-def change_cells(change: OutputChange | None, tokens: bool) -> Sequence[str]:
-    """Return the cells of KL, KL per token if `tokens`, and flips."""
-    if change is None:
-        return [MISSING] * (2 + tokens)
-    per_token = MISSING if change.kl_per_token is None else sig(change.kl_per_token, 2)
-    flips = MISSING if change.flipped_examples is None else count(change.flipped_examples)
-    return (sig(change.kl_mean, 2), *([per_token] if tokens else []), flips)
 
 
 def _nats(value: float) -> str:

@@ -24,6 +24,7 @@ from gradience.reports.base.blocks import (
     Span,
     Table,
     figures,
+    warned,
 )
 from gradience.reports.base.graded import GRADES, Bounds, Grade
 from gradience.reports.base.numbers import MISSING, count, percent, plain, plural, probability, sig
@@ -168,7 +169,7 @@ def title_blocks(report: EvidenceReport) -> list[Block]:
         facts.append((side, (Span(log.path, "name"), *model, origin)))
     facts.append(("score", (*scored[1:], f" · {plural(report.n, 'example')}")))
     blocks: list[Block] = [Heading("Evidence", level=1), Facts(facts)]
-    return [*blocks, Notes([Note("warning", note) for note in report.notes])] if report.notes else blocks
+    return [*blocks, *warned(report.notes)]
 
 
 def answer_blocks(report: EvidenceReport) -> list[Block]:

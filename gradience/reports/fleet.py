@@ -24,6 +24,7 @@ from gradience.reports.base.blocks import (
     Notes,
     Paragraph,
     Span,
+    dim,
     table_of,
 )
 from gradience.reports.base.numbers import MISSING, count, max_lora_rank, percent, plural, sig, size
@@ -322,7 +323,7 @@ def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
         Paragraph(_base(base)),
         steps,
         above,
-        *([Paragraph(Span(f"and {count(hidden)} more", "dim"))] if hidden > 0 else []),
+        *([dim(f"and {count(hidden)} more")] if hidden > 0 else []),
     ]
 
 
@@ -339,7 +340,7 @@ def _next(report: FleetReport, root: str) -> list[Block]:
         rows = shlex.quote(report.rows_file)
         advice = f"gradience compress --fleet {rows}{place} --to-rank {steps[0]} -o smaller"
         advice += "  (for all bases)" if len(steps) > 1 else ""
-    return [Paragraph(Span(f"Next: {advice}", "dim"))]
+    return [dim(f"Next: {advice}")]
 
 
 def _copies(report: FleetReport, *, brief: bool) -> list[Block]:
@@ -361,7 +362,7 @@ def _copies(report: FleetReport, *, brief: bool) -> list[Block]:
     return [
         Heading("Duplicates", aside="compared by ΔW, not by factors"),
         table,
-        *([Paragraph(Span(f"and {count(hidden)} more groups", "dim"))] if hidden else []),
+        *([dim(f"and {count(hidden)} more groups")] if hidden else []),
     ]
 
 

@@ -19,6 +19,7 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Table,
+    dim,
 )
 from gradience.reports.base.numbers import count, percent, plural, size
 from gradience.reports.base.report import PlotOf, Plots, Report
@@ -129,4 +130,4 @@ def _batch_blocks(report: FleetCompression, shown: int | None = None) -> Documen
 
 
 def _more(hidden: int) -> list[Block]:
-    return [Paragraph(Span(f"and {count(hidden)} more", "dim"))] if hidden else []
+    return [dim(f"and {count(hidden)} more")] if hidden else []

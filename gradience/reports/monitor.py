@@ -20,10 +20,10 @@ from gradience.reports.base.blocks import (
     Inline,
     Note,
     Notes,
-    Paragraph,
     Role,
     Span,
     Table,
+    dim,
     items,
 )
 from gradience.reports.base.charts import area, sparkline
@@ -378,7 +378,7 @@ def _title(run: RunReport) -> list[Block]:
     aside = (Span(word, role), *((", ", Span(alerts, to=ALERTS)) if alerts else ()))
     return [
         Heading(Span(run.file, "name"), level=1, aside=aside),
-        *(Paragraph(Span(sentence, "dim")) for sentence in sentences if sentence),
+        *(dim(sentence) for sentence in sentences if sentence),
     ]
 
 
@@ -593,7 +593,7 @@ def _rank_use(use: RankUse, *, verbose: bool) -> list[Block]:
         elif use.settled_since is not None:
             state = f"k@90 settled since step {use.settled_since}"
         measured = f"measured {plural(len(steps), 'time')}, {when}; {state}"
-        blocks.append(Paragraph(Span(measured, "dim")))
+        blocks.append(dim(measured))
     if verbose and use.families:
         columns = [
             Column("family"),

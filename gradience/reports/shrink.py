@@ -24,6 +24,8 @@ from gradience.reports.base.blocks import (
     Span,
     Table,
     items,
+    table_of,
+    warned,
 )
 from gradience.reports.base.blocks import Role as Look
 from gradience.reports.base.numbers import MISSING, count, percent, probability, sig
@@ -36,14 +38,13 @@ from gradience.reports.evaluation import (
     EvaluatedAdapter,
     EvaluationConditions,
     ShownMargin,
-    change_cells,
-    correct_cell,
     device_of,
-    examples_cell,
-    interval_cell,
+    flips_cell,
+    kl_per_token,
     looks_fact,
     margin_blocks,
     memory_facts,
+    outcome_fields,
     repeated_tests,
 )
 from gradience.statistics.table import PairedTable
@@ -298,7 +299,7 @@ class ShrinkForecast(Report):
         memory = memory_facts(self.weights_bytes, self.adapter_bytes, self.batch_bytes, self.process_bytes)
         heading = Heading("Dry run: no model was loaded", level=1)
         blocks: list[Block] = [heading, Facts([*_plan_facts(self.plan), *memory])]
-        blocks += [Notes([Note("warning", note) for note in self.notes])] if self.notes else []
+        blocks += warned(self.notes)
         predicts = self.plan.calibration_sha256 is not None
         columns = [Column("candidate"), Column("saved", ">"), Column("energy kept", ">")]
         columns += [Column("predicted KL", ">")] if predicts else []
@@ -307,7 +308,7 @@ class ShrinkForecast(Report):
                 Span(candidate.name, "name"),
                 percent(candidate.params_saved),
                 percent(candidate.kept_energy),
-                *([_predicted(candidate.predicted_kl)] if predicts else []),
+                *([sig(candidate.predicted_kl, 2)] if predicts else []),
             )
             for candidate in self.candidates
         ]
@@ -342,8 +343,7 @@ def title_blocks(report: ShrinkReport) -> list[Block]:
         *report.notes,
         *repeated_tests(report.tests),
     ]
-    notes = [Notes([Note("warning", warning) for warning in warnings])] if warnings else []
-    return [Heading("Shrink", level=1), Facts(facts), *notes]
+    return [Heading("Shrink", level=1), Facts(facts), *warned(warnings)]
 
 
 def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
@@ -375,47 +375,42 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
 
 def candidate_blocks(report: ShrinkReport) -> list[Block]:
     """Return one row for each candidate, and the result."""
-    reference, by_count = report.reference, report.plan.compares == "correct"
-    looks = report.plan.looks
+    looks, by_likelihood = report.plan.looks, report.plan.compares == "nll"
     kind = "repeated 95 % interval" if looks else "95 % interval"
-    measures = [Column("NLL per token", ">"), Column("ΔNLL", ">")]
-    legend = f"NLL − reference NLL, in nats per token (Student's {kind})"
-    if by_count:
-        pairs = (Column("reference only", ">", drop=1), Column("candidate only", ">", drop=1))
-        measures = [Column("correct", ">"), *pairs, Column("Δ", ">")]
-        legend = f"accuracy − reference accuracy, in points (Tango's {kind})"
-    columns = [
-        Column(),
-        Column("rank", ">", drop=3),
-        Column("saved", ">"),
-        *([Column("examples", ">", drop=3)] if looks else []),
-        *measures,
-        Column("95 % interval", ">", drop=2),
-        Column(),
-    ]
-    name = Span(reference.name, "name")
-    rows: list[Sequence[Inline]] = [
-        (
-            name,
-            str(report.plan.rank),
-            "",
-            *([count(reference.n or 0)] if looks else []),
-            correct_cell(reference) if by_count else _nll(reference),
-        )
-    ]
-    for candidate in report.candidates:
-        figures = _counts(candidate.result) if by_count else _likelihoods(candidate.result)
-        status = Span(candidate.status, LOOKS[candidate.status][1])
-        rows.append(
+    legend: dict[str, Inline] = {"Δ": f"accuracy − reference accuracy, in points (Tango's {kind})"}
+    if by_likelihood:
+        legend = {
+            "NLL": "negative log-likelihood in nats per token",
+            "ΔNLL": f"NLL − reference NLL (Student's {kind})",
+        }
+    name = Span(report.reference.name, "name")
+    rows: list[tuple[Span, str, str, EvaluatedAdapter | None, Inline]] = [
+        (name, str(report.plan.rank), "", report.reference, ""),
+        *(
             (
                 Span(candidate.name, "name"),
                 str(candidate.rank),
                 percent(candidate.params_saved),
-                *([examples_cell(candidate.result)] if looks else []),
-                *figures,
-                status,
+                candidate.result,
+                Span(candidate.status, LOOKS[candidate.status][1]),
             )
-        )
+            for candidate in report.candidates
+        ),
+    ]
+    fields = outcome_fields(by_likelihood=by_likelihood, looks=bool(looks))
+    table = Table(
+        [
+            Column(),
+            Column("rank", ">", drop=3),
+            Column("saved", ">"),
+            *(c for c, _ in fields if c.shown),
+            Column(),
+        ],
+        [
+            (label, rank, saved, *(cell(result) for column, cell in fields if column.shown), status)
+            for label, rank, saved, result, status in rows
+        ],
+    )
     notes = [_answer(report)]
     last = _last_tested(report)
     if report.smallest is not None and last.status != "shown" and last.result is not None:
@@ -424,28 +419,10 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
         notes.append(Note(LOOKS[last.status][0], needs))
     return [
         Heading(("Candidates, compared with ", name)),
-        Table(columns, rows),
+        table,
         Notes(notes),
-        Facts([("Δ" if by_count else "ΔNLL", legend), *LOOK_LEGEND[: len(looks)]]),
+        Facts([*legend.items(), *LOOK_LEGEND[: len(looks)]]),
     ]
-
-
-def _counts(row: EvaluatedAdapter | None) -> Sequence[str]:
-    if row is None or row.pairs is None:
-        return (MISSING, "", "", "", "")
-    pairs = row.pairs
-    return (correct_cell(row), count(pairs.n10), count(pairs.n01), points(pairs.delta), interval_cell(row))
-
-
-def _likelihoods(row: EvaluatedAdapter | None) -> Sequence[str]:
-    if row is None or row.likelihood is None:
-        return (MISSING, "", "")
-    likelihood = row.likelihood
-    return (_nll(row), _signed(likelihood.delta), _interval(*row.interval or (None, None)))
-
-
-def _nll(row: EvaluatedAdapter) -> str:
-    return MISSING if row.likelihood is None else sig(row.likelihood.nll)
 
 
 def _last_tested(report: ShrinkReport) -> ShrinkCandidate:
@@ -471,13 +448,13 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
     measured = [(candidate.name, candidate.distance, candidate.result) for candidate in report.candidates]
     measured.append(("rewrite control", control.distance, control.result))
     rows = [
-        (name, distance, None if result is None else result.change)
+        (name, distance, result)
         for name, distance, result in measured
         if distance is not None and (distance.nll is not None or distance.kl is not None)
     ]
     blocks: list[Block] = [Heading("Change in outputs")]
     if control.reason:
-        blocks.append(Notes([Note("warning", f"noise floor unknown, no rewrite control: {control.reason}")]))
+        blocks += warned([f"noise floor unknown, no rewrite control: {control.reason}"])
     if not rows:
         return blocks if control.reason else []
     predicted = {
@@ -485,25 +462,22 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
         for candidate in report.candidates
         if candidate.predicted_kl is not None
     }
-    tokens = bool(predicted) or any(change is not None and change.has_tokens for _, _, change in rows)
-    columns = [
-        Column(),
-        Column("ΔNLL", ">"),
-        Column("95 % interval", ">", drop=1),
-        Column("KL", ">"),
-        *([Column("KL/token", ">")] if tokens else []),
-        *([Column("predicted", ">")] if predicted else []),
-        Column("above noise floor", ">"),
-        Column("95 % interval", ">", drop=2),
-        Column("flips", ">", drop=3),
-    ]
-    cells: list[Sequence[Inline]] = []
-    for name, distance, change in rows:
-        _, *per_token, flips = change_cells(change, tokens)
-        kl = MISSING if distance.kl is None else sig(distance.kl.mean, 2)
-        prediction = [_predicted(predicted.get(name))] if predicted else []
-        above = _mean(distance.kl_above_floor)
-        cells.append((Span(name, "name"), *_mean(distance.nll), kl, *per_token, *prediction, *above, flips))
+    tokens = bool(predicted) or any(result is not None and _has_tokens(result) for _, _, result in rows)
+    table = table_of(
+        rows,
+        (Column(), lambda row: Span(row[0], "name")),
+        (Column("ΔNLL", ">"), lambda row: _mean(row[1].nll)),
+        (Column("95 % interval", ">", drop=1), lambda row: _interval(row[1].nll)),
+        (Column("KL", ">"), lambda row: sig(None if row[1].kl is None else row[1].kl.mean, 2)),
+        (
+            Column("KL/token", ">", shown=tokens),
+            lambda row: MISSING if row[2] is None else kl_per_token(row[2]),
+        ),
+        (Column("predicted", ">", shown=bool(predicted)), lambda row: sig(predicted.get(row[0]), 2)),
+        (Column("above noise floor", ">"), lambda row: _mean(row[1].kl_above_floor)),
+        (Column("95 % interval", ">", drop=2), lambda row: _interval(row[1].kl_above_floor)),
+        (Column("flips", ">", drop=3), lambda row: MISSING if row[2] is None else flips_cell(row[2])),
+    )
     legend: list[tuple[str, Inline]] = [
         ("ΔNLL", "increase in NLL of the gold answers, in nats per example (positive is worse)"),
         ("KL", "KL divergence from the reference outputs, in nats per example"),
@@ -514,26 +488,25 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
         legend.append(("KL/token", "KL per scored token"))
     if predicted:
         legend.append(("predicted", "KL per scored token predicted by the calibration"))
-    return [*blocks, Table(columns, cells), Facts(legend)]
+    return [*blocks, table, Facts(legend)]
 
 
-def _mean(mean: MeanInterval | None) -> tuple[str, str]:
-    """Cells of a mean and of its interval."""
-    return (MISSING, "") if mean is None else (_signed(mean.mean), _interval(mean.low, mean.high))
+def _has_tokens(result: EvaluatedAdapter) -> bool:
+    return result.change is not None and result.change.has_tokens
 
 
-def _signed(value: float | None) -> str:
-    if value is None:
-        return MISSING
+def _mean(mean: MeanInterval | None) -> str:
+    return MISSING if mean is None else _signed(mean.mean)
+
+
+def _interval(mean: MeanInterval | None) -> str:
+    if mean is None or mean.low is None or mean.high is None:
+        return ""
+    return f"{_signed(mean.low)} … {_signed(mean.high)}"
+
+
+def _signed(value: float) -> str:
     return f"{'+' if value > 0 else '−' if value < 0 else ''}{sig(abs(value), 2)}"
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None else f"{_signed(low)} … {_signed(high)}"
-
-
-def _predicted(kl: float | None) -> str:
-    return MISSING if kl is None else sig(kl, 2)
 
 
 def caveat_blocks(report: ShrinkReport) -> list[Block]:

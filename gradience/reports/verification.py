@@ -20,6 +20,7 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Role,
     Span,
+    dim,
     items,
     table_of,
 )
@@ -241,4 +242,4 @@ def _regenerated(answers: tuple[RegeneratedAnswers, ...], most: int | None) -> l
 
 
 def _more(hidden: int) -> list[Block]:
-    return [Paragraph(Span(f"… {plural(hidden, 'more')} in --json", "dim"))] if hidden else []
+    return [dim(f"… {plural(hidden, 'more')} in --json")] if hidden else []

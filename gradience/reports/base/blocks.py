@@ -175,6 +175,12 @@ def spans(text: Inline) -> tuple[Span, ...]:
     return tuple(part if isinstance(part, Span) else Span(part) for part in parts)
 
 
+def warned(texts: Iterable[Inline]) -> list[Notes]:
+    """Return the warnings as a list; empty without any."""
+    notes = [Note("warning", text) for text in texts]
+    return [Notes(notes)] if notes else []
+
+
 def dim(text: str) -> Paragraph:
     """Return sentences of less weight, such as the legend of a table."""
     return Paragraph(Span(text, "dim"))

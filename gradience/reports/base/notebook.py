@@ -48,6 +48,6 @@ def _picture(plot: Plot) -> str:
     try:
         image = b64encode(image_of([plot], "svg")).decode()
     except MissingExtra as missing:
-        return f"<p>{html_text(f'A picture stands here with matplotlib: {missing.hint}')}</p>"
+        return f"<p>{html_text(f'To see the plot, install matplotlib: {missing.hint}')}</p>"
     label = html_text(f"{plot.title}. {plot.sentence}")
     return f'<img alt="{label}" style="max-width:min(100%, {IN_A_CELL}px)" src="data:image/svg+xml;base64,{image}">'

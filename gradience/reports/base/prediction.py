@@ -11,12 +11,11 @@ from gradience.reports.base.blocks import (
     Column,
     Heading,
     Inline,
-    Note,
-    Notes,
     Paragraph,
     Span,
     Table,
     figures,
+    warned,
 )
 from gradience.reports.base.numbers import count, percent, plural, sig
 
@@ -149,8 +148,8 @@ def prediction_blocks(
     """
     heading = Heading("Predicted change of the output")
     if prediction is None:
-        text = f"no prediction: {withheld}. --allow-routed predicts it all the same"
-        return [heading, Notes([Note("warning", text)])] if withheld else []
+        text = f"no prediction: {withheld}. Add --allow-routed to predict it anyway"
+        return [heading, *warned([text])] if withheld else []
     kl = sig(prediction.kl)
     if prediction.low is not None and prediction.high is not None:
         kl += f", 95 % interval {sig(prediction.low, 2)} … {sig(prediction.high, 2)}"
@@ -174,16 +173,16 @@ def prediction_blocks(
         )
     left_out = ""
     if prediction.excluded_modules:
-        left_out = f" It excludes {plural(prediction.excluded_modules, 'module')}, whose rank stays."
+        left_out = f" It excludes {plural(prediction.excluded_modules, 'module')}, which keep their rank."
     basis = (
-        f"Second order, from {plural(prediction.rows, 'row')} ({scored}) that did not choose the components. The"
-        " interval is over rows and random directions. Measured / predicted so far:"
-        f" {ratios_text(prediction.ratios)}.{left_out} It is no accuracy: evaluate the result."
+        f"Second-order estimate from {plural(prediction.rows, 'row')} ({scored}) that were not used to choose the"
+        " components. The interval is over rows and random directions. Measured / predicted in earlier runs:"
+        f" {ratios_text(prediction.ratios)}.{left_out} It does not predict accuracy: evaluate the result."
     )
     return [
         heading,
         figures(rows),
-        *([Notes([Note("warning", note) for note in notes])] if notes else []),
+        *warned(notes),
         Paragraph(basis),
         *(curve_blocks(curve) if curve else []),
     ]
@@ -202,8 +201,7 @@ def curve_blocks(points: tuple[CurvePoint, ...]) -> list[Block]:
     ]
     titles = ("size of rank", "parameters", "KL, by effect", "KL, SVD")
     text = (
-        "Predicted KL per scored token at the parameters of each rank. By effect: --max-params N with the calibration"
-        " gives modules different ranks. SVD: --rank K without the calibration. --rank K with the calibration is"
-        " neither: --dry-run predicts it."
+        "Predicted KL per scored token at the parameter count of each rank. By effect: --max-params N with the"
+        " calibration (modules get different ranks). SVD: --rank K without the calibration."
     )
     return [Table([Column(title, ">") for title in titles], rows), Paragraph(text)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradience.reports.base.blocks import Block, Paragraph, Span
+from gradience.reports.base.blocks import Block, Span, dim
 from gradience.reports.base.numbers import count, plural
 
 
@@ -38,4 +38,4 @@ def more(number: int, one: str, where: str, many: str | None = None) -> list[Blo
     """Return the number of entries left out, and a pointer to them; empty if there are none."""
     if number <= 0:
         return []
-    return [Paragraph(Span(f"… {plural(number, one, many)}{where}", "dim"))]
+    return [dim(f"… {plural(number, one, many)}{where}")]

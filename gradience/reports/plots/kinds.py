@@ -39,11 +39,11 @@ def plot_of(report: Report, kind: str | None = None) -> Plot:
         plot = _made(kinds[kind], report) if kind in kinds else None
     if plot is None:
         hint = "" if kind is None or kind in kinds else did_you_mean(kind, kinds)
-        there = f"plots of it: {', '.join(plots_of(report)) or 'none'}"
+        there = f"available: {', '.join(plots_of(report)) or 'none'}"
         raise UsageError(
             f"no plot of the kind {kind!r} of this {name}" if kind else f"no plot of this {name}",
             code="no-plot",
-            hint=hint or (there if kinds else "what it says are words: print(report)"),
+            hint=hint or (there if kinds else "this report has only text: print(report)"),
         )
     return plot
 
