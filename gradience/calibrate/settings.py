@@ -22,7 +22,7 @@ class RowSettings:
     """Prompts."""
 
     prompts: Annotated[StrPath, Flag("FILE")]
-    """Rows of `prompt` (with or without `completion`), `messages`, or `text` for a classifier (JSONL, CSV, TSV)."""
+    """Rows with `prompt` (and optionally `completion`), `messages`, or `text` for a classifier (JSONL, CSV, TSV)."""
     limit: Annotated[Positive | None, Flag("N")] = None
     """Read at most the first N rows."""
     completion_tokens: Annotated[Positive, Flag("N")] = 64
@@ -30,11 +30,11 @@ class RowSettings:
     seed: Annotated[Seed, Flag("N")] = 42
     """Seed of completions, directions, the split and the order of the rows."""
     batch_size: Annotated[Positive, Flag("N")] = 8
-    """Rows in a batch."""
+    """Rows per batch."""
     max_length: Annotated[Positive | None, Flag("N")] = None
-    """Maximum tokens of a row (default: the limit of the base; 512 for a text to label)."""
+    """Maximum tokens of a row (default: the limit of the base; 512 for a text to classify)."""
     dry_run: bool = False
-    """Check the inputs and return what would be done; no model is loaded."""
+    """Only check the inputs and show the plan; no model is loaded."""
     progress: Annotated[Progress | None, PythonOnly] = None
     """A callback after each batch or step."""
     note: Annotated[Callable[[str], None] | None, PythonOnly] = None

@@ -198,7 +198,8 @@ def root(
 ) -> None:
     """Measure how much of its rank a LoRA adapter uses, and test if a smaller one is as good.
 
-    `gradience help VERB` explains a verb. Results go to stdout, everything else to stderr.
+    `gradience help VERB` explains a verb, `gradience help glossary` the terms. Results go to stdout, everything else to
+    stderr.
     """
 
 

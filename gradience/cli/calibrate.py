@@ -11,9 +11,9 @@ from gradience.cli.output import LayersOutput
 
 
 def calibrate(settings: CalibrateSettings, out: LayersOutput) -> None:
-    """The prompts need no gold labels: what is scored is drawn from the adapted model. The file that is written lets
-    `gradience compress` choose directions and ranks by the model's output, and predict the KL divergence of every
-    size before anything is evaluated.
+    """The prompts need no labels, because scores are drawn from the adapted model's own output. With the written file,
+    `gradience compress` chooses directions and ranks by their effect on the output, and predicts the KL divergence of
+    every size.
 
     Examples:
 

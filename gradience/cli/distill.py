@@ -12,9 +12,9 @@ from gradience.cli.output import Output
 
 
 def distill(settings: DistillSettings, out: Output) -> None:
-    """The prompts need no labels: the original's own probabilities are what is learned. Its KL divergence from the
-    original is measured before and after on prompts that were held out; if nothing improves, the adapter is
-    written as it was given.
+    """The prompts need no labels: the smaller adapter learns the reference adapter's probabilities. The KL divergence
+    between the two is measured on held-out prompts before and after. If nothing improves, the adapter is written
+    unchanged.
 
     Example:
 

@@ -8,7 +8,7 @@ from gradience.fleet.settings import FleetSettings
 
 
 def fleet(settings: FleetSettings, out: Output) -> int:
-    """With --output it resumes: an adapter whose files have not changed is not measured again. An adapter that
+    """With --output it resumes: unchanged adapters are not measured again. An adapter that
     cannot be measured is a row with the code of its error (exit code 4).
 
     Examples:

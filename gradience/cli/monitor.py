@@ -34,7 +34,7 @@ class MonitorOutput(PageOutput):
 
 
 def monitor(settings: MonitorSettings, out: MonitorOutput) -> int:
-    """Reads the file once, whatever its size; needs no PyTorch.
+    """Reads a file of any size once. Needs no PyTorch.
 
     Examples:
 

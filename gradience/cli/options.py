@@ -24,7 +24,7 @@ class DryRun:
     """Options."""
 
     dry_run: bool = False
-    """Check the inputs and print what would be done; no model is loaded."""
+    """Only check the inputs and show the plan; no model is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

@@ -33,7 +33,7 @@ class PageSettings(JsonOutput):
 
 
 def report(settings: PageSettings) -> None:
-    """Several reports become sections of one page. A folder means the reports in it and in its direct subfolders;
+    """Several reports become sections of one page. A folder stands for the reports in it and directly below it;
     checkpoints without an audit.json are audited.
 
     Examples:

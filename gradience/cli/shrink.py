@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def shrink(settings: ShrinkSettings, plan: DryRun, code: CodeSettings, out: TextsOutput) -> int:
-    """Candidates are smaller copies, tested from the largest down on the same examples until one is not shown to hold.
+    """Candidates are smaller copies, tested from the largest down until one is not shown to stay within the margin.
 
-    Exit codes: 0 a smaller one is shown to hold, 8 none is shown or the plan was changed after the first answers,
-    1 the first one tested is inferior, 4 one could not be evaluated.
+    Exit codes: 0 a candidate is shown, 8 none is shown or the plan was changed after the first answers, 1 the first
+    candidate is worse, 4 a candidate could not be evaluated.
 
     Examples:
 
@@ -57,7 +57,7 @@ def shrink(settings: ShrinkSettings, plan: DryRun, code: CodeSettings, out: Text
 
 
 def code_of(report: ShrinkReport) -> ExitCode:
-    """Return 4 if a candidate could not be evaluated, 0 if one is shown to hold, 1 if the first is worse, else 8.
+    """Return 4 if a candidate could not be evaluated, 0 if one is shown, 1 if the first is worse, else 8.
 
     If the plan was changed after the first answers, what is shown is exploratory: 8.
     """

@@ -8,9 +8,9 @@ from gradience.cli.output import TextsOutput
 
 
 def verify(settings: VerifySettings, out: TextsOutput) -> int:
-    """Digests, scores of the stored answers, counts, verdicts, aggregate and pages are made again and compared; what
-    cannot be verified so is listed. Only --regenerate needs the model. The verdict is "consistent", or "verified" if
-    --root or --plan was given and matches. Exit codes: 0 nothing disagrees, 1 something does.
+    """Recomputes digests, scores of the stored answers, counts, verdicts, aggregate and pages, and compares them.
+    Anything that cannot be verified is listed. Only --regenerate needs the model. The verdict is "consistent", or
+    "verified" if --root or --plan was given and matches. Exit codes: 0 nothing disagrees, 1 something does.
 
     Examples:
 

@@ -3,7 +3,7 @@
 DIR/plan.json       what is decided before anything is evaluated
 DIR/candidates/NAME/     each candidate that was made, with the report of its compression; and the rewrite control
 DIR/records/        the answers on the test rows;  DIR/dev/records/  those on the dev rows
-DIR/adapter/        the smallest candidate that is shown to hold; the card in it names the evidence
+DIR/adapter/        the smallest candidate shown; the card in it names the evidence
 DIR/shrink.json     the evidence
 DIR/digests.json    all of these but the candidates, each with its sha256
 """
@@ -158,7 +158,7 @@ def put_in_place(output: Path, name: str | None, note: Callable[[str], None]) ->
             if target.exists():
                 shutil.rmtree(target)
                 note(
-                    f"{target} was removed: no smaller adapter is shown to hold any more; {output / CANDIDATES}"
+                    f"{target} was removed: no smaller adapter is shown any more; {output / CANDIDATES}"
                     " holds the tested candidates"
                 )
         return
