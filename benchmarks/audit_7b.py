@@ -35,6 +35,10 @@ def main() -> None:
         )
         print(f"Mistral-7B shapes, r = {options.rank}, {weights.stat().st_size / 1e6:.0f} MB; {machine()}\n")
         print(table(costs, "floor, as one writes it down"))
+        for floor in list(costs)[:2]:
+            print(
+                f"processor time: {costs['gradience audit --json'].cpu / costs[floor].cpu:.2f} of the {floor}"
+            )
 
 
 if __name__ == "__main__":

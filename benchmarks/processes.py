@@ -33,9 +33,16 @@ print(os.waitstatus_to_exitcode(status), wall, usage.ru_utime + usage.ru_stime, 
 
 
 def run_once(command: Sequence[str]) -> Cost:
-    """Run `command`, its output thrown away. Raises CalledProcessError when it fails."""
+    """Run `command`, its output thrown away. Raises CalledProcessError when it fails.
+
+    Byte code is written and used, as of an installed package, also where the environment forbids to write it.
+    """
     launched = subprocess.run(
-        [sys.executable, "-S", "-E", "-c", _LAUNCHER, *command], capture_output=True, text=True, check=True
+        [sys.executable, "-S", "-E", "-c", _LAUNCHER, *command],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     code, wall, cpu, peak = launched.stdout.split()
     if code != "0":

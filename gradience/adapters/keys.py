@@ -10,6 +10,7 @@ Source: PEFT 0.21, tuners/tuners_utils.py, `_remap_adapter_state_dict_for_load`;
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -50,6 +51,7 @@ class Key(NamedTuple):
     ghost: Ghost = ""
 
 
+@lru_cache(maxsize=4096)  # every step from the pairs to the findings looks at the same names
 def parse_key(name: str) -> Key:
     """Return what the tensor called `name` is. Never fails: what is not understood has the role `other`."""
     parts = [part for part in name.split(".") if part not in _WRAPPERS]

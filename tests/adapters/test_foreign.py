@@ -175,7 +175,7 @@ def test_mlx_becomes_a_smaller_adapter_of_peft(tmp_path, capsys):
         ("mlx", ["--encoding", "patterns", "--energy", "0.9"], "it has one rank and one scale"),
         ("mlx", ["--dtype", "F64"], "stored as F64"),
         ("diffusers", ["--to", "peft"], "several models of a pipeline"),
-        ("mlx", ["--to", "diffusers"], "no module of a UNet"),
+        ("mlx", ["--to", "diffusers"], "is not a module of a UNet"),
     ],
 )
 def test_what_a_format_cannot_hold_is_not_written(kind, how, says, tmp_path, capsys):
