@@ -10,6 +10,10 @@ from pathlib import Path
 # Adapters made byte by byte and tiny models are used beyond the folders that they lie in.
 sys.path += [str(Path(__file__).parent / folder) for folder in ("adapters", "bench", "evaluate", "report")]
 
+# What is cached between runs of the suite lies in the clone: no test writes to the home of whoever runs it.
+for name in ("CACHE", "CONFIG", "DATA"):
+    os.environ[f"XDG_{name}_HOME"] = str(Path(__file__).parents[1] / ".cache" / name.lower())
+
 # Before anything loads numpy or torch: their thread pools read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
