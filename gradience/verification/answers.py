@@ -288,7 +288,7 @@ class _Recorded(Answering):
     ) -> Sequence[tuple[str, Any, Any]]:
         run, recorded, of_all = read.run, self.rows[row.file_name], self.rows[self.inputs.reference.name]
         looks = self.evaluator.looks
-        answered = [look for look in looks if look >= (recorded.n or 0)]
+        answered = [look for look in looks if look >= (recorded.n or 0)] or looks[-1:]
         of = of_all if row.adapter is None and run.kind == "classification" else recorded
         facts: list[tuple[str, Any, Any]] = [
             ("id", repeated(read.records)[:3], []),

@@ -16,6 +16,7 @@ import pytest
 from bench_process import write_inputs
 from tiny_bench import Watcher
 
+import gradience
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
 from gradience.bench.verify.files import check_files
@@ -127,8 +128,8 @@ def test_one_seed_is_verified_by_itself(trained: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in KEPT.glob("*/everything.tar.xz")))
 def test_the_kept_runs_are_verified(name: str) -> None:
-    """As they lie in a clone: packed."""
-    report = verified(KEPT / name)
+    """As they lie in a clone, packed: runs of Bench, and results of shrink and evaluate."""
+    report = gradience.verify(KEPT / name)
     assert not report.mismatches
     assert (report.verdict, report.level) == ("consistent", "L2")
     assert {check.name for check in report.checks if check.result == "not done"} == set()

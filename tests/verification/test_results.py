@@ -13,15 +13,19 @@ import pytest
 
 from gradience import evaluate_adapters, verify
 from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.verify import unpacked
 from gradience.card import card_of
 from gradience.cli.app import run
 from gradience.compress.adapter import compress_adapter
 from gradience.digests import sha256_file
+from gradience.evaluate.verb import write_result
 from gradience.files.card import write_block
 from gradience.files.digests import Digests, root_of, write_digests
+from gradience.reports.base.report import Report
+from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink.plan import digest_of
-from gradience.verification.answers import shrink_again
+from gradience.verification.answers import evaluation_again, shrink_again
 
 EVIDENCE = Path(__file__).parents[2] / "examples" / "evidence"
 
@@ -231,6 +235,35 @@ def test_a_card_or_page_that_says_more_is_named(copy: Path) -> None:
         path.write_text(path.read_text(encoding="utf-8").replace("accuracy at most", "accuracy not"), "utf-8")
     write_digests(copy, Digests.read(copy / "digests.json").files)
     assert fields(copy) == ["adapter/README.md", "shrink.md"]
+
+
+def test_an_example_deleted_everywhere_is_missed_in_the_tasks_own_data(tmp_path: Path) -> None:
+    """An evaluation of the bundled adapter on `reviews`, kept with its records, without one wrong answer."""
+    with unpacked(data.KEPT.parent) as place:
+        folder = Path(shutil.copytree(place, tmp_path / "out"))
+    assert (verify(folder, data=True).verdict, fields(folder, data=True)) == ("consistent", [])
+    rows = [json.loads(row) for row in (folder / "records" / "rank1.jsonl").read_text().splitlines()]
+    wrong = next(row["id"] for row in rows[1:] if not row["correct"])
+    for path in (folder / "records").glob("*.jsonl"):
+        edit_records(path, lambda rows: rows.remove(next(row for row in rows[1:] if row["id"] == wrong)))
+    edit(
+        folder / "records" / "manifest.json",
+        lambda kept: [
+            file.update(sha256=sha256_file(folder / "records" / name)) for name, file in kept["files"].items()
+        ],
+    )
+    edit(
+        folder / "evaluation.json",
+        lambda report: (
+            [one.update(n=one["n"] - 1) for one in report["adapters"]]
+            + [report.update(examples=report["examples"] - 1)]
+        ),
+    )
+    report = EvaluationReport.read(folder / "evaluation.json")
+    made = evaluation_again(folder, report, Findings()).model_copy(update={"run": report.run})
+    write_result(made, folder, Report.to_markdown)
+    assert fields(folder) == []
+    assert "records/rank1.jsonl id" in fields(folder, data=True)
 
 
 # ---------------------------------------------------------------- the other verbs
