@@ -33,8 +33,6 @@ class RowSettings:
     """Rows per batch."""
     max_length: Annotated[Positive | None, Flag("N")] = None
     """Maximum tokens of a row (default: the limit of the base; 512 for a text to classify)."""
-    dry_run: bool = False
-    """Only check the inputs and show the plan; no model is loaded."""
     progress: Annotated[Progress | None, PythonOnly] = None
     """A callback after each batch or step."""
     note: Annotated[Callable[[str], None] | None, PythonOnly] = None
@@ -54,6 +52,8 @@ class CalibrateSettings(BaseSettings, RowSettings):
     _: KW_ONLY
     force: bool = False
     """Replace an existing file."""
+    dry_run: bool = False
+    """Only check the inputs and show the plan; no model is loaded."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -73,6 +73,8 @@ class DistillSettings(BaseSettings, RowSettings):
     """Peak AdamW learning rate: 20 % warm-up, then linear decay to 0."""
     force: bool = False
     """Replace an existing adapter folder."""
+    dry_run: bool = False
+    """Only check the inputs and show the plan; no model is loaded."""
     card: Annotated[CardOf | None, PythonOnly] = None
     """Makes the block of the model card from the folder that was written."""
 

@@ -323,7 +323,7 @@ def main() -> NoReturn:
     if code in (ExitCode.OUTPUT, ExitCode.PIPE_CLOSED):
         # What is still buffered cannot be written either; without this the interpreter would fail on it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    gc.freeze()  # the system takes back the memory; a last search for garbage would take a tenth of an audit
+    gc.freeze()  # the system takes back the memory; a last search for garbage takes a fifth of a small audit
     sys.exit(int(code))
 
 
