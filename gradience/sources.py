@@ -46,7 +46,7 @@ SCORERS = ("exact", "nll", "multiple_choice")
 
 
 class Named(Artifact):
-    """Any artifact, of which only the kind is read."""
+    """Any artifact; only its kind is read."""
 
     model_config = ConfigDict(extra="ignore")
     repair = (

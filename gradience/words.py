@@ -71,5 +71,5 @@ def _visible(character: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Lines of which each is `printable`; tabs and line ends stay."""
+    """Text with `printable` lines; tabs and line ends are kept."""
     return re.sub(r"[^\n\t]+", lambda match: printable(match[0]), text)

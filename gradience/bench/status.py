@@ -84,7 +84,7 @@ def _seed(
 
 
 def _variants(place: Path, config: BenchConfig, seed: int) -> Sequence[PlannedVariant]:
-    """Return the variants that are made; before the audit, all requested variants, some of which may coincide."""
+    """Return the variants that are made; before the audit, all requested variants, and some may coincide."""
     with suppress(GradienceError, OSError):  # not there yet, or being written
         audit = AuditReport.read(place / "audit" / AUDIT)
         file = place / "calibration" / CALIBRATION

@@ -238,7 +238,7 @@ def best_model(context: Context) -> Problems:
 
 @rule("task-type", "warning", "peft 0.21.2, peft_model.py")
 def task_type(context: Context) -> Problems:
-    """A new head on the model, for classification or as a reward model, that nobody will save."""
+    """A new head on the model, for classification or as a reward model, that is not saved."""
     s = context.settings
     if context.dialect.name == "trl" and context.objective == "reward":
         need(s.r)

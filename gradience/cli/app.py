@@ -311,7 +311,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("stdout", "stderr"):
-        # A stream that was closed is None: then nobody reads, and nothing is said.
+        # A closed stream is None: print nothing.
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
         # A narrow locale must not turn a result into a traceback: σ becomes \u03c3 there.
         stream.reconfigure(errors="backslashreplace")

@@ -50,7 +50,7 @@ def monitor(settings: MonitorSettings, out: MonitorOutput) -> int:
     if settings.strict_schema:
         require_strict(report)
     out.save_page(report)
-    if not (out.follow and out.json):  # whose last line it was
+    if not (out.follow and out.json):  # the last line was already printed
         _print(report, out)
     severities = {alert.severity for run in report.runs for alert in run.alerts}
     met = out.fail_on in severities or (out.fail_on == "warning" and "error" in severities)

@@ -43,7 +43,7 @@ class CodeSettings:
         if self.engine_python is not None:
             from gradience.evaluate.engines.vllm.process import PYTHON
 
-            python = Path(self.engine_python)  # of a name without a folder the PATH says where it is
+            python = Path(self.engine_python)  # a name without a folder is looked up in PATH
             os.environ[PYTHON] = os.path.abspath(python) if len(python.parts) > 1 else str(python)
         return allowing(self.allow_code)
 

@@ -215,7 +215,7 @@ def _layers(pairs: Sequence[LoraPair], config: PeftConfig, biased: set[str]) -> 
 
 
 def _token_tables(paths: dict[str, tuple[int, ...]], config: PeftConfig) -> Iterator[dict[str, Any]]:
-    """An embedding for every one of which single rows were trained, long enough for the largest of them."""
+    """An embedding for each one with trained rows, long enough for the largest row."""
     indices = config.fields.get("trainable_token_indices") or []
     numbers = [row for rows in indices.values() for row in rows] if isinstance(indices, dict) else indices
     rows = max((row for row in numbers if isinstance(row, int)), default=0) + 1

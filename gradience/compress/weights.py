@@ -91,5 +91,5 @@ def _ahead(
             first, future = pending.popleft()
             yield first, future.result()
     finally:
-        for _, future in pending:  # the writer has failed: do not finish what nobody reads
+        for _, future in pending:  # the writer has failed: do not finish unread results
             future.cancel()

@@ -140,7 +140,7 @@ class Evaluator:
         engine = self.engine_with(*reference)
         if name is not None and adapter is not None:
             self.engine_with(name, adapter)
-        if isinstance(self.task, LikelihoodTask):  # whose answers these are
+        if isinstance(self.task, LikelihoodTask):  # its answers are likelihoods
             procedure, scoring = self.procedure(reference=reference[0]), self.task.scoring
             return self._rows(engine, procedure, name, path, scoring, look, allow_inert=allow_inert)
         if engine.divergence is None:

@@ -30,7 +30,7 @@ SHAPING = ("r", "target_modules", "rank_pattern", "use_dora", "layers_to_transfo
 
 Encode = Callable[[Any, str, str], tuple[list[int], list[int]]]
 SHOWN = 3
-"""Examples of which a preview shows what is scored."""
+"""Number of examples in a preview."""
 PREVIEWED = 1000
 """Rows of a file that are read for them."""
 

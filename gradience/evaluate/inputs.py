@@ -157,7 +157,7 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
     if isinstance(task, ChatTask) and tokenizer is not None:
         task = task.rendered(tokenizer)
     task = rendered(task, model)
-    if not isinstance(task, ClassificationTask):  # of which `check` says more
+    if not isinstance(task, ClassificationTask):  # `check` reports these errors in more detail
         engine_type.require(RECORDS_OF[type(task)])
     examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
     if not examples:

@@ -26,7 +26,7 @@ from gradience.models.load import quiet, skeleton
 PACKED_BITS = 4.127
 """Bits per NF4 weight, including its block constants (QLoRA)."""
 MEASURED = 5
-"""Numbers in float32 for each logit of which KL is computed: both log-probabilities, a probability, the difference of
+"""Float32 numbers per logit for KL: both log-probabilities, a probability, the difference of
 the logs, and the product of the last two."""
 NO_KERNEL = ("aten::detach", "aten::_unsafe_view", "aten::lift_fresh", "aten::empty")
 VALUE = "aten::_local_scalar_dense"

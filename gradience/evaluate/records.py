@@ -152,7 +152,7 @@ def answer_batches(
 def _progress_within(
     engine: Engine | None, on_batch: Progress | None, before: int, size: int, total: int
 ) -> Iterator[None]:
-    """Pass on the engine's progress in a batch of `size` examples, the first of which is number `before`."""
+    """Pass on the engine's progress in a batch of `size` examples, which starts at number `before`."""
     if engine is None or on_batch is None:
         yield
         return

@@ -141,5 +141,5 @@ def _seen_from(folder: Path, settings: EvaluateSettings, names: list[str]) -> di
         if os.path.exists(path) or is_path(base):  # False for a name that is too long for a file
             paths["base_model"] = str(path)
     if "task" not in names and task is not None and is_file(task):
-        paths["task"] = os.path.abspath(task)  # given beside the file: seen from where the command is run
+        paths["task"] = os.path.abspath(task)  # relative to the config; made absolute for the command
     return paths

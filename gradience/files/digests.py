@@ -46,7 +46,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def write_digests(folder: Path, only: Collection[str] | None = None) -> str:
-    """Write `digests.json` for all that lies in `folder`, or `only` for these, and return its own digest: the root."""
+    """Write `digests.json` for all files in `folder`, or only for `only`, and return its own digest, the root."""
     files = {
         name: sha256_file(path)
         for name, path in files_below(folder).items()

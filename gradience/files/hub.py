@@ -463,7 +463,7 @@ def _is_file(entry: Any) -> bool:
 
 
 def is_public(host: str, port: int) -> bool:
-    """Return whether every address of a host is public. Of a host that nobody knows here, a proxy may know it."""
+    """Return True if every address of a host is public. A host unknown here may be known to a proxy."""
     try:
         entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

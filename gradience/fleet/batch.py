@@ -129,7 +129,7 @@ def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:
             hint=f"remove the link, or give another output than {output}",
         )
     outer = next((str(above) for above in path.parents if str(above) in names), None)
-    if outer is not None:  # whose folder takes its place whole
+    if outer is not None:  # its folder is replaced as a whole
         raise InputError(
             f"{row.path}: is inside {outer}, another adapter of the fleet",
             code="nested-adapter",

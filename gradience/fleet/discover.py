@@ -95,7 +95,7 @@ def _adapters_of(source: Path, *, recursive: bool) -> tuple[list[Path], int]:
     is looked into once.
     """
     if not os.path.isdir(source) or (_marked(source) and not recursive):
-        return [source], 0  # an adapter; a file, or nothing, of which its row says so
+        return [source], 0  # an adapter, a file, or nothing; the row says which
     matches = [source] if _marked(source) else []
     empty, seen, waiting = 0, set(), [source]
     while waiting:

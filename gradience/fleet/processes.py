@@ -64,7 +64,7 @@ def serve(requests: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent was killed: nobody waits for the answer
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the parent was killed
     serve(sys.stdin)
 
 

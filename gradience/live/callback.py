@@ -215,7 +215,9 @@ class GradienceCallback(TrainerCallback):
         self._speed.leave_out(values.get("runtime", 0.0))
         loss = values.get("loss")
         method = method_of(class_names(state), values)
-        if loss is not None and method != "reinforcement":  # whose loss compares with nothing
+        if (
+            loss is not None and method != "reinforcement"
+        ):  # losses of reinforcement learning are not comparable
             if method == "supervised" and model is not None and is_language_model(model):
                 values["ppl"] = math.exp(min(loss, 700.0))
             if self._recent_losses:

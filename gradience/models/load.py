@@ -279,7 +279,7 @@ def skeleton(factory: Any, shape: Any, *, labels: int | None = None, **arguments
 
 
 def _config_fields(path: Path) -> dict[str, Any]:
-    """Return the fields of a config.json, none of which makes transformers count for ever or fetch code."""
+    """Return the fields of a config.json, after refusing any that makes transformers loop or fetch code."""
     if not path.exists():
         return {}
     try:

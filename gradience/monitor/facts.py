@@ -171,7 +171,7 @@ class RunFacts:
     def _rewards(self, record: Record, step: int, *under: str) -> None:
         """Read rewards, KL and similar values under the keys `under`."""
         if not under and NONFINITE not in record.data and REWARD_KEYS.isdisjoint(record.data):
-            return  # a step of supervised training, of which there may be millions
+            return  # a step of supervised training; there may be millions
         for name, keys in RL_KEYS.items():
             value = next((v for key in keys if (v := record.number(*under, key)) is not None), None)
             if value is not None:

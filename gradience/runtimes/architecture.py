@@ -113,7 +113,7 @@ def _cached(name: str) -> Iterator[Path]:
 
 
 def _declared_class(path: Path) -> str | None:
-    """The first of `architectures`. A file that cannot be read says nothing: nobody named it (see above)."""
+    """The first of `architectures`. An unreadable file is ignored, because it was not named (see above)."""
     if not os.path.isfile(path):
         return None
     try:

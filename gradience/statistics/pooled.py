@@ -31,7 +31,7 @@ class Pooled:
     delta: float
     """Mean of candidate − reference over runs and examples."""
     gained: int | None
-    """Pairs of which only the candidate is correct, over all runs; None for scores other than 0/1."""
+    """Number of pairs with only the candidate correct, over all runs; None for scores other than 0/1."""
     lost: int | None
     example_variance: float
     """Variance of `delta` from the choice of examples, an example's runs taken together."""

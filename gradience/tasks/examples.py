@@ -56,7 +56,7 @@ class PromptExample:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceExample:
-    """One prompt and the responses that it may have, one of which is correct."""
+    """One prompt and its possible responses; one is correct."""
 
     id: str
     """The first 16 hexadecimal digits of the sha256 of prompt and choices."""

@@ -102,7 +102,7 @@ def response_of(row: Row) -> str:
 def _gold(row: Row, response: str, role: Role, rule: Scorer) -> str:
     """The gold answer. Raises InputError (`task-text`, `task-answer`)."""
     answer = row.answer().strip() if row.has("answer") else None
-    # What only an answer is known of may be asked for in another form than it is written in, unless it is trained.
+    # Without a completion, the scorer may expect another form than the answer's own text, except in training.
     if answer is not None and not row.has("completion") and role != "train":
         return answer
     return gold_of(row, response, answer, rule)

@@ -176,6 +176,6 @@ def trainer_arguments(
     device = torch.device(base.device)
     with accelerate_on(device):
         args = OneDevice(place=base.device, **arguments)
-        assert args.device == device  # asked here: the first who asks sets up accelerate
+        assert args.device == device  # checked here: the first access sets up accelerate
     make_current(device)  # transformers has just made the first GPU the current one
     return args

@@ -137,7 +137,7 @@ def power_report(
 
 
 def report_of_numbers(n: int, seeds: int, margin: Fraction | None, assumptions: Assumptions) -> PowerReport:
-    """Return what a budget can show of which nothing but its size is known."""
+    """Return the report for a budget of which only the size is known."""
     policy = Policy() if margin is None else Policy(tolerance=margin, floor=margin)
     return power_report(n, seeds, policy, assumptions.of, assumptions=rests_on(assumptions))
 

@@ -133,7 +133,7 @@ class SeedRun:
             self.evaluator.close()
 
     def walk(self) -> tuple[SeedFacts, list[Due]]:
-        """Once through the stages, some of which are left to other processes: the facts so far, and what is due."""
+        """Go through the stages once; some are left to other processes. Return the facts so far, and what is due."""
         self.due: list[Due] = []
         try:
             return self._from_the_beginning(), self.due

@@ -272,7 +272,7 @@ def gate_of_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[A
         correct, what = count(base.records).correct, "without an adapter"
     else:
         labels = Counter(row.label for row in probe.records if isinstance(row, ClassificationRecord))
-        if not labels:  # below its own gate, so that the base was not asked
+        if not labels:  # below its own gate, so the base was not evaluated
             return {}
         correct, what = max(labels.values()), "most frequent label"
     return {"above_base": margin, "base_correct": correct, "base": what}

@@ -25,7 +25,7 @@ from gradience.reports.bench_plan import Policy, allowed_losses
 def conditions_of(
     benches: Sequence[Bench], rows: Sequence[SeedRow], variants: Sequence[VariantSummary]
 ) -> tuple[Condition, ...]:
-    """Check the conditions over the planned seeds (`rows`), of which `benches` have results."""
+    """Check the conditions over the planned seeds (`rows`); `benches` are those with results."""
     checks = {
         "protocol": _protocol(benches, rows),
         "seeds": (len(rows) >= MIN_SEEDS, f"{len(rows)} planned ({MIN_SEEDS} or more needed)"),
@@ -62,7 +62,7 @@ def confirm_untouched(benches: Sequence[Bench]) -> tuple[bool, str]:
 
 
 def _controls(variants: Sequence[VariantSummary]) -> tuple[bool, str]:
-    """A control that must fail is there, and each of which something is expected has come to it."""
+    """A control that must fail is planned, and every control came out as expected."""
     expected, wrong = {}, []
     for variant in variants:
         if variant.expected is None:

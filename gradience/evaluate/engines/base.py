@@ -263,7 +263,7 @@ class Engine:
         max_length: int | None,
         lora: bool = True,
     ) -> list[Classified]:
-        """Return logits of each text or pair of texts, of which `max_length` tokens are read.
+        """Return logits of each text or pair of texts, reading at most `max_length` tokens.
 
         lora=False: only the adapter's head, ΔW = 0.
         """
