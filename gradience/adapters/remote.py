@@ -29,7 +29,7 @@ from gradience.files.hub import (
 from gradience.words import listed
 
 Weights = tuple[tuple[str, ...], ...]
-"""Choices of files of weights, as patterns: the first choice whose patterns all match is fetched, its first file last."""
+"""Choices of files of weights, as patterns: the first choice whose patterns all match is fetched, first file last."""
 _PLAIN = re.compile(r"[\w.+-]{1,200}", re.ASCII)
 """Allowed names of fetched files, so that a name from the hub cannot steer the download."""
 MAX_LONE = 2 * 2**30

@@ -92,7 +92,7 @@ class VerifySettings(CommandSettings):
     """Also answer K examples again, rounded up to whole batches, with every adapter whose weights are present. Needs
     the model, the data and PyTorch."""
     sample_seed: Annotated[Integer | None, Flag("N")] = None
-    """Seed of the sample for --regenerate (default: random and reported, so that the sample cannot be known in advance)."""
+    """Seed of the sample for --regenerate (default: random and reported, so nobody can know the sample)."""
     allow_code: bool = False
     """Allow the run's own task code to score answers (also: GRADIENCE_ALLOW_CODE=1)."""
 
