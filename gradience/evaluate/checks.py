@@ -126,7 +126,7 @@ def lengths(
         end = "beginning" if together else "end"
         yield (
             f"{_of(too_long, examples, 'prompt')} more than {room:,} tokens (the longest has {longest:,}) and"
-            f" {'loses its' if too_long == 1 else 'lose their'} {end}: the base takes {context:,}{less}"
+            f" {'loses its' if too_long == 1 else 'lose their'} {end}: the base's limit is {context:,}{less}"
         )
 
 
@@ -136,14 +136,14 @@ def _texts(examples: Sequence[Any], tokenizer: Any, context: int | None, max_len
     counts = token_counts(tokenizer, [text for text in texts if not is_short(" ".join(text), most)]) or [0]
     if context is not None and max_length > context and max(counts) > context:
         raise UsageError(
-            f"a text has {max(counts):,} tokens, of which {max_length:,} would be read, but the base takes {context:,}",
+            f"a text has {max(counts):,} tokens, but the base's limit is {context:,} (max_length is {max_length:,})",
             code="max-length",
             hint=f"set max_length to {context} or less",
         )
     if too_long := sum(count > max_length for count in counts):
         yield (
             f"{_of(too_long, examples, 'text')} more than {max_length:,} tokens (the longest has {max(counts):,}) and"
-            f" {'is' if too_long == 1 else 'are'} cut: a larger max_length reads more, up to what the base takes"
+            f" {'is' if too_long == 1 else 'are'} truncated: raise max_length to read more, up to the base's limit"
         )
 
 

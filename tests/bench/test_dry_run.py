@@ -84,7 +84,7 @@ def test_what_is_too_long_is_counted(dry_run, tmp_path):
         ({"model": {"name": "./no/base", "type": "causal_lm"}}, "no/base: there is no such folder"),
         ({"model": {"name": "/no/base", "type": "causal_lm"}}, "/no/base: there is no such folder"),
         ({"lora": {"probe_r": 4, "alpha": 8, "target_modules": ["qq"]}}, "PEFT refuses it on this llama"),
-        ({"model": {"name": "embedded:none", "type": "causal_lm"}}, "there is no embedded:none"),
+        ({"model": {"name": "embedded:none", "type": "causal_lm"}}, "no such base model: embedded:none"),
     ],
     ids=["task", "task file", "data file", "option", "relative", "absolute", "modules", "embedded"],
 )

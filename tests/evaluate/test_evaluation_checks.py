@@ -82,18 +82,19 @@ def labelled(*texts):
         (
             prompts("a film", "film " * 61),
             {"max_new_tokens": 4},
-            "1 of 2 prompts has more than 60 tokens (the longest has 61) and loses its beginning: the base takes 64"
-            " less 4 for the answer",
+            "1 of 2 prompts has more than 60 tokens (the longest has 61) and loses its beginning:"
+            " the base's limit is 64 less 4 for the answer",
         ),
         (
             [{"prompt": "film " * 63, "choices": ["good", "bad"], "answer": 0}],
             {},
-            "1 of 1 prompt has more than 64 tokens (the longest has 65) and loses its beginning: the base takes 64",
+            "1 of 1 prompt has more than 64 tokens (the longest has 65) and loses its beginning:"
+            " the base's limit is 64",
         ),
         (
             labelled("film " * 30, "a plot"),
             {"max_length": 20},
-            "1 of 2 texts has more than 20 tokens (the longest has 30) and is cut",
+            "1 of 2 texts has more than 20 tokens (the longest has 30) and is truncated",
         ),
     ],
     ids=["repeated", "contradicting", "prompt", "choices", "text"],
@@ -134,7 +135,7 @@ def test_what_a_reader_must_know_is_noted(inputs, rows, given, note):
             labelled("film " * 520, "a"),
             {"max_length": 600},
             "max-length",
-            "a text has 520 tokens, of which 600",
+            "a text has 520 tokens, but the base's limit is 512",
         ),
         (
             [*labelled("a", "b"), {"text": "d", "label": "ugly"}],

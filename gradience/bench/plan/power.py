@@ -78,11 +78,11 @@ def stated(discordances: Sequence[float], spreads: Sequence[float]) -> Assumptio
         alike = [
             variant._replace(spread=spread) for variant in every.of[:: len(SPREADS)] for spread in spreads
         ]
-        return Assumptions(alike, [*every.why, "the spread as it was given"])
-    how = "discordance and spread as they were" if spreads else "the discordance as it was"
+        return Assumptions(alike, [*every.why, "the given spread"])
+    how = "the given discordance and spread" if spreads else "the given discordance"
     of = [Assumed("a variant", *pair) for pair in product(discordances, spreads or SPREADS)]
     more = [] if spreads else ["a plausible spread, not measured: 0 to 1 point"]
-    return Assumptions(of, [f"{how} given", *more])
+    return Assumptions(of, [how, *more])
 
 
 def seen(results: Sequence[BenchAggregate], source: str) -> Assumptions:

@@ -118,7 +118,7 @@ def _model(settings: ModelSettings, preview: Preview) -> Any:
                 code="unknown-model",
                 hint=f"use {' or '.join(EMBEDDED)}, a hub name or a folder",
             )
-        preview.check("model", name, "found", "of the package index, pinned")
+        preview.check("model", name, "found", "from the package index, pinned")
     elif settings.path.is_dir():
         require_weights(settings.path)
         source = settings.path
@@ -214,7 +214,7 @@ def _lengths(config: BenchConfig, task: Task, tokenizer: Any, shape: Any) -> tup
     train = tuple(len(row["input_ids"]) for row in encoded.features)
     too_long = [
         f"{number:,} of {len(trained):,} training examples exceed `train.max_length: {limit}` and are {fate}"
-        for number, fate in ((encoded.left_out, "left out"), (encoded.truncated, "cut"))
+        for number, fate in ((encoded.left_out, "left out"), (encoded.truncated, "truncated"))
         if number
     ]
     deciding: Sequence[Any] = task.examples.of(config.task.eval_role, config.task.eval_samples)
