@@ -17,7 +17,7 @@ from gradience.bench.settings import (
     VerifySettings,
     existing_folder,
 )
-from gradience.cli.console import show_note, show_written
+from gradience.cli.console import show_note, show_root, show_written
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.flags import with_flags
 from gradience.cli.help import Group, Verb
@@ -64,7 +64,6 @@ def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOut
     from gradience.bench import verb
     from gradience.cli.options import need_libraries
     from gradience.cli.progress import StageProgress
-    from gradience.files.digests import root_of
     from gradience.settings import required_output
 
     config = verb.read_config(settings)
@@ -82,9 +81,7 @@ def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOut
         with StageProgress(quiet=out.quiet) as watcher:
             watched = replace(settings, watcher=watcher, command=command_line())
             benches, together = verb.run_config(config, watched)
-    root = root_of(output)
-    if root is not None:
-        _say_root(output, root)
+    show_root(output)
     missing = [row.seed for row in together.seeds if row.source is None] if together else []
     name = "bench_aggregate" if together else "bench"
     result: Bench | BenchAggregate = benches[-1] if missing or together is None else together
@@ -103,11 +100,6 @@ def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOut
         file=sys.stderr,
     )
     return ExitCode.INCOMPLETE
-
-
-def _say_root(output: Path, root: str) -> None:
-    """Print the digest that identifies the whole folder, to publish with the result."""
-    print(f"root: {root} (sha256 of {output / 'digests.json'})", file=sys.stderr)
 
 
 def code_of(status: Status) -> ExitCode:
@@ -235,7 +227,7 @@ def aggregate(settings: AggregateSettings, out: BenchOutput) -> int:
     report, root = call(run, settings, command=command_line())
     output = None if settings.output is None else Path(settings.output)
     if output is not None and root is not None:
-        _say_root(output, root)
+        show_root(output)
     out.show(report, folder=output)
     return ended(report, out.require_grade)
 

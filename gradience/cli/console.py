@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any, TextIO
 
 from gradience.errors import MAX_HINT_BYTES, MAX_MESSAGE_BYTES, shortened
@@ -66,6 +67,15 @@ def show_note(text: str) -> None:
 def show_written(what: object, label: str = "written") -> None:
     """Print `written: …` on stderr, on one line, every character of it visible."""
     print(f"{label}: {printable(str(what))}", file=beneath(sys.stderr), flush=True)
+
+
+def show_root(folder: Path) -> None:
+    """Print `root: …`, the digest that stands for the whole folder, if there is one."""
+    from gradience.files.digests import DIGESTS, root_of
+
+    root = root_of(folder)
+    if root is not None:
+        show_written(f"{root} (sha256 of {folder / DIGESTS})", "root")
 
 
 def note_line(text: str) -> str:

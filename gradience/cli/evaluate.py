@@ -56,7 +56,7 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
 
             out.show_aloud(forecast_evaluation(inputs))
             return ExitCode.DONE
-        from gradience.cli.console import show_written
+        from gradience.cli.console import show_root, show_written
         from gradience.cli.progress import StageProgress
         from gradience.evaluate import verb
         from gradience.reports.base.report import Report
@@ -69,6 +69,7 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
         out.show(report, folder=output)
         if not out.quiet:
             show_written(f"{output / verb.EVALUATION}, {verb.DOCUMENT}")
+            show_root(output)
         return code_of(report)
 
 

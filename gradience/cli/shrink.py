@@ -38,7 +38,7 @@ def shrink(settings: ShrinkSettings, plan: DryRun, code: CodeSettings, out: Text
             out.show_aloud(forecast_shrink(prepare(settings)))
             return ExitCode.DONE
         from gradience.card import card_of
-        from gradience.cli.console import show_written
+        from gradience.cli.console import show_root, show_written
         from gradience.cli.progress import StageProgress
         from gradience.reports.base.report import Report
 
@@ -53,6 +53,7 @@ def shrink(settings: ShrinkSettings, plan: DryRun, code: CodeSettings, out: Text
         if not out.quiet:
             adapter = "" if report.smallest is None else f", {verb.ADAPTER}/"
             show_written(f"{output / verb.SHRUNK}, {verb.DOCUMENT}{adapter}")
+            show_root(output)
         return code_of(report)
 
 

@@ -34,7 +34,7 @@ from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED
 from gradience.shrink.outcome import report_of
-from gradience.shrink.plan import DEV, PLAN, Prepared, prepare, settle
+from gradience.shrink.plan import DEV, PLAN, Prepared, digest_of, prepare, settle
 from gradience.shrink.settings import ShrinkSettings
 from gradience.shrink.walk import CANDIDATES, maker, start_of, start_on_dev, walk
 
@@ -102,6 +102,7 @@ def shrink(
     with only_one(output):
         note_changes(output, (PLAN, SHRUNK, DOCUMENT), watcher.note)
         prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))
+        watcher.planned(f"plan: {digest_of(prepared.plan)} (sha256 of {output / PLAN})")
         tests = None if prepared.inputs.request.no_ledger else _count(prepared.plan, output, watcher.note)
         make = maker(prepared, output, _documents(pages))
         for candidate in prepared.plan.candidates:

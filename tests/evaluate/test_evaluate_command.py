@@ -98,7 +98,7 @@ def test_a_plan_loads_nothing_and_names_margins_and_memory(arguments, capsys, mo
     [
         ([], 2, "no --output given"),
         (["--dry-run", "--margin", "much"], 2, "margin"),
-        (["--dry-run", "--option", "text_column"], 2, "no KEY=VALUE"),
+        (["--dry-run", "--option", "text_column"], 2, "not KEY=VALUE"),
         (["--dry-run", "--option", "text_column=words"], 3, "words"),
         (["nowhere", "--dry-run"], 3, "nowhere"),
     ],

@@ -95,7 +95,7 @@ def test_a_plan_loads_nothing_and_names_candidates_margins_and_memory(
 @pytest.mark.parametrize(
     ("more", "code", "words"),
     [
-        (["-o", "out", "--ranks", "4,x"], 2, "not ranks"),
+        (["-o", "out", "--ranks", "4,x"], 2, "not a list of ranks"),
         (["-o", "out", "--ranks", "9"], 2, "no candidate is smaller"),
         (["-o", "reference"], 2, "the output is the adapter itself"),
     ],
