@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from gradience.statistics.pooled import pool
 from gradience.statistics.sequential import (
     FUTILITY,
     FUTILITY_FROM,
@@ -196,6 +197,33 @@ def replay() -> None:
         )
 
 
+def replay_ladders() -> None:
+    """What looks would save in Bench's ladder, whose claim is about the mean over trainings: not implemented."""
+    print(
+        "\n# Ladders of the kept runs, all seeds pooled, mean over trainings: what looks would give (shown or not)"
+    )
+    print("run\trank\tall at once\tat looks\texamples of each seed\tof")
+    for run in KEPT:
+        of_rank: dict[int, list[Counts]] = {}
+        for _, rank, row in kept_differences(run):
+            of_rank.setdefault(rank, []).append(row)
+        shares = []
+        for rank, rows in of_rank.items():
+            answers = np.stack(rows)
+            total = answers.shape[1]
+            looks = plan_looks(total, fewest_at_first_look(0.025))
+            p_values = [pool(answers[:, :n]).p_value(0.025, "mean-over-trainings") for n in looks]
+            passed = [
+                n for n, p, level in zip(looks, p_values, nominal_levels(looks), strict=True) if p <= level
+            ]
+            used, fixed = (passed or [total])[0], p_values[-1] <= 0.05
+            print(f"{run}\t{rank}\t{'yes' if fixed else 'no'}\t{'yes' if passed else 'no'}\t{used}\t{total}")
+            shares.append(used / total)
+        print(
+            f"{run}: {100 * np.mean(shares):.1f} % of the examples for each size, without stops for worse or power"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -203,6 +231,7 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=20_000)
     asked = parser.parse_args()
     replay()
+    replay_ladders()
     power_and_cost(asked.replicates)
     error_rates(asked.replicates)
 
