@@ -213,7 +213,7 @@ class _Recorded(Answering):
         self.place, self.findings, self.rows = place, findings, {row.name: row for row in rows}
         self.report, self.watcher, self.kept = report, Watcher(), None
         plan = report.plan if isinstance(report, ShrinkReport) else report
-        looks = plan.looks if examples == plan.examples and plan.looks else (examples,)
+        looks = plan.looks or (examples,)
         self.evaluator = cast(Any, SimpleNamespace(forget=lambda name: None, looks=looks))
         self._read: dict[str, Evaluation[Any]] = {}
         self._examples: dict[int, str] = {}  # their digest, by their number
@@ -247,7 +247,8 @@ class _Recorded(Answering):
         }
         whole |= {name: row for name, row in self.rows.items() if name in whole}
         rows = [report.reference, *whole.values()]
-        recorded = _Recorded(self.place / DEV, report, rows, plan.dev.examples, self.findings)
+        at_once = report.model_copy(update={"plan": plan.model_copy(update={"looks": ()})})
+        recorded = _Recorded(self.place / DEV, at_once, rows, plan.dev.examples, self.findings)
         recorded._likelihoods = False
         known = recorded.known
         return tuple(down(recorded, recorded.reference(), plan.candidates, lambda one: known[one.name]))
@@ -288,7 +289,7 @@ class _Recorded(Answering):
     ) -> Sequence[tuple[str, Any, Any]]:
         run, recorded, of_all = read.run, self.rows[row.file_name], self.rows[self.inputs.reference.name]
         looks = self.evaluator.looks
-        answered = [look for look in looks if look >= (recorded.n or 0)] or looks[-1:]
+        answered = [look for look in looks if look >= (recorded.n or 0)] or looks[-1:]  # dev rows are others
         of = of_all if row.adapter is None and run.kind == "classification" else recorded
         facts: list[tuple[str, Any, Any]] = [
             ("id", repeated(read.records)[:3], []),

@@ -11,6 +11,7 @@ from gradience import evaluate_adapters, shrink_adapter, verify
 from gradience.files.records import read_records
 from gradience.progress import Watcher
 from gradience.reports.shrink import ShrinkPlan
+from gradience.shrink import plan as planning
 from gradience.statistics import sequential
 from gradience.statistics.paired import tango
 from gradience.statistics.sequential import Look
@@ -155,3 +156,13 @@ def test_more_examples_than_an_evaluation_planned_give_no_grade_above_c(folder, 
     assert "40 examples were planned, and there are 60 now" in grown.to_text()
     verified = verify(output)
     assert (verified.verdict, verified.level) == ("consistent", "L2")
+
+
+def test_dev_rows_are_answered_at_once_and_test_rows_at_looks(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "UNSPLIT", 30)
+    monkeypatch.setattr(planning, "FEW_CANDIDATES", 1)
+    report = shrink(folder, tmp_path / "out", margin="60")
+    assert (report.plan.dev.examples, report.plan.looks) == (30, (20, 25, 30))
+    assert read_records(tmp_path / "out" / "dev" / "records" / "rank2.jsonl").run.n == 30
+    assert report.candidates[-1].result.n == 20
+    assert {each.file for each in verify(tmp_path / "out").mismatches} <= {"adapter/README.md"}
