@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from statistics import fmean
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -313,7 +313,53 @@ class Best(Part):
     reduction: Float12
 
 
-class Bench(Report):
+R = TypeVar("R", bound=OfAnArm)
+
+
+class Judged(Report, Generic[R]):
+    """What the result of one seed and that of several share."""
+
+    row_field: ClassVar[str] = "variants"
+
+    schema_: str = Field(alias="schema")
+    status: Status
+    """ERROR if any result is an ERROR, or a planned seed has none; otherwise PASS if a variant passes."""
+    reasons: tuple[str, ...] = ()
+    model: str
+    model_type: Literal["seqcls", "causal_lm"]
+    base_params: int | None
+    """Parameters of the base model."""
+    base_fingerprint: str
+    """The commit on the hub, or a digest of the folder's files."""
+    protocol_digest: str
+    policy: Policy
+    planned_seeds: tuple[int, ...]
+    """All seeds that were planned together."""
+    variants: tuple[R, ...]
+    """Variants, then the steps of the ladder, then the controls."""
+    ladder: Ladder | None = None
+    """The smallest rank that is shown to be safe. Null if no ladder was planned, and for one seed of several."""
+    notes: tuple[str, ...] = ()
+    """Meaning of the thresholds in numbers of examples, and limits of the verdicts."""
+    run: RunInfo
+
+    @property
+    def candidates(self) -> tuple[R, ...]:
+        """Return the variants without the controls and the ladder."""
+        return tuple(variant for variant in self.variants if variant.is_candidate)
+
+    @property
+    def steps(self) -> tuple[R, ...]:
+        """Return the steps of the ladder among the variants."""
+        return tuple(variant for variant in self.variants if variant.is_step)
+
+    @property
+    def controls(self) -> tuple[R, ...]:
+        """Return the controls among the variants."""
+        return tuple(variant for variant in self.variants if variant.is_control)
+
+
+class Bench(Judged[VariantResult]):
     """`bench.json`: one seed of Bench.
 
     >>> bench = Bench.read("bench.json")
@@ -321,7 +367,6 @@ class Bench(Report):
     ('PASS', 'per_layer')
     """
 
-    row_field: ClassVar[str] = "variants"
     plots: ClassVar[Plots] = {
         **compared_plots("Variants", "Variants"),
         "ladder": PlotOf("compared:ladder_plot", ("Rank ladder", "Variants")),
@@ -333,36 +378,18 @@ class Bench(Report):
     schema_: Literal["gradience.bench/4"] = Field(default="gradience.bench/4", alias="schema")
     smoke: bool
     """True for a shortened run, which checks that everything works: no evidence, regardless of the verdicts."""
-    status: Status
-    """ERROR if any result is an ERROR; otherwise PASS if a variant passes."""
-    reasons: tuple[str, ...] = ()
     seed: int
-    planned_seeds: tuple[int, ...]
-    """All seeds that were planned together, including this one."""
-    model: str
-    model_type: Literal["seqcls", "causal_lm"]
-    base_params: int | None
-    """Parameters of the base model."""
-    base_fingerprint: str
-    """The commit on the hub, or a digest of the folder's files."""
     config: dict[str, Any]
     config_digest: str
-    protocol_digest: str
     plan_digest: str
     """SHA-256 of plan.json, written before training."""
-    policy: Policy
     data: BenchData
     environment: BenchEnvironment
     probe: Probe | None
     """Null if it ended in an ERROR."""
     audit: AuditSummary | None
     """Null if the probe did not reach its gate: nothing is suggested from such a probe."""
-    variants: tuple[VariantResult, ...]
     best: Best | None
-    ladder: Ladder | None = None
-    """The smallest rank that is shown to be safe in this run; null if no ladder or more than one seed was planned."""
-    notes: tuple[str, ...] = ()
-    run: RunInfo
 
     def blocks(self) -> Document:
         """Return the sections, including the sources of the numbers."""
@@ -397,21 +424,6 @@ class Bench(Report):
             if len(probe) != len(answers) or PairedTable.of(probe, answers) != result.pairs:
                 raise ValueError(f"{result.name}: `correct_examples` and `pairs` disagree")
         return self
-
-    @property
-    def candidates(self) -> tuple[VariantResult, ...]:
-        """Return the variants without the controls and the ladder."""
-        return tuple(result for result in self.variants if result.is_candidate)
-
-    @property
-    def steps(self) -> tuple[VariantResult, ...]:
-        """Return the steps of the ladder among the variants."""
-        return tuple(result for result in self.variants if result.is_step)
-
-    @property
-    def controls(self) -> tuple[VariantResult, ...]:
-        """Return the controls among the variants."""
-        return tuple(result for result in self.variants if result.is_control)
 
     def variant(self, name: str) -> VariantResult | None:
         """Return the variant with this name."""
@@ -516,7 +528,7 @@ class Condition(Part):
     """The facts that were checked, in words."""
 
 
-class BenchAggregate(Report):
+class BenchAggregate(Judged[VariantSummary]):
     """`bench_aggregate.json`: the seeds of one protocol together.
 
     >>> together = BenchAggregate.read("bench_aggregate.json")
@@ -524,7 +536,6 @@ class BenchAggregate(Report):
     ('PASS', (42, 123, 456, 789, 1011))
     """
 
-    row_field: ClassVar[str] = "variants"
     plots: ClassVar[Plots] = {
         **compared_plots("Accuracy differences", "Variants"),
         "ladder": PlotOf("compared:ladder_plot", ("Rank ladder", "Grades")),
@@ -535,30 +546,16 @@ class BenchAggregate(Report):
     schema_: Literal["gradience.bench_aggregate/4"] = Field(
         default="gradience.bench_aggregate/4", alias="schema"
     )
-    status: Status
-    """ERROR if a planned seed has an error or no result; otherwise PASS if a variant passes."""
-    reasons: tuple[str, ...]
-    model: str
-    model_type: Literal["seqcls", "causal_lm"]
-    base_params: int | None
-    base_fingerprint: str
     task: str
     eval_role: Literal["dev", "confirm"]
     splits: tuple[DataSplit, ...]
-    protocol_digest: str
-    policy: Policy
-    planned_seeds: tuple[int, ...]
     seeds: tuple[SeedRow, ...]
     probe_rank: int | None
     probe: Spread | None
     """Null if no seed has a probe."""
     probe_answers: AnswerCounts | None = None
     """Counts of the probes' answers; null without answers, and in files of earlier versions."""
-    variants: tuple[VariantSummary, ...]
-    """Variants, the controls last."""
     best: BestVariant | None
-    ladder: Ladder | None = None
-    """The smallest rank that is shown to be safe; null if no ladder was planned."""
     noise: Noise | None = None
     """Differences between adapters of equal size. Null in files of earlier versions."""
     records_verified: bool | None = None
@@ -566,9 +563,6 @@ class BenchAggregate(Report):
     Null in files of earlier versions."""
     conditions: tuple[Condition, ...]
     """Conditions of a claim. Meeting them says nothing about the verdict."""
-    notes: tuple[str, ...]
-    """Meaning of the thresholds in numbers of examples, and limits of the verdicts."""
-    run: RunInfo
 
     def blocks(self) -> Document:
         """Return the sections, including the sources of the numbers."""
@@ -586,21 +580,6 @@ class BenchAggregate(Report):
     def conditions_met(self) -> bool:
         """True if the run meets the conditions of a claim."""
         return all(condition.met for condition in self.conditions)
-
-    @property
-    def candidates(self) -> tuple[VariantSummary, ...]:
-        """Return the variants without the controls and the ladder."""
-        return tuple(variant for variant in self.variants if variant.is_candidate)
-
-    @property
-    def steps(self) -> tuple[VariantSummary, ...]:
-        """Return the steps of the ladder among the variants."""
-        return tuple(variant for variant in self.variants if variant.is_step)
-
-    @property
-    def controls(self) -> tuple[VariantSummary, ...]:
-        """Return the controls among the variants."""
-        return tuple(variant for variant in self.variants if variant.is_control)
 
 
 MIN_SEEDS = MIN_RUNS

@@ -51,8 +51,8 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.numbers import count, memory_parts, plural, sig, size
 from gradience.reports.base.prediction import ROUTED
-from gradience.reports.base.report import PlotOf, Plots, Readable, Report
-from gradience.reports.base.run import RunInfo
+from gradience.reports.base.prompted import PromptForecast, PromptReport
+from gradience.reports.base.report import PlotOf, Plots
 from gradience.spectra import FloatArray
 
 METADATA = "gradience"
@@ -102,7 +102,7 @@ class ExcludedModule:
     reason: str
 
 
-class CalibrationReport(Report):
+class CalibrationReport(PromptReport):
     """Inputs and results of a calibration, by module. The metadata of the calibration file.
 
     >>> report = Calibration.read("calibration.safetensors").report
@@ -115,47 +115,17 @@ class CalibrationReport(Report):
     plots: ClassVar[Plots] = {"importance": PlotOf("audits:importance_plot", ("Importance of modules",))}
 
     schema_: Literal["gradience.calibration/1"] = Field(default="gradience.calibration/1", alias="schema")
-    adapter_path: str
-    adapter_sha256: str
-    """sha256 of the adapter's weights: a calibration belongs to one adapter."""
-    base: str
-    base_sha256: str
-    """sha256 over name, shape, type and some values of each parameter."""
-    quantization: str | None
-    dtype: str
-    device: str
-    kind: Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
-    prompts: str
-    prompts_sha256: str
     prompt_ids: tuple[str, ...] = ()
     """Id of each row, in the order of the arrays: the first 16 hexadecimal digits of the sha256 of its
     prompt. Empty in older files."""
-    rows: int
-    duplicates: int
-    """Duplicate rows of the file, which were left out."""
     selection_rows: int
     """Rows used to compute the moments, the components and their order; the other rows predict."""
-    given_completions: int
-    sampled_completions: int
-    """Rows without a completion, for which the adapted model wrote one. Like `given_completions`, 0 for a
-    classifier."""
-    completion_tokens: int | None
-    truncated: int
-    """Rows that were too long and lost the beginning of their prompt, or its end for an encoder."""
-    scored_tokens: int
-    """Scored tokens of the rows that predict; one per row for a classifier."""
-    seed: int
-    batch_size: int
-    max_length: int | None
     ridge: float
     routing: str = ""
     """Token routing of the base, such as `2 of 8 experts`; empty if each token passes through all experts, or
     there are none. A prediction assumes that no token changes its experts."""
     modules: tuple[CalibratedModule, ...]
     excluded: tuple[ExcludedModule, ...]
-    notes: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
-    """Notes to read before the figures; absent if there are none."""
-    run: RunInfo
 
     def blocks(self) -> Document:
         """Return the measurements of every module."""
@@ -176,32 +146,16 @@ class CalibrationReport(Report):
         return self.drawn([*blocks, dim(following)], width, color)
 
 
-class CalibrationForecast(Readable):
+class CalibrationForecast(PromptForecast):
     """Requirements of a calibration; the base is not loaded."""
 
     schema_: Literal["gradience.calibration_forecast/1"] = Field(
         default="gradience.calibration_forecast/1", alias="schema"
     )
-    adapter_path: str
-    base: str
-    kind: Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
-    rows: int
-    duplicates: int
     selection_rows: int
-    sampled_completions: int
-    """Rows without a completion, for which the adapted model would write one."""
-    longest: int
-    """Length of the longest row, in tokens."""
-    batch_size: int
     modules: int
-    process_bytes: int
-    """Memory of Python and the libraries; 0 for a GPU."""
-    weights_bytes: int
-    """Memory of the base's weights."""
     file_bytes: int
     """Size of the calibration file, if no module is excluded."""
-    held_bytes: int
-    """Memory held from the first batch to the last, in addition to the base."""
     batch_bytes: int
     """Memory of the modules' inputs and gradients for one batch, in addition to the base's own activations."""
 
@@ -396,13 +350,11 @@ def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> D
     facts: list[tuple[str, Inline]] = [
         ("base", Span(report.base, "name")),
         ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'row')}")),
-        ("halves", f"{count(report.selection_rows)} choose, {count(predicting)} predict"),
-        ("scored", f"{plural(report.scored_tokens, 'token')} of the rows that predict"),
+        ("rows", f"{count(report.selection_rows)} to select components, {count(predicting)} to predict"),
+        *report.completions(),
+        ("scored", f"{plural(report.scored_tokens, 'token')} of the prediction rows"),
         ("modules", f"{count(len(report.modules))} calibrated, {count(len(report.excluded))} excluded"),
     ]
-    if report.kind != "sequence_classification":
-        completions = f"{count(report.given_completions)} given, {count(report.sampled_completions)} sampled"
-        facts.insert(3, ("completions", completions))
     ordered = sorted(report.modules, key=lambda module: (-module.importance, module.name))
     tokens = report.scored_tokens / predicting
     rows: list[list[Inline]] = []
@@ -435,11 +387,7 @@ def _notes(report: CalibrationReport) -> list[Note]:
     for reason, number in Counter(module.reason for module in report.excluded).items():
         excluded = f"{plural(number, 'module')} excluded from every prediction: {reason}"
         notes.append(Note("warning", excluded))
-    if report.truncated:
-        lost = "the beginning of the prompt" if report.kind == "causal_lm" else "the end of the text"
-        notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: {lost} was cut"))
-    if report.duplicates:
-        notes.append(Note("info", f"{plural(report.duplicates, 'duplicate row')} skipped"))
+    notes += report.row_notes()
     dependent = sum(module.components < module.rank for module in report.modules)
     if dependent:
         factors = "linearly dependent factors: fewer components than the rank"

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -88,47 +88,32 @@ class ModulePlan:
     """Reason why the module keeps its rank under every criterion; empty otherwise."""
 
 
-class CompressionPlan(Report):
-    """New ranks for every module, with their predicted error: a pure function of an audit and a criterion.
-
-    >>> plan = compress_adapter("my_adapter", reduction=0.5, dry_run=True)
-    >>> f"{plan.reduction:.0%}", f"{plan.predicted_error:.1%}"
-    ('50%', '9.2%')
-    """
+class _Compression(Report):
+    """What the plan and the result of a compression share."""
 
     row_field: ClassVar[str] = "modules"
-    repair: ClassVar[str] = (
-        "print a new plan with `gradience compress --dry-run --json`, and edit only new_rank"
-    )
-    plots: ClassVar[Plots] = {**KL_PLOT, **PLOTS}
 
-    schema_: Literal["gradience.compression_plan/1"] = Field(
-        default="gradience.compression_plan/1", alias="schema"
-    )
-    adapter_path: str
-    adapter_sha256: str
+    schema_: str = Field(alias="schema")
     format: str = "peft"
-    """Format of the adapter, as in its audit."""
+    """Format of the adapter: as read in a plan, as written in a result."""
     criterion: str
     """Description, e.g. `energy ≥ 0.9 per module, ranks from 1, 2, 4, 8`."""
-    modules: tuple[ModulePlan, ...]
-    old_params: int
-    new_params: int
-    old_bytes: int
-    new_bytes: int
-    reduction: Float12
-    """1 − new_params / old_params (LoRA factors only)."""
     kept_energy: Float12
     """Σ over modules of the kept ‖ΔW‖_F² / Σ‖ΔW‖_F² (of ‖B·A‖_F² if α is unknown). With a calibration 1 −
     predicted_error², which may fall below 0: its components are not orthogonal."""
     predicted_error: Float12
-    """√(1 − kept_energy)."""
-    max_rank: int
+    """√(1 − kept_energy): √(Σ‖ΔW − ΔW′‖² / Σ‖ΔW‖²) in exact arithmetic."""
+    old_params: int
+    new_params: int
+    """LoRA parameters; of a result those on disk, with the zeros of a padded encoding."""
+    reduction: Float12
+    """1 − new_params / old_params (LoRA factors only)."""
+    old_bytes: int
+    new_bytes: int
+    """Size of the LoRA factors; of a result that of the weight files."""
     old_max_lora_rank: int | None
     """max_lora_rank that vLLM needs for the adapter now."""
     new_max_lora_rank: int | None
-    initial_sha256: str | None = None
-    """Digest of the initial adapter that was subtracted; null if there is none."""
     calibration_sha256: str | None = None
     """Digest of the calibration that the components come from; null if they come from the SVD."""
     prediction: Prediction | None = None
@@ -140,7 +125,35 @@ class CompressionPlan(Report):
 
     def blocks(self) -> Document:
         """Return the sections of a document."""
-        return compression_blocks(self)
+        return compression_blocks(cast("Compression", self))
+
+    def summary(self) -> list[Note]:
+        """Return size, error, and what needs attention."""
+        return _summary(cast("Compression", self))
+
+
+class CompressionPlan(_Compression):
+    """New ranks for every module, with their predicted error: a pure function of an audit and a criterion.
+
+    >>> plan = compress_adapter("my_adapter", reduction=0.5, dry_run=True)
+    >>> f"{plan.reduction:.0%}", f"{plan.predicted_error:.1%}"
+    ('50%', '9.2%')
+    """
+
+    repair: ClassVar[str] = (
+        "print a new plan with `gradience compress --dry-run --json`, and edit only new_rank"
+    )
+    plots: ClassVar[Plots] = {**KL_PLOT, **PLOTS}
+
+    schema_: Literal["gradience.compression_plan/1"] = Field(
+        default="gradience.compression_plan/1", alias="schema"
+    )
+    adapter_path: str
+    adapter_sha256: str
+    modules: tuple[ModulePlan, ...]
+    max_rank: int
+    initial_sha256: str | None = None
+    """Digest of the initial adapter that was subtracted; null if there is none."""
 
     def to_text(self, *, width: int | None = None, color: bool = False, layers: bool = False) -> str:
         """Return the screen. layers: show full lists and every module, without the pointer to `--layers`."""
@@ -149,10 +162,6 @@ class CompressionPlan(Report):
             "to edit the ranks: --json > plan.json, then --plan plan.json",
         )
         return self.drawn(_screen(self, layers, *steps), width, color)
-
-    def summary(self) -> list[Note]:
-        """Return size, error, and what needs attention."""
-        return _summary(self)
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -210,7 +219,7 @@ class PeftCheck(Part):
     """Tensors of the file, each bit-identical in the loaded model."""
 
 
-class CompressionReport(Report):
+class CompressionReport(_Compression):
     """`compression_report.json`: the adapter as written, with its exact error.
 
     >>> report = CompressionReport.read("smaller/compression_report.json")
@@ -218,7 +227,6 @@ class CompressionReport(Report):
     ('50%', '12.6%')
     """
 
-    row_field: ClassVar[str] = "modules"
     plots: ClassVar[Plots] = {**PLOTS, **KL_PLOT}
 
     schema_: Literal["gradience.compression/2"] = Field(default="gradience.compression/2", alias="schema")
@@ -228,29 +236,14 @@ class CompressionReport(Report):
     """Hub repository and revision of the original; null for an adapter on disk."""
     output_path: str
     output_sha256: str
-    format: str = "peft"
-    """Output format: peft, mlx or diffusers."""
-    criterion: str
     encoding: Encoding
     encoding_reason: str
     """Reason for the encoding, and its meaning."""
     modules: tuple[ModuleResult, ...]
     dropped: tuple[str, ...]
     """Modules at rank 0, which are removed from the file and from the targets in the config."""
-    kept_energy: Float12
-    predicted_error: Float12
-    """For the whole adapter: √(Σ‖ΔW − ΔW′‖² / Σ‖ΔW‖²) in exact arithmetic."""
     measured_error: Float12
     """The same error for the factors as stored."""
-    old_params: int
-    new_params: int
-    """LoRA parameters on disk (with the zeros of a padded encoding)."""
-    reduction: Float12
-    old_bytes: int
-    """Size of the weight files."""
-    new_bytes: int
-    old_max_lora_rank: int | None
-    new_max_lora_rank: int | None
     carried_tensors: int
     """Other tensors that were copied byte for byte."""
     stripped: tuple[str, ...] = ()
@@ -265,11 +258,6 @@ class CompressionReport(Report):
     """Files of the source that were not copied because they describe the old weights or are pickles."""
     initial: InitialAdapter | None = None
     """The initial adapter that was subtracted; null if there is none."""
-    calibration_sha256: str | None = None
-    """Same as in the plan, like the next three fields."""
-    prediction: Prediction | None = None
-    prediction_withheld: str = ""
-    curve: tuple[CurvePoint, ...] = ()
     config_changes: dict[str, str]
     """Field of adapter_config.json -> `old -> new`, shortened."""
     peft_check: PeftCheck | None = None
@@ -279,10 +267,6 @@ class CompressionReport(Report):
     runtimes: tuple[RuntimeVerdict, ...]
     warnings: tuple[str, ...] = ()
     run: RunInfo
-
-    def blocks(self) -> Document:
-        """Return the sections of a document."""
-        return compression_blocks(self)
 
     def to_text(
         self,
@@ -302,10 +286,6 @@ class CompressionReport(Report):
             "compression_report.md",
         )
         return self.drawn(_screen(self, layers, *steps), width, color)
-
-    def summary(self) -> list[Note]:
-        """Return size, error, and what needs attention."""
-        return _summary(self)
 
 
 Compression = CompressionPlan | CompressionReport

@@ -23,10 +23,8 @@ from gradience.reports.base.blocks import (
     dim,
 )
 from gradience.reports.base.numbers import count, memory_parts, percent, plural, probability, sig, signed
-from gradience.reports.base.report import PlotOf, Plots, Readable, Report
-from gradience.reports.base.run import RunInfo
-
-Kind = Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
+from gradience.reports.base.prompted import PromptForecast, PromptReport
+from gradience.reports.base.report import PlotOf, Plots
 
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -58,7 +56,7 @@ class MeanKl(Part):
     high: Float12
 
 
-class DistillReport(Report):
+class DistillReport(PromptReport):
     """Distance of a smaller adapter from its original, before and after distillation.
 
     >>> report = DistillReport.read("distill_report.json")
@@ -71,42 +69,16 @@ class DistillReport(Report):
     plots: ClassVar[Plots] = {"kl": PlotOf("runs:distill_plot", ("Early stopping",))}
 
     schema_: Literal["gradience.distill/1"] = Field(default="gradience.distill/1", alias="schema")
-    adapter_path: str
-    adapter_sha256: str
-    """sha256 of the weights of the smaller adapter as given."""
     teacher_path: str
     teacher_sha256: str
     output_path: str
     output_sha256: str
     """sha256 of the written weights; equal to `adapter_sha256` if nothing improved."""
-    base: str
-    base_sha256: str
-    """sha256 over name, shape, type and some values of each parameter."""
-    quantization: str | None
-    dtype: str
-    device: str
-    kind: Kind
-    prompts: str
-    prompts_sha256: str
-    rows: int
-    duplicates: int
-    """Duplicate rows of the file, which were left out."""
     training_rows: int
     stopping_rows: int
     """Rows that decide which step is kept; never trained on."""
     held_out_rows: int
     """Rows on which before and after are measured; used neither for training nor to choose a step."""
-    scored_tokens: int
-    """Scored tokens of the held-out rows; one per row for a classifier."""
-    given_completions: int
-    sampled_completions: int
-    """Rows without a completion, for which the teacher wrote one. Like `given_completions`, 0 for a classifier."""
-    completion_tokens: int | None
-    truncated: int
-    """Rows that were too long and lost the beginning of their prompt, or its end for an encoder."""
-    seed: int
-    batch_size: int
-    max_length: int | None
     lr: float
     planned_steps: int
     steps: int
@@ -132,9 +104,6 @@ class DistillReport(Report):
     """KL of each held-out row, from which before, after and change are computed."""
     carried_files: tuple[str, ...]
     left_out_files: tuple[str, ...]
-    notes: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
-    """Notes to read before the figures; absent if there are none."""
-    run: RunInfo
 
     def blocks(self) -> Document:
         """Return the data and settings of the training, KL before and after, and the checks for early stopping."""
@@ -178,26 +147,16 @@ class DistillReport(Report):
         return self.drawn([*self.blocks(), dim(following)], width, color)
 
 
-class DistillForecast(Readable):
+class DistillForecast(PromptForecast):
     """Steps and requirements of a distillation; the base is not loaded."""
 
     schema_: Literal["gradience.distill_forecast/1"] = Field(
         default="gradience.distill_forecast/1", alias="schema"
     )
-    adapter_path: str
     teacher_path: str
-    base: str
-    kind: Kind
-    rows: int
-    duplicates: int
     training_rows: int
     stopping_rows: int
     held_out_rows: int
-    sampled_completions: int
-    """Rows without a completion, for which the teacher would write one."""
-    longest: int
-    """Length of the longest row, in tokens."""
-    batch_size: int
     steps: int
     forward_examples: int
     """Forward passes of single examples, if all steps are taken; passes of the original and of the smaller
@@ -205,13 +164,6 @@ class DistillForecast(Readable):
     backward_examples: int
     teacher_params: int
     trained_params: int
-    process_bytes: int
-    """Memory of Python and the libraries; 0 for a GPU."""
-    weights_bytes: int
-    """Memory of the base's weights."""
-    held_bytes: int
-    """Memory of both adapters' factors, gradients, the optimizer's moments and the best factors so far, in
-    addition to the base."""
 
     def blocks(self) -> Document:
         """Return the text of `gradience distill --dry-run`."""
@@ -279,13 +231,11 @@ def _facts(report: DistillReport) -> list[tuple[str, Inline]]:
         ("base", Span(report.base, "name")),
         ("prompts", (Span(report.prompts, "name"), f", {plural(report.rows, 'row')}")),
         ("rows", _split(report)),
+        *report.completions(" from the reference"),
         ("scored", f"{plural(report.scored_tokens, 'token')} of the held-out rows"),
         ("trained", f"{plural(report.trained_params, 'parameter')} of LoRA factors only; {original}"),
         ("steps", steps),
     ]
-    if report.kind != "sequence_classification":
-        sampled = f"{count(report.sampled_completions)} sampled from the reference"
-        facts.insert(4, ("completions", f"{count(report.given_completions)} given, {sampled}"))
     return facts
 
 
@@ -301,9 +251,5 @@ def _notes(report: DistillReport) -> list[Block]:
     if report.held_out_rows < FEW:
         few = f"only {plural(report.held_out_rows, 'row')} held out: use a few hundred"
         notes.append(Note("warning", few))
-    if report.truncated:
-        lost = "the end of the text" if report.kind != "causal_lm" else "the beginning of the prompt"
-        notes.append(Note("info", f"{plural(report.truncated, 'row')} too long: {lost} was cut"))
-    if report.duplicates:
-        notes.append(Note("info", f"{plural(report.duplicates, 'duplicate row')} skipped"))
+    notes += report.row_notes()
     return [Notes(notes)] if notes else []

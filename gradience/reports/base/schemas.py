@@ -36,7 +36,9 @@ class DescribedFields(GenerateJsonSchema):
 def _described(cls: type[Any], schema: JsonSchemaValue) -> JsonSchemaValue:
     fields = getattr(cls, "model_fields", {})
     for ancestor in reversed(cls.__mro__):
-        if ancestor.__module__.startswith("gradience."):
+        if (
+            ancestor.__module__.startswith("gradience.") and "[" not in ancestor.__name__
+        ):  # Judged[VariantResult]
             for name, text in _docstrings(ancestor).items():
                 alias = fields[name].alias if name in fields else None
                 schema.get("properties", {}).get(alias or name, {})["description"] = text

@@ -1,0 +1,87 @@
+"""What calibrations and distillations share: one adapter on its base, rows of prompts, and how they were read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gradience.reports.base.blocks import Note
+from gradience.reports.base.numbers import count, plural
+from gradience.reports.base.report import Readable, Report
+from gradience.reports.base.run import RunInfo
+
+Kind = Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
+
+
+class PromptReport(Report):
+    """A report of a run over prompts."""
+
+    schema_: str = Field(alias="schema")
+    adapter_path: str
+    adapter_sha256: str
+    """sha256 of the adapter's weights as given."""
+    base: str
+    base_sha256: str
+    """sha256 over name, shape, type and some values of each parameter."""
+    quantization: str | None
+    dtype: str
+    device: str
+    kind: Kind
+    prompts: str
+    prompts_sha256: str
+    rows: int
+    duplicates: int
+    """Duplicate rows of the file, which were left out."""
+    given_completions: int
+    sampled_completions: int
+    """Rows without a completion, for which the model wrote one. Like `given_completions`, 0 for a classifier."""
+    completion_tokens: int | None
+    truncated: int
+    """Rows that were too long and lost the beginning of their prompt, or its end for an encoder."""
+    scored_tokens: int
+    """Scored tokens of the rows that predict or are held out; one per row for a classifier."""
+    seed: int
+    batch_size: int
+    max_length: int | None
+    notes: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Notes to read before the figures; absent if there are none."""
+    run: RunInfo
+
+    def completions(self, source: str = "") -> list[tuple[str, str]]:
+        """Return the numbers of completions as a fact; none for a classifier. source: of the sampled ones."""
+        if self.kind == "sequence_classification":
+            return []
+        words = f"{count(self.given_completions)} given, {count(self.sampled_completions)} sampled{source}"
+        return [("completions", words)]
+
+    def row_notes(self) -> list[Note]:
+        """Return the numbers of rows that were cut or left out."""
+        lost = "the beginning of the prompt" if self.kind == "causal_lm" else "the end of the text"
+        texts = {
+            f"{plural(self.truncated, 'row')} too long: {lost} was cut": self.truncated,
+            f"{plural(self.duplicates, 'duplicate row')} skipped": self.duplicates,
+        }
+        return [Note("info", text) for text, number in texts.items() if number]
+
+
+class PromptForecast(Readable):
+    """Dry run over prompts: the base is not loaded."""
+
+    schema_: str = Field(alias="schema")
+    adapter_path: str
+    base: str
+    kind: Kind
+    rows: int
+    duplicates: int
+    sampled_completions: int
+    """Rows without a completion, for which the model would write one."""
+    longest: int
+    """Length of the longest row, in tokens."""
+    batch_size: int
+    process_bytes: int
+    """Memory of Python and the libraries; 0 for a GPU."""
+    weights_bytes: int
+    """Memory of the base's weights."""
+    held_bytes: int
+    """Memory held from the first batch to the last, in addition to the base."""
