@@ -218,7 +218,7 @@ def result_of(
     recorded: Bench,
     lost: dict[str, str],
 ) -> Bench:
-    marking = marking_of(run, plan, recorded)
+    marking = marking_of(config.task, plan, recorded)
     folder = SeedFolder(
         place, config, seed, recorded, lambda records, _: rescored(records, marking.rules).evaluation, lost
     )

@@ -129,7 +129,7 @@ def remake(run: Path) -> None:
         recorded = Bench.read(place / "bench.json")
         facts = SeedFolder(place, config, seed, recorded, lambda records, _: records).facts()
         data = recorded.data.model_copy(update={"splits": plan.splits})
-        bench = assemble(facts, marking_of(run, plan, recorded).rules, data, plan, recorded.run)
+        bench = assemble(facts, marking_of(config.task, plan, recorded).rules, data, plan, recorded.run)
         bench.save(place / "bench.json")
         (place / "bench.md").write_text(bench.to_markdown(), encoding="utf-8")
         benches.append(bench)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +43,23 @@ def plan_of(folder: Path) -> BenchPlan:
     return plan
 
 
+def configs_of(run: Path, results: Iterable[Bench] = ()) -> Iterator[BenchConfig]:
+    """Yield the configs that a run holds and that can be read: config.yaml, which has full paths, and its results'."""
+    path = run / CONFIG
+    with suppress(InputError, ValidationError):
+        yield BenchConfig.model_validate(strict_yaml.loads(read_file(path, MAX_SETTINGS_BYTES), path))
+    for result in results:
+        with suppress(ValidationError):
+            yield BenchConfig.model_validate(result.config)
+
+
 def config_of_plan(run: Path, published: Path, plan: BenchPlan) -> BenchConfig:
-    """Return the planned config: that of config.yaml, which has full paths, or of a result.
+    """Return the config with the plan's protocol digest.
 
     run: with the files. published: the folder that relative paths start at, which differs if `run` is unpacked.
-    Raises InputError (`other-config`) if neither has the plan's protocol digest.
+    Raises InputError (`other-config`) if there is none.
     """
-    for path in (run / CONFIG, run / BENCH, *sorted(run.glob(f"seed_*/{BENCH}"))):
-        try:
-            if path.name == BENCH:
-                values: Any = Bench.read(path).config
-            else:
-                values = strict_yaml.loads(read_file(path, MAX_SETTINGS_BYTES), path)
-            config = BenchConfig.model_validate(values)
-        except (InputError, ValidationError):
-            continue
+    for config in configs_of(run, _readable(run)):
         if config.protocol_digest() == plan.protocol_digest:
             return config.seen_from(published)
     raise InputError(
@@ -64,6 +67,12 @@ def config_of_plan(run: Path, published: Path, plan: BenchPlan) -> BenchConfig:
         code="other-config",
         hint="get the original config.yaml of the run",
     )
+
+
+def _readable(run: Path) -> Iterator[Bench]:
+    for path in sorted((*run.glob(BENCH), *run.glob(f"seed_*/{BENCH}"))):
+        with suppress(InputError):
+            yield Bench.read(path)
 
 
 def task_of(config: BenchConfig) -> Task:
@@ -84,11 +93,11 @@ def check_data(run: Path, published: Path, places: Sequence[str], findings: Find
         "train": config.train.train_samples,
         config.task.eval_role: config.task.eval_samples,
     }
-    counts = [
+    numbers = [
         f"{len(task.examples.of(role, limit)):,} of {len(task.examples.of(role)):,} {role} examples"
         for role, limit in limits.items()
     ]
-    problem = f"the task has the same data ({', '.join(counts)}): ids, texts, gold answers"
+    problem = f"the task has the same data ({', '.join(numbers)}): ids, texts, gold answers"
     with findings.check("data", "data", problem):
         if task.code != plan.task_code:
             findings.mismatch(PLAN, "the task's code here is different", "task_code")
@@ -102,6 +111,9 @@ def check_data(run: Path, published: Path, places: Sequence[str], findings: Find
                 findings.mismatch(PLAN, problem, f"splits.{split.role}.sha256")
         examples = task.examples.of(config.task.eval_role, config.task.eval_samples)
         for place in places:
+            with suppress(InputError):  # an unreadable result is a mismatch already
+                counts = Bench.read(run / place / BENCH).data.counts
+                findings.compare([(BENCH, "data.counts", counts, dict(task.examples.counts))], place)
             for path in sorted((run / place).glob("*/eval/*.records.jsonl")):
                 if (path.parent / MANIFEST).is_file():
                     name = f"{place}{given_text(path.relative_to(run / place).as_posix())}"

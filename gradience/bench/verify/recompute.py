@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 from gradience import tasks
 from gradience.bench.arms.truncate import RETRAIN
 from gradience.bench.config.load import BenchConfig
+from gradience.bench.config.sections import TaskSettings
 from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for, plan_variants
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
 from gradience.bench.verdict.facts import ANSWERS, AUDIT, CALIBRATION, Outcome, SeedFacts
-from gradience.bench.verdict.folders import CONFIG
 from gradience.errors import GradienceError
 from gradience.evaluate.rows import decided, predictions_of
-from gradience.files import strict_yaml
 from gradience.files.records import (
     ChoiceRecord,
     ClassificationRecord,
@@ -30,7 +29,6 @@ from gradience.files.records import (
     ScoreRecord,
     read_records,
 )
-from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench, VariantResult
 from gradience.reports.bench_plan import BenchPlan
@@ -57,16 +55,12 @@ class Marking(NamedTuple):
     """Fields of a result that only the task's code can compute."""
 
 
-def marking_of(run: Path, plan: BenchPlan, recorded: Bench) -> Marking:
+def marking_of(task: TaskSettings, plan: BenchPlan, recorded: Bench) -> Marking:
     """Return the scoring rule: that of the task included in Gradience, or of a user's task if its code is
-    allowed to run.
+    allowed to run. task: of the config that was planned.
     """
-    values: Any = recorded.config
-    if (run / CONFIG).is_file():  # contains full paths
-        values = strict_yaml.loads(read_file(run / CONFIG, MAX_SETTINGS_BYTES), run / CONFIG)
-    task = values["task"]
-    profile, options = str(task["profile"]), dict(task.get("options") or {})
-    folder = run / task["folder"] if task.get("folder") else None
+    profile, options = task.profile, dict(task.options)
+    folder = Path(task.folder) if task.folder else None
     try:
         code = tasks.code_of(profile, folder)
         if code is None and plan.task_code is None:

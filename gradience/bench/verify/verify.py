@@ -21,8 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from gradience import __version__
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
@@ -33,7 +31,6 @@ from gradience.bench.verdict.facts import SeedFacts
 from gradience.bench.verdict.folders import (
     AGGREGATE,
     BENCH,
-    CONFIG,
     DOCUMENT,
     PAGE,
     PLAN,
@@ -42,7 +39,7 @@ from gradience.bench.verdict.folders import (
     benches_of,
     find_benches,
 )
-from gradience.bench.verify.data import check_data, plan_of
+from gradience.bench.verify.data import check_data, config_of_plan, configs_of, plan_of
 from gradience.bench.verify.files import ARCHIVE, check_files, check_stages, stages_of
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.links import check_links
@@ -50,11 +47,11 @@ from gradience.bench.verify.recompute import Marking, SeedFolder, gold_of, marki
 from gradience.bench.verify.sizes import check_sizes
 from gradience.digests import sha256_file, sha256_json
 from gradience.errors import GradienceError, InputError
-from gradience.files import strict_json, strict_yaml
+from gradience.files import strict_json
 from gradience.files.digests import root_of
 from gradience.files.records import Evaluation
 from gradience.files.shared_names import given_text, path_text, values_text
-from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, read_file
+from gradience.reading import MAX_DATA_BYTES, read_file
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench, BenchAggregate, Status
 from gradience.reports.bench_plan import BenchPlan
@@ -92,7 +89,9 @@ class RunFolder:
     """A run, or one seed of it, and what has come out so far."""
 
     folder: Path
-    """Folder of the run, with plan.json."""
+    """Folder of the run, with plan.json; temporary if the run is packed."""
+    published: Path
+    """Folder in which the run was published."""
     only: str = ""
     """The seed's folder inside it, if only that seed is verified."""
     pages: bool = True
@@ -148,7 +147,7 @@ def verify_run(
             hint="name the output folder of `gradience bench run` or of another verb",
         )
     with unpacked(whole) as place:
-        run = RunFolder(place, only, pages, Findings(lambda text: as_published(text, place, whole)))
+        run = RunFolder(place, whole, only, pages, Findings(lambda text: as_published(text, place, whole)))
         findings = run.findings
         check_files(place, findings, below=only, expected=root)
         plan_found = check_plan_digest(place, plan, findings)
@@ -320,7 +319,15 @@ def _check_protocol(run: RunFolder, plan: BenchPlan, recorded: Bench, file: str)
         for name, (recorded_value, expected) in facts.items():
             if recorded_value != expected:
                 findings.mismatch(file, f"{recorded_value}; in plan.json {expected}", name)
-        config = _config_of(run.folder, recorded)
+        config = next(
+            (
+                config
+                for config in configs_of(run.folder, [recorded])
+                if config.digest() == recorded.config_digest
+                and values_text(config.model_dump(mode="json")) == recorded.config
+            ),
+            None,
+        )
         if config is None:
             findings.mismatch(file, "not the digest of `config`", "config_digest")
             return None
@@ -331,26 +338,6 @@ def _check_protocol(run: RunFolder, plan: BenchPlan, recorded: Bench, file: str)
             if stated[name] != planned[name]:
                 findings.mismatch(PLAN, f"{planned[name]}; in the config {stated[name]}", name)
     return config
-
-
-def _config_of(folder: Path, recorded: Bench) -> BenchConfig | None:
-    """Return the config with the result's digest: the one in the result, or config.yaml, which has full
-    paths.
-    """
-    path = folder / CONFIG
-    for of_result in (True, False):
-        if not of_result and not path.is_file():
-            return None
-        try:
-            values = (
-                recorded.config if of_result else strict_yaml.loads(read_file(path, MAX_SETTINGS_BYTES), path)
-            )
-            config = BenchConfig.model_validate(values)
-        except (InputError, ValidationError):
-            continue
-        if config.digest() == recorded.config_digest:
-            return config if values_text(config.model_dump(mode="json")) == recorded.config else None
-    return None
 
 
 def _check_result(
@@ -364,7 +351,7 @@ def _check_result(
 ) -> None:
     """Make the result of a seed again and compare it, field by field."""
     findings, file = run.findings, f"{place}{BENCH}"
-    marking = marking_of(run.folder, plan, recorded)
+    marking = marking_of(config_of_plan(run.folder, run.published, plan).task, plan, recorded)
     mark, lost = partial(_marked, run, place, marking), _decided_before(run, recorded, plan, seed)
     folder = SeedFolder(run.folder / place, config, seed, recorded, mark, lost)
     if marking.why_not:
