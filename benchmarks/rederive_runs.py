@@ -79,7 +79,8 @@ def rederive(run: Path) -> None:
     former = {one.name for bench in results.values() for one in bench.variants if one.made_by not in MADE_BY}
     while True:
         config = config_of(results[plan.seeds[0]], former)
-        plan = bench_plan(config, plan.task, plan.splits, plan.task_code)
+        code = {"code": plan.code}
+        plan = bench_plan(config, plan.task, plan.splits, plan.task_code).model_copy(update=code)
         again: dict[int, Bench] = {}
         for seed, place in places.items():
             before_it = list(again.values())
