@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from functools import partial
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +26,13 @@ from gradience.reports.evaluation import (
     StopReason,
     TestedLook,
 )
-from gradience.statistics.table import PairedTable
 from gradience.tasks.base import GenerationTask
 from gradience.words import counted, points
 
 EXPLORATORY = "exploratory, because the choice was made after looking at answers"
 
 if TYPE_CHECKING:  # scipy is loaded where something is computed
-    from gradience.statistics.paired import Interval
+    from gradience.statistics.pooled import Pooled
     from gradience.statistics.sequential import Look
 
 
@@ -120,19 +118,18 @@ def _against(
     inputs: Inputs, reference: Evaluation[Any], answers: Evaluation[Any], scores: Evaluation[Any] | None
 ) -> dict[str, Any]:
     """Return the fields that compare with the reference."""
-    from gradience.statistics.paired import mean_difference, mean_p_value, tango, tango_p_value
+    from gradience.statistics.pooled import pool
 
-    margin, look = float(inputs.margin), look_at(inputs, len(answers.records))
+    look = look_at(inputs, len(answers.records))
     change = diverge(reference, answers)  # refuses what was not evaluated in the same way
     output = _change_of_scores(answers if inputs.likelihoods else scores, change.flips)
+    tested: dict[str, Any] = {}
     if inputs.compares_nll:
         before, tokens = _columns(reference)
         after, _ = _columns(answers)
         gains = per_token(before, tokens, after)
-        tested = {}
         if len(gains) > 1:
-            p_value = mean_p_value(gains, margin)
-            tested = _tested(inputs, look, partial(mean_difference, gains), p_value, 1 - p_value)
+            tested = _tested(inputs, look, pool([gains]))
         likelihood = LikelihoodEvidence.of(before, tokens, after)
         return {"likelihood": likelihood, "change": output, **tested}
     if output is None and change.kl_mean is not None and change.flips is not None:
@@ -143,19 +140,13 @@ def _against(
             flipped_examples=change.flips,
             kl_per_token=change.kl_mean,
         )
-    table = change.table
-    # With looks, one loss less where a loss is claimed: there the normal tail is too thin for few losses.
-    fewer = table if look is None or not table.n10 else _one_loss_less(table)
-
-    def interval(confidence: float) -> Interval:
-        return tango(table, confidence)._replace(high=tango(fewer, confidence).high)
-
-    p_values = tango_p_value(table, margin), 1 - tango_p_value(fewer, margin)
-    return {"pairs": table, "change": output, **_tested(inputs, look, interval, *p_values)}
-
-
-def _one_loss_less(table: PairedTable) -> PairedTable:
-    return PairedTable(n11=table.n11 + 1, n10=table.n10 - 1, n01=table.n01, n00=table.n00)
+    if change.table.n > 1:
+        differences = [
+            after.correct - before.correct
+            for before, after in zip(reference.records, answers.records, strict=True)
+        ]
+        tested = _tested(inputs, look, pool([differences]))
+    return {"pairs": change.table, "change": output, **tested}
 
 
 def look_at(inputs: Inputs, n: int) -> Look | None:
@@ -165,22 +156,21 @@ def look_at(inputs: Inputs, n: int) -> Look | None:
     return Look(inputs.looks, inputs.looks.index(n) + 1) if len(inputs.looks) > 1 else None
 
 
-def _tested(
-    inputs: Inputs, look: Look | None, interval: Callable[[float], Interval], not_worse: float, worse: float
-) -> dict[str, Any]:
-    """Return the bounds, and the look with its repeated interval and the reason for stopping there.
-
-    not_worse, worse: fixed p-values of a loss of the margin or more, and of less.
-    """
+def _tested(inputs: Inputs, look: Look | None, pooled: Pooled) -> dict[str, Any]:
+    """Return the bounds, and the look with its repeated interval and the reason for stopping there."""
     from gradience.statistics.paired import LEVEL, pair_grade
     from gradience.statistics.sequential import FUTILITY
 
+    margin = float(inputs.margin)
+    not_worse, worse = pooled.p_value(margin), pooled.worse_p_value(margin)
     if look is None:
-        return {"bounds": Bounds.of(interval(0.90), not_worse)}
-    bounds = Bounds.of(interval(look.confidence(0.90)), look.p_value(not_worse))
+        return {"bounds": Bounds.of(pooled.interval(), not_worse)}
+    bounds = Bounds.of(pooled.interval(confidence=look.confidence(0.90)), look.p_value(not_worse))
     claims = max(1, len(inputs.adapters) - 1)
     power = look.conditional_power(not_worse, LEVEL / claims)
-    grade = pair_grade(bounds.low, bounds.high, inputs.margin, min(1.0, claims * bounds.p_value))
+    groups = pooled.groups if inputs.compares_nll else None
+    adjusted = min(1.0, claims * bounds.p_value)
+    grade = pair_grade(bounds.low, bounds.high, inputs.margin, adjusted, groups=groups)
     stopped: StopReason | None = None
     if grade != "C":
         stopped = "shown" if grade == "B" else "worse"
@@ -190,7 +180,7 @@ def _tested(
         stopped = "conditional power"
     elif look.looks[look.number] > (inputs.request.limit or look.looks[-1]):
         stopped = "limit"
-    low, high = interval(look.confidence(0.95))
+    low, high = pooled.interval(confidence=look.confidence(0.95))
     tested = TestedLook(
         number=look.number,
         nominal_level=look.nominal_level(),
@@ -231,12 +221,15 @@ def _change_of_scores(scores: Evaluation[Any] | None, flipped: int | None) -> Ou
 
 def _graded(inputs: Inputs, rows: Sequence[EvaluatedAdapter]) -> list[EvaluatedAdapter]:
     """Return the rows, the candidates with their grades: several claims from one experiment are adjusted."""
-    from gradience.statistics.paired import holm
+    from gradience.statistics.paired import adjusted_p_values
 
     tested = {
         row.name: row.bounds.p_value for row in rows if row.role == CANDIDATE and row.bounds is not None
     }
-    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+    adjusted = {
+        name: values[0]
+        for name, values in zip(tested, adjusted_p_values([[p] for p in tested.values()]), strict=True)
+    }
     grades = [
         graded(inputs, row, adjusted[row.name], len(tested))
         if row.role == CANDIDATE and row.name in adjusted
@@ -273,7 +266,8 @@ def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int =
     worst = (
         f"at most {size(-bounds.low)} {lost}" if bounds.low < 0 else f"at least {size(bounds.low)} {gained}"
     )
-    grade, needs = pair_grade(bounds.low, bounds.high, margin, adjusted), None
+    groups = None if row.likelihood is None else row.n
+    grade, needs = pair_grade(bounds.low, bounds.high, margin, adjusted, groups=groups), None
     if grade == "B":
         reason = f"supported for these runs: {measure} {worst} (95 % confidence, margin {allowed})"
     elif grade == "D":

@@ -45,7 +45,8 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     watch = Stopwatch(settings.command)
     wanted = Wanted(settings.metric, settings.filter)
     left, right = (read_log(Path(path), wanted) for path in (settings.a, settings.b))
-    from gradience.statistics.paired import mean_difference, mean_p_value, pair_grade, tango, tango_p_value
+    from gradience.statistics.paired import mean_difference, pair_grade
+    from gradience.statistics.pooled import pool
     from gradience.statistics.power import (
         examples_for_mean,
         examples_needed,
@@ -59,16 +60,16 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     sign = -1.0 if lower else 1.0
     a, b = np.array([pair.a.score for pair in pairs]), np.array([pair.b.score for pair in pairs])
     better = sign * (b - a)
-    table, flat = None, False
-    if binary(pairs):
-        table = PairedTable.of(a != lower, b != lower)
-        ends, bounds, p_value = (table.low, table.high), tango(table, 0.90), tango_p_value(table, margin)
-        variance = table.discordance
+    table, flat = PairedTable.of(a != lower, b != lower) if binary(pairs) else None, False
+    tested = pool([better])
+    bounds, p_value = tested.interval(), tested.p_value(margin)
+    if table is not None:
+        ends, variance = (table.low, table.high), table.discordance
     else:
-        ends, bounds = mean_difference(better), mean_difference(better, 0.90)
-        p_value, variance = mean_p_value(better, margin), float(better.var(ddof=1))
+        ends, variance = mean_difference(better), float(better.var(ddof=1))
         flat = bool((better == better[0]).all())
-    grade: Grade = "C" if flat else pair_grade(bounds[0], bounds[1], margin)
+    groups = tested.groups if table is None else None
+    grade: Grade = "C" if flat else pair_grade(bounds[0], bounds[1], margin, p_value, groups=groups)
     needed, smallest = (
         (examples_for_mean, smallest_margin_of_mean) if table is None else (examples_needed, smallest_margin)
     )

@@ -117,4 +117,7 @@ class BenchPlan(Artifact):
     margin: Share
     """Largest acceptable loss: the margin of the non-inferiority tests."""
     alpha: Share
-    """One-sided error rate of each test."""
+    """One-sided error rate of all claims of one grade together."""
+    claims: tuple[tuple[str, ...], ...] | None = None
+    """Allocation of `alpha`: one list for each candidate, and one for the ladder. It is shared by the lists (Holm);
+    within a list, claims are tested in order until one is not shown. Null in older plans."""

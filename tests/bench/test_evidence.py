@@ -15,9 +15,8 @@ from gradience.bench.verdict.evidence import graded_seed
 from gradience.errors import InputError
 from gradience.reports.base.graded import VariantEvidence
 from gradience.reports.bench import Bench, BenchAggregate
-from gradience.statistics.paired import holm, tango
+from gradience.statistics.paired import adjusted_p_values
 from gradience.statistics.pooled import pool
-from gradience.statistics.table import PairedTable
 
 
 def large(*changes: dict[str, tuple[int, int] | str], **more: Any) -> list[Bench]:
@@ -60,10 +59,10 @@ def test_the_bounds_are_those_of_the_answers_of_all_seeds() -> None:
     assert shown.bootstrap_low == pytest.approx(shown.these_runs.low, abs=0.005)
 
 
-def test_a_single_seed_has_tangos_bounds_and_nothing_of_other_trainings() -> None:
+def test_a_single_seed_has_the_bounds_of_one_run_and_nothing_of_other_trainings() -> None:
     one = graded_seed(bench(42, {"per_layer": (9, 16)}, asked=config(seeds=[42])))
     shown = evidence(one, "per_layer")
-    low, high = tango(PairedTable(n11=48, n10=9, n01=16, n00=127), confidence=0.90)
+    low, high = pool([[-1] * 9 + [1] * 16 + [0] * 175]).interval()
     assert (shown.pooled.these_runs.low, shown.pooled.these_runs.high) == (
         pytest.approx(low, abs=1e-6),
         pytest.approx(high, abs=1e-6),
@@ -115,11 +114,12 @@ def test_every_arm_of_the_plan_counts_in_holms_family() -> None:
     p_values = [pooled.next_training.p_value if pooled else 1.0 for pooled in shown]
     of_these = [pooled.these_runs.p_value if pooled else 1.0 for pooled in shown]
     assert len(candidates) == 6
-    for variant, adjusted, these in zip(candidates, holm(p_values), holm(of_these), strict=True):
+    adjusted = [[p for (p,) in adjusted_p_values([[p] for p in values])] for values in (p_values, of_these)]
+    for variant, following, these in zip(candidates, *adjusted, strict=True):
         if variant.evidence.pooled is None:
             assert variant.evidence.adjusted_p is None
         else:
-            assert variant.evidence.adjusted_p == pytest.approx(adjusted)
+            assert variant.evidence.adjusted_p == pytest.approx(following)
             assert variant.evidence.adjusted_p_these_runs == pytest.approx(these)
             assert variant.evidence.family == 6
 
@@ -225,17 +225,20 @@ def test_the_smallest_step_that_is_shown_is_the_last_before_the_first_that_is_no
     assert "the sequence stopped at ladder.r8" in named(report, "ladder.r4").evidence.reason
 
 
-def test_each_step_is_tested_at_the_full_level() -> None:
-    """The adjusted value of a step is the largest down to it, and no multiple of its own."""
+def test_the_ladder_is_one_claim_beside_the_candidates() -> None:
     report = aggregate(ladder((40, 40), (20, 20), (60, 58), (90, 40)), records_verified=True)
     p_values = [evidence(report, step.name).pooled.next_training.p_value for step in report.ladder.steps]
     adjusted = [evidence(report, step.name).adjusted_p for step in report.ladder.steps]
-    assert adjusted == [max(p_values[: place + 1]) for place in range(4)]
+    beside = [[v.evidence.pooled.next_training.p_value] for v in report.variants if v.is_candidate]
+    assert adjusted == pytest.approx(adjusted_p_values([*beside, p_values])[-1])
+    assert evidence(report, report.ladder.steps[0].name).family == len(beside) + 1
 
 
-def test_steps_do_not_count_among_the_candidates() -> None:
+def test_steps_count_as_one_claim() -> None:
     report = aggregate(ladder((5, 5), (5, 5), (5, 5), (5, 5)))
-    assert evidence(report, "uniform_r2").family == sum(variant.is_candidate for variant in report.variants)
+    assert evidence(report, "uniform_r2").family == 1 + sum(
+        variant.is_candidate for variant in report.variants
+    )
     assert report.ladder.next_step is None
     assert report.ladder.smallest_safe == "ladder.r4"
 

@@ -100,7 +100,7 @@ def test_the_grade_is_where_the_bounds_lie(tmp_path, cells, margin, grade):
     ("cells", "words"),
     [
         ((900, 10, 10, 80), "as good as A within the margin of 2.5 points"),
-        ((150, 12, 8, 30), "a drop of up to 5.94 points cannot be ruled out"),
+        ((150, 12, 8, 30), "a drop of up to 6.15 points cannot be ruled out"),
         ((700, 120, 20, 160), "(95 % confidence), more than the margin of 2.5 points"),
         ((700, 10, 90, 200), "not worse (95 % confidence, 1,000 examples); B is better by at least"),
     ],

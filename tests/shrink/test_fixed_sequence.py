@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +17,7 @@ from gradience.files.records import ClassificationRecord, Evaluation, ExamplesRu
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.outcome import candidates_of
 from gradience.shrink.walk import Walk, down, start_of
-from gradience.statistics.paired import fixed_sequence, tango, tango_p_value
-from gradience.statistics.table import PairedTable
+from gradience.statistics.pooled import pool
 
 RUN = {
     "kind": "classification", "adapter_sha256": "a", "adapter_config_sha256": "c", "base": "b", "base_sha256": "b",
@@ -92,9 +92,9 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
     )
     tested = tuple(down(asked, known["reference"], candidates, lambda candidate: candidate.name))
     right = {name: [row.correct for row in one.answers.records] for name, one in known.items()}
-    tables = {name: PairedTable.of(right["reference"], right[name]) for name in names}
-    p_values = [tango_p_value(tables[name], float(margin)) for name in names]
-    shown = fixed_sequence(p_values)
+    pooled = {name: pool([np.subtract(right[name], right["reference"], dtype=float)]) for name in names}
+    p_values = [pooled[name].p_value(float(margin)) for name in names]
+    shown = next((place for place, value in enumerate(p_values) if value > 0.05), len(names))
     assert asked.asked == names[: shown + 1]
     assert [each.row.grade == "B" for each in tested] == [True] * shown + [False] * (len(tested) - shown)
     assert [each.row.adjusted_p for each in tested] == pytest.approx(
@@ -107,7 +107,7 @@ def test_the_sequence_stops_at_the_first_that_a_plain_count_does_not_show(case):
     below = ["not tested"] * (len(names) - shown - 1)
     assert [row.status for row in rows][shown + 1 :] == below
     if shown < len(names):
-        worse = tango(tables[names[shown]], 0.90).high < -float(margin)
+        worse = pooled[names[shown]].interval().high < -float(margin)
         assert rows[shown].status == ("worse" if worse else "inconclusive")
         assert bool(rows[shown].needs) == (rows[shown].status == "inconclusive")
 

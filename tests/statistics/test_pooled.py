@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gradience.statistics.paired import tango, tango_p_value
+from gradience.statistics.paired import constrained, fewest_examples, tango, tango_p_value
 from gradience.statistics.pooled import bootstrap_bound, noise_floor, pool
 from gradience.statistics.table import PairedTable
 from tests.statistics.paired_runs import draw
@@ -16,12 +16,71 @@ from tests.statistics.paired_runs import draw
 MARGIN = 0.025
 
 
-def test_one_run_is_tangos_test() -> None:
-    differences = np.array([[-1] * 12 + [1] * 8 + [0] * 180])
-    table = PairedTable(n11=180, n10=12, n01=8, n00=0)
+def exact_chance(net: int, n: int, lost: float, gained: float) -> float:
+    """The chance of at most `net` lost minus gained examples, from the whole distribution."""
+    step = np.zeros(2 * n + 1)
+    step[[0, 1, -1]] = 1 - lost - gained, lost, gained
+    around = np.fft.irfft(np.fft.rfft(step) ** n, 2 * n + 1)
+    return float(np.roll(around, n)[: net + n + 1].sum())
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(12, 8), (3, 0), (0, 0), (9, 20)])
+def test_one_run_is_tangos_test_or_the_exact_chance(lost: int, gained: int) -> None:
+    """The larger of two p-values; the bounds are where it is 5 %, and never inside Tango's."""
+    n = 200
+    differences = np.array([[-1] * lost + [1] * gained + [0] * (n - lost - gained)])
+    table = PairedTable(n11=n - lost - gained, n10=lost, n01=gained, n00=0)
     pooled = pool(differences)
-    assert pooled.interval(confidence=0.9) == pytest.approx(tango(table, 0.9))
-    assert pooled.p_value(MARGIN) == pytest.approx(tango_p_value(table, MARGIN))
+    only_reference, only_candidate = constrained(gained, lost, n, -MARGIN)
+    exact = exact_chance(lost - gained, n, only_reference, only_candidate)
+    assert pooled.p_value(MARGIN) == pytest.approx(max(exact, tango_p_value(table, MARGIN)))
+    bounds = pooled.interval(confidence=0.9)
+    assert pooled.p_value(-bounds.low) == pytest.approx(0.05)
+    assert pooled.worse_p_value(-bounds.high) == pytest.approx(0.05)
+    assert bounds.low <= tango(table, 0.9).low + 1e-9
+    assert bounds.high >= tango(table, 0.9).high - 1e-9
+
+
+def test_no_change_shows_a_margin_from_the_floor_on() -> None:
+    assert [pool(np.zeros((1, n))).p_value(MARGIN) <= 0.05 for n in (118, 119)] == [False, True]
+    assert fewest_examples(MARGIN) == 119
+
+
+def test_groups_that_change_as_one_count_as_one_example() -> None:
+    """Forty texts in ten spellings are forty examples, and not four hundred."""
+    texts, spellings = np.zeros((1, 40)), 10
+    texts[0, 0] = -1
+    rows, group_of = np.repeat(texts, spellings, axis=1), np.repeat(np.arange(40), spellings)
+    assert pool(rows).p_value(MARGIN) > 0.05
+    assert pool(np.zeros((1, 400))).p_value(MARGIN) < 0.001
+    grouped = pool(np.zeros((1, 400)), group_of)
+    assert (grouped.groups, grouped.independent_examples) == (40, 40)
+    assert grouped.p_value(MARGIN) > 0.05
+    assert pool(rows, group_of).independent_examples == pytest.approx(40, abs=1)
+    apart = np.zeros((1, 400))
+    apart[0, ::13] = np.resize([1, -1], 31)
+    assert pool(apart, group_of).independent_examples == 124  # one more text that had changed as one
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "delta"), [((1, 120), 1, 0.025), ((3, 120), 1, 0.025), ((1, 360), 3, 0.0375)]
+)
+def test_changes_in_clusters_at_small_n_keep_the_error(
+    shape: tuple[int, int], size: int, delta: float
+) -> None:
+    """At the margin, and all changes losses: the design effect of few changes is seldom seen."""
+    rng, false, group_of = np.random.default_rng(7), 0, np.arange(shape[1]) // size
+    for _ in range(1500):
+        shared = rng.random((1, group_of.max() + 1))[:, group_of]
+        values = np.where(
+            rng.random((1, shape[1])) < 0.6, np.repeat(shared, shape[0], axis=0), rng.random(shape)
+        )
+        false += pool(-(values < delta).astype(int), group_of).p_value(delta) <= 0.05
+    assert false / 1500 < 0.055 + 2 * (0.05 * 0.95 / 1500) ** 0.5
+
+
+def test_one_run_says_nothing_of_other_trainings() -> None:
+    pooled = pool(np.zeros((1, 20)))
     with pytest.raises(ValueError, match="two runs or more"):
         pooled.interval("mean-over-trainings")
 
@@ -35,8 +94,7 @@ def test_identical_runs_are_worth_one() -> None:
 
 
 def test_runs_without_any_discordant_pair_are_worth_one_as_well() -> None:
-    unchanged = PairedTable(n11=60, n10=0, n01=0, n00=0)
-    assert pool(np.zeros((3, 60))).interval().low == pytest.approx(tango(unchanged, 0.9).low)
+    assert pool(np.zeros((3, 60))).interval() == pytest.approx(pool(np.zeros((1, 60))).interval())
 
 
 def test_the_spread_between_runs_is_the_analysis_of_variances() -> None:

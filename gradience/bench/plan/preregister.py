@@ -28,6 +28,7 @@ def bench_plan(
     calibration: the prompts, if the probe will be calibrated.
     """
     variants = asked_for(config.compression)
+    tests, ladder = tuple(variant.name for variant in variants if variant.is_candidate), _ladder(config)
     return BenchPlan(
         config_digest=sha256_json(config.model_dump(mode="json", exclude={"runtime"})),
         protocol_digest=config.protocol_digest(),
@@ -38,15 +39,16 @@ def bench_plan(
         seeds=config.seeds,
         splits=tuple(splits),
         eval_role=config.task.eval_role,
-        tests=tuple(variant.name for variant in variants if variant.is_candidate),
+        tests=tests,
         controls=tuple(variant.name for variant in variants if variant.control),
-        ladder=_ladder(config),
+        ladder=ladder,
         calibration=calibration,
         above_base=config.task.probe_gate.above_base,
         stop_early=config.compression.stop_early,
         policy=config.policy,
         margin=config.policy.tolerance,
         alpha=ALPHA,
+        claims=(*((name,) for name in tests), *(() if ladder is None else (ladder.names,))),
     )
 
 

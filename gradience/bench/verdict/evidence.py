@@ -1,7 +1,7 @@
 """The seeds of a run -> evidence for every variant of it: bounds, adjusted p-values, a grade; and the ladder. Pure.
 
-Steps of a ladder are tested from the top, each at the full level, until one is not shown to be safe. The order and the
-bound are fixed in the plan, so that the chance of calling any unsafe step safe stays at the level of one test.
+Steps of a ladder are tested from the top until one is not shown to be safe. Candidates and the ladder share one error
+rate. The order and the bound are fixed in the plan, so the chance of any false claim stays at the level of one test.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from gradience.bench.arms.ranks import step_name
 from gradience.bench.config.sections import LadderSettings
+from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.conditions import blind_controls, confirm_untouched
 from gradience.bench.verdict.grade import (
@@ -45,7 +46,7 @@ from gradience.reports.base.graded import (
 )
 from gradience.reports.bench import Bench, BenchAggregate, Measures, Status, VariantResult
 from gradience.reports.bench_plan import LadderBound
-from gradience.statistics.paired import holm
+from gradience.statistics.paired import adjusted_p_values
 from gradience.statistics.pooled import Pooled, bootstrap_bound, noise_floor, pool
 
 SCALE_CHANGED = "its scale α/r differs from the probe's"
@@ -230,20 +231,10 @@ def _evidence_of(
         )
         for name, subject in subjects.items()
     }
-    # Holm for candidates, the sequence for steps
     candidates = [name for name, subject in subjects.items() if subject.kind.is_candidate]
-    following = holm([_p_value(facts[name].next_training) for name in candidates])
-    these = holm([_p_value(facts[name].these_runs) for name in candidates])
-    for name, of_next, of_these in zip(candidates, following, these, strict=True):
-        facts[name] = replace(
-            facts[name],
-            adjusted_p=None if facts[name].next_training is None else of_next,
-            adjusted_p_these_runs=None if facts[name].these_runs is None else of_these,
-            family=len(candidates),
-        )
-    ladder = _ladder(benches[0].config, subjects, facts, policy.tolerance, len(planned))
-    if ladder is not None:
-        facts |= _with_sequence(ladder, facts)
+    beside = [_p_value(facts[name].these_runs) for name in candidates]
+    ladder = _ladder(benches[0].config, subjects, facts, policy.tolerance, len(planned), beside)
+    facts |= _adjusted(facts, candidates, ladder)
     evidence = {}
     for name, subject in subjects.items():
         of_policy, letter, reason = None, None, ""
@@ -332,6 +323,7 @@ def _ladder(
     facts: Mapping[str, GradeFacts],
     margin: Fraction,
     seeds: int,
+    beside: Sequence[float],
 ) -> Ladder | None:
     compression = config.get("compression")
     planned = compression.get("ladder") if isinstance(compression, dict) else None
@@ -358,33 +350,48 @@ def _ladder(
         for name, step in names.items()
         if name in subjects
     ]
-    return climb_down(steps, settings, margin, seeds=seeds)
+    return climb_down(steps, settings, margin, seeds=seeds, beside=beside)
 
 
 def climb_down(
-    steps: Sequence[StepFacts], settings: LadderSettings, margin: Fraction, *, seeds: int
+    steps: Sequence[StepFacts],
+    settings: LadderSettings,
+    margin: Fraction,
+    *,
+    seeds: int,
+    beside: Sequence[float] = (),
 ) -> Ladder:
-    """Test the steps in their order. seeds: that were planned; fewer than three say nothing of other trainings."""
+    """Test the steps in their order.
+
+    seeds: that were planned; fewer than three say nothing of other trainings. beside: p-values of the candidates, which
+    share the error rate with the ladder.
+    """
     bound: LadderBound = settings.bound if seeds >= MIN_RUNS else "these-runs"
     rows: list[Step] = []
     stopped: StepFacts | None = None
-    for facts in steps:
+    all_bounds = [facts.evidence.bounds(bound) if facts.evidence else None for facts in steps]
+    tested = [
+        1.0 if facts.faults else _p_value(bounds)
+        for facts, bounds in zip(steps, all_bounds, strict=True)
+        if not facts.is_probe
+    ]
+    adjusted = iter(adjusted_p_values([*([value] for value in beside), tested])[-1])
+    for facts, bounds in zip(steps, all_bounds, strict=True):
         shown, reason = facts.evidence, "; ".join(facts.faults)
-        bounds = None
-        if shown is not None:
-            bounds = {
-                "these-runs": shown.these_runs,
-                "mean-over-trainings": shown.over_trainings,
-                "next-training": shown.next_training,
-            }[bound]
-        elif not reason and not facts.is_probe:
+        of_sequence = None if facts.is_probe else next(adjusted)
+        if shown is None and not reason and not facts.is_probe:
             reason = "per-example answers are missing"
         status: StepStatus = "inconclusive"
         if facts.is_probe:
             status = "not smaller"
         elif stopped is not None:
             status = "not tested"
-        elif not facts.faults and bounds is not None and exactly(bounds.low) > -margin:
+        elif (
+            bounds is not None
+            and exactly(bounds.low) > -margin
+            and of_sequence is not None
+            and of_sequence <= ALPHA
+        ):
             status = "shown"
         else:
             stopped = facts
@@ -397,6 +404,7 @@ def climb_down(
                 delta=shown.delta if shown else None,
                 low=bounds.low if bounds else None,
                 p_value=bounds.p_value if bounds else None,
+                adjusted_p=of_sequence if bounds else None,
             )
         )
     safe = [row for row in rows if row.status == "shown"]
@@ -439,16 +447,34 @@ def _sentence(
     )
 
 
-def _with_sequence(ladder: Ladder, facts: Mapping[str, GradeFacts]) -> dict[str, GradeFacts]:
-    """Facts of the steps with their adjusted p-values for the next training: the largest down to each."""
-    stop = next((row.name for row in ladder.steps if row.status == "inconclusive"), "")
-    largest: float | None = 0.0
-    sequence = {}
-    for place, row in enumerate(ladder.steps, start=1):
-        adjusted, bounds = None, facts[row.name].next_training
-        if row.status != "not smaller":
-            largest = None if bounds is None or largest is None else max(largest, bounds.p_value)
-            adjusted = largest
-        untested = stop if row.status == "not tested" else ""
-        sequence[row.name] = replace(facts[row.name], adjusted_p=adjusted, family=place, untested=untested)
-    return sequence
+def _adjusted(
+    facts: Mapping[str, GradeFacts], candidates: Sequence[str], ladder: Ladder | None
+) -> dict[str, GradeFacts]:
+    """Return the facts of candidates and steps with their adjusted p-values: one error rate for each letter.
+
+    Candidates and the ladder share it (Holm); within the ladder the steps follow each other (fixed sequence).
+    """
+    rows = [] if ladder is None else [row for row in ladder.steps if row.status != "not smaller"]
+    sequence, stop = [row.name for row in rows], ""
+    ladders = [sequence] if sequence else []
+    units = [*([name] for name in candidates), *ladders]
+    following = adjusted_p_values([[_p_value(facts[name].next_training) for name in unit] for unit in units])
+    of_steps = {row.name: 1.0 if row.p_value is None else row.p_value for row in rows}
+    these = adjusted_p_values(
+        [[of_steps.get(name, _p_value(facts[name].these_runs)) for name in unit] for unit in units]
+    )
+    adjusted = {}
+    for unit, of_next, of_these in zip(units, following, these, strict=True):
+        for name, next_p, these_p in zip(unit, of_next, of_these, strict=True):
+            adjusted[name] = replace(
+                facts[name],
+                adjusted_p=None if facts[name].next_training is None else next_p,
+                adjusted_p_these_runs=None if facts[name].these_runs is None else these_p,
+                family=len(units),
+            )
+    for row in rows:
+        if row.status == "not tested":
+            adjusted[row.name] = replace(adjusted[row.name], untested=stop)
+        elif row.status == "inconclusive":
+            stop = row.name
+    return adjusted

@@ -41,11 +41,11 @@ class GradeFacts:
     next_training: Bounds | None
     """None below three seeds."""
     adjusted_p: float | None
-    """p-value for the next training, adjusted for the other variants (Holm) or the steps above (fixed sequence)."""
+    """p-value for the next training, adjusted for the other candidates, the ladder and the steps above."""
     adjusted_p_these_runs: float | None = None
-    """p-value for these runs, adjusted for the other variants (Holm); None for a step: its sequence needs none."""
+    """p-value for these runs, adjusted in the same way."""
     family: int = 1
-    """Number of claims for which it was adjusted."""
+    """Number of claims that share the error rate: the candidates, and the ladder as one."""
     untested: str = ""
     """For a step of a ladder: the earlier step at which the sequence stopped."""
     pass_if_equal: float | None = None

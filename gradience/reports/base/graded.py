@@ -122,7 +122,7 @@ class PooledEvidence(Part):
     >>> differences[:, :6], differences[:, 6:10] = -1, 1  # each seed: 6 lost, 4 gained
     >>> evidence = PooledEvidence.of(pool(differences), Fraction("0.025"))
     >>> evidence.delta, round(evidence.over_trainings.low, 4), round(evidence.next_training.low, 4)
-    (-0.004, -0.0161, -0.0295)
+    (-0.004, -0.0168, -0.0295)
     """
 
     runs: int
@@ -165,6 +165,15 @@ class PooledEvidence(Part):
             run_spread=None if pooled.run_variance is None else math.sqrt(pooled.run_variance),
             bootstrap_low=bootstrap_low,
         )
+
+    def bounds(self, claim: LadderBound) -> Bounds | None:
+        """Return the bounds of a claim."""
+        known: dict[LadderBound, Bounds | None] = {
+            "these-runs": self.these_runs,
+            "mean-over-trainings": self.over_trainings,
+            "next-training": self.next_training,
+        }
+        return known[claim]
 
 
 class OperatingCharacteristics(Part):
@@ -221,14 +230,14 @@ class VariantEvidence(Part):
     pooled: PooledEvidence | None
     """Null if the per-example answers are unknown."""
     adjusted_p: Probability | None
-    """Adjusted p-value of the claim about the next training run, which grade A is based on: Holm-adjusted
-    over all candidates of the plan; for a step, the largest down to it. Null below three seeds, and for
-    controls."""
+    """Adjusted p-value of the claim about the next training run, which grade A is based on: one error rate for
+    all candidates of the plan and the ladder (Holm), whose steps follow each other. Null below three seeds, and
+    for controls."""
     adjusted_p_these_runs: Probability | None
-    """Adjusted p-value of the claim about these runs, which grade B is based on: Holm-adjusted over all
-    candidates. Null for steps and controls."""
+    """Adjusted p-value of the claim about these runs, which grade B is based on, in the same way; for a step, of
+    the ladder's bound. Null for controls."""
     family: int | None
-    """Number of claims in the adjustment."""
+    """Number of claims that share the error rate: the candidates, and the ladder as one."""
     policy: OperatingCharacteristics | None
     """Null for controls, and without `pooled`."""
     next_grade: NextGrade | None
@@ -276,6 +285,8 @@ class Step(Part):
     low: Float12 | None
     """The lower bound that was compared with the margin."""
     p_value: Probability | None
+    adjusted_p: Probability | None = None
+    """Adjusted for the steps above and the candidates: at most 0.05 for a step that is shown."""
 
     @property
     def words(self) -> str:
@@ -297,8 +308,7 @@ class NextStep(Part):
 
 
 class Ladder(Part):
-    """The smallest rank that is shown to be safe: steps are tested from the top, each at the full level,
-    until one is not shown."""
+    """The smallest rank that is shown to be safe: steps are tested from the top until one is not shown."""
 
     kind: LadderKind
     planned_bound: LadderBound
