@@ -131,21 +131,18 @@ def net_loss_tail(net: float, n: int, lost: float, gained: float, *, at_least: b
 
     lost, gained: P(only the reference correct), P(only the candidate correct). Chances below 1e-15 are left out.
     """
-    share = lost + gained
+    share = min(lost + gained, 1.0)
     if share <= 0:
         return float(net <= 0 if at_least else net >= 0)
     reach = _BEYOND * math.sqrt(n * share) + _BEYOND**2
     discordant = np.arange(max(0, math.floor(n * share - reach)), min(n, math.ceil(n * share + reach)) + 1)
     one, other = (gained, -net) if at_least else (lost, net)  # at least so many lost: at most so many gained
     most = np.floor((discordant + other) / 2)
-    tails = scipy.special.bdtr(np.clip(most, 0, discordant), discordant, one / share)
+    tails = scipy.special.bdtr(np.clip(most, 0, discordant), discordant, min(one / share, 1.0))
     logs = scipy.special.xlogy(discordant, share) + scipy.special.xlog1py(n - discordant, -share)
-    logs += (
-        scipy.special.gammaln(n + 1)
-        - scipy.special.gammaln(discordant + 1)
-        - scipy.special.gammaln(n - discordant + 1)
-    )
-    return float(np.where(most < 0, 0.0, np.exp(logs)) @ tails)
+    logs -= scipy.special.gammaln(discordant + 1) + scipy.special.gammaln(n - discordant + 1)
+    logs += scipy.special.gammaln(n + 1)
+    return min(float(np.where(most < 0, 0.0, np.exp(logs)) @ tails), 1.0)
 
 
 def fewest_examples(margin: float, level: float = LEVEL) -> int:
@@ -171,16 +168,14 @@ def invert(statistic: Callable[[float], float], center: float, quantile: float) 
     low, high = -1 + _EDGE, 1 - _EDGE
     center = min(max(center, low), high)
 
+    root = scipy.optimize.brentq
+
     def inside(null: float) -> float:
         return 0.0 if null == center else statistic(null)
 
     return Interval(
-        scipy.optimize.brentq(lambda null: inside(null) - quantile, low, center)
-        if statistic(low) > quantile
-        else -1.0,
-        scipy.optimize.brentq(lambda null: inside(null) + quantile, center, high)
-        if statistic(high) < -quantile
-        else 1.0,
+        root(lambda null: inside(null) - quantile, low, center) if inside(low) > quantile else -1.0,
+        root(lambda null: inside(null) + quantile, center, high) if inside(high) < -quantile else 1.0,
     )
 
 

@@ -41,6 +41,13 @@ def test_one_run_is_tangos_test_or_the_exact_chance(lost: int, gained: int) -> N
     assert bounds.high >= tango(table, 0.9).high - 1e-9
 
 
+@given(st.lists(st.sampled_from([-1, 0, 1]), min_size=2, max_size=12), st.integers(1, 3))
+def test_bounds_of_any_answers_are_around_the_difference(row: list[int], runs: int) -> None:
+    pooled = pool([row] * runs)
+    low, high = pooled.interval()
+    assert -1 <= low <= pooled.delta <= high <= 1
+
+
 def test_no_change_shows_a_margin_from_the_floor_on() -> None:
     assert [pool(np.zeros((1, n))).p_value(MARGIN) <= 0.05 for n in (118, 119)] == [False, True]
     assert fewest_examples(MARGIN) == 119
