@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import adapters_to_compare as data
+import numpy as np
 import pytest
 
 from gradience import evaluate_adapters, shrink_adapter, verify
@@ -13,7 +14,7 @@ from gradience.progress import Watcher
 from gradience.reports.shrink import ShrinkPlan
 from gradience.shrink import plan as planning
 from gradience.statistics import sequential
-from gradience.statistics.paired import tango
+from gradience.statistics.pooled import pool
 from gradience.statistics.sequential import Look
 from gradience.statistics.table import PairedTable
 
@@ -81,7 +82,8 @@ def test_each_candidate_stops_at_its_look_and_has_the_repeated_interval(finished
         table = PairedTable.of(answers[report.reference.name][: row.n], own)
         assert row.pairs == table
         level = sequential.nominal_levels(LOOKS, 0.025)[look.number - 1]
-        assert row.look.low == pytest.approx(tango(table, 1 - 2 * level).low)
+        differences = np.subtract(own, answers[report.reference.name][: row.n], dtype=float)
+        assert row.look.low == pytest.approx(pool([differences]).interval(confidence=1 - 2 * level).low)
         assert row.look.low < table.low  # the naive interval is shorter
         assert (row.grade == "B") == (row.bounds.low > -0.2) == (row.look.stopped == "shown")
         assert (row.bounds.p_value <= 0.05) == (row.grade == "B")
