@@ -21,7 +21,7 @@ THINKING_MACHINES = "Schulman et al., LoRA Without Regret (Thinking Machines, 20
 def reference_lr(hidden_size: int | None, alpha: float | None, model: str | None = None) -> float:
     """Return a learning rate from which to start with AdamW and scale α/r: 5e-5 · 10 · (2000/width)^p · 32/α.
 
-    The optimum for LoRA lies about ten times above that of full fine-tuning and hardly depends on the rank
+    The optimum for LoRA is about ten times that of full fine-tuning and hardly depends on the rank
     as long as α is the same, because the factor 1/r takes the rank out. p = 0.0775 for Qwen, 0.781 for Llama,
     which is also taken for others. Fitted with α = 32; the update is proportional to α·lr, hence 32/α.
 

@@ -47,7 +47,7 @@ _STRING, _ARRAY = 8, 9
 _FACTOR = re.compile(r"(?P<module>.+?)(\.weight)?\.lora_(?P<side>[ab])")
 _HINT = "convert the adapter again with llama.cpp's convert_lora_to_gguf.py"
 ARCHITECTURES = {"llama": True, "qwen2": False, "qwen3": False}
-"""general.architecture -> whether rows of q and k lie in another order than in transformers: those whose files were
+"""general.architecture -> True if rows of q and k are in another order than in transformers: those whose files were
 compared with what llama.cpp's converter makes. In these, llama.cpp and transformers call the modules as follows."""
 _IN_LAYERS = {
     "attn_q": "self_attn.q_proj",

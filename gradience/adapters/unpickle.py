@@ -34,7 +34,7 @@ class Refused(Exception):
 
 
 def limit(memory: int, seconds: int, size: int) -> None:
-    """From now on: so many bytes of address space and seconds of processor time more, and files of twice `size`."""
+    """Limit further address space (bytes) and processor time (seconds), and files of twice `size`."""
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[0]
     taken = int(pages) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + memory,) * 2)

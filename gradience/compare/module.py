@@ -1,7 +1,7 @@
 """One module of two adapters: the distance of the updates, and how far their directions overlap.
 
 Both products live in the joint column space of [B_a, B_b] and the joint row space of [A_a; A_b]. One QR of each joint
-factor turns them into two small dense matrices, and everything asked about ΔW_a and ΔW_b is asked about those:
+factor turns them into two small dense matrices, and everything about ΔW_a and ΔW_b is computed from those:
 exact (no squares that cancel), and ΔW is never formed.
 """
 

@@ -36,7 +36,7 @@ PREVIEWED = 1000
 
 
 def margins_of(examples: int, claims: int, looks: tuple[int, ...] = ()) -> tuple[ShownMargin, ...]:
-    """Return the smallest margin that so many `examples` show, for several discordances.
+    """Return the smallest margin that this number of `examples` can show, for several discordances.
 
     claims: candidates that share the error of 5 %; the smallest p-value must pass the strictest of Holm's levels.
     looks: planned looks; the last of them has less than the whole error.

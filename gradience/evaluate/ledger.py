@@ -29,7 +29,7 @@ def count_test(
 ) -> int | None:
     """Count a test of a reference on rows, and return the number of different tests of both; None if it cannot.
 
-    output: folder of the run, beside which the ledger lies. reference: digests of its files. rows: digest of the
+    output: folder of the run, which the ledger is beside. reference: digests of its files. rows: digest of the
     examples. claim: what is tested, in what JSON can hold. note: called with the reason if nothing was counted.
     """
     folder = output.absolute().parent / FOLDER

@@ -1,6 +1,6 @@
 """The model card of an adapter: the block between two markers in its README.md is ours, everything else stays.
 
-The block stands above the text, behind the YAML that hubs read, and first says what is not true of the text around it.
+The block is above the text, behind the YAML that hubs read, and first says what is not true of the text around it.
 """
 
 from __future__ import annotations

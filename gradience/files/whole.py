@@ -43,7 +43,7 @@ def write_errors(path: Path) -> Iterator[None]:
 def write_whole(path: Path, chunks: Iterable[bytes]) -> Path:
     """Write `chunks` to `path` so that the file is either the old one or the complete new one.
 
-    The temporary file lies in the same folder (a rename is atomic only within one file system); file and folder are
+    The temporary file is in the same folder (a rename is atomic only within one file system); file and folder are
     synced. What killed writers of the same file left is removed. Raises OutputError (code `write-failed`).
     """
     sweep_beside(path)

@@ -47,7 +47,7 @@ FACTORS: Mapping[str, str] = {
 def parts_of(config: Mapping[str, Any], tensors: Iterable[str], largest_rank: int = 0) -> Parts:
     """Return the parts of an adapter with this adapter_config.json, tensors of these names, and this largest rank.
 
-    A kind of tensor is a part, and so is each type of module that has it: layers are not told apart.
+    A kind of tensor is a part, and so is each type of module that has it: layers are not distinguished.
     """
     kinds = {_kind(parse_key(name)) for name in tensors}
     parts = {kind for kind, _ in kinds} | {f"{kind}{ON}{module}" for kind, module in kinds}

@@ -1,4 +1,4 @@
-"""The config -> the stages of a run, its memory, whether its inputs are there, what its budget can show.
+"""The config -> the stages of a run, its memory, its inputs, what its budget can show.
 
 Nothing is trained: memory follows from shapes that are counted and lengths that were read.
 """

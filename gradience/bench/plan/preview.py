@@ -65,7 +65,7 @@ class Preview:
     """The first of the examples that decide."""
 
     def check(self, subject: What, name: str, state: Literal["found", "not checked"], note: str) -> None:
-        """Say of an input whether it is here."""
+        """Report if an input is available."""
         self.checks.append(Check(what=subject, name=name, state=state, note=note))
 
 

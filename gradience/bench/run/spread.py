@@ -2,7 +2,7 @@
 
 This process makes nothing. It walks through each seed (orders.py), submits the stages whose inputs are there, and walks
 again when something has ended, until every seed has its facts. So there is one order of stages, that of seed.py, and a
-run that was killed goes on from what is there, wherever it was made.
+run that was killed continues with the finished stages, wherever they were made.
 """
 
 from __future__ import annotations

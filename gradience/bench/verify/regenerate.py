@@ -1,7 +1,7 @@
 """A sample of the answers of a run, made again by its adapters: needs the base, the data and PyTorch.
 
 Whole batches are drawn, as they were answered: the rest of a batch can change an answer. The draw is the same for
-every adapter of a verification. Its seed comes from whoever verifies, so that no forger can know it.
+every adapter of a verification. The verifier chooses the seed, so no forger can know it.
 """
 
 from __future__ import annotations

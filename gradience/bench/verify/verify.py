@@ -595,7 +595,7 @@ def _shown(value: Any) -> str:
 def aggregate_checked(folders: Sequence[Path], *, command: str = "") -> BenchAggregate:
     """Aggregate the runs in `folders`, as `aggregate_folders` does, each held against its own records first.
 
-    What its own records and digests contradict is refused; a result that has none beside it is taken as it stands, and
+    What its own records and digests contradict is refused; a result that has none beside it is taken unchanged, and
     a note says so. Raises InputError (`bench-altered`), and what `aggregate_folders` raises.
     """
     for path in find_benches(folders):  # first: whether there is anything at all, and can be read
