@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gradience.bench.settings import VerifySettings
+from pathlib import Path
+
+from gradience.bench.settings import VerifySettings, existing_folder
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.output import TextsOutput
 
@@ -20,6 +22,7 @@ def verify(settings: VerifySettings, out: TextsOutput) -> int:
 
       gradience verify runs/mine --data --regenerate 16
     """
+    existing_folder(Path(settings.folder))  # before the imports of every kind of result
     from gradience.verification.verb import verify as verify_result
 
     report = out.run(verify_result, settings, f"verifying {settings.folder}")
