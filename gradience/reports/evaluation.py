@@ -23,7 +23,6 @@ from gradience.reports.base.blocks import (
     Notes,
     Paragraph,
     Span,
-    Table,
     items,
     spans,
     table_of,
@@ -286,25 +285,15 @@ class ShownMargin(Part):
     margin: Float12
 
 
-class EvaluationForecast(Report):
-    """Dry run of an evaluation: adapters, memory and detectable drops. No model is loaded."""
+class ComparisonForecast(Report):
+    """What the dry runs of `evaluate` and `shrink` share: memory, and the drops that can be detected."""
 
-    row_field: ClassVar[str] = "margins"
     plots: ClassVar[Plots] = {
         "margins": PlotOf("sizes:margins_plot", ("Detectable",)),
         "memory": PlotOf("sizes:memory_plot"),
     }
 
-    schema_: Literal["gradience.evaluation_forecast/2"] = Field(
-        default="gradience.evaluation_forecast/2", alias="schema"
-    )
-    base: str
-    task: str
-    adapters: tuple[str, ...]
-    """Names of the adapters, the reference first."""
-    with_base: bool
-    examples: int
-    margin: Share
+    schema_: str = Field(alias="schema")
     margins: tuple[ShownMargin, ...]
     """Empty if likelihoods are compared: the spread of their differences is not known in advance."""
     weights_bytes: int | None
@@ -318,6 +307,38 @@ class EvaluationForecast(Report):
     assumptions: tuple[str, ...]
     notes: tuple[str, ...]
 
+    @property
+    def memory(self) -> dict[str, int]:
+        """The parts of the memory, in bytes; empty if one is unknown."""
+        if self.weights_bytes is None or self.batch_bytes is None:
+            return {}
+        parts = {"base": self.weights_bytes, "adapters": self.adapter_bytes, "one batch": self.batch_bytes}
+        return {**parts, "Python and libraries": self.process_bytes or 0}
+
+    def document(self, facts: Sequence[tuple[str, Inline]], tables: Sequence[Block]) -> Document:
+        """Return the facts of the plan with its memory, the tables, and the assumptions."""
+        memory = [("memory", memory_parts(self.memory))] if self.memory else []
+        heading = Heading("Dry run: no model was loaded", level=1)
+        blocks: list[Block] = [heading, Facts([*facts, *memory]), *warned(self.notes), *tables]
+        return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
+
+
+class EvaluationForecast(ComparisonForecast):
+    """Dry run of an evaluation: adapters, memory and detectable drops. No model is loaded."""
+
+    row_field: ClassVar[str] = "margins"
+
+    schema_: Literal["gradience.evaluation_forecast/2"] = Field(
+        default="gradience.evaluation_forecast/2", alias="schema"
+    )
+    base: str
+    task: str
+    adapters: tuple[str, ...]
+    """Names of the adapters, the reference first."""
+    with_base: bool
+    examples: int
+    margin: Share
+
     def blocks(self) -> Document:
         """Return the plan, the detectable drops, and the assumptions."""
         facts: list[tuple[str, Inline]] = [
@@ -327,22 +348,15 @@ class EvaluationForecast(Report):
             *(("candidate", Span(name, "name")) for name in self.adapters[1:]),
             *([("also evaluated", "base model without adapter")] if self.with_base else []),
             ("examples", count(self.examples)),
-            *memory_facts(self.weights_bytes, self.adapter_bytes, self.batch_bytes, self.process_bytes),
         ]
-        blocks: list[Block] = [Heading("Dry run: no model was loaded", level=1), Facts(facts)]
-        blocks += warned(self.notes)
-        if len(self.adapters) > 1 and self.margins:
-            blocks += margin_blocks(self.margin, self.margins)
-        return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
+        return self.document(facts, margin_blocks(self.margin, self.margins if self.adapters[1:] else ()))
 
     def page_heading(self, heading: Heading) -> Heading:
         """Return the title: adapters and task."""
         few = len(self.adapters) <= FEW
         name = self.adapters[-1] if few else plural(len(self.adapters), "adapter")
-        return Heading(
-            ("Evaluation plan: ", Span(name, "name"), " on ", Span(self.task, "name")),
-            aside=heading.text,
-        )
+        text = ("Evaluation plan: ", Span(name, "name"), " on ", Span(self.task, "name"))
+        return Heading(text, aside=heading.text)
 
 
 class EvaluationPreview(Report):
@@ -812,42 +826,25 @@ def _summary(report: EvaluationReport) -> list[Note] | None:
 # ---------------------------------------------------------------- dry run
 
 
-def memory_facts(
-    weights: int | None, adapters: int, batch: int | None, process: int | None
-) -> list[tuple[str, Inline]]:
-    """Return the memory of an evaluation and its parts; empty if a part is unknown."""
-    if weights is None or batch is None:
-        return []
-    parts = {
-        "base": weights,
-        "adapters": adapters,
-        "one batch": batch,
-        "Python and libraries": process or 0,
-    }
-    return [("memory", memory_parts(parts))]
-
-
 def margin_blocks(margin: Fraction, margins: Sequence[ShownMargin]) -> list[Block]:
-    """Return the smallest margin that the examples can show, for several discordances."""
-    columns = [
-        Column("discordance", ">"),
-        Column("detectable drop, points", ">"),
-        Column(f"margin of {in_points(float(margin))} points"),
-    ]
-    rows = [
+    """Return the smallest margin that the examples can show, for several discordances; nothing without any."""
+    if not margins:
+        return []
+    table = table_of(
+        margins,
+        (Column("discordance", ">"), lambda row: percent(row.discordance)),
+        (Column("detectable drop, points", ">"), lambda row: in_points(row.margin)),
         (
-            percent(row.discordance),
-            in_points(row.margin),
-            "can be shown" if row.margin <= float(margin) else "too small",
-        )
-        for row in margins
-    ]
+            Column(f"margin of {in_points(float(margin))} points"),
+            lambda row: "can be shown" if row.margin <= float(margin) else "too small",
+        ),
+    )
     legend = (
         "Discordance: share of the examples on which exactly one adapter is correct, often 1 to 5 % for a truncation"
         " that keeps most of the energy and 10 to 20 % for a retrained adapter. Detectable drop: the smallest margin"
         " that can be shown with an 80 % chance if both adapters are equally good."
     )
-    return [Heading("Detectable drop"), Table(columns, rows), Paragraph(legend)]
+    return [Heading("Detectable drop"), table, Paragraph(legend)]
 
 
 def showable(examples: int, margins: Sequence[ShownMargin]) -> str:

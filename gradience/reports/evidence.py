@@ -24,6 +24,7 @@ from gradience.reports.base.blocks import (
     Span,
     Table,
     figures,
+    table_of,
     warned,
 )
 from gradience.reports.base.graded import GRADES, Bounds, Grade
@@ -245,22 +246,26 @@ def flip_blocks(report: EvidenceReport) -> list[Block]:
         blocks.append(Paragraph(f"{words} on {plural(number, 'example')}" + (":" if flips else "")))
         if not flips:
             continue
-        columns = [Column("id")]
-        rows: list[list[Inline]] = [[Span(flip.id, "name")] for flip in flips]
-        if report.table is None:
-            columns += [Column("A", ">"), Column("B", ">")]
-            for row, flip in zip(rows, flips, strict=True):
-                row += [plain(flip.score_a), plain(flip.score_b)]
-        for title, texts in (
-            ("example", [flip.excerpt for flip in flips]),
-            ("A answered", [flip.answer_a for flip in flips]),
-            ("B answered", [flip.answer_b for flip in flips]),
-        ):
-            if any(texts):
-                columns.append(Column(title))
-                for row, text in zip(rows, texts, strict=True):
-                    row.append(Span(text, "name"))
-        blocks += [Table(columns, rows), *more(number - len(flips), "more example", ": --flips N")]
+        scored = report.table is None
+        table = table_of(
+            flips,
+            (Column("id"), lambda flip: Span(flip.id, "name")),
+            (Column("A", ">", shown=scored), lambda flip: plain(flip.score_a)),
+            (Column("B", ">", shown=scored), lambda flip: plain(flip.score_b)),
+            (
+                Column("example", shown=any(flip.excerpt for flip in flips)),
+                lambda flip: Span(flip.excerpt, "name"),
+            ),
+            (
+                Column("A answered", shown=any(flip.answer_a for flip in flips)),
+                lambda flip: Span(flip.answer_a, "name"),
+            ),
+            (
+                Column("B answered", shown=any(flip.answer_b for flip in flips)),
+                lambda flip: Span(flip.answer_b, "name"),
+            ),
+        )
+        blocks += [table, *more(number - len(flips), "more example", ": --flips N")]
     return blocks
 
 

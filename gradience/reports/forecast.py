@@ -168,6 +168,17 @@ class BenchForecast(Report):
         text = ("Bench plan: ", Span(self.model, "name"), " on ", Span(self.task, "name"))
         return Heading(text, aside=heading.text)
 
+    @property
+    def memory(self) -> dict[str, int]:
+        """The parts of the memory of a training, in bytes; empty if the shape of the model is unknown."""
+        cost = self.cost
+        return {} if cost is None else {
+            "base": cost.weights_bytes,
+            "trained, with moments": cost.trained_bytes,
+            "activations": cost.activation_bytes,
+            "Python and libraries": cost.process_bytes,
+        }  # fmt: skip
+
     def without_texts(self) -> Self:
         """Return the plan without examples."""
         return self.model_copy(update={"example": None, "scored": ()})

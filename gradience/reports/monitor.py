@@ -25,6 +25,7 @@ from gradience.reports.base.blocks import (
     Table,
     dim,
     items,
+    table_of,
 )
 from gradience.reports.base.charts import area, sparkline
 from gradience.reports.base.finding import Severity
@@ -142,10 +143,9 @@ class Rewards(Part):
     """Share of completions that were cut off at the limit."""
 
 
-class RankUsePoint(Part):
-    """Use of rank at one step, over modules."""
+class Use(Part):
+    """Use of rank, over modules."""
 
-    step: int
     energy_rank_90_p50: Float12 | None = None
     energy_rank_90_p90: Float12 | None = None
     stable_rank_median: Float12 | None = None
@@ -154,15 +154,16 @@ class RankUsePoint(Part):
     """√Σ‖ΔW‖_F² over modules."""
 
 
-class FamilyUse(Part):
+class RankUsePoint(Use):
+    """Use of rank at one step."""
+
+    step: int
+
+
+class FamilyUse(Use):
     """Use of rank in one family of modules, at the last measurement."""
 
     modules: int
-    energy_rank_90_p50: Float12 | None = None
-    energy_rank_90_p90: Float12 | None = None
-    stable_rank_median: Float12 | None = None
-    utilization_median: Float12 | None = None
-    fro_norm: Float12 | None = None
 
 
 class LayerUse(Part):
@@ -431,45 +432,53 @@ def overview_blocks(runs: Sequence[RunReport]) -> Document:
 
 def runs_table(runs: Sequence[RunReport]) -> Table:
     """Return one row per run. In a narrow terminal time goes first, then steps, gap, evaluation, outcome, k@90."""
-    progress = "loss or reward" if any(run.rewards for run in runs) else "loss"
-    columns = [
-        Column("run"),
-        Column("outcome", drop=5),
-        Column("steps", ">", drop=2),
-        Column("time", ">", drop=1),
-        Column(progress),
-        Column("best eval", ">", drop=4),
-        Column("gap", ">", drop=3),
-        Column("k@90 / r, median", ">", drop=6),
-        Column("errors", ">"),
-        Column("warnings", ">"),
-    ]
-    rows: list[list[Inline]] = []
-    for run in runs:
-        split = next(iter(run.evaluations.values()), None)
-        word, role = OUTCOMES[run.outcome]
-        severities = [alert.severity for alert in run.alerts]
-        errors, warnings = severities.count("error"), severities.count("warning")
+
+    def evaluated(run: RunReport) -> SplitReport | None:
+        return next(iter(run.evaluations.values()), None)
+
+    def best(run: RunReport) -> str:
+        split = evaluated(run)
+        return sig(split.best.loss) if split and split.best else MISSING
+
+    def gap(run: RunReport) -> str:
+        split = evaluated(run)
+        return signed(split.last.gap) if split and split.last else MISSING
+
+    def progress(run: RunReport) -> str:
         curve, unit = (run.rewards.reward, "reward ") if run.rewards else (run.loss, "")
-        use, ranks = run.rank_use, MISSING
-        if use is not None and use.points:
-            of = MISSING if use.max_rank is None else count(use.max_rank)
-            ranks = f"{trimmed(use.points[-1].energy_rank_90_p50)} / {of}"
-        rows.append(
-            [
-                Span(run.file, "name", to=run.file),
-                Span(SHORT_OUTCOMES.get(run.outcome, word), role),
-                MISSING if run.last_step is None else count(run.last_step),
-                duration(run.seconds),
-                f"{unit}{sig(curve.first)} → {sig(curve.last)}" if curve.count else MISSING,
-                sig(split.best.loss) if split and split.best else MISSING,
-                signed(split.last.gap) if split and split.last else MISSING,
-                ranks,
-                Span(str(errors), "bad") if errors else "0",
-                Span(str(warnings), "warn") if warnings else "0",
-            ]
-        )
-    return Table(columns, rows)
+        return f"{unit}{sig(curve.first)} → {sig(curve.last)}" if curve.count else MISSING
+
+    def ranks(run: RunReport) -> str:
+        use = run.rank_use
+        if use is None or not use.points:
+            return MISSING
+        of = MISSING if use.max_rank is None else count(use.max_rank)
+        return f"{trimmed(use.points[-1].energy_rank_90_p50)} / {of}"
+
+    def alerts(run: RunReport, severity: Severity, role: Role) -> Inline:
+        number = sum(alert.severity == severity for alert in run.alerts)
+        return Span(str(number), role) if number else "0"
+
+    def outcome(run: RunReport) -> Span:
+        word, role = OUTCOMES[run.outcome]
+        return Span(SHORT_OUTCOMES.get(run.outcome, word), role)
+
+    return table_of(
+        runs,
+        (Column("run"), lambda run: Span(run.file, "name", to=run.file)),
+        (Column("outcome", drop=5), outcome),
+        (
+            Column("steps", ">", drop=2),
+            lambda run: MISSING if run.last_step is None else count(run.last_step),
+        ),
+        (Column("time", ">", drop=1), lambda run: duration(run.seconds)),
+        (Column("loss or reward" if any(run.rewards for run in runs) else "loss"), progress),
+        (Column("best eval", ">", drop=4), best),
+        (Column("gap", ">", drop=3), gap),
+        (Column("k@90 / r, median", ">", drop=6), ranks),
+        (Column("errors", ">"), lambda run: alerts(run, "error", "bad")),
+        (Column("warnings", ">"), lambda run: alerts(run, "warning", "warn")),
+    )
 
 
 # ---------------------------------------------------------------- what a run logged over its steps
@@ -595,26 +604,16 @@ def _rank_use(use: RankUse, *, verbose: bool) -> list[Block]:
         measured = f"measured {plural(len(steps), 'time')}, {when}; {state}"
         blocks.append(dim(measured))
     if verbose and use.families:
-        columns = [
-            Column("family"),
-            Column("modules", ">", drop=1),
-            Column("k@90 median", ">"),
-            Column("k@90 p90", ">"),
-            Column("stable rank", ">", drop=2),
-            Column("‖ΔW‖", ">"),
-        ]
-        families: list[list[Inline]] = [
-            [
-                Span(name, "name"),
-                str(family.modules),
-                trimmed(family.energy_rank_90_p50),
-                trimmed(family.energy_rank_90_p90),
-                sig(family.stable_rank_median),
-                sig(family.fro_norm),
-            ]
-            for name, family in use.families.items()
-        ]
-        blocks.append(Table(columns, families))
+        families = table_of(
+            use.families.items(),
+            (Column("family"), lambda row: Span(row[0], "name")),
+            (Column("modules", ">", drop=1), lambda row: str(row[1].modules)),
+            (Column("k@90 median", ">"), lambda row: trimmed(row[1].energy_rank_90_p50)),
+            (Column("k@90 p90", ">"), lambda row: trimmed(row[1].energy_rank_90_p90)),
+            (Column("stable rank", ">", drop=2), lambda row: sig(row[1].stable_rank_median)),
+            (Column("‖ΔW‖", ">"), lambda row: sig(row[1].fro_norm)),
+        )
+        blocks.append(families)
     return blocks
 
 

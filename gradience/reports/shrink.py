@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import groupby
 from typing import ClassVar, Literal
@@ -23,27 +23,25 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Table,
-    items,
     table_of,
     warned,
 )
 from gradience.reports.base.blocks import Role as Look
 from gradience.reports.base.numbers import MISSING, count, percent, probability, sig
-from gradience.reports.base.report import PlotOf, Plots, Report, compared_plots
+from gradience.reports.base.report import Plots, Report, compared_plots
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Role, Share
 from gradience.reports.evaluation import (
     LOOK_LEGEND,
     ONE_TRAINING,
+    ComparisonForecast,
     EvaluatedAdapter,
     EvaluationConditions,
-    ShownMargin,
     device_of,
     flips_cell,
     kl_per_token,
     looks_fact,
     margin_blocks,
-    memory_facts,
     outcome_fields,
     repeated_tests,
 )
@@ -269,52 +267,32 @@ class ShrinkReport(Report):
         return [_answer(self), *([Note("info", ONE_TRAINING)] if self.smallest is not None else [])]
 
 
-class ShrinkForecast(Report):
+class ShrinkForecast(ComparisonForecast):
     """Dry run of a shrink: candidates, memory, and the smallest margin that can be shown. No model is loaded."""
 
     row_field: ClassVar[str] = "candidates"
-    plots: ClassVar[Plots] = {
-        "margins": PlotOf("sizes:margins_plot", ("Detectable",)),
-        "memory": PlotOf("sizes:memory_plot"),
-    }
 
     schema_: Literal["gradience.shrink_forecast/3"] = Field(
         default="gradience.shrink_forecast/3", alias="schema"
     )
     plan: ShrinkPlan
     candidates: tuple[PlannedCandidate, ...]
-    margins: tuple[ShownMargin, ...]
-    weights_bytes: int | None
-    """Base model in its precision; null if the shape of the model is unknown."""
-    adapter_bytes: int
-    """The reference adapter and the largest candidate in float32: no more than two adapters are loaded at once."""
-    batch_bytes: int | None
-    process_bytes: int | None
-    """Python, PyTorch and their libraries, measured in the process that made the forecast; 0 on a GPU."""
-    assumptions: tuple[str, ...]
-    notes: tuple[str, ...]
 
     def blocks(self) -> Document:
         """Return the plan, the detectable drops, and the assumptions."""
-        memory = memory_facts(self.weights_bytes, self.adapter_bytes, self.batch_bytes, self.process_bytes)
-        heading = Heading("Dry run: no model was loaded", level=1)
-        blocks: list[Block] = [heading, Facts([*_plan_facts(self.plan), *memory])]
-        blocks += warned(self.notes)
-        predicts = self.plan.calibration_sha256 is not None
-        columns = [Column("candidate"), Column("saved", ">"), Column("energy kept", ">")]
-        columns += [Column("predicted KL", ">")] if predicts else []
-        rows: list[Sequence[Inline]] = [
+        table = table_of(
+            self.candidates,
+            (Column("candidate"), lambda row: Span(row.name, "name")),
+            (Column("saved", ">"), lambda row: percent(row.params_saved)),
+            (Column("energy kept", ">"), lambda row: percent(row.kept_energy)),
             (
-                Span(candidate.name, "name"),
-                percent(candidate.params_saved),
-                percent(candidate.kept_energy),
-                *([sig(candidate.predicted_kl, 2)] if predicts else []),
-            )
-            for candidate in self.candidates
-        ]
-        blocks += [Heading("Candidates, tested from the largest down"), Table(columns, rows)]
-        blocks += margin_blocks(self.plan.margin, self.margins) if self.margins else []
-        return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
+                Column("predicted KL", ">", shown=self.plan.calibration_sha256 is not None),
+                lambda row: sig(row.predicted_kl, 2),
+            ),
+        )
+        heading = Heading("Candidates, tested from the largest down")
+        margins = margin_blocks(self.plan.margin, self.margins)
+        return self.document(_plan_facts(self.plan), [heading, table, *margins])
 
     def page_heading(self, heading: Heading) -> Heading:
         """Return the title: adapter and task."""

@@ -266,25 +266,9 @@ def truncated_error_plot(report: FleetCompression) -> Plot | None:
 
 def memory_plot(report: BenchForecast | EvaluationForecast | ShrinkForecast) -> Plot | None:
     """Return the memory of each part; None if the shape of the model is unknown."""
-    if isinstance(report, BenchForecast):
-        cost = report.cost
-        if cost is None:
-            return None
-        parts: dict[str, int | None] = {
-            "base": cost.weights_bytes,
-            "trained, with moments": cost.trained_bytes,
-            "activations": cost.activation_bytes,
-            "Python and libraries": cost.process_bytes,
-        }
-    else:
-        if report.weights_bytes is None or report.batch_bytes is None:
-            return None
-        parts = {
-            "base": report.weights_bytes,
-            "adapters": report.adapter_bytes,
-            "batch": report.batch_bytes,
-            "Python and libraries": report.process_bytes,
-        }
+    parts = report.memory
+    if not parts:
+        return None
     known = {name: part for name, part in parts.items() if part}
     return Plot(
         "memory",
