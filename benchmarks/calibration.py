@@ -53,7 +53,7 @@ METHODS = [
 ]
 CONTROLS = ("rewrite", "probe_distilled")
 LIMITED = "under_limit"
-"""The smallest adapter whose predicted KL is at most `--max-kl`. Like the controls, once a seed; the budget is 0."""
+"""The smallest adapter whose predicted KL is at most `--max-kl-per-token`. Once a seed, like the controls; budget 0."""
 COSTLY = ("calibrated_distill", "random")
 """Made at the budgets `--few` alone."""
 
@@ -68,11 +68,11 @@ class Probe:
     report: AuditReport
     calibration: Calibration
     distillation: Distillation
-    max_kl: float
+    max_kl_per_token: float
 
     def plan(self, method: str, budget: int) -> CompressionPlan:
         if method == LIMITED:
-            return plan_compression(self.report, ToKl(self.max_kl), calibration=self.calibration)
+            return plan_compression(self.report, ToKl(self.max_kl_per_token), calibration=self.calibration)
         uniform = plan_compression(self.report, ToRank(budget or 2**30))
         if method == "svd_global":
             return plan_compression(self.report, ToBudget(max_params=uniform.new_params))
@@ -121,7 +121,7 @@ class Probe:
     def predicted(self, method: str, plan: CompressionPlan) -> float | None:
         """KL per scored token; None where the calibration does not know the directions."""
         if method in ("calibrated", LIMITED) and plan.prediction is not None:
-            return plan.prediction.kl
+            return plan.prediction.kl_per_token
         if method not in ("svd_uniform", "svd_global"):
             return None
         modules = with_calibration(self.report, modules_of(self.report), self.calibration)
@@ -305,7 +305,9 @@ def prepared(
     distillation = Distillation(given, steps=options.distill_steps, lr=3e-4)
     path = work / "calibration.safetensors"
     if path.exists():
-        return Probe(seed, folder, work, report, Calibration.read(path), distillation, options.max_kl)
+        return Probe(
+            seed, folder, work, report, Calibration.read(path), distillation, options.max_kl_per_token
+        )
     started = time.perf_counter()
     calibration = calibrate_adapter(
         folder,
@@ -319,7 +321,7 @@ def prepared(
     )
     seconds = {"seed": seed, "rows": calibration.report.rows, "seconds": time.perf_counter() - started}
     (work / "calibration_cost.json").write_text(json.dumps(seconds) + "\n")
-    return Probe(seed, folder, work, report, calibration, distillation, options.max_kl)
+    return Probe(seed, folder, work, report, calibration, distillation, options.max_kl_per_token)
 
 
 def rows_of(examples: Sequence[Any], options: argparse.Namespace) -> Iterator[dict[str, str]]:
@@ -347,7 +349,7 @@ def parsed() -> argparse.Namespace:
     add("--adapter", action="append", required=True, metavar="SEED=FOLDER")
     add("--budgets", type=int, nargs="+", default=[16, 8, 4, 2, 1])
     add("--methods", nargs="+", default=METHODS)
-    add("--max-kl", type=float, default=0.002, help="of the adapters `under_limit`")
+    add("--max-kl-per-token", type=float, default=0.002, help="of the adapters `under_limit`")
     add("--few", type=int, nargs="+", help="budgets of distilled and random adapters, where not all")
     add("--rows", type=int, default=256, help="training examples to calibrate on")
     add("--examples", type=int, default=None, help="test examples at most")

@@ -248,7 +248,8 @@ def tried(original: Original, prompts: Mapping[str, Path], examples: Any, task: 
                 plan = plans[name.removesuffix("+mean")]
                 yield {
                     "task": options.task, "adapter": original.name, "on": on, "choice": name, "budget": budget,
-                    "params": plan.new_params, "predicted_kl": plan.prediction.kl, "kl": float(kl.sum() / tokens),
+                    "params": plan.new_params, "predicted_kl": plan.prediction.kl_per_token,
+                    "kl": float(kl.sum() / tokens),
                     "ratio": ratio_of(kl, measured["tokens"][0]), "calibration_rows": plan.prediction.rows * 2,
                     "n": len(kl), "tokens": tokens, "only_probe_correct": only_probe,
                     "only_variant_correct": only_variant,

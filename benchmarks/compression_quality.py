@@ -154,8 +154,8 @@ def outcome(
 ) -> Outcome:
     score, change = count(answers.records), diverge(base, answers)
     assert change.flips is not None
-    assert change.kl_mean is not None
-    assert change.kl_standard_error is not None
+    assert change.kl_per_example is not None
+    assert change.kl_per_example_standard_error is not None
     return Outcome(
         variant,
         score.correct,
@@ -163,8 +163,8 @@ def outcome(
         change.only_a_correct,
         change.only_b_correct,
         change.flips,
-        change.kl_mean,
-        change.kl_standard_error,
+        change.kl_per_example,
+        change.kl_per_example_standard_error,
     )
 
 

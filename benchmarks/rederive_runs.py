@@ -154,6 +154,8 @@ def rename_keys(run: Path) -> None:
             ('"rungs":', '"steps":'),
             ('"new-run"', '"mean-over-trainings"'),
             ('"rewrite":', '"rewrite_control":'),
+            ('kl_mean":', 'kl_per_example":'),
+            ('"kl_standard_error":', '"kl_per_example_standard_error":'),
             *names,
         ]:
             text = text.replace(old, new)
@@ -197,8 +199,9 @@ def rename_control(run: Path, former: str, name: str) -> bool:
 def rename_grid(path: Path) -> None:
     """Give an audit the current schema: the allowed ranks of its suggestions had another name."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    if values["schema"] == "gradience.audit/1":
-        values["suggestions"]["allowed_ranks"] = values["suggestions"].pop("grid")
+    if values["schema"] != AuditReport.schema_id:
+        if "grid" in values["suggestions"]:
+            values["suggestions"]["allowed_ranks"] = values["suggestions"].pop("grid")
         AuditReport.model_validate(values | {"schema": AuditReport.schema_id}).save(path)
 
 
@@ -239,8 +242,8 @@ def rederive_result(place: Path) -> None:
     else:
         report = EvaluationReport.read(place / EVALUATION)
         kept = {"run": report.run, "tests": report.tests}
-        made = evaluation_again(place, report, findings).model_copy(update=kept)
-        write_evaluation(made, place, Report.to_markdown)
+        evaluated = evaluation_again(place, report, findings).model_copy(update=kept)
+        write_evaluation(evaluated, place, Report.to_markdown)
     for mismatch in findings.mismatches:
         print(f"{mismatch.file} {mismatch.field}: {mismatch.what}")
 

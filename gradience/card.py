@@ -86,9 +86,9 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
             digests.append(("original", f"sha256 {compression.source_sha256}"))
         if distillation is not None:
             opening = [distilled_opening(distillation.best_step)]
-            before, after = sig(distillation.before.kl), sig(distillation.after.kl)
+            before, after = sig(distillation.before.kl_per_token), sig(distillation.after.kl_per_token)
             held_out = f"on {count(distillation.held_out_rows)} held-out rows"
-            rows.append(("distilled", f"KL from the original {before} → {after} per token, {held_out}"))
+            rows.append(("distilled", f"KL/token from the original {before} → {after} nats, {held_out}"))
             if compression is None:
                 digests.append(("original", f"sha256 {distillation.teacher_sha256}"))
         evaluated = _evaluated(folder, sha256, evaluation)
@@ -177,16 +177,15 @@ def _compressed(report: CompressionReport) -> Rows:
     before, now = (
         number_range(getattr(row, name) for row in report.modules) for name in ("old_rank", "new_rank")
     )
-    error = f"relative error of the update {percent(report.measured_error)}"
     rows: Rows = [
         ("LoRA rank", f"{now} ({before} in the original)"),
         ("LoRA parameters", f"{count(report.new_params)} ({count(report.old_params)} in the original)"),
         ("weights file", f"{size(report.new_bytes)} ({size(report.old_bytes)} in the original)"),
-        ("energy", f"{percent(report.kept_energy)} kept; {error}"),
+        ("relative error", f"{percent(report.measured_error)} of the update (‖ΔW − ΔW′‖ / ‖ΔW‖)"),
         ("chosen by", report.criterion),
     ]
     if report.prediction is not None:
-        rows.append(("predicted KL", f"{sig(report.prediction.kl)} nats per scored token, from the original"))
+        rows.append(("predicted KL/token", f"{sig(report.prediction.kl_per_token)} nats, from the original"))
     return rows
 
 

@@ -47,7 +47,8 @@ def table(evaluations: Sequence[Evaluation[ClassificationRecord]]) -> str:
         score, change = count(evaluation.records), diverge(evaluations[0], evaluation)
         lines.append(
             f"{label(evaluation):32} {score.correct:>5} of {score.n:<3} {score.accuracy:>8.2%}"
-            f" {1000 * change.kl_mean:>8.2f} ± {1000 * change.kl_standard_error:<4.2f} {change.flips:>6}"
+            f" {1000 * change.kl_per_example:>8.2f} ± {1000 * change.kl_per_example_standard_error:<4.2f}"
+            f" {change.flips:>6}"
             f" {change.only_a_correct:>5}/{change.only_b_correct}"
         )
     return "\n".join(lines)

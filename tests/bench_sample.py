@@ -158,7 +158,7 @@ def variants_of(
             variants[one.name] = described(one, "ERROR", (change,))
         else:
             counted = pairs(n, correct, *change)
-            close = DivergenceSummary(kl_mean=0.0123, kl_standard_error=0.0011, flips=31)
+            close = DivergenceSummary(kl_per_example=0.0123, kl_per_example_standard_error=0.0011, flips=31)
             measures = variant_measures(one, seed, counted)
             variants[one.name] = measured(one, measures, counted, asked.policy, close)
     return tuple(variants.values())

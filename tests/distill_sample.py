@@ -43,11 +43,15 @@ def distill_report() -> DistillReport:
         improved=True,
         teacher_params=1000,
         trained_params=250,
-        before=MeanKl(kl=0.03, low=0.02, high=0.04),
-        after=MeanKl(kl=0.015, low=0.01, high=0.02),
-        change=MeanKl(kl=-0.015, low=-0.02, high=-0.01),
-        checks=tuple(DistillCheck(step=step, kl=kl) for step, kl in checks),
-        by_row=(HeldOutRow(id="0123456789abcdef", tokens=3, before=0.09, after=0.05),),
+        before=MeanKl(kl_per_token=0.03, low=0.02, high=0.04),
+        after=MeanKl(kl_per_token=0.015, low=0.01, high=0.02),
+        change=MeanKl(kl_per_token=-0.015, low=-0.02, high=-0.01),
+        checks=tuple(DistillCheck(step=step, kl_per_token=kl) for step, kl in checks),
+        by_row=(
+            HeldOutRow(
+                id="0123456789abcdef", tokens=3, kl_per_example_before=0.09, kl_per_example_after=0.05
+            ),
+        ),
         carried_files=("README.md",),
         left_out_files=(),
         run=Stopwatch().run_info(),

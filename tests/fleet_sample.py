@@ -45,7 +45,7 @@ def fleet_report() -> FleetReport:
         max_lora_rank=32,
         slot_bytes=256,
         steps=steps,
-        forcing=(Forcing(path="zoo/a", rank=32, lost_energy=0.2, predicted_kl=0.01),),
+        forcing=(Forcing(path="zoo/a", rank=32, lost_energy=0.2, predicted_kl_per_token=0.01),),
     )
     return FleetReport(
         adapters=4,

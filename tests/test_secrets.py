@@ -81,7 +81,8 @@ KEPT = (
     "base_model.model.model.layers.0.self_attn.q_proj", "6580cec" + "0" * 33, "a" * 63 + "1", "sha256:" + "0f" * 32,
     "f838409d-2c5a-4282-a973-94e0526f9e43", "pad_token=<|endoftext|>", "num_tokens=1234", "hf_hub_download", "sk-learn",
     "models/Llama2/checkpoints/Step1000/Final", "s3://bucket/run/checkpoint-1000", "lora_alpha: 32, r: 16",
-    "gradience compress runs/a/adapter --rank 16 -o small --max-kl 0.01", "token classification of the first 30 rows",
+    "gradience compress runs/a/adapter --rank 16 -o small --max-kl-per-token 0.01",
+    "token classification of the first 30 rows",
     "lm_eval:gsm8k, filter=strict-match", "rank_pattern={'q_proj': 8}", "key=layers.0.self_attn.k_proj", "see k@90",
 )  # fmt: skip
 

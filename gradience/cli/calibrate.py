@@ -19,7 +19,7 @@ def calibrate(settings: CalibrateSettings, out: LayersOutput) -> None:
 
       gradience calibrate ./my_adapter --prompts rows.jsonl -o calibration.safetensors
 
-      gradience compress ./my_adapter --calibration calibration.safetensors --max-kl 0.01 -o ./smaller
+      gradience compress ./my_adapter --calibration calibration.safetensors --max-kl-per-token 0.01 -o ./smaller
     """
     require_files(settings.prompts)
     from gradience.calibrate.verb import calibrate_adapter
@@ -27,11 +27,11 @@ def calibrate(settings: CalibrateSettings, out: LayersOutput) -> None:
 
     out.refuse_page(dry_run=settings.dry_run)
     label = f"calibrating {settings.adapter}"
-    made = out.run(calibrate_adapter, settings, label, announce=not settings.dry_run)
-    if not isinstance(made, Calibration):
-        out.show_aloud(made)
+    result = out.run(calibrate_adapter, settings, label, announce=not settings.dry_run)
+    if not isinstance(result, Calibration):
+        out.show_aloud(result)
         return
     output = quote(str(settings.output))
-    out.show(made.report, layers=out.layers, path=quote(str(settings.adapter)), output=output)
+    out.show(result.report, layers=out.layers, path=quote(str(settings.adapter)), output=output)
     if not out.quiet:
         show_written(settings.output)

@@ -43,7 +43,7 @@ def compress(
 ) -> int:
     """The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
     approximation of its new rank. Give one of --rank, --energy, --suggested, --plan; or one of --reduction,
-    --max-params, --max-bytes, --max-error, --max-kl, which choose a rank for each module.
+    --max-params, --max-bytes, --max-error, --max-kl-per-token, which choose a rank for each module.
 
     Examples:
 
@@ -51,7 +51,7 @@ def compress(
 
       gradience compress ./my_adapter --reduction 0.5 --dry-run
 
-      gradience compress ./my_adapter --calibration calibration.safetensors --max-kl 0.01 -o ./smaller
+      gradience compress ./my_adapter --calibration calibration.safetensors --max-kl-per-token 0.01 -o ./smaller
 
       gradience compress --fleet fleet.jsonl --to-rank 16 -o ./smaller
     """

@@ -27,11 +27,11 @@ def distill(settings: DistillSettings, out: Output) -> None:
 
     out.refuse_page(dry_run=settings.dry_run)
     settings, label = replace(settings, card=card_of), f"distilling {settings.adapter}"
-    made = out.run(distill_adapter, settings, label, announce=not settings.dry_run)
-    if not isinstance(made, DistillReport):
-        out.show_aloud(made)
+    result = out.run(distill_adapter, settings, label, announce=not settings.dry_run)
+    if not isinstance(result, DistillReport):
+        out.show_aloud(result)
         return
     output = quote(str(settings.output))
-    out.show(made, teacher=quote(str(settings.teacher)), output=output)
+    out.show(result, teacher=quote(str(settings.teacher)), output=output)
     if not out.quiet:
         show_written(settings.output)

@@ -350,7 +350,7 @@ def _warnings(
     if uneven_experts(targets):
         yield "PEFT 0.21 with transformers 5 does not load experts of several ranks: --encoding padded does"
     if not any(module.norm for module in plan.modules):
-        yield "untrained: B·A = 0, so the kept energy and the error say nothing"
+        yield "untrained: B·A = 0, so the error says nothing"
     rounding = math.sqrt(max(0.0, results["measured_error"] ** 2 - results["predicted_error"] ** 2))
     if rounding > max(results["predicted_error"], ROUNDING_SHOWS):
         yield (

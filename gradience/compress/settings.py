@@ -91,7 +91,7 @@ class SizeSettings:
     """Keep at most N bytes of LoRA factors."""
     max_error: Annotated[Number | None, Flag("E")] = None
     """Keep the relative error of the whole adapter at or below E."""
-    max_kl: Annotated[Number | None, Flag("X")] = None
+    max_kl_per_token: Annotated[Number | None, Flag("X")] = None
     """Keep the predicted KL per scored token below X nats, by the upper end of its interval (needs --calibration)."""
     plan: Annotated[
         SkipValidation[CompressionPlan | StrPath | None], BeforeValidator(_plan), Flag("FILE")
@@ -110,7 +110,7 @@ class RankSettings:
     calibration: CalibrationFile = None
     """Choose directions and ranks by their effect on the output, from gradience calibrate."""
     allow_routed: bool = False
-    """Predict the KL, and accept --max-kl, also if the base routes tokens to experts."""
+    """Predict the KL, and accept --max-kl-per-token, also if the base routes tokens to experts."""
     allow_untrained: bool = False
     """Accept an untrained adapter (B·A = 0 in every module)."""
 

@@ -14,7 +14,7 @@ def mean_kl(sums: FloatArray, tokens: NDArray[np.int64], least: float = 0.0) -> 
     """Σ sums / Σ tokens with Student's interval, by the linear approximation of the ratio.
 
     >>> mean = mean_kl(np.array([0.1, 0.3, 0.2]), np.array([1, 1, 1]))
-    >>> round(mean.kl, 3), round(mean.low, 3), round(mean.high, 3)
+    >>> round(mean.kl_per_token, 3), round(mean.low, 3), round(mean.high, 3)
     (0.2, 0.0, 0.448)
 
     sums: of each row over its tokens; differences of two adapters on the same rows as well.
@@ -22,7 +22,7 @@ def mean_kl(sums: FloatArray, tokens: NDArray[np.int64], least: float = 0.0) -> 
     """
     ratio = float(sums.sum() / tokens.sum())
     low, high = mean_difference(ratio + (sums - ratio * tokens) / tokens.mean())
-    return MeanKl(kl=ratio, low=max(low, least), high=high)
+    return MeanKl(kl_per_token=ratio, low=max(low, least), high=high)
 
 
 def p_closer(before: FloatArray, after: FloatArray, seed: int) -> float:

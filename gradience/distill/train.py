@@ -88,7 +88,9 @@ def train(
     tokens = sum(row.scored for row in parts.stopping)
 
     def check(step: int) -> DistillCheck:
-        return DistillCheck(step=step, kl=float(divergences(engine, stopping, parts.stopping).sum() / tokens))
+        return DistillCheck(
+            step=step, kl_per_token=float(divergences(engine, stopping, parts.stopping).sum() / tokens)
+        )
 
     checks = [check(0)]
     best = checks[0]
@@ -103,7 +105,7 @@ def train(
         if step % max(1, steps // CHECKS) and step < steps:
             continue
         checks.append(check(step))
-        if checks[-1].kl < best.kl:
+        if checks[-1].kl_per_token < best.kl_per_token:
             best = checks[-1]
             kept = {name: factor.detach().clone() for name, factor in factors.items()}
         elif step >= steps / 2 and len(checks) - checks.index(best) > PATIENCE:
@@ -224,7 +226,7 @@ def write_distilled(
         seed=settings.seed,
         on_step=advance,
     )
-    best = min(checks, key=lambda check: (check.kl, check.step))
+    best = min(checks, key=lambda check: (check.kl_per_token, check.step))
     improved = best.step > 0
     after, weights = before, (source / WEIGHTS).read_bytes()
     if improved:
@@ -283,7 +285,12 @@ def write_distilled(
             change=mean_kl(after - before, tokens, least=-math.inf),
             p_closer=p_closer(before, after, settings.seed) if improved else None,
             by_row=tuple(
-                HeldOutRow(id=row.id, tokens=row.scored, before=float(old), after=float(new))
+                HeldOutRow(
+                    id=row.id,
+                    tokens=row.scored,
+                    kl_per_example_before=float(old),
+                    kl_per_example_after=float(new),
+                )
                 for row, old, new in zip(parts.held_out, before, after, strict=True)
             ),
             scored_tokens=int(tokens.sum()),

@@ -30,9 +30,9 @@ class Divergence:
     flips: int | None
     """Examples with another predicted label or choice, another extracted answer (none at all counts as an answer), or,
     for scores, another most likely token at one position or more."""
-    kl_mean: float | None
+    kl_per_example: float | None
     """Mean over examples of KL(A ‖ B) in nats: of the labels, or summed over the tokens of a response."""
-    kl_standard_error: float | None
+    kl_per_example_standard_error: float | None
     """Sample standard deviation over examples, divided by √n; None for a single example."""
     loglikelihood_gain: float | None
     """Scores: mean over examples of log-likelihood under B − under A, in nats.
@@ -73,8 +73,10 @@ def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T
     return Divergence(
         table=PairedTable.of((x.correct for x, _ in rows), (y.correct for _, y in rows)),
         flips=flips,
-        kl_mean=None if kl is None else float(kl.mean()),
-        kl_standard_error=None if kl is None or len(kl) < 2 else float(kl.std(ddof=1) / np.sqrt(len(kl))),
+        kl_per_example=None if kl is None else float(kl.mean()),
+        kl_per_example_standard_error=None
+        if kl is None or len(kl) < 2
+        else float(kl.std(ddof=1) / np.sqrt(len(kl))),
         loglikelihood_gain=gain,
     )
 

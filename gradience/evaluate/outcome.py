@@ -132,13 +132,13 @@ def _against(
             tested = _tested(inputs, look, pool([gains]))
         likelihood = LikelihoodEvidence.of(before, tokens, after)
         return {"likelihood": likelihood, "change": output, **tested}
-    if output is None and change.kl_mean is not None and change.flips is not None:
+    if output is None and change.kl_per_example is not None and change.flips is not None:
         output = OutputChange(
-            kl_mean=change.kl_mean,
-            kl_standard_error=change.kl_standard_error,
+            kl_per_example=change.kl_per_example,
+            kl_per_example_standard_error=change.kl_per_example_standard_error,
             flips=change.flips,
             flipped_examples=change.flips,
-            kl_per_token=change.kl_mean,
+            kl_per_token=change.kl_per_example,
         )
     if change.table.n > 1:
         differences = [
@@ -208,8 +208,8 @@ def _change_of_scores(scores: Evaluation[Any] | None, flipped: int | None) -> Ou
     if not rows or len(values) < len(rows) or len(flips) < len(rows):
         return None
     return OutputChange(
-        kl_mean=fmean(values),
-        kl_standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
+        kl_per_example=fmean(values),
+        kl_per_example_standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
         flips=sum(flips),
         flipped_examples=flipped,
         kl_per_token=sum(values) / sum(row.n_tokens for row in rows),

@@ -152,12 +152,12 @@ def evaluate_rows(
         some = rows[start:end]
         texts, sequences = [procedure.text(row) for row in some], [procedure.sequences(row) for row in some]
         if batch_tokens is None:
-            found = fixed_batches(texts, max(1, batch_size // max(sequences)))
+            new_batches = fixed_batches(texts, max(1, batch_size // max(sequences)))
         else:
-            found = budget_batches(texts, procedure.lengths(engine, some), batch_tokens, sequences)
-            largest = max(sum(sequences[place] for place in batch) for batch in found)
+            new_batches = budget_batches(texts, procedure.lengths(engine, some), batch_tokens, sequences)
+            largest = max(sum(sequences[place] for place in batch) for batch in new_batches)
             batch_size = largest if start == 0 else max(batch_size, largest)
-        batches += [[start + place for place in batch] for batch in found]
+        batches += [[start + place for place in batch] for batch in new_batches]
         digest = sha256_rows([procedure.identity(row) for row in rows[:end]])
         so_far = looks[: len(sizes) + 1] if sizes else ()
         sizes.append({"n": end, "examples_sha256": digest, "batch_size": batch_size, "looks": so_far})

@@ -55,7 +55,7 @@ class Part(BaseModel):
 class Artifact(Part):
     """A file of its own: read with validation, written whole or not at all.
 
-    A subclass has a field `schema`: a literal such as `gradience.audit/2`, which is its default as well.
+    A subclass has a field `schema`: a literal such as `gradience.audit/3`, which is its default as well.
     """
 
     schema_id: ClassVar[str]

@@ -124,7 +124,7 @@ class Predictions:
             plan = plan_compression(audited, ToRank(rank), path=paths[name], calibration=calibration)
         except GradienceError:  # what compress would refuse has no prediction
             return None
-        return None if plan.prediction is None else plan.prediction.kl
+        return None if plan.prediction is None else plan.prediction.kl_per_token
 
 
 FORCING = 1000
@@ -230,7 +230,7 @@ def _group(base: str | None, adapters: Sequence[_Served], predicted: PredictedKl
                     path=adapter.name,
                     rank=adapter.rank,
                     lost_energy=adapter.lost_at.get(rank),
-                    predicted_kl=predicted(adapter.name, adapter.sha256, rank),
+                    predicted_kl_per_token=predicted(adapter.name, adapter.sha256, rank),
                 )
                 for adapter in above[:FORCING]
             ]

@@ -375,7 +375,7 @@ def kl_runaway(run: Run) -> Observations:
     Source: reward bought with KL turns against the true goal (Gao, Schulman and Hilton, Scaling Laws for
     Reward Model Overoptimization, ICML 2023; Stiennon et al., NeurIPS 2020, fig. 5). The thresholds are ours.
     """
-    kl = need_logs(_logged(run, "kl"))
+    kl = need_logs(_logged(run, "kl_per_token"))
     end, top = need(kl.level(*END)), kl.highest
     if end < KL_HIGH or (end < KL_LOST and _reward_rose(run)):
         return

@@ -94,29 +94,29 @@ class ToKl:
 
     >>> calibration = Calibration.read("calibration.safetensors")
     >>> plan = plan_compression(audit_adapter("my_adapter"), ToKl(0.001), calibration=calibration)
-    >>> plan.prediction.kl < plan.prediction.high <= 0.001
+    >>> plan.prediction.kl_per_token < plan.prediction.high <= 0.001
     True
 
     Components are taken by effect per parameter; the first ranks are taken from which on the upper end of no
     prediction's interval exceeds it.
     """
 
-    max_kl: float
+    max_kl_per_token: float
 
     def __post_init__(self) -> None:
-        number_argument("max_kl", self.max_kl)
+        number_argument("max_kl_per_token", self.max_kl_per_token)
 
     @property
     def words(self) -> str:
         return (
-            f"predicted KL at most {self.max_kl:.6g} per token (upper end of its interval), allocated by effect per"
-            " parameter"
+            f"predicted KL at most {self.max_kl_per_token:.6g} per token (upper end of its interval), allocated by"
+            " effect per parameter"
         )
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
-        if not 0 < self.max_kl < math.inf:
+        if not 0 < self.max_kl_per_token < math.inf:
             raise UsageError(
-                f"a KL divergence of {self.max_kl} is not a valid limit",
+                f"a KL divergence of {self.max_kl_per_token} is not a valid limit",
                 code="bad-kl",
                 hint="give nats per token, such as 0.01; `gradience compress --dry-run` draws the curve",
             )
@@ -129,7 +129,7 @@ class ToKl:
         items = [item_of(module, module.cost, grid) for module in modules]
         chosen = {item.name: item.start for item in items}
         steps = steps_of(items)
-        for step in steps[: _needed(modules, chosen, steps, self.max_kl)]:
+        for step in steps[: _needed(modules, chosen, steps, self.max_kl_per_token)]:
             chosen[step.name] = step.rank
         return chosen
 
@@ -180,7 +180,7 @@ def calibrated(criterion: Criterion) -> Criterion:
         raise UsageError(
             f"a calibration says nothing about the weights' energy ({criterion.words})",
             code="calibrated-size",
-            hint="give --max-kl, --reduction, --max-params, --max-bytes or --rank, or leave --calibration out",
+            hint="give --max-kl-per-token, --reduction, --max-params, --max-bytes or --rank; or no --calibration",
         )
     return replace(criterion, by="effect") if isinstance(criterion, ToBudget) else criterion
 
@@ -191,7 +191,7 @@ def predicted(modules: Sequence[Module], ranks: Ranks, routing: str = "") -> Pre
     rows, tokens = effects[0].predicting.shape[0], effects[0].tokens
     kl, low, high, error = interval(left_out(modules, ranks), tokens)
     return Prediction(
-        kl=kl,
+        kl_per_token=kl,
         standard_error=error,
         low=low,
         high=high,
@@ -270,8 +270,8 @@ def curve(modules: Sequence[Module]) -> tuple[CurvePoint, ...]:
                 CurvePoint(
                     rank=rank,
                     params=params,
-                    calibrated_kl=predicted(modules, fill(items, params)).kl,
-                    svd_kl=float(np.square(left_out(modules, ranks, svd=True)).sum() / 2 / tokens),
+                    calibrated_kl_per_token=predicted(modules, fill(items, params)).kl_per_token,
+                    svd_kl_per_token=float(np.square(left_out(modules, ranks, svd=True)).sum() / 2 / tokens),
                 )
             )
     return tuple(reversed(points))
@@ -325,7 +325,7 @@ def with_effects(report: AuditReport, calibration: Calibration) -> AuditReport:
         ratios=RATIOS,
         routing=facts.routing,
     )
-    evidence = {"predicted_kl": PREDICTED_KL, **report.evidence}
+    evidence = {"predicted_kl_per_token": PREDICTED_KL, **report.evidence}
     return report.model_copy(update={"effects": effects, "evidence": evidence})
 
 

@@ -40,7 +40,7 @@ SIZES: dict[str, Callable[[Any], Criterion]] = {
     "max_params": _budget("max_params"),
     "max_bytes": _budget("max_bytes"),
     "max_error": _budget("max_error"),
-    "max_kl": ToKl,
+    "max_kl_per_token": ToKl,
     "plan": _plan,
 }
 """The ways to ask for a size -> what makes a criterion of the value."""

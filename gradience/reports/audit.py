@@ -377,7 +377,7 @@ class AuditReport(Report):
         "importance": PlotOf("audits:importance_plot", ("Effect on the output", "Suggested ranks")),
     }
 
-    schema_: Literal["gradience.audit/2"] = Field(default="gradience.audit/2", alias="schema")
+    schema_: Literal["gradience.audit/3"] = Field(default="gradience.audit/3", alias="schema")
     adapter: AdapterInfo
     total_lora_params: int
     """Parameters of the audited A and B factors."""
@@ -787,9 +787,9 @@ def use_blocks(report: AuditReport, view: View) -> list[Block]:
         facts.append(("null position", f"{position} (median; 0: one direction, 1: random factors)"))
     top = max(layer.r for layer in report.layers)
     scale = f"r = {top}" if all(layer.r == top for layer in report.layers) else f"r ≤ {top}"
-    tau = k_label(report.tau)
+    tau, error = k_label(report.tau), percent(math.sqrt(1 - report.tau))
     return [
-        Heading("Use of rank", aside=f"{tau}: directions with {tau[2:]} % of the energy"),
+        Heading("Use of rank", aside=f"{tau}: directions with {tau[2:]} % of the energy (error {error})"),
         Bars(("median", "p90", "max"), bars, top, scale),
         Facts(facts),
     ]
@@ -825,13 +825,13 @@ def effect_blocks(report: AuditReport, view: View) -> list[Block]:
     ]
     basis = (
         f"KL in nats per scored token, second-order estimate from {plural(effects.rows, 'row')}. Measured / predicted"
-        f" in earlier runs: {ratios_text(effects.ratios)}. Set a limit with gradience compress --max-kl."
+        f" in earlier runs: {ratios_text(effects.ratios)}. Set a limit with gradience compress --max-kl-per-token."
     )
     return [
         Heading("Effect on the output", aside="from a calibration"),
         *([Notes(notes)] if notes else []),
         *(curve_blocks(effects.curve) if effects.curve else []),
-        Table([Column("most important"), Column(""), Column("KL if removed", ">")], rows),
+        Table([Column("most important"), Column(""), Column("KL/token if removed", ">")], rows),
         dim(basis),
     ]
 

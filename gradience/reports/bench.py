@@ -203,9 +203,9 @@ class AuditSummary(Part):
 class DivergenceSummary(Part):
     """Distance of the outputs from the probe's, regardless of correctness."""
 
-    kl_mean: Float12
+    kl_per_example: Float12
     """KL(probe ‖ variant) in nats, summed over the tokens of an answer, mean over examples."""
-    kl_standard_error: Float12 | None
+    kl_per_example_standard_error: Float12 | None
     flips: int
     """Examples with a different label; in free text, tokens of the gold answer with a different most likely token."""
 
@@ -480,10 +480,10 @@ class VariantSeed(Part):
     same_as: str | None = None
     stopped_early: bool = False
     """True if not trained because the variant could not pass any more."""
-    kl_mean: Float12 | None = None
-    """KL(probe ‖ variant), in nats: the `divergence.kl_mean` of bench.json."""
-    predicted_kl_mean: Float12 | None = None
-    """The `predicted.kl_mean` of bench.json; null except for a truncation chosen by a calibration."""
+    kl_per_example: Float12 | None = None
+    """KL(probe ‖ variant), in nats: the `divergence.kl_per_example` of bench.json."""
+    predicted_kl_per_example: Float12 | None = None
+    """The `predicted.kl_per_example` of bench.json; null except for a truncation chosen by a calibration."""
 
 
 class VariantSummary(OfAnArm):
@@ -992,9 +992,9 @@ def _predictions(results: Sequence[Result], model_type: str) -> Iterator[Block]:
         pairs: list[tuple[float | None, float | None]]
         if isinstance(result, VariantResult):
             predicted, measured = result.predicted, result.divergence
-            pairs = [(predicted.kl_mean, measured.kl_mean)] if predicted and measured else []
+            pairs = [(predicted.kl_per_example, measured.kl_per_example)] if predicted and measured else []
         else:
-            pairs = [(row.predicted_kl_mean, row.kl_mean) for row in result.seeds]
+            pairs = [(row.predicted_kl_per_example, row.kl_per_example) for row in result.seeds]
         both = [(was, max(0.0, is_now)) for was, is_now in pairs if was is not None and is_now is not None]
         known += [(result.name, both)] if both else []
     if not known:
@@ -1005,8 +1005,8 @@ def _predictions(results: Sequence[Result], model_type: str) -> Iterator[Block]:
     yield table_of(
         known,
         (Column(), lambda row: Span(row[0], "name")),
-        (Column("predicted KL", ">"), lambda row: sig(fmean(was for was, _ in row[1]))),
-        (Column("measured KL", ">"), lambda row: sig(fmean(is_now for _, is_now in row[1]))),
+        (Column("predicted KL/example", ">"), lambda row: sig(fmean(was for was, _ in row[1]))),
+        (Column("measured KL/example", ">"), lambda row: sig(fmean(is_now for _, is_now in row[1]))),
         (Column("measured / predicted", ">"), lambda row: _ratios(row[1])),
     )
     answers = (
@@ -1052,7 +1052,7 @@ def bench_blocks(bench: Bench, *, sources: bool = True) -> Iterator[Block]:
         ("only variant", "examples that only the variant answers correctly"),
         ("Δ", "variant − probe accuracy, in points"),
         ("saved", "share of the LoRA parameters saved, without classifier heads"),
-        ("KL", "KL divergence from the probe's outputs, in nats per example"),
+        ("KL/example", "KL divergence from the probe's outputs, in nats per example"),
     )
     yield Facts([*_ways(bench.candidates), *legend])
     yield from _grades(bench.candidates)
@@ -1154,8 +1154,8 @@ def _table(results: Sequence[VariantResult]) -> Table:
         (Column("saved", ">"), lambda row: percent(row.reduction)),
         (
             # KL is never below 0, but rounding can make it so
-            Column("KL", ">", drop=1, shown=any(row.divergence for row in results)),
-            lambda row: sig(max(0.0, row.divergence.kl_mean)) if row.divergence else MISSING,
+            Column("KL/example", ">", drop=1, shown=any(row.divergence for row in results)),
+            lambda row: sig(max(0.0, row.divergence.kl_per_example)) if row.divergence else MISSING,
         ),
     )
 

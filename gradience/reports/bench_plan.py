@@ -77,7 +77,7 @@ class PlannedCalibration(Part):
     rows: int
     prompts_sha256: str
     """sha256 over the rows as `gradience calibrate --prompts` takes them."""
-    max_kl: Float12 | None = None
+    max_kl_per_token: Float12 | None = None
     """Limit of the variant `calibrated_kl`, in nats per scored token."""
 
 

@@ -141,7 +141,9 @@ class CalibrationReport(PromptReport):
         output: str = "FILE",
     ) -> str:
         """Return the screen. layers: every module. path, output: adapter and calibration in the next command."""
-        following = f"Next: gradience compress {path} --calibration {output} --dry-run --max-kl 0.01"
+        following = (
+            f"Next: gradience compress {path} --calibration {output} --dry-run --max-kl-per-token 0.01"
+        )
         blocks = calibration_blocks(self, shown=None if layers else SHOWN)
         return self.drawn([*blocks, dim(following)], width, color)
 
@@ -363,7 +365,7 @@ def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> D
         rows.append([Span(module.name, "name"), sig(module.importance), *of_example, str(module.rank)])
     if len(rows) < len(ordered):
         rows.append([f"… {len(ordered) - len(rows)} more with --layers"])
-    titles = ("KL if removed", *(("per example",) if tokens != 1 else ()), "rank")
+    titles = ("KL/token if removed", *(("KL/example",) if tokens != 1 else ()), "rank")
     notes = _notes(report)
     return [
         Heading(("Calibration of ", Span(report.adapter_path, "name")), level=1),
@@ -372,8 +374,8 @@ def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> D
         Heading("Importance of modules"),
         Table([Column("module"), *(Column(title, ">") for title in titles)], rows),
         Paragraph(
-            "KL if removed: predicted divergence in nats per scored token if the module's whole update is removed. Per"
-            " example: the same, summed over the scored tokens of an average example."
+            "KL/token if removed: predicted divergence in nats if the module's whole update is removed."
+            " KL/example: the same, summed over the scored tokens of an average example."
         ),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
@@ -185,9 +186,9 @@ def distance_blocks(report: ComparisonReport, view: View) -> list[Block]:
         modules = plural(apart, "module without a counterpart counts", "modules without a counterpart count")
         over += f"; {modules} as 0 on the other side"
     rows = (
-        ("difference", sig(report.relative_difference), f"‖ΔW_A − ΔW_B‖ / ‖ΔW_A‖ {over}"),
+        ("difference", percent(report.relative_difference), f"‖ΔW_A − ΔW_B‖ / ‖ΔW_A‖ {over}"),
         ("cosine", sig(report.cosine), "between the updates; 1: same direction, 0: orthogonal"),
-        ("kept energy", percent(report.kept_energy), "share of A inside the directions of B"),
+        ("outside B", percent(error_outside(report)), "error if A is limited to the directions of B"),
     )
     return [Heading("Distance between the updates"), figures(rows)]
 
@@ -231,6 +232,11 @@ def _degrees(value: float | None) -> str:
     return MISSING if value is None else f"{value:.0f}°"
 
 
+def error_outside(compared: ComparisonReport | ModuleComparison) -> float | None:
+    """Return the error of A limited to the directions of B: √(1 − kept energy); None if A or B is untrained."""
+    return None if compared.kept_energy is None else math.sqrt(max(0.0, 1 - compared.kept_energy))
+
+
 def _label(module: ModuleComparison) -> str:
     return module.label
 
@@ -239,9 +245,9 @@ RANK: Measure[ModuleComparison] = Measure(Column("rank", ">"), _ranks)
 WHY_APART: Measure[ModuleComparison] = Measure(Column(), _why_apart)
 DISTANCE: tuple[Measure[ModuleComparison], ...] = (
     RANK,
-    measure("difference", lambda module: module.relative_difference, sig),
+    measure("difference", lambda module: module.relative_difference, percent),
     measure("cosine", lambda module: module.cosine, sig),
-    measure("kept", lambda module: module.kept_energy, percent),
+    measure("outside", error_outside, percent),
 )
 EVERYTHING: tuple[Measure[ModuleComparison], ...] = (
     *DISTANCE,
@@ -268,7 +274,7 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
     if any(module.left_overlap is not None for module in report.modules):
         overlap = "mean squared cosine between the k leading directions on that side; k: the smaller k@90"
         legend: list[tuple[str, Inline]] = [
-            ("kept", "energy of A inside the directions of B"),
+            ("outside", "error ‖ΔW_A − ΔW_A′‖ / ‖ΔW_A‖ if A is limited to the directions of B"),
             ("output, input", overlap),
             ("angle", "the largest principal angle between them"),
         ]

@@ -39,7 +39,6 @@ from gradience.reports.base.numbers import (
     number_range,
     percent,
     plural,
-    sig,
     size,
     trimmed,
 )
@@ -59,7 +58,7 @@ PLOTS: Plots = {
     "ranks": PlotOf("sizes:ranks_plot", ("Size",)),
     "parameters": PlotOf("sizes:parameters_plot", ("Size",)),
     "bytes": PlotOf("sizes:bytes_plot", ("Size",)),
-    "kept": PlotOf("sizes:kept_plot", ("Modules",)),
+    "map": PlotOf("sizes:error_map", ("Modules",)),
 }
 KL_PLOT: Plots = {"kl": PlotOf("sizes:kl_plot", ("Predicted change of the output",))}
 
@@ -229,7 +228,7 @@ class CompressionReport(_Compression):
 
     plots: ClassVar[Plots] = {**PLOTS, **KL_PLOT}
 
-    schema_: Literal["gradience.compression/2"] = Field(default="gradience.compression/2", alias="schema")
+    schema_: Literal["gradience.compression/3"] = Field(default="gradience.compression/3", alias="schema")
     source_path: str
     source_sha256: str
     source: HubSource | None = None
@@ -300,7 +299,7 @@ LISTED_MODULES = 1000
 CERTAIN_ERROR = math.sqrt(GRAM_TOLERANCE)
 """Smallest error that can be predicted: the error is √(energy lost), and energies are exact to GRAM_TOLERANCE."""
 QUALITY = (
-    "A small weight error does not prove equal accuracy, and weight energy does not show which modules matter. "
+    "A small weight error does not prove equal accuracy, and it does not show which modules matter. "
     "Evaluate both adapters on the task (docs/quickstart.md)."
 )
 
@@ -400,19 +399,20 @@ def padding(modules: Iterable[Module]) -> int:
 
 
 def lost_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return energy kept and errors, for DoRA also the errors of whole layers."""
+    """Return the errors, for DoRA also the errors of whole layers."""
     foreseen = predicted(compression.predicted_error)
-    rows = [("energy kept", percent(compression.kept_energy), "of Σσ² over all modules")]
-    title = "Predicted error"
     if isinstance(compression, CompressionPlan):
-        rows.append(("predicted error", foreseen, "‖ΔW − ΔW′‖ / ‖ΔW‖ before storage rounding"))
+        title = "Predicted error"
+        rows = [("predicted error", foreseen, "‖ΔW − ΔW′‖ / ‖ΔW‖ before storage rounding")]
     else:
         title = "Error"
-        rows.append(("error", sig(compression.measured_error), "‖ΔW − ΔW′‖ / ‖ΔW‖ as stored"))
-        rows.append(("predicted error", foreseen, "before storage rounding"))
+        rows = [
+            ("error", percent(compression.measured_error), "‖ΔW − ΔW′‖ / ‖ΔW‖ as stored"),
+            ("predicted error", foreseen, "before storage rounding"),
+        ]
         layers = [error for module in compression.modules if (error := module.output_error) is not None]
         if layers:
-            rows.append(("DoRA layers", sig(max(layers)), "largest ‖W′ − W″‖ / ‖W′ − W‖ of any layer"))
+            rows.append(("DoRA layers", percent(max(layers)), "largest ‖W′ − W″‖ / ‖W′ − W‖ of any layer"))
     untouched = not any(module.new_rank < module.old_rank for module in compression.modules)
     sentence = "No module is truncated: none exceeds the requested rank."
     return [Heading(title), figures(rows), *([Paragraph(sentence)] if untouched else [])]
@@ -420,7 +420,9 @@ def lost_blocks(compression: Compression, view: View) -> list[Block]:
 
 def predicted(error: float | None) -> str:
     """Return a predicted error, or `under …` if it is below the resolution."""
-    return f"under {sig(CERTAIN_ERROR, 1)}" if error is not None and 0 < error < CERTAIN_ERROR else sig(error)
+    if error is not None and 0 < error < CERTAIN_ERROR:
+        return f"under {percent(CERTAIN_ERROR)}"
+    return percent(error)
 
 
 def prediction_blocks(compression: Compression, view: View) -> list[Block]:
@@ -509,12 +511,11 @@ ON_DISK: Measure[Module] = Measure(
     lambda modules: number_range(map(_stored_rank, modules)),
     lambda modules: any(_stored_rank(module) != module.new_rank for module in modules),
 )
-KEPT: Measure[Module] = measure("kept", lambda module: module.kept_energy, percent)
 PREDICTED: Measure[Module] = measure(
     "predicted", lambda module: module.predicted_error, predicted, max, drop=3
 )
-ERROR: Measure[Module] = measure("error", _written("measured_error"), sig, max)
-LAYER_ERROR: Measure[Module] = measure("DoRA layer", _written("output_error"), sig, max)
+ERROR: Measure[Module] = measure("error", _written("measured_error"), percent, max)
+LAYER_ERROR: Measure[Module] = measure("DoRA layer", _written("output_error"), percent, max)
 PARAMETERS: Measure[Module] = Measure(
     Column("parameters", ">", drop=2), _change("params", lambda numbers: count(sum(numbers)))
 )
@@ -541,10 +542,10 @@ def where_blocks(compression: Compression, view: View) -> list[Block]:
     for reason, number in fixed.items():
         notes.append(f"{plural(number, 'module keeps its rank', 'modules keep their rank')}: {reason}")
     return [
-        Heading("Modules", aside="median energy kept and largest error of each kind"),
-        module_table("kind", kinds, (NUMBER, RANK, ON_DISK, KEPT, error, LAYER_ERROR, PARAMETERS)),
+        Heading("Modules", aside="largest error of each kind"),
+        module_table("kind", kinds, (NUMBER, RANK, ON_DISK, error, LAYER_ERROR, PARAMETERS)),
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
-        *([module_table("largest error", single(losing), (RANK, KEPT, error))] if losing else []),
+        *([module_table("largest error", single(losing), (RANK, error))] if losing else []),
         *([Notes([Note("info", note) for note in notes])] if notes else []),
     ]
 
@@ -566,7 +567,7 @@ def layer_blocks(compression: Compression, view: View) -> list[Block]:
     modules: Sequence[Module] = compression.modules
     shown = modules if view.layers else modules[:LISTED_MODULES]
     table = module_table(
-        "module", single(shown), (RANK, ON_DISK, KEPT, PREDICTED, ERROR, LAYER_ERROR, PARAMETERS, BYTES)
+        "module", single(shown), (RANK, ON_DISK, PREDICTED, ERROR, LAYER_ERROR, PARAMETERS, BYTES)
     )
     return [
         Heading("All modules", folded=True),

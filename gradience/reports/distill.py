@@ -33,7 +33,7 @@ class DistillCheck:
 
     step: int
     """Training steps before the check; 0 is the adapter as given."""
-    kl: Float12
+    kl_per_token: Float12
     """KL(teacher ‖ adapter) per scored token, in nats."""
 
 
@@ -44,14 +44,14 @@ class HeldOutRow:
     id: str
     """Digest of the row's content."""
     tokens: int
-    before: Float12
-    after: Float12
+    kl_per_example_before: Float12
+    kl_per_example_after: Float12
 
 
 class MeanKl(Part):
     """KL per scored token in nats, over rows not used for training or stopping, with a 95 % interval."""
 
-    kl: Float12
+    kl_per_token: Float12
     low: Float12
     high: Float12
 
@@ -108,7 +108,7 @@ class DistillReport(PromptReport):
     def blocks(self) -> Document:
         """Return the data and settings of the training, KL before and after, and the checks for early stopping."""
         distances: list[list[Inline]] = [
-            [name, number(mean.kl), f"{number(mean.low)} … {number(mean.high)}"]
+            [name, number(mean.kl_per_token), f"{number(mean.low)} … {number(mean.high)}"]
             for name, mean, number in (
                 ("before", self.before, sig),
                 ("after", self.after, sig),
@@ -116,7 +116,7 @@ class DistillReport(PromptReport):
             )
         ]
         checks: list[list[Inline]] = [
-            [str(check.step), sig(check.kl), "kept" if check.step == self.best_step else ""]
+            [str(check.step), sig(check.kl_per_token), "kept" if check.step == self.best_step else ""]
             for check in self.checks
         ]
         return [
@@ -124,13 +124,15 @@ class DistillReport(PromptReport):
             Facts(_facts(self)),
             Heading("Distance from the reference"),
             Paragraph(_answer(self)),
-            Table([Column("held-out rows"), Column("KL", ">"), Column("95 % interval", ">")], distances),
+            Table(
+                [Column("held-out rows"), Column("KL/token", ">"), Column("95 % interval", ">")], distances
+            ),
             *_notes(self),
             Heading("Early stopping"),
-            Table([Column("step", ">"), Column("KL on stopping rows", ">"), Column("")], checks),
+            Table([Column("step", ">"), Column("KL/token on stopping rows", ">"), Column("")], checks),
             Paragraph(
-                "KL: divergence of the adapter from the reference adapter per scored token, in nats. A low KL does not"
-                " prove accuracy: evaluate the result."
+                "KL/token: divergence of the adapter from the reference adapter per scored token, in nats. A low KL"
+                " does not prove accuracy: evaluate the result."
             ),
         ]
 
@@ -213,13 +215,19 @@ def _answer(report: DistillReport) -> str:
         return (
             "Farther from the reference on the held-out examples: keep the adapter from before distillation."
         )
-    recovered = 1 - report.after.kl / report.before.kl if report.before.kl else 0.0
-    counted = sum(row.after < row.before for row in report.by_row)
+    recovered = (
+        1 - report.after.kl_per_token / report.before.kl_per_token if report.before.kl_per_token else 0.0
+    )
+    counted = sum(row.kl_per_example_after < row.kl_per_example_before for row in report.by_row)
     how = f"{count(counted)} of {plural(report.held_out_rows, 'held-out example')} are closer"
     how += "" if p is None else f", {probability(p)} that distillation changed nothing"
     if closer:
-        return f"Closer to the reference: distillation recovered {percent(recovered)} of the KL ({how})."
-    change = f"KL fell by {percent(recovered)}" if recovered >= 0 else f"KL rose by {percent(-recovered)}"
+        return f"Closer to the reference: distillation recovered {percent(recovered)} of the KL per token ({how})."
+    change = (
+        f"KL per token fell by {percent(recovered)}"
+        if recovered >= 0
+        else f"KL per token rose by {percent(-recovered)}"
+    )
     return f"Inconclusive: {change} ({how}). With more prompts a change of this size could be shown."
 
 

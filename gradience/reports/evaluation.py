@@ -63,9 +63,9 @@ BASE: Literal["base"] = "base"
 class OutputChange(Part):
     """Distance of the outputs from the reference's, regardless of correctness."""
 
-    kl_mean: Float12
+    kl_per_example: Float12
     """KL(reference ‖ candidate) in nats per example: over the labels, or summed over the gold response's tokens."""
-    kl_standard_error: Float12 | None
+    kl_per_example_standard_error: Float12 | None
     flips: int
     """For labels, examples with a different label; otherwise, token positions of the gold responses with a different
     most likely token. `flipped_examples` counts examples for every task."""
@@ -78,7 +78,7 @@ class OutputChange(Part):
     @property
     def has_tokens(self) -> bool:
         """True if KL per example and per token are both known and differ (a label has one scored token)."""
-        return self.kl_per_token not in (None, self.kl_mean)
+        return self.kl_per_token not in (None, self.kl_per_example)
 
 
 class RecordsFile(Part):
@@ -225,7 +225,7 @@ class EvaluationReport(Report):
     repair: ClassVar[str] = "evaluate again: gradience evaluate … --output DIR"
     plots: ClassVar[Plots] = compared_plots("Candidates", "Candidates")
 
-    schema_: Literal["gradience.evaluation/1"] = Field(default="gradience.evaluation/1", alias="schema")
+    schema_: Literal["gradience.evaluation/2"] = Field(default="gradience.evaluation/2", alias="schema")
     base: str
     task: str
     source: dict[str, str]
@@ -533,7 +533,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
             lambda row: "" if row.params_saved is None else percent(row.params_saved),
         ),
         *outcome_fields(by_likelihood=by_likelihood, looks=bool(report.looks)),
-        (Column("KL", ">", drop=2), lambda row: _change(row, "kl_mean")),
+        (Column("KL/example", ">", drop=2), lambda row: _change(row, "kl_per_example")),
         (Column("KL/token", ">", drop=2 if by_likelihood else 5, shown=tokens), kl_per_token),
         (Column("flips", ">", drop=1), flips_cell),
         (Column("grade", ">"), lambda row: row.grade or ""),
@@ -644,7 +644,7 @@ def _legend(report: EvaluationReport, tokens: bool) -> list[tuple[str, Inline]]:
         ("Δ", f"accuracy − reference accuracy, in points (Tango's {_kind(report)})"),
         *LOOK_LEGEND[: len(report.looks)],
         ("reference only", "examples that only the reference answers correctly"),
-        ("KL", "KL divergence from the reference outputs, in nats per example"),
+        ("KL/example", "KL divergence from the reference outputs, in nats per example"),
         ("flips", "examples whose output changes"),
     ]
     if tokens:
@@ -668,7 +668,7 @@ def _likelihood_legend(report: EvaluationReport, tokens: bool) -> list[tuple[str
         legend += [
             ("ΔNLL", f"NLL − reference NLL (Student's {_kind(report)})"),
             *LOOK_LEGEND[: len(report.looks)],
-            ("KL", "KL divergence from the reference predictions, in nats per response"),
+            ("KL/example", "KL divergence from the reference predictions, in nats per example"),
             *([per_token] if tokens else []),
             ("flips", "responses with a different most likely token at one or more positions"),
         ]
@@ -841,7 +841,7 @@ def margin_blocks(margin: Fraction, margins: Sequence[ShownMargin]) -> list[Bloc
     )
     legend = (
         "Discordance: share of the examples on which exactly one adapter is correct, often 1 to 5 % for a truncation"
-        " that keeps most of the energy and 10 to 20 % for a retrained adapter. Detectable drop: the smallest margin"
+        " with a small error and 10 to 20 % for a retrained adapter. Detectable drop: the smallest margin"
         " that can be shown with an 80 % chance if both adapters are equally good."
     )
     return [Heading("Detectable drop"), table, Paragraph(legend)]

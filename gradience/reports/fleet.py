@@ -119,7 +119,7 @@ class Forcing:
     rank: int
     lost_energy: Float12 | None = None
     """Share of ‖ΔW‖² lost at that step; null if the scale is unknown or nothing was trained."""
-    predicted_kl: Float12 | None = None
+    predicted_kl_per_token: Float12 | None = None
     """Predicted KL per scored token at that step, in nats, if a calibration of this adapter was given."""
 
 
@@ -236,8 +236,8 @@ def fleet_blocks(report: FleetReport, *, brief: bool = False, root: str | None =
         *_failures(report),
         Heading("Limits"),
         Paragraph(
-            "Weight error is a crude guide to accuracy. Error is √(energy lost); the median error is the root of the"
-            f" median energy lost. Slot sizes were measured with {report.engine}, for the modules that the adapters"
+            "Weight error is a crude guide to accuracy. Error: ‖ΔW − ΔW′‖ / ‖ΔW‖."
+            f" Slot sizes were measured with {report.engine}, for the modules that the adapters"
             " have. Without lora_target_modules vLLM also allocates the other modules."
         ),
     ]
@@ -301,7 +301,7 @@ def _lower_ranks(bases: Sequence[BaseGroup], *, brief: bool) -> list[Block]:
 
 
 def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
-    calibrated = any(adapter.predicted_kl is not None for adapter in base.forcing)
+    calibrated = any(adapter.predicted_kl_per_token is not None for adapter in base.forcing)
     forcing = base.forcing[: SHOWN_FORCING if brief else LISTED]
     steps = table_of(
         base.steps,
@@ -316,7 +316,10 @@ def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
         (Column(f"above {base.steps[0].max_lora_rank}"), lambda adapter: Span(adapter.path, "name")),
         (Column("r", ">"), lambda adapter: count(adapter.rank)),
         (Column("error", ">"), lambda adapter: percent(weight_error(adapter.lost_energy))),
-        (Column("predicted KL", ">", shown=calibrated), lambda adapter: sig(adapter.predicted_kl)),
+        (
+            Column("predicted KL/token", ">", shown=calibrated),
+            lambda adapter: sig(adapter.predicted_kl_per_token),
+        ),
     )
     hidden = base.steps[0].truncated - len(forcing)
     return [

@@ -131,9 +131,9 @@ class Rewards(Part):
     """Standard deviation of rewards, as the trainer computes it."""
     zero_std: Curve
     """Share of groups whose completions all got the same reward."""
-    kl: Curve
+    kl_per_token: Curve
     """Distance from the reference model, nats per token."""
-    sequence_kl: Curve
+    kl_per_completion: Curve
     """Distance from the reference model, nats per completion (`objective/kl`)."""
     entropy: Curve
     """Entropy of the policy, as the trainer computes it (GRPO: nats per token)."""
@@ -278,7 +278,7 @@ class MonitorReport(Report):
         "stable-rank-by-layer": PlotOf("runs:layers_plot", ("Use of rank",)),
     }
 
-    schema_: Literal["gradience.monitor/1"] = Field(default="gradience.monitor/1", alias="schema")
+    schema_: Literal["gradience.monitor/2"] = Field(default="gradience.monitor/2", alias="schema")
     gradience_version: str
     gap_threshold: Float12
     runs: tuple[RunReport, ...]
@@ -315,8 +315,8 @@ NOT_SHOWN = (
 )
 """Metrics on the evaluation itself, and metrics that grow independent of learning."""
 RL_SERIES = {
-    "KL, nats/token": "kl",
-    "KL, nats/completion": "sequence_kl",
+    "KL, nats/token": "kl_per_token",
+    "KL, nats/completion": "kl_per_completion",
     "entropy": "entropy",
     "length, tokens": "length",
     "cut off at the limit": "clipped",

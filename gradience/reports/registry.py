@@ -1,4 +1,4 @@
-"""Every artifact with a schema, by short name: `audit` is `gradience.audit/2`. Add new artifacts here."""
+"""Every artifact with a schema, by short name: `audit` is `gradience.audit/3`. Add new artifacts here."""
 
 from __future__ import annotations
 

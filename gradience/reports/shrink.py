@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import groupby
@@ -73,7 +74,7 @@ class PlannedCandidate(Part):
     """Share of the reference adapter's LoRA parameters that is saved."""
     kept_energy: Float12
     """Energy kept: Σσ² kept / Σσ², over all modules."""
-    predicted_kl: Float12 | None = None
+    predicted_kl_per_token: Float12 | None = None
     """KL predicted by the calibration, in nats per scored token; null without one and for a distilled candidate."""
 
     @property
@@ -171,9 +172,9 @@ class OutputDistance(Part):
     nll: MeanInterval | None
     """Increase in the negative log-likelihood of the gold label or response, in nats: candidate − reference. Positive
     is worse. Null if the engine does not measure it."""
-    kl: MeanInterval | None
+    kl_per_example: MeanInterval | None
     """KL(reference ‖ candidate), in nats: over the labels, or summed over the tokens of the gold response."""
-    kl_above_floor: MeanInterval | None
+    kl_per_example_above_floor: MeanInterval | None
     """KL minus that of the rewrite control, paired by example; null for the control itself and without a control."""
 
 
@@ -195,7 +196,7 @@ class ShrinkCandidate(Part):
     rank: int
     lora_params: int
     params_saved: Float12
-    predicted_kl: Float12 | None = None
+    predicted_kl_per_token: Float12 | None = None
     """KL predicted in the plan."""
     status: CandidateStatus
     """`skipped`: the tests started at a smaller candidate. `not tested`: they stopped at a larger one."""
@@ -272,8 +273,8 @@ class ShrinkForecast(ComparisonForecast):
 
     row_field: ClassVar[str] = "candidates"
 
-    schema_: Literal["gradience.shrink_forecast/3"] = Field(
-        default="gradience.shrink_forecast/3", alias="schema"
+    schema_: Literal["gradience.shrink_forecast/4"] = Field(
+        default="gradience.shrink_forecast/4", alias="schema"
     )
     plan: ShrinkPlan
     candidates: tuple[PlannedCandidate, ...]
@@ -284,10 +285,10 @@ class ShrinkForecast(ComparisonForecast):
             self.candidates,
             (Column("candidate"), lambda row: Span(row.name, "name")),
             (Column("saved", ">"), lambda row: percent(row.params_saved)),
-            (Column("energy kept", ">"), lambda row: percent(row.kept_energy)),
+            (Column("error", ">"), lambda row: percent(math.sqrt(max(0.0, 1 - row.kept_energy)))),
             (
-                Column("predicted KL", ">", shown=self.plan.calibration_sha256 is not None),
-                lambda row: sig(row.predicted_kl, 2),
+                Column("predicted KL/token", ">", shown=self.plan.calibration_sha256 is not None),
+                lambda row: sig(row.predicted_kl_per_token, 2),
             ),
         )
         heading = Heading("Candidates, tested from the largest down")
@@ -428,7 +429,7 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
     rows = [
         (name, distance, result)
         for name, distance, result in measured
-        if distance is not None and (distance.nll is not None or distance.kl is not None)
+        if distance is not None and (distance.nll is not None or distance.kl_per_example is not None)
     ]
     blocks: list[Block] = [Heading("Change in outputs")]
     if control.reason:
@@ -436,9 +437,9 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
     if not rows:
         return blocks if control.reason else []
     predicted = {
-        candidate.name: candidate.predicted_kl
+        candidate.name: candidate.predicted_kl_per_token
         for candidate in report.candidates
-        if candidate.predicted_kl is not None
+        if candidate.predicted_kl_per_token is not None
     }
     tokens = bool(predicted) or any(result is not None and _has_tokens(result) for _, _, result in rows)
     table = table_of(
@@ -446,26 +447,29 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
         (Column(), lambda row: Span(row[0], "name")),
         (Column("ΔNLL", ">"), lambda row: _mean(row[1].nll)),
         (Column("95 % interval", ">", drop=1), lambda row: _interval(row[1].nll)),
-        (Column("KL", ">"), lambda row: sig(None if row[1].kl is None else row[1].kl.mean, 2)),
+        (
+            Column("KL/example", ">"),
+            lambda row: sig(None if row[1].kl_per_example is None else row[1].kl_per_example.mean, 2),
+        ),
         (
             Column("KL/token", ">", shown=tokens),
             lambda row: MISSING if row[2] is None else kl_per_token(row[2]),
         ),
-        (Column("predicted", ">", shown=bool(predicted)), lambda row: sig(predicted.get(row[0]), 2)),
-        (Column("above noise floor", ">"), lambda row: _mean(row[1].kl_above_floor)),
-        (Column("95 % interval", ">", drop=2), lambda row: _interval(row[1].kl_above_floor)),
+        (Column("predicted KL/token", ">", shown=bool(predicted)), lambda row: sig(predicted.get(row[0]), 2)),
+        (Column("above noise floor", ">"), lambda row: _mean(row[1].kl_per_example_above_floor)),
+        (Column("95 % interval", ">", drop=2), lambda row: _interval(row[1].kl_per_example_above_floor)),
         (Column("flips", ">", drop=3), lambda row: MISSING if row[2] is None else flips_cell(row[2])),
     )
     legend: list[tuple[str, Inline]] = [
         ("ΔNLL", "increase in NLL of the gold answers, in nats per example (positive is worse)"),
-        ("KL", "KL divergence from the reference outputs, in nats per example"),
-        ("above noise floor", "KL − KL of the rewrite control (the same update in other factors)"),
+        ("KL/example", "KL divergence from the reference outputs, in nats per example"),
+        ("above noise floor", "KL/example − that of the rewrite control (the same update in other factors)"),
         ("flips", "examples whose output changes"),
     ]
     if tokens:
         legend.append(("KL/token", "KL per scored token"))
     if predicted:
-        legend.append(("predicted", "KL per scored token predicted by the calibration"))
+        legend.append(("predicted KL/token", "KL per scored token, predicted by the calibration"))
     return [*blocks, table, Facts(legend)]
 
 

@@ -216,5 +216,5 @@ def _planned(kind: CandidateKind, rank: int, plan: CompressionPlan) -> PlannedCa
         lora_params=plan.new_params,
         params_saved=plan.reduction,
         kept_energy=plan.kept_energy,
-        predicted_kl=None if plan.prediction is None else plan.prediction.kl,
+        predicted_kl_per_token=None if plan.prediction is None else plan.prediction.kl_per_token,
     )

@@ -93,7 +93,7 @@ def candidates_of(
         rows.append(
             ShrinkCandidate(
                 **candidate.model_dump(
-                    include={"name", "kind", "rank", "lora_params", "params_saved", "predicted_kl"}
+                    include={"name", "kind", "rank", "lora_params", "params_saved", "predicted_kl_per_token"}
                 ),
                 status=status,
                 dev=on_dev.get(candidate.name),
@@ -178,8 +178,8 @@ def distance(
 
     return OutputDistance(
         nll=None if before is None or after is None else mean(after, before),
-        kl=None if kl is None else mean(kl, np.zeros(len(kl))),
-        kl_above_floor=None if kl is None or floor is None else mean(kl, floor),
+        kl_per_example=None if kl is None else mean(kl, np.zeros(len(kl))),
+        kl_per_example_above_floor=None if kl is None or floor is None else mean(kl, floor),
     )
 
 

@@ -25,8 +25,8 @@ RL_KEYS = {
     "reward": ("reward", "objective/scores"),
     "reward_std": ("reward_std",),
     "zero_std": ("frac_reward_zero_std",),
-    "kl": ("kl",),
-    "sequence_kl": ("objective/kl",),
+    "kl_per_token": ("kl",),
+    "kl_per_completion": ("objective/kl",),
     "entropy": ("entropy", "objective/entropy"),
     "length": ("completions/mean_length", "completion_length"),
     "clipped": ("completions/clipped_ratio",),
@@ -55,4 +55,4 @@ def method_of(classes: Iterable[str], logged: Collection[str] = ()) -> Method:
             return "preference"
         if short in SUPERVISED:
             return "supervised"
-    return "reinforcement" if {"reward", "kl", "sequence_kl"} & set(logged) else "supervised"
+    return "reinforcement" if {"reward", "kl_per_token", "kl_per_completion"} & set(logged) else "supervised"

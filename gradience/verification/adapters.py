@@ -166,9 +166,10 @@ def check_distillation(folder: Path, findings: Findings, at: str = "") -> None:
     with findings.check("held-out rows", "L1", f"{name}: the means follow from the held-out rows"):
         tokens = np.array([row.tokens for row in report.by_row], dtype=np.int64)
         before, after = (
-            np.array([getattr(row, key) for row in report.by_row]) for key in ("before", "after")
+            np.array([getattr(row, f"kl_per_example_{key}") for row in report.by_row])
+            for key in ("before", "after")
         )
-        best = min(report.checks, key=lambda check: (check.kl, check.step))
+        best = min(report.checks, key=lambda check: (check.kl_per_token, check.step))
         p_value = p_closer(before, after, report.seed) if report.improved else None
         change = mean_kl(after - before, tokens, least=-math.inf)
         for field, recorded, again in (
@@ -178,7 +179,7 @@ def check_distillation(folder: Path, findings: Findings, at: str = "") -> None:
         ):
             values = (
                 (f"{field}.{key}", getattr(recorded, key), getattr(again, key))
-                for key in ("kl", "low", "high")
+                for key in ("kl_per_token", "low", "high")
             )
             check_facts(findings, ((name, *value) for value in values))
         facts: tuple[tuple[str, Any, Any], ...] = (

@@ -34,7 +34,7 @@ CALIBRATES: dict[str, Any] = {
     "retrain": ["calibrated_kl"],
     "controls": ["rewrite_control", "probe_distilled"],
     "distillation": {"lr": 1e-2, "rows": 32},
-    "calibration": {"rows": 32, "max_kl": 5e-2},
+    "calibration": {"rows": 32, "max_kl_per_token": 5e-2},
 }
 FILE = "calibration/calibration.safetensors"
 
@@ -79,7 +79,9 @@ def test_a_calibrated_variant_is_what_compress_makes_of_the_same_calibration(run
         assert ranks == {module.name: module.new_rank for module in expected.modules}
         assert written.prediction == expected.prediction
         assert result.predicted is not None
-        assert result.predicted.kl_mean == expected.prediction.kl  # of a classifier each row has one label
+        assert (
+            result.predicted.kl_per_example == expected.prediction.kl_per_token
+        )  # of a classifier each row has one label
         assert (result.planned_lora_params, result.rank_basis) == (expected.new_params, criterion.words)
         assert result.measures.lora_params == expected.new_params
     assert run.variants["calibrated_kl.truncate"].predicted.kl_per_token <= 5e-2
@@ -99,7 +101,7 @@ def test_retrained_at_the_calibrated_ranks_it_has_no_lora_where_they_are_0(run: 
 def test_the_plan_names_the_prompts_before_anything_is_trained(run: Run) -> None:
     planned, report = BenchPlan.read(run.output / "plan.json").calibration, run.calibration.report
     assert planned is not None
-    assert (planned.rows, planned.max_kl) == (32, 5e-2)
+    assert (planned.rows, planned.max_kl_per_token) == (32, 5e-2)
     assert planned.prompts_sha256 == report.prompts_sha256
     assert (report.rows, report.seed) == (32 - report.duplicates, 42)
     assert {path.name for path in (run.output / "calibration").iterdir()} == {
@@ -196,14 +198,14 @@ def test_where_it_fails_the_other_variants_are_made(tmp_path: Path, monkeypatch:
         ({"variants": ["uniform_r1"]}, "`variants` has no `calibrated`"),
         (
             {"variants": ["calibrated_kl"]},
-            "calibrated_kl and `calibration.max_kl`, its limit, need each other",
+            "calibrated_kl and `calibration.max_kl_per_token`, its limit, need each other",
         ),
         (
-            {"calibration": {"max_kl": 0.01}},
-            "calibrated_kl and `calibration.max_kl`, its limit, need each other",
+            {"calibration": {"max_kl_per_token": 0.01}},
+            "calibrated_kl and `calibration.max_kl_per_token`, its limit, need each other",
         ),
         ({"calibration": {"rows": 3}}, "greater than or equal to 4"),
-        ({"variants": ["calibrated_kl"], "calibration": {"max_kl": 0}}, "greater than 0"),
+        ({"variants": ["calibrated_kl"], "calibration": {"max_kl_per_token": 0}}, "greater than 0"),
         ({"variants": ["calibrated_r0"]}, "'calibrated_r0' is not a variant"),
     ],
 )

@@ -79,12 +79,12 @@ def test_the_truncated_probe_comes_closer_to_the_probe(kind: str, tmp_path: Path
     assert report.output_sha256 == distilled.sha256
     assert report.planned_steps == 40
     assert report.improved
-    assert report.after.kl < report.before.kl
+    assert report.after.kl_per_token < report.before.kl_per_token
     assert distilled.lora_params == by_name["uniform_r1.truncate"].adapter.lora_params
     left = {path.name for path in (folder / "uniform_r1.distill/adapter").iterdir()}
     assert left == {"adapter", "manifest.json", "parameters.json", "weights_header.json"}
     control = DistillReport.read(folder / "probe_distilled/adapter/adapter/distill_report.json")
-    assert control.before.kl == pytest.approx(0, abs=1e-6)
+    assert control.before.kl_per_token == pytest.approx(0, abs=1e-6)
     assert control.trained_params == control.teacher_params
 
     again = Watcher()

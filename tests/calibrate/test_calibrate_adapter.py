@@ -208,7 +208,14 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     assert run([*words, "--force", "--json", "--html", str(page)]) == 0
     assert 'id="plot-importance"' in page.read_text(encoding="utf-8")
     assert json.loads(capsys.readouterr().out)["schema"] == "gradience.calibration/1"
-    compress = ["compress", str(classifier.adapter), "--calibration", str(output), "--max-kl", "0.001"]
+    compress = [
+        "compress",
+        str(classifier.adapter),
+        "--calibration",
+        str(output),
+        "--max-kl-per-token",
+        "0.001",
+    ]
     assert run([*compress, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "predicted KL" in shown

@@ -82,7 +82,7 @@ def test_what_a_truncation_costs_is_what_was_predicted(case, reduction, tmp_path
     records = evaluate_rows(engine, Scores(reference="whole"), ["small"], rows_of(case))["small"].records
     kl = sum(row.kl for row in records) / sum(row.n_tokens for row in records)
     assert kl > 1e-7  # of what float32 can tell
-    assert 0.4 < kl / plan.prediction.kl < 2.5
+    assert 0.4 < kl / plan.prediction.kl_per_token < 2.5
 
 
 def test_distillation_brings_it_closer_to_its_original(case, tmp_path):

@@ -49,7 +49,7 @@ def test_a_budget_is_kept_and_its_prediction_is_that_of_its_ranks(report, calibr
     plan = plan_compression(report, criterion, calibration=calibration)
     assert plan.new_params <= 0.5 * plan.old_params or plan.new_params <= 300 or plan.new_bytes <= 1500
     assert plan.criterion.endswith("allocated by effect per parameter")
-    assert plan.prediction.kl == pytest.approx(predicted_by_hand(calibration, ranks_of(plan)))
+    assert plan.prediction.kl_per_token == pytest.approx(predicted_by_hand(calibration, ranks_of(plan)))
     assert plan.prediction.rows == 30
     assert plan.prediction.standard_error > 0
 
@@ -57,7 +57,7 @@ def test_a_budget_is_kept_and_its_prediction_is_that_of_its_ranks(report, calibr
 @pytest.mark.parametrize("limit", [1e-4, 1e-3, 1e-2])
 def test_a_kl_limit_gives_the_first_size_from_which_on_it_is_kept(report, calibration, limit):
     plan = plan_compression(report, ToKl(limit), calibration=calibration)
-    assert plan.prediction.kl < plan.prediction.high <= limit
+    assert plan.prediction.kl_per_token < plan.prediction.high <= limit
     larger = [
         plan_compression(report, ToBudget(max_params=params), calibration=calibration)
         for params in range(plan.new_params, plan.old_params, 40)
@@ -97,12 +97,14 @@ def test_an_interval_is_that_of_chi_square_with_the_same_variance():
 def test_a_wide_interval_is_warned_of_with_the_prompts_that_it_takes(report, calibration):
     plan = plan_compression(report, ToRank(2), calibration=calibration)
     prediction = plan.prediction
-    uncertainty = (prediction.high - prediction.low) / 2 / prediction.kl
+    uncertainty = (prediction.high - prediction.low) / 2 / prediction.kl_per_token
     assert uncertainty > 0.5
     shown = " ".join(plan.to_text().split())
     assert f"the interval is ± {100 * uncertainty:.0f} %" in shown.replace(".0 %", " %")
     assert "30 scored tokens are few. Calibrate on about" in shown
-    narrow = prediction.model_copy(update={"low": 0.9 * prediction.kl, "high": 1.1 * prediction.kl})
+    narrow = prediction.model_copy(
+        update={"low": 0.9 * prediction.kl_per_token, "high": 1.1 * prediction.kl_per_token}
+    )
     assert "are few" not in plan.model_copy(update={"prediction": narrow}).to_text()
 
 
@@ -110,9 +112,9 @@ def test_sizes_are_labelled_by_what_they_are(report, calibration, capsys):
     """A row is a budget that modules share; --rank gives each of them that rank, and has another prediction."""
     plan = plan_compression(report, ToRank(2), calibration=calibration)
     row = next(point for point in plan.curve if point.rank == 2)
-    assert plan.prediction.kl > 1.5 * row.calibrated_kl
+    assert plan.prediction.kl_per_token > 1.5 * row.calibrated_kl_per_token
     shown = " ".join(plan.to_text().split())
-    assert "size of rank parameters KL, by effect KL, SVD" in shown
+    assert "size of rank parameters KL/token, by effect KL/token, SVD" in shown
     assert "--rank K with the calibration is neither" in shown
 
 
@@ -135,11 +137,11 @@ def test_the_curve_has_uniform_svd_beside_each_size(report, calibration):
     )
     point = plan.curve[0]
     assert point.params == uniform.new_params
-    assert point.svd_kl == pytest.approx(
+    assert point.svd_kl_per_token == pytest.approx(
         float(np.square(svd).sum() / 2 / calibration.tokens[~calibration.selection].sum())
     )
     kept = plan_compression(report, ToBudget(max_params=point.params), calibration=calibration)
-    assert point.calibrated_kl == pytest.approx(kept.prediction.kl)
+    assert point.calibrated_kl_per_token == pytest.approx(kept.prediction.kl_per_token)
 
 
 def logits(case, folder) -> torch.Tensor:
@@ -185,7 +187,7 @@ def test_keeping_everything_changes_nothing(classifier, report, calibration):
     whole = plan_compression(report, ToBudget(reduction=0.0), calibration=calibration)
     assert whole.new_params == whole.old_params
     assert whole.predicted_error < 1e-6
-    assert whole.prediction.kl == 0
+    assert whole.prediction.kl_per_token == 0
 
 
 def test_a_plan_of_a_calibration_needs_the_same_one(classifier, tmp_path):
@@ -285,7 +287,7 @@ def test_a_damaged_file_is_refused(classifier, calibration, tmp_path):
 def test_an_audit_tells_what_matters_to_the_output_and_says_what_it_rests_on(classifier, calibration, report):
     audited = audit_adapter(classifier.adapter, calibration=classifier.calibration)
     effects = audited.effects
-    assert list(audited.evidence) == ["predicted_kl", *report.evidence]
+    assert list(audited.evidence) == ["predicted_kl_per_token", *report.evidence]
     assert (
         audited.model_copy(update={"effects": None, "evidence": report.evidence, "run": report.run}) == report
     )

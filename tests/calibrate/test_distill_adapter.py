@@ -116,17 +116,17 @@ def test_what_is_written_is_closer_to_the_original_by_what_peft_itself_computes(
         measured = getattr(report, name)
         by_hand = kl_of_rows(distilled.case, folder, rows)
         np.testing.assert_allclose(
-            [getattr(row, name) for row in report.by_row], by_hand, rtol=2e-3, atol=1e-6
+            [getattr(row, f"kl_per_example_{name}") for row in report.by_row], by_hand, rtol=2e-3, atol=1e-6
         )
-        assert measured.kl == pytest.approx(by_hand.sum() / tokens, rel=1e-3, abs=1e-7)
-        assert measured.low < measured.kl < measured.high
+        assert measured.kl_per_token == pytest.approx(by_hand.sum() / tokens, rel=1e-3, abs=1e-7)
+        assert measured.low < measured.kl_per_token < measured.high
     assert report.improved
-    changes = np.array([row.after - row.before for row in report.by_row])
+    changes = np.array([row.kl_per_example_after - row.kl_per_example_before for row in report.by_row])
     flips = np.random.default_rng(0).choice([-1, 1], size=(20_000, len(rows)))
     assert report.p_closer == pytest.approx(((flips * changes).sum(axis=1) <= changes.sum()).mean(), abs=2e-3)
-    assert report.change.kl == pytest.approx(report.after.kl - report.before.kl)
-    assert report.after.kl < 0.8 * report.before.kl
-    assert min(report.checks, key=lambda check: check.kl).step == report.best_step
+    assert report.change.kl_per_token == pytest.approx(report.after.kl_per_token - report.before.kl_per_token)
+    assert report.after.kl_per_token < 0.8 * report.before.kl_per_token
+    assert min(report.checks, key=lambda check: check.kl_per_token).step == report.best_step
 
 
 def test_a_recovery_that_a_few_rows_hide_from_students_interval_is_shown(distilled):
@@ -139,7 +139,10 @@ def test_a_recovery_that_a_few_rows_hide_from_students_interval_is_shown(distill
     assert change.low < 0 < change.high
     p = p_closer(before, after, 0)
     assert p < 0.001
-    rows = [HeldOutRow(id="", tokens=1, before=b, after=a) for b, a in zip(before, after, strict=True)]
+    rows = [
+        HeldOutRow(id="", tokens=1, kl_per_example_before=b, kl_per_example_after=a)
+        for b, a in zip(before, after, strict=True)
+    ]
     measured = {"before": mean_kl(before, tokens), "after": mean_kl(after, tokens), "change": change}
     report = distilled.report.model_copy(
         update={**measured, "p_closer": p, "by_row": tuple(rows), "held_out_rows": 61}
@@ -148,7 +151,7 @@ def test_a_recovery_that_a_few_rows_hide_from_students_interval_is_shown(distill
     recovered = 1 - after.mean() / before.mean()
     assert f"Closer to the reference: distillation recovered {100 * recovered:.1f} % of the KL" in shown
     unsure = report.model_copy(update={"p_closer": 0.3}).to_text()
-    assert "Inconclusive: KL fell by" in " ".join(unsure.split())
+    assert "Inconclusive: KL per token fell by" in " ".join(unsure.split())
     assert "Farther from the reference" in report.model_copy(update={"p_closer": 0.99}).to_text()
     older = report.model_copy(update={"p_closer": None})
     assert "Inconclusive" in older.to_text()
@@ -187,10 +190,10 @@ def test_the_report_agrees_with_its_rows_and_weights(distilled, tmp_path):
     folder = shutil.copytree(distilled.output, tmp_path / "distilled")
     assert verify(folder).verdict == "consistent"
     report = distilled.report.model_dump(mode="json")
-    report["after"]["kl"] /= 2
+    report["after"]["kl_per_token"] /= 2
     report["trained_params"] *= 2
     (folder / "distill_report.json").write_text(json.dumps(report))
-    assert [one.field for one in verify(folder).mismatches] == ["trained_params", "after.kl"]
+    assert [one.field for one in verify(folder).mismatches] == ["trained_params", "after.kl_per_token"]
 
 
 def test_the_same_rows_give_the_same_adapter_in_whatever_order_they_stand(distilled, tmp_path):
@@ -207,7 +210,7 @@ def test_where_nothing_improves_the_adapter_is_written_as_it_was_and_that_is_sai
     assert (report.improved, report.best_step, report.steps) == (False, 0, 20)
     assert report.output_sha256 == report.adapter_sha256
     assert (tmp_path / "distilled" / WEIGHTS).read_bytes() == (distilled.small / WEIGHTS).read_bytes()
-    assert (report.after, report.change.kl) == (report.before, 0)
+    assert (report.after, report.change.kl_per_token) == (report.before, 0)
     assert "written unchanged" in str(report)
 
 
@@ -222,7 +225,7 @@ def test_factors_of_every_kind_of_layer_are_trained_and_magnitudes_are_not(confi
     case = case._replace(prompts=write(tmp_path / "rows.jsonl", rows))
     compress_adapter(case.adapter, tmp_path / "small", rank=1, base_model=case.base)
     report = distill(case, tmp_path / "small", tmp_path / "distilled", steps=30)
-    assert report.after.kl < report.before.kl
+    assert report.after.kl_per_token < report.before.kl_per_token
     old, new = (load_file(tmp_path / name / WEIGHTS) for name in ("small", "distilled"))
     for name, tensor in old.items():
         assert (tensor == new[name]).all() == ("lora_magnitude_vector" in name), name
@@ -256,7 +259,7 @@ def test_the_interval_is_of_a_ratio_of_sums():
     assert (mean.low, mean.high) == pytest.approx(mean_difference(sums))
     tokens = np.arange(1, 41)
     exact = mean_kl(0.25 * tokens, tokens)  # every token the same: nothing varies
-    assert (exact.kl, exact.low, exact.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert (exact.kl_per_token, exact.low, exact.high) == pytest.approx((0.25, 0.25, 0.25))
 
 
 # ---------------------------------------------------------------- refusals
@@ -372,7 +375,7 @@ def test_the_command_plans_distills_and_does_not_overwrite(classifier, small, tm
     assert 'id="plot-kl"' in page.read_text(encoding="utf-8")
     assert "Closer to the reference: distillation recovered" in capsys.readouterr().out
     card = (output / "README.md").read_bytes()
-    assert b"- **distilled**: KL from the original" in card
+    assert b"- **distilled**: KL/token from the original" in card
     assert run(["card", str(output)]) == 0
     assert (output / "README.md").read_bytes() == card
     assert run(words) == 2

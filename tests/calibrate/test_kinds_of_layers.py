@@ -126,19 +126,21 @@ def test_a_base_that_routes_is_named_and_its_prediction_withheld(tmp_path):
     assert "no prediction: the base routes each token" in " ".join(plan.to_text().split())
     assert audit_adapter(folder, **given).effects.curve == ()
     with pytest.raises(UsageError, match="routes each token to 1 of 4 experts") as error:
-        compress_adapter(folder, max_kl=0.1, dry_run=True, **given)
+        compress_adapter(folder, max_kl_per_token=0.1, dry_run=True, **given)
     assert (error.value.code, error.value.exit_code) == ("routed-base", 2)
-    assert compress_adapter(folder, max_kl=0.1, dry_run=True, allow_routed=True, **given).prediction
+    assert compress_adapter(folder, max_kl_per_token=0.1, dry_run=True, allow_routed=True, **given).prediction
     report = compress_adapter(folder, tmp_path / "small", reduction=0.05, allow_routed=True, **given)
     assert "can be many times the prediction" in " ".join(report.to_text().split())
-    assert measured_kl(tmp_path, folder, rows) > 5 * report.prediction.kl  # tokens changed their experts
+    assert (
+        measured_kl(tmp_path, folder, rows) > 5 * report.prediction.kl_per_token
+    )  # tokens changed their experts
 
 
 def test_a_base_whose_tokens_pass_all_experts_is_predicted(tmp_path):
     folder, rows, calibration = routed(tmp_path, 4)
     assert calibration.report.routing == ""
     report = compress_adapter(folder, tmp_path / "small", reduction=0.25, calibration=calibration)
-    assert 0.4 < measured_kl(tmp_path, folder, rows) / report.prediction.kl < 2.5
+    assert 0.4 < measured_kl(tmp_path, folder, rows) / report.prediction.kl_per_token < 2.5
 
 
 def test_a_sparse_switch_model_is_calibrated_without_its_experts(tmp_path, prompts):

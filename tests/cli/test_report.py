@@ -30,7 +30,7 @@ def test_a_file_becomes_a_page_and_an_earlier_page_is_replaced(audit, tmp_path, 
         assert run(["report", str(audit), "-o", str(page), "--json"]) == 0
         said = json.loads(capsys.readouterr().out)
         assert said["bytes"] == page.stat().st_size
-        assert said["from"][0]["schema"] == "gradience.audit/2"
+        assert said["from"][0]["schema"] == "gradience.audit/3"
     assert 'data-plot="0"' in page.read_text(encoding="utf-8")
 
 
@@ -129,4 +129,4 @@ def test_the_folder_of_a_search_gives_its_evidence_and_the_adapter_that_holds(tm
     made_from = json.loads(capsys.readouterr().out)["from"]
     assert [one["file"] for one in made_from] == ["shrink.json", "adapter/compression_report.json"]
     text = page.read_text(encoding="utf-8")
-    assert all(f'id="plot-{anchor}"' in text for anchor in ("1-forest", "1-pareto", "2-kept", "2-bytes"))
+    assert all(f'id="plot-{anchor}"' in text for anchor in ("1-forest", "1-pareto", "2-map", "2-bytes"))

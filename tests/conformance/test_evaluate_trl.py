@@ -105,4 +105,4 @@ def test_it_is_evaluated_to_a_verdict(project, capsys):
     assert reference.correct > len(ROWS) / 2 > base.correct
     assert base.pairs.delta < 0
     assert candidate.grade in ("B", "C", "D")
-    assert candidate.change.kl_mean < base.change.kl_mean
+    assert candidate.change.kl_per_example < base.change.kl_per_example

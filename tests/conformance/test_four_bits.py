@@ -83,4 +83,4 @@ def test_an_adapter_is_calibrated_on_a_base_in_four_bits(tmp_path: Path) -> None
         tmp_path / "adapter", tmp_path / "small", calibration=calibration, reduction=0.5, force=True
     )
     assert small.prediction is not None
-    assert small.prediction.kl > 0
+    assert small.prediction.kl_per_token > 0

@@ -142,7 +142,7 @@ def test_adapters_of_an_encoder_decoder_are_compared_on_rows(folder, tmp_path):
         output=tmp_path / "out", max_new_tokens=NEW,
     )  # fmt: skip
     by_name = {row.name: row for row in report.adapters}
-    assert by_name["other"].change.kl_mean > 0 < by_name["base"].change.kl_mean
+    assert by_name["other"].change.kl_per_example > 0 < by_name["base"].change.kl_per_example
     assert (by_name["untrained"].grade, "B is 0 in every module" in by_name["untrained"].reason) == (
         "X",
         True,

@@ -107,11 +107,11 @@ def test_every_row_counts_what_peft_answers(folder, tmp_path):
             continue
         assert (row.pairs.n10, row.pairs.n01) == ((reference & ~right).sum(), (right & ~reference).sum())
         a, b = (log_softmax(logits[each].astype(float), axis=1) for each in ("reference", name))
-        assert row.change.kl_mean == pytest.approx((np.exp(a) * (a - b)).sum(axis=1).mean(), abs=1e-5)
+        assert row.change.kl_per_example == pytest.approx((np.exp(a) * (a - b)).sum(axis=1).mean(), abs=1e-5)
         assert row.change.flips == (logits[name].argmax(1) != logits["reference"].argmax(1)).sum()
         assert (row.change.flipped_examples, row.change.kl_per_token) == (
             row.change.flips,
-            row.change.kl_mean,
+            row.change.kl_per_example,
         )
     assert {row.grade for row in report.candidates} <= {"B", "C", "D"}
     assert rows_of(report)["patterns"].params_saved == pytest.approx(
@@ -155,7 +155,7 @@ def test_free_text_is_what_transformers_writes(causal, tmp_path):
             [float((a.exp() * (a - b)).sum()) for a, b in zip(kl["reference"], kl[name], strict=True)]
         )
         change = rows_of(report)[name].change
-        assert change.kl_mean == pytest.approx(expected, rel=1e-3)
+        assert change.kl_per_example == pytest.approx(expected, rel=1e-3)
         tokens = sum(len(each) for each in kl[name]) / len(examples)
         assert change.kl_per_token == pytest.approx(expected / tokens, rel=1e-3)
         different = [a != b for a, b in zip(answers["reference"], answers[name], strict=True)]
@@ -362,7 +362,7 @@ def test_multiple_choice_and_conversations_are_evaluated_as_rows_too(causal, tmp
         )  # fmt: skip
         assert (report.task, report.examples) == (task, 8)  # of a conversation its last turn alone
         assert report.candidates[0].grade in ("B", "C", "D")
-        assert report.candidates[0].change.kl_mean > 0
+        assert report.candidates[0].change.kl_per_example > 0
         assert (report.adapters[0].cut_off is None) == (name == "choices")
         inputs = read_inputs(
             EvaluateSettings(

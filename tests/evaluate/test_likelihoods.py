@@ -148,7 +148,9 @@ def test_rows_show_nats_per_token_and_a_grade_by_a_margin_in_nats(command, tmp_p
     assert other.bounds.low == pytest.approx(
         -other.likelihood.delta, abs=other.likelihood.high - other.likelihood.low
     )
-    assert other.change.kl_mean == pytest.approx(np.mean([record.kl for record in records["other"].records]))
+    assert other.change.kl_per_example == pytest.approx(
+        np.mean([record.kl for record in records["other"].records])
+    )
     assert reference.grade is base.grade is None
     assert other.grade == "B"
     assert "can be ruled out" not in printed.err

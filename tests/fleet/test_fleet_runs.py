@@ -436,7 +436,7 @@ def test_a_calibration_without_a_module_of_the_adapter_is_an_error(here, names):
             audit_fleet("zoo", calibrations=["c.safetensors"])
         return
     (base,) = audit_fleet("zoo", calibrations=["c.safetensors"]).bases
-    assert [adapter.predicted_kl for adapter in base.forcing] == [None]
+    assert [adapter.predicted_kl_per_token for adapter in base.forcing] == [None]
     with pytest.raises(UsageError, match="none of its modules is in zoo/wide"):
         compress_adapter("zoo/wide", "small", rank=4, calibration="c.safetensors")
 

@@ -31,7 +31,7 @@ def test_verbose_adds_evidence_and_sources(capsys):
 def test_json_is_the_artifact(capsys):
     assert run(["monitor", GOOD, NAN, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["schema"] == "gradience.monitor/1"
+    assert report["schema"] == "gradience.monitor/2"
     assert [r["outcome"] for r in report["runs"]] == ["ok", "ok"]
 
 

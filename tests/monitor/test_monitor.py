@@ -194,7 +194,7 @@ def test_rewards_that_a_trainer_logs_without_a_loss_are_read(tmp_path):
             run.metrics("trainer_log", step, {"objective/scores": step / 10, "objective/kl": 2.0 * step})
     run = only(path)
     assert run.setup.method == "reinforcement"
-    assert (run.rewards.reward.last, run.rewards.sequence_kl.last) == (0.3, 6.0)
+    assert (run.rewards.reward.last, run.rewards.kl_per_completion.last) == (0.3, 6.0)
 
 
 def test_the_screen_fits_and_needs_no_colour():

@@ -27,11 +27,13 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 CURVE = tuple(
-    CurvePoint(rank=k, params=2_621_440 * k, calibrated_kl=0.6 / k**1.4, svd_kl=1.1 / k**1.2)
+    CurvePoint(
+        rank=k, params=2_621_440 * k, calibrated_kl_per_token=0.6 / k**1.4, svd_kl_per_token=1.1 / k**1.2
+    )
     for k in (1, 2, 4, 8, 16, 32, 64)
 )
 PREDICTION = Prediction(
-    kl=0.0124, standard_error=0.0009, rows=64, scored_tokens=8000, excluded_modules=0, ratios={}
+    kl_per_token=0.0124, standard_error=0.0009, rows=64, scored_tokens=8000, excluded_modules=0, ratios={}
 )
 
 

@@ -71,7 +71,7 @@ def test_compress_writes_the_block_and_card_finds_nothing_to_change(smaller, cap
     assert said["LoRA rank"] == "4 (8 in the original)"
     assert said["LoRA parameters"] == f"{report.new_params:,} ({report.old_params:,} in the original)"
     assert said["weights"].endswith(report.output_sha256)
-    assert f"{100 * report.measured_error:.1f} %" in said["energy"]
+    assert f"{100 * report.measured_error:.1f} %" in said["relative error"]
     assert without_block(before) == (example_adapter() / CARD).read_bytes()
     assert run(["card", str(smaller), "--json"]) == 0
     facts_in_json = json.loads(capsys.readouterr().out)

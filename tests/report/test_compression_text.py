@@ -178,7 +178,8 @@ def test_what_goes_wrong_in_silence_comes_before_a_refusal():
 
 
 @pytest.mark.parametrize(
-    ("error", "shown"), [(0.0, "0"), (3e-9, "under 3e-4"), (4e-4, "4.00e-4"), (0.1234, "0.123"), (None, "–")]
+    ("error", "shown"),
+    [(0.0, "0 %"), (3e-9, "under 0.032 %"), (4e-4, "0.040 %"), (0.1234, "12.3 %"), (None, "–")],
 )
 def test_a_predicted_error_is_no_smaller_than_it_can_be_known(error, shown):
     assert predicted(error) == shown

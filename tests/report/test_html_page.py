@@ -173,7 +173,7 @@ ORDERS = {
         'id="plot-kl"',
         "this adapter",
         "Modules</h2>",
-        'id="plot-kept"',
+        'id="plot-map"',
     ],
 }
 

@@ -325,8 +325,8 @@ def test_a_compression_has_its_curve_and_stands_on_it_without_the_zeros_of_its_p
     for report, params in ((written, without), (planned, planned.new_params)):
         calibrated, svd, chosen = plot_of(report, "kl").series
         assert list(calibrated.x) == [point.params for point in report.curve]
-        assert svd.y == pytest.approx([point.svd_kl for point in report.curve])
-        assert (list(chosen.x), list(chosen.y)) == ([params], [report.prediction.kl])
+        assert svd.y == pytest.approx([point.svd_kl_per_token for point in report.curve])
+        assert (list(chosen.x), list(chosen.y)) == ([params], [report.prediction.kl_per_token])
 
 
 def test_sizes_of_kinds_add_up_to_those_of_the_compression():
@@ -335,10 +335,10 @@ def test_sizes_of_kinds_add_up_to_those_of_the_compression():
         before, after = plot_of(report, kind).series
         assert sum(before.values) == sum(getattr(row, f"old_{field}") for row in report.modules)
         assert sum(after.values) == sum(getattr(row, f"new_{field}") for row in report.modules)
-    plot = plot_of(report, "kept")
+    plot = plot_of(report, "map")
     module = next(row for row in report.modules if row.name.endswith("layers.1.mlp.up_proj"))
     cells = named(plot, plot.series[0].values)["up_proj"]
-    assert cells[plot.x.categories.index("1")] == module.kept_energy
+    assert cells[plot.x.categories.index("1")] == module.measured_error
     assert f"rank {module.old_rank} → {module.new_rank}" in str(plot.series[0].hover)
 
 

@@ -67,10 +67,10 @@ def test_calibrated_candidates_have_the_size_of_a_rank_and_the_prediction_of_the
             calibration=folder / "c.safetensors",
         )
         assert candidate.lora_params == expected.new_params <= uniform
-        assert candidate.predicted_kl == expected.prediction.kl
+        assert candidate.predicted_kl_per_token == expected.prediction.kl_per_token
         assert sha256_file(output / "candidates" / candidate.name / WEIGHTS) == expected.output_sha256
-    assert [candidate.predicted_kl for candidate in report.candidates] == [
-        candidate.predicted_kl for candidate in plan.candidates
+    assert [candidate.predicted_kl_per_token for candidate in report.candidates] == [
+        candidate.predicted_kl_per_token for candidate in plan.candidates
     ]
 
 
@@ -78,7 +78,7 @@ def test_the_distilled_candidate_stands_before_the_one_that_it_is_made_from(fold
     report, output = finished
     distilled, cut = report.plan.candidates[1:]
     assert (distilled.kind, distilled.rank, distilled.lora_params) == ("distilled", cut.rank, cut.lora_params)
-    assert distilled.predicted_kl is None
+    assert distilled.predicted_kl_per_token is None
     done = DistillReport.read(output / "candidates" / "distilled1" / "distill_report.json")
     assert done.adapter_sha256 == sha256_file(output / "candidates" / "calibrated1" / WEIGHTS)
     assert done.teacher_sha256 == report.plan.adapter_sha256
@@ -99,9 +99,9 @@ def test_the_screen_says_what_is_predicted_and_how_candidates_are_made(finished)
     assert "up to 100 steps on prompts.jsonl" in " ".join(screen.split())
     _, table = screen.split("Change in outputs")
     heading, *rows = table.strip().splitlines()
-    assert "KL  KL/token  predicted  above noise floor" in heading
+    assert "KL/example  KL/token  predicted KL/token  above noise floor" in heading
     for candidate, row in zip(finished[0].candidates, rows, strict=False):
-        measured, predicted = candidate.result.change.kl_per_token, candidate.predicted_kl
+        measured, predicted = candidate.result.change.kl_per_token, candidate.predicted_kl_per_token
         shown = [sig(measured, 2), "–" if predicted is None else sig(predicted, 2)]
         assert row.split()[0] == candidate.name
         assert " ".join(shown) in " ".join(row.split())

@@ -131,15 +131,15 @@ def test_every_figure_is_a_plain_count_over_the_records(finished):
         assert candidate.result.bounds.low == pytest.approx(pool([differences]).interval().low)
         for mean, values in (
             (candidate.distance.nll, nll[candidate.name] - nll["reference"]),
-            (candidate.distance.kl, kl[candidate.name]),
-            (candidate.distance.kl_above_floor, kl[candidate.name] - kl["rewrite_control"]),
+            (candidate.distance.kl_per_example, kl[candidate.name]),
+            (candidate.distance.kl_per_example_above_floor, kl[candidate.name] - kl["rewrite_control"]),
         ):
             assert (mean.low, mean.high) == pytest.approx(mean_difference(values), abs=1e-9)
             assert mean.mean == pytest.approx(values.mean(), abs=1e-9)
     control = report.control
-    assert control.distance.kl.mean == pytest.approx(kl["rewrite_control"].mean(), abs=1e-9)
-    assert control.distance.kl.mean < 1e-6 < report.candidates[0].distance.kl.mean
-    assert control.distance.kl_above_floor is None
+    assert control.distance.kl_per_example.mean == pytest.approx(kl["rewrite_control"].mean(), abs=1e-9)
+    assert control.distance.kl_per_example.mean < 1e-6 < report.candidates[0].distance.kl_per_example.mean
+    assert control.distance.kl_per_example_above_floor is None
     assert (right["rewrite_control"] == right["reference"]).all()
 
 
@@ -164,7 +164,7 @@ def test_free_text_has_the_likelihood_of_its_gold_responses(causal, tmp_path):
     above = np.array([b.kl - a.kl for a, b in zip(scores["rewrite_control"], scores["rank2"], strict=True)])
     distance = report.candidates[0].distance
     assert distance.nll.mean == pytest.approx(lost.mean(), abs=1e-9)
-    assert distance.kl_above_floor.mean == pytest.approx(above.mean(), abs=1e-9)
+    assert distance.kl_per_example_above_floor.mean == pytest.approx(above.mean(), abs=1e-9)
     assert [record.kl for record in scores["reference"]] == pytest.approx([0.0] * len(lost), abs=1e-6)
 
 
@@ -387,7 +387,7 @@ def test_without_other_factors_there_is_no_floor_and_the_reason(folder, tmp_path
     monkeypatch.setattr(walk, "write_rotated", refuse)
     report = shrink(folder, tmp_path / "out", ranks=[1])
     assert (report.control.result, report.control.reason) == (None, "no other factors")
-    assert report.candidates[0].distance.kl_above_floor is None
+    assert report.candidates[0].distance.kl_per_example_above_floor is None
     assert "no rewrite control: no other factors" in report.to_markdown()
 
 

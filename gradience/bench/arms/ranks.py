@@ -49,14 +49,14 @@ class AuditedProbe:
         allowed_ranks: Sequence[int],
         seed: int,
         calibration: Calibration | None = None,
-        max_kl: float | None = None,
+        max_kl_per_token: float | None = None,
     ) -> None:
         """variants: all variants in the config. seed: seed of the run; random choices depend only on it.
 
-        calibration: without it, calibrated variants cannot be chosen. max_kl: limit of the variant
+        calibration: without it, calibrated variants cannot be chosen. max_kl_per_token: limit of the variant
         `calibrated_kl`.
         """
-        self.variants, self.seed, self.max_kl = variants, seed, max_kl
+        self.variants, self.seed, self.max_kl_per_token = variants, seed, max_kl_per_token
         self._calibration = calibration
         self.modules = modules_of(report)
         self.ranks: Ranks = {module.name: module.rank for module in self.modules}
@@ -138,8 +138,8 @@ def _calibrated(probe: AuditedProbe) -> Choice:
 
 
 def _calibrated_kl(probe: AuditedProbe) -> Choice:
-    assert probe.max_kl is not None
-    return probe.chosen_by_effect(ToKl(probe.max_kl))
+    assert probe.max_kl_per_token is not None
+    return probe.chosen_by_effect(ToKl(probe.max_kl_per_token))
 
 
 def _uniform(probe: AuditedProbe, statistic: str, chosen: Suggestion) -> Choice:

@@ -189,7 +189,7 @@ class CalibrationSettings(Settings):
 
     rows: Annotated[int, Field(ge=FEWEST)] = 256
     """Number of training examples, taken from the start. One half selects components; the other predicts the KL."""
-    max_kl: Annotated[float, Field(gt=0, lt=math.inf)] | None = Field(
+    max_kl_per_token: Annotated[float, Field(gt=0, lt=math.inf)] | None = Field(
         default=None, exclude_if=lambda limit: limit is None
     )
     """Largest predicted KL divergence per scored token for the variant `calibrated_kl`, in nats."""
@@ -205,7 +205,7 @@ class CompressionSettings(Settings):
     )
     """Ranks: the audit's median, its 90th percentile, one for each module, or a stated one (`uniform_r16`). By a
     calibration of the probe, what matters most to its output: `calibrated` in as many parameters as `uniform_median`
-    has, `calibrated_r4` in those of rank 4, `calibrated_kl` the fewest under `calibration.max_kl`."""
+    has, `calibrated_r4` in those of rank 4, `calibrated_kl` the fewest under `calibration.max_kl_per_token`."""
     arms: Annotated[tuple[ArmName, ...], Field(min_length=1, description=ARM.in_words())] = (
         "retrain",
         "truncate",
@@ -261,10 +261,12 @@ class CompressionSettings(Settings):
             raise ValueError("`distillation` is given, but `arms` has no `distill`")
         if self.calibration is not None and not any(map(is_calibrated, self.variants)):
             raise ValueError("`calibration` is given, but `variants` has no `calibrated`")
-        if (self.calibration is not None and self.calibration.max_kl is not None) != (
+        if (self.calibration is not None and self.calibration.max_kl_per_token is not None) != (
             UNDER_KL in self.variants
         ):
-            raise ValueError(f"the variant {UNDER_KL} and `calibration.max_kl`, its limit, need each other")
+            raise ValueError(
+                f"the variant {UNDER_KL} and `calibration.max_kl_per_token`, its limit, need each other"
+            )
         for control in (CONTROLS[name] for name in self.controls):
             if control.needs_arm and control.needs_arm not in self.arms:
                 raise ValueError(f"the control {control.name} needs the arm {control.needs_arm}")

@@ -152,7 +152,7 @@ def plan_variants(
         allowed_ranks=compression.allowed_ranks,
         seed=seed,
         calibration=calibration,
-        max_kl=None if settings is None else settings.max_kl,
+        max_kl_per_token=None if settings is None else settings.max_kl_per_token,
     )
     without = uncalibrated if calibration is None else ""
     return _once_each(

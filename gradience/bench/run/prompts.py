@@ -126,7 +126,9 @@ def planned_calibration(config: BenchConfig, task: Task) -> PlannedCalibration |
     if settings is None or prompts is None:
         return None
     digest = sha256_text(prompts.text)
-    return PlannedCalibration(rows=len(prompts.rows), prompts_sha256=digest, max_kl=settings.max_kl)
+    return PlannedCalibration(
+        rows=len(prompts.rows), prompts_sha256=digest, max_kl_per_token=settings.max_kl_per_token
+    )
 
 
 def calibrate_probe(probe: Path, prompts: Prompts, seed: int, folder: Path, progress: Progress) -> None:

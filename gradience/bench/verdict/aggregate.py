@@ -303,8 +303,8 @@ def _variant_seed(seed: int, result: VariantResult | None) -> VariantSeed:
         largest_rank=result.ranks.largest if result.ranks else None,
         same_as=result.same_as,
         stopped_early=result.stopped_early,
-        kl_mean=result.divergence.kl_mean if result.divergence else None,
-        predicted_kl_mean=result.predicted.kl_mean if result.predicted else None,
+        kl_per_example=result.divergence.kl_per_example if result.divergence else None,
+        predicted_kl_per_example=result.predicted.kl_per_example if result.predicted else None,
     )
 
 

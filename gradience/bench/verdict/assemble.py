@@ -171,16 +171,18 @@ def _variant(
     assert facts.probe.answers is not None
     change = diverge(facts.probe.answers, outcome.answers)  # refuses what was not evaluated in the same way
     divergence = None
-    if change.kl_mean is not None and change.flips is not None:
+    if change.kl_per_example is not None and change.flips is not None:
         divergence = DivergenceSummary(
-            kl_mean=change.kl_mean, kl_standard_error=change.kl_standard_error, flips=change.flips
+            kl_per_example=change.kl_per_example,
+            kl_per_example_standard_error=change.kl_per_example_standard_error,
+            flips=change.flips,
         )
     elif outcome.scores:  # KL and flips on the gold responses, against the probe
         rows = [row for row in outcome.scores.records if isinstance(row, ScoreRecord)]
         values = [row.kl or 0.0 for row in rows]
         divergence = DivergenceSummary(
-            kl_mean=fmean(values),
-            kl_standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
+            kl_per_example=fmean(values),
+            kl_per_example_standard_error=stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
             flips=sum(row.flips or 0 for row in rows),
         )
     return measured(

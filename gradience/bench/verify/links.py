@@ -156,7 +156,12 @@ def _of_calibration(facts: SeedFacts, calibration: Calibration, plan: BenchPlan)
     yield file, "seed", report.seed, facts.seed
     yield file, "prompts_sha256", report.prompts_sha256, planned and planned.prompts_sha256
     yield file, "rows", report.rows + report.duplicates, planned and planned.rows
-    yield "plan.json", "calibration.max_kl", planned and planned.max_kl, settings and settings.max_kl
+    yield (
+        "plan.json",
+        "calibration.max_kl_per_token",
+        planned and planned.max_kl_per_token,
+        settings and settings.max_kl_per_token,
+    )
     for outcome in facts.outcomes:
         if outcome.adapter is None or outcome.adapter.compression is None:
             continue

@@ -31,7 +31,7 @@ ROUTED = "the base routes each token to {}, and a prediction assumes that no tok
 class Prediction(Part):
     """Predicted cost of a smaller adapter: KL(original ‖ smaller) per scored token, in nats."""
 
-    kl: Float12
+    kl_per_token: Float12
     standard_error: Float12
     """Standard error over rows. Use the interval from `low` to `high`: few rows with a large effect decide the mean."""
     low: Float12 | None = None
@@ -51,22 +51,22 @@ class Prediction(Part):
     @property
     def uncertainty(self) -> float | None:
         """Return half the width of the interval as a share of the prediction; None if it is unknown, or the KL is 0."""
-        if self.low is None or self.high is None or not self.kl:
+        if self.low is None or self.high is None or not self.kl_per_token:
             return None
-        return (self.high - self.low) / 2 / self.kl
+        return (self.high - self.low) / 2 / self.kl_per_token
 
 
 class PredictedDivergence(Part):
     """Predicted cost of a calibrated truncation, from training prompts, before anything was evaluated."""
 
-    kl_mean: Float12
+    kl_per_example: Float12
     """KL(probe ‖ variant) in nats, to second order, summed over the scored tokens of a row, mean over rows:
-    like the `kl_mean` of `divergence`, but on other examples and, in free text, on the probe's own
+    like the `kl_per_example` of `divergence`, but on other examples and, in free text, on the probe's own
     completions."""
-    kl_standard_error: Float12
+    kl_per_example_standard_error: Float12
     """Standard error over rows; it excludes errors of the second-order approximation."""
     kl_per_token: Float12
-    """KL per scored token. `calibration.max_kl` limits the upper end of its interval."""
+    """KL per scored token. `calibration.max_kl_per_token` limits the upper end of its interval."""
     rows: int
     """Rows used for the prediction; other rows selected the components."""
     excluded_modules: int
@@ -77,9 +77,9 @@ class PredictedDivergence(Part):
         """Return the prediction per row, comparable with measurements per example."""
         tokens = prediction.scored_tokens / prediction.rows
         return cls(
-            kl_mean=prediction.kl * tokens,
-            kl_standard_error=prediction.standard_error * tokens,
-            kl_per_token=prediction.kl,
+            kl_per_example=prediction.kl_per_token * tokens,
+            kl_per_example_standard_error=prediction.standard_error * tokens,
+            kl_per_token=prediction.kl_per_token,
             rows=prediction.rows,
             excluded_modules=prediction.excluded_modules,
         )
@@ -110,8 +110,8 @@ class CurvePoint(Part):
     rank: int
     params: int
     """Parameters of uniform SVD at this rank: the limit of the calibrated adapter beside it."""
-    calibrated_kl: Float12
-    svd_kl: Float12
+    calibrated_kl_per_token: Float12
+    svd_kl_per_token: Float12
 
 
 class MeasuredEffects(Part):
@@ -150,14 +150,14 @@ def prediction_blocks(
     if prediction is None:
         text = f"no prediction: {withheld}. Add --allow-routed to predict it anyway"
         return [heading, *warned([text])] if withheld else []
-    kl = sig(prediction.kl)
+    kl = sig(prediction.kl_per_token)
     if prediction.low is not None and prediction.high is not None:
         kl += f", 95 % interval {sig(prediction.low, 2)} … {sig(prediction.high, 2)}"
-    rows = [("predicted KL", kl, "nats per scored token")]
+    rows = [("predicted KL/token", kl, "nats per scored token")]
     tokens = prediction.scored_tokens / prediction.rows
     if tokens != 1:
         average = f"nats, {tokens:.1f} scored tokens on average"
-        rows.append(("per example", sig(prediction.kl * tokens), average))
+        rows.append(("predicted KL/example", sig(prediction.kl_per_token * tokens), average))
     notes = []
     if prediction.routing:
         many_times = "measured KL can be many times the prediction. Evaluate"
@@ -196,10 +196,15 @@ def ratios_text(ratios: Mapping[str, tuple[float, float]]) -> str:
 def curve_blocks(points: tuple[CurvePoint, ...]) -> list[Block]:
     """Return the predicted KL of each size, for both ways to spend its parameters."""
     rows: list[list[Inline]] = [
-        [str(point.rank), count(point.params), Span(sig(point.calibrated_kl), "strong"), sig(point.svd_kl)]
+        [
+            str(point.rank),
+            count(point.params),
+            Span(sig(point.calibrated_kl_per_token), "strong"),
+            sig(point.svd_kl_per_token),
+        ]
         for point in points
     ]
-    titles = ("size of rank", "parameters", "KL, by effect", "KL, SVD")
+    titles = ("size of rank", "parameters", "KL/token, by effect", "KL/token, SVD")
     text = (
         "Predicted KL per scored token at the parameter count of each rank. By effect: --max-params N with the"
         " calibration (modules get different ranks). SVD: --rank K without the calibration."

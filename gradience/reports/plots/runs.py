@@ -27,15 +27,18 @@ CLOSE = 0.05
 
 def distill_plot(report: DistillReport) -> Plot | None:
     """Return KL from the original over the steps of a distillation, on the rows that decide when to stop."""
-    steps, divergences = [check.step for check in report.checks], [check.kl for check in report.checks]
+    steps, divergences = (
+        [check.step for check in report.checks],
+        [check.kl_per_token for check in report.checks],
+    )
     return Plot(
         "kl",
         "KL from the reference during distillation",
         STEP,
         Axis("KL", "nats per scored token", low=0.0),
         [Lines("stopping rows", steps, divergences, marked=True)],
-        f"KL from the reference on the held-out rows: {sig(report.before.kl)} nats per scored token before,"
-        f" {sig(report.after.kl)} after.",
+        f"KL from the reference on the held-out rows: {sig(report.before.kl_per_token)} nats per scored token before,"
+        f" {sig(report.after.kl_per_token)} after.",
         [Reference(report.best_step, "kept", on="x", tone="good")],
     )
 

@@ -63,7 +63,7 @@ def map_plot(
 ) -> Plot | None:
     """Return a map of the stack with the most modules; None if no module belongs to a layer.
 
-    >>> map_plot(report.modules, "energy", "Energy kept", Axis("energy kept", form="share"), value=kept, ...)
+    >>> map_plot(report.modules, "map", "Error", Axis("relative error", form="share"), value=error_of, ...)
 
     color: the quantity shown by the colour, and its range. value: the value of one module, or None; several modules in
     one cell (experts) show their median. hover: the hover text of a module. weight: if there are many kinds, the

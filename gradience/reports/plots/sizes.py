@@ -105,23 +105,23 @@ def _sizes(report: Compression, name: str) -> Plot | None:
     )
 
 
-def kept_plot(report: Compression) -> Plot | None:
-    """Return the energy that each module keeps: kinds down, layers across; the hover text has all changes."""
+def error_map(report: Compression) -> Plot | None:
+    """Return the relative error of each module: kinds down, layers across; the hover text has all changes."""
 
     def hover(module: Module) -> str:
         return (
             f"{module.name}\nrank {module.old_rank} → {module.new_rank}, {count(module.old_params)} →"
             f" {count(module.new_params)} parameters, {size(module.old_bytes)} → {size(module.new_bytes)}\n"
-            f"energy kept {percent(module.kept_energy)}, error {sig(error_of(module))}"
+            f"error {percent(error_of(module))}"
         )
 
     modules: Sequence[Module] = report.modules
     return map_plot(
         modules,
-        "kept",
-        "Energy kept",
-        Axis("energy kept", high=1.0, form="share"),
-        value=lambda module: module.kept_energy,
+        "map",
+        "Relative error of the update",
+        Axis("relative error", low=0.0, form="share"),
+        value=error_of,
         hover=hover,
         weight=lambda module: module.old_params,
     )
@@ -136,8 +136,8 @@ def kl_plot(report: AuditReport | Compression) -> Plot | None:
         return None
     sizes = [point.params for point in curve]
     calibrated, svd = (
-        [point.calibrated_kl or None for point in curve],
-        [point.svd_kl or None for point in curve],
+        [point.calibrated_kl_per_token or None for point in curve],
+        [point.svd_kl_per_token or None for point in curve],
     )
     series: list[Series] = [
         Lines("calibrated", sizes, calibrated, marked=True),
@@ -147,8 +147,8 @@ def kl_plot(report: AuditReport | Compression) -> Plot | None:
     if not isinstance(report, AuditReport) and report.prediction is not None:
         name = "this plan" if isinstance(report, CompressionPlan) else "this adapter"
         params = report.new_params - padding(report.modules)
-        series.append(Points(name, [params], [report.prediction.kl or None], labels=[name]))
-        chosen = f"; {name} has {count(params)} and {sig(report.prediction.kl)}"
+        series.append(Points(name, [params], [report.prediction.kl_per_token or None], labels=[name]))
+        chosen = f"; {name} has {count(params)} and {sig(report.prediction.kl_per_token)}"
     smallest = curve[0]
     return Plot(
         "kl",
@@ -156,8 +156,8 @@ def kl_plot(report: AuditReport | Compression) -> Plot | None:
         Axis("LoRA parameters", scale="log"),
         Axis("predicted KL", "nats per scored token", "log"),
         series,
-        f"At {count(smallest.params)} LoRA parameters the predicted KL is {sig(smallest.calibrated_kl)} nats per scored"
-        f" token calibrated, and {sig(smallest.svd_kl)} by SVD{chosen}.",
+        f"At {count(smallest.params)} LoRA parameters the predicted KL is {sig(smallest.calibrated_kl_per_token)} nats"
+        f" per scored token calibrated, and {sig(smallest.svd_kl_per_token)} by SVD{chosen}.",
     )
 
 
