@@ -144,8 +144,8 @@ class CompressionPlan(_Compression):
     )
     plots: ClassVar[Plots] = {**KL_PLOT, **PLOTS}
 
-    schema_: Literal["gradience.compression_plan/1"] = Field(
-        default="gradience.compression_plan/1", alias="schema"
+    schema_: Literal["gradience.compression_plan/2"] = Field(
+        default="gradience.compression_plan/2", alias="schema"
     )
     adapter_path: str
     adapter_sha256: str
