@@ -18,8 +18,9 @@ from gradience.errors import InputError, UsageError
 from gradience.models.chat import ASSISTANT, ChatTemplate, chat_template
 from gradience.tasks.chat import messages_of, several_messages_of
 from gradience.tasks.jsonl import choice_of, response_of
-from gradience.tasks.rows import Row, local
+from gradience.tasks.row import Row
 from gradience.tasks.rows import kind_of as kind_of_row
+from gradience.tasks.rows import local
 
 Kind = Literal["causal_lm", "seq2seq_lm", "sequence_classification"]
 FEWEST = 4

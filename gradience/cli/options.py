@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from gradience.cli.console import beneath, show_note
 from gradience.errors import InputError, require_installed
+from gradience.files.rows import is_on_hub
 from gradience.settings import SETTINGS, Flag, StrPath
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class CodeSettings:
 def require_files(*paths: str | os.PathLike[str] | None) -> None:
     """Check that files are there, before anything slow is imported. Raises InputError (`task-file`)."""
     for path in paths:
-        if path is not None and not os.path.exists(path):
+        if path is not None and not is_on_hub(Path(path)) and not os.path.exists(path):
             raise InputError(f"{path}: no such file", code="task-file", hint="check the path")
 
 

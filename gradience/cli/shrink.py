@@ -28,7 +28,7 @@ def shrink(settings: ShrinkSettings, plan: DryRun, code: CodeSettings, out: Text
     """
     with code.allowing():
         need_libraries()
-        require_files(settings.data, settings.distill_prompts)
+        require_files(settings.data_file, settings.distill_prompts)
         from gradience.shrink import verb
         from gradience.shrink.plan import prepare
 

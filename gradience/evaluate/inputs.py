@@ -17,6 +17,7 @@ from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import RECORDS_OF, Planned
 from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.settings import EvaluateSettings
+from gradience.files.rows import is_on_hub
 from gradience.files.shared_names import path_text
 from gradience.models.locate import plain_name
 from gradience.models.settings import ModelSettings, ModelType
@@ -25,6 +26,7 @@ from gradience.reports.base.exact import as_written, share_of_points
 from gradience.reports.bench_plan import Role
 from gradience.reports.evaluation import KeptRecords
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task, rendered
+from gradience.tasks.layouts import columns_hint
 from gradience.tasks.rows import Kind, kind_of, local, sample_of
 from gradience.words import counted
 
@@ -33,6 +35,7 @@ READERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
     "prompts": ("jsonl", {}),
     "choices": ("jsonl", {"scorer": "multiple_choice"}),
     "messages": ("chat", {}),
+    "texts": ("jsonl", {"scorer": "nll"}),
 }
 """Kind of the rows in a file -> the task that reads them, and the options that it needs."""
 ENCODER_DECODER = "SEQ_2_SEQ_LM"
@@ -241,7 +244,8 @@ def _last(name: str) -> str:
 def _task(request: EvaluateSettings) -> Task | ChatTask:
     options = dict(request.options)
     folder = None if request.folder is None else Path(request.folder)
-    if request.data is None:
+    data = request.data_file
+    if data is None:
         if request.task is None:
             raise UsageError(
                 "neither data nor a task given",
@@ -258,29 +262,31 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
     more: Mapping[str, Any] = {}
     profile = request.task
     if profile is None:
-        profile, more = reader_of(Path(request.data), options)
-    file = Path(request.data) if request.folder is None else Path(request.data).absolute()
+        profile, more = reader_of(data, options, request.columns)
+    if request.columns:
+        options["columns"] = dict(request.columns)
+    file = data if request.folder is None or is_on_hub(data) else data.absolute()
     # A task of the user's may choose among all examples.
     with sample_of(request.limit if profile in tasks.PROFILES else None):
         return tasks.load(profile, {**more, **options, "file": str(file)}, folder=folder, needed=())
 
 
-def reader_of(data: Path, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def reader_of(
+    data: Path, options: Mapping[str, Any], columns: Mapping[str, str] | None = None
+) -> tuple[str, Mapping[str, Any]]:
     """Return the task that reads such rows, and options that it needs. Raises InputError (`task-kind`)."""
     if "text_column" in options or "label_column" in options:
         return "text_classification", {"text_column": "text", "label_column": "label"}
-    first = next(local(data).read(), None)
+    first = next(local(data, columns).read(), None)
     kind = None if first is None else kind_of(first)
     if kind is None:
-        problem = (
-            "has no rows" if first is None else f"its first row has {', '.join(sorted(first.values)[:8])}"
-        )
+        if first is None:
+            raise InputError(f"{data}: has no rows", code="task-kind", hint="give a file with examples")
+        found = ", ".join(f"`{name}`" for name in [*first.values][:8])
         raise InputError(
-            f"{data}: {problem}",
+            f"{data}: the columns {found} are no layout that is known",
             code="task-kind",
-            hint="for a language model put the whole input into `prompt`, and rename the other column to `answer`"
-            " or `completion`; for a classifier give `text` and `label`, or --option text_column=NAME"
-            " --option label_column=NAME",
+            hint=columns_hint(first),
         )
     return READERS[kind]
 

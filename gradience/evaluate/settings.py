@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from gradience.check.files import read_mapping
 from gradience.errors import UsageError
 from gradience.evaluate.engines import ENGINES
+from gradience.files.rows import Rows, is_on_hub, written
 from gradience.files.strict_yaml import loads
 from gradience.models.locate import EMBEDDED, is_path
 from gradience.models.settings import BaseSettings
@@ -54,6 +55,23 @@ def _several(adapters: Any) -> Any:
     return (adapters,) if isinstance(adapters, str | os.PathLike) else tuple(adapters)
 
 
+def _file_of(data: Any) -> Any:
+    """Return a path as it is, and of rows in memory the file that they are written to."""
+    return data if data is None or isinstance(data, str | os.PathLike) else written(data)
+
+
+def columns_of(given: Any) -> Any:
+    """Read `NAME=COLUMN,…`; a mapping stays one. Raises UsageError (`bad-columns`)."""
+    if not isinstance(given, str):
+        return {} if given is None else given
+    pairs = [text.partition("=") for text in given.split(",")]
+    if not all(ours and theirs for ours, _, theirs in pairs):
+        raise UsageError(
+            f"--columns {given}: not NAME=COLUMN,…", code="bad-columns", hint="such as prompt=Q,answer=A"
+        )
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
 Margin = Annotated[float | str | Fraction, BeforeValidator(as_written)]
 
 
@@ -61,8 +79,13 @@ Margin = Annotated[float | str | Fraction, BeforeValidator(as_written)]
 class ExampleSettings:
     """Examples."""
 
-    data: Annotated[StrPath | None, Flag("FILE")] = None
-    """Your examples: CSV, TSV or JSON lines. All rows are evaluated."""
+    data: Annotated[StrPath | Rows | None, BeforeValidator(_file_of), Flag("FILE")] = None
+    """Your examples: JSONL, JSON, CSV, TSV or Parquet, a folder saved by datasets, or hf://org/name[:split]; in Python
+    also a list of dicts, a DataFrame or a Dataset. All rows are evaluated."""
+    columns: Annotated[Mapping[str, str], BeforeValidator(columns_of), Flag("NAME=COLUMN,…", read=str)] = (
+        field(default_factory=dict)
+    )
+    """Columns of the examples if their layout is not known, such as prompt=Q,answer=A or text=review,label=stars."""
     task: Annotated[str | None, Flag("NAME")] = None
     """A task by its name, such as reviews, gsm8k or lm_eval:arc_easy, or a file of your own (`path/to/file.py`, with
     --allow-code)."""
@@ -92,6 +115,11 @@ class ExampleSettings:
     """Do not count this test in `.gradience/ledger.json` beside the output folder."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
     """A callback for each stage and batch."""
+
+    @property
+    def data_file(self) -> Path | None:
+        """`data` as a path: rows in memory were written to one."""
+        return self.data if isinstance(self.data, Path) else None
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -133,7 +161,7 @@ def _seen_from(folder: Path, settings: EvaluateSettings, names: list[str]) -> di
     paths: dict[str, Any] = {"folder": folder if folder != Path() else None}
     for name in PATHS:
         value = getattr(settings, name)
-        if name in names and value is not None:
+        if name in names and value is not None and not (name == "data" and is_on_hub(value)):
             paths[name] = tuple(folder / path for path in value) if name == "adapters" else folder / value
     base, task = str(settings.base_model or ""), settings.task
     if "base_model" in names and base and base not in EMBEDDED:

@@ -1,20 +1,24 @@
-"""Rows of CSV, TSV and JSONL files, read one at a time within bounds: the one place that parses them.
+"""Rows of CSV, TSV, JSONL, JSON and Parquet files, read within bounds: the one place that parses them.
 
 CSV follows RFC 4180: quoted fields may hold commas, quotes and line breaks. TSV follows IANA's
 text/tab-separated-values: a quote is a character like any other, so a field holds no tab and no line break.
-JSONL is one object a line. All are UTF-8, with or without a byte order mark, with any line ends. Nothing is guessed.
+JSONL is one object a line, JSON a list of objects. All are UTF-8, with or without a byte order mark, with any line
+ends. Nothing is guessed.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TextIO
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, TextIO, runtime_checkable
 
-from gradience.errors import InputError
+from gradience.errors import InputError, require
 from gradience.files import strict_json
 from gradience.reading import MAX_DATA_BYTES, open_stream
 from gradience.words import counted
@@ -23,16 +27,24 @@ MAX_ROW = 4 * 2**20
 """Characters of one row of a file: about a million tokens."""
 MAX_ROWS = 1_000_000
 """Rows of one file: its examples are kept in memory."""
+PARQUET = ".parquet"
+HUB = "hf:"
+"""First part of a path such as `hf://org/name`, which names a data set on the hub."""
+BATCH = 1000
+"""Rows of a Parquet file that are held at once."""
 csv.field_size_limit(MAX_ROW)  # its own limit, 131,072, is less than an honest long text
 
 PlacedRow = tuple[str, dict[str, Any]]
 
 
 def rows_of(path: Path, *, file_code: str = "task-file", row_code: str = "task-row") -> Iterator[PlacedRow]:
-    """The rows of a CSV, TSV or JSONL file, each with its place for errors (`reviews.csv: line 12`).
+    """The rows of a file, each with its place for errors (`reviews.csv: line 12`).
 
-    Raises InputError (`file_code`, `row_code`, and what `open_stream` raises).
+    Raises InputError (`file_code`, `row_code`, and what `open_stream` raises), MissingExtra for Parquet.
     """
+    if path.suffix.lower() == PARQUET:
+        yield from _parquet_rows(path, file_code)
+        return
     with open_stream(path, limit=MAX_DATA_BYTES) as file:
         lines = _Lines(path, io.TextIOWrapper(file, "utf-8-sig", newline=""), file_code, row_code)
         try:
@@ -48,6 +60,49 @@ def rows_of(path: Path, *, file_code: str = "task-file", row_code: str = "task-r
             raise InputError(
                 f"{path} is not UTF-8", code=lines.file_code, hint="save it again as UTF-8"
             ) from None
+
+
+def is_on_hub(path: Path) -> bool:
+    """Return True for `hf://org/name`, which is no file."""
+    return path.parts[:1] == (HUB,)
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Rows in memory: a list of dicts, a pandas DataFrame, or a `datasets.Dataset`."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+def written(rows: Rows) -> Path:
+    """Write rows that are in memory to a file of this process, named by its content, and return its path.
+
+    Raises InputError (`task-row`) for a row that is no mapping or cannot be written as JSON.
+    """
+    if hasattr(rows, "to_json") and hasattr(rows, "iterrows"):
+        text = rows.to_json(orient="records", lines=True, force_ascii=False)
+    else:
+        lines = []
+        for number, row in enumerate(rows, 1):
+            try:
+                lines.append(json.dumps(dict(row), ensure_ascii=False, allow_nan=False))
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    f"data: row {number}: {error}",
+                    code="task-row",
+                    hint="give a list of dicts of texts, numbers and lists, a DataFrame or a Dataset",
+                ) from None
+        text = "\n".join(lines)
+    content = text.encode()
+    path = Path(_scratch().name) / f"rows-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
+    path.write_bytes(content)
+    return path
+
+
+@cache
+def _scratch() -> TemporaryDirectory[str]:
+    """A folder that lasts as long as this process."""
+    return TemporaryDirectory(prefix="gradience-rows-")
 
 
 class _Lines:
@@ -128,9 +183,46 @@ def _json_rows(lines: _Lines) -> Iterator[PlacedRow]:
         yield place, values
 
 
+def _listed_rows(lines: _Lines) -> Iterator[PlacedRow]:
+    """A JSON file: a list of objects."""
+    hint = 'write [{"text": "…", "label": "…"}, …], or one object per line in a .jsonl file'
+    try:
+        values = strict_json.parse(lines.file.read())
+    except ValueError as error:
+        raise InputError(f"{lines.path}: {error}", code=lines.file_code, hint=hint) from None
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise InputError(f"{lines.path} is no list of JSON objects", code=lines.file_code, hint=hint)
+    for number, value in enumerate(values, 1):
+        yield f"{lines.path}: row {number}", value
+
+
+def _parquet_rows(path: Path, file_code: str) -> Iterator[PlacedRow]:
+    arrow, parquet = require("pyarrow", extra="parquet"), require("pyarrow.parquet", extra="parquet")
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            if file.metadata.num_rows > MAX_ROWS:
+                raise InputError(
+                    f"{path}: more than {MAX_ROWS:,} rows",
+                    code=file_code,
+                    hint="split the file, or take a sample of its rows",
+                )
+            number = 0
+            for batch in file.iter_batches(batch_size=BATCH):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield f"{path}: row {number}", value
+    except (arrow.ArrowException, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(
+            f"{path}: {first}", code=file_code, hint="write it again with pandas or datasets"
+        ) from None
+
+
 _READERS: Mapping[str, Callable[[_Lines], Iterator[PlacedRow]]] = {
     ".csv": _delimited,
     ".tsv": partial(_delimited, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".jsonl": _json_rows,
+    ".json": _listed_rows,
 }
-SUFFIXES = tuple(_READERS)
+SUFFIXES = (*_READERS, PARQUET)

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError, validate_call
 
 from gradience.errors import InputError, did_you_mean
+from gradience.files.rows import is_on_hub
 from gradience.reports.bench_plan import Role, TaskCode
 from gradience.tasks import harness, user_code
 from gradience.tasks.base import ChatTask, LikelihoodScoring, Scoring, Task
@@ -157,7 +158,9 @@ def _source(
 
 def _from(folder: Path | None, value: Any) -> Any:
     """A path as it is seen from `folder`; other values as they are."""
-    return folder / value if folder is not None and isinstance(value, Path) else value
+    if folder is None or not isinstance(value, Path) or is_on_hub(value):
+        return value
+    return folder / value
 
 
 def _checked(profile: str, function: Load, options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -20,7 +20,8 @@ from gradience.reports.bench_plan import Role
 from gradience.settings import Positive
 from gradience.tasks.base import AnswerScoring, ChatTask, LikelihoodScoring
 from gradience.tasks.examples import ChatExample, content_id
-from gradience.tasks.rows import Row, gather, sources_of, tables_of
+from gradience.tasks.row import Row
+from gradience.tasks.rows import gather, sources_of, tables_of
 from gradience.tasks.scorers import NLL, ScorerName, gold_of, room_for, scorer_of, scoring_by
 
 ROLES = ("system", "developer", "user", ASSISTANT, "tool")
@@ -33,6 +34,7 @@ def load(
     dev_file: Path | None = None,
     confirm_file: Path | None = None,
     dev: Annotated[int, Field(ge=0)] | None = None,
+    columns: dict[str, str] | None = None,
     scorer: ScorerName | Literal["nll"] = "exact",
     pattern: Annotated[str, Field(min_length=1)] | None = None,
     max_new_tokens: Positive | None = None,
@@ -53,7 +55,7 @@ def load(
         gold = messages[-1][1] if likelihoods else gold_of(row, messages[-1][1], answer, rule)
         return ChatExample(content_id(_text(messages), exact=True), messages, gold, role)
 
-    tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file)
+    tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file, columns=columns)
     examples = gather(tables, "messages", lambda row: _text(messages_of(row)[:-1]), make, dev)
     return ChatTask(
         name="chat",

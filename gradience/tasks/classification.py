@@ -12,7 +12,8 @@ from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import LabelledExample
 from gradience.tasks.labelled import Columns, Labels, check_labels, pair_id
 from gradience.tasks.metrics import Metric
-from gradience.tasks.rows import Row, checked, gather, sources_of, tables_of
+from gradience.tasks.row import Row
+from gradience.tasks.rows import checked, gather, sources_of, tables_of
 
 PAIR = "text_pair"
 
@@ -24,6 +25,7 @@ def load(
     dev_file: Path | None = None,
     confirm_file: Path | None = None,
     dev: Annotated[int, Field(ge=0)] | None = None,
+    columns: dict[str, str] | None = None,
     label_names: Annotated[list[str], Field(min_length=2)] | None = None,
     metric: Metric = "accuracy",
 ) -> ClassificationTask:
@@ -33,23 +35,23 @@ def load(
     Other columns, and data sets on the hub: `text_classification`.
     Raises UsageError (`task-metric`), InputError (`task-label`), and as `tables_of` and `gather` do.
     """
-    tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file)
+    tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file, columns=columns)
     pairs = [row.has(PAIR) for table in tables.values() for row in checked(table, "labels")]
-    columns = Columns("text", "label", PAIR if any(pairs) else None)
-    labels = Labels(tables, columns)
+    named = Columns("text", "label", PAIR if any(pairs) else None)
+    labels = Labels(tables, named)
     names = label_names or labels.names()
     check_labels(names, metric, tables)
     indices = labels.indices(names)
 
     def make(row: Row, role: Role) -> LabelledExample:
-        text, second = columns.texts(row)
+        text, second = named.texts(row)
         return LabelledExample(
-            pair_id(text, second, exact=True), text, indices[columns.word(row)], role, second
+            pair_id(text, second, exact=True), text, indices[named.word(row)], role, second
         )
 
     return ClassificationTask(
         name="classification",
-        examples=gather(tables, "labels", lambda row: "\n".join(filter(None, columns.texts(row))), make, dev),
+        examples=gather(tables, "labels", lambda row: "\n".join(filter(None, named.texts(row))), make, dev),
         label_names=tuple(names),
         metric=metric,
         source=sources_of(tables),

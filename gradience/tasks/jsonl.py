@@ -20,7 +20,8 @@ from gradience.tasks.base import (
     LikelihoodTask,
 )
 from gradience.tasks.examples import ChoiceExample, PromptExample, content_id
-from gradience.tasks.rows import Row, gather, sources_of, tables_of
+from gradience.tasks.row import Row
+from gradience.tasks.rows import gather, kind_of, sources_of, tables_of
 from gradience.tasks.scorers import NLL, Scorer, ScorerName, gold_of, room_for, scorer_of, scoring_by
 
 
@@ -31,6 +32,7 @@ def load(
     dev_file: Path | None = None,
     confirm_file: Path | None = None,
     dev: Annotated[int, Field(ge=0)] | None = None,
+    columns: dict[str, str] | None = None,
     scorer: ScorerName | Literal["multiple_choice", "nll"] = "exact",
     pattern: Annotated[str, Field(min_length=1)] | None = None,
     stop: list[str] | None = None,
@@ -42,12 +44,13 @@ def load(
     What is trained is the `completion`, or the `answer` behind a blank. The gold answer is the `answer`, or what the
     scorer extracts from the `completion`. pattern: for `regex`, with one group. stop: an output ends before them.
     choose_by: for `multiple_choice`, which reads `prompt`, `choices` and `answer` and generates nothing.
-    scorer: `nll` generates nothing either, and compares how likely the responses are.
+    scorer: `nll` generates nothing either, and compares the likelihoods of the responses, or of whole texts in `text`.
+    columns: our names of the columns -> the file's; see `gradience.tasks.layouts`.
     max_new_tokens: by default as many as the longest response has bytes, and some, at most 1,024.
     Raises UsageError (`task-scorer`, `task-pattern`), InputError (`task-answer`: a row's own completion would be scored
     wrong), and as `tables_of` and `gather` do.
     """
-    tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file)
+    tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file, columns=columns)
     source = sources_of(tables)
     if scorer == "multiple_choice":
         return ChoiceTask(
@@ -58,12 +61,21 @@ def load(
             source=source,
         )
     rule = scorer_of("exact" if scorer == NLL else scorer, pattern)
+    first = next(next(iter(tables.values())).read(), None) if scorer == NLL else None
+    texts = first is not None and kind_of(first) == "texts"
 
     def make(row: Row, role: Role) -> PromptExample:
+        if texts:
+            return PromptExample(content_id(row.text("text"), exact=True), "", row.text("text"), "", role)
         prompt, response = row.text("prompt"), response_of(row)
         gold = response.strip() if scorer == NLL else _gold(row, response, role, rule)
         return PromptExample(content_id(prompt, exact=True), prompt, response, gold, role)
 
+    if texts:
+        examples = gather(tables, "texts", lambda row: row.text("text"), make, dev)
+        return LikelihoodTask(
+            name="jsonl", scored_by=NLL, examples=examples, source=source, end=False, rolling=True
+        )
     examples = gather(tables, "prompts", lambda row: row.text("prompt"), make, dev)
     if scorer == NLL:
         return LikelihoodTask(name="jsonl", scored_by=NLL, examples=examples, source=source)

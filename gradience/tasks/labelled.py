@@ -10,7 +10,8 @@ from gradience.files.strict_json import MAX_DIGITS
 from gradience.reports.bench_plan import Role
 from gradience.tasks.examples import LabelledExample, canonical, content_id, role_of
 from gradience.tasks.metrics import Metric
-from gradience.tasks.rows import Row, Table, Tables
+from gradience.tasks.row import Row
+from gradience.tasks.rows import Table, Tables
 
 _FALSE_TRUE = (("false", "False", "FALSE"), ("true", "True", "TRUE"))
 

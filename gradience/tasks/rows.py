@@ -6,8 +6,7 @@ and evaluated with; but only equal prompts are the same example: `3 - 4` is not 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -16,96 +15,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from gradience.digests import sha256_file, sha256_text
-from gradience.errors import InputError, NetworkError, UsageError, did_you_mean, require
-from gradience.files import strict_json
-from gradience.files.rows import SUFFIXES, rows_of
+from gradience.errors import InputError, NetworkError, UsageError, require
+from gradience.files.rows import SUFFIXES, is_on_hub, rows_of
 from gradience.models.local_only import would_fetch
 from gradience.reading import MAX_DATA_BYTES, check_regular
 from gradience.reports.bench_plan import Role
 from gradience.tasks.examples import Example, Examples, content_id, prepare, prepare_first, role_of, with_dev
-from gradience.words import counted
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row and its position in the file."""
-
-    place: str
-    """`reviews.csv: line 12`, for errors."""
-    values: Mapping[str, object]
-
-    def value(self, column: str) -> object:
-        """Return the value of `column`. Raises InputError (`task-column`)."""
-        if column not in self.values:
-            raise InputError(
-                f"{self.place}: no column `{column}`",
-                code="task-column",
-                hint=did_you_mean(
-                    column,
-                    self.values,
-                    f"the columns are {', '.join(f'`{name}`' for name in self.values)}: rename one to `{column}`",
-                ),
-            )
-        return self.values[column]
-
-    def text(self, column: str) -> str:
-        """The text in `column`, as it is. Raises InputError (`task-column`, `task-text`)."""
-        text = self.value(column)
-        if not isinstance(text, str):
-            raise self.wrong(column, f"contains {json.dumps(text, default=str)[:40]}, which is not text")
-        if not text.strip():
-            raise self.wrong(column, "is empty")
-        return text
-
-    def answer(self, column: str = "answer") -> str:
-        """The text in `column`, as it is; a number is written out. Raises InputError (`task-column`, `task-text`)."""
-        value = self.value(column)
-        return (
-            str(value)
-            if isinstance(value, int | float) and not isinstance(value, bool)
-            else self.text(column)
-        )
-
-    def items(self, column: str, noun: str, least: int) -> Sequence[Any]:
-        """The list in `column`: a JSON list, or in CSV the text of one. Raises InputError (`task-text`)."""
-        value = self.value(column)
-        if isinstance(value, str):
-            try:
-                value = strict_json.parse(value)
-            except ValueError:
-                raise self.wrong(column, "is no list in JSON") from None
-        if not isinstance(value, list) or len(value) < least:
-            raise self.wrong(column, f"is no list of {counted(least, noun)} or more")
-        return value
-
-    @property
-    def id(self) -> str | None:
-        """Return the row's own id; None if it has none. Raises InputError (`task-id`)."""
-        value = self.values.get("id")
-        if isinstance(value, str | int) and not isinstance(value, bool):
-            return self.text("id") if isinstance(value, str) and value.strip() else str(value).strip() or None
-        if value is None:
-            return None
-        raise InputError(
-            f"{self.place}: the id is {value!r:.40}, which is neither a text nor a whole number",
-            code="task-id",
-            hint="write it in quotes, or remove it",
-        )
-
-    def has(self, column: str) -> bool:
-        """Return True if `column` has a value: not null, and not blank in CSV, which has every column in
-        every row.
-        """
-        value = self.values.get(column)
-        return bool(value.strip()) if isinstance(value, str) else value is not None
-
-    def wrong(self, column: str, problem: str) -> InputError:
-        """Return the error (`task-text`) for a row that cannot be used as it is. what: the problem with the column."""
-        return InputError(
-            f"{self.place}: column `{column}` {problem}",
-            code="task-text",
-            hint="remove the row, or correct its text",
-        )
+from gradience.tasks.layouts import laid_out
+from gradience.tasks.row import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +44,23 @@ Tables = Mapping[Role | None, Table]
 # ---------------------------------------------------------------- files
 
 
-def local(path: Path) -> Table:
-    """The rows of a CSV, TSV or JSONL file, read on demand.
+def local(path: Path, columns: Mapping[str, str] | None = None) -> Table:
+    """The rows of a file, of a folder that `datasets` saved, or of `hf://org/name[:split]`, read on demand.
 
-    Raises InputError (`task-file`; while reading also `task-row`).
+    columns: see `laid_out`.
+    Raises InputError (`task-file`; while reading also `task-row`), and as `hub` does.
     """
+    if is_on_hub(path):
+        name, _, split = "/".join(path.parts[1:]).partition(":")
+        table = hub(name, split or None)
+    elif path.is_dir():
+        table = _saved(path)
+    else:
+        table = _file(path)
+    return replace(table, read=lambda: laid_out(table.read(), columns))
+
+
+def _file(path: Path) -> Table:
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"{path}: unknown file extension",
@@ -147,12 +76,55 @@ def local(path: Path) -> Table:
     )
 
 
+SAVED = ("state.json", "dataset_dict.json")
+"""One of these is in a folder that `datasets` saved."""
+
+
+def _saved(path: Path) -> Table:
+    """A folder written by `save_to_disk`; of several splits the one to evaluate."""
+    hint = "give a file of rows, or a folder that `Dataset.save_to_disk` wrote"
+    if not any((path / name).is_file() for name in SAVED):
+        raise InputError(f"{path} is a folder without examples", code="task-file", hint=hint)
+    datasets = require("datasets", extra="hf")
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (FileNotFoundError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise InputError(f"{path}: {first_line(error)}", code="task-file", hint=hint) from None
+    split = ""
+    if isinstance(loaded, dict):
+        split = evaluated_split(loaded)
+        loaded = loaded[split]
+    name = f"{path.name} {split}".strip()
+    return _loaded(loaded, name, f"{name} fingerprint:{loaded._fingerprint}")
+
+
+def evaluated_split(splits: Iterable[str]) -> str:
+    """Return the split to evaluate: test, validation, or the first one."""
+    names = list(splits)
+    return next((name for name in ("test", "validation") if name in names), names[0])
+
+
+def _loaded(loaded: Any, name: str, source: str) -> Table:
+    """Return a loaded data set as a table."""
+    datasets = require("datasets", extra="hf")
+    return Table(
+        lambda: (Row(f"{name}: row {number}", values) for number, values in enumerate(loaded)),
+        source,
+        {
+            column: tuple(feature.names)
+            for column, feature in loaded.features.items()
+            if isinstance(feature, datasets.ClassLabel)
+        },
+    )
+
+
 # ---------------------------------------------------------------- the hub
 
 
-def hub(dataset: str, split: str, *, subset: str | None = None, revision: str | None = None) -> Table:
+def hub(dataset: str, split: str | None, *, subset: str | None = None, revision: str | None = None) -> Table:
     """The rows of a split of a data set on the hub, or of a folder that looks like one.
 
+    split: None is the one to evaluate.
     Raises MissingExtra; NetworkError (`task-dataset`) when the hub cannot be reached or has no such data
     set; InputError (`task-dataset`) when the data set has no such subset or split, or cannot be read.
     """
@@ -161,8 +133,11 @@ def hub(dataset: str, split: str, *, subset: str | None = None, revision: str | 
     datasets = require("datasets", extra="hf")
     from huggingface_hub.errors import HfHubHTTPError
 
-    name = f"{dataset}{f'/{subset}' if subset else ''} {split}"
+    name = f"{dataset}{f'/{subset}' if subset else ''} {split or ''}".rstrip()
     try:
+        if split is None:
+            split = evaluated_split(datasets.get_dataset_split_names(dataset, subset, revision=revision))
+            name = f"{name} {split}"
         loaded = datasets.load_dataset(dataset, subset, split=split, revision=revision)
     except (ConnectionError, HfHubHTTPError, datasets.exceptions.DatasetNotFoundError) as error:
         raise NetworkError(
@@ -177,15 +152,7 @@ def hub(dataset: str, split: str, *, subset: str | None = None, revision: str | 
             code="task-dataset",
             hint="check subset and split, or use local files with the same rows",
         ) from None
-    return Table(
-        lambda: (Row(f"{name}: row {number}", values) for number, values in enumerate(loaded)),
-        name + (f" revision:{revision}" if revision else ""),
-        {
-            column: tuple(feature.names)
-            for column, feature in loaded.features.items()
-            if isinstance(feature, datasets.ClassLabel)
-        },
-    )
+    return _loaded(loaded, name, name + (f" revision:{revision}" if revision else ""))
 
 
 def first_line(error: Exception) -> str:
@@ -220,7 +187,12 @@ def by_role(single: Place | None, places: Mapping[Role, Place | None]) -> dict[R
 
 
 def tables_of(
-    file: Path | None, *, train: Path | None, dev: Path | None, confirm: Path | None
+    file: Path | None,
+    *,
+    train: Path | None,
+    dev: Path | None,
+    confirm: Path | None,
+    columns: Mapping[str, str] | None = None,
 ) -> dict[Role | None, Table]:
     """The files of a task as tables by role, what confirms first. Raises as `by_role` and `local` do."""
     if (file is None) == (train is None and dev is None and confirm is None):
@@ -228,7 +200,7 @@ def tables_of(
             "give one `file`, which is split, or `train_file` and `confirm_file`, with or without `dev_file`"
         )
     files = by_role(file, {"confirm": confirm, "dev": dev, "train": train})
-    return {role: local(path) for role, path in files.items()}
+    return {role: local(path, columns) for role, path in files.items()}
 
 
 def train_and_confirm(
@@ -266,7 +238,7 @@ def sources_of(tables: Mapping[Any, Table]) -> dict[str, str]:
 
 # ---------------------------------------------------------------- kinds of rows
 
-Kind = Literal["prompts", "choices", "labels", "messages"]
+Kind = Literal["prompts", "choices", "labels", "messages", "texts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +267,7 @@ KINDS: Mapping[Kind, Fields] = {
     "choices": Fields(("prompt", "choices", "answer"), profile="jsonl with `scorer: multiple_choice`"),
     "labels": Fields(("text", "label"), profile="classification"),
     "prompts": Fields(("prompt",), ("completion", "answer")),
+    "texts": Fields(("text",), profile="jsonl with `scorer: nll`"),
 }
 """The kinds, the one that says most first: a row of choices has a prompt and an answer as well."""
 
@@ -340,6 +313,8 @@ def checked(table: Table, kind: Kind) -> Iterator[Row]:
 def _not_of(kind: Kind, row: Row, *, first: bool) -> InputError:
     """Describe why a row lacks fields of its kind."""
     fields, other = KINDS[kind], kind_of(row)
+    if (kind, other) == ("labels", "texts"):  # only the label is missing
+        other = None
     if other is not None and first:
         return InputError(
             f"{row.place}: has {KINDS[other].words}, and this task needs {fields.words}",

@@ -19,7 +19,7 @@ from gradience.errors import InputError, UsageError
 from gradience.tasks import gsm8k
 from gradience.tasks.base import AnswerScoring, Filter, LikelihoodScoring
 from gradience.tasks.examples import ChatExample, Examples, PromptExample
-from gradience.tasks.rows import Row
+from gradience.tasks.row import Row
 
 ScorerName = Literal["exact", "normalised", "contains", "regex", "number"]
 NLL: Literal["nll"] = "nll"

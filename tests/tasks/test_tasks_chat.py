@@ -152,7 +152,7 @@ def test_an_answer_is_the_turn_that_is_missing(tmp_path):
         ({"messages": "no"}, "task-text", "is no list in JSON"),
         ({"messages": [{"role": "user", "content": "x"}]}, "task-messages", "the last message is of the user"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "task-messages", "nothing comes before"),
-        ({"messages": [{"role": "bot", "content": "x"}]}, "task-messages", "message 1 has no role"),
+        ({"messages": [{"role": "narrator", "content": "x"}]}, "task-messages", "message 1 has no role"),
         ({"messages": [{"role": "user", "content": ""}]}, "task-messages", "the content of message 1"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "task-messages", "the content of message 1"),
         ({"messages": [7]}, "task-messages", "message 1 has no role"),

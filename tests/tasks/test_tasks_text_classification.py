@@ -116,7 +116,7 @@ def test_what_the_standard_library_writes_is_read_back(tmp_path_factory, given_r
         ("a.csv", "text,label\nFine,a\n".encode("utf-16"), "is not UTF-8", "task-file"),
         ("a.csv", "text,label\nFine,a\nGood,a\n", "its labels are a", "task-label"),
         ("a.csv", "text,label\n", "its labels are none", "task-label"),
-        ("a.json", "[]", "unknown file extension", "task-file"),
+        ("a.xml", "[]", "unknown file extension", "task-file"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, name, content, message, code):

@@ -67,7 +67,7 @@ def test_a_completion_is_trained_as_it_is_and_the_answer_is_what_the_scorer_find
         ([{"prompt": "x", "completion": "It is 5.", "answer": "5"}], "task-answer",
          "line 1: its own response would be scored wrong: `exact` finds 'It is 5.'", "another scorer"),
         ([{"prompt": "\ud83d", "answer": 1}], "task-row", "half of a character", ""),
-        ([{"question": "x", "answer": "y"}], "task-column", "line 1: no column `prompt`", "rename one to `prompt`"),
+        ([{"frage": "x", "antwort": "y"}], "task-column", "line 1: no column `prompt`", "rename one to `prompt`"),
         ([], "task-empty", "no train examples", ""),
     ],
 )  # fmt: skip
