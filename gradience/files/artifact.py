@@ -157,14 +157,13 @@ _LONG = re.compile(rb"\d{19}")
 
 
 def _parsed(path: Path, artifact: type[Artifact], text: bytes) -> Any:
-    """The values of a JSON text. Raises InputError (`artifact-invalid`), also for an integer of 2^63 or more:
-    nothing is counted so far, and a float has no room for 400 digits.
+    """Return the values of a JSON text. Raises InputError (`artifact-invalid`), also for an integer of 2^63 or more.
 
-    Parsed apart from the validation: pydantic's errors hold what they are about, and out of a text that would be a
-    copy of the whole object for each field that is missing, 250 times the file.
+    The text is parsed before the validation, because pydantic's errors would otherwise copy the whole object for each
+    missing field.
     """
     try:
-        if _LONG.search(text):  # only a text with so many digits in a row is looked at twice
+        if _LONG.search(text):  # such texts are parsed twice
             json.loads(text, parse_int=_counted)
         return from_json(text, allow_inf_nan=False)
     except OverflowError:
@@ -185,7 +184,7 @@ def _counted(digits: str) -> int:
 
 
 def _without_schema(path: Path, artifact: type[Artifact], values: Any) -> InputError | None:
-    """The error for an object that names no schema; None for any other."""
+    """Return the error for an object without a schema, or None."""
     if not isinstance(values, dict) or "schema" in values:
         return None
     return InputError(
@@ -208,7 +207,7 @@ def _invalid(path: Path, artifact: type[Artifact], error: ValidationError) -> In
 
 
 def _other_schema(path: Path, artifact: type[Artifact], schema: object) -> InputError:
-    """The error for a file of another version, in which keys may mean something else, or of another kind."""
+    """Return the error for a file of a different version or kind."""
     name, _, number = artifact.schema_id.partition("/")
     other, _, version = str(schema).partition("/")
     if other == name and version.isdecimal() and int(version) < int(number):

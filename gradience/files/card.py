@@ -1,6 +1,6 @@
-"""The model card of an adapter: the block between two markers in its README.md is ours, everything else stays.
+"""The model card of an adapter: Gradience writes only the block between two markers in its README.md.
 
-The block is above the text, behind the YAML that hubs read, and first says what is not true of the text around it.
+The block comes after the YAML that hubs read and before the text. It first says which text describes the original.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BLOCK = re.compile(re.escape(BEGIN) + rb".*?" + re.escape(END), re.DOTALL)
 
 
 def with_block(card: bytes, block: str) -> bytes:
-    """Return the card with `block` (Markdown) between the markers; a block that is there gives way to it.
+    """Return the card with `block` (Markdown) between the markers; an existing block is replaced.
 
     >>> with_block(b"---\\nlicense: mit\\n---\\n# Mine\\n", "Rank 4.")
     b'---\\nlicense: mit\\n---\\n<!-- gradience:card -->\\nRank 4.\\n<!-- /gradience:card -->\\n# Mine\\n'

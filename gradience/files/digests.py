@@ -20,7 +20,7 @@ NOT_LISTED = (DIGESTS, "model.sig")
 
 
 class Digests(Artifact):
-    """The files of a run as they were when it was done. The same files give the same bytes."""
+    """Digests of the files of a finished run. The same files give the same bytes."""
 
     repair: ClassVar[str] = "make it again: the same command with the same --output uses what is finished"
 

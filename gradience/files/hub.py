@@ -1,10 +1,10 @@
-"""A name on the hub -> files on this disk, through huggingface_hub and its cache, and every way in which that fails.
+"""Download files of a Hugging Face Hub repository through huggingface_hub and its cache, and explain its errors.
 
-An address is `org/name@revision:folder`, `hf://…`, or the address of a page. A name is looked for on this disk first;
-only what is not there, and looks like a name on the hub, is one.
+An address is `org/name@revision:folder`, `hf://…`, or the address of a page. A path on this disk takes precedence over
+a repository of the same name.
 
-What a server says is checked before huggingface_hub uses it: it makes files of what a server names (its commit, the
-ETag of a file), follows a redirect to any address, and reads an answer to its end, however long:
+Every response is checked before huggingface_hub uses it. Without the checks it writes files named by the server (a
+commit, the ETag of a file), follows redirects to any address, and reads responses of any length:
 docs/decisions/025-answers-of-a-hub.md.
 """
 
@@ -61,15 +61,15 @@ class Address:
 
 
 def address_of(name: str | os.PathLike[str]) -> Address | None:
-    """Return what `name` means on the hub; None for a path: what is on this disk, or could only be there.
+    """Return the hub address that `name` means; None for a path, whether it exists or not.
 
     >>> address_of("org/name@v1:checkpoint-100")
     Address(repo='org/name', revision='v1', inside='checkpoint-100')
     >>> address_of("./org/name") is None
     True
 
-    `first/second` is a path as well if `first` is on this disk: a misspelt path is not sent anywhere.
-    Raises UsageError (`bad-address`) for an address of something else than a model on the hub.
+    `first/second` is a path if `first` is on this disk, so a misspelt path is never sent to a server.
+    Raises UsageError (`bad-address`) for an address that is not a model on the hub.
     """
     text = os.fspath(name)
     if os.path.lexists(text):
@@ -151,7 +151,7 @@ LOGIN = "`hf auth login`, or HF_TOKEN"
 
 @contextmanager
 def explained(address: Address) -> Iterator[None]:
-    """Turn what huggingface_hub raises within into NetworkError; what the disk refuses stays as it is.
+    """Turn errors of huggingface_hub in the block into NetworkError; errors of the disk are unchanged.
 
     Codes: hub-gated, hub-not-found, hub-revision, hub-file, hub-offline, hub-token, hub-server, hub-connection,
     hub-incomplete.
@@ -247,13 +247,13 @@ def _unreachable(error: BaseException) -> Explanation:
 
 
 def not_cached(address: Address) -> NetworkError:
-    """The error for what would have to be fetched, while the network is switched off."""
+    """Return the error for a file that is not cached while offline mode is on."""
     code, problem, hint = _offline()
     return NetworkError(f"{address}: {problem}", code=code, hint=hint)
 
 
 def no_hub(address: Address, problem: str = "") -> NetworkError:
-    """Return the error for a server that does not answer as a hub. what: a verb and its object, such as `names …`."""
+    """Return the error for a server that is not a hub. problem: a verb and its object, such as `names …`."""
     return NetworkError(
         f"{address}: the server at {_endpoint()} {problem or 'is not a Hugging Face Hub'}",
         code="hub-server",
@@ -262,7 +262,7 @@ def no_hub(address: Address, problem: str = "") -> NetworkError:
 
 
 def _endpoint() -> str:
-    """The address of the hub, without a password in it."""
+    """Return the address of the hub without its password."""
     from huggingface_hub import constants
 
     return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
@@ -273,11 +273,11 @@ def _first_line(error: BaseException) -> str:
 
 
 MAX_ANSWER = 8 * 2**20
-"""Bytes of lists and errors while one name is looked up."""
+"""Maximum bytes of lists and errors for one address."""
 MAX_UNSIZED = 256 * 2**20
-"""Bytes of a file whose size the server does not say."""
+"""Maximum bytes of a file of unknown size."""
 ANSWER_SECONDS = 60.0
-"""Seconds for one answer that is not a file, and for each step of any connection."""
+"""Seconds for a response that is not a file, and for each step of a connection."""
 MAX_WAIT = 300
 """Longest delay in seconds before a busy server gets the request again: huggingface.co counts requests in 5 minutes."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -287,9 +287,9 @@ _guard: _Guard | None = None
 
 @contextmanager
 def guarded(address: Address, limit: int | None = None) -> Iterator[None]:
-    """Check all that huggingface_hub asks and is answered within. Raises NetworkError (hub-server).
+    """Check every request and response of huggingface_hub in the block. Raises NetworkError (hub-server).
 
-    limit: bytes of a file; by default any number that the server says beforehand.
+    limit: maximum bytes of a file; by default the size that the server announces.
     """
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http
@@ -306,7 +306,7 @@ def guarded(address: Address, limit: int | None = None) -> Iterator[None]:
 
 
 def _hooked(factory: Callable[[], Any]) -> Any:
-    """A client of huggingface_hub that has every request and answer checked."""
+    """Return a client of huggingface_hub whose requests and responses are checked."""
     client = factory()
     hooks = client.event_hooks
 
@@ -326,7 +326,7 @@ def _hooked(factory: Callable[[], Any]) -> Any:
 
 
 class _Guard:
-    """Facts collected while one name is looked up."""
+    """Checks and limits for one address."""
 
     def __init__(self, address: Address, limit: int | None) -> None:
         from huggingface_hub import constants
@@ -355,16 +355,16 @@ class _Guard:
             )
 
     def check_request(self, request: Any) -> None:
-        """Called before each request, those that follow a redirect included."""
+        """Check a request before it is sent; redirects are requests of their own."""
         self.check_url(str(request.url))
-        # What is compressed could unfold to any size. huggingface_hub sets no time limit for some requests.
+        # A compressed response could expand to any size. huggingface_hub sets no time limit for some requests.
         request.headers["Accept-Encoding"] = "identity"
         limits = request.extensions.get("timeout") or {}
         kinds = ("connect", "read", "write", "pool")
         request.extensions["timeout"] = {kind: limits.get(kind) or ANSWER_SECONDS for kind in kinds}
 
     def check_response(self, response: Any) -> None:
-        """Called when the headers of an answer are there, and its content is not."""
+        """Check the headers of a response before its content is read."""
         self._check_headers(response)
         response.stream = self._bounded(response)
         if response.is_success and str(response.request.url).startswith(f"{self.endpoint}/api/models/"):
@@ -387,7 +387,7 @@ class _Guard:
         seconds = (wait[1] or wait[2]) if wait is not None and not response.is_success else "0"
         if int(seconds[:9]) > MAX_WAIT:
             raise self.refuse(f"asks to wait {seconds[:20]} seconds")
-        # The ETag of other answers names no file: S3 has its own, as have errors and redirects that are followed.
+        # Only some ETags name a file: S3, errors and redirects have their own.
         host = urlsplit(headers.get("Location") or "").hostname
         followed = response.has_redirect_location and host in (None, urlsplit(self.endpoint).hostname)
         names_a_file = commit is not None and response.status_code < 400 and not followed
@@ -401,7 +401,7 @@ class _Guard:
         if xet is not None and not _DIGEST.fullmatch(xet):
             raise self.refuse(f"names the digest {xet[:80]!r} of a file")
         route = response.links.get("xet-auth", {}).get("url") or headers.get("X-Xet-Refresh-Route")
-        for url in (route, headers.get("X-Xet-Cas-Url")):  # which another client fetches
+        for url in (route, headers.get("X-Xet-Cas-Url")):  # fetched by a different client
             if url is not None:
                 self.check_url(url)
 
@@ -409,7 +409,7 @@ class _Guard:
         """Return the content of a response. Raises NetworkError if it exceeds the limits."""
         url = str(response.request.url).removeprefix(self.endpoint)
         is_file = response.is_success and not re.match(r"/api/(?!resolve-cache/)", url)
-        # Of what has a length no more than that is read.
+        # The client reads no more than an announced length.
         sized = is_file and "Content-Length" in response.headers and self.limit is None
         stream, until = response.stream, time.monotonic() + ANSWER_SECONDS
         name = type(response).__module__.partition(".")[0]  # httpx, whatever it is called there
@@ -473,15 +473,15 @@ def is_public(host: str, port: int) -> bool:
 
 
 SECONDS = 20.0
-"""To wait for the list of a repository's files; downloads have huggingface_hub's own limits."""
+"""Time limit for the list of a repository's files; downloads have huggingface_hub's own limits."""
 _BARS: ContextVar[bool] = ContextVar("bars", default=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Hub repository and commit that something was read from.
+    """Hub repository and commit that files were read from.
 
-    commit: of the files that were read, even if the branch moves afterwards.
+    commit: the commit of these files, even if the branch moves afterwards.
     """
 
     address: Address
@@ -490,7 +490,7 @@ class Source:
 
 @contextmanager
 def with_bars(shown: bool) -> Iterator[None]:
-    """While this lasts, downloads draw huggingface_hub's bars on a terminal (which they do without it), or not."""
+    """Show or hide huggingface_hub's progress bars in the block."""
     token = _BARS.set(shown)
     try:
         yield
@@ -511,7 +511,7 @@ def need_client(address: Address) -> None:
 
 
 def is_offline() -> bool:
-    """Return whether huggingface_hub may not use the network (HF_HUB_OFFLINE)."""
+    """Return True if huggingface_hub must not use the network (HF_HUB_OFFLINE)."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
@@ -529,9 +529,9 @@ def list_files(address: Address) -> Mapping[str, int | None]:
 
 
 def download(address: Address, names: Sequence[str], *, limit: int | None = None) -> tuple[Path, str]:
-    """Fetch files of one commit into the cache. Returns the folder of that commit, and the commit.
+    """Download files of one commit into the cache. Returns the folder of that commit, and the commit.
 
-    names: paths in the repository.   limit: bytes of one file, whatever the server said of its size.
+    names: paths in the repository.   limit: maximum bytes of one file, regardless of the announced size.
     Raises NetworkError (see `explained`, hub-corrupted, hub-lfs-pointer).
     """
     # The first file is requested by the revision, so that the cache knows it offline; the others by its commit.
@@ -564,7 +564,7 @@ def _downloaded(
 
 
 def _whole(address: Address, name: str, path: Path) -> Path:
-    """The file, downloaded once more if its bytes are not those of its digest. Raises NetworkError (hub-corrupted)."""
+    """Return the file, downloaded again if it does not match its digest. Raises NetworkError (hub-corrupted)."""
     if _is_corrupted(path):
         path = _downloaded(address, name, _commit(address, path.parents[name.count("/")]), again=True)
         if _is_corrupted(path):
@@ -577,13 +577,13 @@ def _whole(address: Address, name: str, path: Path) -> Path:
 
 
 def _is_corrupted(path: Path) -> bool:
-    """Return whether a file in the cache has another sha256 than the blob that it links to is called by."""
+    """Return True if a cached file does not match the sha256 in the name of its blob."""
     digest = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
     return re.fullmatch(r"[0-9a-f]{64}", digest) is not None and sha256_file(path) != digest
 
 
 def _no_bars() -> type[Any]:
-    """A class of bars that draw nothing."""
+    """Return a class of progress bars that draw nothing."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     class Silent(tqdm):
@@ -602,7 +602,7 @@ def cached(address: Address, name: str) -> Path | None:
 
 
 def is_cached(address: Address, name: str) -> bool | None:
-    """Return whether the commit has a file of this name, as far as the cache tells; None if it does not."""
+    """Return True if the commit has a file of this name; None if the cache does not know."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(address.repo, name, revision=address.revision)

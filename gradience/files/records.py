@@ -52,7 +52,7 @@ class ExamplesRun(Part):
     base: str
     """The base model's name or folder, as it was loaded. What follows is null if the engine does not know it."""
     base_sha256: str | None
-    """Digest of the name, shape, dtype and 16 values of each parameter of the base, its head apart."""
+    """Digest of the name, shape, dtype and 16 values of each parameter of the base, without its head."""
     tokenizer_sha256: str | None
     """Digest of the tokenizer's vocabulary, rules and special tokens."""
     quantization: str | None = None
@@ -197,7 +197,7 @@ class ScoreRecord:
     kl: Float12 | None = None
     """KL(reference ‖ adapter) summed over the same positions, in nats; null without a reference."""
     flips: int | None = None
-    """Positions at which another token is the most likely one; null without a reference."""
+    """Positions with a different most likely token; null without a reference."""
     truncated: bool
     """True if the prompt was too long and was truncated: at its beginning, or at its end for an
     encoder–decoder.
@@ -205,7 +205,7 @@ class ScoreRecord:
 
     @property
     def correct(self) -> bool:
-        """Another name of `exact`, so that every kind of record has it."""
+        """Alias of `exact`, so that every kind of record has it."""
         return self.exact
 
 
@@ -267,7 +267,7 @@ class Counts:
 
 
 def count(records: Iterable[Record]) -> Counts:
-    """The counts of `records`, of whatever kind."""
+    """Return the counts over records of any kind."""
     rows = list(records)
     outputs = [row for row in rows if isinstance(row, GenerationRecord)]
     return Counts(
@@ -307,10 +307,10 @@ def read_records(path: str | os.PathLike[str]) -> Evaluation[Any]: ...
 @overload
 def read_records(path: str | os.PathLike[str], expected: type[R]) -> Evaluation[R]: ...
 def read_records(path: str | os.PathLike[str], expected: type[R] | None = None) -> Evaluation[Any]:
-    """Header and records of the file at `path`; with `expected`, records of this type only.
+    """Read header and records of the file at `path`; with `expected`, only records of this type.
 
-    Raises InputError: `artifact-missing` when it cannot be read, `artifact-invalid` when a line is not what
-    it should be, when there are more or fewer records than the header says, or when they are of another kind.
+    Raises InputError: `artifact-missing` if there is no file; `artifact-invalid` if a line is invalid, if the number of
+    records differs from the header's, or if they are of a different kind.
     """
     path = Path(path)
     number = 0
@@ -339,9 +339,9 @@ def read_records(path: str | os.PathLike[str], expected: type[R] | None = None) 
     if run is None:
         raise _invalid(path, "line 1: the file is empty")
     if len(records) != run.n:
-        raise _invalid(path, f"{len(records)} records, and the first line says {run.n}")
+        raise _invalid(path, f"{len(records)} records instead of the {run.n} in the first line")
     if expected is not None and RECORD_TYPES[run.kind] is not expected:
-        raise _invalid(path, f"its records are of the kind {run.kind}")
+        raise _invalid(path, f"its records are of kind {run.kind}")
     return Evaluation(run, tuple(records))
 
 

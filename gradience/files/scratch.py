@@ -24,7 +24,7 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(tmp|old)", re.DOTALL)
 
 
 def scratch_beside(path: Path, kind: str = "tmp") -> Path:
-    """A new name beside `path` for what will take its place (`tmp`), or for what stood there (`old`)."""
+    """Return a new name beside `path` for its replacement (`tmp`) or for its previous content (`old`)."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}")
 
 
@@ -75,7 +75,7 @@ def lock(handle: int) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Lock a folder that is there against a second run. Raises LockedError (output-locked), OSError."""
+    """Lock an existing folder against a second run. Raises LockedError (output-locked), OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):  # a file system without locks

@@ -1,7 +1,7 @@
-"""Files and folders that are there whole or not at all: temporary name, fsync, rename.
+"""Atomic writes of files and folders: temporary name, fsync, rename.
 
-While it is written it is locked (see `scratch`), so that the next writer can tell the remains of a killed one
-(`.<name>.<random>.tmp`, `.<name>.<random>.old`) from the work of a living one, and removes them.
+A temporary file is locked while it is written (see `scratch`). The next writer removes the remains of killed writers
+(`.<name>.<random>.tmp`, `.<name>.<random>.old`), which are not locked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gradience.files.scratch import (
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turn what the disk or the permissions refuse inside the block into OutputError (`write-failed`)."""
+    """Turn disk and permission errors in the block into OutputError (`write-failed`)."""
     try:
         yield
     except OSError as error:
@@ -71,7 +71,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_output(output: Path, source: Path, *, force: bool) -> None:
-    """Refuse an output that exists, or that would lie in or over the adapter at `source`.
+    """Refuse an output that exists, or that is inside the adapter at `source` or contains it.
 
     source: the adapter's folder, or a file in it.
     Raises UsageError (output-exists, output-is-input, not-ours), OutputError (write-failed).
@@ -99,7 +99,7 @@ def check_output(output: Path, source: Path, *, force: bool) -> None:
 
 
 def _resolved(path: Path) -> Path:
-    """`path` without links; it need not be there. Raises OSError for links in a circle, on every Python."""
+    """Return `path` without links; it need not exist. Raises OSError for a cycle of links on every Python."""
     try:
         path.stat()  # Path.resolve() raises RuntimeError for a circle up to Python 3.12, and nothing from 3.13 on
     except OSError as error:
@@ -109,7 +109,7 @@ def _resolved(path: Path) -> Path:
 
 
 def already_exists(output: Path) -> UsageError:
-    """The error for an output that is not replaced without force."""
+    """Return the error for an output that is only replaced with force."""
     return UsageError(
         f"{output}: already exists",
         code="output-exists",
@@ -142,7 +142,7 @@ def whole_folder(output: Path, *, force: bool) -> Iterator[Path]:
 
 
 def _sync(folder: Path) -> None:
-    """Have every file below `folder` on the disk before the folder gets its name."""
+    """Sync every file in `folder` to the disk."""
     for entry in folder.rglob("*"):
         if entry.is_file():
             with entry.open("rb") as file:
@@ -161,9 +161,9 @@ def _rename_unless_there(scratch: Path, place: Path) -> None:
 
 
 def _swap(scratch: Path, place: Path) -> None:
-    """`scratch` takes the place. What stood there bears the name of `scratch` then, and vanishes with it.
+    """Exchange `scratch` with `place`; the previous folder is removed together with `scratch`.
 
-    Of several that come at the same moment each finds either what stood there or another's result.
+    Concurrent writers each replace either the previous folder or one another's result.
     """
     while True:
         try:
@@ -189,9 +189,9 @@ def _swap_by_renames(scratch: Path, place: Path) -> None:
 
 
 def _finish_interrupted(place: Path) -> None:
-    """Clear away what killed runs left beside `place`; if one died between its two renames, put the old folder back.
+    """Remove what killed runs left beside `place`; restore the old folder if a run was killed between its two renames.
 
-    While another run is at work on the same place, nothing is touched.
+    Nothing is changed while a different run is writing to the same place.
     """
     rests = left_beside(place)
     with ExitStack() as locks:

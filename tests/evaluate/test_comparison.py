@@ -200,7 +200,7 @@ def test_records_survive_the_disk_and_damage_is_named(tmp_path, kind, rows, othe
 
     lines = path.read_bytes().splitlines(keepends=True)
     for damaged, where in [
-        (b"".join(lines[:-1]), "1 records, and the first line says 2"),
+        (b"".join(lines[:-1]), "1 records instead of the 2 in the first line"),
         (b"".join(lines)[:-20], "line 3"),
         (b"", "line 1"),
         (b"".join(lines[1:]), "line 1"),
