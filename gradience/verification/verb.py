@@ -10,7 +10,7 @@ from gradience.bench.verb import verify as verify_bench
 from gradience.bench.verdict.folders import AGGREGATE, BENCH
 from gradience.bench.verify.files import check_files
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.verify import check_plan_digest, unpacked
+from gradience.bench.verify.verify import as_published, check_plan_digest, unpacked
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.errors import GradienceError, UsageError
@@ -65,6 +65,7 @@ def verify(settings: VerifySettings) -> Verification:
         )
     watch, findings = Stopwatch(settings.command), Findings()
     with unpacked(folder) as place:
+        findings.named = lambda text: as_published(text, place, folder)
         if (place / DIGESTS).is_file() or settings.root is not None:
             check_files(place, findings, expected=settings.root)
         plan = check_plan_digest(place, settings.plan, findings)

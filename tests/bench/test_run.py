@@ -202,7 +202,7 @@ def test_a_probe_must_leave_its_base_behind(causal: Path, tmp_path: Path) -> Non
         "without an adapter",
         bench.probe.correct,
     )
-    assert f"its base alone has {bench.probe.correct}" in bench.variants[0].reasons[0]
+    assert f"the base model has {bench.probe.correct}" in bench.variants[0].reasons[0]
     assert read_records(tmp_path / "base" / "eval" / "answers.records.jsonl")[0].adapter is None
 
 

@@ -89,7 +89,7 @@ def _of_header(header: Mapping[str, TensorEntry], adapter: StoredAdapter, ranks:
     stored = {
         key.module: header[name].shape[0]
         for name, key in keys.items()
-        if key.role in ("A", "embedding_A") and not key.ghost
+        if key.role in ("A", "embedding_A") and not key.ghost and header[name].shape
     }
     for module, rank in ranks.items():
         if module in stored or not rank:  # the experts of a block share one tensor under another name
