@@ -115,7 +115,7 @@ def test_sizes_are_labelled_by_what_they_are(report, calibration, capsys):
     assert plan.prediction.kl_per_token > 1.5 * row.calibrated_kl_per_token
     shown = " ".join(plan.to_text().split())
     assert "size of rank parameters KL/token, by effect KL/token, SVD" in shown
-    assert "--rank K with the calibration is neither" in shown
+    assert "SVD: --rank K without the calibration" in shown
 
 
 def test_a_stricter_limit_never_gives_a_smaller_adapter(report, calibration):
