@@ -14,7 +14,7 @@ from gradience.bench.verify.data import check_records
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import repeated, rescored
 from gradience.bench.verify.verify import differences
-from gradience.card import card_of
+from gradience.card import EVALUATED, card_of
 from gradience.compress.adapter import REPORT
 from gradience.digests import sha256_file
 from gradience.errors import GradienceError, InputError
@@ -160,7 +160,7 @@ def _check_adapter(place: Path, report: ShrinkReport, findings: Findings) -> Non
         )
         check_facts(findings, ((f"{shrink.ADAPTER}/{REPORT}", *fact) for fact in facts))
     card = read_card(folder)
-    if card and report.run.gradience_version == __version__:
+    if EVALUATED.encode() in card and report.run.gradience_version == __version__:
         with findings.check("card", "L1", "the model card in adapter/ matches shrink.json, byte for byte"):
             if with_block(card, card_of(folder, report)) != card:
                 findings.mismatch(f"{shrink.ADAPTER}/README.md", f"its block differs from {shrink.SHRUNK}")
@@ -216,7 +216,7 @@ class _Recorded(Answering):
         looks = plan.looks or (examples,)
         self.evaluator = cast(Any, SimpleNamespace(forget=lambda name: None, looks=looks))
         self._read: dict[str, Evaluation[Any]] = {}
-        self._examples: dict[int, str] = {}  # their digest, by their number
+        self._examples: dict[tuple[str, int], str] = {}  # their digest, by kind of records and number
         self.known = {row.name: _adapter_of(row) for row in rows if row.role != BASE}
         self._likelihoods = isinstance(report, ShrinkReport)
         self._header = read_records(place / RECORDS / f"{rows[0].name}.jsonl").run
@@ -242,7 +242,9 @@ class _Recorded(Answering):
         plan = report.plan
         assert plan.dev is not None
         whole = {
-            one.name: EvaluatedAdapter.model_construct(**{**dict(report.reference), "name": one.name})
+            one.name: EvaluatedAdapter.model_construct(
+                **{**dict(report.reference), "name": one.name, "sha256": None}
+            )
             for one in plan.candidates
         }
         whole |= {name: row for name, row in self.rows.items() if name in whole}
@@ -297,7 +299,11 @@ class _Recorded(Answering):
             ("looks", run.looks, looks[: len(run.looks)]),
             ("base", run.base, self._header.base),
             ("adapter", run.adapter, None if of.role == BASE else of.name),
-            ("examples_sha256", run.examples_sha256, self._examples.setdefault(run.n, run.examples_sha256)),
+            (
+                "examples_sha256",
+                run.examples_sha256,
+                self._examples.setdefault((run.kind, run.n), run.examples_sha256),
+            ),
         ]
         if of.sha256 is not None:
             facts.append(("adapter_sha256", run.adapter_sha256, of.sha256))

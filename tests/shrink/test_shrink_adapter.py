@@ -17,7 +17,7 @@ from scipy.special import log_softmax
 from transformers import AutoModelForSequenceClassification
 
 import gradience
-from gradience import evaluate_adapters, shrink_adapter
+from gradience import evaluate_adapters, shrink_adapter, verify
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.answering import Answering
@@ -166,6 +166,7 @@ def test_free_text_has_the_likelihood_of_its_gold_responses(causal, tmp_path):
     assert distance.nll.mean == pytest.approx(lost.mean(), abs=1e-9)
     assert distance.kl_per_example_above_floor.mean == pytest.approx(above.mean(), abs=1e-9)
     assert [record.kl for record in scores["reference"]] == pytest.approx([0.0] * len(lost), abs=1e-6)
+    assert (verify(tmp_path / "out").verdict, verify(tmp_path / "out").level) == ("consistent", "L1")
 
 
 def test_likelihoods_are_compared_in_nats_per_token(causal, tmp_path):
@@ -188,6 +189,7 @@ def test_likelihoods_are_compared_in_nats_per_token(causal, tmp_path):
     expected = mean_difference(-lost / tokens, 0.90)
     assert candidate.result.bounds.low == pytest.approx(expected.low, abs=1e-9)
     assert (candidate.status == "shown") == (expected.low > -0.01)
+    assert (verify(tmp_path / "out").verdict, verify(tmp_path / "out").level) == ("consistent", "L2")
     assert "0.01 nats per token" in report.to_markdown()
     assert "points" not in report.to_markdown()
 
@@ -271,6 +273,7 @@ def test_a_plan_other_than_that_of_the_answers_caps_the_grade(
         assert (report.smallest, report.candidates[-1].result.grade) == ("rank1", "C")
         assert EXPLORATORY in report.sentence
         assert EXPLORATORY in report.candidates[-1].result.reason
+        assert verify(output).verdict == "consistent"
 
 
 def test_different_tests_on_the_same_rows_are_counted_beside_the_run(folder, tmp_path):
@@ -317,6 +320,7 @@ def test_the_dev_rows_choose_the_start_and_nothing_else(folder, tmp_path, monkey
     assert (report.plan.examples, report.plan.dev.examples, report.plan.dev.source) == (40, 20, "split")
     assert statuses(report) == {"rank3": "skipped", "rank2": "shown", "rank1": "shown"}
     assert [candidate.dev.n for candidate in report.candidates] == [20, 20, 20]
+    assert verify(tmp_path / "out").verdict == "consistent"
     assert [candidate.result and candidate.result.n for candidate in report.candidates] == [None, 40, 40]
     assert [name for name, _, _ in watcher.stages] == [
         f"{name}/eval"
