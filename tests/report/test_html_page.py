@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+from collections import Counter
 
 import pytest
 from audit_sample import mistral_rows, report
@@ -15,10 +16,13 @@ from test_evidence_text import two_logs
 from test_faces import RESULTS, SAMPLES
 from test_names import ATTRIBUTE, WORST, parsed, steering
 
+from gradience.reports.base.blocks import spans
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.evaluation import EvaluationReport
+from gradience.reports.page.parts import parts_of
 from gradience.reports.page.render import BUNDLE, MARK, asset, is_page, json_text, to_page
 from gradience.reports.plots.kinds import plots_of
+from gradience.reports.plots.plot import Image
 from gradience.reports.registry import reports
 from gradience.sources import Source
 
@@ -258,3 +262,24 @@ def test_only_a_page_of_ours_is_known_as_one(tmp_path):
     assert not is_page(other)
     assert not is_page(tmp_path)
     assert not is_page(tmp_path / "none.html")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_chart_prints_the_same_label_three_times(name):
+    """Of the heading above it, its title, its axes, its colour bar and its legend."""
+    for part in parts_of(PAGES[name](), texts=True):
+        for heading, plots in [
+            (part.heading, part.plots),
+            *((row.heading, row.plots) for row in part.sections),
+        ]:
+            for plot in plots:
+                labels = [
+                    "".join(span.text for span in spans(heading.text)),
+                    plot.title,
+                    plot.x.title,
+                    plot.y.title,
+                ]
+                labels += [series.color.title for series in plot.series if isinstance(series, Image)]
+                labels += [series.name for series in plot.series if len(plot.series) > 1]
+                counts = Counter(label.casefold() for label in labels if label)
+                assert max(counts.values()) < 3, (plot.name, counts.most_common(1))
