@@ -30,7 +30,7 @@ from gradience.reports.base.blocks import (
 from gradience.reports.base.numbers import MISSING, count, max_lora_rank, percent, plural, sig, size
 from gradience.reports.base.report import PlotOf, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.view import first_names
+from gradience.reports.base.view import first_names, more
 
 RowStatus = Literal["ok", "incomplete", "untrained", "failed"]
 CopyKind = Literal["same file", "same update", "near"]
@@ -326,7 +326,7 @@ def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
         Paragraph(_base(base)),
         steps,
         above,
-        *([dim(f"and {count(hidden)} more")] if hidden > 0 else []),
+        *more(hidden, "more adapter"),
     ]
 
 
@@ -365,7 +365,7 @@ def _copies(report: FleetReport, *, brief: bool) -> list[Block]:
     return [
         Heading("Duplicates", aside="compared by ΔW, not by factors"),
         table,
-        *([dim(f"and {count(hidden)} more groups")] if hidden else []),
+        *more(hidden, "more group"),
     ]
 
 

@@ -13,17 +13,16 @@ from gradience.reports.base.blocks import (
     Column,
     Document,
     Heading,
-    Inline,
     Note,
     Notes,
     Paragraph,
     Span,
-    Table,
-    dim,
+    table_of,
 )
 from gradience.reports.base.numbers import count, percent, plural, size
 from gradience.reports.base.report import PlotOf, Plots, Report
 from gradience.reports.base.run import RunInfo
+from gradience.reports.base.view import more
 
 TruncationStatus = Literal["written", "reused", "small enough", "failed"]
 
@@ -107,27 +106,23 @@ def _batch_blocks(report: FleetCompression, shown: int | None = None) -> Documen
         ("Truncated adapters, largest error first", written),
         (f"Already at or below rank {count(report.rank)} (not copied)", small),
     ):
-        rows: list[list[Inline]] = []
-        for adapter in adapters[:shown]:
-            rank = "" if adapter.old_rank is None else count(adapter.old_rank)
-            error = percent(adapter.measured_error) if adapter.new_bytes is not None else ""
-            rows.append([Span(adapter.path, "name"), rank, error])
-        if rows:
-            columns = [Column("adapter"), Column("r", ">"), Column("error", ">")]
-            blocks += [Heading(title), Table(columns, rows), *_more(len(adapters) - len(rows))]
+        table = table_of(
+            adapters[:shown],
+            (Column("adapter"), lambda row: Span(row.path, "name")),
+            (Column("r", ">"), lambda row: "" if row.old_rank is None else count(row.old_rank)),
+            (Column("error", ">"), lambda row: "" if row.new_bytes is None else percent(row.measured_error)),
+        )
+        if adapters:
+            blocks += [Heading(title), table, *more(len(adapters) - len(table.rows), "more adapter")]
     notes = []
     for adapter in failed[:shown]:
         text = (Span(adapter.error or "", "bad"), ": ", Span(adapter.path, "name"))
         notes.append(Note("error", text, [adapter.message or ""]))
     if notes:
-        blocks += [Heading("Not compressed"), Notes(notes), *_more(len(failed) - len(notes))]
+        blocks += [Heading("Not compressed"), Notes(notes), *more(len(failed) - len(notes), "more adapter")]
     if written:
         advice = (
             "These are weight errors. Evaluate the adapters that matter: gradience evaluate, gradience shrink"
         )
         blocks.append(Notes([Note("info", advice)]))
     return blocks
-
-
-def _more(hidden: int) -> list[Block]:
-    return [dim(f"and {count(hidden)} more")] if hidden else []
