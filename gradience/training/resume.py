@@ -192,7 +192,9 @@ class Journal:
         if not self.path.exists():
             return None
         try:
-            return Started.model_validate_json(read_file(self.path, MAX_SETTINGS_BYTES))
+            started = Started.model_validate_json(read_file(self.path, MAX_SETTINGS_BYTES))
+            Earlier.model_validate({"until_step": 0, **started.numerics})  # `resume` makes one
+            return started
         except ValidationError as error:
             raise InputError(
                 f"{self.path}: not a valid training journal: {error.errors(include_url=False)[0]['msg']}",
