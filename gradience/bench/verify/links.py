@@ -91,6 +91,8 @@ def _of_base(outcome: Outcome, adapter: StoredAdapter, plan: BenchPlan) -> Itera
     """Compare the name of the base: the last part, since it may be stored elsewhere."""
     named = EMBEDDED[plan.model][1] if plan.model in EMBEDDED else plain_name(plan.model)
     expected, at = Path(named).name, f"{outcome.planned.name}/{adapter.folder.parent.name}"
+    if expected in ("", ".."):  # `.`: the folder of the config, whose name the plan does not hold
+        return
     if adapter.training is not None:
         yield f"{at}/{TRAINING}", "base", Path(adapter.training.base).name, expected
     path = adapter.folder / "adapter_config.json"
@@ -107,7 +109,8 @@ def _scoring(run: ExamplesRun, plan: BenchPlan, version: int | None) -> str:
     recorded = run.scoring or ""
     is_known = version is not None and run.versions.get("gradience") == __version__
     start = f"{plan.task} {version if is_known else recorded.removeprefix(f'{plan.task} ').partition(',')[0]}"
-    end = "" if plan.task_code is None else f", {plan.task_code.sha256 or ''}"
+    code = plan.task_code
+    end = "" if code is None else f", {code.sha256 or code.package or code.name}"
     is_planned = (recorded == start or recorded.startswith(f"{start}, ")) and recorded.endswith(end)
     return recorded if is_planned else f"{start}{end}"
 
