@@ -34,6 +34,8 @@ FOLDED = 40
 HEIGHT, LEAST_HEIGHT = 360, 220
 ROW_HEIGHT, CELL_WIDTH = 26, 16
 """Pixels per row of a forest plot or a heat map, and per column of a heat map at least."""
+SCROLLED = 22
+"""A plot with more rows than this may be higher than its part of the page, and scrolls."""
 BUNDLE = "plotly-cartesian.min.js"
 
 Values = dict[str, Any]
@@ -237,6 +239,7 @@ def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Va
                 # forest plots and heat maps grow with their rows
                 "height": max(LEAST_HEIGHT, 110 + ROW_HEIGHT * rows) if rows else HEIGHT,
                 "width": CELL_WIDTH * columns if mapped else 0,
+                "scrolls": mapped or rows > SCROLLED,  # reached by keyboard
                 "wide": wide,
                 "table": _safe(_scrolled(table_of(plot), f"Figures: {plot.title}")),
             }
