@@ -126,7 +126,12 @@ def test_one_seed_is_verified_by_itself(trained: Path) -> None:
     assert (report.verdict, report.level, report.seeds) == ("consistent", "L2", (2,))
 
 
-@pytest.mark.parametrize("name", sorted(path.parent.name for path in KEPT.glob("*/everything.tar.xz")))
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        path.parent.name for path in KEPT.glob("*/everything.tar.xz") if [*path.parent.rglob("bench.json")]
+    ),
+)
 def test_the_kept_runs_are_verified(name: str) -> None:
     """As they lie in a clone, packed: runs of Bench, and results of shrink and evaluate."""
     report = gradience.verify(KEPT / name)
