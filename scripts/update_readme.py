@@ -104,7 +104,7 @@ KEPT = (
     Kept("docs/evaluate.md", "lm_eval_read", "smollm2_lm_eval/read.json"),
     Kept("docs/calibrate.md", "calibrate", "minilm_prompts/calibrate.json"),
     Kept("docs/distill.md", "distill", "minilm_prompts/distill_report.json"),
-    Kept("docs/shrink.md", "shrink", "minilm_shrink/shrink.json"),
+    Kept("docs/shrink.md", "shrink", "minilm_shrink_looks/shrink.json"),
     Kept(
         "docs/shrink.md",
         "shrink-arithmetic",

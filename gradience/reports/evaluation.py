@@ -286,7 +286,7 @@ class ShownMargin(Part):
 
 
 class ComparisonForecast(Report):
-    """The part that the dry runs of `evaluate` and `shrink` share: memory, and the drops that can be detected."""
+    """What the dry runs of `evaluate` and `shrink` share: memory, and the drops that can be detected."""
 
     plots: ClassVar[Plots] = {
         "margins": PlotOf("sizes:margins_plot", ("Detectable",)),

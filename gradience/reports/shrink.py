@@ -460,10 +460,14 @@ def distance_blocks(report: ShrinkReport) -> list[Block]:
         (Column("95 % interval", ">", drop=2), lambda row: _interval(row[1].kl_per_example_above_floor)),
         (Column("flips", ">", drop=3), lambda row: MISSING if row[2] is None else flips_cell(row[2])),
     )
+    where = ", over the first look" if report.plan.looks else ""
     legend: list[tuple[str, Inline]] = [
         ("ΔNLL", "increase in NLL of the gold answers, in nats per example (positive is worse)"),
         ("KL/example", "KL divergence from the reference outputs, in nats per example"),
-        ("above noise floor", "KL/example − that of the rewrite control (the same update in other factors)"),
+        (
+            "above noise floor",
+            f"KL/example − that of the rewrite control (the same update in other factors){where}",
+        ),
         ("flips", "examples whose output changes"),
     ]
     if tokens:
