@@ -231,7 +231,9 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
     tau, initial = settings.tau, settings.initial_adapter
     if not 0 < tau <= 1:
         raise UsageError(
-            f"tau is {tau}, not in (0, 1]", code="bad-tau", hint="a share of the energy such as 0.95"
+            f"tau is {tau}, but must be above 0 and at most 1",
+            code="bad-tau",
+            hint="a share of the energy such as 0.95",
         )
     allowed = checked_ranks(ranks.DEFAULT_GRID if settings.allowed_ranks is None else settings.allowed_ranks)
     how: dict[str, Any] = {

@@ -62,7 +62,7 @@ class ToRank:
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         if self.rank < 1:
             raise UsageError(
-                f"rank is {self.rank}, not at least 1", code="bad-rank", hint="give a rank such as 16"
+                f"rank is {self.rank}, but must be at least 1", code="bad-rank", hint="give a rank such as 16"
             )
         return _each(modules, grid, lambda module: min(self.rank, module.rank))
 
@@ -88,7 +88,7 @@ class ToEnergy:
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         if not 0 < self.tau <= 1:
             raise UsageError(
-                f"energy is {self.tau}, not in (0, 1]",
+                f"energy is {self.tau}, but must be above 0 and at most 1",
                 code="bad-tau",
                 hint="give a share of the energy such as 0.95",
             )
@@ -188,7 +188,7 @@ class ToBudget:
         elif not 0 <= value < 1:
             noun = "a reduction" if name == "reduction" else "an error"
             raise UsageError(
-                f"{noun} of {value} is not in [0, 1)",
+                f"{noun} of {value} is not a number from 0 to below 1",
                 code="bad-budget",
                 hint="give a share such as 0.5" if name == "reduction" else "give an error such as 0.1",
             )
