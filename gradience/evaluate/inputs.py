@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from inspect import signature
 from pathlib import Path
@@ -25,9 +25,11 @@ from gradience.models.tokenizers import with_tokenizer
 from gradience.reports.base.exact import as_written, share_of_points
 from gradience.reports.bench_plan import Role
 from gradience.reports.evaluation import KeptRecords
+from gradience.statistics.groups import group_note, joined, spelling_key
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task, rendered
+from gradience.tasks.examples import ChoiceExample, LabelledExample
 from gradience.tasks.layouts import columns_hint
-from gradience.tasks.rows import Kind, kind_of, local, sample_of
+from gradience.tasks.rows import Kind, grouped_by, kind_of, local, sample_of
 from gradience.words import counted
 
 READERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
@@ -61,6 +63,8 @@ class Inputs:
     """True if KL and flips on the gold responses are measured beside the answers."""
     looks: tuple[int, ...] = ()
     """Numbers of examples at which candidates are tested, the last of them all; empty: all at once."""
+    group_of: Mapping[str, int] = field(default_factory=dict)
+    """Id of an example -> its group; empty if each example is its own."""
     grown_from: int | None = None
     """Number of examples that was planned before the first answers, if there are more now."""
 
@@ -187,8 +191,45 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
             f"the engine {engine_type.name} gives no likelihoods: KL, flips, and whether an adapter has any effect were"
             " not measured"
         )
-    inputs = replace(inputs, request=asked, notes=tuple(notes), measures_divergence=measures)
+    groups = groups_of(task, examples, request)
+    if groups:
+        notes.append(group_note(len(examples), tuple(groups.values()), request.group))
+    inputs = replace(inputs, request=asked, notes=tuple(notes), measures_divergence=measures, group_of=groups)
     return with_looks(inputs) if len(adapters) > 1 else inputs
+
+
+def groups_of(task: Task, examples: Sequence[Any], request: EvaluateSettings) -> dict[str, int]:
+    """Return the group of each example by its id: by `--group`, and spellings of one text; empty if each is its own.
+
+    Raises UsageError (`no-group`) without such a column, and for a single group.
+    """
+    known = task.examples.groups
+    if request.group is not None and not known:
+        raise UsageError(
+            f"--group {request.group}: only rows of your own file have a column of groups",
+            code="no-group",
+            hint="give --data FILE with prompts, choices, messages, or the columns `text` and `label`",
+        )
+    groups = joined(
+        [known.get(row.id) for row in examples], [spelling_key(_text_of(row)) for row in examples]
+    )
+    if len(set(groups)) == len(groups):
+        return {}
+    if len(set(groups)) == 1:
+        raise UsageError(
+            "all examples belong to one group: they are not a sample",
+            code="no-group",
+            hint="give different examples, or a column with more values",
+        )
+    return dict(zip((row.id for row in examples), groups, strict=True))
+
+
+def _text_of(example: Any) -> str:
+    if isinstance(example, LabelledExample):
+        return f"{example.text}\n{example.text_pair or ''}"
+    if isinstance(example, ChoiceExample):
+        return "\n".join((example.prompt, *example.choices))
+    return str(example.prompt) if example.prompt.strip() else str(example.response)
 
 
 def _planned_limit(request: EvaluateSettings) -> int | None:
@@ -267,7 +308,7 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
         options["columns"] = dict(request.columns)
     file = data if request.folder is None or is_on_hub(data) else data.absolute()
     # A task of the user's may choose among all examples.
-    with sample_of(request.limit if profile in tasks.PROFILES else None):
+    with sample_of(request.limit if profile in tasks.PROFILES else None), grouped_by(request.group):
         return tasks.load(profile, {**more, **options, "file": str(file)}, folder=folder, needed=())
 
 

@@ -26,6 +26,7 @@ from gradience.reports.evaluation import (
     StopReason,
     TestedLook,
 )
+from gradience.statistics.groups import numbered
 from gradience.tasks.base import GenerationTask
 from gradience.words import counted, points
 
@@ -52,6 +53,7 @@ def report_of(
         examples=len(inputs.examples),
         examples_sha256=answering.data,
         looks=inputs.looks,
+        groups=groups_in_order(inputs),
         grown_from=inputs.grown_from,
         margin=inputs.margin,
         conditions=conditions_of(reference.run, fingerprint_of_base, *engines),
@@ -59,6 +61,15 @@ def report_of(
         notes=tuple(map(sentence_text, inputs.notes)),
         run=watch.run_info(),
     )
+
+
+def groups_in_order(inputs: Inputs) -> tuple[int, ...] | None:
+    """Return the group of each example, in their order; None if each is its own."""
+    if not inputs.group_of or isinstance(
+        inputs.examples, range
+    ):  # of a recomputation only their number is known
+        return None
+    return numbered(inputs.group_of[row.id] for row in inputs.examples)
 
 
 def conditions_of(
@@ -124,12 +135,13 @@ def _against(
     change = diverge(reference, answers)  # refuses what was not evaluated in the same way
     output = _change_of_scores(answers if inputs.likelihoods else scores, change.flips)
     tested: dict[str, Any] = {}
+    groups = [inputs.group_of[row.id] for row in answers.records] if inputs.group_of else None
     if inputs.compares_nll:
         before, tokens = _columns(reference)
         after, _ = _columns(answers)
         gains = per_token(before, tokens, after)
         if len(gains) > 1:
-            tested = _tested(inputs, look, pool([gains]))
+            tested = _tested(inputs, look, pool([gains], groups))
         likelihood = LikelihoodEvidence.of(before, tokens, after)
         return {"likelihood": likelihood, "change": output, **tested}
     if output is None and change.kl_per_example is not None and change.flips is not None:
@@ -145,7 +157,7 @@ def _against(
             after.correct - before.correct
             for before, after in zip(reference.records, answers.records, strict=True)
         ]
-        tested = _tested(inputs, look, pool([differences]))
+        tested = _tested(inputs, look, pool([differences], groups))
     return {"pairs": change.table, "change": output, **tested}
 
 
@@ -266,7 +278,9 @@ def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int =
     worst = (
         f"at most {size(-bounds.low)} {lost}" if bounds.low < 0 else f"at least {size(bounds.low)} {gained}"
     )
-    groups = None if row.likelihood is None else row.n
+    groups = None
+    if row.likelihood is not None and row.n is not None:
+        groups = min(row.n, len({*inputs.group_of.values()})) if inputs.group_of else row.n
     grade, needs = pair_grade(bounds.low, bounds.high, margin, adjusted, groups=groups), None
     if grade == "B":
         reason = f"supported for these runs: {measure} {worst} (95 % confidence, margin {allowed})"

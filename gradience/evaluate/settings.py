@@ -97,6 +97,8 @@ class ExampleSettings:
     """The largest acceptable drop in accuracy, in points (default: 2.5); for likelihoods in nats per token (0.025)."""
     role: Annotated[Literal["confirm", "dev"], Flag("ROLE")] = "confirm"
     """Examples of a task: test (confirm) or development (dev)."""
+    group: Annotated[str | None, Flag("COLUMN")] = None
+    """Column of the file that names each example's document, user or template: the test counts groups."""
     limit: Annotated[Positive | None, Flag("N")] = None
     """Evaluate at most N examples. After a first evaluation of more, tests stop at an earlier look."""
     all_rows: bool = False

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from gradience.digests import sha256_text
 from gradience.errors import InputError, UsageError, did_you_mean
+from gradience.statistics.groups import spelling_key
 from gradience.words import listed, printable
 
 MAX_ITEMS = 200_000
@@ -38,6 +39,10 @@ class Item:
     output: str = ""
     """Beginning of the model's output."""
     score: float = 0.0
+    spelling: str | None = None
+    """Digest of the text that spellings of it share; None if the log does not contain it."""
+    group: str | None = None
+    """Value in the column of groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,8 @@ class Wanted(NamedTuple):
 
     metric: str | None = None
     filter: str | None = None
+    group: str | None = None
+    """Column of groups."""
 
 
 class Format(NamedTuple):
@@ -195,6 +202,25 @@ def tail(text: str) -> str:
     """The end of a text on one line."""
     line = " ".join(text[-4 * EXCERPT :].split())
     return sys.intern(line if len(line) <= EXCERPT else f"…{line[1 - EXCERPT :]}")
+
+
+def spelling(text: str) -> str | None:
+    """Return the digest of a text without case, space and punctuation; None if there is none."""
+    return digest(spelling_key(text)) if text.strip() else None
+
+
+def group_of(place: str, values: Mapping[str, Any], column: str | None) -> str | None:
+    """Return the value in the column of groups; None without one. Raises InputError (`log-group`)."""
+    if column is None:
+        return None
+    value = values.get(column)
+    if isinstance(value, str | int) and value != "":
+        return str(value)
+    raise InputError(
+        f"{place}: no group in `{column}`",
+        code="log-group",
+        hint=did_you_mean(column, values, f"the columns are {_names(list(values))}"),
+    )
 
 
 def digest(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from gradience.digests import sha256_file
 from gradience.errors import InputError
-from gradience.evidence.base import Item, Log, Row, Wanted, add, choose, digest, head, scored, tail
+from gradience.evidence.base import Item, Log, Row, Wanted, add, choose, digest, head, scored, spelling, tail
 from gradience.evidence.text import json_lines, json_object, text_or_none, within
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
@@ -132,6 +132,7 @@ def _row(place: str, line: Mapping[str, Any]) -> Row:
         digest(given),
         tail(raw),
         head(_answer(line)),
+        spelling=spelling(given),
     )
     return Row(place, item, {SCORE: within(line, "evaluation").get("score")})
 

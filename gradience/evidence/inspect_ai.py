@@ -13,7 +13,7 @@ from typing import Any
 
 from gradience.errors import InputError
 from gradience.evidence.archive import Archive, open_archive
-from gradience.evidence.base import Item, Log, Row, Wanted, add, digest, head, scored, tail
+from gradience.evidence.base import Item, Log, Row, Wanted, add, digest, head, scored, spelling, tail
 from gradience.evidence.text import json_object, text_or_none, within
 
 NAME = "Inspect"
@@ -137,6 +137,7 @@ def _row(place: str, sample: Mapping[str, Any]) -> Row:
         digest(given) if given else None,
         tail(asked),
         head(_resolved(output or "", attached)),
+        spelling=spelling(" ".join(text for _, text in given)),
     )
     return Row(place, item, dict(_scores(within(sample, "scores"))))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience.errors import InputError
-from gradience.evidence.base import Item, Log, Row, Wanted, add, choose, digest, head, scored, tail
+from gradience.evidence.base import Item, Log, Row, Wanted, add, choose, digest, head, scored, spelling, tail
 from gradience.evidence.text import json_lines, json_object, within
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
@@ -83,6 +83,7 @@ def _item(place: str, row: Mapping[str, Any]) -> tuple[Item, set[str]]:
         prompt if isinstance(prompt, str) else None,
         tail(texts[0]) if texts and isinstance(texts[0], str) else "",
         head(_answer(row.get("filtered_resps"), texts)),
+        spelling=spelling(" ".join(text for text in texts if isinstance(text, str))),
     )
     return item, settings
 

@@ -26,6 +26,8 @@ class EvidenceSettings:
     """Name of the score, if the logs have several."""
     filter: Annotated[str | None, Flag("NAME")] = None
     """lm-eval: name of the filter, if a task has several."""
+    group: Annotated[str | None, Flag("COLUMN")] = None
+    """Column of a table that names each example's document, user or template: the test counts groups."""
     lower_is_better: bool | None = None
     """Lower scores are better, as for losses; needs --margin (default: as the logs say, else higher is better)."""
     flips: Annotated[Integer, Field(ge=0), Flag("N")] = 5

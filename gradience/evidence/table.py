@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from gradience.errors import InputError
-from gradience.evidence.base import Item, Log, Row, Wanted, add, digest, head, scored, tail
+from gradience.evidence.base import (
+    Item,
+    Log,
+    Row,
+    Wanted,
+    add,
+    digest,
+    group_of,
+    head,
+    scored,
+    spelling,
+    tail,
+)
 from gradience.evidence.text import json_lines
 from gradience.files.rows import rows_of
 
@@ -41,8 +53,10 @@ def read(path: Path, wanted: Wanted) -> Log:
             prompt=None if prompt is None else digest(prompt),
             excerpt=tail(str(prompt or "")),
             output=head(str(values.get("output", ""))),
+            spelling=spelling(str(prompt or "")),
+            group=group_of(str(place), values, wanted.group),
         )
-        scores = {name: value for name, value in values.items() if name not in TEXTS}
+        scores = {name: value for name, value in values.items() if name not in (*TEXTS, wanted.group)}
         add(rows, Row(place, item, _numbers(scores) if delimited else scores))
     metric, items = scored(path, rows, wanted.metric, default="score")
     return Log(path, NAME, metric, items)

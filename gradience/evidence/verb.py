@@ -18,12 +18,14 @@ from gradience.evidence.formats import read_log
 from gradience.evidence.pairing import Pair, paired, unchecked
 from gradience.evidence.pairing import lower_is_better as direction_of
 from gradience.evidence.settings import EvidenceSettings
+from gradience.evidence.table import NAME as TABLE
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.exact import share_of_points
 from gradience.reports.base.graded import Bounds, Grade
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evidence import EvidenceReport, Flip, LogFacts, Planning
 from gradience.settings import public
+from gradience.statistics.groups import group_note, joined
 from gradience.statistics.table import PairedTable
 
 
@@ -43,7 +45,7 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     """
     require_installed("scipy", extra="stats")
     watch = Stopwatch(settings.command)
-    wanted = Wanted(settings.metric, settings.filter)
+    wanted = Wanted(settings.metric, settings.filter, settings.group)
     left, right = (read_log(Path(path), wanted) for path in (settings.a, settings.b))
     from gradience.statistics.paired import mean_difference, pair_grade
     from gradience.statistics.pooled import pool
@@ -61,15 +63,16 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     a, b = np.array([pair.a.score for pair in pairs]), np.array([pair.b.score for pair in pairs])
     better = sign * (b - a)
     table, flat = PairedTable.of(a != lower, b != lower) if binary(pairs) else None, False
-    tested = pool([better])
+    groups = groups_of(pairs, left, settings.group)
+    tested = pool([better], groups)
     bounds, p_value = tested.interval(), tested.p_value(margin)
     if table is not None:
         ends, variance = (table.low, table.high), table.discordance
     else:
         ends, variance = mean_difference(better), float(better.var(ddof=1))
         flat = bool((better == better[0]).all())
-    groups = tested.groups if table is None else None
-    grade: Grade = "C" if flat else pair_grade(bounds[0], bounds[1], margin, p_value, groups=groups)
+    counted_groups = tested.groups if table is None else None
+    grade: Grade = "C" if flat else pair_grade(bounds[0], bounds[1], margin, p_value, groups=counted_groups)
     needed, smallest = (
         (examples_for_mean, smallest_margin_of_mean) if table is None else (examples_needed, smallest_margin)
     )
@@ -111,6 +114,8 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     n_lost, n_gained, rows = flips_of(pairs, settings.flips, lower_is_better=lower)
     facts = [_facts(left), _facts(right)]
     notes = unchecked(left, right, pairs)
+    if groups is not None:
+        notes.append(group_note(n, groups, settings.group))
     if facts[0].sha256 == facts[1].sha256:
         notes.append("A and B are the same file")
     if flat:
@@ -125,6 +130,8 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
         filter=left.filter,
         lower_is_better=lower,
         n=n,
+        groups=tested.groups if groups is not None else None,
+        grouped_by=settings.group,
         delta=float((b - a).mean()),
         low=low,
         high=high,
@@ -140,6 +147,29 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
         notes=tuple(notes),
         run=watch.run_info(),
     )
+
+
+def groups_of(pairs: Sequence[Pair], log: Log, column: str | None) -> tuple[int, ...] | None:
+    """Return the group of each pair: by the column, and spellings of one prompt; None if each is its own.
+
+    Raises UsageError (`log-no-groups`) for a column of a log that is not a table, and for a single group.
+    """
+    if column is not None and log.format != TABLE:
+        raise UsageError(
+            f"{log.path}: a log of {log.format} has no column of groups",
+            code="log-no-groups",
+            hint="give tables (CSV or JSON lines) with `id`, `score` and the column",
+        )
+    groups = joined([pair.a.group for pair in pairs], [pair.a.spelling for pair in pairs])
+    if len(set(groups)) == len(pairs):
+        return None
+    if len(set(groups)) < 2:
+        raise UsageError(
+            f"{log.path}: all examples belong to one group, so there is nothing to compare it with",
+            code="log-no-groups",
+            hint="choose a column with more values",
+        )
+    return groups
 
 
 def _margin(given: float | None, metric: str, pairs: Sequence[Pair], *, lower_is_better: bool) -> float:

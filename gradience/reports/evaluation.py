@@ -238,6 +238,8 @@ class EvaluationReport(Report):
     """sha256 over the content of the examples, in order."""
     looks: tuple[int, ...] = ()
     """Numbers of examples at the planned looks; empty if all examples were answered at once."""
+    groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Group of each example, numbered in their order; absent if each example is its own."""
     grown_from: int | None = None
     """Number of examples planned before the first answers, if there are more now: then no grade is above C."""
     margin: Share

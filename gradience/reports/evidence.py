@@ -105,6 +105,10 @@ class EvidenceReport(Report):
     lower_is_better: bool
     n: int
     """Number of examples, the same in both logs."""
+    groups: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Independent groups of examples; absent if each example is its own."""
+    grouped_by: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Column that names the groups; absent without `--group`."""
     delta: Float12
     """B − A, in the score's own units: −0.025 of 0/1 scores is 2.5 points."""
     low: Float12

@@ -126,6 +126,8 @@ class ShrinkPlan(Artifact):
     examples_sha256: str
     looks: tuple[int, ...] = ()
     """Numbers of test examples at the planned looks; empty if all examples are answered at once."""
+    groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Group of each example, numbered in their order; absent if each example is its own."""
     dev: DevRows | None
     """Null with at most 2,000 rows or at most four candidates."""
     compares: Literal["correct", "nll"] = "correct"

@@ -19,6 +19,7 @@ from gradience.evaluate.adapters import BASE_ROW
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import Inputs, read_inputs, with_looks
 from gradience.evaluate.kept import RECORDS, Kept
+from gradience.evaluate.outcome import groups_in_order
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.shared_names import path_text
 from gradience.models.locate import locate
@@ -101,6 +102,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         examples=len(test),
         examples_sha256=fingerprint(test),
         looks=inputs.looks,
+        groups=groups_in_order(inputs),
         dev=dev_rows,
         compares="nll" if inputs.compares_nll else "correct",
         margin=inputs.margin,

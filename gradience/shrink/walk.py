@@ -46,7 +46,10 @@ def start_on_dev(prepared: Prepared, output: Path, watcher: Watcher, make: Make)
     """Test the candidates on the dev rows, from the largest down to the first that is not shown there."""
     if not prepared.dev:
         return ()
-    candidates, inputs = prepared.plan.candidates, replace(prepared.inputs, examples=prepared.dev, looks=())
+    candidates, inputs = (
+        prepared.plan.candidates,
+        replace(prepared.inputs, examples=prepared.dev, looks=(), group_of={}),
+    )
     answering = Answering(inputs, output / DEV, watcher, rows=1 + len(candidates))
     return answering.work(lambda asked: tuple(down(asked, asked.reference(), candidates, make)))
 

@@ -181,7 +181,7 @@ class ChatTask(_Named, AnswerScoring):
                 prompts.append(PromptExample(key, turn.prompt, turn.response, answer, example.role))
                 stops |= {turn.close} if turn.close else set()
         shared = {item.name: getattr(self, item.name) for item in fields(_Named)}
-        shared["examples"] = Examples(tuple(prompts), self.examples.counts)
+        shared["examples"] = Examples(tuple(prompts), self.examples.counts, groups=self.examples.groups)
         if self.likelihoods:
             return LikelihoodTask(**shared)
         shared |= {item.name: getattr(self, item.name) for item in fields(AnswerScoring)}

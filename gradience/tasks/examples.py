@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from heapq import nsmallest
 from operator import attrgetter
 from typing import Generic, TypeVar, get_args
@@ -122,6 +122,8 @@ class Examples(Generic[Example]):
     answer within a role); a task adds what else it left out."""
     longest: int | None = None
     """Bytes of the longest response, if only the first examples were kept."""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """Id of an example -> its value in the column of groups; empty without one."""
 
     def of(self, role: Role, limit: int | None = None) -> tuple[Example, ...]:
         """Return the examples that have `role`; at most `limit`, from the start of a pseudo-random order."""

@@ -367,6 +367,19 @@ def sample_of(count: int | None) -> Iterator[None]:
         _SAMPLE.reset(token)
 
 
+_GROUP: ContextVar[str | None] = ContextVar("group", default=None)
+
+
+@contextmanager
+def grouped_by(column: str | None) -> Iterator[None]:
+    """While this lasts, the examples of a file keep their values in this column: `Examples.groups`."""
+    token = _GROUP.set(column)
+    try:
+        yield
+    finally:
+        _GROUP.reset(token)
+
+
 def gather(
     tables: Tables,
     kind: Kind,
@@ -382,6 +395,7 @@ def gather(
     `checked`, `make` and `with_dev`.
     """
     ids: dict[str, str] = {}  # of an example -> the id that its row brings
+    column, groups = _GROUP.get(), dict[str, str]()
 
     def all_rows() -> Iterator[Example]:
         first_places: dict[str, tuple[Role | None, str]] = {}
@@ -400,6 +414,8 @@ def gather(
                 example = make(row, role or role_of(content_id(text)))
                 if row.id is not None:
                     ids.setdefault(example.id, row.id)
+                if column is not None:
+                    groups.setdefault(ids.get(example.id, example.id), row.answer(column))
                 yield example
 
     sample = _SAMPLE.get() if tables.keys() == {None} and kind != "labels" else None
@@ -413,5 +429,6 @@ def gather(
             hint="leave `dev` out",
         )
     if not ids:
-        return examples
-    return replace(examples, all=tuple(replace(item, id=ids.get(item.id, item.id)) for item in examples.all))
+        return replace(examples, groups=groups)
+    named = tuple(replace(item, id=ids.get(item.id, item.id)) for item in examples.all)
+    return replace(examples, all=named, groups=groups)

@@ -75,7 +75,8 @@ def evaluation_again(place: Path, report: EvaluationReport, findings: Findings) 
     recorded = _Recorded(place, report, report.adapters, report.examples, findings)
     with findings.check("records", "L2", RECORDS_AGREE):
         rows = recorded.run()
-    return evaluated.report_of(recorded, rows, report.conditions.base_fingerprint, Stopwatch())
+    again = evaluated.report_of(recorded, rows, report.conditions.base_fingerprint, Stopwatch())
+    return again.model_copy(update={"groups": report.groups})
 
 
 def check_shrink(place: Path, findings: Findings) -> None:
@@ -334,6 +335,10 @@ def _inputs_of(
         with_base=any(row.role == BASE for row in rows),
         limit=next((row.n for row in rows if row.look is not None and row.look.stopped == "limit"), None),
     )
+    group_of: dict[str, int] = {}
+    if plan.groups is not None:
+        answered = read_records(recorded.place / RECORDS / f"{rows[0].name}.jsonl").records
+        group_of = dict(zip((row.id for row in answered), plan.groups, strict=False))
     scored = any((recorded.place / RECORDS).glob("*.scores.jsonl"))
     return Inputs(
         settings,
@@ -344,6 +349,7 @@ def _inputs_of(
         plan.role,
         report.notes,
         measures_divergence=scored,
+        group_of=group_of,
         grown_from=None if isinstance(report, ShrinkReport) else report.grown_from,
         looks=recorded.evaluator.looks if len(recorded.evaluator.looks) > 1 else (),
     )

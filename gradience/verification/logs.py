@@ -37,6 +37,7 @@ def check_evidence(place: Path, findings: Findings) -> None:
                 margin=float(exact_text(margin)),
                 metric=report.metric,
                 filter=report.filter,
+                group=report.grouped_by,
                 lower_is_better=report.lower_is_better or None,
                 flips=most,
             )

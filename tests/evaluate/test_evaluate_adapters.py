@@ -18,7 +18,7 @@ from scipy.special import log_softmax
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import gradience
-from gradience import evaluate_adapters
+from gradience import evaluate_adapters, verify
 from gradience.errors import InputError
 from gradience.evaluate.evaluator import Evaluator
 from gradience.evaluate.forecast import forecast_evaluation
@@ -70,6 +70,38 @@ def evaluate(folder, *names, **options):
 
 def rows_of(report):
     return {row.name: row for row in report.adapters}
+
+
+# ---------------------------------------------------------------- groups
+
+
+def test_spellings_and_documents_count_as_groups(folder, tmp_path):
+    with (folder / "rows.csv").open(encoding="utf-8", newline="") as file:
+        rows = [{"text": row["text"], "label": row["label"]} for row in csv.DictReader(file)]
+    labels = {row["label"] for row in rows}
+    several = [
+        {**row, "text": text, "document": f"d{place // 4}"}
+        for place, row in enumerate(rows)
+        for text in (row["text"], f"{row['text']} !")
+    ]
+    path = tmp_path / "several.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label", "document"])
+        writer.writeheader()
+        writer.writerows(several)
+    assert len(labels) > 1
+    output = tmp_path / "out"
+    settings = {"data": path, "all_rows": True, "margin": 20}
+    alone = evaluate(folder, "reference", "other", margin=20, all_rows=True)
+    spelled = evaluate(folder, "reference", "other", **settings, output=output)
+    assert len(set(spelled.groups)) == alone.examples == spelled.examples / 2
+    assert f"{spelled.examples:,} examples are {alone.examples:,} independent ones" in " ".join(spelled.notes)
+    again = verify(output)
+    assert (again.verdict, again.mismatches) == ("consistent", ())
+    documents = evaluate(folder, "reference", "other", **settings, group="document")
+    assert len(set(documents.groups)) == -(-len(rows) // 4)
+    with pytest.raises(InputError, match="no column `documents`"):
+        evaluate(folder, "reference", "other", **settings, group="documents")
 
 
 # ---------------------------------------------------------------- counts
