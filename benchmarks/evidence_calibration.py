@@ -177,8 +177,8 @@ def cluster_row(cell: tuple[int, int, int, bool], experiments: int) -> dict[str,
         false = np.zeros(2)
         lost, gained = (discordance + margin) / 2, (discordance - margin) / 2
         for _ in range(times):
-            shared, own = rng.random(groups)[group_of], rng.random((seeds, len(group_of)))
-            values = np.where(rng.random(len(group_of)) < together, shared, own)
+            shared, single = rng.random(groups)[group_of], rng.random((seeds, len(group_of)))
+            values = np.where(rng.random(len(group_of)) < together, shared, single)
             one = pool((values > 1 - gained).astype(int) - (values < lost), group_of)
             false += np.array([one.p_value(margin), one.worse_p_value(margin)]) <= LEVEL
         return false / times

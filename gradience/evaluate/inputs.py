@@ -323,9 +323,9 @@ def reader_of(
     if kind is None:
         if first is None:
             raise InputError(f"{data}: has no rows", code="task-kind", hint="give a file with examples")
-        found = ", ".join(f"`{name}`" for name in [*first.values][:8])
+        named = ", ".join(f"`{name}`" for name in [*first.values][:8])
         raise InputError(
-            f"{data}: the columns {found} are no layout that is known",
+            f"{data}: the columns {named} are no layout that is known",
             code="task-kind",
             hint=columns_hint(first),
         )

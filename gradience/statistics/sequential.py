@@ -158,7 +158,7 @@ def boundaries(times: Sequence[float], spent: Sequence[float]) -> list[float]:
     times: information fractions, rising. By recursive numerical integration of the statistic's density below the
     earlier boundaries (P. Armitage, C. K. McPherson & B. C. Rowe, J. R. Statist. Soc. A 132 (1969) 235-244).
     """
-    found: list[float] = []
+    bounds: list[float] = []
     sums, density, before, used = np.zeros(1), np.ones(1), 0.0, 0.0
     for time, until in zip(times, spent, strict=True):
         step = math.sqrt(time - before)
@@ -172,5 +172,5 @@ def boundaries(times: Sequence[float], spent: Sequence[float]) -> list[float]:
         nodes, weights = low + (high - low) * (_NODES + 1) / 2, _WEIGHTS * (high - low) / 2
         kernel = np.exp(-(((nodes[:, None] - sums) / step) ** 2) / 2) / (step * math.sqrt(2 * math.pi))
         sums, density, before, used = nodes, weights * (kernel @ density), time, until
-        found.append(float(bound))
-    return found
+        bounds.append(float(bound))
+    return bounds

@@ -77,12 +77,12 @@ def test_each_candidate_stops_at_its_look_and_has_the_repeated_interval(finished
     answers = {name: [row.correct for row in read_records(output / "records" / f"{name}.jsonl").records]
                for name in (report.reference.name, *(row.name for row in tested))}  # fmt: skip
     for row in tested:
-        look, own = Look(LOOKS, row.look.number), answers[row.name]
-        assert len(own) == row.n == look.examples
-        table = PairedTable.of(answers[report.reference.name][: row.n], own)
+        look, theirs = Look(LOOKS, row.look.number), answers[row.name]
+        assert len(theirs) == row.n == look.examples
+        table = PairedTable.of(answers[report.reference.name][: row.n], theirs)
         assert row.pairs == table
         level = sequential.nominal_levels(LOOKS, 0.025)[look.number - 1]
-        differences = np.subtract(own, answers[report.reference.name][: row.n], dtype=float)
+        differences = np.subtract(theirs, answers[report.reference.name][: row.n], dtype=float)
         assert row.look.low == pytest.approx(pool([differences]).interval(confidence=1 - 2 * level).low)
         assert row.look.low < table.low  # the naive interval is shorter
         assert (row.grade == "B") == (row.bounds.low > -0.2) == (row.look.stopped == "shown")

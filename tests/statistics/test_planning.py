@@ -224,12 +224,12 @@ def test_a_ladder_beside_candidates_is_adjusted_by_the_graph(claims: list[list[f
     for level in (0.01, 0.05, 0.2):
         weights = {name: (1 / len(claims) if name[1] == 0 else 0.0) for name in names}
         open_claims, shown = dict.fromkeys(range(len(claims)), 0), set()
-        while found := [
+        while passing := [
             (place, step)
             for place, step in open_claims.items()
             if claims[place][step] <= level * weights[place, step] * (1 + 1e-12)
         ]:
-            place, step = found[0]
+            place, step = passing[0]
             shown.add((place, step))
             freed = weights.pop((place, step))
             if step + 1 < len(claims[place]):

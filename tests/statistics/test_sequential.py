@@ -28,8 +28,8 @@ LOOKS = st.builds(plan_looks, st.integers(220, 20_000), st.sampled_from([100, 20
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_boundaries_are_the_published_ones(name):
-    found = boundaries(FIFTHS, [SPENT[name](time) for time in FIFTHS])
-    assert found == pytest.approx(PUBLISHED[name], abs=6e-4)
+    computed = boundaries(FIFTHS, [SPENT[name](time) for time in FIFTHS])
+    assert computed == pytest.approx(PUBLISHED[name], abs=6e-4)
 
 
 @pytest.mark.parametrize(("looks", "level"), [((200, 1000), 0.05), ((328, 560, 1400, 2186), 0.025)])

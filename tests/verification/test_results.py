@@ -263,8 +263,8 @@ def test_an_example_deleted_everywhere_is_missed_in_the_tasks_own_data(tmp_path:
         ),
     )
     report = EvaluationReport.read(folder / "evaluation.json")
-    made = evaluation_again(folder, report, Findings()).model_copy(update={"run": report.run})
-    write_result(made, folder, Report.to_markdown)
+    rebuilt = evaluation_again(folder, report, Findings()).model_copy(update={"run": report.run})
+    write_result(rebuilt, folder, Report.to_markdown)
     assert fields(folder) == []
     assert "records/rank1.jsonl id" in fields(folder, data=True)
 
