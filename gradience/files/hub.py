@@ -241,7 +241,7 @@ def _offline() -> Explanation:
 
 
 def _unreachable(error: BaseException) -> Explanation:
-    problem = f"no such file or folder here, and no connection to the hub, or it broke: {_first_line(error)}"
+    problem = f"no such file or folder here, and the hub could not be reached: {_first_line(error)}"
     hint = "check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads what is in the cache"
     return "hub-connection", problem, hint
 

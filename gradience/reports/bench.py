@@ -317,7 +317,7 @@ R = TypeVar("R", bound=OfAnArm)
 
 
 class Judged(Report, Generic[R]):
-    """What the result of one seed and that of several share."""
+    """The part that the result of one seed and that of several share."""
 
     row_field: ClassVar[str] = "variants"
 

@@ -88,7 +88,7 @@ class ModulePlan:
 
 
 class _Compression(Report):
-    """What the plan and the result of a compression share."""
+    """The part that the plan and the result of a compression share."""
 
     row_field: ClassVar[str] = "modules"
 

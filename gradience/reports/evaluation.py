@@ -288,7 +288,7 @@ class ShownMargin(Part):
 
 
 class ComparisonForecast(Report):
-    """What the dry runs of `evaluate` and `shrink` share: memory, and the drops that can be detected."""
+    """The part that the dry runs of `evaluate` and `shrink` share: memory, and the drops that can be detected."""
 
     plots: ClassVar[Plots] = {
         "margins": PlotOf("sizes:margins_plot", ("Detectable",)),

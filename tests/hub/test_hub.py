@@ -134,7 +134,7 @@ FAILURES = {
     "org/busy": ("hub-server", 7, "HTTP 500"),
     "org/page": ("hub-server", 7, "is not a Hugging Face Hub"),
     "org/token": ("hub-token", 7, "rejected the token"),
-    "org/broken": ("hub-connection", 7, "or it broke"),
+    "org/broken": ("hub-connection", 7, "could not be reached"),
     "org/listed": ("hub-file", 7, "lists is missing"),
     "org/pointer": ("hub-lfs-pointer", 7, "Git LFS pointer on the hub"),
     "org/good@v9": ("hub-revision", 7, "no revision 'v9'"),

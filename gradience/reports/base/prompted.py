@@ -1,4 +1,4 @@
-"""What calibrations and distillations share: one adapter on its base, rows of prompts, and how they were read."""
+"""Shared by calibrations and distillations: one adapter on its base, rows of prompts, and how they were read."""
 
 from __future__ import annotations
 
