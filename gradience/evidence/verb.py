@@ -76,12 +76,13 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     needed, smallest = (
         (examples_for_mean, smallest_margin_of_mean) if table is None else (examples_needed, smallest_margin)
     )
+    planned = table is not None or variance > 0
     planning = Planning(
-        variance=variance or None,
-        examples_80=needed(variance, margin, wanted=0.8) if variance else None,
-        examples_90=needed(variance, margin, wanted=0.9) if variance else None,
-        margin_80=smallest(len(better), variance, wanted=0.8) if variance else None,
-        margin_90=smallest(len(better), variance, wanted=0.9) if variance else None,
+        variance=variance if planned else None,
+        examples_80=needed(variance, margin, wanted=0.8) if planned else None,
+        examples_90=needed(variance, margin, wanted=0.9) if planned else None,
+        margin_80=smallest(len(better), variance, wanted=0.8) if planned else None,
+        margin_90=smallest(len(better), variance, wanted=0.9) if planned else None,
     )
 
     def amount(value: float) -> str:

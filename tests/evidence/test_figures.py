@@ -118,6 +118,7 @@ def test_equal_differences_show_nothing(tmp_path):
     answers = [1, 0] * 500  # of counts Tango's interval has a width even where none differs
     same = compare_logs(table(tmp_path / "a.csv", answers), table(tmp_path / "c.csv", answers))
     assert (same.grade, same.n_lost, same.n_gained) == ("B", 0, 0)
+    assert (same.planning.variance, same.planning.examples_80) == (0, 143)
     assert same.low < 0 < same.high
 
 

@@ -208,8 +208,7 @@ class Needs:
     ) -> None:
         self.pooled, self.margin, self.claim, self.level = pooled, float(margin), claim, level
         self.delta = min(pooled.delta, 0.0)
-        one_pair = 1 / (pooled.runs * pooled.examples)
-        self.discordance = pooled.discordance or one_pair  # of none: as if one pair had differed
+        self.discordance = pooled.discordance or 0.0
         self.spread = math.sqrt(pooled.run_variance or 0.0)
         self.correlation = DEFAULT_CORRELATION
         if pooled.runs > 1:
