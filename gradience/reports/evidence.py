@@ -54,7 +54,7 @@ class Planning(Part):
 
     variance: Float12 | None
     """Variance of the differences of single examples; for 0/1 scores, the share of examples on which exactly one is
-    correct. Null if no example differs, because nothing can be planned then."""
+    correct. Null if all differences of other scores are equal, because nothing can be planned then."""
     examples_80: int | None
     """Examples needed to show the margin with 80 % power."""
     examples_90: int | None
