@@ -50,8 +50,8 @@ def root(moment: FloatArray, triangle: FloatArray, ridge: float = RIDGE) -> Floa
     moment has for each orthonormal direction of the factor.
     """
     _, values, directions = np.linalg.svd(triangle)
-    seen = values > RESOLVED * values.max(initial=0.0)
-    values, directions = values[: len(seen)][seen], directions[: len(seen)][seen]
+    resolved = values > RESOLVED * values.max(initial=0.0)
+    values, directions = values[: len(resolved)][resolved], directions[: len(resolved)][resolved]
     if not len(values):
         return np.zeros((0, triangle.shape[1]))
     inside = directions @ moment @ directions.T

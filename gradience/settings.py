@@ -252,7 +252,9 @@ def parameters_of(kind: Any) -> Mapping[str, Parameter]:
         )
         for field in fields(kind)
     ]
-    return {parameter.name: parameter for parameter in sorted(parameters, key=lambda each: each.kind)}
+    return {
+        parameter.name: parameter for parameter in sorted(parameters, key=lambda parameter: parameter.kind)
+    }
 
 
 def _wrong_argument(error: ValidationError, kind: Any) -> WrongType:

@@ -16,21 +16,21 @@ _INVISIBLE = re.compile(
 )
 
 
-def noun(number: int, one: str, many: str | None = None) -> str:
-    """Return `one` for 1, else `many` (by default with an s).
+def noun(number: int, singular: str, many: str | None = None) -> str:
+    """Return `singular` for 1, else `many` (by default with an s).
 
     >>> noun(1, "key"), noun(2, "key"), noun(0, "body", "bodies")
     ('key', 'keys', 'bodies')
     """
-    return one if number == 1 else many or f"{one}s"
+    return singular if number == 1 else many or f"{singular}s"
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
+def counted(number: int, singular: str, many: str | None = None) -> str:
     """Return `1 tensor`, `2 tensors`, `1000 tensors`: for messages, in which digits are not grouped.
 
     For screens: `plural` of report/numbers.py.
     """
-    return f"{number} {noun(number, one, many)}"
+    return f"{number} {noun(number, singular, many)}"
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

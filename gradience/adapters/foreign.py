@@ -36,7 +36,7 @@ class Method(NamedTuple):
 
     peft_type: str | None
     prefix: str | None
-    what: str
+    description: str
     hint: str = LORA_HINT
 
 
@@ -74,7 +74,7 @@ def refuse_method(path: Path, peft_type: str) -> InputError:
     """The error for a config of another method than LoRA."""
     unknown = Method(None, None, f"the PEFT method {peft_type!r}")
     method = next((method for method in METHODS if method.peft_type == peft_type.upper()), unknown)
-    return InputError(f"{path}: {method.what}, not LoRA", code="other-method", hint=method.hint)
+    return InputError(f"{path}: {method.description}, not LoRA", code="other-method", hint=method.hint)
 
 
 class Tool(NamedTuple):
@@ -83,7 +83,7 @@ class Tool(NamedTuple):
     key: str
     """A regular expression."""
     code: str
-    what: str
+    description: str
     hint: str = CONVERT_HINT
 
 
@@ -130,7 +130,7 @@ class Folder(NamedTuple):
 
     patterns: tuple[str, ...]
     code: str
-    what: str
+    description: str
     hint: str
     without_config: bool = False
 
@@ -181,11 +181,13 @@ def refuse_foreign(
     for method in METHODS:
         if method.prefix and any(part.startswith(method.prefix) for part in parts):
             raise InputError(
-                f"{path}: tensors of {method.what}: {method.prefix}…", code="other-method", hint=method.hint
+                f"{path}: tensors of {method.description}: {method.prefix}…",
+                code="other-method",
+                hint=method.hint,
             )
     for tool in TOOLS:
         if any(re.search(tool.key, name) for name in entries):
-            raise InputError(f"{path}: {tool.what}", code=tool.code, hint=tool.hint)
+            raise InputError(f"{path}: {tool.description}", code=tool.code, hint=tool.hint)
     matrices = any(len(entry.shape) >= 2 for entry in entries.values())
     if matrices and not has_config and any(name.endswith(".weight") for name in entries):
         raise InputError(

@@ -159,7 +159,7 @@ def _something_else(folder: Path) -> InputError:
     for kind in FOLDERS:
         name = next((name for pattern in kind.patterns for name in fnmatch.filter(names, pattern)), None)
         if name and not (kind.without_config and CONFIG in names):
-            return InputError(f"{folder}: {kind.what.format(name)}", code=kind.code, hint=kind.hint)
+            return InputError(f"{folder}: {kind.description.format(name)}", code=kind.code, hint=kind.hint)
     if not names:
         return InputError(f"{folder}: the folder is empty", code="not-an-adapter", hint="check the path")
     weights = [name for name in names if name.endswith(".safetensors")]

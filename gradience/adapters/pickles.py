@@ -113,13 +113,13 @@ def _unpickle(pickle: Path, weights: Path) -> None:
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         raise _refusal(pickle, {"code": "pickle-time"})
     raise _refusal(
-        pickle, {"code": "pickle-refused", "what": f"the process that read it died ({done.returncode})"}
+        pickle, {"code": "pickle-refused", "problem": f"the process that read it died ({done.returncode})"}
     )
 
 
 def _refusal(pickle: Path, answer: dict[str, str]) -> InputError:
     """The error for what the other process found."""
-    code, problem = answer["code"], answer.get("what", "")
+    code, problem = answer["code"], answer.get("problem", "")
     sentences = {
         "pickle-time": ("reading it exceeds the time limit", "this is not a weight file"),
         "pickle-memory": ("reading it exceeds the memory limit", "this is not a weight file"),

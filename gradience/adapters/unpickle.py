@@ -140,7 +140,7 @@ def main() -> int:
         code, problem = "pickle-memory", ""
     else:
         return 0
-    sys.stdout.write(json.dumps({"code": code, "what": problem}) + "\n")
+    sys.stdout.write(json.dumps({"code": code, "problem": problem}) + "\n")
     return 1
 
 

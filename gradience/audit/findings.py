@@ -303,7 +303,7 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
 
 def variant(facts: Facts) -> Iterator[Finding]:
     fields = facts.config.fields if facts.config else {}
-    for name, what in (
+    for name, method in (
         ("use_qalora", "QA-LoRA (inputs are pooled before A)"),
         ("use_bdlora", "BD-LoRA (block-diagonal factors)"),
         ("kasa_config", "KaSA (a diagonal between the factors, and a truncated base)"),
@@ -312,7 +312,7 @@ def variant(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 code="variant-not-update",
                 severity="error",
-                message=f"{what}: the update is not s·B·A",
+                message=f"{method}: the update is not s·B·A",
                 hint="the spectra are those of B·A, so no rank is suggested; evaluate a smaller rank on the task",
             )
     if fields.get("alora_invocation_tokens"):

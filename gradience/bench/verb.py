@@ -190,7 +190,7 @@ def power_of_a_budget(settings: PowerSettings) -> PowerReport:
 
 def _assumed(settings: PowerSettings) -> Assumptions | None:
     """Return what the settings or earlier runs say of a variant; None if they say nothing."""
-    from gradience.bench.plan.power import seen, stated
+    from gradience.bench.plan.power import observed, stated
     from gradience.bench.verdict.folders import read_results
 
     paths = paths_of(settings.earlier)
@@ -209,7 +209,7 @@ def _assumed(settings: PowerSettings) -> Assumptions | None:
         for result in ([BenchAggregate.read(path)] if path.is_file() else read_results([path]))
     ]
     aggregates = [result for result in results if isinstance(result, BenchAggregate)]
-    assumed = seen(aggregates, ", ".join(map(path_text, paths)))
+    assumed = observed(aggregates, ", ".join(map(path_text, paths)))
     if not assumed.of:
         raise InputError(
             f"{paths[0]}: no variant has usable counts",

@@ -185,13 +185,13 @@ def _two_stacks(tokenizer: Any, rows: Sequence[Encoded], device: Any) -> Batch:
     sources = [list(row.prompt) for row in rows]
     targets = [[*row.opening, *row.completion[:-1]] for row in rows]
     ids, mask = padded(sources, fill=fill, left=False, device=device)
-    begun, seen = padded(targets, fill=fill, left=False, device=device)
+    begun, decoder_mask = padded(targets, fill=fill, left=False, device=device)
     if ids.shape[1] == begun.shape[1]:
-        begun, seen = pad(begun, (0, 1), value=fill), pad(seen, (0, 1))
-    wanted = seen.bool()
+        begun, decoder_mask = pad(begun, (0, 1), value=fill), pad(decoder_mask, (0, 1))
+    wanted = decoder_mask.bool()
     wanted[:, : len(rows[0].opening) - 1] = False
     inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": begun}
-    return Batch(tuple(rows), inputs, (mask, seen), wanted)
+    return Batch(tuple(rows), inputs, (mask, decoder_mask), wanted)
 
 
 def _too_long(tokens: int, why: str) -> InputError:

@@ -151,9 +151,9 @@ def _labels(opened: Adapter, path: Path) -> int:
         and any(part in HEADS_OF_TASK["SEQ_CLS"] for part in name.split("."))
     ]
     if not rows or min(rows) < 2:
-        what = "a head with one output, which has no labels" if rows else "no classification head"
+        contents = "a head with one output, which has no labels" if rows else "no classification head"
         raise InputError(
-            f"{path}: contains {what}",
+            f"{path}: contains {contents}",
             code="no-head",
             hint='calibrate a classifier that was trained with task_type="SEQ_CLS" and two labels or more',
         )

@@ -70,8 +70,8 @@ def measured(inputs: Inputs, watch: Stopwatch, progress: Progress | None) -> Cal
             for pair in opened.pairs
             if pair.module in moments
         }
-        kept = {name: each for name, each in modules.items() if each.weighted.values.size}
-        bases = {name: (each.weighted, each.svd) for name, each in kept.items()}
+        kept = {name: module for name, module in modules.items() if module.weighted.values.size}
+        bases = {name: (module.weighted, module.svd) for name, module in kept.items()}
         watched = {name: layers.layers[name] for name in kept}
         ids, effects, lost = gather_effects(
             model, watched, second if kept else (), bases, request.seed, advance
@@ -91,7 +91,7 @@ def measured(inputs: Inputs, watch: Stopwatch, progress: Progress | None) -> Cal
         place = {row: number for number, row in enumerate(ids)}
         order = [place[row.id] for row in rows]
         arrays = {
-            name: _ordered(kept[name], [one[order] for one in both], selects)
+            name: _ordered(kept[name], [effect[order] for effect in both], selects)
             for name, both in effects.items()
         }
         tokens = np.array([row.scored for row in rows], dtype=np.int64)
@@ -150,10 +150,10 @@ def measured(inputs: Inputs, watch: Stopwatch, progress: Progress | None) -> Cal
 
 def length_of(inputs: Inputs, engine: TransformersEngine) -> int | None:
     """Tokens of a row at most."""
-    known, asked = engine.max_length, inputs.request.max_length
-    if asked is None and inputs.kind == "sequence_classification":
-        asked = TEXT_TOKENS
-    return min((length for length in (known, asked) if length is not None), default=None)
+    known, requested = engine.max_length, inputs.request.max_length
+    if requested is None and inputs.kind == "sequence_classification":
+        requested = TEXT_TOKENS
+    return min((length for length in (known, requested) if length is not None), default=None)
 
 
 def encoded_rows(
@@ -163,11 +163,11 @@ def encoded_rows(
     limit, request = length_of(inputs, engine), inputs.request
     if inputs.kind == "sequence_classification":
         return encode_texts(engine.tokenizer, inputs.rows.all, limit)
-    asked = engine.tokenizer, inputs.rows.all, limit, request.completion_tokens
+    arguments = engine.tokenizer, inputs.rows.all, limit, request.completion_tokens
     if inputs.kind == "seq2seq_lm":
-        encoded = encode_targets(*asked, opening(model, engine.tokenizer))
+        encoded = encode_targets(*arguments, opening(model, engine.tokenizer))
     else:
-        encoded = encode_pairs(*asked)
+        encoded = encode_pairs(*arguments)
     return with_completions(
         model,
         engine.tokenizer,

@@ -130,10 +130,10 @@ def _tracked(name: str, h: Tensor, consumer: Consumer) -> Tensor:
         return h
     if not h.requires_grad:  # the first LoRA module: nothing before it has a gradient
         h.requires_grad_(True)
-    seen = h.detach()
+    activations = h.detach()
 
     def receive(t: Tensor) -> None:
-        consumer(name, seen, t.detach())
+        consumer(name, activations, t.detach())
 
     h.register_hook(receive)  # type: ignore[no-untyped-call]
     return h

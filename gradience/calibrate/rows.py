@@ -74,9 +74,9 @@ def kind_of(file: Path) -> Kind:
         return "causal_lm"
     if first is not None and first.has("text"):
         return "sequence_classification"
-    what = "has no rows" if first is None else f"its first row has {', '.join(sorted(first.values)[:8])}"
+    problem = "has no rows" if first is None else f"its first row has {', '.join(sorted(first.values)[:8])}"
     raise InputError(
-        f"{file}: {what}",
+        f"{file}: {problem}",
         code="calibration-rows",
         hint="give each row `prompt` (with or without `completion`), `messages`, or for a classifier `text`",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,11 @@ def _report(context: Context, files: list[SourceFile]) -> CheckReport:
                 severity=rule.severity,
                 where=settings.where.get(problem.field),
                 source=rule.source,
-                **asdict(problem),
+                field=problem.field,
+                seen=problem.value,
+                advised=problem.advised,
+                message=problem.message,
+                reason=problem.reason,
             )
             for problem in problems
         ]

@@ -50,7 +50,7 @@ class Problem:
     """Problem that one rule found in one setting."""
 
     field: str
-    seen: str
+    value: str
     advised: str
     message: str
     reason: str
@@ -85,9 +85,9 @@ INSTEAD = {
 @rule("unreadable-value", "error", "the kinds of values of each library")
 def unreadable(context: Context) -> Problems:
     """A value of the wrong kind."""
-    for name, seen, wanted in context.settings.unreadable:
+    for name, value, wanted in context.settings.unreadable:
         reason = "the library that reads it will refuse it or take a default"
-        yield Problem(name, seen, wanted, f"{name} is not {wanted}", reason)
+        yield Problem(name, value, wanted, f"{name} is not {wanted}", reason)
 
 
 @rule("impossible-number", "error", f"{PEFT_LORA}; torch")
@@ -97,8 +97,8 @@ def impossible_numbers(context: Context) -> Problems:
     if s.r is not None and s.r < 1:
         yield Problem("r", str(s.r), "a positive rank", "the rank must be at least 1", PEFT_RAISES)
     if s.learning_rate is not None and s.learning_rate <= 0:
-        seen = f"{s.learning_rate:g}"
-        yield Problem("learning_rate", seen, "above 0", "nothing would be trained", "the step size is zero")
+        value = f"{s.learning_rate:g}"
+        yield Problem("learning_rate", value, "above 0", "nothing would be trained", "the step size is zero")
     if s.weight_decay is not None and s.weight_decay < 0:
         yield Problem("weight_decay", f"{s.weight_decay:g}", "0 or more", "weights would grow", TORCH_RAISES)
     if s.dropout is not None and not 0 <= s.dropout < 1:
@@ -319,14 +319,14 @@ def attention_only(context: Context) -> Problems:
     if s.target_modules is None:
         if not s.adapter:
             raise NotApplicable
-        seen = _default_attention(context.base.model_type if context.base else None)
+        adapted = _default_attention(context.base.model_type if context.base else None)
     else:
         attention = all(module_type(name) == "attn" for name in s.target_modules)
-        seen = ", ".join(s.target_modules) if attention else ""
-    if seen:
+        adapted = ", ".join(s.target_modules) if attention else ""
+    if adapted:
         yield Problem(
             "target_modules",
-            seen,
+            adapted,
             "all-linear",
             "only attention is adapted",
             "at the same number of parameters, LoRA on the MLP or on all linear layers learns better than on"

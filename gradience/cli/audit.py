@@ -57,7 +57,7 @@ class AuditOutput(LayersOutput):
     """Allow --output to replace a file."""
 
 
-def audit(what: AuditedSettings, given: Annotated[dict[str, Any], AuditSettings], out: AuditOutput) -> int:
+def audit(inputs: AuditedSettings, given: Annotated[dict[str, Any], AuditSettings], out: AuditOutput) -> int:
     """Reads only the adapter: no base model, no GPU, no PyTorch. Exit code 4: a part could not be measured, or
     nothing was trained.
 
@@ -71,14 +71,14 @@ def audit(what: AuditedSettings, given: Annotated[dict[str, Any], AuditSettings]
 
       gradience audit org/name@revision:folder
     """
-    paths = [*what.adapters, *([what.peft_dir] if what.peft_dir else [])]
+    paths = [*inputs.adapters, *([inputs.peft_dir] if inputs.peft_dir else [])]
     _check_usage(paths, out)
 
     def measure(path: str, label: str) -> AuditReport:
         from gradience.audit.adapter import audit_adapter
 
         report = out.run(audit_adapter, settings_of(AuditSettings, {"path": path, **given}), label)
-        return report if what.base_model is None else _beside_base(report, path, what, given, out)
+        return report if inputs.base_model is None else _beside_base(report, path, inputs, given, out)
 
     if len(paths) > 1:
         return _several(paths, measure, out)
@@ -102,7 +102,7 @@ def audit(what: AuditedSettings, given: Annotated[dict[str, Any], AuditSettings]
 
 
 def _beside_base(
-    report: AuditReport, path: str, what: AuditedSettings, given: dict[str, Any], out: AuditOutput
+    report: AuditReport, path: str, inputs: AuditedSettings, given: dict[str, Any], out: AuditOutput
 ) -> AuditReport:
     """Return the report with the weights of the base model beside the updates."""
     from gradience.adapters.formats import open_adapter
@@ -111,7 +111,7 @@ def _beside_base(
     from gradience.models.locate import locate
     from gradience.models.settings import ModelSettings
 
-    name = str(what.base_model)
+    name = str(inputs.base_model)
     folder = locate(ModelSettings(name=name), ("*.safetensors", "*.json")).folder
     with ExitStack() as stack:
         progress = stack.enter_context(ProgressBar(f"reading {name}", quiet=out.quiet))
@@ -120,7 +120,7 @@ def _beside_base(
             which = {"adapter": given.get("adapter"), "allow_pickle": given.get("allow_pickle", False)}
             opened = stack.enter_context(open_adapter(Path(path), **which))
         return with_base(
-            report, folder, name=name, adapter=opened, cache=not what.no_cache, progress=progress
+            report, folder, name=name, adapter=opened, cache=not inputs.no_cache, progress=progress
         )
 
 

@@ -38,7 +38,7 @@ class Sources:
 
 def compress(
     given: Annotated[dict[str, Any], CompressSettings],
-    what: Annotated[dict[str, Any], Sources],
+    sources: Annotated[dict[str, Any], Sources],
     out: LayersOutput,
 ) -> int:
     """The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
@@ -55,13 +55,13 @@ def compress(
 
       gradience compress --fleet fleet.jsonl --to-rank 16 -o ./smaller
     """
-    if "fleet" in what:
-        return _fleet(given, what, out)
-    if what.keys() - {"source"}:
+    if "fleet" in sources:
+        return _fleet(given, sources, out)
+    if sources.keys() - {"source"}:
         raise UsageError(
             "--to-rank and --root belong to --fleet", code="no-fleet", hint="for one adapter, give --rank K"
         )
-    if "source" not in what:
+    if "source" not in sources:
         raise UsageError(
             "no adapter given",
             code="no-adapter",
@@ -69,7 +69,7 @@ def compress(
         )
     from gradience.compress.adapter import compress_adapter
 
-    path = what["source"]
+    path = sources["source"]
     settings = settings_of(CompressSettings, {"path": path, "documents": _documents, **given})
     report = out.run(compress_adapter, settings, f"compressing {path}")
     names: dict[str, Any] = {}
@@ -89,18 +89,18 @@ def _documents(written: Adapter, report: CompressionReport) -> Mapping[str, str]
     }
 
 
-def _fleet(given: dict[str, Any], what: dict[str, Any], out: LayersOutput) -> int:
+def _fleet(given: dict[str, Any], sources: dict[str, Any], out: LayersOutput) -> int:
     """Compress every adapter of a fleet.jsonl, print what became of them, and return the exit code."""
     from gradience.files.whole import write_whole
     from gradience.fleet.batch import compress_fleet
     from gradience.fleet.settings import FleetCompressSettings
 
-    if "to_rank" not in what:
+    if "to_rank" not in sources:
         raise UsageError("--fleet needs --to-rank", code="no-to-rank", hint="such as --to-rank 16")
     if "output" not in given:
         raise UsageError("--fleet needs --output", code="no-output", hint="give --output DIR")
     taken = {"output", "allow_pickle", "max_memory", *fields_of(WriteSettings)}
-    other = ["ADAPTER"] if "source" in what else []
+    other = ["ADAPTER"] if "source" in sources else []
     other += [f"--{name.replace('_', '-')}" for name in given if name not in taken]
     other += ["--layers"] if out.layers else []
     if other:
@@ -110,7 +110,7 @@ def _fleet(given: dict[str, Any], what: dict[str, Any], out: LayersOutput) -> in
             hint="a fleet takes --to-rank, --root, --encoding, --to, --dtype, --strip, --base-model,"
             " --allow-pickle and --force",
         )
-    of_the_fleet = {"rank" if name == "to_rank" else name: value for name, value in what.items()}
+    of_the_fleet = {"rank" if name == "to_rank" else name: value for name, value in sources.items()}
     settings = settings_of(FleetCompressSettings, {**given, **of_the_fleet})
     report = out.run(compress_fleet, settings, "compressing adapters")
     write_whole(Path(settings.output) / "fleet_compression.md", [report.to_markdown().encode()])

@@ -64,9 +64,9 @@ def show_note(text: str) -> None:
     print(note_line(text), file=beneath(sys.stderr), flush=True)
 
 
-def show_written(what: object, label: str = "written") -> None:
+def show_written(value: object, label: str = "written") -> None:
     """Print `written: …` on stderr, on one line, every character of it visible."""
-    print(f"{label}: {printable(str(what))}", file=beneath(sys.stderr), flush=True)
+    print(f"{label}: {printable(str(value))}", file=beneath(sys.stderr), flush=True)
 
 
 def show_root(folder: Path) -> None:

@@ -131,7 +131,7 @@ def _typer_type(annotation: Any) -> tuple[Any, tuple[str, ...]]:
         return str, arguments
     if origin is tuple and len(arguments) == 2 and arguments[1] is not Ellipsis:
         return tuple[arguments], ()  # type: ignore[valid-type]
-    if any(inspect.isclass(each) and issubclass(each, os.PathLike) for each in (annotation, origin)):
+    if any(inspect.isclass(kind) and issubclass(kind, os.PathLike) for kind in (annotation, origin)):
         return Path, ()
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return list[str], ()

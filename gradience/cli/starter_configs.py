@@ -131,15 +131,15 @@ def evaluation_config(
     elif data is None:
         examples.append("# task: gsm8k  # instead of `data`: a task by name, docs/tasks.md")
     lines = _options(profile or reads, NEEDED.get(profile or "", {}))
-    asked = all(line.startswith("#") for line in lines)
+    all_comments = all(line.startswith("#") for line in lines)
     if lines:
-        examples += ["# options:" if asked else "options:"]
-        examples += [f"#   {line[2:]}" if asked else f"  {line}" for line in lines]
+        examples += ["# options:" if all_comments else "options:"]
+        examples += [f"#   {line[2:]}" if all_comments else f"  {line}" for line in lines]
     name = scalar(base_model or str(PLACEHOLDERS["model"]))
     base = f"base_model: {name}  # a folder, a name on the hub, embedded:minilm or embedded:smollm2"
     return EVALUATION.format(
         file=file,
-        adapters="\n".join(f"  - {scalar(each)}" for each in adapters or PLACEHOLDERS["adapters"]),
+        adapters="\n".join(f"  - {scalar(adapter)}" for adapter in adapters or PLACEHOLDERS["adapters"]),
         base=base if base_model else f"# {base}\n# (default: the base that the first adapter names)",
         examples="\n".join(examples),
         code=_code(profile or ""),

@@ -160,9 +160,9 @@ def check_with_peft(folder: Path, opened: Adapter, layout: Layout) -> PeftCheck:
     return PeftCheck(**answer)
 
 
-def _failed(opened: Adapter, what: str) -> VerificationError:
+def _failed(opened: Adapter, reason: str) -> VerificationError:
     return VerificationError(
-        f"{opened.location.path}: nothing was written: PEFT does not load the result: {what}",
+        f"{opened.location.path}: nothing was written: PEFT does not load the result: {reason}",
         code="peft-refuses",
         hint="please report this; without --verify-peft (verify_peft=) the folder is written anyway",
     )

@@ -90,10 +90,10 @@ def encode_for(form: Form | None, targets: Sequence[Target], encoding: Encoding 
     return rule_of("padded").encode(targets, reason)
 
 
-def not_held(opened: Adapter, form: str, what: str, hint: str) -> InputError:
+def not_held(opened: Adapter, form: str, part: str, hint: str) -> InputError:
     """Return the error for a part of an adapter that the format `form` cannot hold."""
     return InputError(
-        f"{opened.location.path}: cannot be written as {form}: {what}", code="not-in-format", hint=hint
+        f"{opened.location.path}: cannot be written as {form}: {part}", code="not-in-format", hint=hint
     )
 
 
@@ -148,12 +148,12 @@ def refuse_meaning(opened: Adapter, form: str) -> None:
         (pair.module for pair in opened.pairs if ends_with(pair.module, config.target_parameters)), None
     )
     if field or parameter:
-        what = (
+        part = (
             f"{field} in its config has no equivalent there"
             if field
             else f"{parameter} is a parameter, not a module"
         )
-        raise not_held(opened, form, what, "only PEFT's format holds it")
+        raise not_held(opened, form, part, "only PEFT's format holds it")
 
 
 def refuse_tied_embedding(opened: Adapter, form: str) -> None:

@@ -247,9 +247,9 @@ def _with_magnitudes(
     for job in jobs:
         magnitude = magnitudes.get(job.pair.module)
         if magnitude is None or job.pair.kind != "linear":
-            what = "no magnitude" if magnitude is None else f"a {job.pair.kind} layer with DoRA"
+            unsupported = "no magnitude" if magnitude is None else f"a {job.pair.kind} layer with DoRA"
             raise InputError(
-                f"{opened.location.path}: {job.pair.module} has {what}: only linear DoRA layers are compressed",
+                f"{opened.location.path}: {job.pair.module} has {unsupported}: only linear DoRA layers are compressed",
                 code="dora",
                 hint="retrain at a smaller rank, or merge this adapter into its base model",
             )
@@ -290,10 +290,10 @@ def _names(
 # ---------------------------------------------------------------- what cannot be written
 
 
-def another_adapter(opened: Adapter, what: str) -> UsageError:
+def another_adapter(opened: Adapter, difference: str) -> UsageError:
     """The error for a plan that does not belong to this adapter."""
     return UsageError(
-        f"{opened.location.path}: the plan was made for another adapter ({what})",
+        f"{opened.location.path}: the plan was made for another adapter ({difference})",
         code="plan-mismatch",
         hint="audit this adapter and make a new plan",
     )

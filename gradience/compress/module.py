@@ -325,9 +325,9 @@ def write_module(job: Job) -> CompressedModule:
     )
 
 
-def _overflow(job: Job, what: str) -> InputError:
+def _overflow(job: Job, problem: str) -> InputError:
     return InputError(
-        f"{job.pair.a.file.path}: {job.pair.module}: {what}",
+        f"{job.pair.a.file.path}: {job.pair.module}: {problem}",
         code="overflow",
         hint="store them in a wider type: --dtype BF16 (Python: dtype=)",
     )

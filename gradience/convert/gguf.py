@@ -159,9 +159,9 @@ def _names(opened: Adapter, config: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def _unfit(opened: Adapter, what: str) -> InputError:
+def _unfit(opened: Adapter, part: str) -> InputError:
     return not_held(
-        opened, WORDS, what, "give the adapter's own base: --base-model NAME (Python: base_model=)"
+        opened, WORDS, part, "give the adapter's own base: --base-model NAME (Python: base_model=)"
     )
 
 

@@ -104,7 +104,7 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
     return DistillInputs(request, inputs, folder, *digests, *params)
 
 
-def may_be_one_base(one: str, other: str) -> bool:
+def may_be_one_base(first: str, second: str) -> bool:
     """Return whether two names of bases may mean the same weights.
 
     Names on the hub must be the same, the organization included. A folder may be anywhere: of it, and of what is
@@ -113,9 +113,9 @@ def may_be_one_base(one: str, other: str) -> bool:
     >>> may_be_one_base("org/llama", "/models/llama"), may_be_one_base("org/llama", "other/llama")
     (True, False)
     """
-    if ON_HUB.fullmatch(one) and ON_HUB.fullmatch(other):
-        return one.casefold() == other.casefold()
-    return _last(one) == _last(other)
+    if ON_HUB.fullmatch(first) and ON_HUB.fullmatch(second):
+        return first.casefold() == second.casefold()
+    return _last(first) == _last(second)
 
 
 def _last(name: str) -> str:

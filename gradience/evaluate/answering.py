@@ -127,7 +127,7 @@ class Answering:
 
     def _all(self) -> list[Answers]:
         reference = self.reference()
-        rows = [reference, *(self.candidate(one, self.stops) for one in self.inputs.adapters[1:])]
+        rows = [reference, *(self.candidate(adapter, self.stops) for adapter in self.inputs.adapters[1:])]
         if self.inputs.request.with_base:
             rows.append(Answers(None))
             self._reach(rows[-1], reference.look)
@@ -237,8 +237,8 @@ class Answering:
             "numerics": self.evaluator.numerics,
             **depends,
         }
-        each = [shared | self._examples_at[look] for look in range(len(looks))]
-        evaluation, digest = self.kept.records(file, each, make, row.look)
+        depends_by_look = [shared | self._examples_at[look] for look in range(len(looks))]
+        evaluation, digest = self.kept.records(file, depends_by_look, make, row.look)
         written = RecordsFile(path=f"{RECORDS}/{file}", sha256=digest)
         paths = [known.path for known in row.files]
         place = paths.index(written.path) if written.path in paths else len(paths)

@@ -123,7 +123,7 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
     Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`,
     `engine-cannot`), InputError (`labels-differ`), and what adapters, tasks and the engine's `inspect` raise.
     """
-    asked, request = request, replace(request, limit=_planned_limit(request))
+    requested, request = request, replace(request, limit=_planned_limit(request))
     adapters = adapter_inputs(
         [Path(adapter) for adapter in request.adapters],
         tokenizer=request.tokenizer != "base",
@@ -194,7 +194,7 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
     groups = groups_of(task, examples, request)
     if groups:
         notes.append(group_note(len(examples), tuple(groups.values()), request.group))
-    inputs = replace(inputs, request=asked, notes=tuple(notes), measures_divergence=measures, group_of=groups)
+    inputs = replace(inputs, request=requested, notes=tuple(notes), measures_divergence=measures, group_of=groups)
     return with_looks(inputs) if len(adapters) > 1 else inputs
 
 

@@ -79,7 +79,7 @@ class Kept:
         depends: for each look everything that decides the records, in what JSON can hold. make: writes the records up
         to a look, and continues what an earlier look has left.
         """
-        path, keys = self.folder / name, [_key(each) for each in depends]
+        path, keys = self.folder / name, [_key(entry) for entry in depends]
         kept = self._files.get(name)
         there = 0 if kept is None or kept.key not in keys else keys.index(kept.key) + 1
         key = keys[max(look, there) - 1]

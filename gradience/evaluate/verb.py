@@ -77,7 +77,11 @@ def evaluate(
                 answering.inputs = replace(inputs, grown_from=planned, notes=(*inputs.notes, note))
         base, tests = answering.fingerprint, None
         if output is not None and len(inputs.adapters) > 1 and not inputs.request.no_ledger:
-            claim = [[_digests(one) for one in inputs.adapters[1:]], str(inputs.margin), inputs.task.scoring]
+            claim = [
+                [_digests(adapter) for adapter in inputs.adapters[1:]],
+                str(inputs.margin),
+                inputs.task.scoring,
+            ]
             tests = count_test(output, _digests(inputs.reference), answering.data, claim, watcher.note)
         with memory_errors():
             rows = answering.run()

@@ -92,9 +92,9 @@ class Archive:
             raise self.broken(f"{info.filename!r:.200}: cut off")
         return packed
 
-    def broken(self, what: str) -> InputError:
+    def broken(self, problem: str) -> InputError:
         """The error for an archive that cannot be read."""
-        return _broken(self.path, what)
+        return _broken(self.path, problem)
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def _check_directory(path: Path, file: BufferedReader, size: int) -> None:
         raise _broken(path, "its list of members does not fit into it")
 
 
-def _broken(path: Path, what: str) -> InputError:
+def _broken(path: Path, problem: str) -> InputError:
     return InputError(
-        f"{path}: {what}", code="bad-archive", hint="copy the log again: it is damaged, or not finished"
+        f"{path}: {problem}", code="bad-archive", hint="copy the log again: it is damaged, or not finished"
     )

@@ -123,12 +123,12 @@ def _row(place: str, line: Mapping[str, Any]) -> Row:
             code="log-row",
             hint="`every_eval_ever validate` checks the file",
         )
-    asked = within(line, "input")
-    raw = text_or_none(asked.get("raw")) or ""
-    given = text_or_none(asked.get("formatted")) or raw
+    prompt = within(line, "input")
+    raw = text_or_none(prompt.get("raw")) or ""
+    given = text_or_none(prompt.get("formatted")) or raw
     item = Item(
         key,
-        digest([raw, asked.get("reference"), asked.get("choices")]),
+        digest([raw, prompt.get("reference"), prompt.get("choices")]),
         digest(given),
         tail(raw),
         head(_answer(line)),

@@ -57,12 +57,12 @@ def _in_folder(folder: Path) -> Path:
 
 
 def _logs(folder: Path) -> Iterator[Path]:
-    seen = 0
+    entries = 0
     for where, below, names in os.walk(folder):
         if Path(where) != folder:
             below.clear()
-        seen += len(names) + len(below)
-        if seen > MAX_FILES:
+        entries += len(names) + len(below)
+        if entries > MAX_FILES:
             raise InputError(
                 f"{folder}: more than {MAX_FILES:,} files in it",
                 code="log-several",

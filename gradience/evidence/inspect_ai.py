@@ -123,7 +123,7 @@ def _row(place: str, sample: Mapping[str, Any]) -> Row:
         )
     attached = within(sample, "attachments")
     given = [(_role(message), _content(message, attached)) for message in _before_an_answer(sample)]
-    asked = " ".join(text for role, text in given if role == "user")
+    user_text = " ".join(text for role, text in given if role == "user")
     output = text_or_none(within(sample, "output").get("completion"))
     item = Item(
         str(key),
@@ -135,7 +135,7 @@ def _row(place: str, sample: Mapping[str, Any]) -> Row:
             ]
         ),
         digest(given) if given else None,
-        tail(asked),
+        tail(user_text),
         head(_resolved(output or "", attached)),
         spelling=spelling(" ".join(text for _, text in given)),
     )

@@ -149,14 +149,14 @@ def _results(path: Path, date: str, task: str) -> Beside:
         return Beside()
     content = json_object(read_file(results, MAX_SETTINGS_BYTES), str(results))
     names = {"n-shot": "few-shot examples", "versions": "task version"}
-    said = {name: within(content, key).get(task) for key, name in names.items()}
+    setup = {name: within(content, key).get(task) for key, name in names.items()}
     higher = within(within(content, "higher_is_better"), task)
     config = within(content, "config")
     arguments = config.get("model_args")
     if isinstance(arguments, dict):  # older versions write `pretrained=…,dtype=…`
         arguments = ",".join(f"{key}={value}" for key, value in arguments.items())
     return Beside(
-        {name: str(value)[:100] for name, value in said.items() if isinstance(value, str | int | float)},
+        {name: str(value)[:100] for name, value in setup.items() if isinstance(value, str | int | float)},
         arguments if isinstance(arguments, str) and arguments else None,
         {metric: not is_higher for metric, is_higher in higher.items() if isinstance(is_higher, bool)},
     )

@@ -23,10 +23,10 @@ def paired(a: Log, b: Log) -> tuple[Pair, ...]:
     Raises InputError: `logs-differ` if task, metric, settings, documents or prompts are others, `logs-missing` if
     an example is in only one log, `log-no-pairs`.
     """
-    for what, one, other in _compared(a, b):
-        if one != other:
+    for label, in_a, in_b in _compared(a, b):
+        if in_a != in_b:
             raise InputError(
-                f"{a.path} and {b.path}: different {what}: {_shown(one)} and {_shown(other)}",
+                f"{a.path} and {b.path}: different {label}: {_shown(in_a)} and {_shown(in_b)}",
                 code="logs-differ",
                 hint="evaluate both with the same tool, task and settings",
             )
@@ -43,20 +43,20 @@ def paired(a: Log, b: Log) -> tuple[Pair, ...]:
     return pairs
 
 
-def lower_is_better(a: Log, b: Log, asked: bool | None) -> bool:
+def lower_is_better(a: Log, b: Log, chosen: bool | None) -> bool:
     """Return True if lower is better, from the logs or the option. Raises UsageError (`log-direction`)."""
     for log in (a, b):
         if log.lower_is_better is None:
             continue
-        if asked is not None and asked != log.lower_is_better:
+        if chosen is not None and chosen != log.lower_is_better:
             better = "lower" if log.lower_is_better else "higher"
             raise UsageError(
                 f"{log.path}: {better} is better, says the log of its {log.metric}",
                 code="log-direction",
                 hint="leave --lower-is-better out" if not log.lower_is_better else "add --lower-is-better",
             )
-        asked = log.lower_is_better
-    return bool(asked)
+        chosen = log.lower_is_better
+    return bool(chosen)
 
 
 def unchecked(a: Log, b: Log, pairs: Iterable[Pair]) -> list[str]:
@@ -103,14 +103,16 @@ def _first(ids: list[str]) -> str:
     return f" ({listed([printable(key[:60]) for key in ids], 3)})" if ids else ""
 
 
-def _check_texts(a: Log, b: Log, what: str, rows: Iterable[tuple[str, str | None, str | None]]) -> None:
-    known = [(key, one == other) for key, one, other in rows if one is not None and other is not None]
+def _check_texts(a: Log, b: Log, kind: str, rows: Iterable[tuple[str, str | None, str | None]]) -> None:
+    known = [
+        (key, text_a == text_b) for key, text_a, text_b in rows if text_a is not None and text_b is not None
+    ]
     differ = [key for key, same in known if not same]
     if differ:
         raise InputError(
-            f"{a.path} and {b.path}: {len(differ)} of {len(known)} examples have another {what} in B{_first(differ)}",
+            f"{a.path} and {b.path}: {len(differ)} of {len(known)} examples have another {kind} in B{_first(differ)}",
             code="logs-differ",
             hint="compare logs of one version of the task, with the same template, few-shot examples and seed"
-            if what == "prompt"
+            if kind == "prompt"
             else "compare logs of one version of the task: the same ids stand for other examples here",
         )

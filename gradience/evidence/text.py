@@ -57,9 +57,9 @@ def text_or_none(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _bad(place: str, what: str) -> InputError:
+def _bad(place: str, problem: str) -> InputError:
     return InputError(
-        f"{place}: {what}",
+        f"{place}: {problem}",
         code="log-row",
         hint="copy the log again, or rerun the tool: a truncated log is not compared",
     )

@@ -97,13 +97,13 @@ def _adapters_of(source: Path, *, recursive: bool) -> tuple[list[Path], int]:
     if not os.path.isdir(source) or (_marked(source) and not recursive):
         return [source], 0  # an adapter, a file, or nothing; the row says which
     matches = [source] if _marked(source) else []
-    empty, seen, waiting = 0, set(), [source]
+    empty, visited, waiting = 0, set(), [source]
     while waiting:
         folder = waiting.pop()
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in visited:
             continue
-        seen.add(real)
+        visited.add(real)
         entries = _entries(folder)
         if entries is None:
             matches.append(folder)

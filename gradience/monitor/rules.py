@@ -81,9 +81,9 @@ def need_logs(series: Series, least: int = MIN_LOGS) -> Series:
     return series
 
 
-def evidence(what: str, value: float | str | None, step: int | None = None) -> tuple[Evidence, ...]:
+def evidence(label: str, value: float | str | None, step: int | None = None) -> tuple[Evidence, ...]:
     """Return one piece of evidence; empty if there is no value."""
-    return () if value is None else (Evidence(what=what, value=value, step=step),)
+    return () if value is None else (Evidence(what=label, value=value, step=step),)
 
 
 # ---------------------------------------------------------------- broken numbers, and the shape of the loss curve

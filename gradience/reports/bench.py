@@ -1099,7 +1099,7 @@ def _probe(probe: Probe | None) -> list[Row]:
         (probe.cut_off, "output", "cut off (maximum length)"),
         (probe.truncated, "input", "truncated (too long)"),
     ]
-    problems = "; ".join(f"{plural(number, noun)} {what}" for number, noun, what in counts if number)
+    problems = "; ".join(f"{plural(number, noun)} {problem}" for number, noun, problem in counts if number)
     return [
         ("rank", str(probe.rank)),
         ("accuracy", f"{probe.correct:,} / {probe.n:,} correct ({percent(probe.score)}): {gate}"),
@@ -1196,7 +1196,10 @@ def _meanings(bench: Bench, n: int) -> Iterator[Row]:
     for expected, label in (("FAIL", "must fail"), ("PASS", "must pass")):
         of = [control for control in bench.controls if control.expected == expected]
         if of:
-            yield label, ", ".join(f"{one.name} ({one.description.partition(';')[0]})" for one in of)
+            yield (
+                label,
+                ", ".join(f"{control.name} ({control.description.partition(';')[0]})" for control in of),
+            )
     yield "one seed", "a demonstration; a claim needs several seeds"
 
 
@@ -1291,7 +1294,7 @@ def _answer_problems(report: BenchAggregate) -> list[Row]:
             (answers.truncated, "truncated"),
         ]
         if problems := ", ".join(
-            f"{percent(number / answers.n)} {what}" for number, what in shares if number
+            f"{percent(number / answers.n)} {label}" for number, label in shares if number
         ):
             alike.setdefault(problems, []).append(name)
     bad = [

@@ -92,7 +92,7 @@ class BenchStatus(Readable):
     @property
     def stages(self) -> tuple[tuple[int, StageStatus], ...]:
         """Return every stage, with its seed."""
-        return tuple((each.seed, stage) for each in self.seeds for stage in each.stages)
+        return tuple((seed.seed, stage) for seed in self.seeds for stage in seed.stages)
 
     def progress(self) -> str:
         """Return `5 of 14 stages done, 2 running, 1 failed`."""

@@ -328,15 +328,15 @@ def _check_module(path: Path, calibration: Calibration, module: CalibratedModule
     if (
         not math.isclose(module.importance, importance, rel_tol=1e-6)
         or (np.diff(scores) > 1e-6 * scores[0]).any()
-        or max(np.abs(each).max() for each in moments[-2:]) > LARGEST_EFFECT
+        or max(np.abs(moment).max() for moment in moments[-2:]) > LARGEST_EFFECT
         or min(moments.values.min(), moments.lost.min()) < 0
     ):
         raise _invalid(path, f"scores of {module.name} that no measurement gives")
 
 
-def _invalid(path: Path, what: str) -> InputError:
+def _invalid(path: Path, problem: str) -> InputError:
     return InputError(
-        f"{path}: not a calibration: {what}",
+        f"{path}: not a calibration: {problem}",
         code="calibration-invalid",
         hint="give the file that `gradience calibrate` wrote, or " + CalibrationReport.repair,
     )

@@ -635,11 +635,11 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
     ]
 
 
-def _listed(label: str, one: str, many: str, names: Sequence[str], most: int) -> list[Fact]:
+def _listed(label: str, singular: str, many: str, names: Sequence[str], most: int) -> list[Fact]:
     """The number of names and the first of them; empty without names."""
     if not names:
         return []
-    parts: list[str | Span] = [plural(len(names), one, many)]
+    parts: list[str | Span] = [plural(len(names), singular, many)]
     for name in names[:most]:
         parts += [", " if len(parts) > 1 else ": ", Span(name, "name")]
     rest = len(names) - most

@@ -764,18 +764,18 @@ def answer_blocks(report: EvaluationReport) -> list[Block]:
 def caveat_blocks(report: EvaluationReport) -> list[Block]:
     """Return the limits of the result."""
     if report.adapters[0].likelihood is None:
-        generated, seen = "", "the answers"
+        generated, results = "", "the answers"
         margin = f"{points(report.margin).removeprefix('+')} points"
     else:
         nats = float(report.margin)
         generated = "No text was generated, so the accuracy of generated answers is unknown. "
         margin = f"{nats:g} nats per token, a perplexity {100 * math.expm1(nats):.1f} % higher"
-        seen = "the likelihoods"
+        results = "the likelihoods"
     return [
         Heading("Limits"),
         Paragraph(
             f"{generated}One adapter each gives at most grade B: another training run may give a different result."
-            f" The margin ({margin}) is valid only if it was chosen before anyone saw {seen}."
+            f" The margin ({margin}) is valid only if it was chosen before anyone saw {results}."
         ),
     ]
 

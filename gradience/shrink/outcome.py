@@ -83,13 +83,13 @@ def candidates_of(
 ) -> tuple[ShrinkCandidate, ...]:
     """Return every planned candidate with its outcome."""
     on_dev = {tested.candidate.name: tested.row.pairs for tested in dev}
-    tested = {each.candidate.name: each for each in walked.tested}
+    tested = {outcome.candidate.name: outcome for outcome in walked.tested}
     rows = []
     for place, candidate in enumerate(plan.candidates):
-        one = tested.get(candidate.name)
+        outcome = tested.get(candidate.name)
         status: CandidateStatus = "skipped" if place < start else "not tested"
-        if one is not None:
-            status = STATUSES[one.row.grade]
+        if outcome is not None:
+            status = STATUSES[outcome.row.grade]
         rows.append(
             ShrinkCandidate(
                 **candidate.model_dump(
@@ -97,13 +97,13 @@ def candidates_of(
                 ),
                 status=status,
                 dev=on_dev.get(candidate.name),
-                result=None if one is None else exploratory(one.row) if plan.changes else one.row,
+                result=None if outcome is None else exploratory(outcome.row) if plan.changes else outcome.row,
                 distance=None
-                if one is None
-                else distance(inputs, walked.reference, one.answers, walked.control),
+                if outcome is None
+                else distance(inputs, walked.reference, outcome.answers, walked.control),
                 needs=""
-                if one is None or status != "inconclusive"
-                else needs_of(one.row, plan, candidate.words),
+                if outcome is None or status != "inconclusive"
+                else needs_of(outcome.row, plan, candidate.words),
             )
         )
     return tuple(rows)
@@ -139,9 +139,9 @@ def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
     loses = row.likelihood is not None and (row.likelihood.delta or 0.0) > 0
     if row.pairs is not None:
         loses = row.pairs.delta < 0
-    seen = "the true drop equals the observed one" if loses else "both adapters are equally good"
+    assumption = "the true drop equals the observed one" if loses else "both adapters are equally good"
     needs = (
-        f"about {rows:,} examples are needed for 80 % power, if {seen}"
+        f"about {rows:,} examples are needed for 80 % power, if {assumption}"
         if rows
         else "if the true drop equals the observed one, no number of examples can show the margin"
     )

@@ -195,13 +195,13 @@ def _content(row: Any) -> str:
     return f"{row.prompt}\0{row.response}"
 
 
-def distillation_of(asked: EvaluateSettings, prompts: Path) -> tuple[DistillSettings, Sequence[str]]:
+def distillation_of(settings: EvaluateSettings, prompts: Path) -> tuple[DistillSettings, Sequence[str]]:
     """Return how the smallest candidate is distilled (with the defaults of `gradience distill`), and its prompts' ids.
 
     Raises UsageError (`too-few-rows`), and what reading prompts raises.
     """
-    adapter = asked.adapters[0]
-    base = {**shared(asked, BaseSettings), "max_length": asked.max_length}
+    adapter = settings.adapters[0]
+    base = {**shared(settings, BaseSettings), "max_length": settings.max_length}
     distillation = DistillSettings(adapter, teacher=adapter, prompts=prompts, **base)
     inputs = read_prompts(distillation.student)
     ids = inputs.rows.prompt_ids(inputs.kind)

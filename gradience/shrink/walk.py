@@ -51,7 +51,7 @@ def start_on_dev(prepared: Prepared, output: Path, watcher: Watcher, make: Make)
         replace(prepared.inputs, examples=prepared.dev, looks=(), group_of={}),
     )
     answering = Answering(inputs, output / DEV, watcher, rows=1 + len(candidates))
-    return answering.work(lambda asked: tuple(down(asked, asked.reference(), candidates, make)))
+    return answering.work(lambda answering: tuple(down(answering, answering.reference(), candidates, make)))
 
 
 def start_of(dev: Sequence[TestedCandidate]) -> int:
@@ -72,10 +72,10 @@ def walk(
     rows = 1 + (control is not None) + len(candidates)
     answering = Answering(prepared.inputs, output, watcher, rows=rows, likelihoods=True)
 
-    def evaluate(asked: Answering) -> Walk:
-        reference = asked.reference()
-        rewritten = None if control is None else asked.candidate(control, lambda row: True)
-        return Walk(reference, rewritten, reason, tuple(down(asked, reference, candidates, make)))
+    def evaluate(current: Answering) -> Walk:
+        reference = current.reference()
+        rewritten = None if control is None else current.candidate(control, lambda row: True)
+        return Walk(reference, rewritten, reason, tuple(down(current, reference, candidates, make)))
 
     return answering, answering.work(evaluate)
 

@@ -136,9 +136,11 @@ def net_loss_tail(net: float, n: int, lost: float, gained: float, *, at_least: b
         return float(net <= 0 if at_least else net >= 0)
     reach = _BEYOND * math.sqrt(n * share) + _BEYOND**2
     discordant = np.arange(max(0, math.floor(n * share - reach)), min(n, math.ceil(n * share + reach)) + 1)
-    one, other = (gained, -net) if at_least else (lost, net)  # at least so many lost: at most so many gained
-    most = np.floor((discordant + other) / 2)
-    tails = scipy.special.bdtr(np.clip(most, 0, discordant), discordant, min(one / share, 1.0))
+    p_losing, bound = (
+        (gained, -net) if at_least else (lost, net)
+    )  # at least so many lost: at most so many gained
+    most = np.floor((discordant + bound) / 2)
+    tails = scipy.special.bdtr(np.clip(most, 0, discordant), discordant, min(p_losing / share, 1.0))
     logs = scipy.special.xlogy(discordant, share) + scipy.special.xlog1py(n - discordant, -share)
     logs -= scipy.special.gammaln(discordant + 1) + scipy.special.gammaln(n - discordant + 1)
     logs += scipy.special.gammaln(n + 1)
@@ -220,7 +222,9 @@ def adjusted_p_values(claims: Sequence[Sequence[float]]) -> list[list[float]]:
     """
     adjusted: list[list[float]] = [[] for _ in claims]
     largest = 0.0
-    while open_claims := [place for place, each in enumerate(claims) if len(adjusted[place]) < len(each)]:
+    while open_claims := [
+        place for place, p_values in enumerate(claims) if len(adjusted[place]) < len(p_values)
+    ]:
         value, place = min((claims[place][len(adjusted[place])], place) for place in open_claims)
         largest = max(largest, min(1.0, len(open_claims) * value))
         adjusted[place].append(largest)

@@ -114,8 +114,12 @@ def check_compression(folder: Path, findings: Findings, at: str = "") -> Compres
     if source is None or report.initial is not None:
         findings.gap(f"the errors in {name}: the original is not here (sha256 {report.source_sha256[:12]}…)")
         return report
-    what = f"{name}: the errors of all modules, measured again"
-    with findings.check("errors", "L1", what), open_adapter(source) as before, open_adapter(folder) as after:
+    description = f"{name}: the errors of all modules, measured again"
+    with (
+        findings.check("errors", "L1", description),
+        open_adapter(source) as before,
+        open_adapter(folder) as after,
+    ):
         now, rows = {pair.module: pair for pair in after.pairs}, {row.name: row for row in report.modules}
         for pair in before.pairs:
             error = compare_modules(pair, now.get(pair.module))[1].relative_difference

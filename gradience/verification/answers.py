@@ -104,7 +104,9 @@ def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: 
         if control is not None:
             rewritten = recorded.candidate(recorded.known[control.name], lambda row: True)
         candidates = plan.candidates[start:]
-        tested = tuple(down(recorded, reference, candidates, lambda one: recorded.known[one.name]))
+        tested = tuple(
+            down(recorded, reference, candidates, lambda candidate: recorded.known[candidate.name])
+        )
     walked = Walk(reference, rewritten, report.control.reason, tested)
     prepared = Prepared(recorded.inputs, (), cast(Any, None), plan)
     fingerprint = report.conditions.base_fingerprint
@@ -113,7 +115,7 @@ def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: 
 
 
 def _rows_of(report: ShrinkReport) -> list[EvaluatedAdapter]:
-    rows = [report.reference, report.control.result, *(one.result for one in report.candidates)]
+    rows = [report.reference, report.control.result, *(candidate.result for candidate in report.candidates)]
     return [row for row in rows if row is not None]
 
 
@@ -135,7 +137,7 @@ def _plan_facts(place: Path, report: ShrinkReport, plan: ShrinkPlan) -> Facts:
     for candidate in plan.candidates:
         saved = round(1 - candidate.lora_params / plan.lora_params, 9)
         yield PLAN, f"candidates.{candidate.name}.params_saved", round(candidate.params_saved, 9), saved
-        row = next(each.result for each in report.candidates if each.name == candidate.name)
+        row = next(outcome.result for outcome in report.candidates if outcome.name == candidate.name)
         if row is not None and row.lora_params is not None:
             at = f"candidates.{candidate.name}.result"
             yield shrink.SHRUNK, f"{at}.lora_params", row.lora_params, candidate.lora_params
@@ -147,7 +149,7 @@ def _plan_facts(place: Path, report: ShrinkReport, plan: ShrinkPlan) -> Facts:
 def _check_adapter(place: Path, report: ShrinkReport, findings: Findings) -> None:
     """Compare adapter/ with the candidate that it is said to be, its reports with it, and its card with the result."""
     folder = place / shrink.ADAPTER
-    chosen = next(one for one in report.candidates if one.name == report.smallest)
+    chosen = next(candidate for candidate in report.candidates if candidate.name == report.smallest)
     if chosen.result is None or not (folder / WEIGHTS).is_file():
         findings.gap(f"the size of {report.smallest}: its weights are not in {shrink.ADAPTER}/")
         return
@@ -185,10 +187,10 @@ def check_data(place: Path, name: str, findings: Findings) -> None:
         return
     rows: Sequence[Any] = task.examples.of(plan.role)
     examples = in_look_order(rows[: plan.examples]) if plan.looks else rows[: plan.examples]
-    what = (
+    description = (
         f"{len(examples):,} of {len(rows):,} {plan.role} examples of {report.task}: ids, texts, gold answers"
     )
-    with findings.check("data", "data", what):
+    with findings.check("data", "data", description):
         if fingerprint(examples) != plan.examples_sha256:
             problem = f"not the digest of the first {plan.examples:,} of {len(rows):,} examples of the task"
             findings.mismatch(name, problem, "examples_sha256")
@@ -243,10 +245,10 @@ class _Recorded(Answering):
         plan = report.plan
         assert plan.dev is not None
         whole = {
-            one.name: EvaluatedAdapter.model_construct(
-                **{**dict(report.reference), "name": one.name, "sha256": None}
+            candidate.name: EvaluatedAdapter.model_construct(
+                **{**dict(report.reference), "name": candidate.name, "sha256": None}
             )
-            for one in plan.candidates
+            for candidate in plan.candidates
         }
         whole |= {name: row for name, row in self.rows.items() if name in whole}
         rows = [report.reference, *whole.values()]
@@ -254,7 +256,9 @@ class _Recorded(Answering):
         recorded = _Recorded(self.place / DEV, at_once, rows, plan.dev.examples, self.findings)
         recorded._likelihoods = False
         known = recorded.known
-        return tuple(down(recorded, recorded.reference(), plan.candidates, lambda one: known[one.name]))
+        return tuple(
+            down(recorded, recorded.reference(), plan.candidates, lambda candidate: known[candidate.name])
+        )
 
     def work(self, do: Callable[[Answering], T]) -> T:
         return do(self)
@@ -389,7 +393,7 @@ def _compare(path: Path, again: Report, findings: Findings) -> None:
     with findings.check("result", "L1", f"{path.name}: every number and sentence matches the records"):
         values = strict_json.loads(read_file(path, MAX_DATA_BYTES), path, path.name)
         for difference in differences(values, again.model_dump(mode="json"), ignored=NOT_IN_RECORDS):
-            findings.mismatch(path.name, difference.what, difference.field)
+            findings.mismatch(path.name, difference.problem, difference.field)
 
 
 def _check_page(path: Path, report: EvaluationReport | ShrinkReport, findings: Findings) -> None:

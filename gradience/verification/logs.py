@@ -46,7 +46,7 @@ def check_evidence(place: Path, findings: Findings) -> None:
             return
         values = strict_json.loads(read_file(place / EVIDENCE, MAX_DATA_BYTES), place / EVIDENCE, EVIDENCE)
         for difference in differences(values, again.model_dump(mode="json"), ignored=NOT_IN_LOGS):
-            findings.mismatch(EVIDENCE, difference.what, difference.field)
+            findings.mismatch(EVIDENCE, difference.problem, difference.field)
 
 
 def _log_at(place: Path, log: LogFacts, findings: Findings) -> Path | None:

@@ -12,7 +12,7 @@ from bench_sample import config
 from scipy import stats
 
 from gradience.bench.plan.forecast import forecast, report_of_config
-from gradience.bench.plan.power import Assumed, scenario, seen
+from gradience.bench.plan.power import Assumed, observed, scenario
 from gradience.bench.plan.variants import asked_for
 from gradience.bench.verdict.folders import read_results
 from gradience.cli.app import run
@@ -63,7 +63,7 @@ def test_what_is_needed_by_hand() -> None:
 def test_what_a_kept_run_has_shown_is_counted_from_its_file() -> None:
     path = KEPT / "bench_aggregate.json"
     variants = {row["name"]: row for row in json.loads(path.read_text(encoding="utf-8"))["variants"]}
-    assumed = seen(read_results([KEPT]), "a run")  # type: ignore[arg-type]
+    assumed = observed(read_results([KEPT]), "a run")  # type: ignore[arg-type]
     names = {each.name for each in assumed.of}
     assert "uniform_median" in names
     assert not names & {"rewrite_control", "random_directions", "head_only"}

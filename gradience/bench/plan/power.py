@@ -85,7 +85,7 @@ def stated(discordances: Sequence[float], spreads: Sequence[float]) -> Assumptio
     return Assumptions(of, [how, *more])
 
 
-def seen(results: Sequence[BenchAggregate], source: str) -> Assumptions:
+def observed(results: Sequence[BenchAggregate], source: str) -> Assumptions:
     """Return what earlier runs have shown of their variants. source: what they are called."""
     seeds = sorted({len(together.planned_seeds) for together in results})
     of = [variant for together in results for variant in seen_in(together)]

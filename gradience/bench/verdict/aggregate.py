@@ -160,10 +160,10 @@ def _difference(a: Bench, b: Bench) -> str:
         ("evaluated role", a.data.eval_role, b.data.eval_role),
         ("policy", a.policy, b.policy),
     ]
-    for what, left, right in named:
+    for label, left, right in named:
         if left != right:
             short = f"{left} there, {right} here" if isinstance(left, str) else "the contents differ"
-            return f"another {what} ({short})"
+            return f"another {label} ({short})"
     if a.protocol_digest != b.protocol_digest:
         for key, left, right in differences(a.config, b.config, ignored=("seeds", *UNCOUNTED)):
             return f"`{key}` is {left} there, {right} here"

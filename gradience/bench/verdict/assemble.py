@@ -271,13 +271,13 @@ def gate_of_base(config: BenchConfig, probe: Evaluation[Any], base: Evaluation[A
     if margin is None:
         return {}
     if base is not None:
-        correct, what = count(base.records).correct, "without an adapter"
+        correct, baseline = count(base.records).correct, "without an adapter"
     else:
         labels = Counter(row.label for row in probe.records if isinstance(row, ClassificationRecord))
         if not labels:  # below its own gate, so the base was not evaluated
             return {}
-        correct, what = max(labels.values()), "most frequent label"
-    return {"above_base": margin, "base_correct": correct, "base": what}
+        correct, baseline = max(labels.values()), "most frequent label"
+    return {"above_base": margin, "base_correct": correct, "base": baseline}
 
 
 def reaches_gate(config: BenchConfig, probe: Evaluation[Any]) -> bool:

@@ -430,7 +430,7 @@ def _sentence(
     smallest: Step, settings: LadderSettings, bound: LadderBound, margin: Fraction, seeds: int
 ) -> str:
     assert smallest.low is not None
-    what = (
+    claim = (
         f"rank {smallest.step:g} is the smallest"
         if settings.kind == "uniform"
         else f"{100 * smallest.step:g} % of the energy is the least"
@@ -442,7 +442,7 @@ def _sentence(
     }[bound]
     only = "; one seed gives no evidence about other trainings" if seeds == 1 else ""
     return (
-        f"{what} shown to be safe: with 95 % confidence, {where} {at_worst(smallest.low)} (margin"
+        f"{claim} shown to be safe: with 95 % confidence, {where} {at_worst(smallest.low)} (margin"
         f" {in_points(margin)}){only}"
     )
 

@@ -133,13 +133,13 @@ def check_records(path: Path, name: str, task: Task, examples: Sequence[Any], fi
     expected = {example.id: gold_of_example(example, header.kind) for example in examples}
     absent, extra = expected.keys() - recorded.keys(), recorded.keys() - expected.keys()
     other = [key for key in expected if key in recorded and recorded[key] != expected[key]]
-    for ids, what in (
+    for ids, problem in (
         (absent, f"of {len(expected):,} examples of the task are missing"),
         (extra, "examples are not among those of the task"),
         (other, "examples have another text or gold answer than the task's"),
     ):
         if ids:
-            findings.mismatch(name, f"{len(ids):,} {what}: {', '.join(sorted(ids)[:3])}", "id")
+            findings.mismatch(name, f"{len(ids):,} {problem}: {', '.join(sorted(ids)[:3])}", "id")
     if not (absent or extra) and list(recorded) != list(expected):
         findings.mismatch(name, "not in the order of the task", "id")
 

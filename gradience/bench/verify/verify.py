@@ -450,10 +450,10 @@ def _check_seeds(run: RunFolder, place: str, facts: SeedFacts) -> None:
             values = [number for row in evaluation.records for number in numbers_of(row)]
             if values:
                 numbers[file] = "numbers", sha256_json(values)
-        for file, (what, value) in numbers.items():
-            before = run.unique.setdefault((what, value), (place, file))
+        for file, (kind, value) in numbers.items():
+            before = run.unique.setdefault((kind, value), (place, file))
             if before[0] != place:
-                findings.mismatch(file, f"the same {what} as {before[1]}, under another seed")
+                findings.mismatch(file, f"the same {kind} as {before[1]}, under another seed")
 
 
 def _check_aggregate(run: RunFolder, plan: BenchPlan | None) -> Status | None:
@@ -518,14 +518,14 @@ def _compare(
         if difference.is_text and version != __version__ and set(difference.field.split(".")) & {*WORDS}:
             findings.gap(f"sentences of version {version}: not compared")
         else:
-            findings.mismatch(file, difference.what, difference.field)
+            findings.mismatch(file, difference.problem, difference.field)
 
 
 class Difference(NamedTuple):
     """One place in which a recorded value differs from the computed one."""
 
     field: str
-    what: str
+    problem: str
     is_text: bool
     """True if both are sentences, whose wording may differ between versions."""
 

@@ -127,9 +127,9 @@ def number_range(values: Iterable[int | float]) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-def plural(number: int, one: str, many: str | None = None) -> str:
+def plural(number: int, singular: str, many: str | None = None) -> str:
     """Return `1 module`, `24 modules`, `1,000 modules`, with the number as `count` shows it."""
-    return f"{count(number)} {noun(number, one, many)}"
+    return f"{count(number)} {noun(number, singular, many)}"
 
 
 def duration(seconds: float | None) -> str:

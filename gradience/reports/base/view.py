@@ -34,8 +34,8 @@ def first_names(names: Sequence[str], shown: int) -> tuple[str | Span, ...]:
     return (*parts, f" and {count(hidden)} more") if hidden > 0 else tuple(parts)
 
 
-def more(number: int, one: str, where: str = "", many: str | None = None) -> list[Block]:
+def more(number: int, singular: str, where: str = "", many: str | None = None) -> list[Block]:
     """Return the number of entries left out, and a pointer to them; empty if there are none."""
     if number <= 0:
         return []
-    return [dim(f"… {plural(number, one, many)}{where}")]
+    return [dim(f"… {plural(number, singular, many)}{where}")]
