@@ -194,7 +194,9 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
     groups = groups_of(task, examples, request)
     if groups:
         notes.append(group_note(len(examples), tuple(groups.values()), request.group))
-    inputs = replace(inputs, request=requested, notes=tuple(notes), measures_divergence=measures, group_of=groups)
+    inputs = replace(
+        inputs, request=requested, notes=tuple(notes), measures_divergence=measures, group_of=groups
+    )
     return with_looks(inputs) if len(adapters) > 1 else inputs
 
 

@@ -37,8 +37,8 @@ def joined(*keys: Sequence[Hashable | None]) -> tuple[int, ...]:
     for column, values in enumerate(keys):
         for place, value in enumerate(values):
             if value is not None:
-                one, other = root(first.setdefault((column, value), place)), root(place)
-                parent[max(one, other)] = min(one, other)
+                roots = root(first.setdefault((column, value), place)), root(place)
+                parent[max(roots)] = min(roots)
     return numbered(map(root, range(count)))
 
 
@@ -54,6 +54,6 @@ def group_note(examples: int, groups: Sequence[int], column: str | None) -> str:
     >>> group_note(400, [place // 10 for place in range(400)], None)
     '400 examples are 40 independent ones: the others are spellings of the same text'
     """
-    what = f"groups by `{column}` and spellings of the same text count as one" if column else ""
-    what = what or "the others are spellings of the same text"
-    return f"{examples:,} examples are {len(set(groups)):,} independent ones: {what}"
+    reason = f"groups by `{column}` and spellings of the same text count as one" if column else ""
+    reason = reason or "the others are spellings of the same text"
+    return f"{examples:,} examples are {len(set(groups)):,} independent ones: {reason}"
