@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from inspect import signature
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gradience import tasks
@@ -246,12 +248,24 @@ def _planned_limit(request: EvaluateSettings) -> int | None:
     return max(request.limit, planned or 0)
 
 
-def in_look_order(examples: Sequence[Any]) -> tuple[Any, ...]:
-    """Return examples in the order in which looks answer them.
+def in_look_order(
+    examples: Sequence[Any], group_of: Mapping[str, int] = MappingProxyType({})
+) -> tuple[Any, ...]:
+    """Return examples in the order in which looks answer them, those of a group together.
 
     It is random, and depends on the examples only: not on their order in the file.
     """
-    return tuple(sorted(examples, key=lambda example: sha256_text(f"looks\0{example.id}")))
+    own = {example.id: sha256_text(f"looks\0{example.id}") for example in examples}
+    first: dict[int, str] = {}
+    for name, group in group_of.items():
+        if name in own:
+            first[group] = min(first.get(group, own[name]), own[name])
+
+    def place(example: Any) -> tuple[str, str]:
+        name = example.id
+        return (first[group_of[name]] if name in group_of else own[name], own[name])
+
+    return tuple(sorted(examples, key=place))
 
 
 def with_looks(inputs: Inputs) -> Inputs:
@@ -259,10 +273,14 @@ def with_looks(inputs: Inputs) -> Inputs:
     from gradience.statistics.sequential import fewest_at_first_look, plan_looks
 
     floor = fewest_at_first_look(float(inputs.margin), likelihoods=inputs.compares_nll)
-    looks = plan_looks(len(inputs.examples), floor)
+    ordered, n = in_look_order(inputs.examples, inputs.group_of), len(inputs.examples)
+    groups = [inputs.group_of.get(example.id, example.id) for example in ordered]
+    ends = [end for end in range(1, n + 1) if end == n or groups[end] != groups[end - 1]]  # of whole groups
+    planned = plan_looks(n, ends[min(floor, len(ends)) - 1])
+    looks = tuple(sorted({ends[bisect_left(ends, look)] for look in planned}))
     if inputs.request.all_rows or len(looks) == 1:
         return inputs
-    return replace(inputs, examples=in_look_order(inputs.examples), looks=looks)
+    return replace(inputs, examples=ordered, looks=looks)
 
 
 def _other_bases(adapters: Sequence[AdapterInput], base: str) -> Iterator[str]:

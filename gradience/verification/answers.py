@@ -22,7 +22,7 @@ from gradience.evaluate import outcome as evaluated
 from gradience.evaluate import verb as evaluation
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
 from gradience.evaluate.answering import Answering, Answers, T
-from gradience.evaluate.inputs import Inputs, in_look_order
+from gradience.evaluate.inputs import Inputs, groups_of, in_look_order
 from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files import strict_json
@@ -186,7 +186,10 @@ def check_data(place: Path, name: str, findings: Findings) -> None:
         findings.not_done("data", "data", f"{name}: not compared with the task's data: {error}")
         return
     rows: Sequence[Any] = task.examples.of(plan.role)
-    examples = in_look_order(rows[: plan.examples]) if plan.looks else rows[: plan.examples]
+    examples = rows[: plan.examples]
+    if plan.looks:
+        groups = groups_of(task, examples, EvaluateSettings()) if plan.groups is not None else {}
+        examples = in_look_order(examples, groups)
     description = (
         f"{len(examples):,} of {len(rows):,} {plan.role} examples of {report.task}: ids, texts, gold answers"
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from itertools import pairwise
 
 import adapters_to_compare as data
 import numpy as np
 import pytest
 
 from gradience import evaluate_adapters, shrink_adapter, verify
+from gradience.evaluate.inputs import read_inputs
+from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.records import read_records
 from gradience.progress import Watcher
 from gradience.reports.shrink import ShrinkPlan
@@ -168,3 +171,21 @@ def test_dev_rows_are_answered_at_once_and_test_rows_at_looks(folder, tmp_path, 
     assert read_records(tmp_path / "out" / "dev" / "records" / "rank2.jsonl").run.n == 30
     assert report.candidates[-1].result.n == 20
     assert {each.file for each in verify(tmp_path / "out").mismatches} <= {"adapter/README.md"}
+
+
+def test_a_look_ends_with_a_whole_group(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(sequential, "fewest_at_first_look", lambda margin, likelihoods: 5)
+    rows = (folder / "rows.csv").read_text().splitlines()
+    lines = [f"{row},{'group' if place == 0 else place // 4}" for place, row in enumerate(rows)]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    given = read_inputs(
+        EvaluateSettings(
+            [folder / "reference", folder / "other"], base_model=folder / "base", margin="20",
+            data=tmp_path / "rows.csv", group="group",
+        )
+    )  # fmt: skip
+    groups = [given.group_of[example.id] for example in given.examples]
+    assert len(given.looks) > 1
+    for look in given.looks[:-1]:
+        assert not {*groups[:look]} & {*groups[look:]}
+    assert len({*groups}) == sum(a != b for a, b in pairwise([None, *groups]))
