@@ -345,7 +345,7 @@ def reader_of(
             raise InputError(f"{data}: has no rows", code="task-kind", hint="give a file with examples")
         named = ", ".join(f"`{name}`" for name in [*first.values][:8])
         raise InputError(
-            f"{data}: the columns {named} are no layout that is known",
+            f"{data}: the columns {named} match no known layout",
             code="task-kind",
             hint=columns_hint(first),
         )
