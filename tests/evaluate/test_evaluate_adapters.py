@@ -361,7 +361,10 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(prepared, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("", "has no rows"), ('{"question": "?", "n": 1}\n', "the columns `question`, `n` match no known layout")],
+    [
+        ("", "has no rows"),
+        ('{"question": "?", "n": 1}\n', "the columns `question`, `n` match no known layout"),
+    ],
 )
 def test_rows_that_nothing_reads_say_what_they_hold(prepared, tmp_path, content, words):
     (tmp_path / "rows.jsonl").write_text(content)
