@@ -49,7 +49,11 @@ def shortened(text: str, limit: int) -> str:
 
 
 class VerificationError(GradienceError):
-    """A result was tested, and failed."""
+    """A written file does not pass its check: PEFT does not load it, or it reads back differently.
+
+    >>> VerificationError("small.gguf: ranks differ after reading", code="conversion-differs").exit_code
+    1
+    """
 
     exit_code = 1
 
@@ -68,7 +72,14 @@ class UsageError(GradienceError):
 
 
 class WrongType(UsageError, TypeError):
-    """An argument of a function has another type than it takes."""
+    """An argument of a function has the wrong type; also a TypeError.
+
+    >>> try:
+    ...     audit_adapter("my_adapter", tau="0.9")
+    ... except WrongType as error:
+    ...     print(error)
+    tau must be a number, not str ('0.9')
+    """
 
 
 class InputError(GradienceError):
@@ -138,7 +149,7 @@ class NetworkError(GradienceError):
 
 
 class EngineError(GradienceError):
-    """The program that answers examples ended before it had answered.
+    """The engine's process ended, or has too little memory.
 
     >>> EngineError("the process of vLLM was ended by signal 9", code="engine-died").exit_code
     5

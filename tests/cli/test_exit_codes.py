@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from killing import HANGS
 
+import gradience as public
 from gradience import errors
 from gradience.cli.app import run
 from gradience.cli.exit_codes import ExitCode
@@ -50,6 +52,17 @@ def error_classes(base=errors.GradienceError):
     for cls in base.__subclasses__():
         yield cls
         yield from error_classes(cls)
+
+
+def test_every_error_is_public_and_documented_once():
+    page = (ROOT / "docs" / "reference" / "exit_codes.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `([A-Z]\w+)` \| (\d) \|", page, flags=re.MULTILINE)
+    assert documented == sorted(documented, key=lambda row: row[1])
+    assert sorted(documented) == sorted((cls.__name__, str(cls.exit_code)) for cls in error_classes())
+    for name, _ in documented:
+        assert getattr(public, name) is getattr(errors, name)
+    raised = {int(code) for _, code in documented}
+    assert raised == {code for code in ExitCode if ExitCode.DONE < code < ExitCode.INCONCLUSIVE}
 
 
 @pytest.mark.parametrize("cls", list(error_classes()), ids=lambda cls: cls.__name__)
