@@ -27,6 +27,7 @@ from gradience.models.tokenizers import with_tokenizer
 from gradience.reports.base.exact import as_written, share_of_points
 from gradience.reports.bench_plan import Role
 from gradience.reports.evaluation import KeptRecords
+from gradience.settings import paths_of
 from gradience.statistics.groups import group_note, joined, spelling_key
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task, rendered
 from gradience.tasks.examples import ChoiceExample, LabelledExample
@@ -127,7 +128,7 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
     """
     requested, request = request, replace(request, limit=_planned_limit(request))
     adapters = adapter_inputs(
-        [Path(adapter) for adapter in request.adapters],
+        paths_of(request.adapters),
         tokenizer=request.tokenizer != "base",
         local=request.engine in OURS or engine(request.engine).local,
     )
@@ -143,7 +144,7 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
     name = name or adapters[0].base_model
     if name is None:
         raise UsageError(
-            f"{request.adapters[0]}: its config names no base model",
+            f"{paths_of(request.adapters)[0]}: its config names no base model",
             code="no-base",
             hint="give --base-model: a folder, or a name on the hub",
         )

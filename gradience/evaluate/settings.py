@@ -21,7 +21,7 @@ from gradience.models.locate import EMBEDDED, is_path
 from gradience.models.settings import BaseSettings
 from gradience.progress import Watcher
 from gradience.reports.base.exact import as_written
-from gradience.settings import SETTINGS, Flag, Positive, PythonOnly, StrPath, settings_of
+from gradience.settings import SETTINGS, Flag, Positive, PythonOnly, StrPath, settings_of, several
 from gradience.tasks.user_code import is_file
 
 PATHS = ("adapters", "data", "output")
@@ -48,11 +48,6 @@ def options_of(given: Any) -> Any:
             )
         options[key] = loads(value.encode(), f"--option {key}")
     return options
-
-
-def _several(adapters: Any) -> Any:
-    """One adapter is a list of one."""
-    return (adapters,) if isinstance(adapters, str | os.PathLike) else tuple(adapters)
 
 
 def _file_of(data: Any) -> Any:
@@ -128,7 +123,7 @@ class ExampleSettings:
 class EvaluateSettings(BaseSettings, ExampleSettings):
     """Adapters and output."""
 
-    adapters: Annotated[Sequence[StrPath], BeforeValidator(_several), Flag("ADAPTER…")] = ()
+    adapters: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("ADAPTER…")] = ()
     """Folders of LoRA adapters; the first is the reference."""
     _: KW_ONLY
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None

@@ -270,9 +270,9 @@ class Calibration:
         _check(path, calibration)
         return calibration
 
-    def write(self, path: Path) -> Path:
+    def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the file, whole or not at all. Raises OutputError."""
-        return write_whole(path, self._chunks({METADATA: self.report.to_json(indent=None)}))
+        return write_whole(Path(path), self._chunks({METADATA: self.report.to_json(indent=None)}))
 
 
 def calibration_argument(given: Calibration | str | os.PathLike[str] | None) -> Calibration | None:

@@ -26,7 +26,7 @@ from gradience.models.locate import locate
 from gradience.models.settings import BaseSettings
 from gradience.reports.calibration import Calibration, calibration_argument
 from gradience.reports.shrink import DevRows, PlannedDistillation, ShrinkForecast, ShrinkPlan
-from gradience.settings import shared
+from gradience.settings import paths_of, shared
 from gradience.shrink.candidates import Source, plan_candidates
 from gradience.shrink.settings import ShrinkSettings
 from gradience.tasks.examples import LabelledExample, fingerprint
@@ -200,7 +200,7 @@ def distillation_of(settings: EvaluateSettings, prompts: Path) -> tuple[DistillS
 
     Raises UsageError (`too-few-rows`), and what reading prompts raises.
     """
-    adapter = settings.adapters[0]
+    adapter = paths_of(settings.adapters)[0]
     base = {**shared(settings, BaseSettings), "max_length": settings.max_length}
     distillation = DistillSettings(adapter, teacher=adapter, prompts=prompts, **base)
     inputs = read_prompts(distillation.student)
