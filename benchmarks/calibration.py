@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 
 from gradience import AuditReport, ToBudget, ToRank, audit_adapter, calibrate_adapter, plan_compression, tasks
-from gradience.bench.arms.arm import Arm, Source
+from gradience.bench.arms.arm import Arm, ArmSource
 from gradience.bench.arms.controls import PROBE_DISTILLED, write_random_directions
-from gradience.bench.run.prompts import Distillation, Prompts, distill_variant
+from gradience.bench.run.prompts import Distillation, PromptRun, distill_variant
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.compress.adapter import write_compressed
 from gradience.evaluate import Classification, Scores, evaluate_rows, kl_divergence
@@ -106,9 +106,9 @@ class Probe:
         given = self.calibration if plan.calibration_sha256 else None
         write_compressed(self.folder, plan, target, calibration=given)
 
-    def distill(self, begin: Callable[[Source, Any, Path], None], ranks: Any, target: Path) -> None:
+    def distill(self, begin: Callable[[ArmSource, Any, Path], None], ranks: Any, target: Path) -> None:
         """As Bench distills: the probe teaches, no label is read."""
-        source = Source(self.folder, self.report, int(self.seed))
+        source = ArmSource(self.folder, self.report, int(self.seed))
         distill_variant(
             Arm("distill", begin, distills=True),
             source,
@@ -289,7 +289,7 @@ def prepared(
     work = options.output / f"seed_{seed}"
     work.mkdir(exist_ok=True)
     report = audit_adapter(folder)
-    given = Prompts(
+    given = PromptRun(
         tuple(rows),
         model_of(labels, options),
         labels,

@@ -29,8 +29,8 @@ from gradience.reports.audit_series import step_of
 from gradience.reports.base.report import Report
 from gradience.reports.calibration import METADATA, Calibration
 from gradience.reports.monitor import MonitorReport
-from gradience.reports.page.flips import Prompts
-from gradience.reports.page.parts import Source
+from gradience.reports.page.flips import PromptTexts
+from gradience.reports.page.parts import PageSource
 from gradience.reports.registry import ARTIFACTS, model_of
 
 OF_A_RUN = ("bench_aggregate.json", "shrink.json", "evaluation.json", "bench.json")
@@ -45,7 +45,7 @@ SCORERS = ("exact", "nll", "multiple_choice")
 """Ways of reading a file of prompts."""
 
 
-class Named(Artifact):
+class AnyArtifact(Artifact):
     """Any artifact; only its kind is read."""
 
     model_config = ConfigDict(extra="ignore")
@@ -70,7 +70,7 @@ def report_at(path: Path) -> Report:
     return audit_adapter(path) if file is None else _read(file, file.name).report
 
 
-def read_sources(paths: Sequence[Path]) -> list[Source]:
+def read_sources(paths: Sequence[Path]) -> list[PageSource]:
     """Return the reports of files and of folders, in the order given.
 
     Of a folder: the reports with known names in it and in the folders right below, and an audit of each checkpoint that
@@ -84,14 +84,14 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
     return [_called(source, next(names)) if source.log else source for source in sources]
 
 
-def _called(source: Source, name: str) -> Source:
+def _called(source: PageSource, name: str) -> PageSource:
     """Return the source of a run under a name that differs from the others: all files are called run.jsonl."""
     report = cast("MonitorReport", source.report)
     runs = tuple(run.model_copy(update={"file": name}) for run in report.runs)
     return replace(source, report=report.model_copy(update={"runs": runs}))
 
 
-def _all_in(path: Path) -> Iterator[Source]:
+def _all_in(path: Path) -> Iterator[PageSource]:
     within = sorted((folder for folder in path.iterdir() if folder.is_dir()), key=_place)
     places = [path, *within]
     files = [folder / name for name in NAMES for folder in places if (folder / name).is_file()]
@@ -113,7 +113,7 @@ def _all_in(path: Path) -> Iterator[Source]:
             hint="name the files that you want",
         )
     yield from (_read(file, str(file.relative_to(path))) for file in files)
-    yield from (Source(_name_in(path, folder), audit_adapter(folder)) for folder in adapters)
+    yield from (PageSource(_name_in(path, folder), audit_adapter(folder)) for folder in adapters)
 
 
 def _place(folder: Path) -> tuple[int, list[tuple[int, int | str]]]:
@@ -130,27 +130,27 @@ def _name_in(path: Path, folder: Path) -> str:
     return path_text(folder) if folder == path else str(folder.relative_to(path))
 
 
-def _read(path: Path, name: str) -> Source:
+def _read(path: Path, name: str) -> PageSource:
     if path.suffix == ".jsonl":
-        return Source(name, monitor_runs([path]), log=path)
+        return PageSource(name, monitor_runs([path]), log=path)
     if path.suffix == ".safetensors":
-        return Source(name, _weights(path))
+        return PageSource(name, _weights(path))
     text = read_file(path, MAX_ARTIFACT_BYTES)
-    schema = Named.parse(path, text).schema_
+    schema = AnyArtifact.parse(path, text).schema_
     kind = schema.partition("/")[0].removeprefix("gradience.")
     reader = model_of(kind) if kind in ARTIFACTS else None
     if reader is None or not issubclass(reader, Report):
         raise InputError(
             f"{path}: cannot report on this kind of file: {schema[:120]!r}",
             code="not-a-report",
-            hint=Named.repair,
+            hint=AnyArtifact.repair,
         )
     report = reader.parse(path, text)
     verify, prompts = verification_of(report, path.parent), partial(prompts_of, report, path.parent)
-    return Source(name, report, sha256_bytes(text).hex(), verify, path.parent, prompts)
+    return PageSource(name, report, sha256_bytes(text).hex(), verify, path.parent, prompts)
 
 
-def prompts_of(report: Report, folder: Path) -> Prompts:
+def prompts_of(report: Report, folder: Path) -> PromptTexts:
     """Return the prompts of a report's examples; empty if the data are not on this machine.
 
     The data belong to a task that comes with Gradience, or are a file of the recorded name and digest: in the working
@@ -168,15 +168,15 @@ def prompts_of(report: Report, folder: Path) -> Prompts:
         files += [path for path in places if sha256 and path.is_file() and sha256_file(path) == sha256]
     unpacked = task == "reviews" and any((cache_folder() / "assets").glob(f"{REVIEWS.key}*"))
     if task not in tasks.PROFILES or not (files or unpacked or task == "arithmetic"):
-        return Prompts({})
+        return PromptTexts({})
     # prompts do not depend on the scorer that was chosen, but a file may be readable only for one
     scorers = [{"scorer": name} for name in (SCORERS if task == "jsonl" else ())]
     for options in scorers or [{}]:
         with suppress(GradienceError):  # such as columns that an option named
             loaded = tasks.load(task, {"file": files[0], **options} if files else {}, needed=())
             texts = {example.id: _prompt(example) for example in loaded.examples.all}
-            return Prompts(texts, getattr(loaded, "label_names", ()))
-    return Prompts({})
+            return PromptTexts(texts, getattr(loaded, "label_names", ()))
+    return PromptTexts({})
 
 
 def _prompt(example: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gradience.compress.encodings import Target, encode_modules
 from gradience.reports.compression import Encoding, RuntimeVerdict
-from gradience.runtimes.record import Failure, Parts, Runs, RuntimeRecord, is_general, parts_of
+from gradience.runtimes.record import Parts, Runs, RuntimeFailure, RuntimeRecord, is_general, parts_of
 from gradience.runtimes.verdict import LoadedAdapter, LoadedModule, verdict_of
 
 ARCHITECTURE = "LlamaForCausalLM"
@@ -92,5 +92,5 @@ def _not_loaded(runs: Runs) -> str:
     return "; ".join(f"{what}: {_findings(findings)}" for what, findings in groups if findings) or "–"
 
 
-def _findings(findings: Sequence[Failure]) -> str:
+def _findings(findings: Sequence[RuntimeFailure]) -> str:
     return ", ".join(sorted(" with ".join(sorted(finding.parts)) or "every adapter" for finding in findings))

@@ -22,7 +22,7 @@ from gradience.adapters.locate import Location
 from gradience.adapters.tensors import TensorEntry, TensorFile, Words, decode
 from gradience.digests import sha256_file, sha256_text
 from gradience.errors import InputError
-from gradience.files.hub import Source
+from gradience.files.hub import HubCommit
 from gradience.spectra import Blocks, FloatArray
 from gradience.words import counted
 
@@ -229,7 +229,7 @@ class Adapter(Closing):
     """Why no scale is known, although there is a config."""
     of_peft: bool = False
     stack: ExitStack = field(default_factory=ExitStack)
-    source: Source | None = None
+    source: HubCommit | None = None
     """Hub repository and commit it was read from."""
     initial: Adapter | None = None
     """The adapter before training if `pairs` are the difference from it (see `initial`); also open."""

@@ -28,7 +28,7 @@ from gradience.errors import InputError
 from gradience.files.hub import address_of
 
 
-class Format(NamedTuple):
+class AdapterFormat(NamedTuple):
     """One format of adapters.
 
     recognises: whether a file or folder is of this format, from a look at its names.
@@ -44,12 +44,12 @@ class Format(NamedTuple):
     weights: Weights = ()
 
 
-FORMATS: dict[str, Format] = {
-    "mlx": Format(is_mlx, open_mlx, {"mlx": "MLX-LM LoRA"}, tuple((name,) for name in FINAL)),
-    "gguf": Format(is_gguf, open_gguf, {"gguf": "GGUF LoRA"}),
-    "diffusers": Format(is_diffusers, open_diffusers, {"diffusers": "diffusers LoRA"}, ((NAME,),)),
-    "kohya": Format(is_kohya, open_kohya, {"kohya": "kohya LoRA"}),
-    "peft": Format(
+FORMATS: dict[str, AdapterFormat] = {
+    "mlx": AdapterFormat(is_mlx, open_mlx, {"mlx": "MLX-LM LoRA"}, tuple((name,) for name in FINAL)),
+    "gguf": AdapterFormat(is_gguf, open_gguf, {"gguf": "GGUF LoRA"}),
+    "diffusers": AdapterFormat(is_diffusers, open_diffusers, {"diffusers": "diffusers LoRA"}, ((NAME,),)),
+    "kohya": AdapterFormat(is_kohya, open_kohya, {"kohya": "kohya LoRA"}),
+    "peft": AdapterFormat(
         lambda path: True,  # last: it also says what else a path holds
         open_peft,
         {"peft": "PEFT LoRA", "safetensors": "LoRA from a single safetensors file"},

@@ -16,7 +16,7 @@ from gradience.adapters.locate import CONFIG, LISTED, PICKLES, WEIGHT_SUFFIXES, 
 from gradience.errors import InputError, NetworkError
 from gradience.files.hub import (
     Address,
-    Source,
+    HubCommit,
     cached,
     download,
     is_cached,
@@ -56,7 +56,7 @@ class Fetched(NamedTuple):
     """An adapter of the hub on this disk."""
 
     path: Path
-    source: Source
+    source: HubCommit
 
 
 class _Choice(NamedTuple):
@@ -84,11 +84,11 @@ def fetch_adapter(address: Address, weights: Weights, adapter: str | None = None
             raise not_cached(address)
     choice = _choose(address, list_files(address), weights, adapter)
     root, commit = download(address, [posixpath.join(choice.folder, name) for name in choice.files])
-    return Fetched(root / choice.folder / choice.point, Source(address, commit))
+    return Fetched(root / choice.folder / choice.point, HubCommit(address, commit))
 
 
 @cache
-def fetch_tokenizer(source: Source, folder: Path) -> None:
+def fetch_tokenizer(source: HubCommit, folder: Path) -> None:
     """Download the tokenizer files stored beside a hub adapter into its `folder` in the cache.
 
     Raises NetworkError (`hub-…`; `hub-offline` if only the hub can tell whether there are any), InputError
@@ -134,7 +134,7 @@ def _kept(address: Address, weights: Weights, adapter: str | None) -> Fetched | 
     for folder, name, point in wanted:
         root = cached(address, posixpath.join(folder, name))
         if root is not None:
-            return Fetched(root / folder / point, Source(address, root.name))
+            return Fetched(root / folder / point, HubCommit(address, root.name))
     return None
 
 

@@ -29,7 +29,7 @@ NO_MEMORY = "can't allocate memory"
 """Text in PyTorch's out-of-memory error, which is not a MemoryError."""
 
 
-class Refused(Exception):
+class RefusedPickle(Exception):
     """The file was refused: a code, and a sentence."""
 
 
@@ -45,7 +45,7 @@ def limit(memory: int, seconds: int, size: int) -> None:
 
 
 def check_archive(path: Path) -> None:
-    """Look at the sizes in an archive of torch.save, before anything of it is read. Raises Refused."""
+    """Look at the sizes in an archive of torch.save, before anything of it is read. Raises RefusedPickle."""
     if not zipfile.is_zipfile(
         path
     ):  # before PyTorch 1.6: one pickle behind the other, which the limits bound
@@ -53,33 +53,35 @@ def check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
     if len(records) > MAX_RECORDS:
-        raise Refused("pickle-archive", f"an archive of {len(records):,} records")
+        raise RefusedPickle("pickle-archive", f"an archive of {len(records):,} records")
     packed = next((record for record in records if record.compress_type != zipfile.ZIP_STORED), None)
     if packed:
-        raise Refused(
+        raise RefusedPickle(
             "pickle-archive",
             f"compressed: {packed.filename[:80]!r} grows from {packed.compress_size:,} to {packed.file_size:,} bytes",
         )
     claimed, size = sum(record.file_size for record in records), path.stat().st_size
     if claimed > size:
-        raise Refused("pickle-archive", f"its records claim {claimed:,} bytes, but the file has {size:,}")
+        raise RefusedPickle(
+            "pickle-archive", f"its records claim {claimed:,} bytes, but the file has {size:,}"
+        )
     opcodes = max((record.file_size for record in records if record.filename.endswith(".pkl")), default=0)
     if opcodes > MAX_OPCODES_BYTES:
-        raise Refused("pickle-archive", f"{opcodes:,} bytes of opcodes (limit: {MAX_OPCODES_BYTES:,})")
+        raise RefusedPickle("pickle-archive", f"{opcodes:,} bytes of opcodes (limit: {MAX_OPCODES_BYTES:,})")
 
 
 def load(path: Path) -> Mapping[str, torch.Tensor]:
-    """Return the tensors of a file, restricted to weights. Raises Refused."""
+    """Return the tensors of a file, restricted to weights. Raises RefusedPickle."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise Refused("pickle-refused", reason(str(error))) from None
+        raise RefusedPickle("pickle-refused", reason(str(error))) from None
     except (EOFError, KeyError, IndexError, AttributeError, TypeError, ValueError, AssertionError) as error:
-        raise Refused("pickle-refused", f"damaged: {type(error).__name__}: {error}"[:200]) from None
+        raise RefusedPickle("pickle-refused", f"damaged: {type(error).__name__}: {error}"[:200]) from None
     except RuntimeError as error:
         if NO_MEMORY in str(error):
             raise
-        raise Refused("pickle-refused", reason(str(error))) from None
+        raise RefusedPickle("pickle-refused", reason(str(error))) from None
     return checked(loaded, path.stat().st_size)
 
 
@@ -92,28 +94,28 @@ def reason(text: str) -> str:
 
 
 def checked(loaded: Any, size: int) -> Mapping[str, torch.Tensor]:
-    """Return a dict of plain tensors, none larger than what is stored of it. Raises Refused."""
+    """Return a dict of plain tensors, none larger than what is stored of it. Raises RefusedPickle."""
     if not isinstance(loaded, dict) or not loaded:
-        raise Refused("pickle-content", f"contains {type(loaded).__name__} instead of named tensors")
+        raise RefusedPickle("pickle-content", f"contains {type(loaded).__name__} instead of named tensors")
     total = 0
     for name, tensor in loaded.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             shown = repr(name)[:80]
-            raise Refused(
+            raise RefusedPickle(
                 "pickle-content", f"contains {type(tensor).__name__} under {shown}; only tensors are allowed"
             )
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
-            raise Refused("pickle-content", f"{name[:80]!r} is not a plain tensor")
+            raise RefusedPickle("pickle-content", f"{name[:80]!r} is not a plain tensor")
         taken, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
         total += taken
         if taken > stored or total > 2 * size:
             claim = f"{name[:80]!r} claims {tensor.numel():,} elements"
-            raise Refused("pickle-view", f"{claim}, and {stored:,} bytes of it are stored")
+            raise RefusedPickle("pickle-view", f"{claim}, and {stored:,} bytes of it are stored")
     return loaded
 
 
 def read(path: Path) -> Mapping[str, torch.Tensor]:
-    """Return the tensors of a file, after a look at its archive. Raises Refused."""
+    """Return the tensors of a file, after a look at its archive. Raises RefusedPickle."""
     check_archive(path)
     return load(path)
 
@@ -130,7 +132,7 @@ def main() -> int:
             for name, tensor in read(path).items()
         }
         save_file(tensors, request["weights"], metadata={"format": "pt"})
-    except Refused as refused:
+    except RefusedPickle as refused:
         code, problem = refused.args
     except (zipfile.BadZipFile, RecursionError) as error:
         code, problem = "pickle-archive", f"damaged: {error}"[:200]

@@ -26,7 +26,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.adapters.pairs import pairs_of
-from gradience.audit.findings import Facts, find
+from gradience.audit.findings import AdapterFacts, find
 from gradience.audit.measures import measure_pair
 from gradience.audit.options import AuditSettings, is_peft_model
 from gradience.blas import map_in_order, worker_threads
@@ -277,7 +277,7 @@ def audit_opened(
     with worker_threads(fitting) as pool:
         digest = pool.submit(opened.sha256)
         measured = map_in_order(pool, partial(measure_pair, tau=tau), opened.pairs, progress)
-    facts = Facts(
+    facts = AdapterFacts(
         layers=tuple(row for item in measured for row in item.rows),
         config=opened.config,
         other=opened.other,

@@ -22,7 +22,7 @@ from gradience.reports.base.finding import SEVERITIES, Finding, Severity
 from gradience.words import counted, listed, noun
 
 
-class Facts(NamedTuple):
+class AdapterFacts(NamedTuple):
     """Facts about an adapter that the rules for findings use."""
 
     layers: Sequence[LayerAudit]
@@ -44,7 +44,7 @@ class Facts(NamedTuple):
     """Initialisation of the training, if the initial adapter was subtracted."""
 
 
-FindingRule = Callable[[Facts], Iterator[Finding]]
+FindingRule = Callable[[AdapterFacts], Iterator[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class ModuleRule:
     hint: str
     of_all: bool = True
 
-    def __call__(self, facts: Facts) -> Iterator[Finding]:
+    def __call__(self, facts: AdapterFacts) -> Iterator[Finding]:
         names = [layer.label for layer in facts.layers if self.applies(layer)]
         total = len(facts.layers) if self.of_all else None
         return many(self.code, self.severity, names, self.message, self.hint, total)
@@ -84,7 +84,7 @@ def many(
         )
 
 
-def no_config(facts: Facts) -> Iterator[Finding]:
+def no_config(facts: AdapterFacts) -> Iterator[Finding]:
     if facts.config is None:
         yield Finding(
             code="no-config",
@@ -108,7 +108,7 @@ def no_config(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def declared_ranks(facts: Facts) -> Iterator[Finding]:
+def declared_ranks(facts: AdapterFacts) -> Iterator[Finding]:
     wrong = [
         layer for layer in facts.layers if layer.declared_r not in (None, layer.r) and layer.expert is None
     ]
@@ -123,7 +123,7 @@ def declared_ranks(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def targets(facts: Facts) -> Iterator[Finding]:
+def targets(facts: AdapterFacts) -> Iterator[Finding]:
     config = facts.config
     if config is None:
         return
@@ -169,7 +169,7 @@ def targets(facts: Facts) -> Iterator[Finding]:
             )
 
 
-def saved_parts(facts: Facts) -> Iterator[Finding]:
+def saved_parts(facts: AdapterFacts) -> Iterator[Finding]:
     config = facts.config
     if config is None:
         return
@@ -195,7 +195,7 @@ def saved_parts(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def names(facts: Facts) -> Iterator[Finding]:
+def names(facts: AdapterFacts) -> Iterator[Finding]:
     if facts.misnamed:
         yield Finding(
             code="not-applied",
@@ -209,7 +209,7 @@ def names(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def saved_and_adapted(facts: Facts) -> Iterator[Finding]:
+def saved_and_adapted(facts: AdapterFacts) -> Iterator[Finding]:
     saved = [layer.name for layer in facts.layers if facts.config and facts.config.saved_whole(layer.name)]
     yield from many(
         "saved-and-adapted",
@@ -220,7 +220,7 @@ def saved_and_adapted(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def ghosts(facts: Facts) -> Iterator[Finding]:
+def ghosts(facts: AdapterFacts) -> Iterator[Finding]:
     if facts.ghosts:
         yield Finding(
             code="ghost-copies",
@@ -233,7 +233,7 @@ def ghosts(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def unaudited(facts: Facts) -> Iterator[Finding]:
+def unaudited(facts: AdapterFacts) -> Iterator[Finding]:
     by_reason: dict[str, list[str]] = defaultdict(list)
     for note in facts.unaudited:
         by_reason[note.reason].append(note.tensor)
@@ -253,7 +253,7 @@ SUBTRACT = (
 )
 
 
-def initialisation(facts: Facts) -> Iterator[Finding]:
+def initialisation(facts: AdapterFacts) -> Iterator[Finding]:
     if facts.started is not None:
         rounding = "; against the unquantized base, the rounding of its quantization comes on top"
         yield Finding(
@@ -301,7 +301,7 @@ def initialisation(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def variant(facts: Facts) -> Iterator[Finding]:
+def variant(facts: AdapterFacts) -> Iterator[Finding]:
     fields = facts.config.fields if facts.config else {}
     for name, method in (
         ("use_qalora", "QA-LoRA (inputs are pooled before A)"),
@@ -323,7 +323,7 @@ def variant(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def expert_order(facts: Facts) -> Iterator[Finding]:
+def expert_order(facts: AdapterFacts) -> Iterator[Finding]:
     yield from many(
         "expert-order",
         "info",
@@ -342,7 +342,7 @@ def expert_order(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def dora(facts: Facts) -> Iterator[Finding]:
+def dora(facts: AdapterFacts) -> Iterator[Finding]:
     magnitudes = sum(note.reason == DORA_REASON for note in facts.other)
     declared = bool(facts.config and facts.config.use_dora)
     if magnitudes:
@@ -387,7 +387,7 @@ OUTLIER_DEVIATIONS = 8.0
 OUTLIER_MIN_FAMILY = 6
 
 
-def nonfinite(facts: Facts) -> Iterator[Finding]:
+def nonfinite(facts: AdapterFacts) -> Iterator[Finding]:
     if facts.nonfinite:
         more = (
             f" (and {counted(len(facts.nonfinite) - 1, 'more factor')})" if len(facts.nonfinite) > 1 else ""
@@ -409,7 +409,7 @@ cancelled = ModuleRule(
 )
 
 
-def imprecise(facts: Facts) -> Iterator[Finding]:
+def imprecise(facts: AdapterFacts) -> Iterator[Finding]:
     """Factors that nearly cancel: ‖A‖·‖B‖ is so much larger than ‖BA‖ that their rounding shows."""
     coarse = [layer for layer in facts.layers if COARSE_BOUND < (layer.error_bound or 0.0) < 1]
     worst = max((layer.error_bound or 0.0 for layer in coarse), default=0.0)
@@ -423,7 +423,7 @@ def imprecise(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def untrained(facts: Facts) -> Iterator[Finding]:
+def untrained(facts: AdapterFacts) -> Iterator[Finding]:
     names = [layer.label for layer in facts.layers if layer.status == "untrained"]
     if not names:
         return
@@ -446,7 +446,7 @@ def untrained(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def random(facts: Facts) -> Iterator[Finding]:
+def random(facts: AdapterFacts) -> Iterator[Finding]:
     able = [
         layer
         for layer in facts.layers
@@ -519,7 +519,7 @@ def _families(layers: Sequence[LayerAudit]) -> dict[str, list[LayerAudit]]:
     return families
 
 
-def unlike_family(facts: Facts) -> Iterator[Finding]:
+def unlike_family(facts: AdapterFacts) -> Iterator[Finding]:
     """Norms far below those of the same module in other layers, and far above in one direction."""
     weak, spikes = [], []
     for members in _families(facts.layers).values():
@@ -547,7 +547,7 @@ def unlike_family(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def outliers(facts: Facts) -> Iterator[Finding]:
+def outliers(facts: AdapterFacts) -> Iterator[Finding]:
     names = []
     for members in _families(facts.layers).values():
         if len(members) < OUTLIER_MIN_FAMILY:
@@ -571,7 +571,7 @@ def outliers(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def coarse_storage(facts: Facts) -> Iterator[Finding]:
+def coarse_storage(facts: AdapterFacts) -> Iterator[Finding]:
     rows = [layer for layer in facts.layers if layer.dtype.startswith("F8")]
     coarse = sorted({layer.dtype for layer in rows})
     worst = max((layer.storage_error or 0.0 for layer in rows), default=0.0)
@@ -584,7 +584,7 @@ def coarse_storage(facts: Facts) -> Iterator[Finding]:
         )
 
 
-__all__ = ["RULES", "Facts", "find"]
+__all__ = ["RULES", "AdapterFacts", "find"]
 
 RULES: tuple[FindingRule, ...] = (
     nonfinite,
@@ -613,7 +613,7 @@ RULES: tuple[FindingRule, ...] = (
 )
 
 
-def find(facts: Facts) -> tuple[Finding, ...]:
+def find(facts: AdapterFacts) -> tuple[Finding, ...]:
     """All findings, the gravest first."""
     findings = [finding for rule in RULES for finding in rule(facts)]
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -19,7 +19,7 @@ from gradience.models.rendering import encode_pair, end_token
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedRow:
     """One row as token ids; of a classifier the prompt is the whole text, and its label is what is scored.
 
     scored: how many labels are drawn for it.
@@ -49,7 +49,7 @@ class Batch:
     wanted: (rows, length) as the last mask, true where the next token is scored; None if each row has one label.
     """
 
-    rows: tuple[Encoded, ...]
+    rows: tuple[EncodedRow, ...]
     inputs: dict[str, Tensor]
     masks: tuple[Tensor, ...]
     wanted: Tensor | None
@@ -96,7 +96,7 @@ class Batch:
 
 def encode_pairs(
     tokenizer: Any, rows: Sequence[CalibrationRow], max_length: int | None, completion_tokens: int
-) -> list[Encoded]:
+) -> list[EncodedRow]:
     """Prompts and completions, the end token behind them; if they are too long, the prompt loses its beginning.
 
     A row without a completion keeps none, and leaves room for `completion_tokens`.
@@ -110,7 +110,7 @@ def encode_pairs(
         if room is not None and room < 1:
             raise _too_long(needed, f"no room for its prompt in {max_length}")
         before, truncated = prompt_ids(tokenizer, row.text, room)
-        encoded.append(Encoded(row.id, tuple(before), tuple(answer), len(answer), truncated))
+        encoded.append(EncodedRow(row.id, tuple(before), tuple(answer), len(answer), truncated))
     return encoded
 
 
@@ -120,7 +120,7 @@ def encode_targets(
     max_length: int | None,
     completion_tokens: int,
     opening: Sequence[int] = (),
-) -> list[Encoded]:
+) -> list[EncodedRow]:
     """Prompts for an encoder and completions for its decoder, which begins with `opening`; each of `max_length` tokens.
 
     A prompt that is too long loses its end. Raises InputError (`completion-too-long`, `empty-prompt`, `no-end-token`).
@@ -132,11 +132,13 @@ def encode_targets(
         if max_length is not None and len(opening) + needed > max_length:
             raise _too_long(needed, f"no room in a decoder of {max_length}")
         before, truncated = source_ids(tokenizer, row.text, max_length)
-        encoded.append(Encoded(row.id, tuple(before), tuple(answer), len(answer), truncated, tuple(opening)))
+        encoded.append(
+            EncodedRow(row.id, tuple(before), tuple(answer), len(answer), truncated, tuple(opening))
+        )
     return encoded
 
 
-def encode_texts(tokenizer: Any, rows: Sequence[CalibrationRow], max_length: int | None) -> list[Encoded]:
+def encode_texts(tokenizer: Any, rows: Sequence[CalibrationRow], max_length: int | None) -> list[EncodedRow]:
     """Texts or pairs of texts for a classifier, each cut at `max_length` tokens."""
     encoded = []
     for row in rows:
@@ -145,12 +147,12 @@ def encode_texts(tokenizer: Any, rows: Sequence[CalibrationRow], max_length: int
         whole = len(tokenizer(*texts, truncation=False, verbose=False)["input_ids"])
         extra = {name: values[name] for name in values if name not in ("input_ids", "attention_mask")}
         ids = values["input_ids"]
-        encoded.append(Encoded(row.id, tuple(ids), (), 1, whole > len(ids), extra=extra))
+        encoded.append(EncodedRow(row.id, tuple(ids), (), 1, whole > len(ids), extra=extra))
     return encoded
 
 
 def batches_of(
-    tokenizer: Any, rows: Sequence[Encoded], batch_size: int, device: Any, *, left: bool = False
+    tokenizer: Any, rows: Sequence[EncodedRow], batch_size: int, device: Any, *, left: bool = False
 ) -> list[Batch]:
     """Batches of rows of about one length. left: padded on that side (for a model that reads positions from a mask)."""
     order = fixed_batches(["·" * len(row.ids) + row.id for row in rows], batch_size)
@@ -163,7 +165,7 @@ def batches_of(
     ]
 
 
-def _one_stack(tokenizer: Any, rows: Sequence[Encoded], device: Any, *, left: bool) -> Batch:
+def _one_stack(tokenizer: Any, rows: Sequence[EncodedRow], device: Any, *, left: bool) -> Batch:
     labels = not rows[0].completion
     fill = tokenizer.pad_token_id if labels else end_token(tokenizer)
     ids, mask = padded([row.ids for row in rows], fill=fill, left=left, device=device)
@@ -179,7 +181,7 @@ def _one_stack(tokenizer: Any, rows: Sequence[Encoded], device: Any, *, left: bo
     return Batch(tuple(rows), inputs, (mask,), wanted)
 
 
-def _two_stacks(tokenizer: Any, rows: Sequence[Encoded], device: Any) -> Batch:
+def _two_stacks(tokenizer: Any, rows: Sequence[EncodedRow], device: Any) -> Batch:
     """Return a batch for an encoder–decoder, both padded to different lengths so that a length identifies the stack."""
     fill = end_token(tokenizer)
     sources = [list(row.prompt) for row in rows]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from gradience.calibrate.batches import encode_pairs, encode_targets, encode_texts
-from gradience.calibrate.inputs import TEXT_TOKENS, Inputs
+from gradience.calibrate.inputs import TEXT_TOKENS, CalibrateInputs
 from gradience.files.shared_names import path_text
 from gradience.models.load import dtype_of, from_folder, load_tokenizer, skeleton
 from gradience.models.locate import locate
@@ -14,7 +14,7 @@ from gradience.models.settings import ModelSettings
 from gradience.reports.calibration import CalibrationForecast
 
 
-class Needs(NamedTuple):
+class CalibrationBytes(NamedTuple):
     """Bytes.
 
     file: of the calibration.   held: in memory from the first batch to the last.   batch: what one batch adds while it
@@ -26,7 +26,7 @@ class Needs(NamedTuple):
     batch: int
 
 
-def needs_of(ranks: Iterable[int], rows: int, tokens: int) -> Needs:
+def needs_of(ranks: Iterable[int], rows: int, tokens: int) -> CalibrationBytes:
     """Return the needs of modules of these ranks for `rows` rows and at most `tokens` tokens in a batch (with padding).
 
     J (rows x r x r) of a module is never formed: the components are fixed before the second pass, which keeps only
@@ -43,10 +43,10 @@ def needs_of(ranks: Iterable[int], rows: int, tokens: int) -> Needs:
         held += 8 * (moments + 2 * maps + effects) + 4 * 2 * maps
         # h stays until t arrives; both are brought into rows, in float32, one module at a time.
         batch += 4 * tokens * rank
-    return Needs(file, held, batch)
+    return CalibrationBytes(file, held, batch)
 
 
-def forecast_calibration(inputs: Inputs) -> CalibrationForecast:
+def forecast_calibration(inputs: CalibrateInputs) -> CalibrationForecast:
     """Tokenise the rows and add up what their calibration needs."""
     from gradience.evaluate.memory import process_bytes
 

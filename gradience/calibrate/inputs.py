@@ -9,7 +9,7 @@ from pathlib import Path
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import HEADS_OF_TASK, PeftConfig
 from gradience.adapters.formats import open_adapter, require_peft
-from gradience.calibrate.rows import Kind, Rows, kind_of, read_rows
+from gradience.calibrate.rows import CalibrationRows, Kind, kind_of, read_rows
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.errors import InputError, UsageError, require_installed
 from gradience.files.shared_names import path_text
@@ -34,7 +34,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class CalibrateInputs:
     """Everything that can be known before the base is loaded."""
 
     request: CalibrateSettings
@@ -42,7 +42,7 @@ class Inputs:
     kind: Kind
     model: ModelSettings
     labels: int | None
-    rows: Rows
+    rows: CalibrationRows
     ranks: Mapping[str, int]
     """Module -> rank."""
     notes: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Inputs:
         return sum(row.more is None for row in self.rows.all)
 
 
-def read_inputs(request: CalibrateSettings, teacher: Path | None = None) -> Inputs:
+def read_inputs(request: CalibrateSettings, teacher: Path | None = None) -> CalibrateInputs:
     """Read adapter and rows. The tokenizer is loaded, the base is not.
 
     teacher: an adapter whose tokenizer is used if the request's own has none.
@@ -103,7 +103,7 @@ def read_inputs(request: CalibrateSettings, teacher: Path | None = None) -> Inpu
         for note in notes:
             request.note(note)
     rows = read_rows(prompts, kind, tokenizer, request.limit)
-    return Inputs(request, folder, kind, model, labels, rows, ranks, notes)
+    return CalibrateInputs(request, folder, kind, model, labels, rows, ranks, notes)
 
 
 def _config(opened: Adapter, path: Path) -> PeftConfig:

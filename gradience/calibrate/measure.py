@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from gradience.adapters.adapter import LoraPair
 from gradience.adapters.formats import open_adapter
-from gradience.calibrate.batches import Encoded, batches_of, encode_pairs, encode_targets, encode_texts
-from gradience.calibrate.inputs import TEXT_TOKENS, Inputs
+from gradience.calibrate.batches import EncodedRow, batches_of, encode_pairs, encode_targets, encode_texts
+from gradience.calibrate.inputs import TEXT_TOKENS, CalibrateInputs
 from gradience.calibrate.passes import Moments, gather_effects, gather_moments, reach, routing_of
 from gradience.calibrate.sampling import with_completions
 from gradience.components import RIDGE, Components, components, lost_energies, root
@@ -49,7 +49,7 @@ class _Measured:
     svd: Components
 
 
-def measured(inputs: Inputs, watch: Stopwatch, progress: Progress | None) -> Calibration:
+def measured(inputs: CalibrateInputs, watch: Stopwatch, progress: Progress | None) -> Calibration:
     """The calibration. Raises InputError (`nothing-calibrated`), and what loading the base and encoding rows raise."""
     request = inputs.request
     engine = TransformersEngine.load(inputs.model, labels=inputs.labels, device=request.device)
@@ -148,7 +148,7 @@ def measured(inputs: Inputs, watch: Stopwatch, progress: Progress | None) -> Cal
 # ---------------------------------------------------------------- rows
 
 
-def length_of(inputs: Inputs, engine: TransformersEngine) -> int | None:
+def length_of(inputs: CalibrateInputs, engine: TransformersEngine) -> int | None:
     """Tokens of a row at most."""
     known, requested = engine.max_length, inputs.request.max_length
     if requested is None and inputs.kind == "sequence_classification":
@@ -157,8 +157,8 @@ def length_of(inputs: Inputs, engine: TransformersEngine) -> int | None:
 
 
 def encoded_rows(
-    inputs: Inputs, engine: TransformersEngine, model: Any, on_batch: Callable[[], None]
-) -> list[Encoded]:
+    inputs: CalibrateInputs, engine: TransformersEngine, model: Any, on_batch: Callable[[], None]
+) -> list[EncodedRow]:
     """Return all rows as token ids. A language model's rows get a completion; on_batch: after each sampled batch."""
     limit, request = length_of(inputs, engine), inputs.request
     if inputs.kind == "sequence_classification":

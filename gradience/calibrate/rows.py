@@ -46,7 +46,7 @@ def prompt_id(text: str, second: str | None = None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class CalibrationRows:
     """The rows of a file in the order of their identities, so that the order in the file decides nothing."""
 
     all: tuple[CalibrationRow, ...]
@@ -82,7 +82,7 @@ def kind_of(file: Path) -> Kind:
     )
 
 
-def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) -> Rows:
+def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) -> CalibrationRows:
     """Read the first `limit` rows of `file`, each once. tokenizer: writes conversations as prompts.
 
     Raises InputError (`calibration-rows`, `task-…` as the rows of tasks do), UsageError (`too-few-rows`).
@@ -100,7 +100,7 @@ def read_rows(file: Path, kind: Kind, tokenizer: Any, limit: int | None = None) 
             code="too-few-rows",
             hint="give a few hundred prompts like those that the adapter will see",
         )
-    return Rows(tuple(rows[key] for key in sorted(rows)), count - len(rows))
+    return CalibrationRows(tuple(rows[key] for key in sorted(rows)), count - len(rows))
 
 
 def _read(file: Path, kind: Kind, tokenizer: Any, stack: ExitStack) -> Iterator[CalibrationRow]:

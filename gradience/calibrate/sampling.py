@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradience.calibrate.batches import Encoded
+from gradience.calibrate.batches import EncodedRow
 from gradience.evaluate.batches import fixed_batches
 from gradience.evaluate.engines.transformers.encoder_decoder import decoding
 from gradience.evaluate.engines.transformers.forward import continuing, padded
@@ -48,13 +48,13 @@ def _stream(seed: int, row_id: str, of: Literal["signs", "completion"]) -> np.ra
 def with_completions(
     model: Any,
     tokenizer: Any,
-    rows: Sequence[Encoded],
+    rows: Sequence[EncodedRow],
     *,
     tokens: int,
     batch_size: int,
     seed: int,
     on_batch: Callable[[], None] = lambda: None,
-) -> list[Encoded]:
+) -> list[EncodedRow]:
     """The rows, each with a completion of at most `tokens` tokens; those that have one keep it."""
     lacking = [row for row in rows if not row.completion]
     written: dict[str, list[int]] = {}
@@ -71,7 +71,9 @@ def with_completions(
     ]
 
 
-def _written(model: Any, tokenizer: Any, rows: Sequence[Encoded], tokens: int, seed: int) -> list[list[int]]:
+def _written(
+    model: Any, tokenizer: Any, rows: Sequence[EncodedRow], tokens: int, seed: int
+) -> list[list[int]]:
     """Token ids up to the end token, which is one of them. Rows that have ended stay until all have."""
     end = end_token(tokenizer)
     draws = np.stack([uniforms(seed, row.id, tokens) for row in rows])
@@ -96,7 +98,9 @@ def draw(p: Tensor, draws: FloatArray) -> Tensor:
     return torch.searchsorted(sums, wanted, right=True)[:, 0].clamp(max=p.shape[1] - 1)
 
 
-def _begun(model: Any, tokenizer: Any, rows: Sequence[Encoded]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _begun(
+    model: Any, tokenizer: Any, rows: Sequence[EncodedRow]
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The ids with which rows begin, and what gives the logits behind ids."""
     prompts = [list(row.prompt) for row in rows]
     if rows[0].opening:

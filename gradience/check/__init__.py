@@ -18,7 +18,7 @@ from gradience.check.files import (
 )
 from gradience.check.options import CheckSettings
 from gradience.check.rules import Context
-from gradience.check.settings import READERS, Settings, Unreadable, task_of
+from gradience.check.settings import READERS, CheckedSettings, Unreadable, task_of
 from gradience.errors import UsageError
 from gradience.files.hub import address_of, fetch_folder, with_bars
 from gradience.files.shared_names import path_text
@@ -79,7 +79,7 @@ def _adapter_config(folder: str | os.PathLike[str], shown: dict[Path, str]) -> P
     return path
 
 
-def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:
+def _typed(lr: float | None, r: int | None, alpha: float | None) -> CheckedSettings:
     """Settings that were given by hand."""
     typed: dict[str, Any] = {}
     for flag, name, value in (("lr", "learning_rate", lr), ("r", "r", r), ("alpha", "alpha", alpha)):
@@ -91,7 +91,7 @@ def _typed(lr: float | None, r: int | None, alpha: float | None) -> Settings:
                 code="bad-setting",
                 hint="give the value that is meant",
             ) from None
-    return Settings(**typed, where=dict.fromkeys(typed, "as given"))
+    return CheckedSettings(**typed, where=dict.fromkeys(typed, "as given"))
 
 
 def _report(context: Context, files: list[SourceFile]) -> CheckReport:

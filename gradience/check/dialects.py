@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gradience.adapters.families import LINEAR
-from gradience.check.settings import READERS, Reader, Settings, Unreadable, flag, names, negated
+from gradience.check.settings import READERS, CheckedSettings, Reader, Unreadable, flag, names, negated
 from gradience.config_errors import value_at
 from gradience.errors import InputError
 from gradience.telemetry.trainers import method_of
@@ -467,7 +467,7 @@ def dialect_of(values: Values, path: Path) -> Dialect:
     )
 
 
-def read_settings(values: Values, dialect: Dialect, path: Path) -> Settings:
+def read_settings(values: Values, dialect: Dialect, path: Path) -> CheckedSettings:
     """Return the settings of one file in our vocabulary; values of the wrong kind are kept as unreadable."""
     read: dict[str, Any] = {}
     where: dict[str, str] = {}
@@ -499,4 +499,6 @@ def read_settings(values: Values, dialect: Dialect, path: Path) -> Settings:
         if aim.key:
             where["objective"] = f"{path.name}: {aim.key}"
     removed = tuple(key for key in dialect.removed if key in values)
-    return Settings(**read, adapter=adapter, removed=removed, unreadable=tuple(unreadable), where=where)
+    return CheckedSettings(
+        **read, adapter=adapter, removed=removed, unreadable=tuple(unreadable), where=where
+    )

@@ -14,7 +14,7 @@ from gradience.adapters.families import ADAPTED_BESIDE_ATTENTION, DEFAULT_TARGET
 from gradience.arguments import is_integer
 from gradience.check.dialects import PEFT, SUPERVISED, Dialect
 from gradience.check.files import BaseShape
-from gradience.check.settings import Settings
+from gradience.check.settings import CheckedSettings
 from gradience.learning_rate import (
     LR_TOLERANCE,
     THINKING_MACHINES,
@@ -31,7 +31,7 @@ from gradience.words import counted
 class Context:
     """The settings that are checked, and what else the command line says of the training."""
 
-    settings: Settings
+    settings: CheckedSettings
     task: str | None = None
     base: BaseShape | None = None
     completion_tokens: int | None = None

@@ -13,7 +13,7 @@ from gradience.ranks import scale_of
 from gradience.reports.check import SettingsRead
 
 
-class Settings(SettingsRead):
+class CheckedSettings(SettingsRead):
     """Settings that a report shows, and those that only the rules need. None: not in the files."""
 
     dropout: float | None = None
@@ -44,7 +44,7 @@ class Settings(SettingsRead):
     where: Mapping[str, str] = {}
     """File and key of each setting that was read."""
 
-    def filled_from(self, other: Settings) -> Settings:
+    def filled_from(self, other: CheckedSettings) -> CheckedSettings:
         """Return these settings, with those of `other` for the ones that are None."""
         known = {name: value for name, value in self if value is not None}
         both = {
@@ -54,7 +54,7 @@ class Settings(SettingsRead):
         }
         return other.model_copy(update={**known, **both})
 
-    def completed(self) -> Settings:
+    def completed(self) -> CheckedSettings:
         """Return these settings with what follows from them: the scale, and the rows of an optimizer step."""
         scale = rows = None
         if self.r and self.r >= 1 and self.alpha is not None:

@@ -130,9 +130,9 @@ def _several(paths: Sequence[str], measure: Callable[[str, str], AuditReport], o
     With --json each report is printed as soon as it is there, and kept for a page only.
     """
     from gradience.files.shared_names import given_text
-    from gradience.reports.audit_series import Refused, trend_text
+    from gradience.reports.audit_series import RefusedAdapter, trend_text
 
-    entries: list[AuditReport | Refused] = []
+    entries: list[AuditReport | RefusedAdapter] = []
     troubles: list[GradienceError] = []
     for_page: list[AuditReport] = []
     for number, path in enumerate(paths, start=1):
@@ -141,7 +141,7 @@ def _several(paths: Sequence[str], measure: Callable[[str, str], AuditReport], o
         except GradienceError as error:
             show_error(str(error), error.hint)
             troubles.append(error)
-            entries.append(Refused(given_text(path), error.code))
+            entries.append(RefusedAdapter(given_text(path), error.code))
             continue
         incomplete = _incomplete(report, path, layers=out.layers)
         troubles += [incomplete] if incomplete else []
@@ -155,7 +155,7 @@ def _several(paths: Sequence[str], measure: Callable[[str, str], AuditReport], o
             entries.append(report.model_copy(update={"adapter": shown}))
     if for_page:
         out.save_page(*for_page)
-    if not out.quiet and any(not isinstance(entry, Refused) for entry in entries):
+    if not out.quiet and any(not isinstance(entry, RefusedAdapter) for entry in entries):
         print_screen(trend_text, entries, layers=out.layers)
     if not out.json:
         for trouble in troubles:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gradience.cli.output import Output
+from gradience.cli.output import ReportOutput
 from gradience.convert.settings import ConvertSettings
 
 
-def convert(settings: ConvertSettings, out: Output) -> None:
+def convert(settings: ConvertSettings, out: ReportOutput) -> None:
     """Weights and scales do not change. A pickle becomes safetensors, shards become one file, and tensors get the
     names by which PEFT finds them.
 

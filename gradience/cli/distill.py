@@ -8,10 +8,10 @@ from shlex import quote
 from gradience.calibrate.settings import DistillSettings
 from gradience.cli.console import show_written
 from gradience.cli.options import require_files
-from gradience.cli.output import Output
+from gradience.cli.output import ReportOutput
 
 
-def distill(settings: DistillSettings, out: Output) -> None:
+def distill(settings: DistillSettings, out: ReportOutput) -> None:
     """The prompts need no labels: the smaller adapter learns the reference adapter's probabilities. The KL divergence
     between the two is measured on held-out prompts before and after. If nothing improves, the adapter is written
     unchanged.

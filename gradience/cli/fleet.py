@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.output import Output
+from gradience.cli.output import ReportOutput
 from gradience.fleet.settings import FleetSettings
 
 
-def fleet(settings: FleetSettings, out: Output) -> int:
+def fleet(settings: FleetSettings, out: ReportOutput) -> int:
     """With --output it resumes: unchanged adapters are not measured again. An adapter that
     cannot be measured is a row with the code of its error (exit code 4).
 

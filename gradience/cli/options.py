@@ -17,7 +17,7 @@ from gradience.files.rows import is_on_hub
 from gradience.settings import SETTINGS, Flag, StrPath
 
 if TYPE_CHECKING:
-    from gradience.evaluate.inputs import Inputs
+    from gradience.evaluate.inputs import EvaluateInputs
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -63,7 +63,7 @@ def need_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
 
 
-def say_notes(inputs: Inputs, *, candidates: int, quiet: bool) -> None:
+def say_notes(inputs: EvaluateInputs, *, candidates: int, quiet: bool) -> None:
     """Print what was noticed in the inputs, and the margin that their examples can show."""
     from gradience.evaluate.forecast import margins_of
     from gradience.reports.evaluation import showable

@@ -86,11 +86,11 @@ class PageOutput(JsonOutput):
         """Write the page of `--html`, if requested."""
         if self.html is None:
             return
-        from gradience.reports.page.parts import Source
+        from gradience.reports.page.parts import PageSource
         from gradience.sources import verification_of
 
         sources = [
-            Source("", report, verify=verification_of(report, folder) if folder else "", folder=folder)
+            PageSource("", report, verify=verification_of(report, folder) if folder else "", folder=folder)
             for report in reports
         ]
         write_page(Path(self.html), sources, texts=self.texts)
@@ -106,7 +106,7 @@ class PageOutput(JsonOutput):
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class Output(PageOutput):
+class ReportOutput(PageOutput):
     """Output."""
 
     quiet: Annotated[bool, Flag(short="-q")] = False
@@ -130,7 +130,7 @@ class Output(PageOutput):
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class LayersOutput(Output):
+class LayersOutput(ReportOutput):
     """Output."""
 
     layers: bool = False
@@ -138,7 +138,7 @@ class LayersOutput(Output):
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class TextsOutput(Output):
+class TextsOutput(ReportOutput):
     """Output."""
 
     no_texts: bool = False

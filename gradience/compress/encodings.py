@@ -54,7 +54,7 @@ class Target(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedModules:
     """Encoding of the modules.
 
     fields: changes of adapter_config.json.   stored_rank: module -> rank on disk.
@@ -74,11 +74,11 @@ class EncodingRule(NamedTuple):
 
     meaning: str
     """Description in reports."""
-    encode: Callable[[Sequence[Target], str], Encoded]
+    encode: Callable[[Sequence[Target], str], EncodedModules]
     """(targets, why it was chosen) -> how to write them."""
 
 
-def encode_modules(targets: Sequence[Target], encoding: Encoding | None) -> Encoded:
+def encode_modules(targets: Sequence[Target], encoding: Encoding | None) -> EncodedModules:
     """Write `targets` (not empty) by the rule `encoding`, or by the one that fits them if it is None."""
     encoding, reason = (encoding, "requested") if encoding else _fitting(targets)
     return rule_of(encoding).encode(targets, reason)
@@ -143,7 +143,7 @@ def _commonest_scale(targets: Sequence[Target]) -> float:
     return able[0] if able else 0.0
 
 
-def _uniform(targets: Sequence[Target], reason: str) -> Encoded:
+def _uniform(targets: Sequence[Target], reason: str) -> EncodedModules:
     largest = _largest(targets)
     if any(target.rank != largest for target in targets):
         return _one_alpha(
@@ -152,7 +152,7 @@ def _uniform(targets: Sequence[Target], reason: str) -> Encoded:
     return _one_alpha("uniform", targets, reason)
 
 
-def _one_alpha(encoding: Encoding, targets: Sequence[Target], reason: str) -> Encoded:
+def _one_alpha(encoding: Encoding, targets: Sequence[Target], reason: str) -> EncodedModules:
     """One α for all: modules with another scale than the commonest fold the ratio into B."""
     largest = _largest(targets)
     alpha = alpha_for(_commonest_scale(targets), largest)
@@ -160,7 +160,7 @@ def _one_alpha(encoding: Encoding, targets: Sequence[Target], reason: str) -> En
     fold = {target.name: _ratio(target.scale, written) for target in targets}
     if any(value != 1.0 for value in fold.values()):
         reason += "; scales differ, so the ratio is folded into B"
-    return Encoded(
+    return EncodedModules(
         encoding,
         reason,
         config_fields(largest, alpha),
@@ -174,12 +174,12 @@ def _ratio(scale: float, written: float) -> float:
     return 1.0 if _same(scale, written) else scale / written
 
 
-def _folded(targets: Sequence[Target], reason: str) -> Encoded:
+def _folded(targets: Sequence[Target], reason: str) -> EncodedModules:
     largest = _largest(targets)
     fields = config_fields(largest, largest)
     pattern = {anchored_key(target.name): target.rank for target in targets if target.rank != largest}
     fields |= {"rank_pattern": pattern, "alpha_pattern": dict(pattern)}
-    return Encoded(
+    return EncodedModules(
         "folded",
         reason,
         fields,
@@ -189,7 +189,7 @@ def _folded(targets: Sequence[Target], reason: str) -> Encoded:
     )
 
 
-def _patterns(targets: Sequence[Target], reason: str) -> Encoded:
+def _patterns(targets: Sequence[Target], reason: str) -> EncodedModules:
     """Encode as patterns, with entries only for modules that differ from the global r and α.
 
     PEFT warns of keys for `target_parameters`.
@@ -204,7 +204,7 @@ def _patterns(targets: Sequence[Target], reason: str) -> Encoded:
     fields["alpha_pattern"] = {
         anchored_key(name): alpha for name, alpha in alphas.items() if alpha != fields["lora_alpha"]
     }
-    return Encoded(
+    return EncodedModules(
         "patterns",
         reason,
         fields,

@@ -18,7 +18,7 @@ from gradience.adapters.diffusers import ALPHA_REASON, METADATA, NAME, configs_o
 from gradience.adapters.keys import Side, ends_with, is_split_expert
 from gradience.adapters.mlx import FINAL, read_settings
 from gradience.adapters.tensors import DType, Words
-from gradience.compress.encodings import Encoded, Target, encode_modules, rule_of
+from gradience.compress.encodings import EncodedModules, Target, encode_modules, rule_of
 from gradience.errors import InputError, UsageError, did_you_mean
 from gradience.reports.base.encodings import Encoding
 from gradience.runtimes.architecture import model_config_of
@@ -34,7 +34,7 @@ _OF_PEFT = (
 """Fields of PEFT's config with which s·B·A is not the whole update, or belongs to further modules."""
 
 
-class Settings(NamedTuple):
+class FormSettings(NamedTuple):
     """Settings of a folder besides its factors.
 
     config: adapter_config.json, if the format has one.   old: settings of the source, for the report; new: settings
@@ -69,7 +69,7 @@ class Form(ABC):
         """Return the name of a tensor. module: as the format calls it."""
 
     @abstractmethod
-    def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
+    def settings(self, opened: Adapter, modules: Sequence[Target]) -> FormSettings:
         """Return the settings to write besides the factors of `modules`. Raises InputError (not-in-format)."""
 
     def turn(self, words: Words, side: Side, pair: LoraPair) -> Words:
@@ -81,7 +81,7 @@ class Form(ABC):
         return self.turn(np.broadcast_to(np.zeros((), np.uint8), shape), side, pair).shape
 
 
-def encode_for(form: Form | None, targets: Sequence[Target], encoding: Encoding | None) -> Encoded:
+def encode_for(form: Form | None, targets: Sequence[Target], encoding: Encoding | None) -> EncodedModules:
     """Write `targets` by the rule `encoding`, or by the one that fits them and the format; form None: PEFT's."""
     encoded = encode_modules(targets, encoding)
     if form is None or not form.one_rank or encoding is not None or encoded.encoding != "patterns":
@@ -236,7 +236,7 @@ class MlxForm(Form):
             return words.reshape(pair.experts, -1, pair.columns)
         return words.reshape(pair.rows, -1, pair.experts).transpose(2, 0, 1)
 
-    def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
+    def settings(self, opened: Adapter, modules: Sequence[Target]) -> FormSettings:
         first = modules[0]
         for module in modules:
             if module.rank != first.rank or not math.isclose(module.scale, first.scale, rel_tol=1e-12):
@@ -271,7 +271,7 @@ class MlxForm(Form):
         }
         if not old and opened.config and opened.config.base_model is not None:
             config["model"] = opened.config.base_model
-        return Settings(config, old, config, {"format": "mlx"})
+        return FormSettings(config, old, config, {"format": "mlx"})
 
 
 class DiffusersForm(Form):
@@ -302,7 +302,7 @@ class DiffusersForm(Form):
     def factor(self, module: str, side: Side) -> str:
         return f"{module}.lora_{side}.weight"
 
-    def settings(self, opened: Adapter, modules: Sequence[Target]) -> Settings:
+    def settings(self, opened: Adapter, modules: Sequence[Target]) -> FormSettings:
         foreign = next((pair for pair in opened.pairs if pair.kind not in ("linear", "conv")), None)
         if foreign is not None:
             raise not_held(
@@ -330,7 +330,7 @@ class DiffusersForm(Form):
             }
             header |= {f"{part}.{name}": value for name, value in fields.items()}
         text = json.dumps(header, indent=2, sort_keys=True)
-        return Settings(None, old, header, {"format": "pt", METADATA: text})
+        return FormSettings(None, old, header, {"format": "pt", METADATA: text})
 
 
 PEFT = "peft"

@@ -20,7 +20,7 @@ from gradience.adapters.locate import WEIGHTS, natural_key
 from gradience.adapters.peft import fields_in_peft_order, guessed_orders
 from gradience.adapters.tensors import DTYPES, DType
 from gradience.compress.encodings import (
-    Encoded,
+    EncodedModules,
     Target,
     init_fields,
     merged_fields,
@@ -30,7 +30,7 @@ from gradience.compress.encodings import (
 )
 from gradience.compress.forms import (
     Form,
-    Settings,
+    FormSettings,
     encode_for,
     form_of,
     no_place,
@@ -61,7 +61,7 @@ class Layout:
     """
 
     config: PeftConfig
-    encoded: Encoded
+    encoded: EncodedModules
     jobs: Sequence[Job]
     dropped: Sequence[LoraPair]
     carried: Sequence[str]
@@ -70,7 +70,7 @@ class Layout:
     old_fields: Mapping[str, Any]
     new_fields: Mapping[str, Any]
     form: Form | None = None
-    settings: Settings | None = None
+    settings: FormSettings | None = None
     modules: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -198,7 +198,7 @@ def _jobs(
     opened: Adapter,
     config: PeftConfig,
     plan: CompressionPlan,
-    encoded: Encoded,
+    encoded: EncodedModules,
     dtype: str | None,
     calibration: Calibration | None,
     form: Form | None,

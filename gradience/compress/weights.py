@@ -16,7 +16,7 @@ from gradience.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class WrittenWeights:
     """The weights file as written, and what every module lost (its bytes taken out)."""
 
     sha256: str
@@ -31,7 +31,7 @@ def write_weights(
     pool: ThreadPoolExecutor,
     ahead: int,
     progress: Progress | None,
-) -> Weights:
+) -> WrittenWeights:
     """Write the weights file: every tensor in its order; the pool computes `ahead` modules before the writer."""
     name_of = layout.names
     source_of = {name: tensor for tensor, name in name_of.items()}
@@ -73,7 +73,7 @@ def write_weights(
                 if progress:
                     progress(len(done), len(layout.jobs))
             writer.put(waiting.pop(name))
-        return Weights(writer.close(), writer.size, done)
+        return WrittenWeights(writer.close(), writer.size, done)
 
 
 def _ahead(

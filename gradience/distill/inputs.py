@@ -12,7 +12,7 @@ import numpy as np
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
-from gradience.calibrate.inputs import Inputs, read_inputs
+from gradience.calibrate.inputs import CalibrateInputs, read_inputs
 from gradience.calibrate.settings import DistillSettings
 from gradience.errors import UsageError
 
@@ -30,7 +30,7 @@ class DistillInputs:
     """Everything that can be known before the base is loaded."""
 
     request: DistillSettings
-    student: Inputs
+    student: CalibrateInputs
     teacher: Path
     """Its folder."""
     student_sha256: str

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
-from gradience.calibrate.batches import Batch, Encoded, batches_of
+from gradience.calibrate.batches import Batch, EncodedRow, batches_of
 from gradience.calibrate.measure import counter, encoded_rows, length_of
 from gradience.compress.carry import (
     DISTILL_REPORT,
@@ -68,7 +68,7 @@ def factors_of(model: Any) -> dict[str, torch.nn.Parameter]:
 
 def train(
     engine: TransformersEngine,
-    parts: Parts[Encoded],
+    parts: Parts[EncodedRow],
     *,
     steps: int,
     lr: float,
@@ -116,7 +116,7 @@ def train(
     return tuple(checks), step
 
 
-def _few(rows: Sequence[Encoded], steps: int, batch_size: int, seed: int) -> Iterator[list[Encoded]]:
+def _few(rows: Sequence[EncodedRow], steps: int, batch_size: int, seed: int) -> Iterator[list[EncodedRow]]:
     """The rows of each step: all of them once, in a seeded order, then in another; the last batch may be short."""
     draw = np.random.default_rng([seed, _ORDER])
     left = steps
@@ -161,7 +161,7 @@ def residual(logits: Tensor, teacher: Tensor) -> Tensor:
 def divergences(
     engine: TransformersEngine,
     batches: Sequence[Batch],
-    rows: Sequence[Encoded],
+    rows: Sequence[EncodedRow],
     on_batch: Callable[[], None] = lambda: None,
 ) -> FloatArray:
     """Return KL(teacher ‖ student) of each row, summed over its scored tokens. batches: of these rows, in any order."""

@@ -13,7 +13,7 @@ from gradience.errors import GradienceError, InputError, OutputError
 from gradience.evaluate.adapters import BASE_ROW, AdapterInput, why_inert
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.evaluator import Evaluator
-from gradience.evaluate.inputs import Inputs
+from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.kept import RECORDS, Kept
 from gradience.files.records import Evaluation, first
 from gradience.progress import Watcher
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Answers:
+class AdapterAnswers:
     """The answers of one adapter, and the files that hold them."""
 
     adapter: AdapterInput | None
@@ -50,7 +50,7 @@ class Answering:
 
     def __init__(
         self,
-        inputs: Inputs,
+        inputs: EvaluateInputs,
         output: Path | None,
         watcher: Watcher,
         *,
@@ -85,9 +85,9 @@ class Answering:
         self.evaluator.expect([adapter.folder for adapter in inputs.adapters])
         self._stages: dict[str, int] = {}
         self._scratch: TemporaryDirectory[str] | None = None
-        self._reference = Answers(inputs.reference)
+        self._reference = AdapterAnswers(inputs.reference)
 
-    def run(self) -> list[Answers]:
+    def run(self) -> list[AdapterAnswers]:
         """Evaluate the reference, the candidates, and the base if requested."""
         return self.work(Answering._all)
 
@@ -125,33 +125,33 @@ class Answering:
 
     # ------------------------------------------------------------ adapters
 
-    def _all(self) -> list[Answers]:
+    def _all(self) -> list[AdapterAnswers]:
         reference = self.reference()
         rows = [reference, *(self.candidate(adapter, self.stops) for adapter in self.inputs.adapters[1:])]
         if self.inputs.request.with_base:
-            rows.append(Answers(None))
+            rows.append(AdapterAnswers(None))
             self._reach(rows[-1], reference.look)
         return rows
 
-    def stops(self, row: Answers) -> bool:
+    def stops(self, row: AdapterAnswers) -> bool:
         """Return True if a candidate's test ends at its look."""
         from gradience.evaluate.outcome import row_of
 
         look = row_of(self.inputs, self._reference, row).look
         return look is None or look.stopped is not None
 
-    def reference(self) -> Answers:
+    def reference(self) -> AdapterAnswers:
         """Evaluate the reference up to the first look. Raises what keeps it from being evaluated."""
-        self._reference = Answers(self.inputs.reference)
+        self._reference = AdapterAnswers(self.inputs.reference)
         self._reach(self._reference, 1)
         return self._reference
 
-    def candidate(self, adapter: AdapterInput, stops: Callable[[Answers], bool]) -> Answers:
+    def candidate(self, adapter: AdapterInput, stops: Callable[[AdapterAnswers], bool]) -> AdapterAnswers:
         """Evaluate an adapter, and the reference with it, look by look until `stops`.
 
         One that cannot be evaluated is a row with its error.
         """
-        row = Answers(adapter)
+        row = AdapterAnswers(adapter)
         try:
             for look in range(1, len(self.evaluator.looks) + 1):
                 self._reach(self._reference, look)
@@ -166,13 +166,13 @@ class Answering:
             self.watcher.note(str(error))
         return row
 
-    def _reach(self, row: Answers, look: int) -> None:
+    def _reach(self, row: AdapterAnswers, look: int) -> None:
         """Evaluate a row up to a look."""
         if row.look < look:
             row.look = look
             self._evaluate(row)
 
-    def _evaluate(self, row: Answers) -> None:
+    def _evaluate(self, row: AdapterAnswers) -> None:
         reference = row.adapter is self.inputs.reference
         try:
             if self.inputs.likelihoods:
@@ -192,7 +192,7 @@ class Answering:
                 hint=error.hint,
             ) from None
 
-    def _answers(self, row: Answers) -> Evaluation[Any]:
+    def _answers(self, row: AdapterAnswers) -> Evaluation[Any]:
         """Return the answers of a row; a classifier's base has the head of the reference, and no LoRA."""
         adapter, lora = row.adapter, True
         if adapter is None and self.inputs.classifies:
@@ -207,7 +207,7 @@ class Answering:
             lambda path, look: self.evaluator.answers(name, folder, path, lora=lora, look=look),
         )
 
-    def _scores(self, row: Answers, stage: str, file: str) -> Evaluation[Any]:
+    def _scores(self, row: AdapterAnswers, stage: str, file: str) -> Evaluation[Any]:
         """Return likelihoods of the gold responses; if nothing is generated, they are the answers."""
         reference = self.inputs.reference
         name, folder = _known(row.adapter)
@@ -223,7 +223,7 @@ class Answering:
             ),
         )
 
-    def _keep(self, row: Answers, file: str, depends: Mapping[str, Any], make: Any) -> Evaluation[Any]:
+    def _keep(self, row: AdapterAnswers, file: str, depends: Mapping[str, Any], make: Any) -> Evaluation[Any]:
         looks = self.evaluator.looks
         if self.kept is None:
             if len(looks) > 1 and self._scratch is None:
@@ -245,7 +245,7 @@ class Answering:
         row.files[place : place + 1] = [written]
         return first(evaluation, looks[row.look - 1])
 
-    def _stage(self, row: Answers, stage: str) -> None:
+    def _stage(self, row: AdapterAnswers, stage: str) -> None:
         once = self.inputs.likelihoods or not self.inputs.measures_divergence
         stages = self._rows if once else 2 * self._rows - (not self._likelihoods)
         name = f"{row.file_name}/{stage}"

@@ -13,7 +13,14 @@ from typing import Any
 from gradience.evaluate.batches import SCORED_SHARE
 from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import RECORDS_OF, Engine
-from gradience.evaluate.rows import Choices, Classification, Generation, Procedure, Scores, evaluate_rows
+from gradience.evaluate.rows import (
+    Choices,
+    Classification,
+    Generation,
+    Procedure,
+    Scores,
+    evaluate_rows,
+)
 from gradience.files.records import Evaluation
 from gradience.models.settings import ModelSettings
 from gradience.progress import Progress

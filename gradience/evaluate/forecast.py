@@ -12,7 +12,7 @@ from gradience.errors import InputError
 from gradience.evaluate.batches import SCORED_SHARE
 from gradience.evaluate.engines import engine
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
-from gradience.evaluate.inputs import Inputs, read_inputs
+from gradience.evaluate.inputs import EvaluateInputs, read_inputs
 from gradience.evaluate.rows import texts_of
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.shared_names import path_text, sentence_text
@@ -54,7 +54,7 @@ def margins_of(examples: int, claims: int, looks: tuple[int, ...] = ()) -> tuple
     )
 
 
-def forecast_evaluation(inputs: Inputs) -> EvaluationForecast:
+def forecast_evaluation(inputs: EvaluateInputs) -> EvaluationForecast:
     """Return what `inputs` would do: only the base's config.json and its tokenizer are read."""
     examples, request = len(inputs.examples), inputs.request
     cost = _cost(inputs) if engine(request.engine).local else "the engine computes elsewhere."
@@ -90,7 +90,7 @@ class _Cost:
     notes: tuple[str, ...]
 
 
-def _cost(inputs: Inputs) -> _Cost | str:
+def _cost(inputs: EvaluateInputs) -> _Cost | str:
     """Return the memory, or why it is not known."""
     if inputs.model.type == "seq2seq_lm":
         return "it is not counted for encoder–decoder models."
@@ -137,7 +137,7 @@ def _cost(inputs: Inputs) -> _Cost | str:
     return _Cost(weights, batch, process_bytes(inputs.request.device), generates, notes)
 
 
-def _lengths(inputs: Inputs) -> tuple[int, int, int]:
+def _lengths(inputs: EvaluateInputs) -> tuple[int, int, int]:
     """Return rows of a batch, tokens of a padded prompt or text, and tokens that are generated.
 
     Rows: as many as were asked for, or of the mean length as the first budget holds.
@@ -166,7 +166,7 @@ def _lengths(inputs: Inputs) -> tuple[int, int, int]:
 # ---------------------------------------------------------------- preview
 
 
-def read_preview(request: EvaluateSettings) -> Inputs:
+def read_preview(request: EvaluateSettings) -> EvaluateInputs:
     """Read the inputs of a preview: of a file of examples only its first rows. Raises as `read_inputs` does."""
     if request.data is None:
         return read_inputs(request)
@@ -178,7 +178,7 @@ def read_preview(request: EvaluateSettings) -> Inputs:
     return replace(inputs, notes=(*inputs.notes, f"a preview reads at most {PREVIEWED:,} examples of a file"))
 
 
-def preview_evaluation(inputs: Inputs) -> EvaluationPreview:
+def preview_evaluation(inputs: EvaluateInputs) -> EvaluationPreview:
     """Return the first examples of an evaluation as the model would see them, with what is scored in them."""
     encode = encode_apart if inputs.model.type == "seq2seq_lm" else encode_pair
     return EvaluationPreview(

@@ -49,7 +49,7 @@ TEXT_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class EvaluateInputs:
     """Everything that can be known before a model is loaded."""
 
     request: EvaluateSettings
@@ -120,7 +120,7 @@ class Inputs:
         return self.request.max_length or TEXT_TOKENS
 
 
-def read_inputs(request: EvaluateSettings) -> Inputs:
+def read_inputs(request: EvaluateSettings) -> EvaluateInputs:
     """Read and check adapters, examples and what of the base is small; no model is loaded.
 
     Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`,
@@ -174,7 +174,7 @@ def read_inputs(request: EvaluateSettings) -> Inputs:
         raise UsageError(
             f"{task.name} has no {role} examples", code="no-examples", hint="choose another --role"
         )
-    inputs = Inputs(request, adapters, model, task, examples, role, (), tokenizer)
+    inputs = EvaluateInputs(request, adapters, model, task, examples, role, (), tokenizer)
     _ = inputs.margin  # refuses a bad one before a model is loaded
     planned = Planned(
         model,
@@ -269,7 +269,7 @@ def in_look_order(
     return tuple(sorted(examples, key=place))
 
 
-def with_looks(inputs: Inputs) -> Inputs:
+def with_looks(inputs: EvaluateInputs) -> EvaluateInputs:
     """Return the inputs with planned looks, and the examples in that order."""
     from gradience.statistics.sequential import fewest_at_first_look, plan_looks
 

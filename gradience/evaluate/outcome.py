@@ -8,9 +8,9 @@ from fractions import Fraction
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from gradience.evaluate.answering import Answering, Answers
+from gradience.evaluate.answering import AdapterAnswers, Answering
 from gradience.evaluate.comparison import diverge
-from gradience.evaluate.inputs import Inputs
+from gradience.evaluate.inputs import EvaluateInputs
 from gradience.files.records import Evaluation, ExamplesRun, ScoreRecord, count, first
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.graded import Bounds, LikelihoodEvidence, NextGrade, per_token
@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # scipy is loaded where something is computed
 
 
 def report_of(
-    answering: Answering, rows: Sequence[Answers], fingerprint_of_base: str, watch: Stopwatch
+    answering: Answering, rows: Sequence[AdapterAnswers], fingerprint_of_base: str, watch: Stopwatch
 ) -> EvaluationReport:
     """Return what the rows show, the first of them being the reference."""
     inputs = answering.inputs
@@ -63,7 +63,7 @@ def report_of(
     )
 
 
-def groups_in_order(inputs: Inputs) -> tuple[int, ...] | None:
+def groups_in_order(inputs: EvaluateInputs) -> tuple[int, ...] | None:
     """Return the group of each example, in their order; None if each is its own."""
     if not inputs.group_of or isinstance(
         inputs.examples, range
@@ -84,7 +84,7 @@ def conditions_of(
     )
 
 
-def row_of(inputs: Inputs, reference: Answers, row: Answers) -> EvaluatedAdapter:
+def row_of(inputs: EvaluateInputs, reference: AdapterAnswers, row: AdapterAnswers) -> EvaluatedAdapter:
     """Return everything about a row but its grade."""
     facts: dict[str, Any] = {"records": tuple(row.files)}
     if row.answers is not None:
@@ -126,7 +126,10 @@ def row_of(inputs: Inputs, reference: Answers, row: Answers) -> EvaluatedAdapter
 
 
 def _against(
-    inputs: Inputs, reference: Evaluation[Any], answers: Evaluation[Any], scores: Evaluation[Any] | None
+    inputs: EvaluateInputs,
+    reference: Evaluation[Any],
+    answers: Evaluation[Any],
+    scores: Evaluation[Any] | None,
 ) -> dict[str, Any]:
     """Return the fields that compare with the reference."""
     from gradience.statistics.pooled import pool
@@ -161,14 +164,14 @@ def _against(
     return {"pairs": change.table, "change": output, **tested}
 
 
-def look_at(inputs: Inputs, n: int) -> Look | None:
+def look_at(inputs: EvaluateInputs, n: int) -> Look | None:
     """Return the look with `n` examples; None if all examples are answered at once."""
     from gradience.statistics.sequential import Look
 
     return Look(inputs.looks, inputs.looks.index(n) + 1) if len(inputs.looks) > 1 else None
 
 
-def _tested(inputs: Inputs, look: Look | None, pooled: Pooled) -> dict[str, Any]:
+def _tested(inputs: EvaluateInputs, look: Look | None, pooled: Pooled) -> dict[str, Any]:
     """Return the bounds, and the look with its repeated interval and the reason for stopping there."""
     from gradience.statistics.paired import LEVEL, pair_grade
     from gradience.statistics.sequential import FUTILITY
@@ -231,7 +234,7 @@ def _change_of_scores(scores: Evaluation[Any] | None, flipped: int | None) -> Ou
 # ---------------------------------------------------------------- grades
 
 
-def _graded(inputs: Inputs, rows: Sequence[EvaluatedAdapter]) -> list[EvaluatedAdapter]:
+def _graded(inputs: EvaluateInputs, rows: Sequence[EvaluatedAdapter]) -> list[EvaluatedAdapter]:
     """Return the rows, the candidates with their grades: several claims from one experiment are adjusted."""
     from gradience.statistics.paired import adjusted_p_values
 
@@ -259,7 +262,9 @@ def exploratory(row: EvaluatedAdapter) -> EvaluatedAdapter:
     return row.model_copy(update={"grade": "C", "reason": f"{EXPLORATORY}: {claim}"})
 
 
-def graded(inputs: Inputs, row: EvaluatedAdapter, adjusted: float, family: int = 1) -> EvaluatedAdapter:
+def graded(
+    inputs: EvaluateInputs, row: EvaluatedAdapter, adjusted: float, family: int = 1
+) -> EvaluatedAdapter:
     """Return a candidate's row with its grade. adjusted: its p-value, for the claims in `family` together."""
     from gradience.statistics.paired import pair_grade
 

@@ -13,7 +13,7 @@ from gradience.evaluate.adapters import AdapterInput
 from gradience.evaluate.answering import Answering
 from gradience.evaluate.engines import engine
 from gradience.evaluate.engines.base import OutOfMemoryError
-from gradience.evaluate.inputs import Inputs, read_inputs
+from gradience.evaluate.inputs import EvaluateInputs, read_inputs
 from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.ledger import count_test
 from gradience.evaluate.outcome import report_of
@@ -53,7 +53,7 @@ def evaluate_adapters(settings: EvaluateSettings) -> EvaluationReport:
 
 
 def evaluate(
-    inputs: Inputs,
+    inputs: EvaluateInputs,
     output: Path | None,
     watcher: Watcher | None = None,
     *,

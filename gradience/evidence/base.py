@@ -26,7 +26,7 @@ EXCERPT = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class LogExample:
     """One example of a log."""
 
     id: str
@@ -53,7 +53,7 @@ class Log:
     format: str
     """As a reader of the report knows it: `lm-eval`."""
     metric: str
-    items: Mapping[str, Item]
+    items: Mapping[str, LogExample]
     filter: str | None = None
     """Filter that extracted the answers, if the log has several."""
     task: str | None = None
@@ -75,7 +75,7 @@ class Wanted(NamedTuple):
     """Column of groups."""
 
 
-class Format(NamedTuple):
+class LogFormat(NamedTuple):
     """A format of logs."""
 
     name: str
@@ -132,17 +132,17 @@ def number(value: Any) -> float | None:
     return None
 
 
-class Row(NamedTuple):
+class LogRow(NamedTuple):
     """An example as a reader finds it, before the metric is chosen."""
 
     place: str
-    item: Item
+    item: LogExample
     """Its score is yet to come."""
     scores: Mapping[str, Any]
     """The value of each metric; None for a value that is not a number."""
 
 
-def add(rows: dict[str, Row], row: Row) -> None:
+def add(rows: dict[str, LogRow], row: LogRow) -> None:
     """Put a row into `rows` under its id. Raises InputError: `log-duplicate` for an id that is there, `too-large`."""
     if row.item.id in rows:
         raise InputError(
@@ -166,8 +166,8 @@ def add(rows: dict[str, Row], row: Row) -> None:
 
 
 def scored(
-    path: Path, rows: Mapping[str, Row], wanted: str | None, default: str | None = None
-) -> tuple[str, dict[str, Item]]:
+    path: Path, rows: Mapping[str, LogRow], wanted: str | None, default: str | None = None
+) -> tuple[str, dict[str, LogExample]]:
     """Return the metric that is taken, and every item with its score.
 
     default: the metric if none is requested. Raises UsageError and InputError (see `choose`; `log-score`).
@@ -180,7 +180,7 @@ def scored(
     return metric, {key: replace(row.item, score=_score(row, metric)) for key, row in rows.items()}
 
 
-def _score(row: Row, metric: str) -> float:
+def _score(row: LogRow, metric: str) -> float:
     value: float | None = row.scores.get(metric)
     if value is not None and (value == 0 or SMALLEST <= abs(value) <= LARGEST):
         return value

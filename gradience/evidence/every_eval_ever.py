@@ -12,7 +12,19 @@ from typing import Any
 
 from gradience.digests import sha256_file
 from gradience.errors import InputError
-from gradience.evidence.base import Item, Log, Row, Wanted, add, choose, digest, head, scored, spelling, tail
+from gradience.evidence.base import (
+    Log,
+    LogExample,
+    LogRow,
+    Wanted,
+    add,
+    choose,
+    digest,
+    head,
+    scored,
+    spelling,
+    tail,
+)
 from gradience.evidence.text import json_lines, json_object, text_or_none, within
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
@@ -40,7 +52,7 @@ def read(path: Path, wanted: Wanted) -> Log:
     samples = path if path.suffix == ".jsonl" else _samples_of(path)
     beside = samples.with_name(samples.name.removesuffix(SAMPLES) + ".json")
     record = _record(path) if path.suffix == ".json" else _record(beside) if beside.is_file() else {}
-    results: dict[str, dict[str, Row]] = {}
+    results: dict[str, dict[str, LogRow]] = {}
     models: dict[str, None] = {}
     for place, line in json_lines(samples):
         row = _row(place, line)
@@ -115,7 +127,7 @@ def _described(record: Mapping[str, Any], chosen: str) -> dict[str, Any]:
     return {}
 
 
-def _row(place: str, line: Mapping[str, Any]) -> Row:
+def _row(place: str, line: Mapping[str, Any]) -> LogRow:
     key = line.get("sample_id")
     if not isinstance(key, str) or not all(name in line for name in SAMPLE_KEYS):
         raise InputError(
@@ -126,7 +138,7 @@ def _row(place: str, line: Mapping[str, Any]) -> Row:
     prompt = within(line, "input")
     raw = text_or_none(prompt.get("raw")) or ""
     given = text_or_none(prompt.get("formatted")) or raw
-    item = Item(
+    item = LogExample(
         key,
         digest([raw, prompt.get("reference"), prompt.get("choices")]),
         digest(given),
@@ -134,7 +146,7 @@ def _row(place: str, line: Mapping[str, Any]) -> Row:
         head(_answer(line)),
         spelling=spelling(given),
     )
-    return Row(place, item, {SCORE: within(line, "evaluation").get("score")})
+    return LogRow(place, item, {SCORE: within(line, "evaluation").get("score")})
 
 
 def _answer(line: Mapping[str, Any]) -> str:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from gradience.errors import InputError
 from gradience.evidence import every_eval_ever, inspect_ai, lm_eval, table
-from gradience.evidence.base import Format, Log, Wanted
+from gradience.evidence.base import Log, LogFormat, Wanted
 from gradience.evidence.text import json_lines
 from gradience.reading import check_regular
 from gradience.words import listed, printable
 
-FORMATS: tuple[Format, ...] = (
-    Format(lm_eval.NAME, lm_eval.fits, lm_eval.read),
-    Format(inspect_ai.NAME, inspect_ai.fits, inspect_ai.read),
-    Format(every_eval_ever.NAME, every_eval_ever.fits, every_eval_ever.read),
-    Format(table.NAME, table.fits, table.read),
+FORMATS: tuple[LogFormat, ...] = (
+    LogFormat(lm_eval.NAME, lm_eval.fits, lm_eval.read),
+    LogFormat(inspect_ai.NAME, inspect_ai.fits, inspect_ai.read),
+    LogFormat(every_eval_ever.NAME, every_eval_ever.fits, every_eval_ever.read),
+    LogFormat(table.NAME, table.fits, table.read),
 )
 IN_FOLDERS = ("samples_*.jsonl", "*.eval")
 """Logs that are found in a folder, and one level below: there tools put them under the model's name."""

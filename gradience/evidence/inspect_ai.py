@@ -13,7 +13,7 @@ from typing import Any
 
 from gradience.errors import InputError
 from gradience.evidence.archive import Archive, open_archive
-from gradience.evidence.base import Item, Log, Row, Wanted, add, digest, head, scored, spelling, tail
+from gradience.evidence.base import Log, LogExample, LogRow, Wanted, add, digest, head, scored, spelling, tail
 from gradience.evidence.text import json_object, text_or_none, within
 
 NAME = "Inspect"
@@ -86,16 +86,16 @@ def _notes(header: Mapping[str, Any], epochs: object) -> Iterator[str]:
 # ---------------------------------------------------------------- samples
 
 
-def _rows(archive: Archive) -> dict[str, Row]:
+def _rows(archive: Archive) -> dict[str, LogRow]:
     """Return the examples; if one was run several times, each score is the mean over its epochs."""
-    epochs: dict[str, dict[str, Row]] = {}
+    epochs: dict[str, dict[str, LogRow]] = {}
     for name in archive.members:
         if SAMPLE.fullmatch(name):
             place = f"{archive.path}: {name[:200]}"
             sample = json_object(archive.read(name), place)
             row = _row(place, sample)
             add(epochs.setdefault(str(sample.get("epoch", 1)), {}), row)
-    rows: dict[str, Row] = {}
+    rows: dict[str, LogRow] = {}
     for of_epoch in epochs.values():
         for key, row in of_epoch.items():
             if key not in rows:
@@ -105,7 +105,7 @@ def _rows(archive: Archive) -> dict[str, Row]:
     return {key: _mean(row, [of_epoch.get(key) for of_epoch in epochs.values()]) for key, row in rows.items()}
 
 
-def _mean(row: Row, runs: list[Row | None]) -> Row:
+def _mean(row: LogRow, runs: list[LogRow | None]) -> LogRow:
     """The row with each score's mean; without a score that a run lacks."""
     scores = {}
     for name in row.scores:
@@ -115,7 +115,7 @@ def _mean(row: Row, runs: list[Row | None]) -> Row:
     return row._replace(scores=scores)
 
 
-def _row(place: str, sample: Mapping[str, Any]) -> Row:
+def _row(place: str, sample: Mapping[str, Any]) -> LogRow:
     key = sample.get("id")
     if isinstance(key, bool) or not isinstance(key, str | int):
         raise InputError(
@@ -125,7 +125,7 @@ def _row(place: str, sample: Mapping[str, Any]) -> Row:
     given = [(_role(message), _content(message, attached)) for message in _before_an_answer(sample)]
     user_text = " ".join(text for role, text in given if role == "user")
     output = text_or_none(within(sample, "output").get("completion"))
-    item = Item(
+    item = LogExample(
         str(key),
         digest(
             [
@@ -139,7 +139,7 @@ def _row(place: str, sample: Mapping[str, Any]) -> Row:
         head(_resolved(output or "", attached)),
         spelling=spelling(" ".join(text for _, text in given)),
     )
-    return Row(place, item, dict(_scores(within(sample, "scores"))))
+    return LogRow(place, item, dict(_scores(within(sample, "scores"))))
 
 
 def _scores(scorers: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from gradience.errors import InputError
-from gradience.evidence.base import Item, Log, Row, Wanted, add, choose, digest, head, scored, spelling, tail
+from gradience.evidence.base import (
+    Log,
+    LogExample,
+    LogRow,
+    Wanted,
+    add,
+    choose,
+    digest,
+    head,
+    scored,
+    spelling,
+    tail,
+)
 from gradience.evidence.text import json_lines, json_object, within
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
@@ -36,12 +48,12 @@ def fits(_: Path, first: Mapping[str, Any]) -> bool:
 
 def read(path: Path, wanted: Wanted) -> Log:
     """Read the samples of one task. Raises InputError and UsageError (see `base` and `text`)."""
-    filters: dict[str, dict[str, Row]] = {}
+    filters: dict[str, dict[str, LogRow]] = {}
     settings: set[str] = set()
     for place, row in json_lines(path):
         item, generation = _item(place, row)
         settings |= generation
-        add(filters.setdefault(str(row.get("filter", "none")), {}), Row(place, item, _scores(row)))
+        add(filters.setdefault(str(row.get("filter", "none")), {}), LogRow(place, item, _scores(row)))
     chosen = choose(path, "filter", filters, wanted.filter)
     metric, items = scored(path, filters[chosen], wanted.metric)
     named = SAMPLES.fullmatch(path.name)
@@ -61,7 +73,7 @@ def read(path: Path, wanted: Wanted) -> Log:
     )
 
 
-def _item(place: str, row: Mapping[str, Any]) -> tuple[Item, set[str]]:
+def _item(place: str, row: Mapping[str, Any]) -> tuple[LogExample, set[str]]:
     """The example, and the settings that it was generated with, as JSON."""
     if not isinstance(row.get("doc_id"), str | int):
         raise InputError(
@@ -77,7 +89,7 @@ def _item(place: str, row: Mapping[str, Any]) -> tuple[Item, set[str]]:
             texts.append(part)
     document = digest([row["doc"], row.get("target")]) if "doc" in row else row.get("doc_hash")
     prompt = digest(texts) if texts else row.get("prompt_hash")
-    item = Item(
+    item = LogExample(
         str(row["doc_id"]),
         document if isinstance(document, str) else None,
         prompt if isinstance(prompt, str) else None,

@@ -6,18 +6,18 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from gradience.errors import InputError, UsageError
-from gradience.evidence.base import Item, Log
+from gradience.evidence.base import Log, LogExample
 from gradience.words import counted, listed, printable
 
 
-class Pair(NamedTuple):
+class ExamplePair(NamedTuple):
     """One example in both logs."""
 
-    a: Item
-    b: Item
+    a: LogExample
+    b: LogExample
 
 
-def paired(a: Log, b: Log) -> tuple[Pair, ...]:
+def paired(a: Log, b: Log) -> tuple[ExamplePair, ...]:
     """Return the pairs in A's order.
 
     Raises InputError: `logs-differ` if task, metric, settings, documents or prompts are others, `logs-missing` if
@@ -31,7 +31,7 @@ def paired(a: Log, b: Log) -> tuple[Pair, ...]:
                 hint="evaluate both with the same tool, task and settings",
             )
     _check_ids(a, b)
-    pairs = tuple(Pair(item, b.items[key]) for key, item in a.items.items())
+    pairs = tuple(ExamplePair(item, b.items[key]) for key, item in a.items.items())
     if len(pairs) < 2:
         raise InputError(
             f"{a.path} and {b.path}: {len(pairs)} example in them: an interval needs two or more",
@@ -59,7 +59,7 @@ def lower_is_better(a: Log, b: Log, chosen: bool | None) -> bool:
     return bool(chosen)
 
 
-def unchecked(a: Log, b: Log, pairs: Iterable[Pair]) -> list[str]:
+def unchecked(a: Log, b: Log, pairs: Iterable[ExamplePair]) -> list[str]:
     """Return notes on settings that could not be compared because a log lacks them."""
     notes = [f"{name}: {note}" for name, log in (("A", a), ("B", b)) for note in log.notes]
     pair = next(iter(pairs))

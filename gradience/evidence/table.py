@@ -8,9 +8,9 @@ from typing import Any
 
 from gradience.errors import InputError
 from gradience.evidence.base import (
-    Item,
     Log,
-    Row,
+    LogExample,
+    LogRow,
     Wanted,
     add,
     digest,
@@ -37,7 +37,7 @@ def fits(path: Path, first: Mapping[str, Any]) -> bool:
 def read(path: Path, wanted: Wanted) -> Log:
     """Read the table. Raises InputError and UsageError (see `base` and `text`; `log-row`)."""
     delimited = path.suffix.lower() in DELIMITED
-    rows: dict[str, Row] = {}
+    rows: dict[str, LogRow] = {}
     codes = {"file_code": "log-row", "row_code": "log-row"}
     for place, values in rows_of(path, **codes) if delimited else json_lines(path):
         key = values.get("id")
@@ -48,7 +48,7 @@ def read(path: Path, wanted: Wanted) -> Log:
                 hint="a table has the columns `id` and `score`, and both files the same ids",
             )
         prompt = values.get("prompt")
-        item = Item(
+        item = LogExample(
             str(key),
             prompt=None if prompt is None else digest(prompt),
             excerpt=tail(str(prompt or "")),
@@ -57,7 +57,7 @@ def read(path: Path, wanted: Wanted) -> Log:
             group=group_of(str(place), values, wanted.group),
         )
         scores = {name: value for name, value in values.items() if name not in (*TEXTS, wanted.group)}
-        add(rows, Row(place, item, _numbers(scores) if delimited else scores))
+        add(rows, LogRow(place, item, _numbers(scores) if delimited else scores))
     metric, items = scored(path, rows, wanted.metric, default="score")
     return Log(path, NAME, metric, items)
 

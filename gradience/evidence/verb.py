@@ -15,7 +15,7 @@ from gradience.digests import sha256_file
 from gradience.errors import UsageError, require_installed
 from gradience.evidence.base import Log, Wanted
 from gradience.evidence.formats import read_log
-from gradience.evidence.pairing import Pair, paired, unchecked
+from gradience.evidence.pairing import ExamplePair, paired, unchecked
 from gradience.evidence.pairing import lower_is_better as direction_of
 from gradience.evidence.settings import EvidenceSettings
 from gradience.evidence.table import NAME as TABLE
@@ -150,7 +150,7 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     )
 
 
-def groups_of(pairs: Sequence[Pair], log: Log, column: str | None) -> tuple[int, ...] | None:
+def groups_of(pairs: Sequence[ExamplePair], log: Log, column: str | None) -> tuple[int, ...] | None:
     """Return the group of each pair: by the column, and spellings of one prompt; None if each is its own.
 
     Raises UsageError (`log-no-groups`) for a column of a log that is not a table, and for a single group.
@@ -173,7 +173,9 @@ def groups_of(pairs: Sequence[Pair], log: Log, column: str | None) -> tuple[int,
     return groups
 
 
-def _margin(given: float | None, metric: str, pairs: Sequence[Pair], *, lower_is_better: bool) -> float:
+def _margin(
+    given: float | None, metric: str, pairs: Sequence[ExamplePair], *, lower_is_better: bool
+) -> float:
     """Return the margin in the score's units. Raises UsageError: `no-margin` without a default, `bad-margin`."""
     bounded = all(0 <= item.score <= 1 for pair in pairs for item in (pair.a, pair.b))
     if given is None:
@@ -193,12 +195,14 @@ def _margin(given: float | None, metric: str, pairs: Sequence[Pair], *, lower_is
     return float(share_of_points(Fraction(repr(given)))) if binary(pairs) else given
 
 
-def binary(pairs: Sequence[Pair]) -> bool:
+def binary(pairs: Sequence[ExamplePair]) -> bool:
     """Return True if every score in both logs is 0 or 1."""
     return all(item.score in (0.0, 1.0) for pair in pairs for item in (pair.a, pair.b))
 
 
-def flips_of(pairs: Sequence[Pair], most: int, *, lower_is_better: bool) -> tuple[int, int, tuple[Flip, ...]]:
+def flips_of(
+    pairs: Sequence[ExamplePair], most: int, *, lower_is_better: bool
+) -> tuple[int, int, tuple[Flip, ...]]:
     """Return the numbers of examples that B lost and gained, and up to `most` of each, largest differences first."""
     sign = -1.0 if lower_is_better else 1.0
     changes = [(sign * (pair.b.score - pair.a.score), pair) for pair in pairs]

@@ -478,7 +478,7 @@ _BARS: ContextVar[bool] = ContextVar("bars", default=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class HubCommit:
     """Hub repository and commit that files were read from.
 
     commit: the commit of these files, even if the branch moves afterwards.

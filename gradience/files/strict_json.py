@@ -27,7 +27,7 @@ limit".
 """
 
 
-class Refused(ValueError):
+class RefusedValue(ValueError):
     """A value that JSON does not have, or that two readers would read differently."""
 
 
@@ -60,7 +60,7 @@ def loads(
             code="bad-json",
             hint="download or save it again",
         ) from None
-    except Refused as error:
+    except RefusedValue as error:
         raise InputError(
             f"{path}: the {label} is not strict JSON: {error}",
             code="bad-json",
@@ -75,7 +75,7 @@ def parse(
 
     convert: called with every object, innermost first (lets a large header be stored compactly).
     constants: accept NaN and Infinity.
-    Raises JSONDecodeError, Refused: both are ValueErrors.
+    Raises JSONDecodeError, RefusedValue: both are ValueErrors.
     """
 
     def pairs(items: list[tuple[str, Any]]) -> Any:
@@ -83,13 +83,13 @@ def parse(
         if len(unique) != len(items):
             keys_so_far: set[str] = set()
             twice = next(key for key, _ in items if key in keys_so_far or keys_so_far.add(key))  # type: ignore[func-returns-value]
-            raise Refused(
+            raise RefusedValue(
                 f"the key {twice[:200]!r} occurs twice, and two readers could take different values"
             )
         return convert(unique) if convert else unique
 
     if text.count(",") + text.count("[") + text.count("{") > MAX_PARTS:
-        raise Refused(f"it has more than {MAX_PARTS:,} values, the limit")
+        raise RefusedValue(f"it has more than {MAX_PARTS:,} values, the limit")
     try:
         parsed = json.loads(
             text,
@@ -101,22 +101,22 @@ def parse(
         if is_deep(parsed):
             raise RecursionError
     except RecursionError:
-        raise Refused("it is nested too deeply") from None
+        raise RefusedValue("it is nested too deeply") from None
     if has_half_characters(text, parsed):
-        raise Refused("a string contains half of a character (a lone surrogate)")
+        raise RefusedValue("a string contains half of a character (a lone surrogate)")
     return parsed
 
 
 def _integer(text: str) -> int:
     if len(text) > MAX_DIGITS:
-        raise Refused(f"it contains a number of {len(text):,} characters")
+        raise RefusedValue(f"it contains a number of {len(text):,} characters")
     return int(text)
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise Refused(f"{text[:40]} is beyond the largest number")
+        raise RefusedValue(f"{text[:40]} is beyond the largest number")
     return number
 
 
@@ -136,7 +136,7 @@ def is_deep(value: Any) -> bool:
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise Refused(f"{text} is not a JSON number")
+    raise RefusedValue(f"{text} is not a JSON number")
 
 
 def has_half_characters(text: str, parsed: Any) -> bool:

@@ -31,7 +31,7 @@ BEGINS = b'{"schema":"gradience.fleet_row/'
 """First bytes of a row that was written here."""
 
 
-class Journal(Closing):
+class FleetJournal(Closing):
     """The rows of one run, on the disk. Use as a context manager; only one process at a time."""
 
     def __init__(self, output: Path, file: FileIO, stack: ExitStack) -> None:

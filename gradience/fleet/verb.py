@@ -14,7 +14,7 @@ from gradience.errors import GradienceError, InputError, require
 from gradience.files.shared_names import path_text
 from gradience.fleet.discover import Member, discover
 from gradience.fleet.exports import export, rows_file_of
-from gradience.fleet.journal import Journal, read_rows
+from gradience.fleet.journal import FleetJournal, read_rows
 from gradience.fleet.measure import failed
 from gradience.fleet.processes import Died, answers
 from gradience.fleet.settings import FleetSettings
@@ -56,7 +56,7 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
     paths = {member.name: member.path for member in fleet.members}
     tally = Tally()
     with ExitStack() as stack:
-        journal = stack.enter_context(Journal.begin(rows_file)) if rows_file else None
+        journal = stack.enter_context(FleetJournal.begin(rows_file)) if rows_file else None
         reused = set()
         for row in journal.kept(paths, allow_pickle=allow_pickle) if journal else ():
             reused.add(row.path)

@@ -21,7 +21,7 @@ import torch
 from gradience.digests import Sha256, sha256_file
 from gradience.errors import InputError, require
 from gradience.models.devices import choose_device, computes_fast, lacks_memory, make_current
-from gradience.models.locate import BESIDE, EVERYTHING, Source, locate, require_weights
+from gradience.models.locate import BESIDE, EVERYTHING, BaseSource, locate, require_weights
 from gradience.models.settings import ModelSettings
 from gradience.reading import MAX_SETTINGS_BYTES, check_regular, read_file
 
@@ -63,7 +63,7 @@ def load_tokenizer(settings: ModelSettings) -> Any:
     return _tokenizer(settings, locate(settings, BESIDE))
 
 
-def _tokenizer(settings: ModelSettings, source: Source) -> Any:
+def _tokenizer(settings: ModelSettings, source: BaseSource) -> Any:
     from transformers import AutoTokenizer
 
     if settings.tokenizer is None:

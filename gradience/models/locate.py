@@ -29,7 +29,7 @@ OTHER_COPIES = ("*/*.safetensors", "consolidated*")
 """The same weights once more, for other programs."""
 
 
-class Source(NamedTuple):
+class BaseSource(NamedTuple):
     """A base model on this disk."""
 
     folder: Path
@@ -39,7 +39,7 @@ class Source(NamedTuple):
     """On the hub: the commit that `folder` holds."""
 
 
-def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Source:
+def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> BaseSource:
     """Return the folder of the base, downloaded if needed (inside `local_only`: only from the hub's cache).
 
     files: patterns of the files needed from a hub repository.
@@ -49,7 +49,7 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Sour
     name = settings.name
     if name in EMBEDDED:
         make, upstream = EMBEDDED[name]
-        return Source(make(), upstream)
+        return BaseSource(make(), upstream)
     if name.startswith("embedded:"):
         raise UsageError(
             f"model.name: no such base model: {name}",
@@ -58,7 +58,7 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Sour
         )
     path = settings.path
     if path.exists():
-        return Source(path, name if settings.folder is None else str(path))
+        return BaseSource(path, name if settings.folder is None else str(path))
     address = hub_address(settings)
     if address is None:
         raise InputError(
@@ -68,7 +68,7 @@ def locate(settings: ModelSettings, files: tuple[str, ...] = EVERYTHING) -> Sour
             " name, or embedded:minilm",
         )
     folder, commit = fetch_folder(address, files, OTHER_COPIES, local=is_local_only())
-    return Source(folder, address.repo, commit)
+    return BaseSource(folder, address.repo, commit)
 
 
 def hub_address(settings: ModelSettings) -> Address | None:

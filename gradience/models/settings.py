@@ -14,7 +14,7 @@ from gradience.settings import SETTINGS, Flag
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Settings(BaseModel):
+class ConfigSection(BaseModel):
     """A section of a config: frozen, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -47,7 +47,7 @@ class BaseSettings:
 ModelType = Literal["seqcls", "causal_lm", "seq2seq_lm"]
 
 
-class ModelSettings(Settings):
+class ModelSettings(ConfigSection):
     """The base model and how it is loaded."""
 
     name: str

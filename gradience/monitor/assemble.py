@@ -17,7 +17,7 @@ from gradience.monitor.facts import (
     SplitEvaluation,
     read_setup,
 )
-from gradience.monitor.rules import Run
+from gradience.monitor.rules import MonitoredRun
 from gradience.monitor.series import Series
 from gradience.reports.base.finding import Severity
 from gradience.reports.monitor import (
@@ -61,7 +61,7 @@ def run_report(
 ) -> RunReport:
     """Return everything that is known about one run."""
     setup = read_setup(facts.config, facts.rl)
-    alerts, recommendations = advice(Run(facts, setup, gap_threshold))
+    alerts, recommendations = advice(MonitoredRun(facts, setup, gap_threshold))
     outcome, reason = _outcome(facts)
     rewards = Rewards(**{name: _curve(facts.rl.get(name, Series())) for name in Rewards.model_fields})
     shown = {name: getattr(setup, name) for name in Setup.model_fields}
@@ -245,7 +245,7 @@ LIVE_SIGNALS = {"rank-settled", "rank-too-small", "rank-too-large", "nonfinite-w
 """Signals that the tracker logged during the run. The rules judge the same at the end, so they are not repeated."""
 
 
-def advice(run: Run) -> tuple[tuple[Alert, ...], tuple[Recommendation, ...]]:
+def advice(run: MonitoredRun) -> tuple[tuple[Alert, ...], tuple[Recommendation, ...]]:
     """Return what every rule says about one run, errors first, and what to do about it; then what was recorded."""
     alerts: list[Alert] = []
     recommendations: list[Recommendation] = []

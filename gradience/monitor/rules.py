@@ -38,7 +38,7 @@ MIN_LOGS = 8
 """Points below which a series says nothing."""
 
 
-class Run(NamedTuple):
+class MonitoredRun(NamedTuple):
     """One run: what its records say, how it was configured, and what the user set."""
 
     facts: RunFacts
@@ -62,14 +62,14 @@ class Observation:
 Observations = Iterator[Observation]
 
 
-def need_method(run: Run, *methods: Method) -> RunFacts:
+def need_method(run: MonitoredRun, *methods: Method) -> RunFacts:
     """Return the facts of a run of one of these methods. Raises NotApplicable for any other."""
     if run.setup.method not in methods:
         raise NotApplicable
     return run.facts
 
 
-def need_falling_loss(run: Run) -> RunFacts:
+def need_falling_loss(run: MonitoredRun) -> RunFacts:
     """Return the facts of a run. Raises NotApplicable in reinforcement learning: there the reward is to rise."""
     return need_method(run, "supervised", "preference")
 
@@ -93,7 +93,7 @@ IEEE = "IEEE 754: NaN propagates through every sum"
 
 
 @rule("nonfinite", "error", IEEE)
-def nonfinite(run: Run) -> Observations:
+def nonfinite(run: MonitoredRun) -> Observations:
     """NaN or infinity in losses, gradients or LoRA weights."""
     facts = run.facts
     broken: tuple[Evidence, ...] = ()
@@ -129,7 +129,7 @@ EXPLODED = 50.0
 
 
 @rule("gradient-explosion", "warning", OWN)
-def gradient_explosion(run: Run) -> Observations:
+def gradient_explosion(run: MonitoredRun) -> Observations:
     """A gradient norm fifty times above what is usual in the run: its median, or its first quarter.
 
     The first quarter counts because the gradients of a solved task vanish, and anything towers above them.
@@ -151,7 +151,7 @@ LOSS_EXPLODED = 10.0
 
 
 @rule("loss-explosion", "warning", OWN)
-def loss_explosion(run: Run) -> Observations:
+def loss_explosion(run: MonitoredRun) -> Observations:
     """A logged loss ten times above the first one."""
     loss = need_logs(need_falling_loss(run).loss)
     first, top = need(loss.first), need(loss.highest)
@@ -173,7 +173,7 @@ LOST = 2.0
 
 
 @rule("divergence", "error", OWN)
-def divergence(run: Run) -> Observations:
+def divergence(run: MonitoredRun) -> Observations:
     """The loss ends far above where it started or has been."""
     loss = need_logs(need_falling_loss(run).loss)
     first, end, low = need(loss.first), need(loss.level(0.8, 1.0)), need(loss.lowest)
@@ -199,7 +199,7 @@ SOLVED = 0.02
 
 
 @rule("plateau", "info", OWN)
-def plateau(run: Run) -> Observations:
+def plateau(run: MonitoredRun) -> Observations:
     """Less than one percent gained in the second half, while the learning rate was still up.
 
     The difference must also be small against the scatter of the halves' points, else it is not known.
@@ -229,7 +229,7 @@ IMPROVING = 0.1
 
 
 @rule("still-improving", "info", OWN)
-def still_improving(run: Run) -> Observations:
+def still_improving(run: MonitoredRun) -> Observations:
     """The last quarter gained ten percent over the third, beyond the noise, and no evaluation was better before."""
     facts = need_falling_loss(run)
     loss = need_logs(facts.loss, 2 * MIN_LOGS)
@@ -267,7 +267,7 @@ PRECHELT = "Prechelt, Early Stopping — But When? (1998)"
 
 
 @rule("no-evaluation", "warning", OWN)
-def no_evaluation(run: Run) -> Observations:
+def no_evaluation(run: MonitoredRun) -> Observations:
     """A run without an evaluation, if no evaluation elsewhere is recorded."""
     facts = need_falling_loss(run)
     if facts.splits or facts.loss.count < MIN_LOGS or run.setup.evaluated_by:
@@ -283,7 +283,7 @@ def no_evaluation(run: Run) -> Observations:
 
 
 @rule("memorization-gap", "warning", "the public predecessor's threshold of 1.5")
-def memorization_gap(run: Run) -> Observations:
+def memorization_gap(run: MonitoredRun) -> Observations:
     """The last evaluation is far above the training loss: exp(difference) reaches the threshold."""
     facts = need_method(run, "supervised")
     for name, split in _with_losses(facts):
@@ -312,7 +312,7 @@ MIN_EVALUATIONS = 3
 
 
 @rule("overfitting", "warning", PRECHELT)
-def overfitting(run: Run) -> Observations:
+def overfitting(run: MonitoredRun) -> Observations:
     """The evaluation loss has risen by 5 % above its best while the training loss went on falling."""
     facts = need_falling_loss(run)
     for name, split in _with_losses(facts):
@@ -350,11 +350,11 @@ CLEAR = 2.0
 """Standard errors from which a difference counts as one."""
 
 
-def _logged(run: Run, name: str) -> Series:
+def _logged(run: MonitoredRun, name: str) -> Series:
     return need_method(run, "reinforcement").rl.get(name, NOTHING)
 
 
-def _reward_rose(run: Run) -> bool:
+def _reward_rose(run: MonitoredRun) -> bool:
     """Return True if the reward at the end of the run is clearly higher than at its beginning."""
     reward = _logged(run, "reward")
     before, after = reward.estimate(*START), reward.estimate(*END)
@@ -366,7 +366,7 @@ KL_LOST = 10.0
 
 
 @rule("kl-runaway", "warning", GAO)
-def kl_runaway(run: Run) -> Observations:
+def kl_runaway(run: MonitoredRun) -> Observations:
     """Far from the reference model with no reward to show for it, or so far that nothing is left of it.
 
     Speaks when the mean of the last fifth of the logged KL (nats per token) is at least 1 and the reward has
@@ -396,7 +396,7 @@ SURE = 4.0
 
 
 @rule("reward-collapse", "error", GAO)
-def reward_collapse(run: Run) -> Observations:
+def reward_collapse(run: MonitoredRun) -> Observations:
     """The reward was clearly higher than where it ends.
 
     Compares the last fifth with the best tenth of the run. Speaks when the fall is more than four standard
@@ -429,7 +429,7 @@ SAME = 0.9
 
 
 @rule("constant-reward", "warning", GRPO)
-def constant_reward(run: Run) -> Observations:
+def constant_reward(run: MonitoredRun) -> Observations:
     """All completions of a prompt got the same reward over the second half, and no reward was gained.
 
     Speaks when `frac_reward_zero_std` averages 0.9 or more over the second half (if it is not logged:
@@ -469,7 +469,7 @@ AT_THE_LIMIT = 0.9
 
 
 @rule("length-blowup", "warning", LENGTH)
-def length_blowup(run: Run) -> Observations:
+def length_blowup(run: MonitoredRun) -> Observations:
     """Completions became twice as long, and either most of them are cut off or the reward did not rise with it.
 
     Speaks when the last fifth is at least twice as long as the shortest mean of the first quarter and 10 tokens
@@ -506,7 +506,7 @@ ZERO_B = "LoRA's initialisation B = 0 (Hu et al., 2021)"
 
 
 @rule("untrained-modules", "warning", ZERO_B)
-def untrained_modules(run: Run) -> Observations:
+def untrained_modules(run: MonitoredRun) -> Observations:
     """Some modules have ΔW = 0 although others train."""
     last = run.facts.last_spectra
     if last is None:
@@ -524,7 +524,7 @@ def untrained_modules(run: Run) -> Observations:
 
 
 @rule("rank-too-small", "warning", ADAPTERS)
-def rank_too_small(run: Run) -> Observations:
+def rank_too_small(run: MonitoredRun) -> Observations:
     """At least half of the modules need nearly all of their rank, and the picture has settled."""
     point = _settled_point(run)
     if point is None or not too_small(point):
@@ -542,7 +542,7 @@ def rank_too_small(run: Run) -> Observations:
 
 
 @rule("rank-too-large", "info", ADAPTERS)
-def rank_too_large(run: Run) -> Observations:
+def rank_too_large(run: MonitoredRun) -> Observations:
     """Nine modules of ten hold 90 % of their energy in a quarter of their rank, and the picture has settled."""
     point = _settled_point(run)
     if point is None or not too_large(point):
@@ -559,7 +559,7 @@ def rank_too_large(run: Run) -> Observations:
     )
 
 
-def _settled_point(run: Run) -> RankPoint | None:
+def _settled_point(run: MonitoredRun) -> RankPoint | None:
     """Return the last measurement, if it can be judged: k@90 is settled, B·A is ΔW, and the run did not break."""
     facts = run.facts
     if not facts.recent or facts.modules.get("starts_at_zero") is False:
@@ -574,7 +574,7 @@ def _settled_point(run: Run) -> RankPoint | None:
 
 
 @rule("learning-rate", "warning", THINKING_MACHINES)
-def learning_rate(run: Run) -> Observations:
+def learning_rate(run: MonitoredRun) -> Observations:
     """The peak learning rate is more than ten times off what width and α suggest for LoRA with AdamW.
 
     The peak is the configured one: a log between two steps of a schedule never shows it.
@@ -603,7 +603,7 @@ def learning_rate(run: Run) -> Observations:
 
 
 @rule("run-error", "error", "the run's own `run_end`")
-def run_error(run: Run) -> Observations:
+def run_error(run: MonitoredRun) -> Observations:
     """The run ended with an error."""
     facts = run.facts
     if facts.end is None or facts.end.text("status") != "error":
@@ -618,7 +618,7 @@ def run_error(run: Run) -> Observations:
     )
 
 
-RULES: tuple[Rule[Run, Observation], ...] = (
+RULES: tuple[Rule[MonitoredRun, Observation], ...] = (
     run_error,
     nonfinite,
     divergence,

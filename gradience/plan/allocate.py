@@ -17,7 +17,7 @@ import numpy as np
 from gradience.spectra import FloatArray
 
 
-class Item(NamedTuple):
+class ModuleSteps(NamedTuple):
     """One module.
 
     worth: (rank,) of its components, none negative.   cost: of one component.
@@ -31,7 +31,7 @@ class Item(NamedTuple):
     steps: Sequence[int]
 
 
-class Step(NamedTuple):
+class RankStep(NamedTuple):
     """From the rank before it to `rank`."""
 
     name: str
@@ -40,7 +40,7 @@ class Step(NamedTuple):
     cost: int
 
 
-def fill(items: Sequence[Item], limit: int) -> dict[str, int]:
+def fill(items: Sequence[ModuleSteps], limit: int) -> dict[str, int]:
     """Return ranks that cost at most `limit`, if the starts do. A larger limit never keeps less worth."""
     chosen = {item.name: item.start for item in items}
     used = start_cost(items)
@@ -56,7 +56,7 @@ def fill(items: Sequence[Item], limit: int) -> dict[str, int]:
     return chosen
 
 
-def cover(items: Sequence[Item], allowed_loss: float) -> dict[str, int]:
+def cover(items: Sequence[ModuleSteps], allowed_loss: float) -> dict[str, int]:
     """Ranks under which the worth of all that is left out is at most `allowed_loss`."""
     chosen = {item.name: item.start for item in items}
     steps = steps_of(items)
@@ -69,12 +69,12 @@ def cover(items: Sequence[Item], allowed_loss: float) -> dict[str, int]:
     return chosen
 
 
-def start_cost(items: Sequence[Item]) -> int:
+def start_cost(items: Sequence[ModuleSteps]) -> int:
     """Return the cost of the starts, below which no limit can be met."""
     return sum(item.cost * item.start for item in items)
 
 
-def steps_of(items: Sequence[Item]) -> list[Step]:
+def steps_of(items: Sequence[ModuleSteps]) -> list[RankStep]:
     """All steps that are worth something, by falling density; equal ones by name, so that no order of files decides."""
     keyed = []
     for item in items:
@@ -82,7 +82,9 @@ def steps_of(items: Sequence[Item]) -> list[Step]:
         for target in item.steps:
             if target <= item.start:
                 continue
-            step = Step(item.name, target, float(item.worth[rank:target].sum()), item.cost * (target - rank))
+            step = RankStep(
+                item.name, target, float(item.worth[rank:target].sum()), item.cost * (target - rank)
+            )
             if step.worth > 0:
                 # The running minimum keeps the steps of a module in their order whatever the scores are.
                 density = min(density, step.worth / step.cost)

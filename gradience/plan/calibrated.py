@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gradience.arguments import number_argument
 from gradience.errors import UsageError
-from gradience.plan.allocate import Step, fill, start_cost, steps_of
+from gradience.plan.allocate import RankStep, fill, start_cost, steps_of
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToSuggestion
 from gradience.plan.modules import EVERY_RANK, Effects, Grid, Module, Ranks, item_of, modules_of, size_at
 from gradience.ranks import percentile
@@ -157,7 +157,7 @@ class ToSizeOfRank:
         return ToBudget(max_params=params, by="effect").choose(report, modules, grid)
 
 
-def _needed(modules: Sequence[Module], start: Ranks, steps: Sequence[Step], limit: float) -> int:
+def _needed(modules: Sequence[Module], start: Ranks, steps: Sequence[RankStep], limit: float) -> int:
     """Return how many of the steps keep the upper end of the prediction at or below `limit`, also with further ones."""
     effects = {module.name: module.effects for module in modules if module.effects is not None}
     ranks = dict(start)

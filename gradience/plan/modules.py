@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from gradience.errors import UsageError
-from gradience.plan.allocate import Item
+from gradience.plan.allocate import ModuleSteps
 from gradience.plan.blocking import modules_with_other_tensors, must_stay, why_fixed
 from gradience.ranks import scaled_alpha
 from gradience.reports.audit import AuditReport, LayerAudit
@@ -183,12 +183,12 @@ class Module:
         return max((energy_rank(values, tau) for values in self.spectra if values.any()), default=1)
 
 
-def item_of(module: Module, cost: int, grid: Grid) -> Item:
+def item_of(module: Module, cost: int, grid: Grid) -> ModuleSteps:
     """The module as it competes under a budget. cost: of one component."""
     if module.fixed:
-        return Item(module.name, module.worth, cost, module.rank, ())
+        return ModuleSteps(module.name, module.worth, cost, module.rank, ())
     steps = grid.steps(module.rank)
-    return Item(module.name, module.worth, cost, steps[0] if module.stays else 0, steps)
+    return ModuleSteps(module.name, module.worth, cost, steps[0] if module.stays else 0, steps)
 
 
 def modules_of(report: AuditReport) -> list[Module]:

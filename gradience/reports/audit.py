@@ -463,7 +463,7 @@ class AuditReport(Report):
         columns = max(MIN_WIDTH, width or DEFAULT_WIDTH) - BESIDE_MAP
         most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
         path = self.adapter.path if path is None else path
-        view = View(not layers, layers, most, SHOWN_FULLEST, columns, path)
+        view = AuditView(not layers, layers, most, SHOWN_FULLEST, columns, path)
         # suggest the first smaller adapter, unless compress would refuse this one
         plan = self.suggestions
         saved = (
@@ -505,7 +505,7 @@ SHOWN = 3
 
 
 @plain_dataclass(frozen=True, slots=True)
-class View(base_view.View):
+class AuditView(base_view.View):
     """Amount of detail in the sections of an audit."""
 
     most_spare: int = 5
@@ -517,10 +517,10 @@ class View(base_view.View):
     """The adapter in suggested commands; empty for the path in the report."""
 
 
-DOCUMENT = View()
+DOCUMENT = AuditView()
 
 
-def audit_blocks(report: AuditReport, view: View = DOCUMENT) -> Document:
+def audit_blocks(report: AuditReport, view: AuditView = DOCUMENT) -> Document:
     """Return the sections in reading order."""
     return [block for section in SECTIONS for block in section(report, view)]
 
@@ -596,7 +596,7 @@ def _reasons(notes: Iterable[TensorNote], most: int = 2) -> str:
 # ---------------------------------------------------------------- sections
 
 
-def title_blocks(report: AuditReport, view: View) -> list[Block]:
+def title_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     """Return path, format, rank, scale and base; modules, parameters, bytes, storage type and digest."""
     adapter = report.adapter
     kind = words_of(adapter.format)
@@ -642,7 +642,7 @@ FINDINGS = "Findings"
 """Title of the section with the findings."""
 
 
-def trust_blocks(report: AuditReport, view: View) -> list[Block]:
+def trust_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     """Return coverage, errors and precision; on a screen also the other findings, in a file pointers to them."""
     heading = Heading("Completeness")
     if view.layers:
@@ -676,7 +676,7 @@ def _coverage_note(report: AuditReport) -> Note:
     return Note("good", f"complete: {measured} measured, {tensors}")
 
 
-def finding_blocks(report: AuditReport, view: View) -> list[Block]:
+def finding_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     """Return warnings and information. In a file they follow the figures that they refer to."""
     if view.brief or view.layers:
         return []
@@ -740,7 +740,7 @@ WORTH_SHOWING = 0.1
 """Share of other weights in the file from which on the section on disk space is shown."""
 
 
-def space_blocks(report: AuditReport, view: View) -> list[Block]:
+def space_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     """Return the bytes of the LoRA weights, stored and in 16 bits, and of other weights, if either is notable."""
     total = report.adapter.bytes
     lora = sum(layer.bytes for layer in report.layers)
@@ -764,7 +764,7 @@ def space_blocks(report: AuditReport, view: View) -> list[Block]:
     return [Heading("Disk space", aside=f"{size(total)} on disk"), figures(rows)]
 
 
-def use_blocks(report: AuditReport, view: View) -> list[Block]:
+def use_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     """Return energy ranks and stable rank over the trained modules as bars up to r, then the measures relative to r."""
     trained = trained_layers(report)
     if not trained:
@@ -800,7 +800,7 @@ def _bar(label: str, values: Sequence[float], show: Callable[[float], str]) -> B
     return Bar(label, [show(value) for value in spread], spread)
 
 
-def effect_blocks(report: AuditReport, view: View) -> list[Block]:
+def effect_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     """Return the predicted curve and the most important modules and layers, if a calibration was given."""
     effects = report.effects
     if effects is None:
@@ -836,7 +836,7 @@ def effect_blocks(report: AuditReport, view: View) -> list[Block]:
     ]
 
 
-def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
+def dominance_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     """Return the size of the update relative to the base weights, if given, and the modules not compared."""
     base = report.base
     if base is None:
@@ -889,7 +889,7 @@ def dominance_blocks(report: AuditReport, view: View) -> list[Block]:
     return [*blocks, *([Notes(notes)] if notes else [])]
 
 
-def rank_blocks(report: AuditReport, view: View) -> list[Block]:
+def rank_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     """Return the current ranks and three suggestions, each with its savings."""
     plan = report.suggestions
     if plan is None:
@@ -943,12 +943,12 @@ def _decision_sentence(plan: Suggestions) -> str:
     return f"{median}: {words[plan.median.decided_by]}; {p90}: {words[plan.p90.decided_by]}"
 
 
-def caveat_blocks(report: AuditReport, view: View) -> list[Block]:
+def caveat_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     """Return the limits of an audit."""
     return [Heading("Limits"), Paragraph(HYPOTHESIS if report.suggestions else NO_QUALITY)]
 
 
-def layer_blocks(report: AuditReport, view: View) -> list[Block]:
+def layer_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     """Return the table of modules on request (layer 2 before layer 10), with a footnote if ± occurs."""
     if not view.layers:
         return []
@@ -996,7 +996,7 @@ MAX_SPAN = 1024
 """Maximum span of layer numbers drawn with gaps; a larger span is drawn without gaps."""
 
 
-def where_blocks(report: AuditReport, view: View) -> list[Block]:
+def where_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     """Return maps of the largest layer stacks, the modules outside, the energy, and the extreme modules."""
     if not report.layers:
         return []
@@ -1165,7 +1165,7 @@ def block(share: float | Fraction) -> Span:
     return Span(BLOCKS[level - 1], HEAT[level - 1])
 
 
-SECTIONS: tuple[Callable[[AuditReport, View], list[Block]], ...] = (
+SECTIONS: tuple[Callable[[AuditReport, AuditView], list[Block]], ...] = (
     title_blocks,
     trust_blocks,
     space_blocks,

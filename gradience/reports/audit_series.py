@@ -50,21 +50,21 @@ FORCING = 5
 _STEP = re.compile(r"(checkpoint|ckpt|global_step|step|iter|epoch)([-_=]?)(\d{1,18})", re.IGNORECASE)
 
 
-class Refused(NamedTuple):
+class RefusedAdapter(NamedTuple):
     """An adapter that could not be audited, listed at its position."""
 
     path: str
     code: str
 
 
-class Step(NamedTuple):
+class NumberedStep(NamedTuple):
     """A step number in a path, and the path without it. Steps of one run differ only in the number."""
 
     run: str
     number: int
 
 
-def step_of(path: str) -> Step | None:
+def step_of(path: str) -> NumberedStep | None:
     """Return the last step number in the path.
 
     >>> step_of("run/checkpoint-200")
@@ -75,7 +75,7 @@ def step_of(path: str) -> Step | None:
         return None
     last = matches[-1]
     start, end = last.span(3)
-    return Step(f"{last.string[:start]}#{last.string[end:]}", int(last[3]))
+    return NumberedStep(f"{last.string[:start]}#{last.string[end:]}", int(last[3]))
 
 
 def step_number(report: AuditReport) -> int | None:
@@ -120,7 +120,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def trend_text(
-    entries: Sequence[AuditReport | Refused],
+    entries: Sequence[AuditReport | RefusedAdapter],
     *,
     width: int | None = None,
     color: bool = False,
@@ -132,7 +132,7 @@ def trend_text(
     return terminal.render(trend_blocks(entries, layers=layers), width=width, color=color)
 
 
-def trend_blocks(entries: Sequence[AuditReport | Refused], *, layers: bool = False) -> Document:
+def trend_blocks(entries: Sequence[AuditReport | RefusedAdapter], *, layers: bool = False) -> Document:
     """Return one row per adapter, refused ones too, in the order given; with `layers` also each module's energy rank.
 
     At least one entry is a report.
@@ -163,7 +163,7 @@ def trend_blocks(entries: Sequence[AuditReport | Refused], *, layers: bool = Fal
 
 
 def _table(
-    named: Sequence[tuple[str, AuditReport | Refused]], reports: Sequence[AuditReport], tau: float
+    named: Sequence[tuple[str, AuditReport | RefusedAdapter]], reports: Sequence[AuditReport], tau: float
 ) -> list[Block]:
     """Return the table, with a row of changes from the first to the last step for a series, and its legend."""
     series = by_step(reports) if len(reports) > 1 and why_no_series(reports) is None else []
@@ -182,7 +182,7 @@ def _table(
     ]
     rows: list[list[Inline]] = []
     for name, entry in named:
-        if isinstance(entry, Refused):
+        if isinstance(entry, RefusedAdapter):
             cells: list[Inline] = [*[""] * (len(columns) - 2), Span(f"refused: {entry.code}", "bad")]
         else:
             cells = _cells(entry, series[-1] if series else None, tau)
@@ -272,7 +272,7 @@ def difference(before: float | None, after: float | None, digits: int) -> str:
     return "0" if text in ("+", "-", "+0", "-0") else text.replace("-", "−")
 
 
-def _serving(named: Sequence[tuple[str, AuditReport | Refused]]) -> list[Block]:
+def _serving(named: Sequence[tuple[str, AuditReport | RefusedAdapter]]) -> list[Block]:
     """Return the adapters that force vLLM's max_lora_rank when all are served together; empty if all need the same."""
     steps = {
         name: max_lora_rank_step(max(layer.r for layer in entry.layers)) or math.inf
@@ -289,12 +289,12 @@ def _serving(named: Sequence[tuple[str, AuditReport | Refused]]) -> list[Block]:
     return [Paragraph((because, *first_names(forcing, FORCING), f"; the others need {rest}"))]
 
 
-def _notes(named: Sequence[tuple[str, AuditReport | Refused]]) -> list[Note]:
+def _notes(named: Sequence[tuple[str, AuditReport | RefusedAdapter]]) -> list[Note]:
     """Return notes on incomplete audits, errors, and identical files."""
     first_with: dict[str, str] = {}
     notes: list[Note] = []
     for name, report in named:
-        if isinstance(report, Refused):
+        if isinstance(report, RefusedAdapter):
             continue  # its row shows the refusal, and stderr the error
         shown = Span(name, "name")
         missing = incompleteness(report)
@@ -311,7 +311,7 @@ def _notes(named: Sequence[tuple[str, AuditReport | Refused]]) -> list[Note]:
     return notes
 
 
-def _modules(entries: Sequence[AuditReport | Refused], tau: float) -> list[Block]:
+def _modules(entries: Sequence[AuditReport | RefusedAdapter], tau: float) -> list[Block]:
     """Return each module's energy rank in each adapter; columns are numbered by the rows of the table above."""
     numbered = [(i, entry) for i, entry in enumerate(entries, start=1) if isinstance(entry, AuditReport)]
     ks = [_energy_ranks(report, tau) for _, report in numbered]

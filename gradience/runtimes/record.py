@@ -93,7 +93,7 @@ def _setting(key: str, value: Any) -> str:
 RUNS = Path(__file__).with_name("runs.json")
 
 
-class Failure(NamedTuple):
+class RuntimeFailure(NamedTuple):
     """A failure of a runtime: an error or a wrong result.
 
     parts: parts of the adapters that failed, beyond those it loads.   says: the runtime's own message.
@@ -111,8 +111,8 @@ class Runs(NamedTuple):
     """
 
     loads: tuple[Parts, ...]
-    refuses: tuple[Failure, ...]
-    wrong: tuple[Failure, ...]
+    refuses: tuple[RuntimeFailure, ...]
+    wrong: tuple[RuntimeFailure, ...]
 
 
 class RuntimeRecord(NamedTuple):

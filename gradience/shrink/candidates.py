@@ -28,7 +28,7 @@ from gradience.words import listed
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CandidateSource:
     """Inputs of the candidates."""
 
     adapter: Path
@@ -54,21 +54,21 @@ class CandidateKind(Protocol):
     def name(self) -> str:
         """Name in the plan and in the result."""
 
-    def plan(self, source: Source, rank: int) -> CompressionPlan:
+    def plan(self, source: CandidateSource, rank: int) -> CompressionPlan:
         """Return the ranks of a candidate and their cost, from the audit. Raises what keeps it from being made."""
 
-    def make(self, source: Source, rank: int, folder: Path, documents: Documents | None) -> None:
+    def make(self, source: CandidateSource, rank: int, folder: Path, documents: Documents | None) -> None:
         """Write a candidate to `folder`, as PEFT would, replacing it. The same inputs give the same weights."""
 
 
 @dataclass(frozen=True, slots=True)
-class Truncated:
+class TruncatedKind:
     """Fewer directions of each module, training-free: the leading ones, or those that a calibration chooses."""
 
     name: str = "truncated"
     criterion: Callable[[int], ToRank | ToSizeOfRank] = ToRank
 
-    def plan(self, source: Source, rank: int) -> CompressionPlan:
+    def plan(self, source: CandidateSource, rank: int) -> CompressionPlan:
         plan = self._ranks(source, rank)
         if plan.new_params < plan.old_params:
             rehearse_compression(
@@ -76,7 +76,7 @@ class Truncated:
             )
         return plan
 
-    def make(self, source: Source, rank: int, folder: Path, documents: Documents | None) -> None:
+    def make(self, source: CandidateSource, rank: int, folder: Path, documents: Documents | None) -> None:
         write_compressed(
             source.adapter,
             self._ranks(source, rank),
@@ -87,7 +87,7 @@ class Truncated:
             calibration=source.calibration,
         )
 
-    def _ranks(self, source: Source, rank: int) -> CompressionPlan:
+    def _ranks(self, source: CandidateSource, rank: int) -> CompressionPlan:
         return plan_compression(
             source.audit, self.criterion(rank), path=source.adapter, calibration=source.calibration
         )
@@ -99,10 +99,10 @@ class Distilled:
 
     name: str = "distilled"
 
-    def plan(self, source: Source, rank: int) -> CompressionPlan:
+    def plan(self, source: CandidateSource, rank: int) -> CompressionPlan:
         return cut_of(source).plan(source, rank).model_copy(update={"prediction": None})
 
-    def make(self, source: Source, rank: int, folder: Path, documents: Documents | None) -> None:
+    def make(self, source: CandidateSource, rank: int, folder: Path, documents: Documents | None) -> None:
         assert source.distillation is not None
         cut = cut_of(source)
         student = folder.with_name(candidate_name(cut, rank))
@@ -140,11 +140,11 @@ def _key(inputs: DistillInputs) -> str:
     return sha256_json(decides)
 
 
-TRUNCATED, CALIBRATED, DISTILLED = Truncated(), Truncated("calibrated", ToSizeOfRank), Distilled()
+TRUNCATED, CALIBRATED, DISTILLED = TruncatedKind(), TruncatedKind("calibrated", ToSizeOfRank), Distilled()
 KINDS: Mapping[str, CandidateKind] = {kind.name: kind for kind in (TRUNCATED, CALIBRATED, DISTILLED)}
 
 
-def cut_of(source: Source) -> CandidateKind:
+def cut_of(source: CandidateSource) -> CandidateKind:
     """Return the kind of all candidates except a distilled one."""
     return TRUNCATED if source.calibration is None else CALIBRATED
 
@@ -164,7 +164,7 @@ def halvings(rank: int) -> tuple[int, ...]:
 
 
 def plan_candidates(
-    source: Source, given: Iterable[int] | None, kind: CandidateKind | None = None
+    source: CandidateSource, given: Iterable[int] | None, kind: CandidateKind | None = None
 ) -> tuple[tuple[PlannedCandidate, ...], tuple[str, ...]]:
     """Return the candidates from the largest down, and notes on ranks that were left out.
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradience.evaluate.answering import Answers
+from gradience.evaluate.answering import AdapterAnswers
 from gradience.evaluate.comparison import kl_divergence
-from gradience.evaluate.inputs import Inputs
+from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.outcome import EXPLORATORY, conditions_of, exploratory, look_at, row_of
 from gradience.files.records import Evaluation
 from gradience.files.shared_names import path_text, sentence_text
@@ -79,7 +79,7 @@ def report_of(
 
 
 def candidates_of(
-    inputs: Inputs, plan: ShrinkPlan, dev: Sequence[TestedCandidate], start: int, walked: Walk
+    inputs: EvaluateInputs, plan: ShrinkPlan, dev: Sequence[TestedCandidate], start: int, walked: Walk
 ) -> tuple[ShrinkCandidate, ...]:
     """Return every planned candidate with its outcome."""
     on_dev = {tested.candidate.name: tested.row.pairs for tested in dev}
@@ -160,7 +160,7 @@ Values = NDArray[np.float64]
 
 
 def distance(
-    inputs: Inputs, reference: Answers, row: Answers, control: Answers | None
+    inputs: EvaluateInputs, reference: AdapterAnswers, row: AdapterAnswers, control: AdapterAnswers | None
 ) -> OutputDistance | None:
     """Return the paired means of a row. control: the rewrite control (noise floor); None for the control itself."""
     if row.answers is None:
@@ -183,7 +183,7 @@ def distance(
     )
 
 
-def nll_rows(row: Answers) -> Values | None:
+def nll_rows(row: AdapterAnswers) -> Values | None:
     """Return −log p of each gold label or response, in nats; None if unknown."""
     from scipy.special import log_softmax
 
@@ -197,7 +197,7 @@ def nll_rows(row: Answers) -> Values | None:
     return np.asarray(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels])
 
 
-def kl_rows(reference: Answers, row: Answers) -> Values | None:
+def kl_rows(reference: AdapterAnswers, row: AdapterAnswers) -> Values | None:
     """Return KL(reference ‖ row) of each example, in nats; None if unknown."""
     scores = _scores(row)
     if scores is not None:
@@ -221,7 +221,7 @@ def _logits(answers: Evaluation[Any] | None) -> Values | None:
     return np.array([record.logits for record in answers.records], dtype=np.float64)
 
 
-def _scores(row: Answers) -> Evaluation[Any] | None:
+def _scores(row: AdapterAnswers) -> Evaluation[Any] | None:
     """Return the scores of the gold responses; if likelihoods are compared, those are the answers."""
     answers = row.answers
     return answers if answers is not None and answers.run.kind == "scores" else row.scores

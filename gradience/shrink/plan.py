@@ -17,7 +17,7 @@ from gradience.distill.inputs import FEWEST
 from gradience.errors import UsageError
 from gradience.evaluate.adapters import BASE_ROW
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
-from gradience.evaluate.inputs import Inputs, read_inputs, with_looks
+from gradience.evaluate.inputs import EvaluateInputs, read_inputs, with_looks
 from gradience.evaluate.kept import RECORDS, Kept
 from gradience.evaluate.outcome import groups_in_order
 from gradience.evaluate.settings import EvaluateSettings
@@ -27,7 +27,7 @@ from gradience.models.settings import BaseSettings
 from gradience.reports.calibration import Calibration, calibration_argument
 from gradience.reports.shrink import DevRows, PlannedDistillation, ShrinkForecast, ShrinkPlan
 from gradience.settings import paths_of, shared
-from gradience.shrink.candidates import Source, plan_candidates
+from gradience.shrink.candidates import CandidateSource, plan_candidates
 from gradience.shrink.settings import ShrinkSettings
 from gradience.tasks.examples import LabelledExample, fingerprint
 
@@ -55,11 +55,11 @@ LOOKED = (
 class Prepared:
     """Inputs and plan, before a model is loaded."""
 
-    inputs: Inputs
+    inputs: EvaluateInputs
     """Reference adapter and test rows."""
     dev: Sequence[Any]
     """Dev rows, which choose the first candidate to test."""
-    source: Source
+    source: CandidateSource
     plan: ShrinkPlan
 
 
@@ -73,7 +73,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     distillation, distillation_ids = (
         (None, ()) if prompts is None else distillation_of(request, Path(prompts))
     )
-    source = Source(
+    source = CandidateSource(
         adapter.folder, audit_adapter(adapter.folder), calibration=calibration, distillation=distillation
     )
     if adapter.fields.get("use_dora"):  # DoRA needs the weights of its base
@@ -165,7 +165,7 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
 # ---------------------------------------------------------------- rows
 
 
-def split(inputs: Inputs, candidates: int) -> tuple[Sequence[Any], Sequence[Any], DevRows | None]:
+def split(inputs: EvaluateInputs, candidates: int) -> tuple[Sequence[Any], Sequence[Any], DevRows | None]:
     """Return the rows that are tested on, the dev rows, and what the plan says of those.
 
     For up to 4 candidates, or 2,000 rows, there are none. Else they are the task's own if it has some; or the rows

@@ -10,7 +10,7 @@ from gradience.compress.adapter import Documents
 from gradience.compress.rotate import write_rotated
 from gradience.errors import InputError
 from gradience.evaluate.adapters import AdapterInput, adapter_input
-from gradience.evaluate.answering import Answering, Answers
+from gradience.evaluate.answering import AdapterAnswers, Answering
 from gradience.evaluate.outcome import graded, row_of
 from gradience.progress import Watcher
 from gradience.reports.evaluation import EvaluatedAdapter
@@ -27,7 +27,7 @@ class TestedCandidate:
     """A candidate with its answers and its graded row."""
 
     candidate: PlannedCandidate
-    answers: Answers
+    answers: AdapterAnswers
     row: EvaluatedAdapter
 
 
@@ -35,8 +35,8 @@ class TestedCandidate:
 class Walk:
     """Results on the test rows."""
 
-    reference: Answers
-    control: Answers | None
+    reference: AdapterAnswers
+    control: AdapterAnswers | None
     """None if it could not be written."""
     control_reason: str
     tested: tuple[TestedCandidate, ...]
@@ -81,7 +81,7 @@ def walk(
 
 
 def down(
-    answering: Answering, reference: Answers, candidates: Sequence[PlannedCandidate], make: Make
+    answering: Answering, reference: AdapterAnswers, candidates: Sequence[PlannedCandidate], make: Make
 ) -> Iterator[TestedCandidate]:
     """Test each candidate at the full level, and stop after the first that is not shown."""
     largest = 0.0

@@ -204,7 +204,7 @@ def pool(differences: ArrayLike, groups: ArrayLike | None = None) -> Pooled:
 
 
 @dataclass(frozen=True, slots=True)
-class NoiseFloor:
+class RunNoise:
     """Spread between runs of one recipe."""
 
     comparisons: int
@@ -215,7 +215,7 @@ class NoiseFloor:
     largest_delta: float
 
 
-def noise_floor(correct: ArrayLike) -> NoiseFloor:
+def noise_floor(correct: ArrayLike) -> RunNoise:
     """Compare every two of the same recipe's runs on the same examples.
 
     >>> floor = noise_floor([[1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]])
@@ -232,7 +232,7 @@ def noise_floor(correct: ArrayLike) -> NoiseFloor:
         answers[first].astype(int) - answers[second] for first, second in combinations(range(len(answers)), 2)
     ]
     deltas = [float(pair.mean()) for pair in pairs]
-    return NoiseFloor(
+    return RunNoise(
         comparisons=len(pairs),
         discordance=float(np.mean([np.abs(pair).mean() for pair in pairs])),
         delta_sd=math.sqrt(sum(delta * delta for delta in deltas) / len(deltas)),

@@ -11,7 +11,7 @@ from gradience.reports.bench_plan import Role
 from gradience.tasks.examples import LabelledExample, canonical, content_id, role_of
 from gradience.tasks.metrics import Metric
 from gradience.tasks.row import Row
-from gradience.tasks.rows import Table, Tables
+from gradience.tasks.rows import RowTable, Tables
 
 _FALSE_TRUE = (("false", "False", "FALSE"), ("true", "True", "TRUE"))
 
@@ -54,7 +54,7 @@ class Labels:
     Raises InputError (`task-column`, `task-text`, `task-label`).
     """
 
-    def __init__(self, tables: Tables | Mapping[Role, Table], columns: Columns) -> None:
+    def __init__(self, tables: Tables | Mapping[Role, RowTable], columns: Columns) -> None:
         self.places: dict[str, str] = {}
         """Label -> the first row that has it."""
         self.trained: set[str] = set()
@@ -98,7 +98,7 @@ class Labels:
 
 
 def labelled(
-    tables: Tables | Mapping[Role, Table],
+    tables: Tables | Mapping[Role, RowTable],
     columns: Columns,
     indices: Mapping[str, int],
     *,

@@ -26,7 +26,7 @@ from gradience.tasks.row import Row
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class RowTable:
     """The rows of one file or split, and what is known of them."""
 
     read: Callable[[], Iterator[Row]]
@@ -37,14 +37,14 @@ class Table:
     """Column -> names of its labels, if the data contain them (`ClassLabel` on the hub)."""
 
 
-Tables = Mapping[Role | None, Table]
+Tables = Mapping[Role | None, RowTable]
 """By role, what confirms first; under None what the identities split."""
 
 
 # ---------------------------------------------------------------- files
 
 
-def local(path: Path, columns: Mapping[str, str] | None = None) -> Table:
+def local(path: Path, columns: Mapping[str, str] | None = None) -> RowTable:
     """The rows of a file, of a folder that `datasets` saved, or of `hf://org/name[:split]`, read on demand.
 
     columns: see `laid_out`.
@@ -60,7 +60,7 @@ def local(path: Path, columns: Mapping[str, str] | None = None) -> Table:
     return replace(table, read=lambda: laid_out(table.read(), columns))
 
 
-def _file(path: Path) -> Table:
+def _file(path: Path) -> RowTable:
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"{path}: unknown file extension",
@@ -70,7 +70,7 @@ def _file(path: Path) -> Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file", code="task-file", hint="check the path")
     check_regular(path, limit=MAX_DATA_BYTES)
-    return Table(
+    return RowTable(
         lambda: (Row(place, values) for place, values in rows_of(path)),
         f"{path.name} sha256:{sha256_file(path)}",
     )
@@ -80,7 +80,7 @@ SAVED = ("state.json", "dataset_dict.json")
 """One of these is in a folder that `datasets` saved."""
 
 
-def _saved(path: Path) -> Table:
+def _saved(path: Path) -> RowTable:
     """A folder written by `save_to_disk`; of several splits the one to evaluate."""
     hint = "give a file of rows, or a folder that `Dataset.save_to_disk` wrote"
     if not any((path / name).is_file() for name in SAVED):
@@ -104,10 +104,10 @@ def evaluated_split(splits: Iterable[str]) -> str:
     return next((name for name in ("test", "validation") if name in names), names[0])
 
 
-def _loaded(loaded: Any, name: str, source: str) -> Table:
+def _loaded(loaded: Any, name: str, source: str) -> RowTable:
     """Return a loaded data set as a table."""
     datasets = require("datasets", extra="hf")
-    return Table(
+    return RowTable(
         lambda: (Row(f"{name}: row {number}", values) for number, values in enumerate(loaded)),
         source,
         {
@@ -121,7 +121,9 @@ def _loaded(loaded: Any, name: str, source: str) -> Table:
 # ---------------------------------------------------------------- the hub
 
 
-def hub(dataset: str, split: str | None, *, subset: str | None = None, revision: str | None = None) -> Table:
+def hub(
+    dataset: str, split: str | None, *, subset: str | None = None, revision: str | None = None
+) -> RowTable:
     """The rows of a split of a data set on the hub, or of a folder that looks like one.
 
     split: None is the one to evaluate.
@@ -193,7 +195,7 @@ def tables_of(
     dev: Path | None,
     confirm: Path | None,
     columns: Mapping[str, str] | None = None,
-) -> dict[Role | None, Table]:
+) -> dict[Role | None, RowTable]:
     """The files of a task as tables by role, what confirms first. Raises as `by_role` and `local` do."""
     if (file is None) == (train is None and dev is None and confirm is None):
         raise unclear(
@@ -211,7 +213,7 @@ def train_and_confirm(
     subset: str,
     split: str,
     revision: str | None,
-) -> dict[Role, Table]:
+) -> dict[Role, RowTable]:
     """Return what trains and what confirms: two files, or `train` and `split` of a data set on the hub.
 
     What confirms comes first: the first spelling of a text stays, so what train repeats falls out of train.
@@ -231,7 +233,7 @@ def train_and_confirm(
     }
 
 
-def sources_of(tables: Mapping[Any, Table]) -> dict[str, str]:
+def sources_of(tables: Mapping[Any, RowTable]) -> dict[str, str]:
     """Return the provenance of a task's data, by role."""
     return {role or "all": table.source for role, table in tables.items()}
 
@@ -277,7 +279,7 @@ def kind_of(row: Row) -> Kind | None:
     return next((kind for kind, fields in KINDS.items() if fields.are_in(row)), None)
 
 
-def checked(table: Table, kind: Kind) -> Iterator[Row]:
+def checked(table: RowTable, kind: Kind) -> Iterator[Row]:
     """The rows of `table`, each of them of this kind, with an id of its own or none.
 
     Raises InputError: `task-column` (a field is missing), `task-kind` (rows of another kind, or of two), `task-id` (not

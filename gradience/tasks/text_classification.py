@@ -12,7 +12,7 @@ from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import prepare, with_dev
 from gradience.tasks.labelled import Columns, Labels, check_labels, labelled
 from gradience.tasks.metrics import Metric
-from gradience.tasks.rows import Table, by_role, hub, sources_of, tables_of, unclear
+from gradience.tasks.rows import RowTable, by_role, hub, sources_of, tables_of, unclear
 
 
 def load(
@@ -49,7 +49,7 @@ def load(
     """
     if sum(given is not None for given in (file, train_file or dev_file or confirm_file, dataset)) != 1:
         raise unclear("give exactly one of `file`, `train_file` with `confirm_file`, and `dataset`")
-    tables: dict[Role | None, Table]
+    tables: dict[Role | None, RowTable]
     if dataset is None:
         tables = tables_of(file, train=train_file, dev=dev_file, confirm=confirm_file)
     else:

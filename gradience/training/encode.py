@@ -27,7 +27,7 @@ Features = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedExamples:
     """The examples as features, and how many did not fit."""
 
     features: list[Features]
@@ -56,7 +56,7 @@ def labels_of(task: Task, model: ModelSettings) -> int | None:
     return len(task.label_names) if isinstance(task, ClassificationTask) else None
 
 
-def encode(tokenizer: Any, task: Task, examples: Sequence[Any], max_length: int) -> Encoded:
+def encode(tokenizer: Any, task: Task, examples: Sequence[Any], max_length: int) -> EncodedExamples:
     """Return the examples as features. Raises InputError (`no-examples`) when none fits."""
     encode_all = encode_labelled if isinstance(task, ClassificationTask) else encode_prompts
     encoded = encode_all(tokenizer, examples, max_length)
@@ -70,7 +70,7 @@ def encode(tokenizer: Any, task: Task, examples: Sequence[Any], max_length: int)
     return encoded
 
 
-def encode_labelled(tokenizer: Any, examples: Sequence[LabelledExample], max_length: int) -> Encoded:
+def encode_labelled(tokenizer: Any, examples: Sequence[LabelledExample], max_length: int) -> EncodedExamples:
     """Return texts cut at `max_length` tokens, each with its label."""
     texts = [example.text for example in examples]
     pairs = [example.text_pair for example in examples]
@@ -81,10 +81,10 @@ def encode_labelled(tokenizer: Any, examples: Sequence[LabelledExample], max_len
         {key: cut[key][place] for key in cut} | {"labels": example.label}
         for place, example in enumerate(examples)
     ]
-    return Encoded(rows, truncated=sum(len(ids) > max_length for ids in whole), left_out=0)
+    return EncodedExamples(rows, truncated=sum(len(ids) > max_length for ids in whole), left_out=0)
 
 
-def encode_prompts(tokenizer: Any, examples: Sequence[PromptExample], max_length: int) -> Encoded:
+def encode_prompts(tokenizer: Any, examples: Sequence[PromptExample], max_length: int) -> EncodedExamples:
     """Return prompt, response and end token; what is longer than `max_length` is left out, not cut.
 
     Half a solution would teach the model to stop before the answer.
@@ -101,7 +101,7 @@ def encode_prompts(tokenizer: Any, examples: Sequence[PromptExample], max_length
                     "labels": [IGNORED] * len(prompt) + response,
                 }
             )
-    return Encoded(rows, truncated=0, left_out=len(examples) - len(rows))
+    return EncodedExamples(rows, truncated=0, left_out=len(examples) - len(rows))
 
 
 class Collator:

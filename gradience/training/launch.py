@@ -33,7 +33,7 @@ PATIENCE = 60
 """Seconds that a launcher has to end its workers."""
 
 
-class Order(BaseModel):
+class TrainingOrder(BaseModel):
     """The arguments of `train`, as a file."""
 
     profile: str
@@ -63,7 +63,7 @@ class Order(BaseModel):
         train(task, **{name: getattr(self, name) for name in set(type(self).model_fields) - about_the_task})
 
 
-def launch(order: Order, processes: int) -> None:
+def launch(order: TrainingOrder, processes: int) -> None:
     """Run `order` in `processes` processes, and wait for them. Their output goes to stderr, every character visible.
 
     Raises IncompleteError (`training-failed`) if they fail; their output precedes it.
@@ -114,6 +114,6 @@ def _shown(command: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     ends_with_parent()  # a launcher that is killed leaves no worker behind
-    Order.model_validate_json(read_file(Path(sys.argv[1]), MAX_SETTINGS_BYTES)).run()
+    TrainingOrder.model_validate_json(read_file(Path(sys.argv[1]), MAX_SETTINGS_BYTES)).run()
     if torch.distributed.is_initialized():  # else the first process to leave takes the others down
         torch.distributed.destroy_process_group()

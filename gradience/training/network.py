@@ -49,7 +49,7 @@ def with_fresh_lora(
     return network
 
 
-class Weights(NamedTuple):
+class ParameterCounts(NamedTuple):
     """Parameter counts of an adapter in the network."""
 
     lora_params: int
@@ -59,7 +59,7 @@ class Weights(NamedTuple):
     """Over names and bytes of both."""
 
 
-def weights_of(network: Any) -> Weights:
+def weights_of(network: Any) -> ParameterCounts:
     """Count and hash the LoRA factors, and whatever else is trainable."""
     digest = Sha256()
     lora = other = 0
@@ -72,7 +72,7 @@ def weights_of(network: Any) -> Weights:
             continue
         digest.update(name.encode())
         digest.update(weight.detach().float().cpu().numpy().tobytes())
-    return Weights(lora, other, digest.hexdigest())
+    return ParameterCounts(lora, other, digest.hexdigest())
 
 
 def store(network: Any, folder: Path, base_name: str) -> None:

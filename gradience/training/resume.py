@@ -147,7 +147,7 @@ class Started(BaseModel):
     earlier: list[Earlier] = []
 
 
-class Journal:
+class TrainingJournal:
     """Written when the first step is done, read when the training is resumed."""
 
     def __init__(
@@ -208,7 +208,7 @@ class Journal:
 CHECKPOINTS, JOURNAL = "checkpoints", "start.json"
 
 
-def run_from_newest(trainer: Trainer, journal: Journal, checkpoints: Path) -> float:
+def run_from_newest(trainer: Trainer, journal: TrainingJournal, checkpoints: Path) -> float:
     """Train, from the newest complete checkpoint if there is one, and return seconds."""
     main = trainer.is_world_process_zero()
     if main:

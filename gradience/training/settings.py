@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from gradience.adapters.config import MAX_ALPHA, MIN_ALPHA
 from gradience.digests import sha256_text
-from gradience.models.settings import Settings, Share
+from gradience.models.settings import ConfigSection, Share
 from gradience.settings import Positive
 
 Stream = Literal["base", "lora", "data order", "training"]
@@ -26,7 +26,7 @@ def stream(seed: int, name: Stream) -> int:
     return int(sha256_text(f"{seed}/{name}")[:8], 16) >> 1
 
 
-class LoraSettings(Settings):
+class LoraSettings(ConfigSection):
     """The probe's adapter."""
 
     probe_r: Positive
@@ -48,7 +48,7 @@ class LoraSettings(Settings):
         return {name: value for name, value in arguments.items() if value not in (None, False)}
 
 
-class TrainSettings(Settings):
+class TrainSettings(ConfigSection):
     """The recipe. Either `max_steps` or `epochs`."""
 
     max_steps: Positive | None = None

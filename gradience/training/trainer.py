@@ -43,8 +43,8 @@ from gradience.training.network import Trained, store, weights_of, with_fresh_lo
 from gradience.training.resume import (
     CHECKPOINTS,
     JOURNAL,
-    Journal,
     MarkComplete,
+    TrainingJournal,
     clear,
     finished,
     last_loss,
@@ -109,7 +109,7 @@ def train(
     # What may change the last bits of a training, and is no reason to throw it away.
     numerics = {"threads": torch.get_num_threads(), "versions": versions()}
     numerics["device"] = device_name(base.model.device)
-    journal = Journal(output / JOURNAL, decides, weights.sha256, numerics)
+    journal = TrainingJournal(output / JOURNAL, decides, weights.sha256, numerics)
     args = trainer_arguments(recipe, output / CHECKPOINTS, seed, base, model.gradient_checkpointing)
     collator = Collator(base.tokenizer)
     trainer = OrderedTrainer(
@@ -179,7 +179,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
     then a training that was resumed reports the loss of one that was not.
     """
 
-    def __init__(self, collator: Collator, journal: Journal, on_step: Progress | None) -> None:
+    def __init__(self, collator: Collator, journal: TrainingJournal, on_step: Progress | None) -> None:
         self.collator, self.journal, self.on_step = collator, journal, on_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -21,8 +21,8 @@ from gradience.errors import GradienceError, InputError
 from gradience.evaluate import outcome as evaluated
 from gradience.evaluate import verb as evaluation
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
-from gradience.evaluate.answering import Answering, Answers, T
-from gradience.evaluate.inputs import Inputs, groups_of, in_look_order
+from gradience.evaluate.answering import AdapterAnswers, Answering, T
+from gradience.evaluate.inputs import EvaluateInputs, groups_of, in_look_order
 from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files import strict_json
@@ -231,7 +231,7 @@ class _Recorded(Answering):
                 f"{RECORDS}/{rows[0].name}.jsonl", f"{self._header.base}; must be {report.base}", "base"
             )
         self.inputs = _inputs_of(self, report, rows, examples)
-        self._reference = Answers(self.inputs.reference)
+        self._reference = AdapterAnswers(self.inputs.reference)
         self.rules = _rules_of(self.inputs.task, self._header)
         if isinstance(self.rules, str):
             findings.not_done("scores", "L2", self.rules)
@@ -266,16 +266,16 @@ class _Recorded(Answering):
     def work(self, do: Callable[[Answering], T]) -> T:
         return do(self)
 
-    def _stage(self, row: Answers, stage: str) -> None:
+    def _stage(self, row: AdapterAnswers, stage: str) -> None:
         pass
 
-    def _keep(self, row: Answers, file: str, depends: Mapping[str, Any], make: Any) -> Evaluation[Any]:
+    def _keep(self, row: AdapterAnswers, file: str, depends: Mapping[str, Any], make: Any) -> Evaluation[Any]:
         """Return the records up to the row's look."""
         if file not in self._read:
             self._read[file] = self._checked(row, file)
         return first(self._read[file], self.evaluator.looks[row.look - 1])
 
-    def _checked(self, row: Answers, file: str) -> Evaluation[Any]:
+    def _checked(self, row: AdapterAnswers, file: str) -> Evaluation[Any]:
         path, name = self.place / RECORDS / file, f"{RECORDS}/{file}"
         recorded = self.rows[row.file_name]
         if not path.is_file():
@@ -295,7 +295,7 @@ class _Recorded(Answering):
         return again.evaluation
 
     def _facts(
-        self, row: Answers, file: str, read: Evaluation[Any], digest: str
+        self, row: AdapterAnswers, file: str, read: Evaluation[Any], digest: str
     ) -> Sequence[tuple[str, Any, Any]]:
         run, recorded, of_all = read.run, self.rows[row.file_name], self.rows[self.inputs.reference.name]
         looks = self.evaluator.looks
@@ -332,7 +332,7 @@ def _adapter_of(row: EvaluatedAdapter) -> AdapterInput:
 
 def _inputs_of(
     recorded: _Recorded, report: EvaluationReport | ShrinkReport, rows: Sequence[EvaluatedAdapter], n: int
-) -> Inputs:
+) -> EvaluateInputs:
     """Return the inputs as far as an outcome depends on them."""
     header, likelihood = recorded._header, rows[0].likelihood is not None
     plan = report.plan if isinstance(report, ShrinkReport) else report
@@ -347,7 +347,7 @@ def _inputs_of(
         answered = read_records(recorded.place / RECORDS / f"{rows[0].name}.jsonl").records
         group_of = dict(zip((row.id for row in answered), plan.groups, strict=False))
     scored = any((recorded.place / RECORDS).glob("*.scores.jsonl"))
-    return Inputs(
+    return EvaluateInputs(
         settings,
         tuple(recorded.known.values())[: 1 if isinstance(report, ShrinkReport) else None],
         ModelSettings(name=report.base),

@@ -101,7 +101,7 @@ def test_what_is_wrong_is_said(name: str, tmp_path: Path) -> None:
     make, code, words = FILES[name]
     path = tmp_path / "adapter_model.bin"
     path.write_bytes(make())
-    with pytest.raises(unpickle.Refused) as caught:
+    with pytest.raises(unpickle.RefusedPickle) as caught:
         unpickle.read(path)
     assert caught.value.args[0] == code
     assert words in caught.value.args[1]

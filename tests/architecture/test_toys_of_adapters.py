@@ -35,10 +35,10 @@ def test_a_toy_measure_is_one_function_one_field_and_one_line(add):
 
 
 def test_a_toy_finding_of_the_audit_is_one_function_and_one_line(add, command, artifact):
-    from gradience.audit.findings import Facts
+    from gradience.audit.findings import AdapterFacts
     from gradience.reports.base.finding import Finding
 
-    def crowd(facts: Facts) -> Iterator[Finding]:
+    def crowd(facts: AdapterFacts) -> Iterator[Finding]:
         if len(facts.layers) > 2:
             yield Finding(code="crowd", severity="error", message=f"{len(facts.layers)} are a crowd")
 
@@ -74,7 +74,7 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
 
     from gradience.adapters.adapter import Adapter, Factor, LoraPair
     from gradience.adapters.config import PeftConfig
-    from gradience.adapters.formats import Format
+    from gradience.adapters.formats import AdapterFormat
     from gradience.adapters.locate import Location
     from gradience.adapters.tensors import TensorFile
 
@@ -97,7 +97,7 @@ def test_a_toy_format_of_adapters_is_one_file_and_one_line(tmp_path, add, comman
         opened.stack.enter_context(file)
         return opened
 
-    toy = Format(lambda path: (path / "toy.json").is_file(), open_toy, {"toy": "A toy of a LoRA"})
+    toy = AdapterFormat(lambda path: (path / "toy.json").is_file(), open_toy, {"toy": "A toy of a LoRA"})
     add("format of adapters", toy, name="toy", first=True)
 
     rng = np.random.default_rng(0)
@@ -150,15 +150,15 @@ def test_a_toy_format_that_is_written_is_one_file_and_one_line(tmp_path, add, co
 
 def test_a_toy_encoding_is_one_function_one_name_and_one_line(tmp_path, add, command, artifact):
     """Written, read back, explained in the report, and named in the schema, and where another one is unknown."""
-    from gradience.compress.encodings import Encoded, EncodingRule, Target, config_fields
+    from gradience.compress.encodings import EncodedModules, EncodingRule, Target, config_fields
     from gradience.reports.base.encodings import ENCODING_NAMES
     from gradience.reports.compression import CompressionReport
 
-    def doubled(targets: list[Target], reason: str) -> Encoded:
+    def doubled(targets: list[Target], reason: str) -> EncodedModules:
         """One rank, and every scale twice what it was: B is halved."""
         rank, scale = targets[0].rank, 2 * targets[0].scale
         ranks, folds, scales = ({target.name: value for target in targets} for value in (rank, 0.5, scale))
-        return Encoded("doubled", reason, config_fields(rank, scale * rank), ranks, folds, scales)
+        return EncodedModules("doubled", reason, config_fields(rank, scale * rank), ranks, folds, scales)
 
     rule, names = EncodingRule("every scale is doubled", doubled), (*ENCODING_NAMES, "doubled")
     add("encoding", rule, name="doubled", ENCODING_NAMES=names)
@@ -202,10 +202,10 @@ def test_a_toy_runtime_is_one_entry_and_its_runs(tmp_path, add, artifact):
 def test_a_toy_section_of_an_audit_is_one_function_and_one_line(add, command):
     """Seen on the screen, in Markdown and in a notebook; a stranger's name in it is no markup anywhere."""
     from gradience import audit_adapter
-    from gradience.reports.audit import AuditReport, View
+    from gradience.reports.audit import AuditReport, AuditView
     from gradience.reports.base.blocks import Block, Column, Heading, Span, Table
 
-    def letter_blocks(report: AuditReport, view: View) -> list[Block]:
+    def letter_blocks(report: AuditReport, view: AuditView) -> list[Block]:
         """Which module has the longest name?"""
         longest = max((layer.name for layer in report.layers), key=len)
         table = Table([Column("module"), Column("letters", ">")], [[Span(f"<{longest}>", "name"), "41"]])
@@ -325,10 +325,10 @@ import typer
 
 from gradience.adapters.settings import NameSettings
 from gradience.audit.options import AuditSettings
-from gradience.cli.output import Output
+from gradience.cli.output import ReportOutput
 
 
-def modules(folder: Annotated[str, typer.Argument(metavar="ADAPTER")], name: NameSettings, out: Output) -> int:
+def modules(folder: Annotated[str, typer.Argument(metavar="ADAPTER")], name: NameSettings, out: ReportOutput) -> int:
     from gradience.audit.adapter import audit_adapter
 
     print(out.run(audit_adapter, AuditSettings(folder, adapter=name.adapter), folder).n_layers)

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 def test_a_toy_format_of_logs_is_one_file_and_one_line(tmp_path, add, command, artifact):
     from gradience.errors import InputError
-    from gradience.evidence.base import Format, Item, Log
+    from gradience.evidence.base import Log, LogExample, LogFormat
 
     def read(path, wanted):
         marks = path.read_text(encoding="utf-8").strip()
         if not set(marks) <= {"+", "-"}:
             raise InputError(f"{path}: only + and -", code="toy", hint="write + or -")
-        items = {str(place): Item(str(place), score=float(mark == "+")) for place, mark in enumerate(marks)}
+        items = {
+            str(place): LogExample(str(place), score=float(mark == "+")) for place, mark in enumerate(marks)
+        }
         return Log(path, "marks", "right", items)
 
-    add("format of logs", Format("marks", lambda path, _: path.suffix == ".marks", read))
+    add("format of logs", LogFormat("marks", lambda path, _: path.suffix == ".marks", read))
     for name, marks in (("a", "++--"), ("b", "+-+-"), ("broken", "+?")):
         (tmp_path / f"{name}.marks").write_text(marks)
     report = artifact("evidence", tmp_path / "a.marks", tmp_path / "b.marks")

@@ -134,10 +134,10 @@ def test_a_toy_kind_of_candidate_is_one_object_and_one_line(tmp_path, add):
     from types import SimpleNamespace
 
     from gradience import audit_adapter
-    from gradience.shrink.candidates import KINDS, Source, Truncated, plan_candidates
+    from gradience.shrink.candidates import KINDS, CandidateSource, TruncatedKind, plan_candidates
     from gradience.shrink.walk import maker
 
-    class Twin(Truncated):
+    class Twin(TruncatedKind):
         """Twice as many directions as the size says."""
 
         def plan(self, source, rank):
@@ -147,7 +147,7 @@ def test_a_toy_kind_of_candidate_is_one_object_and_one_line(tmp_path, add):
             super().make(source, 2 * rank, folder, documents)
 
     add("kind of candidate", Twin("twin"), name="twin")
-    source = Source(EXAMPLE, audit_adapter(EXAMPLE))
+    source = CandidateSource(EXAMPLE, audit_adapter(EXAMPLE))
     (candidate,), _ = plan_candidates(source, [2], KINDS["twin"])
     assert (candidate.kind, candidate.params_saved) == ("twin", 0.5)
     assert maker(SimpleNamespace(source=source), tmp_path, None)(candidate).ranks == (4, 4)

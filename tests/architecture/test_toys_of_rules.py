@@ -58,12 +58,12 @@ def test_a_toy_dialect_of_check_is_one_object_and_one_line(tmp_path, add, comman
 
 
 def test_a_toy_rule_of_monitor_is_one_function_and_one_line(tmp_path, add, command, artifact):
-    from gradience.monitor.rules import Observation, Observations, Run, evidence, need_method
+    from gradience.monitor.rules import MonitoredRun, Observation, Observations, evidence, need_method
     from gradience.rules import rule
     from gradience.telemetry import TelemetryWriter
 
     @rule("long-run", "error", "patience")
-    def long_run(run: Run) -> Observations:
+    def long_run(run: MonitoredRun) -> Observations:
         """More than two steps."""
         need_method(run, "supervised")
         if (run.facts.last_step or 0) > 2:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from audit_sample import power_law, row
 
-from gradience.audit.findings import Facts, find
+from gradience.audit.findings import AdapterFacts, find
 from gradience.plan.blocking import blocks_suggestions
 
 
 def facts_of(rows):
-    return Facts(layers=rows, config=None, other=(), unaudited=(), ghosts=(), nonfinite=())
+    return AdapterFacts(layers=rows, config=None, other=(), unaudited=(), ghosts=(), nonfinite=())
 
 
 def noise(name, shape=(64, 64), r=8):

@@ -13,7 +13,7 @@ from tiny_bench import Watcher
 from gradience.bench.config.load import load_config
 from gradience.bench.run import spread
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.orders import Failure, Order, make_stage
+from gradience.bench.run.orders import StageFailure, StageOrder, make_stage
 
 SECTIONS: dict[str, Any] = {
     "task": {"profile": "text_classification", "probe_gate": {"min_value": 0.01}},
@@ -30,16 +30,16 @@ class Here:
 
     def __init__(self, plot: Any = None) -> None:
         self.plot = plot or (lambda name: None)
-        self.waiting: list[tuple[Order, Path]] = []
+        self.waiting: list[tuple[StageOrder, Path]] = []
         self.gpus: dict[str, int] = {}
         self.done: Counter[str] = Counter()
 
-    def submit(self, order: Order, folder: Path, gpus: int) -> bool:
+    def submit(self, order: StageOrder, folder: Path, gpus: int) -> bool:
         self.waiting.append((order, folder))
         self.gpus[f"{order.seed}/{order.stage}"] = gpus
         return True
 
-    def ended(self) -> list[tuple[Order, Failure | None]]:
+    def ended(self) -> list[tuple[StageOrder, StageFailure | None]]:
         order, folder = self.waiting.pop()  # the last first: no order is relied on
         name = f"{order.seed}/{order.stage}"
         failure = self.plot(name) or make_stage(order, folder)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, set_seed
 
 from gradience import audit_adapter, compress_adapter
-from gradience.bench.arms.arm import Source
+from gradience.bench.arms.arm import ArmSource
 from gradience.bench.arms.controls import RANDOM_DIRECTIONS, REWRITE_CONTROL, write_random_directions
 from gradience.errors import UsageError
 from gradience.plan.modules import Ranks
@@ -98,11 +98,11 @@ PLACES = [
 ]
 
 
-def probe_of(kind: str, folder: Path) -> tuple[Saved, Source]:
+def probe_of(kind: str, folder: Path) -> tuple[Saved, ArmSource]:
     model, config, *_ = KINDS[kind]
     torch.manual_seed(7)
     saved = save(model(), config, folder)
-    return saved, Source(folder, audit_adapter(folder), seed=5)
+    return saved, ArmSource(folder, audit_adapter(folder), seed=5)
 
 
 def loaded_updates(kind: str, folder: Path) -> dict:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gradience.bench.run import processes
-from gradience.bench.run.orders import Failure, Order
+from gradience.bench.run.orders import StageFailure, StageOrder
 from gradience.bench.run.processes import Processes
 from gradience.errors import InputError, UsageError
 from gradience.models.devices import VISIBLE, devices_of
@@ -45,7 +45,7 @@ class Machine:
         self.processes = Processes(device, workers, self.notes.append)
 
     def submit(self, name: str, gpus: int) -> bool:
-        return self.processes.submit(Order({}, "", 1, name, "", ()), self.folder, gpus)
+        return self.processes.submit(StageOrder({}, "", 1, name, "", ()), self.folder, gpus)
 
     def seen(self, name: str) -> list[str]:
         """The GPUs that a running process was given."""
@@ -60,7 +60,7 @@ class Machine:
     def running(self) -> dict[str, subprocess.Popen[bytes]]:
         return {each.order.stage: each.process for each in self.processes.running}
 
-    def ended(self) -> list[tuple[str, Failure | None]]:
+    def ended(self) -> list[tuple[str, StageFailure | None]]:
         return [(order.stage, failure) for order, failure in self.processes.ended()]
 
     def let_go(self, name: str) -> None:
@@ -116,7 +116,7 @@ def test_a_killed_process_is_started_again_twice(begin: Any, gpus: Any) -> None:
     machine.running["a"].kill()
     (_, failure), *_ = machine.ended()
     log = machine.folder / processes.LOGS / "a.log"
-    assert failure == Failure("ProcessEnded", f"its process ended with -9 ({log} has its output)")
+    assert failure == StageFailure("ProcessEnded", f"its process ended with -9 ({log} has its output)")
     assert "hello from a" in log.read_text()
     assert [note.partition(" (")[0] for note in machine.notes] == [
         "a: tried again: its process ended with -9"
@@ -128,7 +128,9 @@ def test_a_failure_comes_back_and_a_bug_is_not_tried_again(
 ) -> None:
     gpus(0)
     machine = begin(workers=2)
-    failure = Failure("InputError", "no rows", "no-rows", "give some", ("Traceback", "InputError: no rows"))
+    failure = StageFailure(
+        "InputError", "no rows", "no-rows", "give some", ("Traceback", "InputError: no rows")
+    )
     for name, script in {"a": f"printf '%s' '{json.dumps(asdict(failure))}'", "b": "exit 1"}.items():
         monkeypatch.setattr(processes, "WORKER", ("sh", "-c", script))
         machine.submit(name, 0)

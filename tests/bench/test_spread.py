@@ -18,9 +18,9 @@ from tiny_bench import Watcher
 
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.orders import Failure, Order, make_stage
+from gradience.bench.run.orders import StageFailure, StageOrder, make_stage
 from gradience.bench.run.processes import Processes
-from gradience.bench.run.spread import Spread
+from gradience.bench.run.spread import SpreadRun
 from gradience.bench.run.stages import Due
 from gradience.bench.status import logged_failures
 from gradience.errors import NetworkError
@@ -60,7 +60,7 @@ def test_the_result_is_that_of_one_process(alone, spread_over, tmp_path):
 
 
 def test_a_failed_stage_is_an_error_of_its_variant_with_its_traceback(spread_over, tmp_path):
-    failure = Failure("ProcessEnded", "its process ended with -9")
+    failure = StageFailure("ProcessEnded", "its process ended with -9")
     here = Here(lambda name: failure if name == "1/uniform_median/train" else None)
     watcher = spread_over(here, tmp_path / "out")
     one, two = (results(tmp_path / "out")[f"seed_{seed}/bench.json"] for seed in (1, 2))
@@ -74,7 +74,7 @@ def test_a_failed_stage_is_an_error_of_its_variant_with_its_traceback(spread_ove
 
 
 def test_an_error_of_the_probe_ends_the_run_as_in_one_process(spread_over, tmp_path):
-    failure = Failure("NetworkError", "no answer", "hub-connection", "try again")
+    failure = StageFailure("NetworkError", "no answer", "hub-connection", "try again")
     with pytest.raises(NetworkError, match="no answer") as error:
         spread_over(Here(lambda name: failure if name == "1/probe/train" else None), tmp_path / "out")
     assert (error.value.code, error.value.hint) == ("hub-connection", "try again")
@@ -102,7 +102,7 @@ def finished(config_file, tmp_path_factory) -> Any:
     orders = {}
 
     class Keeps(Here):
-        def submit(self, order: Order, folder: Path, gpus: int) -> bool:
+        def submit(self, order: StageOrder, folder: Path, gpus: int) -> bool:
             if order.seed == 1:
                 orders[order.stage] = order
             return super().submit(order, folder, gpus)
@@ -118,7 +118,7 @@ def order_of(finished, tmp_path) -> Any:
     """Gives the order of a stage, and a folder that has all but that."""
     folder = Path(shutil.copytree(finished[0], tmp_path / "seed_1"))
 
-    def order(stage: str) -> tuple[Order, Path]:
+    def order(stage: str) -> tuple[StageOrder, Path]:
         shutil.rmtree(folder / stage)
         return finished[1][stage], folder
 
@@ -160,14 +160,14 @@ def test_what_needs_many_gpus_is_not_overtaken_by_what_needs_one(config_file, tm
     config = load_config(
         config_file, ["runtime.processes=2", "train.gradient_accumulation_steps=2", "seeds=[1, 2, 3]"]
     )
-    run = Spread(config, config.task.load(), "", tmp_path, Silent())
+    run = SpreadRun(config, config.task.load(), "", tmp_path, Silent())
     due = {1: "a/train", 2: "b/train", 3: "c/eval"}
     for seed, stage in due.items():
         run.seeds[seed].due = [Due(stage, "", ()), Due("audit", "", ())]
     free = [3]
 
     class Three(Here):
-        def submit(self, order: Order, folder: Path, gpus: int) -> bool:
+        def submit(self, order: StageOrder, folder: Path, gpus: int) -> bool:
             if free[0] < gpus:
                 return False
             free[0] -= gpus

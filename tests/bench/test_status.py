@@ -14,7 +14,7 @@ from spread_here import SECTIONS, Here, Silent, runner_over
 
 from gradience.bench.config.load import load_config
 from gradience.bench.run.bench import run_bench
-from gradience.bench.run.orders import Failure, Order
+from gradience.bench.run.orders import StageFailure, StageOrder
 from gradience.bench.status import look
 from gradience.cli.app import run
 from gradience.reports.bench_status import BenchStatus, StageStatus
@@ -105,11 +105,11 @@ def test_stages_of_other_processes_are_running_until_they_end(config_file, tmp_p
     output, seen = tmp_path / "out", list[BenchStatus]()
 
     class Looks(Here):
-        def submit(self, order: Order, folder: Path, gpus: int) -> bool:
+        def submit(self, order: StageOrder, folder: Path, gpus: int) -> bool:
             seen.append(look(output))
             return super().submit(order, folder, gpus)
 
-    failure = Failure("ProcessEnded", "its process ended with -9")
+    failure = StageFailure("ProcessEnded", "its process ended with -9")
     here = Looks(lambda name: failure if name == "2/uniform_median/train" else None)
     runner_over(config_file, monkeypatch)(here, output)
     first, second = seen[:2]

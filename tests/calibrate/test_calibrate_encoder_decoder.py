@@ -14,7 +14,7 @@ from toys import OPENINGS, batches, logits_of, moments, toy
 from transformers import AutoModelForSeq2SeqLM
 
 from gradience import DistillReport, InputError, calibrate_adapter, compress_adapter, distill_adapter
-from gradience.calibrate.batches import Encoded, encode_targets
+from gradience.calibrate.batches import EncodedRow, encode_targets
 from gradience.calibrate.rows import CalibrationRow
 from gradience.calibrate.sampling import draw, uniforms, with_completions
 from gradience.cli.app import run
@@ -99,8 +99,8 @@ def test_a_target_as_long_as_its_prompt_is_not_taken_for_it():
     for kind, begins in OPENINGS.items():
         model = toy(kind)
         encoded = [
-            Encoded("1", (5, 6, 7), (8,) * (4 - len(begins)), 4 - len(begins), False, begins),
-            Encoded("2", (9,), (5,), 1, False, begins),
+            EncodedRow("1", (5, 6, 7), (8,) * (4 - len(begins)), 4 - len(begins), False, begins),
+            EncodedRow("2", (9,), (5,), 1, False, begins),
         ]
         (batch,) = batches(encoded, 2)
         assert len({mask.shape for mask in batch.masks}) == 2

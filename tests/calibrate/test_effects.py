@@ -22,7 +22,7 @@ from toys import (
     toy,
 )
 
-from gradience.calibrate.batches import Encoded
+from gradience.calibrate.batches import EncodedRow
 from gradience.calibrate.passes import direction
 from gradience.calibrate.sampling import draw
 from gradience.components import Components
@@ -126,7 +126,7 @@ def enumerated(model, row, name, basis, component) -> float:
 
 
 def jacobian_at(model, row, token, labels):
-    shorter = Encoded(
+    shorter = EncodedRow(
         row.id, row.prompt + row.completion[:token], row.completion[token : token + 1], 1, False
     )
     return jacobians(model, shorter if row.completion else row, at_labels(labels[:1]))
@@ -151,7 +151,7 @@ def test_drawn_scores_converge_to_the_enumerated_one():
     row, name = rows(kind)[1], "bert.encoder.layer.0.attention.self.query"
     basis = Components(np.eye(3), np.eye(3), np.ones(3))
     count = 3000
-    copies = [Encoded(f"{place:016x}", row.prompt, (), 1, False) for place in range(count)]
+    copies = [EncodedRow(f"{place:016x}", row.prompt, (), 1, False) for place in range(count)]
     bases = {each: [basis] for each in layers_of(model)}
     squares = np.square(effects(model, copies, bases, size=500)[name][0][:, 1])
     wanted = enumerated(model, row, name, basis, 1)

@@ -18,7 +18,7 @@ from transformers import (
     set_seed,
 )
 
-from gradience.calibrate.batches import Encoded, batches_of
+from gradience.calibrate.batches import EncodedRow, batches_of
 from gradience.calibrate.passes import direction, gather_effects, gather_moments, reach
 from gradience.calibrate.sampling import signs
 from gradience.components import Components
@@ -75,7 +75,7 @@ def toy(kind: str, r: int = 3):
     return model.double().eval().requires_grad_(False)
 
 
-def rows(kind: str, count: int = 7) -> list[Encoded]:
+def rows(kind: str, count: int = 7) -> list[EncodedRow]:
     """Rows of unequal lengths."""
     numbers = np.random.default_rng(1)
     encoded = []
@@ -85,7 +85,7 @@ def rows(kind: str, count: int = 7) -> list[Encoded]:
             () if kind in LABELS else tuple(numbers.integers(3, VOCABULARY, size=place % 3 + 1).tolist())
         )
         begins = OPENINGS.get(kind, ())
-        encoded.append(Encoded(f"{place:016x}", prompt, completion, len(completion) or 1, False, begins))
+        encoded.append(EncodedRow(f"{place:016x}", prompt, completion, len(completion) or 1, False, begins))
     return encoded
 
 
@@ -135,7 +135,7 @@ def factors(layer) -> tuple[torch.Tensor, torch.Tensor]:
     return layer.lora_A["default"].weight, layer.lora_B["default"].weight
 
 
-def logits_of(model, row: Encoded) -> torch.Tensor:
+def logits_of(model, row: EncodedRow) -> torch.Tensor:
     """Logits of the labels that a row is scored on, computed for it alone and without padding."""
     if row.opening:
         begun = torch.tensor([[*row.opening, *row.completion[:-1]]])
@@ -145,7 +145,7 @@ def logits_of(model, row: Encoded) -> torch.Tensor:
     return out[None] if out.dim() == 1 else out[len(row.prompt) - 1 : len(row.ids) - 1]
 
 
-def drawn_direction(model, row: Encoded, seed: int = SEED) -> torch.Tensor:
+def drawn_direction(model, row: EncodedRow, seed: int = SEED) -> torch.Tensor:
     with torch.no_grad():
         logits = logits_of(model, row)
         return direction(logits, torch.from_numpy(signs(seed, row.id, row.scored, logits.shape[1])))
@@ -161,7 +161,7 @@ def along(z: torch.Tensor):
     return lambda logits: (logits * z).sum()
 
 
-def jacobians(model, row: Encoded, loss_of) -> dict[str, np.ndarray]:
+def jacobians(model, row: EncodedRow, loss_of) -> dict[str, np.ndarray]:
     """J of each module by autograd: the gradient of the loss for B is Σ g·hᵀ, so that J = Bᵀ·∂/∂B."""
     layers = layers_of(model)
     outputs = [factors(layer)[1].requires_grad_(True) for layer in layers.values()]

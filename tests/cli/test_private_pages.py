@@ -14,7 +14,7 @@ from gradience.reports.base.report import Report
 from gradience.reports.forecast import RenderedExample
 from gradience.reports.page.render import to_page
 from gradience.reports.verification import DifferingAnswer, RegeneratedAnswers, VerificationMismatch
-from gradience.sources import Source
+from gradience.sources import PageSource
 
 LOGS = Path(__file__).parents[1] / "evidence" / "logs" / "lm_eval"
 SECRET = "forty-two, said the patient"
@@ -68,8 +68,8 @@ def test_no_page_quotes_where_texts_are_left_out(name):
     report = REPORTS[name]
     changed = json.dumps(with_secrets(json.loads("".join(report.json_chunks()))))
     secret = type(report).model_validate_json(changed)
-    assert (SECRET in to_page([Source("", secret)])) is (name in HOLD_TEXTS)
-    assert SECRET not in to_page([Source("", secret)], texts=False)
+    assert (SECRET in to_page([PageSource("", secret)])) is (name in HOLD_TEXTS)
+    assert SECRET not in to_page([PageSource("", secret)], texts=False)
 
 
 def test_every_verb_whose_page_may_quote_can_leave_it_out():

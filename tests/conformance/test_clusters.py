@@ -153,7 +153,7 @@ import numpy as np
 import ray
 from gradience.reports.stage import MANIFEST, StageManifest
 from gradience.bench.run import on_ray
-from gradience.bench.run.orders import Order
+from gradience.bench.run.orders import StageOrder
 from gradience.bench.run.stages import files_of
 
 folder = Path(sys.argv[1])
@@ -179,7 +179,7 @@ def peak():
 
 def made(on, stage, *inputs):
     on.run = ray.remote(num_returns=2)(toy)
-    assert on.submit(Order({}, "", 1, stage, "", inputs), folder, 0)
+    assert on.submit(StageOrder({}, "", 1, stage, "", inputs), folder, 0)
     (_, failure), = on.ended()
     assert failure is None, failure
     assert json.loads((folder / stage / "sizes.json").read_text()).get("probe/train", 2**30) >= 2**30

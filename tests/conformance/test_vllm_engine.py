@@ -19,7 +19,7 @@ from gradience.errors import InputError, UsageError
 from gradience.evaluate import diverge
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.vllm import VllmEngine
-from gradience.evaluate.engines.vllm.process import Refused
+from gradience.evaluate.engines.vllm.process import RefusedByVllm
 from gradience.files.records import read_records
 from gradience.models.settings import ModelSettings
 
@@ -109,7 +109,7 @@ def test_a_larger_adapter_starts_it_anew_and_what_it_refuses_is_said_in_its_word
     with pytest.raises(InputError, match=r"does not serve this adapter: .*DoRA") as refusal:
         vllm.add("dora", folders / "dora")
     assert refusal.value.code == "engine-cannot"
-    with pytest.raises(Refused, match="vLLM does not yet support DoRA"):  # which was no guess
+    with pytest.raises(RefusedByVllm, match="vLLM does not yet support DoRA"):  # which was no guess
         vllm._process.ask("add", number=99, path=str(folders / "dora"))
     assert "dora" not in vllm.adapters
     with pytest.raises(InputError, match="vLLM holds 129 here") as refusal:

@@ -167,7 +167,7 @@ def test_kl_is_never_below_nothing():
     nearly = logits + 1e-6 * torch.randn(400, 300, generator=generator)
     targets = torch.zeros(400, dtype=torch.long)
     assert (scoring.measure(nearly, targets, logits).kl < 0).any()  # or this test shows nothing
-    pairs = [scoring.Pair(prompt=[1], response=[2], truncated=False)] * 400
+    pairs = [scoring.EncodedPair(prompt=[1], response=[2], truncated=False)] * 400
     summed = [score.kl for score in scoring.scores_of(pairs, targets, nearly, logits)]
     assert min(summed) == 0 < max(summed)
     assert kl_divergence(logits.numpy(), nearly.numpy()).min() >= 0

@@ -240,8 +240,8 @@ def test_what_a_killed_run_has_measured_is_kept(here, monkeypatch):
         written.append(row.path)
         add(self, row)
 
-    add = journal.Journal.add
-    monkeypatch.setattr(journal.Journal, "add", killed_at_the_third)
+    add = journal.FleetJournal.add
+    monkeypatch.setattr(journal.FleetJournal, "add", killed_at_the_third)
     with pytest.raises(Killed):
         audit_fleet("zoo", "fleet.jsonl")
     monkeypatch.undo()

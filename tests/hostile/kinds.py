@@ -362,9 +362,9 @@ NUMERICS = {"device": "cpu", "threads": 1, "versions": {"torch": "2.13.0"}}
 
 
 def _journal() -> None:
-    from gradience.training.resume import Journal
+    from gradience.training.resume import TrainingJournal
 
-    journal = Journal(Path("out/training/started.json"), {}, "b" * 64, NUMERICS | {"threads": 2})
+    journal = TrainingJournal(Path("out/training/started.json"), {}, "b" * 64, NUMERICS | {"threads": 2})
     journal.resume(3)
     say("resumed")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.plan.allocate import Item, cover, fill, start_cost
+from gradience.plan.allocate import ModuleSteps, cover, fill, start_cost
 
 worths = st.lists(st.floats(0, 100), min_size=1, max_size=4).map(lambda values: sorted(values, reverse=True))
 
@@ -25,7 +25,7 @@ def item_lists(draw, equal_costs: bool = False):
             cost = draw(st.integers(1, 9))
             steps = sorted({*draw(st.sets(st.sampled_from(range(1, len(worth) + 1)))), len(worth)})
         start = draw(st.sampled_from([0, steps[0]]))
-        items.append(Item(f"m{index}", np.array(worth), cost, start, steps))
+        items.append(ModuleSteps(f"m{index}", np.array(worth), cost, start, steps))
     return items
 
 

@@ -20,7 +20,7 @@ from gradience.reports.base.prediction import CurvePoint, Prediction
 from gradience.reports.compression import CompressionPlan, CompressionReport
 from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.forecast import BenchForecast, CostEstimate
-from gradience.sources import Source, read_sources
+from gradience.sources import PageSource, read_sources
 
 RUNS = Path(__file__).parents[1] / "monitor" / "runs"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -77,15 +77,15 @@ def planned_evaluation() -> EvaluationForecast:
     return artifacts()["evaluation_forecast"].model_copy(update={**changes, "process_bytes": 700_000_000})
 
 
-def of(name: str, report: Callable[[], object]) -> Callable[[], list[Source]]:
-    return lambda: [Source(f"{name}.json", report())]
+def of(name: str, report: Callable[[], object]) -> Callable[[], list[PageSource]]:
+    return lambda: [PageSource(f"{name}.json", report())]
 
 
-def kept(*paths: Path) -> Callable[[], list[Source]]:
+def kept(*paths: Path) -> Callable[[], list[PageSource]]:
     return lambda: read_sources(paths)
 
 
-PAGES: dict[str, Callable[[], list[Source]]] = {
+PAGES: dict[str, Callable[[], list[PageSource]]] = {
     **{name: of(name, sample) for name, sample in SAMPLES.items()},
     "BenchForecast": of("forecast", lambda: artifacts()["bench_forecast"]),
     "EvaluationForecast": of("forecast", planned_evaluation),
@@ -93,12 +93,12 @@ PAGES: dict[str, Callable[[], list[Source]]] = {
     "planned run": of("forecast", planned_run),
     "PowerReport": of("power", lambda: artifacts()["power"]),
     "Verification": of("verification", lambda: artifacts()["verification"]),
-    "example adapter": lambda: [Source("audit.json", audit_adapter(example_adapter()))],
+    "example adapter": lambda: [PageSource("audit.json", audit_adapter(example_adapter()))],
     "thousand modules": of("audit", lambda: audit_report(mistral_rows(layers=143, r=64))),
     "calibrated compression": of("compression_report", calibrated_compression),
     "calibrated plan": of("plan", calibrated_plan),
     "checkpoints": lambda: [
-        Source(f"checkpoint-{step}/audit.json", checkpoint(step)) for step in (100, 200, 400, 800)
+        PageSource(f"checkpoint-{step}/audit.json", checkpoint(step)) for step in (100, 200, 400, 800)
     ],
     "run": kept(RUNS / "good.jsonl"),
     "run of rewards": kept(RUNS / "grpo_collapse.jsonl"),

@@ -10,7 +10,7 @@ from audit_sample import mistral_rows, power_law, report, row
 from golden import assert_golden
 from rich.cells import cell_len
 
-from gradience.audit.findings import Facts, find
+from gradience.audit.findings import AdapterFacts, find
 from gradience.reports.audit import HYPOTHESIS, TensorNote, incompleteness, trust_notes
 from gradience.reports.base.finding import Finding
 
@@ -285,7 +285,7 @@ def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
     coarse = row("b", power_law(8, 1.0), r=8, shape=(32, 32), error_bound=0.072)
     (finding,) = [
         finding
-        for finding in find(Facts([good, coarse], None, (), (), (), ()))
+        for finding in find(AdapterFacts([good, coarse], None, (), (), (), ()))
         if finding.code == "imprecise"
     ]
     text = report([good, coarse], findings=[finding]).to_text()

@@ -14,8 +14,8 @@ from rich.cells import cell_len
 
 from gradience.adapters.locate import natural_key
 from gradience.reports.audit_series import (
-    Refused,
-    Step,
+    NumberedStep,
+    RefusedAdapter,
     common_folder,
     difference,
     short_names,
@@ -196,7 +196,9 @@ def test_other_modules_are_no_series():
 
 def test_refused_ones_stand_in_their_place_and_are_counted():
     one, two, _ = run()
-    lines = trend_text([one, Refused("run/checkpoint-300", "lfs-pointer"), two], layers=True).splitlines()
+    lines = trend_text(
+        [one, RefusedAdapter("run/checkpoint-300", "lfs-pointer"), two], layers=True
+    ).splitlines()
     assert lines[0] == "3 adapters in run, 1 refused"
     rows = [line for line in lines if line.startswith("  checkpoint-")]
     assert [line.split()[0] for line in rows] == ["checkpoint-200", "checkpoint-300", "checkpoint-400"]
@@ -208,10 +210,10 @@ def test_refused_ones_stand_in_their_place_and_are_counted():
 @pytest.mark.parametrize(
     ("path", "step"),
     [
-        ("run/checkpoint-200", Step("run/checkpoint-#", 200)),
-        ("run/checkpoint-200/", Step("run/checkpoint-#", 200)),
-        ("epoch_3/adapter", Step("epoch_#/adapter", 3)),
-        ("run/checkpoint-7/step-0012.safetensors", Step("run/checkpoint-7/step-#.safetensors", 12)),
+        ("run/checkpoint-200", NumberedStep("run/checkpoint-#", 200)),
+        ("run/checkpoint-200/", NumberedStep("run/checkpoint-#", 200)),
+        ("epoch_3/adapter", NumberedStep("epoch_#/adapter", 3)),
+        ("run/checkpoint-7/step-0012.safetensors", NumberedStep("run/checkpoint-7/step-#.safetensors", 12)),
         ("seed42", None),
         ("rank-8", None),
     ],

@@ -14,10 +14,10 @@ from gradience.bench.verdict.aggregate import aggregate
 from gradience.files.records import ClassificationRecord, ExamplesRun, GenerationRecord, write_records
 from gradience.reports.base import html
 from gradience.reports.evaluation import EvaluationReport, RecordsFile
-from gradience.reports.page.flips import Prompts, Quoted, flip_blocks
+from gradience.reports.page.flips import PromptTexts, Quoted, flip_blocks
 from gradience.reports.page.render import to_page
 from gradience.reports.shrink import ShrinkReport
-from gradience.sources import Source, prompts_of, read_sources
+from gradience.sources import PageSource, prompts_of, read_sources
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SECRET = "forty-two, said the patient"
@@ -82,7 +82,7 @@ def test_a_search_shows_the_flips_of_its_candidates(tmp_path):
     first = report.candidates[0]
     result = with_records(first.result, records(tmp_path / "records" / "s.jsonl", NEW))
     changed = {"reference": reference, "candidates": (first.model_copy(update={"result": result}),)}
-    page = to_page([Source("", report.model_copy(update=changed), folder=tmp_path)])
+    page = to_page([PageSource("", report.model_copy(update=changed), folder=tmp_path)])
     assert "2 correct answers, reference only" in section(page)
 
 
@@ -103,7 +103,7 @@ def with_variant(report, folder, name, answers):
 def test_a_seed_of_bench_shows_the_flips_of_its_variants(tmp_path):
     report = bench(42)
     name = next(row.name for row in report.variants if row.measures is not None)
-    page = to_page([Source("", with_variant(report, tmp_path, name, NEW), folder=tmp_path)])
+    page = to_page([PageSource("", with_variant(report, tmp_path, name, NEW), folder=tmp_path)])
     assert "2 correct answers, reference only" in section(page)
 
 
@@ -197,6 +197,6 @@ def test_labels_have_their_names():
     record = ClassificationRecord(
         id="a", text_sha256="0" * 64, label=0, predicted=1, correct=False, logits=(0.0, 1.0), truncated=False
     )
-    named = Quoted(lambda: Prompts({}, ("negative", "positive")), shown=True)
+    named = Quoted(lambda: PromptTexts({}, ("negative", "positive")), shown=True)
     assert named.answers(record) == ("negative", "positive")
-    assert Quoted(lambda: Prompts({}), shown=True).answers(record) == ("0", "1")
+    assert Quoted(lambda: PromptTexts({}), shown=True).answers(record) == ("0", "1")

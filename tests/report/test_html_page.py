@@ -24,14 +24,14 @@ from gradience.reports.page.render import BUNDLE, MARK, asset, is_page, json_tex
 from gradience.reports.plots.kinds import plots_of
 from gradience.reports.plots.plot import Image
 from gradience.reports.registry import reports
-from gradience.sources import Source
+from gradience.sources import PageSource
 
 KINDS = {name: report.plots for name, report in reports().items() if report.plots}
 ENDING = "</script><img src=x onerror=alert(1)>"
 
 
 def page_of(name, **options):
-    return to_page([Source(f"{name}.json", SAMPLES[name]())], **options)
+    return to_page([PageSource(f"{name}.json", SAMPLES[name]())], **options)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -95,7 +95,7 @@ FIRST = {
 @pytest.mark.parametrize("name", FIRST)
 def test_a_verdict_and_what_it_rests_on_stand_first(name):
     report, words = FIRST[name]
-    box = in_the_box(to_page([Source("a", report())]))
+    box = in_the_box(to_page([PageSource("a", report())]))
     assert [word for word in words if word not in box] == []
 
 
@@ -107,7 +107,7 @@ def test_of_many_candidates_the_box_names_the_smallest_and_counts_the_others():
         update={"name": "unsure", "grade": "C", "reason": "inconclusive: accuracy may …"}
     )
     others = (*report.adapters[:2], *bad, unknown)
-    box = in_the_box(to_page([Source("a", report.model_copy(update={"adapters": others}))]))
+    box = in_the_box(to_page([PageSource("a", report.model_copy(update={"adapters": others}))]))
     assert "bad0, bad1, bad2 and 6 more are worse by more than the margin" in box
     assert "unsure is inconclusive: accuracy may …" in box
 
@@ -116,14 +116,14 @@ def test_a_control_that_is_not_as_expected_is_said_first():
     seed = Bench.read(RESULTS / "minilm_reviews" / "seed_42" / "bench.json")
     passes = {"random_directions": {"status": "PASS"}}
     variants = [row.model_copy(update=passes.get(row.name, {})) for row in seed.variants]
-    box = in_the_box(to_page([Source("a", seed.model_copy(update={"variants": tuple(variants)}))]))
+    box = in_the_box(to_page([PageSource("a", seed.model_copy(update={"variants": tuple(variants)}))]))
     assert "random_directions is not as expected" in box
 
 
 def test_a_smoke_run_has_no_verdict_to_put_first():
     smoke = Bench.read(RESULTS / "smollm2_gsm8k_smoke" / "bench.json")
     assert smoke.smoke
-    page = to_page([Source("a", smoke)])
+    page = to_page([PageSource("a", smoke)])
     assert in_the_box(page) is None
     assert "Smallest variant that passes" not in page
 
@@ -208,7 +208,7 @@ def hostile_page(name):
     rows = mistral_rows(layers=2, r=4)
     named = report(rows).model_copy(update={"n_layers": len(rows)})
     adapter = named.adapter.model_copy(update={"path": name, "base_model": name})
-    return to_page([Source(name, named.model_copy(update={"adapter": adapter}), "0" * 64)])
+    return to_page([PageSource(name, named.model_copy(update={"adapter": adapter}), "0" * 64)])
 
 
 @pytest.mark.parametrize("name", [WORST, ENDING, ATTRIBUTE, "x" * 10_000], ids=lambda name: name[-4:])
@@ -246,8 +246,8 @@ def test_a_page_of_several_runs_says_so_and_leads_to_each():
 
 def test_runs_of_the_same_name_are_told_apart_and_other_reports_are_counted():
     run = SAMPLES["MonitorReport"]().runs[0]
-    source = Source("run.jsonl", SAMPLES["MonitorReport"]().model_copy(update={"runs": (run,)}))
-    page = to_page([source, source, Source("evaluation.json", SAMPLES["EvaluationReport"]())])
+    source = PageSource("run.jsonl", SAMPLES["MonitorReport"]().model_copy(update={"runs": (run,)}))
+    page = to_page([source, source, PageSource("evaluation.json", SAMPLES["EvaluationReport"]())])
     assert "<title>2 runs and 1 more report</title>" in page
     assert (page.count(asset(BUNDLE)), page.count("<h1")) == (1, 1)
     assert all(f'id="plot-{part}"' in page for part in ("2-loss", "3-loss", "4-forest"))

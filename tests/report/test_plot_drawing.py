@@ -20,9 +20,9 @@ from gradience.reports.plots.plot import (
     SHADES,
     TONES,
     Axis,
-    Bars,
+    BarSeries,
+    ForestInterval,
     Image,
-    Interval,
     Intervals,
     Lines,
     Plot,
@@ -54,16 +54,17 @@ PLOT = Plot(
     "It falls from 3 to 1.",
     [Reference(2.0, "margin"), Reference(1e4, "event", on="x", tone="bad")],
 )
-ROWS = [Interval(1.0, 0.5, 2.0), Interval(-1.0, None, 0.0), Interval(None, None, None)]
+ROWS = [ForestInterval(1.0, 0.5, 2.0), ForestInterval(-1.0, None, 0.0), ForestInterval(None, None, None)]
 FOREST = Plot(
     "forest", "Forest", Axis("Δ", "points"), Axis("", categories=["first", HOSTILE, "x"]), [Intervals("95 %", ROWS)],
     "One row of two is above 0.",
 )  # fmt: skip
 GROUPED = Plot(
-    "grouped", "Grouped", NAMES, Axis("share", form="share"), [Bars("a", [1.0, 2.0, None]), Bars("b", [3.0, 1.0, 2.0])],
+    "grouped", "Grouped", NAMES, Axis("share", form="share"), 
+    [BarSeries("a", [1.0, 2.0, None]), BarSeries("b", [3.0, 1.0, 2.0])],
     "b is beside a.",
 )  # fmt: skip
-LYING = Plot("lying", "Lying", Axis("bytes", form="bytes"), NAMES, [Bars("", [1e6, 2e6, 0.0])], "Two.")
+LYING = Plot("lying", "Lying", Axis("bytes", form="bytes"), NAMES, [BarSeries("", [1e6, 2e6, 0.0])], "Two.")
 HEAT = Plot(
     "heat", "Heat", Axis("layer", categories=[str(i) for i in range(90)]), NAMES,
     [Image("", [[i / 90 for i in range(90)], [None] * 90, [0.5] * 90], color=Axis("use", low=0, high=1, form="share"))],
@@ -337,15 +338,16 @@ TABLES = {
         [["rank", "median", "median, from", "median, to"], ["1", "50.0 %", "25.0 %", "75.0 %"]],
     ),
     "upright bars": (
-        plot_of(Bars("bytes", (298500, 812)), x=KINDS, y=BYTES),
+        plot_of(BarSeries("bytes", (298500, 812)), x=KINDS, y=BYTES),
         [["module type", "bytes"], ["q_proj", "298.5 kB"], ["v_proj", "812 B"]],
     ),
     "lying bars": (
-        plot_of(Bars("bytes", (298500, None)), x=BYTES, y=KINDS),
+        plot_of(BarSeries("bytes", (298500, None)), x=BYTES, y=KINDS),
         [["module type", "bytes"], ["q_proj", "298.5 kB"], ["v_proj", "–"]],
     ),
     "a forest with open ends": (
-        plot_of(Intervals("mean", (Interval(-0.5, -1.25, None, inner=(-1.0, 0.0)), Interval(0.25, -0.5, 1.0)), "inner"),
+        plot_of(Intervals("mean", (
+            ForestInterval(-0.5, -1.25, None, inner=(-1.0, 0.0)), ForestInterval(0.25, -0.5, 1.0)), "inner"),
                 x=Axis("difference", "points"), y=KINDS),
         [
             ["module type", "series", "difference (points)", "from", "to"],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gradience.adapters.patterns import anchored_key
-from gradience.runtimes.record import Failure, Runs, RuntimeRecord, parts_of, read_runs
+from gradience.runtimes.record import Runs, RuntimeFailure, RuntimeRecord, parts_of, read_runs
 from gradience.runtimes.verdict import (
     RUNTIMES,
     UNKNOWN,
@@ -158,10 +158,10 @@ MADE_UP = RuntimeRecord(
     {
         LLAMA: Runs(
             loads=(parts_of({"use_rslora": True}, tensors(Q, V)), parts_of({}, tensors(Q, HEAD))),
-            refuses=(Failure(frozenset({"use_dora"}), "no DoRA"),),
-            wrong=(Failure(frozenset({"bias: all"}), ""),),
+            refuses=(RuntimeFailure(frozenset({"use_dora"}), "no DoRA"),),
+            wrong=(RuntimeFailure(frozenset({"bias: all"}), ""),),
         ),
-        "GPT2LMHeadModel": Runs((), (Failure(frozenset(), "no adapters for GPT-2"),), ()),
+        "GPT2LMHeadModel": Runs((), (RuntimeFailure(frozenset(), "no adapters for GPT-2"),), ()),
     },
 )
 

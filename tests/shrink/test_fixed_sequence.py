@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradience.evaluate.adapters import AdapterInput
-from gradience.evaluate.answering import Answers
+from gradience.evaluate.answering import AdapterAnswers
 from gradience.files.records import ClassificationRecord, Evaluation, ExamplesRun
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.outcome import candidates_of
@@ -37,7 +37,7 @@ def answers(name, right):
         for place, good in enumerate(right)
     )  # fmt: skip
     adapter = AdapterInput(name, name, IDENTITY, (1, 1), 1, 0, None, {})
-    return Answers(adapter, Evaluation(ExamplesRun(adapter=name, n=len(right), **RUN), records))
+    return AdapterAnswers(adapter, Evaluation(ExamplesRun(adapter=name, n=len(right), **RUN), records))
 
 
 @dataclass

@@ -30,7 +30,7 @@ from gradience.reports.evaluation import Ledger
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import plan as planning
 from gradience.shrink import walk
-from gradience.shrink.candidates import KINDS, TRUNCATED, Truncated
+from gradience.shrink.candidates import KINDS, TRUNCATED, TruncatedKind
 from gradience.shrink.outcome import EXPLORATORY
 from gradience.statistics.paired import mean_difference
 from gradience.statistics.pooled import pool
@@ -367,7 +367,7 @@ def test_killed_and_run_again_it_ends_with_the_same(prepared, tmp_path):
 # ---------------------------------------------------------------- what cannot be
 
 
-class Inert(Truncated):
+class Inert(TruncatedKind):
     """Candidates that do nothing from rank 1 down."""
 
     def make(self, source, rank, folder, documents):

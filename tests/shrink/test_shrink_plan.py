@@ -11,7 +11,7 @@ import pytest
 import gradience
 from gradience import audit_adapter
 from gradience.shrink import plan as planning
-from gradience.shrink.candidates import Source, halvings, plan_candidates
+from gradience.shrink.candidates import CandidateSource, halvings, plan_candidates
 from gradience.shrink.plan import split
 from gradience.tasks.examples import LabelledExample, content_id
 
@@ -19,7 +19,7 @@ EXAMPLE = Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8"
 
 
 def test_candidates_are_halvings_of_the_suggestion_that_make_something_smaller():
-    source = Source(EXAMPLE, audit_adapter(EXAMPLE))
+    source = CandidateSource(EXAMPLE, audit_adapter(EXAMPLE))
     assert source.audit.suggestions.p90.rank == source.rank == 8  # which makes nothing smaller
     candidates, notes = plan_candidates(source, None)
     assert [(candidate.name, candidate.params_saved) for candidate in candidates] == [

@@ -13,7 +13,7 @@ import pytest
 
 from gradience.errors import IncompleteError
 from gradience.models.settings import ModelSettings
-from gradience.training.launch import Order, launch
+from gradience.training.launch import TrainingOrder, launch
 from gradience.training.settings import TrainSettings
 
 SAYS = """#!/bin/sh
@@ -25,7 +25,7 @@ exit "$CODE"
 
 
 @pytest.fixture
-def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Order:
+def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingOrder:
     """An order of a training in processes, all of which only say something."""
     script = tmp_path / "python"
     script.write_text(SAYS)
@@ -34,11 +34,11 @@ def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Order:
     values: dict[str, Any] = {"profile": "mine", "options": {}, "data": "", "lora": {}, "seed": 1}
     recipe = TrainSettings(lr=1e-3, max_steps=1)
     model = ModelSettings(name="base", type="causal_lm")
-    return Order(**values, model=model, recipe=recipe, output=tmp_path / "out")
+    return TrainingOrder(**values, model=model, recipe=recipe, output=tmp_path / "out")
 
 
 def test_nothing_that_a_child_says_steers_the_terminal(
-    order: Order, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    order: TrainingOrder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(os.environ, "CODE", "0")
     launch(order, 2)
@@ -49,7 +49,7 @@ def test_nothing_that_a_child_says_steers_the_terminal(
 
 
 def test_a_training_that_fails_is_an_error_below_its_words(
-    order: Order, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    order: TrainingOrder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(os.environ, "CODE", "7")
     with pytest.raises(IncompleteError, match="in 2 processes ended with exit code 7") as failed:
@@ -93,7 +93,7 @@ class Interrupted:
 
 
 def test_a_launcher_is_asked_to_end_so_that_it_can_end_its_workers(
-    order: Order, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    order: TrainingOrder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     Path(sys.executable).write_text(LAUNCHER)
     monkeypatch.setitem(os.environ, "ASKED", str(tmp_path / "asked"))

@@ -16,7 +16,7 @@ from gradience.reports.audit import AuditReport
 from gradience.reports.calibration import Calibration
 
 
-class Source(NamedTuple):
+class ArmSource(NamedTuple):
     """Source of a derived adapter."""
 
     probe: Path
@@ -33,7 +33,7 @@ class Arm:
 
     name: str
     """In `compression.arms`, and as `made_by` in the results."""
-    make: Callable[[Source, Ranks, Path], None] | None = None
+    make: Callable[[ArmSource, Ranks, Path], None] | None = None
     """Writes the adapter with these ranks, from the probe's files, to a folder, as PEFT would. None: it is trained from
     scratch, with the probe's recipe and seed."""
     words: str = ""

@@ -12,7 +12,7 @@ import numpy as np
 
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import WEIGHTS
-from gradience.bench.arms.arm import Arm, Control, Source
+from gradience.bench.arms.arm import Arm, ArmSource, Control
 from gradience.bench.arms.ranks import AuditedProbe, Choice, NotMade
 from gradience.bench.arms.truncate import truncate
 from gradience.compress.rotate import rotated
@@ -75,7 +75,7 @@ def quarter_at_most(probe: AuditedProbe) -> Choice:
     return Choice(quarters, f"{variant}, at most a quarter of the probe")
 
 
-def random_directions(source: Source, ranks: Ranks, target: Path) -> None:
+def random_directions(source: ArmSource, ranks: Ranks, target: Path) -> None:
     """Write the probe, projected on as many random directions as `ranks` says, to the folder `target`."""
     truncated = target.with_name("truncated")
     truncate(source, ranks, truncated)
@@ -127,12 +127,12 @@ RANDOM_DIRECTIONS = Control(
 )
 
 
-def rotate(source: Source, ranks: Ranks, target: Path) -> None:
+def rotate(source: ArmSource, ranks: Ranks, target: Path) -> None:
     """Write the probe's own update in other factors to the folder `target`."""
     write_random_directions(source.probe, source.probe, ranks, target, seed=source.seed)
 
 
-def rotate_again(source: Source, ranks: Ranks, target: Path) -> None:
+def rotate_again(source: ArmSource, ranks: Ranks, target: Path) -> None:
     """Write the probe in other factors than its own and than those of the rewrite control.
 
     Distillation would leave the probe's own as they are: its loss and its gradient would be exactly 0.

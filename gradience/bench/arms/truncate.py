@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gradience.bench.arms.arm import Arm, Source
+from gradience.bench.arms.arm import Arm, ArmSource
 from gradience.compress.adapter import write_compressed
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRanks
 from gradience.plan.modules import Ranks
 
 
-def truncate(source: Source, ranks: Ranks, target: Path) -> None:
+def truncate(source: ArmSource, ranks: Ranks, target: Path) -> None:
     """Write the probe, truncated to `ranks`, to the folder `target`."""
     criterion = ToRanks(ranks, "the ranks of a Bench variant")
     plan = plan_compression(source.audit, criterion, calibration=source.calibration)

@@ -37,7 +37,7 @@ from gradience.config_errors import known_keys, refused
 from gradience.digests import sha256_json
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.files import strict_yaml
-from gradience.models.settings import ModelSettings, Settings, several_processes
+from gradience.models.settings import ConfigSection, ModelSettings, several_processes
 from gradience.reports.bench_plan import Policy
 from gradience.training.settings import LoraSettings, TrainSettings
 
@@ -63,7 +63,7 @@ RIVALS: Mapping[str, str] = {
 """A setting that is overridden -> the setting that it takes the place of."""
 
 
-class BenchConfig(Settings):
+class BenchConfig(ConfigSection):
     """One Bench run."""
 
     model: ModelSettings
@@ -271,7 +271,7 @@ UNCOUNTED = ("runtime", "run_type", "bench_version", "task.folder", "model.folde
 """Settings that affect no number: the machine, labels, and the base folders of paths."""
 
 
-class Difference(NamedTuple):
+class SettingDifference(NamedTuple):
     """One setting that differs, and its two values; None if a config lacks the setting."""
 
     key: str
@@ -281,7 +281,7 @@ class Difference(NamedTuple):
 
 def differences(
     a: Mapping[str, Any], b: Mapping[str, Any], *, ignored: Sequence[str] = UNCOUNTED
-) -> list[Difference]:
+) -> list[SettingDifference]:
     """Return what differs between two configs outside the sections `ignored`, by key.
 
     >>> differences({"train": {"lr": 1e-4}, "seeds": [1]}, {"train": {"lr": 2e-4}, "seeds": [1]})
@@ -289,7 +289,11 @@ def differences(
     """
     left, right = dict(_flat(a)), dict(_flat(b))
     keys = (key for key in sorted({*left, *right}) if not {key, key.partition(".")[0]} & set(ignored))
-    return [Difference(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
+    return [
+        SettingDifference(key, left.get(key), right.get(key))
+        for key in keys
+        if left.get(key) != right.get(key)
+    ]
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

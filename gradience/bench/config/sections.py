@@ -18,7 +18,7 @@ from gradience.calibrate.rows import FEWEST
 from gradience.distill.inputs import FEWEST as FEWEST_DISTILLATION
 from gradience.errors import InputError
 from gradience.evaluate.engines import ENGINES
-from gradience.models.settings import Settings
+from gradience.models.settings import ConfigSection
 from gradience.ranks import DEFAULT_GRID
 from gradience.reports.bench_plan import LadderBound, LadderKind, Share
 from gradience.settings import Positive
@@ -77,7 +77,7 @@ ArmName = Annotated[str, AfterValidator(ARM)]
 ControlName = Annotated[str, AfterValidator(CONTROL)]
 
 
-class ProbeGate(Settings):
+class ProbeGate(ConfigSection):
     """Accuracy that the probe must reach. Below it, training stops and the run is UNDERTRAINED."""
 
     min_value: Share | None = None
@@ -87,14 +87,14 @@ class ProbeGate(Settings):
     the base answers without an adapter; for labels, the most frequent label is the baseline. `null`: no check."""
 
 
-class Generation(Settings):
-    """Generation of answers. Decoding is always greedy."""
+class GenerationSettings(ConfigSection):
+    """GenerationSettings of answers. Decoding is always greedy."""
 
     max_new_tokens: Positive | None = None
     """Default: the task's own limit."""
 
 
-class TaskSettings(Settings):
+class TaskSettings(ConfigSection):
     """The task, and which of its examples decide."""
 
     profile: str
@@ -111,7 +111,7 @@ class TaskSettings(Settings):
     """Claims rest on `confirm`, which is evaluated once; `dev` is for experiments."""
     eval_samples: Positive | None = None
     """Number of examples of that role, taken from the start (their order is as good as random). Default: all."""
-    generation: Generation = Generation()
+    generation: GenerationSettings = GenerationSettings()
     probe_gate: ProbeGate = ProbeGate()
 
     def load(self) -> Task | ChatTask:
@@ -139,7 +139,7 @@ class TaskSettings(Settings):
         return SUBSETS.get(str(self.options.get("subset"))) if self.profile == "glue" else None
 
 
-class LadderSettings(Settings):
+class LadderSettings(ConfigSection):
     """Truncations of the probe, from the largest down: the smallest rank that is shown to be safe."""
 
     kind: LadderKind = "uniform"
@@ -165,7 +165,7 @@ class LadderSettings(Settings):
         return self
 
 
-class DistillationSettings(Settings):
+class DistillationSettings(ConfigSection):
     """Settings of the arm `distill`, which trains on the probe's training prompts without their labels."""
 
     steps: Annotated[Share, Field(gt=0)] = Fraction(1, 10)
@@ -182,7 +182,7 @@ class DistillationSettings(Settings):
         return max(1, round(self.steps * training))
 
 
-class CalibrationSettings(Settings):
+class CalibrationSettings(ConfigSection):
     """Calibration of the probe on its training prompts, without their labels. Used by variants called
     `calibrated`.
     """
@@ -195,7 +195,7 @@ class CalibrationSettings(Settings):
     """Largest predicted KL divergence per scored token for the variant `calibrated_kl`, in nats."""
 
 
-class CompressionSettings(Settings):
+class CompressionSettings(ConfigSection):
     """Smaller adapters to compare with the probe, and the arms that make them."""
 
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = (
@@ -281,7 +281,7 @@ class CompressionSettings(Settings):
         return [arm for arm in arms if not (limited and arm.is_trained)]
 
 
-class SmokeSettings(Settings):
+class SmokeSettings(ConfigSection):
     """Limits of a shortened run (`run_type: smoke`)."""
 
     max_steps: Positive = 50
@@ -289,7 +289,7 @@ class SmokeSettings(Settings):
     eval_samples: Positive = 200
 
 
-class RuntimeSettings(Settings):
+class RuntimeSettings(ConfigSection):
     """The machine: nothing here belongs to the protocol. Settings that choose the machines of the stages are not part
     of any result or digest either: a run may continue on another machine."""
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.plan.variants import PROBE
-from gradience.bench.run.orders import Failure, Order, make_stage
+from gradience.bench.run.orders import StageFailure, StageOrder, make_stage
 from gradience.bench.run.processes import refuse_too_many
 from gradience.digests import sha256_file
 from gradience.errors import InputError, NetworkError, require
@@ -52,7 +52,7 @@ class OnRay:
     def __init__(self, device: str, workers: int | None, threads: int) -> None:
         self.ray: Any = require("ray", extra="ray")
         self.workers, self.threads = workers, threads
-        self.tasks: dict[Any, tuple[Order, Path, Any]] = {}
+        self.tasks: dict[Any, tuple[StageOrder, Path, Any]] = {}
         """Reference of a task's first result -> its order, the folder of its seed, the reference of its weights."""
         self.objects: dict[tuple[int, str], tuple[list[Any], list[Any]]] = {}
         """Seed and stage -> references of its weights, and of its other files."""
@@ -72,7 +72,7 @@ class OnRay:
         self.nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         self.has_gpus = device not in ("cpu", "mps") and self._most("GPU") > 0
 
-    def submit(self, order: Order, folder: Path, gpus: int) -> bool:
+    def submit(self, order: StageOrder, folder: Path, gpus: int) -> bool:
         """Give the stage to Ray, unless `runtime.workers` are busy. Raises UsageError (`too-few-gpus`)."""
         if self.workers is not None and len(self.tasks) >= self.workers:
             return False
@@ -89,7 +89,7 @@ class OnRay:
         self.tasks[files] = order, folder, weights
         return True
 
-    def ended(self) -> list[tuple[Order, Failure | None]]:
+    def ended(self) -> list[tuple[StageOrder, StageFailure | None]]:
         """Wait until a stage has ended, and return it with its failure. Raises NetworkError (`ray-lost`)."""
         while self.tasks:
             ready, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=LOOK)
@@ -105,7 +105,7 @@ class OnRay:
         if self.joined:
             self.ray.shutdown()
 
-    def _objects(self, order: Order, folder: Path, stage: str) -> list[Any]:
+    def _objects(self, order: StageOrder, folder: Path, stage: str) -> list[Any]:
         """References of the files of an input: of what its task returned, or else put from the run's folder."""
         if (order.seed, stage) not in self.objects:
             here = folder / stage
@@ -115,12 +115,14 @@ class OnRay:
         is_trained_anew = order.stage.endswith("/train")  # only from the audit
         return files if is_trained_anew else [*weights, *files]
 
-    def _ended(self, files: Any, order: Order, folder: Path, weights: Any) -> tuple[Order, Failure | None]:
+    def _ended(
+        self, files: Any, order: StageOrder, folder: Path, weights: Any
+    ) -> tuple[StageOrder, StageFailure | None]:
         errors = self.ray.exceptions
         here = folder / order.stage
         try:
             result = self.ray.get(files)
-            if isinstance(result, Failure):
+            if isinstance(result, StageFailure):
                 return order, result
             with write_errors(here):
                 shutil.rmtree(here, ignore_errors=True)
@@ -128,13 +130,13 @@ class OnRay:
         except errors.LocalRayletDiedError:
             raise self._gone("Ray's process on this machine (the raylet) has ended") from None
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.TaskCancelledError) as lost:
-            return order, Failure("ProcessEnded", f"{type(lost).__name__} after {RETRIES} retries")
+            return order, StageFailure("ProcessEnded", f"{type(lost).__name__} after {RETRIES} retries")
         except errors.RayTaskError as failed:  # a bug, or a machine without Gradience
-            return order, Failure(
+            return order, StageFailure(
                 "ProcessEnded", str(failed.cause), log=tuple(str(failed).splitlines()[-20:])
             )
         except errors.RayError as lost:  # memory, an object that cannot be had any more
-            return order, Failure("ProcessEnded", str(lost).partition("\n")[0])
+            return order, StageFailure("ProcessEnded", str(lost).partition("\n")[0])
         self.objects[order.seed, order.stage] = [files], [weights]
         variant, _, kind = order.stage.rpartition("/")
         if kind == "eval" and variant != PROBE:  # nothing builds on it any more
@@ -167,7 +169,7 @@ class OnRay:
 
 
 def run_stage(
-    order: Order, environment: Mapping[str, str], stages: Sequence[str], *inputs: Files
+    order: StageOrder, environment: Mapping[str, str], stages: Sequence[str], *inputs: Files
 ) -> tuple[Any, Files]:
     """Make a stage in a folder for temporary files, from inputs: pieces of the files of `stages`.
 
@@ -191,7 +193,7 @@ def packed(folder: Path) -> tuple[Files, Files]:
     return files, weights
 
 
-def _needed(order: Order) -> Iterator[str]:
+def _needed(order: StageOrder) -> Iterator[str]:
     """Inputs that are read for a stage: those of the probe, and of the same variant."""
     variant = order.stage.rpartition("/")[0]
     for stage in order.inputs:

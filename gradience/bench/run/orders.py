@@ -32,7 +32,7 @@ LAST_LINES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class StageOrder:
     """One stage for a process on any machine that has the same base and data. Holds no code and allows none."""
 
     config: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class StageFailure:
     """An exception of another process."""
 
     kind: str
@@ -63,7 +63,7 @@ class Failure:
     """Last lines of its traceback, and the machine."""
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
+    def of(cls, error: Exception) -> StageFailure:
         """Return what is kept of an error that is being handled."""
         known = error if isinstance(error, GradienceError) else None
         return cls(
@@ -75,7 +75,7 @@ class Failure:
         )
 
     @classmethod
-    def parse(cls, text: bytes) -> Failure:
+    def parse(cls, text: bytes) -> StageFailure:
         """Return the failure in the JSON that a worker wrote."""
         values = json.loads(text)
         return cls(**values | {"log": tuple(values["log"])})
@@ -93,7 +93,7 @@ class Failure:
 class DueStages(Stages):
     """Makes nothing: a stage that is not finished is due, unless it has failed."""
 
-    failed: Mapping[str, Failure] = field(default_factory=dict)
+    failed: Mapping[str, StageFailure] = field(default_factory=dict)
     """Stages of this seed that failed since the run began."""
     passed: list[str] = field(default_factory=list)
     """Finished stages that the walk has passed."""
@@ -113,8 +113,8 @@ class DueStages(Stages):
 class OneStage(Stages):
     """Makes the stage of an order, and no other."""
 
-    order: Order
-    outcome: list[Failure | None]
+    order: StageOrder
+    outcome: list[StageFailure | None]
     """Receives None once the stage is finished, or its failure."""
 
     def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
@@ -139,13 +139,13 @@ class OneStage(Stages):
         return folder
 
     def _failed(self, error: Exception) -> Exception:
-        self.outcome.append(Failure.of(error))
+        self.outcome.append(StageFailure.of(error))
         return error
 
 
-def make_stage(order: Order, folder: Path) -> Failure | None:
+def make_stage(order: StageOrder, folder: Path) -> StageFailure | None:
     """Make the stage of an order in the folder of its seed, which holds the inputs. Returns its failure, or None."""
-    outcome = list[Failure | None]()
+    outcome = list[StageFailure | None]()
     try:
         config = BenchConfig.model_validate(order.config)
         task = rendered(config.task.load(), config.model)
@@ -157,8 +157,8 @@ def make_stage(order: Order, folder: Path) -> Failure | None:
             finally:
                 run.evaluator.close()
     except (GradienceError, ValidationError) as error:
-        return outcome[0] if outcome else Failure.of(error)
-    return outcome[0] if outcome else Failure.of(_differs(order.stage))
+        return outcome[0] if outcome else StageFailure.of(error)
+    return outcome[0] if outcome else StageFailure.of(_differs(order.stage))
 
 
 def _differs(name: str) -> InputError:

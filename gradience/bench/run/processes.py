@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from gradience.bench.run.live import LINE
-from gradience.bench.run.orders import Failure, Order, make_stage
+from gradience.bench.run.orders import StageFailure, StageOrder, make_stage
 from gradience.errors import UsageError
 from gradience.models.devices import VISIBLE, devices_of
 from gradience.orphans import ends_with_parent
@@ -39,14 +39,14 @@ ATTEMPTS = 3
 
 @dataclass(slots=True)
 class _Running:
-    order: Order
+    order: StageOrder
     folder: Path
     process: subprocess.Popen[bytes]
     devices: Sequence[str]
     answer: IO[bytes]
 
 
-def refuse_too_many(order: Order, gpus: int, most: int, machine: str) -> None:
+def refuse_too_many(order: StageOrder, gpus: int, most: int, machine: str) -> None:
     """Raise UsageError (`too-few-gpus`) for a stage that would wait for ever. most: GPUs of the largest machine."""
     if gpus > most:
         raise UsageError(
@@ -65,7 +65,7 @@ class Processes:
         self.running: list[_Running] = []
         self.lost: Counter[tuple[int, str]] = Counter()
 
-    def submit(self, order: Order, folder: Path, gpus: int) -> bool:
+    def submit(self, order: StageOrder, folder: Path, gpus: int) -> bool:
         """Start the stage, unless there is no room now. Raises UsageError (`too-few-gpus`)."""
         if self.devices:
             refuse_too_many(order, gpus, len(self.devices), "this machine")
@@ -76,7 +76,7 @@ class Processes:
         self._start(order, folder, free[:gpus])
         return True
 
-    def ended(self) -> list[tuple[Order, Failure | None]]:
+    def ended(self) -> list[tuple[StageOrder, StageFailure | None]]:
         """Wait until a stage has ended, and return each that has, with its failure. Starts again what was killed."""
         while True:
             over = [running for running in self.running if running.process.poll() is not None]
@@ -98,7 +98,7 @@ class Processes:
             running.answer.close()
         self.running.clear()
 
-    def _start(self, order: Order, folder: Path, devices: Sequence[str]) -> None:
+    def _start(self, order: StageOrder, folder: Path, devices: Sequence[str]) -> None:
         answer = tempfile.TemporaryFile()  # noqa: SIM115  (read when the process has ended)
         log = _log_of(folder, order)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ class Processes:
             )
         self.running.append(_Running(order, folder, process, devices, answer))
 
-    def _end(self, running: _Running) -> list[Failure | None]:
+    def _end(self, running: _Running) -> list[StageFailure | None]:
         """Return the outcome of the stage; empty if it was restarted."""
         self.running.remove(running)
         code, name = running.process.returncode, (running.order.seed, running.order.stage)
@@ -123,17 +123,17 @@ class Processes:
             running.answer.seek(0)
             answer_text = running.answer.read()
         if code == 0:
-            return [Failure.parse(answer_text) if answer_text else None]
+            return [StageFailure.parse(answer_text) if answer_text else None]
         how = f"its process ended with {code} ({_log_of(running.folder, running.order)} has its output)"
         self.lost[name] += 1
         if code < 0 and self.lost[name] < ATTEMPTS:
             self.note(f"{running.order.stage}: tried again: {how}")
             self._start(running.order, running.folder, running.devices)
             return []
-        return [Failure("ProcessEnded", how)]
+        return [StageFailure("ProcessEnded", how)]
 
 
-def _log_of(folder: Path, order: Order) -> Path:
+def _log_of(folder: Path, order: StageOrder) -> Path:
     return folder / LOGS / f"{order.stage}.log"
 
 
@@ -146,7 +146,7 @@ def main() -> None:
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answer:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         order = json.load(sys.stdin)
-        failure = make_stage(Order(**order | {"inputs": tuple(order["inputs"])}), Path(sys.argv[1]))
+        failure = make_stage(StageOrder(**order | {"inputs": tuple(order["inputs"])}), Path(sys.argv[1]))
         if failure is not None:
             json.dump(asdict(failure), answer)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from gradience.adapters.formats import open_adapter
-from gradience.bench.arms.arm import Arm, Source
+from gradience.bench.arms.arm import Arm, ArmSource
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.verdict.facts import CALIBRATION
-from gradience.calibrate.inputs import Inputs
+from gradience.calibrate.inputs import CalibrateInputs
 from gradience.calibrate.measure import measured
 from gradience.calibrate.rows import Kind, read_rows
 from gradience.calibrate.settings import CalibrateSettings, DistillSettings
@@ -38,7 +38,7 @@ BEFORE = "before"
 
 
 @dataclass(frozen=True, slots=True)
-class Prompts:
+class PromptRun:
     """Rows, and how the model is run on them."""
 
     rows: tuple[str, ...]
@@ -50,7 +50,7 @@ class Prompts:
     """But for adapter, rows and seed."""
 
     @classmethod
-    def of(cls, config: BenchConfig, task: Task, count: int) -> Prompts:
+    def of(cls, config: BenchConfig, task: Task, count: int) -> PromptRun:
         """The first `count` examples that the probe is trained on."""
         labels = len(task.label_names) if isinstance(task, ClassificationTask) else None
         writes = task.max_new_tokens if isinstance(task, GenerationTask) else 1
@@ -79,7 +79,7 @@ class Prompts:
             **{name: getattr(self.settings, name) for name in names},
         }
 
-    def inputs(self, adapter: Path, folder: Path, seed: int) -> Inputs:
+    def inputs(self, adapter: Path, folder: Path, seed: int) -> CalibrateInputs:
         """The rows in a file in `folder`, read as `read_inputs` reads them, for the adapter in PEFT's folder `adapter`.
 
         Raises UsageError (`too-few-rows`), and what opening the adapter raises.
@@ -90,7 +90,7 @@ class Prompts:
         rows = read_rows(file, kind, load_tokenizer(self.model))
         with open_adapter(adapter) as opened:
             ranks = {pair.module: pair.rank for pair in opened.pairs}
-        return Inputs(request, adapter, kind, self.model, self.labels, rows, ranks)
+        return CalibrateInputs(request, adapter, kind, self.model, self.labels, rows, ranks)
 
 
 def rows_of(task: Task, examples: Sequence[Any]) -> Iterator[str]:
@@ -114,10 +114,10 @@ def rows_of(task: Task, examples: Sequence[Any]) -> Iterator[str]:
 # ------------------------------------------------------------ calibration
 
 
-def calibration_prompts(config: BenchConfig, task: Task) -> Prompts | None:
+def calibration_prompts(config: BenchConfig, task: Task) -> PromptRun | None:
     """Return the prompts that the config names; None without a calibration."""
     settings = config.compression.calibration
-    return None if settings is None else Prompts.of(config, task, settings.rows)
+    return None if settings is None else PromptRun.of(config, task, settings.rows)
 
 
 def planned_calibration(config: BenchConfig, task: Task) -> PlannedCalibration | None:
@@ -131,7 +131,7 @@ def planned_calibration(config: BenchConfig, task: Task) -> PlannedCalibration |
     )
 
 
-def calibrate_probe(probe: Path, prompts: Prompts, seed: int, folder: Path, progress: Progress) -> None:
+def calibrate_probe(probe: Path, prompts: PromptRun, seed: int, folder: Path, progress: Progress) -> None:
     """Calibrate the adapter in PEFT's folder `probe`, and write the calibration to `folder`.
 
     Raises UsageError (`too-few-rows`), and what loading the base, encoding rows and measuring raise.
@@ -148,7 +148,7 @@ def calibrate_probe(probe: Path, prompts: Prompts, seed: int, folder: Path, prog
 class Distillation:
     """Distillation settings shared by all adapters of a run."""
 
-    prompts: Prompts
+    prompts: PromptRun
     steps: int
     lr: float
 
@@ -157,7 +157,7 @@ class Distillation:
         """Return the config's distillation. trained: planned training steps of the probe."""
         settings = config.compression.distillation
         assert settings is not None
-        return cls(Prompts.of(config, task, settings.rows), settings.steps_of(trained), settings.lr)
+        return cls(PromptRun.of(config, task, settings.rows), settings.steps_of(trained), settings.lr)
 
     def decides(self) -> dict[str, Any]:
         """Return the inputs that determine the result, besides base and seed."""
@@ -165,7 +165,7 @@ class Distillation:
 
 
 def distill_variant(
-    arm: Arm, source: Source, ranks: Ranks, target: Path, distillation: Distillation, progress: Progress
+    arm: Arm, source: ArmSource, ranks: Ranks, target: Path, distillation: Distillation, progress: Progress
 ) -> None:
     """Write the adapter with which `arm` begins, distilled, to the folder `target`.
 

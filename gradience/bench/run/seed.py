@@ -22,7 +22,7 @@ import torch
 
 from gradience.adapters.config import read_config
 from gradience.audit.adapter import audit_adapter
-from gradience.bench.arms.arm import Arm, Source
+from gradience.bench.arms.arm import Arm, ArmSource
 from gradience.bench.arms.truncate import RETRAIN
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
@@ -57,7 +57,7 @@ from gradience.reports.calibration import Calibration, CalibrationReport
 from gradience.reports.stage import MANIFEST
 from gradience.reports.training import ADAPTER, REPORT, TrainingReport
 from gradience.tasks.base import ClassificationTask, Task
-from gradience.training.launch import Order, launch
+from gradience.training.launch import TrainingOrder, launch
 from gradience.training.memory import Reading, watch_peak
 from gradience.training.trainer import train
 
@@ -280,7 +280,7 @@ class SeedRun:
         assert adapter is not None
         assert audit is not None
         calibration = facts.calibration if planned.by_effect else None
-        source = Source(adapter.folder, audit, self.seed, calibration)
+        source = ArmSource(adapter.folder, audit, self.seed, calibration)
         depends: dict[str, Any] = {
             "adapter": adapter.sha256,
             "ranks": dict(planned.ranks),
@@ -324,7 +324,7 @@ class SeedRun:
             arguments["device"] = config.runtime.device
             if config.runtime.processes > 1:
                 task = {name: getattr(config.task, name) for name in ("profile", "options", "folder")}
-                launch(Order(**arguments, **task, data=data), config.runtime.processes)
+                launch(TrainingOrder(**arguments, **task, data=data), config.runtime.processes)
             else:
                 train(self.task, **arguments, on_step=self.watcher.step)
 

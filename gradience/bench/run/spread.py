@@ -20,7 +20,7 @@ import torch
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.run.live import LOG, logged
 from gradience.bench.run.on_ray import OnRay
-from gradience.bench.run.orders import DueStages, Failure, Order
+from gradience.bench.run.orders import DueStages, StageFailure, StageOrder
 from gradience.bench.run.processes import Processes
 from gradience.bench.run.seed import SeedRun
 from gradience.bench.run.stages import Due
@@ -36,10 +36,10 @@ logger = logging.getLogger("gradience.bench")
 class Workers(Protocol):
     """Interface of an executor that makes stages."""
 
-    def submit(self, order: Order, folder: Path, gpus: int) -> bool:
+    def submit(self, order: StageOrder, folder: Path, gpus: int) -> bool:
         """Have a stage made in the folder of its seed. False if there is no room now."""
 
-    def ended(self) -> list[tuple[Order, Failure | None]]:
+    def ended(self) -> list[tuple[StageOrder, StageFailure | None]]:
         """Wait until a stage has ended, and return what has. Nothing if none is being made."""
 
     def close(self) -> None:
@@ -49,13 +49,13 @@ class Workers(Protocol):
 @dataclass(slots=True)
 class _Seed:
     run: SeedRun
-    failed: dict[str, Failure]
+    failed: dict[str, StageFailure]
     due: list[Due] = field(default_factory=list)
     facts: SeedFacts | None = None
 
 
 @dataclass(slots=True)
-class Spread:
+class SpreadRun:
     """A run, and what makes its stages."""
 
     config: BenchConfig
@@ -83,7 +83,7 @@ class Spread:
     def _seed(self, seed: int) -> _Seed:
         folder = folder_of_seed(self.output, self.config.seeds, seed)
         folder.mkdir(parents=True, exist_ok=True)
-        failed = dict[str, Failure]()
+        failed = dict[str, StageFailure]()
         stages = partial(DueStages, failed=failed)
         return _Seed(SeedRun(self.config, self.task, seed, folder, plan=self.plan, stages=stages), failed)
 
@@ -104,7 +104,7 @@ class Spread:
                 gpus = self._gpus(due.stage, of_seed.run)
                 if (seed, due.stage) in self.at_work or (gpus and queued):
                     continue
-                order = Order(_whole(self.config), self.plan, seed, due.stage, due.key, due.inputs)
+                order = StageOrder(_whole(self.config), self.plan, seed, due.stage, due.key, due.inputs)
                 if not workers.submit(order, of_seed.run.folder, gpus):
                     queued = True
                     continue
@@ -120,7 +120,7 @@ class Spread:
             return 0
         return self.config.runtime.processes if kind == "train" else 1
 
-    def _failed(self, order: Order, failure: Failure) -> None:
+    def _failed(self, order: StageOrder, failure: StageFailure) -> None:
         self.watcher.note(f"{order.stage}: failed: {failure.message}")
         of_seed = self.seeds[order.seed]
         of_seed.failed[order.stage] = failure
@@ -143,7 +143,7 @@ def run_spread(
         if runtime.executor == "ray"
         else Processes(runtime.device, runtime.workers, watcher.note)
     ) as workers:
-        return Spread(config, task, plan, output, watcher).facts(workers)
+        return SpreadRun(config, task, plan, output, watcher).facts(workers)
 
 
 def is_spread(config: BenchConfig) -> bool:

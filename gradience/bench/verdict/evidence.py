@@ -21,8 +21,8 @@ from gradience.bench.plan.preregister import ALPHA
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.conditions import blind_controls, confirm_untouched
 from gradience.bench.verdict.grade import (
+    ClaimNeeds,
     GradeFacts,
-    Needs,
     at_worst,
     characteristics,
     exactly,
@@ -410,7 +410,7 @@ def climb_down(
     safe = [row for row in rows if row.status == "shown"]
     next_step = None
     if stopped is not None and stopped.pooled is not None and not stopped.faults:
-        needs = Needs(stopped.pooled, margin, bound)
+        needs = ClaimNeeds(stopped.pooled, margin, bound)
         next_step = NextStep(name=stopped.name, examples=needs.examples(), seeds=needs.seeds())
     return Ladder(
         kind=settings.kind,

@@ -191,7 +191,7 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
         return None
     of_policy = () if facts.passes else ("does not pass the policy",)
     if letter == "C":
-        needs = Needs(pooled, facts.margin, "these-runs")
+        needs = ClaimNeeds(pooled, facts.margin, "these-runs")
         examples, seeds = needs.examples(), needs.seeds()
         if facts.supported:  # only the policy fails
             examples, seeds = pooled.examples, pooled.runs
@@ -200,7 +200,7 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
     return NextGrade(grade="A", examples=None, seeds=seeds, obstacles=(*of_policy, *facts.besides))
 
 
-class Needs:
+class ClaimNeeds:
     """Examples and seeds that a claim needs, at the noise and the difference that were seen."""
 
     def __init__(

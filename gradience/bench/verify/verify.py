@@ -521,7 +521,7 @@ def _compare(
             findings.mismatch(file, difference.problem, difference.field)
 
 
-class Difference(NamedTuple):
+class ValueDifference(NamedTuple):
     """One place in which a recorded value differs from the computed one."""
 
     field: str
@@ -532,7 +532,7 @@ class Difference(NamedTuple):
 
 def differences(
     recorded: Any, computed: Any, *, ignored: Collection[str] = (), at: str = ""
-) -> Iterator[Difference]:
+) -> Iterator[ValueDifference]:
     """Yield the differences between two values. Counts and texts must be equal, floats to 1e-9; null equals a
     missing key.
 
@@ -550,19 +550,19 @@ def differences(
             ours, theirs = ({str(entry[key]): entry for entry in entries} for entries in (recorded, computed))
             if list(ours) != list(theirs):
                 problem = f"{', '.join(ours)} recorded; {', '.join(theirs)} by the records"
-                yield Difference(at, problem, is_text=False)
+                yield ValueDifference(at, problem, is_text=False)
             for name in ours.keys() & theirs.keys():
                 yield from differences(ours[name], theirs[name], ignored=ignored, at=f"{at}.{name}")
         elif len(recorded) != len(computed):
             is_text = all(isinstance(entry, str) for entry in recorded + computed)
-            yield Difference(at, f"{len(recorded)} recorded, {len(computed)} by the records", is_text)
+            yield ValueDifference(at, f"{len(recorded)} recorded, {len(computed)} by the records", is_text)
         else:
             for place, (ours, theirs) in enumerate(zip(recorded, computed, strict=True)):
                 yield from differences(ours, theirs, ignored=ignored, at=f"{at}.{place}")
     elif not _equal(recorded, computed):
         is_text = isinstance(recorded, str) and isinstance(computed, str)
         problem = f"{_shown(recorded)} recorded, {_shown(computed)} by the records"
-        yield Difference(at, problem, is_text)
+        yield ValueDifference(at, problem, is_text)
 
 
 def _has(entry: Any, name: str) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # scipy is loaded to compute evidence, not to read a file
 
     from gradience.statistics.paired import Interval
     from gradience.statistics.pooled import Claim, Pooled
-    from gradience.statistics.pooled import NoiseFloor as Floor
+    from gradience.statistics.pooled import RunNoise as Floor
 
 MIN_RUNS = 3
 """Smallest number of training runs for which a bound on other training runs is given: two show too little of

@@ -12,14 +12,14 @@ from gradience.reports.base.blocks import Column, Inline, Span, Table
 from gradience.reports.base.numbers import count
 
 
-class Named(Protocol):
+class NamedModule(Protocol):
     """A module of an artifact: its name and other fields."""
 
     @property
     def name(self) -> str: ...
 
 
-M = TypeVar("M", bound=Named)
+M = TypeVar("M", bound=NamedModule)
 
 
 @dataclass(frozen=True, slots=True)

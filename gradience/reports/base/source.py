@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradience.adapters.adapter import Adapter
 from gradience.files.artifact import Part
-from gradience.files.hub import Source
+from gradience.files.hub import HubCommit
 from gradience.files.shared_names import path_text
 
 
@@ -26,7 +26,7 @@ def commit_of(source: HubSource | None) -> list[str]:
     return [] if source is None else [f"commit {source.commit[:12]}"]
 
 
-def hub_source(source: Source | None) -> HubSource | None:
+def hub_source(source: HubCommit | None) -> HubSource | None:
     """Return the source of an adapter as a part of an artifact; None for an adapter on disk."""
     if source is None:
         return None

@@ -42,7 +42,7 @@ Pair = tuple[Record, Record]
 """Answers of the reference and of the candidate to one example."""
 
 
-class Prompts(NamedTuple):
+class PromptTexts(NamedTuple):
     """The data of a report's examples, read back from where they came from."""
 
     texts: Mapping[str, str]
@@ -51,7 +51,7 @@ class Prompts(NamedTuple):
     """Names of the labels; empty if the answers are not labels."""
 
 
-ReadPrompts = Callable[[], Prompts]
+ReadPrompts = Callable[[], PromptTexts]
 
 
 def flip_blocks(
@@ -62,7 +62,7 @@ def flip_blocks(
     prompts: reads the data of the examples; called if there are flips to show. texts: True to quote prompts and
     answers; ids and counts are always shown.
     """
-    quoted = Quoted(prompts or (lambda: Prompts({})), shown=texts)
+    quoted = Quoted(prompts or (lambda: PromptTexts({})), shown=texts)
     aside = f"up to {SHOWN} per kind"
     blocks: list[Block] = []
     try:
@@ -91,9 +91,9 @@ class Quoted:
     """False: private texts are left out; only the examples' ids are shown."""
 
     @cached_property
-    def prompts(self) -> Prompts:
+    def prompts(self) -> PromptTexts:
         """The prompts, read when they are first needed."""
-        return self.read() if self.shown else Prompts({})
+        return self.read() if self.shown else PromptTexts({})
 
     def head(self, *answers: str) -> list[Column]:
         """Return the columns of an example: its id or its prompt, and its answers."""
@@ -128,7 +128,7 @@ class Quoted:
 # ---------------------------------------------------------------- records
 
 
-class Answers(NamedTuple):
+class AdapterRecords(NamedTuple):
     """Records of one adapter."""
 
     name: str
@@ -146,7 +146,7 @@ class Flips(NamedTuple):
     gained: Sequence[Pair]
 
 
-def _answers(report: Report, place: PurePosixPath) -> list[Answers]:
+def _answers(report: Report, place: PurePosixPath) -> list[AdapterRecords]:
     """Return the records of the reference, then of each candidate; empty without a reference."""
     match report:
         case EvaluationReport():
@@ -157,7 +157,7 @@ def _answers(report: Report, place: PurePosixPath) -> list[Answers]:
         case Bench() if report.probe is not None:
             measured = [("probe", report.probe), *((row.name, row.measures) for row in report.variants)]
             return [
-                Answers(name, str(place / measures.records), measures.records_sha256)
+                AdapterRecords(name, str(place / measures.records), measures.records_sha256)
                 for name, measures in measured
                 if measures is not None
             ]
@@ -167,7 +167,7 @@ def _answers(report: Report, place: PurePosixPath) -> list[Answers]:
     if not kept or kept[0].role != REFERENCE:
         return []
     # the first file has the answers; for free text the second has scores of the gold responses
-    return [Answers(row.name, row.records[0].path, row.records[0].sha256) for row in kept]
+    return [AdapterRecords(row.name, row.records[0].path, row.records[0].sha256) for row in kept]
 
 
 def _flips(report: Report, folder: Path, place: PurePosixPath) -> Iterator[Flips]:
@@ -186,7 +186,7 @@ def _flips(report: Report, folder: Path, place: PurePosixPath) -> Iterator[Flips
             yield Flips(candidate.name, lost, gained)
 
 
-def _read(answers: Answers, folder: Path) -> Evaluation[Record] | None:
+def _read(answers: AdapterRecords, folder: Path) -> Evaluation[Record] | None:
     path = _file_in(folder, answers.file)
     if path is None:
         return None

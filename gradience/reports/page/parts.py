@@ -20,7 +20,7 @@ from gradience.reports.plots.plot import Plot
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PageSource:
     """A report and its source."""
 
     name: str
@@ -48,7 +48,7 @@ class Section:
 
 
 @dataclass(slots=True)
-class Part:
+class PagePart:
     """One report, or a summary of several."""
 
     heading: Heading
@@ -64,13 +64,13 @@ class Part:
     """Number of reports."""
 
 
-def parts_of(sources: Sequence[Source], *, texts: bool) -> list[Part]:
+def parts_of(sources: Sequence[PageSource], *, texts: bool) -> list[PagePart]:
     """Return one part per report and per run, with a summary part before several reports of one kind.
 
     texts: True to quote examples and answers.
     """
     single = list(_of_one_run(sources))
-    parts: list[Part] = []
+    parts: list[PagePart] = []
     begun: set[type] = set()
     for source in single:
         kind = type(source.report)
@@ -84,7 +84,7 @@ def parts_of(sources: Sequence[Source], *, texts: bool) -> list[Part]:
     return parts
 
 
-def part_of(source: Source, *, texts: bool = True) -> Part:
+def part_of(source: PageSource, *, texts: bool = True) -> PagePart:
     """Return a report's sections in order, each with its plots."""
     report = source.report if texts else source.report.without_texts()
     flips = [] if source.folder is None else flip_blocks(report, source.folder, source.prompts, texts=texts)
@@ -117,7 +117,7 @@ def _without(blocks: Sequence[Block], notes: Sequence[Note]) -> Iterator[Block]:
             yield replace(block, notes=rest) if isinstance(block, Notes) else block
 
 
-def _of_one_run(sources: Sequence[Source]) -> Iterator[Source]:
+def _of_one_run(sources: Sequence[PageSource]) -> Iterator[PageSource]:
     """Return the sources, with a report on several runs split into single runs; runs of the same name are numbered."""
     monitored = [source.report for source in sources if isinstance(source.report, MonitorReport)]
     files = Counter(run.file for report in monitored for run in report.runs)
@@ -133,7 +133,7 @@ def _of_one_run(sources: Sequence[Source]) -> Iterator[Source]:
             yield replace(source, report=source.report.model_copy(update={"runs": (named,)}))
 
 
-def _over(reports: Sequence[Report]) -> list[Part]:
+def _over(reports: Sequence[Report]) -> list[PagePart]:
     """Return a summary part over several audits or several runs."""
     audits = [report for report in reports if isinstance(report, AuditReport)]
     runs = [run for report in reports if isinstance(report, MonitorReport) for run in report.runs]
@@ -152,11 +152,11 @@ def _over(reports: Sequence[Report]) -> list[Part]:
     return []
 
 
-def _part(document: Document) -> Part:
+def _part(document: Document) -> PagePart:
     """Return the title, the blocks before the first section, and the sections."""
     title, *rest = document
     assert isinstance(title, Heading)
-    part = Part(title)
+    part = PagePart(title)
     for block in rest:
         if isinstance(block, Heading):
             part.sections.append(Section(block))

@@ -22,7 +22,7 @@ from gradience.reports.base.blocks import Bars, Block, Code, Facts, HeatMap, Inl
 from gradience.reports.base.names import display_sentence, html_text
 from gradience.reports.base.numbers import plural
 from gradience.reports.base.run import RunInfo
-from gradience.reports.page.parts import Part, Section, Source, parts_of
+from gradience.reports.page.parts import PagePart, PageSource, Section, parts_of
 from gradience.reports.plots.plot import Image, Intervals, Plot
 from gradience.reports.plots.plotly import to_plotly
 from gradience.reports.plots.table import table_of
@@ -50,7 +50,7 @@ def is_page(path: Path) -> bool:
         return False
 
 
-def to_page(sources: Sequence[Source], *, texts: bool = True) -> str:
+def to_page(sources: Sequence[PageSource], *, texts: bool = True) -> str:
     """Return reports as one HTML file of at most 2.5 MB for 1,000 modules of rank 64.
 
     >>> page = to_page([Source("audit.json", audit_adapter("my_adapter"))])
@@ -122,7 +122,7 @@ def _policy(scripts: Sequence[str]) -> str:
     )
 
 
-def _command(source: Source) -> str:
+def _command(source: PageSource) -> str:
     """Return the command that made a report; empty if the report does not have it."""
     run = getattr(source.report, "run", None)
     return run.command or "" if isinstance(run, RunInfo) else ""
@@ -131,7 +131,7 @@ def _command(source: Source) -> str:
 # ---------------------------------------------------------------- parts, sections, blocks
 
 
-def _parts(parts: Sequence[Part], figures: list[Values]) -> list[Values]:
+def _parts(parts: Sequence[PagePart], figures: list[Values]) -> list[Values]:
     """Return the parts in the template's form. figures: list to which the figures of their plots are added.
 
     Sections are open in the first part only: of a run with many seeds a reader sees the result first.

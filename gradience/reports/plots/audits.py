@@ -15,7 +15,7 @@ from gradience.reports.base.charts import sparkline
 from gradience.reports.base.modules import by_kind, short_labels
 from gradience.reports.base.numbers import count, number_range, plural, sig, trimmed
 from gradience.reports.calibration import CalibrationReport
-from gradience.reports.plots.plot import Axis, Bars, Lines, Plot, Reference, Tone
+from gradience.reports.plots.plot import Axis, BarSeries, Lines, Plot, Reference, Tone
 from gradience.reports.plots.shared import LAYER, STEP, largest_plot, map_plot, shaded, shades_said
 from gradience.spectra import FloatArray, cumulative_energy
 
@@ -85,7 +85,7 @@ def use_plot(report: AuditReport) -> Plot | None:
         f"Directions with {100 * report.tau:.6g} % of the energy",
         Axis(label, categories=[str(low) if width == 1 else f"{low} – {high - 1}" for low, high in bins]),
         Axis("modules", low=0.0, high=ABOVE_BARS * max(counts.values()), form="count"),
-        [Bars("modules", [counts[place] for place in range(len(bins))])],
+        [BarSeries("modules", [counts[place] for place in range(len(bins))])],
         f"{label} of {plural(len(ranks), 'module')}: median {trimmed(float(median(ranks)))}, {min(ranks)} to"
         f" {max(ranks)}; the largest rank is {largest}.",
         [Reference((at - 0.5) / width - 0.5, text, on="x", tone=tone) for at, text, tone in lines],

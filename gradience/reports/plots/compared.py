@@ -12,7 +12,16 @@ from gradience.reports.base.numbers import chance, count, plain, plural, signed
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.evaluation import BASE, REFERENCE, EvaluatedAdapter, EvaluationReport
 from gradience.reports.evidence import EvidenceReport
-from gradience.reports.plots.plot import Axis, Bars, Interval, Intervals, Plot, Points, Reference, Tone
+from gradience.reports.plots.plot import (
+    Axis,
+    BarSeries,
+    ForestInterval,
+    Intervals,
+    Plot,
+    Points,
+    Reference,
+    Tone,
+)
 from gradience.reports.shrink import ShrinkReport
 from gradience.statistics.table import PairedTable
 
@@ -43,7 +52,7 @@ Ends = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ForestRow:
     """One adapter against the reference."""
 
     name: str
@@ -67,7 +76,7 @@ class Row:
 class Compared:
     """All rows of a report with their unit, the reference excluded."""
 
-    rows: Sequence[Row]
+    rows: Sequence[ForestRow]
     margin: float
     """Margin on the scale of Δ."""
     interval: str
@@ -80,7 +89,7 @@ class Compared:
     lower_is_better: bool = False
 
     @property
-    def judged(self) -> Sequence[Row]:
+    def judged(self) -> Sequence[ForestRow]:
         """Return the candidates, or all rows if there are none."""
         return [row for row in self.rows if row.tone != "dim"] or self.rows
 
@@ -89,18 +98,18 @@ class Compared:
         """Return the name of the interval that is compared with the margin."""
         return self.inner if self.inner == ONE_SIDED else self.interval
 
-    def bounds(self, row: Row) -> Ends:
+    def bounds(self, row: ForestRow) -> Ends:
         """Return the ends of a row that are compared with the margin."""
         return row.inner if self.inner == ONE_SIDED and row.inner is not None else row.ends
 
-    def holds(self, row: Row) -> bool:
+    def holds(self, row: ForestRow) -> bool:
         """Return True if the interval excludes the margin on the safe side."""
         low, high = self.bounds(row)
         if self.lower_is_better:
             return high is not None and high < self.margin
         return low is not None and low > self.margin
 
-    def hover(self, row: Row) -> str:
+    def hover(self, row: ForestRow) -> str:
         """Return the hover text of a row."""
         low, high = row.ends
         interval = "" if low is None else f" ({signed(low)} … {signed(high)})"
@@ -129,14 +138,16 @@ def _points(interval: Bounds | PairedTable | None) -> tuple[float, float] | None
 
 
 def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
-    rows: list[Row] = []
+    rows: list[ForestRow] = []
     likelihoods = False
     for adapter in adapters:
         pairs, scored, bounds = adapter.pairs, adapter.likelihood, adapter.bounds
         if adapter.role == REFERENCE:
             continue
         name = "base model" if adapter.role == BASE else adapter.name
-        row = Row(name, 0.0, (None, None), GRADES[adapter.grade], adapter.params_saved, reason=adapter.reason)
+        row = ForestRow(
+            name, 0.0, (None, None), GRADES[adapter.grade], adapter.params_saved, reason=adapter.reason
+        )
         if pairs is not None:
             ends, inner = _points(pairs) or (None, None), _points(bounds)
             delta = 100 * pairs.delta
@@ -155,7 +166,7 @@ def _logs(report: EvidenceReport) -> Compared:
     table, lower = report.table, report.lower_is_better
     scale, unit, interval = (1, "", STUDENT) if table is None else (100, "points", TANGO)
     lost, gained = (report.n_lost, report.n_gained) if table is None else (table.n10, table.n01)
-    row = Row(
+    row = ForestRow(
         report.b.model or report.b.path,
         scale * report.delta,
         (scale * report.low, scale * report.high),
@@ -171,14 +182,14 @@ def _logs(report: EvidenceReport) -> Compared:
 
 def _one_seed(report: Bench) -> Compared:
     """Return the rows of one seed, with the reasons of the policy."""
-    rows: list[Row] = []
+    rows: list[ForestRow] = []
     for variant in report.variants:
         if variant.pairs is None or variant.delta is None:
             continue
         # a smoke run shows nothing
         tone = "warn" if report.smoke else STATUSES.get(variant.status, "warn")
         rows.append(
-            Row(
+            ForestRow(
                 variant.name,
                 100 * variant.delta,
                 _points(variant.pairs) or (None, None),
@@ -194,7 +205,7 @@ def _one_seed(report: Bench) -> Compared:
 
 def _seeds(report: BenchAggregate) -> Compared:
     """Return one-sided 95 % bounds of the mean over trainings if there are enough seeds, otherwise of these runs."""
-    rows: list[Row] = []
+    rows: list[ForestRow] = []
     known = [
         (row, row.evidence, row.evidence.pooled)
         for row in report.variants
@@ -206,7 +217,7 @@ def _seeds(report: BenchAggregate) -> Compared:
         counted = [seed for seed in variant.seeds if seed.n]
         tone = GRADES[evidence.grade] if evidence.grade else STATUSES.get(variant.status, "warn")
         rows.append(
-            Row(
+            ForestRow(
                 variant.name,
                 100 * pooled.delta,
                 _points(over_trainings or these) or (None, None),
@@ -253,7 +264,9 @@ def forest_plot(report: Comparing) -> Plot | None:
         else "No candidates."
     )
     heavy = f" Heavy lines: {outcome.inner}." if outcome.inner else ""
-    intervals = [Interval(row.delta, *row.ends, row.tone, outcome.hover(row), row.inner) for row in near]
+    intervals = [
+        ForestInterval(row.delta, *row.ends, row.tone, outcome.hover(row), row.inner) for row in near
+    ]
     return Plot(
         "forest",
         f"{outcome.measure}, with {outcome.interval}",
@@ -343,8 +356,8 @@ def pairs_plot(report: Comparing) -> Plot | None:
         Axis(counted, low=0.0, form="count"),
         Axis("", categories=[row.name for row in rows]),
         [
-            Bars("reference only", [row.lost for row in rows], tone="bad"),
-            Bars("candidate only", [row.gained for row in rows], tone="good"),
+            BarSeries("reference only", [row.lost for row in rows], tone="bad"),
+            BarSeries("candidate only", [row.gained for row in rows], tone="good"),
         ],
         f"Reference only: {_examples([row.lost or 0 for row in judged])}."
         f" Candidate only: {_examples([row.gained or 0 for row in judged])}{mean}.",
@@ -363,12 +376,12 @@ def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
     if ladder is None:
         return None
     names: list[str] = []
-    rows: list[Interval] = []
+    rows: list[ForestInterval] = []
     for step in ladder.steps:
         delta, low = (None if end is None else 100 * end for end in (step.delta, step.low))
         names.append(f"{step.name} ({STEP_WORDS.get(step.status, step.status)})")
         hover = step.reason or f"{names[-1]}\n{plain(delta)} ({plain(low)} … {plain(None)})"
-        rows.append(Interval(delta, low, None, STEPS.get(step.status, "dim"), hover))
+        rows.append(ForestInterval(delta, low, None, STEPS.get(step.status, "dim"), hover))
     where = BOUNDS[ladder.bound]
     return Plot(
         "ladder",
@@ -399,8 +412,8 @@ def operating_plot(report: BenchAggregate) -> Plot | None:
         Axis("chance", low=0.0, high=1.0, form="share"),
         Axis("", categories=[name for name, _ in known]),
         [
-            Bars("PASS if equal", equal, tone="good"),
-            Bars("PASS at twice the margin", worse, tone="bad"),
+            BarSeries("PASS if equal", equal, tone="good"),
+            BarSeries("PASS at twice the margin", worse, tone="bad"),
         ],
         f"Chance of PASS: at least {chance(min(equal))} for an equal variant, at most {chance(max(worse))} for a drop"
         f" of twice the margin.",

@@ -22,7 +22,7 @@ from gradience.reports.plots.labels import LABEL, PAPER, Canvas, label_places
 from gradience.reports.plots.plot import (
     SHADES,
     Axis,
-    Bars,
+    BarSeries,
     Image,
     Intervals,
     Lines,
@@ -167,7 +167,7 @@ def _draw(plot: Plot, axes: Axes, *, share: float, title: bool) -> int:
                 _draw_lines(axes, series, place)
             case Points():
                 _draw_points(axes, series, place, places.get(place, []))
-            case Bars():
+            case BarSeries():
                 _draw_bars(axes, plot, series, place)
             case Intervals():
                 _draw_intervals(axes, series, place)
@@ -234,7 +234,7 @@ def _draw_points(axes: Axes, series: Points, place: int, places: Sequence[str | 
         )
 
 
-def _draw_bars(axes: Axes, plot: Plot, series: Bars, place: int) -> None:
+def _draw_bars(axes: Axes, plot: Plot, series: BarSeries, place: int) -> None:
     number = len(plot.series)
     thick = 0.8 / number
     at = [category + (place - (number - 1) / 2) * thick for category in range(len(series.values))]

@@ -76,7 +76,7 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
-class Bars:
+class BarSeries:
     """A bar for each category of an axis; bars of several series are side by side."""
 
     name: str
@@ -85,7 +85,7 @@ class Bars:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class ForestInterval:
     """One row of a forest plot."""
 
     value: float | None
@@ -103,7 +103,7 @@ class Intervals:
     """A forest plot: a value and its interval on x for each category of y."""
 
     name: str
-    rows: Sequence[Interval]
+    rows: Sequence[ForestInterval]
     inner: str = ""
     """Name of the heavier intervals; empty without any."""
 
@@ -120,7 +120,7 @@ class Image:
     """The quantity shown by the colour, and its range."""
 
 
-Series = Lines | Points | Bars | Intervals | Image
+Series = Lines | Points | BarSeries | Intervals | Image
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from gradience.reports.plots.plot import (
 from gradience.reports.plots.plot import (
     SHADES,
     Axis,
-    Bars,
+    BarSeries,
     Image,
     Intervals,
     Lines,
@@ -74,7 +74,7 @@ def to_plotly(plot: Plot) -> Json:
                 data += _lines(series, place)
             case Points():
                 data.append(_points(plot, series, place))
-            case Bars():
+            case BarSeries():
                 data.append(_bars(plot, series, place))
             case Intervals():
                 data += _intervals(series, span or (0.0, 1.0))
@@ -99,7 +99,7 @@ def to_plotly(plot: Plot) -> Json:
         "shapes": [_line(reference) for reference in plot.references],
         "annotations": [_label(reference, plot) for reference in plot.references if reference.label],
     }
-    if any(isinstance(series, Bars) for series in plot.series):
+    if any(isinstance(series, BarSeries) for series in plot.series):
         layout["barmode"] = "group"
     return {"data": data, "layout": layout}
 
@@ -262,7 +262,7 @@ def _points(plot: Plot, series: Points, place: int) -> Json:
     return _named(series.name, series.hover or series.labels, **rest)
 
 
-def _bars(plot: Plot, series: Bars, place: int) -> Json:
+def _bars(plot: Plot, series: BarSeries, place: int) -> Json:
     at, values = list(range(len(series.values))), _numbers(series.values)
     lying = bool(plot.y.categories)
     x, y = (values, at) if lying else (at, values)

@@ -44,7 +44,7 @@ def distill_plot(report: DistillReport) -> Plot | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PlottedRun:
     """A run and its name among the runs of the report; the name is empty for a single run."""
 
     name: str
@@ -66,18 +66,18 @@ class Run:
         return replace(line, name=self.name, low=(), high=(), dashed=self.severity == "error")
 
 
-def _runs(report: MonitorReport) -> list[Run]:
+def _runs(report: MonitorReport) -> list[PlottedRun]:
     if len(report.runs) == 1:
-        return [Run("", report.runs[0])]
+        return [PlottedRun("", report.runs[0])]
     files = [run.file for run in report.runs]
     names = short_names(files) if len(set(files)) == len(files) else files
     return [
-        Run(name if names.count(name) == 1 else f"{name} ({place})", run)
+        PlottedRun(name if names.count(name) == 1 else f"{name} ({place})", run)
         for place, (name, run) in enumerate(zip(names, report.runs, strict=True), start=1)
     ]
 
 
-def _rewards(run: Run) -> Curve | None:
+def _rewards(run: PlottedRun) -> Curve | None:
     """Return the rewards of a reinforcement learning run, which is judged by them."""
     rewards = run.report.rewards
     return rewards.reward if rewards is not None and rewards.reward.points else None
@@ -93,13 +93,13 @@ def reward_plot(report: MonitorReport) -> Plot | None:
     return _progress_plot("reward", [(run, curve) for run in _runs(report) if (curve := _rewards(run))])
 
 
-def _progress_plot(metric: str, logged: Sequence[tuple[Run, Curve]]) -> Plot | None:
+def _progress_plot(metric: str, logged: Sequence[tuple[PlottedRun, Curve]]) -> Plot | None:
     curves = [(run, curve) for run, curve in logged if curve.points]
     if not curves:
         return None
     few = len(curves) <= FEW
     series: list[Lines] = []
-    clauses: list[tuple[Run, str]] = []
+    clauses: list[tuple[PlottedRun, str]] = []
     for run, curve in curves:
         line = _line(f"{run.prefix}training {metric}", curve)
         series.append(line if few else run.one_of_many(line))
@@ -133,7 +133,7 @@ def rank_plot(report: MonitorReport) -> Plot | None:
         return None
     few = len(measured) <= FEW
     series: list[Lines] = []
-    clauses: list[tuple[Run, str]] = []
+    clauses: list[tuple[PlottedRun, str]] = []
     for run, use in measured:
         steps, last = [point.step for point in use.points], use.points[-1]
         medians = [point.energy_rank_90_p50 for point in use.points]
@@ -173,7 +173,7 @@ def layers_plot(report: MonitorReport) -> Plot | None:
     if not measured or len(measured) > FEW:
         return None
     series: list[Lines] = []
-    clauses: list[tuple[Run, str]] = []
+    clauses: list[tuple[PlottedRun, str]] = []
     for run, use in measured:
         steps = [point.step for point in use.points]
         layers = {row.layer: row.stable_rank_median for row in use.layers}
@@ -188,13 +188,13 @@ def layers_plot(report: MonitorReport) -> Plot | None:
 # ---------------------------------------------------------------- sentences and events
 
 
-def _sentence(clauses: Sequence[tuple[Run, str]]) -> str:
+def _sentence(clauses: Sequence[tuple[PlottedRun, str]]) -> str:
     """Return one sentence; for several runs with a clause for each, beginning with its name."""
     text = "; ".join(f"{run.prefix}{clause}" for run, clause in clauses)
     return f"{text}." if clauses[0][0].name else f"{text[0].upper()}{text[1:]}."
 
 
-def _sentence_of_many(metric: str, curves: Sequence[tuple[Run, Curve]]) -> str:
+def _sentence_of_many(metric: str, curves: Sequence[tuple[PlottedRun, Curve]]) -> str:
     """Return the number of runs that improved, the best run without errors, and the meaning of the line styles."""
     sign, way, most = (1, "higher", "highest") if metric == "reward" else (-1, "lower", "lowest")
     better = 0
@@ -213,7 +213,7 @@ def _sentence_of_many(metric: str, curves: Sequence[tuple[Run, Curve]]) -> str:
     return f"{text}. Dashed: {plural(errors, 'run')} with errors." if errors else f"{text}."
 
 
-def _events(runs: Sequence[Run]) -> list[Reference]:
+def _events(runs: Sequence[PlottedRun]) -> list[Reference]:
     """Return the steps at which runs resumed, and the steps that their alerts name; empty for many runs."""
     if len(runs) > FEW:
         return []

@@ -9,7 +9,7 @@ from statistics import median
 from gradience.adapters.families import family_of, layer_of
 from gradience.reports.base.modules import M, by_kind, short_labels
 from gradience.reports.base.numbers import count, percent, plural, sig
-from gradience.reports.plots.plot import Axis, Bars, Form, Image, Lines, Plot
+from gradience.reports.plots.plot import Axis, BarSeries, Form, Image, Lines, Plot
 
 MOST_BARS = 24
 """Bars in one plot."""
@@ -40,15 +40,15 @@ def largest_plot(
         title,
         Axis(measure, unit, low=0.0, form=form),
         Axis(noun, categories=[label for label, _ in drawn]),
-        [Bars(measure, [value for _, value in drawn])],
+        [BarSeries(measure, [value for _, value in drawn])],
         f"{measure[0].upper()}{measure[1:]}: {some}{plural(len(known), noun)}, from {figure(known[-1][1])} to"
         f" {figure(known[0][1])}.",
     )
 
 
-def before_after(before: Sequence[float | None], after: Sequence[float | None]) -> list[Bars]:
+def before_after(before: Sequence[float | None], after: Sequence[float | None]) -> list[BarSeries]:
     """Return the bars of sizes before and after."""
-    return [Bars("before", before, tone="dim"), Bars("after", after, tone="accent")]
+    return [BarSeries("before", before, tone="dim"), BarSeries("after", after, tone="accent")]
 
 
 def map_plot(

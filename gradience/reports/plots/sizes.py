@@ -21,7 +21,7 @@ from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.fleet import BaseGroup, FleetReport, weight_error
 from gradience.reports.fleet_compression import FleetCompression
 from gradience.reports.forecast import BenchForecast
-from gradience.reports.plots.plot import Axis, Bars, Lines, Plot, Points, Reference, Series
+from gradience.reports.plots.plot import Axis, BarSeries, Lines, Plot, Points, Reference, Series
 from gradience.reports.plots.shared import MOST_BARS, before_after, largest_plot, map_plot
 from gradience.reports.power import PowerReport
 from gradience.reports.shrink import ShrinkForecast
@@ -170,11 +170,11 @@ def slots_plot(report: FleetReport) -> Plot | None:
     if not bases:
         return None
     ranks = _ranks(bases)
-    bars: list[Bars] = []
+    bars: list[BarSeries] = []
     for base in bases:
         sizes = {step.max_lora_rank: step.slot_bytes for step in base.steps}
         sizes[base.max_lora_rank or 0] = base.slot_bytes or 0
-        bars.append(Bars(_name(base), [sizes.get(rank) for rank in ranks]))
+        bars.append(BarSeries(_name(base), [sizes.get(rank) for rank in ranks]))
     first = bases[0]
     lowest = f", {size(first.steps[-1].slot_bytes)} at {first.steps[-1].max_lora_rank}" if first.steps else ""
     return Plot(
@@ -275,7 +275,7 @@ def memory_plot(report: BenchForecast | EvaluationForecast | ShrinkForecast) -> 
         "Memory",
         Axis("size", low=0.0, form="bytes"),
         Axis("", categories=list(known)),
-        [Bars("bytes", list(known.values()))],
+        [BarSeries("bytes", list(known.values()))],
         f"About {size(sum(known.values()))} in total; base model {size(known['base'])}.",
     )
 
@@ -320,6 +320,6 @@ def power_plot(report: PowerReport | BenchForecast) -> Plot | None:
         "Power of the planned examples and seeds",
         Axis("chance", low=0.0, high=1.0, form="share"),
         Axis("variant, discordance ± spread", categories=names),
-        [Bars(name, values) for name, values in chances.items() if set(values) != {None}],
+        [BarSeries(name, values) for name, values in chances.items() if set(values) != {None}],
         f"Power for non-inferiority of these runs: {chance(best)} in the best case.",
     )

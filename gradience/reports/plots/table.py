@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gradience.reports.base.blocks import Column, Inline, Span, Table
 from gradience.reports.base.numbers import MISSING, percent, plain, size
-from gradience.reports.plots.plot import Axis, Bars, Image, Intervals, Lines, Plot, Points
+from gradience.reports.plots.plot import Axis, BarSeries, Image, Intervals, Lines, Plot, Points
 
 Row = tuple[Inline, ...]
 
@@ -69,11 +69,11 @@ def _named_points(plot: Plot, series: Sequence[Points]) -> Table:
 
 def _curves(plot: Plot) -> Table:
     """Return a table of lines, points and bars without names of their own."""
-    lying = isinstance(plot.series[0], Bars) and bool(plot.y.categories)
+    lying = isinstance(plot.series[0], BarSeries) and bool(plot.y.categories)
     places, values = (plot.y, plot.x) if lying else (plot.x, plot.y)
     curves: list[tuple[str, Sequence[float], list[Sequence[float | None]]]] = []
     for series in plot.series:
-        if isinstance(series, Bars):
+        if isinstance(series, BarSeries):
             curves.append((series.name, range(len(series.values)), [series.values]))
         elif isinstance(series, Lines | Points):
             ends = [series.low, series.high] if series.low else []

@@ -16,7 +16,7 @@ from torch import Tensor
 from gradience.errors import InputError
 from gradience.evaluate.engines.base import Output
 from gradience.evaluate.engines.transformers.forward import (
-    Row,
+    GeneratedRow,
     cache_name,
     empty_prompt,
     greedy,
@@ -25,7 +25,7 @@ from gradience.evaluate.engines.transformers.forward import (
     logits_at,
     padded,
 )
-from gradience.evaluate.engines.transformers.scoring import Pair, no_room
+from gradience.evaluate.engines.transformers.scoring import EncodedPair, no_room
 from gradience.models.rendering import end_token
 
 
@@ -40,7 +40,7 @@ def generate_targets(
 ) -> list[Output]:
     """Outputs of one batch; `max_length`: tokens of a prompt, and of an output. Raises as `generate_batch`."""
     sources = [source_ids(tokenizer, prompt, max_length) for prompt in prompts]
-    rows = [Row(tokenizer, tuple(stop), cut) for _, cut in sources]
+    rows = [GeneratedRow(tokenizer, tuple(stop), cut) for _, cut in sources]
     first = opening(model, tokenizer)
     room = max_new_tokens if max_length is None else min(max_new_tokens, max_length - len(first))
     with torch.inference_mode():
@@ -81,7 +81,7 @@ class TargetBatch:
         self.sources = [ids for ids, _ in sources]
         self.source_of = torch.tensor([places[prompt] for prompt, _ in pairs], device=device)
         self.pairs = [
-            Pair(before, target_ids(tokenizer, response, end=end), sources[places[prompt]][1])
+            EncodedPair(before, target_ids(tokenizer, response, end=end), sources[places[prompt]][1])
             for prompt, response in pairs
         ]
         for pair in self.pairs:

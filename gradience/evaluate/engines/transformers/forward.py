@@ -112,7 +112,7 @@ def generate_batch(
     between adapters.
     """
     encoded = [prompt_ids(tokenizer, prompt, room_of(max_length, max_new_tokens)) for prompt in prompts]
-    rows = [Row(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
+    rows = [GeneratedRow(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
     first, mask = padded(
         [ids for ids, _ in encoded], fill=end_token(tokenizer), left=True, device=model.device
     )
@@ -135,7 +135,7 @@ def continuing(model: Any, mask: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def greedy(
-    rows: Sequence[Row], first: Tensor, advance: Callable[[Tensor], Tensor], max_new_tokens: int
+    rows: Sequence[GeneratedRow], first: Tensor, advance: Callable[[Tensor], Tensor], max_new_tokens: int
 ) -> list[Output]:
     """Outputs of rows that begin with `first`; advance: ids (rows, new) -> logits (rows, vocabulary) behind them."""
     ids = first
@@ -149,7 +149,7 @@ def greedy(
 
 
 @dataclass(slots=True)
-class Row:
+class GeneratedRow:
     """The output of one prompt, token by token."""
 
     tokenizer: Any

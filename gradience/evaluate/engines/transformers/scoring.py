@@ -20,7 +20,7 @@ CHUNK = 2**24
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class EncodedPair:
     """A prompt and the response behind it, as ids."""
 
     prompt: list[int]
@@ -28,7 +28,7 @@ class Pair:
     truncated: bool
 
 
-def fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *, end: bool) -> Pair:
+def fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *, end: bool) -> EncodedPair:
     """Return the ids of both. If they are too long, the prompt is truncated at its beginning; the response
     keeps its end.
     """
@@ -38,7 +38,7 @@ def fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *
     if max_length is not None and len(answer) >= max_length:
         raise no_room(len(answer), max_length)
     before, truncated = prompt_ids(tokenizer, prompt, room) if prompt else ([begin_token(tokenizer)], False)
-    return Pair(before, answer, truncated)
+    return EncodedPair(before, answer, truncated)
 
 
 def no_room(tokens: int, max_length: int) -> InputError:
@@ -50,7 +50,7 @@ def no_room(tokens: int, max_length: int) -> InputError:
     )
 
 
-def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[Pair]:
+def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[EncodedPair]:
     """Return a whole text in windows of `max_length` tokens, each behind the last token before it; the first behind the
     begin token.
 
@@ -63,7 +63,7 @@ def windows_of(tokenizer: Any, text: str, max_length: int | None) -> list[Pair]:
     pairs = []
     for start in range(0, len(ids), limit):
         end = min(start + limit, len(ids))
-        pairs.append(Pair(before[max(0, end - limit) : start + 1], ids[start:end], truncated=False))
+        pairs.append(EncodedPair(before[max(0, end - limit) : start + 1], ids[start:end], truncated=False))
     return pairs
 
 
@@ -73,7 +73,7 @@ class ResponseBatch:
     def __init__(
         self,
         tokenizer: Any,
-        pairs: Sequence[Pair],
+        pairs: Sequence[EncodedPair],
         device: torch.device,
         *,
         choices: bool = False,
@@ -107,7 +107,7 @@ class ResponseBatch:
 
 
 def scores_of(
-    pairs: Sequence[Pair], targets: Tensor, adapter_logits: Tensor, reference_logits: Tensor | None
+    pairs: Sequence[EncodedPair], targets: Tensor, adapter_logits: Tensor, reference_logits: Tensor | None
 ) -> list[Score]:
     """Return sums over the tokens of each pair; `targets` are those of all responses, one behind the other."""
     sizes = [len(pair.response) for pair in pairs]
@@ -179,7 +179,7 @@ def measure(adapter_logits: Tensor, targets: Tensor, reference_logits: Tensor | 
     return Terms(likelihood, hits, *(divergence or (None, None)))
 
 
-def shared_logits(model: Any, pairs: Sequence[Pair], fill: int, device: torch.device) -> Tensor | None:
+def shared_logits(model: Any, pairs: Sequence[EncodedPair], fill: int, device: torch.device) -> Tensor | None:
     """Return logits (response tokens, vocabulary) of pairs, in order, reading every prompt once.
 
     For multiple choice this is most of the work, and for single-token choices all of it: they need no second

@@ -17,13 +17,13 @@ from gradience.errors import EngineError, GradienceError, InputError, UsageError
 from gradience.evaluate.adapters import AdapterIdentity
 from gradience.evaluate.engines.base import Engine, OutOfMemoryError, Output, Score
 from gradience.evaluate.engines.transformers import TransformersEngine
-from gradience.evaluate.engines.transformers.forward import Row, prompt_ids, room_of
-from gradience.evaluate.engines.transformers.scoring import Pair, fitted, windows_of
+from gradience.evaluate.engines.transformers.forward import GeneratedRow, prompt_ids, room_of
+from gradience.evaluate.engines.transformers.scoring import EncodedPair, fitted, windows_of
 from gradience.evaluate.engines.vllm.process import (
     CACHE,
     CACHE_GIB,
     HOW,
-    Refused,
+    RefusedByVllm,
     VllmProcess,
     environment,
     interpreter,
@@ -234,7 +234,7 @@ class VllmEngine(Engine):
         """
         tokenizer = self.peft.encoder
         encoded = [prompt_ids(tokenizer, prompt, room_of(max_length, max_new_tokens)) for prompt in prompts]
-        rows = [Row(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
+        rows = [GeneratedRow(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
         waiting = list(range(len(rows)))
         while waiting:
             room = [max_new_tokens - len(rows[place].ids) for place in waiting]
@@ -278,7 +278,7 @@ class VllmEngine(Engine):
         return [self._scores(name, parts, (place, 1, len(names))) for place, name in enumerate(names)]
 
     def _scores(
-        self, name: str | None, parts: Sequence[Sequence[Pair]], part: tuple[int, int, int]
+        self, name: str | None, parts: Sequence[Sequence[EncodedPair]], part: tuple[int, int, int]
     ) -> list[Score]:
         """Return a score of each example from its parts."""
         scored = [pair for some in parts for pair in some if pair.response]
@@ -400,7 +400,7 @@ class VllmEngine(Engine):
         assert self._process is not None
         try:
             return self._process.ask(method, **arguments)
-        except Refused as refusal:
+        except RefusedByVllm as refusal:
             raise InputError(
                 f"vLLM {self.decides()['engine_version']} refuses to {action}: {refusal}",
                 code="engine-refuses",

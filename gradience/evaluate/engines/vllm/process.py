@@ -99,7 +99,7 @@ def is_batch_invariant() -> bool:
     return os.environ.get(BATCH_INVARIANT, "0") not in ("", "0")
 
 
-class Refused(Exception):
+class RefusedByVllm(Exception):
     """vLLM does not take a model, an adapter or a sequence; why, in its words."""
 
 
@@ -122,7 +122,7 @@ class VllmProcess:
         """Return the result of a method of `server.Server`.
 
         on_part: called with the finished share of the rows.
-        Raises Refused, OutOfMemoryError, and EngineError (`engine-died`) if the process is gone.
+        Raises RefusedByVllm, OutOfMemoryError, and EngineError (`engine-died`) if the process is gone.
         """
         assert self._child.stdin is not None
         assert self._child.stdout is not None
@@ -140,7 +140,7 @@ class VllmProcess:
                 on_part(reply["part"])
         if "refusal" not in reply:
             return reply["answer"]
-        raise (OutOfMemoryError if reply["memory"] else Refused)(_first_line(reply["refusal"]))
+        raise (OutOfMemoryError if reply["memory"] else RefusedByVllm)(_first_line(reply["refusal"]))
 
     def _died(self, method: str) -> NoReturn:
         code = self._child.wait()
