@@ -44,14 +44,13 @@ from gradience.evaluate.verb import EVALUATION
 from gradience.evaluate.verb import write_result as write_evaluation
 from gradience.files.digests import DIGESTS, files_below, root_of, write_digests
 from gradience.reports.audit import AuditReport
-from gradience.reports.base.report import Report
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.reports.stage import MANIFEST, StageFile, StageManifest
 from gradience.shrink.plan import digest_of
-from gradience.shrink.verb import SHRUNK, Pages
+from gradience.shrink.verb import SHRUNK
 from gradience.shrink.verb import write_result as write_shrink
 from gradience.verification.answers import evaluation_again, shrink_again
 
@@ -238,12 +237,12 @@ def rederive_result(place: Path) -> None:
         Kept(place / RECORDS, print).bind(digest_of(plan))
         again = shrink_again(place, shrunk, plan, findings)
         kept = {"run": shrunk.run, "tests": shrunk.tests}
-        write_shrink(again.model_copy(update=kept), place, Pages(Report.to_markdown, card_of))
+        write_shrink(again.model_copy(update=kept), place, card_of)
     else:
         report = EvaluationReport.read(place / EVALUATION)
         kept = {"run": report.run, "tests": report.tests}
         evaluated = evaluation_again(place, report, findings).model_copy(update=kept)
-        write_evaluation(evaluated, place, Report.to_markdown)
+        write_evaluation(evaluated, place)
     for mismatch in findings.mismatches:
         print(f"{mismatch.file} {mismatch.field}: {mismatch.what}")
 

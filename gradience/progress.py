@@ -23,6 +23,9 @@ class Watcher:
     def tokens(self, count: int) -> None:
         """Report the tokens read and written for the batch that the next `step` reports."""
 
+    def showable(self, text: str) -> None:
+        """Report the margin that the examples can show, before a model is loaded."""
+
     def note(self, text: str) -> None:
         """Something is done again, for this reason."""
 

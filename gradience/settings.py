@@ -22,8 +22,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from gradience.arguments import wrong_type
-from gradience.config_errors import refused
-from gradience.errors import GradienceError, UsageError, WrongType
+from gradience.config_errors import KEYS, refused
+from gradience.errors import GradienceError, InputError, UsageError, WrongType
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -50,6 +50,8 @@ class Flag:
     """Makes the setting from the text that is typed, such as `4,8,16`."""
     key_only: bool = False
     """The setting is a key of the YAML file and no flag."""
+    flag_only: bool = False
+    """The setting is a flag and a keyword, and no key of the YAML file."""
     positional: bool = False
     """The setting is typed without a flag even if it is called `output`."""
 
@@ -113,6 +115,16 @@ def fields_of(settings: Any) -> dict[str, FieldInfo]:
     return {name: field for name, field in fields.items() if PythonOnly not in field.metadata}
 
 
+def look_of(field: FieldInfo) -> Flag:
+    """Return the look of a setting on the command line."""
+    return next((item for item in field.metadata if isinstance(item, Flag)), Flag())
+
+
+def keys_of(settings: Any) -> dict[str, FieldInfo]:
+    """Return name -> field of the settings that a file knows."""
+    return {name: field for name, field in fields_of(settings).items() if not look_of(field).flag_only}
+
+
 def owner_of(settings: Any, name: str) -> Any:
     """Return the class that declares a field."""
     return next(cls for cls in settings.__mro__ if name in vars(cls).get("__annotations__", {}))
@@ -171,6 +183,9 @@ def settings_of(
     Raises InputError for the file and UsageError for what is given: config-key (unknown keys, with the nearest known
     one), config-value.
     """
+    for name in values or ():
+        if name in kind.__dataclass_fields__ and name not in keys_of(kind):  # type: ignore[attr-defined]
+            raise InputError(f"{path}: unknown key `{name}`", code="config-key", hint=KEYS)
     try:
         return kind(**{**(values or {}), **given})
     except ValidationError as error:
@@ -196,8 +211,7 @@ def _refused(
 
 def flag_of(name: str, field: FieldInfo) -> str:
     """Return the long flag of a setting, such as `--base-model`."""
-    look = next((item for item in field.metadata if isinstance(item, Flag)), Flag())
-    return look.name or f"--{name.replace('_', '-')}"
+    return look_of(field).name or f"--{name.replace('_', '-')}"
 
 
 def public(kind: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]:

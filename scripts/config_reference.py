@@ -17,7 +17,7 @@ from gradience.bench.config.sections import OneOf
 from gradience.config_errors import section_of
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.reports.base.exact import exact_text
-from gradience.settings import fields_of, help_of
+from gradience.settings import help_of, keys_of
 
 
 def config_keys() -> str:
@@ -29,7 +29,7 @@ def evaluation_keys() -> str:
     """The table of a config of `gradience evaluate`."""
     rows = [
         (name, _default(field), _kind(field.annotation), help_of(EvaluateSettings, name))
-        for name, field in fields_of(EvaluateSettings).items()
+        for name, field in keys_of(EvaluateSettings).items()
     ]
     return _table(("key", "by default", "takes", "meaning"), rows)
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from gradience.errors import InputError, UsageError
+from gradience.models.settings import DryRun
 from gradience.progress import Watcher
 from gradience.reports.base.exact import as_written
 from gradience.settings import SETTINGS, Flag, Integer, Number, Positive, PythonOnly, StrPath, several
@@ -58,7 +59,7 @@ class CommandSettings:
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class BenchSettings(CommandSettings):
+class BenchSettings(CommandSettings, DryRun):
     """Run."""
 
     config: ConfigName
@@ -73,6 +74,8 @@ class BenchSettings(CommandSettings):
     """A shortened run to check that everything works; its results are not evidence."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
     """A callback for each stage and step."""
+    note: Annotated[Callable[[str], None] | None, PythonOnly] = None
+    """A callback for each remark about the config, before anything is run."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

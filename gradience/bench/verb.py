@@ -1,4 +1,4 @@
-"""The verbs of Bench as functions: `run_bench`, `verify`, and what `gradience bench aggregate` and `power` do."""
+"""The verbs of Bench as functions: `run_bench`, `verify`, and what `gradience bench aggregate`, `power` and `export` do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from gradience.bench.config.shipped import find_config
 from gradience.bench.settings import (
     AggregateSettings,
     BenchSettings,
+    ExportSettings,
     PowerSettings,
     VerifySettings,
     existing_folder,
@@ -21,62 +22,52 @@ from gradience.files.whole import already_exists, write_whole
 from gradience.progress import Watcher
 from gradience.reports.base.exact import as_written, share_of_points
 from gradience.reports.bench import Bench, BenchAggregate
+from gradience.reports.forecast import BenchForecast
 from gradience.reports.power import PowerReport
 from gradience.reports.verification import Verification
 from gradience.settings import paths_of, public, required_output
 from gradience.tasks.user_code import allowing
 
 if TYPE_CHECKING:  # they are imported only once the arguments are known to be right
-    from gradience.bench.config.load import BenchConfig
     from gradience.bench.plan.power import Assumptions
 
 MOST_EXAMPLES, MOST_SEEDS, DEFAULT_SEEDS = 1_000_000, 100, 3
 
 
-class Results(NamedTuple):
-    """Results of a run."""
-
-    benches: list[Bench]
-    """The result of each seed that was run."""
-    together: BenchAggregate | None
-    """That of all that are there, if several are planned."""
-
-
 @public(BenchSettings)
-def run_bench(settings: BenchSettings) -> Bench | BenchAggregate:
+def run_bench(settings: BenchSettings) -> Bench | BenchAggregate | BenchForecast:
     """Train, audit, make smaller adapters, evaluate them and decide, as a config says; resume what is in `output`.
 
     >>> run_bench(config="minilm_reviews_demo", output="runs/demo").status  # doctest: +SKIP
     'PASS'
 
-    Returns the aggregate if several seeds are planned, else the result of the one. The keywords are the flags of
-    `gradience bench run`:
+    Returns the aggregate if several seeds are planned and none is missing, else the result of the last one that was
+    run; a dry run returns what the run needs. The keywords are the flags of `gradience bench run`:
 
-    Raises UsageError for a wrong setting and for a folder of another run, InputError for what cannot be read,
-    MissingExtra, LockedError while another run writes there, OutputError when disk or memory refuse.
+    Raises UsageError for a wrong setting, no output (`no-output`) and a folder of another run, InputError for what
+    cannot be read, MissingExtra, LockedError while another run writes there, OutputError when disk or memory refuse.
     """
-    benches, together = run_config(read_config(settings), settings)
-    return together or benches[-1]
-
-
-def read_config(settings: BenchSettings) -> BenchConfig:
-    """Return the config with what replaces its settings."""
     given = [*settings.overrides, *(["run_type=smoke"] if settings.smoke else [])]
     given += [] if settings.only_seed is None else [f"only_seed={settings.only_seed}"]
     config = find_config(str(settings.config))
     from gradience.bench.config.load import load_config
 
-    return load_config(config, given)
-
-
-def run_config(config: BenchConfig, settings: BenchSettings) -> Results:
-    """Run, or resume, what was read. Raises UsageError (`no-output`), and as `run_bench` does."""
-    output = required_output(settings.output, "DIR")
+    loaded = load_config(config, given)
+    if settings.note is not None:
+        for note in loaded.notes:
+            settings.note(note)
+    output = None if settings.dry_run else required_output(settings.output, "DIR")
     require_installed("torch", "transformers", "peft", "accelerate", "datasets", extra="hf")
+    if output is None:
+        from gradience.bench.plan.forecast import forecast
+
+        return forecast(loaded)
     from gradience.bench.run.bench import run_bench as run
 
-    watcher = settings.watcher or Watcher()
-    return Results(*run(config, output, watcher, command=settings.command))
+    benches, together = run(loaded, output, settings.watcher or Watcher(), command=settings.command)
+    if together is None or any(row.source is None for row in together.seeds):
+        return benches[-1]
+    return together
 
 
 @public(VerifySettings)
@@ -138,6 +129,25 @@ def aggregate(settings: AggregateSettings) -> Aggregated:
     return Aggregated(
         report, write_digests(output, None if (output / PLAN).is_file() else (AGGREGATE, DOCUMENT))
     )
+
+
+@public(ExportSettings)
+def export(settings: ExportSettings) -> list[Path]:
+    """Export results to Every Eval Ever or the Hugging Face hub, and return the files that were written.
+
+    The keywords are the flags of `gradience bench export`:
+
+    Raises InputError (`not-a-run`, and for what cannot be exported), MissingExtra.
+    """
+    existing_folder(Path(settings.folder))
+    require_installed("scipy", extra="stats")
+    from gradience.bench.export import export_eee, export_hub
+    from gradience.bench.verify.verify import unpacked
+
+    with unpacked(Path(settings.folder)) as folder:
+        if settings.to == "eee":
+            return export_eee(folder, Path(settings.output))
+        return export_hub(folder, Path(settings.output), dataset=settings.dataset)
 
 
 @public(PowerSettings)

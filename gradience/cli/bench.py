@@ -21,10 +21,10 @@ from gradience.cli.console import show_note, show_root, show_written
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.flags import with_flags
 from gradience.cli.help import Group, Verb
-from gradience.cli.options import CodeSettings, DryRun
+from gradience.cli.options import CodeSettings
 from gradience.cli.output import JsonOutput, PageOutput, TextsOutput, command_line, print_screen
 from gradience.cli.verify import verify as verify_run
-from gradience.settings import SETTINGS, Flag, StrPath, call
+from gradience.settings import SETTINGS, Flag, StrPath, call, required_output
 from gradience.words import noun
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class BenchOutput(TextsOutput):
     if all passing variants are D or X."""
 
 
-def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOutput) -> int:
+def run(settings: BenchSettings, code: CodeSettings, out: BenchOutput) -> int:
     """Train, audit, make smaller adapters, evaluate them and decide.
 
     Exit codes: 0 a smaller adapter passes, 1 none does, 8 nothing can be concluded, 4 a stage ended in an error or
@@ -59,44 +59,30 @@ def run(settings: BenchSettings, plan: DryRun, code: CodeSettings, out: BenchOut
 
       gradience bench run -c my.yaml -o out train.lr=1e-4 'seeds=[1, 2, 3]'
     """
-    from dataclasses import replace
+    from gradience.bench.verb import run_bench
+    from gradience.reports.bench import Bench, BenchAggregate
+    from gradience.reports.forecast import BenchForecast
 
-    from gradience.bench import verb
-    from gradience.cli.options import need_libraries
-    from gradience.cli.progress import StageProgress
-    from gradience.settings import required_output
-
-    config = verb.read_config(settings)
-    for note in config.notes:
-        show_note(note)
     with code.allowing():
-        if plan.dry_run:
-            need_libraries()
-            from gradience.bench.plan.forecast import forecast
-
-            out.show_aloud(forecast(config))
-            return ExitCode.DONE
-        output = required_output(settings.output, "DIR")
-        need_libraries()
-        with StageProgress(quiet=out.quiet) as watcher:
-            watched = replace(settings, watcher=watcher, command=command_line())
-            benches, together = verb.run_config(config, watched)
+        result = out.watch(run_bench, settings)
+    if isinstance(result, BenchForecast):
+        out.show_aloud(result)
+        return ExitCode.DONE
+    output = required_output(settings.output, "DIR")
     show_root(output)
-    missing = [row.seed for row in together.seeds if row.source is None] if together else []
-    name = "bench_aggregate" if together else "bench"
-    result: Bench | BenchAggregate = benches[-1] if missing or together is None else together
-    folder = output
-    if result is benches[-1] and len(config.seeds) > 1:
-        folder = output / f"seed_{benches[-1].seed}"
-    out.show_aloud(result, folder=folder)
+    several = (output / "bench_aggregate.json").exists()
+    one_of_several = isinstance(result, Bench) and several
+    out.show_aloud(result, folder=output / f"seed_{result.seed}" if one_of_several else output)
     if not out.json:
+        name = "bench_aggregate" if several else "bench"
         show_written(f"{output / name}.json, {name}.md")
-    if not missing:
+    if not one_of_several:
         return ended(result, out.require_grade)
-    seeds = ", ".join(map(str, missing))
+    rows = BenchAggregate.read(output / "bench_aggregate.json").seeds
+    missing = [row.seed for row in rows if row.source is None]
     print(
-        f"missing: {noun(len(missing), 'seed')} {seeds}, of {len(config.seeds)} that are planned: a seed that"
-        " is not run counts as failed (--only-seed N runs one; without it, all)",
+        f"missing: {noun(len(missing), 'seed')} {', '.join(map(str, missing))}, of {len(rows)} that are planned: a seed"
+        " that is not run counts as failed (--only-seed N runs one; without it, all)",
         file=sys.stderr,
     )
     return ExitCode.INCOMPLETE
@@ -183,19 +169,9 @@ def export(settings: ExportSettings) -> None:
 
       gradience bench export runs/gsm8k --to hub -o eval_results
     """
-    existing_folder(Path(settings.folder))
-    from gradience.bench.export import export_eee, export_hub
-    from gradience.bench.verify.verify import unpacked
-    from gradience.errors import require_installed
+    from gradience.bench.verb import export as run
 
-    require_installed("scipy", extra="stats")
-    output = Path(settings.output)
-    with unpacked(Path(settings.folder)) as folder:
-        if settings.to == "eee":
-            written = export_eee(folder, output)
-        else:
-            written = export_hub(folder, output, dataset=settings.dataset)
-    show_written(f"{len(written)} files in {output}")
+    show_written(f"{len(call(run, settings))} files in {settings.output}")
 
 
 def configs() -> None:

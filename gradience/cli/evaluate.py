@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
+from gradience.cli.console import show_root, show_written
 from gradience.cli.exit_codes import ExitCode
-from gradience.cli.options import CodeSettings, DryRun, need_libraries, say_notes
-from gradience.cli.output import TextsOutput, command_line
+from gradience.cli.options import CodeSettings
+from gradience.cli.output import TextsOutput
 from gradience.evaluate.settings import EvaluateSettings, evaluate_settings
 from gradience.settings import SETTINGS, Flag, StrPath, required_output
 
@@ -18,13 +19,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class Command(CodeSettings, DryRun):
+class Command(CodeSettings):
     """Options."""
 
     config: Annotated[StrPath | None, Flag("FILE", "-c")] = None
     """A YAML file with these settings, as gradience init writes it; flags replace them."""
-    preview: bool = False
-    """Print three rendered examples with what is scored in them; no model is loaded."""
 
 
 def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, out: TextsOutput) -> int:
@@ -40,37 +39,20 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
       gradience evaluate --config evaluate.yaml --dry-run
     """
     settings = evaluate_settings(given, None if how.config is None else Path(how.config))
+    output = None if settings.dry_run or settings.preview else required_output(settings.output, "DIR")
+    from gradience.evaluate.verb import DOCUMENT, EVALUATION, evaluate_adapters
+    from gradience.reports.evaluation import EvaluationReport
+
     with how.allowing():
-        output = None if how.dry_run or how.preview else required_output(settings.output, "DIR")
-        need_libraries()
-        if how.preview:
-            from gradience.evaluate.forecast import preview_evaluation, read_preview
-
-            out.show_aloud(preview_evaluation(read_preview(settings)))
-            return ExitCode.DONE
-        from gradience.evaluate.inputs import read_inputs
-
-        inputs = read_inputs(settings)
-        if output is None:
-            from gradience.evaluate.forecast import forecast_evaluation
-
-            out.show_aloud(forecast_evaluation(inputs))
-            return ExitCode.DONE
-        from gradience.cli.console import show_root, show_written
-        from gradience.cli.progress import StageProgress
-        from gradience.evaluate import verb
-        from gradience.reports.base.report import Report
-
-        say_notes(inputs, candidates=len(inputs.adapters) - 1, quiet=out.quiet)
-        with StageProgress(quiet=out.quiet) as watcher:
-            report = verb.evaluate(
-                inputs, output, watcher, page_of=Report.to_markdown, command=command_line()
-            )
-        out.show(report, folder=output)
-        if not out.quiet:
-            show_written(f"{output / verb.EVALUATION}, {verb.DOCUMENT}")
-            show_root(output)
-        return code_of(report)
+        result = out.watch(evaluate_adapters, settings)
+    if output is None or not isinstance(result, EvaluationReport):
+        out.show_aloud(result)
+        return ExitCode.DONE
+    out.show(result, folder=output)
+    if not out.quiet:
+        show_written(f"{output / EVALUATION}, {DOCUMENT}")
+        show_root(output)
+    return code_of(result)
 
 
 def code_of(report: EvaluationReport) -> ExitCode:

@@ -18,7 +18,15 @@ import typer
 from pydantic.fields import FieldInfo
 
 from gradience.reports.base.exact import exact_text
-from gradience.settings import Flag, fields_of, flag_of, help_of, parameters_of, section_of_field, settings_of
+from gradience.settings import (
+    fields_of,
+    flag_of,
+    help_of,
+    look_of,
+    parameters_of,
+    section_of_field,
+    settings_of,
+)
 
 TYPER: Mapping[Any, Any] = {bool: bool, int: int, float: float, str: str}
 Function = Callable[..., int | None]
@@ -41,7 +49,7 @@ def with_flags(verb: Function) -> Function:
             flags[name] = [
                 _parameter(kind, field, fields[field])
                 for field in fields
-                if not _look(fields[field]).key_only
+                if not look_of(fields[field]).key_only
             ]
 
     def command(**values: Any) -> int | None:
@@ -73,17 +81,13 @@ def _settings_in(annotation: Any) -> Any:
     return next((kind for kind in kinds if hasattr(kind, "__pydantic_fields__")), None)
 
 
-def _look(field: FieldInfo) -> Flag:
-    return next((item for item in field.metadata if isinstance(item, Flag)), Flag())
-
-
 def _read(kind: Any, name: str, value: Any) -> Any:
-    read = _look(fields_of(kind)[name]).read
+    read = look_of(fields_of(kind)[name]).read
     return value if read is None else read(value)
 
 
 def _parameter(settings: type, name: str, field: FieldInfo) -> inspect.Parameter:
-    look = _look(field)
+    look = look_of(field)
     kind, values = (str, ()) if look.text or look.read else _typer_type(field.annotation)
     help_text = _help(help_of(settings, name), field, values)
     if look.positional or _is_argument(settings, name):

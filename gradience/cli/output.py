@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,15 @@ class ReportOutput(PageOutput):
         with ProgressBar(label, quiet=self.quiet, announce=announce) as progress:
             more = {"progress": progress, "command": command_line(), "note": show_note}
             return call(function, settings, **{name: more[name] for name in more if hasattr(settings, name)})
+
+    def watch(self, function: Callable[..., R], settings: Any) -> R:
+        """Call a public function that runs models in stages, each with a line or a bar."""
+        from gradience.cli.progress import StageProgress
+
+        # Warnings of the libraries about each other; ours go through the log.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
+        with StageProgress(quiet=self.quiet) as watcher:
+            return call(function, settings, watcher=watcher, command=command_line(), note=show_note)
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

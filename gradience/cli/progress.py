@@ -121,13 +121,6 @@ class StageProgress(_Bars, Watcher):
         self._stages_done, self._doing = 0, ""
         self._pace = _Pace(0.0)
 
-    def __enter__(self) -> Self:
-        super().__enter__()
-        if not self._quiet and sys.stderr.isatty():
-            bars = self._start(elapsed=True)
-            self._tasks = bars.add_task("stages", total=None), bars.add_task("", total=None)
-        return self
-
     def seed(self, seed: int, number: int, of: int) -> None:
         """Show that a seed begins."""
         self._seed = f"seed {seed} ({number} of {of}), " if of > 1 else ""
@@ -137,6 +130,9 @@ class StageProgress(_Bars, Watcher):
         variant, _, step = name.rpartition("/")
         doing = self._doing = f"{DOING[step]} {display_name(variant or 'probe', 40)}"
         self._stages_done, self._pace = number - 1, _Pace(time.monotonic())
+        if self._progress is None and not self._quiet and sys.stderr.isatty():
+            bars = self._start(elapsed=True)
+            self._tasks = bars.add_task("stages", total=None), bars.add_task("", total=None)
         if self._progress is not None and self._tasks is not None:
             stages, steps = self._tasks
             self._progress.update(stages, description=f"{self._seed}stages", completed=number - 1, total=of)
@@ -161,6 +157,10 @@ class StageProgress(_Bars, Watcher):
             )
         elif line:
             self._say(f"{self._clock()}   {line}")
+
+    def showable(self, text: str) -> None:
+        """Print the margin that the examples can show."""
+        self._line(text)
 
     def note(self, text: str) -> None:
         """Print why something is done again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +18,7 @@ from gradience.evaluate.engines import ENGINES
 from gradience.files.rows import Rows, is_on_hub, written
 from gradience.files.strict_yaml import loads
 from gradience.models.locate import EMBEDDED, is_path
-from gradience.models.settings import BaseSettings
+from gradience.models.settings import BaseSettings, DryRun
 from gradience.progress import Watcher
 from gradience.reports.base.exact import as_written
 from gradience.settings import SETTINGS, Flag, Positive, PythonOnly, StrPath, settings_of, several
@@ -112,6 +112,10 @@ class ExampleSettings:
     """Do not count this test in `.gradience/ledger.json` beside the output folder."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
     """A callback for each stage and batch."""
+    note: Annotated[Callable[[str], None] | None, PythonOnly] = None
+    """A callback for each remark about the inputs, before anything is run."""
+    command: Annotated[str, PythonOnly] = ""
+    """The command line that the report names."""
 
     @property
     def data_file(self) -> Path | None:
@@ -119,8 +123,16 @@ class ExampleSettings:
         return self.data if isinstance(self.data, Path) else None
 
 
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Preview(DryRun):
+    """Options."""
+
+    preview: Annotated[bool, Flag(flag_only=True)] = False
+    """Print three rendered examples with what is scored in them; no model is loaded."""
+
+
 @dataclass(frozen=True, config=SETTINGS)
-class EvaluateSettings(BaseSettings, ExampleSettings):
+class EvaluateSettings(BaseSettings, ExampleSettings, Preview):
     """Adapters and output."""
 
     adapters: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("ADAPTER…")] = ()

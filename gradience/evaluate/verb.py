@@ -8,30 +8,32 @@ from dataclasses import replace
 from pathlib import Path
 
 from gradience.digests import sha256_file
-from gradience.errors import InputError, OutputError, require
+from gradience.errors import InputError, OutputError, require_installed
 from gradience.evaluate.adapters import AdapterInput
 from gradience.evaluate.answering import Answering
-from gradience.evaluate.engines import engine
+from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import OutOfMemoryError
+from gradience.evaluate.forecast import forecast_evaluation, margins_of, preview_evaluation, read_preview
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs
 from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.ledger import count_test
 from gradience.evaluate.outcome import report_of
-from gradience.evaluate.settings import EvaluateSettings
+from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
 from gradience.files.digests import DIGESTS, Digests, write_digests
 from gradience.files.whole import write_errors, write_whole
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
-from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.evaluation import EvaluationReport
+from gradience.reports.evaluation import EvaluationForecast, EvaluationPreview, EvaluationReport, showable
 from gradience.settings import public
 
 EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"
 
 
 @public(EvaluateSettings)
-def evaluate_adapters(settings: EvaluateSettings) -> EvaluationReport:
+def evaluate_adapters(
+    settings: EvaluateSettings,
+) -> EvaluationReport | EvaluationForecast | EvaluationPreview:
     """Evaluate several adapters of one base on the same examples, and compare each with the first.
 
     >>> report = evaluate_adapters(
@@ -40,7 +42,8 @@ def evaluate_adapters(settings: EvaluateSettings) -> EvaluationReport:
     >>> [(row.name, row.n, row.grade) for row in report.adapters]  # 64 examples are too few to decide
     [('my_adapter', 64, None), ('smaller', 64, 'C')]
 
-    The base is loaded once, and every adapter answers the same batches. The keywords are the flags of
+    The base is loaded once, and every adapter answers the same batches. A dry run returns what the evaluation needs, a
+    preview its first examples. The keywords are the flags of
     `gradience evaluate`:
 
     Raises InputError if adapters, data or base cannot be used, UsageError for contradictory options,
@@ -48,23 +51,29 @@ def evaluate_adapters(settings: EvaluateSettings) -> EvaluationReport:
     errors.
     """
     require_libraries(settings.engine)
-    output = None if settings.output is None else Path(settings.output)
-    return evaluate(read_inputs(settings), output, settings.watcher)
+    if settings.preview:
+        return preview_evaluation(read_preview(settings))
+    inputs = read_inputs(settings)
+    if settings.dry_run:
+        return forecast_evaluation(inputs)
+    say_notes(settings, inputs, len(inputs.adapters) - 1)
+    return evaluate(inputs, None if settings.output is None else Path(settings.output))
 
 
-def evaluate(
-    inputs: EvaluateInputs,
-    output: Path | None,
-    watcher: Watcher | None = None,
-    *,
-    page_of: Callable[[Report], str] | None = None,
-    command: str = "",
-) -> EvaluationReport:
-    """Evaluate what was read; what is finished in `output` is used again. page_of: makes the Markdown beside it."""
-    require_libraries(inputs.request.engine)
-    watch = Stopwatch(command)
+def say_notes(settings: ExampleSettings, inputs: EvaluateInputs, candidates: int) -> None:
+    """Report what was noticed in the inputs, and the margin that their examples can show."""
+    if settings.note is not None:
+        for note in inputs.notes:
+            settings.note(note)
+    if settings.watcher is not None and candidates and not inputs.compares_nll:
+        examples = len(inputs.examples)
+        settings.watcher.showable(showable(examples, margins_of(examples, candidates, inputs.looks)))
+
+
+def evaluate(inputs: EvaluateInputs, output: Path | None) -> EvaluationReport:
+    """Evaluate what was read; what is finished in `output` is used again."""
+    watch, watcher = Stopwatch(inputs.request.command), inputs.request.watcher or Watcher()
     with nullcontext() if output is None else only_one(output):
-        watcher = watcher or Watcher()
         if output is not None:
             note_changes(output, (EVALUATION, DOCUMENT), watcher.note)
         answering = Answering(inputs, output, watcher)
@@ -87,7 +96,7 @@ def evaluate(
             rows = answering.run()
         report = report_of(answering, rows, base, watch).model_copy(update={"tests": tests})
         if output is not None:
-            write_result(report, output, page_of)
+            write_result(report, output)
         return report
 
 
@@ -109,18 +118,18 @@ def memory_errors() -> Iterator[None]:
         ) from None
 
 
-def write_result(report: EvaluationReport, output: Path, page_of: Callable[[Report], str] | None) -> None:
+def write_result(report: EvaluationReport, output: Path) -> None:
     """Write the report, the page, and last the digests of both and of the records that it rests on."""
     names = [
         EVALUATION,
+        DOCUMENT,
         f"{RECORDS}/{MANIFEST}",
         *(file.path for row in report.adapters for file in row.records),
     ]
     with write_errors(output):
         (output / DIGESTS).unlink(missing_ok=True)  # of other files; what is written now is not what it lists
     report.save(output / EVALUATION)
-    if page_of is not None:
-        names.append(write_whole(output / DOCUMENT, [page_of(report).encode()]).name)
+    write_whole(output / DOCUMENT, [report.to_markdown().encode()])
     write_digests(output, names)
 
 
@@ -139,7 +148,10 @@ def note_changes(output: Path, names: Iterable[str], note: Callable[[str], None]
 
 
 def require_libraries(engine_name: str = "transformers") -> None:
-    """Check that the libraries of an evaluation are there. Raises MissingExtra, UsageError (`unknown-engine`)."""
-    require("scipy", extra="hf")
-    if engine(engine_name).local:
-        require("peft", extra="hf")
+    """Check that the libraries of an evaluation are there. Raises MissingExtra, UsageError (`unknown-engine`).
+
+    Those of our engines are not imported.
+    """
+    require_installed("scipy", extra="hf")
+    if engine_name in OURS or engine(engine_name).local:
+        require_installed("torch", "transformers", "peft", "accelerate", "datasets", extra="hf")

@@ -44,6 +44,14 @@ class BaseSettings:
     """Device: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
 
 
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class DryRun:
+    """Options."""
+
+    dry_run: Annotated[bool, Flag(flag_only=True)] = False
+    """Only check the inputs and show the plan; no model is loaded."""
+
+
 ModelType = Literal["seqcls", "causal_lm", "seq2seq_lm"]
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
@@ -15,8 +15,16 @@ from gradience.audit.options import CalibrationFile
 from gradience.errors import UsageError
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
 from gradience.files.hub import address_of
-from gradience.models.settings import BaseSettings
-from gradience.settings import SETTINGS, Flag, StrPath, shared
+from gradience.models.settings import BaseSettings, DryRun
+from gradience.settings import SETTINGS, Flag, PythonOnly, StrPath, shared
+
+if TYPE_CHECKING:
+    from gradience.reports.shrink import ShrinkReport
+else:
+    ShrinkReport = Any  # not imported to read a command line
+
+CardOf = Callable[[Path, ShrinkReport | None], str]
+"""An adapter's folder, and the evidence about it -> the block of its model card."""
 
 
 def ranks_of(given: Any) -> tuple[int, ...] | None:
@@ -34,7 +42,7 @@ def ranks_of(given: Any) -> tuple[int, ...] | None:
 
 
 @dataclass(frozen=True, config=SETTINGS)
-class ShrinkSettings(BaseSettings, ExampleSettings):
+class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     """Adapter and candidates."""
 
     adapter: Annotated[StrPath, Flag("ADAPTER")]
@@ -50,6 +58,8 @@ class ShrinkSettings(BaseSettings, ExampleSettings):
     """Calibration of this adapter: candidates of the same sizes keep the components that matter most to the output."""
     distill_prompts: Annotated[StrPath | None, Flag("FILE")] = None
     """Rows without labels: adds one candidate, the smallest one distilled on these rows."""
+    card: Annotated[CardOf | None, PythonOnly] = None
+    """Makes the block of the model card from an adapter's folder and the evidence about it, or None."""
 
     @property
     def folder(self) -> Path:

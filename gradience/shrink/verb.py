@@ -14,45 +14,36 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
+from gradience.adapters.adapter import Adapter
 from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.compress.adapter import Documents
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.ledger import count_test
-from gradience.evaluate.verb import memory_errors, note_changes, require_libraries
+from gradience.evaluate.verb import memory_errors, note_changes, require_libraries, say_notes
 from gradience.files.card import CARD, write_block
 from gradience.files.digests import DIGESTS, files_below, write_digests
 from gradience.files.whole import check_output, whole_folder, write_errors, write_whole
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
-from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.shrink import ShrinkPlan, ShrinkReport
+from gradience.reports.compression import CompressionReport
+from gradience.reports.shrink import ShrinkForecast, ShrinkPlan, ShrinkReport
 from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED
 from gradience.shrink.outcome import report_of
-from gradience.shrink.plan import DEV, PLAN, Prepared, digest_of, prepare, settle
-from gradience.shrink.settings import ShrinkSettings
+from gradience.shrink.plan import DEV, PLAN, Prepared, digest_of, forecast_shrink, prepare, settle
+from gradience.shrink.settings import CardOf, ShrinkSettings
 from gradience.shrink.walk import CANDIDATES, maker, start_of, start_on_dev, walk
 
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
 COMPRESSION_DOCUMENT = "compression_report.md"
 
 
-class Pages(NamedTuple):
-    """Functions that write the Markdown pages, which the search itself does not know."""
-
-    document: Callable[[Report], str]
-    """A report -> the page beside it."""
-    card: Callable[[Path, ShrinkReport | None], str]
-    """An adapter's folder, and the evidence about it -> the block of its model card."""
-
-
 @public(ShrinkSettings)
-def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport:
+def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport | ShrinkForecast:
     """Write the smallest adapter that is shown to be as good as `adapter`, and return the evidence.
 
     >>> report = shrink_adapter(
@@ -62,13 +53,19 @@ def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport:
     ('rank4', ['shown'])
 
     Candidates are smaller copies, and tested from the largest down on the same examples; the first that is not shown to
-    hold ends the search. The keywords are the flags of `gradience shrink`:
+    hold ends the search. A dry run returns the plan and what it needs.
+
+    The keywords are the flags of `gradience shrink`:
 
     Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError if no candidate is smaller.
     """
-    require_libraries()
+    require_libraries(settings.engine)
+    if settings.dry_run:
+        return forecast_shrink(prepare(settings))
     refuse_output(Path(settings.adapter), settings.folder)
-    return shrink(prepare(settings), settings.folder, settings.watcher)
+    prepared = prepare(settings)
+    say_notes(settings, prepared.inputs, 1)
+    return shrink(prepared, settings)
 
 
 def refuse_output(adapter: Path, output: Path) -> None:
@@ -85,26 +82,15 @@ def refuse_output(adapter: Path, output: Path) -> None:
         )
 
 
-def shrink(
-    prepared: Prepared,
-    output: Path,
-    watcher: Watcher | None = None,
-    *,
-    pages: Pages | None = None,
-    command: str = "",
-) -> ShrinkReport:
-    """Search the smallest candidate that holds; what is finished in `output` is used again.
-
-    pages: makes what is written for people.
-    """
-    require_libraries()
-    watch, watcher = Stopwatch(command), watcher or Watcher()
+def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
+    """Search the smallest candidate that holds; what is finished in the folder is used again."""
+    watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
     with only_one(output):
         note_changes(output, (PLAN, SHRUNK, DOCUMENT), watcher.note)
         prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))
         watcher.planned(f"plan: {digest_of(prepared.plan)} (sha256 of {output / PLAN})")
         tests = None if prepared.inputs.request.no_ledger else _count(prepared.plan, output, watcher.note)
-        make = maker(prepared, output, _documents(pages))
+        make = maker(prepared, output, _documents(settings.card))
         for candidate in prepared.plan.candidates:
             if candidate.kind == DISTILLED.name:  # while no other base is loaded
                 watcher.stage(f"{candidate.name}/distill", 1, None)
@@ -117,7 +103,7 @@ def shrink(
         report = report_of(prepared, plan_sha256, answering.fingerprint, dev, start, walked, watch)
         report = report.model_copy(update={"tests": tests})
         put_in_place(output, report.smallest, watcher.note)
-        write_result(report, output, pages)
+        write_result(report, output, settings.card)
         return report
 
 
@@ -129,24 +115,22 @@ def _count(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> int |
     return count_test(output, reference, plan.examples_sha256, claim, note)
 
 
-def write_result(report: ShrinkReport, output: Path, pages: Pages | None) -> None:
+def write_result(report: ShrinkReport, output: Path, card: CardOf | None) -> None:
     """Write the report, its pages, and last the digests of all, of the plan, the adapter and the records."""
     with write_errors(output):
         (output / DIGESTS).unlink(missing_ok=True)  # of other files; what is written now is not what it lists
     report.save(output / SHRUNK)
-    if pages is not None:
-        write_whole(output / DOCUMENT, [pages.document(report).encode()])
-        if report.smallest is not None:
-            write_block(output / ADAPTER, pages.card(output / ADAPTER, report))
+    write_whole(output / DOCUMENT, [report.to_markdown().encode()])
+    if card is not None and report.smallest is not None:
+        write_block(output / ADAPTER, card(output / ADAPTER, report))
     rows = [report.reference, report.control.result, *(candidate.result for candidate in report.candidates)]
     names = {
         PLAN,
         SHRUNK,
+        DOCUMENT,
         f"{RECORDS}/{MANIFEST}",
         *(file.path for row in rows if row for file in row.records),
     }
-    if pages is not None:
-        names.add(DOCUMENT)
     beside = tuple(f"{folder}/" for folder in (ADAPTER, DEV))
     write_digests(output, {*names, *(name for name in files_below(output) if name.startswith(beside))})
 
@@ -174,10 +158,11 @@ def _same(a: Path, b: Path) -> bool:
     return b.is_file() and sha256_file(a) == sha256_file(b)
 
 
-def _documents(pages: Pages | None) -> Documents | None:
-    if pages is None:
-        return None
-    return lambda written, report: {
-        COMPRESSION_DOCUMENT: pages.document(report),
-        CARD: pages.card(written.location.path, None),
-    }
+def _documents(card: CardOf | None) -> Documents:
+    """Return what makes the files beside a candidate: the page of its compression, the block of its card."""
+
+    def documents(written: Adapter, report: CompressionReport) -> dict[str, str]:
+        page = {COMPRESSION_DOCUMENT: report.to_markdown()}
+        return page if card is None else {**page, CARD: card(written.location.path, None)}
+
+    return documents

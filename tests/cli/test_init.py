@@ -13,7 +13,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.cli.app import run
 from gradience.config_errors import known_keys
 from gradience.evaluate.settings import EvaluateSettings
-from gradience.settings import fields_of
+from gradience.settings import keys_of
 
 TESTS = Path(__file__).parents[1]
 ROWS = TESTS.parent / "examples" / "rows"
@@ -90,7 +90,7 @@ def test_the_placeholders_are_refused_by_name_and_may_be_edited(here, tmp_path, 
 def test_a_named_task_gets_the_options_that_it_needs(task, here, tmp_path):
     (here / "my").mkdir(exist_ok=True)
     (here / "my" / "task.py").touch()
-    for verb, keys in (("bench", known_keys(BenchConfig)), ("evaluate", fields_of(EvaluateSettings))):
+    for verb, keys in (("bench", known_keys(BenchConfig)), ("evaluate", keys_of(EvaluateSettings))):
         file = tmp_path / f"{verb}.yaml"
         assert run(["init", verb, "--task", task, "-o", str(file)]) == 0
         text = file.read_text(encoding="utf-8")

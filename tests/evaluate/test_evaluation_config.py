@@ -71,6 +71,8 @@ def test_what_is_given_takes_the_place_of_what_the_file_says(config, tmp_path, m
         ({"adaptors": ["a"]}, {}, 3, "evaluate.yaml: unknown key `adaptors`", "did you mean `adapters`?"),
         ({"limit": 0}, {}, 3, "evaluate.yaml: `limit`: Input should be greater than", "configs.md"),
         ({"margin": "much"}, {}, 3, "`margin`: 'much' is not a number such as 0.5", "configs.md"),
+        ({"dry_run": True}, {}, 3, "evaluate.yaml: unknown key `dry_run`", "configs.md"),
+        ({"watcher": None}, {}, 3, "evaluate.yaml: unknown key `watcher`", "configs.md"),
         ({"allow_code": True}, {}, 3, "unknown key `allow_code`", "configs.md"),
         (
             {},

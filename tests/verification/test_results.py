@@ -21,7 +21,6 @@ from gradience.digests import sha256_file
 from gradience.evaluate.verb import write_result
 from gradience.files.card import write_block
 from gradience.files.digests import Digests, root_of, write_digests
-from gradience.reports.base.report import Report
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink.plan import digest_of
@@ -264,7 +263,7 @@ def test_an_example_deleted_everywhere_is_missed_in_the_tasks_own_data(tmp_path:
     )
     report = EvaluationReport.read(folder / "evaluation.json")
     rebuilt = evaluation_again(folder, report, Findings()).model_copy(update={"run": report.run})
-    write_result(rebuilt, folder, Report.to_markdown)
+    write_result(rebuilt, folder)
     assert fields(folder) == []
     assert "records/rank1.jsonl id" in fields(folder, data=True)
 
