@@ -1,4 +1,4 @@
-"""The verbs of Bench as functions: `run_bench`, `verify`, and what `gradience bench aggregate`, `power` and `export` do."""
+"""The verbs of Bench as functions: `run_bench`, `verify`, `aggregate`, `power_of_a_budget` and `export`."""
 
 from __future__ import annotations
 

@@ -71,12 +71,12 @@ def run(settings: BenchSettings, code: CodeSettings, out: BenchOutput) -> int:
     output = required_output(settings.output, "DIR")
     show_root(output)
     several = (output / "bench_aggregate.json").exists()
-    one_of_several = isinstance(result, Bench) and several
-    out.show_aloud(result, folder=output / f"seed_{result.seed}" if one_of_several else output)
+    alone = result if several and isinstance(result, Bench) else None
+    out.show_aloud(result, folder=output / f"seed_{alone.seed}" if alone else output)
     if not out.json:
         name = "bench_aggregate" if several else "bench"
         show_written(f"{output / name}.json, {name}.md")
-    if not one_of_several:
+    if alone is None:
         return ended(result, out.require_grade)
     rows = BenchAggregate.read(output / "bench_aggregate.json").seeds
     missing = [row.seed for row in rows if row.source is None]
