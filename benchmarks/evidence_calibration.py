@@ -4,10 +4,10 @@ python benchmarks/evidence_calibration.py [--experiments 20000] [--seeds 1 3 5] 
 
 The test of one run is enumerated: every table that can occur, with its probability, for grades B and D, beside Tango's
 test alone. Accuracy enters only by the tables that it allows: at an accuracy of 0.02 or 0.98, at most 2 % can be lost
-or gained. Clustered changes are simulated, and several claims and scores other than 0/1 with a fifth of the
-experiments; `next_training.py` measures the next training. The claims about several runs are simulated: examples that
-the runs share, runs whose true difference varies. An experiment is drawn as the counts of its patterns (how the runs
-differ on one example: 3^S of them), which is the same as drawing its examples one by one.
+or gained. Clustered changes are simulated, and several claims with a fifth of the experiments; `skewed_scores.py`
+measures scores other than 0/1, and `next_training.py` the next training. The claims about several runs are simulated:
+examples that the runs share, runs whose true difference varies. An experiment is drawn as the counts of its patterns
+(how the runs differ on one example: 3^S of them), which is the same as drawing its examples one by one.
 "These runs" (F) is judged where the runs that were drawn lie at the margin on average, "a new run" (R) where the runs
 that might be drawn do. 20,000 experiments know an error of 5 % to ± 0.3 points (two standard errors).
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import product, repeat
@@ -82,7 +82,6 @@ def main() -> None:
         one = list(workers.map(one_run_row, *zip(*tables, strict=True)))
         clusters = list(workers.map(cluster_row, CLUSTERS, repeat(many)))
         several = [several_row(*kind, many // 5) for kind in ((2, 0), (4, 0), (0, 4), (4, 4))]
-        means = [mean_row(name, n, many // 5) for name in SCORES for n in (100, 300, 1000)]
         errors = list(
             workers.map(errors_row, [cell for cell in ERRORS if cell.seeds in options.seeds], repeat(many))
         )
@@ -91,14 +90,12 @@ def main() -> None:
     show("One run: error at the margin, by enumeration", one)
     show(f"Clustered changes: error at the margin, {many:,} experiments each", clusters)
     show(f"Several claims, all false: any false B, {many // 5:,} experiments each", several)
-    show(f"Scores other than 0/1: error at the margin, {many // 5:,} experiments each", means)
     show(f"Errors at the margin and power of an equal variant, {many:,} experiments each", errors)
     show("Power with the examples that the planning formulas ask for", powers)
     tables = {
         "one": one,
         "clusters": clusters,
         "several": several,
-        "means": means,
         "errors": errors,
         "powers": powers,
     }
@@ -208,27 +205,6 @@ def several_row(candidates: int, steps: int, experiments: int) -> dict[str, Any]
         claims = [*([value] for value in row[:candidates]), *([row[candidates:]] if steps else [])]
         false += any(values[0] <= LEVEL for values in adjusted_p_values(claims))
     return {"candidates": candidates, "steps": steps, "any false B": round(false / experiments, 4)}
-
-
-SCORES: dict[str, Callable[[np.random.Generator, tuple[int, int]], NDArray[Any]]] = {
-    "normal": lambda rng, shape: rng.normal(size=shape),
-    "exponential losses": lambda rng, shape: 1 - rng.exponential(size=shape),
-    "log-normal losses (σ = 1)": lambda rng, shape: np.exp(0.5) - rng.lognormal(size=shape),
-    "one in a hundred loses 10 σ": lambda rng, shape: (
-        rng.normal(size=shape) - 10 * (rng.random(shape) < 0.01) + 0.1
-    ),
-}
-
-
-def mean_row(name: str, n: int, experiments: int) -> dict[str, Any]:
-    """The error of Student's test of differences with the mean −0.1, at that margin."""
-    rng = np.random.default_rng([n, len(name)])
-    drawn = SCORES[name](rng, (experiments, n)) - 0.1
-    return {
-        "scores": name,
-        "n": n,
-        "error": round(float(np.mean([pool([row]).p_value(0.1) <= LEVEL for row in drawn])), 4),
-    }
 
 
 def errors_row(cell: Cell, experiments: int) -> dict[str, Any]:

@@ -183,9 +183,8 @@ def _tested(inputs: EvaluateInputs, look: Look | None, pooled: Pooled) -> dict[s
     bounds = Bounds.of(pooled.interval(confidence=look.confidence(0.90)), look.p_value(not_worse))
     claims = max(1, len(inputs.adapters) - 1)
     power = look.conditional_power(not_worse, LEVEL / claims)
-    groups = pooled.groups if inputs.compares_nll else None
     adjusted = min(1.0, claims * bounds.p_value)
-    grade = pair_grade(bounds.low, bounds.high, inputs.margin, adjusted, groups=groups)
+    grade = pair_grade(bounds.low, bounds.high, inputs.margin, adjusted)
     stopped: StopReason | None = None
     if grade != "C":
         stopped = "shown" if grade == "B" else "worse"
@@ -266,7 +265,7 @@ def graded(
     inputs: EvaluateInputs, row: EvaluatedAdapter, adjusted: float, family: int = 1
 ) -> EvaluatedAdapter:
     """Return a candidate's row with its grade. adjusted: its p-value, for the claims in `family` together."""
-    from gradience.statistics.paired import pair_grade
+    from gradience.statistics.paired import FEWEST_GROUPS, pair_grade, too_few_groups
 
     bounds, margin = row.bounds, inputs.margin
     assert bounds is not None
@@ -283,9 +282,7 @@ def graded(
     worst = (
         f"at most {size(-bounds.low)} {lost}" if bounds.low < 0 else f"at least {size(bounds.low)} {gained}"
     )
-    groups = None
-    if row.likelihood is not None and row.n is not None:
-        groups = min(row.n, len({*inputs.group_of.values()})) if inputs.group_of else row.n
+    groups = None if row.likelihood is None or row.n is None else _groups_of_first(inputs, row.n)
     grade, needs = pair_grade(bounds.low, bounds.high, margin, adjusted, groups=groups), None
     if grade == "B":
         reason = f"supported for these runs: {measure} {worst} (95 % confidence, margin {allowed})"
@@ -293,7 +290,9 @@ def graded(
         reason = f"worse: {measure} at least {size(-bounds.high)} {lost} (95 % confidence, margin {allowed})"
     else:
         reason = f"inconclusive: {measure} may be {worst.replace('at most', 'up to')} (margin {allowed})"
-        if pair_grade(bounds.low, bounds.high, margin, 0.0) == "B":
+        if groups is not None and groups < FEWEST_GROUPS:
+            reason = f"inconclusive: {too_few_groups(groups)}"
+        elif pair_grade(bounds.low, bounds.high, margin, 0.0) == "B":
             reason = (
                 f"inconclusive after adjustment for {counted(family, 'candidate')}: {measure} {worst}"
                 f" (95 % confidence, margin {allowed})"
@@ -302,6 +301,15 @@ def graded(
         needs = NextGrade(grade="B", examples=_needed(row, margin, 0.05 / family), seeds=None)
     changes = {"grade": grade, "reason": reason, "adjusted_p": adjusted, "next_grade": needs}
     return EvaluatedAdapter(**{**dict(row), **changes})
+
+
+def _groups_of_first(inputs: Inputs, n: int) -> int:
+    """Return the number of independent groups among the first `n` examples."""
+    if not inputs.group_of:
+        return n
+    recomputed = isinstance(inputs.examples, range)  # groups are then in the order of the examples
+    ids = inputs.group_of if recomputed else [row.id for row in inputs.examples]
+    return len({inputs.group_of[name] for name in [*ids][:n]})
 
 
 def _needed(row: EvaluatedAdapter, margin: Fraction, level: float) -> int | None:

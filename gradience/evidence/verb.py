@@ -47,7 +47,7 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     watch = Stopwatch(settings.command)
     wanted = Wanted(settings.metric, settings.filter, settings.group)
     left, right = (read_log(Path(path), wanted) for path in (settings.a, settings.b))
-    from gradience.statistics.paired import mean_difference, pair_grade
+    from gradience.statistics.paired import FEWEST_GROUPS, mean_difference, pair_grade, too_few_groups
     from gradience.statistics.pooled import pool
     from gradience.statistics.power import (
         examples_for_mean,
@@ -76,13 +76,13 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     needed, smallest = (
         (examples_for_mean, smallest_margin_of_mean) if table is None else (examples_needed, smallest_margin)
     )
-    planned = table is not None or variance > 0
+    planned, few = table is not None or variance > 0, table is None and tested.groups < FEWEST_GROUPS
     planning = Planning(
         variance=variance if planned else None,
         examples_80=needed(variance, margin, wanted=0.8) if planned else None,
         examples_90=needed(variance, margin, wanted=0.9) if planned else None,
-        margin_80=smallest(len(better), variance, wanted=0.8) if planned else None,
-        margin_90=smallest(len(better), variance, wanted=0.9) if planned else None,
+        margin_80=smallest(len(better), variance, wanted=0.8) if planned and not few else None,
+        margin_90=smallest(len(better), variance, wanted=0.9) if planned and not few else None,
     )
 
     def amount(value: float) -> str:
@@ -105,6 +105,8 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     elif grade == "D":
         by = amount(bounds[1])
         verdict = f"B is worse than A by at least {by} (95 % confidence), more than the margin of {allowed}."
+    elif few:
+        verdict = f"Inconclusive: {too_few_groups(tested.groups)}."
     else:
         verdict = (
             f"Inconclusive: with {n:,} examples, a drop of up to {amount(bounds[0])} cannot be ruled out (margin"

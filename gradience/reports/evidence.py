@@ -60,7 +60,7 @@ class Planning(Part):
     examples_90: int | None
     """Examples needed for 90 % power."""
     margin_80: Float12 | None
-    """Smallest margin that these examples show with 80 % power."""
+    """Smallest margin that these examples show with 80 % power; null if they are too few for any grade."""
     margin_90: Float12 | None
     """Smallest margin with 90 % power."""
 
@@ -287,7 +287,10 @@ def planning_blocks(report: EvidenceReport) -> list[Block]:
         ),
         (
             f"margin with {count(report.n)} examples",
-            *(_amount(report, value) for value in (planning.margin_80, planning.margin_90)),
+            *(
+                MISSING if value is None else _amount(report, value)
+                for value in (planning.margin_80, planning.margin_90)
+            ),
         ),
     )
     return [Heading("Sample size", aside="if both are equally good"), Table(columns, rows)]

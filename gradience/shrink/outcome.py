@@ -145,6 +145,8 @@ def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
         if rows
         else "if the true drop equals the observed one, no number of examples can show the margin"
     )
+    if -row.bounds.low < plan.margin:  # ruled out, but by too few examples for a grade
+        return f"{candidate} is {row.reason}; {needs}"
     measure = "an NLL increase" if plan.compares == "nll" else "a drop"
     drop, margin = plan.drop(max(0.0, -row.bounds.low)), plan.drop(plan.margin)
     return (

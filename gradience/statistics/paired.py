@@ -19,6 +19,8 @@ LEVEL = 0.05
 """One-sided error of a claim."""
 FEWEST_GROUPS = 300
 """Independent groups of examples below which scores other than 0/1 have no grade: their tails are not known."""
+RARE = 0.01
+"""Share of heavy losses, in scores other than 0/1, that a sample must be likely to contain."""
 _BEYOND = 9.0
 """Standard deviations of the number of discordant examples that are left out."""
 _EDGE = 1e-12
@@ -82,19 +84,6 @@ def mean_difference(differences: ArrayLike, confidence: float = 0.95) -> Interva
     mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
     reach = float(scipy.stats.t.isf((1 - confidence) / 2, len(values) - 1)) * error
     return Interval(mean - reach, mean + reach)
-
-
-def mean_p_value(differences: ArrayLike, margin: float) -> float:
-    """The one-sided p-value of "the candidate loses `margin` or more" of Student's test on such differences.
-
-    >>> round(mean_p_value([0.1, -0.2, 0.0, 0.3, -0.1, 0.2], margin=0.1), 3)
-    0.053
-
-    differences: as for `mean_difference`. Differences that are all equal have no error: 0, 1, or 0.5 at the margin.
-    """
-    values = np.asarray(differences, dtype=np.float64)
-    variance = float(values.var(ddof=1)) / len(values)
-    return float(scipy.stats.t.sf(in_errors(float(values.mean()) + margin, variance), len(values) - 1))
 
 
 # ---------------------------------------------------------------- the score
@@ -192,12 +181,27 @@ def pair_grade(
     'C'
 
     low, high: the one-sided 95 % bounds of Δ. margin: positive. p_value: of "it loses the margin or more", adjusted
-    if there are several candidates.
+    if there are several candidates. groups: independent groups of examples, of scores other than 0/1: below
+    `FEWEST_GROUPS` the grade is C.
     """
     allowed = _exact(margin)
+    if groups is not None and groups < FEWEST_GROUPS:
+        return "C"
     if _exact(high) < -allowed:
         return "D"
     return "B" if _exact(low) > -allowed and p_value <= LEVEL else "C"
+
+
+def too_few_groups(groups: int) -> str:
+    """Return why so few groups have no grade, of scores other than 0/1.
+
+    >>> too_few_groups(120)
+    'scores other than 0/1 need 300 independent examples, and there are 120'
+    """
+    return (
+        f"scores other than 0/1 need {FEWEST_GROUPS} independent examples, and there"
+        f" {'is' if groups == 1 else 'are'} {groups:,}"
+    )
 
 
 def _exact(value: Fraction | float) -> Fraction:

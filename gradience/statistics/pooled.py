@@ -8,7 +8,7 @@ more training, which may deviate more than the uncertainty of the mean.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Literal
@@ -18,6 +18,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from gradience.statistics.paired import (
+    RARE,
     Interval,
     constrained,
     in_errors,
@@ -51,6 +52,10 @@ class Pooled:
     """τ²: the variance of a run's true difference, without what the choice of examples explains; None for one run."""
     seed_variance: float | None
     """s²: the variance of the differences that the runs show, which that choice is a part of; None for one run."""
+    lowest: float | None = None
+    """Smallest deviation of a group, as its part of `delta`; None for 0/1 scores."""
+    highest: float | None = None
+    """Largest deviation of a group."""
 
     @cached_property
     def discordance(self) -> float | None:
@@ -86,29 +91,44 @@ class Pooled:
             return float(scipy.special.ndtri(beyond)) * (-1 if low else 1)
 
         if self.gained is None:
-            quantile = -float(scipy.special.stdtrit(self._freedom(0.0, claim), tail))
-            reach = quantile * math.sqrt(self._variance(0.0, claim))
-            return Interval(self.delta - reach, self.delta + reach)
+            low, high = self._with_one_more(low=True), self._with_one_more(low=False)
+            return Interval(low.delta - low._reach(claim, tail), high.delta + high._reach(claim, tail))
         return invert(standard, self.delta, -float(scipy.special.ndtri(tail)))
 
     def _tail(self, null: float, claim: Claim, *, low: bool) -> float:
         """The p-value of "Δ is `null` or below" (`low`) or "or above": of 0/1 answers the larger of two.
 
         The score test is too bold where few pairs differ. The exact chance is that of a net loss like the observed one
-        among independent examples with the discordance that fits `null` best.
+        among independent examples with the discordance that fits `null` best. Of other scores it is the larger of
+        Student's, with one more group, and the chance that a share of `RARE` is in no group.
         """
-        statistic = self._statistic(null, claim)
-        tail = float(scipy.special.stdtr(self._freedom(null, claim), -statistic if low else statistic))
         if self.gained is None or self.lost is None:
-            return tail
+            return max(self._with_one_more(low=low)._student(null, claim, low=low), (1 - RARE) ** self.groups)
+        tail = self._student(null, claim, low=low)
         shares = constrained(self.gained, self.lost, self.runs * self.examples, null)
         net, n = (self.lost - self.gained) / self.design_effect, self.independent_examples
         if low:
             return max(tail, net_loss_tail(math.ceil(net - _ROUNDING), n, *shares))
         return max(tail, net_loss_tail(math.floor(net + _ROUNDING), n, *shares, at_least=True))
 
-    def _statistic(self, null: float, claim: Claim) -> float:
-        return in_errors(self.delta - null, self._variance(null, claim))
+    def _student(self, null: float, claim: Claim, *, low: bool) -> float:
+        statistic = in_errors(self.delta - null, self._variance(null, claim))
+        return float(scipy.special.stdtr(self._freedom(null, claim), -statistic if low else statistic))
+
+    def _reach(self, claim: Claim, tail: float) -> float:
+        quantile = -float(scipy.special.stdtrit(self._freedom(0.0, claim), tail))
+        return quantile * math.sqrt(self._variance(0.0, claim))
+
+    def _with_one_more(self, *, low: bool) -> Pooled:
+        """Return scores in which the group that counts most against the bound has occurred once more."""
+        deviation = (self.lowest if low else self.highest) or 0.0
+        shift = deviation * self.groups / (self.groups + 1)
+        return replace(
+            self,
+            groups=self.groups + 1,
+            delta=self.delta + shift,
+            example_variance=self.example_variance * (self.groups - 1) / (self.groups + 1) + shift**2,
+        )
 
     def _variance(self, null: float, claim: Claim) -> float:
         return self._sampling(null) + (0.0 if claim == "these-runs" else self._between(claim))
@@ -156,9 +176,11 @@ def pool(differences: ArrayLike, groups: ArrayLike | None = None) -> Pooled:
     together (J. N. K. Rao & A. J. Scott, Biometrics 48 (1992) 577-585); with one run and no groups it is Tango's. The
     design effect is estimated as if one more group of the mean size had changed as a whole, so that it is the largest
     where no pair differs. The exact tail: B. E. Storer & C. Kim, JASA 85 (1990) 146-155. Groups are the clusters
-    (E. Miller, arXiv 2411.00640). τ² is the estimate of the two-way analysis of variance, at least 0; degrees of
-    freedom: F. E. Satterthwaite, Biometrics Bulletin 2 (1946). The bound on the next training is Student's prediction
-    interval with S − 1 degrees of freedom, for trainings that vary normally, plus the sampling variance of the mean.
+    (E. Miller, arXiv 2411.00640). Other scores have Student's test, in which the group with the greatest loss (of an
+    upper bound: gain) counts twice: a heavy tail is seldom seen in full. τ² is the estimate of the two-way analysis of
+    variance, at least 0; degrees of freedom: F. E. Satterthwaite, Biometrics Bulletin 2 (1946). The bound on the next
+    training is Student's prediction interval with S − 1 degrees of freedom, for trainings that vary normally, plus the
+    sampling variance of the mean.
     Raises ValueError for another shape, fewer than two examples or groups, or what is not finite.
     """
     values = np.asarray(differences, dtype=np.float64)
@@ -187,6 +209,7 @@ def pool(differences: ArrayLike, groups: ArrayLike | None = None) -> Pooled:
         run_variance = max(0.0, seed_variance - of_groups(residuals) / (runs - 1) / examples**2)
     counted = bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
     gained, lost = (int((values > 0).sum()), int((values < 0).sum())) if counted else (None, None)
+    parts = np.bincount(group_of, deviations.sum(axis=0)) / (runs * examples)
     added = runs * float((sizes**2).sum()) / examples
     effect = (squares + added**2) / (float((deviations**2).sum()) + added)
     return Pooled(
@@ -200,6 +223,8 @@ def pool(differences: ArrayLike, groups: ArrayLike | None = None) -> Pooled:
         design_effect=min(max(effect, 1.0), float(runs * sizes.max())),
         run_variance=run_variance,
         seed_variance=seed_variance,
+        lowest=None if counted else float(parts.min()),
+        highest=None if counted else float(parts.max()),
     )
 
 

@@ -17,12 +17,14 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from gradience.statistics.paired import score_variance
+from gradience.statistics.paired import FEWEST_GROUPS, score_variance
 from gradience.statistics.pooled import Claim, Pooled
 
 DEFAULT_CORRELATION = 0.2
 MOST_EXAMPLES = 10**9
 """More are not looked for."""
+WORST = 3.0
+"""Standard deviations by which the worst of a few hundred normal differences is below their mean."""
 SMALLEST_SHARE = 1e-8
 """The smallest margin, in standard deviations of one example, whose number of examples is given."""
 _SMALLEST_VARIANCE = 1e-30
@@ -155,28 +157,28 @@ def examples_for_mean(
 ) -> int | None:
     """Return the fewest examples that show a margin for scores other than 0/1, if both are equal; None for too many.
 
-    >>> examples_for_mean(0.25, 0.1)
-    155
+    >>> examples_for_mean(0.25, 0.05), examples_for_mean(0.25, 0.2)
+    (677, 300)
 
-    variance: of the differences of single examples. Normal quantiles: Student's ask for about two examples more.
+    variance: of the differences of single examples. Never below the floor of a grade. Normal quantiles, and the example
+    that the test adds, `WORST` standard deviations below the mean.
     """
-    return _rounded_up(variance, scipy.special.ndtri(wanted) - scipy.special.ndtri(level), margin)
-
-
-def _rounded_up(share: float, distance: float, margin: float) -> int | None:
-    """Return share·(distance/margin)² examples, rounded up; None for an unrealistic number."""
-    if margin <= SMALLEST_SHARE * distance * math.sqrt(share):
+    distance, deviation = scipy.special.ndtri(wanted) - scipy.special.ndtri(level), math.sqrt(variance)
+    if margin <= SMALLEST_SHARE * distance * deviation:
         return None
-    return math.ceil(share * (distance / margin) ** 2 - 1e-9)
+    reach = distance * deviation  # margin·n = reach·√n + WORST·deviation
+    root = (reach + math.sqrt(reach**2 + 4 * margin * WORST * deviation)) / (2 * margin)
+    return max(FEWEST_GROUPS, math.ceil(root**2 - 1e-9))
 
 
 def smallest_margin_of_mean(n: int, variance: float, *, level: float = 0.05, wanted: float = 0.8) -> float:
     """Return the margin that an equally good candidate shows with the power `wanted`, for scores other than 0/1.
 
-    >>> round(smallest_margin_of_mean(155, 0.25), 3)
-    0.1
+    >>> round(smallest_margin_of_mean(677, 0.25), 3)
+    0.05
     """
-    return float((scipy.special.ndtri(wanted) - scipy.special.ndtri(level)) * math.sqrt(variance / n))
+    distance = scipy.special.ndtri(wanted) - scipy.special.ndtri(level)
+    return float(distance * math.sqrt(variance / n) + WORST * math.sqrt(variance) / n)
 
 
 def _variance_at(discordance: float, delta: float, null: float) -> float:

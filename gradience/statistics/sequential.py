@@ -106,16 +106,12 @@ class Look(NamedTuple):
         return float(special.ndtr((expected - boundary) / math.sqrt(1 - self.share)))
 
 
-def fewest_at_first_look(margin: float, *, likelihoods: bool = False) -> int:
+def fewest_at_first_look(margin: float) -> int:
     """Return the fewest examples of a first look: 200, or as many as can show the margin if no answer changes.
 
-    >>> fewest_at_first_look(0.025), fewest_at_first_look(0.01), fewest_at_first_look(0.025, likelihoods=True)
-    (200, 459, 300)
-
-    likelihoods: scores other than 0/1, whose tails are not known below 300 examples.
+    >>> fewest_at_first_look(0.025), fewest_at_first_look(0.01)
+    (200, 459)
     """
-    if likelihoods:
-        return 300
     return max(200, math.ceil(math.log(0.01) / math.log1p(-margin)))
 
 

@@ -126,7 +126,7 @@ def command(folder, monkeypatch):
 
 def test_rows_show_nats_per_token_and_a_grade_by_a_margin_in_nats(command, tmp_path, capsys):
     out = tmp_path / "out"
-    assert run([*command, "--with-base", "--margin", "0.9", "-o", str(out)]) == 0
+    assert run([*command, "--with-base", "--margin", "0.9", "-o", str(out)]) == 8
     printed = capsys.readouterr()
     report = EvaluationReport.read(out / "evaluation.json")
     reference, other, base = report.adapters
@@ -152,14 +152,15 @@ def test_rows_show_nats_per_token_and_a_grade_by_a_margin_in_nats(command, tmp_p
         np.mean([record.kl for record in records["other"].records])
     )
     assert reference.grade is base.grade is None
-    assert other.grade == "B"
+    assert other.grade == "C"  # 30 examples
+    assert other.next_grade.examples == 300
+    assert report.looks == ()
     assert "can be ruled out" not in printed.err
     words = " ".join(printed.out.split())
     for part in (
         "Candidates, compared with reference",
         f"{other.likelihood.nll:.4f}",
-        "other: B, supported for these runs: NLL at most",
-        "(95 % confidence, margin 0.9)",
+        "other: C, inconclusive: scores other than 0/1 need 300 independent examples, and there are 30",
         "Gain of reference over the base model",
         f"0.9 nats per token, a perplexity {100 * math.expm1(0.9):.1f} % higher",
     ):

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def looks_of_few_rows(monkeypatch):
-    monkeypatch.setattr(sequential, "fewest_at_first_look", lambda margin, likelihoods: 20)
+    monkeypatch.setattr(sequential, "fewest_at_first_look", lambda margin: 20)
     monkeypatch.setattr(sequential, "FEWEST_BETWEEN", 5)
 
 
@@ -66,7 +66,7 @@ def records(output):
 def finished(folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("finished") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequential, "fewest_at_first_look", lambda margin, likelihoods: 20)
+        patch.setattr(sequential, "fewest_at_first_look", lambda margin: 20)
         patch.setattr(sequential, "FEWEST_BETWEEN", 5)
         return shrink(folder, output), output
 
