@@ -303,7 +303,7 @@ def graded(
     return EvaluatedAdapter(**{**dict(row), **changes})
 
 
-def _groups_of_first(inputs: Inputs, n: int) -> int:
+def _groups_of_first(inputs: EvaluateInputs, n: int) -> int:
     """Return the number of independent groups among the first `n` examples."""
     if not inputs.group_of:
         return n

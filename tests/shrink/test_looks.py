@@ -174,7 +174,7 @@ def test_dev_rows_are_answered_at_once_and_test_rows_at_looks(folder, tmp_path, 
 
 
 def test_a_look_ends_with_a_whole_group(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(sequential, "fewest_at_first_look", lambda margin, likelihoods: 5)
+    monkeypatch.setattr(sequential, "fewest_at_first_look", lambda margin: 5)
     rows = (folder / "rows.csv").read_text().splitlines()
     lines = [f"{row},{'group' if place == 0 else place // 4}" for place, row in enumerate(rows)]
     (tmp_path / "rows.csv").write_text("\n".join(lines))
