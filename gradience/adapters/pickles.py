@@ -117,9 +117,9 @@ def _unpickle(pickle: Path, weights: Path) -> None:
     )
 
 
-def _refusal(pickle: Path, answer: dict[str, str]) -> InputError:
+def _refusal(pickle: Path, reply: dict[str, str]) -> InputError:
     """The error for what the other process found."""
-    code, problem = answer["code"], answer.get("problem", "")
+    code, problem = reply["code"], reply.get("problem", "")
     sentences = {
         "pickle-time": ("reading it exceeds the time limit", "this is not a weight file"),
         "pickle-memory": ("reading it exceeds the memory limit", "this is not a weight file"),

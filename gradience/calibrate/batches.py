@@ -104,13 +104,13 @@ def encode_pairs(
     """
     encoded = []
     for row in rows:
-        answer = [] if row.more is None else encode_pair(tokenizer, row.text, row.more)[1]
-        needed = completion_tokens if row.more is None else len(answer)
+        completion = [] if row.more is None else encode_pair(tokenizer, row.text, row.more)[1]
+        needed = completion_tokens if row.more is None else len(completion)
         room = None if max_length is None else max_length - needed
         if room is not None and room < 1:
             raise _too_long(needed, f"no room for its prompt in {max_length}")
         before, truncated = prompt_ids(tokenizer, row.text, room)
-        encoded.append(EncodedRow(row.id, tuple(before), tuple(answer), len(answer), truncated))
+        encoded.append(EncodedRow(row.id, tuple(before), tuple(completion), len(completion), truncated))
     return encoded
 
 
@@ -127,13 +127,13 @@ def encode_targets(
     """
     encoded = []
     for row in rows:
-        answer = [] if row.more is None else target_ids(tokenizer, row.more, end=True)
-        needed = completion_tokens if row.more is None else len(answer)
+        completion = [] if row.more is None else target_ids(tokenizer, row.more, end=True)
+        needed = completion_tokens if row.more is None else len(completion)
         if max_length is not None and len(opening) + needed > max_length:
             raise _too_long(needed, f"no room in a decoder of {max_length}")
         before, truncated = source_ids(tokenizer, row.text, max_length)
         encoded.append(
-            EncodedRow(row.id, tuple(before), tuple(answer), len(answer), truncated, tuple(opening))
+            EncodedRow(row.id, tuple(before), tuple(completion), len(completion), truncated, tuple(opening))
         )
     return encoded
 

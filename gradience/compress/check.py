@@ -152,12 +152,12 @@ def check_with_peft(folder: Path, opened: Adapter, layout: Layout) -> PeftCheck:
     if done.returncode or not lines:
         ending = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         raise _failed(opened, f"the check itself broke: {ending[0][:300]}")
-    answer = json.loads(lines[-1])
-    problems = answer.pop("problems")
+    reply = json.loads(lines[-1])
+    problems = reply.pop("problems")
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise _failed(opened, f"PEFT {answer['peft']}: {problems[0]}{more}")
-    return PeftCheck(**answer)
+        raise _failed(opened, f"PEFT {reply['peft']}: {problems[0]}{more}")
+    return PeftCheck(**reply)
 
 
 def _failed(opened: Adapter, reason: str) -> VerificationError:

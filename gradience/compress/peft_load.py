@@ -109,8 +109,8 @@ def _put(root: nn.Module, name: str, module: nn.Module) -> None:
 def check(request: Mapping[str, Any]) -> dict[str, Any]:
     """Versions, counts, and what is wrong."""
     folder = Path(request["folder"])
-    answer: dict[str, Any] = {name: version(name) for name in ("peft", "torch", "transformers")}
-    answer |= {"modules": 0, "tensors": 0, "problems": []}
+    reply: dict[str, Any] = {name: version(name) for name in ("peft", "torch", "transformers")}
+    reply |= {"modules": 0, "tensors": 0, "problems": []}
     config = without_imports(LoraConfig.from_pretrained(str(folder)))
     config.layer_replication = None  # the skeleton has the replicated layers already
     base = build(request["layers"], request["loose"], request["saved"])
@@ -126,14 +126,14 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
                 torch_device="cpu",
             )
         except Exception as error:  # noqa: BLE001 (whatever PEFT raises is the finding)
-            return answer | {"problems": [f"{type(error).__name__}: {str(error)[:300]}"]}
+            return reply | {"problems": [f"{type(error).__name__}: {str(error)[:300]}"]}
     problems = [
         str(warning.message)[:300] for warning in caught if "missing adapter keys" in str(warning.message)
     ]
     layers = lora_layers(model)
     tensors = load_file(folder / "adapter_model.safetensors")
     problems += [*_module_problems(layers, request["expected"]), *_tensor_problems(model, tensors)]
-    return answer | {"modules": len(layers), "tensors": len(tensors), "problems": problems}
+    return reply | {"modules": len(layers), "tensors": len(tensors), "problems": problems}
 
 
 def lora_layers(model: PeftModel) -> dict[str, LoraLayer]:

@@ -249,8 +249,8 @@ class Classification(Procedure):
                 continue
             with_lora, without = (
                 [
-                    answer.logits.tolist()
-                    for answer in engine.classify(name, texts, max_length=self.max_length, lora=lora)
+                    classified.logits.tolist()
+                    for classified in engine.classify(name, texts, max_length=self.max_length, lora=lora)
                 ]
                 for lora in (True, False)
             )
@@ -266,12 +266,12 @@ class Classification(Procedure):
                     id=row.id,
                     text_sha256=sha256_text(whole_text(row)),
                     label=row.label,
-                    predicted=int(answer.logits.argmax()),
-                    correct=int(answer.logits.argmax()) == row.label,
-                    logits=tuple(float(value) for value in answer.logits),
-                    truncated=answer.truncated,
+                    predicted=int(classified.logits.argmax()),
+                    correct=int(classified.logits.argmax()) == row.label,
+                    logits=tuple(float(value) for value in classified.logits),
+                    truncated=classified.truncated,
                 )
-                for row, answer in zip(
+                for row, classified in zip(
                     rows,
                     engine.classify(name, texts, lora=self.lora, max_length=self.max_length),
                     strict=True,
@@ -354,9 +354,9 @@ def decided(
     output: str, gold: str, filters: Mapping[str, Filter], same: Callable[[str, str], bool]
 ) -> Decision:
     """Return what each filter finds in an output; it is correct when what the first one finds is the gold answer."""
-    answers = {name: extract(output) for name, extract in filters.items()}
-    extracted = next(iter(answers.values()), None)
-    return Decision(extracted is not None and same(extracted, gold), answers)
+    found = {name: extract(output) for name, extract in filters.items()}
+    extracted = next(iter(found.values()), None)
+    return Decision(extracted is not None and same(extracted, gold), found)
 
 
 # ---------------------------------------------------------------- likelihoods
@@ -391,8 +391,8 @@ class Choices(Procedure):
     def records(self, engine: Engine, names: Names, rows: Sequence[Any]) -> list[list[ChoiceRecord]]:
         pairs = [pair for row in rows for pair in row.pairs]
         answered = []
-        for answers in engine.score(names, pairs, max_length=self.limit(engine), end=False):
-            scores = iter(answers)
+        for scored in engine.score(names, pairs, max_length=self.limit(engine), end=False):
+            scores = iter(scored)
             answered.append([self._record(row, [next(scores) for _ in row.pairs]) for row in rows])
         return answered
 
@@ -456,7 +456,7 @@ class Scores(Procedure):
         super().prove(engine, list(dict.fromkeys([*names, self.reference])), rows, allow_inert=allow_inert)
 
     def records(self, engine: Engine, names: Names, rows: Sequence[Any]) -> list[list[ScoreRecord]]:
-        answers = engine.score(
+        scored = engine.score(
             names,
             [(row.prompt, row.response) for row in rows],
             reference=self.reference,
@@ -479,5 +479,5 @@ class Scores(Procedure):
                 )
                 for row, score in zip(rows, scores, strict=True)
             ]
-            for scores in answers
+            for scores in scored
         ]

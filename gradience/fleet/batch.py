@@ -19,7 +19,7 @@ from gradience.errors import GradienceError, InputError, UsageError
 from gradience.files.scratch import held
 from gradience.files.whole import write_errors
 from gradience.fleet.journal import read_rows
-from gradience.fleet.processes import Died, Request, answers
+from gradience.fleet.processes import Died, Request, replies
 from gradience.fleet.settings import FleetCompressSettings
 from gradience.fleet.truncate import failed
 from gradience.reports.base.run import Stopwatch
@@ -81,12 +81,12 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
                 "rank": wanted,
                 "options": options,
             })  # fmt: skip
-        for request, answer in answers(requests, workers=settings.workers):
+        for request, reply in replies(requests, workers=settings.workers):
             name = request["name"]
-            if isinstance(answer, Died):
-                results[name] = failed(rows[name], InputError(answer.words, code="process-died"))
+            if isinstance(reply, Died):
+                results[name] = failed(rows[name], InputError(reply.words, code="process-died"))
             else:
-                results[name] = TypeAdapter(Truncated).validate_json(answer)
+                results[name] = TypeAdapter(Truncated).validate_json(reply)
             if settings.progress:
                 settings.progress(len(results), len(rows))
         adapters = [results[name] for name in rows]

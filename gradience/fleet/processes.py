@@ -1,8 +1,8 @@
-"""Adapters spread over processes: a thread for each process hands it an adapter and waits for the answer.
+"""Adapters spread over processes: a thread for each process hands it an adapter and waits for the reply.
 
-A request is a line of JSON on the process's standard input, an answer a line on its standard output, so that no
+A request is a line of JSON on the process's standard input, a reply a line on its standard output, so that no
 untrusted data is unpacked in the parent process. A worker ends when its input closes: then the parent has ended too.
-A process that dies of an adapter (memory, a fault in a library) costs only that adapter's answer; another takes its
+A process that dies of an adapter (memory, a fault in a library) costs only that adapter's reply; another takes its
 place.
 """
 
@@ -50,8 +50,8 @@ def truncate(request: Request) -> str:
 TASKS: dict[str, Callable[[Request], str]] = {"measure": measure, "truncate": truncate}
 
 
-def answer(request: Request) -> bytes:
-    """Return the answer to a request, a line of JSON."""
+def reply(request: Request) -> bytes:
+    """Return the reply to a request, a line of JSON."""
     return TASKS[request["task"]](request).encode() + b"\n"
 
 
@@ -59,7 +59,7 @@ def serve(requests: TextIO) -> None:
     """Answer every request on standard output, in order, until there are no more."""
     with threadpool_limits(limits=1, user_api="blas"):
         for line in requests:
-            sys.stdout.buffer.write(answer(json.loads(line)))
+            sys.stdout.buffer.write(reply(json.loads(line)))
             sys.stdout.buffer.flush()
 
 
@@ -74,7 +74,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 
 class Died(NamedTuple):
-    """In place of an answer: the process ended while it worked on this."""
+    """In place of a reply: the process ended while it worked on this."""
 
     exit_code: int
 
@@ -84,7 +84,7 @@ class Died(NamedTuple):
         return f"the process that worked on it ended with exit code {self.exit_code}"
 
 
-Answer = tuple[Request, bytes | Died]
+Reply = tuple[Request, bytes | Died]
 
 
 def processes_for(number: int, workers: int | None) -> int:
@@ -92,8 +92,8 @@ def processes_for(number: int, workers: int | None) -> int:
     return max(1, min(workers or processors(), number // WORTH_A_PROCESS))
 
 
-def answers(requests: Sequence[Request], *, workers: int | None = None) -> Iterator[Answer]:
-    """Yield every request with its answer, as they come.
+def replies(requests: Sequence[Request], *, workers: int | None = None) -> Iterator[Reply]:
+    """Yield every request with its reply, as they come.
 
     workers: processes; the processor count by default. With few requests this process does it all by itself.
     """
@@ -101,11 +101,11 @@ def answers(requests: Sequence[Request], *, workers: int | None = None) -> Itera
     if count == 1:
         with threadpool_limits(limits=1, user_api="blas"):
             for request in requests:
-                yield request, answer(request)
+                yield request, reply(request)
         return
     free: SimpleQueue[_Process] = SimpleQueue()
 
-    def ask(request: Request) -> Answer:
+    def ask(request: Request) -> Reply:
         process = free.get()
         try:
             return request, process.ask(request)
@@ -119,7 +119,7 @@ def answers(requests: Sequence[Request], *, workers: int | None = None) -> Itera
         stack.callback(
             pool.shutdown, wait=True, cancel_futures=True
         )  # they begin nothing more once this is left
-        waiting: set[Future[Answer]] = set()
+        waiting: set[Future[Reply]] = set()
         for request in requests:
             if len(waiting) >= 2 * count:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -137,7 +137,7 @@ class _Process:
         self._running: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: Request) -> bytes | Died:
-        """Return the answer to a request."""
+        """Return the reply to a request."""
         running = self._running or self._start()
         assert running.stdin is not None
         assert running.stdout is not None

@@ -16,7 +16,7 @@ from gradience.fleet.discover import Member, discover
 from gradience.fleet.exports import export, rows_file_of
 from gradience.fleet.journal import FleetJournal, read_rows
 from gradience.fleet.measure import failed
-from gradience.fleet.processes import Died, answers
+from gradience.fleet.processes import Died, replies
 from gradience.fleet.settings import FleetSettings
 from gradience.fleet.summary import Predictions, Tally
 from gradience.reports.base.run import Stopwatch
@@ -109,11 +109,11 @@ def measured_rows(
         {"task": "measure", "name": member.name, "path": str(member.path), "options": options}
         for member in members
     ]
-    for request, answer in answers(requests, workers=workers):
-        if isinstance(answer, Died):
-            yield failed(request["name"], "process-died", answer.words)
+    for request, reply in replies(requests, workers=workers):
+        if isinstance(reply, Died):
+            yield failed(request["name"], "process-died", reply.words)
         else:
-            yield FleetRow.model_validate_json(answer)
+            yield FleetRow.model_validate_json(reply)
 
 
 def rows_on_ray(members: Sequence[Member], **options: Any) -> Iterator[FleetRow]:

@@ -127,13 +127,13 @@ class ChatTemplate:
         assert self._process.stdout
         self.send(chats)
         line = self._process.stdout.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"wrong": self._how_it_ended(), "at": -1}
-        if "texts" in answer:
-            return list(answer["texts"])
-        roles = ", ".join(message["role"] for message in chats[answer["at"]][0])
+        reply: dict[str, Any] = json.loads(line) if line else {"wrong": self._how_it_ended(), "at": -1}
+        if "texts" in reply:
+            return list(reply["texts"])
+        roles = ", ".join(message["role"] for message in chats[reply["at"]][0])
         raise _refused(
             self.tokenizer,
-            f"fails on a conversation of {roles}: {answer['wrong']}",
+            f"fails on a conversation of {roles}: {reply['wrong']}",
             "correct the template or the rows: most templates want user and assistant in turn",
         )
 

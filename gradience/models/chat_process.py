@@ -53,15 +53,15 @@ def main() -> None:
         allowed += SECONDS_EACH * len(chats)
         signal.setitimer(signal.ITIMER_PROF, max(allowed - (time.process_time() - started), SECONDS_EACH))
         texts: list[str] = []
-        answer: dict[str, Any] = {"texts": texts}
+        reply: dict[str, Any] = {"texts": texts}
         try:
             texts += (written(*chat) for chat in chats)
         except MemoryError:
-            answer = {"wrong": f"it takes more than {MEMORY_BYTES // 2**20} MB of memory", "at": len(texts)}
+            reply = {"wrong": f"it takes more than {MEMORY_BYTES // 2**20} MB of memory", "at": len(texts)}
         except Exception as error:  # noqa: BLE001  (a stranger's program may raise anything)
             name = "" if type(error) is TemplateError else f"{type(error).__name__}: "
-            answer = {"wrong": f"{name}{error}"[:500], "at": len(texts)}
-        sys.stdout.write(json.dumps(answer) + "\n")
+            reply = {"wrong": f"{name}{error}"[:500], "at": len(texts)}
+        sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()
 
 

@@ -82,8 +82,8 @@ def encode_pair(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], 
     """
     before, whole = encode_prompt(tokenizer, prompt), encode_prompt(tokenizer, prompt + response)
     joined = whole[: len(before)] == before
-    answer = whole[len(before) :] if joined else _plain(tokenizer, response)
-    return before, [*answer, end_token(tokenizer)]
+    response_ids = whole[len(before) :] if joined else _plain(tokenizer, response)
+    return before, [*response_ids, end_token(tokenizer)]
 
 
 def token_counts(tokenizer: Any, texts: Sequence[tuple[str, ...]]) -> list[int]:

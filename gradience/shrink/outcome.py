@@ -217,13 +217,13 @@ def mean_interval(values: Values, confidence: float = 0.95) -> MeanInterval:
     return MeanInterval(mean=float(values.mean()), low=low, high=high)
 
 
-def _logits(answers: Evaluation[Any] | None) -> Values | None:
-    if answers is None or answers.run.kind != "classification":
+def _logits(evaluation: Evaluation[Any] | None) -> Values | None:
+    if evaluation is None or evaluation.run.kind != "classification":
         return None
-    return np.array([record.logits for record in answers.records], dtype=np.float64)
+    return np.array([record.logits for record in evaluation.records], dtype=np.float64)
 
 
 def _scores(row: AdapterAnswers) -> Evaluation[Any] | None:
     """Return the scores of the gold responses; if likelihoods are compared, those are the answers."""
-    answers = row.answers
-    return answers if answers is not None and answers.run.kind == "scores" else row.scores
+    evaluation = row.answers
+    return evaluation if evaluation is not None and evaluation.run.kind == "scores" else row.scores

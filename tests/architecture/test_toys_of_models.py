@@ -207,5 +207,5 @@ def test_a_toy_control_a_toy_arm_and_a_toy_variant_are_one_object_and_one_line_e
     assert "| `unharmed` | not as expected |" in bench.to_markdown()
 
     page = aggregate([bench]).to_markdown()
-    assert "unharmed must fail, and passes on the one seed there is" in page
+    assert "unharmed must fail but passes on the only seed" in page
     assert "controls: unharmed is PASS and must be FAIL" in page

@@ -43,7 +43,7 @@ class _Running:
     folder: Path
     process: subprocess.Popen[bytes]
     devices: Sequence[str]
-    answer: IO[bytes]
+    reply: IO[bytes]
 
 
 def refuse_too_many(order: StageOrder, gpus: int, most: int, machine: str) -> None:
@@ -95,11 +95,11 @@ class Processes:
             except subprocess.TimeoutExpired:
                 running.process.kill()
                 running.process.wait()
-            running.answer.close()
+            running.reply.close()
         self.running.clear()
 
     def _start(self, order: StageOrder, folder: Path, devices: Sequence[str]) -> None:
-        answer = tempfile.TemporaryFile()  # noqa: SIM115  (read when the process has ended)
+        reply = tempfile.TemporaryFile()  # noqa: SIM115  (read when the process has ended)
         log = _log_of(folder, order)
         log.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile() as order_file, log.open("ab") as errors:
@@ -109,21 +109,21 @@ class Processes:
                 [*WORKER, str(folder), order.stage],
                 env=os.environ | ({VISIBLE: ",".join(devices)} if self.devices else {}),
                 stdin=order_file,
-                stdout=answer,
+                stdout=reply,
                 stderr=errors,
                 preexec_fn=ends_with_parent,
             )
-        self.running.append(_Running(order, folder, process, devices, answer))
+        self.running.append(_Running(order, folder, process, devices, reply))
 
     def _end(self, running: _Running) -> list[StageFailure | None]:
         """Return the outcome of the stage; empty if it was restarted."""
         self.running.remove(running)
         code, name = running.process.returncode, (running.order.seed, running.order.stage)
-        with running.answer:
-            running.answer.seek(0)
-            answer_text = running.answer.read()
+        with running.reply:
+            running.reply.seek(0)
+            reply_text = running.reply.read()
         if code == 0:
-            return [StageFailure.parse(answer_text) if answer_text else None]
+            return [StageFailure.parse(reply_text) if reply_text else None]
         how = f"its process ended with {code} ({_log_of(running.folder, running.order)} has its output)"
         self.lost[name] += 1
         if code < 0 and self.lost[name] < ATTEMPTS:
@@ -143,12 +143,12 @@ def main() -> None:
     The order comes as JSON on standard input, a failure goes as JSON to standard output; what libraries print goes to
     standard error. A bug ends with its traceback and exit code 1.
     """
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answer:
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as reply:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         order = json.load(sys.stdin)
         failure = make_stage(StageOrder(**order | {"inputs": tuple(order["inputs"])}), Path(sys.argv[1]))
         if failure is not None:
-            json.dump(asdict(failure), answer)
+            json.dump(asdict(failure), reply)
 
 
 if __name__ == "__main__":

@@ -338,8 +338,8 @@ def metrics_of(rules: Scoring, records: Sequence[Any]) -> dict[str, float]:
     outputs = [row for row in records if isinstance(row, GenerationRecord)]
     shares = {}
     for name in list(rules.filters)[1:]:  # other ways of finding the answer
-        answers = [(row.answers[name], row.answer) for row in outputs]
-        correct = sum(answer is not None and rules.same(answer, gold) for answer, gold in answers)
+        pairs = [(row.answers[name], row.answer) for row in outputs]
+        correct = sum(extracted is not None and rules.same(extracted, gold) for extracted, gold in pairs)
         shares[name] = correct / len(outputs)
     return shares
 

@@ -174,7 +174,7 @@ class _Regeneration:
                 continue
             if gold_of(old) != gold_of(new):
                 self.mismatches.append((file, f"{new.id}: another text or gold answer than the task's"))
-            recorded, answer = answer_of(old), answer_of(new)
+            recorded, regenerated = output_of(old), output_of(new)
             if is_same(old, new):
                 equal += 1
                 continue
@@ -182,13 +182,13 @@ class _Regeneration:
                 DifferingAnswer(
                     id=new.id,
                     recorded=recorded,
-                    again=answer,
+                    again=regenerated,
                     recorded_correct=old.correct,
                     again_correct=new.correct,
                 )
             )
             if not why:
-                problem = f"{new.id}: {recorded!r} recorded, {answer!r} when regenerated"
+                problem = f"{new.id}: {recorded!r} recorded, {regenerated!r} when regenerated"
                 self.mismatches.append((file, problem))
         if differing and why:
             count = f"{len(differing)} of {len(again.records)}"
@@ -258,7 +258,7 @@ def _adapter(folder: Path) -> Path | None:
     return next((place for place in places if (place / WEIGHTS).is_file()), None)
 
 
-def answer_of(row: Record) -> str:
+def output_of(row: Record) -> str:
     """Return the answer: the output, the index of the label or choice, or the scores, as text."""
     if isinstance(row, GenerationRecord):
         return row.output
@@ -270,7 +270,7 @@ def answer_of(row: Record) -> str:
 def is_same(recorded: Record, again: Record) -> bool:
     """Return True for the same answer with the same numbers, up to rounding in other batches."""
     if isinstance(recorded, GenerationRecord) or type(recorded) is not type(again):
-        return answer_of(recorded) == answer_of(again)
+        return output_of(recorded) == output_of(again)
     pairs = zip(numbers_of(recorded), numbers_of(again), strict=False)
-    same = isinstance(recorded, ScoreRecord) or answer_of(recorded) == answer_of(again)
+    same = isinstance(recorded, ScoreRecord) or output_of(recorded) == output_of(again)
     return same and all(math.isclose(before, now, rel_tol=1e-3, abs_tol=1e-4) for before, now in pairs)

@@ -376,13 +376,12 @@ class HarnessRule:
                 code="task-pattern",
                 hint="write it without nested repeats, such as `(a+)+`",
             ) from None
-        answers: dict[str, str | None] = {}
+        extracted: dict[str, str | None] = {}
         if len(answered) == 1:
-            answers = {
-                name: None if answer in (None, NOTHING) else str(answer)
-                for name, (answer,) in filtered.items()
+            extracted = {
+                name: None if text in (None, NOTHING) else str(text) for name, (text,) in filtered.items()
             }
-        return Decision(self._correct(values), answers)
+        return Decision(self._correct(values), extracted)
 
     def _correct(self, values: Mapping[str, Any]) -> bool:
         value = values.get(self.metric)

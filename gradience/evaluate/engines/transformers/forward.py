@@ -240,4 +240,4 @@ def classify_batch(
     inputs = tokenizer.pad(rows, return_tensors="pt", verbose=False).to(model.device)
     with torch.inference_mode():
         logits = model(**inputs).logits.float().cpu().numpy()
-    return [Classified(*answer) for answer in zip(logits, truncated, strict=True)]
+    return [Classified(*row) for row in zip(logits, truncated, strict=True)]

@@ -32,13 +32,13 @@ def fitted(tokenizer: Any, prompt: str, response: str, max_length: int | None, *
     """Return the ids of both. If they are too long, the prompt is truncated at its beginning; the response
     keeps its end.
     """
-    _, answer = encode_pair(tokenizer, prompt, response)
-    answer = answer if end else answer[:-1]
-    room = None if max_length is None else max_length - len(answer)
-    if max_length is not None and len(answer) >= max_length:
-        raise no_room(len(answer), max_length)
+    _, response_ids = encode_pair(tokenizer, prompt, response)
+    response_ids = response_ids if end else response_ids[:-1]
+    room = None if max_length is None else max_length - len(response_ids)
+    if max_length is not None and len(response_ids) >= max_length:
+        raise no_room(len(response_ids), max_length)
     before, truncated = prompt_ids(tokenizer, prompt, room) if prompt else ([begin_token(tokenizer)], False)
-    return EncodedPair(before, answer, truncated)
+    return EncodedPair(before, response_ids, truncated)
 
 
 def no_room(tokens: int, max_length: int) -> InputError:

@@ -285,11 +285,13 @@ class VllmEngine(Engine):
         rows = [pair.prompt + pair.response for pair in scored]
         self.tokens += sum(map(len, rows))
         first = [len(pair.prompt) for pair in scored]
-        answers = iter(self._ask("score", name, rows, part=part, first=first) if rows else [])
+        rows_scored = iter(self._ask("score", name, rows, part=part, first=first) if rows else [])
         scores = []
         for some in parts:
             terms = [
-                term for part in islice(answers, sum(bool(pair.response) for pair in some)) for term in part
+                term
+                for part in islice(rows_scored, sum(bool(pair.response) for pair in some))
+                for term in part
             ]
             scores.append(
                 Score(

@@ -148,8 +148,8 @@ def _terms(output: Any, row: list[int], first: int) -> list[list[Any]]:
     return [[table[token].logprob, len(table) == 1] for table, token in zip(tables, row[first:], strict=True)]
 
 
-def answer(server: Server, question: dict[str, Any]) -> dict[str, Any]:
-    """The answer to one question, or vLLM's refusal."""
+def reply_to(server: Server, question: dict[str, Any]) -> dict[str, Any]:
+    """The reply to one question, or vLLM's refusal."""
     ask = getattr(server, question.pop("ask"))
     try:
         return {"answer": ask(**question)}
@@ -160,18 +160,18 @@ def answer(server: Server, question: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Answer until there are no more questions."""
-    answers = open(os.dup(1), "w", encoding="utf-8")  # noqa: SIM115  (as long as the process)
+    replies = open(os.dup(1), "w", encoding="utf-8")  # noqa: SIM115  (as long as the process)
     os.dup2(2, 1)  # vLLM logs to standard output
     questions: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=[questions], daemon=True).start()
 
     def write(reply: dict[str, Any]) -> None:
-        answers.write(json.dumps(reply) + "\n")
-        answers.flush()
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
 
     server = Server(lambda share: write({"part": share}))
     while True:
-        write(answer(server, json.loads(questions.get())))
+        write(reply_to(server, json.loads(questions.get())))
 
 
 def _listen(questions: queue.Queue[str]) -> None:
