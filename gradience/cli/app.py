@@ -33,7 +33,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
         "monitor": "Summarize a training run: loss, evaluation, rank use, alerts.",
     },
     "Shrink": {
-        "shrink": "Write the smallest adapter that is shown to be as good.",
+        "shrink": "Write the smallest adapter whose drop is shown to be small.",
         "compress": "Write a smaller approximation of an adapter at the same scale.",
         "calibrate": "Measure how much each component matters on your prompts.",
         "distill": "Distill the reference adapter into a smaller one.",
@@ -68,7 +68,7 @@ Gradience measures how much of its rank a LoRA adapter uses, and tests if a smal
   gradience audit ./my_adapter
       ranks that the weights suggest, from the adapter's file alone
   gradience shrink ./my_adapter --data examples.jsonl -o smaller
-      the smallest adapter that is shown to be as good on your examples
+      the smallest tested adapter whose accuracy drop is shown to be below 2.5 points
   gradience demo
       an audit of the adapter that comes with the package
 

@@ -27,8 +27,8 @@ class Command(CodeSettings):
 
 
 def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, out: TextsOutput) -> int:
-    """Exit codes: 0 every candidate is shown to be as good (B), 8 some are inconclusive (C), 1 some are worse (D),
-    4 some could not be evaluated (X).
+    """Exit codes: 0 the drop of every candidate is shown to be below the margin (B), 8 some are inconclusive
+    (C), 1 some are worse (D), 4 some could not be evaluated (X).
 
     Examples:
 

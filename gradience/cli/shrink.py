@@ -1,4 +1,4 @@
-"""`gradience shrink`: the smallest adapter that is shown to be as good on your own examples."""
+"""`gradience shrink`: the smallest tested adapter whose drop is shown to be below the margin."""
 
 from __future__ import annotations
 

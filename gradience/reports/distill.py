@@ -220,7 +220,7 @@ def _answer(report: DistillReport) -> str:
     )
     counted = sum(row.kl_per_example_after < row.kl_per_example_before for row in report.by_row)
     how = f"{count(counted)} of {plural(report.held_out_rows, 'held-out example')} are closer"
-    how += "" if p is None else f", {probability(p)} that distillation changed nothing"
+    how += "" if p is None else f", {probability(p)} if distillation changed nothing"
     if closer:
         return f"Closer to the reference: distillation recovered {percent(recovered)} of the KL per token ({how})."
     change = (

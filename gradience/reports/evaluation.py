@@ -624,7 +624,11 @@ def looks_fact(looks: Sequence[int]) -> list[tuple[str, Inline]]:
 
 
 LOOK_LEGEND: tuple[tuple[str, Inline], ...] = (
-    ("examples", "examples answered when the test stopped; the intervals hold over all looks"),
+    (
+        "examples",
+        "examples answered when the row's test stopped; Δ compares with the reference on the same examples, and the"
+        " intervals hold over all looks",
+    ),
 )
 
 

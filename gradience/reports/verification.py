@@ -173,7 +173,7 @@ def verification_blocks(report: Verification, most: int | None = None) -> Docume
     of_bench = report.status is not None or report.seeds
     facts: list[tuple[str, Inline]] = [
         *(
-            [("status in the folder", report.status or MISSING), ("seeds recomputed", seeds)]
+            [("status in the folder", report.status or MISSING), ("recomputed seeds", seeds)]
             if of_bench
             else []
         ),

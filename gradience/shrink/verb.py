@@ -44,7 +44,7 @@ COMPRESSION_DOCUMENT = "compression_report.md"
 
 @public(ShrinkSettings)
 def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport | ShrinkForecast:
-    """Write the smallest adapter that is shown to be as good as `adapter`, and return the evidence.
+    """Write the smallest tested adapter whose drop from `adapter` is shown to be below the margin; return the evidence.
 
     >>> report = shrink_adapter(
     ...     "my_adapter", "shrunk", base_model="embedded:minilm", task="reviews", limit=64, ranks=[4], margin=5
