@@ -94,7 +94,11 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
         evaluated = _evaluated(folder, sha256, evaluation)
         rows += [] if evaluated is None else _evaluation(*evaluated)
         runtimes = compression.runtimes if compression else _verdicts(adapter, folder)
-        blocks = [Heading("Ranks and evidence"), Facts([*rows, *digests]), *_loading(adapter, runtimes)]
+        blocks = [
+            Heading("Ranks and evaluation" if evaluated else "Ranks"),
+            Facts([*rows, *digests]),
+            *_loading(adapter, runtimes),
+        ]
     return "\n\n".join([*opening, markdown.render(blocks)])
 
 

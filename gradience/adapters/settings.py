@@ -43,7 +43,8 @@ class WorkSettings(ReadSettings):
     """Memory."""
 
     max_memory: Annotated[Integer | None, Flag("SIZE", read=bytes_of)] = None
-    """Memory limit; an adapter that needs more is refused (default: 500MB, or eight times the adapter's files)."""
+    """Memory limit; an adapter that needs more is refused (default: the larger of 500MB and
+    eight times the adapter's files)."""
     workers: Annotated[Integer | None, PythonOnly] = None
     """Modules at a time; the processor count by default. The result does not depend on it."""
     progress: Annotated[Progress | None, PythonOnly] = None

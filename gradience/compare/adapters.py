@@ -51,7 +51,7 @@ def replicates_of(rows: Sequence[ModuleComparison]) -> Replicates:
         whole = "A" if smaller == "B" else "B"
         verdict, reason = (
             "truncation",
-            f"{smaller} is {whole} truncated: each of its updates is a part of {whole}'s",
+            f"{smaller} is {whole} truncated: each update is {whole}'s, cut to its leading singular directions",
         )
     elif updates and median(updates) > COPY_COSINE:
         verdict, reason = "near-copies", "the updates themselves point the same way"

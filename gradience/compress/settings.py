@@ -96,7 +96,7 @@ class SizeSettings:
     plan: Annotated[
         SkipValidation[CompressionPlan | StrPath | None], BeforeValidator(_plan), Flag("FILE")
     ] = None
-    """Plan, or its file, from --dry-run --json; its ranks may be edited."""
+    """Plan written by --dry-run --json; its ranks may be edited."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

@@ -285,7 +285,7 @@ def graded(
     groups = None if row.likelihood is None or row.n is None else _groups_of_first(inputs, row.n)
     grade, needs = pair_grade(bounds.low, bounds.high, margin, adjusted, groups=groups), None
     if grade == "B":
-        reason = f"supported for these runs: {measure} {worst} (95 % confidence, margin {allowed})"
+        reason = f"shown for these runs: {measure} {worst} (95 % confidence, margin {allowed})"
     elif grade == "D":
         reason = f"worse: {measure} at least {size(-bounds.high)} {lost} (95 % confidence, margin {allowed})"
     else:

@@ -91,11 +91,11 @@ class ExampleSettings:
     margin: Annotated[Margin | None, Flag("POINTS")] = None
     """The largest acceptable drop in accuracy, in points (default: 2.5); for likelihoods in nats per token (0.025)."""
     role: Annotated[Literal["confirm", "dev"], Flag("ROLE")] = "confirm"
-    """Examples of a task: test (confirm) or development (dev)."""
+    """Split of a task: confirm (test) or dev."""
     group: Annotated[str | None, Flag("COLUMN")] = None
     """Column of the file that names each example's document, user or template: the test counts groups."""
     limit: Annotated[Positive | None, Flag("N")] = None
-    """Evaluate at most N examples. After a first evaluation of more, tests stop at an earlier look."""
+    """Evaluate at most N examples. If more were planned before, the test ends at the last look within N."""
     all_rows: bool = False
     """Answer all examples at once instead of testing at planned looks, which stop when a result is clear."""
     batch_size: Annotated[Positive | None, Flag("N")] = None

@@ -408,7 +408,7 @@ def lost_blocks(compression: Compression, view: View) -> list[Block]:
         title = "Error"
         rows = [
             ("error", percent(compression.measured_error), "‖ΔW − ΔW′‖ / ‖ΔW‖ as stored"),
-            ("predicted error", foreseen, "before storage rounding"),
+            ("before storage", foreseen, "the same before storage rounding"),
         ]
         layers = [error for module in compression.modules if (error := module.output_error) is not None]
         if layers:
@@ -450,7 +450,7 @@ def runtime_blocks(compression: Compression, view: View) -> list[Block]:
     pages = ", ".join(dict.fromkeys(row.run.partition("#")[0] for row in run))
     blocks: list[Block] = [Heading("Runtime support")]
     for title, rows in (
-        (f"Tested on {compression.architecture} with such tensors ({pages}):", run),
+        (f"Tested with other adapters of {compression.architecture} with such tensors ({pages}):", run),
         ("Not tested:", [row for row in compression.runtimes if not row.run]),
     ):
         blocks += [dim(title), Notes(runtime_notes(rows))] if rows else []
@@ -625,7 +625,7 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
         modules, tensors = plural(check.modules, "module"), plural(check.tensors, "tensor")
         loaded = f"with PEFT {check.peft}: {modules} with these ranks and scales, {tensors} bit-identical"
         facts.append(("loaded", loaded))
-    says = "with a note at the top that the text describes the original"
+    says = "with a note added that the text describes the original adapter"
     return [
         *facts,
         *_listed("left out", "module at rank 0", "modules at rank 0", report.dropped, most),

@@ -161,7 +161,7 @@ class EvaluatedAdapter(Part):
     """Holm-adjusted p-value over all evaluated candidates; null for the base, which is not tested."""
     change: OutputChange | None = None
     grade: Grade | None = None
-    """B: supported for these runs. C: inconclusive. D: worse. X: could not be evaluated. A needs several training runs.
+    """B: shown for these runs. C: inconclusive. D: worse. X: could not be evaluated. A needs several training runs.
     Null for the reference and the base."""
     reason: str = ""
     """Explanation of the grade in one sentence."""
@@ -778,7 +778,8 @@ def caveat_blocks(report: EvaluationReport) -> list[Block]:
     return [
         Heading("Limits"),
         Paragraph(
-            f"{generated}One adapter each gives at most grade B: another training run may give a different result."
+            f"{generated}With one training run per side, grade B is the best possible: another training run may give"
+            " a different result."
             f" The margin ({margin}) is valid only if it was chosen before anyone saw {results}."
         ),
     ]

@@ -237,7 +237,7 @@ def fleet_blocks(report: FleetReport, *, brief: bool = False, root: str | None =
         Heading("Limits"),
         Paragraph(
             "Weight error is a crude guide to accuracy. Error: ‖ΔW − ΔW′‖ / ‖ΔW‖."
-            f" Slot sizes were measured with {report.engine}, for the modules that the adapters"
+            f" Slot sizes follow the allocation of {report.engine}, measured earlier, for the modules that the adapters"
             " have. Without lora_target_modules vLLM also allocates the other modules."
         ),
     ]

@@ -233,7 +233,7 @@ def _chances(forecast: BenchForecast) -> list[Block]:
         rows.append((Span(scenario.name, "name"), *figures, chance(scenario.pass_if_equal)))
     legend = (
         "Margin: smallest margin in points that can be shown with 80 % power if the variant is exactly as good as the"
-        " probe. The variants are plausible examples, not measurements; `gradience bench power` lists the assumptions"
+        " probe. The discordances are assumed, not measured; `gradience bench power` lists the assumptions"
         " and plans other budgets."
     )
     columns = [Column("variant"), *(Column(title, ">") for title in titles)]

@@ -84,9 +84,9 @@ class PowerReport(Report):
         examples, seeds = plural(self.n, "example"), plural(self.seeds, "seed")
         error = f"one-sided error rate {percent(float(self.alpha))}"
         legend = (
-            "All values assume that the variant is exactly as good as the probe. Power: chance to show "
-            "non-inferiority with this budget. Margin: smallest margin that this budget can show at that power, in "
-            f"points. Examples: number needed with {seeds}. Seeds: number needed with {examples}."
+            "All values except the last column assume that the variant is exactly as good as the probe. Power: "
+            "chance to show non-inferiority with this budget. Margin: smallest margin that this budget can show at "
+            f"that power, in points. Examples: number needed with {seeds}. Seeds: number needed with {examples}."
         )
         # an equal variant, and one that is worse by two margins
         worse = f"PASS if {in_points(2 * float(self.margin))} points worse"

@@ -166,7 +166,7 @@ def verdict_of(
     runs = record.architectures.get(architecture or "")
     if runs is None:
         verdict: Verdict = "not run"
-        why = UNKNOWN if architecture is None else f"no adapter for {architecture}"
+        why = UNKNOWN if architecture is None else f"no test adapter for {architecture}"
     else:
         verdict, why = _from_runs(record.runtime, runs, adapter, parts)
     page = "" if verdict == "not run" else record.page

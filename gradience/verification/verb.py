@@ -35,8 +35,8 @@ CHECKS: Mapping[str, Callable[[Path, Findings], object]] = {
 """File of a result -> its check."""
 UNCOUNTED = "earlier tests on these rows: the ledger that counts them is not part of the folder"
 MADE_UP = (
-    "invented answers: records that were made up as a whole are consistent. A root published before the claim shows"
-    " who said so and when; the command in the result, run again, shows the rest"
+    "invented answers: wholly invented records could also pass these checks. A root published in advance dates the"
+    " result; only running the command again tests the answers"
 )
 
 

@@ -114,7 +114,7 @@ def test_the_screen_is_made_from_the_json(capsys: pytest.CaptureFixture[str]) ->
         (["--n", "200", "--discordance", "16"], 2, "16.0 is not between 0 and 1"),
         (["--n", "200", "--discordance", "0"], 2, "0.0 is not between 0 and 1"),
         (["--n", "200", "--spread", "-0.1"], 2, "-0.1 is not between 0 and 1"),
-        (["--n", "200", "--margin", "0.025"], 2, "0.025 points? For 2.5 points write 2.5"),
+        (["--n", "200", "--margin", "0.025"], 2, "0.025 is read as points; for 2.5 points write 2.5"),
         (["--n", "200", "--margin", "much"], 2, "'much' is not a number"),
         (["--n", "200", "--from", "somewhere", "--discordance", "0.1"], 2, "give only one of --from"),
         (["--n", "200", "--from", "somewhere"], 3, "somewhere: no bench.json in it"),

@@ -86,7 +86,7 @@ def test_only_a_run_that_meets_the_conditions_of_a_claim_is_called_certified() -
         for text in (report.to_text(), report.to_markdown()):
             assert ("(grade A, certified)" in " ".join(text.split())) == says
     without_controls = aggregate(ladder(*[(5, 5)] * 4), records_verified=True)
-    assert "(grade B, supported for these runs)" in " ".join(without_controls.to_text().split())
+    assert "(grade B, shown for these runs)" in " ".join(without_controls.to_text().split())
 
 
 def test_files_of_earlier_versions_say_nothing_of_grades() -> None:

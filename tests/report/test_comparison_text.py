@@ -61,7 +61,9 @@ def unlike():
 
 def truncated():
     """An adapter and its own compression: nobody asks whether they are independent runs."""
-    part = replicates("truncation", "B is A truncated: each of its updates is a part of A's")
+    part = replicates(
+        "truncation", "B is A truncated: each update is A's, cut to its leading singular directions"
+    )
     return comparison(attention(), replicates=part, path_b="./smaller")
 
 

@@ -150,7 +150,7 @@ def test_every_face_says_what_it_does_not_show():
 def test_what_was_run_and_what_was_not_stand_apart():
     text = " ".join(uniform_report().to_text().split())
     ran, _, not_run = text.partition(" Not tested: ")
-    assert "Tested on MistralForCausalLM with such tensors (docs/runtimes.md):" in ran
+    assert "Tested with other adapters of MistralForCausalLM with such tensors (docs/runtimes.md):" in ran
     assert "✓ PEFT 0.21.2 loads the adapter" in ran
     assert "✓ vLLM 0.32.0 loads the adapter, with --max-lora-rank 16 or more" in ran
     assert not_run.startswith("? PEFT hotswap 0.21.2: with full weight Modules")

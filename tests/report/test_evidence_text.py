@@ -75,7 +75,7 @@ def test_what_counts_have_and_scores_have_not():
     assert "nll · strict-match, lower is better" in scores
 
 
-@pytest.mark.parametrize(("grade", "words"), [("B", "supported"), ("C", "inconclusive"), ("D", "worse")])
+@pytest.mark.parametrize(("grade", "words"), [("B", "shown"), ("C", "inconclusive"), ("D", "worse")])
 def test_every_grade_has_its_words(grade, words):
     assert f"grade {grade}: {words}" in two_logs(grade=grade).to_text()
 

@@ -178,7 +178,7 @@ MADE_UP = RuntimeRecord(
         (LLAMA, {"use_dora": True, "unheard_of": 1}, tensors(Q), "refuses", "use_dora: no DoRA"),
         (LLAMA, {"bias": "all"}, tensors(Q), "wrong meaning", "bias: all"),
         ("GPT2LMHeadModel", {}, tensors("anything"), "refuses", "no adapters for GPT-2"),
-        ("MistralForCausalLM", {}, tensors(Q), "not run", "no adapter for MistralForCausalLM"),
+        ("MistralForCausalLM", {}, tensors(Q), "not run", "no test adapter for MistralForCausalLM"),
         (None, {}, tensors(Q), "not run", UNKNOWN),
     ],
     ids=[

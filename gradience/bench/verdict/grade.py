@@ -99,7 +99,7 @@ def grade(facts: GradeFacts) -> Graded:
         )
     if facts.passes and bounds is not None and facts.supported:
         worst = at_worst(bounds.low)
-        return Graded("B", f"supported for these runs: accuracy is {worst} {sure}; not A: {missing[0]}")
+        return Graded("B", f"shown for these runs: accuracy is {worst} {sure}; not A: {missing[0]}")
     policy = f"{'passes' if facts.passes else 'fails'} the policy"
     if bounds is None:
         return Graded("C", f"inconclusive: {policy}, but per-example answers are missing")

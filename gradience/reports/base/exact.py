@@ -57,7 +57,7 @@ def share_of_points(points: Fraction) -> Fraction:
     if SMALLEST_POINTS <= 100 * points < SMALLEST_POINTS * 100:
         meant = exact_text(100 * points)
         raise UsageError(
-            f"{exact_text(points)} points? For {meant} points write {meant}",
+            f"{exact_text(points)} is read as points; for {meant} points write {meant}",
             code="bad-margin",
             hint="margins and drops are in points: 2.5 is 2.5 % of the examples",
         )

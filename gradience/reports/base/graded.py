@@ -31,10 +31,10 @@ BOUNDS: dict[LadderBound, str] = {
     "next-training": "the next training",
 }
 """Description of each bound."""
-"""A: certified. B: supported for these runs. C: inconclusive. D: worse. X: invalid."""
+"""A: certified. B: shown for these runs. C: inconclusive. D: worse. X: invalid."""
 GRADES: dict[Grade, tuple[Mark, str]] = {
     "A": ("good", "certified"),
-    "B": ("good", "supported for these runs"),
+    "B": ("good", "shown for these runs"),
     "C": ("unknown", "inconclusive"),
     "D": ("error", "worse"),
     "X": ("error", "invalid"),
