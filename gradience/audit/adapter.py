@@ -32,6 +32,7 @@ from gradience.audit.options import AuditSettings, is_peft_model
 from gradience.blas import map_in_order, worker_threads
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import path_text
+from gradience.files.whole import already_exists
 from gradience.plan.modules import checked_ranks
 from gradience.plan.suggestions import with_suggestions
 from gradience.progress import Progress
@@ -53,6 +54,8 @@ from gradience.words import listed
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from gradience.reports.calibration import Calibration
 
 
 MAX_ITEMS = 1000
@@ -213,6 +216,40 @@ def as_folder(model: Any, adapter: str | None) -> Iterator[Path]:
 DEFAULT_TAU = 0.90
 
 
+def _check_run(run: Path) -> None:
+    """Refuse to append to a file that is not a run: a mistyped name, or a link to another kind of file."""
+    from gradience.telemetry import last_position
+
+    if not run.is_file():
+        raise UsageError(
+            f"{run}: no such file to append to",
+            code="no-run",
+            hint="give the run.jsonl that GradienceCallback wrote",
+        )
+    if run.stat().st_size and last_position(run) is None:
+        raise InputError(
+            f"{run}: contains no telemetry records, so nothing is appended",
+            code="run-empty",
+            hint="give the run.jsonl that GradienceCallback or TelemetryWriter wrote",
+        )
+
+
+def _append(report: AuditReport, run: Path) -> None:
+    """Append a `metrics` record of kind `lora_audit` under the id and the last step of the run."""
+    from gradience.telemetry import TelemetryWriter, last_position
+
+    run_id, step = last_position(run) or (None, None)
+    single = {name: value for name, value in report if isinstance(value, (int, float)) or value is None}
+    types = {name: summary.model_dump() for name, summary in report.by_type.items()}
+    writer = TelemetryWriter(run, run_id=run_id)
+    try:
+        writer.metrics(
+            "lora_audit", step, {**single, "by_type": types, "adapter_sha256": report.adapter.sha256}
+        )
+    finally:
+        writer.close()
+
+
 @public(AuditSettings)
 def audit_adapter(settings: AuditSettings) -> AuditReport:
     """Measure how much of its rank an adapter uses, and return the report.
@@ -228,7 +265,12 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
     TypeError too) for an argument of another type.
     Modules that cannot be measured do not raise: they are rows with a status, findings, and coverage.
     """
-    tau, initial = settings.tau, settings.initial_adapter
+    output, initial = settings.output, settings.initial_adapter
+    if output is not None and not settings.force and os.path.lexists(output):
+        raise already_exists(Path(output))
+    if settings.append is not None:
+        _check_run(Path(settings.append))
+    tau = settings.tau
     if not 0 < tau <= 1:
         raise UsageError(
             f"tau is {tau}, but must be above 0 and at most 1",
@@ -251,12 +293,28 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
             progress=settings.progress,
             command=settings.command,
         )
-    if settings.calibration is None:
-        return report
+        if settings.calibration is not None:
+            report = _with_calibration(report, settings.calibration)
+        if settings.base is not None:
+            from gradience.audit.dominance import with_base
+
+            base, cache = Path(settings.base), not settings.no_cache
+            name = settings.base_name or str(base)
+            report = with_base(
+                report, base, name=name, adapter=opened, cache=cache, progress=settings.progress
+            )
+    if output is not None:
+        report.save(output)
+    if settings.append is not None:
+        _append(report, Path(settings.append))
+    return report
+
+
+def _with_calibration(report: AuditReport, given: Calibration | str | os.PathLike[str]) -> AuditReport:
     from gradience.plan.calibrated import with_effects
     from gradience.reports.calibration import calibration_argument
 
-    calibration = calibration_argument(settings.calibration)
+    calibration = calibration_argument(given)
     return report if calibration is None else with_effects(report, calibration)
 
 

@@ -54,8 +54,32 @@ CalibrationFile = Annotated[Calibration | StrPath | None, BeforeValidator(read_c
 AllowedRanks = Annotated[Ranks | None, Flag("R,R...", read=_ranks)]
 
 
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class BaseOfAudit:
+    """Base model."""
+
+    base: Annotated[StrPath | None, PythonOnly] = None
+    """Folder of the base model: adds the size of each update relative to its weight."""
+    base_name: Annotated[str | None, PythonOnly] = None
+    """Name of the base in the report (default: its folder)."""
+    no_cache: bool = False
+    """Compute the norms of the base again, without the cache."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class AuditFiles:
+    """Output."""
+
+    output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
+    """Write audit.json to FILE."""
+    append: Annotated[StrPath | None, Flag("RUN")] = None
+    """Append a summary to the run.jsonl of its training."""
+    force: bool = False
+    """Allow --output to replace a file."""
+
+
 @dataclass(frozen=True, config=SETTINGS)
-class AuditSettings(WorkSettings, NameSettings, StartSettings, PairSettings):
+class AuditSettings(WorkSettings, NameSettings, StartSettings, PairSettings, BaseOfAudit, AuditFiles):
     """Audit."""
 
     path: Annotated[str | os.PathLike[str] | PeftModel, BeforeValidator(_path_or_model), PythonOnly]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -16,8 +13,8 @@ from pydantic.dataclasses import dataclass
 from gradience.audit.options import AuditSettings
 from gradience.cli.console import show_error
 from gradience.cli.output import LayersOutput, print_json, print_screen, print_text
-from gradience.errors import GradienceError, IncompleteError, InputError, UsageError
-from gradience.settings import SETTINGS, Flag, Integer, StrPath, settings_of
+from gradience.errors import GradienceError, IncompleteError, UsageError
+from gradience.settings import SETTINGS, Flag, Integer, settings_of
 
 if TYPE_CHECKING:
     from gradience.reports.audit import AuditReport
@@ -35,8 +32,6 @@ class AuditedSettings:
     """Same as ADAPTER."""
     base_model: Annotated[str | None, Flag("NAME", "-b")] = None
     """Base model, a folder or a name: adds the size of each update relative to its weight."""
-    no_cache: bool = False
-    """Compute the norms of the base again, without the cache."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -49,12 +44,6 @@ class AuditOutput(LayersOutput):
     """List the N modules with the most unused rank (default 3)."""
     suggest_per_layer: bool = False
     """Print only the suggested ranks, as a LoraConfig to copy."""
-    output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
-    """Write audit.json to FILE."""
-    append: Annotated[StrPath | None, Flag("RUN")] = None
-    """Append a summary to the run.jsonl of its training."""
-    force: bool = False
-    """Allow --output to replace a file."""
 
 
 def audit(inputs: AuditedSettings, given: Annotated[dict[str, Any], AuditSettings], out: AuditOutput) -> int:
@@ -72,21 +61,17 @@ def audit(inputs: AuditedSettings, given: Annotated[dict[str, Any], AuditSetting
       gradience audit org/name@revision:folder
     """
     paths = [*inputs.adapters, *([inputs.peft_dir] if inputs.peft_dir else [])]
-    _check_usage(paths, out)
+    _check_usage(paths, given, out)
 
     def measure(path: str, label: str) -> AuditReport:
         from gradience.audit.adapter import audit_adapter
 
-        report = out.run(audit_adapter, settings_of(AuditSettings, {"path": path, **given}), label)
-        return report if inputs.base_model is None else _beside_base(report, path, inputs, given, out)
+        base = {} if inputs.base_model is None else _base(inputs.base_model)
+        return out.run(audit_adapter, settings_of(AuditSettings, {"path": path, **base, **given}), label)
 
     if len(paths) > 1:
         return _several(paths, measure, out)
     report = measure(paths[0], paths[0])
-    if out.output:
-        report.save(out.output)
-    if out.append:
-        _append(report, Path(out.append))
     out.save_page(report)
     incomplete = _incomplete(report, paths[0], layers=out.layers)
     if out.json:
@@ -101,27 +86,13 @@ def audit(inputs: AuditedSettings, given: Annotated[dict[str, Any], AuditSetting
     return 0
 
 
-def _beside_base(
-    report: AuditReport, path: str, inputs: AuditedSettings, given: dict[str, Any], out: AuditOutput
-) -> AuditReport:
-    """Return the report with the weights of the base model beside the updates."""
-    from gradience.adapters.formats import open_adapter
-    from gradience.audit.dominance import with_base
-    from gradience.cli.progress import ProgressBar
+def _base(name: str) -> dict[str, Any]:
+    """Return the settings that name a base model, whose weights are fetched if they are on the hub."""
     from gradience.models.locate import locate
     from gradience.models.settings import ModelSettings
 
-    name = str(inputs.base_model)
     folder = locate(ModelSettings(name=name), ("*.safetensors", "*.json")).folder
-    with ExitStack() as stack:
-        progress = stack.enter_context(ProgressBar(f"reading {name}", quiet=out.quiet))
-        opened = None
-        if report.adapter.use_dora:
-            which = {"adapter": given.get("adapter"), "allow_pickle": given.get("allow_pickle", False)}
-            opened = stack.enter_context(open_adapter(Path(path), **which))
-        return with_base(
-            report, folder, name=name, adapter=opened, cache=not inputs.no_cache, progress=progress
-        )
+    return {"base": folder, "base_name": name}
 
 
 def _several(paths: Sequence[str], measure: Callable[[str, str], AuditReport], out: AuditOutput) -> int:
@@ -164,20 +135,20 @@ def _several(paths: Sequence[str], measure: Callable[[str, str], AuditReport], o
     return max((trouble.exit_code for trouble in troubles), default=0)
 
 
-def _check_usage(paths: Sequence[str], out: AuditOutput) -> None:
+def _check_usage(paths: Sequence[str], given: Mapping[str, Any], out: AuditOutput) -> None:
     """Refuse what makes no sense together, before any work is done. Raises UsageError."""
     if not paths:
         raise UsageError(
             "no adapter given", code="no-adapter", hint="give its folder: gradience audit ./my_adapter"
         )
     one_only = {
-        "--output": out.output is not None,
-        "--append": out.append is not None,
+        "--output": "output" in given,
+        "--append": "append" in given,
         "--suggest-per-layer": out.suggest_per_layer and not out.json,
         "--top-wasteful": out.top_wasteful is not None and not out.json,
     }
-    for option, given in one_only.items():
-        if given and len(paths) > 1:
+    for option, is_given in one_only.items():
+        if is_given and len(paths) > 1:
             raise UsageError(
                 f"{option} takes one adapter, but {len(paths)} are given",
                 code="one-adapter",
@@ -189,46 +160,6 @@ def _check_usage(paths: Sequence[str], out: AuditOutput) -> None:
             code="config-only",
             hint="leave out --layers and --top-wasteful",
         )
-    if out.output is not None and not out.force and os.path.lexists(out.output):
-        from gradience.files.whole import already_exists
-
-        raise already_exists(Path(out.output))
-    if out.append is not None:
-        _check_run(Path(out.append))
-
-
-def _check_run(run: Path) -> None:
-    """Refuse to append to a file that is not a run: a mistyped name, or a link to another kind of file."""
-    from gradience.telemetry import last_position
-
-    if not run.is_file():
-        raise UsageError(
-            f"{run}: no such file to append to",
-            code="no-run",
-            hint="give the run.jsonl that GradienceCallback wrote",
-        )
-    if run.stat().st_size and last_position(run) is None:
-        raise InputError(
-            f"{run}: contains no telemetry records, so nothing is appended",
-            code="run-empty",
-            hint="give the run.jsonl that GradienceCallback or TelemetryWriter wrote",
-        )
-
-
-def _append(report: AuditReport, run: Path) -> None:
-    """Append a `metrics` record of kind `lora_audit` under the id and the last step of the run."""
-    from gradience.telemetry import TelemetryWriter, last_position
-
-    run_id, step = last_position(run) or (None, None)
-    single = {name: value for name, value in report if isinstance(value, (int, float)) or value is None}
-    types = {name: summary.model_dump() for name, summary in report.by_type.items()}
-    writer = TelemetryWriter(run, run_id=run_id)
-    try:
-        writer.metrics(
-            "lora_audit", step, {**single, "by_type": types, "adapter_sha256": report.adapter.sha256}
-        )
-    finally:
-        writer.close()
 
 
 def _print_config(report: AuditReport, path: str) -> None:
