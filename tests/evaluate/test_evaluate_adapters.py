@@ -356,7 +356,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(prepared, tmp_path):
     assert digests[0] | {"evaluation.json": ""} == digests[1] | {"evaluation.json": ""}  # it tells the time
     assert killed == whole
     assert reports[0].model_dump(exclude={"run"}) == reports[1].model_dump(exclude={"run"})
-    assert len(whole) == 5  # three files of records, their manifest, the lock
+    assert len(whole) == 6  # the page, three files of records, their manifest, the lock
 
 
 @pytest.mark.parametrize(
