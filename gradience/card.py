@@ -136,7 +136,7 @@ def _evaluated(
         raise InputError(
             f"{folder}: the evaluation does not cover these weights (sha256 {sha256[:12]}…)",
             code="other-adapter",
-            hint=f"give an evaluation of this adapter: gradience evaluate ORIGINAL {folder} --data ROWS --output DIR",
+            hint=f"give an evaluation of this adapter: gradience evaluate REFERENCE {folder} --data ROWS --output DIR",
         )
     return None
 

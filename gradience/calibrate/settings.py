@@ -65,7 +65,7 @@ class DistillSettings(BaseSettings, RowSettings):
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
     """Folder of the distilled adapter."""
     _: KW_ONLY
-    teacher: Annotated[StrPath, Flag("ORIGINAL")]
+    teacher: Annotated[StrPath, Flag("REFERENCE")]
     """Folder of the reference adapter that the smaller one was made from."""
     steps: Annotated[Positive, Flag("N")] = 100
     """Maximum number of optimizer steps; a tenth of the training's is a good start."""

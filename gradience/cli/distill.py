@@ -1,4 +1,4 @@
-"""`gradience distill`: a smaller adapter, trained for a few steps to answer as its original does."""
+"""`gradience distill`: a smaller adapter, trained for a few steps to match its reference adapter."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A truncated adapter, trained for a few steps to answer as the original does: distillation without labels."""
+"""A truncated adapter, trained for a few steps to match the reference adapter: distillation without labels."""

@@ -82,7 +82,7 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
             raise UsageError(
                 f"{student_path} and {teacher_path} hold the same weights",
                 code="same-adapter",
-                hint="give the smaller adapter first, and the original as --teacher",
+                hint="give the smaller adapter first, and the reference as --teacher",
             )
         _refuse_unlike(student, teacher, student_path, teacher_path)
         params = [sum(pair.params for pair in adapter.pairs) for adapter in (student, teacher)]
@@ -91,7 +91,7 @@ def read_distill_inputs(request: DistillSettings) -> DistillInputs:
         raise UsageError(
             f"{student_path} has {params[0]:,} LoRA parameters, but its teacher has {params[1]:,}",
             code="not-smaller",
-            hint="give the smaller adapter first, and the original as --teacher",
+            hint="give the smaller adapter first, and the reference as --teacher",
         )
     inputs = read_inputs(request.student, folder)
     rows = len(inputs.rows.all)

@@ -18,7 +18,7 @@ from gradience.settings import public, required_output
 
 @public(DistillSettings)
 def distill_adapter(settings: DistillSettings) -> DistillReport | DistillForecast:
-    """Train a smaller adapter for a few steps to answer as its original does, and write it to the folder `output`.
+    """Train a smaller adapter for a few steps to match its reference adapter, and write it to the folder `output`.
 
     >>> report = distill_adapter(
     ...     "smaller",

@@ -141,7 +141,7 @@ class DistillReport(PromptReport):
         *,
         width: int | None = None,
         color: bool = False,
-        teacher: str = "ORIGINAL",
+        teacher: str = "REFERENCE",
         output: str = "DISTILLED",
     ) -> str:
         """Return the screen. teacher, output: both adapters in the next command."""
@@ -175,14 +175,14 @@ class DistillForecast(PromptForecast):
             "Python and libraries": self.process_bytes,
         }
         trained = f", {plural(self.trained_params, 'parameter')}"
-        original = f", {plural(self.teacher_params, 'parameter')}"
+        reference = f", {plural(self.teacher_params, 'parameter')}"
         passes = (
             f"up to {count(self.forward_examples)} examples forward and {count(self.backward_examples)} backward,"
             f" in {plural(self.steps, 'step')}"
         )
         facts: list[tuple[str, Inline]] = [
             ("adapter", (Span(self.adapter_path, "name"), trained)),
-            ("reference", (Span(self.teacher_path, "name"), original)),
+            ("reference", (Span(self.teacher_path, "name"), reference)),
             ("base", Span(self.base, "name")),
             ("examples", f"{count(self.rows)}: {_split(self)}"),
             ("longest", f"{plural(self.longest, 'token')}, {count(self.batch_size)} examples in a batch"),
@@ -232,7 +232,7 @@ def _answer(report: DistillReport) -> str:
 
 
 def _facts(report: DistillReport) -> list[tuple[str, Inline]]:
-    original = f"the reference has {count(report.teacher_params)}"
+    reference = f"the reference has {count(report.teacher_params)}"
     steps = f"{count(report.steps)} of {count(report.planned_steps)}, {count(report.batch_size)} rows each"
     facts: list[tuple[str, Inline]] = [
         ("reference", Span(report.teacher_path, "name")),
@@ -241,7 +241,7 @@ def _facts(report: DistillReport) -> list[tuple[str, Inline]]:
         ("rows", _split(report)),
         *report.completions(" from the reference"),
         ("scored", f"{plural(report.scored_tokens, 'token')} of the held-out rows"),
-        ("trained", f"{plural(report.trained_params, 'parameter')} of LoRA factors only; {original}"),
+        ("trained", f"{plural(report.trained_params, 'parameter')} of LoRA factors only; {reference}"),
         ("steps", steps),
     ]
     return facts

@@ -26,7 +26,7 @@ CLOSE = 0.05
 
 
 def distill_plot(report: DistillReport) -> Plot | None:
-    """Return KL from the original over the steps of a distillation, on the rows that decide when to stop."""
+    """Return KL from the reference over the steps of a distillation, on the rows that decide when to stop."""
     steps, divergences = (
         [check.step for check in report.checks],
         [check.kl_per_token for check in report.checks],
