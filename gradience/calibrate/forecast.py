@@ -33,7 +33,7 @@ def needs_of(ranks: Iterable[int], rows: int, tokens: int) -> CalibrationBytes:
     their effects (rows x r, for two bases).
 
     >>> needs_of([64] * 224, rows=256, tokens=8 * 512)  # 7B, seven projections in each of 32 layers
-    Needs(file=58951424, held=117440512, batch=234881024)
+    CalibrationBytes(file=58951424, held=117440512, batch=234881024)
     """
     file = held = batch = 0
     for rank in ranks:

@@ -68,7 +68,7 @@ def step_of(path: str) -> NumberedStep | None:
     """Return the last step number in the path.
 
     >>> step_of("run/checkpoint-200")
-    Step(run='run/checkpoint-#', number=200)
+    NumberedStep(run='run/checkpoint-#', number=200)
     """
     matches = list(_STEP.finditer(os.path.normpath(path)))
     if not matches:

@@ -285,7 +285,7 @@ def differences(
     """Return what differs between two configs outside the sections `ignored`, by key.
 
     >>> differences({"train": {"lr": 1e-4}, "seeds": [1]}, {"train": {"lr": 2e-4}, "seeds": [1]})
-    [Difference(key='train.lr', a=0.0001, b=0.0002)]
+    [SettingDifference(key='train.lr', a=0.0001, b=0.0002)]
     """
     left, right = dict(_flat(a)), dict(_flat(b))
     keys = (key for key in sorted({*left, *right}) if not {key, key.partition(".")[0]} & set(ignored))

@@ -15,7 +15,7 @@ import torch
 
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.power import Assumptions, plausible_for, power_report, rests_on, scenario
-from gradience.bench.plan.preview import Lengths, Preview, look
+from gradience.bench.plan.preview import Lengths, LocalInputs, look
 from gradience.bench.plan.variants import asked_for, stage_graph
 from gradience.errors import UsageError
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
@@ -117,7 +117,7 @@ def report_of_config(
 
 
 def _assumptions(
-    config: BenchConfig, preview: Preview, examples: int | None, cost: CostEstimate | None
+    config: BenchConfig, preview: LocalInputs, examples: int | None, cost: CostEstimate | None
 ) -> list[str]:
     if preview.shape is None:
         return [
@@ -140,7 +140,7 @@ def _assumptions(
     return sentences
 
 
-def _examples(config: BenchConfig, preview: Preview) -> int | None:
+def _examples(config: BenchConfig, preview: LocalInputs) -> int | None:
     limit = config.task.eval_samples
     if preview.task is not None:
         return len(preview.task.examples.of(config.task.eval_role, limit))
@@ -150,7 +150,7 @@ def _examples(config: BenchConfig, preview: Preview) -> int | None:
     return min(whole, limit) if whole and limit else whole or limit
 
 
-def _cost(config: BenchConfig, preview: Preview, examples: int | None) -> CostEstimate | None:
+def _cost(config: BenchConfig, preview: LocalInputs, examples: int | None) -> CostEstimate | None:
     task = preview.task
     new_tokens = config.task.generation.max_new_tokens
     if new_tokens is None:

@@ -48,7 +48,7 @@ class Lengths:
 
 
 @dataclass(slots=True)
-class Preview:
+class LocalInputs:
     """The inputs of a run as far as they are on this machine, and a check for each."""
 
     checks: list[Check] = field(default_factory=list)
@@ -69,14 +69,14 @@ class Preview:
         self.checks.append(Check(what=subject, name=name, state=state, note=note))
 
 
-def look(config: BenchConfig) -> Preview:
+def look(config: BenchConfig) -> LocalInputs:
     """Check which inputs of `config` are available locally.
 
     Raises what the run would raise for missing inputs: InputError for a task, a file, a folder or a model
     that does not exist or cannot be read, NetworkError for anything missing on the hub, UsageError if task
     and model do not fit together. An unreachable hub is not an error: the check says `not checked`.
     """
-    preview = Preview()
+    preview = LocalInputs()
     with local_only():
         preview.shape = _model(config.model, preview)
         task, tokenizer = _task(config, preview), None
@@ -105,7 +105,7 @@ def look(config: BenchConfig) -> Preview:
 # ------------------------------------------------------------------ the model
 
 
-def _model(settings: ModelSettings, preview: Preview) -> Any:
+def _model(settings: ModelSettings, preview: LocalInputs) -> Any:
     """Return the shape of the model; None if it is not available locally."""
     from transformers import AutoConfig
 
@@ -132,7 +132,7 @@ def _model(settings: ModelSettings, preview: Preview) -> Any:
     return from_folder(AutoConfig, name, source)
 
 
-def _hub_config(address: Address, preview: Preview) -> Path | None:
+def _hub_config(address: Address, preview: LocalInputs) -> Path | None:
     """The file config.json from the cache or the hub; None when the hub cannot be reached."""
     from huggingface_hub import hf_hub_download, logging
 
@@ -160,7 +160,7 @@ def _hub_config(address: Address, preview: Preview) -> Path | None:
 # ------------------------------------------------------------------ the task
 
 
-def _task(config: BenchConfig, preview: Preview) -> Task | ChatTask | None:
+def _task(config: BenchConfig, preview: LocalInputs) -> Task | ChatTask | None:
     profile = config.task.profile
     code = tasks.code_of(profile, config.task.place)
     if code is not None:

@@ -53,7 +53,7 @@ def is_page(path: Path) -> bool:
 def to_page(sources: Sequence[PageSource], *, texts: bool = True) -> str:
     """Return reports as one HTML file of at most 2.5 MB for 1,000 modules of rank 64.
 
-    >>> page = to_page([Source("audit.json", audit_adapter("my_adapter"))])
+    >>> page = to_page([PageSource("audit.json", audit_adapter("my_adapter"))])
 
     sources: the first gives the title. texts: True to quote examples and answers.
     Raises MissingExtra without jinja2.
