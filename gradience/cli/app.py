@@ -295,7 +295,7 @@ def _usage(error: typer.TyperException) -> int:
 
 def _note_conflict() -> None:
     """Add a note to an error if another project overwrote files of this one."""
-    from gradience.cli.env import conflict
+    from gradience.environment import conflict
 
     if text := conflict():
         show_note(text)

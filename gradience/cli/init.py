@@ -56,7 +56,7 @@ def bench(settings: StarterSettings) -> None:
 
       gradience init bench --base-model ./base --data rows.jsonl
     """
-    from gradience.cli.starter_configs import bench_config
+    from gradience.starter_configs import bench_config
 
     output, task, data = Path(settings.output), settings.task, settings.data
     profile, options = _rows(data) if task is None and data is not None else (_profile(task, output), {})
@@ -79,7 +79,7 @@ def evaluate(settings: EvaluationStarterSettings) -> None:
 
       gradience init evaluate ./my_adapter ./smaller --data rows.jsonl
     """
-    from gradience.cli.starter_configs import evaluation_config
+    from gradience.starter_configs import evaluation_config
 
     output, task, data = Path(settings.output), settings.task, settings.data
     text = evaluation_config(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
@@ -14,18 +14,13 @@ from gradience.cli.output import JsonOutput, print_facts, print_text
 from gradience.errors import UsageError
 from gradience.settings import SETTINGS, Flag, Number, StrPath, paths_of
 
-if TYPE_CHECKING:
-    from gradience.reports.base.report import Report
-    from gradience.reports.plots.plot import Plot
-
 FILES = ("svg", "pdf", "png")
 NARROWEST, WIDEST = 3.0, 40.0
 """Inches of a figure."""
-EVOLUTION = "evolution"
-"""All that is drawn over steps: of a run, or of several audits in their order."""
 
 
 def _kinds() -> list[str]:
+    from gradience.reports.plots.inputs import EVOLUTION
     from gradience.reports.registry import reports
 
     return [EVOLUTION, *dict.fromkeys(kind for report in reports().values() for kind in report.plots)]
@@ -64,6 +59,7 @@ def plot(settings: PlotSettings) -> None:
       gradience plot pareto evaluated/evaluation.json -o pareto.pdf --width 3.25 --no-titles
     """
     from gradience.files.whole import already_exists, write_whole
+    from gradience.reports.plots.inputs import plots_of_inputs
     from gradience.reports.plots.matplotlib import image_of
     from gradience.sources import report_at
 
@@ -84,7 +80,10 @@ def plot(settings: PlotSettings) -> None:
             hint="a column of a paper is 3 to 3.5 inches wide, a page about 7",
         )
     titles = not settings.no_titles
-    plots = _plots(settings.kind, inputs, [report_at(path) for path in inputs], titles=titles)
+    reports = [report_at(path) for path in inputs]
+    plots, without = plots_of_inputs(settings.kind, inputs, reports, titles=titles)
+    for reason in without:
+        show_written(reason, "left out")
     write_whole(output, [image_of(plots, file, width=width, titles=titles or len(inputs) > 1)])
     if settings.json:
         drawn = [{"name": plot.name, "title": plot.title, "sentence": plot.sentence} for plot in plots]
@@ -92,57 +91,3 @@ def plot(settings: PlotSettings) -> None:
     else:
         print_text("".join(f"{plot.sentence}\n" for plot in plots))
         show_written(output)
-
-
-def _plots(kind: str, inputs: Sequence[Path], reports: Sequence[Report], *, titles: bool) -> list[Plot]:
-    """One plot of each report, with its name if there are several; of checkpoints what changed over them."""
-    from dataclasses import replace
-
-    from gradience.reports.audit import AuditReport
-    from gradience.reports.plots.audits import evolution_plots
-
-    audits = [report for report in reports if isinstance(report, AuditReport)]
-    if kind == EVOLUTION and audits:
-        if len(audits) < len(reports) or len(audits) < 2:
-            raise UsageError(
-                "evolution needs two or more audits, or a run.jsonl",
-                code="no-plot",
-                hint="name the checkpoints of one run in order, or its run.jsonl",
-            )
-        return evolution_plots(audits)
-    if len(reports) == 1:
-        return _plots_of_one(kind, reports[0])
-    drawn: list[Plot] = []
-    without: list[UsageError] = []
-    for path, name, report in zip(inputs, _names(inputs), reports, strict=True):
-        try:
-            plots = _plots_of_one(kind, report)
-        except UsageError as error:
-            without.append(UsageError(f"{path}: {error}", code=error.code, hint=error.hint))
-            continue
-        drawn += [replace(plot, title=f"{name}: {plot.title}" if titles else name) for plot in plots]
-    if not drawn:
-        raise without[0]
-    for reason in without:
-        show_written(reason, "left out")
-    return drawn
-
-
-def _plots_of_one(kind: str, report: Report) -> list[Plot]:
-    """Return the plots of a kind; for `evolution` all plots of a run. Raises UsageError (`no-plot`) if none exists."""
-    from gradience.reports.plots.kinds import plot_of, plots_of
-
-    if kind == EVOLUTION:
-        return list(plots_of(report).values()) or [plot_of(report)]
-    return [plot_of(report, kind)]
-
-
-def _names(inputs: Sequence[Path]) -> list[str]:
-    """Return the names of the inputs in titles: the last parts of their paths if these differ."""
-    from gradience.files.shared_names import paths_text
-
-    names = [path.name for path in inputs]
-    if len(set(names)) == len(names):
-        return names
-    parted = paths_text([path.absolute() for path in inputs])
-    return parted if len(set(parted)) == len(parted) else paths_text(inputs)

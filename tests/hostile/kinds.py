@@ -22,11 +22,11 @@ from gradience.bench.config.shipped import find_config
 from gradience.bench.run.stages import Stages
 from gradience.check.files import read_mapping
 from gradience.cli.app import run
-from gradience.cli.starter_configs import evaluation_config
 from gradience.digests import sha256_text
 from gradience.evaluate.settings import evaluate_settings
 from gradience.files.records import read_records
 from gradience.reports.registry import ARTIFACTS, model_of
+from gradience.starter_configs import evaluation_config
 from gradience.tasks import load as load_task
 from hostile import samples
 
