@@ -298,7 +298,8 @@ def graded(
                 f" (95 % confidence, margin {allowed})"
             )
         reason += "" if row.look is None else row.look.why_early
-        needs = NextGrade(grade="B", examples=_needed(row, margin, 0.05 / family), seeds=None)
+        independent = groups or (row.n if row.n is None else _groups_of_first(inputs, row.n))
+        needs = _needs(row, margin, 0.05 / family, independent or 1)
     changes = {"grade": grade, "reason": reason, "adjusted_p": adjusted, "next_grade": needs}
     return EvaluatedAdapter(**{**dict(row), **changes})
 
@@ -312,17 +313,28 @@ def _groups_of_first(inputs: EvaluateInputs, n: int) -> int:
     return len({inputs.group_of[name] for name in [*ids][:n]})
 
 
-def _needed(row: EvaluatedAdapter, margin: Fraction, level: float) -> int | None:
-    """Return the examples that a B needs: never fewer than one more than there are."""
-    from gradience.statistics.power import examples_for_mean, examples_needed
+def _needs(row: EvaluatedAdapter, margin: Fraction, level: float, groups: int) -> NextGrade:
+    """Return the examples that a B needs: never fewer than one more than there are. groups: independent examples."""
+    from gradience.statistics.power import (
+        discordance_range,
+        examples_for_mean,
+        examples_needed,
+        variance_range,
+    )
 
-    needed = None
+    allowed, numbers = float(margin), list[int | None]()
     if row.likelihood is not None:
-        left = float(margin) - max(row.likelihood.delta or 0.0, 0.0)
+        left, variance = allowed - max(row.likelihood.delta or 0.0, 0.0), (row.likelihood.spread or 0.0) ** 2
+        ends = variance_range(variance, groups) if groups > 1 else (variance, variance)
         if left > 0:
-            needed = examples_for_mean((row.likelihood.spread or 0.0) ** 2, left, level=level)
+            numbers = [examples_for_mean(value, left, level=level) for value in (variance, *ends)]
     elif row.pairs is not None:
-        needed = examples_needed(
-            row.pairs.discordance, float(margin), delta=min(row.pairs.delta, 0.0), level=level
-        )
-    return None if needed is None or row.n is None else max(needed, row.n + 1)
+        delta, seen = min(row.pairs.delta, 0.0), row.pairs.discordance
+        numbers = [
+            examples_needed(max(value, -delta), allowed, delta=delta, level=level)
+            for value in (seen, *discordance_range(seen, groups))
+        ]
+    known = [max(number, (row.n or 0) + 1) for number in numbers if number is not None]
+    if len(known) < 3:
+        return NextGrade(grade="B", examples=None, seeds=None)
+    return NextGrade(grade="B", examples=known[0], examples_range=(known[1], known[2]), seeds=None)

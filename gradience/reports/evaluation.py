@@ -702,8 +702,8 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
             if row.pairs is None and row.likelihood is not None:
                 loses = (row.likelihood.delta or 0.0) > 0
             true = "the true drop equals the observed one" if loses else "both adapters are equally good"
-            number = count(row.next_grade.examples or 0)
-            details.append(f"Grade B needs about {number} examples for 80 % power, if {true}")
+            number, at_once = row.next_grade.examples_words, "" if row.look is None else " with --all-rows"
+            details.append(f"Grade B needs {number} examples{at_once} for 80 % power, if {true}")
         mark, _ = GRADES[row.grade]
         notes.append(Note(mark, (Span(row.name, "name"), f": {row.grade}, {row.reason}"), details))
     return notes

@@ -135,14 +135,14 @@ def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
     """Return the drop that is not ruled out for a candidate, and the examples needed for the planned margin."""
     if row.bounds is None:
         return f"{candidate} cannot be tested with a single example"
-    rows = row.next_grade.examples if row.next_grade else None
     loses = row.likelihood is not None and (row.likelihood.delta or 0.0) > 0
     if row.pairs is not None:
         loses = row.pairs.delta < 0
     assumption = "the true drop equals the observed one" if loses else "both adapters are equally good"
+    at_once = "" if row.look is None else " with --all-rows"
     needs = (
-        f"about {rows:,} examples are needed for 80 % power, if {assumption}"
-        if rows
+        f"{row.next_grade.examples_words} examples are needed{at_once} for 80 % power, if {assumption}"
+        if row.next_grade and row.next_grade.examples
         else "if the true drop equals the observed one, no number of examples can show the margin"
     )
     if -row.bounds.low < plan.margin:  # ruled out, but by too few examples for a grade

@@ -96,6 +96,28 @@ def examples_needed(
     return enough
 
 
+def discordance_range(discordance: float, n: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of a discordance that `n` independent examples showed (Clopper & Pearson, 1934).
+
+    >>> [round(end, 4) for end in discordance_range(0.1, 200)], [round(end, 4) for end in discordance_range(0, 200)]
+    ([0.0622, 0.1502], [0.0, 0.0183])
+    """
+    changed = round(discordance * n)
+    low = scipy.special.betaincinv(changed, n - changed + 1, 0.025) if changed else 0.0
+    high = scipy.special.betaincinv(changed + 1, n - changed, 0.975) if changed < n else 1.0
+    return float(low), float(high)
+
+
+def variance_range(variance: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a variance that `n` independent differences showed, if they vary normally.
+
+    >>> [round(end, 3) for end in variance_range(1.0, 300)]
+    [0.857, 1.182]
+    """
+    low, high = (2 * scipy.special.gammaincinv((n - 1) / 2, share) / (n - 1) for share in (0.975, 0.025))
+    return variance / float(low), variance / float(high)
+
+
 def seeds_needed(
     n: int, discordance: float, margin: float, *, spread: float = 0.0, claim: Claim = "mean-over-trainings",
     correlation: float = DEFAULT_CORRELATION, delta: float = 0.0, level: float = 0.05, wanted: float = 0.8,

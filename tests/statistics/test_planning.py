@@ -13,6 +13,7 @@ from scipy import stats
 from gradience.statistics.paired import adjusted_p_values
 from gradience.statistics.pooled import Claim, pool
 from gradience.statistics.power import (
+    discordance_range,
     examples_for_mean,
     examples_needed,
     pass_probability,
@@ -20,6 +21,7 @@ from gradience.statistics.power import (
     seed_pass_probability,
     seeds_needed,
     smallest_margin,
+    variance_range,
 )
 from tests.statistics.paired_runs import draw
 
@@ -123,6 +125,14 @@ def test_runs_that_differ_too_much_show_nothing_at_any_size() -> None:
     assert examples_needed(0.06, 0.025, seeds=3, spread=0.01, claim="mean-over-trainings", wanted=0.9) is None
     assert examples_needed(0.06, 0.025, delta=-0.025) is None
     assert seeds_needed(200, 0.16, 0.025, spread=0.05, most=10) is None
+
+
+@pytest.mark.parametrize("changed", [0, 1, 20, 200])
+def test_the_ends_of_what_is_needed_are_exact_intervals(changed: int) -> None:
+    exact = stats.binomtest(changed, 200).proportion_ci(0.95, method="exact")
+    assert discordance_range(changed / 200, 200) == pytest.approx((exact.low, exact.high))
+    ends = 199 * 4.0 / stats.chi2.ppf([0.975, 0.025], 199)
+    assert variance_range(4.0, 200) == pytest.approx(tuple(ends))
 
 
 def test_more_examples_than_anybody_has_are_no_number() -> None:

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Self
 
+from pydantic import Field
+
 from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import Mark
 from gradience.reports.bench_plan import LadderBound, LadderKind, Share
@@ -192,11 +194,20 @@ class NextGrade(Part):
     examples: int | None
     """B: examples needed with the current number of seeds, for a chance of 80 % if the true difference is the
     observed one, or 0 if that is above 0. Null if no number is enough, and for A, which needs seeds."""
+    examples_range: tuple[int, int] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The same at both ends of the 95 % interval of the discordance (of other scores: of the variance). Absent from
+    results of Bench, and if no number is enough."""
     seeds: int | None
     """B: seeds needed with the current number of examples, for the same chance. A: seeds needed if mean and
     spread over seeds stay as observed. Null if 100 are not enough, and if the spread is unknown."""
     obstacles: tuple[str, ...] = ()
     """Obstacles that neither more seeds nor more examples remove, in words."""
+
+    @property
+    def examples_words(self) -> str:
+        """The examples needed, as a range where one is known: `about 560 to 1,350`."""
+        low, high = self.examples_range or (self.examples or 0, self.examples or 0)
+        return f"about {low:,}" if low == high else f"about {low:,} to {high:,}"
 
 
 class NoiseFloor(Part):
