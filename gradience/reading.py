@@ -66,7 +66,7 @@ def read_file(path: Path, limit: int, *, root: Path | None = None) -> bytes:
     """A whole file of at most `limit` bytes. Raises as `open_regular` and `pread` do."""
     handle = open_regular(path, root=root, limit=limit)
     try:
-        return bytes(pread(handle, os.fstat(handle).st_size, 0, path))
+        return pread(handle, os.fstat(handle).st_size, 0, path)
     finally:
         os.close(handle)
 
@@ -131,30 +131,30 @@ def _in_hub_cache(target: Path, home: Path) -> bool:
     return False
 
 
-def pread(handle: int, size: int, offset: int, path: Path) -> bytearray:
+def pread(handle: int, size: int, offset: int, path: Path) -> bytes:
     """Exactly `size` bytes at `offset`. A positioned read: a file that shrinks is an error here, not a crash.
 
     Raises InputError (truncated), ReadError (unreadable).
     """
-    buffer = bytearray(size)
-    view = memoryview(buffer)
+    parts: list[bytes] = []  # one, unless the system reads less than it was asked for
     done = 0
     while done < size:
         try:
-            count = os.preadv(handle, [view[done:]], offset + done)
+            part = os.pread(handle, size - done, offset + done)
         except OSError as error:
             raise ReadError(
                 f"{path}: reading failed: {error.strerror}",
                 code="unreadable",
                 hint="check the disk, or copy the adapter to another one",
             ) from None
-        if count == 0:
+        if not part:
             raise truncated(path, expected=offset + size, actual=offset + done)
-        done += count
-    return buffer
+        parts.append(part)
+        done += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def pread_blocks(handle: int, size: int, offset: int, path: Path) -> Iterator[bytearray]:
+def pread_blocks(handle: int, size: int, offset: int, path: Path) -> Iterator[bytes]:
     """`size` bytes at `offset`, a few MB at a time. Raises InputError as `pread` does."""
     for start in range(0, size, BLOCK):
         yield pread(handle, min(BLOCK, size - start), offset + start, path)

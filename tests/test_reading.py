@@ -239,7 +239,7 @@ def test_a_disk_that_fails_is_not_a_broken_file(tmp_path, monkeypatch):
     def fails(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "preadv", fails)
+    monkeypatch.setattr(os, "pread", fails)
     with pytest.raises(ReadError, match="reading failed: Input/output error") as caught:
         read_file(path, 5)
     assert (caught.value.code, caught.value.exit_code) == ("unreadable", 5)

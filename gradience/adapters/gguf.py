@@ -243,7 +243,7 @@ def _open_file(path: Path, root: Path) -> tuple[GgufFile, Mapping[str, Any]]:
     """Open and check the header. Raises InputError (bad-gguf, and what `open_regular` raises)."""
     with kept_open(path, root) as handle:
         size = os.fstat(handle).st_size
-        text = bytes(pread(handle, min(size, MAX_HEADER), 0, path))
+        text = pread(handle, min(size, MAX_HEADER), 0, path)
         refuse_placeholder(path, text[:1024])
         reader = _Reader(path, text)
         (magic,) = reader.numbers("4s")

@@ -248,9 +248,9 @@ def open_npz(path: Path, *, root: Path | None = None) -> TensorFile:
     """
     with kept_open(path, root) as handle:
         size = os.fstat(handle).st_size
-        refuse_placeholder(path, bytes(pread(handle, min(size, 1024), 0, path)))
+        refuse_placeholder(path, pread(handle, min(size, 1024), 0, path))
         # The length of the list of members is looked at before it is read.
-        tail = bytes(pread(handle, min(size, _END + 2**16), max(0, size - _END - 2**16), path))
+        tail = pread(handle, min(size, _END + 2**16), max(0, size - _END - 2**16), path)
         end = tail.rfind(b"PK\x05\x06")
         if end < 0 or len(tail) < end + _END:
             raise _bad_archive(path, "not a zip archive, or one that is cut off")
@@ -284,12 +284,12 @@ def _npz_entry(path: Path, handle: int, info: zipfile.ZipInfo, size: int) -> Ten
         raise _bad_archive(path, f"{name} is compressed or encrypted, and only stored arrays are read")
     if not 0 <= info.header_offset <= size - _LOCAL:
         raise _bad_archive(path, f"{name} is outside the file")
-    head = bytes(pread(handle, _LOCAL, info.header_offset, path))
+    head = pread(handle, _LOCAL, info.header_offset, path)
     named, extra = struct.unpack_from("<HH", head, 26)
     start = info.header_offset + _LOCAL + named + extra
     if not head.startswith(b"PK\x03\x04") or start + info.file_size > size:
         raise _bad_archive(path, f"{name} is not at the offset given in the archive index")
-    text = bytes(pread(handle, min(info.file_size, _MEMBER), start, path))
+    text = pread(handle, min(info.file_size, _MEMBER), start, path)
     begin = 10 if text[6:7] == b"\1" else 12
     offset = begin + int.from_bytes(text[8:begin], "little")
     array = _ARRAY.fullmatch(text[begin:offset])

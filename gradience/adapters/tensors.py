@@ -180,7 +180,7 @@ class TensorFile(Closing):
         """
         with kept_open(path, root) as handle:
             size = os.fstat(handle).st_size
-            head = bytes(pread(handle, min(size, 1024), 0, path))
+            head = pread(handle, min(size, 1024), 0, path)
             length = int.from_bytes(head[:8], "little")
             # Only if this cannot be a header: lengths such as 640 look like the first bytes of a pickle.
             if head[8:9] != b"{" or length > MAX_HEADER_BYTES:
@@ -200,14 +200,14 @@ class TensorFile(Closing):
                     path, "its header does not begin with {: not a safetensors file, or a broken one"
                 )
             with _no_collection():
-                entries, metadata = read_header(path, bytes(pread(handle, length, 8, path)), size)
+                entries, metadata = read_header(path, pread(handle, length, 8, path), size)
             return cls(path, handle, size, entries, metadata)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self.handle)
 
-    def read_bytes(self, name: str) -> bytearray:
+    def read_bytes(self, name: str) -> bytes:
         """The stored bytes of one tensor. Raises InputError (truncated, unreadable)."""
         entry = self.entries[name]
         return pread(self.handle, entry.size, entry.start, self.path)
@@ -409,7 +409,7 @@ class WeightsWriter:
         return self._digest.hexdigest()
 
 
-def pieces(file: TensorFile, name: str) -> Iterator[bytearray]:
+def pieces(file: TensorFile, name: str) -> Iterator[bytes]:
     """Return the stored bytes of a tensor, a few MB at a time: a head may be larger than all factors together."""
     entry = file.entries[name]
     return pread_blocks(file.handle, entry.size, entry.start, file.path)

@@ -62,6 +62,8 @@ def audit(inputs: AuditedSettings, given: Annotated[dict[str, Any], AuditSetting
     """
     paths = [*inputs.adapters, *([inputs.peft_dir] if inputs.peft_dir else [])]
     _check_usage(paths, given, out)
+    # One BLAS thread for each of ours; numpy would start more, which spin for a while, before blas.py stops them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     def measure(path: str, label: str) -> AuditReport:
         from gradience.audit.adapter import audit_adapter

@@ -103,7 +103,7 @@ def _copy(source: Path, target: Path, *, root: Path) -> bool:
         raise
     try:
         size = os.fstat(handle).st_size
-        head = bytes(pread(handle, min(len(ARCHIVE_START), size), 0, source))
+        head = pread(handle, min(len(ARCHIVE_START), size), 0, source)
         if head.startswith(PICKLE_STARTS):
             return False
         if head == ARCHIVE_START:  # archive/data.pkl, as torch.save writes
