@@ -65,7 +65,8 @@ def _simulated(rank: int, rows: int, columns: int) -> float:
 def _bartlett(generator: np.random.Generator, draws: int, rank: int, rows: int) -> FloatArray:
     """R of the QR of Gaussian (rows, rank) matrices, up to signs: (draws, min(rows, rank), rank)."""
     height = min(rows, rank)
-    upper = np.triu(generator.standard_normal((draws, height, rank)), 1)
+    upper = generator.standard_normal((draws, height, rank))
+    upper *= np.triu(np.ones((height, rank)), 1)
     step = np.arange(height)
     upper[:, step, step] = np.sqrt(generator.chisquare(rows - step, (draws, height)))
     return upper

@@ -40,14 +40,16 @@ microseconds each."""
 MAX_STEPS = 5_000_000
 """Comparisons with names in all look-ups together: 3 s. A rank for each of 50,000 modules needs a fifth."""
 
-_LITERAL = re.compile(r"(\^?)((?:[A-Za-z0-9_\-/: .]|\\[^A-Za-z0-9])+)(\$?)", re.ASCII)
-"""A key that is a name: name characters, dots (each any character) and escaped punctuation, maybe anchored."""
+_LITERAL = r"(\^?)((?:[A-Za-z0-9_\-/: .]|\\[^A-Za-z0-9])+)(\$?)"
+"""A key that is a name: name characters, dots (each any character) and escaped punctuation, maybe anchored.
 
-_DIFFERS = re.compile(r"\[:|\\N|(?:^|[^\\])(?:\\\\)*\{(?!\d+\}|\d*,\d*\})")
+It is a text until it is used: compiling it takes 2 ms, and few adapters have such keys."""
+
+_DIFFERS = r"\[:|\\N|(?:^|[^\\])(?:\\\\)*\{(?!\d+\}|\d*,\d*\})"
 """Syntax that `regex` reads differently from `re`: `[:alpha:]`, named characters, fuzzy matching
 (`{e<=1}`).
 """
-_REPEAT = re.compile(r"\{(\d*)(?:,(\d*))?\}")
+_REPEAT = r"\{(\d*)(?:,(\d*))?\}"
 
 
 class Found(NamedTuple):
@@ -230,7 +232,7 @@ class PatternTable:
             except (re.error, regex.error, RecursionError, OverflowError) as error:
                 reason = f"not a regular expression: {error}"
             else:
-                if _DIFFERS.search(key):
+                if re.search(_DIFFERS, key):
                     reason = "an expression that two engines read differently"
         if reason is not None:
             self.skipped[key] = reason
@@ -251,7 +253,7 @@ def too_large(expression: str) -> str | None:
 
 def has_many_repeats(expression: str) -> bool:
     """Return True if the numbers in its braces multiply to more than `MAX_REPEATS`."""
-    numbers = [int(number[:9]) for pair in _REPEAT.findall(expression) for number in pair if number]
+    numbers = [int(number[:9]) for pair in re.findall(_REPEAT, expression) for number in pair if number]
     return math.prod(max(1, number) for number in numbers) > MAX_REPEATS
 
 
@@ -376,7 +378,7 @@ def _between(dots: tuple[int, ...]) -> Pieces:
 
 
 def _as_literal(key: str) -> _Literal | None:
-    literal = _LITERAL.fullmatch(key) if len(key) <= MAX_NAME_LENGTH else None
+    literal = re.fullmatch(_LITERAL, key, re.ASCII) if len(key) <= MAX_NAME_LENGTH else None
     if literal is None:
         return None
     characters = re.findall(r"\\?.", literal[2], flags=re.DOTALL)

@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from packaging.version import Version
-
 from gradience.adapters.config import read_config
 from gradience.adapters.files import refuse_placeholder
 from gradience.adapters.locate import CONFIG, INDEX, PICKLES, WEIGHTS
@@ -32,7 +30,7 @@ NAMES = (*PICKLES, f"{OF_DIFFUSERS}.bin")
 """Names of pickled weights in a folder."""
 MAX_BYTES = 8 * 2**30
 """Largest pickle that is read."""
-SAFE_TORCH = Version("2.10")
+SAFE_TORCH = "2.10"
 """Before it, `weights_only` let code or writes beyond a buffer through (CVE-2025-32434, CVE-2026-24747)."""
 MEMORY_BYTES, MEMORY_FACTOR = 2**30, 4
 """Address space beyond torch's own: a constant, plus this multiple of the file size."""
@@ -62,13 +60,15 @@ def twin_of(pickle: Path) -> Iterator[Path]:
     Raises MissingExtra without torch, or with one before 2.10; InputError: pickle-refused, pickle-archive,
     pickle-content, pickle-view, pickle-memory, pickle-time, and what opening a file and `refuse_placeholder` raise.
     """
+    from packaging.version import Version
+
     with open_stream(pickle, limit=MAX_BYTES) as file:
         refuse_placeholder(pickle, file.read(1024))
     try:
         installed = Version(version("torch"))
     except PackageNotFoundError:
         installed = None
-    if installed is None or installed < SAFE_TORCH:
+    if installed is None or installed < Version(SAFE_TORCH):
         problem = "PyTorch is not installed" if installed is None else f"PyTorch is {installed}"
         raise MissingExtra(
             f"{pickle}: {problem}, but reading a pickle needs {SAFE_TORCH} or newer",

@@ -24,7 +24,7 @@ from gradience.adapters.families import MODULE_TYPES, ModuleType
 from gradience.adapters.formats import words_of
 from gradience.adapters.keys import Kind
 from gradience.adapters.locate import natural_key
-from gradience.files.artifact import ROW_CONFIG, Float12, Part, interruptible, visible_json
+from gradience.files.artifact import ROW_CONFIG, Float12, Floats12, Part, interruptible, visible_json
 from gradience.ranks import percentile
 from gradience.reports.base import view as base_view
 from gradience.reports.base.blocks import (
@@ -252,7 +252,7 @@ class LayerAudit:
     """‖ΔW‖₂; null if α is unknown."""
     fro_norm: Float12 | None = None
     """‖ΔW‖_F; null if α is unknown."""
-    singular_values: tuple[Float12, ...] = ()
+    singular_values: Floats12 = ()
     """σ of ΔW, descending (of B·A if α is unknown)."""
     method: Literal["gram", "qr"] | None = None
     """`gram`: Gram products and an eigenproblem; `qr`: QR of both factors and an SVD of the core."""

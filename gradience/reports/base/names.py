@@ -7,7 +7,6 @@ unchanged: artifacts contain such characters as JSON escapes.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Sequence
 from itertools import product, takewhile
@@ -64,12 +63,18 @@ def _reference(match: re.Match[str]) -> str:
 
 def html_text(text: str) -> str:
     """Return text for HTML, also inside a quoted attribute."""
-    return html.escape(display_sentence(text), quote=True)
+    return _escaped(display_sentence(text))
 
 
 def html_name(name: str) -> str:
     """Return a name for HTML, isolated from the text direction around it."""
-    return f"<bdi>{html.escape(display_name(name), quote=True)}</bdi>"
+    return f"<bdi>{_escaped(display_name(name))}</bdi>"
+
+
+def _escaped(text: str) -> str:
+    import html  # all named characters of HTML: most verbs write none
+
+    return html.escape(text, quote=True)
 
 
 # ---------------------------------------------------------------- names in the columns of a terminal
