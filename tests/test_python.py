@@ -15,18 +15,22 @@ from distill_sample import distill_report
 
 import gradience
 from gradience import (
+    AuditReport,
     CompressionPlan,
     CompressionReport,
     GradienceError,
+    TelemetryWriter,
     ToBudget,
     ToEnergy,
     ToRank,
+    UsageError,
     audit_adapter,
     compare_adapters,
     compress_adapter,
     plan_compression,
 )
 from gradience.cli.demo import example_adapter
+from gradience.models.embedded import minilm
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "minilm_reviews"
 
@@ -37,6 +41,21 @@ def folder(tmp_path, monkeypatch):
     shutil.copytree(example_adapter(), tmp_path / "my_adapter")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+# --- audit ----------------------------------------------------------------------------------------
+
+
+def test_an_audit_is_written_appended_to_a_run_and_compared_with_a_base(folder):
+    run = TelemetryWriter(folder / "run.jsonl")
+    run.close()
+    report = audit_adapter("my_adapter", output="audit.json", append="run.jsonl")
+    assert AuditReport.read(folder / "audit.json") == report
+    assert '"lora_audit"' in (folder / "run.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    with pytest.raises(UsageError, match="already exists"):
+        audit_adapter("my_adapter", output="audit.json")
+    compared = audit_adapter("my_adapter", base=minilm(), base_name="embedded:minilm", no_cache=True)
+    assert compared.base.base == "embedded:minilm"
 
 
 # --- compress -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import adapters_to_compare as data
 import pytest
 
+from gradience import evaluate_adapters
 from gradience.cli.app import run
 from gradience.cli.evaluate import code_of
 from gradience.errors import UsageError
@@ -70,6 +71,22 @@ def test_a_candidate_that_cannot_be_evaluated_gives_4(arguments, prepared, tmp_p
     assert "inert: X, could not be evaluated: inert: this adapter does nothing here: B is 0" in " ".join(
         printed.out.split()
     )
+
+
+def test_python_gets_the_same_plan_preview_notes_and_page(prepared, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(prepared)
+    adapters, notes = ["reference", "other"], []
+    how = {"base_model": "base", "data": "rows.csv", "device": "cpu", "margin": 90, "note": notes.append}
+    command = ["evaluate", *adapters, "-b", "base", "--data", "rows.csv", "--device", "cpu", "--margin", "90"]
+    for name in ("dry_run", "preview"):
+        shown = json.loads(evaluate_adapters(adapters, **how, **{name: True}).to_json())
+        assert run([*command, f"--{name.replace('_', '-')}", "--json"]) == 0
+        printed = json.loads(capsys.readouterr().out)
+        # the memory of this process has grown since
+        assert printed | {"process_bytes": 0} == shown | {"process_bytes": 0}
+    report = evaluate_adapters(adapters, **how, output=tmp_path)
+    assert (tmp_path / "evaluation.md").read_text(encoding="utf-8") == report.to_markdown()
+    assert notes == list(report.notes)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import adapters_to_compare as data
 import pytest
 
+from gradience import shrink_adapter
 from gradience.cli.app import run
 from gradience.cli.shrink import code_of
 from gradience.errors import UsageError
@@ -81,6 +82,16 @@ def test_a_plan_loads_nothing_and_names_candidates_margins_and_memory(
     assert [candidate.rank for candidate in plan.candidates] == [2, 1]
     assert plan.weights_bytes > 0 < plan.batch_bytes
     assert plan.process_bytes > 100e6
+    shown = shrink_adapter(
+        "reference",
+        tmp_path / "out",
+        base_model="base",
+        data="rows.csv",
+        device="cpu",
+        ranks=[2, 1],
+        dry_run=True,
+    )
+    assert shown.plan == plan.plan
     assert run([*arguments, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     for words in (
