@@ -34,6 +34,8 @@ class Kept:
         self._files: dict[str, KeptFile] = {}
         self._budget: KeptBudget | None = None
         self._examples: int | None = None
+        self.claims: tuple[tuple[str, ...], ...] | None = None
+        """Planned allocation of the error rate: one list for each candidate."""
         self.plan: str | None = None
         """Digest of the plan that these records answer."""
         try:
@@ -41,12 +43,15 @@ class Kept:
         except InputError:  # none yet, or none that this version reads
             return
         self._files, self._budget, self.plan = dict(manifest.files), manifest.budget, manifest.plan
-        self._examples = manifest.examples
+        self._examples, self.claims = manifest.examples, manifest.claims
 
-    def planned(self, examples: int) -> int:
-        """Return the number of examples that was planned before the first answers: `examples`, if there are none."""
+    def planned(self, examples: int, candidates: Sequence[str] = ()) -> int:
+        """Return the number of examples that was planned before the first answers: `examples`, if there are none.
+
+        candidates: names that share the 5 %, recorded at the same time.
+        """
         if self._examples is None or not self._files:
-            self._examples = examples
+            self._examples, self.claims = examples, tuple((name,) for name in candidates)
             self._write()
         return self._examples
 
@@ -114,9 +119,29 @@ class Kept:
         self._write()
 
     def _write(self) -> None:
-        KeptRecords(files=self._files, budget=self._budget, plan=self.plan, examples=self._examples).save(
-            self.folder / MANIFEST
-        )
+        KeptRecords(
+            files=self._files,
+            budget=self._budget,
+            plan=self.plan,
+            examples=self._examples,
+            claims=self.claims,
+        ).save(self.folder / MANIFEST)
+
+
+def changed_claims(claims: Sequence[Sequence[str]] | None, candidates: Sequence[str]) -> str | None:
+    """Return the warning that the 5 % was planned for other candidates; None if they are those, or unknown.
+
+    >>> changed_claims([["rank8"], ["rank4"]], ["rank4"])
+    'the 5 % was planned for rank8, rank4, and is shared by rank4 now: the candidates changed after the first answers'
+    >>> changed_claims([["rank8"]], ["rank8"])
+    """
+    if claims is None or [[*names] for names in claims] == [[name] for name in candidates]:
+        return None
+    before = ", ".join(name for names in claims for name in names) or "no candidate"
+    return (
+        f"the 5 % was planned for {before}, and is shared by {', '.join(candidates) or 'no candidate'} now:"
+        " the candidates changed after the first answers"
+    )
 
 
 def _key(depends: Mapping[str, Any]) -> str:

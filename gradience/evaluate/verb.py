@@ -15,7 +15,7 @@ from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.forecast import forecast_evaluation, margins_of, preview_evaluation, read_preview
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs
-from gradience.evaluate.kept import MANIFEST, RECORDS
+from gradience.evaluate.kept import MANIFEST, RECORDS, changed_claims
 from gradience.evaluate.ledger import count_test
 from gradience.evaluate.outcome import report_of
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
@@ -78,7 +78,10 @@ def evaluate(inputs: EvaluateInputs, output: Path | None) -> EvaluationReport:
             note_changes(output, (EVALUATION, DOCUMENT), watcher.note)
         answering = Answering(inputs, output, watcher)
         if answering.kept is not None:
-            planned, examples = answering.kept.planned(len(inputs.examples)), len(inputs.examples)
+            candidates, examples = [adapter.name for adapter in inputs.adapters[1:]], len(inputs.examples)
+            planned = answering.kept.planned(examples, candidates)
+            if (changed := changed_claims(answering.kept.claims, candidates)) is not None:
+                answering.inputs = inputs = replace(inputs, notes=(*inputs.notes, changed))
             if planned < examples and inputs.looks:
                 note = (
                     f"{planned:,} examples were planned, and there are {examples:,} now: no grade is above C"

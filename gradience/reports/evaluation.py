@@ -450,6 +450,9 @@ class KeptRecords(Artifact):
     """sha256 of the plan.json that was fixed before the first answer; null for an evaluation, which has none."""
     examples: int | None = None
     """Planned number of examples of an evaluation; null for a shrink, whose plan.json has it."""
+    claims: tuple[tuple[str, ...], ...] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Planned allocation of the 5 % of an evaluation: one list for each candidate, among which it is shared (Holm).
+    Absent for a shrink, whose candidates are tested in order at the full level."""
     budget: KeptBudget | None = None
     """Null if a number of examples was given."""
 

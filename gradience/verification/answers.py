@@ -23,12 +23,12 @@ from gradience.evaluate import verb as evaluation
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
 from gradience.evaluate.answering import AdapterAnswers, Answering, T
 from gradience.evaluate.inputs import EvaluateInputs, groups_of, in_look_order
-from gradience.evaluate.kept import MANIFEST, RECORDS
+from gradience.evaluate.kept import MANIFEST, RECORDS, changed_claims
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files import strict_json
 from gradience.files.card import read_card, with_block
 from gradience.files.records import Evaluation, ExamplesRun, first, read_records
-from gradience.files.shared_names import path_text
+from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.locate import EMBEDDED
 from gradience.models.settings import ModelSettings
 from gradience.progress import Watcher
@@ -66,6 +66,12 @@ def check_evaluation(place: Path, findings: Findings) -> None:
     report = EvaluationReport.read(place / evaluation.EVALUATION)
     for row in report.adapters:
         check_evaluated(place, row, report.adapters[0], evaluation.EVALUATION, findings)
+    with findings.check("claims", "L1", f"{RECORDS}/{MANIFEST} shares the 5 % among the candidates"):
+        manifest = place / RECORDS / MANIFEST
+        claims = KeptRecords.read(manifest).claims if manifest.is_file() else None
+        changed = changed_claims(claims, [row.name for row in report.candidates])
+        if changed is not None and sentence_text(changed) not in report.notes:
+            findings.mismatch(f"{RECORDS}/{MANIFEST}", changed, "claims")
     _compare(place / evaluation.EVALUATION, evaluation_again(place, report, findings), findings)
     _check_page(place / evaluation.DOCUMENT, report, findings)
 

@@ -286,6 +286,22 @@ def test_an_evaluation_is_made_again(inputs: Path, tmp_path: Path) -> None:
     assert "evaluation.json other.lora_params" in fields(output)
 
 
+def test_an_evaluation_keeps_the_planned_shares_of_its_error(inputs: Path, tmp_path: Path) -> None:
+    """Two candidates share the 5 %; dropping one after the answers is said, and seen if nothing says it."""
+    output, given = tmp_path / "out", [inputs / "reference", inputs / "other", tmp_path / "smaller"]
+    options = {"base_model": inputs / "base", "data": inputs / "rows.csv", "output": output, "device": "cpu"}
+    compress_adapter(inputs / "reference", given[2], rank=1)
+    assert evaluate_adapters(given, **options).notes == evaluate_adapters(given, **options).notes
+    manifest = json.loads((output / "records" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["claims"] == [["other"], ["smaller"]]
+    assert not fields(output)
+    report = evaluate_adapters(given[:2], **options)
+    assert any("the 5 % was planned for other, smaller" in note for note in report.notes)
+    assert not [field for field in fields(output) if "claims" in field]
+    edit(output / "evaluation.json", lambda values: values.update(notes=[]))
+    assert "records/manifest.json claims" in fields(output)
+
+
 def test_a_compression_names_the_ranks_in_its_file(inputs: Path, tmp_path: Path) -> None:
     for rank in (1, 2):
         compress_adapter(inputs / "reference", tmp_path / f"rank{rank}", rank=rank)
