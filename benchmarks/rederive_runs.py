@@ -35,8 +35,8 @@ from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble
 from gradience.bench.verdict.folders import AGGREGATE, BENCH, DOCUMENT, PAGE, PLAN, aggregate_run
 from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.packed import unpacked
 from gradience.bench.verify.recompute import SeedFolder, marking_of, rescored
-from gradience.bench.verify.verify import unpacked
 from gradience.card import card_of
 from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.kept import Kept

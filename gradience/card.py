@@ -209,6 +209,8 @@ def _evaluation(report: Evaluation, row: EvaluatedAdapter) -> Rows:
         rows.append(("ΔNLL from the original", delta))
     if row.grade is not None:  # each grade of an evaluation has its reason
         rows.append(("grade", f"{row.grade}: {row.reason or GRADES[row.grade][1]}"))
+        changes = report.plan.changes if isinstance(report, ShrinkReport) else report.changes
+        rows += [("changed after answers", change) for change in changes]
     return rows
 
 

@@ -17,6 +17,7 @@ from gradience.bench.plan.variants import PlannedVariant, StageNode, asked_for, 
 from gradience.bench.run.live import LIVE, LOG, Live
 from gradience.bench.verdict.facts import AUDIT, CALIBRATION
 from gradience.bench.verdict.folders import BENCH, CONFIG, PLAN, folder_of_seed
+from gradience.bench.verify.packed import unpacked
 from gradience.errors import GradienceError, InputError
 from gradience.files.digests import DIGESTS
 from gradience.models.lock import is_held
@@ -36,9 +37,10 @@ _FAILED = re.compile(r" ERROR gradience\.bench: seed \d+: (.+) failed$")
 
 
 def look(folder: Path) -> BenchStatus:
-    """Return how far the run in `folder` is.
+    """Return how far the run in `folder` is, packed (`everything.tar.xz`) or not.
 
-    Raises InputError (`run-not-found`) for a folder without a plan, and what cannot be read of plan and config.
+    Raises InputError (`run-not-found`) for a folder without a plan, `bad-archive`, and what cannot be read of plan and
+    config.
     """
     if not (folder / PLAN).is_file():
         raise InputError(
@@ -46,7 +48,20 @@ def look(folder: Path) -> BenchStatus:
             code="run-not-found",
             hint="give the folder passed to `gradience bench run --output`",
         )
-    config = load_config(folder / CONFIG)
+    with unpacked(folder) as place:
+        is_own = place == folder and (folder / CONFIG).is_file()
+        config = load_config(folder / CONFIG) if is_own else _config_of_published(place, folder)
+        return _look(place, config, folder.resolve().name)
+
+
+def _config_of_published(place: Path, folder: Path) -> BenchConfig:
+    """Return the config of the plan: an older config.yaml may have other keys than the results made again since."""
+    from gradience.bench.verify.data import config_of_plan, plan_of
+
+    return config_of_plan(place, folder, plan_of(place))
+
+
+def _look(folder: Path, config: BenchConfig, name: str) -> BenchStatus:
     # a run of `--only-seed` holds the folder of its seed
     places = [folder, *(folder_of_seed(folder, config.seeds, seed) for seed in config.seeds)]
     running = []
@@ -59,7 +74,7 @@ def look(folder: Path) -> BenchStatus:
     is_finished = all(seed.result is not None for seed in seeds) and (folder / DIGESTS).is_file()
     state: RunState = "going on" if newest is not None else "finished" if is_finished else "stopped"
     return BenchStatus(
-        run=folder.resolve().name,
+        run=name,
         looked=datetime.now(UTC),
         state=state,
         executor=config.runtime.executor if newest is None else newest.executor,

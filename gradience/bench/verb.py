@@ -142,7 +142,7 @@ def export(settings: ExportSettings) -> list[Path]:
     existing_folder(Path(settings.folder))
     require_installed("scipy", extra="stats")
     from gradience.bench.export import export_eee, export_hub
-    from gradience.bench.verify.verify import unpacked
+    from gradience.bench.verify.packed import unpacked
 
     with unpacked(Path(settings.folder)) as folder:
         if settings.to == "eee":

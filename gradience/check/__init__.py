@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradience.check import rules
-from gradience.check.dialects import PEFT, dialect_of, read_settings
+from gradience.check.dialects import PEFT, dialects_of, read_settings
 from gradience.check.files import (
     CONFIG,
     adapter_config_in,
@@ -59,10 +59,10 @@ def check_config(settings: CheckSettings) -> CheckReport:
         )
     for path in dict.fromkeys(paths):
         values = read_mapping(path)
-        dialect = dialect_of(values, path)
-        files.append(SourceFile(path=shown.get(path) or path_text(path), dialect=dialect.name))
-        training_dialect = dialect if training_dialect is PEFT else training_dialect
-        given = given.filled_from(read_settings(values, dialect, path))
+        for dialect in dialects_of(values, path):
+            files.append(SourceFile(path=shown.get(path) or path_text(path), dialect=dialect.name))
+            training_dialect = dialect if training_dialect is PEFT else training_dialect
+            given = given.filled_from(read_settings(values, dialect, path))
     base = None if settings.base_config is None else read_base(Path(settings.base_config))
     context = Context(given.completed(), task, base, settings.completion_tokens, training_dialect)
     return _report(context, files)

@@ -5,8 +5,9 @@ Key names were read in peft 0.21.2, transformers 5.24, trl 1.16, axolotl 0.19.0,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from gradience.telemetry.trainers import method_of
 
 Values = Mapping[str, Any]
 
+SIMILAR = 0.8
+"""Similarity, by difflib, of a key to the argument that was meant: 0.86 for lora_drop and lora_dropout."""
 SUPERVISED = ("sft", "pretraining")
 """Objectives that the advice on supervised fine-tuning is for; it says nothing about reinforcement learning."""
 OF_ALGORITHM = {
@@ -47,8 +50,10 @@ class LoraSwitch(NamedTuple):
 
 def precision(values: Values) -> dict[str, Any]:
     """Return the precision of training, as most tools write it."""
+    bf16, fp16 = (values.get(key) is True for key in ("bf16", "fp16"))
     return {
-        "precision": "bf16" if values.get("bf16") is True else "fp16" if values.get("fp16") is True else None
+        "precision": "bf16" if bf16 else "fp16" if fp16 else None,
+        "two_precisions": True if bf16 and fp16 else None,
     }
 
 
@@ -144,6 +149,13 @@ PEFT_KEYS = {
     **same("peft_type task_type r target_modules target_parameters use_rslora use_dora bias lora_bias"),
     **same("modules_to_save rank_pattern alpha_pattern layers_to_transform layers_pattern loftq_config"),
 }
+OTHER_PEFT_KEYS = (
+    "auto_mapping", "peft_version", "revision", "inference_mode", "exclude_modules", "fan_in_fan_out", "megatron_core",
+    "trainable_token_indices", "eva_config", "corda_config", "lora_ga_config", "velora_config",
+    "alora_invocation_tokens", "use_qalora", "qalora_group_size", "monteclora_config", "layer_replication",
+    "runtime_config", "use_bdlora", "arrow_config", "kasa_config", "ensure_weight_tying",
+)  # fmt: skip
+"""The other arguments of `LoraConfig`, which no rule reads."""
 ADAPTER_SETTINGS = frozenset(PEFT_KEYS.values()) - {"base_model", "task_type", "peft_type"}
 PEFT = Dialect(
     "peft",
@@ -449,8 +461,18 @@ DIALECTS = (RUN, PEFT, UNSLOTH, LLAMA_FACTORY, LLAMA_FACTORY_V1, AXOLOTL, TRL, T
 """In the order of asking: the first that recognises a file has written it."""
 
 
-def dialect_of(values: Values, path: Path) -> Dialect:
-    """Return which tool wrote this. Raises InputError (config-unknown)."""
+def dialects_of(values: Values, path: Path) -> tuple[Dialect, ...]:
+    """Return which tool's settings these are: PEFT's and the Trainer's may be in one file.
+
+    Raises InputError (config-unknown).
+    """
+    dialect = _dialect_of(values, path)
+    if dialect is PEFT and TRAINER.is_written_in(values):
+        return PEFT, TRAINER
+    return (dialect,)
+
+
+def _dialect_of(values: Values, path: Path) -> Dialect:
     if "fine_tune_type" in values or "lora_parameters" in values:
         raise InputError(
             f"{path}: a configuration of MLX-LM",
@@ -499,6 +521,24 @@ def read_settings(values: Values, dialect: Dialect, path: Path) -> CheckedSettin
         if aim.key:
             where["objective"] = f"{path.name}: {aim.key}"
     removed = tuple(key for key in dialect.removed if key in values)
+    misspelled = tuple(_misspelled(values)) if dialect is PEFT and adapter else ()
+    where |= {key: f"{path.name}: {key}" for key, _ in misspelled}
     return CheckedSettings(
-        **read, adapter=adapter, removed=removed, unreadable=tuple(unreadable), where=where
+        **read,
+        adapter=adapter,
+        removed=removed,
+        misspelled=misspelled,
+        unreadable=tuple(unreadable),
+        where=where,
     )
+
+
+def _misspelled(values: Values) -> Iterator[tuple[str, str]]:
+    """Yield each key that `LoraConfig` does not have, with the similar one that it has."""
+    if "peft_version" in values:  # written by PEFT, perhaps by a later version with more keys
+        return
+    arguments = (*PEFT_KEYS, *OTHER_PEFT_KEYS)
+    for key in values:
+        near = get_close_matches(key, arguments, n=1, cutoff=SIMILAR)
+        if near and key not in arguments and near[0] not in values and key not in TRAINER_KEYS:
+            yield key, near[0]

@@ -211,6 +211,24 @@ def removed_arguments(context: Context) -> Problems:
         yield Problem(key, "set", advised, message, "TrainingArguments raises TypeError")
 
 
+@rule("misspelled-key", "error", PEFT_LORA)
+def misspelled_keys(context: Context) -> Problems:
+    """Keys that PEFT does not have, similar to one that it has."""
+    for key, meant in context.settings.misspelled:
+        reason = "LoraConfig raises TypeError; in an adapter_config.json, PEFT ignores the key"
+        yield Problem(key, "set", meant, f"PEFT has no {key}", reason)
+
+
+@rule("two-precisions", "error", TRANSFORMERS)
+def two_precisions(context: Context) -> Problems:
+    """bf16 and fp16 together."""
+    if context.dialect.name not in ("trainer", "trl", "llama-factory"):
+        raise NotApplicable
+    if context.settings.two_precisions:
+        message = "two precisions are on, and training has one"
+        yield Problem("precision", "bf16 and fp16", "bf16 alone", message, TRAINER_RAISES)
+
+
 @rule("best-model", "error", TRANSFORMERS)
 def best_model(context: Context) -> Problems:
     """load_best_model_at_end without matching evaluation and saving."""
@@ -614,6 +632,8 @@ RULES: tuple[Rule[Context, Problem], ...] = (
     dora,
     lora_bias,
     removed_arguments,
+    misspelled_keys,
+    two_precisions,
     best_model,
     task_type,
     serving_rank,

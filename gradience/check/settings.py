@@ -39,6 +39,10 @@ class CheckedSettings(SettingsRead):
     """True if the prompt is trained as well as the answer."""
     removed: tuple[str, ...] = ()
     """Keys that transformers 5 no longer takes."""
+    misspelled: tuple[tuple[str, str], ...] = ()
+    """(key, argument that was probably meant) for keys that PEFT does not have."""
+    two_precisions: bool | None = None
+    """True if bf16 and fp16 are both on."""
     unreadable: tuple[tuple[str, str, str], ...] = ()
     """(setting, value as written, what it should be) for values of the wrong kind."""
     where: Mapping[str, str] = {}
@@ -49,6 +53,7 @@ class CheckedSettings(SettingsRead):
         known = {name: value for name, value in self if value is not None}
         both = {
             "removed": self.removed + other.removed,
+            "misspelled": self.misspelled + other.misspelled,
             "unreadable": self.unreadable + other.unreadable,
             "where": {**other.where, **self.where},
         }

@@ -16,7 +16,7 @@ from gradience.settings import SETTINGS, Flag, call
 class GradedOutput(TextsOutput):
     """Output."""
 
-    require_grade: Annotated[Literal["B", "C"] | None, Flag("GRADE")] = None
+    require_grade: Annotated[Literal["B", "C"], Flag("GRADE")] = "B"
     """Required grade: exit with 8 for a C if B is required, with 1 for a D."""
 
 
@@ -30,12 +30,12 @@ def evidence(settings: EvidenceSettings, out: GradedOutput) -> int:
 
       gradience evidence runs/base runs/lora --filter strict-match
 
-      gradience evidence a.csv b.csv --require-grade B
+      gradience evidence a.csv b.csv --require-grade C
     """
     from gradience.evidence.verb import compare_logs
 
     report = call(compare_logs, settings, command=command_line())
     out.show(report)
-    if out.require_grade is None or report.grade <= out.require_grade:
+    if report.grade <= out.require_grade:
         return ExitCode.DONE
     return ExitCode.INCONCLUSIVE if report.grade == "C" else ExitCode.GATE_FAILED

@@ -21,8 +21,9 @@ def fleet(settings: FleetSettings, out: ReportOutput) -> int:
 
       gradience compress --fleet fleet.jsonl --to-rank 16 -o smaller/
     """
+    from gradience.fleet.discover import root_of
     from gradience.fleet.verb import audit_fleet
 
     report = out.run(audit_fleet, settings, "measuring adapters")
-    out.show(report, root=str(settings.root))
+    out.show(report, root=str(root_of(settings)))
     return ExitCode.INCOMPLETE if report.failed or report.incomplete else ExitCode.DONE

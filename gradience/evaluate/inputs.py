@@ -31,7 +31,7 @@ from gradience.settings import paths_of
 from gradience.statistics.groups import group_note, joined, spelling_key
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task, rendered
 from gradience.tasks.examples import ChoiceExample, LabelledExample
-from gradience.tasks.layouts import columns_hint
+from gradience.tasks.layouts import columns_hint, labels_hint
 from gradience.tasks.rows import Kind, grouped_by, kind_of, local, sample_of
 from gradience.words import counted
 
@@ -70,6 +70,8 @@ class EvaluateInputs:
     """Id of an example -> its group; empty if each example is its own."""
     grown_from: int | None = None
     """Number of examples that was planned before the first answers, if there are more now."""
+    first_margin: Fraction | None = None
+    """Margin that was set before the first answers, if it is another one now."""
 
     @property
     def reference(self) -> AdapterInput:
@@ -139,7 +141,7 @@ def read_inputs(request: EvaluateSettings) -> EvaluateInputs:
             raise
         raise UsageError(str(error), code=error.code, hint=error.hint) from None
     engine_type = engine(request.engine)  # imports PyTorch: what is wrong with files is known by now
-    kind = _kind(adapters, task)
+    kind = _kind(adapters, task, request)
     name = None if request.base_model is None else str(request.base_model)
     name = name or adapters[0].base_model
     if name is None:
@@ -356,7 +358,7 @@ def reader_of(
     return READERS[kind]
 
 
-def _kind(adapters: Sequence[AdapterInput], task: Task | ChatTask) -> ModelType:
+def _kind(adapters: Sequence[AdapterInput], task: Task | ChatTask, request: EvaluateSettings) -> ModelType:
     """Return the kind of model that the adapters need; one that does not say so is like the others, or causal.
 
     Raises UsageError (`wrong-model`) for a kind that does not fit the task or the first adapter, InputError
@@ -369,6 +371,15 @@ def _kind(adapters: Sequence[AdapterInput], task: Task | ChatTask) -> ModelType:
         fitting = ("CAUSAL_LM",)  # of a whole text an encoder–decoder has no likelihood
     for adapter in adapters:
         kind = adapter.fields.get("task_type")
+        data = request.data_file
+        if kind == "SEQ_CLS" and kind not in fitting and data is not None and request.task is None:
+            row = next(local(data, request.columns).read())
+            named = ", ".join(f"`{name}`" for name in [*row.values][:8])
+            raise UsageError(
+                f"{adapter.given}: a classifier, and the columns {named} of {data} are not read as texts with labels",
+                code="wrong-model",
+                hint=labels_hint(row),
+            )
         if kind is not None and kind not in fitting:
             raise UsageError(
                 f"{adapter.given}: its task_type is {kind}, and {task.name} needs {' or '.join(fitting)}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Kept:
         self._examples: int | None = None
         self.claims: tuple[tuple[str, ...], ...] | None = None
         """Planned allocation of the error rate: one list for each candidate."""
+        self._margins: dict[str, Fraction] = {}
         self.plan: str | None = None
         """Digest of the plan that these records answer."""
         try:
@@ -43,7 +45,11 @@ class Kept:
         except InputError:  # none yet, or none that this version reads
             return
         self._files, self._budget, self.plan = dict(manifest.files), manifest.budget, manifest.plan
-        self._examples, self.claims = manifest.examples, manifest.claims
+        self._examples, self.claims, self._margins = (
+            manifest.examples,
+            manifest.claims,
+            dict(manifest.margins),
+        )
 
     def planned(self, examples: int, candidates: Sequence[str] = ()) -> int:
         """Return the number of examples that was planned before the first answers: `examples`, if there are none.
@@ -54,6 +60,18 @@ class Kept:
             self._examples, self.claims = examples, tuple((name,) for name in candidates)
             self._write()
         return self._examples
+
+    def first_margin(self, compares: str, margin: Fraction) -> Fraction:
+        """Return the margin that was set before the first answers: `margin`, if there are none.
+
+        compares: `correct` or `nll`, which have margins of their own.
+        """
+        if not any(self.folder.glob("*.jsonl*")):
+            self._margins = {}
+        if compares not in self._margins:
+            self._margins[compares] = margin
+            self._write()
+        return self._margins[compares]
 
     def bind(self, plan: str) -> None:
         """Save the digest of the plan beside the records."""
@@ -125,6 +143,7 @@ class Kept:
             plan=self.plan,
             examples=self._examples,
             claims=self.claims,
+            margins=self._margins,
         ).save(self.folder / MANIFEST)
 
 

@@ -56,6 +56,7 @@ def report_of(
         groups=groups_in_order(inputs),
         grown_from=inputs.grown_from,
         margin=inputs.margin,
+        first_margin=inputs.first_margin,
         conditions=conditions_of(reference.run, fingerprint_of_base, *engines),
         adapters=tuple(_graded(inputs, [row_of(inputs, rows[0], row) for row in rows])),
         notes=tuple(map(sentence_text, inputs.notes)),
@@ -250,7 +251,8 @@ def _graded(inputs: EvaluateInputs, rows: Sequence[EvaluatedAdapter]) -> list[Ev
         else row
         for row in rows
     ]
-    return grades if inputs.grown_from is None else list(map(exploratory, grades))
+    changed = inputs.grown_from is not None or inputs.first_margin is not None
+    return list(map(exploratory, grades)) if changed else grades
 
 
 def exploratory(row: EvaluatedAdapter) -> EvaluatedAdapter:

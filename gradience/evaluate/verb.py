@@ -82,6 +82,11 @@ def evaluate(inputs: EvaluateInputs, output: Path | None) -> EvaluationReport:
             planned = answering.kept.planned(examples, candidates)
             if (changed := changed_claims(answering.kept.claims, candidates)) is not None:
                 answering.inputs = inputs = replace(inputs, notes=(*inputs.notes, changed))
+            first = inputs.margin
+            if len(inputs.adapters) > 1:
+                first = answering.kept.first_margin("nll" if inputs.compares_nll else "correct", first)
+            if first != inputs.margin:
+                answering.inputs = inputs = replace(inputs, first_margin=first)
             if planned < examples and inputs.looks:
                 note = (
                     f"{planned:,} examples were planned, and there are {examples:,} now: no grade is above C"

@@ -19,7 +19,7 @@ FORMATS: tuple[LogFormat, ...] = (
     LogFormat(every_eval_ever.NAME, every_eval_ever.fits, every_eval_ever.read),
     LogFormat(table.NAME, table.fits, table.read),
 )
-IN_FOLDERS = ("samples_*.jsonl", "*.eval")
+IN_FOLDERS = ("samples_*.jsonl", "*.eval", f"*{every_eval_ever.SAMPLES}")
 """Logs that are found in a folder, and one level below: there tools put them under the model's name."""
 MAX_FILES = 10_000
 
@@ -49,8 +49,9 @@ def _in_folder(folder: Path) -> Path:
     if len(matches) == 1:
         return matches[0]
     names = [printable(str(match.relative_to(folder))) for match in matches]
+    found = f"{len(matches)} logs in it: {listed(names, 6)}" if names else "no log in it"
     raise InputError(
-        f"{folder}: {len(matches)} logs in it" + (f": {listed(names, 6)}" if names else ""),
+        f"{folder}: {found}",
         code="log-several" if matches else "log-none",
         hint="name the file" if matches else f"name a file, or a folder with one of {', '.join(IN_FOLDERS)}",
     )

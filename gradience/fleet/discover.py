@@ -11,7 +11,9 @@ from gradience.adapters.formats import known_names
 from gradience.adapters.locate import WEIGHT_SUFFIXES, lone_weights, natural_key
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import given_text
+from gradience.fleet.settings import FleetSettings
 from gradience.reading import MAX_SETTINGS_BYTES, open_stream
+from gradience.settings import paths_of
 
 MARKS = known_names()
 """A folder with one of these files is taken for an adapter; its row reports an error if it is not one."""
@@ -149,13 +151,26 @@ def _marked(folder: Path) -> bool:
     return any(os.path.lexists(folder / mark) for mark in MARKS)
 
 
+def root_of(settings: FleetSettings) -> Path:
+    """Return the root that is set, or the current folder, or for sources that are not below it the one above them."""
+    if settings.root is not None:
+        return Path(settings.root)
+    places = [_place(source) for source in paths_of(settings.sources)]
+    if not places or all(place.is_relative_to(os.path.realpath(".")) for place in places):
+        return Path(".")
+    return Path(os.path.commonpath([place.parent for place in places]))
+
+
+def _place(path: Path) -> Path:
+    """Return the absolute path, without following the adapter's own link."""
+    if path.name in ("", ".."):
+        return Path(os.path.realpath(path))
+    return Path(os.path.realpath(path.parent), path.name)
+
+
 def _name(path: Path, home: Path, root: Path) -> str:
-    """The path below the root, without following the adapter's own link."""
-    place = (
-        Path(os.path.realpath(path.parent), path.name)
-        if path.name not in ("", "..")
-        else Path(os.path.realpath(path))
-    )
+    """The path below the root."""
+    place = _place(path)
     if not place.is_relative_to(home):
         raise UsageError(
             f"{path}: not below {root}, which the names of the adapters are relative to",

@@ -25,8 +25,9 @@ class FleetSettings(WorkSettings):
     _: KW_ONLY
     recursive: bool = False
     """Look for adapters in folders at any depth."""
-    root: Annotated[StrPath, Flag("DIR")] = "."
-    """Folder that the paths of the rows are relative to."""
+    root: Annotated[StrPath | None, Flag("DIR")] = None
+    """Folder that the paths of the rows are relative to (default: the current folder if the sources are below it, else
+    the common folder above them)."""
     calibrations: Annotated[
         StrPath | Sequence[StrPath], BeforeValidator(several), Flag("FILE", name="--calibration")
     ] = ()

@@ -12,7 +12,7 @@ from typing import Any
 from gradience.compare.adapters import compare_adapters
 from gradience.errors import GradienceError, InputError, require
 from gradience.files.shared_names import path_text
-from gradience.fleet.discover import Member, discover
+from gradience.fleet.discover import Member, discover, root_of
 from gradience.fleet.exports import export, rows_file_of
 from gradience.fleet.journal import FleetJournal, read_rows
 from gradience.fleet.measure import failed
@@ -42,7 +42,7 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
     LockedError while another run writes the same file, OutputError when the disk refuses, MissingExtra for .parquet
     without pyarrow. An adapter that cannot be measured does not raise: its row has the error's code.
     """
-    watch, home = Stopwatch(settings.command), Path(settings.root)
+    watch, home = Stopwatch(settings.command), root_of(settings)
     table = None if settings.output is None else Path(settings.output)
     rows_file = None if table is None else rows_file_of(table, force=settings.force)
     allow_pickle = settings.allow_pickle

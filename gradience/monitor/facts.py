@@ -83,6 +83,8 @@ class RunFacts:
     resumed_from: list[int] = field(default_factory=list)
     end: Record | None = None
     loss: Series = field(default_factory=Series)
+    hidden_losses: int = 0
+    """Losses that the Trainer's filter logged as 0 because they were NaN; `loss` counts them as not finite."""
     grad_norm: Series = field(default_factory=Series)
     lr: Series = field(default_factory=Series)
     speed: Series = field(default_factory=Series)
@@ -150,6 +152,7 @@ class RunFacts:
         """Discard values after `step`: a run resumed from that checkpoint repeats and logs them again."""
         for series in (self.loss, self.grad_norm, self.lr, self.speed, *self.rl.values()):
             series.drop_after(step)
+        self.hidden_losses = min(self.hidden_losses, self.loss.nonfinite)
         self.spectra = [point for point in self.spectra if point.step <= step]
         self.last_spectra = self.spectra[-1] if self.spectra else None
         self.recent.clear()
@@ -161,12 +164,21 @@ class RunFacts:
         step = record.step if record.step is not None else self.records
         for series, key in ((self.loss, "loss"), (self.grad_norm, "grad_norm"), (self.lr, "lr")):
             value = record.number(key)
+            if key == "loss" and value == 0.0 and self._is_hidden(record):
+                self.hidden_losses += 1
+                value = math.nan
             if value is not None:
                 series.add(step, value)
         speed = record.data.get("samples_per_second")
         if isinstance(speed, (int, float)):
             self.speed.add(step, speed)
         self._rewards(record, step)
+
+    def _is_hidden(self, record: Record) -> bool:
+        """Return True if a loss of 0 stands for NaN: the gradient is not finite, and the Trainer's filter is on."""
+        norm, training = record.number("grad_norm"), self.config.get("training")
+        is_filtered = isinstance(training, Mapping) and training.get("logging_nan_inf_filter") is True
+        return is_filtered and norm is not None and not math.isfinite(norm)
 
     def _rewards(self, record: Record, step: int, *under: str) -> None:
         """Read rewards, KL and similar values under the keys `under`."""
@@ -192,7 +204,8 @@ class RunFacts:
         split.last = evaluation
         if evaluation.loss is not None:
             split.losses.add(step, evaluation.loss)
-            if split.best is None or split.best.loss is None or evaluation.loss < split.best.loss:
+            best = None if split.best is None else split.best.loss
+            if math.isfinite(evaluation.loss) and (best is None or evaluation.loss < best):
                 split.best = evaluation
         reward, top = metrics.get("reward"), split.most_rewarded
         if reward is not None and (top is None or reward > top.metrics["reward"]):

@@ -113,7 +113,9 @@ def nonfinite(run: MonitoredRun) -> Observations:
     if not broken:
         return
     first = min((e.step for e in broken if e.step is not None), default=None)
-    hidden = facts.grad_norm.nonfinite and not facts.loss.nonfinite and run.setup.nan_filter
+    hidden = (
+        facts.grad_norm.nonfinite and facts.loss.nonfinite == facts.hidden_losses and run.setup.nan_filter
+    )
     note = "; the Trainer's logging_nan_inf_filter hid it from the logged loss" if hidden else ""
     yield Observation(
         f"NaN or infinity since step {first}{note}",

@@ -470,8 +470,8 @@ class AuditReport(Report):
             {"uniform_median": plan.median.reduction, "per_layer": plan.per_layer.reduction} if plan else {}
         )
         named = next((name for name, reduction in saved.items() if reduction > 0), None)
-        written = not {finding.code for finding in self.findings} & {"no-config", "unclear-scale"}
-        steps = [f"gradience compress {path} --suggested {named} --dry-run"] if named and written else []
+        command = compress_command(self, path, f"--suggested {named} --dry-run")
+        steps = [command] if named and command else []
         steps += [] if layers else ["--layers"]
         steps += ["--suggest-per-layer (a LoraConfig to copy)"] if plan else []
         following = Paragraph(("Next: ", Span(" · ".join([*steps, "--json"]), "dim")))
@@ -490,6 +490,14 @@ class AuditReport(Report):
                 text = visible_json(adapter.dump_json(layer).decode())
             yield ("," if index else "") + text
         yield "]" + after
+
+
+def compress_command(report: AuditReport, path: str, options: str) -> str | None:
+    """Return the command that compresses the audited adapter; None if compress would refuse the adapter."""
+    if {finding.code for finding in report.findings} & {"no-config", "unclear-scale"}:
+        return None
+    pickle = " --allow-pickle" if report.adapter.pickle else ""
+    return f"gradience compress {shlex.quote(path)} {options}{pickle}"
 
 
 SHOWN_WASTEFUL, SHOWN_FULLEST = 3, 2
@@ -751,13 +759,9 @@ def space_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     rows = [("LoRA weights", f"{size(lora)}, {percent(lora / total)}", _number_types(report))]
     if lora > narrow:
         largest = max(layer.r for layer in report.layers)
-        rows.append(
-            (
-                "in 16 bits",
-                size(narrow),
-                f"gradience compress {shlex.quote(view.path or report.adapter.path)} --rank {largest} --dtype BF16",
-            )
-        )
+        options = f"--rank {largest} --dtype BF16 -o smaller"
+        command = compress_command(report, view.path or report.adapter.path, options)
+        rows.append(("in 16 bits", size(narrow), command or ""))
     notes = (*report.coverage.other, *report.coverage.unaudited)
     if notes:
         rows.append(("other weights", f"{size(rest)}, {percent(rest / total)}", _reasons(notes)))

@@ -96,6 +96,8 @@ class BenchStatus(Readable):
 
     def progress(self) -> str:
         """Return `5 of 14 stages done, 2 running, 1 failed`."""
+        if not self.stages:
+            return "results without the files of their stages"
         states = Counter(stage.state for _, stage in self.stages)
         others = [f"{states[state]} {state}" for state in ("running", "failed") if states[state]]
         return ", ".join([f"{states['done']} of {plural(states.total(), 'stage')} done", *others])

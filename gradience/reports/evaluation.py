@@ -244,6 +244,8 @@ class EvaluationReport(Report):
     """Number of examples planned before the first answers, if there are more now: then no grade is above C."""
     margin: Share
     """Drop that a grade B rules out: a share of the examples or, for likelihoods, nats per token."""
+    first_margin: Share | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Margin when the first answers were saved, if it is another one now: then no grade is above C. Else absent."""
     conditions: EvaluationConditions
     adapters: tuple[EvaluatedAdapter, ...]
     """Reference, then candidates in the given order, then the base."""
@@ -277,6 +279,15 @@ class EvaluationReport(Report):
     def candidates(self) -> tuple[EvaluatedAdapter, ...]:
         """Rows of the candidates."""
         return tuple(row for row in self.adapters if row.role == CANDIDATE)
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Sentences about what was changed after the first answers; with any, no grade is above C."""
+        if self.first_margin is None:
+            return ()
+        nll = self.adapters[0].likelihood is not None
+        before, now = (margin_text(margin, nll=nll) for margin in (self.first_margin, self.margin))
+        return (f"the margin was {before} when the first answers were saved, and is {now} now",)
 
 
 class ShownMargin(Part):
@@ -453,6 +464,8 @@ class KeptRecords(Artifact):
     claims: tuple[tuple[str, ...], ...] | None = Field(default=None, exclude_if=lambda value: value is None)
     """Planned allocation of the 5 % of an evaluation: one list for each candidate, among which it is shared (Holm).
     Absent for a shrink, whose candidates are tested in order at the full level."""
+    margins: dict[str, Share] = Field(default_factory=dict, exclude_if=lambda value: not value)
+    """Margin of an evaluation when its first answers were saved, for `correct` or `nll`; absent for a shrink."""
     budget: KeptBudget | None = None
     """Null if a number of examples was given."""
 
@@ -490,8 +503,14 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
         scores = Span("" if divergence is None else f"; KL and flips: {divergence}", "dim")
         facts.append(("engine", (f"{conditions.engine} {version}{varies}".strip(), scores)))
     blocks: list[Block] = [Heading("Evaluation", level=1), Facts(facts)]
-    notes = [*report.notes, *repeated_tests(report.tests)]
+    changed = [f"{change}: no grade is above C" for change in report.changes]
+    notes = [*changed, *report.notes, *repeated_tests(report.tests)]
     return [*blocks, *warned(notes)]
+
+
+def margin_text(margin: Fraction | float, *, nll: bool) -> str:
+    """Return the size of a drop with its unit: `2.5 points`, or `0.01 nats per token` for likelihoods."""
+    return f"{float(margin):.2g} nats per token" if nll else f"{points(margin).removeprefix('+')} points"
 
 
 def repeated_tests(tests: int | None) -> list[str]:
@@ -827,6 +846,7 @@ def _summary(report: EvaluationReport) -> list[Note] | None:
             names = Span(listed([row.name for row in rows], NAMED), "name")
             reason = f": {why}" if len(rows) == 1 else ""
             notes.append(Note(mark, (names, f" {noun(len(rows), 'is', 'are')} {words}{reason}")))
+    notes += [Note("warning", change) for change in report.changes]
     gain = _gain_over_base(report)
     if gain is not None and gain.mark != "good":  # equal accuracy means little if the reference has no effect
         notes.append(Note(gain.mark, (Span(report.adapters[0].name, "name"), ": ", *spans(gain.text))))

@@ -226,11 +226,10 @@ LISTED = 100
 
 def fleet_blocks(report: FleetReport, *, brief: bool = False, root: str | None = None) -> Document:
     """Return the whole document, or with `brief` the shorter lists of a screen."""
-    bases = report.bases[: SHOWN_BASES if brief else None]
     return [
         *_title(report),
         *_serving(report),
-        *_lower_ranks([base for base in bases if base.steps], brief=brief),
+        *_lower_ranks([base for base in report.bases if base.steps], brief=brief),
         *_next(report, report.root if root is None else root),
         *_copies(report, brief=brief),
         *_failures(report),
@@ -294,9 +293,11 @@ def _lower_ranks(bases: Sequence[BaseGroup], *, brief: bool) -> list[Block]:
     """Return memory and error at each lower step of each base, and the adapters above the next one."""
     if not bases:
         return []
+    shown = bases[: SHOWN_BASES if brief else None]
     return [
         Heading("Lowering max_lora_rank"),
-        *(block for base in bases for block in _lower_steps(base, brief=brief)),
+        *(block for base in shown for block in _lower_steps(base, brief=brief)),
+        *more(len(bases) - len(shown), "more base"),
     ]
 
 

@@ -85,7 +85,7 @@ class Curve(Part):
     count: int
     """Finite points."""
     nonfinite: int
-    """Points that were NaN or infinite."""
+    """Points that were NaN or infinite, or 0 in their place (the Trainer's `logging_nan_inf_filter`)."""
     first_nonfinite_step: int | None = None
     first: Float12 | None = None
     last: Float12 | None = None
@@ -528,7 +528,8 @@ def _loss_words(curve: Curve) -> str:
     if not curve.count:
         unusable = f"no finite value in {plural(curve.nonfinite, 'record')}"
         return unusable if curve.nonfinite else "nothing logged"
-    words = f"{sig(curve.first)} → {sig(curve.last)}, lowest {sig(curve.low)} at step {curve.low_step}"
+    last = "NaN" if curve.last is None and curve.nonfinite else sig(curve.last)
+    words = f"{sig(curve.first)} → {last}, lowest {sig(curve.low)} at step {curve.low_step}"
     return f"{words}, {_nonfinite(curve)}" if curve.nonfinite else words
 
 

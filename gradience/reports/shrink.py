@@ -43,11 +43,11 @@ from gradience.reports.evaluation import (
     kl_per_token,
     looks_fact,
     margin_blocks,
+    margin_text,
     outcome_fields,
     repeated_tests,
 )
 from gradience.statistics.table import PairedTable
-from gradience.words import points
 
 TestedStatus = Literal["shown", "inconclusive", "worse", "not evaluated"]
 CandidateStatus = Literal[TestedStatus, "skipped", "not tested"]
@@ -154,9 +154,7 @@ class ShrinkPlan(Artifact):
 
     def drop(self, size: Fraction | float) -> str:
         """Return the size of a drop with its unit."""
-        if self.compares == "nll":
-            return f"{float(size):.2g} nats per token"
-        return f"{points(size).removeprefix('+')} points"
+        return margin_text(size, nll=self.compares == "nll")
 
 
 class MeanInterval(Part):

@@ -72,8 +72,19 @@ def check_evaluation(place: Path, findings: Findings) -> None:
         changed = changed_claims(claims, [row.name for row in report.candidates])
         if changed is not None and sentence_text(changed) not in report.notes:
             findings.mismatch(f"{RECORDS}/{MANIFEST}", changed, "claims")
+    with findings.check("margin", "L1", f"{RECORDS}/{MANIFEST} has the margin of the first answers"):
+        check_facts(findings, _margin_facts(place, report))
     _compare(place / evaluation.EVALUATION, evaluation_again(place, report, findings), findings)
     _check_page(place / evaluation.DOCUMENT, report, findings)
+
+
+def _margin_facts(place: Path, report: EvaluationReport) -> Facts:
+    manifest = place / RECORDS / MANIFEST
+    margins = KeptRecords.read(manifest).margins if manifest.is_file() else {}
+    compares = "nll" if report.adapters[0].likelihood is not None else "correct"
+    if compares in margins and report.candidates:
+        first = report.margin if report.first_margin is None else report.first_margin
+        yield evaluation.EVALUATION, "first_margin", first, margins[compares]
 
 
 def evaluation_again(place: Path, report: EvaluationReport, findings: Findings) -> EvaluationReport:
@@ -364,6 +375,7 @@ def _inputs_of(
         measures_divergence=scored,
         group_of=group_of,
         grown_from=None if isinstance(report, ShrinkReport) else report.grown_from,
+        first_margin=None if isinstance(report, ShrinkReport) else report.first_margin,
         looks=recorded.evaluator.looks if len(recorded.evaluator.looks) > 1 else (),
     )
 

@@ -10,7 +10,8 @@ from gradience.bench.verb import verify as verify_bench
 from gradience.bench.verdict.folders import AGGREGATE, BENCH
 from gradience.bench.verify.files import check_files
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.verify import as_published, check_plan_digest, unpacked
+from gradience.bench.verify.packed import as_published, unpacked
+from gradience.bench.verify.verify import check_plan_digest
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.errors import GradienceError, UsageError

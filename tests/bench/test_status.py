@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,12 @@ def test_stages_of_other_processes_are_running_until_they_end(config_file, tmp_p
 def test_a_folder_that_holds_no_run(tmp_path, capsys):
     assert run(["bench", "status", str(tmp_path)]) == 3
     assert "no plan.json" in capsys.readouterr().err
+
+
+def test_a_published_run_packed_and_without_its_archive(tmp_path):
+    packed = Path(__file__).parents[2] / "benchmarks" / "results" / "minilm_reviews_demo"
+    status = look(packed)
+    assert (status.run, status.state, len(status.stages)) == ("minilm_reviews_demo", "finished", 17)
+    assert all(stage.state == "done" and stage.seconds is not None for _, stage in status.stages)
+    shutil.copytree(packed, tmp_path / "run", ignore=shutil.ignore_patterns("*.xz"))
+    assert look(tmp_path / "run").seeds[0].result == status.seeds[0].result == "PASS"

@@ -11,7 +11,7 @@ from peft import AdaLoraConfig, LoraConfig
 from transformers import TrainingArguments
 
 from gradience.check import check_config
-from gradience.check.dialects import PEFT_KEYS, REMOVED_IN_TRANSFORMERS_5, TRAINER_KEYS
+from gradience.check.dialects import OTHER_PEFT_KEYS, PEFT_KEYS, REMOVED_IN_TRANSFORMERS_5, TRAINER_KEYS
 from gradience.errors import InputError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -63,6 +63,26 @@ def test_another_method_of_peft_gets_no_advice_on_lora(tmp_path):
     assert (report.settings.r, report.settings.alpha) == (None, None)
 
 
+def test_one_file_with_the_settings_of_the_adapter_and_of_the_training(tmp_path):
+    """LoraConfig and TrainingArguments refuse what the errors name."""
+    path = tmp_path / "both.yaml"
+    path.write_text(
+        "r: 64\nlora_alpha: 16\ntarget_modules: [q_proj, up_proj]\nlora_drop: 0.1\n"
+        "learning_rate: 5.0e-3\nnum_train_epochs: 10\nbf16: true\nfp16: true\n"
+    )
+    with pytest.raises(TypeError, match="lora_drop"):
+        LoraConfig(r=64, lora_drop=0.1)
+    with pytest.raises(ValueError, match="fp16 and bf16"):
+        TrainingArguments(output_dir=str(tmp_path), bf16=True, fp16=True, use_cpu=True)
+    adapter = tmp_path / "adapter_config.json"
+    adapter.write_text(json.dumps({"peft_type": "LORA", "r": 8, "target_modules": "all-linear"}))
+    for report in (check_config(path), check_config(peft=adapter, training=path)):
+        assert [file.dialect for file in report.files[-2:]] == ["peft", "trainer"]
+        assert (report.settings.learning_rate, report.settings.epochs) == (5e-3, 10)
+        codes = {finding.code for finding in report.findings if finding.severity == "error"}
+        assert codes == {"misspelled-key", "two-precisions"}
+
+
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
 def test_what_the_trainer_writes(tmp_path, suffix):
     """JSON is YAML, so the same text serves both."""
@@ -79,7 +99,7 @@ def test_what_the_trainer_writes(tmp_path, suffix):
 
 
 def test_the_keys_are_those_of_the_libraries():
-    assert set(PEFT_KEYS) <= {field.name for field in dataclasses.fields(LoraConfig)}
+    assert {*PEFT_KEYS, *OTHER_PEFT_KEYS} == {field.name for field in dataclasses.fields(LoraConfig)}
     arguments = {field.name for field in dataclasses.fields(TrainingArguments)}
     assert set(TRAINER_KEYS) <= arguments
     assert not set(REMOVED_IN_TRANSFORMERS_5) & arguments

@@ -51,6 +51,8 @@ CASES = {
     "dora": (({"use_dora": True, "lora_bias": True}, {}, {}), ({"use_dora": True}, {}, {})),
     "lora-bias": (({"lora_bias": True, "init_lora_weights": "pissa"}, {}, {}), ({"lora_bias": True}, {}, {})),
     "removed-argument": (({}, {"warmup_ratio": 0.1}, {}), ({}, {"warmup_steps": 0.1}, {})),
+    "misspelled-key": (({"lora_drop": 0.1}, {}, {}), ({"lora_drop": 0.1, "peft_version": "0.99.0"}, {}, {})),
+    "two-precisions": (({}, {"fp16": True}, {}), ({}, {"bf16": False, "fp16": True}, {})),
     "best-model": (
         ({}, {"load_best_model_at_end": True, "save_strategy": "epoch"}, {}),
         ({}, {"load_best_model_at_end": True, "save_strategy": "steps"}, {}),

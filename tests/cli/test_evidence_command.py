@@ -29,8 +29,8 @@ EQUAL, FEW, WORSE = (900, 10, 10, 80), (150, 12, 8, 30), (700, 120, 20, 160)
     ("cells", "required", "code"),
     [
         (EQUAL, (), 0),
-        (FEW, (), 0),
-        (WORSE, (), 0),
+        (FEW, (), 8),
+        (WORSE, (), 1),
         (EQUAL, ("--require-grade", "B"), 0),
         (FEW, ("--require-grade", "B"), 8),
         (WORSE, ("--require-grade", "B"), 1),

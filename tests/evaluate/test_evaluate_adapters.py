@@ -226,11 +226,11 @@ def finished(folder, tmp_path):
     return tmp_path / "out"
 
 
-def test_what_is_finished_loads_no_model_and_another_margin_is_another_grade(folder, finished, monkeypatch):
+def test_what_is_finished_loads_no_model_and_another_margin_gives_at_most_c(folder, finished, monkeypatch):
     monkeypatch.setattr(Evaluator, "engine", property(lambda self: pytest.fail("a model is loaded")))
     wide = evaluate(folder, "reference", "other", output=finished, margin="90")
-    assert wide.candidates[0].grade == "B"
-    assert wide.margin == Fraction("0.9")
+    assert (wide.margin, wide.first_margin) == (Fraction("0.9"), Fraction("0.025"))
+    assert (wide.candidates[0].grade, "exploratory" in wide.candidates[0].reason) == ("C", True)
 
 
 @pytest.mark.parametrize("what", ["label", "adapter", "settings", "base", "edited", "gone"])
@@ -407,3 +407,11 @@ def test_multiple_choice_and_conversations_are_evaluated_as_rows_too(causal, tmp
             )
         )
         assert forecast_evaluation(inputs).batch_bytes > 0
+
+
+def test_rows_that_do_not_suit_a_classifier_name_the_columns_that_would(prepared, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a good film", "stars": 1}\n{"text": "bad", "stars": 0}\n')
+    with pytest.raises(gradience.UsageError, match="columns `text`, `stars`") as caught:
+        gradience.evaluate_adapters(prepared / "reference", base_model=prepared / "base", data=rows)
+    assert caught.value.hint == "add --columns text=text,label=stars"

@@ -192,6 +192,17 @@ def test_what_is_refused(here, capsys, arguments, code, error):
     assert error in capsys.readouterr().err
 
 
+def test_sources_elsewhere_are_named_below_the_folder_above_them(here, tmp_path_factory, monkeypatch, capsys):
+    zoo = Path("zoo").absolute()
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert run(["fleet", str(zoo), "-o", "fleet.jsonl"]) == 4
+    assert f"--root {zoo.parent} " in " ".join(capsys.readouterr().out.split())
+    assert set(names()) == {"zoo/broken", "zoo/one", "zoo/turned", "zoo/wide"}
+    monkeypatch.chdir(zoo.parent)
+    audit_fleet(zoo, "fleet.jsonl")
+    assert set(names()) == {"zoo/broken", "zoo/one", "zoo/turned", "zoo/wide"}
+
+
 # ---------------------------------------------------------------- resuming
 
 

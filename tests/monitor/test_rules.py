@@ -144,7 +144,8 @@ def test_each_recommendation_answers_an_alert_and_says_why():
 def test_the_hidden_nan_is_found_although_every_logged_loss_is_a_number():
     """The Trainer's filter logged a loss of 0.0; gradients and weights tell."""
     run = report("nan")
-    assert run.loss.nonfinite == 0
+    assert (run.loss.low_step, run.loss.last, run.loss.first_nonfinite_step) == (4, None, 18)
+    assert run.evaluations["eval"].best is None
     alert = next(a for a in run.alerts if a.code == "nonfinite")
     assert "logging_nan_inf_filter hid it" in alert.message
     assert {e.what for e in alert.evidence} >= {"LoRA modules with NaN or infinity"}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from fractions import Fraction
 from itertools import pairwise
 
 import adapters_to_compare as data
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from gradience import evaluate_adapters, shrink_adapter, verify
+from gradience.card import card_of, read_evaluation
 from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.records import read_records
@@ -161,6 +165,29 @@ def test_more_examples_than_an_evaluation_planned_give_no_grade_above_c(folder, 
     assert "40 examples were planned, and there are 60 now" in grown.to_text()
     verified = verify(output)
     assert (verified.verdict, verified.level) == ("consistent", "L2")
+
+
+def test_a_margin_changed_after_answers_gives_no_grade_above_c(folder, tmp_path):
+    given, output = [folder / "reference", folder / "reference"], tmp_path / "out"
+    given[1] = shutil.copytree(folder / "reference", tmp_path / "similar")
+    weights = load_file(given[1] / "adapter_model.safetensors")
+    changed = {name: 1.0001 * tensor for name, tensor in weights.items()}
+    save_file(changed, given[1] / "adapter_model.safetensors", {"format": "pt"})
+    options = {"base_model": folder / "base", "data": folder / "rows.csv", "device": "cpu"}
+    first = evaluate_adapters(given, **options, output=output, margin="1.5")
+    assert (first.candidates[0].grade, first.first_margin) == ("C", None)
+    wider = evaluate_adapters(given, **options, output=output, margin="30")
+    assert (wider.candidates[0].grade, wider.first_margin) == ("C", Fraction("0.015"))
+    said = "the margin was 1.50 points when the first answers were saved, and is 30.00 points now"
+    assert said in " ".join(wider.to_text().split())
+    assert said in card_of(given[1], read_evaluation(output / "evaluation.json"))
+    assert (verify(output).verdict, verify(output).level) == ("consistent", "L2")
+    document = json.loads((output / "evaluation.json").read_text())
+    del document["first_margin"]
+    (output / "evaluation.json").write_text(json.dumps(document))
+    assert any(mismatch.field == "first_margin" for mismatch in verify(output).mismatches)
+    elsewhere = evaluate_adapters(given, **options, output=tmp_path / "elsewhere", margin="30")
+    assert (elsewhere.candidates[0].grade, elsewhere.first_margin) == ("B", None)
 
 
 def test_dev_rows_are_answered_at_once_and_test_rows_at_looks(folder, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 
 from gradience import evaluate_adapters, verify
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.verify import unpacked
+from gradience.bench.verify.packed import unpacked
 from gradience.card import card_of
 from gradience.cli.app import run
 from gradience.compress.adapter import compress_adapter

@@ -8,6 +8,7 @@ from pathlib import Path
 from gradience.adapters.locate import WEIGHTS
 from gradience.bench.verdict.facts import BEGUN, CALIBRATION
 from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.packed import ARCHIVE
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.files.digests import DIGESTS, Digests, files_below, root_of
@@ -16,8 +17,6 @@ from gradience.reading import MAX_DATA_BYTES
 from gradience.reports.stage import MANIFEST, StageManifest
 from gradience.words import counted
 
-ARCHIVE = "everything.tar.xz"
-"""Archive made by `benchmarks/pack_results.py` from the files of a run other than its results."""
 SHOWN = 8
 
 

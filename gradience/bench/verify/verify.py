@@ -7,15 +7,9 @@ What is left is said: that the answers are those of the adapters, and that the f
 
 from __future__ import annotations
 
-import lzma
 import math
-import re
 import secrets
-import shutil
-import tarfile
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,9 +34,10 @@ from gradience.bench.verdict.folders import (
     find_benches,
 )
 from gradience.bench.verify.data import check_data, config_of_plan, configs_of, plan_of
-from gradience.bench.verify.files import ARCHIVE, check_files, check_stages, stages_of
+from gradience.bench.verify.files import check_files, check_stages, stages_of
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.links import check_links
+from gradience.bench.verify.packed import as_published, unpacked
 from gradience.bench.verify.recompute import Marking, SeedFolder, gold_of, marking_of, numbers_of, rescored
 from gradience.bench.verify.sizes import check_sizes
 from gradience.digests import sha256_file, sha256_json
@@ -59,7 +54,6 @@ from gradience.reports.training import ADAPTER
 from gradience.reports.verification import Verification
 from gradience.words import counted
 
-MAX_MEMBERS = 100_000
 CLOSE = 1e-9
 """Relative to the larger one, and absolute: two ways of adding up the same numbers may differ in their last bits."""
 NAMES = ("name", "seed", "role")
@@ -199,50 +193,6 @@ def check_plan_digest(folder: Path, expected: str | None, findings: Findings) ->
                     PLAN, f"sha256 is {present or 'unavailable: no file'}; expected: {expected}"
                 )
     return present
-
-
-@contextmanager
-def unpacked(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder with the unpacked archive, or the folder itself if nothing is packed.
-
-    Raises InputError (`bad-archive`) for an archive that is damaged, too large, or leads out of its folder.
-    """
-    if not (folder / ARCHIVE).is_file():
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="gradience-") as name:
-        place, size = Path(name) / "run", 0
-        try:
-            with tarfile.open(folder / ARCHIVE, "r|xz") as archive:
-                for number, member in enumerate(archive):
-                    size += member.size
-                    if size > MAX_DATA_BYTES or number > MAX_MEMBERS:
-                        raise tarfile.TarError(f"more than {MAX_DATA_BYTES:,} bytes or {MAX_MEMBERS:,} files")
-                    archive.extract(member, place, filter="data")
-            shutil.copytree(
-                folder, place, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns(ARCHIVE)
-            )
-        except (tarfile.TarError, lzma.LZMAError, EOFError, shutil.Error, OSError) as error:
-            raise InputError(
-                f"{folder / ARCHIVE}: cannot be unpacked: {error}",
-                code="bad-archive",
-                hint="download the archive again from the publisher",
-            ) from None
-        try:
-            yield place
-        except GradienceError as error:
-            error.args = (as_published(str(error), place, folder),)
-            raise
-
-
-def as_published(text: str, place: Path, folder: Path) -> str:
-    """Return a text in which the files of the temporary folder `place` are named as in `folder` or its archive."""
-
-    def published(match: re.Match[str]) -> str:
-        beside = folder / match[1]
-        return str(beside if beside.exists() else folder / ARCHIVE / match[1])
-
-    return text if place == folder else re.sub(rf"{re.escape(str(place))}/([^\s:;,]*)", published, text)
 
 
 # ---------------------------------------------------------------- the results of a run
