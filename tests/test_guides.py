@@ -53,7 +53,9 @@ def test_the_commands_work_one_after_the_other(page, folder, capsys):
         program, *words = shlex.split(line, comments=True)
         assert program == "gradience"
         words, _, target = (words[:-2], ">", words[-1]) if ">" in words else (words, "", "")
-        assert run(words) == 0, line
+        assert run(words) in ((0, 8) if words[0] == "evidence" else (0,)), (
+            line
+        )  # few examples are inconclusive
         printed = capsys.readouterr()
         assert printed.out
         assert not printed.err

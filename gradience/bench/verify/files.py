@@ -96,9 +96,9 @@ def check_stages(seed: Path, plan_digest: str | None, findings: Findings, *, ins
                 if not path.name.startswith(".") and name not in {*digests, MANIFEST, BEGUN}:
                     findings.mismatch(f"{at}{name}", f"not among the files of its stage ({MANIFEST})")
     if gone:
-        findings.gap(
-            f"the weights of {counted(gone, 'adapter')} that were not kept (their digests are recorded)"
-        )
+        seed_name = f"{inside}: " if inside else ""
+        weights = f"the weights of {counted(gone, 'adapter')} that were not kept"
+        findings.gap(f"{seed_name}{weights} (their digests are recorded)")
 
 
 def _compare(
