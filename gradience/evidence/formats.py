@@ -49,9 +49,9 @@ def _in_folder(folder: Path) -> Path:
     if len(matches) == 1:
         return matches[0]
     names = [printable(str(match.relative_to(folder))) for match in matches]
-    found = f"{len(matches)} logs in it: {listed(names, 6)}" if names else "no log in it"
+    contents = f"{len(matches)} logs in it: {listed(names, 6)}" if names else "no log in it"
     raise InputError(
-        f"{folder}: {found}",
+        f"{folder}: {contents}",
         code="log-several" if matches else "log-none",
         hint="name the file" if matches else f"name a file, or a folder with one of {', '.join(IN_FOLDERS)}",
     )

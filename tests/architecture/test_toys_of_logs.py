@@ -19,14 +19,14 @@ def test_a_toy_format_of_logs_is_one_file_and_one_line(tmp_path, add, command, a
     add("format of logs", LogFormat("marks", lambda path, _: path.suffix == ".marks", read))
     for name, marks in (("a", "++--"), ("b", "+-+-"), ("broken", "+?")):
         (tmp_path / f"{name}.marks").write_text(marks)
-    report = artifact("evidence", tmp_path / "a.marks", tmp_path / "b.marks")
+    report = artifact("evidence", tmp_path / "a.marks", tmp_path / "b.marks", code=8)
     assert (report["a"]["format"], report["metric"], report["n_lost"], report["n_gained"]) == (
         "marks",
         "right",
         1,
         1,
     )
-    assert "marks · sha256" in command("evidence", tmp_path / "a.marks", tmp_path / "b.marks").out
+    assert "marks · sha256" in command("evidence", tmp_path / "a.marks", tmp_path / "b.marks", code=8).out
     assert "only + and -" in command("evidence", tmp_path / "a.marks", tmp_path / "broken.marks", code=3).err
     (tmp_path / "other").touch()
     unknown = command("evidence", tmp_path / "a.marks", tmp_path / "other", code=3).err
@@ -42,4 +42,4 @@ def test_a_toy_section_of_two_logs(tmp_path, add, command):
     add("section of two logs", guess_blocks)
     scores = tmp_path / "a.csv"
     scores.write_text("id,score\na,1\nb,0\n")
-    assert "\nWhat was guessed of 2?\n" in command("evidence", scores, scores).out
+    assert "\nWhat was guessed of 2?\n" in command("evidence", scores, scores, code=8).out

@@ -29,7 +29,7 @@ VERBS = {
     "compression": ["compress", ADAPTER, "--max-error", "0.2", "-o", "OUT"],
     "conversion": ["convert", ADAPTER, "OUT"],
     "fleet": ["fleet", "FLEET", "--root", "/"],
-    "evidence": ["evidence", *SUMS, "--filter", "strict-match", "--margin", "5"],
+    "evidence": ["evidence", *SUMS, "--filter", "strict-match", "--require-grade", "C"],
     "check": ["check", ADAPTER],
     "monitor": ["monitor", str(RUN)],
     "power": ["bench", "power", "--n", "500"],

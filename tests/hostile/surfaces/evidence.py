@@ -60,16 +60,16 @@ def surface(_folder: Path) -> Surface:
     lines = [Input(name, LINES, files, codes={2, 3}) for name, files in rows]
     return Surface(
         what="evidence",
-        good=[Input("two tables", VERB, both, codes={0})],
+        good=[Input("two tables", VERB, both, codes={0, 1, 8})],
         inputs=[
             *(
-                Input(f"a margin of {margin}", f"{VERB} --margin {margin}", both, codes={0, 2})
+                Input(f"a margin of {margin}", f"{VERB} --margin {margin}", both, codes={0, 1, 2, 8})
                 for margin in MARGINS
             ),
             *lines,
             *(Input(name, VERB, files) for name, files in tables),
             *(
-                Input(f"scores {number}", f"{VERB} --margin {margin} --json", files, codes={0, 2, 3})
+                Input(f"scores {number}", f"{VERB} --margin {margin} --json", files, codes={0, 1, 2, 3, 8})
                 for number, files in enumerate(pairs)
                 for margin in ("0.1", "1e-320", "1e308")
             ),
