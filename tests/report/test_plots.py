@@ -194,7 +194,9 @@ def test_of_many_runs_each_has_its_colour_and_those_with_errors_are_dashed():
         assert {line.tone for line in plot.series} == {""}  # each run has its own colour
         assert plot.references == []
     assert (loss.y.scale, reward.y.scale) == ("log", "linear")  # a loss explodes
-    better = sum(run.loss.last < run.loss.first for run in others)
+    better = sum(
+        run.loss.last is not None and run.loss.last < run.loss.first for run in others
+    )  # NaN is no gain
     assert f"{better} of {len(others)} runs end with a lower training loss" in loss.sentence
     with pytest.raises(UsageError, match="stable-rank-by-layer"):
         plot_of(report, "stable-rank-by-layer")
