@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WRITERS = (
     "tests/report/test_plots.py",  # matplotlib's fonts
-    "tests/verification/test_results.py",  # torch and PEFT, and a run with its ledger
+    "tests/verification/test_verified_results.py",  # torch and PEFT, and a run with its ledger
 )
 
 

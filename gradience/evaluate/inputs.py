@@ -258,15 +258,15 @@ def in_look_order(
 
     It is random, and depends on the examples only: not on their order in the file.
     """
-    own = {example.id: sha256_text(f"looks\0{example.id}") for example in examples}
+    position = {example.id: sha256_text(f"looks\0{example.id}") for example in examples}
     first: dict[int, str] = {}
     for name, group in group_of.items():
-        if name in own:
-            first[group] = min(first.get(group, own[name]), own[name])
+        if name in position:
+            first[group] = min(first.get(group, position[name]), position[name])
 
     def place(example: Any) -> tuple[str, str]:
         name = example.id
-        return (first[group_of[name]] if name in group_of else own[name], own[name])
+        return (first[group_of[name]] if name in group_of else position[name], position[name])
 
     return tuple(sorted(examples, key=place))
 

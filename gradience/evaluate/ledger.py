@@ -6,7 +6,6 @@ made again counts once.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import secrets
@@ -49,6 +48,4 @@ def count_test(
 
 
 def _keyed(key: str, value: Any) -> str:
-    return hmac.new(
-        bytes.fromhex(key), json.dumps(value, sort_keys=True).encode(), hashlib.sha256
-    ).hexdigest()
+    return hmac.new(bytes.fromhex(key), json.dumps(value, sort_keys=True).encode(), "sha256").hexdigest()

@@ -137,11 +137,11 @@ def answer_batches(
         before, size = sum(sizes[:number]), sizes[number]
         try:
             with _progress_within(engine, on_batch, before, size, sum(sizes)):
-                made = answer(batches[number])
+                batch_records = answer(batches[number])
         except OutOfMemoryError as error:
             error.divisible = size > 1
             raise
-        for file, records in zip(files, made, strict=True):
+        for file, records in zip(files, batch_records, strict=True):
             file.append(records)
         if on_batch is not None:
             on_batch(before + size, sum(sizes))

@@ -354,9 +354,9 @@ def decided(
     output: str, gold: str, filters: Mapping[str, Filter], same: Callable[[str, str], bool]
 ) -> Decision:
     """Return what each filter finds in an output; it is correct when what the first one finds is the gold answer."""
-    found = {name: extract(output) for name, extract in filters.items()}
-    extracted = next(iter(found.values()), None)
-    return Decision(extracted is not None and same(extracted, gold), found)
+    by_filter = {name: extract(output) for name, extract in filters.items()}
+    extracted = next(iter(by_filter.values()), None)
+    return Decision(extracted is not None and same(extracted, gold), by_filter)
 
 
 # ---------------------------------------------------------------- likelihoods

@@ -184,9 +184,9 @@ def _score(row: LogRow, metric: str) -> float:
     value: float | None = row.scores.get(metric)
     if value is not None and (value == 0 or SMALLEST <= abs(value) <= LARGEST):
         return value
-    found = "no number" if value is None else f"{value}, which is no score,"
+    problem = "no number" if value is None else f"{value}, which is no score,"
     raise InputError(
-        f"{row.place}: {found} under {metric!r}, where other examples have one",
+        f"{row.place}: {problem} under {metric!r}, where other examples have one",
         code="log-score",
         hint="evaluate that example again, or leave it out of both logs",
     )

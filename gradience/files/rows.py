@@ -9,7 +9,6 @@ ends. Nothing is guessed.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, TextIO, runtime_checkable
 
+from gradience.digests import sha256_text
 from gradience.errors import InputError, require
 from gradience.files import strict_json
 from gradience.reading import MAX_DATA_BYTES, open_stream
@@ -93,9 +93,8 @@ def written(rows: Rows) -> Path:
                     hint="give a list of dicts of texts, numbers and lists, a DataFrame or a Dataset",
                 ) from None
         text = "\n".join(lines)
-    content = text.encode()
-    path = Path(_scratch().name) / f"rows-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
-    path.write_bytes(content)
+    path = Path(_scratch().name) / f"rows-{sha256_text(text)[:16]}.jsonl"
+    path.write_text(text, encoding="utf-8")
     return path
 
 

@@ -648,8 +648,7 @@ def looks_fact(looks: Sequence[int]) -> list[tuple[str, Inline]]:
 LOOK_LEGEND: tuple[tuple[str, Inline], ...] = (
     (
         "examples",
-        "examples answered when the row's test stopped; Δ compares with the reference on the same examples, and the"
-        " intervals hold over all looks",
+        "answered by both when the test stopped; intervals hold at all looks",
     ),
 )
 
@@ -669,7 +668,7 @@ def _legend(report: EvaluationReport, tokens: bool) -> list[tuple[str, Inline]]:
     if len(report.adapters) < 2:
         return []
     legend: list[tuple[str, Inline]] = [
-        ("Δ", f"accuracy − reference accuracy, in points (Tango's {_kind(report)})"),
+        ("Δ", f"candidate − reference, in points (Tango's {_kind(report)})"),
         *LOOK_LEGEND[: len(report.looks)],
         ("reference only", "examples that only the reference answers correctly"),
         ("KL/example", "KL divergence from the reference outputs, in nats per example"),

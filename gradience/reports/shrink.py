@@ -356,7 +356,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
     """Return one row for each candidate, and the result."""
     looks, by_likelihood = report.plan.looks, report.plan.compares == "nll"
     kind = "repeated 95 % interval" if looks else "95 % interval"
-    legend: dict[str, Inline] = {"Δ": f"accuracy − reference accuracy, in points (Tango's {kind})"}
+    legend: dict[str, Inline] = {"Δ": f"candidate − reference, in points (Tango's {kind})"}
     if by_likelihood:
         legend = {
             "NLL": "negative log-likelihood in nats per token",

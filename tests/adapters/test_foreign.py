@@ -141,7 +141,7 @@ def test_mlx_becomes_a_smaller_adapter_of_mlx(tmp_path, capsys):
     folder, smaller = plain_mlx(tmp_path / "plain"), tmp_path / "smaller"
     assert run(["compress", str(folder), "--rank", "2", "-o", str(smaller)]) == 0
     screen = capsys.readouterr().out
-    assert "MLX-LM LoRA: adapters.safetensors" in screen
+    assert "MLX-LM LoRA" in screen
     assert "Runtime support" not in screen
     assert sorted(path.name for path in smaller.glob("*adapter*")) == [
         "adapter_config.json",

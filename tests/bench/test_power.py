@@ -45,7 +45,7 @@ def test_how_often_the_policy_passes_is_the_table_of_simulations(
 
 
 def test_what_is_needed_by_hand() -> None:
-    """These runs, one seed: z·√V₀ + z·√pd ≤ m·√n, V₀ the variance of a pair of a variant at the margin."""
+    """These runs, one seed: z·√(n·V₀) + z·√(n·pd) + ½ ≤ m·n, V₀ the variance of a pair of a variant at the margin."""
     expected = of(500, 1, 0.16, 0.0)
     lost = 0.08  # under Δ = −m the likeliest share that only the probe has correct is a root of a quadratic
     linear, constant = -0.16 - 2 * 0.025, lost * 0.025 * 1.025
@@ -54,7 +54,8 @@ def test_what_is_needed_by_hand() -> None:
     for need in expected.needs:
         if need.claim == "these-runs":
             distance = stats.norm.isf(0.05) * math.sqrt(at_margin) + stats.norm.ppf(need.wanted) * 0.4
-            assert need.examples == math.ceil((distance / 0.025) ** 2)
+            root = (distance + math.sqrt(distance**2 + 4 * 0.025 * 0.5)) / (2 * 0.025)
+            assert need.examples == math.ceil(root**2)
         else:
             assert (need.smallest_margin, need.examples) == (None, None)
     assert expected.power_over_trainings is None
