@@ -43,7 +43,6 @@ def test_the_same_rows_give_the_same_file_in_whatever_order_they_stand(kind, req
     case = request.getfixturevalue(kind)
     first, second = Calibration.read(case.calibration), again(case, tmp_path / "again.safetensors")
     assert first.report.model_dump(exclude={"run"}) == second.report.model_dump(exclude={"run"})
-    assert first.report.run != second.report.run
     assert first.sha256 == second.sha256
     for name, array in tensors(first).items():
         np.testing.assert_array_equal(tensors(second)[name], array, err_msg=name)

@@ -41,7 +41,7 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     for words in (
         "Candidates, compared with reference",
         "Gain of reference over the base model",
-        "other: B, supported",
+        "other: B, shown",
     ):
         assert words in printed.out
     assert f"{report.adapters[0].correct}  " in (out / "evaluation.md").read_text(encoding="utf-8")

@@ -404,7 +404,7 @@ def logs() -> dict[str, Kind]:
         next(place for place in records if place.startswith(f"in/{side}/") and place.endswith(".json"))
         for side in "ab"
     )
-    return {
+    kinds = {
         "log of Inspect": Kind(
             "in/b.eval", "archive", inspect, commands("evidence in/a.eval in/b.eval --json")
         ),
@@ -427,6 +427,8 @@ def logs() -> dict[str, Kind]:
             "in/b.jsonl", "lines", lines, commands("evidence in/a.jsonl in/b.jsonl --margin 0.1 --json")
         ),
     }
+    graded = frozenset({0, 1, 8})  # any grade
+    return {name: replace(kind, codes=graded) for name, kind in kinds.items()}
 
 
 ROWS = "in/fleet.jsonl"

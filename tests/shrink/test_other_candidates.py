@@ -131,7 +131,7 @@ def test_a_search_that_resumes_distills_again_only_if_something_changed(folder, 
 def test_a_truncation_is_distilled_as_well_and_prompts_that_are_tested_are_counted(
     folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(verb, "shrink", lambda prepared, output, watcher: prepared)
+    monkeypatch.setattr(verb, "shrink", lambda prepared, settings: prepared)
     tested = (folder / "rows.csv").read_text().splitlines()[1:4]
     rows = [json.dumps({"text": row.split(",")[0]}) for row in tested]
     mixed = tmp_path / "mixed.jsonl"
@@ -143,7 +143,7 @@ def test_a_truncation_is_distilled_as_well_and_prompts_that_are_tested_are_count
 
 
 def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(verb, "shrink", lambda prepared, output, watcher: prepared)
+    monkeypatch.setattr(verb, "shrink", lambda prepared, settings: prepared)
     prepared = shrink(folder, tmp_path / "out", calibration=folder / "c.safetensors")
     assert prepared.inputs.notes == ()
     known = Calibration.read(folder / "c.safetensors")

@@ -15,7 +15,9 @@ VERB = "evaluate in/adapter -b in/base --data in/rows.jsonl --dry-run"
 CALIBRATE = "calibrate in/adapter -b in/base --prompts in/rows.jsonl -o out/c.safetensors --dry-run"
 TALK = [{"role": "user", "content": "Which letter?"}, {"role": "assistant", "content": "n"}]
 ROWS = "".join(
-    json.dumps({"messages": [*TALK[:1], {**TALK[1], "content": word}]}) + "\n" for word in "nopqrstu"
+    json.dumps({"messages": [{**TALK[0], "content": f"Which letter, {word}?"}, {**TALK[1], "content": word}]})
+    + "\n"
+    for word in "nopqrstu"
 )
 
 MEMORY = {
