@@ -224,7 +224,7 @@ def replay() -> None:
 
 
 def replay_ladders() -> None:
-    """What looks would save in Bench's ladder, whose claim is about the mean over trainings: not implemented."""
+    """Print the rows that looks would save in Bench's ladder, which answers all rows today (docs/decisions/027)."""
     print(
         "\n# Ladders of the kept runs, all seeds pooled, mean over trainings: what looks would give (shown or not)"
     )

@@ -463,7 +463,7 @@ FIXED_ALPHA = (8.0, 64.0)
 def learning_rate(context: Context) -> Problems:
     """More than ten times away from where supervised LoRA usually trains.
 
-    A low one says nothing if the file may be for DPO or GRPO, unless `--task` says what it is for.
+    A low rate gives no finding if the file may be for DPO or GRPO, unless `--task` names the task.
     """
     need_supervised(context)
     s = context.settings

@@ -421,7 +421,7 @@ def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     if job.basis is None:
         optimum = truncation(blocks_A, blocks_B, job.plan.new_rank)
     else:
-        # The leading components of the calibration, zeros if there are not so many.
+        # The leading components of the calibration, padded with zeros if there are fewer.
         rank = job.plan.new_rank
         kept = (np.pad(basis[:, :rank], ((0, 0), (0, max(0, rank - basis.shape[1])))) for basis in job.basis)
         optimum = projection(blocks_A, blocks_B, *kept)

@@ -190,7 +190,7 @@ def _listed_rows(lines: _Lines) -> Iterator[PlacedRow]:
     except ValueError as error:
         raise InputError(f"{lines.path}: {error}", code=lines.file_code, hint=hint) from None
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise InputError(f"{lines.path} is no list of JSON objects", code=lines.file_code, hint=hint)
+        raise InputError(f"{lines.path} is not a list of JSON objects", code=lines.file_code, hint=hint)
     for number, value in enumerate(values, 1):
         yield f"{lines.path}: row {number}", value
 

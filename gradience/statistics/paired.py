@@ -125,9 +125,8 @@ def net_loss_tail(net: float, n: int, lost: float, gained: float, *, at_least: b
         return float(net <= 0 if at_least else net >= 0)
     reach = _BEYOND * math.sqrt(n * share) + _BEYOND**2
     discordant = np.arange(max(0, math.floor(n * share - reach)), min(n, math.ceil(n * share + reach)) + 1)
-    p_losing, bound = (
-        (gained, -net) if at_least else (lost, net)
-    )  # at least so many lost: at most so many gained
+    # lost − gained ≥ net of k discordant pairs means that at most (k − net)/2 are gained.
+    p_losing, bound = (gained, -net) if at_least else (lost, net)
     most = np.floor((discordant + bound) / 2)
     tails = scipy.special.bdtr(np.clip(most, 0, discordant), discordant, min(p_losing / share, 1.0))
     logs = scipy.special.xlogy(discordant, share) + scipy.special.xlog1py(n - discordant, -share)

@@ -159,7 +159,7 @@ def _turns(row: Row, prompt: str, answer: str) -> list[Values]:
     history = row.values.get("history")
     for pair in history if isinstance(history, list) else []:
         if not isinstance(pair, list) or len(pair) != 2:
-            raise row.wrong("history", "is no list of pairs of a prompt and an answer")
+            raise row.wrong("history", "is not a list of [prompt, answer] pairs")
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     return [
         *turns,
@@ -209,7 +209,7 @@ def _choices(row: Row, prompt: str) -> Values:
     if isinstance(choices, dict):
         letters, choices = choices.get("label"), choices.get("text")
         if not isinstance(letters, list) or answer not in letters:
-            raise row.wrong("answerKey", f"is {answer!r:.40}, which is none of the labels of `choices`")
+            raise row.wrong("answerKey", f"is {answer!r:.40}, which is not among the labels of `choices`")
         answer = letters.index(answer)
     if isinstance(answer, str) and answer.strip().isdecimal() and not row.has("answer"):
         answer = int(answer)

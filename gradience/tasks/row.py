@@ -59,9 +59,9 @@ class Row:
             try:
                 value = strict_json.parse(value)
             except ValueError:
-                raise self.wrong(column, "is no list in JSON") from None
+                raise self.wrong(column, "is not a JSON list") from None
         if not isinstance(value, list) or len(value) < least:
-            raise self.wrong(column, f"is no list of {counted(least, noun)} or more")
+            raise self.wrong(column, f"is not a list of at least {counted(least, noun)}")
         return value
 
     @property

@@ -132,7 +132,7 @@ def test_the_figures_behind_a_plot_are_those_that_are_drawn(chromium, pages):
 
 
 def test_a_folded_section_draws_its_plots_when_it_is_opened(chromium, tmp_path):
-    """Of several seeds only the verdicts are open: the page was 76,655 pixels high."""
+    """A page of several seeds opens with the verdicts only; unfolded, it was 76,655 pixels high."""
     file = tmp_path / "page.html"
     file.write_text(to_page(read_sources([RESULTS / "minilm_reviews"])), encoding="utf-8")
     with browsing(chromium) as page:

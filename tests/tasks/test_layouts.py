@@ -213,7 +213,7 @@ def test_every_format_gives_the_same_rows(write, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("rows.json", b'{"question": "1 + 1?"}', "is no list of JSON objects"),
+        ("rows.json", b'{"question": "1 + 1?"}', "is not a list of JSON objects"),
         ("rows.json", b"[", "rows.json"),
         ("rows.parquet", b"PAR1", "rows.parquet"),
     ],

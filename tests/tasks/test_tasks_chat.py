@@ -148,8 +148,8 @@ def test_an_answer_is_the_turn_that_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("row", "code", "message"),
     [
-        ({"messages": []}, "task-text", "is no list of 1 message or more"),
-        ({"messages": "no"}, "task-text", "is no list in JSON"),
+        ({"messages": []}, "task-text", "is not a list of at least 1 message"),
+        ({"messages": "no"}, "task-text", "is not a JSON list"),
         ({"messages": [{"role": "user", "content": "x"}]}, "task-messages", "the last message is of the user"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "task-messages", "nothing comes before"),
         ({"messages": [{"role": "narrator", "content": "x"}]}, "task-messages", "message 1 has no role"),

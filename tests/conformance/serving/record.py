@@ -1,4 +1,4 @@
-"""What a run found, as docs/conformance/*.json and as a table in docs/results/runtimes.md. Pure, but for `write`."""
+"""Results of a run, as docs/conformance/*.json and as a table in docs/results/runtimes.md. Pure, but for `write`."""
 
 from __future__ import annotations
 
