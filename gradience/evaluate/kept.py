@@ -1,8 +1,8 @@
-"""Records of an evaluation that are used again as long as nothing that decides them has changed.
+"""Records of an evaluation, reused as long as nothing that determines them has changed.
 
-`records/manifest.json` holds for each file a key over its inputs, written before the first record, and the file's
-sha256, written after the last one. So a killed evaluation resumes, a finished one is read without loading a model, and
-what was edited or has other inputs is made again.
+`records/manifest.json` holds, for each file, a key over its inputs (written before the first record) and the file's
+sha256 (written after the last one). So a killed evaluation resumes, a finished one is read without loading a model,
+and records that were edited or have other inputs are recomputed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from gradience.reports.evaluation import KeptBudget, KeptFile, KeptRecords
 
 RECORDS, MANIFEST = "records", "manifest.json"
 VERSION = 2
-"""Raised when the same inputs come to give other records: what was made before is then made again."""
+"""Incremented when equal inputs give different records: older records are then recomputed."""
 
 
 class Kept:
     """The records in one folder."""
 
     def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
-        """note: called with the reason when something that was finished is made again."""
+        """note: called with the reason if a finished file is recomputed."""
         self.folder, self._note = folder, note
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

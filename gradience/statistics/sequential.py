@@ -26,9 +26,9 @@ FEWEST_BETWEEN = 20
 FUTILITY = 0.05
 """Conditional power below which a test stops without a result."""
 FUTILITY_FROM = 0.2
-"""Share of the planned examples from which it does: before, the trend says too little, and stopping costs power."""
+"""Share of the planned examples before which no test stops that way: the trend is unclear, and stopping costs power."""
 _SMALLEST, _LARGEST = 1e-12, 0.95
-"""Range of the p-values that are looked for."""
+"""Range in which a p-value is searched."""
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(160)
 _BEYOND = 9.0
 """Standard deviations below 0 at which the integrals begin."""

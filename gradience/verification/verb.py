@@ -1,4 +1,4 @@
-"""`verify`: what `gradience verify` does. The kind of folder decides which of its results are checked, and how."""
+"""The public function `verify`. The kind of folder decides which results are checked, and how."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def verify(settings: VerifySettings) -> Verification:
     >>> verify("runs/mine").level  # doctest: +SKIP
     'L2'
 
-    Digests, scores of the stored answers, counts, grades, sentences and pages are made again, and sizes are read from
+    Digests, scores of the stored answers, counts, grades, sentences and pages are recomputed, and sizes are read from
     the weights. Needs no model unless answers are regenerated. The keywords are the flags of `gradience verify`:
 
-    Raises InputError (`not-a-run`, `nothing-to-verify`) if there is nothing that could be verified, UsageError
-    (`not-of-bench`) for a setting that is only for Bench.
+    Raises InputError (`not-a-run`, `nothing-to-verify`) if there is nothing to verify, UsageError
+    (`not-of-bench`) for a setting that applies only to Bench.
     """
     folder = Path(settings.folder)
     names = [name for name in CHECKS if (folder / name).is_file()]
