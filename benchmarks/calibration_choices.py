@@ -9,7 +9,7 @@ on test examples, and its ratio to that of `tokens` with a 95 % interval, bootst
 tokens    what ships: C and G over tokens, every token the same; given completions
 rows      every row the same: a token weighs one over the tokens of its row
 sums      moments of the rows' own gradients J = Σ t·hᵀ, each side in the metric of the other factor
-centred   C, the components' order and the prediction for h minus its mean, with `+mean`
+centered   C, the components' order and the prediction for h minus its mean, with `+mean`
 sampled   as tokens, the completions of the rows taken away: the adapted model writes them
 +mean     what is left out is replaced by its mean over tokens, as a bias of each module: s·B·(I − P)·E[h]
 
@@ -41,7 +41,7 @@ from gradience.reports.calibration import Calibration
 from gradience.tasks.base import ClassificationTask
 
 PROBE = "probe"
-CHOICES = ["tokens", "rows", "sums", "centred", "sampled"]
+CHOICES = ["tokens", "rows", "sums", "centered", "sampled"]
 gather_moments, gather_effects, backward = passes.gather_moments, passes.gather_effects, passes.backward
 
 
@@ -70,13 +70,13 @@ class Means:
         with mock.patch.object(passes, "backward", noting):
             return gather_moments(*arguments)
 
-    def centred_moments(self, *arguments: Any) -> Any:
+    def centered_moments(self, *arguments: Any) -> Any:
         moments, reasons = self.moments(*arguments)
         for name, each in moments.items():
             each.moment_in -= np.outer(self[name], self[name])
         return moments, reasons
 
-    def centred_effects(self, *arguments: Any) -> Any:
+    def centered_effects(self, *arguments: Any) -> Any:
         def shifted(model: Any, layers: Any, batch: Any, seed: int, consumer: Any) -> None:
             means = {name: torch.from_numpy(self[name]).float() for name in layers}
             backward(model, layers, batch, seed, lambda name, h, t: consumer(name, h - means[name], t))
@@ -132,8 +132,8 @@ class Original:
 
     def calibrated(self, choice: str, prompts: Path) -> tuple[Calibration, Means]:
         means, steps = Means(), {"rows": row_moments, "sums": sum_moments}
-        gather = {"centred": means.centred_moments}.get(choice, steps.get(choice, means.moments))
-        effects = means.centred_effects if choice == "centred" else gather_effects
+        gather = {"centered": means.centered_moments}.get(choice, steps.get(choice, means.moments))
+        effects = means.centered_effects if choice == "centered" else gather_effects
         at = "gradience.calibrate.measure.gather_"
         with mock.patch(f"{at}moments", gather), mock.patch(f"{at}effects", effects):
             calibration = calibrate_adapter(
@@ -235,7 +235,7 @@ def tried(original: Original, prompts: Mapping[str, Path], examples: Any, task: 
             ranks = {row.name: row.new_rank for row in plans[choice].modules}
             target = original.work / f"{choice}_{budget}"
             write_compressed(original.folder, plans[choice], target, calibration=calibration, force=True)
-            for name in [choice] * (choice != "centred") + [f"{choice}+mean"] * (choice in options.mean):
+            for name in [choice] * (choice != "centered") + [f"{choice}+mean"] * (choice in options.mean):
                 engine.add(name, target)
                 if name != choice:
                     biases[name] = original.biases(calibration, means, ranks)
@@ -294,7 +294,7 @@ def parsed() -> argparse.Namespace:
     add("--options", default="{}", help="of the task, as JSON")
     add("--adapter", action="append", required=True, metavar="NAME=FOLDER")
     add("--choices", nargs="+", default=CHOICES[:4], choices=CHOICES, help="tokens is one of them")
-    add("--mean", nargs="*", default=["tokens", "centred"], help="choices whose mean is put back")
+    add("--mean", nargs="*", default=["tokens", "centered"], help="choices whose mean is put back")
     add("--budgets", type=int, nargs="+", default=[4, 1])
     add("--rows", type=int, default=256, help="training examples to calibrate on")
     add("--examples", type=int, default=None, help="test examples at most")

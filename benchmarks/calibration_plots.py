@@ -28,7 +28,7 @@ METHODS = {
     "random": "random directions",
     "under_limit": "calibrated, under the limit of KL",
 }
-"""Method of a line -> its name; another one is called as it is. In this order, so that each has its mark and colour."""
+"""Method of a line -> its name; another one is called as it is. In this order, so that each has its mark and color."""
 REWRITE, RANDOM = "rewrite", "random"
 """The axis of Δ does not reach down to random directions."""
 CONTROLS = (REWRITE, "probe_distilled")

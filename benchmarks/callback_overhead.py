@@ -148,7 +148,7 @@ def count(rank: int) -> None:
     print(
         f"memory      {factors * (2 + 4 + 4) / 1e6:8.0f} MB read and written (bf16 in, float32 out and in again)"
     )
-    print(f"transfer    {moved / 1e6:8.1f} MB to the CPU, in one copy; one synchronisation")
+    print(f"transfer    {moved / 1e6:8.1f} MB to the CPU, in one copy; one synchronization")
     print(f"kernels     {len(modules) * 4:8d} launches (a cast and a product for each factor)")
     print(f"CPU         {1000 * seconds:8.0f} ms of processor time for {len(modules)} spectra")
 

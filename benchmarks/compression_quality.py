@@ -33,7 +33,7 @@ from gradience.models.settings import ModelSettings
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToRank
 from gradience.tasks import reviews
-from gradience.tasks.examples import LabelledExample
+from gradience.tasks.examples import LabeledExample
 
 RANKS = (16, 8, 4, 2, 1)
 
@@ -134,7 +134,7 @@ def evaluate(
     engine: TransformersEngine,
     name: str,
     variant: Variant,
-    examples: tuple[LabelledExample, ...],
+    examples: tuple[LabeledExample, ...],
     output: Path,
 ) -> Evaluation[ClassificationRecord]:
     slug = f"{variant.label.split(',')[0].replace(' ', '-')}-{variant.rank}"

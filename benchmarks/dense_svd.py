@@ -2,7 +2,7 @@
 
 python benchmarks/dense_svd.py [--shapes 3]
 
-Both run in this process with one BLAS thread; processor seconds, so that a busy machine does not favour either.
+Both run in this process with one BLAS thread; processor seconds, so that a busy machine does not favor either.
 """
 
 from __future__ import annotations

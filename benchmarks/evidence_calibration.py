@@ -212,7 +212,7 @@ def errors_row(cell: Cell, experiments: int) -> dict[str, Any]:
     rng = np.random.default_rng(
         [cell.seeds, cell.n, round(cell.discordance * 1000), round(cell.spread * 1000)]
     )
-    fixed = pooled(rng, cell, -MARGIN, experiments, centred=True)
+    fixed = pooled(rng, cell, -MARGIN, experiments, centered=True)
     new = pooled(rng, cell, -MARGIN, experiments)
     equal = list(pooled(rng, cell, 0.0, experiments))
     plan = {"seeds": cell.seeds, "spread": cell.spread, "correlation": CORRELATION}
@@ -239,24 +239,24 @@ def shown(experiments: Iterable[Pooled], claim: Claim) -> float:
 
 
 def pooled(
-    rng: np.random.Generator, cell: Cell, delta: float, experiments: int, *, centred: bool = False
+    rng: np.random.Generator, cell: Cell, delta: float, experiments: int, *, centered: bool = False
 ) -> Iterator[Pooled]:
     """What `pool` makes of experiments that are drawn; of the first of them it is asked whether it does.
 
-    centred: the drawn runs' true differences have `delta` as their mean.
+    centered: the drawn runs' true differences have `delta` as their mean.
     """
     patterns = np.array(list(product((-1, 0, 1), repeat=cell.seeds)))
     for done in range(0, experiments, CHUNK):
         deviations = cell.spread * rng.standard_normal((min(CHUNK, experiments - done), cell.seeds))
-        if centred:
+        if centered:
             deviations -= deviations.mean(axis=1, keepdims=True)
         true = np.clip(delta + deviations, -cell.discordance, cell.discordance)
         chances = chances_of(patterns, true if cell.spread else true[:1], cell.discordance)
         counts = rng.multinomial(cell.n, chances, size=None if cell.spread else len(true))
-        experiments_drawn = summarised(patterns, counts, cell.n)
+        experiments_drawn = summarized(patterns, counts, cell.n)
         if not done:  # of each cell the first
             assert_same(next(experiments_drawn), pool(np.repeat(patterns, counts[0], axis=0).T))
-            experiments_drawn = summarised(patterns, counts, cell.n)
+            experiments_drawn = summarized(patterns, counts, cell.n)
         yield from experiments_drawn
 
 
@@ -276,7 +276,7 @@ def chances_of(patterns: NDArray[Any], true: NDArray[Any], discordance: float) -
     return shares
 
 
-def summarised(patterns: NDArray[Any], counts: NDArray[Any], n: int) -> Iterator[Pooled]:
+def summarized(patterns: NDArray[Any], counts: NDArray[Any], n: int) -> Iterator[Pooled]:
     """`pool` by counts of patterns, for many experiments at once."""
     runs, means = patterns.shape[1], patterns.mean(axis=1)
     of_run = counts @ patterns / n

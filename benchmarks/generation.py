@@ -45,7 +45,7 @@ def openings(count: int) -> list[str]:
         "The youngest of three sisters",
         "A clockmaker",
         "The new teacher",
-        "My neighbour's dog",
+        "My neighbor's dog",
     ]
     where = ["by the sea", "in a town without streets", "on the night train to the north", "under a tin roof"]
     what = [

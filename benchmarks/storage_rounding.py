@@ -1,7 +1,7 @@
 """How far do the measures move when factors are rounded to a storage type?
 
 Factors in float64, with spectra as trained adapters have them, are rounded to each type and measured again. Two sizes
-of entries: scaled so that the largest is 1 ("scaled"), and as training leaves them ("as trained": A as PEFT initialises
+of entries: scaled so that the largest is 1 ("scaled"), and as training leaves them ("as trained": A as PEFT initializes
 it, B around 1e-3), where fp8 and fp16 run out of small numbers. The bundled adapter is rounded as well.
 
 Run: python benchmarks/storage_rounding.py     (about two minutes on one core; the table is part of docs/measures.md)
@@ -50,7 +50,7 @@ class Change(NamedTuple):
 def factors(
     rng: np.random.Generator, side: int, rank: int, decay: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """A (rank, side) uniform as PEFT initialises it, B (side, rank) decaying in directions of its own."""
+    """A (rank, side) uniform as PEFT initializes it, B (side, rank) decaying in directions of its own."""
     turn = np.linalg.qr(rng.standard_normal((rank, rank)))[0]
     A = rng.uniform(-1, 1, (rank, side)) / math.sqrt(side)
     return A, 2e-3 * (rng.standard_normal((side, rank)) * decay[:rank]) @ turn

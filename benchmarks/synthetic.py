@@ -1,6 +1,6 @@
 """Adapters of real shapes with made-up weights, for measuring speed and memory. Never for judging quality.
 
-The factors are trained-like (A as PEFT initialises it, B with a decaying spectrum), so that the audit takes
+The factors are trained-like (A as PEFT initializes it, B with a decaying spectrum), so that the audit takes
 the route that it takes on real adapters.
 """
 

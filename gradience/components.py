@@ -5,7 +5,7 @@ of one basis fulfil qᵢᵀpⱼ = δᵢⱼ: keeping the set K of them turns B·A
 
 A weight is given as a square root: a matrix X with r columns, where XᵀX = E[hhᵀ] for the inputs' side (h = A·x) and
 E[ttᵀ] for the outputs' side (t = Bᵀ·g). With X_G·X_Cᵀ = U·S·Vᵀ the components p = X_Cᵀ·v/√s and q = X_Gᵀ·u/√s need no
-inverse, and the leading k minimise ‖X_G·(I − P)·X_Cᵀ‖_F over all factors of rank k (Eckart & Young 1936), also over
+inverse, and the leading k minimize ‖X_G·(I − P)·X_Cᵀ‖_F over all factors of rank k (Eckart & Young 1936), also over
 those that lie outside the spaces of B and A. With the triangles of Aᵀ and B as roots this is the SVD of B·A.
 """
 

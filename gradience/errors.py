@@ -139,7 +139,7 @@ class LockedError(GradienceError):
 
 
 class NetworkError(GradienceError):
-    """The network or the authorisation failed.
+    """The network or the authorization failed.
 
     >>> NetworkError("org/name: no connection to the hub", code="hub-connection").exit_code
     7

@@ -300,7 +300,7 @@ def spectrum_of_values(
     energy_error: float,
     rms: tuple[float, float],
 ) -> Spectrum:
-    """Normalise to values[0] in [0.5, 1) and turn errors of σ (in units of σ₁) into one bound for the measures."""
+    """Normalize to values[0] in [0.5, 1) and turn errors of σ (in units of σ₁) into one bound for the measures."""
     shift = math.frexp(float(values[0]))[1]
     values = np.ldexp(values, -shift)
     bound = max(

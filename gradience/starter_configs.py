@@ -22,10 +22,10 @@ NEEDED: Mapping[str, Mapping[str, Any]] = {
     "text_classification": {"text_column": "text", "label_column": "label"},
 }
 """Required options of a task."""
-SCORERS = "exact, normalised, contains, number, regex (with a `pattern`), multiple_choice: docs/tasks.md"
+SCORERS = "exact, normalized, contains, number, regex (with a `pattern`), multiple_choice: docs/tasks.md"
 
 BENCH = """\
-# Bench: trains an adapter, makes smaller ones, and tests on the same examples if they are as good.
+# Bench: trains an adapter, makes smaller ones, and tests on the same examples whether they are as good.
 #
 #   gradience bench run --config {file} --dry-run{code}  # check: prompts, memory, detectable drop
 #   gradience bench run --config {file} --output runs/mine{code}
@@ -61,7 +61,7 @@ seeds: [42]  # three or more for a claim about the next training
 """
 
 EVALUATION = """\
-# Evaluation: tests on the same examples if each adapter is as good as the first.
+# Evaluation: tests on the same examples whether each adapter is as good as the first.
 #
 #   gradience evaluate --config {file} --dry-run{code}  # check: memory, detectable drop
 #   gradience evaluate --config {file}{code}

@@ -95,7 +95,7 @@ def sentences(plan: Plan) -> tuple[Any, Any, Any, Any]:
 
 
 def arithmetic(plan: Plan) -> tuple[Any, Any, Any, Any]:
-    """SmolLM2-135M (dequantised from Q4_1) and sums of two or three numbers, loss on the answer alone."""
+    """SmolLM2-135M (dequantized from Q4_1) and sums of two or three numbers, loss on the answer alone."""
     folder = embedded.smollm2()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
@@ -128,7 +128,7 @@ SHORT = {
 
 PLANS = {
     "good": Plan(
-        "learns and generalises",
+        "learns and generalizes",
         sentences,
         arguments={"max_steps": 240, "learning_rate": 1e-3, **EVALUATED},
     ),

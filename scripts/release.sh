@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build and check a release in dist/, and stop before uploading. Run by `make release`.
-# Writes the wheel and the sdist, SHA256SUMS, tested.txt (versions in the environment of the tests) and licences.md.
+# Writes the wheel and the sdist, SHA256SUMS, tested.txt (versions in the environment of the tests) and licenses.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$PWD/${1:?the python that has build, twine and pip-licenses}
@@ -31,8 +31,8 @@ scripts/bare_wheel.sh
 cmp "$scratch"/from-sdist/*.whl dist/*.whl || fail "the wheel from the sdist differs"
 
 "$python" -m pip --python .venv/bin/python freeze --exclude-editable >dist/tested.txt
-"$python" -m piplicenses --python .venv/bin/python --from mixed --format markdown --order license >dist/licences.md
-if grep -E '\| *UNKNOWN *\|' dist/licences.md; then fail "a dependency names no licence"; fi
+"$python" -m piplicenses --python .venv/bin/python --from mixed --format markdown --order license >dist/licenses.md
+if grep -E '\| *UNKNOWN *\|' dist/licenses.md; then fail "a dependency names no license"; fi
 (cd dist && sha256sum ./*.whl ./*.tar.gz >SHA256SUMS)
 ls -l dist
 echo "ready; to upload: $python -m twine upload dist/*.whl dist/*.tar.gz"

@@ -44,7 +44,7 @@ from gradience.files.records import count
 from gradience.models.embedded import MINILM, REVIEWS, minilm
 from gradience.models.settings import ModelSettings
 from gradience.tasks import reviews
-from gradience.tasks.examples import Examples, LabelledExample
+from gradience.tasks.examples import Examples, LabeledExample
 
 BUNDLED = Path(__file__).resolve().parent.parent / "gradience" / "examples" / "minilm-reviews-r8"
 BASE_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -119,7 +119,7 @@ def seeded_model(preset: Preset, base: Path) -> Any:
     return get_peft_model(model, config)
 
 
-def batches(preset: Preset, train: Sequence[LabelledExample]) -> Iterator[list[LabelledExample]]:
+def batches(preset: Preset, train: Sequence[LabeledExample]) -> Iterator[list[LabeledExample]]:
     """Batches in an order with a random stream of its own, so that nothing else can shift it."""
     generator = torch.Generator().manual_seed(preset.seed)
     while True:
@@ -129,7 +129,7 @@ def batches(preset: Preset, train: Sequence[LabelledExample]) -> Iterator[list[L
 
 
 def fit(
-    model: Any, tokenizer: Any, train: Sequence[LabelledExample], preset: Preset, *, label: str
+    model: Any, tokenizer: Any, train: Sequence[LabeledExample], preset: Preset, *, label: str
 ) -> list[dict[str, float]]:
     """Train what requires a gradient in `model`; returns one row of log (means) for every `LOG_EVERY` steps."""
     set_seed(preset.seed)  # the dropout stream starts at the same place whatever was made before
@@ -182,12 +182,12 @@ def logits_of(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int)
     return np.array([rows[place] for place in range(len(texts))])
 
 
-def head_only(preset: Preset, base: Path, tokenizer: Any, data: Examples[LabelledExample]) -> dict[str, int]:
+def head_only(preset: Preset, base: Path, tokenizer: Any, data: Examples[LabeledExample]) -> dict[str, int]:
     """The controls: how many dev sentences a head alone gets right, without any ΔW.
 
     `same recipe`: same start, batches, steps and rate as the adapter, with the LoRA frozen at B = 0.
     `converged`: logistic regression on the base's frozen features of all train sentences, with the strength
-    of regularisation that is best on dev: as good as a linear head gets, and chosen in its favour.
+    of regularization that is best on dev: as good as a linear head gets, and chosen in its favor.
     """
     dev, train = data.of("dev"), data.of("train")
     truth = np.array([example.label for example in dev])

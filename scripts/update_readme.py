@@ -48,7 +48,7 @@ BENCH_ROWS = {
 }
 
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Shown(NamedTuple):
@@ -224,7 +224,7 @@ def part_of(printed: str, headings: Sequence[str]) -> str:
     title, *sections = printed.strip().split("\n\n")
     shown, left_out = ("", True) if "…" in headings else (title, False)
     for section in sections:
-        if headings and not COLOUR.sub("", section).startswith(tuple(headings)):
+        if headings and not COLOR.sub("", section).startswith(tuple(headings)):
             left_out = True
             continue
         shown += ("\n…\n" if left_out else "\n\n") + section
@@ -232,7 +232,7 @@ def part_of(printed: str, headings: Sequence[str]) -> str:
     return shown.lstrip("\n") + ("\n…" if left_out else "")
 
 
-def in_scratch(command: str, before: Sequence[str] = (), *, colour: bool = False) -> str:
+def in_scratch(command: str, before: Sequence[str] = (), *, color: bool = False) -> str:
     """Return what `gradience COMMAND` prints in an empty folder that holds the example adapter."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -245,17 +245,17 @@ def in_scratch(command: str, before: Sequence[str] = (), *, colour: bool = False
         (folder / "reviews.csv").write_text(REVIEWS, encoding="utf-8")
         for earlier in before:
             output_of(earlier, folder)
-        return output_of(command, folder, colour=colour)
+        return output_of(command, folder, color=color)
 
 
-def output_of(command: str, folder: Path, *, colour: bool = False) -> str:
+def output_of(command: str, folder: Path, *, color: bool = False) -> str:
     """Return what `gradience COMMAND` prints into a pipe, run in `folder`.
 
     The command runs in a fork of this process, which has imported the modules that a new interpreter would import.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = multiprocessing.get_context("fork").Process(
-            target=_run, args=(command.split(), folder, colour, out.fileno(), err.fileno())
+            target=_run, args=(command.split(), folder, color, out.fileno(), err.fileno())
         )
         child.start()
         child.join()
@@ -267,10 +267,10 @@ def output_of(command: str, folder: Path, *, colour: bool = False) -> str:
     return printed
 
 
-def _run(arguments: list[str], folder: Path, colour: bool, out: int, err: int) -> None:
+def _run(arguments: list[str], folder: Path, color: bool, out: int, err: int) -> None:
     for name in ("FORCE_COLOR", "NO_COLOR"):
         os.environ.pop(name, None)
-    if colour:
+    if color:
         os.environ["FORCE_COLOR"] = "1"
     os.chdir(folder)
     os.dup2(out, 1)
@@ -287,7 +287,7 @@ def picture() -> str:
     from rich.text import Text
 
     console = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO())
-    console.print(Text.from_ansi(part_of(in_scratch(AUDIT, colour=True), PICTURE_SECTIONS)))
+    console.print(Text.from_ansi(part_of(in_scratch(AUDIT, color=True), PICTURE_SECTIONS)))
     svg = console.export_svg(title=f"gradience {AUDIT}", unique_id="audit")
     svg = re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL)
     return "".join(f"{line.rstrip()}\n" for line in svg.strip().splitlines())

@@ -29,7 +29,7 @@ def drawn(count: int, alphabet: str = LETTERS) -> str:
 AWS = drawn(19) + "/" + drawn(20)
 SECRETS: dict[str, tuple[str, str]] = {
     "Hugging Face": ("{}", "hf_" + drawn(34)),
-    "Hugging Face organisation": ("{}", "api_org_" + drawn(34)),
+    "Hugging Face organization": ("{}", "api_org_" + drawn(34)),
     "Weights & Biases": ("wandb login {}", drawn(40, HEX)),
     "Weights & Biases, variable": ("WANDB_API_KEY={}", drawn(40, HEX)),
     "Weights & Biases, new": ("{}", "wandb_v1_" + drawn(40)),

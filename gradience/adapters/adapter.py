@@ -234,7 +234,7 @@ class Adapter(Closing):
     initial: Adapter | None = None
     """The adapter before training if `pairs` are the difference from it (see `initial`); also open."""
     init: str = "true"
-    """Initialisation of that training; the config of the difference no longer records it."""
+    """Initialization of that training; the config of the difference no longer records it."""
     pickle: Path | None = None
     """The pickle that holds the weights; what is open then are the same tensors as safetensors."""
 

@@ -27,7 +27,7 @@ Rows = Callable[[slice], FloatArray]
 BLOCK_BYTES = 2**23
 """Block size for weights that are read in blocks of rows."""
 _PACKED = ("qweight", "weight_packed", "weight.absmax", "weight_scale", "qzeros", "blocks")
-"""Ends of tensor names that mark a quantised weight."""
+"""Ends of tensor names that mark a quantized weight."""
 _EXPERTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")),
     "down_proj": (("down_proj",), ("w2",)),
@@ -42,7 +42,7 @@ _QUANTIZED_ENDS: Mapping[str, str] = {
     "weight_scale_inv": "fp8",
     "_proj_blocks": "mxfp4",
 }
-"""Tensor-name suffix -> quantisation method, for bases whose config does not name one."""
+"""Tensor-name suffix -> quantization method, for bases whose config does not name one."""
 _INDEX = "model.safetensors.index.json"
 HEADS = ("lm_head", "embed_out")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
@@ -57,7 +57,7 @@ class BaseWeights(Closing):
     """Tensor name -> the open file that holds it."""
     stack: ExitStack
     quantization: str | None = None
-    """Quantisation method, from config.json or the tensor names; None if neither shows one."""
+    """Quantization method, from config.json or the tensor names; None if neither shows one."""
 
     @classmethod
     def open(cls, folder: Path) -> BaseWeights:
@@ -90,13 +90,13 @@ class BaseWeights(Closing):
     def weight(self, module: str, shape: tuple[int, int], *, transposed: bool) -> Rows:
         """Return W of a module, (m, n), read a few rows at a time (whole if it is stored transposed).
 
-        Raises InputError (base-mismatch, base-quantised).
+        Raises InputError (base-mismatch, base-quantized).
         """
         name = self._find(module)
         file = self.files[name]
         entry = file.entries[name]
         if entry.dtype.numpy_name is None or entry.dtype.bits == 8:
-            raise self._quantised(f"{name} is stored as {entry.dtype.name}")
+            raise self._quantized(f"{name} is stored as {entry.dtype.name}")
         stored = entry.shape[::-1] if transposed else entry.shape
         if stored != shape:
             raise InputError(
@@ -123,12 +123,12 @@ class BaseWeights(Closing):
         shape: (m, n) of the module; the stored weight may be its transpose, or a convolution's kernel.
         expert: index on the first axis of a weight that stacks several experts. A head without a weight of
         its own uses the input embeddings that it is tied to.
-        Raises InputError (base-mismatch, base-quantised).
+        Raises InputError (base-mismatch, base-quantized).
         """
         parts = [_Part(self.files[name], name, index) for name, index in self._parts(module, expert)]
         for part in parts:
             if part.entry.dtype.numpy_name is None or part.entry.dtype.bits <= 8:
-                raise self._quantised(f"{part.name} is stored as {part.entry.dtype.name}")
+                raise self._quantized(f"{part.name} is stored as {part.entry.dtype.name}")
         rows, columns = sum(part.shape[0] for part in parts), parts[0].shape[1]
         same = all(part.shape[1] == columns for part in parts)
         if not same or (rows, columns) not in (shape, shape[::-1]):
@@ -169,10 +169,10 @@ class BaseWeights(Closing):
             name = match
         return [(name, expert if len(self.files[name].entries[name].shape) == 3 else None)]
 
-    def _quantised(self, problem: str) -> InputError:
+    def _quantized(self, problem: str) -> InputError:
         return InputError(
             f"{self.folder}: {problem}: a quantized base",
-            code="base-quantised",
+            code="base-quantized",
             hint="give --base-model the folder of the unquantized model",
         )
 
@@ -197,7 +197,7 @@ class BaseWeights(Closing):
         return None
 
     def _find(self, module: str) -> str:
-        """Return the stored name of the module's weight. Raises InputError (base-mismatch, base-quantised) if
+        """Return the stored name of the module's weight. Raises InputError (base-mismatch, base-quantized) if
         there is none.
         """
         name = self._named(module)
@@ -205,7 +205,7 @@ class BaseWeights(Closing):
             return name
         packed = tuple(f".{module}{mark}{ending}" for ending in _PACKED for mark in "._")
         if any(f".{name}".endswith(packed) for name in self.files):
-            raise self._quantised(f"the weight of {module} is packed")
+            raise self._quantized(f"the weight of {module} is packed")
         raise InputError(
             f"{self.folder}: has no weight for the module {module}",
             code="base-mismatch",
@@ -214,7 +214,7 @@ class BaseWeights(Closing):
 
 
 def _quantization(folder: Path, names: Iterable[str]) -> str | None:
-    """Return `bitsandbytes nf4`, `gptq 4 bits` …; None if nothing indicates quantised weights."""
+    """Return `bitsandbytes nf4`, `gptq 4 bits` …; None if nothing indicates quantized weights."""
     config: Any = None
     with suppress(InputError):  # a base without a config has weights all the same
         path = folder / "config.json"

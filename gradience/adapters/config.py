@@ -22,7 +22,7 @@ from gradience.ranks import scale_of
 from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
 
-class Initialisation(NamedTuple):
+class Initialization(NamedTuple):
     """One value of `init_lora_weights`.
 
     zero: B·A = 0 before the first step.   keeps_base: the base's weights stay what they were.
@@ -32,11 +32,11 @@ class Initialisation(NamedTuple):
     keeps_base: bool
 
 
-_NOTHING = Initialisation(zero=True, keeps_base=True)
-_NOISE = Initialisation(zero=False, keeps_base=True)
-_OUT_OF_THE_BASE = Initialisation(zero=False, keeps_base=False)
+_NOTHING = Initialization(zero=True, keeps_base=True)
+_NOISE = Initialization(zero=False, keeps_base=True)
+_OUT_OF_THE_BASE = Initialization(zero=False, keeps_base=False)
 
-INITIALISATIONS: Mapping[str, Initialisation] = {
+INITIALIZATIONS: Mapping[str, Initialization] = {
     "true": _NOTHING,
     "false": _NOISE,
     "gaussian": _NOTHING,
@@ -52,10 +52,10 @@ INITIALISATIONS: Mapping[str, Initialisation] = {
 """All that PEFT knows, in lower case; `pissa` with a number of iterations behind it as well."""
 
 
-def initialisation_of(value: object) -> Initialisation | None:
+def initialization_of(value: object) -> Initialization | None:
     """Return what the `init_lora_weights` of a config does; None for one that PEFT does not know."""
     name = str(value).lower()
-    return INITIALISATIONS.get("pissa" if name.startswith("pissa_niter_") else name)
+    return INITIALIZATIONS.get("pissa" if name.startswith("pissa_niter_") else name)
 
 
 MAX_RANK = 65536
@@ -296,7 +296,7 @@ _READ: Mapping[str, Values] = {
     "bias": _A_TEXT,
     "init_lora_weights": (
         lambda value: isinstance(value, bool | str),
-        "true, false or the name of an initialisation",
+        "true, false or the name of an initialization",
     ),
     "target_modules": (lambda value: isinstance(value, str) or _names(value), _NAMES[1]),
     **dict.fromkeys(("target_parameters", "modules_to_save"), _NAMES),
@@ -333,7 +333,7 @@ def _bad(path: Path, problem: str) -> InputError:
 
 
 def _json(value: Any) -> str:
-    """Return the beginning of a value as written in the file; a long value is serialised only as far as it is shown."""
+    """Return the beginning of a value as written in the file; a long value is serialized only as far as it is shown."""
     text = ""
     encoder = json.JSONEncoder(ensure_ascii=False)
     for piece in encoder.iterencode(value[:80] if isinstance(value, str) else value):

@@ -169,7 +169,7 @@ def open_diffusers(path: Path, adapter: str | None) -> Adapter:
 
         opened = Adapter("diffusers", Location(path, weights.parent, (weights,), None), None, [file], None)
         sort_tensors(opened, places, make, partial(_known, alphas))
-        # Non-standard initialisation of the factors, if a part records one.
+        # Non-standard initialization of the factors, if a part records one.
         init = next((config.init for config in configs.values() if config.init != "true"), "true")
         opened.config = replace(_settings(opened, file), init=init)
         if len({part_of(pair.module) for pair in opened.pairs}) > 1:

@@ -54,7 +54,7 @@ METHODS = (
     Method("VBLORA", "vblora_", "VB-LoRA (a bank of shared vectors)"),
     Method("UNILORA", "unilora_", "UniLoRA (one shared vector)"),
     Method("RANDLORA", "randlora_", "RandLora (sums of random bases)"),
-    Method("DELORA", "delora_", "DeLoRA (normalised directions)"),
+    Method("DELORA", "delora_", "DeLoRA (normalized directions)"),
     Method("GRALORA", "gralora_", "GraLoRA (a grid of small LoRAs)"),
     Method("POLY", "poly_lora", "Poly (a routed mixture of LoRAs)"),
     Method("SHIRA", "shira_", "SHiRA (sparse values)"),
@@ -78,7 +78,7 @@ def refuse_method(path: Path, peft_type: str) -> InputError:
 
 
 class Tool(NamedTuple):
-    """Another tool's adapter, recognised by parts of its tensor names."""
+    """Another tool's adapter, recognized by parts of its tensor names."""
 
     key: str
     """A regular expression."""

@@ -31,14 +31,14 @@ from gradience.files.hub import address_of
 class AdapterFormat(NamedTuple):
     """One format of adapters.
 
-    recognises: whether a file or folder is of this format, from a look at its names.
+    recognizes: whether a file or folder is of this format, from a look at its names.
     open: (path, name of one of several adapters) -> the open adapter.
     words: each `Adapter.format` that `open` gives -> what reports call such an adapter.
     weights: the names of its weights: choices of files, of which a repository on the hub is asked for one; the first of
         a choice is fetched last.
     """
 
-    recognises: Callable[[Path], bool]
+    recognizes: Callable[[Path], bool]
     open: Callable[[Path, str | None], Adapter]
     words: Mapping[str, str]
     weights: Weights = ()
@@ -73,7 +73,7 @@ def open_adapter(
     adapter: name of the adapter to open if a folder or file contains several.
     allow_pickle: read a pickle in a sandboxed process (see `pickles`) if there are no other weights.
     pairs: names of the factors in a home-made file, which has no known format.
-    initial: the adapter before training, if its initialisation changed the base; the difference is read (see
+    initial: the adapter before training, if its initialization changed the base; the difference is read (see
     `initial`).
     tokenizer: for a name on the hub, also download the tokenizer stored beside the weights.
     Raises InputError; NetworkError and MissingExtra for a name on the hub.
@@ -123,7 +123,7 @@ def _open_here(path: Path, adapter: str | None, pairs: Pairs | None, *, allow_pi
 def _open_format(path: Path, adapter: str | None, pairs: Pairs | None) -> Adapter:
     if pairs is not None:
         return open_pairs(path, adapter, pairs)
-    name, chosen = next((name, form) for name, form in FORMATS.items() if form.recognises(path))
+    name, chosen = next((name, form) for name, form in FORMATS.items() if form.recognizes(path))
     if name == "peft" and os.path.isdir(path):
         # A file of any name, if no file or sub-folder has a known adapter name.
         names = listing(path)

@@ -1,4 +1,4 @@
-"""The trained update if initialisation changed the base: s·(B·A − B₀·A₀), as the factors [B, −B₀]·[A; A₀].
+"""The trained update if initialization changed the base: s·(B·A − B₀·A₀), as the factors [B, −B₀]·[A; A₀].
 
 PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ subtract s·B₀·A₀ from the weights before the first step, so that the
 model starts as the original base and s·B·A contains the subtracted part. Relative to the original base, the
@@ -15,14 +15,14 @@ from dataclasses import replace
 import numpy as np
 
 from gradience.adapters.adapter import Adapter, Factor, LoraPair
-from gradience.adapters.config import PeftConfig, config_of, initialisation_of
+from gradience.adapters.config import PeftConfig, config_of, initialization_of
 from gradience.adapters.tensors import DTYPES, Words, decode, encode
 from gradience.errors import InputError, UsageError
 
 SAME = 1e-12
 """Scales that differ relatively by no more are one: both are quotients."""
 _OF_THE_START = ("loftq_config", "corda_config", "lora_ga_config")
-"""Settings of an initialisation, which its result no longer has."""
+"""Settings of an initialization, which its result no longer has."""
 
 
 def subtract_initial(opened: Adapter, initial: Adapter) -> Adapter:
@@ -76,11 +76,11 @@ def _changed_base(opened: Adapter) -> PeftConfig:
     config = opened.config
     if not opened.of_peft or config is None:
         raise InputError(
-            f"{opened.location.path}: no PEFT adapter_config.json with its initialisation",
+            f"{opened.location.path}: no PEFT adapter_config.json with its initialization",
             code="initial-mismatch",
             hint="put the adapter_config.json beside the weights, or leave --initial-adapter out",
         )
-    start = initialisation_of(config.init)
+    start = initialization_of(config.init)
     if start is None or start.keeps_base:
         raise UsageError(
             f"{opened.location.path}: init_lora_weights is {config.init[:60]!r}, which does not change the base: "

@@ -26,7 +26,7 @@ PROCESS = 80 * MB
 TENSOR = 1000
 """Bytes kept per tensor while its adapter is open: name, offset, key and pair."""
 ROW, COMPARED_ROW = 4500, 1200
-"""Bytes a report keeps per module besides its singular values, including serialisation; the same for a
+"""Bytes a report keeps per module besides its singular values, including serialization; the same for a
 comparison.
 """
 SIGMA = 80

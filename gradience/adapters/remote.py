@@ -101,7 +101,7 @@ def fetch_tokenizer(source: HubCommit, folder: Path) -> None:
         return
     if is_offline():
         raise NetworkError(
-            f"{source.address}: the hub cache does not show if it has its own tokenizer, and offline mode "
+            f"{source.address}: the hub cache does not show whether it has its own tokenizer, and offline mode "
             "is on",
             code="hub-offline",
             hint="use the base's: --tokenizer base; or unset HF_HUB_OFFLINE",

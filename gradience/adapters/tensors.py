@@ -40,9 +40,9 @@ class DType:
 
     name: as in a safetensors header.   bits: size of one element.
     numpy_name: type of the stored words in numpy or ml_dtypes, or None if LoRA factors are never stored this
-    way (indices, quantised base weights).
+    way (indices, quantized base weights).
     unit_roundoff: largest relative error of storing a real number of its normal range.
-    smallest: smallest positive value; below the normal range it is the distance of neighbours.
+    smallest: smallest positive value; below the normal range it is the distance of neighbors.
     """
 
     name: str
@@ -81,7 +81,7 @@ _TABLE = (
     DType("F8_E5M2", 8, "float8_e5m2", 2**-3, 2**-16),
     DType("F8_E4M3FNUZ", 8, "float8_e4m3fnuz", 2**-4, 2**-10),
     DType("F8_E5M2FNUZ", 8, "float8_e5m2fnuz", 2**-3, 2**-17),
-    # Understood as storage (heads, indices, quantised base weights), never as LoRA factors.
+    # Understood as storage (heads, indices, quantized base weights), never as LoRA factors.
     DType("F8_E8M0", 8),
     DType("F6_E2M3", 6),
     DType("F6_E3M2", 6),

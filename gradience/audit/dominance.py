@@ -229,7 +229,7 @@ def _share_above(values: Sequence[float], limit: float) -> float | None:
     return sum(value > limit for value in values) / len(values) if values else None
 
 
-_LISTED = ("base-mismatch", "base-quantised", "dora")
+_LISTED = ("base-mismatch", "base-quantized", "dora")
 """Errors about one module, which is then listed."""
 NormsOf = Callable[[Blocks], Norms]
 

@@ -14,7 +14,7 @@ from statistics import median
 from typing import NamedTuple
 
 from gradience.adapters.adapter import DORA_REASON, SCALE_HINT, SkippedTensor
-from gradience.adapters.config import PeftConfig, initialisation_of
+from gradience.adapters.config import PeftConfig, initialization_of
 from gradience.adapters.keys import parse_key, path_ends
 from gradience.adapters.peft import SAY_ORDER, guessed_orders
 from gradience.reports.audit import LayerAudit
@@ -41,7 +41,7 @@ class AdapterFacts(NamedTuple):
     no_scale: str | None = None
     """Why no scale is known, although there is a config."""
     started: str | None = None
-    """Initialisation of the training, if the initial adapter was subtracted."""
+    """Initialization of the training, if the initial adapter was subtracted."""
 
 
 FindingRule = Callable[[AdapterFacts], Iterator[Finding]]
@@ -89,7 +89,7 @@ def no_config(facts: AdapterFacts) -> Iterator[Finding]:
         yield Finding(
             code="no-config",
             severity="warning",
-            message="no adapter_config.json: α, norms, initialisation and variant are unknown",
+            message="no adapter_config.json: α, norms, initialization and variant are unknown",
             hint="put the adapter_config.json beside the weights",
         )
     elif facts.no_scale:
@@ -253,31 +253,31 @@ SUBTRACT = (
 )
 
 
-def initialisation(facts: AdapterFacts) -> Iterator[Finding]:
+def initialization(facts: AdapterFacts) -> Iterator[Finding]:
     if facts.started is not None:
         rounding = "; against the unquantized base, the rounding of its quantization comes on top"
         yield Finding(
             code="init-subtracted",
             severity="info",
             message=(
-                f"initialised with {facts.started}: the audit covers the difference to the initial adapter, a plain "
+                f"initialized with {facts.started}: the audit covers the difference to the initial adapter, a plain "
                 f"LoRA of twice the rank for the unmodified base{rounding if facts.started == 'loftq' else ''}"
             ),
         )
     init = facts.config.init.lower() if facts.config else "true"
-    start = initialisation_of(init)
+    start = initialization_of(init)
     if start is None:
         yield Finding(
             code="init-unknown",
             severity="warning",
-            message=f"unknown initialisation {init[:60]!r}: unless it starts from B·A = 0, this is not the update",
+            message=f"unknown initialization {init[:60]!r}: unless it starts from B·A = 0, this is not the update",
             hint="look up what this init_lora_weights does before using a suggestion",
         )
     elif init == "loftq":
         yield Finding(
             code="init-not-update",
             severity="error",
-            message="initialised with LoftQ: B·A contains the correction of the quantised base, not only the update",
+            message="initialized with LoftQ: B·A contains the correction of the quantized base, not only the update",
             hint=f"so no rank is suggested; {SUBTRACT}",
         )
     elif not start.keeps_base:
@@ -285,7 +285,7 @@ def initialisation(facts: AdapterFacts) -> Iterator[Finding]:
             code="init-not-update",
             severity="error",
             message=(
-                f"initialised with {init}: the base weights were changed at the start and B·A contains that change. "
+                f"initialized with {init}: the base weights were changed at the start and B·A contains that change. "
                 "These are spectra of B·A, not of what training learned"
             ),
             hint=f"so no rank is suggested; {SUBTRACT}",
@@ -296,7 +296,7 @@ def initialisation(facts: AdapterFacts) -> Iterator[Finding]:
         yield Finding(
             code="init-noise",
             severity="error",
-            message=f"initialised with {rounding if init == 'orthogonal' else random}",
+            message=f"initialized with {rounding if init == 'orthogonal' else random}",
             hint="this inflates energy ranks, so none is suggested; the default init_lora_weights avoids it",
         )
 
@@ -400,8 +400,8 @@ def nonfinite(facts: AdapterFacts) -> Iterator[Finding]:
         )
 
 
-cancelled = ModuleRule(
-    "cancelled",
+canceled = ModuleRule(
+    "canceled",
     "error",
     lambda layer: layer.status == "unsupported",
     "cannot be measured: A and B cancel, and what is left of B·A is below their rounding",
@@ -588,9 +588,9 @@ __all__ = ["RULES", "AdapterFacts", "find"]
 
 RULES: tuple[FindingRule, ...] = (
     nonfinite,
-    cancelled,
+    canceled,
     imprecise,
-    initialisation,
+    initialization,
     variant,
     expert_order,
     untrained,

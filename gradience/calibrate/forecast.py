@@ -47,7 +47,7 @@ def needs_of(ranks: Iterable[int], rows: int, tokens: int) -> CalibrationBytes:
 
 
 def forecast_calibration(inputs: CalibrateInputs) -> CalibrationForecast:
-    """Tokenise the rows and add up what their calibration needs."""
+    """Tokenize the rows and add up what their calibration needs."""
     from gradience.evaluate.memory import process_bytes
 
     request, tokenizer = inputs.request, load_tokenizer(inputs.model)

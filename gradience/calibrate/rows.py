@@ -29,7 +29,7 @@ FEWEST = 4
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRow:
-    """One row. text: the prompt, or what is to be labelled.   more: the completion, or the second text; None: none."""
+    """One row. text: the prompt, or what is to be labeled.   more: the completion, or the second text; None: none."""
 
     id: str
     """Digest of what the row says: it decides the row's half and the directions that are drawn for it."""

@@ -90,7 +90,7 @@ def same(settings: str, under: str = "") -> dict[str, str]:
 
 
 def switched(key: str, on: Callable[[Any], bool]) -> Callable[[Values], LoraSwitch]:
-    """Return a reader of a key that always says if LoRA is trained: by its value, None if it is not set."""
+    """Return a reader of a key that always says whether LoRA is trained: by its value, None if it is not set."""
     return lambda values: LoraSwitch(on(value_at(values, key)), key)
 
 
@@ -458,7 +458,7 @@ UNSLOTH = Dialect(
 )
 
 DIALECTS = (RUN, PEFT, UNSLOTH, LLAMA_FACTORY, LLAMA_FACTORY_V1, AXOLOTL, TRL, TRAINER)
-"""In the order of asking: the first that recognises a file has written it."""
+"""In the order of asking: the first that recognizes a file has written it."""
 
 
 def dialects_of(values: Values, path: Path) -> tuple[Dialect, ...]:

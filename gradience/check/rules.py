@@ -1,7 +1,7 @@
 """Rules of check: one function for each rule, and one line in `RULES`. Each rule has its source.
 
 Settings that libraries refuse or silently ignore: read in the source of peft 0.21.2 and transformers 5.24, and tested
-against them; errors are certain to happen. Server behaviour: vLLM 0.32.0, by source and by run.
+against them; errors are certain to happen. Server behavior: vLLM 0.32.0, by source and by run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from gradience.adapters.config import INITIALISATIONS, initialisation_of
+from gradience.adapters.config import INITIALIZATIONS, initialization_of
 from gradience.adapters.families import ADAPTED_BESIDE_ATTENTION, DEFAULT_TARGETS, module_type
 from gradience.arguments import is_integer
 from gradience.check.dialects import PEFT, SUPERVISED, Dialect
@@ -170,16 +170,16 @@ def pattern_without_layers(context: Context) -> Problems:
         )
 
 
-@rule("initialisation", "error", PEFT_LORA)
-def initialisation(context: Context) -> Problems:
+@rule("initialization", "error", PEFT_LORA)
+def initialization(context: Context) -> Problems:
     """init_lora_weights that PEFT does not know, or that lacks what it needs."""
     s = context.settings
     init = need(s.init)
     if init.lower() == "loftq" and not s.loftq_config:
         yield Problem("init", init, "give a loftq_config", "LoftQ needs its configuration", PEFT_RAISES)
-    elif initialisation_of(init) is None:
-        reason = f"one of {', '.join(INITIALISATIONS)}"
-        yield Problem("init", init, "true", "PEFT has no such initialisation", reason)
+    elif initialization_of(init) is None:
+        reason = f"one of {', '.join(INITIALIZATIONS)}"
+        yield Problem("init", init, "true", "PEFT has no such initialization", reason)
 
 
 @rule("dora", "error", PEFT_LORA)
@@ -196,10 +196,10 @@ def dora(context: Context) -> Problems:
 
 @rule("lora-bias", "error", PEFT_LORA)
 def lora_bias(context: Context) -> Problems:
-    """lora_bias with a special initialisation."""
+    """lora_bias with a special initialization."""
     s = context.settings
     if need(s.lora_bias) and not s.use_dora and s.init not in (None, "true", "false"):
-        message = "lora_bias needs a plain initialisation"
+        message = "lora_bias needs a plain initialization"
         yield Problem("lora_bias", f"true, with init {s.init}", "false", message, PEFT_RAISES)
 
 
@@ -428,8 +428,8 @@ def precision(context: Context) -> Problems:
         )
 
 
-@rule("quantised-base", "info", QLORA)
-def quantised_base(context: Context) -> Problems:
+@rule("quantized-base", "info", QLORA)
+def quantized_base(context: Context) -> Problems:
     """QLoRA: what it means."""
     bits = need(context.settings.quantized_bits)
     if context.settings.adapter is False:
@@ -439,8 +439,8 @@ def quantised_base(context: Context) -> Problems:
             "quantized_bits",
             str(bits),
             "evaluate on the base that will serve the adapter",
-            f"{'QLoRA' if bits == 4 else 'LoRA on an 8-bit base'}: the adapter is trained on a quantised base",
-            "part of the update compensates for rounding; on the unquantised base it is a different model",
+            f"{'QLoRA' if bits == 4 else 'LoRA on an 8-bit base'}: the adapter is trained on a quantized base",
+            "part of the update compensates for rounding; on the unquantized base it is a different model",
         )
 
 
@@ -451,7 +451,7 @@ WILD = "163 adapter configurations in public repositories: α/r between 0.25 and
 TRL_GUIDE = "TRL's guide to PEFT (July 2026): with LoRA 1e-5 for GRPO, 5e-6 for DPO"
 
 RL_LR: Mapping[str | None, float] = {"rl": 1e-5, "preference": 5e-6}
-RL_NAME: Mapping[str | None, str] = {"rl": "reinforcement learning", "preference": "preference optimisation"}
+RL_NAME: Mapping[str | None, str] = {"rl": "reinforcement learning", "preference": "preference optimization"}
 RL_LR_TOLERANCE = 50.0
 """Published recipes lie up to forty times apart: Axolotl's examples train DPO at 2e-4."""
 
@@ -494,7 +494,7 @@ def learning_rate(context: Context) -> Problems:
 
 @rule("rl-learning-rate", "warning", TRL_GUIDE)
 def rl_learning_rate(context: Context) -> Problems:
-    """Far away from where reinforcement learning and preference optimisation with LoRA start."""
+    """Far away from where reinforcement learning and preference optimization with LoRA start."""
     s = context.settings
     rate, _ = need(s.learning_rate), need(s.r)
     if context.objective not in RL_LR or rate <= 0 or not is_adam_like(s.optimizer):
@@ -617,7 +617,7 @@ def large_batch(context: Context) -> Problems:
             str(batch),
             "32 to 128",
             "a large batch costs LoRA more than full fine-tuning",
-            "the product B·A is optimised less well than a full matrix when batches grow; more rank does not help",
+            "the product B·A is optimized less well than a full matrix when batches grow; more rank does not help",
         )
 
 
@@ -628,7 +628,7 @@ RULES: tuple[Rule[Context, Problem], ...] = (
     no_adapter,
     layers_with_regex,
     pattern_without_layers,
-    initialisation,
+    initialization,
     dora,
     lora_bias,
     removed_arguments,
@@ -651,6 +651,6 @@ RULES: tuple[Rule[Context, Problem], ...] = (
     no_evaluation,
     prompt_loss,
     precision,
-    quantised_base,
+    quantized_base,
 )
 """In the order of the report."""

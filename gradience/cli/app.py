@@ -63,7 +63,7 @@ A verb is a file here, and in it a function (or a typer.Typer) of that name, imp
 """
 
 INTRODUCTION = """\
-Gradience measures how much of its rank a LoRA adapter uses, and tests if a smaller one is as good.
+Gradience measures how much of its rank a LoRA adapter uses, and tests whether a smaller one is as good.
 
   gradience audit ./my_adapter
       ranks that the weights suggest, from the adapter's file alone
@@ -196,7 +196,7 @@ def root(
         ),
     ] = False,
 ) -> None:
-    """Measure how much of its rank a LoRA adapter uses, and test if a smaller one is as good.
+    """Measure how much of its rank a LoRA adapter uses, and test whether a smaller one is as good.
 
     `gradience help VERB` explains a verb, `gradience help glossary` the terms. Results go to stdout, everything else to
     stderr.

@@ -1,4 +1,4 @@
-"""Terminal output besides results: errors, hints, and the decision about colour.
+"""Terminal output besides results: errors, hints, and the decision about color.
 
 No rich here: it would cost start-up time.
 """
@@ -16,8 +16,8 @@ from gradience.words import printable, visible
 RED, BOLD, RESET = "\x1b[31m", "\x1b[1m", "\x1b[0m"
 
 
-def wants_colour(stream: TextIO) -> bool:
-    """Return True if colour helps: NO_COLOR (no-color.org) first, then FORCE_COLOR, then a real terminal."""
+def wants_color(stream: TextIO) -> bool:
+    """Return True if color helps: NO_COLOR (no-color.org) first, then FORCE_COLOR, then a real terminal."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -28,7 +28,7 @@ def wants_colour(stream: TextIO) -> bool:
 class VisibleStream:
     """A stream on which no text can steer the terminal: warnings, logs and tracebacks of any library use it.
 
-    What is safe already, our colours and bars in it, is written `beneath` it. A return to the start of the line is kept
+    What is safe already, our colors and bars in it, is written `beneath` it. A return to the start of the line is kept
     at the start of a text, where the bars of libraries have it.
     """
 
@@ -46,16 +46,16 @@ class VisibleStream:
 
 
 def beneath(stream: TextIO) -> TextIO:
-    """The stream that takes colours: the one under a VisibleStream, or `stream` itself."""
+    """The stream that takes colors: the one under a VisibleStream, or `stream` itself."""
     below: TextIO = getattr(stream, "beneath", stream)
     return below
 
 
 def show_error(message: str, hint: str = "") -> None:
     """Print `error: …`, an empty line and `hint: …` on stderr."""
-    parts = [_labelled("error:", RED + BOLD, message, MAX_MESSAGE_BYTES)]
+    parts = [_labeled("error:", RED + BOLD, message, MAX_MESSAGE_BYTES)]
     if hint:
-        parts.append(_labelled("hint:", BOLD, hint, MAX_HINT_BYTES))
+        parts.append(_labeled("hint:", BOLD, hint, MAX_HINT_BYTES))
     print("\n\n".join(parts), file=beneath(sys.stderr), flush=True)
 
 
@@ -80,15 +80,15 @@ def show_root(folder: Path) -> None:
 
 def note_line(text: str) -> str:
     """Return `note: …` as stderr shows it."""
-    return _labelled("note:", BOLD, text, MAX_MESSAGE_BYTES)
+    return _labeled("note:", BOLD, text, MAX_MESSAGE_BYTES)
 
 
-def _labelled(label: str, style: str, text: str, limit: int) -> str:
+def _labeled(label: str, style: str, text: str, limit: int) -> str:
     """`label text`, every character of the text visible, and no more than `limit` bytes of it.
 
     Further lines are indented, so that a name with a newline in it cannot pose as a line of ours.
     """
     lines = visible(shortened(text, limit)).replace("\t", "    ").split("\n")
     body = ("\n" + " " * (len(label) + 1)).join(lines)
-    shown = f"{style}{label}{RESET}" if wants_colour(sys.stderr) else label
+    shown = f"{style}{label}{RESET}" if wants_color(sys.stderr) else label
     return f"{shown} {shortened(body, limit)}"

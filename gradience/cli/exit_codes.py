@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
     INCOMPLETE = 4, "There is a result, but parts of it could not be made."
     OUTPUT = 5, "The disk, the permissions or the memory do not allow the result to be read, made or written."
     LOCKED = 6, "Another run is writing to the same output."
-    NETWORK = 7, "The network or the authorisation failed, or the hub does not have it."
+    NETWORK = 7, "The network or the authorization failed, or the hub does not have it."
     INCONCLUSIVE = 8, "The evidence is not enough to decide (INCONCLUSIVE, UNDERTRAINED)."
     INTERRUPTED = 130, "Stopped by Ctrl-C (128 + SIGINT)."
     PIPE_CLOSED = 141, "The reader of the output stopped reading (128 + SIGPIPE); nothing is printed."

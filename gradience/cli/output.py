@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
-from gradience.cli.console import beneath, show_note, wants_colour
+from gradience.cli.console import beneath, show_note, wants_color
 from gradience.errors import UsageError, require
 from gradience.settings import SETTINGS, Flag, StrPath, call
 
@@ -191,7 +191,7 @@ def command_line() -> str:
 
 def screen(draw: Callable[..., str], content: Any, **options: Any) -> str:
     """Return `draw(content, width=…, color=…, **options)` for what stdout is."""
-    return draw(content, width=terminal_width(), color=wants_colour(sys.stdout), **options)
+    return draw(content, width=terminal_width(), color=wants_color(sys.stdout), **options)
 
 
 def print_screen(draw: Callable[..., str], content: Any, **options: Any) -> None:

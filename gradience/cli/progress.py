@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from gradience.cli.console import beneath, note_line, wants_colour
+from gradience.cli.console import beneath, note_line, wants_color
 from gradience.files.hub import with_bars
 from gradience.progress import Watcher
 from gradience.reports.base.names import display_name
@@ -68,7 +68,7 @@ class _Bars:
             rich.MofNCompleteColumn(),
             *([rich.TimeElapsedColumn()] if elapsed else []),
             rich.TimeRemainingColumn(),
-            console=Console(file=beneath(sys.stderr), no_color=not wants_colour(sys.stderr)),
+            console=Console(file=beneath(sys.stderr), no_color=not wants_color(sys.stderr)),
             transient=True,
         )
         self._progress.start()

@@ -14,7 +14,7 @@ from gradience.adapters.formats import open_adapter
 from gradience.adapters.gguf import pairs_of_transformers
 from gradience.adapters.memory import compare_bytes, comparison_bytes, limit_for, workers_within
 from gradience.adapters.pairs import pairs_of
-from gradience.audit.findings import AdapterFacts, expert_order, initialisation, variant
+from gradience.audit.findings import AdapterFacts, expert_order, initialization, variant
 from gradience.blas import map_in_order, worker_threads
 from gradience.compare.module import compare_modules, total_energies
 from gradience.compare.settings import CompareSettings
@@ -192,7 +192,7 @@ def _notes(left: Adapter, right: Adapter) -> tuple[str, ...]:
         )
         notes += [
             f"{label}: {finding.message}"
-            for rule in (initialisation, variant, expert_order)
+            for rule in (initialization, variant, expert_order)
             for finding in rule(facts)
         ]
         if any(note.reason == DORA_REASON for note in adapter.other):

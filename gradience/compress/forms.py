@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from gradience.adapters.adapter import BASE_REASON, Adapter, LoraPair, SkippedTensor
-from gradience.adapters.config import initialisation_of
+from gradience.adapters.config import initialization_of
 from gradience.adapters.diffusers import ALPHA_REASON, METADATA, NAME, configs_of, part_of, part_of_all
 from gradience.adapters.keys import Side, ends_with, is_split_expert
 from gradience.adapters.mlx import FINAL, read_settings
@@ -129,7 +129,7 @@ def refuse_meaning(opened: Adapter, form: str) -> None:
     config = opened.config
     if config is None:
         return
-    start = initialisation_of(config.init)
+    start = initialization_of(config.init)
     if start is None or not start.keeps_base:
         rank = 2 * max((pair.rank for pair in opened.pairs), default=1)
         raise not_held(

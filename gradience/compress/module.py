@@ -119,7 +119,7 @@ def projection(blocks_A: Blocks, blocks_B: Blocks, p: FloatArray, q: FloatArray)
 
 
 class _Maps(NamedTuple):
-    """Maps of the normalised factors, the singular values of their product, and their exponents."""
+    """Maps of the normalized factors, the singular values of their product, and their exponents."""
 
     map_A: FloatArray
     map_B: FloatArray
@@ -196,7 +196,7 @@ def cancellation(gram_A: Core, gram_B: Core, norm: float) -> float:
 Method = Literal["gram", "qr", "copy"]
 TINY_ERROR = 1e-4
 """Relative error below which the squares of a difference cancel too much (1e-15 of the norm): QR measures it again."""
-CANCELLED = 1e3
+CANCELED = 1e3
 """‖A‖·‖B‖/‖B·A‖ from which Gram products are no longer good for a norm: their rounding grows with its square."""
 
 
@@ -369,7 +369,7 @@ def _compared(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) ->
     blocks_A, blocks_B = loaded.blocks_A(expert), loaded.blocks_B(expert)
     gram_A, gram_B = gram(blocks_A), gram(blocks_B)
     norm = norm_from_grams(gram_A, gram_B)
-    if cancellation(gram_A, gram_B, norm) > CANCELLED:
+    if cancellation(gram_A, gram_B, norm) > CANCELED:
         norm = frobenius(triangle(blocks_A), triangle(blocks_B))
     lost = 0.0 if recoded is loaded else _rounding(job, loaded, recoded, expert)
     return _Expert(
@@ -429,11 +429,11 @@ def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     new_B = _stored(job, blocks_B, optimum.map_B * job.fold, job.dtype_B)
     size = with_exponent(float(np.linalg.norm(optimum.values)), optimum.exponent)
     norm = abs(job.scale) * size
-    cancelled = cancellation(optimum.gram_A, optimum.gram_B, size)
+    canceled = cancellation(optimum.gram_A, optimum.gram_B, size)
     lost = _distance(job, optimum, new_A, new_B)
-    if cancelled > CANCELLED or not TINY_ERROR * norm < lost < math.inf:
+    if canceled > CANCELED or not TINY_ERROR * norm < lost < math.inf:
         lost = _exact_distance(job, loaded, expert, new_A.words, new_B.words)
-    return _Expert(new_A.words, new_B.words, lost, norm, optimum.method, cancelled)
+    return _Expert(new_A.words, new_B.words, lost, norm, optimum.method, canceled)
 
 
 def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Stored:

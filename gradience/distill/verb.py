@@ -68,7 +68,7 @@ def distill(inputs: DistillInputs, output: Path) -> DistillReport:
 
 
 def forecast_distill(inputs: DistillInputs) -> DistillForecast:
-    """Tokenise the rows, split them, and add up what the training holds.
+    """Tokenize the rows, split them, and add up what the training holds.
 
     Of each trained parameter there are, in float32, the factor, its gradient, two moments and the best so far.
     """

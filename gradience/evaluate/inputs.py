@@ -30,7 +30,7 @@ from gradience.reports.evaluation import KeptRecords
 from gradience.settings import paths_of
 from gradience.statistics.groups import group_note, joined, spelling_key
 from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task, rendered
-from gradience.tasks.examples import ChoiceExample, LabelledExample
+from gradience.tasks.examples import ChoiceExample, LabeledExample
 from gradience.tasks.layouts import columns_hint, labels_hint
 from gradience.tasks.rows import Kind, grouped_by, kind_of, local, sample_of
 from gradience.words import counted
@@ -232,7 +232,7 @@ def groups_of(task: Task, examples: Sequence[Any], request: EvaluateSettings) ->
 
 
 def _text_of(example: Any) -> str:
-    if isinstance(example, LabelledExample):
+    if isinstance(example, LabeledExample):
         return f"{example.text}\n{example.text_pair or ''}"
     if isinstance(example, ChoiceExample):
         return "\n".join((example.prompt, *example.choices))

@@ -41,7 +41,7 @@ class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name
-        if name == VALUE and args[0].is_meta:  # a mask asks if all of it is set; without padding it is
+        if name == VALUE and args[0].is_meta:  # a mask asks whether all of it is set; without padding it is
             return True
         out = func(*args, **(kwargs or {}))
         if not func.is_view and not name.startswith(NO_KERNEL):

@@ -80,7 +80,7 @@ class ExampleSettings:
     columns: Annotated[Mapping[str, str], BeforeValidator(columns_of), Flag("NAME=COLUMN,…", read=str)] = (
         field(default_factory=dict)
     )
-    """Columns of the examples if their layout is not known, such as prompt=Q,answer=A or text=review,label=stars."""
+    """Columns of the examples, for layouts that are not known, such as prompt=Q,answer=A or text=review,label=stars."""
     task: Annotated[str | None, Flag("NAME")] = None
     """A task by its name, such as reviews, gsm8k or lm_eval:arc_easy, or a file of your own (`path/to/file.py`, with
     --allow-code)."""

@@ -104,9 +104,9 @@ def _of_uri(rest: str) -> Address | None:
     parts = rest.removeprefix("models/").split("/", 1)
     if len(parts) < 2 or parts[0] in OTHERS:
         return None
-    organisation, (name, sign, tail) = parts[0], re.split(r"(@|[/:]|$)", parts[1], maxsplit=1)
+    organization, (name, sign, tail) = parts[0], re.split(r"(@|[/:]|$)", parts[1], maxsplit=1)
     revision, inside = _revision_first(tail) if sign == "@" else (None, tail)
-    return _checked(f"{organisation}/{name}", revision, inside)
+    return _checked(f"{organization}/{name}", revision, inside)
 
 
 def _of_page(rest: str) -> Address | None:

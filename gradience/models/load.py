@@ -1,4 +1,4 @@
-"""The base model of a run: loaded from the settings, seeded before any random initialisation, identified.
+"""The base model of a run: loaded from the settings, seeded before any random initialization, identified.
 
 All base models in Bench are loaded here, so training and evaluation get the same weights in the same
 precision.
@@ -46,7 +46,7 @@ class Base:
     fingerprint: str
     """The commit on the hub, or sha256 over the names and hashes of the folder's files."""
     parameters: int
-    """Parameters of the base, including a new head; for quantised weights, the number before packing."""
+    """Parameters of the base, including a new head; for quantized weights, the number before packing."""
     dtype: str
     device: str
     quantization: str | None
@@ -367,7 +367,7 @@ def quiet() -> Iterator[None]:
 
 
 def _four_bits() -> Any:
-    """QLoRA (Dettmers et al. 2023): NF4, the block constants quantised too, products in bfloat16."""
+    """QLoRA (Dettmers et al. 2023): NF4, the block constants quantized too, products in bfloat16."""
     require("bitsandbytes", extra="qlora")
     from transformers import BitsAndBytesConfig
 

@@ -12,7 +12,7 @@ from gradience.files.scratch import abandoned, sweep_below
 
 LOCK = ".lock"
 MOMENT = 1.0
-"""Seconds to wait for a process that only checks if the folder is locked."""
+"""Seconds to wait for a process that only checks whether the folder is locked."""
 
 
 def is_held(folder: Path) -> bool:

@@ -76,8 +76,8 @@ def encode_pair(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], 
     """Return the token ids of the prompt, as from `encode_prompt`, and of the response followed by the end
     token.
 
-    Prompt and response are tokenised as one text, so that the response starts as the model would start it. If
-    a token spans the boundary, the response is tokenised separately.
+    Prompt and response are tokenized as one text, so that the response starts as the model would start it. If
+    a token spans the boundary, the response is tokenized separately.
     Raises InputError (`no-end-token`).
     """
     before, whole = encode_prompt(tokenizer, prompt), encode_prompt(tokenizer, prompt + response)

@@ -225,7 +225,7 @@ def _notes(facts: RunFacts, setup: RunSetup) -> list[str]:
         notes.append(f"{setup.quantization}: {setup.quantization_meaning}")
     if facts.modules.get("starts_at_zero") is False:
         notes.append(
-            f"The factors were initialised with {setup.init or 'something other than zero'}: B·A is not yet ΔW,"
+            f"The factors were initialized with {setup.init or 'something other than zero'}: B·A is not yet ΔW,"
             " so rank use is shown without an alert."
         )
     if facts.not_kept:

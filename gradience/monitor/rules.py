@@ -404,7 +404,7 @@ def reward_collapse(run: MonitoredRun) -> Observations:
     Compares the last fifth with the best tenth of the run. Speaks when the fall is more than four standard
     errors (the best of ten is lucky), at least a quarter of the best level, and at least half of what had been
     gained by then.
-    Source: the rise and fall of reward in overoptimised policies (Gao et al. 2023) and in unstable GRPO runs
+    Source: the rise and fall of reward in overoptimized policies (Gao et al. 2023) and in unstable GRPO runs
     (Yu et al., DAPO, 2025, on what keeps them stable). The thresholds are ours.
     """
     reward = need_logs(_logged(run, "reward"), 2 * MIN_LOGS)
@@ -423,7 +423,7 @@ def reward_collapse(run: MonitoredRun) -> Observations:
         + (evidence("highest logged reward", top.high, top.high_step) if top else ()),
         "high",
         "use a checkpoint from before the fall; lower the learning rate, raise beta or clip gradients",
-        "the policy lost behaviour that was rewarded; if prompts became harder on purpose, compare on earlier ones",
+        "the policy lost behavior that was rewarded; if prompts became harder on purpose, compare on earlier ones",
     )
 
 
@@ -478,7 +478,7 @@ def length_blowup(run: MonitoredRun) -> Observations:
     longer, and half of the completions there reach the limit, or the reward has not risen. Completions that
     grow with the reward are normal for reasoning, and are not reported.
     Source: completions cut at the limit are rewarded wrongly and add noise (Yu et al., DAPO, 2025, §3.4);
-    the loss of GRPO favours long wrong answers (Liu et al., Understanding R1-Zero-Like Training, 2025, §3.1).
+    the loss of GRPO favors long wrong answers (Liu et al., Understanding R1-Zero-Like Training, 2025, §3.1).
     """
     length = need_logs(_logged(run, "length"))
     before, after = min(bucket.mean for bucket in length.part(*START)), need(length.level(*END))
@@ -496,7 +496,7 @@ def length_blowup(run: MonitoredRun) -> Observations:
         + evidence("mean length, last fifth", after, length.last_step)
         + evidence("share truncated at the limit, last fifth", cut),
         "high" if at_limit else "medium",
-        "read completions; penalise length, mask truncated ones (mask_truncated_completions), or allow more tokens",
+        "read completions; penalize length, mask truncated ones (mask_truncated_completions), or allow more tokens",
         "longer answers without a higher reward are drift, and a truncated answer cannot be judged",
     )
 
@@ -504,7 +504,7 @@ def length_blowup(run: MonitoredRun) -> Observations:
 # ---------------------------------------------------------------- use of rank, at the end of a run that did not break
 
 ADAPTERS = "122 adapters of strangers and repeated runs (docs/reference/monitor_rules.md)"
-ZERO_B = "LoRA's initialisation B = 0 (Hu et al., 2021)"
+ZERO_B = "LoRA's initialization B = 0 (Hu et al., 2021)"
 
 
 @rule("untrained-modules", "warning", ZERO_B)

@@ -13,7 +13,7 @@ MAX_BUCKETS = 512
 
 @dataclass(slots=True)
 class Bucket:
-    """`count` neighbouring points."""
+    """`count` neighboring points."""
 
     first_step: int
     last_step: int
@@ -120,7 +120,7 @@ class Series:
         return median(bucket.mean for bucket in self.buckets) if self.buckets else None
 
     def noise(self) -> float:
-        """Return the standard deviation around the trend: √π/2 of the mean step between neighbours (if normal)."""
+        """Return the standard deviation around the trend: √π/2 of the mean step between neighbors (if normal)."""
         steps = [abs(right.mean - left.mean) for left, right in pairwise(self.buckets)]
         return sum(steps) / len(steps) * math.sqrt(math.pi) / 2 if steps else 0.0
 

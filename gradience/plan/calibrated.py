@@ -207,7 +207,7 @@ def interval(change: FloatArray, tokens: int) -> tuple[float, float, float, floa
     """Return ½·Σ change²/tokens, the lower and upper end of its interval, and its standard error over rows.
 
     A mean of squares is not normally distributed: if it is low by chance, so is its standard error. It is
-    therefore modelled as a multiple of χ² with the degrees of freedom that match the variance (Satterthwaite
+    therefore modeled as a multiple of χ² with the degrees of freedom that match the variance (Satterthwaite
     1946), with the quantiles of Wilson and Hilferty (1931).
 
     >>> kl, low, high, error = interval(np.array([0.2, -0.1, 0.1, 0.3]), 4)

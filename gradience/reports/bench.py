@@ -654,7 +654,7 @@ def saving(result: Result | Best | BestVariant | None) -> float | None:
 
 
 def status(word: str) -> Span:
-    """Return a status with its colour."""
+    """Return a status with its color."""
     return Span(word, ROLES.get(word, ""))
 
 

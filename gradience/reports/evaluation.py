@@ -210,7 +210,7 @@ class EvaluationConditions(Part):
     """Commit on the hub, or sha256 over the names and hashes of the folder's files."""
     tokenizer_sha256: str | None
     scoring: str | None
-    """Rule that decides if an answer is correct."""
+    """Rule that decides whether an answer is correct."""
 
 
 class EvaluationReport(Report):

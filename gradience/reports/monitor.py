@@ -70,7 +70,7 @@ class Recommendation(Part):
 
 
 class CurvePoint(Part):
-    """A few neighbouring points of a series (one in a short run)."""
+    """A few neighboring points of a series (one in a short run)."""
 
     step: int
     """The last step of the group."""

@@ -29,7 +29,7 @@ from gradience.reports.shrink import DevRows, PlannedDistillation, ShrinkForecas
 from gradience.settings import paths_of, shared
 from gradience.shrink.candidates import CandidateSource, plan_candidates
 from gradience.shrink.settings import ShrinkSettings
-from gradience.tasks.examples import LabelledExample, fingerprint
+from gradience.tasks.examples import LabeledExample, fingerprint
 
 PLAN = "plan.json"
 DEV = "dev"
@@ -190,7 +190,7 @@ def _dev_rows(source: Any, rows: Sequence[Any]) -> DevRows:
 
 
 def _content(row: Any) -> str:
-    if isinstance(row, LabelledExample):
+    if isinstance(row, LabeledExample):
         return f"{row.text}\0{row.text_pair or ''}"
     return f"{row.prompt}\0{row.response}"
 
@@ -234,7 +234,7 @@ def notes_on_prompts(
 
 
 def _asked(example: Any) -> str:
-    if isinstance(example, LabelledExample):
+    if isinstance(example, LabeledExample):
         return prompt_id(example.text, example.text_pair)
     return prompt_id(str(example.prompt))
 

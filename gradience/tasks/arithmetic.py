@@ -1,5 +1,5 @@
 """Sums and differences, `… problem: 12 + 7 - 3 =`, for small causal models. The data are generated and need
-no licence.
+no license.
 
 The generator is `chain_sum` of reasoning-gym (extra `demo`), seeded: the same options give the same prompts
 on every machine. This is not a human-written data set; say so wherever its scores are shown.

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from gradience.models.chat import ASSISTANT, Message, chat_template
 from gradience.models.settings import ModelSettings
 from gradience.reports.bench_plan import TaskCode
-from gradience.tasks.examples import ChatExample, ChoiceExample, Examples, LabelledExample, PromptExample
+from gradience.tasks.examples import ChatExample, ChoiceExample, Examples, LabeledExample, PromptExample
 from gradience.tasks.metrics import Metric
 
 Filter = Callable[[str], str | None]
@@ -116,7 +116,7 @@ class _Named(_Versioned):
 class ClassificationTask(_Named, LabelScoring):
     """Texts to label. The verdicts of Bench rest on counts of right labels, whatever `metric` is shown."""
 
-    examples: Examples[LabelledExample]
+    examples: Examples[LabeledExample]
     label_names: tuple[str, ...]
 
 

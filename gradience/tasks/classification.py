@@ -9,8 +9,8 @@ from pydantic import Field
 
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, LabelScoring
-from gradience.tasks.examples import LabelledExample
-from gradience.tasks.labelled import Columns, Labels, check_labels, pair_id
+from gradience.tasks.examples import LabeledExample
+from gradience.tasks.labeled import Columns, Labels, check_labels, pair_id
 from gradience.tasks.metrics import Metric
 from gradience.tasks.row import Row
 from gradience.tasks.rows import checked, gather, sources_of, tables_of
@@ -43,11 +43,9 @@ def load(
     check_labels(names, metric, tables)
     indices = labels.indices(names)
 
-    def make(row: Row, role: Role) -> LabelledExample:
+    def make(row: Row, role: Role) -> LabeledExample:
         text, second = named.texts(row)
-        return LabelledExample(
-            pair_id(text, second, exact=True), text, indices[named.word(row)], role, second
-        )
+        return LabeledExample(pair_id(text, second, exact=True), text, indices[named.word(row)], role, second)
 
     return ClassificationTask(
         name="classification",

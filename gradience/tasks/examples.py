@@ -29,7 +29,7 @@ DEV = 500
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledExample:
+class LabeledExample:
     """One text (or pair of texts) and its label, an index into the task's label names."""
 
     id: str
@@ -107,7 +107,7 @@ class ChatExample:
         return self.messages[-1][1]
 
 
-Example = TypeVar("Example", LabelledExample, PromptExample, ChoiceExample, ChatExample)
+Example = TypeVar("Example", LabeledExample, PromptExample, ChoiceExample, ChatExample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Examples(Generic[Example]):
 
 
 def fingerprint(
-    examples: Sequence[LabelledExample]
+    examples: Sequence[LabeledExample]
     | Sequence[PromptExample]
     | Sequence[ChoiceExample]
     | Sequence[ChatExample],
@@ -267,9 +267,9 @@ def with_dev(examples: Examples[Example], dev: int | None) -> Examples[Example]:
     )
 
 
-def _response(example: LabelledExample | PromptExample | ChoiceExample | ChatExample) -> str:
-    return "" if isinstance(example, LabelledExample) else example.response
+def _response(example: LabeledExample | PromptExample | ChoiceExample | ChatExample) -> str:
+    return "" if isinstance(example, LabeledExample) else example.response
 
 
-def _truth(example: LabelledExample | PromptExample | ChoiceExample | ChatExample) -> int | str:
-    return example.label if isinstance(example, LabelledExample) else example.answer
+def _truth(example: LabeledExample | PromptExample | ChoiceExample | ChatExample) -> int | str:
+    return example.label if isinstance(example, LabeledExample) else example.answer

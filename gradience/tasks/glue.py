@@ -15,7 +15,7 @@ from pydantic import Field
 from gradience.errors import InputError, UsageError
 from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import prepare, with_dev
-from gradience.tasks.labelled import Columns, Labels, labelled
+from gradience.tasks.labeled import Columns, Labels, labeled
 from gradience.tasks.metrics import Metric
 from gradience.tasks.rows import sources_of, train_and_confirm
 
@@ -103,7 +103,7 @@ def load(
     indices = Labels(tables, kind.columns).indices(kind.label_names)
     return ClassificationTask(
         name=f"glue_{subset}",
-        examples=with_dev(prepare(labelled(tables, kind.columns, indices, exact=kind.exact)), dev),
+        examples=with_dev(prepare(labeled(tables, kind.columns, indices, exact=kind.exact)), dev),
         label_names=kind.label_names,
         metric=kind.metric,
         source=sources_of(tables),

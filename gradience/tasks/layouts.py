@@ -95,7 +95,7 @@ def layout_of(row: Row) -> Layout | None:
         return lambda row: _choices(row, prompt)
     text, label = next(filter(row.has, TEXTS), None), next(filter(row.has, LABELS), None)
     if text is not None and label is not None:
-        return None if (text, label) == ("text", "label") else lambda row: _labelled(row, text, label)
+        return None if (text, label) == ("text", "label") else lambda row: _labeled(row, text, label)
     if row.has("prompt") and (row.has("completion") or row.has("answer")):
         return None
     if prompt is None or answer is None or prompt == answer or not _is_plain(row.values[answer]):
@@ -216,7 +216,7 @@ def _choices(row: Row, prompt: str) -> Values:
     return {"prompt": row.text(prompt), "choices": choices, "answer": answer}
 
 
-def _labelled(row: Row, text: str, label: str) -> Values:
+def _labeled(row: Row, text: str, label: str) -> Values:
     second = TEXTS[text]
     pair = {} if second is None or not row.has(second) else {"text_pair": row.text(second)}
     return {"text": row.text(text), "label": row.value(label), **pair}

@@ -14,7 +14,7 @@ from gradience.errors import InputError
 from gradience.models.embedded import REVIEWS, review_sentences
 from gradience.reading import MAX_DATA_BYTES, read_file
 from gradience.tasks.base import ClassificationTask, LabelScoring
-from gradience.tasks.examples import LabelledExample, content_id, prepare, role_of
+from gradience.tasks.examples import LabeledExample, content_id, prepare, role_of
 
 LABEL_NAMES = ("negative", "positive")
 NEUTRAL = 0.5
@@ -22,7 +22,7 @@ NEUTRAL = 0.5
 
 
 def load(path: Path | None = None) -> ClassificationTask:
-    """The labelled sentences of the file at `path` (tab-separated: id, mean rating, text); by default the asset.
+    """The labeled sentences of the file at `path` (tab-separated: id, mean rating, text); by default the asset.
 
     `counts` also holds `neutral`, the rows without a clear label.
     Raises InputError (`task-row`) for a line that is not such a row.
@@ -33,7 +33,7 @@ def load(path: Path | None = None) -> ClassificationTask:
         else {"release": REVIEWS.release.filename, "sha256": REVIEWS.release.sha256}
     )
     path = path or review_sentences()
-    rows: list[LabelledExample] = []
+    rows: list[LabeledExample] = []
     neutral = 0
     content = read_file(path, MAX_DATA_BYTES).decode().replace("\r\n", "\n")
     for number, line in enumerate(content.removesuffix("\n").split("\n"), start=1):
@@ -50,7 +50,7 @@ def load(path: Path | None = None) -> ClassificationTask:
             neutral += 1
         else:
             key = content_id(text)
-            rows.append(LabelledExample(key, text.strip(), int(rating > 0), role_of(key)))
+            rows.append(LabeledExample(key, text.strip(), int(rating > 0), role_of(key)))
     examples = prepare(rows)
     counts = {**examples.counts, "rows": len(rows) + neutral, "neutral": neutral}
     return ClassificationTask(

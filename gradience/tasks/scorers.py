@@ -1,6 +1,6 @@
 """Ways of deciding whether an output is the answer, by name: what is extracted from it, and when that is correct.
 
-`number` is the flexible filter of GSM8K, see `gsm8k`; `normalised` is SQuAD's normalisation (Rajpurkar et al. 2016,
+`number` is the flexible filter of GSM8K, see `gsm8k`; `normalized` is SQuAD's normalization (Rajpurkar et al. 2016,
 evaluate-v1.1.py), `contains` what Inspect calls `includes()`.
 """
 
@@ -21,7 +21,7 @@ from gradience.tasks.base import AnswerScoring, Filter, LikelihoodScoring
 from gradience.tasks.examples import ChatExample, Examples, PromptExample
 from gradience.tasks.row import Row
 
-ScorerName = Literal["exact", "normalised", "contains", "regex", "number"]
+ScorerName = Literal["exact", "normalized", "contains", "regex", "number"]
 NLL: Literal["nll"] = "nll"
 """No way of finding an answer: how likely the given responses are, and nothing is generated."""
 ROOM, MOST_TOKENS = 8, 1024
@@ -72,7 +72,7 @@ SCORERS: Mapping[str, Scorer] = {
     scorer.name: scorer
     for scorer in (
         Scorer("exact", stripped, str.__eq__, "the whole output is the answer, blanks around it aside"),
-        Scorer("normalised", stripped, same_plain, "the same without case, punctuation, articles and blanks"),
+        Scorer("normalized", stripped, same_plain, "the same without case, punctuation, articles and blanks"),
         Scorer("contains", stripped, contains, "the answer occurs in the output, in whatever case"),
         Scorer("number", gsm8k.flexible, gsm8k.same, "the last number in the output is the answer"),
     )
@@ -120,7 +120,7 @@ def gold_of(row: Row, response: str, answer: str | None, rule: Scorer) -> str:
     raise InputError(
         f"{row.place}: its own response would be scored wrong: `{rule.name}` finds {shown} in it{expected}",
         code="task-answer",
-        hint="correct the row, or choose another scorer: exact, normalised, contains, regex, number",
+        hint="correct the row, or choose another scorer: exact, normalized, contains, regex, number",
     )
 
 

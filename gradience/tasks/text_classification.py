@@ -10,7 +10,7 @@ from pydantic import Field
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, LabelScoring
 from gradience.tasks.examples import prepare, with_dev
-from gradience.tasks.labelled import Columns, Labels, check_labels, labelled
+from gradience.tasks.labeled import Columns, Labels, check_labels, labeled
 from gradience.tasks.metrics import Metric
 from gradience.tasks.rows import RowTable, by_role, hub, sources_of, tables_of, unclear
 
@@ -63,7 +63,7 @@ def load(
     known = (table.label_names.get(label_column) for table in tables.values())
     names = label_names or next(filter(None, known), ()) or labels.names()
     check_labels(names, metric, tables)
-    examples = prepare(labelled(tables, columns, labels.indices(names), exact=exact))
+    examples = prepare(labeled(tables, columns, labels.indices(names), exact=exact))
     return ClassificationTask(
         name="text_classification",
         examples=with_dev(examples, dev) if tables.keys() == {"confirm", "train"} else examples,

@@ -43,7 +43,7 @@ class TelemetryWriter:
     exception's type. The exception is re-raised.
 
     Raises OSError from the constructor and from every write (disk full, read-only, no permission); the caller
-    decides if that matters. A short write is repaired by the next one.
+    decides whether that matters. A short write is repaired by the next one.
     """
 
     def __init__(

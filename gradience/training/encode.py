@@ -17,7 +17,7 @@ from gradience.errors import InputError, UsageError
 from gradience.models.rendering import encode_pair
 from gradience.models.settings import ModelSettings
 from gradience.tasks.base import ClassificationTask, Task
-from gradience.tasks.examples import LabelledExample, PromptExample
+from gradience.tasks.examples import LabeledExample, PromptExample
 from gradience.words import counted
 
 IGNORED = -100
@@ -58,7 +58,7 @@ def labels_of(task: Task, model: ModelSettings) -> int | None:
 
 def encode(tokenizer: Any, task: Task, examples: Sequence[Any], max_length: int) -> EncodedExamples:
     """Return the examples as features. Raises InputError (`no-examples`) when none fits."""
-    encode_all = encode_labelled if isinstance(task, ClassificationTask) else encode_prompts
+    encode_all = encode_labeled if isinstance(task, ClassificationTask) else encode_prompts
     encoded = encode_all(tokenizer, examples, max_length)
     if not encoded.features:
         raise InputError(
@@ -70,7 +70,7 @@ def encode(tokenizer: Any, task: Task, examples: Sequence[Any], max_length: int)
     return encoded
 
 
-def encode_labelled(tokenizer: Any, examples: Sequence[LabelledExample], max_length: int) -> EncodedExamples:
+def encode_labeled(tokenizer: Any, examples: Sequence[LabeledExample], max_length: int) -> EncodedExamples:
     """Return texts cut at `max_length` tokens, each with its label."""
     texts = [example.text for example in examples]
     pairs = [example.text_pair for example in examples]

@@ -1,4 +1,4 @@
-"""Resume a training whose process was killed, and recognise a finished one.
+"""Resume a training whose process was killed, and recognize a finished one.
 
 OUTPUT/training.json   written last: the training is done
 OUTPUT/adapter         the trained adapter

@@ -22,7 +22,7 @@ STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 
 def stream(seed: int, name: Stream) -> int:
-    """Return the seed of one stream: 31 bits of sha256, so that neighbouring seeds have nothing in common."""
+    """Return the seed of one stream: 31 bits of sha256, so that neighboring seeds have nothing in common."""
     return int(sha256_text(f"{seed}/{name}")[:8], 16) >> 1
 
 

@@ -203,5 +203,5 @@ case(
     "not a list of names",
     hint=SAVE,
 )
-case("initialisation_that_is_a_number", config(init_lora_weights=3), "init_lora_weights is 3", hint=SAVE)
+case("initialization_that_is_a_number", config(init_lora_weights=3), "init_lora_weights is 3", hint=SAVE)
 case("peft_type_that_is_a_list", config(peft_type=["LORA"]), "peft_type is", "not text", hint=SAVE)

@@ -66,7 +66,7 @@ def test_the_unit_roundoff_is_that_of_the_type(name):
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_every_value_is_rounded_to_the_nearest_word_and_ties_to_even(name):
-    """Every finite value, every tie between two neighbours, and values between them."""
+    """Every finite value, every tie between two neighbors, and values between them."""
     _, values = all_codes(name)
     finite = np.unique(values[np.isfinite(values)])
     ties = (finite[1:] + finite[:-1]) / 2

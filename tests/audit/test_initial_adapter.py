@@ -85,11 +85,11 @@ class Trained:
 
 
 def train(model) -> None:
-    optimiser = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-2)
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(input_ids=TOKENS, labels=TOKENS).loss.backward()
-        optimiser.step()
+        optimizer.step()
 
 
 def trained(start: str, path: Path) -> Trained:

@@ -1,4 +1,4 @@
-"""Initialisations by PEFT itself: where B·A is not the learned update, the audit says so and suggests nothing."""
+"""Initializations by PEFT itself: where B·A is not the learned update, the audit says so and suggests nothing."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_loftq(tmp_path):
 
 
 @pytest.mark.parametrize("init", [True, "gaussian"])
-def test_ordinary_initialisations_start_from_no_update(init, tmp_path):
+def test_ordinary_initializations_start_from_no_update(init, tmp_path):
     fresh = saved(config(init_lora_weights=init), tmp_path / "fresh", trained=False)
     assert {row.status for row in fresh.layers} == {"untrained"}
     assert "untrained" in codes(fresh)

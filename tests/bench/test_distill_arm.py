@@ -17,7 +17,7 @@ from gradience.bench.verify.verify import verify_run
 from gradience.reports.bench import Bench
 from gradience.reports.distill import DistillReport
 from gradience.tasks.base import ClassificationTask
-from gradience.tasks.examples import LabelledExample, content_id, prepare
+from gradience.tasks.examples import LabeledExample, content_id, prepare
 
 DISTILLS = {
     "variants": ["uniform_r1"],
@@ -36,7 +36,7 @@ def sentences(count: int = 60) -> ClassificationTask:
     items = []
     for place in range(count):
         text = f"{'good' if place % 2 else 'bad'} film {place % 20} {place // 20}"
-        items.append(LabelledExample(content_id(text, exact=True), text, place % 2, ROLES[place % 5]))
+        items.append(LabeledExample(content_id(text, exact=True), text, place % 2, ROLES[place % 5]))
     return ClassificationTask(name="sentences", examples=prepare(items), label_names=("bad", "good"))
 
 

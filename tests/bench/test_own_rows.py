@@ -94,7 +94,7 @@ def test_code_and_base_beside_the_config_are_found_from_elsewhere(config, tmp_pa
 @pytest.mark.parametrize(
     ("profile", "options", "row", "shown"),
     [
-        ("jsonl", {"scorer": "normalised"}, {"prompt": "{n} is", "answer": "{n}."}, ['prompt "12 is"', 'scored "12."']),
+        ("jsonl", {"scorer": "normalized"}, {"prompt": "{n} is", "answer": "{n}."}, ['prompt "12 is"', 'scored "12."']),
         ("jsonl", {"scorer": "multiple_choice"}, {"prompt": "{n} is", "choices": ["a", "bad"], "answer": "bad"},
          ["scored by multiple_choice sum", 'scored "a | *bad"']),
         ("chat", {}, {"messages": [{"role": "user", "content": "{n}"}], "answer": "good"},

@@ -24,7 +24,7 @@ from gradience.statistics.table import PairedTable
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SCHEMAS = Path(__file__).with_name("every_eval_ever")
-"""Of the wheel every-eval-ever 0.3.0, with its licence."""
+"""Of the wheel every-eval-ever 0.3.0, with its license."""
 
 
 def unpacked(name: str, folder: Path) -> Path:

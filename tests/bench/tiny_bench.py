@@ -17,7 +17,7 @@ from transformers import (
 
 from gradience.reports.bench_plan import Role
 from gradience.tasks.base import ClassificationTask, GenerationTask
-from gradience.tasks.examples import Examples, LabelledExample, PromptExample, content_id, prepare
+from gradience.tasks.examples import Examples, LabeledExample, PromptExample, content_id, prepare
 
 SPECIAL = ["[PAD]", "[UNK]", "[END]"]
 WORDS = [*SPECIAL, "good", "bad", "a", "film", "plot", "very", "is", "=", *map(str, range(20))]
@@ -61,7 +61,7 @@ def llama(folder: Path, **changes: int) -> Path:
 def sentences(count: int = 60) -> ClassificationTask:
     """Good or bad: the first word says it, and BERT's pooler looks at the first token."""
     items = [
-        LabelledExample(
+        LabeledExample(
             id=content_id(str(place)),
             text=("good" if place % 2 else "bad") + " film" + " very" * (place % 4),
             label=place % 2,

@@ -108,7 +108,7 @@ def test_a_wide_interval_is_warned_of_with_the_prompts_that_it_takes(report, cal
     assert "are few" not in plan.model_copy(update={"prediction": narrow}).to_text()
 
 
-def test_sizes_are_labelled_by_what_they_are(report, calibration, capsys):
+def test_sizes_are_labeled_by_what_they_are(report, calibration, capsys):
     """A row is a budget that modules share; --rank gives each of them that rank, and has another prediction."""
     plan = plan_compression(report, ToRank(2), calibration=calibration)
     row = next(point for point in plan.curve if point.rank == 2)

@@ -172,11 +172,11 @@ def test_of_a_confident_model_directions_spread_less_than_drawn_labels():
     change = torch.tensor([0.3, -0.2, 0.5])  # of the logits
     every = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3)
     directed = (direction(p.log().expand(len(every), 3), every) @ change).square()
-    labelled = ((p - torch.eye(3)) @ change).square()
+    labeled = ((p - torch.eye(3)) @ change).square()
     exact = float(p @ change.square() - (p @ change) ** 2)
     assert float(directed.mean()) == pytest.approx(exact, rel=1e-4)
-    assert float(p @ labelled) == pytest.approx(exact, rel=1e-4)
-    assert float(directed.square().mean()) < float(p @ labelled.square()) / 5
+    assert float(p @ labeled) == pytest.approx(exact, rel=1e-4)
+    assert float(directed.square().mean()) < float(p @ labeled.square()) / 5
 
 
 def test_tokens_are_drawn_with_their_probabilities_and_the_ends_are_safe():

@@ -78,7 +78,7 @@ def folder(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(ADAPTER))
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     (tmp_path / "training_args.json").write_text(json.dumps(TRAINED))
-    (tmp_path / "config.yaml").write_text("colour: blue\n")
+    (tmp_path / "config.yaml").write_text("color: blue\n")
     return tmp_path
 
 

@@ -130,7 +130,7 @@ BAD = {
     "pickle": ("training_args.bin", b"\x80\x04", "config-pickle"),
     "missing": ("nowhere.yaml", None, "config-not-found"),
     "not a mapping": ("list.yaml", b"- 1\n- 2\n", "config-not-a-mapping"),
-    "unknown": ("other.yaml", b"colour: blue\n", "config-unknown"),
+    "unknown": ("other.yaml", b"color: blue\n", "config-unknown"),
     "broken yaml": ("x.yaml", b"a: [1\n", "bad-yaml"),
     "code in yaml": ("x.yaml", b"learning_rate: !!python/object/apply:os.system ['true']\n", "bad-yaml"),
     "duplicate key in yaml": ("x.yaml", b"lora_r: 8\nlora_r: 16\n", "bad-yaml"),

@@ -44,7 +44,7 @@ CASES = {
         ({"layers_pattern": "layers"}, {}, {}),
         ({"layers_pattern": "layers", "layers_to_transform": [0]}, {}, {}),
     ),
-    "initialisation": (
+    "initialization": (
         ({"init_lora_weights": "pisssa"}, {}, {}),
         ({"init_lora_weights": "pissa_niter_4"}, {}, {}),
     ),
@@ -91,7 +91,7 @@ CASES = {
         ({}, {"use_peft": True, "completion_only_loss": True}, {}),
     ),
     "precision": (({}, {"bf16": False, "fp16": True}, {}), ({}, {}, {})),
-    "quantised-base": (({}, {"use_peft": True, "load_in_4bit": True}, {}), ({}, {"use_peft": True}, {})),
+    "quantized-base": (({}, {"use_peft": True, "load_in_4bit": True}, {}), ({}, {"use_peft": True}, {})),
 }
 
 
@@ -191,13 +191,13 @@ def test_what_is_an_error_here_is_refused_by_peft(code):
 @pytest.mark.parametrize(
     "name", ["true", "gaussian", "eva", "olora", "pissa", "pissa_niter_4", "orthogonal", "nonsense"]
 )
-def test_initialisations_are_those_that_peft_knows(name):
+def test_initializations_are_those_that_peft_knows(name):
     from torch import nn
 
-    from gradience.adapters.config import initialisation_of
+    from gradience.adapters.config import initialization_of
 
     config = LoraConfig(r=2, target_modules=["0"], init_lora_weights=True if name == "true" else name)
-    known = initialisation_of(name) is not None
+    known = initialization_of(name) is not None
     try:
         from peft import get_peft_model
 

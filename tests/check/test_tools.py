@@ -95,7 +95,7 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize(("tool", "changes", "objective", "algorithm"), ELSEWHERE.values(), ids=ELSEWHERE)
-def test_other_methods_are_recognised_and_get_no_advice_on_supervised_tuning(
+def test_other_methods_are_recognized_and_get_no_advice_on_supervised_tuning(
     tmp_path, tool, changes, objective, algorithm
 ):
     targets = {"axolotl": {"lora_target_linear": None, "lora_target_modules": ["q_proj"]}}

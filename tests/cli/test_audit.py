@@ -34,7 +34,7 @@ def test_no_command_is_advised_that_would_refuse(adapter):
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_on_a_terminal_it_is_coloured_and_fits(adapter, columns):
+def test_on_a_terminal_it_is_colored_and_fits(adapter, columns):
     command = [sys.executable, "-m", "gradience", "audit", str(adapter), "--layers"]
     text = drawn_by(command, columns=columns)[0].replace("\r\n", "\n")
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
@@ -120,7 +120,7 @@ def test_what_was_not_measured_is_shown_and_exits_4(adapter, spoil, words):
     assert (done.returncode, done.stdout) == (4, "")
 
 
-def test_a_refused_initialisation_has_no_config_and_says_so(adapter):
+def test_a_refused_initialization_has_no_config_and_says_so(adapter):
     edit_config(adapter, init_lora_weights="pissa")
     assert audit(adapter).returncode == 0
     done = audit(adapter, "--suggest-per-layer")

@@ -116,7 +116,7 @@ def test_force_replaces_an_adapter_and_nothing_else(adapter, tmp_path, capsys):
     assert "not an adapter folder" in error
 
 
-def test_on_a_terminal_it_is_coloured_fits_and_leaves_no_progress_behind(adapter, tmp_path):
+def test_on_a_terminal_it_is_colored_fits_and_leaves_no_progress_behind(adapter, tmp_path):
     # Without patience: on a busy machine the bar may be drawn, and must be gone at the end.
     code = "from gradience.cli import app, progress; progress.PATIENCE_SECONDS = 0.0; app.main()"
     arguments = ["compress", str(adapter), "--rank", "4", "--layers", "-o", str(tmp_path / "out")]
@@ -204,7 +204,7 @@ def change(adapter, **fields):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"init_lora_weights": "pissa"}, "initialised with pissa"),
+        ({"init_lora_weights": "pissa"}, "initialized with pissa"),
         ({"use_qalora": True}, "QA-LoRA"),
         ({"use_dora": True}, "DoRA"),
         ({"lora_alpha": None}, "alpha"),

@@ -176,7 +176,7 @@ def test_what_was_stopped_says_how_to_resume(monkeypatch, capsys, arguments, res
     assert capsys.readouterr().err == (line if resumes else "")
 
 
-# --- names from strangers, colour, narrow terminals -------------------------------------------------
+# --- names from strangers, color, narrow terminals -------------------------------------------------
 
 
 def test_names_in_errors_cannot_steer_the_terminal():

@@ -78,7 +78,7 @@ def test_other_bases_and_updates_that_are_not_b_a_get_a_word(tmp_path):
     b = write(tmp_path / "b", factors, base_model_name_or_path="org/two")
     bases, pissa = compare_adapters(a, b).notes
     assert "org/one, org/two" in bases
-    assert pissa.startswith("A: initialised with pissa")
+    assert pissa.startswith("A: initialized with pissa")
     same = write(tmp_path / "c", factors, base_model_name_or_path="org/two")
     assert compare_adapters(b, same).notes == ()
 

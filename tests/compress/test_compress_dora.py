@@ -105,10 +105,10 @@ def test_dora_refusals(tmp_path):
     assert refused(adapter, out, base_model=other).code == "base-mismatch"
     packed = {name: tensor.to(torch.uint8) if "proj" in name else tensor for name, tensor in tensors.items()}
     save_file(packed, other / "model.safetensors")
-    assert refused(adapter, out, base_model=other).code == "base-quantised"
+    assert refused(adapter, out, base_model=other).code == "base-quantized"
     gptq = {name.replace("proj.weight", "proj.qweight"): tensor for name, tensor in tensors.items()}
     save_file(gptq, other / "model.safetensors")
-    assert refused(adapter, out, base_model=other).code == "base-quantised"
+    assert refused(adapter, out, base_model=other).code == "base-quantized"
     (other / "model.safetensors.index.json").write_text("[]")
     assert refused(adapter, out, base_model=other).code == "no-base-weights"
     assert not out.exists()

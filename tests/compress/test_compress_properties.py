@@ -120,7 +120,7 @@ def test_a_compressed_adapter_audits_to_the_spectrum_that_was_predicted(seed, sh
 
 
 def test_other_tensors_are_copied(tmp_path):
-    """Heads, biases, quantised leftovers: in their types, in the order of the reference implementation."""
+    """Heads, biases, quantized leftovers: in their types, in the order of the reference implementation."""
     extra = {
         "base_model.model.score.weight": tensor(np.random.default_rng(0).standard_normal((3, 700)), "BF16"),
         "base_model.model.lm_head.weight": Stored("I8", (1500, 1000), bytes(range(250)) * 6000),

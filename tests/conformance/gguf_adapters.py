@@ -1,7 +1,7 @@
 """A GGUF LoRA, written by the library `gguf` in the layout of llama.cpp's convert_lora_to_gguf.py.
 
 `python tests/conformance/gguf_adapters.py FOLDER` writes those that the default tests read, each with the ΔW that
-follows from the factors as `gguf` itself quantises and decodes them.
+follows from the factors as `gguf` itself quantizes and decodes them.
 """
 
 from __future__ import annotations

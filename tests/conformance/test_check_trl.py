@@ -30,7 +30,7 @@ def trl():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "objective"), OBJECTIVES.items(), ids=OBJECTIVES)
-def test_a_dump_of_the_arguments_is_recognised(tmp_path, trl, name, objective):
+def test_a_dump_of_the_arguments_is_recognized(tmp_path, trl, name, objective):
     args = getattr(trl, name)(
         output_dir=str(tmp_path), bf16=False, use_cpu=True, per_device_train_batch_size=8
     )

@@ -22,13 +22,13 @@ from gradience.reports.evaluation import EvaluationPreview, EvaluationReport
 pytestmark = [pytest.mark.conformance, pytest.mark.filterwarnings("ignore")]
 
 BASE = ModelSettings(name="embedded:smollm2", type="causal_lm")
-COLOURS = ("red", "green", "blue", "black")
+COLORS = ("red", "green", "blue", "black")
 ROWS = [
     {
         "id": f"row {place}",
         "messages": [
-            {"role": "user", "content": f"Which colour has box {place}?"},
-            {"role": "assistant", "content": f"Box {place} is {COLOURS[place % 4]}."},
+            {"role": "user", "content": f"Which color has box {place}?"},
+            {"role": "assistant", "content": f"Box {place} is {COLORS[place % 4]}."},
         ],
     }
     for place in range(32)

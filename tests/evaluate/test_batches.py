@@ -103,7 +103,7 @@ def test_a_budget_changes_nothing_but_the_batches_of_labels():
 # ---------------------------------------------------------------- memory
 
 
-def test_the_processors_own_error_is_recognised():
+def test_the_processors_own_error_is_recognized():
     with pytest.raises(OutOfMemoryError, match="allocate"), memory():
         torch.empty(2**60, dtype=torch.uint8)
 

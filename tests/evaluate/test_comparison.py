@@ -37,7 +37,7 @@ def run(kind="classification", adapter="a", n=7, **changed):
     )  # fmt: skip
 
 
-def labelled(number, label, logits, **changed):
+def labeled(number, label, logits, **changed):
     predicted = int(logits[1] > logits[0])
     row = {"id": str(number), "text_sha256": SHA, "label": label, "predicted": predicted, "logits": logits}
     return ClassificationRecord(**{**row, "correct": predicted == label, "truncated": False, **changed})
@@ -63,7 +63,7 @@ def scored(number, loglikelihood, exact, kl=None, flips=None):
 
 
 def labels(answers):
-    return [labelled(number, label, logits) for number, (logits, label) in enumerate(answers)]
+    return [labeled(number, label, logits) for number, (logits, label) in enumerate(answers)]
 
 
 def test_kl_against_the_definition():
@@ -156,8 +156,8 @@ def test_other_examples_are_not_compared():
     for others in (
         rows[::-1],
         rows[:1],
-        [rows[0], labelled(1, 0, NO)],
-        [rows[0], labelled(1, 1, NO, text_sha256="1")],
+        [rows[0], labeled(1, 0, NO)],
+        [rows[0], labeled(1, 1, NO, text_sha256="1")],
     ):
         with pytest.raises(UsageError, match="examples"):
             diverge((run(), rows), (run(adapter="b"), others))

@@ -62,7 +62,7 @@ def prompts(*texts, answer="good"):
     return [{"prompt": text, "answer": answer} for text in texts]
 
 
-def labelled(*texts):
+def labeled(*texts):
     return [{"text": text, "label": ("bad", "good")[place % 2]} for place, text in enumerate(texts)]
 
 
@@ -92,7 +92,7 @@ def labelled(*texts):
             " the base's limit is 64",
         ),
         (
-            labelled("film " * 30, "a plot"),
+            labeled("film " * 30, "a plot"),
             {"max_length": 20},
             "1 of 2 texts has more than 20 tokens (the longest has 30) and is truncated",
         ),
@@ -132,13 +132,13 @@ def test_what_a_reader_must_know_is_noted(inputs, rows, given, note):
             "leave no room for a prompt: the base is limited to 64",
         ),
         (
-            labelled("film " * 520, "a"),
+            labeled("film " * 520, "a"),
             {"max_length": 600},
             "max-length",
             "a text has 520 tokens, but the base's limit is 512",
         ),
         (
-            [*labelled("a", "b"), {"text": "d", "label": "ugly"}],
+            [*labeled("a", "b"), {"text": "d", "label": "ugly"}],
             {},
             "labels-differ",
             "3",
@@ -161,13 +161,13 @@ def test_what_cannot_be_run_is_refused(inputs, rows, given, code, words):
 def test_a_folder_without_weights_is_no_base(inputs, prepared, tmp_path):
     shutil.copytree(prepared / "bert", tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(GradienceError, match="empty: contains no weights"):
-        inputs(labelled("a", "b"), base_model=str(tmp_path / "empty"))
+        inputs(labeled("a", "b"), base_model=str(tmp_path / "empty"))
 
 
 def test_without_the_libraries_it_says_what_brings_them(inputs, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(GradienceError, match="transformers is not installed") as error:
-        inputs(labelled("a film", "a plot"))
+        inputs(labeled("a film", "a plot"))
     assert error.value.code == "missing-extra"
 
 
@@ -185,13 +185,13 @@ def test_memory_is_noted_where_it_is_short_and_refused_where_there_is_not_enough
 
 def test_weights_are_told_from_the_files_and_the_precision(inputs, prepared, monkeypatch):
     monkeypatch.setattr(checks, "memory_of", lambda _: (1000, 10**12))
-    of = {dtype: inputs(labelled("a", "b"), dtype=dtype).notes for dtype in ("float32", "bfloat16")}
+    of = {dtype: inputs(labeled("a", "b"), dtype=dtype).notes for dtype in ("float32", "bfloat16")}
     assert all("of memory are needed, and 0.0 GB are free" in notes[0] for notes in of.values())
     size = sum(path.stat().st_size for path in (prepared / "bert").glob("*.safetensors"))
     monkeypatch.setattr(checks, "memory_of", lambda _: (10**12, size - 1))
     with pytest.raises(GradienceError, match="the base model takes about"):
-        inputs(labelled("a", "b"))
-    assert inputs(labelled("a", "b"), dtype="bfloat16").notes == ()
+        inputs(labeled("a", "b"))
+    assert inputs(labeled("a", "b"), dtype="bfloat16").notes == ()
 
 
 # ---------------------------------------------------------------- preview
@@ -221,7 +221,7 @@ def test_weights_are_told_from_the_files_and_the_precision(inputs, prepared, mon
             "bad",
             "bad",
         ),
-        (labelled("a film", "a plot"), "a film", None, "bad", None),
+        (labeled("a film", "a plot"), "a film", None, "bad", None),
     ],
     ids=["prompts", "choices", "messages", "labels"],
 )
@@ -255,20 +255,20 @@ def test_a_preview_shows_what_the_model_sees_and_what_is_scored(
     assert f'"{prompt}' in out
 
 
-@pytest.mark.parametrize("labelled", [False, True])
-def test_a_preview_reads_the_first_rows_of_a_file(prepared, tmp_path, capsys, labelled):
-    row = {"text": "a film {}", "label": "good"} if labelled else {"prompt": "a film {}", "answer": "good"}
+@pytest.mark.parametrize("labeled", [False, True])
+def test_a_preview_reads_the_first_rows_of_a_file(prepared, tmp_path, capsys, labeled):
+    row = {"text": "a film {}", "label": "good"} if labeled else {"prompt": "a film {}", "answer": "good"}
     text = json.dumps(row)
     lines = [text.replace("{}", str(n)) for n in range(1200)]
-    lines.append(text.replace("{}", "x").replace('"good"', '"bad"') if labelled else "no JSON")
+    lines.append(text.replace("{}", "x").replace('"good"', '"bad"') if labeled else "no JSON")
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(lines))
-    adapter, base = ("labels", "bert") if labelled else ("writes", "llama")
+    adapter, base = ("labels", "bert") if labeled else ("writes", "llama")
     command = ["evaluate", str(prepared / adapter), "-b", str(prepared / base), "--data", str(file)]
     assert run([*command, "--preview", "--json"]) == 0
     shown = EvaluationPreview.model_validate(json.loads(capsys.readouterr().out))
     assert (shown.examples, len(shown.scored)) == (1000, 3)
     assert "a preview reads at most 1,000 examples of a file" in shown.notes
-    if not labelled:
+    if not labeled:
         assert run([*command, "--dry-run"]) == 3
         assert "line 1201: Expecting value" in capsys.readouterr().err

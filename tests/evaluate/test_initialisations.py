@@ -1,4 +1,4 @@
-"""Each `init_lora_weights` of PEFT, run: what the table of initialisations says of B·A and of the base is what happens.
+"""Each `init_lora_weights` of PEFT, run: what the table of initializations says of B·A and of the base is what happens.
 
 LoftQ alone is not run: it needs bitsandbytes.
 """
@@ -23,7 +23,7 @@ from peft_models import llama
 from tiny_models import letters_tokenizer
 
 from gradience import audit_adapter, compress_adapter, convert_adapter
-from gradience.adapters.config import INITIALISATIONS, initialisation_of
+from gradience.adapters.config import INITIALIZATIONS, initialization_of
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers.engine import TransformersEngine
 from gradience.live.pairs import find_pairs, starts_at_zero
@@ -36,7 +36,7 @@ RUN: dict[str, dict[str, Any]] = {
     "corda": {"corda_config": CordaConfig()},
     "lora_ga": {"lora_ga_config": LoraGAConfig()},
 } | {name: {} for name in ("gaussian", "olora", "pissa", "pissa_niter_4", "orthogonal", "mica")}
-LEAVE_THE_BASE = [name for name, start in INITIALISATIONS.items() if start.keeps_base]
+LEAVE_THE_BASE = [name for name, start in INITIALIZATIONS.items() if start.keeps_base]
 CHANGE_THE_BASE = [name for name in RUN if name not in LEAVE_THE_BASE]
 
 
@@ -103,13 +103,13 @@ def test_the_table_has_all_that_peft_has():
     names = {str(name) for part in typing.get_args(declared) for name in typing.get_args(part)}
     names = {"pissa_niter_4" if name.startswith("pissa_niter") else name for name in names}
     assert names | {"true", "false", "lora_ga"} == RUN.keys() | {"loftq"}
-    assert {name for name in RUN if name != "pissa_niter_4"} | {"loftq"} == INITIALISATIONS.keys()
-    assert initialisation_of("new_idea") is None
+    assert {name for name in RUN if name != "pissa_niter_4"} | {"loftq"} == INITIALIZATIONS.keys()
+    assert initialization_of("new_idea") is None
 
 
 @pytest.mark.parametrize("name", RUN)
 def test_the_table_says_what_peft_does(name):
-    said, measured = initialisation_of(name), start(name)
+    said, measured = initialization_of(name), start(name)
     assert said is not None
     assert said.zero == (measured.update == 0)
     assert said.keeps_base == (measured.change == 0)
@@ -131,7 +131,7 @@ def test_where_the_base_stays_the_file_is_the_update_and_is_compressed(name, tmp
         values = np.linalg.svd(update.detach().numpy(), compute_uv=False)
         assert lost == pytest.approx(float(np.linalg.norm(values[3:])), rel=1e-3, abs=1e-6)
     codes = {finding.code for finding in audit_adapter(tmp_path / "probe").findings}
-    assert ("init-noise" in codes) != INITIALISATIONS[name].zero
+    assert ("init-noise" in codes) != INITIALIZATIONS[name].zero
 
 
 @pytest.mark.parametrize("first", [True, False])

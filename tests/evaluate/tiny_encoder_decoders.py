@@ -65,13 +65,13 @@ def labels_of(tokenizer, texts):
 def train(model, tokenizer, steps: int, seed: int):
     """Steps on sums, as everybody trains such a model: `tokenizer(prompt)` and `tokenizer(text_target=answer)`."""
     set_seed(seed)
-    optimiser = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=1e-2)
     inputs = tokenizer([e.prompt for e in EXAMPLES], padding=True, return_tensors="pt")
     labels = labels_of(tokenizer, [e.answer for e in EXAMPLES])
     for _ in range(steps):
         model(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], labels=labels
         ).loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     return model.eval()

@@ -1,7 +1,7 @@
 """A hub on loopback: the part of its protocol that downloads speak, and every way in which it says no or attacks.
 
 `/api/models/REPO[/revision/REV]` lists files; `/REPO/resolve/REV/PATH` answers HEAD and GET with ETag and
-X-Repo-Commit, for a large file with a redirect (X-Linked-Size, X-Linked-Etag) to a second address that honours Range.
+X-Repo-Commit, for a large file with a redirect (X-Linked-Size, X-Linked-Etag) to a second address that honors Range.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def test_qlora_is_named_with_its_meaning(tmp_path, config):
     quantization = described["base"]["quantization"]
     assert quantization["name"] == "QLoRA"
     assert quantization["bits"] == 4
-    assert "quantised base" in quantization["meaning"]
+    assert "quantized base" in quantization["meaning"]
 
 
 def test_nothing_private_reaches_the_file(tmp_path):

@@ -13,7 +13,7 @@ ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 
 def llama(seed=0, **changes):
-    """A Llama of two layers and 64 tokens, initialised with `seed`."""
+    """A Llama of two layers and 64 tokens, initialized with `seed`."""
     set_seed(seed)
     size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}

@@ -197,7 +197,7 @@ def test_rewards_that_a_trainer_logs_without_a_loss_are_read(tmp_path):
     assert (run.rewards.reward.last, run.rewards.kl_per_completion.last) == (0.3, 6.0)
 
 
-def test_the_screen_fits_and_needs_no_colour():
+def test_the_screen_fits_and_needs_no_color():
     report = monitor_runs(sorted(RUNS.glob("*.jsonl")))
     for width in (60, 80, 100, 200):
         plain = report.to_text(width=width, verbose=True)

@@ -88,7 +88,7 @@ def without_the_trainer(name, folder):
 
 
 @pytest.mark.parametrize("name", RL)
-def test_reinforcement_learning_is_recognised_by_its_rewards_where_the_trainer_is_not_known(name, tmp_path):
+def test_reinforcement_learning_is_recognized_by_its_rewards_where_the_trainer_is_not_known(name, tmp_path):
     run = monitor_runs([without_the_trainer(name, tmp_path)]).runs[0]
     assert run.setup.method == "reinforcement"
     named = [(alert.code, alert.severity) for alert in report(name).alerts]

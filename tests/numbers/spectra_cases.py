@@ -59,7 +59,7 @@ def graded(rng, r, m, n):
 
 
 def trained_from_zero(rng, r, m, n):
-    """A as initialised plus little; B nearly one direction: what trained adapters look like."""
+    """A as initialized plus little; B nearly one direction: what trained adapters look like."""
     B = rng.standard_normal((m, 1)) @ rng.standard_normal((1, r))
     return rng.uniform(-1, 1, (r, n)) / np.sqrt(n), B + 10.0 ** -rng.uniform(1, 8) * rng.standard_normal(
         (m, r)
@@ -114,7 +114,7 @@ def gauge(rng, r, m, n):
     return (left * stretch) @ (right.T @ A), (B @ right / stretch) @ left.T
 
 
-def cancelling(rng, r, m, n):
+def canceling(rng, r, m, n):
     """Two halves that nearly cancel: B·A is much smaller than its factors."""
     half = max(1, r // 2)
     A, B = gaussian(rng, half, m, n)
@@ -175,7 +175,7 @@ HOSTILE: dict[str, Family] = {
     "duplicates": duplicates,
     "ill-conditioned": ill_conditioned,
     "gauge": gauge,
-    "cancelling": cancelling,
+    "canceling": canceling,
     "unequal-columns": unequal_columns,
     "scale-1e-30": scaled(gaussian, 0, -30),
     "scale-1e+19": scaled(power_law, 19, 19),

@@ -75,7 +75,7 @@ def test_a_percentile_of_integers_is_exact(values, percent):
 @pytest.mark.parametrize(
     ("percent", "expected"), [(0, 1), (50, Fraction(5, 2)), (90, Fraction(37, 10)), (100, 4)]
 )
-def test_percentile_interpolates_between_neighbours(percent, expected):
+def test_percentile_interpolates_between_neighbors(percent, expected):
     assert percentile([4, 1, 3, 2], percent) == expected
 
 

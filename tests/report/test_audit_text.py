@@ -100,7 +100,7 @@ def refused():
         Finding(
             code="init-not-update",
             severity="error",
-            message="initialised with pissa: B·A contains the change of the base weights",
+            message="initialized with pissa: B·A contains the change of the base weights",
             hint="save it with path_initial_model_for_weight_conversion and audit that",
         ),
         Finding(

@@ -79,7 +79,7 @@ def test_golden_table():
 
 
 def test_golden_table_with_trouble():
-    wrong = Finding(code="init-not-update", severity="error", message="initialised with pissa")
+    wrong = Finding(code="init-not-update", severity="error", message="initialized with pissa")
     reports = [
         *run(),
         checkpoint(1100, 0, 0, status="untrained"),

@@ -85,7 +85,7 @@ def each_block(name="adapter", words=SENTENCE):
     }  # fmt: skip
 
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def test_there_is_one_of_every_kind():
@@ -129,13 +129,13 @@ def test_no_line_is_wider_than_the_terminal(kind):
         assert not any(line.endswith(" ") for line in lines)
 
 
-def test_colour_adds_nothing_but_colour():
+def test_color_adds_nothing_but_color():
     document = list(each_block().values())
-    coloured = terminal.render(document, color=True)
-    assert COLOUR.sub("", coloured) == terminal.render(document)
+    colored = terminal.render(document, color=True)
+    assert COLOR.sub("", colored) == terminal.render(document)
     for role in get_args(Role):
-        coloured = COLOUR.search(terminal.render([Paragraph(Span("text", role))], color=True))
-        assert bool(coloured) == (role not in ("", "quote"))
+        colored = COLOR.search(terminal.render([Paragraph(Span("text", role))], color=True))
+        assert bool(colored) == (role not in ("", "quote"))
 
 
 def test_nothing_depends_on_the_environment(monkeypatch):
@@ -221,8 +221,8 @@ def test_a_name_steers_no_terminal():
             assert not steering(text, "\n"), label
             if len(display_name(name)) < 20:
                 assert text.count("\n") == plain[kind].count("\n"), label
-        coloured = terminal.render(list(each_block(name, name).values()), color=True)
-        assert not steering(COLOUR.sub("", coloured), "\n"), label
+        colored = terminal.render(list(each_block(name, name).values()), color=True)
+        assert not steering(COLOR.sub("", colored), "\n"), label
 
 
 def test_a_name_is_no_markup_in_markdown():

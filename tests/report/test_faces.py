@@ -112,15 +112,15 @@ LAYERS = ("AuditReport", "CalibrationReport", "ComparisonReport", "CompressionPl
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_screen_fits_its_width_and_colour_adds_nothing_else(name):
+def test_a_screen_fits_its_width_and_color_adds_nothing_else(name):
     report = SAMPLES[name]()
     options = {"layers": True} if name in LAYERS else {}
     for width in (20, 60, 80, 100, 250):
         text = report.to_text(width=width, **options)
         assert max(map(cell_len, text.splitlines())) <= max(65 if name == "FleetReport" else 60, width)
         assert not re.search(r"[ \t]+$", text, flags=re.MULTILINE)
-    coloured = report.to_text(color=True, **options)
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == report.to_text(**options) != coloured
+    colored = report.to_text(color=True, **options)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", colored) == report.to_text(**options) != colored
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -266,7 +266,7 @@ def test_only_a_page_of_ours_is_known_as_one(tmp_path):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_no_chart_prints_the_same_label_three_times(name):
-    """Of the heading above it, its title, its axes, its colour bar and its legend."""
+    """Of the heading above it, its title, its axes, its color bar and its legend."""
     for part in parts_of(PAGES[name](), texts=True):
         for heading, plots in [
             (part.heading, part.plots),

@@ -188,7 +188,7 @@ def test_names_beside_an_axis_stay_apart():
     assert all(short.endswith(name[-12:]) for short, name in zip(shown, names, strict=True))
 
 
-# ---------------------------------------------------------------- names of points, and colours
+# ---------------------------------------------------------------- names of points, and colors
 
 AXES = {"x": Axis("size", low=0.0, high=1.0), "y": Axis("delta", low=-4.0, high=2.0)}
 SAME = Points("", [0.5] * 4, [0.0] * 4, ["first", "second", "third", "fourth"])
@@ -258,7 +258,7 @@ def test_events_at_close_steps_have_one_label_and_keep_their_lines(events, shown
     assert [(line.at, line.label) for line in lines] == shown
 
 
-def test_series_are_told_apart_without_colour():
+def test_series_are_told_apart_without_color():
     axes = figure_of([PLOT]).axes[0]
     assert len({(line.get_marker(), line.get_linestyle()) for line in axes.get_lines()[:3]}) == 3
     assert len({bar.get_hatch() for bar in figure_of([GROUPED]).axes[0].patches}) == 2
@@ -295,7 +295,7 @@ def lab(light):
 
 
 @pytest.mark.parametrize("sight", SEEN)
-def test_colours_of_series_are_apart(sight):
+def test_colors_of_series_are_apart(sight):
     seen = [lab(SEEN[sight] @ linear(color)) for color in SERIES]
     least = min(np.linalg.norm(color - other) for color, other in combinations(seen, 2))
     assert least > (9 if sight == "no blue" else 14)
@@ -308,7 +308,7 @@ def test_lines_are_seen_on_light_and_on_dark_cards(card):
         assert (light + 0.05) / (dark + 0.05) > 2.6, color
 
 
-def test_colours_of_a_scale_lie_between_its_steps():
+def test_colors_of_a_scale_lie_between_its_steps():
     colors = [series_color("", shade=shade) for shade in (0.0, 0.5, 1.0)]
     assert len(set(colors)) == 3
     assert not set(colors) & set(SHADES)

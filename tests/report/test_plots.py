@@ -182,7 +182,7 @@ def test_several_runs_are_drawn_beside_each_other():
     assert len(set(names)) == len(names)
 
 
-def test_of_many_runs_each_has_its_colour_and_those_with_errors_are_dashed():
+def test_of_many_runs_each_has_its_color_and_those_with_errors_are_dashed():
     report = monitor_runs(sorted(RUNS.glob("*.jsonl")))
     loss, reward = plot_of(report, "loss"), plot_of(report, "reward")
     rewarded = [run for run in report.runs if run.rewards is not None and run.rewards.reward.points]
@@ -191,7 +191,7 @@ def test_of_many_runs_each_has_its_colour_and_those_with_errors_are_dashed():
         assert [line.name for line in plot.series] == [run.file for run in runs]
         worst = [{alert.severity for alert in run.alerts} for run in runs]
         assert [line.dashed for line in plot.series] == ["error" in severities for severities in worst]
-        assert {line.tone for line in plot.series} == {""}  # each run has its own colour
+        assert {line.tone for line in plot.series} == {""}  # each run has its own color
         assert plot.references == []
     assert (loss.y.scale, reward.y.scale) == ("log", "linear")  # a loss explodes
     better = sum(

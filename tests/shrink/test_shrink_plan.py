@@ -13,7 +13,7 @@ from gradience import audit_adapter
 from gradience.shrink import plan as planning
 from gradience.shrink.candidates import CandidateSource, halvings, plan_candidates
 from gradience.shrink.plan import split
-from gradience.tasks.examples import LabelledExample, content_id
+from gradience.tasks.examples import LabeledExample, content_id
 
 EXAMPLE = Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8"
 
@@ -36,7 +36,7 @@ def test_candidates_are_halvings_of_the_suggestion_that_make_something_smaller()
 
 @pytest.mark.parametrize("count", [1, 2_000, 2_001, 3_000, 4_001])
 def test_rows_beyond_2000_are_set_aside_at_most_half_by_what_they_hold(count):
-    rows = [LabelledExample(content_id(f"row {n}"), f"row {n}", n % 2, "confirm") for n in range(count)]
+    rows = [LabeledExample(content_id(f"row {n}"), f"row {n}", n % 2, "confirm") for n in range(count)]
     inputs = SimpleNamespace(examples=rows, role=None)
     assert split(inputs, 4) == (rows, (), None)
     test, dev, planned = split(inputs, 5)
@@ -54,7 +54,7 @@ def test_rows_beyond_2000_are_set_aside_at_most_half_by_what_they_hold(count):
 
 def test_a_task_gives_its_own_dev_examples(monkeypatch):
     monkeypatch.setattr(planning, "UNSPLIT", 10)
-    rows = [LabelledExample(str(n), f"row {n}", 0, "confirm" if n < 12 else "dev") for n in range(100)]
+    rows = [LabeledExample(str(n), f"row {n}", 0, "confirm" if n < 12 else "dev") for n in range(100)]
     examples = SimpleNamespace(of=lambda role: tuple(row for row in rows if row.role == role))
     inputs = SimpleNamespace(examples=rows[:12], role="confirm", task=SimpleNamespace(examples=examples))
     test, dev, planned = split(inputs, 5)

@@ -1,4 +1,4 @@
-"""Tango's interval against published examples, the constrained likelihood maximised numerically, and enumeration."""
+"""Tango's interval against published examples, the constrained likelihood maximized numerically, and enumeration."""
 
 from __future__ import annotations
 

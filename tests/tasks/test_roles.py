@@ -13,7 +13,7 @@ from gradience.tasks.examples import (
     PER_10_000,
     ROLES,
     Examples,
-    LabelledExample,
+    LabeledExample,
     PromptExample,
     content_id,
     prepare_first,
@@ -23,10 +23,10 @@ from gradience.tasks.examples import prepare as prepare_examples
 from gradience.tasks.scorers import room_for
 
 
-def prepare(rows: list[tuple[str, int]]) -> Examples[LabelledExample]:
+def prepare(rows: list[tuple[str, int]]) -> Examples[LabeledExample]:
     """Examples from rows of (text, label), with the roles that their identities give them."""
     return prepare_examples(
-        LabelledExample(content_id(text), text, label, role_of(content_id(text))) for text, label in rows
+        LabeledExample(content_id(text), text, label, role_of(content_id(text))) for text, label in rows
     )
 
 

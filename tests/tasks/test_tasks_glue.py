@@ -134,10 +134,10 @@ def test_options_that_do_not_fit(tmp_path):
 
 # --- metrics --------------------------------------------------------------------------------------
 
-LABELLED = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
+LABELED = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
 
 
-@given(LABELLED)
+@given(LABELED)
 def test_metrics_are_what_the_four_counts_give(pairs):
     labels, predictions = zip(*pairs, strict=True)
     count = {key: float(pairs.count(key)) for key in ((0, 0), (0, 1), (1, 0), (1, 1))}

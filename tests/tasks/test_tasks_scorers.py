@@ -45,8 +45,8 @@ def test_the_normal_form_of_squad(text, expected):
         ("exact", "paris", "Paris", False),
         ("exact", "Paris.", "Paris", False),
         ("exact", "", "Paris", False),
-        ("normalised", "the PARIS.", "Paris", True),
-        ("normalised", "Paris, France", "Paris", False),
+        ("normalized", "the PARIS.", "Paris", True),
+        ("normalized", "Paris, France", "Paris", False),
         ("contains", "It is paris, France", "Paris", True),
         ("contains", "Par is", "Paris", False),
         ("contains", "", "Paris", False),
@@ -69,7 +69,7 @@ def test_numbers_are_compared_as_the_patterns_of_lm_eval_compare_them(extracted,
 
 
 @pytest.mark.parametrize("text", ["1,", "1", ".", "-", "$", "#", "#### ", "-1 "])
-@pytest.mark.parametrize("name", ["exact", "normalised", "contains", "number"])
+@pytest.mark.parametrize("name", ["exact", "normalized", "contains", "number"])
 def test_a_scorer_takes_linear_time(name, text):
     started = time.process_time()
     correct(name, text * 100_000 + "2", "1")

@@ -191,7 +191,7 @@ def test_labels(tmp_path, labels, names, expected_names, expected):
         (["1", "0"], ["1", "2", "3"], "0"),
         (["good", 0], ["bad", "good"], "0"),
     ],
-    ids=["misspelt", "no-such-place", "unlabelled", "names-are-not-places", "one-reading-for-all"],
+    ids=["misspelt", "no-such-place", "unlabeled", "names-are-not-places", "one-reading-for-all"],
 )
 def test_an_unknown_label_is_named_with_its_row(tmp_path, labels, names, wrong):
     given_rows = [{"text": f"Text {n}", "label": label} for n, label in enumerate(labels)]

@@ -7,7 +7,7 @@ import pytest
 from gradience.telemetry import Redaction, TelemetryReader, TelemetryWriter
 
 HIDDEN = {
-    "prompt": ("prompt", "Summarise this letter", "data"),
+    "prompt": ("prompt", "Summarize this letter", "data"),
     "messages": ("messages", [{"role": "user", "content": "hello"}], "data"),
     "nested": ("inputs", {"row": {"a": "secret words"}}, None),
     "token ids": ("input_ids", [1, 2, 3], "data"),

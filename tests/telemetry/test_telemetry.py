@@ -213,7 +213,7 @@ def test_a_short_write_raises_and_the_next_line_is_whole(tmp_path, monkeypatch):
     ],
     ids=["text", "array", "no-event", "not-utf8", "deep", "long", "values", "schema"],
 )
-def test_a_bad_line_never_hides_its_neighbours(tmp_path, line, code):
+def test_a_bad_line_never_hides_its_neighbors(tmp_path, line, code):
     good = b'{"schema":"gradience.vnext.telemetry/v1","ts":1,"run_id":"r","event":"train_step","step":1}\n'
     path = tmp_path / "run.jsonl"
     path.write_bytes(good + line + good)

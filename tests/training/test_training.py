@@ -18,7 +18,7 @@ from gradience.errors import GradienceError, InputError, NetworkError, UsageErro
 from gradience.models.settings import ModelSettings
 from gradience.monitor import monitor_runs
 from gradience.training import trainer as training
-from gradience.training.encode import Collator, encode_labelled, encode_prompts
+from gradience.training.encode import Collator, encode_labeled, encode_prompts
 from gradience.training.trainer import train
 
 # ------------------------------------------------------------------ what is trained
@@ -69,7 +69,7 @@ def test_pairs_of_texts_are_encoded_as_pairs() -> None:
     from dataclasses import replace
 
     items = [replace(item, text_pair="a plot") for item in sentences().examples.all[:2]]
-    rows = encode_labelled(tokenizer(), items, 16).features
+    rows = encode_labeled(tokenizer(), items, 16).features
     decoded = [tokenizer().decode(row["input_ids"]) for row in rows]
     assert decoded == [f"{item.text} a plot" for item in items]
 

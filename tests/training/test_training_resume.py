@@ -1,4 +1,4 @@
-"""A training that was killed: resumed to the bit, recognised when it is done, never mistaken for another."""
+"""A training that was killed: resumed to the bit, recognized when it is done, never mistaken for another."""
 
 from __future__ import annotations
 

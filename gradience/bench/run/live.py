@@ -1,7 +1,7 @@
 """`.live.json`: progress of a running Bench, read only by `gradience bench status`; and `run.log`.
 
 It is written at each stage and every few seconds within a stage, and removed when the run ends normally. The
-lock of the run's folder shows if the run is still alive.
+lock of the run's folder shows whether the run is still alive.
 """
 
 from __future__ import annotations

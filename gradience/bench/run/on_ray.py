@@ -57,7 +57,7 @@ class OnRay:
         self.objects: dict[tuple[int, str], tuple[list[Any], list[Any]]] = {}
         """Seed and stage -> references of its weights, and of its other files."""
         self.lost = False
-        """True once the cluster is lost, so that nothing can be cancelled."""
+        """True once the cluster is lost, so that nothing can be canceled."""
         self.joined = not self.ray.is_initialized()
         if self.joined:
             # RAY_ADDRESS, else the cluster last started on this machine, else one that ends with this process.

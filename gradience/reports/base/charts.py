@@ -19,7 +19,7 @@ LOG_FROM = 50.0
 
 
 def resample(values: Sequence[float], width: int) -> list[float]:
-    """Return at most `width` means of neighbours, in order."""
+    """Return at most `width` means of neighbors, in order."""
     n = len(values)
     if n <= width:
         return list(values)

@@ -1,6 +1,6 @@
 """A document as one HTML fragment, for a notebook or to paste.
 
-It has no script, style or remote resource: the colours are those of the page around it."""
+It has no script, style or remote resource: the colors are those of the page around it."""
 
 from __future__ import annotations
 

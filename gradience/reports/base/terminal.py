@@ -1,4 +1,4 @@
-"""A document as text for a terminal, with or without colour.
+"""A document as text for a terminal, with or without color.
 
 Sentences wrap between words, at 100 columns at most for legibility; tables use the full width of the terminal. The text
 depends only on the arguments, not on the environment or a real terminal.
@@ -193,7 +193,7 @@ def _without_end_blanks(safe: Line) -> Line:
 
 
 def _colored(safe: Line) -> str:
-    """Return the pieces with their colour codes, for a terminal of 256 colours."""
+    """Return the pieces with their color codes, for a terminal of 256 colors."""
     from rich.color import ColorSystem
     from rich.style import Style
 

@@ -3,5 +3,5 @@
 flips.py    the examples that only one of two adapters answers correctly, from the records beside a report
 parts.py    the structure of a page: parts, sections, blocks and plots
 render.py   parts as HTML: the template, the policy, the only place where scripts are inserted
-assets/     our template, style and script, and plotly's bundle with its licence
+assets/     our template, style and script, and plotly's bundle with its license
 """

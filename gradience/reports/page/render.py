@@ -249,7 +249,7 @@ def _plots(plots: Sequence[Plot], prefix: str, figures: list[Values]) -> list[Va
 
 
 def _rows(plots: Sequence[Plot]) -> list[bool]:
-    """Return True for each plot with a row of its own: heat maps, forest plots, and a plot without a neighbour."""
+    """Return True for each plot with a row of its own: heat maps, forest plots, and a plot without a neighbor."""
     wide = [any(isinstance(series, Image | Intervals) for series in plot.series) for plot in plots]
     alone: int | None = None
     for place, whole in enumerate([*wide, True]):

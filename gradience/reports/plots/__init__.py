@@ -1,6 +1,6 @@
 """Plots as pure data, and their renderers.
 
-plot.py     the model of a plot: axes, series of a few kinds, reference lines, a sentence, and colours
+plot.py     the model of a plot: axes, series of a few kinds, reference lines, a sentence, and colors
 table.py    the figures behind a plot
 kinds.py    the plots of each report
 audits.py, compared.py, runs.py, sizes.py   the functions that make them; shared.py has their common parts

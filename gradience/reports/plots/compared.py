@@ -283,7 +283,7 @@ def pareto_plot(report: Comparing) -> Plot | None:
     outcome = compared(report)
     chosen = report.smallest if isinstance(report, ShrinkReport) else None
     by_status = isinstance(report, Bench) and not report.smoke  # nothing is graded
-    # The smallest candidate is labelled first, so its label survives crowding.
+    # The smallest candidate is labeled first, so its label survives crowding.
     rows = sorted(
         (row for row in outcome.rows if row.saved is not None and row.tone != "dim"),
         key=lambda row: (-(row.saved or 0.0), row.name != chosen),

@@ -1,6 +1,6 @@
 """Plots drawn by matplotlib for a paper: one plot, or several side by side, as SVG, PDF or PNG.
 
-Text stays text in an SVG. Series differ in their mark, dash or hatching as well as in colour, so that a plot is
+Text stays text in an SVG. Series differ in their mark, dash or hatching as well as in color, so that a plot is
 readable in black and white. The output is reproducible byte for byte with one version of matplotlib: no date, no
 random identifiers.
 """
@@ -69,7 +69,7 @@ LEGEND, LEGEND_LINE = 10, 12.5
 """Maximum number of series in a legend (above it, only the first and the last are named), and points per
 legend line."""
 ABSENT = "#f2f2f2"
-"""Colour of a cell without a value."""
+"""Color of a cell without a value."""
 TITLE, NAME, NARROW, NARROW_NAME = 48, 60, 56, 42
 """Characters per line of a title, and of a name in a plot; then of a label along the lower side, and of a
 name in a narrowed plot."""
@@ -311,7 +311,7 @@ def _draw_legend(axes: Axes, plot: Plot, *, outside: bool) -> int:
     named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
     if len(named) > LEGEND and plot.crowded:
         named = [named[0], named[-1]]
-    if len(named) < (1 if isinstance(plot.series[0], Points) else 2):  # their colour is a verdict
+    if len(named) < (1 if isinstance(plot.series[0], Points) else 2):  # their color is a verdict
         return 0
     where: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0)} if outside else {}
     axes.legend([handle for handle, _ in named], [label for _, label in named], **where)

@@ -1,4 +1,4 @@
-"""The model of a plot: axes, series of a few kinds, reference lines, a descriptive sentence, and colours.
+"""The model of a plot: axes, series of a few kinds, reference lines, a descriptive sentence, and colors.
 
 A plot is pure data of plain text and plain numbers: one description for browsers, papers and readers who cannot see
 it. Text may contain untrusted names: each renderer escapes all text in one place. A missing value is None, drawn as a
@@ -15,7 +15,7 @@ Form = Literal["number", "count", "share", "bytes"]
 """Format of values: 1.87; 0.9 as 90 %; 298500 as 298.5 kB."""
 
 Tone = Literal["", "accent", "good", "warn", "bad", "dim"]
-"""Meaning of a series or a line; without a tone it takes the next colour, or that of its shade."""
+"""Meaning of a series or a line; without a tone it takes the next color, or that of its shade."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Lines:
     dashed: bool = False
     tone: Tone = ""
     shade: float | None = None
-    """A position from 0 to 1 on a colour scale, such as the depth of a layer; replaces the series colour."""
+    """A position from 0 to 1 on a color scale, such as the depth of a layer; replaces the series color."""
     hover: Sequence[str] = ()
     """Hover text of each point, instead of its values; lines of text are separated by newlines."""
 
@@ -110,14 +110,14 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A heat map: a colour for each cell of two axes of categories."""
+    """A heat map: a color for each cell of two axes of categories."""
 
     name: str
     values: Sequence[Sequence[float | None]]
     """One row for each category of y, with one value for each category of x; None for a cell without a value."""
     hover: Sequence[Sequence[str]] = ()
     color: Axis = Axis("")
-    """The quantity shown by the colour, and its range."""
+    """The quantity shown by the color, and its range."""
 
 
 Series = Lines | Points | BarSeries | Intervals | Image
@@ -150,14 +150,14 @@ class Plot:
 
     @property
     def crowded(self) -> bool:
-        """True if several series are coloured by a scale: a legend names only a few of them."""
+        """True if several series are colored by a scale: a legend names only a few of them."""
         return any(isinstance(series, Lines) and series.shade is not None for series in self.series)
 
 
-# ---------------------------------------------------------------- colours
+# ---------------------------------------------------------------- colors
 
 SERIES = ("#3b78c4", "#d9822b", "#2f9e77", "#b3589a", "#7352d1", "#8f5f33", "#45a2cc", "#ae9258")
-"""Colours of series without a tone, by their position in the plot; the ninth starts again. Any two are at
+"""Colors of series without a tone, by their position in the plot; the ninth starts again. Any two are at
 least 14 apart in CIELAB, also for readers without red or green receptors (Machado, Oliveira and Fernandes,
 2009)."""
 
@@ -170,7 +170,7 @@ TONES: dict[Tone, str] = {
 }
 
 SHADES = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
-"""Colours from low to high in even steps (viridis, Smith and van der Walt, 2015; CC0): for heat maps, and
+"""Colors from low to high in even steps (viridis, Smith and van der Walt, 2015; CC0): for heat maps, and
 series by their shade."""
 
 SHADE_LOW, SHADE_TOP = 0.3, 0.85
@@ -178,7 +178,7 @@ SHADE_LOW, SHADE_TOP = 0.3, 0.85
 
 
 def series_color(tone: Tone, place: int = 0, shade: float | None = None) -> str:
-    """Return the colour of a series: by its tone, its shade, or its position in the plot."""
+    """Return the color of a series: by its tone, its shade, or its position in the plot."""
     if tone:
         return TONES[tone]
     if shade is None:

@@ -1,6 +1,6 @@
 """A plot as the JSON of a plotly figure for a page, without plotly itself, and as plotly's own figure for a notebook.
 
-plotly reads text as a small markup language, so all text is escaped here, in one place. The page sets the colours of
+plotly reads text as a small markup language, so all text is escaped here, in one place. The page sets the colors of
 text and lines around the plot.
 """
 
@@ -46,18 +46,18 @@ HOVER_LINES = 12
 FEW_COUNTS = 12
 """Maximum range of counts for which each count has a tick."""
 LEGEND, SHADED = 20, 10
-"""Maximum number of series in a legend, and of series coloured by shade."""
+"""Maximum number of series in a legend, and of series colored by shade."""
 GAPS = 64
 """Maximum number of heat map columns that are separated by a gap."""
 BAND = 0.18
 """Opacity of a band."""
 SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "circle-open"}
-"""Symbols of marks with a tone, so that tones do not differ only in colour."""
+"""Symbols of marks with a tone, so that tones do not differ only in color."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 MARKS = ("circle", "square", "triangle-up", "diamond")
 """Marks of several line series, by their position: series with marks differ in these, the others in their dashes."""
 PATTERNS = ("", "/", ".", "x", "-")
-"""Patterns of several bar series, which distinguish them without colour."""
+"""Patterns of several bar series, which distinguish them without color."""
 QUIET: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
 """An auxiliary line of a different trace."""
 ROW, LEAST_HEIGHT = 24, 420
@@ -105,7 +105,7 @@ def to_plotly(plot: Plot) -> Json:
 
 
 def figure_of(plots: Sequence[Plot]) -> Figure:
-    """Return plotly's figure of one plot, with its title and its own colours. Raises MissingExtra without plotly."""
+    """Return plotly's figure of one plot, with its title and its own colors. Raises MissingExtra without plotly."""
     (plot,) = plots
     figure: Figure = require("plotly.graph_objects", extra="plots").Figure(to_plotly(plot))
     height = max(LEAST_HEIGHT, 160 + ROW * len(plot.y.categories))

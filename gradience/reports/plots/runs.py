@@ -118,7 +118,7 @@ def _progress_plot(metric: str, logged: Sequence[tuple[PlottedRun, Curve]]) -> P
 
 
 def _line(name: str, curve: Curve) -> Lines:
-    """Return the means of a curve, with a band from the lowest to the highest of neighbouring steps."""
+    """Return the means of a curve, with a band from the lowest to the highest of neighboring steps."""
     points = curve.points
     line = Lines(name, [point.step for point in points], [point.mean for point in points])
     if all(point.low == point.high for point in points):

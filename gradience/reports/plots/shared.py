@@ -65,7 +65,7 @@ def map_plot(
 
     >>> map_plot(report.modules, "map", "Error", Axis("relative error", form="share"), value=error_of, ...)
 
-    color: the quantity shown by the colour, and its range. value: the value of one module, or None; several modules in
+    color: the quantity shown by the color, and its range. value: the value of one module, or None; several modules in
     one cell (experts) show their median. hover: the hover text of a module. weight: if there are many kinds, the
     heaviest are shown.
     """

@@ -303,7 +303,7 @@ def _label(task: Any, doc: Any) -> int | None:
 
 
 def behind_the_blank(prompt: str, response: str) -> tuple[str, str]:
-    """Move the blanks at the end of a prompt to its response, as lm-eval does before it tokenises the two.
+    """Move the blanks at the end of a prompt to its response, as lm-eval does before it tokenizes the two.
 
     >>> behind_the_blank("Answer: ", "yes")
     ('Answer:', ' yes')
@@ -342,7 +342,7 @@ class HarnessRule:
     """lm-eval's."""
     profile: str
     metric: str
-    """The metric whose value, 0 or 1, states if a document is answered correctly."""
+    """The metric whose value, 0 or 1, states whether a document is answered correctly."""
     names: tuple[str, ...]
     """Names of the filters; the first decides."""
     documents: Documents

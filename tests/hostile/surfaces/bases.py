@@ -141,7 +141,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "layers that are not there": {"layers_to_transform": [10**9]},
     "dropout 5": {"lora_dropout": 5},
     "a bias in words": {"bias": "x"},
-    "an unknown initialisation": {"init_lora_weights": "nope"},
+    "an unknown initialization": {"init_lora_weights": "nope"},
     "EVA": {"init_lora_weights": "eva", "eva_config": "x"},
     "LoftQ": {"init_lora_weights": "loftq", "loftq_config": {"x": 1}},
     "rank 65,536": {"r": 65_536},

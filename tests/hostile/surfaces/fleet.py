@@ -14,7 +14,7 @@ from hostile.surface import Input, Surface, sparse
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ADAPTER = {WEIGHTS: safetensors(modules()), CONFIG: json.dumps(config()).encode()}
 NAMES = {
-    "colour": "\x1b[31mred\x1b[2J",
+    "color": "\x1b[31mred\x1b[2J",
     "lines": "a\nerror: forged",
     "right to left": "\u202egpj",
     "formula": "=1+1",

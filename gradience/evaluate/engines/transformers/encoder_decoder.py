@@ -1,6 +1,6 @@
 """Encoder–decoder models: the prompt goes into the encoder whole, and the decoder begins anew.
 
-Prompts and targets are tokenised as they are in training (`tokenizer(prompt)`, `tokenizer(text_target=response)`), so a
+Prompts and targets are tokenized as they are in training (`tokenizer(prompt)`, `tokenizer(text_target=response)`), so a
 target has no blank before it. What a tokenizer puts before every target (BART's `<s>`) is given to the decoder, as
 transformers' `forced_bos_token_id` does: it is neither generated nor scored.
 """
@@ -74,7 +74,7 @@ class TargetBatch:
         *,
         end: bool = True,
     ) -> None:
-        """Tokenise (prompt, response) pairs; `max_length`: tokens of each; `end`: the end token counts."""
+        """Tokenize (prompt, response) pairs; `max_length`: tokens of each; `end`: the end token counts."""
         self.tokenizer, self.device, before = tokenizer, device, _before(tokenizer)
         places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in pairs))}
         sources = [source_ids(tokenizer, prompt, max_length) for prompt in places]

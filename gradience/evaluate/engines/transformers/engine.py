@@ -17,7 +17,7 @@ from gradience.adapters.config import (
     HEADS_OF_TASK,
     PeftConfig,
     check_for_peft,
-    initialisation_of,
+    initialization_of,
     read_config,
     without_imports,
 )
@@ -64,7 +64,7 @@ class TransformersEngine(Engine):
     local: ClassVar[bool] = True
 
     def __init__(self, model: Any, tokenizer: Any, *, untrained: Iterable[str] | None = None) -> None:
-        """Use a model that is loaded already, quantised or not.
+        """Use a model that is loaded already, quantized or not.
 
         untrained: names of parameters that the checkpoint did not hold; every adapter must bring them. None: it is not
         known, so that an adapter of a classifier must bring some head.
@@ -495,7 +495,7 @@ def refuse_what_cannot_share(config: Any, folder: Path) -> None:
             code="other-method",
             hint="evaluate it with PEFT's own generate: here its LoRA would apply to other tokens",
         )
-    start = initialisation_of(config.init_lora_weights)
+    start = initialization_of(config.init_lora_weights)
     for change, changes in {
         f"bias={config.bias!r}": config.bias != "none",
         "kasa_config": getattr(config, "kasa_config", None),  # since PEFT 0.21

@@ -104,7 +104,7 @@ class Served(NamedTuple):
 class VllmEngine(Engine):
     """A causal language model in vLLM, with adapters of PEFT, one at a time in its slot.
 
-    The same base is loaded by transformers beside it: it tokenises, proves that vLLM computes each adapter as PEFT
+    The same base is loaded by transformers beside it: it tokenizes, proves that vLLM computes each adapter as PEFT
     does, and measures KL over the whole vocabulary. The docstrings of `Engine` say what each method does.
     """
 

@@ -1,4 +1,4 @@
-"""From rows to labelled texts: roles of columns, names of labels, and errors in rows."""
+"""From rows to labeled texts: roles of columns, names of labels, and errors in rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gradience.errors import InputError, UsageError, did_you_mean
 from gradience.files.strict_json import MAX_DIGITS
 from gradience.reports.bench_plan import Role
-from gradience.tasks.examples import LabelledExample, canonical, content_id, role_of
+from gradience.tasks.examples import LabeledExample, canonical, content_id, role_of
 from gradience.tasks.metrics import Metric
 from gradience.tasks.row import Row
 from gradience.tasks.rows import RowTable, Tables
@@ -97,13 +97,13 @@ class Labels:
         return reading
 
 
-def labelled(
+def labeled(
     tables: Tables | Mapping[Role, RowTable],
     columns: Columns,
     indices: Mapping[str, int],
     *,
     exact: bool = False,
-) -> Iterator[LabelledExample]:
+) -> Iterator[LabeledExample]:
     """The examples of `tables`, whose labels were read.
 
     `exact` tells texts apart that differ only in case, accents, punctuation or spacing.
@@ -113,9 +113,7 @@ def labelled(
         for row in table.read():
             text, second = columns.texts(row)
             key = pair_id(text, second, exact=exact)
-            yield LabelledExample(
-                key, text, indices[columns.word(row, classes)], role or role_of(key), second
-            )
+            yield LabeledExample(key, text, indices[columns.word(row, classes)], role or role_of(key), second)
 
 
 def pair_id(text: str, text_pair: str | None, *, exact: bool = False) -> str:
