@@ -114,12 +114,6 @@ def npz_by_columns(folder):
     return npz(folder, lora_a=np.zeros((4, 3), order="F"))
 
 
-@refused("adapters.npz", "not a zip archive", hint="numpy.savez")
-def npz_that_is_no_archive(folder):
-    (folder / "adapters.npz").write_bytes(b"something else entirely")
-    return folder
-
-
 @refused("adapters.npz", "two of its members have one name", hint="numpy.savez")
 def npz_with_a_name_twice(folder):
     content = io.BytesIO()
@@ -127,10 +121,4 @@ def npz_with_a_name_twice(folder):
     with zipfile.ZipFile(folder / "adapters.npz", "w") as archive:
         for name in ("lora_a.npy", "lora_a"):
             archive.writestr(name, content.getvalue())
-    return folder
-
-
-@refused("adapters.npz", "Git LFS pointer", hint="git lfs pull")
-def npz_that_is_an_lfs_pointer(folder):
-    (folder / "adapters.npz").write_bytes(factory.lfs_pointer())
     return folder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import factory
 from factory import CONFIG, adapter, config
 from refusals import Cases
 
@@ -32,9 +31,7 @@ def replaced(name: str, literal: str) -> bytes:
 # ---------------------------------------------------------------- something else under this name
 
 
-case("lfs_pointer_as_config", factory.lfs_pointer(512), "Git LFS pointer", hint="git lfs pull")
 case("html_page_as_config", b"<!doctype html><p>Not found", "web page", hint="hf download")
-case("empty_config", b"", "empty", hint="again")
 case(
     "json_error_page_as_config",
     b'{"error": "Not found"}',
@@ -62,26 +59,11 @@ case(
     hint="only PEFT LoRA",
 )
 case(
-    "adalora_config",
-    config(peft_type="ADALORA", init_r=12, target_r=8),
-    "AdaLoRA",
-    "B·diag(E)·A",
-    hint="only LoRA adapters",
-)
-case(
     "ia3_config",
     b'{"peft_type": "IA3", "target_modules": ["k"], "feedforward_modules": []}',
     "IA3",
     hint="merge_and_unload",
 )
-case(
-    "prompt_tuning_config",
-    b'{"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 8}',
-    "prompt tuning",
-    hint="no ΔW to audit",
-)
-case("loha_config", config(peft_type="LOHA"), "LoHa", "Hadamard", hint="peft.save_as_lora")
-case("unilora_config", config(peft_type="UNILORA"), "UniLoRA (one shared vector)", hint="only LoRA adapters")
 case(
     "method_of_a_later_peft",
     config(peft_type="NEWLORA"),
@@ -100,8 +82,6 @@ case(
     "line 1",
     hint="download or save it again",
 )
-case("config_that_is_a_list", b'["LORA"]', "not a JSON object", hint=SAVE)
-case("config_in_utf16", json.dumps(config()).encode("utf-16"), "not UTF-8", hint="UTF-8")
 case(
     "config_with_a_byte_order_mark",
     b"\xef\xbb\xbf" + json.dumps(config()).encode(),
@@ -109,12 +89,6 @@ case(
     hint="without a byte order mark",
 )
 case("the_same_field_twice", replaced("r", '4, "r": 64'), "'r' occurs twice", hint="PEFT")
-case(
-    "the_same_pattern_twice",
-    replaced("rank_pattern", '{"q_proj": 2, "q_proj": 4}'),
-    "'q_proj' occurs twice",
-    hint="PEFT",
-)
 case(
     "config_nested_100000_deep",
     replaced("target_modules", "[" * 100_000 + "]" * 100_000),
@@ -127,14 +101,6 @@ case(
     "such a file has at most 16,777,216",
     hint="download or save this file again",
 )
-case(
-    "base_model_with_a_lone_surrogate",
-    replaced("base_model_name_or_path", '"org/\\udead"'),
-    "half of a character",
-    hint="PEFT",
-)
-
-
 # ---------------------------------------------------------------- r and alpha
 
 
@@ -143,31 +109,20 @@ case("r_true", config(r=True), "r is true", RANK, hint=SAVE)
 case("r_as_text", config(r="16"), 'r is "16"', RANK, hint=SAVE)
 case("r_with_a_fraction", config(r=16.0), "r is 16.0", RANK, hint=SAVE)
 case("r_zero", config(r=0), "r is 0", RANK, hint=SAVE)
-case("r_negative", config(r=-8), "r is -8", RANK, hint=SAVE)
-case("r_null", config(r=None), "r is null", RANK, hint=SAVE)
-case("r_as_a_list", config(r=[8]), "r is [8]", RANK, hint=SAVE)
 case("r_nan", replaced("r", "NaN"), "NaN is not a JSON number", hint="PEFT")
-case("r_of_64_digits", replaced("r", "9" * 64), "r is 9999", RANK, hint=SAVE)
 case("r_of_5000_digits", replaced("r", "9" * 5000), "a number of 5,000 characters", hint="PEFT")
-case("alpha_infinite", replaced("lora_alpha", "-Infinity"), "-Infinity is not a JSON number", hint="PEFT")
 case(
     "alpha_1e999",
     replaced("lora_alpha", "1e999"),
     "1e999 is beyond the largest number",
     hint="PEFT",
 )
-case("alpha_of_64_digits", replaced("lora_alpha", "9" * 64), "lora_alpha is 9999", hint=SAVE)
-case("alpha_of_4000_digits", replaced("lora_alpha", "9" * 4000), "a number of 4,000 characters", hint="PEFT")
 case(
     "alpha_1e_320",
     config(lora_alpha=1e-320),
     "lora_alpha is 1e-320, not 0, or a number between 1e-30",
     hint=SAVE,
 )
-case("alpha_as_text", config(lora_alpha="16"), 'lora_alpha is "16"', hint=SAVE)
-case("alpha_null", config(lora_alpha=None), "lora_alpha is null", hint=SAVE)
-
-
 # ---------------------------------------------------------------- patterns and the rest
 
 
@@ -179,23 +134,12 @@ case(
     hint=SAVE,
 )
 case(
-    "rank_pattern_with_text", config(rank_pattern={"q_proj": "4"}), 'rank_pattern["q_proj"] is "4"', hint=SAVE
-)
-case(
-    "rank_pattern_with_zero",
-    config(rank_pattern={"q_proj": 0}),
-    'rank_pattern["q_proj"] is 0',
-    RANK,
-    hint=SAVE,
-)
-case(
     "alpha_pattern_with_null",
     config(alpha_pattern={"q_proj": None}),
     'alpha_pattern["q_proj"] is null',
     "not 0, or a number between 1e-30 and 1e+12",
     hint=SAVE,
 )
-case("rslora_as_text", config(use_rslora="false"), "use_rslora is", "not true or false", hint=SAVE)
 case(
     "target_modules_with_a_number",
     config(target_modules=["q_proj", 7]),
@@ -203,5 +147,3 @@ case(
     "not a list of names",
     hint=SAVE,
 )
-case("initialization_that_is_a_number", config(init_lora_weights=3), "init_lora_weights is 3", hint=SAVE)
-case("peft_type_that_is_a_list", config(peft_type=["LORA"]), "peft_type is", "not text", hint=SAVE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import tarfile
@@ -63,11 +62,6 @@ def pickle_of_protocol_2(folder):
     return weights(folder, factory.pickled(2))
 
 
-@refused(WEIGHTS, "gzip archive", hint="unpack it")
-def gzip_archive(folder):
-    return weights(folder, gzip.compress(safetensors(modules())))
-
-
 @refused(WEIGHTS, "tar archive", hint="unpack it")
 def tar_archive(folder):
     content = io.BytesIO()
@@ -81,11 +75,6 @@ def tar_archive(folder):
 @refused(WEIGHTS, "GGUF file", hint="ends in .gguf")
 def gguf_under_the_name_of_safetensors(folder):
     return weights(folder, b"GGUF" + (3).to_bytes(4, "little") + bytes(100))
-
-
-@refused(WEIGHTS, "numpy array", hint=".safetensors file")
-def numpy_array(folder):
-    return weights(folder, b"\x93NUMPY\x01\0" + bytes(200))
 
 
 # ---------------------------------------------------------------- cut off
@@ -110,11 +99,6 @@ def truncated_inside_the_data(folder):
 def truncated_with_a_header_length_that_looks_like_a_pickle(folder):
     # 640 is 0x0280: the file begins with the bytes of a pickle of protocol 2, and is none.
     return weights(folder, (640).to_bytes(8, "little") + b'{"' + b" " * 500)
-
-
-@refused(WEIGHTS, "header does not begin with {", hint=AGAIN)
-def eight_zero_bytes(folder):
-    return weights(folder, bytes(8))
 
 
 # ---------------------------------------------------------------- the header
@@ -149,22 +133,6 @@ def header_with_a_byte_order_mark(folder):
 @refused(WEIGHTS, "nested too deeply", hint="save it again")
 def header_nested_100000_deep(folder):
     return weights(folder, container(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"))
-
-
-@refused(WEIGHTS, "NaN is not a JSON number", hint="PEFT")
-def header_with_nan(folder):
-    return weights(folder, container(b'{"a": NaN}'))
-
-
-@refused(WEIGHTS, "a number of 5,000 characters", hint="PEFT")
-def header_with_an_integer_of_5000_digits(folder):
-    return weights(folder, container(b'{"a": ' + b"9" * 5000 + b"}"))
-
-
-@refused(WEIGHTS, "half of a character", hint="PEFT")
-def header_with_a_lone_surrogate(folder):
-    entry = b'"\\ud800": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}'
-    return weights(folder, container(b"{" + entry + b"}"))
 
 
 @refused(WEIGHTS, "occurs twice", "lora_A", "two readers could take different values", hint="PEFT")

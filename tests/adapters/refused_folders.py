@@ -60,12 +60,6 @@ def fifo_as_config(folder):
     return folder
 
 
-@refused("pipe.safetensors", "not a regular file", hint="point at")
-def fifo_by_name(folder):
-    os.mkfifo(folder / "pipe.safetensors")
-    return folder / "pipe.safetensors"
-
-
 @refused("/dev/zero", "not a regular file", hint="point at")
 def device(folder):
     return Path("/dev/zero")
@@ -88,11 +82,6 @@ def weights_linked_from_outside(folder):
     (inner / WEIGHTS).rename(folder / "outside.safetensors")
     (inner / WEIGHTS).symlink_to("../outside.safetensors")
     return inner
-
-
-@refused(WEIGHTS, "symbolic link that leaves the adapter's folder", hint="copy the file")
-def device_behind_a_link(folder):
-    return linked(folder, WEIGHTS, "/dev/zero")
 
 
 @refused(WEIGHTS, "symbolic link that leaves the adapter's folder", hint="copy the file")
@@ -135,24 +124,10 @@ def several_adapters_in_a_folder(folder):
     return folder / "run"
 
 
-@refused("many", "contains 12 adapters", "checkpoint-8 and 4 more", hint="--adapter checkpoint-1")
-def many_adapters_in_a_folder(folder):
-    for step in range(1, 13):
-        adapter(folder / "many" / f"checkpoint-{step}")
-    return folder / "many"
-
-
 @refused("outer", "adapter found in inner/adapter", hint="inner/adapter")
 def adapter_two_folders_deeper(folder):
     adapter(folder / "outer" / "inner" / "adapter")
     return folder / "outer"
-
-
-@refused("run", "no adapter called 'checkpoint-7'", "checkpoint-5", hint="--adapter checkpoint-5",
-         options=("--adapter", "checkpoint-7"))  # fmt: skip
-def wrong_name_in_a_folder(folder):
-    adapter(folder / "run" / "checkpoint-5")
-    return folder / "run"
 
 
 @refused("run", "no adapter called '../secret'", hint="--adapter one", options=("--adapter", "../secret"))

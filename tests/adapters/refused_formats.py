@@ -48,12 +48,6 @@ def folder_with_an_lfs_pointer_as_bin(folder):
     return folder
 
 
-@refused("adapter_model.pt", "pickle", hint="can run code")
-def folder_with_pt(folder):
-    (folder / "adapter_model.pt").write_bytes(factory.pickled(2))
-    return folder
-
-
 @refused("weights.ckpt", "pickle", hint="can run code")
 def single_ckpt(folder):
     return file(folder, "weights.ckpt", factory.pickled(4))
@@ -70,11 +64,6 @@ def kohya(alpha: Stored) -> dict[str, Stored]:
     return named(**shapes) | {f"{KOHYA}.alpha": alpha}
 
 
-@refused(str(WEIGHTS), "kohya LoRA", hint="rename the file")
-def kohya_under_the_name_of_peft(folder):
-    return file(folder, str(WEIGHTS), kohya(zeros()))
-
-
 @refused("style.safetensors", "alpha is not a single usable number", hint="its scale is")
 def kohya_alpha_that_is_no_number(folder):
     return file(folder, "style.safetensors", kohya(factory.stored(np.array(np.nan, np.float32))))
@@ -85,12 +74,6 @@ def kohya_lokr(folder):
     name = "lora_unet_input_blocks_1_1_proj_in"
     shapes = {f"{name}.lokr_w1": (4, 4), f"{name}.lokr_w2_a": (8, 2), f"{name}.lokr_w2_b": (2, 8)}
     return file(folder, "lokr.safetensors", named(**shapes) | {f"{name}.alpha": zeros()})
-
-
-@refused("loha.safetensors", "LoHa", hint=("save_as_lora", "LyCORIS"))
-def kohya_loha(folder):
-    sides = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-    return file(folder, "loha.safetensors", {f"lora_te_text_model.{side}": zeros(4, 4) for side in sides})
 
 
 UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -130,27 +113,11 @@ def torchtune_file(folder):
     )
 
 
-@refused("megatron.safetensors", "Megatron-Bridge or NeMo", hint="with the bridge")
-def megatron_file(folder):
-    return file(
-        folder,
-        "megatron.safetensors",
-        factors_of(
-            "decoder.layers.0.self_attention.linear_qkv.adapter", "linear_in", "linear_out", m=12, n=16
-        ),
-    )
-
-
 @refused(str(WEIGHTS), "AdaLoRA tensors (lora_E)", hint="only LoRA adapters")
 def adalora_tensors_under_a_lora_config(folder):
     name = f"{factory.PREFIX}{MODULE}"
     tensors = named(**{f"{name}.lora_A": (12, 16), f"{name}.lora_B": (12, 12), f"{name}.lora_E": (12, 1)})
     return adapter(folder, tensors) / WEIGHTS
-
-
-@refused("ia3_tensors", "IA3", hint="merge_and_unload")
-def ia3_tensors(folder):
-    return adapter(folder, {f"{factory.PREFIX}{MODULE}.ia3_l": zeros(12, 1)})
 
 
 @refused("prompt_tuning_tensors", "prompt tuning", hint="no ΔW to audit")

@@ -42,11 +42,6 @@ def shard_outside_the_folder(folder):
     return pointing(folder, A="../outside.safetensors")
 
 
-@refused(INDEX, "\\u0000", "which is not a file name", hint="again")
-def shard_name_with_a_zero_byte(folder):
-    return pointing(folder, A="a\0.safetensors")
-
-
 @refused(INDEX, SECOND, "is missing", hint="download or save the adapter again")
 def missing_shard(folder):
     (in_two(folder) / SECOND).unlink()

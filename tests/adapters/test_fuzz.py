@@ -81,18 +81,6 @@ def test_any_values_in_the_config(folder, fields):
     report_or_refusal(adapter(folder / "config", settings=text), [CONFIG])
 
 
-@given(st.binary(max_size=80))
-def test_any_bytes_as_weights(folder, content):
-    assert report_or_refusal(adapter(folder / "weights", content), [WEIGHTS]) is None
-
-
-@given(
-    st.binary(max_size=60).map(container) | JSON.map(lambda value: container(value_text(value), bytes(16)))
-)
-def test_any_header(folder, content):
-    report_or_refusal(adapter(folder / "header", content), [WEIGHTS])
-
-
 def value_text(value):
     return json.dumps(value, ensure_ascii=True).encode()
 

@@ -23,28 +23,21 @@ Q = "model.layers.0.self_attn.q_proj"
         (f"base_model.model.{Q}.lora_B.weight", Key("B", Q)),
         (f"{Q}.lora_A.weight", Key("A", Q)),
         (f"base_model.model.{Q}.lora_A.default.weight", Key("A", Q, "default")),
-        (f"base_model.model.{Q}.lora_B.ranking.weight", Key("B", Q, "ranking")),
         # What wrappers put into the path.
         (f"_orig_mod.base_model.model.{Q}.lora_A.weight", Key("A", Q)),
-        (f"base_model.model._orig_mod.{Q}.lora_A.weight", Key("A", Q)),
         ("base_model.model.model.layers.0._orig_mod.self_attn.q_proj.lora_A.weight", Key("A", Q)),
         (f"_fsdp_wrapped_module.base_model.model.{Q}.lora_B.default.weight", Key("B", Q, "default")),
         ("model.layers.0._checkpoint_wrapped_module.self_attn.q_proj.lora_A.weight", Key("A", Q)),
-        (f"module.base_model.model.{Q}.lora_A.weight", Key("A", Q)),
         (f"module.module.base_model.model.{Q}.lora_A.weight", Key("A", Q)),
         # Inside the base model `module` is a name like any other.
         ("base_model.model.module.q.lora_A.weight", Key("A", "module.q")),
         # Embeddings have no `.weight`.
         ("base_model.model.model.embed_tokens.lora_embedding_A", Key("embedding_A", "model.embed_tokens")),
-        ("model.embed_tokens.lora_embedding_B.default", Key("embedding_B", "model.embed_tokens", "default")),
         # DoRA, biases.
         (f"base_model.model.{Q}.lora_magnitude_vector", Key("magnitude", Q)),
-        (f"base_model.model.{Q}.lora_magnitude_vector.weight", Key("magnitude", Q)),
         (f"base_model.model.{Q}.lora_magnitude_vector.default.weight", Key("magnitude", Q, "default")),
         (f"base_model.model.{Q}.lora_B.bias", Key("lora_bias", Q)),
-        (f"base_model.model.{Q}.lora_B.default.bias", Key("lora_bias", Q, "default")),
         # Nested wrappers of target_parameters.
-        ("base_model.model.mlp.experts.lora_A.weight", Key("A", "mlp.experts")),
         ("base_model.model.mlp.experts.base_layer.lora_A.weight", Key("A", "mlp.experts", depth=1)),
         ("base_model.model.mlp.experts.base_layer.base_layer.lora_B.weight", Key("B", "mlp.experts", depth=2)),
         # Copies that PEFT keeps of a module.
@@ -64,7 +57,6 @@ Q = "model.layers.0.self_attn.q_proj"
         ("lora_A.weight", Key("other", "lora_A.weight")),
         (f"{Q}.lora_A.a.b.weight", Key("other", f"{Q}.lora_A.a.b.weight")),
         (f"{Q}.lora_A", Key("other", f"{Q}.lora_A")),
-        ("", Key("other", "")),
         ("...", Key("other", "...")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
