@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from audit_sample import mistral_rows, power_law, report, row
+from audit_sample import power_law, report, row
 
 from gradience.reports.audit import (
     BLOCKS,
@@ -157,13 +157,3 @@ def test_ruler_numbers_never_touch_and_stand_over_their_columns(number, width):
     for number in numbers[:-1]:
         position = f" {text} ".index(f" {number} ")
         assert layers.heat.indices[position // cell_width] == int(number)
-
-
-def test_the_map_of_a_7b_model_is_one_column_a_layer():
-    (layers,), _ = layer_maps(report(mistral_rows()), 38)
-    assert (layers.per_column, terminal.heat_cell_width(len(layers.heat.indices)), len(kinds_of(layers))) == (
-        1,
-        1,
-        7,
-    )
-    assert [kind.label.text for kind in kinds_of(layers)][:4] == ["q_proj", "k_proj", "v_proj", "o_proj"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from bench_sample import LARGE, SEEDS, bench, config, ladder, three_seeds
+from bench_sample import LARGE, SEEDS, bench, config, ladder
 
 from gradience.bench.verdict.aggregate import aggregate
 from gradience.reports.base.blocks import spans
 from gradience.reports.base.graded import Bounds, PooledEvidence
-from gradience.reports.bench import drawing, p_value, round_up, summary_text
+from gradience.reports.bench import drawing, p_value, round_up
 
 MARGIN = Fraction("0.025")
 
@@ -87,19 +87,3 @@ def test_only_a_run_that_meets_the_conditions_of_a_claim_is_called_certified() -
             assert ("(grade A, certified)" in " ".join(text.split())) == says
     without_controls = aggregate(ladder(*[(5, 5)] * 4), records_verified=True)
     assert "(grade B, shown for these runs)" in " ".join(without_controls.to_text().split())
-
-
-def test_files_of_earlier_versions_say_nothing_of_grades() -> None:
-    report = aggregate(three_seeds())
-    bare = [variant.model_copy(update={"evidence": None, "answers": None}) for variant in report.variants]
-    gone = dict.fromkeys(("noise", "ladder", "probe_answers", "records_verified"))
-    old = report.model_copy(update={"variants": tuple(bare), **gone})
-    for text in (old.to_text(), old.to_markdown(), summary_text([old])):
-        assert "grade" not in text.lower()
-
-
-def test_a_seed_of_several_shows_the_interval_of_its_own_counts() -> None:
-    text = three_seeds()[0].to_text()
-    assert "95 % interval" in text
-    assert "−7.40 … +2.15" in text
-    assert "grade" not in text

@@ -81,53 +81,9 @@ def test_golden_screen(name):
     assert_golden(GOLDEN / f"{name}.txt", CASES[name]().to_text(width=80, layers=name != "compared-seeds"))
 
 
-def test_a_7b_comparison_fits_on_one_screen():
-    assert len(seeds().to_text().splitlines()) <= 46
-
-
-@pytest.mark.parametrize(
-    ("verdict", "words"),
-    [
-        ("independent", "✓ yes: "),
-        ("same-start", "! no, they share their initialization: "),
-        ("near-copies", "! no, they are nearly identical: "),
-        ("not-comparable", "? not comparable: "),
-    ],
-)
-def test_independence(verdict, words):
-    answer = Replicates(
-        verdict=verdict, cosine_lora_A_median=0.5, cosine_lora_B_median=0.25, reason="because"
-    )
-    text = comparison([compared("a", 30)], replicates=answer).to_text()
-    assert f"{words}because median |cosine| between the factors: A 0.50, B 0.25" in " ".join(text.split())
-
-
 def test_the_modules_furthest_apart_come_first():
     lines = seeds().to_text().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("  largest difference"))
     shown = [float(line.split()[2]) / 100 for line in lines[start + 1 : start + 6]]
     everything = sorted((round(module.relative_difference, 2) for module in seeds().modules), reverse=True)
     assert shown == everything[:5]
-
-
-def test_names_are_whole_where_there_is_no_width():
-    name = "model." + "x" * 120 + ".q_proj"
-    text = comparison([compared(name, 10)]).to_text(layers=True)
-    assert name in text
-    assert name not in comparison([compared(name, 10)]).to_text(width=80, layers=True)
-
-
-def test_names_that_are_cut_stay_apart_and_a_wide_terminal_shows_them_whole():
-    path = "very.long.path.of.a.model.{}.with.many.parts.in.it.that.all.look.alike"
-    report = comparison([compared(path.format(side), 30.0) for side in ("encoder", "decoder")])
-    narrow, wide = (report.to_text(width=width, layers=True) for width in (80, 200))
-    cut = [line.split()[0] for line in narrow.splitlines() if line.startswith("  very") and "…" in line]
-    assert len(set(cut)) == 2
-    assert "…" not in wide
-    assert wide.count(path.format("encoder")) == 3  # by kind, among those that differ most, and in the table
-
-
-def test_with_layers_nothing_advises_layers():
-    report = comparison(compared(f"kind{i}.x", 30.0) for i in range(20))
-    assert "--layers" in report.to_text()
-    assert "--layers" not in report.to_text(layers=True)

@@ -60,15 +60,3 @@ def test_the_table_of_modules_keeps_its_rows(name):
         assert not steering(text, "\n")
     modules = texts[1].partition("\nAll modules\n")[2].partition("\n  Next:")[0]
     assert len(modules.splitlines()) == 1 + 3
-
-
-def test_names_that_are_cut_stay_different():
-    tail = "very_long_name_of_a_submodule." * 3 + "layers.0.q_proj"
-    a_plan = plan([planned(f"{side}.{tail}", 8, 4, SHAPE) for side in ("encoder", "decoder")])
-    assert len(tail) > 80
-    modules = a_plan.to_text(width=80, layers=True).partition("\nAll modules\n")[2]
-    for text in (a_plan.to_text(width=80), modules):
-        names = [
-            line.split()[0] for line in text.splitlines() if "q_proj  8 → 4" in line or "q_proj 8 → 4" in line
-        ]
-        assert len(names) == len(set(names)) == 2

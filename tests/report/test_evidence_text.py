@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from gradience import EvidenceReport
 from gradience.reports.base.graded import Bounds
 from gradience.reports.base.run import Stopwatch
@@ -73,24 +71,3 @@ def test_what_counts_have_and_scores_have_not():
     assert "p = below 0.0001" not in scores
     assert "p below 0.0001 against a drop of 0.0500 or more" in scores
     assert "nll · strict-match, lower is better" in scores
-
-
-@pytest.mark.parametrize(("grade", "words"), [("B", "shown"), ("C", "inconclusive"), ("D", "worse")])
-def test_every_grade_has_its_words(grade, words):
-    assert f"grade {grade}: {words}" in two_logs(grade=grade).to_text()
-
-
-@pytest.mark.parametrize("width", [60, 80, 120])
-def test_no_line_is_wider_than_the_terminal(width):
-    long = Flip(
-        id="q1", change="lost", score_a=1, score_b=0, excerpt="e" * 100, answer_a="a" * 100, answer_b="b"
-    )
-    shown = two_logs(flips=(long,)).to_text(width=width)
-    assert max(map(len, shown.splitlines())) <= width
-
-
-def test_markdown_has_the_same_sections():
-    page = two_logs().to_markdown()
-    assert "## Result" in page
-    assert "| A correct | 150 | 12 |" in page
-    assert "```" in page  # the drawing

@@ -72,9 +72,3 @@ def test_an_unknown_alpha_is_left_to_the_reader():
 
 def test_no_suggestion_no_config():
     assert lora_config_source(refused()) is None
-
-
-def test_it_calls_itself_a_hypothesis_and_names_its_source():
-    source = lora_config_source(report(mistral_rows(1)))
-    assert "hypothesis" in source
-    assert "./my-adapter, sha256 3f9a1c0de27b" in source
