@@ -107,13 +107,13 @@ class LazyVerbs(Mapping[str, Any]):
         raise KeyError(name)
 
 
-def glossary() -> list[list[str]]:
-    """Return the rows of the glossary, each a term, its meaning and the words that it replaces."""
+def glossary() -> list[tuple[str, str]]:
+    """Return the rows of the glossary, each a term and its meaning."""
     from importlib.resources import files
 
     page = files("gradience.cli").joinpath("glossary.md").read_text(encoding="utf-8")
     rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in row] for row in rows[1:]]
+    return [(term.strip(), meaning.strip()) for term, meaning in rows[1:]]
 
 
 @cache
@@ -148,7 +148,7 @@ class Verbs(Group):
             raise typer.Exit(ExitCode.USAGE)
         if args == ["help", "glossary"]:
             formatter = ctx.make_formatter()
-            formatter.write_dl([(row[0], row[1]) for row in glossary()])
+            formatter.write_dl(glossary())
             print(formatter.getvalue(), end="")
             raise typer.Exit
         return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)

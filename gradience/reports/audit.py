@@ -761,7 +761,7 @@ def space_blocks(report: AuditReport, view: AuditView) -> list[Block]:
         largest = max(layer.r for layer in report.layers)
         options = f"--rank {largest} --dtype BF16 -o smaller"
         command = compress_command(report, view.path or report.adapter.path, options)
-        rows.append(("in 16 bits", size(narrow), command or ""))
+        rows.append(("as BF16", size(narrow), command or ""))
     notes = (*report.coverage.other, *report.coverage.unaudited)
     if notes:
         rows.append(("other weights", f"{size(rest)}, {percent(rest / total)}", _reasons(notes)))
@@ -938,13 +938,8 @@ def _decision_sentence(plan: Suggestions) -> str:
         "grid": f"rounded up (allowed: {grid})",
         "cap": "limited by the current rank",
     }
-    median, p90 = (
-        f"{name} {trimmed(suggestion.unrounded)} → {suggestion.rank}"
-        for name, suggestion in (("median", plan.median), ("p90", plan.p90))
-    )
-    if plan.median.decided_by == plan.p90.decided_by:
-        return f"{median}, {p90}: {words[plan.median.decided_by]}"
-    return f"{median}: {words[plan.median.decided_by]}; {p90}: {words[plan.p90.decided_by]}"
+    median, p90 = words[plan.median.decided_by], words[plan.p90.decided_by]
+    return f"median and p90 {median}" if median == p90 else f"median {median}, p90 {p90}"
 
 
 def caveat_blocks(report: AuditReport, view: AuditView) -> list[Block]:
@@ -991,7 +986,7 @@ def layer_blocks(report: AuditReport, view: AuditView) -> list[Block]:
 
 HEAT: tuple[Role, ...] = ("heat1", "heat2", "heat3", "heat4", "heat5", "heat6", "heat7", "heat8")
 ABSENT, UNTRAINED, BROKEN = Span("·", "dim"), Span("○", "dim"), Span("✗", "dim")
-SIGN_WORDS = {ABSENT: "none", UNTRAINED: "untrained", BROKEN: "not measured"}
+SIGN_WORDS = {ABSENT: "no module", UNTRAINED: "untrained", BROKEN: "not measured"}
 MAX_KINDS = 12
 """Maximum rows of all maps together; the kinds with the most parameters are drawn."""
 MAX_MAPS = 2
@@ -1008,7 +1003,7 @@ def where_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     signs = {cell for layers in maps for row in layers.heat.rows for cell in row.cells}
     others = [f"  {sign.text} {word}" for sign, word in SIGN_WORDS.items() if sign in signs]
     legend: tuple[str | Span, ...] = (
-        f"share {k_label(report.tau)} / r in eighths ",
+        f"{k_label(report.tau)} / r in eighths ",
         *map(Span, BLOCKS, HEAT),
         *others,
     )

@@ -80,7 +80,7 @@ def test_help_takes_the_name_of_a_verb(capsys):
     assert app.run(["help", "bench", "run"]) == 0
     assert "--dry-run" in capsys.readouterr().out
     assert app.run(["help", "glossary"]) == 0
-    assert "Train briefly, without labels" in capsys.readouterr().out
+    assert "Train a smaller adapter briefly" in capsys.readouterr().out
     assert app.run(["help"]) == 0
     assert "Set up:" in capsys.readouterr().out
     assert app.run(["heal", "small"]) == 2
