@@ -13,9 +13,11 @@ from typing import TypeVar
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
+from gradience.adapters.locate import CONFIG
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT, compressed_opening, distilled_opening
+from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.audit import AuditReport
@@ -82,7 +84,9 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
         rows = _measured(audit_adapter(folder)) if compression is None else _compressed(compression)
         digests: Rows = [("weights", f"sha256 {sha256}")]
         if compression is not None:
-            opening = [compressed_opening(compression.modules, compression.measured_error)]
+            opening = [
+                compressed_opening(compression.modules, compression.measured_error, compression.strength)
+            ]
             digests.append(("original", f"sha256 {compression.source_sha256}"))
         if distillation is not None:
             opening = [distilled_opening(distillation.best_step)]
@@ -128,9 +132,11 @@ def read_evaluation(path: Path) -> Evaluation:
 def _evaluated(
     folder: Path, sha256: str, given: Evaluation | None
 ) -> tuple[Evaluation, EvaluatedAdapter] | None:
+    config = sha256_file(folder / CONFIG) if (folder / CONFIG).is_file() else None
     for report in [given] if given is not None else _beside(folder):
         for row in rows_of(report):
-            if row.sha256 == sha256:
+            # Another strength is in the config only: the weights are the same.
+            if row.sha256 == sha256 and row.config_sha256 in (None, config):
                 return report, row
     if given is not None:
         raise InputError(
@@ -188,6 +194,8 @@ def _compressed(report: CompressionReport) -> Rows:
         ("relative error", f"{percent(report.measured_error)} of the update (‖ΔW − ΔW′‖ / ‖ΔW‖)"),
         ("chosen by", report.criterion),
     ]
+    if report.strength != 1:
+        rows.append(("strength", f"{report.strength:g}: the original's update is multiplied by it"))
     if report.prediction is not None:
         rows.append(("predicted KL/token", f"{sig(report.prediction.kl_per_token)} nats, from the original"))
     return rows

@@ -82,16 +82,16 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
     >>> compress_adapter("my_adapter", reduction=0.75, dry_run=True).new_params
     33792
 
-    Every module gets the best approximation of its new rank, at the scale that it had; nothing is trained, no base
-    model is read. A dry run returns the plan. Exactly one of the keywords from `rank` to `plan` says how small; all
-    are the flags of `gradience compress`:
+    Every module gets the best approximation of its new rank, at the scale that it had or at `strength` times it;
+    nothing is trained, no base model is read. A dry run returns the plan. Exactly one of the keywords from `rank` to
+    `plan` says how small, or `strength` only; all are the flags of `gradience compress`:
 
     Raises InputError if the adapter cannot be compressed, UsageError for arguments that make no sense (WrongType, a
     TypeError too, for those of a wrong type), VerificationError if PEFT does not load the result, OutputError when
     the disk refuses. Nothing is left half-written.
     """
     source, grid = Path(settings.path), settings.allowed_ranks
-    criterion = criterion_of({name: getattr(settings, name) for name in SIZES})
+    criterion = criterion_of({name: getattr(settings, name) for name in SIZES}, settings.strength)
     if settings.encoding is not None:
         rule_of(settings.encoding)
     form_of(settings.to, PEFT)
@@ -119,6 +119,7 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
             path=source,
             calibration=choices["calibration"],
             allow_routed=settings.allow_routed,
+            strength=settings.strength,
         )
         if target is None:
             lay_out(opened, planned, **choices)
@@ -225,7 +226,9 @@ def write_compressed(
         runtimes = verdicts(written, architecture) if layout.form is None else ()
         loaded = check_with_peft(folder, opened, layout) if verify_peft else None
         results = _results(opened, plan, layout, weights.modules)
-        annotated = annotate(folder, compressed_opening(results["modules"], results["measured_error"]))
+        annotated = annotate(
+            folder, compressed_opening(results["modules"], results["measured_error"], plan.strength)
+        )
         report = CompressionReport(
             source_path=path_text(opened.location.path),
             source_sha256=digest.result(),
@@ -233,6 +236,7 @@ def write_compressed(
             output_path=path_text(target),
             output_sha256=weights.sha256,
             criterion=plan.criterion,
+            strength=plan.strength,
             initial=initial_of(opened),
             calibration_sha256=plan.calibration_sha256,
             prediction=plan.prediction,
@@ -341,6 +345,14 @@ def _warnings(
     opened: Adapter, plan: CompressionPlan, layout: Layout, results: Mapping[str, Any]
 ) -> Iterator[str]:
     """Yield what a reader of the report should know."""
+    beside = [
+        name for name in layout.carried if "lora_" not in name
+    ]  # a lora_bias is scaled with its factors
+    if plan.strength != 1 and beside:
+        yield (
+            f"the strength applies to the LoRA update only: {counted(len(beside), 'other trained tensor')}"
+            f" ({beside[0]}{', …' if len(beside) > 1 else ''}) at full strength"
+        )
     for reason, count in Counter(module.fixed for module in plan.modules if module.fixed).items():
         yield f"{counted(count, 'module keeps its rank', 'modules keep their rank')}: {reason}"
     keys = {**layout.encoded.fields["rank_pattern"], **layout.encoded.fields["alpha_pattern"]}

@@ -133,7 +133,7 @@ def annotate(folder: Path, opening: str) -> tuple[str, ...]:
     return (CARD,)
 
 
-def compressed_opening(rows: Sequence[ModuleResult], error: float) -> str:
+def compressed_opening(rows: Sequence[ModuleResult], error: float, strength: float) -> str:
     """Return what the card of an adapter compressed to `rows`, with this relative error, must say first."""
 
     def span(ranks: Sequence[int]) -> str:
@@ -141,8 +141,9 @@ def compressed_opening(rows: Sequence[ModuleResult], error: float) -> str:
         return str(low) if low == high else f"{low} to {high}"
 
     before, now = span([row.old_rank for row in rows]), span([row.new_rank for row in rows])
+    scale = "the same scale" if strength == 1 else f"strength {strength:g} (the update is multiplied by it)"
     return (
-        f"{OPENING} `gradience compress` wrote it without training: LoRA rank {before} → {now}, the same scale, "
+        f"{OPENING} `gradience compress` wrote it without training: LoRA rank {before} → {now}, {scale}, "
         f"relative error of the update {error:.2g}. {AROUND}"
     )
 

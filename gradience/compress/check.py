@@ -70,8 +70,9 @@ def _complaints(
         if not pair.rank == job.stored_rank == (pair.declared_rank or pair.rank):
             ranks = f"the rank {pair.rank}, in the config {pair.declared_rank}, not {job.stored_rank}"
             yield f"{pair.module} has {ranks}"
-        if pair.scale is None or not math.isclose(pair.scale * job.fold, job.scale, rel_tol=1e-12):
-            meant = job.scale / job.fold if job.fold else 0.0
+        wanted = job.scale * job.strength
+        if pair.scale is None or not math.isclose(pair.scale * job.fold, wanted, rel_tol=1e-12):
+            meant = wanted / job.fold if job.fold else 0.0
             yield f"{pair.module} has the scale {pair.scale}, not {meant}"
         checked += job.pair.params
         if checked > CHECKED_PARAMS:

@@ -103,6 +103,12 @@ def lay_out(
         folder = base_folder(base_model, weights=dora)
         check_model_config(folder, needed=not dora)
         base = opened.stack.enter_context(BaseWeights.open(folder)) if dora else None
+    if dora and plan.strength != 1:
+        raise InputError(
+            f"{opened.location.path}: a DoRA adapter: its effect m·(W + s·B·A)/‖W + s·B·A‖ is not proportional to s",
+            code="dora",
+            hint="leave out --strength (Python: strength=); a plain LoRA adapter can have another strength",
+        )
     _refuse_adapter(opened, config, form, dora=dora, has_base=base is not None)
     _refuse_plan(opened, plan, calibration)
     others = [note for note in opened.other if not opened.is_foreign(note)]
@@ -134,7 +140,7 @@ def lay_out(
         jobs = _with_magnitudes(opened, jobs, base, transposed=config.fan_in_fan_out)
     modules = {} if form is None else {pair.module: form.module(opened, pair.module) for pair in _pairs(jobs)}
     names = _names(opened, jobs, carried, form, modules)
-    if not (encoding or dtype or strip or dropped):
+    if not (encoding or dtype or strip or dropped or plan.strength != 1):
         _refuse_copy(opened, jobs, names)
     left_out = sorted([*taken, *foreign])
     if form is None:
@@ -182,7 +188,8 @@ def _targets(opened: Adapter, plan: CompressionPlan) -> list[Target]:
     rank_of = {module.name: module.new_rank for module in plan.modules}
     targets: dict[str, Target] = {}
     for pair in opened.pairs:
-        target = Target(config_name(pair.module), rank_of[pair.module], pair.scale or 0.0)
+        scale = (pair.scale or 0.0) * plan.strength
+        target = Target(config_name(pair.module), rank_of[pair.module], scale)
         if targets.setdefault(target.name, target) != target:
             raise InputError(
                 f"{opened.location.path}: {target.name} and the modules in it have one rank and one scale in PEFT, "
@@ -233,6 +240,7 @@ def _jobs(
                 parameter=ends_with(pair.module, config.target_parameters),
                 basis=None if moments is None else (moments.p, moments.q),
                 form=form,
+                strength=plan.strength,
             )
         )
     return jobs, dropped

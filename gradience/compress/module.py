@@ -207,6 +207,7 @@ class Job:
     stored_rank: rank on disk, larger than the plan's if zeros fill it up.
     fold: what B is multiplied by.   written_scale: what the config will say; s = fold · written_scale.
     parameter: the module is a parameter that `target_parameters` wraps.
+    strength: factor for the update, part of the written scale.
     magnitude, base, transposed: DoRA only (transposed: W is stored as (n, m)).
     basis: p and q, (r, k), of a calibration: the leading components are kept. None: those of the SVD.
     form: the format that is written, if it is not PEFT's.
@@ -225,6 +226,7 @@ class Job:
     transposed: bool = False
     basis: tuple[FloatArray, FloatArray] | None = None
     form: Form | None = None
+    strength: float = 1.0
 
     @property
     def scale(self) -> float:
@@ -371,19 +373,21 @@ def _compared(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) ->
     norm = norm_from_grams(gram_A, gram_B)
     if cancellation(gram_A, gram_B, norm) > CANCELED:
         norm = frobenius(triangle(blocks_A), triangle(blocks_B))
-    lost = 0.0 if recoded is loaded else _rounding(job, loaded, recoded, expert)
+    cancelled = cancellation(gram_A, gram_B, norm)
+    norm *= abs(job.scale)
+    lost = abs(1 - job.strength) * norm if recoded is loaded else _rounding(job, loaded, recoded, expert)
     return _Expert(
         recoded.words_A(expert),
         recoded.words_B(expert),
         lost,
-        abs(job.scale) * norm,
+        norm,
         "copy",
-        cancellation(gram_A, gram_B, norm),
+        cancelled,
     )
 
 
 def _rounding(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) -> float:
-    """‖s·B·A − s′·B′·A′‖_F for factors that differ only by rounding: ‖[D, s·B]·[A′; A′ − A]‖, D = s′·B′ − s·B.
+    """‖s·B·A − s′·B′·A′‖_F for factors that differ by rounding or scale: ‖[D, s·B]·[A′; A′ − A]‖, D = s′·B′ − s·B.
 
     The differences are taken entry by entry, where they are exact, so that nothing cancels in the products.
     """

@@ -101,8 +101,10 @@ class SizeSettings:
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class RankSettings:
-    """Ranks and directions."""
+    """Ranks, directions and strength."""
 
+    strength: Annotated[Number | None, Flag("X")] = None
+    """Multiply the update by X, such as 0.8; without a target size, the ranks stay as they are."""
     allowed_ranks: AllowedRanks = None
     """Ranks that modules may have, such as 4,8,16."""
     multiple_of: Annotated[Integer | None, Flag("N")] = None

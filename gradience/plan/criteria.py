@@ -68,6 +68,20 @@ class ToRank:
 
 
 @dataclass(frozen=True, slots=True)
+class ToOwnRanks:
+    """Every module keeps its rank: for a new strength only.
+
+    >>> plan_compression(audit_adapter("my_adapter"), ToOwnRanks(), strength=0.8).max_rank
+    8
+    """
+
+    words: str = "ranks unchanged"
+
+    def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
+        return {module.name: module.rank for module in modules}
+
+
+@dataclass(frozen=True, slots=True)
 class ToEnergy:
     """Every module to the smallest rank that holds this share of its energy.
 

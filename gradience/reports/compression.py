@@ -82,7 +82,7 @@ class ModulePlan:
     norm: Float12 | None
     """‖ΔW‖_F; null if α is unknown."""
     scale: Float12 | None = None
-    """s, which does not change; null if α is unknown."""
+    """s before; null if α is unknown."""
     fixed: str = ""
     """Reason why the module keeps its rank under every criterion; empty otherwise."""
 
@@ -97,11 +97,13 @@ class _Compression(Report):
     """Format of the adapter: as read in a plan, as written in a result."""
     criterion: str
     """Description, e.g. `energy ≥ 0.9 per module, ranks from 1, 2, 4, 8`."""
+    strength: Float12 = 1.0
+    """Factor for the update: every scale s is multiplied by it."""
     kept_energy: Float12
     """Σ over modules of the kept ‖ΔW‖_F² / Σ‖ΔW‖_F² (of ‖B·A‖_F² if α is unknown). With a calibration 1 −
     predicted_error², which may fall below 0: its components are not orthogonal."""
     predicted_error: Float12
-    """√(1 − kept_energy): √(Σ‖ΔW − ΔW′‖² / Σ‖ΔW‖²) in exact arithmetic."""
+    """√(Σ‖ΔW − ΔW′‖² / Σ‖ΔW‖²) in exact arithmetic: √(1 − kept_energy) at strength 1."""
     old_params: int
     new_params: int
     """LoRA parameters; of a result those on disk, with the zeros of a padded encoding."""
@@ -173,7 +175,7 @@ class ModuleResult:
     stored_rank: int
     """Rank on disk: larger than new_rank if the encoding pads with zeros."""
     scale: Float12
-    """s, the same before and after."""
+    """s before; afterwards it is multiplied by the report's `strength`."""
     folded: Float12
     """Factor multiplied into B because the config cannot express the scale; 1 if none was needed."""
     dtype: str
@@ -334,12 +336,12 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
     if isinstance(compression, CompressionPlan):
         return [
             Heading(("Plan for ", Span(compression.adapter_path, "name")), level=1),
-            Paragraph(f"{compression.criterion}. Dry run: nothing was written."),
+            Paragraph(f"{asked(compression)}. Dry run: nothing was written."),
         ]
     digests = f"sha256 {compression.output_sha256[:12]} from {compression.source_sha256[:12]}"
     blocks: list[Block] = [
         Heading(("Compressed to ", Span(compression.output_path, "name")), level=1),
-        Paragraph(("from ", Span(compression.source_path, "name"), f" · {compression.criterion}")),
+        Paragraph(("from ", Span(compression.source_path, "name"), f" · {asked(compression)}")),
     ]
     if compression.initial is not None:
         words = " subtracted; the sizes before are twice the adapter's"
@@ -352,6 +354,12 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
         method = method if by_effect else "is the best approximation of its new rank"
         blocks.append(Paragraph(f"No training: each module {method}."))
     return blocks
+
+
+def asked(compression: Compression) -> str:
+    """Return the criterion, and the strength if it changes."""
+    strength = compression.strength
+    return compression.criterion + ("" if strength == 1 else f", strength {strength:g}")
 
 
 def saved_blocks(compression: Compression, view: View) -> list[Block]:
@@ -413,8 +421,16 @@ def lost_blocks(compression: Compression, view: View) -> list[Block]:
         layers = [error for module in compression.modules if (error := module.output_error) is not None]
         if layers:
             rows.append(("DoRA layers", percent(max(layers)), "largest ‖W′ − W″‖ / ‖W′ − W‖ of any layer"))
+    if compression.strength != 1:
+        rows.append(
+            ("strength", f"{compression.strength:g}", "every scale is multiplied by it, as requested")
+        )
     untouched = not any(module.new_rank < module.old_rank for module in compression.modules)
-    sentence = "No module is truncated: none exceeds the requested rank."
+    sentence = "No module is truncated" + (
+        ": none exceeds the requested rank."
+        if compression.strength == 1
+        else "; the error is the strength's."
+    )
     return [Heading(title), figures(rows), *([Paragraph(sentence)] if untouched else [])]
 
 

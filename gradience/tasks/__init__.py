@@ -33,6 +33,7 @@ PROFILES = (
     "gsm8k",
     "jsonl",
     "reviews",
+    "text",
     "text_classification",
 )
 """The tasks included in Gradience, each in the file of its name. A user's task is named by its path."""

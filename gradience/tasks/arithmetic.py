@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from gradience.errors import UsageError, require
 from gradience.settings import Positive
-from gradience.tasks.base import AnswerScoring, Filter, GenerationTask
+from gradience.tasks.base import AnswerScoring, Filter, GenerationTask, LikelihoodScoring, LikelihoodTask
 from gradience.tasks.examples import PromptExample, content_id, prepare, role_of
 
 # No digit, and no decimal or thousands separator with a digit behind it, may follow: 16 is not the answer of `16.5`.
@@ -33,11 +33,13 @@ def load(
     min_digits: Positive = 1,
     max_digits: Positive = 2,
     seed: Annotated[int, Field(ge=0)] = 42,
-) -> GenerationTask:
+    scorer: Literal["answer", "nll"] = "answer",
+) -> GenerationTask | LikelihoodTask:
     """Make `size` examples, less what repeats (`counts`), each with the role that its text gives it.
 
     A prompt has `min_terms` to `max_terms` numbers of `min_digits` to `max_digits` digits. Seeds that differ by less
     than `size` share examples, which is harmless: an example has the same role in both.
+    scorer: `nll` generates nothing and compares the likelihood of the correct answers.
     Raises MissingExtra, and UsageError (`task-range`) for a minimum above its maximum.
     """
     for unit, least, most in (("terms", min_terms, max_terms), ("digits", min_digits, max_digits)):
@@ -56,6 +58,10 @@ def load(
         "seed": seed,
     }
     examples = prepare(_examples(options))
+    source = {"generator": f"reasoning-gym {version('reasoning-gym')} chain_sum"}
+    source |= {name: str(value) for name, value in options.items()}
+    if scorer == "nll":
+        return LikelihoodTask(name="arithmetic", scored_by=scorer, examples=examples, source=source)
     return GenerationTask(
         name="arithmetic",
         examples=examples,
@@ -64,14 +70,13 @@ def load(
         # A token is never less than a character of the longest answer; the rest is the end, and some slack.
         max_new_tokens=max(len(example.response) for example in examples.all) + 8,
         stop=("\n",),
-        source={"generator": f"reasoning-gym {version('reasoning-gym')} chain_sum"}
-        | {name: str(value) for name, value in options.items()},
+        source=source,
     )
 
 
-def scoring(**_: object) -> AnswerScoring:
-    """Return the scoring rule for outputs; it does not depend on the options."""
-    return AnswerScoring(filters=FILTERS, same=same)
+def scoring(*, scorer: str = "answer", **_: object) -> AnswerScoring | LikelihoodScoring:
+    """Return the scoring rule, from the option `scorer`."""
+    return LikelihoodScoring() if scorer == "nll" else AnswerScoring(filters=FILTERS, same=same)
 
 
 def leading(output: str) -> str | None:

@@ -158,7 +158,8 @@ def _compressed(report: CompressionReport, adapter: Adapter, name: str) -> Facts
         yield name, f"{at}.new_params", row.new_params, pair.params
         yield name, f"{at}.new_bytes", row.new_bytes, pair.bytes
         yield name, f"{at}.dtype", row.dtype, type_names(pair.a.entry.dtype, pair.b.entry.dtype)
-        yield name, f"{at}.scale", row.scale, float(pair.scale or 0.0) * row.folded
+        scale = row.scale * report.strength
+        yield name, f"{at}.scale", scale, float(pair.scale or 0.0) * row.folded
 
 
 def check_distillation(folder: Path, findings: Findings, at: str = "") -> None:

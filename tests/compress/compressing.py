@@ -21,9 +21,10 @@ def compress(
     criterion: Criterion | None = None,
     *,
     adapter: str | None = None,
+    strength: float | None = None,
     **options: Any,
 ) -> CompressionReport:
     """criterion: rank 2 by default."""
     with open_adapter(folder, adapter=adapter) as opened:
-        plan = plan_compression(audit_opened(opened), criterion or ToRank(2), path=folder)
+        plan = plan_compression(audit_opened(opened), criterion or ToRank(2), path=folder, strength=strength)
         return write_compressed(opened, plan, output, **options)

@@ -25,7 +25,7 @@ from peft_models import peft_updates, save, stored_tensors
 from gradience import audit_adapter
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
-from gradience.plan.criteria import ToBudget, ToRank
+from gradience.plan.criteria import ToBudget, ToOwnRanks, ToRank
 from gradience.reports.compression import CompressionReport
 
 
@@ -77,6 +77,22 @@ def test_smaller_ranks_lose_what_the_report_says_and_no_more_than_they_must(
     check(case, report, tmp_path / "out", known, updates)
     model, _ = load(case, tmp_path / "out")
     assert not torch.allclose(outputs(model), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "encoding"), written)
+def test_strength_multiplies_the_update_that_peft_applies(name, encoding, originals, tmp_path):
+    case, folder, _, updates, _ = originals(name)
+    for criterion, folder_out in ((ToOwnRanks(), "whole"), (ToRank(2), "cut")):
+        report = compress(folder, tmp_path / folder_out, criterion, encoding=encoding, strength=0.7)
+        after = peft_updates(load(case, tmp_path / folder_out)[0])
+        assert report.strength == 0.7
+        errors = relative_errors(updates, after)
+        for row in report.modules:
+            assert row.measured_error == pytest.approx(errors[row.name], rel=1e-8, abs=1e-14)
+            assert row.predicted_error == pytest.approx(errors[row.name], rel=1e-8, abs=1e-8)
+        assert report.measured_error == pytest.approx(total_error(updates, after), rel=1e-8)
+        if folder_out == "whole":
+            assert max(relative_errors({k: 0.7 * v for k, v in updates.items()}, after).values()) < 1e-13
 
 
 @pytest.mark.parametrize("encoding", ["patterns", "padded"])

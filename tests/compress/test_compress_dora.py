@@ -93,6 +93,8 @@ def test_dora_refusals(tmp_path):
     assert error.code == "dora"
     assert "--base-model" in error.hint
     assert refused(adapter, out, base_model=tmp_path / "nowhere").code == "no-base-weights"
+    stronger = refused(adapter, out, base_model=weights, strength=0.8)
+    assert (stronger.code, "not proportional" in str(stronger)) == ("dora", True)
     other = tmp_path / "other"
     torch.manual_seed(7)
     bert().save_pretrained(other)

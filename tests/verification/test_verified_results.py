@@ -302,6 +302,19 @@ def test_an_evaluation_keeps_the_planned_shares_of_its_error(inputs: Path, tmp_p
     assert "records/manifest.json claims" in fields(output)
 
 
+def test_another_strength_is_verified_and_takes_no_other_evaluation(shrunk: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(shrunk, tmp_path / "out"))
+    report = compress_adapter(copied / "adapter", copied / "weaker", strength=0.8)
+    assert report.output_sha256 == report.source_sha256  # only the config differs
+    assert verify(copied / "weaker").verdict == "consistent"
+    evaluated = "evaluated on"
+    assert evaluated in card_of(copied / "adapter")
+    assert evaluated not in card_of(copied / "weaker")
+    assert "**strength**: 0.8" in card_of(copied / "weaker")
+    edit(copied / "weaker" / "adapter_config.json", lambda config: config.update(lora_alpha=1.0))
+    assert [name for name in fields(copied / "weaker") if name.endswith(".scale")]
+
+
 def test_a_compression_names_the_ranks_in_its_file(inputs: Path, tmp_path: Path) -> None:
     for rank in (1, 2):
         compress_adapter(inputs / "reference", tmp_path / f"rank{rank}", rank=rank)
