@@ -6,10 +6,11 @@ The file is read once, in constant memory. Where it holds several runs, the last
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gradience.errors import InputError
+from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import paths_text
 from gradience.monitor.assemble import run_report
 from gradience.monitor.facts import RunFacts
@@ -18,7 +19,7 @@ from gradience.reports.monitor import MonitorReport, RunReport
 from gradience.settings import paths_of, public
 from gradience.telemetry import Record, TelemetryReader
 
-__all__ = ["RunLog", "monitor_runs", "report_of", "require_strict"]
+__all__ = ["follow_run", "monitor_runs"]
 
 
 class RunLog:
@@ -61,6 +62,10 @@ class RunLog:
         return run_report(name, self._facts, self._reader, len(self._ids), gap_threshold)
 
 
+SECONDS_BETWEEN_LOOKS = 2.0
+"""Pause of `follow_run` between two looks at the file."""
+
+
 @public(MonitorSettings)
 def monitor_runs(settings: MonitorSettings) -> MonitorReport:
     """Read the runs at `paths` and report what happened in each of them.
@@ -76,14 +81,46 @@ def monitor_runs(settings: MonitorSettings) -> MonitorReport:
     logs = [RunLog(path) for path in paths_of(settings.paths)]
     for log in logs:
         log.update()
-    report = report_of(logs, settings.gap_threshold)
+    report = _report(logs, settings.gap_threshold)
     if settings.strict_schema:
-        require_strict(report)
+        _require_strict(report)
     return report
 
 
-def report_of(logs: Sequence[RunLog], gap_threshold: float) -> MonitorReport:
-    """Return the artifact for logs that were read."""
+@public(MonitorSettings)
+def follow_run(settings: MonitorSettings) -> Iterator[MonitorReport]:
+    """Yield a report of one run whenever its file has grown; the last is that of the run's end.
+
+    >>> for report in follow_run("run.jsonl"):
+    ...     print(report.runs[0].outcome)
+    ok
+
+    The keywords are those of `monitor_runs`:
+
+    Raises UsageError (`follow-one`) for several runs, and what `monitor_runs` raises; `run-not-strict` after the last.
+    """
+    paths = paths_of(settings.paths)
+    if len(paths) > 1:
+        raise UsageError("--follow takes one run", code="follow-one", hint="give one file")
+    return _followed(RunLog(paths[0]), settings)
+
+
+def _followed(log: RunLog, settings: MonitorSettings) -> Iterator[MonitorReport]:
+    seen = 0
+    while True:
+        log.update(follow=True)
+        if log.records != seen:
+            seen = log.records
+            report = _report([log], settings.gap_threshold)
+            yield report
+            if report.runs[0].outcome != "unfinished":
+                break
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    if settings.strict_schema:
+        _require_strict(report)
+
+
+def _report(logs: Sequence[RunLog], gap_threshold: float) -> MonitorReport:
     from gradience import __version__
 
     names = paths_text([log.path for log in logs])
@@ -94,11 +131,8 @@ def report_of(logs: Sequence[RunLog], gap_threshold: float) -> MonitorReport:
     )
 
 
-def require_strict(report: MonitorReport) -> None:
-    """Refuse runs whose files hold a line that could not be read, or not as the schema wants it.
-
-    Raises InputError (code `run-not-strict`) that names the first such file, its first line and how many.
-    """
+def _require_strict(report: MonitorReport) -> None:
+    """Raise InputError (`run-not-strict`) for the first file with a line that is unreadable or of another schema."""
     for run in report.runs:
         if run.read_notes:
             note = min(run.read_notes, key=lambda note: note.first_line)

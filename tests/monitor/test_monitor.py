@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gradience.monitor import RunLog, monitor_runs, report_of
+from gradience.monitor import follow_run, monitor_runs
 from gradience.reports.monitor import MonitorReport
 from gradience.telemetry import RunStatus, TelemetryWriter
 
@@ -164,14 +164,14 @@ def test_a_number_beyond_the_largest_counts_as_infinite(tmp_path):
     assert (run.loss.count, run.loss.nonfinite, run.loss.first_nonfinite_step) == (2, 3, 2)
 
 
-def test_following_sees_what_is_added(tmp_path):
-    path = tmp_path / "run.jsonl"
-    log = RunLog(write(path, [3.0], status=None))
-    log.update(follow=True)
-    assert report_of([log], 1.5).runs[0].outcome == "unfinished"
+def test_following_sees_what_is_added_and_ends_with_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("gradience.monitor.SECONDS_BETWEEN_LOOKS", 0)
+    path = write(tmp_path / "run.jsonl", [3.0], status=None)
+    reports = follow_run(path)
+    assert next(reports).runs[0].outcome == "unfinished"
     write(path, [2.0], start=1, resumed=1)
-    log.update(follow=True)
-    run = report_of([log], 1.5).runs[0]
+    (last,) = reports
+    run = last.runs[0]
     assert (run.outcome, run.loss.count, run.loss.last) == ("ok", 2, 2.0)
 
 
