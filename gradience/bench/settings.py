@@ -114,6 +114,22 @@ class AggregateSettings(CommandSettings):
 
 
 @dataclass(frozen=True, config=SETTINGS)
+class StatusSettings:
+    """Run."""
+
+    folder: Annotated[StrPath, Flag("DIR")]
+    """Folder of a run, which may be running, stopped or finished."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class SummarySettings:
+    """Runs."""
+
+    folders: Folders
+    """Folders of finished runs: with a bench.json, or with seed_N/bench.json."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
 class ExportSettings:
     """Export."""
 

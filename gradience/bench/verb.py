@@ -1,4 +1,4 @@
-"""The verbs of Bench as functions: `run_bench`, `verify`, `aggregate`, `power_of_a_budget` and `export`."""
+"""The verbs of Bench as functions, one for each command of `gradience bench`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from gradience.bench.settings import (
     BenchSettings,
     ExportSettings,
     PowerSettings,
+    StatusSettings,
+    SummarySettings,
     VerifySettings,
     existing_folder,
     not_a_share,
@@ -22,6 +24,7 @@ from gradience.files.whole import already_exists, write_whole
 from gradience.progress import Watcher
 from gradience.reports.base.exact import as_written, share_of_points
 from gradience.reports.bench import Bench, BenchAggregate
+from gradience.reports.bench_status import BenchStatus
 from gradience.reports.forecast import BenchForecast
 from gradience.reports.power import PowerReport
 from gradience.reports.verification import Verification
@@ -129,6 +132,34 @@ def aggregate(settings: AggregateSettings) -> Aggregated:
     return Aggregated(
         report, write_digests(output, None if (output / PLAN).is_file() else (AGGREGATE, DOCUMENT))
     )
+
+
+@public(StatusSettings)
+def status(settings: StatusSettings) -> BenchStatus:
+    """Read how far a run is: finished, running and failed stages. Changes nothing.
+
+    The keywords are the flags of `gradience bench status`:
+
+    Raises InputError (`not-a-run`, `run-not-found`, and what `status.look` raises).
+    """
+    folder = existing_folder(Path(settings.folder))
+    from gradience.bench.status import look
+
+    return look(folder)
+
+
+@public(SummarySettings)
+def summary(settings: SummarySettings) -> list[Bench | BenchAggregate]:
+    """Return the result of each run: its aggregate, or the only seed.
+
+    The keywords are the flags of `gradience bench summary`:
+
+    Raises MissingExtra, and InputError for runs that do not belong together.
+    """
+    require_installed("scipy", extra="stats")
+    from gradience.bench.verdict.folders import read_results
+
+    return read_results(paths_of(settings.folders))
 
 
 @public(ExportSettings)

@@ -14,8 +14,9 @@ from gradience.bench.settings import (
     BenchSettings,
     ExportSettings,
     PowerSettings,
+    StatusSettings,
+    SummarySettings,
     VerifySettings,
-    existing_folder,
 )
 from gradience.cli.console import show_note, show_root, show_written
 from gradience.cli.exit_codes import ExitCode
@@ -24,7 +25,7 @@ from gradience.cli.help import Group, Verb
 from gradience.cli.options import CodeSettings
 from gradience.cli.output import JsonOutput, PageOutput, TextsOutput, command_line, print_screen
 from gradience.cli.verify import verify as verify_run
-from gradience.settings import SETTINGS, Flag, StrPath, call, required_output
+from gradience.settings import SETTINGS, Flag, call, required_output
 from gradience.words import noun
 
 if TYPE_CHECKING:
@@ -119,13 +120,7 @@ def ended(result: Bench | BenchAggregate, required: str | None) -> ExitCode:
     return ExitCode.GATE_FAILED if best in ("D", "X") else ExitCode.INCONCLUSIVE
 
 
-def status(
-    folder: Annotated[
-        Path,
-        typer.Argument(metavar="DIR", help="Folder of a run, which may be running, stopped or finished."),
-    ],
-    out: JsonOutput,
-) -> None:
+def status(settings: StatusSettings, out: JsonOutput) -> None:
     """Show how far a run is: finished, running and failed stages.
 
     Reads the folder of the run and changes nothing. Needs no PyTorch.
@@ -136,10 +131,9 @@ def status(
 
       watch -n 5 gradience bench status runs/mine
     """
-    existing_folder(folder)
-    from gradience.bench.status import look
+    from gradience.bench.verb import status as run
 
-    out.print(look(folder))
+    out.print(call(run, settings))
 
 
 def power(settings: PowerSettings, out: PageOutput) -> None:
@@ -208,14 +202,6 @@ def aggregate(settings: AggregateSettings, out: BenchOutput) -> int:
     return ended(report, out.require_grade)
 
 
-@dataclass(frozen=True, config=SETTINGS)
-class SummarySettings:
-    """Runs."""
-
-    folders: Annotated[list[StrPath], Flag("DIR")]
-    """Folders of finished runs: with a bench.json, or with seed_N/bench.json."""
-
-
 def summary(settings: SummarySettings) -> None:
     """Print one table of several runs: model, task, savings, status.
 
@@ -223,13 +209,10 @@ def summary(settings: SummarySettings) -> None:
 
       gradience bench summary runs/minilm runs/smollm2 runs/mistral
     """
-    from gradience.bench.verdict.folders import read_results
-    from gradience.errors import require_installed
+    from gradience.bench.verb import summary as run
     from gradience.reports.bench import summary_text
-    from gradience.settings import paths_of
 
-    require_installed("scipy", extra="stats")
-    print_screen(summary_text, read_results(paths_of(settings.folders)))
+    print_screen(summary_text, call(run, settings))
 
 
 def verify(settings: VerifySettings, out: TextsOutput) -> int:
