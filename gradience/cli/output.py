@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import warnings
@@ -16,7 +15,7 @@ from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from gradience.cli.console import beneath, show_note, wants_color
-from gradience.errors import UsageError, require
+from gradience.errors import UsageError
 from gradience.settings import SETTINGS, Flag, StrPath, call
 
 if TYPE_CHECKING:
@@ -26,21 +25,10 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-def check_page(output: Path) -> Path:
-    """Refuse, before any work is done, a page that cannot be written.
+def _page(path: Path | None) -> Path | None:
+    from gradience.reports.page.render import check_page
 
-    An earlier page is replaced, and no other file. Raises UsageError (`not-ours`), MissingExtra without jinja2.
-    """
-    from gradience.reports.page.render import is_page
-
-    require("jinja2", extra="report")
-    if os.path.lexists(output) and not is_page(output):
-        raise UsageError(
-            f"{output}: exists and was not written by Gradience, so it is not replaced",
-            code="not-ours",
-            hint="choose another file",
-        )
-    return output
+    return path and check_page(path)
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -67,9 +55,7 @@ class JsonOutput:
 class PageOutput(JsonOutput):
     """Output."""
 
-    html: Annotated[StrPath | None, AfterValidator(lambda path: path and check_page(path)), Flag("FILE")] = (
-        None
-    )
+    html: Annotated[StrPath | None, AfterValidator(_page), Flag("FILE")] = None
     """Also write the report as one HTML file (needs the extra report)."""
 
     @property
@@ -88,6 +74,7 @@ class PageOutput(JsonOutput):
         if self.html is None:
             return
         from gradience.reports.page.parts import PageSource
+        from gradience.reports.page.render import write_page
         from gradience.sources import verification_of
 
         sources = [
@@ -165,16 +152,6 @@ class TextsOutput(ReportOutput):
     @property
     def texts(self) -> bool:
         return not self.no_texts
-
-
-def write_page(output: Path, sources: Any, *, texts: bool = True) -> bytes:
-    """Write the page of the sources and return it. Raises OutputError (`write-failed`)."""
-    from gradience.files.whole import write_whole
-    from gradience.reports.page.render import to_page
-
-    page = to_page(sources, texts=texts).encode()
-    write_whole(output, [page])
-    return page
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

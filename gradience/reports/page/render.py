@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gradience.digests import sha256_bytes
-from gradience.errors import InputError, require
+from gradience.errors import InputError, UsageError, require
+from gradience.files.whole import write_whole
 from gradience.reading import open_stream
 from gradience.reports.base import html
 from gradience.reports.base.blocks import Bars, Block, Code, Facts, HeatMap, Inline, Notes, Table, spans
@@ -48,6 +50,21 @@ def is_page(path: Path) -> bool:
             return file.read(len(MARK)) == MARK
     except InputError:
         return False
+
+
+def check_page(output: Path) -> Path:
+    """Refuse, before any work is done, a page that cannot be written.
+
+    An earlier page is replaced, and no other file. Raises UsageError (`not-ours`), MissingExtra without jinja2.
+    """
+    require("jinja2", extra="report")
+    if os.path.lexists(output) and not is_page(output):
+        raise UsageError(
+            f"{output}: exists and was not written by Gradience, so it is not replaced",
+            code="not-ours",
+            hint="choose another file",
+        )
+    return output
 
 
 def to_page(sources: Sequence[PageSource], *, texts: bool = True) -> str:
@@ -88,6 +105,13 @@ def to_page(sources: Sequence[PageSource], *, texts: bool = True) -> str:
         ],
         version=__version__,
     )
+    return page
+
+
+def write_page(output: Path, sources: Sequence[PageSource], *, texts: bool = True) -> bytes:
+    """Write the page of the sources and return it. Raises OutputError (`write-failed`)."""
+    page = to_page(sources, texts=texts).encode()
+    write_whole(output, [page])
     return page
 
 
