@@ -69,12 +69,16 @@ class Shown(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A block of a page, and the kept result below benchmarks/results whose screen it shows."""
+    """A block of a page, and the kept result below benchmarks/results whose screen it shows.
+
+    named: paths in the command that the screen suggests next.
+    """
 
     page: str
     block: str
     file: str
     sections: Sequence[str] = ()
+    named: Mapping[str, str] = {}
 
 
 QUESTIONS = "docs/questions.md"
@@ -102,8 +106,18 @@ KEPT = (
     Kept("docs/evaluate.md", "lm_eval_chosen", "smollm2_lm_eval/chosen.json", ("Candidates",)),
     Kept("docs/evaluate.md", "lm_eval_ended", "smollm2_lm_eval/ended.json", ("Candidates",)),
     Kept("docs/evaluate.md", "lm_eval_read", "smollm2_lm_eval/read.json"),
-    Kept("docs/calibrate.md", "calibrate", "minilm_prompts/calibrate.json"),
-    Kept("docs/distill.md", "distill", "minilm_prompts/distill_report.json"),
+    Kept(
+        "docs/calibrate.md",
+        "calibrate",
+        "minilm_prompts/calibrate.json",
+        named={"path": "my_adapter", "output": "calibration.safetensors"},
+    ),
+    Kept(
+        "docs/distill.md",
+        "distill",
+        "minilm_prompts/distill_report.json",
+        named={"teacher": "my_adapter", "output": "distilled"},
+    ),
     Kept("docs/shrink.md", "shrink", "minilm_shrink_looks/shrink.json"),
     Kept(
         "docs/shrink.md",
@@ -326,7 +340,7 @@ def passes(variant: VariantSummary) -> str:
 def screen_of(kept: Kept) -> str:
     """Return a kept result as its command and its screen, or some sections of it."""
     result = SCREENS[Path(kept.file).name].read(ROOT / "benchmarks" / "results" / kept.file)
-    return f"```text\n$ {result.run.command}\n\n{part_of(result.to_text(), kept.sections).strip()}\n```"
+    return f"```text\n$ {result.run.command}\n\n{part_of(result.to_text(**kept.named), kept.sections).strip()}\n```"
 
 
 def portable(page: str) -> str:
