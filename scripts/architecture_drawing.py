@@ -12,10 +12,10 @@ LETTER = 7.9
 
 
 class Layer(NamedTuple):
-    """Rooms that do not import each other, and the heading of the group that begins with them."""
+    """Packages that do not import each other, and the heading of the group that begins with them."""
 
     heading: str
-    rooms: list[str]
+    packages: list[str]
 
 
 def layers_of(pyproject: str) -> list[Layer]:
@@ -45,7 +45,7 @@ def architecture_drawing() -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-size="13"'
             ' font-family="ui-monospace, Menlo, Consolas, monospace" role="img">',
-            "<title>The rooms of gradience: each may import what stands below it</title>",
+            "<title>The packages of gradience: each may import those below it</title>",
             f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
             *parts,
             f'<path d="M{WIDTH - 20} {GAP + 8} V{height - GAP - 8} m-5 -9 l5 9 l5 -9" fill="none" stroke="#57606a"/>',
@@ -64,12 +64,12 @@ def _row(layer: Layer, top: float) -> list[str]:
         parts.append(
             f'<text x="{GAP}" y="{middle}" fill="#57606a" font-size="11">{escape(layer.heading)}</text>'
         )
-    for room in layer.rooms:
-        width = len(room) * LETTER + 2 * GAP
+    for package in layer.packages:
+        width = len(package) * LETTER + 2 * GAP
         box = f'x="{left:.1f}" y="{top + (ROW - BOX) / 2}" width="{width:.1f}" height="{BOX}" rx="5"'
         parts.append(f'<rect {box} fill="#ddf4ff" stroke="#54aeff"/>')
         parts.append(
-            f'<text class="room" x="{left + GAP:.1f}" y="{middle}" fill="#1f2328">{escape(room)}</text>'
+            f'<text class="package" x="{left + GAP:.1f}" y="{middle}" fill="#1f2328">{escape(package)}</text>'
         )
         left += width + GAP
     return parts

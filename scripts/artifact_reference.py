@@ -54,7 +54,7 @@ WRITTEN_BY = {
     "digests": "`gradience bench run`, `gradience bench aggregate` and `gradience evaluate` write it last."
     " [How to verify](../verify.md)",
     "verification": "`gradience verify --json` prints it. [How to verify](../verify.md)",
-    "training": "It lies beside each adapter that Bench trains. [What a training promises](training.md)",
+    "training": "Bench writes it beside each adapter that it trains. [What a training promises](training.md)",
     "stage": "It is the last file of each finished stage of Bench."
     " [What is made again](../bench.md#resuming)",
 }

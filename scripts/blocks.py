@@ -7,7 +7,7 @@ import re
 
 
 def replace_block(text: str, name: str, content: str) -> str:
-    """`text` with what lies between `<!-- NAME -->` and `<!-- /NAME -->` replaced by `content`.
+    """`text` with the text between `<!-- NAME -->` and `<!-- /NAME -->` replaced by `content`.
 
     Raises ValueError unless there is exactly one such pair.
     """

@@ -231,7 +231,7 @@ def text_of(shown: Shown) -> str:
 
 
 def part_of(printed: str, headings: Sequence[str]) -> str:
-    """Return the title and the sections of these headings (all if none is named); `…` stands for what is left out.
+    """Return the title and the sections of these headings (all if none is named); `…` marks what is left out.
 
     A heading `…` leaves the title out.
     """

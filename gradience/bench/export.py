@@ -80,7 +80,7 @@ def evaluated(folder: Path) -> Iterator[Evaluated]:
 
 SCHEMA_VERSION = "0.3.0"
 TEXT_UNKNOWN = "sha256:"
-"""Stands before the digest of a prompt."""
+"""Prefix of the digest of a prompt."""
 
 
 def export_eee(folder: Path, output: Path) -> list[Path]:

@@ -70,7 +70,7 @@ def show_written(value: object, label: str = "written") -> None:
 
 
 def show_root(folder: Path) -> None:
-    """Print `root: …`, the digest that stands for the whole folder, if there is one."""
+    """Print `root: …`, the digest of the whole folder, if there is one."""
     from gradience.files.digests import DIGESTS, root_of
 
     root = root_of(folder)

@@ -21,7 +21,7 @@ class WrittenOutput(JsonOutput):
 
 
 def report(settings: PageSettings, out: WrittenOutput) -> None:
-    """Several reports become sections of one page. A folder stands for the reports in it and directly below it;
+    """Several reports become sections of one page. For a folder, its reports and those directly below it are read;
     checkpoints without an audit.json are audited.
 
     Examples:

@@ -31,7 +31,7 @@ MAX_TEMPLATE = 2**20
 BEGINNING = 1000
 """Characters in which the beginning of a text is looked at."""
 MARK = "ENDOFTHISTURN"
-"""Stands behind the answer in one of the renderings, so that its end is seen and not searched for."""
+"""Marks the end of the answer in one of the renderings."""
 
 
 @dataclass(frozen=True, slots=True)

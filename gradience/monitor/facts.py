@@ -175,7 +175,7 @@ class RunFacts:
         self._rewards(record, step)
 
     def _is_hidden(self, record: Record) -> bool:
-        """Return True if a loss of 0 stands for NaN: the gradient is not finite, and the Trainer's filter is on."""
+        """Return True if a loss of 0 means NaN: the gradient is not finite, and the Trainer's filter is on."""
         norm, training = record.number("grad_norm"), self.config.get("training")
         is_filtered = isinstance(training, Mapping) and training.get("logging_nan_inf_filter") is True
         return is_filtered and norm is not None and not math.isfinite(norm)

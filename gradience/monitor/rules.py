@@ -27,6 +27,7 @@ from gradience.learning_rate import (
 from gradience.monitor.facts import RunFacts, RunSetup, Split
 from gradience.monitor.series import Series
 from gradience.ranks import DEFAULT_GRID, round_up
+from gradience.reports.base.numbers import sig
 from gradience.reports.monitor import Confidence, Evidence
 from gradience.rules import NotApplicable, Rule, need, rule
 from gradience.telemetry.rank_series import SATURATED_AT, RankPoint, settled_since, too_large, too_small
@@ -141,7 +142,7 @@ def gradient_explosion(run: MonitoredRun) -> Observations:
     if usual <= 0 or top.high < EXPLODED * usual:
         return
     yield Observation(
-        f"the gradient norm reached {top.high:.3g}, {top.high / usual:.0f} times what is usual in this run",
+        f"the gradient norm reached {sig(top.high)}, {top.high / usual:.0f} times the usual norm of this run",
         evidence("largest gradient norm", top.high, top.high_step) + evidence("usual", usual),
         "high",
         "clip gradients (max_grad_norm = 1.0), warm up longer, or lower the learning rate",
@@ -160,10 +161,10 @@ def loss_explosion(run: MonitoredRun) -> Observations:
     if first <= 0 or top.high < LOSS_EXPLODED * first:
         return
     yield Observation(
-        f"the loss reached {top.high:.3g}, {top.high / first:.3g} times the first one",
+        f"the loss reached {sig(top.high)}, {sig(top.high / first)} times the first logged loss",
         evidence("largest loss", top.high, top.high_step) + evidence("first loss", first),
         "high",
-        f"check the rows used shortly before step {top.high_step}, and at the learning rate there",
+        f"check the rows used shortly before step {top.high_step}, and the learning rate there",
         "one row with a wrong label or an extreme value can do this, and so can a step that is too large",
     )
 
@@ -184,7 +185,7 @@ def divergence(run: MonitoredRun) -> Observations:
     if first <= 0 or not (above_start or above_best):
         return
     yield Observation(
-        f"the last fifth of the run has a mean loss of {end:.3g}, after {low.low:.3g} at step {low.low_step}",
+        f"the last fifth of the run has a mean loss of {sig(end)}, after {sig(low.low)} at step {low.low_step}",
         evidence("first logged loss", first)
         + evidence("lowest loss", low.low, low.low_step)
         + evidence("mean of the last fifth", end, loss.last_step),
@@ -297,8 +298,8 @@ def memorization_gap(run: MonitoredRun) -> Observations:
         ratio = math.exp(min(last.loss - last.train_loss, 700.0))
         if ratio >= run.gap_threshold:
             yield Observation(
-                f"loss on {name} is {last.loss:.3g}, in training {last.train_loss:.3g}"
-                f" (ratio of perplexities {ratio:.3g})",
+                f"loss on {name} is {sig(last.loss)}, in training {sig(last.train_loss)}"
+                f" (ratio of perplexities {sig(ratio)})",
                 evidence(f"loss on {name}", last.loss, last.step)
                 + evidence("training loss", last.train_loss, last.step)
                 + evidence("threshold", run.gap_threshold),
@@ -326,11 +327,11 @@ def overfitting(run: MonitoredRun) -> Observations:
         if best.train_loss is None or last.train_loss is None or last.train_loss >= best.train_loss:
             continue
         yield Observation(
-            f"loss on {name} was best at step {best.step} ({best.loss:.3g}) and has risen to {last.loss:.3g}",
+            f"loss on {name} was best at step {best.step} ({sig(best.loss)}) and has risen to {sig(last.loss)}",
             evidence("best", best.loss, best.step) + evidence("last", last.loss, last.step),
             "high" if last.loss > (1 + 2 * RISEN) * best.loss else "medium",
             f"use the checkpoint of step {best.step}; set load_best_model_at_end and early stopping",
-            "after the best evaluation the model memorized its training rows",
+            "from that step on the model memorized its training rows",
         )
         return
 
@@ -417,7 +418,7 @@ def reward_collapse(run: MonitoredRun) -> Observations:
     if fall < COLLAPSED * (best.mean - first.mean):
         return
     yield Observation(
-        f"the reward ends at {end.mean:.3g}, after {best.mean:.3g} at its best",
+        f"the reward ends at {sig(end.mean)}, after {sig(best.mean)} at its best",
         evidence("best mean over a tenth of the run", best.mean)
         + evidence("mean of the last fifth", end.mean, reward.last_step)
         + (evidence("highest logged reward", top.high, top.high_step) if top else ()),

@@ -347,7 +347,9 @@ def monitor_blocks(report: MonitorReport, *, verbose: bool = False, chart_column
         blocks += _alerts(run, verbose=verbose)
         advice = [
             Note(
-                "item", advice.action, [f"{advice.reason} ({advice.because}, {advice.confidence} confidence)"]
+                "item",
+                advice.action,
+                [f"because {advice.reason} ({advice.because}, {advice.confidence} confidence)"],
             )
             for advice in run.recommendations
         ]

@@ -28,7 +28,7 @@ WORST = 3.0
 SMALLEST_SHARE = 1e-8
 """The smallest margin, in standard deviations of one example, whose number of examples is given."""
 _SMALLEST_VARIANCE = 1e-30
-"""Stands for 0, where no pair differs."""
+"""Used for 0 if no pair differs."""
 _POINTS = 200
 """Equally probable spreads of S runs, over which the mean is taken."""
 

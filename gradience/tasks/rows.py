@@ -170,7 +170,7 @@ Place = TypeVar("Place", Path, str)
 
 def unclear(hint: str) -> UsageError:
     """The error (`task-files`) for data whose roles nothing says."""
-    return UsageError("training and evaluation data cannot be told apart", code="task-files", hint=hint)
+    return UsageError("training and evaluation data cannot be distinguished", code="task-files", hint=hint)
 
 
 def by_role(single: Place | None, places: Mapping[Role, Place | None]) -> dict[Role | None, Place]:

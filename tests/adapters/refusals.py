@@ -1,4 +1,4 @@
-"""Cases in which the audit refuses its input: how each is made, and what the user must be told."""
+"""Cases in which the audit refuses its input: how each is made, and the message that the user must get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory is told from the shapes that a header claims, before anything is allocated: more than the limit is refused."""
+"""Memory is computed from the shapes in a header, before anything is allocated: more than the limit is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: its rooms, its walks, and the places where a thing is added."""
+"""docs/architecture.md is true: its packages, its walks, and the places where a thing is added."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def test_the_drawing_has_every_room_from_the_bottom_up():
     """As pyproject.toml has them, from which import-linter takes the arrows."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     layers = contracts["contracts"][0]["layers"][::-1]
-    layer_of = {room: layer for layer, rooms in enumerate(layers) for room in rooms.split(" : ")}
+    layer_of = {package: layer for layer, packages in enumerate(layers) for package in packages.split(" : ")}
     (picture,) = re.findall(r"^!\[.+\]\((.+\.svg)\)$", PAGE, flags=re.MULTILINE)
     drawing = ElementTree.parse(ROOT / "docs" / picture).getroot()
-    rooms = [element for element in drawing.iter() if element.get("class") == "room"]
-    assert sorted(room.text for room in rooms) == sorted(layer_of)
-    from_below = sorted(rooms, key=lambda room: -float(room.attrib["y"]))
-    assert [layer_of[room.text] for room in from_below] == sorted(layer_of.values())
+    packages = [element for element in drawing.iter() if element.get("class") == "package"]
+    assert sorted(package.text for package in packages) == sorted(layer_of)
+    from_below = sorted(packages, key=lambda package: -float(package.attrib["y"]))
+    assert [layer_of[package.text] for package in from_below] == sorted(layer_of.values())
 
 
 @pytest.mark.parametrize("heading", ["The walk of an adapter", "The walk of a YAML", "One file and one line"])

@@ -65,7 +65,7 @@ class Stages:
     plan: str | None = None
     """Digest of the plan that the run follows; every manifest carries it."""
     say: Callable[[str], None] = logger.warning
-    """Told why a stage is made again."""
+    """Called with the reason why a stage is made again."""
 
     def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
         """Return the folder of the stage `name`, made from `depends` by `make` unless it is there, unchanged.

@@ -2,7 +2,7 @@
 
 Of n examples some only the probe has correct, and some only the variant: the difference is what the variant loses, net.
 A seed passes when it loses at most ⌊tolerance · n⌋. A variant passes when enough of the planned seeds pass and no
-seed lies below the floor. What did not yield a number is never dropped: a seed that is missing or ended in an
+seed is below the floor. What did not yield a number is never dropped: a seed that is missing or ended in an
 error is a failed seed; a seed whose probe did not train is no evidence, so that nothing can be concluded.
 """
 
