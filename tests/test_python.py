@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distill_sample import distill_report
+from prompt_samples import distill_report
 
 import gradience
 from gradience import (

@@ -169,13 +169,6 @@ def save(
     return Saved(path, model.double(), peft_updates(model, adapter))
 
 
-def half_of_the_factors(model: PeftModel) -> None:
-    """B in bfloat16, A as it was: two storage types in one file."""
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = parameter.data.to(torch.bfloat16)
-
-
 def fill(model: PeftModel) -> None:
     """Random values in every factor, falling from direction to direction like those of trained adapters."""
     for name, parameter in model.named_parameters():

@@ -7,7 +7,7 @@ import signal
 from collections import Counter
 
 import pytest
-from calibration_sample import calibration_report
+from prompt_samples import calibration_report
 
 from gradience.files import records
 from gradience.files.artifact import interruptible

@@ -409,12 +409,12 @@ def test_a_parquet_file_holds_the_rows(here):
 
 
 def test_a_calibration_of_no_adapter_is_an_error(here, monkeypatch):
-    import calibration_sample
+    import prompt_samples
 
     from gradience.reports.calibration import Calibration
 
     class Read:
-        report = calibration_sample.calibration_report()
+        report = prompt_samples.calibration_report()
 
     monkeypatch.setattr(Calibration, "read", classmethod(lambda cls, path: Read))
     with pytest.raises(GradienceError, match="matches none of these adapters"):
@@ -424,12 +424,12 @@ def test_a_calibration_of_no_adapter_is_an_error(here, monkeypatch):
 @pytest.mark.parametrize("names", [(), ("of.another.model",)], ids=["empty", "of another"])
 def test_a_calibration_without_a_module_of_the_adapter_is_an_error(here, names):
     """The digest of its adapter is right, and it knows none of its modules."""
-    import calibration_sample
+    import prompt_samples
 
     from gradience.reports.calibration import Calibration, ModuleMoments
 
     (row,) = (row for row in measured_rows(members(1)) if row.path == "zoo/wide")
-    sample = calibration_sample.calibration_report()
+    sample = prompt_samples.calibration_report()
     modules = tuple(
         dataclasses.replace(sample.modules[0], name=name, rank=1, components=1, importance=0.5)
         for name in names

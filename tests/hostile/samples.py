@@ -12,10 +12,9 @@ from typing import Any
 
 import audit_sample
 import bench_sample
-import calibration_sample
 import compression_sample
-import distill_sample
 import fleet_sample
+import prompt_samples
 
 from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
 from gradience.bench.plan.power import plausible, report_of_numbers
@@ -99,10 +98,10 @@ def artifacts() -> dict[str, Any]:
         "audit": audit_sample.report(rows),
         "compression": compression_sample.report(written),
         "compression_plan": compression_sample.plan(planned),
-        "calibration": calibration_sample.calibration_report(),
-        "calibration_forecast": calibration_sample.calibration_forecast(),
-        "distill": distill_sample.distill_report(),
-        "distill_forecast": distill_sample.distill_forecast(),
+        "calibration": prompt_samples.calibration_report(),
+        "calibration_forecast": prompt_samples.calibration_forecast(),
+        "distill": prompt_samples.distill_report(),
+        "distill_forecast": prompt_samples.distill_forecast(),
         "conversion": compression_sample.conversion(),
         "comparison": compression_sample.comparison(compared),
         "evaluation": EvaluationReport.read(EVALUATED),

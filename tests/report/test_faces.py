@@ -10,10 +10,9 @@ from pkgutil import resolve_name
 
 import pytest
 from bench_sample import bench, three_seeds
-from calibration_sample import calibration_report
 from compression_sample import conversion
-from distill_sample import distill_report
 from fleet_sample import fleet_compression, fleet_report
+from prompt_samples import calibration_report, distill_report
 from rich.cells import cell_len
 from test_audit_document import Reader
 from test_audit_text import mistral

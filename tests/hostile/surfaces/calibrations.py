@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import calibration_sample
 import numpy as np
+import prompt_samples
 
 from gradience.audit.adapter import audit_adapter
 from gradience.reports.calibration import (
@@ -50,7 +50,7 @@ def calibration_of(folder: Path) -> Calibration:
                 weighted_energy_rank_90=1,
             )
         )
-    report = calibration_sample.calibration_report().model_copy(
+    report = prompt_samples.calibration_report().model_copy(
         update={
             "adapter_sha256": audited.adapter.sha256,
             "modules": tuple(rows),
