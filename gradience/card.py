@@ -142,7 +142,7 @@ def _evaluated(
         raise InputError(
             f"{folder}: the evaluation does not cover these weights (sha256 {sha256[:12]}…)",
             code="other-adapter",
-            hint=f"give an evaluation of this adapter: gradience evaluate REFERENCE {folder} --data ROWS --output DIR",
+            hint=f"evaluate this adapter first: gradience evaluate ./reference {folder} --data rows.jsonl -o evaluated",
         )
     return None
 

@@ -148,14 +148,14 @@ def require_peft(opened: Adapter) -> None:
             f"{opened.location.path}: lora_B of {grouped[0]} is grouped by expert (lora_B_layout), and PEFT 0.21 reads "
             "it in another order",
             code="expert-order",
-            hint=f"write it in PEFT's order first: gradience convert {opened.location.path} NEW",
+            hint=f"write it in PEFT's order first: gradience convert {opened.location.path} converted",
         )
     if opened.of_peft:
         return
     raise InputError(
         f"{opened.location.path}: {words_of(opened.format)} cannot be loaded into a model: only PEFT's format can",
         code="not-peft-format",
-        hint=f"write it in PEFT's format first: gradience convert {opened.location.path} NEW"
+        hint=f"write it in PEFT's format first: gradience convert {opened.location.path} converted"
         if opened.unwritable is None
         else "train it with PEFT to evaluate it here",
     )

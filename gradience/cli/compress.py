@@ -59,13 +59,15 @@ def compress(
         return _fleet(given, sources, out)
     if sources.keys() - {"source"}:
         raise UsageError(
-            "--to-rank and --root belong to --fleet", code="no-fleet", hint="for one adapter, give --rank K"
+            "--to-rank and --root belong to --fleet",
+            code="no-fleet",
+            hint="for one adapter, give its rank: --rank 4",
         )
     if "source" not in sources:
         raise UsageError(
             "no adapter given",
             code="no-adapter",
-            hint="give its folder, or --fleet fleet.jsonl for many: gradience compress ./my_adapter --rank 4 -o DIR",
+            hint="give its folder, or --fleet fleet.jsonl: gradience compress ./my_adapter --rank 4 -o smaller",
         )
     from gradience.compress.adapter import compress_adapter
 
@@ -98,7 +100,7 @@ def _fleet(given: dict[str, Any], sources: dict[str, Any], out: LayersOutput) ->
     if "to_rank" not in sources:
         raise UsageError("--fleet needs --to-rank", code="no-to-rank", hint="such as --to-rank 16")
     if "output" not in given:
-        raise UsageError("--fleet needs --output", code="no-output", hint="give --output DIR")
+        raise UsageError("--fleet needs --output", code="no-output", hint="add --output smaller")
     taken = {"output", "allow_pickle", "max_memory", *fields_of(WriteSettings)}
     other = ["ADAPTER"] if "source" in sources else []
     other += [f"--{name.replace('_', '-')}" for name in given if name not in taken]

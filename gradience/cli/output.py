@@ -146,7 +146,7 @@ class TextsOutput(ReportOutput):
             raise UsageError(
                 "--no-texts has no effect without --html",
                 code="no-page",
-                hint="leave --no-texts out, or add --html FILE",
+                hint="leave --no-texts out, or add --html page.html",
             )
 
     @property

@@ -100,7 +100,7 @@ def not_held(opened: Adapter, form: str, part: str, hint: str) -> InputError:
 def rewriting(opened: Adapter, options: str) -> str:
     """Return the command that writes an adapter again at its own ranks, with other options of compress."""
     rank = max((pair.rank for pair in opened.pairs), default=1)
-    return f"gradience compress {opened.location.path} --rank {rank} {options} --output NEW"
+    return f"gradience compress {opened.location.path} --rank {rank} {options} --output smaller"
 
 
 def refuse_beside(opened: Adapter, form: str) -> tuple[SkippedTensor, ...]:
@@ -138,7 +138,7 @@ def refuse_meaning(opened: Adapter, form: str) -> None:
             f"init_lora_weights is {config.init[:60]!r}: "
             + ("PEFT changes the base weights, too" if start else "what PEFT does to the base is unknown"),
             f"write the difference to the adapter before training, as plain LoRA: gradience compress "
-            f"{opened.location.path} --initial-adapter INITIAL --rank {rank} --output NEW; then convert NEW",
+            f"{opened.location.path} --initial-adapter ./initial --rank {rank} --output plain; then convert plain",
         )
     field = next((name for name in _OF_PEFT if config.fields.get(name)), None)
     tied = any(pair.kind == "embedding" or pair.module.endswith("lm_head") for pair in opened.pairs)

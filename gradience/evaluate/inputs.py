@@ -215,7 +215,7 @@ def groups_of(task: Task, examples: Sequence[Any], request: EvaluateSettings) ->
         raise UsageError(
             f"--group {request.group}: only rows of your own file have a column of groups",
             code="no-group",
-            hint="give --data FILE with prompts, choices, messages, or the columns `text` and `label`",
+            hint="give --data rows.jsonl with prompts, choices, messages, or the columns `text` and `label`",
         )
     groups = joined(
         [known.get(row.id) for row in examples], [spelling_key(_text_of(row)) for row in examples]
@@ -317,7 +317,7 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
             raise UsageError(
                 "neither data nor a task given",
                 code="no-task",
-                hint=f"give --data FILE, or --task with one of {', '.join(tasks.PROFILES)}",
+                hint=f"give --data rows.jsonl, or --task with one of {', '.join(tasks.PROFILES)}",
             )
         return tasks.load(request.task, options, folder=folder, needed=())
     if request.task in tasks.PROFILES and "file" not in signature(tasks.find(request.task)).parameters:

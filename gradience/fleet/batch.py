@@ -133,7 +133,7 @@ def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:
         raise InputError(
             f"{row.path}: is inside {outer}, another adapter of the fleet",
             code="nested-adapter",
-            hint=f"compress it separately: gradience compress {row.path} --rank K -o DIR",
+            hint=f"compress it separately: gradience compress {row.path} --rank 4 -o smaller",
         )
     if row.status == "failed" or row.rank is None:
         raise InputError(row.message or "its rank is not known", code=row.error or "no-rank")

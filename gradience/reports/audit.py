@@ -366,7 +366,7 @@ class AuditReport(Report):
     """
 
     row_field: ClassVar[str] = "layers"
-    repair: ClassVar[str] = "audit the adapter again: gradience audit ADAPTER --output FILE"
+    repair: ClassVar[str] = "audit the adapter again: gradience audit ./my_adapter --output audit.json"
     plots: ClassVar[Plots] = {
         "heatmap": PlotOf("audits:heatmap_plot", ("Map of modules",)),
         "energy": PlotOf("audits:energy_plot", ("Map of modules",)),

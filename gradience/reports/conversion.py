@@ -24,7 +24,7 @@ class ConversionReport(Report):
     """
 
     row_field: ClassVar[str] = "left_out"
-    repair: ClassVar[str] = "convert the adapter again: gradience convert ADAPTER DIR --json"
+    repair: ClassVar[str] = "convert the adapter again: gradience convert ./my_adapter converted --json"
 
     schema_: Literal["gradience.conversion/1"] = Field(default="gradience.conversion/1", alias="schema")
     source_path: str

@@ -222,7 +222,7 @@ class EvaluationReport(Report):
     """
 
     row_field: ClassVar[str] = "adapters"
-    repair: ClassVar[str] = "evaluate again: gradience evaluate … --output DIR"
+    repair: ClassVar[str] = "repeat the gradience evaluate command"
     plots: ClassVar[Plots] = compared_plots("Candidates", "Candidates")
 
     schema_: Literal["gradience.evaluation/2"] = Field(default="gradience.evaluation/2", alias="schema")

@@ -223,7 +223,7 @@ class ShrinkReport(Report):
     """
 
     row_field: ClassVar[str] = "candidates"
-    repair: ClassVar[str] = "shrink again: gradience shrink … --output DIR"
+    repair: ClassVar[str] = "repeat the gradience shrink command"
     plots: ClassVar[Plots] = compared_plots("Candidates", "Candidates")
 
     schema_: Literal["gradience.shrink/2"] = Field(default="gradience.shrink/2", alias="schema")

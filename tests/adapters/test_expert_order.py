@@ -172,7 +172,7 @@ def test_only_peft_s_order_is_put_on_a_model(base, marker, adapters):
         with pytest.raises(InputError, match="grouped by expert") as caught:
             adapter_input("adapter", folder)
         assert caught.value.code == "expert-order"
-        assert f"gradience convert {folder} NEW" in str(caught.value.hint)
+        assert f"gradience convert {folder} converted" in str(caught.value.hint)
     else:
         adapter_input("adapter", folder)
 
