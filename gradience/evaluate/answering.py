@@ -177,6 +177,8 @@ class Answering:
         try:
             if self.inputs.likelihoods:
                 row.answers = self._scores(row, "eval", f"{row.file_name}.jsonl")
+            elif self.evaluator.follows and not reference:
+                self._follow(row)
             else:
                 row.answers = self._answers(row)
                 if self.inputs.measures_divergence and (self._likelihoods or not reference):
@@ -200,12 +202,42 @@ class Answering:
         name, folder = _known(adapter)
         self._stage(row, "eval")
         depends = {"kind": "answers", "adapter": _digests(adapter), "name": name, "lora": lora}
-        return self._keep(
+        (answers,) = self._keep(
             row,
-            f"{row.file_name}.jsonl",
-            depends,
-            lambda path, look: self.evaluator.answers(name, folder, path, lora=lora, look=look),
+            {f"{row.file_name}.jsonl": depends},
+            lambda paths, look: [
+                self.evaluator.answers(name, folder, paths and paths[0], lora=lora, look=look)
+            ],
         )
+        return answers
+
+    def _follow(self, row: AdapterAnswers) -> None:
+        """Answer and score in one pass behind the answers of the reference."""
+        name, folder = _known(row.adapter)
+        self._stage(row, "eval")
+        reference, scored = self.inputs.reference, self.inputs.measures_divergence
+        depends = {"adapter": _digests(row.adapter), "name": name}
+        depends |= {"reference": _digests(reference), "reference_name": reference.name}
+        files = {f"{row.file_name}.jsonl": {"kind": "answers", **depends}}
+        if scored:
+            files[f"{row.file_name}.scores.jsonl"] = {"kind": "scores", **depends}
+
+        def make(paths: Any, look: int) -> Sequence[Evaluation[Any] | None]:
+            self._reach(self._reference, look)
+            drafts = self._reference.answers
+            assert drafts is not None
+            return self.evaluator.follow(
+                name,
+                folder,
+                paths,
+                drafts.records,
+                reference=(reference.name, reference.folder),
+                scored=scored,
+                look=look,
+            )
+
+        row.answers, *scores = self._keep(row, files, make)
+        row.scores = scores[0] if scored else None
 
     def _scores(self, row: AdapterAnswers, stage: str, file: str) -> Evaluation[Any]:
         """Return likelihoods of the gold responses; if nothing is generated, they are the answers."""
@@ -214,40 +246,56 @@ class Answering:
         self._stage(row, stage)
         depends = {"kind": "scores", "adapter": _digests(row.adapter), "name": name}
         depends |= {"reference": _digests(reference), "reference_name": reference.name}
-        return self._keep(
+        (scores,) = self._keep(
             row,
-            file,
-            depends,
-            lambda path, look: self.evaluator.scores(
-                name, folder, path, reference=(reference.name, reference.folder), look=look
-            ),
+            {file: depends},
+            lambda paths, look: [
+                self.evaluator.scores(
+                    name,
+                    folder,
+                    paths and paths[0],
+                    reference=(reference.name, reference.folder),
+                    look=look,
+                )
+            ],
         )
+        return scores
 
-    def _keep(self, row: AdapterAnswers, file: str, depends: Mapping[str, Any], make: Any) -> Evaluation[Any]:
+    def _keep(
+        self, row: AdapterAnswers, files: Mapping[str, Mapping[str, Any]], make: Any
+    ) -> list[Evaluation[Any]]:
+        """Return the records of a row's files. make: (their paths, look) -> their records; files: name -> what decides
+        them."""
         looks = self.evaluator.looks
         if self.kept is None:
             if len(looks) > 1 and self._scratch is None:
                 self._scratch = TemporaryDirectory()
-            path = None if self._scratch is None else Path(self._scratch.name) / file
-            return make(path, row.look)  # type: ignore[no-any-return]
+            scratch = self._scratch
+            return make(None if scratch is None else [Path(scratch.name) / file for file in files], row.look)  # type: ignore[no-any-return]
         shared = {
             **self._base,
             "settings": self.evaluator.settings,
             "scoring": self.inputs.task.scoring,
             "numerics": self.evaluator.numerics,
-            **depends,
         }
-        depends_by_look = [shared | self._examples_at[look] for look in range(len(looks))]
-        evaluation, digest = self.kept.records(file, depends_by_look, make, row.look)
-        written = RecordsFile(path=f"{RECORDS}/{file}", sha256=digest)
-        paths = [known.path for known in row.files]
-        place = paths.index(written.path) if written.path in paths else len(paths)
-        row.files[place : place + 1] = [written]
-        return first(evaluation, looks[row.look - 1])
+        depends_by_look = {
+            file: [{**shared, **depends, **self._examples_at[look]} for look in range(len(looks))]
+            for file, depends in files.items()
+        }
+        kept = self.kept.records(depends_by_look, make, row.look)
+        for file, (_, digest) in zip(files, kept, strict=True):
+            written = RecordsFile(path=f"{RECORDS}/{file}", sha256=digest)
+            known = [known.path for known in row.files]
+            place = known.index(written.path) if written.path in known else len(known)
+            row.files[place : place + 1] = [written]
+        return [first(evaluation, looks[row.look - 1]) for evaluation, _ in kept]
 
     def _stage(self, row: AdapterAnswers, stage: str) -> None:
         once = self.inputs.likelihoods or not self.inputs.measures_divergence
-        stages = self._rows if once else 2 * self._rows - (not self._likelihoods)
+        if self.evaluator.follows:
+            stages = self._rows + (self.inputs.measures_divergence and self._likelihoods)
+        else:
+            stages = self._rows if once else 2 * self._rows - (not self._likelihoods)
         name = f"{row.file_name}/{stage}"
         self.watcher.stage(name, self._stages.setdefault(name, len(self._stages) + 1), stages)
 

@@ -12,22 +12,28 @@ from typing import Any
 
 from gradience.evaluate.batches import SCORED_SHARE
 from gradience.evaluate.engines import engine
-from gradience.evaluate.engines.base import RECORDS_OF, Engine
+from gradience.evaluate.engines.base import RECORDS_OF, Draft, Engine
 from gradience.evaluate.rows import (
     Choices,
     Classification,
     Generation,
     Procedure,
     Scores,
+    draft_of,
     evaluate_rows,
+    follow_rows,
 )
-from gradience.files.records import Evaluation
+from gradience.files.records import Evaluation, GenerationRecord, ScoreRecord
 from gradience.models.settings import ModelSettings
 from gradience.progress import Progress
-from gradience.tasks.base import ChoiceTask, ClassificationTask, LikelihoodTask, Task
+from gradience.tasks.base import ChoiceTask, ClassificationTask, GenerationTask, LikelihoodTask, Task
 
 SCORED_AT_ONCE = 16
 """Responses in a batch of teacher-forced scoring: its logits over a whole vocabulary take the memory."""
+
+
+POSITIONS = 1000
+"""Positions at which the noise of the two largest logits is measured, if there are so many."""
 
 
 class Evaluator:
@@ -68,6 +74,7 @@ class Evaluator:
         self.engine_type.check(model, labels=self._labels)
         self.engine_type.require(RECORDS_OF[type(task)])
         self._engine: Engine | None = None
+        self._near_tie: dict[str, float] = {}
         self._expected: list[Path] = []
 
     def procedure(self, *, lora: bool = True, reference: str | None = None) -> Procedure:
@@ -154,6 +161,67 @@ class Evaluator:
             return None
         procedure = Scores(reference=reference[0])
         return self._rows(engine.divergence, procedure, name, path, None, look, allow_inert=allow_inert)
+
+    @property
+    def follows(self) -> bool:
+        """True if another adapter's answers speed up an adapter's own."""
+        known = self.engine_type.follows and self.model.type == "causal_lm"
+        return known and isinstance(self.task, GenerationTask)
+
+    def follow(
+        self,
+        name: str | None,
+        adapter: Path | None,
+        paths: tuple[Path, Path] | None,
+        drafts: Sequence[GenerationRecord],
+        *,
+        reference: tuple[str, Path],
+        scored: bool,
+        allow_inert: bool = False,
+        look: int | None = None,
+    ) -> tuple[Evaluation[GenerationRecord], Evaluation[ScoreRecord] | None]:
+        """Return what `answers` and, if `scored`, `scores` return, in one pass behind the answers of the reference.
+
+        drafts: the records of those answers.
+        """
+        engine, looks = self.engine_with(*reference), self.looks[:look]
+        if name is not None and adapter is not None:
+            self.engine_with(name, adapter)
+        generation = self.procedure()
+        assert isinstance(generation, Generation)
+        return follow_rows(
+            engine,
+            generation,
+            Scores(reference=reference[0]) if scored else None,
+            name,
+            self.examples[: looks[-1]],
+            drafts,
+            reference=reference[0],
+            near_tie=self._noise_of(engine, generation, reference[0], drafts),
+            **self._batches(),
+            scoring=self.task.scoring,
+            paths=paths,
+            on_batch=self.on_batch,
+            allow_inert=allow_inert,
+            looks=looks,
+        )
+
+    def _noise_of(
+        self, engine: Engine, generation: Generation, reference: str, drafts: Sequence[GenerationRecord]
+    ) -> float:
+        """Return the noise of the two largest logits, measured once: on answers before the first look."""
+        if reference not in self._near_tie:
+            first = list(zip(self.examples, drafts, strict=False))[: self.looks[0]]
+            mean = sum(draft.n_tokens for _, draft in first) / len(first)
+            step = max(1, int(len(first) * mean / POSITIONS))
+            self._near_tie[reference] = engine.near_tie(
+                reference,
+                [Draft(row.prompt, draft_of(draft)) for row, draft in first[::step]],
+                max_new_tokens=generation.max_new_tokens,
+                stop=tuple(generation.stop),
+                max_length=generation.limit(engine),
+            )
+        return self._near_tie[reference]
 
     def _rows(
         self,

@@ -20,7 +20,7 @@ from gradience.files.whole import write_errors
 from gradience.reports.evaluation import KeptBudget, KeptFile, KeptRecords
 
 RECORDS, MANIFEST = "records", "manifest.json"
-VERSION = 2
+VERSION = 3
 """Incremented when equal inputs give different records: older records are then recomputed."""
 
 
@@ -92,33 +92,42 @@ class Kept:
 
     def records(
         self,
-        name: str,
-        depends: Sequence[Mapping[str, Any]],
-        make: Callable[[Path, int], object],
+        files: Mapping[str, Sequence[Mapping[str, Any]]],
+        make: Callable[[Sequence[Path], int], object],
         look: int = 1,
-    ) -> tuple[Evaluation[Any], str]:
-        """Return the records in the file `name` up to a look or a later one, and its sha256.
+    ) -> list[tuple[Evaluation[Any], str]]:
+        """Return the records in each of the files up to a look or a later one, with their sha256.
 
-        depends: for each look everything that decides the records, in what JSON can hold. make: writes the records up
-        to a look, and continues what an earlier look has left.
+        files: name -> for each look everything that decides the records, in what JSON can hold. make: writes the files
+        up to a look, and continues what an earlier look has left.
         """
-        path, keys = self.folder / name, [_key(entry) for entry in depends]
+        keys = {name: [_key(entry) for entry in depends] for name, depends in files.items()}
+        there = {name: self._there(name, known) for name, known in keys.items()}
+        look = max(look, *there.values())
+        finished = {
+            name: self._is_finished(name, known[(there[name] or look) - 1]) for name, known in keys.items()
+        }
+        if not all(finished[name] and there[name] >= look for name in files):
+            for name, known in keys.items():
+                self._make_room(name, known[look - 1], finished=finished[name])
+                self._save(name, known[look - 1], None)
+            make([self.folder / name for name in files], look)
+            for name, known in keys.items():
+                self._save(name, known[look - 1], sha256_file(self.folder / name))
+        return [(read_records(self.folder / name), self._files[name].sha256 or "") for name in files]
+
+    def _there(self, name: str, keys: Sequence[str]) -> int:
+        """Return the look that a file's key says it has reached; 0 if it has other inputs or is not there."""
         kept = self._files.get(name)
-        there = 0 if kept is None or kept.key not in keys else keys.index(kept.key) + 1
-        key = keys[max(look, there) - 1]
-        finished = self._is_finished(name, keys[there - 1] if there else key)
-        if finished and there >= look:
-            return read_records(path), self._files[name].sha256 or ""
+        return 0 if kept is None or kept.key not in keys else keys.index(kept.key) + 1
+
+    def _make_room(self, name: str, key: str, *, finished: bool) -> None:
+        """Remove a file that cannot be continued; of an unfinished one what is there stays."""
+        kept, path = self._files.get(name), self.folder / name
         if not finished and (kept is None or kept.key != key or kept.sha256 is not None):
-            # of an unfinished one what is there stays
             with write_errors(path):
                 path.unlink(missing_ok=True)
                 path.with_name(f"{name}.part").unlink(missing_ok=True)
-        self._save(name, key, None)
-        make(path, keys.index(key) + 1)
-        digest = sha256_file(path)
-        self._save(name, key, digest)
-        return read_records(path), digest
 
     def _is_finished(self, name: str, key: str) -> bool:
         kept, path = self._files.get(name), self.folder / name

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ import numpy as np
 from gradience.digests import sha256_rows, sha256_text
 from gradience.errors import InputError, UsageError
 from gradience.evaluate.batches import budget_batches, fixed_batches
-from gradience.evaluate.engines.base import Engine, Score
+from gradience.evaluate.engines.base import Draft, Engine, Output, Score
 from gradience.evaluate.records import RecordFile, answer_batches
 from gradience.files.records import (
     ChoiceRecord,
@@ -146,43 +146,12 @@ def evaluate_rows(
             code="wrong-model",
             hint="load a classifier with the engine's `load(..., labels=N)`, a language model without labels",
         )
-    batches: list[list[int]] = []
-    sizes: list[dict[str, Any]] = []  # at each look
-    for start, end in pairwise((0, *(looks or (len(rows),)))):
-        some = rows[start:end]
-        texts, sequences = [procedure.text(row) for row in some], [procedure.sequences(row) for row in some]
-        if batch_tokens is None:
-            new_batches = fixed_batches(texts, max(1, batch_size // max(sequences)))
-        else:
-            new_batches = budget_batches(texts, procedure.lengths(engine, some), batch_tokens, sequences)
-            largest = max(sum(sequences[place] for place in batch) for batch in new_batches)
-            batch_size = largest if start == 0 else max(batch_size, largest)
-        batches += [[start + place for place in batch] for batch in new_batches]
-        digest = sha256_rows([procedure.identity(row) for row in rows[:end]])
-        so_far = looks[: len(sizes) + 1] if sizes else ()
-        sizes.append({"n": end, "examples_sha256": digest, "batch_size": batch_size, "looks": so_far})
-    shared = {
-        "kind": procedure.kind,
-        "scoring": scoring,
-        **engine.facts,
-        **procedure.settings(engine),
-        "batch_tokens": batch_tokens,
-    }
-    files: list[RecordFile[Any]] = []
-    for name in names:
-        adapter = None if name is None else engine.adapters[name]
-        *earlier, header = (
-            ExamplesRun(
-                adapter=name,
-                adapter_sha256=None if adapter is None else adapter.weights_sha256 or None,
-                adapter_config_sha256=None if adapter is None else adapter.config_sha256 or None,
-                **shared,
-                **size,
-            )
-            for size in sizes
-        )
-        path = None if paths is None else paths[name]
-        files.append(RecordFile(header, [row.id for row in rows], batches, path, earlier))
+    planned = PlannedBatches.of(engine, procedure, rows, looks, batch_size, batch_tokens)
+    batches = list(chain(*planned.batches))
+    files = [
+        planned.file(engine, procedure, name, rows, batches, None if paths is None else paths[name], scoring)
+        for name in names
+    ]
     if not all(file.done for file in files):  # else it was proved before the first of these records
         procedure.prove(engine, names, rows, allow_inert=allow_inert)
     answered = answer_batches(
@@ -192,6 +161,168 @@ def evaluate_rows(
         engine,
     )
     return dict(zip(names, answered, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBatches:
+    """Rows in batches, and what headers say of them."""
+
+    batches: Sequence[Sequence[list[int]]]
+    """Places of the rows in each batch, of each look."""
+    sizes: Sequence[dict[str, Any]]
+    """Fields of the header at each look."""
+    tokens: int | None
+
+    @classmethod
+    def of(
+        cls,
+        engine: Engine,
+        procedure: Procedure,
+        rows: Sequence[Any],
+        looks: Sequence[int],
+        batch_size: int,
+        batch_tokens: int | None,
+    ) -> PlannedBatches:
+        """Arguments are those of `evaluate_rows`."""
+        batches: list[list[list[int]]] = []
+        sizes: list[dict[str, Any]] = []
+        for start, end in pairwise((0, *(looks or (len(rows),)))):
+            some = rows[start:end]
+            texts = [procedure.text(row) for row in some]
+            sequences = [procedure.sequences(row) for row in some]
+            if batch_tokens is None:
+                new_batches = fixed_batches(texts, max(1, batch_size // max(sequences)))
+            else:
+                new_batches = budget_batches(texts, procedure.lengths(engine, some), batch_tokens, sequences)
+                largest = max(sum(sequences[place] for place in batch) for batch in new_batches)
+                batch_size = largest if start == 0 else max(batch_size, largest)
+            batches.append([[start + place for place in batch] for batch in new_batches])
+            digest = sha256_rows([procedure.identity(row) for row in rows[:end]])
+            so_far = looks[: len(sizes) + 1] if sizes else ()
+            sizes.append({"n": end, "examples_sha256": digest, "batch_size": batch_size, "looks": so_far})
+        return cls(batches, sizes, batch_tokens)
+
+    def file(
+        self,
+        engine: Engine,
+        procedure: Procedure,
+        name: str | None,
+        rows: Sequence[Any],
+        units: Sequence[Sequence[int]],
+        path: Path | None,
+        scoring: str | None,
+        **more: Any,
+    ) -> RecordFile[Any]:
+        """Return the file of an adapter's records. units: places of the rows that are written at once; more: fields of
+        its header."""
+        adapter = None if name is None else engine.adapters[name]
+        shared = {
+            "kind": procedure.kind,
+            "scoring": scoring,
+            **engine.facts,
+            **procedure.settings(engine),
+            "batch_tokens": self.tokens,
+            **more,
+        }
+        *earlier, header = (
+            ExamplesRun(
+                adapter=name,
+                adapter_sha256=None if adapter is None else adapter.weights_sha256 or None,
+                adapter_config_sha256=None if adapter is None else adapter.config_sha256 or None,
+                **shared,
+                **size,
+            )
+            for size in self.sizes
+        )
+        return RecordFile(header, [row.id for row in rows], units, path, earlier)
+
+
+TOGETHER = 16
+"""Batches whose unfinished outputs are generated together: few of each are, so that there are fewer steps."""
+
+
+def follow_rows(
+    engine: Engine,
+    generation: Generation,
+    scores: Scores | None,
+    name: str | None,
+    rows: Sequence[Any],
+    drafts: Sequence[GenerationRecord],
+    *,
+    reference: str,
+    near_tie: float,
+    batch_size: int = 32,
+    batch_tokens: int | None = None,
+    scoring: str | None = None,
+    paths: tuple[Path, Path] | None = None,
+    on_batch: Progress | None = None,
+    allow_inert: bool = False,
+    looks: Sequence[int] = (),
+) -> tuple[Evaluation[GenerationRecord], Evaluation[ScoreRecord] | None]:
+    """Return what `evaluate_rows` returns for `generation` and for `scores`, in one pass behind the answers of another
+    adapter.
+
+    drafts: those answers, of each row; near_tie: of `Engine.near_tie`. paths: files of both kinds of records.
+    """
+    planned = PlannedBatches.of(engine, generation, rows, looks, batch_size, batch_tokens)
+    units = [
+        list(batches[start : start + TOGETHER])
+        for batches in planned.batches
+        for start in range(0, len(batches), TOGETHER)
+    ]
+    unit_of = {unit[0][0]: unit for unit in units}
+    procedures: list[Procedure] = [generation, *([] if scores is None else [scores])]
+    files = [
+        planned.file(
+            engine,
+            procedure,
+            name,
+            rows,
+            [list(chain(*unit)) for unit in units],
+            None if paths is None else paths[number],
+            None if procedure is scores else scoring,
+            near_tie=near_tie,
+        )
+        for number, procedure in enumerate(procedures)
+    ]
+    if not all(file.done for file in files):
+        generation.prove(engine, [name], rows, allow_inert=allow_inert)
+
+    def answer(places: Sequence[int]) -> list[list[Any]]:
+        unit, some = unit_of[places[0]], [rows[place] for place in places]
+        batches = [
+            [
+                Draft(
+                    rows[place].prompt,
+                    draft_of(drafts[place]),
+                    None if scores is None else rows[place].response,
+                )
+                for place in batch
+            ]
+            for batch in unit
+        ]
+        answered = engine.follow(
+            name,
+            batches,
+            reference=reference,
+            near_tie=near_tie,
+            max_new_tokens=generation.max_new_tokens,
+            stop=tuple(generation.stop),
+            max_length=generation.limit(engine),
+        )
+        pairs = list(zip(some, chain(*answered), strict=True))
+        records: list[list[Any]] = [[generation.record(row, output) for row, (output, _) in pairs]]
+        if scores is not None:
+            records.append([scores.record(row, score) for row, (_, score) in pairs if score is not None])
+        return records
+
+    answers, *scored = answer_batches(files, answer, on_batch, engine)
+    return answers, scored[0] if scored else None
+
+
+def draft_of(record: GenerationRecord) -> Output:
+    """Return the output in a record."""
+    return Output(record.output, record.n_tokens, record.stopped_by, record.truncated)
 
 
 def _shortest(texts: Sequence[Any]) -> list[Any]:
@@ -326,28 +457,27 @@ class Generation(Procedure):
             outputs = engine.generate(
                 name, prompts, max_new_tokens=self.max_new_tokens, stop=tuple(self.stop), max_length=limit
             )
-            records = []
-            for row, output in zip(rows, outputs, strict=True):
-                if self.decide is None:
-                    decision = decided(output.text, row.answer, self.filters, self.same)
-                else:
-                    decision = self.decide(row.id, [output.text])
-                records.append(
-                    GenerationRecord(
-                        id=row.id,
-                        prompt_sha256=sha256_text(row.prompt),
-                        answer=row.answer,
-                        output=output.text,
-                        n_tokens=output.n_tokens,
-                        stopped_by=output.stopped_by,
-                        answers=dict(decision.answers),
-                        extracted=next(iter(decision.answers.values()), None),
-                        correct=decision.correct,
-                        truncated=output.truncated,
-                    )
-                )
-            answered.append(records)
+            answered.append([self.record(row, output) for row, output in zip(rows, outputs, strict=True)])
         return answered
+
+    def record(self, row: Any, output: Output) -> GenerationRecord:
+        """Return the record of what is written behind a row's prompt."""
+        if self.decide is None:
+            decision = decided(output.text, row.answer, self.filters, self.same)
+        else:
+            decision = self.decide(row.id, [output.text])
+        return GenerationRecord(
+            id=row.id,
+            prompt_sha256=sha256_text(row.prompt),
+            answer=row.answer,
+            output=output.text,
+            n_tokens=output.n_tokens,
+            stopped_by=output.stopped_by,
+            answers=dict(decision.answers),
+            extracted=next(iter(decision.answers.values()), None),
+            correct=decision.correct,
+            truncated=output.truncated,
+        )
 
 
 def decided(
@@ -465,19 +595,19 @@ class Scores(Procedure):
             rolling=self.rolling,
         )
         return [
-            [
-                ScoreRecord(
-                    id=row.id,
-                    prompt_sha256=sha256_text(row.prompt),
-                    response_sha256=sha256_text(row.response),
-                    loglikelihood=score.loglikelihood,
-                    n_tokens=score.n_tokens,
-                    exact=score.exact,
-                    kl=score.kl,
-                    flips=score.flips,
-                    truncated=score.truncated,
-                )
-                for row, score in zip(rows, scores, strict=True)
-            ]
-            for scores in scored
+            [self.record(row, score) for row, score in zip(rows, scores, strict=True)] for scores in scored
         ]
+
+    def record(self, row: Any, score: Score) -> ScoreRecord:
+        """Return the record of a response's score."""
+        return ScoreRecord(
+            id=row.id,
+            prompt_sha256=sha256_text(row.prompt),
+            response_sha256=sha256_text(row.response),
+            loglikelihood=score.loglikelihood,
+            n_tokens=score.n_tokens,
+            exact=score.exact,
+            kl=score.kl,
+            flips=score.flips,
+            truncated=score.truncated,
+        )

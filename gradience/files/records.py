@@ -89,14 +89,17 @@ class ExamplesRun(Part):
     """Generation: names of the ways of finding the answer. The first decides."""
     scoring: str | None = None
     """Version of the scoring rule: a task's scoring version, or the digest of a user's own code."""
+    near_tie: Float12 | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Answers read in one pass behind the reference's: an output is generated from the first position whose two largest
+    logits are at most this far apart, or at which another token is the most likely. Absent if all are generated."""
     examples_sha256: str
     """Digest of the examples, in their order."""
     n: int
     """Number of examples that follow."""
 
     def same_run_as(self, other: ExamplesRun) -> bool:
-        """Return True if the two differ only in the adapter."""
-        adapter = {"adapter", "adapter_sha256", "adapter_config_sha256", "lora"}
+        """Return True if the two differ only in the adapter, or in one of them following the other."""
+        adapter = {"adapter", "adapter_sha256", "adapter_config_sha256", "lora", "near_tie"}
         return self.model_dump(exclude=adapter) == other.model_dump(exclude=adapter)
 
 

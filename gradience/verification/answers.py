@@ -237,7 +237,7 @@ class _Recorded(Answering):
         self.report, self.watcher, self.kept = report, Watcher(), None
         plan = report.plan if isinstance(report, ShrinkReport) else report
         looks = plan.looks or (examples,)
-        self.evaluator = cast(Any, SimpleNamespace(forget=lambda name: None, looks=looks))
+        self.evaluator = cast(Any, SimpleNamespace(forget=lambda name: None, looks=looks, follows=False))
         self._read: dict[str, Evaluation[Any]] = {}
         self._examples: dict[tuple[str, int], str] = {}  # their digest, by kind of records and number
         self.known = {row.name: _adapter_of(row) for row in rows if row.role != BASE}
@@ -286,11 +286,14 @@ class _Recorded(Answering):
     def _stage(self, row: AdapterAnswers, stage: str) -> None:
         pass
 
-    def _keep(self, row: AdapterAnswers, file: str, depends: Mapping[str, Any], make: Any) -> Evaluation[Any]:
+    def _keep(
+        self, row: AdapterAnswers, files: Mapping[str, Mapping[str, Any]], make: Any
+    ) -> list[Evaluation[Any]]:
         """Return the records up to the row's look."""
-        if file not in self._read:
-            self._read[file] = self._checked(row, file)
-        return first(self._read[file], self.evaluator.looks[row.look - 1])
+        for file in files:
+            if file not in self._read:
+                self._read[file] = self._checked(row, file)
+        return [first(self._read[file], self.evaluator.looks[row.look - 1]) for file in files]
 
     def _checked(self, row: AdapterAnswers, file: str) -> Evaluation[Any]:
         path, name = self.place / RECORDS / file, f"{RECORDS}/{file}"

@@ -7,7 +7,7 @@ report says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -53,6 +53,20 @@ class Output:
     stopped_by: StopReason
     truncated: bool
     """True if the prompt was cut: it lost its beginning, of an encoder–decoder its end."""
+    ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    """The tokens; empty if they are not known."""
+    gaps: tuple[float, ...] = field(default=(), compare=False, repr=False)
+    """Difference of the two largest logits at each token; empty if it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A prompt with what another adapter wrote behind it, which this adapter may write as well."""
+
+    prompt: str
+    output: Output
+    response: str | None = None
+    """A given response to score in the same pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +142,8 @@ class Engine:
     """True if base and adapters are folders on this machine; else their names are passed on as they were given."""
     batches_at_once: ClassVar[int] = 1
     """Batches passed to the engine at once: an engine with its own scheduler gets more."""
+    follows: ClassVar[bool] = False
+    """True if `follow` answers faster than `generate` where the outputs of another adapter are known."""
     tokens = 0
     """Read and written so far, without padding; for the progress only, so that an engine may leave it at 0."""
     on_part: Callable[[float], None] | None = None
@@ -253,6 +269,38 @@ class Engine:
     ) -> list[Output]:
         """Return what is written behind each prompt, greedily; max_length: tokens of prompt and output together (of an
         encoder–decoder of each)."""
+        raise NotImplementedError
+
+    def follow(
+        self,
+        name: str | None,
+        batches: Sequence[Sequence[Draft]],
+        *,
+        reference: str | None,
+        near_tie: float,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        max_length: int | None = None,
+    ) -> list[list[tuple[Output, Score | None]]]:
+        """Return what `generate` returns for each prompt of each batch, and the score of its response.
+
+        Each prompt is read with its draft in one pass, in which the largest logits verify the draft. Only the rest of
+        an output is generated: from the first token that differs, or whose two largest logits are at most `near_tie`
+        apart.
+        """
+        raise NotImplementedError
+
+    def near_tie(
+        self,
+        name: str,
+        drafts: Sequence[Draft],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        max_length: int | None = None,
+    ) -> float:
+        """Return the noise of the two largest logits: twice the largest change of their difference between `follow`'s
+        pass and generation. drafts: outputs of the adapter `name` itself."""
         raise NotImplementedError
 
     def classify(

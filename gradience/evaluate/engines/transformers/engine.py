@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -27,9 +29,26 @@ from gradience.errors import InputError, UsageError
 from gradience.evaluate.adapters import AdapterIdentity
 from gradience.evaluate.batches import CPU_TOKENS, TRIED_TOKENS
 from gradience.evaluate.checks import base_notes
-from gradience.evaluate.engines.base import Classified, Engine, OutOfMemoryError, Output, Planned, Score
+from gradience.evaluate.engines.base import (
+    Classified,
+    Draft,
+    Engine,
+    OutOfMemoryError,
+    Output,
+    Planned,
+    Score,
+)
 from gradience.evaluate.engines.transformers.encoder_decoder import TargetBatch, generate_targets
-from gradience.evaluate.engines.transformers.forward import classify_batch, generate_batch
+from gradience.evaluate.engines.transformers.following import (
+    FollowedRow,
+    KeptStates,
+    followed_row,
+    passes,
+    read_drafts,
+    scores,
+    verified,
+)
+from gradience.evaluate.engines.transformers.forward import GeneratedRow, classify_batch, generate_batch
 from gradience.evaluate.engines.transformers.scoring import (
     ResponseBatch,
     fitted,
@@ -62,6 +81,7 @@ class TransformersEngine(Engine):
         {"classification", "generation", "choices", "scores"}
     )
     local: ClassVar[bool] = True
+    follows: ClassVar[bool] = True
 
     def __init__(self, model: Any, tokenizer: Any, *, untrained: Iterable[str] | None = None) -> None:
         """Use a model that is loaded already, quantized or not.
@@ -101,6 +121,8 @@ class TransformersEngine(Engine):
         self._adapters = {}
         self._keys: dict[str, str] = {}
         self._added = 0
+        self._written: dict[tuple[str | None, str], Output] = {}
+        self._states: dict[str, KeptStates] = {}
 
     @classmethod
     def inspect(cls, planned: Planned) -> Iterator[str]:
@@ -195,6 +217,8 @@ class TransformersEngine(Engine):
     def remove(self, name: str) -> None:
         self._unload(self._key(name))
         del self._adapters[name], self._keys[name]
+        self._written = {key: output for key, output in self._written.items() if key[0] != name}
+        self._states.pop(name, None)
 
     def classify(
         self,
@@ -223,9 +247,105 @@ class TransformersEngine(Engine):
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "max_length": max_length}
         with memory(), self.using(name) as model:
             outputs = generate(model, self.encoder, prompts, **settings)
+        self._written.update(zip(((name, prompt) for prompt in prompts), outputs, strict=True))
         self._count((prompt,) for prompt in prompts)
         self.tokens += sum(output.n_tokens for output in outputs)
         return outputs
+
+    def follow(
+        self,
+        name: str | None,
+        batches: Sequence[Sequence[Draft]],
+        *,
+        reference: str | None,
+        near_tie: float,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        max_length: int | None = None,
+    ) -> list[list[tuple[Output, Score | None]]]:
+        """Raises what `generate` and `score` raise."""
+        drafts = [self._known(reference, draft) for batch in batches for draft in batch]
+        rows = [followed_row(self.encoder, draft, stop, max_new_tokens, max_length) for draft in drafts]
+        begun = [GeneratedRow(self.encoder, tuple(stop), row.draft.truncated, max_new_tokens) for row in rows]
+        scored: list[Score | None] = []
+        with memory(), torch.inference_mode():
+            for few in self._passes(rows):
+                tops, logits = read_drafts(few, self.encoder, self.base.device, self._reading(name))
+                start = len(scored)
+                for row, top, output in zip(few, tops, begun[start:], strict=False):
+                    verified(row, top, near_tie, output)
+                if logits is None:
+                    scored += [None] * len(few)
+                else:
+                    scored += scores(few, logits, self._logits_of_reference(reference, few))
+                if self.on_part is not None:
+                    self.on_part(len(scored) / len(rows))
+            open_rows = [place for place, row in enumerate(begun) if row.stopped_by is None]
+            at_once = max(map(len, batches))
+            for start in range(0, len(open_rows), at_once):
+                places = open_rows[start : start + at_once]
+                with self.using(name) as model:
+                    generate_batch(
+                        model,
+                        self.encoder,
+                        [drafts[place].prompt for place in places],
+                        max_new_tokens=max_new_tokens,
+                        max_length=max_length,
+                        begun=[begun[place] for place in places],
+                    )
+        self._count((draft.prompt,) for draft in drafts)
+        self.tokens += sum(row.tokens for row in rows)
+        answered = iter(zip((row.output() for row in begun), scored, strict=True))
+        return [[next(answered) for _ in batch] for batch in batches]
+
+    def near_tie(
+        self,
+        name: str,
+        drafts: Sequence[Draft],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        max_length: int | None = None,
+    ) -> float:
+        """Outputs that this engine has not written are generated again."""
+        settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "max_length": max_length}
+        unknown = [draft.prompt for draft in drafts if (name, draft.prompt) not in self._written]
+        for start in range(0, len(unknown), 16):
+            self.generate(name, unknown[start : start + 16], **settings)
+        outputs = [self._written[name, draft.prompt] for draft in drafts]
+        rows = [
+            followed_row(self.encoder, Draft(draft.prompt, output), stop, max_new_tokens, max_length)
+            for draft, output in zip(drafts, outputs, strict=True)
+        ]
+        largest, place = 0.0, 0
+        with memory(), torch.inference_mode():
+            for few in self._passes(rows):
+                tops, _ = read_drafts(few, self.encoder, self.base.device, self._reading(name))
+                for _, gaps in tops:
+                    changes = map(abs, map(operator.sub, gaps, outputs[place].gaps))
+                    largest, place = max(largest, *changes), place + 1
+        return 2 * largest
+
+    def _known(self, reference: str | None, draft: Draft) -> Draft:
+        """Return the draft with the ids that this engine has written, if it has."""
+        written = self._written.get((reference, draft.prompt))
+        return draft if written is None else replace(draft, output=written)
+
+    def _passes(self, rows: Sequence[FollowedRow]) -> Iterator[list[FollowedRow]]:
+        return passes(rows, max(1, self._vocabulary), self.base.device)
+
+    def _reading(self, name: str | None) -> Callable[[ResponseBatch], torch.Tensor]:
+        def read(batch: ResponseBatch) -> torch.Tensor:
+            with self.using(name) as model:
+                return batch.logits(model)
+
+        return read
+
+    def _logits_of_reference(self, name: str | None, rows: Sequence[FollowedRow]) -> torch.Tensor | None:
+        if name is None:
+            return None
+        kept = self._states.setdefault(name, KeptStates())
+        return kept.logits(rows, self.encoder, lambda: self.using(name), self.base.device)
 
     def score(
         self,
@@ -293,7 +413,7 @@ class TransformersEngine(Engine):
 
     def close(self) -> None:
         self.base = self._peft = None
-        self._weights = {}
+        self._weights, self._written, self._states = {}, {}, {}
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -105,16 +105,22 @@ def generate_batch(
     max_new_tokens: int,
     stop: Sequence[str] = (),
     max_length: int | None = None,
+    begun: Sequence[GeneratedRow] = (),
 ) -> list[Output]:
     """Return the outputs of one batch. Finished rows stay in it until all rows have finished.
 
     So the batch composition depends only on the prompts, not on the lengths of other outputs, which differ
-    between adapters.
+    between adapters. begun: unfinished rows to go on with, one for each prompt.
     """
     encoded = [prompt_ids(tokenizer, prompt, room_of(max_length, max_new_tokens)) for prompt in prompts]
-    rows = [GeneratedRow(tokenizer, tuple(stop), truncated) for _, truncated in encoded]
+    rows = begun or [
+        GeneratedRow(tokenizer, tuple(stop), truncated, max_new_tokens) for _, truncated in encoded
+    ]
     first, mask = padded(
-        [ids for ids, _ in encoded], fill=end_token(tokenizer), left=True, device=model.device
+        [[*ids, *row.ids] for (ids, _), row in zip(encoded, rows, strict=True)],
+        fill=end_token(tokenizer),
+        left=True,
+        device=model.device,
     )
     with torch.inference_mode():
         return greedy(rows, first, continuing(model, mask), max_new_tokens)
@@ -140,12 +146,19 @@ def greedy(
     """Outputs of rows that begin with `first`; advance: ids (rows, new) -> logits (rows, vocabulary) behind them."""
     ids = first
     for _ in range(max_new_tokens):
-        ids = advance(ids).argmax(dim=-1, keepdim=True)
-        for row, token in zip(rows, ids[:, 0].tolist(), strict=True):
-            row.take(token)
+        logits = advance(ids)
+        ids, gaps = logits.argmax(dim=-1, keepdim=True), gaps_of(logits).tolist()
+        for row, token, gap in zip(rows, ids[:, 0].tolist(), gaps, strict=True):
+            row.take(token, gap)
         if all(row.stopped_by for row in rows):
             break
     return [row.output() for row in rows]
+
+
+def gaps_of(logits: Tensor) -> Tensor:
+    """Return the difference of the two largest logits of each row: (rows, vocabulary) -> (rows,)."""
+    two = logits.topk(2, dim=-1).values.float()
+    return two[:, 0] - two[:, 1]
 
 
 @dataclass(slots=True)
@@ -155,22 +168,34 @@ class GeneratedRow:
     tokenizer: Any
     stop: tuple[str, ...]
     truncated: bool
+    limit: int | None = None
+    """Tokens at which it ends; None: the caller counts them."""
     ids: list[int] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
     stopped_by: StopReason | None = None
 
-    def take(self, token: int) -> None:
+    def take(self, token: int, gap: float | None = None) -> None:
         if self.stopped_by is not None:
             return
         self.ids.append(token)
+        if gap is not None:
+            self.gaps.append(gap)
         if token == end_token(self.tokenizer):
             self.stopped_by = "eos"
         elif self.stop and _first(self.stop, self._text()) is not None:
             self.stopped_by = "stop_string"
+        elif len(self.ids) == self.limit:
+            self.stopped_by = "length"
 
     def output(self) -> Output:
         text = self._text()
         return Output(
-            text[: _first(self.stop, text)], len(self.ids), self.stopped_by or "length", self.truncated
+            text[: _first(self.stop, text)],
+            len(self.ids),
+            self.stopped_by or "length",
+            self.truncated,
+            tuple(self.ids),
+            tuple(self.gaps),
         )
 
     def _text(self) -> str:

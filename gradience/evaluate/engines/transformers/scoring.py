@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -94,16 +94,22 @@ class ResponseBatch:
     def logits(self, model: Any) -> Tensor:
         """Return logits of shape (response tokens of the batch, vocabulary), in the base's dtype."""
         shared = shared_logits(model, self.pairs, self.fill, self.device) if self.choices else None
-        if shared is not None:
-            return shared
-        logits: Tensor = logits_at(
-            model,
-            lambda hidden: hidden[self.wanted],
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            use_cache=False,
-        ).logits
-        return logits
+        return self._read(model, lambda hidden: hidden) if shared is None else shared
+
+    def states(self, model: Any) -> Tensor:
+        """Return what the head makes these logits of: shape (response tokens of the batch, width)."""
+        states: list[Tensor] = []
+
+        def keep(hidden: Tensor) -> Tensor:
+            states.append(hidden)
+            return hidden[:1]
+
+        self._read(model, keep)
+        return states[0]
+
+    def _read(self, model: Any, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        inputs = {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": False}
+        return logits_at(model, lambda hidden: choose(hidden[self.wanted]), **inputs).logits  # type: ignore[no-any-return]
 
 
 def scores_of(
