@@ -7,7 +7,7 @@ read. What follows a prompt is read as the tasks read it, so that the tokens sco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from gradience.digests import sha256_json
 from gradience.errors import InputError, UsageError
-from gradience.models.chat import ASSISTANT, ChatTemplate, chat_template
-from gradience.tasks.chat import messages_of, several_messages_of
+from gradience.models.chat import chat_template
 from gradience.tasks.jsonl import choice_of, response_of
+from gradience.tasks.prompts import rendered_turn
 from gradience.tasks.row import Row
 from gradience.tasks.rows import kind_of as kind_of_row
 from gradience.tasks.rows import local
@@ -110,7 +110,7 @@ def _read(file: Path, kind: Kind, tokenizer: Any, stack: ExitStack) -> Iterator[
             text, more = row.text("text"), row.text("text_pair") if row.has("text_pair") else None
         elif row.has("messages"):
             template = template or stack.enter_context(chat_template(tokenizer))
-            text, more = _turn(row, template)
+            text, more = rendered_turn(row, template)
         else:
             text, more = row.text("prompt"), _completion(row)
         yield CalibrationRow(sha256_json([text, more])[:16], text, more)
@@ -120,15 +120,3 @@ def _completion(row: Row) -> str | None:
     if kind_of_row(row) == "choices":
         return choice_of(row).response
     return response_of(row) if row.has("completion") or row.has("answer") else None
-
-
-def _turn(row: Row, template: ChatTemplate) -> tuple[str, str | None]:
-    """The prompt of a conversation, and what the assistant says at its end, if it does."""
-    if row.has("answer") or several_messages_of(row)[-1][0] == ASSISTANT:
-        turn = template.last_turn(_as_messages(messages_of(row)))
-        return turn.prompt, turn.response
-    return template.prompt_before(_as_messages(several_messages_of(row))), None
-
-
-def _as_messages(messages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"role": role, "content": content} for role, content in messages]

@@ -36,6 +36,8 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
 
       gradience evaluate ./my_adapter ./smaller -b ./base --data rows.jsonl --with-base -o out
 
+      gradience evaluate ./my_adapter ./smaller -b ./base --prompts prompts.jsonl --margin 1.5 -o out
+
       gradience evaluate --config evaluate.yaml --dry-run
     """
     settings = evaluate_settings(given, None if how.config is None else Path(how.config))

@@ -27,7 +27,7 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
 
       gradience shrink ./my_adapter -b ./base --data rows.jsonl --ranks 16,8,4 --margin 5 -o shrunk
     """
-    require_files(settings.data_file, settings.distill_prompts)
+    require_files(settings.data_file, settings.prompts)
     from gradience.card import card_of
     from gradience.reports.shrink import ShrinkReport
     from gradience.shrink.verb import ADAPTER, DOCUMENT, SHRUNK, shrink_adapter

@@ -183,6 +183,8 @@ class Answering:
                 row.answers = self._answers(row)
                 if self.inputs.measures_divergence and (self._likelihoods or not reference):
                     row.scores = self._scores(row, "scores", f"{row.file_name}.scores.jsonl")
+            if reference and row.answers is not None:
+                self._learn(row.answers)
         except InputError as error:
             if error.code != "adapter-inert" or row.adapter is None:
                 raise
@@ -193,6 +195,11 @@ class Answering:
                 code=error.code,
                 hint=error.hint,
             ) from None
+
+    def _learn(self, answers: Evaluation[Any]) -> None:
+        """Have the other rows compared with the answers of the reference, if there are no others."""
+        if self.inputs.by_agreement:
+            self.inputs.task.decide.learn(answers.records)  # type: ignore[union-attr]
 
     def _answers(self, row: AdapterAnswers) -> Evaluation[Any]:
         """Return the answers of a row; a classifier's base has the head of the reference, and no LoRA."""

@@ -71,7 +71,9 @@ def forecast_evaluation(inputs: EvaluateInputs) -> EvaluationForecast:
         with_base=request.with_base,
         examples=examples,
         margin=inputs.margin,
-        margins=() if inputs.compares_nll else margins_of(examples, len(inputs.adapters) - 1, inputs.looks),
+        margins=()
+        if inputs.compares_nll or inputs.by_agreement
+        else margins_of(examples, len(inputs.adapters) - 1, inputs.looks),
         weights_bytes=None if known is None else known.weights,
         adapter_bytes=inputs.adapter_bytes,
         batch_bytes=None if known is None else known.batch,

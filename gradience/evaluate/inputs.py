@@ -29,9 +29,17 @@ from gradience.reports.bench_plan import Role
 from gradience.reports.evaluation import KeptRecords
 from gradience.settings import paths_of
 from gradience.statistics.groups import group_note, joined, spelling_key
-from gradience.tasks.base import ChatTask, ClassificationTask, LikelihoodTask, Task, rendered
+from gradience.tasks.base import (
+    ChatTask,
+    ClassificationTask,
+    GenerationTask,
+    LikelihoodTask,
+    Task,
+    rendered,
+)
 from gradience.tasks.examples import ChoiceExample, LabeledExample
 from gradience.tasks.layouts import columns_hint, labels_hint
+from gradience.tasks.prompts import Unchanged, load_prompts
 from gradience.tasks.rows import Kind, grouped_by, kind_of, local, sample_of
 from gradience.words import counted
 
@@ -94,6 +102,11 @@ class EvaluateInputs:
         return isinstance(self.task, LikelihoodTask) and self.task.decide_by == "nll"
 
     @property
+    def by_agreement(self) -> bool:
+        """True if prompts have no answers, and outputs are compared with the reference's."""
+        return isinstance(self.task, GenerationTask) and isinstance(self.task.decide, Unchanged)
+
+    @property
     def margin(self) -> Fraction:
         """The largest acceptable drop: a share of the examples; of likelihoods, nats per token.
 
@@ -134,8 +147,15 @@ def read_inputs(request: EvaluateSettings) -> EvaluateInputs:
         tokenizer=request.tokenizer != "base",
         local=request.engine in OURS or engine(request.engine).local,
     )
+    if request.prompts is not None and (request.data is not None or request.task is not None):
+        raise UsageError(
+            "prompts without answers and examples with answers cannot be evaluated together",
+            code="data-and-prompts",
+            hint="leave --prompts out, or evaluate the two separately",
+        )
+    task: Task | ChatTask | None
     try:
-        task = _task(request)
+        task = None if request.prompts is not None else _task(request)
     except InputError as error:
         if error.code != "task-unknown":
             raise
@@ -159,13 +179,15 @@ def read_inputs(request: EvaluateSettings) -> EvaluateInputs:
         quantization=request.quantization,
     )
     model = with_tokenizer(model, request.tokenizer, [adapters[0].folder])
-    role = None if request.data is not None else request.role
+    role = None if request.data is not None or request.prompts is not None else request.role
     if role is None and isinstance(
         task, ChatTask
     ):  # only last turns are evaluated, and none of them is trained on
         last = tuple(replace(example, role="confirm") for example in task.examples.all)
         task = replace(task, examples=replace(task.examples, all=last))
     tokenizer = engine_type.tokenizer_of(model)
+    if task is None:
+        task = _prompts(request, tokenizer)
     if isinstance(task, ChatTask) and tokenizer is not None:
         task = task.rendered(tokenizer)
     task = rendered(task, model)
@@ -190,8 +212,9 @@ def read_inputs(request: EvaluateSettings) -> EvaluateInputs:
         tokenizer=tokenizer,
     )
     notes = [*_other_bases(adapters, name), *engine_type.inspect(planned)]
-    measures = not inputs.classifies and "scores" in engine_type.answers
-    if not measures and not inputs.classifies:
+    can_measure = "scores" in engine_type.answers
+    measures = can_measure and not (inputs.classifies or inputs.by_agreement or request.no_kl)
+    if not can_measure and not inputs.classifies:
         notes.append(
             f"the engine {engine_type.name} gives no likelihoods: KL, flips, and whether an adapter has any effect were"
             " not measured"
@@ -338,6 +361,25 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
         return tasks.load(profile, {**more, **options, "file": str(file)}, folder=folder, needed=())
 
 
+def _prompts(request: EvaluateSettings, tokenizer: Any) -> GenerationTask:
+    """Return the prompts as a task; `stop` and `max_new_tokens` are its options. Raises UsageError (`task-options`)."""
+    options = dict(request.options)
+    stop, tokens = options.pop("stop", ()), options.pop("max_new_tokens", None)
+    if options:
+        raise UsageError(
+            f"--option {next(iter(options))}: prompts have only the options `stop` and `max_new_tokens`",
+            code="task-options",
+        )
+    with sample_of(request.limit), grouped_by(request.group):
+        return load_prompts(
+            Path(request.prompts or ""),
+            tokenizer,
+            columns=dict(request.columns),
+            stop=[stop] if isinstance(stop, str) else stop,
+            max_new_tokens=tokens,
+        )
+
+
 def reader_of(
     data: Path, options: Mapping[str, Any], columns: Mapping[str, str] | None = None
 ) -> tuple[str, Mapping[str, Any]]:
@@ -358,7 +400,9 @@ def reader_of(
     return READERS[kind]
 
 
-def _kind(adapters: Sequence[AdapterInput], task: Task | ChatTask, request: EvaluateSettings) -> ModelType:
+def _kind(
+    adapters: Sequence[AdapterInput], task: Task | ChatTask | None, request: EvaluateSettings
+) -> ModelType:
     """Return the kind of model that the adapters need; one that does not say so is like the others, or causal.
 
     Raises UsageError (`wrong-model`) for a kind that does not fit the task or the first adapter, InputError
@@ -382,7 +426,8 @@ def _kind(adapters: Sequence[AdapterInput], task: Task | ChatTask, request: Eval
             )
         if kind is not None and kind not in fitting:
             raise UsageError(
-                f"{adapter.given}: its task_type is {kind}, and {task.name} needs {' or '.join(fitting)}",
+                f"{adapter.given}: its task_type is {kind}, and {task.name if task else 'a prompt'} needs"
+                f" {' or '.join(fitting)}",
                 code="wrong-model",
                 hint="choose a task of the adapter's kind",
             )

@@ -33,6 +33,7 @@ from gradience.words import counted, points
 EXPLORATORY = "exploratory, because the choice was made after looking at answers"
 
 if TYPE_CHECKING:  # scipy is loaded where something is computed
+    from gradience.statistics.paired import Interval
     from gradience.statistics.pooled import Pooled
     from gradience.statistics.sequential import Look
 
@@ -56,6 +57,7 @@ def report_of(
         groups=groups_in_order(inputs),
         grown_from=inputs.grown_from,
         margin=inputs.margin,
+        by_agreement=inputs.by_agreement,
         first_margin=inputs.first_margin,
         conditions=conditions_of(reference.run, fingerprint_of_base, *engines),
         adapters=tuple(_graded(inputs, [row_of(inputs, rows[0], row) for row in rows])),
@@ -161,7 +163,8 @@ def _against(
             after.correct - before.correct
             for before, after in zip(reference.records, answers.records, strict=True)
         ]
-        tested = _tested(inputs, look, pool([differences], groups))
+        pooled = pool([differences], groups)
+        tested = _agreed(inputs, look, differences) if inputs.by_agreement else _tested(inputs, look, pooled)
     return {"pairs": change.table, "change": output, **tested}
 
 
@@ -172,18 +175,63 @@ def look_at(inputs: EvaluateInputs, n: int) -> Look | None:
     return Look(inputs.looks, inputs.looks.index(n) + 1) if len(inputs.looks) > 1 else None
 
 
+def _agreed(inputs: EvaluateInputs, look: Look | None, differences: Sequence[int]) -> dict[str, Any]:
+    """Return what `_tested` returns, by the exact bound of the share of changed answers, or of groups with any.
+
+    The mean of any score of the answers' text between 0 and 1 changes by at most that share.
+    """
+    from scipy.stats import binom
+
+    from gradience.statistics.agreement import largest_share, most_changed, p_value
+    from gradience.statistics.paired import LEVEL, Interval
+
+    units = [_groups_of_first(inputs, n) for n in (look.looks if look else (len(differences),))]
+    seen, margin = units[: look.number if look else 1], float(inputs.margin)
+    recomputed = isinstance(inputs.examples, range)  # groups are then in the order of the examples
+    ids = inputs.group_of if recomputed else [row.id for row in inputs.examples]
+    names = [inputs.group_of[name] for name in ids] if inputs.group_of else range(len(differences))
+    changed = len({name for name, difference in zip(names, differences, strict=False) if difference})
+
+    def interval(level: float) -> Interval:
+        share = largest_share(changed, seen, level, units[-1])
+        return Interval(-share, share)
+
+    bounds = Bounds.of(interval(LEVEL), p_value(changed, seen, margin, units[-1]))
+    if look is None:
+        return {"bounds": bounds}
+    nominal = float(binom.cdf(changed, seen[-1], margin))
+    level = float(binom.cdf(most_changed(seen, margin, LEVEL, units[-1])[-1], seen[-1], margin))
+    return _stopped(inputs, look, bounds, interval(LEVEL / 2), nominal, level=level)
+
+
 def _tested(inputs: EvaluateInputs, look: Look | None, pooled: Pooled) -> dict[str, Any]:
     """Return the bounds, and the look with its repeated interval and the reason for stopping there."""
-    from gradience.statistics.paired import LEVEL, pair_grade
-    from gradience.statistics.sequential import FUTILITY
-
     margin = float(inputs.margin)
     not_worse, worse = pooled.p_value(margin), pooled.worse_p_value(margin)
     if look is None:
         return {"bounds": Bounds.of(pooled.interval(), not_worse)}
     bounds = Bounds.of(pooled.interval(confidence=look.confidence(0.90)), look.p_value(not_worse))
+    return _stopped(inputs, look, bounds, pooled.interval(confidence=look.confidence(0.95)), not_worse, worse)
+
+
+def _stopped(
+    inputs: EvaluateInputs,
+    look: Look,
+    bounds: Bounds,
+    interval: Interval,
+    nominal: float,
+    worse: float = 1.0,
+    level: float | None = None,
+) -> dict[str, Any]:
+    """Return the bounds, and the look with the reason for stopping there.
+
+    nominal, worse: p-values of the fixed tests at this look. level: of the fixed test, if it is not the look's own.
+    """
+    from gradience.statistics.paired import LEVEL, pair_grade
+    from gradience.statistics.sequential import FUTILITY
+
     claims = max(1, len(inputs.adapters) - 1)
-    power = look.conditional_power(not_worse, LEVEL / claims)
+    power = look.conditional_power(nominal, LEVEL / claims)
     adjusted = min(1.0, claims * bounds.p_value)
     grade = pair_grade(bounds.low, bounds.high, inputs.margin, adjusted)
     stopped: StopReason | None = None
@@ -195,10 +243,10 @@ def _tested(inputs: EvaluateInputs, look: Look | None, pooled: Pooled) -> dict[s
         stopped = "conditional power"
     elif look.looks[look.number] > (inputs.request.limit or look.looks[-1]):
         stopped = "limit"
-    low, high = pooled.interval(confidence=look.confidence(0.95))
+    low, high = interval
     tested = TestedLook(
         number=look.number,
-        nominal_level=look.nominal_level(),
+        nominal_level=look.nominal_level() if level is None else level,
         low=low,
         high=high,
         conditional_power=power,
@@ -281,6 +329,9 @@ def graded(
     def size(value: float) -> str:
         return f"{value:.2g}" if row.likelihood is not None else points(value).removeprefix("+")
 
+    if inputs.by_agreement:
+        measure = "groups with a changed answer" if inputs.group_of else "changed answers"
+        allowed, lost = f"{float(100 * margin):g} %", "%"
     worst = (
         f"at most {size(-bounds.low)} {lost}" if bounds.low < 0 else f"at least {size(bounds.low)} {gained}"
     )

@@ -197,9 +197,8 @@ class PlannedBatches:
                 largest = max(sum(sequences[place] for place in batch) for batch in new_batches)
                 batch_size = largest if start == 0 else max(batch_size, largest)
             batches.append([[start + place for place in batch] for batch in new_batches])
-            digest = sha256_rows([procedure.identity(row) for row in rows[:end]])
             so_far = looks[: len(sizes) + 1] if sizes else ()
-            sizes.append({"n": end, "examples_sha256": digest, "batch_size": batch_size, "looks": so_far})
+            sizes.append({"n": end, "batch_size": batch_size, "looks": so_far})
         return cls(batches, sizes, batch_tokens)
 
     def file(
@@ -216,6 +215,7 @@ class PlannedBatches:
         """Return the file of an adapter's records. units: places of the rows that are written at once; more: fields of
         its header."""
         adapter = None if name is None else engine.adapters[name]
+        identities = [procedure.identity(row) for row in rows]
         shared = {
             "kind": procedure.kind,
             "scoring": scoring,
@@ -229,6 +229,7 @@ class PlannedBatches:
                 adapter=name,
                 adapter_sha256=None if adapter is None else adapter.weights_sha256 or None,
                 adapter_config_sha256=None if adapter is None else adapter.config_sha256 or None,
+                examples_sha256=sha256_rows(identities[: size["n"]]),
                 **shared,
                 **size,
             )

@@ -24,7 +24,7 @@ from gradience.reports.base.exact import as_written
 from gradience.settings import SETTINGS, Flag, Positive, PythonOnly, StrPath, settings_of, several
 from gradience.tasks.user_code import is_file
 
-PATHS = ("adapters", "data", "output")
+PATHS = ("adapters", "data", "prompts", "output")
 
 
 def _engine(name: str) -> str:
@@ -77,6 +77,9 @@ class ExampleSettings:
     data: Annotated[StrPath | Rows | None, BeforeValidator(_file_of), Flag("FILE")] = None
     """Your examples: JSONL, JSON, CSV, TSV or Parquet, a folder saved by datasets, or hf://org/name[:split]; in Python
     also a list of dicts, a DataFrame or a Dataset. All rows are evaluated."""
+    prompts: Annotated[StrPath | None, Flag("FILE")] = None
+    """Prompts without answers. In place of examples, they decide by the share of changed answers; shrink distills one
+    more candidate on those beside examples."""
     columns: Annotated[Mapping[str, str], BeforeValidator(columns_of), Flag("NAME=COLUMN,…", read=str)] = (
         field(default_factory=dict)
     )
@@ -104,6 +107,8 @@ class ExampleSettings:
     """Maximum tokens read of a text to classify (default: 512)."""
     max_new_tokens: Annotated[Positive | None, Flag("N")] = None
     """Maximum tokens of a generated answer (default: the task's limit)."""
+    no_kl: bool = False
+    """Do not measure KL and flips on the given responses."""
     engine: Annotated[str, AfterValidator(_engine), Flag("NAME", values=lambda: list(ENGINES))] = (
         "transformers"
     )

@@ -26,6 +26,7 @@ from gradience.progress import Watcher
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluationForecast, EvaluationPreview, EvaluationReport, showable
 from gradience.settings import public
+from gradience.words import counted
 
 EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"
 
@@ -67,6 +68,15 @@ def say_notes(settings: ExampleSettings, inputs: EvaluateInputs, candidates: int
             settings.note(note)
     if settings.watcher is not None and candidates and not inputs.compares_nll:
         examples = len(inputs.examples)
+        if inputs.by_agreement:
+            from gradience.statistics.agreement import largest_share
+
+            least = largest_share(0, [len(set(inputs.group_of.values())) or examples])
+            settings.watcher.showable(
+                f"{counted(examples, 'prompt')} can show that at most {100 * least:.2g} % of the answers change, if"
+                " none does"
+            )
+            return
         settings.watcher.showable(showable(examples, margins_of(examples, candidates, inputs.looks)))
 
 

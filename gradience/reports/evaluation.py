@@ -143,7 +143,8 @@ class EvaluatedAdapter(Part):
     n: int | None = None
     """Number of examples; null if it could not be evaluated."""
     correct: int | None = None
-    """Number of correct answers; null if likelihoods are compared."""
+    """Number of correct answers; of prompts without answers, of outputs that equal the reference's. Null if likelihoods
+    are compared."""
     truncated: int | None = None
     """Inputs truncated because they were too long."""
     cut_off: int | None = None
@@ -156,7 +157,8 @@ class EvaluatedAdapter(Part):
     """Likelihoods of the given responses, if likelihoods are compared."""
     bounds: Bounds | None = None
     """One-sided 95 % bounds on Δ, and the p-value against a drop of the margin or more. For likelihoods, Δ is the gain
-    in log-likelihood per token: −ΔNLL."""
+    in log-likelihood per token: −ΔNLL. Of prompts without answers, both are the exact binomial bound of the share of
+    changed answers, or of groups with any."""
     adjusted_p: Probability | None = None
     """Holm-adjusted p-value over all evaluated candidates; null for the base, which is not tested."""
     change: OutputChange | None = None
@@ -244,6 +246,8 @@ class EvaluationReport(Report):
     """Number of examples planned before the first answers, if there are more now: then no grade is above C."""
     margin: Share
     """Drop that a grade B rules out: a share of the examples or, for likelihoods, nats per token."""
+    by_agreement: bool = Field(default=False, exclude_if=lambda value: not value)
+    """True if the prompts have no answers: outputs are compared with the reference's. Else absent."""
     first_margin: Share | None = Field(default=None, exclude_if=lambda value: value is None)
     """Margin when the first answers were saved, if it is another one now: then no grade is above C. Else absent."""
     conditions: EvaluationConditions
@@ -476,6 +480,10 @@ FEW = 2
 """Maximum number of adapters named in a title."""
 ASSUMED = 0.05
 """Discordance assumed in the line printed before a run."""
+ANY_SCORER = (
+    "For any deterministic scorer of the output text with values between 0 and 1, the mean score drops by at most the"
+    " share of changed outputs. A changed output need not be worse. Nothing is said about likelihoods (NLL)."
+)
 ONE_TRAINING = "The result holds for these adapters; another training run may give a different one."
 
 
@@ -544,6 +552,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
     """Return one row for each adapter, the grade of each candidate, and the legend."""
     reference = report.adapters[0]
     tokens = any(row.change is not None and row.change.has_tokens for row in report.adapters)
+    kl = any(row.change is not None for row in report.adapters)
     by_likelihood = reference.likelihood is not None
     heading = Heading("Likelihood of the responses" if by_likelihood else "Accuracy")
     if report.candidates:
@@ -556,10 +565,12 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
             Column("saved", ">", drop=4),
             lambda row: "" if row.params_saved is None else percent(row.params_saved),
         ),
-        *outcome_fields(by_likelihood=by_likelihood, looks=bool(report.looks)),
-        (Column("KL/example", ">", drop=2), lambda row: _change(row, "kl_per_example")),
+        *outcome_fields(
+            by_likelihood=by_likelihood, looks=bool(report.looks), by_agreement=report.by_agreement
+        ),
+        (Column("KL/example", ">", drop=2, shown=kl), lambda row: _change(row, "kl_per_example")),
         (Column("KL/token", ">", drop=2 if by_likelihood else 5, shown=tokens), kl_per_token),
-        (Column("flips", ">", drop=1), flips_cell),
+        (Column("flips", ">", drop=1, shown=kl), flips_cell),
         (Column("grade", ">"), lambda row: row.grade or ""),
     )
     grades = grade_notes(report)
@@ -568,8 +579,11 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
     return [*blocks, Facts(legend)] if legend else blocks
 
 
-def outcome_fields(*, by_likelihood: bool, looks: bool) -> tuple[OutcomeColumn, ...]:
-    """Return the columns of a comparison with the reference: accuracy or likelihood, Δ and its interval."""
+def outcome_fields(
+    *, by_likelihood: bool, looks: bool, by_agreement: bool = False
+) -> tuple[OutcomeColumn, ...]:
+    """Return the columns of a comparison with the reference: accuracy or likelihood, Δ and its interval; of prompts
+    without answers, how many outputs change."""
 
     def pairs(show: Callable[[PairedTable], str]) -> Callable[[EvaluatedAdapter | None], str]:
         return lambda row: "" if row is None or row.pairs is None else show(row.pairs)
@@ -582,11 +596,23 @@ def outcome_fields(*, by_likelihood: bool, looks: bool) -> tuple[OutcomeColumn, 
     )
     if by_likelihood:
         measures = ((Column("NLL", ">"), _nll_cell), (Column("ΔNLL", ">"), _nll_change))
+    if by_agreement:
+        return (
+            (Column("examples", ">", drop=6, shown=looks), examples_cell),
+            (Column("unchanged", ">"), correct_cell),
+            (Column("changed", ">"), pairs(lambda table: count(table.n10))),
+            (Column("at most", ">"), most_cell),
+        )
     return (
         (Column("examples", ">", drop=6, shown=looks), examples_cell),
         *measures,
         (Column("95 % interval", ">", drop=7), interval_cell),
     )
+
+
+def most_cell(row: EvaluatedAdapter | None) -> str:
+    """Return the upper bound of the share of changed answers; empty for the reference."""
+    return "" if row is None or row.bounds is None else f"{-100 * row.bounds.low:.2f} %"
 
 
 def _ranks(row: EvaluatedAdapter) -> str:
@@ -667,6 +693,11 @@ def _legend(report: EvaluationReport, tokens: bool) -> list[tuple[str, Inline]]:
     """Legend of the columns, and of the base row of a classifier."""
     if len(report.adapters) < 2:
         return []
+    if report.by_agreement:
+        return [
+            *LOOK_LEGEND[: len(report.looks)],
+            *agreement_legend(groups=report.groups is not None, looks=bool(report.looks)),
+        ]
     legend: list[tuple[str, Inline]] = [
         ("Δ", f"candidate − reference, in points (Tango's {_kind(report)})"),
         *LOOK_LEGEND[: len(report.looks)],
@@ -682,6 +713,13 @@ def _legend(report: EvaluationReport, tokens: bool) -> list[tuple[str, Inline]]:
         name = Span(report.adapters[0].name, "name")
         legend.append(("base model", ("features of the base model with the head of ", name)))
     return legend
+
+
+def agreement_legend(*, groups: bool, looks: bool) -> list[tuple[str, Inline]]:
+    """Return the legend of a comparison without answers."""
+    what = "groups with a changed output" if groups else "changed outputs"
+    bound = f"{what}: exact binomial bound, 95 % confidence{' over all looks' if looks else ''}"
+    return [("unchanged", "outputs with exactly the reference's text"), ("at most", bound)]
 
 
 def _likelihood_legend(report: EvaluationReport, tokens: bool) -> list[tuple[str, Inline]]:
@@ -707,6 +745,7 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
     tested = sum(row.adjusted_p is not None for row in report.candidates)
     adjusted = f", Holm-adjusted for {tested} candidates" if tested > 1 else ""
     change = "a drop" if report.adapters[0].likelihood is None else "an NLL increase"
+    change = "changes" if report.by_agreement else change
     notes = []
     for row in report.candidates:
         if row.grade is None:
@@ -716,13 +755,16 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
             details.append(f"{probability(row.adjusted_p)} against {change} of the margin or more{adjusted}")
         if row.next_grade is not None and row.next_grade.examples is None:
             details.append(
-                "If the true drop equals the observed one, no number of examples can show this margin"
+                f"If the true {'share' if report.by_agreement else 'drop'} equals the observed one, no number of"
+                " examples can show this margin"
             )
         elif row.next_grade is not None:
             loses = row.pairs is not None and row.pairs.delta < 0
             if row.pairs is None and row.likelihood is not None:
                 loses = (row.likelihood.delta or 0.0) > 0
             true = "the true drop equals the observed one" if loses else "both adapters are equally good"
+            if report.by_agreement:
+                true = "the true share of changed answers equals the observed one"
             number, at_once = row.next_grade.examples_words, "" if row.look is None else " with --all-rows"
             details.append(f"Grade B needs {number} examples{at_once} for 80 % power, if {true}")
         mark, _ = GRADES[row.grade]
@@ -743,7 +785,7 @@ def base_blocks(report: EvaluationReport) -> list[Block]:
 
 def _gain_over_base(report: EvaluationReport) -> Note | None:
     base = next((row for row in report.adapters if row.role == BASE), None)
-    if base is None:
+    if base is None or report.by_agreement:
         return None
     if base.likelihood is not None:
         delta = base.likelihood.delta
@@ -788,6 +830,8 @@ def answer_blocks(report: EvaluationReport) -> list[Block]:
 
 def caveat_blocks(report: EvaluationReport) -> list[Block]:
     """Return the limits of the result."""
+    if report.by_agreement:
+        return [Heading("Limits"), Paragraph(f"{ANY_SCORER} {ONE_TRAINING}")]
     if report.adapters[0].likelihood is None:
         generated, results = "", "the answers"
         margin = f"{points(report.margin).removeprefix('+')} points"

@@ -33,11 +33,13 @@ from gradience.reports.base.report import Plots, Report, compared_plots
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Role, Share
 from gradience.reports.evaluation import (
+    ANY_SCORER,
     LOOK_LEGEND,
     ONE_TRAINING,
     ComparisonForecast,
     EvaluatedAdapter,
     EvaluationConditions,
+    agreement_legend,
     device_of,
     flips_cell,
     kl_per_token,
@@ -130,8 +132,9 @@ class ShrinkPlan(Artifact):
     """Group of each example, numbered in their order; absent if each example is its own."""
     dev: DevRows | None
     """Null with at most 2,000 rows or at most four candidates."""
-    compares: Literal["correct", "nll"] = "correct"
-    """`correct`: accuracy. `nll`: the likelihood of given responses, for tasks without right and wrong answers."""
+    compares: Literal["correct", "nll", "agreement"] = "correct"
+    """`correct`: accuracy. `nll`: the likelihood of given responses, for tasks without right and wrong answers.
+    `agreement`: equality with the reference's outputs, for prompts without answers."""
     margin: Share
     """Largest acceptable drop: a share of the examples, or nats per token for `nll`."""
     level: Share
@@ -154,6 +157,8 @@ class ShrinkPlan(Artifact):
 
     def drop(self, size: Fraction | float) -> str:
         """Return the size of a drop with its unit."""
+        if self.compares == "agreement":
+            return f"{float(100 * size):.2g} %"
         return margin_text(size, nll=self.compares == "nll")
 
 
@@ -362,6 +367,9 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
             "NLL": "negative log-likelihood in nats per token",
             "ΔNLL": f"NLL − reference NLL (Student's {kind})",
         }
+    by_agreement = report.plan.compares == "agreement"
+    if by_agreement:
+        legend = dict(agreement_legend(groups=report.plan.groups is not None, looks=bool(looks)))
     name = Span(report.reference.name, "name")
     rows: list[tuple[Span, str, str, EvaluatedAdapter | None, Inline]] = [
         (name, str(report.plan.rank), "", report.reference, ""),
@@ -376,7 +384,7 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
             for candidate in report.candidates
         ),
     ]
-    fields = outcome_fields(by_likelihood=by_likelihood, looks=bool(looks))
+    fields = outcome_fields(by_likelihood=by_likelihood, looks=bool(looks), by_agreement=by_agreement)
     table = Table(
         [
             Column(),
@@ -502,11 +510,12 @@ def caveat_blocks(report: ShrinkReport) -> list[Block]:
         if not report.plan.changes
         else "The plan was changed after the first answers, so the 5 % error rate is not guaranteed"
     )
+    any_scorer = f"{ANY_SCORER} " if report.plan.compares == "agreement" else ""
     return [
         Heading("Limits"),
         Paragraph(
-            "One adapter gives at most grade B: another training run may give a different result. The result does not"
-            f" cover untested candidates or examples unlike these. {fixed}."
+            f"{any_scorer}One adapter gives at most grade B: another training run may give a different result. The"
+            f" result does not cover untested candidates or examples unlike these. {fixed}."
         ),
     ]
 

@@ -139,15 +139,19 @@ def needs_of(row: EvaluatedAdapter, plan: ShrinkPlan, candidate: str) -> str:
     if row.pairs is not None:
         loses = row.pairs.delta < 0
     assumption = "the true drop equals the observed one" if loses else "both adapters are equally good"
+    if plan.compares == "agreement":
+        assumption = "the true share of changed answers equals the observed one"
     at_once = "" if row.look is None else " with --all-rows"
     needs = (
         f"{row.next_grade.examples_words} examples are needed{at_once} for 80 % power, if {assumption}"
         if row.next_grade and row.next_grade.examples
-        else "if the true drop equals the observed one, no number of examples can show the margin"
+        else f"if {assumption}, no number of examples can show the margin"
     )
     if -row.bounds.low < plan.margin:  # ruled out, but by too few examples for a grade
         return f"{candidate} is {row.reason}; {needs}"
-    measure = "an NLL increase" if plan.compares == "nll" else "a drop"
+    measure = {"nll": "an NLL increase", "agreement": "a share of changed answers"}.get(
+        plan.compares, "a drop"
+    )
     drop, margin = plan.drop(max(0.0, -row.bounds.low)), plan.drop(plan.margin)
     return (
         f"{candidate} is inconclusive: with {row.n:,} examples, {measure} of up to {drop} cannot be ruled out"

@@ -65,11 +65,12 @@ class Prepared:
 
 def prepare(settings: ShrinkSettings) -> Prepared:
     """Read and audit the adapter, read the rows, and plan. Raises what reading, auditing and planning raise."""
-    request, candidates = settings.evaluation, settings.ranks
+    request, candidates, prompts = settings.evaluation, settings.ranks, None
+    if settings.data is not None or settings.task is not None:  # prompts beside examples are distilled on
+        request, prompts = replace(request, prompts=None), settings.prompts
     calibration = calibration_argument(settings.calibration)
     inputs = replace(read_inputs(replace(request, limit=_planned_limit(settings))), request=request)
     adapter = inputs.reference
-    prompts = settings.distill_prompts
     distillation, distillation_ids = (
         (None, ()) if prompts is None else distillation_of(request, Path(prompts))
     )
@@ -104,11 +105,15 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         looks=inputs.looks,
         groups=groups_in_order(inputs),
         dev=dev_rows,
-        compares="nll" if inputs.compares_nll else "correct",
+        compares="nll" if inputs.compares_nll else "agreement" if inputs.by_agreement else "correct",
         margin=inputs.margin,
         level=Fraction(str(LEVEL)),
         test=(LOOKED if inputs.looks else TEST).format(
-            "Student's test" if inputs.compares_nll else "Tango's score test"
+            "Student's test"
+            if inputs.compares_nll
+            else "the exact binomial bound of changed answers"
+            if inputs.by_agreement
+            else "Tango's score test"
         ),
         suggested_rank=None if suggestions is None else suggestions.p90.rank,
         given=candidates is not None,
@@ -152,7 +157,9 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
     return ShrinkForecast(
         plan=plan,
         candidates=plan.candidates,
-        margins=() if inputs.compares_nll else margins_of(len(inputs.examples), 1, inputs.looks),
+        margins=()
+        if inputs.compares_nll or inputs.by_agreement
+        else margins_of(len(inputs.examples), 1, inputs.looks),
         weights_bytes=expected.weights_bytes,
         adapter_bytes=expected.adapter_bytes,
         batch_bytes=expected.batch_bytes,

@@ -56,8 +56,6 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     """Ranks to test, such as 8,4,2,1 (default: the audit's p90 suggestion, halved down to 1)."""
     calibration: CalibrationFile = None
     """Calibration of this adapter: candidates of the same sizes keep the components that matter most to the output."""
-    distill_prompts: Annotated[StrPath | None, Flag("FILE")] = None
-    """Rows without labels: adds one candidate, the smallest one distilled on these rows."""
     card: Annotated[CardOf | None, PythonOnly] = None
     """Makes the block of the model card from an adapter's folder and the evidence about it, or None."""
 

@@ -240,7 +240,7 @@ def sources_of(tables: Mapping[Any, RowTable]) -> dict[str, str]:
 
 # ---------------------------------------------------------------- kinds of rows
 
-Kind = Literal["prompts", "choices", "labels", "messages", "texts"]
+Kind = Literal["prompts", "choices", "labels", "messages", "texts", "asked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,13 +270,15 @@ KINDS: Mapping[Kind, Fields] = {
     "labels": Fields(("text", "label"), profile="classification"),
     "prompts": Fields(("prompt",), ("completion", "answer")),
     "texts": Fields(("text",), profile="jsonl with `scorer: nll`"),
+    "asked": Fields((), ("prompt", "messages")),
 }
-"""The kinds, the one that says most first: a row of choices has a prompt and an answer as well."""
+"""The kinds, the one that says most first: a row of choices has a prompt and an answer as well. `asked` has no answer,
+or one that is not read."""
 
 
 def kind_of(row: Row) -> Kind | None:
     """Return the kind of row that its fields match; None if they match none."""
-    return next((kind for kind, fields in KINDS.items() if fields.are_in(row)), None)
+    return next((kind for kind, fields in KINDS.items() if kind != "asked" and fields.are_in(row)), None)
 
 
 def checked(table: RowTable, kind: Kind) -> Iterator[Row]:

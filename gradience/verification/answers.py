@@ -54,6 +54,7 @@ from gradience.tasks.base import (
     Task,
 )
 from gradience.tasks.examples import Examples, fingerprint
+from gradience.tasks.prompts import Unchanged
 from gradience.verification.adapters import Facts, check_compression, check_evaluated, check_facts
 
 NOT_IN_RECORDS = ("schema", "run", "tests")
@@ -391,7 +392,10 @@ def _task_of(report: EvaluationReport | ShrinkReport, header: ExamplesRun, *, li
         return ChoiceTask(**shared)
     if header.kind == "scores":
         return LikelihoodTask(**shared, decide_by="nll" if likelihood else "exact")
-    return GenerationTask(**shared, filters={}, same=lambda a, b: a == b, max_new_tokens=0)
+    compares = report.plan.compares if isinstance(report, ShrinkReport) else ""
+    by_agreement = compares == "agreement" or (isinstance(report, EvaluationReport) and report.by_agreement)
+    decide = Unchanged() if by_agreement else None
+    return GenerationTask(**shared, filters={}, same=lambda a, b: a == b, decide=decide, max_new_tokens=0)
 
 
 def _rules_of(task: Task, header: ExamplesRun) -> Scoring | str:
@@ -399,6 +403,8 @@ def _rules_of(task: Task, header: ExamplesRun) -> Scoring | str:
     if isinstance(task, ClassificationTask):
         return LabelScoring()
     if isinstance(task, LikelihoodTask):
+        return task
+    if isinstance(task, GenerationTask) and isinstance(task.decide, Unchanged):
         return task
     if task.name not in tasks.PROFILES:
         if isinstance(task, ChoiceTask):

@@ -66,7 +66,9 @@ def test_only_what_differs_is_generated(engine, generated, adapter_folders):
     followed(engine, "again")
     assert generated == []
     texts = [output.text for output, _ in followed(engine, "again", known=False)]
-    other_tokens = sum("<" in text for text in texts)  # such as <s>, which this tokenizer does not read as one
+    other_tokens = sum(
+        "<" in text for text in texts
+    )  # such as <s>, which this tokenizer does not read as one
     assert len(generated) <= other_tokens < len(ROWS) / 2 + 6
     generated.clear()
     answered = [output for output, _ in followed(engine, "plain")]

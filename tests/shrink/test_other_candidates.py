@@ -49,7 +49,7 @@ def finished(folder, tmp_path_factory):
     """A search with candidates of both kinds, each of which holds."""
     output = tmp_path_factory.mktemp("finished") / "out"
     return shrink(
-        folder, output, calibration=folder / "c.safetensors", distill_prompts=folder / "prompts.jsonl"
+        folder, output, calibration=folder / "c.safetensors", prompts=folder / "prompts.jsonl"
     ), output
 
 
@@ -114,7 +114,7 @@ def test_a_search_that_resumes_distills_again_only_if_something_changed(folder, 
     monkeypatch.setattr(
         candidates, "distill", lambda *given, **how: distilled.append(given) or distill(*given, **how)
     )
-    given, output = {"distill_prompts": folder / "prompts.jsonl", "ranks": [1]}, tmp_path / "out"
+    given, output = {"prompts": folder / "prompts.jsonl", "ranks": [1]}, tmp_path / "out"
     first = shrink(folder, output, **given)
     assert shrink(folder, output, **given).candidates == first.candidates
     assert len(distilled) == 1
@@ -124,7 +124,7 @@ def test_a_search_that_resumes_distills_again_only_if_something_changed(folder, 
     assert len(distilled) == 2
     more = tmp_path / "more.jsonl"
     more.write_text((folder / "prompts.jsonl").read_text() + json.dumps({"text": "one more"}) + "\n")
-    shrink(folder, output, **{**given, "distill_prompts": more})
+    shrink(folder, output, **{**given, "prompts": more})
     assert len(distilled) == 3
 
 
@@ -136,7 +136,7 @@ def test_a_truncation_is_distilled_as_well_and_prompts_that_are_tested_are_count
     rows = [json.dumps({"text": row.split(",")[0]}) for row in tested]
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text("\n".join(rows) + "\n" + (folder / "prompts.jsonl").read_text())
-    prepared = shrink(folder, tmp_path / "out", distill_prompts=mixed)
+    prepared = shrink(folder, tmp_path / "out", prompts=mixed)
     assert [candidate.name for candidate in prepared.plan.candidates] == ["rank2", "distilled1", "rank1"]
     (note,) = prepared.inputs.notes
     assert note.startswith("3 of the 23 distillation prompts are also test rows")
@@ -163,7 +163,7 @@ def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, 
     ("options", "code"),
     [
         ({"name": "other", "calibration": "c.safetensors"}, "other-calibration"),
-        ({"distill_prompts": "few.jsonl"}, "too-few-rows"),
+        ({"prompts": "few.jsonl"}, "too-few-rows"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(folder, tmp_path, options, code):
