@@ -7,7 +7,7 @@ and evaluated with; but only equal prompts are the same example: `3 - 4` is not 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -346,42 +346,33 @@ def _not_of(kind: Kind, row: Row, *, first: bool) -> InputError:
 # ---------------------------------------------------------------- from rows to examples
 
 _FIRST: ContextVar[int | None] = ContextVar("first_rows", default=None)
-
-
-@contextmanager
-def first_rows(count: int) -> Iterator[None]:
-    """While this lasts, read only the first rows of a file, unless they have labels: all rows say which there are."""
-    token = _FIRST.set(count)
-    try:
-        yield
-    finally:
-        _FIRST.reset(token)
-
-
 _SAMPLE: ContextVar[int | None] = ContextVar("sample", default=None)
-
-
-@contextmanager
-def sample_of(count: int | None) -> Iterator[None]:
-    """While this lasts, keep only the first examples of a file by their identities, unless they have labels."""
-    token = _SAMPLE.set(count)
-    try:
-        yield
-    finally:
-        _SAMPLE.reset(token)
-
-
 _GROUP: ContextVar[str | None] = ContextVar("group", default=None)
+Value = TypeVar("Value")
 
 
 @contextmanager
-def grouped_by(column: str | None) -> Iterator[None]:
-    """While this lasts, the examples of a file keep their values in this column: `Examples.groups`."""
-    token = _GROUP.set(column)
+def _set(variable: ContextVar[Value], value: Value) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        _GROUP.reset(token)
+        variable.reset(token)
+
+
+def first_rows(count: int) -> AbstractContextManager[None]:
+    """While this lasts, read only the first rows of a file, unless they have labels: all rows say which there are."""
+    return _set(_FIRST, count)
+
+
+def sample_of(count: int | None) -> AbstractContextManager[None]:
+    """While this lasts, keep only the first examples of a file by their identities, unless they have labels."""
+    return _set(_SAMPLE, count)
+
+
+def grouped_by(column: str | None) -> AbstractContextManager[None]:
+    """While this lasts, the examples of a file keep their values in this column: `Examples.groups`."""
+    return _set(_GROUP, column)
 
 
 def gather(

@@ -17,9 +17,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.config import CordaConfig, LoraGAConfig
-from peft.tuners.lora.corda import preprocess_corda
-from peft.tuners.lora.loraga import preprocess_loraga
-from peft_models import gpt2, llama
+from peft_models import TARGETS, TOKENS, corda, gpt2, llama, lora_ga, plain
 from safetensors.numpy import load_file
 
 from gradience import audit_adapter, compress_adapter
@@ -27,25 +25,9 @@ from gradience.cli.app import run
 from gradience.errors import InputError
 from gradience.reports.audit import AuditReport
 
-TOKENS = torch.arange(24).reshape(2, 12)
 RANK, SCALE = 4, 2.0
 
 
-def plain(base, config):
-    return get_peft_model(base, config)
-
-
-def corda(base, config):
-    preprocess_corda(base, config, run_model=lambda: base(TOKENS[:1]))
-    return get_peft_model(base, config)
-
-
-def lora_ga(base, config):
-    preprocess_loraga(base, config, lambda: base(TOKENS, labels=TOKENS).loss.backward())
-    return get_peft_model(base, config)
-
-
-TARGETS = ["q_proj", "down_proj"]
 PISSA: dict[str, Any] = {"init_lora_weights": "pissa", "target_modules": TARGETS}
 STARTS = {
     "pissa": (llama, plain, PISSA),

@@ -7,34 +7,15 @@ import warnings
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from peft.tuners.lora.config import CordaConfig, LoraGAConfig
-from peft.tuners.lora.corda import preprocess_corda
-from peft.tuners.lora.loraga import preprocess_loraga
-from peft_models import llama
+from peft_models import TARGETS, corda, llama, lora_ga, plain
 
 from gradience import audit_adapter
-
-TARGETS = ["q_proj", "down_proj"]
-TOKENS = torch.arange(24).reshape(2, 12)
 
 
 def config(**options) -> LoraConfig:
     return LoraConfig(target_modules=TARGETS, r=4, lora_alpha=8, **options)
-
-
-def plain(base, lora_config):
-    return get_peft_model(base, lora_config)
-
-
-def corda(base, lora_config):
-    preprocess_corda(base, lora_config, run_model=lambda: base(TOKENS[:1]))
-    return get_peft_model(base, lora_config)
-
-
-def lora_ga(base, lora_config):
-    preprocess_loraga(base, lora_config, lambda: base(TOKENS, labels=TOKENS).loss.backward())
-    return get_peft_model(base, lora_config)
 
 
 def saved(lora_config, path, make=plain, *, trained=True):

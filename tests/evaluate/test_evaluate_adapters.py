@@ -344,7 +344,7 @@ def test_a_second_evaluation_does_not_write_into_the_same_folder(folder, finishe
 
 
 def test_killed_and_run_again_it_ends_with_the_same_bytes(prepared, tmp_path):
-    program(Path(__file__).parent / "kill_evaluate.py", prepared, tmp_path, 3)
+    program(Path(__file__).parent / "kill_verbs.py", "evaluate", prepared, tmp_path, 3)
     whole, killed = (
         {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
         for name in ("whole", "killed")

@@ -344,7 +344,7 @@ TIMED = {"shrink.json", "compression_report.json"}
 
 
 def test_killed_and_run_again_it_ends_with_the_same(prepared, tmp_path):
-    program(Path(__file__).parent / "kill_shrink.py", prepared, tmp_path, 2)
+    program(Path(__file__).parents[1] / "evaluate" / "kill_verbs.py", "shrink", prepared, tmp_path, 2)
     whole, killed = (
         {path.relative_to(tmp_path / name): path for path in (tmp_path / name).rglob("*.*")}
         for name in ("whole", "killed")

@@ -1,0 +1,53 @@
+"""An evaluation, or a search for the smallest adapter: left alone in ROOT/whole, and killed in ROOT/killed.
+
+python kill_verbs.py evaluate|shrink FOLDER ROOT KILLS     FOLDER: what `adapters_to_compare.classifiers` has written
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import peft  # noqa: F401  (loaded once, before anything is forked)
+import transformers
+from killing import KILLED, drawn, in_child, moments_of, watched
+
+from gradience import evaluate_adapters, shrink_adapter
+from gradience.evaluate.engines.transformers import TransformersEngine  # noqa: F401
+
+transformers.BertForSequenceClassification, transformers.PreTrainedTokenizerFast  # noqa: B018  (imports on first use)
+
+WRITING = ("evaluate/kept.py", "evaluate/records.py", "files/whole.py")
+
+
+def evaluate(folder: Path, output: Path) -> None:
+    evaluate_adapters(
+        [folder / "reference", folder / "other"], base_model=folder / "base", data=folder / "rows.csv", output=output,
+        with_base=True, batch_size=7, device="cpu",
+    )  # fmt: skip
+
+
+def shrink(folder: Path, output: Path) -> None:
+    shrink_adapter(
+        folder / "reference", output, base_model=folder / "base", data=folder / "rows.csv", margin="90",
+        ranks=[1], batch_size=30, device="cpu",
+    )  # fmt: skip
+
+
+VERBS = {
+    "evaluate": (evaluate, ("evaluate/verb.py", "evaluate/outcome.py")),
+    "shrink": (shrink, ("shrink/verb.py", "shrink/walk.py", "shrink/plan.py")),
+}
+
+
+def main(verb: str, folder: Path, root: Path, kills: int) -> None:
+    work, names = VERBS[verb]
+    files = watched(*WRITING, *names)
+    moments = moments_of(lambda: work(folder, root / "whole"), files)
+    for moment in drawn(moments, kills, seed=0):
+        assert in_child(lambda: work(folder, root / "killed"), files, moment) == KILLED
+    assert in_child(lambda: work(folder, root / "killed")) == 0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
