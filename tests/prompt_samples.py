@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ FORECAST: dict[str, Any] = {
 
 
 def calibration_report() -> CalibrationReport:
-    excluded = (ExcludedModule(name="model.conv", reason="a convolution"),)
-    return CalibrationReport.read(KEPT / "calibrate.json").model_copy(update={**ROWS, "excluded": excluded})
+    kept = CalibrationReport.read(KEPT / "calibrate.json")
+    dependent = replace(kept.modules[0], components=kept.modules[0].rank - 1)
+    excluded = ExcludedModule(name="model.conv", reason="a convolution")
+    changes = {"modules": (dependent, *kept.modules[1:]), "excluded": (excluded,)}
+    return kept.model_copy(update=ROWS | changes)
 
 
 def calibration_forecast() -> CalibrationForecast:

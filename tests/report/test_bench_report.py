@@ -65,6 +65,7 @@ def test_seeds_together(name):
 def test_the_summary():
     rows = [TOGETHER["pass"](), SEEDS["smoke"](), SEEDS["undertrained"]()]
     assert_golden(GOLDEN / "bench_summary.txt", summary_text(rows))
+    assert "grade" not in summary_text([SEEDS["smoke"]()])
 
 
 def test_the_screen_says_why_a_control_has_no_result():
