@@ -1,4 +1,4 @@
-"""The block of an adapter's model card: its ranks, what it loses, what was evaluated, digests, how it is loaded.
+"""An adapter's model card: its ranks, what it loses, what was evaluated, digests, how it is loaded; and the hub's YAML.
 
 All of it is read from the adapter's folder and from reports whose digests name its weights.
 """
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
@@ -19,6 +19,7 @@ from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT, compressed_opening, distilled_opening
 from gradience.digests import sha256_file
 from gradience.errors import InputError
+from gradience.files.card import OURS, Card, FrontMatter
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.audit import AuditReport
 from gradience.reports.base import markdown
@@ -61,13 +62,22 @@ OTHER_LOADERS = {
     ),
 }
 """Format beside PEFT's -> how its library loads it, and what was run (tests/conformance/test_written_formats.py)."""
+TASKS = {
+    "CAUSAL_LM": "text-generation",
+    "SEQ_2_SEQ_LM": "text2text-generation",
+    "SEQ_CLS": "text-classification",
+    "TOKEN_CLS": "token-classification",
+    "QUESTION_ANS": "question-answering",
+    "FEATURE_EXTRACTION": "feature-extraction",
+}
+"""Task of the config -> the hub's name."""
 _PLAIN = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
 Rows = list[tuple[str, Inline]]
 Written = TypeVar("Written", CompressionReport, DistillReport)
 
 
-def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapter | None = None) -> str:
-    """Return the block (Markdown) for the card of the adapter in `folder`.
+def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapter | None = None) -> Card:
+    """Return the block (Markdown) and the YAML for the card of the adapter in `folder`.
 
     evaluation: the one to show; by default that in the folder, or in the one above it, which names these weights.
     opened: the adapter, if it is already open.
@@ -103,7 +113,56 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
             Facts([*rows, *digests]),
             *_loading(adapter, runtimes),
         ]
-    return "\n\n".join([*opening, markdown.render(blocks)])
+        front = _front_matter(adapter, evaluated, derived=bool(opening))
+    return Card("\n\n".join([*opening, markdown.render(blocks)]), front)
+
+
+def _front_matter(
+    adapter: Adapter, evaluated: tuple[Evaluation, EvaluatedAdapter] | None, *, derived: bool
+) -> FrontMatter:
+    """Return what the hub reads. derived: the rest of the card describes another adapter."""
+    config = adapter.config
+    base = config.base_model if config else None
+    task = TASKS.get(config.task_type or "", "other") if config else "other"
+    fields: dict[str, Any] = {
+        "base_model": base if base and _PLAIN.fullmatch(base) else None,
+        "base_model_relation": "adapter",
+        "library_name": {"mlx": "mlx", "diffusers": "diffusers"}.get(adapter.format, "peft"),
+        "tags": ["lora"],
+    }
+    results = () if evaluated is None else tuple(_results(*evaluated, task))
+    return FrontMatter({key: value for key, value in fields.items() if value}, results, derived)
+
+
+def _results(report: Evaluation, row: EvaluatedAdapter, task: str) -> Iterator[dict[str, Any]]:
+    """Yield the accuracy, and the difference from the reference with its interval, as keywords of EvalResult."""
+    role = report.plan.role if isinstance(report, ShrinkReport) else report.role
+    about: dict[str, Any] = {
+        "task_type": task,
+        "dataset_type": report.task,
+        "dataset_name": report.task,
+        "dataset_split": {"confirm": "test"}.get(role or "", role),
+    }
+    facts = {OURS: f"gradience {report.run.gradience_version}", "examples": row.n}
+    if row.correct is not None and row.n:
+        yield {
+            **about,
+            "metric_type": "accuracy",
+            "metric_value": round(row.correct / row.n, 6),
+            "metric_args": facts,
+        }
+    nll = row.likelihood is not None
+    delta = row.likelihood.delta if row.likelihood else row.pairs.delta if row.pairs else None
+    if delta is not None and row.interval is not None:
+        low, high = row.interval
+        interval = {"confidence": 0.95, "low": round(low, 6), "high": round(high, 6), "grade": row.grade}
+        yield {
+            **about,
+            "metric_type": "nll_per_token_difference" if nll else "accuracy_difference",
+            "metric_name": "Difference from the reference adapter",
+            "metric_value": round(delta, 6),
+            "metric_args": {**facts, **interval},
+        }
 
 
 def _verdicts(adapter: Adapter, folder: Path) -> tuple[RuntimeVerdict, ...]:

@@ -76,7 +76,7 @@ class DistillSettings(BaseSettings, RowSettings):
     dry_run: bool = False
     """Only check the inputs and show the plan; no model is loaded."""
     card: Annotated[CardOf | None, PythonOnly] = None
-    """Makes the block of the model card from the folder that was written."""
+    """Makes the model card from the folder that was written."""
 
     @property
     def student(self) -> CalibrateSettings:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic.dataclasses import dataclass
 
 from gradience.cli.exit_codes import ExitCode
+from gradience.cli.options import PushSettings
 from gradience.cli.output import LayersOutput
 from gradience.compress.settings import CompressSettings, WriteSettings
 from gradience.errors import UsageError
@@ -18,6 +19,7 @@ from gradience.settings import SETTINGS, Flag, Integer, StrPath, fields_of, sett
 
 if TYPE_CHECKING:
     from gradience.adapters.adapter import Adapter
+    from gradience.files.card import Card
     from gradience.reports.compression import CompressionReport
 
 
@@ -39,6 +41,7 @@ class Sources:
 def compress(
     given: Annotated[dict[str, Any], CompressSettings],
     sources: Annotated[dict[str, Any], Sources],
+    hub: PushSettings,
     out: LayersOutput,
 ) -> int:
     """The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
@@ -56,7 +59,7 @@ def compress(
       gradience compress --fleet fleet.jsonl --to-rank 16 -o ./smaller
     """
     if "fleet" in sources:
-        return _fleet(given, sources, out)
+        return _fleet(given, sources, hub, out)
     if sources.keys() - {"source"}:
         raise UsageError(
             "--to-rank and --root belong to --fleet",
@@ -73,15 +76,18 @@ def compress(
 
     path = sources["source"]
     settings = settings_of(CompressSettings, {"path": path, "documents": _documents, **given})
+    hub.check(dry_run=settings.dry_run)
     report = out.run(compress_adapter, settings, f"compressing {path}")
     names: dict[str, Any] = {}
     if not settings.dry_run:
         names = {"path": quote(str(path)), "output": quote(str(settings.output))}
     out.show(report, layers=out.layers, **names)
+    if settings.output is not None:
+        hub.run(Path(settings.output))
     return ExitCode.DONE
 
 
-def _documents(written: Adapter, report: CompressionReport) -> Mapping[str, str]:
+def _documents(written: Adapter, report: CompressionReport) -> Mapping[str, str | Card]:
     from gradience.card import card_of
     from gradience.files.card import CARD
 
@@ -91,7 +97,7 @@ def _documents(written: Adapter, report: CompressionReport) -> Mapping[str, str]
     }
 
 
-def _fleet(given: dict[str, Any], sources: dict[str, Any], out: LayersOutput) -> int:
+def _fleet(given: dict[str, Any], sources: dict[str, Any], hub: PushSettings, out: LayersOutput) -> int:
     """Compress every adapter of a fleet.jsonl, print what became of them, and return the exit code."""
     from gradience.files.whole import write_whole
     from gradience.fleet.batch import compress_fleet
@@ -104,7 +110,7 @@ def _fleet(given: dict[str, Any], sources: dict[str, Any], out: LayersOutput) ->
     taken = {"output", "allow_pickle", "max_memory", *fields_of(WriteSettings)}
     other = ["ADAPTER"] if "source" in sources else []
     other += [f"--{name.replace('_', '-')}" for name in given if name not in taken]
-    other += ["--layers"] if out.layers else []
+    other += [*(["--layers"] if out.layers else []), *(["--push"] if hub.push or hub.yes else [])]
     if other:
         raise UsageError(
             f"{other[0]} cannot be combined with --fleet",

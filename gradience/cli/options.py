@@ -1,4 +1,4 @@
-"""Command-line options shared by the verbs that run a model."""
+"""Command-line options that several verbs share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
-from gradience.errors import InputError
+from gradience.cli.console import show_note
+from gradience.errors import InputError, UsageError
 from gradience.files.rows import is_on_hub
 from gradience.settings import SETTINGS, Flag, StrPath
 
@@ -33,6 +34,46 @@ class CodeSettings:
             python = Path(self.engine_python)  # a name without a folder is looked up in PATH
             os.environ[PYTHON] = os.path.abspath(python) if len(python.parts) > 1 else str(python)
         return allowing(self.allow_code)
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class PushSettings:
+    """Hugging Face hub."""
+
+    push: Annotated[str | None, Flag("ORG/NAME")] = None
+    """Show which files of the folder would go to this repository (needs the extra hub)."""
+    yes: bool = False
+    """With --push: upload them, with the token of `hf auth login`. A new repository is private."""
+
+    def check(self, *, dry_run: bool = False) -> None:
+        """Raise, before any work is done, what a push would fail with."""
+        from gradience.files.hub import check_push
+
+        if self.push is None and self.yes:
+            raise UsageError("--yes belongs to --push", code="no-push", hint="add --push org/name")
+        if self.push is not None and dry_run:
+            hint = "leave --dry-run out: without --yes nothing is sent"
+            raise UsageError("--push cannot be combined with --dry-run", code="no-push", hint=hint)
+        if self.push is not None:
+            check_push(self.push, upload=self.yes)
+
+    def run(self, folder: Path) -> None:
+        """Say what would be uploaded, or upload it."""
+        if self.push is None:
+            return
+        from gradience import __version__
+        from gradience.compress.carry import files_to_publish
+        from gradience.files.hub import check_push, push_files
+        from gradience.reports.base.numbers import size
+
+        address, names = check_push(self.push, upload=self.yes), files_to_publish(folder)
+        total = size(sum((folder / name).stat().st_size for name in names))
+        files = f"{', '.join(names)} ({total})"
+        if self.yes:
+            commit = push_files(folder, names, address, f"Upload with gradience {__version__}")
+            show_note(f"uploaded to {address} at commit {commit[:12]}: {files}")
+        else:
+            show_note(f"nothing was sent. --yes uploads to {address}: {files}")
 
 
 def require_files(*paths: str | os.PathLike[str] | None) -> None:

@@ -44,7 +44,7 @@ from gradience.compress.module import CompressedModule, Job
 from gradience.compress.settings import CompressSettings
 from gradience.compress.weights import write_weights
 from gradience.errors import UsageError
-from gradience.files.card import CARD, write_block
+from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, whole_folder
 from gradience.plan.compression import SIZES, criterion_of, plan_compression
@@ -66,8 +66,8 @@ from gradience.spectra import relative_error
 from gradience.words import counted
 
 REPORT = "compression_report.json"
-Documents = Callable[[Adapter, CompressionReport], Mapping[str, str]]
-"""The written adapter, open, and its report -> further files, name -> text; of README.md the block of the card."""
+Documents = Callable[[Adapter, CompressionReport], Mapping[str, str | Card]]
+"""The written adapter, open, and its report -> further files, name -> text; README.md is a `Card`."""
 ROUNDING_SHOWS = 0.01
 """Relative error above which a loss from rounding deserves a warning."""
 
@@ -263,8 +263,8 @@ def write_compressed(
         )
         report.save(folder / REPORT)
         for name, text in ({} if documents is None else documents(written, report)).items():
-            if name == CARD:
-                write_block(folder, text)
+            if isinstance(text, Card):
+                write_card(folder, text)
             else:
                 (folder / name).write_bytes(text.encode())
         refuse_foreign_files(target, os.listdir(folder))

@@ -14,7 +14,7 @@ from pathlib import Path
 from gradience.adapters.files import PICKLE_STARTS
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location
 from gradience.errors import InputError, UsageError
-from gradience.files.card import CARD, read_card, without_block, write_block
+from gradience.files.card import CARD, Card, read_card, without_block, write_card
 from gradience.reading import MAX_DATA_BYTES, open_regular, pread, pread_blocks
 from gradience.reports.compression import CompressionReport, ModuleResult
 from gradience.words import counted, listed
@@ -122,6 +122,18 @@ def _copy(source: Path, target: Path, *, root: Path) -> bool:
     return True
 
 
+def files_to_publish(folder: Path) -> tuple[str, ...]:
+    """Return the names of the files in an adapter's folder that may go to a hub: no pickle, link or hidden file."""
+    return tuple(
+        path.name
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and not path.is_symlink()
+        and not path.name.startswith(".")
+        and not path.name.lower().endswith((*PICKLE_SUFFIXES, ".bin"))
+    )
+
+
 # ---------------------------------------------------------------- the model card
 
 
@@ -129,7 +141,7 @@ def annotate(folder: Path, opening: str) -> tuple[str, ...]:
     """Put `opening` into the card in `folder` and return the card's name in a tuple, empty without a card."""
     if not (folder / CARD).is_file():
         return ()
-    write_block(folder, opening)
+    write_card(folder, Card(opening))
     return (CARD,)
 
 

@@ -36,7 +36,7 @@ from gradience.distill.inputs import DistillInputs, Parts, split
 from gradience.errors import InputError
 from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.engines.transformers.scoring import CHUNK, measure
-from gradience.files.card import CardOf, write_block
+from gradience.files.card import CardOf, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import whole_folder
 from gradience.progress import Progress
@@ -302,6 +302,6 @@ def write_distilled(
         )
         report.save(folder / DISTILL_REPORT)
         if card is not None:
-            write_block(folder, card(folder))
+            write_card(folder, card(folder))
         refuse_foreign_files(output, os.listdir(folder))
     return report

@@ -1,22 +1,50 @@
-"""The model card of an adapter: Gradience writes only the block between two markers in its README.md.
+"""The model card of an adapter: a block between two markers in its README.md, and the YAML above it that hubs read.
 
-The block comes after the YAML that hubs read and before the text. It first says which text describes the original.
+The block comes after the YAML and before the text. It first says which text describes the original. The YAML is read
+and written by huggingface_hub's ModelCard; without huggingface_hub it does not change.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from gradience.errors import InputError
 from gradience.files.whole import write_whole
 from gradience.reading import MAX_DATA_BYTES, read_file
 
 CARD = "README.md"
 BEGIN, END = b"<!-- gradience:card -->\n", b"<!-- /gradience:card -->\n"
 """No name from an untrusted file can end a block: our Markdown writes `<` as a reference, and code has none."""
-CardOf = Callable[[Path], str]
-"""An adapter's folder -> the block of its card."""
+OURS = "evaluated_with"
+"""Key in `metric_args` that marks a result of ours."""
+
+
+class FrontMatter(NamedTuple):
+    """Facts for the YAML of a card, in huggingface_hub's words.
+
+    fields: fields of ModelCardData, kept if the card has others.
+    results: keywords of EvalResult. They replace earlier results of ours.
+    derived: the weights are not those that the rest of the card describes, so its other results are dropped.
+    """
+
+    fields: Mapping[str, Any]
+    results: tuple[Mapping[str, Any], ...] = ()
+    derived: bool = False
+
+
+class Card(NamedTuple):
+    """The parts of a card that Gradience writes. front: None leaves the YAML as it is."""
+
+    block: str
+    front: FrontMatter | None = None
+
+
+CardOf = Callable[[Path], Card]
+"""An adapter's folder -> its card."""
 _FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?---[ \t]*\r?\n.*?\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _BLOCK = re.compile(re.escape(BEGIN) + rb".*?" + re.escape(END), re.DOTALL)
 
@@ -50,19 +78,59 @@ def without_block(card: bytes) -> bytes:
     return _BLOCK.sub(b"", card, count=1)
 
 
+def with_front_matter(card: bytes, front: FrontMatter, name: str) -> bytes:
+    """Return the card with the facts in its YAML, through huggingface_hub. name: the model's name beside results.
+
+    Licence and every other field stay; the layout of the YAML becomes huggingface_hub's. Raises InputError
+    (bad-front-matter) if the YAML cannot be read.
+    """
+    from huggingface_hub import EvalResult, ModelCard
+    from yaml import YAMLError
+
+    try:
+        text = card.decode("utf-8-sig")
+        parsed = ModelCard(text if _FRONT_MATTER.match(card) else f"---\n{{}}\n---\n{text}")
+        data: Any = parsed.data
+        data.tags = list(dict.fromkeys([*(data.tags or []), *front.fields.get("tags", ())]))
+        for field, value in front.fields.items():
+            if data.get(field) is None:
+                data[field] = value
+        kept = [] if front.derived else [row for row in data.eval_results or [] if not _is_ours(row)]
+        data.eval_results = [*kept, *(EvalResult(**row) for row in front.results)] or None
+        data.model_name = (data.model_name or name) if data.eval_results else None
+        return str(parsed).encode()
+    except (YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{CARD}: the YAML at its top cannot be read: {str(error).splitlines()[0][:200]}",
+            code="bad-front-matter",
+            hint="correct the lines between the two `---`",
+        ) from error
+
+
+def _is_ours(result: Any) -> bool:
+    return isinstance(result.metric_args, dict) and OURS in result.metric_args
+
+
 def read_card(folder: Path) -> bytes:
     """Return the card in `folder`, empty if there is none. Raises InputError as `read_file` does."""
     path = folder / CARD
     return read_file(path, MAX_DATA_BYTES) if path.exists() else b""
 
 
-def write_block(folder: Path, block: str) -> bool:
-    """Put `block` into the card in `folder`, creating the card if necessary. Return True if the file changed.
+def write_card(folder: Path, card: Card, *, strict: bool = False) -> bool:
+    """Put `card` into README.md in `folder`, creating it if necessary. Return True if the file changed.
 
-    Raises InputError as `read_file` does, OutputError if the file cannot be written.
+    strict: raise InputError (bad-front-matter) for YAML that cannot be read, instead of leaving it as it is. Raises
+    InputError as `read_file` does, OutputError if the file cannot be written.
     """
     before = read_card(folder)
-    after = with_block(before, block)
+    after = with_block(before, card.block)
+    if card.front is not None and find_spec("huggingface_hub") is not None:
+        try:
+            after = with_front_matter(after, card.front, folder.name)
+        except InputError:
+            if strict:
+                raise
     if after == before:
         return False
     write_whole(folder / CARD, [after])

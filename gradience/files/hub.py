@@ -510,6 +510,45 @@ def need_client(address: Address) -> None:
         ) from None
 
 
+def check_push(repo: str, *, upload: bool) -> Address:
+    """Return the repository to push to. Raises UsageError (bad-address), MissingExtra, NetworkError (hub-token)."""
+    address = named(repo)
+    if address is None or address != Address(address.repo):
+        raise UsageError(
+            f"{repo}: not a repository name on the hub",
+            code="bad-address",
+            hint="give org/name, without a revision",
+        )
+    need_client(address)
+    from huggingface_hub import get_token
+
+    if upload and get_token() is None:
+        raise NetworkError(f"{address}: no token for the hub", code="hub-token", hint=f"log in: {LOGIN}")
+    return address
+
+
+def push_files(folder: Path, names: Sequence[str], address: Address, message: str) -> str:
+    """Upload files of `folder` in one commit to the default branch; return the commit. A new repository is private.
+
+    The token is that of huggingface_hub's own login. Raises NetworkError.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    disable_progress_bars()
+    api = HfApi()
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
+    try:
+        with guarded(address), explained(address):
+            api.create_repo(address.repo, private=True, exist_ok=True)
+            return str(api.create_commit(address.repo, operations, commit_message=message).oid)
+    except NetworkError as error:
+        if error.code != "hub-not-found":
+            raise
+        hint = f"log in with a token that may write to {address.repo}: {LOGIN}"
+        raise NetworkError(f"{address}: the hub refused the upload", code="hub-token", hint=hint) from error
+
+
 def is_offline() -> bool:
     """Return True if huggingface_hub must not use the network (HF_HUB_OFFLINE)."""
     from huggingface_hub import constants

@@ -14,6 +14,7 @@ from gradience.arguments import ranks_argument
 from gradience.audit.options import CalibrationFile
 from gradience.errors import UsageError
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
+from gradience.files.card import Card
 from gradience.files.hub import address_of
 from gradience.models.settings import BaseSettings, DryRun
 from gradience.settings import SETTINGS, Flag, PythonOnly, StrPath, shared
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 else:
     ShrinkReport = Any  # not imported to read a command line
 
-CardOf = Callable[[Path, ShrinkReport | None], str]
-"""An adapter's folder, and the evidence about it -> the block of its model card."""
+CardOf = Callable[[Path, ShrinkReport | None], Card]
+"""An adapter's folder, and the evidence about it -> its model card."""
 
 
 def ranks_of(given: Any) -> tuple[int, ...] | None:
@@ -57,7 +58,7 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     calibration: CalibrationFile = None
     """Calibration of this adapter: candidates of the same sizes keep the components that matter most to the output."""
     card: Annotated[CardOf | None, PythonOnly] = None
-    """Makes the block of the model card from an adapter's folder and the evidence about it, or None."""
+    """Makes the model card from an adapter's folder and the evidence about it, or None."""
 
     @property
     def folder(self) -> Path:

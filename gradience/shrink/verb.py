@@ -23,7 +23,7 @@ from gradience.errors import UsageError
 from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.ledger import count_test
 from gradience.evaluate.verb import memory_errors, note_changes, require_libraries, say_notes
-from gradience.files.card import CARD, write_block
+from gradience.files.card import CARD, Card, write_card
 from gradience.files.digests import DIGESTS, files_below, write_digests
 from gradience.files.whole import check_output, whole_folder, write_errors, write_whole
 from gradience.models.lock import only_one
@@ -122,7 +122,7 @@ def write_result(report: ShrinkReport, output: Path, card: CardOf | None) -> Non
     report.save(output / SHRUNK)
     write_whole(output / DOCUMENT, [report.to_markdown().encode()])
     if card is not None and report.smallest is not None:
-        write_block(output / ADAPTER, card(output / ADAPTER, report))
+        write_card(output / ADAPTER, card(output / ADAPTER, report))
     rows = [report.reference, report.control.result, *(candidate.result for candidate in report.candidates)]
     names = {
         PLAN,
@@ -159,10 +159,10 @@ def _same(a: Path, b: Path) -> bool:
 
 
 def _documents(card: CardOf | None) -> Documents:
-    """Return what makes the files beside a candidate: the page of its compression, the block of its card."""
+    """Return what makes the files beside a candidate: the page of its compression, its card."""
 
-    def documents(written: Adapter, report: CompressionReport) -> dict[str, str]:
-        page = {COMPRESSION_DOCUMENT: report.to_markdown()}
+    def documents(written: Adapter, report: CompressionReport) -> dict[str, str | Card]:
+        page: dict[str, str | Card] = {COMPRESSION_DOCUMENT: report.to_markdown()}
         return page if card is None else {**page, CARD: card(written.location.path, None)}
 
     return documents

@@ -183,7 +183,7 @@ def _check_adapter(place: Path, report: ShrinkReport, findings: Findings) -> Non
     card = read_card(folder)
     if EVALUATED.encode() in card and report.run.gradience_version == __version__:
         with findings.check("card", "L1", "the model card in adapter/ matches shrink.json, byte for byte"):
-            if with_block(card, card_of(folder, report)) != card:
+            if with_block(card, card_of(folder, report).block) != card:
                 findings.mismatch(f"{shrink.ADAPTER}/README.md", f"its block differs from {shrink.SHRUNK}")
 
 

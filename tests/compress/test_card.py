@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gradience.compress.carry import annotate
-from gradience.files.card import BEGIN, CARD, END, with_block, without_block, write_block
+from gradience.files.card import BEGIN, CARD, END, Card, with_block, without_block, write_card
 
 YAML = b"---\nlicense: mit\ntags: [lora]\n---\n"
 BLOCK = BEGIN + b"Made today.\n" + END
@@ -34,9 +34,9 @@ def test_the_block_stands_above_the_text_and_nothing_else_changes(card, expected
 
 
 def test_a_block_is_written_once(tmp_path):
-    assert write_block(tmp_path, "Made today.") is True
+    assert write_card(tmp_path, Card("Made today.")) is True
     assert (tmp_path / CARD).read_bytes() == BLOCK
-    assert write_block(tmp_path, "Made today.\n") is False
+    assert write_card(tmp_path, Card("Made today.\n")) is False
     assert [path.name for path in tmp_path.iterdir()] == [CARD]
 
 

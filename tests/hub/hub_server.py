@@ -1,11 +1,13 @@
-"""A hub on loopback: the part of its protocol that downloads speak, and every way in which it says no or attacks.
+"""A hub on loopback: the protocol of downloads and of commits, and every way in which it says no or attacks.
 
 `/api/models/REPO[/revision/REV]` lists files; `/REPO/resolve/REV/PATH` answers HEAD and GET with ETag and
 X-Repo-Commit, for a large file with a redirect (X-Linked-Size, X-Linked-Etag) to a second address that honors Range.
+A commit is `/api/repos/create`, `preupload`, the LFS batch with a PUT of each large file, and `commit`.
 """
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -89,6 +91,8 @@ class Hub:
     repos: dict[str, Repo] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
+    private: dict[str, bool] = field(default_factory=dict)
+    """Repository -> what was asked for when it was created."""
     url: str = ""
     cdn: str = ""
     """Another host, as the files of the real one are on another (see `cdn_is_allowed`)."""
@@ -115,6 +119,67 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(body=True)
+
+    def do_POST(self) -> None:
+        path = urlsplit(self.path).path
+        self.hub.asked.append(f"POST {path}")
+        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        name = "/".join(path.removeprefix("/api/models/").strip("/").removesuffix(".git").split("/")[:2])
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._no(401, "", "Invalid credentials in Authorization header")
+        elif path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif path == "/api/repos/create":
+            asked = json.loads(data)
+            name = f"{asked['organization']}/{asked['name']}"
+            known = name in self.hub.repos
+            self.hub.private[name] = "private" in (
+                asked.get("visibility"),
+                asked.get("private") and "private",
+            )
+            if not known:
+                self.hub.add(name, {})
+            self._json({"url": f"{self.hub.url}/{name}", "id": name}, status=409 if known else 200)
+        elif path.endswith("/preupload/main"):
+            modes = [
+                {"path": file["path"], "uploadMode": "lfs" if file["size"] >= LFS_FROM else "regular"}
+                for file in json.loads(data)["files"]
+            ]
+            self._json({"files": [{**mode, "shouldIgnore": False} for mode in modes]})
+        elif path.endswith("/info/lfs/objects/batch"):
+            objects = [
+                {**each, "actions": {"upload": {"href": f"{self.hub.url}/upload/{each['oid']}"}}}
+                for each in json.loads(data)["objects"]
+            ]
+            self._json({"transfer": "basic", "objects": objects}, kind="application/vnd.git-lfs+json")
+        elif path.endswith("/commit/main"):
+            self._commit_files(name, [json.loads(line) for line in data.splitlines()])
+        else:
+            self._no(404, "")
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        oid = self.path.rpartition("/")[2]
+        assert hashlib.sha256(data).hexdigest() == oid
+        self.hub.blobs[oid] = data
+        self._send(200, b"", {}, body=True)
+
+    def _commit_files(self, name: str, lines: Listing) -> None:
+        repo = self.hub.repos[name]
+        files = dict(repo.files[repo.refs["main"]])
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.hub.blobs[value["oid"]]
+        commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        repo.files[commit], repo.refs["main"] = files, commit
+        address = f"{self.hub.url}/{name}/commit/{commit}"
+        self._json({"success": True, "commitOid": commit, "commitUrl": address, "hookOutput": ""})
+
+    def _json(self, content: object, *, status: int = 200, kind: str = "application/json") -> None:
+        self._send(status, json.dumps(content).encode(), {"Content-Type": kind}, body=True)
 
     def _answer(self, *, body: bool) -> None:
         path = urlsplit(self.path).path
@@ -239,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _no(self, status: int, code: str, message: str = "no", commit: str | None = None) -> None:
         headers = {"X-Error-Message": message, "X-Error-Code": code or None, "X-Repo-Commit": commit}
-        self._send(status, b"{}", headers, body=self.command == "GET")
+        self._send(status, b"{}", headers, body=self.command != "HEAD")
 
     def _send(
         self,

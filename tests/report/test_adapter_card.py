@@ -11,6 +11,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from gradience.card import card_of, read_evaluation
 from gradience.cli.app import run
@@ -34,7 +35,7 @@ def facts(block: str) -> dict[str, str]:
     return dict(re.findall(r"^- \*\*(.+?)\*\*: (.+)$", block, flags=re.MULTILINE))
 
 
-def about(folder: Path, place: Path) -> Path:
+def evidence_about(folder: Path, place: Path) -> Path:
     """A real search's evidence, as if its first candidate were the adapter in `folder`."""
     report = ShrinkReport.read(SHRUNK)
     old = report.candidates[0].result.sha256
@@ -42,6 +43,11 @@ def about(folder: Path, place: Path) -> Path:
     path = place / "shrink.json"
     path.write_text(SHRUNK.read_text(encoding="utf-8").replace(str(old), weights), encoding="utf-8")
     return path
+
+
+def text_of(card: bytes) -> str:
+    """What is not ours, and not the YAML."""
+    return ModelCard(without_block(card).decode()).text
 
 
 def energy_ranks(folder: Path) -> list[int]:
@@ -72,7 +78,7 @@ def test_compress_writes_the_block_and_card_finds_nothing_to_change(smaller, cap
     assert said["LoRA parameters"] == f"{report.new_params:,} ({report.old_params:,} in the original)"
     assert said["weights"].endswith(report.output_sha256)
     assert f"{100 * report.measured_error:.1f} %" in said["relative error"]
-    assert without_block(before) == (example_adapter() / CARD).read_bytes()
+    assert text_of(before) == text_of((example_adapter() / CARD).read_bytes())
     assert run(["card", str(smaller), "--json"]) == 0
     facts_in_json = json.loads(capsys.readouterr().out)
     assert facts_in_json["changed"] is False
@@ -98,7 +104,7 @@ def test_of_an_original_it_says_what_the_spectra_say(tmp_path, capsys):
 def test_the_evaluation_above_the_folder_is_shown_with_interval_and_grade(smaller, tmp_path, capsys):
     folder = tmp_path / "adapter"
     shutil.copytree(smaller, folder)
-    report = ShrinkReport.read(about(folder, tmp_path))
+    report = ShrinkReport.read(evidence_about(folder, tmp_path))
     row = report.candidates[0].result
     assert run(["card", str(folder), "--dry-run"]) == 0
     said = facts(capsys.readouterr().out)
@@ -115,7 +121,7 @@ def test_an_evaluation_of_another_adapter_is_refused_or_left_out(smaller, tmp_pa
     other = tmp_path / "shrink.json"
     other.write_text(SHRUNK.read_text().replace('"sha256": "', '"sha256": "other'))
     shutil.copytree(smaller, tmp_path / "adapter")
-    assert "grade" not in facts(card_of(tmp_path / "adapter"))
+    assert "grade" not in facts(card_of(tmp_path / "adapter").block)
     with pytest.raises(InputError, match="does not cover these weights") as caught:
         card_of(smaller, read_evaluation(other))
     assert caught.value.code == "other-adapter"
@@ -134,7 +140,7 @@ def test_no_name_of_a_stranger_ends_the_block(tmp_path, capsys):
     assert run(["card", str(folder)]) == 0
     once = (folder / CARD).read_bytes()
     assert (once.count(BEGIN), once.count(END)) == (1, 1)
-    assert without_block(once) == kept
+    assert text_of(once) == text_of(kept)
     assert run(["card", str(folder)]) == 0
     assert (folder / CARD).read_bytes() == once
     assert b"vllm serve" not in once  # vLLM was not run on an adapter of an unknown architecture
@@ -155,3 +161,71 @@ def test_an_evaluation_that_the_card_loses_is_said(tmp_path, capsys):
     assert "--evaluation FILE" in said
     assert run(["card", str(folder)]) == 0
     assert "the card has an evaluation" not in capsys.readouterr().err
+
+
+def test_the_yaml_is_what_the_hub_reads_and_everything_else_in_it_stays(tmp_path, capsys):
+    folder = shutil.copytree(example_adapter(), tmp_path / "adapter")
+    about = {"task_type": "x", "dataset_type": "d", "dataset_name": "d", "metric_type": "f1"}
+    mine = {"license": "apache-2.0", "license_name": "mine", "tags": ["a", "lora"], "language": ["de"]}
+    results = [EvalResult(**about, metric_value=0.5)]
+    data = ModelCardData(**mine, model_name="theirs", eval_results=results, custom={"b": [1]})
+    (folder / CARD).write_text(f"---\n{data.to_yaml()}\n---\n# Text\n\n| a |\n")
+    assert run(["card", str(folder)]) == 0
+    read = ModelCard.load(folder / CARD)
+    expected = {
+        **mine,
+        "custom": {"b": [1]},
+        "base_model": "sentence-transformers/all-MiniLM-L6-v2",
+        "base_model_relation": "adapter",
+        "library_name": "peft",
+        "model-index": data.to_dict()["model-index"],
+    }
+    assert read.data.to_dict() == expected
+    assert read.text.endswith("# Text\n\n| a |\n")
+    once = (folder / CARD).read_bytes()
+    assert run(["card", str(folder)]) == 0
+    assert (folder / CARD).read_bytes() == once
+
+    # Results of the original do not describe a smaller adapter; those of its own evaluation do.
+    smaller = tmp_path / "smaller"
+    assert run(["compress", str(folder), "--rank", "4", "-o", str(smaller), "-q"]) == 0
+    assert "model-index" not in ModelCard.load(smaller / CARD).data.to_dict()
+    evidence = evidence_about(smaller, tmp_path)
+    report = ShrinkReport.read(evidence)
+    row = report.candidates[0].result
+    for _ in range(2):
+        assert run(["card", str(smaller), "--evaluation", str(evidence)]) == 0
+        accuracy, difference = ModelCard.load(smaller / CARD).data.eval_results
+        assert accuracy.task_type == "text-classification"
+        assert (accuracy.dataset_name, accuracy.dataset_split) == (report.task, "test")
+        assert accuracy.metric_value == pytest.approx(row.correct / row.n, abs=1e-6)
+        assert difference.metric_value == pytest.approx(row.pairs.delta, abs=1e-6)
+        low, _ = row.interval
+        assert difference.metric_args["low"] == pytest.approx(low, abs=1e-6)
+        assert (difference.metric_args["grade"], difference.metric_args["examples"]) == (row.grade, row.n)
+
+
+@pytest.mark.parametrize("yaml", ["a: [", "- a list", "1: 2", "model-index: 5", "a: &a [*a]"])
+def test_yaml_that_cannot_be_read_is_an_error_of_card_and_stays_in_a_compression(yaml, tmp_path, capsys):
+    folder = shutil.copytree(example_adapter(), tmp_path / "adapter")
+    text = f"---\n{yaml}\n---\n# Mine\n"
+    (folder / CARD).write_text(text)
+    code = run(["card", str(folder)])
+    if code:
+        assert code == 3
+        assert "the YAML at its top cannot be read" in capsys.readouterr().err
+        assert (folder / CARD).read_text() == text
+    assert run(["compress", str(folder), "--rank", "4", "-o", str(tmp_path / "smaller"), "-q"]) == 0
+    card = (tmp_path / "smaller" / CARD).read_text()
+    assert card.endswith("# Mine\n")
+    assert card.startswith(f"---\n{yaml}\n---\n") == bool(code)
+
+
+def test_without_huggingface_hub_a_compression_writes_the_block_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("gradience.files.card.find_spec", lambda name: None)
+    assert (
+        run(["compress", str(example_adapter()), "--rank", "4", "-o", str(tmp_path / "smaller"), "-q"]) == 0
+    )
+    assert (
+        without_block((tmp_path / "smaller" / CARD).read_bytes()) == (example_adapter() / CARD).read_bytes()
+    )

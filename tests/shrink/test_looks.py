@@ -180,7 +180,7 @@ def test_a_margin_changed_after_answers_gives_no_grade_above_c(folder, tmp_path)
     assert (wider.candidates[0].grade, wider.first_margin) == ("C", Fraction("0.015"))
     said = "the margin was 1.50 points when the first answers were saved, and is 30.00 points now"
     assert said in " ".join(wider.to_text().split())
-    assert said in card_of(given[1], read_evaluation(output / "evaluation.json"))
+    assert said in card_of(given[1], read_evaluation(output / "evaluation.json")).block
     assert (verify(output).verdict, verify(output).level) == ("consistent", "L2")
     document = json.loads((output / "evaluation.json").read_text())
     del document["first_margin"]

@@ -19,7 +19,7 @@ from gradience.cli.app import run
 from gradience.compress.adapter import compress_adapter
 from gradience.digests import sha256_file
 from gradience.evaluate.verb import write_result
-from gradience.files.card import write_block
+from gradience.files.card import write_card
 from gradience.files.digests import Digests, root_of, write_digests
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
@@ -94,7 +94,7 @@ def careful(folder: Path) -> None:
     report = ShrinkReport.read(folder / "shrink.json")
     (folder / "shrink.md").write_text(report.to_markdown(), encoding="utf-8")
     if report.smallest_sha256 == sha256_file(folder / "adapter" / "adapter_model.safetensors"):
-        write_block(folder / "adapter", card_of(folder / "adapter", report))
+        write_card(folder / "adapter", card_of(folder / "adapter", report))
     write_digests(folder, Digests.read(folder / "digests.json").files)
 
 

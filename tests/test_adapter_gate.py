@@ -1,0 +1,164 @@
+"""The adapter gate: the steps of action.yml, run by bash as a runner runs them, and the hook for pre-commit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from gradience.cli.demo import example_adapter
+
+ROOT = Path(__file__).resolve().parent.parent
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+EXAMPLE = yaml.safe_load((ROOT / "examples" / "adapter_gate.yml").read_text(encoding="utf-8"))
+SHIM = f"""#!/bin/sh
+if [ "$2" = pip ]; then echo "$@" > "$RUNNER_TEMP/pip.txt"; else exec {sys.executable} "$@"; fi
+"""
+"""Records what pip is asked to install, instead of a download of a gigabyte."""
+
+
+class Runner:
+    """A clean folder with what GitHub's runner gives a composite action."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.temp = folder / "work", folder / "temp"
+        self.folder.mkdir()
+        self.temp.mkdir()
+        python = self.temp / "python"
+        python.write_text(SHIM)
+        python.chmod(0o755)
+        self.outputs: dict[str, dict[str, str]] = {}
+
+    def run(self, only: str | None = None, **given: str) -> int:
+        """Run every step that has a script, or the one that is named; the exit code of the last."""
+        inputs = {name: row.get("default", "") for name, row in ACTION["inputs"].items()}
+        inputs |= {name.replace("_", "-"): value for name, value in given.items()}
+        code = 0
+        for place, step in enumerate(step for step in ACTION["runs"]["steps"] if "run" in step):
+            if only in (None, step["name"]):
+                code = self._step(step, inputs, place)
+        return code
+
+    def _step(self, step: dict[str, object], inputs: dict[str, str], place: int) -> int:
+        def filled(text: str) -> str:
+            def value(match: re.Match[str]) -> str:
+                kind, *names = match[1].split(".")
+                return inputs[names[0]] if kind == "inputs" else self.outputs[names[0]][names[-1]]
+
+            return re.sub(r"\$\{\{ ([\w.-]+) \}\}", value, text)
+
+        assert "${{" not in str(step["run"])  # an input is never pasted into a script
+        script, output = self.temp / f"step{place}.sh", self.temp / f"output{place}"
+        script.write_text(str(step["run"]))
+        output.touch()
+        environment = {
+            **os.environ,
+            "PATH": f"{self.temp}:{os.environ['PATH']}",
+            "RUNNER_TEMP": str(self.temp),
+            "GITHUB_ACTION_PATH": str(ROOT),
+            "GITHUB_OUTPUT": str(output),
+            "GITHUB_STEP_SUMMARY": str(self.temp / "summary.md"),
+            **{name: filled(text) for name, text in dict(step.get("env", {})).items()},  # type: ignore[call-overload]
+        }
+        command = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)]
+        done = subprocess.run(command, cwd=self.folder, env=environment, check=False)
+        lines = [line.split("=", 1) for line in output.read_text().splitlines()]
+        self.outputs[str(step.get("id"))] = dict(lines)
+        return done.returncode
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path)
+
+
+def scaled(folder: Path, factor: float) -> Path:
+    weights = shutil.copytree(example_adapter(), folder) / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    for name in tensors:
+        if ".lora_B." in name:
+            tensors[name] = (tensors[name].astype(np.float32) * factor).astype(ml_dtypes.bfloat16)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    return folder
+
+
+CASES = {
+    "PASS": (1.0, "20", 0, "shown for these runs"),
+    "FAIL": (-1.0, "2.5", 1, "worse"),
+    "INCONCLUSIVE": (1.02, "2.5", 8, "inconclusive"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verdict", CASES)
+def test_the_steps_end_with_the_verdict_and_write_the_summary(verdict, runner, tmp_path):
+    factor, margin, expected, reason = CASES[verdict]
+    given = {
+        "adapter": str(scaled(tmp_path / "changed", factor)),
+        "released": str(example_adapter()),
+        "base_model": "embedded:minilm",
+        "task": "reviews",
+        "margin": margin,
+        "arguments": "--limit 60",
+    }
+    assert runner.run(**given) == expected
+    assert shlex.split((runner.temp / "pip.txt").read_text())[-1] == f"{ROOT}[hf,report]"
+    outputs = runner.outputs["gate"]
+    assert (outputs["verdict"], outputs["exit-code"]) == (verdict, str(expected))
+    summary = (runner.temp / "summary.md").read_text(encoding="utf-8")
+    assert summary == (runner.folder / outputs["summary"]).read_text(encoding="utf-8")
+    for part in (f"# Adapter gate: {verdict}", reason, "95 % interval", "Minimum detectable drop with 60",
+                 "| LoRA rank | 8 | 8 |", "PEFT 0.21.2 loads the adapter"):  # fmt: skip
+        assert part in summary
+    assert b"<html" in (runner.folder / outputs["report"]).read_bytes()
+    if verdict == "INCONCLUSIVE":  # a result of its own: a workflow may accept it
+        assert runner.run("Verdict", **given, fail_on_inconclusive="false") == 0
+        assert runner.run("Verdict", **given) == 8
+
+
+def test_an_error_ends_with_its_exit_code_and_says_what_is_wrong(runner):
+    assert runner.run(adapter="absent", released=str(example_adapter()), task="reviews") == 3
+    assert runner.outputs["gate"]["verdict"] == "ERROR"
+    summary = (runner.temp / "summary.md").read_text(encoding="utf-8")
+    assert "absent: no such file or folder" in summary
+    assert runner.outputs["gate"]["report"] == ""
+
+
+def test_the_example_workflow_is_no_workflow_of_ours_and_sets_what_the_action_takes():
+    assert "adapter_gate" not in " ".join(path.name for path in (ROOT / ".github/workflows").iterdir())
+    steps = EXAMPLE["jobs"]["gate"]["steps"]
+    gate = next(step for step in steps if step.get("uses") == "./gradience")
+    assert set(gate["with"]) <= set(ACTION["inputs"])
+    assert {name for name, row in ACTION["inputs"].items() if row.get("required")} <= set(gate["with"])
+    used = set(re.findall(r"steps\.gate\.outputs\.([\w-]+)", str(steps)))
+    assert used <= set(ACTION["outputs"])
+    (places,) = EXAMPLE[True]["pull_request"].values()
+    assert gate["with"]["adapter"] == places[0].removesuffix("/**")
+
+
+def test_the_hook_checks_each_configuration_of_a_commit_on_its_own(tmp_path):
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
+    good, bad = (tmp_path / name / "adapter_config.json" for name in ("good", "bad"))
+    text = (example_adapter() / "adapter_config.json").read_text()
+    for file, content in ((good, text), (bad, text.replace('"r": 8', '"r": 0'))):
+        file.parent.mkdir()
+        file.write_text(content)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def code(*files: Path) -> int:
+        assert all(re.search(hook["files"], str(file)) for file in files)
+        command = [*shlex.split(hook["entry"]), *map(str, files)]
+        return subprocess.run(command, env=environment, check=False, capture_output=True).returncode
+
+    assert code(good) == 0
+    assert code(bad) == code(bad, good) == code(good, bad) != 0
