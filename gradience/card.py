@@ -136,7 +136,12 @@ def _front_matter(
 
 def _results(report: Evaluation, row: EvaluatedAdapter, task: str) -> Iterator[dict[str, Any]]:
     """Yield the accuracy, and the difference from the reference with its interval, as keywords of EvalResult."""
-    role = report.plan.role if isinstance(report, ShrinkReport) else report.role
+    if isinstance(report, ShrinkReport):
+        role, by_agreement = report.plan.role, report.plan.compares == "agreement"
+    else:
+        role, by_agreement = report.role, report.by_agreement
+    if by_agreement:  # without answers there is no accuracy
+        return
     about: dict[str, Any] = {
         "task_type": task,
         "dataset_type": report.task,

@@ -60,10 +60,11 @@ def gate(output: Path) -> tuple[int, list[str]]:
     """Run every step; return the exit code and the lines of the summary below the verdict."""
     setting = {name: os.environ.get(f"GATE_{name.upper()}", "") for name in ("adapter", "released", "margin")}
     released, adapter = setting["released"], setting["adapter"]
-    flags = ["--margin", setting["margin"] or "2.5"]
-    for name in ("base_model", "data", "task"):
-        value = os.environ.get(f"GATE_{name.upper()}", "")
-        flags += [f"--{name.replace('_', '-')}", value] if value else []
+    given = {name: os.environ.get(f"GATE_{name.upper()}", "") for name in ("base_model", "data", "task")}
+    base = ["--base-model", given["base_model"]] if given["base_model"] else []
+    flags = [*base, "--margin", setting["margin"] or "2.5"]
+    for name in ("data", "task"):
+        flags += [f"--{name}", given[name]] if given[name] else []
     flags += shlex.split(os.environ.get("GATE_ARGUMENTS", ""))
 
     audits: list[dict[str, Any]] = []
@@ -81,29 +82,39 @@ def gate(output: Path) -> tuple[int, list[str]]:
         difference = json.loads(text)["relative_difference"]
         if difference is not None:
             lines.append(f"| difference of the updates | | {100 * difference:.2g} % |")
-    _, text = gradience("evaluate", released, adapter, *flags, "--dry-run", "--json")
-    detectable = [
-        f"{100 * row['margin']:.1f} points if {100 * row['discordance']:g} % of the answers change"
-        for row in json.loads(text)["margins"]
-    ]
-    folder = output / "evaluation"
-    command = ("evaluate", released, adapter, *flags, "-o", str(folder), "--quiet")
-    code, _ = gradience(*command, accept=tuple(VERDICTS))
-    report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    reasons = [row["reason"] for row in report["adapters"] if row["role"] == "candidate"]
-    lines = [*reasons, "", *lines, ""]
-    if detectable:
-        planned = f"Minimum detectable drop with {report['examples']:,} examples (80 % chance)"
-        lines += [f"{planned}: {'; '.join(detectable)}.", ""]
-    document = (folder / "evaluation.md").read_text(encoding="utf-8")
-    lines += [f"#{line}" if line.startswith("#") else line for line in document.splitlines()]
+    codes, documents = [], list[str]()
+    for guard in (None, *os.environ.get("GATE_GUARDS", "").split()):
+        folder = output / ("evaluation" if guard is None else f"guard_{guard}")
+        chosen = flags if guard is None else [*base, "--task", guard]
+        code, words = evaluated((released, adapter, *chosen), folder)
+        codes.append(code)
+        documents += [] if guard is None else ["", f"## Guard `{guard}`: {VERDICTS[code]}", ""]
+        documents += words
+    lines = [*lines, "", *documents]
     _, text = gradience("card", adapter, "--dry-run", "--json")
     lines += [
         "",
         "## Loading the changed adapter",
         json.loads(text)["block"].partition("## How to load it")[2],
     ]
-    return code or incomplete, lines
+    return next((code for code in (4, 1, 8) if code in (*codes, incomplete)), 0), lines
+
+
+def evaluated(words: tuple[str, ...], folder: Path) -> tuple[int, list[str]]:
+    """Evaluate into `folder`; return the exit code, and the lines of the summary about it."""
+    _, text = gradience("evaluate", *words, "--dry-run", "--json")
+    detectable = [
+        f"{100 * row['margin']:.1f} points if {100 * row['discordance']:g} % of the answers change"
+        for row in json.loads(text)["margins"]
+    ]
+    code, _ = gradience("evaluate", *words, "-o", str(folder), "--quiet", accept=tuple(VERDICTS))
+    report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    lines = [row["reason"] for row in report["adapters"] if row["role"] == "candidate"]
+    if detectable:
+        planned = f"Minimum detectable drop with {report['examples']:,} examples (80 % chance)"
+        lines += ["", f"{planned}: {'; '.join(detectable)}.", ""]
+    document = (folder / "evaluation.md").read_text(encoding="utf-8")
+    return code, lines + [f"#{line}" if line.startswith("#") else line for line in document.splitlines()]
 
 
 def main() -> None:

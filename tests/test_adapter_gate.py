@@ -110,6 +110,7 @@ def test_the_steps_end_with_the_verdict_and_write_the_summary(verdict, runner, t
         "task": "reviews",
         "margin": margin,
         "arguments": "--limit 60",
+        "guards": "reviews" if verdict == "FAIL" else "",
     }
     assert runner.run(**given) == expected
     assert shlex.split((runner.temp / "pip.txt").read_text())[-1] == f"{ROOT}[hf,report]"
@@ -120,6 +121,7 @@ def test_the_steps_end_with_the_verdict_and_write_the_summary(verdict, runner, t
     for part in (f"# Adapter gate: {verdict}", reason, "95 % interval", "Minimum detectable drop with 60",
                  "| LoRA rank | 8 | 8 |", "PEFT 0.21.2 loads the adapter"):  # fmt: skip
         assert part in summary
+    assert ("## Guard `reviews`: FAIL" in summary) == (verdict == "FAIL")
     assert b"<html" in (runner.folder / outputs["report"]).read_bytes()
     if verdict == "INCONCLUSIVE":  # a result of its own: a workflow may accept it
         assert runner.run("Verdict", **given, fail_on_inconclusive="false") == 0

@@ -81,7 +81,7 @@ def without_block(card: bytes) -> bytes:
 def with_front_matter(card: bytes, front: FrontMatter, name: str) -> bytes:
     """Return the card with the facts in its YAML, through huggingface_hub. name: the model's name beside results.
 
-    Licence and every other field stay; the layout of the YAML becomes huggingface_hub's. Raises InputError
+    License and every other field stay; the layout of the YAML becomes huggingface_hub's. Raises InputError
     (bad-front-matter) if the YAML cannot be read.
     """
     from huggingface_hub import EvalResult, ModelCard
