@@ -13,7 +13,7 @@ from typing import Any
 
 from gradience import tasks
 from gradience.digests import sha256_text
-from gradience.errors import InputError, UsageError
+from gradience.errors import InputError, UsageError, require
 from gradience.evaluate.adapters import AdapterInput, adapter_inputs
 from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import RECORDS_OF, Planned
@@ -35,7 +35,6 @@ from gradience.tasks.base import (
     GenerationTask,
     LikelihoodTask,
     Task,
-    rendered,
 )
 from gradience.tasks.examples import ChoiceExample, LabeledExample
 from gradience.tasks.layouts import columns_hint, labels_hint
@@ -165,10 +164,13 @@ def read_inputs(request: EvaluateSettings) -> EvaluateInputs:
     name = None if request.base_model is None else str(request.base_model)
     name = name or adapters[0].base_model
     if name is None:
+        silent = (
+            "a name tells nothing of its base" if adapters[0].ranks is None else "its config names no base"
+        )
         raise UsageError(
-            f"{paths_of(request.adapters)[0]}: its config names no base model",
+            f"{paths_of(request.adapters)[0]}: {silent} model",
             code="no-base",
-            hint="give --base-model: a folder, or a name on the hub",
+            hint="give --base-model: a folder, or a name on the hub or on the server",
         )
     model = ModelSettings(
         name=name,
@@ -177,7 +179,14 @@ def read_inputs(request: EvaluateSettings) -> EvaluateInputs:
         revision=request.revision,
         dtype=request.dtype,
         quantization=request.quantization,
+        server=request.server,
     )
+    if request.server is not None and engine_type.local:
+        raise UsageError(
+            f"--server cannot be used with the engine {engine_type.name}, which loads the base on this machine",
+            code="engine-cannot",
+            hint="add --engine openai, or remove --server",
+        )
     model = with_tokenizer(model, request.tokenizer, [adapters[0].folder])
     role = None if request.data is not None or request.prompts is not None else request.role
     if role is None and isinstance(
@@ -188,9 +197,13 @@ def read_inputs(request: EvaluateSettings) -> EvaluateInputs:
     tokenizer = engine_type.tokenizer_of(model)
     if task is None:
         task = _prompts(request, tokenizer)
-    if isinstance(task, ChatTask) and tokenizer is not None:
+    if isinstance(task, ChatTask):
+        if tokenizer is None:
+            require("transformers", extra="hf")
+            from gradience.models.load import load_tokenizer
+
+            tokenizer = load_tokenizer(model)
         task = task.rendered(tokenizer)
-    task = rendered(task, model)
     if not isinstance(task, ClassificationTask):  # `check` reports these errors in more detail
         engine_type.require(RECORDS_OF[type(task)])
     examples = (task.examples.all if role is None else task.examples.of(role))[: request.limit]
@@ -216,8 +229,8 @@ def read_inputs(request: EvaluateSettings) -> EvaluateInputs:
     measures = can_measure and not (inputs.classifies or inputs.by_agreement or request.no_kl)
     if not can_measure and not inputs.classifies:
         notes.append(
-            f"the engine {engine_type.name} gives no likelihoods: KL, flips, and whether an adapter has any effect were"
-            " not measured"
+            f"the engine {engine_type.name} computes no KL: KL, flips, and whether an adapter has any effect were not"
+            " measured"
         )
     groups = groups_of(task, examples, request)
     if groups:

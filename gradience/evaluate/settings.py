@@ -112,7 +112,8 @@ class ExampleSettings:
     engine: Annotated[str, AfterValidator(_engine), Flag("NAME", values=lambda: list(ENGINES))] = (
         "transformers"
     )
-    """Engine that generates answers: transformers, or vllm in a separate process (--engine-python)."""
+    """Engine that generates answers: transformers, vllm in a separate process (--engine-python), or openai for
+    adapters on a running server (evaluate --server)."""
     no_ledger: bool = False
     """Do not count this test in `.gradience/ledger.json` beside the output folder."""
     watcher: Annotated[Watcher | None, PythonOnly] = None
@@ -141,10 +142,13 @@ class EvaluateSettings(BaseSettings, ExampleSettings, Preview):
     """Adapters and output."""
 
     adapters: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("ADAPTER…")] = ()
-    """Folders of LoRA adapters; the first is the reference."""
+    """Folders of LoRA adapters, or names on the --server; the first is the reference."""
     _: KW_ONLY
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
     """Folder of the result. With the same folder an interrupted evaluation resumes."""
+    server: Annotated[str | None, Flag("URL")] = None
+    """Address of a running server for --engine openai, such as http://127.0.0.1:8000/v1 (API key:
+    GRADIENCE_SERVER_KEY)."""
     with_base: bool = False
     """Evaluate the base without an adapter as well; for a classifier with the reference's head."""
     folder: Annotated[StrPath | None, Flag(key_only=True)] = None

@@ -66,6 +66,8 @@ class ModelSettings(ConfigSection):
     """Base folder of a relative path in `name`, as for `task.folder`."""
     tokenizer: str | None = Field(default=None, exclude=True)
     """Folder of the adapter whose tokenizer is used; None: the base's. No config of Bench has it."""
+    server: str | None = Field(default=None, exclude=True)
+    """Address of the server that holds the base (engine openai). No config of Bench has it."""
     from_adapter: bool = Field(default=False, exclude=True)
     """An adapter's config chose `name`, not the user: the base is read only from safetensors."""
     revision: str | None = None

@@ -37,6 +37,15 @@ class Check(Part):
     note: str
 
 
+class Requirement(Part):
+    """Something that the run needs, and whether this machine has it."""
+
+    what: Literal["base files", "memory", "disk", "packages", "settings"]
+    needed: str
+    here: str
+    """What this machine has; empty for settings."""
+
+
 class RenderedExample(Part):
     """First training example, as the model sees it."""
 
@@ -86,6 +95,12 @@ class CostEstimate(Part):
     process_bytes: int = 0
     """Python, PyTorch and their libraries, measured in the process that made the forecast; 0 on a GPU."""
 
+    @property
+    def largest_stage_bytes(self) -> int:
+        """Memory of the stage that needs the most."""
+        stage = max(self.trained_bytes + self.activation_bytes, self.evaluation_bytes)
+        return self.process_bytes + self.weights_bytes + stage
+
 
 class BenchForecast(Report):
     """Dry run of a Bench run. No model is loaded."""
@@ -107,6 +122,8 @@ class BenchForecast(Report):
     seeds: tuple[int, ...]
     checks: tuple[Check, ...]
     """Checks of the inputs before the run. A missing input is an error, not a check."""
+    requirements: tuple[Requirement, ...] = ()
+    """Files of the base, memory, disk space, packages and settings."""
     example: RenderedExample | None
     """Null if the data are not on this machine, or the task is user-defined code."""
     scored: tuple[ScoredExample, ...] = ()
@@ -143,6 +160,10 @@ class BenchForecast(Report):
             for check in self.checks
         ]
         blocks += [Heading("Plan"), Facts(_plan(self)), Heading("Inputs"), Facts(checks)]
+        if self.requirements:
+            rows = [(each.what, each.needed, each.here) for each in self.requirements]
+            columns = (Column(""), Column("needed", wrap=True), Column("this machine", wrap=True))
+            blocks += [Heading("Requirements"), Table(columns, rows)]
         if self.scenarios:
             blocks += _chances(self)
         if self.example is not None:
@@ -205,7 +226,6 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
     if cost is None:
         return facts
     training = cost.trained_bytes + cost.activation_bytes
-    memory = cost.process_bytes + cost.weights_bytes + max(training, cost.evaluation_bytes)
     parts = (
         f"{size(cost.weights_bytes)} base, {size(training)} training ({size(cost.activation_bytes)} of it activations),"
         f" or {size(cost.evaluation_bytes)} evaluation"
@@ -215,7 +235,7 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
         *facts,
         ("base", f"{count(cost.base_params)} parameters"),
         ("probe", f"{count(cost.probe_params)} trained parameters"),
-        ("memory", f"about {size(memory)}: {parts}"),
+        ("memory", f"about {size(cost.largest_stage_bytes)}: {parts}"),
         ("tokens", f"{count(cost.tokens_per_training)} per training, padding included"),
     ]
 

@@ -20,6 +20,7 @@ from gradience.adapters.locate import CONFIG, WEIGHTS
 from gradience.compress.adapter import Documents
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
+from gradience.evaluate.engines import require_local
 from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.ledger import count_test
 from gradience.evaluate.verb import memory_errors, note_changes, require_libraries, say_notes
@@ -59,6 +60,7 @@ def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport | ShrinkForecast:
 
     Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError if no candidate is smaller.
     """
+    require_local(settings.engine)
     require_libraries(settings.engine)
     if settings.dry_run:
         return forecast_shrink(prepare(settings))

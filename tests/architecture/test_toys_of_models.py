@@ -101,7 +101,7 @@ def test_an_engine_that_only_generates_from_names_goes_through_evaluate(tmp_path
     }
     assert (report.conditions.engine, report.conditions.dtype, report.base) == ("table", None, "served/base")
     page = report.to_markdown()
-    assert "gives no likelihoods: KL, flips, and whether an adapter has any effect were not measured" in page
+    assert "computes no KL: KL, flips, and whether an adapter has any effect were not measured" in page
     assert "KL and flips by" not in page
     again = evaluate_adapters(adapters, output=tmp_path / "out", **given)  # from the records
     assert again.adapters == report.adapters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from data_files import small_gsm8k
@@ -22,6 +23,7 @@ def data(tmp_path_factory):
 def dry_run(base, tmp_path, capsys, monkeypatch):
     """`--dry-run` of a config with these sections: exit code, stdout, stderr."""
     monkeypatch.setattr("gradience.bench.plan.forecast.process_bytes", lambda device: 500_000_000)
+    monkeypatch.setattr("gradience.bench.plan.forecast.disk_usage", lambda path: SimpleNamespace(free=10**9))
 
     def call(*arguments, **changes):
         path = tmp_path / "config.yaml"
@@ -51,6 +53,28 @@ def test_the_first_example_is_shown_as_the_model_sees_it(dry_run, data, tmp_path
     assert parsed.to_text() == out
     assert parsed.cost.tokens_per_training < 6 * 3 * 2 * 512 / 10  # real lengths
     assert parsed.example.tokens is not None
+
+
+def test_requirements_of_the_flagship_name_files_memory_disk_packages_and_settings(capsys):
+    """The largest adapter of Mistral-7B at r = 64, counted by hand: layers times the sides of its seven projections."""
+    assert run(["bench", "run", "-c", "mistral_gsm8k_certifiable_seed42", "--dry-run", "--json"]) == 0
+    forecast = BenchForecast.model_validate_json(capsys.readouterr().out)
+    needed = {requirement.what: requirement.needed for requirement in forecast.requirements}
+    assert (
+        "mistralai/Mistral-7B-v0.1 from the hub: config, tokenizer, weights (14.5 GB)" in needed["base files"]
+    )
+    params = 32 * 64 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))
+    assert params == forecast.cost.probe_params
+    disk = params * (4 * 11 + 12 * 3)  # 11 adapters, and three checkpoints with two moments
+    assert f"at most {disk / 1e9:.1f} GB in the output folder: 11 adapters" in needed["disk"]
+    assert "[hf]" in needed["packages"]
+    assert (
+        "r = 64, 1,200 steps of 4 × 4 sequences, lr 0.0001, max_length 512, dtype bfloat16"
+        in needed["settings"]
+    )
+    here = {requirement.what: requirement.here for requirement in forecast.requirements}
+    assert here["base files"] == "not in the hub's cache"
+    assert "torch " in here["packages"]
 
 
 def test_what_is_too_long_is_counted(dry_run, tmp_path):

@@ -38,7 +38,7 @@ from gradience.reports.evaluation import (
     KeptRecords,
     Ledger,
 )
-from gradience.reports.forecast import BenchForecast, Check, ScoredExample
+from gradience.reports.forecast import BenchForecast, Check, Requirement, ScoredExample
 from gradience.reports.shrink import PlannedDistillation, ShrinkForecast, ShrinkReport
 from gradience.reports.stage import StageManifest
 from gradience.reports.training import TrainingReport
@@ -180,6 +180,7 @@ def forecast() -> BenchForecast:
         task="t",
         seeds=(42,),
         checks=(Check(what="data", name="rows.csv", state="found", note="3 rows"),),
+        requirements=(Requirement(what="packages", needed="the extra [hf]", here="torch 2.14"),),
         example=None,
         stages=("probe", "audit"),
         trainings=1,

@@ -6,18 +6,22 @@ Nothing is trained: memory follows from shapes that are counted and lengths that
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from shutil import disk_usage
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.power import Assumptions, plausible_for, power_report, rests_on, scenario
 from gradience.bench.plan.preview import Lengths, LocalInputs, look
 from gradience.bench.plan.variants import asked_for, stage_graph
 from gradience.errors import UsageError
+from gradience.evaluate.checks import memory_of
+from gradience.evaluate.engines import engine
 from gradience.evaluate.evaluator import SCORED_AT_ONCE
 from gradience.evaluate.memory import (
     activation_bytes,
@@ -29,16 +33,22 @@ from gradience.evaluate.memory import (
     weights_bytes_of,
 )
 from gradience.files.shared_names import path_text, sentence_text
+from gradience.models.devices import choose_device, device_name
 from gradience.models.load import dtype_of, quiet
+from gradience.models.locate import EMBEDDED, hub_address
 from gradience.reports.base.exact import exact_text
-from gradience.reports.forecast import BenchForecast, CostEstimate
+from gradience.reports.base.numbers import size
+from gradience.reports.forecast import BenchForecast, CostEstimate, Requirement
 from gradience.reports.power import PowerReport, Scenario
 from gradience.tasks.base import ClassificationTask, GenerationTask
+from gradience.words import counted
 
 EXAMPLES: Mapping[str, int] = {"gsm8k": 1_319, "reviews": 2_186}
 """Examples that decide (role confirm), of tasks whose data do not change; GLUE's stand with its subsets."""
 NEW_TOKENS = 256
 """Default limit of generated tokens, if neither the config nor the task sets one."""
+CHECKPOINT_BYTES, CHECKPOINTS = 12, 3
+"""For each trained parameter: a float32 weight and two moments. Two checkpoints are kept while a third is written."""
 ADAM_BYTES = 16
 """For each trained parameter: float32 weight, gradient and two moments."""
 
@@ -65,6 +75,7 @@ def forecast(config: BenchConfig) -> BenchForecast:
         task=path_text(config.task.profile),
         seeds=config.due,
         checks=tuple(checks),
+        requirements=tuple(_requirements(config, cost, adapters=1 + len(wanted))),
         example=preview.example,
         scored=preview.scored,
         scored_by=preview.task.scored_by if preview.task is not None else "",
@@ -78,6 +89,57 @@ def forecast(config: BenchConfig) -> BenchForecast:
         scenarios=scenarios,
         assumptions=tuple(_assumptions(config, preview, examples, cost)),
         notes=tuple(map(sentence_text, config.notes)),
+    )
+
+
+def _requirements(config: BenchConfig, cost: CostEstimate | None, *, adapters: int) -> Iterator[Requirement]:
+    """Yield what the run needs beside its data. adapters: made by one seed, none larger than the probe's."""
+    recipe, name = config.train, config.model.name
+    address = None if name in EMBEDDED else hub_address(config.model)
+    if address is not None:
+        weights = "" if cost is None else f" ({size(cost.weights_bytes)})"
+        cached = any(
+            isinstance(try_to_load_from_cache(address.repo, file, revision=address.revision), str)
+            for file in ("model.safetensors", "model.safetensors.index.json")
+        )
+        yield Requirement(
+            what="base files",
+            needed=f"{path_text(name)} from the hub: config, tokenizer, weights{weights}",
+            here="in the hub's cache" if cached else "not in the hub's cache",
+        )
+    if cost is not None:
+        device = config.runtime.device
+        _, memory = memory_of(device)
+        yield Requirement(
+            what="memory",
+            needed=f"{size(cost.largest_stage_bytes)}, without a GPU's driver and allocator",
+            here=f"{device_name(choose_device(device))}: {size(memory)}",
+        )
+        checkpoints = CHECKPOINT_BYTES * CHECKPOINTS * bool(recipe.save_steps) * cost.probe_params
+        most = 4 * cost.probe_params * adapters * len(config.due) + checkpoints
+        yield Requirement(
+            what="disk",
+            needed=f"at most {size(most)} in the output folder: {counted(adapters, 'adapter')} per seed, checkpoints",
+            here=f"{size(disk_usage('.').free)} free in the current folder",
+        )
+    extras = ["bench" if config.model.type == "seqcls" else "hf"]
+    extras += ["qlora"] * (config.model.quantization is not None)
+    extras += ["ray"] * (config.runtime.executor == "ray")
+    versions = engine(config.runtime.engine).numerics(config.runtime.device)["versions"]
+    yield Requirement(
+        what="packages",
+        needed=f'pip install ".[{",".join(extras)}]" in the clone',
+        here=", ".join(f"{package} {version}" for package, version in versions.items()),
+    )
+    length = f"{recipe.max_steps:,} steps" if recipe.max_steps else f"{recipe.epochs:g} epochs"
+    yield Requirement(
+        what="settings",
+        needed=(
+            f"r = {config.lora.probe_r}, {length} of {recipe.per_device_train_batch_size} ×"
+            f" {recipe.gradient_accumulation_steps} sequences, lr {recipe.lr:g}, max_length {recipe.max_length},"
+            f" dtype {config.model.dtype}; evaluation in batches of {recipe.per_device_eval_batch_size}"
+        ),
+        here="",
     )
 
 

@@ -45,7 +45,7 @@ from gradience.check.files import MAX_BYTES
 from gradience.code_version import code_version
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError
-from gradience.evaluate.engines import engine
+from gradience.evaluate.engines import engine, require_local
 from gradience.files import strict_yaml
 from gradience.files.digests import write_digests
 from gradience.files.packed import pack
@@ -83,6 +83,7 @@ def run_bench(
     runtime, whole = config.runtime, config.only_seed is None
     if runtime.executor == "local":  # a cluster's machines have devices of their own
         check_devices(runtime.device, runtime.processes)
+    require_local(runtime.engine)
     engine(runtime.engine).check(config.model)
     task = rendered(config.task.load(), config.model)
     role = config.task.eval_role

@@ -1,0 +1,177 @@
+"""Adapters behind a real server of vLLM, asked by `--engine openai`: `make conformance-vllm`.
+
+The server runs in the Python that GRADIENCE_ENGINE_PYTHON names. Everything that needs no vLLM is in
+tests/evaluate/test_openai_engine.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+import urllib3
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, set_seed
+
+from conformance.tiny_vllm import WITH_VLLM, tiny
+from gradience import evaluate_adapters
+from gradience.errors import NetworkError
+from gradience.evaluate.engines import openai
+from gradience.evaluate.engines.vllm.process import PYTHON
+from gradience.files.records import read_records
+from gradience.models.embedded import smollm2
+from gradience.progress import Watcher
+
+pytestmark = WITH_VLLM
+RANKS = {"first": 8, "second": 4}
+ROWS = 16
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+STARTS_IN = 600
+"""Seconds."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Adapters of SmolLM2 whose effect is large: random factors, written by PEFT."""
+    root = tmp_path_factory.mktemp("served")
+    for seed, (name, rank) in enumerate(RANKS.items()):
+        set_seed(seed)
+        base = AutoModelForCausalLM.from_pretrained(smollm2(), dtype=torch.float32)
+        config = LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules=["q_proj", "v_proj"])
+        model = get_peft_model(base, config)
+        with torch.no_grad():
+            for parameter in (value for key, value in model.named_parameters() if "lora_B" in key):
+                parameter.normal_(std=0.02)
+        model.save_pretrained(root / name, save_embedding_layers=False)
+    rows = tiny.sums(ROWS)
+    prompts = [{"prompt": row.prompt, "answer": row.answer} for row in rows]
+    choices = [
+        {"prompt": row.prompt, "choices": [row.response, f"{row.response}0", f"{row.response}1"], "answer": 0}
+        for row in rows
+    ]
+    for name, lines in (("prompts", prompts), ("choices", choices)):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+@contextmanager
+def serving(folder, port):
+    """The process of a server that holds the base and both adapters."""
+    adapters = [f"{name}={folder / name}" for name in RANKS]
+    command = [
+        os.environ[PYTHON], "-m", "vllm.entrypoints.openai.api_server", "--model", str(smollm2()),
+        "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
+        "--enable-lora", "--max-lora-rank", "8", "--lora-modules", *adapters, "--generation-config", "vllm",
+        "--max-model-len", "512", "--enforce-eager", "--no-enable-prefix-caching",
+    ]  # fmt: skip
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, env={**os.environ, **QUIET}, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + STARTS_IN
+        while time.monotonic() < until and process.poll() is None:
+            try:
+                if urllib3.request("GET", f"http://127.0.0.1:{port}/health", retries=False).status == 200:
+                    break
+            except urllib3.exceptions.HTTPError:
+                time.sleep(1)
+        yield process
+    finally:
+        kill(process)
+
+
+def kill(process):
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_answers_are_those_of_transformers_and_a_killed_server_leaves_what_resumes(
+    folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(openai, "RETRIES", openai.RETRIES.new(total=1))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"with_base": True, "all_rows": True, "no_ledger": True}
+
+    def served(out, data="prompts", **more):
+        given = {**common, "max_new_tokens": 12 if data == "prompts" else None, **more}
+        return evaluate_adapters(
+            [*RANKS], base_model="smollm2", data=folder / f"{data}.jsonl", output=tmp_path / out,
+            engine="openai", server=f"http://127.0.0.1:{port}/v1", **given,
+        )  # fmt: skip
+
+    def here(out, data="prompts"):
+        return evaluate_adapters(
+            [folder / name for name in RANKS], base_model="embedded:smollm2", dtype="float32", device="cpu",
+            data=folder / f"{data}.jsonl", output=tmp_path / out, **common,
+            max_new_tokens=12 if data == "prompts" else None,
+        )  # fmt: skip
+
+    def rows(report, out):
+        return [read_records(tmp_path / out / row.records[0].path).records for row in report.adapters]
+
+    with serving(folder, port) as process:
+        texts = rows(served("served"), "served"), rows(here("here"), "here")
+        choices = (
+            rows(served("served choices", "choices"), "served choices"),
+            rows(here("here choices", "choices"), "here choices"),
+        )
+
+        class Killing(Watcher):
+            def step(self, done, total):
+                if done >= ROWS // 2:
+                    kill(process)
+
+        with pytest.raises(NetworkError, match="no answer from the server"):
+            served("killed", watcher=Killing(), batch_size=4)
+    [left] = (tmp_path / "killed" / "records").glob("*.part")
+    assert len(left.read_bytes().splitlines()) == 1 + ROWS // 2
+    with serving(folder, port):
+        again = rows(served("killed", batch_size=4), "killed")
+
+    def fields(record):
+        return record.output, record.n_tokens, record.stopped_by
+
+    same = [
+        sum(fields(a) == fields(b) for a, b in zip(*pair, strict=True)) for pair in zip(*texts, strict=True)
+    ]
+    resumed = [
+        sum(a.output == b.output for a, b in zip(*pair, strict=True))
+        for pair in zip(again, texts[0], strict=True)
+    ]
+    apart = [
+        max(
+            abs(x - y)
+            for a, b in zip(*pair, strict=True)
+            for x, y in zip(a.loglikelihoods, b.loglikelihoods, strict=True)
+        )
+        for pair in zip(*choices, strict=True)
+    ]
+    predicted = [
+        sum(a.predicted == b.predicted for a, b in zip(*pair, strict=True))
+        for pair in zip(*choices, strict=True)
+    ]
+    with capsys.disabled():
+        print(f"\nequal texts of {ROWS}: {same}; after a kill {resumed}; equal choices of {ROWS}: {predicted}; "  # noqa: T201
+              f"largest difference of a log-likelihood: {max(apart):.2g} nats")  # fmt: skip
+    assert same == resumed == predicted == [ROWS] * 3
+    assert max(apart) < 1e-3
+    assert (
+        len({tuple(record.output for record in each) for each in texts[0]}) == 3
+    )  # each adapter has an effect
