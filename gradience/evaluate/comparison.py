@@ -33,9 +33,7 @@ class Divergence:
     kl_per_example: float | None
     """Mean over examples of KL(A ‖ B) in nats: of the labels, or summed over the tokens of a response."""
     kl_per_example_standard_error: float | None
-    """Sample standard deviation over examples, divided by √n; None for a single example."""
-    loglikelihood_gain: float | None
-    """Scores: mean over examples of log-likelihood under B − under A, in nats.
+    """Sample standard deviation over examples, divided by √n; None for a single example.
 
     What the kind of records does not tell is None. Scores tell KL and flips only when A was B's reference."""
 
@@ -56,10 +54,9 @@ def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T
             " versions",
         )
     rows: list[tuple[Any, Any]] = list(zip(records_a, records_b, strict=True))
-    flips, gain = None, None
+    flips = None
     kl: NDArray[np.float64] | None = None
     if run_a.kind == "scores":
-        gain = float(np.mean([y.loglikelihood - x.loglikelihood for x, y in rows]))
         against_a = (run_b.reference, run_b.reference_sha256) == (run_a.adapter, run_a.adapter_sha256)
         measured = all(y.kl is not None and y.flips is not None for _, y in rows)
         if run_b.reference is not None and against_a and measured:
@@ -77,7 +74,6 @@ def diverge(a: tuple[ExamplesRun, Sequence[T]], b: tuple[ExamplesRun, Sequence[T
         kl_per_example_standard_error=None
         if kl is None or len(kl) < 2
         else float(kl.std(ddof=1) / np.sqrt(len(kl))),
-        loglikelihood_gain=gain,
     )
 
 

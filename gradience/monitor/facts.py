@@ -75,7 +75,6 @@ class RunFacts:
     run_id: str
     records: int = 0
     config: Mapping[str, Json] = field(default_factory=dict)
-    meta: Mapping[str, Json] = field(default_factory=dict)
     started: float | None = None
     seconds: float | None = None
     """Monotonic seconds of the parts of the run, added up."""
@@ -139,7 +138,7 @@ class RunFacts:
             self.not_kept += 1
 
     def _start(self, record: Record) -> None:
-        self.config, self.meta = record.mapping("config"), record.mapping("meta")
+        self.config = record.mapping("config")
         self.started = self.started if self.started is not None else record.ts
         self.end = None
         self._seconds_before = self.seconds or 0.0

@@ -39,6 +39,7 @@ case(
     '{"error": "Not found"}',
     hint="audit only the weights",
 )
+case("config_that_is_a_list", b'["LORA"]', "not a JSON object", hint=SAVE)
 case(
     "home_made_config",
     b'{"rank": 8, "alpha": 16}',
