@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from gradience.reports.conversion import ConversionReport
     from gradience.reports.distill import DistillReport
     from gradience.reports.evaluation import EvaluationReport
+    from gradience.reports.evaluation_sets import EvaluationSetsReport
     from gradience.reports.evidence import EvidenceReport
     from gradience.reports.fleet import FleetReport
     from gradience.reports.fleet_compression import FleetCompression
@@ -76,6 +77,7 @@ _HOME = {
     "ConversionReport": "gradience.reports.conversion",
     "EngineError": "gradience.errors",
     "EvaluationReport": "gradience.reports.evaluation",
+    "EvaluationSetsReport": "gradience.reports.evaluation_sets",
     "EvidenceReport": "gradience.reports.evidence",
     "FleetCompression": "gradience.reports.fleet_compression",
     "FleetReport": "gradience.reports.fleet",
@@ -135,6 +137,7 @@ __all__ = [
     "DistillReport",
     "EngineError",
     "EvaluationReport",
+    "EvaluationSetsReport",
     "EvidenceReport",
     "FleetCompression",
     "FleetReport",

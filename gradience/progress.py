@@ -14,6 +14,9 @@ class Watcher:
     def seed(self, seed: int, number: int, of: int) -> None:
         """A seed begins."""
 
+    def data_set(self, name: str, number: int, of: int) -> None:
+        """A data set of several begins."""
+
     def stage(self, name: str, number: int, of: int | None) -> None:
         """Report that a stage begins. of: number of stages, if known."""
 

@@ -201,8 +201,9 @@ def _refused(
         name = str(detail["loc"][0])
         if name in given and name in fields:
             message = detail["msg"].removeprefix("Value error, ")
+            typed = given[name] if isinstance(given[name], list) else [given[name]]
             return UsageError(
-                f"{flag_of(name, fields[name])} {given[name]}: {message}",
+                f"{flag_of(name, fields[name])} {' '.join(map(str, typed))}: {message}",
                 code="config-value",
                 hint=f"--help describes {flag_of(name, fields[name])}",
             )

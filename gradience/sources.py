@@ -33,7 +33,7 @@ from gradience.reports.page.flips import PromptTexts
 from gradience.reports.page.parts import PageSource
 from gradience.reports.registry import ARTIFACTS, model_of
 
-OF_A_RUN = ("bench_aggregate.json", "shrink.json", "evaluation.json", "bench.json")
+OF_A_RUN = ("bench_aggregate.json", "shrink.json", "evaluation_sets.json", "evaluation.json", "bench.json")
 """In a folder, the report about all of it."""
 LOG = "run.jsonl"
 """Log of a training run."""

@@ -16,6 +16,7 @@ from gradience.settings import SETTINGS, Flag, StrPath, required_output
 
 if TYPE_CHECKING:
     from gradience.reports.evaluation import EvaluationReport
+    from gradience.reports.evaluation_sets import EvaluationSetsReport
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -38,26 +39,34 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
 
       gradience evaluate ./my_adapter ./smaller -b ./base --prompts prompts.jsonl --margin 1.5 -o out
 
+      gradience evaluate ./my_adapter ./smaller --data rows.jsonl --guard text:notes.txt --guard lm_eval:arc_easy -o out
+
       gradience evaluate --config evaluate.yaml --dry-run
     """
     settings = evaluate_settings(given, None if how.config is None else Path(how.config))
     output = None if settings.dry_run or settings.preview else required_output(settings.output, "DIR")
     from gradience.evaluate.verb import DOCUMENT, EVALUATION, evaluate_adapters
     from gradience.reports.evaluation import EvaluationReport
+    from gradience.reports.evaluation_sets import EvaluationSetsReport
 
     with how.allowing():
         result = out.watch(evaluate_adapters, settings)
-    if output is None or not isinstance(result, EvaluationReport):
+    if output is None or not isinstance(result, EvaluationReport | EvaluationSetsReport):
         out.show_aloud(result)
         return ExitCode.DONE
     out.show(result, folder=output)
     if not out.quiet:
-        show_written(f"{output / EVALUATION}, {DOCUMENT}")
+        written = f"{output / EVALUATION}, {DOCUMENT}"
+        if isinstance(result, EvaluationSetsReport):
+            from gradience.evaluate.joint import JOINT, JOINT_DOCUMENT
+
+            written = f"{output / JOINT}, {JOINT_DOCUMENT}"
+        show_written(written)
         show_root(output)
     return code_of(result)
 
 
-def code_of(report: EvaluationReport) -> ExitCode:
+def code_of(report: EvaluationReport | EvaluationSetsReport) -> ExitCode:
     """Return 4 if a candidate could not be evaluated, 1 for an inferior one, 8 for one that is not shown, else 0."""
     grades = {row.grade for row in report.candidates}
     codes = {"X": ExitCode.INCOMPLETE, "D": ExitCode.GATE_FAILED, "C": ExitCode.INCONCLUSIVE}

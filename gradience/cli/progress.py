@@ -125,6 +125,10 @@ class StageProgress(_Bars, Watcher):
         """Show that a seed begins."""
         self._seed = f"seed {seed} ({number} of {of}), " if of > 1 else ""
 
+    def data_set(self, name: str, number: int, of: int) -> None:
+        """Show that a data set begins."""
+        self._seed = f"{name} ({number} of {of}), "
+
     def stage(self, name: str, number: int, of: int | None) -> None:
         """Show that a stage begins. of: number of stages, if known."""
         variant, _, step = name.rpartition("/")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from gradience.errors import GradienceError, InputError, OutputError
 from gradience.evaluate.adapters import BASE_ROW, AdapterInput, why_inert
 from gradience.evaluate.engines.base import OutOfMemoryError
-from gradience.evaluate.evaluator import Evaluator
+from gradience.evaluate.evaluator import Evaluator, LoadedBase
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.kept import RECORDS, Kept
 from gradience.files.records import Evaluation, first
@@ -56,10 +56,13 @@ class Answering:
         *,
         rows: int | None = None,
         likelihoods: bool = False,
+        base: LoadedBase | None = None,
     ) -> None:
         """output: the folder of the evaluation; None keeps nothing. rows: how many there will be at most.
 
         likelihoods: score the gold responses of the reference as well; of the others they are scored anyway.
+
+        base: shared with the evaluations of other data sets.
 
         The reference answers only the looks that some candidate needs.
         """
@@ -81,6 +84,7 @@ class Answering:
             engine_name=request.engine,
             tokenizer=inputs.tokenizer,
             looks=inputs.looks,
+            base=base,
         )
         self.evaluator.expect([adapter.folder for adapter in inputs.adapters])
         self._stages: dict[str, int] = {}

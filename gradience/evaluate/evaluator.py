@@ -36,6 +36,21 @@ POSITIONS = 1000
 """Positions at which the noise of the two largest logits is measured, if there are so many."""
 
 
+class LoadedBase:
+    """One base for several evaluators: loaded when the first of them needs it, freed by `close`."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self.loads = 0
+        """Times that the base has been loaded."""
+
+    def close(self) -> None:
+        """Free the memory of the base."""
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+
+
 class Evaluator:
     """The task's examples of one role, and the engine that answers them."""
 
@@ -55,25 +70,25 @@ class Evaluator:
         engine_name: str = "transformers",
         tokenizer: Any = None,
         looks: Sequence[int] = (),
+        base: LoadedBase | None = None,
     ) -> None:
         """`examples` are some of `task`. `max_length`: tokens of a text to label that are read.
 
         batch_size: examples that are answered together; None: as many as `batch_tokens` hold. on_tokens: called after
         each batch, before `on_batch`, with the tokens that were read and written for it. tokenizer: the base's, with
         the rows that it has encoded already. looks: numbers of examples, up to all of them; by default all at once.
+        base: shared with other evaluators of the same model, which its owner closes.
         """
         self.task, self.model, self.examples, self.device = task, model, examples, device
         self.batch_size, self.batch_tokens, self.max_length = batch_size, batch_tokens, max_length
         self.max_new_tokens, self._tokenizer = max_new_tokens, tokenizer
         self.looks = tuple(looks) or (len(examples),)
         self.on_batch = on_batch if on_tokens is None else self._counted(on_tokens, on_batch)
-        self.loads = 0
-        """Times that the base has been loaded."""
+        self._base, self._owns_base = base or LoadedBase(), base is None
         self.engine_type = engine(engine_name)
         self._labels = len(task.label_names) if isinstance(task, ClassificationTask) else None
         self.engine_type.check(model, labels=self._labels)
         self.engine_type.require(RECORDS_OF[type(task)])
-        self._engine: Engine | None = None
         self._near_tie: dict[str, float] = {}
         self._expected: list[Path] = []
 
@@ -275,19 +290,24 @@ class Evaluator:
     @property
     def engine(self) -> Engine:
         """The engine, loaded at its first use."""
-        if self._engine is None:
-            self._engine = self.engine_type.load(
+        if self._base.engine is None:
+            self._base.engine = self.engine_type.load(
                 self.model, labels=self._labels, device=self.device, tokenizer=self._tokenizer
             )
-            self._engine.expect(self._expected)
-            self.loads += 1
-        return self._engine
+            self._base.engine.expect(self._expected)
+            self._base.loads += 1
+        return self._base.engine
+
+    @property
+    def loads(self) -> int:
+        """Times that the base has been loaded."""
+        return self._base.loads
 
     def expect(self, folders: Sequence[Path]) -> None:
         """Say which adapters will be evaluated: some engines make room for the largest when they start."""
         self._expected += folders
-        if self._engine is not None:
-            self._engine.expect(folders)
+        if self._base.engine is not None:
+            self._base.engine.expect(folders)
 
     def engine_with(self, name: str, adapter: Path) -> Engine:
         """Return the engine, with the adapter in the folder `adapter` loaded as `name`."""
@@ -297,11 +317,10 @@ class Evaluator:
 
     def forget(self, name: str) -> None:
         """Drop an adapter that is evaluated."""
-        if self._engine is not None and name in self._engine.adapters:
-            self._engine.remove(name)
+        if self._base.engine is not None and name in self._base.engine.adapters:
+            self._base.engine.remove(name)
 
     def close(self) -> None:
-        """Free the memory of the base: a training needs it."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
+        """Free the memory of the base, which a training needs; a shared one stays until its owner closes it."""
+        if self._owns_base:
+            self._base.close()

@@ -168,13 +168,13 @@ def _lengths(inputs: EvaluateInputs) -> tuple[int, int, int]:
 # ---------------------------------------------------------------- preview
 
 
-def read_preview(request: EvaluateSettings) -> EvaluateInputs:
+def read_preview(request: EvaluateSettings, *, is_guard: bool = False) -> EvaluateInputs:
     """Read the inputs of a preview: of a file of examples only its first rows. Raises as `read_inputs` does."""
     if request.data is None:
-        return read_inputs(request)
+        return read_inputs(request, is_guard=is_guard)
     limit = min(request.limit or PREVIEWED, PREVIEWED)
     with first_rows(PREVIEWED):
-        inputs = read_inputs(replace(request, limit=limit))
+        inputs = read_inputs(replace(request, limit=limit), is_guard=is_guard)
     if len(inputs.examples) < PREVIEWED:
         return inputs
     return replace(inputs, notes=(*inputs.notes, f"a preview reads at most {PREVIEWED:,} examples of a file"))

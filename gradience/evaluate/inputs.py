@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from fractions import Fraction
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from gradience import tasks
 from gradience.digests import sha256_text
@@ -51,6 +52,10 @@ READERS: Mapping[Kind, tuple[str, Mapping[str, Any]]] = {
 }
 """Kind of the rows in a file -> the task that reads them, and the options that it needs."""
 ENCODER_DECODER = "SEQ_2_SEQ_LM"
+DEFAULT_POINTS = {False: Fraction("2.5"), True: Fraction(5)}
+"""Default margin of accuracy in points: of a task, and of a guard."""
+DEFAULT_NATS = {False: Fraction("0.025"), True: Fraction("0.05")}
+"""Default margin of likelihoods in nats per token."""
 TEXT_TOKENS = 512
 """Default token limit for texts to label: the context of BERT-like models."""
 
@@ -77,6 +82,8 @@ class EvaluateInputs:
     """Id of an example -> its group; empty if each example is its own."""
     grown_from: int | None = None
     """Number of examples that was planned before the first answers, if there are more now."""
+    is_guard: bool = False
+    """True for a data set that shows what else changed, with wider default margins."""
     first_margin: Fraction | None = None
     """Margin that was set before the first answers, if it is another one now."""
 
@@ -106,20 +113,34 @@ class EvaluateInputs:
         return isinstance(self.task, GenerationTask) and isinstance(self.task.decide, Unchanged)
 
     @property
+    def compares(self) -> Literal["correct", "nll", "agreement"]:
+        """The measure that decides."""
+        return "nll" if self.compares_nll else "agreement" if self.by_agreement else "correct"
+
+    @property
     def margin(self) -> Fraction:
         """The largest acceptable drop: a share of the examples; of likelihoods, nats per token.
 
         Raises UsageError (`bad-margin`).
         """
-        given = self.request.margin
+        given: Any = self.request.margin
+        percent = str(given).endswith("%")
         if not self.compares_nll:
-            return share_of_points(Fraction("2.5") if given is None else as_written(given))
-        margin = Fraction("0.025") if given is None else as_written(given)
+            if percent:
+                raise UsageError(
+                    f"invalid margin: {given} is a perplexity, and {self.task.name} compares accuracy",
+                    code="bad-margin",
+                    hint="give it in points: 2.5 is 2.5 % of the examples",
+                )
+            return share_of_points(DEFAULT_POINTS[self.is_guard] if given is None else as_written(given))
+        margin = DEFAULT_NATS[self.is_guard] if given is None else as_written(str(given).removesuffix("%"))
+        if percent:
+            margin = Fraction(f"{math.log1p(max(0.0, float(margin)) / 100):.6f}")
         if not 0 < margin < 1:
             raise UsageError(
                 f"invalid margin: {float(margin):g} nats per token",
                 code="bad-margin",
-                hint="between 0 and 1: 0.025 is a perplexity that is 2.5 % higher",
+                hint="between 0 and 1: 0.025 is a perplexity that is 2.5 % higher, as is 2.5%",
             )
         return margin
 
@@ -134,8 +155,10 @@ class EvaluateInputs:
         return self.request.max_length or TEXT_TOKENS
 
 
-def read_inputs(request: EvaluateSettings) -> EvaluateInputs:
+def read_inputs(request: EvaluateSettings, *, is_guard: bool = False) -> EvaluateInputs:
     """Read and check adapters, examples and what of the base is small; no model is loaded.
+
+    is_guard: the data set shows what else changed.
 
     Raises UsageError (`no-adapter`, `same-adapter`, `no-task`, `no-base`, `bad-margin`, `wrong-model`, `no-examples`,
     `engine-cannot`), InputError (`labels-differ`), and what adapters, tasks and the engine's `inspect` raise.
@@ -211,7 +234,7 @@ def read_inputs(request: EvaluateSettings) -> EvaluateInputs:
         raise UsageError(
             f"{task.name} has no {role} examples", code="no-examples", hint="choose another --role"
         )
-    inputs = EvaluateInputs(request, adapters, model, task, examples, role, (), tokenizer)
+    inputs = EvaluateInputs(request, adapters, model, task, examples, role, (), tokenizer, is_guard=is_guard)
     _ = inputs.margin  # refuses a bad one before a model is loaded
     planned = Planned(
         model,

@@ -15,16 +15,16 @@ from pydantic.dataclasses import dataclass
 from gradience.check.files import read_mapping
 from gradience.errors import UsageError
 from gradience.evaluate.engines import ENGINES
-from gradience.files.rows import Rows, is_on_hub, written
+from gradience.evaluate.sets import data_of, guards_of, margins_of, seen_from
+from gradience.files.rows import Rows, is_on_hub
 from gradience.files.strict_yaml import loads
 from gradience.models.locate import EMBEDDED, is_path
 from gradience.models.settings import BaseSettings, DryRun
 from gradience.progress import Watcher
-from gradience.reports.base.exact import as_written
 from gradience.settings import SETTINGS, Flag, Positive, PythonOnly, StrPath, settings_of, several
 from gradience.tasks.user_code import is_file
 
-PATHS = ("adapters", "data", "prompts", "output")
+PATHS = ("adapters", "data", "guards", "prompts", "output")
 
 
 def _engine(name: str) -> str:
@@ -50,11 +50,6 @@ def options_of(given: Any) -> Any:
     return options
 
 
-def _file_of(data: Any) -> Any:
-    """Return a path as it is, and of rows in memory the file that they are written to."""
-    return data if data is None or isinstance(data, str | os.PathLike) else written(data)
-
-
 def columns_of(given: Any) -> Any:
     """Read `NAME=COLUMN,…`; a mapping stays one. Raises UsageError (`bad-columns`)."""
     if not isinstance(given, str):
@@ -67,36 +62,49 @@ def columns_of(given: Any) -> Any:
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
-Margin = Annotated[float | str | Fraction, BeforeValidator(as_written)]
+Margin = float | str | Fraction
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class ExampleSettings:
     """Examples."""
 
-    data: Annotated[StrPath | Rows | None, BeforeValidator(_file_of), Flag("FILE")] = None
-    """Your examples: JSONL, JSON, CSV, TSV or Parquet, a folder saved by datasets, or hf://org/name[:split]; in Python
-    also a list of dicts, a DataFrame or a Dataset. All rows are evaluated."""
+    data: Annotated[
+        StrPath | Mapping[str, Any] | Rows | None, BeforeValidator(data_of), Flag("[NAME=]FILE")
+    ] = None
+    """Your examples: JSONL, JSON, CSV, TSV, Parquet or text, a folder saved by datasets, or hf://org/name[:split]; in
+    Python also a list of dicts, a DataFrame or a Dataset. All rows are evaluated. Several data sets, each with a name:
+    a candidate must hold on every one."""
+    guards: Annotated[Mapping[str, Any], BeforeValidator(guards_of), Flag("[NAME=]DATA", name="--guard")] = (
+        field(default_factory=dict)
+    )
+    """Data sets that show what else changed: a file, a task such as lm_eval:arc_easy, or text:FILE, which compares the
+    likelihood of a text. A candidate must hold on every one, with a margin of 5 points or 0.05 nats per token."""
     prompts: Annotated[StrPath | None, Flag("FILE")] = None
     """Prompts without answers. In place of examples, they decide by the share of changed answers; shrink distills one
     more candidate on those beside examples."""
     columns: Annotated[Mapping[str, str], BeforeValidator(columns_of), Flag("NAME=COLUMN,…", read=str)] = (
         field(default_factory=dict)
     )
-    """Columns of the examples, for layouts that are not known, such as prompt=Q,answer=A or text=review,label=stars."""
+    """Columns of the examples, for layouts that are not known, such as prompt=Q,answer=A or text=review,label=stars; of
+    a guard, general.prompt=Q."""
     task: Annotated[str | None, Flag("NAME")] = None
     """A task by its name, such as reviews, gsm8k or lm_eval:arc_easy, or a file of your own (`path/to/file.py`, with
     --allow-code)."""
     options: Annotated[Mapping[str, Any], BeforeValidator(options_of), Flag("KEY=VALUE", name="--option")] = (
         field(default_factory=dict)
     )
-    """Options of the task, such as the scorer or names of columns."""
-    margin: Annotated[Margin | None, Flag("POINTS")] = None
-    """The largest acceptable drop in accuracy, in points (default: 2.5); for likelihoods in nats per token (0.025)."""
+    """Options of the task, such as the scorer or names of columns; of a guard, general.scorer=nll."""
+    margin: Annotated[
+        Margin | Mapping[str, Margin] | None, BeforeValidator(margins_of), Flag("[NAME=]MARGIN")
+    ] = None
+    """The largest acceptable drop in accuracy, in points (default: 2.5); for likelihoods in nats per token (0.025), or
+    as a higher perplexity such as 2%. With a name, the margin of one data set: general=1."""
     role: Annotated[Literal["confirm", "dev"], Flag("ROLE")] = "confirm"
     """Split of a task: confirm (test) or dev."""
     group: Annotated[str | None, Flag("COLUMN")] = None
-    """Column of the file that names each example's document, user or template: the test counts groups."""
+    """Column of the file that names each example's document, user or template: the test counts groups. Of a guard,
+    general=COLUMN."""
     limit: Annotated[Positive | None, Flag("N")] = None
     """Evaluate at most N examples. If more were planned before, the test ends at the last look within N."""
     all_rows: bool = False
@@ -150,7 +158,7 @@ class EvaluateSettings(BaseSettings, ExampleSettings, Preview):
     """Address of a running server for --engine openai, such as http://127.0.0.1:8000/v1 (API key:
     GRADIENCE_SERVER_KEY)."""
     with_base: bool = False
-    """Evaluate the base without an adapter as well; for a classifier with the reference's head."""
+    """Evaluate the base without an adapter as well, as with guards; for a classifier with the reference's head."""
     folder: Annotated[StrPath | None, Flag(key_only=True)] = None
     """Base folder of relative paths in the file (default: the file's own folder, which a relative value starts at)."""
 
@@ -179,7 +187,9 @@ def _seen_from(folder: Path, settings: EvaluateSettings, names: list[str]) -> di
     paths: dict[str, Any] = {"folder": folder if folder != Path() else None}
     for name in PATHS:
         value = getattr(settings, name)
-        if name in names and value is not None and not (name == "data" and is_on_hub(value)):
+        if name in names and isinstance(value, Mapping):
+            paths[name] = {key: seen_from(folder, source) for key, source in value.items()}
+        elif name in names and value is not None and not (name == "data" and is_on_hub(value)):
             paths[name] = tuple(folder / path for path in value) if name == "adapters" else folder / value
     base, task = str(settings.base_model or ""), settings.task
     if "base_model" in names and base and base not in EMBEDDED:

@@ -13,18 +13,26 @@ from gradience.evaluate.adapters import AdapterInput
 from gradience.evaluate.answering import Answering
 from gradience.evaluate.engines import OURS, engine
 from gradience.evaluate.engines.base import OutOfMemoryError
+from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.forecast import forecast_evaluation, margins_of, preview_evaluation, read_preview
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs
 from gradience.evaluate.kept import MANIFEST, RECORDS, changed_claims
 from gradience.evaluate.ledger import count_test
 from gradience.evaluate.outcome import report_of
+from gradience.evaluate.sets import has_several, sets_of
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
-from gradience.files.digests import DIGESTS, Digests, write_digests
+from gradience.files.digests import DIGESTS, Digests, files_below, write_digests
 from gradience.files.whole import write_errors, write_whole
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluationForecast, EvaluationPreview, EvaluationReport, showable
+from gradience.reports.evaluation_sets import (
+    EvaluationPlan,
+    EvaluationSetsForecast,
+    EvaluationSetsPreview,
+    EvaluationSetsReport,
+)
 from gradience.settings import public
 from gradience.words import counted
 
@@ -34,7 +42,14 @@ EVALUATION, DOCUMENT = "evaluation.json", "evaluation.md"
 @public(EvaluateSettings)
 def evaluate_adapters(
     settings: EvaluateSettings,
-) -> EvaluationReport | EvaluationForecast | EvaluationPreview:
+) -> (
+    EvaluationReport
+    | EvaluationForecast
+    | EvaluationPreview
+    | EvaluationSetsReport
+    | EvaluationSetsForecast
+    | EvaluationSetsPreview
+):
     """Evaluate several adapters of one base on the same examples, and compare each with the first.
 
     >>> report = evaluate_adapters(
@@ -44,14 +59,19 @@ def evaluate_adapters(
     [('my_adapter', 64, None), ('smaller', 64, 'C')]
 
     The base is loaded once, and every adapter answers the same batches. A dry run returns what the evaluation needs, a
-    preview its first examples. The keywords are the flags of
-    `gradience evaluate`:
+    preview its first examples. With several data sets, such as `guards={"general": "general.jsonl"}`, the report is an
+    `EvaluationSetsReport`. The keywords are the flags of `gradience evaluate`:
 
     Raises InputError if adapters, data or base cannot be used, UsageError for contradictory options,
     MissingExtra, LockedError if another evaluation is writing to `output`, OutputError for disk and memory
     errors.
     """
+    several = has_several(settings) or joint_before(settings)
+    if several:
+        sets_of(settings)  # refuses what is wrong before libraries are imported
     require_libraries(settings.engine)
+    if several:
+        return evaluate_sets(settings)
     if settings.preview:
         return preview_evaluation(read_preview(settings))
     inputs = read_inputs(settings)
@@ -61,11 +81,63 @@ def evaluate_adapters(
     return evaluate(inputs, None if settings.output is None else Path(settings.output))
 
 
-def say_notes(settings: ExampleSettings, inputs: EvaluateInputs, candidates: int) -> None:
-    """Report what was noticed in the inputs, and the margin that their examples can show."""
+def joint_before(settings: EvaluateSettings) -> bool:
+    """Return True if the output holds a run of several data sets: leaving its guards out is a change of its plan."""
+    plan = None if settings.output is None else Path(settings.output) / "plan.json"
+    return (
+        plan is not None and plan.is_file() and EvaluationPlan.schema_id.encode() in plan.read_bytes()[:100]
+    )
+
+
+def evaluate_sets(
+    settings: EvaluateSettings,
+) -> EvaluationSetsReport | EvaluationSetsForecast | EvaluationSetsPreview:
+    """Evaluate several data sets on one base; what is finished in the output is used again."""
+    from gradience.evaluate import joint
+
+    if settings.preview:
+        return joint.preview_sets(settings)
+    sets = joint.read_sets(settings)
+    if settings.dry_run:
+        return joint.forecast_sets(sets)
+    for each in sets:
+        say_notes(settings, each.inputs, len(each.inputs.adapters) - 1, f"{each.name}: ")
+    output, watcher = (
+        None if settings.output is None else Path(settings.output),
+        settings.watcher or Watcher(),
+    )
+    with nullcontext() if output is None else only_one(output):
+        if output is not None:
+            note_changes(output, (joint.PLAN, joint.JOINT, joint.JOINT_DOCUMENT), watcher.note)
+        report = joint.evaluate_each(
+            sets,
+            output,
+            watcher,
+            lambda inputs, folder, base, plan: evaluate(inputs, folder, base=base, plan=plan, beside=output),
+        )
+        if output is not None:
+            write_joint(report, output)
+    return report
+
+
+def write_joint(report: EvaluationSetsReport, output: Path) -> None:
+    """Write the report on several data sets, its page, and last the digests of all files."""
+    from gradience.evaluate import joint
+
+    with write_errors(output):
+        (output / DIGESTS).unlink(missing_ok=True)
+    report.save(output / joint.JOINT)
+    write_whole(output / joint.JOINT_DOCUMENT, [report.to_markdown().encode()])
+    folders = tuple(f"{planned.name}/" for planned in report.plan.sets)
+    below = [name for name in files_below(output) if name.startswith(folders)]
+    write_digests(output, [joint.PLAN, joint.JOINT, joint.JOINT_DOCUMENT, *below])
+
+
+def say_notes(settings: ExampleSettings, inputs: EvaluateInputs, candidates: int, before: str = "") -> None:
+    """Report what was noticed in the inputs, and the margin that their examples can show. before: starts each line."""
     if settings.note is not None:
         for note in inputs.notes:
-            settings.note(note)
+            settings.note(f"{before}{note}")
     if settings.watcher is not None and candidates and not inputs.compares_nll:
         examples = len(inputs.examples)
         if inputs.by_agreement:
@@ -73,20 +145,34 @@ def say_notes(settings: ExampleSettings, inputs: EvaluateInputs, candidates: int
 
             least = largest_share(0, [len(set(inputs.group_of.values())) or examples])
             settings.watcher.showable(
-                f"{counted(examples, 'prompt')} can show that at most {100 * least:.2g} % of the answers change, if"
-                " none does"
+                f"{before}{counted(examples, 'prompt')} can show that at most {100 * least:.2g} % of the answers"
+                " change, if none does"
             )
             return
-        settings.watcher.showable(showable(examples, margins_of(examples, candidates, inputs.looks)))
+        able = showable(examples, margins_of(examples, candidates, inputs.looks))
+        settings.watcher.showable(f"{before}{able}")
 
 
-def evaluate(inputs: EvaluateInputs, output: Path | None) -> EvaluationReport:
-    """Evaluate what was read; what is finished in `output` is used again."""
+def evaluate(
+    inputs: EvaluateInputs,
+    output: Path | None,
+    *,
+    base: LoadedBase | None = None,
+    plan: str | None = None,
+    beside: Path | None = None,
+) -> EvaluationReport:
+    """Evaluate what was read; what is finished in `output` is used again.
+
+    Of several data sets: the `base` that they share, the digest of their `plan`, and the folder of the whole run, which
+    the ledger is `beside`.
+    """
     watch, watcher = Stopwatch(inputs.request.command), inputs.request.watcher or Watcher()
     with nullcontext() if output is None else only_one(output):
         if output is not None:
             note_changes(output, (EVALUATION, DOCUMENT), watcher.note)
-        answering = Answering(inputs, output, watcher)
+        answering = Answering(inputs, output, watcher, base=base)
+        if answering.kept is not None and plan is not None:
+            answering.kept.bind(plan)
         if answering.kept is not None:
             candidates, examples = [adapter.name for adapter in inputs.adapters[1:]], len(inputs.examples)
             planned = answering.kept.planned(examples, candidates)
@@ -102,17 +188,19 @@ def evaluate(inputs: EvaluateInputs, output: Path | None) -> EvaluationReport:
                     f"{planned:,} examples were planned, and there are {examples:,} now: no grade is above C"
                 )
                 answering.inputs = replace(inputs, grown_from=planned, notes=(*inputs.notes, note))
-        base, tests = answering.fingerprint, None
+        fingerprint, tests = answering.fingerprint, None
         if output is not None and len(inputs.adapters) > 1 and not inputs.request.no_ledger:
             claim = [
                 [_digests(adapter) for adapter in inputs.adapters[1:]],
                 str(inputs.margin),
                 inputs.task.scoring,
             ]
-            tests = count_test(output, _digests(inputs.reference), answering.data, claim, watcher.note)
+            tests = count_test(
+                beside or output, _digests(inputs.reference), answering.data, claim, watcher.note
+            )
         with memory_errors():
             rows = answering.run()
-        report = report_of(answering, rows, base, watch).model_copy(update={"tests": tests})
+        report = report_of(answering, rows, fingerprint, watch).model_copy(update={"tests": tests})
         if output is not None:
             write_result(report, output)
         return report

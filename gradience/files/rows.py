@@ -1,8 +1,9 @@
-"""Rows of CSV, TSV, JSONL, JSON and Parquet files, read within bounds: the one place that parses them.
+"""Rows of CSV, TSV, JSONL, JSON, Parquet and text files, read within bounds: the one place that parses them.
 
 CSV follows RFC 4180: quoted fields may hold commas, quotes and line breaks. TSV follows IANA's
 text/tab-separated-values: a quote is a character like any other, so a field holds no tab and no line break.
-JSONL is one object a line, JSON a list of objects. All are UTF-8, with or without a byte order mark, with any line
+JSONL is one object a line, JSON a list of objects. A plain text
+is one row for each paragraph. All are UTF-8, with or without a byte order mark, with any line
 ends. Nothing is guessed.
 """
 
@@ -28,6 +29,8 @@ MAX_ROW = 4 * 2**20
 MAX_ROWS = 1_000_000
 """Rows of one file: its examples are kept in memory."""
 PARQUET = ".parquet"
+TEXTS = (".txt", ".md")
+"""Plain text: each paragraph is a row."""
 HUB = "hf:"
 """First part of a path such as `hf://org/name`, which names a data set on the hub."""
 BATCH = 1000
@@ -195,6 +198,21 @@ def _listed_rows(lines: _Lines) -> Iterator[PlacedRow]:
         yield f"{lines.path}: row {number}", value
 
 
+def _paragraphs(lines: _Lines) -> Iterator[PlacedRow]:
+    """A plain text: each paragraph, up to the next blank line, is a row with the column `text`."""
+    paragraph: list[str] = []
+    for line in lines:
+        if line.strip():
+            paragraph.append(line)
+            continue
+        lines.characters = 0
+        if paragraph:
+            yield f"{lines.path}: line {lines.number - len(paragraph)}", {"text": "".join(paragraph).strip()}
+        paragraph = []
+    if paragraph:
+        yield f"{lines.path}: line {lines.number - len(paragraph) + 1}", {"text": "".join(paragraph).strip()}
+
+
 def _parquet_rows(path: Path, file_code: str) -> Iterator[PlacedRow]:
     arrow, parquet = require("pyarrow", extra="parquet"), require("pyarrow.parquet", extra="parquet")
 
@@ -223,5 +241,6 @@ _READERS: Mapping[str, Callable[[_Lines], Iterator[PlacedRow]]] = {
     ".tsv": partial(_delimited, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".jsonl": _json_rows,
     ".json": _listed_rows,
+    **dict.fromkeys(TEXTS, _paragraphs),
 }
 SUFFIXES = (*_READERS, PARQUET)

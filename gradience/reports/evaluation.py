@@ -560,7 +560,7 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
     table = table_of(
         report.adapters,
         (Column(), lambda row: "base model" if row.role == BASE else Span(row.name, "name")),
-        (Column("rank", ">", drop=3), _ranks),
+        (Column("rank", ">", drop=3), ranks_cell),
         (
             Column("saved", ">", drop=4),
             lambda row: "" if row.params_saved is None else percent(row.params_saved),
@@ -615,7 +615,8 @@ def most_cell(row: EvaluatedAdapter | None) -> str:
     return "" if row is None or row.bounds is None else f"{-100 * row.bounds.low:.2f} %"
 
 
-def _ranks(row: EvaluatedAdapter) -> str:
+def ranks_cell(row: EvaluatedAdapter) -> str:
+    """Return `4`, or `2–8` if modules differ."""
     return MISSING if row.smallest_rank is None else number_range([row.smallest_rank, row.largest_rank or 0])
 
 
@@ -633,6 +634,20 @@ def _nll_cell(row: EvaluatedAdapter | None) -> str:
 def _nll_change(row: EvaluatedAdapter | None) -> str:
     delta = None if row is None or row.likelihood is None else row.likelihood.delta
     return "" if delta is None else _nats(delta)
+
+
+def level_cell(row: EvaluatedAdapter) -> str:
+    """Return `82.0 %`, or `NLL 2.1234`."""
+    if row.likelihood is not None:
+        return f"NLL {_nll_cell(row)}"
+    return MISSING if not row.n or row.correct is None else f"{100 * row.correct / row.n:.1f} %"
+
+
+def delta_cell(row: EvaluatedAdapter) -> str:
+    """Return the difference from the reference: `−1.10` points, or `+0.0120` nats per token."""
+    if row.likelihood is not None:
+        return _nll_change(row)
+    return MISSING if row.pairs is None else points(row.pairs.delta)
 
 
 def interval_cell(row: EvaluatedAdapter | None) -> str:
@@ -774,7 +789,7 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
 
 def base_blocks(report: EvaluationReport) -> list[Block]:
     """Return the gain of the reference over the base model, if the base was evaluated."""
-    note = _gain_over_base(report)
+    note = gain_over_base(report)
     if note is None:
         return []
     return [
@@ -783,7 +798,8 @@ def base_blocks(report: EvaluationReport) -> list[Block]:
     ]
 
 
-def _gain_over_base(report: EvaluationReport) -> Note | None:
+def gain_over_base(report: EvaluationReport) -> Note | None:
+    """Return what the reference gained over the base model, or lost; None if the base was not evaluated."""
     base = next((row for row in report.adapters if row.role == BASE), None)
     if base is None or report.by_agreement:
         return None
@@ -890,7 +906,7 @@ def _summary(report: EvaluationReport) -> list[Note] | None:
             reason = f": {why}" if len(rows) == 1 else ""
             notes.append(Note(mark, (names, f" {noun(len(rows), 'is', 'are')} {words}{reason}")))
     notes += [Note("warning", change) for change in report.changes]
-    gain = _gain_over_base(report)
+    gain = gain_over_base(report)
     if gain is not None and gain.mark != "good":  # equal accuracy means little if the reference has no effect
         notes.append(Note(gain.mark, (Span(report.adapters[0].name, "name"), ": ", *spans(gain.text))))
     return notes

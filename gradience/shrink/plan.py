@@ -105,7 +105,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         looks=inputs.looks,
         groups=groups_in_order(inputs),
         dev=dev_rows,
-        compares="nll" if inputs.compares_nll else "agreement" if inputs.by_agreement else "correct",
+        compares=inputs.compares,
         margin=inputs.margin,
         level=Fraction(str(LEVEL)),
         test=(LOOKED if inputs.looks else TEST).format(

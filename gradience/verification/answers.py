@@ -18,6 +18,7 @@ from gradience.card import EVALUATED, card_of
 from gradience.compress.adapter import REPORT
 from gradience.digests import sha256_file
 from gradience.errors import GradienceError, InputError
+from gradience.evaluate import joint
 from gradience.evaluate import outcome as evaluated
 from gradience.evaluate import verb as evaluation
 from gradience.evaluate.adapters import AdapterIdentity, AdapterInput
@@ -36,6 +37,7 @@ from gradience.reading import MAX_DATA_BYTES, read_file
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import BASE, EvaluatedAdapter, EvaluationReport, KeptRecords, RecordsFile
+from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.shrink import outcome as shrunk
 from gradience.shrink import verb as shrink
@@ -77,6 +79,41 @@ def check_evaluation(place: Path, findings: Findings) -> None:
         check_facts(findings, _margin_facts(place, report))
     _compare(place / evaluation.EVALUATION, evaluation_again(place, report, findings), findings)
     _check_page(place / evaluation.DOCUMENT, report, findings)
+
+
+def check_sets(place: Path, findings: Findings) -> None:
+    """Compare evaluation_sets.json with plan.json and the evaluation of each data set, and these with their records."""
+    report, plan = EvaluationSetsReport.read(place / joint.JOINT), EvaluationPlan.read(place / joint.PLAN)
+    reports = {}
+    for planned in plan.sets:
+        with findings.inside(planned.name):
+            check_evaluation(place / planned.name, findings)
+        reports[planned.name] = EvaluationReport.read(place / planned.name / evaluation.EVALUATION)
+    with findings.check("plan", "L1", f"{joint.PLAN} is the plan of the records and of {joint.JOINT}"):
+        check_facts(findings, _sets_facts(place, report, plan, reports))
+    again = joint.joint_report(plan, report.plan_sha256, reports, Stopwatch())
+    _compare(place / joint.JOINT, again, findings)
+    _check_page(place / joint.JOINT_DOCUMENT, report, findings)
+
+
+def _sets_facts(
+    place: Path, report: EvaluationSetsReport, plan: EvaluationPlan, reports: Mapping[str, EvaluationReport]
+) -> Facts:
+    digest = sha256_file(place / joint.PLAN)
+    yield joint.JOINT, "plan_sha256", report.plan_sha256, digest
+    yield joint.JOINT, "plan", report.plan, plan
+    for planned in plan.sets:
+        done = reports[planned.name]
+        yield f"{planned.name}/{RECORDS}/{MANIFEST}", "plan", joint.bound_plan(place / planned.name), digest
+        for field in ("task", "role", "examples", "examples_sha256", "looks", "groups", "margin"):
+            at = f"sets.{planned.name}.{field}"
+            yield joint.PLAN, at, getattr(planned, field), getattr(done, field)
+        compares = "agreement" if done.by_agreement else "correct"
+        compares = compares if done.adapters[0].likelihood is None else "nll"
+        yield joint.PLAN, f"sets.{planned.name}.compares", planned.compares, compares
+        tested = tuple(row.sha256 or row.name for row in done.candidates)
+        yield joint.PLAN, "candidates", plan.candidates, tested
+        yield joint.PLAN, "reference_sha256", plan.reference_sha256, done.adapters[0].sha256 or ""
 
 
 def _margin_facts(place: Path, report: EvaluationReport) -> Facts:
@@ -189,6 +226,10 @@ def _check_adapter(place: Path, report: ShrinkReport, findings: Findings) -> Non
 
 def check_data(place: Path, name: str, findings: Findings) -> None:
     """Compare the examples of all records with those of the task, if the task comes with Gradience."""
+    if name == joint.JOINT:
+        for planned in EvaluationPlan.read(place / joint.PLAN).sets:
+            with findings.inside(planned.name):
+                check_data(place / planned.name, evaluation.EVALUATION, findings)
     if name not in (evaluation.EVALUATION, shrink.SHRUNK):
         return
     kind = ShrinkReport if name == shrink.SHRUNK else EvaluationReport
@@ -426,7 +467,9 @@ def _compare(path: Path, again: Report, findings: Findings) -> None:
             findings.mismatch(path.name, difference.problem, difference.field)
 
 
-def _check_page(path: Path, report: EvaluationReport | ShrinkReport, findings: Findings) -> None:
+def _check_page(
+    path: Path, report: EvaluationReport | EvaluationSetsReport | ShrinkReport, findings: Findings
+) -> None:
     if not path.is_file():
         return
     if report.run.gradience_version != __version__:

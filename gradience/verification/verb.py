@@ -15,6 +15,7 @@ from gradience.bench.verify.verify import check_plan_digest
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
 from gradience.errors import GradienceError, UsageError
+from gradience.evaluate.joint import JOINT
 from gradience.evaluate.verb import EVALUATION
 from gradience.files.digests import DIGESTS, root_of
 from gradience.files.shared_names import path_text
@@ -23,12 +24,13 @@ from gradience.reports.verification import Verification
 from gradience.settings import call, public
 from gradience.shrink.verb import SHRUNK
 from gradience.verification.adapters import check_compression, check_distillation
-from gradience.verification.answers import check_data, check_evaluation, check_shrink
+from gradience.verification.answers import check_data, check_evaluation, check_sets, check_shrink
 from gradience.verification.logs import EVIDENCE, check_evidence
 
 CHECKS: Mapping[str, Callable[[Path, Findings], object]] = {
     SHRUNK: check_shrink,
     EVALUATION: check_evaluation,
+    JOINT: check_sets,
     EVIDENCE: check_evidence,
     REPORT: check_compression,
     DISTILL_REPORT: check_distillation,
@@ -78,7 +80,7 @@ def verify(settings: VerifySettings) -> Verification:
             except (GradienceError, LookupError, ValueError, ArithmeticError, AssertionError) as error:
                 # files of unknown origin may be inconsistent, and then nothing can be computed from them
                 findings.mismatch(name, f"cannot be made again: {type(error).__name__}: {error}")
-    if {SHRUNK, EVALUATION} & {*names}:
+    if {SHRUNK, EVALUATION, JOINT} & {*names}:
         findings.gap(UNCOUNTED)
     if settings.root is None:
         findings.gap("that this is the published folder: give its --root")

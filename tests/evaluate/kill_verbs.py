@@ -1,6 +1,6 @@
 """An evaluation, or a search for the smallest adapter: left alone in ROOT/whole, and killed in ROOT/killed.
 
-python kill_verbs.py evaluate|shrink FOLDER ROOT KILLS     FOLDER: what `adapters_to_compare.classifiers` has written
+python kill_verbs.py VERB FOLDER ROOT KILLS     FOLDER: what `adapters_to_compare.classifiers` has written
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ transformers.BertForSequenceClassification, transformers.PreTrainedTokenizerFast
 WRITING = ("evaluate/kept.py", "evaluate/records.py", "files/whole.py")
 
 
-def evaluate(folder: Path, output: Path) -> None:
+def evaluate(folder: Path, output: Path, **guards: object) -> None:
     evaluate_adapters(
         [folder / "reference", folder / "other"], base_model=folder / "base", data=folder / "rows.csv", output=output,
-        with_base=True, batch_size=7, device="cpu",
+        with_base=True, batch_size=7, device="cpu", **guards,
     )  # fmt: skip
+
+
+def evaluate_sets(folder: Path, output: Path) -> None:
+    rows = [{"text": f"a {word} is {word}", "label": word} for word in ("bad", "good")]
+    evaluate(folder, output, guards={"general": rows})
 
 
 def shrink(folder: Path, output: Path) -> None:
@@ -36,6 +41,7 @@ def shrink(folder: Path, output: Path) -> None:
 
 VERBS = {
     "evaluate": (evaluate, ("evaluate/verb.py", "evaluate/outcome.py")),
+    "evaluate_sets": (evaluate_sets, ("evaluate/joint.py", "evaluate/verb.py", "evaluate/outcome.py")),
     "shrink": (shrink, ("shrink/verb.py", "shrink/walk.py", "shrink/plan.py")),
 }
 

@@ -15,6 +15,7 @@ import bench_sample
 import compression_sample
 import fleet_sample
 import prompt_samples
+import sets_sample
 
 from gradience import EvidenceReport, ToRank, audit_adapter, compare_logs, plan_compression
 from gradience.bench.plan.power import plausible, report_of_numbers
@@ -38,6 +39,7 @@ from gradience.reports.evaluation import (
     KeptRecords,
     Ledger,
 )
+from gradience.reports.evaluation_sets import EvaluationSetsForecast, EvaluationSetsPreview
 from gradience.reports.forecast import BenchForecast, Check, Requirement, ScoredExample
 from gradience.reports.shrink import PlannedDistillation, ShrinkForecast, ShrinkReport
 from gradience.reports.stage import StageManifest
@@ -106,15 +108,14 @@ def artifacts() -> dict[str, Any]:
         "comparison": compression_sample.comparison(compared),
         "evaluation": EvaluationReport.read(EVALUATED),
         "evaluation_forecast": evaluation_forecast(),
-        "evaluation_preview": EvaluationPreview(
-            base="m",
-            task="t",
-            scored_by="exact",
-            examples=1,
-            scored=(
-                ScoredExample(id="a", prompt="p", response="r", scored="r", extracted="r", correct=True),
-            ),
-            notes=("a note",),
+        "evaluation_preview": evaluation_preview(),
+        "evaluation_sets": sets_sample.sets_report(),
+        "evaluation_plan": sets_sample.sets_plan(),
+        "evaluation_sets_forecast": EvaluationSetsForecast(
+            sets=sets_sample.sets_plan().sets, forecasts={"task": evaluation_forecast()}
+        ),
+        "evaluation_sets_preview": EvaluationSetsPreview(
+            sets=sets_sample.sets_plan().sets, previews={"task": evaluation_preview()}
         ),
         "shrink": shrink(),
         "shrink_plan": shrink().plan,
@@ -190,6 +191,17 @@ def forecast() -> BenchForecast:
         policy=config.policy,
         cost=None,
         assumptions=("none",),
+        notes=("a note",),
+    )
+
+
+def evaluation_preview() -> EvaluationPreview:
+    return EvaluationPreview(
+        base="m",
+        task="t",
+        scored_by="exact",
+        examples=1,
+        scored=(ScoredExample(id="a", prompt="p", response="r", scored="r", extracted="r", correct=True),),
         notes=("a note",),
     )
 

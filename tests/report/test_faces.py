@@ -9,6 +9,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
+import sets_sample
 from bench_sample import bench, three_seeds
 from compression_sample import conversion
 from fleet_sample import fleet_compression, fleet_report
@@ -43,6 +44,7 @@ SAMPLES = {
     "CompressionPlan": budget_plan,
     "CompressionReport": padded_report,
     "ConversionReport": conversion,
+    "EvaluationSetsReport": sets_sample.sets_report,
     "EvaluationReport": lambda: EvaluationReport.read(RESULTS / "minilm_evaluation" / "evaluation.json"),
     "EvidenceReport": two_logs,
     "FleetCompression": fleet_compression,
@@ -56,6 +58,8 @@ COMMAND_LINE_ONLY = [
     "BenchForecast",
     "EvaluationForecast",
     "EvaluationPreview",
+    "EvaluationSetsForecast",
+    "EvaluationSetsPreview",
     "PowerReport",
     "ShrinkForecast",
     "Verification",

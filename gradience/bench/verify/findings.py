@@ -24,11 +24,21 @@ class Findings:
         self.checks: list[VerificationCheck] = []
         self.mismatches: list[VerificationMismatch] = []
         self.gaps: list[str] = []
+        self._inside = ""
+
+    @contextmanager
+    def inside(self, folder: str) -> Iterator[None]:
+        """Name files and checks as those of a folder in the run while this lasts."""
+        before, self._inside = self._inside, f"{self._inside}{folder}/"
+        try:
+            yield
+        finally:
+            self._inside = before
 
     def mismatch(self, file: str, problem: str, field: str = "") -> None:
         """Name something that does not agree."""
         mismatch = VerificationMismatch(
-            file=file, field=field, what=shortened(self.named(problem), MAX_BYTES)
+            file=f"{self._inside}{file}", field=field, what=shortened(self.named(problem), MAX_BYTES)
         )
         if mismatch not in self.mismatches:
             self.mismatches.append(mismatch)
@@ -41,13 +51,17 @@ class Findings:
 
     def gap(self, problem: str) -> None:
         """Say what was not verified; each thing once."""
-        problem = self.named(problem)
+        problem = self._said(self.named(problem))
         if problem not in self.gaps:
             self.gaps.append(problem)
 
     def not_done(self, name: str, level: CheckLevel, why: str) -> None:
         """Say that a check was not made."""
-        self.checks.append(VerificationCheck(name=name, level=level, result="not done", what=self.named(why)))
+        what = self._said(self.named(why))
+        self.checks.append(VerificationCheck(name=name, level=level, result="not done", what=what))
+
+    def _said(self, text: str) -> str:
+        return f"{self._inside.removesuffix('/')}: {text}" if self._inside else text
 
     @contextmanager
     def check(self, name: str, level: CheckLevel, description: str) -> Iterator[None]:
@@ -60,7 +74,10 @@ class Findings:
             passed = ended and len(self.mismatches) == before
             self.checks.append(
                 VerificationCheck(
-                    name=name, level=level, result="passed" if passed else "failed", what=description
+                    name=name,
+                    level=level,
+                    result="passed" if passed else "failed",
+                    what=self._said(description),
                 )
             )
 

@@ -1,0 +1,269 @@
+"""An evaluation on several data sets: an ordinary evaluation in a folder for each, and one report that joins them.
+
+DIR/plan.json              the data sets, their margins and the candidates, fixed before the first answer
+DIR/NAME/                  the evaluation on one data set: records, report, page, digests
+DIR/evaluation_sets.json   all of them, and the grade of each candidate: B only if it is shown on every data set
+DIR/digests.json           all of these files, each with its sha256
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+from gradience.digests import sha256_file, sha256_text
+from gradience.errors import InputError
+from gradience.evaluate.evaluator import LoadedBase
+from gradience.evaluate.forecast import forecast_evaluation, preview_evaluation, read_preview
+from gradience.evaluate.inputs import EvaluateInputs, read_inputs
+from gradience.evaluate.kept import MANIFEST, RECORDS
+from gradience.evaluate.outcome import EXPLORATORY, groups_in_order
+from gradience.evaluate.sets import sets_of
+from gradience.evaluate.settings import EvaluateSettings
+from gradience.files.shared_names import path_text
+from gradience.progress import Watcher
+from gradience.reports.base.graded import Grade
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, EvaluationReport, KeptRecords
+from gradience.reports.evaluation_sets import (
+    EvaluationPlan,
+    EvaluationSetsForecast,
+    EvaluationSetsPreview,
+    EvaluationSetsReport,
+    JointAdapter,
+    PlannedSet,
+)
+from gradience.statistics.paired import LEVEL, adjusted_p_values
+from gradience.tasks.examples import fingerprint
+
+PLAN, JOINT, JOINT_DOCUMENT = "plan.json", "evaluation_sets.json", "evaluation_sets.md"
+EDITED = "plan.json is not the plan that the records name"
+
+
+@dataclass(frozen=True, slots=True)
+class SetInputs:
+    """Inputs of one data set of several."""
+
+    name: str
+    inputs: EvaluateInputs
+
+    @property
+    def planned(self) -> PlannedSet:
+        """The data set as a plan names it."""
+        inputs = self.inputs
+        return PlannedSet(
+            name=self.name,
+            guard=inputs.is_guard,
+            task=inputs.task.name,
+            role=inputs.role,
+            examples=len(inputs.examples),
+            examples_sha256=fingerprint(inputs.examples),
+            looks=inputs.looks,
+            groups=groups_in_order(inputs),
+            compares=inputs.compares,
+            margin=inputs.margin,
+        )
+
+
+def read_sets(settings: EvaluateSettings, *, preview: bool = False) -> tuple[SetInputs, ...]:
+    """Read and check every data set; no model is loaded. Raises as `sets_of` and `read_inputs` do."""
+    output = None if settings.output is None else Path(settings.output)
+    read = read_preview if preview else read_inputs
+    sets = []
+    for each in sets_of(settings):
+        request = replace(each.settings, with_base=True, output=output and output / each.name)
+        sets.append(SetInputs(each.name, read(request, is_guard=each.guard)))
+    return tuple(sets)
+
+
+def preview_sets(settings: EvaluateSettings) -> EvaluationSetsPreview:
+    """Return the first examples of every data set as the model would see them."""
+    sets = read_sets(settings, preview=True)
+    previews = {each.name: preview_evaluation(each.inputs) for each in sets}
+    return EvaluationSetsPreview(sets=tuple(each.planned for each in sets), previews=previews)
+
+
+def forecast_sets(sets: Sequence[SetInputs]) -> EvaluationSetsForecast:
+    """Return the dry run: what the evaluation of every data set needs, and can show."""
+    forecasts = {each.name: forecast_evaluation(each.inputs) for each in sets}
+    return EvaluationSetsForecast(sets=tuple(each.planned for each in sets), forecasts=forecasts)
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def plan_of(sets: Sequence[SetInputs]) -> EvaluationPlan:
+    """Return what must hold, before anything is answered."""
+    inputs = sets[0].inputs
+    reference = inputs.reference.identity
+    return EvaluationPlan(
+        reference_sha256=reference.weights_sha256,
+        reference_config_sha256=reference.config_sha256,
+        candidates=tuple(adapter.identity.weights_sha256 or adapter.name for adapter in inputs.adapters[1:]),
+        base=path_text(inputs.model.name),
+        sets=tuple(each.planned for each in sets),
+        level=Fraction(str(LEVEL)),
+    )
+
+
+def digest_of(plan: EvaluationPlan) -> str:
+    """Return the sha256 of the file that holds the plan."""
+    return sha256_text(f"{plan.to_json()}\n")
+
+
+def settle(plan: EvaluationPlan, output: Path, note: Callable[[str], None]) -> EvaluationPlan:
+    """Write the plan, and return it with the changes made after the first answers.
+
+    note: called with each such change. Raises InputError if an existing plan cannot be read.
+    """
+    path = output / PLAN
+    earlier = EvaluationPlan.read(path) if path.exists() else None
+    if earlier is not None and earlier.reference_sha256 == plan.reference_sha256:
+        bound = {bound for each in earlier.sets if (bound := bound_plan(output / each.name)) is not None}
+        if bound:
+            edited = bound - {sha256_file(path), digest_of(earlier)}
+            changes = (*([EDITED] if edited else []), *_changes(earlier, plan))
+            for change in changes:
+                note(f"the plan has changed after the first answers: {change}")
+            plan = plan.model_copy(update={"changes": (*earlier.changes, *changes)})
+    plan.save(path)
+    return plan
+
+
+def bound_plan(folder: Path) -> str | None:
+    """Return the digest of the plan that the records of a data set name; None without answers."""
+    if not any((folder / RECORDS).glob("*.jsonl*")):
+        return None
+    try:
+        return KeptRecords.read(folder / RECORDS / MANIFEST).plan
+    except InputError:  # of another version: the records are made anew
+        return None
+
+
+def _changes(earlier: EvaluationPlan, now: EvaluationPlan) -> tuple[str, ...]:
+    """Return the changes to the data sets, in sentences; each data set notes those to its margin and examples."""
+    before, after = ({each.name: each for each in plan.sets} for plan in (earlier, now))
+    changes = []
+    if [*before] != [*after]:
+        changes.append(f"the data sets were {', '.join(before)}, and are {', '.join(after)}")
+    for name in before.keys() & after.keys():
+        old, new = before[name], after[name]
+        if (old.task, old.compares) != (new.task, new.compares) or (
+            old.examples_sha256 != new.examples_sha256 and old.examples >= new.examples
+        ):
+            changes.append(f"the examples of {name} are different ones")
+    return tuple(changes)
+
+
+# ---------------------------------------------------------------- the result
+
+
+Evaluate = Callable[[EvaluateInputs, Path | None, LoadedBase, str | None], EvaluationReport]
+"""Evaluates one data set on the base that all share, its records bound to the digest of the plan."""
+
+
+def evaluate_each(
+    sets: Sequence[SetInputs], output: Path | None, watcher: Watcher, evaluate: Evaluate
+) -> EvaluationSetsReport:
+    """Evaluate every data set on one base, and join the results."""
+    watch, plan, digest = Stopwatch(sets[0].inputs.request.command), plan_of(sets), None
+    if output is not None:
+        plan = settle(plan, output, watcher.note)
+        digest = digest_of(plan)
+        watcher.planned(f"plan: {digest} (sha256 of {output / PLAN})")
+    base, reports = LoadedBase(), dict[str, EvaluationReport]()
+    try:
+        for number, each in enumerate(sets, 1):
+            watcher.data_set(each.name, number, len(sets))
+            folder = None if output is None else output / each.name
+            reports[each.name] = evaluate(each.inputs, folder, base, digest)
+    finally:
+        base.close()
+    return joint_report(plan, digest, reports, watch)
+
+
+def joint_report(
+    plan: EvaluationPlan, digest: str | None, reports: Mapping[str, EvaluationReport], watch: Stopwatch
+) -> EvaluationSetsReport:
+    """Join the evaluations of the data sets of a plan."""
+    first = reports[plan.sets[0].name]
+    return EvaluationSetsReport(
+        base=first.base,
+        plan=plan,
+        plan_sha256=digest,
+        adapters=joint_rows(reports, changed=bool(plan.changes)),
+        evaluations=dict(reports),
+        run=watch.run_info(),
+    )
+
+
+def joint_rows(reports: Mapping[str, EvaluationReport], *, changed: bool = False) -> tuple[JointAdapter, ...]:
+    """Return every adapter with its grade over all data sets.
+
+    The null hypothesis "worse by the margin on at least one data set" is rejected if each data set rejects its own at
+    the full level, so its p-value is the largest of theirs (R. L. Berger, Technometrics 24 (1982) 295-300). Holm's
+    adjustment for several candidates is then of these p-values: that of each data set alone would let different
+    candidates fail on different data sets at the full level each.
+    """
+    names = [row.name for row in next(iter(reports.values())).adapters]
+    rows = {
+        name: {of: next(row for row in report.adapters if row.name == name) for of, report in reports.items()}
+        for name in names
+    }
+    p_values = {
+        name: max(1.0 if row.bounds is None else row.bounds.p_value for row in each.values())
+        for name, each in rows.items()
+        if next(iter(each.values())).role == CANDIDATE
+    }
+    adjusted = dict(
+        zip(
+            p_values,
+            (values[0] for values in adjusted_p_values([[p] for p in p_values.values()])),
+            strict=True,
+        )
+    )
+    return tuple(_joined(name, each, p_values, adjusted, changed) for name, each in rows.items())
+
+
+def _joined(
+    name: str,
+    rows: Mapping[str, EvaluatedAdapter],
+    p_values: Mapping[str, float],
+    adjusted: Mapping[str, float],
+    changed: bool,
+) -> JointAdapter:
+    grades: dict[str, Grade] = {of: row.grade for of, row in rows.items() if row.grade is not None}
+    grade, reason = None, ""
+    if grades:
+        grade, reason = joint_grade(grades, {of: row.reason for of, row in rows.items()})
+        if grade == "B" and adjusted[name] > LEVEL:
+            number = len(adjusted)
+            grade, reason = "C", f"inconclusive after adjustment for {number} candidates: {reason}"
+        if grade == "B" and changed:
+            grade, reason = "C", f"{reason}; {EXPLORATORY}"
+    evaluated = grade not in (None, "X")
+    return JointAdapter(
+        name=name,
+        role=next(iter(rows.values())).role,
+        grade=grade,
+        reason=reason,
+        p_value=p_values[name] if evaluated else None,
+        adjusted_p=adjusted[name] if evaluated else None,
+        grades=grades,
+    )
+
+
+def joint_grade(grades: Mapping[str, Grade], reasons: Mapping[str, str]) -> tuple[Grade, str]:
+    """Return the grade over all data sets, and why: the worst of X, D and C, else B.
+
+    >>> joint_grade({"task": "B", "general": "D"}, {"task": "", "general": "worse: accuracy lower"})
+    ('D', 'general: worse: accuracy lower')
+    """
+    worst: tuple[Grade, ...] = ("X", "D", "C")
+    for grade in worst:
+        if grade in grades.values():
+            return grade, "; ".join(f"{of}: {reasons[of]}" for of in grades if grades[of] == grade)
+    said = (f"{of}: {reasons[of].removeprefix('shown for these runs: ')}" for of in grades)
+    return "B", f"shown for these runs on every data set; {'; '.join(said)}"

@@ -1,0 +1,349 @@
+"""Reports of `gradience evaluate` on several data sets: the result, its plan, the dry run and the preview."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field
+
+from gradience.files.artifact import Artifact, Part
+from gradience.files.shared_names import PlainName
+from gradience.reports.base.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    items,
+    spans,
+    table_of,
+    warned,
+)
+from gradience.reports.base.graded import GRADES, Grade, Probability
+from gradience.reports.base.numbers import memory_parts, percent, plural, probability
+from gradience.reports.base.report import Report
+from gradience.reports.base.run import RunInfo
+from gradience.reports.bench_plan import Role, Share
+from gradience.reports.evaluation import (
+    BASE,
+    CANDIDATE,
+    REFERENCE,
+    EvaluatedAdapter,
+    EvaluationForecast,
+    EvaluationPreview,
+    EvaluationReport,
+    RowRole,
+    delta_cell,
+    device_of,
+    gain_over_base,
+    interval_cell,
+    level_cell,
+    margin_blocks,
+    margin_text,
+    ranks_cell,
+    repeated_tests,
+)
+from gradience.reports.forecast import scored_facts
+
+
+class PlannedSet(Part):
+    """One data set in a plan."""
+
+    name: PlainName
+    """Name of the data set, and of the folder of its records."""
+    guard: bool
+    """True if it shows what else changed; false for the task."""
+    task: str
+    role: Role | None
+    """Split of the task; null for all rows of a file."""
+    examples: int
+    examples_sha256: str
+    looks: tuple[int, ...] = ()
+    """Numbers of examples at the planned looks; empty if all examples are answered at once."""
+    groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Group of each example, numbered in their order; absent if each example is its own."""
+    compares: Literal["correct", "nll", "agreement"]
+    """`correct`: accuracy. `nll`: the likelihood of given responses or texts. `agreement`: share of changed answers."""
+    margin: Share
+    """Largest acceptable drop: a share of the examples, or nats per token for `nll`."""
+
+    @property
+    def margin_words(self) -> str:
+        """Margin with its unit."""
+        return margin_text(self.margin, nll=self.compares == "nll")
+
+
+class EvaluationPlan(Artifact):
+    """`plan.json` of an evaluation on several data sets: what must hold, fixed before the first answer."""
+
+    repair: ClassVar[str] = "give another --output (an edited plan is not valid)"
+
+    schema_: Literal["gradience.evaluation_plan/1"] = Field(
+        default="gradience.evaluation_plan/1", alias="schema"
+    )
+    reference_sha256: str
+    """sha256 of the reference adapter's weights file."""
+    reference_config_sha256: str
+    candidates: tuple[str, ...]
+    """sha256 of the weights file of each candidate."""
+    base: str
+    sets: tuple[PlannedSet, ...]
+    level: Share
+    """Chance of any false B: a candidate must hold on every data set, and p-values are adjusted for the number of
+    candidates only."""
+    changes: tuple[str, ...] = ()
+    """Changes to the plan of this folder that were made after the first answers; with any, no grade is above C."""
+
+
+class JointAdapter(Part):
+    """One row: an adapter or the base model, with its grade over all data sets."""
+
+    name: str
+    role: RowRole
+    grade: Grade | None
+    """B: shown on every data set. D: worse on one. X: not evaluated on one. C: otherwise. Null for the reference and
+    the base."""
+    reason: str
+    p_value: Probability | None
+    """Largest p-value among the data sets: that of the intersection–union test. Null for a row that is not tested."""
+    adjusted_p: Probability | None
+    """The same, Holm-adjusted over the candidates."""
+    grades: dict[PlainName, Grade]
+    """Data set -> grade on it."""
+
+
+class EvaluationSetsReport(Report):
+    """Several adapters of one base model on several data sets, each compared with the first adapter.
+
+    >>> report = EvaluationSetsReport.read("evaluation_sets.json")
+    >>> [(row.name, row.grade, row.grades) for row in report.candidates]
+    [('rank4', 'B', {'task': 'B', 'general': 'B'})]
+    """
+
+    row_field: ClassVar[str] = "adapters"
+    repair: ClassVar[str] = "evaluate again: gradience evaluate … --output DIR"
+
+    schema_: Literal["gradience.evaluation_sets/1"] = Field(
+        default="gradience.evaluation_sets/1", alias="schema"
+    )
+    base: str
+    plan: EvaluationPlan
+    plan_sha256: str | None
+    """sha256 of plan.json; null if nothing was written."""
+    adapters: tuple[JointAdapter, ...]
+    """Reference, then candidates in the given order, then the base."""
+    evaluations: dict[PlainName, EvaluationReport]
+    """Data set -> its evaluation, in the order of the plan."""
+    run: RunInfo
+
+    @property
+    def candidates(self) -> tuple[JointAdapter, ...]:
+        """Rows of the candidates."""
+        return tuple(row for row in self.adapters if row.role == CANDIDATE)
+
+    def blocks(self) -> Document:
+        """Return the sections of the report."""
+        return [block for section in SECTIONS for block in section(self)]
+
+    def page_heading(self, heading: Heading) -> Heading:
+        """Return the title: reference and data sets."""
+        sets = plural(len(self.plan.sets), "data set")
+        return Heading(("Evaluation of ", Span(self.adapters[0].name, "name"), f" on {sets}"))
+
+    def summary(self) -> list[Note] | None:
+        """Return the grade of each candidate; None without candidates."""
+        return joint_notes(self) or None
+
+
+def title_blocks(report: EvaluationSetsReport) -> list[Block]:
+    """Return base, data sets, device and warnings."""
+    facts: list[tuple[str, Inline]] = [("base", Span(report.base, "name"))]
+    facts += [(planned.name, set_words(planned)) for planned in report.plan.sets]
+    facts.append(("device", device_of(next(iter(report.evaluations.values())).conditions)))
+    notes = [f"{change}: no grade is above C" for change in report.plan.changes]
+    for name, evaluation in report.evaluations.items():
+        of_set = [f"{change}: no grade is above C" for change in evaluation.changes]
+        of_set += [*evaluation.notes, *repeated_tests(evaluation.tests)]
+        notes += [f"{name}: {note}" for note in of_set]
+    return [Heading("Evaluation", level=1), Facts(facts), *warned(list(dict.fromkeys(notes)))]
+
+
+def set_words(planned: PlannedSet) -> Inline:
+    """Return a data set in one line: `1,319 of gsm8k, margin 2.5 points`."""
+    role = "guard, " if planned.guard else ""
+    looks = f", {plural(len(planned.looks), 'look')}" if planned.looks else ""
+    examples = f"{role}{plural(planned.examples, 'example')} of "
+    return (examples, Span(planned.task, "name"), f"{looks}, margin {planned.margin_words}")
+
+
+def table_blocks(report: EvaluationSetsReport) -> list[Block]:
+    """Return one row for each adapter and a column for each data set, the joint grades, and the legend."""
+    first = report.adapters[0]
+
+    def cell(name: str, show: Callable[[EvaluatedAdapter], str]) -> Callable[[JointAdapter], Inline]:
+        rows = {row.name: row for row in report.evaluations[name].adapters}
+        return lambda joint: show(rows[joint.name])
+
+    one = {row.name: row for row in next(iter(report.evaluations.values())).adapters}
+    columns: list[tuple[Column, Callable[[JointAdapter], Inline]]] = [
+        (Column(), lambda row: "base model" if row.role == BASE else Span(row.name, "name")),
+        (Column("rank", ">", drop=2), lambda row: ranks_cell(one[row.name])),
+        (Column("saved", ">", drop=3), lambda row: _saved(one[row.name])),
+    ]
+    for place, planned in enumerate(report.plan.sets):
+        columns += [
+            (Column(planned.name, ">"), cell(planned.name, _set_cell)),
+            (Column("95 % interval", ">", drop=4 + place), cell(planned.name, interval_cell)),
+        ]
+    columns.append((Column("grade", ">"), lambda row: row.grade or ""))
+    heading = Heading(
+        ("Candidates, compared with ", Span(first.name, "name")) if report.candidates else "Results"
+    )
+    notes = joint_notes(report)
+    legend: list[tuple[str, Inline]] = [(planned.name, _unit(planned)) for planned in report.plan.sets]
+    legend.append(("grade", "B only if the candidate is shown on every data set"))
+    return [heading, table_of(report.adapters, *columns), *([Notes(notes)] if notes else []), Facts(legend)]
+
+
+def _saved(row: EvaluatedAdapter) -> str:
+    return "" if row.params_saved is None else percent(row.params_saved)
+
+
+def _set_cell(row: EvaluatedAdapter) -> str:
+    """Return the level of the reference; of any other row its difference from it, and its grade."""
+    return level_cell(row) if row.role == REFERENCE else f"{delta_cell(row)} {row.grade or ''}".strip()
+
+
+def _unit(planned: PlannedSet) -> str:
+    if planned.compares == "nll":
+        return "NLL in nats per token; other rows: increase over the reference (positive is worse)"
+    if planned.compares == "agreement":
+        return "answers equal to the reference's; other rows: changed answers, in points"
+    return "accuracy; other rows: candidate − reference, in points"
+
+
+def joint_notes(report: EvaluationSetsReport) -> list[Note]:
+    """Return the joint grade of each candidate, its reason and its p-value."""
+    adjusted = (
+        f", Holm-adjusted for {len(report.candidates)} candidates" if len(report.candidates) > 1 else ""
+    )
+    notes = []
+    for row in report.candidates:
+        if row.grade is None:
+            continue
+        details: list[Inline] = []
+        if row.adjusted_p is not None:
+            value = f"{probability(row.adjusted_p)}{adjusted}"
+            details.append(f"{value}: the largest p-value among the data sets, which need no adjustment")
+        notes.append(
+            Note(GRADES[row.grade][0], (Span(row.name, "name"), f": {row.grade}, {row.reason}"), details)
+        )
+    return notes
+
+
+def base_blocks(report: EvaluationSetsReport) -> list[Block]:
+    """Return what the reference gained and forgot, compared with the base model."""
+    notes = []
+    for name, evaluation in report.evaluations.items():
+        gain = gain_over_base(evaluation)
+        if gain is not None:
+            notes.append(Note(gain.mark, (Span(name, "name"), ": ", *spans(gain.text))))
+    title = ("What ", Span(report.adapters[0].name, "name"), " gained and forgot")
+    return [Heading(title), Notes(notes)] if notes else []
+
+
+def caveat_blocks(report: EvaluationSetsReport) -> list[Block]:
+    """Return the limits of the result."""
+    return [
+        Heading("Limits"),
+        Paragraph(
+            "A B needs every data set, so their number raises no error rate. A D is one data set's result: with several"
+            " data sets, a wrong D is more likely. Texts that are not in these data sets may still have changed. With"
+            " one training run per side, grade B is the best possible. The margins are valid only if they were chosen"
+            " before anyone saw the answers."
+        ),
+    ]
+
+
+SECTIONS: tuple[Callable[[EvaluationSetsReport], list[Block]], ...] = (
+    title_blocks,
+    table_blocks,
+    base_blocks,
+    caveat_blocks,
+)
+
+
+# ---------------------------------------------------------------- before the run
+
+
+class EvaluationSetsForecast(Report):
+    """Dry run of an evaluation on several data sets. No model is loaded."""
+
+    row_field: ClassVar[str] = "sets"
+
+    schema_: Literal["gradience.evaluation_sets_forecast/1"] = Field(
+        default="gradience.evaluation_sets_forecast/1", alias="schema"
+    )
+    sets: tuple[PlannedSet, ...]
+    forecasts: dict[PlainName, EvaluationForecast]
+    """Data set -> its dry run."""
+
+    def blocks(self) -> Document:
+        """Return the plan, the memory of the largest data set, and the drops that each can detect."""
+        forecasts = list(self.forecasts.values())
+        largest = max(forecasts, key=lambda forecast: sum(forecast.memory.values()))
+        facts: list[tuple[str, Inline]] = [("base", Span(largest.base, "name"))]
+        facts += [("reference", Span(largest.adapters[0], "name"))]
+        facts += [("candidate", Span(name, "name")) for name in largest.adapters[1:]]
+        facts += [(planned.name, set_words(planned)) for planned in self.sets]
+        facts += [("memory", memory_parts(largest.memory))] if largest.memory else []
+        notes = [f"{name}: {note}" for name, forecast in self.forecasts.items() for note in forecast.notes]
+        blocks: list[Block] = [Heading("Dry run: no model was loaded", level=1), Facts(facts), *warned(notes)]
+        legend: list[Block] = []
+        for name, forecast in self.forecasts.items():
+            tables = margin_blocks(Fraction(forecast.margin), forecast.margins)[1:]
+            if forecast.adapters[1:] and tables:
+                blocks += [Heading(f"{name}: detectable drop"), *tables[:1]]
+            legend = tables[1:] or legend
+        blocks += legend
+        assumptions = list(dict.fromkeys(text for forecast in forecasts for text in forecast.assumptions))
+        return [*blocks, Heading("Assumptions"), items(assumptions)] if assumptions else blocks
+
+
+class EvaluationSetsPreview(Report):
+    """Preview of the first prompts of several data sets. No model is loaded."""
+
+    row_field: ClassVar[str] = "sets"
+
+    schema_: Literal["gradience.evaluation_sets_preview/1"] = Field(
+        default="gradience.evaluation_sets_preview/1", alias="schema"
+    )
+    sets: tuple[PlannedSet, ...]
+    previews: dict[PlainName, EvaluationPreview]
+    """Data set -> its preview."""
+
+    def blocks(self) -> Document:
+        """Return the first examples of each data set as the model sees them."""
+        base = next(iter(self.previews.values())).base
+        blocks: list[Block] = [
+            Heading("Prompt preview: no model was loaded", level=1),
+            Facts(
+                [("base", Span(base, "name")), *((planned.name, set_words(planned)) for planned in self.sets)]
+            ),
+        ]
+        for name, preview in self.previews.items():
+            blocks += [Heading(f"First examples of {name}"), *warned(preview.notes)]
+            blocks.append(Facts(scored_facts(preview.scored, preview.scored_by)))
+        return blocks
+
+    def without_texts(self) -> Self:
+        """Return the preview without its examples."""
+        bare = {name: preview.without_texts() for name, preview in self.previews.items()}
+        return self.model_copy(update={"previews": bare})
