@@ -151,32 +151,28 @@ def encode_texts(tokenizer: Any, rows: Sequence[CalibrationRow], max_length: int
     return encoded
 
 
-def batches_of(
-    tokenizer: Any, rows: Sequence[EncodedRow], batch_size: int, device: Any, *, left: bool = False
-) -> list[Batch]:
-    """Batches of rows of about one length. left: padded on that side (for a model that reads positions from a mask)."""
+def batches_of(tokenizer: Any, rows: Sequence[EncodedRow], batch_size: int, device: Any) -> list[Batch]:
+    """Batches of rows of about one length."""
     order = fixed_batches(["·" * len(row.ids) + row.id for row in rows], batch_size)
     together = ([rows[place] for place in places] for places in order)
     return [
-        _two_stacks(tokenizer, few, device)
-        if few[0].opening
-        else _one_stack(tokenizer, few, device, left=left)
+        _two_stacks(tokenizer, few, device) if few[0].opening else _one_stack(tokenizer, few, device)
         for few in together
     ]
 
 
-def _one_stack(tokenizer: Any, rows: Sequence[EncodedRow], device: Any, *, left: bool) -> Batch:
+def _one_stack(tokenizer: Any, rows: Sequence[EncodedRow], device: Any) -> Batch:
     labels = not rows[0].completion
     fill = tokenizer.pad_token_id if labels else end_token(tokenizer)
-    ids, mask = padded([row.ids for row in rows], fill=fill, left=left, device=device)
+    ids, mask = padded([row.ids for row in rows], fill=fill, left=False, device=device)
     inputs = {"input_ids": ids, "attention_mask": mask}
     for name in rows[0].extra:
-        inputs[name], _ = padded([row.extra[name] for row in rows], fill=0, left=left, device=device)
+        inputs[name], _ = padded([row.extra[name] for row in rows], fill=0, left=False, device=device)
     if labels:
         return Batch(tuple(rows), inputs, (mask,), None)
     wanted = torch.zeros_like(mask, dtype=torch.bool)
     for place, row in enumerate(rows):
-        end = ids.shape[1] if left else len(row.ids)
+        end = len(row.ids)
         wanted[place, end - 1 - len(row.completion) : end - 1] = True
     return Batch(tuple(rows), inputs, (mask,), wanted)
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as row_dataclass
@@ -305,15 +305,11 @@ def parsed_record(kind: RecordKind, row: bytes) -> Record:
     return _ADAPTERS[RECORD_TYPES[kind]].validate_python(values)  # type: ignore[no-any-return]
 
 
-@overload
-def read_records(path: str | os.PathLike[str]) -> Evaluation[Any]: ...
-@overload
-def read_records(path: str | os.PathLike[str], expected: type[R]) -> Evaluation[R]: ...
-def read_records(path: str | os.PathLike[str], expected: type[R] | None = None) -> Evaluation[Any]:
-    """Read header and records of the file at `path`; with `expected`, only records of this type.
+def read_records(path: str | os.PathLike[str]) -> Evaluation[Any]:
+    """Read header and records of the file at `path`.
 
-    Raises InputError: `artifact-missing` if there is no file; `artifact-invalid` if a line is invalid, if the number of
-    records differs from the header's, or if they are of a different kind.
+    Raises InputError: `artifact-missing` if there is no file; `artifact-invalid` if a line is invalid, or if the number
+    of records differs from the header's.
     """
     path = Path(path)
     number = 0
@@ -343,8 +339,6 @@ def read_records(path: str | os.PathLike[str], expected: type[R] | None = None) 
         raise _invalid(path, "line 1: the file is empty")
     if len(records) != run.n:
         raise _invalid(path, f"{len(records)} records instead of the {run.n} in the first line")
-    if expected is not None and RECORD_TYPES[run.kind] is not expected:
-        raise _invalid(path, f"its records are of kind {run.kind}")
     return Evaluation(run, tuple(records))
 
 

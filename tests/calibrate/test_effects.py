@@ -64,16 +64,6 @@ def test_batches_and_the_order_of_rows_change_nothing_beyond_rounding(kind):
             np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5 * np.abs(one).max())
 
 
-@pytest.mark.parametrize("kind", ["llama", "llama_labels"])  # their positions are relative
-def test_the_side_of_the_padding_changes_nothing(kind):
-    model, encoded = toy(kind), rows(kind)
-    bases = some_bases(model)
-    right, left = (effects(model, encoded, bases, size=7, left=side) for side in (False, True))
-    for name, arrays in right.items():
-        for one, other in zip(arrays, left[name], strict=True):
-            np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
-
-
 def test_padding_is_in_no_moment():
     model, encoded = toy("llama"), rows("llama")
     hidden = moments(model, encoded, size=7)["model.embed_tokens"]

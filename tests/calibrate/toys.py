@@ -89,8 +89,8 @@ def rows(kind: str, count: int = 7) -> list[EncodedRow]:
     return encoded
 
 
-def batches(encoded, size: int, *, left: bool = False):
-    return batches_of(tiny_bench.tokenizer(), encoded, size, torch.device("cpu"), left=left)
+def batches(encoded, size: int):
+    return batches_of(tiny_bench.tokenizer(), encoded, size, torch.device("cpu"))
 
 
 def layers_of(model):

@@ -180,22 +180,19 @@ def test_counts_of_every_kind():
 
 
 @pytest.mark.parametrize(
-    ("kind", "rows", "other"),
+    ("kind", "rows"),
     [
-        ("classification", labels([(YES, 1), (NO, 1)]), GenerationRecord),
-        ("generation", [written(0, "é\n\u2028"), written(1, None)], ScoreRecord),
-        ("scores", [scored(0, -1.25, True), scored(1, -1 / 3, False, 0.1, 1)], ClassificationRecord),
+        ("classification", labels([(YES, 1), (NO, 1)])),
+        ("generation", [written(0, "é\n\u2028"), written(1, None)]),
+        ("scores", [scored(0, -1.25, True), scored(1, -1 / 3, False, 0.1, 1)]),
     ],
 )
-def test_records_survive_the_disk_and_damage_is_named(tmp_path, kind, rows, other):
+def test_records_survive_the_disk_and_damage_is_named(tmp_path, kind, rows):
     header = run(kind, n=2)
     path = write_records(tmp_path / "a.records.jsonl", header, rows)
-    assert read_records(path) == read_records(path, type(rows[0])) == (header, tuple(rows))
+    assert read_records(path) == (header, tuple(rows))
     assert write_records(tmp_path / "again", *read_records(path)).read_bytes() == path.read_bytes()
     assert path.read_text().startswith('{"schema":"gradience.records/1"')
-    with pytest.raises(InputError, match=kind):
-        read_records(path, other)
-
     lines = path.read_bytes().splitlines(keepends=True)
     for damaged, where in [
         (b"".join(lines[:-1]), "1 records instead of the 2 in the first line"),
