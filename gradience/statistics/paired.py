@@ -135,17 +135,6 @@ def net_loss_tail(net: float, n: int, lost: float, gained: float, *, at_least: b
     return min(float(np.where(most < 0, 0.0, np.exp(logs)) @ tails), 1.0)
 
 
-def fewest_examples(margin: float, level: float = LEVEL) -> int:
-    """Return the fewest independent examples at which a candidate that loses none is shown: the floor of a claim.
-
-    >>> [fewest_examples(margin) for margin in (0.01, 0.025, 0.05)]
-    [299, 119, 59]
-
-    Where a share of `margin` is lost, that many examples have a lost one among them in 95 % of all samples.
-    """
-    return math.ceil(math.log(level) / math.log1p(-margin))
-
-
 def in_errors(distance: float, variance: float) -> float:
     """Return a distance in standard errors; ±∞ if the error is 0."""
     if distance == 0:
