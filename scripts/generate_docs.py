@@ -17,6 +17,7 @@ from cli_reference import cli_reference
 from config_reference import config_dialects, config_keys, evaluation_keys
 from error_table import error_table
 from hostile_table import hostile_table
+from llms_text import llms_text
 from record_reference import record_reference
 from runtime_runs import runs_text
 from runtime_table import ran_table, runtime_table
@@ -47,6 +48,7 @@ def documents() -> dict[Path, str]:
     runs = runs_text()
     records = parse_runs(runs)
     files = {
+        DOCS.parent / "llms.txt": llms_text(),
         DOCS / "reference" / "cli.md": cli_reference(),
         DOCS / "images" / "architecture.svg": architecture_drawing(),
         reference: replace_block(

@@ -138,8 +138,9 @@ def test_answers_are_those_of_transformers_and_a_killed_server_leaves_what_resum
                 if done >= ROWS // 2:
                     kill(process)
 
-        with pytest.raises(NetworkError, match="no answer from the server"):
+        with pytest.raises(NetworkError) as error:
             served("killed", watcher=Killing(), batch_size=4)
+        assert error.value.code == "no-server-answer"  # a part of it may still answer that its engine is gone
     [left] = (tmp_path / "killed" / "records").glob("*.part")
     assert len(left.read_bytes().splitlines()) == 1 + ROWS // 2
     with serving(folder, port):

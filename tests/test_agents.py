@@ -1,0 +1,80 @@
+"""llms.txt and SKILL.md: their links lead somewhere, and their commands are those of the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+import yaml
+
+import gradience
+from gradience.cli.app import app, run
+from gradience.reports.audit import AuditReport
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import llms_text  # noqa: E402
+
+SKILL = (ROOT / "SKILL.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(line)[1:]
+    for block in re.findall(r"^```sh\n(.*?)^```", SKILL, flags=re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def test_llms_txt_is_current_and_its_links_lead_somewhere():
+    text = (ROOT / "llms.txt").read_text(encoding="utf-8")
+    assert text == llms_text.llms_text()
+    assert text.startswith("# Gradience\n\n> Gradience finds ")
+    targets = re.findall(r"^- \[[^]]+\]\(([^)]+)\)", text, flags=re.MULTILINE)
+    assert len(targets) > 40
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_skill_names_itself_and_its_three_tasks():
+    front = yaml.safe_load(SKILL.split("---")[1])
+    assert front["name"] == "gradience"
+    assert set(front) == {"name", "description"}
+    assert len(front["description"]) <= 1024
+    verbs = [command[0] for command in COMMANDS]
+    assert {"shrink", "audit", "compress", "compare", "evaluate", "verify"} == set(verbs)
+    codes = {
+        int(code)
+        for row in re.findall(r"^\| ([\d, ]+) \|", SKILL, flags=re.MULTILINE)
+        for code in row.split(",")
+    }
+    assert codes == set(range(9))
+    assert max(map(len, SKILL.splitlines()[5:])) <= 160
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_the_command_line_takes_every_command_of_the_skill(command):
+    """Parsed by the real parser, which refuses unknown options, missing values and missing arguments."""
+    group = typer.main.get_command(app)
+    verb = group.commands[command[0]]
+    parsed = verb.make_context(command[0], list(command[1:]))
+    known = {name for parameter in verb.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert parsed.params
+    assert {word for word in command if word.startswith("--")} <= known
+    with pytest.raises(Exception, match="No such option"):
+        verb.make_context(command[0], [*command[1:], "--no-such-option"])
+
+
+def test_what_needs_no_base_model_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
+    shutil.copytree(
+        Path(gradience.__file__).parent / "examples" / "minilm-reviews-r8", tmp_path / "my_adapter"
+    )
+    monkeypatch.chdir(tmp_path)
+    for command in COMMANDS:
+        if command[0] in ("audit", "compress", "compare"):
+            assert run(list(command)) == 0, command
+            if "--json" in command:
+                assert AuditReport.model_validate(json.loads(capsys.readouterr().out)).adapter.sha256
+    assert (tmp_path / "smaller" / "adapter_config.json").is_file()
