@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 ROWS, PARAGRAPHS = 100, 16
+VERNE = {"source": "verne", "min_characters": 300}
 SIZE = 0.7
 """Size of the smaller versions, relative to the full update."""
 SCALED = (0.85, 0.7, 0.5)
@@ -189,7 +190,7 @@ def measure(args: argparse.Namespace) -> None:
     known = {(row["adapter"], row["version"]) for row in map(json.loads, lines)}
     given = [json.loads(line) for line in args.rows.read_text().splitlines()][:ROWS]
     rows = [(row["prompt"], row["completion"]) for row in given]
-    texts = [example.response for example in tasks.load("text", {}, needed=()).examples.all][:PARAGRAPHS]
+    texts = [example.response for example in tasks.load("text", VERNE, needed=()).examples.all][:PARAGRAPHS]
     measured = Measured(args.adapters[0])
     for adapter in args.adapters:
         full = measured.factors(adapter)
@@ -197,7 +198,7 @@ def measure(args: argparse.Namespace) -> None:
         todo = [("base", "base", 0.0, scaled(full, 0.0))]
         todo += [(adapter.name, *version) for version in versions(measured.weights, full, seed)]
         for name, version, alpha, factors in todo:
-            if (name, version) in known:
+            if (name, version) in known or (args.primary and version in OTHERS[1:]):
                 continue
             known.add((name, version))
             measured.put(factors)
@@ -271,16 +272,19 @@ def report_task(path: Path) -> tuple[float, float]:
         row = json.loads(line)
         adapters[row["adapter"]][row["version"]] = row
     base = adapters.pop("base")["base"]
-    whole = {name: rows for name, rows in adapters.items() if len(rows) == len(SCALED) + 4}
+    whole = {name: rows for name, rows in adapters.items() if "intruders removed" in rows}
+    versions = list(dict.fromkeys(version for rows in whole.values() for version in rows))
     known = f"task NLL {base['task_nll']:.3f}, accuracy {100 * base['accuracy']:.0f} %"
     print(f"\n### {path.stem} (base: {known}, guard NLL {base['guard_nll']:.3f})\n")
     print("Forgetting in nats per token / task NLL / accuracy\n")
     print("| version |", " | ".join(whole), "|")
     print("|---" * (len(whole) + 1) + "|")
-    for version in next(iter(whole.values())):
+    for version in versions:
         cells = [
             f"{row['guard_nll'] - base['guard_nll']:+.3f} / {row['task_nll']:.3f} / {100 * row['accuracy']:.0f} %"
-            for row in (rows[version] for rows in whole.values())
+            if row
+            else "–"
+            for row in (rows.get(version) for rows in whole.values())
         ]
         print(f"| {version} |", " | ".join(cells).replace("-", "−"), "|")
     forgetting = {name: rows["full"]["guard_nll"] - base["guard_nll"] for name, rows in whole.items()}
@@ -291,8 +295,9 @@ def report_task(path: Path) -> tuple[float, float]:
     print("| D |", shown([excess(rows, base) for rows in decide]), "|")
     for other in OTHERS:
         for label, key in (("guard NLL", "guard_nll"), ("task NLL", "task_nll")):
-            values = [rows["intruders removed"][key] - rows[other][key] for rows in decide]
-            print(f"| {label}, intruders removed − {other} | {shown(values)} |")
+            measured = [rows for rows in decide if other in rows]
+            values = [rows["intruders removed"][key] - rows[other][key] for rows in measured]
+            print(f"| {label}, intruders removed − {other} (n = {len(values)}) | {shown(values)} |")
     return interval([excess(rows, base) for rows in decide])[1:]
 
 
@@ -318,6 +323,7 @@ def main() -> None:
         one.add_argument("adapters", nargs="+", type=Path)
     measuring.add_argument("--rows", required=True, type=Path)
     measuring.add_argument("--output", required=True, type=Path)
+    measuring.add_argument("--primary", action="store_true", help="only the versions that D needs")
     reporting.add_argument("folder", type=Path)
     measuring.set_defaults(run=measure)
     counting.set_defaults(run=count)

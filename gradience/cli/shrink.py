@@ -13,6 +13,7 @@ from gradience.shrink.settings import ShrinkSettings
 
 if TYPE_CHECKING:
     from gradience.reports.shrink import ShrinkReport
+    from gradience.reports.strength import StrengthReport
 
 
 def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> int:
@@ -26,14 +27,22 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
       gradience shrink ./my_adapter --base-model embedded:minilm --task reviews -o shrunk
 
       gradience shrink ./my_adapter -b ./base --data rows.jsonl --ranks 16,8,4 --margin 5 -o shrunk
+
+      gradience shrink ./my_adapter -b ./base --data rows.jsonl --guard text --over strength -o weaker
     """
     require_files(settings.data_file, settings.prompts)
     from gradience.card import card_of
     from gradience.reports.shrink import ShrinkReport
+    from gradience.reports.strength import StrengthReport
     from gradience.shrink.verb import ADAPTER, DOCUMENT, SHRUNK, shrink_adapter
 
     with code.allowing():
         result = out.watch(shrink_adapter, replace(settings, card=card_of))
+    if isinstance(result, StrengthReport):
+        out.show(result)
+        if not out.quiet:
+            show_written(f"{settings.folder / 'strength.json'}, strength.md, dev/, test/, adapter/")
+        return strength_code_of(result)
     if not isinstance(result, ShrinkReport):
         out.show_aloud(result)
         return ExitCode.DONE
@@ -44,6 +53,13 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
         show_written(f"{output / SHRUNK}, {DOCUMENT}{adapter}")
         show_root(output)
     return code_of(result)
+
+
+def strength_code_of(report: StrengthReport) -> ExitCode:
+    """Return 0 if the chosen strength is shown on every data set, 1 if it is worse on one, 4 if it failed, else 8."""
+    grade = None if report.tested is None else report.tested.grade
+    codes = {"B": ExitCode.DONE, "D": ExitCode.GATE_FAILED, "X": ExitCode.INCOMPLETE}
+    return ExitCode.INCONCLUSIVE if grade is None else codes.get(grade, ExitCode.INCONCLUSIVE)
 
 
 def code_of(report: ShrinkReport) -> ExitCode:

@@ -174,7 +174,12 @@ def sets_of(settings: EvaluateSettings) -> tuple[NamedSet, ...]:
         guard = name in settings.guards
         source = settings.guards[name] if guard else data[name]
         mine = _read(source) if source else {"data": settings.data_file, "task": settings.task, "options": {}}
-        mine["options"] = {**mine["options"], **_own(settings.options, name, names, plain=not guard)}
+        built_in = tasks.GUARDS.get(source, {}) if guard else {}
+        mine["options"] = {
+            **built_in,
+            **mine["options"],
+            **_own(settings.options, name, names, plain=not guard),
+        }
         mine |= {
             "columns": _own(settings.columns, name, names, plain=not guard),
             "prompts": None if source else settings.prompts,

@@ -40,6 +40,7 @@ ARTIFACTS = {
     "evaluation_plan": "gradience.reports.evaluation_sets:EvaluationPlan",
     "evaluation_sets_forecast": "gradience.reports.evaluation_sets:EvaluationSetsForecast",
     "evaluation_sets_preview": "gradience.reports.evaluation_sets:EvaluationSetsPreview",
+    "strength": "gradience.reports.strength:StrengthReport",
     "shrink": "gradience.reports.shrink:ShrinkReport",
     "shrink_plan": "gradience.reports.shrink:ShrinkPlan",
     "shrink_forecast": "gradience.reports.shrink:ShrinkForecast",

@@ -185,7 +185,7 @@ def split(inputs: EvaluateInputs, candidates: int) -> tuple[Sequence[Any], Seque
     if given:
         return rows, given, _dev_rows("task", given)
     size = min(len(rows) // 2, len(rows) - UNSPLIT)
-    order = sorted(range(len(rows)), key=lambda place: sha256_text(f"dev\0{_content(rows[place])}"))
+    order = sorted(range(len(rows)), key=lambda place: sha256_text(f"dev\0{content_of(rows[place])}"))
     chosen = {*order[:size]}
     test = [row for place, row in enumerate(rows) if place not in chosen]
     dev = [row for place, row in enumerate(rows) if place in chosen]
@@ -196,7 +196,8 @@ def _dev_rows(source: Any, rows: Sequence[Any]) -> DevRows:
     return DevRows(source=source, examples=len(rows), examples_sha256=fingerprint(rows))
 
 
-def _content(row: Any) -> str:
+def content_of(row: Any) -> str:
+    """Return the text of an example, by which rows are split."""
     if isinstance(row, LabeledExample):
         return f"{row.text}\0{row.text_pair or ''}"
     return f"{row.prompt}\0{row.response}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
@@ -17,6 +17,7 @@ from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
 from gradience.files.card import Card
 from gradience.files.hub import address_of
 from gradience.models.settings import BaseSettings, DryRun
+from gradience.plan.compression import MAX_STRENGTH
 from gradience.settings import SETTINGS, Flag, PythonOnly, StrPath, shared
 
 if TYPE_CHECKING:
@@ -42,6 +43,24 @@ def ranks_of(given: Any) -> tuple[int, ...] | None:
     return tuple(map(int, parts))
 
 
+def strengths_of(given: Any) -> tuple[float, ...] | None:
+    """Read `0.9,0.8`, or numbers. Raises UsageError (`bad-strength`)."""
+    if given is None:
+        return None
+    parts = given.split(",") if isinstance(given, str) else given
+    try:
+        strengths = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        strengths = ()
+    if not strengths or not all(0 < strength <= MAX_STRENGTH for strength in strengths):
+        raise UsageError(
+            f"--strengths {given}: not a list of strengths",
+            code="bad-strength",
+            hint=f"numbers above 0, at most {MAX_STRENGTH:g}, such as 0.9,0.8,0.7",
+        )
+    return strengths
+
+
 @dataclass(frozen=True, config=SETTINGS)
 class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     """Adapter and candidates."""
@@ -54,7 +73,12 @@ class ShrinkSettings(BaseSettings, ExampleSettings, DryRun):
     With the same folder an interrupted search resumes."""
     _: KW_ONLY
     ranks: Annotated[Sequence[int] | None, BeforeValidator(ranks_of), Flag("RANKS")] = None
-    """Ranks to test, such as 8,4,2,1 (default: the audit's p90 suggestion, halved down to 1)."""
+    """Ranks to test, such as 8,4,2,1 (default: the audit's p90 suggestion, halved down to 1; with --over strength the
+    adapter's own)."""
+    over: Annotated[Literal["rank", "strength"], Flag("WHAT")] = "rank"
+    """Search over rank, or over strength: factors of the update that keep the task and forget less. Needs --guard."""
+    strengths: Annotated[Sequence[float] | None, BeforeValidator(strengths_of), Flag("X,…", read=str)] = None
+    """With --over strength: factors of the update to try on the dev rows (default: 0.9,0.8,0.7,0.6,0.5)."""
     calibration: CalibrationFile = None
     """Calibration of this adapter: candidates of the same sizes keep the components that matter most to the output."""
     card: Annotated[CardOf | None, PythonOnly] = None

@@ -31,7 +31,9 @@ from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.compression import CompressionReport
+from gradience.reports.evaluation_sets import EvaluationSetsForecast
 from gradience.reports.shrink import ShrinkForecast, ShrinkPlan, ShrinkReport
+from gradience.reports.strength import StrengthReport
 from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED
 from gradience.shrink.outcome import report_of
@@ -44,7 +46,9 @@ COMPRESSION_DOCUMENT = "compression_report.md"
 
 
 @public(ShrinkSettings)
-def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport | ShrinkForecast:
+def shrink_adapter(
+    settings: ShrinkSettings,
+) -> ShrinkReport | ShrinkForecast | StrengthReport | EvaluationSetsForecast:
     """Write the smallest tested adapter whose drop from `adapter` is shown to be below the margin; return the evidence.
 
     >>> report = shrink_adapter(
@@ -54,7 +58,8 @@ def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport | ShrinkForecast:
     ('rank4', ['shown'])
 
     Candidates are smaller copies, and tested from the largest down on the same examples; the first that is not shown to
-    hold ends the search. A dry run returns the plan and what it needs.
+    hold ends the search. A dry run returns the plan and what it needs. With `over="strength"` and guards, the update is
+    scaled instead, and the report is a `StrengthReport`.
 
     The keywords are the flags of `gradience shrink`:
 
@@ -62,6 +67,13 @@ def shrink_adapter(settings: ShrinkSettings) -> ShrinkReport | ShrinkForecast:
     """
     require_local(settings.engine)
     require_libraries(settings.engine)
+    if settings.over == "strength":
+        from gradience.shrink.strength import search_strength
+
+        note = (settings.watcher or Watcher()).note
+        return search_strength(
+            settings, _documents(settings.card), lambda output, name: put_in_place(output, name, note)
+        )
     if settings.dry_run:
         return forecast_shrink(prepare(settings))
     refuse_output(Path(settings.adapter), settings.folder)

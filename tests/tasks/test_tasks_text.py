@@ -9,6 +9,7 @@ import pytest
 
 from gradience import tasks
 from gradience.errors import InputError, MissingExtra
+from gradience.statistics.paired import FEWEST_GROUPS
 from gradience.tasks import arithmetic, text
 from gradience.tasks.base import LikelihoodTask
 
@@ -31,28 +32,28 @@ def book(monkeypatch, tmp_path):
     return write
 
 
-def test_long_paragraphs_of_the_book_without_its_licence(book):
+def test_long_paragraphs_of_the_book_without_its_license(book):
     book(BOOK.format("Short.\r\n\r\n" + "\r\n \r\n".join(LONG * count for count in (12, 13))))
-    task = tasks.load("text", {}, needed=())
+    task = tasks.load("text", {"source": "verne", "min_characters": 300}, needed=())
     assert isinstance(task, LikelihoodTask)
     assert (task.rolling, task.end, task.decide_by) == (True, False, "nll")
     whole = "These words fill a paragraph. "
     assert {example.response for example in task.examples.all} == {(whole * n).strip() for n in (12, 13)}
     assert all(example.prompt == "" and example.role in ("dev", "confirm") for example in task.examples.all)
-    assert len(tasks.load("text", {"min_characters": 1}, needed=()).examples.all) == 3
+    assert len(tasks.load("text", {"source": "verne", "min_characters": 1}, needed=()).examples.all) == 3
 
 
 def test_another_file_is_refused(book):
     book("no book")
     with pytest.raises(InputError) as caught:
-        text.load()
+        text.load(source="verne")
     assert caught.value.code == "task-file"
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(MissingExtra):
-        text.load()
+        text.load(source="verne")
 
 
 def test_both_guards_compare_likelihoods_of_real_examples():
@@ -63,6 +64,14 @@ def test_both_guards_compare_likelihoods_of_real_examples():
         example.id for example in arithmetic.load(size=200).examples.all
     ]
     assert tasks.scoring_of("arithmetic", {"scorer": "nll"}) == tasks.scoring_of("text", {})
-    prose = tasks.load("text", {}, needed=("dev", "confirm"))
-    assert min(len(example.response) for example in prose.examples.all) >= 300
-    assert not any("Gutenberg" in example.response for example in prose.examples.all)
+    verne = tasks.load("text", {"source": "verne"}, needed=("dev", "confirm"))
+    assert not any("Gutenberg" in example.response for example in verne.examples.all)
+
+
+def test_the_guard_is_prose_that_comes_with_python():
+    task = tasks.load("text", {}, needed=("dev", "confirm"))
+    texts = [example.response for example in task.examples.all]
+    assert len(task.examples.of("confirm")) >= FEWEST_GROUPS  # enough for a grade
+    assert min(map(len, texts)) >= 150
+    assert not [text for text in texts if ">>>" in text or "::=" in text or not text.endswith(".")]
+    assert "Python" in task.source["text"]

@@ -1,0 +1,177 @@
+"""Report of `gradience shrink --over strength`: the frontier on dev rows, and the one strength that was tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gradience.files.artifact import Float12, Part
+from gradience.reports.base.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    table_of,
+)
+from gradience.reports.base.report import PlotOf, Plots, Report
+from gradience.reports.base.run import RunInfo
+from gradience.reports.evaluation import BASE, EvaluatedAdapter, device_of, level_cell
+from gradience.reports.evaluation_sets import (
+    EvaluationSetsReport,
+    JointAdapter,
+    PlannedSet,
+    base_blocks,
+    caveat_blocks,
+    set_words,
+    table_blocks,
+)
+
+RULE = (
+    "on the dev rows, the task's drop is at most half of its margin; of these, the largest gain on the guards, in units"
+    " of their margins"
+)
+
+
+class StrengthPoint(Part):
+    """One point of the grid."""
+
+    name: str
+    strength: Float12
+    """Factor for the update of the reference adapter."""
+    rank: int
+
+
+class StrengthReport(Report):
+    """`strength.json`: a strength chosen on dev rows, and tested once on test rows.
+
+    >>> report = StrengthReport.read("strength.json")
+    >>> report.chosen, report.tested.grade
+    ('strength0.7', 'B')
+    """
+
+    row_field: ClassVar[str] = "points"
+    repair: ClassVar[str] = "search again: gradience shrink … --over strength --output DIR"
+    plots: ClassVar[Plots] = {"frontier": PlotOf("frontier:frontier_plot", ("Frontier",))}
+
+    schema_: Literal["gradience.strength/1"] = Field(default="gradience.strength/1", alias="schema")
+    adapter: str
+    rank: int
+    """Largest rank of the reference adapter."""
+    points: tuple[StrengthPoint, ...]
+    """The grid: all candidates on the dev rows."""
+    rule: str = RULE
+    """How a point is chosen on the dev rows."""
+    dev: EvaluationSetsReport
+    """All points on the dev rows of every data set. Its grades decide nothing."""
+    chosen: str | None
+    """The point that the rule chooses; null if none is better on the guards."""
+    test: EvaluationSetsReport | None
+    """The chosen point on the test rows of every data set; null without one."""
+    run: RunInfo
+
+    @property
+    def tested(self) -> JointAdapter | None:
+        """The tested candidate, with its grade over all data sets."""
+        return None if self.test is None else self.test.candidates[0]
+
+    def point(self, name: str) -> StrengthPoint | None:
+        """Return the point of this name; None for the reference and the base."""
+        return next((point for point in self.points if point.name == name), None)
+
+    def blocks(self) -> Document:
+        """Return the sections of the report."""
+        return [block for section in SECTIONS for block in section(self)]
+
+    def page_heading(self, heading: Heading) -> Heading:
+        """Return the title: the adapter."""
+        return Heading(("Strength of ", Span(self.adapter, "name")))
+
+    def summary(self) -> list[Note]:
+        """Return the result."""
+        return [_answer(self)]
+
+
+def value_of(row: EvaluatedAdapter) -> float | None:
+    """Return NLL per token, or accuracy as a share; None if it was not evaluated."""
+    if row.likelihood is not None:
+        return row.likelihood.nll
+    return None if not row.n or row.correct is None else row.correct / row.n
+
+
+def _answer(report: StrengthReport) -> Note:
+    tested = report.tested
+    if tested is None:
+        return Note("unknown", "no strength keeps the task and is better on the guards, on the dev rows")
+    point = report.point(tested.name)
+    assert point is not None
+    words = f": strength {point.strength:g} at rank {point.rank}, grade {tested.grade}: {tested.reason}"
+    mark: Literal["good", "unknown", "error"] = "good" if tested.grade == "B" else "unknown"
+    return Note("error" if tested.grade in ("D", "X") else mark, (Span(tested.name, "name"), words))
+
+
+def title_blocks(report: StrengthReport) -> list[Block]:
+    """Return adapter, base, data sets and the grid."""
+    strengths = sorted({point.strength for point in report.points}, reverse=True)
+    ranks = sorted({point.rank for point in report.points}, reverse=True)
+    facts: list[tuple[str, Inline]] = [
+        ("adapter", (Span(report.adapter, "name"), f"  rank {report.rank}")),
+        ("base", Span(report.dev.base, "name")),
+        *((f"{planned.name}, dev", set_words(planned)) for planned in report.dev.plan.sets),
+        ("strengths", ", ".join(f"{strength:g}" for strength in strengths)),
+        ("ranks", ", ".join(map(str, ranks))),
+        ("device", device_of(next(iter(report.dev.evaluations.values())).conditions)),
+    ]
+    return [Heading("Strength", level=1), Facts(facts)]
+
+
+def frontier_blocks(report: StrengthReport) -> list[Block]:
+    """Return every point with its level on the dev rows of each data set, and the rule."""
+    rows = {
+        planned.name: {row.name: row for row in report.dev.evaluations[planned.name].adapters}
+        for planned in report.dev.plan.sets
+    }
+
+    def cell(planned: PlannedSet) -> Callable[[JointAdapter], Inline]:
+        return lambda joint: level_cell(rows[planned.name][joint.name])
+
+    def strength(joint: JointAdapter) -> str:
+        point = report.point(joint.name)
+        return f"{point.strength:g}" if point else "0" if joint.role == BASE else "1"
+
+    table = table_of(
+        report.dev.adapters,
+        (Column(), lambda row: "base model" if row.role == BASE else Span(row.name, "name")),
+        (Column("strength", ">"), strength),
+        *((Column(planned.name, ">"), cell(planned)) for planned in report.dev.plan.sets),
+        (Column(), lambda row: "chosen" if row.name == report.chosen else ""),
+    )
+    return [Heading("Frontier", aside="dev rows"), table, Paragraph(f"Chosen: {report.rule}.")]
+
+
+def result_blocks(report: StrengthReport) -> list[Block]:
+    """Return the chosen point on the test rows."""
+    if report.test is None:
+        return [Heading("Test"), Notes([_answer(report)])]
+    _, *table = table_blocks(report.test)
+    return [Heading("Test", aside="test rows, once"), *table, *base_blocks(report.test)]
+
+
+def limit_blocks(report: StrengthReport) -> list[Block]:
+    """Return the limits of the result."""
+    return [] if report.test is None else caveat_blocks(report.test)
+
+
+SECTIONS: tuple[Callable[[StrengthReport], list[Block]], ...] = (
+    title_blocks,
+    frontier_blocks,
+    result_blocks,
+    limit_blocks,
+)

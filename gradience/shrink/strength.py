@@ -1,0 +1,208 @@
+"""`gradience shrink --over strength`: every strength and rank on dev rows, and one of them tested once on test rows.
+
+DIR/candidates/NAME/   each point of the grid, as `gradience compress --strength` writes it
+DIR/dev/, DIR/test/    an evaluation on several data sets each: records, reports and digests
+DIR/adapter/           the chosen point, if it is shown on every data set
+DIR/strength.json      the frontier, the choice, and the result
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from gradience.audit.adapter import audit_adapter
+from gradience.compress.adapter import Documents, write_compressed
+from gradience.digests import sha256_text
+from gradience.errors import UsageError
+from gradience.evaluate import joint
+from gradience.evaluate.adapters import AdapterInput, adapter_input
+from gradience.evaluate.inputs import EvaluateInputs, with_looks
+from gradience.evaluate.joint import SetInputs
+from gradience.evaluate.sets import has_several
+from gradience.evaluate.verb import evaluate, say_notes, write_joint
+from gradience.files.shared_names import path_text
+from gradience.files.whole import check_output, write_whole
+from gradience.models.lock import only_one
+from gradience.plan.compression import plan_compression
+from gradience.plan.criteria import ToOwnRanks, ToRank
+from gradience.progress import Watcher
+from gradience.reports.audit import AuditReport
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.evaluation import EvaluatedAdapter
+from gradience.reports.evaluation_sets import EvaluationSetsForecast, EvaluationSetsReport, PlannedSet
+from gradience.reports.strength import StrengthPoint, StrengthReport
+from gradience.shrink.plan import content_of
+from gradience.shrink.settings import ShrinkSettings
+
+STRENGTH, DOCUMENT = "strength.json", "strength.md"
+STRENGTHS = (0.9, 0.8, 0.7, 0.6, 0.5)
+"""Default grid."""
+DEV, TEST, CANDIDATES, ADAPTER = "dev", "test", "candidates", "adapter"
+
+
+def search_strength(
+    settings: ShrinkSettings, documents: Documents, put_in_place: Callable[[Path, str | None], None]
+) -> StrengthReport | EvaluationSetsForecast:
+    """Choose a strength on dev rows, and test it once. documents: further files of a candidate's folder.
+
+    put_in_place: copies the candidate of this name to `adapter/`, or removes what is there.
+
+    Raises UsageError (`strength-needs-guard`, `strength-alone`, `bad-strength`), and what reading, compressing and
+    evaluating raise.
+    """
+    refuse(settings)
+    watch, watcher, output = Stopwatch(settings.command), settings.watcher or Watcher(), settings.folder
+    check_output(output / ADAPTER, Path(settings.adapter), force=(output / STRENGTH).exists())
+    sets = joint.read_sets(replace(settings.evaluation, output=output))
+    reference = sets[0].inputs.reference
+    audit = audit_adapter(reference.folder)
+    rank = max((layer.r for layer in audit.layers), default=0)
+    points = grid(settings.strengths or STRENGTHS, settings.ranks or (rank,), rank)
+    halves = [(each.name, *split(each.inputs)) for each in sets]
+    dev = [SetInputs(name, inputs) for name, inputs, _ in halves]
+    test = [SetInputs(name, inputs) for name, _, inputs in halves]
+    if settings.dry_run:
+        planned = [replace(reference, name=point.name) for point in points]
+        return joint.forecast_sets([with_adapters(each, (reference, *planned)) for each in dev])
+    for each in sets:
+        say_notes(settings, each.inputs, 0, f"{each.name}: ")
+    with only_one(output):
+        for point in points:
+            make(audit, reference.folder, point, rank, output / CANDIDATES / point.name, documents)
+        written = {
+            point.name: adapter_input(point.name, output / CANDIDATES / point.name) for point in points
+        }
+
+        def evaluated(part: Sequence[SetInputs], names: Sequence[str], folder: Path) -> EvaluationSetsReport:
+            adapters = (reference, *(written[name] for name in names))
+            with only_one(folder):
+                report = joint.evaluate_each(
+                    [with_adapters(each, adapters) for each in part],
+                    folder,
+                    watcher,
+                    lambda inputs, below, base, plan: evaluate(
+                        inputs, below, base=base, plan=plan, beside=folder
+                    ),
+                )
+                write_joint(report, folder)
+            return report
+
+        on_dev = evaluated(dev, [*written], output / DEV)
+        chosen = choose(on_dev)
+        tested = None if chosen is None else evaluated(test, [chosen], output / TEST)
+        report = StrengthReport(
+            adapter=path_text(reference.given),
+            rank=rank,
+            points=points,
+            dev=on_dev,
+            chosen=chosen,
+            test=tested,
+            run=watch.run_info(),
+        )
+        shown = report.tested is not None and report.tested.grade == "B"
+        put_in_place(output, chosen if shown else None)
+        report.save(output / STRENGTH)
+        write_whole(output / DOCUMENT, [report.to_markdown().encode()])
+    return report
+
+
+def refuse(settings: ShrinkSettings) -> None:
+    """Raise UsageError for settings that do not go with a search over strengths."""
+    if not has_several(settings) or not settings.guards:
+        raise UsageError(
+            "--over strength needs a guard: without one, no strength is better than the adapter's own",
+            code="strength-needs-guard",
+            hint="add --guard text for general English, or --guard FILE",
+        )
+    if settings.calibration is not None or settings.prompts is not None:
+        raise UsageError(
+            "--over strength cannot be combined with --calibration or --prompts",
+            code="strength-alone",
+            hint="search the strength of the adapter that `gradience shrink` writes with them",
+        )
+
+
+def grid(strengths: Sequence[float], ranks: Sequence[int], rank: int) -> tuple[StrengthPoint, ...]:
+    """Return every strength at every rank, the strongest and largest first; without the adapter itself.
+
+    >>> [point.name for point in grid((0.5, 1.0), (8, 4), rank=8)]
+    ['strength0.5', 'strength1-rank4', 'strength0.5-rank4']
+    """
+    each_rank = sorted({min(each, rank) for each in ranks}, reverse=True)
+    points = [(each, by) for each in each_rank for by in sorted(set(strengths), reverse=True)]
+    return tuple(
+        StrengthPoint(
+            name=f"strength{by:g}" + ("" if each == rank else f"-rank{each}"), strength=by, rank=each
+        )
+        for each, by in points
+        if (each, by) != (rank, 1.0)
+    )
+
+
+def make(
+    audit: AuditReport, adapter: Path, point: StrengthPoint, rank: int, folder: Path, documents: Documents
+) -> None:
+    """Write one point of the grid to `folder`, replacing it."""
+    criterion = ToOwnRanks() if point.rank == rank else ToRank(point.rank)
+    plan = plan_compression(audit, criterion, path=adapter, strength=point.strength)
+    write_compressed(adapter, plan, folder, force=True, documents=documents)
+
+
+def split(inputs: EvaluateInputs) -> tuple[EvaluateInputs, EvaluateInputs]:
+    """Return the dev rows and the test rows: a task's own if it has dev examples, else halves by their content.
+
+    Groups stay whole. Raises UsageError (`too-few-rows`).
+    """
+    examples = inputs.examples
+    dev = inputs.task.examples.of("dev", inputs.request.limit) if inputs.role == "confirm" else ()
+    if not dev:
+        keys: dict[int, str] = {}
+        for row in examples:
+            group = inputs.group_of.get(row.id, -1)
+            keys[group] = min(keys.get(group, content_of(row)), content_of(row))
+        held = [
+            keys[inputs.group_of[row.id]] if row.id in inputs.group_of else content_of(row)
+            for row in examples
+        ]
+        first = [int(sha256_text(f"dev\0{key}")[:8], 16) % 2 == 0 for key in held]
+        dev = tuple(row for row, is_dev in zip(examples, first, strict=True) if is_dev)
+        examples = tuple(row for row, is_dev in zip(examples, first, strict=True) if not is_dev)
+    if not dev or not examples:
+        raise UsageError(
+            f"{inputs.task.name}: {len(inputs.examples)} examples are too few for dev rows and test rows",
+            code="too-few-rows",
+            hint="give a few hundred examples",
+        )
+    request = replace(inputs.request, no_ledger=True, all_rows=True)
+    return replace(inputs, examples=dev, looks=(), group_of={}, request=request), replace(
+        inputs, examples=examples
+    )
+
+
+def with_adapters(each: SetInputs, adapters: Sequence[AdapterInput]) -> SetInputs:
+    """Return a data set with other adapters, and the looks of its examples."""
+    return SetInputs(each.name, with_looks(replace(each.inputs, adapters=tuple(adapters))))
+
+
+def choose(report: EvaluationSetsReport) -> str | None:
+    """Return the candidate that the rule of `StrengthReport` chooses; None if none is better on the guards."""
+    worse = {
+        planned.name: {row.name: _worse(row, planned) for row in report.evaluations[planned.name].adapters}
+        for planned in report.plan.sets
+    }
+    best, least = None, 0.0
+    for row in report.candidates:
+        drops = [worse[planned.name][row.name] for planned in report.plan.sets if not planned.guard]
+        guards = sum(worse[planned.name][row.name] for planned in report.plan.sets if planned.guard)
+        if max(drops) <= 0.5 and guards < least:
+            best, least = row.name, guards
+    return best
+
+
+def _worse(row: EvaluatedAdapter, planned: PlannedSet) -> float:
+    """How much worse a row is than the reference, in units of the margin."""
+    if row.likelihood is not None and row.likelihood.delta is not None:
+        return row.likelihood.delta / float(planned.margin)
+    return float("inf") if row.pairs is None else -row.pairs.delta / float(planned.margin)
