@@ -8,6 +8,10 @@ reference from (d + m)/2 to 1 − (d − m)/2; the test uses only the discordant
 them. Cells with a single look are left out: that is the fixed test. Both stops (boundary and conditional power) are as
 in `gradience shrink`.
 
+Ladders of Bench: all seeds answer each look. The spread of trainings does not shrink with the examples, so that looks at
+the mean over trainings are more alike than the boundary assumes, and err less often than one test of all. The output of
+`--ladders --replicates 4000` is benchmarks/results/sequential_ladders.txt.
+
 Replayed: the seeds of the kept Bench runs, each as a shrink of its own. `in the seeded order` is the order that
 `gradience shrink` uses; `200 orders` are random ones.
 """
@@ -19,15 +23,19 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+from evidence_calibration import chances_of, summarised
 from numpy.typing import NDArray
 from scipy import special
 
+from gradience.bench.verdict.evidence import LookRules
 from gradience.statistics.paired import constrained, net_loss_tail
-from gradience.statistics.pooled import pool
+from gradience.statistics.pooled import Claim, Pooled
 from gradience.statistics.sequential import (
     FUTILITY,
     FUTILITY_FROM,
@@ -44,6 +52,20 @@ PLANNED = (220, 260, 400, 600, 1000, 1319, 2186, 5000)
 MARGINS = (0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05)
 DISCORDANCES = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.08, 0.12, 0.16, 0.2, 0.3)
 FEW = 80
+LADDERS: list[tuple[Claim, int, int, float, float]] = [
+    ("these-runs", 3, 2186, 0.06, 0.005),
+    ("these-runs", 3, 1000, 0.08, 0.01),
+    ("these-runs", 3, 400, 0.03, 0.0),
+    ("these-runs", 5, 2186, 0.12, 0.01),
+    *(("mean-over-trainings", 3, 2186, 0.06, spread) for spread in (0.0, 0.005, 0.01)),
+    ("mean-over-trainings", 3, 1000, 0.08, 0.01),
+    ("mean-over-trainings", 3, 400, 0.06, 0.005),
+    *(("mean-over-trainings", 5, 2186, 0.06, spread) for spread in (0.005, 0.01)),
+    ("mean-over-trainings", 5, 1000, 0.08, 0.005),
+    ("next-training", 3, 2186, 0.06, 0.0),
+    ("next-training", 5, 2186, 0.06, 0.005),
+]
+"""Claim, seeds, planned examples, discordance and spread of the simulated ladders."""
 Counts = NDArray[np.int64]
 
 
@@ -224,30 +246,70 @@ def replay() -> None:
 
 
 def replay_ladders() -> None:
-    """Print the rows that looks would save in Bench's ladder, which answers all rows today (docs/decisions/027)."""
-    print(
-        "\n# Ladders of the kept runs, all seeds pooled, mean over trainings: what looks would give (shown or not)"
-    )
-    print("run\trank\tall at once\tat looks\texamples of each seed\tof")
+    """Print the examples that Bench's ladder needs, as `gradience bench run` tests it."""
+    print("\n# Ladders of the kept runs, all seeds pooled, mean over trainings, margin 2.5 points")
+    print("run\trank\tstopped, all at once\tstopped, at looks\texamples of each seed\tof")
     for run in KEPT:
         of_rank: dict[int, list[Counts]] = {}
         for _, rank, row in kept_differences(run):
             of_rank.setdefault(rank, []).append(row)
-        shares = []
+        used = []
         for rank, rows in of_rank.items():
-            answers = np.stack(rows)
-            total = answers.shape[1]
-            looks = plan_looks(total, fewest_at_first_look(0.025))
-            p_values = [pool(answers[:, :n]).p_value(0.025, "mean-over-trainings") for n in looks]
-            passed = [
-                n for n, p, level in zip(looks, p_values, nominal_levels(looks), strict=True) if p <= level
-            ]
-            used, fixed = (passed or [total])[0], p_values[-1] <= 0.05
-            print(f"{run}\t{rank}\t{'yes' if fixed else 'no'}\t{'yes' if passed else 'no'}\t{used}\t{total}")
-            shares.append(used / total)
-        print(
-            f"{run}: {100 * np.mean(shares):.1f} % of the examples for each size, without stops for worse or power"
-        )
+            total = len(rows[0])
+            at_looks, at_once = (
+                LookRules(looks, None, Fraction("0.025"), "mean-over-trainings", 0.05).decide(np.stack(rows))
+                for looks in (plan_looks(total, fewest_at_first_look(0.025)), (total,))
+            )
+            used.append(at_looks.look.examples)
+            print(f"{run}\t{rank}\t{at_once.stopped}\t{at_looks.stopped}\t{used[-1]}\t{total}")
+        print(f"{run}: {100 * np.mean(used) / total:.1f} % of the examples for each size")
+
+
+def ladders(replicates: int) -> None:
+    """Print error and power of a step that several seeds answer, at once and at looks (boundary only)."""
+    print(f"\n# Steps of several seeds, margin 2.5 points, {replicates:,} replicates a cell (limit 5.5 %)")
+    print(
+        "claim\tseeds\tplanned\tdiscordance\tspread\terror: at once\tlooks\tpower: at once\tlooks\tmean share"
+    )
+    for claim, seeds, planned, discordance, spread in LADDERS:
+        cells = [
+            several_seeds(claim, seeds, planned, discordance, spread, delta, replicates)
+            for delta in (-0.025, 0.0)
+        ]
+        (error, looked, _), (power, reached, share) = cells
+        figures = "\t".join(f"{100 * value:.1f}" for value in (error, looked, power, reached, share))
+        print(f"{claim}\t{seeds}\t{planned}\t{100 * discordance:g}\t{100 * spread:g}\t{figures}", flush=True)
+
+
+def several_seeds(
+    claim: Claim, seeds: int, planned: int, discordance: float, spread: float, delta: float, replicates: int
+) -> tuple[float, float, float]:
+    """Return the share that is shown at once, the share at looks, and the mean share of the examples.
+
+    `delta`: of these runs their mean, else that of all trainings.
+    """
+    looks = plan_looks(planned, fewest_at_first_look(0.025))
+    rng = np.random.default_rng([seeds, planned, round(1e4 * discordance), round(1e4 * spread), delta < 0])
+    patterns = np.array(list(product((-1, 0, 1), repeat=seeds)))
+    deviations = spread * rng.standard_normal((replicates, seeds))
+    if claim == "these-runs":
+        deviations -= deviations.mean(axis=1, keepdims=True)
+    true = np.clip(delta + deviations, -discordance, discordance)
+    chances = chances_of(patterns, true, discordance)
+    counts, used = np.zeros((replicates, len(patterns)), dtype=np.int64), np.full(replicates, planned)
+    shown = np.zeros(replicates, dtype=bool)
+
+    def is_shown(pooled: Pooled, level: float) -> bool:
+        """Return whether the margin is excluded; the exact chance is computed only where the score excludes it."""
+        return pooled._student(-0.025, claim, low=True) <= level and pooled.p_value(0.025, claim) <= level
+
+    for end, step, level in zip(looks, np.diff((0, *looks)), nominal_levels(looks), strict=True):
+        counts += rng.multinomial(step, chances)
+        now = np.array([is_shown(pooled, level) for pooled in summarised(patterns, counts, end)])
+        used[now & ~shown] = end
+        shown |= now
+    at_once = [is_shown(pooled, 0.05) for pooled in summarised(patterns, counts, planned)]
+    return float(np.mean(at_once)), float(shown.mean()), float(used.mean() / planned)
 
 
 def main() -> None:
@@ -255,9 +317,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--replicates", type=int, default=20_000)
+    parser.add_argument("--ladders", action="store_true", help="only what concerns Bench's ladder")
     asked = parser.parse_args()
-    replay()
     replay_ladders()
+    ladders(asked.replicates)
+    if asked.ladders:
+        return
+    replay()
     power_and_cost(asked.replicates)
     error_rates(asked.replicates)
 

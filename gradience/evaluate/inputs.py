@@ -255,7 +255,7 @@ def read_inputs(request: EvaluateSettings, *, is_guard: bool = False) -> Evaluat
             f"the engine {engine_type.name} computes no KL: KL, flips, and whether an adapter has any effect were not"
             " measured"
         )
-    groups = groups_of(task, examples, request)
+    groups = groups_of(task, examples, request.group)
     if groups:
         notes.append(group_note(len(examples), tuple(groups.values()), request.group))
     inputs = replace(
@@ -264,17 +264,17 @@ def read_inputs(request: EvaluateSettings, *, is_guard: bool = False) -> Evaluat
     return with_looks(inputs) if len(adapters) > 1 else inputs
 
 
-def groups_of(task: Task, examples: Sequence[Any], request: EvaluateSettings) -> dict[str, int]:
-    """Return the group of each example by its id: by `--group`, and spellings of one text; empty if each is its own.
+def groups_of(task: Task, examples: Sequence[Any], column: str | None = None) -> dict[str, int]:
+    """Return the group of each example by its id: by a column, and spellings of one text; empty if each is its own.
 
     Raises UsageError (`no-group`) without such a column, and for a single group.
     """
     known = task.examples.groups
-    if request.group is not None and not known:
+    if column is not None and not known:
         raise UsageError(
-            f"--group {request.group}: only rows of your own file have a column of groups",
+            f"group {column}: only rows of your own file have a column of groups",
             code="no-group",
-            hint="give --data rows.jsonl with prompts, choices, messages, or the columns `text` and `label`",
+            hint="give a file with prompts, choices, messages, or the columns `text` and `label`",
         )
     groups = joined(
         [known.get(row.id) for row in examples], [spelling_key(_text_of(row)) for row in examples]
@@ -330,22 +330,29 @@ def in_look_order(
     return tuple(sorted(examples, key=place))
 
 
+def planned_looks(
+    examples: Sequence[Any], group_of: Mapping[str, int], margin: float
+) -> tuple[Sequence[Any], tuple[int, ...]]:
+    """Return examples in the order of planned looks, and those, each after a whole group; none if there is only one."""
+    from gradience.statistics.sequential import fewest_at_first_look, plan_looks
+
+    ordered, n = in_look_order(examples, group_of), len(examples)
+    groups = [group_of.get(example.id, example.id) for example in ordered]
+    ends = [end for end in range(1, n + 1) if end == n or groups[end] != groups[end - 1]]
+    planned = plan_looks(n, ends[min(fewest_at_first_look(margin), len(ends)) - 1])
+    looks = tuple(sorted({ends[bisect_left(ends, look)] for look in planned}))
+    return (ordered, looks) if len(looks) > 1 else (examples, ())
+
+
 def with_looks(inputs: EvaluateInputs) -> EvaluateInputs:
     """Return the inputs with planned looks, and the examples in that order.
 
     Scores other than 0/1 are tested once: at looks, heavy losses made up to 6.1 % false claims.
     """
-    from gradience.statistics.sequential import fewest_at_first_look, plan_looks
-
-    floor = fewest_at_first_look(float(inputs.margin))
-    ordered, n = in_look_order(inputs.examples, inputs.group_of), len(inputs.examples)
-    groups = [inputs.group_of.get(example.id, example.id) for example in ordered]
-    ends = [end for end in range(1, n + 1) if end == n or groups[end] != groups[end - 1]]  # of whole groups
-    planned = plan_looks(n, ends[min(floor, len(ends)) - 1])
-    looks = tuple(sorted({ends[bisect_left(ends, look)] for look in planned}))
-    if inputs.request.all_rows or inputs.compares_nll or len(looks) == 1:
+    if inputs.request.all_rows or inputs.compares_nll:
         return inputs
-    return replace(inputs, examples=ordered, looks=looks)
+    examples, looks = planned_looks(inputs.examples, inputs.group_of, float(inputs.margin))
+    return replace(inputs, examples=examples, looks=looks)
 
 
 def _other_bases(adapters: Sequence[AdapterInput], base: str) -> Iterator[str]:

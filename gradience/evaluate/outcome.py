@@ -227,21 +227,15 @@ def _stopped(
 
     nominal, worse: p-values of the fixed tests at this look. level: of the fixed test, if it is not the look's own.
     """
-    from gradience.statistics.paired import LEVEL, pair_grade
-    from gradience.statistics.sequential import FUTILITY
+    from gradience.statistics.paired import LEVEL
+    from gradience.statistics.sequential import decide
 
-    claims = max(1, len(inputs.adapters) - 1)
-    power = look.conditional_power(nominal, LEVEL / claims)
-    adjusted = min(1.0, claims * bounds.p_value)
-    grade = pair_grade(bounds.low, bounds.high, inputs.margin, adjusted)
-    stopped: StopReason | None = None
-    if grade != "C":
-        stopped = "shown" if grade == "B" else "worse"
-    elif look.is_last:
-        stopped = "last look"
-    elif look.may_be_futile and max(power, look.conditional_power(worse)) < FUTILITY:
-        stopped = "conditional power"
-    elif look.looks[look.number] > (inputs.request.limit or look.looks[-1]):
+    stopped: StopReason | None
+    share = LEVEL / max(1, len(inputs.adapters) - 1)
+    power, stopped = decide(
+        look, (bounds.low, bounds.high), bounds.p_value, inputs.margin, nominal=nominal, worse=worse, level=share
+    )
+    if stopped is None and look.looks[look.number] > (inputs.request.limit or look.looks[-1]):
         stopped = "limit"
     low, high = interval
     tested = TestedLook(

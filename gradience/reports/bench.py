@@ -85,6 +85,11 @@ class BenchData(Part):
     eval_role: Literal["dev", "confirm"]
     counts: dict[str, int]
     """Rows read, duplicates and conflicts left out, and other counts of the task."""
+    groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda groups: groups is None)
+    """Group of each example, in the order of the records: those of one group are not independent. Absent if each is
+    its own."""
+    looks: tuple[int, ...] = Field(default=(), exclude_if=lambda looks: not looks)
+    """Planned looks of the ladder, as in plan.json."""
 
 
 class BenchEnvironment(Part):
@@ -421,7 +426,8 @@ class Bench(Judged[VariantResult]):
             answers = result.measures.answers() if result.measures else None
             if probe is None or answers is None or result.pairs is None:
                 continue
-            if len(probe) != len(answers) or PairedTable.of(probe, answers) != result.pairs:
+            same = len(probe) == len(answers) or len(answers) in self.data.looks
+            if not same or PairedTable.of(probe[: len(answers)], answers) != result.pairs:
                 raise ValueError(f"{result.name}: `correct_examples` and `pairs` disagree")
         return self
 
@@ -960,6 +966,8 @@ def amount(examples: int | None, seeds: int | None, pooled: PooledEvidence) -> s
 def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]:
     """Yield the answer, the steps from the top, and the requirements of the first step that is not shown."""
     of_name = {result.name: result for result in results}
+    at_looks = any(step.examples for step in ladder.steps)
+    examples = (Column("examples", ">"), lambda row: f"{row[0].examples:,}" if row[0].examples else MISSING)
     yield Heading("Rank ladder", aside="truncations of the probe, tested from the largest down")
     yield Paragraph(Span(f"{ladder.sentence[0].upper()}{ladder.sentence[1:]}.", "strong"))
     yield table_of(
@@ -967,6 +975,7 @@ def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]
         (Column(), lambda row: Span(row[0].name, "name")),
         (Column("result"), lambda row: Span(row[0].words, STEP_ROLES[row[0].status])),
         (Column("policy", drop=2), lambda row: status(row[1].status) if row[1] else MISSING),
+        *((examples,) if at_looks else ()),
         (Column("Δ, points", ">"), lambda row: points(row[0].delta)),
         (Column("lower bound", ">"), lambda row: points(row[0].low)),
         (Column("p", ">", drop=1), lambda row: p_value(row[0].p_value)),
@@ -976,6 +985,11 @@ def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]
         f"A step is shown to be safe if its lower 95 % bound ({BOUNDS[ladder.bound]}) is above"
         f" −{exact_text(100 * ladder.margin)} points. The tests stop at the first step that is not shown; the numbers"
         " of later steps are exploratory. Adapters retrained at these ranks were not tested."
+        + (
+            " Examples: of each seed, when the test stopped; bounds and p hold at all looks."
+            if at_looks
+            else ""
+        )
     )
     needs = ladder.next_step
     result = of_name.get(needs.name) if needs else None

@@ -69,6 +69,9 @@ class PlannedLadder(Part):
     """Names of the results, in the order of `steps`."""
     bound: LadderBound
     """The claim tested for each step: about the next training run as well, or only about the adapters of this run."""
+    looks: tuple[int, ...] = Field(default=(), exclude_if=lambda looks: not looks)
+    """Numbers of examples at which a step is tested on all seeds, with the error spent by Lan and DeMets' function of
+    Pocock's type; the last is all of them. Absent if all are evaluated at once."""
 
 
 class PlannedCalibration(Part):
@@ -121,3 +124,7 @@ class BenchPlan(Artifact):
     claims: tuple[tuple[str, ...], ...] | None = None
     """Allocation of `alpha`: one list for each candidate, and one for the ladder. It is shared by the lists (Holm);
     within a list, claims are tested in order until one is not shown. Null in older plans."""
+    group: str | None = None
+    """Column of the task's files that groups the examples."""
+    groups: tuple[int, ...] | None = None
+    """Group of each evaluated example, in the order of the records; null if each is its own, and in older plans."""

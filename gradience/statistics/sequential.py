@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import special
 from scipy.optimize import brentq
 
-from gradience.statistics.paired import LEVEL
+from gradience.statistics.paired import LEVEL, pair_grade
 
 LOOKS = 9
 FIRST_SHARE = 0.15
@@ -104,6 +105,42 @@ class Look(NamedTuple):
         boundary = -float(special.ndtri(nominal_levels(self.looks, level)[-1]))
         expected = -float(special.ndtri(nominal)) / math.sqrt(self.share)
         return float(special.ndtr((expected - boundary) / math.sqrt(1 - self.share)))
+
+
+class Decision(NamedTuple):
+    """What follows from the test at one look."""
+
+    conditional_power: float
+    """Chance to show the margin at the last look if the trend goes on."""
+    stopped: Literal["shown", "worse", "conditional power", "last look"] | None
+    """None if the next look is due."""
+
+
+def decide(
+    look: Look,
+    bounds: tuple[float, float],
+    p_value: float,
+    margin: Fraction,
+    *,
+    nominal: float,
+    worse: float = 1.0,
+    level: float = LEVEL,
+) -> Decision:
+    """Return whether a test ends at a look.
+
+    >>> decide(Look(plan_looks(2186, 200), 1), (-0.01, 0.01), 0.001, Fraction("0.025"), nominal=1e-4).stopped
+    'shown'
+
+    bounds: the repeated one-sided 95 % bounds. p_value: over all looks. nominal, worse: of the fixed tests at this look,
+    of "it loses the margin or more" and of "or less". level: share of the 5 % that this claim has.
+    """
+    power, grade = look.conditional_power(nominal, level), pair_grade(*bounds, margin, min(1.0, p_value * LEVEL / level))
+    if grade != "C":
+        return Decision(power, "shown" if grade == "B" else "worse")
+    if look.is_last:
+        return Decision(power, "last look")
+    futile = look.may_be_futile and max(power, look.conditional_power(worse)) < FUTILITY
+    return Decision(power, "conditional power" if futile else None)
 
 
 def fewest_at_first_look(margin: float) -> int:

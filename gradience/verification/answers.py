@@ -247,7 +247,7 @@ def check_data(place: Path, name: str, findings: Findings) -> None:
     rows: Sequence[Any] = task.examples.of(plan.role)
     examples = rows[: plan.examples]
     if plan.looks:
-        groups = groups_of(task, examples, EvaluateSettings()) if plan.groups is not None else {}
+        groups = groups_of(task, examples) if plan.groups is not None else {}
         examples = in_look_order(examples, groups)
     description = (
         f"{len(examples):,} of {len(rows):,} {plan.role} examples of {report.task}: ids, texts, gold answers"
@@ -257,8 +257,7 @@ def check_data(place: Path, name: str, findings: Findings) -> None:
             problem = f"not the digest of the first {plan.examples:,} of {len(rows):,} examples of the task"
             findings.mismatch(name, problem, "examples_sha256")
         for path in sorted((place / RECORDS).glob("*.jsonl")):
-            answered = examples[: read_records(path).run.n] if plan.looks else examples
-            check_records(path, f"{RECORDS}/{path.name}", task, answered, findings)
+            check_records(path, f"{RECORDS}/{path.name}", task, examples, findings, looks=plan.looks)
 
 
 # ---------------------------------------------------------------- records in place of a model

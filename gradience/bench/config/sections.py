@@ -24,6 +24,7 @@ from gradience.reports.bench_plan import LadderBound, LadderKind, Share
 from gradience.settings import Positive
 from gradience.tasks.base import ChatTask, LikelihoodTask, Task
 from gradience.tasks.glue import SUBSETS, Subset
+from gradience.tasks.rows import grouped_by
 
 LABEL_GATE, ANSWER_GATE = "0.70", "0.15"
 """Default accuracy that a probe must reach before conclusions are drawn from it, for tasks with labels and
@@ -111,6 +112,9 @@ class TaskSettings(ConfigSection):
     """Claims rest on `confirm`, which is evaluated once; `dev` is for experiments."""
     eval_samples: Positive | None = None
     """Number of examples of that role, taken from the start (their order is as good as random). Default: all."""
+    group: str | None = Field(default=None, exclude_if=lambda column: column is None)
+    """Column of the task's files whose values group rows that are not independent: a document, a user, a template.
+    Spellings of one text are a group without it."""
     generation: GenerationSettings = GenerationSettings()
     probe_gate: ProbeGate = ProbeGate()
 
@@ -119,7 +123,8 @@ class TaskSettings(ConfigSection):
 
         Raises InputError (`task-uncounted`: nothing in it is correct or not), and what `tasks.load` raises.
         """
-        task = tasks.load(self.profile, self.options, folder=self.place)
+        with grouped_by(self.group):
+            task = tasks.load(self.profile, self.options, folder=self.place)
         if isinstance(task, LikelihoodTask) or (isinstance(task, ChatTask) and task.likelihoods):
             raise InputError(
                 f"task.profile {self.profile}: compares likelihoods, but Bench verdicts count correct answers",
@@ -151,6 +156,9 @@ class LadderSettings(ConfigSection):
     this order, each at the full level, until one is not shown to be safe."""
     bound: LadderBound = "mean-over-trainings"
     """Population of a step's bound: this run's adapters, the mean over trainings, or the next training."""
+    all_rows: bool = Field(default=False, exclude_if=lambda whole: not whole)
+    """Evaluate each step on all examples. By default it stops at the first planned look with a clear result; a bound
+    on the next training has no looks, since more examples hardly narrow it."""
 
     @model_validator(mode="after")
     def _descends(self) -> LadderSettings:

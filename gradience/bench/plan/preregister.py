@@ -4,16 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from gradience.bench.arms.ranks import step_name
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import asked_for
 from gradience.digests import sha256_json
+from gradience.evaluate.inputs import groups_of, planned_looks
 from gradience.files.shared_names import path_text
+from gradience.reports.base.graded import MIN_RUNS
 from gradience.reports.bench_plan import BenchPlan, DataSplit, PlannedCalibration, PlannedLadder, TaskCode
+from gradience.statistics.groups import numbered
+from gradience.tasks.base import Task
 
 ALPHA = Fraction("0.05")
+
+
+class EvaluatedRows(NamedTuple):
+    """Examples that every adapter of a run answers, in the order of the records."""
+
+    examples: Sequence[Any] = ()
+    looks: tuple[int, ...] = ()
+    """Numbers of examples at which the ladder is tested; empty if it answers all at once."""
+    groups: tuple[int, ...] | None = None
+    """Group of each example; None if each is its own."""
+
+
+def evaluated_rows(config: BenchConfig, task: Task) -> EvaluatedRows:
+    """Return the examples of a run, its looks, and its groups. Raises UsageError (`no-group`)."""
+    examples: Sequence[Any] = task.examples.of(config.task.eval_role, config.task.eval_samples)
+    group_of, looks = groups_of(task, examples, config.task.group), tuple[int, ...]()
+    ladder, margin = config.compression.ladder, config.policy.tolerance
+    about_next = ladder is not None and ladder.bound == "next-training" and len(config.seeds) >= MIN_RUNS
+    if ladder is not None and not (ladder.all_rows or about_next or config.smoke) and 0 < margin < 1:
+        examples, looks = planned_looks(examples, group_of, float(margin))
+    groups = numbered(group_of[example.id] for example in examples) if group_of else None
+    return EvaluatedRows(examples, looks, groups)
 
 
 def bench_plan(
@@ -22,13 +48,15 @@ def bench_plan(
     splits: Sequence[DataSplit],
     code: TaskCode | None = None,
     calibration: PlannedCalibration | None = None,
+    rows: EvaluatedRows = EvaluatedRows(),  # noqa: B008  (immutable)
 ) -> BenchPlan:
     """Return the plan of a run on these examples. task: the task's own name. code: of a user's own task.
 
     calibration: the prompts, if the probe will be calibrated.
     """
     variants = asked_for(config.compression)
-    tests, ladder = tuple(variant.name for variant in variants if variant.is_candidate), _ladder(config)
+    tests = tuple(variant.name for variant in variants if variant.is_candidate)
+    ladder = _ladder(config, rows.looks)
     return BenchPlan(
         config_digest=sha256_json(config.model_dump(mode="json", exclude={"runtime"})),
         protocol_digest=config.protocol_digest(),
@@ -49,15 +77,17 @@ def bench_plan(
         margin=config.policy.tolerance,
         alpha=ALPHA,
         claims=(*((name,) for name in tests), *(() if ladder is None else (ladder.names,))),
+        group=config.task.group,
+        groups=rows.groups,
     )
 
 
-def _ladder(config: BenchConfig) -> PlannedLadder | None:
+def _ladder(config: BenchConfig, looks: tuple[int, ...]) -> PlannedLadder | None:
     ladder = config.compression.ladder
     if ladder is None:
         return None
     names = tuple(step_name(ladder.kind, step) for step in ladder.steps)
-    return PlannedLadder(kind=ladder.kind, steps=ladder.steps, names=names, bound=ladder.bound)
+    return PlannedLadder(kind=ladder.kind, steps=ladder.steps, names=names, bound=ladder.bound, looks=looks)
 
 
 def promised(plan: BenchPlan) -> dict[str, Any]:

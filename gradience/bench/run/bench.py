@@ -21,7 +21,8 @@ from typing import Any
 import yaml
 
 from gradience.bench.config.load import BenchConfig, differences
-from gradience.bench.plan.preregister import bench_plan, plan_digest, promised
+from gradience.bench.plan.preregister import bench_plan, evaluated_rows, plan_digest, promised
+from gradience.bench.run.ladder import climb_down, climbs
 from gradience.bench.run.live import LOG, kept_live, logged
 from gradience.bench.run.prompts import planned_calibration
 from gradience.bench.run.seed import SeedRun
@@ -29,6 +30,7 @@ from gradience.bench.run.spread import is_spread, run_spread
 from gradience.bench.run.stages import remove_weights
 from gradience.bench.verdict.aggregate import no_longer_passing
 from gradience.bench.verdict.assemble import assemble, data_of
+from gradience.bench.verdict.evidence import LookRules
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.bench.verdict.folders import (
     AGGREGATE,
@@ -89,7 +91,8 @@ def run_bench(
     role = config.task.eval_role
     limits: dict[Role, int | None] = {"train": config.train.train_samples, role: config.task.eval_samples}
     splits = [_split(task, role, limit) for role, limit in limits.items()]
-    planned = bench_plan(config, task.name, splits, task.code, planned_calibration(config, task))
+    rows = evaluated_rows(config, task)
+    planned = bench_plan(config, task.name, splits, task.code, planned_calibration(config, task), rows)
     planned = planned.model_copy(update={"code": code_version()})
     # what is refused so far leaves no folder behind
     place = output if config.only_seed is None else folder_of_seed(output, config.seeds, config.only_seed)
@@ -104,6 +107,8 @@ def run_bench(
         watcher.planned(f"plan: {sha256_file(output / PLAN)} (sha256 of {output / PLAN})")
         watch = Stopwatch(command)
         benches: list[Bench] = []
+        runs, known = dict[int, SeedRun](), dict[int, SeedFacts]()
+        at_looks = climbs(config) and bool(rows.looks)
         elsewhere = run_spread(config, task, plan_digest(plan), output, watcher) if spreads else {}
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
@@ -113,16 +118,24 @@ def run_bench(
                 if whole and config.compression.stop_early:
                     lost = no_longer_passing(benches, config.seeds, config.policy)
                 of_seed, facts = Stopwatch(command), elsewhere.get(seed)
+                run = partial(SeedRun, config, task, seed, folder, watcher, climbs=climbs(config))
+                runs[seed] = run(plan=plan_digest(plan), lost=lost)
                 if facts is None:
-                    run = partial(SeedRun, config, task, seed, folder, watcher)
                     with logged(folder / LOG):
-                        facts = run(plan=plan_digest(plan), lost=lost).run()
+                        facts = runs[seed].run()
+                known[seed] = facts
                 bench = assemble(facts, task, data_of(task, config, plan), plan, of_seed.run_info())
-                bench.save(folder / BENCH)
-                if bench.status != "ERROR":  # else the next run still needs them
-                    _tidy(config, facts)
-                write_whole(folder / PAGE, [bench.to_markdown().encode()])
+                _write(bench, folder)
+                if not at_looks:  # else the ladder needs them
+                    _tidy(config, bench, facts)
                 benches.append(bench)
+        rules = LookRules.of(benches) if at_looks else None
+        if rules is not None:
+            known = climb_down(runs, known, rules, watcher)
+            benches = [assemble(known[bench.seed], task, bench.data, plan, bench.run) for bench in benches]
+            for bench in benches:
+                _write(bench, runs[bench.seed].folder)
+                _tidy(config, bench, known[bench.seed])
         together = None
         with locked():
             if len(config.seeds) > 1 and not config.smoke:  # a smoke run is no evidence, whatever is added up
@@ -222,9 +235,14 @@ def _split(task: Task, role: Role, limit: int | None) -> DataSplit:
     return DataSplit(role=role, n=len(items), sha256=task.examples.fingerprint(role, limit))
 
 
-def _tidy(config: BenchConfig, facts: SeedFacts) -> None:
+def _write(bench: Bench, folder: Path) -> None:
+    bench.save(folder / BENCH)
+    write_whole(folder / PAGE, [bench.to_markdown().encode()])
+
+
+def _tidy(config: BenchConfig, bench: Bench, facts: SeedFacts) -> None:
     """Delete the adapters that are not kept. Reports, records and manifests stay."""
-    if config.runtime.keep_adapters == "all":
+    if config.runtime.keep_adapters == "all" or bench.status == "ERROR":  # the next run still needs them
         return
     gone = list(facts.outcomes)
     if config.runtime.keep_adapters == "none" and facts.probe is not None:

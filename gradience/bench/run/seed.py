@@ -25,9 +25,18 @@ from gradience.audit.adapter import audit_adapter
 from gradience.bench.arms.arm import Arm, ArmSource
 from gradience.bench.arms.truncate import RETRAIN
 from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.preregister import evaluated_rows
 from gradience.bench.plan.variants import PROBE, PlannedVariant, plan_variants
 from gradience.bench.run.prompts import Distillation, calibrate_probe, calibration_prompts, distill_variant
-from gradience.bench.run.stages import Due, NotDone, Stages, parameters_of, require_weights
+from gradience.bench.run.stages import (
+    Due,
+    NotDone,
+    Stages,
+    key_of,
+    parameters_of,
+    require_weights,
+    stage_key,
+)
 from gradience.bench.verdict.assemble import leads_base, reaches_gate
 from gradience.bench.verdict.evidence import SCALE_CHANGED
 from gradience.bench.verdict.facts import (
@@ -91,16 +100,20 @@ class SeedRun:
         plan: str | None = None,
         lost: Mapping[str, str] = MappingProxyType({}),
         stages: Callable[..., Stages] = Stages,
+        climbs: bool = False,
     ) -> None:
         """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows.
 
         lost: variants that can no longer pass, and why; those that are trained are not made. stages: who makes them.
+        climbs: steps of a ladder with looks are evaluated by `reach`, and not before.
         """
         self.lost = lost
+        self.reached: dict[str, int] | None = {} if climbs else None
+        """Step of the ladder -> look up to which it is evaluated; None: all of them are, on all examples."""
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
         self.watcher = watcher or Watcher()
         self.stages = stages(folder, watch=self._watch_memory, plan=plan, say=self._say)
-        self.examples = task.examples.of(config.task.eval_role, config.task.eval_samples)
+        self.examples, looks, _ = evaluated_rows(config, task)
         self.evaluator = Evaluator(
             task,
             config.model,
@@ -111,6 +124,7 @@ class SeedRun:
             device=config.runtime.device,
             on_batch=self.watcher.step,
             engine_name=config.runtime.engine,
+            looks=looks,
         )
         self.number = 0
         self.planned: int | None = None
@@ -124,13 +138,28 @@ class SeedRun:
                 try:
                     return self._from_the_beginning()
                 except MadeElsewhere as mixed:
-                    self._say(
-                        f"all adapters are evaluated again, since answers are compared: {mixed.differences}"
-                    )
-                    for folder in mixed.folders:
-                        shutil.rmtree(folder)
+                    self._forget_answers(mixed)
         finally:
             self.evaluator.close()
+
+    def reach(self, facts: SeedFacts, name: str, look: int) -> SeedFacts:
+        """Evaluate a step of the ladder up to a look; return the facts with its answers, or with its error."""
+        assert self.reached is not None
+        self.reached[name] = look
+        outcome = next(outcome for outcome in facts.outcomes if outcome.planned.name == name)
+        try:
+            if outcome.planned.is_made:
+                self._attempt(outcome, self._evaluate, facts.probe)
+            self.evaluator.forget(PROBE)  # of this seed: another one may follow on the same base
+        except MadeElsewhere as mixed:
+            self._forget_answers(mixed)
+            return self.run()
+        return facts
+
+    def _forget_answers(self, mixed: MadeElsewhere) -> None:
+        self._say(f"all adapters are evaluated again, since answers are compared: {mixed.differences}")
+        for folder in mixed.folders:
+            shutil.rmtree(folder)
 
     def walk(self) -> tuple[SeedFacts, list[Due]]:
         """Go through the stages once; some are left to other processes. Return the facts so far, and what is due."""
@@ -231,13 +260,14 @@ class SeedRun:
         )
         outcomes = [Outcome(variant) for variant in planned]
         due = [outcome for outcome in outcomes if outcome.planned.is_made]
-        self.planned = self.number + 2 * len(due)
+        self.planned = self.number + 2 * len(due) - sum(self._look(outcome.planned) == 0 for outcome in due)
         distilled = [outcome for outcome in due if outcome.planned.is_distilled]
         trained = [outcome for outcome in due if outcome.planned.is_trained]
         for outcome in due:
             if outcome not in distilled and outcome not in trained:  # while the base is loaded
                 self._attempt(outcome, self._derive, probe, facts)
-                self._attempt(outcome, self._evaluate, probe)
+                if self._look(outcome.planned):
+                    self._attempt(outcome, self._evaluate, probe)
         if distilled or trained:
             self._free_card()
         for outcome in distilled:
@@ -338,7 +368,8 @@ class SeedRun:
         reference = probe.adapter if probe else None
         if reference is not None:
             hold_scale(reference.folder, adapter.folder, outcome.planned.ranks)
-        depends = {
+        name, looks = f"{adapter.name}/eval", self.evaluator.looks
+        shared = {
             "adapter": adapter.sha256,
             "lora": adapter.lora,
             "base": self.base,
@@ -346,6 +377,11 @@ class SeedRun:
             **self._asking,
             "reference": reference.sha256 if reference else None,
         }
+        depends = [shared | {"looks": looks[:number]} for number in range(1, len(looks) + 1)]
+        depends = depends if len(looks) > 1 else [shared]
+        keys = [stage_key(name, entry) for entry in depends]
+        there = key_of(self.folder / name)
+        look = max(self._look(outcome.planned), keys.index(there) + 1 if there in keys else 0)
 
         def make(folder: Path) -> None:
             self._refuse_mixture()
@@ -353,21 +389,33 @@ class SeedRun:
             for place in needed:
                 require_weights(place)
             self.evaluator.expect(needed)  # of a run that is resumed, the probe is the larger one
-            self._answer(adapter, reference, folder, inert=is_control)
+            self._answer(adapter, reference, folder, look, inert=is_control)
 
-        outcome.read_answers(self._stage(f"{adapter.name}/eval", depends, make))
+        outcome.read_answers(self._stage(name, depends[look - 1], make, earlier=keys[: look - 1]))
+
+    def _look(self, planned: PlannedVariant) -> int:
+        """Return the look up to which an adapter is evaluated now; 0 for a step whose turn has not come."""
+        if planned.step is None or self.reached is None or len(self.evaluator.looks) == 1:
+            return len(self.evaluator.looks)
+        return self.reached.get(planned.name, 0)
 
     def _answer(
-        self, adapter: StoredAdapter, reference: StoredAdapter | None, folder: Path, *, inert: bool
+        self,
+        adapter: StoredAdapter,
+        reference: StoredAdapter | None,
+        folder: Path,
+        look: int,
+        *,
+        inert: bool,
     ) -> None:
         """Write the records of `adapter`. inert: it may leave the base as it is."""
-        name, file = adapter.name, folder / ANSWERS
-        self.evaluator.answers(name, adapter.folder, file, lora=adapter.lora, allow_inert=inert)
+        name, file, how = adapter.name, folder / ANSWERS, dict[str, Any](allow_inert=inert, look=look)
+        self.evaluator.answers(name, adapter.folder, file, lora=adapter.lora, **how)
         if reference is None:
             return
         if not self.is_labels:
             probe = (reference.name, reference.folder)
-            self.evaluator.scores(name, adapter.folder, folder / SCORES, reference=probe, allow_inert=inert)
+            self.evaluator.scores(name, adapter.folder, folder / SCORES, reference=probe, **how)
         self.evaluator.forget(name)
 
     def _refuse_mixture(self) -> None:
@@ -400,11 +448,12 @@ class SeedRun:
         logger.warning("seed %d: %s", self.seed, text)
         self.watcher.note(text)
 
-    def _stage(self, name: str, depends: Mapping[str, Any], make: Any, *, resumable: bool = True) -> Path:
+    def _stage(self, name: str, depends: Mapping[str, Any], make: Any, **how: Any) -> Path:
+        """how: as `Stages.done` takes it."""
         self.number += 1
         self.watcher.stage(name, self.number, self.planned)
         logger.info("seed %d: %s", self.seed, name)
-        return self.stages.done(name, depends, make, resumable=resumable)
+        return self.stages.done(name, depends, make, **how)
 
     def _watch_memory(self, stage: str) -> Reading:
         """Watch the device of the stage. A training reports its own peak: it may run in other processes."""

@@ -12,7 +12,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,30 @@ class Stages:
     say: Callable[[str], None] = logger.warning
     """Called with the reason why a stage is made again."""
 
-    def done(self, name: str, depends: Mapping[str, Any], make: Make, *, resumable: bool = True) -> Path:
+    def done(
+        self,
+        name: str,
+        depends: Mapping[str, Any],
+        make: Make,
+        *,
+        resumable: bool = True,
+        earlier: Collection[str] = (),
+    ) -> Path:
         """Return the folder of the stage `name`, made from `depends` by `make` unless it is there, unchanged.
 
         resumable: whether `make` resumes from what is there after a kill; else it begins with an empty folder.
+        earlier: keys of the stage up to earlier looks, which `make` continues.
         """
-        folder, key = self.folder / name, stage_key(name, depends)
-        if self.is_done(name, folder, key):
+        folder, key, before = self.folder / name, stage_key(name, depends), 0.0
+        there = key_of(folder)
+        if self.is_done(name, folder, there if there in earlier else key):
             with write_errors(folder):
-                (folder / BEGUN).unlink(missing_ok=True)
-            return folder
+                if there == key:
+                    (folder / BEGUN).unlink(missing_ok=True)
+                    return folder
+                before = StageManifest.read(folder / MANIFEST).seconds
+                write_whole(folder / BEGUN, [key.encode()])
+                (folder / MANIFEST).unlink()
         with write_errors(folder):
             _begin(folder, key, resumable=resumable)
         started, peak = time.perf_counter(), self.watch(name)
@@ -88,7 +103,7 @@ class Stages:
             key=key,
             plan_digest=self.plan,
             files=files_of(folder),
-            seconds=time.perf_counter() - started,
+            seconds=before + time.perf_counter() - started,
             peak_memory_bytes=peak(),
         ).save(folder / MANIFEST)
         with write_errors(folder):
@@ -113,6 +128,16 @@ class Stages:
         if changed:
             self.say(f"{name}: repeated: {changed[0]} is not what this stage wrote")
         return not changed
+
+
+def key_of(folder: Path) -> str:
+    """Return the key of a stage that is finished or begun; empty if there is none that can be read."""
+    with suppress(InputError):
+        if (folder / MANIFEST).is_file():
+            return StageManifest.read(folder / MANIFEST).key
+        if (folder / BEGUN).is_file():
+            return read_file(folder / BEGUN, MAX_SETTINGS_BYTES).decode(errors="replace")
+    return ""
 
 
 def stage_key(name: str, depends: Mapping[str, Any]) -> str:

@@ -157,6 +157,8 @@ def _difference(a: Bench, b: Bench) -> str:
         ("base weights", a.base_fingerprint, b.base_fingerprint),
         ("task", a.data.task, b.data.task),
         ("data", a.data.splits, b.data.splits),
+        ("groups", a.data.groups, b.data.groups),
+        ("looks", a.data.looks, b.data.looks),
         ("evaluated role", a.data.eval_role, b.data.eval_role),
         ("policy", a.policy, b.policy),
     ]

@@ -12,7 +12,7 @@ from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.preregister import plan_digest
 from gradience.bench.plan.variants import PROBE, PlannedVariant, asked_for
 from gradience.bench.verdict.conditions import seed_notes
-from gradience.bench.verdict.evidence import graded_seed
+from gradience.bench.verdict.evidence import UNTESTED, graded_seed
 from gradience.bench.verdict.facts import ANSWERS, Outcome, SeedFacts
 from gradience.bench.verdict.policy import gate_passed, is_ahead, overall, verdict_of_seed
 from gradience.evaluate import diverge
@@ -24,6 +24,7 @@ from gradience.files.records import (
     GenerationRecord,
     ScoreRecord,
     count,
+    first,
 )
 from gradience.files.shared_names import path_text, sentence_text, values_text
 from gradience.reports.base.exact import exact_percent
@@ -58,6 +59,8 @@ def data_of(task: Task, config: BenchConfig, plan: BenchPlan) -> BenchData:
         splits=plan.splits,
         eval_role=config.task.eval_role,
         counts=dict(task.examples.counts),
+        groups=plan.groups,
+        looks=() if plan.ladder is None else plan.ladder.looks,
     )
 
 
@@ -166,10 +169,14 @@ def _variant(
         return described(planned, "SKIPPED", (planned.skipped,))
     if outcome.error or planned.unplanned:
         return described(planned, "ERROR", (outcome.error or planned.unplanned,))
-    assert outcome.answers is not None
+    if outcome.answers is None:
+        return described(planned, "SKIPPED", (UNTESTED,))
     assert facts.probe is not None
     assert facts.probe.answers is not None
-    change = diverge(facts.probe.answers, outcome.answers)  # refuses what was not evaluated in the same way
+    run, of_probe = outcome.answers.run, facts.probe.answers
+    if planned.step is not None and run.n < of_probe.run.n:  # up to the look that decided
+        of_probe = first(of_probe, run.n, run)
+    change = diverge(of_probe, outcome.answers)  # refuses what was not evaluated in the same way
     divergence = None
     if change.kl_per_example is not None and change.flips is not None:
         divergence = DivergenceSummary(

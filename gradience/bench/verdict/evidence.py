@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
 from gradience.bench.arms.ranks import step_name
@@ -48,9 +48,12 @@ from gradience.reports.bench import Bench, BenchAggregate, Measures, Status, Var
 from gradience.reports.bench_plan import LadderBound
 from gradience.statistics.paired import adjusted_p_values
 from gradience.statistics.pooled import Pooled, bootstrap_bound, noise_floor, pool
+from gradience.statistics.sequential import Look, decide
 
 SCALE_CHANGED = "its scale α/r differs from the probe's"
 """Reason of a variant that ends in an error because of its scale."""
+UNTESTED = "not evaluated: the ladder has stopped above it"
+"""Reason of a step that no seed has answered."""
 Differences = NDArray[np.int8]
 
 
@@ -149,14 +152,17 @@ def _results_of(benches: Sequence[Bench], name: str) -> dict[int, VariantResult]
 
 
 def _differences(benches: Sequence[Bench], name: str) -> Differences | None:
-    """variant − probe of every seed that compared them, (runs, examples): −1, 0 or 1. None if no seed did."""
+    """variant − probe of every seed that compared them, (runs, examples): −1, 0 or 1. None if no seed did.
+
+    Of a step, the examples that all seeds have answered.
+    """
     rows = []
     for bench in benches:
         result = bench.variant(name)
         if bench.probe is not None and result is not None and result.pairs and result.measures:
-            variant, probe = result.measures.answers(), bench.probe.answers()
+            variant, probe = result.measures.answers(), bench.probe.answers()[: result.measures.n]
             rows.append(np.array(variant, dtype=np.int8) - np.array(probe, dtype=np.int8))
-    return np.stack(rows) if rows else None
+    return np.stack([row[: min(map(len, rows))] for row in rows]) if rows else None
 
 
 def _floor_of(rows: Differences) -> NoiseFloor:
@@ -177,6 +183,63 @@ def _answer_counts(measures: Iterable[Measures | None]) -> AnswerCounts | None:
     return AnswerCounts(**sums) if known else None
 
 
+# ---------------------------------------------------------------- looks
+
+
+class Decided(NamedTuple):
+    """A step at the look that ends its test, or at the last one that was answered."""
+
+    look: Look
+    pooled: Pooled
+    stopped: str | None
+    """As in `Decision`: None if the next look is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookRules:
+    """How the steps of a ladder are tested at looks: all seeds at each of them."""
+
+    looks: tuple[int, ...]
+    groups: tuple[int, ...] | None
+    margin: Fraction
+    bound: LadderBound
+    level: float
+    """Share of the 5 % that the ladder has, after the candidates (Holm)."""
+
+    @classmethod
+    def of(cls, benches: Sequence[Bench], beside: Sequence[float] | None = None) -> LookRules | None:
+        """Return the rules of a run; None if its ladder has no looks. beside: p-values of the candidates."""
+        first = benches[0]
+        settings = ladder_settings(first.config)
+        if settings is None or not first.data.looks:
+            return None
+        if beside is None:
+            subjects = [_Subject.of(benches, result.name) for result in first.variants if result.is_candidate]
+            beside = [subject.p_these_runs for subject in subjects]
+        adjusted = adjusted_p_values([*([value] for value in beside), [1.0]])[:-1]
+        open_claims = 1 + sum(value > ALPHA for (value,) in adjusted)
+        bound = bound_of(settings, len(first.planned_seeds))
+        level = float(ALPHA) / open_claims
+        return cls(first.data.looks, first.data.groups, first.policy.tolerance, bound, level)
+
+    def decide(self, rows: ArrayLike) -> Decided:
+        """Test the differences of all seeds, (runs, examples), look by look, as far as they go."""
+        values = np.asarray(rows)
+        for number, end in enumerate(self.looks, start=1):
+            pooled = pool(values[:, :end], None if self.groups is None else self.groups[:end])
+            look = Look(self.looks, number)
+            nominal, worse = (
+                test(float(self.margin), self.bound) for test in (pooled.p_value, pooled.worse_p_value)
+            )
+            bounds, p_value = pooled.interval(self.bound, look.confidence(0.90)), look.p_value(nominal)
+            stopped = decide(
+                look, bounds, p_value, self.margin, nominal=nominal, worse=worse, level=self.level
+            ).stopped
+            if stopped is not None or self.looks[number] > values.shape[1]:
+                break
+        return Decided(look, pooled, stopped)
+
+
 # ---------------------------------------------------------------- evidence
 
 
@@ -188,14 +251,28 @@ class _Subject:
     pooled: Pooled | None = None
     """None without answers to two examples or more."""
     shown: PooledEvidence | None = None
+    decided: Decided | None = None
+    """Of a step that is tested at looks."""
 
     @classmethod
-    def of(cls, benches: Sequence[Bench], name: str) -> _Subject:
+    def of(cls, benches: Sequence[Bench], name: str, rules: LookRules | None = None) -> _Subject:
+        """rules: of a ladder that is tested at looks."""
         results, rows = _results_of(benches, name), _differences(benches, name)
         if rows is None or rows.shape[1] < 2:
             return cls(results)
-        pooled, margin = pool(rows), benches[0].policy.tolerance
-        return cls(results, pooled, PooledEvidence.of(pooled, margin, bootstrap_low=bootstrap_bound(rows)))
+        margin, groups = benches[0].policy.tolerance, benches[0].data.groups
+        is_whole = len(rows) == len(benches[0].planned_seeds)
+        if rules is not None and is_whole and next(iter(results.values())).is_step:
+            decided = rules.decide(rows)
+            shown = PooledEvidence.of(decided.pooled, margin, look=decided.look)
+            return cls(results, decided.pooled, shown, decided)
+        pooled, low = pool(rows, groups), bootstrap_bound(rows, groups=groups)
+        return cls(results, pooled, PooledEvidence.of(pooled, margin, bootstrap_low=low))
+
+    @property
+    def p_these_runs(self) -> float:
+        """The p-value for these runs: 1 if it could not be tested, since it still counts among the claims."""
+        return _p_value(None if self.shown is None else self.shown.these_runs)
 
     @property
     def kind(self) -> VariantResult:
@@ -217,7 +294,11 @@ def _evidence_of(
     """
     benches = sorted(benches, key=lambda bench: bench.seed)
     policy = benches[0].policy
-    subjects = {name: _Subject.of(benches, name) for name in statuses}
+    subjects = {name: _Subject.of(benches, name) for name in statuses if not _is_step(benches, name)}
+    candidates = [name for name, subject in subjects.items() if subject.kind.is_candidate]
+    beside = [subjects[name].p_these_runs for name in candidates]
+    rules = LookRules.of(benches, beside)
+    subjects = {name: subjects.get(name) or _Subject.of(benches, name, rules) for name in statuses}
     facts = {
         name: GradeFacts(
             faults=_faults(benches, planned, subject, blind),
@@ -231,8 +312,6 @@ def _evidence_of(
         )
         for name, subject in subjects.items()
     }
-    candidates = [name for name, subject in subjects.items() if subject.kind.is_candidate]
-    beside = [_p_value(facts[name].these_runs) for name in candidates]
     ladder = _ladder(benches[0].config, subjects, facts, policy.tolerance, len(planned), beside)
     facts |= _adjusted(facts, candidates, ladder)
     evidence = {}
@@ -254,6 +333,10 @@ def _evidence_of(
             next_grade=next_grade(letter, facts[name], subject.pooled),
         )
     return evidence, ladder
+
+
+def _is_step(benches: Sequence[Bench], name: str) -> bool:
+    return next(iter(_results_of(benches, name).values())).is_step
 
 
 def _p_value(bounds: Bounds | None) -> float:
@@ -315,6 +398,31 @@ class StepFacts:
     """Why nothing can be concluded."""
     pooled: Pooled | None = None
     evidence: PooledEvidence | None = None
+    decided: Decided | None = None
+    """Set if it was tested at looks."""
+    untested: bool = False
+    """No seed has answered it."""
+
+
+def ladder_settings(config: Mapping[str, Any]) -> LadderSettings | None:
+    """Return the ladder in a config; None without one. Raises InputError (`artifact-invalid`)."""
+    compression = config.get("compression")
+    planned = compression.get("ladder") if isinstance(compression, dict) else None
+    if planned is None:
+        return None
+    try:
+        return LadderSettings.model_validate(planned)
+    except ValidationError as error:
+        raise InputError(
+            f"bench.json: not a ladder: {error.errors(include_url=False)[0]['msg']}",
+            code="artifact-invalid",
+            hint="make it again with gradience bench run",
+        ) from None
+
+
+def bound_of(settings: LadderSettings, seeds: int) -> LadderBound:
+    """Return the bound that is tested: fewer than three seeds say nothing of other trainings."""
+    return settings.bound if seeds >= MIN_RUNS else "these-runs"
 
 
 def _ladder(
@@ -325,18 +433,9 @@ def _ladder(
     seeds: int,
     beside: Sequence[float],
 ) -> Ladder | None:
-    compression = config.get("compression")
-    planned = compression.get("ladder") if isinstance(compression, dict) else None
-    if planned is None:
+    settings = ladder_settings(config)
+    if settings is None:
         return None
-    try:
-        settings = LadderSettings.model_validate(planned)
-    except ValidationError as error:
-        raise InputError(
-            f"bench.json: not a ladder: {error.errors(include_url=False)[0]['msg']}",
-            code="artifact-invalid",
-            hint="make it again with gradience bench run",
-        ) from None
     names = {step_name(settings.kind, step): step for step in settings.steps}
     steps = [
         StepFacts(
@@ -346,6 +445,8 @@ def _ladder(
             faults=facts[name].faults,
             pooled=subjects[name].pooled,
             evidence=subjects[name].shown,
+            decided=subjects[name].decided,
+            untested=all(UNTESTED in result.reasons for result in subjects[name].results.values()),
         )
         for name, step in names.items()
         if name in subjects
@@ -366,7 +467,7 @@ def climb_down(
     seeds: that were planned; fewer than three say nothing of other trainings. beside: p-values of the candidates, which
     share the error rate with the ladder.
     """
-    bound: LadderBound = settings.bound if seeds >= MIN_RUNS else "these-runs"
+    bound = bound_of(settings, seeds)
     rows: list[Step] = []
     stopped: StepFacts | None = None
     all_bounds = [facts.evidence.bounds(bound) if facts.evidence else None for facts in steps]
@@ -377,15 +478,15 @@ def climb_down(
     ]
     adjusted = iter(adjusted_p_values([*([value] for value in beside), tested])[-1])
     for facts, bounds in zip(steps, all_bounds, strict=True):
-        shown, reason = facts.evidence, "; ".join(facts.faults)
+        shown, reason = facts.evidence, "" if facts.untested else "; ".join(facts.faults)
         of_sequence = None if facts.is_probe else next(adjusted)
-        if shown is None and not reason and not facts.is_probe:
+        if shown is None and not reason and not facts.is_probe and not facts.untested:
             reason = "per-example answers are missing"
         status: StepStatus = "inconclusive"
         if facts.is_probe:
             status = "not smaller"
-        elif stopped is not None:
-            status = "not tested"
+        elif stopped is not None or facts.untested:
+            status, stopped = "not tested", stopped or facts
         elif (
             bounds is not None
             and exactly(bounds.low) > -margin
@@ -405,6 +506,8 @@ def climb_down(
                 low=bounds.low if bounds else None,
                 p_value=bounds.p_value if bounds else None,
                 adjusted_p=of_sequence if bounds else None,
+                examples=None if facts.decided is None else facts.decided.look.examples,
+                stopped=None if facts.decided is None else facts.decided.stopped,
             )
         )
     safe = [row for row in rows if row.status == "shown"]

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gradience.bench.config.load import BenchConfig
+from gradience.bench.plan.preregister import EvaluatedRows, evaluated_rows
 from gradience.bench.verdict.folders import BENCH, CONFIG, PLAN
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import gold_of
@@ -23,6 +24,7 @@ from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan, Role
 from gradience.reports.stage import MANIFEST
+from gradience.statistics.groups import group_note
 from gradience.tasks.base import Task, rendered
 from gradience.tasks.examples import fingerprint
 
@@ -109,7 +111,12 @@ def check_data(run: Path, published: Path, places: Sequence[str], findings: Find
             if split.sha256 != fingerprint(examples):
                 problem = f"not the digest of the task's {split.role} examples"
                 findings.mismatch(PLAN, problem, f"splits.{split.role}.sha256")
-        examples = task.examples.of(config.task.eval_role, config.task.eval_samples)
+        rows, looks = planned_rows(config, task, plan), () if plan.ladder is None else plan.ladder.looks
+        findings.compare([(PLAN, "ladder.looks", looks, rows.looks)])
+        if plan.groups is not None:
+            findings.compare([(PLAN, "groups", plan.groups, rows.groups)])
+        elif rows.groups is not None:
+            findings.gap(f"{PLAN}: {group_note(len(rows.groups), rows.groups, plan.group)}; it counts all")
         for place in places:
             with suppress(InputError):  # an unreadable result is a mismatch already
                 counts = Bench.read(run / place / BENCH).data.counts
@@ -117,11 +124,28 @@ def check_data(run: Path, published: Path, places: Sequence[str], findings: Find
             for path in sorted((run / place).glob("*/eval/*.records.jsonl")):
                 if (path.parent / MANIFEST).is_file():
                     name = f"{place}{given_text(path.relative_to(run / place).as_posix())}"
-                    check_records(path, name, task, examples, findings)
+                    check_records(path, name, task, rows.examples, findings, looks=looks)
 
 
-def check_records(path: Path, name: str, task: Task, examples: Sequence[Any], findings: Findings) -> None:
-    """Compare the examples in a file of records, in their order, with those of the task."""
+def planned_rows(config: BenchConfig, task: Task, plan: BenchPlan) -> EvaluatedRows:
+    """Return the examples in the order of the plan: older plans have no looks."""
+    rows = evaluated_rows(config, task)
+    if plan.ladder is not None and plan.ladder.looks:
+        return rows
+    examples = task.examples.of(config.task.eval_role, config.task.eval_samples)
+    return rows._replace(examples=examples, looks=())
+
+
+def check_records(
+    path: Path,
+    name: str,
+    task: Task,
+    examples: Sequence[Any],
+    findings: Findings,
+    *,
+    looks: Sequence[int] = (),
+) -> None:
+    """Compare the examples in a file of records, in their order, with those of the task, up to one of the looks."""
     try:
         header, records = read_records(path)
     except InputError as error:
@@ -129,6 +153,7 @@ def check_records(path: Path, name: str, task: Task, examples: Sequence[Any], fi
         return
     if header.scoring not in (None, task.scoring):  # null: scores on gold responses, and older files
         findings.mismatch(name, f"{header.scoring}; the task's is {task.scoring}", "scoring")
+    examples = examples[: header.n] if header.n in looks else examples
     recorded = {row.id: gold_of(row) for row in records}
     expected = {example.id: gold_of_example(example, header.kind) for example in examples}
     absent, extra = expected.keys() - recorded.keys(), recorded.keys() - expected.keys()

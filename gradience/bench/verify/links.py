@@ -135,6 +135,7 @@ def _of_answers(
     name = outcome.planned.name
     split_of_plan = next(split for split in plan.splits if split.role == plan.eval_role)
     config = adapter.folder / "adapter_config.json"
+    looks = () if plan.ladder is None else plan.ladder.looks
     for kind, evaluation in (("answers", outcome.answers), ("scores", outcome.scores)):
         if evaluation is None:
             continue
@@ -143,7 +144,10 @@ def _of_answers(
         yield file, "adapter_sha256", run.adapter_sha256, adapter.sha256
         if config.is_file():
             yield file, "adapter_config_sha256", run.adapter_config_sha256, sha256_file(config)
-        yield file, "n", run.n, split_of_plan.n
+        is_early = outcome.planned.step is not None and run.n in looks
+        answered = tuple(look for look in looks if look <= run.n)
+        yield file, "n", run.n, run.n if is_early else split_of_plan.n
+        yield file, "looks", run.looks, answered if len(answered) > 1 else ()
         yield file, "id", repeated(evaluation.records)[:3], []
         if kind == "scores":
             yield file, "reference_sha256", run.reference_sha256, probe.sha256

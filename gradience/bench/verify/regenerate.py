@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gradience.adapters.locate import WEIGHTS
 from gradience.bench.config.load import BenchConfig
 from gradience.bench.plan.variants import PROBE
 from gradience.bench.verdict.facts import ANSWERS, SCORES
-from gradience.bench.verify.data import config_of_plan, plan_of, task_of
+from gradience.bench.verify.data import config_of_plan, plan_of, planned_rows, task_of
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import gold_of, numbers_of
 from gradience.errors import GradienceError, InputError
@@ -44,7 +45,7 @@ from gradience.words import counted
 BASE = "base"
 WHOLE = ("float32", "float64")
 """Dtypes in which equal batches on one machine give equal answers, independent of other loaded adapters."""
-OF_THE_SAMPLE = {"n", "examples_sha256", "device", "threads", "versions"}
+OF_THE_SAMPLE = {"n", "examples_sha256", "looks", "device", "threads", "versions"}
 """Fields of a header that may be others when some of the examples are answered, here: see `numerics_differences`."""
 
 OF_THE_RUN = {
@@ -93,12 +94,17 @@ class _Regeneration:
         self, run: Path, findings: Findings, config: BenchConfig, task: Task, least: int, seed: int
     ) -> None:
         self.run, self.findings = run, findings
-        examples = task.examples.of(config.task.eval_role, config.task.eval_samples)
-        batch_size = config.train.per_device_eval_batch_size
+        examples, self.looks, _ = planned_rows(config, task, plan_of(run))
+        batch_size, ends = config.train.per_device_eval_batch_size, self.looks or (len(examples),)
+        parts = [
+            drawn(task, examples[start:end], batch_size, least if start == 0 else 1, seed)
+            for start, end in pairwise((0, *ends))
+        ]
         self.evaluator = Evaluator(
             task,
             config.model,
-            drawn(task, examples, batch_size, least, seed),
+            [*chain(*parts)],
+            looks=[*accumulate(map(len, parts))],
             batch_size=batch_size,
             max_length=config.train.max_length,
             max_new_tokens=config.task.generation.max_new_tokens,
@@ -155,7 +161,8 @@ class _Regeneration:
         impossible.
         """
         stored = read_records(path)
-        again = self._again(path, adapter, lora=stored.run.lora)
+        look = 1 + self.looks.index(stored.run.n) if stored.run.n in self.looks else None
+        again = self._again(path, adapter, look, lora=stored.run.lora)
         before, now = (header.model_dump(exclude=OF_THE_SAMPLE) for header in (stored.run, again.run))
         before["base"] = now["base"]  # the same base may lie elsewhere: its digest tells
         others = [field for field in now if before.get(field) != now[field]]
@@ -201,17 +208,20 @@ class _Regeneration:
             undecidable=why,
         )
 
-    def _again(self, path: Path, adapter: Path | None, *, lora: bool) -> Evaluation[Any]:
-        """Answer the sample again, or score it against the probe. Raises GradienceError if that is impossible."""
+    def _again(self, path: Path, adapter: Path | None, look: int | None, *, lora: bool) -> Evaluation[Any]:
+        """Answer the sample again, or score it against the probe. Raises GradienceError if that is impossible.
+
+        look: up to which there are records; None for all.
+        """
         name = path.parents[1].name
         if adapter is None:
             return self.evaluator.answers(None, None, None)
         try:
             if path.name == ANSWERS:
-                return self.evaluator.answers(name, adapter, None, lora=lora, allow_inert=True)
+                return self.evaluator.answers(name, adapter, None, lora=lora, allow_inert=True, look=look)
             probe = _adapter(path.parents[2] / PROBE)
             scores = probe and self.evaluator.scores(
-                name, adapter, None, reference=(PROBE, probe), allow_inert=True
+                name, adapter, None, reference=(PROBE, probe), allow_inert=True, look=look
             )
             if not scores:
                 raise InputError(

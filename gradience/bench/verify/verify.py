@@ -321,7 +321,8 @@ def _check_result(
     _check_gold(run, place, facts)
     _check_seeds(run, place, facts)
     with findings.check("results", "L1", f"{file}: every count, verdict and number matches the records"):
-        data = recorded.data.model_copy(update={"splits": plan.splits})
+        looks = () if plan.ladder is None else plan.ladder.looks
+        data = recorded.data.model_copy(update={"splits": plan.splits, "groups": plan.groups, "looks": looks})
         again = assemble(facts, marking.rules, data, plan, recorded.run)
         of_reader = max(0, len(recorded.notes) - len(again.notes))  # notes of the config's reader
         again = again.model_copy(update={"notes": (*recorded.notes[:of_reader], *again.notes)})

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # scipy is loaded to compute evidence, not to read a file
     from gradience.statistics.paired import Interval
     from gradience.statistics.pooled import Claim, Pooled
     from gradience.statistics.pooled import RunNoise as Floor
+    from gradience.statistics.sequential import Look
 
 MIN_RUNS = 3
 """Smallest number of training runs for which a bound on other training runs is given: two show too little of
@@ -148,11 +149,16 @@ class PooledEvidence(Part):
     """A cross-check of `these_runs.low`: examples resampled 10,000 times, with a fixed seed."""
 
     @classmethod
-    def of(cls, pooled: Pooled, margin: Fraction, *, bootstrap_low: float | None = None) -> Self:
-        """Return the evidence of pooled runs against a margin."""
+    def of(
+        cls, pooled: Pooled, margin: Fraction, *, bootstrap_low: float | None = None, look: Look | None = None
+    ) -> Self:
+        """Return the evidence of pooled runs against a margin. look: the bounds hold over all looks."""
 
         def bounds(claim: Claim) -> Bounds:
-            return Bounds.of(pooled.interval(claim), pooled.p_value(float(margin), claim))
+            p_value, confidence = pooled.p_value(float(margin), claim), 0.90
+            if look is not None:
+                p_value, confidence = look.p_value(p_value), look.confidence(confidence)
+            return Bounds.of(pooled.interval(claim, confidence), p_value)
 
         several = pooled.runs >= MIN_RUNS
         return cls(
@@ -298,6 +304,10 @@ class Step(Part):
     p_value: Probability | None
     adjusted_p: Probability | None = None
     """Adjusted for the steps above and the candidates: at most 0.05 for a step that is shown."""
+    examples: int | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Examples of each seed at the look that decided; absent if all were evaluated at once."""
+    stopped: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Reason for stopping at that look: `shown`, `worse`, `conditional power`, `last look`."""
 
     @property
     def words(self) -> str:
