@@ -8,9 +8,9 @@ reference from (d + m)/2 to 1 − (d − m)/2; the test uses only the discordant
 them. Cells with a single look are left out: that is the fixed test. Both stops (boundary and conditional power) are as
 in `gradience shrink`.
 
-Ladders of Bench: all seeds answer each look. The spread of trainings does not shrink with the examples, so that looks at
-the mean over trainings are more alike than the boundary assumes, and err less often than one test of all. The output of
-`--ladders --replicates 4000` is benchmarks/results/sequential_ladders.txt.
+Ladders of Bench: all seeds answer each look. The spread of trainings does not shrink with the examples, so that looks
+at the mean over trainings are more alike than the boundary assumes, and err less often than one test of all. The output
+of `--ladders --replicates 4000` is benchmarks/results/sequential_ladders.txt.
 
 Replayed: the seeds of the kept Bench runs, each as a shrink of its own. `in the seeded order` is the order that
 `gradience shrink` uses; `200 orders` are random ones.

@@ -45,6 +45,8 @@ from gradience.reports.base.graded import (
     Bounds,
     Grade,
     Ladder,
+    NextGrade,
+    NextStep,
     Noise,
     PooledEvidence,
     StepStatus,
@@ -939,7 +941,7 @@ def _next_grades(results: Sequence[Result]) -> Iterator[Block]:
         if evidence is None or evidence.next_grade is None or evidence.pooled is None:
             continue
         needs, pooled = evidence.next_grade, evidence.pooled
-        wanted = amount(needs.examples, needs.seeds, pooled)
+        wanted = amount(needs, pooled)
         if needs.grade == "A" and needs.seeds is not None:
             wanted = f"{plural(needs.seeds, 'seed')}, if mean and spread stay as observed"
         elif needs.grade == "A":
@@ -951,14 +953,19 @@ def _next_grades(results: Sequence[Result]) -> Iterator[Block]:
         yield Facts(_by_grade(alike))
 
 
-def amount(examples: int | None, seeds: int | None, pooled: PooledEvidence) -> str:
+def amount(needs: NextGrade | NextStep, pooled: PooledEvidence) -> str:
     """Return the number of examples or seeds needed."""
+    examples, seeds = needs.examples, needs.seeds
     now, runs = f"{pooled.examples:,}", plural(pooled.runs, "seed")
     if pooled.delta <= -pooled.margin:
         return "not possible, because the observed drop is not below the margin"
     if examples is not None and examples <= pooled.examples:
         return f"{now} examples and {runs} are enough"
-    ways = [f"about {round_up(examples):,} examples ({now} now) with {runs}"] if examples else []
+    ends = sorted(
+        {round_up(max(end, pooled.examples + 1)) for end in needs.examples_range or (examples or 0,)}
+    )
+    span = " to ".join(f"{end:,}" for end in ends)
+    ways = [f"about {span} examples ({now} now) with {runs}"] if examples else []
     ways += [f"{plural(seeds, 'seed')} with these examples"] if seeds else []
     return ", or ".join(ways) or "neither more examples nor 100 seeds are enough"
 
@@ -994,7 +1001,7 @@ def ladder_section(ladder: Ladder, results: Sequence[Result]) -> Iterator[Block]
     needs = ladder.next_step
     result = of_name.get(needs.name) if needs else None
     if needs is not None and result is not None and result.evidence is not None and result.evidence.pooled:
-        wanted = amount(needs.examples, needs.seeds, result.evidence.pooled)
+        wanted = amount(needs, result.evidence.pooled)
         needed = f" needs, for 80 % power, if the true Δ equals the observed one: {wanted}."
         yield Paragraph((Span(needs.name, "name"), needed))
 

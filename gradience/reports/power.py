@@ -34,6 +34,9 @@ class Need(Part):
     """Smallest margin that the planned examples and seeds can show; null for the mean over trainings with one seed."""
     examples: int | None
     """Examples needed with the planned seeds; null if no number is enough."""
+    examples_range: tuple[int, int | None] | None = None
+    """The same at both ends of the 95 % interval of the discordance: as it was seen, or as the planned examples would
+    show the assumed one. An end is null if no number is enough."""
     seeds: int | None
     """Seeds needed with the planned examples; null if more than 100."""
 
@@ -86,7 +89,8 @@ class PowerReport(Report):
         legend = (
             "All values except the last column assume that the variant is exactly as good as the probe. Power: "
             "chance to show non-inferiority with this budget. Margin: smallest margin that this budget can show at "
-            f"that power, in points. Examples: number needed with {seeds}. Seeds: number needed with {examples}."
+            f"that power, in points. Examples: needed with {seeds}, at both ends of the 95 % interval of the"
+            f" discordance. Seeds: number needed with {examples}."
         )
         # an equal variant, and one that is worse by two margins
         worse = f"PASS if {in_points(2 * float(self.margin))} points worse"
@@ -150,7 +154,8 @@ def _claim_table(report: PowerReport, claim: Literal["these-runs", "mean-over-tr
 
 
 def _examples(need: Need) -> str:
-    """Return the number of examples; `none` if no number is enough."""
-    if need.examples is None:
+    """Return the range of the examples; `none` if no number is enough."""
+    if need.examples_range is None:
         return "none" if need.smallest_margin is not None else MISSING
-    return f"{need.examples:,}"
+    low, high = need.examples_range
+    return f"{low:,} or more" if high is None else f"{low:,}–{high:,}"

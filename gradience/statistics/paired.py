@@ -17,7 +17,7 @@ PairGrade = Literal["B", "C", "D"]
 """Grade of one run: a claim about another training run (A) would need several runs."""
 LEVEL = 0.05
 """One-sided error of a claim."""
-FEWEST_GROUPS = 300
+FEWEST_GROUPS = 1000
 """Independent groups of examples below which scores other than 0/1 have no grade: their tails are not known."""
 RARE = 0.01
 """Share of heavy losses, in scores other than 0/1, that a sample must be likely to contain."""
@@ -184,10 +184,10 @@ def too_few_groups(groups: int) -> str:
     """Return why so few groups have no grade, of scores other than 0/1.
 
     >>> too_few_groups(120)
-    'scores other than 0/1 need 300 independent examples, and there are 120'
+    'scores other than 0/1 need 1,000 independent examples, and there are 120'
     """
     return (
-        f"scores other than 0/1 need {FEWEST_GROUPS} independent examples, and there"
+        f"scores other than 0/1 need {FEWEST_GROUPS:,} independent examples, and there"
         f" {'is' if groups == 1 else 'are'} {groups:,}"
     )
 

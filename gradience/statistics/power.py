@@ -179,8 +179,8 @@ def examples_for_mean(
 ) -> int | None:
     """Return the fewest examples that show a margin for scores other than 0/1, if both are equal; None for too many.
 
-    >>> examples_for_mean(0.25, 0.05), examples_for_mean(0.25, 0.2)
-    (677, 300)
+    >>> examples_for_mean(0.25, 0.03), examples_for_mean(0.25, 0.2)
+    (1817, 1000)
 
     variance: of the differences of single examples. Never below the floor of a grade. Normal quantiles, and the example
     that the test adds, `WORST` standard deviations below the mean.

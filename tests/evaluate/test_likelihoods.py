@@ -153,14 +153,14 @@ def test_rows_show_nats_per_token_and_a_grade_by_a_margin_in_nats(command, tmp_p
     )
     assert reference.grade is base.grade is None
     assert other.grade == "C"  # 30 examples
-    assert other.next_grade.examples == 300
+    assert other.next_grade.examples == 1000
     assert report.looks == ()
     assert "can be ruled out" not in printed.err
     words = " ".join(printed.out.split())
     for part in (
         "Candidates, compared with reference",
         f"{other.likelihood.nll:.4f}",
-        "other: C, inconclusive: scores other than 0/1 need 300 independent examples, and there are 30",
+        "other: C, inconclusive: scores other than 0/1 need 1,000 independent examples, and there are 30",
         "Gain of reference over the base model",
         f"0.9 nats per token, a perplexity {100 * math.expm1(0.9):.1f} % higher",
     ):

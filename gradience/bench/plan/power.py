@@ -21,6 +21,7 @@ from gradience.reports.bench_plan import Policy, allowed_losses
 from gradience.reports.power import Need, PowerReport, Scenario
 from gradience.statistics.power import (
     DEFAULT_CORRELATION,
+    discordance_range,
     examples_needed,
     pass_probability,
     power,
@@ -42,6 +43,8 @@ class Assumed(NamedTuple):
     name: str
     discordance: float
     spread: float
+    seen: int | None = None
+    """Pairs that showed the discordance; None if it is assumed."""
 
 
 class Assumptions(NamedTuple):
@@ -110,11 +113,11 @@ def _seen_of(variant: VariantSummary) -> Iterator[Assumed]:
     # None of N differ: a share of 3/N would have shown one with a chance of 95 %.
     discordance = max(sum(probe + variant for probe, variant, _ in pairs), 3) / examples
     if len(rows) < 2:
-        yield from (Assumed(variant.name, discordance, spread) for spread in SPREADS)
+        yield from (Assumed(variant.name, discordance, spread, examples) for spread in SPREADS)
         return
     explained = discordance * (1 - DEFAULT_CORRELATION) / fmean(n for _, _, n in pairs)
     apart = variance((gained - lost) / n for lost, gained, n in pairs)
-    yield Assumed(variant.name, discordance, math.sqrt(max(0.0, apart - explained)))
+    yield Assumed(variant.name, discordance, math.sqrt(max(0.0, apart - explained)), examples)
 
 
 def power_report(
@@ -192,11 +195,16 @@ def _need(claim: PlannedClaim, wanted: float, assumed: Assumed, n: int, seeds: i
     impossible = claim == "mean-over-trainings" and seeds < 2
     how = _claim(claim, assumed, seeds) | {"wanted": wanted}
     of_any_seeds = {key: value for key, value in how.items() if key != "seeds"}
+    low, high = (
+        None if impossible else examples_needed(end, margin, **how)
+        for end in discordance_range(assumed.discordance, assumed.seen or n)
+    )
     return Need(
         claim=claim,
         wanted=wanted,
         smallest_margin=None if impossible else smallest_margin(n, assumed.discordance, **how),
         examples=None if impossible else examples_needed(assumed.discordance, margin, **how),
+        examples_range=None if low is None else (low, high),
         seeds=seeds_needed(n, assumed.discordance, margin, **of_any_seeds),
     )
 

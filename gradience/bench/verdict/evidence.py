@@ -514,7 +514,12 @@ def climb_down(
     next_step = None
     if stopped is not None and stopped.pooled is not None and not stopped.faults:
         needs = ClaimNeeds(stopped.pooled, margin, bound)
-        next_step = NextStep(name=stopped.name, examples=needs.examples(), seeds=needs.seeds())
+        next_step = NextStep(
+            name=stopped.name,
+            examples=needs.examples(),
+            examples_range=needs.range(),
+            seeds=needs.seeds(),
+        )
     return Ladder(
         kind=settings.kind,
         planned_bound=settings.bound,

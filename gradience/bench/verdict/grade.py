@@ -19,6 +19,7 @@ from gradience.reports.bench_plan import Policy, allowed_losses
 from gradience.statistics.pooled import Claim, Pooled
 from gradience.statistics.power import (
     DEFAULT_CORRELATION,
+    discordance_range,
     examples_needed,
     pass_probability,
     seeds_for_next,
@@ -192,10 +193,15 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
     of_policy = () if facts.passes else ("does not pass the policy",)
     if letter == "C":
         needs = ClaimNeeds(pooled, facts.margin, "these-runs")
-        examples, seeds = needs.examples(), needs.seeds()
         if facts.supported:  # only the policy fails
-            examples, seeds = pooled.examples, pooled.runs
-        return NextGrade(grade="B", examples=examples, seeds=seeds, obstacles=of_policy)
+            return NextGrade(grade="B", examples=pooled.examples, seeds=pooled.runs, obstacles=of_policy)
+        return NextGrade(
+            grade="B",
+            examples=needs.examples(),
+            examples_range=needs.range(),
+            seeds=needs.seeds(),
+            obstacles=of_policy,
+        )
     seeds = seeds_for_next(pooled, float(facts.margin), level=float(ALPHA) / facts.family)
     return NextGrade(grade="A", examples=None, seeds=seeds, obstacles=(*of_policy, *facts.besides))
 
@@ -214,11 +220,19 @@ class ClaimNeeds:
         if pooled.runs > 1:
             self.correlation = min(max((pooled.design_effect - 1) / (pooled.runs - 1), 0.0), 1.0)
 
-    def examples(self) -> int | None:
-        """With as many seeds as there are; for the mean over trainings at least three."""
+    def range(self) -> tuple[int, int] | None:
+        """`examples` at both ends of the 95 % interval of the discordance; None if no number is enough."""
+        low, high = (
+            self.examples(max(end, -self.delta))
+            for end in discordance_range(self.discordance, self.pooled.independent_examples)
+        )
+        return None if low is None or high is None else (low, high)
+
+    def examples(self, discordance: float | None = None) -> int | None:
+        """With as many seeds as there are; for the mean over trainings at least three. Default: as observed."""
         seeds = self.pooled.runs if self.claim == "these-runs" else max(self.pooled.runs, MIN_SEEDS)
         return examples_needed(
-            self.discordance, self.margin, seeds=seeds, spread=self.spread, claim=self.claim,
+            self.discordance if discordance is None else discordance, self.margin, seeds=seeds, spread=self.spread, claim=self.claim,
             correlation=self.correlation, delta=self.delta, level=self.level,
         )  # fmt: skip
 

@@ -201,8 +201,8 @@ class NextGrade(Part):
     """B: examples needed with the current number of seeds, for a chance of 80 % if the true difference is the
     observed one, or 0 if that is above 0. Null if no number is enough, and for A, which needs seeds."""
     examples_range: tuple[int, int] | None = Field(default=None, exclude_if=lambda value: value is None)
-    """The same at both ends of the 95 % interval of the discordance (of other scores: of the variance). Absent from
-    results of Bench, and if no number is enough."""
+    """The same at both ends of the 95 % interval of the discordance (of other scores: of the variance). Absent if no
+    number is enough."""
     seeds: int | None
     """B: seeds needed with the current number of examples, for the same chance. A: seeds needed if mean and
     spread over seeds stay as observed. Null if 100 are not enough, and if the spread is unknown."""
@@ -324,6 +324,8 @@ class NextStep(Part):
     name: str
     examples: int | None
     """Examples needed with the same number of seeds; null if no number is enough."""
+    examples_range: tuple[int, int] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The same at both ends of the 95 % interval of the discordance. Absent if no number is enough."""
     seeds: int | None
     """Seeds needed with the same number of examples; null if 100 are not enough."""
 
