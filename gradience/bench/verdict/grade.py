@@ -232,8 +232,8 @@ class ClaimNeeds:
         """With as many seeds as there are; for the mean over trainings at least three. Default: as observed."""
         seeds = self.pooled.runs if self.claim == "these-runs" else max(self.pooled.runs, MIN_SEEDS)
         return examples_needed(
-            self.discordance if discordance is None else discordance, self.margin, seeds=seeds, spread=self.spread, claim=self.claim,
-            correlation=self.correlation, delta=self.delta, level=self.level,
+            self.discordance if discordance is None else discordance, self.margin, seeds=seeds,
+            spread=self.spread, claim=self.claim, correlation=self.correlation, delta=self.delta, level=self.level,
         )  # fmt: skip
 
     def seeds(self, fewest: int = 1) -> int | None:
