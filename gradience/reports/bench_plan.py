@@ -124,7 +124,7 @@ class BenchPlan(Artifact):
     claims: tuple[tuple[str, ...], ...] | None = None
     """Allocation of `alpha`: one list for each candidate, and one for the ladder. It is shared by the lists (Holm);
     within a list, claims are tested in order until one is not shown. Null in older plans."""
-    group: str | None = None
-    """Column of the task's files that groups the examples."""
-    groups: tuple[int, ...] | None = None
-    """Group of each evaluated example, in the order of the records; null if each is its own, and in older plans."""
+    group: str | None = Field(default=None, exclude_if=lambda column: column is None)
+    """Column of the task's files that groups the examples. Absent without one."""
+    groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda groups: groups is None)
+    """Group of each evaluated example, in the order of the records. Absent if each is its own, and in older plans."""
