@@ -864,16 +864,22 @@ def _differences(results: Sequence[Result]) -> Iterator[Block]:
         (Column(twice, ">", drop=5), lambda row: _chance(row[1], "pass_if_twice_margin")),
         (Column("adjusted p", ">", drop=2, shown=several), lambda row: p_value(row[1].adjusted_p)),
     )
+    seeds = max(pooled.runs for _, _, pooled in known)
+    bad = f"{100 * (1 - 0.05 ** (1 / seeds)):.0f} %"
     interval = "90 % confidence interval; each end is a one-sided 95 % bound"
     legend = {
         "these runs": f"{interval}, for the adapters of these runs",
         "mean over trainings": "the same for the mean over all trainings of this recipe" if several else "",
-        "next training": "the same for one more training, if trainings vary normally" if several else "",
+        "next training": "the same for one more training, if trainings vary normally; without that, "
+        f"{seeds} good trainings of {seeds} exclude only that more than {bad} are bad"
+        if several
+        else "",
         "discordant": "share of the examples on which exactly one of the two adapters is correct",
         "SD between runs": "standard deviation of the true Δ between runs, in points" if several else "",
         "PASS if equal": "chance that an equally good adapter passes the policy",
         twice: "chance that an adapter with a drop of twice the margin passes",
-        "adjusted p": "against a drop of the margin or more in the next training, adjusted for all claims"
+        "adjusted p": "against a drop of the margin or more in the next training, if trainings vary normally; adjusted"
+        " for all claims"
         if several
         else "",
     }

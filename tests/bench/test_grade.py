@@ -49,7 +49,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], str]] = {
     "the next training is not shown": (
         "B",
         {"next_training": bounds(-0.031, 0.02), "adjusted_p": 0.2},
-        "not A: accuracy of the next training may be up to 3.10 points lower",
+        "not A: accuracy of the next training, if trainings vary normally, may be up to 3.10 points lower",
     ),
     "the next training is not shown after Holm": ("B", {"adjusted_p": 0.051}, "after adjustment for 2 claims"),
     "these runs are not shown after Holm": (

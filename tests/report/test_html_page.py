@@ -86,7 +86,7 @@ FIRST = {
         [
             "Rank ladder: rank 4 is the smallest shown to be safe",
             "It has 87.5 % fewer LoRA parameters.",
-            "not A: accuracy of the next training may be",
+            "not A: accuracy of the next training, if trainings vary normally, may be",
         ],
     ),
 }

@@ -129,10 +129,13 @@ def short_of_a(facts: GradeFacts) -> tuple[str, ...]:
     if following is None:
         missing.append("the spread between training runs is unknown")
     elif exactly(following.low) <= -facts.margin:
-        missing.append(f"accuracy of the next training may be {at_worst(following.low, bound='up to ')}")
+        may = at_worst(following.low, bound="up to ")
+        missing.append(f"accuracy of the next training, if trainings vary normally, may be {may}")
     elif facts.adjusted_p is None or exactly(facts.adjusted_p) > ALPHA:
         claims = counted(facts.family, "claim")
-        missing.append(f"the next training is inconclusive after adjustment for {claims}")
+        missing.append(
+            f"the next training, if trainings vary normally, is inconclusive after adjustment for {claims}"
+        )
     return (*missing, *facts.besides)
 
 

@@ -31,7 +31,7 @@ Grade = Literal["A", "B", "C", "D", "X"]
 BOUNDS: dict[LadderBound, str] = {
     "these-runs": "these runs",
     "mean-over-trainings": "the mean over trainings",
-    "next-training": "the next training",
+    "next-training": "the next training, if trainings vary normally",
 }
 """Description of each bound."""
 """A: certified. B: shown for these runs. C: inconclusive. D: worse. X: invalid."""
