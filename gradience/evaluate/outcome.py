@@ -233,7 +233,13 @@ def _stopped(
     stopped: StopReason | None
     share = LEVEL / max(1, len(inputs.adapters) - 1)
     power, stopped = decide(
-        look, (bounds.low, bounds.high), bounds.p_value, inputs.margin, nominal=nominal, worse=worse, level=share
+        look,
+        (bounds.low, bounds.high),
+        bounds.p_value,
+        inputs.margin,
+        nominal=nominal,
+        worse=worse,
+        level=share,
     )
     if stopped is None and look.looks[look.number] > (inputs.request.limit or look.looks[-1]):
         stopped = "limit"

@@ -131,10 +131,13 @@ def decide(
     >>> decide(Look(plan_looks(2186, 200), 1), (-0.01, 0.01), 0.001, Fraction("0.025"), nominal=1e-4).stopped
     'shown'
 
-    bounds: the repeated one-sided 95 % bounds. p_value: over all looks. nominal, worse: of the fixed tests at this look,
-    of "it loses the margin or more" and of "or less". level: share of the 5 % that this claim has.
+    bounds: the repeated one-sided 95 % bounds. p_value: over all looks. nominal, worse: of the fixed tests at this
+    look, of "it loses the margin or more" and of "or less". level: share of the 5 % that this claim has.
     """
-    power, grade = look.conditional_power(nominal, level), pair_grade(*bounds, margin, min(1.0, p_value * LEVEL / level))
+    power, grade = (
+        look.conditional_power(nominal, level),
+        pair_grade(*bounds, margin, min(1.0, p_value * LEVEL / level)),
+    )
     if grade != "C":
         return Decision(power, "shown" if grade == "B" else "worse")
     if look.is_last:
