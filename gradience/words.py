@@ -43,6 +43,11 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 300 characters; the error's class if it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
 def points(difference: Fraction | float) -> str:
     """Format a difference of shares in percentage points with its sign: `−2.50`, `+0.15`, `0.00`."""
     hundredths = round(Fraction(difference) * 10_000)

@@ -35,6 +35,22 @@ settings.register_profile(
 settings.load_profile("fixed")
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier, adapters on it and rows: see `adapters_to_compare`."""
+    from adapters_to_compare import classifiers
+
+    return classifiers(tmp_path_factory.mktemp("classifiers"))
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model, adapters on it and a task: see `adapters_to_compare`."""
+    from adapters_to_compare import writers
+
+    return writers(tmp_path_factory.mktemp("writers"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with a slow test come first: the last process to end has then only short ones left."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

@@ -9,6 +9,7 @@ from gradience.files.whole import already_exists
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.calibration import Calibration, CalibrationForecast
 from gradience.settings import public, required_output
+from gradience.words import first_line
 
 
 @public(CalibrateSettings)
@@ -45,7 +46,7 @@ def calibrate_adapter(settings: CalibrateSettings) -> Calibration | CalibrationF
         calibration = measured(inputs, watch, settings.progress)
     except torch.OutOfMemoryError as error:
         raise OutputError(
-            f"the device has not enough memory: {str(error).splitlines()[0]}",
+            f"the device has not enough memory: {first_line(error)}",
             code="out-of-memory",
             hint=f"a smaller --batch-size than {settings.batch_size}, or --quantization nf4",
         ) from None

@@ -28,6 +28,7 @@ from urllib.parse import unquote, urlsplit
 from gradience.digests import sha256_file
 from gradience.errors import MissingExtra, NetworkError, UsageError, require
 from gradience.reading import open_stream
+from gradience.words import first_line
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 _NAME = re.compile(rf"({_PART}/{_PART})(?:@([^:@\s\\]+))?(?::([^:\s\\]+))?", re.ASCII)
@@ -226,7 +227,7 @@ def _explanation(address: Address, error: BaseException) -> Explanation | None:
         case errors.HTTPError():  # type: ignore[attr-defined]  # of httpx
             return _unreachable(error)
         case OSError(errno=None):
-            problem = f"the download is incomplete: {_first_line(error)}"
+            problem = f"the download is incomplete: {first_line(error)}"
             return "hub-incomplete", problem, "run it again: downloaded files are kept"
     return None
 
@@ -241,7 +242,7 @@ def _offline() -> Explanation:
 
 
 def _unreachable(error: BaseException) -> Explanation:
-    problem = f"no such file or folder here, and the hub could not be reached: {_first_line(error)}"
+    problem = f"no such file or folder here, and the hub could not be reached: {first_line(error)}"
     hint = "check the network, proxies and HF_ENDPOINT; HF_HUB_OFFLINE=1 reads what is in the cache"
     return "hub-connection", problem, hint
 
@@ -266,10 +267,6 @@ def _endpoint() -> str:
     from huggingface_hub import constants
 
     return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
 
 MAX_ANSWER = 8 * 2**20

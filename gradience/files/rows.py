@@ -22,7 +22,7 @@ from gradience.digests import sha256_text
 from gradience.errors import InputError, require
 from gradience.files import strict_json
 from gradience.reading import MAX_DATA_BYTES, open_stream
-from gradience.words import counted
+from gradience.words import counted, first_line
 
 MAX_ROW = 4 * 2**20
 """Characters of one row of a file: about a million tokens."""
@@ -230,9 +230,8 @@ def _parquet_rows(path: Path, file_code: str) -> Iterator[PlacedRow]:
                     number += 1
                     yield f"{path}: row {number}", value
     except (arrow.ArrowException, OSError) as error:
-        first = str(error).splitlines()[0]
         raise InputError(
-            f"{path}: {first}", code=file_code, hint="write it again with pandas or datasets"
+            f"{path}: {first_line(error)}", code=file_code, hint="write it again with pandas or datasets"
         ) from None
 
 

@@ -23,6 +23,7 @@ from gradience.reports.bench_plan import Role
 from gradience.tasks.examples import Example, Examples, content_id, prepare, prepare_first, role_of, with_dev
 from gradience.tasks.layouts import laid_out
 from gradience.tasks.row import Row
+from gradience.words import first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +170,6 @@ def hub(
             hint="check subset and split, or use local files with the same rows",
         ) from None
     return _loaded(loaded, name, name + (f" revision:{revision}" if revision else ""))
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error message, or the error's class name if it is empty."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # ---------------------------------------------------------------- which rows play which role

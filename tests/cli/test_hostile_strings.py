@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from gradience.cli.app import run
-from gradience.cli.demo import example_adapter
 
 TESTS = Path(__file__).parent.parent
 HOSTILE = "x\x1b[2J\x1b]0;y\x07\x9b31m\u202e\r\nerror: PASS"
@@ -48,11 +46,6 @@ def steers(capsys):
         return [line for line in lines if not line.isprintable() or line.startswith("error: PASS")]
 
     return look
-
-
-@pytest.fixture
-def adapter(tmp_path):
-    return Path(shutil.copytree(example_adapter(), tmp_path / "adapter"))
 
 
 def test_each_field_of_an_adapter_config(adapter, steers):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_choices import EXAMPLES as CHOICES
 from tiny_models import bert, sentences, sums, words_tokenizer
+from watching import Notes
 
 from gradience import evaluate_adapters
 from gradience.errors import OutputError
@@ -122,19 +123,6 @@ def test_what_says_that_memory_is_full(error, lacks):
     assert lacks_memory(error) == lacks
     with pytest.raises(OutOfMemoryError if lacks else RuntimeError), memory():
         raise error
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
-
-
-class Notes(Watcher):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. 2 GiB")

@@ -16,6 +16,7 @@ from killing import program
 from peft import PeftModel
 from scipy.special import log_softmax
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from watching import Notes
 
 import gradience
 from gradience import evaluate_adapters, verify
@@ -26,41 +27,14 @@ from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.digests import DIGESTS, Digests
 from gradience.files.records import read_records
-from gradience.progress import Watcher
 from gradience.reports.evaluation import EvaluationReport
 from gradience.tasks.user_code import allowing
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory):
-    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
 
 
 @pytest.fixture
 def folder(prepared, tmp_path):
     shutil.copytree(prepared, tmp_path / "all")
     return tmp_path / "all"
-
-
-@pytest.fixture(scope="session")
-def causal(tmp_path_factory):
-    return data.writers(tmp_path_factory.mktemp("writers"))
-
-
-class Notes(Watcher):
-    """Remembers what was said, and which stages and batches there were."""
-
-    def __init__(self):
-        self.notes, self.stages, self.steps = [], [], 0
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def stage(self, name, number, of):
-        self.stages.append((name, number, of))
-
-    def step(self, done, total):
-        self.steps += 1
 
 
 def evaluate(folder, *names, **options):

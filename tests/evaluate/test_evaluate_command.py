@@ -17,11 +17,6 @@ from gradience.files.digests import Digests
 from gradience.reports.evaluation import EvaluationForecast, EvaluationReport
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
-
-
 @pytest.fixture
 def arguments(prepared, monkeypatch):
     monkeypatch.chdir(prepared)

@@ -7,7 +7,6 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
-import adapters_to_compare as data
 import numpy as np
 import pytest
 from killing import program
@@ -24,16 +23,6 @@ from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, Evaluation
 from gradience.reports.evaluation_sets import EvaluationSetsPreview, EvaluationSetsReport
 
 WORDS = ("good", "bad", "film", "plot", "a", "is")
-
-
-@pytest.fixture(scope="module")
-def causal(tmp_path_factory):
-    return data.writers(tmp_path_factory.mktemp("writers"))
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from gradience import GradienceError, compare_logs
+
 LOGS = Path(__file__).parent / "logs"
 
 
@@ -40,3 +44,11 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def refused(a: Path, b: Path, **options: Any) -> GradienceError:
+    """The error of comparing two logs, which says what to do next."""
+    with pytest.raises(GradienceError) as caught:
+        compare_logs(a, b, **options)
+    assert caught.value.hint
+    return caught.value

@@ -6,9 +6,9 @@ import json
 import shutil
 
 import pytest
-from log_files import LOGS, rows_of, samples, write_lines
+from log_files import LOGS, refused, rows_of, samples, write_lines
 
-from gradience import GradienceError, compare_logs
+from gradience import compare_logs
 
 RECORDS = LOGS / "every_eval_ever"
 
@@ -21,13 +21,6 @@ def record(side):
 def lines(side):
     (path,) = (RECORDS / side).glob("*_samples.jsonl")
     return path
-
-
-def refused(a, b, **options):
-    with pytest.raises(GradienceError) as caught:
-        compare_logs(a, b, **options)
-    assert caught.value.hint
-    return caught.value
 
 
 def copied(folder, side="b", *, record_change=dict, row_change=dict):

@@ -7,9 +7,9 @@ import struct
 import zipfile
 
 import pytest
-from log_files import LOGS
+from log_files import LOGS, refused
 
-from gradience import GradienceError, compare_logs
+from gradience import compare_logs
 from gradience.evidence import archive
 from gradience.evidence.base import Wanted
 from gradience.evidence.inspect_ai import read
@@ -36,13 +36,6 @@ def rewritten(path, changes, *, source=B, compression=zipfile.ZIP_DEFLATED):
             if content is not None:
                 packed.writestr(name, content)
     return path
-
-
-def refused(a, b, **options):
-    with pytest.raises(GradienceError) as caught:
-        compare_logs(a, b, **options)
-    assert caught.value.hint
-    return caught.value
 
 
 @pytest.mark.parametrize("side", ["a", "b"])

@@ -6,21 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from log_files import rows_of, samples, table, write_lines
+from log_files import refused, rows_of, samples, table, write_lines
 
 from gradience import InputError, compare_logs
-from gradience.errors import GradienceError, UsageError
+from gradience.errors import UsageError
 from gradience.evidence import base, text
 from gradience.files import rows
 
 STRICT = {"filter": "strict-match"}
-
-
-def refused(a, b, **options) -> GradienceError:
-    with pytest.raises(GradienceError) as caught:
-        compare_logs(a, b, **options)
-    assert caught.value.hint
-    return caught.value
 
 
 def changed(tmp_path, change, *, task="sums", name=None):

@@ -15,6 +15,7 @@ from killing import program
 from peft import PeftModel
 from scipy.special import log_softmax
 from transformers import AutoModelForSequenceClassification
+from watching import Notes
 
 import gradience
 from gradience import evaluate_adapters, shrink_adapter, verify
@@ -24,7 +25,6 @@ from gradience.evaluate.answering import Answering
 from gradience.evaluate.evaluator import Evaluator
 from gradience.files.digests import Digests
 from gradience.files.records import read_records
-from gradience.progress import Watcher
 from gradience.reports.compression import CompressionReport
 from gradience.reports.evaluation import Ledger
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
@@ -38,28 +38,10 @@ from gradience.statistics.table import PairedTable
 from gradience.tasks.user_code import allowing
 
 
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory):
-    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
-
-
 @pytest.fixture
 def folder(prepared, tmp_path):
     shutil.copytree(prepared, tmp_path / "all")
     return tmp_path / "all"
-
-
-class Notes(Watcher):
-    """Remembers what was said and which stages there were."""
-
-    def __init__(self):
-        self.notes, self.stages = [], []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def stage(self, name, number, of):
-        self.stages.append((name, number, of))
 
 
 def shrink(folder, output, name="reference", **options):
@@ -71,7 +53,7 @@ def statuses(report):
     return {candidate.name: candidate.status for candidate in report.candidates}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(prepared, tmp_path_factory):
     """A search in which every candidate holds."""
     output = tmp_path_factory.mktemp("finished") / "out"
@@ -141,11 +123,6 @@ def test_every_figure_is_a_plain_count_over_the_records(finished):
     assert control.distance.kl_per_example.mean < 1e-6 < report.candidates[0].distance.kl_per_example.mean
     assert control.distance.kl_per_example_above_floor is None
     assert (right["rewrite_control"] == right["reference"]).all()
-
-
-@pytest.fixture(scope="session")
-def causal(tmp_path_factory):
-    return data.writers(tmp_path_factory.mktemp("writers"))
 
 
 def test_free_text_has_the_likelihood_of_its_gold_responses(causal, tmp_path):

@@ -16,11 +16,6 @@ from gradience.shrink.plan import MISSING
 from gradience.shrink.settings import ranks_of
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
-
-
 @pytest.fixture
 def arguments(prepared, monkeypatch):
     monkeypatch.chdir(prepared)

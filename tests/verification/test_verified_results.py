@@ -30,17 +30,12 @@ EVIDENCE = Path(__file__).parents[2] / "examples" / "evidence"
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
-
-
-@pytest.fixture(scope="module")
-def shrunk(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shrunk(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search as the command line writes it: ranks 2 and 1 of 4, both shown."""
     output = tmp_path_factory.mktemp("shrunk") / "out"
-    options = ["-b", str(inputs / "base"), "--data", str(inputs / "rows.csv"), "--device", "cpu"]
+    options = ["-b", str(prepared / "base"), "--data", str(prepared / "rows.csv"), "--device", "cpu"]
     options += ["--ranks", "2,1", "--margin", "90", "-q", "-o", str(output)]
-    assert run(["shrink", str(inputs / "reference"), *options]) == 0
+    assert run(["shrink", str(prepared / "reference"), *options]) == 0
     return output
 
 
@@ -271,26 +266,31 @@ def test_an_example_deleted_everywhere_is_missed_in_the_tasks_own_data(tmp_path:
 # ---------------------------------------------------------------- the other verbs
 
 
-def test_an_evaluation_is_made_again(inputs: Path, tmp_path: Path) -> None:
+def test_an_evaluation_is_made_again(prepared: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     evaluate_adapters(
-        [inputs / "reference", inputs / "other"], output=output, base_model=inputs / "base",
-        data=inputs / "rows.csv", device="cpu", with_base=True,
+        [prepared / "reference", prepared / "other"], output=output, base_model=prepared / "base",
+        data=prepared / "rows.csv", device="cpu", with_base=True,
     )  # fmt: skip
     assert (verify(output).verdict, verify(output).level) == ("consistent", "L2")
     edit_records(output / "records" / "other.jsonl", wrong_to_right)
     assert "evaluation.json adapters.other.correct" in fields(output)
     edit(output / "evaluation.json", lambda report: report["adapters"][1].update(lora_params=1))
     assert "evaluation.json adapters.other.params_saved" in fields(output)
-    shutil.copytree(inputs / "other", tmp_path / "other")
+    shutil.copytree(prepared / "other", tmp_path / "other")
     assert "evaluation.json other.lora_params" in fields(output)
 
 
-def test_an_evaluation_keeps_the_planned_shares_of_its_error(inputs: Path, tmp_path: Path) -> None:
+def test_an_evaluation_keeps_the_planned_shares_of_its_error(prepared: Path, tmp_path: Path) -> None:
     """Two candidates share the 5 %; dropping one after the answers is said, and seen if nothing says it."""
-    output, given = tmp_path / "out", [inputs / "reference", inputs / "other", tmp_path / "smaller"]
-    options = {"base_model": inputs / "base", "data": inputs / "rows.csv", "output": output, "device": "cpu"}
-    compress_adapter(inputs / "reference", given[2], rank=1)
+    output, given = tmp_path / "out", [prepared / "reference", prepared / "other", tmp_path / "smaller"]
+    options = {
+        "base_model": prepared / "base",
+        "data": prepared / "rows.csv",
+        "output": output,
+        "device": "cpu",
+    }
+    compress_adapter(prepared / "reference", given[2], rank=1)
     assert evaluate_adapters(given, **options).notes == evaluate_adapters(given, **options).notes
     manifest = json.loads((output / "records" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["claims"] == [["other"], ["smaller"]]
@@ -315,14 +315,14 @@ def test_another_strength_is_verified_and_takes_no_other_evaluation(shrunk: Path
     assert [name for name in fields(copied / "weaker") if name.endswith(".scale")]
 
 
-def test_a_compression_names_the_ranks_in_its_file(inputs: Path, tmp_path: Path) -> None:
+def test_a_compression_names_the_ranks_in_its_file(prepared: Path, tmp_path: Path) -> None:
     for rank in (1, 2):
-        compress_adapter(inputs / "reference", tmp_path / f"rank{rank}", rank=rank)
+        compress_adapter(prepared / "reference", tmp_path / f"rank{rank}", rank=rank)
     folder = tmp_path / "rank1"
     assert verify(folder).verdict == "consistent"
     edit(folder / "compression_report.json", lambda report: report["modules"][0].update(measured_error=0.001))
     assert [name for name in fields(folder) if "measured_error" in name] == []  # the original is not here
-    shutil.copytree(inputs / "reference", tmp_path / "reference")
+    shutil.copytree(prepared / "reference", tmp_path / "reference")
     assert [name for name in fields(folder) if "measured_error" in name]
     weights = folder / "adapter_model.safetensors"
     shutil.copy(tmp_path / "rank2" / weights.name, weights)

@@ -18,6 +18,7 @@ from gradience.adapters.patterns import has_many_repeats
 from gradience.errors import InputError, require
 from gradience.models.local_only import would_fetch
 from gradience.tasks.harness.definition import EXTRA, Definition
+from gradience.words import first_line
 
 BUILDERS = ("arrow", "csv", "json", "pandas", "parquet", "text")
 """`dataset_path`s that read files named in `dataset_kwargs`, here or at an address."""
@@ -73,13 +74,13 @@ def load(definition: Definition, num_fewshot: int | None) -> Any:
         loaded = manager.load(str(definition.path) if values is None else {**values})
     except (ConnectionError, HfHubHTTPError, datasets.exceptions.DatasetNotFoundError) as error:
         raise NetworkError(
-            f"{definition.profile}: {_first_line(error)}",
+            f"{definition.profile}: {first_line(error)}",
             code="task-dataset",
             hint="check the network and `hf auth login`; local files: `dataset_path: json` with `data_files`",
         ) from None
     except (datasets.exceptions.DatasetsError, FileNotFoundError) as error:
         raise InputError(
-            f"{definition.profile}: its data cannot be read: {_first_line(error)}",
+            f"{definition.profile}: its data cannot be read: {first_line(error)}",
             code="task-dataset",
             hint="check `dataset_path` and `data_files`; relative paths start at the working directory",
         ) from None
@@ -114,7 +115,7 @@ def unusable_errors() -> tuple[type[Exception], ...]:
 def unusable(profile: str, error: Exception) -> InputError:
     """The error (`task-harness`) for what lm-eval raises."""
     return InputError(
-        f"{profile}: lm-eval cannot use this task: {type(error).__name__}: {_first_line(error)}",
+        f"{profile}: lm-eval cannot use this task: {type(error).__name__}: {first_line(error)}",
         code="task-harness",
         hint="correct the YAML; `lm-eval validate --tasks NAME` checks one",
     )
@@ -174,7 +175,3 @@ BOUNDED = SimpleNamespace(
 """The parts of `re` that lm-eval modules use, with a time limit, because an untrusted pattern may never
 end.
 """
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
