@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from gradience.reports.fleet_compression import FleetCompression
     from gradience.reports.monitor import MonitorReport
     from gradience.reports.shrink import ShrinkReport
+    from gradience.reports.strength import StrengthReport
     from gradience.shrink.verb import shrink_adapter
     from gradience.telemetry import TelemetryReader, TelemetryWriter
     from gradience.verification.verb import verify
@@ -93,6 +94,7 @@ _HOME = {
     "OutputError": "gradience.errors",
     "ReadError": "gradience.errors",
     "ShrinkReport": "gradience.reports.shrink",
+    "StrengthReport": "gradience.reports.strength",
     "SpectralTracker": "gradience.live",
     "TelemetryReader": "gradience.telemetry",
     "TelemetryWriter": "gradience.telemetry",
@@ -153,6 +155,7 @@ __all__ = [
     "ReadError",
     "ShrinkReport",
     "SpectralTracker",
+    "StrengthReport",
     "TelemetryReader",
     "TelemetryWriter",
     "ToBudget",

@@ -110,8 +110,7 @@ def _answer(report: StrengthReport) -> Note:
     tested = report.tested
     if tested is None:
         return Note("unknown", "no strength keeps the task and is better on the guards, on the dev rows")
-    point = report.point(tested.name)
-    assert point is not None
+    point = {point.name: point for point in report.points}[tested.name]
     words = f": strength {point.strength:g} at rank {point.rank}, grade {tested.grade}: {tested.reason}"
     mark: Literal["good", "unknown", "error"] = "good" if tested.grade == "B" else "unknown"
     return Note("error" if tested.grade in ("D", "X") else mark, (Span(tested.name, "name"), words))

@@ -117,6 +117,7 @@ def artifacts() -> dict[str, Any]:
         "evaluation_sets_preview": EvaluationSetsPreview(
             sets=sets_sample.sets_plan().sets, previews={"task": evaluation_preview()}
         ),
+        "strength": sets_sample.strength_report(),
         "shrink": shrink(),
         "shrink_plan": shrink().plan,
         "shrink_forecast": shrink_forecast(),
