@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from shutil import copytree
 
@@ -268,32 +269,15 @@ def test_home_made_pairs_on_the_command_line(tmp_path, capsys):
     assert run([*words, "--scale", "2"]) == 0
 
 
-def test_a_gguf_file_that_is_cut_or_changed_is_refused_or_read(tmp_path):
-    path = tmp_path / "adapter.gguf"
-    whole = (FOLDER / "gguf-f32" / "adapter.gguf").read_bytes()
-    for cut in range(0, len(whole), 211):
-        path.write_bytes(whole[:cut])
-        with pytest.raises(InputError):
-            audit_adapter(path)
-    for place in range(0, 700, 7):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
-        try:
-            audit_adapter(path)
-        except InputError:
-            continue
-
-
-def test_an_archive_is_read_where_its_arrays_lie(tmp_path):
-    """Truncated, or with a list of members that lies, it is refused."""
-    path = tmp_path / "adapters.npz"
-    whole = (FOLDER / "mlx-npz" / "adapters.npz").read_bytes()
+@pytest.mark.parametrize(("kind", "name"), [("gguf-f32", "adapter.gguf"), ("mlx-npz", "adapters.npz")])
+def test_a_file_that_is_cut_is_refused_and_a_changed_one_is_refused_or_read(kind, name, tmp_path):
+    path = tmp_path / name
+    whole = (FOLDER / kind / name).read_bytes()
     for cut in range(0, len(whole), 61):
         path.write_bytes(whole[:cut])
         with pytest.raises(InputError):
             audit_adapter(path)
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
-        try:
+        with suppress(InputError):
             audit_adapter(path)
-        except InputError:
-            continue
