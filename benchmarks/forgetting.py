@@ -238,13 +238,20 @@ def count(args: argparse.Namespace) -> None:
 # ---------------------------------------------------------------- report
 
 
-def excess(rows: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any]) -> float:
-    """D: guard NLL with the intruders removed − the lowest of scaling at a task NLL that is at least as good."""
+def excess(rows: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any], *, smooth: bool = False) -> float:
+    """D: guard NLL with the intruders removed − the lowest of scaling at a task NLL that is at least as good.
+
+    smooth: a monotone cubic curve between the strengths (not registered): a straight line lies above a convex one.
+    """
+    from scipy.interpolate import PchipInterpolator
+
     scalings = [row for row in (base, *rows.values()) if row["alpha"] is not None]
     points = sorted((row["alpha"], row["task_nll"], row["guard_nll"]) for row in scalings)
     alphas, tasks, guards = np.array(points).T
     grid = np.linspace(0, 1, 10_001)
     task, guard = np.interp(grid, alphas, tasks), np.interp(grid, alphas, guards)
+    if smooth:
+        task, guard = (PchipInterpolator(alphas, values)(grid) for values in (tasks, guards))
     removed = rows["intruders removed"]
     good = task <= removed["task_nll"]
     return float(removed["guard_nll"] - (guard[good].min() if good.any() else guard[task.argmin()]))
@@ -293,11 +300,17 @@ def report_task(path: Path) -> tuple[float, float]:
     print("| difference, mean and 95 % t interval over seeds | nats per token |")
     print("|---|---|")
     print("| D |", shown([excess(rows, base) for rows in decide]), "|")
+    print(
+        "| D, smooth curve (not registered) |",
+        shown([excess(rows, base, smooth=True) for rows in decide]),
+        "|",
+    )
     for other in OTHERS:
         for label, key in (("guard NLL", "guard_nll"), ("task NLL", "task_nll")):
             measured = [rows for rows in decide if other in rows]
             values = [rows["intruders removed"][key] - rows[other][key] for rows in measured]
-            print(f"| {label}, intruders removed − {other} (n = {len(values)}) | {shown(values)} |")
+            if values:
+                print(f"| {label}, intruders removed − {other} (n = {len(values)}) | {shown(values)} |")
     return interval([excess(rows, base) for rows in decide])[1:]
 
 
