@@ -125,6 +125,7 @@ KEPT = (
         "smollm2_shrink/shrink.json",
         ("Candidates", "Change in outputs"),
     ),
+    Kept("docs/fleet.md", "fleet", "fleet_probes/fleet.json"),
     Kept(
         QUESTIONS,
         "fleet-steps",
@@ -161,12 +162,6 @@ Two hours that I will not get back.,negative
 SMALLER = "compress my_adapter --rank 4 --output smaller"
 WIDE = "compress my_adapter --rank 8 --dtype F32 --output wide"
 SPACE = ("Disk space",)
-FLEET = (
-    "compress my_adapter --rank 8 --encoding uniform --output adapters/reviews",
-    "compress my_adapter --rank 8 --encoding folded --output adapters/reviews-again",
-    "compress my_adapter --energy 0.995 --output adapters/reviews-smaller",
-    "compress my_adapter --rank 1 --output adapters/reviews-rank1",
-)
 PAGES = (
     Shown("docs/quickstart.md", "compress", SMALLER, ("Size", "Error")),
     Shown("docs/audit.md", "audit", f"audit {EXAMPLE}", scratch=False),
@@ -180,7 +175,6 @@ PAGES = (
         "preview",
         "evaluate my_adapter --base-model embedded:minilm --data reviews.csv --preview",
     ),
-    Shown("docs/fleet.md", "fleet", "fleet adapters -o fleet.jsonl", before=FLEET),
     Shown(
         "docs/evidence.md",
         "evidence",

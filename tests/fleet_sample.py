@@ -5,7 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.fleet import BaseGroup, Copies, Failure, FleetReport, FleetRow, Forcing, Step
+from gradience.reports.fleet import (
+    BaseGroup,
+    Copies,
+    Failure,
+    FleetReport,
+    FleetRow,
+    Forcing,
+    NotServed,
+    Step,
+)
 from gradience.reports.fleet_compression import FleetCompression, Truncated
 
 RUN = Stopwatch("gradience fleet zoo", started=datetime(2026, 1, 1, tzinfo=UTC)).run_info()
@@ -45,6 +54,9 @@ def fleet_report() -> FleetReport:
         max_lora_rank=32,
         slot_bytes=256,
         steps=steps,
+        target=16,
+        recommended=False,
+        above=1,
         forcing=(Forcing(path="zoo/a", rank=32, lost_energy=0.2, predicted_kl_per_token=0.01),),
     )
     return FleetReport(
@@ -58,7 +70,12 @@ def fleet_report() -> FleetReport:
         params=384,
         elsewhere=1,
         engine="vLLM 0.32.0",
+        slots=8,
+        max_error=0.25,
+        limit=None,
+        limit_adapters=None,
         bases=(base,),
+        not_served=(NotServed(reason="in the format of mlx, not of PEFT", adapters=1, first="zoo/m"),),
         copies=(Copies(kind="near", paths=("zoo/a", "zoo/b"), difference=0.05),),
         failures=(Failure(code="pickle", adapters=1, first="zoo/p", message="a pickle file (torch.save)"),),
         run=RUN,

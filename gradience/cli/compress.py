@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -36,6 +36,8 @@ class Sources:
     """With --fleet: truncate every larger adapter to this rank."""
     root: Annotated[StrPath | None, Flag("DIR")] = None
     """With --fleet: folder that the paths are relative to."""
+    unchanged: Annotated[Literal["leave", "link", "copy"] | None, Flag("HOW")] = None
+    """With --fleet: link or copy the adapters that need no truncation into the output (default: leave them out)."""
 
 
 def compress(
@@ -62,7 +64,7 @@ def compress(
         return _fleet(given, sources, hub, out)
     if sources.keys() - {"source"}:
         raise UsageError(
-            "--to-rank and --root belong to --fleet",
+            "--to-rank, --root and --unchanged belong to --fleet",
             code="no-fleet",
             hint="for one adapter, give its rank: --rank 4",
         )
@@ -115,7 +117,7 @@ def _fleet(given: dict[str, Any], sources: dict[str, Any], hub: PushSettings, ou
         raise UsageError(
             f"{other[0]} cannot be combined with --fleet",
             code="fleet-alone",
-            hint="a fleet takes --to-rank, --root, --encoding, --to, --dtype, --strip, --base-model,"
+            hint="a fleet takes --to-rank, --root, --unchanged, --encoding, --to, --dtype, --strip, --base-model,"
             " --allow-pickle and --force",
         )
     of_the_fleet = {"rank" if name == "to_rank" else name: value for name, value in sources.items()}

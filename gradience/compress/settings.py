@@ -93,6 +93,8 @@ class SizeSettings:
     """Keep the relative error of the whole adapter at or below E."""
     max_kl_per_token: Annotated[Number | None, Flag("X")] = None
     """Keep the predicted KL per scored token below X nats, by the upper end of its interval (needs --calibration)."""
+    host: Annotated[str | None, Flag("HOST[:MODEL]", name="--for")] = None
+    """Truncate to the rank that a host documents as its maximum: wandb, together, fireworks or sagemaker."""
     plan: Annotated[
         SkipValidation[CompressionPlan | StrPath | None], BeforeValidator(_plan), Flag("FILE")
     ] = None

@@ -6,9 +6,11 @@ Each adapter is left as it is, taken over from an earlier run, or written smalle
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -17,14 +19,15 @@ from gradience.adapters.pickles import SUFFIXES
 from gradience.compress.settings import WriteSettings
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.files.scratch import held
-from gradience.files.whole import write_errors
+from gradience.files.whole import whole_folder, write_errors
 from gradience.fleet.journal import read_rows
+from gradience.fleet.measure import stamp_of, stamped_files
 from gradience.fleet.processes import Died, Request, replies
 from gradience.fleet.settings import FleetCompressSettings
 from gradience.fleet.truncate import failed
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.fleet import FleetRow
-from gradience.reports.fleet_compression import FleetCompression, Truncated
+from gradience.reports.fleet_compression import UNCHANGED, FleetCompression, Truncated, TruncationStatus
 from gradience.settings import public, shared
 
 BATCH_REPORT = "fleet_compression.json"
@@ -63,14 +66,18 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
     with held(folder):
         for name, row in rows.items():
             try:
-                target = _target(row, folder, rows)
+                if is_link(folder / name, home / name):  # of an earlier run
+                    status: TruncationStatus = "linked"
+                else:
+                    target = _target(row, folder, rows)
+                    status = "written"
+                    if row.rank is not None and row.rank <= wanted:
+                        status = placed(home / name, folder / name, settings.unchanged)
             except GradienceError as error:
                 results[name] = failed(row, error)
                 continue
-            if row.rank is not None and row.rank <= wanted:
-                results[name] = Truncated(
-                    path=name, status="small enough", old_rank=row.rank, old_bytes=row.bytes
-                )
+            if status != "written":
+                results[name] = Truncated(path=name, status=status, old_rank=row.rank, old_bytes=row.bytes)
                 continue
             requests.append({
                 "task": "truncate",
@@ -96,7 +103,7 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
             rank=wanted,
             written=statuses["written"],
             reused=statuses["reused"],
-            small_enough=statuses["small enough"],
+            small_enough=sum(adapter.status in UNCHANGED for adapter in adapters),
             failed=statuses["failed"],
             old_bytes=sum(adapter.old_bytes or 0 for adapter in written),
             new_bytes=sum(adapter.new_bytes or 0 for adapter in written),
@@ -105,6 +112,46 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
         )
         report.save(folder / BATCH_REPORT)
     return report
+
+
+def is_link(path: Path, source: Path) -> bool:
+    """Return True if `path` is a symbolic link to `source`."""
+    return path.is_symlink() and os.path.realpath(path) == os.path.realpath(source)
+
+
+def placed(source: Path, target: Path, how: Literal["leave", "link", "copy"]) -> TruncationStatus:
+    """Link or copy an unchanged adapter, a folder or a file, to its place in the batch; return its status.
+
+    Of a folder its files are copied, not what is in folders below it. Raises UsageError (output-exists) if another
+    adapter is there, OutputError if the disk refuses.
+    """
+    if how == "leave":
+        return "small enough"
+    done: TruncationStatus = "linked" if how == "link" else "copied"
+    if os.path.lexists(target):
+        if (
+            how == "copy"
+            and not target.is_symlink()
+            and stamp_of(stamped_files(target)) == stamp_of(stamped_files(source))
+        ):
+            return done
+        raise UsageError(
+            f"{target}: exists and is not this adapter",
+            code="output-exists",
+            hint="remove it, or give another --output",
+        )
+    with write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if how == "link":
+            target.symlink_to(os.path.realpath(source))
+        elif source.is_dir():
+            with whole_folder(target, force=False) as folder:
+                for file in sorted(source.iterdir()):
+                    if file.is_file():
+                        shutil.copy2(file, folder / file.name)
+        else:
+            shutil.copy2(source, target)
+    return done
 
 
 def _target(row: FleetRow, output: Path, names: Collection[str]) -> Path:

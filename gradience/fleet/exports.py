@@ -23,7 +23,18 @@ BATCH = 1000
 """Rows in memory at a time."""
 FORMULA = ("=", "+", "-", "@")
 """First characters that a cell must not have: a spreadsheet would evaluate it as a formula."""
-TEXTS = ("path", "status", "error", "message", "sha256", "format", "base_model", "dtypes", "init")
+TEXTS = (
+    "path",
+    "status",
+    "error",
+    "message",
+    "sha256",
+    "format",
+    "base_model",
+    "dtypes",
+    "init",
+    "not_served",
+)
 FLAGS = ("use_rslora", "use_dora")
 COUNTS = ("bytes", "rank", "declared_r", "modules", "trained", "unmeasured", "params")
 NUMBERS = ("width", "stable_rank_median", "energy_rank_90_p50", "energy_rank_90_p90", "fro_norm")

@@ -27,6 +27,7 @@ from gradience.errors import GradienceError
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reading import MAX_SETTINGS_BYTES, cannot_open
 from gradience.reports.fleet import FleetRow
+from gradience.runtimes.verdict import not_served
 from gradience.spectra import (
     Blocks,
     FloatArray,
@@ -196,6 +197,7 @@ def _row(opened: Adapter, name: str) -> FleetRow:
         unmeasured=missing,
         params=sum(pair.params for pair in opened.pairs),
         width=sum(pair.params / pair.rank for pair in opened.pairs),
+        not_served=sentence_text(not_served(opened)),
         **common,
         **sums.measures(),
     )

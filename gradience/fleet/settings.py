@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from gradience.adapters.settings import WorkSettings
 from gradience.compress.settings import WriteSettings
-from gradience.settings import SETTINGS, Flag, Integer, Positive, StrPath, several
+from gradience.settings import SETTINGS, Flag, Integer, Number, Positive, StrPath, several
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -32,6 +32,12 @@ class FleetSettings(WorkSettings):
         StrPath | Sequence[StrPath], BeforeValidator(several), Flag("FILE", name="--calibration")
     ] = ()
     """Calibration of one of the adapters: adds its predicted KL at lower ranks; may be repeated."""
+    slots: Annotated[Positive, Flag("N")] = 8
+    """Adapters that a server holds at a time: memory and flags are shown for N slots."""
+    max_error: Annotated[Number, Flag("E")] = 0.25
+    """Recommend a lower rank only if the relative weight error of every adapter is at most E."""
+    host: Annotated[str | None, Flag("HOST[:MODEL]", name="--for")] = None
+    """Show the adapters above the rank that a host documents: wandb, together, fireworks or sagemaker."""
     workers: Annotated[Positive | None, Flag("N")] = None
     """Processes at a time (default: one per processor). The rows are the same for any number."""
     executor: Annotated[Literal["ray"] | None, Flag("NAME")] = None
@@ -53,3 +59,5 @@ class FleetCompressSettings(WriteSettings, WorkSettings):
     """Truncate every larger module to this rank."""
     root: Annotated[StrPath, Flag("DIR")] = "."
     """Folder that the paths of the rows are relative to, as when they were measured."""
+    unchanged: Annotated[Literal["leave", "link", "copy"], Flag("HOW")] = "leave"
+    """Adapters at or below this rank: leave them out, or link or copy them into the output, which is then complete."""

@@ -21,7 +21,7 @@ from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 from gradience.ranks import max_lora_rank_step, percentile
 from gradience.reports.calibration import Calibration
-from gradience.reports.fleet import BaseGroup, Copies, CopyKind, Failure, FleetRow, Forcing, Step
+from gradience.reports.fleet import BaseGroup, Copies, CopyKind, Failure, FleetRow, Forcing, NotServed, Step
 from gradience.runtimes.verdict import slot_bytes, steps_below
 from gradience.words import listed
 
@@ -128,7 +128,7 @@ class Predictions:
 
 
 FORCING = 1000
-"""Adapters above the next step that a report lists for one base; it counts all of them."""
+"""Adapters above the target that a report lists for one base; it counts all of them."""
 
 PredictedKl = Callable[[str, str, int], float | None]
 """Predicted KL of an adapter, by its name and the digest of its weights, at a rank; None without a calibration."""
@@ -157,6 +157,7 @@ class Tally:
     _served: dict[str | None, list[_Served]] = field(default_factory=dict)
     _sketched: list[Sketched] = field(default_factory=list)
     _failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    _not_served: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, row: FleetRow) -> None:
         """Count a row."""
@@ -171,7 +172,9 @@ class Tally:
         sketch = np.array(row.sketch, dtype=np.float32)
         identity = (row.sha256 or "", row.fro_norm)
         self._sketched.append(Sketched(row.path, (row.base_model, row.use_dora), identity, sketch))
-        if row.rank is not None and row.width is not None:
+        if row.not_served:
+            self._not_served.setdefault(row.not_served, []).append(row.path)
+        elif row.rank is not None and row.width is not None:
             served = _Served(
                 row.path, row.sha256 or "", row.bytes or 0, row.rank, row.width, row.lost_energy_at
             )
@@ -190,6 +193,14 @@ class Tally:
             for first in [min(rows, key=lambda row: natural_key(row[0]))]
         )
 
+    def not_served(self) -> tuple[NotServed, ...]:
+        """Return the reasons for which the engine cannot load adapters, the most frequent first."""
+        ordered = sorted(self._not_served.items(), key=lambda item: (-len(item[1]), item[0]))
+        return tuple(
+            NotServed(reason=reason, adapters=len(names), first=min(names, key=natural_key))
+            for reason, names in ordered
+        )
+
     @property
     def failed(self) -> int:
         """Number of adapters that failed."""
@@ -200,17 +211,26 @@ class Tally:
         """Digests of the weights of all that were measured."""
         return frozenset(adapter.identity[0] for adapter in self._sketched)
 
-    def bases(self, predicted: PredictedKl) -> tuple[BaseGroup, ...]:
-        """Return each base model's adapters, the base with the most first."""
+    def bases(
+        self, predicted: PredictedKl, max_error: float, limit: int | None = None
+    ) -> tuple[BaseGroup, ...]:
+        """Return each base model's adapters, the base with the most first. limit: the host's maximum rank."""
         ordered = sorted(self._served.items(), key=lambda item: (-len(item[1]), item[0] or ""))
-        return tuple(_group(base, adapters, predicted) for base, adapters in ordered)
+        return tuple(_group(base, adapters, predicted, max_error, limit) for base, adapters in ordered)
 
 
-def _group(base: str | None, adapters: Sequence[_Served], predicted: PredictedKl) -> BaseGroup:
+def _group(
+    base: str | None,
+    adapters: Sequence[_Served],
+    predicted: PredictedKl,
+    max_error: float,
+    limit: int | None,
+) -> BaseGroup:
     largest = max(adapter.rank for adapter in adapters)
     width = max(adapter.width for adapter in adapters)
     top = max_lora_rank_step(largest)
-    steps, forcing = [], []
+    steps, target = [], None
+    within = limit is not None
     for rank in steps_below(largest):
         above = [adapter for adapter in adapters if adapter.rank > rank]
         lost = [adapter.lost_at[rank] for adapter in above if rank in adapter.lost_at]
@@ -223,17 +243,14 @@ def _group(base: str | None, adapters: Sequence[_Served], predicted: PredictedKl
                 lost_energy_max=max(lost, default=None),
             )
         )
-        if len(steps) == 1:
-            above.sort(key=lambda adapter: (-adapter.lost_at.get(rank, math.inf), natural_key(adapter.name)))
-            forcing = [
-                Forcing(
-                    path=adapter.name,
-                    rank=adapter.rank,
-                    lost_energy=adapter.lost_at.get(rank),
-                    predicted_kl_per_token=predicted(adapter.name, adapter.sha256, rank),
-                )
-                for adapter in above[:FORCING]
-            ]
+        if limit is None and len(lost) == len(above) and max(lost) <= max_error**2:
+            target, within = rank, True
+    if limit is not None:
+        target = limit if largest > limit else None
+    elif target is None and steps:
+        target = steps[0].max_lora_rank
+    higher = [] if target is None else [adapter for adapter in adapters if adapter.rank > target]
+    higher.sort(key=lambda adapter: (-adapter.lost_at.get(target or 0, math.inf), natural_key(adapter.name)))
     return BaseGroup(
         base_model=base,
         adapters=len(adapters),
@@ -242,5 +259,16 @@ def _group(base: str | None, adapters: Sequence[_Served], predicted: PredictedKl
         max_lora_rank=top,
         slot_bytes=None if top is None else slot_bytes(width, top),
         steps=tuple(steps),
-        forcing=tuple(forcing),
+        target=target,
+        recommended=within and target is not None,
+        above=len(higher),
+        forcing=tuple(
+            Forcing(
+                path=adapter.name,
+                rank=adapter.rank,
+                lost_energy=adapter.lost_at.get(target or 0),
+                predicted_kl_per_token=predicted(adapter.name, adapter.sha256, target or 0),
+            )
+            for adapter in higher[:FORCING]
+        ),
     )

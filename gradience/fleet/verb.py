@@ -19,6 +19,7 @@ from gradience.fleet.measure import failed
 from gradience.fleet.processes import Died, replies
 from gradience.fleet.settings import FleetSettings
 from gradience.fleet.summary import Predictions, Tally
+from gradience.plan.hosts import limit_of
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.fleet import FleetReport, FleetRow
 from gradience.runtimes.verdict import engine
@@ -43,6 +44,8 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
     without pyarrow. An adapter that cannot be measured does not raise: its row has the error's code.
     """
     watch, home = Stopwatch(settings.command), root_of(settings)
+    limit = None if settings.host is None else limit_of(settings.host)
+    limit_rank = None if limit is None else limit.max_rank
     table = None if settings.output is None else Path(settings.output)
     rows_file = None if table is None else rows_file_of(table, force=settings.force)
     allow_pickle = settings.allow_pickle
@@ -91,7 +94,12 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
         engine=engine(),
         rows_file=None if rows_file is None else path_text(rows_file),
         root=path_text(home),
-        bases=tally.bases(partial(predictions.kl, paths)),
+        slots=settings.slots,
+        max_error=settings.max_error,
+        limit=None if limit is None else limit.words,
+        limit_adapters=None if limit is None else limit.adapters_per_base,
+        bases=tally.bases(partial(predictions.kl, paths), settings.max_error, limit_rank),
+        not_served=tally.not_served(),
         copies=tally.copies(partial(_difference, paths, allow_pickle=allow_pickle)),
         failures=tally.failures(),
         run=watch.run_info(),

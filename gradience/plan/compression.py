@@ -12,7 +12,17 @@ from gradience.errors import UsageError
 from gradience.files.shared_names import given_text
 from gradience.plan.blocking import refuse_empty, refuse_uncompressible
 from gradience.plan.calibrated import ToKl, calibrated, curve, predicted, refuse_routed, with_calibration
-from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToOwnRanks, ToPlan, ToRank, ToSuggestion
+from gradience.plan.criteria import (
+    Criterion,
+    ToBudget,
+    ToEnergy,
+    ToHost,
+    ToOwnRanks,
+    ToPlan,
+    ToRank,
+    ToSuggestion,
+)
+from gradience.plan.hosts import limit_of
 from gradience.plan.modules import Grid, Module, Ranks, modules_of, size_at
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.audit import AuditReport
@@ -32,6 +42,10 @@ def _budget(name: str) -> Callable[[Any], Criterion]:
     return lambda value: ToBudget(**{name: value})
 
 
+def _host(target: str) -> Criterion:
+    return ToHost(limit_of(target))
+
+
 SIZES: dict[str, Callable[[Any], Criterion]] = {
     "rank": ToRank,
     "energy": ToEnergy,
@@ -41,6 +55,7 @@ SIZES: dict[str, Callable[[Any], Criterion]] = {
     "max_bytes": _budget("max_bytes"),
     "max_error": _budget("max_error"),
     "max_kl_per_token": ToKl,
+    "host": _host,
     "plan": _plan,
 }
 """The ways to ask for a size -> what makes a criterion of the value."""
@@ -55,7 +70,7 @@ def criterion_of(given: Mapping[str, Any], strength: float | None = None) -> Cri
     Raises UsageError for none or several, InputError for a plan that cannot be read.
     """
     names = [name for name, value in given.items() if value is not None]
-    flags = {name: f"--{name.replace('_', '-')}" for name in SIZES}
+    flags = {name: "--for" if name == "host" else f"--{name.replace('_', '-')}" for name in SIZES}
     if not names and strength is not None:
         return ToOwnRanks()
     if len(names) != 1:

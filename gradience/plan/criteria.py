@@ -16,6 +16,7 @@ from gradience.adapters.keys import config_name
 from gradience.arguments import integer_argument, number_argument
 from gradience.errors import InputError, UsageError
 from gradience.plan.allocate import cover, fill, start_cost
+from gradience.plan.hosts import HostLimit
 from gradience.plan.modules import EVERY_RANK, Grid, Module, Ranks, item_of
 from gradience.reports.audit import AuditReport, Suggestions
 from gradience.words import counted
@@ -65,6 +66,33 @@ class ToRank:
                 f"rank is {self.rank}, but must be at least 1", code="bad-rank", hint="give a rank such as 16"
             )
         return _each(modules, grid, lambda module: min(self.rank, module.rank))
+
+
+@dataclass(frozen=True, slots=True)
+class ToHost:
+    """Truncate every module to the rank that a host documents as its maximum.
+
+    >>> ToHost(limit_of("wandb")).words.partition(",")[0]
+    'rank at most 16'
+    """
+
+    limit: HostLimit
+
+    @property
+    def words(self) -> str:
+        return self.limit.words
+
+    def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
+        limit = self.limit
+        for module in modules:
+            if limit.modules and not module.name.endswith(limit.modules):
+                problem = f"{module.name}: {limit.name} documents LoRA only on {', '.join(limit.modules)}"
+            elif module.rank < limit.min_rank:
+                problem = f"{module.name}: rank {module.rank}, and {limit.name} documents {limit.words}"
+            else:
+                continue
+            raise InputError(problem, code="host-limit", hint="choose another host, or give --rank K")
+        return ToRank(limit.max_rank).choose(report, modules, grid)
 
 
 @dataclass(frozen=True, slots=True)

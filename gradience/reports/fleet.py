@@ -15,8 +15,10 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from gradience.files.artifact import ROW_CONFIG, Artifact, Float12
+from gradience.ranks import max_lora_rank_step
 from gradience.reports.base.blocks import (
     Block,
+    Code,
     Column,
     Document,
     Heading,
@@ -51,7 +53,7 @@ class FleetRow(Artifact):
 
     repair: ClassVar[str] = "measure the fleet again: gradience fleet DIR -o fleet.jsonl"
 
-    schema_: Literal["gradience.fleet_row/1"] = Field(default="gradience.fleet_row/1", alias="schema")
+    schema_: Literal["gradience.fleet_row/2"] = Field(default="gradience.fleet_row/2", alias="schema")
     path: str
     """Relative to the root, with `/` between its parts."""
     status: RowStatus
@@ -76,6 +78,8 @@ class FleetRow(Artifact):
     rank: int | None = None
     """The largest rank of its tensors, which a server must allocate."""
     declared_r: int | None = None
+    not_served: str = ""
+    """Reason for which the engine of the summary cannot load it; empty if it can, or if that was not run."""
     modules: int = 0
     """LoRA modules; each expert counts."""
     trained: int = 0
@@ -113,14 +117,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class Forcing:
-    """An adapter above the next lower step."""
+    """An adapter above the target rank."""
 
     path: str
     rank: int
     lost_energy: Float12 | None = None
-    """Share of ‖ΔW‖² lost at that step; null if the scale is unknown or nothing was trained."""
+    """Share of ‖ΔW‖² lost at the target rank; null if the scale is unknown or nothing was trained."""
     predicted_kl_per_token: Float12 | None = None
-    """Predicted KL per scored token at that step, in nats, if a calibration of this adapter was given."""
+    """Predicted KL per scored token at the target rank, in nats, if a calibration of this adapter was given."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -136,8 +140,25 @@ class BaseGroup:
     slot_bytes: int | None
     steps: tuple[Step, ...]
     """The lower values of max_lora_rank, in descending order."""
+    target: int | None
+    """Rank for all adapters: the host's maximum, else the lowest step within the error limit, else the next lower step.
+    Null if no adapter is above a lower one."""
+    recommended: bool
+    """True if `target` is within the error limit, or is a host's maximum."""
+    above: int
+    """Number of adapters above `target`."""
     forcing: tuple[Forcing, ...]
-    """Adapters above the next lower step, the largest loss first."""
+    """Adapters above `target`, the largest loss first."""
+
+
+@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class NotServed:
+    """Adapters that the engine cannot load, for the same reason; they are in no base group."""
+
+    reason: str
+    adapters: int
+    first: str
+    """Path of the first of them."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -200,7 +221,16 @@ class FleetReport(Report):
     """File with the rows, as `gradience compress --fleet` takes it; null if none was written."""
     root: str = "."
     """Folder that the paths of the rows are relative to."""
+    slots: int
+    """Slots (`max_loras`) for which memory is shown."""
+    max_error: Float12
+    """Largest error ‖ΔW − ΔW′‖/‖ΔW‖ of an adapter at which a step is recommended."""
+    limit: str | None
+    """Documented limit of the host, in words; null without one."""
+    limit_adapters: int | None
+    """Adapters per base that the host documents."""
     bases: tuple[BaseGroup, ...]
+    not_served: tuple[NotServed, ...]
     copies: tuple[Copies, ...]
     failures: tuple[Failure, ...]
     run: RunInfo
@@ -229,7 +259,9 @@ def fleet_blocks(report: FleetReport, *, brief: bool = False, root: str | None =
     return [
         *_title(report),
         *_serving(report),
-        *_lower_ranks([base for base in report.bases if base.steps], brief=brief),
+        *_not_served(report),
+        *_lower_ranks(report, brief=brief),
+        *_flags(report.bases[: SHOWN_BASES if brief else LISTED], report.slots),
         *_next(report, report.root if root is None else root),
         *_copies(report, brief=brief),
         *_failures(report),
@@ -276,12 +308,36 @@ def _serving(report: FleetReport) -> list[Block]:
         (Column("largest r", ">"), lambda base: count(base.largest_rank)),
         (Column("max_lora_rank", ">"), lambda base: Span(max_lora_rank(base.max_lora_rank), "strong")),
         (
-            Column("per slot ≥", ">"),
-            lambda base: MISSING if base.slot_bytes is None else size(base.slot_bytes),
+            Column(f"{plural(report.slots, 'slot')} ≥", ">"),
+            lambda base: MISSING if base.slot_bytes is None else size(report.slots * base.slot_bytes),
         ),
         (Column("on disk", ">", drop=1), lambda base: size(base.bytes)),
     )
     return [Heading("Server memory", aside=report.engine), table]
+
+
+def _not_served(report: FleetReport) -> list[Block]:
+    if not report.not_served:
+        return []
+    notes = [
+        Note(
+            "info",
+            (f"{plural(row.adapters, 'adapter')}, for example ", Span(row.first, "name"), f": {row.reason}"),
+        )
+        for row in report.not_served
+    ]
+    return [Heading("Not counted", aside=f"not loaded by {report.engine}"), Notes(notes)]
+
+
+def _flags(bases: Sequence[BaseGroup], slots: int) -> list[Block]:
+    """Return the command of a server for each base, at the recommended step or the one that it needs now."""
+    lines = [
+        f"vllm serve {shlex.quote(base.base_model or 'BASE_MODEL')} --enable-lora --max-loras {slots}"
+        f" --max-lora-rank {rank}"
+        for base in bases
+        if (rank := max_lora_rank_step(base.target or 0) if base.recommended else base.max_lora_rank)
+    ]
+    return [Heading("Server flags"), Code(lines, "bash")] if lines else []
 
 
 def weight_error(lost_energy: float | None) -> float | None:
@@ -289,32 +345,35 @@ def weight_error(lost_energy: float | None) -> float | None:
     return None if lost_energy is None else math.sqrt(lost_energy)
 
 
-def _lower_ranks(bases: Sequence[BaseGroup], *, brief: bool) -> list[Block]:
-    """Return memory and error at each lower step of each base, and the adapters above the next one."""
+def _lower_ranks(report: FleetReport, *, brief: bool) -> list[Block]:
+    """Return memory and error at each lower step of each base, and the adapters above its target."""
+    bases = [base for base in report.bases if base.target is not None]
+    limit: list[Block] = [] if report.limit is None else [Heading("Host limit"), Paragraph(report.limit)]
     if not bases:
-        return []
+        return limit
     shown = bases[: SHOWN_BASES if brief else None]
     return [
+        *limit,
         Heading("Lowering max_lora_rank"),
-        *(block for base in shown for block in _lower_steps(base, brief=brief)),
+        *(block for base in shown for block in _lower_steps(report, base, brief=brief)),
         *more(len(bases) - len(shown), "more base"),
     ]
 
 
-def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
+def _lower_steps(report: FleetReport, base: BaseGroup, *, brief: bool) -> list[Block]:
     calibrated = any(adapter.predicted_kl_per_token is not None for adapter in base.forcing)
     forcing = base.forcing[: SHOWN_FORCING if brief else LISTED]
     steps = table_of(
         base.steps,
         (Column("max_lora_rank", ">"), lambda step: str(step.max_lora_rank)),
-        (Column("per slot ≥", ">"), lambda step: size(step.slot_bytes)),
+        (Column(f"{plural(report.slots, 'slot')} ≥", ">"), lambda step: size(report.slots * step.slot_bytes)),
         (Column("to truncate", ">"), lambda step: f"{count(step.truncated)} of {count(base.adapters)}"),
         (Column("error, median", ">"), lambda step: percent(weight_error(step.lost_energy_median))),
         (Column("largest", ">"), lambda step: percent(weight_error(step.lost_energy_max))),
     )
     above = table_of(
         forcing,
-        (Column(f"above {base.steps[0].max_lora_rank}"), lambda adapter: Span(adapter.path, "name")),
+        (Column(f"above {base.target}"), lambda adapter: Span(adapter.path, "name")),
         (Column("r", ">"), lambda adapter: count(adapter.rank)),
         (Column("error", ">"), lambda adapter: percent(weight_error(adapter.lost_energy))),
         (
@@ -322,28 +381,42 @@ def _lower_steps(base: BaseGroup, *, brief: bool) -> list[Block]:
             lambda adapter: sig(adapter.predicted_kl_per_token),
         ),
     )
-    hidden = base.steps[0].truncated - len(forcing)
     return [
         Paragraph(_base(base)),
-        steps,
+        *([steps] if base.steps else []),
+        Paragraph(_advice(report, base)),
         above,
-        *more(hidden, "more adapter"),
+        *more(base.above - len(forcing), "more adapter"),
     ]
 
 
+def _advice(report: FleetReport, base: BaseGroup) -> str:
+    """Return what is recommended for a base, and why."""
+    if report.limit is not None:
+        above = f"{count(base.above)} of {plural(base.adapters, 'adapter')} above the host's maximum rank"
+        many = report.limit_adapters is not None and base.adapters > report.limit_adapters
+        return f"{above} {base.target}" + (
+            f"; the host takes {report.limit_adapters} per base" if many else ""
+        )
+    limit = f"error limit of {percent(report.max_error)}"
+    if base.recommended:
+        return f"Recommended: {base.target}, the lowest step within the {limit}"
+    return f"No lower step is within the {limit}"
+
+
 def _next(report: FleetReport, root: str) -> list[Block]:
-    """Return the command that truncates all adapters to the next step of the first base."""
-    steps = [base.steps[0].max_lora_rank for base in report.bases if base.steps]
-    if not steps:
+    """Return the command that brings all bases to the highest of the ranks recommended for them, if any is lower."""
+    ranks = [base.target if base.recommended and base.target else base.largest_rank for base in report.bases]
+    rank = max(ranks, default=0)
+    if not any(base.largest_rank > rank for base in report.bases):
         return []
-    advice = (
-        f"add -o fleet.jsonl, then gradience compress --fleet fleet.jsonl --to-rank {steps[0]} -o smaller"
-    )
+    rest = f"--to-rank {rank} --unchanged link -o smaller"
+    advice = f"add -o fleet.jsonl, then gradience compress --fleet fleet.jsonl {rest}"
     if report.rows_file is not None:
         place = "" if root == "." else f" --root {shlex.quote(root)}"
         rows = shlex.quote(report.rows_file)
-        advice = f"gradience compress --fleet {rows}{place} --to-rank {steps[0]} -o smaller"
-        advice += "  (for all bases)" if len(steps) > 1 else ""
+        advice = f"gradience compress --fleet {rows}{place} {rest}"
+        advice += "  (for all bases)" if len(report.bases) > 1 else ""
     return [dim(f"Next: {advice}")]
 
 

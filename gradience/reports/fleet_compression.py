@@ -24,7 +24,7 @@ from gradience.reports.base.report import PlotOf, Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.view import more
 
-TruncationStatus = Literal["written", "reused", "small enough", "failed"]
+TruncationStatus = Literal["written", "reused", "small enough", "linked", "copied", "failed"]
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -33,7 +33,8 @@ class Truncated:
 
     path: str
     status: TruncationStatus
-    """`reused`: written by an earlier run of the same batch. `small enough`: not copied, its rank is low enough."""
+    """`reused`: written by an earlier run of the same batch. `small enough`: left out, its rank is low enough.
+    `linked`, `copied`: its rank is low enough, and it is in the folder of the batch unchanged."""
     old_rank: int | None = None
     old_bytes: int | None = None
     new_bytes: int | None = None
@@ -66,6 +67,7 @@ class FleetCompression(Report):
     written: int
     reused: int
     small_enough: int
+    """Adapters whose rank is low enough: left out, linked or copied."""
     failed: int
     old_bytes: int
     """Total size before truncation of the adapters that were written or reused."""
@@ -82,6 +84,8 @@ class FleetCompression(Report):
         return _batch_blocks(self, SHOWN)
 
 
+UNCHANGED = {"small enough": "not copied", "linked": "linked", "copied": "copied"}
+"""Status of an adapter whose rank is low enough -> what became of it."""
 SHOWN = 10
 """Adapters of each group on the screen."""
 
@@ -90,7 +94,8 @@ def _batch_blocks(report: FleetCompression, shown: int | None = None) -> Documen
     """Return totals, the truncated adapters by falling error, and the others."""
     written = [adapter for adapter in report.adapters if adapter.status in ("written", "reused")]
     written.sort(key=lambda adapter: -(adapter.measured_error or 0.0))
-    small = [adapter for adapter in report.adapters if adapter.status == "small enough"]
+    small = [adapter for adapter in report.adapters if adapter.status in UNCHANGED]
+    how = UNCHANGED[small[0].status] if small else "not copied"
     failed = [adapter for adapter in report.adapters if adapter.status == "failed"]
     saved = f"{size(report.old_bytes)} to {size(report.new_bytes)}" if written else "nothing written"
     blocks: list[Block] = [
@@ -99,12 +104,12 @@ def _batch_blocks(report: FleetCompression, shown: int | None = None) -> Documen
         ),
         Paragraph(
             f"{count(report.written)} written, {count(report.reused)} from an earlier run,"
-            f" {count(report.small_enough)} not copied, {count(report.failed)} failed · {saved}"
+            f" {count(report.small_enough)} {how}, {count(report.failed)} failed · {saved}"
         ),
     ]
     for title, adapters in (
         ("Truncated adapters, largest error first", written),
-        (f"Already at or below rank {count(report.rank)} (not copied)", small),
+        (f"Already at or below rank {count(report.rank)} ({how})", small),
     ):
         table = table_of(
             adapters[:shown],

@@ -13,6 +13,7 @@ from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import DEFAULT_RANK, PeftConfig, config_of
 from gradience.ranks import VLLM_MAX_LORA_RANKS, max_lora_rank_step, scale_of
 from gradience.reports.compression import RuntimeVerdict, Verdict
+from gradience.runtimes.architecture import architecture_of
 from gradience.runtimes.record import Parts, Runs, RuntimeRecord, is_general, parts_of, read_runs
 
 SCALE_SLACK = 1e-9
@@ -118,6 +119,26 @@ SLOT_BYTES = 2
 def engine() -> str:
     """Return the engine and its version that was run: `vLLM 0.32.0`."""
     return next(f"{ENGINE} {record.version}" for record in read_runs() if record.runtime == ENGINE)
+
+
+def not_served(adapter: Adapter) -> str:
+    """Return why the engine cannot load an adapter; empty if it loads such adapters, or if that was not run.
+
+    GPT-2 is recognized without its config: only its Conv1D modules are called `c_attn` and have `fan_in_fan_out`.
+    """
+    config = adapter.config
+    if not adapter.of_peft or config is None:
+        return f"in the format of {adapter.format}, not of PEFT"
+    mapping = config.fields.get("auto_mapping")
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    if isinstance(library, str) and library.partition(".")[0] != "transformers":
+        return f"its base is a class of {library}, not of transformers"
+    architecture = architecture_of(config, adapter.location.root)
+    if architecture is None and config.fields.get("fan_in_fan_out") is True:
+        conv1d = any(pair.module.endswith(".attn.c_attn") for pair in adapter.pairs)
+        architecture = "GPT2LMHeadModel" if conv1d else None
+    verdict = next(row for row in verdicts(adapter, architecture) if row.runtime == ENGINE)
+    return "" if verdict.verdict in ("loads", "not run") else f"{verdict.verdict}: {verdict.why}"
 
 
 def slot_bytes(width: float, max_lora_rank: int) -> int:

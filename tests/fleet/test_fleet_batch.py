@@ -66,6 +66,34 @@ def test_what_it_costs_is_what_the_fleet_said(here):
         assert written[path] ** 2 == pytest.approx(forcing[path], rel=1e-4)
 
 
+@pytest.mark.parametrize(("how", "status"), [("link", "linked"), ("copy", "copied")])
+def test_the_output_is_complete_with_the_unchanged_ones(how, status, here):
+    (here / "zoo" / "narrow" / "checkpoint-1").mkdir()
+    line = ["compress", "--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "small", "--unchanged", how, "-q"]
+    for expected in ("written", "reused"):
+        assert run(line) == 4
+        report = FleetCompression.read("small/fleet_compression.json")
+        assert statuses(report) == {
+            "zoo/a": expected,
+            "zoo/deep/b": expected,
+            "zoo/nan": "failed",
+            "zoo/narrow": status,
+        }
+        assert report.small_enough == 1
+        assert compare_adapters("zoo/narrow", "small/zoo/narrow").relative_difference == 0
+    assert Path("small/zoo/narrow").is_symlink() == (how == "link")
+    ranks = {base.largest_rank for base in audit_fleet("small", recursive=True).bases}
+    assert ranks == {8}
+    if how == "copy":
+        assert not Path("small/zoo/narrow/checkpoint-1").exists()
+    # What is not this adapter is neither replaced nor followed.
+    other = [word if word != how else {"link": "copy", "copy": "link"}[how] for word in line]
+    assert run(other) == 4
+    assert statuses(FleetCompression.read("small/fleet_compression.json"))["zoo/narrow"] == (
+        "linked" if how == "link" else "failed"
+    )
+
+
 class Killed(BaseException):
     """The process ends here."""
 

@@ -74,10 +74,10 @@ def test_a_row_each_and_what_holds_over_all(here, capsys):
 
 
 def test_the_screen_says_who_forces_what_and_what_it_costs(here):
-    text = audit_fleet("zoo", "rows.csv").to_text()
+    text = audit_fleet("zoo", "rows.csv").to_text(width=200)
     for part in ("4 adapters", "1 of 3", "zoo/wide", "same update", "lfs-pointer"):
         assert part in text
-    assert "gradience compress --fleet rows.jsonl --to-rank 8 -o smaller" in text
+    assert "gradience compress --fleet rows.jsonl --to-rank 8 --unchanged link -o smaller" in text
     assert "Next: add -o fleet.jsonl" in audit_fleet("zoo").to_text()
 
 
@@ -246,7 +246,7 @@ def test_what_a_killed_run_has_measured_is_kept(here, monkeypatch):
 
     def killed_at_the_third(self, row):
         if len(written) == 2:
-            self._file.write(b'{"schema":"gradience.fleet_row/1","path":"zoo/tur')  # a line cut short
+            self._file.write(b'{"schema":"gradience.fleet_row/2","path":"zoo/tur')  # a line cut short
             raise Killed
         written.append(row.path)
         add(self, row)
@@ -266,7 +266,7 @@ def test_what_a_killed_run_has_measured_is_kept(here, monkeypatch):
 
 def test_a_file_of_somebody_else_is_not_replaced(here):
     Path("fleet.jsonl").write_text('{"hello": 1}\n')
-    with pytest.raises(InputError, match=r"gradience\.fleet_row/1"):
+    with pytest.raises(InputError, match=r"gradience\.fleet_row/2"):
         audit_fleet("zoo", "fleet.jsonl")
     assert Path("fleet.jsonl").read_text() == '{"hello": 1}\n'
 
@@ -473,3 +473,62 @@ def test_a_sparse_list_is_refused_before_it_is_read(here):
         file.truncate(900_000_000)
     with pytest.raises(InputError, match=r"some\.txt: 900,000,000 bytes"):
         audit_fleet("some.txt")
+
+
+# ---------------------------------------------------------------- what is recommended, and for whom
+
+
+def test_a_step_is_recommended_only_within_the_error_limit(here):
+    (base,) = audit_fleet("zoo", max_error=0.25).bases
+    errors = {step.max_lora_rank: step.lost_energy_max**0.5 for step in base.steps}
+    within = [rank for rank, error in errors.items() if error <= 0.25]
+    assert within == [8]
+    assert (base.target, base.recommended, base.above) == (8, True, 1)
+    strict = audit_fleet("zoo", max_error=0.9 * errors[8])
+    assert (strict.bases[0].target, strict.bases[0].recommended) == (8, False)
+    text = strict.to_text(width=200)
+    assert "No lower step is within the error limit" in text
+    assert "--to-rank" not in text
+    assert "--enable-lora --max-loras 8 --max-lora-rank 16" in text
+    loose = audit_fleet("zoo", max_error=1.0, slots=3)
+    assert (loose.bases[0].target, loose.bases[0].above) == (1, 3)
+    text = loose.to_text(width=200)
+    assert "--max-loras 3 --max-lora-rank 1" in text
+    assert "3 slots ≥" in text
+    assert {row.path for row in loose.bases[0].forcing} == {"zoo/one", "zoo/turned", "zoo/wide"}
+
+
+def test_adapters_that_the_engine_cannot_load_are_in_no_group(here):
+    """The forms of strangers: another format, a model of one's own, GPT-2, and what the runs saw refused."""
+    save(
+        here / "zoo" / "own",
+        random_factors(5, 32),
+        auto_mapping={"parent_library": "mine", "base_model_class": "M"},
+    )
+    bert = {"parent_library": "transformers.models.bert", "base_model_class": "BertForSequenceClassification"}
+    save(here / "zoo" / "bert", random_factors(6, 32), auto_mapping=bert)
+    gpt2 = {"transformer.h.0.attn.c_attn": next(iter(random_factors(7, 32).values()))}
+    save(here / "zoo" / "gpt2", gpt2, fan_in_fan_out=True)
+    shutil.copytree(FOREIGN / "mlx", here / "zoo" / "mlx")
+    report = audit_fleet("zoo")
+    assert [(base.adapters, base.largest_rank) for base in report.bases] == [(3, 12)]
+    assert {row.first: row.reason.partition(":")[0] for row in report.not_served} == {
+        "zoo/own": "its base is a class of mine, not of transformers",
+        "zoo/bert": "refuses",
+        "zoo/gpt2": "refuses",
+        "zoo/mlx": "in the format of mlx, not of PEFT",
+    }
+    assert "Not counted" in report.to_text()
+
+
+def test_a_host_is_compared_with_what_it_documents(here):
+    save(here / "zoo" / "large", random_factors(8, 20))
+    (base,) = audit_fleet("zoo", host="wandb").bases
+    assert (base.target, base.recommended, base.above) == (16, True, 1)
+    report = audit_fleet("zoo", host="fireworks")
+    assert report.bases[0].target is None
+    text = report.to_text(width=300)
+    assert "rank 4 to 64, documented by Fireworks on 20" in text
+    assert "not run" in text
+    with pytest.raises(UsageError, match="no documented limits"):
+        audit_fleet("zoo", host="nobody")

@@ -105,7 +105,7 @@ def surface(_folder: Path) -> Surface:
             (f"rows: {name}", verb, {place: it}, {3})
             for name, it in {
                 "sparse, 900 MB": sparse(900_000_000),
-                "a line of 100 MB": b'{"schema":"gradience.fleet_row/1","path":"' + b"a" * 100_000_000,
+                "a line of 100 MB": b'{"schema":"gradience.fleet_row/2","path":"' + b"a" * 100_000_000,
                 "8 million empty objects": b"{}\n" * 8_000_000,
             }.items()
             for verb, place in ((batch, "in/fleet.jsonl"), (again, "out/fleet.jsonl"))
