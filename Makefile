@@ -15,13 +15,14 @@
 #   make conformance-lowest     the tests on the lowest allowed versions, in an environment of their own (6 GB)
 #   make conformance-vllm       compressed adapters served by real vLLM, in an environment of its own
 #   make conformance-llama-cpp  the same through llama.cpp (builds it)
+#   make gpu                    times, memory and agreement on this machine's GPU (40 minutes; scaled down without one)
 #   make conformance-ray        runs of Bench over Ray, and the files for Slurm and SkyPilot, in environments of their own
 #   make docs                   regenerate what is generated: docs/, the README's blocks and its picture
 #   make clean                  remove .venv and caches
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheel release hostile fuzz site axe pictures conformance conformance-lowest conformance-vllm conformance-llama-cpp conformance-ray docs clean
+.PHONY: help demo test lint format wheel release hostile fuzz site axe pictures conformance conformance-lowest conformance-vllm conformance-llama-cpp conformance-ray gpu docs clean
 
 # The first interpreter that is new enough; `make PYTHON=/path/to/python test` overrides it.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -245,6 +246,10 @@ conformance-llama-cpp: $(VENV)/.conformance $(LLAMA)/.$(LLAMA_VERSION)
 	  --source $(LLAMA_SOURCE)/vendor/llama.cpp $(ARGS)
 	PYTHONPATH=tests $(PY) -W ignore -m conformance.serving.written --python $(LLAMA)/bin/python \
 	  --source $(LLAMA_SOURCE)/vendor/llama.cpp
+
+# Skips what is finished in runs/gpu; ARGS="--only train,vllm" and the like choose parts.
+gpu: $(VENV)/.bench
+	$(PY) benchmarks/gpu_day.py $(ARGS)
 
 docs: $(VENV)/.core
 	$(PY) scripts/generate_docs.py
