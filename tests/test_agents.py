@@ -29,9 +29,9 @@ COMMANDS = [
 ]
 
 
-def test_llms_txt_is_current_and_its_links_lead_somewhere():
-    text = (ROOT / "llms.txt").read_text(encoding="utf-8")
-    assert text == llms_text.llms_text()
+def test_links_of_llms_txt_lead_somewhere():
+    """That the file is current is checked with the other generated documents (`make lint`)."""
+    text = llms_text.llms_text()
     assert text.startswith("# Gradience\n\n> Gradience finds ")
     targets = re.findall(r"^- \[[^]]+\]\(([^)]+)\)", text, flags=re.MULTILINE)
     assert len(targets) > 40

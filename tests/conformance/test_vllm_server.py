@@ -75,7 +75,9 @@ def serving(folder, port):
         os.environ[PYTHON], "-m", "vllm.entrypoints.openai.api_server", "--model", str(smollm2()),
         "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
         "--enable-lora", "--max-lora-rank", "8", "--lora-modules", *adapters, "--generation-config", "vllm",
-        "--max-model-len", "512", "--enforce-eager", "--no-enable-prefix-caching",
+        "--max-model-len", "128", "--enforce-eager", "--no-enable-prefix-caching",
+        # On a processor vLLM gathers the factors of a LoRA again for each token of a step, and ends a step after 300 s.
+        "--max-num-batched-tokens", "128", "--max-num-seqs", "16",
     ]  # fmt: skip
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(
