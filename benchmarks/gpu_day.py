@@ -403,11 +403,11 @@ def regenerate_part(place: Place) -> Figures:
             "task.probe_gate.min_value=0", "task.probe_gate.above_base=null", "train.save_steps=null",
         ),
     )  # fmt: skip
-    made = time.perf_counter() - started
+    run_seconds = time.perf_counter() - started
     verification = gradience.verify(run, regenerate=place.size(16, 2))
     return {
-        "seconds of the run": round(made, 1),
-        "seconds of verify": round(time.perf_counter() - started - made, 1),
+        "seconds of the run": round(run_seconds, 1),
+        "seconds of verify": round(time.perf_counter() - started - run_seconds, 1),
         "verdict": verification.verdict,
     }
 

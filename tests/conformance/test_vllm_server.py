@@ -76,6 +76,9 @@ def serving(folder, port):
         "--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
         "--enable-lora", "--max-lora-rank", "8", "--lora-modules", *adapters, "--generation-config", "vllm",
         "--max-model-len", "128", "--enforce-eager", "--no-enable-prefix-caching",
+        # Without them the head has room for LoRA too, and then vLLM 0.32.0 dies of log-probabilities of a prompt on a
+        # processor ("einsum(): subscript b has size 2 for operand 1", seen 2026-11-29).
+        "--lora-target-modules", "q_proj", "v_proj",
         # On a processor vLLM gathers the factors of a LoRA again for each token of a step, and ends a step after 300 s.
         "--max-num-batched-tokens", "128", "--max-num-seqs", "16",
     ]  # fmt: skip
