@@ -15,6 +15,7 @@ from gradience.evaluate.engines.base import OutOfMemoryError
 from gradience.evaluate.evaluator import Evaluator, LoadedBase
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.kept import RECORDS, Kept
+from gradience.evaluate.outcome import row_of
 from gradience.files.records import Evaluation, first
 from gradience.progress import Watcher
 from gradience.reports.evaluation import RecordsFile
@@ -139,8 +140,6 @@ class Answering:
 
     def stops(self, row: AdapterAnswers) -> bool:
         """Return True if a candidate's test ends at its look."""
-        from gradience.evaluate.outcome import row_of
-
         look = row_of(self.inputs, self._reference, row).look
         return look is None or look.stopped is not None
 

@@ -8,7 +8,6 @@ from fractions import Fraction
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from gradience.evaluate.answering import AdapterAnswers, Answering
 from gradience.evaluate.comparison import diverge
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.files.records import Evaluation, ExamplesRun, ScoreRecord, count, first
@@ -33,6 +32,7 @@ from gradience.words import counted, points
 EXPLORATORY = "exploratory, because the choice was made after looking at answers"
 
 if TYPE_CHECKING:  # scipy is loaded where something is computed
+    from gradience.evaluate.answering import AdapterAnswers, Answering
     from gradience.statistics.paired import Interval
     from gradience.statistics.pooled import Pooled
     from gradience.statistics.sequential import Look

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from gradience.statistics.table import PairedTable
+if TYPE_CHECKING:
+    from gradience.statistics.table import PairedTable
 
 PairGrade = Literal["B", "C", "D"]
 """Grade of one run: a claim about another training run (A) would need several runs."""
@@ -37,6 +38,7 @@ class Interval(NamedTuple):
 def tango(table: PairedTable, confidence: float = 0.95) -> Interval:
     """Tango's score interval of the difference; valid even if counts are small or 0.
 
+    >>> from gradience.statistics.table import PairedTable
     >>> [round(bound, 3) for bound in tango(PairedTable(n11=1, n10=7, n01=1, n00=12))]  # Fagerland et al. 2014
     [-0.517, -0.026]
 
@@ -52,6 +54,7 @@ def tango(table: PairedTable, confidence: float = 0.95) -> Interval:
 def tango_p_value(table: PairedTable, margin: float) -> float:
     """The one-sided p-value of "the candidate loses `margin` or more": small if it does not.
 
+    >>> from gradience.statistics.table import PairedTable
     >>> round(tango_p_value(PairedTable(n11=150, n10=12, n01=8, n00=30), margin=0.025), 3)
     0.412
     """
@@ -61,6 +64,7 @@ def tango_p_value(table: PairedTable, margin: float) -> float:
 def mcnemar(table: PairedTable) -> float:
     """The exact two-sided p-value of "both are equally good". A large p-value does not prove equality.
 
+    >>> from gradience.statistics.table import PairedTable
     >>> round(mcnemar(PairedTable(n11=150, n10=12, n01=8, n00=30)), 3)
     0.503
 

@@ -253,15 +253,18 @@ def noise_floor(correct: ArrayLike) -> RunNoise:
     if answers.ndim != 2 or answers.shape[0] < 2 or answers.shape[1] < 1:
         raise ValueError("a noise floor needs two runs or more on the same examples")
     answers = answers.astype(bool)
-    pairs = [
-        answers[first].astype(int) - answers[second] for first, second in combinations(range(len(answers)), 2)
-    ]
-    deltas = [float(pair.mean()) for pair in pairs]
+    return noise_of([first.astype(int) - second for first, second in combinations(answers, 2)])
+
+
+def noise_of(differences: ArrayLike) -> RunNoise:
+    """Return the noise of paired differences: (comparisons, examples), −1, 0 or 1."""
+    rows = np.asarray(differences, dtype=np.float64)
+    deltas = rows.mean(axis=1)
     return RunNoise(
-        comparisons=len(pairs),
-        discordance=float(np.mean([np.abs(pair).mean() for pair in pairs])),
-        delta_sd=math.sqrt(sum(delta * delta for delta in deltas) / len(deltas)),
-        largest_delta=max(abs(delta) for delta in deltas),
+        comparisons=len(rows),
+        discordance=float(np.abs(rows).mean()),
+        delta_sd=math.sqrt(float((deltas**2).mean())),
+        largest_delta=float(np.abs(deltas).max()),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.tensors import type_names
-from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.findings import Findings, Link
 from gradience.compare.module import compare_modules
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT
@@ -24,17 +24,7 @@ from gradience.reports.compression import CompressionReport
 from gradience.reports.distill import DistillReport
 from gradience.reports.evaluation import BASE, EvaluatedAdapter
 
-Facts = Iterable[tuple[str, str, Any, Any]]
-"""File, field, found value, expected value."""
-CLOSE = 1e-9
-
-
-def check_facts(findings: Findings, facts: Facts) -> None:
-    """Name each found value that differs from the expected one."""
-    for file, field, actual, expected in facts:
-        both = isinstance(actual, float) and isinstance(expected, float)
-        if not (math.isclose(actual, expected, rel_tol=CLOSE, abs_tol=CLOSE) if both else actual == expected):
-            findings.mismatch(file, f"{actual}; must be {expected}", field)
+Facts = Iterable[Link]
 
 
 def source_at(place: Path, path: str | None, sha256: str | None) -> Path | None:
@@ -95,7 +85,7 @@ def check_evaluated(
                 row.params_saved and whole and 1 - adapter.lora_params / whole,
             ),
         )
-        check_facts(findings, ((file, f"{row.name}.{field}", *values) for field, *values in facts))
+        findings.compare(((file, f"{row.name}.{field}", *values) for field, *values in facts))
 
 
 # ---------------------------------------------------------------- adapters that were written
@@ -186,7 +176,7 @@ def check_distillation(folder: Path, findings: Findings, at: str = "") -> None:
                 (f"{field}.{key}", getattr(recorded, key), getattr(again, key))
                 for key in ("kl_per_token", "low", "high")
             )
-            check_facts(findings, ((name, *value) for value in values))
+            findings.compare((name, *value) for value in values)
         facts: tuple[tuple[str, Any, Any], ...] = (
             ("p_closer", report.p_closer, p_value),
             ("held_out_rows", report.held_out_rows, len(report.by_row)),
@@ -194,7 +184,7 @@ def check_distillation(folder: Path, findings: Findings, at: str = "") -> None:
             ("best_step", report.best_step, best.step),
             ("improved", report.improved, best.step > 0),
         )
-        check_facts(findings, ((name, *fact) for fact in facts))
+        findings.compare((name, *fact) for fact in facts)
 
 
 def _distilled(report: DistillReport, adapter: Adapter, name: str) -> Facts:
@@ -208,6 +198,6 @@ def _opened(folder: Path, findings: Findings, name: str, facts: Callable[[Adapte
     with findings.check("weights", "L1", f"{name}: digest, ranks, parameters and types match the weights"):
         try:
             with open_adapter(folder) as adapter:
-                check_facts(findings, facts(adapter))
+                findings.compare(facts(adapter))
         except InputError as error:
             findings.mismatch(name, str(error))

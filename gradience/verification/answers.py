@@ -13,7 +13,7 @@ from gradience.adapters.locate import WEIGHTS
 from gradience.bench.verify.data import check_records
 from gradience.bench.verify.findings import Findings
 from gradience.bench.verify.recompute import repeated, rescored
-from gradience.bench.verify.verify import differences
+from gradience.bench.verify.verify import compare_json
 from gradience.card import EVALUATED, card_of
 from gradience.compress.adapter import REPORT
 from gradience.digests import sha256_file
@@ -26,7 +26,6 @@ from gradience.evaluate.answering import AdapterAnswers, Answering, T
 from gradience.evaluate.inputs import EvaluateInputs, groups_of, in_look_order
 from gradience.evaluate.kept import MANIFEST, RECORDS, changed_claims
 from gradience.evaluate.settings import EvaluateSettings
-from gradience.files import strict_json
 from gradience.files.card import read_card, with_block
 from gradience.files.records import Evaluation, ExamplesRun, first, read_records
 from gradience.files.shared_names import path_text, sentence_text
@@ -57,7 +56,7 @@ from gradience.tasks.base import (
 )
 from gradience.tasks.examples import Examples, fingerprint
 from gradience.tasks.prompts import Unchanged
-from gradience.verification.adapters import Facts, check_compression, check_evaluated, check_facts
+from gradience.verification.adapters import Facts, check_compression, check_evaluated
 
 NOT_IN_RECORDS = ("schema", "run", "tests")
 """Fields that are taken as recorded."""
@@ -76,7 +75,7 @@ def check_evaluation(place: Path, findings: Findings) -> None:
         if changed is not None and sentence_text(changed) not in report.notes:
             findings.mismatch(f"{RECORDS}/{MANIFEST}", changed, "claims")
     with findings.check("margin", "L1", f"{RECORDS}/{MANIFEST} has the margin of the first answers"):
-        check_facts(findings, _margin_facts(place, report))
+        findings.compare(_margin_facts(place, report))
     _compare(place / evaluation.EVALUATION, evaluation_again(place, report, findings), findings)
     _check_page(place / evaluation.DOCUMENT, report, findings)
 
@@ -90,7 +89,7 @@ def check_sets(place: Path, findings: Findings) -> None:
             check_evaluation(place / planned.name, findings)
         reports[planned.name] = EvaluationReport.read(place / planned.name / evaluation.EVALUATION)
     with findings.check("plan", "L1", f"{joint.PLAN} is the plan of the records and of {joint.JOINT}"):
-        check_facts(findings, _sets_facts(place, report, plan, reports))
+        findings.compare(_sets_facts(place, report, plan, reports))
     again = joint.joint_report(plan, report.plan_sha256, reports, Stopwatch())
     _compare(place / joint.JOINT, again, findings)
     _check_page(place / joint.JOINT_DOCUMENT, report, findings)
@@ -138,7 +137,7 @@ def check_shrink(place: Path, findings: Findings) -> None:
     """Compare shrink.json with what plan.json and the records give, and adapter/ with the smallest candidate."""
     report, plan = ShrinkReport.read(place / shrink.SHRUNK), ShrinkPlan.read(place / PLAN)
     with findings.check("plan", "L1", f"{PLAN} is the plan of the records and of {shrink.SHRUNK}"):
-        check_facts(findings, _plan_facts(place, report, plan))
+        findings.compare(_plan_facts(place, report, plan))
     for row in _rows_of(report):
         if row.name != report.smallest:
             check_evaluated(place, row, report.reference, shrink.SHRUNK, findings)
@@ -216,7 +215,7 @@ def _check_adapter(place: Path, report: ShrinkReport, findings: Findings) -> Non
             ("old_params", compression.old_params, report.plan.lora_params),
             ("new_params", compression.new_params, chosen.lora_params),
         )
-        check_facts(findings, ((f"{shrink.ADAPTER}/{REPORT}", *fact) for fact in facts))
+        findings.compare((f"{shrink.ADAPTER}/{REPORT}", *fact) for fact in facts)
     card = read_card(folder)
     if EVALUATED.encode() in card and report.run.gradience_version == __version__:
         with findings.check("card", "L1", "the model card in adapter/ matches shrink.json, byte for byte"):
@@ -345,7 +344,7 @@ class _Recorded(Answering):
             self.findings.gap(f"{row.file_name}: that it could not be evaluated")
             raise InputError(recorded.reason.partition(": ")[2], code="not-evaluated", hint="")
         read, digest = read_records(path), sha256_file(path)
-        check_facts(self.findings, ((name, *fact) for fact in self._facts(row, file, read, digest)))
+        self.findings.compare((name, *fact) for fact in self._facts(row, file, read, digest))
         row.files.append(RecordsFile(path=name, sha256=digest))
         if isinstance(self.rules, str) or read.run.kind != self._header.kind:
             return read
@@ -461,9 +460,7 @@ def _rules_of(task: Task, header: ExamplesRun) -> Scoring | str:
 
 def _compare(path: Path, again: Report, findings: Findings) -> None:
     with findings.check("result", "L1", f"{path.name}: every number and sentence matches the records"):
-        values = strict_json.loads(read_file(path, MAX_DATA_BYTES), path, path.name)
-        for difference in differences(values, again.model_dump(mode="json"), ignored=NOT_IN_RECORDS):
-            findings.mismatch(path.name, difference.problem, difference.field)
+        compare_json(path, again, findings, NOT_IN_RECORDS)
 
 
 def _check_page(

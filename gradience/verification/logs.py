@@ -6,12 +6,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from gradience.bench.verify.findings import Findings
-from gradience.bench.verify.verify import differences
+from gradience.bench.verify.verify import compare_json
 from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.evidence.verb import compare_logs
-from gradience.files import strict_json
-from gradience.reading import MAX_DATA_BYTES, read_file
+from gradience.reading import MAX_DATA_BYTES
 from gradience.reports.base.exact import exact_text
 from gradience.reports.evidence import EvidenceReport, LogFacts
 
@@ -44,9 +43,7 @@ def check_evidence(place: Path, findings: Findings) -> None:
         except InputError as error:
             findings.mismatch(EVIDENCE, f"cannot be made again: {error}")
             return
-        values = strict_json.loads(read_file(place / EVIDENCE, MAX_DATA_BYTES), place / EVIDENCE, EVIDENCE)
-        for difference in differences(values, again.model_dump(mode="json"), ignored=NOT_IN_LOGS):
-            findings.mismatch(EVIDENCE, difference.problem, difference.field)
+        compare_json(place / EVIDENCE, again, findings, NOT_IN_LOGS)
 
 
 def _log_at(place: Path, log: LogFacts, findings: Findings) -> Path | None:

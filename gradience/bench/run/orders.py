@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -98,15 +98,7 @@ class DueStages(Stages):
     passed: list[str] = field(default_factory=list)
     """Finished stages that the walk has passed."""
 
-    def done(
-        self,
-        name: str,
-        depends: Mapping[str, Any],
-        make: Make,
-        *,
-        resumable: bool = True,
-        earlier: Collection[str] = (),
-    ) -> Path:
+    def done(self, name: str, depends: Mapping[str, Any], make: Make, **how: Any) -> Path:
         """Return the folder of a finished stage. Raises NotDone, or the error that ended the stage elsewhere."""
         folder, key = self.folder / name, stage_key(name, depends)
         if self.is_done(name, folder, key):
@@ -125,15 +117,7 @@ class OneStage(Stages):
     outcome: list[StageFailure | None]
     """Receives None once the stage is finished, or its failure."""
 
-    def done(
-        self,
-        name: str,
-        depends: Mapping[str, Any],
-        make: Make,
-        *,
-        resumable: bool = True,
-        earlier: Collection[str] = (),
-    ) -> Path:
+    def done(self, name: str, depends: Mapping[str, Any], make: Make, **how: Any) -> Path:
         """Return the folder of a finished stage, or of the ordered one. Raises NotDone, and what `make` raises."""
         folder, key = self.folder / name, stage_key(name, depends)
         if name != self.order.stage:
@@ -145,7 +129,7 @@ class OneStage(Stages):
         if key != self.order.key:
             raise self._failed(_differs(name))
         try:
-            Stages.done(self, name, depends, make, resumable=resumable, earlier=earlier)
+            Stages.done(self, name, depends, make, **how)
         except MadeElsewhere as mixed:
             raise self._failed(_mixed(mixed)) from None
         except Exception as error:

@@ -47,7 +47,7 @@ from gradience.reports.base.graded import (
 from gradience.reports.bench import Bench, BenchAggregate, Measures, Status, VariantResult
 from gradience.reports.bench_plan import LadderBound
 from gradience.statistics.paired import adjusted_p_values
-from gradience.statistics.pooled import Pooled, bootstrap_bound, noise_floor, pool
+from gradience.statistics.pooled import Pooled, bootstrap_bound, noise_floor, noise_of, pool
 from gradience.statistics.sequential import Look, decide
 
 SCALE_CHANGED = "its scale α/r differs from the probe's"
@@ -113,7 +113,7 @@ def graded_together(
     rewrite = _differences(benches, "rewrite_control")
     noise = Noise(
         probes=NoiseFloor.of(noise_floor(probes)) if len(probes) > 1 else None,
-        rewrite_control=None if rewrite is None else _floor_of(rewrite),
+        rewrite_control=None if rewrite is None else NoiseFloor.of(noise_of(rewrite)),
     )
     return report.model_copy(
         update={
@@ -163,16 +163,6 @@ def _differences(benches: Sequence[Bench], name: str) -> Differences | None:
             variant, probe = result.measures.answers(), bench.probe.answers()[: result.measures.n]
             rows.append(np.array(variant, dtype=np.int8) - np.array(probe, dtype=np.int8))
     return np.stack([row[: min(map(len, rows))] for row in rows]) if rows else None
-
-
-def _floor_of(rows: Differences) -> NoiseFloor:
-    deltas = rows.mean(axis=1)
-    return NoiseFloor(
-        comparisons=len(rows),
-        discordance=float(np.abs(rows).mean()),
-        delta_sd=float(np.sqrt((deltas**2).mean())),
-        largest_delta=float(np.abs(deltas).max()),
-    )
 
 
 def _answer_counts(measures: Iterable[Measures | None]) -> AnswerCounts | None:

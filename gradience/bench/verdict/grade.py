@@ -212,10 +212,8 @@ def next_grade(letter: Grade | None, facts: GradeFacts, pooled: Pooled | None) -
 class ClaimNeeds:
     """Examples and seeds that a claim needs, at the noise and the difference that were seen."""
 
-    def __init__(
-        self, pooled: Pooled, margin: Fraction, claim: Claim, *, level: float = float(ALPHA)
-    ) -> None:
-        self.pooled, self.margin, self.claim, self.level = pooled, float(margin), claim, level
+    def __init__(self, pooled: Pooled, margin: Fraction, claim: Claim) -> None:
+        self.pooled, self.margin, self.claim, self.level = pooled, float(margin), claim, float(ALPHA)
         self.delta = min(pooled.delta, 0.0)
         self.discordance = pooled.discordance or 0.0
         self.spread = math.sqrt(pooled.run_variance or 0.0)
@@ -239,12 +237,11 @@ class ClaimNeeds:
             spread=self.spread, claim=self.claim, correlation=self.correlation, delta=self.delta, level=self.level,
         )  # fmt: skip
 
-    def seeds(self, fewest: int = 1) -> int | None:
+    def seeds(self) -> int | None:
         """With as many examples as there are."""
         if self.delta <= -self.margin:
             return None
-        needed = seeds_needed(
+        return seeds_needed(
             self.pooled.examples, self.discordance, self.margin, spread=self.spread, claim=self.claim,
             correlation=self.correlation, delta=self.delta, level=self.level,
         )  # fmt: skip
-        return None if needed is None else max(needed, fewest)

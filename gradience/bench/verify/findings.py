@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ from gradience.reports.verification import CheckLevel, Level, Verdict, Verificat
 
 Link = tuple[str, str, Any, Any]
 """File, field, recorded value, expected value."""
+CLOSE = 1e-9
+"""Relative to the larger one, and absolute: two ways of adding up the same numbers may differ in their last bits."""
 MAX_BYTES = 400
 """Longest quoted value, since it may come from an untrusted file."""
 
@@ -46,7 +49,10 @@ class Findings:
     def compare(self, links: Iterable[Link], inside: str = "") -> None:
         """Name each value that is not what another file says. inside: prefix of the file names."""
         for file, field, actual, expected in links:
-            if actual != expected:
+            close = isinstance(actual, float) and isinstance(expected, float)
+            if not (
+                math.isclose(actual, expected, rel_tol=CLOSE, abs_tol=CLOSE) if close else actual == expected
+            ):
                 self.mismatch(f"{inside}{file}", f"{actual}; must be {expected}", field)
 
     def gap(self, problem: str) -> None:

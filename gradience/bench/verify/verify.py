@@ -35,7 +35,7 @@ from gradience.bench.verdict.folders import (
 )
 from gradience.bench.verify.data import check_data, config_of_plan, configs_of, plan_of
 from gradience.bench.verify.files import check_files, check_stages, stages_of
-from gradience.bench.verify.findings import Findings
+from gradience.bench.verify.findings import CLOSE, Findings
 from gradience.bench.verify.links import check_links
 from gradience.bench.verify.packed import as_published, unpacked
 from gradience.bench.verify.recompute import Marking, SeedFolder, gold_of, marking_of, numbers_of, rescored
@@ -47,6 +47,7 @@ from gradience.files.digests import root_of
 from gradience.files.records import Evaluation
 from gradience.files.shared_names import given_text, path_text, values_text
 from gradience.reading import MAX_DATA_BYTES, read_file
+from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench, BenchAggregate, Status
 from gradience.reports.bench_plan import BenchPlan
@@ -54,8 +55,6 @@ from gradience.reports.training import ADAPTER
 from gradience.reports.verification import Verification
 from gradience.words import counted
 
-CLOSE = 1e-9
-"""Relative to the larger one, and absolute: two ways of adding up the same numbers may differ in their last bits."""
 NAMES = ("name", "seed", "role")
 """Fields that identify the entries of a list."""
 APART = (
@@ -470,6 +469,13 @@ def _compare(
             findings.gap(f"sentences of version {version}: not compared")
         else:
             findings.mismatch(file, difference.problem, difference.field)
+
+
+def compare_json(path: Path, again: Report, findings: Findings, ignored: Collection[str]) -> None:
+    """Name the fields in which the file of a result differs from what was made again."""
+    values = strict_json.loads(read_file(path, MAX_DATA_BYTES), path, path.name)
+    for difference in differences(values, again.model_dump(mode="json"), ignored=ignored):
+        findings.mismatch(path.name, difference.problem, difference.field)
 
 
 class ValueDifference(NamedTuple):
