@@ -124,14 +124,29 @@ def write_bench_config(settings: StarterSettings) -> Path:
 
     Raises UsageError (`output-exists`), and InputError for data that cannot be read.
     """
-    output, task, data = Path(settings.output), settings.task, settings.data
-    profile, options = _rows(data) if task is None and data is not None else (_profile(task, output), {})
-    text = bench_config(
-        output.name,
+    output, data = Path(settings.output), settings.data
+    profile = _profile(settings.task, output)
+    options: Mapping[str, Any] = {}
+    if profile is None:
+        profile, options = ("jsonl", {}) if data is None else _rows(data)
+    lines = [f"profile: {scalar(profile)}  # how rows are read and scored: docs/tasks.md"]
+    given = {**NEEDED.get(profile, {}), **options}
+    if data is not None or profile in ROWS:
+        lines += [
+            "options:",
+            f"  file: {_file(data, output)}  # split by its contents into train, dev and confirm (test)",
+            "  # train_file: train.jsonl  # instead of `file`: one file per role",
+            "  # confirm_file: test.jsonl",
+        ]
+    elif given:
+        lines.append("options:")
+    lines += [f"  {line}" for line in _options(profile, given)]
+    text = BENCH.format(
+        file=output.name,
         model=_model(settings.base_model, output),
-        profile=profile,
-        options=options,
-        data=_file(data, output),
+        type="seqcls" if profile in LABELS else "causal_lm",
+        task="\n".join(f"  {line}" for line in lines),
+        code=_code(profile),
     )
     return _write(text, output, force=settings.force)
 
@@ -144,14 +159,30 @@ def write_evaluation_config(settings: EvaluationStarterSettings) -> Path:
 
     Raises UsageError (`output-exists`), and InputError for data that cannot be read.
     """
-    output, task, data = Path(settings.output), settings.task, settings.data
-    text = evaluation_config(
-        output.name,
-        adapters=[_seen(path, output) for path in paths_of(settings.adapters)],
-        base_model=_model(settings.base_model, output),
-        profile=_profile(task, output),
-        data=_file(data, output),
-        reads="jsonl" if data is None or task is not None else _rows(data)[0],
+    output, data = Path(settings.output), settings.data
+    profile = _profile(settings.task, output)
+    examples = []
+    if data is not None or profile is None or profile in ROWS:
+        examples.append(f"data: {_file(data, output)}  # CSV, TSV or JSON lines; every row is evaluated")
+    if profile is not None:
+        examples.append(f"task: {scalar(profile)}  # how rows are read and scored: docs/tasks.md")
+    elif data is None:
+        examples.append("# task: gsm8k  # instead of `data`: a task by name, docs/tasks.md")
+    reads = "jsonl" if data is None or profile is not None else _rows(data)[0]
+    lines = _options(profile or reads, NEEDED.get(profile or "", {}))
+    all_comments = all(line.startswith("#") for line in lines)
+    if lines:
+        examples += ["# options:" if all_comments else "options:"]
+        examples += [f"#   {line[2:]}" if all_comments else f"  {line}" for line in lines]
+    name = _model(settings.base_model, output)
+    base = f"base_model: {name}  # a folder, a name on the hub, embedded:minilm or embedded:smollm2"
+    adapters = [_seen(path, output) for path in paths_of(settings.adapters)]
+    text = EVALUATION.format(
+        file=output.name,
+        adapters="\n".join(f"  - {scalar(adapter)}" for adapter in adapters or PLACEHOLDERS["adapters"]),
+        base=base if settings.base_model else f"# {base}\n# (default: the base that the first adapter names)",
+        examples="\n".join(examples),
+        code=_code(profile or ""),
     )
     return _write(text, output, force=settings.force)
 
@@ -175,82 +206,18 @@ def _profile(task: str | None, output: Path) -> str | None:
     return _seen(Path(task), output) if task is not None and is_file(task) else task
 
 
-def _model(name: str | None, output: Path) -> str | None:
-    return _seen(Path(name), output) if name is not None and Path(name).is_dir() else name
+def _model(name: str | None, output: Path) -> str:
+    seen = _seen(Path(name), output) if name is not None and Path(name).is_dir() else name
+    return scalar(seen or PLACEHOLDERS["model"])
 
 
-def _file(data: str | os.PathLike[str] | None, output: Path) -> str | None:
-    return None if data is None else _seen(Path(data), output)
+def _file(data: str | os.PathLike[str] | None, output: Path) -> str:
+    return scalar(PLACEHOLDERS["data"] if data is None else _seen(Path(data), output))
 
 
 def _seen(path: Path, output: Path) -> str:
     """`path` as it is seen from the folder of the config; an absolute one stays."""
     return str(path) if path.is_absolute() else os.path.relpath(path, output.parent)
-
-
-def bench_config(
-    file: str, *, model: str | None, profile: str | None, options: Mapping[str, Any], data: str | None
-) -> str:
-    """Return a config of Bench. file: its own name. profile: None for a user's own rows, prompts with answers."""
-    profile = profile or "jsonl"
-    lines = [f"profile: {scalar(profile)}  # how rows are read and scored: docs/tasks.md"]
-    given = {**NEEDED.get(profile, {}), **options}
-    if data is not None or profile in ROWS:
-        place = scalar(data or PLACEHOLDERS["data"])
-        lines += [
-            "options:",
-            f"  file: {place}  # split by its contents into train, dev and confirm (test)",
-            "  # train_file: train.jsonl  # instead of `file`: one file per role",
-            "  # confirm_file: test.jsonl",
-        ]
-    elif given:
-        lines.append("options:")
-    lines += [f"  {line}" for line in _options(profile, given)]
-    return BENCH.format(
-        file=file,
-        model=scalar(model or str(PLACEHOLDERS["model"])),
-        type="seqcls" if profile in LABELS else "causal_lm",
-        task="\n".join(f"  {line}" for line in lines),
-        code=_code(profile),
-    )
-
-
-def evaluation_config(
-    file: str,
-    *,
-    adapters: Sequence[str],
-    base_model: str | None,
-    profile: str | None,
-    data: str | None,
-    reads: str,
-) -> str:
-    """Return a config of `gradience evaluate`. file: its own name.
-
-    profile: None if the data determine how they are read. reads: the task that then reads them.
-    """
-    examples = []
-    if data is not None or profile is None or profile in ROWS:
-        examples.append(
-            f"data: {scalar(data or PLACEHOLDERS['data'])}  # CSV, TSV or JSON lines; every row is evaluated"
-        )
-    if profile is not None:
-        examples.append(f"task: {scalar(profile)}  # how rows are read and scored: docs/tasks.md")
-    elif data is None:
-        examples.append("# task: gsm8k  # instead of `data`: a task by name, docs/tasks.md")
-    lines = _options(profile or reads, NEEDED.get(profile or "", {}))
-    all_comments = all(line.startswith("#") for line in lines)
-    if lines:
-        examples += ["# options:" if all_comments else "options:"]
-        examples += [f"#   {line[2:]}" if all_comments else f"  {line}" for line in lines]
-    name = scalar(base_model or str(PLACEHOLDERS["model"]))
-    base = f"base_model: {name}  # a folder, a name on the hub, embedded:minilm or embedded:smollm2"
-    return EVALUATION.format(
-        file=file,
-        adapters="\n".join(f"  - {scalar(adapter)}" for adapter in adapters or PLACEHOLDERS["adapters"]),
-        base=base if base_model else f"# {base}\n# (default: the base that the first adapter names)",
-        examples="\n".join(examples),
-        code=_code(profile or ""),
-    )
 
 
 def _options(profile: str, given: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,6 @@ from gradience.digests import sha256_text
 from gradience.evaluate.settings import evaluate_settings
 from gradience.files.records import read_records
 from gradience.reports.registry import ARTIFACTS, model_of
-from gradience.starter_configs import evaluation_config
 from gradience.tasks import load as load_task
 from hostile import samples
 
@@ -267,18 +266,11 @@ def _config(path: str) -> Read:
 
 def evaluations() -> dict[str, Kind]:
     """A config of `gradience evaluate`."""
-    text = evaluation_config(
-        "evaluate.yaml",
-        adapters=["a", "b"],
-        base_model="m",
-        profile="jsonl",
-        data="rows.jsonl",
-        reads="jsonl",
-    )
     path = "in/evaluate.yaml"
-    return {
-        "evaluation YAML": Kind(path, "yaml", {path: text.encode()}, {"evaluate_settings": _request(path)})
-    }
+    text = (
+        b"adapters: [a, b]  # two\nbase_model: m\ndata: rows.jsonl\ntask: jsonl\noutput: out\nmargin: 2.5\n"
+    )
+    return {"evaluation YAML": Kind(path, "yaml", {path: text}, {"evaluate_settings": _request(path)})}
 
 
 def _request(path: str) -> Read:
