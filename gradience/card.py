@@ -281,6 +281,9 @@ def _evaluation(report: Evaluation, row: EvaluatedAdapter) -> Rows:
         rows.append(("ΔNLL from the original", delta))
     if row.grade is not None:  # each grade of an evaluation has its reason
         rows.append(("grade", f"{row.grade}: {row.reason or GRADES[row.grade][1]}"))
+        guards = report.guards if isinstance(report, ShrinkReport) else ()
+        on_guards = [(guard.name, guard.row(row.name)) for guard in guards]
+        rows += [(f"guard {name}", f"{on.grade}: {on.reason}") for name, on in on_guards if on is not None]
         changes = report.plan.changes if isinstance(report, ShrinkReport) else report.changes
         rows += [("changed after answers", change) for change in changes]
     return rows

@@ -207,7 +207,7 @@ def table_blocks(report: EvaluationSetsReport) -> list[Block]:
         ("Candidates, compared with ", Span(first.name, "name")) if report.candidates else "Results"
     )
     notes = joint_notes(report)
-    legend: list[tuple[str, Inline]] = [(planned.name, _unit(planned)) for planned in report.plan.sets]
+    legend: list[tuple[str, Inline]] = [(planned.name, unit_words(planned)) for planned in report.plan.sets]
     legend.append(("grade", "B only if the candidate is shown on every data set"))
     return [heading, table_of(report.adapters, *columns), *([Notes(notes)] if notes else []), Facts(legend)]
 
@@ -221,7 +221,8 @@ def _set_cell(row: EvaluatedAdapter) -> str:
     return level_cell(row) if row.role == REFERENCE else f"{delta_cell(row)} {row.grade or ''}".strip()
 
 
-def _unit(planned: PlannedSet) -> str:
+def unit_words(planned: PlannedSet) -> str:
+    """Return the figures of a column: those of the reference, and of the other rows."""
     if planned.compares == "nll":
         return "NLL in nats per token; other rows: increase over the reference (positive is worse)"
     if planned.compares == "agreement":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import groupby
 from typing import ClassVar, Literal
@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gradience.files.artifact import Artifact, Float12, Part
+from gradience.files.shared_names import PlainName
 from gradience.reports.base.blocks import (
     Block,
     Column,
@@ -40,15 +41,19 @@ from gradience.reports.evaluation import (
     EvaluatedAdapter,
     EvaluationConditions,
     agreement_legend,
+    delta_cell,
     device_of,
     flips_cell,
+    interval_cell,
     kl_per_token,
+    level_cell,
     looks_fact,
     margin_blocks,
     margin_text,
     outcome_fields,
     repeated_tests,
 )
+from gradience.reports.evaluation_sets import PlannedSet, set_words, unit_words
 from gradience.statistics.table import PairedTable
 
 TestedStatus = Literal["shown", "inconclusive", "worse", "not evaluated"]
@@ -152,8 +157,16 @@ class ShrinkPlan(Artifact):
     """sha256 of the calibration behind all candidates; null for truncations."""
     distillation: PlannedDistillation | None = None
     """Null if no candidate is distilled."""
+    guards: tuple[PlannedSet, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Further data sets on which a candidate must hold, in test order; absent without any."""
     changes: tuple[str, ...] = ()
     """Changes to the plan of this folder that were made after the first answers."""
+
+    def on(self, planned: PlannedSet) -> ShrinkPlan:
+        """Return the same plan with a guard in the place of the task."""
+        names = ("task", "role", "examples", "examples_sha256", "looks", "groups", "compares", "margin")
+        values = {name: getattr(planned, name) for name in names}
+        return self.model_copy(update={**values, "dev": None, "guards": ()})
 
     def drop(self, size: Fraction | float) -> str:
         """Return the size of a drop with its unit."""
@@ -219,6 +232,22 @@ class ShrinkCandidate(Part):
         return candidate_words(self.kind, self.rank)
 
 
+class GuardOutcome(Part):
+    """Results on a guard."""
+
+    name: PlainName
+    """Name of the guard; its records are in `guards/NAME/records/`."""
+    source: dict[str, str]
+    """Source of the examples."""
+    reference: EvaluatedAdapter
+    results: tuple[EvaluatedAdapter, ...]
+    """Candidates that were shown on the sets before, from the largest down to the first that is not shown here."""
+
+    def row(self, candidate: str) -> EvaluatedAdapter | None:
+        """Return the result of a candidate; None if it was not tested here."""
+        return next((row for row in self.results if row.name == candidate), None)
+
+
 class ShrinkReport(Report):
     """`shrink.json`: the smallest candidate shown to stay within the margin.
 
@@ -246,8 +275,10 @@ class ShrinkReport(Report):
     start: str
     """The candidate that was tested first."""
     candidates: tuple[ShrinkCandidate, ...]
+    guards: tuple[GuardOutcome, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Results on the guards, in the order of the plan; absent without any, and if no candidate was shown before."""
     smallest: str | None
-    """The smallest candidate that is shown, copied to `adapter/`; null if none is."""
+    """The smallest candidate that is shown on every data set, copied to `adapter/`; null if none is."""
     smallest_sha256: str | None
     """sha256 of its weights file."""
     sentence: str
@@ -340,6 +371,7 @@ def _plan_facts(plan: ShrinkPlan, dtype: str = "") -> list[tuple[str, Inline]]:
         ("examples", (f"{count(plan.examples)} of ", Span(plan.task, "name"), which)),
     ]
     facts += looks_fact(plan.looks)
+    facts += [(planned.name, set_words(planned)) for planned in plan.guards]
     if plan.dev is not None:
         whose = "from the task" if plan.dev.source == "task" else "held out"
         text = f"chosen on {count(plan.dev.examples)} dev examples ({whose})"
@@ -385,24 +417,38 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
         ),
     ]
     fields = outcome_fields(by_likelihood=by_likelihood, looks=bool(looks), by_agreement=by_agreement)
+    guards = [column for guard in report.guards for column in _guard_columns(guard)]
     table = Table(
         [
             Column(),
             Column("rank", ">", drop=3),
             Column("saved", ">"),
             *(c for c, _ in fields if c.shown),
+            *(column for column, _ in guards),
             Column(),
         ],
         [
-            (label, rank, saved, *(cell(result) for column, cell in fields if column.shown), status)
+            (
+                label,
+                rank,
+                saved,
+                *(cell(result) for column, cell in fields if column.shown),
+                *(cell(str(label.text)) for _, cell in guards),
+                status,
+            )
             for label, rank, saved, result, status in rows
         ],
     )
+    legend |= {planned.name: f"guard: {unit_words(planned)}" for planned in report.plan.guards}
     notes = [_answer(report)]
     last = _last_tested(report)
     if report.smallest is not None and last.status != "shown" and last.result is not None:
         # evidence that the next smaller candidate lacks
-        needs = last.needs if last.status == "inconclusive" else f"{last.words}: {last.result.reason}"
+        needs = (
+            last.needs
+            if last.status == "inconclusive"
+            else f"{last.words}: {refusal_of(report.guards, last)}"
+        )
         notes.append(Note(LOOKS[last.status][0], needs))
     return [
         Heading(("Candidates, compared with ", name)),
@@ -412,8 +458,32 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
     ]
 
 
+def _guard_columns(guard: GuardOutcome) -> list[tuple[Column, Callable[[str], Inline]]]:
+    """Return the columns of a guard, with their cells by the name of an adapter."""
+    rows = {row.name: row for row in (guard.reference, *guard.results)}
+
+    def change(name: str) -> str:
+        row = rows.get(name)
+        if row is None:
+            return ""
+        return level_cell(row) if row is guard.reference else delta_cell(row)
+
+    interval = Column("95 % interval", ">", drop=8)
+    return [(Column(guard.name, ">"), change), (interval, lambda name: interval_cell(rows.get(name)))]
+
+
 def _last_tested(report: ShrinkReport) -> ShrinkCandidate:
-    return next(candidate for candidate in reversed(report.candidates) if candidate.result is not None)
+    tested = [candidate for candidate in report.candidates if candidate.result is not None]
+    return next((candidate for candidate in reversed(tested) if candidate.status != "not tested"), tested[-1])
+
+
+def refusal_of(guards: Sequence[GuardOutcome], candidate: ShrinkCandidate) -> str:
+    """Return why a candidate is worse or was not evaluated: on a guard, with its name, or on the task."""
+    for guard in guards:
+        row = guard.row(candidate.name)
+        if row is not None and row.grade in ("D", "X"):
+            return f"{row.reason} (on {guard.name})"
+    return "" if candidate.result is None else candidate.result.reason
 
 
 def _answer(report: ShrinkReport) -> Note:
@@ -423,7 +493,8 @@ def _answer(report: ShrinkReport) -> Note:
         return Note(LOOKS[_last_tested(report).status][0], report.sentence)
     details: list[Inline] = []
     if shown.result is not None and shown.result.adjusted_p is not None:
-        p = probability(shown.result.adjusted_p)
+        others = [row.adjusted_p for guard in report.guards if (row := guard.row(shown.name)) is not None]
+        p = probability(max(shown.result.adjusted_p, *(value for value in others if value is not None), 0.0))
         details.append(f"Grade {shown.result.grade} ({p}, the largest p-value down to this candidate)")
         details.append(f"Written to adapter/ (sha256 {(report.smallest_sha256 or '')[:12]}…)")
     return Note("unknown" if report.plan.changes else "good", report.sentence, details)

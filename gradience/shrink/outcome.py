@@ -18,6 +18,7 @@ from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.reports.shrink import (
     CandidateStatus,
+    GuardOutcome,
     MeanInterval,
     OutputDistance,
     RewriteControl,
@@ -25,9 +26,10 @@ from gradience.reports.shrink import (
     ShrinkPlan,
     ShrinkReport,
     TestedStatus,
+    refusal_of,
 )
 from gradience.shrink.plan import Prepared
-from gradience.shrink.walk import TestedCandidate, Walk
+from gradience.shrink.walk import GuardWalk, TestedCandidate, Walk
 
 STATUSES: dict[str | None, TestedStatus] = {
     None: "inconclusive",  # a single example: no interval for its likelihood
@@ -47,11 +49,13 @@ def report_of(
     start: int,
     walked: Walk,
     watch: Stopwatch,
+    guards: Sequence[GuardWalk] = (),
 ) -> ShrinkReport:
     """Return the report on the answers."""
     inputs, plan = prepared.inputs, prepared.plan
     assert walked.reference.answers is not None
-    candidates = candidates_of(inputs, plan, dev, start, walked)
+    outcomes = tuple(_guard_outcome(plan, guard) for guard in guards)
+    candidates = candidates_of(inputs, plan, dev, start, walked, guards)
     rewritten = walked.control
     control = RewriteControl(
         result=None if rewritten is None else row_of(inputs, walked.reference, rewritten),
@@ -70,16 +74,49 @@ def report_of(
         control=control,
         start=plan.candidates[start].name,
         candidates=candidates,
+        guards=outcomes,
         smallest=None if smallest is None else smallest.name,
         smallest_sha256=None if smallest is None or smallest.result is None else smallest.result.sha256,
-        sentence=sentence_of(plan, candidates),
+        sentence=sentence_of(plan, candidates, outcomes),
         notes=tuple(map(sentence_text, inputs.notes)),
         run=watch.run_info(),
     )
 
 
+def _guard_outcome(plan: ShrinkPlan, guard: GuardWalk) -> GuardOutcome:
+    rows = [each.row for each in guard.tested]
+    return GuardOutcome(
+        name=guard.name,
+        source={key: sentence_text(value) for key, value in guard.inputs.task.source.items()},
+        reference=row_of(guard.inputs, guard.reference, guard.reference),
+        results=tuple(map(exploratory, rows) if plan.changes else rows),
+    )
+
+
+def deciding(
+    plan: ShrinkPlan, outcome: TestedCandidate, guards: Sequence[GuardWalk]
+) -> tuple[EvaluatedAdapter | None, ShrinkPlan, str]:
+    """Return the row that decides about a candidate, the plan of its data set, and its name in a sentence.
+
+    The first row that is not shown decides. It is None if a larger candidate has failed on a data set before.
+    """
+    words = outcome.candidate.words
+    if STATUSES[outcome.row.grade] == "shown":
+        for number, planned in enumerate(plan.guards):
+            tested = guards[number].tested if number < len(guards) else ()
+            row = next((each.row for each in tested if each.candidate == outcome.candidate), None)
+            if row is None or STATUSES[row.grade] != "shown":
+                return row, plan.on(planned), f"{words} on {planned.name}"
+    return outcome.row, plan, words
+
+
 def candidates_of(
-    inputs: EvaluateInputs, plan: ShrinkPlan, dev: Sequence[TestedCandidate], start: int, walked: Walk
+    inputs: EvaluateInputs,
+    plan: ShrinkPlan,
+    dev: Sequence[TestedCandidate],
+    start: int,
+    walked: Walk,
+    guards: Sequence[GuardWalk] = (),
 ) -> tuple[ShrinkCandidate, ...]:
     """Return every planned candidate with its outcome."""
     on_dev = {tested.candidate.name: tested.row.pairs for tested in dev}
@@ -88,8 +125,12 @@ def candidates_of(
     for place, candidate in enumerate(plan.candidates):
         outcome = tested.get(candidate.name)
         status: CandidateStatus = "skipped" if place < start else "not tested"
+        needs = ""
         if outcome is not None:
-            status = STATUSES[outcome.row.grade]
+            row, on_set, words = deciding(plan, outcome, guards)
+            if row is not None:
+                status = STATUSES[row.grade]
+                needs = needs_of(row, on_set, words) if status == "inconclusive" else ""
         rows.append(
             ShrinkCandidate(
                 **candidate.model_dump(
@@ -101,9 +142,7 @@ def candidates_of(
                 distance=None
                 if outcome is None
                 else distance(inputs, walked.reference, outcome.answers, walked.control),
-                needs=""
-                if outcome is None or status != "inconclusive"
-                else needs_of(outcome.row, plan, candidate.words),
+                needs=needs,
             )
         )
     return tuple(rows)
@@ -112,22 +151,28 @@ def candidates_of(
 # ---------------------------------------------------------------- words
 
 
-def sentence_of(plan: ShrinkPlan, candidates: Sequence[ShrinkCandidate]) -> str:
+def sentence_of(
+    plan: ShrinkPlan, candidates: Sequence[ShrinkCandidate], guards: Sequence[GuardOutcome] = ()
+) -> str:
     """Return the result in one sentence."""
     shown = [candidate for candidate in candidates if candidate.status == "shown"]
     if shown:
         last = shown[-1]
         assert last.result is not None
         claim = last.result.reason.partition(": ")[2]
+        for guard in guards:
+            row = guard.row(last.name)
+            claim += "" if row is None else f"; {guard.name}: {row.reason.partition(': ')[2]}"
         saved = f"{100 * last.params_saved:.1f} % fewer LoRA parameters"
         sentence = f"{last.words} is the smallest candidate shown to stay within the margin: {saved}, {claim}"
         return f"{sentence}; {EXPLORATORY}" if plan.changes else sentence
     first = next(candidate for candidate in candidates if candidate.result is not None)
     assert first.result is not None
+    reason = refusal_of(guards, first)
     if first.status == "worse":
-        return f"no candidate is within the margin; {first.words}, the first tested, is {first.result.reason}"
+        return f"no candidate is within the margin; {first.words}, the first tested, is {reason}"
     if first.status == "not evaluated":
-        return f"no result: {first.words} {first.result.reason}"
+        return f"no result: {first.words} {reason}"
     return f"no candidate is shown to stay within the margin; {first.needs}"
 
 

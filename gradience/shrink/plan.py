@@ -15,13 +15,15 @@ from gradience.calibrate.settings import DistillSettings
 from gradience.digests import sha256_file, sha256_text
 from gradience.distill.inputs import FEWEST
 from gradience.errors import UsageError
-from gradience.evaluate.adapters import BASE_ROW
+from gradience.evaluate.adapters import BASE_ROW, AdapterInput
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs, with_looks
+from gradience.evaluate.joint import SetInputs
 from gradience.evaluate.kept import RECORDS, Kept
 from gradience.evaluate.outcome import groups_in_order
+from gradience.evaluate.sets import NamedSet, has_several, sets_of
 from gradience.evaluate.settings import EvaluateSettings
-from gradience.files.shared_names import path_text
+from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.locate import locate
 from gradience.models.settings import BaseSettings
 from gradience.reports.calibration import Calibration, calibration_argument
@@ -34,6 +36,8 @@ from gradience.tasks.examples import LabeledExample, fingerprint
 PLAN = "plan.json"
 DEV = "dev"
 CONTROL = "rewrite_control"
+GUARDS = "guards"
+"""Folder with the records of each guard."""
 UNSPLIT = 2000
 """Up to this many rows, all are test rows; with more, at least this many are."""
 FEW_CANDIDATES = 4
@@ -61,6 +65,8 @@ class Prepared:
     """Dev rows, which choose the first candidate to test."""
     source: CandidateSource
     plan: ShrinkPlan
+    guards: Sequence[SetInputs] = ()
+    """Further data sets on which a candidate must hold, in test order."""
 
 
 def prepare(settings: ShrinkSettings) -> Prepared:
@@ -68,6 +74,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     request, candidates, prompts = settings.evaluation, settings.ranks, None
     if settings.data is not None or settings.task is not None:  # prompts beside examples are distilled on
         request, prompts = replace(request, prompts=None), settings.prompts
+    request, *guarding = _requests(request)
     calibration = calibration_argument(settings.calibration)
     inputs = replace(read_inputs(replace(request, limit=_planned_limit(settings))), request=request)
     adapter = inputs.reference
@@ -83,11 +90,13 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     names = {*(candidate.name for candidate in planned), CONTROL, BASE_ROW}
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")
-    test, dev, dev_rows = split(inputs, len(planned))
+    # Dev rows of the task would choose a start that is too small for the guards.
+    test, dev, dev_rows = (inputs.examples, (), None) if guarding else split(inputs, len(planned))
     known = notes_on_prompts(test, calibration, distillation_ids)
     inputs = replace(inputs, adapters=(adapter,), examples=test, notes=(*inputs.notes, *notes, *known))
     inputs = with_looks(inputs)
     test = inputs.examples
+    guards = [_guard(guard, settings, adapter) for guard in guarding]
     suggestions = source.audit.suggestions
     from gradience.statistics.paired import LEVEL
 
@@ -129,16 +138,38 @@ def prepare(settings: ShrinkSettings) -> Prepared:
             batch_size=distillation.batch_size,
             seed=distillation.seed,
         ),
+        guards=tuple(guard.planned for guard in guards),
     )
-    return Prepared(inputs, dev, source, plan)
+    return Prepared(inputs, dev, source, plan, guards)
 
 
-def _planned_limit(settings: ShrinkSettings) -> int | None:
-    """Return the number of rows to read: with a smaller limit than planned, the tests stop at an earlier look."""
+def _requests(request: EvaluateSettings) -> list[Any]:
+    """Return the settings of the task's evaluation, then the other data sets."""
+    if not has_several(request):
+        return [request]
+    task, *guards = sets_of(request)
+    return [task.settings, *guards]
+
+
+def _guard(guard: NamedSet, settings: ShrinkSettings, adapter: AdapterInput) -> SetInputs:
+    """Read a guard. Raises what `read_inputs` raises."""
+    request = replace(guard.settings, limit=_planned_limit(settings, guard.name))
+    inputs = replace(read_inputs(request, is_guard=guard.guard), request=guard.settings, adapters=(adapter,))
+    return SetInputs(guard.name, with_looks(inputs))
+
+
+def _planned_limit(settings: ShrinkSettings, guard: str = "") -> int | None:
+    """Return the number of rows to read: with a smaller limit than planned, the tests stop at an earlier look.
+
+    guard: its name; by default the task's rows are meant.
+    """
     path = settings.folder / PLAN
     if settings.limit is None or not path.exists():
         return settings.limit
     plan = ShrinkPlan.read(path)
+    if guard:
+        planned = next((each for each in plan.guards if each.name == guard), None)
+        plan = plan if planned is None else plan.on(planned)
     held_out = plan.dev.examples if plan.dev is not None and plan.dev.source == "split" else 0
     return max(settings.limit, plan.examples + held_out) if plan.looks else settings.limit
 
@@ -154,6 +185,12 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
     expected = forecast_evaluation(
         replace(inputs, adapters=(inputs.reference, rewritten, *smaller), notes=inputs.notes)
     )
+    forecasts = [
+        expected,
+        *(forecast_evaluation(replace(guard.inputs, notes=())) for guard in prepared.guards),
+    ]
+    largest = max(forecasts, key=lambda forecast: forecast.batch_bytes or 0)
+    notes = [f"{guard.name}: {note}" for guard in prepared.guards for note in guard.inputs.notes]
     return ShrinkForecast(
         plan=plan,
         candidates=plan.candidates,
@@ -162,10 +199,10 @@ def forecast_shrink(prepared: Prepared) -> ShrinkForecast:
         else margins_of(len(inputs.examples), 1, inputs.looks),
         weights_bytes=expected.weights_bytes,
         adapter_bytes=expected.adapter_bytes,
-        batch_bytes=expected.batch_bytes,
+        batch_bytes=largest.batch_bytes,
         process_bytes=expected.process_bytes,
         assumptions=expected.assumptions,
-        notes=expected.notes,
+        notes=(*expected.notes, *map(sentence_text, notes)),
     )
 
 
@@ -303,6 +340,15 @@ def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
         changes.append(f"all rows were {'not ' if earlier.looks else ''}answered at once")
     elif (earlier.examples_sha256, earlier.dev) != (now.examples_sha256, now.dev):
         changes.append(f"the test rows have changed ({earlier.examples:,} before, {now.examples:,} now)")
+    guards = [
+        [(each.name, each.examples_sha256, each.margin) for each in plan.guards] for plan in (earlier, now)
+    ]
+    if guards[0] != guards[1]:
+        first, second = (
+            ", ".join(f"{each.name} ({each.margin_words})" for each in plan.guards) or "none"
+            for plan in (earlier, now)
+        )
+        changes.append(f"the guards were {first}, and are {second}")
     if earlier.base != now.base:
         changes.append(f"the base was {earlier.base}, and is {now.base}")
     if earlier.adapter_config_sha256 != now.adapter_config_sha256:

@@ -3,6 +3,7 @@
 DIR/plan.json       what is decided before anything is evaluated
 DIR/candidates/NAME/     each candidate that was made, with the report of its compression; and the rewrite control
 DIR/records/        the answers on the test rows;  DIR/dev/records/  those on the dev rows
+DIR/guards/NAME/    the answers on a guard
 DIR/adapter/        the smallest candidate shown; the card in it names the evidence
 DIR/shrink.json     the evidence
 DIR/digests.json    all of these but the candidates, each with its sha256
@@ -21,8 +22,10 @@ from gradience.compress.adapter import Documents
 from gradience.digests import sha256_file
 from gradience.errors import UsageError
 from gradience.evaluate.engines import require_local
+from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.ledger import count_test
+from gradience.evaluate.sets import has_several, sets_of
 from gradience.evaluate.verb import memory_errors, note_changes, require_libraries, say_notes
 from gradience.files.card import CARD, Card, write_card
 from gradience.files.digests import DIGESTS, files_below, write_digests
@@ -37,9 +40,9 @@ from gradience.reports.strength import StrengthReport
 from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED
 from gradience.shrink.outcome import report_of
-from gradience.shrink.plan import DEV, PLAN, Prepared, digest_of, forecast_shrink, prepare, settle
+from gradience.shrink.plan import DEV, GUARDS, PLAN, Prepared, digest_of, forecast_shrink, prepare, settle
 from gradience.shrink.settings import CardOf, ShrinkSettings
-from gradience.shrink.walk import CANDIDATES, maker, start_of, start_on_dev, walk
+from gradience.shrink.walk import CANDIDATES, maker, start_of, start_on_dev, walk, walk_guards
 
 SHRUNK, DOCUMENT, ADAPTER = "shrink.json", "shrink.md", "adapter"
 COMPRESSION_DOCUMENT = "compression_report.md"
@@ -58,14 +61,17 @@ def shrink_adapter(
     ('rank4', ['shown'])
 
     Candidates are smaller copies, and tested from the largest down on the same examples; the first that is not shown to
-    hold ends the search. A dry run returns the plan and what it needs. With `over="strength"` and guards, the update is
-    scaled instead, and the report is a `StrengthReport`.
+    hold ends the search. With guards, a candidate must hold on every one of them as well. A dry run returns the plan
+    and what it needs. With `over="strength"` and guards, the update is scaled instead, and the report is a
+    `StrengthReport`.
 
     The keywords are the flags of `gradience shrink`:
 
     Raises what `compress_adapter` and `evaluate_adapters` raise, UsageError if no candidate is smaller.
     """
     require_local(settings.engine)
+    if has_several(settings):
+        sets_of(settings.evaluation)  # refuses what is wrong before libraries are imported
     require_libraries(settings.engine)
     if settings.over == "strength":
         from gradience.shrink.strength import search_strength
@@ -110,11 +116,16 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
                 watcher.stage(f"{candidate.name}/distill", 1, None)
                 make(candidate)
         with memory_errors():
-            dev = start_on_dev(prepared, output, watcher, make)
-            start = start_of(dev)
-            answering, walked = walk(prepared, start, output, watcher, make)
+            base = LoadedBase()
+            try:
+                dev = start_on_dev(prepared, output, watcher, make, base)
+                start = start_of(dev)
+                answering, walked = walk(prepared, start, output, watcher, make, base)
+                guards = walk_guards(prepared, walked, output, watcher, make, base)
+            finally:
+                base.close()
         plan_sha256 = sha256_file(output / PLAN)
-        report = report_of(prepared, plan_sha256, answering.fingerprint, dev, start, walked, watch)
+        report = report_of(prepared, plan_sha256, answering.fingerprint, dev, start, walked, watch, guards)
         report = report.model_copy(update={"tests": tests})
         put_in_place(output, report.smallest, watcher.note)
         write_result(report, output, settings.card)
@@ -145,7 +156,7 @@ def write_result(report: ShrinkReport, output: Path, card: CardOf | None) -> Non
         f"{RECORDS}/{MANIFEST}",
         *(file.path for row in rows if row for file in row.records),
     }
-    beside = tuple(f"{folder}/" for folder in (ADAPTER, DEV))
+    beside = tuple(f"{folder}/" for folder in (ADAPTER, DEV, GUARDS))
     write_digests(output, {*names, *(name for name in files_below(output) if name.startswith(beside))})
 
 

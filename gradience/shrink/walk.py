@@ -11,12 +11,15 @@ from gradience.compress.rotate import write_rotated
 from gradience.errors import InputError
 from gradience.evaluate.adapters import AdapterInput, adapter_input
 from gradience.evaluate.answering import AdapterAnswers, Answering
+from gradience.evaluate.evaluator import LoadedBase
+from gradience.evaluate.inputs import EvaluateInputs
+from gradience.evaluate.joint import SetInputs
 from gradience.evaluate.outcome import graded, row_of
 from gradience.progress import Watcher
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.candidates import KINDS
-from gradience.shrink.plan import CONTROL, DEV, Prepared
+from gradience.shrink.plan import CONTROL, DEV, GUARDS, Prepared, digest_of
 
 CANDIDATES = "candidates"
 Make = Callable[[PlannedCandidate], AdapterInput]
@@ -42,7 +45,19 @@ class Walk:
     tested: tuple[TestedCandidate, ...]
 
 
-def start_on_dev(prepared: Prepared, output: Path, watcher: Watcher, make: Make) -> Sequence[TestedCandidate]:
+@dataclass(frozen=True, slots=True)
+class GuardWalk:
+    """Results on one guard."""
+
+    name: str
+    inputs: EvaluateInputs
+    reference: AdapterAnswers
+    tested: tuple[TestedCandidate, ...]
+
+
+def start_on_dev(
+    prepared: Prepared, output: Path, watcher: Watcher, make: Make, base: LoadedBase
+) -> Sequence[TestedCandidate]:
     """Test the candidates on the dev rows, from the largest down to the first that is not shown there."""
     if not prepared.dev:
         return ()
@@ -50,7 +65,7 @@ def start_on_dev(prepared: Prepared, output: Path, watcher: Watcher, make: Make)
         prepared.plan.candidates,
         replace(prepared.inputs, examples=prepared.dev, looks=(), group_of={}),
     )
-    answering = Answering(inputs, output / DEV, watcher, rows=1 + len(candidates))
+    answering = Answering(inputs, output / DEV, watcher, rows=1 + len(candidates), base=base)
     return answering.work(lambda answering: tuple(down(answering, answering.reference(), candidates, make)))
 
 
@@ -64,13 +79,13 @@ def start_of(dev: Sequence[TestedCandidate]) -> int:
 
 
 def walk(
-    prepared: Prepared, start: int, output: Path, watcher: Watcher, make: Make
+    prepared: Prepared, start: int, output: Path, watcher: Watcher, make: Make, base: LoadedBase
 ) -> tuple[Answering, Walk]:
     """Evaluate the adapter, its rewrite control, and the candidates from `start` down, on the test rows."""
     candidates = prepared.plan.candidates[start:]
     control, reason = _control(prepared, output)
     rows = 1 + (control is not None) + len(candidates)
-    answering = Answering(prepared.inputs, output, watcher, rows=rows, likelihoods=True)
+    answering = Answering(prepared.inputs, output, watcher, rows=rows, likelihoods=True, base=base)
 
     def evaluate(current: Answering) -> Walk:
         reference = current.reference()
@@ -78,6 +93,41 @@ def walk(
         return Walk(reference, rewritten, reason, tuple(down(current, reference, candidates, make)))
 
     return answering, answering.work(evaluate)
+
+
+def walk_guards(
+    prepared: Prepared, walked: Walk, output: Path, watcher: Watcher, make: Make, base: LoadedBase
+) -> tuple[GuardWalk, ...]:
+    """Test on each guard the candidates that are shown on the data sets before it.
+
+    A candidate is shown only if every data set shows it, so one that fails on a set needs no further one; and each set
+    goes from the largest candidate down, so the sequence of candidates stays fixed.
+    """
+    walks, shown = [], shown_of(walked.tested)
+    for number, guard in enumerate(prepared.guards, 2):
+        if not shown:
+            break
+        watcher.data_set(guard.name, number, 1 + len(prepared.guards))
+        folder, candidates = output / GUARDS / guard.name, shown
+        answering = Answering(guard.inputs, folder, watcher, rows=1 + len(candidates), base=base)
+        assert answering.kept is not None
+        answering.kept.bind(digest_of(prepared.plan))
+
+        def evaluate(
+            current: Answering, guard: SetInputs = guard, candidates: Sequence[PlannedCandidate] = candidates
+        ) -> GuardWalk:
+            reference = current.reference()
+            tested = tuple(down(current, reference, candidates, make))
+            return GuardWalk(guard.name, guard.inputs, reference, tested)
+
+        walks.append(answering.work(evaluate))
+        shown = shown_of(walks[-1].tested)
+    return tuple(walks)
+
+
+def shown_of(tested: Sequence[TestedCandidate]) -> list[PlannedCandidate]:
+    """Return the candidates that are shown."""
+    return [each.candidate for each in tested if each.row.grade == "B"]
 
 
 def down(

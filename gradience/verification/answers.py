@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,12 +37,12 @@ from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import BASE, EvaluatedAdapter, EvaluationReport, KeptRecords, RecordsFile
 from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport
-from gradience.reports.shrink import ShrinkPlan, ShrinkReport
+from gradience.reports.shrink import PlannedCandidate, ShrinkPlan, ShrinkReport
 from gradience.shrink import outcome as shrunk
 from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
-from gradience.shrink.plan import DEV, PLAN, Prepared
-from gradience.shrink.walk import Walk, down, start_of
+from gradience.shrink.plan import DEV, GUARDS, PLAN, Prepared
+from gradience.shrink.walk import GuardWalk, Walk, down, shown_of, start_of
 from gradience.tasks.base import (
     ChatTask,
     ChoiceScoring,
@@ -158,14 +158,32 @@ def shrink_again(place: Path, report: ShrinkReport, plan: ShrinkPlan, findings: 
         if control is not None:
             rewritten = recorded.candidate(recorded.known[control.name], lambda row: True)
         candidates = plan.candidates[start:]
-        tested = tuple(
-            down(recorded, reference, candidates, lambda candidate: recorded.known[candidate.name])
-        )
+        tested = tuple(down(recorded, reference, candidates, recorded.named))
+        guards = tuple(_guard_again(place, report, findings, shown_of(tested)))
     walked = Walk(reference, rewritten, report.control.reason, tested)
     prepared = Prepared(recorded.inputs, (), cast(Any, None), plan)
     fingerprint = report.conditions.base_fingerprint
     digest = sha256_file(place / PLAN)
-    return shrunk.report_of(prepared, digest, fingerprint, dev, start, walked, Stopwatch())
+    return shrunk.report_of(prepared, digest, fingerprint, dev, start, walked, Stopwatch(), guards)
+
+
+def _guard_again(
+    place: Path, report: ShrinkReport, findings: Findings, shown: Sequence[PlannedCandidate]
+) -> Iterator[GuardWalk]:
+    """Test the candidates on the records of each guard."""
+    for planned, outcome in zip(report.plan.guards, report.guards, strict=False):
+        like_task = report.model_copy(
+            update={"plan": report.plan.on(planned), "task": planned.task, "source": outcome.source}
+        )
+        rows = [outcome.reference, *outcome.results]
+        with findings.inside(f"{GUARDS}/{planned.name}"):
+            recorded = _Recorded(
+                place / GUARDS / planned.name, like_task, rows, planned.examples, findings, likelihoods=False
+            )
+            reference = recorded.reference()
+            tested = tuple(down(recorded, reference, shown, recorded.named))
+        yield GuardWalk(planned.name, recorded.inputs, reference, tested)
+        shown = shown_of(tested)
 
 
 def _rows_of(report: ShrinkReport) -> list[EvaluatedAdapter]:
@@ -177,6 +195,9 @@ def _plan_facts(place: Path, report: ShrinkReport, plan: ShrinkPlan) -> Facts:
     digest, kept, reference = sha256_file(place / PLAN), place / RECORDS / MANIFEST, report.reference
     bound = KeptRecords.read(kept).plan if kept.is_file() else None
     yield f"{RECORDS}/{MANIFEST}", "plan", bound, digest
+    for guard in report.guards:
+        bound = joint.bound_plan(place / GUARDS / guard.name)
+        yield f"{GUARDS}/{guard.name}/{RECORDS}/{MANIFEST}", "plan", bound, digest
     yield shrink.SHRUNK, "plan_sha256", report.plan_sha256, digest
     yield shrink.SHRUNK, "plan", report.plan, plan
     for field, planned, actual in (
@@ -272,6 +293,8 @@ class _Recorded(Answering):
         rows: Sequence[EvaluatedAdapter],
         examples: int,
         findings: Findings,
+        *,
+        likelihoods: bool | None = None,
     ) -> None:
         self.place, self.findings, self.rows = place, findings, {row.name: row for row in rows}
         self.report, self.watcher, self.kept = report, Watcher(), None
@@ -281,7 +304,7 @@ class _Recorded(Answering):
         self._read: dict[str, Evaluation[Any]] = {}
         self._examples: dict[tuple[str, int], str] = {}  # their digest, by kind of records and number
         self.known = {row.name: _adapter_of(row) for row in rows if row.role != BASE}
-        self._likelihoods = isinstance(report, ShrinkReport)
+        self._likelihoods = isinstance(report, ShrinkReport) if likelihoods is None else likelihoods
         self._header = read_records(place / RECORDS / f"{rows[0].name}.jsonl").run
         if report.base not in (*EMBEDDED, path_text(self._header.base)):
             findings.mismatch(
@@ -300,6 +323,10 @@ class _Recorded(Answering):
         """The digest of the examples as recorded: records hold no texts (`check_data` compares it)."""
         return (self.report.plan if isinstance(self.report, ShrinkReport) else self.report).examples_sha256
 
+    def named(self, candidate: PlannedCandidate) -> AdapterInput:
+        """Return a candidate of the plan as its row names it."""
+        return self.known[candidate.name]
+
     def on_dev(self, report: ShrinkReport) -> tuple[Any, ...]:
         """Test the candidates on the records of the dev rows."""
         plan = report.plan
@@ -313,12 +340,10 @@ class _Recorded(Answering):
         whole |= {name: row for name, row in self.rows.items() if name in whole}
         rows = [report.reference, *whole.values()]
         at_once = report.model_copy(update={"plan": plan.model_copy(update={"looks": ()})})
-        recorded = _Recorded(self.place / DEV, at_once, rows, plan.dev.examples, self.findings)
-        recorded._likelihoods = False
-        known = recorded.known
-        return tuple(
-            down(recorded, recorded.reference(), plan.candidates, lambda candidate: known[candidate.name])
+        recorded = _Recorded(
+            self.place / DEV, at_once, rows, plan.dev.examples, self.findings, likelihoods=False
         )
+        return tuple(down(recorded, recorded.reference(), plan.candidates, recorded.named))
 
     def work(self, do: Callable[[Answering], T]) -> T:
         return do(self)

@@ -1,0 +1,103 @@
+"""`shrink --guard`: the smallest candidate that holds on the task and on every guard."""
+
+from __future__ import annotations
+
+import json
+
+import adapters_to_compare as data
+import pytest
+
+from gradience import shrink_adapter, verify
+from gradience.cli.exit_codes import ExitCode
+from gradience.cli.shrink import code_of
+from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.files.records import read_records
+from gradience.reports.shrink import ShrinkPlan
+
+GENERAL = [
+    {"text": f"{first} {second} {third}", "label": ("bad", "good")[place % 2]}
+    for first in ("a", "film")
+    for second in ("good", "bad", "plot")
+    for place, third in enumerate(("is", "film", "a", "plot"))
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
+
+
+def shrink(folder, output, **options):
+    settings = {
+        "base_model": folder / "base",
+        "data": folder / "rows.csv",
+        "guards": {"general": GENERAL},
+        "margin": {"": "90", "general": "90"},
+        "ranks": [3, 2, 1],
+        "device": "cpu",
+        "batch_size": 7,
+        "no_ledger": True,
+    }
+    return shrink_adapter(folder / "reference", output, **{**settings, **options})
+
+
+def test_every_set_is_answered_on_one_base_and_the_records_say_what_the_table_says(
+    folder, tmp_path, monkeypatch
+):
+    loads, load = [], TransformersEngine.load
+    monkeypatch.setattr(
+        TransformersEngine, "load", classmethod(lambda cls, *a, **k: loads.append(1) or load(*a, **k))
+    )
+    report = shrink(folder, tmp_path / "out")
+    assert len(loads) == 1
+    assert (report.smallest, [row.name for row in report.guards[0].results]) == (
+        "rank1",
+        ["rank3", "rank2", "rank1"],
+    )
+    records = tmp_path / "out" / "guards" / "general" / "records"
+    before, after = ([row.correct for row in read_records(records / f"{name}.jsonl").records]
+                     for name in ("reference", "rank1"))  # fmt: skip
+    pairs = report.guards[0].row("rank1").pairs
+    lost = sum(b and not a for b, a in zip(before, after, strict=True))
+    gained = sum(a and not b for b, a in zip(before, after, strict=True))
+    assert (pairs.n, pairs.n10, pairs.n01) == (24, lost, gained)
+    assert "general: accuracy" in report.sentence
+    assert verify(tmp_path / "out").verdict == "consistent"
+
+
+def test_a_guard_that_shows_nothing_stops_every_candidate(folder, tmp_path):
+    """With 24 examples, no margin of 1 point can be shown, whatever the answers are."""
+    report = shrink(folder, tmp_path / "out", margin={"": "90", "general": "1"})
+    assert [row.grade for row in report.guards[0].results] == ["C"]
+    assert [row.status for row in report.candidates] == ["inconclusive", "not tested", "not tested"]
+    assert (report.smallest, code_of(report)) == (None, ExitCode.INCONCLUSIVE)
+    assert "rank 3 on general is inconclusive" in report.sentence
+    assert not (tmp_path / "out" / "adapter").exists()
+    assert verify(tmp_path / "out").verdict == "consistent"
+
+    again = shrink(folder, tmp_path / "out", guards={}, margin="90")
+    assert again.plan.changes == ("the guards were general (1.00 points), and are none",)
+    assert (again.smallest, code_of(again)) == ("rank1", ExitCode.INCONCLUSIVE)
+
+
+def test_an_edited_result_on_a_guard_is_a_mismatch(folder, tmp_path):
+    shrink(folder, tmp_path / "out", ranks=[1])
+    path = tmp_path / "out" / "guards" / "general" / "records" / "rank1.jsonl"
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[1])
+    lines[1] = json.dumps({**row, "predicted": 1 - row["predicted"]})
+    path.write_text("\n".join(lines) + "\n")
+    assert "guards/general/records/rank1.jsonl" in {each.file for each in verify(tmp_path / "out").mismatches}
+
+
+def test_the_dry_run_and_the_plan_name_the_guards(folder, tmp_path):
+    forecast = shrink(folder, tmp_path / "out", dry_run=True)
+    assert "24 examples of classification" in forecast.to_text()
+    shrink(folder, tmp_path / "out", ranks=[1])
+    (planned,) = ShrinkPlan.read(tmp_path / "out" / "plan.json").guards
+    assert (planned.name, planned.guard, planned.examples, planned.compares) == (
+        "general",
+        True,
+        24,
+        "correct",
+    )
