@@ -27,9 +27,9 @@ WORDS = ("good", "bad", "film", "plot", "a", "is")
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    """A plain text of 320 paragraphs, no two of them the same."""
+    """A plain text of 60 paragraphs, no two of them the same."""
     path = tmp_path_factory.mktemp("texts") / "notes.txt"
-    paragraphs = itertools.islice(itertools.permutations(WORDS), 320)
+    paragraphs = itertools.islice(itertools.product(WORDS, repeat=4), 60)
     path.write_text("\n\n".join(" ".join(words) for words in paragraphs))
     return path
 
@@ -85,7 +85,7 @@ def test_from_records_nothing_is_loaded(causal, texts, finished, monkeypatch):
 
 
 def test_a_guard_that_is_left_out_after_the_answers_costs_the_grade(causal, texts, tmp_path):
-    wide = {"margin": {"task": 99, "general": "0.99"}}
+    wide = {"guards": {"general": ROWS[::-1]}, "margin": {"task": 99, "general": 99}}
     assert evaluate(causal, texts, tmp_path / "out", **wide).candidates[0].grade == "B"
     (row,) = evaluate(causal, texts, tmp_path / "out", guards={}, margin=99).candidates
     assert (row.grade, row.grades) == ("C", {"task": "B"})

@@ -55,6 +55,7 @@ class Kept:
             task=None,
             likelihoods=False,
             compares_nll=False,
+            by_agreement=False,
             group_of={},
             reference=self.known["reference"].adapter,
             looks=(),
