@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 
-import adapters_to_compare as data
-import pytest
-
 from gradience import shrink_adapter, verify
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.shrink import code_of
@@ -20,11 +17,6 @@ GENERAL = [
     for second in ("good", "bad", "plot")
     for place, third in enumerate(("is", "film", "a", "plot"))
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return data.classifiers(tmp_path_factory.mktemp("classifiers"))
 
 
 def shrink(folder, output, **options):
@@ -42,13 +34,13 @@ def shrink(folder, output, **options):
 
 
 def test_every_set_is_answered_on_one_base_and_the_records_say_what_the_table_says(
-    folder, tmp_path, monkeypatch
+    prepared, tmp_path, monkeypatch
 ):
     loads, load = [], TransformersEngine.load
     monkeypatch.setattr(
         TransformersEngine, "load", classmethod(lambda cls, *a, **k: loads.append(1) or load(*a, **k))
     )
-    report = shrink(folder, tmp_path / "out")
+    report = shrink(prepared, tmp_path / "out")
     assert len(loads) == 1
     assert (report.smallest, [row.name for row in report.guards[0].results]) == (
         "rank1",
@@ -65,9 +57,9 @@ def test_every_set_is_answered_on_one_base_and_the_records_say_what_the_table_sa
     assert verify(tmp_path / "out").verdict == "consistent"
 
 
-def test_a_guard_that_shows_nothing_stops_every_candidate(folder, tmp_path):
+def test_a_guard_that_shows_nothing_stops_every_candidate(prepared, tmp_path):
     """With 24 examples, no margin of 1 point can be shown, whatever the answers are."""
-    report = shrink(folder, tmp_path / "out", margin={"": "90", "general": "1"})
+    report = shrink(prepared, tmp_path / "out", margin={"": "90", "general": "1"})
     assert [row.grade for row in report.guards[0].results] == ["C"]
     assert [row.status for row in report.candidates] == ["inconclusive", "not tested", "not tested"]
     assert (report.smallest, code_of(report)) == (None, ExitCode.INCONCLUSIVE)
@@ -75,13 +67,13 @@ def test_a_guard_that_shows_nothing_stops_every_candidate(folder, tmp_path):
     assert not (tmp_path / "out" / "adapter").exists()
     assert verify(tmp_path / "out").verdict == "consistent"
 
-    again = shrink(folder, tmp_path / "out", guards={}, margin="90")
+    again = shrink(prepared, tmp_path / "out", guards={}, margin="90")
     assert again.plan.changes == ("the guards were general (1.00 points), and are none",)
     assert (again.smallest, code_of(again)) == ("rank1", ExitCode.INCONCLUSIVE)
 
 
-def test_an_edited_result_on_a_guard_is_a_mismatch(folder, tmp_path):
-    shrink(folder, tmp_path / "out", ranks=[1])
+def test_an_edited_result_on_a_guard_is_a_mismatch(prepared, tmp_path):
+    shrink(prepared, tmp_path / "out", ranks=[1])
     path = tmp_path / "out" / "guards" / "general" / "records" / "rank1.jsonl"
     lines = path.read_text().splitlines()
     row = json.loads(lines[1])
@@ -90,10 +82,10 @@ def test_an_edited_result_on_a_guard_is_a_mismatch(folder, tmp_path):
     assert "guards/general/records/rank1.jsonl" in {each.file for each in verify(tmp_path / "out").mismatches}
 
 
-def test_the_dry_run_and_the_plan_name_the_guards(folder, tmp_path):
-    forecast = shrink(folder, tmp_path / "out", dry_run=True)
+def test_the_dry_run_and_the_plan_name_the_guards(prepared, tmp_path):
+    forecast = shrink(prepared, tmp_path / "out", dry_run=True)
     assert "24 examples of classification" in forecast.to_text()
-    shrink(folder, tmp_path / "out", ranks=[1])
+    shrink(prepared, tmp_path / "out", ranks=[1])
     (planned,) = ShrinkPlan.read(tmp_path / "out" / "plan.json").guards
     assert (planned.name, planned.guard, planned.examples, planned.compares) == (
         "general",
