@@ -38,8 +38,8 @@ PROFILES = (
 )
 """The tasks included in Gradience, each in the file of its name. A user's task is named by its path."""
 
-GUARDS: Mapping[str, Mapping[str, Any]] = {"arithmetic": {"scorer": "nll", "size": 2000}, "text": {}}
-"""Tasks that are built-in guards, and their options as a guard: likelihoods, of a few hundred examples."""
+GUARDS: Mapping[str, Mapping[str, Any]] = {"arithmetic": {"scorer": "nll"}, "text": {}}
+"""Tasks that are built-in guards, and their options as a guard: likelihoods."""
 
 
 def load(

@@ -72,6 +72,6 @@ def test_the_guard_is_prose_that_comes_with_python():
     task = tasks.load("text", {}, needed=("dev", "confirm"))
     texts = [example.response for example in task.examples.all]
     assert len(task.examples.of("confirm")) >= FEWEST_GROUPS  # enough for a grade
-    assert min(map(len, texts)) >= 150
+    assert min(map(len, texts)) >= 100
     assert not [text for text in texts if ">>>" in text or "::=" in text or not text.endswith(".")]
     assert "Python" in task.source["text"]
