@@ -30,8 +30,8 @@ ON_MODELS = (
 )
 IN_A_CHILD = ("peft_load.py", "unpickle.py")
 """Packages, and files, that are imported only if the extra `hf` is installed."""
-OF_AN_EXTRA = ("statistics", "files/hub.py")
-"""A package and a file that need their extra (`stats`, `hub`)."""
+OF_AN_EXTRA = ("statistics", "files/card.py", "files/hub.py")
+"""A package and files that need their extra (`stats`, `hub`); cards have their block without it."""
 IN_ANOTHER_PYTHON = "evaluate/engines/vllm/server.py"
 """Run by the Python that vLLM is installed in."""
 
