@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gradience.fleet.verb import audit_fleet
     from gradience.live import SpectralTracker
     from gradience.live.callback import GradienceCallback
+    from gradience.merge.verb import merge_adapters
     from gradience.monitor import monitor_runs
     from gradience.plan.calibrated import ToKl
     from gradience.plan.compression import plan_compression
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from gradience.reports.evidence import EvidenceReport
     from gradience.reports.fleet import FleetReport
     from gradience.reports.fleet_compression import FleetCompression
+    from gradience.reports.merge import MergeReport
     from gradience.reports.monitor import MonitorReport
     from gradience.reports.shrink import ShrinkReport
     from gradience.reports.strength import StrengthReport
@@ -88,6 +90,7 @@ _HOME = {
     "IncompleteError": "gradience.errors",
     "InputError": "gradience.errors",
     "LockedError": "gradience.errors",
+    "MergeReport": "gradience.reports.merge",
     "MissingExtra": "gradience.errors",
     "MonitorReport": "gradience.reports.monitor",
     "NetworkError": "gradience.errors",
@@ -118,6 +121,7 @@ _HOME = {
     "convert_adapter": "gradience.convert.verb",
     "evaluate_adapters": "gradience.evaluate.verb",
     "distill_adapter": "gradience.distill.verb",
+    "merge_adapters": "gradience.merge.verb",
     "monitor_runs": "gradience.monitor",
     "plan_compression": "gradience.plan.compression",
     "run_bench": "gradience.bench.verb",
@@ -148,6 +152,7 @@ __all__ = [
     "IncompleteError",
     "InputError",
     "LockedError",
+    "MergeReport",
     "MissingExtra",
     "MonitorReport",
     "NetworkError",
@@ -178,6 +183,7 @@ __all__ = [
     "convert_adapter",
     "distill_adapter",
     "evaluate_adapters",
+    "merge_adapters",
     "monitor_runs",
     "plan_compression",
     "run_bench",

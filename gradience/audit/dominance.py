@@ -156,8 +156,12 @@ class DoraUpdate:
     def blocks(self) -> Iterator[FloatArray]:
         """Yield ΔW, some rows at a time."""
         for rows in self._rows():
-            weight = self._weight(rows)
-            yield dora_layer(weight, self._magnitude[rows], self._b[rows], self._a) - weight
+            yield self.rows(rows)
+
+    def rows(self, rows: slice) -> FloatArray:
+        """Return some rows of ΔW."""
+        weight = self._weight(rows)
+        return dora_layer(weight, self._magnitude[rows], self._b[rows], self._a) - weight
 
     def magnitude_change(self) -> float:
         """‖m − m₀‖₂/‖m₀‖₂, where m₀, the norms of W's rows, is what training starts from."""

@@ -37,6 +37,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
         "compress": "Write a smaller approximation of an adapter at the same scale.",
         "calibrate": "Measure how much each component matters on your prompts.",
         "distill": "Distill the reference adapter into a smaller one.",
+        "merge": "Merge adapters of one base into one, and test it on each parent's examples.",
     },
     "Prove": {
         "evaluate": "Compare adapters with the first one on the same examples.",

@@ -35,20 +35,24 @@ class WrittenWrong(RuntimeError):
 
 
 def check_written(
-    written: Adapter, layout: Layout, modules: Mapping[str, CompressedModule], size: int
+    written: Adapter,
+    layout: Layout,
+    modules: Mapping[str, CompressedModule],
+    size: int,
+    most: int = CHECKED_PARAMS,
 ) -> None:
     """Compare the adapter that was read back with what was to be written.
 
     Raises WrittenWrong, before the folder is put in place.
 
-    The errors of the modules are measured again by another route (`compare`), up to CHECKED_PARAMS.
+    The errors of the modules are measured again by another route (`compare`), up to `most` parameters.
     """
-    for complaint in _complaints(written, layout, modules, size):
+    for complaint in _complaints(written, layout, modules, size, most):
         raise WrittenWrong(f"{written.location.path}: {complaint}")
 
 
 def _complaints(
-    written: Adapter, layout: Layout, modules: Mapping[str, CompressedModule], size: int
+    written: Adapter, layout: Layout, modules: Mapping[str, CompressedModule], size: int, most: int
 ) -> Iterator[str]:
     if written.bytes != size:
         yield f"{written.bytes} bytes, not {size}"
@@ -75,7 +79,7 @@ def _complaints(
             meant = wanted / job.fold if job.fold else 0.0
             yield f"{pair.module} has the scale {pair.scale}, not {meant}"
         checked += job.pair.params
-        if checked > CHECKED_PARAMS:
+        if checked > most:
             continue
         error = compare_modules(job.pair, pair)[1].relative_difference or 0.0
         noise = 1e-8 + 1e-13 * modules[module].cancellation

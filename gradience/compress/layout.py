@@ -109,7 +109,7 @@ def lay_out(
             code="dora",
             hint="leave out --strength (Python: strength=); a plain LoRA adapter can have another strength",
         )
-    _refuse_adapter(opened, config, form, dora=dora, has_base=base is not None)
+    refuse_adapter(opened, config, form, dora=dora, has_base=base is not None)
     _refuse_plan(opened, plan, calibration)
     others = [note for note in opened.other if not opened.is_foreign(note)]
     foreign = [note.tensor for note in opened.other if opened.is_foreign(note)]
@@ -201,6 +201,15 @@ def _targets(opened: Adapter, plan: CompressionPlan) -> list[Target]:
     return sorted(kept, key=lambda target: (natural_key(target.name), target.name))
 
 
+def storage_type(name: str | None, current: DType) -> DType:
+    """Return the type that factors are stored in: `name`, or the `current` one. Raises UsageError (`bad-dtype`)."""
+    wanted = current if name is None else DTYPES.get(name.upper())
+    if wanted is None or wanted.numpy_name is None:
+        known = ", ".join(name for name, item in DTYPES.items() if item.numpy_name is not None)
+        raise UsageError(f"unknown storage type {name!r}", code="bad-dtype", hint=f"use one of {known}")
+    return wanted
+
+
 def _jobs(
     opened: Adapter,
     config: PeftConfig,
@@ -211,13 +220,6 @@ def _jobs(
     form: Form | None,
 ) -> tuple[list[Job], list[LoraPair]]:
     """The modules that are written, and those that are dropped."""
-
-    def storage(current: DType) -> DType:
-        wanted = current if dtype is None else DTYPES.get(dtype.upper())
-        if wanted is None or wanted.numpy_name is None:
-            known = ", ".join(name for name, item in DTYPES.items() if item.numpy_name is not None)
-            raise UsageError(f"unknown storage type {dtype!r}", code="bad-dtype", hint=f"use one of {known}")
-        return wanted
 
     plans = {module.name: module for module in plan.modules}
     jobs, dropped = [], []
@@ -235,8 +237,8 @@ def _jobs(
                 encoded.stored_rank[name],
                 encoded.fold[name],
                 encoded.scale[name],
-                storage(pair.a.entry.dtype),
-                storage(pair.b.entry.dtype),
+                storage_type(dtype, pair.a.entry.dtype),
+                storage_type(dtype, pair.b.entry.dtype),
                 parameter=ends_with(pair.module, config.target_parameters),
                 basis=None if moments is None else (moments.p, moments.q),
                 form=form,
@@ -307,7 +309,7 @@ def another_adapter(opened: Adapter, difference: str) -> UsageError:
     )
 
 
-def _refuse_adapter(
+def refuse_adapter(
     opened: Adapter, config: PeftConfig, form: Form | None, *, dora: bool, has_base: bool
 ) -> None:
     """Raise InputError for an adapter that cannot be written smaller, whatever the ranks.

@@ -303,7 +303,7 @@ def write_module(job: Job) -> CompressedModule:
     norm = math.hypot(*(part.norm for part in parts))
     lost = math.hypot(*(part.lost for part in parts))
     if not math.isfinite(norm):
-        raise _overflow(job, "the norm of the update is beyond double precision")
+        raise overflow(job, "the norm of the update is beyond double precision")
     if recoded is not None and job.stored_rank == job.pair.rank:
         data_A, data_B = recoded.stored_A, recoded.stored_B
     else:
@@ -327,7 +327,7 @@ def write_module(job: Job) -> CompressedModule:
     )
 
 
-def _overflow(job: Job, problem: str) -> InputError:
+def overflow(job: Job, problem: str) -> InputError:
     return InputError(
         f"{job.pair.a.file.path}: {job.pair.module}: {problem}",
         code="overflow",
@@ -363,7 +363,7 @@ def _converted(job: Job, words: Words, factor: float, wanted: DType) -> Words:
         with np.errstate(over="ignore", under="ignore"):
             converted[part] = encode(decode(flat[part]) * factor, wanted)
         if not np.isfinite(decode(converted[part])).all():
-            raise _overflow(job, f"its factors do not fit into {wanted.name}")
+            raise overflow(job, f"its factors do not fit into {wanted.name}")
     return converted.reshape(words.shape)
 
 
@@ -447,7 +447,7 @@ def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Sto
             stored = encode(block @ mapping, dtype)
             back = decode(stored)
             if not np.isfinite(back).all():
-                raise _overflow(job, f"the new factors do not fit into {dtype.name}")
+                raise overflow(job, f"the new factors do not fit into {dtype.name}")
             words.append(stored)
             cross += block.T @ back
             squared += back.T @ back

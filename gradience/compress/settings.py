@@ -35,7 +35,7 @@ def _suggestions() -> tuple[str, ...]:
     return get_args(Suggested)
 
 
-def _dtypes() -> list[str]:
+def storage_types() -> list[str]:
     """Return the storage types that factors can have."""
     from gradience.adapters.tensors import DTYPES
 
@@ -128,7 +128,7 @@ class WriteSettings:
     scales agree, else patterns)."""
     to: Annotated[str | None, Flag("FORMAT", values=_formats)] = None
     """Format to write: peft, mlx or diffusers (default: the adapter's own of these, else peft)."""
-    dtype: Annotated[str | None, Flag("TYPE", values=_dtypes)] = None
+    dtype: Annotated[str | None, Flag("TYPE", values=storage_types)] = None
     """Storage type: BF16, F16, F32 … (default: unchanged)."""
     strip: Annotated[Sequence[str], BeforeValidator(_parts), Flag("PART")] = ()
     """Drop non-LoRA tensors with PART in their name; may be repeated."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,12 @@ def write_weights(
     pool: ThreadPoolExecutor,
     ahead: int,
     progress: Progress | None,
+    make: Callable[[Job], CompressedModule] = write_module,
 ) -> WrittenWeights:
-    """Write the weights file: every tensor in its order; the pool computes `ahead` modules before the writer."""
+    """Write the weights file: every tensor in its order; the pool computes `ahead` modules before the writer.
+
+    make: what computes the bytes of one module.
+    """
     name_of = layout.names
     source_of = {name: tensor for tensor, name in name_of.items()}
     job_of = {name_of[factor.tensor]: job for job in layout.jobs for factor in (job.pair.a, job.pair.b)}
@@ -54,7 +58,7 @@ def write_weights(
     with WeightsWriter(path, tensors, metadata) as writer:
         ordered = dict.fromkeys(job_of[name].pair.module for name in writer.names if name in job_of)
         by_module = {job.pair.module: job for job in layout.jobs}
-        coming = _ahead(pool, [by_module[module] for module in ordered], window=ahead)
+        coming = _ahead(pool, make, [by_module[module] for module in ordered], window=ahead)
         done: dict[str, CompressedModule] = {}
         waiting: dict[str, bytes] = {}
         for name in writer.names:
@@ -77,13 +81,13 @@ def write_weights(
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, jobs: Sequence[Job], window: int
+    pool: ThreadPoolExecutor, make: Callable[[Job], CompressedModule], jobs: Sequence[Job], window: int
 ) -> Iterator[tuple[Job, CompressedModule]]:
     """Results in the order of `jobs`, with at most `window` modules in work or waiting: memory stays bounded."""
     pending: deque[tuple[Job, Future[CompressedModule]]] = deque()
     try:
         for job in jobs:
-            pending.append((job, pool.submit(write_module, job)))
+            pending.append((job, pool.submit(make, job)))
             if len(pending) >= window:
                 first, future = pending.popleft()
                 yield first, future.result()

@@ -17,6 +17,7 @@ ARTIFACTS = {
     "calibration_forecast": "gradience.reports.calibration:CalibrationForecast",
     "distill": "gradience.reports.distill:DistillReport",
     "distill_forecast": "gradience.reports.distill:DistillForecast",
+    "merge": "gradience.reports.merge:MergeReport",
     "conversion": "gradience.reports.conversion:ConversionReport",
     "comparison": "gradience.reports.comparison:ComparisonReport",
     "fleet": "gradience.reports.fleet:FleetReport",

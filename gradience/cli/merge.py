@@ -1,0 +1,53 @@
+"""`gradience merge`: several adapters of one base merged into one, and tested on each parent's examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradience.cli.console import show_written
+from gradience.cli.exit_codes import ExitCode
+from gradience.cli.options import CodeSettings, require_files
+from gradience.cli.output import LayersOutput
+from gradience.merge.settings import MergeSettings
+from gradience.settings import required_output
+
+if TYPE_CHECKING:
+    from gradience.reports.merge import MergeReport
+
+
+def merge(settings: MergeSettings, code: CodeSettings, out: LayersOutput) -> int:
+    """The weighted sum is exact and its truncation error is stated; without --data no model is loaded.
+
+    Exit codes with --data: 0 the drop from every parent is shown to be below the margin, 8 for some parents it is not
+    shown, 1 the merged adapter is worse than a parent, 4 a comparison could not be made.
+
+    Examples:
+
+      gradience merge ./arithmetic ./sorting -o merged
+
+      gradience merge ./arithmetic ./sorting --method svd --rank 16 --weights 0.7,0.7 -o merged
+
+      gradience merge ./arithmetic ./sorting --method ties --data A=sums.jsonl --data B=lists.jsonl -o merged
+    """
+    output = required_output(settings.output, "DIR")
+    require_files(*settings.data.values())
+    from gradience.merge.verb import DOCUMENT, REPORT, merge_adapters
+
+    with code.allowing():
+        call = (
+            out.watch(merge_adapters, settings)
+            if settings.data
+            else out.run(merge_adapters, settings, f"merging into {Path(output).name}")
+        )
+    out.show(call, layers=out.layers)
+    if not out.quiet:
+        show_written(f"{output / REPORT}, {DOCUMENT}")
+    return code_of(call)
+
+
+def code_of(report: MergeReport) -> ExitCode:
+    """Return 4 if a comparison failed, 1 for a parent that the merge is worse than, 8 for one not shown, else 0."""
+    grades = {row.merged.grade for row in report.certificate.parents} if report.certificate else set()
+    codes = {"X": ExitCode.INCOMPLETE, "D": ExitCode.GATE_FAILED, "C": ExitCode.INCONCLUSIVE}
+    return next((code for grade, code in codes.items() if grade in grades), ExitCode.DONE)

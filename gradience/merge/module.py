@@ -1,0 +1,346 @@
+"""One module of several adapters -> the stored factors of the merged module, its exact error, and what is left of each.
+
+Shapes as in `spectra`: A_i (r_i, n), B_i (m, r_i), ΔW_i = s_i·B_i·A_i. The weighted sum Σ wᵢΔW_i is the product of
+[w₁s₁B₁, w₂s₂B₂ …] and [A₁; A₂ …]: the exact merge has these factors, and its truncation is found in their joint space.
+TIES and DARE choose entry by entry, so they need one dense ΔW of a module at a time, in float32.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradience.adapters.adapter import LoadedPair, LoraPair, word_blocks
+from gradience.adapters.tensors import DTYPES, DType, Words, decode, encode
+from gradience.audit.dominance import DoraUpdate
+from gradience.compress.module import CompressedModule, Job, overflow, write_module
+from gradience.errors import InputError
+from gradience.merge.settings import Method
+from gradience.spectra import FloatArray, NonFiniteFactor
+
+Dense = NDArray[np.float32]
+BLOCK = 2**20
+"""Entries of a block of rows of a dense update."""
+SMALL = 1024
+"""Smaller side of a dense update up to which its SVD is exact; above, subspace iteration finds its directions."""
+BESIDE, SETTLED, PASSES = 16, 1e-4, 12
+"""Subspace iteration: directions beside those that are kept, growth of the held energy that ends it, most passes."""
+
+
+class Recipe(NamedTuple):
+    """How the updates of a module become one. density: share of the entries that is kept; seed: of those DARE drops."""
+
+    method: Method
+    density: float = 1.0
+    seed: int = 0
+
+
+SUM = Recipe("linear")
+
+
+class Kept(NamedTuple):
+    """‖ΔW_i‖² and ⟨ΔW_i, ΔW′⟩ of one parent, for the merged update ΔW′ as it is stored."""
+
+    energy: float
+    inner: float
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One parent's update of a module: ΔW = s·B·A, or DoRA's. parent: its place; weight: w of the merge."""
+
+    parent: int
+    weight: float
+    pair: LoraPair
+    dora: Callable[[], DoraUpdate] | None = None
+
+    @property
+    def scale(self) -> float:
+        """s."""
+        return self.pair.scale or 0.0
+
+    def rows(self, expert: int) -> Callable[[slice], Dense]:
+        """Return a function that makes some rows of ΔW, in float32."""
+        if self.dora is not None:
+            update = self.dora()
+            return lambda rows: update.rows(rows).astype(np.float32)
+        loaded = self.pair.load()
+        a = decode(loaded.words_A(expert)).T.astype(np.float32)
+        b = (self.scale * decode(loaded.words_B(expert))).astype(np.float32)
+        return lambda rows: b[rows] @ a
+
+
+@dataclass(frozen=True, slots=True)
+class MergedPair(LoraPair):
+    """The factors of the merged module before they are truncated, made of its parents' when they are loaded."""
+
+    parts: tuple[Part, ...] = ()
+    recipe: Recipe = SUM
+    kept: dict[int, Kept] = field(default_factory=dict)
+    """Parent -> what is left of it, and under -1 ‖ΔW′‖² twice; filled when the module is written."""
+
+    def load(self) -> LoadedPair:
+        """Return the factors: as they are stored if no number changes, else in float64."""
+        loaded = [part.pair.load() for part in self.parts]
+        make = self._aligned if self.recipe.method == "knots" else self._summed
+        both = [make(loaded, expert) for expert in range(self.experts)]
+        a = np.concatenate([a for a, _ in both])
+        b = np.stack([b for _, b in both], axis=-1)
+        return LoadedPair(self, a.reshape(self.a.entry.shape), b.reshape(self.b.entry.shape))
+
+    def _summed(self, loaded: Sequence[LoadedPair], expert: int) -> tuple[Words, Words]:
+        factors = [part.weight * part.scale / (self.scale or 1.0) for part in self.parts]
+        words_A, words_B = (
+            [one.words_A(expert).T for one in loaded],
+            [one.words_B(expert) for one in loaded],
+        )
+        if self.b.entry.dtype.name == "F64":
+            words_A = [decode(words) for words in words_A]
+            words_B = [factor * decode(words) for factor, words in zip(factors, words_B, strict=True)]
+        return np.concatenate(words_A), np.concatenate(words_B, axis=1)
+
+    def _aligned(self, loaded: Sequence[LoadedPair], expert: int) -> tuple[Words, Words]:
+        """KnOTS: [ΔW₁, ΔW₂ …] = U·Σ·[V₁ᵀ, V₂ᵀ …]; TIES merges the ΣVᵢᵀ, (k, n) each, and U turns the result back.
+
+        Source: Stoica et al., "Model merging with SVD to tie the KnOTS", arXiv 2410.19735; their code scales V by Σ
+        (gstoica27/KnOTS, task_merger.py) and, as here for each module, trims, elects signs and averages.
+        """
+        b, triangle = np.linalg.qr(
+            np.hstack(
+                [p.scale * decode(one.words_B(expert)) for p, one in zip(self.parts, loaded, strict=True)]
+            )
+        )
+        factors_A = [decode(one.words_A(expert)).T for one in loaded]
+        ends = np.cumsum([len(a) for a in factors_A])[:-1]
+        columns = np.split(triangle, ends, axis=1)
+        core = np.hstack(
+            [t @ np.asarray(np.linalg.qr(a.T, mode="r")).T for t, a in zip(columns, factors_A, strict=True)]
+        )
+        left = np.linalg.svd(core, full_matrices=False)[0]
+        tasks = [left.T @ t @ a for t, a in zip(columns, factors_A, strict=True)]
+        cuts = [threshold(np.abs(task), self.recipe.density) for task in tasks]
+        merged = ties(tasks, [part.weight for part in self.parts], cuts)
+        u = b @ left
+        short = self.rank - len(merged)  # fewer directions than ranks if a side of ΔW is smaller
+        return np.pad(merged, ((0, short), (0, 0))), np.pad(u, ((0, 0), (0, short)))
+
+
+def threshold(sizes: NDArray[np.floating], density: float) -> float:
+    """Return the size from which on an entry is kept, if the share `density` of all is. Partitions `sizes` in place."""
+    flat = sizes.reshape(-1)
+    dropped = flat.size - max(1, int(density * flat.size))
+    flat.partition(dropped)
+    return float(flat[dropped])
+
+
+def ties(
+    updates: Sequence[NDArray[np.floating]], weights: Sequence[float], cuts: Sequence[float]
+) -> NDArray[np.floating]:
+    """Return the TIES merge of entries: trim below the cuts, elect each entry's sign, average those that have it.
+
+    Weights multiply after the election, and the sum is divided by the number of updates that agree, as in PEFT 0.21
+    (utils/merge_utils.py, `ties`). Source: Yadav et al., "TIES-Merging", NeurIPS 2023, arXiv 2306.01708.
+    """
+    trimmed = [np.where(np.abs(update) >= cut, update, 0) for update, cut in zip(updates, cuts, strict=True)]
+    positive = sum(trimmed) >= 0
+    total, agreeing = np.zeros_like(trimmed[0]), np.zeros(trimmed[0].shape, np.int8)
+    for update, weight in zip(trimmed, weights, strict=True):
+        agrees = np.where(positive, update > 0, update < 0)
+        total += np.where(agrees, update * update.dtype.type(weight), 0)
+        agreeing += agrees
+    return np.divide(total, np.maximum(agreeing, 1), dtype=total.dtype)
+
+
+# ---------------------------------------------------------------- written
+
+
+def write_merged(job: Job) -> CompressedModule:
+    """The stored bytes of a merged module and their error. Raises InputError (non-finite, overflow)."""
+    pair = job.pair
+    assert isinstance(pair, MergedPair)
+    try:
+        written = _from_dense(job, pair) if is_dense(pair) else write_module(job)
+        _note_kept(job, pair, written)
+    except NonFiniteFactor:
+        path = next(
+            (part.pair.a.file.path for part in pair.parts if not _finite(part.pair)), pair.a.file.path
+        )
+        raise InputError(
+            f"{path}: {pair.module} contains NaN or infinity",
+            code="non-finite",
+            hint="use an earlier checkpoint; `gradience audit` lists such modules",
+        ) from None
+    return written
+
+
+def is_dense(pair: MergedPair) -> bool:
+    """Return True if a module is merged from dense updates: entry by entry, or with a DoRA update."""
+    return pair.recipe.method in ("ties", "dare") or any(part.dora is not None for part in pair.parts)
+
+
+def _finite(pair: LoraPair) -> bool:
+    loaded = pair.load()
+    return all(np.isfinite(decode(words)).all() for words in (loaded.stored_A, loaded.stored_B))
+
+
+def _note_kept(job: Job, pair: MergedPair, written: CompressedModule) -> None:
+    """Note how much of each parent is left in the factors as they are stored."""
+    stored = LoadedPair(
+        replace(pair, rank=job.stored_rank),
+        np.frombuffer(written.data_A, job.dtype_A.numpy).reshape(pair.experts * job.stored_rank, -1),
+        np.frombuffer(written.data_B, job.dtype_B.numpy).reshape(pair.rows, -1),
+    )
+    scale = job.written_scale
+    energies: dict[int, list[tuple[float, float]]] = {}
+    for expert in range(pair.experts):
+        new = stored.words_A(expert), stored.words_B(expert)
+        size = scale * scale * _inner(*new, *new)
+        energies.setdefault(-1, []).append((size, size))
+        for part in pair.parts:
+            if part.dora is not None:
+                both = _dense_inner(part.rows(expert), *new, pair.rows, pair.columns)
+                energies.setdefault(part.parent, []).append((both[0], scale * both[1]))
+                continue
+            loaded = part.pair.load()
+            old = loaded.words_A(expert), loaded.words_B(expert)
+            energy, inner = part.scale**2 * _inner(*old, *old), part.scale * scale * _inner(*old, *new)
+            energies.setdefault(part.parent, []).append((energy, inner))
+    for parent, parts in energies.items():
+        pair.kept[parent] = Kept(*(math.fsum(values) for values in zip(*parts, strict=True)))
+
+
+def _inner(old_A: Words, old_B: Words, new_A: Words, new_B: Words) -> float:
+    """⟨B·A, B′·A′⟩ = Σ (BᵀB′)∘(AA′ᵀ), of Aᵀ and B as stored words."""
+    return float((_cross(old_A, new_A) * _cross(old_B, new_B)).sum())
+
+
+def _cross(first: Words, second: Words) -> FloatArray:
+    """XᵀY of stored words, block by block."""
+    height = max(256, 2**18 // max(first.shape[1], second.shape[1]))
+    total = np.zeros((first.shape[1], second.shape[1]))
+    blocks = zip(word_blocks(first, height)(), word_blocks(second, height)(), strict=True)
+    for one, other in blocks:
+        total += one.T @ other
+    return total
+
+
+def _slices(rows: int, columns: int) -> Iterator[slice]:
+    height = max(1, BLOCK // columns)
+    return (slice(start, min(rows, start + height)) for start in range(0, rows, height))
+
+
+def _dense_inner(
+    update: Callable[[slice], Dense], words_A: Words, words_B: Words, rows: int, columns: int
+) -> tuple[float, float]:
+    """‖ΔW‖² and ⟨ΔW, B′·A′⟩ of a dense update."""
+    a, energy, inner = decode(words_A).T, 0.0, 0.0
+    for part in _slices(rows, columns):
+        dense = update(part).astype(np.float64)
+        energy += float(np.square(dense).sum())
+        inner += float((dense * (decode(words_B[part]) @ a)).sum())
+    return energy, inner
+
+
+# ---------------------------------------------------------------- from dense updates
+
+
+def _from_dense(job: Job, pair: MergedPair) -> CompressedModule:
+    stored_A, stored_B, lost, total = [], [], 0.0, 0.0
+    for expert in range(pair.experts):
+        merged = merged_dense(pair, expert)
+        b, a = leading(merged, job.plan.new_rank, pair, expert)
+        words_A, words_B = _encoded(job, a.T, job.dtype_A), _encoded(job, b / job.written_scale, job.dtype_B)
+        back_A = (job.written_scale * decode(words_A)).T.astype(np.float32)
+        for part in _slices(pair.rows, pair.columns):
+            block = merged[part]
+            total += float(np.square(block, dtype=np.float64).sum())
+            rest = block - decode(words_B[part]).astype(np.float32) @ back_A
+            lost += float(np.square(rest, dtype=np.float64).sum())
+        short = job.stored_rank - words_A.shape[1]
+        stored_A.append(np.pad(words_A, ((0, 0), (0, short))).T)
+        stored_B.append(np.pad(words_B, ((0, 0), (0, short))))
+    shape_A, shape_B = job.shapes()
+    return CompressedModule(
+        np.concatenate(stored_A).reshape(shape_A).tobytes(),
+        np.stack(stored_B, axis=-1).reshape(shape_B).tobytes(),
+        math.sqrt(lost / total) if total else None,
+        math.sqrt(total),
+        "qr",
+    )
+
+
+def _encoded(job: Job, values: FloatArray, dtype: DType) -> Words:
+    words = encode(values, dtype)
+    if not np.isfinite(decode(words)).all():
+        raise overflow(job, f"the merged factors do not fit into {dtype.name}")
+    return words
+
+
+def merged_dense(pair: MergedPair, expert: int = 0) -> Dense:
+    """Return the merged update, (m, n), before it is truncated. Raises NonFiniteFactor."""
+    recipe, parts = pair.recipe, pair.parts
+    merged: Dense = np.empty((pair.rows, pair.columns), np.float32)
+    weights = [part.weight for part in parts]
+    cuts = []
+    for part in parts if recipe.method in ("ties", "knots") else ():
+        make = part.rows(expert)
+        for rows in _slices(pair.rows, pair.columns):
+            np.abs(make(rows), out=merged[rows])
+        cuts.append(threshold(merged, recipe.density))
+    makers = [part.rows(expert) for part in parts]
+    draws = [
+        np.random.default_rng([recipe.seed, zlib.crc32(pair.module.encode()), expert, part.parent])
+        for part in parts
+    ]
+    for rows in _slices(pair.rows, pair.columns):
+        updates = [make(rows) for make in makers]
+        if cuts:
+            merged[rows] = ties(updates, weights, cuts)
+            continue
+        if recipe.method == "dare":  # Yu et al., "Language Models are Super Mario", arXiv 2311.03099
+            for update, draw in zip(updates, draws, strict=True):
+                update *= draw.random(update.shape, np.float32) < recipe.density
+                update /= np.float32(recipe.density)
+        merged[rows] = sum(
+            np.float32(weight) * update for weight, update in zip(weights, updates, strict=True)
+        )
+    if not all(np.isfinite(merged[rows]).all() for rows in _slices(pair.rows, pair.columns)):
+        raise NonFiniteFactor
+    return merged
+
+
+def leading(merged: Dense, rank: int, pair: MergedPair, expert: int) -> tuple[FloatArray, FloatArray]:
+    """Return B′ (m, rank) and A′ (rank, n), balanced: the leading `rank` singular components of a dense update.
+
+    Exact up to a smaller side of `SMALL`. Above, subspace iteration (Halko et al., SIAM Review 53(2), 2011)
+    starts from the row spaces of the parents' factors, and ends when the energy that it holds grows by less than
+    `SETTLED` of itself. The error that is reported is that of these factors, whatever they are.
+    """
+    if min(merged.shape) <= SMALL:
+        u, values, v = np.linalg.svd(merged.astype(np.float64), full_matrices=False)
+    else:
+        random = np.random.default_rng(0).standard_normal((pair.columns, rank + BESIDE), np.float32)
+        known = [decode(part.pair.load().words_A(expert)).astype(np.float32) for part in pair.parts]
+        basis, held = np.linalg.qr(merged @ np.hstack([*known, random]))[0], 0.0
+        for _ in range(PASSES):
+            across = basis.T @ merged
+            energy = float(np.linalg.eigvalsh(across @ across.T)[-rank:].sum())
+            if energy - held <= SETTLED * energy:
+                break
+            held, basis = energy, np.linalg.qr(merged @ np.linalg.qr(across.T)[0])[0]
+        small, values, v = np.linalg.svd((basis.T @ merged).astype(np.float64), full_matrices=False)
+        u = basis @ small
+    roots = np.sqrt(values[:rank])
+    return u[:, :rank] * roots, roots[:, None] * v[:rank]
+
+
+def entry_type(pairs: Sequence[LoraPair], *, as_stored: bool) -> DType:
+    """Return the type of the joined factors: the parents' if nothing is multiplied and all have one, else float64."""
+    types = {factor.entry.dtype for pair in pairs for factor in (pair.a, pair.b)}
+    return types.pop() if as_stored and len(types) == 1 else DTYPES["F64"]

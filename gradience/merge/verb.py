@@ -1,0 +1,250 @@
+"""`merge_adapters`: what `gradience merge` does, as one function: open, refuse, merge, write, test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from gradience.adapters.base_weights import base_folder
+from gradience.adapters.formats import open_adapter
+from gradience.adapters.locate import CONFIG
+from gradience.adapters.memory import compress_bytes, limit_for, workers_within
+from gradience.adapters.tensors import type_names
+from gradience.blas import worker_threads
+from gradience.compress.check import CHECKED_PARAMS, check_with_peft, check_written, require_peft
+from gradience.compress.encodings import write_config
+from gradience.compress.module import CompressedModule, Job
+from gradience.compress.weights import write_weights
+from gradience.errors import InputError
+from gradience.files.card import write_block
+from gradience.files.shared_names import path_text
+from gradience.files.whole import already_exists, check_output, whole_folder
+from gradience.merge.layout import Plan, plan_merge
+from gradience.merge.module import BLOCK, MergedPair, is_dense, write_merged
+from gradience.merge.parents import Parent, open_parents
+from gradience.merge.settings import SPARSE, MergeSettings
+from gradience.reports.base import markdown
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.base.source import hub_source
+from gradience.reports.merge import MergedModule, MergeParent, MergeReport, PredictedKl, card_blocks
+from gradience.runtimes import architecture_of, verdicts
+from gradience.settings import public, required_output
+
+REPORT, DOCUMENT = "merge_report.json", "merge_report.md"
+
+
+@public(MergeSettings)
+def merge_adapters(settings: MergeSettings) -> MergeReport:
+    """Merge the LoRA adapters `adapters` of one base into one adapter in the folder `output`, and return its report.
+
+    >>> report = merge_adapters(["my_adapter", "other_adapter"], "merged")
+    >>> report.method, report.largest_rank, report.error
+    ('linear', 16, 0.0)
+
+    The merge is exact up to the truncation that is asked for, and its error is stated. With `data`, the merged adapter
+    is compared with each parent on that parent's examples.
+
+    The keywords are the flags of `gradience merge`:
+
+    Raises InputError if an adapter cannot be read or the adapters do not belong together, UsageError for contradictory
+    options, VerificationError if PEFT does not load the result, OutputError when the disk refuses, and with `data` what
+    `evaluate_adapters` raises. Nothing is left half-written.
+    """
+    watch = Stopwatch(settings.command)
+    output = required_output(settings.output, "DIR")
+    if settings.verify_peft:
+        require_peft()
+    if settings.data:
+        from gradience.merge.certificate import certified
+
+        return certified(settings, output, watch)
+    with ExitStack() as stack:
+        parents = open_parents(settings, stack)
+        return write_merge(parents, settings, output, watch, stack)
+
+
+def write_merge(
+    parents: Sequence[Parent],
+    settings: MergeSettings,
+    output: Path,
+    watch: Stopwatch,
+    stack: ExitStack,
+    *,
+    resumes: bool = False,
+) -> MergeReport:
+    """Merge open adapters into the folder `output` and return the report. resumes: take it if it holds this merge."""
+    rank = settings.rank
+    predicted: tuple[PredictedKl, ...] = ()
+    if settings.max_kl_per_token is not None:
+        from gradience.merge.calibrated import rank_within
+
+        rank, predicted = rank_within(parents, settings)
+    plan = plan_merge(parents, settings, rank, stack)
+    if resumes and (kept := _kept(output, parents, settings)) is not None:
+        return kept
+    for parent in parents:
+        check_output(output, parent.path, force=settings.force)
+    layout, opened = plan.layout, plan.opened
+    work = [(job.pair, _bytes(job)) for job in layout.jobs]
+    sources = [parent.opened for parent in parents]
+    fitting = workers_within(limit_for(settings.max_memory, sources), sources, work, settings.workers)
+    dense = any(is_dense(pair) for pair in plan.pairs)
+    with worker_threads(fitting) as pool, whole_folder(output, force=settings.force) as folder:
+        weights = write_weights(
+            folder / layout.weights, opened, layout, pool, 2 * fitting, settings.progress, write_merged
+        )
+        write_config(folder / CONFIG, layout.new_fields)
+        with open_adapter(folder) as written:
+            exact = settings.method in ("linear", "svd") and not dense
+            check_written(written, layout, weights.modules, weights.size, CHECKED_PARAMS if exact else 0)
+            base = None if settings.base_model is None else base_folder(settings.base_model)
+            architecture = architecture_of(layout.config, parents[0].opened.location.root, base)
+            report = MergeReport(
+                parents=tuple(_parent(parent, place, plan) for place, parent in enumerate(parents)),
+                base=layout.config.base_model,
+                output_path=path_text(output),
+                output_sha256=weights.sha256,
+                method=settings.method,
+                density=plan.pairs[0].recipe.density if settings.method in SPARSE else None,
+                seed=settings.seed if settings.method == "dare" else None,
+                requested_rank=settings.rank,
+                saved=settings.saved,
+                largest_rank=plan.rank,
+                encoding=layout.encoded.encoding,
+                dtype="+".join(sorted({type_names(job.dtype_A, job.dtype_B) for job in layout.jobs})),
+                error=_error(weights.modules),
+                lora_params=sum(math.prod(shape) for job in layout.jobs for shape in job.shapes()),
+                bytes=weights.size,
+                carried_tensors=len(layout.carried),
+                predicted=predicted,
+                architecture=architecture,
+                runtimes=verdicts(written, architecture),
+                peft_check=check_with_peft(folder, opened, layout) if settings.verify_peft else None,
+                modules=tuple(
+                    _row(job, weights.modules[job.pair.module], len(parents)) for job in layout.jobs
+                ),
+                notes=tuple(_notes(parents, plan)),
+                run=watch.run_info(),
+            )
+        write_report(report, folder)
+    return report
+
+
+def write_report(report: MergeReport, folder: Path) -> None:
+    """Write the report, its page, and the block of the model card."""
+    report.save(folder / REPORT)
+    (folder / DOCUMENT).write_bytes(report.to_markdown().encode())
+    write_block(folder, markdown.render(card_blocks(report)))
+
+
+def _kept(output: Path, parents: Sequence[Parent], settings: MergeSettings) -> MergeReport | None:
+    """Return the report of this very merge if `output` holds it; None if there is nothing or it is to be replaced.
+
+    Raises UsageError (output-exists) for any other folder.
+    """
+    if settings.force or not output.exists():
+        return None
+    try:
+        report = MergeReport.read(output / REPORT)
+    except InputError:
+        raise already_exists(output) from None
+    with open_adapter(output) as opened:
+        same = opened.sha256() == report.output_sha256
+    density = 0.5 if settings.density is None else settings.density
+    wanted = (
+        settings.method,
+        density if settings.method in SPARSE else None,
+        settings.seed if settings.method == "dare" else None,
+        settings.rank,
+        settings.saved,
+        [(parent.sha256, parent.weight) for parent in parents],
+    )
+    there = (
+        report.method,
+        report.density,
+        report.seed,
+        report.requested_rank,
+        report.saved,
+        [(parent.sha256, parent.weight) for parent in report.parents],
+    )
+    if not same or wanted != there or settings.dtype not in (None, report.dtype):
+        raise already_exists(output)
+    return report
+
+
+def _bytes(job: Job) -> int:
+    """Return the bytes needed to merge one module."""
+    pair = job.pair
+    assert isinstance(pair, MergedPair)
+    needed = compress_bytes(pair, job.plan.new_rank, job.stored_bytes)
+    if is_dense(pair):
+        beside = 4 * (len(pair.parts) + 3) * BLOCK
+        sides = pair.rows + pair.columns
+        needed += 4 * pair.rows * pair.columns + beside + 16 * sides * (job.plan.new_rank + pair.rank)
+    return needed
+
+
+def _error(modules: Mapping[str, CompressedModule]) -> float:
+    peak = max((module.norm for module in modules.values()), default=0.0) or 1.0
+    total = math.fsum((module.norm / peak) ** 2 for module in modules.values())
+    lost = math.fsum(((module.error or 0.0) * module.norm / peak) ** 2 for module in modules.values())
+    return math.sqrt(lost / total) if total else 0.0
+
+
+def _parent(parent: Parent, place: int, plan: Plan) -> MergeParent:
+    ranks = [pair.rank for pair in parent.opened.pairs]
+    merged = math.fsum(pair.kept[-1].energy for pair in plan.pairs)
+    kept = [pair.kept[place] for pair in plan.pairs if place in pair.kept]
+    energy, inner = math.fsum(row.energy for row in kept), math.fsum(row.inner for row in kept)
+    return MergeParent(
+        name=parent.name,
+        path=path_text(parent.path),
+        sha256=parent.sha256,
+        source=hub_source(parent.opened.source),
+        weight=parent.weight,
+        modules=len(ranks),
+        smallest_rank=min(ranks),
+        largest_rank=max(ranks),
+        cosine=_cosine(inner, energy, merged),
+        projection=inner / energy if energy else None,
+    )
+
+
+def _cosine(inner: float, first: float, second: float) -> float | None:
+    if not first or not second:
+        return None
+    return max(-1.0, min(1.0, inner / math.sqrt(first) / math.sqrt(second)))
+
+
+def _row(job: Job, written: CompressedModule, parents: int) -> MergedModule:
+    pair = job.pair
+    assert isinstance(pair, MergedPair)
+    ranks = {part.parent: part.pair.rank for part in pair.parts}
+    kept = [pair.kept.get(place) for place in range(parents)]
+    merged = pair.kept[-1].energy
+    return MergedModule(
+        name=pair.module,
+        parent_ranks=tuple(ranks.get(place) for place in range(parents)),
+        rank=job.stored_rank,
+        norm=written.norm,
+        error=written.error,
+        cosine=tuple(None if row is None else _cosine(row.inner, row.energy, merged) for row in kept),
+        projection=tuple(None if row is None or not row.energy else row.inner / row.energy for row in kept),
+    )
+
+
+def _notes(parents: Sequence[Parent], plan: Plan) -> list[str]:
+    notes = []
+    unnamed = [parent.name for parent in parents if parent.config.base_model is None]
+    if unnamed:
+        notes.append(
+            f"the config of {', '.join(unnamed)} names no base model: it was not compared with the others"
+        )
+    names = [{pair.module for pair in parent.opened.pairs} for parent in parents]
+    if not set.intersection(*names):
+        notes.append("the adapters have no module in common: nothing interferes within a module")
+    if not all(pair.kept[-1].energy for pair in plan.pairs):
+        notes.append("some merged modules are 0: their parents are untrained or cancel")
+    return notes

@@ -1,0 +1,328 @@
+"""`merge_report.json`: the merged adapter as written, its exact error, what is left of each parent, the certificate."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from gradience.files.artifact import ROW_CONFIG, Float12, Part
+from gradience.reports.base.blocks import (
+    Block,
+    Column,
+    Document,
+    Facts,
+    Heading,
+    Inline,
+    Mark,
+    Note,
+    Notes,
+    Paragraph,
+    Span,
+    table_of,
+    warned,
+)
+from gradience.reports.base.graded import GRADES
+from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
+from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig, size
+from gradience.reports.base.report import Report
+from gradience.reports.base.run import RunInfo
+from gradience.reports.base.source import HubSource, commit_of
+from gradience.reports.compression import PeftCheck, RuntimeVerdict, runtime_notes
+from gradience.reports.evaluation import (
+    EvaluatedAdapter,
+    examples_cell,
+    interval_cell,
+)
+from gradience.words import points
+
+SHOWN_KINDS = 12
+CertificateVerdict = Literal["holds on all parents", "holds on some parents", "do not merge"]
+MARKS: dict[CertificateVerdict, Mark] = {
+    "holds on all parents": "good",
+    "holds on some parents": "warning",
+    "do not merge": "error",
+}
+
+
+@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
+class MergedModule:
+    """One module of the merged adapter. Tuples have an entry for each parent, null if it lacks the module."""
+
+    name: str
+    parent_ranks: tuple[int | None, ...]
+    rank: int
+    """Rank as stored."""
+    norm: Float12
+    """‖M‖_F of the merge M before it is truncated; M includes the scale."""
+    error: Float12 | None
+    """‖M − M′‖_F/‖M‖_F of the factors as stored: truncation and rounding; null if M is 0."""
+    cosine: tuple[Float12 | None, ...]
+    """⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖)."""
+    projection: tuple[Float12 | None, ...]
+    """⟨ΔW_i, M′⟩/‖ΔW_i‖²: 1 if all of the parent's update is left along its own direction."""
+
+
+class MergeParent(Part):
+    """One of the merged adapters."""
+
+    name: str
+    """Name of its folder, or its letter if two folders have the same name."""
+    path: str
+    sha256: str
+    source: HubSource | None = None
+    """Hub repository and revision; null for an adapter on disk."""
+    weight: float
+    modules: int
+    smallest_rank: int
+    largest_rank: int
+    cosine: Float12 | None
+    """⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖) over all modules."""
+    projection: Float12 | None
+    """⟨ΔW_i, M′⟩/‖ΔW_i‖² over all modules."""
+
+
+class PredictedKl(Part):
+    """Predicted KL per token of the truncated sum from the exact one, on the rows of one calibration."""
+
+    calibration_sha256: str
+    kl_per_token: Float12
+    high: Float12
+    """Upper end of its 95 % interval, which is held below the limit."""
+
+
+class ParentEvidence(Part):
+    """The merged adapter against one parent, on that parent's examples."""
+
+    parent: str
+    data: str
+    """File of the examples."""
+    reference: EvaluatedAdapter
+    merged: EvaluatedAdapter
+    evaluation: str
+    """Folder of the evaluation, relative to that of the merged adapter."""
+
+
+class Certificate(Part):
+    """Paired comparisons of the merged adapter with each parent."""
+
+    verdict: CertificateVerdict
+    parents: tuple[ParentEvidence, ...]
+
+    @property
+    def reason(self) -> str:
+        """What was found for each parent."""
+        return "; ".join(
+            f"{row.parent}: {GRADES[row.merged.grade][1] if row.merged.grade else 'not compared'}"
+            for row in self.parents
+        )
+
+
+class SearchedMerge(Part):
+    """One entry of the search grid, on the dev rows."""
+
+    method: str
+    weights: tuple[float, ...]
+    density: float | None
+    deltas: tuple[Float12, ...]
+    """Difference from each parent on its dev rows: accuracy as a share; for likelihoods, nats per token gained."""
+    chosen: bool
+
+
+class MergeReport(Report):
+    """Several adapters of one base merged into one.
+
+    >>> report = merge_adapters(["my_adapter", "other_adapter"], "merged")
+    >>> report.method, report.largest_rank, report.error
+    ('linear', 16, 0.0)
+    """
+
+    row_field: ClassVar[str] = "modules"
+    repair: ClassVar[str] = "merge again: gradience merge A B -o DIR --force"
+
+    schema_: Literal["gradience.merge/1"] = Field(default="gradience.merge/1", alias="schema")
+    parents: tuple[MergeParent, ...]
+    base: str | None
+    """Base model that the configs name."""
+    output_path: str
+    output_sha256: str
+    method: str
+    density: float | None
+    """Share of entries that is kept of each update; null for methods without it."""
+    seed: int | None
+    """Seed of the entries that DARE drops; null for other methods."""
+    requested_rank: int | None
+    """Null: the default of the method, or chosen by predicted KL."""
+    saved: str
+    """What was done if trained heads, biases or embeddings differ: refuse, average or first."""
+    largest_rank: int
+    encoding: str
+    dtype: str
+    """Storage types of the factors."""
+    error: Float12
+    """√(Σ‖M − M′‖²/Σ‖M‖²) over all modules: truncation and rounding of the factors as stored."""
+    lora_params: int
+    bytes: int
+    """Size of the weights file."""
+    carried_tensors: int
+    """Tensors beside the factors: heads, biases, embeddings."""
+    predicted: tuple[PredictedKl, ...] = ()
+    """One for each calibration; empty without."""
+    architecture: str | None
+    runtimes: tuple[RuntimeVerdict, ...]
+    peft_check: PeftCheck | None
+    """Null if PEFT was not asked to load the result."""
+    certificate: Certificate | None = None
+    """Null without examples of the parents."""
+    search: tuple[SearchedMerge, ...] = ()
+    """Results of the search grid on dev rows; empty without a search."""
+    modules: tuple[MergedModule, ...]
+    notes: tuple[str, ...]
+    run: RunInfo
+
+    def blocks(self) -> Document:
+        """Return the sections of the report."""
+        return merge_blocks(self, layers=True)
+
+    def to_text(self, *, width: int | None = None, color: bool = False, layers: bool = False) -> str:
+        """Return the screen. layers: show every module."""
+        return self.drawn(merge_blocks(self, layers=layers), width, color)
+
+    def summary(self) -> list[Note] | None:
+        """Return the verdict of the certificate; without one, what the merge is and that it was not tested."""
+        return [_verdict(self)]
+
+
+def merge_blocks(report: MergeReport, *, layers: bool) -> Document:
+    """Return the document. layers: every module, instead of kinds of modules."""
+    return [*card_blocks(report), *_module_blocks(report, layers=layers)]
+
+
+def card_blocks(report: MergeReport) -> list[Block]:
+    """Return what a model card says: parents, method, error, what is left of each parent, and the certificate."""
+    parents = table_of(
+        report.parents,
+        (Column("parent"), lambda row: Span(row.name, "name")),
+        (Column("weight", ">"), lambda row: f"{row.weight:g}"),
+        (Column("modules", ">"), lambda row: count(row.modules)),
+        (Column("rank", ">"), lambda row: number_range((row.smallest_rank, row.largest_rank))),
+        (Column("cosine", ">"), lambda row: sig(row.cosine)),
+        (Column("projection", ">"), lambda row: sig(row.projection)),
+        (Column("sha256"), lambda row: Span(" ".join([row.sha256[:12], *commit_of(row.source)]), "dim")),
+    )
+    facts: list[tuple[str, Inline]] = [
+        ("method", _method(report)),
+        ("base model", Span(report.base or MISSING, "name")),
+        (
+            "LoRA rank",
+            f"{number_range(row.rank for row in report.modules)} in {plural(len(report.modules), 'module')}",
+        ),
+        ("weights", f"{size(report.bytes)}, {report.dtype}, sha256 {report.output_sha256[:12]}"),
+        (
+            "relative error",
+            f"{percent(report.error)} of the merge before truncation and rounding (‖M − M′‖ / ‖M‖)",
+        ),
+        *(
+            (
+                "predicted KL/token",
+                f"{sig(row.kl_per_token)} nats (at most {sig(row.high)}) from the exact sum",
+            )
+            for row in report.predicted
+        ),
+    ]
+    blocks: list[Block] = [
+        Heading(("Merged into ", Span(report.output_path, "name")), level=1),
+        Notes([_verdict(report)]),
+        Facts(facts),
+        *warned(report.notes),
+        Heading("Parents"),
+        parents,
+        Paragraph(
+            "Cosine and projection compare each parent's update with the merged one (projection 1: all of it is left"
+            " along its own direction). They are facts about weights and predict no accuracy."
+        ),
+    ]
+    if report.certificate is not None:
+        blocks += [Heading("Test on each parent's examples"), _evidence(report.certificate)]
+    if report.search:
+        blocks += [Heading("Search on dev rows"), _grid(report)]
+    tested = [row for row in report.runtimes if row.run]
+    if tested:
+        blocks += [Heading("Runtimes"), Notes(runtime_notes(tested))]
+    return blocks
+
+
+def _method(report: MergeReport) -> str:
+    """Return `ties · weights 1, 1 · density 0.5`."""
+    parts = [report.method, "weights " + ", ".join(f"{row.weight:g}" for row in report.parents)]
+    parts += [] if report.density is None else [f"density {report.density:g}"]
+    parts += [] if report.seed is None else [f"seed {report.seed}"]
+    return " · ".join(parts)
+
+
+def _verdict(report: MergeReport) -> Note:
+    certificate = report.certificate
+    if certificate is None:
+        return Note("unknown", "Not tested: weights do not show if a merge keeps what its parents can do")
+    return Note(MARKS[certificate.verdict], f"{certificate.verdict.capitalize()} ({certificate.reason})")
+
+
+def _evidence(certificate: Certificate) -> Block:
+    def answer(row: EvaluatedAdapter) -> str:
+        if row.correct is not None and row.n:
+            return f"{count(row.correct)}/{count(row.n)}"
+        return MISSING if row.likelihood is None else f"{row.likelihood.nll:.4f} nats"
+
+    def delta(row: EvaluatedAdapter) -> str:
+        if row.pairs is not None:
+            return points(row.pairs.delta)
+        change = row.likelihood.delta if row.likelihood else None
+        return MISSING if change is None else f"{change:+.4f}"
+
+    return table_of(
+        certificate.parents,
+        (Column("parent"), lambda row: Span(row.parent, "name")),
+        (Column("examples", ">"), lambda row: examples_cell(row.merged)),
+        (Column("parent's own", ">"), lambda row: answer(row.reference)),
+        (Column("merged", ">"), lambda row: answer(row.merged)),
+        (Column("Δ", ">"), lambda row: delta(row.merged)),
+        (Column("95 % interval", ">"), lambda row: interval_cell(row.merged)),
+        (Column("grade"), lambda row: row.merged.grade or MISSING),
+        (Column("reason", wrap=True), lambda row: row.merged.reason),
+    )
+
+
+def _grid(report: MergeReport) -> Block:
+    names = [row.name for row in report.parents]
+    deltas = [
+        (Column(f"Δ {name}", ">"), lambda row, place=place: f"{100 * row.deltas[place]:+.1f}")
+        for place, name in enumerate(names)
+    ]
+    return table_of(
+        report.search,
+        (Column("method"), lambda row: row.method),
+        (Column("weights", ">"), lambda row: ", ".join(f"{weight:g}" for weight in row.weights)),
+        (Column("density", ">"), lambda row: MISSING if row.density is None else f"{row.density:g}"),
+        *deltas,
+        (Column(""), lambda row: "chosen" if row.chosen else ""),
+    )
+
+
+def _cosine_to(place: int, name: str) -> Measure[MergedModule]:
+    def cosine(row: MergedModule) -> float | None:
+        return row.cosine[place]
+
+    return measure(f"cosine {name}", cosine, sig)
+
+
+def _module_blocks(report: MergeReport, *, layers: bool) -> list[Block]:
+    measures = [
+        measure("rank", lambda row: row.rank, lambda value: f"{value:g}" if value is not None else MISSING),
+        measure("error", lambda row: row.error, percent),
+        *(_cosine_to(place, row.name) for place, row in enumerate(report.parents)),
+    ]
+    if layers:
+        return [Heading("Modules"), module_table("module", single(report.modules), measures)]
+    kinds, _ = by_kind(report.modules, lambda row: row.rank, SHOWN_KINDS)
+    return [Heading("Medians of modules"), module_table("kind", kinds, [NUMBER, *measures])]

@@ -1,0 +1,71 @@
+"""Parents of a merge, as PEFT saves them, and what their updates are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from peft_cases import CASES, Case, fresh, load
+from peft_models import Updates, fill, peft_updates, save
+from safetensors.numpy import save_file
+
+
+def parent(case: Case, folder: Path, seed: int, **options: object) -> Path:
+    """An adapter for the model of `case`, with factors that `seed` draws. options: of `save_pretrained` or `dtype`."""
+
+    def prepare(model) -> None:
+        torch.manual_seed(seed)
+        fill(model)
+        if case.prepare:
+            case.prepare(model)
+
+    save(fresh(case), case.config, folder, prepare=prepare, **options)
+    return folder
+
+
+def with_config(case: Case | str, **options: object) -> Case:
+    """The same model with another config."""
+    case = CASES[case] if isinstance(case, str) else case
+    return replace(case, config=LoraConfig(**{"r": 6, "lora_alpha": 9} | options))
+
+
+def pair_of(tmp_path: Path, first: Case, second: Case | None = None, **options: object) -> tuple[Path, Path]:
+    """Two parents, A and B."""
+    return (
+        parent(first, tmp_path / "A", 1, **options),
+        parent(second or first, tmp_path / "B", 2, **options),
+    )
+
+
+def updates_of(case: Case, folder: Path) -> Updates:
+    """ΔW of every module, by PEFT."""
+    return peft_updates(load(case, folder)[0])
+
+
+def weighted(updates: list[Updates], weights: list[float]) -> Updates:
+    """Σ w·ΔW; a module that an adapter lacks counts as 0."""
+    keys = dict.fromkeys(key for one in updates for key in one)
+    return {
+        key: np.sum(
+            [weight * one[key] for one, weight in zip(updates, weights, strict=True) if key in one], axis=0
+        )
+        for key in keys
+    }
+
+
+def write_updates(folder: Path, updates: dict[str, np.ndarray], **fields: object) -> Path:
+    """An adapter of full rank whose ΔW are exactly these: B = ΔW, A = 1, s = 1."""
+    tensors = {}
+    for name, update in updates.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = np.eye(update.shape[1], dtype=np.float32)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = update.astype(np.float32)
+    rank = max(update.shape[1] for update in updates.values())
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": sorted(updates)} | fields
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
