@@ -58,7 +58,11 @@ def main() -> None:
         evaluations.append(evaluation)
     names = [parent.name for parent in options.parents]
     print(f"\n{options.limit} rows each; weights {options.weights[0]:g}, {options.weights[1]:g}\n")
-    print("| | rank | error | " + " | ".join(f"{name} | Δ (95 % interval) | grade" for name in names) + " | verdict |")
+    print(
+        "| | rank | error | "
+        + " | ".join(f"{name} | Δ (95 % interval) | grade" for name in names)
+        + " | verdict |"
+    )
     print("|---|" + "---|" * (2 + 3 * len(names) + 1))
     rows = [{row.name: row for row in evaluation.adapters} for evaluation in evaluations]
     for name in [*names, *METHODS, "base"]:
@@ -70,13 +74,17 @@ def main() -> None:
                 continue
             cells.append(f"{row.correct}/{row.n}")
             pairs = row.pairs
-            interval = "" if pairs is None else f"{points(pairs.delta)} ({points(pairs.low)} … {points(pairs.high)})"
+            interval = (
+                "" if pairs is None else f"{points(pairs.delta)} ({points(pairs.low)} … {points(pairs.high)})"
+            )
             cells += [interval, row.grade or ""]
             grades.append(row.grade)
         report = reports.get(name)
         facts = ["", ""] if report is None else [str(report.largest_rank), percent(report.error)]
         shown = sum(grade == "B" for grade in grades)
-        verdict = "" if report is None else ("do not merge", "holds on some parents", "holds on all parents")[shown]
+        verdict = (
+            "" if report is None else ("do not merge", "holds on some parents", "holds on all parents")[shown]
+        )
         print("| " + " | ".join([name, *facts, *cells, verdict]) + " |")
 
 

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 # Adapters made byte by byte and tiny models are used beyond the folders that they lie in.
-sys.path += [str(Path(__file__).parent / folder) for folder in ("adapters", "bench", "compress", "evaluate", "report")]
+sys.path += [
+    str(Path(__file__).parent / folder) for folder in ("adapters", "bench", "compress", "evaluate", "report")
+]
 
 # What is cached between runs of the suite lies in the clone: no test writes to the home of whoever runs it.
 for name in ("CACHE", "CONFIG", "DATA"):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradience.adapters.adapter import LoadedPair, LoraPair, word_blocks
+from gradience.adapters.tensors import decode
 from gradience.errors import InputError
 from gradience.plan.blocking import norm_overflow
 from gradience.reports.comparison import ModuleComparison, Presence
@@ -32,6 +33,8 @@ from gradience.spectra import (
     with_exponent,
 )
 
+SIGN_ROWS = 64
+"""Rows of ΔW at most, evenly spaced, whose signs are compared."""
 LOST_ENERGY = 1e-280
 """Energies are relative to what both adapters could hold together, where an ordinary one has 1e-20 or more."""
 
@@ -209,10 +212,23 @@ def _compare_expert(
         cosine=energies.cosine,
         kept_energy=energies.kept_share if energy_b else None,
         **overlap,
+        sign_agreement=_sign_agreement(loaded_a, loaded_b, expert),
         cosine_lora_A=_factor_cosine(y, a.rank) if same_rank else None,
         cosine_lora_B=_factor_cosine(x, a.rank) if same_rank else None,
     )
     return row, energies
+
+
+def _sign_agreement(a: LoadedPair, b: LoadedPair, expert: int) -> float | None:
+    """Return the share of equal signs among the entries of both updates that are not 0, on evenly spaced rows."""
+    rows = np.linspace(0, a.pair.rows - 1, min(a.pair.rows, SIGN_ROWS)).astype(int)
+    signs = [
+        np.sign((one.pair.scale or 0.0) * decode(one.words_B(expert)[rows]) @ decode(one.words_A(expert)).T)
+        for one in (a, b)
+    ]
+    product = signs[0] * signs[1]
+    counted = np.count_nonzero(product)
+    return float(np.count_nonzero(product > 0) / counted) if counted else None
 
 
 def _identical(a: LoadedPair, b: LoadedPair) -> bool:

@@ -184,6 +184,12 @@ def norm_from_grams(gram_A: Core, gram_B: Core) -> float:
     return with_exponent(math.sqrt(energy), gram_A.exponent + gram_B.exponent)
 
 
+def unscaled(gram: Core) -> FloatArray:
+    """Return XᵀX itself: infinite or 0 where float64 ends."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(np.ldexp(gram.matrix, 2 * gram.exponent), dtype=np.float64)
+
+
 def cancellation(gram_A: Core, gram_B: Core, norm: float) -> float:
     """‖A‖_F·‖B‖_F/‖B·A‖_F, at least 1; `norm` is ‖B·A‖_F. Infinite if nothing is left of the product."""
     sizes = math.sqrt(float(gram_A.matrix.trace()) * float(gram_B.matrix.trace()))
@@ -264,6 +270,17 @@ class Job:
         return sum(math.prod(shape) * dtype.bits // 8 for shape, dtype in shapes)
 
 
+class Products(NamedTuple):
+    """Products of one expert's stored factors, old with old, old with new, and new with new: AAᵀ, AA′ᵀ … and BᵀB …."""
+
+    old_A: FloatArray
+    old_B: FloatArray
+    cross_A: FloatArray
+    cross_B: FloatArray
+    new_A: FloatArray
+    new_B: FloatArray
+
+
 class CompressedModule(NamedTuple):
     """The bytes of one module and what they lost."""
 
@@ -278,6 +295,8 @@ class CompressedModule(NamedTuple):
     """Largest ‖A‖_F‖B‖_F/‖B·A‖_F of its experts: how much larger than the update the rounding of its factors shows."""
     output_error: float | None = None
     """DoRA only: see `dora.output_error`."""
+    products: tuple[Products, ...] = ()
+    """Of every expert; empty if the factors were only converted."""
 
 
 class _Expert(NamedTuple):
@@ -289,6 +308,7 @@ class _Expert(NamedTuple):
     norm: float
     method: Method
     cancellation: float
+    products: Products | None = None
 
 
 def write_module(job: Job) -> CompressedModule:
@@ -324,6 +344,7 @@ def write_module(job: Job) -> CompressedModule:
         next((part.method for part in parts if part.method == "qr"), parts[0].method),
         max(part.cancellation for part in parts),
         _dora_error(job, loaded, parts[0]) if job.magnitude else None,
+        tuple(part.products for part in parts if part.products is not None),
     )
 
 
@@ -383,6 +404,7 @@ def _compared(job: Job, loaded: LoadedPair, recoded: LoadedPair, expert: int) ->
         norm,
         "copy",
         cancelled,
+        Products(*3 * (unscaled(gram_A), unscaled(gram_B))) if recoded is loaded else None,
     )
 
 
@@ -437,7 +459,9 @@ def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     lost = _distance(job, optimum, new_A, new_B)
     if canceled > CANCELED or not TINY_ERROR * norm < lost < math.inf:
         lost = _exact_distance(job, loaded, expert, new_A.words, new_B.words)
-    return _Expert(new_A.words, new_B.words, lost, norm, optimum.method, canceled)
+    whole = unscaled(optimum.gram_A), unscaled(optimum.gram_B)
+    products = Products(*whole, new_A.cross, new_B.cross, new_A.gram, new_B.gram)
+    return _Expert(new_A.words, new_B.words, lost, norm, optimum.method, canceled, products)
 
 
 def _stored(job: Job, blocks: Blocks, mapping: FloatArray, dtype: DType) -> _Stored:

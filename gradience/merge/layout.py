@@ -86,7 +86,8 @@ def plan_merge(
     for pair in pairs:
         name, most = config_name(pair.module), min(pair.rows, pair.columns)
         most = most if is_dense(pair) else min(pair.rank, most)
-        ranks[name] = min(ranks.get(name, most), most if settings.method == "linear" else min(wanted, most))
+        rank_here = pair.rank if settings.method == "linear" else min(wanted, most)
+        ranks[name] = min(ranks.get(name, rank_here), rank_here)
     scales = {config_name(pair.module): pair.scale or 1.0 for pair in pairs}
     targets = [Target(name, ranks[name], scales[name]) for name in sorted(ranks, key=natural_key)]
     encoded = encode_modules(targets, None)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gradience.adapters.adapter import LoadedPair, LoraPair, word_blocks
 from gradience.adapters.tensors import DTYPES, DType, Words, decode, encode
 from gradience.audit.dominance import DoraUpdate
-from gradience.compress.module import CompressedModule, Job, overflow, write_module
+from gradience.compress.module import CompressedModule, Job, Products, overflow, write_module
 from gradience.errors import InputError
 from gradience.merge.settings import Method
 from gradience.spectra import FloatArray, NonFiniteFactor
@@ -71,9 +71,9 @@ class Part:
             update = self.dora()
             return lambda rows: update.rows(rows).astype(np.float32)
         loaded = self.pair.load()
-        a = decode(loaded.words_A(expert)).T.astype(np.float32)
-        b = (self.scale * decode(loaded.words_B(expert))).astype(np.float32)
-        return lambda rows: b[rows] @ a
+        a, b = finite(decode(loaded.words_A(expert)).T), finite(self.scale * decode(loaded.words_B(expert)))
+        a32, b32 = a.astype(np.float32), b.astype(np.float32)
+        return lambda rows: b32[rows] @ a32
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +113,13 @@ class MergedPair(LoraPair):
         """
         b, triangle = np.linalg.qr(
             np.hstack(
-                [p.scale * decode(one.words_B(expert)) for p, one in zip(self.parts, loaded, strict=True)]
+                [
+                    finite(p.scale * decode(one.words_B(expert)))
+                    for p, one in zip(self.parts, loaded, strict=True)
+                ]
             )
         )
-        factors_A = [decode(one.words_A(expert)).T for one in loaded]
+        factors_A = [finite(decode(one.words_A(expert)).T) for one in loaded]
         ends = np.cumsum([len(a) for a in factors_A])[:-1]
         columns = np.split(triangle, ends, axis=1)
         core = np.hstack(
@@ -129,6 +132,13 @@ class MergedPair(LoraPair):
         u = b @ left
         short = self.rank - len(merged)  # fewer directions than ranks if a side of ΔW is smaller
         return np.pad(merged, ((0, short), (0, 0))), np.pad(u, ((0, 0), (0, short)))
+
+
+def finite(values: FloatArray) -> FloatArray:
+    """Return the values. Raises NonFiniteFactor if one is NaN or infinite."""
+    if not np.isfinite(values).all():
+        raise NonFiniteFactor
+    return values
 
 
 def threshold(sizes: NDArray[np.floating], density: float) -> float:
@@ -191,28 +201,58 @@ def _finite(pair: LoraPair) -> bool:
 
 def _note_kept(job: Job, pair: MergedPair, written: CompressedModule) -> None:
     """Note how much of each parent is left in the factors as they are stored."""
+    summed = pair.recipe.method in ("linear", "svd") and not is_dense(pair) and written.products
+    kept = _from_products(job, pair, written.products) if summed else _from_factors(job, pair, written)
+    for parent, values in kept.items():
+        energies, inner = zip(*values, strict=True)
+        pair.kept[parent] = Kept(math.fsum(energies), math.fsum(inner))
+
+
+Pairs = dict[int, list[tuple[float, float]]]
+"""Parent -> ‖ΔW_i‖² and ⟨ΔW_i, ΔW′⟩ of each expert; under -1 ‖ΔW′‖² twice."""
+
+
+def _from_products(job: Job, pair: MergedPair, experts: Sequence[Products]) -> Pairs:
+    """Take both from the products of the joined factors, in which each parent has its own rows."""
+    kept: Pairs = {-1: []}
+    ends = np.cumsum([part.pair.rank for part in pair.parts])
+    for products in experts:
+        size = job.written_scale**2 * float((products.new_A * products.new_B).sum())
+        kept[-1].append((size, size))
+        for part, end in zip(pair.parts, ends, strict=True):
+            own = slice(end - part.pair.rank, end)
+            # The joined B is multiplied by w·s/S, where S is the scale of the joined pair.
+            energy = job.scale**2 * float((products.old_A[own, own] * products.old_B[own, own]).sum())
+            inner = (
+                job.scale * job.written_scale * float((products.cross_A[own] * products.cross_B[own]).sum())
+            )
+            kept.setdefault(part.parent, []).append((energy / part.weight**2, inner / part.weight))
+    return kept
+
+
+def _from_factors(job: Job, pair: MergedPair, written: CompressedModule) -> Pairs:
+    """Compute both from each parent's factors, or its dense update."""
     stored = LoadedPair(
         replace(pair, rank=job.stored_rank),
         np.frombuffer(written.data_A, job.dtype_A.numpy).reshape(pair.experts * job.stored_rank, -1),
         np.frombuffer(written.data_B, job.dtype_B.numpy).reshape(pair.rows, -1),
     )
     scale = job.written_scale
-    energies: dict[int, list[tuple[float, float]]] = {}
+    kept: Pairs = {-1: []}
     for expert in range(pair.experts):
         new = stored.words_A(expert), stored.words_B(expert)
         size = scale * scale * _inner(*new, *new)
-        energies.setdefault(-1, []).append((size, size))
+        kept[-1].append((size, size))
         for part in pair.parts:
             if part.dora is not None:
-                both = _dense_inner(part.rows(expert), *new, pair.rows, pair.columns)
-                energies.setdefault(part.parent, []).append((both[0], scale * both[1]))
+                energy, inner = _dense_inner(part.rows(expert), *new, pair.rows, pair.columns)
+                kept.setdefault(part.parent, []).append((energy, scale * inner))
                 continue
             loaded = part.pair.load()
             old = loaded.words_A(expert), loaded.words_B(expert)
             energy, inner = part.scale**2 * _inner(*old, *old), part.scale * scale * _inner(*old, *new)
-            energies.setdefault(part.parent, []).append((energy, inner))
-    for parent, parts in energies.items():
-        pair.kept[parent] = Kept(*(math.fsum(values) for values in zip(*parts, strict=True)))
+            kept.setdefault(part.parent, []).append((energy, inner))
+    return kept
 
 
 def _inner(old_A: Words, old_B: Words, new_A: Words, new_B: Words) -> float:

@@ -31,7 +31,10 @@ from gradience.reports.base.source import hub_source
 from gradience.reports.merge import MergedModule, MergeParent, MergeReport, PredictedKl, card_blocks
 from gradience.runtimes import architecture_of, verdicts
 from gradience.settings import public, required_output
+from gradience.words import counted
 
+CANCELLED = 1e-20
+"""Share of a parent's energy up to which a merged update is rounding."""
 REPORT, DOCUMENT = "merge_report.json", "merge_report.md"
 
 
@@ -245,6 +248,12 @@ def _notes(parents: Sequence[Parent], plan: Plan) -> list[str]:
     names = [{pair.module for pair in parent.opened.pairs} for parent in parents]
     if not set.intersection(*names):
         notes.append("the adapters have no module in common: nothing interferes within a module")
-    if not all(pair.kept[-1].energy for pair in plan.pairs):
-        notes.append("some merged modules are 0: their parents are untrained or cancel")
+    largest = [max(row.energy for place, row in pair.kept.items() if place >= 0) for pair in plan.pairs]
+    gone = sum(
+        pair.kept[-1].energy <= CANCELLED * most for pair, most in zip(plan.pairs, largest, strict=True)
+    )
+    if gone:
+        notes.append(
+            f"{counted(gone, 'merged module is', 'merged modules are')} 0: untrained, or the updates cancel"
+        )
     return notes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -22,6 +23,7 @@ from gradience.reports.base.blocks import (
     Notes,
     Paragraph,
     Span,
+    dim,
     figures,
     warned,
 )
@@ -65,6 +67,8 @@ class ModuleComparison:
     """The same for the leading input directions."""
     largest_angle: Float12 | None = None
     """Largest principal angle of both sides, in degrees."""
+    sign_agreement: Float12 | None = None
+    """Share of entries with equal signs in both updates, on at most 64 evenly spaced rows of ΔW; 0.5 by chance."""
     cosine_lora_A: Float12 | None = None
     """Cosine between the stored factors A (`lora_A`) of the two adapters, if their shapes agree."""
     cosine_lora_B: Float12 | None = None
@@ -101,7 +105,7 @@ class ComparisonReport(Report):
     repair: ClassVar[str] = "compare the adapters again: gradience compare A B --json"
     plots: ClassVar[Plots] = PLOTS
 
-    schema_: Literal["gradience.comparison/2"] = Field(default="gradience.comparison/2", alias="schema")
+    schema_: Literal["gradience.comparison/3"] = Field(default="gradience.comparison/3", alias="schema")
     path_a: str
     sha256_a: str
     path_b: str
@@ -138,6 +142,10 @@ class ComparisonReport(Report):
         return Heading(("Comparison of ", *names))
 
 
+NO_PREDICTOR = (
+    "No such number was found to predict the quality of a merge (github.com/johntnanney/gradience, research notes of"
+    " 2026-08: geometric triage is “negatively settled at decoder scale”)."
+)
 SHOWN_KINDS, SHOWN_FURTHEST, SHOWN_APART = 12, 5, 3
 PRESENCE: dict[Presence, str] = {
     "only-a": "only in A",
@@ -288,6 +296,37 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
     return blocks
 
 
+def merge_blocks(report: ComparisonReport, view: View) -> list[Block]:
+    """Return what is known about the two updates before they are merged, and that it predicts nothing."""
+    both = [module for module in report.modules if module.norm_a and module.norm_b]
+    if not both or report.replicates.verdict == "truncation":
+        return []
+
+    def middle(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return median(known) if known else None
+
+    outputs, inputs = middle(row.left_overlap for row in both), middle(row.right_overlap for row in both)
+    ratio = middle((row.norm_b or 0.0) / (row.norm_a or 1.0) for row in both)
+    rows = (
+        (
+            "overlap",
+            f"{_hundredths(outputs)} output, {_hundredths(inputs)} input",
+            "leading directions; 0: none",
+        ),
+        ("norm ratio", sig(ratio), "‖ΔW_B‖ / ‖ΔW_A‖"),
+        ("sign agreement", percent(middle(row.sign_agreement for row in both)), "of entries; 50 % by chance"),
+    )
+    data = "--data A=rows_a.jsonl --data B=rows_b.jsonl"
+    following = f"Next: gradience merge {report.path_a} {report.path_b} {data} -o merged"
+    return [
+        Heading("Before a merge", aside="medians of modules"),
+        figures(rows),
+        Paragraph(NO_PREDICTOR),
+        dim(following),
+    ]
+
+
 def caveat_blocks(report: ComparisonReport, view: View) -> list[Block]:
     """Return the limits of a comparison."""
     return [
@@ -312,6 +351,7 @@ SECTIONS: tuple[Callable[[ComparisonReport, View], list[Block]], ...] = (
     distance_blocks,
     independence_blocks,
     where_blocks,
+    merge_blocks,
     caveat_blocks,
     layer_blocks,
 )

@@ -20,7 +20,9 @@ OURS = {"task_arithmetic": "linear", "ties": "ties", "dare_linear": "dare"}
 @pytest.mark.parametrize("merge", RECORD["merges"], ids=lambda merge: f"{merge['method']}-{merge['density']}")
 def test_equal_to_mergekit(merge, tmp_path):
     updates = [np.array(update) for update in RECORD["updates"][: len(merge["weights"])]]
-    folders = [write_updates(tmp_path / str(place), {"layer": update}) for place, update in enumerate(updates)]
+    folders = [
+        write_updates(tmp_path / str(place), {"layer": update}) for place, update in enumerate(updates)
+    ]
     method = OURS[merge["method"]]
     options = {} if method == "linear" else {"density": merge["density"], "rank": 7}
     merge_adapters(folders, tmp_path / "out", method=method, weights=merge["weights"], **options)

@@ -1,4 +1,4 @@
-"""PEFT's add_weighted_adapter: the same ΔW wherever it is right; where it is wrong (peft#3761), dense algebra decides."""
+"""PEFT's add_weighted_adapter: the same ΔW where it is right; where it is wrong (peft#3761), dense algebra decides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from merging import pair_of, updates_of, weighted, with_config
 from peft import PeftModel
 from peft_cases import LINEAR, Case, fresh, load, outputs, relative_errors
-from peft_models import Updates, bert, llama, peft_updates
+from peft_models import Updates, bert, peft_updates
 
 from gradience import merge_adapters
 
@@ -69,8 +69,14 @@ def test_dora_where_peft_is_wrong(tmp_path):
     case = with_config("llama", target_modules=LINEAR, use_dora=True)
     a, b = pair_of(tmp_path, case)
     fresh(case).save_pretrained(tmp_path / "base")
-    merge_adapters([a, b], tmp_path / "out", weights=WEIGHTS, method="svd", rank=24, base_model=tmp_path / "base")
-    base = {name: module.weight.detach() for name, module in fresh(case).double().named_modules() if name.endswith(tuple(LINEAR))}
+    merge_adapters(
+        [a, b], tmp_path / "out", weights=WEIGHTS, method="svd", rank=24, base_model=tmp_path / "base"
+    )
+    base = {
+        name: module.weight.detach()
+        for name, module in fresh(case).double().named_modules()
+        if name.endswith(tuple(LINEAR))
+    }
     expected = {}
     for folder, weight in zip((a, b), WEIGHTS, strict=True):
         whole = dict(load(case, folder)[0].merge_and_unload().named_modules())

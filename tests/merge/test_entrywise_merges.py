@@ -1,0 +1,114 @@
+"""ties, dare and knots against the formulas of their papers on dense updates."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from merging import write_updates
+from numpy.typing import NDArray
+
+from gradience import merge_adapters
+from gradience.adapters.formats import open_adapter
+from gradience.adapters.tensors import decode
+from gradience.merge import module
+
+RNG = np.random.default_rng(5)
+FIRST, SECOND = (RNG.standard_normal((14, 9)) for _ in range(2))
+
+
+def merged(tmp_path, updates, **options) -> NDArray[np.float64]:
+    folders = [write_updates(tmp_path / str(place), {"layer": one}) for place, one in enumerate(updates)]
+    merge_adapters(folders, tmp_path / "out", **options)
+    with open_adapter(tmp_path / "out") as opened:
+        (pair,) = opened.pairs
+        loaded = pair.load()
+        return pair.scale * decode(loaded.words_B()) @ decode(loaded.words_A()).T
+
+
+def trimmed(update: NDArray[np.float64], density: float) -> NDArray[np.float64]:
+    kept = np.argsort(-np.abs(update), axis=None)[: int(density * update.size)]
+    mask = np.zeros(update.size, bool)
+    mask[kept] = True
+    return update * mask.reshape(update.shape)
+
+
+def paper_ties(updates, weights, density) -> NDArray[np.float64]:
+    """Trim, elect, disjoint mean, entry by entry (Yadav et al., algorithm 1)."""
+    small = [trimmed(update, density) for update in updates]
+    result = np.zeros_like(small[0])
+    for index in np.ndindex(result.shape):
+        values = [update[index] for update in small]
+        sign = 1 if sum(values) >= 0 else -1
+        agreeing = [w * v for w, v in zip(weights, values, strict=True) if v * sign > 0]
+        result[index] = np.mean(agreeing) if agreeing else 0.0
+    return result
+
+
+@pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("weights", [[1, 1], [0.5, 2]])
+def test_ties(density, weights, tmp_path):
+    updates = [np.float32(FIRST).astype(float), np.float32(SECOND).astype(float)]
+    result = merged(tmp_path, updates, method="ties", weights=weights, density=density, rank=9)
+    np.testing.assert_allclose(result, paper_ties(updates, weights, density), atol=2e-6)
+
+
+def test_dare_drops_at_random_and_scales_what_stays(tmp_path):
+    rng = np.random.default_rng(0)
+    updates = [np.float32(rng.standard_normal((90, 70))).astype(float) for _ in range(2)]
+    result = merged(tmp_path, updates, method="dare", density=0.4, rank=70)
+    choices = np.stack([a * updates[0] + b * updates[1] for a in (0, 2.5) for b in (0, 2.5)])
+    nearest = np.abs(choices - result).argmin(axis=0)
+    assert np.abs(np.take_along_axis(choices, nearest[None], 0)[0] - result).max() < 1e-5
+    shares = np.bincount(nearest.ravel(), minlength=4) / nearest.size
+    np.testing.assert_allclose(shares, [0.36, 0.24, 0.24, 0.16], atol=0.02)  # independent for each parent
+
+
+def test_dare_depends_on_its_seed_and_on_nothing_else(tmp_path):
+    updates = [FIRST, SECOND]
+    results = [
+        merged(tmp_path / name, updates, method="dare", rank=9, seed=seed, workers=workers)
+        for name, seed, workers in (("a", 1, 1), ("b", 1, 2), ("c", 2, 1))
+    ]
+    assert np.array_equal(results[0], results[1])
+    assert not np.allclose(results[0], results[2])
+
+
+@pytest.mark.parametrize("density", [0.3, 1.0])
+def test_knots(density, tmp_path):
+    """SVD of the joined updates, TIES on Σ·Vᵀ of each, and U on the left (Stoica et al., their code)."""
+    updates = [np.float32(FIRST).astype(float), np.float32(SECOND).astype(float)]
+    u, s, v = np.linalg.svd(np.hstack(updates), full_matrices=False)
+    tasks = np.split(s[:, None] * v, 2, axis=1)
+    result = merged(tmp_path, updates, method="knots", density=density, rank=9)
+    expected = u @ paper_ties(tasks, [1, 1], density)
+    best = np.linalg.svd(expected)
+    expected = (best[0][:, :9] * best[1][:9]) @ best[2][:9]
+    np.testing.assert_allclose(result, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare", "knots"])
+def test_the_error_is_that_of_the_stored_factors(method, tmp_path):
+    whole = merged(tmp_path / "whole", [FIRST, SECOND], method=method, rank=14)
+    folders = [tmp_path / "whole" / str(place) for place in range(2)]
+    report = merge_adapters(folders, tmp_path / "small", method=method, rank=3)
+    values = np.linalg.svd(whole, compute_uv=False)
+    expected = np.sqrt(np.square(values[3:]).sum() / np.square(values).sum())
+    assert report.error == pytest.approx(expected, rel=1e-4)
+    assert report.modules[0].norm == pytest.approx(np.linalg.norm(whole), rel=1e-5)
+
+
+def test_large_updates_are_truncated_almost_as_well_as_by_a_dense_svd(tmp_path, monkeypatch):
+    """Beyond `SMALL`, subspace iteration: its error is stated, and within 1 % of the least."""
+    rng = np.random.default_rng(1)
+    updates = [
+        np.float32(
+            rng.standard_normal((150, 8)) @ np.diag(0.7 ** np.arange(8)) @ rng.standard_normal((8, 120))
+        )
+        for _ in range(2)
+    ]
+    folders = [write_updates(tmp_path / str(place), {"layer": one}) for place, one in enumerate(updates)]
+    exact = merge_adapters(folders, tmp_path / "exact", method="ties", density=0.3, rank=12)
+    monkeypatch.setattr(module, "SMALL", 10)
+    found = merge_adapters(folders, tmp_path / "found", method="ties", density=0.3, rank=12)
+    assert exact.error <= found.error * (1 + 1e-6)
+    assert found.error < 1.01 * exact.error
