@@ -29,6 +29,8 @@ from gradience.reports.base.numbers import count, number_range, percent, sig, si
 from gradience.reports.compression import CompressionReport, RuntimeVerdict, runtime_notes
 from gradience.reports.distill import DistillReport
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport, interval_cell
+from gradience.reports.merge import REPORT as MERGE_REPORT
+from gradience.reports.merge import MergeReport, card_blocks
 from gradience.reports.shrink import ShrinkReport
 from gradience.runtimes import architecture_of, verdicts
 from gradience.words import points
@@ -73,7 +75,7 @@ TASKS = {
 """Task of the config -> the hub's name."""
 _PLAIN = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
 Rows = list[tuple[str, Inline]]
-Written = TypeVar("Written", CompressionReport, DistillReport)
+Written = TypeVar("Written", CompressionReport, DistillReport, MergeReport)
 
 
 def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapter | None = None) -> Card:
@@ -105,6 +107,9 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
             rows.append(("distilled", f"KL/token from the original {before} → {after} nats, {held_out}"))
             if compression is None:
                 digests.append(("original", f"sha256 {distillation.teacher_sha256}"))
+        merge = _of_these_weights(MergeReport, folder / MERGE_REPORT, sha256)
+        if merge is not None and evaluation is None:
+            return markdown.render([*card_blocks(merge), *_loading(adapter, merge.runtimes)])
         evaluated = _evaluated(folder, sha256, evaluation)
         rows += [] if evaluated is None else _evaluation(*evaluated)
         runtimes = compression.runtimes if compression else _verdicts(adapter, folder)

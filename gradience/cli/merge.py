@@ -32,7 +32,8 @@ def merge(settings: MergeSettings, code: CodeSettings, out: LayersOutput) -> int
     """
     output = required_output(settings.output, "DIR")
     require_files(*settings.data.values())
-    from gradience.merge.verb import DOCUMENT, REPORT, merge_adapters
+    from gradience.merge.verb import DOCUMENT, merge_adapters
+    from gradience.reports.merge import REPORT
 
     with code.allowing():
         call = (

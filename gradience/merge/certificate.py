@@ -203,8 +203,8 @@ def _split(path: Path, folder: Path, name: str) -> tuple[Path, Path]:
     """Write the rows of a file as dev and test rows, halves by the digest of the content: equal rows stay together."""
     halves: tuple[list[str], list[str]] = ([], [])
     for _, row in rows_of(path):
-        text = json.dumps(row, ensure_ascii=False, sort_keys=True)
-        halves[int(sha256_text(text)[:8], 16) % 2].append(text + "\n")
+        digest = sha256_text(json.dumps(row, sort_keys=True))
+        halves[int(digest[:8], 16) % 2].append(json.dumps(row, ensure_ascii=False) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
     files = folder / f"{name}.dev.jsonl", folder / f"{name}.test.jsonl"
     for file, lines in zip(files, halves, strict=True):

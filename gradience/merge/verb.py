@@ -28,14 +28,14 @@ from gradience.merge.settings import SPARSE, MergeSettings
 from gradience.reports.base import markdown
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source
-from gradience.reports.merge import MergedModule, MergeParent, MergeReport, PredictedKl, card_blocks
+from gradience.reports.merge import REPORT, MergedModule, MergeParent, MergeReport, PredictedKl, card_blocks
 from gradience.runtimes import architecture_of, verdicts
 from gradience.settings import public, required_output
 from gradience.words import counted
 
 CANCELLED = 1e-20
 """Share of a parent's energy up to which a merged update is rounding."""
-REPORT, DOCUMENT = "merge_report.json", "merge_report.md"
+DOCUMENT = "merge_report.md"
 
 
 @public(MergeSettings)

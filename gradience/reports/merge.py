@@ -37,6 +37,7 @@ from gradience.reports.evaluation import (
 )
 from gradience.words import points
 
+REPORT = "merge_report.json"
 SHOWN_KINDS = 12
 CertificateVerdict = Literal["holds on all parents", "holds on some parents", "do not merge"]
 MARKS: dict[CertificateVerdict, Mark] = {
