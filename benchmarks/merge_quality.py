@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--data", action="append", type=Path, required=True)
     parser.add_argument("--base", required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument("--limits", nargs=2, type=int, default=[300, 300], help="rows of each data file")
     parser.add_argument("--weights", nargs=2, type=float, default=[1.0, 1.0])
     parser.add_argument("--max-new-tokens", type=int, default=64)
     options = parser.parse_args()
@@ -42,13 +42,13 @@ def main() -> None:
         method: merged(options.parents, method, options.weights, folder) for method, folder in folders.items()
     }
     evaluations = []
-    for parent, data in zip(options.parents, options.data, strict=True):
+    for parent, data, limit in zip(options.parents, options.data, options.limits, strict=True):
         evaluation = evaluate_adapters(
             [parent, *folders.values()],
             data=data,
             base_model=options.base,
             output=options.output / "evaluation" / parent.name,
-            limit=options.limit,
+            limit=limit,
             all_rows=True,
             with_base=True,
             max_new_tokens=options.max_new_tokens,
@@ -57,7 +57,7 @@ def main() -> None:
         assert isinstance(evaluation, EvaluationReport)
         evaluations.append(evaluation)
     names = [parent.name for parent in options.parents]
-    print(f"\n{options.limit} rows each; weights {options.weights[0]:g}, {options.weights[1]:g}\n")
+    print(f"\n{options.limits[0]} and {options.limits[1]} rows; weights {options.weights[0]:g}, {options.weights[1]:g}\n")
     print(
         "| | rank | error | "
         + " | ".join(f"{name} | Δ (95 % interval) | grade" for name in names)

@@ -108,8 +108,8 @@ def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapt
             if compression is None:
                 digests.append(("original", f"sha256 {distillation.teacher_sha256}"))
         merge = _of_these_weights(MergeReport, folder / MERGE_REPORT, sha256)
-        if merge is not None and evaluation is None:
-            return markdown.render([*card_blocks(merge), *_loading(adapter, merge.runtimes)])
+        if merge is not None:
+            opening = [markdown.render(card_blocks(merge))]
         evaluated = _evaluated(folder, sha256, evaluation)
         rows += [] if evaluated is None else _evaluation(*evaluated)
         runtimes = compression.runtimes if compression else _verdicts(adapter, folder)

@@ -49,7 +49,7 @@ from gradience.reports.compression import ModulePlan
 from gradience.spectra import FloatArray
 
 STARTS = ("loftq_config", "eva_config", "corda_config", "lora_ga_config")
-"""Settings of an initialisation, which a merge does not have."""
+"""Settings of an initialization, which a merge does not have."""
 DENSITY = 0.5
 """Default share of entries that ties, dare and knots keep."""
 

@@ -11,7 +11,7 @@ from string import ascii_uppercase
 from typing import NamedTuple
 
 from gradience.adapters.adapter import Adapter, LoraPair
-from gradience.adapters.config import PeftConfig, initialisation_of
+from gradience.adapters.config import PeftConfig, initialization_of
 from gradience.adapters.formats import open_adapter, require_order
 from gradience.compress.encodings import require_config
 from gradience.compress.layout import refuse_adapter
@@ -129,7 +129,7 @@ def _refuse(parent: Parent) -> None:
     require_order(opened)
     for pair in opened.pairs:
         opened.scale_of(pair)
-    start = initialisation_of(config.init)
+    start = initialization_of(config.init)
     if start is None or not start.keeps_base:
         rank = 2 * max((pair.rank for pair in opened.pairs), default=1)
         raise InputError(

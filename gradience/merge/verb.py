@@ -18,7 +18,7 @@ from gradience.compress.encodings import write_config
 from gradience.compress.module import CompressedModule, Job
 from gradience.compress.weights import write_weights
 from gradience.errors import InputError
-from gradience.files.card import write_block
+from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists, check_output, whole_folder
 from gradience.merge.layout import Plan, plan_merge
@@ -33,7 +33,7 @@ from gradience.runtimes import architecture_of, verdicts
 from gradience.settings import public, required_output
 from gradience.words import counted
 
-CANCELLED = 1e-20
+CANCELED = 1e-20
 """Share of a parent's energy up to which a merged update is rounding."""
 DOCUMENT = "merge_report.md"
 
@@ -139,7 +139,7 @@ def write_report(report: MergeReport, folder: Path) -> None:
     """Write the report, its page, and the block of the model card."""
     report.save(folder / REPORT)
     (folder / DOCUMENT).write_bytes(report.to_markdown().encode())
-    write_block(folder, markdown.render(card_blocks(report)))
+    write_card(folder, Card(markdown.render(card_blocks(report))))
 
 
 def _kept(output: Path, parents: Sequence[Parent], settings: MergeSettings) -> MergeReport | None:
@@ -250,7 +250,7 @@ def _notes(parents: Sequence[Parent], plan: Plan) -> list[str]:
         notes.append("the adapters have no module in common: nothing interferes within a module")
     largest = [max(row.energy for place, row in pair.kept.items() if place >= 0) for pair in plan.pairs]
     gone = sum(
-        pair.kept[-1].energy <= CANCELLED * most for pair, most in zip(plan.pairs, largest, strict=True)
+        pair.kept[-1].energy <= CANCELED * most for pair, most in zip(plan.pairs, largest, strict=True)
     )
     if gone:
         notes.append(

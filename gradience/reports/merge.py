@@ -197,11 +197,12 @@ class MergeReport(Report):
 
 def merge_blocks(report: MergeReport, *, layers: bool) -> Document:
     """Return the document. layers: every module, instead of kinds of modules."""
-    return [*card_blocks(report), *_module_blocks(report, layers=layers)]
+    title = Heading(("Merged into ", Span(report.output_path, "name")), level=1)
+    return [title, *card_blocks(report)[1:], *_module_blocks(report, layers=layers)]
 
 
 def card_blocks(report: MergeReport) -> list[Block]:
-    """Return what a model card says: parents, method, error, what is left of each parent, and the certificate."""
+    """Return what a model card says, under a heading: parents, method, error, what is left of each parent, and the certificate."""
     parents = table_of(
         report.parents,
         (Column("parent"), lambda row: Span(row.name, "name")),
@@ -233,7 +234,7 @@ def card_blocks(report: MergeReport) -> list[Block]:
         ),
     ]
     blocks: list[Block] = [
-        Heading(("Merged into ", Span(report.output_path, "name")), level=1),
+        Heading("Merge"),
         Notes([_verdict(report)]),
         Facts(facts),
         *warned(report.notes),
