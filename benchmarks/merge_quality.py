@@ -57,7 +57,8 @@ def main() -> None:
         assert isinstance(evaluation, EvaluationReport)
         evaluations.append(evaluation)
     names = [parent.name for parent in options.parents]
-    print(f"\n{options.limits[0]} and {options.limits[1]} rows; weights {options.weights[0]:g}, {options.weights[1]:g}\n")
+    rows, weights = options.limits, options.weights
+    print(f"\n{rows[0]} and {rows[1]} rows; weights {weights[0]:g}, {weights[1]:g}\n")
     print(
         "| | rank | error | "
         + " | ".join(f"{name} | Δ (95 % interval) | grade" for name in names)

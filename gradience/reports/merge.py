@@ -202,7 +202,7 @@ def merge_blocks(report: MergeReport, *, layers: bool) -> Document:
 
 
 def card_blocks(report: MergeReport) -> list[Block]:
-    """Return what a model card says, under a heading: parents, method, error, what is left of each parent, and the certificate."""
+    """Return what a model card says: parents, method, error, what is left of each parent, and the certificate."""
     parents = table_of(
         report.parents,
         (Column("parent"), lambda row: Span(row.name, "name")),
