@@ -2,7 +2,7 @@
 
     python benchmarks/merge_quality.py A B --data A.jsonl --data B.jsonl --base embedded:smollm2 --output DIR
 
-Writes DIR/METHOD (the merged adapters), DIR/evaluation/A and B (all methods against that parent, the base as well), and
+Writes DIR/METHOD (the merged adapters), DIR/evaluation/A and B (all methods against that parent), and
 prints the table of docs/results/merge.md. A run that is interrupted resumes.
 """
 
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--limits", nargs=2, type=int, default=[300, 300], help="rows of each data file")
     parser.add_argument("--weights", nargs=2, type=float, default=[1.0, 1.0])
     parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--with-base", action="store_true")
     options = parser.parse_args()
     folders = {method: options.output / method for method in METHODS}
     reports = {
@@ -50,7 +51,7 @@ def main() -> None:
             output=options.output / "evaluation" / parent.name,
             limit=limit,
             all_rows=True,
-            with_base=True,
+            with_base=options.with_base,
             max_new_tokens=options.max_new_tokens,
             no_ledger=True,
         )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from gradience.digests import sha256_text
 from gradience.errors import UsageError, did_you_mean
+from gradience.evaluate.settings import EvaluateSettings
 from gradience.evaluate.verb import evaluate_adapters, require_libraries
 from gradience.files.rows import rows_of
 from gradience.files.whole import check_output, write_whole
@@ -31,6 +32,7 @@ from gradience.reports.merge import (
     ParentEvidence,
     SearchedMerge,
 )
+from gradience.settings import shared
 
 EVALUATIONS = "evaluation"
 
@@ -130,14 +132,8 @@ def _evaluated(
     adapters: Sequence[Path], data: Path, settings: MergeSettings, folder: Path, **more: Any
 ) -> EvaluationReport:
     """Compare adapters with the first on one file of examples."""
-    keywords = {
-        name: getattr(settings, name)
-        for name in (
-            "base_model", "quantization", "device", "margin", "options", "limit", "all_rows", "batch_size",
-            "max_new_tokens", "engine", "watcher", "note", "command",
-        )
-    }  # fmt: skip
-    report = evaluate_adapters(adapters, data=data, output=folder, **{**keywords, **more})
+    keywords = shared(settings, EvaluateSettings) | {"adapters": adapters, "data": data, "output": folder}
+    report = evaluate_adapters(**{**keywords, "dtype": "auto", **more})
     assert isinstance(report, EvaluationReport)
     return report
 
@@ -175,8 +171,8 @@ def _search(
             all_rows=True,
             no_ledger=True,
         )
-        for found, row in zip(deltas, report.candidates, strict=True):
-            found.append(_gain(row))
+        for gains, row in zip(deltas, report.candidates, strict=True):
+            gains.append(_gain(row))
     best = max(range(len(GRID)), key=lambda place: (min(deltas[place]), sum(deltas[place]), -place))
     rows = tuple(
         SearchedMerge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -45,6 +46,7 @@ from gradience.errors import InputError, UsageError
 from gradience.merge.module import MergedPair, Part, Recipe, entry_type, is_dense
 from gradience.merge.parents import Parent
 from gradience.merge.settings import MergeSettings
+from gradience.models.locate import EMBEDDED
 from gradience.reports.compression import ModulePlan
 from gradience.spectra import FloatArray
 
@@ -185,7 +187,15 @@ def _base_of(parent: Parent, settings: MergeSettings, stack: ExitStack) -> BaseW
             code="needs-base",
             hint="give the folder of the base weights: --base-model DIR (Python: base_model=)",
         )
-    return stack.enter_context(BaseWeights.open(base_folder(settings.base_model, weights=True)))
+    folder = local_base(settings.base_model) or base_folder(settings.base_model, weights=True)
+    return stack.enter_context(BaseWeights.open(folder))
+
+
+def local_base(name: str | os.PathLike[str] | None) -> Path | None:
+    """Return the folder of a base model on this disk, or of one in a package; None for a name on the hub."""
+    if str(name) in EMBEDDED:
+        return EMBEDDED[str(name)][0]()
+    return Path(name) if name is not None and os.path.isdir(name) else None
 
 
 def _merged_pair(parts: Sequence[Part], recipe: Recipe, scale: float, *, as_stored: bool) -> MergedPair:
@@ -292,7 +302,7 @@ def _averages(group: Sequence[tuple[float, TensorFile, str]]) -> Iterator[bytes]
 
 def _lora_biases(parents: Sequence[Parent], jobs: Sequence[Job]) -> dict[str, tuple[FloatArray, DType]]:
     """Return Σ w·s·b/s′ for every module if one parent trained biases of lora_B: PEFT multiplies them by the scale."""
-    found: dict[str, FloatArray] = {}
+    biases: dict[str, FloatArray] = {}
     by_module = {job.pair.module: job for job in jobs}
     for parent in parents:
         scales = {pair.module: pair.scale or 0.0 for pair in parent.opened.pairs}
@@ -301,11 +311,11 @@ def _lora_biases(parents: Sequence[Parent], jobs: Sequence[Job]) -> dict[str, tu
             if note.reason == LORA_BIAS_REASON and module in by_module and not parent.opened.is_foreign(note):
                 file, tensor = _stored(parent, note)
                 bias = decode(file.read_words(tensor)) * parent.weight * scales[module]
-                found[module] = found.get(module, 0.0) + bias / by_module[module].written_scale
-    if not found:
+                biases[module] = biases.get(module, 0.0) + bias / by_module[module].written_scale
+    if not biases:
         return {}
     return {
-        f"{PREFIX}{module}.lora_B.bias": (found.get(module, np.zeros(job.pair.rows)), job.dtype_B)
+        f"{PREFIX}{module}.lora_B.bias": (biases.get(module, np.zeros(job.pair.rows)), job.dtype_B)
         for module, job in by_module.items()
         if job.pair.kind in ("linear", "conv")
     }

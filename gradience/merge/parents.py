@@ -55,34 +55,51 @@ def weights_of(settings: MergeSettings) -> tuple[float, ...]:
     """
     paths = [Path(os.fspath(path)) for path in settings.adapters]  # type: ignore[union-attr]
     weights = tuple(settings.weights or [1.0] * len(paths))
-    problem = ""
-    if len(paths) < 2:
-        code, problem, hint = "one-parent", "a merge needs two or more adapters", "gradience merge A B -o DIR"
-    elif len(weights) != len(paths) or not all(math.isfinite(weight) and weight for weight in weights):
-        given = ", ".join(f"{weight:g}" for weight in weights)
-        code, problem = (
+    method, density, calibrated = settings.method, settings.density, settings.max_kl_per_token is not None
+    given = ", ".join(f"{weight:g}" for weight in weights)
+    refusals = (
+        (len(paths) < 2, "one-parent", "a merge needs two or more adapters", "gradience merge A B -o DIR"),
+        (
+            len(weights) != len(paths) or not all(math.isfinite(weight) and weight for weight in weights),
             "bad-weights",
-            f"--weights {given}: not one number other than 0 for each of {len(paths)}",
-        )
-        hint = "such as --weights 1,0.5"
-    elif settings.density is not None and settings.method not in SPARSE:
-        code, problem = "no-density", f"--density has no effect with --method {settings.method}"
-        hint = f"leave it out, or choose one of {', '.join(SPARSE)}"
-    elif settings.density is not None and not 0 < settings.density <= 1:
-        code, problem, hint = "bad-density", f"--density {settings.density:g} is not in (0, 1]", "such as 0.5"
-    elif settings.rank is not None and settings.method == "linear":
-        code, problem = "linear-rank", "--method linear is the exact sum, which no --rank truncates"
-        hint = f"truncate it: --method svd --rank {settings.rank}"
-    elif (settings.max_kl_per_token is None) != (not settings.calibration) or (
-        settings.calibration and (settings.method != "svd" or settings.rank is not None)
-    ):
-        code, problem = "max-kl", "--max-kl-per-token and --calibration belong together, and to --method svd"
-        hint = "give --method svd --max-kl-per-token X --calibration FILE, and no --rank"
-    elif settings.search and not settings.data:
-        code, problem = "no-data", "--search needs the examples of each parent"
-        hint = "such as --data A=rows_a.jsonl --data B=rows_b.jsonl"
-    if problem:
-        raise UsageError(problem, code=code, hint=hint)
+            f"--weights {given}: not one number other than 0 for each of {len(paths)} adapters",
+            "such as --weights 1,0.5",
+        ),
+        (
+            density is not None and method not in SPARSE,
+            "no-density",
+            f"--density has no effect with --method {method}",
+            f"leave it out, or choose one of {', '.join(SPARSE)}",
+        ),
+        (
+            density is not None and not 0 < density <= 1,
+            "bad-density",
+            f"--density {density} is not in (0, 1]",
+            "0.5",
+        ),
+        (
+            settings.rank is not None and method == "linear",
+            "linear-rank",
+            "--method linear is the exact sum, which no --rank truncates",
+            f"truncate it: --method svd --rank {settings.rank}",
+        ),
+        (
+            calibrated != bool(settings.calibration)
+            or (calibrated and (method != "svd" or settings.rank is not None)),
+            "max-kl",
+            "--max-kl-per-token and --calibration belong together, and to --method svd",
+            "give --method svd --max-kl-per-token X --calibration FILE, and no --rank",
+        ),
+        (
+            settings.search and not settings.data,
+            "no-data",
+            "--search needs the examples of each parent",
+            "such as --data A=rows_a.jsonl --data B=rows_b.jsonl",
+        ),
+    )
+    for wrong, code, problem, hint in refusals:
+        if wrong:
+            raise UsageError(problem, code=code, hint=hint)
     whole = [path.resolve() for path in paths]
     twice = next((path for place, path in enumerate(paths) if whole[place] in whole[:place]), None)
     if twice is not None:

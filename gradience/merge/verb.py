@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from gradience.adapters.base_weights import base_folder
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import compress_bytes, limit_for, workers_within
@@ -21,7 +21,7 @@ from gradience.errors import InputError
 from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists, check_output, whole_folder
-from gradience.merge.layout import Plan, plan_merge
+from gradience.merge.layout import DENSITY, Plan, local_base, plan_merge
 from gradience.merge.module import BLOCK, MergedPair, is_dense, write_merged
 from gradience.merge.parents import Parent, open_parents
 from gradience.merge.settings import SPARSE, MergeSettings
@@ -102,18 +102,14 @@ def write_merge(
         with open_adapter(folder) as written:
             exact = settings.method in ("linear", "svd") and not dense
             check_written(written, layout, weights.modules, weights.size, CHECKED_PARAMS if exact else 0)
-            base = None if settings.base_model is None else base_folder(settings.base_model)
+            base = local_base(settings.base_model)
             architecture = architecture_of(layout.config, parents[0].opened.location.root, base)
             report = MergeReport(
                 parents=tuple(_parent(parent, place, plan) for place, parent in enumerate(parents)),
                 base=layout.config.base_model,
                 output_path=path_text(output),
                 output_sha256=weights.sha256,
-                method=settings.method,
-                density=plan.pairs[0].recipe.density if settings.method in SPARSE else None,
-                seed=settings.seed if settings.method == "dare" else None,
-                requested_rank=settings.rank,
-                saved=settings.saved,
+                **_choices(settings),
                 largest_rank=plan.rank,
                 encoding=layout.encoded.encoding,
                 dtype="+".join(sorted({type_names(job.dtype_A, job.dtype_B) for job in layout.jobs})),
@@ -142,6 +138,18 @@ def write_report(report: MergeReport, folder: Path) -> None:
     write_card(folder, Card(markdown.render(card_blocks(report))))
 
 
+def _choices(settings: MergeSettings) -> dict[str, Any]:
+    """Return the fields of a report that say, with its parents, which merge it is."""
+    density = DENSITY if settings.density is None else settings.density
+    return {
+        "method": settings.method,
+        "density": density if settings.method in SPARSE else None,
+        "seed": settings.seed if settings.method == "dare" else None,
+        "requested_rank": settings.rank,
+        "saved": settings.saved,
+    }
+
+
 def _kept(output: Path, parents: Sequence[Parent], settings: MergeSettings) -> MergeReport | None:
     """Return the report of this very merge if `output` holds it; None if there is nothing or it is to be replaced.
 
@@ -155,24 +163,15 @@ def _kept(output: Path, parents: Sequence[Parent], settings: MergeSettings) -> M
         raise already_exists(output) from None
     with open_adapter(output) as opened:
         same = opened.sha256() == report.output_sha256
-    density = 0.5 if settings.density is None else settings.density
-    wanted = (
-        settings.method,
-        density if settings.method in SPARSE else None,
-        settings.seed if settings.method == "dare" else None,
-        settings.rank,
-        settings.saved,
-        [(parent.sha256, parent.weight) for parent in parents],
-    )
-    there = (
-        report.method,
-        report.density,
-        report.seed,
-        report.requested_rank,
-        report.saved,
-        [(parent.sha256, parent.weight) for parent in report.parents],
-    )
-    if not same or wanted != there or settings.dtype not in (None, report.dtype):
+    there = [(parent.sha256, parent.weight) for parent in report.parents]
+    wanted = [(parent.sha256, parent.weight) for parent in parents]
+    choices = {name: getattr(report, name) for name in _choices(settings)}
+    if (
+        not same
+        or wanted != there
+        or choices != _choices(settings)
+        or settings.dtype not in (None, report.dtype)
+    ):
         raise already_exists(output)
     return report
 
