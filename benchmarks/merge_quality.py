@@ -44,16 +44,21 @@ def main() -> None:
     }
     evaluations = []
     for parent, data, limit in zip(options.parents, options.data, options.limits, strict=True):
-        evaluation = evaluate_adapters(
-            [parent, *folders.values()],
-            data=data,
-            base_model=options.base,
-            output=options.output / "evaluation" / parent.name,
-            limit=limit,
-            all_rows=True,
-            with_base=options.with_base,
-            max_new_tokens=options.max_new_tokens,
-            no_ledger=True,
+        folder = options.output / "evaluation" / parent.name
+        evaluation = (
+            EvaluationReport.read(folder / "evaluation.json")
+            if (folder / "evaluation.json").exists()
+            else evaluate_adapters(
+                [parent, *folders.values()],
+                data=data,
+                base_model=options.base,
+                output=folder,
+                limit=limit,
+                all_rows=True,
+                with_base=options.with_base,
+                max_new_tokens=options.max_new_tokens,
+                no_ledger=True,
+            )
         )
         assert isinstance(evaluation, EvaluationReport)
         evaluations.append(evaluation)

@@ -24,6 +24,8 @@ WRITTEN_BY = {
     "distill_forecast": "`gradience distill --dry-run --json` prints it. [Cost](../distill.md#cost-and-limits)",
     "conversion": "`gradience convert --json` prints it. [What it says](../convert.md)",
     "comparison": "`gradience compare A B --json` prints it. [How to read it](../compare.md)",
+    "merge": "`gradience merge` writes it beside the merged adapter."
+    " [How to read it](../merge.md#what-the-report-says)",
     "fleet": "`gradience fleet --json` prints it. [How to read it](../fleet.md)",
     "fleet_compression": "`gradience compress --fleet` writes it into the folder of the batch."
     " [How to read it](../fleet.md#all-adapters-to-one-rank)",

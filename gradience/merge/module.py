@@ -220,11 +220,11 @@ def _from_products(job: Job, pair: MergedPair, experts: Sequence[Products]) -> P
         size = job.written_scale**2 * float((products.new_A * products.new_B).sum())
         kept[-1].append((size, size))
         for part, end in zip(pair.parts, ends, strict=True):
-            own = slice(end - part.pair.rank, end)
+            rows = slice(end - part.pair.rank, end)
             # The joined B is multiplied by w·s/S, where S is the scale of the joined pair.
-            energy = job.scale**2 * float((products.old_A[own, own] * products.old_B[own, own]).sum())
+            energy = job.scale**2 * float((products.old_A[rows, rows] * products.old_B[rows, rows]).sum())
             inner = (
-                job.scale * job.written_scale * float((products.cross_A[own] * products.cross_B[own]).sum())
+                job.scale * job.written_scale * float((products.cross_A[rows] * products.cross_B[rows]).sum())
             )
             kept.setdefault(part.parent, []).append((energy / part.weight**2, inner / part.weight))
     return kept
