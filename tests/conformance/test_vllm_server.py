@@ -45,7 +45,7 @@ STARTS_IN = 600
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Adapters of SmolLM2 whose effect is large: random factors, written by PEFT."""
+    """Adapters of SmolLM2 with random factors, written by PEFT."""
     root = tmp_path_factory.mktemp("served")
     for seed, (name, rank) in enumerate(RANKS.items()):
         set_seed(seed)
@@ -105,6 +105,15 @@ def kill(process):
         process.wait()
 
 
+def furthest(some, others):
+    """The largest difference of a log-likelihood."""
+    return max(
+        abs(x - y)
+        for a, b in zip(some, others, strict=True)
+        for x, y in zip(a.loglikelihoods, b.loglikelihoods, strict=True)
+    )
+
+
 def test_answers_are_those_of_transformers_and_a_killed_server_leaves_what_resumes(
     folder, tmp_path, monkeypatch, capsys
 ):
@@ -161,14 +170,8 @@ def test_answers_are_those_of_transformers_and_a_killed_server_leaves_what_resum
         sum(a.output == b.output for a, b in zip(*pair, strict=True))
         for pair in zip(again, texts[0], strict=True)
     ]
-    apart = [
-        max(
-            abs(x - y)
-            for a, b in zip(*pair, strict=True)
-            for x, y in zip(a.loglikelihoods, b.loglikelihoods, strict=True)
-        )
-        for pair in zip(*choices, strict=True)
-    ]
+    apart = [furthest(*pair) for pair in zip(*choices, strict=True)]
+    effects = [furthest(answers, choices[0][-1]) for answers in choices[0][:-1]]
     predicted = [
         sum(a.predicted == b.predicted for a, b in zip(*pair, strict=True))
         for pair in zip(*choices, strict=True)
@@ -178,6 +181,4 @@ def test_answers_are_those_of_transformers_and_a_killed_server_leaves_what_resum
               f"largest difference of a log-likelihood: {max(apart):.2g} nats")  # fmt: skip
     assert same == resumed == predicted == [ROWS] * 3
     assert max(apart) < 1e-3
-    assert (
-        len({tuple(record.output for record in each) for each in texts[0]}) == 3
-    )  # each adapter has an effect
+    assert min(effects) > 0.05  # each adapter was applied
