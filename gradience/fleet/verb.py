@@ -33,8 +33,8 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
     """Measure every adapter of the sources, write a row for each, and return what holds over all of them.
 
     >>> report = audit_fleet("adapters", "adapters.jsonl")
-    >>> report.adapters, report.failed, report.bases[0].largest_rank
-    (3, 0, 8)
+    >>> report.adapters, report.failed, report.not_served[0].adapters  # BERT, which vLLM refuses
+    (3, 0, 3)
 
     A fleet.jsonl that is there is resumed: rows whose files have not changed are taken over. The keywords are the flags
     of `gradience fleet`:
