@@ -102,22 +102,22 @@ def loss(log_a: float, b: float, scatter: float, x: Any, lost: Any, correct: Any
 
 
 def maximum(x: Any, lost: Any, correct: Any) -> tuple[float, float, float]:
-    found = minimize(
+    best = minimize(
         lambda p: loss(p[0], p[1], np.exp(p[2]), x, lost, correct),
         [-0.5, 0.6, -1.0],
         method="Nelder-Mead",
         options={"maxiter": 4000, "xatol": 1e-6, "fatol": 1e-8},
     ).x
-    return float(np.exp(found[0])), float(found[1]), float(np.exp(found[2]))
+    return float(np.exp(best[0])), float(best[1]), float(np.exp(best[2]))
 
 
 def shift(model: tuple[float, float, float], x: Any, lost: Any, correct: Any) -> float:
     """Return by how much log a of a task differs from that of a model."""
     a, b, scatter = model
-    found = minimize(
+    best = minimize(
         lambda p: loss(np.log(a) + p[0], b, scatter, x, lost, correct), [0.0], method="Nelder-Mead"
     )
-    return float(found.x[0])
+    return float(best.x[0])
 
 
 # ---------------------------------------------------------------- cells
@@ -260,8 +260,8 @@ def rows_of(task: str, d: int) -> list[Row]:
     """Return all rows of a task in a fixed random order, each prompt once."""
     draw = random.Random(f"{task} {d}")
     if task == "amazon":  # difficulty: texts are cut to fewer words
-        found = [(text, int(rating > 0)) for rating, text in snippets("amazon") if abs(rating) > 0.5]
-        rows = [{"text": " ".join(text.split()[: 40 // d]), "label": label} for text, label in found]
+        rated = [(text, int(rating > 0)) for rating, text in snippets("amazon") if abs(rating) > 0.5]
+        rows = [{"text": " ".join(text.split()[: 40 // d]), "label": label} for text, label in rated]
     elif task == "sources":
         rows = [
             {"text": " ".join(text.split()[: max(2, 8 // d)]), "label": label}
@@ -269,8 +269,10 @@ def rows_of(task: str, d: int) -> list[Row]:
             for _, text in snippets(name)
         ]
     else:
-        made = (WRITTEN[task](draw, d) for _ in range(3 * (TRAIN + DEV + TEST)))
-        rows = [{"prompt": prompt, "completion": answer, "answer": answer.strip()} for prompt, answer in made]
+        written = (WRITTEN[task](draw, d) for _ in range(3 * (TRAIN + DEV + TEST)))
+        rows = [
+            {"prompt": prompt, "completion": answer, "answer": answer.strip()} for prompt, answer in written
+        ]
     unique = list({row.get("prompt") or row["text"]: row for row in rows}.values())
     draw.shuffle(unique)
     return unique
@@ -396,7 +398,7 @@ def measure(options: argparse.Namespace) -> None:
                     max_length=64 if labeled else None,
                 )
             calibration = Calibration.read(path)
-            made: dict[Path, Row] = {}
+            sizes: dict[Path, Row] = {}
             wanted: list[tuple[str, int | None, Any]] = [
                 *(("truncated", size, ToRank(size)) for size in SIZES),
                 *(("calibrated", size, ToSizeOfRank(size)) for size in SIZES),
@@ -418,19 +420,19 @@ def measure(options: argparse.Namespace) -> None:
                     (tokens,) = {module.effects.tokens for module in modules if module.effects is not None}
                     predicted = float(np.square(change).sum() / 2 / tokens)
                 budget = RANK * plan.new_params / plan.old_params if size is None else size
-                made[target] = {
+                sizes[target] = {
                     "kind": kind,
                     "budget": budget,
                     "params": plan.new_params,
                     "predicted_kl": predicted,
                 }
             result = evaluated(
-                task, [adapter, *made], folder / "test.jsonl", work / "evaluation", options.device
+                task, [adapter, *sizes], folder / "test.jsonl", work / "evaluation", options.device
             )
             reference, *rows = result.adapters
             before = read_records(work / "evaluation" / reference.records[0].path).records
             lines = []
-            for (_, facts), row in zip(made.items(), rows, strict=True):
+            for (_, facts), row in zip(sizes.items(), rows, strict=True):
                 after = read_records(work / "evaluation" / row.records[0].path).records
                 answer = "predicted" if labeled else "output"
                 pairs = zip(before, after, strict=True)
