@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from gradience.telemetry import TelemetryReader, TelemetryWriter
     from gradience.verification.verb import verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> the module it lives in. A new public name is one line here, one above, one in __all__.
 _HOME = {
