@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -115,7 +115,7 @@ def plan_merge(
     }
     names |= {tensor.tensor: tensor.name for tensor in beside}
     first = parents[0]
-    fields = _fields(parents, {**encoded.fields}, [pair.module for pair in pairs], jobs)
+    fields = _fields(parents, encoded.fields, jobs)
     config = config_of(first.config.path, fields)
     opened = replace(
         first.opened,
@@ -334,9 +334,7 @@ def _refuse_tokens(parents: Sequence[Parent]) -> None:
 # ---------------------------------------------------------------- config
 
 
-def _fields(
-    parents: Sequence[Parent], encoded: dict[str, Any], modules: Sequence[str], jobs: Sequence[Job]
-) -> dict[str, Any]:
+def _fields(parents: Sequence[Parent], encoded: Mapping[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:
     """Return the config of the merged adapter: the first parent's, with what the merge changes."""
     first, old = parents[0].config, parents[0].config.fields
     configs = [parent.config for parent in parents]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -42,13 +42,32 @@ class Recipe(NamedTuple):
 
 
 SUM = Recipe("linear")
+MERGED = -1
+"""Place of the merged update itself among the parents."""
 
 
 class Kept(NamedTuple):
-    """‖ΔW_i‖² and ⟨ΔW_i, ΔW′⟩ of one parent, for the merged update ΔW′ as it is stored."""
+    """‖ΔW_i‖² and ⟨ΔW_i, M′⟩ of one parent, for the merged update M′ as it is stored."""
 
     energy: float
     inner: float
+
+    def cosine(self, merged: float) -> float | None:
+        """⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖), where `merged` is ‖M′‖²; None if one of them is 0."""
+        if not self.energy or not merged:
+            return None
+        return max(-1.0, min(1.0, self.inner / math.sqrt(self.energy) / math.sqrt(merged)))
+
+    @property
+    def projection(self) -> float | None:
+        """⟨ΔW_i, M′⟩/‖ΔW_i‖²; None if ΔW_i is 0."""
+        return self.inner / self.energy if self.energy else None
+
+
+def kept_in_all(parts: Iterable[Kept]) -> Kept:
+    """Return both for several experts or modules together."""
+    rows = list(parts)
+    return Kept(math.fsum(row.energy for row in rows), math.fsum(row.inner for row in rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +102,7 @@ class MergedPair(LoraPair):
     parts: tuple[Part, ...] = ()
     recipe: Recipe = SUM
     kept: dict[int, Kept] = field(default_factory=dict)
-    """Parent -> what is left of it, and under -1 ‖ΔW′‖² twice; filled when the module is written."""
+    """Parent -> what is left of it, and under `MERGED` ‖M′‖² twice; filled when the module is written."""
 
     def load(self) -> LoadedPair:
         """Return the factors: as they are stored if no number changes, else in float64."""
@@ -201,24 +220,20 @@ def _finite(pair: LoraPair) -> bool:
 
 def _note_kept(job: Job, pair: MergedPair, written: CompressedModule) -> None:
     """Note how much of each parent is left in the factors as they are stored."""
-    summed = pair.recipe.method in ("linear", "svd") and not is_dense(pair) and written.products
-    kept = _from_products(job, pair, written.products) if summed else _from_factors(job, pair, written)
-    for parent, values in kept.items():
-        energies, inner = zip(*values, strict=True)
-        pair.kept[parent] = Kept(math.fsum(energies), math.fsum(inner))
+    summed = pair.recipe.method in ("linear", "svd") and written.products  # which dense updates do not have
+    left = _from_products(job, pair, written.products) if summed else _from_factors(job, pair, written)
+    experts: dict[int, list[Kept]] = {}
+    for place, kept in left:
+        experts.setdefault(place, []).append(kept)
+    pair.kept.update({place: kept_in_all(rows) for place, rows in experts.items()})
 
 
-Pairs = dict[int, list[tuple[float, float]]]
-"""Parent -> ‖ΔW_i‖² and ⟨ΔW_i, ΔW′⟩ of each expert; under -1 ‖ΔW′‖² twice."""
-
-
-def _from_products(job: Job, pair: MergedPair, experts: Sequence[Products]) -> Pairs:
-    """Take both from the products of the joined factors, in which each parent has its own rows."""
-    kept: Pairs = {-1: []}
+def _from_products(job: Job, pair: MergedPair, experts: Sequence[Products]) -> Iterator[tuple[int, Kept]]:
+    """Yield what is left of each parent, from the products of the joined factors, in which it has its own rows."""
     ends = np.cumsum([part.pair.rank for part in pair.parts])
     for products in experts:
         size = job.written_scale**2 * float((products.new_A * products.new_B).sum())
-        kept[-1].append((size, size))
+        yield MERGED, Kept(size, size)
         for part, end in zip(pair.parts, ends, strict=True):
             rows = slice(end - part.pair.rank, end)
             # The joined B is multiplied by w·s/S, where S is the scale of the joined pair.
@@ -226,33 +241,29 @@ def _from_products(job: Job, pair: MergedPair, experts: Sequence[Products]) -> P
             inner = (
                 job.scale * job.written_scale * float((products.cross_A[rows] * products.cross_B[rows]).sum())
             )
-            kept.setdefault(part.parent, []).append((energy / part.weight**2, inner / part.weight))
-    return kept
+            yield part.parent, Kept(energy / part.weight**2, inner / part.weight)
 
 
-def _from_factors(job: Job, pair: MergedPair, written: CompressedModule) -> Pairs:
-    """Compute both from each parent's factors, or its dense update."""
+def _from_factors(job: Job, pair: MergedPair, written: CompressedModule) -> Iterator[tuple[int, Kept]]:
+    """Yield what is left of each parent, from its factors or its dense update."""
     stored = LoadedPair(
         replace(pair, rank=job.stored_rank),
         np.frombuffer(written.data_A, job.dtype_A.numpy).reshape(pair.experts * job.stored_rank, -1),
         np.frombuffer(written.data_B, job.dtype_B.numpy).reshape(pair.rows, -1),
     )
     scale = job.written_scale
-    kept: Pairs = {-1: []}
     for expert in range(pair.experts):
         new = stored.words_A(expert), stored.words_B(expert)
         size = scale * scale * _inner(*new, *new)
-        kept[-1].append((size, size))
+        yield MERGED, Kept(size, size)
         for part in pair.parts:
             if part.dora is not None:
                 energy, inner = _dense_inner(part.rows(expert), *new, pair.rows, pair.columns)
-                kept.setdefault(part.parent, []).append((energy, scale * inner))
-                continue
-            loaded = part.pair.load()
-            old = loaded.words_A(expert), loaded.words_B(expert)
-            energy, inner = part.scale**2 * _inner(*old, *old), part.scale * scale * _inner(*old, *new)
-            kept.setdefault(part.parent, []).append((energy, inner))
-    return kept
+            else:
+                loaded = part.pair.load()
+                old = loaded.words_A(expert), loaded.words_B(expert)
+                energy, inner = part.scale**2 * _inner(*old, *old), part.scale * _inner(*old, *new)
+            yield part.parent, Kept(energy, scale * inner)
 
 
 def _inner(old_A: Words, old_B: Words, new_A: Words, new_B: Words) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from string import ascii_uppercase
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from gradience.adapters.adapter import Adapter, LoraPair
 from gradience.adapters.config import PeftConfig, initialization_of
 from gradience.adapters.formats import open_adapter, require_order
+from gradience.blas import processors
 from gradience.compress.encodings import require_config
 from gradience.compress.layout import refuse_adapter
 from gradience.digests import sha256_file
@@ -125,11 +127,13 @@ def open_parents(settings: MergeSettings, stack: ExitStack) -> list[Parent]:
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
         names = list(ascii_uppercase[: len(paths)])
+    adapters = [stack.enter_context(open_adapter(path, allow_pickle=settings.allow_pickle)) for path in paths]
+    with ThreadPoolExecutor(settings.workers or processors()) as pool:
+        digests = list(pool.map(Adapter.sha256, adapters))
     parents: list[Parent] = []
-    for place, (path, name, weight) in enumerate(zip(paths, names, weights, strict=True)):
-        opened = stack.enter_context(open_adapter(path, allow_pickle=settings.allow_pickle))
-        config = require_config(opened)
-        parent = Parent(name, ascii_uppercase[place], opened, config, weight, opened.sha256())
+    known = zip(paths, names, adapters, weights, digests, strict=True)
+    for letter, (path, name, opened, weight, sha256) in zip(ascii_uppercase, known, strict=False):
+        parent = Parent(name, letter, opened, require_config(opened), weight, sha256)
         _refuse(parent)
         same = next((other for other in parents if other.sha256 == parent.sha256), None)
         if same is not None:

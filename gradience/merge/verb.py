@@ -22,7 +22,7 @@ from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists, check_output, whole_folder
 from gradience.merge.layout import DENSITY, Plan, local_base, plan_merge
-from gradience.merge.module import BLOCK, MergedPair, is_dense, write_merged
+from gradience.merge.module import BLOCK, MERGED, MergedPair, is_dense, kept_in_all, write_merged
 from gradience.merge.parents import Parent, open_parents
 from gradience.merge.settings import SPARSE, MergeSettings
 from gradience.reports.base import markdown
@@ -197,9 +197,8 @@ def _error(modules: Mapping[str, CompressedModule]) -> float:
 
 def _parent(parent: Parent, place: int, plan: Plan) -> MergeParent:
     ranks = [pair.rank for pair in parent.opened.pairs]
-    merged = math.fsum(pair.kept[-1].energy for pair in plan.pairs)
-    kept = [pair.kept[place] for pair in plan.pairs if place in pair.kept]
-    energy, inner = math.fsum(row.energy for row in kept), math.fsum(row.inner for row in kept)
+    merged = kept_in_all(pair.kept[MERGED] for pair in plan.pairs)
+    kept = kept_in_all(pair.kept[place] for pair in plan.pairs if place in pair.kept)
     return MergeParent(
         name=parent.name,
         path=path_text(parent.path),
@@ -209,15 +208,9 @@ def _parent(parent: Parent, place: int, plan: Plan) -> MergeParent:
         modules=len(ranks),
         smallest_rank=min(ranks),
         largest_rank=max(ranks),
-        cosine=_cosine(inner, energy, merged),
-        projection=inner / energy if energy else None,
+        cosine=kept.cosine(merged.energy),
+        projection=kept.projection,
     )
-
-
-def _cosine(inner: float, first: float, second: float) -> float | None:
-    if not first or not second:
-        return None
-    return max(-1.0, min(1.0, inner / math.sqrt(first) / math.sqrt(second)))
 
 
 def _row(job: Job, written: CompressedModule, parents: int) -> MergedModule:
@@ -225,15 +218,15 @@ def _row(job: Job, written: CompressedModule, parents: int) -> MergedModule:
     assert isinstance(pair, MergedPair)
     ranks = {part.parent: part.pair.rank for part in pair.parts}
     kept = [pair.kept.get(place) for place in range(parents)]
-    merged = pair.kept[-1].energy
+    merged = pair.kept[MERGED].energy
     return MergedModule(
         name=pair.module,
         parent_ranks=tuple(ranks.get(place) for place in range(parents)),
         rank=job.stored_rank,
         norm=written.norm,
         error=written.error,
-        cosine=tuple(None if row is None else _cosine(row.inner, row.energy, merged) for row in kept),
-        projection=tuple(None if row is None or not row.energy else row.inner / row.energy for row in kept),
+        cosine=tuple(row and row.cosine(merged) for row in kept),
+        projection=tuple(row and row.projection for row in kept),
     )
 
 
@@ -247,9 +240,9 @@ def _notes(parents: Sequence[Parent], plan: Plan) -> list[str]:
     names = [{pair.module for pair in parent.opened.pairs} for parent in parents]
     if not set.intersection(*names):
         notes.append("the adapters have no module in common: nothing interferes within a module")
-    largest = [max(row.energy for place, row in pair.kept.items() if place >= 0) for pair in plan.pairs]
     gone = sum(
-        pair.kept[-1].energy <= CANCELED * most for pair, most in zip(plan.pairs, largest, strict=True)
+        pair.kept[MERGED].energy <= CANCELED * max(pair.kept[part.parent].energy for part in pair.parts)
+        for pair in plan.pairs
     )
     if gone:
         notes.append(

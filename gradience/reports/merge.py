@@ -32,10 +32,11 @@ from gradience.reports.base.source import HubSource, commit_of
 from gradience.reports.compression import PeftCheck, RuntimeVerdict, runtime_notes
 from gradience.reports.evaluation import (
     EvaluatedAdapter,
+    delta_cell,
     examples_cell,
     interval_cell,
+    level_cell,
 )
-from gradience.words import points
 
 REPORT = "merge_report.json"
 SHOWN_KINDS = 12
@@ -271,24 +272,13 @@ def _verdict(report: MergeReport) -> Note:
 
 
 def _evidence(certificate: Certificate) -> Block:
-    def answer(row: EvaluatedAdapter) -> str:
-        if row.correct is not None and row.n:
-            return f"{count(row.correct)}/{count(row.n)}"
-        return MISSING if row.likelihood is None else f"{row.likelihood.nll:.4f} nats"
-
-    def delta(row: EvaluatedAdapter) -> str:
-        if row.pairs is not None:
-            return points(row.pairs.delta)
-        change = row.likelihood.delta if row.likelihood else None
-        return MISSING if change is None else f"{change:+.4f}"
-
     return table_of(
         certificate.parents,
         (Column("parent"), lambda row: Span(row.parent, "name")),
         (Column("examples", ">"), lambda row: examples_cell(row.merged)),
-        (Column("parent's own", ">"), lambda row: answer(row.reference)),
-        (Column("merged", ">"), lambda row: answer(row.merged)),
-        (Column("Δ", ">"), lambda row: delta(row.merged)),
+        (Column("parent's own", ">"), lambda row: level_cell(row.reference)),
+        (Column("merged", ">"), lambda row: level_cell(row.merged)),
+        (Column("Δ", ">"), lambda row: delta_cell(row.merged)),
         (Column("95 % interval", ">"), lambda row: interval_cell(row.merged)),
         (Column("grade"), lambda row: row.merged.grade or MISSING),
         (Column("reason", wrap=True), lambda row: row.merged.reason),
