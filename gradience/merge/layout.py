@@ -43,7 +43,7 @@ from gradience.compress.encodings import Target, encode_modules, merged_fields
 from gradience.compress.layout import Layout, storage_type
 from gradience.compress.module import Job
 from gradience.errors import InputError, UsageError
-from gradience.merge.module import MergedPair, Part, Recipe, entry_type, is_dense
+from gradience.merge.module import MergedPair, Part, Recipe, is_dense
 from gradience.merge.parents import Parent
 from gradience.merge.settings import MergeSettings
 from gradience.models.locate import EMBEDDED
@@ -100,8 +100,8 @@ def plan_merge(
             encoded.stored_rank[name],
             encoded.fold[name],
             encoded.scale[name],
-            storage_type(settings.dtype, _common_type(part.pair.a for part in pair.parts)),
-            storage_type(settings.dtype, _common_type(part.pair.b for part in pair.parts)),
+            storage_type(settings.dtype, _common_type((part.pair.a for part in pair.parts), "F32")),
+            storage_type(settings.dtype, _common_type((part.pair.b for part in pair.parts), "F32")),
             parameter=ends_with(pair.module, parents[0].config.target_parameters),
         )
         for pair in pairs
@@ -139,9 +139,9 @@ def _planned(pair: MergedPair, rank: int) -> ModulePlan:
     )  # fmt: skip
 
 
-def _common_type(factors: Iterable[Factor]) -> DType:
+def _common_type(factors: Iterable[Factor], otherwise: str) -> DType:
     types = {factor.entry.dtype for factor in factors}
-    return types.pop() if len(types) == 1 else DTYPES["F32"]
+    return types.pop() if len(types) == 1 else DTYPES[otherwise]
 
 
 # ---------------------------------------------------------------- modules
@@ -202,7 +202,8 @@ def _merged_pair(parts: Sequence[Part], recipe: Recipe, scale: float, *, as_stor
     """Return the pair of one module. scale: of the joined factors. as_stored: all have it, so no number changes."""
     pairs = [part.pair for part in parts]
     first, rank = pairs[0], sum(pair.rank for pair in pairs)
-    dtype = entry_type(pairs, as_stored=as_stored)
+    factors = [factor for pair in pairs for factor in (pair.a, pair.b)]
+    dtype = _common_type(factors, "F64") if as_stored else DTYPES["F64"]
     shape_A = (rank * first.experts, *first.a.entry.shape[1:])
     shape_B = (first.rows, rank * first.experts, *first.b.entry.shape[2:])
     a, b = (

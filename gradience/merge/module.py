@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradience.adapters.adapter import LoadedPair, LoraPair, word_blocks
-from gradience.adapters.tensors import DTYPES, DType, Words, decode, encode
+from gradience.adapters.tensors import DType, Words, decode, encode
 from gradience.audit.dominance import DoraUpdate
 from gradience.compress.module import CompressedModule, Job, Products, overflow, write_module
 from gradience.errors import InputError
@@ -389,9 +389,3 @@ def leading(merged: Dense, rank: int, pair: MergedPair, expert: int) -> tuple[Fl
         u = basis @ small
     roots = np.sqrt(values[:rank])
     return u[:, :rank] * roots, roots[:, None] * v[:rank]
-
-
-def entry_type(pairs: Sequence[LoraPair], *, as_stored: bool) -> DType:
-    """Return the type of the joined factors: the parents' if nothing is multiplied and all have one, else float64."""
-    types = {factor.entry.dtype for pair in pairs for factor in (pair.a, pair.b)}
-    return types.pop() if as_stored and len(types) == 1 else DTYPES["F64"]
