@@ -89,9 +89,9 @@ def main() -> None:
         report = reports.get(name)
         facts = ["", ""] if report is None else [str(report.largest_rank), percent(report.error)]
         shown = sum(grade == "B" for grade in grades)
-        verdict = (
-            "" if report is None else ("do not merge", "holds on some parents", "holds on all parents")[shown]
-        )
+        verdict = ("do not merge", "holds on some parents", "holds on all parents")[shown]
+        verdict = "inconclusive" if set(grades) == {"C"} else verdict
+        verdict = "" if report is None else verdict
         print("| " + " | ".join([name, *facts, *cells, verdict]) + " |")
 
 

@@ -318,5 +318,9 @@ def _loading(adapter: Adapter, runtimes: Sequence[RuntimeVerdict]) -> list[Block
         blocks.append(Code([serve, "  --lora-modules my_adapter=path/to/this/folder"], "bash"))
     was_run = [row for row in runtimes if row.run]
     if was_run:
-        return [*blocks, Paragraph("Tested on adapters with such tensors:"), Notes(runtime_notes(was_run))]
-    return [*blocks, Paragraph("No runtime was tested on an adapter of this architecture with such tensors.")]
+        return [
+            *blocks,
+            Paragraph("Tested on adapters with the same kinds of tensors:"),
+            Notes(runtime_notes(was_run)),
+        ]
+    return [*blocks, Paragraph("No runtime was tested on this architecture with these kinds of tensors.")]

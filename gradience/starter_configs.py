@@ -35,7 +35,7 @@ SCORERS = "exact, normalized, contains, number, regex (with a `pattern`), multip
 BENCH = """\
 # Bench: trains an adapter, makes smaller ones, and tests on the same examples whether they are as good.
 #
-#   gradience bench run --config {file} --dry-run{code}  # check: prompts, memory, detectable drop
+#   gradience bench run --config {file} --dry-run{code}  # check: prompts, memory, smallest margin
 #   gradience bench run --config {file} --output runs/mine{code}
 #
 # Paths are relative to this file. All keys: docs/reference/configs.md
@@ -71,7 +71,7 @@ seeds: [42]  # three or more for a claim about the next training
 EVALUATION = """\
 # Evaluation: tests on the same examples whether each adapter is as good as the first.
 #
-#   gradience evaluate --config {file} --dry-run{code}  # check: memory, detectable drop
+#   gradience evaluate --config {file} --dry-run{code}  # check: memory, smallest margin
 #   gradience evaluate --config {file}{code}
 #
 # Paths are relative to this file; flags override it. All keys: docs/reference/configs.md

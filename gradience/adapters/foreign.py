@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gradience.adapters.tensors import TensorEntry
 from gradience.errors import InputError
 
-LORA_HINT = "only LoRA adapters are audited; saving this one in another format does not make it LoRA"
+LORA_HINT = "only LoRA adapters can be audited, and this method cannot be converted to LoRA"
 AS_LORA_HINT = (
     "convert it to LoRA at a rank of your choice: load base and adapter with PEFT 0.21, run "
     "peft.save_as_lora(FOLDER, model, rank), and audit FOLDER. Load a LyCORIS file with its own library first"

@@ -292,7 +292,7 @@ def initialization(facts: AdapterFacts) -> Iterator[Finding]:
         )
     elif not start.zero:
         rounding = "factors whose product is 0 to rounding alone (orthogonal): B·A held that rounding before training"
-        random = "random non-zero factors (false): B·A was noise of full rank r before training"
+        random = "random non-zero factors (init_lora_weights=False): B·A was full-rank noise before training"
         yield Finding(
             code="init-noise",
             severity="error",

@@ -74,7 +74,11 @@ def kind_of(file: Path) -> Kind:
         return "causal_lm"
     if first is not None and first.has("text"):
         return "sequence_classification"
-    problem = "has no rows" if first is None else f"its first row has {', '.join(sorted(first.values)[:8])}"
+    problem = (
+        "has no rows"
+        if first is None
+        else (f"no prompt, messages or text column (columns: {', '.join(sorted(first.values)[:8])})")
+    )
     raise InputError(
         f"{file}: {problem}",
         code="calibration-rows",

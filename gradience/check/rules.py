@@ -297,8 +297,8 @@ def serving_rank(context: Context) -> Problems:
         "r",
         str(top),
         f"{lower} or {step}" if step else f"{largest} or less",
-        f"vLLM allocates max_lora_rank {step} for it" if step else f"vLLM serves ranks up to {largest}",
-        "memory and time are those of the next allowed rank: " + ", ".join(map(str, VLLM_MAX_LORA_RANKS)),
+        f"vLLM serves this rank with max_lora_rank {step}" if step else f"vLLM serves ranks up to {largest}",
+        "memory and speed are those of max_lora_rank, one of " + ", ".join(map(str, VLLM_MAX_LORA_RANKS)),
     )
 
 
@@ -505,14 +505,14 @@ def rl_learning_rate(context: Context) -> Problems:
             "learning_rate",
             f"{rate:g}",
             f"about {start:g}",
-            f"{_times(rate / start)} where {RL_NAME[context.objective]} with LoRA starts",
+            f"{_times(rate / start)} the rate at which {RL_NAME[context.objective]} with LoRA starts",
             "these methods start at a twentieth or less of the learning rate of supervised fine-tuning, whose"
             " advice is not for them",
         )
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.0f} times above" if ratio > 1 else f"{1 / ratio:.0f} times below"
+    return f"{ratio:.0f} times" if ratio > 1 else f"1/{1 / ratio:.0f} of"
 
 
 @rule("scale", "warning", WILD)
@@ -527,7 +527,7 @@ def scale(context: Context) -> Problems:
             f"{'α/√r' if s.use_rslora else 'α/r'} = {scale:.3g}",
             "α near √r … 2·√r" if s.use_rslora else "α = r or 2·r, or α = 32 at every rank",
             f"the scale of the update is {scale:.3g}",
-            "the update is multiplied by it: an unusual scale acts like an unusual learning rate",
+            "the scale multiplies the update, so an unusual scale acts like an unusual learning rate",
         )
 
 

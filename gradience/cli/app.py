@@ -33,7 +33,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
         "monitor": "Summarize a training run: loss, evaluation, rank use, alerts.",
     },
     "Shrink": {
-        "shrink": "Write the smallest adapter whose drop is shown to be small.",
+        "shrink": "Find the smallest rank whose accuracy drop is shown to stay within your margin.",
         "compress": "Write a smaller approximation of an adapter at the same scale.",
         "calibrate": "Measure how much each component matters on your prompts.",
         "distill": "Distill the reference adapter into a smaller one.",

@@ -50,4 +50,6 @@ init.command(cls=Verb)(with_flags(evaluate))
 
 
 def _show(written: Path, command: str) -> None:
-    show_written(f"{written}; next: {command} {shlex.quote(str(written))} --dry-run")
+    show_written(
+        f"{written}; fill in its placeholders, then run: {command} {shlex.quote(str(written))} --dry-run"
+    )

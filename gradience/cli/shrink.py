@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> int:
-    """Candidates are smaller copies, tested from the largest down until one is not shown to stay within the margin.
+    """Candidates are smaller copies, tested from the largest down. The search stops at the first that is not shown.
 
     Exit codes: 0 a candidate is shown, 8 none is shown or the plan was changed after the first answers, 1 the first
     candidate is worse, 4 a candidate could not be evaluated.
@@ -41,7 +41,12 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
     if isinstance(result, StrengthReport):
         out.show(result)
         if not out.quiet:
-            show_written(f"{settings.folder / 'strength.json'}, strength.md, dev/, test/, adapter/")
+            folders = [name for name in ("dev", "test", "adapter") if (settings.folder / name).is_dir()]
+            show_written(
+                ", ".join(
+                    [f"{settings.folder / 'strength.json'}", "strength.md", *(f"{n}/" for n in folders)]
+                )
+            )
         return strength_code_of(result)
     if not isinstance(result, ShrinkReport):
         out.show_aloud(result)

@@ -127,10 +127,11 @@ class EvaluateInputs:
         percent = str(given).endswith("%")
         if not self.compares_nll:
             if percent:
+                value = float(as_written(str(given)[:-1]))
                 raise UsageError(
-                    f"invalid margin: {given} is a perplexity, and {self.task.name} compares accuracy",
+                    f"--margin {value:g}%: a rise in perplexity, but {self.task.name} compares accuracy",
                     code="bad-margin",
-                    hint="give it in points: 2.5 is 2.5 % of the examples",
+                    hint="give it in points, such as 2.5",
                 )
             return share_of_points(DEFAULT_POINTS[self.is_guard] if given is None else as_written(given))
         margin = DEFAULT_NATS[self.is_guard] if given is None else as_written(str(given).removesuffix("%"))
@@ -254,6 +255,16 @@ def read_inputs(request: EvaluateSettings, *, is_guard: bool = False) -> Evaluat
         notes.append(
             f"the engine {engine_type.name} computes no KL: KL, flips, and whether an adapter has any effect were not"
             " measured"
+        )
+    if (
+        isinstance(task, ClassificationTask)
+        and task.name == "classification"
+        and "label_names" not in request.options
+    ):
+        order = ", ".join(f"{place} {label}" for place, label in enumerate(task.label_names[:5]))
+        rest = ", …" if len(task.label_names) > 5 else ""
+        notes.append(
+            f"labels in sorted order: {order}{rest}; for another order of the head, --option label_names=…"
         )
     groups = groups_of(task, examples, request.group)
     if groups:
@@ -381,7 +392,7 @@ def _task(request: EvaluateSettings) -> Task | ChatTask:
     if data is None:
         if request.task is None:
             raise UsageError(
-                "neither data nor a task given",
+                "no examples: neither --data nor --task is given",
                 code="no-task",
                 hint=f"give --data rows.jsonl, or --task with one of {', '.join(tasks.PROFILES)}",
             )

@@ -126,7 +126,7 @@ def settle(plan: EvaluationPlan, output: Path, note: Callable[[str], None]) -> E
             edited = bound - {sha256_file(path), digest_of(earlier)}
             changes = (*([EDITED] if edited else []), *_changes(earlier, plan))
             for change in changes:
-                note(f"the plan has changed after the first answers: {change}")
+                note(f"the plan changed after answers existed ({change}), so the result is exploratory")
             plan = plan.model_copy(update={"changes": (*earlier.changes, *changes)})
     plan.save(path)
     return plan

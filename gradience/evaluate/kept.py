@@ -134,11 +134,11 @@ class Kept:
         if kept is None or kept.sha256 is None:
             return False
         if kept.key != key:
-            self._note(f"{name}: evaluated again: what it depends on has changed")
+            self._note(f"{name}: evaluating again because its inputs have changed")
             return False
         if path.is_file() and sha256_file(path) == kept.sha256:
             return True
-        self._note(f"{name}: evaluated again: it is not what was written")
+        self._note(f"{name}: evaluating again because the file was modified")
         return False
 
     def _save(self, name: str, key: str, digest: str | None) -> None:

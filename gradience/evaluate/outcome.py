@@ -338,9 +338,11 @@ def graded(
     groups = None if row.likelihood is None or row.n is None else _groups_of_first(inputs, row.n)
     grade, needs = pair_grade(bounds.low, bounds.high, margin, adjusted, groups=groups), None
     if grade == "B":
-        reason = f"shown for these runs: {measure} {worst} (95 % confidence, margin {allowed})"
+        reason = f"shown for these runs: {measure} {worst} (one-sided 95 % bound, margin {allowed})"
     elif grade == "D":
-        reason = f"worse: {measure} at least {size(-bounds.high)} {lost} (95 % confidence, margin {allowed})"
+        reason = (
+            f"worse: {measure} at least {size(-bounds.high)} {lost} (one-sided 95 % bound, margin {allowed})"
+        )
     else:
         reason = f"inconclusive: {measure} may be {worst.replace('at most', 'up to')} (margin {allowed})"
         if groups is not None and groups < FEWEST_GROUPS:
@@ -348,7 +350,7 @@ def graded(
         elif pair_grade(bounds.low, bounds.high, margin, 0.0) == "B":
             reason = (
                 f"inconclusive after adjustment for {counted(family, 'candidate')}: {measure} {worst}"
-                f" (95 % confidence, margin {allowed})"
+                f" (one-sided 95 % bound, margin {allowed})"
             )
         reason += "" if row.look is None else row.look.why_early
         independent = groups or (row.n if row.n is None else _groups_of_first(inputs, row.n))

@@ -73,28 +73,29 @@ class ExampleSettings:
         StrPath | Mapping[str, Any] | Rows | None, BeforeValidator(data_of), Flag("[NAME=]FILE")
     ] = None
     """Your examples: JSONL, JSON, CSV, TSV, Parquet or text, a folder saved by datasets, or hf://org/name[:split]; in
-    Python also a list of dicts, a DataFrame or a Dataset. All rows are evaluated. Several data sets, each with a name:
-    a candidate must hold on every one."""
+    Python also a list of dicts, a DataFrame or a Dataset. All rows are evaluated. With several named
+    data sets, a candidate must pass on each."""
     guards: Annotated[Mapping[str, Any], BeforeValidator(guards_of), Flag("[NAME=]DATA", name="--guard")] = (
         field(default_factory=dict)
     )
-    """Data sets that show what else changed: a file, a task such as lm_eval:arc_easy, or text:FILE, which compares the
-    likelihood of a text. A candidate must hold on every one, with a margin of 5 points or 0.05 nats per token."""
+    """Data sets that show what else changed: a file, a task such as text or lm_eval:arc_easy, or text:FILE, which
+    compares the likelihood of a text. A candidate must pass on each (default margin: 5 points, or 0.05 nats per
+    token)."""
     prompts: Annotated[StrPath | None, Flag("FILE")] = None
-    """Prompts without answers. In place of examples, they decide by the share of changed answers; shrink distills one
-    more candidate on those beside examples."""
+    """Prompts without answers. Without --data or --task, the share of changed answers is tested. With them, shrink also
+    tests a candidate that is distilled on these prompts."""
     columns: Annotated[Mapping[str, str], BeforeValidator(columns_of), Flag("NAME=COLUMN,…", read=str)] = (
         field(default_factory=dict)
     )
-    """Columns of the examples, for layouts that are not known, such as prompt=Q,answer=A or text=review,label=stars; of
-    a guard, general.prompt=Q."""
+    """Column names, if yours are not recognized, such as prompt=Q,answer=A or text=review,label=stars; for a guard,
+    general.prompt=Q."""
     task: Annotated[str | None, Flag("NAME")] = None
     """A task by its name, such as reviews, gsm8k or lm_eval:arc_easy, or a file of your own (`path/to/file.py`, with
     --allow-code)."""
     options: Annotated[Mapping[str, Any], BeforeValidator(options_of), Flag("KEY=VALUE", name="--option")] = (
         field(default_factory=dict)
     )
-    """Options of the task, such as the scorer or names of columns; of a guard, general.scorer=nll."""
+    """Options of the task, such as the scorer; for a guard, general.scorer=nll."""
     margin: Annotated[
         Margin | Mapping[str, Margin] | None, BeforeValidator(margins_of), Flag("[NAME=]MARGIN")
     ] = None
@@ -103,10 +104,10 @@ class ExampleSettings:
     role: Annotated[Literal["confirm", "dev"], Flag("ROLE")] = "confirm"
     """Split of a task: confirm (test) or dev."""
     group: Annotated[str | None, Flag("COLUMN")] = None
-    """Column of the file that names each example's document, user or template: the test counts groups. Of a guard,
-    general=COLUMN."""
+    """Column of the file that names each example's document, user or template: the test counts groups. For a
+    guard, general=COLUMN."""
     limit: Annotated[Positive | None, Flag("N")] = None
-    """Evaluate at most N examples. If more were planned before, the test ends at the last look within N."""
+    """Evaluate at most N examples. When a larger plan is resumed, the test ends at its last look within N."""
     all_rows: bool = False
     """Answer all examples at once instead of testing at planned looks, which stop when a result is clear."""
     batch_size: Annotated[Positive | None, Flag("N")] = None

@@ -250,7 +250,7 @@ def note_changes(output: Path, names: Iterable[str], note: Callable[[str], None]
         return
     for name in names:
         if name in listed and (output / name).is_file() and sha256_file(output / name) != listed[name]:
-            note(f"{name}: made again: it is not what was written")
+            note(f"{name} has changed since it was written; writing it again")
 
 
 def require_libraries(engine_name: str = "transformers") -> None:

@@ -102,7 +102,9 @@ def _verdict(evidence: Sequence[ParentEvidence]) -> CertificateVerdict:
     shown = [row.merged.grade == "B" for row in evidence]
     if all(shown):
         return "holds on all parents"
-    return "holds on some parents" if any(shown) else "do not merge"
+    if any(shown):
+        return "holds on some parents"
+    return "inconclusive" if all(row.merged.grade == "C" for row in evidence) else "do not merge"
 
 
 def _data_of(parents: Sequence[Parent], settings: MergeSettings) -> dict[str, Path]:

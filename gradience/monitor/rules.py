@@ -591,10 +591,10 @@ def learning_rate(run: MonitoredRun) -> Observations:
     ratio = peak / reference
     if 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
         return
-    side = "above" if ratio > 1 else "below"
+    side = "higher" if ratio > 1 else "lower"
     by = ratio if ratio > 1 else 1 / ratio
     yield Observation(
-        f"the learning rate {rate(peak)} is {float(f'{by:.2g}'):,.0f} times {side} what α = {setup.alpha:g} suggests",
+        f"the learning rate {rate(peak)} is {float(f'{by:.2g}'):,.0f} times {side} than α = {setup.alpha:g} suggests",
         evidence("peak learning rate", peak)
         + evidence("reference", reference)
         + evidence("α/r", alpha / setup.r),

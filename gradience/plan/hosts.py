@@ -44,7 +44,7 @@ class HostLimit:
             if self.min_rank > 1
             else f"rank at most {self.max_rank}"
         )
-        return f"{ranks}{model}, documented by {self.name} on {self.date}, not run ({self.source})"
+        return f"{ranks}{model}, documented by {self.name} ({self.source}, read {self.date}; not run)"
 
 
 @cache

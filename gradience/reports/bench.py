@@ -871,7 +871,7 @@ def _differences(results: Sequence[Result]) -> Iterator[Block]:
         "these runs": f"{interval}, for the adapters of these runs",
         "mean over trainings": "the same for the mean over all trainings of this recipe" if several else "",
         "next training": "the same for one more training, if trainings vary normally; without that, "
-        f"{seeds} good trainings of {seeds} exclude only that more than {bad} are bad"
+        f"{seeds} of {seeds} good trainings only rule out a failure rate above {bad}"
         if several
         else "",
         "discordant": "share of the examples on which exactly one of the two adapters is correct",

@@ -466,7 +466,10 @@ def runtime_blocks(compression: Compression, view: View) -> list[Block]:
     pages = ", ".join(dict.fromkeys(row.run.partition("#")[0] for row in run))
     blocks: list[Block] = [Heading("Runtime support")]
     for title, rows in (
-        (f"Tested with other adapters of {compression.architecture} with such tensors ({pages}):", run),
+        (
+            f"Tested with other adapters of {compression.architecture} with the same kinds of tensors ({pages}):",
+            run,
+        ),
         ("Not tested:", [row for row in compression.runtimes if not row.run]),
     ):
         blocks += [dim(title), Notes(runtime_notes(rows))] if rows else []
@@ -641,7 +644,7 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
         modules, tensors = plural(check.modules, "module"), plural(check.tensors, "tensor")
         loaded = f"with PEFT {check.peft}: {modules} with these ranks and scales, {tensors} bit-identical"
         facts.append(("loaded", loaded))
-    says = "with a note added that the text describes the original adapter"
+    says = "with a note that the text describes the original adapter"
     return [
         *facts,
         *_listed("left out", "module at rank 0", "modules at rank 0", report.dropped, most),

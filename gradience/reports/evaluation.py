@@ -114,11 +114,15 @@ class TestedLook(Part):
 
     @property
     def why_early(self) -> str:
-        """Reason for stopping without a result before the last look, with a semicolon before it; empty for others."""
+        """Reason for stopping without a result before the last look, as a further sentence; empty for others."""
         if self.stopped == "conditional power":
-            chance = f"{100 * self.conditional_power:.1f} %"
-            return f"; stopped at look {self.number}: a B at the last look is unlikely (conditional power {chance})"
-        return f"; stopped at look {self.number} by the given limit" if self.stopped == "limit" else ""
+            chance = (
+                "below 0.1 %" if self.conditional_power < 0.001 else f"{100 * self.conditional_power:.1f} %"
+            )
+            return (
+                f". The test stopped at look {self.number}: a B became unlikely (conditional power {chance})"
+            )
+        return f". The test stopped at look {self.number}, at --limit" if self.stopped == "limit" else ""
 
 
 class EvaluatedAdapter(Part):
@@ -341,7 +345,7 @@ class ComparisonForecast(Report):
 
 
 class EvaluationForecast(ComparisonForecast):
-    """Dry run of an evaluation: adapters, memory and detectable drops. No model is loaded."""
+    """Dry run of an evaluation: adapters, memory and smallest margins. No model is loaded."""
 
     row_field: ClassVar[str] = "margins"
 
@@ -357,7 +361,7 @@ class EvaluationForecast(ComparisonForecast):
     margin: Share
 
     def blocks(self) -> Document:
-        """Return the plan, the detectable drops, and the assumptions."""
+        """Return the plan, the smallest margins, and the assumptions."""
         facts: list[tuple[str, Inline]] = [
             ("base", Span(self.base, "name")),
             ("task", Span(self.task, "name")),
@@ -406,12 +410,12 @@ class EvaluationPreview(Report):
         if not self.scored:
             return blocks
         legend = (
-            "Special tokens are spelled out and line breaks are shown as \\n. response: the gold response, used for"
-            " likelihood and KL. scored: the answer that outputs are compared with. extracted: the answer that the"
+            "Special tokens are spelled out, and line breaks are shown as \\n. response: the gold response, used for"
+            " likelihood and KL. scored: the expected answer. extracted: the answer that the"
             " scorer finds in the gold response."
         )
         scored = Facts(scored_facts(self.scored, self.scored_by))
-        return [*blocks, Heading("First examples"), scored, Paragraph(legend)]
+        return [*blocks, Heading("Sample examples"), scored, Paragraph(legend)]
 
     def page_heading(self, heading: Heading) -> Heading:
         """Return the title: task and base model."""
@@ -767,7 +771,8 @@ def grade_notes(report: EvaluationReport) -> list[Note]:
             continue
         details: list[Inline] = []
         if row.adjusted_p is not None:
-            details.append(f"{probability(row.adjusted_p)} against {change} of the margin or more{adjusted}")
+            null = f"null hypothesis: {change} of at least the margin{adjusted}"
+            details.append(f"{probability(row.adjusted_p)} ({null})")
         if row.next_grade is not None and row.next_grade.examples is None:
             details.append(
                 f"If the true {'share' if report.by_agreement else 'drop'} equals the observed one, no number of"
@@ -922,24 +927,24 @@ def margin_blocks(margin: Fraction, margins: Sequence[ShownMargin]) -> list[Bloc
     table = table_of(
         margins,
         (Column("discordance", ">"), lambda row: percent(row.discordance)),
-        (Column("detectable drop, points", ">"), lambda row: in_points(row.margin)),
+        (Column("smallest margin, points", ">"), lambda row: in_points(row.margin)),
         (
             Column(f"margin of {in_points(float(margin))} points"),
-            lambda row: "can be shown" if row.margin <= float(margin) else "too small",
+            lambda row: "enough examples" if row.margin <= float(margin) else "too few examples",
         ),
     )
     legend = (
         "Discordance: share of the examples on which exactly one adapter is correct, often 1 to 5 % for a truncation"
-        " with a small error and 10 to 20 % for a retrained adapter. Detectable drop: the smallest margin"
+        " with a small error and 10 to 20 % for a retrained adapter. Smallest margin: the smallest"
         " that can be shown with an 80 % chance if both adapters are equally good."
     )
-    return [Heading("Detectable drop"), table, Paragraph(legend)]
+    return [Heading("Smallest margin"), table, Paragraph(legend)]
 
 
 def showable(examples: int, margins: Sequence[ShownMargin]) -> str:
     """Return the line printed before a run: the margin that its examples can show."""
     assumed = next(row for row in margins if row.discordance == ASSUMED)
     return (
-        f"With {plural(examples, 'example')}, only drops above about {in_points(assumed.margin)} points can be ruled"
-        f" out, assuming {percent(ASSUMED)} discordance (see --dry-run)"
+        f"{plural(examples, 'example')}: 80 % power to rule out a drop of about {in_points(assumed.margin)} points,"
+        f" if the adapters are equally good and the discordance is {percent(ASSUMED)} (see --dry-run)"
     )

@@ -311,7 +311,7 @@ class EvaluationSetsForecast(Report):
         for name, forecast in self.forecasts.items():
             tables = margin_blocks(Fraction(forecast.margin), forecast.margins)[1:]
             if forecast.adapters[1:] and tables:
-                blocks += [Heading(f"{name}: detectable drop"), *tables[:1]]
+                blocks += [Heading(f"{name}: smallest margin"), *tables[:1]]
             legend = tables[1:] or legend
         blocks += legend
         assumptions = list(dict.fromkeys(text for forecast in forecasts for text in forecast.assumptions))

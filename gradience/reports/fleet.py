@@ -326,7 +326,10 @@ def _not_served(report: FleetReport) -> list[Block]:
         )
         for row in report.not_served
     ]
-    return [Heading("Not counted", aside=f"not loaded by {report.engine}"), Notes(notes)]
+    return [
+        Heading("Not included in server memory", aside=f"{report.engine} cannot load these"),
+        Notes(notes),
+    ]
 
 
 def _flags(bases: Sequence[BaseGroup], slots: int) -> list[Block]:

@@ -1,4 +1,4 @@
-"""Dry run of `gradience bench run`: inputs, stages, memory and detectable drop."""
+"""Dry run of `gradience bench run`: inputs, stages, memory and smallest margin."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class BenchForecast(Report):
     row_field: ClassVar[str] = "checks"
     plots: ClassVar[Plots] = {
         "memory": PlotOf("sizes:memory_plot", ("Plan",)),
-        "power": PlotOf("sizes:power_plot", ("Detectable drop",)),
+        "power": PlotOf("sizes:power_plot", ("Smallest margin",)),
     }
 
     schema_: Literal["gradience.bench_forecast/4"] = Field(
@@ -241,7 +241,7 @@ def _plan(forecast: BenchForecast) -> list[tuple[str, Inline]]:
 
 
 def _chances(forecast: BenchForecast) -> list[Block]:
-    """Return the detectable drop for several plausible variants, and the chance that an equal variant passes."""
+    """Return the smallest margin for several plausible variants, and the chance that an equal variant passes."""
     titles = ("discordance", "spread", "margin, these runs", "mean over trainings", "PASS if equal")
     rows: list[tuple[Inline, ...]] = []
     for scenario in forecast.scenarios:
@@ -257,7 +257,7 @@ def _chances(forecast: BenchForecast) -> list[Block]:
         " and plans other budgets."
     )
     columns = [Column("variant"), *(Column(title, ">") for title in titles)]
-    return [Heading("Detectable drop"), Table(columns, rows), Paragraph(legend)]
+    return [Heading("Smallest margin"), Table(columns, rows), Paragraph(legend)]
 
 
 def scored_facts(examples: Sequence[ScoredExample], scored_by: str) -> list[tuple[str, Inline]]:

@@ -40,10 +40,11 @@ from gradience.reports.evaluation import (
 
 REPORT = "merge_report.json"
 SHOWN_KINDS = 12
-CertificateVerdict = Literal["holds on all parents", "holds on some parents", "do not merge"]
+CertificateVerdict = Literal["holds on all parents", "holds on some parents", "inconclusive", "do not merge"]
 MARKS: dict[CertificateVerdict, Mark] = {
     "holds on all parents": "good",
     "holds on some parents": "warning",
+    "inconclusive": "unknown",
     "do not merge": "error",
 }
 
@@ -267,7 +268,9 @@ def _method(report: MergeReport) -> str:
 def _verdict(report: MergeReport) -> Note:
     certificate = report.certificate
     if certificate is None:
-        return Note("unknown", "Not tested: weights do not show if a merge keeps what its parents can do")
+        return Note(
+            "unknown", "Not tested: weights cannot show whether the merge is as accurate as its parents"
+        )
     return Note(MARKS[certificate.verdict], f"{certificate.verdict.capitalize()} ({certificate.reason})")
 
 

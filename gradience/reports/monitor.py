@@ -319,13 +319,13 @@ RL_SERIES = {
     "KL, nats/completion": "kl_per_completion",
     "entropy": "entropy",
     "length, tokens": "length",
-    "cut off at the limit": "clipped",
+    "truncated": "clipped",
     "reward, std": "reward_std",
     "groups, equal rewards": "zero_std",
 }
 RANK_SERIES = {
     "k@90, median module": ("energy_rank_90_p50", trimmed),
-    "k@90, 9 of 10 modules": ("energy_rank_90_p90", trimmed),
+    "k@90, p90 of modules": ("energy_rank_90_p90", trimmed),
     "stable rank, median": ("stable_rank_median", sig),
     "utilization, median": ("utilization_median", sig),
     "‖ΔW‖, all modules": ("fro_norm", sig),
@@ -551,7 +551,7 @@ def _evaluation(name: str, split: SplitReport, gap_threshold: float | None, *, v
     best, last = split.best, split.last
     points, note = {"best": best, "last": last}, ""
     if best is not None and last is not None and best.step == last.step:
-        points, note = {"last": last}, ", the last is the best" if split.count > 1 else ""
+        points, note = {"last": last}, "; the last is the best" if split.count > 1 else ""
     words = (plural(split.count, "evaluation"), " on ", Span(name, "name"), note)
     blocks: list[Block] = [Heading("Evaluation", aside=words)]
     shown = {label: point for label, point in points.items() if point is not None}

@@ -316,7 +316,7 @@ class ShrinkForecast(ComparisonForecast):
     candidates: tuple[PlannedCandidate, ...]
 
     def blocks(self) -> Document:
-        """Return the plan, the detectable drops, and the assumptions."""
+        """Return the plan, the smallest margins, and the assumptions."""
         table = table_of(
             self.candidates,
             (Column("candidate"), lambda row: Span(row.name, "name")),

@@ -109,7 +109,7 @@ def value_of(row: EvaluatedAdapter) -> float | None:
 def _answer(report: StrengthReport) -> Note:
     tested = report.tested
     if tested is None:
-        return Note("unknown", "no strength keeps the task and is better on the guards, on the dev rows")
+        return Note("unknown", "no strength kept the task's accuracy and improved the guards on the dev rows")
     point = {point.name: point for point in report.points}[tested.name]
     words = f": strength {point.strength:g} at rank {point.rank}, grade {tested.grade}: {tested.reason}"
     mark: Literal["good", "unknown", "error"] = "good" if tested.grade == "B" else "unknown"

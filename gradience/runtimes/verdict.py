@@ -128,7 +128,7 @@ def not_served(adapter: Adapter) -> str:
     """
     config = adapter.config
     if not adapter.of_peft or config is None:
-        return f"in the format of {adapter.format}, not of PEFT"
+        return f"{adapter.format} format; vLLM loads only PEFT adapters"
     mapping = config.fields.get("auto_mapping")
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
     if isinstance(library, str) and library.partition(".")[0] != "transformers":
@@ -138,7 +138,9 @@ def not_served(adapter: Adapter) -> str:
         conv1d = any(pair.module.endswith(".attn.c_attn") for pair in adapter.pairs)
         architecture = "GPT2LMHeadModel" if conv1d else None
     verdict = next(row for row in verdicts(adapter, architecture) if row.runtime == ENGINE)
-    return "" if verdict.verdict in ("loads", "not run") else f"{verdict.verdict}: {verdict.why}"
+    if verdict.verdict in ("loads", "not run"):
+        return ""
+    return verdict.why if verdict.verdict == "refuses" else f"{verdict.verdict}: {verdict.why}"
 
 
 def slot_bytes(width: float, max_lora_rank: int) -> int:

@@ -304,7 +304,7 @@ def settle(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> Shrin
             before = earlier.changes
             changes += _changes(earlier, plan) if answered else ()
     for change in changes:
-        note(f"the plan has changed after the first answers: {change}")
+        note(f"the plan changed after answers existed ({change}), so the result is exploratory")
     plan = plan.model_copy(update={"changes": (*before, *changes)})
     plan.save(path)
     kept.bind(digest_of(plan))
@@ -339,7 +339,7 @@ def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:
     if bool(earlier.looks) != bool(now.looks):
         changes.append(f"all rows were {'not ' if earlier.looks else ''}answered at once")
     elif (earlier.examples_sha256, earlier.dev) != (now.examples_sha256, now.dev):
-        changes.append(f"the test rows have changed ({earlier.examples:,} before, {now.examples:,} now)")
+        changes.append(f"the number of test rows changed ({earlier.examples:,} before, {now.examples:,} now)")
     guards = [
         [(each.name, each.examples_sha256, each.margin) for each in plan.guards] for plan in (earlier, now)
     ]

@@ -112,7 +112,7 @@ def refuse(settings: ShrinkSettings) -> None:
     """Raise UsageError for settings that do not go with a search over strengths."""
     if not has_several(settings) or not settings.guards:
         raise UsageError(
-            "--over strength needs a guard: without one, no strength is better than the adapter's own",
+            "--over strength needs a guard: without one there is nothing to improve",
             code="strength-needs-guard",
             hint="add --guard text for general English, or --guard FILE",
         )

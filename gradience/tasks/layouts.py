@@ -109,9 +109,9 @@ def _named(columns: Mapping[str, str]) -> Layout:
     for ours in columns:
         if ours not in COLUMNS:
             raise InputError(
-                f"--columns {ours}={columns[ours]}: no column is called `{ours}` here",
+                f"--columns {ours}={columns[ours]}: `{ours}` is not a field that Gradience knows",
                 code="task-columns",
-                hint=did_you_mean(ours, COLUMNS, f"the names are {', '.join(COLUMNS)}"),
+                hint=did_you_mean(ours, COLUMNS, f"write FIELD=COLUMN; the fields are {', '.join(COLUMNS)}"),
             )
     return lambda row: {ours: row.value(theirs) for ours, theirs in columns.items()}
 

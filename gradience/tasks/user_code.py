@@ -23,7 +23,7 @@ from gradience.reading import MAX_SETTINGS_BYTES, read_file
 from gradience.reports.bench_plan import TaskCode
 
 ALLOW, GROUP, FUNCTION = "GRADIENCE_ALLOW_CODE", "gradience.tasks", "load"
-HOW = f"one of your own is a file, `path/to/file.py`, or an installed entry point of the group `{GROUP}`"
+HOW = f"or name your own task file (path/to/file.py) or an installed entry point of the group `{GROUP}`"
 
 
 def is_file(profile: str) -> bool:

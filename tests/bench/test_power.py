@@ -88,7 +88,7 @@ def test_a_config_gives_examples_seeds_and_arms() -> None:
     assert "500 examples and 3 seeds" in text
     assert {each.name for each in expected.scenarios} == {each.name for each in report.scenarios}
     assert expected.scenarios == report.scenarios
-    assert "Detectable drop" in expected.to_text()
+    assert "Smallest margin" in expected.to_text()
 
 
 # ---------------------------------------------------------------- the command

@@ -58,7 +58,7 @@ def test_a_config_of_bench_is_filled_in_and_runs(rows, base, here, capsys):
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert (values["model"]["name"], values["task"]["options"]["file"]) == (f"../{base}", f"../{rows}")
     assert run(["bench", "run", "--config", str(file), "--dry-run"]) == 0, capsys.readouterr().err
-    assert "Detectable drop" in capsys.readouterr().out
+    assert "Smallest margin" in capsys.readouterr().out
 
 
 def test_the_placeholders_are_refused_by_name_and_may_be_edited(here, tmp_path, capsys):

@@ -102,7 +102,7 @@ def test_a_plan_loads_nothing_and_names_margins_and_memory(arguments, capsys, mo
     assert plan.weights_bytes > 0 < plan.batch_bytes
     assert 100e6 < plan.process_bytes < 4e9  # PyTorch and transformers
     assert run([*arguments, "--dry-run"]) == 0
-    assert "Detectable drop" in capsys.readouterr().out
+    assert "Smallest margin" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_a_plan_loads_nothing_and_names_candidates_margins_and_memory(
     printed = capsys.readouterr().out
     for words in (
         "Candidates, tested from the largest down",
-        "Detectable drop",
+        "Smallest margin",
         "Python and libraries",
     ):
         assert words in printed

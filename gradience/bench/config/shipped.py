@@ -42,9 +42,9 @@ def find_config(name: str) -> Path:
     folders = parts[:-1][-len(PACKAGED) :]
     if named is not None and folders == PACKAGED[len(PACKAGED) - len(folders) :]:
         return named
-    near = did_you_mean(given.stem, configs, most=3) or f"shipped are {', '.join(configs)}:"
+    near = did_you_mean(given.stem, configs, most=3) or f"the bundled ones are {', '.join(configs)}:"
     raise InputError(
-        f"{name}: {'a folder, not a file' if given.is_dir() else 'no such file, and no shipped config'}",
+        f"{name}: {'a folder, not a file' if given.is_dir() else 'neither a file nor a bundled config'}",
         code="config-not-found",
         hint=f"{near} `gradience bench configs` lists them",
     )

@@ -134,10 +134,10 @@ def verify_run(
         whole, only = above if folder.name != name else folder.parent, f"{name}/"
     elif not any((folder / name).is_file() for name in (PLAN, BENCH, AGGREGATE)):
         raise InputError(
-            f"{folder}: no result in it: no {PLAN}, {BENCH}, {AGGREGATE}, shrink.json, evaluation.json,"
+            f"{folder}: no result found: no {PLAN}, {BENCH}, {AGGREGATE}, shrink.json, evaluation.json,"
             " evidence.json, compression_report.json or distill_report.json",
             code="not-a-run",
-            hint="name the output folder of `gradience bench run` or of another verb",
+            hint="name the output folder of bench run, shrink, evaluate, evidence, compress or distill",
         )
     with unpacked(whole) as place:
         run = RunFolder(place, whole, only, pages, Findings(lambda text: as_published(text, place, whole)))

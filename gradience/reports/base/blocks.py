@@ -193,7 +193,12 @@ def items(texts: Iterable[Inline]) -> Notes:
 
 def figures(rows: Iterable[tuple[str, str, str]]) -> Facts:
     """Return labels, each with its figure and the description of the figure."""
-    return Facts([(label, (Span(figure, "strong"), f" ({meaning})")) for label, figure, meaning in rows])
+    return Facts(
+        [
+            (label, (Span(figure, "strong"), f" ({meaning})" if meaning else ""))
+            for label, figure, meaning in rows
+        ]
+    )
 
 
 def figures_of(drawing: Bars | HeatMap) -> Table:

@@ -63,9 +63,9 @@ def share_of_points(points: Fraction) -> Fraction:
         )
     if not SMALLEST_POINTS <= points < 100:
         raise UsageError(
-            f"a margin of {float(points):g} points makes no sense",
+            f"a margin of {float(points):g} points: it must be at least 0.5 and below 100",
             code="bad-margin",
-            hint="from 0.5 to less than 100 points; 2.5 is 2.5 % of the examples",
+            hint="2.5 points are a drop from 80 % to 77.5 %",
         )
     return points / 100
 

@@ -168,7 +168,7 @@ def prediction_blocks(
         # Half of the prompts predict, and the interval shrinks with the square root of their number.
         needed = math.ceil(2 * prediction.rows * min(4, uncertainty / WIDE) ** 2 / 10) * 10
         notes.append(
-            f"the interval is ± {percent(uncertainty)} of the prediction: {scored} are few. Calibrate on about"
+            f"the interval is ± {percent(uncertainty)} of the prediction: {scored} are too few. Calibrate on about"
             f" {count(needed)} prompts for ± 50 %"
         )
     left_out = ""

@@ -281,7 +281,7 @@ def memory_plot(report: BenchForecast | EvaluationForecast | ShrinkForecast) -> 
 
 
 def margins_plot(report: EvaluationForecast | ShrinkForecast) -> Plot | None:
-    """Return the detectable drop by discordance; None if likelihoods are compared."""
+    """Return the smallest margin by discordance; None if likelihoods are compared."""
     if not report.margins:
         return None
     margin = report.plan.margin if isinstance(report, ShrinkForecast) else report.margin
@@ -291,7 +291,7 @@ def margins_plot(report: EvaluationForecast | ShrinkForecast) -> Plot | None:
         "margins",
         "Smallest drop that can be ruled out",
         Axis("discordance", low=0.0, form="share"),
-        Axis("detectable drop", "points", low=0.0),
+        Axis("smallest margin", "points", low=0.0),
         [Lines("80 % power", discordances, margins, marked=True)],
         f"At a discordance of {percent(rows[-1].discordance)}, a drop of {in_points(rows[-1].margin)} points can be"
         " ruled out.",
