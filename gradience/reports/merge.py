@@ -308,7 +308,7 @@ def _cosine_to(place: int, name: str) -> Measure[MergedModule]:
     def cosine(row: MergedModule) -> float | None:
         return row.cosine[place]
 
-    return measure(f"cosine {name}", cosine, sig)
+    return measure(f"cosine {name}", cosine, sig, drop=place + 1)
 
 
 def _module_blocks(report: MergeReport, *, layers: bool) -> list[Block]:

@@ -1,0 +1,60 @@
+"""A report on two merged adapters, made by hand."""
+
+from __future__ import annotations
+
+from gradience.reports.base.run import Stopwatch
+from gradience.reports.merge import MergedModule, MergeParent, MergeReport
+
+
+def merge_report() -> MergeReport:
+    names = [f"model.layers.{layer}.self_attn.{name}_proj" for layer in range(2) for name in "qv"]
+    modules = tuple(
+        MergedModule(
+            name=name,
+            parent_ranks=(16, None if place else 8),
+            rank=16,
+            norm=1.5,
+            error=0.1,
+            cosine=(0.8, None if place else 0.6),
+            projection=(1.01, None if place else 0.98),
+        )
+        for place, name in enumerate(names)
+    )
+    parents = tuple(
+        MergeParent(
+            name=name,
+            path=f"adapters/{name}",
+            sha256=digit * 64,
+            weight=1.0,
+            modules=count,
+            smallest_rank=rank,
+            largest_rank=rank,
+            cosine=0.7,
+            projection=1.0,
+        )
+        for name, digit, count, rank in (("arithmetic", "a", 4, 16), ("sorting", "b", 1, 8))
+    )
+    return MergeReport(
+        parents=parents,
+        base="HuggingFaceTB/SmolLM2-135M-Instruct",
+        output_path="merged",
+        output_sha256="c" * 64,
+        method="svd",
+        density=None,
+        seed=None,
+        requested_rank=16,
+        saved="refuse",
+        largest_rank=16,
+        encoding="uniform",
+        dtype="F32",
+        error=0.1,
+        lora_params=73_728,
+        bytes=295_912,
+        carried_tensors=0,
+        architecture="LlamaForCausalLM",
+        runtimes=(),
+        peft_check=None,
+        modules=modules,
+        notes=(),
+        run=Stopwatch("gradience merge arithmetic sorting --method svd --rank 16 -o merged").run_info(),
+    )
