@@ -153,40 +153,39 @@ def _search(
     """Return the settings of the best candidate on the dev rows, the test rows, and the results of all candidates."""
     folder = output.with_name(f"{output.name}.search")
     halves = {name: _split(path, folder / "rows", name) for name, path in data.items()}
-    tried = {}
+    tried, folders = {}, {}
     for candidate in GRID:
         weights = tuple(candidate.share for _ in parents)
         tried[candidate] = replace(
             settings, method=candidate.method, weights=weights, density=candidate.density, force=False
         )
-        place = folder / "candidates" / candidate.name
+        folders[candidate] = folder / "candidates" / candidate.name
         weighted = [parent._replace(weight=candidate.share) for parent in parents]
-        write_merge(weighted, tried[candidate], place, Stopwatch(), stack, resumes=True)
-    paths = [folder / "candidates" / candidate.name for candidate in GRID]
-    deltas: list[list[float]] = [[] for _ in GRID]
+        write_merge(weighted, tried[candidate], folders[candidate], Stopwatch(), stack, resumes=True)
+    deltas: dict[Candidate, list[float]] = {candidate: [] for candidate in GRID}
     for parent in parents:
         report = _evaluated(
-            [parent.path, *paths],
+            [parent.path, *folders.values()],
             halves[parent.name][0],
             settings,
             folder / "dev" / parent.name,
             all_rows=True,
             no_ledger=True,
         )
-        for gains, row in zip(deltas, report.candidates, strict=True):
-            gains.append(_gain(row))
-    best = max(range(len(GRID)), key=lambda place: (min(deltas[place]), sum(deltas[place]), -place))
+        for candidate, row in zip(GRID, report.candidates, strict=True):
+            deltas[candidate].append(_gain(row))
+    best = max(GRID, key=lambda candidate: (min(deltas[candidate]), sum(deltas[candidate])))
     rows = tuple(
         SearchedMerge(
             method=candidate.method,
             weights=tuple(candidate.share for _ in parents),
             density=candidate.density,
-            deltas=tuple(deltas[place]),
-            chosen=place == best,
+            deltas=tuple(deltas[candidate]),
+            chosen=candidate == best,
         )
-        for place, candidate in enumerate(GRID)
+        for candidate in GRID
     )
-    chosen = replace(tried[GRID[best]], force=settings.force)
+    chosen = replace(tried[best], force=settings.force)
     return chosen, {name: test for name, (_, test) in halves.items()}, rows
 
 

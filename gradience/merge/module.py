@@ -109,8 +109,9 @@ class MergedPair(LoraPair):
         loaded = [part.pair.load() for part in self.parts]
         make = self._aligned if self.recipe.method == "knots" else self._summed
         both = [make(loaded, expert) for expert in range(self.experts)]
-        a = np.concatenate([a for a, _ in both])
-        b = np.stack([b for _, b in both], axis=-1)
+        a, b = both[0]
+        if self.experts > 1:
+            a, b = np.concatenate([a for a, _ in both]), np.stack([b for _, b in both], axis=-1)
         return LoadedPair(self, a.reshape(self.a.entry.shape), b.reshape(self.b.entry.shape))
 
     def _summed(self, loaded: Sequence[LoadedPair], expert: int) -> tuple[Words, Words]:
