@@ -213,7 +213,10 @@ def card_blocks(report: MergeReport) -> list[Block]:
         (Column("rank", ">"), lambda row: number_range((row.smallest_rank, row.largest_rank))),
         (Column("cosine", ">"), lambda row: sig(row.cosine)),
         (Column("projection", ">"), lambda row: sig(row.projection)),
-        (Column("sha256", drop=1), lambda row: Span(" ".join([row.sha256[:12], *commit_of(row.source)]), "dim")),
+        (
+            Column("sha256", drop=1),
+            lambda row: Span(" ".join([row.sha256[:12], *commit_of(row.source)]), "dim"),
+        ),
     )
     facts: list[tuple[str, Inline]] = [
         ("method", _method(report)),
