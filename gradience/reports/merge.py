@@ -281,11 +281,11 @@ def _evidence(certificate: Certificate) -> Block:
     return table_of(
         certificate.parents,
         (Column("parent"), lambda row: Span(row.parent, "name")),
-        (Column("examples", ">"), lambda row: examples_cell(row.merged)),
+        (Column("examples", ">", drop=1), lambda row: examples_cell(row.merged)),
         (Column("parent's own", ">"), lambda row: level_cell(row.reference)),
         (Column("merged", ">"), lambda row: level_cell(row.merged)),
         (Column("Δ", ">"), lambda row: delta_cell(row.merged)),
-        (Column("95 % interval", ">"), lambda row: interval_cell(row.merged)),
+        (Column("95 % interval", ">", drop=2), lambda row: interval_cell(row.merged)),
         (Column("grade"), lambda row: row.merged.grade or MISSING),
         (Column("reason", wrap=True), lambda row: row.merged.reason),
     )
