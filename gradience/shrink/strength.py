@@ -114,7 +114,7 @@ def refuse(settings: ShrinkSettings) -> None:
         raise UsageError(
             "--over strength needs a guard: without one there is nothing to improve",
             code="strength-needs-guard",
-            hint="add --guard text for general English, or --guard FILE",
+            hint="add --guard general=rows.jsonl, or for a language model --guard text",
         )
     if settings.calibration is not None or settings.prompts is not None:
         raise UsageError(
