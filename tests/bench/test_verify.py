@@ -133,11 +133,11 @@ def test_one_seed_is_verified_by_itself(trained: Path) -> None:
     ),
 )
 def test_the_kept_runs_are_verified(name: str) -> None:
-    """As they lie in a clone, packed: runs of Bench, and results of shrink and evaluate."""
+    """As they are in a clone, packed. Pages are compared only by the version that made the run."""
     report = gradience.verify(KEPT / name)
     assert not report.mismatches
     assert (report.verdict, report.level) == ("consistent", "L2")
-    assert {check.name for check in report.checks if check.result == "not done"} == set()
+    assert {check.name for check in report.checks if check.result == "not done"} <= {"pages"}
 
 
 def test_no_torch_is_needed(kept: Path) -> None:
