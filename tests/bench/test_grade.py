@@ -35,7 +35,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], str]] = {
     "inferior": (
         "D",
         {"these_runs": bounds(-0.06, -0.026)},
-        "accuracy is at least 2.60 points lower (one-sided 95 % bound, margin 2.5 points)",
+        "accuracy is at least 2.60 points lower (95 % confidence, margin 2.5 points)",
     ),
     "inferior although it passes": ("D", {"these_runs": bounds(-0.06, -0.0251)}, "worse"),
     "invalid goes before inferior": ("X", {"faults": ("not seeded",), "these_runs": bounds(-0.06, -0.03)}, "seeded"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +20,7 @@ from gradience import audit_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.compress.check import WrittenWrong
 from gradience.compress.module import write_module
+from gradience.compress.weights import write_weights
 from gradience.errors import InputError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToBudget, ToEnergy, ToRank
@@ -208,7 +210,7 @@ def test_the_result_is_checked_before_it_is_put_in_place(slip, tmp_path, monkeyp
         }
         return written._replace(data_B=broken[slip])
 
-    monkeypatch.setattr("gradience.compress.weights.write_module", wrong)
+    monkeypatch.setattr("gradience.compress.adapter.write_weights", partial(write_weights, make=wrong))
     with pytest.raises(WrittenWrong, match="has an error of"):
         compress(folder, tmp_path / "out", ToRank(2), workers=1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]

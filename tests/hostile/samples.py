@@ -14,6 +14,7 @@ import audit_sample
 import bench_sample
 import compression_sample
 import fleet_sample
+import merge_sample
 import prompt_samples
 import sets_sample
 
@@ -127,6 +128,7 @@ def artifacts() -> dict[str, Any]:
         "fleet_compression": fleet_sample.fleet_compression(),
         "fleet_row": fleet_sample.fleet_row(),
         "evidence": evidence(),
+        "merge": merge_sample.merge_report(),
         "monitor": monitor_runs([runs / "nan.jsonl"]),
         "check": check_config(r=16, alpha=16, lr=0.5),
         "bench": seeds()[0],

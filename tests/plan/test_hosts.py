@@ -28,7 +28,7 @@ def test_each_row_has_its_source_and_its_date_and_each_host_a_limit_for_other_mo
         assert datetime.date.fromisoformat(row.date) <= datetime.date.today()
         assert 1 <= row.min_rank <= row.max_rank
         assert [other.model for other in host_limits() if other.host == row.host].count(None) == 1
-        assert f"documented by {row.name} on {row.date}, not run" in row.words
+        assert row.words.endswith(f"documented by {row.name} ({row.source}, read {row.date}; not run)")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_plan_names_the_source(monkeypatch, tmp_path):
     report = compress_adapter(adapter, tmp_path / "small", host="here")
     assert {module.new_rank for module in report.modules} == {4}
     assert (
-        "rank at most 4, documented by Here on 2026-11-29, not run (https://example.org)"
+        "rank at most 4, documented by Here (https://example.org, read 2026-11-29; not run)"
         in report.to_text(width=300)
     )
     with pytest.raises(UsageError, match="--for"):
