@@ -161,7 +161,7 @@ def test_dora_cannot_be_calibrated_and_it_is_said(writer, tmp_path):
     [
         ([{"text": "a b"}] * 9, "1 different rows, but at least 4 are needed"),
         ([{"prompt": "3"}] * 9, "its rows do not fit"),
-        ([{"query": "3"}] * 9, "its first row has query"),
+        ([{"query": "3"}] * 9, r"no prompt, messages or text column \(columns: query\)"),
         ([], "has no rows"),
     ],
 )

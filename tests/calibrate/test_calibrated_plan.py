@@ -101,11 +101,11 @@ def test_a_wide_interval_is_warned_of_with_the_prompts_that_it_takes(report, cal
     assert uncertainty > 0.5
     shown = " ".join(plan.to_text().split())
     assert f"the interval is ± {100 * uncertainty:.0f} %" in shown.replace(".0 %", " %")
-    assert "30 scored tokens are few. Calibrate on about" in shown
+    assert "30 scored tokens are too few. Calibrate on about" in shown
     narrow = prediction.model_copy(
         update={"low": 0.9 * prediction.kl_per_token, "high": 1.1 * prediction.kl_per_token}
     )
-    assert "are few" not in plan.model_copy(update={"prediction": narrow}).to_text()
+    assert "are too few" not in plan.model_copy(update={"prediction": narrow}).to_text()
 
 
 def test_sizes_are_labeled_by_what_they_are(report, calibration, capsys):

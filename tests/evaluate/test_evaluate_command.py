@@ -29,7 +29,9 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     printed = capsys.readouterr()
     report = EvaluationReport.read(out / "evaluation.json")
     assert (code, report.candidates[0].grade) == (0, "B")
-    assert printed.err.startswith("With 60 examples, only drops above about ")
+    assert printed.err.startswith(
+        f"note: {data.LABELS}\n60 examples: 80 % power to rule out a drop of about "
+    )
     for words in ("stage 3 of 3: evaluating base", f"written: {out}/evaluation.json, evaluation.md"):
         assert words in printed.err
     assert printed.out == report.to_text()
@@ -51,8 +53,8 @@ def test_a_run_says_what_it_can_show_prints_rows_and_writes_them(arguments, tmp_
     page.write_text(page.read_text(encoding="utf-8").replace("other", "mine"), encoding="utf-8")
     assert run([*arguments, "-o", str(out), "--margin", "90"]) == 0
     said = capsys.readouterr().err
-    assert "evaluation.md: made again: it is not what was written" in said
-    assert "evaluation.json: made again" not in said
+    assert "evaluation.md has changed since it was written; writing it again" in said
+    assert "evaluation.json has changed" not in said
     assert (
         Digests.read(out / "digests.json").files["evaluation.md"]
         == hashlib.sha256(page.read_bytes()).hexdigest()

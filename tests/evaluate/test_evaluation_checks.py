@@ -191,7 +191,7 @@ def test_weights_are_told_from_the_files_and_the_precision(inputs, prepared, mon
     monkeypatch.setattr(checks, "memory_of", lambda _: (10**12, size - 1))
     with pytest.raises(GradienceError, match="the base model takes about"):
         inputs(labeled("a", "b"))
-    assert inputs(labeled("a", "b"), dtype="bfloat16").notes == ()
+    assert inputs(labeled("a", "b"), dtype="bfloat16").notes == (data.LABELS,)
 
 
 # ---------------------------------------------------------------- preview

@@ -217,7 +217,7 @@ def test_a_wrong_data_set_is_refused_before_anything_is_imported(tmp_path, monke
 
 
 def test_a_perplexity_is_no_margin_of_accuracy(causal, texts):
-    with pytest.raises(GradienceError, match="is a perplexity") as caught:
+    with pytest.raises(GradienceError, match="a rise in perplexity") as caught:
         evaluate(causal, texts, None, margin="2%", dry_run=True)
     assert caught.value.code == "bad-margin"
     forecast = evaluate(causal, texts, None, margin={"general": "2%"}, dry_run=True)

@@ -90,7 +90,7 @@ def test_the_distilled_candidate_stands_before_the_one_that_it_is_made_from(fold
     assert [candidate.status for candidate in report.candidates] == ["shown"] * 3
     assert report.smallest == "calibrated1"
     assert report.sentence.startswith("calibrated rank 1 is the smallest candidate shown to stay")
-    assert report.notes == ()  # both were made on the same prompts, none of which is tested
+    assert report.notes == (data.LABELS,)  # both were made on the same prompts, none of which is tested
 
 
 def test_the_screen_says_what_is_predicted_and_how_candidates_are_made(finished):
@@ -138,24 +138,27 @@ def test_a_truncation_is_distilled_as_well_and_prompts_that_are_tested_are_count
     mixed.write_text("\n".join(rows) + "\n" + (folder / "prompts.jsonl").read_text())
     prepared = shrink(folder, tmp_path / "out", prompts=mixed)
     assert [candidate.name for candidate in prepared.plan.candidates] == ["rank2", "distilled1", "rank1"]
-    (note,) = prepared.inputs.notes
+    labels, note = prepared.inputs.notes
+    assert labels == data.LABELS
     assert note.startswith("3 of the 23 distillation prompts are also test rows")
 
 
 def test_prompts_of_a_calibration_that_are_tested_are_counted(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(verb, "shrink", lambda prepared, settings: prepared)
     prepared = shrink(folder, tmp_path / "out", calibration=folder / "c.safetensors")
-    assert prepared.inputs.notes == ()
+    assert prepared.inputs.notes == (data.LABELS,)
     known = Calibration.read(folder / "c.safetensors")
     before = replace(known, report=known.report.model_copy(update={"prompt_ids": ()}))
     prepared = shrink(folder, tmp_path / "out", calibration=before)
     assert prepared.inputs.notes == (
+        data.LABELS,
         "this calibration does not list its prompts: make sure that none of them is a test row",
     )
     calibrate(folder, "rows.csv", "tested.safetensors")
     prepared = shrink(folder, tmp_path / "out", calibration=folder / "tested.safetensors")
     tested, rows = prepared.plan.examples, len(Calibration.read(folder / "tested.safetensors").tokens)
-    (note,) = prepared.inputs.notes
+    labels, note = prepared.inputs.notes
+    assert labels == data.LABELS
     assert note.startswith(f"{tested} of the {rows} calibration prompts are also test rows")
 
 

@@ -28,7 +28,9 @@ def test_a_search_prints_what_it_writes_and_says_when_nothing_is_shown(arguments
     printed = capsys.readouterr()
     report = ShrinkReport.read(out / "shrink.json")
     assert printed.out == report.to_text()
-    assert printed.err.startswith("With 60 examples, only drops above about ")
+    assert printed.err.startswith(
+        f"note: {data.LABELS}\n60 examples: 80 % power to rule out a drop of about "
+    )
     for words in ("stage 4 of 4: evaluating rank1", f"written: {out}/shrink.json, shrink.md, adapter/"):
         assert words in printed.err
     assert "rank 1 is the smallest candidate shown to stay within the margin: 75.0 %" in " ".join(

@@ -155,7 +155,7 @@ def test_another_layout_is_refused_with_an_option_that_works(row, tmp_path):
 
 def test_wrong_columns_name_the_right_ones(tmp_path):
     path = file_of(tmp_path, {"Q": "1 + 1?", "A": "2"})
-    with pytest.raises(InputError, match="no column is called `promt` here") as caught:
+    with pytest.raises(InputError, match="`promt` is not a field") as caught:
         reader_of(path, {}, {"promt": "Q"})
     assert "`prompt`" in caught.value.hint
     with pytest.raises(InputError, match="no column `B`") as caught:
