@@ -64,6 +64,7 @@ CALLS = {
     "evaluate_adapters": lambda p: gradience.evaluate_adapters(
         p("reference"), data=p("rows.csv"), output=p("out"), margin=5, limit=20, **CPU
     ),
+    "merge_adapters": lambda p: gradience.merge_adapters([p("reference"), p("smaller")], p("out")),
     "monitor_runs": lambda p: gradience.monitor_runs(p("run.jsonl")),
     "plan_compression": lambda p: gradience.plan_compression(
         gradience.audit_adapter("my_adapter"), gradience.ToRank(2), path=p("my_adapter")

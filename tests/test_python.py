@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sets_sample
 from prompt_samples import distill_report
+from safetensors.torch import load_file, save_file
 
 import gradience
 from gradience import (
@@ -276,7 +278,20 @@ def example_files(folder):
     Path("rows.jsonl").write_text("".join(rows[:8]), encoding="utf-8")
     Path("prompts.jsonl").write_text("".join(rows[:16]), encoding="utf-8")
     distill_report().save("distill_report.json")
+    sets_sample.sets_report().save("evaluation_sets.json")
+    strength = sets_sample.strength_report().to_json()
+    Path("strength.json").write_text(strength.replace('"rank4"', '"strength0.7"'), encoding="utf-8")
+    turned_adapter("my_adapter", "other_adapter")
     return folder
+
+
+def turned_adapter(source, target):
+    """Another adapter for the same modules: the rows of its lora factors are in reverse order."""
+    shutil.copytree(source, target)
+    weights = Path(target) / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    turned = {name: each.flip(0) if "lora_" in name else each for name, each in tensors.items()}
+    save_file(turned, weights, metadata={"format": "pt"})
 
 
 def make_fleet():

@@ -33,11 +33,11 @@ VERBS: Mapping[str, Mapping[str, str]] = {
         "monitor": "Summarize a training run: loss, evaluation, rank use, alerts.",
     },
     "Shrink": {
-        "shrink": "Find the smallest rank whose accuracy drop is shown to stay within your margin.",
+        "shrink": "Find the smallest rank shown to keep accuracy within your margin.",
         "compress": "Write a smaller approximation of an adapter at the same scale.",
         "calibrate": "Measure how much each component matters on your prompts.",
         "distill": "Distill the reference adapter into a smaller one.",
-        "merge": "Merge adapters of one base into one, and test it on each parent's examples.",
+        "merge": "Merge adapters of one base, and test on each parent's examples.",
     },
     "Prove": {
         "evaluate": "Compare adapters with the first one on the same examples.",

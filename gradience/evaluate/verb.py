@@ -25,6 +25,7 @@ from gradience.files.digests import DIGESTS, Digests, files_below, write_digests
 from gradience.files.whole import write_errors, write_whole
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
+from gradience.reading import open_stream
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluationForecast, EvaluationPreview, EvaluationReport, showable
 from gradience.reports.evaluation_sets import (
@@ -84,9 +85,10 @@ def evaluate_adapters(
 def joint_before(settings: EvaluateSettings) -> bool:
     """Return True if the output holds a run of several data sets: leaving its guards out is a change of its plan."""
     plan = None if settings.output is None else Path(settings.output) / "plan.json"
-    return (
-        plan is not None and plan.is_file() and EvaluationPlan.schema_id.encode() in plan.read_bytes()[:100]
-    )
+    if plan is None or not plan.is_file():
+        return False
+    with open_stream(plan) as file:
+        return EvaluationPlan.schema_id.encode() in file.read(100)
 
 
 def evaluate_sets(

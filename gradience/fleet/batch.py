@@ -25,6 +25,7 @@ from gradience.fleet.measure import stamp_of, stamped_files
 from gradience.fleet.processes import Died, Request, replies
 from gradience.fleet.settings import FleetCompressSettings
 from gradience.fleet.truncate import failed
+from gradience.reading import check_regular, open_regular
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.fleet import FleetRow
 from gradience.reports.fleet_compression import UNCHANGED, FleetCompression, Truncated, TruncationStatus
@@ -123,7 +124,7 @@ def placed(source: Path, target: Path, how: Literal["leave", "link", "copy"]) ->
     """Link or copy an unchanged adapter, a folder or a file, to its place in the batch; return its status.
 
     Of a folder its files are copied, not what is in folders below it. Raises UsageError (output-exists) if another
-    adapter is there, OutputError if the disk refuses.
+    adapter is there, InputError (symlink-outside) if a file of it is elsewhere, OutputError if the disk refuses.
     """
     if how == "leave":
         return "small enough"
@@ -148,8 +149,10 @@ def placed(source: Path, target: Path, how: Literal["leave", "link", "copy"]) ->
             with whole_folder(target, force=False) as folder:
                 for file in sorted(source.iterdir()):
                     if file.is_file():
+                        os.close(open_regular(file, root=source))
                         shutil.copy2(file, folder / file.name)
         else:
+            check_regular(source)
             shutil.copy2(source, target)
     return done
 

@@ -67,7 +67,7 @@ class MethodSettings:
     """Choose the smallest rank whose predicted KL per token from the exact sum is below X nats on each calibration."""
     calibration: Annotated[Sequence[StrPath], BeforeValidator(several), Flag("FILE")] = ()
     """Calibration of the exact sum (merged with linear) on the prompts of one parent; may be repeated."""
-    seed: Integer = 0
+    seed: Annotated[Integer, Flag("N")] = 0
     """Seed of the entries that dare drops."""
     saved: Annotated[Saved, Flag("HOW")] = "refuse"
     """If trained heads, biases or embeddings differ: refuse, average (by weight), or keep the first adapter's."""

@@ -123,8 +123,8 @@ class EvaluationSetsReport(Report):
     """Several adapters of one base model on several data sets, each compared with the first adapter.
 
     >>> report = EvaluationSetsReport.read("evaluation_sets.json")
-    >>> [(row.name, row.grade, row.grades) for row in report.candidates]
-    [('rank4', 'B', {'task': 'B', 'general': 'B'})]
+    >>> [(row.name, row.grades) for row in report.candidates]
+    [('rank4', {'task': 'B', 'general': 'B'}), ('rank1', {'task': 'B', 'general': 'B'})]
     """
 
     row_field: ClassVar[str] = "adapters"

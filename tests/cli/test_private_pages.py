@@ -50,7 +50,7 @@ REPORTS["verification"] = REPORTS["verification"].model_copy(
         ),
     }
 )
-HOLD_TEXTS = {"verification", "evidence", "bench_forecast", "evaluation_preview"}
+HOLD_TEXTS = {"verification", "evidence", "bench_forecast", "evaluation_preview", "evaluation_sets_preview"}
 """Reports that quote in their own file; those of an evaluation, a search and Bench show records beside them."""
 
 
