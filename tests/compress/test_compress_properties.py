@@ -192,8 +192,9 @@ def test_where_nothing_gets_smaller_nothing_is_written(criterion, tmp_path):
 # ---------------------------------------------------------------- the report
 
 
+@pytest.mark.parametrize("strength", [None, 0.7])
 @pytest.mark.parametrize("slip", ["wrong module", "other scale", "sign", "noise"])
-def test_the_result_is_checked_before_it_is_put_in_place(slip, tmp_path, monkeypatch):
+def test_the_result_is_checked_before_it_is_put_in_place(slip, strength, tmp_path, monkeypatch):
     """A bug in writing must not become somebody's adapter."""
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), (8, 10, 12)))
     results = []
@@ -212,7 +213,7 @@ def test_the_result_is_checked_before_it_is_put_in_place(slip, tmp_path, monkeyp
 
     monkeypatch.setattr("gradience.compress.adapter.write_weights", partial(write_weights, make=wrong))
     with pytest.raises(WrittenWrong, match="has an error of"):
-        compress(folder, tmp_path / "out", ToRank(2), workers=1)
+        compress(folder, tmp_path / "out", ToRank(2), workers=1, strength=strength)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
 
