@@ -78,7 +78,11 @@ def main() -> None:
     )
     parser.add_argument("--experiments", type=int, default=20_000, help="a cell of the simulated tables")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[1, 2, 3, 5], help="only experiments with so many"
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3, 5],
+        help="simulate only experiments with these numbers of seeds",
     )
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the figures here")

@@ -1,4 +1,4 @@
-"""What this project could not run without a GPU, on the first machine that has one: `make gpu`.
+"""Run everything that needs a GPU, on the first machine that has one: `make gpu`.
 
     python benchmarks/gpu_day.py [--only train,vllm] [--skip nf4] [--output runs/gpu] [--minutes 40]
         [--gsm8k FOLDER]

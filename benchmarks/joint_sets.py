@@ -5,7 +5,7 @@ python benchmarks/joint_sets.py [--replicates 20000] > benchmarks/results/joint_
 A false claim is a B for a candidate that loses exactly the margin on at least one data set. Accuracy is tested at the
 planned looks with both stops, as in `gradience evaluate`; likelihoods once, with Student's test. `joint` is the rule of
 `gradience evaluate` with guards: Holm's adjustment of each candidate's largest p-value. `set by set` is Holm's
-adjustment on each data set alone, with a B on every set: it is no rule of Gradience, and shows why it is none.
+adjustment on each data set alone, with a B on every set: Gradience does not use it, and the figures show why.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ KINDS = {"svd_uniform": "truncated", "calibrated": "calibrated"}
 SIZES, SEEDS, RANK, MARGIN = (16, 8, 4, 2, 1), (1, 2, 3), 32, 0.025
 TRAIN, DEV, TEST, CALIBRATION = 4000, 300, 1200, 512
 ADVICE = ("uniform_median", "uniform_p90", "per_layer")
-"""Of the audit; judged by the same rule."""
+"""The audit's suggestions, judged by the same rule."""
 GATE = (0.40, 0.97)
 STEPS, LABELED_STEPS = 150, 300
 LIMIT = 0.01
@@ -60,7 +60,7 @@ class Model:
 
     @property
     def factor(self) -> float:
-        """What the 90 % upper end multiplies a·x^b by: Student's quantile, with one degree fewer than tasks."""
+        """Factor of a·x^b at the 90 % upper end: Student's quantile, with one degree of freedom fewer than tasks."""
         return float(np.exp(student.ppf(0.9, self.tasks - 1) * self.spread))
 
     def share(self, x: Any, times: float = 1.0) -> Any:

@@ -1,4 +1,4 @@
-"""An adapter's model card: its ranks, what it loses, what was evaluated, digests, how it is loaded; and the hub's YAML.
+"""An adapter's model card: ranks, error, evaluation, digests, loading code, and the hub's YAML.
 
 All of it is read from the adapter's folder and from reports whose digests name its weights.
 """

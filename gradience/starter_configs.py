@@ -216,7 +216,7 @@ def _file(data: str | os.PathLike[str] | None, output: Path) -> str:
 
 
 def _seen(path: Path, output: Path) -> str:
-    """`path` as it is seen from the folder of the config; an absolute one stays."""
+    """Return `path` relative to the folder of the config; an absolute path is unchanged."""
     return str(path) if path.is_absolute() else os.path.relpath(path, output.parent)
 
 

@@ -296,7 +296,7 @@ class CompressedModule(NamedTuple):
     output_error: float | None = None
     """DoRA only: see `dora.output_error`."""
     products: tuple[Products, ...] = ()
-    """Of every expert; empty if the factors were only converted."""
+    """Factor products of every expert; empty if the factors were only converted."""
 
 
 class _Expert(NamedTuple):

@@ -200,7 +200,7 @@ class Answering:
             ) from None
 
     def _learn(self, answers: Evaluation[Any]) -> None:
-        """Have the other rows compared with the answers of the reference, if there are no others."""
+        """Use the reference's answers as the expected ones, if there are no labels."""
         if self.inputs.by_agreement:
             self.inputs.task.decide.learn(answers.records)  # type: ignore[union-attr]
 

@@ -33,7 +33,7 @@ SCORED_AT_ONCE = 16
 
 
 POSITIONS = 1000
-"""Positions at which the noise of the two largest logits is measured, if there are so many."""
+"""Maximum number of positions at which the noise of the two largest logits is measured."""
 
 
 class LoadedBase:

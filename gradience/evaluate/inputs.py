@@ -85,7 +85,7 @@ class EvaluateInputs:
     is_guard: bool = False
     """True for a data set that shows what else changed, with wider default margins."""
     first_margin: Fraction | None = None
-    """Margin that was set before the first answers, if it is another one now."""
+    """Margin set before the first answers, if it has changed since."""
 
     @property
     def reference(self) -> AdapterInput:

@@ -192,7 +192,7 @@ def sets_of(settings: EvaluateSettings) -> tuple[NamedSet, ...]:
 
 
 def _read(source: str) -> dict[str, Any]:
-    """Return the settings that a data set stands for."""
+    """Return the settings of one data set."""
     if source.startswith(TEXT):
         return {"data": Path(source.removeprefix(TEXT)), "task": None, "options": {"scorer": "nll"}}
     task = is_task(source)
@@ -236,7 +236,7 @@ def _refuse_missing(data: Path | None) -> None:
 
 
 def seen_from(folder: Path, source: str) -> str:
-    """Return a data set of a file as it is seen from `folder`."""
+    """Return a data set with its file relative to `folder`."""
     if source.startswith(TEXT):
         return f"{TEXT}{folder / source.removeprefix(TEXT)}"
     return source if is_task(source) or source.startswith(HUB) else str(folder / source)

@@ -58,7 +58,7 @@ GRID = (
     Candidate("dare", 0.7, 0.5),
     *(Candidate("knots", 1.0, density) for density in (0.5, 1.0)),
 )
-"""What a search tries, fixed in advance. Of equal results on the dev rows the first is taken."""
+"""Candidates of a search, fixed in advance. If several are equally good on the dev rows, the first is chosen."""
 
 
 def certified(settings: MergeSettings, output: Path, watch: Stopwatch) -> MergeReport:

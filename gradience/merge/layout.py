@@ -57,7 +57,7 @@ DENSITY = 0.5
 
 
 class Plan(NamedTuple):
-    """What is written. opened: the first parent, with the merged modules and the tensors beside them."""
+    """Contents of the merged adapter. opened: the first parent, with the merged modules and the tensors beside them."""
 
     opened: Adapter
     layout: Layout
@@ -302,7 +302,7 @@ def _averages(group: Sequence[tuple[float, TensorFile, str]]) -> Iterator[bytes]
 
 
 def _lora_biases(parents: Sequence[Parent], jobs: Sequence[Job]) -> dict[str, tuple[FloatArray, DType]]:
-    """Return Σ w·s·b/s′ for every module if one parent trained biases of lora_B: PEFT multiplies them by the scale."""
+    """Return Σ w·s·b/s′ for every module if a parent trained biases of lora_B, which PEFT multiplies by the scale."""
     biases: dict[str, FloatArray] = {}
     by_module = {job.pair.module: job for job in jobs}
     for parent in parents:

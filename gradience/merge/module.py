@@ -34,7 +34,7 @@ BESIDE, SETTLED, PASSES = 16, 1e-4, 12
 
 
 class Recipe(NamedTuple):
-    """How the updates of a module become one. density: share of the entries that is kept; seed: of those DARE drops."""
+    """Method that merges the updates of a module. density: share of entries kept; seed: for DARE."""
 
     method: Method
     density: float = 1.0

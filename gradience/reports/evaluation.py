@@ -253,7 +253,7 @@ class EvaluationReport(Report):
     by_agreement: bool = Field(default=False, exclude_if=lambda value: not value)
     """True if the prompts have no answers: outputs are compared with the reference's. Else absent."""
     first_margin: Share | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Margin when the first answers were saved, if it is another one now: then no grade is above C. Else absent."""
+    """Margin when the first answers were saved, if it has changed since: no grade is then above C. Otherwise absent."""
     conditions: EvaluationConditions
     adapters: tuple[EvaluatedAdapter, ...]
     """Reference, then candidates in the given order, then the base."""

@@ -85,7 +85,7 @@ class FleetCompression(Report):
 
 
 UNCHANGED = {"small enough": "not copied", "linked": "linked", "copied": "copied"}
-"""Status of an adapter whose rank is low enough -> what became of it."""
+"""Status of an adapter whose rank is low enough -> its description."""
 SHOWN = 10
 """Adapters of each group on the screen."""
 

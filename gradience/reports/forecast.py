@@ -43,7 +43,7 @@ class Requirement(Part):
     what: Literal["base files", "memory", "disk", "packages", "settings"]
     needed: str
     here: str
-    """What this machine has; empty for settings."""
+    """Value on this machine; empty for settings."""
 
 
 class RenderedExample(Part):

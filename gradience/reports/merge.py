@@ -115,7 +115,7 @@ class Certificate(Part):
 
     @property
     def reason(self) -> str:
-        """What was found for each parent."""
+        """Verdict for each parent, as one line."""
         return "; ".join(
             f"{row.parent}: {GRADES[row.merged.grade][1] if row.merged.grade else 'not compared'}"
             for row in self.parents
@@ -158,7 +158,7 @@ class MergeReport(Report):
     requested_rank: int | None
     """Null: the default of the method, or chosen by predicted KL."""
     saved: str
-    """What was done if trained heads, biases or embeddings differ: refuse, average or first."""
+    """Treatment of trained heads, biases or embeddings that differ: refuse, average or first."""
     largest_rank: int
     encoding: str
     dtype: str

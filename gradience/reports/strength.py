@@ -68,7 +68,7 @@ class StrengthReport(Report):
     points: tuple[StrengthPoint, ...]
     """The grid: all candidates on the dev rows."""
     rule: str = RULE
-    """How a point is chosen on the dev rows."""
+    """Rule that chooses a point on the dev rows."""
     dev: EvaluationSetsReport
     """All points on the dev rows of every data set. Its grades decide nothing."""
     chosen: str | None

@@ -202,7 +202,7 @@ def choose(report: EvaluationSetsReport) -> str | None:
 
 
 def _worse(row: EvaluatedAdapter, planned: PlannedSet) -> float:
-    """How much worse a row is than the reference, in units of the margin."""
+    """Return the drop of a row from the reference, in units of the margin."""
     if row.likelihood is not None and row.likelihood.delta is not None:
         return row.likelihood.delta / float(planned.margin)
     return float("inf") if row.pairs is None else -row.pairs.delta / float(planned.margin)

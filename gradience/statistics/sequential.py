@@ -108,7 +108,7 @@ class Look(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What follows from the test at one look."""
+    """Decision after the test at one look."""
 
     conditional_power: float
     """Chance to show the margin at the last look if the trend goes on."""

@@ -71,7 +71,7 @@ def _planned(facts: SeedFacts, name: str) -> Any:
 
 
 def _differences(facts: SeedFacts, name: str) -> list[int]:
-    """Return step − probe of each example that it has answered; of a twin those of the other."""
+    """Return step − probe for each answered example; for a twin, the values of its original."""
     known = {outcome.planned.name: outcome for outcome in facts.outcomes}
     outcome = known.get(known[name].planned.same_as or name)
     if facts.probe is None or facts.probe.answers is None or outcome is None or outcome.answers is None:

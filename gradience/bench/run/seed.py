@@ -150,7 +150,7 @@ class SeedRun:
         try:
             if outcome.planned.is_made:
                 self._attempt(outcome, self._evaluate, facts.probe)
-            self.evaluator.forget(PROBE)  # of this seed: another one may follow on the same base
+            self.evaluator.forget(PROBE)  # the next seed may use the same base
         except MadeElsewhere as mixed:
             self._forget_answers(mixed)
             return self.run()

@@ -187,7 +187,7 @@ class Decided(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LookRules:
-    """How the steps of a ladder are tested at looks: all seeds at each of them."""
+    """Rules for testing the steps of a ladder at looks, on all seeds at once."""
 
     looks: tuple[int, ...]
     groups: tuple[int, ...] | None
@@ -242,7 +242,7 @@ class _Subject:
     """None without answers to two examples or more."""
     shown: PooledEvidence | None = None
     decided: Decided | None = None
-    """Of a step that is tested at looks."""
+    """Result of a step that is tested at looks."""
 
     @classmethod
     def of(cls, benches: Sequence[Bench], name: str, rules: LookRules | None = None) -> _Subject:

@@ -36,7 +36,7 @@ SUCH_AS = "give --server with the address before /completions, such as http://12
 IN_FLIGHT = 32
 """Requests that wait for the server at the same time."""
 BATCH_CHARACTERS = 2**17
-"""Characters of a batch, answers included: what is lost if the server dies, and asked again."""
+"""Characters of a batch, answers included. If the server dies, at most one batch is lost and sent again."""
 TIMEOUT = urllib3.Timeout(connect=10, read=600)
 RETRIES = urllib3.Retry(
     total=6,

@@ -108,7 +108,7 @@ def read_drafts(
 def verified(
     row: FollowedRow, tops: tuple[list[int], list[float]], near_tie: float, begun: GeneratedRow
 ) -> None:
-    """Let `begun` take the most likely tokens up to the first that is not the draft's, or too close to another one."""
+    """Append the most likely tokens to `begun`, up to the first that differs from the draft or is a near tie."""
     for wanted, token, gap in zip(row.draft.response, *tops, strict=True):
         if gap <= near_tie:
             return
@@ -119,7 +119,7 @@ def verified(
 
 @dataclass(slots=True)
 class KeptStates:
-    """What the head makes the reference's logits of, on the responses: read once for all adapters."""
+    """The reference's last hidden states on the responses, read once for all adapters."""
 
     of: dict[Any, Tensor] = field(default_factory=dict)
     bytes: int = 0
