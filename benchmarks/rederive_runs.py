@@ -42,6 +42,7 @@ from gradience.evaluate.answering import RECORDS
 from gradience.evaluate.kept import Kept
 from gradience.evaluate.verb import EVALUATION
 from gradience.evaluate.verb import write_result as write_evaluation
+from gradience.files.artifact import digest_of
 from gradience.files.digests import DIGESTS, files_below, root_of, write_digests
 from gradience.reports.audit import AuditReport
 from gradience.reports.bench import Bench, BenchAggregate
@@ -49,7 +50,6 @@ from gradience.reports.bench_plan import BenchPlan
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
 from gradience.reports.stage import MANIFEST, StageFile, StageManifest
-from gradience.shrink.plan import digest_of
 from gradience.shrink.verb import SHRUNK
 from gradience.shrink.verb import write_result as write_shrink
 from gradience.verification.answers import evaluation_again, shrink_again

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gradience.evaluate.joint import digest_of, joint_report
+from gradience.evaluate.joint import joint_report
+from gradience.files.artifact import digest_of
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport, PlannedSet

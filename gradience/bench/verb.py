@@ -20,9 +20,10 @@ from gradience.bench.settings import (
 from gradience.errors import InputError, UsageError, require_installed
 from gradience.files.digests import write_digests
 from gradience.files.shared_names import path_text
-from gradience.files.whole import already_exists, write_whole
+from gradience.files.whole import already_exists
 from gradience.progress import Watcher
 from gradience.reports.base.exact import as_written, share_of_points
+from gradience.reports.base.report import save_with_page
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_status import BenchStatus
 from gradience.reports.forecast import BenchForecast
@@ -126,8 +127,7 @@ def aggregate(settings: AggregateSettings) -> Aggregated:
     if output is None:
         return Aggregated(report, None)
     output.mkdir(parents=True, exist_ok=True)
-    report.save(output / AGGREGATE)
-    write_whole(output / DOCUMENT, [report.to_markdown().encode()])
+    save_with_page(report, output / AGGREGATE)
     # a folder of its own holds nothing else that is ours; that of a run is listed as a whole
     return Aggregated(
         report, write_digests(output, None if (output / PLAN).is_file() else (AGGREGATE, DOCUMENT))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from gradience.digests import sha256_file, sha256_text
+from gradience.digests import sha256_file
 from gradience.errors import InputError
 from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.forecast import forecast_evaluation, preview_evaluation, read_preview
@@ -22,6 +22,7 @@ from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.outcome import EXPLORATORY, groups_in_order
 from gradience.evaluate.sets import sets_of
 from gradience.evaluate.settings import EvaluateSettings
+from gradience.files.artifact import digest_of
 from gradience.files.shared_names import path_text
 from gradience.progress import Watcher
 from gradience.reports.base.graded import Grade
@@ -106,11 +107,6 @@ def plan_of(sets: Sequence[SetInputs]) -> EvaluationPlan:
         sets=tuple(each.planned for each in sets),
         level=Fraction(str(LEVEL)),
     )
-
-
-def digest_of(plan: EvaluationPlan) -> str:
-    """Return the sha256 of the file that holds the plan."""
-    return sha256_text(f"{plan.to_json()}\n")
 
 
 def settle(plan: EvaluationPlan, output: Path, note: Callable[[str], None]) -> EvaluationPlan:

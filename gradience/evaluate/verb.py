@@ -21,11 +21,11 @@ from gradience.evaluate.ledger import count_test
 from gradience.evaluate.outcome import report_of
 from gradience.evaluate.sets import has_several, sets_of
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
-from gradience.files.digests import DIGESTS, Digests, files_below, write_digests
-from gradience.files.whole import write_errors, write_whole
+from gradience.files.digests import DIGESTS, Digests, files_below, remove_digests, write_digests
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reading import open_stream
+from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluationForecast, EvaluationPreview, EvaluationReport, showable
 from gradience.reports.evaluation_sets import (
@@ -126,10 +126,8 @@ def write_joint(report: EvaluationSetsReport, output: Path) -> None:
     """Write the report on several data sets, its page, and last the digests of all files."""
     from gradience.evaluate import joint
 
-    with write_errors(output):
-        (output / DIGESTS).unlink(missing_ok=True)
-    report.save(output / joint.JOINT)
-    write_whole(output / joint.JOINT_DOCUMENT, [report.to_markdown().encode()])
+    remove_digests(output)
+    save_with_page(report, output / joint.JOINT)
     folders = tuple(f"{planned.name}/" for planned in report.plan.sets)
     below = [name for name in files_below(output) if name.startswith(folders)]
     write_digests(output, [joint.PLAN, joint.JOINT, joint.JOINT_DOCUMENT, *below])
@@ -234,10 +232,8 @@ def write_result(report: EvaluationReport, output: Path) -> None:
         f"{RECORDS}/{MANIFEST}",
         *(file.path for row in report.adapters for file in row.records),
     ]
-    with write_errors(output):
-        (output / DIGESTS).unlink(missing_ok=True)  # of other files; what is written now is not what it lists
-    report.save(output / EVALUATION)
-    write_whole(output / DOCUMENT, [report.to_markdown().encode()])
+    remove_digests(output)
+    save_with_page(report, output / EVALUATION)
     write_digests(output, names)
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
+from gradience.digests import sha256_text
 from gradience.errors import InputError
 from gradience.files.whole import write_whole
 from gradience.reading import read_file
@@ -119,6 +120,11 @@ class Artifact(Part):
         Raises OutputError when the disk or the permissions refuse.
         """
         return write_whole(Path(path), [self.to_json().encode() + b"\n"])
+
+
+def digest_of(artifact: Artifact) -> str:
+    """Return the sha256 of the file that `save` writes."""
+    return sha256_text(f"{artifact.to_json()}\n")
 
 
 @contextmanager

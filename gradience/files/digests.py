@@ -13,6 +13,7 @@ from pydantic import Field
 from gradience.digests import sha256_file
 from gradience.files.artifact import Artifact
 from gradience.files.shared_names import PlainName, given_text
+from gradience.files.whole import write_errors
 
 DIGESTS = "digests.json"
 NOT_LISTED = (DIGESTS, "model.sig")
@@ -53,6 +54,12 @@ def write_digests(folder: Path, only: Collection[str] | None = None) -> str:
         if path.is_file() and (only is None or name in only)
     }
     return sha256_file(Digests(files=files).save(folder / DIGESTS))
+
+
+def remove_digests(folder: Path) -> None:
+    """Remove the digests of earlier files: what is written next is not what they list."""
+    with write_errors(folder):
+        (folder / DIGESTS).unlink(missing_ok=True)
 
 
 def root_of(folder: Path) -> str | None:

@@ -23,6 +23,7 @@ from gradience.evaluate.kept import RECORDS, Kept
 from gradience.evaluate.outcome import groups_in_order
 from gradience.evaluate.sets import NamedSet, has_several, sets_of
 from gradience.evaluate.settings import EvaluateSettings
+from gradience.files.artifact import digest_of
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.models.locate import locate
 from gradience.models.settings import BaseSettings
@@ -309,11 +310,6 @@ def settle(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> Shrin
     plan.save(path)
     kept.bind(digest_of(plan))
     return plan
-
-
-def digest_of(plan: ShrinkPlan) -> str:
-    """Return the sha256 of the file that holds the plan."""
-    return sha256_text(f"{plan.to_json()}\n")
 
 
 def _changes(earlier: ShrinkPlan, now: ShrinkPlan) -> tuple[str, ...]:

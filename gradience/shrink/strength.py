@@ -23,12 +23,13 @@ from gradience.evaluate.joint import SetInputs
 from gradience.evaluate.sets import has_several
 from gradience.evaluate.verb import evaluate, say_notes, write_joint
 from gradience.files.shared_names import path_text
-from gradience.files.whole import check_output, write_whole
+from gradience.files.whole import check_output
 from gradience.models.lock import only_one
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToOwnRanks, ToRank
 from gradience.progress import Watcher
 from gradience.reports.audit import AuditReport
+from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.reports.evaluation_sets import EvaluationSetsForecast, EvaluationSetsReport, PlannedSet
@@ -36,7 +37,7 @@ from gradience.reports.strength import StrengthPoint, StrengthReport
 from gradience.shrink.plan import content_of
 from gradience.shrink.settings import ShrinkSettings
 
-STRENGTH, DOCUMENT = "strength.json", "strength.md"
+STRENGTH = "strength.json"
 STRENGTHS = (0.9, 0.8, 0.7, 0.6, 0.5)
 """Default grid."""
 DEV, TEST, CANDIDATES, ADAPTER = "dev", "test", "candidates", "adapter"
@@ -103,8 +104,7 @@ def search_strength(
         )
         shown = report.tested is not None and report.tested.grade == "B"
         put_in_place(output, chosen if shown else None)
-        report.save(output / STRENGTH)
-        write_whole(output / DOCUMENT, [report.to_markdown().encode()])
+        save_with_page(report, output / STRENGTH)
     return report
 
 

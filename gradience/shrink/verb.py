@@ -27,11 +27,13 @@ from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.ledger import count_test
 from gradience.evaluate.sets import has_several, sets_of
 from gradience.evaluate.verb import memory_errors, note_changes, require_libraries, say_notes
+from gradience.files.artifact import digest_of
 from gradience.files.card import CARD, Card, write_card
-from gradience.files.digests import DIGESTS, files_below, write_digests
-from gradience.files.whole import check_output, whole_folder, write_errors, write_whole
+from gradience.files.digests import files_below, remove_digests, write_digests
+from gradience.files.whole import check_output, whole_folder, write_errors
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
+from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.compression import CompressionReport
 from gradience.reports.evaluation_sets import EvaluationSetsForecast
@@ -40,7 +42,7 @@ from gradience.reports.strength import StrengthReport
 from gradience.settings import public
 from gradience.shrink.candidates import DISTILLED
 from gradience.shrink.outcome import report_of
-from gradience.shrink.plan import DEV, GUARDS, PLAN, Prepared, digest_of, forecast_shrink, prepare, settle
+from gradience.shrink.plan import DEV, GUARDS, PLAN, Prepared, forecast_shrink, prepare, settle
 from gradience.shrink.settings import CardOf, ShrinkSettings
 from gradience.shrink.walk import CANDIDATES, maker, start_of, start_on_dev, walk, walk_guards
 
@@ -142,10 +144,8 @@ def _count(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> int |
 
 def write_result(report: ShrinkReport, output: Path, card: CardOf | None) -> None:
     """Write the report, its pages, and last the digests of all, of the plan, the adapter and the records."""
-    with write_errors(output):
-        (output / DIGESTS).unlink(missing_ok=True)  # of other files; what is written now is not what it lists
-    report.save(output / SHRUNK)
-    write_whole(output / DOCUMENT, [report.to_markdown().encode()])
+    remove_digests(output)
+    save_with_page(report, output / SHRUNK)
     if card is not None and report.smallest is not None:
         write_card(output / ADAPTER, card(output / ADAPTER, report))
     rows = [report.reference, report.control.result, *(candidate.result for candidate in report.candidates)]

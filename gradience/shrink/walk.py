@@ -15,11 +15,12 @@ from gradience.evaluate.evaluator import LoadedBase
 from gradience.evaluate.inputs import EvaluateInputs
 from gradience.evaluate.joint import SetInputs
 from gradience.evaluate.outcome import graded, row_of
+from gradience.files.artifact import digest_of
 from gradience.progress import Watcher
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.reports.shrink import PlannedCandidate
 from gradience.shrink.candidates import KINDS
-from gradience.shrink.plan import CONTROL, DEV, GUARDS, Prepared, digest_of
+from gradience.shrink.plan import CONTROL, DEV, GUARDS, Prepared
 
 CANDIDATES = "candidates"
 Make = Callable[[PlannedCandidate], AdapterInput]

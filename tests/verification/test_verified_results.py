@@ -19,11 +19,11 @@ from gradience.cli.app import run
 from gradience.compress.adapter import compress_adapter
 from gradience.digests import sha256_file
 from gradience.evaluate.verb import write_result
+from gradience.files.artifact import digest_of
 from gradience.files.card import write_card
 from gradience.files.digests import Digests, root_of, write_digests
 from gradience.reports.evaluation import EvaluationReport
 from gradience.reports.shrink import ShrinkPlan, ShrinkReport
-from gradience.shrink.plan import digest_of
 from gradience.verification.answers import evaluation_again, shrink_again
 
 EVIDENCE = Path(__file__).parents[2] / "examples" / "evidence"

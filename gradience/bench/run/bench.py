@@ -36,8 +36,6 @@ from gradience.bench.verdict.folders import (
     AGGREGATE,
     BENCH,
     CONFIG,
-    DOCUMENT,
-    PAGE,
     PLAN,
     aggregate_run,
     benches_of,
@@ -57,6 +55,7 @@ from gradience.models.devices import check_devices, threads
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reading import read_file
+from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.bench_plan import BenchPlan, DataSplit, Role
@@ -125,7 +124,7 @@ def run_bench(
                         facts = runs[seed].run()
                 known[seed] = facts
                 bench = assemble(facts, task, data_of(task, config, plan), plan, of_seed.run_info())
-                _write(bench, folder)
+                save_with_page(bench, folder / BENCH)
                 if not at_looks:  # else the ladder needs them
                     _tidy(config, bench, facts)
                 benches.append(bench)
@@ -134,7 +133,7 @@ def run_bench(
             known = climb_down(runs, known, rules, watcher)
             benches = [assemble(known[bench.seed], task, bench.data, plan, bench.run) for bench in benches]
             for bench in benches:
-                _write(bench, runs[bench.seed].folder)
+                save_with_page(bench, runs[bench.seed].folder / BENCH)
                 _tidy(config, bench, known[bench.seed])
         together = None
         with locked():
@@ -146,8 +145,7 @@ def run_bench(
                     for bench in results
                 )
                 together = aggregate_run(output, results, watch.run_info(), records_verified=verified)
-                together.save(output / AGGREGATE)
-                write_whole(output / DOCUMENT, [together.to_markdown().encode()])
+                save_with_page(together, output / AGGREGATE)
             write_digests(output)
         return benches, together
 
@@ -233,11 +231,6 @@ def _other_run(output: Path, config: BenchConfig, before: BenchPlan, plan: Bench
 def _split(task: Task, role: Role, limit: int | None) -> DataSplit:
     items = task.examples.of(role, limit)
     return DataSplit(role=role, n=len(items), sha256=task.examples.fingerprint(role, limit))
-
-
-def _write(bench: Bench, folder: Path) -> None:
-    bench.save(folder / BENCH)
-    write_whole(folder / PAGE, [bench.to_markdown().encode()])
 
 
 def _tidy(config: BenchConfig, bench: Bench, facts: SeedFacts) -> None:

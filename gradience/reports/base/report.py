@@ -7,10 +7,12 @@ renderers are imported when a report is drawn.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast, get_args
 
 from gradience.errors import require
 from gradience.files.artifact import Artifact
+from gradience.files.whole import write_whole
 from gradience.reports.base.blocks import Document, Heading, Note
 
 if TYPE_CHECKING:
@@ -141,3 +143,9 @@ class Report(Readable):
         return "\n".join([*shown, "", f"… {len(lines) - len(shown)} more lines in to_markdown()"])
 
     __repr__ = __str__  # shown in interactive sessions, instead of thousands of modules
+
+
+def save_with_page(report: Report, path: Path) -> None:
+    """Write a report to `path`, and its Markdown page to the file beside it with the suffix `.md`."""
+    report.save(path)
+    write_whole(path.with_suffix(".md"), [report.to_markdown().encode()])
