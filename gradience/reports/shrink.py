@@ -411,7 +411,9 @@ def candidate_blocks(report: ShrinkReport) -> list[Block]:
                 str(candidate.rank),
                 percent(candidate.params_saved),
                 candidate.result,
-                Span(candidate.status, LOOKS[candidate.status][1]),
+                Span("exploratory", "warn")
+                if candidate.status == "shown" and report.plan.changes
+                else Span(candidate.status, LOOKS[candidate.status][1]),
             )
             for candidate in report.candidates
         ),

@@ -270,7 +270,7 @@ def test_the_ladder_keeps_its_level_where_every_step_loses_the_margin() -> None:
     from fractions import Fraction
 
     from gradience.bench.config.sections import LadderSettings
-    from gradience.bench.verdict.evidence import StepFacts, climb_down
+    from gradience.bench.verdict.evidence import StepFacts, walk_ladder
     from gradience.reports.base.graded import PooledEvidence
 
     rng, settings, false = np.random.default_rng(3), LadderSettings(steps=(8, 4)), 0
@@ -280,6 +280,6 @@ def test_the_ladder_keeps_its_level_where_every_step_loses_the_margin() -> None:
             pooled = pool(rng.choice([-1, 0, 1], p=[0.0625, 0.9, 0.0375], size=(3, 400)))
             shown = PooledEvidence.of(pooled, Fraction("0.025"))
             steps.append(StepFacts(name=f"ladder.r{step}", step=step, pooled=pooled, evidence=shown))
-        false += climb_down(steps, settings, Fraction("0.025"), seeds=3).smallest_safe is not None
+        false += walk_ladder(steps, settings, Fraction("0.025"), seeds=3).smallest_safe is not None
     assert false <= 400 * 0.05 + 3 * (400 * 0.05 * 0.95) ** 0.5
     assert false > 0

@@ -22,7 +22,7 @@ import yaml
 
 from gradience.bench.config.load import BenchConfig, differences
 from gradience.bench.plan.preregister import bench_plan, evaluated_rows, plan_digest, promised
-from gradience.bench.run.ladder import climb_down, climbs
+from gradience.bench.run.ladder import evaluate_ladder, uses_looks
 from gradience.bench.run.live import LOG, kept_live, logged
 from gradience.bench.run.prompts import planned_calibration
 from gradience.bench.run.seed import SeedRun
@@ -107,7 +107,7 @@ def run_bench(
         watch = Stopwatch(command)
         benches: list[Bench] = []
         runs, known = dict[int, SeedRun](), dict[int, SeedFacts]()
-        at_looks = climbs(config) and bool(rows.looks)
+        at_looks = uses_looks(config) and bool(rows.looks)
         elsewhere = run_spread(config, task, plan_digest(plan), output, watcher) if spreads else {}
         for number, seed in enumerate(config.due, start=1):
             watcher.seed(seed, number, len(config.due))
@@ -117,7 +117,7 @@ def run_bench(
                 if whole and config.compression.stop_early:
                     lost = no_longer_passing(benches, config.seeds, config.policy)
                 of_seed, facts = Stopwatch(command), elsewhere.get(seed)
-                run = partial(SeedRun, config, task, seed, folder, watcher, climbs=climbs(config))
+                run = partial(SeedRun, config, task, seed, folder, watcher, uses_looks=uses_looks(config))
                 runs[seed] = run(plan=plan_digest(plan), lost=lost)
                 if facts is None:
                     with logged(folder / LOG):
@@ -130,7 +130,7 @@ def run_bench(
                 benches.append(bench)
         rules = LookRules.of(benches) if at_looks else None
         if rules is not None:
-            known = climb_down(runs, known, rules, watcher)
+            known = evaluate_ladder(runs, known, rules, watcher)
             benches = [assemble(known[bench.seed], task, bench.data, plan, bench.run) for bench in benches]
             for bench in benches:
                 save_with_page(bench, runs[bench.seed].folder / BENCH)

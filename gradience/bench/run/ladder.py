@@ -16,13 +16,13 @@ from gradience.bench.verdict.facts import SeedFacts
 from gradience.progress import Watcher
 
 
-def climbs(config: BenchConfig) -> bool:
+def uses_looks(config: BenchConfig) -> bool:
     """Return True if this process evaluates the ladder, last of all. Else each seed answers all examples: those of a
     single seed cannot tell when the test of all ends, and a cluster has the devices."""
     return config.only_seed is None and config.runtime.executor == "local"
 
 
-def climb_down(
+def evaluate_ladder(
     runs: Mapping[int, SeedRun], facts: Mapping[int, SeedFacts], rules: LookRules, watcher: Watcher
 ) -> dict[int, SeedFacts]:
     """Evaluate the steps of the ladder as far as their tests need, and return the facts of each seed with them.

@@ -100,15 +100,15 @@ class SeedRun:
         plan: str | None = None,
         lost: Mapping[str, str] = MappingProxyType({}),
         stages: Callable[..., Stages] = Stages,
-        climbs: bool = False,
+        uses_looks: bool = False,
     ) -> None:
         """`folder` gets a folder for every stage; `plan` is the digest of the plan that the run follows.
 
         lost: variants that can no longer pass, and why; those that are trained are not made. stages: who makes them.
-        climbs: steps of a ladder with looks are evaluated by `reach`, and not before.
+        uses_looks: steps of a ladder with looks are evaluated by `reach`, and not before.
         """
         self.lost = lost
-        self.reached: dict[str, int] | None = {} if climbs else None
+        self.reached: dict[str, int] | None = {} if uses_looks else None
         """Step of the ladder -> look up to which it is evaluated; None: all of them are, on all examples."""
         self.config, self.task, self.seed, self.folder = config, task, seed, folder
         self.watcher = watcher or Watcher()

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from gradience.bench.config.load import BenchConfig
-from gradience.bench.run.ladder import climbs
+from gradience.bench.run.ladder import uses_looks
 from gradience.bench.run.live import LOG, logged
 from gradience.bench.run.on_ray import OnRay
 from gradience.bench.run.orders import DueStages, StageFailure, StageOrder
@@ -85,7 +85,7 @@ class SpreadRun:
         folder = folder_of_seed(self.output, self.config.seeds, seed)
         folder.mkdir(parents=True, exist_ok=True)
         failed = dict[str, StageFailure]()
-        run = partial(SeedRun, self.config, self.task, seed, folder, climbs=climbs(self.config))
+        run = partial(SeedRun, self.config, self.task, seed, folder, uses_looks=uses_looks(self.config))
         return _Seed(run(plan=self.plan, stages=partial(DueStages, failed=failed)), failed)
 
     def _walk(self) -> bool:
