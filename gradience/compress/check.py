@@ -12,7 +12,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,25 +34,34 @@ class WrittenWrong(RuntimeError):
     """The written adapter differs from the plan: a bug in Gradience, so it keeps its traceback."""
 
 
+def compared(pair: LoraPair, written: LoraPair) -> float | None:
+    """‖ΔW − ΔW′‖_F/‖ΔW‖_F; None if ΔW is 0."""
+    return compare_modules(pair, written)[1].relative_difference
+
+
 def check_written(
     written: Adapter,
     layout: Layout,
     modules: Mapping[str, CompressedModule],
     size: int,
-    most: int = CHECKED_PARAMS,
+    measure: Callable[[LoraPair, LoraPair], float | None] = compared,
 ) -> None:
     """Compare the adapter that was read back with what was to be written.
 
     Raises WrittenWrong, before the folder is put in place.
 
-    The errors of the modules are measured again by another route (`compare`), up to `most` parameters.
+    The errors of the modules are measured again by `measure`, up to `CHECKED_PARAMS` parameters.
     """
-    for complaint in _complaints(written, layout, modules, size, most):
+    for complaint in _complaints(written, layout, modules, size, measure):
         raise WrittenWrong(f"{written.location.path}: {complaint}")
 
 
 def _complaints(
-    written: Adapter, layout: Layout, modules: Mapping[str, CompressedModule], size: int, most: int
+    written: Adapter,
+    layout: Layout,
+    modules: Mapping[str, CompressedModule],
+    size: int,
+    measure: Callable[[LoraPair, LoraPair], float | None],
 ) -> Iterator[str]:
     if written.bytes != size:
         yield f"{written.bytes} bytes, not {size}"
@@ -79,11 +88,10 @@ def _complaints(
             meant = wanted / job.fold if job.fold else 0.0
             yield f"{pair.module} has the scale {pair.scale}, not {meant}"
         checked += job.pair.params
-        if checked > most:
+        if checked > CHECKED_PARAMS:
             continue
-        error = compare_modules(job.pair, pair)[1].relative_difference or 0.0
-        noise = 1e-8 + 1e-13 * modules[module].cancellation
-        if not math.isclose(error, modules[module].error or 0.0, rel_tol=1e-6, abs_tol=noise):
+        error = measure(job.pair, pair) or 0.0
+        if not math.isclose(error, modules[module].error or 0.0, rel_tol=1e-6, abs_tol=modules[module].noise):
             yield f"{module} has an error of {error}, not {modules[module].error}"
 
 

@@ -291,8 +291,8 @@ class CompressedModule(NamedTuple):
     norm: float
     """‖ΔW‖_F."""
     method: Method
-    cancellation: float = 1.0
-    """Largest ‖A‖_F‖B‖_F/‖B·A‖_F of its experts: how much larger than the update the rounding of its factors shows."""
+    noise: float
+    """How far the error may be from another if it is measured again."""
     output_error: float | None = None
     """DoRA only: see `dora.output_error`."""
     products: tuple[Products, ...] = ()
@@ -342,7 +342,7 @@ def write_module(job: Job) -> CompressedModule:
         lost / norm if norm else None,
         norm,
         next((part.method for part in parts if part.method == "qr"), parts[0].method),
-        max(part.cancellation for part in parts),
+        1e-8 + 1e-13 * max(part.cancellation for part in parts),
         _dora_error(job, loaded, parts[0]) if job.magnitude else None,
         tuple(part.products for part in parts if part.products is not None),
     )

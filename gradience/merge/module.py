@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from gradience.adapters.adapter import LoadedPair, LoraPair, word_blocks
 from gradience.adapters.tensors import DType, Words, decode, encode
 from gradience.audit.dominance import DoraUpdate
+from gradience.compress.check import compared
 from gradience.compress.module import CompressedModule, Job, Products, overflow, write_module
 from gradience.errors import InputError
 from gradience.merge.settings import Method
@@ -308,12 +309,8 @@ def _from_dense(job: Job, pair: MergedPair) -> CompressedModule:
         merged = merged_dense(pair, expert)
         b, a = leading(merged, job.plan.new_rank, pair, expert)
         words_A, words_B = _encoded(job, a.T, job.dtype_A), _encoded(job, b / job.written_scale, job.dtype_B)
-        back_A = (job.written_scale * decode(words_A)).T.astype(np.float32)
-        for part in _slices(pair.rows, pair.columns):
-            block = merged[part]
-            total += float(np.square(block, dtype=np.float64).sum())
-            rest = block - decode(words_B[part]).astype(np.float32) @ back_A
-            lost += float(np.square(rest, dtype=np.float64).sum())
+        distance = _distance(merged, words_A, words_B, job.written_scale)
+        lost, total = lost + distance[0], total + distance[1]
         short = job.stored_rank - words_A.shape[1]
         stored_A.append(np.pad(words_A, ((0, 0), (0, short))).T)
         stored_B.append(np.pad(words_B, ((0, 0), (0, short))))
@@ -324,7 +321,37 @@ def _from_dense(job: Job, pair: MergedPair) -> CompressedModule:
         math.sqrt(lost / total) if total else None,
         math.sqrt(total),
         "qr",
+        noise=1e-6,  # the dense update is float32
     )
+
+
+def written_error(pair: LoraPair, written: LoraPair) -> float | None:
+    """Return the relative error of a merged module as it is read back, against its parents merged again.
+
+    None if the merge is 0.
+    """
+    if not (isinstance(pair, MergedPair) and is_dense(pair)):
+        return compared(pair, written)
+    loaded, scale = written.load(), written.scale or 0.0
+    lost, total = np.sum(
+        [
+            _distance(merged_dense(pair, expert), loaded.words_A(expert), loaded.words_B(expert), scale)
+            for expert in range(pair.experts)
+        ],
+        axis=0,
+    )
+    return math.sqrt(lost / total) if total else None
+
+
+def _distance(merged: Dense, words_A: Words, words_B: Words, scale: float) -> tuple[float, float]:
+    """‖M − s·B·A‖² and ‖M‖² of a dense update M and stored words."""
+    a, lost, total = scale * decode(words_A).T, 0.0, 0.0
+    for rows in _slices(*merged.shape):
+        block = merged[rows].astype(np.float64)
+        total += float(np.vdot(block, block))
+        block -= decode(words_B[rows]) @ a
+        lost += float(np.vdot(block, block))
+    return lost, total
 
 
 def _encoded(job: Job, values: FloatArray, dtype: DType) -> Words:

@@ -13,7 +13,7 @@ from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import compress_bytes, limit_for, workers_within
 from gradience.adapters.tensors import type_names
 from gradience.blas import worker_threads
-from gradience.compress.check import CHECKED_PARAMS, check_with_peft, check_written, require_peft
+from gradience.compress.check import check_with_peft, check_written, require_peft
 from gradience.compress.encodings import write_config
 from gradience.compress.module import CompressedModule, Job
 from gradience.compress.weights import write_weights
@@ -22,7 +22,15 @@ from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists, check_output, whole_folder
 from gradience.merge.layout import DENSITY, Plan, local_base, plan_merge
-from gradience.merge.module import BLOCK, MERGED, MergedPair, is_dense, kept_in_all, write_merged
+from gradience.merge.module import (
+    BLOCK,
+    MERGED,
+    MergedPair,
+    is_dense,
+    kept_in_all,
+    write_merged,
+    written_error,
+)
 from gradience.merge.parents import Parent, open_parents
 from gradience.merge.settings import SPARSE, MergeSettings
 from gradience.reports.base import markdown
@@ -93,15 +101,13 @@ def write_merge(
     work = [(job.pair, _bytes(job)) for job in layout.jobs]
     sources = [parent.opened for parent in parents]
     fitting = workers_within(limit_for(settings.max_memory, sources), sources, work, settings.workers)
-    dense = any(is_dense(pair) for pair in plan.pairs)
     with worker_threads(fitting) as pool, whole_folder(output, force=settings.force) as folder:
         weights = write_weights(
             folder / layout.weights, opened, layout, pool, 2 * fitting, settings.progress, write_merged
         )
         write_config(folder / CONFIG, layout.new_fields)
         with open_adapter(folder) as written:
-            exact = settings.method in ("linear", "svd") and not dense
-            check_written(written, layout, weights.modules, weights.size, CHECKED_PARAMS if exact else 0)
+            check_written(written, layout, weights.modules, weights.size, written_error)
             base = local_base(settings.base_model)
             architecture = architecture_of(layout.config, parents[0].opened.location.root, base)
             report = MergeReport(

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from compressing import ENCODINGS, compress
+from compressing import ENCODINGS, SLIPS, compress, slipping
 from factor_samples import random_factors, read, tensor, updates, write
 from factory import Stored
 from hypothesis import HealthCheck, given, settings
@@ -193,25 +193,12 @@ def test_where_nothing_gets_smaller_nothing_is_written(criterion, tmp_path):
 
 
 @pytest.mark.parametrize("strength", [None, 0.7])
-@pytest.mark.parametrize("slip", ["wrong module", "other scale", "sign", "noise"])
+@pytest.mark.parametrize("slip", SLIPS)
 def test_the_result_is_checked_before_it_is_put_in_place(slip, strength, tmp_path, monkeypatch):
     """A bug in writing must not become somebody's adapter."""
     folder = write(tmp_path / "in", random_factors(0, (8, 10, 12), (8, 10, 12)))
-    results = []
-
-    def wrong(job):
-        written = write_module(job)
-        results.append(written)
-        words = np.frombuffer(written.data_B, dtype=np.float32)
-        broken = {
-            "wrong module": results[0].data_B,
-            "other scale": (words * np.float32(1.01)).tobytes(),
-            "sign": (-words).tobytes(),
-            "noise": (words + np.float32(0.1)).tobytes(),
-        }
-        return written._replace(data_B=broken[slip])
-
-    monkeypatch.setattr("gradience.compress.adapter.write_weights", partial(write_weights, make=wrong))
+    wrong = partial(write_weights, make=slipping(write_module, slip))
+    monkeypatch.setattr("gradience.compress.adapter.write_weights", wrong)
     with pytest.raises(WrittenWrong, match="has an error of"):
         compress(folder, tmp_path / "out", ToRank(2), workers=1, strength=strength)
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]

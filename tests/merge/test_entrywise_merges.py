@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from merging import write_updates
+from compressing import SLIPS, slipping
+from merging import pair_of, with_config, write_updates
 from numpy.typing import NDArray
+from peft_cases import fresh
 
 from gradience import merge_adapters
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.tensors import decode
-from gradience.merge import module
+from gradience.compress.check import WrittenWrong
+from gradience.merge import module, verb
 
 RNG = np.random.default_rng(5)
 FIRST, SECOND = (RNG.standard_normal((14, 9)) for _ in range(2))
@@ -112,3 +115,23 @@ def test_large_updates_are_truncated_almost_as_well_as_by_a_dense_svd(tmp_path, 
     close = merge_adapters(folders, tmp_path / "close", method="ties", density=0.3, rank=12)
     assert exact.error <= close.error * (1 + 1e-6)
     assert close.error < 1.01 * exact.error
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+@pytest.mark.parametrize("method", ["svd", "ties", "dare", "knots", "dora"])
+def test_the_result_is_checked_before_it_is_put_in_place(method, slip, tmp_path, monkeypatch):
+    """A bug in writing must not become somebody's adapter."""
+    options = {"method": method, "rank": 3, "workers": 1}
+    if method == "dora":
+        case = with_config("llama", target_modules=["q_proj"], use_dora=True)
+        folders = pair_of(tmp_path, case)
+        fresh(case).save_pretrained(tmp_path / "base")
+        options |= {"method": "svd", "base_model": tmp_path / "base"}
+    else:
+        updates = [{"one": FIRST, "two": SECOND}, {"one": SECOND, "two": 2 * SECOND}]
+        folders = [write_updates(tmp_path / str(place), one) for place, one in enumerate(updates)]
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(verb, "write_merged", slipping(module.write_merged, slip))
+    with pytest.raises(WrittenWrong, match="has an error of"):
+        merge_adapters(folders, tmp_path / "out", **options)
+    assert sorted(tmp_path.iterdir()) == before
