@@ -30,6 +30,8 @@ class HostLimit:
     """Address of the page, or of the thread that quotes it."""
     date: str
     """Date on which the source was read."""
+    fine_tuning: bool = False
+    """True if the source states the limit for training on the host, and none for serving."""
     min_rank: int = 1
     adapters_per_base: int | None = None
     modules: tuple[str, ...] = ()
@@ -44,6 +46,7 @@ class HostLimit:
             if self.min_rank > 1
             else f"rank at most {self.max_rank}"
         )
+        model += " in fine-tuning on this host" if self.fine_tuning else ""
         return f"{ranks}{model}, documented by {self.name} ({self.source}, read {self.date}; not run)"
 
 

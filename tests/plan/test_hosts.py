@@ -34,7 +34,8 @@ def test_each_row_has_its_source_and_its_date_and_each_host_a_limit_for_other_mo
 @pytest.mark.parametrize(
     ("target", "rank"),
     [("wandb", 16), ("wandb:openai/gpt-oss-120b", 64), ("together:moonshotai/Kimi-K2-Instruct", 16),
-     ("together:qwen", 64), ("Fireworks", 64), ("sagemaker", 256)],
+     ("together:qwen", 64), ("together:deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", 64),
+     ("together:deepseek-ai/DeepSeek-V3", 16), ("Fireworks", 64), ("sagemaker", 256)],
 )  # fmt: skip
 def test_a_model_with_a_limit_of_its_own_has_that(target, rank):
     assert limit_of(target).max_rank == rank
