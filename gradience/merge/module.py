@@ -68,7 +68,8 @@ class Kept(NamedTuple):
 def kept_in_all(parts: Iterable[Kept]) -> Kept:
     """Return both for several experts or modules together."""
     rows = list(parts)
-    return Kept(math.fsum(row.energy for row in rows), math.fsum(row.inner for row in rows))
+    # An energy that cancels may be rounded to less than 0.
+    return Kept(max(0.0, math.fsum(row.energy for row in rows)), math.fsum(row.inner for row in rows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from peft_cases import CASES, LINEAR, best_errors, fresh, load, outputs, relativ
 from safetensors.torch import load_file
 
 from gradience import compare_adapters, merge_adapters
+from gradience.merge.module import Kept, kept_in_all
 
 MERGED = [name for name in CASES if name not in ("modules-to-save", "bert-head", "biases", "all-biases", "endings",
                                                  "all-but-the-head", "token-rows")]  # fmt: skip
@@ -129,3 +130,8 @@ def test_merging_with_a_weight_is_scaling(tmp_path):
     a, b = pair_of(tmp_path, CASES["llama"])
     merge_adapters([a, b], tmp_path / "out", weights=[1, 1e-9], method="svd", rank=6)
     assert compare_adapters(a, tmp_path / "out").relative_difference < 1e-5
+
+
+def test_an_energy_that_cancels_is_not_negative():
+    """Of A and −A, tr(AAᵀ·BᵀB) of the merge is 0 up to rounding, of either sign."""
+    assert kept_in_all([Kept(-1e-17, 0.0)]) == Kept(0.0, 0.0)
