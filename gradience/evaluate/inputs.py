@@ -10,7 +10,7 @@ from fractions import Fraction
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from gradience import tasks
 from gradience.digests import sha256_text
@@ -27,7 +27,7 @@ from gradience.models.settings import ModelSettings, ModelType
 from gradience.models.tokenizers import with_tokenizer
 from gradience.reports.base.exact import as_written, share_of_points
 from gradience.reports.bench_plan import Role
-from gradience.reports.evaluation import KeptRecords
+from gradience.reports.evaluation import Compares, KeptRecords
 from gradience.settings import paths_of
 from gradience.statistics.groups import group_note, joined, spelling_key
 from gradience.tasks.base import (
@@ -113,7 +113,7 @@ class EvaluateInputs:
         return isinstance(self.task, GenerationTask) and isinstance(self.task.decide, Unchanged)
 
     @property
-    def compares(self) -> Literal["correct", "nll", "agreement"]:
+    def compares(self) -> Compares:
         """The measure that decides."""
         return "nll" if self.compares_nll else "agreement" if self.by_agreement else "correct"
 

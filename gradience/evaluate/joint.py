@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, TypeVar
 
 from gradience.digests import sha256_file
 from gradience.errors import InputError
@@ -22,10 +23,14 @@ from gradience.evaluate.kept import MANIFEST, RECORDS
 from gradience.evaluate.outcome import EXPLORATORY, groups_in_order
 from gradience.evaluate.sets import sets_of
 from gradience.evaluate.settings import EvaluateSettings
+from gradience.evaluate.verb import evaluate, note_changes, say_notes
 from gradience.files.artifact import digest_of
+from gradience.files.digests import files_below, remove_digests, write_digests
 from gradience.files.shared_names import path_text
+from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reports.base.graded import Grade
+from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import CANDIDATE, EvaluatedAdapter, EvaluationReport, KeptRecords
 from gradience.reports.evaluation_sets import (
@@ -36,8 +41,11 @@ from gradience.reports.evaluation_sets import (
     JointAdapter,
     PlannedSet,
 )
-from gradience.statistics.paired import LEVEL, adjusted_p_values
+from gradience.reports.shrink import ShrinkPlan
+from gradience.statistics.paired import LEVEL, holm_adjusted
 from gradience.tasks.examples import fingerprint
+
+P = TypeVar("P", EvaluationPlan, ShrinkPlan)
 
 PLAN, JOINT, JOINT_DOCUMENT = "plan.json", "evaluation_sets.json", "evaluation_sets.md"
 EDITED = "plan.json is not the plan that the records name"
@@ -53,19 +61,21 @@ class SetInputs:
     @property
     def planned(self) -> PlannedSet:
         """The data set as a plan names it."""
-        inputs = self.inputs
-        return PlannedSet(
-            name=self.name,
-            guard=inputs.is_guard,
-            task=inputs.task.name,
-            role=inputs.role,
-            examples=len(inputs.examples),
-            examples_sha256=fingerprint(inputs.examples),
-            looks=inputs.looks,
-            groups=groups_in_order(inputs),
-            compares=inputs.compares,
-            margin=inputs.margin,
-        )
+        return PlannedSet(name=self.name, guard=self.inputs.is_guard, **planned_fields(self.inputs))
+
+
+def planned_fields(inputs: EvaluateInputs) -> dict[str, Any]:
+    """Return what a plan says of the examples of a data set, whatever its name."""
+    return {
+        "task": inputs.task.name,
+        "role": inputs.role,
+        "examples": len(inputs.examples),
+        "examples_sha256": fingerprint(inputs.examples),
+        "looks": inputs.looks,
+        "groups": groups_in_order(inputs),
+        "compares": inputs.compares,
+        "margin": inputs.margin,
+    }
 
 
 def read_sets(settings: EvaluateSettings, *, preview: bool = False) -> tuple[SetInputs, ...]:
@@ -77,6 +87,26 @@ def read_sets(settings: EvaluateSettings, *, preview: bool = False) -> tuple[Set
         request = replace(each.settings, with_base=True, output=output and output / each.name)
         sets.append(SetInputs(each.name, read(request, is_guard=each.guard)))
     return tuple(sets)
+
+
+def evaluate_sets(
+    settings: EvaluateSettings,
+) -> EvaluationSetsReport | EvaluationSetsForecast | EvaluationSetsPreview:
+    """Evaluate several data sets on one base; what is finished in the output is used again."""
+    if settings.preview:
+        return preview_sets(settings)
+    sets = read_sets(settings)
+    if settings.dry_run:
+        return forecast_sets(sets)
+    for each in sets:
+        say_notes(settings, each.inputs, len(each.inputs.adapters) - 1, f"{each.name}: ")
+    watcher = settings.watcher or Watcher()
+    if settings.output is None:
+        return evaluate_each(sets, None, watcher)
+    output = Path(settings.output)
+    with only_one(output):
+        note_changes(output, (PLAN, JOINT, JOINT_DOCUMENT), watcher.note)
+        return evaluate_each(sets, output, watcher)
 
 
 def preview_sets(settings: EvaluateSettings) -> EvaluationSetsPreview:
@@ -115,15 +145,27 @@ def settle(plan: EvaluationPlan, output: Path, note: Callable[[str], None]) -> E
     note: called with each such change. Raises InputError if an existing plan cannot be read.
     """
     path = output / PLAN
+    before: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
     earlier = EvaluationPlan.read(path) if path.exists() else None
     if earlier is not None and earlier.reference_sha256 == plan.reference_sha256:
         bound = {bound for each in earlier.sets if (bound := bound_plan(output / each.name)) is not None}
         if bound:
             edited = bound - {sha256_file(path), digest_of(earlier)}
-            changes = (*([EDITED] if edited else []), *_changes(earlier, plan))
-            for change in changes:
-                note(f"the plan changed after answers existed ({change}), so the result is exploratory")
-            plan = plan.model_copy(update={"changes": (*earlier.changes, *changes)})
+            before, changes = earlier.changes, (*([EDITED] if edited else []), *_changes(earlier, plan))
+    return save_plan(plan, path, before, changes, note)
+
+
+def save_plan(
+    plan: P, path: Path, before: Sequence[str], changes: Sequence[str], note: Callable[[str], None]
+) -> P:
+    """Write a plan, and return it with the changes made after the first answers, `before` and now.
+
+    note: called with each change made now.
+    """
+    for change in changes:
+        note(f"the plan changed after answers existed ({change}), so the result is exploratory")
+    plan = plan.model_copy(update={"changes": (*before, *changes)})
     plan.save(path)
     return plan
 
@@ -156,14 +198,8 @@ def _changes(earlier: EvaluationPlan, now: EvaluationPlan) -> tuple[str, ...]:
 # ---------------------------------------------------------------- the result
 
 
-Evaluate = Callable[[EvaluateInputs, Path | None, LoadedBase, str | None], EvaluationReport]
-"""Evaluates one data set on the base that all share, its records bound to the digest of the plan."""
-
-
-def evaluate_each(
-    sets: Sequence[SetInputs], output: Path | None, watcher: Watcher, evaluate: Evaluate
-) -> EvaluationSetsReport:
-    """Evaluate every data set on one base, and join the results."""
+def evaluate_each(sets: Sequence[SetInputs], output: Path | None, watcher: Watcher) -> EvaluationSetsReport:
+    """Evaluate every data set on one base, join the results, and write them."""
     watch, plan, digest = Stopwatch(sets[0].inputs.request.command), plan_of(sets), None
     if output is not None:
         plan = settle(plan, output, watcher.note)
@@ -174,10 +210,22 @@ def evaluate_each(
         for number, each in enumerate(sets, 1):
             watcher.data_set(each.name, number, len(sets))
             folder = None if output is None else output / each.name
-            reports[each.name] = evaluate(each.inputs, folder, base, digest)
+            reports[each.name] = evaluate(each.inputs, folder, base=base, plan=digest, beside=output)
     finally:
         base.close()
-    return joint_report(plan, digest, reports, watch)
+    report = joint_report(plan, digest, reports, watch)
+    if output is not None:
+        _write(report, output)
+    return report
+
+
+def _write(report: EvaluationSetsReport, output: Path) -> None:
+    """Write the report, its page, and last the digests of all files."""
+    remove_digests(output)
+    save_with_page(report, output / JOINT)
+    folders = tuple(f"{planned.name}/" for planned in report.plan.sets)
+    below = [name for name in files_below(output) if name.startswith(folders)]
+    write_digests(output, [PLAN, JOINT, JOINT_DOCUMENT, *below])
 
 
 def joint_report(
@@ -213,13 +261,7 @@ def joint_rows(reports: Mapping[str, EvaluationReport], *, changed: bool = False
         for name, each in rows.items()
         if next(iter(each.values())).role == CANDIDATE
     }
-    adjusted = dict(
-        zip(
-            p_values,
-            (values[0] for values in adjusted_p_values([[p] for p in p_values.values()])),
-            strict=True,
-        )
-    )
+    adjusted = holm_adjusted(p_values)
     return tuple(_joined(name, each, p_values, adjusted, changed) for name, each in rows.items())
 
 

@@ -284,15 +284,12 @@ def _change_of_scores(scores: Evaluation[Any] | None, flipped: int | None) -> Ou
 
 def _graded(inputs: EvaluateInputs, rows: Sequence[EvaluatedAdapter]) -> list[EvaluatedAdapter]:
     """Return the rows, the candidates with their grades: several claims from one experiment are adjusted."""
-    from gradience.statistics.paired import adjusted_p_values
+    from gradience.statistics.paired import holm_adjusted
 
     tested = {
         row.name: row.bounds.p_value for row in rows if row.role == CANDIDATE and row.bounds is not None
     }
-    adjusted = {
-        name: values[0]
-        for name, values in zip(tested, adjusted_p_values([[p] for p in tested.values()]), strict=True)
-    }
+    adjusted = holm_adjusted(tested)
     grades = [
         graded(inputs, row, adjusted[row.name], len(tested))
         if row.role == CANDIDATE and row.name in adjusted

@@ -21,7 +21,7 @@ from gradience.evaluate.ledger import count_test
 from gradience.evaluate.outcome import report_of
 from gradience.evaluate.sets import has_several, sets_of
 from gradience.evaluate.settings import EvaluateSettings, ExampleSettings
-from gradience.files.digests import DIGESTS, Digests, files_below, remove_digests, write_digests
+from gradience.files.digests import DIGESTS, Digests, remove_digests, write_digests
 from gradience.models.lock import only_one
 from gradience.progress import Watcher
 from gradience.reading import open_stream
@@ -72,6 +72,8 @@ def evaluate_adapters(
         sets_of(settings)  # refuses what is wrong before libraries are imported
     require_libraries(settings.engine)
     if several:
+        from gradience.evaluate.joint import evaluate_sets
+
         return evaluate_sets(settings)
     if settings.preview:
         return preview_evaluation(read_preview(settings))
@@ -89,48 +91,6 @@ def joint_before(settings: EvaluateSettings) -> bool:
         return False
     with open_stream(plan) as file:
         return EvaluationPlan.schema_id.encode() in file.read(100)
-
-
-def evaluate_sets(
-    settings: EvaluateSettings,
-) -> EvaluationSetsReport | EvaluationSetsForecast | EvaluationSetsPreview:
-    """Evaluate several data sets on one base; what is finished in the output is used again."""
-    from gradience.evaluate import joint
-
-    if settings.preview:
-        return joint.preview_sets(settings)
-    sets = joint.read_sets(settings)
-    if settings.dry_run:
-        return joint.forecast_sets(sets)
-    for each in sets:
-        say_notes(settings, each.inputs, len(each.inputs.adapters) - 1, f"{each.name}: ")
-    output, watcher = (
-        None if settings.output is None else Path(settings.output),
-        settings.watcher or Watcher(),
-    )
-    with nullcontext() if output is None else only_one(output):
-        if output is not None:
-            note_changes(output, (joint.PLAN, joint.JOINT, joint.JOINT_DOCUMENT), watcher.note)
-        report = joint.evaluate_each(
-            sets,
-            output,
-            watcher,
-            lambda inputs, folder, base, plan: evaluate(inputs, folder, base=base, plan=plan, beside=output),
-        )
-        if output is not None:
-            write_joint(report, output)
-    return report
-
-
-def write_joint(report: EvaluationSetsReport, output: Path) -> None:
-    """Write the report on several data sets, its page, and last the digests of all files."""
-    from gradience.evaluate import joint
-
-    remove_digests(output)
-    save_with_page(report, output / joint.JOINT)
-    folders = tuple(f"{planned.name}/" for planned in report.plan.sets)
-    below = [name for name in files_below(output) if name.startswith(folders)]
-    write_digests(output, [joint.PLAN, joint.JOINT, joint.JOINT_DOCUMENT, *below])
 
 
 def say_notes(settings: ExampleSettings, inputs: EvaluateInputs, candidates: int, before: str = "") -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -54,7 +54,11 @@ from gradience.reports.forecast import ScoredExample, scored_facts
 from gradience.statistics.table import PairedTable
 from gradience.words import listed, noun, points
 
+if TYPE_CHECKING:
+    from gradience.reports.evaluation_sets import JointAdapter
+
 RowRole = Literal["reference", "candidate", "base"]
+Compares = Literal["correct", "nll", "agreement"]
 REFERENCE: Literal["reference"] = "reference"
 CANDIDATE: Literal["candidate"] = "candidate"
 BASE: Literal["base"] = "base"
@@ -289,6 +293,13 @@ class EvaluationReport(Report):
         return tuple(row for row in self.adapters if row.role == CANDIDATE)
 
     @property
+    def compares(self) -> Compares:
+        """What is compared with the reference."""
+        if self.adapters[0].likelihood is not None:
+            return "nll"
+        return "agreement" if self.by_agreement else "correct"
+
+    @property
     def changes(self) -> tuple[str, ...]:
         """Sentences about what was changed after the first answers; with any, no grade is above C."""
         if self.first_margin is None:
@@ -338,10 +349,21 @@ class ComparisonForecast(Report):
 
     def document(self, facts: Sequence[tuple[str, Inline]], tables: Sequence[Block]) -> Document:
         """Return the facts of the plan with its memory, the tables, and the assumptions."""
-        memory = [("memory", memory_parts(self.memory))] if self.memory else []
-        heading = Heading("Dry run: no model was loaded", level=1)
-        blocks: list[Block] = [heading, Facts([*facts, *memory]), *warned(self.notes), *tables]
-        return [*blocks, Heading("Assumptions"), items(self.assumptions)] if self.assumptions else blocks
+        return dry_run_blocks(facts, self.memory, self.notes, tables, self.assumptions)
+
+
+def dry_run_blocks(
+    facts: Sequence[tuple[str, Inline]],
+    memory: Mapping[str, int],
+    notes: Sequence[str],
+    tables: Sequence[Block],
+    assumptions: Sequence[str],
+) -> Document:
+    """Return the facts of a plan with its memory, its notes and tables, and the assumptions."""
+    parts = [("memory", memory_parts(memory))] if memory else []
+    heading = Heading("Dry run: no model was loaded", level=1)
+    blocks: list[Block] = [heading, Facts([*facts, *parts]), *warned(notes), *tables]
+    return [*blocks, Heading("Assumptions"), items(assumptions)] if assumptions else blocks
 
 
 class EvaluationForecast(ComparisonForecast):
@@ -515,9 +537,17 @@ def title_blocks(report: EvaluationReport) -> list[Block]:
         scores = Span("" if divergence is None else f"; KL and flips: {divergence}", "dim")
         facts.append(("engine", (f"{conditions.engine} {version}{varies}".strip(), scores)))
     blocks: list[Block] = [Heading("Evaluation", level=1), Facts(facts)]
-    changed = [f"{change}: no grade is above C" for change in report.changes]
-    notes = [*changed, *report.notes, *repeated_tests(report.tests)]
-    return [*blocks, *warned(notes)]
+    return [*blocks, *warned(warnings_of(report))]
+
+
+def warnings_of(report: EvaluationReport) -> list[str]:
+    """Return the warnings shown above the results."""
+    return [*change_warnings(report.changes), *report.notes, *repeated_tests(report.tests)]
+
+
+def change_warnings(changes: Sequence[str]) -> list[str]:
+    """Return the warnings about what was changed after the first answers."""
+    return [f"{change}: no grade is above C" for change in changes]
 
 
 def margin_text(margin: Fraction | float, *, nll: bool) -> str:
@@ -563,12 +593,9 @@ def table_blocks(report: EvaluationReport) -> list[Block]:
         heading = Heading(("Candidates, compared with ", Span(reference.name, "name")))
     table = table_of(
         report.adapters,
-        (Column(), lambda row: "base model" if row.role == BASE else Span(row.name, "name")),
+        (Column(), name_cell),
         (Column("rank", ">", drop=3), ranks_cell),
-        (
-            Column("saved", ">", drop=4),
-            lambda row: "" if row.params_saved is None else percent(row.params_saved),
-        ),
+        (Column("saved", ">", drop=4), saved_cell),
         *outcome_fields(
             by_likelihood=by_likelihood, looks=bool(report.looks), by_agreement=report.by_agreement
         ),
@@ -619,6 +646,16 @@ def most_cell(row: EvaluatedAdapter | None) -> str:
     return "" if row is None or row.bounds is None else f"{-100 * row.bounds.low:.2f} %"
 
 
+def name_cell(row: EvaluatedAdapter | JointAdapter) -> Inline:
+    """Return the name of an adapter, or `base model`."""
+    return "base model" if row.role == BASE else Span(row.name, "name")
+
+
+def saved_cell(row: EvaluatedAdapter) -> str:
+    """Return the share of parameters saved; empty for the reference and the base."""
+    return "" if row.params_saved is None else percent(row.params_saved)
+
+
 def ranks_cell(row: EvaluatedAdapter) -> str:
     """Return `4`, or `2–8` if modules differ."""
     return MISSING if row.smallest_rank is None else number_range([row.smallest_rank, row.largest_rank or 0])
@@ -645,6 +682,11 @@ def level_cell(row: EvaluatedAdapter) -> str:
     if row.likelihood is not None:
         return f"NLL {_nll_cell(row)}"
     return MISSING if not row.n or row.correct is None else f"{100 * row.correct / row.n:.1f} %"
+
+
+def level_or_delta_cell(row: EvaluatedAdapter) -> str:
+    """Return the level of the reference, and of any other row its difference from it."""
+    return level_cell(row) if row.role == REFERENCE else delta_cell(row)
 
 
 def delta_cell(row: EvaluatedAdapter) -> str:

@@ -21,36 +21,40 @@ from gradience.reports.base.blocks import (
     Notes,
     Paragraph,
     Span,
-    items,
     spans,
     table_of,
     warned,
 )
 from gradience.reports.base.graded import GRADES, Grade, Probability
-from gradience.reports.base.numbers import memory_parts, percent, plural, probability
+from gradience.reports.base.numbers import plural, probability
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Role, Share
 from gradience.reports.evaluation import (
-    BASE,
     CANDIDATE,
-    REFERENCE,
+    Compares,
     EvaluatedAdapter,
     EvaluationForecast,
     EvaluationPreview,
     EvaluationReport,
     RowRole,
-    delta_cell,
+    change_warnings,
     device_of,
+    dry_run_blocks,
     gain_over_base,
     interval_cell,
-    level_cell,
+    level_or_delta_cell,
     margin_blocks,
     margin_text,
+    name_cell,
     ranks_cell,
-    repeated_tests,
+    saved_cell,
+    warnings_of,
 )
 from gradience.reports.forecast import scored_facts
+
+PLANNED = ("task", "role", "examples", "examples_sha256", "looks", "groups", "compares", "margin")
+"""What a plan says of the examples of a data set, whatever its name."""
 
 
 class PlannedSet(Part):
@@ -69,7 +73,7 @@ class PlannedSet(Part):
     """Numbers of examples at the planned looks; empty if all examples are answered at once."""
     groups: tuple[int, ...] | None = Field(default=None, exclude_if=lambda value: value is None)
     """Group of each example, numbered in their order; absent if each example is its own."""
-    compares: Literal["correct", "nll", "agreement"]
+    compares: Compares
     """`correct`: accuracy. `nll`: the likelihood of given responses or texts. `agreement`: share of changed answers."""
     margin: Share
     """Largest acceptable drop: a share of the examples, or nats per token for `nll`."""
@@ -167,11 +171,9 @@ def title_blocks(report: EvaluationSetsReport) -> list[Block]:
     facts: list[tuple[str, Inline]] = [("base", Span(report.base, "name"))]
     facts += [(planned.name, set_words(planned)) for planned in report.plan.sets]
     facts.append(("device", device_of(next(iter(report.evaluations.values())).conditions)))
-    notes = [f"{change}: no grade is above C" for change in report.plan.changes]
+    notes = change_warnings(report.plan.changes)
     for name, evaluation in report.evaluations.items():
-        of_set = [f"{change}: no grade is above C" for change in evaluation.changes]
-        of_set += [*evaluation.notes, *repeated_tests(evaluation.tests)]
-        notes += [f"{name}: {note}" for note in of_set]
+        notes += [f"{name}: {note}" for note in warnings_of(evaluation)]
     return [Heading("Evaluation", level=1), Facts(facts), *warned(list(dict.fromkeys(notes)))]
 
 
@@ -193,9 +195,9 @@ def table_blocks(report: EvaluationSetsReport) -> list[Block]:
 
     one = {row.name: row for row in next(iter(report.evaluations.values())).adapters}
     columns: list[tuple[Column, Callable[[JointAdapter], Inline]]] = [
-        (Column(), lambda row: "base model" if row.role == BASE else Span(row.name, "name")),
+        (Column(), name_cell),
         (Column("rank", ">", drop=2), lambda row: ranks_cell(one[row.name])),
-        (Column("saved", ">", drop=3), lambda row: _saved(one[row.name])),
+        (Column("saved", ">", drop=3), lambda row: saved_cell(one[row.name])),
     ]
     for place, planned in enumerate(report.plan.sets):
         columns += [
@@ -212,13 +214,9 @@ def table_blocks(report: EvaluationSetsReport) -> list[Block]:
     return [heading, table_of(report.adapters, *columns), *([Notes(notes)] if notes else []), Facts(legend)]
 
 
-def _saved(row: EvaluatedAdapter) -> str:
-    return "" if row.params_saved is None else percent(row.params_saved)
-
-
 def _set_cell(row: EvaluatedAdapter) -> str:
     """Return the level of the reference; of any other row its difference from it, and its grade."""
-    return level_cell(row) if row.role == REFERENCE else f"{delta_cell(row)} {row.grade or ''}".strip()
+    return f"{level_or_delta_cell(row)} {row.grade or ''}".strip()
 
 
 def unit_words(planned: PlannedSet) -> str:
@@ -304,18 +302,16 @@ class EvaluationSetsForecast(Report):
         facts += [("reference", Span(largest.adapters[0], "name"))]
         facts += [("candidate", Span(name, "name")) for name in largest.adapters[1:]]
         facts += [(planned.name, set_words(planned)) for planned in self.sets]
-        facts += [("memory", memory_parts(largest.memory))] if largest.memory else []
         notes = [f"{name}: {note}" for name, forecast in self.forecasts.items() for note in forecast.notes]
-        blocks: list[Block] = [Heading("Dry run: no model was loaded", level=1), Facts(facts), *warned(notes)]
+        blocks: list[Block] = []
         legend: list[Block] = []
         for name, forecast in self.forecasts.items():
             tables = margin_blocks(Fraction(forecast.margin), forecast.margins)[1:]
             if forecast.adapters[1:] and tables:
                 blocks += [Heading(f"{name}: smallest margin"), *tables[:1]]
             legend = tables[1:] or legend
-        blocks += legend
         assumptions = list(dict.fromkeys(text for forecast in forecasts for text in forecast.assumptions))
-        return [*blocks, Heading("Assumptions"), items(assumptions)] if assumptions else blocks
+        return dry_run_blocks(facts, largest.memory, notes, [*blocks, *legend], assumptions)
 
 
 class EvaluationSetsPreview(Report):

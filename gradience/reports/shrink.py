@@ -37,23 +37,23 @@ from gradience.reports.evaluation import (
     ANY_SCORER,
     LOOK_LEGEND,
     ONE_TRAINING,
+    Compares,
     ComparisonForecast,
     EvaluatedAdapter,
     EvaluationConditions,
     agreement_legend,
-    delta_cell,
     device_of,
     flips_cell,
     interval_cell,
     kl_per_token,
-    level_cell,
+    level_or_delta_cell,
     looks_fact,
     margin_blocks,
     margin_text,
     outcome_fields,
     repeated_tests,
 )
-from gradience.reports.evaluation_sets import PlannedSet, set_words, unit_words
+from gradience.reports.evaluation_sets import PLANNED, PlannedSet, set_words, unit_words
 from gradience.statistics.table import PairedTable
 
 TestedStatus = Literal["shown", "inconclusive", "worse", "not evaluated"]
@@ -137,7 +137,7 @@ class ShrinkPlan(Artifact):
     """Group of each example, numbered in their order; absent if each example is its own."""
     dev: DevRows | None
     """Null with at most 2,000 rows or at most four candidates."""
-    compares: Literal["correct", "nll", "agreement"] = "correct"
+    compares: Compares = "correct"
     """`correct`: accuracy. `nll`: the likelihood of given responses, for tasks without right and wrong answers.
     `agreement`: equality with the reference's outputs, for prompts without answers."""
     margin: Share
@@ -164,8 +164,7 @@ class ShrinkPlan(Artifact):
 
     def on(self, planned: PlannedSet) -> ShrinkPlan:
         """Return the same plan with a guard in the place of the task."""
-        names = ("task", "role", "examples", "examples_sha256", "looks", "groups", "compares", "margin")
-        values = {name: getattr(planned, name) for name in names}
+        values = {name: getattr(planned, name) for name in PLANNED}
         return self.model_copy(update={**values, "dev": None, "guards": ()})
 
     def drop(self, size: Fraction | float) -> str:
@@ -466,9 +465,7 @@ def _guard_columns(guard: GuardOutcome) -> list[tuple[Column, Callable[[str], In
 
     def change(name: str) -> str:
         row = rows.get(name)
-        if row is None:
-            return ""
-        return level_cell(row) if row is guard.reference else delta_cell(row)
+        return "" if row is None else level_or_delta_cell(row)
 
     interval = Column("95 % interval", ">", drop=8)
     return [(Column(guard.name, ">"), change), (interval, lambda name: interval_cell(rows.get(name)))]

@@ -23,7 +23,7 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.report import PlotOf, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.evaluation import BASE, EvaluatedAdapter, device_of, level_cell
+from gradience.reports.evaluation import BASE, EvaluatedAdapter, device_of, level_cell, name_cell
 from gradience.reports.evaluation_sets import (
     EvaluationSetsReport,
     JointAdapter,
@@ -110,7 +110,7 @@ def _answer(report: StrengthReport) -> Note:
     tested = report.tested
     if tested is None:
         return Note("unknown", "no strength kept the task's accuracy and improved the guards on the dev rows")
-    point = {point.name: point for point in report.points}[tested.name]
+    point = next(point for point in report.points if point.name == tested.name)
     words = f": strength {point.strength:g} at rank {point.rank}, grade {tested.grade}: {tested.reason}"
     mark: Literal["good", "unknown", "error"] = "good" if tested.grade == "B" else "unknown"
     return Note("error" if tested.grade in ("D", "X") else mark, (Span(tested.name, "name"), words))
@@ -147,7 +147,7 @@ def frontier_blocks(report: StrengthReport) -> list[Block]:
 
     table = table_of(
         report.dev.adapters,
-        (Column(), lambda row: "base model" if row.role == BASE else Span(row.name, "name")),
+        (Column(), name_cell),
         (Column("strength", ">"), strength),
         *((Column(planned.name, ">"), cell(planned)) for planned in report.dev.plan.sets),
         (Column(), lambda row: "chosen" if row.name == report.chosen else ""),

@@ -18,9 +18,8 @@ from gradience.errors import UsageError
 from gradience.evaluate.adapters import BASE_ROW, AdapterInput
 from gradience.evaluate.forecast import forecast_evaluation, margins_of
 from gradience.evaluate.inputs import EvaluateInputs, read_inputs, with_looks
-from gradience.evaluate.joint import SetInputs
+from gradience.evaluate.joint import EDITED, SetInputs, planned_fields, save_plan
 from gradience.evaluate.kept import RECORDS, Kept
-from gradience.evaluate.outcome import groups_in_order
 from gradience.evaluate.sets import NamedSet, has_several, sets_of
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.files.artifact import digest_of
@@ -44,7 +43,6 @@ UNSPLIT = 2000
 FEW_CANDIDATES = 4
 """Up to this many candidates, dev rows would save nothing (docs/decisions/016-shrink.md)."""
 MISSING = "plan.json was missing, so the earlier plan is unknown"
-EDITED = "plan.json is not the plan that the records name"
 TEST = (
     "non-inferiority at the margin by {}, one-sided, on all test rows; in fixed sequence from the start down, each at"
     " the full level, until one is not shown"
@@ -108,15 +106,8 @@ def prepare(settings: ShrinkSettings) -> Prepared:
         rank=source.rank,
         lora_params=adapter.lora_params,
         base=path_text(inputs.model.name),
-        task=inputs.task.name,
-        role=inputs.role,
-        examples=len(test),
-        examples_sha256=fingerprint(test),
-        looks=inputs.looks,
-        groups=groups_in_order(inputs),
+        **planned_fields(inputs),
         dev=dev_rows,
-        compares=inputs.compares,
-        margin=inputs.margin,
         level=Fraction(str(LEVEL)),
         test=(LOOKED if inputs.looks else TEST).format(
             "Student's test"
@@ -304,10 +295,7 @@ def settle(plan: ShrinkPlan, output: Path, note: Callable[[str], None]) -> Shrin
         if earlier.adapter_sha256 == plan.adapter_sha256:
             before = earlier.changes
             changes += _changes(earlier, plan) if answered else ()
-    for change in changes:
-        note(f"the plan changed after answers existed ({change}), so the result is exploratory")
-    plan = plan.model_copy(update={"changes": (*before, *changes)})
-    plan.save(path)
+    plan = save_plan(plan, path, before, changes, note)
     kept.bind(digest_of(plan))
     return plan
 

@@ -8,7 +8,7 @@ DIR/strength.json      the frontier, the choice, and the result
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from gradience.evaluate.adapters import AdapterInput, adapter_input
 from gradience.evaluate.inputs import EvaluateInputs, with_looks
 from gradience.evaluate.joint import SetInputs
 from gradience.evaluate.sets import has_several
-from gradience.evaluate.verb import evaluate, say_notes, write_joint
+from gradience.evaluate.verb import say_notes
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output
 from gradience.models.lock import only_one
@@ -34,21 +34,19 @@ from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluatedAdapter
 from gradience.reports.evaluation_sets import EvaluationSetsForecast, EvaluationSetsReport, PlannedSet
 from gradience.reports.strength import StrengthPoint, StrengthReport
-from gradience.shrink.plan import content_of
+from gradience.shrink.plan import DEV, content_of
 from gradience.shrink.settings import ShrinkSettings
+from gradience.shrink.verb import ADAPTER, documents_of, put_in_place
+from gradience.shrink.walk import CANDIDATES
 
 STRENGTH = "strength.json"
 STRENGTHS = (0.9, 0.8, 0.7, 0.6, 0.5)
 """Default grid."""
-DEV, TEST, CANDIDATES, ADAPTER = "dev", "test", "candidates", "adapter"
+TEST = "test"
 
 
-def search_strength(
-    settings: ShrinkSettings, documents: Documents, put_in_place: Callable[[Path, str | None], None]
-) -> StrengthReport | EvaluationSetsForecast:
-    """Choose a strength on dev rows, and test it once. documents: further files of a candidate's folder.
-
-    put_in_place: copies the candidate of this name to `adapter/`, or removes what is there.
+def search_strength(settings: ShrinkSettings) -> StrengthReport | EvaluationSetsForecast:
+    """Choose a strength on dev rows, and test it once.
 
     Raises UsageError (`strength-needs-guard`, `strength-alone`, `bad-strength`), and what reading, compressing and
     evaluating raise.
@@ -69,6 +67,7 @@ def search_strength(
         return joint.forecast_sets([with_adapters(each, (reference, *planned)) for each in dev])
     for each in sets:
         say_notes(settings, each.inputs, 0, f"{each.name}: ")
+    documents = documents_of(settings.card)
     with only_one(output):
         for point in points:
             make(audit, reference.folder, point, rank, output / CANDIDATES / point.name, documents)
@@ -79,16 +78,7 @@ def search_strength(
         def evaluated(part: Sequence[SetInputs], names: Sequence[str], folder: Path) -> EvaluationSetsReport:
             adapters = (reference, *(written[name] for name in names))
             with only_one(folder):
-                report = joint.evaluate_each(
-                    [with_adapters(each, adapters) for each in part],
-                    folder,
-                    watcher,
-                    lambda inputs, below, base, plan: evaluate(
-                        inputs, below, base=base, plan=plan, beside=folder
-                    ),
-                )
-                write_joint(report, folder)
-            return report
+                return joint.evaluate_each([with_adapters(each, adapters) for each in part], folder, watcher)
 
         on_dev = evaluated(dev, [*written], output / DEV)
         chosen = choose(on_dev)
@@ -103,7 +93,7 @@ def search_strength(
             run=watch.run_info(),
         )
         shown = report.tested is not None and report.tested.grade == "B"
-        put_in_place(output, chosen if shown else None)
+        put_in_place(output, chosen if shown else None, watcher.note)
         save_with_page(report, output / STRENGTH)
     return report
 

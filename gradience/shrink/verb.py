@@ -78,10 +78,7 @@ def shrink_adapter(
     if settings.over == "strength":
         from gradience.shrink.strength import search_strength
 
-        note = (settings.watcher or Watcher()).note
-        return search_strength(
-            settings, _documents(settings.card), lambda output, name: put_in_place(output, name, note)
-        )
+        return search_strength(settings)
     if settings.dry_run:
         return forecast_shrink(prepare(settings))
     refuse_output(Path(settings.adapter), settings.folder)
@@ -112,7 +109,7 @@ def shrink(prepared: Prepared, settings: ShrinkSettings) -> ShrinkReport:
         prepared = replace(prepared, plan=settle(prepared.plan, output, watcher.note))
         watcher.planned(f"plan: {digest_of(prepared.plan)} (sha256 of {output / PLAN})")
         tests = None if prepared.inputs.request.no_ledger else _count(prepared.plan, output, watcher.note)
-        make = maker(prepared, output, _documents(settings.card))
+        make = maker(prepared, output, documents_of(settings.card))
         for candidate in prepared.plan.candidates:
             if candidate.kind == DISTILLED.name:  # while no other base is loaded
                 watcher.stage(f"{candidate.name}/distill", 1, None)
@@ -183,7 +180,7 @@ def _same(a: Path, b: Path) -> bool:
     return b.is_file() and sha256_file(a) == sha256_file(b)
 
 
-def _documents(card: CardOf | None) -> Documents:
+def documents_of(card: CardOf | None) -> Documents:
     """Return what makes the files beside a candidate: the page of its compression, its card."""
 
     def documents(written: Adapter, report: CompressionReport) -> dict[str, str | Card]:

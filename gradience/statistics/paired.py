@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -199,6 +199,12 @@ def too_few_groups(groups: int) -> str:
 def _exact(value: Fraction | float) -> Fraction:
     """A number as a file has it: the binary number of −0.025 is a little less."""
     return value if isinstance(value, Fraction) else Fraction(repr(float(value)))
+
+
+def holm_adjusted(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return the p-value of each candidate, adjusted for all of them (see `adjusted_p_values`)."""
+    adjusted = adjusted_p_values([[value] for value in p_values.values()])
+    return {name: value for name, (value,) in zip(p_values, adjusted, strict=True)}
 
 
 def adjusted_p_values(claims: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -36,7 +36,7 @@ from gradience.reading import MAX_DATA_BYTES, read_file
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import BASE, EvaluatedAdapter, EvaluationReport, KeptRecords, RecordsFile
-from gradience.reports.evaluation_sets import EvaluationPlan, EvaluationSetsReport
+from gradience.reports.evaluation_sets import PLANNED, EvaluationPlan, EvaluationSetsReport
 from gradience.reports.shrink import PlannedCandidate, ShrinkPlan, ShrinkReport
 from gradience.shrink import outcome as shrunk
 from gradience.shrink import verb as shrink
@@ -104,12 +104,9 @@ def _sets_facts(
     for planned in plan.sets:
         done = reports[planned.name]
         yield f"{planned.name}/{RECORDS}/{MANIFEST}", "plan", joint.bound_plan(place / planned.name), digest
-        for field in ("task", "role", "examples", "examples_sha256", "looks", "groups", "margin"):
+        for field in PLANNED:
             at = f"sets.{planned.name}.{field}"
             yield joint.PLAN, at, getattr(planned, field), getattr(done, field)
-        compares = "agreement" if done.by_agreement else "correct"
-        compares = compares if done.adapters[0].likelihood is None else "nll"
-        yield joint.PLAN, f"sets.{planned.name}.compares", planned.compares, compares
         tested = tuple(row.sha256 or row.name for row in done.candidates)
         yield joint.PLAN, "candidates", plan.candidates, tested
         yield joint.PLAN, "reference_sha256", plan.reference_sha256, done.adapters[0].sha256 or ""
