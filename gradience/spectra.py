@@ -385,3 +385,17 @@ def relative_error(lost: float, total: float) -> float | None:
     Of the best approximation of rank k it is √(1 − Σ_{i≤k}σ²/Σσ²). Source: Eckart & Young, Psychometrika 1(3), 1936.
     """
     return math.sqrt(lost / total) if total else None
+
+
+def error_of_all(updates: Iterable[tuple[float, float]]) -> float:
+    """√(Σ(e·n)²/Σn²) of several updates, each with its norm n and its relative error e; 0 if there is no update.
+
+    >>> error_of_all([(3.0, 0.0), (4.0, 0.5)])
+    0.4
+    """
+    rows = list(updates)
+    # Relative to the largest norm: squares of norms beyond 1e154 would overflow.
+    peak = max((norm for norm, _ in rows), default=0.0) or 1.0
+    total = math.fsum((norm / peak) ** 2 for norm, _ in rows)
+    lost = math.fsum((error * norm / peak) ** 2 for norm, error in rows)
+    return relative_error(lost, total) or 0.0

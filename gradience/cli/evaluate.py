@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic.dataclasses import dataclass
 
 from gradience.cli.console import show_root, show_written
-from gradience.cli.exit_codes import ExitCode
+from gradience.cli.exit_codes import ExitCode, code_of_grades
 from gradience.cli.options import CodeSettings
 from gradience.cli.output import TextsOutput
 from gradience.evaluate.settings import EvaluateSettings, evaluate_settings
@@ -68,6 +68,4 @@ def evaluate(given: Annotated[dict[str, Any], EvaluateSettings], how: Command, o
 
 def code_of(report: EvaluationReport | EvaluationSetsReport) -> ExitCode:
     """Return 4 if a candidate could not be evaluated, 1 for an inferior one, 8 for one that is not shown, else 0."""
-    grades = {row.grade for row in report.candidates}
-    codes = {"X": ExitCode.INCOMPLETE, "D": ExitCode.GATE_FAILED, "C": ExitCode.INCONCLUSIVE}
-    return next((code for grade, code in codes.items() if grade in grades), ExitCode.DONE)
+    return code_of_grades(row.grade for row in report.candidates)

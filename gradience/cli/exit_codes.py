@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradience.reports.base.graded import Grade
 
 
 class ExitCode(IntEnum):
@@ -28,3 +33,10 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130, "Stopped by Ctrl-C (128 + SIGINT)."
     PIPE_CLOSED = 141, "The reader of the output stopped reading (128 + SIGPIPE); nothing is printed."
     TERMINATED = 143, "Stopped by SIGTERM (128 + SIGTERM)."
+
+
+def code_of_grades(grades: Iterable[Grade | None]) -> ExitCode:
+    """Return 4 if one is X, 1 if one is D, 8 if one is C, else 0."""
+    codes = {"X": ExitCode.INCOMPLETE, "D": ExitCode.GATE_FAILED, "C": ExitCode.INCONCLUSIVE}
+    known = set(grades)
+    return next((code for grade, code in codes.items() if grade in known), ExitCode.DONE)

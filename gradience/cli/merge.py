@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradience.cli.console import show_written
-from gradience.cli.exit_codes import ExitCode
+from gradience.cli.exit_codes import ExitCode, code_of_grades
 from gradience.cli.options import CodeSettings, require_files
 from gradience.cli.output import LayersOutput
 from gradience.merge.settings import MergeSettings
@@ -49,6 +49,6 @@ def merge(settings: MergeSettings, code: CodeSettings, out: LayersOutput) -> int
 
 def code_of(report: MergeReport) -> ExitCode:
     """Return 4 if a comparison failed, 1 for a parent that the merge is worse than, 8 for one not shown, else 0."""
-    grades = {row.merged.grade for row in report.certificate.parents} if report.certificate else set()
-    codes = {"X": ExitCode.INCOMPLETE, "D": ExitCode.GATE_FAILED, "C": ExitCode.INCONCLUSIVE}
-    return next((code for grade, code in codes.items() if grade in grades), ExitCode.DONE)
+    return code_of_grades(
+        row.merged.grade for row in (report.certificate.parents if report.certificate else ())
+    )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradience.cli.console import show_root, show_written
-from gradience.cli.exit_codes import ExitCode
+from gradience.cli.exit_codes import ExitCode, code_of_grades
 from gradience.cli.options import CodeSettings, require_files
 from gradience.cli.output import TextsOutput
 from gradience.shrink.settings import ShrinkSettings
@@ -62,9 +62,7 @@ def shrink(settings: ShrinkSettings, code: CodeSettings, out: TextsOutput) -> in
 
 def strength_code_of(report: StrengthReport) -> ExitCode:
     """Return 0 if the chosen strength is shown on every data set, 1 if it is worse on one, 4 if it failed, else 8."""
-    grade = None if report.tested is None else report.tested.grade
-    codes = {"B": ExitCode.DONE, "D": ExitCode.GATE_FAILED, "X": ExitCode.INCOMPLETE}
-    return ExitCode.INCONCLUSIVE if grade is None else codes.get(grade, ExitCode.INCONCLUSIVE)
+    return code_of_grades(["C" if report.tested is None else report.tested.grade or "C"])
 
 
 def code_of(report: ShrinkReport) -> ExitCode:

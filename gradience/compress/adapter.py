@@ -62,7 +62,7 @@ from gradience.reports.compression import (
 )
 from gradience.runtimes import architecture_of, verdicts
 from gradience.settings import public, required_output
-from gradience.spectra import relative_error
+from gradience.spectra import error_of_all
 from gradience.words import counted
 
 REPORT = "compression_report.json"
@@ -284,17 +284,13 @@ def _results(
     norms = {pair.module: plans[pair.module].norm or 0.0 for pair in layout.dropped}
     norms |= {name: module.norm for name, module in modules.items()}
     errors = {row.name: row.measured_error or 0.0 for row in rows}
-    # Relative to the largest norm: squares of norms beyond 1e154 would overflow.
-    peak = max(norms.values()) or 1.0
-    total = math.fsum((norm / peak) ** 2 for norm in norms.values())
-    lost = math.fsum((errors[name] * norm / peak) ** 2 for name, norm in norms.items())
     old_params, new_params = sum(row.old_params for row in rows), sum(row.new_params for row in rows)
     return {
         "modules": rows,
         "dropped": tuple(pair.module for pair in layout.dropped),
         "kept_energy": plan.kept_energy,
         "predicted_error": plan.predicted_error,
-        "measured_error": relative_error(lost, total) or 0.0,
+        "measured_error": error_of_all((norm, errors[name]) for name, norm in norms.items()),
         "old_params": old_params,
         "new_params": new_params,
         "reduction": 1 - new_params / old_params,
@@ -335,7 +331,7 @@ def _row(plan: ModulePlan, pair: LoraPair, job: Job | None, module: CompressedMo
         unchanged=job.unchanged,
         measured_error=module.error,
         output_error=module.output_error,
-        new_params=sum(math.prod(shape) for shape in job.shapes()),
+        new_params=job.stored_params,
         new_bytes=job.stored_bytes,
         method=module.method,
     )

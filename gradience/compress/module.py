@@ -264,6 +264,11 @@ class Job:
         return (inner, *old_A[1:]), (old_B[0], inner, *old_B[2:])
 
     @property
+    def stored_params(self) -> int:
+        """Numbers in A and B on disk."""
+        return sum(math.prod(shape) for shape in self.shapes())
+
+    @property
     def stored_bytes(self) -> int:
         """Bytes of A and B on disk."""
         shapes = zip(self.shapes(), (self.dtype_A, self.dtype_B), strict=True)

@@ -41,8 +41,6 @@ class LoadedBase:
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
-        self.loads = 0
-        """Times that the base has been loaded."""
 
     def close(self) -> None:
         """Free the memory of the base."""
@@ -192,7 +190,6 @@ class Evaluator:
         *,
         reference: tuple[str, Path],
         scored: bool,
-        allow_inert: bool = False,
         look: int | None = None,
     ) -> tuple[Evaluation[GenerationRecord], Evaluation[ScoreRecord] | None]:
         """Return what `answers` and, if `scored`, `scores` return, in one pass behind the answers of the reference.
@@ -217,7 +214,6 @@ class Evaluator:
             scoring=self.task.scoring,
             paths=paths,
             on_batch=self.on_batch,
-            allow_inert=allow_inert,
             looks=looks,
         )
 
@@ -295,13 +291,7 @@ class Evaluator:
                 self.model, labels=self._labels, device=self.device, tokenizer=self._tokenizer
             )
             self._base.engine.expect(self._expected)
-            self._base.loads += 1
         return self._base.engine
-
-    @property
-    def loads(self) -> int:
-        """Times that the base has been loaded."""
-        return self._base.loads
 
     def expect(self, folders: Sequence[Path]) -> None:
         """Say which adapters will be evaluated: some engines make room for the largest when they start."""

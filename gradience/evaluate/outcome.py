@@ -49,7 +49,7 @@ def report_of(
     return EvaluationReport(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
-        source={key: sentence_text(value) for key, value in inputs.task.source.items()},
+        source=source_of(inputs),
         role=inputs.role,
         examples=len(inputs.examples),
         examples_sha256=answering.data,
@@ -64,6 +64,11 @@ def report_of(
         notes=tuple(map(sentence_text, inputs.notes)),
         run=watch.run_info(),
     )
+
+
+def source_of(inputs: EvaluateInputs) -> dict[str, str]:
+    """Return where the examples are from."""
+    return {key: sentence_text(value) for key, value in inputs.task.source.items()}
 
 
 def groups_in_order(inputs: EvaluateInputs) -> tuple[int, ...] | None:
@@ -187,9 +192,7 @@ def _agreed(inputs: EvaluateInputs, look: Look | None, differences: Sequence[int
 
     units = [_groups_of_first(inputs, n) for n in (look.looks if look else (len(differences),))]
     seen, margin = units[: look.number if look else 1], float(inputs.margin)
-    recomputed = isinstance(inputs.examples, range)  # groups are then in the order of the examples
-    ids = inputs.group_of if recomputed else [row.id for row in inputs.examples]
-    names = [inputs.group_of[name] for name in ids] if inputs.group_of else range(len(differences))
+    names = _group_of_each(inputs) if inputs.group_of else range(len(differences))
     changed = len({name for name, difference in zip(names, differences, strict=False) if difference})
 
     def interval(level: float) -> Interval:
@@ -360,9 +363,14 @@ def _groups_of_first(inputs: EvaluateInputs, n: int) -> int:
     """Return the number of independent groups among the first `n` examples."""
     if not inputs.group_of:
         return n
+    return len(set(_group_of_each(inputs)[:n]))
+
+
+def _group_of_each(inputs: EvaluateInputs) -> list[int]:
+    """Return the group of each example, in their order."""
     recomputed = isinstance(inputs.examples, range)  # groups are then in the order of the examples
     ids = inputs.group_of if recomputed else [row.id for row in inputs.examples]
-    return len({inputs.group_of[name] for name in [*ids][:n]})
+    return [inputs.group_of[name] for name in ids]
 
 
 def _needs(row: EvaluatedAdapter, margin: Fraction, level: float, groups: int) -> NextGrade:

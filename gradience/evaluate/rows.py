@@ -257,7 +257,6 @@ def follow_rows(
     scoring: str | None = None,
     paths: tuple[Path, Path] | None = None,
     on_batch: Progress | None = None,
-    allow_inert: bool = False,
     looks: Sequence[int] = (),
 ) -> tuple[Evaluation[GenerationRecord], Evaluation[ScoreRecord] | None]:
     """Return what `evaluate_rows` returns for `generation` and for `scores`, in one pass behind the answers of another
@@ -287,7 +286,7 @@ def follow_rows(
         for number, procedure in enumerate(procedures)
     ]
     if not all(file.done for file in files):
-        generation.prove(engine, [name], rows, allow_inert=allow_inert)
+        generation.prove(engine, [name], rows, allow_inert=False)
 
     def answer(places: Sequence[int]) -> list[list[Any]]:
         unit, some = unit_of[places[0]], [rows[place] for place in places]

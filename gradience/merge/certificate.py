@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradience.digests import sha256_text
+from gradience.digests import in_first_half
 from gradience.errors import UsageError, did_you_mean
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.evaluate.verb import evaluate_adapters, require_libraries
@@ -200,8 +200,8 @@ def _split(path: Path, folder: Path, name: str) -> tuple[Path, Path]:
     """Write the rows of a file as dev and test rows, halves by the digest of the content: equal rows stay together."""
     halves: tuple[list[str], list[str]] = ([], [])
     for _, row in rows_of(path):
-        digest = sha256_text(json.dumps(row, sort_keys=True))
-        halves[int(digest[:8], 16) % 2].append(json.dumps(row, ensure_ascii=False) + "\n")
+        half = 0 if in_first_half(json.dumps(row, sort_keys=True)) else 1
+        halves[half].append(json.dumps(row, ensure_ascii=False) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
     files = folder / f"{name}.dev.jsonl", folder / f"{name}.test.jsonl"
     for file, lines in zip(files, halves, strict=True):

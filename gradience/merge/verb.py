@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,13 @@ from gradience.merge.module import (
 from gradience.merge.parents import Parent, open_parents
 from gradience.merge.settings import SPARSE, MergeSettings
 from gradience.reports.base import markdown
+from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source
 from gradience.reports.merge import REPORT, MergedModule, MergeParent, MergeReport, PredictedKl, card_blocks
 from gradience.runtimes import architecture_of, verdicts
 from gradience.settings import public, required_output
+from gradience.spectra import error_of_all
 from gradience.words import counted
 
 CANCELED = 1e-20
@@ -119,8 +120,8 @@ def write_merge(
                 largest_rank=plan.rank,
                 encoding=layout.encoded.encoding,
                 dtype="+".join(sorted({type_names(job.dtype_A, job.dtype_B) for job in layout.jobs})),
-                error=_error(weights.modules),
-                lora_params=sum(math.prod(shape) for job in layout.jobs for shape in job.shapes()),
+                error=error_of_all((row.norm, row.error or 0.0) for row in weights.modules.values()),
+                lora_params=sum(job.stored_params for job in layout.jobs),
                 bytes=weights.size,
                 carried_tensors=len(layout.carried),
                 predicted=predicted,
@@ -139,8 +140,7 @@ def write_merge(
 
 def write_report(report: MergeReport, folder: Path) -> None:
     """Write the report, its page, and the block of the model card."""
-    report.save(folder / REPORT)
-    (folder / DOCUMENT).write_bytes(report.to_markdown().encode())
+    save_with_page(report, folder / REPORT)
     write_card(folder, Card(markdown.render(card_blocks(report))))
 
 
@@ -192,13 +192,6 @@ def _bytes(job: Job) -> int:
         sides = pair.rows + pair.columns
         needed += 4 * pair.rows * pair.columns + beside + 16 * sides * (job.plan.new_rank + pair.rank)
     return needed
-
-
-def _error(modules: Mapping[str, CompressedModule]) -> float:
-    peak = max((module.norm for module in modules.values()), default=0.0) or 1.0
-    total = math.fsum((module.norm / peak) ** 2 for module in modules.values())
-    lost = math.fsum(((module.error or 0.0) * module.norm / peak) ** 2 for module in modules.values())
-    return math.sqrt(lost / total) if total else 0.0
 
 
 def _parent(parent: Parent, place: int, plan: Plan) -> MergeParent:

@@ -183,6 +183,11 @@ class EvaluatedAdapter(Part):
     """Records of the answers; for free text also the scores of the gold responses. Empty if none were kept."""
 
     @property
+    def accuracy(self) -> float | None:
+        """Share of correct answers; None without answers."""
+        return None if not self.n or self.correct is None else self.correct / self.n
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of Δ, or of ΔNLL: the repeated one if there were looks; None if it is unknown."""
         if self.look is not None:
@@ -681,7 +686,7 @@ def level_cell(row: EvaluatedAdapter) -> str:
     """Return `82.0 %`, or `NLL 2.1234`."""
     if row.likelihood is not None:
         return f"NLL {_nll_cell(row)}"
-    return MISSING if not row.n or row.correct is None else f"{100 * row.correct / row.n:.1f} %"
+    return MISSING if row.accuracy is None else f"{100 * row.accuracy:.1f} %"
 
 
 def level_or_delta_cell(row: EvaluatedAdapter) -> str:

@@ -152,6 +152,10 @@ class EvaluationSetsReport(Report):
         """Rows of the candidates."""
         return tuple(row for row in self.adapters if row.role == CANDIDATE)
 
+    def rows_on(self, data_set: str) -> dict[str, EvaluatedAdapter]:
+        """Return the results on a data set by the names of the adapters."""
+        return {row.name: row for row in self.evaluations[data_set].adapters}
+
     def blocks(self) -> Document:
         """Return the sections of the report."""
         return [block for section in SECTIONS for block in section(self)]
@@ -190,10 +194,10 @@ def table_blocks(report: EvaluationSetsReport) -> list[Block]:
     first = report.adapters[0]
 
     def cell(name: str, show: Callable[[EvaluatedAdapter], str]) -> Callable[[JointAdapter], Inline]:
-        rows = {row.name: row for row in report.evaluations[name].adapters}
+        rows = report.rows_on(name)
         return lambda joint: show(rows[joint.name])
 
-    one = {row.name: row for row in next(iter(report.evaluations.values())).adapters}
+    one = report.rows_on(report.plan.sets[0].name)
     columns: list[tuple[Column, Callable[[JointAdapter], Inline]]] = [
         (Column(), name_cell),
         (Column("rank", ">", drop=2), lambda row: ranks_cell(one[row.name])),

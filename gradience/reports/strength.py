@@ -103,7 +103,7 @@ def value_of(row: EvaluatedAdapter) -> float | None:
     """Return NLL per token, or accuracy as a share; None if it was not evaluated."""
     if row.likelihood is not None:
         return row.likelihood.nll
-    return None if not row.n or row.correct is None else row.correct / row.n
+    return row.accuracy
 
 
 def _answer(report: StrengthReport) -> Note:
@@ -133,13 +133,10 @@ def title_blocks(report: StrengthReport) -> list[Block]:
 
 def frontier_blocks(report: StrengthReport) -> list[Block]:
     """Return every point with its level on the dev rows of each data set, and the rule."""
-    rows = {
-        planned.name: {row.name: row for row in report.dev.evaluations[planned.name].adapters}
-        for planned in report.dev.plan.sets
-    }
 
     def cell(planned: PlannedSet) -> Callable[[JointAdapter], Inline]:
-        return lambda joint: level_cell(rows[planned.name][joint.name])
+        rows = report.dev.rows_on(planned.name)
+        return lambda joint: level_cell(rows[joint.name])
 
     def strength(joint: JointAdapter) -> str:
         point = report.point(joint.name)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gradience.evaluate.answering import AdapterAnswers
 from gradience.evaluate.comparison import kl_divergence
 from gradience.evaluate.inputs import EvaluateInputs
-from gradience.evaluate.outcome import EXPLORATORY, conditions_of, exploratory, look_at, row_of
+from gradience.evaluate.outcome import EXPLORATORY, conditions_of, exploratory, look_at, row_of, source_of
 from gradience.files.records import Evaluation
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reports.base.run import Stopwatch
@@ -66,7 +66,7 @@ def report_of(
     return ShrinkReport(
         base=path_text(inputs.model.name),
         task=inputs.task.name,
-        source={key: sentence_text(value) for key, value in inputs.task.source.items()},
+        source=source_of(inputs),
         plan=plan,
         plan_sha256=plan_sha256,
         conditions=conditions_of(walked.reference.answers.run, fingerprint_of_base),
@@ -87,7 +87,7 @@ def _guard_outcome(plan: ShrinkPlan, guard: GuardWalk) -> GuardOutcome:
     rows = [each.row for each in guard.tested]
     return GuardOutcome(
         name=guard.name,
-        source={key: sentence_text(value) for key, value in guard.inputs.task.source.items()},
+        source=source_of(guard.inputs),
         reference=row_of(guard.inputs, guard.reference, guard.reference),
         results=tuple(map(exploratory, rows) if plan.changes else rows),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import Documents, write_compressed
-from gradience.digests import sha256_text
+from gradience.digests import in_first_half
 from gradience.errors import UsageError
 from gradience.evaluate import joint
 from gradience.evaluate.adapters import AdapterInput, adapter_input
@@ -156,7 +156,7 @@ def split(inputs: EvaluateInputs) -> tuple[EvaluateInputs, EvaluateInputs]:
             keys[inputs.group_of[row.id]] if row.id in inputs.group_of else content_of(row)
             for row in examples
         ]
-        first = [int(sha256_text(f"dev\0{key}")[:8], 16) % 2 == 0 for key in held]
+        first = [in_first_half(f"dev\0{key}") for key in held]
         dev = tuple(row for row, is_dev in zip(examples, first, strict=True) if is_dev)
         examples = tuple(row for row, is_dev in zip(examples, first, strict=True) if not is_dev)
     if not dev or not examples:
@@ -179,7 +179,7 @@ def with_adapters(each: SetInputs, adapters: Sequence[AdapterInput]) -> SetInput
 def choose(report: EvaluationSetsReport) -> str | None:
     """Return the candidate that the rule of `StrengthReport` chooses; None if none is better on the guards."""
     worse = {
-        planned.name: {row.name: _worse(row, planned) for row in report.evaluations[planned.name].adapters}
+        planned.name: {name: _worse(row, planned) for name, row in report.rows_on(planned.name).items()}
         for planned in report.plan.sets
     }
     best, least = None, 0.0

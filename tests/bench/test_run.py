@@ -20,6 +20,7 @@ from gradience.bench.run.seed import SeedRun
 from gradience.bench.verdict.assemble import assemble, data_of
 from gradience.bench.verdict.facts import SeedFacts
 from gradience.errors import NetworkError
+from gradience.evaluate.engines.transformers import TransformersEngine
 from gradience.evaluate.evaluator import Evaluator
 from gradience.files.records import read_records
 from gradience.reports.base.run import Stopwatch
@@ -81,8 +82,14 @@ def classified(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 @pytest.fixture(scope="module")
 def answered(causal: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bench, int]:
     folder = tmp_path_factory.mktemp("answered")
-    run = SeedRun(with_base(ANSWER, causal), sums(), 42, folder)
-    return folder, bench_of(run.run(), sums()), run.evaluator.loads
+    loads: list[int] = []
+    load = TransformersEngine.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            TransformersEngine, "load", classmethod(lambda cls, *a, **k: loads.append(1) or load(*a, **k))
+        )
+        facts = SeedRun(with_base(ANSWER, causal), sums(), 42, folder).run()
+    return folder, bench_of(facts, sums()), len(loads)
 
 
 def test_a_classification_goes_all_the_way(classified: tuple[Path, Bench, Watcher]) -> None:

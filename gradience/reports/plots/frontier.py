@@ -13,7 +13,7 @@ def frontier_plot(report: StrengthReport) -> Plot | None:
     sets = report.dev.plan.sets
     task, guard = sets[0], next(planned for planned in sets if planned.guard)
     values = {
-        planned.name: {row.name: value_of(row) for row in report.dev.evaluations[planned.name].adapters}
+        planned.name: {name: value_of(row) for name, row in report.dev.rows_on(planned.name).items()}
         for planned in (task, guard)
     }
     reference, base = (
