@@ -31,7 +31,7 @@ from gradience.reports.distill import DistillReport
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport, interval_cell
 from gradience.reports.merge import REPORT as MERGE_REPORT
 from gradience.reports.merge import MergeReport, card_blocks
-from gradience.reports.shrink import ShrinkReport
+from gradience.reports.shrink import ShrinkReport, tested_by
 from gradience.runtimes import architecture_of, verdicts
 from gradience.words import points
 
@@ -141,11 +141,8 @@ def _front_matter(
 
 def _results(report: Evaluation, row: EvaluatedAdapter, task: str) -> Iterator[dict[str, Any]]:
     """Yield the accuracy, and the difference from the reference with its interval, as keywords of EvalResult."""
-    if isinstance(report, ShrinkReport):
-        role, by_agreement = report.plan.role, report.plan.compares == "agreement"
-    else:
-        role, by_agreement = report.role, report.by_agreement
-    if by_agreement:  # without answers there is no accuracy
+    role = tested_by(report).role
+    if tested_by(report).compares == "agreement":  # without answers there is no accuracy
         return
     about: dict[str, Any] = {
         "task_type": task,
@@ -154,11 +151,11 @@ def _results(report: Evaluation, row: EvaluatedAdapter, task: str) -> Iterator[d
         "dataset_split": {"confirm": "test"}.get(role or "", role),
     }
     facts = {OURS: f"gradience {report.run.gradience_version}", "examples": row.n}
-    if row.correct is not None and row.n:
+    if row.accuracy is not None:
         yield {
             **about,
             "metric_type": "accuracy",
-            "metric_value": round(row.correct / row.n, 6),
+            "metric_value": round(row.accuracy, 6),
             "metric_args": facts,
         }
     nll = row.likelihood is not None
@@ -289,8 +286,7 @@ def _evaluation(report: Evaluation, row: EvaluatedAdapter) -> Rows:
         guards = report.guards if isinstance(report, ShrinkReport) else ()
         on_guards = [(guard.name, guard.row(row.name)) for guard in guards]
         rows += [(f"guard {name}", f"{on.grade}: {on.reason}") for name, on in on_guards if on is not None]
-        changes = report.plan.changes if isinstance(report, ShrinkReport) else report.changes
-        rows += [("changed after answers", change) for change in changes]
+        rows += [("changed after answers", change) for change in tested_by(report).changes]
     return rows
 
 

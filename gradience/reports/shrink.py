@@ -41,6 +41,7 @@ from gradience.reports.evaluation import (
     ComparisonForecast,
     EvaluatedAdapter,
     EvaluationConditions,
+    EvaluationReport,
     agreement_legend,
     device_of,
     flips_cell,
@@ -335,6 +336,11 @@ class ShrinkForecast(ComparisonForecast):
         plan = self.plan
         text = ("Shrink plan: ", Span(plan.adapter, "name"), " on ", Span(plan.task, "name"))
         return Heading(text, aside=heading.text)
+
+
+def tested_by(report: EvaluationReport | ShrinkReport) -> EvaluationReport | ShrinkPlan:
+    """Return what says which examples were tested, and how: the plan of a shrink, or the evaluation itself."""
+    return report.plan if isinstance(report, ShrinkReport) else report
 
 
 LOOKS: dict[CandidateStatus, tuple[Mark, Look]] = {

@@ -37,7 +37,7 @@ from gradience.reports.base.report import Report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import BASE, EvaluatedAdapter, EvaluationReport, KeptRecords, RecordsFile
 from gradience.reports.evaluation_sets import PLANNED, EvaluationPlan, EvaluationSetsReport
-from gradience.reports.shrink import PlannedCandidate, ShrinkPlan, ShrinkReport
+from gradience.reports.shrink import PlannedCandidate, ShrinkPlan, ShrinkReport, tested_by
 from gradience.shrink import outcome as shrunk
 from gradience.shrink import verb as shrink
 from gradience.shrink.candidates import DISTILLED, TRUNCATED
@@ -69,9 +69,7 @@ def check_evaluation(place: Path, findings: Findings) -> None:
     for row in report.adapters:
         check_evaluated(place, row, report.adapters[0], evaluation.EVALUATION, findings)
     with findings.check("claims", "L1", f"{RECORDS}/{MANIFEST} shares the 5 % among the candidates"):
-        manifest = place / RECORDS / MANIFEST
-        claims = KeptRecords.read(manifest).claims if manifest.is_file() else None
-        changed = changed_claims(claims, [row.name for row in report.candidates])
+        changed = changed_claims(_kept(place).claims, [row.name for row in report.candidates])
         if changed is not None and sentence_text(changed) not in report.notes:
             findings.mismatch(f"{RECORDS}/{MANIFEST}", changed, "claims")
     with findings.check("margin", "L1", f"{RECORDS}/{MANIFEST} has the margin of the first answers"):
@@ -112,9 +110,14 @@ def _sets_facts(
         yield joint.PLAN, "reference_sha256", plan.reference_sha256, done.adapters[0].sha256 or ""
 
 
-def _margin_facts(place: Path, report: EvaluationReport) -> Facts:
+def _kept(place: Path) -> KeptRecords:
+    """Return what the manifest of the records says; nothing, if there is none."""
     manifest = place / RECORDS / MANIFEST
-    margins = KeptRecords.read(manifest).margins if manifest.is_file() else {}
+    return KeptRecords.read(manifest) if manifest.is_file() else KeptRecords(files={})
+
+
+def _margin_facts(place: Path, report: EvaluationReport) -> Facts:
+    margins = _kept(place).margins
     compares = "nll" if report.adapters[0].likelihood is not None else "correct"
     if compares in margins and report.candidates:
         first = report.margin if report.first_margin is None else report.first_margin
@@ -189,9 +192,8 @@ def _rows_of(report: ShrinkReport) -> list[EvaluatedAdapter]:
 
 
 def _plan_facts(place: Path, report: ShrinkReport, plan: ShrinkPlan) -> Facts:
-    digest, kept, reference = sha256_file(place / PLAN), place / RECORDS / MANIFEST, report.reference
-    bound = KeptRecords.read(kept).plan if kept.is_file() else None
-    yield f"{RECORDS}/{MANIFEST}", "plan", bound, digest
+    digest, reference = sha256_file(place / PLAN), report.reference
+    yield f"{RECORDS}/{MANIFEST}", "plan", _kept(place).plan, digest
     for guard in report.guards:
         bound = joint.bound_plan(place / GUARDS / guard.name)
         yield f"{GUARDS}/{guard.name}/{RECORDS}/{MANIFEST}", "plan", bound, digest
@@ -251,7 +253,7 @@ def check_data(place: Path, name: str, findings: Findings) -> None:
         return
     kind = ShrinkReport if name == shrink.SHRUNK else EvaluationReport
     report = kind.read(place / name)
-    plan = report.plan if isinstance(report, ShrinkReport) else report
+    plan = tested_by(report)
     try:
         if plan.role is None:
             raise InputError("the rows of a file", code="own-rows", hint="")
@@ -295,7 +297,7 @@ class _Recorded(Answering):
     ) -> None:
         self.place, self.findings, self.rows = place, findings, {row.name: row for row in rows}
         self.report, self.watcher, self.kept = report, Watcher(), None
-        plan = report.plan if isinstance(report, ShrinkReport) else report
+        plan = tested_by(report)
         looks = plan.looks or (examples,)
         self.evaluator = cast(Any, SimpleNamespace(forget=lambda name: None, looks=looks, follows=False))
         self._read: dict[str, Evaluation[Any]] = {}
@@ -312,13 +314,12 @@ class _Recorded(Answering):
         self.rules = _rules_of(self.inputs.task, self._header)
         if isinstance(self.rules, str):
             findings.not_done("scores", "L2", self.rules)
-        manifest = place / RECORDS / MANIFEST
-        self.listed = KeptRecords.read(manifest).files if manifest.is_file() else {}
+        self.listed = _kept(place).files
 
     @cached_property
     def data(self) -> str:
         """The digest of the examples as recorded: records hold no texts (`check_data` compares it)."""
-        return (self.report.plan if isinstance(self.report, ShrinkReport) else self.report).examples_sha256
+        return tested_by(self.report).examples_sha256
 
     def named(self, candidate: PlannedCandidate) -> AdapterInput:
         """Return a candidate of the plan as its row names it."""
@@ -417,7 +418,7 @@ def _inputs_of(
 ) -> EvaluateInputs:
     """Return the inputs as far as an outcome depends on them."""
     header, likelihood = recorded._header, rows[0].likelihood is not None
-    plan = report.plan if isinstance(report, ShrinkReport) else report
+    plan = tested_by(report)
     settings = EvaluateSettings(
         tuple(row.path or row.name for row in rows if row.role != BASE),
         margin=plan.margin if likelihood else 100 * plan.margin,
@@ -453,9 +454,7 @@ def _task_of(report: EvaluationReport | ShrinkReport, header: ExamplesRun, *, li
         return ChoiceTask(**shared)
     if header.kind == "scores":
         return LikelihoodTask(**shared, decide_by="nll" if likelihood else "exact")
-    compares = report.plan.compares if isinstance(report, ShrinkReport) else ""
-    by_agreement = compares == "agreement" or (isinstance(report, EvaluationReport) and report.by_agreement)
-    decide = Unchanged() if by_agreement else None
+    decide = Unchanged() if tested_by(report).compares == "agreement" else None
     return GenerationTask(**shared, filters={}, same=lambda a, b: a == b, decide=decide, max_new_tokens=0)
 
 
