@@ -292,7 +292,7 @@ class Adapter(Closing):
         raise InputError(
             f"{self.location.path}: the scale of {pair.module} is unknown: no config beside it gives lora_alpha",
             code="no-alpha",
-            hint="put the adapter_config.json beside the weights; for custom pairs, give --scale",
+            hint="put the adapter_config.json beside the weights",
         )
 
     def sha256(self) -> str:

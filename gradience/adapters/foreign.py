@@ -135,7 +135,14 @@ class Folder(NamedTuple):
     without_config: bool = False
 
 
+ARRAYS = Folder(
+    ("adapters.npz", "*_adapters.npz"),
+    "mlx-npz",
+    "an archive of arrays ({}), as early versions of MLX-LM wrote adapters",
+    'save it as safetensors: mlx.core.save_safetensors("adapters.safetensors", mlx.core.load(FILE))',
+)
 FOLDERS = (
+    ARRAYS,
     Folder(
         ("pytorch_lora_weights.bin",),
         "pickle",
@@ -230,6 +237,5 @@ def no_factors(path: Path, entries: Mapping[str, TensorEntry]) -> InputError:
     return InputError(
         f"{path}: no LoRA factors among its {len(entries)} tensors{numbers} (the first is {min(entries)[:80]!r})",
         code="no-lora-tensors",
-        hint="name its factors with --pairs A B, or save it again with PEFT: the format is unknown, or its LoRA "
-        "weights were lost",
+        hint="save it again with PEFT: the format is unknown, or its LoRA weights were lost",
     )

@@ -20,7 +20,6 @@ from gradience.adapters.gguf import is_gguf, open_gguf
 from gradience.adapters.initial import subtract_initial
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, adapter_folders, listing, lone_weights
 from gradience.adapters.mlx import FINAL, is_mlx, open_mlx
-from gradience.adapters.pairs import WORDS, Pairs, open_pairs
 from gradience.adapters.peft import SAY_ORDER, open_peft
 from gradience.adapters.pickles import NAMES, pickle_at, twin_of
 from gradience.adapters.remote import Weights, fetch_adapter, fetch_tokenizer
@@ -45,7 +44,7 @@ class AdapterFormat(NamedTuple):
 
 
 FORMATS: dict[str, AdapterFormat] = {
-    "mlx": AdapterFormat(is_mlx, open_mlx, {"mlx": "MLX-LM LoRA"}, tuple((name,) for name in FINAL)),
+    "mlx": AdapterFormat(is_mlx, open_mlx, {"mlx": "MLX-LM LoRA"}, ((FINAL,),)),
     "gguf": AdapterFormat(is_gguf, open_gguf, {"gguf": "GGUF LoRA"}),
     "diffusers": AdapterFormat(is_diffusers, open_diffusers, {"diffusers": "diffusers LoRA"}, ((NAME,),)),
     "kohya": AdapterFormat(is_kohya, open_kohya, {"kohya": "kohya LoRA"}),
@@ -63,7 +62,6 @@ def open_adapter(
     *,
     adapter: str | None = None,
     allow_pickle: bool = False,
-    pairs: Pairs | None = None,
     initial: Path | None = None,
     tokenizer: bool = False,
 ) -> Adapter:
@@ -72,13 +70,12 @@ def open_adapter(
     path: a path on disk, or a name on the hub (see `hub.address`), which is downloaded.
     adapter: name of the adapter to open if a folder or file contains several.
     allow_pickle: read a pickle in a sandboxed process (see `pickles`) if there are no other weights.
-    pairs: names of the factors in a home-made file, which has no known format.
     initial: the adapter before training, if its initialization changed the base; the difference is read (see
     `initial`).
     tokenizer: for a name on the hub, also download the tokenizer stored beside the weights.
     Raises InputError; NetworkError and MissingExtra for a name on the hub.
     """
-    opened = _open(path, adapter, pairs, allow_pickle=allow_pickle)
+    opened = _open(path, adapter, allow_pickle=allow_pickle)
     if tokenizer and opened.source is not None:
         with ExitStack() as stack:
             stack.push(opened)
@@ -88,48 +85,46 @@ def open_adapter(
         return opened
     with ExitStack() as stack:
         stack.push(opened)
-        start = _open(initial, None, None, allow_pickle=allow_pickle)
+        start = _open(initial, None, allow_pickle=allow_pickle)
         stack.pop_all()
         return subtract_initial(opened, start)
 
 
-def _open(path: Path, adapter: str | None, pairs: Pairs | None, *, allow_pickle: bool) -> Adapter:
+def _open(path: Path, adapter: str | None, *, allow_pickle: bool) -> Adapter:
     address = address_of(path)
     if address is None:
-        return _open_here(path, adapter, pairs, allow_pickle=allow_pickle)
+        return _open_here(path, adapter, allow_pickle=allow_pickle)
     # PEFT first, as in a folder on this disk.
     weights = tuple(choice for form in reversed(FORMATS.values()) for choice in form.weights)
     if allow_pickle:
         weights += tuple((name,) for name in NAMES)
     fetched = fetch_adapter(address, weights, adapter)
-    opened = _open_here(fetched.path, adapter, pairs, allow_pickle=allow_pickle)
+    opened = _open_here(fetched.path, adapter, allow_pickle=allow_pickle)
     opened.source = fetched.source
     opened.location = replace(opened.location, path=Path(str(address)))
     return opened
 
 
-def _open_here(path: Path, adapter: str | None, pairs: Pairs | None, *, allow_pickle: bool) -> Adapter:
+def _open_here(path: Path, adapter: str | None, *, allow_pickle: bool) -> Adapter:
     pickle = pickle_at(path) if allow_pickle else None
     if pickle is None:
-        return _open_format(path, adapter, pairs)
+        return _open_format(path, adapter)
     with ExitStack() as stack:
-        opened = _open_format(stack.enter_context(twin_of(pickle)), adapter, pairs)
+        opened = _open_format(stack.enter_context(twin_of(pickle)), adapter)
         opened.stack.push(stack.pop_all())
         opened.pickle = pickle
         opened.location = replace(opened.location, path=path, root=pickle.parent)
         return opened
 
 
-def _open_format(path: Path, adapter: str | None, pairs: Pairs | None) -> Adapter:
-    if pairs is not None:
-        return open_pairs(path, adapter, pairs)
+def _open_format(path: Path, adapter: str | None) -> Adapter:
     name, chosen = next((name, form) for name, form in FORMATS.items() if form.recognizes(path))
     if name == "peft" and os.path.isdir(path):
         # A file of any name, if no file or sub-folder has a known adapter name.
         names = listing(path)
         lone = lone_weights(names)
         if lone is not None and {WEIGHTS, INDEX}.isdisjoint(names) and not adapter_folders(path):
-            return _open_format(path / lone, adapter, None)
+            return _open_format(path / lone, adapter)
     return chosen.open(path, adapter)
 
 
@@ -177,5 +172,5 @@ def require_order(opened: Adapter) -> None:
 
 def words_of(name: str) -> str:
     """Return what reports call an adapter whose `Adapter.format` is `name`; one that is unknown here, by that name."""
-    words = (form.get(name) for form in (WORDS, *(known.words for known in FORMATS.values())))
+    words = (form.words.get(name) for form in FORMATS.values())
     return next(filter(None, words), f"LoRA of the format {name}")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from gradience.adapters.config import read_config
 from gradience.adapters.files import pickle_hint, refuse_disguise, refuse_placeholder
-from gradience.adapters.foreign import FOLDERS
+from gradience.adapters.foreign import ARRAYS, FOLDERS
 from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
 from gradience.files import strict_json
@@ -26,7 +26,7 @@ WEIGHTS = "adapter_model.safetensors"
 INDEX = "adapter_model.safetensors.index.json"
 CONFIG = "adapter_config.json"
 PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
-WEIGHT_SUFFIXES = (".safetensors", ".npz", ".gguf")
+WEIGHT_SUFFIXES = (".safetensors", ".gguf")
 MAX_INDEX_BYTES = 32 * 2**20
 LISTED = 8
 """Names shown in a message before it says how many more there are."""
@@ -68,6 +68,10 @@ def locate(path: Path, *, adapter: str | None = None) -> Location:
     name = path.name.lower()
     if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
         raise _pickle(path)
+    if name.endswith(".npz"):
+        raise InputError(
+            f"{path}: {ARRAYS.description.format(path.name)}", code=ARRAYS.code, hint=ARRAYS.hint
+        )
     if name == CONFIG:
         return _in_folder(path.parent, adapter)
     if name == INDEX:

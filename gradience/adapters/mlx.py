@@ -1,4 +1,4 @@
-"""An adapter of MLX-LM: `adapters.safetensors`, a numbered checkpoint, or an old `adapters.npz`.
+"""An adapter of MLX-LM: `adapters.safetensors`, or a numbered checkpoint.
 
 `lora_a` is (n, r) and `lora_b` (r, m): both are transposed relative to PEFT's, and ΔW = scale·(lora_a·lora_b)ᵀ.
 Experts of one layer are stacked: lora_a (E, r, n), once (E·r, n), and lora_b (E, m, r). The scale is absolute, in
@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import struct
-import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,25 +28,18 @@ from gradience.adapters.adapter import (
     sort_tensors,
 )
 from gradience.adapters.config import MAX_RANK, PeftConfig, is_alpha, is_rank
-from gradience.adapters.files import kept_open, refuse_disguise, refuse_placeholder
+from gradience.adapters.files import refuse_disguise
 from gradience.adapters.foreign import no_factors
 from gradience.adapters.keys import Kind
 from gradience.adapters.locate import CONFIG, INDEX, WEIGHTS, Location, listing, single, sniff
-from gradience.adapters.tensors import (
-    DTYPES,
-    MAX_DIMENSIONS,
-    MAX_NAME,
-    MAX_TENSORS,
-    TensorEntry,
-    TensorFile,
-)
+from gradience.adapters.tensors import TensorFile
 from gradience.errors import InputError
 from gradience.files import strict_json
-from gradience.reading import MAX_SETTINGS_BYTES, pread, read_file
+from gradience.reading import MAX_SETTINGS_BYTES, read_file
 
-FINAL = ("adapters.safetensors", "adapters.npz")
-"""Names of the weights after training; `0000100_adapters.safetensors` is a checkpoint."""
-_CHECKPOINT = re.compile(r"\d{1,12}_adapters\.(safetensors|npz)")
+FINAL = "adapters.safetensors"
+"""Name of the weights after training; `0000100_adapters.safetensors` is a checkpoint."""
+_CHECKPOINT = re.compile(r"\d{1,12}_adapters\.safetensors")
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[ab])")
 _EMBEDDINGS = frozenset(
     ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embedding", "embeddings")
@@ -63,24 +54,21 @@ def is_mlx(path: Path) -> bool:
     if os.path.isdir(path):
         peft = any(os.path.lexists(path / name) for name in (WEIGHTS, INDEX))
         return not peft and any(map(_are_weights(path), listing(path)))
-    if path.name in FINAL or _CHECKPOINT.fullmatch(path.name) or path.suffix == ".npz":
+    if path.name == FINAL or _CHECKPOINT.fullmatch(path.name):
         return True
     return any(_FACTOR.fullmatch(name) for name in sniff(path).shapes)
 
 
 def _are_weights(folder: Path) -> Callable[[str], object]:
-    """Return a test for the names of the final weight files, or of a checkpoint's if there are no final
-    ones.
-    """
-    final = next((name for name in FINAL if os.path.lexists(folder / name)), None)
-    return _CHECKPOINT.fullmatch if final is None else lambda name: name == final
+    """Return a test for the name of the final weights, or of a checkpoint's if there are no final ones."""
+    return (lambda name: name == FINAL) if os.path.lexists(folder / FINAL) else _CHECKPOINT.fullmatch
 
 
 def open_mlx(path: Path, adapter: str | None) -> Adapter:
     """Open the adapter at `path`; weights without a config have no scale.
 
-    Raises InputError: several-adapters, no-such-adapter, bad-config, full-model, no-lora-tensors, bad-archive, and what
-    `tensors` raises.
+    Raises InputError: several-adapters, no-such-adapter, bad-config, full-model, no-lora-tensors, and what `tensors`
+    raises.
     """
     fits = _CHECKPOINT.fullmatch if adapter and _CHECKPOINT.fullmatch(adapter) else _are_weights(path)
     weights = single(path, adapter, fits, "checkpoints of MLX-LM")
@@ -88,8 +76,7 @@ def open_mlx(path: Path, adapter: str | None) -> Adapter:
     location = Location(path, weights.parent, (weights,), beside if os.path.lexists(beside) else None)
     settings = read_settings(location) if location.config else None
     with ExitStack() as stack:
-        reader = open_npz if weights.suffix == ".npz" else TensorFile.open
-        file = stack.enter_context(reader(weights, root=location.root))
+        file = stack.enter_context(TensorFile.open(weights, root=location.root))
         places = {
             name: Place(match["module"], "A" if match["side"] == "a" else "B")
             for name in file.entries
@@ -217,106 +204,4 @@ def _as_peft(path: Path, fields: Mapping[str, Any], opened: Adapter, scale: floa
     }
     return PeftConfig(
         path, written, r=rank, lora_alpha=alpha, use_dora=dora, target_modules=tuple(targets), base_model=base
-    )
-
-
-# ---------------------------------------------------------------- arrays of an .npz archive
-
-
-MAX_DIRECTORY = 32 * 2**20
-"""Bytes of the list of members, as of a safetensors header."""
-_LOCAL, _END = 30, 22
-_MEMBER = 1024
-"""Bytes of a member that are looked at: an array of 8 dimensions has a header of at most 256."""
-_ARRAY = re.compile(
-    rb"\{'descr': '(?P<descr>[<>|=]?[A-Za-z]\d{0,2})', 'fortran_order': (?P<fortran>True|False),"
-    rb" 'shape': \((?P<shape>(?:\d{1,19}, ?)*(?:\d{1,19})?)\),? ?\} *\n?"
-)
-"""The dtype header that numpy and mlx write. numpy itself would evaluate it as Python."""
-_NPZ_TYPES = {"f8": "F64", "f4": "F32", "f2": "F16", "V2": "BF16", "i8": "I64", "i4": "I32", "i2": "I16", "i1": "I8",
-          "u8": "U64", "u4": "U32", "u2": "U16", "u1": "U8", "b1": "BOOL"}  # fmt: skip
-"""numpy's names; mlx stores bfloat16, which numpy does not know, as words of two bytes without a type."""
-
-
-def open_npz(path: Path, *, root: Path | None = None) -> TensorFile:
-    """Open an .npz archive of stored arrays. Close it with `with`.
-
-    `numpy.savez` and `mlx.core.savez` store their members as they are, so each array is a range of bytes of the
-    archive, and nothing is unpacked. Compressed members are refused: their true size is unknown beforehand.
-    Format: a zip archive of .npy files; numpy, lib/format.py.
-    Raises InputError: bad-archive, unknown-dtype, and what `open_regular` raises.
-    """
-    with kept_open(path, root) as handle:
-        size = os.fstat(handle).st_size
-        refuse_placeholder(path, pread(handle, min(size, 1024), 0, path))
-        # The length of the list of members is looked at before it is read.
-        tail = pread(handle, min(size, _END + 2**16), max(0, size - _END - 2**16), path)
-        end = tail.rfind(b"PK\x05\x06")
-        if end < 0 or len(tail) < end + _END:
-            raise _bad_archive(path, "not a zip archive, or one that is cut off")
-        length = struct.unpack_from("<I", tail, end + 12)[0]
-        if length > MAX_DIRECTORY:
-            raise _bad_archive(
-                path, f"its list of members has {length:,} bytes (at most {MAX_DIRECTORY:,} are read)"
-            )
-        try:
-            with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
-                members = archive.infolist()
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
-            raise _bad_archive(path, f"its list of members cannot be read: {error}") from None
-        if len(members) > MAX_TENSORS:
-            raise _bad_archive(path, f"{len(members):,} members (at most {MAX_TENSORS:,} are read)")
-        if len({info.filename.removesuffix(".npy") for info in members}) != len(members):
-            raise _bad_archive(path, "two of its members have one name")
-        entries = {
-            info.filename.removesuffix(".npy"): _npz_entry(path, handle, info, size) for info in members
-        }
-        ordered = dict(sorted(entries.items(), key=lambda item: item[1].start))
-        return TensorFile(path, handle, size, ordered, {})
-
-
-def _npz_entry(path: Path, handle: int, info: zipfile.ZipInfo, size: int) -> TensorEntry:
-    """Return the entry for one array, with its file offset. Raises InputError."""
-    name = repr(info.filename[:200])
-    if len(info.filename) > MAX_NAME:
-        raise _bad_archive(path, f"a member with a name of {len(info.filename):,} characters")
-    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
-        raise _bad_archive(path, f"{name} is compressed or encrypted, and only stored arrays are read")
-    if not 0 <= info.header_offset <= size - _LOCAL:
-        raise _bad_archive(path, f"{name} is outside the file")
-    head = pread(handle, _LOCAL, info.header_offset, path)
-    named, extra = struct.unpack_from("<HH", head, 26)
-    start = info.header_offset + _LOCAL + named + extra
-    if not head.startswith(b"PK\x03\x04") or start + info.file_size > size:
-        raise _bad_archive(path, f"{name} is not at the offset given in the archive index")
-    text = pread(handle, min(info.file_size, _MEMBER), start, path)
-    begin = 10 if text[6:7] == b"\1" else 12
-    offset = begin + int.from_bytes(text[8:begin], "little")
-    array = _ARRAY.fullmatch(text[begin:offset])
-    plain = text.startswith(b"\x93NUMPY") and text[6:7] in (b"\1", b"\2", b"\3") and len(text) >= offset
-    if not plain or array is None:
-        raise _bad_archive(path, f"{name} is not a numpy array of numbers")
-    descr = array["descr"].decode()
-    stored = _NPZ_TYPES.get(descr.lstrip("<|"))
-    if stored is None:
-        raise InputError(
-            f"{path}: {name} has the type {descr!r}, which is not supported",
-            code="unknown-dtype",
-            hint="save it as float32, float16 or bfloat16, little-endian",
-        )
-    shape = tuple(int(side) for side in re.findall(rb"\d+", array["shape"]))
-    if len(shape) > MAX_DIMENSIONS:
-        raise _bad_archive(path, f"{name} has a shape of {len(shape)} dimensions that is not read")
-    if array["fortran"] == b"True" and len(shape) > 1:
-        raise _bad_archive(path, f"{name} is stored column by column (Fortran order)")
-    length = math.prod(shape) * DTYPES[stored].bits // 8
-    if offset + length != info.file_size:
-        held = info.file_size - offset
-        raise _bad_archive(path, f"{name} has {held:,} bytes, its shape {list(shape)} needs {length:,}")
-    return TensorEntry(DTYPES[stored], shape, start + offset, length)
-
-
-def _bad_archive(path: Path, problem: str) -> InputError:
-    return InputError(
-        f"{path}: {problem}", code="bad-archive", hint="download it again, or save it with numpy.savez"
     )

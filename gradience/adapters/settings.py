@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from gradience.arguments import path_argument
 from gradience.errors import UsageError
 from gradience.progress import Progress
-from gradience.settings import SETTINGS, Flag, Integer, Number, PythonOnly, StrPath
+from gradience.settings import SETTINGS, Flag, Integer, PythonOnly, StrPath
 
 SAVE_INITIAL = (
     'save it before training: set init_lora_weights=True in its config, then model.save_pretrained("initial")'
@@ -72,13 +72,3 @@ class StartSettings:
 
     initial_adapter: Annotated[Initial | None, Flag("DIR")] = None
     """The adapter before training (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ): read the difference from it."""
-
-
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class PairSettings:
-    """Custom tensor names."""
-
-    pairs: Annotated[tuple[str, str] | None, Flag("A B")] = None
-    """Tensor names of the factors in a custom file, with two braces for the part that differs (docs/formats.md)."""
-    scale: Annotated[Number | None, Flag("S")] = None
-    """Scale of B·A, with --pairs (default: unknown)."""

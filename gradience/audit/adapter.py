@@ -25,7 +25,6 @@ from gradience.adapters.foreign import refuse_method
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
-from gradience.adapters.pairs import pairs_of
 from gradience.audit.findings import AdapterFacts, find
 from gradience.audit.measures import measure_pair
 from gradience.audit.options import AuditSettings, is_peft_model
@@ -279,7 +278,6 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
         )
     allowed = checked_ranks(ranks.DEFAULT_GRID if settings.allowed_ranks is None else settings.allowed_ranks)
     how: dict[str, Any] = {
-        "pairs": pairs_of(settings.pairs, settings.scale),
         "allow_pickle": settings.allow_pickle,
         "initial": None if initial is None else Path(initial),
     }

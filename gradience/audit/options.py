@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from gradience.adapters.settings import NameSettings, PairSettings, StartSettings, WorkSettings
+from gradience.adapters.settings import NameSettings, StartSettings, WorkSettings
 from gradience.settings import SETTINGS, Flag, Number, PythonOnly, Ranks, StrPath
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class AuditFiles:
 
 
 @dataclass(frozen=True, config=SETTINGS)
-class AuditSettings(WorkSettings, NameSettings, StartSettings, PairSettings, BaseOfAudit, AuditFiles):
+class AuditSettings(WorkSettings, NameSettings, StartSettings, BaseOfAudit, AuditFiles):
     """Audit."""
 
     path: Annotated[str | os.PathLike[str] | PeftModel, BeforeValidator(_path_or_model), PythonOnly]

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from gradience.adapters.adapter import DORA_REASON, Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.gguf import pairs_of_transformers
 from gradience.adapters.memory import compare_bytes, comparison_bytes, limit_for, workers_within
-from gradience.adapters.pairs import pairs_of
 from gradience.audit.findings import AdapterFacts, expert_order, initialization, variant
 from gradience.blas import map_in_order, worker_threads
 from gradience.compare.module import compare_modules, total_energies
@@ -108,14 +106,11 @@ def compare_adapters(settings: CompareSettings) -> ComparisonReport:
     Raises InputError when one cannot be read, holds NaN or infinity, or has no known scale; WrongType (a TypeError too)
     for a value that is not a path.
     """
-    read: dict[str, Any] = {
-        "pairs": pairs_of(settings.pairs, settings.scale),
-        "allow_pickle": settings.allow_pickle,
-    }
+    allow_pickle = settings.allow_pickle
     watch = Stopwatch(settings.command)
     with (
-        open_adapter(Path(settings.a), adapter=settings.adapter_a, **read) as left,
-        open_adapter(Path(settings.b), adapter=settings.adapter_b, **read) as right,
+        open_adapter(Path(settings.a), adapter=settings.adapter_a, allow_pickle=allow_pickle) as left,
+        open_adapter(Path(settings.b), adapter=settings.adapter_b, allow_pickle=allow_pickle) as right,
         ExitStack() as stack,
     ):
         pairs_a, pairs_b = _by_name(left, right), _by_name(right, left)

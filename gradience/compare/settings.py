@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
-from gradience.adapters.settings import PairSettings, WorkSettings
+from gradience.adapters.settings import WorkSettings
 from gradience.settings import SETTINGS, Flag, StrPath
 
 
 @dataclass(frozen=True, config=SETTINGS)
-class CompareSettings(WorkSettings, PairSettings):
+class CompareSettings(WorkSettings):
     """Adapters."""
 
     a: Annotated[StrPath, Flag("A")]

@@ -88,7 +88,7 @@ def _carries(entry: Path) -> bool:
         or name.lower().endswith(PICKLE_SUFFIXES)
         or (name.startswith(PICKLED_BINS) and name.endswith(".bin"))
         or name in REPORTS
-        or name.endswith(("adapters.safetensors", "adapters.npz"))  # checkpoints of MLX-LM, at the old ranks
+        or name.endswith("adapters.safetensors")  # checkpoints of MLX-LM, at the old ranks
         or (name.startswith("adapter_model") and name.endswith((".safetensors", ".safetensors.index.json")))
     )
 

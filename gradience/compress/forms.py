@@ -207,7 +207,7 @@ class MlxForm(Form):
 
     name = "mlx"
     words = "MLX-LM LoRA"
-    weights = FINAL[0]
+    weights = FINAL
     dtypes = frozenset(("F32", "F16", "BF16"))
     one_rank = True
     _layer = re.compile(r"(?:.+\.)?(?:layers|h|blocks)\.\d+\.(?P<inner>.+)")

@@ -91,7 +91,7 @@ def _module_signs(name: str) -> FloatArray:
 
 
 SKETCH_DIGITS = 7
-_PARTS = (".safetensors", ".json", ".bin", ".pt", ".pth", ".npz", ".gguf")
+_PARTS = (".safetensors", ".json", ".bin", ".pt", ".pth", ".gguf")
 """Ends of the names of files that may be part of an adapter: weights, an index, a config."""
 
 

@@ -1,10 +1,8 @@
-"""Adapters of MLX-LM and in GGUF files that cannot be read, and numpy archives: what is wrong with each."""
+"""Adapters of MLX-LM and in GGUF files that cannot be read; what is wrong with each."""
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from pathlib import Path
 
 import factory
@@ -15,9 +13,6 @@ from refused_formats import MODULE, file
 
 CASES = Cases()
 refused = CASES.refused
-
-
-# ---------------------------------------------------------------- GGUF, MLX and numpy archives
 
 
 def gguf(folder: Path, content: bytes = b"", *, settings: tuple[tuple[str, str], ...] = ()) -> Path:
@@ -99,26 +94,12 @@ def mlx_factors_in_the_file_of_peft(folder):
     return adapter(folder, tensors)
 
 
-def npz(folder: Path, save=np.savez, **arrays: np.ndarray) -> Path:
-    save(folder / "adapters.npz", **(arrays or {f"{MODULE}.lora_a": np.zeros((16, 4), np.float32)}))
+@refused("adapters.npz", "as early versions of MLX-LM wrote", hint="save_safetensors")
+def arrays_of_mlx(folder):
+    np.savez(folder / "adapters.npz", lora_a=np.zeros((16, 4), np.float32))
     return folder
 
 
-@refused("adapters.npz", "is compressed or encrypted", hint="numpy.savez")
-def compressed_npz(folder):
-    return npz(folder, np.savez_compressed)
-
-
-@refused("adapters.npz", "Fortran order", hint="numpy.savez")
-def npz_by_columns(folder):
-    return npz(folder, lora_a=np.zeros((4, 3), order="F"))
-
-
-@refused("adapters.npz", "two of its members have one name", hint="numpy.savez")
-def npz_with_a_name_twice(folder):
-    content = io.BytesIO()
-    np.save(content, np.zeros(3, np.float32))
-    with zipfile.ZipFile(folder / "adapters.npz", "w") as archive:
-        for name in ("lora_a.npy", "lora_a"):
-            archive.writestr(name, content.getvalue())
-    return folder
+@refused("adapters.npz", "as early versions of MLX-LM wrote", hint="save_safetensors")
+def file_of_arrays(folder):
+    return arrays_of_mlx(folder) / "adapters.npz"

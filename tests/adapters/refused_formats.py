@@ -150,37 +150,10 @@ def only_a_config(folder):
 @refused(
     "home_made",
     "no LoRA factors among its 4 tensors (the first is 'w_a_000')",
-    hint="name its factors with --pairs A B",
+    hint="save it again with PEFT",
 )
 def home_made(folder):
     return adapter(folder, named(w_a_000=(4, 16), w_b_000=(12, 4), w_a_001=(4, 16), w_b_001=(12, 4)))
-
-
-HOME_MADE = ("--pairs", "w_a_{}", "w_b_{}")
-
-
-@refused("lora.safetensors", "no two tensors are called", hint="write {} for the part", options=HOME_MADE)
-def home_made_pairs_of_other_names(folder):
-    return file(folder, "lora.safetensors", named(a_0=(4, 16), b_0=(12, 4)))
-
-
-@refused(
-    "lora.safetensors", "more than one way of multiplying", hint="lora_A.weight (r, n)", options=HOME_MADE
-)
-def home_made_pairs_that_fit_two_ways(folder):
-    return file(folder, "lora.safetensors", named(w_a_0=(4, 9), w_b_0=(4, 4)))
-
-
-@refused(
-    "lora.safetensors", "no way of multiplying all pairs fits", hint="lora_A.weight (r, n)", options=HOME_MADE
-)
-def home_made_pairs_that_do_not_fit(folder):
-    return file(folder, "lora.safetensors", named(w_a_0=(4, 16), w_b_0=(12, 5)))
-
-
-@refused("scale", "without --pairs", hint="--pairs", options=("--scale", "2"), code=2)
-def a_scale_without_pairs(folder):
-    return adapter(folder)
 
 
 @refused("scalars.safetensors", "606 of them scalars", hint="LoRA weights were lost")

@@ -40,14 +40,14 @@ class Model(nn.Module):
         self.layers = [Layer(), Layer()]
 
 
-KINDS = ("mlx", "mlx-bf16", "mlx-npz", "mlx-dora")
+KINDS = ("mlx", "mlx-bf16", "mlx-dora")
 
 
 def write(folder: Path, kind: str) -> None:
     """The adapter of a tiny model, its config, and `expected.npz`: module -> (m, n) or (E, m, n)."""
     mx.random.seed(0)
-    dora, npz = kind == "mlx-dora", kind == "mlx-npz"
-    dtype = mx.bfloat16 if kind in ("mlx-bf16", "mlx-npz") else mx.float32
+    dora = kind == "mlx-dora"
+    dtype = mx.bfloat16 if kind == "mlx-bf16" else mx.float32
     model = Model()
     keys = {"q_proj", "v_proj"} if dora else {"q_proj", "v_proj", "experts.up_proj"}
     settings = {"rank": RANK, "scale": SCALE, "dropout": 0.0, "keys": sorted(keys)}
@@ -69,10 +69,7 @@ def write(folder: Path, kind: str) -> None:
         for name, value in tree_flatten(model.parameters())
         if name.rpartition(".")[2] in ("lora_a", "lora_b", "m")
     }
-    if npz:
-        mx.savez(str(folder / "adapters.npz"), **weights)
-    else:
-        mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
     config = {"fine_tune_type": "dora" if dora else "lora", "num_layers": 1, "lora_parameters": settings,
               "model": "org/base"}  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))

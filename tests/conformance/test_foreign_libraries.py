@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.conformance
 WRITERS = {
-    "mlx_lm": ("mlx_adapters", ("mlx", "mlx-bf16", "mlx-npz")),
+    "mlx_lm": ("mlx_adapters", ("mlx", "mlx-bf16")),
     "diffusers": ("image_adapters", ("diffusers", "diffusers-old", "kohya")),
     "gguf": ("gguf_adapters", ("gguf-f32", "gguf-f16", "gguf-q8_0")),
 }

@@ -457,10 +457,9 @@ def fleets() -> dict[str, Kind]:
 
 
 FOREIGN = TESTS / "adapters" / "foreign"
-SYNTAX = {".safetensors": "safetensors", ".npz": "archive", ".gguf": "archive"}
+SYNTAX = {".safetensors": "safetensors", ".gguf": "archive"}
 FOREIGN_WEIGHTS = {
     "mlx-dora": "adapters.safetensors",
-    "mlx-npz": "adapters.npz",
     "diffusers": "pytorch_lora_weights.safetensors",
     "kohya": "style.safetensors",
     "gguf-q8_0": "adapter.gguf",
@@ -480,7 +479,7 @@ def foreign() -> dict[str, Kind]:
         kinds[f"weights of {name}"] = Kind(
             f"{BAD}/{file}", SYNTAX[PurePath(file).suffix], files, commands(f"audit {place} --json")
         )
-    mlx = {f"{BAD}/{path.name}": path.read_bytes() for path in (FOREIGN / "mlx-npz").glob("adapter*")}
+    mlx = {f"{BAD}/{path.name}": path.read_bytes() for path in (FOREIGN / "mlx").glob("adapter*")}
     words = commands(f"audit {BAD}", f"audit {BAD} --json")
     kinds["config of mlx"] = Kind(f"{BAD}/adapter_config.json", "json", mlx, words)
     return kinds

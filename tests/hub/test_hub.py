@@ -31,7 +31,6 @@ GOOD = {
 ADAPTERS = Path(__file__).resolve().parents[1] / "adapters" / "foreign"
 FOREIGN = {
     "mlx": "adapters.safetensors",
-    "mlx-npz": "adapters.npz",
     "diffusers": "pytorch_lora_weights.safetensors",
     "kohya": "style.safetensors",
     "gguf-f16": "adapter.gguf",
