@@ -12,7 +12,7 @@ from gradience import ranks
 from gradience.reports.audit import TensorNote
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource
-from gradience.reports.comparison import ComparisonReport, ModuleComparison, Replicates
+from gradience.reports.comparison import ComparisonReport, ModuleComparison
 from gradience.reports.compression import (
     CompressionPlan,
     CompressionReport,
@@ -205,8 +205,6 @@ def compared(name: str, angle: float, **more: Any) -> ModuleComparison:
         "left_overlap": math.cos(turned) ** 2,
         "right_overlap": 1.0,
         "largest_angle": angle,
-        "cosine_lora_A": 1.0,
-        "cosine_lora_B": math.cos(turned),
     }
     return ModuleComparison(**(facts | more))
 
@@ -219,9 +217,7 @@ def alone(name: str, presence: Any, rank: int = 8) -> ModuleComparison:
     return ModuleComparison(name=name, presence=presence, **side)
 
 
-def comparison(
-    modules: Iterable[ModuleComparison], verdict: Any = "independent", **more: Any
-) -> ComparisonReport:
+def comparison(modules: Iterable[ModuleComparison], **more: Any) -> ComparisonReport:
     """The comparison over `modules`, totals as their plain means."""
     rows = tuple(modules)
     both = [row for row in rows if row.presence == "both" and row.cosine is not None]
@@ -242,12 +238,6 @@ def comparison(
         "n_only_a": count["only-a"],
         "n_only_b": count["only-b"],
         "n_shapes_differ": sum(row.presence == "shapes-differ" for row in rows),
-        "replicates": Replicates(
-            verdict=verdict,
-            cosine_lora_A_median=0.0123 if both else None,
-            cosine_lora_B_median=0.0456 if both else None,
-            reason="the factors are nearly orthogonal, as random starts make them",
-        ),
         "modules": rows,
         "notes": (),
         "run": RUN,

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.fleet import (
     BaseGroup,
-    Copies,
     Failure,
     FleetReport,
     FleetRow,
@@ -37,7 +36,6 @@ def fleet_row() -> FleetRow:
         width=4.0,
         fro_norm=1.5,
         lost_energy_at={1: 0.5, 8: 0.1, 16: 0.01},
-        sketch=(0.5,) * 64,
     )
 
 
@@ -76,7 +74,6 @@ def fleet_report() -> FleetReport:
         limit_adapters=None,
         bases=(base,),
         not_served=(NotServed(reason="in the format of mlx, not of PEFT", adapters=1, first="zoo/m"),),
-        copies=(Copies(kind="near", paths=("zoo/a", "zoo/b"), difference=0.05),),
         failures=(Failure(code="pickle", adapters=1, first="zoo/p", message="a pickle file (torch.save)"),),
         run=RUN,
     )

@@ -7,7 +7,7 @@ from gradience.compare.settings import CompareSettings
 
 
 def compare(settings: CompareSettings, out: LayersOutput) -> None:
-    """Reports the distance between the updates, the overlap of their directions, and if the runs are independent.
+    """Reports the distance between the updates and the overlap of their directions.
 
     Examples:
 

@@ -1,1 +1,1 @@
-"""Two adapters, module by module: how far apart the updates are, and whether the runs are independent."""
+"""Two adapters, module by module: how far apart the updates are."""

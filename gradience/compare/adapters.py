@@ -1,12 +1,10 @@
-"""Two adapters -> ComparisonReport: every module of both, the sums, and whether the runs are independent."""
+"""Two adapters -> ComparisonReport: every module of both, and the sums."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 
 from gradience.adapters.adapter import DORA_REASON, Adapter, LoraPair
 from gradience.adapters.formats import open_adapter
@@ -20,77 +18,10 @@ from gradience.errors import InputError
 from gradience.files.shared_names import path_text
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source
-from gradience.reports.comparison import ComparisonReport, Independence, ModuleComparison, Replicates
+from gradience.reports.comparison import ComparisonReport
 from gradience.runtimes.architecture import model_config_of
 from gradience.settings import public
 from gradience.words import counted
-
-INDEPENDENT_COSINE = 0.2
-"""|cosine| of factors below which runs count as independent: random factors have about 1/√(r·n) < 0.05."""
-COPY_COSINE = 0.9
-"""|cosine| of both factors above which one run is nearly a copy of the other (published warm starts: 0.998)."""
-
-STORAGE_NOISE = 0.002
-"""By how much storage in 16 bits moves the cosine between an update and a truncation of it."""
-LOST_ENERGY = 0.01
-"""Share of energy whose loss shows a truncation if the ranks do not."""
-
-
-def replicates_of(rows: Sequence[ModuleComparison]) -> Replicates:
-    """Return whether the runs are independent, share their start, or are truncations or copies of each other."""
-    updates = [abs(row.cosine) for row in rows if row.cosine is not None]
-    cosines_A = [abs(row.cosine_lora_A) for row in rows if row.cosine_lora_A is not None]
-    cosines_B = [abs(row.cosine_lora_B) for row in rows if row.cosine_lora_B is not None]
-    typical_A = median(cosines_A) if cosines_A else None
-    typical_B = median(cosines_B) if cosines_B else None
-    verdict: Independence
-    smaller = _truncated(rows)
-    if smaller:
-        whole = "A" if smaller == "B" else "B"
-        verdict, reason = (
-            "truncation",
-            f"{smaller} is {whole} truncated: each update is {whole}'s, cut to its leading singular directions",
-        )
-    elif updates and median(updates) > COPY_COSINE:
-        verdict, reason = "near-copies", "the updates themselves point the same way"
-    elif typical_A is None or typical_B is None:
-        verdict = "not-comparable"
-        reason = "no module has trained factors of the same shapes in both adapters"
-    elif typical_A > COPY_COSINE and typical_B > COPY_COSINE:
-        verdict, reason = "near-copies", "both factors point the same way: one run was started from the other"
-    elif max(typical_A, typical_B) > INDEPENDENT_COSINE:
-        verdict = "same-start"
-        reason = "one factor points the same way: the runs share their start (seed, or a frozen A)"
-    else:
-        verdict, reason = "independent", "the factors are nearly orthogonal, as random starts make them"
-    return Replicates(
-        verdict=verdict, cosine_lora_A_median=typical_A, cosine_lora_B_median=typical_B, reason=reason
-    )
-
-
-def _truncated(rows: Sequence[ModuleComparison]) -> str:
-    """Return `A` or `B` if that adapter is a truncation of the other adapter in every module; else empty."""
-    both = [
-        (row.cosine, row.norm_a, row.norm_b, (row.r_a or 0) - (row.r_b or 0))
-        for row in rows
-        if row.cosine is not None and row.norm_a and row.norm_b
-    ]
-    if _all_truncated([(cosine, b / a, more > 0) for cosine, a, b, more in both]):
-        return "B"
-    return "A" if _all_truncated([(cosine, a / b, more < 0) for cosine, a, b, more in both]) else ""
-
-
-def _all_truncated(modules: Sequence[tuple[float, float, bool]]) -> bool:
-    """Return True if every module looks truncated; modules: cosine, ‖part‖/‖whole‖, True if the part's rank is smaller.
-
-    Cutting off singular components leaves of W an update T with ⟨W, T⟩ = ‖T‖², so cos(W, T) = ‖T‖/‖W‖. A run that was
-    continued, scaled or started anew does not satisfy that even in one module.
-    """
-    fits = all(
-        abs(cosine - ratio) <= STORAGE_NOISE * ratio + 0.05 * min(ratio, abs(1 - ratio))
-        for cosine, ratio, _ in modules
-    )
-    return fits and any(smaller or 1 - ratio**2 > LOST_ENERGY for _, ratio, smaller in modules)
 
 
 @public(CompareSettings)
@@ -98,8 +29,8 @@ def compare_adapters(settings: CompareSettings) -> ComparisonReport:
     """Compare the adapters at `a` and `b`, and return how far apart they are, module by module and overall.
 
     >>> report = compare_adapters("my_adapter", "smaller")
-    >>> f"{report.relative_difference:.1%}", report.n_both, report.replicates.verdict
-    ('12.6%', 16, 'truncation')
+    >>> f"{report.relative_difference:.1%}", report.n_both
+    ('12.6%', 16)
 
     The keywords are the flags of `gradience compare`:
 
@@ -150,7 +81,6 @@ def compare_adapters(settings: CompareSettings) -> ComparisonReport:
             relative_difference=totals.relative_difference,
             cosine=totals.cosine,
             kept_energy=totals.kept_share,
-            replicates=replicates_of(rows),
             modules=rows,
             notes=_notes(left, right),
             run=watch.run_info(),

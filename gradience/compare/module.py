@@ -199,7 +199,6 @@ def _compare_expert(
         kept,
         exponent,
     )
-    same_rank = a.rank == b.rank
     row = ModuleComparison(
         name=a.module,
         expert=expert if a.kind == "expert" else None,
@@ -213,8 +212,6 @@ def _compare_expert(
         kept_energy=energies.kept_share if energy_b else None,
         **overlap,
         sign_agreement=_sign_agreement(loaded_a, loaded_b, expert),
-        cosine_lora_A=_factor_cosine(y, a.rank) if same_rank else None,
-        cosine_lora_B=_factor_cosine(x, a.rank) if same_rank else None,
     )
     return row, energies
 
@@ -264,10 +261,3 @@ def _cosine(inner: float, energy_a: float, energy_b: float) -> float | None:
     if not energy_a or not energy_b:
         return None
     return max(-1.0, min(1.0, inner / math.sqrt(energy_a) / math.sqrt(energy_b)))
-
-
-def _factor_cosine(joint: FloatArray, rank: int) -> float | None:
-    first, second = joint[:, :rank], joint[:, rank:]
-    return _cosine(
-        float((first * second).sum()), float(np.square(first).sum()), float(np.square(second).sum())
-    )

@@ -80,9 +80,7 @@ def compare_logs(settings: EvidenceSettings) -> EvidenceReport:
     planning = Planning(
         variance=variance if planned else None,
         examples_80=needed(variance, margin, wanted=0.8) if planned else None,
-        examples_90=needed(variance, margin, wanted=0.9) if planned else None,
         margin_80=smallest(len(better), variance, wanted=0.8) if planned and not few else None,
-        margin_90=smallest(len(better), variance, wanted=0.9) if planned and not few else None,
     )
 
     def amount(value: float) -> str:

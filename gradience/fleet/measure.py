@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,14 +21,13 @@ from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.adapters.tensors import type_names
 from gradience.audit.measures import spectrum_of
-from gradience.digests import sha256_bytes, sha256_file
+from gradience.digests import sha256_file
 from gradience.errors import GradienceError
 from gradience.files.shared_names import path_text, sentence_text
 from gradience.reading import MAX_SETTINGS_BYTES, cannot_open
 from gradience.reports.fleet import FleetRow
 from gradience.runtimes.verdict import not_served
 from gradience.spectra import (
-    Blocks,
     FloatArray,
     NonFiniteFactor,
     cumulative_energy,
@@ -38,59 +36,6 @@ from gradience.spectra import (
     stable_rank,
 )
 
-SIDE = 8
-"""Vectors on each side; SIDE² numbers."""
-SEED = 20261126
-CACHED_ROWS = 2**19
-"""Most rows of signs to cache: 32 MB for each side of a vocabulary, and at most `CACHED` of these."""
-CACHED = 16
-
-
-def sketch_of(
-    name: str, scale: float, blocks_A: Blocks, blocks_B: Blocks, rows: tuple[int, int]
-) -> FloatArray:
-    """Return the contribution of one module, (SIDE²,).
-
-    name: of the module, which its signs depend on, so that modules do not stand in for each other.
-    rows: of Aᵀ and of B: n and m.
-    """
-    right = _projected(blocks_A(), _signs(rows[0], 0))
-    left = _projected(blocks_B(), _signs(rows[1], 1))
-    return scale * _module_signs(name) * (left @ right.T).ravel()
-
-
-def _projected(blocks: Iterable[FloatArray], signs: FloatArray) -> FloatArray:
-    """Signsᵀ·X, (SIDE, r), for a tall factor X in blocks of rows."""
-    start, total = 0, None
-    for block in blocks:
-        part = signs[:, start : start + len(block)] @ block
-        total = part if total is None else total + part
-        start += len(block)
-    assert total is not None  # a factor has rows
-    return total
-
-
-def _signs(rows: int, side: int) -> FloatArray:
-    """Random signs, (SIDE, rows): those of a shorter side are the first of a longer one's."""
-    return _kept_signs(rows, side) if rows <= CACHED_ROWS else _new_signs(rows, side)
-
-
-def _new_signs(rows: int, side: int) -> FloatArray:
-    drawn = np.random.default_rng((SEED, side)).integers(0, 2, size=(rows, SIDE), dtype=np.int8)
-    return np.ascontiguousarray((2 * drawn - 1).T, dtype=np.float64)
-
-
-_kept_signs = lru_cache(maxsize=CACHED)(_new_signs)
-
-
-@lru_cache(maxsize=4096)
-def _module_signs(name: str) -> FloatArray:
-    digest = sha256_bytes(name.encode(errors="surrogatepass"))[: SIDE * SIDE // 8]
-    bits = np.unpackbits(np.frombuffer(digest, dtype=np.uint8))
-    return 2 * bits.astype(np.float64) - 1
-
-
-SKETCH_DIGITS = 7
 _PARTS = (".safetensors", ".json", ".bin", ".pt", ".pth", ".gguf")
 """Ends of the names of files that may be part of an adapter: weights, an index, a config."""
 
@@ -215,7 +160,6 @@ class _Sums:
         self.unmeasured = 0
         self.scaled = True
         """True if every scale is known."""
-        self.sketch: FloatArray = np.zeros(SIDE * SIDE)
 
     def add(self, pair: LoraPair) -> None:
         """Measure a pair and add it."""
@@ -236,11 +180,6 @@ class _Sums:
             self.needed.append(rank_that_holds(cumulative_energy(measured.values), 0.90))
             if pair.scale is not None:
                 self.values.append(measured.scaled(pair.scale))
-                sides = (pair.columns, pair.rows)
-                label = pair.module if pair.kind != "expert" else f"{pair.module}[{expert}]"
-                with np.errstate(over="ignore", invalid="ignore"):
-                    blocks = loaded.blocks_A(expert), loaded.blocks_B(expert)
-                    self.sketch += sketch_of(label, pair.scale, *blocks, sides)
 
     def measures(self) -> dict[str, Any]:
         """The fields of the row that rest on the trained modules."""
@@ -261,10 +200,7 @@ class _Sums:
         steps = [step for step in ranks.VLLM_MAX_LORA_RANKS if step < largest]
         lost = {step: sum(lost_energy(energy, step) for energy in energies) / total for step in steps}
         norm = peak * math.sqrt(total)
-        usable = math.isfinite(norm) and bool(np.isfinite(self.sketch).all())
-        sketch = (float(f"{value:.{SKETCH_DIGITS}g}") for value in self.sketch.tolist())
         return middle | {
             "lost_energy_at": lost,
             "fro_norm": norm if math.isfinite(norm) else None,
-            "sketch": tuple(sketch) if usable else (),
         }

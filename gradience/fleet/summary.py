@@ -1,4 +1,4 @@
-"""Rows -> what holds over all of them: a server's step and slots for each base model, copies, and failures.
+"""Rows -> what holds over all of them: a server's step and slots for each base model, and failures.
 
 Of a row only what is needed here is kept, so that ten thousand of them take a few megabytes.
 """
@@ -6,13 +6,10 @@ Of a row only what is needed here is kept, so that ten thousand of them take a f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from gradience.adapters.locate import natural_key
 from gradience.audit.adapter import audit_adapter
@@ -21,75 +18,9 @@ from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
 from gradience.ranks import max_lora_rank_step, percentile
 from gradience.reports.calibration import Calibration
-from gradience.reports.fleet import BaseGroup, Copies, CopyKind, Failure, FleetRow, Forcing, NotServed, Step
+from gradience.reports.fleet import BaseGroup, Failure, FleetRow, Forcing, NotServed, Step
 from gradience.runtimes.verdict import slot_bytes, steps_below
 from gradience.words import listed
-
-SAME = 0.005
-"""Relative difference of ΔW up to which two updates are the same: rounding factors to bf16 changes ΔW by 0.3 %."""
-NEAR = 0.1
-"""Up to which they are near."""
-CANDIDATE = 3 * NEAR
-"""Distance of sketches, relative to the longer, from which on nothing is compared: 64 numbers estimate a distance to
-within a factor of 3, and a pair that is missed is an update of rank one at worst."""
-
-
-class Sketched(NamedTuple):
-    """Features by which copies are recognized."""
-
-    name: str
-    group: tuple[str | None, bool]
-    """Base model, and whether it is DoRA: only within a group are adapters compared."""
-    identity: tuple[str, float | None]
-    """Digest of the weights, and ‖ΔW‖, which tells two scales of the same file apart."""
-    sketch: NDArray[np.float32]
-    """(64,), or (0,) if there is none."""
-
-
-Difference = Callable[[str, str], float | None]
-"""Exact ‖ΔW_a − ΔW_b‖_F/‖ΔW_a‖_F of two adapters by name; None if they cannot be compared."""
-
-
-def copies_of(adapters: Sequence[Sketched], difference: Difference) -> tuple[Copies, ...]:
-    """Return the groups of copies, those of the same file first, each in the order of `adapters`."""
-    files: dict[tuple[str, float | None], list[Sketched]] = {}
-    for adapter in adapters:
-        files.setdefault(adapter.identity, []).append(adapter)
-    same = [
-        Copies(kind="same file", paths=tuple(copy.name for copy in group), difference=0.0)
-        for group in files.values()
-        if len(group) > 1
-    ]
-    groups: dict[tuple[str | None, bool], list[Sketched]] = {}
-    for first, *_ in files.values():
-        if len(first.sketch) and not first.group[1]:
-            groups.setdefault(first.group, []).append(first)
-    alike = [copies for group in groups.values() for copies in _alike(group, difference)]
-    return (*same, *sorted(alike, key=lambda copies: (copies.kind != "same update", copies.paths)))
-
-
-def _alike(adapters: Sequence[Sketched], difference: Difference) -> Iterator[Copies]:
-    """Groups of adapters of one base: each adapter that is not in one yet is compared with those behind it."""
-    sketches = np.stack([adapter.sketch for adapter in adapters]).astype(np.float64)
-    lengths = np.square(sketches).sum(axis=1)
-    waiting = np.ones(len(adapters), dtype=bool)
-    for first, adapter in enumerate(adapters):
-        if not waiting[first]:
-            continue
-        waiting[: first + 1] = False
-        (others,) = np.nonzero(waiting)
-        distances = lengths[first] + lengths[others] - 2 * sketches[others] @ sketches[first]
-        candidates = others[distances <= CANDIDATE**2 * np.maximum(lengths[others], lengths[first])]
-        members: dict[CopyKind, list[tuple[int, float]]] = {"same update": [], "near": []}
-        for other in candidates.tolist():
-            apart = difference(adapter.name, adapters[other].name)
-            if apart is not None and apart <= NEAR:
-                members["same update" if apart <= SAME else "near"].append((other, apart))
-                waiting[other] = False
-        for kind, group in members.items():
-            if group:
-                names = (adapter.name, *(adapters[other].name for other, _ in group))
-                yield Copies(kind=kind, paths=names, difference=max(apart for _, apart in group))
 
 
 class Predictions:
@@ -104,7 +35,7 @@ class Predictions:
             self._files[calibration.report.adapter_sha256] = file
             self._calibrations[calibration.report.adapter_sha256] = calibration
 
-    def check_used(self, digests: frozenset[str]) -> None:
+    def check_used(self, digests: set[str]) -> None:
         """Raise UsageError (other-calibration) for a calibration matches none of these adapters."""
         unused = [str(file) for digest, file in self._files.items() if digest not in digests]
         if unused:
@@ -154,8 +85,9 @@ class Tally:
     untrained: int = 0
     bytes: int = 0
     params: int = 0
+    digests: set[str] = field(default_factory=set)
+    """Digests of the weights of all that were measured."""
     _served: dict[str | None, list[_Served]] = field(default_factory=dict)
-    _sketched: list[Sketched] = field(default_factory=list)
     _failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     _not_served: dict[str, list[str]] = field(default_factory=dict)
 
@@ -169,9 +101,7 @@ class Tally:
         self.untrained += row.status == "untrained"
         self.bytes += row.bytes or 0
         self.params += row.params
-        sketch = np.array(row.sketch, dtype=np.float32)
-        identity = (row.sha256 or "", row.fro_norm)
-        self._sketched.append(Sketched(row.path, (row.base_model, row.use_dora), identity, sketch))
+        self.digests.add(row.sha256 or "")
         if row.not_served:
             self._not_served.setdefault(row.not_served, []).append(row.path)
         elif row.rank is not None and row.width is not None:
@@ -179,10 +109,6 @@ class Tally:
                 row.path, row.sha256 or "", row.bytes or 0, row.rank, row.width, row.lost_energy_at
             )
             self._served.setdefault(row.base_model, []).append(served)
-
-    def copies(self, difference: Difference) -> tuple[Copies, ...]:
-        """Return the groups of adapters that are the same or nearly."""
-        return copies_of(sorted(self._sketched, key=lambda item: natural_key(item.name)), difference)
 
     def failures(self) -> tuple[Failure, ...]:
         """Return the reasons of failures, the most frequent first."""
@@ -205,11 +131,6 @@ class Tally:
     def failed(self) -> int:
         """Number of adapters that failed."""
         return sum(map(len, self._failures.values()))
-
-    @property
-    def digests(self) -> frozenset[str]:
-        """Digests of the weights of all that were measured."""
-        return frozenset(adapter.identity[0] for adapter in self._sketched)
 
     def bases(
         self, predicted: PredictedKl, max_error: float, limit: int | None = None

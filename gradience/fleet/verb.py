@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradience.compare.adapters import compare_adapters
-from gradience.errors import GradienceError, InputError, require
+from gradience.errors import InputError, require
 from gradience.files.shared_names import path_text
 from gradience.fleet.discover import Member, discover, root_of
 from gradience.fleet.exports import export, rows_file_of
@@ -100,7 +99,6 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
         limit_adapters=None if limit is None else limit.adapters_per_base,
         bases=tally.bases(partial(predictions.kl, paths), settings.max_error, limit_rank),
         not_served=tally.not_served(),
-        copies=tally.copies(partial(_difference, paths, allow_pickle=allow_pickle)),
         failures=tally.failures(),
         run=watch.run_info(),
     )
@@ -143,11 +141,3 @@ def rows_on_ray(members: Sequence[Member], **options: Any) -> Iterator[FleetRow]
 
 def _rows(members: Sequence[Member], options: dict[str, Any]) -> list[FleetRow]:
     return list(measured_rows(members, workers=1, **options))
-
-
-def _difference(paths: dict[str, Path], a: str, b: str, *, allow_pickle: bool) -> float | None:
-    """Return the exact value; None if one of them can no longer be read."""
-    try:
-        return compare_adapters(paths[a], paths[b], workers=1, allow_pickle=allow_pickle).relative_difference
-    except GradienceError:
-        return None

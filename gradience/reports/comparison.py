@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from gradience.files.artifact import ROW_CONFIG, Float12, Part
+from gradience.files.artifact import ROW_CONFIG, Float12
 from gradience.reports.base.blocks import (
     Block,
     Column,
@@ -18,9 +18,6 @@ from gradience.reports.base.blocks import (
     Facts,
     Heading,
     Inline,
-    Mark,
-    Note,
-    Notes,
     Paragraph,
     Span,
     dim,
@@ -35,7 +32,6 @@ from gradience.reports.base.source import HubSource, commit_of
 from gradience.reports.base.view import DOCUMENT, View, more
 
 Presence = Literal["both", "only-a", "only-b", "shapes-differ"]
-Independence = Literal["independent", "same-start", "near-copies", "truncation", "not-comparable"]
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -69,25 +65,11 @@ class ModuleComparison:
     """Largest principal angle of both sides, in degrees."""
     sign_agreement: Float12 | None = None
     """Share of entries with equal signs in both updates, on at most 64 evenly spaced rows of ΔW; 0.5 by chance."""
-    cosine_lora_A: Float12 | None = None
-    """Cosine between the stored factors A (`lora_A`) of the two adapters, if their shapes agree."""
-    cosine_lora_B: Float12 | None = None
-    """The same for the factors B (`lora_B`)."""
 
     @property
     def label(self) -> str:
         """The name, followed by the expert's number if one tensor stacks several."""
         return self.name if self.expert is None else f"{self.name}[{self.expert}]"
-
-
-class Replicates(Part):
-    """Independence of the two runs. Factors of independent runs are nearly orthogonal (random A)."""
-
-    verdict: Independence
-    """`truncation`: one adapter is a truncation of the other, so independence does not apply."""
-    cosine_lora_A_median: Float12 | None
-    cosine_lora_B_median: Float12 | None
-    reason: str
 
 
 PLOTS: Plots = {"difference": PlotOf("sizes:difference_plot", ("Modules",))}
@@ -123,7 +105,6 @@ class ComparisonReport(Report):
     cosine: Float12 | None
     kept_energy: Float12 | None
     """Share of the energy of A inside B's column and row spaces, over all modules."""
-    replicates: Replicates
     modules: tuple[ModuleComparison, ...]
     notes: tuple[str, ...]
     run: RunInfo
@@ -146,18 +127,11 @@ NO_PREDICTOR = (
     "No such number was found to predict the quality of a merge (github.com/johntnanney/gradience, research notes of"
     " 2026-08: geometric triage is “negatively settled at decoder scale”)."
 )
-SHOWN_KINDS, SHOWN_FURTHEST, SHOWN_APART = 12, 5, 3
+SHOWN_KINDS, SHOWN_APART = 12, 9
 PRESENCE: dict[Presence, str] = {
     "only-a": "only in A",
     "only-b": "only in B",
     "shapes-differ": "shapes differ",
-}
-INDEPENDENCE: dict[Independence, tuple[Mark, str]] = {
-    "independent": ("good", "yes: "),
-    "same-start": ("warning", "no, they share their initialization: "),
-    "near-copies": ("warning", "no, they are nearly identical: "),
-    "truncation": ("info", ""),
-    "not-comparable": ("unknown", "not comparable: "),
 }
 
 
@@ -201,21 +175,6 @@ def distance_blocks(report: ComparisonReport, view: View) -> list[Block]:
     return [Heading("Distance between the updates"), figures(rows)]
 
 
-def independence_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return the relation of the two runs: independent or not, or an adapter and its truncation."""
-    replicates = report.replicates
-    mark, answer = INDEPENDENCE[replicates.verdict]
-    truncation = replicates.verdict == "truncation"
-    a, b = replicates.cosine_lora_A_median, replicates.cosine_lora_B_median
-    cosines = []
-    if not truncation and a is not None and b is not None:
-        cosines = [f"median |cosine| between the factors: A {sig(a, 2)}, B {sig(b, 2)}"]
-    return [
-        Heading("Relation" if truncation else "Independence"),
-        Notes([Note(mark, f"{answer}{replicates.reason}", cosines)]),
-    ]
-
-
 def _ranks(modules: Sequence[ModuleComparison]) -> str:
     """Return `8`, `8 : 1–2` for A and B, `8 : –` if one of them lacks the modules."""
     ranks_a = number_range(module.r_a for module in modules if module.r_a is not None)
@@ -226,10 +185,9 @@ def _ranks(modules: Sequence[ModuleComparison]) -> str:
 def _why_apart(modules: Sequence[ModuleComparison]) -> str:
     """Return `only in A`, or `shapes differ (64 × 48 : 64 × 96)` with those of ΔW in A and in B."""
     (module,) = modules
-    why = PRESENCE[module.presence]
-    if module.presence != "shapes-differ" or not (module.shape_a and module.shape_b):
-        return why
-    return f"{why} ({' : '.join('{} × {}'.format(*shape) for shape in (module.shape_a, module.shape_b))})"
+    both = filter(None, (module.shape_a, module.shape_b) if module.presence == "shapes-differ" else ())
+    shapes = " : ".join(f"{rows} × {columns}" for rows, columns in both)
+    return f"{PRESENCE[module.presence]} ({shapes})" if shapes else PRESENCE[module.presence]
 
 
 def _hundredths(value: float | None) -> str:
@@ -251,14 +209,11 @@ def _label(module: ModuleComparison) -> str:
 
 RANK: Measure[ModuleComparison] = Measure(Column("rank", ">"), _ranks)
 WHY_APART: Measure[ModuleComparison] = Measure(Column(), _why_apart)
-DISTANCE: tuple[Measure[ModuleComparison], ...] = (
+EVERYTHING: tuple[Measure[ModuleComparison], ...] = (
     RANK,
     measure("difference", lambda module: module.relative_difference, percent),
     measure("cosine", lambda module: module.cosine, sig),
     measure("outside", error_outside, percent),
-)
-EVERYTHING: tuple[Measure[ModuleComparison], ...] = (
-    *DISTANCE,
     measure("output", lambda module: module.left_overlap, _hundredths, drop=3),
     measure("input", lambda module: module.right_overlap, _hundredths, drop=2),
     measure("angle", lambda module: module.largest_angle, _degrees, drop=1),
@@ -266,19 +221,13 @@ EVERYTHING: tuple[Measure[ModuleComparison], ...] = (
 
 
 def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
-    """Return medians of each kind, the modules that differ most, and the modules that could not be compared."""
+    """Return medians of each kind, and the modules that could not be compared."""
     kinds, hidden = by_kind(report.modules, lambda module: 1, SHOWN_KINDS if view.brief else None)
     blocks: list[Block] = [
         Heading("Modules", aside="medians of each kind"),
         module_table("kind", kinds, (NUMBER, *EVERYTHING)),
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
     ]
-    different = [module for module in report.modules if module.relative_difference]
-    different.sort(key=lambda module: (-(module.relative_difference or 0.0), module.label))
-    if len(different) > 1:
-        blocks.append(
-            module_table("largest difference", single(different[:SHOWN_FURTHEST], _label), DISTANCE)
-        )
     if any(module.left_overlap is not None for module in report.modules):
         overlap = "mean squared cosine between the k leading directions on that side; k: the smaller k@90"
         legend: list[tuple[str, Inline]] = [
@@ -287,11 +236,11 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
             ("angle", "the largest principal angle between them"),
         ]
         blocks.append(Facts(legend))
-    groups = [[row for row in report.modules if row.presence == presence] for presence in PRESENCE]
-    shown = [row for group in groups for row in group[: SHOWN_APART if view.brief else None]]
-    if shown:
-        hidden = sum(map(len, groups)) - len(shown)
+    apart = [row for row in report.modules if row.presence != "both"]
+    if apart:
+        shown = apart[: SHOWN_APART if view.brief else None]
         blocks.append(module_table("not compared", single(shown, _label), (RANK, WHY_APART)))
+        hidden = len(apart) - len(shown)
         blocks += more(hidden, "more module not compared", view.rest, "more modules not compared")
     return blocks
 
@@ -299,7 +248,7 @@ def where_blocks(report: ComparisonReport, view: View) -> list[Block]:
 def merge_blocks(report: ComparisonReport, view: View) -> list[Block]:
     """Return what is known about the two updates before they are merged, and that it predicts nothing."""
     both = [module for module in report.modules if module.norm_a and module.norm_b]
-    if not both or report.replicates.verdict == "truncation":
+    if not both:
         return []
 
     def middle(values: Iterable[float | None]) -> float | None:
@@ -349,7 +298,6 @@ def layer_blocks(report: ComparisonReport, view: View) -> list[Block]:
 SECTIONS: tuple[Callable[[ComparisonReport, View], list[Block]], ...] = (
     title_blocks,
     distance_blocks,
-    independence_blocks,
     where_blocks,
     merge_blocks,
     caveat_blocks,

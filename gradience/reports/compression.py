@@ -6,7 +6,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from statistics import median
 from typing import ClassVar, Literal, cast
 
 from pydantic import Field
@@ -40,7 +39,6 @@ from gradience.reports.base.numbers import (
     percent,
     plural,
     size,
-    trimmed,
 )
 from gradience.reports.base.prediction import CurvePoint, Prediction
 from gradience.reports.base.prediction import prediction_blocks as predicted_blocks
@@ -292,9 +290,7 @@ class CompressionReport(_Compression):
 Compression = CompressionPlan | CompressionReport
 Module = ModulePlan | ModuleResult
 
-SHOWN_KINDS, SHOWN_WORST, LISTED_WORST = 12, 5, 10
-SHOWN_RANKS = 6
-"""Maximum number of different ranks that are listed one by one."""
+SHOWN_KINDS = 12
 SHOWN_NAMES, LISTED_NAMES = 3, 100
 LISTED_MODULES = 1000
 """Maximum rows of the last table of a document; the JSON has all modules."""
@@ -348,11 +344,6 @@ def title_blocks(compression: Compression, view: View) -> list[Block]:
         initial = Span(compression.initial.path, "name")
         blocks.append(Paragraph(("B₀·A₀", " of initial adapter ", initial, words)))
     blocks.append(Paragraph(Span(" · ".join([digests, *commit_of(compression.source)]), "dim")))
-    if not view.brief:
-        by_effect = compression.calibration_sha256 is not None
-        method = "keeps the components with the largest effect on the output"
-        method = method if by_effect else "is the best approximation of its new rank"
-        blocks.append(Paragraph(f"No training: each module {method}."))
     return blocks
 
 
@@ -380,12 +371,9 @@ def saved_blocks(compression: Compression, view: View) -> list[Block]:
     before, after = compression.old_max_lora_rank, compression.new_max_lora_rank
     same = Span("unchanged" if before == after else "", "dim")
     rows.append(["vLLM max_lora_rank", max_lora_rank(before), Span(max_lora_rank(after), "strong"), same])
-    zeros = padding(compression.modules)
-    sentence = f"{plural(zeros, 'parameter is zero padding', 'parameters are zero padding')}."
     return [
         Heading("Size"),
         Table([Column(), Column("before", ">"), Column("after", ">"), Column()], rows),
-        *([Paragraph(sentence)] if zeros else []),
     ]
 
 
@@ -395,15 +383,6 @@ def saved(before: int, after: int) -> str:
         return "unchanged"
     share = 1 - after / before
     return f"{percent(share)} saved" if share > 0 else f"{percent(-share)} more"
-
-
-def padding(modules: Iterable[Module]) -> int:
-    """Return the number of zeros that pad modules to their rank on disk."""
-    return sum(
-        module.new_params * (module.stored_rank - module.new_rank) // module.stored_rank
-        for module in modules
-        if isinstance(module, ModuleResult) and module.stored_rank
-    )
 
 
 def lost_blocks(compression: Compression, view: View) -> list[Block]:
@@ -421,17 +400,9 @@ def lost_blocks(compression: Compression, view: View) -> list[Block]:
         layers = [error for module in compression.modules if (error := module.output_error) is not None]
         if layers:
             rows.append(("DoRA layers", percent(max(layers)), "largest ‖W′ − W″‖ / ‖W′ − W‖ of any layer"))
-    if compression.strength != 1:
-        rows.append(
-            ("strength", f"{compression.strength:g}", "every scale is multiplied by it, as requested")
-        )
     untouched = not any(module.new_rank < module.old_rank for module in compression.modules)
-    sentence = "No module is truncated" + (
-        ": none exceeds the requested rank."
-        if compression.strength == 1
-        else "; the error is the strength's."
-    )
-    return [Heading(title), figures(rows), *([Paragraph(sentence)] if untouched else [])]
+    sentence = [Paragraph("No module is truncated.")] if untouched else []
+    return [Heading(title), figures(rows), *sentence]
 
 
 def predicted(error: float | None) -> str:
@@ -544,19 +515,11 @@ BYTES: Measure[Module] = Measure(
 
 
 def where_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return one row per kind of module, the largest errors, the new ranks, and the modules that keep their rank."""
+    """Return one row per kind of module, and the modules that keep their rank."""
     modules: Sequence[Module] = compression.modules
     kinds, hidden = by_kind(modules, lambda module: module.old_params, SHOWN_KINDS if view.brief else None)
     error = PREDICTED if isinstance(compression, CompressionPlan) else ERROR
-    losing = worst(modules, SHOWN_WORST if view.brief else LISTED_WORST)
     notes = []
-    ranks = Counter(module.new_rank for module in modules)
-    if len(ranks) > SHOWN_RANKS:
-        middle = trimmed(median(ranks.elements()))
-        notes.append(f"new ranks: {min(ranks)} to {max(ranks)}, median {middle}")
-    elif len(ranks) > 1:
-        counts = (f"{rank} in {plural(number, 'module')}" for rank, number in sorted(ranks.items()))
-        notes.append(f"new ranks: {', '.join(counts)}")
     fixed = Counter(module.fixed for module in modules if isinstance(module, ModulePlan) and module.fixed)
     for reason, number in fixed.items():
         notes.append(f"{plural(number, 'module keeps its rank', 'modules keep their rank')}: {reason}")
@@ -564,19 +527,8 @@ def where_blocks(compression: Compression, view: View) -> list[Block]:
         Heading("Modules", aside="largest error of each kind"),
         module_table("kind", kinds, (NUMBER, RANK, ON_DISK, error, LAYER_ERROR, PARAMETERS)),
         *more(hidden, "more kind of modules", view.rest, "more kinds of modules"),
-        *([module_table("largest error", single(losing), (RANK, error))] if losing else []),
         *([Notes([Note("info", note) for note in notes])] if notes else []),
     ]
-
-
-def worst(modules: Iterable[Module], number: int) -> list[Module]:
-    """Return the truncated modules with the largest errors, except errors from rounding only."""
-    lossy = [
-        module
-        for module in modules
-        if module.new_rank < module.old_rank and (module.predicted_error or 0.0) > CERTAIN_ERROR
-    ]
-    return sorted(lossy, key=lambda module: (-(error_of(module) or 0.0), module.name))[:number]
 
 
 def layer_blocks(compression: Compression, view: View) -> list[Block]:
@@ -684,19 +636,6 @@ def caveat_blocks(compression: Compression, view: View) -> list[Block]:
     return [Heading("Limits"), Paragraph(QUALITY)]
 
 
-def provenance_blocks(compression: Compression, view: View) -> list[Block]:
-    """Return the command and the full digests, for a document only."""
-    if view != DOCUMENT or isinstance(compression, CompressionPlan):
-        return []
-    facts: list[Fact] = [
-        ("command", Span(compression.run.command, "name")),
-        ("Gradience", compression.run.gradience_version),
-        ("sha256 of the weights", Span(compression.output_sha256, "name")),
-        ("sha256 of the original", Span(compression.source_sha256, "name")),
-    ]
-    return [Heading("Provenance"), Facts(facts)]
-
-
 SECTIONS: tuple[Callable[[Compression, View], list[Block]], ...] = (
     title_blocks,
     saved_blocks,
@@ -707,5 +646,4 @@ SECTIONS: tuple[Callable[[Compression, View], list[Block]], ...] = (
     written_blocks,
     caveat_blocks,
     layer_blocks,
-    provenance_blocks,
 )

@@ -12,7 +12,6 @@ from pydantic.dataclasses import dataclass
 from gradience.files.artifact import ROW_CONFIG, Float12, Part
 from gradience.reports.base.blocks import (
     Block,
-    Code,
     Column,
     Document,
     Facts,
@@ -57,12 +56,8 @@ class Planning(Part):
     correct. Null if all differences of other scores are equal, because nothing can be planned then."""
     examples_80: int | None
     """Examples needed to show the margin with 80 % power."""
-    examples_90: int | None
-    """Examples needed for 90 % power."""
     margin_80: Float12 | None
     """Smallest margin that these examples show with 80 % power; null if they are too few for any grade."""
-    margin_90: Float12 | None
-    """Smallest margin with 90 % power."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -92,7 +87,7 @@ class EvidenceReport(Report):
     repair: ClassVar[str] = "compare the logs again: gradience evidence A B --json"
     plots: ClassVar[Plots] = compared_plots("Difference", "Difference")
 
-    schema_: Literal["gradience.evidence/1"] = Field(default="gradience.evidence/1", alias="schema")
+    schema_: Literal["gradience.evidence/2"] = Field(default="gradience.evidence/1", alias="schema")
     a: LogFacts
     """The reference."""
     b: LogFacts
@@ -155,10 +150,6 @@ class EvidenceReport(Report):
         return self.model_copy(update={"flips": flips})
 
 
-WIDTH = 43
-"""Width of the drawn interval, in characters."""
-
-
 def title_blocks(report: EvidenceReport) -> list[Block]:
     """Return both logs, the score and warnings."""
     scored: list[str | Span] = []
@@ -183,7 +174,7 @@ def answer_blocks(report: EvidenceReport) -> list[Block]:
 
 
 def difference_blocks(report: EvidenceReport) -> list[Block]:
-    """Return both means, the difference with its interval and a drawing, and the test at the margin."""
+    """Return both means, the difference with its interval, and the test at the margin."""
     worst = report.bounds.high if report.lower_is_better else report.bounds.low
     method = "Tango" if report.table else "Student"
     interval = f"{_signed(report, report.low)} … {_signed(report, report.high)}"
@@ -198,26 +189,7 @@ def difference_blocks(report: EvidenceReport) -> list[Block]:
         ),
         ("bound", f"{_signed(report, worst)}{_unit(report)}", f"one-sided 95 % bound; {test}"),
     ]
-    drawing = Code(interval_lines(report), drawing=True)
-    return [Heading("Difference"), figures(rows), drawing]
-
-
-def interval_lines(report: EvidenceReport) -> list[str]:
-    """Return the 95 % interval drawn as a line, with zero and the margin below it."""
-    allowed = report.margin if report.lower_is_better else -report.margin
-    reach = 1.1 * max(abs(report.low), abs(report.high), abs(report.delta), report.margin)
-
-    def column(value: float) -> int:
-        return round((value / reach + 1) / 2 * (WIDTH - 1))
-
-    inside = range(column(report.low), column(report.high) + 1)
-    signs = ["–" if place in inside else "·" for place in range(WIDTH)]
-    signs[column(report.delta)] = "○"
-    left, right = ("better", "worse ") if report.lower_is_better else ("worse ", "better")
-    label = f"{_signed(report, allowed)}{_unit(report)}: the margin"
-    before = "" if allowed < 0 else f"{label} "  # on the side with more space
-    mark = f"{before.rjust(7 + column(allowed))}▏{'' if before else label}"
-    return [f"{left} {''.join(signs)} {right}", f"{' ' * (7 + column(0))}▏0", mark]
+    return [Heading("Difference"), figures(rows)]
 
 
 def table_blocks(report: EvidenceReport) -> list[Block]:
@@ -278,22 +250,20 @@ def planning_blocks(report: EvidenceReport) -> list[Block]:
     planning = report.planning
     if planning.variance is None:
         return []
-    columns = [Column(), Column("80 % power", ">"), Column("90 % power", ">")]
-    needed = (planning.examples_80, planning.examples_90)
+    needed, smallest = planning.examples_80, planning.margin_80
     rows = (
         (
             f"examples for {_amount(report, report.margin)}",
-            *(MISSING if number is None else count(number) for number in needed),
+            MISSING if needed is None else count(needed),
+            "80 % power if both are equally good",
         ),
         (
             f"margin with {count(report.n)} examples",
-            *(
-                MISSING if value is None else _amount(report, value)
-                for value in (planning.margin_80, planning.margin_90)
-            ),
+            MISSING if smallest is None else _amount(report, smallest),
+            "the same",
         ),
     )
-    return [Heading("Sample size", aside="if both are equally good"), Table(columns, rows)]
+    return [Heading("Sample size"), figures(rows)]
 
 
 def caveat_blocks(report: EvidenceReport) -> list[Block]:

@@ -1,7 +1,7 @@
 """Reports on many adapters: one row per adapter (`fleet.jsonl`), and a summary of all rows.
 
-The summary is computed from the rows; the adapters are not needed again. A row has the sizes, the use of rank, the
-energy lost at smaller ranks, and a sketch of the update for finding copies.
+The summary is computed from the rows; the adapters are not needed again. A row has the sizes, the use of rank, and the
+energy lost at smaller ranks.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gradience.files.artifact import ROW_CONFIG, Artifact, Float12
@@ -32,20 +32,9 @@ from gradience.reports.base.blocks import (
 from gradience.reports.base.numbers import MISSING, count, max_lora_rank, percent, plural, sig, size
 from gradience.reports.base.report import PlotOf, Plots, Report
 from gradience.reports.base.run import RunInfo
-from gradience.reports.base.view import first_names, more
+from gradience.reports.base.view import more
 
 RowStatus = Literal["ok", "incomplete", "untrained", "failed"]
-CopyKind = Literal["same file", "same update", "near"]
-
-
-SKETCH = 64
-"""Length of a sketch."""
-
-
-def _whole_sketch(sketch: tuple[float, ...]) -> tuple[float, ...]:
-    if len(sketch) not in (0, SKETCH):
-        raise ValueError(f"a sketch has {SKETCH} numbers, not {len(sketch)}")
-    return sketch
 
 
 class FleetRow(Artifact):
@@ -96,9 +85,6 @@ class FleetRow(Artifact):
     """‖ΔW‖_F over all modules; null if the scale is unknown."""
     lost_energy_at: dict[int, Float12] = Field(default_factory=dict)
     """Rank → share of ‖ΔW‖² lost when larger modules are truncated to this rank, for the steps of vLLM below `rank`."""
-    sketch: Annotated[tuple[float, ...], AfterValidator(_whole_sketch)] = ()
-    """64 random projections of ΔW, the same for every adapter. Equal updates have equal sketches, whatever their
-    factors and ranks."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -162,18 +148,6 @@ class NotServed:
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
-class Copies:
-    """Adapters that are identical or nearly identical."""
-
-    kind: CopyKind
-    """`same file`: the same bytes and scale. `same update`: ΔW differs by at most 0.5 %, as rounding to 16 bits does.
-    `near`: by at most 10 %."""
-    paths: tuple[str, ...]
-    difference: Float12
-    """The largest ‖ΔW − ΔW₁‖_F/‖ΔW₁‖_F, with ΔW₁ the update of the first."""
-
-
-@dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
 class Failure:
     """Adapters that could not be measured for the same reason."""
 
@@ -231,7 +205,6 @@ class FleetReport(Report):
     """Adapters per base that the host documents."""
     bases: tuple[BaseGroup, ...]
     not_served: tuple[NotServed, ...]
-    copies: tuple[Copies, ...]
     failures: tuple[Failure, ...]
     run: RunInfo
 
@@ -248,10 +221,10 @@ class FleetReport(Report):
         return Heading(f"Fleet of {plural(self.adapters, 'adapter')}")
 
 
-SHOWN_BASES, SHOWN_FORCING, SHOWN_GROUPS, SHOWN_COPIES = 5, 5, 8, 3
+SHOWN_BASES, SHOWN_FORCING = 5, 5
 """On the screen; Markdown and JSON list more."""
 LISTED = 100
-"""Maximum number of adapters per base and of groups of copies in a document."""
+"""Maximum number of adapters per base in a document."""
 
 
 def fleet_blocks(report: FleetReport, *, brief: bool = False, root: str | None = None) -> Document:
@@ -263,7 +236,6 @@ def fleet_blocks(report: FleetReport, *, brief: bool = False, root: str | None =
         *_lower_ranks(report, brief=brief),
         *_flags(report.bases[: SHOWN_BASES if brief else LISTED], report.slots),
         *_next(report, report.root if root is None else root),
-        *_copies(report, brief=brief),
         *_failures(report),
         Heading("Limits"),
         Paragraph(
@@ -421,29 +393,6 @@ def _next(report: FleetReport, root: str) -> list[Block]:
         advice = f"gradience compress --fleet {rows}{place} {rest}"
         advice += "  (for all bases)" if len(report.bases) > 1 else ""
     return [dim(f"Next: {advice}")]
-
-
-def _copies(report: FleetReport, *, brief: bool) -> list[Block]:
-    if not report.copies:
-        return []
-    groups = report.copies[: SHOWN_GROUPS if brief else LISTED]
-    most = SHOWN_COPIES if brief else None
-    table = table_of(
-        groups,
-        (Column("copies"), lambda group: group.kind),
-        (Column("adapters", ">"), lambda group: count(len(group.paths))),
-        (
-            Column("difference ≤", ">"),
-            lambda group: "" if group.kind == "same file" else percent(group.difference),
-        ),
-        (Column("paths", wrap=True), lambda group: first_names(group.paths, most or len(group.paths))),
-    )
-    hidden = len(report.copies) - len(groups)
-    return [
-        Heading("Duplicates", aside="compared by ΔW, not by factors"),
-        table,
-        *more(hidden, "more group"),
-    ]
 
 
 def _failures(report: FleetReport) -> list[Block]:

@@ -25,7 +25,7 @@ def test_a_table_counted_by_hand(tmp_path):
     assert (report.low, report.high) == pytest.approx((low, high))
     assert report.planning.variance == 0.1
     assert power(report.planning.examples_80, 0.1, 0.025) == pytest.approx(0.8, abs=1e-3)
-    assert power(200, 0.1, report.planning.margin_90) == pytest.approx(0.9)
+    assert power(200, 0.1, report.planning.margin_80) == pytest.approx(0.8)
 
 
 def test_scores_that_are_no_counts_against_scipy(tmp_path):
@@ -153,7 +153,7 @@ def test_a_margin_that_no_test_set_shows(tmp_path):
     scores = [0.5, 0.25] * 50
     a, b = table(tmp_path / "a.csv", scores), table(tmp_path / "b.csv", [*scores[1:], scores[0]])
     report = compare_logs(a, b, margin=1e-320)
-    assert (report.grade, report.planning.examples_80, report.planning.examples_90) == ("C", None, None)
+    assert (report.grade, report.planning.examples_80) == ("C", None)
 
 
 @pytest.mark.parametrize("score", [1e308, -1e101, 5e-324, 1e-101])

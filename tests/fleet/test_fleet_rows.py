@@ -1,11 +1,11 @@
-"""Rows of a fleet: the figures of the audit, energies against a dense SVD, sketches that see ΔW alone."""
+"""Rows of a fleet: the figures of the audit, and energies against a dense SVD."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from factory import adapter, config, stored
-from fleets import MODULES, padded, random_factors, rotated, save, updates
+from fleets import MODULES, random_factors, save
 
 from gradience import audit_adapter
 from gradience.adapters.formats import open_adapter
@@ -33,34 +33,6 @@ def test_the_figures_are_those_of_the_audit():
     )
     assert row.fro_norm == pytest.approx(report.gain.fro_norm_total, rel=1e-9)
     assert row.base_model == report.adapter.base_model
-
-
-# ---------------------------------------------------------------- sketches
-
-
-def sketch(folder, factors, **settings):
-    return np.array(measure(save(folder, factors, **settings), "a").sketch)
-
-
-def test_equal_updates_have_equal_sketches_in_whatever_factors(tmp_path):
-    factors = random_factors(3, 4)
-    first = sketch(tmp_path / "a", factors)
-    for name, other in {"rotated": rotated(factors, 1), "padded": padded(factors, 9)}.items():
-        same = sketch(tmp_path / name, other, lora_alpha=2 * len(other[MODULES[0]][0]))
-        assert np.linalg.norm(first - same) < 1e-5 * np.linalg.norm(first)
-    doubled = sketch(tmp_path / "doubled", factors, lora_alpha=16)
-    assert doubled == pytest.approx(2 * first, rel=1e-5)
-
-
-def test_distances_of_sketches_are_about_those_of_the_updates(tmp_path):
-    """Over twenty pairs the mean ratio is near 8, √64; each is within the factor that candidates allow for."""
-    ratios = []
-    for seed in range(20):
-        a, b = random_factors(seed, 4), random_factors(seed + 100, 4)
-        apart = sketch(tmp_path / f"a{seed}", a) - sketch(tmp_path / f"b{seed}", b)
-        ratios.append(np.linalg.norm(apart) / np.linalg.norm(updates(a) - updates(b)) / 8)
-    assert np.mean(np.square(ratios)) == pytest.approx(1, abs=0.25)
-    assert 1 / 3 < min(ratios) <= max(ratios) < 3
 
 
 def test_each_expert_counts(tmp_path):
@@ -96,8 +68,8 @@ def test_a_refusal_is_a_row_with_its_code(tmp_path):
 def test_untrained_and_nan_are_told_apart(tmp_path):
     zero = {name: (a, 0 * b) for name, (a, b) in random_factors(0, 4).items()}
     row = measure(save(tmp_path / "zero", zero), "zero")
-    assert (row.status, row.trained, row.sketch, row.lost_energy_at) == ("untrained", 0, (), {})
+    assert (row.status, row.trained, row.lost_energy_at) == ("untrained", 0, {})
     broken = random_factors(0, 4)
     broken[MODULES[0]][0][0, 0] = np.nan
     row = measure(save(tmp_path / "nan", broken), "nan")
-    assert (row.status, row.trained, row.unmeasured, row.sketch) == ("incomplete", 3, 1, ())
+    assert (row.status, row.trained, row.unmeasured) == ("incomplete", 3, 1)

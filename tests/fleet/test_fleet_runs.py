@@ -66,16 +66,13 @@ def test_a_row_each_and_what_holds_over_all(here, capsys):
     assert [step.truncated for step in base.steps] == [1, 3]
     assert [adapter.path for adapter in base.forcing] == ["zoo/wide"]
     assert base.forcing[0].lost_energy == base.steps[0].lost_energy_max > 0
-    assert [(group.kind, group.paths) for group in report.copies] == [
-        ("same update", ("zoo/one", "zoo/turned"))
-    ]
     assert [(failure.code, failure.first) for failure in report.failures] == [("lfs-pointer", "zoo/broken")]
     assert names() == ["zoo/broken", "zoo/one", "zoo/turned", "zoo/wide"]
 
 
 def test_the_screen_says_who_forces_what_and_what_it_costs(here):
     text = audit_fleet("zoo", "rows.csv").to_text(width=200)
-    for part in ("4 adapters", "1 of 3", "zoo/wide", "same update", "lfs-pointer"):
+    for part in ("4 adapters", "1 of 3", "zoo/wide", "lfs-pointer"):
         assert part in text
     assert "gradience compress --fleet rows.jsonl --to-rank 8 --unchanged link -o smaller" in text
     assert "Next: add -o fleet.jsonl" in audit_fleet("zoo").to_text()
@@ -299,7 +296,7 @@ def test_a_full_disk_names_the_file(here):
         "import resource, sys\n"
         "from gradience.cli.app import run\n"
         "run(['fleet', 'zoo', '--quiet'])\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\n"
         "sys.exit(int(run(['fleet', 'zoo', '-o', 'fleet.jsonl', '--quiet'])))"
     )
     done = subprocess.run(
@@ -344,35 +341,6 @@ def test_ctrl_c_reaches_no_process_that_measures(here):
     process.ask(request)
     assert os.getpgid(process._running.pid) != os.getpgid(0)
     process.close()
-
-
-# ---------------------------------------------------------------- copies
-
-
-def test_copies_are_told_by_the_update_and_not_by_the_bytes(here):
-    shutil.copytree("zoo/one", "zoo/z-copy")
-    near = {
-        name: (a, b + 0.02 * np.linalg.norm(b) / np.sqrt(b.size))
-        for name, (a, b) in random_factors(2, 12, 0.9).items()
-    }
-    save(here / "zoo" / "wide-near", near)
-    save(here / "zoo" / "z-louder", random_factors(1, 4), lora_alpha=16)
-    copies = audit_fleet("zoo").copies
-    assert [(group.kind, group.paths) for group in copies] == [
-        ("same file", ("zoo/one", "zoo/z-copy")),
-        ("same update", ("zoo/one", "zoo/turned")),
-        ("near", ("zoo/wide", "zoo/wide-near")),
-    ]
-    assert copies[1].difference < 1e-5 < 0.005 < copies[2].difference < 0.1
-
-
-def test_a_sketch_of_another_length_is_no_sketch(here):
-    audit_fleet("zoo", "fleet.jsonl")
-    rows = [json.loads(line) for line in Path("fleet.jsonl").read_text().splitlines()]
-    rows[-1]["sketch"] = rows[-1]["sketch"][:5]
-    Path("fleet.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(InputError, match="a sketch has 64 numbers, not 5"):
-        audit_fleet("zoo", "fleet.jsonl")
 
 
 # ---------------------------------------------------------------- tables

@@ -8,8 +8,6 @@ import pytest
 from compression_sample import RUN, alone, compared, comparison, plan, planned, report, verdict, written
 from test_names import LONG, WORST, steering
 
-from gradience.reports.comparison import Replicates
-
 SHAPE = (32, 16)
 
 
@@ -45,8 +43,7 @@ def hostile_report(name):
 
 def hostile_comparison(name):
     rows = [compared(name, 10), compared(f"m.layers.0.{name}", 20), alone(f"{name}.a", "only-a")]
-    answer = Replicates(verdict="same-start", cosine_lora_A_median=0.9, cosine_lora_B_median=0.1, reason=name)
-    return comparison(rows, path_a=name, path_b=name, replicates=answer, notes=(name,))
+    return comparison(rows, path_a=name, path_b=name, notes=(name,))
 
 
 @pytest.mark.parametrize("name", [WORST, LONG], ids=["worst", "long"])

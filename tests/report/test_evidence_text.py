@@ -5,7 +5,7 @@ from __future__ import annotations
 from gradience import EvidenceReport
 from gradience.reports.base.graded import Bounds
 from gradience.reports.base.run import Stopwatch
-from gradience.reports.evidence import Flip, LogFacts, Planning, interval_lines
+from gradience.reports.evidence import Flip, LogFacts, Planning
 from gradience.statistics.table import PairedTable
 
 
@@ -28,9 +28,7 @@ def two_logs(**more):
         "margin": 0.025,
         "bounds": Bounds(low=-0.0594, high=0.018, p_value=0.41),
         "table": table,
-        "planning": Planning(
-            variance=0.1, examples_80=990, examples_90=1371, margin_80=0.0556, margin_90=0.0654
-        ),
+        "planning": Planning(variance=0.1, examples_80=990, margin_80=0.0556),
         "grade": "C",
         "verdict": "These 200 examples do not decide.",
         "n_lost": 12,
@@ -44,23 +42,6 @@ def two_logs(**more):
 
 SCORES = {"table": None, "metric": "nll", "lower_is_better": True, "delta": 0.004, "low": -0.01, "high": 0.018,
           "margin": 0.05, "bounds": Bounds(low=-0.007, high=0.016, p_value=1e-9), "grade": "B"}  # fmt: skip
-
-
-def test_the_interval_is_drawn_where_it_lies():
-    line, zero, margin = interval_lines(two_logs(delta=-0.02, low=-0.06, high=0.02))
-    drawn = line[7:50]
-    assert (drawn.index("–"), drawn.index("○"), drawn.rindex("–")) == (2, 15, 27)
-    middle = zero.index("▏") - 7
-    assert (middle, len(drawn)) == (21, 43)  # ±6.6 points: 21 columns to each side
-    assert margin.index("▏") - 7 == round(21 - 21 * 0.025 / 0.066)
-    assert margin.endswith("▏−2.50 points: the margin")
-
-
-def test_where_lower_is_better_the_margin_lies_above_zero():
-    line, zero, margin = interval_lines(two_logs(**SCORES))
-    assert line.startswith("better ")
-    assert zero.index("▏") < margin.index("▏")
-    assert margin.endswith("+0.0500: the margin ▏")
 
 
 def test_what_counts_have_and_scores_have_not():

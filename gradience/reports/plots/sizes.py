@@ -15,7 +15,6 @@ from gradience.reports.compression import (
     ModulePlan,
     ModuleResult,
     error_of,
-    padding,
 )
 from gradience.reports.evaluation import EvaluationForecast
 from gradience.reports.fleet import BaseGroup, FleetReport, weight_error
@@ -146,7 +145,12 @@ def kl_plot(report: AuditReport | Compression) -> Plot | None:
     chosen = ""
     if not isinstance(report, AuditReport) and report.prediction is not None:
         name = "this plan" if isinstance(report, CompressionPlan) else "this adapter"
-        params = report.new_params - padding(report.modules)
+        params = sum(  # without the zeros of padded modules
+            row.new_params * row.new_rank // row.stored_rank
+            if isinstance(row, ModuleResult) and row.stored_rank
+            else row.new_params
+            for row in report.modules
+        )
         series.append(Points(name, [params], [report.prediction.kl_per_token or None], labels=[name]))
         chosen = f"; {name} has {count(params)} and {sig(report.prediction.kl_per_token)}"
     smallest = curve[0]

@@ -57,14 +57,6 @@ def surface(_folder: Path) -> Surface:
         "itself": b"list.txt\n",
         "devices": b"/dev/zero\n/dev/stdin\n/proc/self/mem\n",
     }
-    sketches = {
-        "5 numbers": [1.0] * 5,
-        "63 numbers": [1.0] * 63,
-        "65 numbers": [1.0] * 65,
-        "100,000 numbers": [1.0] * 100_000,
-        "texts": ["1"] * 64,
-        "huge": [1e308] * 64,
-    }
     paths = {"up": "../../x", "absolute": "/etc/x", "NUL": "a\0b", "long": "a/" * 3000 + "b", "nothing": ""}
     batch, again = (
         "compress --fleet in/fleet.jsonl --to-rank 2 -o out/small",
@@ -87,10 +79,6 @@ def surface(_folder: Path) -> Surface:
             (f"a name: {name}", f"fleet in/zoo -o out/fleet.csv {flag}", at(f"in/zoo/{text}"), {0})
             for name, text in NAMES.items()
             for flag in ("", "--json")
-        ),
-        *(
-            (f"a sketch: {name}", again, {"out/fleet.jsonl": rows(sketch=sketch)}, {0, 3})
-            for name, sketch in sketches.items()
         ),
         *(
             (f"a path: {name}", batch, {"in/fleet.jsonl": rows(path=path)}, {3, 4})
