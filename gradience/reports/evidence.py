@@ -87,7 +87,7 @@ class EvidenceReport(Report):
     repair: ClassVar[str] = "compare the logs again: gradience evidence A B --json"
     plots: ClassVar[Plots] = compared_plots("Difference", "Difference")
 
-    schema_: Literal["gradience.evidence/2"] = Field(default="gradience.evidence/1", alias="schema")
+    schema_: Literal["gradience.evidence/2"] = Field(default="gradience.evidence/2", alias="schema")
     a: LogFacts
     """The reference."""
     b: LogFacts
