@@ -55,7 +55,7 @@ def fleet_report() -> FleetReport:
         target=16,
         recommended=False,
         above=1,
-        forcing=(Forcing(path="zoo/a", rank=32, lost_energy=0.2, predicted_kl_per_token=0.01),),
+        forcing=(Forcing(path="zoo/a", rank=32, lost_energy=0.2),),
     )
     return FleetReport(
         adapters=4,

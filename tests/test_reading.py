@@ -40,7 +40,6 @@ ALLOWED = {
     "adapters/tensors.py": {"read_bytes"},  # of a TensorFile
     "reports/calibration.py": {"read_bytes"},  # of a TensorFile
     "reports/page/render.py": {"read_text"},  # of the package's own files
-    "adapters/mlx.py": {"fdopen", "ZipFile"},  # of what open_regular has opened
     "compress/carry.py": {"fdopen", "ZipFile"},  # of what open_regular has opened
     "evidence/archive.py": {"ZipFile"},  # of what open_stream has opened
     "models/packages.py": {"ZipFile", "tarfile.open", "open"},  # archives whose sha256 was compared

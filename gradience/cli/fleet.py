@@ -15,9 +15,7 @@ def fleet(settings: FleetSettings, out: ReportOutput) -> int:
 
       gradience fleet adapters/ -o fleet.jsonl
 
-      gradience fleet adapters/ --recursive -o fleet.csv
-
-      gradience fleet adapters/ -o fleet.jsonl --executor ray
+      gradience fleet adapters/ --recursive -o fleet.jsonl
 
       gradience compress --fleet fleet.jsonl --to-rank 16 -o smaller/
     """

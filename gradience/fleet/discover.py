@@ -1,9 +1,9 @@
-"""Discovery of adapters: folders of adapters, lists of paths, single adapters -> every adapter with its name."""
+"""Discovery of adapters: folders of adapters, single adapters -> every adapter with its name."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,16 +12,10 @@ from gradience.adapters.locate import WEIGHT_SUFFIXES, lone_weights, natural_key
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import given_text
 from gradience.fleet.settings import FleetSettings
-from gradience.reading import MAX_SETTINGS_BYTES, open_stream
 from gradience.settings import paths_of
 
 MARKS = known_names()
 """A folder with one of these files is taken for an adapter; its row reports an error if it is not one."""
-LIST = ".txt"
-MAX_LINES = 200_000
-"""Lines of a list."""
-MAX_LINE = 4096
-"""Bytes of a line: the longest path that Linux opens."""
 
 
 class Member(NamedTuple):
@@ -41,7 +35,7 @@ class Fleet(NamedTuple):
 def discover(sources: Sequence[Path], *, root: Path, recursive: bool = False) -> Fleet:
     """Return every adapter of the sources, each once.
 
-    sources: an adapter; a folder whose folders and files are adapters; a .txt file with a path a line.
+    sources: an adapter; a folder whose folders and files are adapters.
     root: folder that names are relative to; every adapter is below it.
     recursive: look into folders at any depth, also below an adapter. Links to folders are followed once.
 
@@ -50,12 +44,11 @@ def discover(sources: Sequence[Path], *, root: Path, recursive: bool = False) ->
     home = Path(os.path.realpath(root))
     paths: dict[str, Path] = {}
     elsewhere = 0
-    for given in sources:
-        for source in _listed(given) if given.suffix == LIST and given.is_file() else [given]:
-            matches, empty = _adapters_of(source, recursive=recursive)
-            elsewhere += empty
-            for path in matches:
-                paths.setdefault(_name(path, home, root), path)
+    for source in sources:
+        matches, empty = _adapters_of(source, recursive=recursive)
+        elsewhere += empty
+        for path in matches:
+            paths.setdefault(_name(path, home, root), path)
     if not paths:
         raise InputError(
             f"{sources[0] if len(sources) == 1 else f'{len(sources)} places'}: no adapters found",
@@ -64,30 +57,6 @@ def discover(sources: Sequence[Path], *, root: Path, recursive: bool = False) ->
         )
     ordered = sorted(paths, key=natural_key)
     return Fleet(tuple(Member(name, paths[name]) for name in ordered), elsewhere)
-
-
-def _listed(source: Path) -> Iterator[Path]:
-    """The paths in a list; relative ones start at the list's folder."""
-    with open_stream(source, limit=MAX_SETTINGS_BYTES) as file:
-        for number, line in enumerate(file, 1):
-            wrong = (
-                f"more than {MAX_LINES:,} lines"
-                if number > MAX_LINES
-                else f"line {number} has more than {MAX_LINE:,} bytes"
-                if len(line) > MAX_LINE
-                else f"line {number} contains a NUL character"
-                if b"\0" in line
-                else None
-            )
-            if wrong:
-                raise InputError(
-                    f"{source}: not a list of adapters: {wrong}",
-                    code="bad-list",
-                    hint="a .txt file holds one path per line; give a folder of adapters for anything larger",
-                )
-            text = line.decode("utf-8", "surrogateescape").strip()
-            if text and not text.startswith("#"):
-                yield source.parent / text
 
 
 def _adapters_of(source: Path, *, recursive: bool) -> tuple[list[Path], int]:

@@ -1,9 +1,8 @@
 """`fleet.jsonl` and how it survives a kill: rows are appended to `fleet.jsonl.part` as they come, and at the end the
 file itself is replaced whole.
 
-A row is taken over if every file of its adapter has the size and the time of change that it had, or else if
-weights and config have the digests that they had (copied, downloaded again), and where it did not fail: failures are
-tried again.
+A row is taken over if every file of its adapter has the size and the time of change that it had, unless it is a
+failure: those are tried again.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Self
 from gradience.adapters.files import Closing
 from gradience.errors import InputError, LockedError
 from gradience.files.whole import write_errors, write_whole
-from gradience.fleet.measure import same_content, stamp_of, stamped_files
+from gradience.fleet.measure import stamp_of, stamped_files
 from gradience.reading import MAX_DATA_BYTES, MAX_SETTINGS_BYTES, not_a_file, open_stream
 from gradience.reports.fleet import FleetRow
 
@@ -34,13 +33,9 @@ BEGINS = b'{"schema":"gradience.fleet_row/'
 class FleetJournal(Closing):
     """The rows of one run, on the disk. Use as a context manager; only one process at a time."""
 
-    def __init__(self, output: Path, file: FileIO, stack: ExitStack) -> None:
-        self.output = output
-        self._file = file
-        self._stack = stack
-        self._places: dict[str, tuple[int, int]] = {}
-        """Name -> offset and length of its row."""
-        self._end = os.fstat(file.fileno()).st_size
+    def __init__(self, output: Path, part: Path, file: FileIO, stack: ExitStack) -> None:
+        self._output, self._part, self._file, self._stack = output, part, file, stack
+        self._lines: dict[str, bytes] = {}
 
     @classmethod
     def begin(cls, output: Path) -> Self:
@@ -67,92 +62,69 @@ class FleetJournal(Closing):
                     code="not-ours",
                     hint="move this file away, or give another --output",
                 )
-            return cls(output, file, stack.pop_all())
+            return cls(output, part, file, stack.pop_all())
 
     def close(self) -> None:
         """Close the journal; what it holds stays for the next run."""
         self._stack.close()
 
-    def kept(self, paths: Mapping[str, Path], *, allow_pickle: bool = False) -> Iterator[FleetRow]:
+    def kept(self, paths: Mapping[str, Path]) -> Iterator[FleetRow]:
         """Yield the rows of earlier runs that still hold, each name once.
 
-        paths: the adapters of this run by name; allow_pickle: pickles among them are read again if they were
-        touched. Raises InputError if the earlier file was not written by Gradience.
+        paths: the adapters of this run by name. Raises InputError if the earlier file was not written by Gradience.
         """
-        part = self.output.with_name(self.output.name + PART)
-        touched = []
-        for start, line in _lines(part):
+        end = 0
+        for line in _lines(self._part):
             row = None
             with suppress(InputError):
                 if line.startswith(BEGINS) and line.endswith(b"\n"):
-                    row = FleetRow.parse(Path("journal"), line)
+                    row = FleetRow.parse(self._part, line)
             if row is None:  # a kill cut it short, or it was never written by us: rows go on from here
-                with write_errors(part):
-                    self._file.truncate(start)
-                self._end = start
+                with write_errors(self._part):
+                    self._file.truncate(end)
                 break
-            current = self._current(row, paths, allow_pickle=allow_pickle)
-            if current is not None and current == row:
-                self._places[current.path] = (start, len(line))
-                yield current
-            elif current is not None:
-                touched.append(current)
-        for row in touched:
-            if row.path not in self._places:
-                self.add(row)
-                yield row
-        if self.output.exists():
-            for row in read_rows(self.output):
-                current = self._current(row, paths, allow_pickle=allow_pickle)
-                if current is not None:
-                    self.add(current)
-                    yield current
+            end += len(line)
+            yield from self._taken(row, paths)
+        if self._output.exists():
+            for row in read_rows(self._output):
+                yield from self._taken(row, paths)
 
-    def _current(self, row: FleetRow, paths: Mapping[str, Path], *, allow_pickle: bool) -> FleetRow | None:
-        """The row, with the stamp of today if files were touched and not changed; None for one that is outdated."""
+    def _taken(self, row: FleetRow, paths: Mapping[str, Path]) -> Iterator[FleetRow]:
         path = paths.get(row.path)
-        if path is None or row.status == "failed" or row.path in self._places:
-            return None
-        stamp = stamp_of(stamped_files(path))
-        if stamp == row.stamp:
-            return row
-        same = same_content(row, path, allow_pickle=allow_pickle)
-        return row.model_copy(update={"stamp": stamp}) if same else None
+        if path is None or row.status == "failed" or row.path in self._lines:
+            return
+        if stamp_of(stamped_files(path)) == row.stamp:
+            self._lines[row.path] = line_of(row)
+            yield row
 
     def add(self, row: FleetRow) -> None:
         """Append a row. Raises OutputError (write-failed)."""
-        line = row.to_json(indent=None).encode() + b"\n"
-        self._places[row.path] = (self._end, len(line))
-        with write_errors(self.output):
+        line = line_of(row)
+        self._lines[row.path] = line
+        with write_errors(self._output):
             rest = memoryview(line)
             while rest:
                 rest = rest[self._file.write(rest) :]
-        self._end += len(line)
 
     def finish(self, names: Iterable[str]) -> None:
         """Write the file, with the rows of these names in this order, and remove the journal."""
-        part = self.output.with_name(self.output.name + PART)
-        with open_stream(part) as file:
+        write_whole(self._output, [self._lines[name] for name in names])
+        with write_errors(self._part):
+            self._part.unlink()
 
-            def rows() -> Iterator[bytes]:
-                for name in names:
-                    start, size = self._places[name]
-                    file.seek(start)
-                    yield file.read(size)
 
-            write_whole(self.output, rows())
-        with write_errors(part):
-            part.unlink()
+def line_of(row: FleetRow) -> bytes:
+    """Return the line of a row."""
+    return row.to_json(indent=None).encode() + b"\n"
 
 
 def read_rows(path: Path) -> Iterator[FleetRow]:
     """Yield the rows of a `fleet.jsonl`, one in memory at a time. Raises InputError as `Artifact.read` does."""
-    for _, line in _lines(path):
+    for line in _lines(path):
         yield FleetRow.parse(path, line)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    start = 0
+def _lines(path: Path) -> Iterator[bytes]:
     with open_stream(path, limit=MAX_DATA_BYTES) as file:
         while line := file.readline(MAX_ROW + 1):
             if len(line) > MAX_ROW:
@@ -161,8 +133,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                     code="artifact-invalid",
                     hint=FleetRow.repair,
                 )
-            yield start, line
-            start += len(line)
+            yield line
 
 
 def _appended(part: Path) -> FileIO:

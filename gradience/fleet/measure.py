@@ -21,10 +21,9 @@ from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.adapters.tensors import type_names
 from gradience.audit.measures import spectrum_of
-from gradience.digests import sha256_file
 from gradience.errors import GradienceError
 from gradience.files.shared_names import path_text, sentence_text
-from gradience.reading import MAX_SETTINGS_BYTES, cannot_open
+from gradience.reading import cannot_open
 from gradience.reports.fleet import FleetRow
 from gradience.runtimes.verdict import not_served
 from gradience.spectra import (
@@ -77,23 +76,6 @@ def stamp_of(files: Sequence[Path]) -> dict[str, tuple[int, int]]:
     return stamp
 
 
-def content_of(opened: Adapter) -> tuple[str, str | None]:
-    """Return the digests of an adapter's weights and config."""
-    path = opened.location.path
-    config = path / CONFIG if path.is_dir() else path.with_name(CONFIG)
-    digest = sha256_file(config, limit=MAX_SETTINGS_BYTES) if config.exists() else None
-    return opened.sha256(), digest
-
-
-def same_content(row: FleetRow, path: Path, *, allow_pickle: bool = False) -> bool:
-    """Return whether the adapter at `path` has the weights and the config that its row was measured from."""
-    try:
-        with open_adapter(path, allow_pickle=allow_pickle) as opened:
-            return content_of(opened) == (row.sha256, row.config_sha256)
-    except GradienceError:
-        return False
-
-
 def stamped_files(path: Path) -> list[Path]:
     """Return the files that a row rests on: those of a folder (not of the folders in it), or the file itself and the
     config beside it."""
@@ -117,7 +99,6 @@ def _row(opened: Adapter, name: str) -> FleetRow:
     for pair in opened.pairs:
         sums.add(pair)
     missing = sums.unmeasured + len(opened.unaudited)
-    sha256, config_sha256 = content_of(opened)
     common: dict[str, Any] = {}
     if config is not None:
         common = {
@@ -131,8 +112,7 @@ def _row(opened: Adapter, name: str) -> FleetRow:
         path=name,
         status="incomplete" if missing else "ok" if sums.stable else "untrained",
         stamp=stamp_of(stamped_files(opened.location.path)),
-        sha256=sha256,
-        config_sha256=config_sha256,
+        sha256=opened.sha256(),
         bytes=opened.bytes,
         format=opened.format,
         dtypes=tuple(sorted({type_names(pair.a.entry.dtype, pair.b.entry.dtype) for pair in opened.pairs})),

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -119,15 +119,8 @@ def replies(requests: Sequence[Request], *, workers: int | None = None) -> Itera
         stack.callback(
             pool.shutdown, wait=True, cancel_futures=True
         )  # they begin nothing more once this is left
-        waiting: set[Future[Reply]] = set()
-        for request in requests:
-            if len(waiting) >= 2 * count:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-            waiting.add(pool.submit(ask, request))
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+        for done in as_completed([pool.submit(ask, request) for request in requests]):
+            yield done.result()
 
 
 class _Process:

@@ -19,19 +19,15 @@ class FleetSettings(WorkSettings):
     """Adapters and output."""
 
     sources: Annotated[StrPath | Sequence[StrPath], BeforeValidator(several), Flag("SOURCE")]
-    """Folder of adapters, adapter, or .txt file with a path per line; one or several."""
+    """Folder of adapters, or adapter; one or several."""
     output: Annotated[StrPath | None, Flag("FILE", "-o")] = None
-    """fleet.jsonl, one row per adapter; .csv and .parquet are written beside it."""
+    """fleet.jsonl, one row per adapter."""
     _: KW_ONLY
     recursive: bool = False
     """Look for adapters in folders at any depth."""
     root: Annotated[StrPath | None, Flag("DIR")] = None
     """Folder that the paths of the rows are relative to (default: the current folder if the sources are below it, else
     the common folder above them)."""
-    calibrations: Annotated[
-        StrPath | Sequence[StrPath], BeforeValidator(several), Flag("FILE", name="--calibration")
-    ] = ()
-    """Calibration of one of the adapters: adds its predicted KL at lower ranks; may be repeated."""
     slots: Annotated[Positive, Flag("N")] = 8
     """Adapters that a server holds at a time: memory and flags are shown for N slots."""
     max_error: Annotated[Number, Flag("E")] = 0.25
@@ -40,10 +36,6 @@ class FleetSettings(WorkSettings):
     """Show the adapters above the rank that a host documents: wandb, together, fireworks or sagemaker."""
     workers: Annotated[Positive | None, Flag("N")] = None
     """Processes at a time (default: one per processor). The rows are the same for any number."""
-    executor: Annotated[Literal["ray"] | None, Flag("NAME")] = None
-    """ray: measure on the Ray cluster that RAY_ADDRESS names (needs the extra ray)."""
-    force: bool = False
-    """Replace an existing .csv or .parquet file."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

@@ -6,70 +6,23 @@ Of a row only what is needed here is kept, so that ten thousand of them take a f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from gradience.adapters.locate import natural_key
-from gradience.audit.adapter import audit_adapter
-from gradience.errors import GradienceError, UsageError
-from gradience.plan.compression import plan_compression
-from gradience.plan.criteria import ToRank
 from gradience.ranks import max_lora_rank_step, percentile
-from gradience.reports.calibration import Calibration
 from gradience.reports.fleet import BaseGroup, Failure, FleetRow, Forcing, NotServed, Step
 from gradience.runtimes.verdict import slot_bytes, steps_below
-from gradience.words import listed
-
-
-class Predictions:
-    """The calibrations that were given, by the digest of their adapter. Raises InputError for one that is broken."""
-
-    def __init__(self, files: Sequence[Path], *, allow_pickle: bool = False) -> None:
-        self._allow_pickle = allow_pickle
-        self._files = {}
-        self._calibrations = {}
-        for file in files:
-            calibration = Calibration.read(file)
-            self._files[calibration.report.adapter_sha256] = file
-            self._calibrations[calibration.report.adapter_sha256] = calibration
-
-    def check_used(self, digests: set[str]) -> None:
-        """Raise UsageError (other-calibration) for a calibration matches none of these adapters."""
-        unused = [str(file) for digest, file in self._files.items() if digest not in digests]
-        if unused:
-            raise UsageError(
-                f"{listed(unused)}: matches none of these adapters",
-                code="other-calibration",
-                hint="give calibrations of adapters in the fleet, made from exactly these weights",
-            )
-
-    def kl(self, paths: Mapping[str, Path], name: str, sha256: str, rank: int) -> float | None:
-        """Return an adapter's predicted KL per scored token at a rank, in nats; None if no calibration predicts it."""
-        calibration = self._calibrations.get(sha256)
-        if calibration is None:
-            return None
-        try:
-            audited = audit_adapter(paths[name], workers=1, allow_pickle=self._allow_pickle)
-            plan = plan_compression(audited, ToRank(rank), path=paths[name], calibration=calibration)
-        except GradienceError:  # what compress would refuse has no prediction
-            return None
-        return None if plan.prediction is None else plan.prediction.kl_per_token
-
 
 FORCING = 1000
 """Adapters above the target that a report lists for one base; it counts all of them."""
-
-PredictedKl = Callable[[str, str, int], float | None]
-"""Predicted KL of an adapter, by its name and the digest of its weights, at a rank; None without a calibration."""
 
 
 class _Served(NamedTuple):
     """An adapter that a server would load."""
 
     name: str
-    sha256: str
     bytes: int
     rank: int
     width: float
@@ -85,7 +38,6 @@ class Tally:
     untrained: int = 0
     bytes: int = 0
     params: int = 0
-    digests: set[str] = field(default_factory=set)
     """Digests of the weights of all that were measured."""
     _served: dict[str | None, list[_Served]] = field(default_factory=dict)
     _failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
@@ -101,13 +53,10 @@ class Tally:
         self.untrained += row.status == "untrained"
         self.bytes += row.bytes or 0
         self.params += row.params
-        self.digests.add(row.sha256 or "")
         if row.not_served:
             self._not_served.setdefault(row.not_served, []).append(row.path)
         elif row.rank is not None and row.width is not None:
-            served = _Served(
-                row.path, row.sha256 or "", row.bytes or 0, row.rank, row.width, row.lost_energy_at
-            )
+            served = _Served(row.path, row.bytes or 0, row.rank, row.width, row.lost_energy_at)
             self._served.setdefault(row.base_model, []).append(served)
 
     def failures(self) -> tuple[Failure, ...]:
@@ -132,18 +81,15 @@ class Tally:
         """Number of adapters that failed."""
         return sum(map(len, self._failures.values()))
 
-    def bases(
-        self, predicted: PredictedKl, max_error: float, limit: int | None = None
-    ) -> tuple[BaseGroup, ...]:
+    def bases(self, max_error: float, limit: int | None = None) -> tuple[BaseGroup, ...]:
         """Return each base model's adapters, the base with the most first. limit: the host's maximum rank."""
         ordered = sorted(self._served.items(), key=lambda item: (-len(item[1]), item[0] or ""))
-        return tuple(_group(base, adapters, predicted, max_error, limit) for base, adapters in ordered)
+        return tuple(_group(base, adapters, max_error, limit) for base, adapters in ordered)
 
 
 def _group(
     base: str | None,
     adapters: Sequence[_Served],
-    predicted: PredictedKl,
     max_error: float,
     limit: int | None,
 ) -> BaseGroup:
@@ -184,12 +130,7 @@ def _group(
         recommended=within and target is not None,
         above=len(higher),
         forcing=tuple(
-            Forcing(
-                path=adapter.name,
-                rank=adapter.rank,
-                lost_energy=adapter.lost_at.get(target or 0),
-                predicted_kl_per_token=predicted(adapter.name, adapter.sha256, target or 0),
-            )
+            Forcing(path=adapter.name, rank=adapter.rank, lost_energy=adapter.lost_at.get(target or 0))
             for adapter in higher[:FORCING]
         ),
     )

@@ -5,26 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradience.errors import InputError, require
+from gradience.errors import InputError
 from gradience.files.shared_names import path_text
 from gradience.fleet.discover import Member, discover, root_of
-from gradience.fleet.exports import export, rows_file_of
-from gradience.fleet.journal import FleetJournal, read_rows
+from gradience.fleet.journal import FleetJournal
 from gradience.fleet.measure import failed
 from gradience.fleet.processes import Died, replies
 from gradience.fleet.settings import FleetSettings
-from gradience.fleet.summary import Predictions, Tally
+from gradience.fleet.summary import Tally
 from gradience.plan.hosts import limit_of
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.fleet import FleetReport, FleetRow
 from gradience.runtimes.verdict import engine
 from gradience.settings import paths_of, public
-
-ADAPTERS_OF_A_TASK = 32
 
 
 @public(FleetSettings)
@@ -38,18 +34,15 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
     A fleet.jsonl that is there is resumed: rows whose files have not changed are taken over. The keywords are the flags
     of `gradience fleet`:
 
-    Raises InputError if there are no adapters, UsageError (outside-root, bad-fleet-output, output-exists),
-    LockedError while another run writes the same file, OutputError when the disk refuses, MissingExtra for .parquet
-    without pyarrow. An adapter that cannot be measured does not raise: its row has the error's code.
+    Raises InputError if there are no adapters, UsageError (outside-root), LockedError while another run writes the same
+    file, OutputError when the disk refuses. An adapter that cannot be measured does not raise: its row has the error's
+    code.
     """
     watch, home = Stopwatch(settings.command), root_of(settings)
     limit = None if settings.host is None else limit_of(settings.host)
     limit_rank = None if limit is None else limit.max_rank
-    table = None if settings.output is None else Path(settings.output)
-    rows_file = None if table is None else rows_file_of(table, force=settings.force)
-    allow_pickle = settings.allow_pickle
-    options = {"max_memory": settings.max_memory, "allow_pickle": allow_pickle}
-    predictions = Predictions(paths_of(settings.calibrations), allow_pickle=allow_pickle)
+    rows_file = None if settings.output is None else Path(settings.output)
+    options = {"max_memory": settings.max_memory, "allow_pickle": settings.allow_pickle}
     sources = paths_of(settings.sources)
     for source in sources:
         if not os.path.lexists(source):
@@ -60,26 +53,20 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
     with ExitStack() as stack:
         journal = stack.enter_context(FleetJournal.begin(rows_file)) if rows_file else None
         reused = set()
-        for row in journal.kept(paths, allow_pickle=allow_pickle) if journal else ():
+        for row in journal.kept(paths) if journal else ():
             reused.add(row.path)
             tally.add(row)
         measured = 0
         rest = [member for member in fleet.members if member.name not in reused]
-        measure = (
-            rows_on_ray if settings.executor == "ray" else partial(measured_rows, workers=settings.workers)
-        )
-        for row in measure(rest, **options):
+        for row in measured_rows(rest, workers=settings.workers, **options):
             if journal:
                 journal.add(row)
             tally.add(row)
             measured += row.status != "failed"
             if settings.progress:
                 settings.progress(tally.count, len(paths))
-        if journal and rows_file:
+        if journal:
             journal.finish(paths)
-            if table and table != rows_file:
-                export(read_rows(rows_file), table)
-    predictions.check_used(tally.digests)
     return FleetReport(
         adapters=len(paths),
         measured=measured,
@@ -97,7 +84,7 @@ def audit_fleet(settings: FleetSettings) -> FleetReport:
         max_error=settings.max_error,
         limit=None if limit is None else limit.words,
         limit_adapters=None if limit is None else limit.adapters_per_base,
-        bases=tally.bases(partial(predictions.kl, paths), settings.max_error, limit_rank),
+        bases=tally.bases(settings.max_error, limit_rank),
         not_served=tally.not_served(),
         failures=tally.failures(),
         run=watch.run_info(),
@@ -120,24 +107,3 @@ def measured_rows(
             yield failed(request["name"], "process-died", reply.words)
         else:
             yield FleetRow.model_validate_json(reply)
-
-
-def rows_on_ray(members: Sequence[Member], **options: Any) -> Iterator[FleetRow]:
-    """Yield the row of every adapter, measured by tasks of Ray; all machines see the same paths.
-
-    options: keywords of `measure`. Raises MissingExtra without Ray.
-    """
-    ray: Any = require("ray", extra="ray")
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, configure_logging=False)
-    task = ray.remote(max_retries=5)(_rows)
-    there = [member._replace(path=member.path.absolute()) for member in members]
-    starts = range(0, len(there), ADAPTERS_OF_A_TASK)
-    waiting = [task.remote(there[start : start + ADAPTERS_OF_A_TASK], options) for start in starts]
-    while waiting:
-        (done,), waiting = ray.wait(waiting)
-        yield from ray.get(done)
-
-
-def _rows(members: Sequence[Member], options: dict[str, Any]) -> list[FleetRow]:
-    return list(measured_rows(members, workers=1, **options))

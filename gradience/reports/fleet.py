@@ -1,7 +1,7 @@
 """Reports on many adapters: one row per adapter (`fleet.jsonl`), and a summary of all rows.
 
-The summary is computed from the rows; the adapters are not needed again. A row has the sizes, the use of rank, and the
-energy lost at smaller ranks.
+The summary is computed from the rows; the adapters are not needed again. A row has the sizes, the use of rank,
+and the energy lost at smaller ranks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gradience.reports.base.blocks import (
     dim,
     table_of,
 )
-from gradience.reports.base.numbers import MISSING, count, max_lora_rank, percent, plural, sig, size
+from gradience.reports.base.numbers import MISSING, count, max_lora_rank, percent, plural, size
 from gradience.reports.base.report import PlotOf, Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.view import more
@@ -52,11 +52,9 @@ class FleetRow(Artifact):
     message: str | None = None
     stamp: dict[str, tuple[int, int]] = Field(default_factory=dict)
     """Size in bytes and modification time in nanoseconds of each file that was read. An adapter whose files all have
-    the same stamps, or the same digests, is not measured again."""
+    the same stamps is not measured again."""
     sha256: str | None = None
     """Digest of the weights, as in `gradience.audit`."""
-    config_sha256: str | None = None
-    """Digest of adapter_config.json."""
     bytes: int | None = None
     format: str | None = None
     base_model: str | None = None
@@ -109,8 +107,6 @@ class Forcing:
     rank: int
     lost_energy: Float12 | None = None
     """Share of ‖ΔW‖² lost at the target rank; null if the scale is unknown or nothing was trained."""
-    predicted_kl_per_token: Float12 | None = None
-    """Predicted KL per scored token at the target rank, in nats, if a calibration of this adapter was given."""
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -336,7 +332,6 @@ def _lower_ranks(report: FleetReport, *, brief: bool) -> list[Block]:
 
 
 def _lower_steps(report: FleetReport, base: BaseGroup, *, brief: bool) -> list[Block]:
-    calibrated = any(adapter.predicted_kl_per_token is not None for adapter in base.forcing)
     forcing = base.forcing[: SHOWN_FORCING if brief else LISTED]
     steps = table_of(
         base.steps,
@@ -351,10 +346,6 @@ def _lower_steps(report: FleetReport, base: BaseGroup, *, brief: bool) -> list[B
         (Column(f"above {base.target}"), lambda adapter: Span(adapter.path, "name")),
         (Column("r", ">"), lambda adapter: count(adapter.rank)),
         (Column("error", ">"), lambda adapter: percent(weight_error(adapter.lost_energy))),
-        (
-            Column("predicted KL/token", ">", shown=calibrated),
-            lambda adapter: sig(adapter.predicted_kl_per_token),
-        ),
     )
     return [
         Paragraph(_base(base)),

@@ -207,28 +207,3 @@ def test_an_adapter_of_a_gigabyte_goes_through_in_one_copy(tmp_path):
     assert through["VmHWM"] - before["VmHWM"] < 1.5  # GiB
     assert again["VmHWM"] - before["VmHWM"] < 1.5
     assert (tmp_path / "run/probe/train/adapter/adapter_model.safetensors").stat().st_size == 2**30
-
-
-def test_a_fleet_is_measured_on_ray(tmp_path):
-    pytest.importorskip("ray")
-    import shutil
-
-    from gradience import audit_fleet
-    from gradience.cli.demo import example_adapter
-
-    for number in range(6):
-        shutil.copytree(example_adapter(), tmp_path / "zoo" / f"{number}")
-    words = [
-        sys.executable,
-        "-m",
-        "gradience",
-        "fleet",
-        str(tmp_path / "zoo"),
-        "--root",
-        str(tmp_path),
-        "--quiet",
-    ]
-    output = tmp_path / "there.jsonl"
-    subprocess.run([*words, "-o", str(output), "--executor", "ray"], check=True)
-    audit_fleet(tmp_path / "zoo", tmp_path / "here.jsonl", root=tmp_path)
-    assert output.read_bytes() == (tmp_path / "here.jsonl").read_bytes()

@@ -1,4 +1,4 @@
-"""Rows of a fleet: the figures of the audit, and energies against a dense SVD."""
+"""Rows of a fleet: the figures of the audit, energies against a dense SVD."""
 
 from __future__ import annotations
 

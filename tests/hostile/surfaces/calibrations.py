@@ -1,4 +1,4 @@
-"""Calibrations of an adapter, which `compress`, `audit` and `fleet` read: figures that contradict each other."""
+"""Calibrations of an adapter, which `compress` and `audit` read: figures that contradict each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists, rows, names and links that `fleet` and `compress --fleet` meet."""
+"""Rows, names and links that `fleet` and `compress --fleet` meet."""
 
 from __future__ import annotations
 
@@ -46,17 +46,6 @@ def rows(**changes: object) -> bytes:
 
 def surface(_folder: Path) -> Surface:
     zoo = at("in/zoo/a") | at("in/zoo/b")
-    lists = {
-        "NUL": b"zoo/a\nzoo/\0b\n",
-        "sparse, 900 MB": sparse(900_000_000),
-        "300,000 empty lines": b"\n" * 300_000,
-        "16 million empty lines": b"\n" * 2**24,
-        "a line of 10 MB": b"a" * 10_000_000,
-        "no UTF-8": b"zoo/a\n\xff\xfe\n",
-        "control characters": "zoo/a\n\x1b[31mred\n\u202egpj\n".encode(),
-        "itself": b"list.txt\n",
-        "devices": b"/dev/zero\n/dev/stdin\n/proc/self/mem\n",
-    }
     paths = {"up": "../../x", "absolute": "/etc/x", "NUL": "a\0b", "long": "a/" * 3000 + "b", "nothing": ""}
     batch, again = (
         "compress --fleet in/fleet.jsonl --to-rank 2 -o out/small",
@@ -72,11 +61,7 @@ def surface(_folder: Path) -> Surface:
     circles = {"in/zoo/x": Link("y"), "in/zoo/y": Link("x"), "in/zoo/z": Link(".")}
     inputs = [
         *(
-            (f"a list: {name}", "fleet in/list.txt --root / --json", {"in/list.txt": content}, {2, 3, 4})
-            for name, content in lists.items()
-        ),
-        *(
-            (f"a name: {name}", f"fleet in/zoo -o out/fleet.csv {flag}", at(f"in/zoo/{text}"), {0})
+            (f"a name: {name}", f"fleet in/zoo -o out/fleet.jsonl {flag}", at(f"in/zoo/{text}"), {0})
             for name, text in NAMES.items()
             for flag in ("", "--json")
         ),
@@ -105,7 +90,7 @@ def surface(_folder: Path) -> Surface:
     return Surface(
         what="fleet",
         good=[
-            Input("a fleet", "fleet in/zoo -o out/fleet.csv", zoo, codes={0}),
+            Input("a fleet", "fleet in/zoo -o out/fleet.jsonl", zoo, codes={0}),
             Input("a batch", batch, known, codes={4}),  # the row is outdated
         ],
         inputs=[Input(name, verb, known | files, codes=codes) for name, verb, files, codes in inputs],
