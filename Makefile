@@ -6,7 +6,7 @@
 #   make lint                   ruff, mypy, import contracts, generated docs
 #   make wheel                  the wheel without extras, installed away from the source tree
 #   make release                build and check wheel and sdist in dist/, without uploading
-#   make hostile                the whole of what the suite samples: hostile files, mutants, no network (slow)
+#   make hostile                the whole of what the suite samples: hostile files, mutants, more examples of properties (slow)
 #   make fuzz                   every parser that a stranger can reach, FUZZ_SECONDS each (300)
 #   make site                   docs/ as HTML in site/: warnings are errors, links checked, nothing from the network
 #   make conformance            slow runs against other libraries
@@ -118,6 +118,7 @@ HOSTILE := tests/hostile tests/bench tests/evaluate tests/live tests/monitor
 hostile: $(VENV)/.test
 	@rm -rf $(FIGURES) && mkdir $(FIGURES)
 	GRADIENCE_FIGURES=$(abspath $(FIGURES)) OMP_NUM_THREADS=1 $(PY) -m pytest $(TWO) -m hostile $(HOSTILE) $(ARGS)
+	EXAMPLES=300 OMP_NUM_THREADS=1 $(PY) -m pytest $(TWO) -m "hypothesis and not slow" --hypothesis-profile many
 	$(PY) scripts/hostile_figures.py $(FIGURES)
 
 # atheris in an environment of its own: it has wheels for few versions of Python, and nothing else needs it. Without it the

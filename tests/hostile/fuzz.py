@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from hostile.fuzzed import CORPUS, TARGETS, feed, seeds
-from hostile.mutants import mutant
+
+WORDS = (
+    *b"null true false 0 -1 1e999 NaN Infinity -0.0 0.5 [] {} [[]] 18446744073709551616 1e-400 .inf .nan ~ ---".split(),
+    *b"\xff \0 *a &a { } [ ] , : # \" \\ '".split(b" "),
+    *(b'""', b'"x"', b'{"a": 1}', b'"\\ud800"', b'"\\u001b[2J"', b"[1, 2]", b"9" * 30, b"9" * 400),
+    *(b"<<: 1", b"!!int x", b"!!bool x", b"\n", b" ", b"\t"),
+)
+"""Words that have been worst."""
 
 
 def by_mutants(name: str, seconds: float, finds: Path) -> dict[str, Any]:
@@ -46,6 +53,43 @@ def keep(finds: Path, name: str, content: bytes, why: str) -> None:
     file = finds / f"{name}-{abs(hash(why)) % 10**8:08d}"
     file.write_bytes(content)
     sys.stderr.write(f"{file}: {why.splitlines()[-1][:200]}\n")
+
+
+def mutant(content: bytes, chance: random.Random, atoms: list[tuple[int, int]]) -> bytes:
+    """One mutant. atoms: where the values and keys of the good text stand."""
+    changed = content
+    if atoms and chance.random() < 0.6:  # first, while the places are right
+        start, end = chance.choice(atoms)
+        other = chance.choice(atoms)
+        word = chance.choice((chance.choice(WORDS), content[slice(*other)], b""))
+        changed = content[:start] + word + content[end:]
+    for _ in range(chance.randint(0 if changed is not content else 1, 3)):
+        changed = _of_bytes(changed, chance)
+    return changed
+
+
+def _of_bytes(content: bytes, chance: random.Random) -> bytes:
+    if not content:
+        return chance.choice(WORDS)
+    at = chance.randrange(len(content))
+    to = min(len(content), at + chance.choice((1, 1, 2, 4, 16, 64)))
+    match chance.randrange(6):
+        case 0:  # a bit
+            return content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :]
+        case 1:  # left out
+            return content[:at] + content[to:]
+        case 2:  # twice
+            return content[:to] + content[at:to] + content[to:]
+        case 3:  # moved
+            where = chance.randrange(len(content))
+            rest = content[:at] + content[to:]
+            return rest[:where] + content[at:to] + rest[where:]
+        case 4:  # a word
+            return content[:at] + chance.choice(WORDS) + content[at:]
+        case _:  # cut
+            return (
+                content[:to] if chance.random() < 0.2 else content[:at] + chance.choice(WORDS) + content[to:]
+            )
 
 
 def by_coverage(name: str, seconds: float, finds: Path) -> dict[str, Any]:

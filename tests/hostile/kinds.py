@@ -21,7 +21,6 @@ from gradience.bench.config.load import load_config
 from gradience.bench.config.shipped import find_config
 from gradience.bench.run.stages import Stages
 from gradience.check.files import read_mapping
-from gradience.cli.app import run
 from gradience.digests import sha256_text
 from gradience.evaluate.settings import evaluate_settings
 from gradience.files.records import read_records
@@ -34,7 +33,8 @@ GOOD = "in/good"
 """A good adapter, for verbs that read two."""
 BAD = "in/adapter"
 
-Read = Callable[[], int | None]
+Read = str | Callable[[], int | None]
+"""A command as it is typed, or a function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,6 @@ class Kind:
     """Whether a reader may skip what it cannot read, and say so: then a damaged file is no refusal."""
     optional: bool = False
     """Whether everything works without it."""
-    torch: bool = False
     codes: frozenset[int] = field(default=frozenset({0}))
     """Exit codes of the readers on the good file."""
 
@@ -68,13 +67,9 @@ def say(what: object) -> None:
     sys.stdout.write(f"{what}\n")
 
 
-def typed(command: str) -> tuple[str, Read]:
-    """A command line, under itself."""
-    return command, lambda: run(command.split())
-
-
 def commands(*lines: str) -> dict[str, Read]:
-    return dict(map(typed, lines))
+    """Command lines, each under itself."""
+    return {line: line for line in lines}
 
 
 def folder_files(folder: Path, at: str) -> dict[str, bytes]:
@@ -324,7 +319,6 @@ def records() -> dict[str, Kind]:
             {"out/training/started.json": journal},
             {"Journal": _journal},
             optional=True,
-            torch=True,
         ),
         "manifest of a stage": Kind(
             "out/probe/manifest.json", "json", stage, {"Stages.done": _stage}, tolerant=True, optional=True
@@ -489,7 +483,7 @@ def foreign() -> dict[str, Kind]:
 def all_kinds(folder: Path) -> Mapping[str, Kind]:
     """Every kind, by name. folder: an empty folder to make good files in."""
     logging.disable()
-    kinds = {
+    return {
         **adapters(folder),
         **artifacts(),
         **verified(),
@@ -500,13 +494,3 @@ def all_kinds(folder: Path) -> Mapping[str, Kind]:
         **foreign(),
         **fleets(),
     }
-    return dict(sorted(kinds.items(), key=lambda item: item[1].torch))  # what loads torch comes last
-
-
-def laid_out(kind: Kind, folder: Path) -> None:
-    """Put the good files of a kind where its readers expect them."""
-    for name in ("in", "out"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for place, content in kind.files.items():
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        (folder / place).write_bytes(content)

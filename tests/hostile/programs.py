@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +27,6 @@ def answer_of(module: str, *options: object, inside: Sequence[str] = ()) -> Any:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
-
-
-def attacked(root: Path, *options: object, parts: int = 1) -> dict[str, Any]:
-    """Return the tally of the attack over all parts, which run side by side; of seconds and memory the largest."""
-    with ThreadPoolExecutor(parts) as pool:
-        tallies = list(
-            pool.map(
-                lambda part: answer_of("attack", root / str(part), "--part", f"{part}/{parts}", *options),
-                range(parts),
-            )
-        )
-    codes: Counter[str] = Counter()
-    for tally in tallies:
-        codes.update(tally["codes"])
-    return {
-        **{name: sum(tally[name] for tally in tallies) for name in ("inputs", "runs", "cpu_seconds")},
-        **{
-            name: max(tally[name] for tally in tallies)
-            for name in ("slowest", "peak_bytes", "seconds", "kinds")
-        },
-        "codes": dict(sorted(codes.items())),
-        "problems": [problem for tally in tallies for problem in tally["problems"]],
-    }
 
 
 def record(goal: str, what: str, **figures: Any) -> None:

@@ -1,6 +1,6 @@
 """python -m hostile.surface ROOT NAME … [--share N] [--only TEXT]: the hostile inputs of surfaces, each in a child.
 
-To add a surface, add `tests/hostile/surfaces/NAME.py` with a list of inputs; test_surfaces.py finds it:
+To add a surface, add `tests/hostile/surfaces/NAME.py` with a list of inputs; test_programs.py finds it:
 
     from hostile.surface import Input, Surface
 
@@ -39,13 +39,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 
 from gradience.cli.app import run
-from hostile.expected import MEMORY, problems
+from hostile.expected import MEMORY, problems, strict
 from hostile.sandbox import CHANGES, Outcome, contained
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -84,7 +85,7 @@ class Surface:
     """The inputs of one surface."""
 
     what: str
-    inputs: Sequence[Input]
+    inputs: Iterable[Input]
     good: Sequence[Input] = ()
     may: Sequence[str] = ()
     """Beginnings of audit events that the verbs themselves raise, such as "socket." or "subprocess."."""
@@ -177,6 +178,8 @@ def attack(case: Input, surface: Surface, folder: Path, tally: Tally) -> None:
     names = case.names or [part for name in case.files for part in (name, os.path.dirname(name))]
     outcome = replace(outcome, peak_bytes=max(0, outcome.peak_bytes - outcome.had_bytes))
     wrong = problems(outcome, names, case.codes, case.memory, case.seconds)
+    if isinstance(case.run, str) and "--json" in case.run and not (outcome.code or strict(outcome.stdout)):
+        wrong.append("its JSON is not strict")
     if changed := sorted(set(before.items()) ^ set(contents(folder).items())):
         wrong.append(f"changed {sorted({name for name, _ in changed})}")
     if max(case.seconds / SECONDS, case.memory / MEMORY) > 1:
@@ -207,7 +210,7 @@ def attacked(name: str, root: Path, share: int = 1, only: str = "") -> Tally:
     for number, case in enumerate(surface.good):
         warm(case, kept / f"good{number}")
     tally, started = Tally(surface.what), time.perf_counter()
-    for case in [case for case in surface.inputs if only in case.name][::share]:
+    for case in islice((case for case in surface.inputs if only in case.name), 0, None, share):
         attack(case, surface, kept / "case", tally)
     tally.seconds = time.perf_counter() - started
     return tally

@@ -11,13 +11,11 @@ import base64
 import gzip
 import hashlib
 import json
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -353,15 +351,3 @@ def serving() -> Iterator[Hub]:
         for server in servers:
             server.shutdown()
             server.server_close()
-
-
-if __name__ == "__main__":  # for programs that fork, beside which no thread may run: until its input ends
-    with serving() as served:
-        for line in sys.stdin:
-            if not line.strip():
-                sys.stdout.write(f"{served.url}\n")
-                sys.stdout.flush()
-                continue
-            name, kind, folder = json.loads(line)
-            files = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
-            served.add(name, {**files, "config.json": b"{}"}, wrong=kind)

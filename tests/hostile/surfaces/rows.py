@@ -1,4 +1,4 @@
-"""Rows of a stranger's file, the definitions of lm-eval that name one, and outputs that a scorer reads."""
+"""Many rows of a stranger's file, the definitions of lm-eval that name one, and outputs that a scorer reads."""
 
 from __future__ import annotations
 
@@ -9,36 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from gradience.tasks.scorers import SCORERS
-from hostile.surface import Input, Place, Surface, sparse
+from hostile.surface import Input, Place, Surface
 from hostile.surfaces.bases import ROWS, good_files
 
 VERB = "evaluate in/adapter -b in/base --device cpu"
 MILLION = 10**6
 GOOD = b'{"prompt": "2 + 2 =", "answer": "4"}\n'
-LINES: dict[str, bytes | Place] = {
-    "a text of 20 MB": b'{"prompt": "' + b"a " * 10_000_000 + b'", "answer": "4"}',
-    "20 MB of lists": b'{"prompt": "a", "answer": "4", "x": [' + b"[]," * 6_600_000 + b"0]}",
-    "20 MB of keys": b'{"prompt": "a", ' + b",".join(b'"%d":1' % n for n in range(2 * MILLION)) + b"}",
-    "lists 100,000 deep": b'{"prompt": "a", "answer": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-    "900 MB of NULs": sparse(900_000_000),
-    "20 GB of NULs": sparse(20 * 2**30),
-    "an answer of 5,000 digits": b'{"prompt": "a", "answer": ' + b"9" * 5000 + b"}",
-    "NaN": GOOD + b'{"prompt": "a", "answer": NaN}',
-    "infinity": GOOD + b'{"prompt": "a", "answer": 1e999}',
-    "an answer twice": GOOD + b'{"prompt": "a", "answer": "1", "answer": "2"}',
-    "half of a character": GOOD + rb'{"prompt": "\ud83d", "answer": "1"}',
-    "two million empty lines": b"\n" * 2 * MILLION,
-    "other columns": b'{"question": "2 + 2?", "answer": "4"}',
-    "three other columns": b'{"instruction": "Add", "input": "2 + 2", "output": "4"}',
-}
-TABLES: dict[str, bytes | Place] = {
-    "a field of 20 MB": b"prompt,answer\n" + b"a" * 20_000_000 + b",4\n",
-    "a quote that never ends": b'prompt,answer\n"' + b"a\n" * 10_000_000,
-    "900 MB of NULs": sparse(900_000_000),
-    "a million columns": b"prompt,answer," + b",".join(b"c%d" % n for n in range(MILLION)) + b"\na,b\n",
-    "a million commas": b"prompt,answer\n" + b"," * MILLION,
-    "NULs in a field": b"prompt,answer\na\0b,4\n\0,4,5\n",
-}
 KWARGS = {
     "a cache anywhere": "{data_files: {test: in/rows.jsonl}, cache_dir: in/cache}",
     "an address": "{data_files: {test: 'http://127.0.0.1:9/a.jsonl'}}",
@@ -91,9 +67,7 @@ def surface(folder: Path) -> Surface:
     aaa = json.dumps({"prompt": "a", "completion": "a" * 100}).encode()
     short: Callable[[bytes], Place] = partial(many, count=MILLION)
     limit = "A million short rows take 12 s and 520 MB"
-    inputs = [rows(f"lines: {name}", "jsonl", content) for name, content in LINES.items()]
-    inputs += [rows(f"tables: {name}", "csv", content) for name, content in TABLES.items()]
-    inputs += [task(name, {"in/task.yaml": definition(kwargs)}) for name, kwargs in KWARGS.items()]
+    inputs = [task(name, {"in/task.yaml": definition(kwargs)}) for name, kwargs in KWARGS.items()]
     inputs += [
         task("an address in a card", {"in/task.yaml": there, "in/data/README.md": card}),
         rows("a million rows for a preview", "csv", short(b"%d + 1 =,4\n"), "--preview", codes={0}),
