@@ -38,7 +38,6 @@ class Tally:
     untrained: int = 0
     bytes: int = 0
     params: int = 0
-    """Digests of the weights of all that were measured."""
     _served: dict[str | None, list[_Served]] = field(default_factory=dict)
     _failures: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     _not_served: dict[str, list[str]] = field(default_factory=dict)
