@@ -196,12 +196,12 @@ def rename_control(run: Path, former: str, name: str) -> bool:
 
 
 def rename_grid(path: Path) -> None:
-    """Give an audit the current schema: the allowed ranks of its suggestions had another name."""
+    """Give an audit the current keys: the allowed ranks of its suggestions had another name."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    if values["schema"] != AuditReport.schema_id:
-        if "grid" in values["suggestions"]:
-            values["suggestions"]["allowed_ranks"] = values["suggestions"].pop("grid")
-        AuditReport.model_validate(values | {"schema": AuditReport.schema_id}).save(path)
+    if "grid" in values["suggestions"]:
+        values["suggestions"]["allowed_ranks"] = values["suggestions"].pop("grid")
+    values.pop("effects", None)
+    AuditReport.model_validate(values | {"schema": AuditReport.schema_id}).save(path)
 
 
 def fact_of(path: Path, file: StageFile) -> StageFile:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gradience.adapters.files import Closing
 from gradience.adapters.locate import MAX_INDEX_BYTES
 from gradience.adapters.tensors import TensorEntry, TensorFile, decode
-from gradience.arguments import is_integer
 from gradience.errors import InputError
 from gradience.files import strict_json
 from gradience.files.hub import address_of, fetch_folder
-from gradience.reading import MAX_SETTINGS_BYTES, pread, read_file
+from gradience.reading import pread, read_file
 from gradience.spectra import FloatArray
 
 Rows = Callable[[slice], FloatArray]
@@ -33,16 +31,6 @@ _EXPERTS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "down_proj": (("down_proj",), ("w2",)),
 }
 """Parameter of stacked experts -> the projections of one of them, as files may call them."""
-_QUANTIZED_ENDS: Mapping[str, str] = {
-    "weight.quant_state.bitsandbytes__nf4": "bitsandbytes nf4",
-    "weight.quant_state.bitsandbytes__fp4": "bitsandbytes fp4",
-    "SCB": "bitsandbytes int8",
-    "qweight": "gptq or awq",
-    "weight_packed": "compressed-tensors",
-    "weight_scale_inv": "fp8",
-    "_proj_blocks": "mxfp4",
-}
-"""Tensor-name suffix -> quantization method, for bases whose config does not name one."""
 _INDEX = "model.safetensors.index.json"
 HEADS = ("lm_head", "embed_out")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
@@ -56,8 +44,6 @@ class BaseWeights(Closing):
     files: Mapping[str, TensorFile]
     """Tensor name -> the open file that holds it."""
     stack: ExitStack
-    quantization: str | None = None
-    """Quantization method, from config.json or the tensor names; None if neither shows one."""
 
     @classmethod
     def open(cls, folder: Path) -> BaseWeights:
@@ -81,7 +67,7 @@ class BaseWeights(Closing):
         with ExitStack() as stack:
             opened = [stack.enter_context(TensorFile.open(folder / name, root=folder)) for name in names]
             files = {name: file for file in opened for name in file.entries}
-            return cls(folder, files, stack.pop_all(), _quantization(folder, files))
+            return cls(folder, files, stack.pop_all())
 
     def close(self) -> None:
         """Close the files."""
@@ -211,27 +197,6 @@ class BaseWeights(Closing):
             code="base-mismatch",
             hint="give the base model that the adapter was trained on",
         )
-
-
-def _quantization(folder: Path, names: Iterable[str]) -> str | None:
-    """Return `bitsandbytes nf4`, `gptq 4 bits` …; None if nothing indicates quantized weights."""
-    config: Any = None
-    with suppress(InputError):  # a base without a config has weights all the same
-        path = folder / "config.json"
-        config = strict_json.loads(read_file(path, MAX_SETTINGS_BYTES, root=folder), path, path.name)
-    quantization = config.get("quantization_config") if isinstance(config, dict) else None
-    if isinstance(quantization, dict):
-        method = str(quantization.get("quant_method", "quantized"))[:40]
-        if method != "bitsandbytes":
-            return f"{method} {quantization['bits']} bits" if is_integer(quantization.get("bits")) else method
-        return (
-            f"{method} int8"
-            if quantization.get("load_in_8bit")
-            else f"{method} {quantization.get('bnb_4bit_quant_type', 'fp4')!s:.10}"
-        )
-    return next(
-        (words for name in names for end, words in _QUANTIZED_ENDS.items() if name.endswith(end)), None
-    )
 
 
 @dataclass(frozen=True)

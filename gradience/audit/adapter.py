@@ -54,8 +54,6 @@ from gradience.words import listed
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from gradience.reports.calibration import Calibration
-
 
 MAX_ITEMS = 1000
 """Names or numbers of one setting. Strangers' configs had at most a few dozen."""
@@ -291,29 +289,16 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
             progress=settings.progress,
             command=settings.command,
         )
-        if settings.calibration is not None:
-            report = _with_calibration(report, settings.calibration)
         if settings.base is not None:
             from gradience.audit.dominance import with_base
 
-            base, cache = Path(settings.base), not settings.no_cache
-            name = settings.base_name or str(base)
-            report = with_base(
-                report, base, name=name, adapter=opened, cache=cache, progress=settings.progress
-            )
+            name = settings.base_name or str(settings.base)
+            report = with_base(report, Path(settings.base), opened, name=name, progress=settings.progress)
     if output is not None:
         report.save(output)
     if settings.append is not None:
         _append(report, Path(settings.append))
     return report
-
-
-def _with_calibration(report: AuditReport, given: Calibration | str | os.PathLike[str]) -> AuditReport:
-    from gradience.plan.calibrated import with_effects
-    from gradience.reports.calibration import calibration_argument
-
-    calibration = calibration_argument(given)
-    return report if calibration is None else with_effects(report, calibration)
 
 
 def audit_opened(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +14,11 @@ from gradience.adapters.adapter import Adapter, Factor, LoraPair
 from gradience.adapters.base_weights import BaseWeights, Rows
 from gradience.adapters.tensors import decode
 from gradience.blas import worker_threads
-from gradience.caching import cache_folder
-from gradience.digests import Sha256
-from gradience.errors import InputError, OutputError
+from gradience.errors import InputError
 from gradience.files.shared_names import path_text
-from gradience.files.strict_json import loads
-from gradience.files.whole import write_whole
-from gradience.lanczos import FAILURE, SEED, TOLERANCE, spectral_norm
+from gradience.lanczos import TOLERANCE, spectral_norm
 from gradience.progress import Progress
 from gradience.ranks import percentile
-from gradience.reading import read_file
 from gradience.reports.audit import (
     AuditReport,
     BaseComparison,
@@ -38,8 +31,6 @@ from gradience.spectra import FloatArray
 
 KEPT_BYTES = 2**28
 """Bytes of the largest weight kept in float32 while its norm is computed; a larger one is read for every product."""
-MAX_ENTRY = 1000
-"""Bytes of a file of the cache."""
 Blocks = Callable[[], Iterable[FloatArray]]
 
 
@@ -78,37 +69,6 @@ def norms_of(blocks: Blocks) -> Norms:
         return image
 
     return Norms(math.sqrt(total), spectral_norm(product, columns))
-
-
-def cached_norms(blocks: Blocks) -> Norms:
-    """Return the norms from the cache, or compute and cache them. A cache that cannot be written is skipped.
-
-    An entry that is not what was written is found anew. A file is renamed into its place whole, by whichever process.
-    """
-    digest = Sha256(f"{TOLERANCE} {FAILURE} {SEED}".encode())
-    for block in blocks():
-        digest.update(f"{block.shape}".encode())
-        digest.update(block.astype(np.float32).data)
-    name = digest.hexdigest()
-    place = cache_folder() / "norms" / name[:2] / f"{name}.json"
-    with suppress(InputError, ValueError, TypeError, KeyError):
-        return _entry(place, name)
-    norms = norms_of(blocks)
-    if math.isfinite(norms.largest):
-        with suppress(OutputError, OSError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(place, [json.dumps({"of": name, **norms._asdict()}).encode()])
-    return norms
-
-
-def _entry(place: Path, name: str) -> Norms:
-    """Raise InputError, ValueError, TypeError or KeyError for anything but an entry of this name."""
-    entry = loads(read_file(place, MAX_ENTRY), place, place.name)
-    norms = Norms(float(entry["frobenius"]), float(entry["largest"]))
-    # ‖W‖₂ ≤ ‖W‖_F but for the rounding of float32.
-    if entry["of"] != name or not 0 < norms.largest <= 1.001 * norms.frobenius < math.inf:
-        raise ValueError("not an entry")
-    return norms
 
 
 ROWS = 512
@@ -173,43 +133,30 @@ class DoraUpdate:
             yield slice(start, start + ROWS)
 
 
-DORA = "DoRA: the update is m·(W + s·B·A)/‖W + s·B·A‖ − W, which needs the adapter's files as well"
-
-
 def with_base(
-    report: AuditReport,
-    folder: Path,
-    *,
-    name: str,
-    adapter: Adapter | None = None,
-    cache: bool = True,
-    progress: Progress | None = None,
+    report: AuditReport, folder: Path, adapter: Adapter, *, name: str, progress: Progress | None = None
 ) -> AuditReport:
     """Return the report with ‖ΔW‖/‖W‖ of every module that the base model has a weight for.
 
     folder: of the base model, with its safetensors; nothing else of it is read, and it is not loaded.
-    name: what the base is called in the report.
     adapter: the audited one, open: the update of a DoRA module is made of its factors, its magnitude and W.
-    cache: keep the norms of W in the user's cache folder, and take them from there.
+    name: what the base is called in the report.
     Raises InputError (no-base-weights, and what the reader raises); for no single module.
     """
     compared, skipped = [], []
-    look_up = cached_norms if cache else norms_of
     with BaseWeights.open(folder) as base, worker_threads(1):
         for done, layer in enumerate(report.layers, start=1):
-            result = _compared(base, layer, adapter, look_up, dora=report.adapter.use_dora)
+            result = _compared(base, layer, adapter, dora=report.adapter.use_dora)
             if isinstance(result, Dominance):
                 compared.append(result)
             else:
                 skipped.append(result)
             if progress:
                 progress(done, len(report.layers))
-        quantization = base.quantization
     spectral = [module.spectral for module in compared]
     frobenius = [module.frobenius for module in compared]
     summary = BaseComparison(
         base=path_text(name),
-        quantization=quantization,
         tolerance=TOLERANCE,
         spectral_median=_percentile(spectral, 50),
         spectral_p90=_percentile(spectral, 90),
@@ -235,24 +182,21 @@ def _share_above(values: Sequence[float], limit: float) -> float | None:
 
 _LISTED = ("base-mismatch", "base-quantized", "dora")
 """Errors about one module, which is then listed."""
-NormsOf = Callable[[Blocks], Norms]
 
 
 def _compared(
-    base: BaseWeights, layer: LayerAudit, adapter: Adapter | None, look_up: NormsOf, *, dora: bool
+    base: BaseWeights, layer: LayerAudit, adapter: Adapter, *, dora: bool
 ) -> Dominance | NotCompared:
     """One module. dora: its update is made here, row by row, of its factors, its magnitude and W."""
     known = layer.status != "nonfinite" if dora else None not in (layer.sigma_max, layer.fro_norm)
-    if dora and adapter is None:
-        return NotCompared(name=layer.label, reason=DORA)
     if not known:
         reason = layer.status if dora else f"‖ΔW‖ is not known: {layer.status}"
         return NotCompared(name=layer.label, reason=reason)
     change = None
     update = Norms(layer.fro_norm or 0.0, layer.sigma_max or 0.0)
     try:
-        weight = look_up(partial(base.blocks, layer.name, layer.shape, layer.expert))
-        if dora and adapter is not None:
+        weight = norms_of(partial(base.blocks, layer.name, layer.shape, layer.expert))
+        if dora:
             pair = next(pair for pair in adapter.pairs if pair.module == layer.name)
             turned = bool(adapter.config and adapter.config.fan_in_fan_out)
             true = DoraUpdate(pair, adapter.magnitudes().get(layer.name), base, transposed=turned)

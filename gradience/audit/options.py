@@ -62,8 +62,6 @@ class BaseOfAudit:
     """Folder of the base model: adds the size of each update relative to its weight."""
     base_name: Annotated[str | None, PythonOnly] = None
     """Name of the base in the report (default: its folder)."""
-    no_cache: bool = False
-    """Compute the norms of the base again, without the cache."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -89,5 +87,3 @@ class AuditSettings(WorkSettings, NameSettings, StartSettings, BaseOfAudit, Audi
     """Share of the energy that a suggested rank must keep, in (0, 1]."""
     allowed_ranks: AllowedRanks = None
     """Ranks that may be suggested, such as 4,8,16 (default: powers of 2)."""
-    calibration: CalibrationFile = None
-    """Add results of gradience calibrate: the effect of modules on the output, and predicted KL by size."""

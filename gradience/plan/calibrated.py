@@ -8,8 +8,7 @@ Components that choose come from one half of the rows, and what is predicted for
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,18 +18,9 @@ from gradience.arguments import number_argument
 from gradience.errors import UsageError
 from gradience.plan.allocate import RankStep, fill, start_cost, steps_of
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToSuggestion
-from gradience.plan.modules import EVERY_RANK, Effects, Grid, Module, Ranks, item_of, modules_of, size_at
-from gradience.ranks import percentile
+from gradience.plan.modules import EVERY_RANK, Effects, Grid, Module, Ranks, item_of, size_at
 from gradience.reports.audit import AuditReport
-from gradience.reports.base.prediction import (
-    RATIOS,
-    ROUTED,
-    CurvePoint,
-    LayerEffect,
-    MeasuredEffects,
-    ModuleEffect,
-    Prediction,
-)
+from gradience.reports.base.prediction import RATIOS, ROUTED, CurvePoint, Prediction
 from gradience.reports.calibration import Calibration
 from gradience.spectra import FloatArray
 
@@ -288,55 +278,3 @@ def _other(calibration: Calibration, why: str) -> UsageError:
         code="other-calibration",
         hint="calibrate this adapter with `gradience calibrate`",
     )
-
-
-# ---------------------------------------------------------------- in an audit
-
-OUTSIDE = "(outside the layers)"
-PREDICTED_KL = (
-    "predicted KL divergence of each size from a calibration on prompts: to second order what leaving directions out"
-    " does to the model's output. Evaluate what it suggests"
-)
-
-
-def with_effects(report: AuditReport, calibration: Calibration) -> AuditReport:
-    """The report with the effects that were measured, and that evidence first.
-
-    Raises UsageError (`other-calibration`) for the calibration of another adapter.
-    """
-    modules = with_calibration(report, modules_of(report), calibration)
-    facts = calibration.report
-    ranks = [row.weighted_energy_rank_90 for row in facts.modules]
-    effects = MeasuredEffects(
-        calibration_sha256=calibration.sha256,
-        rows=facts.rows - facts.selection_rows,
-        scored_tokens=facts.scored_tokens,
-        excluded_modules=sum(module.effects is None for module in modules),
-        weighted_energy_rank_90_p50=float(percentile(ranks, 50)),
-        weighted_energy_rank_90_p90=float(percentile(ranks, 90)),
-        curve=() if facts.routing else curve(modules),
-        modules=tuple(
-            ModuleEffect(
-                name=row.name, importance=row.importance, weighted_energy_rank_90=row.weighted_energy_rank_90
-            )
-            for row in facts.modules
-        ),
-        by_layer=tuple(_layers(report, modules)),
-        ratios=RATIOS,
-        routing=facts.routing,
-    )
-    evidence = {"predicted_kl_per_token": PREDICTED_KL, **report.evidence}
-    return report.model_copy(update={"effects": effects, "evidence": evidence})
-
-
-def _layers(report: AuditReport, modules: Sequence[Module]) -> Iterable[LayerEffect]:
-    """The layers in their order, each with what leaving out all of its modules is predicted to do."""
-    layer_of = {row.name: row.layer or OUTSIDE for row in report.layers}
-    grouped: dict[str, list[Module]] = defaultdict(list)
-    for module in modules:
-        if module.effects is not None:
-            grouped[layer_of[module.name]].append(module)
-    for layer, members in grouped.items():
-        change = left_out(members, {module.name: 0 for module in members})
-        tokens = next(module.effects.tokens for module in members if module.effects is not None)
-        yield LayerEffect(layer=layer, importance=float(np.square(change).sum() / 2 / tokens))

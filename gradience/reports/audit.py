@@ -64,7 +64,6 @@ from gradience.reports.base.numbers import (
     size,
     trimmed,
 )
-from gradience.reports.base.prediction import ROUTED, MeasuredEffects, curve_blocks, ratios_text
 from gradience.reports.base.report import PlotOf, Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, InitialAdapter, commit_of
@@ -114,8 +113,6 @@ class BaseComparison(Part):
 
     base: str
     """The base model as given on the command line."""
-    quantization: str | None = None
-    """Quantization format, from config.json or the tensor names; null if the weights are not quantized."""
     tolerance: Float12
     """Relative error of every ‖W‖₂."""
     spectral_median: Float12 | None
@@ -373,8 +370,6 @@ class AuditReport(Report):
         "spectrum": PlotOf("audits:spectrum_plot", ("Map of modules",)),
         "use": PlotOf("audits:use_plot", ("Use of rank",)),
         "stable-rank": PlotOf("audits:stable_rank_plot", ("Map of modules",)),
-        "kl": PlotOf("sizes:kl_plot", ("Effect on the output", "Suggested ranks")),
-        "importance": PlotOf("audits:importance_plot", ("Effect on the output", "Suggested ranks")),
     }
 
     schema_: Literal["gradience.audit/3"] = Field(default="gradience.audit/3", alias="schema")
@@ -412,8 +407,6 @@ class AuditReport(Report):
     """Null if the scale is unknown."""
     evidence: dict[str, str]
     """Evidence behind the suggestions, the best first."""
-    effects: MeasuredEffects | None = None
-    """Null without a calibration."""
     base: BaseComparison | None = None
     """Null without the base model's weights."""
     layers: tuple[LayerAudit, ...]
@@ -804,50 +797,12 @@ def _bar(label: str, values: Sequence[float], show: Callable[[float], str]) -> B
     return Bar(label, [show(value) for value in spread], spread)
 
 
-def effect_blocks(report: AuditReport, view: AuditView) -> list[Block]:
-    """Return the predicted curve and the most important modules and layers, if a calibration was given."""
-    effects = report.effects
-    if effects is None:
-        return []
-    notes = []
-    if effects.routing:
-        notes.append(Note("warning", f"KL at other sizes not predicted: {ROUTED.format(effects.routing)}"))
-    if effects.excluded_modules:
-        excluded = plural(effects.excluded_modules, "module")
-        notes.append(
-            Note(
-                "info",
-                f"{excluded} excluded from the calibration; every prediction keeps the full rank there",
-            )
-        )
-    shown = SHOWN if view.brief else None
-    layers = sorted(effects.by_layer, key=lambda layer: (-layer.importance, layer.layer))[:shown]
-    modules = sorted(effects.modules, key=lambda module: (-module.importance, module.name))[:shown]
-    rows: list[tuple[Inline, ...]] = [
-        *(("layer", Span(layer.layer, "name"), sig(layer.importance)) for layer in layers),
-        *(("module", Span(module.name, "name"), sig(module.importance)) for module in modules),
-    ]
-    basis = (
-        f"KL in nats per scored token, second-order estimate from {plural(effects.rows, 'row')}. Measured / predicted"
-        f" in earlier runs: {ratios_text(effects.ratios)}. Set a limit with gradience compress --max-kl-per-token."
-    )
-    return [
-        Heading("Effect on the output", aside="from a calibration"),
-        *([Notes(notes)] if notes else []),
-        *(curve_blocks(effects.curve) if effects.curve else []),
-        Table([Column("most important"), Column(""), Column("KL/token if removed", ">")], rows),
-        dim(basis),
-    ]
-
-
 def dominance_blocks(report: AuditReport, view: AuditView) -> list[Block]:
     """Return the size of the update relative to the base weights, if given, and the modules not compared."""
     base = report.base
     if base is None:
         return []
     blocks: list[Block] = [Heading("Size relative to the base", aside=Span(base.base, "name"))]
-    if base.quantization is not None:
-        blocks.append(Paragraph(("quantized base: ", Span(base.quantization, "name"))))
     if base.modules:
         pairs = (
             ("‖ΔW‖₂/‖W‖₂", base.spectral_median, base.spectral_p90),
@@ -1169,7 +1124,6 @@ SECTIONS: tuple[Callable[[AuditReport, AuditView], list[Block]], ...] = (
     trust_blocks,
     space_blocks,
     use_blocks,
-    effect_blocks,
     dominance_blocks,
     rank_blocks,
     where_blocks,

@@ -13,8 +13,6 @@ from peft import LoraConfig, get_peft_model
 from peft_models import bert, gpt2, gpt_oss, llama, mixtral, qwen_moe, t5
 
 from gradience import audit_adapter
-from gradience.adapters.formats import open_adapter
-from gradience.audit.dominance import with_base
 from gradience.cli.app import run
 
 SIDES = {"vocab_size": 48, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -57,11 +55,6 @@ BASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIENCE_CACHE", str(tmp_path / "cache"))
-
-
 def adapted(base, path, **options):
     """The model of PEFT with factors that are not 0, saved; its base beside it."""
     base.save_pretrained(path / "base")
@@ -84,8 +77,8 @@ def test_every_weight_of_a_saved_base_is_found(name, tmp_path):
     torch.manual_seed(0)
     base = make()
     adapted(base, tmp_path, **options)
-    report = audit_adapter(tmp_path / "adapter")
-    block = with_base(report, tmp_path / "base", name="base").base
+    report = audit_adapter(tmp_path / "adapter", base=tmp_path / "base")
+    block = report.base
     assert block.not_compared == ()
     assert len(block.modules) == len(report.layers) > 0
     for layer, module in zip(report.layers, block.modules, strict=True):
@@ -108,9 +101,7 @@ def test_the_update_of_dora_is_what_the_merge_of_peft_adds(make, options, tmp_pa
     torch.manual_seed(0)
     base = make()
     model = adapted(base, tmp_path, use_dora=True, **options)
-    report = audit_adapter(tmp_path / "adapter")
-    with open_adapter(tmp_path / "adapter") as opened:
-        block = with_base(report, tmp_path / "base", name="base", adapter=opened).base
+    block = audit_adapter(tmp_path / "adapter", base=tmp_path / "base").base
     assert block.not_compared == ()
     merged = copy.deepcopy(model).merge_and_unload()
     for module in block.modules:
@@ -127,6 +118,3 @@ def test_the_update_of_dora_is_what_the_merge_of_peft_adds(make, options, tmp_pa
         assert module.dora.magnitude == pytest.approx(moved, rel=1e-5)
     assert run(["audit", str(tmp_path / "adapter"), "--base-model", str(tmp_path / "base")]) == 0
     assert "‖m − m₀‖/‖m₀‖" in capsys.readouterr().out
-    listed = with_base(report, tmp_path / "base", name="base").base
-    assert listed.modules == ()
-    assert "needs the adapter's files" in listed.not_compared[0].reason

@@ -6,21 +6,14 @@ import json
 
 import numpy as np
 import pytest
-from factory import PREFIX, Stored, adapter, config, factors, safetensors, stored
+from factory import PREFIX, adapter, config, factors, safetensors, stored
 
 from gradience import audit_adapter
-from gradience.audit.dominance import with_base
 from gradience.cli.app import run
 from gradience.errors import InputError
 from gradience.reports.audit import AuditReport
 
 Q, V = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIENCE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "norms"
 
 
 def weights(shape, seed=0):
@@ -36,8 +29,8 @@ def base(folder, tensors):
 def compared(folder, tensors, pairs=None, **settings):
     """The block of an adapter beside a base of these tensors; also its audit."""
     at = adapter(folder / "adapter", pairs or factors(Q) | factors(V), config(**settings))
-    report = audit_adapter(at)
-    return with_base(report, base(folder / "base", tensors), name="base").base, report
+    report = audit_adapter(at, base=base(folder / "base", tensors))
+    return report.base, report
 
 
 def test_norms_are_the_dense_ones(tmp_path):
@@ -87,83 +80,21 @@ def test_each_expert_has_its_own_weight(tmp_path):
     assert [module.weight_sigma_max for module in block.modules] == pytest.approx(norms, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("config_json", "ending", "words"),
-    [
-        (
-            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
-            "",
-            "bitsandbytes nf4",
-        ),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "", "bitsandbytes int8"),
-        ({"quant_method": "gptq", "bits": 4}, "", "gptq 4 bits"),
-        ({"quant_method": "awq", "bits": 4}, "", "awq 4 bits"),
-        ({"quant_method": "fp8"}, "", "fp8"),
-        ({"quant_method": "mxfp4"}, "", "mxfp4"),
-        (None, ".weight.quant_state.bitsandbytes__nf4", "bitsandbytes nf4"),
-        (None, ".SCB", "bitsandbytes int8"),
-        (None, ".qweight", "gptq or awq"),
-        (None, ".weight_scale_inv", "fp8"),
-        (None, "_proj_blocks", "mxfp4"),
-        ({}, "", "quantized"),
-        (None, "", None),
-    ],
-    ids=lambda value: str(value) if isinstance(value, str) else "",
-)
-def test_how_a_base_is_packed_is_said(tmp_path, config_json, ending, words):
-    extra = {f"{V}{ending}": Stored("U8", (4,), bytes(4))} if ending else {}
-    folder = base(tmp_path / "base", {f"{Q}.weight": stored(weights((12, 16)))} | extra)
-    settings = {} if config_json is None else {"quantization_config": config_json}
-    (folder / "config.json").write_text(json.dumps(settings))
-    report = audit_adapter(adapter(tmp_path / "adapter", factors(Q), config()))
-    block = with_base(report, folder, name="base").base
-    assert block.quantization == words
-    assert len(block.modules) == 1  # a weight that is not packed counts all the same
-
-
-# ---------------------------------------------------------------- the cache
-
-
-def test_norms_are_found_once_for_the_same_values(tmp_path, own_cache, monkeypatch):
-    tensors = {f"{Q}.weight": stored(weights((12, 16), 1)), f"{V}.weight": stored(weights((12, 16), 2))}
-    first, report = compared(tmp_path, tensors)
-    assert len(list(own_cache.rglob("*.json"))) == 2
-
-    def found_anew(*_):
-        raise AssertionError
-
-    monkeypatch.setattr("gradience.audit.dominance.spectral_norm", found_anew)
-    moved = base(tmp_path / "moved", dict(reversed(tensors.items())))
-    assert with_base(report, moved, name="base").base == first
-    with pytest.raises(AssertionError):
-        with_base(report, moved, name="base", cache=False)
-    changed = base(tmp_path / "changed", tensors | {f"{Q}.weight": stored(weights((12, 16), 3))})
-    with pytest.raises(AssertionError):
-        with_base(report, changed, name="base")
-
-
 def test_a_folder_without_weights_is_an_error(tmp_path):
-    report = audit_adapter(adapter(tmp_path / "adapter"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no base weights"):
-        with_base(report, tmp_path / "empty", name="empty")
+        audit_adapter(adapter(tmp_path / "adapter"), base=tmp_path / "empty")
 
 
-def test_the_command_shows_it_and_keeps_it_in_the_json(tmp_path, capsys, monkeypatch):
+def test_the_command_shows_it_and_keeps_it_in_the_json(tmp_path, capsys):
     at = adapter(tmp_path / "adapter", factors(Q) | factors(V))
     folder = base(tmp_path / "base", {f"{Q}.weight": stored(weights((12, 16)))})
-    monkeypatch.setenv("GRADIENCE_CACHE", str(tmp_path / "elsewhere"))
-    assert run(["audit", str(at), "--base-model", str(folder), "--no-cache", "--json"]) == 0
+    assert run(["audit", str(at), "--base-model", str(folder), "--json"]) == 0
     printed = capsys.readouterr().out
     report = AuditReport.model_validate_json(printed)
     assert report.base.base == "base"
     assert json.loads(printed)["base"]["modules"][0]["name"] == Q
-    assert not (tmp_path / "elsewhere").exists()
-    assert run(["audit", str(at), "--base-model", str(folder), "--no-cache"]) == 0
-    assert not (tmp_path / "elsewhere").exists()
-    capsys.readouterr()
     assert run(["audit", str(at), "--base-model", str(folder)]) == 0
-    assert (tmp_path / "elsewhere").exists()
     text = capsys.readouterr().out
     for part in ("Size relative to the base", "‖ΔW‖₂/‖W‖₂", "1 module not compared"):
         assert part in text

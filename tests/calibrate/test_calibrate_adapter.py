@@ -219,8 +219,6 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     shown = capsys.readouterr().out
     assert "predicted KL" in shown
     assert "KL/token, SVD" in shown
-    assert run(["audit", str(classifier.adapter), "--calibration", str(output)]) == 0
-    assert "Effect on the output" in capsys.readouterr().out
     assert run([*compress, "-o", str(tmp_path / "small")]) == 0
     assert (tmp_path / "small" / "adapter_model.safetensors").exists()
 

@@ -282,25 +282,3 @@ def test_a_damaged_file_is_refused(classifier, calibration, tmp_path):
             Calibration.read(tmp_path / f"{name}.safetensors")
     with pytest.raises(InputError, match="no metadata called 'gradience'"):
         Calibration.read(classifier.adapter / "adapter_model.safetensors")
-
-
-def test_an_audit_tells_what_matters_to_the_output_and_says_what_it_rests_on(classifier, calibration, report):
-    audited = audit_adapter(classifier.adapter, calibration=classifier.calibration)
-    effects = audited.effects
-    assert list(audited.evidence) == ["predicted_kl_per_token", *report.evidence]
-    assert (
-        audited.model_copy(update={"effects": None, "evidence": report.evidence, "run": report.run}) == report
-    )
-    whole = {
-        name: moments.effects[~calibration.selection].astype(float).sum(axis=1)
-        for name, moments in calibration.modules.items()
-    }
-    tokens = calibration.tokens[~calibration.selection].sum()
-    for row in effects.modules:
-        assert row.importance == pytest.approx(np.square(whole[row.name]).sum() / 2 / tokens)
-    for layer in effects.by_layer:
-        together = sum(change for name, change in whole.items() if name.startswith(f"{layer.layer}."))
-        assert layer.importance == pytest.approx(np.square(together).sum() / 2 / tokens)
-    assert effects.curve == plan_compression(report, ToRank(1), calibration=calibration).curve
-    assert type(audited).read(audited.save(classifier.calibration.parent / "audit.json")) == audited
-    assert "".join(audited.json_chunks()) == audited.to_json(indent=None)

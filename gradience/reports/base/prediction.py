@@ -85,25 +85,6 @@ class PredictedDivergence(Part):
         )
 
 
-class ModuleEffect(Part):
-    """Effect of one module on the model's output."""
-
-    name: str
-    importance: Float12
-    """Predicted KL per scored token of leaving out its whole update, in nats."""
-    weighted_energy_rank_90: int
-    """Fewest directions that hold 90 % of the gradient-weighted energy; not a suggested rank."""
-
-
-class LayerEffect(Part):
-    """Joint effect of the modules of one transformer layer."""
-
-    layer: str
-    """Path of the layer; `(outside the layers)` for the rest."""
-    importance: Float12
-    """Predicted KL per scored token of leaving out all of their updates, in nats."""
-
-
 class CurvePoint(Part):
     """Predictions at the parameters of one uniform rank."""
 
@@ -112,27 +93,6 @@ class CurvePoint(Part):
     """Parameters of uniform SVD at this rank: the limit of the calibrated adapter beside it."""
     calibrated_kl_per_token: Float12
     svd_kl_per_token: Float12
-
-
-class MeasuredEffects(Part):
-    """An audit's part from a calibration: effects on the output, and the predicted cost of each size."""
-
-    calibration_sha256: str
-    rows: int
-    """Rows used for the prediction."""
-    scored_tokens: int
-    excluded_modules: int
-    """Modules that the calibration does not include; their rank stays in every prediction."""
-    weighted_energy_rank_90_p50: Float12
-    """Median over the calibrated modules."""
-    weighted_energy_rank_90_p90: Float12
-    curve: tuple[CurvePoint, ...]
-    modules: tuple[ModuleEffect, ...]
-    by_layer: tuple[LayerEffect, ...]
-    ratios: dict[str, tuple[float, float]]
-    """Measured / predicted in the experiments so far, by model and task."""
-    routing: str = ""
-    """Token routing of the base; if tokens are routed, there is no curve."""
 
 
 WIDE = 0.5

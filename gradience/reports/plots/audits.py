@@ -92,10 +92,9 @@ def use_plot(report: AuditReport) -> Plot | None:
     )
 
 
-def importance_plot(report: AuditReport | CalibrationReport) -> Plot | None:
+def importance_plot(report: CalibrationReport) -> Plot | None:
     """Return the predicted KL of leaving out each module's update, the largest first."""
-    effects = report.effects if isinstance(report, AuditReport) else report
-    rows = [(row.name, row.importance) for row in effects.modules] if effects is not None else []
+    rows = [(row.name, row.importance) for row in report.modules]
     title = "KL if a module is removed"
     return largest_plot("importance", title, "predicted KL", rows, "nats per token")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from gradience.reports.audit import AuditReport
 from gradience.reports.base.modules import by_kind, short_labels
 from gradience.reports.base.numbers import chance, count, in_points, number_range, percent, plural, sig, size
 from gradience.reports.comparison import ComparisonReport
@@ -126,11 +125,10 @@ def error_map(report: Compression) -> Plot | None:
     )
 
 
-def kl_plot(report: AuditReport | Compression) -> Plot | None:
+def kl_plot(report: Compression) -> Plot | None:
     """Return the predicted KL at each size, for calibrated components and for those of the SVD, with the
     smaller adapter marked; None without a calibration."""
-    effects = report.effects if isinstance(report, AuditReport) else report
-    curve = sorted(effects.curve if effects else (), key=lambda point: point.params)
+    curve = sorted(report.curve, key=lambda point: point.params)
     if not curve:
         return None
     sizes = [point.params for point in curve]
@@ -143,7 +141,7 @@ def kl_plot(report: AuditReport | Compression) -> Plot | None:
         Lines("SVD, one rank for all", sizes, svd, marked=True, dashed=True),
     ]
     chosen = ""
-    if not isinstance(report, AuditReport) and report.prediction is not None:
+    if report.prediction is not None:
         name = "this plan" if isinstance(report, CompressionPlan) else "this adapter"
         params = sum(  # without the zeros of padded modules
             row.new_params * row.new_rank // row.stored_rank

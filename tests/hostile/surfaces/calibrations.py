@@ -1,4 +1,4 @@
-"""Calibrations of an adapter, which `compress` and `audit` read: figures that contradict each other."""
+"""Calibrations of an adapter, which `compress` reads: figures that contradict each other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ ROWS = 12
 FILE = "in/c.safetensors"
 VERBS = {
     "compress": f"compress in/adapter --calibration {FILE} --reduction 0.5 -o out/small",
-    "audit": f"audit in/adapter --calibration {FILE}",
 }
 
 
