@@ -28,9 +28,11 @@ from scipy.optimize import minimize
 from scipy.stats import binom, norm
 from scipy.stats import t as student
 
+from gradience.statistics.predicted_drop import MARGIN, points
+
 KEPT = ("reviews", "arithmetic", "sorting")
 KINDS = {"svd_uniform": "truncated", "calibrated": "calibrated"}
-SIZES, SEEDS, RANK, MARGIN = (16, 8, 4, 2, 1), (1, 2, 3), 32, 0.025
+SIZES, SEEDS, RANK = (16, 8, 4, 2, 1), (1, 2, 3), 32
 TRAIN, DEV, TEST, CALIBRATION = 4000, 300, 1200, 512
 ADVICE = ("uniform_median", "uniform_p90", "per_layer")
 """The audit's suggestions, judged by the same rule."""
@@ -139,15 +141,15 @@ def holds(row: Row) -> bool:
     differences = np.zeros(row["n"], dtype=int)
     lost, gained = row["only_probe_correct"], row["only_variant_correct"]
     differences[:lost], differences[lost : lost + gained] = -1, 1
-    return pool([differences]).interval().low > -MARGIN
+    return pool([differences]).interval().low > -MARGIN / 100
 
 
-def recommended(model: Model, rows: Sequence[Row]) -> Row | None:
+def recommended(rows: Sequence[Row]) -> Row | None:
     """Return the smallest size whose predicted drop is within the margin at its 90 % upper end."""
     chosen = None
     for row in sorted(rows, key=lambda row: -row["budget"]):
         x = row["predicted_kl"] * row["tokens"] / row["n"]
-        if model.share(x, model.factor) * row["probe_correct"] / row["n"] <= MARGIN:
+        if points(x, row["probe_correct"] / row["n"])[1] <= MARGIN:
             chosen = row
     return chosen
 
@@ -172,7 +174,7 @@ def judged(model: Model, rows: Sequence[Row]) -> None:
     held, octaves = [], []
     for name, group in groupby(sorted(rows, key=case), key=case):
         cells = list(group)
-        pick, safe = recommended(model, cells), [row["budget"] for row in cells if holds(row)]
+        pick, safe = recommended(cells), [row["budget"] for row in cells if holds(row)]
         smallest = min(safe, default=RANK)
         held.append(pick is None or holds(pick))  # without a recommendation the adapter itself stays
         octaves.append(float(np.log2((RANK if pick is None else pick["budget"]) / smallest)))

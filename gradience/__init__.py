@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gradience.live.callback import GradienceCallback
     from gradience.merge.verb import merge_adapters
     from gradience.monitor import monitor_runs
-    from gradience.plan.calibrated import ToKl
+    from gradience.plan.calibrated import ToDrop, ToKl
     from gradience.plan.compression import plan_compression
     from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToRanks, ToSuggestion
     from gradience.reports.audit import AuditReport
@@ -102,6 +102,7 @@ _HOME = {
     "TelemetryReader": "gradience.telemetry",
     "TelemetryWriter": "gradience.telemetry",
     "ToBudget": "gradience.plan.criteria",
+    "ToDrop": "gradience.plan.calibrated",
     "ToEnergy": "gradience.plan.criteria",
     "ToKl": "gradience.plan.calibrated",
     "ToRank": "gradience.plan.criteria",
@@ -164,6 +165,7 @@ __all__ = [
     "TelemetryReader",
     "TelemetryWriter",
     "ToBudget",
+    "ToDrop",
     "ToEnergy",
     "ToKl",
     "ToRank",

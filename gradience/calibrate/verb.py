@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from gradience.audit.adapter import audit_adapter
 from gradience.calibrate.inputs import read_inputs
 from gradience.calibrate.settings import CalibrateSettings
 from gradience.errors import OutputError
 from gradience.files.whole import already_exists
+from gradience.plan.calibrated import curve, with_calibration
+from gradience.plan.modules import modules_of
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.calibration import Calibration, CalibrationForecast
 from gradience.settings import public, required_output
@@ -50,5 +55,9 @@ def calibrate_adapter(settings: CalibrateSettings) -> Calibration | CalibrationF
             code="out-of-memory",
             hint=f"a smaller --batch-size than {settings.batch_size}, or --quantization nf4",
         ) from None
+    facts, audited = calibration.report, audit_adapter(inputs.folder)
+    if not facts.routing:
+        sizes = curve(with_calibration(audited, modules_of(audited), calibration), facts)
+        calibration = replace(calibration, report=facts.model_copy(update={"sizes": sizes}))
     calibration.write(output)
     return Calibration.read(output)

@@ -48,7 +48,7 @@ def compress(
 ) -> int:
     """The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
     approximation of its new rank. Give one of --rank, --energy, --suggested, --plan; or one of --reduction,
-    --max-params, --max-bytes, --max-error, --max-kl-per-token, which choose a rank for each module.
+    --max-params, --max-bytes, --max-error, --max-kl-per-token, --max-drop, which choose a rank for each module.
 
     Examples:
 
@@ -56,7 +56,7 @@ def compress(
 
       gradience compress ./my_adapter --reduction 0.5 --dry-run
 
-      gradience compress ./my_adapter --calibration calibration.safetensors --max-kl-per-token 0.01 -o ./smaller
+      gradience compress ./my_adapter --calibration calibration.safetensors --max-drop 2.5 -o ./smaller
 
       gradience compress --fleet fleet.jsonl --to-rank 16 -o ./smaller
     """

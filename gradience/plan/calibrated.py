@@ -20,9 +20,10 @@ from gradience.plan.allocate import RankStep, fill, start_cost, steps_of
 from gradience.plan.criteria import Criterion, ToBudget, ToEnergy, ToSuggestion
 from gradience.plan.modules import EVERY_RANK, Effects, Grid, Module, Ranks, item_of, size_at
 from gradience.reports.audit import AuditReport
-from gradience.reports.base.prediction import RATIOS, ROUTED, CurvePoint, Prediction
-from gradience.reports.calibration import Calibration
+from gradience.reports.base.prediction import RATIOS, ROUTED, CurvePoint, Prediction, smallest_within
+from gradience.reports.calibration import Calibration, CalibrationReport
 from gradience.spectra import FloatArray
+from gradience.statistics.predicted_drop import BASIS
 
 SCALE_TOLERANCE = 1e-9
 NORMAL = 2.576
@@ -111,11 +112,7 @@ class ToKl:
                 hint="give nats per token, such as 0.01; `gradience compress --dry-run` draws the curve",
             )
         if all(module.effects is None for module in modules):
-            raise UsageError(
-                "predicting a KL divergence needs a calibration",
-                code="no-calibration",
-                hint="give --calibration FILE, written by `gradience calibrate`",
-            )
+            raise _needs_calibration("predicting a KL divergence")
         items = [item_of(module, module.cost, grid) for module in modules]
         chosen = {item.name: item.start for item in items}
         steps = steps_of(items)
@@ -137,14 +134,60 @@ class ToSizeOfRank:
     """
 
     rank: int
+    why: str = ""
 
     @property
     def words(self) -> str:
-        return f"at most the parameters of rank {self.rank}, allocated by effect per parameter"
+        return f"{self.why}at most the parameters of rank {self.rank}, allocated by effect per parameter"
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         params, _ = size_at(modules, uniform(modules, self.rank))
         return ToBudget(max_params=params, by="effect").choose(report, modules, grid)
+
+
+@dataclass(frozen=True, slots=True)
+class ToDrop:
+    """The smallest size of one rank whose predicted accuracy drop is at most this, in points. Needs a calibration.
+
+    >>> ToDrop(2.5).words
+    'predicted accuracy drop at most 2.5 points (90 %, fitted on three tasks): '
+
+    The 90 % upper end of the drop decides (`gradience.statistics.predicted_drop`).
+    """
+
+    max_drop: float
+
+    def __post_init__(self) -> None:
+        number_argument("max_drop", self.max_drop)
+
+    @property
+    def words(self) -> str:
+        return f"predicted accuracy drop at most {self.max_drop:.6g} points ({BASIS}): "
+
+    def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
+        raise _needs_calibration("predicting an accuracy drop")
+
+    def size(self, curve: Sequence[CurvePoint], basis: str = "") -> ToSizeOfRank:
+        """Return the size to compress to. Raises UsageError (`bad-drop`, `outside-tested`, `no-size`).
+
+        basis: why the sizes have no predicted drop, if they have none.
+        """
+        if not 0 < self.max_drop < 100:
+            raise UsageError(
+                f"an accuracy drop of {self.max_drop:g} points is not a valid limit",
+                code="bad-drop",
+                hint="give points above 0 and below 100, such as 2",
+            )
+        drops = [point.drop.high for point in curve if point.drop is not None]
+        best = smallest_within(curve, self.max_drop)
+        if best is not None:
+            return ToSizeOfRank(best.rank, self.words)
+        raise UsageError(
+            f"no size is predicted to lose at most {self.max_drop:g} points"
+            + (f": {min(drops):.1f} is the smallest 90 % upper end" if drops else f". {basis}"),
+            code="no-size" if drops else "outside-tested",
+            hint="keep the adapter, or test sizes on your own rows: gradience shrink",
+        )
 
 
 def _needed(modules: Sequence[Module], start: Ranks, steps: Sequence[RankStep], limit: float) -> int:
@@ -175,13 +218,15 @@ def calibrated(criterion: Criterion) -> Criterion:
     return replace(criterion, by="effect") if isinstance(criterion, ToBudget) else criterion
 
 
-def predicted(modules: Sequence[Module], ranks: Ranks, routing: str = "") -> Prediction:
-    """Return what the modules are predicted to cost at these ranks. routing: of the calibration."""
+def predicted(modules: Sequence[Module], ranks: Ranks, facts: CalibrationReport) -> Prediction:
+    """Return what the modules are predicted to cost at these ranks. facts: of their calibration."""
     effects = [module.effects for module in modules if module.effects is not None]
     rows, tokens = effects[0].predicting.shape[0], effects[0].tokens
     kl, low, high, error = interval(left_out(modules, ranks), tokens)
     return Prediction(
         kl_per_token=kl,
+        drop=facts.drop(kl),
+        drop_basis=facts.drop_basis,
         standard_error=error,
         low=low,
         high=high,
@@ -189,7 +234,7 @@ def predicted(modules: Sequence[Module], ranks: Ranks, routing: str = "") -> Pre
         scored_tokens=tokens,
         excluded_modules=len(modules) - len(effects),
         ratios=RATIOS,
-        routing=routing,
+        routing=facts.routing,
     )
 
 
@@ -202,7 +247,7 @@ def interval(change: FloatArray, tokens: int) -> tuple[float, float, float, floa
 
     >>> kl, low, high, error = interval(np.array([0.2, -0.1, 0.1, 0.3]), 4)
     >>> round(kl, 4), round(low, 4), round(high, 4), round(error, 4)
-    (0.0187, 0.0055, 0.3084, 0.0094)
+    (0.0188, 0.0068, 0.1193, 0.0094)
 
     change: of each row's logits along its random direction; of `tokens` scored tokens in all.
     """
@@ -246,8 +291,8 @@ def refuse_routed(calibration: Calibration, criterion: Criterion) -> None:
         )
 
 
-def curve(modules: Sequence[Module]) -> tuple[CurvePoint, ...]:
-    """Predictions at the parameters of uniform ranks: powers of two below the largest rank."""
+def curve(modules: Sequence[Module], facts: CalibrationReport) -> tuple[CurvePoint, ...]:
+    """Predictions at the parameters of uniform ranks: powers of two below the largest rank. facts: see `predicted`."""
     largest = max(module.rank for module in modules)
     (tokens,) = {module.effects.tokens for module in modules if module.effects is not None}
     points = []
@@ -256,11 +301,13 @@ def curve(modules: Sequence[Module]) -> tuple[CurvePoint, ...]:
         params, _ = size_at(modules, ranks)
         items = [item_of(module, module.cost, EVERY_RANK) for module in modules]
         if start_cost(items) <= params:
+            prediction = predicted(modules, fill(items, params), facts)
             points.append(
                 CurvePoint(
                     rank=rank,
                     params=params,
-                    calibrated_kl_per_token=predicted(modules, fill(items, params)).kl_per_token,
+                    calibrated_kl_per_token=prediction.kl_per_token,
+                    drop=prediction.drop,
                     svd_kl_per_token=float(np.square(left_out(modules, ranks, svd=True)).sum() / 2 / tokens),
                 )
             )
@@ -270,6 +317,14 @@ def curve(modules: Sequence[Module]) -> tuple[CurvePoint, ...]:
 def _wide(effects: NDArray[np.float32], rank: int) -> FloatArray:
     """(rows, rank): components that B·A does not have do nothing."""
     return np.pad(effects.astype(np.float64), ((0, 0), (0, rank - effects.shape[1])))
+
+
+def _needs_calibration(what: str) -> UsageError:
+    return UsageError(
+        f"{what} needs a calibration",
+        code="no-calibration",
+        hint="give --calibration FILE, written by `gradience calibrate`",
+    )
 
 
 def _other(calibration: Calibration, why: str) -> UsageError:

@@ -11,7 +11,15 @@ from gradience.arguments import number_argument, wrong_type
 from gradience.errors import UsageError
 from gradience.files.shared_names import given_text
 from gradience.plan.blocking import refuse_empty, refuse_uncompressible
-from gradience.plan.calibrated import ToKl, calibrated, curve, predicted, refuse_routed, with_calibration
+from gradience.plan.calibrated import (
+    ToDrop,
+    ToKl,
+    calibrated,
+    curve,
+    predicted,
+    refuse_routed,
+    with_calibration,
+)
 from gradience.plan.criteria import (
     Criterion,
     ToBudget,
@@ -55,6 +63,7 @@ SIZES: dict[str, Callable[[Any], Criterion]] = {
     "max_bytes": _budget("max_bytes"),
     "max_error": _budget("max_error"),
     "max_kl_per_token": ToKl,
+    "max_drop": ToDrop,
     "host": _host,
     "plan": _plan,
 }
@@ -130,12 +139,15 @@ def plan_compression(
     routing = calibration.report.routing
     if routing and not allow_routed:
         refuse_routed(calibration, criterion)
+    sizes = curve(modules, calibration.report)
+    if isinstance(criterion, ToDrop):
+        criterion = criterion.size(sizes, calibration.report.drop_basis)
     chosen = criterion.choose(report, modules, grid)
     refuse_empty(chosen.values())
     plan = _described(report, modules, chosen, criterion.words + grid.words)
     foreseen: dict[str, object] = {"prediction_withheld": ROUTED.format(routing)}
     if not routing or allow_routed:
-        foreseen = {"prediction": predicted(modules, chosen, routing), "curve": curve(modules)}
+        foreseen = {"prediction": predicted(modules, chosen, calibration.report), "curve": sizes}
     return plan.model_copy(update={"calibration_sha256": calibration.sha256, **foreseen})
 
 

@@ -47,13 +47,19 @@ from gradience.reports.base.blocks import (
     Paragraph,
     Span,
     Table,
-    dim,
 )
-from gradience.reports.base.numbers import count, memory_parts, plural, sig, size
-from gradience.reports.base.prediction import ROUTED
+from gradience.reports.base.numbers import count, memory_parts, percent, plural, sig, size
+from gradience.reports.base.prediction import (
+    ROUTED,
+    CurvePoint,
+    PredictedDrop,
+    curve_blocks,
+    smallest_within,
+)
 from gradience.reports.base.prompted import PromptForecast, PromptReport
 from gradience.reports.base.report import PlotOf, Plots
 from gradience.spectra import FloatArray
+from gradience.statistics.predicted_drop import BASIS, MARGIN, outside, points
 
 METADATA = "gradience"
 FEWEST_ROWS = 2
@@ -114,7 +120,7 @@ class CalibrationReport(PromptReport):
     repair: ClassVar[str] = "calibrate again with `gradience calibrate`"
     plots: ClassVar[Plots] = {"importance": PlotOf("audits:importance_plot", ("Importance of modules",))}
 
-    schema_: Literal["gradience.calibration/1"] = Field(default="gradience.calibration/1", alias="schema")
+    schema_: Literal["gradience.calibration/2"] = Field(default="gradience.calibration/2", alias="schema")
     prompt_ids: tuple[str, ...] = ()
     """Id of each row, in the order of the arrays: the first 16 hexadecimal digits of the sha256 of its
     prompt. Empty in older files."""
@@ -124,12 +130,45 @@ class CalibrationReport(PromptReport):
     routing: str = ""
     """Token routing of the base, such as `2 of 8 experts`; empty if each token passes through all experts, or
     there are none. A prediction assumes that no token changes its experts."""
+    model_type: str
+    """Type of the base in its config.json."""
+    accuracy: Float12 | None
+    """Accuracy of the adapter, from 0 to 1, as it was given; null if it is not known."""
+    sizes: tuple[CurvePoint, ...] = ()
+    """Predictions at the parameters of uniform ranks; empty if the base routes tokens to experts."""
     modules: tuple[CalibratedModule, ...]
     excluded: tuple[ExcludedModule, ...]
 
+    @property
+    def tokens_per_answer(self) -> float:
+        """Scored tokens of an average row that predicts; 1 for a classifier."""
+        return self.scored_tokens / (self.rows - self.selection_rows)
+
+    @property
+    def _outside(self) -> str:
+        rows = self.rows - self.selection_rows
+        return outside(self.tokens_per_answer, rows, self.model_type, self.routing)
+
+    def drop(self, kl_per_token: float) -> PredictedDrop | None:
+        """Return the accuracy drop at a predicted KL; None outside what was tested."""
+        if self._outside:
+            return None
+        predicted, high = points(kl_per_token * self.tokens_per_answer, self.accuracy)
+        return PredictedDrop(points=predicted, high=high)
+
+    @property
+    def drop_basis(self) -> str:
+        """Return what predicted drops rest on, or why there are none."""
+        if self._outside:
+            return f"No accuracy drop is predicted outside what was tested: {self._outside}."
+        share = f"Predicted drop: share of correct answers lost ({BASIS}) times the adapter's accuracy"
+        if self.accuracy is None:
+            return f"{share}, which is not known and taken to be 100 % (--accuracy)."
+        return f"{share} of {percent(self.accuracy)}."
+
     def blocks(self) -> Document:
-        """Return the measurements of every module."""
-        return calibration_blocks(self)
+        """Return the measurements of every module, and the sizes."""
+        return [*calibration_blocks(self), *size_blocks(self)]
 
     def to_text(
         self,
@@ -141,11 +180,8 @@ class CalibrationReport(PromptReport):
         output: str = "FILE",
     ) -> str:
         """Return the screen. layers: every module. path, output: adapter and calibration in the next command."""
-        following = (
-            f"Next: gradience compress {path} --calibration {output} --dry-run --max-kl-per-token 0.01"
-        )
-        blocks = calibration_blocks(self, shown=None if layers else SHOWN)
-        return self.drawn([*blocks, dim(following)], width, color)
+        blocks = [*calibration_blocks(self, None if layers else SHOWN), *size_blocks(self, path, output)]
+        return self.drawn(blocks, width, color)
 
 
 class CalibrationForecast(PromptForecast):
@@ -358,14 +394,14 @@ def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> D
         ("modules", f"{count(len(report.modules))} calibrated, {count(len(report.excluded))} excluded"),
     ]
     ordered = sorted(report.modules, key=lambda module: (-module.importance, module.name))
-    tokens = report.scored_tokens / predicting
+    tokens = report.tokens_per_answer
     rows: list[list[Inline]] = []
     for module in ordered[:shown]:
         of_example = [sig(module.importance * tokens)] if tokens != 1 else []
         rows.append([Span(module.name, "name"), sig(module.importance), *of_example, str(module.rank)])
     if len(rows) < len(ordered):
         rows.append([f"… {len(ordered) - len(rows)} more with --layers"])
-    titles = ("KL/token if removed", *(("KL/example",) if tokens != 1 else ()), "rank")
+    titles = ("KL/token if removed", *(("KL/answer",) if tokens != 1 else ()), "rank")
     notes = _notes(report)
     return [
         Heading(("Calibration of ", Span(report.adapter_path, "name")), level=1),
@@ -375,9 +411,30 @@ def calibration_blocks(report: CalibrationReport, shown: int | None = None) -> D
         Table([Column("module"), *(Column(title, ">") for title in titles)], rows),
         Paragraph(
             "KL/token if removed: predicted divergence in nats if the module's whole update is removed."
-            " KL/example: the same, summed over the scored tokens of an average example."
+            " KL/answer: the same, summed over the scored tokens of an average answer."
         ),
     ]
+
+
+def size_blocks(report: CalibrationReport, path: str = "", output: str = "") -> Document:
+    """Return the predictions by size, and the recommended size. path, output: adapter and file in its command."""
+    if not report.sizes:
+        return []
+    best = smallest_within(report.sizes)
+    if best is None:
+        unknown = report.sizes[0].drop is None
+        text = "No size is recommended" + (
+            "." if unknown else f": none is predicted within {MARGIN:g} points."
+        )
+        following = f"gradience shrink {path} --calibration {output} --data ROWS"
+    else:
+        size_words = f"size of rank {best.rank} ({count(best.params)} parameters)"
+        assert best.drop is not None
+        text = f"Recommended: {size_words}, {best.drop.words}."
+        following = f"gradience compress {path} --calibration {output} --max-drop {MARGIN:g} -o smaller"
+    command = [Paragraph(("Next: ", Span(following, "dim")))] if path else []
+    table = curve_blocks(report.sizes, report.tokens_per_answer, report.drop_basis)
+    return [Heading("Sizes"), *table, Notes([Note("info", text)]), *command]
 
 
 def _notes(report: CalibrationReport) -> list[Note]:

@@ -206,7 +206,7 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     page = tmp_path / "c.html"
     assert run([*words, "--force", "--json", "--html", str(page)]) == 0
     assert 'id="plot-importance"' in page.read_text(encoding="utf-8")
-    assert json.loads(capsys.readouterr().out)["schema"] == "gradience.calibration/1"
+    assert json.loads(capsys.readouterr().out)["schema"] == "gradience.calibration/2"
     compress = [
         "compress",
         str(classifier.adapter),
@@ -218,7 +218,7 @@ def test_the_command_writes_shows_and_does_not_overwrite(classifier, tmp_path, c
     assert run([*compress, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "predicted KL" in shown
-    assert "KL/token, SVD" in shown
+    assert "KL/answer, SVD" in shown
     assert run([*compress, "-o", str(tmp_path / "small")]) == 0
     assert (tmp_path / "small" / "adapter_model.safetensors").exists()
 

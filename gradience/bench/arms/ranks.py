@@ -99,7 +99,7 @@ class AuditedProbe:
         ranks = criterion.choose(self._report, modules)
         if not any(ranks.values()):
             raise NotMade(f"{criterion.words}: no module would be left")
-        return Choice(ranks, criterion.words, predicted(modules, ranks, self._calibration.report.routing))
+        return Choice(ranks, criterion.words, predicted(modules, ranks, self._calibration.report))
 
 
 def is_variant(name: str) -> bool:

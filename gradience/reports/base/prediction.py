@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gradience.files.artifact import Float12, Part
 from gradience.reports.base.blocks import (
     Block,
     Column,
     Heading,
-    Inline,
     Paragraph,
     Span,
-    Table,
     figures,
+    table_of,
     warned,
 )
-from gradience.reports.base.numbers import count, percent, plural, sig
+from gradience.reports.base.numbers import MISSING, count, percent, plural, sig
+from gradience.statistics.predicted_drop import BASIS, MARGIN
 
 RATIOS = {
     "MiniLM-L6, reviews": (0.75, 2.76),
@@ -28,10 +28,26 @@ RATIOS = {
 ROUTED = "the base routes each token to {}, and a prediction assumes that no token changes its experts"
 
 
+class PredictedDrop(Part):
+    """Predicted accuracy drop, in points."""
+
+    points: Float12
+    high: Float12
+    """The 90 % upper end."""
+
+    @property
+    def words(self) -> str:
+        return f"predicted to lose at most {self.high:.1f} points ({BASIS})"
+
+
 class Prediction(Part):
     """Predicted cost of a smaller adapter: KL(original ‖ smaller) per scored token, in nats."""
 
     kl_per_token: Float12
+    drop: PredictedDrop | None = None
+    """Null outside what was tested."""
+    drop_basis: str = ""
+    """What the predicted drop rests on, or why there is none."""
     standard_error: Float12
     """Standard error over rows. Use the interval from `low` to `high`: few rows with a large effect decide the mean."""
     low: Float12 | None = None
@@ -93,8 +109,14 @@ class CurvePoint(Part):
     """Parameters of uniform SVD at this rank: the limit of the calibrated adapter beside it."""
     calibrated_kl_per_token: Float12
     svd_kl_per_token: Float12
+    drop: PredictedDrop | None = None
+    """Of the calibrated adapter; null outside what was tested."""
 
 
+SIZES = (
+    "Each size has the parameters of one rank for all modules, spread over the modules by effect: --max-drop X or"
+    " --max-params N with the calibration. SVD: --rank K without it."
+)
 WIDE = 0.5
 """Half the interval as a share of the prediction, above which more prompts are advised."""
 
@@ -117,7 +139,10 @@ def prediction_blocks(
     tokens = prediction.scored_tokens / prediction.rows
     if tokens != 1:
         average = f"nats, {tokens:.1f} scored tokens on average"
-        rows.append(("predicted KL/example", sig(prediction.kl_per_token * tokens), average))
+        rows.append(("predicted KL/answer", sig(prediction.kl_per_token * tokens), average))
+    if prediction.drop is not None:
+        range_words = f"points, at most {prediction.drop.high:.1f} ({BASIS})"
+        rows.append(("predicted accuracy drop", f"{prediction.drop.points:.1f}", range_words))
     notes = []
     if prediction.routing:
         many_times = "measured KL can be many times the prediction. Evaluate"
@@ -137,15 +162,21 @@ def prediction_blocks(
     basis = (
         f"Second-order estimate from {plural(prediction.rows, 'row')} ({scored}) that were not used to choose the"
         " components. The interval is over rows and random directions. Measured / predicted in earlier runs:"
-        f" {ratios_text(prediction.ratios)}.{left_out} It does not predict accuracy: evaluate the result."
+        f" {ratios_text(prediction.ratios)}.{left_out} {prediction.drop_basis} Evaluate the result."
     )
     return [
         heading,
         figures(rows),
         *warned(notes),
         Paragraph(basis),
-        *(curve_blocks(curve) if curve else []),
+        *curve_blocks(curve, tokens, ""),
     ]
+
+
+def smallest_within(curve: Sequence[CurvePoint], most: float = MARGIN) -> CurvePoint | None:
+    """Return the smallest size whose predicted drop is at most `most` points at its 90 % upper end."""
+    sizes = [point for point in curve if point.drop is not None and point.drop.high <= most]
+    return min(sizes, key=lambda point: point.params, default=None)
 
 
 def ratios_text(ratios: Mapping[str, tuple[float, float]]) -> str:
@@ -153,20 +184,26 @@ def ratios_text(ratios: Mapping[str, tuple[float, float]]) -> str:
     return "; ".join(f"{low:g} to {high:g} on {where}" for where, (low, high) in ratios.items())
 
 
-def curve_blocks(points: tuple[CurvePoint, ...]) -> list[Block]:
-    """Return the predicted KL of each size, for both ways to spend its parameters."""
-    rows: list[list[Inline]] = [
-        [
-            str(point.rank),
-            count(point.params),
-            Span(sig(point.calibrated_kl_per_token), "strong"),
-            sig(point.svd_kl_per_token),
-        ]
-        for point in points
-    ]
-    titles = ("size of rank", "parameters", "KL/token, by effect", "KL/token, SVD")
-    text = (
-        "Predicted KL per scored token at the parameter count of each rank. By effect: --max-params N with the"
-        " calibration (modules get different ranks). SVD: --rank K without the calibration."
+def curve_blocks(points: tuple[CurvePoint, ...], tokens: float, basis: str) -> list[Block]:
+    """Return the predicted KL and accuracy drop of each size, for both ways to spend its parameters.
+
+    tokens: of an average answer. basis: what the drops rest on, or why there are none.
+    """
+    if not points:
+        return []
+    best = smallest_within(points)
+    drops = any(point.drop is not None for point in points)
+    table = table_of(
+        points,
+        (Column("size of rank", ">"), lambda point: Span(str(point.rank), "strong" if point is best else "")),
+        (Column("parameters", ">", drop=2), lambda point: count(point.params)),
+        (Column("KL/answer", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
+        (Column("predicted drop", ">", shown=drops), lambda point: _drop(point, "points")),
+        (Column("90 % upper end", ">", shown=drops), lambda point: _drop(point, "high")),
+        (Column("KL/answer, SVD", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
     )
-    return [Table([Column(title, ">") for title in titles], rows), Paragraph(text)]
+    return [table, Paragraph(f"{SIZES} {basis}".strip())]
+
+
+def _drop(point: CurvePoint, field: str) -> str:
+    return MISSING if point.drop is None else f"{getattr(point.drop, field):.1f}"
