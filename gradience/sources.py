@@ -5,12 +5,11 @@ The one reader of reports for drawing and sharing: `gradience plot` takes one re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ConfigDict, Field
 
@@ -25,18 +24,18 @@ from gradience.files.digests import root_of
 from gradience.files.shared_names import command_text, path_text, paths_text
 from gradience.monitor import monitor_runs
 from gradience.reading import read_file
-from gradience.reports.audit_series import step_of
 from gradience.reports.base.report import Report
 from gradience.reports.calibration import METADATA, Calibration
-from gradience.reports.monitor import MonitorReport
 from gradience.reports.page.flips import PromptTexts
 from gradience.reports.page.parts import PageSource
 from gradience.reports.registry import ARTIFACTS, model_of
 
 OF_A_RUN = ("bench_aggregate.json", "shrink.json", "evaluation_sets.json", "evaluation.json", "bench.json")
 """In a folder, the report about all of it."""
-LOG = "run.jsonl"
+LOG, LOG_SUFFIX = "run.jsonl", ".jsonl"
 """Log of a training run."""
+CHECKPOINT = "checkpoint-"
+"""Beginning of the names of a Trainer's checkpoints."""
 NAMES = (*OF_A_RUN, "compression_report.json", "distill_report.json", "audit.json", LOG)
 """File names searched for in a folder, in the order of a page: results first, then their evidence."""
 MOST_FILES = 40
@@ -74,28 +73,23 @@ def read_sources(paths: Sequence[Path]) -> list[PageSource]:
     """Return the reports of files and of folders, in the order given.
 
     Of a folder: the reports with known names in it and in the folders right below, and an audit of each checkpoint that
-    has none, or of the folder itself if it is an adapter without reports.
+    has none, or of the folder itself if it is an adapter without reports. Training runs come last, in one report.
     Raises InputError (`not-a-report`, `no-reports`, `many-reports`, and what reading and auditing raise).
     """
-    sources = [
-        source for path in paths for source in (_all_in(path) if path.is_dir() else [_read(path, path.name)])
-    ]
-    names = iter(paths_text([source.log for source in sources if source.log]))
-    return [_called(source, next(names)) if source.log else source for source in sources]
+    entries = [entry for path in paths for entry in (_all_in(path) if path.is_dir() else [(path, path.name)])]
+    logs = [path for path, _ in entries if path.suffix == LOG_SUFFIX]
+    sources = [_read(path, name) for path, name in entries if path not in logs]
+    return [*sources, PageSource(", ".join(paths_text(logs)), monitor_runs(logs))] if logs else sources
 
 
-def _called(source: PageSource, name: str) -> PageSource:
-    """Return the source of a run under a name that differs from the others: all files are called run.jsonl."""
-    report = cast("MonitorReport", source.report)
-    runs = tuple(run.model_copy(update={"file": name}) for run in report.runs)
-    return replace(source, report=report.model_copy(update={"runs": runs}))
-
-
-def _all_in(path: Path) -> Iterator[PageSource]:
-    within = sorted((folder for folder in path.iterdir() if folder.is_dir()), key=_place)
+def _all_in(path: Path) -> list[tuple[Path, str]]:
+    """Return the files and the adapters of a folder, each with its name on the page."""
+    within = sorted(
+        (folder for folder in path.iterdir() if folder.is_dir()), key=lambda folder: natural_key(folder.name)
+    )
     places = [path, *within]
     files = [folder / name for name in NAMES for folder in places if (folder / name).is_file()]
-    adapters = [folder for folder in within if step_of(folder.name) and _unaudited(folder)]
+    adapters = [folder for folder in within if folder.name.startswith(CHECKPOINT) and _unaudited(folder)]
     if not files and not adapters and _unaudited(path):
         adapters = [path]
     if not files and not adapters:
@@ -112,27 +106,21 @@ def _all_in(path: Path) -> Iterator[PageSource]:
             code="many-reports",
             hint="name the files that you want",
         )
-    yield from (_read(file, str(file.relative_to(path))) for file in files)
-    yield from (PageSource(_name_in(path, folder), audit_adapter(folder)) for folder in adapters)
-
-
-def _place(folder: Path) -> tuple[int, list[tuple[int, int | str]]]:
-    """Checkpoints are sorted by step, and seeds by number: 90 before 100."""
-    step = step_of(folder.name)
-    return (step.number if step else -1, natural_key(folder.name))
+    return [
+        (entry, path_text(entry) if entry == path else str(entry.relative_to(path)))
+        for entry in (*files, *adapters)
+    ]
 
 
 def _unaudited(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and not (folder / "audit.json").is_file()
 
 
-def _name_in(path: Path, folder: Path) -> str:
-    return path_text(folder) if folder == path else str(folder.relative_to(path))
-
-
 def _read(path: Path, name: str) -> PageSource:
-    if path.suffix == ".jsonl":
-        return PageSource(name, monitor_runs([path]), log=path)
+    if path.is_dir():
+        return PageSource(name, audit_adapter(path))
+    if path.suffix == LOG_SUFFIX:
+        return PageSource(name, monitor_runs([path]))
     if path.suffix == ".safetensors":
         return PageSource(name, _weights(path))
     text = read_file(path, MAX_ARTIFACT_BYTES)

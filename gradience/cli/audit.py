@@ -104,9 +104,8 @@ def _several(paths: Sequence[str], measure: Callable[[str, str], AuditReport], o
     With --json each report is printed as soon as it is there, and kept for a page only.
     """
     from gradience.files.shared_names import given_text
-    from gradience.reports.audit_series import RefusedAdapter, trend_text
 
-    entries: list[AuditReport | RefusedAdapter] = []
+    reports: list[AuditReport] = []
     troubles: list[GradienceError] = []
     for_page: list[AuditReport] = []
     for number, path in enumerate(paths, start=1):
@@ -115,9 +114,8 @@ def _several(paths: Sequence[str], measure: Callable[[str, str], AuditReport], o
         except GradienceError as error:
             show_error(str(error), error.hint)
             troubles.append(error)
-            entries.append(RefusedAdapter(given_text(path), error.code))
             continue
-        incomplete = _incomplete(report, path, layers=out.layers)
+        incomplete = _incomplete(report, path)
         troubles += [incomplete] if incomplete else []
         for_page += [report] if out.html is not None else []
         if out.json:
@@ -126,11 +124,13 @@ def _several(paths: Sequence[str], measure: Callable[[str, str], AuditReport], o
                 show_error(str(incomplete), incomplete.hint)
         else:  # on the screen the paths tell the adapters apart
             shown = report.adapter.model_copy(update={"path": given_text(path)})
-            entries.append(report.model_copy(update={"adapter": shown}))
+            reports.append(report.model_copy(update={"adapter": shown}))
     if for_page:
         out.save_page(*for_page)
-    if not out.quiet and any(not isinstance(entry, RefusedAdapter) for entry in entries):
-        print_screen(trend_text, entries, layers=out.layers)
+    if reports and not out.quiet:
+        from gradience.reports.audit import audits_blocks
+
+        print_screen(type(reports[0]).drawn, audits_blocks(reports))
     if not out.json:
         for trouble in troubles:
             if isinstance(trouble, IncompleteError):
@@ -147,6 +147,7 @@ def _check_usage(paths: Sequence[str], given: Mapping[str, Any], out: AuditOutpu
     one_only = {
         "--output": "output" in given,
         "--append": "append" in given,
+        "--layers": out.layers and not out.json,
         "--suggest-per-layer": out.suggest_per_layer and not out.json,
         "--top-wasteful": out.top_wasteful is not None and not out.json,
     }

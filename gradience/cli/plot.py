@@ -16,11 +16,11 @@ def plot(settings: PlotSettings, out: JsonOutput) -> None:
 
       gradience plot energy ./my_adapter -o energy.svg
 
-      gradience plot evolution ./run/checkpoint-100 ./run/checkpoint-200 -o steps.pdf
+      gradience plot spectrum ./my_adapter ./smaller -o spectra.pdf
 
       gradience plot pareto evaluated/evaluation.json -o pareto.pdf --width 3.25 --no-titles
     """
-    plots = call(plot_reports, settings, left_out=lambda reason: show_written(reason, "left out"))
+    plots = call(plot_reports, settings)
     if out.json:
         drawn = [{"name": plot.name, "title": plot.title, "sentence": plot.sentence} for plot in plots]
         print_facts({"file": str(settings.output), "plots": drawn})

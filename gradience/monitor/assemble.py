@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from gradience.arguments import is_number
 from gradience.files.shared_names import path_text
 from gradience.monitor import rules
 from gradience.monitor.facts import (
-    MAX_LAYERS,
     RunFacts,
     RunSetup,
-    SpectraPoint,
     Split,
     SplitEvaluation,
     read_setup,
@@ -27,7 +25,6 @@ from gradience.reports.monitor import (
     EvaluationPoint,
     Evidence,
     FamilyUse,
-    LayerUse,
     Outcome,
     RankUse,
     RankUsePoint,
@@ -187,16 +184,6 @@ def _rank_use(facts: RunFacts) -> RankUse | None:
             for name, values in facts.families.items()
             if isinstance(values, Mapping)
         },
-        layers=_layers(points),
-    )
-
-
-def _layers(points: Sequence[SpectraPoint]) -> tuple[LayerUse, ...]:
-    """A row for each layer of any point, those of the last measurement first."""
-    names = dict.fromkeys(layer for point in reversed(points) for layer in point.layers)
-    return tuple(
-        LayerUse(layer=name, stable_rank_median=tuple(point.layers.get(name) for point in points))
-        for name in [*names][:MAX_LAYERS]
     )
 
 

@@ -6,9 +6,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from statistics import median
 
-from gradience.adapters.families import layer_of
 from gradience.arguments import is_number, positive_integer
 from gradience.files.strict_json import LARGEST, SMALLEST
 from gradience.monitor.series import Series
@@ -22,7 +20,6 @@ MAX_POINTS = 256
 MAX_KEPT = 50
 """Recorded alerts and recommendations that are kept; the rest is counted."""
 MAX_SPLITS = 16
-MAX_LAYERS = 128
 REWARD_KEYS = frozenset(key for keys in RL_KEYS.values() for key in keys)
 
 
@@ -43,8 +40,6 @@ class SpectraPoint:
 
     step: int
     summary: Mapping[str, float]
-    layers: Mapping[str, float]
-    """Layer -> the median stable rank of its modules."""
 
 
 @dataclass(slots=True)
@@ -230,8 +225,7 @@ class RunFacts:
             return
         numbers = {key: float(value) for key, value in summary.items() if isinstance(value, (int, float))}
         self.nonfinite_modules = int(numbers.get("nonfinite", 0))
-        layers = stable_ranks(self.modules.get("names"), metrics.get("stable_rank"))
-        self.last_spectra = SpectraPoint(step, numbers, layers)
+        self.last_spectra = SpectraPoint(step, numbers)
         if self._spectra_seen % self._spectra_stride == 0:
             self.spectra.append(self.last_spectra)
             if len(self.spectra) > MAX_POINTS:
@@ -243,20 +237,6 @@ class RunFacts:
         point = rank_point(step, self.modules.get("r"), metrics.get("energy_rank_90"))
         if point is not None:
             self.recent.append(point)
-
-
-def stable_ranks(names: Json, values: Json) -> dict[str, float]:
-    """Return the median stable rank of each transformer layer, at most `MAX_LAYERS`; none if columns do not fit."""
-    if not isinstance(names, list) or not isinstance(values, list) or len(names) != len(values):
-        return {}
-    layers: dict[str, list[float]] = {}
-    for name, value in zip(names, values, strict=True):
-        layer = layer_of(name)[0] if isinstance(name, str) else None
-        if layer is None or not is_number(value) or not math.isfinite(value):
-            continue
-        if layer in layers or len(layers) < MAX_LAYERS:
-            layers.setdefault(layer, []).append(float(value))
-    return {layer: median(ranks) for layer, ranks in layers.items()}
 
 
 def rank_point(step: int, ranks: Json, needed: Json) -> RankPoint | None:

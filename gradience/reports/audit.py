@@ -53,6 +53,7 @@ from gradience.reports.base.finding import Finding, Severity
 from gradience.reports.base.modules import by_kind, short_labels
 from gradience.reports.base.numbers import (
     DIGITS,
+    MISSING,
     bound,
     count,
     digits_for,
@@ -64,7 +65,7 @@ from gradience.reports.base.numbers import (
     size,
     trimmed,
 )
-from gradience.reports.base.report import PlotOf, Plots, Report
+from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, InitialAdapter, commit_of
 from gradience.reports.base.view import more
@@ -352,6 +353,13 @@ class Gain(Part):
     """Σ share² over layers: 1/L when even, 1 when one layer has all the energy."""
 
 
+PLOTS: Plots = {
+    "heatmap": "modules:heatmap_plot",
+    "energy": "modules:energy_plot",
+    "spectrum": "modules:spectrum_plot",
+}
+
+
 class AuditReport(Report):
     """`audit.json`: the use of rank of an adapter, by module.
 
@@ -364,13 +372,7 @@ class AuditReport(Report):
 
     row_field: ClassVar[str] = "layers"
     repair: ClassVar[str] = "audit the adapter again: gradience audit ./my_adapter --output audit.json"
-    plots: ClassVar[Plots] = {
-        "heatmap": PlotOf("audits:heatmap_plot", ("Map of modules",)),
-        "energy": PlotOf("audits:energy_plot", ("Map of modules",)),
-        "spectrum": PlotOf("audits:spectrum_plot", ("Map of modules",)),
-        "use": PlotOf("audits:use_plot", ("Use of rank",)),
-        "stable-rank": PlotOf("audits:stable_rank_plot", ("Map of modules",)),
-    }
+    plots: ClassVar[Plots] = PLOTS
 
     schema_: Literal["gradience.audit/3"] = Field(default="gradience.audit/3", alias="schema")
     adapter: AdapterInfo
@@ -524,6 +526,41 @@ DOCUMENT = AuditView()
 def audit_blocks(report: AuditReport, view: AuditView = DOCUMENT) -> Document:
     """Return the sections in reading order."""
     return [block for section in SECTIONS for block in section(report, view)]
+
+
+def audits_blocks(reports: Sequence[AuditReport]) -> Document:
+    """Return a table of several adapters, in the order given."""
+
+    def suggested(report: AuditReport) -> str:
+        plan = report.suggestions
+        return f"{plan.median.rank} / {plan.p90.rank}" if plan else MISSING
+
+    def flagged(report: AuditReport) -> Inline:
+        severities = [finding.severity for finding in report.findings]
+        flags = {"✗": severities.count("error"), "!": severities.count("warning")}
+        return Span(" ".join(f"{mark}{number}" for mark, number in flags.items() if number), "warn")
+
+    table = table_of(
+        reports,
+        (
+            Column("adapter"),
+            lambda report: Span(report.adapter.path, "name", to=f"Audit of {report.adapter.path}"),
+        ),
+        (Column("r", ">"), lambda report: number_range(layer.r for layer in report.layers)),
+        (Column("k@90", ">"), lambda report: Span(trimmed(report.energy_rank_90_p50), "strong")),
+        (Column("p90", ">"), lambda report: trimmed(report.energy_rank_90_p90)),
+        (Column("stable", ">"), lambda report: sig(report.stable_rank_median, measure_digits(report))),
+        (
+            Column("‖ΔW‖_F", ">", drop=1),
+            lambda report: sig(report.gain.fro_norm_total if report.gain else None, measure_digits(report)),
+        ),
+        (Column("suggest", ">"), suggested),
+        (Column(), flagged),
+    )
+    legend = (
+        "k@90, stable: medians over modules; suggest: rank from the median / from p90; ✗, !: errors, warnings"
+    )
+    return [Heading(plural(len(reports), "adapter"), level=1), table, dim(legend)]
 
 
 # ---------------------------------------------------------------- shared by the sections

@@ -64,7 +64,7 @@ from gradience.reports.base.numbers import (
     trimmed,
 )
 from gradience.reports.base.prediction import PredictedDivergence
-from gradience.reports.base.report import PlotOf, Plots, Report, compared_plots
+from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import DataSplit, Policy, Share, allowed_losses
 from gradience.statistics.table import PairedTable
@@ -374,10 +374,7 @@ class Bench(Judged[VariantResult]):
     ('PASS', 'per_layer')
     """
 
-    plots: ClassVar[Plots] = {
-        **compared_plots("Variants", "Variants"),
-        "ladder": PlotOf("compared:ladder_plot", ("Rank ladder", "Variants")),
-    }
+    plots: ClassVar[Plots] = COMPARED_PLOTS
     repair: ClassVar[str] = (
         "make it again: gradience bench run with the same --config and --output, which uses the finished stages"
     )
@@ -544,11 +541,7 @@ class BenchAggregate(Judged[VariantSummary]):
     ('PASS', (42, 123, 456, 789, 1011))
     """
 
-    plots: ClassVar[Plots] = {
-        **compared_plots("Accuracy differences", "Variants"),
-        "ladder": PlotOf("compared:ladder_plot", ("Rank ladder", "Grades")),
-        "operating": PlotOf("compared:operating_plot", ("Grades",)),
-    }
+    plots: ClassVar[Plots] = COMPARED_PLOTS
     repair: ClassVar[str] = "aggregate the runs again: gradience bench aggregate DIR… --output DIR"
 
     schema_: Literal["gradience.bench_aggregate/4"] = Field(

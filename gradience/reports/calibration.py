@@ -57,7 +57,6 @@ from gradience.reports.base.prediction import (
     smallest_within,
 )
 from gradience.reports.base.prompted import PromptForecast, PromptReport
-from gradience.reports.base.report import PlotOf, Plots
 from gradience.spectra import FloatArray
 from gradience.statistics.predicted_drop import BASIS, MARGIN, outside, points
 
@@ -118,7 +117,6 @@ class CalibrationReport(PromptReport):
 
     row_field: ClassVar[str] = "modules"
     repair: ClassVar[str] = "calibrate again with `gradience calibrate`"
-    plots: ClassVar[Plots] = {"importance": PlotOf("audits:importance_plot", ("Importance of modules",))}
 
     schema_: Literal["gradience.calibration/2"] = Field(default="gradience.calibration/2", alias="schema")
     prompt_ids: tuple[str, ...] = ()

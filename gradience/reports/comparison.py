@@ -26,7 +26,7 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
 from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig
-from gradience.reports.base.report import PlotOf, Plots, Report
+from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
 from gradience.reports.base.view import DOCUMENT, View, more
@@ -72,9 +72,6 @@ class ModuleComparison:
         return self.name if self.expert is None else f"{self.name}[{self.expert}]"
 
 
-PLOTS: Plots = {"difference": PlotOf("sizes:difference_plot", ("Modules",))}
-
-
 class ComparisonReport(Report):
     """Two adapters, module by module and overall.
 
@@ -85,7 +82,6 @@ class ComparisonReport(Report):
 
     row_field: ClassVar[str] = "modules"
     repair: ClassVar[str] = "compare the adapters again: gradience compare A B --json"
-    plots: ClassVar[Plots] = PLOTS
 
     schema_: Literal["gradience.comparison/3"] = Field(default="gradience.comparison/3", alias="schema")
     path_a: str

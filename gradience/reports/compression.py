@@ -42,23 +42,13 @@ from gradience.reports.base.numbers import (
 )
 from gradience.reports.base.prediction import CurvePoint, Prediction
 from gradience.reports.base.prediction import prediction_blocks as predicted_blocks
-from gradience.reports.base.report import PlotOf, Plots, Report
+from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, InitialAdapter, commit_of
 from gradience.reports.base.view import DOCUMENT, View, more
 from gradience.spectra import GRAM_TOLERANCE
 
 Verdict = Literal["loads", "wrong scale", "wrong meaning", "refuses", "not run"]
-
-
-PLOTS: Plots = {
-    "error": PlotOf("sizes:error_plot", ("Error", "Predicted error")),
-    "ranks": PlotOf("sizes:ranks_plot", ("Size",)),
-    "parameters": PlotOf("sizes:parameters_plot", ("Size",)),
-    "bytes": PlotOf("sizes:bytes_plot", ("Size",)),
-    "map": PlotOf("sizes:error_map", ("Modules",)),
-}
-KL_PLOT: Plots = {"kl": PlotOf("sizes:kl_plot", ("Predicted change of the output",))}
 
 
 @dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -89,6 +79,7 @@ class _Compression(Report):
     """The part that the plan and the result of a compression share."""
 
     row_field: ClassVar[str] = "modules"
+    plots: ClassVar[Plots] = {"map": "modules:error_map", "kl": "modules:kl_plot"}
 
     schema_: str = Field(alias="schema")
     format: str = "peft"
@@ -142,7 +133,6 @@ class CompressionPlan(_Compression):
     repair: ClassVar[str] = (
         "print a new plan with `gradience compress --dry-run --json`, and edit only new_rank"
     )
-    plots: ClassVar[Plots] = {**KL_PLOT, **PLOTS}
 
     schema_: Literal["gradience.compression_plan/2"] = Field(
         default="gradience.compression_plan/2", alias="schema"
@@ -225,8 +215,6 @@ class CompressionReport(_Compression):
     >>> f"{report.reduction:.0%}", f"{report.measured_error:.1%}"
     ('50%', '12.6%')
     """
-
-    plots: ClassVar[Plots] = {**PLOTS, **KL_PLOT}
 
     schema_: Literal["gradience.compression/3"] = Field(default="gradience.compression/3", alias="schema")
     source_path: str

@@ -24,7 +24,6 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.numbers import count, memory_parts, percent, plural, probability, sig, signed
 from gradience.reports.base.prompted import PromptForecast, PromptReport
-from gradience.reports.base.report import PlotOf, Plots
 
 
 @row_dataclass(frozen=True, slots=True, config=ROW_CONFIG, kw_only=True)
@@ -66,7 +65,6 @@ class DistillReport(PromptReport):
 
     row_field: ClassVar[str] = "by_row"
     repair: ClassVar[str] = "distill again with `gradience distill`"
-    plots: ClassVar[Plots] = {"kl": PlotOf("runs:distill_plot", ("Early stopping",))}
 
     schema_: Literal["gradience.distill/1"] = Field(default="gradience.distill/1", alias="schema")
     teacher_path: str

@@ -47,7 +47,7 @@ from gradience.reports.base.numbers import (
     probability,
     sig,
 )
-from gradience.reports.base.report import PlotOf, Plots, Report, compared_plots
+from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Role, Share
 from gradience.reports.forecast import ScoredExample, scored_facts
@@ -238,7 +238,7 @@ class EvaluationReport(Report):
 
     row_field: ClassVar[str] = "adapters"
     repair: ClassVar[str] = "repeat the gradience evaluate command"
-    plots: ClassVar[Plots] = compared_plots("Candidates", "Candidates")
+    plots: ClassVar[Plots] = COMPARED_PLOTS
 
     schema_: Literal["gradience.evaluation/2"] = Field(default="gradience.evaluation/2", alias="schema")
     base: str
@@ -324,11 +324,6 @@ class ShownMargin(Part):
 
 class ComparisonForecast(Report):
     """The part that the dry runs of `evaluate` and `shrink` share: memory, and the drops that can be detected."""
-
-    plots: ClassVar[Plots] = {
-        "margins": PlotOf("sizes:margins_plot", ("Detectable",)),
-        "memory": PlotOf("sizes:memory_plot"),
-    }
 
     schema_: str = Field(alias="schema")
     margins: tuple[ShownMargin, ...]

@@ -28,7 +28,7 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.graded import GRADES, Bounds, Grade
 from gradience.reports.base.numbers import MISSING, count, percent, plain, plural, probability, sig
-from gradience.reports.base.report import Plots, Report, compared_plots
+from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.view import more
 from gradience.statistics.table import PairedTable
@@ -85,7 +85,7 @@ class EvidenceReport(Report):
 
     row_field: ClassVar[str] = "flips"
     repair: ClassVar[str] = "compare the logs again: gradience evidence A B --json"
-    plots: ClassVar[Plots] = compared_plots("Difference", "Difference")
+    plots: ClassVar[Plots] = COMPARED_PLOTS
 
     schema_: Literal["gradience.evidence/2"] = Field(default="gradience.evidence/2", alias="schema")
     a: LogFacts

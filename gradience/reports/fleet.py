@@ -30,7 +30,7 @@ from gradience.reports.base.blocks import (
     table_of,
 )
 from gradience.reports.base.numbers import MISSING, count, max_lora_rank, percent, plural, size
-from gradience.reports.base.report import PlotOf, Plots, Report
+from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.view import more
 
@@ -165,10 +165,6 @@ class FleetReport(Report):
 
     row_field: ClassVar[str] = "bases"
     repair: ClassVar[str] = "measure the fleet again: gradience fleet DIR --json"
-    plots: ClassVar[Plots] = {
-        "steps": PlotOf("sizes:steps_plot", ("Lowering max_lora_rank",)),
-        "slots": PlotOf("sizes:slots_plot", ("Lowering max_lora_rank",)),
-    }
 
     schema_: Literal["gradience.fleet/2"] = Field(default="gradience.fleet/2", alias="schema")
     adapters: int

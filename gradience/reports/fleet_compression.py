@@ -20,7 +20,7 @@ from gradience.reports.base.blocks import (
     table_of,
 )
 from gradience.reports.base.numbers import count, percent, plural, size
-from gradience.reports.base.report import PlotOf, Plots, Report
+from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.view import more
 
@@ -55,10 +55,6 @@ class FleetCompression(Report):
 
     row_field: ClassVar[str] = "adapters"
     repair: ClassVar[str] = "run the batch again: finished adapters are kept"
-    plots: ClassVar[Plots] = {
-        "bytes": PlotOf("sizes:truncated_bytes_plot", ("Truncated",)),
-        "error": PlotOf("sizes:truncated_error_plot", ("Truncated",)),
-    }
 
     schema_: Literal["gradience.fleet_compression/1"] = Field(
         default="gradience.fleet_compression/1", alias="schema"

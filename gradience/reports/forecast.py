@@ -23,7 +23,7 @@ from gradience.reports.base.blocks import (
     items,
 )
 from gradience.reports.base.numbers import chance, count, in_points, percent, size
-from gradience.reports.base.report import PlotOf, Plots, Report
+from gradience.reports.base.report import Report
 from gradience.reports.bench_plan import Policy
 from gradience.reports.power import Scenario
 
@@ -106,10 +106,6 @@ class BenchForecast(Report):
     """Dry run of a Bench run. No model is loaded."""
 
     row_field: ClassVar[str] = "checks"
-    plots: ClassVar[Plots] = {
-        "memory": PlotOf("sizes:memory_plot", ("Plan",)),
-        "power": PlotOf("sizes:power_plot", ("Smallest margin",)),
-    }
 
     schema_: Literal["gradience.bench_forecast/4"] = Field(
         default="gradience.bench_forecast/4", alias="schema"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -20,6 +21,7 @@ from gradience.reports.base.blocks import (
     Inline,
     Note,
     Notes,
+    Paragraph,
     Role,
     Span,
     Table,
@@ -27,10 +29,10 @@ from gradience.reports.base.blocks import (
     items,
     table_of,
 )
-from gradience.reports.base.charts import area, sparkline
+from gradience.reports.base.charts import sparkline
 from gradience.reports.base.finding import Severity
 from gradience.reports.base.numbers import MISSING, count, duration, plain, plural, sig, signed, trimmed
-from gradience.reports.base.report import PlotOf, Plots, Report
+from gradience.reports.base.report import Plots, Report
 from gradience.words import noun
 
 Confidence = Literal["low", "medium", "high"]
@@ -166,15 +168,6 @@ class FamilyUse(Use):
     modules: int
 
 
-class LayerUse(Part):
-    """Use of rank in one transformer layer, over the measurements."""
-
-    layer: str
-    """Path of the layer, such as `model.layers.11`."""
-    stable_rank_median: tuple[Float12 | None, ...]
-    """Median stable rank of the layer's modules at each of the points; null if none was measured."""
-
-
 class RankUse(Part):
     """Live spectra of the run."""
 
@@ -187,8 +180,6 @@ class RankUse(Part):
     """The step since which k@90 is constant; null if it still changes, or with too few measurements."""
     points: tuple[RankUsePoint, ...]
     families: dict[str, FamilyUse]
-    layers: tuple[LayerUse, ...] = ()
-    """At most 128, in the order of the model."""
 
 
 class Setup(Part):
@@ -272,10 +263,9 @@ class MonitorReport(Report):
 
     row_field: ClassVar[str] = "runs"
     plots: ClassVar[Plots] = {
-        "loss": PlotOf("runs:loss_plot", ("Loss",)),
-        "reward": PlotOf("runs:reward_plot", ("Reward",)),
-        "rank": PlotOf("runs:rank_plot", ("Use of rank",)),
-        "stable-rank-by-layer": PlotOf("runs:layers_plot", ("Use of rank",)),
+        "loss": "runs:loss_plot",
+        "reward": "runs:reward_plot",
+        "rank": "runs:rank_plot",
     }
 
     schema_: Literal["gradience.monitor/2"] = Field(default="gradience.monitor/2", alias="schema")
@@ -287,12 +277,14 @@ class MonitorReport(Report):
         """Return all runs, preceded by a table if there are several."""
         return monitor_blocks(self)
 
+    def page_heading(self, heading: Heading) -> Heading:
+        """Return the title of a single run's page: a file name does not describe the report."""
+        (run,) = self.runs
+        return replace(heading, text=("Training run ", Span(run.file, "name")))
+
     def to_text(self, *, width: int | None = None, color: bool = False, verbose: bool = False) -> str:
         """Return the screen. verbose: gradient norm, learning rate, families, evidence and sources too."""
-        from gradience.reports.base.terminal import INDENT, MAX_TEXT, MIN_WIDTH
-
-        columns = min(max(width or MAX_TEXT, MIN_WIDTH), MAX_TEXT) - INDENT
-        return self.drawn(monitor_blocks(self, verbose=verbose, chart_columns=columns), width, color)
+        return self.drawn(monitor_blocks(self, verbose=verbose), width, color)
 
 
 ALERTS = "Alerts"
@@ -305,8 +297,8 @@ OUTCOMES: dict[Outcome, tuple[str, Role]] = {
     "unfinished": ("still running, or killed", "warn"),
 }
 SHORT_OUTCOMES = {"error": "error", "unfinished": "no end"}
-SPARK, SIDE_SPARK = 32, 16
-"""Columns of a small chart."""
+WIDE_SPARK, SPARK, SIDE_SPARK = 64, 32, 16
+"""Columns of a chart."""
 SHOWN = ("reward", "accuracy", "f1", "exact_match", "rewards/accuracies", "mean_token_accuracy")
 """Metrics of an evaluation that are shown by default, at most two."""
 NOT_SHOWN = (
@@ -332,16 +324,16 @@ RANK_SERIES = {
 }
 
 
-def monitor_blocks(report: MonitorReport, *, verbose: bool = False, chart_columns: int = 98) -> Document:
+def monitor_blocks(report: MonitorReport, *, verbose: bool = False) -> Document:
     """Return all runs, preceded by a table if there are several.
 
-    verbose: gradient norm, learning rate, families, evidence and sources too. chart_columns: of the largest chart.
+    verbose: gradient norm, learning rate, families, evidence and sources too.
     """
     blocks: list[Block] = [runs_table(report.runs)] if len(report.runs) > 1 else []
     notes_before: set[str] = set()
     for run in report.runs:
         blocks += _title(run)
-        blocks += _logged(run, report.gap_threshold, chart_columns, verbose=verbose)
+        blocks += _logged(run, report.gap_threshold, verbose=verbose)
         blocks += _rank_use(run.rank_use, verbose=verbose) if run.rank_use is not None else []
         blocks += _audits(run)
         blocks += _alerts(run, verbose=verbose)
@@ -467,7 +459,7 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
 
     return table_of(
         runs,
-        (Column("run"), lambda run: Span(run.file, "name", to=run.file)),
+        (Column("run"), lambda run: Span(run.file, "name", to=f"Training run {run.file}")),
         (Column("outcome", drop=5), outcome),
         (
             Column("steps", ">", drop=2),
@@ -486,8 +478,8 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
 # ---------------------------------------------------------------- what a run logged over its steps
 
 
-def _logged(run: RunReport, gap_threshold: float, columns: int, *, verbose: bool) -> list[Block]:
-    """Return loss or (in reinforcement learning) rewards, and each split's evaluations. columns: chart width."""
+def _logged(run: RunReport, gap_threshold: float, *, verbose: bool) -> list[Block]:
+    """Return loss or (in reinforcement learning) rewards, and each split's evaluations."""
     blocks: list[Block] = []
     rewards = run.rewards
     if rewards is not None:  # the loss only on request, because it does not measure progress
@@ -498,9 +490,9 @@ def _logged(run: RunReport, gap_threshold: float, columns: int, *, verbose: bool
         series: dict[str, Curve] = {label: getattr(rewards, name) for label, name in RL_SERIES.items()}
         series |= {"loss (not progress)": run.loss} if verbose else {}
         rows = [(label, _means(row), f"{sig(row.first)} → {sig(row.last)}") for label, row in series.items()]
-        blocks += [*_chart("Reward", curve, words, columns), *_series(rows)]
+        blocks += [*_chart("Reward", curve, words), *_series(rows)]
     if rewards is None or not rewards.reward.count:
-        blocks += _chart("Loss", run.loss, _loss_words(run.loss), columns)
+        blocks += _chart("Loss", run.loss, _loss_words(run.loss))
     if verbose:
         side = []
         for name, curve in (("gradient norm", run.grad_norm), ("learning rate", run.learning_rate)):
@@ -518,12 +510,10 @@ def _means(curve: Curve) -> list[float]:
     return [point.mean for point in curve.points]
 
 
-def _chart(title: str, curve: Curve, words: str, columns: int) -> list[Block]:
-    """Return a heading with a summary of the curve, and the drawn curve if it has points."""
+def _chart(title: str, curve: Curve, words: str) -> list[Block]:
+    """Return a heading with a summary of the curve, and a chart of one row if it has points."""
     heading = Heading(title, aside=words)
-    if not curve.points:
-        return [heading]
-    return [heading, area(_means(curve), curve.points[0].step, curve.points[-1].step, width=columns)]
+    return [heading, Paragraph(sparkline(_means(curve), WIDE_SPARK))] if curve.points else [heading]
 
 
 def _loss_words(curve: Curve) -> str:

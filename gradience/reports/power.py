@@ -20,7 +20,7 @@ from gradience.reports.base.blocks import (
     table_of,
 )
 from gradience.reports.base.numbers import MISSING, chance, in_points, percent, plural
-from gradience.reports.base.report import PlotOf, Plots, Report
+from gradience.reports.base.report import Report
 from gradience.reports.bench_plan import Policy, Share
 
 
@@ -64,7 +64,6 @@ class PowerReport(Report):
     """Statistical power of a budget of examples and seeds."""
 
     row_field: ClassVar[str] = "scenarios"
-    plots: ClassVar[Plots] = {"power": PlotOf("sizes:power_plot")}
 
     schema_: Literal["gradience.power/3"] = Field(default="gradience.power/3", alias="schema")
     n: int

@@ -30,7 +30,7 @@ from gradience.reports.base.blocks import (
 )
 from gradience.reports.base.blocks import Role as Look
 from gradience.reports.base.numbers import MISSING, count, percent, probability, sig
-from gradience.reports.base.report import Plots, Report, compared_plots
+from gradience.reports.base.report import COMPARED_PLOTS, Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.bench_plan import Role, Share
 from gradience.reports.evaluation import (
@@ -258,7 +258,7 @@ class ShrinkReport(Report):
 
     row_field: ClassVar[str] = "candidates"
     repair: ClassVar[str] = "repeat the gradience shrink command"
-    plots: ClassVar[Plots] = compared_plots("Candidates", "Candidates")
+    plots: ClassVar[Plots] = COMPARED_PLOTS
 
     schema_: Literal["gradience.shrink/2"] = Field(default="gradience.shrink/2", alias="schema")
     base: str

@@ -21,7 +21,7 @@ from gradience.reports.base.blocks import (
     Span,
     table_of,
 )
-from gradience.reports.base.report import PlotOf, Plots, Report
+from gradience.reports.base.report import Plots, Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.evaluation import BASE, EvaluatedAdapter, device_of, level_cell, name_cell
 from gradience.reports.evaluation_sets import (
@@ -59,7 +59,7 @@ class StrengthReport(Report):
 
     row_field: ClassVar[str] = "points"
     repair: ClassVar[str] = "search again: gradience shrink … --over strength --output DIR"
-    plots: ClassVar[Plots] = {"frontier": PlotOf("frontier:frontier_plot", ("Frontier",))}
+    plots: ClassVar[Plots] = {"frontier": "compared:frontier_plot"}
 
     schema_: Literal["gradience.strength/1"] = Field(default="gradience.strength/1", alias="schema")
     adapter: str

@@ -299,19 +299,18 @@ from gradience.reports.plots.plot import Axis, Plot, Points
 
 
 def count_plot(report):
-    return Plot("count", "Modules", Axis("r"), Axis("modules"), [Points("", [1], [report.n_both])], "All.")
+    return Plot("count", "Modules", Axis("r"), Axis("modules"), [Points("", [1], [report.n_layers])], "All.")
 """
 
 
 def test_a_toy_plot(add, new_file):
-    """Of a comparison, which has another one."""
-    from gradience import compare_adapters
-    from gradience.reports.base.report import PlotOf
+    """Of an audit, which has others."""
+    from gradience import audit_adapter
     from gradience.reports.plots.kinds import plot_of
 
     new_file("reports/plots/toy.py", TOY_PLOT)
-    add("plot", PlotOf("toy:count_plot"), name="count")
-    assert plot_of(compare_adapters(EXAMPLE, EXAMPLE), "count").series[0].y == [16]
+    add("plot", "toy:count_plot", name="count")
+    assert plot_of(audit_adapter(EXAMPLE), "count").series[0].y == [16]
 
 
 TOY_VERB = '''

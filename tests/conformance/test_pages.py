@@ -102,9 +102,9 @@ def test_everything_is_reached_by_keyboard(chromium, pages):
             page.page.keyboard.press("Tab")
             if page.value("document.activeElement.closest('figure summary') !== null"):
                 break
-        assert page.value(FOCUSED) == "plot-use"
+        assert page.value(FOCUSED) == "plot-heatmap"
         page.page.keyboard.press("Enter")
-        assert page.value("document.querySelector('#plot-use details').open")
+        assert page.value("document.querySelector('#plot-heatmap details').open")
         page.page.keyboard.press("Tab")
         assert page.value("document.activeElement.className") == "scroll"
         assert page.value("document.activeElement.getBoundingClientRect().height") > 100
@@ -123,9 +123,9 @@ def test_a_deep_link_goes_to_its_plot(chromium, pages):
 def test_the_figures_behind_a_plot_are_those_that_are_drawn(chromium, pages):
     with browsing(chromium) as page:
         page.open(pages("AuditReport"))
-        drawn = page.value("document.querySelector('#plot-use [data-plot]').data[0].y")
+        drawn = page.value("document.querySelector('#plot-heatmap [data-plot]').data[0].y")
         rows = page.value(
-            "[...document.querySelectorAll('#plot-use tbody tr')].map(row => +row.lastChild.textContent)"
+            "[...document.querySelectorAll('#plot-heatmap tbody tr')].map(row => +row.lastChild.textContent)"
         )
         assert sum(drawn) > 0
         assert drawn == rows

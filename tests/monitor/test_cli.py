@@ -72,7 +72,7 @@ def test_follow_prints_again_and_ends_with_the_run(tmp_path):
     assert json.loads(rest.splitlines()[-1])["runs"][0]["last_step"] == 2
 
 
-ROWS, COLUMNS = 12, 90
+ROWS, COLUMNS = 8, 90
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_follow_redraws_in_place_and_leaves_one_report_behind(followed):
         assert "".join(terminal.main) == ""  # nothing stacks behind it
         log.train_step(step, loss=4.0 / step)
     until(lambda: any("3 step" in line for line in terminal.other))
-    assert "more lines" in terminal.other[-1]  # 12 rows are too few for all of it
+    assert "more lines" in terminal.other[-1]  # 8 rows are too few for all of it
     log.end(RunStatus.OK, step=3)
     until()
     assert shown.process.returncode == 0

@@ -161,7 +161,7 @@ def test_every_report_is_registered_and_has_rows():
     assert written == set(registered.values())
     assert set(registered) == {*SAMPLES, *COMMAND_LINE_ONLY}
     assert all(kind.row_field in kind.model_fields for kind in written)
-    makers = {plot.maker for kind in written for plot in kind.plots.values()}
+    makers = {maker for kind in written for maker in kind.plots.values()}
     assert all(callable(resolve_name(f"gradience.reports.plots.{maker}")) for maker in makers)
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from gradience.reports.audit import TensorNote
-from gradience.reports.audit_series import trend_text
+from gradience.reports.audit import TensorNote, audits_blocks
+from gradience.reports.base import terminal
 from gradience.reports.base.finding import Finding
 from gradience.reports.base.names import (
     MAX_NAME,
@@ -124,7 +124,7 @@ def test_the_lora_config_stays_inside_its_strings(name):
 def test_tables_keep_their_rows(name):
     audited = hostile_report(name)
     text = audited.to_text(width=80, layers=True)
-    for table in (text, trend_text([audited, audited], width=80)):
+    for table in (text, terminal.render(audits_blocks([audited, audited]), width=80)):
         assert not steering(table, "\n")
     modules = text.partition("\nAll modules\n")[2].partition("\n  Next: ")[0]
     assert len(modules.splitlines()) == 1 + 3 + 1

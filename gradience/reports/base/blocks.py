@@ -162,7 +162,7 @@ class Code:
     lines: Sequence[Inline]
     language: str = ""
     drawing: bool = False
-    """True for a chart made of characters; it is left out if its plot is shown."""
+    """True for a drawing made of characters; a page leaves it out, because it shows the plot."""
 
 
 Block = Heading | Paragraph | Notes | Facts | Table | Bars | HeatMap | Code

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args
 
 from gradience.errors import require
 from gradience.files.artifact import Artifact
@@ -22,26 +22,12 @@ PRINTED = 30
 """Lines of a printed report; Markdown and HTML are complete."""
 
 
-class PlotOf(NamedTuple):
-    """One plot of a report, and its place on a page."""
+Plots = Mapping[str, str]
+"""Kind of plot -> its maker, the most informative first: `compared:forest_plot` is a module of
+`gradience.reports.plots` and its function of the report. A plot without data is left out."""
 
-    maker: str
-    """`forest:forest_plot`: a module of `gradience.reports.plots`, and its function of the report."""
-    sections: tuple[str, ...] = ()
-    """Beginnings of the titles of its section. If the report has no such section, the plot precedes the first."""
-
-
-Plots = Mapping[str, PlotOf]
-"""Kind of plot -> the plot, the most informative first. A plot without data is left out."""
-
-
-def compared_plots(intervals: str, sizes: str) -> dict[str, PlotOf]:
-    """Return the plots of a report that compares adapters: the sections of their intervals, and of their sizes."""
-    return {
-        "forest": PlotOf("compared:forest_plot", (intervals,)),
-        "pareto": PlotOf("compared:pareto_plot", (sizes,)),
-        "pairs": PlotOf("compared:pairs_plot", (intervals,)),
-    }
+COMPARED_PLOTS: Plots = {"forest": "compared:forest_plot", "pareto": "compared:pareto_plot"}
+"""Plots of a report that compares adapters with a reference."""
 
 
 class Readable(Artifact):
@@ -104,8 +90,8 @@ class Report(Readable):
 
         >>> report.plot("energy", backend="matplotlib").savefig("energy.pdf")  # doctest: +SKIP
 
-        kind: kind of plot; the most informative by default. For an audit `heatmap`, `energy`, `spectrum`, `use`,
-            `stable-rank`; docs/plots.md lists the kinds of every report, as does the error for an unknown kind.
+        kind: kind of plot; the most informative by default. For an audit `heatmap`, `energy`, `spectrum`;
+            docs/plots.md lists the kinds of every report, as does the error for an unknown kind.
         backend: the renderer; both draw the same data.
 
         Raises UsageError (`no-plot`, `no-backend`), and MissingExtra without the extra `plots`.

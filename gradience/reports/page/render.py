@@ -20,9 +20,8 @@ from gradience.errors import InputError, UsageError, require
 from gradience.files.whole import write_whole
 from gradience.reading import open_stream
 from gradience.reports.base import html
-from gradience.reports.base.blocks import Bars, Block, Code, Facts, HeatMap, Inline, Notes, Table, spans
+from gradience.reports.base.blocks import Bars, Block, Code, Facts, HeatMap, Inline, Table, spans
 from gradience.reports.base.names import display_sentence, html_text
-from gradience.reports.base.numbers import plural
 from gradience.reports.base.run import RunInfo
 from gradience.reports.page.parts import PagePart, PageSource, Section, parts_of
 from gradience.reports.plots.plot import Image, Intervals, Plot
@@ -82,11 +81,9 @@ def to_page(sources: Sequence[PageSource], *, texts: bool = True) -> str:
     figures: list[Values] = []
     drawn = _parts(parts, figures)
     script, bundle = asset("page.js"), asset(BUNDLE) if figures else ""
-    others = sum(part.reports for part in parts if part.reports == 1) - parts[0].reports
-    more = f" and {plural(others, 'more report')}" if others > 0 else ""
     template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(asset("page.html"))
     page: str = template.render(
-        title=f"{_plain(parts[0].heading.text)}{more}",
+        title=_plain(parts[0].heading.text),
         policy=_policy([bundle, script] if bundle else [script]),
         style=_safe(asset("page.css")),
         script=_safe(script),
@@ -177,15 +174,16 @@ def _parts(parts: Sequence[PagePart], figures: list[Values]) -> list[Values]:
                 "anchor": anchor,
                 "title": _inline(part.heading.text, {}),
                 "aside": _inline(part.heading.aside, links),
-                "answer": _blocks(part.answer, part.plots, links),
-                "opening": _blocks(part.opening, part.plots, links),
-                "plots": _plots(part.plots, prefix, figures),
+                "answer": _blocks(part.answer, links),
+                "opening": _blocks(part.opening, links),
                 "sections": [
                     {
                         "anchor": at,
                         "open": number == 1 and not section.heading.folded,
+                        "title": _inline(section.heading.text, {}),
+                        "aside": _aside(section, links),
                         "plots": _plots(section.plots, prefix, figures),
-                        **_section(section, links),
+                        "body": _blocks(section.blocks, links),
                     }
                     for at, section in sections.items()
                 ],
@@ -194,17 +192,10 @@ def _parts(parts: Sequence[PagePart], figures: list[Values]) -> list[Values]:
     return drawn
 
 
-def _section(section: Section, links: Mapping[str, str]) -> Values:
-    # conclusions above the plots, their basis below
-    notes = [block for block in section.blocks if section.plots and isinstance(block, Notes)]
+def _aside(section: Section, links: Mapping[str, str]) -> Any:
+    """Return the text beside a heading; none for a map of signs, whose legend it is: the page shows its plot."""
     mapped = any(isinstance(block, HeatMap) for block in section.blocks)
-    return {
-        "title": _inline(section.heading.text, {}),
-        # the legend of a map's signs is left out: the page shows its plot instead
-        "aside": "" if mapped else _inline(section.heading.aside, links),
-        "notes": _blocks(notes, section.plots, links),
-        "body": _blocks([block for block in section.blocks if block not in notes], section.plots, links),
-    }
+    return _inline("" if mapped else section.heading.aside, links)
 
 
 def _inline(text: Inline, links: Mapping[str, str]) -> Any:
@@ -220,17 +211,15 @@ def _linked(markup: str, links: Mapping[str, str]) -> str:
     return re.sub(html.LINK.format('([^"]*)'), link, markup)
 
 
-def _blocks(blocks: Sequence[Block], plots: Sequence[Plot], links: Mapping[str, str]) -> Any:
-    """Return the blocks, with drawings only if no plot shows the same."""
-    shown = [block for block in blocks if not (plots and isinstance(block, Code) and block.drawing)]
-    markup = f'<div class="gradience">{"".join(_drawn(shown))}</div>' if shown else ""
+def _blocks(blocks: Sequence[Block], links: Mapping[str, str]) -> Any:
+    markup = f'<div class="gradience">{"".join(_drawn(blocks))}</div>' if blocks else ""
     return _safe(_linked(markup, links))
 
 
 def _drawn(blocks: Sequence[Block]) -> Iterator[str]:
     for block in blocks:
-        if isinstance(block, HeatMap):
-            continue
+        if isinstance(block, HeatMap) or (isinstance(block, Code) and block.drawing):
+            continue  # the page shows its plot
         if not isinstance(block, Table | Facts | Bars):
             yield html.block(block)
         elif isinstance(block, Table) and len(block.rows) > FOLDED:

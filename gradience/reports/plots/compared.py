@@ -1,28 +1,20 @@
-"""Plots of candidates compared with a reference adapter: differences with intervals, accuracy by size, discordant
-examples, rank ladder, and operating characteristics of the policy."""
+"""Plots of candidates compared with a reference adapter: differences with intervals, accuracy by size, and the frontier
+of strengths and ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 
-from gradience.reports.base.graded import BOUNDS, Bounds, Grade
-from gradience.reports.base.numbers import chance, count, plain, plural, signed
+from gradience.reports.base.graded import Bounds, Grade
+from gradience.reports.base.numbers import plural, signed
 from gradience.reports.bench import Bench, BenchAggregate
 from gradience.reports.evaluation import BASE, REFERENCE, EvaluatedAdapter, EvaluationReport
+from gradience.reports.evaluation_sets import PlannedSet
 from gradience.reports.evidence import EvidenceReport
-from gradience.reports.plots.plot import (
-    Axis,
-    BarSeries,
-    ForestInterval,
-    Intervals,
-    Plot,
-    Points,
-    Reference,
-    Tone,
-)
+from gradience.reports.plots.plot import Axis, ForestInterval, Intervals, Lines, Plot, Points, Reference, Tone
 from gradience.reports.shrink import ShrinkReport
+from gradience.reports.strength import StrengthReport, value_of
 from gradience.statistics.table import PairedTable
 
 Comparing = EvaluationReport | ShrinkReport | EvidenceReport | Bench | BenchAggregate
@@ -35,9 +27,6 @@ GRADES: dict[Grade | None, Tone] = {
     None: "dim",
 }
 STATUSES: dict[str, Tone] = {"PASS": "good", "FAIL": "bad"}
-STEPS: dict[str, Tone] = {"shown": "good", "inconclusive": "warn"}
-STEP_WORDS = {"shown": "shown", "inconclusive": "inconclusive"}
-"""Status of a ladder step in a label."""
 WORDS: dict[Tone, str] = {"good": "supported", "warn": "inconclusive", "bad": "worse or failed"}
 BY_STATUS: dict[Tone, str] = {"good": "passes", "warn": "inconclusive", "bad": "fails"}
 """Legend if nothing is graded: the policy's result for one seed."""
@@ -61,10 +50,6 @@ class ForestRow:
     tone: Tone
     saved: float | None = None
     """Share of the reference's LoRA parameters."""
-    lost: float | None = None
-    """Examples that only the reference answers correctly; the mean if there are several seeds."""
-    gained: float | None = None
-    """Examples that only the candidate answers correctly; the mean if there are several seeds."""
     reason: str = ""
     inner: tuple[float, float] | None = None
     """Narrower interval: of these runs inside the mean over trainings, or one-sided bounds inside a two-sided one."""
@@ -151,7 +136,7 @@ def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
         if pairs is not None:
             ends, inner = _points(pairs) or (None, None), _points(bounds)
             delta = 100 * pairs.delta
-            rows.append(replace(row, delta=delta, ends=ends, inner=inner, lost=pairs.n10, gained=pairs.n01))
+            rows.append(replace(row, delta=delta, ends=ends, inner=inner))
         elif scored is not None and scored.delta is not None:
             likelihoods = True
             inner = None if bounds is None else (-bounds.high, -bounds.low)
@@ -165,14 +150,11 @@ def _evaluated(adapters: Iterable[EvaluatedAdapter], margin: float) -> Compared:
 def _logs(report: EvidenceReport) -> Compared:
     table, lower = report.table, report.lower_is_better
     scale, unit, interval = (1, "", STUDENT) if table is None else (100, "points", TANGO)
-    lost, gained = (report.n_lost, report.n_gained) if table is None else (table.n10, table.n01)
     row = ForestRow(
         report.b.model or report.b.path,
         scale * report.delta,
         (scale * report.low, scale * report.high),
         GRADES[report.grade],
-        lost=lost,
-        gained=gained,
         reason=report.verdict,
         inner=(scale * report.bounds.low, scale * report.bounds.high),
     )
@@ -195,8 +177,6 @@ def _one_seed(report: Bench) -> Compared:
                 _points(variant.pairs) or (None, None),
                 "dim" if variant.is_control else tone,
                 variant.reduction,
-                variant.pairs.n10,
-                variant.pairs.n01,
                 "; ".join(variant.reasons),
             )
         )
@@ -214,7 +194,6 @@ def _seeds(report: BenchAggregate) -> Compared:
     several = any(pooled.over_trainings is not None for _, _, pooled in known)
     for variant, evidence, pooled in known:
         these, over_trainings = pooled.these_runs, pooled.over_trainings
-        counted = [seed for seed in variant.seeds if seed.n]
         tone = GRADES[evidence.grade] if evidence.grade else STATUSES.get(variant.status, "warn")
         rows.append(
             ForestRow(
@@ -223,8 +202,6 @@ def _seeds(report: BenchAggregate) -> Compared:
                 _points(over_trainings or these) or (None, None),
                 "dim" if variant.is_control else tone,
                 variant.mean_reduction,
-                fmean(seed.only_probe_correct or 0 for seed in counted) if counted else None,
-                fmean(seed.only_variant_correct or 0 for seed in counted) if counted else None,
                 evidence.reason,
                 _points(these) if over_trainings else None,
                 " (these runs)" if several and over_trainings is None else "",
@@ -340,81 +317,48 @@ def _room(values: Sequence[float], share: float) -> tuple[float, float]:
     return min(values) - room, max(values) + room
 
 
-def pairs_plot(report: Comparing) -> Plot | None:
-    """Return the counts of examples that only the reference or only the candidate answers correctly."""
-    outcome = compared(report)
-    rows = [row for row in outcome.rows if row.lost is not None and row.gained is not None]
-    if not any(row.lost or row.gained for row in rows):
+def frontier_plot(report: StrengthReport) -> Plot | None:
+    """Return the task against the first guard: a line for each rank, a mark for each strength."""
+    sets = report.dev.plan.sets
+    task, guard = sets[0], next(planned for planned in sets if planned.guard)
+    values = {
+        planned.name: {name: value_of(row) for name, row in report.dev.rows_on(planned.name).items()}
+        for planned in (task, guard)
+    }
+    reference, base = (
+        next((row.name for row in report.dev.adapters if row.role == role), "") for role in (REFERENCE, BASE)
+    )
+    series: list[Lines | Points] = []
+    for rank in sorted({point.rank for point in report.points}, reverse=True):
+        names = [(point.name, point.strength) for point in report.points if point.rank == rank]
+        if rank == report.rank:
+            names.append((reference, 1.0))
+        marks = []
+        for name, strength in sorted(names, key=lambda pair: -pair[1]):
+            x, y = values[guard.name].get(name), values[task.name].get(name)
+            if x is not None and y is not None:
+                marks.append((x, y, f"{name}\nstrength {strength:g}"))
+        if marks:
+            xs, ys, hover = zip(*marks, strict=True)
+            series.append(Lines(f"rank {rank}", xs, ys, marked=True, hover=hover))
+    for name, label in ((report.chosen or "", "chosen"), (base, "base model")):
+        x, y = (values[planned.name].get(name) for planned in (guard, task))
+        if x is not None and y is not None:
+            series.append(Points(label, [x], [y], [label], tone="good" if name == report.chosen else "dim"))
+    if not series:
         return None
-    judged = [row for row in rows if row.tone != "dim"] or rows
-    counted, mean = "examples", ""
-    if isinstance(report, BenchAggregate):
-        counted, mean = "examples, mean over seeds", " (mean over seeds)"
+    result = f"{report.chosen} is chosen" if report.chosen else "no point is chosen"
     return Plot(
-        "pairs",
-        "Examples that only one adapter answers correctly",
-        Axis(counted, low=0.0, form="count"),
-        Axis("", categories=[row.name for row in rows]),
-        [
-            BarSeries("reference only", [row.lost for row in rows], tone="bad"),
-            BarSeries("candidate only", [row.gained for row in rows], tone="good"),
-        ],
-        f"Reference only: {_examples([row.lost or 0 for row in judged])}."
-        f" Candidate only: {_examples([row.gained or 0 for row in judged])}{mean}.",
+        "frontier",
+        f"{task.name} against {guard.name}",
+        _axis(guard),
+        _axis(task),
+        series,
+        f"{len(report.points)} strengths and ranks on the dev rows; {result}.",
     )
 
 
-def _examples(numbers: Sequence[float]) -> str:
-    """Return the range over adapters, as in `3 to 8 examples`."""
-    low, high = round(min(numbers)), round(max(numbers))
-    return plural(high, "example") if low == high else f"{count(low)} to {plural(high, 'example')}"
-
-
-def ladder_plot(report: Bench | BenchAggregate) -> Plot | None:
-    """Return the steps with the lower bound that is compared with the margin; None without a ladder."""
-    ladder = report.ladder
-    if ladder is None:
-        return None
-    names: list[str] = []
-    rows: list[ForestInterval] = []
-    for step in ladder.steps:
-        delta, low = (None if end is None else 100 * end for end in (step.delta, step.low))
-        names.append(f"{step.name} ({STEP_WORDS.get(step.status, step.status)})")
-        hover = step.reason or f"{names[-1]}\n{plain(delta)} ({plain(low)} … {plain(None)})"
-        rows.append(ForestInterval(delta, low, None, STEPS.get(step.status, "dim"), hover))
-    where = BOUNDS[ladder.bound]
-    return Plot(
-        "ladder",
-        "Rank ladder",
-        Axis("Δ accuracy", "points"),
-        Axis("", categories=names),
-        [Intervals(f"95 % lower bound, {where}", rows)],
-        f"{ladder.sentence[0].upper()}{ladder.sentence[1:]}.",
-        [
-            Reference(0.0, "", on="x"),
-            Reference(-100 * float(ladder.margin), "margin", on="x", tone="bad"),
-        ],
-    )
-
-
-def operating_plot(report: BenchAggregate) -> Plot | None:
-    """Return the chance that the policy passes each variant, if it is equal and if it drops by twice the margin."""
-    known = [
-        (row.name, row.evidence.policy) for row in report.variants if row.evidence and row.evidence.policy
-    ]
-    if not known:
-        return None
-    equal = [policy.pass_if_equal for _, policy in known]
-    worse = [policy.pass_if_twice_margin for _, policy in known]
-    return Plot(
-        "operating",
-        "Error rates of the policy at the observed discordance and spread",
-        Axis("chance", low=0.0, high=1.0, form="share"),
-        Axis("", categories=[name for name, _ in known]),
-        [
-            BarSeries("PASS if equal", equal, tone="good"),
-            BarSeries("PASS at twice the margin", worse, tone="bad"),
-        ],
-        f"Chance of PASS: at least {chance(min(equal))} for an equal variant, at most {chance(max(worse))} for a drop"
-        f" of twice the margin.",
-    )
+def _axis(planned: PlannedSet) -> Axis:
+    if planned.compares == "nll":
+        return Axis(f"NLL of {planned.name}", "nats per token")
+    return Axis(f"accuracy of {planned.name}", form="share")

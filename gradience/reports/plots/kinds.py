@@ -10,20 +10,20 @@ from gradience.errors import UsageError, did_you_mean
 from gradience.reports.plots.plot import Plot
 
 if TYPE_CHECKING:
-    from gradience.reports.base.report import PlotOf, Report
+    from gradience.reports.base.report import Report
 
 BACKENDS = ("plotly", "matplotlib")
 """The renderers of plots: modules of this folder with a function `figure_of`."""
 
 
-def _made(plot: PlotOf, report: Report) -> Plot | None:
-    maker: Callable[[Report], Plot | None] = resolve_name(f"gradience.reports.plots.{plot.maker}")
+def _made(name: str, report: Report) -> Plot | None:
+    maker: Callable[[Report], Plot | None] = resolve_name(f"gradience.reports.plots.{name}")
     return maker(report)
 
 
 def plots_of(report: Report) -> dict[str, Plot]:
     """Return every plot of a report, the most informative first; empty for a report that has only text."""
-    plots = {kind: _made(plot, report) for kind, plot in report.plots.items()}
+    plots = {kind: _made(maker, report) for kind, maker in report.plots.items()}
     return {kind: plot for kind, plot in plots.items() if plot is not None}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from textwrap import fill
@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from gradience.errors import require
 from gradience.reports.base.names import display_name
-from gradience.reports.base.numbers import count, sig, size
+from gradience.reports.base.numbers import count, sig
 from gradience.reports.plots.labels import LABEL, PAPER, Canvas, label_places
 from gradience.reports.plots.plot import (
     SHADES,
     Axis,
-    BarSeries,
     Image,
     Intervals,
     Lines,
@@ -46,7 +45,6 @@ STYLE: dict[str, Any] = {
     "font.size": 9.0,
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,
-    "hatch.linewidth": 0.5,
     "legend.fontsize": "small",
     "legend.frameon": False,
     "lines.linewidth": 1.4,
@@ -59,12 +57,9 @@ STYLE: dict[str, Any] = {
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MARK_OF_TONE: dict[Tone, str] = {"good": "o", "warn": "D", "bad": "X", "dim": "s"}
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
-HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\")
 TICKS = 48
 """Maximum number of category names on an upright axis, or of their letters on a horizontal one."""
 FEW = 12
-WIDE_TICKS = 5
-"""Maximum number of ticks on a horizontal axis with a unit."""
 LEGEND, LEGEND_LINE = 10, 12.5
 """Maximum number of series in a legend (above it, only the first and the last are named), and points per
 legend line."""
@@ -167,8 +162,6 @@ def _draw(plot: Plot, axes: Axes, *, share: float, title: bool) -> int:
                 _draw_lines(axes, series, place)
             case Points():
                 _draw_points(axes, series, place, places.get(place, []))
-            case BarSeries():
-                _draw_bars(axes, plot, series, place)
             case Intervals():
                 _draw_intervals(axes, series, place)
             case Image():
@@ -178,9 +171,8 @@ def _draw(plot: Plot, axes: Axes, *, share: float, title: bool) -> int:
     if named:
         if narrow:
             axes.tick_params(axis="y", labelsize="small")
-        if not isinstance(plot.series[0], Image):  # its first row is at the top already
-            axes.invert_yaxis()
         if isinstance(plot.series[0], Intervals):
+            axes.invert_yaxis()
             axes.grid(visible=False, axis="y")
     for reference in plot.references:
         _draw_reference(axes, reference)
@@ -232,23 +224,6 @@ def _draw_points(axes: Axes, series: Points, place: int, places: Sequence[str | 
             ha={-1: "right", 0: "center", 1: "left"}[right],
             va={-1: "top", 0: "center", 1: "bottom"}[up],
         )
-
-
-def _draw_bars(axes: Axes, plot: Plot, series: BarSeries, place: int) -> None:
-    number = len(plot.series)
-    thick = 0.8 / number
-    at = [category + (place - (number - 1) / 2) * thick for category in range(len(series.values))]
-    look: dict[str, Any] = {
-        "color": series_color(series.tone, place),
-        "edgecolor": "white",
-        "hatch": HATCHES[place % len(HATCHES)] if number > 1 else "",
-        "label": _text(series.name),
-    }
-    if plot.y.categories:
-        axes.barh(at, _gaps(series.values), height=thick, **look)
-        axes.set_ylim(-0.6, len(series.values) - 0.4)
-    else:
-        axes.bar(at, _gaps(series.values), width=thick, **look)
 
 
 def _draw_intervals(axes: Axes, series: Intervals, place: int) -> None:
@@ -345,18 +320,14 @@ def _draw_axis(axes: Axes, side: str, axis: Axis, room: int, names: int = NAME) 
         shown.set_minor_formatter(ticker.NullFormatter())
     elif axis.form == "count":
         shown.set_major_locator(ticker.MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    elif axis.form == "bytes" and side == "x":
-        shown.set_major_locator(ticker.MaxNLocator(WIDE_TICKS))
     shown.set_major_formatter(_formatter(axis))
 
 
 def _formatter(axis: Axis) -> Any:
-    forms: dict[str, Callable[[float], str]] = {
-        "share": lambda value: f"{100 * value:.4g} %",
-        "bytes": lambda value: size(round(value)),
-    }
-    form = forms.get(axis.form, _number)
-    return _part("ticker").FuncFormatter(lambda value, _: form(float(value)))
+    def text(value: float, _: int) -> str:
+        return f"{100 * value:.4g} %" if axis.form == "share" else _number(float(value))
+
+    return _part("ticker").FuncFormatter(text)
 
 
 def _number(value: float) -> str:

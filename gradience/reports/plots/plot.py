@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Form = Literal["number", "count", "share", "bytes"]
-"""Format of values: 1.87; 0.9 as 90 %; 298500 as 298.5 kB."""
+Form = Literal["number", "count", "share"]
+"""Format of values: 1.87; 20; 0.9 as 90 %."""
 
-Tone = Literal["", "accent", "good", "warn", "bad", "dim"]
+Tone = Literal["", "good", "warn", "bad", "dim"]
 """Meaning of a series or a line; without a tone it takes the next color, or that of its shade."""
 
 
@@ -24,7 +24,7 @@ class Axis:
 
     title: str
     unit: str = ""
-    """Unit after the title, such as `MB`; a share needs none."""
+    """Unit after the title, such as `points`; a share needs none."""
     scale: Literal["linear", "log"] = "linear"
     low: float | None = None
     high: float | None = None
@@ -76,15 +76,6 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
-class BarSeries:
-    """A bar for each category of an axis; bars of several series are side by side."""
-
-    name: str
-    values: Sequence[float | None]
-    tone: Tone = ""
-
-
-@dataclass(frozen=True, slots=True)
 class ForestInterval:
     """One row of a forest plot."""
 
@@ -120,7 +111,7 @@ class Image:
     """The quantity shown by the color, and its range."""
 
 
-Series = Lines | Points | BarSeries | Intervals | Image
+Series = Lines | Points | Intervals | Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +153,6 @@ least 14 apart in CIELAB, also for readers without red or green receptors (Macha
 2009)."""
 
 TONES: dict[Tone, str] = {
-    "accent": SERIES[0],
     "good": "#2f9e77",
     "warn": "#c98a1b",
     "bad": "#cf4b4b",

@@ -21,7 +21,6 @@ from gradience.reports.plots.plot import (
 from gradience.reports.plots.plot import (
     SHADES,
     Axis,
-    BarSeries,
     Image,
     Intervals,
     Lines,
@@ -56,8 +55,6 @@ SYMBOLS: dict[Tone, str] = {"warn": "diamond", "bad": "x", "dim": "circle-open"}
 DASHES = ("solid", "dash", "dot", "dashdot")
 MARKS = ("circle", "square", "triangle-up", "diamond")
 """Marks of several line series, by their position: series with marks differ in these, the others in their dashes."""
-PATTERNS = ("", "/", ".", "x", "-")
-"""Patterns of several bar series, which distinguish them without color."""
 QUIET: Json = {"type": "scatter", "mode": "lines", "hoverinfo": "skip", "showlegend": False}
 """An auxiliary line of a different trace."""
 ROW, LEAST_HEIGHT = 24, 420
@@ -74,8 +71,6 @@ def to_plotly(plot: Plot) -> Json:
                 data += _lines(series, place)
             case Points():
                 data.append(_points(plot, series, place))
-            case BarSeries():
-                data.append(_bars(plot, series, place))
             case Intervals():
                 data += _intervals(series, span or (0.0, 1.0))
             case Image():
@@ -99,8 +94,6 @@ def to_plotly(plot: Plot) -> Json:
         "shapes": [_line(reference) for reference in plot.references],
         "annotations": [_label(reference, plot) for reference in plot.references if reference.label],
     }
-    if any(isinstance(series, BarSeries) for series in plot.series):
-        layout["barmode"] = "group"
     return {"data": data, "layout": layout}
 
 
@@ -150,8 +143,6 @@ def _axis(axis: Axis, most: int) -> Json:
         drawn |= {"type": "log", "exponentformat": "power", "dtick": 1}
     if axis.form == "share":
         drawn |= {"tickformat": ".0%", "hoverformat": ".1%"}
-    elif axis.form == "bytes":
-        drawn |= {"tickformat": "~s", "ticksuffix": "B", "hoverformat": ".4~s"}
     else:
         drawn |= {"hoverformat": ".4~g"}
     low, high = _end(axis, axis.low), _end(axis, axis.high)
@@ -260,16 +251,6 @@ def _points(plot: Plot, series: Points, place: int) -> Json:
             beside.append({"text": texts, "textposition": [at or "top center" for at in places]})
         rest |= {"mode": "markers+text", "cliponaxis": False, **beside[0], "meta": beside[1]}
     return _named(series.name, series.hover or series.labels, **rest)
-
-
-def _bars(plot: Plot, series: BarSeries, place: int) -> Json:
-    at, values = list(range(len(series.values))), _numbers(series.values)
-    lying = bool(plot.y.categories)
-    x, y = (values, at) if lying else (at, values)
-    marker: Json = {"color": series_color(series.tone, place)}
-    if len(plot.series) > 1 and (pattern := PATTERNS[place % len(PATTERNS)]):
-        marker["pattern"] = {"shape": pattern, "fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.4}
-    return _named(series.name, (), type="bar", orientation="h" if lying else "v", x=x, y=y, marker=marker)
 
 
 def _intervals(series: Intervals, span: tuple[float, float]) -> list[Json]:

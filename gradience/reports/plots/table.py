@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradience.reports.base.blocks import Column, Inline, Span, Table
-from gradience.reports.base.numbers import MISSING, percent, plain, size
-from gradience.reports.plots.plot import Axis, BarSeries, Image, Intervals, Lines, Plot, Points
+from gradience.reports.base.numbers import MISSING, percent, plain
+from gradience.reports.plots.plot import Axis, Image, Intervals, Lines, Plot, Points
 
 Row = tuple[Inline, ...]
 
 
 def shown(value: float | None, axis: Axis) -> str:
-    """Return a value as figures, in the form of its axis; a category as its name."""
+    """Return a value as figures, in the form of its axis."""
     if value is None:
         return MISSING
-    if axis.categories:
-        return axis.categories[int(value)]
-    if axis.form == "share":
-        return percent(value)
-    return size(round(value)) if axis.form == "bytes" else plain(value)
+    return percent(value) if axis.form == "share" else plain(value)
 
 
 def table_of(plot: Plot) -> Table:
@@ -63,50 +59,38 @@ def _named_points(plot: Plot, series: Sequence[Points]) -> Table:
             ends = (points.low[place], points.high[place]) if points.low else (None, None)
             interval = ("", "") if None in ends else (shown(end, plot.y) for end in ends)
             rows.append((Span(label, "name"), points.name, shown(x, plot.x), shown(y, plot.y), *interval))
-    columns = [Column("name"), Column("series"), _head(plot.x), _figures(plot.y.label)]
+    columns = [Column("name"), Column("series"), Column(plot.x.label, ">"), _figures(plot.y.label)]
     return Table([*columns, _figures("from"), _figures("to")], rows)
 
 
 def _curves(plot: Plot) -> Table:
-    """Return a table of lines, points and bars without names of their own."""
-    lying = isinstance(plot.series[0], BarSeries) and bool(plot.y.categories)
-    places, values = (plot.y, plot.x) if lying else (plot.x, plot.y)
+    """Return a table of lines, and of points without names of their own."""
     curves: list[tuple[str, Sequence[float], list[Sequence[float | None]]]] = []
     for series in plot.series:
-        if isinstance(series, BarSeries):
-            curves.append((series.name, range(len(series.values)), [series.values]))
-        elif isinstance(series, Lines | Points):
+        if isinstance(series, Lines | Points):
             ends = [series.low, series.high] if series.low else []
             curves.append((series.name, series.x, [series.y, *ends]))
+    rows: list[Row]
     if len({tuple(at) for _, at, _ in curves}) == 1:
         titles = [
-            f"{name or values.label}{end}"
+            f"{name or plot.y.label}{end}"
             for name, _, figures in curves
             for end in ("", ", from", ", to")[: len(figures)]
         ]
         columns = [column for _, _, figures in curves for column in figures]
-        rows: list[Row] = [
-            (_cell(at, places), *(_cell(column[number], values) for column in columns))
+        rows = [
+            (shown(at, plot.x), *(shown(column[number], plot.y) for column in columns))
             for number, at in enumerate(curves[0][1])
         ]
-        return Table([_head(places), *map(_figures, titles)], rows)
+        return Table([Column(plot.x.label, ">"), *map(_figures, titles)], rows)
     rows = [
-        (Span(name, "name"), *(_cell(at, places), *(_cell(value, values) for value in point)))
+        (Span(name, "name"), shown(at, plot.x), *(shown(value, plot.y) for value in point))
         for name, x, figures in curves
         for at, *point in zip(x, *figures, strict=True)
     ]
     banded = any(len(figures) > 1 for _, _, figures in curves)
     extra = [_figures("from"), _figures("to")] if banded else []
-    return Table([Column("series"), _head(places), _figures(values.label), *extra], rows)
-
-
-def _cell(value: float | None, axis: Axis) -> Inline:
-    text = shown(value, axis)
-    return Span(text, "name") if axis.categories else text
-
-
-def _head(axis: Axis) -> Column:
-    return Column(axis.label, "<" if axis.categories else ">")
+    return Table([Column("series"), Column(plot.x.label, ">"), _figures(plot.y.label), *extra], rows)
 
 
 def _figures(title: str) -> Column:

@@ -1,0 +1,260 @@
+"""Plots of audits and compressions: maps of modules, singular values, energy, and predicted KL by size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import numpy as np
+
+from gradience.adapters.families import family_of, layer_of
+from gradience.reports.audit import AuditReport, LayerAudit, k_label, trained_layers
+from gradience.reports.base.charts import sparkline
+from gradience.reports.base.modules import M, by_kind, short_labels
+from gradience.reports.base.numbers import count, number_range, percent, plural, sig, size, trimmed
+from gradience.reports.compression import (
+    CompressionPlan,
+    CompressionReport,
+    ModulePlan,
+    ModuleResult,
+    error_of,
+)
+from gradience.reports.plots.plot import Axis, Image, Lines, Plot, Points, Reference, Series
+from gradience.spectra import FloatArray, cumulative_energy
+
+Compression = CompressionReport | CompressionPlan
+MOST_KINDS = 400
+"""Rows of a map, which scrolls on a page."""
+SPECTRUM = 32
+"""Characters of a spectrum in the text of a cell."""
+MOST_LINES = 64
+"""Maximum number of modules with a line each; above it, each kind has its median."""
+MOST_MEDIANS = 8
+"""Maximum number of kinds with a line: those with the most parameters."""
+
+
+def map_plot(
+    modules: Sequence[M],
+    name: str,
+    title: str,
+    color: Axis,
+    *,
+    value: Callable[[M], float | None],
+    hover: Callable[[M], str],
+    weight: Callable[[M], int],
+) -> Plot | None:
+    """Return a map of the stack with the most modules; None if no module belongs to a layer.
+
+    >>> map_plot(report.modules, "map", "Error", Axis("relative error", form="share"), value=error_of, ...)
+
+    color: the quantity shown by the color, and its range. value: the value of one module, or None; several modules in
+    one cell (experts) show their median. hover: the hover text of a module. weight: if there are many kinds, the
+    heaviest are shown.
+    """
+    stacks: dict[str, dict[str, int]] = {}
+    sizes: Counter[str] = Counter()
+    for module in modules:
+        layer, index = layer_of(module.name)
+        if layer is not None and index is not None:
+            stack = layer.rpartition(".")[0]
+            sizes[stack] += 1
+            stacks.setdefault(stack, {})[module.name] = index
+    if not stacks:
+        return None
+    layers = stacks[min(sizes, key=lambda stack: (-sizes[stack], stack))]
+    inside = [module for module in modules if module.name in layers]
+    indices = sorted(set(layers.values()))
+    kinds, hidden = by_kind(inside, weight, MOST_KINDS)
+    labels = short_labels([kind for kind, _ in kinds])
+    values: list[list[float | None]] = []
+    hovers: list[list[str]] = []
+    for _, members in kinds:
+        cells: dict[int, list[M]] = {index: [] for index in indices}
+        for module in members:
+            cells[layers[module.name]].append(module)
+        values.append([])
+        hovers.append([])
+        for cell in cells.values():
+            measured = [figure for module in cell if (figure := value(module)) is not None]
+            values[-1].append(float(median(measured)) if measured else None)
+            several = f"{family_of(cell[0].name)}\nmedian of {count(len(cell))} modules" if cell else ""
+            hovers[-1].append(hover(cell[0]) if len(cell) == 1 else several)
+    known = sorted(figure for row in values for figure in row if figure is not None)
+    spread = "not measured"
+    if known:
+        spread = f"{percent(known[0])} to {percent(known[-1])}, median {percent(median(known))}"
+    elsewhere = len(modules) - len(inside)
+    rest = f"; {plural(elsewhere, 'module')} outside this stack left out" if elsewhere else ""
+    more = f"; {plural(hidden, 'kind')} left out" if hidden else ""
+    return Plot(
+        name,
+        title,
+        Axis("layer", categories=[str(index) for index in indices]),
+        Axis("module", categories=[labels[kind] for kind, _ in kinds]),
+        [Image(title, values, hovers, color)],
+        f"{title} of {plural(len(inside), 'module')}: {spread}{rest}{more}.",
+    )
+
+
+# ---------------------------------------------------------------- an audit
+
+
+def heatmap_plot(report: AuditReport) -> Plot | None:
+    """Return the share of its rank that each module needs: kinds down, layers across."""
+    label = k_label(report.tau)
+
+    def share(layer: LayerAudit) -> float | None:
+        return None if layer.energy_rank_tau is None else layer.energy_rank_tau / layer.r
+
+    def hover(layer: LayerAudit) -> str:
+        if layer.status != "ok":
+            return f"{layer.label}\n{layer.status}"
+        spectrum = sparkline(layer.singular_values, SPECTRUM).text
+        ranks = f"k@90 {layer.energy_rank_90}, k@99 {layer.energy_rank_99} of r = {layer.r}"
+        return f"{layer.label}\n{ranks}, stable rank {sig(layer.stable_rank)}\n{spectrum}"
+
+    return map_plot(
+        report.layers,
+        "heatmap",
+        f"{label}, as a share of the rank",
+        Axis(f"{label} of r", low=0.0, high=1.0, form="share"),
+        value=share,
+        hover=hover,
+        weight=lambda layer: layer.params,
+    )
+
+
+def spectrum_plot(report: AuditReport) -> Plot | None:
+    """Return the singular values of each module relative to its largest; for many modules those of each kind."""
+    layers = _with_spectrum(report)
+    if not layers:
+        return None
+    lines = _lines(layers, lambda values: values / values[0])
+    return Plot(
+        "spectrum",
+        "Singular values",
+        Axis("direction", form="count"),
+        Axis("σ over the largest σ", scale="log"),
+        lines,
+        f"Singular values of {plural(len(layers), 'module')}, relative to the largest of the module; the median stable"
+        f" rank is {trimmed(report.stable_rank_median)} of r = {number_range(layer.r for layer in layers)}."
+        f"{_shades_said(lines)}",
+    )
+
+
+def energy_plot(report: AuditReport) -> Plot | None:
+    """Return the share of a module's energy in its leading k directions, with the threshold of the audit."""
+    layers = _with_spectrum(report)
+    if not layers:
+        return None
+    ranks = [layer.energy_rank_tau for layer in layers if layer.energy_rank_tau is not None]
+    lines = _lines(layers, cumulative_energy)
+    return Plot(
+        "energy",
+        "Cumulative energy",
+        Axis("directions kept, k", form="count"),
+        Axis("energy kept", low=0.0, high=1.0, form="share"),
+        lines,
+        f"{100 * report.tau:.6g} % of the energy needs {trimmed(float(np.median(ranks)))} directions in the median"
+        f" module and {max(ranks)} at most, of r = {number_range(layer.r for layer in layers)}.{_shades_said(lines)}",
+        [Reference(report.tau, k_label(report.tau))],
+    )
+
+
+def _with_spectrum(report: AuditReport) -> list[LayerAudit]:
+    return [layer for layer in trained_layers(report) if layer.singular_values]
+
+
+def _lines(layers: Sequence[LayerAudit], curve: Callable[[FloatArray], FloatArray]) -> list[Lines]:
+    """Return a line for each module, shaded by its layer; for many modules the median of each kind, at each k over
+    the modules with at least k values."""
+    curves = {id(layer): curve(np.array(layer.singular_values)) for layer in layers}
+    lines: list[Lines] = []
+    if len(layers) <= MOST_LINES:
+        indices = [layer.layer_index for layer in layers if layer.layer_index is not None]
+        first, last = min(indices, default=0), max(indices, default=0)
+        for layer in layers:
+            depth = ((layer.layer_index or 0) - first) / (last - first) if last > first else 0.0
+            at = list(range(1, len(layer.singular_values) + 1))
+            hover = f"{layer.label}\nr = {layer.r}, stable rank {sig(layer.stable_rank)}"
+            values = curves[id(layer)].tolist()
+            lines.append(Lines(layer.label, at, values, shade=max(0.0, depth), hover=[hover] * len(at)))
+        return lines
+    kinds, _ = by_kind(layers, lambda layer: layer.params, MOST_MEDIANS)
+    labels = short_labels([kind for kind, _ in kinds])
+    for kind, members in kinds:
+        of_kind = [curves[id(layer)] for layer in members]
+        longest = max(map(len, of_kind))
+        medians = [
+            float(np.median([values[k] for values in of_kind if len(values) > k])) for k in range(longest)
+        ]
+        lines.append(Lines(f"{labels[kind]} ({count(len(members))})", list(range(1, longest + 1)), medians))
+    return lines
+
+
+def _shades_said(lines: Sequence[Lines]) -> str:
+    """Return a sentence on the meaning of the shades, if several lines have one; otherwise an empty text."""
+    depths = {line.shade for line in lines if line.shade is not None}
+    return " Early layers are dark, late ones light." if len(depths) > 1 else ""
+
+
+# ---------------------------------------------------------------- a compression
+
+
+def error_map(report: Compression) -> Plot | None:
+    """Return the relative error of each module: kinds down, layers across; the hover text has all changes."""
+
+    def hover(module: ModulePlan | ModuleResult) -> str:
+        return (
+            f"{module.name}\nrank {module.old_rank} → {module.new_rank}, {count(module.old_params)} →"
+            f" {count(module.new_params)} parameters, {size(module.old_bytes)} → {size(module.new_bytes)}\n"
+            f"error {percent(error_of(module))}"
+        )
+
+    modules: Sequence[ModulePlan | ModuleResult] = report.modules
+    return map_plot(
+        modules,
+        "map",
+        "Relative error of the update",
+        Axis("relative error", low=0.0, form="share"),
+        value=error_of,
+        hover=hover,
+        weight=lambda module: module.old_params,
+    )
+
+
+def kl_plot(report: Compression) -> Plot | None:
+    """Return the predicted KL at each size, for calibrated components and for those of the SVD, with the
+    smaller adapter marked; None without a calibration."""
+    curve = sorted(report.curve, key=lambda point: point.params)
+    if not curve:
+        return None
+    sizes = [point.params for point in curve]
+    calibrated = [point.calibrated_kl_per_token or None for point in curve]
+    svd = [point.svd_kl_per_token or None for point in curve]
+    series: list[Series] = [
+        Lines("calibrated", sizes, calibrated, marked=True),
+        Lines("SVD, one rank for all", sizes, svd, marked=True, dashed=True),
+    ]
+    chosen = ""
+    if report.prediction is not None:
+        name = "this plan" if isinstance(report, CompressionPlan) else "this adapter"
+        params = sum(  # without the zeros of padded modules
+            row.new_params * row.new_rank // row.stored_rank
+            if isinstance(row, ModuleResult) and row.stored_rank
+            else row.new_params
+            for row in report.modules
+        )
+        series.append(Points(name, [params], [report.prediction.kl_per_token or None], labels=[name]))
+        chosen = f"; {name} has {count(params)} and {sig(report.prediction.kl_per_token)}"
+    smallest = curve[0]
+    return Plot(
+        "kl",
+        "Predicted KL by size",
+        Axis("LoRA parameters", scale="log"),
+        Axis("predicted KL", "nats per scored token", "log"),
+        series,
+        f"At {count(smallest.params)} LoRA parameters the predicted KL is {sig(smallest.calibrated_kl_per_token)} nats"
+        f" per scored token calibrated, and {sig(smallest.svd_kl_per_token)} by SVD{chosen}.",
+    )
