@@ -34,6 +34,7 @@ KEPT = ("reviews", "arithmetic", "sorting")
 KINDS = {"svd_uniform": "truncated", "calibrated": "calibrated"}
 SIZES, SEEDS, RANK = (16, 8, 4, 2, 1), (1, 2, 3), 32
 TRAIN, DEV, TEST, CALIBRATION = 4000, 300, 1200, 512
+CELLS = ("n11", "n10", "n01", "n00")
 ADVICE = ("uniform_median", "uniform_p90", "per_layer")
 """The audit's suggestions, judged by the same rule."""
 GATE = (0.40, 0.97)
@@ -134,6 +135,26 @@ def kept_rows() -> list[Row]:
     return [{**row, "kind": KINDS[row["method"]]} for row in rows if row["method"] in KINDS]
 
 
+def kept_advice() -> list[Row]:
+    """Return the audit's suggestions and the ladder's ranks, truncated, in Bench's kept runs with a ladder."""
+    rows = []
+    for run in ("minilm_reviews", "smollm2_arithmetic"):
+        for file in sorted((Path(__file__).parent / "results" / run).glob("seed_*/bench.json")):
+            bench = json.loads(file.read_text())
+            variants = {row["name"]: row for row in bench["variants"]}
+            kinds = {f"{name}.truncate": name for name in ADVICE}
+            kinds |= {name: "truncated" for name in variants if name.startswith("ladder.")}
+            for name in kinds.keys() & variants.keys():
+                row = variants[name]
+                pairs = (row if row["pairs"] else variants.get(row["same_as"], row))["pairs"] or {}
+                facts = {"task": run, "seed": bench["seed"], "budget": RANK * (1 - row["reduction"])}
+                counts = {"only_probe_correct": pairs.get("n10"), "only_variant_correct": pairs.get("n01")}
+                rows.append(
+                    {**facts, **counts, "kind": kinds[name], "n": sum(pairs.get(cell, 0) for cell in CELLS)}
+                )
+    return rows
+
+
 def holds(row: Row) -> bool:
     """Return True if the one-sided 95 % bound of the measured drop is within 2.5 points."""
     from gradience.statistics.pooled import pool
@@ -189,8 +210,11 @@ def advised(rows: Sequence[Row]) -> None:
     """Print what each suggestion of the audit is worth: truncations, against the smallest that holds."""
     for name in ADVICE:
         held, octaves = [], []
+        unchanged = sum(row["kind"] == name and row["budget"] == RANK for row in rows)
+        if unchanged:
+            print(f"{name}: saves nothing in {unchanged}")
         for row in rows:
-            if row["kind"] == name:
+            if row["kind"] == name and row["budget"] < RANK:
                 case = [each for each in rows if (each["task"], each["seed"]) == (row["task"], row["seed"])]
                 safe = [each["budget"] for each in case if each["kind"] == "truncated" and holds(each)]
                 held.append(holds(row))
@@ -481,6 +505,7 @@ def main() -> None:
     print(f"between tasks {model.between:.3f}; the 90 % upper end multiplies a·x^b by {model.factor:.3f}")
     if options.verb == "fit":
         judged(model, kept)
+        advised(kept_advice())
         return
     everything = [json.loads(line) for line in (options.output / "cells.jsonl").read_text().splitlines()]
     rows = [row for row in everything if GATE[0] <= row["probe_correct"] / row["n"] <= GATE[1]]

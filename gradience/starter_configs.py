@@ -59,7 +59,7 @@ train:
   per_device_train_batch_size: 8
   max_length: 512  # tokens; longer examples are left out of training
 compression:
-  variants: [uniform_median, per_layer]  # ranks suggested by the audit
+  variants: [uniform_median]  # the median rank of the audit
   arms: [truncate]  # add `retrain` to train each variant as well (slow)
   ladder:
     steps: [16, 8, 4, 2, 1]  # truncations, tested in this order down to the smallest rank shown

@@ -57,8 +57,7 @@ def next_steps(example: Path) -> Facts:
         [
             ("your adapter", "gradience audit ./your_adapter"),
             ("per module", ("gradience audit ", typed(example), " --layers")),
-            ("LoraConfig", "gradience audit ./your_adapter --suggest-per-layer"),
-            ("compress", "gradience compress ./your_adapter --rank 8 --output ./smaller"),
+            ("shrink", "gradience shrink ./your_adapter --data rows.jsonl"),
             ("Bench", "gradience demo --train runs/demo"),
             ("docs", "docs/quickstart.md, docs/measures.md, docs/limits.md"),
             ("model card", Span(f"{example}/README.md", "name")),

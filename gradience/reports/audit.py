@@ -424,7 +424,7 @@ class AuditReport(Report):
         return audit_blocks(self)
 
     def summary(self) -> list[Note]:
-        """Return completeness, directions needed, and the first suggestion that saves something."""
+        """Return completeness, directions needed, and what the suggestions were worth."""
         notes = [_coverage_note(self)]
         if self.energy_rank_90_p50 is not None:
             ranks = number_range(layer.r for layer in self.layers)
@@ -433,9 +433,7 @@ class AuditReport(Report):
                 Note("info", f"The median module has 90 % of its energy in {k} of r = {ranks} directions.")
             )
         if self.suggestions is not None:
-            rank, saved = self.suggestions.median.rank, self.suggestions.median.reduction
-            fewer = f" ({percent(saved)} fewer LoRA parameters)" if saved else ""
-            notes.append(Note("info", f"Suggested uniform rank: {rank}{fewer}. {HYPOTHESIS}"))
+            notes.append(Note("info", HYPOTHESIS))
         return notes
 
     def to_text(
@@ -459,16 +457,9 @@ class AuditReport(Report):
         most = SHOWN_WASTEFUL if top_wasteful is None else top_wasteful
         path = self.adapter.path if path is None else path
         view = AuditView(not layers, layers, most, SHOWN_FULLEST, columns, path)
-        # suggest the first smaller adapter, unless compress would refuse this one
-        plan = self.suggestions
-        saved = (
-            {"uniform_median": plan.median.reduction, "per_layer": plan.per_layer.reduction} if plan else {}
-        )
-        named = next((name for name, reduction in saved.items() if reduction > 0), None)
-        command = compress_command(self, path, f"--suggested {named} --dry-run")
-        steps = [command] if named and command else []
-        steps += [] if layers else ["--layers"]
-        steps += ["--suggest-per-layer (a LoraConfig to copy)"] if plan else []
+        steps = [] if layers else ["--layers"]
+        if self.suggestions and compress_command(self, path, ""):
+            steps.insert(0, f"gradience shrink {shlex.quote(path)} --data rows.jsonl")
         following = Paragraph(("Next: ", Span(" · ".join([*steps, "--json"]), "dim")))
         return self.drawn([*audit_blocks(self, view), following], width, color)
 
@@ -499,7 +490,12 @@ SHOWN_WASTEFUL, SHOWN_FULLEST = 3, 2
 """Modules with the most and the least spare rank that the screen lists."""
 BESIDE_MAP = 46
 """Columns of a terminal that are not available for the cells of a map."""
-HYPOTHESIS = "Each rank is a hypothesis. Evaluate accuracy on the task, over several seeds."
+HYPOTHESIS = (
+    "No rank is recommended from weights. On 8 adapters of two tasks, the median rank and per_layer were always within"
+    " 2.5 points, but 4 and 6 times larger than needed; p90 saved nothing in 5 of 5. gradience shrink finds a size on"
+    " your examples."
+)
+"""What the suggestions were worth: `benchmarks/predicted_drop.py fit`."""
 NO_QUALITY = "An audit measures weights. It does not show accuracy."
 COARSE_BOUND = 1e-3
 """error_bound above which the printed digits are no longer reliable, so that a warning is due."""

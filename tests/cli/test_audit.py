@@ -17,7 +17,7 @@ def test_the_screen(adapter):
     done = audit(adapter)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"all {MODULES} modules measured" in done.stdout
-    assert f"Next: gradience compress {adapter} --suggested" in " ".join(done.stdout.split())
+    assert f"Next: gradience shrink {adapter} --data rows.jsonl" in " ".join(done.stdout.split())
     assert audit("--peft-dir", adapter).stdout == done.stdout
     narrow = audit(adapter, environment={"PYTHONIOENCODING": "ascii"})
     assert narrow.stdout.isascii()
@@ -29,7 +29,7 @@ def test_no_command_is_advised_that_would_refuse(adapter):
     done = audit(adapter)
     assert done.returncode == 0
     assert "  Next: --layers" in done.stdout
-    assert "gradience compress" not in done.stdout
+    assert "gradience shrink" not in done.stdout.partition("  Next: ")[2]
 
 
 @pytest.mark.parametrize("columns", [80, 120])

@@ -140,14 +140,12 @@ def modules(report):
     return [line.split() for line in table.splitlines()[1:] if not line.startswith("  ±")]
 
 
-def test_the_next_step_is_a_command_that_writes_something_smaller():
-    smaller = "gradience compress ./my-adapter --suggested uniform_median --dry-run"
-    assert f"Next: {smaller}" in mistral().to_text(width=None)
-    plan = mistral().suggestions
-    kept = plan.median.model_copy(update={"reduction": 0.0})
-    only_per_layer = mistral().model_copy(update={"suggestions": plan.model_copy(update={"median": kept})})
-    assert f"Next: {smaller.replace('uniform_median', 'per_layer')}" in only_per_layer.to_text(width=None)
-    assert "gradience compress" not in refused().to_text(width=None), "nothing is suggested"
+def test_the_next_step_finds_a_size_on_examples_and_no_rank_is_recommended():
+    shown = mistral().to_text(width=None)
+    assert "Next: gradience shrink ./my-adapter --data rows.jsonl · " in shown
+    assert "No rank is recommended from weights." in shown
+    assert "gradience compress" not in shown
+    assert "gradience shrink" not in refused().to_text(width=None), "nothing is suggested"
 
 
 def test_more_findings_than_fit_are_counted_and_shown_with_layers():

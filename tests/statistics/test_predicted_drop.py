@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gradience.reports.audit import HYPOTHESIS
 from gradience.statistics import predicted_drop
 from gradience.statistics.predicted_drop import MARGIN, outside, points
 
@@ -61,3 +62,15 @@ def test_what_was_not_tested_is_said(change, said):
     reason = outside(**{**INSIDE, **change})
     assert said in reason
     assert bool(said) == bool(reason)
+
+
+def test_what_the_audits_ranks_were_worth_is_what_the_kept_runs_show(capsys):
+    benchmark.advised(benchmark.kept_advice())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "uniform_median: 8 of 8 hold, median +2.0 octaves",
+        "uniform_p90: saves nothing in 5",
+        "per_layer: 8 of 8 hold, median +2.6 octaves",
+    ]
+    words = "within 2.5 points, but 4 and 6 times larger than needed; p90 saved nothing in 5 of 5"
+    assert words in HYPOTHESIS
