@@ -1,26 +1,19 @@
-"""Starter configs: a commented YAML for Bench and one for an evaluation, filled in with the given values."""
+"""A starter config: a commented YAML for Bench, filled in with the given values."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
 from gradience.files.whole import already_exists, write_whole
-from gradience.settings import SETTINGS, Flag, StrPath, paths_of, public
+from gradience.settings import SETTINGS, Flag, StrPath, public
 
-PLACEHOLDERS = {
-    "model": "path/to/base",
-    "data": "rows.jsonl",
-    "adapters": ("path/to/adapter", "path/to/smaller"),
-}
-"""Placeholders for missing values: a run refuses them by name."""
 LABELS = ("classification", "glue", "reviews", "text_classification")
 """Tasks of a sequence classifier."""
 ROWS = ("chat", "classification", "jsonl", "text_classification")
@@ -68,26 +61,6 @@ policy:
 seeds: [42]  # three or more for a claim about the next training
 """
 
-EVALUATION = """\
-# Evaluation: tests on the same examples whether each adapter is as good as the first.
-#
-#   gradience evaluate --config {file} --dry-run{code}  # check: memory, smallest margin
-#   gradience evaluate --config {file}{code}
-#
-# Paths are relative to this file; flags override it. All keys: docs/reference/configs.md
-adapters:  # the first is the reference
-{adapters}
-{base}
-{examples}
-output: evaluation  # the result; with the same folder an interrupted evaluation resumes
-margin: 2.5  # points: the largest acceptable drop in accuracy; choose it in advance
-with_base: true  # also the base without an adapter: shows the adapter's gain
-# limit: 200  # evaluate at most 200 examples
-# dtype: bfloat16  # precision of the base's weights; default: the checkpoint's
-# quantization: nf4  # the base in 4 bits, as in QLoRA
-# device: cuda
-"""
-
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class StarterSettings:
@@ -105,36 +78,33 @@ class StarterSettings:
     """Replace an existing file."""
 
 
-@dataclass(frozen=True, config=SETTINGS)
-class EvaluationStarterSettings(StarterSettings):
-    """Adapters."""
-
-    adapters: Annotated[Sequence[StrPath], Flag("ADAPTER")] = ()
-    """Adapter folders; the first is the reference."""
-    _: KW_ONLY
-    output: Annotated[StrPath, Flag("FILE", "-o")] = "evaluate.yaml"
-    """Path of the new file."""
-
-
 @public(StarterSettings)
 def write_bench_config(settings: StarterSettings) -> Path:
-    """Write a config of Bench, with placeholders for what is missing, and return its path.
+    """Write a config of Bench, and return its path. A run refuses the placeholders for what is missing by name.
 
-    The keywords are the flags of `gradience init bench`:
+    The keywords are the flags of `gradience init`:
 
     Raises UsageError (`output-exists`), and InputError for data that cannot be read.
     """
-    output, data = Path(settings.output), settings.data
-    profile = _profile(settings.task, output)
+    from gradience.evaluate.inputs import reader_of
+    from gradience.tasks.user_code import is_file
+
+    output, data, profile = Path(settings.output), settings.data, settings.task
+    base = settings.base_model or "path/to/base"
+    if Path(base).is_dir():
+        base = _seen(Path(base), output)
     options: Mapping[str, Any] = {}
     if profile is None:
-        profile, options = ("jsonl", {}) if data is None else _rows(data)
+        profile, options = ("jsonl", {}) if data is None else reader_of(Path(data), {})
+    elif is_file(profile):
+        profile = _seen(Path(profile), output)
+    rows = "rows.jsonl" if data is None else _seen(Path(data), output)
     lines = [f"profile: {scalar(profile)}  # how rows are read and scored: docs/tasks.md"]
     given = {**NEEDED.get(profile, {}), **options}
     if data is not None or profile in ROWS:
         lines += [
             "options:",
-            f"  file: {_file(data, output)}  # split by its contents into train, dev and confirm (test)",
+            f"  file: {scalar(rows)}  # split by its contents into train, dev and confirm (test)",
             "  # train_file: train.jsonl  # instead of `file`: one file per role",
             "  # confirm_file: test.jsonl",
         ]
@@ -143,76 +113,14 @@ def write_bench_config(settings: StarterSettings) -> Path:
     lines += [f"  {line}" for line in _options(profile, given)]
     text = BENCH.format(
         file=output.name,
-        model=_model(settings.base_model, output),
+        model=scalar(base),
         type="seqcls" if profile in LABELS else "causal_lm",
         task="\n".join(f"  {line}" for line in lines),
-        code=_code(profile),
+        code=" --allow-code" if profile.endswith(".py") else "",
     )
-    return _write(text, output, force=settings.force)
-
-
-@public(EvaluationStarterSettings)
-def write_evaluation_config(settings: EvaluationStarterSettings) -> Path:
-    """Write a config of an evaluation, with placeholders for what is missing, and return its path.
-
-    The keywords are the flags of `gradience init evaluate`:
-
-    Raises UsageError (`output-exists`), and InputError for data that cannot be read.
-    """
-    output, data = Path(settings.output), settings.data
-    profile = _profile(settings.task, output)
-    examples = []
-    if data is not None or profile is None or profile in ROWS:
-        examples.append(f"data: {_file(data, output)}  # CSV, TSV or JSON lines; every row is evaluated")
-    if profile is not None:
-        examples.append(f"task: {scalar(profile)}  # how rows are read and scored: docs/tasks.md")
-    elif data is None:
-        examples.append("# task: gsm8k  # instead of `data`: a task by name, docs/tasks.md")
-    reads = "jsonl" if data is None or profile is not None else _rows(data)[0]
-    lines = _options(profile or reads, NEEDED.get(profile or "", {}))
-    all_comments = all(line.startswith("#") for line in lines)
-    if lines:
-        examples += ["# options:" if all_comments else "options:"]
-        examples += [f"#   {line[2:]}" if all_comments else f"  {line}" for line in lines]
-    name = _model(settings.base_model, output)
-    base = f"base_model: {name}  # a folder, a name on the hub, embedded:minilm or embedded:smollm2"
-    adapters = [_seen(path, output) for path in paths_of(settings.adapters)]
-    text = EVALUATION.format(
-        file=output.name,
-        adapters="\n".join(f"  - {scalar(adapter)}" for adapter in adapters or PLACEHOLDERS["adapters"]),
-        base=base if settings.base_model else f"# {base}\n# (default: the base that the first adapter names)",
-        examples="\n".join(examples),
-        code=_code(profile or ""),
-    )
-    return _write(text, output, force=settings.force)
-
-
-def _write(text: str, output: Path, *, force: bool) -> Path:
-    if output.exists() and not force:
+    if output.exists() and not settings.force:
         raise already_exists(output)
     return write_whole(output, [text.encode()])
-
-
-def _rows(data: str | os.PathLike[str]) -> tuple[str, Mapping[str, Any]]:
-    """The task that reads such rows, and options that it needs."""
-    from gradience.evaluate.inputs import reader_of
-
-    return reader_of(Path(data), {})
-
-
-def _profile(task: str | None, output: Path) -> str | None:
-    from gradience.tasks.user_code import is_file
-
-    return _seen(Path(task), output) if task is not None and is_file(task) else task
-
-
-def _model(name: str | None, output: Path) -> str:
-    seen = _seen(Path(name), output) if name is not None and Path(name).is_dir() else name
-    return scalar(seen or PLACEHOLDERS["model"])
-
-
-def _file(data: str | os.PathLike[str] | None, output: Path) -> str:
-    return scalar(PLACEHOLDERS["data"] if data is None else _seen(Path(data), output))
 
 
 def _seen(path: Path, output: Path) -> str:
@@ -228,10 +136,6 @@ def _options(profile: str, given: Mapping[str, Any]) -> list[str]:
     if profile in ("classification", "text_classification"):
         lines.append("# label_names: [bad, good]  # in the order of the head's outputs (default: sorted)")
     return lines
-
-
-def _code(profile: str) -> str:
-    return " --allow-code" if profile.endswith(".py") else ""
 
 
 PLAIN = re.compile(r"(\.{0,2}/)*[A-Za-z_][A-Za-z0-9_.+/-]*(:[A-Za-z0-9_]+)?", re.ASCII)

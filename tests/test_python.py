@@ -73,10 +73,8 @@ def test_an_audit_is_written_appended_to_a_run_and_compared_with_a_base(folder):
         {"suggested": "per_layer"},
         {"reduction": np.float64(0.5)},
         {"max_params": 60_000},
-        {"max_bytes": 200_000},
         {"max_error": 0.1},
         {"rank": 5, "allowed_ranks": [2, 6]},
-        {"energy": 0.8, "multiple_of": 2},
     ],
     ids=lambda size: " ".join(f"{name}={value}" for name, value in size.items()),
 )
@@ -143,8 +141,8 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(folder, monk
             "suggested must be a name, such as 'uniform_median', not int (8)",
         ),
         (
-            lambda: compress_adapter("my_adapter", "out", rank=4, multiple_of="2"),
-            "multiple_of must be an integer, not str ('2')",
+            lambda: compress_adapter("my_adapter", "out", rank=4, workers="2"),
+            "workers must be an integer, not str ('2')",
         ),
         (
             lambda: compress_adapter("my_adapter", "out", rank=4, strip="lm_head"),

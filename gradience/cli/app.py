@@ -52,7 +52,7 @@ VERBS: Mapping[str, Mapping[str, str]] = {
         "plot": "Draw an adapter, a run or a report.",
     },
     "Set up": {
-        "init": "Write a commented config for Bench or for an evaluation.",
+        "init": "Write a commented config for Bench.",
         "env": "Print versions, CPU and extras for a bug report.",
         "demo": "Audit the trained adapter that comes with the package.",
         "schema": "Print the JSON Schema of an artifact.",

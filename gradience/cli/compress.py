@@ -48,7 +48,7 @@ def compress(
 ) -> int:
     """The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
     approximation of its new rank. Give one of --rank, --energy, --suggested, --plan; or one of --reduction,
-    --max-params, --max-bytes, --max-error, --max-kl-per-token, --max-drop, which choose a rank for each module.
+    --max-params, --max-error, --max-kl-per-token, --max-drop, which choose a rank for each module.
 
     Examples:
 

@@ -114,8 +114,6 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
             audit_opened(opened, **work),
             criterion,
             allowed_ranks=None if grid is None else tuple(grid),
-            multiple_of=settings.multiple_of,
-            allow_untrained=settings.allow_untrained,
             path=source,
             calibration=choices["calibration"],
             allow_routed=settings.allow_routed,

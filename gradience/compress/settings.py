@@ -87,8 +87,6 @@ class SizeSettings:
     """Remove the share F of the LoRA parameters at the smallest error."""
     max_params: Annotated[Integer | None, Flag("N")] = None
     """Keep at most N LoRA parameters."""
-    max_bytes: Annotated[Integer | None, Flag("N")] = None
-    """Keep at most N bytes of LoRA factors."""
     max_error: Annotated[Number | None, Flag("E")] = None
     """Keep the relative error of the whole adapter at or below E."""
     max_kl_per_token: Annotated[Number | None, Flag("X")] = None
@@ -111,14 +109,10 @@ class RankSettings:
     """Multiply the update by X, such as 0.8; without a target size, the ranks stay as they are."""
     allowed_ranks: AllowedRanks = None
     """Ranks that modules may have, such as 4,8,16."""
-    multiple_of: Annotated[Integer | None, Flag("N")] = None
-    """Ranks that modules may have: multiples of N."""
     calibration: CalibrationFile = None
     """Choose directions and ranks by their effect on the output, from gradience calibrate."""
     allow_routed: bool = False
     """Predict the KL, and accept --max-kl-per-token, also if the base routes tokens to experts."""
-    allow_untrained: bool = False
-    """Accept an untrained adapter (B·A = 0 in every module)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

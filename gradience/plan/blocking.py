@@ -33,9 +33,7 @@ def blocks_suggestions(findings: Iterable[Finding]) -> bool:
     return any(finding.code in NOT_THE_UPDATE | UNCONVINCING for finding in findings)
 
 
-def refuse_uncompressible(
-    report: AuditReport, *, allow_untrained: bool = False, path: str | os.PathLike[str] | None = None
-) -> None:
+def refuse_uncompressible(report: AuditReport, *, path: str | os.PathLike[str] | None = None) -> None:
     """Raise InputError if no smaller adapter can be equivalent. path: for messages, by default the report's.
 
     Codes: those of NOT_THE_UPDATE, unaudited, no-lora-tensors, untrained, overflow.
@@ -51,11 +49,11 @@ def refuse_uncompressible(
         raise InputError(
             f"{path}: has no LoRA modules to compress", code="no-lora-tensors", hint="check the path"
         )
-    if not allow_untrained and all(layer.status == "untrained" for layer in report.layers):
+    if all(layer.status == "untrained" for layer in report.layers):
         raise InputError(
             f"{path}: untrained: B·A = 0 in every module, so there is no update to compress",
             code="untrained",
-            hint="were the trained weights saved? --allow-untrained (allow_untrained=True) compresses it anyway",
+            hint="were the trained weights saved?",
         )
     trained = (row for row in report.layers if row.status == "ok" and row.scale)  # None: there is no config
     for row in trained:

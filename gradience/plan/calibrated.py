@@ -113,7 +113,7 @@ class ToKl:
             )
         if all(module.effects is None for module in modules):
             raise _needs_calibration("predicting a KL divergence")
-        items = [item_of(module, module.cost, grid) for module in modules]
+        items = [item_of(module, grid) for module in modules]
         chosen = {item.name: item.start for item in items}
         steps = steps_of(items)
         for step in steps[: _needed(modules, chosen, steps, self.max_kl_per_token)]:
@@ -213,7 +213,7 @@ def calibrated(criterion: Criterion) -> Criterion:
         raise UsageError(
             f"a calibration says nothing about the weights' energy ({criterion.words})",
             code="calibrated-size",
-            hint="give --max-kl-per-token, --reduction, --max-params, --max-bytes or --rank; or no --calibration",
+            hint="give --max-kl-per-token, --reduction, --max-params or --rank; or no --calibration",
         )
     return replace(criterion, by="effect") if isinstance(criterion, ToBudget) else criterion
 
@@ -286,7 +286,7 @@ def refuse_routed(calibration: Calibration, criterion: Criterion) -> None:
         raise UsageError(
             f"{calibration.path}: {ROUTED.format(routing)}",
             code="routed-base",
-            hint="give --reduction, --max-params, --max-bytes or --rank and evaluate the result, or add --allow-routed"
+            hint="give --reduction, --max-params or --rank and evaluate the result, or add --allow-routed"
             " (Python: allow_routed=True)",
         )
 
@@ -299,7 +299,7 @@ def curve(modules: Sequence[Module], facts: CalibrationReport) -> tuple[CurvePoi
     for rank in (2**power for power in range(largest.bit_length()) if 2**power < largest):
         ranks = uniform(modules, rank)
         params, _ = size_at(modules, ranks)
-        items = [item_of(module, module.cost, EVERY_RANK) for module in modules]
+        items = [item_of(module, EVERY_RANK) for module in modules]
         if start_cost(items) <= params:
             prediction = predicted(modules, fill(items, params), facts)
             points.append(

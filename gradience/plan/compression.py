@@ -60,7 +60,6 @@ SIZES: dict[str, Callable[[Any], Criterion]] = {
     "suggested": ToSuggestion,
     "reduction": _budget("reduction"),
     "max_params": _budget("max_params"),
-    "max_bytes": _budget("max_bytes"),
     "max_error": _budget("max_error"),
     "max_kl_per_token": ToKl,
     "max_drop": ToDrop,
@@ -97,8 +96,6 @@ def plan_compression(
     criterion: Criterion,
     *,
     allowed_ranks: Sequence[int] | None = None,
-    multiple_of: int | None = None,
-    allow_untrained: bool = False,
     path: str | os.PathLike[str] | None = None,
     calibration: Calibration | None = None,
     allow_routed: bool = False,
@@ -111,8 +108,6 @@ def plan_compression(
     (135168, 67584, '12.6%')
 
     allowed_ranks: every rank is one of these, or the module's own.
-    multiple_of: every rank is a multiple of it, or the module's own.
-    allow_untrained: also plan for an adapter whose every B·A is 0.
     path: path of the adapter for error messages, since a report omits parent folders.
     calibration: worth of its components, in place of the weights' energy; the plan then has a prediction.
     allow_routed: predict the KL, and accept a limit on it, even if the base routes tokens to experts.
@@ -125,8 +120,8 @@ def plan_compression(
         raise wrong_type("report", report, "an AuditReport", "audit_adapter(path) returns one")
     if not hasattr(criterion, "choose"):
         raise wrong_type("criterion", criterion, "a criterion, such as ToRank(16)")
-    refuse_uncompressible(report, allow_untrained=allow_untrained, path=path)
-    grid = Grid(allowed_ranks, multiple_of)
+    refuse_uncompressible(report, path=path)
+    grid = Grid(allowed_ranks)
     modules: Sequence[Module] = modules_of(report)
     strength = _strength(strength, criterion, calibration)
     if isinstance(criterion, ToPlan):

@@ -175,14 +175,13 @@ class ToBudget:
     >>> plan_compression(audit_adapter("my_adapter"), ToBudget(max_params=50_000)).new_params <= 50_000
     True
 
-    reduction: share of the LoRA parameters to save.   max_params, max_bytes: of the LoRA factors.
+    reduction: share of the LoRA parameters to save.   max_params: of the LoRA factors.
     max_error: √(Σ‖ΔW − ΔW′‖²/Σ‖ΔW‖²) over the whole adapter.
     by: description of a component's worth: its energy, or its effect on the output with a calibration.
     """
 
     reduction: float | None = None
     max_params: int | None = None
-    max_bytes: int | None = None
     max_error: float | None = None
     by: Literal["energy", "effect"] = "energy"
 
@@ -193,17 +192,17 @@ class ToBudget:
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
         name, value = self._limit()
-        stored = name == "max_bytes"
-        items = [item_of(module, module.stored_cost if stored else module.cost, grid) for module in modules]
+        items = [item_of(module, grid) for module in modules]
         if name == "max_error":
             return cover(items, value**2 * sum(float(module.energies.sum()) for module in modules))
-        limit, unit = value, "bytes" if stored else "parameters"
+        limit = value
         if name == "reduction":
             # As it was typed: in binary, 10 % of 1,000 parameters are 99.99999999999998.
             limit = math.floor(sum(module.params for module in modules) * (1 - Fraction(str(value))))
         if start_cost(items) > limit:
             raise UsageError(
-                f"this budget of {limit:,} {unit} cannot be met: modules that must be kept need {start_cost(items):,}",
+                f"this budget of {limit:,} parameters cannot be met: modules that must be kept need "
+                f"{start_cost(items):,}",
                 code="bad-budget",
                 hint="raise the budget; `gradience compress --dry-run --rank 1` shows the smallest plan",
             )
@@ -220,12 +219,12 @@ class ToBudget:
             )
         ((name, value),) = given
         number_argument(name, value)
-        if name in ("max_params", "max_bytes"):
+        if name == "max_params":
             if value < 1:
                 raise UsageError(
                     "a budget must be at least 1",
                     code="bad-budget",
-                    hint="give a number of parameters or bytes such as 1000000",
+                    hint="give a number of parameters such as 1000000",
                 )
         elif not 0 <= value < 1:
             noun = "a reduction" if name == "reduction" else "an error"
@@ -240,7 +239,6 @@ class ToBudget:
 _LIMITS = {
     "reduction": "{:.6g} of the parameters saved",
     "max_params": "at most {:,} parameters",
-    "max_bytes": "at most {:,} bytes",
     "max_error": "relative error at most {:.6g}",
 }
 """Field of a budget -> what a plan says of it."""
@@ -263,11 +261,11 @@ class ToRanks:
     source: str = "the ranks"
 
     def choose(self, report: AuditReport, modules: Sequence[Module], grid: Grid = EVERY_RANK) -> Ranks:
-        if not grid.is_open:
+        if grid.allowed is not None:
             raise UsageError(
-                "the plan gives every rank, so --allowed-ranks and --multiple-of have nothing to round",
+                "the plan gives every rank, so --allowed-ranks has nothing to round",
                 code="two-grids",
-                hint="leave them out (Python: allowed_ranks=, multiple_of=)",
+                hint="leave it out (Python: allowed_ranks=)",
             )
         names = {module.name for module in modules}
         odd = sorted(names ^ self.ranks.keys())

@@ -42,39 +42,23 @@ def parse_ranks(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Ranks that are allowed besides a module's own. Raises UsageError (two-grids, bad-grid).
+    """Ranks that are allowed besides a module's own; None for every rank. Raises UsageError (bad-grid).
 
-    >>> Grid(allowed=(4, 16)).up(5, rank=64), Grid(multiple_of=3).up(5, rank=64), Grid().up(5, rank=64)
-    (16, 6, 5)
+    >>> Grid((4, 16)).up(5, rank=64), Grid().up(5, rank=64)
+    (16, 5)
     """
 
     allowed: Sequence[int] | None = None
-    multiple_of: int | None = None
 
     def __post_init__(self) -> None:
-        if self.allowed is not None and self.multiple_of is not None:
-            raise UsageError(
-                "give only one of --allowed-ranks and --multiple-of",
-                code="two-grids",
-                hint="leave one of them out",
-            )
         if self.allowed is not None:
             checked_ranks(self.allowed)
-        if self.multiple_of is not None:
-            checked_ranks([self.multiple_of])
-
-    @property
-    def is_open(self) -> bool:
-        """True if every rank is allowed."""
-        return self.allowed is None and self.multiple_of is None
 
     def steps(self, rank: int) -> Sequence[int]:
         """Ranks that a module of `rank` may get, ascending, without 0; the last is its own."""
-        if self.allowed is not None:
-            return sorted({step for step in self.allowed if step < rank} | {rank})
-        if self.multiple_of is not None:
-            return [*range(self.multiple_of, rank, self.multiple_of), rank]
-        return range(1, rank + 1)
+        if self.allowed is None:
+            return range(1, rank + 1)
+        return sorted({step for step in self.allowed if step < rank} | {rank})
 
     def up(self, needed: int, rank: int) -> int:
         """Return the smallest allowed rank that covers `needed`; the module's own `rank` if there is none."""
@@ -84,9 +68,9 @@ class Grid:
     @property
     def words(self) -> str:
         """Return the description that a plan adds to its criterion."""
-        if self.allowed is not None:
-            return f", ranks from {', '.join(map(str, checked_ranks(self.allowed)))}"
-        return f", ranks a multiple of {self.multiple_of}" if self.multiple_of is not None else ""
+        if self.allowed is None:
+            return ""
+        return f", ranks from {', '.join(map(str, checked_ranks(self.allowed)))}"
 
 
 EVERY_RANK = Grid()
@@ -183,12 +167,12 @@ class Module:
         return max((energy_rank(values, tau) for values in self.spectra if values.any()), default=1)
 
 
-def item_of(module: Module, cost: int, grid: Grid) -> ModuleSteps:
-    """The module as it competes under a budget. cost: of one component."""
+def item_of(module: Module, grid: Grid) -> ModuleSteps:
+    """The module as it competes under a budget of parameters."""
     if module.fixed:
-        return ModuleSteps(module.name, module.worth, cost, module.rank, ())
+        return ModuleSteps(module.name, module.worth, module.cost, module.rank, ())
     steps = grid.steps(module.rank)
-    return ModuleSteps(module.name, module.worth, cost, steps[0] if module.stays else 0, steps)
+    return ModuleSteps(module.name, module.worth, module.cost, steps[0] if module.stays else 0, steps)
 
 
 def modules_of(report: AuditReport) -> list[Module]:

@@ -12,8 +12,6 @@ import yaml
 from gradience.bench.config.load import BenchConfig
 from gradience.cli.app import run
 from gradience.config_errors import known_keys
-from gradience.evaluate.settings import EvaluateSettings
-from gradience.settings import keys_of
 
 TESTS = Path(__file__).parents[1]
 ROWS = TESTS.parent / "examples" / "rows"
@@ -53,7 +51,7 @@ LABELS, CHAT = ("rows/labels.csv", "bert"), ("rows/messages.jsonl", "llama")
 def test_a_config_of_bench_is_filled_in_and_runs(rows, base, here, capsys):
     file = Path("configs") / f"{Path(rows).stem}.yaml"
     file.parent.mkdir(exist_ok=True)
-    assert run(["init", "bench", "-b", base, "--data", rows, "-o", str(file), "--force"]) == 0
+    assert run(["init", "-b", base, "--data", rows, "-o", str(file), "--force"]) == 0
     following = f"fill in its placeholders, then run: gradience bench run --config {file} --dry-run"
     assert following in capsys.readouterr().err
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -63,26 +61,14 @@ def test_a_config_of_bench_is_filled_in_and_runs(rows, base, here, capsys):
 
 
 def test_the_placeholders_are_refused_by_name_and_may_be_edited(here, tmp_path, capsys):
-    for verb in ("bench", "evaluate"):
-        assert run(["init", verb, "-o", str(tmp_path / f"{verb}.yaml")]) == 0
-    assert run(["bench", "run", "-c", str(tmp_path / "bench.yaml"), "--dry-run"]) == 3
+    file = tmp_path / "bench.yaml"
+    assert run(["init", "-o", str(file)]) == 0
+    assert run(["bench", "run", "-c", str(file), "--dry-run"]) == 3
     assert "path/to/base: there is no such folder" in capsys.readouterr().err
-    assert run(["evaluate", "-c", str(tmp_path / "evaluate.yaml"), "--dry-run"]) == 3
-    assert f"{tmp_path}/path/to/adapter" in capsys.readouterr().err
-    edits = {
-        "path/to/base": here / "llama",
-        "rows.jsonl": here / "rows" / "prompts.jsonl",
-        "path/to/adapter": here / "llama_adapter",
-        "path/to/smaller": here / "llama_smaller",
-        "# base_model": "base_model",
-    }
-    for verb, command in (("bench", ["bench", "run"]), ("evaluate", ["evaluate"])):
-        file = tmp_path / f"{verb}.yaml"
-        text = file.read_text(encoding="utf-8")
-        for before, after in edits.items():
-            text = text.replace(before, str(after))
-        file.write_text(text, encoding="utf-8")
-        assert run([*command, "-c", str(file), "--dry-run"]) == 0, capsys.readouterr().err
+    text = file.read_text(encoding="utf-8").replace("path/to/base", str(here / "llama"))
+    text = text.replace("rows.jsonl", str(here / "rows" / "prompts.jsonl"))
+    file.write_text(text, encoding="utf-8")
+    assert run(["bench", "run", "-c", str(file), "--dry-run"]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -91,23 +77,22 @@ def test_the_placeholders_are_refused_by_name_and_may_be_edited(here, tmp_path, 
 def test_a_named_task_gets_the_options_that_it_needs(task, here, tmp_path):
     (here / "my").mkdir(exist_ok=True)
     (here / "my" / "task.py").touch()
-    for verb, keys in (("bench", known_keys(BenchConfig)), ("evaluate", keys_of(EvaluateSettings))):
-        file = tmp_path / f"{verb}.yaml"
-        assert run(["init", verb, "--task", task, "-o", str(file)]) == 0
-        text = file.read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-        assert set(values) <= set(keys)
-        named = values["task"] if verb == "evaluate" else values["task"]["profile"]
-        assert (file.parent / named).resolve() == here / task if task.endswith(".py") else named == task
-        assert ("--allow-code" in text) == task.endswith(".py")
-        assert all(len(line) <= 120 or "task.py" in line for line in text.splitlines())
+    file = tmp_path / "bench.yaml"
+    assert run(["init", "--task", task, "-o", str(file)]) == 0
+    text = file.read_text(encoding="utf-8")
+    values = yaml.safe_load(text)
+    assert set(values) <= set(known_keys(BenchConfig))
+    named = values["task"]["profile"]
+    assert (file.parent / named).resolve() == here / task if task.endswith(".py") else named == task
+    assert ("--allow-code" in text) == task.endswith(".py")
+    assert all(len(line) <= 120 or "task.py" in line for line in text.splitlines())
 
 
 def test_a_file_that_is_there_stays_without_force(here, tmp_path, capsys):
     file = tmp_path / "mine.yaml"
     file.write_text("mine")
-    assert run(["init", "bench", "-o", str(file)]) == 2
+    assert run(["init", "-o", str(file)]) == 2
     assert "replace it with --force" in capsys.readouterr().err
     assert file.read_text() == "mine"
-    assert run(["init", "bench", "-o", str(file), "--data", "no.jsonl", "--force"]) == 3
+    assert run(["init", "-o", str(file), "--data", "no.jsonl", "--force"]) == 3
     assert file.read_text() == "mine"

@@ -28,7 +28,7 @@ def test_what_was_written_is_printed_visibly(verb, tmp_path, capsys):
     folder = tmp_path / HOSTILE
     shutil.copytree(example_adapter(), folder)
     words = {
-        "init": ["evaluate", "-o", str(folder / "e.yaml")],
+        "init": ["-o", str(folder / "e.yaml")],
         "card": [str(folder)],
         "plot": ["energy", str(folder), "-o", str(folder / "e.svg")],
     }[verb]

@@ -34,7 +34,6 @@ def ranks_of(plan: CompressionPlan) -> dict[str, int]:
     [
         (ToRank(2), {}, [2, 2, 1]),
         (ToRank(9), {}, [4, 3, 1]),
-        (ToRank(3), {"multiple_of": 2}, [4, 3, 1]),
         (ToRank(2), {"allowed_ranks": [3]}, [3, 3, 1]),
         (ToEnergy(0.5), {}, [1, 2, 1]),
         (ToEnergy(0.9), {}, [2, 3, 1]),
@@ -114,7 +113,6 @@ def plan_or_empty(audited, criterion, **options) -> CompressionPlan | None:
 grids = st.one_of(
     st.none().map(lambda _: {}),
     st.sets(st.integers(1, 6), min_size=1, max_size=3).map(lambda grid: {"allowed_ranks": sorted(grid)}),
-    st.integers(1, 4).map(lambda step: {"multiple_of": step}),
 )
 
 
@@ -125,7 +123,6 @@ def test_budgets_are_never_exceeded_and_grids_respected(spectra, reduction, grid
     for criterion, limit in (
         (ToBudget(reduction=reduction), full * (1 - reduction)),
         (ToBudget(max_params=max(1, int(full * 0.6))), full * 0.6),
-        (ToBudget(max_bytes=max(1, int(full * 0.8))), full * 0.4),
     ):
         plan = plan_or_empty(audited, criterion, **grid)
         if plan is None:
@@ -133,12 +130,7 @@ def test_budgets_are_never_exceeded_and_grids_respected(spectra, reduction, grid
         assert plan.new_params <= limit
         for module in plan.modules:
             allowed = grid.get("allowed_ranks")
-            step = grid.get("multiple_of", 1)
-            assert (
-                module.new_rank in (0, module.old_rank)
-                or (allowed is None and module.new_rank % step == 0)
-                or (allowed is not None and module.new_rank in allowed)
-            )
+            assert module.new_rank in (0, module.old_rank) or allowed is None or module.new_rank in allowed
 
 
 @pytest.mark.parametrize(("reduction", "params"), [("0.9", 100), ("0.7", 300), ("0.1", 900), ("0.3", 700)])
@@ -179,11 +171,7 @@ def test_nothing_was_trained():
     with pytest.raises(InputError) as untrained:
         plan_compression(audited, ToRank(2))
     assert untrained.value.code == "untrained"
-    assert "--allow-untrained" in untrained.value.hint
-    assert plan_compression(audited, ToRank(2), allow_untrained=True).kept_energy == 1.0
-    with pytest.raises(UsageError) as refusal:
-        plan_compression(audited, ToBudget(reduction=0.5), allow_untrained=True)
-    assert refusal.value.code == "empty-plan"
+    assert "were the trained weights saved?" in untrained.value.hint
 
 
 @pytest.mark.parametrize(
@@ -196,9 +184,7 @@ def test_nothing_was_trained():
         ("base_model.model.m.0.q.token_adapter.trainable_tokens_delta", "trained rows of an embedding"),
     ],
 )
-@pytest.mark.parametrize(
-    ("grid", "least"), [({}, 1), ({"allowed_ranks": [2, 4]}, 2), ({"multiple_of": 3}, 3)]
-)
+@pytest.mark.parametrize(("grid", "least"), [({}, 1), ({"allowed_ranks": [2, 4]}, 2)])
 def test_modules_with_other_tensors_are_never_left_out(tensor, reason, grid, least):
     rows = [
         row("m.0.q", np.array([1e-6, 1e-7, 1e-8, 1e-9]), r=4, shape=(8, 8)),
@@ -261,7 +247,6 @@ def test_modules_that_keep_their_rank(changes, reason, criterion):
         (ToEnergy(0.95), "energy at least 0.95 in every module"),
         (ToSuggestion("uniform_p90"), "suggested (uniform_p90)"),
         (ToBudget(max_params=123456), "at most 123,456 parameters"),
-        (ToBudget(max_bytes=123456), "at most 123,456 bytes"),
         (ToBudget(max_error=0.1), "relative error at most 0.1"),
     ],
     ids=str,

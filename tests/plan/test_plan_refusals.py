@@ -57,19 +57,15 @@ def test_no_suggestion_to_follow():
         (ToEnergy(math.nan), {}, "bad-tau"),
         (ToBudget(), {}, "several-criteria"),
         (ToBudget(reduction=0.5, max_params=10), {}, "several-criteria"),
-        (ToBudget(max_bytes=10, max_error=0.1), {}, "several-criteria"),
         (ToBudget(reduction=1.0), {}, "bad-budget"),
         (ToBudget(reduction=-0.1), {}, "bad-budget"),
         (ToBudget(reduction=math.nan), {}, "bad-budget"),
         (ToBudget(max_params=0), {}, "bad-budget"),
-        (ToBudget(max_bytes=-1), {}, "bad-budget"),
         (ToBudget(max_error=1.0), {}, "bad-budget"),
         (ToBudget(max_error=-0.1), {}, "bad-budget"),
         (ToBudget(max_params=15), {}, "empty-plan"),
         (ToRank(2), {"allowed_ranks": [], }, "bad-grid"),
         (ToRank(2), {"allowed_ranks": [0, 4]}, "bad-grid"),
-        (ToRank(2), {"multiple_of": 0}, "bad-grid"),
-        (ToRank(2), {"multiple_of": 2, "allowed_ranks": [2]}, "two-grids"),
     ],
     ids=str,
 )  # fmt: skip
@@ -82,14 +78,12 @@ def test_criteria_that_make_no_sense(criterion, options, code):
     assert refusal.value.hint
 
 
-@pytest.mark.parametrize(
-    "budget", [ToBudget(max_params=31), ToBudget(max_bytes=63), ToBudget(reduction=0.8)], ids=str
-)
+@pytest.mark.parametrize("budget", [ToBudget(max_params=31), ToBudget(reduction=0.8)], ids=str)
 def test_a_budget_below_what_must_stay(budget):
     """Two DoRA modules keep one component each: 32 parameters."""
     audited = small_report(
         [2.0, 1.0, 1.0, 1.0], [2.0, 1.0, 1.0, 1.0], shapes=((8, 8),), adapter={"use_dora": True}
     )
-    with pytest.raises(UsageError, match=r"cannot be met: modules that must be kept need (32|64)") as refusal:
+    with pytest.raises(UsageError, match=r"cannot be met: modules that must be kept need 32") as refusal:
         plan_compression(audited, budget)
     assert refusal.value.code == "bad-budget"
