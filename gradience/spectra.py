@@ -279,7 +279,7 @@ def _gram_rounding(gram_A: Core, gram_B: Core) -> float:
     When they are not (all entries equal), blocks of at most 4,096 rows keep it below 48 ε a factor: kernels for AVX-512
     add 384 terms in a row and come to 38 ε, others stay below 32 ε. 2 · 48 ε is within the sum below from 64 rows on,
     and fewer rows cannot lose half as much.
-    The constants here and below are measured with a margin and checked in tests/numbers/test_spectra_oracle.py.
+    The constants here and below are measured with a margin and checked in tests/numbers/test_spectra.py.
     Source: Higham, Accuracy and Stability of Numerical Algorithms, SIAM 2002, §3.
     """
     longest = max(gram_A.rows, gram_B.rows)

@@ -3,7 +3,7 @@
 A 12 kB header can describe a module whose r x r matrices take gigabytes. Every verb that does arithmetic
 calls this first, and gets the number of modules that fit at a time or an error that states the memory needed.
 
-The figures are upper bounds on measured use (tests/adapters/test_memory_limit.py), in bytes; shapes as in
+The figures are upper bounds on measured use (tests/adapters/test_refusals.py), in bytes; shapes as in
 `spectra`.
 """
 

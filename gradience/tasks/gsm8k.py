@@ -2,7 +2,7 @@
 
 Data: Cobbe et al., "Training Verifiers to Solve Math Word Problems", arXiv:2110.14168, 2021; MIT, © OpenAI.
 Prompt, stop strings, both filters and the comparison are those of lm-evaluation-harness's task `gsm8k`,
-version 3.0; tests/conformance/test_gsm8k_lm_eval.py runs both on the same outputs.
+version 3.0; tests/conformance/test_lm_eval.py runs both on the same outputs.
 """
 
 from __future__ import annotations

@@ -5,19 +5,41 @@ from __future__ import annotations
 import json
 import os
 import random
+import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
-from factory import Stored, container, described, modules, stored, zeros
+import torch
+from audited import assert_adds_up
+from factory import (
+    CONFIG,
+    INDEX,
+    PREFIX,
+    WEIGHTS,
+    Stored,
+    adapter,
+    config,
+    container,
+    described,
+    modules,
+    sharded,
+    stored,
+    zeros,
+)
 from factory import safetensors as file_bytes
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 
-from gradience.adapters.tensors import TensorFile
-from gradience.errors import InputError
+from gradience.adapters.formats import open_adapter
+from gradience.adapters.tensors import DTYPES, TensorFile, decode, encode
+from gradience.audit.adapter import audit_adapter
+from gradience.errors import GradienceError, InputError
+from gradience.files.strict_json import loads
 
 STRICTER = {"bad-json", "bad-header"}
 """Codes with which ours may refuse what the reference accepts (see `test_stricter_for_a_reason`)."""
@@ -167,3 +189,287 @@ def test_a_file_that_shrinks_while_it_is_open_is_an_error(weights):
         assert refused.value.code == "truncated"
         with pytest.raises(InputError, match="truncated"):
             file.sha256()
+
+
+# ---------------------------------------------------------------- Every code of every storage type has the
+
+
+REFERENCE = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+}
+
+
+def all_codes(name):
+    """Every word of a type, and its value in torch."""
+    words = np.arange(2 ** DTYPES[name].bits, dtype=f"<u{DTYPES[name].bits // 8}")
+    values = torch.from_numpy(words.view(f"<i{DTYPES[name].bits // 8}")).view(REFERENCE[name])
+    return words.view(DTYPES[name].numpy), values.to(torch.float64).numpy()
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_every_code_is_decoded_bit_for_bit(name):
+    words, expected = all_codes(name)
+    decoded = decode(words)
+    assert decoded.dtype == np.float64
+    assert len(decoded) == 2 ** DTYPES[name].bits
+    # Two NaNs need not have the same payload; everything else, signed zeros included, has the same bits.
+    nan = np.isnan(expected)
+    assert (np.isnan(decoded) == nan).all()
+    assert (decoded[~nan].view(np.uint64) == expected[~nan].view(np.uint64)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "nans", "infinities", "largest"),
+    [
+        ("F16", 2046, 2, 65504.0),
+        ("BF16", 254, 2, 3.3895313892515355e38),
+        ("F8_E4M3", 2, 0, 448.0),
+        ("F8_E5M2", 6, 2, 57344.0),
+        ("F8_E4M3FNUZ", 1, 0, 240.0),
+        ("F8_E5M2FNUZ", 1, 0, 57344.0),
+    ],
+)
+def test_where_each_type_ends(name, nans, infinities, largest):
+    decoded = decode(all_codes(name)[0])
+    assert int(np.isnan(decoded).sum()) == nans
+    assert int(np.isinf(decoded).sum()) == infinities
+    assert decoded[np.isfinite(decoded)].max() == largest
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_the_unit_roundoff_is_that_of_the_type(name):
+    """Half the relative distance of the normal numbers 1 and its successor."""
+    decoded = decode(all_codes(name)[0])
+    successor = decoded[decoded > 1].min()
+    assert DTYPES[name].unit_roundoff == (successor - 1) / 2
+    assert DTYPES[name].smallest == decoded[decoded > 0].min()
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_every_value_is_rounded_to_the_nearest_word_and_ties_to_even(name):
+    """Every finite value, every tie between two neighbors, and values between them."""
+    _, values = all_codes(name)
+    finite = np.unique(values[np.isfinite(values)])
+    ties = (finite[1:] + finite[:-1]) / 2
+    between = np.random.default_rng(0).uniform(finite[:-1], finite[1:]).astype(np.float32).astype(np.float64)
+    for some in (finite, ties, between):
+        nearest = torch.from_numpy(some).to(REFERENCE[name]).to(torch.float64).numpy()
+        assert np.array_equal(decode(encode(some, DTYPES[name])), nearest)
+    assert np.array_equal(decode(encode(finite, DTYPES[name])), finite)
+    assert not np.isfinite(decode(encode(finite[[0, -1]] * 2, DTYPES[name]))).any()
+
+
+# ---------------------------------------------------------------- Any config and any bytes: a report or a
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+NUMBERS = st.sampled_from([0, 1, 4, 8, -1, 65536, 65537, 2.5, 1e300, 10**400, True, None, "4", float("nan")])
+TEXTS = st.sampled_from(
+    ["", "q_proj", "LORA", "lora", "IA3", "(", "(a|aa)+$b", "\x1b[2J", "\ud800", "all-linear", "pissa"]
+)
+LISTS = st.lists(TEXTS | st.integers(-2, 40), max_size=3)
+MAPS = st.dictionaries(TEXTS, NUMBERS, max_size=3)
+VALUES = JSON | NUMBERS | TEXTS | LISTS | MAPS
+FIELDS = (
+    *("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias", "config"),
+    *("init_lora_weights", "target_modules", "target_parameters", "modules_to_save", "layers_to_transform"),
+    *("base_model_name_or_path", "task_type", "peft_version", "enable_lora", "use_qalora", "lora_bias"),
+    *("fan_in_fan_out", "alora_invocation_tokens", "fine_tune_type", "model_class", "kasa_config"),
+    *("lora_B_layout", "unsloth_fused_expert_lora", "auto_mapping"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder():
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as path:
+        yield Path(path)
+
+
+def report_or_refusal(folder, named):
+    """What the audit says; a refusal must name one of the files `named`."""
+    started = time.process_time()
+    report = refusal = None
+    try:
+        report = audit_adapter(folder)
+    except GradienceError as error:
+        refusal = error
+    assert time.process_time() - started < 5
+    if refusal:
+        places = [str(folder), *(f"{folder}/{name}" for name in named)]
+        assert str(refusal).startswith(tuple(f"{place}: " for place in places))
+        assert refusal.code
+        assert refusal.hint
+    if report:
+        assert_adds_up(json.loads(report.to_json()))
+    return report
+
+
+@settings(max_examples=400)
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4))
+def test_any_values_in_the_config(folder, fields):
+    text = json.dumps(config(**fields)).encode()
+    report_or_refusal(adapter(folder / "config", settings=text), [CONFIG])
+
+
+def value_text(value):
+    return json.dumps(value, ensure_ascii=True).encode()
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from(list(modules(1))),
+    st.sampled_from(["dtype", "shape", "data_offsets"]),
+    VALUES | st.lists(st.sampled_from([0, 1, 4, 16, 64, 256, 2**40, 2**63, -1]), max_size=9),
+)
+def test_any_value_in_a_header(folder, name, field, value):
+    header = described(modules(1))
+    header[name][field] = value
+    data = b"".join(tensor.data for tensor in modules(1).values())
+    report_or_refusal(adapter(folder / "value", container(value_text(header), data)), [WEIGHTS])
+
+
+@given(
+    JSON
+    | st.fixed_dictionaries({"weight_map": st.dictionaries(st.text(max_size=8), TEXTS, max_size=3) | JSON})
+)
+def test_any_index(folder, value):
+    path = sharded(folder / "index", {"a.safetensors": modules(1)}, value)
+    report_or_refusal(path, [INDEX, "a.safetensors"])
+
+
+@given(st.text(max_size=30) | st.binary(max_size=30).map(os.fsdecode))
+def test_any_path(name):
+    if "\0" in name:  # no command line can hold it
+        return
+    path = Path("/nonexistent-folder") / name.lstrip("/")
+    with pytest.raises(InputError) as refused:
+        audit_adapter(path)
+    assert str(path) in str(refused.value)
+
+
+@given(st.binary(max_size=40))
+def test_strict_json_accepts_only_what_the_standard_parser_accepts(content):
+    try:
+        loaded = loads(content, Path("x"), "text")
+    except InputError:
+        return
+    assert json.dumps(loaded) == json.dumps(json.loads(content))
+
+
+# ---------------------------------------------------------------- Coverage adds up: whatever a file holds
+
+
+MODULES = ("model.layers.0.q_proj", "model.layers.1.q_proj", "classifier", "mlp.experts", "embed_tokens")
+PLACES = (
+    "",
+    "",
+    "",
+    "base_layer.",
+    "base_layer.base_layer.",
+    "modules_to_save.",
+    "original_module.",
+    "modules_to_save.x.",
+)
+FACTORS = (
+    *("lora_A.weight", "lora_B.weight", "lora_A.x.weight", "lora_B.x.weight", "lora_A.y.weight"),
+    *("lora_embedding_A", "lora_embedding_B", "lora_embedding_B.x"),
+)
+REST = (
+    *(
+        "lora_magnitude_vector",
+        "lora_magnitude_vector.x.weight",
+        "lora_B.bias",
+        "lora_B.x.bias",
+        "lora_A.bias",
+    ),
+    *(
+        "weight",
+        "bias",
+        "base_layer.weight",
+        "base_layer.bias",
+        "lora_C.weight",
+        "lora_A",
+        "lora_A.a.b.weight",
+    ),
+    *("token_adapter.trainable_tokens_delta", "original_module.weight", "modules_to_save.x.weight", "ghost"),
+)
+PREFIXES = (PREFIX, PREFIX, PREFIX, "", "_orig_mod.", "module.")
+FACTOR_TYPES = (np.float32, np.float32, np.float32, np.float16, np.float64, np.int8)
+
+
+@st.composite
+def tensors(draw):
+    """A few modules with fitting factors, and a few tensors of any name and shape."""
+    generator = np.random.default_rng(draw(st.integers(0, 99)))
+
+    def values(*shape):
+        array = generator.standard_normal(shape).astype(draw(st.sampled_from(FACTOR_TYPES)))
+        array[...] = array if draw(st.integers(0, 4)) else 0
+        return stored(np.asarray(array))
+
+    tensors: dict[str, Stored] = {}
+    for _ in range(draw(st.integers(0, 4))):
+        head = (
+            draw(st.sampled_from(PREFIXES))
+            + draw(st.sampled_from(MODULES))
+            + "."
+            + draw(st.sampled_from(PLACES))
+        )
+        rank, rows, columns = (draw(st.integers(1, 4)) for _ in range(3))
+        tail = draw(st.sampled_from(("weight", "x.weight", "y.weight")))
+        tensors[f"{head}lora_A.{tail}"] = values(rank, columns)
+        tensors[f"{head}lora_B.{tail}"] = values(rows, rank)
+    for _ in range(draw(st.integers(0, 6))):
+        parts = (draw(st.sampled_from(choice)) for choice in (PREFIXES, MODULES, PLACES, FACTORS + REST))
+        prefix, module, place, tail = parts
+        shape = draw(st.lists(st.integers(0, 4), max_size=4))
+        tensors[f"{prefix}{module}.{place}{tail}"] = values(*shape)
+    return tensors
+
+
+CONFIGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "r": st.integers(1, 4),
+        "target_parameters": st.lists(st.sampled_from(["mlp.experts.gate_up_proj", "mlp.experts.down_proj"])),
+        "modules_to_save": st.lists(st.sampled_from(["classifier", "embed_tokens"]), max_size=2),
+        "rank_pattern": st.dictionaries(st.sampled_from(["q_proj", "experts.*", "("]), st.integers(1, 4)),
+        "use_dora": st.booleans(),
+        "enable_lora": st.just([True, False]),
+        "init_lora_weights": st.sampled_from([True, "pissa", "gaussian"]),
+    },
+)
+REFUSALS = ("several-adapters", "no-such-adapter", "no-lora-tensors", "empty-adapter", "full-model")
+ADAPTER_NAMES = st.sampled_from([None, None, None, "x", "y"])
+
+
+@settings(max_examples=300)
+@given(tensors(), st.none() | CONFIGS, ADAPTER_NAMES)
+def test_every_tensor_is_in_exactly_one_place(content, fields, name):
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as temporary:
+        folder = adapter(Path(temporary), content, config(**(fields or {})))
+        if fields is None:
+            (folder / "adapter_config.json").unlink()
+        try:
+            with open_adapter(folder, adapter=name) as opened:
+                placed = [factor.tensor for pair in opened.pairs for factor in (pair.a, pair.b)]
+                placed += [note.tensor for note in (*opened.other, *opened.unaudited)]
+        except InputError as refused:
+            if refused.code not in REFUSALS:
+                raise
+            return
+        report = audit_adapter(folder, adapter=name)
+    assert sorted(placed) == sorted(content)
+    assert_adds_up(json.loads(report.to_json()))
+    # Modules have different names: suggestions speak of modules by their names.
+    rows = [(layer.name, layer.expert) for layer in report.layers]
+    assert len(set(rows)) == len(rows)

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import math
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from peft import get_peft_model
+import transformers
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.config import CordaConfig, LoraGAConfig
 from peft_kinds import KINDS, LINEAR, config
 from peft_models import (
+    TARGETS,
+    Convolutions,
     Mixture,
     Saved,
+    bert,
+    corda,
     fill,
     gpt2,
+    gpt_oss,
     llama,
+    lora_ga,
+    mixtral,
     peft_updates,
+    plain,
+    qwen_moe,
     save,
+    t5,
 )
 from safetensors.torch import save_file
+from torch import nn
 
 from gradience import audit_adapter, spectra
+from gradience.adapters.adapter import Factor, LoadedPair, LoraPair
+from gradience.adapters.tensors import DTYPES, TensorEntry, TensorFile
+from gradience.audit.measures import grouped_spectrum
+from gradience.cli.app import run
+from gradience.spectra import spectrum
 
 
 def check(saved: Saved, **options: Any):
@@ -177,3 +203,338 @@ def test_updates_beyond_the_range_of_squares(tmp_path):
         )
     assert [layer.share for layer in report.gain.per_layer] == [1.0, 0.0]
     assert "diverged-norm" in {finding.code for finding in report.findings}
+
+
+# ---------------------------------------------------------------- Bases that transformers saves, with
+
+
+SIDES = {"vocab_size": 48, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+NARROW = {**SIDES, "num_key_value_heads": 1, "intermediate_size": 24}
+
+
+def causal(name, **sides):
+    """A tiny random model of this architecture."""
+    config = getattr(transformers, f"{name}Config")(**sides)
+    return lambda: getattr(transformers, f"{name}ForCausalLM")(config)
+
+
+ALL_LINEAR = {"target_modules": "all-linear"}
+EXPERTS = {
+    "target_modules": ["q_proj"],
+    "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
+}
+BASES = {
+    "llama": (llama, ALL_LINEAR),
+    "llama-head": (llama, {"target_modules": ["lm_head", "embed_tokens"]}),
+    "mistral": (causal("Mistral", **NARROW), ALL_LINEAR),
+    "qwen2": (causal("Qwen2", **NARROW), ALL_LINEAR),
+    "qwen3": (causal("Qwen3", **NARROW, head_dim=8), ALL_LINEAR),
+    "gemma-tied-head": (
+        causal("Gemma", **NARROW, head_dim=8),
+        {"target_modules": ["q_proj", "down_proj", "lm_head"]},
+    ),
+    "phi3": (causal("Phi3", **NARROW, pad_token_id=0), ALL_LINEAR),
+    "gpt2": (gpt2, {"target_modules": ["c_attn", "c_fc", "wte"], "fan_in_fan_out": True}),
+    "bert": (bert, ALL_LINEAR),
+    "t5": (t5, ALL_LINEAR),
+    "mixtral": (mixtral, EXPERTS),
+    "qwen2-moe": (qwen_moe, EXPERTS),
+    "gpt-oss": (gpt_oss, {"target_modules": [], "target_parameters": EXPERTS["target_parameters"]}),
+    "falcon": (causal("Falcon", **SIDES), ALL_LINEAR),
+    "gpt-neox": (
+        causal("GPTNeoX", **SIDES, intermediate_size=24),
+        {"target_modules": ["query_key_value", "lm_head"]},
+    ),
+}
+
+
+def adapted(base, path, **options):
+    """The model of PEFT with factors that are not 0, saved; its base beside it."""
+    base.save_pretrained(path / "base")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(copy.deepcopy(base), LoraConfig(r=2, lora_alpha=4, **options))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_magnitude" in name:
+                    parameter.mul_(1 + 0.1 * torch.rand(parameter.shape))
+                elif "lora_" in name:
+                    parameter.copy_(0.1 * torch.randn(parameter.shape))
+        model.save_pretrained(path / "adapter", save_embedding_layers=False)
+    return model
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_every_weight_of_a_saved_base_is_found(name, tmp_path):
+    make, options = BASES[name]
+    torch.manual_seed(0)
+    base = make()
+    adapted(base, tmp_path, **options)
+    report = audit_adapter(tmp_path / "adapter", base=tmp_path / "base")
+    block = report.base
+    assert block.not_compared == ()
+    assert len(block.modules) == len(report.layers) > 0
+    for layer, module in zip(report.layers, block.modules, strict=True):
+        try:
+            weight = base.get_parameter(layer.name)
+        except AttributeError:
+            weight = base.get_submodule(layer.name).weight
+        weight = weight.detach().double().numpy()
+        weight = weight if layer.expert is None else weight[layer.expert]
+        assert module.weight_norm == pytest.approx(np.linalg.norm(weight), rel=1e-6)
+        assert module.weight_sigma_max == pytest.approx(np.linalg.norm(weight, 2), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (llama, ALL_LINEAR),
+        (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
+    ],
+    ids=["linear", "transposed"],
+)
+def test_the_update_of_dora_is_what_the_merge_of_peft_adds(make, options, tmp_path, capsys):
+    torch.manual_seed(0)
+    base = make()
+    model = adapted(base, tmp_path, use_dora=True, **options)
+    block = audit_adapter(tmp_path / "adapter", base=tmp_path / "base").base
+    assert block.not_compared == ()
+    merged = copy.deepcopy(model).merge_and_unload()
+    for module in block.modules:
+        before, after = (
+            each.get_submodule(module.name).weight.detach().double().numpy() for each in (base, merged)
+        )
+        update = after - before
+        assert module.dora.fro_norm == pytest.approx(np.linalg.norm(update), rel=1e-5)
+        assert module.dora.sigma_max == pytest.approx(np.linalg.norm(update, 2), rel=1e-2)
+        assert module.frobenius == pytest.approx(np.linalg.norm(update) / np.linalg.norm(before), rel=1e-5)
+        (wrapper,) = model.get_submodule(f"base_model.model.{module.name}").lora_magnitude_vector.values()
+        start = np.linalg.norm(before, axis=0 if options.get("fan_in_fan_out") else 1)
+        moved = np.linalg.norm(wrapper.weight.detach().double().numpy() - start) / np.linalg.norm(start)
+        assert module.dora.magnitude == pytest.approx(moved, rel=1e-5)
+    assert run(["audit", str(tmp_path / "adapter"), "--base-model", str(tmp_path / "base")]) == 0
+    assert "‖m − m₀‖/‖m₀‖" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- Grouped convolutions, measured group by
+
+
+NOWHERE = TensorFile(Path(), -1, 0, {}, {})
+
+
+def loaded(a: np.ndarray, b: np.ndarray, groups: int) -> LoadedPair:
+    """The pair of a convolution: A (r, n), B (m, r/groups)."""
+    f64 = DTYPES["F64"]
+    factors = [
+        Factor(name, NOWHERE, TensorEntry(f64, array.shape, 0, array.nbytes))
+        for name, array in (("A", a), ("B", b))
+    ]
+    pair = LoraPair("conv", "conv", *factors, rank=len(a), rows=len(b), columns=a.shape[1], groups=groups)
+    return LoadedPair(pair, a, b)
+
+
+def dense(a: np.ndarray, b: np.ndarray, groups: int) -> np.ndarray:
+    """ΔW, multiplied out group by group."""
+    parts = zip(np.split(b, groups), np.split(a, groups), strict=True)
+    return np.vstack([part_b @ part_a for part_b, part_a in parts])
+
+
+def drawn(groups: int, width: int, height: int, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    a = generator.standard_normal((groups * width, n)) * 10.0 ** generator.uniform(-3, 3, (groups * width, 1))
+    return a, generator.standard_normal((groups * height, width))
+
+
+@settings(max_examples=60)
+@given(st.integers(2, 9), st.integers(1, 5), st.integers(1, 6), st.integers(1, 40), st.integers(0, 99))
+@example(2, 70, 300, 500, 0)
+@example(700, 1, 1, 9, 0)
+@example(3000, 3, 2, 30, 0)
+def test_the_singular_values_are_those_of_the_dense_update(groups, width, height, n, seed):
+    a, b = drawn(groups, width, height, n, seed)
+    measured = grouped_spectrum(loaded(a, b, groups))
+    expected = np.linalg.svd(dense(a, b, groups), compute_uv=False)[: min(len(a), len(b), n)]
+    assert len(measured.values) == len(expected)
+    np.testing.assert_allclose(measured.scaled(), expected, rtol=0, atol=measured.error_bound * expected[0])
+    assert measured.error_bound < 1e-6
+    whole = loaded(a, b, groups)
+    if groups < 1000:
+        before = spectrum(whole.blocks_A(), whole.blocks_B(), wide=True)
+        np.testing.assert_allclose(measured.rms[0], before.rms[0], rtol=1e-9)
+
+
+def test_no_update_and_one_that_is_lost():
+    a, b = drawn(3, 2, 2, 4)
+    untrained = grouped_spectrum(loaded(a, 0 * b, 3))
+    assert (untrained.error_bound, untrained.values.tolist()) == (0.0, [0.0] * 4)
+    a[:2], b[2:] = 0, 0  # A where B is 0, and the reverse
+    assert grouped_spectrum(loaded(a, b, 3)).error_bound == 0.0
+    a, b = np.full((2, 1), 1.0), np.full((2, 1), 1.0)
+    a[0], b[1] = 1e-200, 1e-200
+    assert grouped_spectrum(loaded(a, b, 2)).scaled()[0] == pytest.approx(math.sqrt(2) * 1e-200)
+
+
+# ---------------------------------------------------------------- Initializations by PEFT itself: where B·A
+
+
+def initial_config(**options) -> LoraConfig:
+    return LoraConfig(target_modules=TARGETS, r=4, lora_alpha=8, **options)
+
+
+def saved(lora_config, path, make=plain, *, trained=True):
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = make(llama(), lora_config)
+        if trained:
+            for name, parameter in model.named_parameters():
+                if "lora_" in name:
+                    parameter.data.add_(0.01 * torch.randn(parameter.shape))
+        model.save_pretrained(path)
+    return audit_adapter(path)
+
+
+def codes(report):
+    return {finding.code for finding in report.findings}
+
+
+CHANGED_BASE = {
+    "pissa": (initial_config(init_lora_weights="pissa"), plain),
+    "pissa-fast": (initial_config(init_lora_weights="pissa_niter_4"), plain),
+    "olora": (initial_config(init_lora_weights="olora"), plain),
+    "corda": (initial_config(init_lora_weights="corda", corda_config=CordaConfig()), corda),
+    "lora-ga": (initial_config(init_lora_weights="lora_ga", lora_ga_config=LoraGAConfig()), lora_ga),
+}
+
+
+@pytest.mark.parametrize("init", CHANGED_BASE)
+@pytest.mark.parametrize("trained", [False, True], ids=["fresh", "trained"])
+def test_a_base_that_was_changed_at_the_start(init, trained, tmp_path):
+    lora, make = CHANGED_BASE[init]
+    report = saved(lora, tmp_path, make, trained=trained)
+    (finding,) = [finding for finding in report.findings if finding.code == "init-not-update"]
+    assert finding.severity == "error"
+    # The spectra are there, and are those of B·A: even a fresh adapter is far from 0.
+    assert all(row.status == "ok" for row in report.layers)
+    assert report.suggestions is None
+    assert report.suggested_r_global_median is None
+    assert report.suggested_r_global_90 is None
+    assert report.rank_pattern() == {}
+    assert report.evidence == {}
+
+
+def test_loftq(tmp_path):
+    """LoftQ itself needs bitsandbytes; what it leaves in a saved adapter is this flag."""
+    saved(initial_config(), tmp_path)
+    path = tmp_path / "adapter_config.json"
+    fields = json.loads(path.read_text()) | {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}
+    path.write_text(json.dumps(fields))
+    report = audit_adapter(tmp_path)
+    assert "init-not-update" in codes(report)
+    assert report.suggestions is None
+
+
+@pytest.mark.parametrize("init", [True, "gaussian"])
+def test_ordinary_initializations_start_from_no_update(init, tmp_path):
+    fresh = saved(initial_config(init_lora_weights=init), tmp_path / "fresh", trained=False)
+    assert {row.status for row in fresh.layers} == {"untrained"}
+    assert "untrained" in codes(fresh)
+    assert fresh.suggestions is None
+    trained = saved(initial_config(init_lora_weights=init), tmp_path / "trained")
+    assert trained.suggestions is not None
+    assert not {code for code in codes(trained) if code.startswith("init-")}
+
+
+# ---------------------------------------------------------------- What the audit suggests, given to PEFT
+
+
+def ranks_and_scales(model) -> dict[str, tuple[int, float]]:
+    applied = {}
+    for name, layer in model.base_model.model.named_modules():
+        if isinstance(layer, LoraLayer):
+            parameter = getattr(layer, "parameter_name", None)
+            full = f"{name.replace('.base_layer', '')}.{parameter}" if parameter else name
+            applied[full] = (layer.r["default"], layer.scaling["default"])
+    return applied
+
+
+def apply(report, base, original: LoraConfig, **changes: Any) -> dict[str, tuple[int, float]]:
+    """A LoraConfig with the suggested patterns, as a person would paste them, on a fresh model."""
+    suggestion = report.suggestions.per_layer
+    options = {
+        "target_modules": original.target_modules,
+        "target_parameters": original.target_parameters,
+        "fan_in_fan_out": original.fan_in_fan_out,
+        "use_rslora": original.use_rslora,
+        "r": suggestion.r,
+        "lora_alpha": suggestion.lora_alpha,
+        "rank_pattern": json.loads(json.dumps(suggestion.rank_pattern)),
+        "alpha_pattern": json.loads(json.dumps(suggestion.alpha_pattern)),
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        applied = ranks_and_scales(get_peft_model(base, LoraConfig(**options | changes)))
+    about_patterns = [str(one.message) for one in caught if "_pattern" in str(one.message)]
+    if original.target_parameters:
+        # PEFT 0.21 looks for its keys among modules only: it calls those of parameters ignored, and applies them.
+        about_patterns = [text for text in about_patterns if "q_proj" in text]
+    assert about_patterns == []
+    return applied
+
+
+def uneven(model) -> None:
+    """Updates that need another rank in every module: k directions of equal size in the k-th."""
+    index = 0
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or "lora_embedding_B" in name:
+            parameter.data[:, 1 + index % parameter.shape[1] :] = 0
+            index += 1
+
+
+CASES = {
+    "llama": (lambda: llama(12), {"target_modules": ["q_proj", "v_proj", "down_proj"], "r": 8}),
+    "rslora": (lambda: llama(3), {"target_modules": "all-linear", "r": 6, "use_rslora": True}),
+    "patterns": (
+        lambda: llama(12),
+        {
+            "target_modules": ["q_proj", "v_proj"],
+            "r": 4,
+            "rank_pattern": {r"layers\.1\.self_attn\.q_proj": 7, "v_proj": 5},
+            "alpha_pattern": {r"layers\.11\.self_attn\.v_proj": 3},
+        },
+    ),
+    "gpt2": (gpt2, {"target_modules": ["wte", "c_attn", "c_proj"], "fan_in_fan_out": True, "r": 6}),
+    "convolutions": (Convolutions, {"target_modules": ["three", "one", "line", "solid", "grouped"], "r": 6}),
+    "experts": (
+        mixtral,
+        {
+            "target_modules": ["q_proj"],
+            "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
+            "r": 4,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("meta", [False, True], ids=["cpu", "meta"])
+def test_peft_applies_the_patterns_to_exactly_these_modules(case, meta, tmp_path):
+    make, options = CASES[case]
+    lora = LoraConfig(**({"lora_alpha": 12} | options))
+    saved = save(make(), lora, tmp_path, prepare=uneven)
+    before = ranks_and_scales(saved.model)
+    report = audit_adapter(tmp_path)
+    pattern = report.rank_pattern()
+    assert len(pattern) == len(before)
+    assert len(set(pattern.values())) > 1 or case == "experts"
+    if meta:
+        with torch.device("meta"):
+            base: nn.Module = make()
+    else:
+        base = make()
+    after = apply(report, base, lora)
+    assert after.keys() == before.keys() == {row.name for row in report.layers}
+    chosen = {key[1:].replace("\\", ""): rank for key, rank in pattern.items()}
+    assert {name: rank for name, (rank, _) in after.items()} == chosen
+    for name, (_, scale) in after.items():
+        assert scale == pytest.approx(before[name][1], rel=1e-12)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import torch
+from audit_sample import power_law, row
+from safetensors.torch import save_file
 
+from gradience import audit_adapter
+from gradience.audit.findings import AdapterFacts, find
 from gradience.audit.measures import MEASURES, Update
+from gradience.plan.blocking import blocks_suggestions
 
 
 def measures(values, rank, shape=(200, 300), tau=0.5):
@@ -35,3 +43,114 @@ def test_one_direction_alone():
 def test_the_margin_is_that_of_the_nearest_share(share):
     beyond = measures([np.sqrt(share + 1e-6), np.sqrt(1 - share - 1e-6)], 2)
     assert beyond["energy_margin"] == pytest.approx(1e-6, rel=1e-3)
+
+
+# ---------------------------------------------------------------- `storage_error` covers what rounding to
+
+
+TYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+def write(folder, modules, dtype):
+    tensors = {}
+    for index, (A, B) in enumerate(modules):
+        for letter, factor in (("A", A), ("B", B)):
+            name = f"base_model.model.layers.{index}.proj.lora_{letter}.weight"
+            tensors[name] = torch.from_numpy(np.ascontiguousarray(factor)).to(dtype)
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    fields = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(fields))
+    return audit_adapter(folder)
+
+
+def trained_like(size):
+    """64 modules of different shapes, ranks and decays; `size` is the largest entry, or None for that of training."""
+    rng = np.random.default_rng(5)
+    for index in range(64):
+        m, n = rng.choice([16, 64, 200, 512], 2)
+        rank = int(rng.choice([2, 4, 8, 16]))
+        A = rng.uniform(-1, 1, (rank, n)) / np.sqrt(n)
+        turn = np.linalg.qr(rng.standard_normal((rank, rank)))[0]
+        decay = (0.7 ** np.arange(rank), np.arange(1, rank + 1.0) ** -1, np.ones(rank))[index % 3]
+        B = 2e-3 * (rng.standard_normal((m, rank)) * decay) @ turn
+        yield (A, B) if size is None else (A * size / np.abs(A).max(), B * size / np.abs(B).max())
+
+
+@pytest.mark.parametrize("size", [None, 1.0, 100.0], ids=["as-trained", "one", "hundred"])
+@pytest.mark.parametrize("name", TYPES)
+def test_what_rounding_does_is_covered(name, size, tmp_path):
+    modules = list(trained_like(size))
+    exact = write(tmp_path / "exact", modules, torch.float64).layers
+    rounded = write(tmp_path / "rounded", modules, TYPES[name]).layers
+    shares = []
+    for before, after in zip(exact, rounded, strict=True):
+        assert after.dtype == name
+        if after.status == "untrained":
+            assert name == "F8_E4M3"
+            continue
+        change = abs(after.stable_rank / before.stable_rank - 1)
+        # Undone, the change is relative to the rounded value; near 1 the two differ.
+        assert change <= after.storage_error or after.storage_error == 1
+        shares.append(change / after.storage_error)
+        ranks = [(row.energy_rank_90, row.energy_rank_95, row.energy_rank_99) for row in (before, after)]
+        assert ranks[0] == ranks[1] or after.borderline
+    # It is no fig leaf either: the worst module comes within a factor of six.
+    assert max(shares) > 1 / 6
+
+
+def test_fp8_says_how_coarse_it_is(tmp_path):
+    """Entries around 1e-3 are below what e4m3 can hold."""
+    report = write(tmp_path / "small", list(trained_like(None)), torch.float8_e4m3fn)
+    (finding,) = [finding for finding in report.findings if finding.code == "coarse-storage"]
+    assert "F8_E4M3" in finding.message
+    assert "100.0%" in finding.message
+    report = write(tmp_path / "large", list(trained_like(100.0)), torch.float8_e4m3fn)
+    (finding,) = [finding for finding in report.findings if finding.code == "coarse-storage"]
+    assert "100.0%" not in finding.message
+
+
+# ---------------------------------------------------------------- Findings name what they are about
+
+
+def facts_of(rows):
+    return AdapterFacts(layers=rows, config=None, other=(), unaudited=(), ghosts=(), nonfinite=())
+
+
+def noise(name, shape=(64, 64), r=8):
+    """A row as random factors give it."""
+    return row(name, np.ones(r), r=r, shape=shape)
+
+
+def test_an_adapter_that_looks_random_is_an_error_and_gets_no_suggestion():
+    findings = find(facts_of([noise(f"layers.{i}.q") for i in range(3)]))
+    (error,) = [finding for finding in findings if finding.severity == "error"]
+    assert error.code == "looks-random"
+    assert blocks_suggestions(findings)
+
+
+def test_some_random_modules_are_a_warning_and_the_suggestion_stands():
+    rows = [
+        noise("layers.0.q"),
+        *(row(f"layers.{i}.q", power_law(8, 1.5), r=8, shape=(64, 64)) for i in range(1, 4)),
+    ]
+    findings = find(facts_of(rows))
+    (warning,) = [finding for finding in findings if finding.code == "random-modules"]
+    assert (warning.severity, warning.module) == ("warning", "layers.0.q")
+    assert "looks-random" not in {finding.code for finding in findings}
+    assert not blocks_suggestions(findings)
+
+
+def test_a_head_of_few_labels_cannot_look_random():
+    """It spreads over all of its few directions when it is trained well."""
+    head = noise("classifier.out_proj", shape=(6, 64))
+    rest = [row(f"layers.{i}.q", power_law(8, 1.5), r=8, shape=(64, 64)) for i in range(3)]
+    assert not {"looks-random", "random-modules"} & {
+        finding.code for finding in find(facts_of([head, *rest]))
+    }

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import re
 from fractions import Fraction
+from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from data_files import small_gsm8k
+from scaled_down import scaled_down
+from tiny_bench import gsm8k_values
 
 from gradience.bench.config.load import INSTEAD, load_config
+from gradience.bench.config.shipped import find_config, shipped_configs
+from gradience.bench.plan.variants import asked_for
+from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
+from gradience.reports.bench import Bench, BenchAggregate
+from gradience.reports.forecast import BenchForecast
+from gradience.tasks import find
 
 MINIMAL = """
 model: {name: embedded:minilm}
@@ -165,3 +178,267 @@ def test_digests(write):
     assert other_machine.protocol_digest() == config.protocol_digest()
     for change in ("train.lr=1e-4", "policy.floor=0.05", "task.eval_samples=200", "run_type=smoke"):
         assert load_config(write(MINIMAL), [change]).protocol_digest() != config.protocol_digest()
+
+
+# ---------------------------------------------------------------- The configs that come with Gradience: each
+
+
+CONFIGS = sorted(Path(str(files("gradience.bench"))).glob("configs/*.yaml"))
+SEEDS = (42, 123, 456)
+
+
+def named(name: str) -> Path:
+    return next(path for path in CONFIGS if path.stem == name)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_it_loads_and_nothing_in_it_is_without_effect(path):
+    config = load_config(path)
+    assert config.notes == (() if config.only_seed is None else (config.notes[-1],))
+    assert config.smoke == path.stem.endswith("smoke")
+    assert asked_for(config.compression)
+    find(config.task.profile)
+
+
+@pytest.mark.parametrize("name", ["mistral_gsm8k_certifiable", "distilbert_sst2_certifiable"])
+def test_the_files_of_one_seed_are_the_plan_of_all(name):
+    whole, *three = (load_config(named(stem)) for stem in (name, *(f"{name}_seed{seed}" for seed in SEEDS)))
+    assert (whole.seeds, whole.due) == (SEEDS, SEEDS)
+    assert [config.seeds for config in three] == [SEEDS] * 3
+    assert [config.due for config in three] == [(seed,) for seed in SEEDS]
+    assert {config.digest() for config in three} == {whole.digest()}
+    assert {config.protocol_digest() for config in three} == {whole.protocol_digest()}
+    bodies = {
+        re.sub(r"seed(?:: )?\d+|seed \d+", "seed", named(f"{name}_seed{seed}").read_text(encoding="utf-8"))
+        for seed in SEEDS
+    }
+    assert len(bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradience/bench/configs/minilm_reviews.yaml",
+        "/clone/of/it/gradience/bench/configs/minilm_reviews.yaml",
+        "./gradience/bench/configs/minilm_reviews.yaml",
+        "bench/configs/minilm_reviews.yaml",
+        "configs/minilm_reviews",
+        "minilm_reviews.yaml",
+        "minilm_reviews",
+    ],
+)
+def test_the_published_path_is_found_without_a_checkout(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name) == named("minilm_reviews")
+
+
+@pytest.mark.parametrize(
+    "name", ["mine/minilm_reviews.yaml", "other/bench/configs/minilm_reviews.yaml", "", "."]
+)
+def test_another_path_is_not_taken_for_a_shipped_config(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        find_config(name)
+    assert caught.value.code == "config-not-found"
+    assert "minilm_reviews" in caught.value.hint
+
+
+def test_a_misspelt_name_gets_the_nearest_one():
+    with pytest.raises(InputError) as caught:
+        find_config("minilm_revews.yaml")
+    assert caught.value.hint.startswith("did you mean `minilm_reviews` or `minilm_reviews_demo`")
+
+
+# ---------------------------------------------------------------- `--dry-run`: what does not exist is
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return small_gsm8k(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def dry_run(base, tmp_path, capsys, monkeypatch):
+    """`--dry-run` of a config with these sections: exit code, stdout, stderr."""
+    monkeypatch.setattr("gradience.bench.plan.forecast.process_bytes", lambda device: 500_000_000)
+    monkeypatch.setattr("gradience.bench.plan.forecast.disk_usage", lambda path: SimpleNamespace(free=10**9))
+
+    def call(*arguments, **changes):
+        path = tmp_path / "config.yaml"
+        path.write_text(json.dumps(gsm8k_values(base, **changes)), encoding="utf-8")
+        code = run(["bench", "run", "--config", str(path), "--dry-run", *arguments])
+        return int(code), *capsys.readouterr()
+
+    return call
+
+
+def task(**options):
+    gate = {"min_value": 0, "above_base": None}
+    return {"profile": "gsm8k", "options": {"max_new_tokens": 8, **options}, "probe_gate": gate}
+
+
+def test_the_first_example_is_shown_as_the_model_sees_it(dry_run, data, tmp_path):
+    page = tmp_path / "plan.html"
+    code, out, err = dry_run("--html", str(page), task=task(**data))
+    assert page.read_bytes().startswith(b"<!doctype html>")
+    assert code == 0, err
+    assert "First training example" in out
+    assert "a film" in out
+    assert "very good [UNK]" in out  # the tokenizer has no word `####`: only the model's view shows that
+    assert "[END]" in out
+    assert "40 train, 0 dev, 10 confirm" in out
+    parsed = BenchForecast.model_validate_json(dry_run("--json", task=task(**data))[1])
+    assert parsed.to_text() == out
+    assert parsed.cost.tokens_per_training < 6 * 3 * 2 * 512 / 10  # real lengths
+    assert parsed.example.tokens is not None
+
+
+def test_requirements_of_the_flagship_name_files_memory_disk_packages_and_settings(capsys):
+    """The largest adapter of Mistral-7B at r = 64, counted by hand: layers times the sides of its seven projections."""
+    assert run(["bench", "run", "-c", "mistral_gsm8k_certifiable_seed42", "--dry-run", "--json"]) == 0
+    forecast = BenchForecast.model_validate_json(capsys.readouterr().out)
+    needed = {requirement.what: requirement.needed for requirement in forecast.requirements}
+    assert (
+        "mistralai/Mistral-7B-v0.1 from the hub: config, tokenizer, weights (14.5 GB)" in needed["base files"]
+    )
+    params = 32 * 64 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))
+    assert params == forecast.cost.probe_params
+    disk = params * (4 * 11 + 12 * 3)  # 11 adapters, and three checkpoints with two moments
+    assert f"at most {disk / 1e9:.1f} GB in the output folder: 11 adapters" in needed["disk"]
+    assert "[hf]" in needed["packages"]
+    assert (
+        "r = 64, 1,200 steps of 4 × 4 sequences, lr 0.0001, max_length 512, dtype bfloat16"
+        in needed["settings"]
+    )
+    here = {requirement.what: requirement.here for requirement in forecast.requirements}
+    assert here["base files"] == "not in the hub's cache"
+    assert "torch " in here["packages"]
+
+
+def test_what_is_too_long_is_counted(dry_run, tmp_path):
+    options = small_gsm8k(tmp_path)
+    rows = Path(options["train_file"]).read_text(encoding="utf-8").splitlines()
+    longer = json.loads(rows[0])
+    longer["question"] += " a film" * 5
+    Path(options["train_file"]).write_text(
+        "\n".join([*rows, rows[0], json.dumps(longer)]) + "\n", encoding="utf-8"
+    )
+    train = {"max_steps": 2, "lr": 1e-3, "max_length": 12}
+    code, out, err = dry_run(task=task(**options), train=train)
+    assert code == 0, err
+    shown = " ".join(out.split())
+    assert (
+        "1 repeated row left out; 1 of 41 training examples exceed `train.max_length: 12` and are left out"
+        in shown
+    )
+    code, _, err = dry_run(task=task(**options, max_new_tokens=64))
+    assert code == 2
+    assert "64 new tokens leave no room for a prompt: the base is limited to 64" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": {"profile": "gsm9k"}}, "no task is called `gsm9k`"),
+        ({"task": {"profile": "tasks/mine.py"}}, "tasks/mine.py: cannot read this task"),
+        ({"task": task(train_file="no.jsonl", test_file="no.jsonl")}, "no.jsonl: no such file"),
+        ({"task": task(annotation="keep")}, "has no option `annotation`"),
+        ({"model": {"name": "./no/base", "type": "causal_lm"}}, "no/base: there is no such folder"),
+        ({"model": {"name": "/no/base", "type": "causal_lm"}}, "/no/base: there is no such folder"),
+        ({"lora": {"probe_r": 4, "alpha": 8, "target_modules": ["qq"]}}, "PEFT refuses it on this llama"),
+        ({"model": {"name": "embedded:none", "type": "causal_lm"}}, "no such base model: embedded:none"),
+    ],
+    ids=["task", "task file", "data file", "option", "relative", "absolute", "modules", "embedded"],
+)
+def test_what_does_not_exist_is_refused(dry_run, changes, said):
+    code, out, err = dry_run(**changes)
+    assert code == 3
+    assert said in err
+    assert out == ""
+
+
+def test_a_hub_that_cannot_be_reached_is_not_checked(dry_run, monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def unreachable(*args, **kwargs):
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    for name in ("somebody/model", "distilbert-base-uncased"):
+        lora = {"probe_r": 4, "alpha": 8, "target_modules": ["q_lin"]}
+        code, out, err = dry_run(model={"name": name, "type": "seqcls"}, lora=lora)
+        out = " ".join(out.split())
+        assert code == 0, err
+        assert f"{name}: not checked: the hub cannot be reached" in out
+        assert "gsm8k: not checked: not here yet: openai/gsm8k" in out
+        assert ("memory" in out and "about" in out) == name.startswith("distilbert")  # whose shape is known
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_code_of_one_s_own_is_named_and_not_run(dry_run, tmp_path, monkeypatch, allowed):
+    monkeypatch.setenv("GRADIENCE_ALLOW_CODE", "1" if allowed else "")
+    mine = tmp_path / "mine.py"
+    mine.write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n", encoding="utf-8")
+    code, out, err = dry_run(task={"profile": str(mine)})
+    out = " ".join(out.split())  # it may be wrapped anywhere
+    assert code == 0, err
+    assert "the run executes it" in out
+    assert ("needs --allow-code" in out) == (not allowed)
+    assert not (tmp_path / "ran").exists()
+
+
+# ---------------------------------------------------------------- Every shipped config from its YAML to a
+
+
+SHIPPED = list(shipped_configs())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scaled_down")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_it_goes_from_the_config_to_a_verdict(
+    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(shipped_configs()[name])
+    changes = [*scaled_down(config, folder), f"only_seed={config.due[0]}"]
+    if "_seed" in name:  # the plan of the config with all seeds, which is run as it stands
+        changes += [
+            "compression.retrain=null",
+            "compression.arms=[truncate]",
+            "compression.controls=[rewrite_control]",
+        ]
+        config = load_config(shipped_configs()[name], changes)
+    code = run(["bench", "run", "--config", name, "--output", str(tmp_path), *changes])
+    said = capsys.readouterr()
+    (path,) = tmp_path.rglob("bench.json")
+    bench = Bench.read(path)
+    assert {variant.name: variant.reasons for variant in bench.variants if variant.status == "ERROR"} == {}
+    assert code in ((0, 1) if len(config.seeds) == 1 else (4,)), said.err  # 4: the other seeds are missing
+    assert [variant.name for variant in bench.variants] == [one.name for one in asked_for(config.compression)]
+    assert bench.smoke == config.smoke
+    assert (bench.probe.rank, bench.probe.n) == (config.lora.probe_r, 4)
+    assert all(variant.name in said.out for variant in bench.variants)
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("name", [name for name in SHIPPED if "_seed" not in name])
+def test_all_its_seeds_reach_an_aggregate(name: str, folder: Path, tmp_path: Path) -> None:
+    """Three trainings of one protocol: nothing that a seed leaves behind may change the next one's."""
+    config = load_config(shipped_configs()[name])
+    changes = [
+        *scaled_down(config, folder),
+        f"seeds={list(config.seeds if len(config.seeds) > 1 else (1, 2, 3))}",
+    ]
+    changes += ["run_type=null"] if config.smoke else []  # smoke runs are never added up
+    code = run(["bench", "run", "-c", name, "-o", str(tmp_path), "-q", *changes])
+    report = BenchAggregate.read(tmp_path / "bench_aggregate.json")
+    assert code in (0, 1, 8)
+    assert len(report.seeds) == max(3, len(config.seeds))
+    assert all(row.source is not None and row.status != "ERROR" for row in report.seeds)
+    assert {variant.name for variant in report.variants} == {
+        one.name for one in asked_for(config.compression)
+    }

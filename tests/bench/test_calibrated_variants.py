@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from bench_process import write_inputs
 from pydantic import ValidationError
-from test_distill_arm import config as distillation_config
-from test_distill_arm import sentences
+from test_variants import distill_config as distillation_config
+from test_variants import sentences
 from tiny_bench import Watcher, bert
 
 from gradience.bench.config.load import BenchConfig, load_config

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from bench_process import CONFIG
+import yaml
+from bench_process import CONFIG, timeless, write_inputs
+from bench_sample import LARGE, SEEDS, bench, ladder, three_seeds
+from bench_sample import config as sample_config
+from data_files import write_jsonl
 from safetensors.torch import load_file
-from tiny_bench import Watcher, bert, llama, sentences, sums
+from tiny_bench import Watcher, bert, gsm8k_values, llama, sentences, sums, tokenizer
 
 from gradience.bench.arms import truncate
-from gradience.bench.config.load import BenchConfig
+from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.preregister import bench_plan
 from gradience.bench.run import seed as run_module
+from gradience.bench.run.bench import _resumable, run_bench
 from gradience.bench.run.seed import SeedRun
+from gradience.bench.verdict.aggregate import aggregate
 from gradience.bench.verdict.assemble import assemble, data_of
-from gradience.bench.verdict.facts import SeedFacts
-from gradience.errors import NetworkError
-from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.bench.verdict.facts import ANSWERS, SeedFacts
+from gradience.cli.app import run
+from gradience.cli.bench import ended
+from gradience.errors import InputError, NetworkError, UsageError
+from gradience.evaluate.engines.transformers import TransformersEngine, engine
 from gradience.evaluate.evaluator import Evaluator
 from gradience.files.records import read_records
+from gradience.models.load import fingerprint_of
+from gradience.models.settings import ModelSettings
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.bench import Bench
 from gradience.reports.bench_plan import BenchPlan, DataSplit
 from gradience.reports.training import REPORT, TrainingReport
+from gradience.tasks import user_code
 from gradience.tasks.base import Task
 
 CLASSIFY: dict[str, Any] = CONFIG | {
@@ -253,3 +267,427 @@ def test_a_base_that_cannot_be_had_is_an_error_for_the_user_not_a_result(tmp_pat
     config = with_base(ANSWER, Path("no/such-model-anywhere"))
     with pytest.raises(NetworkError):
         SeedRun(config, sums(), 42, tmp_path).run()
+
+
+# ---------------------------------------------------------------- A resumed run: what is unchanged is kept
+
+
+SECTIONS: dict[str, Any] = {
+    "lora": {"probe_r": 4, "alpha": 8, "target_modules": ["query", "value"]},
+    "train": {"lr": 3e-3, "max_steps": 12, "per_device_train_batch_size": 4, "max_length": 16},
+    "compression": {"arms": ["truncate"], "controls": ["rewrite_control"]},
+}
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("inputs"), **SECTIONS)
+
+
+@pytest.fixture(scope="module")
+def whole(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    output = tmp_path_factory.mktemp("whole")
+    run_bench(load_config(config_file), output, Watcher())
+    return output
+
+
+@pytest.fixture
+def output(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it, times of files included."""
+    return Path(shutil.copytree(whole, tmp_path / "output"))
+
+
+def again(config_file: Path, output: Path, *overrides: str) -> tuple[Bench, Watcher, set[str]]:
+    """Take it up: the result, what was said, and the stages that were made again."""
+    before = written(output)
+    watcher = Watcher()
+    (bench,), _ = run_bench(load_config(config_file, overrides), output, watcher)
+    return bench, watcher, {name for name, when in written(output).items() if before.get(name) != when}
+
+
+def written(output: Path) -> dict[str, int]:
+    """Stage -> when its manifest was written."""
+    return {
+        str(path.parent.relative_to(output)): path.stat().st_mtime_ns
+        for path in output.rglob("manifest.json")
+    }
+
+
+def evaluations(output: Path) -> set[str]:
+    return {name for name in written(output) if name.endswith("/eval")}
+
+
+def results(bench: Bench) -> Any:
+    return timeless(json.loads(bench.to_json()))
+
+
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on this is another machine, with another torch."""
+    real = engine.numerics_on
+
+    def numerics_elsewhere(device: torch.device) -> dict[str, Any]:
+        facts = real(device)
+        return facts | {"device": "another card", "versions": facts["versions"] | {"torch": "9.9"}}
+
+    monkeypatch.setattr(engine, "numerics_on", numerics_elsewhere)
+
+
+# ------------------------------------------------------------------ another machine, other versions
+
+
+def test_finished_it_is_told_again_on_any_machine(
+    config_file: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again(config_file, output, "runtime.keep_adapters=none")
+    elsewhere(monkeypatch)
+    monkeypatch.setattr("gradience.__version__", "9.9")
+    bench, watcher, remade = again(config_file, output, "runtime.threads=2")
+    assert (remade, watcher.notes) == (set(), [])
+    assert results(bench) == timeless(json.loads((output / "bench.json").read_text()))
+
+
+def test_unfinished_it_evaluates_all_adapters_again_on_another_machine_and_trains_nothing(
+    config_file: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = sorted(evaluations(output))[-1]
+    (output / last / "manifest.json").unlink()
+    elsewhere(monkeypatch)
+    bench, watcher, remade = again(config_file, output)
+    assert remade == evaluations(output)
+    (note,) = watcher.notes
+    assert note.startswith("all adapters are evaluated again, since answers are compared: device ")
+    assert "here another card" in note
+    assert "here 9.9" in note
+    assert bench.status in ("PASS", "FAIL", "INCONCLUSIVE")
+    assert all(variant.status != "ERROR" for variant in bench.variants)
+    devices = {read_records(path).run.device for path in output.rglob(ANSWERS)}
+    assert devices == {"another card"}
+
+
+def test_another_config_is_refused_with_the_settings_that_differ(config_file: Path, output: Path) -> None:
+    there = yaml.safe_load((output / "config.yaml").read_text())
+    with pytest.raises(UsageError) as caught:
+        again(config_file, output, "train.lr=0.5", "lora.probe_r=7", "runtime.threads=2")
+    message, hint = str(caught.value), caught.value.hint
+    assert (
+        f"another config: `lora.probe_r` is {there['lora']['probe_r']} there, 7 here, `train.lr` is "
+        in message
+    )
+    assert "threads" not in message
+    assert caught.value.exit_code == 2
+    assert str(output / "config.yaml") in hint
+    bench, watcher, remade = again(output / "config.yaml", output)
+    assert (remade, watcher.notes) == (set(), [])
+    assert bench.plan_digest == Bench.read(output / "bench.json").plan_digest
+
+
+def test_other_data_are_refused_by_the_name_of_the_split(config_file: Path, output: Path) -> None:
+    plan = json.loads((output / "plan.json").read_text())
+    plan["splits"][0]["sha256"] = "0" * 64
+    (output / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UsageError, match="contains a run of other data: the train examples differ"):
+        again(config_file, output)
+
+
+def test_weights_that_were_removed_and_are_needed_again_are_asked_for(
+    config_file: Path, output: Path
+) -> None:
+    again(config_file, output, "runtime.keep_adapters=none")
+    victim = sorted(evaluations(output) - {"probe/eval"})[0]
+    (output / victim / ANSWERS).unlink()
+    bench, _, _ = again(config_file, output)
+    broken = bench.variant(victim.removesuffix("/eval"))
+    assert broken.status == "ERROR"
+    assert "its weights are needed again" in broken.reasons[0]
+
+
+# ------------------------------------------------------------------ what was exchanged or edited
+
+
+def edit(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    os.utime(path, ns=(1, 1))
+
+
+def exchange_weights(output: Path) -> None:
+    path = output / "probe/train/adapter/adapter_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+
+
+def replacing(file: str, old: bytes, new: bytes) -> Callable[[Path], None]:
+    return lambda output: edit(output / file, old, new)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "weights": (exchange_weights, "probe/train"),
+    "training": (replacing("probe/train/training.json", b'"loss": ', b'"loss": 1'), "probe/train"),
+    "config": (
+        replacing("probe/train/adapter/adapter_config.json", b'"lora_alpha": 8', b'"lora_alpha": 9'),
+        "probe/train",
+    ),
+    "records": (replacing(f"probe/eval/{ANSWERS}", b'"correct":true', b'"correct":false'), "probe/eval"),
+    "audit": (
+        replacing("audit/audit.json", b'"suggested_r_global_90": ', b'"suggested_r_global_90": 1'),
+        "audit",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_what_was_edited_is_made_again_with_the_same_result(
+    what: str, config_file: Path, output: Path
+) -> None:
+    before = timeless(json.loads((output / "bench.json").read_text()))
+    damage, stage = DAMAGE[what]
+    damage(output)
+    bench, watcher, remade = again(config_file, output)
+    assert remade == {stage}  # what depends on it has the same inputs again
+    assert watcher.notes == [note for note in watcher.notes if note.startswith(f"{stage}: repeated: ")]
+    assert len(watcher.notes) == 1
+    assert results(bench) == before
+
+
+# ------------------------------------------------------------------ scoring
+
+
+TASK = """
+from gradience.tasks.base import GenerationTask
+from tiny_bench import sums
+from dataclasses import replace
+
+def load() -> GenerationTask:
+    return replace(sums(), same=lambda extracted, gold: {same})
+"""
+
+
+def own_task(folder: Path, same: str) -> Path:
+    path = folder / "task.py"
+    path.write_text(TASK.replace("{same}", same))
+    return path
+
+
+def test_a_corrected_task_gets_its_new_score_and_keeps_its_trainings(tmp_path: Path) -> None:
+    values: dict[str, Any] = SECTIONS | {
+        "model": {"name": str(llama(tmp_path / "base")), "type": "causal_lm"},
+        "task": {
+            "profile": str(own_task(tmp_path, "False")),
+            "probe_gate": {"min_value": 0, "above_base": None},
+        },
+        "lora": SECTIONS["lora"] | {"target_modules": ["q_proj", "v_proj"]},
+        "runtime": {"device": "cpu", "threads": 1},
+    }
+    config, output, watcher = BenchConfig.model_validate(values), tmp_path / "output", Watcher()
+    with user_code.allowing():
+        (wrong,), _ = run_bench(config, output, watcher)
+        first = written(output)
+        own_task(tmp_path, "True")
+        (corrected,), _ = run_bench(config, output, watcher)
+    assert (wrong.probe.correct, wrong.data) == (0, corrected.data)
+    assert corrected.probe.correct == corrected.probe.n - corrected.probe.failed_extractions > 0
+    assert {name for name, when in written(output).items() if first[name] != when} == evaluations(output)
+    assert (
+        watcher.notes[0] == "the task's own code has changed: trainings are reused, evaluations are repeated"
+    )
+    assert wrong.plan_digest != corrected.plan_digest
+    runs = [read_records(path).run.scoring for path in output.rglob(ANSWERS)]
+    assert len(set(runs)) == 1
+
+
+# ------------------------------------------------------------------ the base, by its content
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_base_in_a_folder_is_known_by_its_files(suffix: str, tmp_path: Path) -> None:
+    folder = llama(tmp_path / "base")
+    weights = folder / "model.safetensors"
+    if suffix == "bin":
+        weights = weights.rename(folder / "pytorch_model.bin")
+    settings = ModelSettings(name=str(folder), type="causal_lm")
+    first = fingerprint_of(settings)
+    copy = shutil.copytree(folder, tmp_path / "elsewhere")
+    assert fingerprint_of(ModelSettings(name=str(copy), type="causal_lm")) == first
+    (folder / "README.md").write_text("a card decides nothing")
+    assert fingerprint_of(settings) == first
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(weights, ns=(1, 1))
+    second = fingerprint_of(settings)
+    assert second != first
+    edit(folder / "tokenizer.json", b'"good"', b'"fine"')
+    assert fingerprint_of(settings) not in (first, second)
+
+
+# ---------------------------------------------------------------- A Bench run on a user's own rows: from
+
+
+ROWS = {
+    "jsonl": [{"id": f"row {n}", "prompt": f"{n % 7} {n // 7} is =", "answer": n % 3} for n in range(49)],
+    "classification": [
+        {"text": f"{('bad', 'good')[n % 2]} film" + " very" * (n // 2), "label": ("no", "yes")[n % 2]}
+        for n in range(40)
+    ],
+}
+LABELS = [{"text": f"a film {n}", "label": ("bad", "good")[n % 2]} for n in range(4)]
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes a config of this profile and its rows into a folder, and returns the config's path."""
+
+    def write(profile: str, **options):
+        folder = tmp_path / "project"
+        labels = profile == "classification"
+        base = (bert if labels else llama)(folder / "base")
+        write_jsonl(folder / "data" / "rows.jsonl", ROWS.get(profile, []))
+        values = gsm8k_values(base)
+        values["model"]["name"] = "base"  # beside the config
+        values["task"] |= {"profile": profile, "options": {"file": "data/rows.jsonl", **options}}
+        values["lora"]["target_modules"] = ["query", "value"] if labels else ["q_proj", "v_proj"]
+        values["model"]["type"] = "seqcls" if labels else "causal_lm"
+        (folder / "tasks").mkdir()
+        (folder / "tasks" / "mine.py").write_text(
+            "from pathlib import Path\n\nfrom gradience.tasks.jsonl import load as rows\n\n\n"
+            "def load(file: Path):\n    return rows(file=file)\n"
+        )
+        (folder / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+        return folder / "config.yaml"
+
+    return write
+
+
+@pytest.mark.parametrize("profile", ROWS)
+def test_rows_beside_the_config_go_to_a_verdict(config, tmp_path, profile):
+    path, out = config(profile), tmp_path / "out"
+    page = tmp_path / "run.html"
+    code = run(["bench", "run", "-c", str(path), "-o", str(out), "--quiet", "--html", str(page)])
+    assert 'id="plot-forest"' in page.read_text(encoding="utf-8")
+    assert code in (0, 1, 8)
+    bench = Bench.read(out / "bench.json")
+    assert bench.data.task == profile
+    records = read_records(out / bench.probe.records)
+    assert records.run.scoring == {"jsonl": "jsonl 1, exact", "classification": "classification 1"}[profile]
+    if profile == "jsonl":
+        assert {record.id for record in records.records} < {row["id"] for row in ROWS["jsonl"]}
+    # The run's own config lies elsewhere, and still sees the rows.
+    assert (
+        run(["bench", "run", "--config", str(out / "config.yaml"), "--output", str(out), "--quiet"]) == code
+    )
+    assert Bench.read(out / "bench.json").data == bench.data
+
+
+def test_code_and_base_beside_the_config_are_found_from_elsewhere(config, tmp_path, monkeypatch, capsys):
+    path, out = config("tasks/mine.py"), tmp_path / "out"
+    write_jsonl(path.parent / "data" / "rows.jsonl", ROWS["jsonl"])
+    monkeypatch.setenv("GRADIENCE_ALLOW_CODE", "1")
+    assert run(["bench", "run", "--config", str(path), "--dry-run"]) == 0
+    assert "tasks/mine.py: found: the run executes it (allowed)" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(InputError, match=r"tasks/nobody\.py: cannot read this task: no such file"):
+        load_config(path, ["task.profile=tasks/nobody.py"]).task.load()
+    loaded = load_config(path)
+    assert {len(example.answer) for example in loaded.task.load().examples.all} == {1}
+    # What a run writes down is found from where it writes it, and says the same.
+    (out / "deep").mkdir(parents=True)
+    written = out / "deep" / "config.yaml"
+    written.write_text(yaml.safe_dump(_resumable(loaded, out / "deep")), encoding="utf-8")
+    again = load_config(written)
+    assert again.task.load().code == loaded.task.load().code
+    assert again.model.path.resolve() == path.parent / "base"
+    assert again.digest() == loaded.digest()
+
+
+@pytest.mark.parametrize(
+    ("profile", "options", "row", "shown"),
+    [
+        ("jsonl", {"scorer": "normalized"}, {"prompt": "{n} is", "answer": "{n}."}, ['prompt "12 is"', 'scored "12."']),
+        ("jsonl", {"scorer": "multiple_choice"}, {"prompt": "{n} is", "choices": ["a", "bad"], "answer": "bad"},
+         ["scored by multiple_choice sum", 'scored "a | *bad"']),
+        ("chat", {}, {"messages": [{"role": "user", "content": "{n}"}], "answer": "good"},
+         ["scored by exact", 'scored "good"']),
+        ("classification", {}, {"text": "film {n}", "label": "good"}, ['prompt "film 12"', 'scored "good"']),
+    ],
+    ids=["jsonl", "choices", "chat", "labels"],
+)  # fmt: skip
+def test_a_dry_run_shows_three_prompts_and_what_is_scored(config, profile, options, row, shown, capsys):
+    text = json.dumps(row)
+    rows = [json.loads(text.replace("{n}", str(n))) for n in range(10, 16)]
+    path = config(profile)
+    data = path.parent / "data"
+    write_jsonl(data / "test.jsonl", rows[2:5])
+    write_jsonl(data / "train.jsonl", rows[:2] if profile != "classification" else LABELS)
+    reader = tokenizer()
+    reader.chat_template = (
+        "{% for m in messages %}{{ 'film' if m['role'] == 'user' else 'plot' }} : {{ m['content'] }} [END] {% endfor %}"
+        "{% if add_generation_prompt %}plot : {% endif %}"
+    )
+    reader.save_pretrained(path.parent / "base")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = {"train_file": "data/train.jsonl", "confirm_file": "data/test.jsonl", "dev": 0}
+    values["task"]["options"] = {**files, **options}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert run(["bench", "run", "--config", str(path), "--dry-run"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(each in out for each in shown)
+    assert out.partition("First test examples")[2].count("prompt ") == 3
+
+
+# ---------------------------------------------------------------- `--require-grade`: a gate for scripts that
+
+
+CONTROLLED = sample_config(
+    compression={"variants": ["uniform_r4"], "arms": ["truncate"], "controls": ["random_directions"]}
+)
+
+
+def together(loss: tuple[int, int], *, verified: bool = True):
+    changes = {"uniform_r4.truncate": loss, "random_directions": (900, 0)}
+    runs = [bench(seed, changes, asked=CONTROLLED, **LARGE) for seed in SEEDS]
+    return aggregate(runs, records_verified=verified)
+
+
+CASES = {
+    "A where A is required": (lambda: together((20, 15)), "A", 0),
+    "A where B is required": (lambda: together((20, 15)), "B", 0),
+    "B where B is required": (lambda: together((20, 15), verified=False), "B", 0),
+    "B where A is required": (lambda: together((20, 15), verified=False), "A", 8),
+    "C where B is required": (lambda: together((250, 202)), "B", 8),
+    "X where B is required": (
+        lambda: aggregate([unseeded(run) for run in ladder(*[(5, 5)] * 4)], records_verified=True), "B", 1,
+    ),
+    "a FAIL is a FAIL": (lambda: together((200, 20)), "B", 1),
+    "a missing seed is an ERROR": (lambda: aggregate(three_seeds()[:2]), "B", 4),
+    "a smoke run has no grade": (lambda: bench(42, asked=sample_config(run_type="smoke")), "B", 8),
+    "no grade is required": (lambda: together((20, 15), verified=False), None, 0),
+}  # fmt: skip
+
+
+def unseeded(run: Bench) -> Bench:
+    """Every training of it saw the examples in another order than the probe; what is truncated is left out."""
+    values = run.model_dump(by_alias=True)
+    values["variants"] = [row for row in values["variants"] if row["arm"] == "retrain"]
+    for row in values["variants"]:
+        row["measures"]["training"]["first_batch_sha256"] = f"another order {run.seed}"
+    return Bench.model_validate(values)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_code_says_whether_the_grade_is_reached(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    make, required, code = CASES[case]
+    assert ended(make(), required) == code
+    assert (f"required: grade {required}" in capsys.readouterr().err) == (code == 8 or case.startswith("X"))
+
+
+def test_aggregate_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for one in three_seeds():
+        folder = tmp_path / f"seed_{one.seed}"
+        folder.mkdir()
+        one.save(folder / "bench.json")
+    assert run(["bench", "aggregate", str(tmp_path), "--require-grade", "B"]) == 0
+    assert run(["bench", "aggregate", str(tmp_path), "--require-grade", "A", "--quiet"]) == 8
+    assert "required: grade A; the best of what passes is B: per_layer" in capsys.readouterr().err
+    assert run(["bench", "aggregate", str(tmp_path), "--require-grade", "C"]) == 2

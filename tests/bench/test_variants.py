@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from audit_sample import report, row
+from bench_process import CONFIG, write_inputs
+from bench_sample import bench, three_seeds
+from bench_sample import config as sample_config
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft_kinds import KINDS
+from peft_models import Saved, peft_updates, save
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from tiny_bench import ROLES, Watcher, bert, llama, sums
+from transformers import AutoModelForCausalLM, set_seed
 
-from gradience.bench.config.load import BenchConfig
+from gradience import audit_adapter, compress_adapter
+from gradience.bench.arms.arm import ArmSource
+from gradience.bench.arms.controls import RANDOM_DIRECTIONS, REWRITE_CONTROL, write_random_directions
+from gradience.bench.config.load import BenchConfig, load_config
 from gradience.bench.plan.variants import NO_COMPRESSION, plan_variants
+from gradience.bench.run.bench import run_bench
+from gradience.bench.run.seed import ScaleChanged, SeedRun, hold_scale
+from gradience.bench.verdict.aggregate import aggregate
+from gradience.bench.verdict.conditions import at_ceiling, seed_notes
+from gradience.bench.verify.verify import verify_run
+from gradience.cli.bench import code_of
 from gradience.errors import UsageError
+from gradience.plan.modules import Ranks
+from gradience.reports.bench import Bench, BenchAggregate
+from gradience.reports.bench_plan import allowed_losses
+from gradience.reports.distill import DistillReport
+from gradience.tasks.base import ClassificationTask
+from gradience.tasks.examples import LabeledExample, content_id, prepare
 
 
 def config(**compression):
@@ -248,3 +278,405 @@ def test_what_can_no_longer_pass_is_not_retrained_and_what_equals_it_is():
     assert by_name["uniform_median"].skipped == "lost"
     assert by_name["uniform_median.truncate"].is_made  # it costs no training
     assert by_name["uniform_r4"].is_made  # the same ranks, and not decided yet
+
+
+# ---------------------------------------------------------------- Controls in random directions, on adapters
+
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def adapter(base: Path, folder: Path, *, use_dora: bool = False) -> Path:
+    """PEFT's file of an adapter whose B is not zero."""
+    set_seed(1)
+    config = LoraConfig(
+        r=8, lora_alpha=16, target_modules=["q_proj", "down_proj"], use_dora=use_dora, task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def updates(folder: Path) -> dict[str, torch.Tensor]:
+    tensors = load_file(folder / WEIGHTS)
+    return {
+        name: tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
+        for name in tensors
+        if "lora_A" in name
+    }
+
+
+def ranks_of(folder: Path, most: int = 8) -> Ranks:
+    return {layer.name: min(layer.r, most) for layer in audit_adapter(folder).layers}
+
+
+def outputs(base: Path, folder: Path) -> torch.Tensor:
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
+    with torch.inference_mode():
+        return model(input_ids=torch.arange(3, 20)[None]).logits
+
+
+@pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
+def test_as_many_directions_are_the_same_update_in_other_factors(
+    base: Path, tmp_path: Path, use_dora: bool
+) -> None:
+    probe, again = adapter(base, tmp_path / "probe", use_dora=use_dora), tmp_path / "again"
+    write_random_directions(probe, probe, ranks_of(probe), again, seed=5)
+    before, after = load_file(probe / WEIGHTS), load_file(again / WEIGHTS)
+    assert before.keys() == after.keys()
+    for name in before:  # a DoRA's magnitudes stay
+        assert torch.equal(before[name], after[name]) == ("lora_A" not in name and "lora_B" not in name)
+    for name, update in updates(probe).items():
+        torch.testing.assert_close(updates(again)[name], update, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(outputs(base, again), outputs(base, probe), rtol=1e-4, atol=1e-4)
+
+
+def test_fewer_directions_of_a_dora_are_refused_before_anything_is_written(
+    base: Path, tmp_path: Path
+) -> None:
+    probe, smaller = adapter(base, tmp_path / "probe", use_dora=True), tmp_path / "smaller"
+    smaller.mkdir()
+    cut = {
+        name: (value[:3] if "lora_A" in name else value[:, :3] if "lora_B" in name else value).contiguous()
+        for name, value in load_file(probe / WEIGHTS).items()
+    }
+    save_file(cut, smaller / WEIGHTS)
+    with pytest.raises(UsageError, match="no random direction") as caught:
+        write_random_directions(probe, smaller, ranks_of(probe, 3), tmp_path / "out", seed=1)
+    assert caught.value.code == "control-kind"
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- every kind of module, read by PEFT
+
+PLACES = [
+    "embedding",
+    "convolutions",
+    "experts-and-router",
+    "experts-unswapped",
+    "experts-rank-pattern",
+    "rslora",
+]
+
+
+def probe_of(kind: str, folder: Path) -> tuple[Saved, ArmSource]:
+    model, config, *_ = KINDS[kind]
+    torch.manual_seed(7)
+    saved = save(model(), config, folder)
+    return saved, ArmSource(folder, audit_adapter(folder), seed=5)
+
+
+def loaded_updates(kind: str, folder: Path) -> dict:
+    """ΔW of every module and expert, by PEFT in float64."""
+    torch.manual_seed(7)
+    return peft_updates(PeftModel.from_pretrained(KINDS[kind][0](), folder).double())
+
+
+def assert_projections(probe: Saved, after: dict, ranks: Ranks) -> None:
+    """Each expert's s·B·P·A has a projection P of the rank that was asked for: with X = s·B·P·A, X·(s·B·A)⁺·X = X."""
+    assert after.keys() == probe.updates.keys()
+    for (module, expert), update in probe.updates.items():
+        projected = after[module, expert]
+        left, values, right = np.linalg.svd(update)
+        rank, wanted = int((values > 1e-9 * values[0]).sum()), ranks[module]
+        inverse = np.linalg.pinv(update, rcond=1e-9)
+        np.testing.assert_allclose(projected @ inverse @ projected, projected, rtol=0, atol=1e-4 * values[0])
+        assert np.linalg.matrix_rank(projected, rtol=1e-5) == min(wanted, rank)
+        if rank > wanted:  # and those directions are not the leading ones
+            leading = (left[:, :wanted] * values[:wanted]) @ right[:wanted]
+            assert np.abs(projected - leading).max() > 1e-2 * values[0]
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT warns of patterns for parameters
+@pytest.mark.parametrize("kind", PLACES)
+def test_the_rewrite_control_is_the_same_update_for_peft(kind: str, tmp_path: Path) -> None:
+    probe, source = probe_of(kind, tmp_path / "probe")
+    REWRITE_CONTROL.arm.make(source, ranks_of(source.probe), tmp_path / "rewrite_control")
+    after = loaded_updates(kind, tmp_path / "rewrite_control")
+    assert after.keys() == probe.updates.keys()
+    for place, update in probe.updates.items():
+        np.testing.assert_allclose(after[place], update, rtol=0, atol=1e-5 * np.abs(update).max())
+    changed = load_file(tmp_path / "rewrite_control" / WEIGHTS)
+    for name, factor in load_file(source.probe / WEIGHTS).items():
+        assert not torch.equal(changed[name], factor), f"{name} is the probe's own"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", PLACES)
+def test_random_directions_of_every_module_are_projections_for_peft(kind: str, tmp_path: Path) -> None:
+    probe, source = probe_of(kind, tmp_path / "probe")
+    RANDOM_DIRECTIONS.arm.make(source, ranks_of(source.probe, 2), tmp_path / "random")
+    after = loaded_updates(kind, tmp_path / "random")
+    assert_projections(probe, after, ranks_of(source.probe, 2))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_zeros_and_folded_scales_of_the_truncated_adapter_change_nothing(tmp_path: Path) -> None:
+    """One rank and one scale on disk, although both differ between modules."""
+    probe, source = probe_of("patterns", tmp_path / "probe")
+    report = compress_adapter(source.probe, tmp_path / "uniform", energy=0.7, encoding="uniform")
+    ranks = {row.name: row.new_rank for row in report.modules}
+    assert len(set(ranks.values())) > 1
+    write_random_directions(source.probe, tmp_path / "uniform", ranks, tmp_path / "random", seed=5)
+    after = loaded_updates("patterns", tmp_path / "random")
+    assert_projections(probe, after, ranks)
+
+
+def test_a_grouped_convolution_is_refused(tmp_path: Path) -> None:
+    _, source = probe_of("grouped", tmp_path / "probe")
+    with pytest.raises(UsageError, match="grouped convolution") as caught:
+        REWRITE_CONTROL.arm.make(source, ranks_of(source.probe), tmp_path / "rewrite_control")
+    assert caught.value.code == "control-kind"
+    assert not (tmp_path / "rewrite_control").exists()
+
+
+# ---------------------------------------------------------------- Rank and scale are not changed together: a
+
+
+PROBE = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": ["q", "v"]}
+MODULES = {"layers.0.q": 8, "layers.0.v": 4}
+PATTERNS = {"rank_pattern": {"^layers.0.v": 4}, "alpha_pattern": {"^layers.0.v": 8}}
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(PROBE | changes))
+    return folder
+
+
+CASES: dict[str, tuple[dict[str, Any], bool]] = {
+    "the scale of every module": ({"r": 8, "lora_alpha": 16} | PATTERNS, True),
+    "alpha left as it was": ({"r": 8} | PATTERNS, False),
+    "one module left behind": ({"r": 8, "lora_alpha": 16, "rank_pattern": {"^layers.0.v": 4}}, False),
+    "rsLoRA with the same numbers": ({"r": 8, "lora_alpha": 16, "use_rslora": True} | PATTERNS, False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_held(case: str, tmp_path: Path) -> None:
+    changes, held = CASES[case]
+    probe, adapter = written(tmp_path / "probe"), written(tmp_path / "adapter", **changes)
+    if held:
+        hold_scale(probe, adapter, MODULES)
+        return
+    with pytest.raises(ScaleChanged, match="its scale α/r differs from the probe's"):
+        hold_scale(probe, adapter, MODULES)
+
+
+def test_a_module_without_its_lora_has_no_scale(tmp_path: Path) -> None:
+    probe, adapter = written(tmp_path / "probe"), written(tmp_path / "adapter", r=1)
+    hold_scale(probe, adapter, dict.fromkeys(MODULES, 0))
+
+
+# ---------------------------------------------------------------- Controls that do not come to what they
+
+
+CONTROLS = {"controls": ["per_layer_shuffled", "random_directions", "rewrite_control"], "arms": ["truncate"]}
+SEEDS = (42, 123, 456)
+
+
+def over_seeds(**lost: int | tuple[int, ...]) -> BenchAggregate:
+    """Three seeds of 200 examples. lost: net, by control and by seed; a variant that is not named loses nothing."""
+    asked = sample_config(compression=CONTROLS)
+    by_seed: Any = {
+        seed: {
+            name: (number if isinstance(number, int) else number[place], 0) for name, number in lost.items()
+        }
+        for place, seed in enumerate(SEEDS)
+    }
+    return aggregate([bench(seed, by_seed[seed], asked=asked) for seed in SEEDS])
+
+
+def rows_of(name: str, text: str) -> list[str]:
+    """The lines of a screen or a page that begin with `name`."""
+    lines = [line.lstrip(" |").replace("`", "") for line in text.splitlines()]
+    return [line for line in lines if line.startswith(f"{name} ")]
+
+
+def test_a_control_that_must_fail_and_passes_on_all_seeds_makes_the_run_inconclusive() -> None:
+    report = over_seeds(random_directions=3)
+    assert report.status == "INCONCLUSIVE"
+    assert report.reasons == (
+        "random_directions must fail but passes on all 3 seeds: the task does not distinguish good adapters from bad"
+        " ones",
+    )
+    assert report.best is None
+    assert int(code_of(report.status)) == 8
+    for text in (report.to_text(width=100), report.to_markdown().replace("\\_", "_")):
+        assert "the task does not distinguish good adapters from bad ones" in " ".join(text.split())
+        assert "not as expected" in text
+        assert "Smallest variant that passes" not in text
+        assert "No conclusion is possible." in text
+
+
+@pytest.mark.parametrize("lost", [(50, 3, 3), (3, 3, 50), (50, 50, 50)])
+def test_a_control_that_fails_on_one_seed_has_seen_a_loss(lost: tuple[int, ...]) -> None:
+    report = over_seeds(random_directions=lost)
+    assert report.status == "PASS"
+    assert report.best is not None
+    assert "as expected" in report.to_text()
+
+
+def test_on_one_seed_it_is_a_note() -> None:
+    run = bench(42, {"random_directions": (3, 0)}, asked=sample_config(compression=CONTROLS, seeds=[42]))
+    (note,) = seed_notes(run.probe, run.variants, run.policy)
+    assert note.startswith("random_directions must fail but passes on this seed")
+    assert run.status == "PASS"
+    alone = aggregate([run])
+    assert alone.status == "PASS"
+    assert "random_directions must fail but passes on the only seed" in alone.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "shown"),
+    [
+        ("random_directions", 50, "as expected"),
+        ("random_directions", 0, "not as expected"),
+        ("rewrite_control", 0, "as expected"),
+        ("rewrite_control", 50, "not as expected"),
+        ("per_layer_shuffled.truncate", 50, "for comparison"),
+        ("per_layer_shuffled.truncate", 0, "for comparison"),
+    ],
+)
+def test_a_control_s_row_never_says_pass(name: str, lost: int, shown: str) -> None:
+    run = bench(42, {name: (lost, 0)}, asked=sample_config(compression=CONTROLS, seeds=[42]))
+    report = aggregate([run])
+    texts = (run.to_text(width=200), report.to_text(width=200))
+    for text in (*texts, run.to_markdown(), report.to_markdown()):
+        rows = rows_of(name, text)
+        assert any(shown in row for row in rows)
+        assert not any(status in row for status in ("PASS", "FAIL") for row in rows)
+
+
+@given(st.integers(1, 5000), st.integers(0, 5000))
+def test_at_the_ceiling_no_more_are_wrong_than_may_be_lost(n: int, wrong: int) -> None:
+    if wrong <= n:
+        assert at_ceiling(n - wrong, n, Fraction(1, 40)) == (wrong <= allowed_losses(n, Fraction(1, 40)))
+
+
+def test_a_probe_at_its_ceiling_is_a_warning() -> None:
+    high = bench(42, correct=195)
+    (note,) = seed_notes(high.probe, high.variants, high.policy)
+    assert note.startswith("warning: the probe is at its ceiling (195 / 200 correct)")
+    assert not seed_notes(bench(42, correct=194).probe, (), high.policy)
+    assert any(
+        "at its ceiling on 1 of 3 seeds" in note for note in aggregate([high, *three_seeds()[1:]]).notes
+    )
+
+
+# ---------------------------------------------------------------- The arm `distill` and its control
+
+
+DISTILLS = {
+    "variants": ["uniform_r1"],
+    "arms": ["truncate", "distill"],
+    "controls": ["rewrite_control", "probe_distilled"],
+    "distillation": {"lr": 1e-2, "steps": 1},
+}
+VALUES: dict[str, Any] = CONFIG | {
+    "train": CONFIG["train"] | {"max_steps": 40, "save_steps": None},
+    "compression": DISTILLS,
+}
+
+
+def sentences(count: int = 60) -> ClassificationTask:
+    """Good or bad, and no text twice."""
+    items = []
+    for place in range(count):
+        text = f"{'good' if place % 2 else 'bad'} film {place % 20} {place // 20}"
+        items.append(LabeledExample(content_id(text, exact=True), text, place % 2, ROLES[place % 5]))
+    return ClassificationTask(name="sentences", examples=prepare(items), label_names=("bad", "good"))
+
+
+def distill_config(kind: str, folder: Path, **compression: Any) -> BenchConfig:
+    profile = {"seqcls": "sentences", "causal_lm": "sums"}[kind]
+    gate = {"min_value": 0, "above_base": None}
+    lora = VALUES["lora"] | ({"target_modules": ["q_proj", "down_proj"]} if kind == "causal_lm" else {})
+    return BenchConfig.model_validate(
+        VALUES
+        | {"lora": lora}
+        | {"model": {"name": str(folder), "type": kind}, "task": {"profile": profile, "probe_gate": gate}}
+        | {"compression": DISTILLS | compression}
+    )
+
+
+@pytest.mark.parametrize("kind", ["seqcls", "causal_lm"])
+def test_the_truncated_probe_comes_closer_to_the_probe(kind: str, tmp_path: Path) -> None:
+    base = (bert if kind == "seqcls" else llama)(tmp_path / "base")
+    task = sentences() if kind == "seqcls" else sums()
+    folder, watcher = tmp_path / "run", Watcher()
+    facts = SeedRun(distill_config(kind, base), task, 42, folder, watcher).run()
+    by_name = {outcome.planned.name: outcome for outcome in facts.outcomes}
+    assert {name: outcome.error for name, outcome in by_name.items() if outcome.error} == {}
+    assert set(by_name) == {"uniform_r1.truncate", "uniform_r1.distill", "rewrite_control", "probe_distilled"}
+    stages = iter(watcher.stages)
+    order = [
+        "rewrite_control/eval",
+        "uniform_r1.distill/adapter",
+        "probe_distilled/adapter",
+        "uniform_r1.distill/eval",
+    ]
+    assert all(stage in stages for stage in order)
+    distilled = by_name["uniform_r1.distill"].adapter
+    assert distilled is not None
+    assert facts.probe is not None
+    assert facts.probe.adapter is not None
+    report = DistillReport.read(distilled.folder / "distill_report.json")
+    assert report.adapter_sha256 == by_name["uniform_r1.truncate"].adapter.sha256
+    assert report.teacher_sha256 == facts.probe.adapter.sha256
+    assert report.output_sha256 == distilled.sha256
+    assert report.planned_steps == 40
+    assert report.improved
+    assert report.after.kl_per_token < report.before.kl_per_token
+    assert distilled.lora_params == by_name["uniform_r1.truncate"].adapter.lora_params
+    left = {path.name for path in (folder / "uniform_r1.distill/adapter").iterdir()}
+    assert left == {"adapter", "manifest.json", "parameters.json", "weights_header.json"}
+    control = DistillReport.read(folder / "probe_distilled/adapter/adapter/distill_report.json")
+    assert control.before.kl_per_token == pytest.approx(0, abs=1e-6)
+    assert control.trained_params == control.teacher_params
+
+    again = Watcher()
+    SeedRun(distill_config(kind, base), task, 42, folder, again).run()
+    assert again.stages == watcher.stages
+    assert again.notes == []
+
+
+def test_a_run_with_distilled_variants_is_verified_and_asked_again(tmp_path: Path) -> None:
+    path = write_inputs(
+        tmp_path / "inputs", compression=DISTILLS | {"distillation": {"lr": 1e-2, "rows": 64}}
+    )
+    distill_config, output = load_config(path), tmp_path / "mine"
+    run_bench(distill_config, output, Watcher())
+    results = {variant.name: variant for variant in Bench.read(output / "bench.json").variants}
+    assert (results["uniform_r1.distill"].arm, results["probe_distilled"].arm) == ("distill", "control")
+    verified = verify_run(output, regenerate=4)
+    assert verified.mismatches == ()
+    assert verified.regenerated is not None
+    assert {one.file.partition("/")[0] for one in verified.regenerated} >= {
+        "uniform_r1.distill",
+        "probe_distilled",
+    }
+
+    # Another lr than the config's: a report that was exchanged together with its manifest.
+    file = output / "uniform_r1.distill/adapter/adapter/distill_report.json"
+    DistillReport.read(file).model_copy(update={"lr": 3e-3, "teacher_sha256": "0" * 64}).save(file)
+    fields = {one.field for one in verify_run(output).mismatches}
+    assert {"lr", "teacher_sha256"} <= fields
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"controls": ["rewrite_control"]}, "the arm distill needs the control probe_distilled"),
+        ({"arms": ["truncate"], "distillation": None}, "the control probe_distilled needs the arm distill"),
+        ({"arms": ["truncate"], "controls": []}, "`arms` has no `distill`"),
+        ({"distillation": {"rows": 15}}, "greater than or equal to 16"),
+        ({"distillation": {"steps": 0}}, "greater than 0"),
+    ],
+)
+def test_what_makes_no_sense_together_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=said):
+        distill_config("seqcls", tmp_path, **changes)

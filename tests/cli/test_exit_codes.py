@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from killing import HANGS
 import gradience as public
 from gradience import errors
 from gradience.cli.app import run
+from gradience.cli.console import show_note
+from gradience.cli.demo import example_adapter
 from gradience.cli.exit_codes import ExitCode
+from gradience.cli.progress import StageProgress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -189,3 +193,92 @@ def test_too_little_memory_is_a_message_and_a_code():
     done = extra_verb("bytearray(2**62)")
     assert done.returncode == ExitCode.OUTPUT
     assert done.stderr == "error: not enough memory\n\nhint: free some, or use a machine with more\n"
+
+
+# ---------------------------------------------------------------- How a command ends when nobody listens any
+
+
+# A module that is imported early sends Ctrl-C to its own process: the moment is counted, not waited for.
+IMPORTING = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["gradience", *{words!r}]
+import runpy
+runpy.run_module({program!r}, run_name="__main__", alter_sys=False)
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "gradience.cli.audit", "gradience.audit.adapter"])
+@pytest.mark.parametrize("program", ["gradience", "gradience.bench.aggregate"])
+def test_ctrl_c_during_an_import_has_no_traceback(module, program):
+    code = IMPORTING.format(module=module, program=program, words=["audit", "nowhere"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=HANGS, check=False)
+    if program == "gradience.bench.aggregate" and module != "typer":
+        assert b"Traceback" not in done.stderr  # which it never imports
+    else:
+        assert (done.returncode, done.stderr) == (128 + signal.SIGINT, b"")
+
+
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [
+        (["shrink", "a", "-o", "out"], "gradience.shrink.plan"),
+        (["evaluate", "a", "-o", "out"], "gradience.evaluate.inputs"),
+        (["fleet", "zoo", "-o", "rows.jsonl"], "gradience.fleet.verb"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_ctrl_c_in_a_verb_says_how_to_resume(words, module):
+    """A real Ctrl-C, when the verb imports `module`: typer turns it into an exit code, no exception."""
+    code = IMPORTING.format(module=module, program="gradience", words=words)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=HANGS, check=False)
+    assert done.returncode == 130
+    line = f"\nstopped; to resume, run the same command again: gradience {' '.join(words)}\n"
+    assert done.stderr.decode() == line
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["env"], ["env", "--json"], ["schema", "audit"], ["audit", "nowhere"]]
+)
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_silence(words, closed):
+    command = f"{sys.executable} -m gradience {' '.join(words)} {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=HANGS, check=False)
+    assert done.returncode == (3 if words[0] == "audit" else 0)
+    assert b"Traceback" not in done.stderr
+
+
+# ---------------------------------------------------------------- What a config or the environment of a
+
+
+HOSTILE = "out\x1b[2J\x1b[31m\nverdict: PASS"
+
+
+def test_a_note_on_a_stage_is_printed_visibly(capsys):
+    StageProgress().note(HOSTILE)
+    said = capsys.readouterr().err
+    assert "\\x1b[2J" in said
+    assert "\x1b" not in said
+    show_note(HOSTILE)
+    assert capsys.readouterr().err == said, "notes look alike, wherever they come from"
+
+
+@pytest.mark.parametrize("verb", ["init", "card", "plot"])
+def test_what_was_written_is_printed_visibly(verb, tmp_path, capsys):
+    folder = tmp_path / HOSTILE
+    shutil.copytree(example_adapter(), folder)
+    words = {
+        "init": ["-o", str(folder / "e.yaml")],
+        "card": [str(folder)],
+        "plot": ["energy", str(folder), "-o", str(folder / "e.svg")],
+    }[verb]
+    assert run([verb, *words]) == 0
+    said = capsys.readouterr()
+    (line,) = (line for line in said.err.splitlines() if line.startswith("written: "))
+    assert "out\\x1b[2J\\x1b[31m\\x0averdict: PASS" in line
+    assert "\x1b" not in said.out + said.err
+    assert not any(line.startswith("verdict") for line in (said.out + said.err).splitlines())

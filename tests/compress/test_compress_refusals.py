@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import warnings
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from compressing import compress
-from factor_samples import random_factors, tensor, write
+import torch
+from compressing import ENCODINGS, compress
+from factor_samples import random_factors, tensor, updates, write
 from factory import PREFIX, Stored
+from peft import LoraConfig, get_peft_model
+from peft_cases import CASES, Case, config, fresh, llama
+from peft_models import save
 
-from gradience import audit_adapter
+from gradience import audit_adapter, compress_adapter
+from gradience.adapters.tensors import TensorFile
+from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
 from gradience.compress.adapter import write_compressed
 from gradience.errors import GradienceError, InputError, UsageError
 from gradience.plan.compression import plan_compression
 from gradience.plan.criteria import ToRank
+from gradience.reports.lora_config import lora_config_source
 
 FACTORS = random_factors(0, (4, 10, 12), (4, 9, 9))
 FIRST = next(iter(FACTORS))
@@ -131,3 +144,209 @@ def test_a_module_inside_another_lora_module(tmp_path):
     error = refused(write(tmp_path / "in", factors), tmp_path)
     assert error.code == "nested-lora"
     assert f"{FIRST}.base_layer.inner" in str(error)
+
+
+# ---------------------------------------------------------------- Scales are kept, and what a storage type
+
+
+# ---------------------------------------------------------------- scales
+
+
+@pytest.mark.parametrize("alpha", [1, 3, 0.5, 16, 2.5, -4, 1e-3, 100_000, 7.3])
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_scales_are_kept(alpha, rslora, encoding, tmp_path):
+    factors = random_factors(0, (6, 10, 12), (3, 8, 9))
+    folder = write(tmp_path / "in", factors, dtype="F64", lora_alpha=alpha, use_rslora=rslora)
+    report = compress(folder, tmp_path / "out", ToRank(64), encoding=encoding)
+    before, after = updates(folder), updates(tmp_path / "out")
+    for row in report.modules:
+        rank = factors[row.name][0].shape[0]
+        assert row.scale == pytest.approx(alpha / (rank**0.5 if rslora else rank), rel=1e-11)
+        difference = np.linalg.norm(before[row.name] - after[row.name])
+        assert difference <= 1e-12 * np.linalg.norm(before[row.name])
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert not config["use_rslora"]
+
+
+# ---------------------------------------------------------------- storage
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "BF16", "F16"])
+def test_coarse_types_report_what_they_lose(dtype, tmp_path):
+    factors = random_factors(1, (6, 30, 20), decay=0.8)
+    folder = write(tmp_path / "in", factors, dtype=dtype)
+    report = compress(folder, tmp_path / "out", ToRank(3))
+    (module,) = updates(folder)
+    before, after = updates(folder)[module], updates(tmp_path / "out")[module]
+    error = np.linalg.norm(before - after) / np.linalg.norm(before)
+    assert report.measured_error == pytest.approx(error, rel=1e-9)
+    assert report.measured_error > report.predicted_error
+    assert report.warnings == ()
+
+
+def test_factors_that_do_not_fit_are_refused(tmp_path):
+    """fp16 ends at 65,504: balanced factors of a large update do not fit, and infinity is no weight."""
+    factors = {name: (a * 1e6, b * 1e6) for name, (a, b) in random_factors(0, (4, 10, 12)).items()}
+    folder = write(tmp_path / "in", factors, dtype="F32")
+    for rank in (2, 4):
+        with pytest.raises(InputError, match="do not fit into F16") as refusal:
+            compress(folder, tmp_path / "out", ToRank(rank), dtype="F16")
+        assert refusal.value.code == "overflow"
+        assert "layers.0.q_proj" in str(refusal.value)
+        assert "--dtype BF16" in refusal.value.hint
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+    compress(folder, tmp_path / "out", ToRank(2), dtype="BF16")
+
+
+@pytest.mark.parametrize("dtype", ["I8", "F4", "float", ""])
+def test_unknown_storage_types(dtype, tmp_path):
+    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12)))
+    with pytest.raises(UsageError) as refusal:
+        compress(folder, tmp_path / "out", ToRank(2), dtype=dtype)
+    assert refusal.value.code == "bad-dtype"
+    assert "BF16" in refusal.value.hint
+
+
+# ---------------------------------------------------------------- --force replaces what a compression wrote
+
+
+@pytest.fixture
+def source(tmp_path):
+    return shutil.copytree(example_adapter(), tmp_path / "adapter")
+
+
+def names(folder):
+    return {entry.name for entry in folder.iterdir()}
+
+
+def test_an_earlier_result_is_replaced_with_the_files_that_it_brought(source, tmp_path):
+    (source / "tokenizer.json").write_text("{}")
+    compress_adapter(source, rank=4, output=tmp_path / "small")
+    assert "tokenizer.json" in names(tmp_path / "small")
+    (source / "tokenizer.json").unlink()
+    compress_adapter(source, rank=2, output=tmp_path / "small", force=True)
+    assert "tokenizer.json" not in names(tmp_path / "small")
+
+
+@pytest.mark.parametrize("foreign", ["thesis.tex", ".git", "training_args.bin"])
+def test_a_file_that_is_not_ours_is_kept_and_named(source, tmp_path, foreign):
+    small = tmp_path / "small"
+    compress_adapter(source, rank=4, output=small)
+    (small / foreign).write_text("mine")
+    (source / "training_args.bin").write_bytes(
+        b"\x80\x04"
+    )  # left out of what is written, so it would be lost as well
+    before = {entry.name: entry.read_bytes() for entry in small.iterdir()}
+    with pytest.raises(UsageError, match="--force would delete") as refusal:
+        compress_adapter(source, rank=2, output=small, force=True)
+    assert refusal.value.code == "not-ours"
+    assert foreign in str(refusal.value)
+    assert {entry.name: entry.read_bytes() for entry in small.iterdir()} == before
+    assert names(tmp_path) == {"adapter", "small"}
+
+
+# ---------------------------------------------------------------- Each adapter is opened once for a command
+
+
+COMMANDS = {
+    "audit": (["audit", "original"], {"original": 1}),
+    "compress": (["compress", "original", "--rank", "4", "-o", "smaller"], {"original": 1, "written": 1}),
+    "dry run": (["compress", "original", "--rank", "4", "--dry-run"], {"original": 1}),
+    "convert": (["convert", "original", "again"], {"original": 1, "written": 1}),
+    "compare": (["compare", "original", "other"], {"original": 1, "other": 1}),
+}
+
+
+@pytest.fixture
+def opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often the weights in each folder have been opened; a folder that is being written has no name yet."""
+    for name in ("original", "other"):
+        shutil.copytree(example_adapter(), tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    counted: Counter[str] = Counter()
+    open_file = TensorFile.open
+
+    def counting(path: Path, *, root: Path | None = None) -> TensorFile:
+        counted[path.parent.name if path.parent.name in ("original", "other") else "written"] += 1
+        return open_file(path, root=root)
+
+    monkeypatch.setattr(TensorFile, "open", counting)
+    return counted
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_opens_each_adapter_once(command: str, opens: Counter[str]) -> None:
+    words, expected = COMMANDS[command]
+    assert run([*words, "--quiet"] if command != "compare" else words) == 0
+    assert opens == expected
+
+
+def test_the_function_does_so_as_well(opens: Counter[str]) -> None:
+    compress_adapter("original", "smaller", rank=4)
+    assert opens == {"original": 1, "written": 1}
+
+
+# ---------------------------------------------------------------- `gradience audit --suggest-per-layer`
+
+
+DROPOUT = Case(
+    llama, config(target_modules=["q_proj"], lora_dropout=0.25, exclude_modules="model.layers.1..*")
+)
+REPLICATED = Case(llama, config(target_modules=["q_proj"], layer_replication=[[0, 2], [0, 2]]))
+FLAT_PARAMETER = Case(
+    CASES["router"].make, config(target_modules=[], target_parameters=["mlp.gate.weight"], r=2)
+)
+ALL = {**CASES, "dropout": DROPOUT, "replicated": REPLICATED, "a flat parameter alone": FLAT_PARAMETER}
+
+
+def pasted(source: str) -> LoraConfig:
+    names: dict[str, Any] = {}
+    exec(source, names)
+    return names["config"]
+
+
+def trained(case: Case, suggested: LoraConfig) -> dict[str, int]:
+    """What a training would train: name of the parameter -> its size."""
+    suggested.inference_mode = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(fresh(case), suggested)
+    return {
+        name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_trains_what_the_original_trained(name, tmp_path):
+    case = ALL[name]
+    save(fresh(case), case.config, tmp_path, prepare=case.prepare, dtype=torch.float64)
+    report = audit_adapter(tmp_path)
+    suggested = pasted(lora_config_source(report))
+    before, after = trained(case, LoraConfig.from_pretrained(tmp_path)), trained(case, suggested)
+    assert after.keys() == before.keys()
+    factors = [key for key in after if ".lora_" in key and not key.endswith(".bias")]
+    assert sum(after[key] for key in factors) == report.suggestions.per_layer.params
+    assert all(after[key] == before[key] for key in after if key not in factors)
+    for field in ("lora_dropout", "bias", "use_rslora", "task_type", "fan_in_fan_out", "lora_bias"):
+        assert getattr(suggested, field) == getattr(LoraConfig.from_pretrained(tmp_path), field)
+
+
+def test_names_cannot_leave_their_strings(tmp_path):
+    from factor_samples import random_factors, write
+
+    evil = '"], x=__import__("os").abort(), y=["'
+    folder = write(
+        tmp_path / "in",
+        random_factors(0, (4, 10, 12), decay=0.3),
+        modules_to_save=[evil],
+        exclude_modules=[evil],
+        trainable_token_indices={evil: [1]},
+    )
+    suggested = pasted(lora_config_source(audit_adapter(folder)))
+    assert (
+        list(suggested.modules_to_save)
+        == list(suggested.exclude_modules)
+        == list(suggested.trainable_token_indices)
+        == [evil]
+    )

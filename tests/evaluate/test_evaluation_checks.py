@@ -9,15 +9,25 @@ from pathlib import Path
 
 import adapters_to_compare as data
 import pytest
+import torch
+import yaml
+from tiny_models import letters_tokenizer, llama, llama_adapter, sums
 
+from gradience import evaluate_adapters
+from gradience.adapters import patterns
 from gradience.cli.app import run
-from gradience.errors import GradienceError
+from gradience.errors import GradienceError, InputError
 from gradience.evaluate import checks
+from gradience.evaluate.adapters import short_names
+from gradience.evaluate.engines.transformers import TransformersEngine
+from gradience.evaluate.forecast import margins_of
 from gradience.evaluate.inputs import read_inputs
 from gradience.evaluate.settings import evaluate_settings
+from gradience.models.load import load_base
+from gradience.models.settings import ModelSettings
 from gradience.reports.evaluation import EvaluationPreview
+from gradience.tasks.user_code import allowing
 
-sys.path.append(str(Path(__file__).parents[1] / "bench"))
 TEMPLATE = (
     "{% for m in messages %}{{ 'plot' if m['role'] == 'assistant' else 'film' }} {{ m['content'] }} [END] {% endfor %}"
     "{{ 'plot ' if add_generation_prompt }}"
@@ -272,3 +282,220 @@ def test_a_preview_reads_the_first_rows_of_a_file(prepared, tmp_path, capsys, la
     if not labeled:
         assert run([*command, "--dry-run"]) == 3
         assert "line 1201: Expecting value" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- What is known of an evaluation before a
+
+
+def test_margins_shrink_with_examples_and_grow_with_discordance_and_claims():
+    few, many = margins_of(200, 1), margins_of(2_000, 1)
+    assert all(a.margin > b.margin for a, b in zip(few, many, strict=True))
+    assert sorted(each.margin for each in few) == [each.margin for each in few]
+    assert all(a.margin > b.margin for a, b in zip(margins_of(200, 3), few, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/runs/adapter", "/mine/adapter"], ["runs", "mine"]),
+        (["/runs/a/adapter", "/mine/a/adapter", "/mine/b"], ["runs", "mine", "b"]),
+        (["/mine/Adapter", "/mine/adapter/b", "/yours/adapter"], ["mine", "b", "yours"]),
+        (["/small/adapter", "/mine/adapter", "/x/small"], ["small-adapter", "mine-adapter", "x-small"]),
+        (["/x/base"], ["x-base"]),
+        (["/base"], ["1-base"]),
+    ],
+)
+def test_a_name_that_several_folders_share_gives_way_to_the_one_above(paths, names):
+    assert short_names([Path(path) for path in paths]) == names
+
+
+# ---------------------------------------------------------------- A config of `gradience evaluate`: its keys
+
+
+WHOLE = {
+    "adapters": ["a", "/abs/b"],
+    "base_model": "./base",
+    "data": "rows.jsonl",
+    "options": {"scorer": "number"},
+    "output": "out",
+    "margin": 5,
+    "limit": 7,
+    "with_base": True,
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes a config into a folder that is not the working directory, and returns its path."""
+
+    def write(values):
+        path = tmp_path / "project" / "evaluate.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_paths_start_at_the_folder_of_the_file(config):
+    path = config(WHOLE)
+    request, folder = evaluate_settings({}, path), path.parent
+    assert [str(each) for each in request.adapters] == [f"{folder}/a", "/abs/b"]
+    assert (request.data, request.output, request.folder) == (folder / "rows.jsonl", folder / "out", folder)
+    assert request.base_model == f"{folder}/base"
+    assert (str(request.margin), request.limit, request.with_base) == ("5", 7, True)
+    assert (
+        evaluate_settings({}, config(WHOLE | {"folder": ".."})).data.resolve() == folder.parent / "rows.jsonl"
+    )
+
+
+@pytest.mark.parametrize("name", ["org/name", "gpt2", "embedded:minilm"])
+def test_a_name_of_the_hub_is_no_path_unless_such_a_folder_is_there(config, name):
+    path = config(WHOLE | {"base_model": name})
+    assert evaluate_settings({}, path).base_model == name
+    (path.parent / "gpt2").mkdir()
+    assert (evaluate_settings({}, path).base_model == str(path.parent / "gpt2")) == (name == "gpt2")
+
+
+def test_what_is_given_takes_the_place_of_what_the_file_says(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = config(WHOLE | {"task": "chat"})
+    given = {"limit": 3, "options": {"max_new_tokens": 4}, "output": "here", "task": "mine.py"}
+    request = evaluate_settings(given, path)
+    assert (request.limit, str(request.output), str(request.task)) == (3, "here", str(tmp_path / "mine.py"))
+    assert request.options == {"scorer": "number", "max_new_tokens": 4}
+    assert evaluate_settings({"data": tmp_path / "x.csv"}, path).data == tmp_path / "x.csv"
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "exit_code", "said", "hint"),
+    [
+        ({"adaptors": ["a"]}, {}, 3, "evaluate.yaml: unknown key `adaptors`", "did you mean `adapters`?"),
+        ({"limit": 0}, {}, 3, "evaluate.yaml: `limit`: Input should be greater than", "configs.md"),
+        ({"margin": "much"}, {}, 3, "`margin`: 'much' is not a number such as 0.5", "configs.md"),
+        ({"dry_run": True}, {}, 3, "evaluate.yaml: unknown key `dry_run`", "configs.md"),
+        ({"watcher": None}, {}, 3, "evaluate.yaml: unknown key `watcher`", "configs.md"),
+        ({"allow_code": True}, {}, 3, "unknown key `allow_code`", "configs.md"),
+        (
+            {},
+            {"role": "train"},
+            2,
+            "--role train: Input should be 'confirm' or 'dev'",
+            "--help describes --role",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(config, values, given, exit_code, said, hint):
+    with pytest.raises(GradienceError) as error:
+        evaluate_settings(given, config(values))
+    assert error.value.exit_code == exit_code
+    assert said in str(error.value)
+    assert hint in error.value.hint
+
+
+def test_options_and_a_task_file_start_at_its_folder_too(config, monkeypatch):
+    path = config({"adapters": [], "task": "mine.py", "options": {"file": "rows.jsonl"}})
+    (path.parent / "rows.jsonl").write_text('{"prompt": "1 + 1 =", "answer": "2"}\n', encoding="utf-8")
+    (path.parent / "mine.py").write_text(
+        "from pathlib import Path\n\nfrom gradience.tasks.jsonl import load as rows\n\n\n"
+        "def load(file: Path):\n    raise ValueError(str(file))\n"
+    )
+    monkeypatch.setattr("gradience.evaluate.inputs.adapter_inputs", lambda *_, **__: ())
+    with allowing(), pytest.raises(ValueError, match=str(path.parent / "rows.jsonl")):
+        read_inputs(evaluate_settings({}, path))
+
+
+# ---------------------------------------------------------------- Bases and adapter configs of strangers
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("strangers") / "base"
+    llama().save_pretrained(folder)
+    letters_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def edited(folder, **changes):
+    path = folder / ("config.json" if (folder / "config.json").exists() else "adapter_config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def test_a_base_that_the_adapter_names_is_not_unpickled(tmp_path, base):
+    """A user may name such a base; an adapter may not."""
+    pickled = shutil.copytree(base, tmp_path / "pickled")
+    (pickled / "model.safetensors").unlink()
+    torch.save(llama().state_dict(), pickled / "pytorch_model.bin")
+    adapter = edited(llama_adapter(tmp_path / "adapter", 1), base_model_name_or_path=str(pickled))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"prompt": row.prompt, "answer": row.answer}) + "\n" for row in sums(6))
+    )
+    asked = {"data": rows, "max_new_tokens": 2, "device": "cpu"}
+    with pytest.raises(InputError, match="names this base") as caught:
+        evaluate_adapters([adapter], **asked)
+    assert str(pickled) in caught.value.hint
+    with pytest.raises(InputError, match="names this base"):
+        load_base(ModelSettings(name=str(pickled), type="causal_lm", from_adapter=True), device="cpu")
+    assert evaluate_adapters([adapter], base_model=pickled, **asked).adapters[0].n == 6
+
+
+def test_a_config_chooses_no_module_to_import(tmp_path, monkeypatch):
+    package = tmp_path / "path" / "megatron" / "core"
+    package.mkdir(parents=True)
+    (package / "planted.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    adapter = llama_adapter(tmp_path / "adapter", 1)
+    edited(adapter, megatron_config={"a": 1}, megatron_core="megatron.core.planted")
+    engine = TransformersEngine(llama(), letters_tokenizer())
+    engine.add("a", adapter)
+    assert "megatron.core.planted" not in sys.modules
+
+
+NEVER_ENDS = "([a-z_.0-9]+)+!"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("target_modules", NEVER_ENDS, "more than 1 s"),
+        ("exclude_modules", "*", "nothing to repeat"),
+        ("modules_to_save", ["("], "unterminated"),
+        ("layers_to_transform", "x", "a list of layers"),
+        ("trainable_token_indices", [10**6], "the base has 46 tokens"),
+        ("lora_dropout", "x", "a number from 0 to 1"),
+        ("eva_config", "x", "PEFT cannot read it"),
+    ],
+)
+def test_a_field_that_peft_would_fail_on_is_named(tmp_path, monkeypatch, field, value, words):
+    monkeypatch.setattr(patterns, "TRIAL_SECONDS", 1)
+    adapter = edited(llama_adapter(tmp_path / "adapter", 1), **{field: value})
+    with pytest.raises(InputError, match=words) as caught:
+        TransformersEngine(llama(), letters_tokenizer()).add("a", adapter)
+    assert f"{adapter}/adapter_config.json: " in str(caught.value)
+    assert (field in str(caught.value)) == (field != "eva_config")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vocab_size": -1}, "vocab_size is -1"),
+        ({"rope_parameters": {"rope_type": "nope"}}, "rope_parameters is"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is"),
+        ({"vocab_size": 250_000_000}, "numbers, and the weights"),
+        ({"_attn_implementation": "org/kernels"}, "code on the hub"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_config_that_describes_no_model_is_one_sentence(tmp_path, base, changes, words):
+    folder = edited(shutil.copytree(base, tmp_path / "base"), **changes)
+    with pytest.raises(InputError, match=words) as caught:
+        load_base(ModelSettings(name=str(folder), type="causal_lm"), device="cpu")
+    assert str(caught.value).startswith(f"{folder}/config.json: ")
+
+
+def test_weights_of_other_shapes_than_the_config_says(tmp_path, base):
+    folder = edited(shutil.copytree(base, tmp_path / "base"), intermediate_size=64)
+    with pytest.raises(InputError, match=r"mlp\.down_proj\.weight has the shape \(32, 48\), .* \(32, 64\)"):
+        load_base(ModelSettings(name=str(folder), type="causal_lm"), device="cpu")

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import math
 import weakref
+from pathlib import Path
 
+import adapters_to_compare as data
 import numpy as np
 import pytest
 import torch
 from evaluating import evaluate_scores
+from scipy import stats
 from scipy.special import log_softmax, rel_entr
 from tiny_models import Sum, generate, letters_tokenizer, llama, sums, varied_end
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gradience.bench.config.sections import TaskSettings
+from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 from gradience.evaluate import kl_divergence
+from gradience.evaluate.engines.base import Draft, Output
 from gradience.evaluate.engines.transformers import TransformersEngine, scoring
+from gradience.evaluate.engines.transformers import engine as module
 from gradience.evaluate.memory import scoring_bytes
-from gradience.files.records import count
-from gradience.models.rendering import encode_pair
+from gradience.files.records import count, read_records
+from gradience.models.rendering import encode_pair, encode_prompt
+from gradience.reports.base.graded import LikelihoodEvidence
+from gradience.reports.evaluation import EvaluationReport
+from gradience.tasks import scoring_of
+from gradience.tasks.base import LikelihoodScoring
+from gradience.tasks.harness.make import behind_the_blank
 
 EXAMPLES = sums(20)
 
@@ -171,3 +185,332 @@ def test_kl_is_never_below_nothing():
     summed = [score.kl for score in scoring.scores_of(pairs, targets, nearly, logits)]
     assert min(summed) == 0 < max(summed)
     assert kl_divergence(logits.numpy(), nearly.numpy()).min() >= 0
+
+
+# ---------------------------------------------------------------- Likelihoods of given responses: whole
+
+
+TEXTS = ["1", "12 + 7 = 19", "3 + 4 = 7 and 5 + 5 = 10 and 12 + 12 = 24"]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["no begin token", "begins every text"])
+def reader(request):
+    return TransformersEngine(llama(), letters_tokenizer(bos=request.param))
+
+
+@pytest.mark.parametrize("limit", [4, 7, 100])
+def test_each_token_of_a_text_is_predicted_once_from_what_its_window_holds(reader, limit):
+    examples = [Sum(str(place), "", text, "") for place, text in enumerate(TEXTS)]
+    records = evaluate_scores(reader, [None], examples, max_length=limit, rolling=True)[None].records
+    begin = reader.tokenizer.bos_token_id or reader.tokenizer.eos_token_id
+    for record, text in zip(records, TEXTS, strict=True):
+        ids = encode_prompt(reader.tokenizer, text)
+        whole, total, start = [begin, *ids], 0.0, 0
+        while start < len(ids):  # the last window reaches back, and only its new tokens count
+            end = min(start + limit, len(ids))
+            window = whole[max(0, end - limit) : end]
+            with torch.no_grad():
+                logits = reader.base(input_ids=torch.tensor([window])).logits[0].double().numpy()
+            new = end - start
+            total += log_softmax(logits[-new:], axis=1)[np.arange(new), ids[start:end]].sum()
+            start = end
+        assert record.n_tokens == len(ids)
+        assert record.loglikelihood == pytest.approx(total, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["plain", "begins"])
+def test_likelihoods_are_those_that_lm_eval_has_computed(name):
+    kept = json.loads((Path(__file__).parent / "lm_eval_likelihoods.json").read_text())["tokenizers"][name]
+    engine = TransformersEngine(llama(), letters_tokenizer(bos=name == "begins"))
+    assert engine.max_length == kept["max_length"]
+    pairs = [behind_the_blank(prompt, response) for prompt, response, _, _ in kept["pairs"]]
+    for score, (_, _, likelihood, greedy) in zip(
+        engine.score([None], pairs, end=False)[0], kept["pairs"], strict=True
+    ):
+        assert score.loglikelihood == pytest.approx(likelihood, abs=1e-3)
+        assert score.exact == greedy
+    texts = [("", text) for text, _ in kept["texts"]]
+    scores = engine.score([None], texts, rolling=True, max_length=engine.max_length)[0]
+    for score, (_, likelihood) in zip(scores, kept["texts"], strict=True):
+        assert score.loglikelihood == pytest.approx(likelihood, rel=1e-5)
+
+
+def test_without_a_prompt_a_response_follows_the_begin_token():
+    engine = TransformersEngine(llama(), letters_tokenizer())
+    lone, spelled = (
+        evaluate_scores(engine, [None], [Sum("0", prompt, "12", "")], end=False)[None].records[0]
+        for prompt in ("", engine.tokenizer.bos_token or engine.tokenizer.eos_token)
+    )
+    assert lone.n_tokens == 2
+    assert lone.loglikelihood == spelled.loglikelihood
+
+
+def test_the_interval_is_students_of_the_paired_differences():
+    draw = np.random.default_rng(0)
+    tokens, before = draw.integers(1, 30, 40), -draw.random(40) * 50
+    after = before - draw.normal(0.3, 1.0, 40)
+    evidence = LikelihoodEvidence.of(before.tolist(), tokens.tolist(), after.tolist())
+    low, high = stats.ttest_rel(before, after).confidence_interval(0.95)
+    mean = tokens.mean()
+    assert evidence.nll == pytest.approx(-after.sum() / tokens.sum())
+    assert evidence.delta == pytest.approx((before - after).mean() / mean)
+    assert (evidence.low, evidence.high) == pytest.approx((low / mean, high / mean))
+    assert LikelihoodEvidence.of([-1.0], [2], [-2.0]).low is None
+
+
+# ---------------------------------------------------------------- gradience evaluate
+
+
+ROWS = [
+    {"prompt": f"{first} + {second} =", "answer": str(first + second)}
+    for first in range(2, 8)
+    for second in range(2, 7)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = data.writers(tmp_path_factory.mktemp("writers"))
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    messages = [
+        [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["answer"]}]
+        for row in ROWS
+    ]
+    (root / "chat.jsonl").write_text("".join(json.dumps({"messages": each}) + "\n" for each in messages))
+    return root
+
+
+@pytest.fixture
+def command(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    likelihoods = ["--data", "rows.jsonl", "--option", "scorer=nll"]
+    return ["evaluate", "reference", "other", "-b", "base", *likelihoods, "--device", "cpu"]
+
+
+def test_rows_show_nats_per_token_and_a_grade_by_a_margin_in_nats(command, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run([*command, "--with-base", "--margin", "0.9", "-o", str(out)]) == 8
+    printed = capsys.readouterr()
+    report = EvaluationReport.read(out / "evaluation.json")
+    reference, other, base = report.adapters
+    records = {row.name: read_records(out / "records" / f"{row.name}.jsonl") for row in report.adapters}
+    assert [row.correct for row in report.adapters] == [None, None, None]
+    assert report.conditions.scoring == "jsonl 1, nll"
+    scored = records["base"].records
+    assert base.change.flipped_examples == sum(record.flips > 0 for record in scored) < base.change.flips
+    tokens = sum(record.n_tokens for record in scored)
+    assert base.change.kl_per_token == pytest.approx(sum(record.kl for record in scored) / tokens)
+    for row in report.adapters:
+        rows = records[row.name].records
+        assert row.n == len(rows) == len(ROWS)
+        assert row.likelihood.tokens == sum(record.n_tokens for record in rows)
+        assert row.likelihood.nll == pytest.approx(
+            -sum(r.loglikelihood for r in rows) / row.likelihood.tokens
+        )
+    assert other.likelihood.delta == pytest.approx(other.likelihood.nll - reference.likelihood.nll)
+    assert other.bounds.low == pytest.approx(
+        -other.likelihood.delta, abs=other.likelihood.high - other.likelihood.low
+    )
+    assert other.change.kl_per_example == pytest.approx(
+        np.mean([record.kl for record in records["other"].records])
+    )
+    assert reference.grade is base.grade is None
+    assert other.grade == "C"  # 30 examples
+    assert other.next_grade.examples == 1000
+    assert report.looks == ()
+    assert "can be ruled out" not in printed.err
+    words = " ".join(printed.out.split())
+    for part in (
+        "Candidates, compared with reference",
+        f"{other.likelihood.nll:.4f}",
+        "other: C, inconclusive: scores other than 0/1 need 1,000 independent examples, and there are 30",
+        "Gain of reference over the base model",
+        f"0.9 nats per token, a perplexity {100 * math.expm1(0.9):.1f} % higher",
+    ):
+        assert part in words
+    assert not list((out / "records").glob("*.scores.jsonl"))
+    assert run([*command, "--with-base", "--margin", "0.0001", "-o", str(out), "--quiet", "--json"]) in (1, 8)
+    again = EvaluationReport.model_validate(json.loads(capsys.readouterr().out))
+    assert again.candidates[0].likelihood == other.likelihood
+
+
+@pytest.mark.parametrize(("profile", "file"), [("jsonl", "rows.jsonl"), ("chat", "chat.jsonl")])
+def test_bench_which_counts_correct_answers_refuses_likelihoods(folder, profile, file):
+    options = {"file": str(folder / file), "scorer": "nll"}
+    assert isinstance(scoring_of(profile, options), LikelihoodScoring)
+    with pytest.raises(InputError, match="compares likelihoods") as refused:
+        TaskSettings(profile=profile, options=options).load()
+    assert refused.value.code == "task-uncounted"
+    assert "gradience evaluate" in refused.value.hint
+
+
+# ---------------------------------------------------------------- One pass behind the reference's answers
+
+
+FOLLOWED = sums(40)
+PROMPTS = [row.prompt for row in FOLLOWED]
+WRITE = {"max_new_tokens": 12, "max_length": 60}
+NAMES = [None, "plain", "dora", "rslora", "with_head"]
+
+
+def followed(engine, name, reference="rslora", *, known=True, near_tie=1e-4, **write):
+    """Outputs and scores of the rows in batches of 9, behind the reference's outputs."""
+    write = {**WRITE, **write}
+    outputs = engine.generate(reference, PROMPTS, **write)
+    if not known:  # as after a resumption: the records hold texts only
+        engine._written.clear()
+        outputs = [Output(one.text, one.n_tokens, one.stopped_by, one.truncated) for one in outputs]
+    drafts = [Draft(row.prompt, one, row.response) for row, one in zip(FOLLOWED, outputs, strict=True)]
+    batches = [drafts[start : start + 9] for start in range(0, len(drafts), 9)]
+    answered = engine.follow(name, batches, reference=reference, near_tie=near_tie, **write)
+    assert list(map(len, answered)) == list(map(len, batches))
+    return [pair for batch in answered for pair in batch]
+
+
+@pytest.fixture
+def generated(monkeypatch):
+    """Tokens with which each row begins that is generated."""
+    begun: list[int] = []
+    generate = module.generate_batch
+
+    def counting(*arguments, **settings):
+        begun.extend(len(row.ids) for row in settings.get("begun", ()))
+        return generate(*arguments, **settings)
+
+    monkeypatch.setattr(module, "generate_batch", counting)
+    return begun
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_and_scores_are_those_of_two_passes(engine, name, known):
+    expected = engine.generate(name, PROMPTS, **WRITE)
+    free = [output.text for output in expected]
+    pairs = [(row.prompt, row.response) for row in FOLLOWED]
+    (scores,) = engine.score([name], pairs, reference="rslora", max_length=60)
+    answered = followed(engine, name, known=known)
+    assert [output for output, _ in answered] == expected
+    for (_, score), one in zip(answered, scores, strict=True):
+        assert score.loglikelihood == pytest.approx(one.loglikelihood, rel=1e-5)
+        assert score.kl == pytest.approx(one.kl, rel=1e-4, abs=1e-6)
+        assert (score.n_tokens, score.exact, score.flips) == (one.n_tokens, one.exact, one.flips)
+    stop = [free[0][3:6], free[1][5:7], "never to be seen"]
+    stopped = engine.generate(name, PROMPTS, **WRITE, stop=stop)
+    assert "stop_string" in {output.stopped_by for output in stopped}
+    assert [output for output, _ in followed(engine, name, known=known, stop=stop)] == stopped
+
+
+def test_only_what_differs_is_generated(engine, generated, adapter_folders):
+    engine.add("again", adapter_folders["rslora"])
+    followed(engine, "again")
+    assert generated == []
+    texts = [output.text for output, _ in followed(engine, "again", known=False)]
+    other_tokens = sum(
+        "<" in text for text in texts
+    )  # such as <s>, which this tokenizer does not read as one
+    assert len(generated) <= other_tokens < len(FOLLOWED) / 2 + 6
+    generated.clear()
+    answered = [output for output, _ in followed(engine, "plain")]
+    drafts = engine.generate("rslora", PROMPTS, **WRITE)
+    agreed = [
+        next((n for n, (a, b) in enumerate(zip(one.ids, two.ids, strict=False)) if a != b), 12)
+        for one, two in zip(answered, drafts, strict=True)
+    ]
+    rest = [n + 1 for n, one in zip(agreed, answered, strict=True) if n < len(one.ids) - 1]
+    assert sorted(generated) == sorted(rest)
+    assert max(rest) > 1
+
+
+def test_positions_closer_than_the_noise_are_generated(engine, generated):
+    expected = engine.generate("plain", PROMPTS, **WRITE)
+    assert [output for output, _ in followed(engine, "plain", near_tie=1e9)] == expected
+    assert generated == [0] * len(PROMPTS)
+
+
+def test_noise_is_twice_the_largest_change_of_a_gap(engine):
+    outputs = engine.generate("plain", PROMPTS, **WRITE)
+    drafts = [Draft(prompt, output) for prompt, output in zip(PROMPTS, outputs, strict=True)]
+    noise = engine.near_tie("plain", drafts, **WRITE)
+    assert 0 < noise < 1e-4
+    place = max(range(len(outputs)), key=lambda n: len(outputs[n].gaps))
+    gaps = list(outputs[place].gaps)
+    moved = Output("", 1, "eos", truncated=False, ids=outputs[place].ids, gaps=(gaps[0] + 0.5, *gaps[1:]))
+    engine._written["plain", PROMPTS[place]] = moved
+    assert engine.near_tie("plain", drafts, **WRITE) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_reference_reads_a_response_once(engine, monkeypatch):
+    read: list[int] = []
+    states = module.ResponseBatch.states
+
+    def counting(batch, model):
+        read.append(len(batch.pairs))
+        return states(batch, model)
+
+    monkeypatch.setattr(module.ResponseBatch, "states", counting)
+    first = [score for _, score in followed(engine, "plain")]
+    assert sum(read) == len(FOLLOWED)
+    assert [score for _, score in followed(engine, "plain")] == first
+    assert sum(read) == len(FOLLOWED)
+
+
+# ---------------------------------------------------------------- Prompt and response as ids: the cases in
+
+
+def ids(tokenizer, *tokens):
+    return tokenizer.convert_tokens_to_ids(list(tokens))
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "behind"),
+    [
+        ({}, [], []),
+        ({"bos": True}, ["<s>"], []),
+        ({"closes": True}, [], []),
+        ({"bos": True, "closes": True}, ["<s>"], []),
+        ({"bos": True, "closes": True, "eos": "<s>"}, ["<s>"], []),
+    ],
+    ids=["plain", "begins", "closes", "both", "one token for both"],
+)
+def test_special_tokens_before_the_prompt_none_behind_it_one_end(options, before, behind):
+    tokenizer = letters_tokenizer(**options)
+    end = tokenizer.eos_token
+    assert encode_prompt(tokenizer, "1+") == ids(tokenizer, *before, "1", "+", *behind)
+    prompt, response = encode_pair(tokenizer, "1+", "2=3")
+    assert prompt == ids(tokenizer, *before, "1", "+")
+    assert response == ids(tokenizer, "2", "=", "3", end)
+
+
+def test_an_end_token_that_the_prompt_spells_out_stays():
+    tokenizer = letters_tokenizer(closes=True)
+    assert encode_prompt(tokenizer, "a</s>") == ids(tokenizer, "a", "</s>")
+    assert encode_prompt(letters_tokenizer(), "a</s>") == ids(tokenizer, "a", "</s>")
+
+
+def test_an_empty_prompt_keeps_its_beginning():
+    tokenizer = letters_tokenizer(bos=True)
+    assert encode_pair(tokenizer, "", "a") == (ids(tokenizer, "<s>"), ids(tokenizer, "a", "</s>"))
+    assert encode_prompt(letters_tokenizer(), "") == []
+
+
+def test_a_response_begins_as_the_model_would_begin_it():
+    tokenizer = letters_tokenizer(merges=[(" ", "4"), (" 4", "2")])
+    assert encode_pair(tokenizer, "6*7=", " 42") == (
+        encode_prompt(tokenizer, "6*7="),
+        ids(tokenizer, " 42", "</s>"),
+    )
+
+
+def test_where_prompt_and_response_melt_the_response_stands_alone():
+    tokenizer = letters_tokenizer(merges=[("=", "4")], bos=True)
+    prompt, response = encode_pair(tokenizer, "6+7=", "42")
+    assert prompt == ids(tokenizer, "<s>", "6", "+", "7", "=")
+    assert response == ids(tokenizer, "4", "2", "</s>")
+    assert encode_pair(tokenizer, "6+7=", "") == (prompt, ids(tokenizer, "</s>"))
+
+
+def test_without_an_end_token_no_response_could_end():
+    with pytest.raises(InputError) as caught:
+        encode_prompt(letters_tokenizer(eos=None), "1+1=")
+    assert caught.value.code == "no-end-token"
+    assert "eos_token" in caught.value.hint

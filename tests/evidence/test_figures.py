@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -173,3 +178,21 @@ def test_flips_are_those_that_differ_most(tmp_path):
     ]
     assert (report.n_lost, report.n_gained) == (2, 2)
     assert compare_logs(a, b, flips=0).flips == ()
+
+
+# ---------------------------------------------------------------- The scores in examples/evidence/ are those
+
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / "benchmarks" / "results" / "minilm_reviews" / "everything.tar.xz"
+
+
+@pytest.mark.parametrize(
+    ("file", "variant"), [("probe.csv", "probe"), ("truncated.csv", "per_layer.truncate")]
+)
+def test_the_scores_are_those_of_the_kept_run(file, variant):
+    with tarfile.open(KEPT) as archive:
+        records = archive.extractfile(f"seed_42/{variant}/eval/answers.records.jsonl").read().splitlines()[1:]
+    kept = {record["id"]: int(record["correct"]) for record in map(json.loads, records)}
+    with (ROOT / "examples" / "evidence" / file).open(encoding="utf-8", newline="") as rows:
+        assert {row["id"]: int(row["score"]) for row in csv.DictReader(rows)} == kept

@@ -35,14 +35,12 @@ class Core(NamedTuple):
 
 
 CORES = {
-    "spectra": Core(
-        "gradience.spectra", ("tests/numbers/test_spectra.py", "tests/numbers/test_spectra_oracle.py")
-    ),
+    "spectra": Core("gradience.spectra", ("tests/numbers/test_spectra.py",)),
     "ranks": Core("gradience.ranks", ("tests/numbers/test_ranks.py",)),
     "measures": Core(
         "gradience.audit.measures", ("tests/audit/test_measures.py", "tests/report/test_audit_text.py")
     ),
-    "allocate": Core("gradience.plan.allocate", ("tests/plan/test_allocate.py",)),
+    "allocate": Core("gradience.plan.allocate", ("tests/plan/test_suggest.py",)),
     "truncate": Core("gradience.compress.module", ("tests/compress/test_truncate.py",)),
     "policy": Core("gradience.bench.verdict.policy", ("tests/bench/test_policy.py",)),
 }

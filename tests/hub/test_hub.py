@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from hub_server import LOCATIONS, TOKEN, WAITS, Hub, serving
+from huggingface_hub import ModelCard
 from killing import HANGS
 
 from gradience.cli.demo import example_adapter
@@ -472,3 +474,98 @@ PUBLIC = {
 @pytest.mark.parametrize("host", PUBLIC)
 def test_what_is_a_public_address(host: str) -> None:
     assert is_public(host, 443) is PUBLIC[host]
+
+
+# ---------------------------------------------------------------- `--push`: what goes to the hub and what
+
+
+PLAIN = {"HF_HUB_DISABLE_XET": "1"}
+"""The server on loopback takes large files as Git LFS does, not through Xet."""
+
+
+@pytest.fixture(scope="module")
+def taking() -> Iterator[Hub]:
+    with serving() as taking:
+        yield taking
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = shutil.copytree(example_adapter(), tmp_path / "adapter")
+    for name in ("training_args.bin", "optimizer.pt", ".secret", "checkpoint-5/adapter_model.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"private")
+    (folder / "link").symlink_to("/etc/passwd")
+    return folder
+
+
+def test_nothing_is_sent_before_yes_and_then_what_was_listed(taking, folder, tmp_path):
+    card = ["card", str(folder), "--push", "org/new"]
+    lines = [card, [*card, "--yes"], [*card, "--yes", "--json"]]
+    answers = ask(lines, taking.url, tmp_path, **PLAIN, HF_TOKEN=TOKEN)
+    planned, sent, again = (answers[str(line)] for line in lines)
+    assert planned["exit"] == sent["exit"] == again["exit"] == 0
+    assert "nothing was sent. --yes uploads to org/new: README.md, adapter_config.json" in planned["err"]
+    assert not [
+        line for line in taking.asked[: taking.asked.index("POST /api/repos/create")] if "POST" in line
+    ]
+    assert taking.private["org/new"] is True
+    repo = taking.repos["org/new"]
+    files = repo.files[repo.refs["main"]]
+    assert files == {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.name in {*(path.name for path in example_adapter().iterdir()), "README.md"}
+    }
+    assert f"uploaded to org/new at commit {repo.refs['main'][:12]}" in sent["err"]
+    assert TOKEN not in json.dumps(answers)
+    assert ModelCard(files["README.md"].decode()).data.base_model_relation == "adapter"
+
+
+def test_compress_pushes_the_smaller_adapter(taking, tmp_path):
+    line = [
+        "compress",
+        str(example_adapter()),
+        "--rank",
+        "4",
+        "-o",
+        "smaller",
+        "-q",
+        "--push",
+        "org/s",
+        "--yes",
+    ]
+    assert ask([line], taking.url, tmp_path, **PLAIN, HF_TOKEN=TOKEN)[str(line)]["exit"] == 0
+    repo = taking.repos["org/s"]
+    files = repo.files[repo.refs["main"]]
+    assert files["adapter_model.safetensors"] == (tmp_path / "smaller/adapter_model.safetensors").read_bytes()
+    assert {"adapter_config.json", "README.md", "compression_report.json"} <= set(files)
+
+
+REFUSALS = {
+    "no token": (["--push", "org/x", "--yes"], 7, "no token for the hub"),
+    "a revision": (["--push", "org/x@v1"], 2, "not a repository name"),
+    "yes alone": (["--yes"], 2, "--yes belongs to --push"),
+    "dry run": (["--push", "org/x", "--dry-run"], 2, "cannot be combined with --dry-run"),
+}
+
+
+def test_a_refused_push_writes_nothing_to_the_hub(taking, tmp_path):
+    folder = shutil.copytree(example_adapter(), tmp_path / "adapter")
+    lines = [["card", str(folder), *flags] for flags, *_ in REFUSALS.values()]
+    asked = len(taking.asked)
+    answers = ask(lines, taking.url, tmp_path, **PLAIN, HF_TOKEN="")
+    for line, (_, code, words) in zip(lines, REFUSALS.values(), strict=True):
+        assert (answers[str(line)]["exit"], words in answers[str(line)]["err"]) == (code, True)
+    assert len(taking.asked) == asked
+    assert (folder / "README.md").read_bytes() == (example_adapter() / "README.md").read_bytes()
+
+
+def test_a_wrong_token_leaves_the_card_written_and_the_hub_as_it_was(taking, tmp_path):
+    folder = shutil.copytree(example_adapter(), tmp_path / "adapter")
+    line = ["card", str(folder), "--push", "org/x", "--yes"]
+    answer = ask([line], taking.url, tmp_path, **PLAIN, HF_TOKEN="hf_wrong")[str(line)]
+    assert (answer["exit"], "the hub rejected the token" in answer["err"]) == (7, True)
+    assert "hf_wrong" not in answer["err"]
+    assert "org/x" not in taking.repos
+    assert "gradience:card" in (folder / "README.md").read_text(encoding="utf-8")

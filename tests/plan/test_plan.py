@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +13,16 @@ from audit_sample import mistral_rows, report, row, small_report
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradience.errors import InputError, UsageError
+from gradience import audit_adapter, compress_adapter
+from gradience.cli.demo import example_adapter
+from gradience.errors import GradienceError, InputError, UsageError
 from gradience.plan.compression import plan_compression
-from gradience.plan.criteria import ToBudget, ToEnergy, ToRank, ToSuggestion
+from gradience.plan.criteria import EDITED, ToBudget, ToEnergy, ToHost, ToPlan, ToRank, ToRanks, ToSuggestion
+from gradience.plan.hosts import HostLimit, host_limits, limit_of
 from gradience.plan.suggestions import suggest
 from gradience.ranks import DEFAULT_GRID
 from gradience.reports.audit import TensorNote
+from gradience.reports.base.finding import Finding
 from gradience.reports.compression import CompressionPlan
 
 ROUNDING = 1e-11
@@ -253,3 +260,214 @@ def test_modules_that_keep_their_rank(changes, reason, criterion):
 )
 def test_a_plan_says_what_it_follows(criterion, words):
     assert plan_compression(report(mistral_rows(1)), criterion).criterion.startswith(words)
+
+
+# ---------------------------------------------------------------- Ranks given module by module, and plans
+
+
+SIGMA = np.array([4.0, 2.0, 1.0, 0.5])
+
+
+def audited(**more):
+    rows = [row(name, SIGMA, r=4, shape=(8, 16)) for name in ("a", "b", "c")]
+    return report(rows, with_gain=False, **more)
+
+
+def changed(plan: CompressionPlan, **new_ranks: int) -> CompressionPlan:
+    """The plan with other ranks and everything else as it stood, as an editor leaves it."""
+    content = plan.model_dump(mode="json")
+    for module in content["modules"]:
+        module["new_rank"] = new_ranks.get(module["name"], module["new_rank"])
+    return CompressionPlan.model_validate(content)
+
+
+def test_a_plan_read_back_is_the_same_plan(tmp_path):
+    plan = plan_compression(audited(), ToRank(2))
+    read = CompressionPlan.read(plan.save(tmp_path / "plan.json"))
+    assert plan_compression(audited(), ToPlan(read)) == plan
+
+
+def test_an_edited_plan_is_worked_out_anew_and_says_so():
+    plan = plan_compression(audited(), ToRank(2))
+    edited = changed(plan, a=4, c=1)
+    again = plan_compression(audited(), ToPlan(edited))
+    assert again.model_copy(update={"criterion": ""}) == plan_compression(
+        audited(), ToRanks({"a": 4, "b": 2, "c": 1}, "")
+    )
+    assert again.criterion == plan.criterion + EDITED
+    twice = plan_compression(audited(), ToPlan(changed(again, a=1)))
+    assert twice.criterion == plan.criterion + EDITED
+
+
+@pytest.mark.parametrize(
+    ("ranks", "code", "words"),
+    [
+        ({"a": 2, "b": 2}, "plan-mismatch", "the ranks: no rank for c"),
+        ({"a": 2, "b": 2, "c": 2, "d": 2}, "plan-mismatch", "the ranks: d is no module of the adapter"),
+        ({"a": 2, "b": 2, "c": 5}, "bad-rank", "rank 5 for c: its rank is 4"),
+        ({"a": 2, "b": 2, "c": -1}, "bad-rank", "rank -1 for c"),
+        ({"a": 0, "b": 0, "c": 0}, "empty-plan", "removes every module"),
+    ],
+)
+def test_ranks_that_do_not_fit(ranks, code, words):
+    with pytest.raises(UsageError, match=words) as refusal:
+        plan_compression(audited(), ToRanks(ranks))
+    assert refusal.value.code == code
+
+
+def test_a_module_that_keeps_its_rank_gets_no_other():
+    rows = [
+        row("conv", SIGMA, r=4, shape=(8, 16), kind="conv", groups=2),
+        row("b", SIGMA, r=4, shape=(8, 16)),
+    ]
+    grouped = report(rows, with_gain=False)
+    with pytest.raises(UsageError, match=r"rank 2 for conv: it keeps its rank 4 \(block-diagonal"):
+        plan_compression(grouped, ToRanks({"conv": 2, "b": 2}))
+    assert plan_compression(grouped, ToRanks({"conv": 4, "b": 2})).modules[1].new_rank == 2
+
+
+def test_a_plan_of_another_adapter():
+    plan = plan_compression(audited(), ToRank(2))
+    other = audited(adapter={"sha256": "0" * 64})
+    with pytest.raises(UsageError, match="for another adapter") as refusal:
+        plan_compression(other, ToPlan(plan))
+    assert refusal.value.code == "plan-mismatch"
+
+
+# ---------------------------------------------------------------- What no plan is made for, and why
+
+
+@pytest.mark.parametrize(
+    "code", ["init-not-update", "variant-not-update", "expert-order-unknown", "non-finite"]
+)
+def test_updates_that_are_not_b_times_a(code):
+    finding = Finding(code=code, severity="error", message="B·A is not the update", hint="say so")
+    with pytest.raises(InputError) as refusal:
+        plan_compression(small_report([2.0, 1.0], findings=[finding]), ToRank(1))
+    assert refusal.value.code == code
+    assert "./my-adapter" in str(refusal.value)
+    assert refusal.value.hint == "say so"
+
+
+def test_tensors_that_were_not_understood():
+    note = TensorNote(tensor="strange", reason="unknown tensor", params=3)
+    with pytest.raises(InputError, match="1 tensor was not understood, the first is strange"):
+        plan_compression(small_report([2.0, 1.0], unaudited=[note]), ToRank(1))
+
+
+def test_a_norm_beyond_double_precision():
+    layer = replace(row("m.0", np.array([1.0]), r=1, shape=(8, 8)), singular_values=())
+    with pytest.raises(InputError) as refusal:
+        plan_compression(report([layer], with_gain=False), ToRank(1))
+    assert refusal.value.code == "overflow"
+
+
+def test_no_suggestion_to_follow():
+    with pytest.raises(InputError) as refusal:
+        plan_compression(small_report([2.0, 1.0], suggest=False), ToSuggestion("uniform_p90"))
+    assert refusal.value.code == "no-suggestion"
+
+
+@pytest.mark.parametrize(
+    ("criterion", "options", "code"),
+    [
+        (ToRank(0), {}, "bad-rank"),
+        (ToRank(-4), {}, "bad-rank"),
+        (ToEnergy(0.0), {}, "bad-tau"),
+        (ToEnergy(1.1), {}, "bad-tau"),
+        (ToEnergy(math.nan), {}, "bad-tau"),
+        (ToBudget(), {}, "several-criteria"),
+        (ToBudget(reduction=0.5, max_params=10), {}, "several-criteria"),
+        (ToBudget(reduction=1.0), {}, "bad-budget"),
+        (ToBudget(reduction=-0.1), {}, "bad-budget"),
+        (ToBudget(reduction=math.nan), {}, "bad-budget"),
+        (ToBudget(max_params=0), {}, "bad-budget"),
+        (ToBudget(max_error=1.0), {}, "bad-budget"),
+        (ToBudget(max_error=-0.1), {}, "bad-budget"),
+        (ToBudget(max_params=15), {}, "empty-plan"),
+        (ToRank(2), {"allowed_ranks": [], }, "bad-grid"),
+        (ToRank(2), {"allowed_ranks": [0, 4]}, "bad-grid"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_criteria_that_make_no_sense(criterion, options, code):
+    audited = small_report([1.0], shapes=((8, 8),))
+    with pytest.raises(GradienceError) as refusal:
+        plan_compression(audited, criterion, **options)
+    assert refusal.value.code == code
+    assert refusal.value.exit_code == 2
+    assert refusal.value.hint
+
+
+@pytest.mark.parametrize("budget", [ToBudget(max_params=31), ToBudget(reduction=0.8)], ids=str)
+def test_a_budget_below_what_must_stay(budget):
+    """Two DoRA modules keep one component each: 32 parameters."""
+    audited = small_report(
+        [2.0, 1.0, 1.0, 1.0], [2.0, 1.0, 1.0, 1.0], shapes=((8, 8),), adapter={"use_dora": True}
+    )
+    with pytest.raises(UsageError, match=r"cannot be met: modules that must be kept need 32") as refusal:
+        plan_compression(audited, budget)
+    assert refusal.value.code == "bad-budget"
+
+
+# ---------------------------------------------------------------- Hosts: every documented limit has its
+
+
+LIMITED = {
+    "host": "here",
+    "name": "Here",
+    "model": None,
+    "source": "https://example.org",
+    "date": "2026-11-29",
+}
+
+
+def test_each_row_has_its_source_and_its_date_and_each_host_a_limit_for_other_models():
+    assert len({(limit.host, limit.model) for limit in host_limits()}) == len(host_limits())
+    for limit in host_limits():
+        assert limit.source.startswith("https://")
+        assert datetime.date.fromisoformat(limit.date) <= datetime.date.today()
+        assert 1 <= limit.min_rank <= limit.max_rank
+        assert [other.model for other in host_limits() if other.host == limit.host].count(None) == 1
+        assert limit.words.endswith(
+            f"documented by {limit.name} ({limit.source}, read {limit.date}; not run)"
+        )
+
+
+@pytest.mark.parametrize(
+    ("target", "rank"),
+    [("wandb", 16), ("wandb:openai/gpt-oss-120b", 64), ("together:moonshotai/Kimi-K2-Instruct", 16),
+     ("together:qwen", 64), ("together:deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", 64),
+     ("together:deepseek-ai/DeepSeek-V3", 16), ("Fireworks", 64), ("sagemaker", 256)],
+)  # fmt: skip
+def test_a_model_with_a_limit_of_its_own_has_that(target, rank):
+    assert limit_of(target).max_rank == rank
+
+
+def test_a_plan_names_the_source(monkeypatch, tmp_path):
+    adapter = shutil.copytree(example_adapter(), tmp_path / "adapter")
+    monkeypatch.setattr("gradience.plan.hosts.host_limits", lambda: (HostLimit(**LIMITED, max_rank=4),))
+    report = compress_adapter(adapter, tmp_path / "small", host="here")
+    assert {module.new_rank for module in report.modules} == {4}
+    assert (
+        "rank at most 4, documented by Here (https://example.org, read 2026-11-29; not run)"
+        in report.to_text(width=300)
+    )
+    with pytest.raises(UsageError, match="--for"):
+        compress_adapter(adapter, dry_run=True, host="here", rank=4)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"), [({"modules": ("q_proj",)}, "only on q_proj"), ({"min_rank": 9}, "rank 9")]
+)
+def test_what_a_host_does_not_take_is_refused(limits, words):
+    criterion = ToHost(HostLimit(**LIMITED, max_rank=16, **limits))
+    with pytest.raises(InputError, match=words) as caught:
+        plan_compression(audit_adapter(example_adapter()), criterion)
+    assert caught.value.code == "host-limit"
+
+
+def test_an_unknown_host_is_answered_with_the_known_ones():
+    with pytest.raises(UsageError, match="no documented limits") as caught:
+        limit_of("nobody")
+    assert "fireworks, sagemaker, together, wandb" in caught.value.hint

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from audit_sample import mistral_rows, power_law, report, row
+from factory import PREFIX, adapter, config, stored
+from factory import modules as plain_modules
 from golden import assert_golden
 from rich.cells import cell_len
+from safetensors.torch import load_file
 
+from gradience.audit.adapter import audit_adapter
 from gradience.audit.findings import AdapterFacts, find
-from gradience.reports.audit import TensorNote, incompleteness
+from gradience.cli.app import run
+from gradience.cli.demo import example_adapter
+from gradience.reports.audit import (
+    BLOCKS,
+    DOCUMENT,
+    MAX_KINDS,
+    TensorNote,
+    block,
+    incompleteness,
+    layer_maps,
+    short_labels,
+    space_blocks,
+)
+from gradience.reports.base import terminal
 from gradience.reports.base.finding import Finding
+from gradience.reports.base.notebook import to_notebook
+from gradience.reports.lora_config import lora_config_source
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -238,3 +266,310 @@ def test_modules_stand_in_the_order_of_their_layers():
     ]
     names = [row[0] for row in modules(report(rows))]
     assert names == ["h.0.q", "h.1.q", "h.2.q", "h.10.q"]
+
+
+# ---------------------------------------------------------------- Markdown and HTML say what the screen says
+
+
+@EACH
+def test_golden_markdown(make):
+    name = next(name for name, case in CASES.items() if case is make)
+    assert_golden(GOLDEN / f"{name}.md", make().to_markdown())
+
+
+def test_golden_markdown_of_the_bundled_adapter(monkeypatch):
+    monkeypatch.chdir(example_adapter().parents[2])
+    report = audit_adapter("gradience/examples/minilm-reviews-r8")
+    assert_golden(GOLDEN / "minilm-reviews-r8.md", report.to_markdown())
+
+
+class Reader(HTMLParser):
+    """Cells by row, and whether every tag is closed in its order."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=True)
+        self.open, self.rows, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "br":
+            return
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+def test_the_report_shows_itself_in_a_notebook():
+    code = (
+        "import gradience, sys;"
+        f"report = gradience.audit_adapter({str(example_adapter())!r});"
+        "assert 'gradience.reports.base.html' not in sys.modules;"
+        "sys.stdout.buffer.write(report._repr_html_().encode())"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.decode()
+    assert shown == to_notebook(audit_adapter(example_adapter()))
+
+
+# ---------------------------------------------------------------- The map of layers and kinds of modules
+
+
+def one(name, k, *, r=8, index=0, layer="model.layers", **more):
+    """A module whose k@90 is exactly k: k equal singular values."""
+    sigma = power_law(r, 0.0)
+    sigma[k:] = 0.0
+    module = row(name, sigma, r=r, shape=(32, 16), layer=f"{layer}.{index}", index=index, **more)
+    assert module.energy_rank_90 == k
+    return module
+
+
+def kinds_of(layers):
+    """The rows of a map that are kinds of modules: all but the energy."""
+    return [row for row in layers.heat.rows if row.figures]
+
+
+def signs(layers):
+    return {kind.label.text: text_of(kind) for kind in kinds_of(layers)}
+
+
+def text_of(row):
+    return "".join(cell.text for cell in row.cells)
+
+
+@pytest.mark.parametrize(
+    ("share", "level"),
+    [
+        (1 / 64, 1),
+        (1 / 8, 1),
+        (1 / 8 + 1e-6, 2),
+        (0.25, 2),
+        (0.5, 4),
+        (51 / 64, 7),
+        (7 / 8, 7),
+        (57 / 64, 8),
+        (1.0, 8),
+    ],
+)
+def test_a_block_is_the_first_eighth_that_covers(share, level):
+    assert block(share).text == BLOCKS[level - 1]
+
+
+def test_one_sign_a_layer_in_the_order_of_the_layers():
+    rows = [one(f"model.layers.{i}.self_attn.q_proj", k, index=i) for i, k in ((10, 8), (2, 1), (9, 4))]
+    (layers,), hidden = layer_maps(report(rows), 40)
+    assert signs(layers) == {"q_proj": "▁······▄█"}
+    assert list(layers.heat.indices) == list(range(2, 11))
+    assert hidden == 0
+
+
+def test_untrained_and_broken_modules_have_signs_of_their_own():
+    rows = [one("model.layers.0.q_proj", 1)]
+    for index, status in ((1, "untrained"), (2, "nonfinite")):
+        layer = f"model.layers.{index}"
+        rows.append(row(f"{layer}.q_proj", None, r=8, shape=(8, 8), layer=layer, index=index, status=status))
+    (layers,), _ = layer_maps(report(rows), 40)
+    assert signs(layers) == {"q_proj": "▁○✗"}
+
+
+def test_experts_share_one_row_and_show_their_median():
+    rows = [one(f"model.layers.0.mlp.experts.{e}.w1", k) for e, k in enumerate((1, 4, 8))]
+    (layers,), _ = layer_maps(report(rows), 40)
+    assert signs(layers) == {"w1": "▄"}
+    assert kinds_of(layers)[0].figures == ("4", "8")
+
+
+def test_more_layers_than_columns_share_columns():
+    rows = [one(f"h.{i}.c_attn", 2, index=i, layer="h") for i in range(80)]
+    (layers,), _ = layer_maps(report(rows), 38)
+    assert layers.per_column == 3
+    assert len(kinds_of(layers)[0].cells) == len(layers.heat.indices) == 27 <= 38
+    assert list(layers.heat.indices[:3]) == [0, 3, 6]
+
+
+def test_encoder_and_decoder_have_maps_of_their_own():
+    rows = [one(f"encoder.block.{i}.q", 1, index=i, layer="encoder.block") for i in range(3)]
+    rows += [one(f"decoder.block.{i}.q", 8, index=i, layer="decoder.block") for i in range(4)]
+    maps, hidden = layer_maps(report(rows), 40)
+    assert [layers.heat.title.text for layers in maps] == ["decoder.block", "encoder.block"]
+    assert [signs(layers) for layers in maps] == [{"q": "████"}, {"q": "▁▁▁"}]
+    assert hidden == 0
+
+
+def test_what_lies_outside_the_layers_is_listed_apart():
+    rows = [one("model.layers.0.q_proj", 1), row("lm_head", power_law(8, 1.0), r=8, shape=(100, 16))]
+    assert "outside the layers: lm_head k@90" in report(rows).to_text()
+    (layers,), _ = layer_maps(report(rows), 40)
+    assert len(kinds_of(layers)) == 1
+
+
+def test_absurd_layer_numbers_and_many_kinds_do_not_make_it_large():
+    rows = [one("model.layers.999999999999999999.q_proj", 1, index=999999999999999999)]
+    rows += [one(f"model.layers.0.kind{i}", 1) for i in range(500)]
+    rows += [one(f"stack{i}.0.q", 1, layer=f"stack{i}") for i in range(300)]
+    maps, hidden = layer_maps(report(rows), 38)
+    assert sum(len(kinds_of(layers)) for layers in maps) <= MAX_KINDS
+    assert all(len(layers.heat.indices) <= 38 for layers in maps)
+    assert hidden == 301 - len(maps)
+    assert maps[0].hidden == 501 - len(kinds_of(maps[0]))
+
+
+def test_energy_row_is_relative_to_the_largest_layer():
+    rows = [
+        one(f"model.layers.{i}.q_proj", 1, index=i, fro_norm=norm) for i, norm in enumerate((1.0, 2.0, 0.1))
+    ]
+    (layers,), _ = layer_maps(report(rows), 40)
+    assert text_of(layers.heat.rows[-1]) == "▂█▁"
+
+
+def test_energy_row_survives_norms_whose_squares_overflow():
+    rows = [
+        one(f"model.layers.{i}.q_proj", 1, index=i, fro_norm=norm) for i, norm in enumerate((1e300, 1e299))
+    ]
+    (layers,), _ = layer_maps(report(rows, with_gain=False), 40)
+    assert text_of(layers.heat.rows[-1])[0] == "█"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "labels"),
+    [
+        (["self_attn.q_proj", "mlp.up_proj"], ["q_proj", "up_proj"]),
+        (["attn.c_proj", "mlp.c_proj", "attn.c_attn"], ["attn.c_proj", "mlp.c_proj", "c_attn"]),
+        (["proj", "x.proj"], ["proj", "x.proj"]),
+        (["q"], ["q"]),
+    ],
+)
+def test_labels_are_the_shortest_ends_that_differ(kinds, labels):
+    assert list(short_labels(kinds).values()) == labels
+
+
+@pytest.mark.parametrize(
+    ("number", "width"), [(32, 40), (80, 40), (6, 40), (1, 40), (2, 40), (126, 40), (48, 60)]
+)
+def test_ruler_numbers_never_touch_and_stand_over_their_columns(number, width):
+    rows = [one(f"h.{i}.q", 1, index=i, layer="h") for i in range(number)]
+    (layers,), _ = layer_maps(report(rows), width)
+    cell_width = terminal.heat_cell_width(len(layers.heat.indices))
+    text = terminal.ruler(layers.heat.indices, cell_width)
+    numbers = text.split()
+    assert numbers[-1] == str(layers.heat.indices[-1])
+    assert [int(number) for number in numbers] == sorted({int(number) for number in numbers})
+    for number in numbers[:-1]:
+        position = f" {text} ".index(f" {number} ")
+        assert layers.heat.indices[position // cell_width] == int(number)
+
+
+# ---------------------------------------------------------------- Disk space is shown if the file has more
+
+
+def section(folder):
+    report = audit_adapter(folder)
+    return report, terminal.render(space_blocks(report, DOCUMENT), width=100)
+
+
+def test_a_saved_embedding_and_32_bits_are_told_with_what_16_would_take(tmp_path):
+    head = {f"{PREFIX}lm_head.weight": stored(np.ones((50, 32), dtype=np.float32))}
+    wide = adapter(tmp_path / "wide", plain_modules() | head, config(modules_to_save=["lm_head"]))
+    report, text = section(wide)
+    lora = sum(layer.bytes for layer in report.layers)
+    assert lora == 4 * report.total_lora_params
+    assert report.adapter.bytes > lora + 4 * 50 * 32
+    assert "full-weight module (modules_to_save) (1)" in text
+    rank = max(layer.r for layer in report.layers)
+    assert f"gradience compress {report.adapter.path} --rank {rank} --dtype BF16 -o smaller" in text
+
+
+def test_only_commands_that_work_as_typed_are_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = adapter(tmp_path / "wide", plain_modules(), config())
+    tensors = load_file(folder / "adapter_model.safetensors")
+    pickled = shutil.copytree(folder, tmp_path / "pickled")
+    (pickled / "adapter_model.safetensors").unlink()
+    torch.save(tensors, pickled / "adapter_model.bin")
+    bare = shutil.copytree(folder, tmp_path / "bare")
+    (bare / "adapter_config.json").unlink()
+    printed = []
+    for place in (folder, pickled, bare):
+        text = audit_adapter(place, allow_pickle=True).to_text(path=place.name)
+        for command in re.findall(r"gradience (compress [^·)]*)(?: ·|\))", " ".join(text.split())):
+            printed.append(place.name)
+            shutil.rmtree("smaller", ignore_errors=True)
+            assert run(shlex.split(command)) == 0, command
+    assert {*printed} == {"wide", "pickled"}
+
+
+def test_16_bits_and_little_else_need_no_section():
+    assert section(example_adapter())[1].strip() == ""
+
+
+# ---------------------------------------------------------------- The LoraConfig to copy: valid Python, and
+
+
+def arguments(source):
+    """The keyword arguments of the one call in `source`, read without running it."""
+    imports, assignment = ast.parse(source).body
+    assert isinstance(imports, ast.ImportFrom)
+    assert (imports.module, [name.name for name in imports.names]) == ("peft", ["LoraConfig"])
+    assert isinstance(assignment.value, ast.Call)
+    return {keyword.arg: ast.literal_eval(keyword.value) for keyword in assignment.value.keywords}
+
+
+def test_it_is_the_per_layer_suggestion_and_nothing_else():
+    audited = report(mistral_rows(2))
+    given = arguments(lora_config_source(audited))
+    per = audited.suggestions.per_layer
+    assert given == {
+        "r": per.r,
+        "lora_alpha": per.lora_alpha,
+        "task_type": "CAUSAL_LM",
+        "target_modules": [layer.name for layer in audited.layers],
+        "rank_pattern": per.rank_pattern,
+        "alpha_pattern": per.alpha_pattern,
+    }
+
+
+@pytest.mark.parametrize("flag", ["use_rslora", "use_dora"])
+def test_flags_that_change_the_meaning_are_kept(flag):
+    assert arguments(lora_config_source(report(mistral_rows(1), adapter={flag: True})))[flag] is True
+
+
+def test_stacked_experts_are_target_parameters():
+    rows = [
+        row(
+            "m.0.experts.up",
+            power_law(4, 1.0),
+            r=4,
+            shape=(8, 8),
+            kind="expert",
+            expert=e,
+            layer="m.0",
+            index=0,
+        )
+        for e in range(3)
+    ]
+    rows.append(row("m.0.q_proj", power_law(4, 1.0), r=4, shape=(8, 8), layer="m.0", index=0))
+    given = arguments(lora_config_source(report(rows)))
+    assert given["target_parameters"] == ["m.0.experts.up"]
+    assert given["target_modules"] == ["m.0.q_proj"]
+
+
+def test_an_unknown_alpha_is_left_to_the_reader():
+    audited = report(mistral_rows(1))
+    per = audited.suggestions.per_layer.model_copy(update={"lora_alpha": None, "alpha_pattern": {}})
+    audited = audited.model_copy(
+        update={"suggestions": audited.suggestions.model_copy(update={"per_layer": per})}
+    )
+    source = lora_config_source(audited)
+    assert not {"lora_alpha", "alpha_pattern"} & arguments(source).keys()
+    assert "set lora_alpha" in source
+
+
+def test_no_suggestion_no_config():
+    assert lora_config_source(refused()) is None

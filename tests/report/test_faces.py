@@ -16,8 +16,7 @@ from compression_sample import conversion
 from fleet_sample import fleet_compression, fleet_report
 from prompt_samples import calibration_report, distill_report
 from rich.cells import cell_len
-from test_audit_document import Reader
-from test_audit_text import mistral
+from test_audit_text import Reader, mistral
 from test_comparison_text import unlike
 from test_compression_text import budget_plan, padded_report
 from test_evidence_text import two_logs

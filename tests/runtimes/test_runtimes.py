@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from gradience.adapters.config import read_config
 from gradience.adapters.patterns import anchored_key
+from gradience.models.known import KNOWN
+from gradience.runtimes import architecture_of
 from gradience.runtimes.record import Runs, RuntimeFailure, RuntimeRecord, parts_of, read_runs
 from gradience.runtimes.verdict import (
     RUNTIMES,
@@ -15,7 +18,10 @@ from gradience.runtimes.verdict import (
     LoadedAdapter,
     LoadedModule,
     config_scale,
+    engine,
     gguf_scale,
+    slot_bytes,
+    steps_below,
     verdict_of,
     wrong_scale,
 )
@@ -272,3 +278,111 @@ def test_every_runtime_has_a_scale_and_a_section_of_the_document():
     for record in read_runs():
         path, _, section = record.page.partition("#")
         assert (path, section in anchors, record.runtime in RUNTIMES) == ("docs/runtimes.md", True, True)
+
+
+# ---------------------------------------------------------------- Where the architecture of an adapter's
+
+
+def adapter_config(folder, **fields):
+    folder.mkdir(exist_ok=True)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(PLAIN | fields), encoding="utf-8")
+    return read_config(path)
+
+
+def base_config(folder, text='{"architectures": ["MistralForCausalLM"], "model_type": "mistral"}'):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    return str(folder)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return tmp_path / "hf" / "hub"
+
+
+def test_the_config_of_a_base_model_on_this_machine_says_it(tmp_path, hub):
+    base = base_config(tmp_path / "base")
+    config = adapter_config(tmp_path / "a", base_model_name_or_path=base)
+    assert architecture_of(config, tmp_path / "a") == "MistralForCausalLM"
+
+
+def test_the_cache_of_the_hub_says_it(tmp_path, hub):
+    commit, model = "0123456789" * 4, hub / "models--org--name"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text(commit, encoding="utf-8")
+    base_config(model / "snapshots" / commit)
+    config = adapter_config(tmp_path / "a", base_model_name_or_path="org/name")
+    assert architecture_of(config, tmp_path / "a") == "MistralForCausalLM"
+
+
+def test_the_base_model_that_was_given_comes_first(tmp_path, hub):
+    mapping = {"base_model_class": "OPTForCausalLM"}
+    config = adapter_config(tmp_path / "a", auto_mapping=mapping)
+    base = base_config(tmp_path / "base")
+    assert architecture_of(config, tmp_path / "a", base_model=base) == "MistralForCausalLM"
+
+
+@pytest.mark.parametrize(
+    ("declared", "task", "expected"),
+    [
+        ("BertForMaskedLM", "SEQ_CLS", "BertForSequenceClassification"),
+        ("BertModel", "TOKEN_CLS", "BertForTokenClassification"),
+        ("GPT2LMHeadModel", "SEQ_CLS", "GPT2ForSequenceClassification"),
+        ("GPT2LMHeadModel", "CAUSAL_LM", "GPT2LMHeadModel"),
+        ("T5ForConditionalGeneration", "SEQ_2_SEQ_LM", "T5ForConditionalGeneration"),
+        ("LlamaForCausalLM", None, "LlamaForCausalLM"),
+    ],
+)
+def test_the_task_names_the_head(tmp_path, hub, declared, task, expected):
+    base = base_config(tmp_path / "base", json.dumps({"architectures": [declared]}))
+    config = adapter_config(tmp_path / "a", base_model_name_or_path=base, task_type=task)
+    assert architecture_of(config, tmp_path / "a") == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"architectures": []}', '{"architectures": "X"}', '{"architectures": ["a b\\n"]}'],
+)
+def test_a_config_that_does_not_say_it_is_no_error(tmp_path, hub, text):
+    base = base_config(tmp_path / "base", text)
+    assert (
+        architecture_of(adapter_config(tmp_path / "a", base_model_name_or_path=base), tmp_path / "a") is None
+    )
+
+
+# ---------------------------------------------------------------- The bytes of a slot: what vLLM held when
+
+
+RECORD = Path(__file__).resolve().parents[2] / "docs" / "conformance" / "vllm_slots.json"
+SETTINGS = json.loads(RECORD.read_text(encoding="utf-8"))["settings"]
+
+
+def widths():
+    """Σ(m + n) over the linear modules, and over embedding and head, of the model that was served."""
+    model = KNOWN["embedded:smollm2"]
+    hidden, inner = model["hidden_size"], model["intermediate_size"]
+    narrow = hidden // model["num_attention_heads"] * model["num_key_value_heads"]
+    layer = 2 * (hidden + hidden) + 2 * (narrow + hidden) + 3 * (inner + hidden)
+    return model["num_hidden_layers"] * layer, 2 * (model["vocab_size"] + hidden)
+
+
+@pytest.mark.parametrize("row", [row for row in SETTINGS if row["lora_target_modules"] is None])
+def test_vllm_held_what_the_formula_says_of_every_module_that_it_knows(row):
+    linear, beside = widths()
+    assert row["linear"] == row["max_loras"] * slot_bytes(linear, row["max_lora_rank"])
+    assert row["embedding_and_head"] == row["max_loras"] * slot_bytes(beside, row["max_lora_rank"])
+
+
+def test_what_was_run_is_the_engine_that_fleet_names():
+    assert engine() == f"vLLM {json.loads(RECORD.read_text(encoding='utf-8'))['vllm']}"
+    assert {(row["max_loras"], row["max_lora_rank"]) for row in SETTINGS} == {
+        (loras, rank) for loras in (1, 2, 4) for rank in (8, 16, 32)
+    }
+
+
+def test_steps_go_down_from_the_one_that_holds_the_rank():
+    assert steps_below(17) == (16, 8, 1)
+    assert steps_below(8) == (1,)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import json
 import math
+import pkgutil
 from fractions import Fraction
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
+from scipy.stats import beta
 
+from gradience import compare_logs, statistics
+from gradience.errors import InputError, UsageError
+from gradience.statistics.agreement import largest_share, most_changed, p_value
+from gradience.statistics.groups import joined, spelling_key
 from gradience.statistics.paired import mcnemar, mean_difference, score, score_variance, tango, tango_p_value
+from gradience.statistics.sequential import plan_looks
 from gradience.statistics.table import PairedTable
 
 
@@ -120,3 +131,105 @@ def test_a_table_counts_answers() -> None:
         PairedTable(n11=-1, n10=0, n01=0, n00=0)
     with pytest.raises(ValueError, match="at least one"):
         tango(PairedTable(n11=0, n10=0, n01=0, n00=0))
+
+
+# ---------------------------------------------------------------- The bound of the share of changed answers
+
+
+@pytest.mark.parametrize(("changed", "n"), [(0, 198), (8, 1000), (9, 1000), (30, 40), (40, 40)])
+def test_at_one_look_the_bound_is_that_of_clopper_and_pearson(changed, n):
+    bound = 1.0 if changed == n else beta.ppf(0.95, changed + 1, n - changed)
+    assert largest_share(changed, [n]) == pytest.approx(bound, abs=1e-8)
+
+
+def test_what_1_5_percent_takes():
+    assert most_changed([198], 0.015, 0.05) == [-1]
+    assert most_changed([199], 0.015, 0.05) == [0]
+    assert most_changed([1000], 0.015, 0.05) == [8]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.025, 0.1])
+def test_the_error_over_all_looks_is_at_most_the_level(share):
+    looks = plan_looks(1200, 200)
+    most = most_changed(looks, share, 0.05)
+    answers = np.random.default_rng(0).random((20_000, 1200)) < share
+    changed = answers.cumsum(axis=1)[:, np.array(looks) - 1]
+    claimed = (changed <= most).any(axis=1).mean()
+    assert 0.03 < claimed < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 20_000)
+
+
+def test_bound_p_value_and_number_agree():
+    looks, planned = (300, 500), 1000
+    (_, most) = most_changed(looks, 0.02, 0.05, planned)
+    for changed in (most, most + 1):
+        ruled_out = changed <= most
+        assert (p_value(changed, looks, 0.02, planned) <= 0.05) == ruled_out
+        assert (largest_share(changed, looks, 0.05, planned) <= 0.02) == ruled_out
+
+
+# ---------------------------------------------------------------- Examples that belong together: spellings
+
+
+def test_spellings_share_a_key_and_other_texts_do_not() -> None:
+    spellings = ["What's 1.5 + 2?", "what's 1.5 + 2", "WHAT’S  1.5 + 2 !", "(What's 1.5 + 2.)"]
+    assert len({spelling_key(text) for text in spellings}) == 1
+    others = ["What's 15 + 2?", "What's 1.5 - 2?", "What's 1.5 + 3?", "How's 1.5 + 2?"]
+    assert len({spelling_key(text) for text in (*others, spellings[0])}) == 5
+
+
+def test_groups_join_through_any_key() -> None:
+    assert joined([None, None, None]) == (0, 1, 2)
+    assert joined(["d1", "d1", "d2", "d3"], ["x", "y", "y", "z"]) == (0, 0, 0, 1)
+
+
+def logs(folder: Path, texts: int, spellings: int) -> list[Path]:
+    """Two tables of equal answers: each text in several spellings."""
+    ends = ["", "!", "?", " .", "…", "!!", " ?", ";", ":", " !"]
+    rows = [
+        {
+            "id": f"{text}.{end}",
+            "prompt": f"Question {text}: what is it{ends[end]}",
+            "document": f"d{text // 2}",
+        }
+        for text in range(texts)
+        for end in range(spellings)
+    ]
+    paths = [folder / "a.jsonl", folder / "b.jsonl"]
+    for path in paths:
+        path.write_text("".join(json.dumps({**row, "score": 1}) + "\n" for row in rows), encoding="utf-8")
+    return paths
+
+
+def test_forty_texts_in_ten_spellings_earn_no_b(tmp_path: Path) -> None:
+    report = compare_logs(*logs(tmp_path, 40, 10))
+    assert (report.n, report.groups, report.grade) == (400, 40, "C")
+    assert "400 examples are 40 independent ones: the others are spellings of the same text" in report.notes
+    apart = compare_logs(*logs(tmp_path, 400, 1))
+    assert (apart.n, apart.groups, apart.grade) == (400, None, "B")
+
+
+def test_a_column_of_documents_makes_groups(tmp_path: Path) -> None:
+    a, b = logs(tmp_path, 200, 1)
+    assert compare_logs(a, b).grade == "B"
+    report = compare_logs(a, b, group="document")
+    assert (report.groups, report.grouped_by, report.grade) == (100, "document", "C")
+    with pytest.raises(InputError, match="no group in `documents`"):
+        compare_logs(a, b, group="documents")
+
+
+def test_one_group_is_no_sample(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="all examples belong to one group"):
+        compare_logs(*logs(tmp_path, 1, 10))
+
+
+# ---------------------------------------------------------------- The examples in the docstrings are true
+
+
+MODULES = [module.name for module in pkgutil.iter_modules(statistics.__path__)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"gradience.statistics.{module}"))
+    assert result.attempted > 0
+    assert result.failed == 0

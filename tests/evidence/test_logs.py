@@ -1,0 +1,667 @@
+"""Logs that inspect, lm-eval and Every Eval Ever wrote: their means are found again, and refusals name what differs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+from log_files import LOGS, refused, rows_of, samples, table, write_lines
+
+from gradience import InputError, compare_logs
+from gradience.errors import UsageError
+from gradience.evidence import archive, base, text
+from gradience.evidence.base import Wanted
+from gradience.evidence.formats import read_log
+from gradience.evidence.inspect_ai import read
+from gradience.files import rows
+
+INSPECT = LOGS / "inspect"
+A, B = INSPECT / "a_deflated.eval", INSPECT / "b_deflated.eval"
+
+
+def members(path):
+    with zipfile.ZipFile(path) as packed:
+        return {name: packed.read(name) for name in packed.namelist()}
+
+
+def rewritten(path, changes, *, source=B, compression=zipfile.ZIP_DEFLATED):
+    """B's log in which these members are others; None leaves one out; a function changes its JSON."""
+    contents = members(source)
+    for name, change in changes.items():
+        if callable(change):
+            contents[name] = json.dumps(change(json.loads(contents[name]))).encode()
+        else:
+            contents[name] = change
+    with zipfile.ZipFile(path, "w", compression) as packed:
+        for name, content in contents.items():
+            if content is not None:
+                packed.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_the_mean_is_the_accuracy_that_inspect_reports(side):
+    """Members packed with Zstandard, as inspect-ai 0.3.285 writes them."""
+    pytest.importorskip("zstandard")
+    log = read(INSPECT / f"{side}.eval", Wanted())
+    with archive.open_archive(log.path) as packed:
+        results = json.loads(packed.read("header.json"))["results"]
+    (accuracy,) = (score["metrics"]["accuracy"]["value"] for score in results["scores"])
+    assert len(log.items) == 24
+    assert sum(item.score for item in log.items.values()) / 24 == pytest.approx(accuracy)
+    assert (log.task, log.metric) == ("larger", "includes")
+
+
+def test_both_ways_of_packing_say_the_same():
+    pytest.importorskip("zstandard")
+    for side in "ab":
+        whole = read(INSPECT / f"{side}.eval", Wanted())
+        part = read(INSPECT / f"{side}_deflated.eval", Wanted())
+        assert len(part.items) == 8
+        assert part.items.items() <= whole.items.items()
+        assert part.settings == whole.settings
+
+
+def test_without_zstandard_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
+    error = refused(INSPECT / "a.eval", INSPECT / "b.eval")
+    assert (error.code, error.exit_code) == ("missing-extra", 2)
+    assert '".[logs]"' in error.hint
+
+
+def test_two_logs_of_inspect():
+    report = compare_logs(A, B)
+    assert (report.n, report.task, report.metric, report.notes) == (8, "larger", "includes", ())
+    assert report.a.model == "hf/local model_path=base,device=cpu,do_sample=False"
+    assert all(flip.excerpt.startswith("Which is more, ") for flip in report.flips)
+    scores = {
+        json.loads(content)["id"]: json.loads(content)["scores"]["includes"]["value"]
+        for name, content in members(B).items()
+        if name.startswith("samples/")
+    }
+    assert report.b.mean == sum(value == "C" for value in scores.values()) / 8
+
+
+def a_sample(path=B):
+    return next(name for name in members(path) if name.startswith("samples/"))
+
+
+def other_prompt(sample):
+    sample["messages"][0]["content"] = "You compare."
+    return sample
+
+
+def other_target(sample):
+    return sample | {"target": "0"}
+
+
+def warmer(header):
+    header["plan"]["config"]["temperature"] = 0.7
+    return header
+
+
+def other_solver(header):
+    header["plan"]["steps"] = header["plan"]["steps"][1:]
+    return header
+
+
+def other_task(header):
+    header["eval"]["task"] = "smaller"
+    return header
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (other_prompt, "1 of 8 examples have another prompt in B"),
+        (other_target, "1 of 8 examples have another document in B"),
+        (warmer, "different generation settings"),
+        (other_solver, "different solvers"),
+        (other_task, "different task: larger and smaller"),
+    ],
+)
+def test_what_was_not_asked_the_same_is_refused(tmp_path, change, words):
+    name = a_sample() if "sample" in change.__code__.co_varnames else "header.json"
+    assert words in str(refused(A, rewritten(tmp_path / "b.eval", {name: change})))
+
+
+def test_a_run_that_did_not_end(tmp_path):
+    error = refused(A, rewritten(tmp_path / "b.eval", {"header.json": None}))
+    assert error.code == "log-unfinished"
+    failed = rewritten(tmp_path / "c.eval", {"header.json": lambda header: header | {"status": "error"}})
+    assert "B: its status is 'error', and not success" in compare_logs(A, failed).notes
+    later = rewritten(tmp_path / "d.eval", {"header.json": lambda header: header | {"version": 3}})
+    assert "a log of version 3" in str(refused(A, later))
+
+
+def test_an_example_without_a_score(tmp_path):
+    name = a_sample()
+    gone = rewritten(tmp_path / "b.eval", {name: lambda sample: sample | {"scores": {}}})
+    assert "no number under 'includes'" in str(refused(A, gone))
+
+
+def test_epochs_are_averaged(tmp_path):
+    def twice(path, source, second):
+        changes = {"header.json": lambda header: header | {"eval": with_epochs(header["eval"])}}
+        for name in members(source):
+            if name.startswith("samples/"):
+                again = json.loads(members(source)[name]) | {"epoch": 2}
+                again["scores"]["includes"]["value"] = second
+                changes[name.replace("_epoch_1", "_epoch_2")] = json.dumps(again).encode()
+        return rewritten(path, changes, source=source)
+
+    def with_epochs(spec):
+        return spec | {"config": spec["config"] | {"epochs": 2}}
+
+    one = compare_logs(A, B)
+    a, b = twice(tmp_path / "a.eval", A, "C"), twice(tmp_path / "b.eval", B, 0.5)
+    report = compare_logs(a, b, margin=0.1)
+    assert report.a.mean == pytest.approx((one.a.mean + 1) / 2)
+    assert report.b.mean == pytest.approx((one.b.mean + 0.5) / 2)
+    assert (report.table, report.n) == (None, 8)
+    assert "A: each example was run 2 times; its score is their mean" in report.notes
+    assert "different epochs: 2 and 1" in str(refused(a, B))
+
+
+def test_scores_of_several_keys_and_letters(tmp_path):
+    def many(sample):
+        return sample | {
+            "scores": {"graded": {"value": {"tone": 0.5, "facts": "P"}}, "says": {"value": "text"}}
+        }
+
+    changes = {name: many for name in members(A) if name.startswith("samples/")}
+    a, b = (rewritten(tmp_path / f"{side}.eval", changes, source=path) for side, path in (("a", A), ("b", B)))
+    assert "several metrics in it: graded/tone, graded/facts" in str(refused(a, b))
+    assert compare_logs(a, b, metric="graded/facts").a.mean == 0.5
+    assert "says: no number for each example" in str(refused(a, b, metric="says"))
+
+
+# ---------------------------------------------------------------- archives
+
+
+def test_a_member_that_unpacks_to_more_than_a_log_can_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "MAX_MEMBER", 100_000)
+    bomb = rewritten(tmp_path / "b.eval", {a_sample(): b" " * 200_000})
+    assert refused(A, bomb).code == "too-large"
+
+
+def test_all_members_together_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "FREE", 50_000)
+    monkeypatch.setattr(archive, "RATIO", 0)
+    assert refused(A, B).code == "too-large"
+
+
+def test_a_directory_that_would_not_fit_into_memory(monkeypatch):
+    monkeypatch.setattr(archive, "MAX_DIRECTORY", 100)
+    assert refused(A, B).code == "too-large"
+
+
+def damaged(content, change):
+    changed = bytearray(content)
+    change(changed)
+    return bytes(changed)
+
+
+DIRECTORY = b"PK\x01\x02"
+
+
+def flip_a_byte_of_a_member(content):
+    content[100] ^= 0xFF
+
+
+def far_offset(content):
+    struct.pack_into("<L", content, content.index(DIRECTORY) + 42, 2**31)
+
+
+def encrypted(content):
+    content[content.index(DIRECTORY) + 8] |= 1
+
+
+def other_method(content):
+    struct.pack_into("<H", content, content.index(DIRECTORY) + 10, 12)
+
+
+def longer_than_the_archive(content):
+    struct.pack_into("<L", content, content.index(DIRECTORY) + 20, 2**31)
+
+
+def another_checksum(content):
+    content[content.index(DIRECTORY) + 16] ^= 0xFF
+
+
+@pytest.mark.parametrize(
+    "change",
+    [flip_a_byte_of_a_member, far_offset, encrypted, other_method, longer_than_the_archive, another_checksum],
+    ids=lambda change: change.__name__,
+)
+def test_a_damaged_archive_is_refused(tmp_path, change):
+    path = tmp_path / "b.eval"
+    path.write_bytes(damaged(B.read_bytes(), change))
+    error = refused(A, path)
+    assert error.code == "bad-archive"
+    assert str(path) in str(error)
+
+
+def test_an_archive_that_was_cut_off_at_any_place(tmp_path):
+    content, path = B.read_bytes(), tmp_path / "b.eval"
+    for length in range(0, len(content), len(content) // 40):
+        path.write_bytes(content[:length])
+        assert refused(A, path).code == "bad-archive"
+
+
+# ---------------------------------------------------------------- Logs that lm-eval itself wrote: its means
+
+
+CASES = [
+    ("sums", "exact_match", "strict-match"),
+    ("sums", "exact_match", "flexible-extract"),
+    ("orders", "acc", "none"),
+]
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+@pytest.mark.parametrize(("task", "metric", "found_by"), CASES)
+def test_the_mean_is_the_one_that_lm_eval_reports(side, task, metric, found_by):
+    path = samples(task, side)
+    (results,) = path.parent.glob("results_*.json")
+    reported = json.loads(results.read_text(encoding="utf-8"))["results"][task][f"{metric},{found_by}"]
+    log = read_log(path, Wanted(filter=found_by))
+    assert len(log.items) == 24
+    assert sum(item.score for item in log.items.values()) / 24 == pytest.approx(reported)
+    assert (log.task, log.metric, log.lower_is_better) == (task, metric, False)
+    assert log.settings["few-shot examples"] == ("2" if task == "sums" else "0")
+
+
+def test_what_two_logs_share_is_in_memory_once():
+    a, b = (read_log(samples("orders", side), Wanted()).items for side in "ab")
+    for key in a:
+        for name in ("document", "prompt", "excerpt"):
+            assert getattr(a[key], name) is getattr(b[key], name)
+
+
+def test_two_runs_of_lm_eval():
+    report = compare_logs(samples("sums", "a"), samples("sums", "b"), filter="strict-match")
+    a, b = (
+        {
+            row["doc_id"]: row["exact_match"]
+            for row in rows_of(samples("sums", side))
+            if row["filter"] == "strict-match"
+        }
+        for side in "ab"
+    )
+    assert report.table.n10 == sum(a[key] > b[key] for key in a) == 3
+    assert report.table.n01 == sum(a[key] < b[key] for key in a)
+    assert (report.task, report.filter, report.grade, report.notes) == ("sums", "strict-match", "C", ())
+    assert report.b.model == "pretrained=base,dtype=float32,peft=adapter"
+    lost = next(flip for flip in report.flips if flip.change == "lost")
+    assert lost.excerpt.endswith("10 + 7 =")
+    assert (lost.answer_a, lost.answer_b) == ("17", "8")
+
+
+def test_of_choices_the_most_likely_one_is_the_answer():
+    report = compare_logs(samples("orders", "a"), samples("orders", "b"))
+    assert {flip.answer_a for flip in report.flips} <= {"less", "more"}
+    gold = {
+        str(row["doc_id"]): ["less", "more"][int(row["target"])] for row in rows_of(samples("orders", "a"))
+    }
+    assert all((flip.answer_a == gold[flip.id]) == (flip.score_a == 1) for flip in report.flips)
+
+
+def test_a_folder_with_one_log_is_enough(tmp_path):
+    for side in "ab":
+        folder = tmp_path / side / "base__model"  # as lm-eval's --output_path has it
+        folder.mkdir(parents=True)
+        shutil.copy(samples("orders", side), folder)
+    report = compare_logs(tmp_path / "a", tmp_path / "b")
+    assert (report.n, report.a.model) == (24, None)
+
+
+def test_samples_of_an_older_version(tmp_path):
+    """Before metrics were listed and arguments had names (0.4.3): lists, and metrics beside the other keys."""
+
+    def older(row):
+        left_out = ("metrics", "filter", "doc_hash", "prompt_hash", "target_hash", "brier_score")
+        arguments = [list(request.values()) for request in row["arguments"].values()]
+        return {key: value for key, value in row.items() if key not in left_out} | {"arguments": arguments}
+
+    paths = [
+        write_lines(tmp_path / f"{side}.jsonl", [older(row) for row in rows_of(samples("orders", side))])
+        for side in "ab"
+    ]
+    report, now = compare_logs(*paths), compare_logs(samples("orders", "a"), samples("orders", "b"))
+    assert (report.table, report.task, report.flips) == (now.table, None, now.flips)
+
+
+# ---------------------------------------------------------------- Records that `every_eval_ever convert`
+
+
+RECORDS = LOGS / "every_eval_ever"
+
+
+def record(side):
+    (path,) = (RECORDS / side).glob("*.json")
+    return path
+
+
+def lines(side):
+    (path,) = (RECORDS / side).glob("*_samples.jsonl")
+    return path
+
+
+def copied(folder, side="b", *, record_change=dict, row_change=dict):
+    """The two files of a side in a folder of their own, changed; the checksum that the record names is left out."""
+    content = record_change(json.loads(record(side).read_text(encoding="utf-8")))
+    content.get("detailed_evaluation_results", {}).pop("checksum", None)
+    folder.mkdir(exist_ok=True)
+    write_lines(folder / lines(side).name, [row_change(row) for row in rows_of(lines(side))])
+    target = folder / record(side).name
+    target.write_text(json.dumps(content), encoding="utf-8")
+    return target
+
+
+def test_a_record_says_what_the_log_says():
+    report, log = (
+        compare_logs(record("a"), record("b")),
+        compare_logs(samples("orders", "a"), samples("orders", "b")),
+    )
+    assert (report.table, report.bounds, report.grade) == (log.table, log.bounds, log.grade)
+    assert [flip.id for flip in report.flips] == [flip.id for flip in log.flips]
+    assert (report.task, report.metric, report.notes) == ("orders", "acc", ())
+    stated = json.loads(record("b").read_text(encoding="utf-8"))["evaluation_results"]
+    assert report.b.mean == pytest.approx(
+        next(each["score_details"]["score"] for each in stated if each["evaluation_result_id"] == "acc")
+    )
+
+
+def test_the_samples_may_be_named_instead_of_the_record(tmp_path):
+    assert compare_logs(lines("a"), lines("b")).table == compare_logs(record("a"), record("b")).table
+    alone = shutil.copy(lines("b"), tmp_path / lines("b").name)
+    report = compare_logs(lines("a"), alone)
+    assert any("is not beside it" in note for note in report.notes)
+
+
+def other_answer(row):
+    return row | {"input": row["input"] | {"reference": ["2"]}}
+
+
+def other_template(row):
+    return row | {"input": row["input"] | {"formatted": f"<user>{row['input']['raw']}"}}
+
+
+def lower(content):
+    for result in content["evaluation_results"]:
+        result["metric_config"]["lower_is_better"] = True
+    return content
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"row_change": other_answer}, "24 of 24 examples have another document in B"),
+        ({"row_change": other_template}, "24 of 24 examples have another prompt in B"),
+        ({"record_change": lower}, "lower is better, says the log of its acc"),
+        ({"row_change": lambda row: row | {"evaluation": {"score": None}}}, "no per-example scores"),
+        ({"row_change": lambda row: row | {"sample_id": 3}}, "no sample_id"),
+    ],
+)
+def test_records_of_other_questions_are_refused(tmp_path, changes, words):
+    assert words in str(refused(record("a"), copied(tmp_path / "b", **changes)))
+
+
+def test_another_number_of_few_shot_examples(tmp_path):
+    def shots(number):
+        def change(content):
+            for result in content["evaluation_results"]:
+                result["generation_config"] = {"additional_details": {"num_fewshot": number}}
+            return content
+
+        return change
+
+    a = copied(tmp_path / "a", "a", record_change=shots("2"))
+    b = copied(tmp_path / "b", "b", record_change=shots("5"))
+    error = refused(a, b)
+    assert "different generation settings" in str(error)
+    assert all(f'"num_fewshot": "{number}"' in str(error) for number in (2, 5))
+    assert "found in only one log and not compared: generation settings" in compare_logs(record("a"), b).notes
+
+
+def test_samples_that_are_missing_or_others(tmp_path):
+    alone = shutil.copy(record("b"), tmp_path / record("b").name)
+    assert "are not beside it" in str(refused(record("a"), alone))
+    write_lines(tmp_path / lines("b").name, rows_of(lines("b"))[:-1])
+    error = refused(record("a"), alone)
+    assert (error.code, "it names samples with the sha256" in str(error)) == ("log-samples", True)
+
+
+def test_several_results_are_listed(tmp_path):
+    both = [
+        {**row, "evaluation_result_id": name} for name in ("acc", "acc_norm") for row in rows_of(lines("b"))
+    ]
+    path = write_lines(tmp_path / "x_samples.jsonl", both)
+    assert "several metrics in it: acc, acc_norm" in str(refused(path, path))
+    assert compare_logs(path, path, metric="acc_norm").n == 24
+
+
+@pytest.mark.parametrize("place", ["../../../../etc/passwd", "..", "a/\0", "é" * 200])
+def test_a_path_in_a_record_leads_nowhere_else(tmp_path, place):
+    def elsewhere(content):
+        content["detailed_evaluation_results"]["file_path"] = place
+        return content
+
+    error = refused(record("a"), copied(tmp_path / "b", record_change=elsewhere))
+    assert error.code == "log-samples"
+
+
+# ---------------------------------------------------------------- What was not asked the same of both is
+
+
+STRICT = {"filter": "strict-match"}
+
+
+def changed(tmp_path, change, *, task="sums", name=None):
+    """B's samples with every row changed."""
+    path = samples(task, "b")
+    return write_lines(tmp_path / (name or path.name), [change(row) for row in rows_of(path)])
+
+
+# ---------------------------------------------------------------- other questions
+
+
+def test_another_document(tmp_path):
+    def other(row):
+        return row | ({"doc": row["doc"] | {"answer": "6"}} if row["doc_id"] in (3, 5) else {})
+
+    error = refused(samples("sums", "a"), changed(tmp_path, other), **STRICT)
+    assert error.code == "logs-differ"
+    assert "2 of 24 examples have another document in B (3, 5)" in str(error)
+
+
+def test_another_prompt(tmp_path):
+    def other(row):
+        arguments = {
+            "gen_args_0": row["arguments"]["gen_args_0"] | {"arg_0": f"Sum: {row['doc']['question']}"}
+        }
+        return row | {"arguments": arguments}
+
+    error = refused(samples("sums", "a"), changed(tmp_path, other), **STRICT)
+    assert "24 of 24 examples have another prompt in B (0, 1, 2 and 21 more)" in str(error)
+
+
+def test_another_task(tmp_path):
+    renamed = changed(tmp_path, dict, name="samples_products_2026-11-26T15-53-59.572054.jsonl")
+    error = refused(samples("sums", "a"), renamed, **STRICT)
+    assert "different task: sums and products" in str(error)
+
+
+def test_other_generation_settings(tmp_path):
+    def warmer(row):
+        settings = row["arguments"]["gen_args_0"]["arg_1"] | {"temperature": 0.7}
+        return row | {"arguments": {"gen_args_0": row["arguments"]["gen_args_0"] | {"arg_1": settings}}}
+
+    error = refused(samples("sums", "a"), changed(tmp_path, warmer), **STRICT)
+    assert "different generation settings" in str(error)
+    assert '"temperature": 0.0' in str(error)
+    assert '"temperature": 0.7' in str(error)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("n-shot", {"sums": 5}, "different few-shot examples: 2 and 5"),
+        ("versions", {"sums": 2.0}, "different task version: 1.0 and 2.0"),
+    ],
+)
+def test_what_the_results_beside_the_samples_say(tmp_path, key, value, words):
+    path = samples("sums", "b")
+    copy = write_lines(tmp_path / path.name, rows_of(path))
+    (results,) = path.parent.glob("results_*.json")
+    content = json.loads(results.read_text(encoding="utf-8")) | {key: value}
+    (tmp_path / results.name).write_text(json.dumps(content), encoding="utf-8")
+    assert words in str(refused(samples("sums", "a"), copy, **STRICT))
+
+
+def test_another_format(tmp_path):
+    ours = table(tmp_path / "b.csv", [1] * 24)
+    assert "different format: lm-eval and table" in str(refused(samples("orders", "a"), ours))
+
+
+def test_examples_that_are_in_one_log_alone(tmp_path):
+    a = table(tmp_path / "a.csv", [1, 0, 1, 1])
+    b = table(tmp_path / "b.csv", [1, 0])
+    b.write_text(b.read_text() + "other,1\n")
+    error = refused(a, b)
+    assert error.code == "logs-missing"
+    assert f"2 examples only in {a} (q2, q3), 1 only in {b} (other); 2 in both" in str(error)
+
+
+def test_prompts_of_a_table_are_compared(tmp_path):
+    a = table(tmp_path / "a.csv", [1, 0], prompt=["one", "two"])
+    b = table(tmp_path / "b.csv", [1, 0], prompt=["one", "2"])
+    assert "1 of 2 examples have another prompt in B (q1)" in str(refused(a, b))
+
+
+# ---------------------------------------------------------------- choices
+
+
+def test_several_filters_are_listed(tmp_path):
+    error = refused(samples("sums", "a"), samples("sums", "b"))
+    assert isinstance(error, UsageError)
+    assert "several filters in it: strict-match, flexible-extract" in str(error)
+    assert "--filter strict-match" in error.hint
+
+
+def test_several_metrics_are_listed_and_those_without_a_number_named(tmp_path):
+    def two(row):
+        return row | {"metrics": ["acc", "f1", "brier_score"], "f1": 0.5}
+
+    error = refused(samples("orders", "a"), changed(tmp_path, two, task="orders", name="x.jsonl"))
+    assert "several metrics in it: acc, f1" in str(error)
+    error = refused(samples("orders", "a"), samples("orders", "b"), metric="brier_score")
+    assert "it has acc; brier_score: no number for each example" in str(error)
+
+
+def test_the_direction_of_the_log_wins_over_a_slip(tmp_path):
+    error = refused(samples("orders", "a"), samples("orders", "b"), lower_is_better=True, margin=0.1)
+    assert "higher is better, says the log of its acc" in str(error)
+
+
+# ---------------------------------------------------------------- logs that cannot be read
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "line 1 must list the column names"),
+        ("name,score\na,1\n", "line 2: no id"),
+        ("id,id\na,1\n", "line 1 must list the column names, without duplicates"),
+        ("id,score\na,1\na,0\n", "the id 'a' occurs twice"),
+        ("id,score\n,1\nb,1\n", "no id"),
+        ("id,score\na,1\nb\n", "line 3: 1 field, but the first line has 2 columns"),
+        ("id,score\na,1\nb,good\n", "line 3: no number under 'score'"),
+        ("id,score\na,1\nb,nan\n", "nan, which is no score"),
+        ("id,score\na,good\nb,bad\n", "it has no per-example scores; score: no number"),
+        ("id,score\na,1\n", "1 example in them"),
+        ('id,score\n"a,1\n', "line 2"),
+    ],
+)
+def test_a_csv(tmp_path, text, words):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    assert words in str(refused(path, path))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"id": 1, "score": 1', "line 2: Expecting"),
+        ("[1, 2]", "line 2: not a JSON object"),
+        ('{"id": 2, "score": 1, "score": 0}', "the key 'score' occurs twice"),
+        ('{"id": 2, "score": NaN}', "nan, which is no score"),
+        ('{"id": 2, "score": 1e999}', "inf, which is no score"),
+        ('{"id": 2, "score": "1"}', "no number under 'score'"),
+        ('{"id": 2, "score": null}', "no number under 'score'"),
+        ('{"id": [], "score": 1}', "no id"),
+        ('{"id": 2, "score": ' + "9" * 5000 + "}", "line 2"),
+        ('{"id": 2, "score": ' + "[" * 100 + "]" * 100 + "}", "nested too deeply"),
+        ('{"id": "\\ud800", "score": 1}', "half of a character"),
+        ("\xff", "line 2"),
+    ],
+)
+def test_json_lines(tmp_path, line, words):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"id": 1, "score": 1}\n' + line.encode("latin-1") + b"\n")
+    assert words in str(refused(path, path))
+
+
+def test_what_is_no_log_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("hello")
+    assert refused(path, path).code == "log-format"
+    assert refused(tmp_path / "none.csv", path).code == "not-found"
+    (results,) = samples("sums", "a").parent.glob("results_*.json")
+    assert "name the samples_*.jsonl beside them" in refused(results, results).hint
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert refused(empty, path).code == "log-none"
+
+
+def test_a_folder_of_every_eval_ever_is_its_samples():
+    report = compare_logs(*(Path(__file__).parent / "logs" / "every_eval_ever" / name for name in ("a", "b")))
+    assert (report.a.format, report.n, report.delta) == ("Every Eval Ever", 24, pytest.approx(2 / 24))
+
+
+def test_a_folder_with_several_logs_names_them():
+    folder = samples("sums", "a").parent
+    error = refused(folder, folder)
+    assert error.code == "log-several"
+    assert "samples_orders_" in str(error)
+    assert "samples_sums_" in str(error)
+
+
+def test_more_examples_than_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "MAX_ITEMS", 3)
+    path = table(tmp_path / "a.csv", [1, 0, 1, 1])
+    assert refused(path, path).code == "too-large"
+
+
+def test_the_columns_and_the_length_of_a_line_are_limited(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "MAX_SCORES", 3)
+    row = {"id": 1, "prompt": "p", "answer": "a", "score": 1}
+    path = write_lines(tmp_path / "a.jsonl", [row | {f"k{place}": 0 for place in range(3)}])
+    assert "line 1: 4 columns, and at most 3 are read" in str(refused(path, path))
+    monkeypatch.setattr(text, "MAX_LINE", 100)
+    monkeypatch.setattr(rows, "MAX_ROW", 100)
+    for name, words in (("a.jsonl", "longer than 100 bytes"), ("a.csv", "a row of more than 100 characters")):
+        (tmp_path / name).write_bytes(b"\0" * 200)
+        assert f"line 1: {words}" in str(refused(tmp_path / name, tmp_path / name))
+
+
+def test_every_refusal_of_a_log_is_an_input_error(tmp_path):
+    """Exit code 3: two logs that do not fit are no grade."""
+    a, b = table(tmp_path / "a.csv", [1, 0, 1]), table(tmp_path / "b.csv", [1, 0])
+    assert isinstance(refused(a, b), InputError)
+    assert refused(a, b).exit_code == 3

@@ -1,0 +1,380 @@
+"""The tasks that come with Gradience, and what counts as correct."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from data_files import write_jsonl, write_repository
+from gsm8k_cases import CASES, QUESTIONS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradience import tasks
+from gradience.errors import GradienceError, InputError, MissingExtra, NetworkError, UsageError
+from gradience.statistics.paired import FEWEST_GROUPS
+from gradience.tasks import arithmetic, gsm8k, text
+from gradience.tasks.base import LikelihoodTask
+from gradience.tasks.examples import ROLES
+from gradience.tasks.scorers import SCORERS, matching, plain, scorer_of
+
+TRAIN, TEST = QUESTIONS[:30], QUESTIONS[30:]
+
+
+@pytest.fixture
+def files(tmp_path):
+    return {
+        "train_file": write_jsonl(tmp_path / "train.jsonl", TRAIN),
+        "test_file": write_jsonl(tmp_path / "test.jsonl", TEST),
+    }
+
+
+# --- what counts as an answer ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("output", "strict", "flexible"), CASES.values(), ids=CASES)
+def test_filters(output, strict, flexible):
+    assert gsm8k.strict(output) == strict
+    assert gsm8k.flexible(output) == flexible
+
+
+@pytest.mark.parametrize(
+    ("extracted", "gold", "equal"),
+    [
+        ("1,080", "1080", True),
+        ("$18", "18", True),
+        ("$1,080.", "1,080", True),
+        ("18.", "18", True),
+        ("-5", "5", False),
+        ("42.0", "42", False),
+        ("042", "42", False),
+        ("18..", "18", False),
+        ("..", "18", False),
+        ("12", "so 6+6=12\n#### 12", True),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_is_the_same_answer(extracted, gold, equal):
+    assert gsm8k.same(extracted, gold) is equal
+
+
+@given(st.integers(), st.integers())
+def test_numbers_are_the_same_when_they_are_equal(one, other):
+    assert gsm8k.same(f"${one:,}.", str(one))
+    assert gsm8k.same(str(one), f"{other:,}") is (one == other)
+
+
+def rows_of_the_document() -> list[list[str]]:
+    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    table = text.partition("| output | `strict` |")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table]
+
+
+@pytest.mark.parametrize("cells", rows_of_the_document(), ids=lambda cells: cells[0])
+def test_the_worked_examples_of_the_document(cells):
+    output, *expected, gold, right = cells
+    answers = {name: extract(output) for name, extract in gsm8k.FILTERS.items()}
+    assert [answers["strict"] or "–", answers["flexible"] or "–"] == expected
+    solved = {name for name, answer in answers.items() if answer and gsm8k.same(answer, gold)}
+    words = {"both": {"strict", "flexible"}, "neither": set()}
+    word = right.partition(":")[0].strip("` ")
+    assert solved == words.get(word, {word})
+
+
+# --- which rows play which role -------------------------------------------------------------------
+
+
+def test_test_confirms_and_dev_comes_out_of_train(files):
+    task = gsm8k.load(**files)
+    assert {role: len(task.examples.of(role)) for role in ROLES} == {"train": 24, "dev": 6, "confirm": 6}
+    assert {item.prompt for item in task.examples.of("confirm")} == {
+        f"Question: {row['question']}\nAnswer:" for row in TEST
+    }
+    assert task.examples.counts == {"rows": 36, "duplicates": 0, "conflicts": 0, "unparsable": 0}
+    assert next(iter(task.filters)) == "strict"
+    assert task.stop == ("Question:", "</s>", "<|im_end|>")
+    assert task.max_new_tokens == 320
+    assert task.source["confirm"].startswith("test.jsonl sha256:")
+
+
+@pytest.mark.parametrize(
+    "answer", ["6 + 6 = 12", "####12", "#### twelve", "#### $12", "#### 5 apples", "#### "], ids=str
+)
+def test_a_row_that_its_own_answer_would_not_solve_is_left_out_and_counted(files, tmp_path, answer):
+    rows = [*TRAIN, {"question": "How many?", "answer": answer}]
+    task = gsm8k.load(**files | {"train_file": write_jsonl(tmp_path / "more.jsonl", rows)})
+    assert task.examples.counts == {"rows": 37, "duplicates": 0, "conflicts": 0, "unparsable": 1}
+    assert all("How many?" not in item.prompt for item in task.examples.all)
+
+
+# --- the hub --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return write_repository(tmp_path / "gsm8k", "main", {"train": TRAIN, "test": TEST})
+
+
+def test_the_hub_gives_the_same_examples_as_the_files(files, repository):
+    task = gsm8k.load(dataset=str(repository))
+    assert task.examples == gsm8k.load(**files).examples
+    assert task.source["train"] == f"{repository}/main train"
+
+
+def test_a_hub_out_of_reach_is_a_matter_of_the_network(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    with pytest.raises(NetworkError, match="openai/gsm8k/main test") as caught:  # conftest.py: offline
+        gsm8k.load()
+    assert "local files" in caught.value.hint
+
+
+# ---------------------------------------------------------------- Sums and differences: what counts as an
+
+
+NEEDED = "needs the extra `demo`: make conformance installs it"
+SUMS: dict[str, tuple[str, str | None, str | None]] = {
+    # name: (output, leading, flexible)
+    "trained": (" 16", "16", "16"),
+    "negative": (" -82", "-82", "-82"),
+    "goes-on": (" 16, I think", "16", "16"),
+    "sentence": (" 16.", "16", "16"),
+    "explains-first": (" 12 + 4 = 16", "12", "16"),
+    "words-first": (" The answer is -16", None, "-16"),
+    "difference-is-no-sign": ("16-3", "16", "3"),
+    "spaced-difference-is-no-sign": ("16 - 3", "16", "3"),
+    "decimals-are-another-number": ("16.5", None, None),
+    "thousands-are-another-number": ("1,600", None, None),
+    "list": ("16, 17", "16", "17"),
+    "leading-zeros": (" 016", "016", "016"),
+    "minus-alone": (" -", None, None),
+    "empty": ("", None, None),
+    "digits-of-another-script": ("٣", None, None),
+}
+
+
+@pytest.mark.parametrize(("output", "leading", "flexible"), SUMS.values(), ids=SUMS)
+def test_filters_of_sums(output, leading, flexible):
+    assert arithmetic.leading(output) == leading
+    assert arithmetic.flexible(output) == flexible
+
+
+@given(st.integers(), st.integers(), st.integers(0, 3))
+def test_sums_are_the_same_when_they_are_equal(one, other, zeros):
+    padded = str(one).replace("-", "").zfill(len(str(abs(one))) + zeros)
+    assert arithmetic.same(("-" if one < 0 else "") + padded, str(one))
+    assert arithmetic.same(str(one), str(other)) is (one == other)
+
+
+def test_without_the_generator_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(MissingExtra) as caught:
+        arithmetic.load()
+    assert caught.value.hint == 'in your clone of Gradience: pip install ".[demo]"'
+
+
+@pytest.mark.parametrize("least", [{"min_terms": 4}, {"min_digits": 3}], ids=str)
+def test_a_minimum_above_its_maximum(least):
+    with pytest.raises(UsageError, match="is greater than") as caught:
+        arithmetic.load(**least)
+    assert caught.value.code == "task-range"
+
+
+# --- what is generated (reasoning-gym builds C code, so only `make conformance` is sure to have it) ----
+
+
+@pytest.fixture(scope="module")
+def task():
+    pytest.importorskip("reasoning_gym", reason=NEEDED)
+    return arithmetic.load()
+
+
+def test_another_process_makes_the_same_questions(task):
+    code = (
+        "from gradience.tasks import arithmetic; task = arithmetic.load();"
+        " print(*map(task.examples.fingerprint, ('train', 'dev', 'confirm')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [task.examples.fingerprint(role) for role in ROLES]
+
+
+# ---------------------------------------------------------------- The built-in guard of general text: which
+
+
+BOOK = (
+    "\ufeffLicence\r\n\r\n*** START OF THE BOOK ***\r\n\r\n{}\r\n*** END OF THE BOOK ***\r\n\r\nLicence again"
+)
+LONG = "These   words\r\nfill a paragraph. "
+
+
+@pytest.fixture
+def book(monkeypatch, tmp_path):
+    def write(content: str):
+        path = tmp_path / text.FILE
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content.encode())
+        package = SimpleNamespace(__file__=str(tmp_path / "__init__.py"))
+        monkeypatch.setitem(sys.modules, "reasoning_gym", package)
+        monkeypatch.setattr(text, "version", lambda name: "0")
+
+    return write
+
+
+def test_long_paragraphs_of_the_book_without_its_license(book):
+    book(BOOK.format("Short.\r\n\r\n" + "\r\n \r\n".join(LONG * count for count in (12, 13))))
+    task = tasks.load("text", {"source": "verne", "min_characters": 300}, needed=())
+    assert isinstance(task, LikelihoodTask)
+    assert (task.rolling, task.end, task.decide_by) == (True, False, "nll")
+    whole = "These words fill a paragraph. "
+    assert {example.response for example in task.examples.all} == {(whole * n).strip() for n in (12, 13)}
+    assert all(example.prompt == "" and example.role in ("dev", "confirm") for example in task.examples.all)
+    assert len(tasks.load("text", {"source": "verne", "min_characters": 1}, needed=()).examples.all) == 3
+
+
+def test_another_file_is_refused(book):
+    book("no book")
+    with pytest.raises(InputError) as caught:
+        text.load(source="verne")
+    assert caught.value.code == "task-file"
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(MissingExtra):
+        text.load(source="verne")
+
+
+def test_both_guards_compare_likelihoods_of_real_examples():
+    pytest.importorskip("reasoning_gym", reason="needs the extra `demo`")
+    sums = tasks.load("arithmetic", {"scorer": "nll", "size": 200})
+    assert isinstance(sums, LikelihoodTask)
+    assert [example.id for example in sums.examples.all] == [
+        example.id for example in arithmetic.load(size=200).examples.all
+    ]
+    assert tasks.scoring_of("arithmetic", {"scorer": "nll"}) == tasks.scoring_of("text", {})
+    verne = tasks.load("text", {"source": "verne"}, needed=("dev", "confirm"))
+    assert not any("Gutenberg" in example.response for example in verne.examples.all)
+
+
+def test_the_guard_is_prose_that_comes_with_python():
+    task = tasks.load("text", {}, needed=("dev", "confirm"))
+    texts = [example.response for example in task.examples.all]
+    assert len(task.examples.of("confirm")) >= FEWEST_GROUPS  # enough for a grade
+    assert min(map(len, texts)) >= 100
+    assert not [text for text in texts if ">>>" in text or "::=" in text or not text.endswith(".")]
+    assert "Python" in task.source["text"]
+
+
+# ---------------------------------------------------------------- What counts as correct: SQuAD's normal
+
+
+def correct(name: str, output: str, gold: str, pattern: str | None = None) -> bool:
+    scorer = scorer_of(name, pattern)
+    extracted = scorer.extract(output)
+    return extracted is not None and scorer.same(extracted, gold)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # Punctuation is taken out, not made a blank, and before the articles: as SQuAD's normalize_answer does.
+        ("The Denver Broncos!", "denver broncos"),
+        ("  an   apple, a day ", "apple day"),
+        ("Saint-Denis", "saintdenis"),
+        ("the-cat", "thecat"),
+        ("Theatre", "theatre"),
+        ("A. B. C.", "b c"),
+        ("$1,080.50", "108050"),
+        ("“quoted”", "“quoted”"),  # only ASCII punctuation is known
+        ("the", ""),
+    ],
+)
+def test_the_normal_form_of_squad(text, expected):
+    assert plain(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "gold", "expected"),
+    [
+        ("exact", " Paris\n", "Paris", True),
+        ("exact", "paris", "Paris", False),
+        ("exact", "Paris.", "Paris", False),
+        ("exact", "", "Paris", False),
+        ("normalized", "the PARIS.", "Paris", True),
+        ("normalized", "Paris, France", "Paris", False),
+        ("contains", "It is paris, France", "Paris", True),
+        ("contains", "Par is", "Paris", False),
+        ("contains", "", "Paris", False),
+        ("number", "so 1,080 in all.", "1080", True),
+        ("number", "12 or 13", "12", False),
+    ],
+)
+def test_worked_examples(name, output, gold, expected):
+    assert correct(name, output, gold) is expected
+
+
+@given(st.text("1,.$#- \nx", max_size=30), st.text("1,.$#- \nx", max_size=30))
+def test_numbers_are_compared_as_the_patterns_of_lm_eval_compare_them(extracted, gold):
+    def plain(text):
+        for pattern in (",", r"\$", r"(?s).*#### ", r"\.$"):
+            text = re.sub(pattern, "", text)
+        return text.lower()
+
+    assert SCORERS["number"].same(extracted, gold) is (plain(extracted) == plain(gold))
+
+
+@pytest.mark.parametrize("text", ["1,", "1", ".", "-", "$", "#", "#### ", "-1 "])
+@pytest.mark.parametrize("name", ["exact", "normalized", "contains", "number"])
+def test_a_scorer_takes_linear_time(name, text):
+    started = time.process_time()
+    correct(name, text * 100_000 + "2", "1")
+    SCORERS[name].same(text * 100_000, text * 99_999)
+    assert time.process_time() - started < 2
+
+
+def test_one_group_extracts_and_without_one_the_whole_match():
+    assert matching(r"#### (\S+)")("x #### 12 #### 13") == "12"
+    assert matching(r"#### \S+")("x #### 12") == "#### 12"
+    assert matching(r"#### (\S*)")("####  ") is None
+    assert matching(r"(?s).*(?:is|=) (\d+)")("it is 3\nor = 4") == "4"
+    assert correct("regex", "answer: B", "B", pattern=r"answer: ([A-D])")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("(", "not a regular expression"),
+        ("(a)(b)", "2 groups"),
+        ("(a{1000}){1000}", "more than 1000 repeats"),
+        ("a" * 600, "longer than 512 characters"),
+    ],
+)
+def test_a_pattern_that_is_none(pattern, why):
+    with pytest.raises(GradienceError, match=why) as caught:
+        matching(pattern)
+    assert (caught.value.code, caught.value.exit_code) == ("task-pattern", 2)
+
+
+def test_a_pattern_that_takes_for_ever_ends_and_decides_nothing(monkeypatch):
+    monkeypatch.setattr("gradience.tasks.scorers.PATTERN_SECONDS", 0.05)
+    with pytest.raises(InputError, match=r"takes more than 0\.05 s on an output of 61 characters"):
+        matching(r"^(?:a|aa)+b")("a" * 61)
+
+
+@pytest.mark.parametrize(("name", "pattern"), [("regex", None), ("exact", "a")])
+def test_a_pattern_belongs_to_regex(name, pattern):
+    with pytest.raises(GradienceError) as caught:
+        scorer_of(name, pattern)
+    assert caught.value.code == "task-scorer"
