@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import typer.main
-import yaml
 
 import gradience
 from gradience.cli.app import app, run
@@ -36,22 +35,6 @@ def test_links_of_llms_txt_lead_somewhere():
     targets = re.findall(r"^- \[[^]]+\]\(([^)]+)\)", text, flags=re.MULTILINE)
     assert len(targets) > 40
     assert [target for target in targets if not (ROOT / target).exists()] == []
-
-
-def test_the_skill_names_itself_and_its_three_tasks():
-    front = yaml.safe_load(SKILL.split("---")[1])
-    assert front["name"] == "gradience"
-    assert set(front) == {"name", "description"}
-    assert len(front["description"]) <= 1024
-    verbs = [command[0] for command in COMMANDS]
-    assert {"shrink", "audit", "compress", "compare", "evaluate", "verify"} == set(verbs)
-    codes = {
-        int(code)
-        for row in re.findall(r"^\| ([\d, ]+) \|", SKILL, flags=re.MULTILINE)
-        for code in row.split(",")
-    }
-    assert codes == set(range(9))
-    assert max(map(len, SKILL.splitlines()[5:])) <= 160
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

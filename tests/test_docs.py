@@ -6,9 +6,6 @@ import importlib
 import json
 import pkgutil
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
@@ -18,7 +15,6 @@ import typer.main
 import gradience.files
 import gradience.reports
 from gradience.cli.app import app
-from gradience.cli.demo import example_adapter
 from gradience.cli.schema import schema_text
 from gradience.files.artifact import Artifact
 from gradience.reports.registry import ARTIFACTS, model_of
@@ -65,16 +61,6 @@ def test_every_artifact_has_a_schema():
     assert ours == with_schema
 
 
-@pytest.mark.parametrize("option", [["--json"], ["--layers", "--json"]], ids=" ".join)
-def test_a_real_audit_fits_the_committed_schema(option):
-    done = subprocess.run(
-        [sys.executable, "-m", "gradience", "audit", str(example_adapter()), *option],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    schema = json.loads((DOCS / "schemas" / "audit.schema.json").read_text(encoding="utf-8"))
-    jsonschema.validate(json.loads(done.stdout), schema)
-
-
 def test_files_that_pages_name_are_there():
     folders = "gradience|tests|docs|scripts|benchmarks|examples|[.]github|[.]ci"
     pages = {page: page.read_text(encoding="utf-8") for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]}
@@ -102,23 +88,3 @@ def test_the_index_names_every_page():
     links = re.findall(r"\]\(([\w/.-]+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8"))
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if page.parent.name != "decisions"}
     assert pages - {"index.md"} == set(links)
-
-
-def test_check_mode_notices_an_outdated_file(tmp_path):
-    """The check that CI relies on can fail."""
-    copy = tmp_path / "repository"
-    for name in ("scripts", "docs"):
-        (copy / name).mkdir(parents=True)
-        subprocess.run(["cp", "-r", f"{ROOT / name}/.", str(copy / name)], check=True)
-    shutil.copy(ROOT / "pyproject.toml", copy)
-    page = copy / "docs" / "reference" / "cli.md"
-    page.write_text(page.read_text(encoding="utf-8") + "edited by hand\n", encoding="utf-8")
-    script = str(copy / "scripts" / "generate_docs.py")
-    check = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
-    assert check.returncode == 1
-    assert "out of date: docs/reference/cli.md" in check.stdout
-    subprocess.run([sys.executable, script], check=True, capture_output=True)
-    assert (
-        subprocess.run([sys.executable, script, "--check"], check=False, capture_output=True).returncode == 0
-    )
-    assert "edited by hand" not in page.read_text(encoding="utf-8")

@@ -47,23 +47,6 @@ def test_no_page_and_no_message_sends_anybody_to_the_package_index():
     assert rows == []
 
 
-@pytest.mark.parametrize(
-    ("line", "matches"),
-    [
-        ("pip install gradience", True),
-        ('pip install "gradience[hf]"', True),
-        ("python -m pip install --quiet gradience==0.6.0", True),
-        ("uv pip install 'gradience'", True),
-        ("hint=f'pip install \"gradience[{extra}]\"'", True),
-        ('pip install ".[hf]"', False),
-        ("pip install -e ./gradience", False),
-        ("gradience audit ./adapter", False),
-    ],
-)
-def test_the_search_finds_what_it_is_for(line, matches):
-    assert bool(FROM_THE_INDEX.search(line)) is matches
-
-
 @pytest.mark.parametrize("extra", extras())
 def test_a_missing_package_is_installed_from_the_clone(extra):
     with pytest.raises(MissingExtra) as caught:

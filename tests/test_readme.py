@@ -11,9 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer.main
 
-from gradience.cli.app import app
 from gradience.cli.demo import example_adapter
 from gradience.models.embedded import minilm
 
@@ -74,15 +72,6 @@ def test_the_readme_is_short_and_begins_with_a_picture_and_the_two_commands():
     assert [line.split("    ")[0] for line in install[1:]] == ["make demo", "make test"]
 
 
-@pytest.mark.slow
-def test_the_pages_show_what_is_printed():
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "update_readme.py"), "--check"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
-
-
 @pytest.mark.parametrize("command", list(shown_commands()))
 def test_a_shown_command_works(command, folder):
     words = [
@@ -113,11 +102,3 @@ def test_shown_python_works(source, folder):
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (folder / "audit.json").exists()
-
-
-def test_the_pages_mention_no_verb_that_is_not_there():
-    verbs = set(typer.main.get_command(app).commands)
-    mentioned = {
-        v for page in PAGES for v in re.findall(r"`gradience ([a-z]+)", page.read_text(encoding="utf-8"))
-    }
-    assert mentioned <= verbs

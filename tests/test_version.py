@@ -6,7 +6,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
 import yaml
 
 import gradience
@@ -54,17 +53,6 @@ def test_the_files_and_the_command_name_one_version(capsys):
 
 def test_a_tag_points_to_its_version():
     assert tags_that_lie(ROOT) == []
-
-
-@pytest.mark.parametrize(("tag", "lies"), [(f"v{gradience.__version__}", False), ("v9.9.9", True)])
-def test_a_tag_of_another_version_is_noticed(tag, lies, tmp_path):
-    for path in FILES:
-        (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_bytes((ROOT / path).read_bytes())
-    name = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
-    for words in (["init", "-q"], ["add", "."], [*name, "commit", "-qm", "a release"], ["tag", tag]):
-        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
-    assert tags_that_lie(tmp_path) == ([tag] if lies else [])
 
 
 def test_a_released_change_is_one_line():

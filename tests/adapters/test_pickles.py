@@ -20,7 +20,6 @@ from gradience.cli.demo import example_adapter
 from gradience.digests import sha256_file
 from gradience.errors import InputError, MissingExtra
 
-FOREIGN = Path(__file__).with_name("foreign")
 WEIGHTS = "adapter_model.safetensors"
 
 

@@ -174,25 +174,6 @@ def test_an_expression_that_would_run_for_years(field, tmp_path):
 # ---------------------------------------------------------------- tensors beside the factors
 
 
-BESIDE = {
-    "head": ({"base_model.model.score.weight": ones(3, 16)}, {}, "head or embedding"),
-    "saved-module": ({"base_model.model.norm.weight": ones(16)}, {"modules_to_save": ["norm"]}, "modules_to_save"),
-    "saved-by-path": ({"base_model.model.a.norm.weight": ones(16)}, {"modules_to_save": ["a.norm"]}, "modules_to_save"),
-    "live-saved-module": ({"base_model.model.norm.modules_to_save.default.weight": ones(16)}, {}, "modules_to_save"),
-    "live-original": ({"base_model.model.norm.original_module.weight": ones(16)}, {}, "copy of the untrained module"),
-    "base-bias": ({f"{PREFIX}{Q}.base_layer.bias": ones(12)}, {"bias": "lora_only"}, "bias of the base layer"),
-    "base-weight": ({f"{PREFIX}{Q}.base_layer.weight": ones(12, 16)}, {}, "weight of the base model"),
-    "bias": ({"base_model.model.norm.bias": ones(16)}, {"bias": "all"}, "bias"),
-    "lora-bias": ({f"{PREFIX}{Q}.lora_B.bias": ones(12)}, {"lora_bias": True}, "bias of lora_B"),
-    "dora": ({f"{PREFIX}{Q}.lora_magnitude_vector": ones(12)}, {"use_dora": True}, "DoRA magnitude"),
-    "tokens": (
-        {"base_model.model.embed_tokens.token_adapter.trainable_tokens_delta": ones(2, 16)},
-        {"trainable_token_indices": [0, 1]},
-        "trained rows of an embedding",
-    ),
-}  # fmt: skip
-
-
 def ghosts(name, *places, nested=""):
     """Factors of `name` (its sub-module `nested`) under each of the places where PEFT keeps copies."""
     return {

@@ -163,11 +163,6 @@ def test_a_header_length_that_looks_like_a_pickle_or_gzip_is_just_a_length(lengt
     assert ours(tmp_path / "a.safetensors", content) == theirs(content) == {"a": ("F32", (2, 2), bytes(16))}
 
 
-NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20).filter(
-    lambda name: name != "__metadata__"
-)
-
-
 # ---------------------------------------------------------------- while it is read
 
 

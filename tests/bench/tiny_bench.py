@@ -107,10 +107,6 @@ def gsm8k_values(base: Path | str, **changes: Any) -> dict[str, Any]:
     }
 
 
-BEFORE = ("probe/train", "probe/eval", "base/eval", "audit", "calibration")
-"""Stages after which it is known how many follow."""
-
-
 class Watcher:
     """Remembers the stages, and breaks off where it is told to."""
 

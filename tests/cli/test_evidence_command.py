@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from gradience.cli.app import run
-
-ROOT = Path(__file__).resolve().parents[2]
-SCHEMA = ROOT / "docs" / "schemas" / "evidence.schema.json"
-LOGS = ROOT / "tests" / "evidence" / "logs" / "lm_eval"
 
 
 def tables(folder, both, lost, gained, neither):

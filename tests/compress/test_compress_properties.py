@@ -28,12 +28,6 @@ from gradience.plan.criteria import ToBudget, ToEnergy, ToRank
 few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {
-        name: (folder / name).read_bytes() for name in ("adapter_model.safetensors", "adapter_config.json")
-    }
-
-
 shape_lists = st.lists(
     st.tuples(st.integers(1, 9), st.integers(2, 30), st.integers(2, 30)), min_size=1, max_size=4
 )

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 from compressing import compress
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from peft_cases import LINEAR, config, load_strict, train_saved
 from peft_models import (
     Convolutions,
     Mixture,
-    fill,
     llama,
     mixtral,
     peft_updates,
@@ -211,20 +210,6 @@ def test_shards_become_one_file(tmp_path):
 
 
 # ---------------------------------------------------------------- merged adapters
-
-
-def concatenated(folder, weights, *, equal=""):
-    """Two adapters that are equal in the modules with `equal` in their names, put together by PEFT."""
-    model = get_peft_model(llama(), config(target_modules=LINEAR, r=4))
-    model.add_adapter("second", config(target_modules=LINEAR, r=4))
-    fill(model)
-    state = dict(model.named_parameters())
-    for name, parameter in state.items():
-        if ".second." in name and equal in name:
-            parameter.data.copy_(state[name.replace(".second.", ".default.")].data)
-    model.add_weighted_adapter(["default", "second"], weights, "merged", combination_type="cat")
-    model.save_pretrained(folder, selected_adapters=["merged"])
-    return folder / "merged"
 
 
 @pytest.mark.parametrize("left", [1e-3, 1e-6, 1e-9, 1e-12])

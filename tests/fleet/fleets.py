@@ -32,14 +32,6 @@ def rotated(factors, seed):
     return turned
 
 
-def padded(factors, rank):
-    """The same updates at a larger rank: zeros behind."""
-    return {
-        name: (np.pad(a, ((0, rank - len(a)), (0, 0))), np.pad(b, ((0, 0), (0, rank - len(a)))))
-        for name, (a, b) in factors.items()
-    }
-
-
 def save(folder, factors, **settings):
     """An adapter of PEFT with these factors."""
     tensors = {}

@@ -104,11 +104,6 @@ def _socket(path: Path) -> None:
     os.chdir(here)
 
 
-def _unreadable(path: Path) -> None:
-    path.write_bytes(b"{}")
-    path.chmod(0)
-
-
 PLACES = [
     Fault("missing", frozenset({2, 3, 8}), place=lambda path: None),
     Fault("folder", NO_FILE, place=lambda path: path.mkdir()),

@@ -37,7 +37,6 @@ from gradience.spectra import (
 )
 
 seeds = st.integers(0, 2**32 - 1)
-sides = st.integers(1, 40)
 ranks = st.integers(1, 12)
 families = st.sampled_from([gaussian, power_law, trained_from_zero, *HOSTILE.values()])
 mild = st.sampled_from([gaussian, power_law, trained_from_zero])
