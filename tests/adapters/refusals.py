@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import shutil
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import factory
+import numpy as np
+from factory import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    Stored,
+    adapter,
+    container,
+    described,
+    factors,
+    modules,
+    safetensors,
+    sharded,
+    zeros,
+)
 
 Build = Callable[[Path], Path]
 
@@ -40,3 +63,747 @@ class Cases(list[Refusal]):
             return build
 
         return register
+
+
+# ---------------------------------------------------------------- Weights that are no safetensors file, or a
+
+
+CASES = Cases()
+refused = CASES.refused
+A, B = f"{factory.PREFIX}q_proj.lora_A.weight", f"{factory.PREFIX}q_proj.lora_B.weight"
+AGAIN = "download or save the adapter again"
+
+
+def weights(folder: Path, content: bytes) -> Path:
+    return adapter(folder, content)
+
+
+def one_tensor(folder: Path, entry: object, data: bytes = b"\0" * 16) -> Path:
+    """A file whose header describes one tensor as `entry`."""
+    return weights(folder, container({A: entry}, data))
+
+
+def pair() -> dict[str, Stored]:
+    return {A: zeros(2, 4), B: zeros(4, 2)}
+
+
+# ---------------------------------------------------------------- something else under this name
+
+
+@refused(WEIGHTS, "Git LFS pointer", "13,600,000 bytes", hint=("git lfs pull", "hf download"))
+def lfs_pointer(folder):
+    return weights(folder, factory.lfs_pointer())
+
+
+@refused(WEIGHTS, "web page", hint=("hf download", "logged in"))
+def html_page(folder):
+    return weights(folder, b"\n<!DOCTYPE html><html><title>Sign in</title></html>" + b" " * 3000)
+
+
+@refused(WEIGHTS, "JSON text", "Repository not found", hint="reports a server's errors")
+def json_error_page(folder):
+    return weights(folder, json.dumps({"error": "Repository not found", "code": 404}).encode())
+
+
+@refused(WEIGHTS, "zip archive", "torch.save", hint=("Pickle files can run code", "safe_serialization=True"))
+def zip_of_torch_save(folder):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("adapter/data.pkl", factory.pickled(2))
+    return weights(folder, content.getvalue())
+
+
+@refused(WEIGHTS, "Python pickle", hint=("can run code", "save_pretrained"))
+def pickle_of_protocol_2(folder):
+    return weights(folder, factory.pickled(2))
+
+
+@refused(WEIGHTS, "tar archive", hint="unpack it")
+def tar_archive(folder):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        member = tarfile.TarInfo("adapter_model.safetensors")
+        member.size = 64
+        archive.addfile(member, io.BytesIO(bytes(64)))
+    return weights(folder, content.getvalue())
+
+
+@refused(WEIGHTS, "GGUF file", hint="ends in .gguf")
+def gguf_under_the_name_of_safetensors(folder):
+    return weights(folder, b"GGUF" + (3).to_bytes(4, "little") + bytes(100))
+
+
+# ---------------------------------------------------------------- cut off
+
+
+@refused(WEIGHTS, "empty", hint=AGAIN)
+def empty_file(folder):
+    return weights(folder, b"")
+
+
+@refused(WEIGHTS, "truncated", "8 bytes expected", "7 found", hint="hf cache verify")
+def seven_bytes(folder):
+    return weights(folder, b"\xff" * 7)
+
+
+@refused(WEIGHTS, "truncated", "bytes expected", hint="download or copy it again")
+def truncated_inside_the_data(folder):
+    return weights(folder, safetensors(modules())[:-1])
+
+
+@refused(WEIGHTS, "truncated", "648 bytes expected", hint="download or copy it again")
+def truncated_with_a_header_length_that_looks_like_a_pickle(folder):
+    # 640 is 0x0280: the file begins with the bytes of a pickle of protocol 2, and is none.
+    return weights(folder, (640).to_bytes(8, "little") + b'{"' + b" " * 500)
+
+
+# ---------------------------------------------------------------- the header
+
+
+@refused(WEIGHTS, "announce a header of", "not a safetensors file", hint=AGAIN)
+def header_too_large(folder):
+    return weights(folder, container(b"{}", bytes(100), length=2**63))
+
+
+@refused(WEIGHTS, "more than 200,000 tensors", hint=AGAIN)
+def too_many_tensors(folder):
+    entry = b'"%06x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    return weights(folder, container(b"{" + b",".join(entry % i for i in range(200_010)) + b"}"))
+
+
+@refused(WEIGHTS, "header is not valid JSON", "column", hint="download or save it again")
+def header_not_json(folder):
+    return weights(folder, container(b"{'single': quotes}"))
+
+
+@refused(WEIGHTS, "header is not UTF-8", hint="UTF-8")
+def header_not_utf8(folder):
+    return weights(folder, container(b'{"\xff\xfe": 1}'))
+
+
+@refused(WEIGHTS, "header does not begin with {", hint=AGAIN)
+def header_with_a_byte_order_mark(folder):
+    return weights(folder, container(b"\xef\xbb\xbf{}"))
+
+
+@refused(WEIGHTS, "nested too deeply", hint="save it again")
+def header_nested_100000_deep(folder):
+    return weights(folder, container(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"))
+
+
+@refused(WEIGHTS, "occurs twice", "lora_A", "two readers could take different values", hint="PEFT")
+def the_same_tensor_twice(folder):
+    first, second = (json.dumps({A: described({A: zeros(2, 2)})[A]})[1:-1] for _ in range(2))
+    return weights(folder, container(f"{{{first},{second}}}".encode(), bytes(16)))
+
+
+@refused(WEIGHTS, "__metadata__ is not a map from strings to strings", hint=AGAIN)
+def metadata_with_a_number(folder):
+    return weights(folder, safetensors(pair(), {"rank": 4}))
+
+
+@refused(WEIGHTS, "the header is not a JSON object that describes tensors", hint=AGAIN)
+def header_that_is_the_description_of_one_tensor(folder):
+    return weights(folder, container({"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, bytes(4)))
+
+
+# ---------------------------------------------------------------- one tensor's description
+
+
+@refused(WEIGHTS, A, "exactly dtype, shape and data_offsets", hint=AGAIN)
+def tensor_without_offsets(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [2, 2]})
+
+
+@refused(WEIGHTS, A, "unknown type 'Q4_K'", hint=("save it in one of", "BF16"))
+def unknown_type(folder):
+    return one_tensor(folder, {"dtype": "Q4_K", "shape": [2, 2], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "16 bytes", "needs 24", hint=AGAIN)
+def size_that_does_not_fit_the_shape(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "shape that is not a list of counts", hint=AGAIN)
+def negative_shape(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [-2, -2], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "9 dimensions", hint=AGAIN)
+def nine_dimensions(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [1] * 8 + [4], "data_offsets": [0, 16]})
+
+
+@refused(WEIGHTS, A, "data_offsets that are not a pair of counts", hint=AGAIN)
+def three_offsets(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 8, 16]})
+
+
+@refused(WEIGHTS, A, "occupies -16 bytes", hint=AGAIN)
+def offsets_the_wrong_way_round(folder):
+    return one_tensor(folder, {"dtype": "F32", "shape": [2, 2], "data_offsets": [16, 0]})
+
+
+@refused(WEIGHTS, "name of 5,0", "1,024", hint=AGAIN)
+def name_of_5000_characters(folder):
+    return weights(folder, safetensors({"x." * 2500 + "lora_A.weight": zeros(2, 2)}))
+
+
+# ---------------------------------------------------------------- where the tensors lie
+
+
+def second_at(folder: Path, begin: int, end: int) -> Path:
+    """Two tensors of 32 bytes, the second one said to lie from `begin` to `end`, where the file ends."""
+    header = described(pair())
+    header[B]["data_offsets"] = [begin, end]
+    return weights(folder, container(header, bytes(end)))
+
+
+@refused(WEIGHTS, "overlap", B, hint="two readers could see different weights")
+def overlapping_tensors(folder):
+    return second_at(folder, 16, 48)
+
+
+@refused(WEIGHTS, "leave a gap", B, hint="two readers could see different weights")
+def gap_between_tensors(folder):
+    return second_at(folder, 40, 72)
+
+
+@refused(WEIGHTS, "5 bytes after the last tensor", hint="two readers could see different weights")
+def trailing_bytes(folder):
+    return weights(folder, safetensors(pair()) + b"extra")
+
+
+# ---------------------------------------------------------------- Adapters of other tools and methods, and
+
+
+MODULE = "model.layers.0.self_attn.q_proj"
+
+
+def factors_of(module: str, first: str, second: str, *, m: int = 8, n: int = 8) -> dict[str, Stored]:
+    """Factors of rank 4 under another format's names."""
+    return {f"{module}.{first}.weight": zeros(4, n), f"{module}.{second}.weight": zeros(m, 4)}
+
+
+def file(folder: Path, name: str, content: bytes | dict[str, Stored], metadata: object = None) -> Path:
+    """A single file and nothing beside it."""
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else safetensors(content, metadata))
+    return path
+
+
+def named(**shapes: tuple[int, ...]) -> dict[str, Stored]:
+    return {name: zeros(*shape) for name, shape in shapes.items()}
+
+
+# ---------------------------------------------------------------- pickles
+
+
+@refused("adapter_model.bin", "pickle", hint=("can run code", "safe_serialization=True"))
+def folder_with_bin(folder):
+    (folder / CONFIG).write_text(json.dumps(factory.config()))
+    (folder / "adapter_model.bin").write_bytes(factory.pickled(2))
+    return folder
+
+
+@refused("adapter_model.bin", "Git LFS pointer", hint="git lfs pull")
+def folder_with_an_lfs_pointer_as_bin(folder):
+    (folder / CONFIG).write_text(json.dumps(factory.config()))
+    (folder / "adapter_model.bin").write_bytes(factory.lfs_pointer())
+    return folder
+
+
+@refused("weights.ckpt", "pickle", hint="can run code")
+def single_ckpt(folder):
+    return file(folder, "weights.ckpt", factory.pickled(4))
+
+
+# ---------------------------------------------------------------- image models
+
+
+KOHYA = "lora_unet_down_blocks_0_attentions_0_proj_in"
+
+
+def kohya(alpha: Stored) -> dict[str, Stored]:
+    shapes = {f"{KOHYA}.lora_down.weight": (4, 8, 1, 1), f"{KOHYA}.lora_up.weight": (8, 4, 1, 1)}
+    return named(**shapes) | {f"{KOHYA}.alpha": alpha}
+
+
+@refused("style.safetensors", "alpha is not a single usable number", hint="its scale is")
+def kohya_alpha_that_is_no_number(folder):
+    return file(folder, "style.safetensors", kohya(factory.stored(np.array(np.nan, np.float32))))
+
+
+@refused("lokr.safetensors", "LoKr", hint=("save_as_lora", "LyCORIS"))
+def kohya_lokr(folder):
+    name = "lora_unet_input_blocks_1_1_proj_in"
+    shapes = {f"{name}.lokr_w1": (4, 4), f"{name}.lokr_w2_a": (8, 2), f"{name}.lokr_w2_b": (2, 8)}
+    return file(folder, "lokr.safetensors", named(**shapes) | {f"{name}.alpha": zeros()})
+
+
+UNET = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@refused("diffusers_pickle", "a diffusers LoRA as a pickle file", hint=("can run code", "--allow-pickle"))
+def diffusers_pickle(folder):
+    (folder / "pytorch_lora_weights.bin").write_bytes(factory.pickled(2))
+    return folder
+
+
+@refused(str(WEIGHTS), "diffusers LoRA", "unet.", hint="rename the file")
+def diffusers_under_the_name_of_peft(folder):
+    return file(folder, str(WEIGHTS), factors_of(UNET, "lora_A", "lora_B"))
+
+
+@refused("new.safetensors", "lora_alpha is", hint="with PEFT")
+def diffusers_config_with_a_word_for_a_number(folder):
+    config = '{"unet.r": 4, "unet.lora_alpha": "much"}'
+    return file(
+        folder, "new.safetensors", factors_of(UNET, "lora_A", "lora_B"), {"lora_adapter_metadata": config}
+    )
+
+
+@refused("pytorch_lora_weights.safetensors", "no LoRA factors", hint="weights were lost")
+def diffusers_without_factors(folder):
+    return file(folder, "pytorch_lora_weights.safetensors", {"unet.conv_in.bias": zeros(4)}).parent
+
+
+# ---------------------------------------------------------------- other trainers of language models
+
+
+@refused("adapter_0.safetensors", "torchtune adapter", hint="convert it to PEFT")
+def torchtune_file(folder):
+    return file(
+        folder, "adapter_0.safetensors", factors_of("layers.0.attn.q_proj", "lora_a", "lora_b", m=12, n=16)
+    )
+
+
+@refused(str(WEIGHTS), "AdaLoRA tensors (lora_E)", hint="only LoRA adapters")
+def adalora_tensors_under_a_lora_config(folder):
+    name = f"{factory.PREFIX}{MODULE}"
+    tensors = named(**{f"{name}.lora_A": (12, 16), f"{name}.lora_B": (12, 12), f"{name}.lora_E": (12, 1)})
+    return adapter(folder, tensors) / WEIGHTS
+
+
+@refused("prompt_tuning_tensors", "prompt tuning", hint="no ΔW to audit")
+def prompt_tuning_tensors(folder):
+    return adapter(folder, {"prompt_embeddings": zeros(8, 16)})
+
+
+# ---------------------------------------------------------------- no adapter at all
+
+
+@refused("full_model_folder", "a full model (model.safetensors)", hint="which contains adapter_config.json")
+def full_model_folder(folder):
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    file(folder, "model.safetensors", {"model.embed_tokens.weight": zeros(16, 8)})
+    return folder
+
+
+@refused("model.safetensors", "a full model?", hint="point at the adapter's folder")
+def full_model_file(folder):
+    tensors = {"model.embed_tokens.weight": zeros(16, 8), "model.norm.weight": zeros(8)}
+    return file(folder, "model.safetensors", tensors)
+
+
+@refused("only_a_config", "adapter_config.json but no adapter_model.safetensors", hint="save_pretrained()")
+def only_a_config(folder):
+    (folder / CONFIG).write_text(json.dumps(factory.config()))
+    return folder
+
+
+@refused(
+    "home_made",
+    "no LoRA factors among its 4 tensors (the first is 'w_a_000')",
+    hint="save it again with PEFT",
+)
+def home_made(folder):
+    return adapter(folder, named(w_a_000=(4, 16), w_b_000=(12, 4), w_a_001=(4, 16), w_b_001=(12, 4)))
+
+
+@refused("scalars.safetensors", "606 of them scalars", hint="LoRA weights were lost")
+def scalars(folder):
+    return file(folder, "scalars.safetensors", {f"layer.{i}.weight": zeros() for i in range(606)})
+
+
+@refused("no_tensors_at_all", "contains no tensors", hint=("ZeRO-3", "gather"))
+def no_tensors_at_all(folder):
+    # The 40 bytes that a ZeRO-3 save leaves: a header with metadata and nothing else.
+    return adapter(folder, safetensors({}, {"format": "pt"}))
+
+
+# ---------------------------------------------------------------- Adapters of MLX-LM and in GGUF files that
+
+
+def gguf(folder: Path, content: bytes = b"", *, settings: tuple[tuple[str, str], ...] = ()) -> Path:
+    """A GGUF file with settings that are texts, and no tensor; or with this content behind its first four bytes."""
+    texts = [text.encode() for setting in settings for text in setting]
+    packed = [len(text).to_bytes(8, "little") + text for text in texts]
+    header = (3).to_bytes(4, "little") + bytes(8) + len(settings).to_bytes(8, "little")
+    pairs = (
+        key + (8).to_bytes(4, "little") + value for key, value in zip(packed[::2], packed[1::2], strict=True)
+    )
+    return file(folder, "adapter.gguf", b"GGUF" + (content or header + b"".join(pairs) + bytes(64)))
+
+
+@refused("adapter.gguf", "its header ends at byte 9", hint="convert_lora_to_gguf.py")
+def gguf_cut_off(folder):
+    return gguf(folder, b"12345").parent
+
+
+@refused("adapter.gguf", "more than are read", hint="convert_lora_to_gguf.py")
+def gguf_of_countless_tensors(folder):
+    return gguf(folder, (3).to_bytes(4, "little") + b"\xff" * 16)
+
+
+@refused("adapter.gguf", "a GGUF model, not an adapter", hint="GGUF file of the adapter")
+def gguf_model(folder):
+    return gguf(folder, settings=(("general.type", "model"),))
+
+
+@refused("adapter.gguf", "an adapter of the type 'other'", hint="only LoRA")
+def gguf_of_another_method(folder):
+    return gguf(folder, settings=(("general.type", "adapter"), ("adapter.type", "other")))
+
+
+def mlx(folder: Path, settings: object = None, name: str = "adapters.safetensors") -> Path:
+    """A folder of MLX-LM; `settings` is its config."""
+    tensors = {f"{MODULE}.lora_a": zeros(16, 4), f"{MODULE}.lora_b": zeros(4, 12)}
+    (folder / name).write_bytes(safetensors(tensors))
+    if settings is not None:
+        (folder / CONFIG).write_text(json.dumps(settings))
+    return folder
+
+
+@refused(CONFIG, "fine_tune_type is 'full'", hint="fine_tune_type lora or dora")
+def mlx_full_fine_tuning(folder):
+    return mlx(folder, {"fine_tune_type": "full", "lora_parameters": {"rank": 4, "scale": 20.0}})
+
+
+@refused(CONFIG, "lora_parameters.scale is much", hint="with mlx-lm")
+def mlx_scale_that_is_a_word(folder):
+    return mlx(folder, {"fine_tune_type": "lora", "lora_parameters": {"rank": 4, "scale": "much"}})
+
+
+@refused(CONFIG, "a PEFT config beside MLX-LM weights", hint="that mlx-lm wrote")
+def mlx_weights_and_a_config_of_peft(folder):
+    return mlx(folder, factory.config())
+
+
+@refused("mlx_checkpoints", "2 checkpoints of MLX-LM", hint="--adapter 0001000_adapters.safetensors")
+def mlx_checkpoints(folder):
+    mlx(folder, name="0000200_adapters.safetensors")
+    return mlx(folder, name="0001000_adapters.safetensors")
+
+
+@refused(
+    "mlx_weights_that_are_not_there",
+    "no weights called 'x'",
+    hint="--adapter adapters.safetensors",
+    options=("--adapter", "x"),
+)
+def mlx_weights_that_are_not_there(folder):
+    return mlx(folder)
+
+
+@refused(
+    "mlx_factors_in_the_file_of_peft", "the name of PEFT's weights", hint="rename the weights to adapters"
+)
+def mlx_factors_in_the_file_of_peft(folder):
+    tensors = {f"{MODULE}.lora_a": zeros(16, 4), f"{MODULE}.lora_b": zeros(4, 12)}
+    return adapter(folder, tensors)
+
+
+@refused("adapters.npz", "as early versions of MLX-LM wrote", hint="save_safetensors")
+def arrays_of_mlx(folder):
+    np.savez(folder / "adapters.npz", lora_a=np.zeros((16, 4), np.float32))
+    return folder
+
+
+@refused("adapters.npz", "as early versions of MLX-LM wrote", hint="save_safetensors")
+def file_of_arrays(folder):
+    return arrays_of_mlx(folder) / "adapters.npz"
+
+
+# ---------------------------------------------------------------- Paths, folders, links, pipes, shards and
+
+
+def without(folder: Path, name: str) -> Path:
+    """The path of a file that an adapter in `folder` has, and that is gone."""
+    path = adapter(folder) / name
+    path.unlink()
+    return path
+
+
+def linked(folder: Path, name: str, target: str) -> Path:
+    """An adapter whose file `name` is a link."""
+    without(folder / "adapter", name).symlink_to(target)
+    return folder / "adapter"
+
+
+# ---------------------------------------------------------------- paths
+
+
+@refused("absent", "no such file or folder", hint=("check the path", "org/name"))
+def absent(folder):
+    return folder / "absent"
+
+
+@refused("empty_folder", "the folder is empty", hint="check the path")
+def empty_folder(folder):
+    return folder
+
+
+@refused(
+    "folder_with_other_files", "neither adapter_model.safetensors nor", "notes.txt", hint="save_pretrained()"
+)
+def folder_with_other_files(folder):
+    (folder / "notes.txt").write_text("nothing")
+    return folder
+
+
+@refused(WEIGHTS, "not a regular file", hint="point at")
+def fifo_as_weights(folder):
+    os.mkfifo(without(folder, WEIGHTS))
+    return folder
+
+
+@refused(CONFIG, "not a regular file", hint="point at")
+def fifo_as_config(folder):
+    os.mkfifo(without(folder, CONFIG))
+    return folder
+
+
+@refused("/dev/zero", "not a regular file", hint="point at")
+def device(folder):
+    return Path("/dev/zero")
+
+
+@refused(WEIGHTS, "not a regular file (a folder", hint="point at")
+def folder_as_weights(folder):
+    without(folder, WEIGHTS).mkdir()
+    return folder
+
+
+# ---------------------------------------------------------------- links
+
+
+@refused(
+    WEIGHTS, "symbolic link that leaves the adapter's folder", "outside.safetensors", hint="copy the file"
+)
+def weights_linked_from_outside(folder):
+    inner = adapter(folder / "adapter")
+    (inner / WEIGHTS).rename(folder / "outside.safetensors")
+    (inner / WEIGHTS).symlink_to("../outside.safetensors")
+    return inner
+
+
+@refused(WEIGHTS, "symbolic link that leaves the adapter's folder", hint="copy the file")
+def link_to_a_blobs_folder_that_is_no_cache(folder):
+    inner = adapter(folder / "adapter" / "snapshot")
+    (folder / "blobs").mkdir()
+    (inner / WEIGHTS).rename(folder / "blobs" / "digest")
+    (inner / WEIGHTS).symlink_to("../../blobs/digest")
+    return inner
+
+
+@refused(CONFIG, "symbolic link that leaves", hint="copy the file", options=("--adapter", "inner"))
+def adapter_by_name_that_is_a_link_out_of_the_folder(folder):
+    adapter(folder / "elsewhere")
+    (folder / "run").mkdir()
+    (folder / "run" / "inner").symlink_to("../elsewhere")
+    return folder / "run"
+
+
+@refused(WEIGHTS, "symbolic link to gone.safetensors, which does not exist", hint="download it again")
+def dangling_link_as_weights(folder):
+    without(folder, WEIGHTS).symlink_to("gone.safetensors")
+    return folder
+
+
+@refused(WEIGHTS, "form a loop", hint="replace the link")
+def links_in_a_circle(folder):
+    without(folder, WEIGHTS).symlink_to("other")
+    (folder / "other").symlink_to(WEIGHTS)
+    return folder
+
+
+# ---------------------------------------------------------------- several adapters
+
+
+@refused("run", "contains 3 adapters", "checkpoint-9, checkpoint-10", hint="--adapter checkpoint-9")
+def several_adapters_in_a_folder(folder):
+    for step in (10, 9, 100):
+        adapter(folder / "run" / f"checkpoint-{step}")
+    return folder / "run"
+
+
+@refused("outer", "adapter found in inner/adapter", hint="inner/adapter")
+def adapter_two_folders_deeper(folder):
+    adapter(folder / "outer" / "inner" / "adapter")
+    return folder / "outer"
+
+
+@refused("run", "no adapter called '../secret'", hint="--adapter one", options=("--adapter", "../secret"))
+def name_that_leads_out_of_the_folder(folder):
+    adapter(folder / "secret")
+    adapter(folder / "run" / "one")
+    return folder / "run"
+
+
+def two_in_one_file(folder: Path) -> Path:
+    tensors = {}
+    for name in ("ranking", "reward"):
+        for key, tensor in modules(1, seed=len(name)).items():
+            tensors[key.replace(".weight", f".{name}.weight")] = tensor
+    (folder / "dump.safetensors").write_bytes(safetensors(tensors))
+    return folder / "dump.safetensors"
+
+
+@refused("dump.safetensors", "contains 2 adapters in one file: ranking, reward", hint="--adapter ranking")
+def several_adapters_in_a_file(folder):
+    return two_in_one_file(folder)
+
+
+# ---------------------------------------------------------------- names that want to be more than names
+
+
+@refused("a\\x1b[2J\\u202eb[/]<script>", "no such file or folder", hint="check the path")
+def hostile_path(folder):
+    return folder / "a\x1b[2J\u202eb[/]<script>"
+
+
+@refused("bytes\\udcff", "no such file or folder", hint="check the path")
+def path_that_is_no_utf8(folder):
+    return folder / os.fsdecode(b"bytes\xff")
+
+
+@refused(WEIGHTS, "tensor 'q\\x1b[31m[bold]<b>\\u202e'", "unknown type", hint="save it in one of")
+def hostile_tensor_name(folder):
+    entry = {"dtype": "X", "shape": [0], "data_offsets": [0, 0]}
+    return adapter(folder, factory.container({"q\x1b[31m[bold]<b>\u202e": entry}))
+
+
+@refused(CONFIG, "the PEFT method", "\\x1b", hint="only LoRA")
+def hostile_method_name(folder):
+    return adapter(folder, settings=factory.config(peft_type="X\x1b[2J"))
+
+
+@refused("several", "\\x1b[2Jx", hint="--adapter")
+def hostile_folder_names(folder):
+    for name in ("\x1b[2Jx", "y"):
+        adapter(folder / "several" / name)
+    return folder / "several"
+
+
+# ---------------------------------------------------------------- what leads nowhere is not advised
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4242\n"
+
+
+def bare(folder: Path, config: object, **files: bytes) -> Path:
+    """A folder with a config and other files than adapter weights; `__` stands for a dot."""
+    (folder / CONFIG).write_text(json.dumps(config))
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_bytes(content)
+    return folder
+
+
+@refused(CONFIG, "IA3", hint="merge_and_unload")
+def ia3_as_a_pickle(folder):
+    """Saving it again as safetensors, the advice for a pickle, would end in a refusal."""
+    return bare(folder, {"peft_type": "IA3"}, adapter_model__bin=b"\x80\x02")
+
+
+@refused(CONFIG, "the config of an MLX-LM adapter", hint="rename the weights to adapters.safetensors")
+def weights_of_an_unknown_name_beside_a_config_of_mlx(folder):
+    return bare(folder, {"fine_tune_type": "lora"}, weights__safetensors=b"x")
+
+
+@refused("lora.safetensors", "a Git LFS pointer of a file of 4,242 bytes", hint="git lfs pull")
+def lfs_pointer_of_another_name(folder):
+    (folder / "lora.safetensors").write_bytes(POINTER)
+    (folder / "README.md").write_text("a LoRA")
+    return folder
+
+
+@refused(
+    "several_names",
+    "no adapter here",
+    "one.safetensors, two.safetensors",
+    hint="the .safetensors file itself",
+)
+def weights_of_several_names(folder):
+    for name in ("one", "two"):
+        adapter(folder / "several_names")
+        (folder / "several_names" / WEIGHTS).rename(folder / "several_names" / f"{name}.safetensors")
+    return folder / "several_names"
+
+
+# ---------------------------------------------------------------- Shards and indices that do not fit together
+
+
+FIRST, SECOND = "adapter_model-00001-of-00002.safetensors", "adapter_model-00002-of-00002.safetensors"
+
+
+def in_two(folder: Path, index: object = None) -> Path:
+    return sharded(folder, {FIRST: factors("a.q_proj"), SECOND: factors("b.q_proj")}, index)
+
+
+def pointing(folder: Path, **changes: str) -> Path:
+    """Two shards, and an index that says `changes` about the factors of `a.q_proj` (A, B)."""
+    where = dict.fromkeys(factors("a.q_proj"), FIRST) | dict.fromkeys(factors("b.q_proj"), SECOND)
+    for side, shard in changes.items():
+        where[f"{factory.PREFIX}a.q_proj.lora_{side}.weight"] = shard
+    return in_two(folder, {"weight_map": where})
+
+
+@refused(INDEX, "Git LFS pointer", hint="git lfs pull")
+def lfs_pointer_as_index(folder):
+    (in_two(folder) / INDEX).write_bytes(factory.lfs_pointer())
+    return folder
+
+
+@refused(INDEX, "it has no weight_map", hint="download or save the adapter again")
+def index_without_a_map(folder):
+    return in_two(folder, {"metadata": {}})
+
+
+@refused(INDEX, "lora_A", '"../outside.safetensors", which is not a file name in this folder', hint="again")
+def shard_outside_the_folder(folder):
+    return pointing(folder, A="../outside.safetensors")
+
+
+@refused(INDEX, SECOND, "is missing", hint="download or save the adapter again")
+def missing_shard(folder):
+    (in_two(folder) / SECOND).unlink()
+    return folder
+
+
+@refused("tensor_in_the_wrong_shard", "index and the shards disagree", "a.q_proj.lora_B", hint="download")
+def tensor_in_the_wrong_shard(folder):
+    return pointing(folder, B=SECOND)
+
+
+@refused(
+    "tensor_that_the_index_forgets", "disagree about tensor", "b.q_proj.lora_A", hint="exactly the shard"
+)
+def tensor_that_the_index_forgets(folder):
+    where = dict.fromkeys(factors("a.q_proj"), FIRST) | {f"{factory.PREFIX}b.q_proj.lora_B.weight": SECOND}
+    return in_two(folder, {"weight_map": where})
+
+
+@refused("tensor_in_two_shards", "disagree about tensor", hint="exactly the shard")
+def tensor_in_two_shards(folder):
+    both = factors("a.q_proj") | factors("b.q_proj")
+    return sharded(folder, {FIRST: factors("a.q_proj") | factors("c.q_proj"), SECOND: both})
+
+
+@refused(SECOND, "symbolic link that leaves", hint="copy the file")
+def shard_linked_from_outside(folder):
+    inner = in_two(folder / "adapter")
+    shutil.move(inner / SECOND, folder / "outside.safetensors")
+    (inner / SECOND).symlink_to("../outside.safetensors")
+    return inner

@@ -12,12 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import refused_archives
+import refusals
 import refused_configs
-import refused_files
-import refused_folders
-import refused_formats
-import refused_shards
 from audited import audit, good
 from factory import (
     CONFIG,
@@ -42,14 +38,7 @@ from gradience.adapters.settings import bytes_of
 from gradience.cli.app import run
 from gradience.errors import InputError, UsageError
 
-CASES = [
-    *refused_files.CASES,
-    *refused_configs.CASES,
-    *refused_formats.CASES,
-    *refused_archives.CASES,
-    *refused_folders.CASES,
-    *refused_shards.CASES,
-]
+CASES = [*refusals.CASES, *refused_configs.CASES]
 IN_A_PROCESS = (
     "lfs_pointer",
     "html_page",

@@ -16,7 +16,7 @@ import pytest
 import torch
 from fleets import random_factors, rotated, save
 from killing import HANGS
-from refused_folders import POINTER
+from refusals import POINTER
 from safetensors.torch import load_file
 
 from gradience import LockedError, UsageError, audit_adapter, audit_fleet
