@@ -165,10 +165,6 @@ def test_the_null_is_that_of_gaussian_matrices(shape):
     assert null_stable_rank(*shape) == pytest.approx(stable_ranks.mean(), abs=4 * noise + 1e-12)
 
 
-def test_the_null_is_the_same_number_every_time():
-    first = null_stable_rank(8, 100, 50)
-    random_factors._simulated.cache_clear()
-    assert null_stable_rank(8, 100, 50) == first
 
 
 @pytest.mark.parametrize("shape", [(160, 600, 240), (200, 200, 2000), (300, 170, 400)])
@@ -231,5 +227,3 @@ def test_the_null_is_computed_once_however_many_ask(monkeypatch):
     assert len(calls) == 1
 
 
-def test_the_null_of_a_rank_far_above_the_shape():
-    assert 1 <= null_stable_rank(60_000, 2, 3) <= 2

