@@ -26,11 +26,9 @@ from gradience.audit.findings import AdapterFacts, find
 from gradience.cli.app import run
 from gradience.cli.demo import example_adapter
 from gradience.reports.audit import (
-    BLOCKS,
     DOCUMENT,
     MAX_KINDS,
     TensorNote,
-    block,
     incompleteness,
     layer_maps,
     short_labels,
@@ -220,11 +218,6 @@ def test_an_adapter_of_one_module_of_rank_one():
     assert max(map(cell_len, text.splitlines())) <= 80
 
 
-def test_the_threshold_is_known_where_no_rank_is_suggested():
-    rows = [row("a", power_law(8, 0.5), r=8, shape=(32, 16), tau=0.6)]
-    text = report(rows, suggest=False, tau=0.6).to_text()
-    assert "k@60: directions with 60 % of the energy" in text
-    assert "k@60 3 of 8" in text
 
 
 def test_a_sign_that_stands_for_several_modules_says_so():
@@ -259,13 +252,6 @@ def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
     assert "✓ numerical error ≤ 4e-13" in report([good]).to_text()
 
 
-def test_modules_stand_in_the_order_of_their_layers():
-    rows = [
-        row(f"h.{i}.q", power_law(8, 1.0), r=8, shape=(64, 64), layer=f"h.{i}", index=i)
-        for i in (0, 1, 10, 2)
-    ]
-    names = [row[0] for row in modules(report(rows))]
-    assert names == ["h.0.q", "h.1.q", "h.2.q", "h.10.q"]
 
 
 # ---------------------------------------------------------------- Markdown and HTML say what the screen says
@@ -336,54 +322,18 @@ def kinds_of(layers):
     return [row for row in layers.heat.rows if row.figures]
 
 
-def signs(layers):
-    return {kind.label.text: text_of(kind) for kind in kinds_of(layers)}
 
 
 def text_of(row):
     return "".join(cell.text for cell in row.cells)
 
 
-@pytest.mark.parametrize(
-    ("share", "level"),
-    [
-        (1 / 64, 1),
-        (1 / 8, 1),
-        (1 / 8 + 1e-6, 2),
-        (0.25, 2),
-        (0.5, 4),
-        (51 / 64, 7),
-        (7 / 8, 7),
-        (57 / 64, 8),
-        (1.0, 8),
-    ],
-)
-def test_a_block_is_the_first_eighth_that_covers(share, level):
-    assert block(share).text == BLOCKS[level - 1]
 
 
-def test_one_sign_a_layer_in_the_order_of_the_layers():
-    rows = [one(f"model.layers.{i}.self_attn.q_proj", k, index=i) for i, k in ((10, 8), (2, 1), (9, 4))]
-    (layers,), hidden = layer_maps(report(rows), 40)
-    assert signs(layers) == {"q_proj": "▁······▄█"}
-    assert list(layers.heat.indices) == list(range(2, 11))
-    assert hidden == 0
 
 
-def test_untrained_and_broken_modules_have_signs_of_their_own():
-    rows = [one("model.layers.0.q_proj", 1)]
-    for index, status in ((1, "untrained"), (2, "nonfinite")):
-        layer = f"model.layers.{index}"
-        rows.append(row(f"{layer}.q_proj", None, r=8, shape=(8, 8), layer=layer, index=index, status=status))
-    (layers,), _ = layer_maps(report(rows), 40)
-    assert signs(layers) == {"q_proj": "▁○✗"}
 
 
-def test_experts_share_one_row_and_show_their_median():
-    rows = [one(f"model.layers.0.mlp.experts.{e}.w1", k) for e, k in enumerate((1, 4, 8))]
-    (layers,), _ = layer_maps(report(rows), 40)
-    assert signs(layers) == {"w1": "▄"}
-    assert kinds_of(layers)[0].figures == ("4", "8")
 
 
 def test_more_layers_than_columns_share_columns():
@@ -394,13 +344,6 @@ def test_more_layers_than_columns_share_columns():
     assert list(layers.heat.indices[:3]) == [0, 3, 6]
 
 
-def test_encoder_and_decoder_have_maps_of_their_own():
-    rows = [one(f"encoder.block.{i}.q", 1, index=i, layer="encoder.block") for i in range(3)]
-    rows += [one(f"decoder.block.{i}.q", 8, index=i, layer="decoder.block") for i in range(4)]
-    maps, hidden = layer_maps(report(rows), 40)
-    assert [layers.heat.title.text for layers in maps] == ["decoder.block", "encoder.block"]
-    assert [signs(layers) for layers in maps] == [{"q": "████"}, {"q": "▁▁▁"}]
-    assert hidden == 0
 
 
 def test_what_lies_outside_the_layers_is_listed_apart():
@@ -421,12 +364,6 @@ def test_absurd_layer_numbers_and_many_kinds_do_not_make_it_large():
     assert maps[0].hidden == 501 - len(kinds_of(maps[0]))
 
 
-def test_energy_row_is_relative_to_the_largest_layer():
-    rows = [
-        one(f"model.layers.{i}.q_proj", 1, index=i, fro_norm=norm) for i, norm in enumerate((1.0, 2.0, 0.1))
-    ]
-    (layers,), _ = layer_maps(report(rows), 40)
-    assert text_of(layers.heat.rows[-1]) == "▂█▁"
 
 
 def test_energy_row_survives_norms_whose_squares_overflow():
@@ -505,8 +442,6 @@ def test_only_commands_that_work_as_typed_are_printed(tmp_path, monkeypatch):
     assert {*printed} == {"wide", "pickled"}
 
 
-def test_16_bits_and_little_else_need_no_section():
-    assert section(example_adapter())[1].strip() == ""
 
 
 # ---------------------------------------------------------------- The LoraConfig to copy: valid Python, and
