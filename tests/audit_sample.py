@@ -1,7 +1,5 @@
 """Reports made by hand: spectra that a formula gives, in the shapes of real models."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

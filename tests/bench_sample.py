@@ -1,7 +1,5 @@
 """Bench results made by hand: small runs whose counts a reader can check in the head."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from fractions import Fraction

@@ -3,8 +3,6 @@
 The page's policy forbids to evaluate strings, so expressions are evaluated through the developer tools protocol.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

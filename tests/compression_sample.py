@@ -1,7 +1,5 @@
 """Plans, compression reports and comparisons made by hand: shapes of real models, errors that a formula gives."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """One environment for every test: offline, one BLAS thread, the same random examples every time; slow files first."""
 
-from __future__ import annotations
-
 import gc
 import os
 import sys

@@ -1,7 +1,5 @@
 """Adapters made from numpy arrays in any storage type, and contents of written adapters; without our reader."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reports of fleets, made by hand."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 from gradience.reports.base.run import Stopwatch

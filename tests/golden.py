@@ -3,8 +3,6 @@
 `GRADIENCE_WRITE_GOLDEN=1 pytest …` rewrites the files: then read the diff.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Outputs that one could argue about, and what both filters of GSM8K find in them; questions of our own."""
 
-from __future__ import annotations
-
 CASES: dict[str, tuple[str, str | None, str | None]] = {
     # name: (output, strict, flexible)
     "marked": ("6 + 6 = 12\n#### 12", "12", "12"),

@@ -4,8 +4,6 @@ A moment is a call, a return, or a call into C (a write, an fsync, a rename) mad
 Children are forked, so a program that has loaded its libraries once can be killed a thousand times.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import random

@@ -1,7 +1,5 @@
 """A run.jsonl of any length, in the form that the callback writes: tests/monitor/runs/good.jsonl with many steps."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Reports of calibrate and distill from real runs, as if a language model had read the rows; and their forecasts."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

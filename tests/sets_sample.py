@@ -1,7 +1,5 @@
 """Reports on several data sets: a kept evaluation as the task, and again as its guard."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from gradience.evaluate.joint import joint_report

@@ -1,7 +1,5 @@
 """The adapter gate: the steps of action.yml, run by bash as a runner runs them, and the hook for pre-commit."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """llms.txt and SKILL.md: their links lead somewhere, and their commands are those of the command line."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Identity of the code: the commit of a clean clone, else the digest of what a wheel holds."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

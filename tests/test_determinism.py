@@ -1,7 +1,5 @@
 """The same adapter gives the same bytes, on any number of workers and of BLAS threads; only `run` may differ."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """Names in documents exist: names of the package, options of commands, imports of code that is not run."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The bundled adapter matches its card, fits its base, and ships small."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import importlib

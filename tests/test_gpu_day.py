@@ -1,7 +1,5 @@
 """`make gpu`, scaled down on the processor: every part runs or says why not, and what is finished is not run again."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands and the Python of the guides on compress and compare, run in the order in which a reader would."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """Install instructions point to this repository; the name `gradience` on the package index is another project."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

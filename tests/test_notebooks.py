@@ -1,7 +1,5 @@
 """The notebooks run from their first cell to their last in a real Jupyter kernel, and show what their words promise."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Paths of the public functions: a text and a `Path` mean the same, and a text is one path."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import shutil

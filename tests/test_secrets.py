@@ -1,7 +1,5 @@
 """47 kinds of secrets, none of which is real, in the places where texts of a user reach files that are shared."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 import random

@@ -1,7 +1,5 @@
 """Artifacts are made to be shared: no output of any verb contains a folder of the machine, and so a user's name."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Runs `gradience audit --json` in this process and returns what a script would see."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Adapters for tests, made byte by byte: broken ones as well, and without the project's own writer."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from collections.abc import Mapping, Sequence

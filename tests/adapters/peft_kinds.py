@@ -1,7 +1,5 @@
 """Every kind of module that LoRA can be on, as PEFT is asked for it, and what else its file then holds."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from peft import LoraConfig

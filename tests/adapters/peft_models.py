@@ -1,7 +1,5 @@
 """Tiny random models, and adapters on them saved by PEFT itself, with what PEFT says their ΔW is."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass

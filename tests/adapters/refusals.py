@@ -1,7 +1,5 @@
 """Cases in which the audit refuses its input: how each is made, and the message that the user must get."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """adapter_config.json that is something else, broken, or lies about its types."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Adapters of other formats, written by their own libraries (`tests/conformance/*_adapters.py`): the same ΔW."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from pathlib import Path

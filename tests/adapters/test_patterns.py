@@ -1,7 +1,5 @@
 """rank_pattern and alpha_pattern: PEFT's own rule, and no way for a stranger's expression to hang the process."""
 
-from __future__ import annotations
-
 import re
 import time
 

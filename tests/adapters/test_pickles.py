@@ -1,7 +1,5 @@
 """Pickles, where they are allowed: read in a process with limits, or refused with a message each."""
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

@@ -1,7 +1,5 @@
 """What the audit refuses: exit code, the file by its name, what is wrong, what to do next. Never a traceback."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

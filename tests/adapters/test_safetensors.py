@@ -1,7 +1,5 @@
 """Our reader of safetensors against the reference: the same verdict on every mutant, or a stricter one for a reason."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

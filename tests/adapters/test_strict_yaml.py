@@ -1,7 +1,5 @@
 """YAML of strangers: what is read is what PyYAML reads, and what would hang, grow, run or fail is a message."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """What the toys use: the page's places, a file that is not there, and the command line."""
 
-from __future__ import annotations
-
 import json
 import sys
 from importlib import import_module

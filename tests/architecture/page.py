@@ -1,7 +1,5 @@
 """docs/architecture.md as data: the rows of its tables, and where a thing of each kind is added."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """docs/architecture.md is true: its packages, its walks, and the places where a thing is added."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from importlib import import_module

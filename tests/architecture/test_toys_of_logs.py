@@ -1,7 +1,5 @@
 """What is added to evidence: a format of logs, and a section of its report, seen wherever its kind is seen."""
 
-from __future__ import annotations
-
 
 def test_a_toy_format_of_logs_is_one_file_and_one_line(tmp_path, add, command, artifact):
     from gradience.errors import InputError

@@ -3,8 +3,6 @@
 python kill_files.py ROOT file|folder     prints the number of moments, and after how many of them something lay about
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Answers as bits: exact, in a stated order, and nothing else is read as answers."""
 
-from __future__ import annotations
-
 import base64
 import doctest
 

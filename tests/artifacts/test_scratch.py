@@ -1,7 +1,5 @@
 """Whole files: killed at every moment of writing, the old or the new one is there, and the next writer tidies up."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

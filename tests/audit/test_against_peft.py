@@ -1,7 +1,5 @@
 """The audit against PEFT itself: for every kind of module, ΔW from PEFT's own layer and a dense SVD of it."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

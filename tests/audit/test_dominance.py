@@ -1,7 +1,5 @@
 """Updates beside the weights of a base: the norms against dense ones, names that map, and what is listed instead."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Local files, and folders that `datasets` reads as it reads a repository of the hub."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

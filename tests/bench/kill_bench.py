@@ -3,8 +3,6 @@
 python kill_bench.py CONFIG ROOT SEED KILLS
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

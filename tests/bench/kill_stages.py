@@ -3,8 +3,6 @@
 python kill_stages.py ROOT     prints the number of moments, and after how many of them the work itself was finished
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

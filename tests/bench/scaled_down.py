@@ -4,8 +4,6 @@ The weights are random; modules have the names that the configs' `target_modules
 checkpoints, as they are from the real ones.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The config: typed, strict, exact; nothing ignored without a word."""
 
-from __future__ import annotations
-
 import json
 import re
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """A real run, killed with SIGKILL and resumed: the same results, and never a half-written artifact."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

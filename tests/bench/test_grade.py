@@ -1,7 +1,5 @@
 """The grade: a total function, the first match wins."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any

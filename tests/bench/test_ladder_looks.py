@@ -1,7 +1,5 @@
 """A ladder at looks: all seeds answer a step up to its decision, a killed run resumes there, and verify follows."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From what a seed yielded to bench.json: counts that agree, and nothing that disappears."""
 
-from __future__ import annotations
-
 import pytest
 from bench_sample import bench, config, pairs, three_seeds, variant_measures
 from pydantic import ValidationError

@@ -1,7 +1,5 @@
 """One seed from training to bench.json, with real training and evaluation of tiny models."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A stage is done when its manifest is there, and is found again by what it depends on."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """From an audit to the adapters that are compared: every module explicit, the scale held, nothing run twice."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from fractions import Fraction

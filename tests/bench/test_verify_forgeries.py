@@ -1,8 +1,6 @@
 """Seven forgeries by somebody who makes every digest, count, verdict and page again: docs/verify.md says which level
 names each of them, and these tests say the same."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Exports of a run: Every Eval Ever, the hub's YAML; names of a stranger lead nowhere."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tarfile

@@ -1,7 +1,5 @@
 """A base folder with real, tiny, random models and a word-level tokenizer, and tasks that they can learn."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Adapters on the disk and rows for them."""
 
-from __future__ import annotations
-
 import json
 from typing import NamedTuple
 

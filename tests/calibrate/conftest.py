@@ -1,7 +1,5 @@
 """A classifier and a language model on the disk, an adapter each, rows for them, and their calibrations."""
 
-from __future__ import annotations
-
 import pytest
 import tiny_bench
 from calibrated_cases import Case, adapter, texts, write

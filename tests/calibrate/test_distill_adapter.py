@@ -1,7 +1,5 @@
 """`distill_adapter` and `gradience distill`: closer to the original on rows held out; what is written was measured."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from typing import NamedTuple

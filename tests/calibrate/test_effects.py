@@ -1,7 +1,5 @@
 """What the passes say of each row: autograd's own gradient, whatever the batch; and what it means for the KL."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The command line as a process, and what tests do to the adapters that it reads."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Adapters as a training leaves them."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

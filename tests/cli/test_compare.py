@@ -1,7 +1,5 @@
 """`gradience compare`, as a user runs it."""
 
-from __future__ import annotations
-
 import re
 
 from gradience.cli.app import run

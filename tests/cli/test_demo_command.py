@@ -1,7 +1,5 @@
 """`gradience demo`: the audit of the bundled adapter, and what to type next."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """`gradience evidence`, as a user runs it."""
 
-from __future__ import annotations
-
 import pytest
 
 from gradience.cli.app import run

@@ -1,7 +1,5 @@
 """The progress bar: only on a terminal, only after a second, and gone at the end."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

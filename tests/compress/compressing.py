@@ -1,7 +1,5 @@
 """An adapter audited, planned and compressed in one call."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

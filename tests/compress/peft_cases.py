@@ -1,7 +1,5 @@
 """Models and adapters for every kind of module, and what PEFT makes of a folder: loaded, its outputs, its ΔW."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Two adapters: every figure against dense numpy and scipy."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Original and compressed adapters in PEFT: equal outputs at full rank, and below it just the loss that is reported."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Real processes: killed at every stage, out of space, racing each other. There is no output or a complete one."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """What is refused, with the reason and the next step; nothing is written then."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings

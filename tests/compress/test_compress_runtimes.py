@@ -1,7 +1,5 @@
 """The verdicts on adapters that real PEFT wrote: of the architecture that is found, for the tensors that are there."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

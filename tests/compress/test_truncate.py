@@ -1,7 +1,5 @@
 """The best smaller factors, against dense SVDs: optimal, balanced, whatever the scale and the conditioning."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

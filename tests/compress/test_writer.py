@@ -1,7 +1,5 @@
 """What lies in a written folder: weights tensor by tensor, the other files carried over, the config."""
 
-from __future__ import annotations
-
 import os
 import stat
 import zipfile

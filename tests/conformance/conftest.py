@@ -1,7 +1,5 @@
 """Runs of Bench that several files compare with: the configs, and each run in one process."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

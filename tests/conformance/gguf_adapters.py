@@ -4,8 +4,6 @@
 follows from the factors as `gguf` itself quantizes and decodes them.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

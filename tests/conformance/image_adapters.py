@@ -4,8 +4,6 @@
 module in the model that diffusers itself loads it into.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

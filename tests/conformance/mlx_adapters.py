@@ -3,8 +3,6 @@
 `python tests/conformance/mlx_adapters.py FOLDER` writes those that the default tests read.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

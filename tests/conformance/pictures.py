@@ -3,8 +3,6 @@
 Every kind of page at three widths, light and dark, in a folder; with `--docs` those that stand in docs/images instead.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

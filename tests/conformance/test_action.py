@@ -1,7 +1,5 @@
 """The action and the hook, read by programs that know what GitHub and pre-commit accept."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`pip install .` in a new environment: what it brings, how large it is, and that the core runs on it."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Bench in a clean environment, on the embedded model, and in several processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

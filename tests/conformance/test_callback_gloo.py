@@ -1,7 +1,5 @@
 """Two processes with gloo: one file, one writer, the same losses with and without the callback."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The four trackers, really installed: what the callback measured is read back from each store."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

@@ -1,7 +1,5 @@
 """check against TRL itself: its arguments as TRL writes them, and the keys that give its trainers away."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 

@@ -1,7 +1,5 @@
 """The files that start Ray on Slurm and with SkyPilot: read by these programs, and run as far as one machine can."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

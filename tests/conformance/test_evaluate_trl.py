@@ -1,7 +1,5 @@
 """An adapter that TRL's SFTTrainer trained on conversations, evaluated as its user would: same tokens, a verdict."""
 
-from __future__ import annotations
-
 import importlib
 import json
 

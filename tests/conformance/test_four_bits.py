@@ -1,7 +1,5 @@
 """A base in 4 bits through bitsandbytes itself, on the processor: trained, then evaluated on the very same base."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

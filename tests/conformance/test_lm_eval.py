@@ -1,7 +1,5 @@
 """lm-eval and Gradience on the same tasks: the same texts, likelihoods, extractions and scores; its logs."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """The real thing: the package index, the real model, the real sentences, and the example trained again."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

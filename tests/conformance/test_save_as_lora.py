@@ -1,7 +1,5 @@
 """What is said of LoHa and LoKr is true: PEFT makes a LoRA of them, and that is audited as the same update."""
 
-from __future__ import annotations
-
 import numpy as np
 import peft
 import pytest

@@ -1,7 +1,5 @@
 """The site that `make site` built, opened from disk in a real browser: its search finds pages."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

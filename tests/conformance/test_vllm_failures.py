@@ -3,8 +3,6 @@
 `make conformance-vllm`. What needs no vLLM is in tests/evaluate/test_vllm_process.py.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

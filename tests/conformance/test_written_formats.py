@@ -1,7 +1,5 @@
 """What `gradience convert` and `gradience compress` write, loaded by the library of each format: the same ΔW."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A tiny Llama that vLLM's kernels for processors take, adapters for it, and what the tests with real vLLM need."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 The libraries themselves load such folders in tests/conformance/test_written_formats.py.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Bases of tiny_bench on the disk, adapters of every kind for them, and rows to evaluate them on."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

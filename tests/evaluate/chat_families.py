@@ -3,8 +3,6 @@
 The formats are those of the families' tokenizer configs; the templates are written anew, as short as the tests allow.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers

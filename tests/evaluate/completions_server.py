@@ -1,7 +1,5 @@
 """A server on loopback that speaks OpenAI's completions API with a tiny model, and every way in which it fails."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping

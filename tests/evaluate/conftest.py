@@ -1,7 +1,5 @@
 """One tiny causal base with adapters of every kind that may share it."""
 
-from __future__ import annotations
-
 import pytest
 from tiny_models import letters_tokenizer, llama, llama_adapter
 

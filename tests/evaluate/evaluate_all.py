@@ -3,8 +3,6 @@
 python evaluate_all.py ADAPTERS ROOT [KILLS]     prints the number of batches that were answered between the kills
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

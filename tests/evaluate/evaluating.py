@@ -1,7 +1,5 @@
 """`evaluate_rows` with one procedure, its settings and those of the loop side by side."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 
 from gradience.evaluate import Choices, Classification, Generation, Scores, evaluate_rows

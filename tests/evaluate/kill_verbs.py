@@ -3,8 +3,6 @@
 python kill_verbs.py VERB FOLDER ROOT KILLS     FOLDER: what `adapters_to_compare.classifiers` has written
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

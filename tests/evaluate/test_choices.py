@@ -1,7 +1,5 @@
 """Multiple choice: log-likelihoods of a naive loop, and the formulas of lm-evaluation-harness over them."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

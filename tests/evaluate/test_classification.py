@@ -1,7 +1,5 @@
 """Labels from adapters that share one tiny random BERT, against PEFT itself."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Records on the disk, and what changes between two of them: from hand-made records alone."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """One base, adapters that come and go: nothing that one of them does is seen by another."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

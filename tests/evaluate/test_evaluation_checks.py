@@ -1,7 +1,5 @@
 """What is wrong with an evaluation is said before a model is loaded, each from a real small file."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

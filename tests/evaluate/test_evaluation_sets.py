@@ -1,7 +1,5 @@
 """Several data sets in one run: names and settings of each, one base, the joint grade, its plan, and its check."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Batched greedy generation, against transformers' own generate one prompt at a time."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import adapters_to_compare as data

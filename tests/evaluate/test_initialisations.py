@@ -3,8 +3,6 @@
 LoftQ alone is not run: it needs bitsandbytes.
 """
 
-from __future__ import annotations
-
 import json
 import typing
 import warnings

@@ -1,7 +1,5 @@
 """Adapters behind a server with OpenAI's completions API: the same answers as ours, and every failure of a server."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Likelihoods and KL of responses, against a naive loop over prefixes and scipy."""
 
-from __future__ import annotations
-
 import json
 import math
 import weakref

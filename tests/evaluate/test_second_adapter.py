@@ -1,7 +1,5 @@
 """A second adapter beside a first, for every feature of PEFT's LoRA: each answers as PEFT alone would have it."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from pathlib import Path

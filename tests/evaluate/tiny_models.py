@@ -1,7 +1,5 @@
 """Real, tiny, random models and tokenizers, and adapters that PEFT writes for them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

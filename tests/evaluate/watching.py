@@ -1,7 +1,5 @@
 """A watcher for tests."""
 
-from __future__ import annotations
-
 from gradience.progress import Watcher
 
 

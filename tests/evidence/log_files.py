@@ -1,7 +1,5 @@
 """Logs for tests: tables made here, and those that the real tools wrote (scripts/make_evidence_fixtures.py)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

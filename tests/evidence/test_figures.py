@@ -1,7 +1,5 @@
 """The figures of two logs, against scipy, a count by hand and the definitions of the grades."""
 
-from __future__ import annotations
-
 import csv
 import json
 import tarfile

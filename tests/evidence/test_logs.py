@@ -1,7 +1,5 @@
 """Logs that inspect, lm-eval and Every Eval Ever wrote: their means are found again, and refusals name what differs."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import struct

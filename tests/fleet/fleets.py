@@ -1,7 +1,5 @@
 """Fleets for tests: folders of small adapters, some of them copies in other factors."""
 
-from __future__ import annotations
-
 import numpy as np
 from factory import PREFIX, adapter, config, stored
 

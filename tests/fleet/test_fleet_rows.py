@@ -1,7 +1,5 @@
 """Rows of a fleet: the figures of the audit, energies against a dense SVD."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from factory import adapter, config, stored

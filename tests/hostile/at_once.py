@@ -3,8 +3,6 @@
 python -m hostile.at_once ROOT [--rounds N] [--writers NAME …]     prints one JSON object: codes, problems, seconds
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -5,8 +5,6 @@ python -m hostile.crash ROOT [--writers NAME …] [--share N] [--how signal=KILL
 prints one JSON object: calls, runs, seconds, problems. An N-th of the calls is taken, spread over all of them.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -1,7 +1,5 @@
 """What must hold of every outcome, whatever the file: codes, words, time, memory, and nothing beside the work."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Sequence, Set

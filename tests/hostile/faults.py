@@ -4,8 +4,6 @@ A fault changes the bytes of a good file, or puts something else in its place. W
 its syntax; faults of the fields of a JSON object, and of the headers of weights, are made for each field.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -3,8 +3,6 @@
 unshare -rm python -m hostile.full_disk ROOT     mounts it for itself; prints one JSON object: runs, problems, seconds
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

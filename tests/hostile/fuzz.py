@@ -4,8 +4,6 @@ By coverage where atheris is installed (`make fuzz` does so), else with the muta
 fails on is left in the folder that `--finds` names, and the exit code is 1.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

@@ -1,7 +1,5 @@
 """python -m hostile.fuzz_one TARGET [options of libFuzzer] [folders]: one target under atheris."""
 
-from __future__ import annotations
-
 import sys
 
 import atheris

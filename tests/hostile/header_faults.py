@@ -1,7 +1,5 @@
 """What is wrong with weights beyond their bytes: headers that lie, shapes that claim, names that steer, odd numbers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

@@ -4,8 +4,6 @@ Mutants of the numeric core: an operator, a comparison, a constant or a conditio
 child process imports; nothing on the disk changes. A mutant that no test of its room notices has survived. Prints JSON.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import copy

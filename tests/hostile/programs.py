@@ -1,7 +1,5 @@
 """Run a program of this folder by itself, where no other test has left a thread; read its JSON, keep its figures."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -4,8 +4,6 @@ The parent imports once and forks for every case, so a thousand cases cost as ma
 its work is seen by an audit hook, which cannot be taken off again.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import resource

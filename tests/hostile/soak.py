@@ -3,8 +3,6 @@
 python -m hostile.soak ADAPTER AUDITS     prints one JSON object
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -3,8 +3,6 @@
 python -m hostile.stopped ROOT MOMENTS     prints one JSON object: codes of both, problems, seconds
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

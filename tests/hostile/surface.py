@@ -27,8 +27,6 @@ An input runs in a forked child in a folder of its own with `in` (its files), `o
     take more says how much, and quotes the words of docs/limits.md that say so in `limit`.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io

@@ -3,8 +3,6 @@
 The kernel counts, so what is killed is killed before the call it is at, whatever library makes it: Python, Rust or C.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Adapters whose header was exchanged: of those that are read, the numbers of a dense SVD (R2)."""
 
-from __future__ import annotations
-
 import random
 import time
 

@@ -1,7 +1,5 @@
 """The harness: programs of this folder, each run by itself. A sample in the suite, the whole with `make hostile`."""
 
-from __future__ import annotations
-
 import ast
 import os
 import pkgutil

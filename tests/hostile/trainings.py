@@ -1,7 +1,5 @@
 """Trainings and evaluations of tiny models as writers: PyTorch is loaded when the first of them is prepared."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from gradience.cli.app import run

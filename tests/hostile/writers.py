@@ -1,7 +1,5 @@
 """What writes: each on a folder of its own, with what stood there before, small enough to be killed at every call."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What is wrong with a YAML text beyond its bytes: aliases, tags, numbers, and keys that are none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 Change = Callable[[bytes], bytes]

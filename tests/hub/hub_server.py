@@ -5,8 +5,6 @@ X-Repo-Commit, for a large file with a redirect (X-Linked-Size, X-Linked-Etag) t
 A commit is `/api/repos/create`, `preupload`, the LFS batch with a PUT of each large file, and `commit`.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib

@@ -1,7 +1,5 @@
 """Adapters and bases by their name on the hub, through the real huggingface_hub and a hub on loopback."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

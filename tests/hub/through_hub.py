@@ -4,8 +4,6 @@ A text is an adapter that is audited, `base NAME` a base that is located, `token
 fetched as well, a list the words of a command line.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """What the libraries under these tests warn about themselves."""
 
-from __future__ import annotations
-
 import pytest
 
 

@@ -1,7 +1,5 @@
 """The loops of examples/ run, and monitor reads what they write. The README's callback runs too."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A real, tiny, random causal model with a LoRA adapter that PEFT makes: seconds on a CPU."""
 
-from __future__ import annotations
-
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import Dataset

@@ -1,7 +1,5 @@
 """Parents of a merge, as PEFT saves them, and what their updates are."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

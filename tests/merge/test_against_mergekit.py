@@ -1,7 +1,5 @@
 """mergekit's task arithmetic, TIES and DARE on dense updates, recorded by scripts/make_merge_fixtures.py."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The certificate: the merged adapter against each parent on its own rows; resuming; the search; the predicted KL."""
 
-from __future__ import annotations
-
 import json
 
 import adapters_to_compare as data

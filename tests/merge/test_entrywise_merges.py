@@ -1,7 +1,5 @@
 """ties, dare and knots against the formulas of their papers on dense updates."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from compressing import SLIPS, slipping

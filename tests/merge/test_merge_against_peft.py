@@ -1,7 +1,5 @@
 """PEFT's add_weighted_adapter: the same ΔW where it is right; where it is wrong (peft#3761), dense algebra decides."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Small archives, made on the spot: honest ones and the kinds that strangers send."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 import zipfile

@@ -1,7 +1,5 @@
 """A base by its name on the hub: one commit of it, out of a cache without a network; neither pickles nor code."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

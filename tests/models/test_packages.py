@@ -1,7 +1,5 @@
 """pip itself, without a network: it looks into a local folder, as `--find-links` lets it."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

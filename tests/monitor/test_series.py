@@ -1,7 +1,5 @@
 """A bounded series tells the same about a short and a long run."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

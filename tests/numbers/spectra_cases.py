@@ -3,8 +3,6 @@
 Everything is made from a seeded generator: a failing case is named by its family and its seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import mpmath

@@ -1,7 +1,5 @@
 """Components under weights: the best for every rank, whatever is compared; the SVD as a limit; dependent factors."""
 
-from __future__ import annotations
-
 import math
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -165,8 +163,6 @@ def test_the_null_is_that_of_gaussian_matrices(shape):
     assert null_stable_rank(*shape) == pytest.approx(stable_ranks.mean(), abs=4 * noise + 1e-12)
 
 
-
-
 @pytest.mark.parametrize("shape", [(160, 600, 240), (200, 200, 2000), (300, 170, 400)])
 def test_the_null_of_large_ranks_is_that_of_a_simulation(shape):
     """It is not simulated at its own size; 40 draws that are tell the mean to a few thousandths."""
@@ -225,5 +221,3 @@ def test_the_null_is_computed_once_however_many_ask(monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(ask, range(4)))) == 1
     assert len(calls) == 1
-
-

@@ -1,7 +1,5 @@
 """Digests: what was written by an earlier version must be found equal by a later one."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Evidence is rounded up, never argued down, and never above what was allocated."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -35,8 +33,6 @@ def test_worked_examples_on_powers_of_two(evidence, ceiling, expected):
     assert round_up(evidence, ranks.DEFAULT_GRID, ceiling=ceiling) == expected
 
 
-
-
 @given(st.floats(1, 512), grids, st.integers(1, 512))
 def test_rounding_covers_the_evidence_with_the_smallest_allowed_rank(evidence, grid, ceiling):
     evidence = min(evidence, float(ceiling))
@@ -67,8 +63,6 @@ def test_a_percentile_of_integers_is_exact(values, percent):
     ordered = [*sorted(values), 0]
     expected = ordered[low] * (100 - hundredths) + ordered[low + 1] * hundredths
     assert percentile(values, percent) * 100 == expected
-
-
 
 
 def test_a_percentile_of_nothing_is_an_error():

@@ -1,7 +1,5 @@
 """What the measures are, what leaves them alone, and what they refuse."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 
@@ -94,8 +92,6 @@ def test_powers_of_two_change_not_a_bit(pair, power_A, power_B):
     if plain.method == scaled.method:
         assert (plain.values == scaled.values).all()
         assert scaled.exponent - plain.exponent == (power_A + power_B if plain.values.any() else 0)
-
-
 
 
 @given(pairs())
@@ -205,8 +201,6 @@ def test_truncation_error_is_that_of_the_best_approximation(pair, k):
     energies = np.square(measure(A, B).values)
     error = relative_error(lost_energy(energies, k), lost_energy(energies, 0))
     assert error == pytest.approx(expected, rel=1e-6, abs=1e-7)
-
-
 
 
 def test_truncation_error_does_not_cancel():
@@ -355,8 +349,6 @@ def draw(family: str, seed: int, largest_rank: int, largest_side: int):
     return np.ascontiguousarray(A), np.ascontiguousarray(B), rng
 
 
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_within_the_stated_bounds_of_sixty_digits(family):
     measured = 0
@@ -497,8 +489,6 @@ def test_it_is_within_the_tolerance_below_the_dense_norm(name):
     dense = np.linalg.norm(weight, 2)
     value = spectral_norm(lambda vector: weight.T @ (weight @ vector), 300)
     assert dense / (1 + TOLERANCE) <= value <= dense * (1 + 1e-9)
-
-
 
 
 def test_steps_grow_with_the_logarithm_of_the_size_and_never_beyond_it():

@@ -1,7 +1,5 @@
 """Plans: every criterion, budgets against brute force, the grid, what stays and what is refused."""
 
-from __future__ import annotations
-
 import datetime
 import math
 import shutil

@@ -1,7 +1,5 @@
 """Suggestions: what they rest on, what they save, and that a rank is never confounded with a scale."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

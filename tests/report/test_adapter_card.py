@@ -1,7 +1,5 @@
 """`gradience card`: what the block says is what the files say, and it is written where the block belongs."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """The screen: golden files, its size, and the order of its answers."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shlex
@@ -218,8 +216,6 @@ def test_an_adapter_of_one_module_of_rank_one():
     assert max(map(cell_len, text.splitlines())) <= 80
 
 
-
-
 def test_a_sign_that_stands_for_several_modules_says_so():
     experts = [
         row(f"layers.{i}.mlp.{j}.up", power_law(8, 1.0), r=8, shape=(32, 32), layer=f"layers.{i}", index=i)
@@ -250,8 +246,6 @@ def test_errors_of_the_computation_are_bounds_and_contradict_nothing():
     digits = [row[5] for row in modules(report([good, coarse]))]
     assert [len(number) for number in digits] == [4, 1]  # 1.53 and 2
     assert "✓ numerical error ≤ 4e-13" in report([good]).to_text()
-
-
 
 
 # ---------------------------------------------------------------- Markdown and HTML say what the screen says
@@ -322,18 +316,8 @@ def kinds_of(layers):
     return [row for row in layers.heat.rows if row.figures]
 
 
-
-
 def text_of(row):
     return "".join(cell.text for cell in row.cells)
-
-
-
-
-
-
-
-
 
 
 def test_more_layers_than_columns_share_columns():
@@ -342,8 +326,6 @@ def test_more_layers_than_columns_share_columns():
     assert layers.per_column == 3
     assert len(kinds_of(layers)[0].cells) == len(layers.heat.indices) == 27 <= 38
     assert list(layers.heat.indices[:3]) == [0, 3, 6]
-
-
 
 
 def test_what_lies_outside_the_layers_is_listed_apart():
@@ -362,8 +344,6 @@ def test_absurd_layer_numbers_and_many_kinds_do_not_make_it_large():
     assert all(len(layers.heat.indices) <= 38 for layers in maps)
     assert hidden == 301 - len(maps)
     assert maps[0].hidden == 501 - len(kinds_of(maps[0]))
-
-
 
 
 def test_energy_row_survives_norms_whose_squares_overflow():
@@ -440,8 +420,6 @@ def test_only_commands_that_work_as_typed_are_printed(tmp_path, monkeypatch):
             shutil.rmtree("smaller", ignore_errors=True)
             assert run(shlex.split(command)) == 0, command
     assert {*printed} == {"wide", "pickled"}
-
-
 
 
 # ---------------------------------------------------------------- The LoraConfig to copy: valid Python, and

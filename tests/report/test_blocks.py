@@ -1,7 +1,5 @@
 """Every kind of block in every renderer: golden texts, widths, and names from strangers."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

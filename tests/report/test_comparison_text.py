@@ -1,7 +1,5 @@
 """The screen of a comparison: golden files, its size, and what it must say."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

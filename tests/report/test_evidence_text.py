@@ -1,7 +1,5 @@
 """Two logs on the screen and as Markdown: the drawn interval, words for every grade, and no line too wide."""
 
-from __future__ import annotations
-
 from gradience import EvidenceReport
 from gradience.reports.base.graded import Bounds
 from gradience.reports.base.run import Stopwatch

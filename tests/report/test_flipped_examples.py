@@ -1,7 +1,5 @@
 """A page shows the examples that flipped, counted here by hand from the records, and only from the report's own."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

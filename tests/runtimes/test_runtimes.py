@@ -1,7 +1,5 @@
 """Which runtimes load an adapter: the verdicts are those of the runs on record, and nothing beyond them is claimed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`shrink --guard`: the smallest candidate that holds on the task and on every guard."""
 
-from __future__ import annotations
-
 import json
 
 from gradience import shrink_adapter, verify

@@ -1,7 +1,5 @@
 """Candidates from a calibration and a distilled one: their place, what they are made of, what is said of prompts."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """`shrink --over strength`: the grid, the rows, the choice on dev rows, and one test on test rows."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Made-up runs whose truth is known, for simulations."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Tango's interval against published examples, the constrained likelihood maximized numerically, and enumeration."""
 
-from __future__ import annotations
-
 import doctest
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Power, the policy's operating characteristics, several claims: against tables, enumeration and simulation."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise, product
 

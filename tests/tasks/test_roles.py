@@ -1,7 +1,5 @@
 """Examples get their role from their content: stable, disjoint, without duplicates."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

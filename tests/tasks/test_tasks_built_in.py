@@ -1,7 +1,5 @@
 """The tasks that come with Gradience, and what counts as correct."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

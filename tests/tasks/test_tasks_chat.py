@@ -1,7 +1,5 @@
 """Conversations: the tokens that are trained and scored are those that transformers' own mask has for the assistant."""
 
-from __future__ import annotations
-
 import pytest
 from data_files import write_jsonl
 from tokenizers import Tokenizer, models, pre_tokenizers

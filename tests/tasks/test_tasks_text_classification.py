@@ -1,7 +1,5 @@
 """A user's own texts: formats, labels, roles, and an error that names the row."""
 
-from __future__ import annotations
-
 import collections
 import csv
 import json

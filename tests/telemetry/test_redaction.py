@@ -1,7 +1,5 @@
 """What reaches run.jsonl and what does not."""
 
-from __future__ import annotations
-
 import pytest
 
 from gradience.telemetry import Redaction, TelemetryReader, TelemetryWriter

@@ -1,7 +1,5 @@
 """Models to train on."""
 
-from __future__ import annotations
-
 import pytest
 from tiny_bench import bert, llama
 

@@ -3,8 +3,6 @@
 python kill_training.py BASE ROOT     prints how often it was killed
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Training: seeded before anything is drawn, the loss on answers, recorded. Real Trainer, tiny models."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

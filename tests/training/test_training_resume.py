@@ -1,7 +1,5 @@
 """A training that was killed: resumed to the bit, recognized when it is done, never mistaken for another."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A training of a few steps on a tiny model, and what it leaves."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

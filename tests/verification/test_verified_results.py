@@ -1,7 +1,5 @@
 """Results of shrink, evaluate, compress, distill and evidence: untouched ones agree, and forgeries are named."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

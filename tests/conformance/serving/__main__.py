@@ -10,8 +10,6 @@ answer nor explained by the scale that the runtime is said to use. (`make confor
 `make conformance-llama-cpp`; then `make docs`, which renews what the verdicts rest on.)
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -1,7 +1,5 @@
 """The base models: tiny, random, of several architectures, and the parts of each that an adapter can train."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 The same for every architecture, as far as it has what they train.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial

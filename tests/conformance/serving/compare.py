@@ -1,7 +1,5 @@
 """What vLLM answered beside what PEFT answered: one outcome per case. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 

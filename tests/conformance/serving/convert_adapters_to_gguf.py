@@ -5,8 +5,6 @@
 The request is a list of {adapter, out, log}; what the converter says goes to `log`. No file at `out`: it refused.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import runpy

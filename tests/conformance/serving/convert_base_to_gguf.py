@@ -3,8 +3,6 @@
 python convert_base_to_gguf.py LLAMA_CPP_SOURCE MODEL_FOLDER OUT.gguf ARCHITECTURE
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

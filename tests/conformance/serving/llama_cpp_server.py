@@ -1,7 +1,5 @@
 """llama.cpp: base and adapters through its own converters, then its library, in an environment of its own."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """Adapters for a tiny base model, and log-probabilities that use neither PEFT nor the writer under test."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Results of a run, as docs/conformance/*.json and as a table in docs/results/runtimes.md. Pure, but for `write`."""
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import json

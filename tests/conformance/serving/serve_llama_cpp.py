@@ -6,8 +6,6 @@ The request names the base model and the adapters as GGUF files, and prompts as 
 base and for each adapter, the log-probability of every next token after each prompt, or the text of the refusal.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib.metadata
 import json

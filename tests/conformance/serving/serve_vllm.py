@@ -8,8 +8,6 @@ refusal; or why vLLM does not serve the base model with adapters at all (`broke`
 failed). One process per `max_lora_rank`: the slots of vLLM are allocated once, at start.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

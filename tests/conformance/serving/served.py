@@ -1,7 +1,5 @@
 """What the driver asks a runtime, and what it gets back: the same for every runtime."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence

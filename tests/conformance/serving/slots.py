@@ -8,8 +8,6 @@ layers. Writes docs/conformance/vllm_slots.json and a table in docs/fleet.md. Ex
 other bytes than `gradience fleet` says of adapters on all of them. (`make conformance-vllm`)
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import json

@@ -8,8 +8,6 @@ bytes of its stacked factors, slots that are empty included. One process for one
 start.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """vLLM, in a process of its environment for each max_lora_rank."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

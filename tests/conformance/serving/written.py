@@ -9,8 +9,6 @@ docs/conformance/written_gguf.json and a table in docs/convert.md. Exit code 1 w
 answer. (`make conformance-llama-cpp`)
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import json

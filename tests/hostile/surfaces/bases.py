@@ -1,7 +1,5 @@
 """Base models and adapter configs of strangers, which `evaluate` loads with transformers and PEFT."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

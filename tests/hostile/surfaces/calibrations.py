@@ -1,7 +1,5 @@
 """Calibrations of an adapter, which `compress` reads: figures that contradict each other."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Chat templates, which are programs, and tokenizers: of a base model and of an adapter, used for a dry run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

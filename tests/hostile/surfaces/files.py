@@ -1,7 +1,5 @@
 """Every fault of every kind of file for every verb that reads it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
