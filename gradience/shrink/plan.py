@@ -29,7 +29,7 @@ from gradience.models.settings import BaseSettings
 from gradience.reports.calibration import Calibration, calibration_argument
 from gradience.reports.shrink import DevRows, PlannedDistillation, ShrinkForecast, ShrinkPlan
 from gradience.settings import paths_of, shared
-from gradience.shrink.candidates import CandidateSource, plan_candidates
+from gradience.shrink.candidates import CandidateSource, plan_candidates, suggested
 from gradience.shrink.settings import ShrinkSettings
 from gradience.tasks.examples import LabeledExample, fingerprint
 
@@ -85,18 +85,19 @@ def prepare(settings: ShrinkSettings) -> Prepared:
     )
     if adapter.fields.get("use_dora"):  # DoRA needs the weights of its base
         source = replace(source, base_model=locate(inputs.model).folder)
-    planned, notes = plan_candidates(source, candidates)
+    margin = None if guarding or inputs.compares_nll or inputs.by_agreement else 100 * float(inputs.margin)
+    planned, notes = plan_candidates(source, candidates, margin=margin)
     names = {*(candidate.name for candidate in planned), CONTROL, BASE_ROW}
     if adapter.name.casefold() in names:
         adapter = replace(adapter, name=f"{adapter.name}-original")
-    # Dev rows of the task would choose a start that is too small for the guards.
-    test, dev, dev_rows = (inputs.examples, (), None) if guarding else split(inputs, len(planned))
+    # Dev rows of the task would choose a start that is too small for the guards, and a calibration has chosen one.
+    foreseen = calibration is not None and candidates is None
+    test, dev, dev_rows = (inputs.examples, (), None) if guarding or foreseen else split(inputs, len(planned))
     known = notes_on_prompts(test, calibration, distillation_ids)
     inputs = replace(inputs, adapters=(adapter,), examples=test, notes=(*inputs.notes, *notes, *known))
     inputs = with_looks(inputs)
     test = inputs.examples
     guards = [_guard(guard, settings, adapter) for guard in guarding]
-    suggestions = source.audit.suggestions
     from gradience.statistics.paired import LEVEL
 
     plan = ShrinkPlan(
@@ -116,7 +117,7 @@ def prepare(settings: ShrinkSettings) -> Prepared:
             if inputs.by_agreement
             else "Tango's score test"
         ),
-        suggested_rank=None if suggestions is None else suggestions.p90.rank,
+        suggested_rank=suggested(source),
         given=candidates is not None,
         candidates=planned,
         calibration_sha256=None if calibration is None else calibration.sha256,

@@ -6,7 +6,8 @@ from dataclasses import replace
 import adapters_to_compare as data
 import pytest
 
-from gradience import compress_adapter, shrink_adapter
+from gradience import audit_adapter, compress_adapter, shrink_adapter
+from gradience.calibrate.settings import DistillSettings
 from gradience.calibrate.verb import calibrate_adapter
 from gradience.digests import sha256_file
 from gradience.distill.verb import distill
@@ -14,8 +15,9 @@ from gradience.errors import UsageError
 from gradience.reports.base.numbers import sig
 from gradience.reports.calibration import Calibration
 from gradience.reports.distill import DistillReport
-from gradience.reports.shrink import ShrinkPlan, ShrinkReport
+from gradience.reports.shrink import ShrinkPlan, ShrinkReport, recommended
 from gradience.shrink import candidates, verb
+from gradience.shrink.candidates import plan_candidates
 from gradience.shrink.plan import settle
 
 WEIGHTS = "adapter_model.safetensors"
@@ -196,3 +198,43 @@ def test_another_calibration_or_distillation_changes_the_plan(finished, tmp_path
         "the candidates were calibrated rank 2, distilled rank 1, calibrated rank 1, and are calibrated rank 2"
         in settle(cut, tmp_path, print).changes
     )
+
+
+def test_a_search_starts_one_size_above_the_recommended_one_and_distills_one_size_below(folder, monkeypatch):
+    """One fixed sequence: what is above its start is not in the plan, so it cannot be tested."""
+    monkeypatch.setattr("gradience.statistics.predicted_drop.MIN_ROWS", 1)
+    calibration = Calibration.read(folder / "c.safetensors")
+    source = candidates.CandidateSource(
+        folder / "reference", audit_adapter(folder / "reference"), calibration=calibration
+    )
+    everything, _ = plan_candidates(source, None)
+    ranks = [each.rank for each in everything]
+    assert ranks == sorted(ranks, reverse=True)
+    assert ranks[0] == max(2**power for power in range(9) if 2**power < source.rank)
+    distilled = DistillSettings(folder / "reference", teacher=folder / "reference", prompts="p.jsonl")
+    for place, best in enumerate(everything):
+        margin = best.predicted_drop.high + 1e-9
+        planned, _ = plan_candidates(replace(source, distillation=distilled), None, margin=margin)
+        cut = [each.rank for each in planned if each.kind == "calibrated"]
+        assert cut == ranks[max(0, place - 1) :]
+        assert recommended(planned, margin).rank == best.rank
+        (lower,) = [each for each in planned if each.kind == "distilled"]
+        assert lower.rank == ranks[min(place + 1, len(ranks) - 1)]
+        following = planned[planned.index(lower) + 1]
+        assert (following.kind, following.rank) == ("calibrated", lower.rank)
+        assert [each.rank for each in plan_candidates(source, [2, 1], margin=margin)[0]] == [2, 1]
+    none_within, _ = plan_candidates(source, None, margin=1e-9)
+    assert none_within == everything
+
+
+def test_the_plan_says_why_it_starts_where_it_starts(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("gradience.statistics.predicted_drop.MIN_ROWS", 1)
+    forecast = shrink(
+        folder, tmp_path / "out", calibration=folder / "c.safetensors", ranks=None, dry_run=True
+    )
+    best = forecast.plan.recommended
+    shown = " ".join(forecast.to_text().split())
+    assert f"from one size above rank {best.rank}, predicted to lose at most" in shown
+    assert forecast.plan.dev is None
+    guarded = forecast.plan.model_copy(update={"given": True})
+    assert guarded.recommended is None

@@ -115,7 +115,7 @@ class CurvePoint(Part):
 
 SIZES = (
     "Each size has the parameters of one rank for all modules, spread over the modules by effect: --max-drop X or"
-    " --max-params N with the calibration. SVD: --rank K without it."
+    " --max-params N with the calibration. SVD: --rank K without it. The drop is in points, with its 90 % upper end."
 )
 WIDE = 0.5
 """Half the interval as a share of the prediction, above which more prompts are advised."""
@@ -198,12 +198,12 @@ def curve_blocks(points: tuple[CurvePoint, ...], tokens: float, basis: str) -> l
         (Column("size of rank", ">"), lambda point: Span(str(point.rank), "strong" if point is best else "")),
         (Column("parameters", ">", drop=2), lambda point: count(point.params)),
         (Column("KL/answer", ">"), lambda point: sig(point.calibrated_kl_per_token * tokens)),
-        (Column("predicted drop", ">", shown=drops), lambda point: _drop(point, "points")),
-        (Column("90 % upper end", ">", shown=drops), lambda point: _drop(point, "high")),
+        (Column("predicted drop", ">", shown=drops), lambda point: drop_cell(point.drop)),
         (Column("KL/answer, SVD", ">", drop=1), lambda point: sig(point.svd_kl_per_token * tokens)),
     )
     return [table, Paragraph(f"{SIZES} {basis}".strip())]
 
 
-def _drop(point: CurvePoint, field: str) -> str:
-    return MISSING if point.drop is None else f"{getattr(point.drop, field):.1f}"
+def drop_cell(drop: PredictedDrop | None) -> str:
+    """Return the predicted drop and its upper end in a table."""
+    return MISSING if drop is None else f"{drop.points:.1f}, at most {drop.high:.1f}"
