@@ -17,7 +17,7 @@ SHOWN = {
     "callback_monitor": """
         'labels': | Training Loss
         run/run.jsonl | finished | 6 modules, rank 8
-        Audit of PeftModel | 'train_step'""",
+        Audit of run/adapter | 'train_step'""",
 }
 """In this order, in the outputs of each."""
 

@@ -28,53 +28,31 @@ MLX_HINT = "rename the weights to adapters.safetensors, as mlx-lm names them, an
 RENAME_HINT = "rename the file: under this name Gradience looks only for PEFT's tensors"
 
 
-class Method(NamedTuple):
-    """A method of PEFT or LyCORIS that is not LoRA.
-
-    peft_type: in adapter_config.json.   prefix: how a part of its tensors' names begins.   hint: what to do about it.
-    """
-
-    peft_type: str | None
-    prefix: str | None
-    description: str
-    hint: str = LORA_HINT
-
-
-METHODS = (
-    Method("ADALORA", None, "AdaLoRA (B·diag(E)·A with pruned directions, not s·B·A)"),
-    Method("LOHA", "hada_", "LoHa (a Hadamard product of two low-rank products)", AS_LORA_HINT),
-    Method("LOKR", "lokr_", "LoKr (a Kronecker product)", AS_LORA_HINT),
-    Method("IA3", "ia3_", "IA3 (learned rescalings)", SCALING_HINT),
-    Method("VERA", "vera_", "VeRA (shared random factors and learned vectors)"),
-    Method("BOFT", "boft_", "BOFT (an orthogonal transform)"),
-    Method("OFT", "oft_", "OFT (an orthogonal transform)"),
-    Method("HRA", "hra_", "HRA (Householder reflections)"),
-    Method("FOURIERFT", "fourierft_", "FourierFT (a sparse spectrum)"),
-    Method("WAVEFT", "waveft_", "WaveFT (sparse wavelets)"),
-    Method("VBLORA", "vblora_", "VB-LoRA (a bank of shared vectors)"),
-    Method("UNILORA", "unilora_", "UniLoRA (one shared vector)"),
-    Method("RANDLORA", "randlora_", "RandLora (sums of random bases)"),
-    Method("DELORA", "delora_", "DeLoRA (normalized directions)"),
-    Method("GRALORA", "gralora_", "GraLoRA (a grid of small LoRAs)"),
-    Method("POLY", "poly_lora", "Poly (a routed mixture of LoRAs)"),
-    Method("SHIRA", "shira_", "SHiRA (sparse values)"),
-    Method("ROAD", "road_", "RoAd (rotations)"),
-    Method("MISS", "miss_", "MiSS (shared shards)"),
-    Method("BONE", "bone_", "Bone (shared blocks)"),
-    Method("C3A", "c3a_", "C3A (circulant matrices)"),
-    Method("LN_TUNING", "ln_tuning_", "LayerNorm tuning"),
-    Method("PROMPT_TUNING", "prompt_embeddings", "prompt tuning (no weight updates)", NO_UPDATE_HINT),
-    Method("P_TUNING", None, "p-tuning (no weight updates)", NO_UPDATE_HINT),
-    Method("PREFIX_TUNING", None, "prefix tuning (no weight updates)", NO_UPDATE_HINT),
-    Method("ADAPTION_PROMPT", "adaption_prompt", "adaption prompts (no weight updates)", NO_UPDATE_HINT),
-)
+METHODS: Mapping[str, str] = {
+    "LOHA": AS_LORA_HINT,
+    "LOKR": AS_LORA_HINT,
+    "IA3": SCALING_HINT,
+    **dict.fromkeys(("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT"), NO_UPDATE_HINT),
+}
+"""Methods of PEFT that are not LoRA -> what to do about them; with all others, LORA_HINT."""
+TENSORS: Mapping[str, str] = {
+    "hada_": "LOHA",
+    "lokr_": "LOKR",
+    "ia3_": "IA3",
+    "vera_": "VERA",
+    "boft_": "BOFT",
+    "oft_": "OFT",
+    "prompt_embeddings": "PROMPT_TUNING",
+}
+"""How a part of the names of a method's tensors begins -> the method, for files without a config."""
 
 
 def refuse_method(path: Path, peft_type: str) -> InputError:
-    """The error for a config of another method than LoRA."""
-    unknown = Method(None, None, f"the PEFT method {peft_type!r}")
-    method = next((method for method in METHODS if method.peft_type == peft_type.upper()), unknown)
-    return InputError(f"{path}: {method.description}, not LoRA", code="other-method", hint=method.hint)
+    """The error for an adapter of another method than LoRA."""
+    hint = METHODS.get(peft_type.upper(), LORA_HINT)
+    return InputError(
+        f"{path}: an adapter of the method {peft_type[:40]!r}, not LoRA", code="other-method", hint=hint
+    )
 
 
 class Tool(NamedTuple):
@@ -172,11 +150,7 @@ def refuse_foreign(
         raise no_factors(path, entries)
     parts = {part for name in entries for part in name.split(".")}
     if "lora_E" in parts:  # beside lora_A and lora_B
-        raise InputError(
-            f"{path}: AdaLoRA tensors (lora_E): the update is B·diag(E)·A",
-            code="other-method",
-            hint=LORA_HINT,
-        )
+        raise refuse_method(path, "ADALORA")
     if from_diffusers(entries, parts, metadata, has_config=has_config):
         raise InputError(
             f"{path}: a diffusers LoRA (keys like {next(iter(entries))[:80]!r}), not a PEFT adapter",
@@ -185,13 +159,9 @@ def refuse_foreign(
         )
     if parts.intersection(("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")):
         return
-    for method in METHODS:
-        if method.prefix and any(part.startswith(method.prefix) for part in parts):
-            raise InputError(
-                f"{path}: tensors of {method.description}: {method.prefix}…",
-                code="other-method",
-                hint=method.hint,
-            )
+    for prefix, method in TENSORS.items():
+        if any(part.startswith(prefix) for part in parts):
+            raise refuse_method(path, method)
     for tool in TOOLS:
         if any(re.search(tool.key, name) for name in entries):
             raise InputError(f"{path}: {tool.description}", code=tool.code, hint=tool.hint)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 
-from gradience.adapters.adapter import BLOCK_ELEMENTS, Adapter, LoraPair, block_height
+from gradience.adapters.adapter import Adapter, LoraPair, block_height
 from gradience.blas import processors
 from gradience.errors import InputError
 
@@ -118,12 +118,6 @@ def audit_bytes(pair: LoraPair) -> int:
     matrices.
     """
     sides = (pair.rows, pair.columns)
-    if pair.groups > 1:  # group by group (audit/measures.py)
-        block = FLOAT * max(
-            BLOCK_ELEMENTS, pair.rank // pair.groups * (pair.columns + pair.rows // pair.groups)
-        )
-        stacked = FLOAT * pair.columns * min(*sides, pair.rank)
-        return pair.bytes + 6 * block + 6 * stacked
     blocks = max(block_bytes(pair.rank, side, block_height(pair.rank)) for side in sides)
     return factor_bytes(pair) + 4 * blocks + 5 * sum(core_bytes(pair.rank, side) for side in sides)
 

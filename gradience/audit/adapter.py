@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from statistics import fmean, median
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,13 +16,11 @@ from gradience import ranks
 from gradience.adapters.adapter import Adapter, SkippedTensor
 from gradience.adapters.config import PeftConfig
 from gradience.adapters.families import MODULE_TYPES, ModuleType
-from gradience.adapters.foreign import refuse_method
 from gradience.adapters.formats import open_adapter
-from gradience.adapters.locate import WEIGHTS
 from gradience.adapters.memory import audit_bytes, limit_for, workers_within
 from gradience.audit.findings import AdapterFacts, find
 from gradience.audit.measures import measure_pair
-from gradience.audit.options import AuditSettings, is_peft_model
+from gradience.audit.options import AuditSettings
 from gradience.blas import map_in_order, worker_threads
 from gradience.errors import InputError, UsageError
 from gradience.files.shared_names import path_text
@@ -49,10 +42,9 @@ from gradience.reports.audit import (
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source, initial_of
 from gradience.settings import public
-from gradience.words import listed
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    pass
 
 
 MAX_ITEMS = 1000
@@ -174,42 +166,6 @@ def gain_of(trained: Sequence[LayerAudit]) -> Gain | None:
     )
 
 
-@contextmanager
-def as_folder(model: Any, adapter: str | None) -> Iterator[Path]:
-    """Yield a temporary folder with one adapter of `model`, named after its class; the model stays as it is.
-
-    adapter: its name; the active one by default. Raises InputError if it is missing or is not LoRA.
-    """
-    shown = Path(type(model).__name__)
-    active: list[str] = [adapter] if adapter else list(model.active_adapters)
-    if len(active) != 1:
-        raise InputError(
-            f"{shown}: {len(active)} adapters are active: {listed(active)}",
-            code="several-adapters",
-            hint=f"name one: adapter={active[0]!r}" if active else "call model.set_adapter first",
-        )
-    name = active[0]
-    config = model.peft_config.get(name)
-    if config is None:
-        raise InputError(
-            f"{shown}: contains no adapter called {name!r}, only {listed(list(model.peft_config))}",
-            code="no-such-adapter",
-            hint=f"adapter={next(iter(model.peft_config))!r}",
-        )
-    if config.peft_type != "LORA":
-        raise refuse_method(shown, str(getattr(config.peft_type, "value", config.peft_type)))
-    # Without the whole embeddings that PEFT may save beside the factors: it would ask the hub about them.
-    state = sys.modules["peft"].get_peft_model_state_dict(
-        model, adapter_name=name, save_embedding_layers=False
-    )
-    copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in state.items()}
-    with TemporaryDirectory(prefix="gradience-") as scratch:
-        folder = Path(scratch) / shown
-        config.save_pretrained(str(folder))
-        import_module("safetensors.torch").save_file(copies, folder / WEIGHTS)
-        yield folder
-
-
 DEFAULT_TAU = 0.90
 
 
@@ -275,11 +231,12 @@ def audit_adapter(settings: AuditSettings) -> AuditReport:
             hint="a share of the energy such as 0.95",
         )
     allowed = checked_ranks(ranks.DEFAULT_GRID if settings.allowed_ranks is None else settings.allowed_ranks)
-    how: dict[str, Any] = {
-        "allow_pickle": settings.allow_pickle,
-        "initial": None if initial is None else Path(initial),
-    }
-    with _opened(settings.path, settings.adapter, **how) as opened:
+    with open_adapter(
+        Path(settings.path),
+        adapter=settings.adapter,
+        allow_pickle=settings.allow_pickle,
+        initial=None if initial is None else Path(initial),
+    ) as opened:
         report = audit_opened(
             opened,
             tau=tau,
@@ -360,23 +317,6 @@ def audit_opened(
         run=watch.run_info(),
     )
     return with_suggestions(report, allowed)
-
-
-@contextmanager
-def _opened(
-    source: str | os.PathLike[str] | PeftModel,
-    adapter: str | None,
-    **how: Any,
-) -> Iterator[Adapter]:
-    """The adapter, open; of a model, from a copy on disk that is there only within."""
-    if is_peft_model(source):
-        with as_folder(source, adapter) as folder, open_adapter(folder, initial=how["initial"]) as opened:
-            # The rest of the path is random.
-            opened.location = replace(opened.location, path=Path(folder.name))
-            yield opened
-    else:
-        with open_adapter(Path(source), adapter=adapter, **how) as opened:
-            yield opened
 
 
 def _adapter_info(opened: Adapter, digest: str, layers: Sequence[LayerAudit]) -> AdapterInfo:

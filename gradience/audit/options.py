@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,25 +12,9 @@ from gradience.adapters.settings import NameSettings, StartSettings, WorkSetting
 from gradience.settings import SETTINGS, Flag, Number, PythonOnly, Ranks, StrPath
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-
     from gradience.reports.calibration import Calibration
 else:
-    PeftModel = Calibration = Any  # neither is imported to read a command line
-
-
-def is_peft_model(value: object) -> bool:
-    """Return whether `value` is a PeftModel."""
-    peft = sys.modules.get("peft")
-    return peft is not None and isinstance(value, peft.PeftModel)
-
-
-def _path_or_model(value: Any) -> Any:
-    if isinstance(value, str | os.PathLike):
-        return value
-    if not is_peft_model(value):
-        raise ValueError("must be a path or a PeftModel")
-    return value
+    Calibration = Any  # not imported to read a command line
 
 
 def _ranks(text: str) -> tuple[int, ...]:
@@ -80,8 +62,8 @@ class AuditFiles:
 class AuditSettings(WorkSettings, NameSettings, StartSettings, BaseOfAudit, AuditFiles):
     """Audit."""
 
-    path: Annotated[str | os.PathLike[str] | PeftModel, BeforeValidator(_path_or_model), PythonOnly]
-    """A PEFT folder, a Trainer checkpoint, a .safetensors file, a name on the hub, or a PeftModel in memory."""
+    path: Annotated[StrPath, PythonOnly]
+    """A PEFT folder, a Trainer checkpoint, a .safetensors file, or a name on the hub."""
     _: KW_ONLY
     tau: Annotated[Number, Flag("T")] = 0.9
     """Share of the energy that a suggested rank must keep, in (0, 1]."""

@@ -333,7 +333,7 @@ def kohya_alpha_that_is_no_number(folder):
     return file(folder, "style.safetensors", kohya(factory.stored(np.array(np.nan, np.float32))))
 
 
-@refused("lokr.safetensors", "LoKr", hint=("save_as_lora", "LyCORIS"))
+@refused("lokr.safetensors", "LOKR", hint=("save_as_lora", "LyCORIS"))
 def kohya_lokr(folder):
     name = "lora_unet_input_blocks_1_1_proj_in"
     shapes = {f"{name}.lokr_w1": (4, 4), f"{name}.lokr_w2_a": (8, 2), f"{name}.lokr_w2_b": (2, 8)}
@@ -377,7 +377,7 @@ def torchtune_file(folder):
     )
 
 
-@refused(str(WEIGHTS), "AdaLoRA tensors (lora_E)", hint="only LoRA adapters")
+@refused(str(WEIGHTS), "the method 'ADALORA', not LoRA", hint="only LoRA adapters")
 def adalora_tensors_under_a_lora_config(folder):
     name = f"{factory.PREFIX}{MODULE}"
     tensors = named(**{f"{name}.lora_A": (12, 16), f"{name}.lora_B": (12, 12), f"{name}.lora_E": (12, 1)})

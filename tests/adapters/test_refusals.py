@@ -348,8 +348,8 @@ def test_what_is_needed_is_no_less_than_what_is_taken(tmp_path):
 
 
 CLAIMS = {
-    "grouped-12-kB": (convolution(6000), config(r=6000), ["compare"]),
-    "grouped-200-kB": (convolution(6000, 30), config(r=6000), ["compare"]),
+    "grouped-12-kB": (convolution(6000), config(r=6000), ["audit", "compress", "compare"]),
+    "grouped-200-kB": (convolution(6000, 30), config(r=6000), ["audit", "compress", "compare"]),
     "r-20000": (linear(20_000, 1, 1), config(r=20_000), ["compress"]),
     "experts-400000": (experts(400_000), STACKED, ["audit", "compress", "compare"]),
 }

@@ -209,7 +209,7 @@ def change(adapter, **fields):
         ({"use_qalora": True}, "QA-LoRA"),
         ({"use_dora": True}, "DoRA"),
         ({"lora_alpha": None}, "alpha"),
-        ({"peft_type": "ADALORA"}, "AdaLoRA"),
+        ({"peft_type": "ADALORA"}, "ADALORA"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
