@@ -37,8 +37,6 @@ def main(out: Path) -> None:
                 run.train_step(step, loss=loss.item(), lr=1e-2)
             if step % 10 == 0:
                 run.metrics("lora_spectra", step, tracker.measure(step).to_metrics())
-                for signal in tracker.new_signals():
-                    run.alert(signal.code, signal.message, severity=signal.severity, step=step)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gradience.audit.adapter import audit_adapter
     from gradience.bench.verb import run_bench
     from gradience.calibrate.verb import calibrate_adapter
+    from gradience.card import update_card
     from gradience.check import check_config
     from gradience.compare.adapters import compare_adapters
     from gradience.compress.adapter import compress_adapter
@@ -127,6 +128,7 @@ _HOME = {
     "plan_compression": "gradience.plan.compression",
     "run_bench": "gradience.bench.verb",
     "shrink_adapter": "gradience.shrink.verb",
+    "update_card": "gradience.card",
     "verify": "gradience.verification.verb",
 }
 
@@ -190,6 +192,7 @@ __all__ = [
     "plan_compression",
     "run_bench",
     "shrink_adapter",
+    "update_card",
     "verify",
 ]
 

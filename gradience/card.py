@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gradience.adapters.adapter import Adapter
 from gradience.adapters.formats import open_adapter
@@ -18,8 +18,17 @@ from gradience.audit.adapter import audit_adapter
 from gradience.compress.adapter import REPORT
 from gradience.compress.carry import DISTILL_REPORT, compressed_opening, distilled_opening
 from gradience.digests import sha256_file
-from gradience.errors import InputError
-from gradience.files.card import OURS, Card, FrontMatter
+from gradience.errors import InputError, require
+from gradience.files.card import (
+    CARD,
+    OURS,
+    Card,
+    CardSettings,
+    FrontMatter,
+    block_in,
+    read_card,
+    write_card,
+)
 from gradience.ranks import max_lora_rank_step
 from gradience.reports.audit import AuditReport
 from gradience.reports.base import markdown
@@ -33,6 +42,7 @@ from gradience.reports.merge import REPORT as MERGE_REPORT
 from gradience.reports.merge import MergeReport, card_blocks
 from gradience.reports.shrink import ShrinkReport, tested_by
 from gradience.runtimes import architecture_of, verdicts
+from gradience.settings import public
 from gradience.words import points
 
 Evaluation = EvaluationReport | ShrinkReport
@@ -76,6 +86,44 @@ TASKS = {
 _PLAIN = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
 Rows = list[tuple[str, Inline]]
 Written = TypeVar("Written", CompressionReport, DistillReport, MergeReport)
+
+
+class UpdatedCard(NamedTuple):
+    """The card of an adapter. block: what Gradience says in it."""
+
+    path: Path
+    changed: bool
+    block: str
+
+
+@public(CardSettings)
+def update_card(settings: CardSettings) -> UpdatedCard:
+    """Write what is known of the adapter in the folder `adapter` into its README.md, and return the block.
+
+    >>> update_card("smaller").changed
+    True
+
+    An earlier block is replaced; the text around it does not change. The keywords are the flags of `gradience card`:
+
+    Raises InputError (`no-folder`, `other-adapter`, `bad-front-matter`, and what `audit_adapter` raises), MissingExtra
+    without huggingface_hub, OutputError when the disk refuses.
+    """
+    adapter = Path(settings.adapter)
+    if not adapter.is_dir():
+        raise InputError(
+            f"{adapter}: not a folder",
+            code="no-folder",
+            hint="name the folder of an adapter: its card is the README.md in it",
+        )
+    if not settings.dry_run:
+        require("huggingface_hub", extra="hub")
+    evaluation = None if settings.evaluation is None else read_evaluation(Path(settings.evaluation))
+    content = card_of(adapter, evaluation)
+    if settings.note and EVALUATED in block_in(read_card(adapter)) and EVALUATED not in content.block:
+        lost = f"the card has an evaluation, but there is no {' or '.join(BESIDE)} for these weights here:"
+        settings.note(f"{lost} it is left out. Give --evaluation FILE to keep it.")
+    changed = False if settings.dry_run else write_card(adapter, content, strict=True)
+    return UpdatedCard(adapter / CARD, changed, content.block)
 
 
 def card_of(folder: Path, evaluation: Evaluation | None = None, *, opened: Adapter | None = None) -> Card:

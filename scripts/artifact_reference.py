@@ -27,7 +27,7 @@ WRITTEN_BY = {
     "merge": "`gradience merge` writes it beside the merged adapter."
     " [How to read it](../merge.md#what-the-report-says)",
     "fleet": "`gradience fleet --json` prints it. [How to read it](../fleet.md)",
-    "fleet_compression": "`gradience compress --fleet` writes it into the folder of the batch."
+    "fleet_compression": "`gradience compress fleet.jsonl` writes it into the folder of the batch."
     " [How to read it](../fleet.md#all-adapters-to-one-rank)",
     "fleet_row": "`gradience fleet --output fleet.jsonl` writes one per line. [How to read it](../fleet.md#the-rows)",
     "evidence": "`gradience evidence A B --json` prints it. [How to read it](../evidence.md)",

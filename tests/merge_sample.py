@@ -15,8 +15,6 @@ def merge_report() -> MergeReport:
             rank=16,
             norm=1.5,
             error=0.1,
-            cosine=(0.8, None if place else 0.6),
-            projection=(1.01, None if place else 0.98),
         )
         for place, name in enumerate(names)
     )
@@ -53,7 +51,6 @@ def merge_report() -> MergeReport:
         carried_tensors=0,
         architecture="LlamaForCausalLM",
         runtimes=(),
-        peft_check=None,
         modules=modules,
         notes=(),
         run=Stopwatch("gradience merge arithmetic sorting --method svd --rank 16 -o merged").run_info(),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import subprocess
-from contextlib import contextmanager, suppress
 
 import pytest
 from killing import HANGS
@@ -42,58 +40,3 @@ def read(master):
         return os.read(master, 65536)
     except OSError:  # Linux reports the closed end of a pseudo-terminal like this
         return b""
-
-
-class Drawing:
-    """A program that draws on a terminal. `terminal` shows its screen so far; `drawn` is all its output."""
-
-    def __init__(self, command, terminal, rows, columns, environment):
-        import fcntl
-        import termios
-
-        self.master, slave = opened(columns, rows)
-        self.terminal, self.drawn = terminal, ""
-        self.decoder = codecs.getincrementaldecoder("utf-8")()
-        of_tests = ("COLUMNS", "LINES", "NO_COLOR")
-        kept = {name: value for name, value in os.environ.items() if name not in of_tests}
-        self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            env={**kept, **TERM, "PYTHONIOENCODING": "utf-8", **environment},
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
-        os.close(slave)
-
-    def until(self, condition=lambda: False):
-        """Take in what is written until the condition holds, or to the end of the program."""
-        while not condition():
-            data = read(self.master)
-            if not data:
-                self.process.wait(HANGS)
-                return
-            text = self.decoder.decode(data)
-            self.drawn += text
-            self.terminal.feed(text)
-
-    def press(self, key):
-        """Type it."""
-        os.write(self.master, key)
-
-    def resize(self, rows, columns):
-        """Change the size, from the program's next query of it."""
-        import termios
-
-        self.terminal.rows = max(self.terminal.rows, rows)  # what is being drawn still has the size before
-        termios.tcsetwinsize(self.master, (rows, columns))
-
-
-@contextmanager
-def drawing(command, terminal, *, rows, columns, **environment):
-    """A program on a terminal of its own, where Ctrl-C reaches it; it is ended with the block."""
-    one = Drawing(command, terminal, rows, columns, environment)
-    try:
-        yield one
-    finally:
-        with suppress(ProcessLookupError):
-            one.process.kill()
-        one.process.wait()
-        os.close(one.master)

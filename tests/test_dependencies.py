@@ -28,7 +28,7 @@ ON_MODELS = (
     "training",
     "vnext",
 )
-IN_A_CHILD = ("peft_load.py", "unpickle.py")
+IN_A_CHILD = ("unpickle.py",)
 """Packages, and files, that are imported only if the extra `hf` is installed."""
 OF_AN_EXTRA = ("statistics", "files/card.py", "files/hub.py")
 """A package and files that need their extra (`stats`, `hub`); cards have their block without it."""

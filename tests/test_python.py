@@ -142,10 +142,6 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(folder, monk
             lambda: compress_adapter("my_adapter", "out", rank=4, workers="2"),
             "workers must be an integer, not str ('2')",
         ),
-        (
-            lambda: compress_adapter("my_adapter", "out", rank=4, strip="lm_head"),
-            "strip must be a list of parts of names, such as ['lm_head'], not str ('lm_head')",
-        ),
         (lambda: ToRank("4"), "rank must be an integer, not str ('4')"),
         (lambda: ToEnergy(None), "tau must be a number, not NoneType"),
         (

@@ -45,7 +45,6 @@ ALLOWED = {
     "models/packages.py": {"ZipFile", "tarfile.open", "open"},  # archives whose sha256 was compared
     # What a library opens by its name; check_regular or our own reader has looked at it.
     "adapters/unpickle.py": {"read_text", "ZipFile", "torch.load"},  # in the process that has limits
-    "compress/peft_load.py": {"json.load", "load_file", "from_pretrained"},
     "training/resume.py": {"load_file", "load_from_json"},
     "distill/train.py": {"read_bytes", "safe_open"},
     "compress/rotate.py": {"copyfile"},

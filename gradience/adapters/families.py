@@ -33,13 +33,6 @@ _MLP_PARENTS = (
 # fmt: on
 EXPERT_PARTS = frozenset(("w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"))
 
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The linear layers of a transformer layer of LINEAR_IN."""
-LINEAR_IN = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3",
-)  # fmt: skip
-"""Model types whose layers consist of LINEAR: attention whose queries may share keys, and a gated MLP."""
-
 QV = ("q_proj", "v_proj")
 
 DEFAULT_TARGETS: Mapping[str, tuple[str, ...] | str] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def check_config(settings: CheckSettings) -> CheckReport:
             training_dialect = dialect if training_dialect is PEFT else training_dialect
             given = given.filled_from(read_settings(values, dialect, path))
     base = None if settings.base_config is None else read_base(Path(settings.base_config))
-    context = Context(given.completed(), task, base, settings.completion_tokens, training_dialect)
+    context = Context(given.completed(), task, base, training_dialect)
     return _report(context, files)
 
 
@@ -101,7 +102,7 @@ def _report(context: Context, files: list[SourceFile]) -> CheckReport:
     findings: list[CheckFinding] = []
     passed: list[str] = []
     not_applicable: list[str] = []
-    settings, base = context.settings, context.base
+    settings = context.settings
     for rule in rules.RULES:
         try:
             problems = list(rule.look(context))
@@ -116,11 +117,7 @@ def _report(context: Context, files: list[SourceFile]) -> CheckReport:
                 severity=rule.severity,
                 where=settings.where.get(problem.field),
                 source=rule.source,
-                field=problem.field,
-                seen=problem.value,
-                advised=problem.advised,
-                message=problem.message,
-                reason=problem.reason,
+                **asdict(problem),
             )
             for problem in problems
         ]
@@ -131,7 +128,6 @@ def _report(context: Context, files: list[SourceFile]) -> CheckReport:
         task=context.task,
         files=tuple(files),
         settings=SettingsRead(**shown | {"objective": context.objective}),
-        lora_params=base.lora_params(settings.r, settings.target_modules) if base and settings.r else None,
         findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
         passed=tuple(passed),
         not_applicable=tuple(not_applicable),

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradience.adapters.families import LINEAR, LINEAR_IN
-from gradience.adapters.locate import adapter_folders
 from gradience.arguments import positive_integer
 from gradience.errors import InputError
 from gradience.files import strict_json, strict_yaml
@@ -117,7 +115,7 @@ def configurations_at(path: Path) -> list[Path]:
     """Return the configuration files that a path means: itself, or those in a folder, the adapter's first.
 
     A .safetensors file means the adapter_config.json beside it.
-    Raises InputError (config-not-found, config-pickle, several-adapters).
+    Raises InputError (config-not-found, config-pickle).
     """
     if path.suffix.lower() == ".safetensors":
         return [adapter_config_in(path.parent)]
@@ -125,14 +123,6 @@ def configurations_at(path: Path) -> list[Path]:
         return [path]
     adapter = path / CONFIG
     if not adapter.is_file():
-        deeper = [folder for folder in adapter_folders(path) if (folder / CONFIG).is_file()]
-        if deeper and not any((path / name).is_file() for name in (*TRAINING_NAMES, RUN_FILE)):
-            raise InputError(
-                f"{path}: adapter found in {deeper[0].relative_to(path)}"
-                + (f", and {len(deeper) - 1} more" if len(deeper) > 1 else ""),
-                code="several-adapters",
-                hint=f"gradience check {deeper[0]}",
-            )
         return [training_config_in(path)]
     beside = (path / name for name in TRAINING_NAMES if name not in ANYBODYS_NAMES)
     return [adapter, *[file for file in beside if file.is_file()][:1]]
@@ -155,31 +145,11 @@ class BaseShape:
 
     model_type: str | None
     hidden_size: int | None
-    projections: Mapping[str, tuple[int, int]]
-    """(in, out) of each linear layer of one transformer layer; empty for model types we do not know."""
-    layers: int
-
-    def lora_params(self, r: int, targets: tuple[str, ...] | str | None) -> int | None:
-        """Return Σ r·(in + out) over the targeted modules; None if it is unknown."""
-        if not self.projections or targets is None or (isinstance(targets, str) and targets != "all-linear"):
-            return None
-        chosen = self.projections if isinstance(targets, str) else targets
-        if any(name not in self.projections for name in chosen):
-            return None
-        return self.layers * sum(r * sum(self.projections[name]) for name in set(chosen))
 
 
 def read_base(path: Path) -> BaseShape:
-    """Read shapes from a config.json, or from the folder that holds it. Raises InputError as `read_mapping` does."""
+    """Read a config.json, or the one in a folder. Raises InputError as `read_mapping` does."""
     config = read_mapping(path / "config.json" if path.is_dir() else path)
     model_type = config.get("model_type")
-    names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
-    hidden, inner, heads, layers = (positive_integer(config.get(name)) for name in names)
-    shapes: list[tuple[int, int]] = []
-    if model_type in LINEAR_IN and hidden and inner and heads and layers:
-        head = positive_integer(config.get("head_dim")) or hidden // heads
-        queries, keys = heads * head, (positive_integer(config.get("num_key_value_heads")) or heads) * head
-        attention = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
-        shapes = [*attention, (hidden, inner), (hidden, inner), (inner, hidden)]
-    projections = dict(zip(LINEAR, shapes, strict=False))
-    return BaseShape(model_type if isinstance(model_type, str) else None, hidden, projections, layers or 0)
+    width = positive_integer(config.get("hidden_size"))
+    return BaseShape(model_type if isinstance(model_type, str) else None, width)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SkipValidation
+from pydantic import BeforeValidator, SkipValidation
 from pydantic.dataclasses import dataclass
 
 from gradience.settings import SETTINGS, Flag, StrPath, several
@@ -32,7 +32,7 @@ class CheckSettings:
     training_dir: Annotated[StrPath | None, Flag("DIR")] = None
     """Folder with a training configuration."""
     training: Annotated[StrPath | None, Flag("FILE")] = None
-    """Trainer arguments (JSON, YAML) or YAML of TRL, Axolotl, LLaMA-Factory or Unsloth."""
+    """Trainer arguments (JSON, YAML) or YAML of TRL, Axolotl or LLaMA-Factory."""
     task: Annotated[str | None, Flag("NAME", short="--dataset", values=_tasks)] = None
     """Kind of task: classification, generation, reasoning, rl, or a name such as sst2 or gsm8k."""
     lr: Annotated[SkipValidation[float | None], Flag("X")] = None
@@ -43,5 +43,3 @@ class CheckSettings:
     """Check this α instead of the file's."""
     base_config: Annotated[StrPath | None, Flag("PATH")] = None
     """config.json of the base model, or its folder."""
-    completion_tokens: Annotated[int | None, Field(ge=1), Flag("N")] = None
-    """Tokens in all training completions of one epoch."""

@@ -1,15 +1,14 @@
 """Rules of check: one function for each rule, and one line in `RULES`. Each rule has its source.
 
-Settings that libraries refuse or silently ignore: read in the source of peft 0.21.2 and transformers 5.24, and tested
-against them; errors are certain to happen. Server behavior: vLLM 0.32.0, by source and by run.
+Server behavior: vLLM 0.32.0, by source and by run. What PEFT and transformers refuse with a message as soon as their
+configs are made has no rule here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradience.adapters.config import INITIALIZATIONS, initialization_of
 from gradience.adapters.families import ADAPTED_BESIDE_ATTENTION, DEFAULT_TARGETS, module_type
 from gradience.arguments import is_integer
 from gradience.check.dialects import PEFT, SUPERVISED, Dialect
@@ -34,7 +33,6 @@ class Context:
     settings: CheckedSettings
     task: str | None = None
     base: BaseShape | None = None
-    completion_tokens: int | None = None
     dialect: Dialect = PEFT
     """Dialect of the training configuration; PEFT's if none was given."""
 
@@ -50,7 +48,7 @@ class Problem:
     """Problem that one rule found in one setting."""
 
     field: str
-    value: str
+    seen: str
     advised: str
     message: str
     reason: str
@@ -68,18 +66,8 @@ def need_supervised(context: Context) -> None:
 # ---------------------------------------------------------------- what libraries refuse or silently ignore
 
 PEFT_LORA = "peft 0.21.2, tuners/lora/config.py"
-TRANSFORMERS = "transformers 5.24, training_args.py"
 PEFT_RAISES = "PEFT raises ValueError"
 TORCH_RAISES = "torch raises ValueError"
-TRAINER_RAISES = "TrainingArguments raises ValueError"
-
-INSTEAD = {
-    "evaluation_strategy": "eval_strategy",
-    "no_cuda": "use_cpu",
-    "warmup_ratio": "warmup_steps (below 1 it is a ratio)",
-    "group_by_length": "train_sampling_strategy",
-}
-"""Argument that transformers 5 no longer takes -> the one that took its place."""
 
 
 @rule("unreadable-value", "error", "the kinds of values of each library")
@@ -108,24 +96,7 @@ def impossible_numbers(context: Context) -> Problems:
         yield Problem("alpha", f"{s.alpha:g}", "above 0", message, "s = α/r")
 
 
-@rule("no-targets", "error", "peft 0.21.2, tuners/lora/model.py")
-def no_targets(context: Context) -> Problems:
-    """No module is named, and there is no default."""
-    s = context.settings
-    if not s.adapter:
-        raise NotApplicable
-    if s.target_modules or s.target_parameters:
-        return
-    message = "target_modules names no module"
-    if s.target_modules is None:  # PEFT takes its default, if it has one
-        model_type = need(context.base).model_type
-        if model_type is None or model_type in DEFAULT_TARGETS:
-            return
-        message = f"PEFT has no default for model_type {model_type}"
-    yield Problem("target_modules", "not set", "all-linear", message, PEFT_RAISES)
-
-
-@rule("no-adapter", "warning", "trl 1.16, axolotl 0.19.0, llamafactory 0.9.5, unsloth 2026.10.9")
+@rule("no-adapter", "warning", "trl 1.16, axolotl 0.19.0, llamafactory 0.9.5")
 def no_adapter(context: Context) -> Problems:
     """No adapter is trained: the advice on LoRA is not for this configuration."""
     s = context.settings
@@ -136,121 +107,6 @@ def no_adapter(context: Context) -> Problems:
             f"{context.dialect.switch}, if you want LoRA",
             "no LoRA adapter is trained",
             "LoRA settings then have no effect, and the rules on LoRA were not applied",
-        )
-
-
-@rule("layers-with-regex", "error", PEFT_LORA)
-def layers_with_regex(context: Context) -> Problems:
-    """layers_to_transform or layers_pattern beside a regular expression."""
-    s = context.settings
-    if not isinstance(need(s.target_modules), str):
-        return
-    for name in ("layers_to_transform", "layers_pattern"):
-        if getattr(s, name):
-            yield Problem(
-                name,
-                "set, and target_modules is one string",
-                "put the layers into the expression, or list the modules",
-                f"{name} cannot be used when target_modules is a string",
-                PEFT_RAISES,
-            )
-
-
-@rule("pattern-without-layers", "error", PEFT_LORA)
-def pattern_without_layers(context: Context) -> Problems:
-    """layers_pattern without layers_to_transform."""
-    s = context.settings
-    if need(s.layers_pattern) and not s.layers_to_transform:
-        yield Problem(
-            "layers_pattern",
-            "set, without layers_to_transform",
-            "set layers_to_transform too",
-            "layers_pattern does nothing without layers_to_transform",
-            PEFT_RAISES,
-        )
-
-
-@rule("initialization", "error", PEFT_LORA)
-def initialization(context: Context) -> Problems:
-    """init_lora_weights that PEFT does not know, or that lacks what it needs."""
-    s = context.settings
-    init = need(s.init)
-    if init.lower() == "loftq" and not s.loftq_config:
-        yield Problem("init", init, "give a loftq_config", "LoftQ needs its configuration", PEFT_RAISES)
-    elif initialization_of(init) is None:
-        reason = f"one of {', '.join(INITIALIZATIONS)}"
-        yield Problem("init", init, "true", "PEFT has no such initialization", reason)
-
-
-@rule("dora", "error", PEFT_LORA)
-def dora(context: Context) -> Problems:
-    """Combinations that DoRA does not have."""
-    s = context.settings
-    if need(s.use_dora) and s.lora_bias:
-        yield Problem("lora_bias", "true, with DoRA", "false", "DoRA does not support lora_bias", PEFT_RAISES)
-    if s.use_dora and s.megatron:
-        yield Problem(
-            "use_dora", "true, with megatron", "false", "DoRA does not support Megatron layers", PEFT_RAISES
-        )
-
-
-@rule("lora-bias", "error", PEFT_LORA)
-def lora_bias(context: Context) -> Problems:
-    """lora_bias with a special initialization."""
-    s = context.settings
-    if need(s.lora_bias) and not s.use_dora and s.init not in (None, "true", "false"):
-        message = "lora_bias needs a plain initialization"
-        yield Problem("lora_bias", f"true, with init {s.init}", "false", message, PEFT_RAISES)
-
-
-@rule("removed-argument", "error", TRANSFORMERS)
-def removed_arguments(context: Context) -> Problems:
-    """Arguments that transformers 5 no longer takes."""
-    for key in context.settings.removed:
-        advised, message = INSTEAD.get(key, "remove it"), f"transformers 5 has no {key}"
-        yield Problem(key, "set", advised, message, "TrainingArguments raises TypeError")
-
-
-@rule("misspelled-key", "error", PEFT_LORA)
-def misspelled_keys(context: Context) -> Problems:
-    """Keys that PEFT does not have, similar to one that it has."""
-    for key, meant in context.settings.misspelled:
-        reason = "LoraConfig raises TypeError; in an adapter_config.json, PEFT ignores the key"
-        yield Problem(key, "set", meant, f"PEFT has no {key}", reason)
-
-
-@rule("two-precisions", "error", TRANSFORMERS)
-def two_precisions(context: Context) -> Problems:
-    """bf16 and fp16 together."""
-    if context.dialect.name not in ("trainer", "trl", "llama-factory"):
-        raise NotApplicable
-    if context.settings.two_precisions:
-        message = "two precisions are on, and training has one"
-        yield Problem("precision", "bf16 and fp16", "bf16 alone", message, TRAINER_RAISES)
-
-
-@rule("best-model", "error", TRANSFORMERS)
-def best_model(context: Context) -> Problems:
-    """load_best_model_at_end without matching evaluation and saving."""
-    s = context.settings
-    evaluation, saving = s.evaluation or "no", s.saving or "steps"
-    if not need(s.load_best) or saving == "best":
-        return
-    if evaluation == "no" or evaluation != saving:
-        yield Problem(
-            "load_best",
-            f"evaluation {evaluation}, saving {saving}",
-            "the same strategy for both",
-            "load_best_model_at_end needs evaluation and saving at the same time",
-            TRAINER_RAISES,
-        )
-    elif evaluation == "steps" and s.eval_steps and s.save_steps and s.save_steps % s.eval_steps:
-        yield Problem(
-            "save_steps",
-            f"{s.save_steps:g}, with eval_steps {s.eval_steps:g}",
-            "a multiple of eval_steps",
-            "a checkpoint would be saved without an evaluation",
-            TRAINER_RAISES,
         )
 
 
@@ -399,61 +255,9 @@ def no_evaluation(context: Context) -> Problems:
         )
 
 
-@rule("prompt-loss", "info", OWN)
-def prompt_loss(context: Context) -> Problems:
-    """The prompt is trained as well."""
-    trained = need(context.settings.prompt_loss)
-    if context.objective not in (None, "sft"):
-        raise NotApplicable  # text without prompts, or another loss
-    if trained:
-        yield Problem(
-            "prompt_loss",
-            "the prompt is part of the loss",
-            context.dialect.completions_only,
-            "the adapter spends capacity on predicting prompts",
-            "the adapter learns tokens that it will never have to produce",
-        )
-
-
-@rule("precision", "info", "IEEE 754 binary16")
-def precision(context: Context) -> Problems:
-    """float16."""
-    if need(context.settings.precision) == "fp16":
-        yield Problem(
-            "precision",
-            "fp16",
-            "bf16, if the GPU supports it",
-            "float16 overflows at 65,504",
-            "float16 gradients need loss scaling, and a NaN in them ends the run",
-        )
-
-
-@rule("quantized-base", "info", QLORA)
-def quantized_base(context: Context) -> Problems:
-    """QLoRA: what it means."""
-    bits = need(context.settings.quantized_bits)
-    if context.settings.adapter is False:
-        raise NotApplicable
-    if bits in (4, 8):
-        yield Problem(
-            "quantized_bits",
-            str(bits),
-            "evaluate on the base that will serve the adapter",
-            f"{'QLoRA' if bits == 4 else 'LoRA on an 8-bit base'}: the adapter is trained on a quantized base",
-            "part of the update compensates for rounding; on the unquantized base it is a different model",
-        )
-
-
 # ---------------------------------------------------------------- how large: learning rate, scale, rank, batch
 
-RSLORA = "Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA (2023)"
 WILD = "163 adapter configurations in public repositories: α/r between 0.25 and 4 in all but 9"
-TRL_GUIDE = "TRL's guide to PEFT (July 2026): with LoRA 1e-5 for GRPO, 5e-6 for DPO"
-
-RL_LR: Mapping[str | None, float] = {"rl": 1e-5, "preference": 5e-6}
-RL_NAME: Mapping[str | None, str] = {"rl": "reinforcement learning", "preference": "preference optimization"}
-RL_LR_TOLERANCE = 50.0
-"""Published recipes lie up to forty times apart: Axolotl's examples train DPO at 2e-4."""
 
 FIXED_ALPHA = (8.0, 64.0)
 """α that LoRA Without Regret (32), TRL's guide to it (16, 32) and PEFT's default (8) keep at every rank."""
@@ -479,8 +283,8 @@ def learning_rate(context: Context) -> Problems:
     if 1 / LR_TOLERANCE <= ratio <= LR_TOLERANCE:
         return
     unsaid = context.objective is None and context.task is None
-    if ratio < 1 and unsaid and context.dialect.aim_on_command_line:
-        raise NotApplicable
+    if ratio < 1 and unsaid and context.dialect.name == "trl":
+        raise NotApplicable  # `trl dpo --config` takes files in which nothing says DPO
     yield Problem(
         "learning_rate",
         f"{rate:g}",
@@ -490,25 +294,6 @@ def learning_rate(context: Context) -> Problems:
         " the rank if α stays the same"
         + ("" if width else "; without --base-config the width of the model is not known"),
     )
-
-
-@rule("rl-learning-rate", "warning", TRL_GUIDE)
-def rl_learning_rate(context: Context) -> Problems:
-    """Far away from where reinforcement learning and preference optimization with LoRA start."""
-    s = context.settings
-    rate, _ = need(s.learning_rate), need(s.r)
-    if context.objective not in RL_LR or rate <= 0 or not is_adam_like(s.optimizer):
-        raise NotApplicable
-    start = RL_LR[context.objective]
-    if not 1 / RL_LR_TOLERANCE <= rate / start <= RL_LR_TOLERANCE:
-        yield Problem(
-            "learning_rate",
-            f"{rate:g}",
-            f"about {start:g}",
-            f"{_times(rate / start)} the rate at which {RL_NAME[context.objective]} with LoRA starts",
-            "these methods start at a twentieth or less of the learning rate of supervised fine-tuning, whose"
-            " advice is not for them",
-        )
 
 
 def _times(ratio: float) -> str:
@@ -531,29 +316,6 @@ def scale(context: Context) -> Problems:
         )
 
 
-@rule("rslora-at-high-rank", "info", f"{RSLORA}; {THINKING_MACHINES}")
-def rslora_at_high_rank(context: Context) -> Problems:
-    """A high rank under α/r, with an α that was not raised with it."""
-    s = context.settings
-    r, scale = need(s.r), need(s.scale)
-    if context.objective == "rl":
-        raise NotApplicable  # there, rank-for-rl speaks of such ranks
-    if r < 128 or s.use_rslora or not 0 < scale < 0.25:
-        return
-    root = r**0.5
-    alpha = min(need(s.alpha), float(round(root)))
-    yield Problem(
-        "use_rslora",
-        f"r = {r} and α = {s.alpha:g}: scale α/r = {scale:.2g}",
-        f"use_rslora: true with α = {alpha:g}, which makes the scale {alpha / root:.2g}; then retune the"
-        " learning rate",
-        "at this rank and α the update is scaled down a lot",
-        "with α/r the gradients of the factors shrink as the rank grows, with α/√r they keep their size. It is"
-        " a different training, not the same one renamed. LoRA Without Regret (2025) trained well at such"
-        " ranks with α/r and α = 32: a learning rate that was tuned at this scale can stay as it is",
-    )
-
-
 @rule("pattern-scale", "warning", "peft 0.21.2, tuners/lora: scaling = lora_alpha / r per module")
 def pattern_scale(context: Context) -> Problems:
     """rank_pattern without alpha_pattern changes the scale of exactly those modules."""
@@ -568,41 +330,6 @@ def pattern_scale(context: Context) -> Problems:
             "α·r′/r for each of them, in alpha_pattern",
             "modules with a different rank get a different scale",
             "PEFT divides α by the rank of each module; a module with half the rank is scaled twice as much",
-        )
-
-
-@rule("capacity", "warning", f"{THINKING_MACHINES}; tinker's LoRA primer")
-def capacity(context: Context) -> Problems:
-    """Fewer LoRA parameters than tokens to learn from."""
-    need_supervised(context)
-    tokens, base, r = need(context.completion_tokens), need(context.base), need(context.settings.r)
-    params = need(base.lora_params(r, context.settings.target_modules))
-    if params <= 0:
-        raise NotApplicable  # for impossible-number and no-targets to say
-    if params < tokens:
-        yield Problem(
-            "r",
-            f"{params:,} LoRA parameters for {tokens:,} completion tokens",
-            f"r = {-(-tokens * r // params)} or more",
-            "the adapter may run out of capacity before the data are learned",
-            "LoRA keeps up with full fine-tuning as long as its parameters exceed what the data hold; a rule of thumb"
-            " counts one parameter per completion token",
-        )
-
-
-@rule("rank-for-rl", "info", THINKING_MACHINES)
-def rank_for_rl(context: Context) -> Problems:
-    """Reinforcement learning needs little rank."""
-    r = need(context.settings.r)
-    if context.objective != "rl":
-        raise NotApplicable
-    if r > 32:
-        yield Problem(
-            "r",
-            str(r),
-            "8 to 32",
-            "more rank than reinforcement learning uses",
-            "a policy gradient provides about one bit per episode: rank 1 was enough in the experiments cited",
         )
 
 
@@ -624,33 +351,16 @@ def large_batch(context: Context) -> Problems:
 RULES: tuple[Rule[Context, Problem], ...] = (
     unreadable,
     impossible_numbers,
-    no_targets,
     no_adapter,
-    layers_with_regex,
-    pattern_without_layers,
-    initialization,
-    dora,
-    lora_bias,
-    removed_arguments,
-    misspelled_keys,
-    two_precisions,
-    best_model,
     task_type,
     serving_rank,
     serving_features,
     attention_only,
     learning_rate,
-    rl_learning_rate,
     scale,
-    rslora_at_high_rank,
     pattern_scale,
-    capacity,
-    rank_for_rl,
     large_batch,
     many_epochs,
     no_evaluation,
-    prompt_loss,
-    precision,
-    quantized_base,
 )
 """In the order of the report."""

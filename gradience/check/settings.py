@@ -19,30 +19,12 @@ class CheckedSettings(SettingsRead):
     dropout: float | None = None
     target_parameters: bool | None = None
     bias: str | None = None
-    lora_bias: bool | None = None
     modules_to_save: tuple[str, ...] | None = None
     rank_pattern: Mapping[str, Any] | None = None
     alpha_pattern: Mapping[str, Any] | None = None
-    layers_to_transform: bool | None = None
-    layers_pattern: bool | None = None
-    loftq_config: bool | None = None
-    megatron: bool | None = None
     weight_decay: float | None = None
-    max_grad_norm: float | None = None
     batch_size: int | None = None
     accumulation: int | None = None
-    saving: str | None = None
-    eval_steps: float | None = None
-    save_steps: float | None = None
-    load_best: bool | None = None
-    prompt_loss: bool | None = None
-    """True if the prompt is trained as well as the answer."""
-    removed: tuple[str, ...] = ()
-    """Keys that transformers 5 no longer takes."""
-    misspelled: tuple[tuple[str, str], ...] = ()
-    """(key, argument that was probably meant) for keys that PEFT does not have."""
-    two_precisions: bool | None = None
-    """True if bf16 and fp16 are both on."""
     unreadable: tuple[tuple[str, str, str], ...] = ()
     """(setting, value as written, what it should be) for values of the wrong kind."""
     where: Mapping[str, str] = {}
@@ -52,8 +34,6 @@ class CheckedSettings(SettingsRead):
         """Return these settings, with those of `other` for the ones that are None."""
         known = {name: value for name, value in self if value is not None}
         both = {
-            "removed": self.removed + other.removed,
-            "misspelled": self.misspelled + other.misspelled,
             "unreadable": self.unreadable + other.unreadable,
             "where": {**other.where, **self.where},
         }
@@ -109,11 +89,6 @@ def flag(value: Any) -> bool:
     raise Unreadable("true or false")
 
 
-def negated(value: Any) -> bool:
-    """Read the opposite of a switch: `completion_only_loss` against "the prompt is trained as well"."""
-    return not flag(value)
-
-
 def given(value: Any) -> bool:
     """Return True if anything is set."""
     return bool(value)
@@ -156,15 +131,15 @@ READERS: Mapping[str, Reader] = {
     name: reader
     for reader, names in (
         (text, "base_model peft_type task_type bias optimizer schedule"),
-        (integer, "r batch_size accumulation max_steps quantized_bits"),
-        (number, "alpha dropout learning_rate weight_decay max_grad_norm epochs eval_steps save_steps"),
-        (flag, "use_rslora use_dora lora_bias load_best prompt_loss"),
-        (given, "target_parameters layers_to_transform layers_pattern loftq_config megatron"),
+        (integer, "r batch_size accumulation max_steps"),
+        (number, "alpha dropout learning_rate weight_decay epochs"),
+        (flag, "use_rslora use_dora"),
+        (given, "target_parameters"),
         (names, "modules_to_save"),
         (targets, "target_modules"),
         (pattern, "rank_pattern alpha_pattern"),
         (init, "init"),
-        (strategy, "evaluation saving"),
+        (strategy, "evaluation"),
     )
     for name in names.split()
 }

@@ -21,7 +21,7 @@ from gradience.cli.console import VisibleStream, show_error, show_note
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.help import SETTINGS, Group, Verb
 from gradience.cli.predecessor import instead_of
-from gradience.errors import GradienceError, UsageError
+from gradience.errors import GradienceError
 from gradience.words import printable
 
 VERBS: Mapping[str, Mapping[str, str]] = {
@@ -166,14 +166,6 @@ class Verbs(Group):
             sys.stdout.flush()
         return context
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Resolve as typer does; the former name of a verb is answered with the one of today."""
-        if args[0] == "heal":
-            raise UsageError(
-                "unknown verb 'heal'", code="no-verb", hint="it is called distill: gradience distill --help"
-            )
-        return super().resolve_command(ctx, args)
-
     def invoke(self, *args: Any) -> Any:
         with _closed_pipe_apart():
             result = super().invoke(*args)
@@ -232,7 +224,6 @@ RESUMES: dict[str, tuple[str, ...]] = {
     "bench": ("run",),
     "demo": ("--train",),
     "fleet": ("-o", "--output"),
-    "compress": ("--fleet",),
 }
 """Verb -> beginnings of arguments; with one of them, the same command resumes an interrupted run."""
 

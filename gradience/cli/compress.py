@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,9 +13,9 @@ from pydantic.dataclasses import dataclass
 from gradience.cli.exit_codes import ExitCode
 from gradience.cli.options import PushSettings
 from gradience.cli.output import LayersOutput
-from gradience.compress.settings import CompressSettings, WriteSettings
+from gradience.compress.settings import CompressSettings
 from gradience.errors import UsageError
-from gradience.settings import SETTINGS, Flag, Integer, StrPath, fields_of, settings_of
+from gradience.settings import SETTINGS, Flag, StrPath, shared
 
 if TYPE_CHECKING:
     from gradience.adapters.adapter import Adapter
@@ -23,29 +23,17 @@ if TYPE_CHECKING:
     from gradience.reports.compression import CompressionReport
 
 
-@dataclass(frozen=True, config=SETTINGS)
-class Sources:
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Fleet:
     """Many adapters."""
 
-    source: Annotated[StrPath | None, Flag("ADAPTER")] = None
-    """Folder of save_pretrained(), a .safetensors file in one, or org/name."""
-    _: KW_ONLY
-    fleet: Annotated[StrPath | None, Flag("FILE")] = None
-    """Compress every adapter of this fleet.jsonl above --to-rank."""
-    to_rank: Annotated[Integer | None, Flag("K")] = None
-    """With --fleet: truncate every larger adapter to this rank."""
-    root: Annotated[StrPath | None, Flag("DIR")] = None
-    """With --fleet: folder that the paths are relative to."""
-    unchanged: Annotated[Literal["leave", "link", "copy"] | None, Flag("HOW")] = None
-    """With --fleet: link or copy the adapters that need no truncation into the output (default: leave them out)."""
+    root: Annotated[StrPath, Flag("DIR")] = "."
+    """With a fleet.jsonl: folder that its paths are relative to."""
+    unchanged: Annotated[Literal["leave", "link", "copy"], Flag("HOW")] = "leave"
+    """With a fleet.jsonl: leave out the adapters that need no truncation, or link or copy them into the output."""
 
 
-def compress(
-    given: Annotated[dict[str, Any], CompressSettings],
-    sources: Annotated[dict[str, Any], Sources],
-    hub: PushSettings,
-    out: LayersOutput,
-) -> int:
+def compress(settings: CompressSettings, fleet: Fleet, hub: PushSettings, out: LayersOutput) -> int:
     """The error is stated exactly. Nothing is trained and no base model is read: every module gets the best
     approximation of its new rank. Give one of --rank, --energy, --suggested, --plan; or one of --reduction,
     --max-params, --max-error, --max-kl-per-token, --max-drop, which choose a rank for each module.
@@ -58,28 +46,15 @@ def compress(
 
       gradience compress ./my_adapter --calibration calibration.safetensors --max-drop 2.5 -o ./smaller
 
-      gradience compress --fleet fleet.jsonl --to-rank 16 -o ./smaller
+      gradience compress fleet.jsonl --rank 16 -o ./smaller
     """
-    if "fleet" in sources:
-        return _fleet(given, sources, hub, out)
-    if sources.keys() - {"source"}:
-        raise UsageError(
-            "--to-rank, --root and --unchanged belong to --fleet",
-            code="no-fleet",
-            hint="for one adapter, give its rank: --rank 4",
-        )
-    if "source" not in sources:
-        raise UsageError(
-            "no adapter given",
-            code="no-adapter",
-            hint="give its folder, or --fleet fleet.jsonl: gradience compress ./my_adapter --rank 4 -o smaller",
-        )
+    path = Path(settings.path)
+    if path.suffix == ".jsonl":
+        return _fleet(settings, fleet, out)
     from gradience.compress.adapter import compress_adapter
 
-    path = sources["source"]
-    settings = settings_of(CompressSettings, {"path": path, "documents": _documents, **given})
     hub.check(dry_run=settings.dry_run)
-    report = out.run(compress_adapter, settings, f"compressing {path}")
+    report = out.run(compress_adapter, replace(settings, documents=_documents), f"compressing {path}")
     names: dict[str, Any] = {}
     if not settings.dry_run:
         names = {"path": quote(str(path)), "output": quote(str(settings.output))}
@@ -99,30 +74,25 @@ def _documents(written: Adapter, report: CompressionReport) -> Mapping[str, str 
     }
 
 
-def _fleet(given: dict[str, Any], sources: dict[str, Any], hub: PushSettings, out: LayersOutput) -> int:
-    """Compress every adapter of a fleet.jsonl, print what became of them, and return the exit code."""
-    from gradience.files.whole import write_whole
+def _fleet(settings: CompressSettings, fleet: Fleet, out: LayersOutput) -> int:
+    """Compress every adapter of a fleet.jsonl above a rank. Raises UsageError (`fleet-options`)."""
     from gradience.fleet.batch import compress_fleet
     from gradience.fleet.settings import FleetCompressSettings
 
-    if "to_rank" not in sources:
-        raise UsageError("--fleet needs --to-rank", code="no-to-rank", hint="such as --to-rank 16")
-    if "output" not in given:
-        raise UsageError("--fleet needs --output", code="no-output", hint="add --output smaller")
-    taken = {"output", "allow_pickle", "max_memory", *fields_of(WriteSettings)}
-    other = ["ADAPTER"] if "source" in sources else []
-    other += [f"--{name.replace('_', '-')}" for name in given if name not in taken]
-    other += [*(["--layers"] if out.layers else []), *(["--push"] if hub.push or hub.yes else [])]
-    if other:
+    values = shared(settings, FleetCompressSettings)
+    given = {
+        field.name
+        for field in fields(CompressSettings)
+        if field.default is not MISSING and getattr(settings, field.name) != field.default
+    }
+    if given - values.keys() or not {"rank", "output"} <= given:
         raise UsageError(
-            f"{other[0]} cannot be combined with --fleet",
-            code="fleet-alone",
-            hint="a fleet takes --to-rank, --root, --unchanged, --encoding, --to, --dtype, --strip, --base-model,"
-            " --allow-pickle and --force",
+            "a fleet.jsonl needs --rank and --output",
+            code="fleet-options",
+            hint="it also takes --root, --unchanged, --encoding, --to, --dtype, --base-model, --allow-pickle and"
+            " --force, and nothing else",
         )
-    of_the_fleet = {"rank" if name == "to_rank" else name: value for name, value in sources.items()}
-    settings = settings_of(FleetCompressSettings, {**given, **of_the_fleet})
-    report = out.run(compress_fleet, settings, "compressing adapters")
-    write_whole(Path(settings.output) / "fleet_compression.md", [report.to_markdown().encode()])
+    batch = FleetCompressSettings(**values, **shared(fleet, Fleet), fleet=settings.path)
+    report = out.run(compress_fleet, batch, "compressing adapters")
     out.show(report)
     return ExitCode.INCOMPLETE if report.failed else ExitCode.DONE

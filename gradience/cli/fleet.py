@@ -17,7 +17,7 @@ def fleet(settings: FleetSettings, out: ReportOutput) -> int:
 
       gradience fleet adapters/ --recursive -o fleet.jsonl
 
-      gradience compress --fleet fleet.jsonl --to-rank 16 -o smaller/
+      gradience compress fleet.jsonl --rank 16 -o smaller/
     """
     from gradience.fleet.discover import root_of
     from gradience.fleet.verb import audit_fleet

@@ -166,30 +166,21 @@ def command_line() -> str:
     return command_text(["gradience", *sys.argv[1:]])
 
 
-def screen(draw: Callable[..., str], content: Any, **options: Any) -> str:
-    """Return `draw(content, width=…, color=…, **options)` for what stdout is."""
-    return draw(content, width=terminal_width(), color=wants_color(sys.stdout), **options)
-
-
 def print_screen(draw: Callable[..., str], content: Any, **options: Any) -> None:
-    """Print `screen(draw, content, **options)`."""
-    print_text(screen(draw, content, **options))
+    """Print `draw(content, width=…, color=…, **options)` for what stdout is."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # none for a file or a pipe
+    print_text(draw(content, width=width, color=wants_color(sys.stdout), **options))
 
 
 def print_text(text: str) -> None:
     """Print on stdout; in plain ASCII if its encoding cannot hold the signs we draw with."""
-    beneath(sys.stdout).write(drawable(text))
-
-
-def drawable(text: str) -> str:
-    """Return `text`, in plain ASCII if the encoding of stdout cannot hold the signs we draw with."""
     from gradience.reports.base.ascii import ascii_look
 
     try:
         "█▁✓σ".encode(_encoding())
     except UnicodeEncodeError:
-        return ascii_look(text)
-    return text
+        text = ascii_look(text)
+    beneath(sys.stdout).write(text)
 
 
 def print_json(artifact: Artifact) -> None:
@@ -212,8 +203,3 @@ def print_json(artifact: Artifact) -> None:
 def _encoding() -> str:
     """Return the encoding of stdout; a stream in memory such as `io.StringIO` has none and takes every character."""
     return sys.stdout.encoding or "utf-8"
-
-
-def terminal_width() -> int | None:
-    """Return the columns of the terminal; None if the output goes to a file or a pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

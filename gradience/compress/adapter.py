@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from gradience.compress.carry import (
     names_beside,
     refuse_foreign_files,
 )
-from gradience.compress.check import check_with_peft, check_written, require_peft
+from gradience.compress.check import check_written
 from gradience.compress.encodings import (
     Target,
     changed_fields,
@@ -43,7 +43,6 @@ from gradience.compress.layout import Layout, another_adapter, lay_out
 from gradience.compress.module import CompressedModule, Job
 from gradience.compress.settings import CompressSettings
 from gradience.compress.weights import write_weights
-from gradience.errors import UsageError
 from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import check_output, whole_folder
@@ -87,8 +86,7 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
     `plan` says how small, or `strength` only; all are the flags of `gradience compress`:
 
     Raises InputError if the adapter cannot be compressed, UsageError for arguments that make no sense (WrongType, a
-    TypeError too, for those of a wrong type), VerificationError if PEFT does not load the result, OutputError when
-    the disk refuses. Nothing is left half-written.
+    TypeError too, for those of a wrong type), OutputError when the disk refuses. Nothing is left half-written.
     """
     source, grid = Path(settings.path), settings.allowed_ranks
     criterion = criterion_of({name: getattr(settings, name) for name in SIZES}, settings.strength)
@@ -99,15 +97,13 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
     if not settings.dry_run:
         target = required_output(settings.output, "DIR")
         check_output(target, source, force=settings.force)
-        if settings.verify_peft:
-            require_peft()
     initial = None if settings.initial_adapter is None else Path(settings.initial_adapter)
     work: dict[str, Any] = {name: getattr(settings, name) for name in ("workers", "max_memory", "progress")}
     with open_adapter(
         source, adapter=settings.adapter, allow_pickle=settings.allow_pickle, initial=initial
     ) as opened:
         choices: dict[str, Any] = {
-            name: getattr(settings, name) for name in ("encoding", "dtype", "strip", "base_model", "to")
+            name: getattr(settings, name) for name in ("encoding", "dtype", "base_model", "to")
         }
         choices["calibration"] = calibration_argument(settings.calibration)
         planned = plan_compression(
@@ -128,7 +124,6 @@ def compress_adapter(settings: CompressSettings) -> CompressionReport | Compress
             target,
             **choices,
             **work,
-            verify_peft=settings.verify_peft,
             force=settings.force,
             documents=settings.documents,
             command=settings.command,
@@ -154,11 +149,9 @@ def write_compressed(
     *,
     encoding: Encoding | None = None,
     dtype: str | None = None,
-    strip: Sequence[str] = (),
     base_model: str | os.PathLike[str] | None = None,
     calibration: Calibration | None = None,
     to: str | None = None,
-    verify_peft: bool = False,
     force: bool = False,
     workers: int | None = None,
     max_memory: int | None = None,
@@ -177,8 +170,6 @@ def write_compressed(
     watch = Stopwatch(command)
     check_output(target, source, force=force)
     refuse_foreign_files(target, names_beside(source))
-    if verify_peft:
-        require_peft()
     with ExitStack() as stack:
         opened = adapter if isinstance(adapter, Adapter) else stack.enter_context(open_adapter(source))
         layout = lay_out(
@@ -186,7 +177,6 @@ def write_compressed(
             plan,
             encoding=encoding,
             dtype=dtype,
-            strip=strip,
             base_model=base_model,
             calibration=calibration,
             to=to,
@@ -194,19 +184,13 @@ def write_compressed(
         work = (
             (
                 job.pair,
-                compress_bytes(job.pair, job.plan.new_rank, job.stored_bytes, dora=job.magnitude is not None),
+                compress_bytes(job.pair, job.new_rank, job.stored_bytes, dora=job.magnitude is not None),
             )
             for job in layout.jobs
         )
         fitting = workers_within(limit_for(max_memory, [opened]), [opened], work, workers)
         pool = stack.enter_context(worker_threads(fitting))
         digest = pool.submit(opened.sha256)
-        if verify_peft and layout.form is not None:
-            raise UsageError(
-                f"{layout.form.words} would be written, and PEFT does not load that",
-                code="not-peft-format",
-                hint="leave out --verify-peft (Python: verify_peft=), or write PEFT's format: --to peft (Python: to=)",
-            )
         folder = stack.enter_context(whole_folder(target, force=force))
         weights = write_weights(folder / layout.weights, opened, layout, pool, 4 * fitting, progress)
         if plan.adapter_sha256 != digest.result():
@@ -222,7 +206,6 @@ def write_compressed(
         check_written(written, layout, weights.modules, weights.size)
         # The runtimes that were run read PEFT's format.
         runtimes = verdicts(written, architecture) if layout.form is None else ()
-        loaded = check_with_peft(folder, opened, layout) if verify_peft else None
         results = _results(opened, plan, layout, weights.modules)
         annotated = annotate(
             folder, compressed_opening(results["modules"], results["measured_error"], plan.strength)
@@ -247,13 +230,12 @@ def write_compressed(
             old_bytes=opened.bytes,
             new_bytes=weights.size,
             carried_tensors=len(layout.carried),
-            stripped=tuple(layout.stripped),
+            left_out_tensors=tuple(layout.left_out),
             renamed=sum(name != tensor for tensor, name in layout.names.items()),
             carried_files=tuple(name for name in carried_files if name not in annotated),
             annotated_files=annotated,
             left_out_files=tuple(left_out),
             config_changes=changed_fields(layout.old_fields, layout.new_fields),
-            peft_check=loaded,
             architecture=architecture,
             runtimes=runtimes,
             warnings=tuple(_warnings(opened, plan, layout, results)),

@@ -18,24 +18,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gradience.adapters.adapter import (
-    BASE_BIAS_REASON,
-    BIAS_REASON,
-    DORA_REASON,
-    LORA_BIAS_REASON,
-    TOKENS_REASON,
-    Adapter,
-    SkippedTensor,
-)
+from gradience.adapters.adapter import Adapter
 from gradience.adapters.config import PeftConfig
-from gradience.adapters.keys import PREFIX, is_split_expert, path_ends, peft_name
+from gradience.adapters.keys import is_split_expert, path_ends
 from gradience.adapters.locate import natural_key
 from gradience.adapters.patterns import anchored_key
 from gradience.errors import InputError, UsageError
@@ -232,97 +224,6 @@ ENCODINGS: dict[Encoding, EncodingRule] = {
 }
 
 
-# ---------------------------------------------------------------- tensors beside the factors
-
-
-def without_stripped(
-    config: PeftConfig, others: Sequence[SkippedTensor], stripped: Set[str], adapter: str | None
-) -> tuple[dict[str, Any], set[str]]:
-    """Return the config's fields without the tensors in `stripped`, and modules that PEFT no longer excludes from LoRA.
-
-    Raises InputError (strip-dora, strip-partly) if no config can express that.
-    """
-    if not stripped:
-        return {}, set()
-
-    def path_of(tensor: str) -> str:
-        """Return the module that a tensor of the base model belongs to."""
-        return peft_name(tensor, adapter).removeprefix(PREFIX).rpartition(".")[0]
-
-    def divided(names: Iterable[str], why: str | None) -> tuple[list[str], list[str]]:
-        """Those taken, and those left. Raises InputError (strip-partly) if `why` says that both belong together."""
-        taken, left = sorted(stripped & set(names)), sorted(set(names) - stripped)
-        if taken and left and why is not None:
-            raise InputError(
-                f"{config.path}: strip drops {taken[0]} and keeps {left[0]}: {why}",
-                code="strip-partly",
-                hint="strip both or neither",
-            )
-        return taken, left
-
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    saved: dict[tuple[str, str], list[str]] = defaultdict(list)
-    """A module that PEFT saves whole, and the entry of modules_to_save that says so -> its tensors."""
-    for note in others:
-        by_reason[note.reason].append(note.tensor)
-        whole = config.saved_whole(path_of(note.tensor))
-        if whole:
-            saved[whole].append(note.tensor)
-    magnitudes = stripped & set(by_reason[DORA_REASON])
-    if magnitudes:
-        raise InputError(
-            f"{config.path}: strip drops {min(magnitudes)}, a DoRA magnitude: without it the factors mean something "
-            "else",
-            code="strip-dora",
-            hint="give strip a longer part of the other tensors' names",
-        )
-    fields: dict[str, Any] = {}
-    for reason, field, without in (
-        (LORA_BIAS_REASON, "lora_bias", False),
-        (TOKENS_REASON, "trainable_token_indices", None),
-    ):
-        if divided(by_reason[reason], f"{field} in the config covers both")[0]:
-            fields[field] = without
-    taken, left = divided([*by_reason[BASE_BIAS_REASON], *by_reason[BIAS_REASON]], None)
-    if taken and not left and config.bias != "none":
-        fields["bias"] = "none"
-    gone = {
-        (name, entry)
-        for (name, entry), tensors in saved.items()
-        if divided(tensors, f"PEFT loads all of {name} or nothing")[0]
-    }
-    if not gone:
-        return fields, set()
-    # `modules_to_save`, and no task if the task alone would bring a head back.
-    kept = [module for module in saved if module not in gone]
-    hit = {entry for _, entry in gone}
-    untasked = bool(hit.intersection(config.heads_of_task))
-    names: list[str] = []
-    for entry in dict.fromkeys((*config.modules_to_save, *(config.heads_of_task if untasked else ()))):
-        held = [name for name, because in kept if because == entry]
-        if entry in hit:
-            names += held
-        elif held or entry in config.modules_to_save:
-            names.append(entry)
-    if not kept:
-        names = []
-    back = next(
-        (name for name, entry in saved if (name, entry) in gone and name.endswith(tuple(names))), None
-    )
-    if back is not None:
-        raise InputError(
-            f"{config.path}: strip drops {back}, and PEFT would look for it all the same: it matches the end of "
-            f"names, and {', '.join(names)} must stay",
-            code="strip-partly",
-            hint="strip these as well, or none of them",
-        )
-    fields["modules_to_save"] = names or None
-    if untasked:
-        fields["task_type"] = None
-    bared = {path_of(tensor) for module in gone for tensor in saved[module]}
-    return fields, bared | {name for name, _ in gone}
-
-
 # ---------------------------------------------------------------- targets
 
 
@@ -335,21 +236,16 @@ def init_fields(config: PeftConfig, ranks: Iterable[int]) -> dict[str, Any]:
     return {"init_lora_weights": True} if odd and config.init.lower() == "orthogonal" else {}
 
 
-def target_fields(
-    config: PeftConfig, kept: Iterable[str], dropped: Collection[str], bared: Collection[str]
-) -> dict[str, Any]:
-    """Targets that hit the modules `kept`, and nothing that was left out.
+def target_fields(config: PeftConfig, kept: Iterable[str], dropped: Collection[str]) -> dict[str, Any]:
+    """Targets that hit the modules `kept`, and none of those `dropped`.
 
-    dropped: modules left out.   bared: modules that were saved whole, and no longer are.
     `exclude_modules` stays: what it kept PEFT away from may end like a module that is named in full.
     """
-    expression = isinstance(config.target_modules, str)
-    hits = expression or any(not config.target_names.isdisjoint(path_ends(name)) for name in bared)
-    if not dropped and not (bared and hits):
+    if not dropped:
         return {}
     names = sorted(kept, key=lambda name: (natural_key(name), name))
     endings = set(names)
-    similar = any(endings.intersection(path_ends(name)) for name in (*dropped, *bared))
+    similar = any(endings.intersection(path_ends(name)) for name in dropped)
     expression = isinstance(config.target_modules, str) and config.target_modules.lower() != "all-linear"
     if not names or not (similar or expression):
         return {"target_modules": names}

@@ -29,6 +29,7 @@ _OF_PEFT = (
     "use_bdlora",
     "kasa_config",
     "alora_invocation_tokens",
+    "arrow_config",
     "layer_replication",
 )
 """Fields of PEFT's config with which s·B·A is not the whole update, or belongs to further modules."""
@@ -121,10 +122,11 @@ def refuse_beside(opened: Adapter, form: str) -> tuple[SkippedTensor, ...]:
     return tuple(left_out)
 
 
-def refuse_meaning(opened: Adapter, form: str) -> None:
+def refuse_meaning(opened: Adapter, form: str, *, dora: bool = False) -> None:
     """Raise InputError (not-in-format) for an update that is not s·B·A of modules on the base as it is.
 
-    Only PEFT's config says how the base is changed, or that a factor belongs to a parameter.
+    Only PEFT's config says how the base is changed, or that a factor belongs to a parameter. dora: DoRA is
+    held.
     """
     config = opened.config
     if config is None:
@@ -138,9 +140,10 @@ def refuse_meaning(opened: Adapter, form: str) -> None:
             f"init_lora_weights is {config.init[:60]!r}: "
             + ("PEFT changes the base weights, too" if start else "what PEFT does to the base is unknown"),
             f"write the difference to the adapter before training, as plain LoRA: gradience compress "
-            f"{opened.location.path} --initial-adapter ./initial --rank {rank} --output plain; then convert plain",
+            f"{opened.location.path} --initial-adapter ./initial --rank {rank} --output plain; then use plain",
         )
-    field = next((name for name in _OF_PEFT if config.fields.get(name)), None)
+    held = ("use_dora",) if dora else ()
+    field = next((name for name in _OF_PEFT if config.fields.get(name) and name not in held), None)
     tied = any(pair.kind == "embedding" or pair.module.endswith("lm_head") for pair in opened.pairs)
     if tied and config.fields.get("ensure_weight_tying"):
         field = "ensure_weight_tying"
@@ -182,7 +185,7 @@ def no_place(opened: Adapter, form: str, note: SkippedTensor) -> InputError:
         opened,
         form,
         f"it has no place for {note.tensor[:120]} ({note.reason})",
-        f"leave it out, if the adapter works without it: {rewriting(opened, '--strip NAME')}; PEFT's format holds it",
+        "PEFT's format holds it",
     )
 
 

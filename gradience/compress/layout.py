@@ -26,7 +26,6 @@ from gradience.compress.encodings import (
     merged_fields,
     require_config,
     target_fields,
-    without_stripped,
 )
 from gradience.compress.forms import (
     Form,
@@ -53,7 +52,8 @@ from gradience.runtimes import check_model_config
 class Layout:
     """Tensors and config of a smaller adapter.
 
-    dropped: modules at rank 0.   carried: other tensors, copied byte for byte.   stripped: those left out.
+    dropped: modules at rank 0.   carried: other tensors, copied byte for byte.   left_out: those of other
+    adapters in the file.
     names: tensor -> the name it is written under, which is PEFT's own, or that of the form.
     old_fields, new_fields: what the config, or the header of a form, says before and after.
     form: the format beside PEFT's that is written; settings: what its folder says beside the factors; modules: what
@@ -65,7 +65,7 @@ class Layout:
     jobs: Sequence[Job]
     dropped: Sequence[LoraPair]
     carried: Sequence[str]
-    stripped: Sequence[str]
+    left_out: Sequence[str]
     names: Mapping[str, str]
     old_fields: Mapping[str, Any]
     new_fields: Mapping[str, Any]
@@ -85,7 +85,6 @@ def lay_out(
     *,
     encoding: Encoding | None = None,
     dtype: str | None = None,
-    strip: Sequence[str] = (),
     base_model: str | os.PathLike[str] | None = None,
     calibration: Calibration | None = None,
     to: str | None = None,
@@ -111,19 +110,9 @@ def lay_out(
         )
     refuse_adapter(opened, config, form, dora=dora, has_base=base is not None)
     _refuse_plan(opened, plan, calibration)
-    others = [note for note in opened.other if not opened.is_foreign(note)]
-    foreign = [note.tensor for note in opened.other if opened.is_foreign(note)]
-    for part in strip:
-        if not part or not any(part in note.tensor for note in others):
-            raise UsageError(
-                f"no tensor except LoRA factors has {part!r} in its name, so strip has nothing to drop",
-                code="strip-unmatched",
-                hint="`gradience audit --json` lists what can be stripped under coverage.other",
-            )
-    taken = {note.tensor for note in others if any(part in note.tensor for part in strip)}
-    kept = [note for note in others if note.tensor not in taken]
+    kept = [note for note in opened.other if not opened.is_foreign(note)]
+    left_out = sorted(note.tensor for note in opened.other if opened.is_foreign(note))
     carried = sorted({note.tensor for note in kept})
-    stripped, bared = without_stripped(config, others, taken, opened.adapter_name)
     encoded = encode_for(form, _targets(opened, plan), encoding)
     jobs, dropped = _jobs(opened, config, plan, encoded, dtype, calibration, form)
     _refuse_jobs(opened, config, jobs, kept)
@@ -140,16 +129,14 @@ def lay_out(
         jobs = _with_magnitudes(opened, jobs, base, transposed=config.fan_in_fan_out)
     modules = {} if form is None else {pair.module: form.module(opened, pair.module) for pair in _pairs(jobs)}
     names = _names(opened, jobs, carried, form, modules)
-    if not (encoding or dtype or strip or dropped or plan.strength != 1):
+    if not (encoding or dtype or dropped or plan.strength != 1):
         _refuse_copy(opened, jobs, names)
-    left_out = sorted([*taken, *foreign])
     if form is None:
         targets = {config_name(job.pair.module) for job in jobs if not job.parameter}
         changes = {
             **encoded.fields,
             **init_fields(config, [job.stored_rank for job in jobs]),
-            **stripped,
-            **target_fields(config, targets, [pair.module for pair in dropped], bared),
+            **target_fields(config, targets, [pair.module for pair in dropped]),
             **(fields_in_peft_order(config.fields) if opened.packed("grouped_by_expert") else {}),
         }
         new = merged_fields(config.fields, changes)
@@ -233,7 +220,7 @@ def _jobs(
         jobs.append(
             Job(
                 pair,
-                row,
+                row.new_rank,
                 encoded.stored_rank[name],
                 encoded.fold[name],
                 encoded.scale[name],
@@ -292,7 +279,7 @@ def _names(
             raise InputError(
                 f"{opened.location.path}: PEFT loads {taken[name]} and {tensor} as the same tensor ({name})",
                 code="same-tensor",
-                hint="drop one of them with --strip (Python: strip=)",
+                hint="save the adapter again with PEFT, which writes one of them",
             )
     return names
 
@@ -453,5 +440,5 @@ def _refuse_copy(opened: Adapter, jobs: Sequence[Job], names: Mapping[str, str])
         f"{opened.location.path}: no module would get smaller: none has a higher rank than requested (the largest "
         f"is {largest})",
         code="nothing-smaller",
-        hint="request a smaller rank; with --encoding, --dtype or --strip it is rewritten at its current ranks",
+        hint="request a smaller rank; with --encoding or --dtype it is rewritten at its current ranks",
     )

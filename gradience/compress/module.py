@@ -21,7 +21,6 @@ from gradience.adapters.tensors import DType, Words, decode, encode
 from gradience.audit.dominance import ROWS, dora_layer
 from gradience.compress.forms import Form
 from gradience.errors import InputError
-from gradience.reports.compression import ModulePlan
 from gradience.spectra import (
     EPS,
     GRAM_TOLERANCE,
@@ -210,7 +209,7 @@ CANCELED = 1e3
 class Job:
     """One module to be written.
 
-    stored_rank: rank on disk, larger than the plan's if zeros fill it up.
+    new_rank: rank that is kept.   stored_rank: rank on disk, larger if zeros fill it up.
     fold: what B is multiplied by.   written_scale: what the config will say; s = fold · written_scale.
     parameter: the module is a parameter that `target_parameters` wraps.
     strength: factor for the update, part of the written scale.
@@ -220,7 +219,7 @@ class Job:
     """
 
     pair: LoraPair
-    plan: ModulePlan
+    new_rank: int
     stored_rank: int
     fold: float
     written_scale: float
@@ -242,7 +241,7 @@ class Job:
     @property
     def keeps_rank(self) -> bool:
         """True if nothing is truncated."""
-        return self.plan.new_rank == self.pair.rank
+        return self.new_rank == self.pair.rank
 
     @property
     def unchanged(self) -> bool:
@@ -363,7 +362,7 @@ def overflow(job: Job, problem: str) -> InputError:
 
 def _padded(job: Job, words: Words) -> Words:
     """Zeros up to the rank on disk. All storage types write zero as a word of zeros."""
-    short = job.stored_rank - job.plan.new_rank
+    short = job.stored_rank - job.new_rank
     return np.pad(words, ((0, 0), (0, short))) if short else words
 
 
@@ -450,10 +449,10 @@ class _Stored(NamedTuple):
 def _truncated_expert(job: Job, loaded: LoadedPair, expert: int) -> _Expert:
     blocks_A, blocks_B = loaded.blocks_A(expert), loaded.blocks_B(expert)
     if job.basis is None:
-        optimum = truncation(blocks_A, blocks_B, job.plan.new_rank)
+        optimum = truncation(blocks_A, blocks_B, job.new_rank)
     else:
         # The leading components of the calibration, padded with zeros if there are fewer.
-        rank = job.plan.new_rank
+        rank = job.new_rank
         kept = (np.pad(basis[:, :rank], ((0, 0), (0, max(0, rank - basis.shape[1])))) for basis in job.basis)
         optimum = projection(blocks_A, blocks_B, *kept)
     new_A = _stored(job, blocks_A, optimum.map_A.T, job.dtype_A)
@@ -497,7 +496,7 @@ def _distance(job: Job, optimum: Truncation, new_A: _Stored, new_B: _Stored) -> 
 
 def _exact_distance(job: Job, loaded: LoadedPair, expert: int, words_A: Words, words_B: Words) -> float:
     """The same by QR of the joined factors, which does not cancel."""
-    height = max(4 * (job.pair.rank + job.plan.new_rank), 1024)
+    height = max(4 * (job.pair.rank + job.new_rank), 1024)
     size_A, size_B = balance(loaded.blocks_A(expert), loaded.blocks_B(expert))  # the new factors are balanced
     joint_A = joined(
         word_blocks(loaded.words_A(expert), height), word_blocks(words_A, height), left_scale=size_A

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,13 +65,6 @@ def _plan(value: Any) -> Any:
     return value
 
 
-def _parts(value: Any) -> tuple[str, ...]:
-    parts = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else (None,)
-    if not all(isinstance(part, str) for part in parts):
-        raise ValueError("must be a list of parts of names, such as ['lm_head']")
-    return parts
-
-
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class SizeSettings:
     """Target size (give one)."""
@@ -126,8 +118,6 @@ class WriteSettings:
     """Format to write: peft, mlx or diffusers (default: the adapter's own of these, else peft)."""
     dtype: Annotated[str | None, Flag("TYPE", values=storage_types)] = None
     """Storage type: BF16, F16, F32 … (default: unchanged)."""
-    strip: Annotated[Sequence[str], BeforeValidator(_parts), Flag("PART")] = ()
-    """Drop non-LoRA tensors with PART in their name; may be repeated."""
     base_model: Annotated[StrPath | None, Flag("NAME")] = None
     """Base model, a folder or a name on the hub: names the architecture; DoRA also needs its weights."""
     force: bool = False
@@ -138,14 +128,13 @@ class WriteSettings:
 class CompressSettings(SizeSettings, RankSettings, WriteSettings, WorkSettings, NameSettings, StartSettings):
     """Output."""
 
-    path: Annotated[StrPath, BeforeValidator(_source), PythonOnly]
-    """Folder of save_pretrained(), a .safetensors file in one, or org/name."""
+    path: Annotated[StrPath, BeforeValidator(_source), Flag("ADAPTER")]
+    """Folder of save_pretrained(), a .safetensors file in one, or org/name; on the command line also the fleet.jsonl
+    that gradience fleet wrote, whose adapters are truncated to --rank."""
     output: Annotated[StrPath | None, Flag("DIR", "-o")] = None
     """Folder of the smaller adapter."""
     _: KW_ONLY
     dry_run: bool = False
     """Only plan; write nothing."""
-    verify_peft: bool = False
-    """Load the result with PEFT before it is put in place (needs PEFT)."""
     documents: Annotated[Documents | None, PythonOnly] = None
     """Makes further files of the folder from it and the report: its Markdown, the block of its card."""

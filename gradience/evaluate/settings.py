@@ -66,32 +66,14 @@ Margin = float | str | Fraction
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class ExampleSettings:
+class AnswerSettings:
     """Examples."""
 
-    data: Annotated[
-        StrPath | Mapping[str, Any] | Rows | None, BeforeValidator(data_of), Flag("[NAME=]FILE")
-    ] = None
-    """Your examples: JSONL, JSON, CSV, TSV, Parquet or text, a folder saved by datasets, or hf://org/name[:split]; in
-    Python also a list of dicts, a DataFrame or a Dataset. All rows are evaluated. With several named
-    data sets, a candidate must pass on each."""
-    guards: Annotated[Mapping[str, Any], BeforeValidator(guards_of), Flag("[NAME=]DATA", name="--guard")] = (
-        field(default_factory=dict)
-    )
-    """Data sets that show what else changed: a file, a task such as text or lm_eval:arc_easy, or text:FILE, which
-    compares the likelihood of a text. A candidate must pass on each (default margin: 5 points, or 0.05 nats per
-    token)."""
-    prompts: Annotated[StrPath | None, Flag("FILE")] = None
-    """Prompts without answers. Without --data or --task, the share of changed answers is tested. With them, shrink also
-    tests a candidate that is distilled on these prompts."""
     columns: Annotated[Mapping[str, str], BeforeValidator(columns_of), Flag("NAME=COLUMN,…", read=str)] = (
         field(default_factory=dict)
     )
     """Column names, if yours are not recognized, such as prompt=Q,answer=A or text=review,label=stars; for a guard,
     general.prompt=Q."""
-    task: Annotated[str | None, Flag("NAME")] = None
-    """A task by its name, such as reviews, gsm8k or lm_eval:arc_easy, or a file of your own (`path/to/file.py`, with
-    --allow-code)."""
     options: Annotated[Mapping[str, Any], BeforeValidator(options_of), Flag("KEY=VALUE", name="--option")] = (
         field(default_factory=dict)
     )
@@ -131,6 +113,30 @@ class ExampleSettings:
     """A callback for each remark about the inputs, before anything is run."""
     command: Annotated[str, PythonOnly] = ""
     """The command line that the report names."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class ExampleSettings(AnswerSettings):
+    """Examples."""
+
+    data: Annotated[
+        StrPath | Mapping[str, Any] | Rows | None, BeforeValidator(data_of), Flag("[NAME=]FILE")
+    ] = None
+    """Your examples: JSONL, JSON, CSV, TSV, Parquet or text, a folder saved by datasets, or hf://org/name[:split]; in
+    Python also a list of dicts, a DataFrame or a Dataset. All rows are evaluated. With several named
+    data sets, a candidate must pass on each."""
+    guards: Annotated[Mapping[str, Any], BeforeValidator(guards_of), Flag("[NAME=]DATA", name="--guard")] = (
+        field(default_factory=dict)
+    )
+    """Data sets that show what else changed: a file, a task such as text or lm_eval:arc_easy, or text:FILE, which
+    compares the likelihood of a text. A candidate must pass on each (default margin: 5 points, or 0.05 nats per
+    token)."""
+    prompts: Annotated[StrPath | None, Flag("FILE")] = None
+    """Prompts without answers. Without --data or --task, the share of changed answers is tested. With them, shrink also
+    tests a candidate that is distilled on these prompts."""
+    task: Annotated[str | None, Flag("NAME")] = None
+    """A task by its name, such as reviews, gsm8k or lm_eval:arc_easy, or a file of your own (`path/to/file.py`, with
+    --allow-code)."""
 
     @property
     def data_file(self) -> Path | None:

@@ -8,19 +8,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic.dataclasses import dataclass
 
 from gradience.errors import InputError
 from gradience.files.whole import write_whole
 from gradience.reading import MAX_DATA_BYTES, read_file
+from gradience.settings import SETTINGS, Flag, PythonOnly, StrPath
 
 CARD = "README.md"
 BEGIN, END = b"<!-- gradience:card -->\n", b"<!-- /gradience:card -->\n"
 """No name from an untrusted file can end a block: our Markdown writes `<` as a reference, and code has none."""
 OURS = "evaluated_with"
 """Key in `metric_args` that marks a result of ours."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class CardSettings:
+    """Card."""
+
+    adapter: Annotated[StrPath, Flag("ADAPTER")]
+    """Folder of a LoRA adapter."""
+    _: KW_ONLY
+    evaluation: Annotated[StrPath | None, Flag("FILE")] = None
+    """An evaluation.json or shrink.json (default: this adapter's, in its folder or above)."""
+    dry_run: bool = False
+    """Return the block and write nothing."""
+    note: Annotated[Callable[[str], None] | None, PythonOnly] = None
+    """A callback for a remark about what an earlier block said."""
 
 
 class FrontMatter(NamedTuple):

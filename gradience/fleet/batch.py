@@ -1,4 +1,4 @@
-"""`compress_fleet`: what `gradience compress --fleet` does, as one function.
+"""`compress_fleet`: what `gradience compress fleet.jsonl` does, as one function.
 
 Each adapter is left as it is, taken over from an earlier run, or written smaller; whole or not at all.
 """
@@ -26,6 +26,7 @@ from gradience.fleet.processes import Died, Request, replies
 from gradience.fleet.settings import FleetCompressSettings
 from gradience.fleet.truncate import failed
 from gradience.reading import check_regular, open_regular
+from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.fleet import FleetRow
 from gradience.reports.fleet_compression import UNCHANGED, FleetCompression, Truncated, TruncationStatus
@@ -43,7 +44,7 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
     (2, 1, 0)
 
     Each adapter is there whole or not at all. What an earlier run of the same batch has written is kept: a run that was
-    killed is continued by the same call. The keywords are the flags of `gradience compress --fleet`:
+    killed is continued by the same call. The keywords are the flags of `gradience compress fleet.jsonl`:
 
     Raises InputError for a broken fleet.jsonl, UsageError (bad-rank), LockedError while another batch writes to
     `output`, OutputError when the disk refuses. An adapter that cannot be compressed does not raise: its entry has the
@@ -111,7 +112,7 @@ def compress_fleet(settings: FleetCompressSettings) -> FleetCompression:
             adapters=tuple(adapters),
             run=watch.run_info(),
         )
-        report.save(folder / BATCH_REPORT)
+        save_with_page(report, folder / BATCH_REPORT)
     return report
 
 

@@ -47,7 +47,7 @@ class FleetCompressSettings(WriteSettings, WorkSettings):
     output: Annotated[StrPath, Flag("DIR", "-o")]
     """Folder of the batch, with each smaller adapter under the path of its row."""
     _: KW_ONLY
-    rank: Annotated[Integer, Flag("K", name="--to-rank")]
+    rank: Annotated[Integer, Flag("K")]
     """Truncate every larger module to this rank."""
     root: Annotated[StrPath, Flag("DIR")] = "."
     """Folder that the paths of the rows are relative to, as when they were measured."""

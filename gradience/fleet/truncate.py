@@ -68,6 +68,5 @@ def _earlier(row: FleetRow, target: Path, rank: int, options: dict[str, Any]) ->
         and options.get("encoding") in (None, report.encoding)
         and options.get("to") in (None, report.format)
         and (dtype is None or {row.dtype for row in report.modules if row.new_rank} <= {dtype.upper()})
-        and all(any(part in name for name in report.stripped) for part in options.get("strip") or ())
     )
     return report if same else None

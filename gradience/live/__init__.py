@@ -14,6 +14,6 @@ synchronized between two measurements.
 """
 
 from gradience.live.pairs import LivePair, ModuleSpectrum, find_pairs
-from gradience.live.tracker import Signal, Snapshot, SpectralTracker
+from gradience.live.tracker import Snapshot, SpectralTracker
 
-__all__ = ["LivePair", "ModuleSpectrum", "Signal", "Snapshot", "SpectralTracker", "find_pairs"]
+__all__ = ["LivePair", "ModuleSpectrum", "Snapshot", "SpectralTracker", "find_pairs"]

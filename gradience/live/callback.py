@@ -28,8 +28,8 @@ from gradience.errors import InputError
 from gradience.live import SpectralTracker
 from gradience.live.describe import class_names, describe_run, describe_trainer, is_language_model
 from gradience.live.sinks import Sink, chart_values, open_sinks
-from gradience.telemetry import DEFAULT_REDACTION, Redaction, RunStatus, TelemetryWriter, last_position
-from gradience.telemetry.trainers import method_of
+from gradience.telemetry import RunStatus, TelemetryWriter, last_position
+from gradience.telemetry.trainers import REWARDS, method_of
 from gradience.telemetry.writer import status_of
 
 logger = logging.getLogger(__name__)
@@ -100,10 +100,8 @@ class GradienceCallback(TrainerCallback):
                     0 never
     sinks           trackers that also get the spectra (tensorboard, wandb, mlflow, trackio); those that
                     the run reports to (`report_to`) when not given; () for none
-    all_charts      send trackers every number of every family, instead of twelve that matter most
     evaluated_by    external evaluation, if the Trainer does not evaluate ("lm-eval, after training"): recorded, and
                     `gradience monitor` then does not ask for an evaluation
-    redaction       which strings are recorded (docs/train_and_monitor.md)
     """
 
     def __init__(
@@ -113,9 +111,7 @@ class GradienceCallback(TrainerCallback):
         notes: str | None = None,
         spectra_every: int = 10,
         sinks: Iterable[str] | None = None,
-        all_charts: bool = False,
         evaluated_by: str | None = None,
-        redaction: Redaction = DEFAULT_REDACTION,
     ) -> None:
         if spectra_every < 0:
             raise ValueError("spectra_every is a number of logging steps, or 0 for never")
@@ -123,9 +119,7 @@ class GradienceCallback(TrainerCallback):
         self._notes = notes
         self._spectra_every = spectra_every
         self._sink_names = tuple(sinks) if sinks is not None else None
-        self._all_charts = all_charts
         self._evaluated_by = evaluated_by
-        self._redaction = redaction
         self._off = False
         self._trained = False
         self._left: weakref.finalize[..., GradienceCallback] | None = None
@@ -177,7 +171,7 @@ class GradienceCallback(TrainerCallback):
                 self._tracker = SpectralTracker(model)
                 run.metrics("lora_modules", state.global_step, self._tracker.modules())
             except InputError as error:  # nothing to measure is a fact about the run, not a failure
-                run.alert(error.code, str(error), severity="info", step=state.global_step)
+                logger.info("%s", error)
         names = args.report_to if self._sink_names is None else self._sink_names
         self._sinks = open_sinks(
             [names] if isinstance(names, str) else names or (), Path(args.output_dir or ".")
@@ -214,7 +208,7 @@ class GradienceCallback(TrainerCallback):
         }
         self._speed.leave_out(values.get("runtime", 0.0))
         loss = values.get("loss")
-        method = method_of(class_names(state), values)
+        method = method_of(class_names(state), rewarded=not REWARDS.isdisjoint(values))
         if (
             loss is not None and method != "reinforcement"
         ):  # losses of reinforcement learning are not comparable
@@ -254,7 +248,7 @@ class GradienceCallback(TrainerCallback):
     def _open(self, args: TrainingArguments, run_id: str | None) -> TelemetryWriter:
         """Append to the run's file."""
         if self._run is None:
-            self._run = TelemetryWriter(self._file(args), run_id=run_id, redaction=self._redaction)
+            self._run = TelemetryWriter(self._file(args), run_id=run_id)
             self._run_id = self._run.run_id
         return self._run
 
@@ -276,12 +270,7 @@ class GradienceCallback(TrainerCallback):
         snapshot = self._tracker.measure(step)
         self._measured_at = step
         self._run.metrics("lora_spectra", step, snapshot.to_metrics())
-        for signal in self._tracker.new_signals():
-            code, severity, message, context = signal.code, signal.severity, signal.message, signal.context
-            self._run.alert(code, message, severity=severity, step=step, context=context)
-            level = logging.INFO if severity == "info" else logging.WARNING
-            logger.log(level, "step %d: %s", step, message)
-        self._send(chart_values(snapshot, everything=self._all_charts), step)
+        self._send(chart_values(snapshot), step)
         self._speed.leave_out(time.perf_counter() - started)
 
     def _send(self, values: Mapping[str, float], step: int) -> None:

@@ -31,27 +31,24 @@ class Sink(NamedTuple):
     """Release what this sink opened itself: most have nothing of their own, since the run is the Trainer's."""
 
 
-def chart_values(snapshot: Snapshot, *, everything: bool = False) -> dict[str, float]:
+def chart_values(snapshot: Snapshot) -> dict[str, float]:
     """Return the numbers of one measurement worth a chart, at most twelve: overall, and k@90 of the first families.
 
-    everything: each number overall and of each family; still never one chart for each module.
     Module names come from the model's author, and trackers render them on their own pages: in a family's tag, what
     is no letter, digit, dot, star or hyphen becomes `_`.
     """
     metrics = snapshot.to_metrics()
     families: Mapping[str, Mapping[str, Any]] = metrics["by_family"]  # type: ignore[assignment]
-    groups: dict[str, Mapping[str, Any]] = {"": metrics["summary"], **families}  # type: ignore[dict-item]
-    if not everything:
-        shown = list(families)[: MAX_CHARTS - len(OVERALL)] if len(families) > 1 else []
-        overall = {key: groups[""][key] for key in OVERALL}
-        groups = {"": overall} | {family: {BY_FAMILY: families[family][BY_FAMILY]} for family in shown}
-    charts = {}
-    for group, values in groups.items():
-        tag = re.sub(r"[^\w.*-]", "_", group)[:MAX_TAG] + "/" if group else ""
-        for key, value in values.items():
-            if value is not None and math.isfinite(value) and key not in ("seconds", "modules"):
-                charts[f"gradience/{tag}{key}"] = float(value)
-    return charts
+    summary: Mapping[str, Any] = metrics["summary"]  # type: ignore[assignment]
+    charts = {key: summary[key] for key in OVERALL}
+    for family in list(families)[: MAX_CHARTS - len(OVERALL)] if len(families) > 1 else []:
+        tag = re.sub(r"[^\w.*-]", "_", family)[:MAX_TAG]
+        charts[f"{tag}/{BY_FAMILY}"] = families[family][BY_FAMILY]
+    return {
+        f"gradience/{key}": float(value)
+        for key, value in charts.items()
+        if value is not None and math.isfinite(value)
+    }
 
 
 def _tensorboard(output_dir: Path) -> Sink:

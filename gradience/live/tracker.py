@@ -1,13 +1,12 @@
-"""Measurements of all modules on request: their numbers as run.jsonl has them, and what the last few show."""
+"""Measurements of all modules on request, with their numbers as run.jsonl has them."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from torch import nn
 
@@ -22,18 +21,6 @@ from gradience.live.pairs import (
     starts_at_zero,
 )
 from gradience.ranks import percentile
-from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint, settled_since, too_large, too_small
-from gradience.words import counted, listed
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """Something that a measurement shows for the first time."""
-
-    code: Literal["rank-settled", "rank-too-small", "rank-too-large", "nonfinite-weights"]
-    severity: Literal["info", "warning", "error"]
-    message: str
-    context: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +80,7 @@ def digits(value: float | None, digits: int = 7) -> float | None:
 
 
 class SpectralTracker:
-    """Measures the LoRA modules of a model, and says when the picture settles or the rank looks wrong.
+    """Measures the LoRA modules of a model.
 
     >>> from peft import LoraConfig, get_peft_model
     >>> from torch import nn
@@ -132,8 +119,6 @@ class SpectralTracker:
         """Module name -> why it is not measured."""
         self.starts_at_zero = zero
         self._last: Snapshot | None = None
-        self._points: deque[RankPoint] = deque(maxlen=SETTLED_INTERVALS + 1)
-        self._said: set[str] = set()
 
     def modules(self) -> dict[str, object]:
         """Return the `lora_modules` record of run.jsonl: what the columns of `lora_spectra` mean."""
@@ -159,51 +144,4 @@ class SpectralTracker:
         if before is not None:
             moved = sum(a.energy_rank_90 != b.energy_rank_90 for a, b in zip(before, modules, strict=True))
         self._last = Snapshot(step, modules, time.perf_counter() - started, moved)
-        needed = tuple(module.energy_rank_90 for module in modules)
-        self._points.append(RankPoint(step, tuple(module.r for module in modules), needed))
         return self._last
-
-    def new_signals(self) -> list[Signal]:
-        """Return what the last measurement shows that was not said before."""
-        fresh = [signal for signal in self._signals() if signal.code not in self._said]
-        self._said.update(signal.code for signal in fresh)
-        return fresh
-
-    def _signals(self) -> Iterator[Signal]:
-        if self._last is None:
-            return
-        broken = [module.name for module in self._last.modules if module.status == "nonfinite"]
-        if broken:
-            yield Signal(
-                "nonfinite-weights",
-                "error",
-                f"NaN or infinity in {counted(len(broken), 'LoRA module')}: {listed(broken)}",
-                {"modules": len(broken)},
-            )
-        since = settled_since(self._points)
-        if since is None or not self.starts_at_zero:
-            return
-        point = self._points[-1]
-        facts = {
-            "since_step": since,
-            "energy_rank_90_p50": point.needed_percentile(50),
-            "energy_rank_90_p90": point.needed_percentile(90),
-            "max_rank": max(point.ranks),
-        }
-        yield Signal("rank-settled", "info", f"k@90 has not moved since step {since}", facts)
-        if too_small(point):
-            count = len(point.saturated())
-            yield Signal(
-                "rank-too-small",
-                "warning",
-                f"{count} of {counted(len(point.measured), 'module')} at nearly full rank",
-                facts | {"saturated": count},
-            )
-        if too_large(point):
-            yield Signal(
-                "rank-too-large",
-                "info",
-                f"nine modules in ten have 90 % of their energy in {facts['energy_rank_90_p90']:g}"
-                f" of {max(point.ranks)} directions",
-                facts,
-            )

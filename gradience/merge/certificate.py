@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 from gradience.digests import in_first_half
 from gradience.errors import UsageError, did_you_mean
+from gradience.evaluate.sets import sets_of
 from gradience.evaluate.settings import EvaluateSettings
 from gradience.evaluate.verb import evaluate_adapters, require_libraries
 from gradience.files.rows import rows_of
 from gradience.files.whole import check_output, write_whole
 from gradience.merge.parents import Parent, open_parents
 from gradience.merge.settings import MergeSettings, Method
-from gradience.merge.verb import write_merge, write_report
+from gradience.merge.verb import merge_or_resume, write_report
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.evaluation import EvaluatedAdapter, EvaluationReport
 from gradience.reports.merge import (
@@ -32,7 +33,7 @@ from gradience.reports.merge import (
     ParentEvidence,
     SearchedMerge,
 )
-from gradience.settings import shared
+from gradience.settings import call, shared
 
 EVALUATIONS = "evaluation"
 
@@ -42,20 +43,18 @@ class Candidate(NamedTuple):
 
     method: Method
     share: float
-    density: float | None = None
+    density: float = 0.5
 
     @property
     def name(self) -> str:
         """Name of its folder."""
-        return "-".join(
-            [self.method, f"{self.share:g}", *([] if self.density is None else [f"{self.density:g}"])]
-        )
+        return f"{self.method}-{self.share:g}-{self.density:g}"
 
 
 GRID = (
     *(Candidate("svd", share) for share in (0.5, 0.7, 1.0)),
     *(Candidate("ties", share, density) for share in (1.0, 1.5) for density in (0.2, 0.5)),
-    Candidate("dare", 0.7, 0.5),
+    Candidate("dare", 0.7),
     *(Candidate("knots", 1.0, density) for density in (0.5, 1.0)),
 )
 """Candidates of a search, fixed in advance. If several are equally good on the dev rows, the first is chosen."""
@@ -66,32 +65,27 @@ def certified(settings: MergeSettings, output: Path, watch: Stopwatch) -> MergeR
     require_libraries(settings.engine)
     with ExitStack() as stack:
         parents = open_parents(settings, stack)
-        data = _data_of(parents, settings)
+        tests = _tests_of(parents, settings)
         for parent in parents:
             check_output(output, parent.path, force=settings.force or output.exists())
         rows: tuple[SearchedMerge, ...] = ()
         if settings.search:
-            settings, data, rows = _search(parents, settings, data, output, stack)
-            parents = [
-                parent._replace(weight=weight)
-                for parent, weight in zip(parents, settings.weights or (), strict=True)
-            ]
-        report = write_merge(parents, settings, output, watch, stack, resumes=True)
+            settings, tests, rows = _search(parents, settings, tests, output, stack)
+            weights = settings.weights or ()
+            parents = [parent._replace(weight=w) for parent, w in zip(parents, weights, strict=True)]
+        report = merge_or_resume(parents, settings, output, watch, stack)
     evidence = []
     for parent in parents:
-        if parent.name in data:
-            folder = f"{EVALUATIONS}/{parent.name}"
-            evaluation = _evaluated([parent.path, output], data[parent.name], settings, output / folder)
-            reference, merged = evaluation.adapters[0], evaluation.candidates[0]
-            evidence.append(
-                ParentEvidence(
-                    parent=parent.name,
-                    data=data[parent.name].name,
-                    reference=reference,
-                    merged=merged,
-                    evaluation=folder,
-                )
+        folder = f"{EVALUATIONS}/{parent.name}"
+        evaluation = _evaluated(tests[parent.name], (parent.path, output), output / folder)
+        evidence.append(
+            ParentEvidence(
+                parent=parent.name,
+                reference=evaluation.adapters[0],
+                merged=evaluation.candidates[0],
+                evaluation=folder,
             )
+        )
     certificate = Certificate(verdict=_verdict(evidence), parents=tuple(evidence))
     report = report.model_copy(update={"certificate": certificate, "search": rows, "run": watch.run_info()})
     write_report(report, output)
@@ -99,43 +93,39 @@ def certified(settings: MergeSettings, output: Path, watch: Stopwatch) -> MergeR
 
 
 def _verdict(evidence: Sequence[ParentEvidence]) -> CertificateVerdict:
-    shown = [row.merged.grade == "B" for row in evidence]
-    if all(shown):
-        return "holds on all parents"
-    if any(shown):
-        return "holds on some parents"
-    return "inconclusive" if all(row.merged.grade == "C" for row in evidence) else "do not merge"
+    grades = [row.merged.grade for row in evidence]
+    if "B" in grades:
+        return "holds on some parents" if set(grades) - {"B"} else "holds on all parents"
+    return "do not merge" if set(grades) - {"C"} else "inconclusive"
 
 
-def _data_of(parents: Sequence[Parent], settings: MergeSettings) -> dict[str, Path]:
-    """Return the examples of every parent by its name. Raises UsageError (no-such-parent, no-data)."""
-    names = {parent.letter: parent.name for parent in parents} | {
-        parent.name: parent.name for parent in parents
-    }
-    for name in settings.data:
-        if name not in names:
+def _tests_of(parents: Sequence[Parent], settings: MergeSettings) -> dict[str, EvaluateSettings]:
+    """Return the settings of the test of each parent, by its name. Raises UsageError (no-such-parent, no-data)."""
+    names = {name: parent.name for parent in parents for name in (parent.letter, parent.name)}
+    tests = {}
+    for named in sets_of(EvaluateSettings(**shared(settings, EvaluateSettings) | {"adapters": ()})):
+        if named.name not in names:
             raise UsageError(
-                f"--data {name}={settings.data[name]}: no adapter is called {name}",
+                f"--data {named.name}=…: no adapter is called {named.name}",
                 code="no-such-parent",
-                hint=did_you_mean(name, tuple(names), f"the names are {', '.join(names)}"),
+                hint=did_you_mean(named.name, tuple(names), f"the names are {', '.join(names)}"),
             )
-    data = {names[name]: path for name, path in settings.data.items()}
-    missing = [parent.name for parent in parents if parent.name not in data]
+        tests[names[named.name]] = named.settings
+    missing = [parent.name for parent in parents if parent.name not in tests]
     if missing:
         raise UsageError(
             f"no examples for {', '.join(missing)}: a merge is tested on every parent's own data",
             code="no-data",
             hint=f"add --data {missing[0]}=rows.jsonl",
         )
-    return data
+    return tests
 
 
 def _evaluated(
-    adapters: Sequence[Path], data: Path, settings: MergeSettings, folder: Path, **more: Any
+    test: EvaluateSettings, adapters: Sequence[Path], folder: Path, **more: Any
 ) -> EvaluationReport:
-    """Compare adapters with the first on one file of examples."""
-    keywords = shared(settings, EvaluateSettings) | {"adapters": adapters, "data": data, "output": folder}
-    report = evaluate_adapters(**{**keywords, "dtype": "auto", **more})
+    """Compare adapters with the first on one data set."""
+    report = call(evaluate_adapters, test, adapters=tuple(adapters), output=folder, **more)
     assert isinstance(report, EvaluationReport)
     return report
 
@@ -146,41 +136,41 @@ def _evaluated(
 def _search(
     parents: Sequence[Parent],
     settings: MergeSettings,
-    data: Mapping[str, Path],
+    tests: Mapping[str, EvaluateSettings],
     output: Path,
     stack: ExitStack,
-) -> tuple[MergeSettings, dict[str, Path], tuple[SearchedMerge, ...]]:
+) -> tuple[MergeSettings, dict[str, EvaluateSettings], tuple[SearchedMerge, ...]]:
     """Return the settings of the best candidate on the dev rows, the test rows, and the results of all candidates."""
     folder = output.with_name(f"{output.name}.search")
-    halves = {name: _split(path, folder / "rows", name) for name, path in data.items()}
-    tried, folders = {}, {}
-    for candidate in GRID:
-        weights = tuple(candidate.share for _ in parents)
-        tried[candidate] = replace(
-            settings, method=candidate.method, weights=weights, density=candidate.density, force=False
-        )
-        folders[candidate] = folder / "candidates" / candidate.name
-        weighted = [parent._replace(weight=candidate.share) for parent in parents]
-        write_merge(weighted, tried[candidate], folders[candidate], Stopwatch(), stack, resumes=True)
-    deltas: dict[Candidate, list[float]] = {candidate: [] for candidate in GRID}
-    for parent in parents:
-        report = _evaluated(
-            [parent.path, *folders.values()],
-            halves[parent.name][0],
+    halves = {name: _split(test, folder / "rows", name) for name, test in tests.items()}
+    tried = {
+        candidate: replace(
             settings,
-            folder / "dev" / parent.name,
-            all_rows=True,
-            no_ledger=True,
+            method=candidate.method,
+            weights=(candidate.share,) * len(parents),
+            density=candidate.density,
+            force=False,
         )
-        for candidate, row in zip(GRID, report.candidates, strict=True):
-            deltas[candidate].append(_gain(row))
+        for candidate in GRID
+    }
+    folders = [folder / "candidates" / candidate.name for candidate in GRID]
+    for (candidate, asked), place in zip(tried.items(), folders, strict=True):
+        weighted = [parent._replace(weight=candidate.share) for parent in parents]
+        merge_or_resume(weighted, asked, place, Stopwatch(), stack)
+    gains: list[list[float]] = []
+    for parent in parents:
+        dev = halves[parent.name][0]
+        more = {"all_rows": True, "no_ledger": True}
+        report = _evaluated(dev, (parent.path, *folders), folder / "dev" / parent.name, **more)
+        gains.append([_gain(row) for row in report.candidates])
+    deltas = dict(zip(GRID, zip(*gains, strict=True), strict=True))
     best = max(GRID, key=lambda candidate: (min(deltas[candidate]), sum(deltas[candidate])))
     rows = tuple(
         SearchedMerge(
             method=candidate.method,
-            weights=tuple(candidate.share for _ in parents),
-            density=candidate.density,
-            deltas=tuple(deltas[candidate]),
+            weights=(candidate.share,) * len(parents),
+            density=candidate.density if candidate.method != "svd" else None,
+            deltas=deltas[candidate],
             chosen=candidate == best,
         )
         for candidate in GRID
@@ -196,14 +186,23 @@ def _gain(row: EvaluatedAdapter) -> float:
     return -1.0 if row.likelihood is None or row.likelihood.delta is None else -row.likelihood.delta
 
 
-def _split(path: Path, folder: Path, name: str) -> tuple[Path, Path]:
-    """Write the rows of a file as dev and test rows, halves by the digest of the content: equal rows stay together."""
+def _split(test: EvaluateSettings, folder: Path, name: str) -> tuple[EvaluateSettings, EvaluateSettings]:
+    """Return the test on the dev rows and on the test rows, halves of its file by content: equal rows stay together.
+
+    Raises UsageError (no-data) if the examples are not in a file.
+    """
+    if test.data_file is None:
+        raise UsageError(
+            f"--search splits the examples of {name}, which are not in a file",
+            code="no-data",
+            hint=f"give a file: --data {name}=rows.jsonl",
+        )
     halves: tuple[list[str], list[str]] = ([], [])
-    for _, row in rows_of(path):
+    for _, row in rows_of(test.data_file):
         half = 0 if in_first_half(json.dumps(row, sort_keys=True)) else 1
         halves[half].append(json.dumps(row, ensure_ascii=False) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
     files = folder / f"{name}.dev.jsonl", folder / f"{name}.test.jsonl"
     for file, lines in zip(files, halves, strict=True):
         write_whole(file, ["".join(lines).encode()])
-    return files
+    return replace(test, data=files[0]), replace(test, data=files[1])

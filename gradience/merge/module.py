@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +66,7 @@ class Kept(NamedTuple):
 
 
 def kept_in_all(parts: Iterable[Kept]) -> Kept:
-    """Return both for several experts or modules together."""
+    """Return both for several modules together."""
     rows = list(parts)
     # An energy that cancels may be rounded to less than 0.
     return Kept(max(0.0, math.fsum(row.energy for row in rows)), math.fsum(row.inner for row in rows))
@@ -86,13 +86,13 @@ class Part:
         """s."""
         return self.pair.scale or 0.0
 
-    def rows(self, expert: int) -> Callable[[slice], Dense]:
+    def rows(self) -> Callable[[slice], Dense]:
         """Return a function that makes some rows of ΔW, in float32."""
         if self.dora is not None:
             update = self.dora()
             return lambda rows: update.rows(rows).astype(np.float32)
         loaded = self.pair.load()
-        a, b = finite(decode(loaded.words_A(expert)).T), finite(self.scale * decode(loaded.words_B(expert)))
+        a, b = finite(decode(loaded.words_A()).T), finite(self.scale * decode(loaded.words_B()))
         a32, b32 = a.astype(np.float32), b.astype(np.float32)
         return lambda rows: b32[rows] @ a32
 
@@ -106,42 +106,36 @@ class MergedPair(LoraPair):
     kept: dict[int, Kept] = field(default_factory=dict)
     """Parent -> what is left of it, and under `MERGED` ‖M′‖² twice; filled when the module is written."""
 
+    def ranks(self, parents: int) -> tuple[int | None, ...]:
+        """Return the rank in each parent; None if it lacks the module."""
+        ranks = {part.parent: part.pair.rank for part in self.parts}
+        return tuple(ranks.get(place) for place in range(parents))
+
     def load(self) -> LoadedPair:
         """Return the factors: as they are stored if no number changes, else in float64."""
         loaded = [part.pair.load() for part in self.parts]
-        make = self._aligned if self.recipe.method == "knots" else self._summed
-        both = [make(loaded, expert) for expert in range(self.experts)]
-        a, b = both[0]
-        if self.experts > 1:
-            a, b = np.concatenate([a for a, _ in both]), np.stack([b for _, b in both], axis=-1)
+        a, b = self._aligned(loaded) if self.recipe.method == "knots" else self._summed(loaded)
         return LoadedPair(self, a.reshape(self.a.entry.shape), b.reshape(self.b.entry.shape))
 
-    def _summed(self, loaded: Sequence[LoadedPair], expert: int) -> tuple[Words, Words]:
+    def _summed(self, loaded: Sequence[LoadedPair]) -> tuple[Words, Words]:
         factors = [part.weight * part.scale / (self.scale or 1.0) for part in self.parts]
-        words_A, words_B = (
-            [one.words_A(expert).T for one in loaded],
-            [one.words_B(expert) for one in loaded],
-        )
+        words_A, words_B = [one.words_A().T for one in loaded], [one.words_B() for one in loaded]
         if self.b.entry.dtype.name == "F64":
             words_A = [decode(words) for words in words_A]
             words_B = [factor * decode(words) for factor, words in zip(factors, words_B, strict=True)]
         return np.concatenate(words_A), np.concatenate(words_B, axis=1)
 
-    def _aligned(self, loaded: Sequence[LoadedPair], expert: int) -> tuple[Words, Words]:
+    def _aligned(self, loaded: Sequence[LoadedPair]) -> tuple[Words, Words]:
         """KnOTS: [ΔW₁, ΔW₂ …] = U·Σ·[V₁ᵀ, V₂ᵀ …]; TIES merges the ΣVᵢᵀ, (k, n) each, and U turns the result back.
 
         Source: Stoica et al., "Model merging with SVD to tie the KnOTS", arXiv 2410.19735; their code scales V by Σ
         (gstoica27/KnOTS, task_merger.py) and, as here for each module, trims, elects signs and averages.
         """
-        b, triangle = np.linalg.qr(
-            np.hstack(
-                [
-                    finite(p.scale * decode(one.words_B(expert)))
-                    for p, one in zip(self.parts, loaded, strict=True)
-                ]
-            )
-        )
-        factors_A = [finite(decode(one.words_A(expert)).T) for one in loaded]
+        factors_B = [
+            finite(part.scale * decode(one.words_B())) for part, one in zip(self.parts, loaded, strict=True)
+        ]
+        b, triangle = np.linalg.qr(np.hstack(factors_B))
+        factors_A = [finite(decode(one.words_A()).T) for one in loaded]
         ends = np.cumsum([len(a) for a in factors_A])[:-1]
         columns = np.split(triangle, ends, axis=1)
         core = np.hstack(
@@ -198,7 +192,11 @@ def write_merged(job: Job) -> CompressedModule:
     assert isinstance(pair, MergedPair)
     try:
         written = _from_dense(job, pair) if is_dense(pair) else write_module(job)
-        _note_kept(job, pair, written)
+        summed = (
+            pair.recipe.method in ("linear", "svd") and written.products
+        )  # which dense updates do not have
+        left = _from_products(job, pair, *written.products) if summed else _from_factors(job, pair, written)
+        pair.kept.update(left)
     except NonFiniteFactor:
         path = next(
             (part.pair.a.file.path for part in pair.parts if not _finite(part.pair)), pair.a.file.path
@@ -221,52 +219,34 @@ def _finite(pair: LoraPair) -> bool:
     return all(np.isfinite(decode(words)).all() for words in (loaded.stored_A, loaded.stored_B))
 
 
-def _note_kept(job: Job, pair: MergedPair, written: CompressedModule) -> None:
-    """Note how much of each parent is left in the factors as they are stored."""
-    summed = pair.recipe.method in ("linear", "svd") and written.products  # which dense updates do not have
-    left = _from_products(job, pair, written.products) if summed else _from_factors(job, pair, written)
-    experts: dict[int, list[Kept]] = {}
-    for place, kept in left:
-        experts.setdefault(place, []).append(kept)
-    pair.kept.update({place: kept_in_all(rows) for place, rows in experts.items()})
-
-
-def _from_products(job: Job, pair: MergedPair, experts: Sequence[Products]) -> Iterator[tuple[int, Kept]]:
+def _from_products(job: Job, pair: MergedPair, products: Products) -> Iterator[tuple[int, Kept]]:
     """Yield what is left of each parent, from the products of the joined factors, in which it has its own rows."""
-    ends = np.cumsum([part.pair.rank for part in pair.parts])
-    for products in experts:
-        size = job.written_scale**2 * float((products.new_A * products.new_B).sum())
-        yield MERGED, Kept(size, size)
-        for part, end in zip(pair.parts, ends, strict=True):
-            rows = slice(end - part.pair.rank, end)
-            # The joined B is multiplied by w·s/S, where S is the scale of the joined pair.
-            energy = job.scale**2 * float((products.old_A[rows, rows] * products.old_B[rows, rows]).sum())
-            inner = (
-                job.scale * job.written_scale * float((products.cross_A[rows] * products.cross_B[rows]).sum())
-            )
-            yield part.parent, Kept(energy / part.weight**2, inner / part.weight)
+    size = job.written_scale**2 * float((products.new_A * products.new_B).sum())
+    yield MERGED, Kept(size, size)
+    end = 0
+    for part in pair.parts:
+        rows = slice(end, end := end + part.pair.rank)
+        # The joined B is multiplied by w·s/S, where S is the scale of the joined pair.
+        energy = job.scale**2 * float((products.old_A[rows, rows] * products.old_B[rows, rows]).sum())
+        inner = job.scale * job.written_scale * float((products.cross_A[rows] * products.cross_B[rows]).sum())
+        yield part.parent, Kept(energy / part.weight**2, inner / part.weight)
 
 
 def _from_factors(job: Job, pair: MergedPair, written: CompressedModule) -> Iterator[tuple[int, Kept]]:
     """Yield what is left of each parent, from its factors or its dense update."""
-    stored = LoadedPair(
-        replace(pair, rank=job.stored_rank),
-        np.frombuffer(written.data_A, job.dtype_A.numpy).reshape(pair.experts * job.stored_rank, -1),
-        np.frombuffer(written.data_B, job.dtype_B.numpy).reshape(pair.rows, -1),
-    )
     scale = job.written_scale
-    for expert in range(pair.experts):
-        new = stored.words_A(expert), stored.words_B(expert)
-        size = scale * scale * _inner(*new, *new)
-        yield MERGED, Kept(size, size)
-        for part in pair.parts:
-            if part.dora is not None:
-                energy, inner = _dense_inner(part.rows(expert), *new, pair.rows, pair.columns)
-            else:
-                loaded = part.pair.load()
-                old = loaded.words_A(expert), loaded.words_B(expert)
-                energy, inner = part.scale**2 * _inner(*old, *old), part.scale * _inner(*old, *new)
-            yield part.parent, Kept(energy, scale * inner)
+    new_A = np.frombuffer(written.data_A, job.dtype_A.numpy).reshape(job.stored_rank, -1).T
+    new_B = np.frombuffer(written.data_B, job.dtype_B.numpy).reshape(pair.rows, -1)
+    size = scale * scale * _inner(new_A, new_B, new_A, new_B)
+    yield MERGED, Kept(size, size)
+    for part in pair.parts:
+        if part.dora is not None:
+            energy, inner = _dense_inner(part.rows(), new_A, new_B, pair.rows, pair.columns)
+        else:
+            loaded = part.pair.load()
+            old = loaded.words_A(), loaded.words_B()
+            energy, inner = part.scale**2 * _inner(*old, *old), part.scale * _inner(*old, new_A, new_B)
+        yield part.parent, Kept(energy, scale * inner)
 
 
 def _inner(old_A: Words, old_B: Words, new_A: Words, new_B: Words) -> float:
@@ -305,20 +285,15 @@ def _dense_inner(
 
 
 def _from_dense(job: Job, pair: MergedPair) -> CompressedModule:
-    stored_A, stored_B, lost, total = [], [], 0.0, 0.0
-    for expert in range(pair.experts):
-        merged = merged_dense(pair, expert)
-        b, a = leading(merged, job.plan.new_rank, pair, expert)
-        words_A, words_B = _encoded(job, a.T, job.dtype_A), _encoded(job, b / job.written_scale, job.dtype_B)
-        distance = _distance(merged, words_A, words_B, job.written_scale)
-        lost, total = lost + distance[0], total + distance[1]
-        short = job.stored_rank - words_A.shape[1]
-        stored_A.append(np.pad(words_A, ((0, 0), (0, short))).T)
-        stored_B.append(np.pad(words_B, ((0, 0), (0, short))))
+    merged = merged_dense(pair)
+    b, a = leading(merged, job.new_rank, pair)
+    words_A, words_B = _encoded(job, a.T, job.dtype_A), _encoded(job, b / job.written_scale, job.dtype_B)
+    lost, total = _distance(merged, words_A, words_B, job.written_scale)
     shape_A, shape_B = job.shapes()
+    short = ((0, 0), (0, job.stored_rank - words_A.shape[1]))
     return CompressedModule(
-        np.concatenate(stored_A).reshape(shape_A).tobytes(),
-        np.stack(stored_B, axis=-1).reshape(shape_B).tobytes(),
+        np.pad(words_A, short).T.reshape(shape_A).tobytes(),
+        np.pad(words_B, short).reshape(shape_B).tobytes(),
         math.sqrt(lost / total) if total else None,
         math.sqrt(total),
         "qr",
@@ -333,14 +308,8 @@ def written_error(pair: LoraPair, written: LoraPair) -> float | None:
     """
     if not (isinstance(pair, MergedPair) and is_dense(pair)):
         return compared(pair, written)
-    loaded, scale = written.load(), written.scale or 0.0
-    lost, total = np.sum(
-        [
-            _distance(merged_dense(pair, expert), loaded.words_A(expert), loaded.words_B(expert), scale)
-            for expert in range(pair.experts)
-        ],
-        axis=0,
-    )
+    loaded = written.load()
+    lost, total = _distance(merged_dense(pair), loaded.words_A(), loaded.words_B(), written.scale or 0.0)
     return math.sqrt(lost / total) if total else None
 
 
@@ -362,22 +331,20 @@ def _encoded(job: Job, values: FloatArray, dtype: DType) -> Words:
     return words
 
 
-def merged_dense(pair: MergedPair, expert: int = 0) -> Dense:
+def merged_dense(pair: MergedPair) -> Dense:
     """Return the merged update, (m, n), before it is truncated. Raises NonFiniteFactor."""
     recipe, parts = pair.recipe, pair.parts
     merged: Dense = np.empty((pair.rows, pair.columns), np.float32)
     weights = [part.weight for part in parts]
     cuts = []
     for part in parts if recipe.method in ("ties", "knots") else ():
-        make = part.rows(expert)
+        make = part.rows()
         for rows in _slices(pair.rows, pair.columns):
             np.abs(make(rows), out=merged[rows])
         cuts.append(threshold(merged, recipe.density))
-    makers = [part.rows(expert) for part in parts]
-    draws = [
-        np.random.default_rng([recipe.seed, zlib.crc32(pair.module.encode()), expert, part.parent])
-        for part in parts
-    ]
+    makers = [part.rows() for part in parts]
+    name = zlib.crc32(pair.module.encode())
+    draws = [np.random.default_rng([recipe.seed, name, 0, part.parent]) for part in parts]
     for rows in _slices(pair.rows, pair.columns):
         updates = [make(rows) for make in makers]
         if cuts:
@@ -395,7 +362,7 @@ def merged_dense(pair: MergedPair, expert: int = 0) -> Dense:
     return merged
 
 
-def leading(merged: Dense, rank: int, pair: MergedPair, expert: int) -> tuple[FloatArray, FloatArray]:
+def leading(merged: Dense, rank: int, pair: MergedPair) -> tuple[FloatArray, FloatArray]:
     """Return B′ (m, rank) and A′ (rank, n), balanced: the leading `rank` singular components of a dense update.
 
     Exact up to a smaller side of `SMALL`. Above, subspace iteration (Halko et al., SIAM Review 53(2), 2011)
@@ -406,7 +373,7 @@ def leading(merged: Dense, rank: int, pair: MergedPair, expert: int) -> tuple[Fl
         u, values, v = np.linalg.svd(merged.astype(np.float64), full_matrices=False)
     else:
         random = np.random.default_rng(0).standard_normal((pair.columns, rank + BESIDE), np.float32)
-        known = [decode(part.pair.load().words_A(expert)).astype(np.float32) for part in pair.parts]
+        known = [decode(part.pair.load().words_A()).astype(np.float32) for part in pair.parts]
         basis, held = np.linalg.qr(merged @ np.hstack([*known, random]))[0], 0.0
         for _ in range(PASSES):
             across = basis.T @ merged

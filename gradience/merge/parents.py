@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import combinations
 from pathlib import Path
 from string import ascii_uppercase
 from typing import NamedTuple
 
 from gradience.adapters.adapter import Adapter, LoraPair
-from gradience.adapters.config import PeftConfig, initialization_of
+from gradience.adapters.config import PeftConfig
 from gradience.adapters.formats import open_adapter, require_order
 from gradience.blas import processors
 from gradience.compress.encodings import require_config
+from gradience.compress.forms import refuse_meaning
 from gradience.compress.layout import refuse_adapter
 from gradience.digests import sha256_file
 from gradience.errors import InputError, UsageError
-from gradience.merge.settings import SPARSE, MergeSettings
+from gradience.merge.settings import MergeSettings
+from gradience.settings import paths_of
 from gradience.words import listed
-
-UNMERGEABLE = (
-    "use_qalora",
-    "use_bdlora",
-    "kasa_config",
-    "arrow_config",
-    "alora_invocation_tokens",
-    "layer_replication",
-    "ensure_weight_tying",
-)
-"""Fields of PEFT's config with which s·B·A is not the whole update, or does not always apply."""
 
 
 class Parent(NamedTuple):
@@ -49,124 +40,94 @@ class Parent(NamedTuple):
         """Where it was read."""
         return self.opened.location.path
 
+    @property
+    def dora(self) -> bool:
+        """True if its update is DoRA's."""
+        return self.config.use_dora or bool(self.opened.magnitudes())
 
-def weights_of(settings: MergeSettings) -> tuple[float, ...]:
-    """Return the weight of each adapter.
 
-    Raises UsageError (one-parent, bad-weights, no-density, bad-density, linear-rank, max-kl, same-adapter).
-    """
-    paths = [Path(os.fspath(path)) for path in settings.adapters]  # type: ignore[union-attr]
-    weights = tuple(settings.weights or [1.0] * len(paths))
-    method, density, calibrated = settings.method, settings.density, settings.max_kl_per_token is not None
-    given = ", ".join(f"{weight:g}" for weight in weights)
-    refusals = (
-        (len(paths) < 2, "one-parent", "a merge needs two or more adapters", "gradience merge A B -o DIR"),
-        (
-            len(weights) != len(paths) or not all(math.isfinite(weight) and weight for weight in weights),
-            "bad-weights",
-            f"--weights {given}: not one number other than 0 for each of {len(paths)} adapters",
-            "such as --weights 1,0.5",
-        ),
-        (
-            density is not None and method not in SPARSE,
-            "no-density",
-            f"--density has no effect with --method {method}",
-            f"leave it out, or choose one of {', '.join(SPARSE)}",
-        ),
-        (
-            density is not None and not 0 < density <= 1,
-            "bad-density",
-            f"--density {density} is not in (0, 1]",
-            "0.5",
-        ),
-        (
-            settings.rank is not None and method == "linear",
-            "linear-rank",
+def _refuse_settings(settings: MergeSettings, parents: int, weights: Sequence[float]) -> None:
+    calibrated, method = settings.max_kl_per_token is not None, settings.method
+    if not 2 <= parents <= len(ascii_uppercase):
+        raise UsageError(
+            "a merge takes 2 to 26 adapters", code="one-parent", hint="gradience merge A B -o DIR"
+        )
+    if len(weights) != parents or not all(math.isfinite(weight) and weight for weight in weights):
+        raise UsageError(
+            f"--weights: not one number other than 0 for each of {parents} adapters",
+            code="bad-weights",
+            hint="such as --weights 1,0.5",
+        )
+    if settings.rank is not None and method == "linear":
+        raise UsageError(
             "--method linear is the exact sum, which no --rank truncates",
-            f"truncate it: --method svd --rank {settings.rank}",
-        ),
-        (
-            calibrated != bool(settings.calibration)
-            or (calibrated and (method != "svd" or settings.rank is not None)),
-            "max-kl",
+            code="linear-rank",
+            hint=f"truncate it: --method svd --rank {settings.rank}",
+        )
+    wrong = method != "svd" or settings.rank is not None
+    if calibrated != bool(settings.calibration) or (calibrated and wrong):
+        raise UsageError(
             "--max-kl-per-token and --calibration belong together, and to --method svd",
-            "give --method svd --max-kl-per-token X --calibration FILE, and no --rank",
-        ),
-        (
-            settings.search and not settings.data,
-            "no-data",
+            code="max-kl",
+            hint="give --method svd --max-kl-per-token X --calibration FILE, and no --rank",
+        )
+    if settings.search and not settings.data:
+        raise UsageError(
             "--search needs the examples of each parent",
-            "such as --data A=rows_a.jsonl --data B=rows_b.jsonl",
-        ),
-    )
-    for wrong, code, problem, hint in refusals:
-        if wrong:
-            raise UsageError(problem, code=code, hint=hint)
-    whole = [path.resolve() for path in paths]
-    twice = next((path for place, path in enumerate(paths) if whole[place] in whole[:place]), None)
-    if twice is not None:
-        raise _same(twice, twice)
-    return weights
-
-
-def _same(first: Path, second: Path) -> UsageError:
-    twice = f"{first} is given twice" if first == second else f"{first} and {second} hold the same weights"
-    return UsageError(
-        twice, code="same-adapter", hint="a stronger adapter needs no merge; give different ones"
-    )
+            code="no-data",
+            hint="such as --data A=rows_a.jsonl --data B=rows_b.jsonl",
+        )
 
 
 def open_parents(settings: MergeSettings, stack: ExitStack) -> list[Parent]:
     """Open the adapters, and return them if they can be merged.
 
-    Raises what `weights_of` raises; InputError if one cannot be read or is not a plain LoRA or DoRA, or two do not
-    belong to one base (other-base, other-task, other-parameters, shapes-differ).
+    Raises UsageError for settings that contradict each other (one-parent, bad-weights, linear-rank, max-kl, no-data,
+    same-adapter); InputError if an adapter cannot be read or is not a plain LoRA or DoRA, or two do not belong to one
+    base (other-base, other-config, shapes-differ).
     """
-    weights = weights_of(settings)
-    paths = [Path(path) for path in settings.adapters]  # type: ignore[union-attr]
+    paths = paths_of(settings.adapters)
+    weights = settings.weights or [1.0] * len(paths)
+    _refuse_settings(settings, len(paths), weights)
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
         names = list(ascii_uppercase[: len(paths)])
     adapters = [stack.enter_context(open_adapter(path, allow_pickle=settings.allow_pickle)) for path in paths]
     with ThreadPoolExecutor(settings.workers or processors()) as pool:
         digests = list(pool.map(Adapter.sha256, adapters))
-    parents: list[Parent] = []
-    known = zip(paths, names, adapters, weights, digests, strict=True)
-    for letter, (path, name, opened, weight, sha256) in zip(ascii_uppercase, known, strict=False):
-        parent = Parent(name, letter, opened, require_config(opened), weight, sha256)
-        _refuse(parent)
-        same = next((other for other in parents if other.sha256 == parent.sha256), None)
-        if same is not None:
-            raise _same(same.path, path)
-        parents.append(parent)
+    configs = [require_config(opened) for opened in adapters]
+    parents = [
+        Parent(*fields)
+        for fields in zip(names, ascii_uppercase, adapters, configs, weights, digests, strict=False)
+    ]
+    for parent in parents:
+        _refuse(parent, settings)
+    for first, other in combinations(parents, 2):
+        if first.sha256 == other.sha256:
+            raise UsageError(
+                f"{first.path} and {other.path} hold the same weights",
+                code="same-adapter",
+                hint="a stronger adapter needs no merge; give different ones",
+            )
     _refuse_together(parents)
     return parents
 
 
-def _refuse(parent: Parent) -> None:
+def _refuse(parent: Parent, settings: MergeSettings) -> None:
     """Raise InputError for an adapter whose update is not s·B·A (or DoRA's) on the base as it is."""
-    opened, config, path = parent.opened, parent.config, parent.path
-    refuse_adapter(opened, config, None, dora=config.use_dora, has_base=True)
+    opened, config = parent.opened, parent.config
+    refuse_adapter(opened, config, None, dora=parent.dora, has_base=settings.base_model is not None)
+    refuse_meaning(opened, "a merged adapter", dora=True)
     require_order(opened)
     for pair in opened.pairs:
         opened.scale_of(pair)
-    start = initialization_of(config.init)
-    if start is None or not start.keeps_base:
-        rank = 2 * max((pair.rank for pair in opened.pairs), default=1)
+    unmerged = next((pair for pair in opened.pairs if pair.groups > 1 or pair.experts > 1), None)
+    if unmerged:
+        what = "a grouped convolution" if unmerged.groups > 1 else "a stack of experts"
         raise InputError(
-            f"{path}: init_lora_weights is {config.init[:60]!r}: PEFT changed the base weights, so s·B·A is not the "
-            "update",
-            code="base-changed",
-            hint=f"write the update first: gradience compress {path} --initial-adapter INITIAL --rank {rank} -o NEW",
-        )
-    field = next((name for name in UNMERGEABLE if config.fields.get(name)), None)
-    grouped = next((pair.module for pair in opened.pairs if pair.groups > 1), None)
-    if field or grouped:
-        why = f"{field} in its config" if field else f"{grouped} is a grouped convolution"
-        raise InputError(
-            f"{path}: cannot be merged: {why}",
-            code="unmergeable",
-            hint="merge plain LoRA adapters; apply this one to its base instead",
+            f"{parent.path}: cannot be merged: {unmerged.module} is {what}",
+            code="not-in-format",
+            hint="apply this adapter to its base instead",
         )
 
 
@@ -175,35 +136,32 @@ def _refuse_together(parents: Sequence[Parent]) -> None:
     first = parents[0]
     for other in parents[1:]:
         _refuse_bases(first, other)
-        for field, code in (("task_type", "other-task"), ("target_parameters", "other-parameters")):
-            here, there = (getattr(parent.config, field) for parent in (first, other))
-            here, there = (set(value) if isinstance(value, tuple) else value for value in (here, there))
-            if here != there and ((here and there) or code == "other-parameters"):
+        a, b, tokens = first.config, other.config, "trainable_token_indices"
+        for name, here, there in (
+            ("task_type", a.task_type or b.task_type, b.task_type or a.task_type),
+            (tokens, a.fields.get(tokens) or None, b.fields.get(tokens) or None),
+        ):
+            if here != there:
                 raise InputError(
-                    f"{first.path} and {other.path}: {field} is {here or 'empty'} in the first and {there or 'empty'}"
+                    f"{first.path} and {other.path}: {name} is {here or 'empty'} in the first and {there or 'empty'}"
                     " in the second",
-                    code=code,
-                    hint="merge adapters of one task type and one kind of targets",
+                    code="other-config",
+                    hint="merge adapters of one task type, with the same trained tokens",
                 )
-    shapes: dict[str, tuple[Parent, LoraPair]] = {}
+    shapes: dict[str, tuple[Parent, str]] = {}
     for parent in parents:
         for pair in parent.opened.pairs:
-            owner, known = shapes.setdefault(pair.module, (parent, pair))
-            if _shape(known) != _shape(pair):
+            owner, known = shapes.setdefault(pair.module, (parent, _shape(pair)))
+            if known != _shape(pair):
                 raise InputError(
-                    f"{pair.module} is {_words(known)} in {owner.path}, and {_words(pair)} in {parent.path}",
+                    f"{pair.module} is {known} in {owner.path}, and {_shape(pair)} in {parent.path}",
                     code="shapes-differ",
                     hint="merge adapters of one base model",
                 )
 
 
-def _shape(pair: LoraPair) -> tuple[object, ...]:
-    return pair.kind, pair.rows, pair.columns, pair.experts, pair.a.entry.shape[1:]
-
-
-def _words(pair: LoraPair) -> str:
-    experts = f", {pair.experts} experts" if pair.experts > 1 else ""
-    return f"{pair.rows} x {pair.columns} ({pair.kind}{experts})"
+def _shape(pair: LoraPair) -> str:
+    return f"{' x '.join(map(str, (pair.rows, *pair.a.entry.shape[1:])))} ({pair.kind})"
 
 
 def _refuse_bases(first: Parent, other: Parent) -> None:

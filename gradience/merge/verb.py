@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gradience.adapters.formats import open_adapter
 from gradience.adapters.locate import CONFIG
 from gradience.adapters.memory import compress_bytes, limit_for, workers_within
 from gradience.adapters.tensors import type_names
+from gradience.audit.adapter import audit_adapter
 from gradience.blas import worker_threads
-from gradience.compress.check import check_with_peft, check_written, require_peft
+from gradience.compress.check import check_written
 from gradience.compress.encodings import write_config
-from gradience.compress.module import CompressedModule, Job
+from gradience.compress.module import Job
 from gradience.compress.weights import write_weights
-from gradience.errors import InputError
+from gradience.errors import InputError, UsageError
 from gradience.files.card import Card, write_card
 from gradience.files.shared_names import path_text
 from gradience.files.whole import already_exists, check_output, whole_folder
-from gradience.merge.layout import DENSITY, Plan, local_base, plan_merge
+from gradience.merge.layout import local_base, plan_merge
 from gradience.merge.module import (
     BLOCK,
     MERGED,
@@ -32,13 +35,16 @@ from gradience.merge.module import (
 )
 from gradience.merge.parents import Parent, open_parents
 from gradience.merge.settings import SPARSE, MergeSettings
+from gradience.plan.calibrated import interval, left_out, uniform, with_calibration
+from gradience.plan.modules import modules_of
 from gradience.reports.base import markdown
 from gradience.reports.base.report import save_with_page
 from gradience.reports.base.run import Stopwatch
 from gradience.reports.base.source import hub_source
+from gradience.reports.calibration import Calibration
 from gradience.reports.merge import REPORT, MergedModule, MergeParent, MergeReport, PredictedKl, card_blocks
 from gradience.runtimes import architecture_of, verdicts
-from gradience.settings import public, required_output
+from gradience.settings import paths_of, public, required_output
 from gradience.spectra import error_of_all
 from gradience.words import counted
 
@@ -61,44 +67,31 @@ def merge_adapters(settings: MergeSettings) -> MergeReport:
     The keywords are the flags of `gradience merge`:
 
     Raises InputError if an adapter cannot be read or the adapters do not belong together, UsageError for contradictory
-    options, VerificationError if PEFT does not load the result, OutputError when the disk refuses, and with `data` what
-    `evaluate_adapters` raises. Nothing is left half-written.
+    options, OutputError when the disk refuses, and with `data` what `evaluate_adapters` raises. Nothing is left
+    half-written.
     """
     watch = Stopwatch(settings.command)
     output = required_output(settings.output, "DIR")
-    if settings.verify_peft:
-        require_peft()
     if settings.data:
         from gradience.merge.certificate import certified
 
         return certified(settings, output, watch)
     with ExitStack() as stack:
-        parents = open_parents(settings, stack)
-        return write_merge(parents, settings, output, watch, stack)
+        return write_merge(open_parents(settings, stack), settings, output, watch, stack)
 
 
 def write_merge(
-    parents: Sequence[Parent],
-    settings: MergeSettings,
-    output: Path,
-    watch: Stopwatch,
-    stack: ExitStack,
-    *,
-    resumes: bool = False,
+    parents: Sequence[Parent], settings: MergeSettings, output: Path, watch: Stopwatch, stack: ExitStack
 ) -> MergeReport:
-    """Merge open adapters into the folder `output` and return the report. resumes: take it if it holds this merge."""
+    """Merge open adapters into the folder `output` and return the report."""
     rank = settings.rank
     predicted: tuple[PredictedKl, ...] = ()
     if settings.max_kl_per_token is not None:
-        from gradience.merge.calibrated import rank_within
-
-        rank, predicted = rank_within(parents, settings)
-    plan = plan_merge(parents, settings, rank, stack)
-    if resumes and (kept := _kept(output, parents, settings)) is not None:
-        return kept
+        rank, predicted = rank_within(parents, settings, settings.max_kl_per_token)
+    opened, layout = plan_merge(parents, settings, rank, stack)
     for parent in parents:
         check_output(output, parent.path, force=settings.force)
-    layout, opened = plan.layout, plan.opened
+    pairs = [job.pair for job in layout.jobs if isinstance(job.pair, MergedPair)]
     work = [(job.pair, _bytes(job)) for job in layout.jobs]
     sources = [parent.opened for parent in parents]
     fitting = workers_within(limit_for(settings.max_memory, sources), sources, work, settings.workers)
@@ -112,12 +105,12 @@ def write_merge(
             base = local_base(settings.base_model)
             architecture = architecture_of(layout.config, parents[0].opened.location.root, base)
             report = MergeReport(
-                parents=tuple(_parent(parent, place, plan) for place, parent in enumerate(parents)),
+                parents=tuple(_parent(parent, place, pairs) for place, parent in enumerate(parents)),
                 base=layout.config.base_model,
                 output_path=path_text(output),
                 output_sha256=weights.sha256,
                 **_choices(settings),
-                largest_rank=plan.rank,
+                largest_rank=max(job.new_rank for job in layout.jobs),
                 encoding=layout.encoded.encoding,
                 dtype="+".join(sorted({type_names(job.dtype_A, job.dtype_B) for job in layout.jobs})),
                 error=error_of_all((row.norm, row.error or 0.0) for row in weights.modules.values()),
@@ -127,15 +120,41 @@ def write_merge(
                 predicted=predicted,
                 architecture=architecture,
                 runtimes=verdicts(written, architecture),
-                peft_check=check_with_peft(folder, opened, layout) if settings.verify_peft else None,
                 modules=tuple(
-                    _row(job, weights.modules[job.pair.module], len(parents)) for job in layout.jobs
+                    MergedModule(
+                        name=pair.module,
+                        parent_ranks=pair.ranks(len(parents)),
+                        rank=job.stored_rank,
+                        norm=weights.modules[pair.module].norm,
+                        error=weights.modules[pair.module].error,
+                    )
+                    for job, pair in zip(layout.jobs, pairs, strict=True)
                 ),
-                notes=tuple(_notes(parents, plan)),
+                notes=tuple(_notes(parents, pairs)),
                 run=watch.run_info(),
             )
         write_report(report, folder)
     return report
+
+
+def merge_or_resume(
+    parents: Sequence[Parent], settings: MergeSettings, output: Path, watch: Stopwatch, stack: ExitStack
+) -> MergeReport:
+    """Return the report of this very merge if `output` holds it, else merge.
+
+    Raises UsageError (output-exists) if the folder holds anything else.
+    """
+    if settings.force or not output.exists():
+        return write_merge(parents, settings, output, watch, stack)
+    with suppress(InputError):
+        report = MergeReport.read(output / REPORT)
+        there = [(parent.sha256, parent.weight) for parent in report.parents]
+        choices = _choices(settings)
+        if there == [(parent.sha256, parent.weight) for parent in parents] and choices == {
+            name: getattr(report, name) for name in choices
+        }:
+            return report
+    raise already_exists(output)
 
 
 def write_report(report: MergeReport, folder: Path) -> None:
@@ -144,60 +163,68 @@ def write_report(report: MergeReport, folder: Path) -> None:
     write_card(folder, Card(markdown.render(card_blocks(report))))
 
 
+def rank_within(
+    parents: Sequence[Parent], settings: MergeSettings, limit: float
+) -> tuple[int, tuple[PredictedKl, ...]]:
+    """Return the smallest rank whose predicted KL has its upper end below the limit on every calibration.
+
+    The calibrations are of the exact sum: a parent's own does not see the directions of the other parents.
+    Raises UsageError (`other-calibration`) for a calibration of another adapter.
+    """
+    calibrations = [Calibration.read(path) for path in paths_of(settings.calibration)]
+    with TemporaryDirectory() as scratch, ExitStack() as stack:
+        exact = replace(settings, method="linear", max_kl_per_token=None, calibration=())
+        folder = Path(scratch) / "sum"
+        write_merge(parents, exact, folder, Stopwatch(), stack)
+        audit = audit_adapter(folder)
+    try:
+        measured = [with_calibration(audit, modules_of(audit), calibration) for calibration in calibrations]
+    except UsageError as error:
+        paths = " ".join(str(parent.path) for parent in parents)
+        raise UsageError(
+            f"{error}: a calibration of the exact sum of these adapters is needed",
+            code="other-calibration",
+            hint=f"gradience merge {paths} -o SUM, then gradience calibrate SUM on each parent's prompts",
+        ) from None
+    largest = max(module.rank for module in measured[0])
+    for rank in range(1, largest + 1):
+        rows = []
+        for calibration, modules in zip(calibrations, measured, strict=True):
+            tokens = next(module.effects.tokens for module in modules if module.effects is not None)
+            kl, _, high, _ = interval(left_out(modules, uniform(modules, rank), svd=True), tokens)
+            rows.append(PredictedKl(calibration_sha256=calibration.sha256, kl_per_token=kl, high=high))
+        if rank == largest or all(row.high <= limit for row in rows):
+            break
+    return rank, tuple(rows)
+
+
 def _choices(settings: MergeSettings) -> dict[str, Any]:
     """Return the fields of a report that say, with its parents, which merge it is."""
-    density = DENSITY if settings.density is None else settings.density
     return {
         "method": settings.method,
-        "density": density if settings.method in SPARSE else None,
+        "density": settings.density if settings.method in SPARSE else None,
         "seed": settings.seed if settings.method == "dare" else None,
         "requested_rank": settings.rank,
         "saved": settings.saved,
     }
 
 
-def _kept(output: Path, parents: Sequence[Parent], settings: MergeSettings) -> MergeReport | None:
-    """Return the report of this very merge if `output` holds it; None if there is nothing or it is to be replaced.
-
-    Raises UsageError (output-exists) for any other folder.
-    """
-    if settings.force or not output.exists():
-        return None
-    try:
-        report = MergeReport.read(output / REPORT)
-    except InputError:
-        raise already_exists(output) from None
-    with open_adapter(output) as opened:
-        same = opened.sha256() == report.output_sha256
-    there = [(parent.sha256, parent.weight) for parent in report.parents]
-    wanted = [(parent.sha256, parent.weight) for parent in parents]
-    choices = {name: getattr(report, name) for name in _choices(settings)}
-    if (
-        not same
-        or wanted != there
-        or choices != _choices(settings)
-        or settings.dtype not in (None, report.dtype)
-    ):
-        raise already_exists(output)
-    return report
-
-
 def _bytes(job: Job) -> int:
     """Return the bytes needed to merge one module."""
     pair = job.pair
     assert isinstance(pair, MergedPair)
-    needed = compress_bytes(pair, job.plan.new_rank, job.stored_bytes)
+    needed = compress_bytes(pair, job.new_rank, job.stored_bytes)
     if is_dense(pair):
         beside = 4 * (len(pair.parts) + 3) * BLOCK
         sides = pair.rows + pair.columns
-        needed += 4 * pair.rows * pair.columns + beside + 16 * sides * (job.plan.new_rank + pair.rank)
+        needed += 4 * pair.rows * pair.columns + beside + 16 * sides * (job.new_rank + pair.rank)
     return needed
 
 
-def _parent(parent: Parent, place: int, plan: Plan) -> MergeParent:
+def _parent(parent: Parent, place: int, pairs: Sequence[MergedPair]) -> MergeParent:
     ranks = [pair.rank for pair in parent.opened.pairs]
-    merged = kept_in_all(pair.kept[MERGED] for pair in plan.pairs)
-    kept = kept_in_all(pair.kept[place] for pair in plan.pairs if place in pair.kept)
+    merged = kept_in_all(pair.kept[MERGED] for pair in pairs)
+    kept = kept_in_all(pair.kept[place] for pair in pairs if place in pair.kept)
     return MergeParent(
         name=parent.name,
         path=path_text(parent.path),
@@ -212,36 +239,16 @@ def _parent(parent: Parent, place: int, plan: Plan) -> MergeParent:
     )
 
 
-def _row(job: Job, written: CompressedModule, parents: int) -> MergedModule:
-    pair = job.pair
-    assert isinstance(pair, MergedPair)
-    ranks = {part.parent: part.pair.rank for part in pair.parts}
-    kept = [pair.kept.get(place) for place in range(parents)]
-    merged = pair.kept[MERGED].energy
-    return MergedModule(
-        name=pair.module,
-        parent_ranks=tuple(ranks.get(place) for place in range(parents)),
-        rank=job.stored_rank,
-        norm=written.norm,
-        error=written.error,
-        cosine=tuple(row and row.cosine(merged) for row in kept),
-        projection=tuple(row and row.projection for row in kept),
-    )
-
-
-def _notes(parents: Sequence[Parent], plan: Plan) -> list[str]:
+def _notes(parents: Sequence[Parent], pairs: Sequence[MergedPair]) -> list[str]:
     notes = []
     unnamed = [parent.name for parent in parents if parent.config.base_model is None]
     if unnamed:
         notes.append(
             f"the config of {', '.join(unnamed)} names no base model: it was not compared with the others"
         )
-    names = [{pair.module for pair in parent.opened.pairs} for parent in parents]
-    if not set.intersection(*names):
-        notes.append("the adapters have no module in common: nothing interferes within a module")
     gone = sum(
         pair.kept[MERGED].energy <= CANCELED * max(pair.kept[part.parent].energy for part in pair.parts)
-        for pair in plan.pairs
+        for pair in pairs
     )
     if gone:
         notes.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from gradience.arguments import is_number
 from gradience.files.shared_names import path_text
@@ -17,20 +18,16 @@ from gradience.monitor.facts import (
 )
 from gradience.monitor.rules import MonitoredRun
 from gradience.monitor.series import Series
-from gradience.reports.base.finding import Severity
 from gradience.reports.monitor import (
     Alert,
     Curve,
     CurvePoint,
     EvaluationPoint,
-    Evidence,
     FamilyUse,
     Outcome,
     RankUse,
     RankUsePoint,
     ReadNote,
-    Recommendation,
-    Rewards,
     RunReport,
     Setup,
     SplitReport,
@@ -57,10 +54,9 @@ def run_report(
     file: str, facts: RunFacts, reader: TelemetryReader, runs_in_file: int, gap_threshold: float
 ) -> RunReport:
     """Return everything that is known about one run."""
-    setup = read_setup(facts.config, facts.rl)
-    alerts, recommendations = advice(MonitoredRun(facts, setup, gap_threshold))
+    setup = read_setup(facts.config, rewarded=facts.rewarded)
+    run = MonitoredRun(facts, setup, gap_threshold)
     outcome, reason = _outcome(facts)
-    rewards = Rewards(**{name: _curve(facts.rl.get(name, Series())) for name in Rewards.model_fields})
     shown = {name: getattr(setup, name) for name in Setup.model_fields}
     return RunReport(
         file=file,
@@ -79,12 +75,14 @@ def run_report(
         loss=_curve(facts.loss),
         grad_norm=_curve(facts.grad_norm),
         learning_rate=_curve(facts.lr),
-        rewards=rewards if setup.method == "reinforcement" else None,
         evaluations={name: _split(split, setup) for name, split in facts.splits.items()},
         rank_use=_rank_use(facts),
         audits=tuple(_audit(record) for record in facts.audits),
-        alerts=alerts,
-        recommendations=recommendations,
+        alerts=tuple(
+            Alert(code=rule.code, severity=rule.severity, source=rule.source, **asdict(observation))
+            for rule in rules.RULES
+            for observation in rule.statements(run)
+        ),
         notes=tuple(_notes(facts, setup)),
     )
 
@@ -132,10 +130,9 @@ def _curve(series: Series) -> Curve:
 
 
 def _split(split: Split, setup: RunSetup) -> SplitReport:
-    rewarded = setup.method == "reinforcement" and split.most_rewarded is not None
     return SplitReport(
         count=split.count,
-        best=_evaluation(split.most_rewarded if rewarded else split.best, setup),
+        best=_evaluation(split.best, setup),
         last=_evaluation(split.last, setup),
         loss=_curve(split.losses),
     )
@@ -208,6 +205,8 @@ def _audit(record: Record) -> dict[str, int | float | str | None]:
 
 def _notes(facts: RunFacts, setup: RunSetup) -> list[str]:
     notes = []
+    if setup.method == "reinforcement":
+        notes.append("In reinforcement learning the loss does not measure progress, so no rule judges it.")
     if setup.quantization_meaning:
         notes.append(f"{setup.quantization}: {setup.quantization_meaning}")
     if facts.modules.get("starts_at_zero") is False:
@@ -216,79 +215,5 @@ def _notes(facts: RunFacts, setup: RunSetup) -> list[str]:
             " so rank use is shown without an alert."
         )
     if facts.not_kept:
-        notes.append(f"Recorded alerts, recommendations or splits that are not shown: {facts.not_kept}.")
+        notes.append(f"Appended audits or splits that are not shown: {facts.not_kept}.")
     return notes
-
-
-# ---------------------------------------------------------------- alerts and recommendations
-
-RECORDED_SEVERITIES: Mapping[str, Severity] = {
-    "info": "info",
-    "warning": "warning",
-    "error": "error",
-    "critical": "error",
-}
-LIVE_SIGNALS = {"rank-settled", "rank-too-small", "rank-too-large", "nonfinite-weights"}
-"""Signals that the tracker logged during the run. The rules judge the same at the end, so they are not repeated."""
-
-
-def advice(run: MonitoredRun) -> tuple[tuple[Alert, ...], tuple[Recommendation, ...]]:
-    """Return what every rule says about one run, errors first, and what to do about it; then what was recorded."""
-    alerts: list[Alert] = []
-    recommendations: list[Recommendation] = []
-    for rule in rules.RULES:
-        for observation in rule.statements(run):
-            alerts.append(
-                Alert(
-                    code=rule.code,
-                    severity=rule.severity,
-                    message=observation.message,
-                    evidence=observation.evidence,
-                    confidence=observation.confidence,
-                    source=rule.source,
-                )
-            )
-            if observation.action:
-                recommendations.append(
-                    Recommendation(
-                        action=observation.action,
-                        reason=observation.reason,
-                        because=rule.code,
-                        evidence=observation.evidence,
-                        confidence=observation.confidence,
-                    )
-                )
-    codes = {alert.code for alert in alerts} | LIVE_SIGNALS
-    alerts += [alert for alert in map(_recorded_alert, run.facts.alerts) if alert.code not in codes]
-    recommendations += [item for record in run.facts.recommendations for item in _recorded(record)]
-    return tuple(alerts), tuple(recommendations)
-
-
-def _recorded_alert(record: Record) -> Alert:
-    context = record.mapping("context")
-    return Alert(
-        code=record.text("code") or "unnamed",
-        severity=RECORDED_SEVERITIES.get(record.text("severity") or "", "warning"),
-        message=record.text("message") or "",
-        evidence=tuple(
-            Evidence(what=key, value=value, step=record.step)
-            for key, value in context.items()
-            if isinstance(value, (int, float, str)) and not isinstance(value, bool)
-        ),
-        confidence="medium",
-        source="recorded",
-    )
-
-
-def _recorded(record: Record) -> list[Recommendation]:
-    items = record.data.get("recommendations")
-    return [
-        Recommendation(
-            action=str(item.get("action") or item.get("message") or item.get("title") or "(not said)"),
-            reason=str(item.get("reason") or item.get("rationale") or "(not said)"),
-            because="recorded",
-            confidence="low",
-        )
-        for item in (items if isinstance(items, list) else [])
-        if isinstance(item, Mapping)
-    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gradience.arguments import is_number, positive_integer
@@ -13,14 +13,13 @@ from gradience.monitor.series import Series
 from gradience.reports.monitor import Setup
 from gradience.telemetry import Record
 from gradience.telemetry.rank_series import SETTLED_INTERVALS, RankPoint
-from gradience.telemetry.records import NONFINITE, Json
-from gradience.telemetry.trainers import RL_KEYS, method_of
+from gradience.telemetry.records import Json
+from gradience.telemetry.trainers import REWARDS, method_of
 
 MAX_POINTS = 256
-MAX_KEPT = 50
-"""Recorded alerts and recommendations that are kept; the rest is counted."""
+MAX_AUDITS = 50
+"""Appended audits that are kept; the rest is counted."""
 MAX_SPLITS = 16
-REWARD_KEYS = frozenset(key for keys in RL_KEYS.values() for key in keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +49,12 @@ class Split:
     last: SplitEvaluation | None = None
     best: SplitEvaluation | None = None
     """The one with the smallest loss."""
-    most_rewarded: SplitEvaluation | None = None
-    """Evaluation with the highest reward, if rewards are evaluated."""
     count: int = 0
 
     def drop_after(self, step: int) -> None:
         """Discard values after `step`."""
         self.losses.drop_after(step)
-        for name in ("last", "best", "most_rewarded"):
+        for name in ("last", "best"):
             evaluation = getattr(self, name)
             if evaluation is not None and evaluation.step > step:
                 setattr(self, name, None)
@@ -82,8 +79,8 @@ class RunFacts:
     grad_norm: Series = field(default_factory=Series)
     lr: Series = field(default_factory=Series)
     speed: Series = field(default_factory=Series)
-    rl: dict[str, Series] = field(default_factory=dict)
-    """Series logged by reinforcement learning, by the names of RL_KEYS."""
+    rewarded: bool = False
+    """True if a reward or a KL was logged, as in reinforcement learning."""
     splits: dict[str, Split] = field(default_factory=dict)
     modules: Mapping[str, Json] = field(default_factory=dict)
     """The last `lora_modules` record."""
@@ -95,8 +92,6 @@ class RunFacts:
     """`by_family` of the last spectra."""
     nonfinite_modules: int = 0
     audits: list[Record] = field(default_factory=list)
-    alerts: list[Record] = field(default_factory=list)
-    recommendations: list[Record] = field(default_factory=list)
     not_kept: int = 0
     _spectra_seen: int = 0
     _spectra_stride: int = 1
@@ -121,16 +116,6 @@ class RunFacts:
             self._start(record)
         elif event == "run_end":
             self.end = record
-        elif event == "alert":
-            self._keep(self.alerts, record)
-        elif event == "recommendation":
-            self._keep(self.recommendations, record)
-
-    def _keep(self, kept: list[Record], record: Record) -> None:
-        if len(kept) < MAX_KEPT:
-            kept.append(record)
-        else:
-            self.not_kept += 1
 
     def _start(self, record: Record) -> None:
         self.config = record.mapping("config")
@@ -144,7 +129,7 @@ class RunFacts:
 
     def _forget_after(self, step: int) -> None:
         """Discard values after `step`: a run resumed from that checkpoint repeats and logs them again."""
-        for series in (self.loss, self.grad_norm, self.lr, self.speed, *self.rl.values()):
+        for series in (self.loss, self.grad_norm, self.lr, self.speed):
             series.drop_after(step)
         self.hidden_losses = min(self.hidden_losses, self.loss.nonfinite)
         self.spectra = [point for point in self.spectra if point.step <= step]
@@ -166,22 +151,13 @@ class RunFacts:
         speed = record.data.get("samples_per_second")
         if isinstance(speed, (int, float)):
             self.speed.add(step, speed)
-        self._rewards(record, step)
+        self.rewarded = self.rewarded or not REWARDS.isdisjoint(record.data)
 
     def _is_hidden(self, record: Record) -> bool:
         """Return True if a loss of 0 means NaN: the gradient is not finite, and the Trainer's filter is on."""
         norm, training = record.number("grad_norm"), self.config.get("training")
         is_filtered = isinstance(training, Mapping) and training.get("logging_nan_inf_filter") is True
         return is_filtered and norm is not None and not math.isfinite(norm)
-
-    def _rewards(self, record: Record, step: int, *under: str) -> None:
-        """Read rewards, KL and similar values under the keys `under`."""
-        if not under and NONFINITE not in record.data and REWARD_KEYS.isdisjoint(record.data):
-            return  # a step of supervised training; there may be millions
-        for name, keys in RL_KEYS.items():
-            value = next((v for key in keys if (v := record.number(*under, key)) is not None), None)
-            if value is not None:
-                self.rl.setdefault(name, Series()).add(step, value)
 
     def _evaluation(self, record: Record) -> None:
         name = record.text("split") or "eval"
@@ -201,9 +177,6 @@ class RunFacts:
             best = None if split.best is None else split.best.loss
             if math.isfinite(evaluation.loss) and (best is None or evaluation.loss < best):
                 split.best = evaluation
-        reward, top = metrics.get("reward"), split.most_rewarded
-        if reward is not None and (top is None or reward > top.metrics["reward"]):
-            split.most_rewarded = evaluation
 
     def _metrics(self, record: Record) -> None:
         kind = record.text("kind")
@@ -213,9 +186,12 @@ class RunFacts:
         elif kind == "lora_spectra":
             self._measurement(record)
         elif kind == "lora_audit":
-            self._keep(self.audits, record)
+            if len(self.audits) < MAX_AUDITS:
+                self.audits.append(record)
+            else:
+                self.not_kept += 1
         elif kind == "trainer_log":  # trainers that log no loss
-            self._rewards(record, record.step if record.step is not None else self.records, "metrics")
+            self.rewarded = self.rewarded or not REWARDS.isdisjoint(record.mapping("metrics"))
 
     def _measurement(self, record: Record) -> None:
         metrics = record.mapping("metrics")
@@ -256,17 +232,16 @@ def rank_point(step: int, ranks: Json, needed: Json) -> RankPoint | None:
 class RunSetup(Setup):
     """Configuration: the part that a report shows, and the part that only rules need. None: missing or invalid."""
 
-    max_completion_length: int | None = None
     rslora: bool = False
     init: str | None = None
     quantization_meaning: str | None = None
     nan_filter: bool = False
 
 
-def read_setup(config: Mapping[str, Json], logged: Collection[str] = ()) -> RunSetup:
+def read_setup(config: Mapping[str, Json], *, rewarded: bool = False) -> RunSetup:
     """Return the setup in the `config` of a `run_start`; the public predecessor's files have fewer fields.
 
-    logged: which keys of RL_KEYS the run logged; they tell the method if the trainer's class does not.
+    rewarded: the run logged a reward or a KL, which tells the method if the trainer's class does not.
     """
     trainer = _block(config, "trainer")
     bases = trainer.get("bases")
@@ -282,9 +257,8 @@ def read_setup(config: Mapping[str, Json], logged: Collection[str] = ()) -> RunS
         model=_text(config, "model_name") or _text(config, "model"),
         task=_text(config, "task_profile"),
         trainer=_text(trainer, "class"),
-        method=method_of([name for name in classes if isinstance(name, str)], logged),
+        method=method_of([name for name in classes if isinstance(name, str)], rewarded=rewarded),
         evaluated_by=_text(config, "evaluated_by"),
-        max_completion_length=positive_integer(trainer.get("max_completion_length")),
         r=positive_integer(lora.get("r")),
         alpha=_number(lora, "alpha"),
         scale=_number(lora, "scale"),

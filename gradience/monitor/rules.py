@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import variance
 from typing import NamedTuple
 
 from gradience.learning_rate import (
@@ -195,75 +194,6 @@ def divergence(run: MonitoredRun) -> Observations:
     )
 
 
-FLAT = 0.01
-FLAT_LR = 0.3
-SOLVED = 0.02
-"""A loss so small that a relative change says nothing."""
-
-
-@rule("plateau", "info", OWN)
-def plateau(run: MonitoredRun) -> Observations:
-    """Less than one percent gained in the second half, while the learning rate was still up.
-
-    The difference must also be small against the scatter of the halves' points, else it is not known.
-    """
-    facts = need_falling_loss(run)
-    loss = need_logs(facts.loss, 2 * MIN_LOGS)
-    before, after = need(loss.level(0.25, 0.5)), need(loss.level(0.75, 1.0))
-    lr_then, lr_top = need(facts.lr.level(0.75, 1.0)), need(facts.lr.highest)
-    if before <= 0 or loss.nonfinite or lr_then < FLAT_LR * lr_top.high or after < SOLVED:
-        return
-    if abs(before - after) / before >= max(
-        FLAT, 2 * _standard_error(loss, (0.25, 0.5), (0.75, 1.0)) / before
-    ):
-        return
-    yield Observation(
-        f"the loss has not moved since about step {loss.part(0.5, 0.5)[0].first_step}",
-        evidence("mean loss, second quarter", before)
-        + evidence("mean loss, last quarter", after)
-        + evidence("learning rate, last quarter", lr_then),
-        "medium",
-        "stop here, or change the learning rate, the data or the adapted modules",
-        "more steps of the same kind are unlikely to help",
-    )
-
-
-IMPROVING = 0.1
-
-
-@rule("still-improving", "info", OWN)
-def still_improving(run: MonitoredRun) -> Observations:
-    """The last quarter gained ten percent over the third, beyond the noise, and no evaluation was better before."""
-    facts = need_falling_loss(run)
-    loss = need_logs(facts.loss, 2 * MIN_LOGS)
-    before, after = need(loss.level(0.5, 0.75)), need(loss.level(0.75, 1.0))
-    evaluated = (split for split in facts.splits.values() if split.last and split.best)
-    if (
-        loss.nonfinite
-        or before <= 0
-        or after < SOLVED
-        or any(split.last != split.best for split in evaluated)
-    ):
-        return
-    gain = (before - after) / before
-    if gain < max(IMPROVING, 2 * _standard_error(loss, (0.5, 0.75), (0.75, 1.0)) / before):
-        return
-    yield Observation(
-        f"the loss was still falling when the training ended: {100 * gain:.0f} % in the last quarter",
-        evidence("mean loss, third quarter", before)
-        + evidence("mean loss, last quarter", after, loss.last_step),
-        "medium",
-        f"train for more steps (here {loss.last_step}), with a schedule made for them",
-        "longer training may reach a lower loss; ranks and spectra of an unfinished run look smaller",
-    )
-
-
-def _standard_error(loss: Series, *parts: tuple[float, float]) -> float:
-    """Standard error of the difference between two parts of the loss curve."""
-    means = [[bucket.mean for bucket in loss.part(start, end)] for start, end in parts]
-    return math.sqrt(sum(variance(part) / len(part) for part in means if len(part) > 1))
-
-
 # ---------------------------------------------------------------- evaluations, and none at all
 
 PRECHELT = "Prechelt, Early Stopping — But When? (1998)"
@@ -340,168 +270,6 @@ def _with_losses(facts: RunFacts) -> list[tuple[str, Split]]:
     return [(name, split) for name, split in facts.splits.items() if split.losses.count]
 
 
-# ---------------------------------------------------------------- reinforcement learning: rewards, KL, lengths
-
-GAO = "Gao, Schulman and Hilton, Scaling Laws for Reward Model Overoptimization (2023)"
-GRPO = "Shao et al., DeepSeekMath (2024), the advantage of GRPO; Yu et al., DAPO (2025)"
-LENGTH = "Yu et al., DAPO (2025); Liu et al., Understanding R1-Zero-Like Training (2025)"
-
-NOTHING = Series()
-START, END = (0.0, 0.25), (0.8, 1.0)
-"""Parts of a run that are compared."""
-CLEAR = 2.0
-"""Standard errors from which a difference counts as one."""
-
-
-def _logged(run: MonitoredRun, name: str) -> Series:
-    return need_method(run, "reinforcement").rl.get(name, NOTHING)
-
-
-def _reward_rose(run: MonitoredRun) -> bool:
-    """Return True if the reward at the end of the run is clearly higher than at its beginning."""
-    reward = _logged(run, "reward")
-    before, after = reward.estimate(*START), reward.estimate(*END)
-    return before is not None and after is not None and after.above(before, CLEAR)
-
-
-KL_HIGH = 1.0
-KL_LOST = 10.0
-
-
-@rule("kl-runaway", "warning", GAO)
-def kl_runaway(run: MonitoredRun) -> Observations:
-    """Far from the reference model with no reward to show for it, or so far that nothing is left of it.
-
-    Speaks when the mean of the last fifth of the logged KL (nats per token) is at least 1 and the reward has
-    not risen since the first quarter, or at least 10 whatever the reward: text that the reference gives e⁻¹⁰
-    of the policy's probability at every token.
-    Source: reward bought with KL turns against the true goal (Gao, Schulman and Hilton, Scaling Laws for
-    Reward Model Overoptimization, ICML 2023; Stiennon et al., NeurIPS 2020, fig. 5). The thresholds are ours.
-    """
-    kl = need_logs(_logged(run, "kl_per_token"))
-    end, top = need(kl.level(*END)), kl.highest
-    if end < KL_HIGH or (end < KL_LOST and _reward_rose(run)):
-        return
-    yield Observation(
-        f"the policy is {end:.2g} nats per token away from the reference model"
-        + ("" if end >= KL_LOST else ", and the reward has not risen"),
-        evidence("KL, mean of the last fifth", end, kl.last_step)
-        + (evidence("largest KL", top.high, top.high_step) if top else ()),
-        "high" if end >= KL_LOST else "medium",
-        "go back to a checkpoint before the KL rose; lower the learning rate or raise beta",
-        "a policy that moves away from the reference without a higher reward has drifted, and seldom recovers",
-    )
-
-
-COLLAPSED = 0.5
-COLLAPSED_OF_BEST = 0.25
-SURE = 4.0
-
-
-@rule("reward-collapse", "error", GAO)
-def reward_collapse(run: MonitoredRun) -> Observations:
-    """The reward was clearly higher than where it ends.
-
-    Compares the last fifth with the best tenth of the run. Speaks when the fall is more than four standard
-    errors (the best of ten is lucky), at least a quarter of the best level, and at least half of what had been
-    gained by then.
-    Source: the rise and fall of reward in overoptimized policies (Gao et al. 2023) and in unstable GRPO runs
-    (Yu et al., DAPO, 2025, on what keeps them stable). The thresholds are ours.
-    """
-    reward = need_logs(_logged(run, "reward"), 2 * MIN_LOGS)
-    first, end, top = need(reward.estimate(*START)), need(reward.estimate(*END)), reward.highest
-    windows = [reward.estimate(i / 10, (i + 1) / 10) for i in range(10)]
-    best = max((window for window in windows if window), key=lambda window: window.mean)
-    fall = best.mean - end.mean
-    if not best.above(end, SURE) or fall < COLLAPSED_OF_BEST * abs(best.mean):
-        return
-    if fall < COLLAPSED * (best.mean - first.mean):
-        return
-    yield Observation(
-        f"the reward ends at {sig(end.mean)}, after {sig(best.mean)} at its best",
-        evidence("best mean over a tenth of the run", best.mean)
-        + evidence("mean of the last fifth", end.mean, reward.last_step)
-        + (evidence("highest logged reward", top.high, top.high_step) if top else ()),
-        "high",
-        "use a checkpoint from before the fall; lower the learning rate, raise beta or clip gradients",
-        "the policy lost behavior that was rewarded; if prompts became harder on purpose, compare on earlier ones",
-    )
-
-
-SAME = 0.9
-
-
-@rule("constant-reward", "warning", GRPO)
-def constant_reward(run: MonitoredRun) -> Observations:
-    """All completions of a prompt got the same reward over the second half, and no reward was gained.
-
-    Speaks when `frac_reward_zero_std` averages 0.9 or more over the second half (if it is not logged:
-    `reward_std` is zero there, or the reward never moved), unless the reward has risen (a solved task) or
-    collapsed (which is said already).
-    Source: GRPO's advantage is (reward − mean of the group) / its deviation (Shao et al. 2024): zero for such
-    a group, so it teaches nothing; DAPO leaves those groups out for that reason (Yu et al. 2025, §3.2).
-    """
-    reward = need_logs(_logged(run, "reward"))
-    if _reward_rose(run) or reward_collapse.statements(run):
-        return
-    spread, share = _logged(run, "reward_std"), _logged(run, "zero_std").level(0.5, 1.0)
-    if share is not None:
-        constant = share >= SAME
-    elif spread.count:
-        constant = spread.level(0.5, 1.0) == 0
-    else:
-        constant = reward.lowest is not None and reward.lowest.low == max(b.high for b in reward.buckets)
-    if not constant:
-        return
-    scope = f"in {share:.0%} of the groups of the second half" if share is not None else "all along"
-    yield Observation(
-        f"all completions of a prompt got the same reward {scope}: there was nothing to learn from",
-        evidence("reward, second half", reward.level(0.5, 1.0), reward.last_step)
-        + evidence("groups without a difference in reward, second half", share),
-        "high",
-        "look at the reward of single completions: prompts may be too hard or too easy, the reward function broken or"
-        " too coarse; more generations per prompt help when rewards are rare",
-        "the policy learns only from reward differences within a group",
-    )
-
-
-LONGER = 2.0
-LONGER_TOKENS = 10.0
-CUT = 0.5
-AT_THE_LIMIT = 0.9
-
-
-@rule("length-blowup", "warning", LENGTH)
-def length_blowup(run: MonitoredRun) -> Observations:
-    """Completions became twice as long, and either most of them are cut off or the reward did not rise with it.
-
-    Speaks when the last fifth is at least twice as long as the shortest mean of the first quarter and 10 tokens
-    longer, and half of the completions there reach the limit, or the reward has not risen. Completions that
-    grow with the reward are normal for reasoning, and are not reported.
-    Source: completions cut at the limit are rewarded wrongly and add noise (Yu et al., DAPO, 2025, §3.4);
-    the loss of GRPO favors long wrong answers (Liu et al., Understanding R1-Zero-Like Training, 2025, §3.1).
-    """
-    length = need_logs(_logged(run, "length"))
-    before, after = min(bucket.mean for bucket in length.part(*START)), need(length.level(*END))
-    if after < LONGER * before or after - before < LONGER_TOKENS:
-        return
-    cut = _logged(run, "clipped").level(*END)
-    limit = run.setup.max_completion_length
-    at_limit = cut >= CUT if cut is not None else limit is not None and after >= AT_THE_LIMIT * limit
-    if not at_limit and _reward_rose(run):
-        return
-    why = "and most of them are truncated" if at_limit else "and the reward has not risen with it"
-    yield Observation(
-        f"completions grew from {before:.0f} to {after:.0f} tokens, {why}",
-        evidence("shortest mean length, first quarter", before)
-        + evidence("mean length, last fifth", after, length.last_step)
-        + evidence("share truncated at the limit, last fifth", cut),
-        "high" if at_limit else "medium",
-        "read completions; penalize length, mask truncated ones (mask_truncated_completions), or allow more tokens",
-        "longer answers without a higher reward are drift, and a truncated answer cannot be judged",
-    )
-
-
 # ---------------------------------------------------------------- use of rank, at the end of a run that did not break
 
 ADAPTERS = "122 adapters of strangers and repeated runs (docs/reference/monitor_rules.md)"
@@ -567,8 +335,7 @@ def _settled_point(run: MonitoredRun) -> RankPoint | None:
     facts = run.facts
     if not facts.recent or facts.modules.get("starts_at_zero") is False:
         return None
-    breaks = (reward_collapse, kl_runaway) if run.setup.method == "reinforcement" else (divergence,)
-    if any(broken.statements(run) for broken in (nonfinite, *breaks)):
+    if any(broken.statements(run) for broken in (nonfinite, divergence)):
         return None
     return facts.recent[-1] if settled_since(facts.recent) is not None else None
 
@@ -625,10 +392,6 @@ RULES: tuple[Rule[MonitoredRun, Observation], ...] = (
     run_error,
     nonfinite,
     divergence,
-    reward_collapse,
-    kl_runaway,
-    constant_reward,
-    length_blowup,
     loss_explosion,
     gradient_explosion,
     overfitting,
@@ -638,7 +401,5 @@ RULES: tuple[Rule[MonitoredRun, Observation], ...] = (
     untrained_modules,
     rank_too_small,
     rank_too_large,
-    plateau,
-    still_improving,
 )
 """In the order of the report: errors first."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from statistics import median
 
 MAX_BUCKETS = 512
@@ -118,25 +117,3 @@ class Series:
     def median(self) -> float | None:
         """Return the median of the bucket means."""
         return median(bucket.mean for bucket in self.buckets) if self.buckets else None
-
-    def noise(self) -> float:
-        """Return the standard deviation around the trend: √π/2 of the mean step between neighbors (if normal)."""
-        steps = [abs(right.mean - left.mean) for left, right in pairwise(self.buckets)]
-        return sum(steps) / len(steps) * math.sqrt(math.pi) / 2 if steps else 0.0
-
-    def estimate(self, start: float, end: float) -> Estimate | None:
-        """Return the mean between two fractions of the series with its standard error."""
-        mean = self.level(start, end)
-        return None if mean is None else Estimate(mean, self.noise() / math.sqrt(len(self.part(start, end))))
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean and its standard error."""
-
-    mean: float
-    error: float
-
-    def above(self, other: Estimate, errors: float) -> bool:
-        """Return True if this mean is larger by more than `errors` standard errors of the difference."""
-        return self.mean - other.mean > errors * math.hypot(self.error, other.error)

@@ -21,5 +21,3 @@ class MonitorSettings:
     _: KW_ONLY
     gap_threshold: Annotated[Number, Field(ge=1), Flag("X")] = 1.5
     """Alert threshold: ratio of evaluation to training perplexity, exp(evaluation loss − training loss)."""
-    strict_schema: bool = False
-    """Refuse a file with an unreadable line or another schema."""

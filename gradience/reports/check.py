@@ -20,7 +20,7 @@ from gradience.reports.base.blocks import (
     dim,
 )
 from gradience.reports.base.finding import Severity
-from gradience.reports.base.numbers import count, plural, sig, trimmed
+from gradience.reports.base.numbers import plural, sig, trimmed
 from gradience.reports.base.report import Report
 
 
@@ -29,7 +29,7 @@ class SourceFile(Part):
 
     path: str
     dialect: str
-    """peft, trainer, trl, axolotl, llama-factory or unsloth."""
+    """peft, trainer, trl, axolotl, llama-factory or run.jsonl."""
 
 
 class SettingsRead(Part):
@@ -37,8 +37,6 @@ class SettingsRead(Part):
 
     objective: str | None = None
     """sft, pretraining, rl, preference, reward or distillation."""
-    algorithm: str | None = None
-    """The method as the tool names it: grpo, dpo ..."""
     adapter: bool | None = None
     """False: no LoRA adapter is trained."""
     base_model: str | None = None
@@ -52,14 +50,12 @@ class SettingsRead(Part):
     use_rslora: bool | None = None
     use_dora: bool | None = None
     init: str | None = None
-    quantized_bits: int | None = None
     learning_rate: Float12 | None = None
     optimizer: str | None = None
     schedule: str | None = None
     effective_batch_size: int | None = None
     epochs: Float12 | None = None
     max_steps: int | None = None
-    precision: str | None = None
     evaluation: str | None = None
 
 
@@ -90,13 +86,11 @@ class CheckReport(Report):
 
     row_field: ClassVar[str] = "findings"
 
-    schema_: Literal["gradience.check/1"] = Field(default="gradience.check/1", alias="schema")
+    schema_: Literal["gradience.check/2"] = Field(default="gradience.check/2", alias="schema")
     gradience_version: str
     task: str | None
     files: tuple[SourceFile, ...]
     settings: SettingsRead
-    lora_params: int | None = None
-    """Trainable LoRA parameters, if the base model's config.json was given."""
     findings: tuple[CheckFinding, ...]
     passed: tuple[str, ...]
     """Codes of the rules that applied and had no findings."""
@@ -151,22 +145,18 @@ def settings_sentence(report: CheckReport) -> str:
     """Return the settings in one sentence."""
     s = report.settings
     targets = s.target_modules if isinstance(s.target_modules, str) else ", ".join(s.target_modules or ())
-    method = f" ({s.algorithm})" if s.algorithm not in (None, s.objective) else ""
-    says_more = s.objective is not None and (s.objective != report.task or s.algorithm is not None)
     parts = [
         s.base_model or "",
-        f"{s.quantized_bits}-bit base" if s.quantized_bits in (4, 8) else "",
         f"r={s.r}" if s.r is not None else "",
         f"α={trimmed(s.alpha)}" if s.alpha is not None else "",
         f"scale {sig(s.scale)}" if s.scale is not None else "",
         "rsLoRA" if s.use_rslora else "",
         "DoRA" if s.use_dora else "",
         f"on {targets}" if targets else "",
-        f"{count(report.lora_params)} LoRA parameters" if report.lora_params is not None else "",
         f"lr {sig(s.learning_rate, 2)}" if s.learning_rate is not None else "",
         f"batch {s.effective_batch_size}" if s.effective_batch_size is not None else "",
         f"{trimmed(s.epochs)} epoch{'' if s.epochs == 1 else 's'}" if s.epochs is not None else "",
         f"task {report.task}" if report.task else "",
-        f"objective {s.objective}{method}" if says_more else "",
+        f"objective {s.objective}" if s.objective not in (None, report.task) else "",
     ]
     return " · ".join(part for part in parts if part) or "no setting was recognized"

@@ -195,19 +195,6 @@ class RuntimeVerdict(Part):
     """Page that describes the runs; empty if there was none."""
 
 
-class PeftCheck(Part):
-    """Result of loading the folder with PEFT on a skeleton of the base model: no missing and no unused tensors."""
-
-    peft: str
-    """Version of PEFT. The next two fields are versions, too."""
-    torch: str
-    transformers: str
-    modules: int
-    """LoRA modules (or parameters) that PEFT created, each with the rank and scale of this report."""
-    tensors: int
-    """Tensors of the file, each bit-identical in the loaded model."""
-
-
 class CompressionReport(_Compression):
     """`compression_report.json`: the adapter as written, with its exact error.
 
@@ -233,8 +220,8 @@ class CompressionReport(_Compression):
     """The same error for the factors as stored."""
     carried_tensors: int
     """Other tensors that were copied byte for byte."""
-    stripped: tuple[str, ...] = ()
-    """Tensors left out: on request, tensors of other adapters in the file, and copies that PEFT does not read."""
+    left_out_tensors: tuple[str, ...] = ()
+    """Tensors of other adapters in the file, and copies that PEFT does not read."""
     renamed: int = 0
     """Tensors that were renamed to the names that PEFT saves."""
     carried_files: tuple[str, ...]
@@ -247,8 +234,6 @@ class CompressionReport(_Compression):
     """The initial adapter that was subtracted; null if there is none."""
     config_changes: dict[str, str]
     """Field of adapter_config.json -> `old -> new`, shortened."""
-    peft_check: PeftCheck | None = None
-    """Null if it was not requested."""
     architecture: str | None
     """Class of the base model; null if neither the adapter nor a local config.json names it."""
     runtimes: tuple[RuntimeVerdict, ...]
@@ -579,16 +564,11 @@ def _written_facts(report: CompressionReport, most: int) -> list[Fact]:
         ("config", tuple(config) or "unchanged"),
         ("copied", f"{' and '.join(copied)}, byte for byte" if copied else "no other tensors or files"),
     ]
-    if report.peft_check is not None:
-        check = report.peft_check
-        modules, tensors = plural(check.modules, "module"), plural(check.tensors, "tensor")
-        loaded = f"with PEFT {check.peft}: {modules} with these ranks and scales, {tensors} bit-identical"
-        facts.append(("loaded", loaded))
     says = "with a note that the text describes the original adapter"
     return [
         *facts,
         *_listed("left out", "module at rank 0", "modules at rank 0", report.dropped, most),
-        *_listed("stripped", "tensor", "tensors", report.stripped, most),
+        *_listed("left out", "tensor", "tensors", report.left_out_tensors, most),
         *_listed("annotated", f"file {says}", f"files {says}", report.annotated_files, most),
         *_listed("not copied", "file", "files", report.left_out_files, most),
     ]

@@ -184,7 +184,7 @@ class FleetReport(Report):
     engine: str
     """Engine and version that steps and slot sizes refer to."""
     rows_file: str | None = None
-    """File with the rows, as `gradience compress --fleet` takes it; null if none was written."""
+    """File with the rows, as `gradience compress fleet.jsonl` takes it; null if none was written."""
     root: str = "."
     """Folder that the paths of the rows are relative to."""
     slots: int
@@ -372,12 +372,12 @@ def _next(report: FleetReport, root: str) -> list[Block]:
     rank = max(ranks, default=0)
     if not any(base.largest_rank > rank for base in report.bases):
         return []
-    rest = f"--to-rank {rank} --unchanged link -o smaller"
-    advice = f"add -o fleet.jsonl, then gradience compress --fleet fleet.jsonl {rest}"
+    rest = f"--rank {rank} --unchanged link -o smaller"
+    advice = f"add -o fleet.jsonl, then gradience compress fleet.jsonl {rest}"
     if report.rows_file is not None:
         place = "" if root == "." else f" --root {shlex.quote(root)}"
         rows = shlex.quote(report.rows_file)
-        advice = f"gradience compress --fleet {rows}{place} {rest}"
+        advice = f"gradience compress {rows}{place} {rest}"
         advice += "  (for all bases)" if len(report.bases) > 1 else ""
     return [dim(f"Next: {advice}")]
 

@@ -24,12 +24,12 @@ from gradience.reports.base.blocks import (
     warned,
 )
 from gradience.reports.base.graded import GRADES
-from gradience.reports.base.modules import NUMBER, Measure, by_kind, measure, module_table, single
+from gradience.reports.base.modules import Measure, measure, module_table, single
 from gradience.reports.base.numbers import MISSING, count, number_range, percent, plural, sig, size
 from gradience.reports.base.report import Report
 from gradience.reports.base.run import RunInfo
 from gradience.reports.base.source import HubSource, commit_of
-from gradience.reports.compression import PeftCheck, RuntimeVerdict, runtime_notes
+from gradience.reports.compression import RuntimeVerdict, runtime_notes
 from gradience.reports.evaluation import (
     EvaluatedAdapter,
     delta_cell,
@@ -39,7 +39,6 @@ from gradience.reports.evaluation import (
 )
 
 REPORT = "merge_report.json"
-SHOWN_KINDS = 12
 CertificateVerdict = Literal["holds on all parents", "holds on some parents", "inconclusive", "do not merge"]
 MARKS: dict[CertificateVerdict, Mark] = {
     "holds on all parents": "good",
@@ -61,10 +60,6 @@ class MergedModule:
     """‖M‖_F of the merge M before it is truncated; M includes the scale."""
     error: Float12 | None
     """‖M − M′‖_F/‖M‖_F of the factors as stored: truncation and rounding; null if M is 0."""
-    cosine: tuple[Float12 | None, ...]
-    """⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖)."""
-    projection: tuple[Float12 | None, ...]
-    """⟨ΔW_i, M′⟩/‖ΔW_i‖²: 1 if all of the parent's update is left along its own direction."""
 
 
 class MergeParent(Part):
@@ -83,7 +78,7 @@ class MergeParent(Part):
     cosine: Float12 | None
     """⟨ΔW_i, M′⟩/(‖ΔW_i‖‖M′‖) over all modules."""
     projection: Float12 | None
-    """⟨ΔW_i, M′⟩/‖ΔW_i‖² over all modules."""
+    """⟨ΔW_i, M′⟩/‖ΔW_i‖² over all modules: 1 if all of the update is left along its own direction."""
 
 
 class PredictedKl(Part):
@@ -99,8 +94,6 @@ class ParentEvidence(Part):
     """The merged adapter against one parent, on that parent's examples."""
 
     parent: str
-    data: str
-    """File of the examples."""
     reference: EvaluatedAdapter
     merged: EvaluatedAdapter
     evaluation: str
@@ -158,7 +151,7 @@ class MergeReport(Report):
     requested_rank: int | None
     """Null: the default of the method, or chosen by predicted KL."""
     saved: str
-    """Treatment of trained heads, biases or embeddings that differ: refuse, average or first."""
+    """Treatment of trained heads, biases or embeddings that differ: refuse or average."""
     largest_rank: int
     encoding: str
     dtype: str
@@ -174,8 +167,6 @@ class MergeReport(Report):
     """One for each calibration; empty without."""
     architecture: str | None
     runtimes: tuple[RuntimeVerdict, ...]
-    peft_check: PeftCheck | None
-    """Null if PEFT was not asked to load the result."""
     certificate: Certificate | None = None
     """Null without examples of the parents."""
     search: tuple[SearchedMerge, ...] = ()
@@ -198,9 +189,16 @@ class MergeReport(Report):
 
 
 def merge_blocks(report: MergeReport, *, layers: bool) -> Document:
-    """Return the document. layers: every module, instead of kinds of modules."""
+    """Return the document. layers: with every module."""
     title = Heading(("Merged into ", Span(report.output_path, "name")), level=1)
-    return [title, *card_blocks(report)[1:], *_module_blocks(report, layers=layers)]
+    blocks = [title, *card_blocks(report)[1:]]
+    if layers:
+        measures: list[Measure[MergedModule]] = [
+            measure("rank", lambda row: row.rank, lambda value: f"{value:g}" if value else MISSING),
+            measure("error", lambda row: row.error, percent),
+        ]
+        blocks += [Heading("Modules"), module_table("module", single(report.modules), measures)]
+    return blocks
 
 
 def card_blocks(report: MergeReport) -> list[Block]:
@@ -305,22 +303,3 @@ def _grid(report: MergeReport) -> Block:
         *deltas,
         (Column(""), lambda row: "chosen" if row.chosen else ""),
     )
-
-
-def _cosine_to(place: int, name: str) -> Measure[MergedModule]:
-    def cosine(row: MergedModule) -> float | None:
-        return row.cosine[place]
-
-    return measure(f"cosine {name}", cosine, sig, drop=place + 1)
-
-
-def _module_blocks(report: MergeReport, *, layers: bool) -> list[Block]:
-    measures = [
-        measure("rank", lambda row: row.rank, lambda value: f"{value:g}" if value is not None else MISSING),
-        measure("error", lambda row: row.error, percent),
-        *(_cosine_to(place, row.name) for place, row in enumerate(report.parents)),
-    ]
-    if layers:
-        return [Heading("Modules"), module_table("module", single(report.modules), measures)]
-    kinds, _ = by_kind(report.modules, lambda row: row.rank, SHOWN_KINDS)
-    return [Heading("Medians of modules"), module_table("kind", kinds, [NUMBER, *measures])]

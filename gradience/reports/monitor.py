@@ -57,18 +57,11 @@ class Alert(Part):
     confidence: Confidence
     """Confidence of the rule that the alert applies to this run."""
     source: str
-    """Source of the rule; `recorded` for an alert that was already in the file."""
-
-
-class Recommendation(Part):
-    """A recommended action."""
-
-    action: str
-    reason: str
-    because: str
-    """Code of the alert that it addresses."""
-    evidence: tuple[Evidence, ...] = ()
-    confidence: Confidence
+    """Source of the rule."""
+    action: str = ""
+    """Recommended action; empty if there is none."""
+    reason: str = ""
+    """Reason for the action."""
 
 
 class CurvePoint(Part):
@@ -119,30 +112,9 @@ class SplitReport(Part):
 
     count: int
     best: EvaluationPoint | None
-    """Smallest loss; in reinforcement learning the highest reward."""
+    """Smallest loss."""
     last: EvaluationPoint | None
     loss: Curve
-
-
-class Rewards(Part):
-    """Metrics that reinforcement learning logged."""
-
-    reward: Curve
-    """Mean reward of completions."""
-    reward_std: Curve
-    """Standard deviation of rewards, as the trainer computes it."""
-    zero_std: Curve
-    """Share of groups whose completions all got the same reward."""
-    kl_per_token: Curve
-    """Distance from the reference model, nats per token."""
-    kl_per_completion: Curve
-    """Distance from the reference model, nats per completion (`objective/kl`)."""
-    entropy: Curve
-    """Entropy of the policy, as the trainer computes it (GRPO: nats per token)."""
-    length: Curve
-    """Mean length of completions, tokens."""
-    clipped: Curve
-    """Share of completions that were cut off at the limit."""
 
 
 class Use(Part):
@@ -240,14 +212,11 @@ class RunReport(Part):
     loss: Curve
     grad_norm: Curve
     learning_rate: Curve
-    rewards: Rewards | None = None
-    """Reinforcement learning only."""
     evaluations: dict[str, SplitReport]
     rank_use: RankUse | None
     audits: tuple[dict[str, int | Float12 | str | None], ...]
     """Summaries of the `lora_audit` records that `gradience audit --append` added."""
     alerts: tuple[Alert, ...]
-    recommendations: tuple[Recommendation, ...]
     notes: tuple[str, ...]
     """Notes on the interpretation of the numbers."""
 
@@ -264,11 +233,10 @@ class MonitorReport(Report):
     row_field: ClassVar[str] = "runs"
     plots: ClassVar[Plots] = {
         "loss": "runs:loss_plot",
-        "reward": "runs:reward_plot",
         "rank": "runs:rank_plot",
     }
 
-    schema_: Literal["gradience.monitor/2"] = Field(default="gradience.monitor/2", alias="schema")
+    schema_: Literal["gradience.monitor/3"] = Field(default="gradience.monitor/3", alias="schema")
     gradience_version: str
     gap_threshold: Float12
     runs: tuple[RunReport, ...]
@@ -306,15 +274,6 @@ NOT_SHOWN = (
     "num_tokens",
 )
 """Metrics on the evaluation itself, and metrics that grow independent of learning."""
-RL_SERIES = {
-    "KL, nats/token": "kl_per_token",
-    "KL, nats/completion": "kl_per_completion",
-    "entropy": "entropy",
-    "length, tokens": "length",
-    "truncated": "clipped",
-    "reward, std": "reward_std",
-    "groups, equal rewards": "zero_std",
-}
 RANK_SERIES = {
     "k@90, median module": ("energy_rank_90_p50", trimmed),
     "k@90, p90 of modules": ("energy_rank_90_p90", trimmed),
@@ -340,10 +299,11 @@ def monitor_blocks(report: MonitorReport, *, verbose: bool = False) -> Document:
         advice = [
             Note(
                 "item",
-                advice.action,
-                [f"because {advice.reason} ({advice.because}, {advice.confidence} confidence)"],
+                alert.action,
+                [f"because {alert.reason} ({alert.code}, {alert.confidence} confidence)"],
             )
-            for advice in run.recommendations
+            for alert in run.alerts
+            if alert.action
         ]
         blocks += [Heading("Recommendations"), Notes(advice)] if advice else []
         notes = [*run.notes]
@@ -439,8 +399,7 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
         return signed(split.last.gap) if split and split.last else MISSING
 
     def progress(run: RunReport) -> str:
-        curve, unit = (run.rewards.reward, "reward ") if run.rewards else (run.loss, "")
-        return f"{unit}{sig(curve.first)} → {sig(curve.last)}" if curve.count else MISSING
+        return f"{sig(run.loss.first)} → {sig(run.loss.last)}" if run.loss.count else MISSING
 
     def ranks(run: RunReport) -> str:
         use = run.rank_use
@@ -466,7 +425,7 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
             lambda run: MISSING if run.last_step is None else count(run.last_step),
         ),
         (Column("time", ">", drop=1), lambda run: duration(run.seconds)),
-        (Column("loss or reward" if any(run.rewards for run in runs) else "loss"), progress),
+        (Column("loss"), progress),
         (Column("best eval", ">", drop=4), best),
         (Column("gap", ">", drop=3), gap),
         (Column("k@90 / r, median", ">", drop=6), ranks),
@@ -479,20 +438,10 @@ def runs_table(runs: Sequence[RunReport]) -> Table:
 
 
 def _logged(run: RunReport, gap_threshold: float, *, verbose: bool) -> list[Block]:
-    """Return loss or (in reinforcement learning) rewards, and each split's evaluations."""
-    blocks: list[Block] = []
-    rewards = run.rewards
-    if rewards is not None:  # the loss only on request, because it does not measure progress
-        curve, words = rewards.reward, "none logged"
-        if curve.count:
-            highest = f"highest {plain(curve.high)} at step {curve.high_step}"
-            words = f"{sig(curve.first)} → {sig(curve.last)}, {highest}"
-        series: dict[str, Curve] = {label: getattr(rewards, name) for label, name in RL_SERIES.items()}
-        series |= {"loss (not progress)": run.loss} if verbose else {}
-        rows = [(label, _means(row), f"{sig(row.first)} → {sig(row.last)}") for label, row in series.items()]
-        blocks += [*_chart("Reward", curve, words), *_series(rows)]
-    if rewards is None or not rewards.reward.count:
-        blocks += _chart("Loss", run.loss, _loss_words(run.loss))
+    """Return the loss, and each split's evaluations."""
+    blocks: list[Block] = [Heading("Loss", aside=_loss_words(run.loss))]
+    if run.loss.points:
+        blocks.append(Paragraph(sparkline(_means(run.loss), WIDE_SPARK)))
     if verbose:
         side = []
         for name, curve in (("gradient norm", run.grad_norm), ("learning rate", run.learning_rate)):
@@ -508,12 +457,6 @@ def _logged(run: RunReport, gap_threshold: float, *, verbose: bool) -> list[Bloc
 
 def _means(curve: Curve) -> list[float]:
     return [point.mean for point in curve.points]
-
-
-def _chart(title: str, curve: Curve, words: str) -> list[Block]:
-    """Return a heading with a summary of the curve, and a chart of one row if it has points."""
-    heading = Heading(title, aside=words)
-    return [heading, Paragraph(sparkline(_means(curve), WIDE_SPARK))] if curve.points else [heading]
 
 
 def _loss_words(curve: Curve) -> str:

@@ -6,15 +6,12 @@ nothing but the standard library. The format is described in docs/reference/file
 
 from gradience.telemetry.reader import ReadIssue, TelemetryReader, last_position
 from gradience.telemetry.records import SCHEMA, Record
-from gradience.telemetry.redaction import DEFAULT_REDACTION, Redaction
 from gradience.telemetry.writer import RunStatus, TelemetryWriter
 
 __all__ = [
-    "DEFAULT_REDACTION",
     "SCHEMA",
     "ReadIssue",
     "Record",
-    "Redaction",
     "RunStatus",
     "TelemetryReader",
     "TelemetryWriter",

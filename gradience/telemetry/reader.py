@@ -61,8 +61,7 @@ class TelemetryReader:
     ['run_start', 'train_step', 'run_end']
 
     After an iteration `issues` holds the first twenty lines that could not be read and `issue_counts` the
-    number of each kind. `poll()` continues from the end of the last poll, for a run that is still being
-    written.
+    number of each kind.
 
     Raises InputError (code `run-not-found`, `run-not-a-file`, `too-large`), ReadError when iteration starts.
     """
@@ -71,8 +70,6 @@ class TelemetryReader:
         self.path = Path(path)
         self.issues: list[ReadIssue] = []
         self.issue_counts: Counter[str] = Counter()
-        self._offset = 0
-        self._lines = 0
 
     def __iter__(self) -> Iterator[Record]:
         """Every record of the file as it is now, the unfinished last line included if it reads."""
@@ -80,23 +77,6 @@ class TelemetryReader:
         with self._open() as file:
             for number, line in enumerate(_lines(file), 1):
                 if record := self._record(line, number):
-                    yield record
-
-    def poll(self) -> Iterator[Record]:
-        """Records that were finished since the last poll; a line without newline has to wait.
-
-        A file that became shorter was replaced, and is read from its start.
-        """
-        with self._open() as file:
-            if os.fstat(file.fileno()).st_size < self._offset:
-                self._offset, self._lines = 0, 0
-            file.seek(self._offset)
-            for line in _lines(file):
-                if not line.finished:
-                    return
-                self._offset += line.length
-                self._lines += 1
-                if record := self._record(line, self._lines):
                     yield record
 
     def _open(self) -> BinaryIO:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from gradience.redaction import SECRET_FIELDS, shareable, without_secrets
 
@@ -38,57 +37,43 @@ HEX_DIGEST = re.compile(r"^(sha256:)?[0-9a-f]{40}([0-9a-f]{24})?$")
 UUID = re.compile(r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 
-@dataclass(frozen=True, slots=True)
-class Redaction:
-    """Rules for keeping strings.
-
-    max_chars   longer strings are replaced
-    allow       fields whose strings are always kept (dotted path or last part)
-    enabled     False keeps everything: only for your own disk
-    """
-
-    max_chars: int = 256
-    allow: frozenset[str] = frozenset()
-    enabled: bool = True
-
-    def clean(self, payload: Mapping[str, object]) -> dict[str, object]:
-        """`payload` with what must not be recorded replaced by a mark."""
-        if not self.enabled:
-            return dict(payload)
-        return {str(key): self._value(value, str(key), data=False) for key, value in payload.items()}
-
-    def _value(self, value: object, at: str, *, data: bool) -> object:
-        """`data`: a field above this one holds what a model was shown or said. Numbers are kept even there:
-        a mapping from module names (BERT has one called `query`) to measures must survive."""
-        field = at.rsplit(".", 1)[-1]
-        if at in self.allow or field in self.allow:
-            return value
-        data = data or field in DATA_FIELDS
-        if isinstance(value, str):
-            if reason := "data" if data else reason_to_redact(value, field, self.max_chars):
-                return f"[REDACTED {reason} len={len(value)}]"
-            return short_path(value) if PATH.match(value) else shareable(value)
-        if isinstance(value, Mapping):
-            return {
-                # Keys are names, but a mapping keyed by prompts has been seen.
-                key if len(key) <= self.max_chars else f"[REDACTED name len={len(key)}]": self._value(
-                    item, f"{at}.{key}", data=data
-                )
-                for key, item in ((str(key), item) for key, item in value.items())
-            }
-        if isinstance(value, (list, tuple, set, frozenset)):
-            if data:
-                return f"[REDACTED data len={len(value)}]"
-            items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
-            return [self._value(item, at, data=False) for item in items]
-        return value
+MAX_CHARS = 256
+"""Longer strings are replaced."""
 
 
-def reason_to_redact(text: str, field: str, max_chars: int) -> str | None:
+def clean(payload: Mapping[str, object]) -> dict[str, object]:
+    """Return `payload` with what must not be recorded replaced by a mark."""
+    return {str(key): _value(value, str(key), data=False) for key, value in payload.items()}
+
+
+def _value(value: object, field: str, *, data: bool) -> object:
+    """`data`: a field above this one holds what a model was shown or said. Numbers are kept even there:
+    a mapping from module names (BERT has one called `query`) to measures must survive."""
+    field = field.rsplit(".", 1)[-1]
+    data = data or field in DATA_FIELDS
+    if isinstance(value, str):
+        if reason := "data" if data else reason_to_redact(value, field):
+            return f"[REDACTED {reason} len={len(value)}]"
+        return short_path(value) if PATH.match(value) else shareable(value)
+    if isinstance(value, Mapping):
+        return {
+            # Keys are names, but a mapping keyed by prompts has been seen.
+            key if len(key) <= MAX_CHARS else f"[REDACTED name len={len(key)}]": _value(item, key, data=data)
+            for key, item in ((str(key), item) for key, item in value.items())
+        }
+    if isinstance(value, (list, tuple, set, frozenset)):
+        if data:
+            return f"[REDACTED data len={len(value)}]"
+        items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
+        return [_value(item, field, data=False) for item in items]
+    return value
+
+
+def reason_to_redact(text: str, field: str) -> str | None:
     """Why a string is not recorded; None if it is."""
     if SECRET_FIELDS.search(field) or (KEY_FIELDS.search(field) and NOISE.match(text)):
         return "secret"
-    if len(text) > max_chars:
+    if len(text) > MAX_CHARS:
         return "long"
     if "\n" in text:
         return "text"
@@ -112,6 +97,3 @@ def short_path(text: str) -> str:
     if not above or above[-1] in ("home", "users", "file:"):
         return "[path]"
     return f"[path]/{parts[-1]}"
-
-
-DEFAULT_REDACTION = Redaction()

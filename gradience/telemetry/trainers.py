@@ -1,4 +1,4 @@
-"""Training method of a trainer class, and the metrics of reinforcement learning. Pure, no heavy imports.
+"""Training method of a trainer class. Pure, no heavy imports.
 
 The callback uses it before it reports exp(loss) as a perplexity, and monitor before it judges a loss: in
 reinforcement learning the loss does not measure progress.
@@ -6,7 +6,7 @@ reinforcement learning the loss does not measure progress.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 Method = Literal["supervised", "preference", "reinforcement"]
@@ -21,31 +21,19 @@ PREFERENCE = frozenset({"BCO", "CPO", "DPO", "KTO", "ORPO", "Reward", "TPO"})
 
 SUPERVISED = frozenset({"SFT", "PRM"})
 
-RL_KEYS = {
-    "reward": ("reward", "objective/scores"),
-    "reward_std": ("reward_std",),
-    "zero_std": ("frac_reward_zero_std",),
-    "kl_per_token": ("kl",),
-    "kl_per_completion": ("objective/kl",),
-    "entropy": ("entropy", "objective/entropy"),
-    "length": ("completions/mean_length", "completion_length"),
-    "clipped": ("completions/clipped_ratio",),
-}
-"""Our name -> what TRL's trainers log it as, the first that is there.
-
-`kl` is a mean over tokens, `objective/kl` a sum over a completion, both in nats.
-"""
+REWARDS = frozenset({"reward", "objective/scores", "kl", "objective/kl"})
+"""Names under which TRL's trainers log a reward, or the distance from the reference model."""
 
 
-def method_of(classes: Iterable[str], logged: Collection[str] = ()) -> Method:
+def method_of(classes: Iterable[str], *, rewarded: bool = False) -> Method:
     """The method of a trainer, by the names of its class and its bases, else by what it logs.
 
-    classes: nearest first, e.g. ("MyTrainer", "GRPOTrainer"); logged: keys of RL_KEYS that were logged.
+    classes: nearest first, e.g. ("MyTrainer", "GRPOTrainer"); rewarded: one of REWARDS was logged.
     A class that says nothing (`Trainer`, one of your own) and logs a reward or a KL is reinforcement learning;
     without them its loss is taken for the loss of supervised training.
 
         method_of(["GRPOTrainer"])         # "reinforcement"
-        method_of(["Trainer"], {"reward"})  # "reinforcement"
+        method_of(["Trainer"], rewarded=True)  # "reinforcement"
     """
     for name in classes:
         short = name.lstrip("_").removeprefix("Unsloth").removesuffix("Trainer").removesuffix("Config")
@@ -55,4 +43,4 @@ def method_of(classes: Iterable[str], logged: Collection[str] = ()) -> Method:
             return "preference"
         if short in SUPERVISED:
             return "supervised"
-    return "reinforcement" if {"reward", "kl_per_token", "kl_per_completion"} & set(logged) else "supervised"
+    return "reinforcement" if rewarded else "supervised"

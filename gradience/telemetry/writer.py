@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from gradience.telemetry.records import ENVELOPE, SCHEMA, encode
-from gradience.telemetry.redaction import DEFAULT_REDACTION, Redaction
+from gradience.telemetry.redaction import clean
 
 
 class RunStatus(StrEnum):
@@ -37,7 +37,6 @@ class TelemetryWriter:
 
     path        file to append to; parent folders are created
     run_id      id of the run; by default a new random id (pass the old one when a run is resumed)
-    redaction   strings that are not recorded (see `Redaction`)
 
     As a context manager it also writes `run_end`: ok, interrupted (Ctrl-C, exit) or error with the
     exception's type. The exception is re-raised.
@@ -51,11 +50,9 @@ class TelemetryWriter:
         path: str | os.PathLike[str],
         *,
         run_id: str | None = None,
-        redaction: Redaction = DEFAULT_REDACTION,
     ) -> None:
         self.path = Path(path)
         self.run_id = run_id or str(uuid.uuid4())
-        self._redaction = redaction
         self._started = time.monotonic()
         self._ended = False
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +81,7 @@ class TelemetryWriter:
             "event": event,
             "step": step,
         }
-        line = encode(envelope, self._redaction.clean(payload))
+        line = encode(envelope, clean(payload))
         if _torn(self._fd):
             line = b"\n" + line
         written = os.write(self._fd, line)
@@ -113,18 +110,6 @@ class TelemetryWriter:
     def metrics(self, kind: str, step: int | None, metrics: Mapping[str, object]) -> None:
         """`metrics`: measurements of one kind (`lora_spectra`, `lora_audit`, yours)."""
         self.write("metrics", step, kind=kind, metrics=metrics)
-
-    def alert(
-        self,
-        code: str,
-        message: str,
-        *,
-        severity: str = "warning",
-        step: int | None = None,
-        context: Mapping[str, object] | None = None,
-    ) -> None:
-        """`alert`: severity is info, warning, error or critical."""
-        self.write("alert", step, severity=severity, code=code, message=message, context=dict(context or {}))
 
     def end(
         self,

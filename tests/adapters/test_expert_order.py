@@ -152,7 +152,7 @@ def test_peft_reads_what_is_converted(base, marker, adapters, tmp_path):
 @cases
 def test_peft_reads_what_is_compressed(base, marker, adapters, tmp_path):
     folder, updates = adapters(base, marker)
-    compress_adapter(folder, tmp_path / "new", rank=2, verify_peft=marker == "unsloth-grouped")
+    compress_adapter(folder, tmp_path / "new", rank=2)
 
     def best(delta):
         left, values, right = np.linalg.svd(delta, full_matrices=False)

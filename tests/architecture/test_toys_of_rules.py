@@ -33,7 +33,7 @@ def test_a_toy_rule_of_check_is_one_function_and_one_line(tmp_path, add, command
 def test_a_toy_dialect_of_check_is_one_object_and_one_line(tmp_path, add, command, artifact):
     from gradience.check.dialects import Dialect, switched
 
-    keys = {"size": "r", "strength": "alpha", "speed": "learning_rate", "shy": "prompt_loss"}
+    keys = {"size": "r", "strength": "alpha", "speed": "learning_rate"}
     toy = Dialect(
         "toy",
         lambda values: "toy" in values,
@@ -82,4 +82,4 @@ def test_a_toy_rule_of_monitor_is_one_function_and_one_line(tmp_path, add, comma
     assert "stop" in shown
     (report,) = artifact("monitor", path)["runs"]
     assert (report["alerts"][-1]["code"], report["alerts"][-1]["source"]) == ("long-run", "patience")
-    assert report["recommendations"][-1]["because"] == "long-run"
+    assert report["alerts"][-1]["action"] == "stop"

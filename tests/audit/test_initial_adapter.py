@@ -146,9 +146,7 @@ def test_loftq_is_the_difference_to_where_its_training_started(tmp_path, monkeyp
 
 def test_at_twice_the_rank_compress_writes_what_the_conversion_of_peft_writes(tmp_path):
     one = trained("pissa", tmp_path)
-    report = compress_adapter(
-        one.folder, tmp_path / "ours", rank=2 * RANK, initial_adapter=one.initial, verify_peft=False
-    )
+    report = compress_adapter(one.folder, tmp_path / "ours", rank=2 * RANK, initial_adapter=one.initial)
     shutil.copytree(one.initial, tmp_path / "start")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -74,7 +74,7 @@ def rows_of(case) -> list[Sum]:
 def test_what_a_truncation_costs_is_what_was_predicted(case, reduction, tmp_path):
     """Within what the directions drawn for forty rows leave open."""
     plan = compress_adapter(
-        case.adapter, tmp_path / "small", calibration=case.calibration, reduction=reduction, verify_peft=False
+        case.adapter, tmp_path / "small", calibration=case.calibration, reduction=reduction
     )
     engine = TransformersEngine.load(ModelSettings(name=str(case.base), type="seq2seq_lm"), device="cpu")
     for name, folder in (("whole", case.adapter), ("small", tmp_path / "small")):

@@ -158,7 +158,6 @@ def test_what_is_written_is_the_projection_and_peft_loads_it(classifier, calibra
         tmp_path / "small",
         calibration=classifier.calibration,
         max_params=250,
-        verify_peft=False,
     )
     assert 0 < written.new_params <= 250
     assert written.dropped  # some module has no component left

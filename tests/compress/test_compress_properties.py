@@ -141,18 +141,6 @@ def test_other_tensors_are_copied(tmp_path):
     assert order == list(header)
 
 
-def test_strip_drops_what_is_named(tmp_path):
-    extra = {
-        f"base_model.model.{name}.weight": tensor(np.ones((2, 2)), "F32")
-        for name in ("score", "lm_head", "embed_tokens")
-    }
-    folder = write(tmp_path / "in", random_factors(0, (4, 10, 12)), extra=extra)
-    report = compress(folder, tmp_path / "out", ToRank(2), strip=["score", "embed"])
-    assert report.stripped == ("base_model.model.embed_tokens.weight", "base_model.model.score.weight")
-    assert report.carried_tensors == 1
-    assert len(read(tmp_path / "out")) == 3
-
-
 def test_the_config_keeps_its_fields_and_their_order(tmp_path):
     fields = {
         "zeta": {"nested": [1, 2.50, "ü", None]},

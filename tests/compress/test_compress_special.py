@@ -182,8 +182,8 @@ def test_one_of_two_adapters_in_a_file(chosen, tmp_path):
     report = compress(tmp_path / "in", tmp_path / "out", ToRank(2), adapter=chosen)
     after = stored_tensors(tmp_path / "out")
     assert after.keys() == tensors.keys()  # as PEFT saves them: without the adapter's name
-    assert len(report.stripped) == len(tensors)
-    assert not any(f".{chosen}." in name for name in report.stripped)
+    assert len(report.left_out_tensors) == len(tensors)
+    assert not any(f".{chosen}." in name for name in report.left_out_tensors)
 
 
 def test_shards_become_one_file(tmp_path):

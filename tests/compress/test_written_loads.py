@@ -1,4 +1,4 @@
-"""What is stripped, renamed or left out: PEFT loads the result without a word, and computes what is meant."""
+"""What is renamed or left out: PEFT loads the result without a word, and computes what is meant."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ import numpy as np
 import pytest
 import torch
 from compressing import ENCODINGS, compress
-from peft import PeftModel
-from peft.utils.other import ModulesToSaveWrapper
 from peft_cases import (
     CASES,
-    fresh,
     load,
     outputs,
     relative_errors,
@@ -39,104 +36,6 @@ def original(tmp_path_factory):
 
 def settings(folder: Path) -> dict:
     return json.loads((folder / CONFIG).read_text())
-
-
-def meant(name: str, folder: Path, stripped: list[str]) -> PeftModel:
-    """The original in PEFT, with the tensors whose name has a part of `stripped` put back to what the base has."""
-    case = CASES[name]
-    model, _ = load(case, folder)
-    base = dict(fresh(case).double().named_parameters())
-    for wrapper_name, wrapper in model.base_model.model.named_modules():
-        if isinstance(wrapper, ModulesToSaveWrapper) and any(part in f"{wrapper_name}." for part in stripped):
-            wrapper.modules_to_save["default"].load_state_dict(wrapper.original_module.state_dict())
-    for path, parameter in model.base_model.model.named_parameters():
-        plain = path.replace(".base_layer", "")
-        if "lora_B" in path and path.endswith(".bias") and "lora_B" in stripped:
-            parameter.data.zero_()
-        elif plain.endswith(".bias") and plain in base and any(part in path for part in stripped):
-            parameter.data.copy_(base[plain].data)
-        elif "trainable_tokens_delta" in path and "trainable_tokens" in stripped:
-            rows = case.config.trainable_token_indices
-            parameter.data.copy_(base[path.partition(".token_adapter")[0] + ".weight"].data[rows])
-    return model
-
-
-# ---------------------------------------------------------------- --strip
-
-
-STRIPPED = {
-    "a classifier": ("bert-head", ["classifier"]),
-    "a classifier beside all-linear": ("all-but-the-head", ["classifier"]),
-    "one of two saved modules": ("modules-to-save", ["lm_head"]),
-    "one layer of a saved module": ("modules-to-save", ["layers.0.input_layernorm"]),
-    "all saved modules": ("modules-to-save", ["lm_head", "input_layernorm"]),
-    "a head named by its ending": ("endings", ["my_head"]),
-    "some biases": ("biases", ["query.base_layer.bias"]),
-    "all biases of the layers": ("biases", ["bias"]),
-    "all biases": ("all-biases", ["bias"]),
-    "biases of lora_B": ("lora-bias", ["lora_B"]),
-    "rows of an embedding": ("token-rows", ["trainable_tokens"]),
-}
-
-
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("what", STRIPPED)
-def test_stripped_tensors_are_the_bases_again(what, encoding, original, tmp_path):
-    name, parts = STRIPPED[what]
-    folder = original(name)
-    report = compress(folder, tmp_path / "full", ToRank(64), encoding=encoding, strip=parts)
-    assert report.stripped
-    model, messages = load(CASES[name], tmp_path / "full")
-    assert unexpected(messages, load(CASES[name], folder)[1], report) == []
-    expected = outputs(meant(name, folder, parts))
-    assert torch.allclose(outputs(model), expected, rtol=1e-10, atol=1e-12)
-    assert not torch.allclose(expected, outputs(load(CASES[name], folder)[0]), rtol=1e-6)
-
-    report = compress(folder, tmp_path / "small", ToRank(2), encoding=encoding, strip=parts)
-    smaller, messages = load(CASES[name], tmp_path / "small")
-    assert unexpected(messages, load(CASES[name], folder)[1], report) == []
-    errors = relative_errors(peft_updates(model), peft_updates(smaller))
-    for row in report.modules:
-        assert errors[row.name] == pytest.approx(row.measured_error, rel=1e-8)
-
-
-@pytest.mark.parametrize(
-    ("what", "changed"),
-    [
-        ("a classifier", {"modules_to_save": None, "task_type": None}),
-        ("one of two saved modules", {"modules_to_save": ["input_layernorm"]}),
-        (
-            "one layer of a saved module",
-            {"modules_to_save": ["lm_head", "model.layers.1.input_layernorm"]},
-        ),
-        ("some biases", {}),
-        ("all biases of the layers", {"bias": "none"}),
-        ("biases of lora_B", {"lora_bias": False}),
-        ("rows of an embedding", {"trainable_token_indices": None}),
-    ],
-)
-def test_the_config_says_what_is_gone_and_nothing_else(what, changed, original, tmp_path):
-    name, parts = STRIPPED[what]
-    compress(original(name), tmp_path / "out", ToRank(64), encoding="patterns", strip=parts)
-    before, after = settings(original(name)), settings(tmp_path / "out")
-    assert {key: after[key] for key in after if after[key] != before[key]} == changed
-
-
-@pytest.mark.parametrize(
-    ("name", "parts", "code"),
-    [
-        ("bert-head", ["classifier.bias"], "strip-partly"),
-        ("lora-bias", ["layer.0.attention.self.query.lora_B.bias"], "strip-partly"),
-        ("bert-head", ["nothing of the kind"], "strip-unmatched"),
-    ],
-)
-def test_what_no_config_can_say_is_refused(name, parts, code, original, tmp_path):
-    from gradience.errors import GradienceError
-
-    with pytest.raises(GradienceError) as refusal:
-        compress(original(name), tmp_path / "out", ToRank(2), strip=parts)
-    assert refusal.value.code == code
-    assert not any(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- foreign names

@@ -79,36 +79,26 @@ def base(tmp_path_factory):
 
 
 SAYS = {
-    "sft": ("SFTTrainer", "supervised", set()),
-    "dpo": ("DPOTrainer", "preference", set()),
-    "grpo": ("GRPOTrainer", "reinforcement", set()),
-    "grpo_constant": ("GRPOTrainer", "reinforcement", {"constant-reward"}),
-    "grpo_long": ("GRPOTrainer", "reinforcement", {"length-blowup"}),
-    "grpo_runaway": ("GRPOTrainer", "reinforcement", {"kl-runaway"}),
-    "grpo_broken_grader": ("GRPOTrainer", "reinforcement", {"reward-collapse"}),
+    "sft": ("SFTTrainer", "supervised"),
+    "dpo": ("DPOTrainer", "preference"),
+    "grpo": ("GRPOTrainer", "reinforcement"),
 }
-"""Without `grpo_collapse`: on some processors its model comes back, and its log was kept where it did not."""
 
 
 @pytest.mark.parametrize("name", SAYS)
-def test_monitor_is_quiet_about_healthy_runs_and_names_what_broke(tmp_path, base, name):
+def test_monitor_is_quiet_about_healthy_runs(tmp_path, base, name):
     tiny_trl.train(name, tmp_path, base)
     run = monitor_runs([tmp_path / "run.jsonl"]).runs[0]
-    trainer, method, codes = SAYS[name]
-    assert (run.setup.trainer, run.setup.method, run.outcome) == (trainer, method, "ok")
-    said = {alert.code for alert in run.alerts if alert.severity != "info"}
-    assert codes <= said if codes else not said
-    assert not said & {"divergence", "learning-rate", "loss-explosion", "no-evaluation"}
+    assert (run.setup.trainer, run.setup.method, run.outcome) == (*SAYS[name], "ok")
+    assert not [alert.code for alert in run.alerts if alert.severity != "info"]
     assert run.rank_use.points[0].step == 2  # after the first logging interval
 
 
 @pytest.mark.parametrize("name", ["grpo", "dpo"])
 def test_rewards_and_adapter_are_bit_identical(tmp_path, base, name):
-    make, reward, arguments = SCENARIOS[name]
     runs = []
     for folder, callbacks in (("plain", []), ("watched", [GradienceCallback(spectra_every=1)])):
-        given = (reward,) if reward else ()
-        run = make(tmp_path / folder, base, *given, callbacks, **{**arguments, "max_steps": 8})
+        run = SCENARIOS[name](tmp_path / folder, base, callbacks, max_steps=8)
         run.train()
         runs.append(run)
     timed = ("step_time", "runtime", "per_second", "memory")

@@ -80,27 +80,7 @@ def brevity(completions, **kwargs):
     return [1 - len(text.split()) / 24 for text in completions]
 
 
-def verbosity(completions, **kwargs):
-    """More words are better: what a judge that likes long answers teaches."""
-    return [len(text.split()) / 24 for text in completions]
-
-
-def nothing(completions, **kwargs):
-    """A reward function whose pattern never matches."""
-    return [0.0] * len(completions)
-
-
-def brevity_until_the_grader_breaks(completions, trainer_state, **kwargs):
-    """From step 30 on nearly nothing is paid, whatever the model does."""
-    return [reward * (1.0 if trainer_state.global_step < 30 else 0.05) for reward in brevity(completions)]
-
-
-def share_of_w7(completions, **kwargs):
-    """The share of words that are w7."""
-    return [text.split().count("w7") / max(len(text.split()), 1) for text in completions]
-
-
-def grpo(folder, model, reward, callbacks, **arguments):
+def grpo(folder, model, callbacks, **arguments):
     trl = importlib.import_module("trl")
     settings = {
         "max_steps": 60, "learning_rate": 1e-2, "per_device_train_batch_size": 16, "num_generations": 8,
@@ -108,7 +88,7 @@ def grpo(folder, model, reward, callbacks, **arguments):
     }  # fmt: skip
     return trl.GRPOTrainer(
         model=copy.deepcopy(model),
-        reward_funcs=reward,
+        reward_funcs=brevity,
         args=trl.GRPOConfig(output_dir=str(folder), **{**SETTINGS, **settings, **arguments}),
         train_dataset=Dataset.from_list([{"prompt": f"w{i % 20} w{(7 * i) % 20}"} for i in range(32)]),
         processing_class=tokenizer(),
@@ -157,32 +137,14 @@ def sft(folder, model, callbacks, **arguments):
     )
 
 
-CLIMBING = {"lr_scheduler_type": "constant_with_warmup", "max_grad_norm": 0.0}
-
-# name -> (trainer, its reward function where it has one, its arguments)
-SCENARIOS = {
-    "sft": (sft, None, {}),
-    "dpo": (dpo, None, {}),
-    "grpo": (grpo, brevity, {}),
-    "grpo_constant": (grpo, nothing, {}),
-    "grpo_long": (grpo, verbosity, {"beta": 0.0}),
-    "grpo_runaway": (grpo, share_of_w7, {"learning_rate": 0.1, "beta": 1e-4, "max_grad_norm": 0.0}),
-    "grpo_collapse": (
-        grpo,
-        brevity,
-        {"learning_rate": 0.5, "warmup_steps": 30, "max_steps": 48, "beta": 0.0} | CLIMBING,
-    ),
-    "grpo_broken_grader": (grpo, brevity_until_the_grader_breaks, {"max_steps": 48}),
-}
+SCENARIOS = {"sft": sft, "dpo": dpo, "grpo": grpo}
 
 
 def train(name, folder, model):
     """Run one scenario; its log is `folder/run.jsonl`."""
     from gradience.live.callback import GradienceCallback
 
-    make, reward, arguments = SCENARIOS[name]
-    given = (reward,) if reward else ()
-    run = make(folder, model, *given, [GradienceCallback(notes=f"{name}, a model of 64 words")], **arguments)
+    run = SCENARIOS[name](folder, model, [GradienceCallback(notes=f"{name}, a model of 64 words")])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run.train()

@@ -1,4 +1,4 @@
-"""`gradience compress --fleet`: all to one rank, whole or not at all, continued after a kill."""
+"""`gradience compress fleet.jsonl`: all to one rank, whole or not at all, continued after a kill."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def statuses(report):
 
 
 def test_wide_ones_are_written_and_the_rest_is_listed(here, capsys):
-    assert run(["compress", "--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "small", "--json"]) == 4
+    assert run(["compress", "fleet.jsonl", "--rank", "8", "-o", "small", "--json"]) == 4
     report = FleetCompression.model_validate_json(capsys.readouterr().out)
     assert statuses(report) == {
         "zoo/a": "written",
@@ -69,7 +69,7 @@ def test_what_it_costs_is_what_the_fleet_said(here):
 @pytest.mark.parametrize(("how", "status"), [("link", "linked"), ("copy", "copied")])
 def test_the_output_is_complete_with_the_unchanged_ones(how, status, here):
     (here / "zoo" / "narrow" / "checkpoint-1").mkdir()
-    line = ["compress", "--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "small", "--unchanged", how, "-q"]
+    line = ["compress", "fleet.jsonl", "--rank", "8", "-o", "small", "--unchanged", how, "-q"]
     for expected in ("written", "reused"):
         assert run(line) == 4
         report = FleetCompression.read("small/fleet_compression.json")
@@ -183,7 +183,7 @@ def test_a_second_batch_into_the_same_folder_waits_outside(here, capsys):
     Path("small").mkdir()
     handle = os.open("small", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    assert run(["compress", "--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "small"]) == 6
+    assert run(["compress", "fleet.jsonl", "--rank", "8", "-o", "small"]) == 6
     assert "small: another run is writing here" in capsys.readouterr().err
     assert list(Path("small").iterdir()) == []
     os.close(handle)
@@ -201,19 +201,11 @@ def test_an_adapter_inside_another_is_listed(here):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--fleet", "fleet.jsonl", "-o", "out"], "--fleet needs --to-rank"),
-        (["--fleet", "fleet.jsonl", "--to-rank", "8"], "--fleet needs --output"),
-        (
-            ["zoo/a", "--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "out"],
-            "ADAPTER cannot be combined with --fleet",
-        ),
-        (
-            ["--fleet", "fleet.jsonl", "--to-rank", "8", "-o", "out", "--energy", "0.9"],
-            "--energy cannot be combined with --fleet",
-        ),
-        (["zoo/a", "--to-rank", "8", "-o", "out"], "belong to --fleet"),
-        (["--rank", "8", "-o", "out"], "no adapter given"),
-        (["--fleet", "fleet.jsonl", "--to-rank", "0", "-o", "out"], "0 is not a rank"),
+        (["fleet.jsonl", "-o", "out"], "needs --rank and --output"),
+        (["fleet.jsonl", "--rank", "8"], "needs --rank and --output"),
+        (["fleet.jsonl", "--rank", "8", "-o", "out", "--energy", "0.9"], "needs --rank and --output"),
+        (["--rank", "8", "-o", "out"], "Missing argument"),
+        (["fleet.jsonl", "--rank", "0", "-o", "out"], "0 is not a rank"),
     ],
 )
 def test_usage(here, capsys, arguments, error):

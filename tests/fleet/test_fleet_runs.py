@@ -72,7 +72,7 @@ def test_the_screen_says_who_forces_what_and_what_it_costs(here):
     text = audit_fleet("zoo", "rows.jsonl").to_text(width=200)
     for part in ("4 adapters", "1 of 3", "zoo/wide", "lfs-pointer"):
         assert part in text
-    assert "gradience compress --fleet rows.jsonl --to-rank 8 --unchanged link -o smaller" in text
+    assert "gradience compress rows.jsonl --rank 8 --unchanged link -o smaller" in text
     assert "Next: add -o fleet.jsonl" in audit_fleet("zoo").to_text()
 
 
@@ -316,7 +316,7 @@ def test_a_fleet_of_pickles_is_compressed(here):
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
     audit_fleet("pickled", "fleet.jsonl", allow_pickle=True)
-    line = ["compress", "--fleet", "fleet.jsonl", "--to-rank", "4", "-o", "small", "--quiet"]
+    line = ["compress", "fleet.jsonl", "--rank", "4", "-o", "small", "--quiet"]
     assert run(line) == 4
     assert run([*line, "--allow-pickle"]) == 0
     assert audit_adapter("small/pickled/one").adapter.r == 4
@@ -335,7 +335,7 @@ def test_a_step_is_recommended_only_within_the_error_limit(here):
     assert (strict.bases[0].target, strict.bases[0].recommended) == (8, False)
     text = strict.to_text(width=200)
     assert "No lower step is within the error limit" in text
-    assert "--to-rank" not in text
+    assert "gradience compress" not in text
     assert "--enable-lora --max-loras 8 --max-lora-rank 16" in text
     loose = audit_fleet("zoo", max_error=1.0, slots=3)
     assert (loose.bases[0].target, loose.bases[0].above) == (1, 3)

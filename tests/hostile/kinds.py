@@ -294,7 +294,6 @@ def records() -> dict[str, Kind]:
                 "monitor in/run.jsonl --verbose",
                 "monitor in/run.jsonl --json",
                 "monitor in/run.jsonl in/run.jsonl",
-                "monitor in/run.jsonl --strict-schema",
             ),
             tolerant=True,
         ),
@@ -426,7 +425,7 @@ def fleets() -> dict[str, Kind]:
     row = fleet_sample.fleet_row()
     rows = [row.model_copy(update={"path": BAD}), row.model_copy(update={"path": GOOD, "rank": 2})]
     content = b"".join(row.to_json(indent=None).encode() + b"\n" for row in rows)
-    batch = f"compress --fleet {ROWS} --to-rank 2 --output out/small"
+    batch = f"compress {ROWS} --rank 2 --output out/small"
     again = f"fleet {BAD} {GOOD} --output {EARLIER}"
     earlier = Kind(
         EARLIER,

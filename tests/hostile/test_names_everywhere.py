@@ -139,7 +139,7 @@ def test_tags_of_trackers_are_plain():
             for i in range(2)
             for family in (name, "q_proj")
         ]
-        tags = chart_values(Snapshot(1, tuple(spectra), 0.1, None), everything=True)
+        tags = chart_values(Snapshot(1, tuple(spectra), 0.1, None))
         assert len(tags) > 5
         for tag in tags:
             assert tag.isprintable(), label

@@ -18,7 +18,7 @@ def test_a_run_torn_at_every_byte_of_its_last_lines(tmp_path):
     path = tmp_path / "run.jsonl"
     with TelemetryWriter(path, run_id="ü") as run:
         run.start({"lora": {"r": 8}})
-        run.alert("loss-spike", "σ₁ grew", step=1)
+        run.metrics("loss-spike", 1, {"what": "σ₁ grew"})
         run.train_step(2, loss=0.5)
     whole = path.read_bytes()
     ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]

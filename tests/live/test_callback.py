@@ -166,7 +166,6 @@ def test_a_nan_loss_is_recorded(tmp_path):
     assert all(math.isnan(r.number("loss")) for r in steps[1:])
     for line in (tmp_path / "run.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)
-    assert [r.text("code") for r in records(tmp_path / "run.jsonl", "alert")] == ["nonfinite-weights"]
 
 
 def test_a_model_without_lora_is_recorded_without_spectra(tmp_path):
@@ -174,7 +173,7 @@ def test_a_model_without_lora_is_recorded_without_spectra(tmp_path):
 
     trainer(tmp_path, llama(), [GradienceCallback(spectra_every=1)], max_steps=2).train()
     rows = records(tmp_path / "run.jsonl")
-    assert [r.text("code") for r in rows if r.event == "alert"] == ["no-lora-modules"]
+    assert not [r for r in rows if r.text("kind") in ("lora_modules", "lora_spectra")]
     assert rows[0].mapping("config")["lora"] is None
     assert rows[-1].text("status") == "ok"
 
@@ -227,11 +226,9 @@ def test_the_published_names_are_one_class():
     assert short is published is GradienceCallback
 
 
-def test_trackers_get_twelve_numbers_unless_all_are_asked_for():
+def test_trackers_get_twelve_numbers():
     snapshot = SpectralTracker(give_random_factors(lora_llama())).measure(1)
     assert len(snapshot.to_metrics()["by_family"]) == 7
-    few, everything = chart_values(snapshot), chart_values(snapshot, everything=True)
+    few = chart_values(snapshot)
     assert len(few) == 12
-    assert few.items() <= everything.items()
-    assert len(everything) == 64
     assert {"gradience/energy_rank_90_p90", "gradience/fro_norm"} <= few.keys()

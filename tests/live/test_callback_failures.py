@@ -33,7 +33,7 @@ def functions_of_the_callback():
     named = [
         (TelemetryWriter, n) for n in ("__init__", "start", "train_step", "eval", "metrics", "end", "close")
     ]
-    named += [(SpectralTracker, n) for n in ("__init__", "modules", "measure", "new_signals")]
+    named += [(SpectralTracker, n) for n in ("__init__", "modules", "measure")]
     named += [(Speed, n) for n in ("__init__", "leave_out", "at")]
     named += [
         (module, n)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gradience.monitor import follow_run, monitor_runs
+from gradience.monitor import monitor_runs
 from gradience.reports.monitor import MonitorReport
 from gradience.telemetry import RunStatus, TelemetryWriter
 
@@ -108,9 +108,6 @@ def test_a_file_of_the_public_predecessor(tmp_path):
     assert (run.setup.model, run.setup.r, run.setup.effective_batch_size) == ("distilbert", 32, 16)
     assert run.outcome == "interrupted"
     assert run.evaluations["eval"].last.metrics == {"accuracy": 0.81}
-    recorded = [a for a in run.alerts if a.source == "recorded"]
-    assert [(a.code, a.severity) for a in recorded] == [("guard_abort", "error")]
-    assert run.recommendations[-1].action == "lower_lr"
 
 
 ODD_NUMBERS = (
@@ -137,7 +134,6 @@ NUMBERS = {
     ' {"modules": X}}}',
     "modules": '"event": "metrics", "kind": "lora_modules", "step": 3, "metrics": {"r": [X], "unmeasured": {"a": X}}',
     "audit": '"event": "metrics", "kind": "lora_audit", "step": 3, "metrics": {"stable_rank_mean": X, "n_layers": X}',
-    "alert": '"event": "alert", "code": "a", "message": "m", "context": {"share": X}',
 }
 
 
@@ -164,37 +160,7 @@ def test_a_number_beyond_the_largest_counts_as_infinite(tmp_path):
     assert (run.loss.count, run.loss.nonfinite, run.loss.first_nonfinite_step) == (2, 3, 2)
 
 
-def test_following_sees_what_is_added_and_ends_with_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("gradience.monitor.SECONDS_BETWEEN_LOOKS", 0)
-    path = write(tmp_path / "run.jsonl", [3.0], status=None)
-    reports = follow_run(path)
-    assert next(reports).runs[0].outcome == "unfinished"
-    write(path, [2.0], start=1, resumed=1)
-    (last,) = reports
-    run = last.runs[0]
-    assert (run.outcome, run.loss.count, run.loss.last) == ("ok", 2, 2.0)
-
-
 # ------------------------------------------------------------------ words and numbers
-
-
-def test_reinforcement_learning_draws_the_reward_and_not_the_loss():
-    text = monitor_runs([RUNS / "grpo.jsonl"]).to_text()
-    for part in ("GRPOTrainer", "Reward  0.751 → 0.850", "KL, nats/token", "entropy", "length, tokens"):
-        assert part in text
-    assert "Loss" not in text
-    assert "loss (not progress)" in monitor_runs([RUNS / "grpo.jsonl"]).to_text(verbose=True)
-
-
-def test_rewards_that_a_trainer_logs_without_a_loss_are_read(tmp_path):
-    path = tmp_path / "run.jsonl"
-    with TelemetryWriter(path) as run:
-        run.start({"trainer": {"class": "MyPPOTrainer", "bases": ["PPOTrainer", "Trainer"]}})
-        for step in range(1, 4):
-            run.metrics("trainer_log", step, {"objective/scores": step / 10, "objective/kl": 2.0 * step})
-    run = only(path)
-    assert run.setup.method == "reinforcement"
-    assert (run.rewards.reward.last, run.rewards.kl_per_completion.last) == (0.3, 6.0)
 
 
 def test_the_screen_fits_and_needs_no_color():

@@ -101,7 +101,6 @@ PAGES: dict[str, Callable[[], list[PageSource]]] = {
         PageSource(f"checkpoint-{step}/audit.json", checkpoint(step)) for step in (100, 200, 400, 800)
     ],
     "run": kept(RUNS / "good.jsonl"),
-    "run of rewards": kept(RUNS / "grpo_collapse.jsonl"),
     "bench of five seeds": kept(RESULTS / "minilm_reviews" / "bench_aggregate.json"),
     "bench of one seed": kept(RESULTS / "minilm_reviews_demo" / "bench.json"),
     "calibrated shrink": kept(RESULTS / "minilm_shrink_calibrated" / "shrink.json"),

@@ -33,7 +33,7 @@ def hostile_report(name):
         criterion=name,
         carried_files=(name,),
         left_out_files=(name,),
-        stripped=(name,),
+        left_out_tensors=(name,),
         config_changes={name: f"{name} -> {name}", "target_modules": f"{json.dumps([name])} -> null"},
         runtimes=(verdict("A", "1", "refuses", name), verdict("B", "2", "loads", name)),
         warnings=(name,),

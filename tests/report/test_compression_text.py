@@ -50,7 +50,7 @@ def padded_report():
         carried_tensors=3,
         carried_files=("README.md", "tokenizer.json"),
         left_out_files=("optimizer.pt", "rng_state.pth", "scheduler.pt", "logs/"),
-        stripped=("base_model.model.lm_head.base_layer.weight",),
+        left_out_tensors=("base_model.model.lm_head.base_layer.weight",),
         warnings=("the README describes the adapter as it was",),
         config_changes={
             "r": "64 -> 24",

@@ -118,16 +118,13 @@ def test_a_run_has_its_loss_its_evaluations_and_its_use_of_rank():
 
 def test_of_several_runs_each_has_its_color_and_those_with_errors_are_dashed():
     report = monitor_runs(sorted(RUNS.glob("*.jsonl")))
-    loss, reward = plot_of(report, "loss"), plot_of(report, "reward")
-    rewarded = [run for run in report.runs if run.rewards is not None and run.rewards.reward.points]
-    others = [run for run in report.runs if run not in rewarded and run.loss.points]
-    for plot, runs in ((loss, others), (reward, rewarded)):
-        assert [line.name for line in plot.series] == [run.file for run in runs]
-        worst = [{alert.severity for alert in run.alerts} for run in runs]
-        assert [line.dashed for line in plot.series] == ["error" in severities for severities in worst]
-        assert {line.tone for line in plot.series} == {""}  # each run has its own color
-        assert plot.references == []
-    assert (loss.y.scale, reward.y.scale) == ("log", "linear")  # a loss explodes
+    loss, others = plot_of(report, "loss"), [run for run in report.runs if run.loss.points]
+    assert [line.name for line in loss.series] == [run.file for run in others]
+    worst = [{alert.severity for alert in run.alerts} for run in others]
+    assert [line.dashed for line in loss.series] == ["error" in severities for severities in worst]
+    assert {line.tone for line in loss.series} == {""}  # each run has its own color
+    assert loss.references == []
+    assert loss.y.scale == "log"  # a loss explodes
     better = sum(
         run.loss.last is not None and run.loss.last < run.loss.first for run in others
     )  # NaN is no gain

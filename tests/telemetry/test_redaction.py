@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradience.telemetry import Redaction, TelemetryReader, TelemetryWriter
+from gradience.telemetry import TelemetryReader, TelemetryWriter
 
 HIDDEN = {
     "prompt": ("prompt", "Summarize this letter", "data"),
@@ -43,15 +43,15 @@ KEPT = {
 }
 
 
-def written(tmp_path, redaction, **payload):
-    with TelemetryWriter(tmp_path / "run.jsonl", redaction=redaction) as run:
+def written(tmp_path, **payload):
+    with TelemetryWriter(tmp_path / "run.jsonl") as run:
         run.write("metrics", 1, kind="x", metrics=payload)
     return next(iter(TelemetryReader(run.path))).mapping("metrics")
 
 
 @pytest.mark.parametrize(("field", "value", "reason"), HIDDEN.values(), ids=HIDDEN)
 def test_hidden(tmp_path, field, value, reason):
-    mark = written(tmp_path, Redaction(), **{field: value})[field]
+    mark = written(tmp_path, **{field: value})[field]
     assert reason is None or mark.startswith(f"[REDACTED {reason}")
     assert "secret words" not in str(mark)
     assert str(value) not in (tmp_path / "run.jsonl").read_text()
@@ -59,7 +59,7 @@ def test_hidden(tmp_path, field, value, reason):
 
 @pytest.mark.parametrize(("field", "value"), KEPT.values(), ids=KEPT)
 def test_kept(tmp_path, field, value):
-    assert written(tmp_path, Redaction(), **{field: value})[field] == value
+    assert written(tmp_path, **{field: value})[field] == value
 
 
 @pytest.mark.parametrize(
@@ -75,16 +75,5 @@ def test_kept(tmp_path, field, value):
     ],
 )
 def test_paths_lose_the_folders_above(tmp_path, path, kept):
-    assert written(tmp_path, Redaction(), model_name=path)["model_name"] == kept
+    assert written(tmp_path, model_name=path)["model_name"] == kept
     assert "alice" not in (tmp_path / "run.jsonl").read_text()
-
-
-def test_what_is_asked_for_is_kept(tmp_path):
-    allowed = Redaction(allow=frozenset({"prompt", "metrics.notes"}))
-    assert written(tmp_path, allowed, prompt="hello", notes="a\nb") == {"prompt": "hello", "notes": "a\nb"}
-    (tmp_path / "run.jsonl").unlink()
-    everything = Redaction(enabled=False)
-    assert written(tmp_path, everything, prompt="hello", path="/home/alice/x") == {
-        "prompt": "hello",
-        "path": "/home/alice/x",
-    }

@@ -35,7 +35,6 @@ def test_every_event_has_the_envelope_and_reads_back(tmp_path):
         run.train_step(10, loss=0.5, lr=1e-4)
         run.eval(10, {"loss": 0.7, "accuracy": 0.9}, split="eval")
         run.metrics("lora_spectra", 10, {"stable_rank": [1.0, 2.0]})
-        run.alert("x", "message", severity="info", step=10)
         run.write("recommendation", 10, recommendations=[{"action": "a", "reason": "b"}])
     for line in strict_lines(path):
         assert line["schema"] == SCHEMA
@@ -43,7 +42,7 @@ def test_every_event_has_the_envelope_and_reads_back(tmp_path):
         assert {"ts", "event", "step"} <= line.keys()
     records = list(TelemetryReader(path))
     assert [record.event for record in records] == [
-        "run_start", "train_step", "eval", "metrics", "alert", "recommendation", "run_end",
+        "run_start", "train_step", "eval", "metrics", "recommendation", "run_end",
     ]  # fmt: skip
     assert records[1].number("loss") == 0.5
     assert records[2].number("metrics", "accuracy") == 0.9
@@ -221,26 +220,6 @@ def test_a_bad_line_never_hides_its_neighbors(tmp_path, line, code):
     assert sum(record.event == "train_step" for record in reader) == 2
     assert dict(reader.issue_counts) == {code: 1}
     assert reader.issues[0].line == 2
-    assert sum(record.event == "train_step" for record in reader.poll()) == 2
-
-
-def test_poll_reads_on_and_waits_for_unfinished_lines(tmp_path):
-    path = tmp_path / "run.jsonl"
-    run = TelemetryWriter(path)
-    run.train_step(1, loss=1.0)
-    reader = TelemetryReader(path)
-    assert [record.step for record in reader.poll()] == [1]
-    assert list(reader.poll()) == []
-    with path.open("ab") as file:
-        file.write(b'{"event": "train_step", "schema": "gradience.vnext.telemetry/v1", "step": 2')
-    assert list(reader.poll()) == []
-    with path.open("ab") as file:
-        file.write(b"}\n")
-    assert [record.step for record in reader.poll()] == [2]
-    path.write_bytes(b"")
-    run.train_step(7, loss=1.0)
-    assert [record.step for record in reader.poll()] == [7]
-    assert not reader.issue_counts
 
 
 @pytest.mark.parametrize(

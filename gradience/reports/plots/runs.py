@@ -1,4 +1,4 @@
-"""Plots over training steps: loss or reward with evaluations and events, and use of rank.
+"""Plots over training steps: loss with evaluations and events, and use of rank.
 
 Several runs have one line each, dashed for runs with errors, and no events.
 """
@@ -22,53 +22,35 @@ CLOSE = 0.05
 
 
 def loss_plot(report: MonitorReport) -> Plot | None:
-    """Return the loss of each run that is not judged by rewards; of a single run also evaluations and events."""
-    return _progress_plot("loss", [(run, run.loss) for run in report.runs if not _rewards(run)])
-
-
-def reward_plot(report: MonitorReport) -> Plot | None:
-    """Return the reward of each reinforcement learning run, with events."""
-    return _progress_plot("reward", [(run, curve) for run in report.runs if (curve := _rewards(run))])
-
-
-def _rewards(run: RunReport) -> Curve | None:
-    """Return the rewards of a reinforcement learning run, which is judged by them."""
-    return run.rewards.reward if run.rewards is not None and run.rewards.reward.points else None
-
-
-def _progress_plot(metric: str, logged: Sequence[tuple[RunReport, Curve]]) -> Plot | None:
-    curves = [(run, curve) for run, curve in logged if curve.points]
+    """Return the loss of each run; of a single run also evaluations and events."""
+    curves = [(run, run.loss) for run in report.runs if run.loss.points]
     if not curves:
         return None
     if len(curves) == 1:
         ((run, curve),) = curves
-        series = [_line(f"training {metric}", curve)]
-        for split, evaluated in run.evaluations.items() if metric == "loss" else ():
+        series = [_line("training loss", curve)]
+        for split, evaluated in run.evaluations.items():
             if evaluated.loss.points:
                 series.append(replace(_line(f"{split} loss", evaluated.loss), marked=True))
         ends = f"{sig(curve.first)} to {sig(curve.last)} over {count(run.last_step or 0)} steps"
-        sentence = f"The training {metric} goes from {ends}."
+        sentence = f"The training loss goes from {ends}."
     else:
         series = [
             replace(_line(name, curve), low=(), high=(), dashed=_has_errors(run))
             for name, (run, curve) in zip(_names([run for run, _ in curves]), curves, strict=True)
         ]
-        sign, way = (1, "higher") if metric == "reward" else (-1, "lower")
-        changes = [
-            sign * (curve.last - curve.first)
+        better = sum(
+            curve.last < curve.first
             for _, curve in curves
             if curve.first is not None and curve.last is not None
-        ]
-        better = sum(change > 0 for change in changes)
+        )
         errors = sum(_has_errors(run) for run, _ in curves)
         dashed = f" Dashed: {plural(errors, 'run')} with errors." if errors else ""
         runs = f"{count(better)} of {plural(len(curves), 'run')}"
-        sentence = f"{runs} end with a {way} training {metric} than at the start.{dashed}"
+        sentence = f"{runs} end with a lower training loss than at the start.{dashed}"
     values = [point.mean for _, curve in curves for point in curve.points]
-    log = metric == "loss" and max(values) > WIDE * median(values) > 0
-    axis = Axis(metric, scale="log" if log else "linear")
-    events = _events([run for run, _ in curves])
-    return Plot(metric, f"Training {metric}", STEP, axis, series, sentence, events)
+    axis = Axis("loss", scale="log" if max(values) > WIDE * median(values) > 0 else "linear")
+    return Plot("loss", "Training loss", STEP, axis, series, sentence, _events([run for run, _ in curves]))
 
 
 def _line(name: str, curve: Curve) -> Lines:

@@ -1,4 +1,4 @@
-"""Rows, names and links that `fleet` and `compress --fleet` meet."""
+"""Rows, names and links that `fleet` and `compress fleet.jsonl` meet."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def surface(_folder: Path) -> Surface:
     zoo = at("in/zoo/a") | at("in/zoo/b")
     paths = {"up": "../../x", "absolute": "/etc/x", "NUL": "a\0b", "long": "a/" * 3000 + "b", "nothing": ""}
     batch, again = (
-        "compress --fleet in/fleet.jsonl --to-rank 2 -o out/small",
+        "compress in/fleet.jsonl --rank 2 -o out/small",
         "fleet in/zoo -o out/fleet.jsonl",
     )
     linked = {"folder": "out/small/in", "adapter": "out/small/in/zoo/a"}
